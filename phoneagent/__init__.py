@@ -1,0 +1,66 @@
+"""An AI voice agent on a phone number."""
+
+from .agent import Agent, Call, Tool, Turns, hang_up, tool
+from .endpoint import Endpoint
+from .errors import (
+    ConfigurationError,
+    DefinitionError,
+    EndpointError,
+    EndpointRefused,
+    EndpointUnreachable,
+    PhoneAgentError,
+    ProtocolError,
+    RequestRefused,
+    ToolError,
+)
+from .events import (
+    AgentAnswered,
+    BargeIn,
+    CallEnded,
+    CallerSpoke,
+    CallStarted,
+    Event,
+    KeyPressed,
+    ModelEvent,
+    ToolCalled,
+    ToolReturned,
+    Trouble,
+    Turn,
+    TurnEnded,
+)
+from .server import PhoneApp
+from .settings import Settings
+
+__all__ = [
+    "Agent",
+    "AgentAnswered",
+    "BargeIn",
+    "Call",
+    "CallEnded",
+    "CallStarted",
+    "CallerSpoke",
+    "ConfigurationError",
+    "DefinitionError",
+    "Endpoint",
+    "EndpointError",
+    "EndpointRefused",
+    "EndpointUnreachable",
+    "Event",
+    "KeyPressed",
+    "ModelEvent",
+    "PhoneAgentError",
+    "PhoneApp",
+    "ProtocolError",
+    "RequestRefused",
+    "Settings",
+    "Tool",
+    "ToolCalled",
+    "ToolError",
+    "ToolReturned",
+    "Trouble",
+    "Turn",
+    "TurnEnded",
+    "Turns",
+    "hang_up",
+    "tool",
+]

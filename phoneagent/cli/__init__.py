@@ -1,0 +1,31 @@
+"""The command line: `phoneagent demo · serve · sim call · sim model`."""
+
+from __future__ import annotations
+
+import sys
+
+import typer
+
+from phoneagent.errors import PhoneAgentError
+
+from .serve import serve
+
+app = typer.Typer(
+    name="phoneagent",
+    help="An AI voice agent on a phone number.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_show_locals=False,
+)
+sim = typer.Typer(help="The offline world: a Twilio phone, and a Realtime model.", no_args_is_help=True)
+app.command()(serve)
+app.add_typer(sim, name="sim")
+
+
+def main() -> None:
+    """Run the command line; errors that are ours are one line, not a traceback."""
+    try:
+        app()
+    except PhoneAgentError as error:
+        print(f"phoneagent: {error}", file=sys.stderr)
+        raise SystemExit(2) from None

@@ -1,0 +1,61 @@
+"""Finding the app that a command is about: `module:app` or `file.py`."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from phoneagent.errors import DefinitionError
+from phoneagent.server import PhoneApp
+
+DEFAULTS = ("main.py", "app.py", "agent.py")
+"""Files that are looked for when no target is named."""
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """An app to import: the module, the name in it, and the folder it is found in."""
+
+    module: str
+    attribute: str
+    folder: str
+
+    @classmethod
+    def find(cls, text: str | None) -> Target:
+        """Read a target as a user writes it.
+
+        Raises:
+            DefinitionError: it names nothing.
+        """
+        if text is None:
+            text = next((name for name in DEFAULTS if Path(name).is_file()), None)
+            if text is None:
+                raise DefinitionError(f"no app is named, and there is no {', '.join(DEFAULTS)} here: name `module:app`")
+        path, _, attribute = text.partition(":")
+        if path.endswith(".py"):
+            file = Path(path).resolve()
+            if not file.is_file():
+                raise DefinitionError(f"there is no file {path}")
+            return cls(file.stem, attribute or "app", str(file.parent))
+        return cls(path, attribute or "app", str(Path.cwd()))
+
+    def load(self) -> PhoneApp:
+        """Import the app.
+
+        Raises:
+            DefinitionError: there is none under that name.
+        """
+        if self.folder not in sys.path:
+            sys.path.insert(0, self.folder)
+        try:
+            module = importlib.import_module(self.module)
+        except ModuleNotFoundError as error:
+            if error.name != self.module:
+                raise
+            raise DefinitionError(f"there is no module {self.module} here: name `module:app` or `file.py`") from None
+        found = getattr(module, self.attribute, None)
+        if not isinstance(found, PhoneApp):
+            raise DefinitionError(f"{self.module}:{self.attribute} is not a PhoneApp but {type(found).__name__}")
+        return found

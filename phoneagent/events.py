@@ -1,0 +1,152 @@
+"""The facts of a call that the outside may know: what hooks, logs, records and metrics are made of.
+
+Times named `at_ms` are milliseconds since the call's media stream started. Nothing in here can change a call.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal, TypeAlias
+
+EndedBy: TypeAlias = Literal["agent", "caller", "line", "error"]
+"""Who ended a call: the agent hung up, the caller did, the line broke, or something failed on our side."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Turn:
+    """Something that was said. `heard_text` and `heard_ms` are what reached the other side.
+
+    For the agent, `heard_text` is an estimate: the part of `text` that fits the audio the caller heard. The text of a
+    caller's turn comes from a side recogniser and may be empty.
+    """
+
+    role: Literal["caller", "agent"]
+    item_id: str
+    text: str
+    heard_text: str
+    start_ms: int
+    end_ms: int
+    said_ms: int
+    heard_ms: int
+    interrupted: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CallStarted:
+    call_sid: str
+    stream_sid: str
+    caller: str | None = field(repr=False)
+    called: str | None = field(repr=False)
+    direction: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CallerSpoke:
+    """The caller began to speak, as the model's voice activity detection heard it."""
+
+    call_sid: str
+    at_ms: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AgentAnswered:
+    """The first audio of an answer went to the caller, `latency_ms` after the caller's speech had ended."""
+
+    call_sid: str
+    at_ms: int
+    latency_ms: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BargeIn:
+    """The agent was interrupted: of `item_id` the model was told that `audio_end_ms` of `said_ms` were heard."""
+
+    call_sid: str
+    at_ms: int
+    item_id: str
+    audio_end_ms: int
+    said_ms: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TurnEnded:
+    """A turn is over: the agent was heard to the end or cut off, or the transcript of the caller's turn came."""
+
+    call_sid: str
+    turn: Turn
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ToolCalled:
+    """The model asked for a tool; `arguments` is the model's JSON, as it came."""
+
+    call_sid: str
+    at_ms: int
+    call_id: str
+    name: str
+    arguments: str = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ToolReturned:
+    """A tool answered after `ms` milliseconds; `output` is what the model was told."""
+
+    call_sid: str
+    at_ms: int
+    call_id: str
+    name: str
+    output: str = field(repr=False)
+    ms: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KeyPressed:
+    """The caller pressed a key of the telephone: 0-9, *, #, A-D."""
+
+    call_sid: str
+    at_ms: int
+    digit: str = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trouble:
+    """Something went wrong that the call survived, or that ended it; one line, without secrets or speech."""
+
+    call_sid: str
+    at_ms: int
+    what: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelEvent:
+    """An event of the model as it came, for those who need what phoneagent does not."""
+
+    call_sid: str
+    type: str
+    data: dict[str, Any] = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CallEnded:
+    """The call is over; `transcript` holds all of its turns in order."""
+
+    call_sid: str
+    ended_by: EndedBy
+    reason: str
+    duration_ms: int
+    transcript: tuple[Turn, ...] = field(repr=False)
+
+
+Event: TypeAlias = (
+    CallStarted
+    | CallerSpoke
+    | AgentAnswered
+    | BargeIn
+    | TurnEnded
+    | ToolCalled
+    | ToolReturned
+    | KeyPressed
+    | Trouble
+    | ModelEvent
+    | CallEnded
+)

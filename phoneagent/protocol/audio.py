@@ -1,0 +1,68 @@
+"""Telephone audio: G.711 µ-law at 8 kHz, mono, one byte per sample.
+
+Nothing here is on the path of a frame: a call passes base64 text through and only counts it. These functions serve
+prompts, recordings and the simulators.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import warnings
+
+with warnings.catch_warnings():
+    # Up to 3.12 the standard library has audioop and warns at import; from 3.13 on audioop-lts brings the same module.
+    warnings.simplefilter("ignore", DeprecationWarning)
+    import audioop
+
+SAMPLE_RATE = 8000
+"""Samples a second, in Hz."""
+
+BYTES_PER_MS = 8
+"""µ-law is one byte a sample, so eight bytes are one millisecond."""
+
+FRAME_BYTES = 160
+"""One frame of Media Streams: 20 ms."""
+
+_BASE64 = re.compile(r"[A-Za-z0-9+/]*={0,2}")
+
+SILENCE = b"\xff"
+"""The µ-law byte of a zero sample. A zero *byte* is the loudest sample there is."""
+
+
+def silence(ms: int) -> bytes:
+    """Return `ms` milliseconds of µ-law silence."""
+    return SILENCE * (ms * BYTES_PER_MS)
+
+
+def tone(hz: float, ms: int, *, level: float = 0.3) -> bytes:
+    """Return `ms` milliseconds of a sine at `hz`, as µ-law; `level` is the amplitude, 0 to 1 of full scale."""
+    samples = (
+        round(32767 * level * math.sin(2 * math.pi * hz * n / SAMPLE_RATE)) for n in range(ms * SAMPLE_RATE // 1000)
+    )
+    return encode_ulaw(b"".join(sample.to_bytes(2, "little", signed=True) for sample in samples))
+
+
+def decode_ulaw(ulaw: bytes) -> bytes:
+    """Turn µ-law into 16-bit little-endian linear PCM, at the same rate."""
+    return audioop.ulaw2lin(ulaw, 2)
+
+
+def encode_ulaw(pcm: bytes) -> bytes:
+    """Turn 16-bit little-endian linear PCM into µ-law, at the same rate."""
+    return audioop.lin2ulaw(pcm, 2)
+
+
+def rms(ulaw: bytes) -> int:
+    """Return the root mean square of the samples, 0 to 32767."""
+    return audioop.rms(decode_ulaw(ulaw), 2)
+
+
+def is_base64(text: str) -> bool:
+    """Tell whether `text` is padded base64, without decoding it."""
+    return len(text) % 4 == 0 and _BASE64.fullmatch(text) is not None
+
+
+def base64_bytes(text: str) -> int:
+    """Return how many bytes a padded base64 text stands for, without decoding it."""
+    return len(text) // 4 * 3 - text[-2:].count("=")

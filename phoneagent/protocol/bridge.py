@@ -1,0 +1,469 @@
+"""The call itself: two streams of messages meet here, and every rule of the conversation is in this file.
+
+Sans-I/O. The shell feeds decoded messages with the time, then takes what there is to send (`next_to_caller`,
+`next_to_model`), to do (`requests`) and to tell (`events`), and calls `handle_timer` when `get_timer` is due.
+
+The floor is derived, the first that holds: CLOSING (the call is about to end) · AGENT (audio of ours is unheard, or
+unsent) · THINKING (a response is requested or active, or a tool runs) · CALLER (speech is on) · OPEN.
+
+| floor                    | input                          | what happens                                             |
+|--------------------------|--------------------------------|----------------------------------------------------------|
+| any                      | response.created               | active; cancelled at once if interrupted meanwhile, if   |
+|                          |                                | speech is on and may interrupt, or if CLOSING and it is  |
+|                          |                                | not our goodbye                                          |
+| any                      | audio of a discarded response  | dropped                                                  |
+| any                      | audio, otherwise               | to the caller, marks in between                          |
+| any                      | mark of this generation        | heard up to there; complete items are forgotten          |
+| any                      | mark of an older generation    | ignored: a `clear` gave it back                          |
+| AGENT, THINKING          | speech that may interrupt      | interrupt: clear, cancel, truncate what exists           |
+| AGENT, THINKING, CLOSING | speech that may not            | noted; answered afterwards (in CLOSING not at all)       |
+| CALLER, OPEN             | speech                         | noted                                                    |
+| any                      | turn committed                 | an answer is owed, by the server or asked for            |
+| any                      | function call complete, new id | the tool runs, once                                      |
+| any                      | tool returned                  | its output is posted at once; an answer is owed          |
+| no response, speech off  | an answer is owed, not CLOSING | one response.create                                      |
+| any                      | response.done, the active one  | none; failed or empty: owed again, once a turn           |
+| speech on                | no media for 750 ms            | silence is made up (`listening`)                         |
+| any                      | no media for 15 s              | the line is lost                                         |
+| CLOSING                  | last mark, or unheard ms + 1 s | hang up: the goodbye was heard                           |
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+
+from phoneagent.events import EndedBy, Event
+
+from . import mediastream, realtime
+from .listening import CallerAudio
+from .narration import Narration
+from .playback import Playback
+from .policy import (
+    FATAL_CODES,
+    GOODBYE_SECONDS,
+    HEARD_GRACE_SECONDS,
+    LINE_LOST_SECONDS,
+    MAX_TOOL_CALLS,
+    MODEL_STALLED_SECONDS,
+    EndCall,
+    Floor,
+    Policy,
+    Request,
+    RunTool,
+)
+from .responses import MAX_UNANSWERED, Ask, Ending, ResponseGate, State
+from .truncation import Truncations
+
+
+class Bridge:
+    """One call. `now` is in seconds of any clock that does not go back."""
+
+    def __init__(self, policy: Policy, *, call_sid: str = "") -> None:
+        self._policy = policy
+        self._stream_sid: str | None = None
+        self._connected = False
+        self._speech = False
+        self._closing = False
+        self._say_goodbye = False
+        self._end: EndCall | None = None
+        self._ended_by: EndedBy = "agent"
+        self._reason = ""
+        self._greeted = False
+        self._greeting_items: set[str] = set()
+        self._tools: dict[str, tuple[str, float]] = {}  # running: call_id -> name, since
+        self._calls_seen: set[str] = set()
+        self._started_at = self._media_at = self._model_at = self._closing_at = 0.0
+        self._control: deque[realtime.ToModel] = deque()
+        self._requests: deque[Request] = deque()
+        self.playback = Playback()
+        self.hearing = CallerAudio()
+        self.responses = ResponseGate(self._control)
+        self.truncations = Truncations(self._control)
+        self.narration = Narration(call_sid)
+
+    # --- outputs --------------------------------------------------------------------------------------------------
+
+    @property
+    def stream_sid(self) -> str | None:
+        """The stream to address; None before `start`."""
+        return self._stream_sid
+
+    @property
+    def ended(self) -> bool:
+        """The call is over; nothing more will be sent."""
+        return self._end is not None
+
+    def next_to_caller(self, now: float) -> mediastream.ToCaller | None:
+        """Return the next message to write to the caller's socket; it counts as written at `now`."""
+        if self._stream_sid is None or self._end is not None:
+            return None
+        message = self.playback.pop(now)
+        if isinstance(message, mediastream.Audio):
+            self.narration.audio_sent(now)
+        return message
+
+    def next_to_model(self) -> realtime.ToModel | None:
+        """Return the next event to write to the model's socket."""
+        if not self._connected or self._end is not None:
+            return None
+        return self._control.popleft() if self._control else self.hearing.pop()
+
+    def requests(self) -> Iterator[Request]:
+        """Take what is to be done."""
+        while self._requests:
+            yield self._requests.popleft()
+
+    def events(self) -> Iterator[Event]:
+        """Take what is to be told."""
+        return self.narration.take()
+
+    def floor(self) -> Floor:
+        """Tell who has the word."""
+        if self._closing:
+            return Floor.CLOSING
+        if not self.playback.idle:
+            return Floor.AGENT
+        if self.responses.state is not State.NONE or self._tools:
+            return Floor.THINKING
+        return Floor.CALLER if self._speech else Floor.OPEN
+
+    # --- the caller's side ----------------------------------------------------------------------------------------
+
+    def receive_from_caller(self, message: mediastream.Message | mediastream.Ignored, now: float) -> None:
+        """Take a message of Twilio."""
+        match message:
+            case mediastream.Media(stream_sid=sid, media=media) if sid == self._stream_sid:
+                self._media_at = now
+                self.hearing.frame(media.payload, int(media.timestamp), now)
+            case mediastream.Mark(stream_sid=sid, mark=mark) if sid == self._stream_sid:
+                for outcome in self.playback.acknowledge(mark.name, now):
+                    self.narration.heard(outcome, now)
+                self._move_on(now)
+            case mediastream.Dtmf(stream_sid=sid, dtmf=dtmf) if sid == self._stream_sid:
+                self.narration.key_pressed(dtmf.digit, now)
+            case mediastream.Start() if self._stream_sid is None:
+                self._stream_sid = message.stream_sid
+                self._started_at = self._media_at = self._model_at = now
+                self.narration.start(now)
+                self._greet(now)
+            case mediastream.Stop() if self._stream_sid is not None:
+                self.caller_gone(now, "caller", "the caller hung up")
+            case mediastream.Connected() | mediastream.Ignored():
+                pass
+            case _:
+                where = "before `start`" if self._stream_sid is None else "of another stream, or twice"
+                self.narration.trouble(
+                    f"Twilio message `{type(message).__name__.lower()}` ignored: it came {where}", now
+                )
+
+    def caller_gone(
+        self, now: float, by: EndedBy = "line", reason: str = "the media socket closed without a stop"
+    ) -> None:
+        """The caller's side is over; without a `stop` before, the line broke."""
+        self._finish(now, by, reason)
+
+    # --- the model's side -----------------------------------------------------------------------------------------
+
+    def model_connected(self, now: float) -> None:
+        """A session is up and configured as asked: what was held goes to it."""
+        self._connected = True
+        self._model_at = now
+        self.hearing.new_session()
+        self._greet(now)
+
+    def model_lost(self, now: float, reason: str) -> None:
+        """The session is gone or never came: the caller hears an apology, and the call ends."""
+        self._connected = False
+        if self._end is not None:
+            return
+        self.narration.trouble(f"model session lost: {reason}", now)
+        self._speech = False
+        self.hearing.speech(False)
+        self.playback.finish_items()
+        if not self._closing or self._say_goodbye:
+            self.playback.queue(self._policy.apology)
+            self.playback.finish()
+            self._close(now, "error", reason)
+        self._say_goodbye = False
+        self._move_on(now)
+
+    def receive_from_model(self, event: realtime.FromModel, now: float) -> None:
+        """Take a server event."""
+        if not self._connected:
+            return
+        self._model_at = now
+        match event:
+            case realtime.AudioDelta():
+                self._audio(event, now)
+                return
+            case realtime.AudioDone(item_id=item_id):
+                self.playback.finish(item_id)
+            case realtime.TranscriptDelta():
+                if self.responses.accepts(event.response_id):
+                    self.narration.words(event.item_id, event.delta)
+                return
+            case realtime.TranscriptDone():
+                if self.responses.accepts(event.response_id):
+                    self.narration.text(event.item_id, event.transcript)
+            case realtime.SpeechStarted():
+                self._speech_started(event, now)
+            case realtime.SpeechStopped():
+                self._speech_stopped(event, now)
+            case realtime.Committed():
+                self.narration.committed(event.item_id, now)
+                self.responses.turn_committed(now, server_answers=self._policy.server_answers)
+            case realtime.InputTranscript(item_id=item_id, transcript=text):
+                self.narration.understood(item_id, text)
+            case realtime.InputTranscriptFailed(item_id=item_id):
+                self.narration.understood(item_id, "")
+            case realtime.ItemAdded(item=item):
+                if item.type == "function_call_output" and item.call_id:
+                    self.responses.output_added(item.call_id)
+            case realtime.ResponseCreated(response=response):
+                self._response_created(response, now)
+            case realtime.OutputItemDone(item=item):
+                self._function_call(item, now)
+            case realtime.ResponseDone(response=response):
+                self._response_done(response, now)
+            case realtime.Error(error=failure):
+                self._error(failure, now)
+            case realtime.SessionCreated() | realtime.SessionUpdated() | realtime.Unknown():
+                pass
+        self._move_on(now)
+
+    def _audio(self, event: realtime.AudioDelta, now: float) -> None:
+        if not self.responses.accepts(event.response_id):
+            return
+        self.responses.heard_audio(event.response_id)
+        if self.responses.ask is not None and self.responses.ask.kind == "greeting":
+            self._greeting_items.add(event.item_id)
+        if not self.playback.queue(event.delta, event.item_id, event.content_index):
+            self.narration.trouble("audio of the model dropped: the caller's socket does not take it", now)
+
+    def _speech_started(self, event: realtime.SpeechStarted, now: float) -> None:
+        self._speech = True
+        self.hearing.speech(True)
+        self.narration.speech_started(self.hearing.behind_ms(event.audio_start_ms), now)
+        if self._may_interrupt() and self.floor() in (Floor.AGENT, Floor.THINKING):
+            self._interrupt(now)
+
+    def _speech_stopped(self, event: realtime.SpeechStopped, now: float) -> None:
+        self._speech = False
+        self.hearing.speech(False)
+        self.narration.speech_stopped(self.hearing.behind_ms(event.audio_end_ms), now)
+
+    def _response_created(self, response: realtime.Response, now: float) -> None:
+        interrupted = self.responses.created(response, now)
+        ask = self.responses.ask
+        if self._closing:
+            unwanted = ask is None or ask.kind != "goodbye"
+        else:
+            unwanted = interrupted or (self._speech and self._may_interrupt())
+        if unwanted:
+            self.responses.discard(now)
+
+    def _response_done(self, response: realtime.Response, now: float) -> None:
+        for item in response.output or ():
+            if response.status == "completed":
+                self._function_call(item, now)
+        was = self.responses.ask
+        ending = self.responses.done(response, now)
+        if ending is Ending.IGNORED:
+            return
+        self.playback.finish_items()
+        details = response.status_details
+        failure = details.error if details is not None else None
+        if failure is not None:
+            self.narration.trouble(
+                f"response {response.status}: {failure.code or failure.type or 'no reason given'}", now
+            )
+            if failure.code in FATAL_CODES:
+                self.model_lost(now, f"the model refused: {failure.code}")
+                return
+        if ending is Ending.INTERRUPTED and not self._closing:
+            self._interrupt(now)
+        elif ending is Ending.FAILED:
+            self.model_lost(now, "two responses in a row failed")
+        elif was is not None and was.kind == "goodbye" and ending is not Ending.RETRIED:
+            self._say_goodbye = False
+
+    def _function_call(self, item: realtime.Item, now: float) -> None:
+        if item.type != "function_call" or item.status not in (None, "completed") or not item.call_id or not item.name:
+            return
+        if item.call_id in self._calls_seen:
+            return
+        self._calls_seen.add(item.call_id)
+        self._tools[item.call_id] = (item.name, now)
+        self.responses.called_tool()
+        self.narration.tool_called(item.call_id, item.name, item.arguments or "{}", now)
+        if len(self._calls_seen) > MAX_TOOL_CALLS:
+            self.tool_returned(item.call_id, '{"error": "too many tool calls in this call"}', now)
+        else:
+            self._requests.append(RunTool(item.call_id, item.name, item.arguments or "{}"))
+
+    def _error(self, failure: realtime.Failure, now: float) -> None:
+        code, event_id = failure.code or "", failure.event_id or ""
+        if code in FATAL_CODES:
+            self.model_lost(now, f"the model refused: {code}")
+        elif code == "conversation_already_has_active_response":
+            self.responses.already_active()
+        elif self.truncations.owns(event_id):
+            if not self.truncations.refused(event_id, failure.message or ""):
+                self.narration.trouble("a truncation was refused: the model may believe that more was heard", now)
+        elif code == "response_cancel_not_active":
+            pass  # it had just ended; its `response.done` is here or on its way
+        elif self.responses.create_refused(event_id) is Ending.FAILED:
+            self.model_lost(now, f"the model refused two responses in a row: {code or failure.message}")
+        else:
+            self.narration.trouble(
+                f"the model refused an event: {code or failure.type} {failure.param or ''}".rstrip(), now
+            )
+
+    # --- what the agent's code asks for ---------------------------------------------------------------------------
+
+    def tool_returned(self, call_id: str, output: str, now: float) -> None:
+        """Post a tool's output. Unknown and repeated calls change nothing."""
+        running = self._tools.pop(call_id, None)
+        if running is None or self._end is not None:
+            return
+        name, since = running
+        item: dict[str, object] = {"type": "function_call_output", "call_id": call_id, "output": output}
+        self._control.append(realtime.ItemCreate(item=item))
+        self.responses.output_posted(call_id)
+        self.narration.tool_returned(call_id, name, output, since, now)
+        self._move_on(now)
+
+    def say(self, text: str, now: float) -> bool:
+        """Let the agent say `text` as soon as it may. Returns False if the call is closing or too much is in line."""
+        if self._closing or self._end is not None:
+            return False
+        prompt = f'Say exactly this to the caller now, and nothing else: "{_quotable(text)}"'
+        accepted = self.responses.want(Ask("say", prompt, {"tool_choice": "none"}))
+        self._move_on(now)
+        return accepted
+
+    def interrupt(self, now: float) -> None:
+        """Stop the agent, as if the caller had begun to speak. Does nothing when it is not its turn."""
+        if self.floor() in (Floor.AGENT, Floor.THINKING):
+            self._interrupt(now)
+            self._move_on(now)
+
+    def hang_up(self, now: float, *, goodbye: bool = True, reason: str = "the agent hung up") -> None:
+        """End the call once everything was heard.
+
+        With `goodbye`, the model is asked for one if its newest response said nothing.
+        """
+        if self._closing or self._end is not None:
+            return
+        self._say_goodbye = goodbye and self._connected
+        self._close(now, "agent", reason)
+        self._move_on(now)
+
+    # --- rules ----------------------------------------------------------------------------------------------------
+
+    def _greet(self, now: float) -> None:
+        """Ask for the greeting, once both sides are there."""
+        greeting = self._policy.greeting
+        if self._stream_sid is None or not self._connected:
+            return
+        if greeting and not self._greeted:
+            prompt = f'The call was just answered. Greet the caller with exactly these words: "{_quotable(greeting)}"'
+            self.responses.want(Ask("greeting", prompt, {"tool_choice": "none"}))
+        self._greeted = True
+        self._move_on(now)
+
+    def _may_interrupt(self) -> bool:
+        if self._closing or not self._policy.barge_in:
+            return False
+        return self._policy.greeting_interruptible or not self._greeting_unheard()
+
+    def _greeting_unheard(self) -> bool:
+        return self.responses.waits_for("greeting") or any(map(self.playback.holds, self._greeting_items))
+
+    def _interrupt(self, now: float) -> None:
+        self.responses.interrupt(now)
+        for outcome in self.playback.cut(now):
+            self.truncations.truncate(outcome)
+            self.narration.heard(outcome, now)
+            self.narration.barge_in(outcome, now)
+
+    def _move_on(self, now: float) -> None:
+        """Do what has become possible: ask for the response that is wanted, or hang up."""
+        if self._end is not None or self._stream_sid is None:
+            return
+        if self._say_goodbye and self.responses.state is State.NONE and not self.responses.waits_for("goodbye"):
+            if self.responses.spoke:
+                self._say_goodbye = False
+            else:
+                prompt = "The call ends now. Say a short goodbye to the caller, and nothing else."
+                self.responses.want(Ask("goodbye", prompt, {"tool_choice": "none"}))
+        if self._connected:
+            self.responses.poll(now, speech=self._speech, closing=self._closing)
+            if self.responses.unanswered > MAX_UNANSWERED and not self._closing:
+                self.model_lost(now, "it answers no request for a response")
+        if self._closing and now >= self._hang_up_at():
+            self._finish(now, self._ended_by, self._reason)
+
+    def _close(self, now: float, by: EndedBy, reason: str) -> None:
+        self._closing, self._closing_at = True, now
+        self._ended_by, self._reason = by, reason
+
+    def _hang_up_at(self) -> float:
+        """In CLOSING: when to hang up, whatever else comes or not."""
+        coming = self._connected and (self._say_goodbye or self.responses.speaking)
+        if self.playback.idle and not coming:
+            return self._closing_at
+        written = max(self.playback.dry_at, self._closing_at, self._started_at)
+        heard = written + self.playback.unsent_ms / 1000 + HEARD_GRACE_SECONDS
+        return max(heard, self._model_at + GOODBYE_SECONDS, self._closing_at + GOODBYE_SECONDS) if coming else heard
+
+    def _finish(self, now: float, by: EndedBy, reason: str) -> None:
+        """End the call, at once."""
+        if self._end is not None:
+            return
+        for outcome in self.playback.cut(now):
+            self.narration.heard(outcome, now)
+        self._end = EndCall(by, reason)
+        self._requests.append(self._end)
+        self.narration.end(by, reason, now)
+
+    # --- time -----------------------------------------------------------------------------------------------------
+
+    def get_timer(self) -> float | None:
+        """Return when `handle_timer` is due, in seconds of `now`; None for never."""
+        if self._end is not None or self._stream_sid is None:
+            return None
+        times = [self._media_at + LINE_LOST_SECONDS, self.hearing.get_timer()]
+        if self._connected:
+            times.append(self.responses.get_timer())
+        if self._closing:
+            times.append(self._hang_up_at())
+        else:
+            times += [self._started_at + self._policy.max_call_seconds, self._stalled_at()]
+        return min(time for time in times if time is not None)
+
+    def _stalled_at(self) -> float | None:
+        if not self._connected or self._tools or self.responses.state is not State.ACTIVE:
+            return None
+        return max(self._model_at, self.playback.dry_at) + MODEL_STALLED_SECONDS
+
+    def handle_timer(self, now: float) -> None:
+        """Do what time alone brings about. Calling it too early changes nothing."""
+        if self._end is not None or self._stream_sid is None:
+            return
+        if now >= self._media_at + LINE_LOST_SECONDS:
+            self._finish(now, "line", f"no audio came from the caller's line for {LINE_LOST_SECONDS:.0f} s")
+            return
+        stalled_at = self._stalled_at()
+        if not self._closing and stalled_at is not None and now >= stalled_at:
+            self.model_lost(now, f"nothing came of a response for {MODEL_STALLED_SECONDS:.0f} s")
+        if now >= self._started_at + self._policy.max_call_seconds:
+            self.hang_up(now, reason="the call reached its longest duration")
+        self.hearing.handle_timer(now)
+        self.responses.handle_timer(now)
+        self._move_on(now)
+
+
+def _quotable(text: str) -> str:
+    return text.replace('"', "'")

@@ -1,0 +1,108 @@
+"""What the model hears of the caller: every frame in order, held until the model listens, with silence in the holes.
+
+The model's voice activity detection counts *audio* time. When a line stops delivering in the middle of a word, no
+silence ever comes and the turn never ends; so silence is made up for it, and not made up twice when the line returns
+with a jump in its timestamps.
+"""
+
+from __future__ import annotations
+
+import base64
+from collections import deque
+
+from .audio import BYTES_PER_MS, FRAME_BYTES, base64_bytes, silence
+from .realtime import AudioAppend
+
+MAX_HELD_BYTES = 10_000 * BYTES_PER_MS
+"""Ten seconds of the caller wait for a model that is not ready or does not read; the oldest audio goes first."""
+
+MAX_FILL_MS = 10_000
+"""At most so much silence is made up for one hole."""
+
+STALL_SECONDS = 0.75
+"""So long without media while the caller speaks means that the line stalls."""
+
+FILL_MS = 100
+"""A stalled line is filled in steps of so many milliseconds."""
+
+FRAME_MS = FRAME_BYTES // BYTES_PER_MS
+_FILL = base64.b64encode(silence(FILL_MS)).decode()
+
+
+class CallerAudio:
+    """The caller's audio on its way to the model. All of `now` is in seconds."""
+
+    def __init__(self) -> None:
+        self._queue: deque[tuple[str, int]] = deque()
+        self._held = 0
+        self._next_timestamp: int | None = None
+        self._media_at: float | None = None
+        self._speaking = False
+        self._filled_ms = 0
+        self._filled_at: float | None = None
+        self.dropped_bytes = 0
+        """How much was lost because the model did not take it."""
+        self.sent_bytes = 0
+        """How much the model was given so far; its clock (`audio_start_ms`) counts this."""
+
+    def frame(self, payload: str, timestamp_ms: int, now: float) -> None:
+        """Take a frame: base64 of µ-law, and its time on the caller's clock."""
+        expected = self._next_timestamp
+        if expected is not None and timestamp_ms > expected:
+            hole = min(timestamp_ms - expected - self._filled_ms, MAX_FILL_MS)
+            if hole >= FRAME_MS:  # less is jitter of Twilio's clock
+                self._put(base64.b64encode(silence(hole)).decode())
+        size = base64_bytes(payload)
+        self._next_timestamp = max(timestamp_ms, expected or 0) + size // BYTES_PER_MS
+        self._media_at = now
+        self._filled_ms = 0
+        self._filled_at = None
+        if size:
+            self._put(payload)
+
+    def speech(self, speaking: bool) -> None:
+        """Note whether the model hears the caller speak."""
+        self._speaking = speaking
+
+    def get_timer(self) -> float | None:
+        """Return when silence has to be made up, unless media comes before."""
+        if not self._speaking or self._media_at is None or self._filled_ms >= MAX_FILL_MS:
+            return None
+        if self._filled_at is None:
+            return self._media_at + STALL_SECONDS
+        return self._filled_at + FILL_MS / 1000
+
+    def handle_timer(self, now: float) -> None:
+        """Make up silence if it is due."""
+        due = self.get_timer()
+        if due is not None and now >= due:
+            self._filled_at = now
+            self._filled_ms += FILL_MS
+            self._put(_FILL)
+
+    def pop(self) -> AudioAppend | None:
+        """Return what is next for the model."""
+        if not self._queue:
+            return None
+        payload, size = self._queue.popleft()
+        self._held -= size
+        self.sent_bytes += size
+        return AudioAppend(payload)
+
+    def behind_ms(self, model_ms: float) -> float:
+        """Return how long ago a time on the model's clock was, which counts the audio it was given."""
+        return max(0.0, self.sent_bytes / BYTES_PER_MS - model_ms)
+
+    def new_session(self) -> None:
+        """Begin the model's clock anew; what is held stays."""
+        self.sent_bytes = 0
+        self._speaking = False
+
+    def _put(self, payload: str) -> None:
+        size = base64_bytes(payload)
+        self._queue.append((payload, size))
+        self._held += size
+        while self._held > MAX_HELD_BYTES:
+            _, lost = self._queue.popleft()
+            self._held -= lost
+            self.dropped_bytes += lost

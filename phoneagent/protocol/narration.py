@@ -1,0 +1,144 @@
+"""Telling the outside what happens in a call: the events of `phoneagent.events`, in order, on the call's own clock."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+
+from phoneagent.events import (
+    AgentAnswered,
+    BargeIn,
+    CallEnded,
+    CallerSpoke,
+    EndedBy,
+    Event,
+    KeyPressed,
+    ToolCalled,
+    ToolReturned,
+    Trouble,
+    TurnEnded,
+)
+
+from .playback import Outcome
+from .transcript import Transcript
+
+
+class Narration:
+    """Collects the events of one call. `now` is in seconds; what is told counts milliseconds from `start`."""
+
+    def __init__(self, call_sid: str) -> None:
+        self._call_sid = call_sid
+        self._started_at: float | None = None
+        self._speech_from_ms = 0
+        self._unanswered_since: float | None = None
+        self._events: deque[Event] = deque()
+        self._transcript = Transcript()
+
+    def take(self) -> Iterator[Event]:
+        """Take the events that were not taken yet."""
+        while self._events:
+            yield self._events.popleft()
+
+    def start(self, now: float) -> None:
+        """The call's clock begins."""
+        self._started_at = now
+
+    def ms(self, now: float) -> int:
+        """Return milliseconds of the call; 0 before it started."""
+        return 0 if self._started_at is None else round((now - self._started_at) * 1000)
+
+    def trouble(self, what: str, now: float) -> None:
+        self._events.append(Trouble(call_sid=self._call_sid, at_ms=self.ms(now), what=what))
+
+    def key_pressed(self, digit: str, now: float) -> None:
+        self._events.append(KeyPressed(call_sid=self._call_sid, at_ms=self.ms(now), digit=digit))
+
+    # --- the caller's turns; `behind_ms` is how long ago it was, on the model's clock ---
+
+    def speech_started(self, behind_ms: float, now: float) -> None:
+        self._unanswered_since = None
+        self._speech_from_ms = max(0, round(self.ms(now) - behind_ms))
+        self._events.append(CallerSpoke(call_sid=self._call_sid, at_ms=self._speech_from_ms))
+
+    def speech_stopped(self, behind_ms: float, now: float) -> None:
+        self._unanswered_since = now - behind_ms / 1000
+        self._transcript.caller_spoke(self._speech_from_ms, round(self.ms(now) - behind_ms))
+
+    def committed(self, item_id: str, now: float) -> None:
+        self._transcript.caller_turn(item_id, self.ms(now))
+
+    def understood(self, item_id: str, text: str) -> None:
+        turn = self._transcript.caller_text(item_id, text)
+        if turn is not None:
+            self._events.append(TurnEnded(call_sid=self._call_sid, turn=turn))
+
+    # --- the agent's turns ---
+
+    def words(self, item_id: str, words: str) -> None:
+        self._transcript.agent_words(item_id, words)
+
+    def text(self, item_id: str, text: str) -> None:
+        self._transcript.agent_text(item_id, text)
+
+    def audio_sent(self, now: float) -> None:
+        """Audio of the agent goes out: if the caller waited for an answer, this is its latency."""
+        since, self._unanswered_since = self._unanswered_since, None
+        if since is not None:
+            latency = round((now - since) * 1000)
+            self._events.append(AgentAnswered(call_sid=self._call_sid, at_ms=self.ms(now), latency_ms=latency))
+
+    def heard(self, outcome: Outcome, now: float) -> None:
+        """An item is over: heard to its end, or cut off."""
+        turn = self._transcript.agent_turn(
+            outcome.item_id,
+            heard_ms=outcome.heard_ms,
+            said_ms=outcome.received_ms,
+            now_ms=self.ms(now),
+            interrupted=outcome.heard_ms < outcome.received_ms or not outcome.complete,
+            complete=outcome.complete,
+        )
+        self._events.append(TurnEnded(call_sid=self._call_sid, turn=turn))
+
+    def barge_in(self, outcome: Outcome, now: float) -> None:
+        self._events.append(
+            BargeIn(
+                call_sid=self._call_sid,
+                at_ms=self.ms(now),
+                item_id=outcome.item_id,
+                audio_end_ms=outcome.heard_ms,
+                said_ms=outcome.received_ms,
+            )
+        )
+
+    # --- tools and the end ---
+
+    def tool_called(self, call_id: str, name: str, arguments: str, now: float) -> None:
+        self._events.append(
+            ToolCalled(call_sid=self._call_sid, at_ms=self.ms(now), call_id=call_id, name=name, arguments=arguments)
+        )
+
+    def tool_returned(self, call_id: str, name: str, output: str, since: float, now: float) -> None:
+        self._events.append(
+            ToolReturned(
+                call_sid=self._call_sid,
+                at_ms=self.ms(now),
+                call_id=call_id,
+                name=name,
+                output=output,
+                ms=round((now - since) * 1000),
+            )
+        )
+
+    def end(self, by: EndedBy, reason: str, now: float) -> None:
+        """The call is over: the turns whose text never came end as well."""
+        for turn in self._transcript.close():
+            self._events.append(TurnEnded(call_sid=self._call_sid, turn=turn))
+        self._events.append(
+            CallEnded(
+                call_sid=self._call_sid,
+                ended_by=by,
+                reason=reason,
+                duration_ms=self.ms(now),
+                transcript=self._transcript.turns(),
+            )
+        )

@@ -1,0 +1,387 @@
+"""The Realtime events that a phone call needs.
+
+One vocabulary, the GA one; the retired beta interface, still spoken by gateways and emulators, is another spelling of
+it. Both spellings are understood at all times; which one we write is chosen by `Dialect`, found out from
+`session.created`. Unknown events and fields are tolerated.
+
+Source: OpenAI's Realtime API reference, "client events" and "server events".
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Mapping
+from typing import Any, TypeAlias
+
+import msgspec
+from msgspec import UNSET, UnsetType
+
+from phoneagent.errors import ProtocolError
+
+from .audio import is_base64
+
+
+class Dialect(enum.Enum):
+    """How a server spells its events: `GA`, or `BETA` (flat sessions, `response.audio.delta`)."""
+
+    GA = "ga"
+    BETA = "beta"
+
+
+# --- from the model -------------------------------------------------------------------------------------------------
+
+
+class _FromModel(msgspec.Struct, tag_field="type"):
+    pass
+
+
+class SessionCreated(_FromModel, tag="session.created"):
+    session: dict[str, Any]
+
+
+class SessionUpdated(_FromModel, tag="session.updated"):
+    session: dict[str, Any]
+
+
+class SpeechStarted(_FromModel, tag="input_audio_buffer.speech_started"):
+    """The server's VAD heard the caller begin. `item_id` is the user item to come."""
+
+    item_id: str | None = None
+    audio_start_ms: float = 0
+
+
+class SpeechStopped(_FromModel, tag="input_audio_buffer.speech_stopped"):
+    item_id: str | None = None
+    audio_end_ms: float = 0
+
+
+class Committed(_FromModel, tag="input_audio_buffer.committed"):
+    """The caller's turn is complete and became the user item `item_id`."""
+
+    item_id: str
+
+
+class Item(msgspec.Struct):
+    """A conversation item; of its kinds only function calls matter in full."""
+
+    id: str | None = None
+    type: str | None = None
+    status: str | None = None
+    role: str | None = None
+    call_id: str | None = None
+    name: str | None = None
+    arguments: str | None = None
+
+
+class ItemAdded(_FromModel, tag="conversation.item.added"):
+    item: Item
+
+
+class _ItemCreated(ItemAdded, tag="conversation.item.created"):
+    """Beta; some GA servers send it as well."""
+
+
+class InputTranscript(_FromModel, tag="conversation.item.input_audio_transcription.completed"):
+    """What the caller said, by a side recogniser; late, out of order, or never."""
+
+    item_id: str
+    transcript: str
+
+
+class InputTranscriptFailed(_FromModel, tag="conversation.item.input_audio_transcription.failed"):
+    item_id: str
+
+
+class Failure(msgspec.Struct):
+    """What the server says of an error; every field may be missing."""
+
+    type: str | None = None
+    code: str | None = None
+    message: str | None = None
+    param: str | None = None
+    event_id: str | None = None
+
+
+class StatusDetails(msgspec.Struct):
+    reason: str | None = None
+    error: Failure | None = None
+
+
+class Response(msgspec.Struct):
+    id: str | None = None
+    status: str | None = None
+    status_details: StatusDetails | None = None
+    output: list[Item] | None = None
+    metadata: dict[str, Any] | UnsetType | None = UNSET
+
+
+class ResponseCreated(_FromModel, tag="response.created"):
+    response: Response
+
+
+class ResponseDone(_FromModel, tag="response.done"):
+    """A response ended: completed, cancelled, incomplete or failed. There is no `response.cancelled`."""
+
+    response: Response
+
+
+class OutputItemDone(_FromModel, tag="response.output_item.done"):
+    """An output item is complete; for a function call this is the moment to run it."""
+
+    item: Item
+    response_id: str | None = None
+
+
+class AudioDelta(_FromModel, tag="response.output_audio.delta"):
+    """Audio of the agent: `delta` is base64 in the session's output format."""
+
+    response_id: str
+    item_id: str
+    delta: str
+    content_index: int = 0
+
+
+class _BetaAudioDelta(AudioDelta, tag="response.audio.delta"):
+    pass
+
+
+class AudioDone(_FromModel, tag="response.output_audio.done"):
+    response_id: str
+    item_id: str
+
+
+class _BetaAudioDone(AudioDone, tag="response.audio.done"):
+    pass
+
+
+class TranscriptDelta(_FromModel, tag="response.output_audio_transcript.delta"):
+    """Words of the agent; they run ahead of their audio."""
+
+    response_id: str
+    item_id: str
+    delta: str
+
+
+class _BetaTranscriptDelta(TranscriptDelta, tag="response.audio_transcript.delta"):
+    pass
+
+
+class TranscriptDone(_FromModel, tag="response.output_audio_transcript.done"):
+    response_id: str
+    item_id: str
+    transcript: str
+
+
+class _BetaTranscriptDone(TranscriptDone, tag="response.audio_transcript.done"):
+    pass
+
+
+class Error(_FromModel, tag="error"):
+    """Something we sent was refused, or the server is in trouble. Most are not fatal."""
+
+    error: Failure
+
+
+class Unknown(msgspec.Struct):
+    """An event that a call does not need."""
+
+    type: str
+
+
+FromModel: TypeAlias = (
+    SessionCreated
+    | SessionUpdated
+    | SpeechStarted
+    | SpeechStopped
+    | Committed
+    | ItemAdded
+    | InputTranscript
+    | InputTranscriptFailed
+    | ResponseCreated
+    | ResponseDone
+    | OutputItemDone
+    | AudioDelta
+    | AudioDone
+    | TranscriptDelta
+    | TranscriptDone
+    | Error
+    | Unknown
+)
+_WIRE = (
+    SessionCreated
+    | SessionUpdated
+    | SpeechStarted
+    | SpeechStopped
+    | Committed
+    | ItemAdded
+    | _ItemCreated
+    | InputTranscript
+    | InputTranscriptFailed
+    | ResponseCreated
+    | ResponseDone
+    | OutputItemDone
+    | AudioDelta
+    | _BetaAudioDelta
+    | AudioDone
+    | _BetaAudioDone
+    | TranscriptDelta
+    | _BetaTranscriptDelta
+    | TranscriptDone
+    | _BetaTranscriptDone
+    | Error
+)
+_decoder: msgspec.json.Decoder[FromModel] = msgspec.json.Decoder(_WIRE)
+
+
+class _Head(msgspec.Struct):
+    type: str
+
+
+_head_decoder = msgspec.json.Decoder(_Head)
+_KNOWN = frozenset(str(kind.__struct_config__.tag) for kind in _WIRE.__args__)
+
+
+def decode(raw: bytes | str) -> FromModel:
+    """Read one server event.
+
+    Raises:
+        ProtocolError: not JSON, no `type`, or a known event that lacks what it must have.
+    """
+    try:
+        event = _decoder.decode(raw)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        try:
+            kind = _head_decoder.decode(raw).type
+        except (msgspec.DecodeError, UnicodeDecodeError):
+            raise ProtocolError(f"Realtime event ignored: {error}") from None
+        if kind in _KNOWN:
+            raise ProtocolError(f"Realtime `{kind}` ignored: {error}") from None
+        return Unknown(kind)
+    if isinstance(event, AudioDelta) and not is_base64(event.delta):
+        raise ProtocolError("Realtime `response.output_audio.delta` ignored: its delta is not base64")
+    return event
+
+
+def dialect_of(session: Mapping[str, Any]) -> Dialect:
+    """Tell from the session of `session.created` which spelling the server speaks."""
+    if "audio" in session or session.get("type") == "realtime":
+        return Dialect.GA
+    if "modalities" in session or "input_audio_format" in session:
+        return Dialect.BETA
+    return Dialect.GA
+
+
+def output_format_of(session: Mapping[str, Any]) -> str:
+    """Return the audio format the model will speak in, in GA's spelling, e.g. "audio/pcmu"."""
+    if "output_audio_format" in session:
+        beta = str(session["output_audio_format"])
+        return {"g711_ulaw": "audio/pcmu", "g711_alaw": "audio/pcma", "pcm16": "audio/pcm"}.get(beta, beta)
+    audio = session.get("audio")
+    output = audio.get("output") if isinstance(audio, Mapping) else None
+    format_ = output.get("format") if isinstance(output, Mapping) else None
+    return str(format_.get("type")) if isinstance(format_, Mapping) else "unknown"
+
+
+# --- to the model ---------------------------------------------------------------------------------------------------
+
+
+class _ToModel(msgspec.Struct, tag_field="type", omit_defaults=True, kw_only=True):
+    event_id: str | None = None
+
+
+class SessionUpdate(_ToModel, tag="session.update"):
+    """Configure the session; `session` is in GA's shape."""
+
+    session: dict[str, Any]
+
+
+class AudioAppend(msgspec.Struct, tag_field="type", tag="input_audio_buffer.append"):
+    """Audio of the caller: base64, in the session's input format."""
+
+    audio: str
+
+
+class ItemCreate(_ToModel, tag="conversation.item.create"):
+    item: dict[str, Any]
+
+
+class ItemTruncate(_ToModel, tag="conversation.item.truncate"):
+    """Tell the model how much of its item was heard, in ms of that item's audio."""
+
+    item_id: str
+    content_index: int = msgspec.field(name="content_index")
+    audio_end_ms: int
+
+
+class ResponseCreate(_ToModel, tag="response.create"):
+    response: dict[str, Any] | None = None
+
+
+class ResponseCancel(_ToModel, tag="response.cancel"):
+    response_id: str | None = None
+
+
+ToModel: TypeAlias = SessionUpdate | AudioAppend | ItemCreate | ItemTruncate | ResponseCreate | ResponseCancel
+_encode = msgspec.json.Encoder().encode
+
+
+def encode(message: ToModel, dialect: Dialect) -> bytes:
+    """Write one client event, as the UTF-8 of a text frame."""
+    if dialect is Dialect.BETA:
+        match message:
+            case SessionUpdate():
+                message = msgspec.structs.replace(message, session=_beta_session(message.session))
+            case ResponseCreate(response=dict() as response):
+                message = msgspec.structs.replace(message, response=_beta_response(response))
+            case ItemCreate():
+                message = msgspec.structs.replace(message, item=_beta_item(message.item))
+    return _encode(message)
+
+
+_BETA_FORMATS = {"audio/pcmu": "g711_ulaw", "audio/pcma": "g711_alaw", "audio/pcm": "pcm16"}
+_BETA_INPUT = {
+    "transcription": "input_audio_transcription",
+    "noise_reduction": "input_audio_noise_reduction",
+    "turn_detection": "turn_detection",
+}
+_BETA_CONTENT = {"output_text": "text", "output_audio": "audio"}
+_GA_ONLY = frozenset({"type", "audio", "output_modalities", "max_output_tokens", "truncation", "include", "reasoning"})
+
+
+def _beta_modalities(modalities: Any) -> list[str]:
+    return ["text"] if modalities == ["text"] else ["audio", "text"]
+
+
+def _beta_session(session: Mapping[str, Any]) -> dict[str, Any]:
+    flat = {key: value for key, value in session.items() if key not in _GA_ONLY and key != "parallel_tool_calls"}
+    if "output_modalities" in session:
+        flat["modalities"] = _beta_modalities(session["output_modalities"])
+    if "max_output_tokens" in session:
+        flat["max_response_output_tokens"] = session["max_output_tokens"]
+    audio = session.get("audio", {})
+    for key, value in audio.get("input", {}).items():
+        if key == "format":
+            flat["input_audio_format"] = _BETA_FORMATS[value["type"]]
+        else:
+            flat[_BETA_INPUT[key]] = value
+    for key, value in audio.get("output", {}).items():
+        if key == "format":
+            flat["output_audio_format"] = _BETA_FORMATS[value["type"]]
+        else:
+            flat[key] = value
+    return flat
+
+
+def _beta_response(response: Mapping[str, Any]) -> dict[str, Any]:
+    # `metadata` joined the beta interface late; emulators of it may refuse a field they do not know.
+    flat = {key: value for key, value in response.items() if key not in _GA_ONLY and key != "metadata"}
+    if "output_modalities" in response:
+        flat["modalities"] = _beta_modalities(response["output_modalities"])
+    return flat
+
+
+def _beta_item(item: Mapping[str, Any]) -> dict[str, Any]:
+    if "content" not in item:
+        return dict(item)
+    content = [{**part, "type": _BETA_CONTENT.get(part["type"], part["type"])} for part in item["content"]]
+    return {**item, "content": content}

@@ -1,0 +1,290 @@
+"""One response at a time: who asked for the one that runs, and what has to be asked for next.
+
+Two write here, the server's voice activity detection and we, and the server refuses a second response while one is
+active. So every `response.create` of ours goes through this gate.
+
+    NONE ──create sent──▶ REQUESTED ──response.created──▶ ACTIVE ──response.done──▶ NONE
+      └─turn committed, the server answers by itself─▲         └─cancelled: 3 s at most─▲
+
+An answer is *owed* from a committed turn or a posted tool output until a response is created that can know of it. Of a
+tool's output that is certain if we asked for the response after posting it, or if the server had added the output's
+item before it created one by itself.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections import deque
+from dataclasses import dataclass, field
+from typing import Any, Literal, TypeAlias
+
+from .realtime import ItemCreate, Response, ResponseCancel, ResponseCreate, ToModel
+
+CREATED_SECONDS = 5.0
+"""A requested response that is not created within this time is requested again."""
+
+CANCELLED_SECONDS = 3.0
+"""The longest wait for the `response.done` of a cancelled response."""
+
+MAX_UNANSWERED = 2
+"""So many requests in a row without a response mean that the session is dead."""
+
+MAX_ASKS = 32
+"""What may wait to be said; more is refused."""
+
+METADATA_KEY = "phoneagent"
+"""Our responses carry their number under this key, so that the server's own are told apart."""
+
+Kind: TypeAlias = Literal["greeting", "say", "goodbye", "turn"]
+
+
+class State(enum.Enum):
+    NONE = "none"
+    REQUESTED = "requested"
+    ACTIVE = "active"
+
+
+class Ending(enum.Enum):
+    """How a response ended."""
+
+    IGNORED = "ignored"  # not the active one
+    SAID = "said"  # audio, or a tool was called
+    CANCELLED = "cancelled"  # by us
+    INTERRUPTED = "interrupted"  # by the server, though we had not asked
+    RETRIED = "retried"  # failed or empty: asked for once more
+    EMPTY = "empty"  # empty again
+    FAILED = "failed"  # failed again
+
+
+@dataclass(slots=True)
+class Ask:
+    """A response that we want. `prompt` becomes a system message before it; `options` go into `response.create`."""
+
+    kind: Kind
+    prompt: str | None = None
+    options: dict[str, Any] = field(default_factory=dict)
+
+
+class ResponseGate:
+    """The gate. What it wants to send goes to `outbox`; `now` is in seconds."""
+
+    def __init__(self, outbox: deque[ToModel]) -> None:
+        self._outbox = outbox
+        self.state = State.NONE
+        self.id: str | None = None
+        self.ask: Ask | None = None
+        """What the active response is for; None for one that the server began."""
+        self.owed = False
+        self.spoke = False
+        """Whether the newest response that was not discarded has spoken."""
+        self.unanswered = 0
+        self._asks: deque[Ask] = deque()
+        self._pending: Ask | None = None  # our create that was not answered yet
+        self._number = 0
+        self._outputs: dict[str, bool] = {}  # posted and in no response yet: call_id -> its item was added
+        self._covered: frozenset[str] = frozenset()  # what our pending create covers
+        self._discarded: set[str] = set()
+        self._drop_next = False  # interrupted before it was created
+        self._cancelled = False
+        self._called = False
+        self._retried = False
+        self._deadline: float | None = None
+
+    # --- what is wanted ---
+
+    def want(self, ask: Ask) -> bool:
+        """Put a response in line. Returns False if too many wait."""
+        if len(self._asks) >= MAX_ASKS:
+            return False
+        self._asks.append(ask)
+        return True
+
+    def turn_committed(self, now: float, *, server_answers: bool) -> None:
+        """The caller's turn is complete: an answer is owed, by the server itself or asked for by us."""
+        self.owed = True
+        self._retried = False
+        if server_answers and self.state is State.NONE:
+            self._request(now)
+
+    def output_posted(self, call_id: str) -> None:
+        """A tool's output went to the model."""
+        self._outputs[call_id] = False
+
+    def output_added(self, call_id: str) -> None:
+        """The server confirmed the item of a tool's output."""
+        if call_id in self._outputs:
+            self._outputs[call_id] = True
+
+    @property
+    def speaking(self) -> bool:
+        """Whether more is to come of a requested or active response that was not cancelled."""
+        return self.state is not State.NONE and not self._cancelled
+
+    def waits_for(self, kind: Kind) -> bool:
+        """Tell whether a response of that kind is in line, requested or active."""
+        current = (*self._asks, self._pending, self.ask if self.state is State.ACTIVE else None)
+        return any(ask is not None and ask.kind == kind for ask in current)
+
+    def poll(self, now: float, *, speech: bool, closing: bool) -> None:
+        """Send a `response.create` if one is wanted and may go."""
+        if self.state is not State.NONE:
+            return
+        if closing:
+            self._asks = deque(ask for ask in self._asks if ask.kind == "goodbye")
+        if self._asks and (not speech or self._asks[0].kind in ("greeting", "goodbye")):
+            self._create(self._asks.popleft(), now)
+        elif (self.owed or self._outputs) and not speech and not closing:
+            self._create(Ask("turn"), now)
+
+    def _create(self, ask: Ask, now: float) -> None:
+        if ask.prompt is not None:
+            content = [{"type": "input_text", "text": ask.prompt}]
+            self._outbox.append(ItemCreate(item={"type": "message", "role": "system", "content": content}))
+            ask.prompt = None  # a second attempt finds it in the conversation
+        self._number += 1
+        options = {**ask.options, "metadata": {METADATA_KEY: str(self._number)}}
+        self._outbox.append(ResponseCreate(event_id=f"create_{self._number}", response=options))
+        self._pending = ask
+        self._covered = frozenset(self._outputs)
+        self._request(now)
+
+    def _request(self, now: float) -> None:
+        self.state = State.REQUESTED
+        self._drop_next = False
+        self._deadline = now + CREATED_SECONDS
+
+    # --- what the server says ---
+
+    def created(self, response: Response, now: float) -> bool:
+        """Take `response.created`. Returns True if it was interrupted before it began."""
+        drop, self._drop_next = self._drop_next, False
+        ours = self._pending is not None and self._is_ours(response)
+        self.ask = self._pending if ours else None
+        if ours:
+            self._pending = None
+            self._outputs = {call: added for call, added in self._outputs.items() if call not in self._covered}
+        else:
+            self._outputs = {call: added for call, added in self._outputs.items() if not added}
+        self.state, self.id, self._deadline = State.ACTIVE, response.id, None
+        self.owed = self._cancelled = self._called = self.spoke = False
+        self.unanswered = 0
+        return drop
+
+    def _is_ours(self, response: Response) -> bool:
+        if isinstance(response.metadata, dict):
+            return response.metadata.get(METADATA_KEY) == str(self._number)
+        # A server that leaves metadata out altogether gives no hint; ours is then the likelier one.
+        return response.metadata is not None
+
+    def accepts(self, response_id: str) -> bool:
+        """Tell whether output of this response is still wanted."""
+        if self.state is State.ACTIVE and self.id is None:
+            self.id = response_id
+            if self._cancelled:
+                self._discarded.add(response_id)
+        return response_id not in self._discarded
+
+    def heard_audio(self, response_id: str) -> None:
+        """Note that a response speaks."""
+        if response_id == self.id:
+            self.spoke = True
+
+    def called_tool(self) -> None:
+        """Note that the active response called a tool."""
+        self._called = True
+
+    def done(self, response: Response, now: float) -> Ending:
+        """Take `response.done`."""
+        if self.state is not State.ACTIVE or (self.id is not None and response.id != self.id):
+            return Ending.IGNORED
+        cancelled, ask = self._cancelled, self.ask
+        said = self.spoke or self._called
+        self._finish(now)
+        if cancelled:
+            return Ending.CANCELLED
+        if response.status == "cancelled":
+            return Ending.INTERRUPTED
+        if said and response.status != "failed":
+            self._retried = False
+            return Ending.SAID
+        if self._retried:
+            return Ending.FAILED if response.status == "failed" else Ending.EMPTY
+        self._retried = True
+        self._put_back(ask)
+        return Ending.RETRIED
+
+    def _finish(self, now: float) -> None:
+        self.state, self.id, self.ask, self._deadline = State.NONE, None, None, None
+        self._cancelled = False
+        self._discarded.clear()
+        if self._pending is not None:
+            self._request(now)
+
+    def already_active(self) -> None:
+        """Take the refusal of a create of ours because the server had begun a response by itself."""
+        self._again()
+        if self.state is not State.ACTIVE:
+            self.state, self.id, self.ask, self._deadline = State.ACTIVE, None, None, None
+        self.owed = True
+
+    def create_refused(self, event_id: str) -> Ending:
+        """Take the refusal of our create `event_id` for any other reason."""
+        if self._pending is None or event_id != f"create_{self._number}":
+            return Ending.IGNORED
+        if self._retried:
+            self._pending = None
+        self._again()
+        if self.state is State.REQUESTED:
+            self.state, self._deadline = State.NONE, None
+        if self._retried:
+            return Ending.FAILED
+        self._retried = True
+        return Ending.RETRIED
+
+    def _again(self) -> None:
+        """Put what our pending create was for back in line."""
+        pending, self._pending = self._pending, None
+        if pending is not None:
+            self._put_back(pending)
+
+    def _put_back(self, ask: Ask | None) -> None:
+        if ask is None or ask.kind == "turn":
+            self.owed = True
+        else:
+            self._asks.appendleft(ask)
+
+    # --- interruption and time ---
+
+    def interrupt(self, now: float) -> None:
+        """Stop the active response, or the requested one as soon as it begins."""
+        self.owed = False
+        if self.state is State.REQUESTED:
+            self._drop_next = True
+        elif self.state is State.ACTIVE:
+            self.discard(now)
+
+    def discard(self, now: float) -> None:
+        """Cancel the active response and drop all that still comes of it."""
+        if self.id is not None:
+            self._discarded.add(self.id)
+        if not self._cancelled:
+            self._cancelled = True
+            self.spoke = False
+            self._deadline = now + CANCELLED_SECONDS
+            self._outbox.append(ResponseCancel(response_id=self.id))
+
+    def get_timer(self) -> float | None:
+        return self._deadline
+
+    def handle_timer(self, now: float) -> None:
+        """Give up waiting for the server, if it is time."""
+        if self._deadline is None or now < self._deadline:
+            return
+        if self.state is State.ACTIVE:
+            self._finish(now)
+            return
+        self.unanswered += 1
+        self.state, self._deadline = State.NONE, None
+        pending, self._pending = self._pending, None
+        if not self._drop_next:
+            self._put_back(pending)

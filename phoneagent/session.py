@@ -1,0 +1,290 @@
+"""The I/O shell of one call: two readers, two writers, one timer, and the tools.
+
+Every rule is in the bridge; here its inputs are read and its outputs written. A reader writes what its message brought
+about by itself, without a queue or a task switch, as long as the other socket takes it; where it does not, one writer
+per side waits for it, and everything unsent stays in the bridge.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import sys
+from collections.abc import Awaitable, Callable, Coroutine
+from contextlib import suppress
+from typing import Any, Protocol
+
+from .agent import Agent, Call
+from .errors import EndpointError, ProtocolError
+from .events import Event, ModelEvent, Trouble
+from .protocol import mediastream, realtime
+from .protocol.bridge import Bridge
+from .protocol.policy import EndCall, RunTool
+
+log = logging.getLogger("phoneagent.session")
+
+CLOSE_SECONDS = 2.0
+"""How long each socket may take to close."""
+
+MAX_REPORTS = 50
+"""Different complaints about a peer's messages that are told for one call, each once."""
+
+
+class CallerSocket(Protocol):
+    """The media socket of a call."""
+
+    async def receive(self) -> str | bytes | None:
+        """Return the next message, None when the socket is closed."""
+
+    async def send(self, text: str) -> None:
+        """Write a text frame; raises OSError when the socket is closed."""
+
+    async def close(self) -> None:
+        """Close the socket."""
+
+
+class ModelSocket(Protocol):
+    """A configured model session."""
+
+    dropped: Any
+
+    async def send(self, message: realtime.ToModel) -> None: ...
+    async def receive(self) -> bytes: ...
+    async def close(self) -> None: ...
+
+
+def _start(coroutine: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+    """Run a coroutine at once, up to where it first waits; one that never waits costs no task switch."""
+    if sys.version_info >= (3, 12):
+        return asyncio.Task(coroutine, loop=asyncio.get_running_loop(), eager_start=True)
+    return asyncio.create_task(coroutine)
+
+
+class Session:
+    """Runs one call from its `start` message to its end."""
+
+    def __init__(
+        self,
+        *,
+        call: Call,
+        agent: Agent,
+        bridge: Bridge,
+        caller: CallerSocket,
+        open_model: Callable[[], Awaitable[ModelSocket]],
+        emit: Callable[[Event], None],
+        model_events: bool = False,
+    ) -> None:
+        self._call = call
+        self._agent = agent
+        self.bridge = bridge
+        self._caller = caller
+        self._open_model = open_model
+        self._emit = emit
+        self._model_events = model_events
+        self._loop = asyncio.get_running_loop()
+        self._model: ModelSocket | None = None
+        self._caller_writer: asyncio.Task[None] | None = None
+        self._model_writer: asyncio.Task[None] | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._tools: set[asyncio.Task[None]] = set()
+        self._reported: set[str] = set()
+        self._over = asyncio.Event()
+
+    async def run(self, start: mediastream.Start) -> None:
+        """Run the call; returns when it is over and nothing of it is left."""
+        control = _Control(self, self._loop)
+        self._call.attach(control)
+        model = self._watch(asyncio.create_task(self._run_model()))
+        reader = self._watch(asyncio.create_task(self._read_caller()))
+        try:
+            self.bridge.receive_from_caller(start, self._loop.time())
+            self.flush()
+            await self._over.wait()
+        finally:
+            await self._close(reader, model)
+
+    async def _close(self, reader: asyncio.Task[None], model: asyncio.Task[None]) -> None:
+        self.bridge.caller_gone(self._loop.time(), "error", "the server stopped the call")  # unless it has ended
+        self._over.set()
+        if self._timer is not None:
+            self._timer.cancel()
+        tasks = [task for task in (reader, model, self._caller_writer, self._model_writer) if task is not None]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        closing = [self._caller.close()] + ([self._model.close()] if self._model is not None else [])
+        with suppress(TimeoutError):
+            async with asyncio.timeout(CLOSE_SECONDS):
+                await asyncio.gather(*closing, return_exceptions=True)
+        # A tool in the middle of its work (a booking, a payment) is better finished than cut; each has its own limit.
+        await asyncio.gather(*self._tools, return_exceptions=True)
+        self._tell()
+        self._call.attach(None)
+
+    def _watch(self, task: asyncio.Task[None]) -> asyncio.Task[None]:
+        """End the call, and only this call, should one of its tasks fail in a way that nobody foresaw."""
+        task.add_done_callback(self._on_done)
+        return task
+
+    def _on_done(self, task: asyncio.Task[None]) -> None:
+        if task.cancelled() or (error := task.exception()) is None:
+            return
+        log.error("call ended by a fault of phoneagent", exc_info=error, extra={"call_sid": self._call.sid})
+        self.bridge.caller_gone(self._loop.time(), "error", f"internal fault: {type(error).__name__}")
+        self._over.set()
+
+    # --- readers --------------------------------------------------------------------------------------------------
+
+    async def _read_caller(self) -> None:
+        while (text := await self._caller.receive()) is not None:
+            if isinstance(text, bytes):
+                self._report("Media Streams message ignored: a binary frame")
+                continue
+            try:
+                message = mediastream.decode(text)
+            except ProtocolError as error:
+                self._report(str(error))
+                continue
+            self.bridge.receive_from_caller(message, self._loop.time())
+            self.flush()
+        self.bridge.caller_gone(self._loop.time())
+        self.flush()
+
+    async def _run_model(self) -> None:
+        try:
+            self._model = await self._open_model()
+            for refused in self._model.dropped:
+                self._report(f"the model does without {refused}")
+            self.bridge.model_connected(self._loop.time())
+            self.flush()
+            while True:
+                self._take_event(await self._model.receive())
+        except EndpointError as error:
+            self._lost(str(error))
+
+    def _take_event(self, raw: bytes) -> None:
+        try:
+            event = realtime.decode(raw)
+        except ProtocolError as error:
+            self._report(str(error))
+            return
+        if self._model_events:
+            data = json.loads(raw)
+            self._emit(ModelEvent(call_sid=self._call.sid, type=data["type"], data=data))
+        self.bridge.receive_from_model(event, self._loop.time())
+        self.flush()
+
+    def _lost(self, reason: str) -> None:
+        self.bridge.model_lost(self._loop.time(), reason)
+        self.flush()
+
+    def _report(self, what: str) -> None:
+        """Tell of a peer's bad message, once for each reason."""
+        if what not in self._reported and len(self._reported) < MAX_REPORTS:
+            self._reported.add(what)
+            self._emit(Trouble(call_sid=self._call.sid, at_ms=self.bridge.narration.ms(self._loop.time()), what=what))
+
+    # --- writers --------------------------------------------------------------------------------------------------
+
+    def flush(self) -> None:
+        """Write, do and tell what the bridge has; never waits."""
+        if self._over.is_set():
+            return
+        if self._caller_writer is None or self._caller_writer.done():
+            message = self.bridge.next_to_caller(self._loop.time())
+            if message is not None:
+                self._caller_writer = self._watch(_start(self._write_caller(message)))
+        if self._model is not None and (self._model_writer is None or self._model_writer.done()):
+            event = self.bridge.next_to_model()
+            if event is not None:
+                self._model_writer = self._watch(_start(self._write_model(self._model, event)))
+        for request in self.bridge.requests():
+            match request:
+                case RunTool():
+                    task = self._watch(asyncio.create_task(self._run_tool(request)))
+                    self._tools.add(task)
+                    task.add_done_callback(self._tools.discard)
+                case EndCall():
+                    self._over.set()
+        self._tell()
+        self._set_timer()
+
+    async def _write_caller(self, message: mediastream.ToCaller | None) -> None:
+        stream_sid = self.bridge.stream_sid or ""
+        try:
+            while message is not None:
+                await self._caller.send(mediastream.encode(message, stream_sid))
+                message = self.bridge.next_to_caller(self._loop.time())
+        except OSError:
+            self.bridge.caller_gone(self._loop.time())
+            self._loop.call_soon(self.flush)
+
+    async def _write_model(self, model: ModelSocket, event: realtime.ToModel | None) -> None:
+        try:
+            while event is not None:
+                await model.send(event)
+                event = self.bridge.next_to_model()
+        except EndpointError as error:
+            self._loop.call_soon(self._lost, str(error))
+
+    def _tell(self) -> None:
+        for event in self.bridge.events():
+            self._emit(event)
+
+    # --- the timer and the tools ----------------------------------------------------------------------------------
+
+    def _set_timer(self) -> None:
+        due = self.bridge.get_timer()
+        if due is None:
+            return
+        if self._timer is not None:
+            if self._timer.when() <= due:
+                return  # it fires too early, changes nothing then, and is set anew
+            self._timer.cancel()
+        self._timer = self._loop.call_at(due, self._on_timer)
+
+    def _on_timer(self) -> None:
+        self._timer = None
+        self.bridge.handle_timer(self._loop.time())
+        self.flush()
+
+    async def _run_tool(self, request: RunTool) -> None:
+        tool = self._agent.tool(request.name)
+        if tool is None:
+            output = json.dumps({"error": f"there is no tool named {request.name}"})
+        else:
+            output = await tool.run(self._call, request.arguments)
+        self.bridge.tool_returned(request.call_id, output, self._loop.time())
+        self.flush()
+
+
+class _Control:
+    """What a `Call` does to its session, from any thread."""
+
+    def __init__(self, session: Session, loop: asyncio.AbstractEventLoop) -> None:
+        self._session = session
+        self._loop = loop
+
+    def say(self, text: str) -> None:
+        self._do(lambda bridge, now: bridge.say(text, now))
+
+    def interrupt(self) -> None:
+        self._do(lambda bridge, now: bridge.interrupt(now))
+
+    def hang_up(self, *, goodbye: bool) -> None:
+        self._do(lambda bridge, now: bridge.hang_up(now, goodbye=goodbye))
+
+    def _do(self, act: Callable[[Bridge, float], object]) -> None:
+        def run() -> None:
+            act(self._session.bridge, self._loop.time())
+            self._session.flush()
+
+        try:
+            inside = asyncio.get_running_loop() is self._loop
+        except RuntimeError:
+            inside = False
+        if inside:
+            run()
+        else:
+            self._loop.call_soon_threadsafe(run)
