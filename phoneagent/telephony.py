@@ -37,10 +37,12 @@ class Signatures:
         Raises:
             RequestRefused: it is missing or wrong. The URL that was checked is named, the signature never.
         """
+        address, query, _ = url.partition("?")  # the query of a GET holds phone numbers
+        shown = f"{address}?…" if query else address
         if not signature:
-            raise RequestRefused(f"no {SIGNATURE_HEADER} on a request for {url}")
+            raise RequestRefused(f"no {SIGNATURE_HEADER} on a request for {shown}")
         if not self._validator.validate(url, params, signature):
-            raise RequestRefused(f"wrong signature for {url}: check PUBLIC_URL and TWILIO_AUTH_TOKEN")
+            raise RequestRefused(f"wrong signature for {shown}: check PUBLIC_URL and TWILIO_AUTH_TOKEN")
 
 
 class MediaTokens:

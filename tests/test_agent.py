@@ -1,0 +1,306 @@
+"""Agents, and tools: schemas, arguments, and the promise that whatever happens becomes an answer to the model."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Annotated, Any, Literal
+
+import pytest
+from pydantic import BaseModel, Field
+
+from phoneagent import Agent, Call, DefinitionError, Tool, ToolError, Turns, hang_up, tool
+
+pytestmark = pytest.mark.anyio
+
+
+class Control:
+    """Stands for the live call."""
+
+    def __init__(self) -> None:
+        self.done: list[Any] = []
+
+    def say(self, text: str) -> None:
+        self.done.append(("say", text))
+
+    def interrupt(self) -> None:
+        self.done.append("interrupt")
+
+    def hang_up(self, *, goodbye: bool) -> None:
+        self.done.append(("hang_up", goodbye))
+
+
+@pytest.fixture
+def call() -> Call:
+    return Call(sid="CA1", caller="+15550100001", called=None, direction="inbound", started_at=datetime.now(UTC))
+
+
+def error_of(output: str) -> str:
+    return str(json.loads(output)["error"])
+
+
+# --- schemas ---
+
+
+def test_schema_comes_from_the_signature_and_the_docstring() -> None:
+    @tool
+    async def book(
+        call: Call, guests: Annotated[int, Field(ge=1)], time: str, where: Literal["in", "out"] = "in"
+    ) -> str:
+        """Book a table."""
+        return ""
+
+    assert book.name == "book"
+    assert book.description == "Book a table."
+    assert book.parameters == {
+        "type": "object",
+        "properties": {
+            "guests": {"type": "integer", "minimum": 1},
+            "time": {"type": "string"},
+            "where": {"type": "string", "enum": ["in", "out"], "default": "in"},
+        },
+        "required": ["guests", "time"],
+        "additionalProperties": False,
+    }
+    assert book.definition()["type"] == "function"
+
+
+def test_names_and_descriptions_can_be_given() -> None:
+    @tool(name="look-up", description="Look it up.", timeout=3)
+    def anything() -> None: ...
+
+    assert (anything.name, anything.description, anything.timeout) == ("look-up", "Look it up.", 3)
+
+
+def variadic(*numbers: int) -> None: ...
+def positional(number: int, /) -> None: ...
+def unresolvable(number: "Missing") -> None: ...  # type: ignore[name-defined]  # noqa: F821, UP037
+
+
+@pytest.mark.parametrize("function", [variadic, positional, unresolvable])
+def test_signatures_that_cannot_work_are_refused_at_once(function: Callable[..., None]) -> None:
+    with pytest.raises(DefinitionError, match=function.__name__):
+        tool(function)
+
+
+@pytest.mark.parametrize("name", ["", "two words", "é", "x" * 65])
+def test_bad_names_are_refused(name: str) -> None:
+    with pytest.raises(DefinitionError, match="letters, digits"):
+        Tool(name=name, description="", parameters={}, handler=print)
+
+
+def test_a_timeout_is_positive() -> None:
+    with pytest.raises(DefinitionError, match="timeout"):
+        Tool(name="x", description="", parameters={}, handler=lambda arguments: None, timeout=0)
+
+
+# --- running ---
+
+
+async def test_an_async_tool_gets_checked_arguments_and_the_call(call: Call) -> None:
+    @tool
+    async def book(guests: int, call: Call, when: datetime) -> str:
+        return f"{guests} {call.sid} {when.year}"
+
+    assert await book.run(call, '{"guests": 4, "when": "2026-11-20T19:30:00"}') == "4 CA1 2026"
+
+
+async def test_a_plain_tool_runs_in_a_thread(call: Call) -> None:
+    @tool
+    def where() -> bool:
+        return threading.current_thread() is threading.main_thread()
+
+    assert await where.run(call, "{}") == "false"
+
+
+class Guest(BaseModel):
+    name: str
+
+
+@dataclass
+class Booking:
+    guest: str
+    at: datetime
+
+
+async def test_rich_arguments_and_results(call: Call) -> None:
+    @tool
+    async def book(guest: Guest) -> Booking:
+        return Booking(guest.name, datetime(2026, 11, 20, tzinfo=UTC))
+
+    output = await book.run(call, '{"guest": {"name": "Ann"}}')
+    assert json.loads(output) == {"guest": "Ann", "at": "2026-11-20T00:00:00Z"}
+
+
+async def test_a_tool_by_hand_gets_a_dict(call: Call) -> None:
+    def handler(arguments: dict[str, Any], call: Call) -> Any:
+        return {"sid": call.sid, **arguments}
+
+    by_hand = Tool(name="echo", description="", parameters={"type": "object"}, handler=handler)
+    assert json.loads(await by_hand.run(call, '{"a": [1]}')) == {"sid": "CA1", "a": [1]}
+    plain = Tool(name="echo", description="", parameters={}, handler=lambda arguments: len(arguments))
+    assert await plain.run(call, "") == "0"
+
+
+@tool
+async def add(a: int, b: int = 1) -> int:
+    return a + b
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        ("{", "EOF"),
+        ("[]", "arguments"),
+        ("{}", "a: Field required"),
+        ('{"a": "x"}', "a: Input should be a valid integer"),
+        ('{"a": 1, "c": 2}', "c: Extra inputs"),
+        ('"' + "x" * 300_000 + '"', "too long"),
+    ],
+)
+async def test_bad_arguments_are_told_to_the_model(call: Call, arguments: str, complaint: str) -> None:
+    assert complaint in error_of(await add.run(call, arguments))
+
+
+@pytest.mark.parametrize("arguments", ["nonsense", "[1]"])
+async def test_bad_arguments_of_a_tool_by_hand(call: Call, arguments: str) -> None:
+    by_hand = Tool(name="echo", description="", parameters={}, handler=lambda arguments: arguments)
+    assert "JSON" in error_of(await by_hand.run(call, arguments))
+
+
+async def test_a_tool_error_speaks_to_the_model_any_other_does_not(
+    call: Call, caplog: pytest.LogCaptureFixture
+) -> None:
+    @tool
+    async def full() -> None:
+        raise ToolError("no table is free")
+
+    @tool
+    def broken() -> None:
+        raise RuntimeError("password=hunter2")
+
+    assert error_of(await full.run(call, "{}")) == "no table is free"
+    assert error_of(await broken.run(call, "{}")) == "broken failed"
+    assert [record.message for record in caplog.records] == ["tool broken failed"]
+
+
+async def test_a_slow_tool_is_answered_for(call: Call) -> None:
+    never = asyncio.Event()
+
+    @tool(timeout=0.01)
+    async def slow() -> None:
+        await never.wait()
+
+    assert "outcome is unknown" in error_of(await slow.run(call, "{}"))
+
+
+async def test_a_thread_that_hangs_is_left_behind(call: Call) -> None:
+    release = threading.Event()
+
+    @tool(timeout=0.01)
+    def stuck() -> None:
+        release.wait()
+
+    try:
+        assert "outcome is unknown" in error_of(await stuck.run(call, "{}"))
+    finally:
+        release.set()
+
+
+async def test_results_that_are_no_answer(call: Call) -> None:
+    @tool
+    async def strange() -> object:
+        return object()
+
+    @tool
+    async def endless() -> str:
+        return "x" * 100_000
+
+    assert "JSON" in error_of(await strange.run(call, "{}"))
+    assert "too much" in error_of(await endless.run(call, "{}"))
+
+
+async def test_hang_up_hangs_up(call: Call) -> None:
+    control = Control()
+    call.attach(control)
+    await hang_up.run(call, "{}")
+    assert control.done == [("hang_up", True)]
+
+
+# --- the call ---
+
+
+def test_a_call_reaches_its_session_only_while_it_lives(call: Call) -> None:
+    call.say("before")
+    control = Control()
+    call.attach(control)
+    call.say("hello")
+    call.interrupt()
+    call.hang_up(goodbye=False)
+    call.attach(None)
+    call.say("after")
+    call.interrupt()
+    call.hang_up()
+    assert control.done == [("say", "hello"), "interrupt", ("hang_up", False)]
+
+
+def test_no_phone_number_in_a_repr(call: Call) -> None:
+    assert "+1555" not in repr(call)
+
+
+# --- agents ---
+
+
+def test_two_tools_of_one_name_are_refused() -> None:
+    with pytest.raises(DefinitionError, match="two tools named 'add'"):
+        Agent(instructions="", tools=[add, add])
+
+
+def test_an_undecorated_function_is_refused() -> None:
+    with pytest.raises(DefinitionError, match="decorate it with @tool"):
+        Agent(instructions="", tools=[print])  # type: ignore[list-item]
+
+
+async def test_instructions_may_depend_on_the_call(call: Call) -> None:
+    async def later(call: Call) -> str:
+        return f"later {call.sid}"
+
+    assert await Agent(instructions="fixed").instructions_for(call) == "fixed"
+    assert await Agent(instructions=lambda call: f"now {call.sid}").instructions_for(call) == "now CA1"
+    assert await Agent(instructions=later).instructions_for(call) == "later CA1"
+
+
+def test_session_configuration() -> None:
+    agent = Agent(
+        instructions="",
+        tools=[add],
+        turns=Turns(threshold=0.7),
+        language="fr",
+        extra={"audio": {"output": {"speed": 1.1}}, "max_output_tokens": 500},
+    )
+    session = agent.session("Be brief.")
+    assert session["instructions"] == "Be brief."
+    assert session["audio"]["input"] == {
+        "format": {"type": "audio/pcmu"},
+        "turn_detection": {
+            "type": "server_vad",
+            "threshold": 0.7,
+            "prefix_padding_ms": 300,
+            "silence_duration_ms": 500,
+            "create_response": True,
+            "interrupt_response": False,
+        },
+        "transcription": {"language": "fr"},
+    }
+    assert session["audio"]["output"] == {"format": {"type": "audio/pcmu"}, "voice": "marin", "speed": 1.1}
+    assert session["max_output_tokens"] == 500
+    assert [each["name"] for each in session["tools"]] == ["add"]
+
+
+def test_without_barge_in_we_ask_for_each_response_ourselves() -> None:
+    session = Agent(instructions="", barge_in=False).session("")
+    assert session["audio"]["input"]["turn_detection"]["create_response"] is False

@@ -1,0 +1,112 @@
+"""Settings: from the environment, everything that is wrong in one go, and no secret in any of it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from phoneagent import ConfigurationError, Settings
+from phoneagent.settings import load
+
+GOOD = {
+    "TWILIO_ACCOUNT_SID": "AC" + "0" * 32,
+    "TWILIO_AUTH_TOKEN": "0123456789abcdef",
+    "PUBLIC_URL": "https://agent.example.com/phone/",
+    "OPENAI_API_KEY": "sk-secret",
+}
+NAMES = [*GOOD, "OPENAI_MODEL", "REALTIME_URL", "REALTIME_API_KEY", "PORT", "WEB_CONCURRENCY", "MAX_CALL_SECONDS"]
+
+
+@pytest.fixture(autouse=True)
+def environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for name in [*NAMES, "PHONEAGENT_LOG_LEVEL", "PHONEAGENT_TRANSCRIPTION_MODELS", "PHONEAGENT_ENV_FILE"]:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.chdir(tmp_path)
+
+
+def problems(monkeypatch: pytest.MonkeyPatch, **changes: str | None) -> list[str]:
+    for name, value in {**GOOD, **changes}.items():
+        if value is not None:
+            monkeypatch.setenv(name, value)
+    with pytest.raises(ConfigurationError) as raised:
+        load()
+    return list(raised.value.problems)
+
+
+def test_everything_good(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in GOOD.items():
+        monkeypatch.setenv(name, value)
+    settings = load()
+    assert settings.public_url == "https://agent.example.com/phone"
+    assert (settings.port, settings.max_call_seconds, settings.openai_model) == (8000, 3600, "gpt-realtime-2.1")
+    assert settings.transcription_models == ("gpt-transcribe", "gpt-4o-mini-transcribe")
+    assert "secret" not in repr(settings)
+    assert "0123456789" not in repr(settings)
+
+
+def test_dotenv_is_read_and_the_environment_wins(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / ".env").write_text("".join(f"{name}={value}\n" for name, value in GOOD.items()) + "PORT=1\n")
+    monkeypatch.setenv("PORT", "2")
+    assert load().port == 2
+    monkeypatch.setenv("PHONEAGENT_ENV_FILE", "")
+    with pytest.raises(ConfigurationError):
+        load()
+
+
+def test_everything_missing_is_named_in_one_go() -> None:
+    with pytest.raises(ConfigurationError) as raised:
+        load()
+    assert [problem.split(" ")[0] for problem in raised.value.problems] == [
+        "TWILIO_ACCOUNT_SID",
+        "TWILIO_AUTH_TOKEN",
+        "PUBLIC_URL",
+        "OPENAI_API_KEY",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "complaint"),
+    [
+        ("TWILIO_ACCOUNT_SID", "SK123", "32 hexadecimal"),
+        ("TWILIO_AUTH_TOKEN", "s3cr3t", "too short"),
+        ("PUBLIC_URL", "http://agent.example.com", "https://"),
+        ("PUBLIC_URL", "agent.example.com", "https://"),
+        ("PUBLIC_URL", "https://agent.example.com:8443", "no port"),
+        ("PUBLIC_URL", "https://agent.example.com:x", "not a URL"),
+        ("PUBLIC_URL", "https://agent.example.com/?a=b", "no port, query"),
+        ("REALTIME_URL", "http://localhost:9000", "ws:// or wss://"),
+        ("PORT", "eighty", "integer"),
+        ("PORT", "70000", "65535"),
+        ("MAX_CALL_SECONDS", "0", "greater than 0"),
+        ("PHONEAGENT_LOG_LEVEL", "loud", "debug, info"),
+    ],
+)
+def test_malformed_values_are_named_with_a_remedy(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str, complaint: str
+) -> None:
+    (problem,) = problems(monkeypatch, **{name: value})
+    assert problem.startswith(f"{name} is malformed")
+    assert complaint in problem
+    assert "s3cr3t" not in problem
+
+
+def test_another_server_needs_no_openai_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {**GOOD, "REALTIME_URL": "ws://127.0.0.1:9000"}.items():
+        if name != "OPENAI_API_KEY":
+            monkeypatch.setenv(name, value)
+    assert load().openai_api_key is None
+
+
+@pytest.mark.parametrize(("text", "models"), [("none", ()), ("a, b", ("a", "b")), ("whisper-1", ("whisper-1",))])
+def test_transcription_models(monkeypatch: pytest.MonkeyPatch, text: str, models: tuple[str, ...]) -> None:
+    for name, value in GOOD.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("PHONEAGENT_TRANSCRIPTION_MODELS", text)
+    assert load().transcription_models == models
+
+
+def test_settings_in_code() -> None:
+    given = {name.lower(): value for name, value in GOOD.items()}
+    assert load({**given, "port": 9}).port == 9
+    assert Settings(**given).web_concurrency == 1  # type: ignore[arg-type]
