@@ -1,0 +1,150 @@
+"""`phoneagent sim model`: a Realtime server for any Realtime client, offline."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import time
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+
+from phoneagent.errors import DefinitionError
+from phoneagent.sim.model import Model
+from phoneagent.sim.model_records import Faults
+from phoneagent.sim.model_session import ModelSession
+from phoneagent.sim.script import Script
+from phoneagent.sim.speech import agent_voice, default_ear
+
+
+def model(
+    port: Annotated[int, typer.Option(help="Port on 127.0.0.1; 0 takes a free one.", min=0, max=65535)] = 9000,
+    script: Annotated[Path | None, typer.Option(help="What the model says, a TOML file.")] = None,
+    scripted: Annotated[bool, typer.Option(help="Don't listen: each turn takes the script's next line.")] = False,
+    api_key: Annotated[str | None, typer.Option(help="The key that clients must present.", show_default=False)] = None,
+    speed: Annotated[float, typer.Option(help="Audio is sent so many times faster than real time.", min=0.1)] = 5.0,
+    think_ms: Annotated[float, typer.Option(help="From response.created to the first audio.", min=0)] = 120,
+    session_seconds: Annotated[float, typer.Option(help="A session expires after this.", min=0.1)] = 3600,
+    beta: Annotated[bool, typer.Option("--beta/--refuse-beta", help="Speak the beta dialect to who asks.")] = True,
+    slow_start: Annotated[float, typer.Option(help="Seconds before session.created.", min=0)] = 0,
+    drop_after: Annotated[float | None, typer.Option(help="Cut the connection after so many seconds.", min=0)] = None,
+    stall_after: Annotated[float | None, typer.Option(help="Send nothing after so many seconds.", min=0)] = None,
+    error: Annotated[list[str] | None, typer.Option(help="Send an error: SECONDS:CODE. Repeatable.")] = None,
+    fail_responses: Annotated[int, typer.Option(help="The first N responses fail.", min=0)] = 0,
+    refuse_field: Annotated[list[str] | None, typer.Option(help="A session field not to know, dotted.")] = None,
+    refuse_model: Annotated[list[str] | None, typer.Option(help="A model not to have.")] = None,
+) -> None:
+    """Run a simulated Realtime server until Ctrl-C. It refuses what the real one refuses, in its words."""
+    faults = Faults(
+        slow_start_s=slow_start,
+        drop_after_s=drop_after,
+        stall_after_s=stall_after,
+        error_events=tuple(_error_event(text) for text in error or ()),
+        refuse_beta=not beta,
+        refuse_fields=frozenset(refuse_field or ()),
+        refuse_models=frozenset(refuse_model or ()),
+        fail_responses=fail_responses,
+    )
+    ear = None if scripted else default_ear()
+    narrator = _Narrator()
+    try:
+        server = Model(
+            Script.of(script),
+            port=port,
+            voice=agent_voice(),
+            ear=ear,
+            speed=speed,
+            think_ms=think_ms,
+            session_seconds=session_seconds,
+            api_key=api_key,
+            faults=faults,
+            watch=narrator.watch,
+        )
+    except DefinitionError as problem:
+        raise typer.BadParameter(str(problem), param_hint="--script") from problem
+    try:
+        asyncio.run(_run(server, "listens to the caller" if ear else "follows its script, whatever the caller says"))
+    except OSError as problem:
+        typer.echo(f"Port {port} cannot be used: {problem.strerror or problem}. Choose another with --port.", err=True)
+        raise typer.Exit(1) from problem
+
+
+async def _run(server: Model, hearing: str) -> None:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for name in (signal.SIGINT, signal.SIGTERM):
+        try:
+            loop.add_signal_handler(name, stop.set)
+        except NotImplementedError:  # Windows: Ctrl-C arrives as KeyboardInterrupt
+            signal.signal(name, lambda *_: loop.call_soon_threadsafe(stop.set))
+    async with server:
+        typer.echo(f"A simulated Realtime server {hearing}; Ctrl-C ends it.")
+        typer.echo(server.url)
+        await stop.wait()
+    typer.echo(f"{len(server.sessions)} sessions, {len(server.violations)} rules broken")
+    for violation in server.violations:
+        typer.echo(f"  {violation}")
+
+
+def _error_event(text: str) -> tuple[float, dict[str, Any]]:
+    seconds, _, code = text.partition(":")
+    try:
+        after_s = float(seconds)
+    except ValueError as problem:
+        raise typer.BadParameter(
+            f"{text!r} is not SECONDS:CODE, like 5:server_error", param_hint="--error"
+        ) from problem
+    code = code or "server_error"
+    kind = "server_error" if code == "server_error" else "invalid_request_error"
+    error = {"type": kind, "code": code, "message": f"A simulated error: {code}.", "param": None, "event_id": None}
+    return after_s, error
+
+
+class _Narrator:
+    """Prints a line for each event that a person wants to see."""
+
+    def __init__(self) -> None:
+        self._numbers: dict[str, int] = {}
+        self._began = time.monotonic()
+
+    def watch(self, session: ModelSession, direction: Literal["in", "out"], event: dict[str, Any]) -> None:
+        words = _received(event) if direction == "in" else _sent(event)
+        if words is not None:
+            number = self._numbers.setdefault(session.session["id"], len(self._numbers) + 1)
+            arrow = "->" if direction == "in" else "<-"
+            typer.echo(f"{time.monotonic() - self._began:8.2f} s  #{number} {arrow} {words}")
+
+
+def _received(event: dict[str, Any]) -> str | None:
+    match event["type"]:
+        case "conversation.item.truncate":
+            return f"truncate {event['item_id']} at {event['audio_end_ms']} ms"
+        case "conversation.item.create":
+            return f"item {event['item'].get('type')}"
+        case kind:
+            return str(kind)
+
+
+def _sent(event: dict[str, Any]) -> str | None:
+    match event["type"]:
+        case "session.created":
+            return f"session.created {event['session']['model']}"
+        case "input_audio_buffer.speech_started":
+            return f"the caller speaks, from {event['audio_start_ms']} ms"
+        case "input_audio_buffer.speech_stopped":
+            return f"the caller stopped, at {event['audio_end_ms']} ms"
+        case "conversation.item.input_audio_transcription.completed":
+            return f'the caller: "{event["transcript"]}"'
+        case "response.output_audio_transcript.done":
+            return f'the model: "{event["transcript"]}"'
+        case "response.function_call_arguments.done":
+            return f"the model calls {event['name']}({event['arguments']})"
+        case "response.done":
+            return f"response {event['response']['status']}"
+        case "error":
+            return f"error {event['error'].get('code')}: {event['error'].get('message')}"
+        case "session.updated" | "conversation.item.truncated" as kind:
+            return str(kind)
+        case _:
+            return None

@@ -1,0 +1,92 @@
+"""Render the lines of the demo's two calls, and the app's apology, to the clips that the package ships.
+
+    pip install 'phoneagent[demo]' && python -m phoneagent.demo.render_clips
+
+The same versions give the same bytes. What the ear makes of each clip is printed beside it, with the share of words it
+got wrong, so that a clip nobody can understand is noticed before it is shipped.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from pathlib import Path
+
+from phoneagent.demo.stories import RESTAURANT, VISITOR
+from phoneagent.sim.hearing import MoonshineEar
+from phoneagent.sim.script import Script
+from phoneagent.sim.speech import Voice, agent_voice, caller_voice, normalised
+
+PACKAGE = Path(__file__).resolve().parent.parent
+APOLOGY = "I'm sorry, something went wrong on our side. Please call again in a few minutes. Goodbye."
+BOOKED = "Booked for 4 at 19:30, reference 41."
+"""What the restaurant's tool returns in the built-in call."""
+
+
+def agent_lines(*scripts: Script) -> list[str]:
+    """Return everything that the agent says in these scripts, each line once."""
+    lines = [line for script in scripts for line in (script.greeting, script.default, script.goodbye)]
+    for script in scripts:
+        for turn in script.turns:
+            lines += [line.replace("{output}", BOOKED) for line in (*turn.say, *turn.then)]
+    return list(dict.fromkeys(lines))
+
+
+def caller_lines(*scripts: Script) -> list[str]:
+    """Return everything that the caller says in these scripts, each line once."""
+    return list(dict.fromkeys(turn.caller for script in scripts for turn in script.turns if turn.caller))
+
+
+def render(folder: Path, voice: Voice, lines: list[str]) -> None:
+    """Write a clip of each line into `folder`, and the index; what else is in there goes."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for old in folder.glob("*.ulaw"):
+        old.unlink()
+    index = {}
+    for line in lines:
+        words = normalised(line)
+        index[words] = "-".join(words.split()[:6]) + ".ulaw"
+        (folder / index[words]).write_bytes(voice.render(line))
+    if len(set(index.values())) < len(index):
+        raise ValueError(f"two lines for {folder.name} begin with the same six words; change one of them")
+    (folder / "index.json").write_text(json.dumps(index, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def word_errors(said: str, heard: str) -> float:
+    """Return the share of words to change, drop or add to get from `said` to `heard` (Levenshtein over words)."""
+    want, got = normalised(said).split(), normalised(heard).split()
+    row = list(range(len(got) + 1))
+    for i, word in enumerate(want, 1):
+        diagonal, row[0] = row[0], i
+        for j, other in enumerate(got, 1):
+            diagonal, row[j] = row[j], min(row[j] + 1, row[j - 1] + 1, diagonal + (word != other))
+    return row[-1] / max(len(want), 1)
+
+
+async def report(name: str, clips: dict[str, Path]) -> None:
+    """Print what the ear hears in each of `clips`, by line."""
+    ear = MoonshineEar(limit_seconds=30)
+    for line, path in clips.items():
+        ulaw = path.read_bytes()
+        heard = await ear.hear(ulaw)
+        print(f"{name:7} {len(ulaw) / 8000:5.1f} s {word_errors(line, heard):4.0%}  {line}\n{'':21}{heard}")
+
+
+def main() -> None:
+    """Render everything, and print what the ear made of it."""
+    scripts = (RESTAURANT.script(), VISITOR.script())
+    for name, voice, lines in (
+        ("agent", agent_voice(), agent_lines(*scripts)),
+        ("caller", caller_voice(), caller_lines(*scripts)),
+    ):
+        folder = PACKAGE / "demo" / "clips" / name
+        render(folder, voice, lines)
+        index = json.loads((folder / "index.json").read_text(encoding="utf-8"))
+        asyncio.run(report(name, {line: folder / index[normalised(line)] for line in lines}))
+    apology = PACKAGE / "apology.ulaw"
+    apology.write_bytes(agent_voice().render(APOLOGY))
+    asyncio.run(report("apology", {APOLOGY: apology}))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,376 @@
+"""What a simulated call measured: `report.json`, from the records of the phone and of the model.
+
+Neither record comes from the app under test: the phone knows what was spoken and heard, and when; the model knows what
+it said, what it was told about it, and which tools answered. The shape is stable:
+
+    {"call_sid": "CA…", "ended_by": "agent" | "caller" | "line" | "error", "duration_ms": 33120,
+     "turns": [{"role": "caller" | "agent", "text": "…", "heard_text": "…", "start_ms": 0, "end_ms": 0,
+                "said_ms": 0, "heard_ms": 0, "interrupted": false}],
+     "barge_ins": [{"item_id": "…", "audio_end_ms": 0, "truth_heard_ms": 0, "reaction_ms": 0}],
+     "tool_calls": [{"name": "…", "arguments": {…}, "output": "…", "ms": 0}],
+     "latency_ms": {"first_audio": 0, "response_p50": 0, "response_p95": 0,
+                    "bridge_up_p99": 0.0, "bridge_down_p99": 0.0},
+     "violations": ["…"]}
+
+All times are milliseconds; `start_ms` and `end_ms` count from the start of the media stream on the phone's clock.
+
+turns           in the order in which they began. For the caller, start and end are where the voice really begins and
+                ends, `text` is what was said and `heard_text` what the model understood. For the agent there is a turn
+                for each audio item: start and end are those of the audio heard, `said_ms` is what the model sent,
+                `heard_ms` what the phone played of it, and `heard_text` the share of the words that fits.
+barge_ins       one for each item that was truncated. `audio_end_ms` is what the app told the model; `truth_heard_ms` is
+                the phone's own playback position in that item when the `clear` took effect; `reaction_ms` is the time
+                from the true beginning of the caller's speech to that `clear`, null if none came.
+tool_calls      `ms` is the time from the call to its output as the model saw it; null, like `output`, if none came.
+latency_ms      `first_audio`: from the start of the stream to the first audio heard. `response_*`: from the true end
+                of the caller's speech to the first audio of the agent heard after it. `bridge_up_p99`: from a frame
+                leaving the phone to the model having it (frames from before the model session was ready are left out).
+                `bridge_down_p99`: from a delta leaving the model to its last byte at the phone. Null: not measured.
+violations      every protocol rule that either simulator saw broken, in the words of the service.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from bisect import bisect_left
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+from phoneagent.protocol.audio import BYTES_PER_MS, FRAME_BYTES, rms
+from phoneagent.protocol.transcript import heard_part
+
+if TYPE_CHECKING:
+    from phoneagent.sim.model_records import AudioItem, Truncation
+    from phoneagent.sim.model_session import ModelSession
+    from phoneagent.sim.phone import Line
+    from phoneagent.sim.playout import Clear
+
+_LOUD = 250
+"""RMS, 0 to 32767, of 10 ms that hold voice; a soft first consonant still counts, the noise of a clip does not."""
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """Something that was said, by either side."""
+
+    role: Literal["caller", "agent"]
+    text: str
+    heard_text: str
+    start_ms: int
+    end_ms: int
+    said_ms: int
+    heard_ms: int
+    interrupted: bool
+
+
+@dataclass(frozen=True, slots=True)
+class BargeIn:
+    """What the app told the model about an interrupted item, beside the truth."""
+
+    item_id: str
+    audio_end_ms: int
+    truth_heard_ms: int
+    reaction_ms: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class ToolCall:
+    """A tool that the model called. `arguments` is the parsed JSON."""
+
+    name: str
+    arguments: Any
+    output: str | None
+    ms: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Latency:
+    """How long the caller waited, and how much of it the app added."""
+
+    first_audio: int | None = None
+    response_p50: int | None = None
+    response_p95: int | None = None
+    bridge_up_p99: float | None = None
+    bridge_down_p99: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """A measured call; the module's documentation describes each field."""
+
+    call_sid: str
+    ended_by: str
+    duration_ms: int
+    turns: list[Turn] = field(default_factory=list)
+    barge_ins: list[BargeIn] = field(default_factory=list)
+    tool_calls: list[ToolCall] = field(default_factory=list)
+    latency_ms: Latency = field(default_factory=Latency)
+    violations: list[str] = field(default_factory=list)
+
+    @property
+    def passed(self) -> bool:
+        """Whether the call came to an end as calls should, and no rule was broken."""
+        return self.ended_by in ("agent", "caller") and not self.violations
+
+    def json(self) -> str:
+        """Return the report as indented JSON."""
+        return json.dumps(asdict(self), indent=2, ensure_ascii=False) + "\n"
+
+    def transcript(self) -> str:
+        """Return who said what and when, a line for each turn; what the caller did not hear stands in brackets."""
+        return "".join(
+            f"{clock(turn.start_ms)}  {turn.role:6}  {turn.heard_text if turn.role == 'agent' else turn.text}"
+            f"{_unheard(turn)}\n"
+            for turn in self.turns
+        )
+
+
+def clock(ms: float) -> str:
+    """Return a time of the call like 0:07.3."""
+    tenths = round(ms / 100)
+    return f"{tenths // 600}:{tenths // 10 % 60:02}.{tenths % 10}"
+
+
+def _unheard(turn: Turn) -> str:
+    rest = turn.text[len(turn.heard_text) :].strip() if turn.interrupted else ""
+    return f" [cut off, not heard: {rest}]" if rest else ""
+
+
+def measure(line: Line, session: ModelSession | None) -> Report:
+    """Measure a call that is over; `session` is the model's side of it, None if the app never opened one.
+
+    Violations are the phone's; those of the model's sessions are the caller's to add.
+    """
+    items = list(session.audio_items) if session else []
+    places = locate(items, bytes(line.received), [clear.received_to for clear in line.clears])
+    voice = _voices(line)
+    turns = [*_caller_turns(line, session, voice), *_agent_turns(line, items, places)]
+    return Report(
+        call_sid=line.call_sid,
+        ended_by=line.ended_by or "error",
+        duration_ms=len(line.caller_audio()) // BYTES_PER_MS,
+        turns=sorted(turns, key=lambda turn: (turn.start_ms, turn.end_ms)),
+        barge_ins=_barge_ins(line, session.truncations, places, voice) if session else [],
+        tool_calls=_tool_calls(session) if session else [],
+        latency_ms=_latency(line, session, places, voice),
+        violations=list(line.violations),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where an item's audio is in the bytes that the phone received; it holds `length` bytes from the item's first."""
+
+    item: AudioItem
+    start: int
+    length: int
+    clear: int | None
+    """Index of the `clear` that stopped this item, if one did."""
+
+
+def locate(items: Sequence[AudioItem], received: bytes, clears: Sequence[int]) -> dict[str, Place]:
+    """Find each item in `received`, in order; `clears` are the lengths of `received` at which a `clear` came.
+
+    The phone got a beginning of each item: all of it, or as much as there was before the `clear` (or the end of the
+    call) that stopped it. What is neither is another sound that happens to begin alike.
+    """
+    places: dict[str, Place] = {}
+    at = 0
+    for item in sorted((item for item in items if item.delta_log), key=lambda item: item.delta_log[0][0]):
+        audio = bytes(item.audio)
+        start = received.find(audio[: 4 * FRAME_BYTES], at)
+        if start < 0:
+            # Cut off within its first frames, or never let through.
+            start = at
+        # A clear at the very position where the item starts came before it, unless nothing of the item follows.
+        number = next((index for index, end in enumerate(clears) if end > start), None)
+        limit = len(received) if number is None else clears[number]
+        length = _common_prefix(audio, received[start:limit])
+        if length < len(audio) and start + length < limit:
+            length = 0
+        if length == 0:
+            number = next((index for index, end in enumerate(clears) if end >= at), None)
+        places[item.item_id] = Place(item, start if length else at, length, number)
+        at = start + length if length else at
+    return places
+
+
+def _common_prefix(one: bytes, other: bytes) -> int:
+    """Return how many first bytes the two share, by halving."""
+    low, high = 0, min(len(one), len(other))
+    while low < high:
+        middle = (low + high + 1) // 2
+        if one[low:middle] == other[low:middle]:
+            low = middle
+        else:
+            high = middle - 1
+    return low
+
+
+class Speech(NamedTuple):
+    """Where the caller's voice really begins and ends in one utterance, and where it begins in the next; in ms."""
+
+    start: float
+    end: float
+    until: float
+
+
+def _voices(line: Line) -> list[Speech]:
+    track = line.caller_audio()
+    bounds = [_voice(track, spoken.start_ms, spoken.end_ms) for spoken in line.speech]
+    begins = [start for start, _ in bounds] + [math.inf]
+    return [Speech(start, end, until) for (start, end), until in zip(bounds, begins[1:], strict=True)]
+
+
+def _voice(track: bytes, start_ms: float, end_ms: float) -> tuple[float, float]:
+    """Return the part of an utterance without the silence before and after the words."""
+    spoken = track[round(start_ms * BYTES_PER_MS) : round(end_ms * BYTES_PER_MS)]
+    step = 10 * BYTES_PER_MS
+    loud = [index for index in range(0, len(spoken), step) if rms(spoken[index : index + step]) > _LOUD]
+    if not loud:
+        return start_ms, end_ms
+    return start_ms + loud[0] / BYTES_PER_MS, min(start_ms + loud[-1] / BYTES_PER_MS + 10, end_ms)
+
+
+def _caller_turns(line: Line, session: ModelSession | None, voice: Sequence[Speech]) -> list[Turn]:
+    turns = []
+    for spoken, (start, end, until) in zip(line.speech, voice, strict=True):
+        # The model notices speech a little late, and may take one utterance for two turns.
+        understood = [
+            turn.text
+            for turn in (session.caller_turns if session else ())
+            if turn.text and start <= (turn.started_at - line.started_at) * 1000 < until
+        ]
+        heard, said_ms = " ".join(understood), round(end - start)
+        turns.append(
+            Turn("caller", spoken.text or heard, heard, round(start), round(end), said_ms, said_ms, interrupted=False)
+        )
+    return turns
+
+
+def _agent_turns(line: Line, items: Sequence[AudioItem], places: dict[str, Place]) -> list[Turn]:
+    turns = []
+    for item in items:
+        place = places.get(item.item_id)
+        if place is None:
+            continue
+        parts = _heard_parts(line, place)
+        heard_ms = sum(end - start for start, end in parts)
+        said_ms = len(item.audio) / BYTES_PER_MS
+        if parts:
+            start, end = parts[0][0], parts[-1][1]
+        else:
+            start = end = line.clears[place.clear].at_ms if place.clear is not None else len(line.caller_audio()) / 8
+        interrupted = said_ms - heard_ms > 20 or item.interrupted
+        text = item.text.strip()
+        heard = heard_part(text, round(heard_ms), round(said_ms), complete=not item.interrupted)
+        turns.append(
+            Turn(
+                "agent",
+                text,
+                heard if interrupted else text,
+                round(start),
+                round(end),
+                round(said_ms),
+                round(heard_ms),
+                interrupted,
+            )
+        )
+    return turns
+
+
+def _heard_parts(line: Line, place: Place) -> list[tuple[float, float]]:
+    """Return the stretches, in ms of the call, in which an item was heard."""
+    parts = []
+    for span in line.heard:
+        first, last = max(span.stream_start, place.start), min(span.stream_end, place.start + place.length)
+        if first < last:
+            offset = span.start_ms - span.stream_start / BYTES_PER_MS
+            parts.append((offset + first / BYTES_PER_MS, offset + last / BYTES_PER_MS))
+    return parts
+
+
+def _barge_ins(
+    line: Line, truncations: Sequence[Truncation], places: dict[str, Place], voice: Sequence[Speech]
+) -> list[BargeIn]:
+    accepted = {truncation.item_id: truncation for truncation in truncations if truncation.ok}
+    return [_barge_in(line, truncation, places.get(item_id), voice) for item_id, truncation in accepted.items()]
+
+
+def _barge_in(line: Line, truncation: Truncation, place: Place | None, voice: Sequence[Speech]) -> BargeIn:
+    clear: Clear | None = line.clears[place.clear] if place and place.clear is not None else None
+    truth, reaction = 0.0, None
+    if place is not None and clear is not None:
+        truth = min(max(clear.heard_to - place.start, 0), place.length) / BYTES_PER_MS
+        begun = [speech.start for speech in voice if speech.start <= clear.at_ms]
+        reaction = round(clear.at_ms - begun[-1]) if begun else None
+    elif place is not None:
+        truth = sum(end - start for start, end in _heard_parts(line, place))
+    return BargeIn(truncation.item_id, truncation.audio_end_ms, round(truth), reaction)
+
+
+def _tool_calls(session: ModelSession) -> list[ToolCall]:
+    calls = []
+    for call in session.tool_calls:
+        try:
+            arguments = json.loads(call.arguments)
+        except ValueError:
+            arguments = call.arguments
+        ms = None if call.returned_at is None else round((call.returned_at - call.called_at) * 1000)
+        calls.append(ToolCall(call.name, arguments, call.output, ms))
+    return calls
+
+
+def _latency(line: Line, session: ModelSession | None, places: dict[str, Place], voice: Sequence[Speech]) -> Latency:
+    begins = [span.start_ms for span in line.heard]
+    waits: list[float] = []
+    for _, end, until in voice:
+        waits += [begin - end for begin in begins if end <= begin < until][:1]
+    up = _bridge_up(line.sent_log, session.append_log) if session else []
+    down = _bridge_down(line.received_log, places)
+    return Latency(
+        first_audio=round(begins[0]) if begins else None,
+        response_p50=_whole(percentile(waits, 50)),
+        response_p95=_whole(percentile(waits, 95)),
+        bridge_up_p99=percentile(up, 99),
+        bridge_down_p99=percentile(down, 99),
+    )
+
+
+def _bridge_up(sent: Sequence[float], appended: Sequence[tuple[float, int]]) -> list[float]:
+    """Return the ms that each frame took; those sent before the first append were held back and are left out."""
+    if not appended:
+        return []
+    totals = [total for _, total in appended]
+    ready = appended[0][0]
+    waits = []
+    for number, moment in enumerate(sent):
+        index = bisect_left(totals, (number + 1) * FRAME_BYTES)
+        if moment >= ready and index < len(totals):
+            waits.append((appended[index][0] - moment) * 1000)
+    return waits
+
+
+def _bridge_down(received: Sequence[tuple[float, int]], places: dict[str, Place]) -> list[float]:
+    """Return the ms that each delta took to reach the phone whole; those that were dropped are left out."""
+    totals = [total for _, total in received]
+    waits = []
+    for place in places.values():
+        for moment, length in place.item.delta_log:
+            if length <= place.length:
+                index = bisect_left(totals, place.start + length)
+                waits.append((received[index][0] - moment) * 1000)
+    return waits
+
+
+def percentile(values: Sequence[float], percent: float) -> float | None:
+    """Return the smallest value that `percent` % of them do not exceed, to a tenth; None if there are none."""
+    if not values:
+        return None
+    return round(sorted(values)[math.ceil(len(values) * percent / 100) - 1], 1)
+
+
+def _whole(value: float | None) -> int | None:
+    return None if value is None else round(value)

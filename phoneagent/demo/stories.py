@@ -1,0 +1,38 @@
+"""The calls that the demo can play: a script for the simulated model, with the caller's lines in it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from importlib.resources import files
+from importlib.resources.abc import Traversable
+
+from phoneagent.sim.script import Script
+
+FOLDER: Traversable = files(__package__)
+AGENT_CLIPS = FOLDER.joinpath("clips", "agent")
+CALLER_CLIPS = FOLDER.joinpath("clips", "caller")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Story:
+    """One call: the agent that answers, the script, and when the caller's second line interrupts.
+
+    `target` is the app in the form `module:app`, None where the user names one. The caller's lines are the turns' in
+    order; each waits for the agent to finish, except the second: it starts when the caller has heard the agent's
+    answer for `interrupts_after_ms`.
+    """
+
+    target: str | None
+    file: str
+    interrupts_after_ms: int
+
+    def script(self) -> Script:
+        """Read the script from the package."""
+        return Script.parse(FOLDER.joinpath(self.file).read_text(encoding="utf-8"), source=self.file)
+
+
+RESTAURANT = Story(target="phoneagent.demo.restaurant:app", file="restaurant.toml", interrupts_after_ms=7000)
+"""The built-in example: a restaurant host that books tables."""
+
+VISITOR = Story(target=None, file="visitor.toml", interrupts_after_ms=4500)
+"""For an agent of the user's: questions that fit any agent."""

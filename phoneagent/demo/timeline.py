@@ -1,0 +1,276 @@
+"""A picture of a call: two lanes of speech with the words, as an SVG that reads on light and on dark pages.
+
+The call is laid out in rows of some twenty seconds, like staves of music; a row ends where nobody speaks. In each row
+the caller is above and the agent below, time runs between them, and the wait for each answer is marked there.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from xml.sax.saxutils import escape
+
+from phoneagent.demo.report import Report, Turn, clock
+from phoneagent.protocol.audio import BYTES_PER_MS, rms
+
+WIDTH = 1200
+ROW_MS = 20_000
+"""About how much of a call one row shows."""
+
+_LEFT, _RIGHT = 84, 24
+_WAVE = 26  # half the height of a lane's waveform
+_LINE = 16  # from one line of words to the next
+_STRIP = 34  # between the lanes: time, and the waits
+_CHAR = 6.7  # the widest that a character of 12.5 px text is taken to be, on average
+_COLUMN = 2  # one bar of a waveform, in px
+
+_STYLE = """
+  svg { font: 12.5px system-ui, -apple-system, "Segoe UI", Helvetica, Arial, sans-serif; }
+  .page { fill: #ffffff; stroke: #d0d7de } .ink { fill: #1f2328 } .faint { fill: #656d76 }
+  .rule { stroke: #d0d7de } .small { font-size: 11px } .title { font-size: 15px; font-weight: 600 }
+  .caller { fill: #1a7f64 } .agent { fill: #3b5bdb } .cut { fill: #cf222e } .cutline { stroke: #cf222e }
+  .ghost { fill: #3b5bdb; fill-opacity: .08; stroke: #3b5bdb; stroke-opacity: .45; stroke-dasharray: 3 3 }
+  .unheard { fill: #8c959f; text-decoration: line-through } .wait { stroke: #9a6700 } .waited { fill: #9a6700 }
+  .tool { fill: #8250df } .toolline { stroke: #8250df } .pill { fill: #8250df; fill-opacity: .1; stroke: #8250df }
+  @media (prefers-color-scheme: dark) {
+    .page { fill: #0d1117; stroke: #30363d } .ink { fill: #e6edf3 } .faint { fill: #8b949e } .rule { stroke: #30363d }
+    .caller { fill: #3fb98f } .agent { fill: #7c95ff } .cut { fill: #ff7b72 } .cutline { stroke: #ff7b72 }
+    .ghost { fill: #7c95ff; stroke: #7c95ff } .unheard { fill: #6e7681 }
+    .wait { stroke: #d29922 } .waited { fill: #d29922 }
+    .tool { fill: #b795ff } .toolline { stroke: #b795ff } .pill { fill: #b795ff; stroke: #b795ff }
+  }
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Note:
+    """Something that happened at one moment of the call: a tool call and its text."""
+
+    at_ms: float
+    text: str
+
+
+def draw(report: Report, *, caller: bytes, agent: bytes, tools: Sequence[Note] = ()) -> str:
+    """Return the picture of a call as SVG text.
+
+    `caller` and `agent` are the two legs on one clock, µ-law from the start of the stream: what was said, and what the
+    caller heard.
+    """
+    windows = rows(report.turns, report.duration_ms)
+    scale = (WIDTH - _LEFT - _RIGHT) / max(end - start for start, end in windows)
+    top = 64.0
+    body = []
+    for window in windows:
+        row = _Row(report.turns, caller, agent, tools, window, scale, top)
+        body += row.draw()
+        top += row.height
+    head = f'<svg xmlns="http://www.w3.org/2000/svg" width="{WIDTH}" height="{top:.0f}" '
+    head += f'viewBox="0 0 {WIDTH} {top:.0f}" role="img" aria-label="Timeline of a telephone call">'
+    page = f'<rect class="page" x=".5" y=".5" width="{WIDTH - 1}" height="{top - 1:.0f}" rx="8"/>'
+    return "\n".join([head, f"<style>{_STYLE}</style>", page, *_heading(report), *body, "</svg>"]) + "\n"
+
+
+def rows(turns: Sequence[Turn], duration_ms: float) -> list[tuple[float, float]]:
+    """Cut a call into rows of about equal length, at moments when nobody speaks; each is (start, end) in ms."""
+    duration_ms = max(duration_ms, 1.0)
+    length = duration_ms / math.ceil(duration_ms / ROW_MS)
+    ends, quiet_from = [0.0], 0.0
+    pauses = []
+    for turn in sorted(turns, key=lambda turn: turn.start_ms):
+        if turn.start_ms > quiet_from:
+            pauses.append((quiet_from + turn.start_ms) / 2)
+        quiet_from = max(quiet_from, turn.end_ms)
+    while duration_ms - ends[-1] > length * 1.25:
+        wanted = ends[-1] + length
+        near = [pause for pause in pauses if ends[-1] + length / 2 < pause <= wanted + length / 4]
+        ends.append(min(near, key=lambda pause: abs(pause - wanted), default=wanted))
+    ends.append(duration_ms)
+    return list(itertools.pairwise(ends))
+
+
+def wrap(heard: str, unheard: str, chars: int) -> list[tuple[str, str]]:
+    """Break words into lines of at most `chars`; each line is its heard part and its unheard part."""
+    lines: list[tuple[list[str], list[str]]] = [([], [])]
+    used = 0
+    words = [(word, True) for word in heard.split()] + [(word, False) for word in unheard.split()]
+    for word, was_heard in words:
+        if used and used + 1 + len(word) > chars:
+            lines.append(([], []))
+            used = 0
+        lines[-1][0 if was_heard else 1].append(word)
+        used += len(word) + bool(used)
+    return [(" ".join(one), " ".join(two)) for one, two in lines if one or two]
+
+
+def _heading(report: Report) -> list[str]:
+    latency = report.latency_ms
+    facts = [f"ended by the {report.ended_by}" if report.ended_by in ("agent", "caller") else "the call failed"]
+    if latency.response_p50 is not None:
+        facts.append(f"answers after {latency.response_p50 / 1000:.2f} s (median)")
+    for barge in report.barge_ins:
+        told, truth = barge.audio_end_ms / 1000, barge.truth_heard_ms / 1000
+        facts.append(f"interrupted: the model was told {told:.2f} s were heard, the caller heard {truth:.2f} s")
+    if len(report.barge_ins) > 2:
+        facts[2:] = [f"{len(report.barge_ins)} interruptions"]
+    return [
+        _text(_LEFT, 28, f"A call of {report.duration_ms / 1000:.1f} s", "ink title"),
+        _text(_LEFT, 48, " · ".join(facts), "faint"),
+    ]
+
+
+class _Row:
+    """One row: `window` of the call in ms, `scale` in px a ms, its upper edge at `top`."""
+
+    def __init__(
+        self,
+        turns: Sequence[Turn],
+        caller: bytes,
+        agent: bytes,
+        tools: Sequence[Note],
+        window: tuple[float, float],
+        scale: float,
+        top: float,
+    ) -> None:
+        self._start, self._end = window
+        self._scale = scale
+        self._all = turns
+        self._turns = [turn for turn in turns if turn.start_ms < self._end and turn.end_ms >= self._start]
+        self._tools = [tool for tool in tools if self._start <= tool.at_ms < self._end]
+        self._tracks = {"caller": caller, "agent": agent}
+        self._words = {role: list(self._lines(role)) for role in ("caller", "agent")}
+        self._caller_y = top + 14 + self._depth("caller") * _LINE + _WAVE
+        self._strip_y = self._caller_y + _WAVE + _STRIP / 2
+        self._agent_y = self._strip_y + _STRIP / 2 + _WAVE
+        self._pills_y = self._agent_y + _WAVE + 8 + self._depth("agent") * _LINE
+        self.height = self._pills_y + len(self._tools) * 26 + 18 - top
+
+    def draw(self) -> list[str]:
+        return [
+            *self._axis(),
+            *self._ghosts(),
+            *self._wave("caller", self._caller_y),
+            *self._wave("agent", self._agent_y),
+            *self._waits(),
+            *self._cuts(),
+            *self._spoken(),
+            *self._pills(),
+        ]
+
+    def _x(self, ms: float) -> float:
+        return _LEFT + (min(max(ms, self._start), self._end) - self._start) * self._scale
+
+    def _depth(self, role: str) -> int:
+        return max((len(lines) for _, lines in self._words[role]), default=0)
+
+    def _lines(self, role: str) -> Iterator[tuple[float, list[tuple[str, str]]]]:
+        """The words of each turn of a lane, wrapped to the room until the lane's next turn."""
+        turns = [turn for turn in self._turns if turn.role == role and self._is_mine(turn)]
+        for index, turn in enumerate(turns):
+            x = self._x(turn.start_ms)
+            until = self._x(turns[index + 1].start_ms) - 12 if index + 1 < len(turns) else WIDTH - _RIGHT
+            heard = turn.heard_text if turn.interrupted else turn.text
+            unheard = turn.text[len(turn.heard_text) :] if turn.interrupted else ""
+            # A turn of a moment just before the next has no room for words; its title still tells them.
+            chars = int(min(until - x, 560) / _CHAR)
+            longest = max((len(word) for word in turn.text.split()), default=0)
+            yield x, wrap(heard, unheard, chars) if chars >= longest else []
+
+    def _is_mine(self, turn: Turn) -> bool:
+        """Whether the words of a turn that goes on over several rows stand in this one: where it begins."""
+        return turn.start_ms >= self._start or self._start == 0
+
+    def _axis(self) -> Iterator[str]:
+        y = self._strip_y
+        yield f'<line class="rule" x1="{_LEFT}" x2="{self._x(self._end):.1f}" y1="{y}" y2="{y}"/>'
+        for role, lane in (("caller", self._caller_y), ("agent", self._agent_y)):
+            yield _text(20, lane + 4, role, f"{role} title")
+            yield f'<line class="rule" x1="{_LEFT}" x2="{self._x(self._end):.1f}" y1="{lane}" y2="{lane}"/>'
+        for second in range(math.ceil(self._start / 1000), math.floor(self._end / 1000) + 1):
+            x, tall = self._x(second * 1000), 5 if second % 5 == 0 else 2
+            yield f'<line class="rule" x1="{x:.1f}" x2="{x:.1f}" y1="{y - tall}" y2="{y + tall}"/>'
+            if second % 5 == 0 and x < WIDTH - _RIGHT - 20:
+                yield _text(x + 3, y + 14, f"{second // 60}:{second % 60:02}", "faint small")
+
+    def _wave(self, role: str, y: float) -> Iterator[str]:
+        """The envelope of one lane as a single path of bars, square-rooted so that soft speech shows too."""
+        track, bars = self._tracks[role], []
+        step = _COLUMN / self._scale
+        for column in range(int((self._end - self._start) / step)):
+            first = int((self._start + column * step) * BYTES_PER_MS)
+            piece = track[first : first + int(step * BYTES_PER_MS)]
+            level = math.sqrt(rms(piece) / 8000) if piece else 0.0
+            if level > 0.12:
+                half = min(level, 1.0) * _WAVE
+                bars.append(f"M{_LEFT + column * _COLUMN:.0f} {y - half:.1f}h1.4v{2 * half:.1f}h-1.4z")
+        yield f'<path class="{role}" d="{"".join(bars)}"/>'
+
+    def _ghosts(self) -> Iterator[str]:
+        """What was said and never heard: a dashed block behind the cut, up to the agent's next turn."""
+        for index, turn in enumerate(self._all):
+            if turn.role != "agent" or not turn.interrupted:
+                continue
+            later = [other.start_ms for other in self._all[index + 1 :] if other.role == "agent"]
+            start = turn.end_ms
+            end = min([start + turn.said_ms - turn.heard_ms, *(other - 60 for other in later)])
+            if start >= self._end or end <= self._start or end <= start:
+                continue
+            x, width = self._x(start), self._x(end) - self._x(start)
+            y = self._agent_y - _WAVE
+            yield f'<rect class="ghost" x="{x:.1f}" y="{y}" width="{width:.1f}" height="{2 * _WAVE}" rx="3"/>'
+            lines = (f"heard {turn.heard_ms / 1000:.1f} s", f"of {turn.said_ms / 1000:.1f} s said")
+            if start >= self._start and width > len(lines[1]) * _CHAR + 8:
+                yield from (_text(x + 7, y + 22 + n * 16, line, "cut small") for n, line in enumerate(lines))
+
+    def _cuts(self) -> Iterator[str]:
+        for turn in self._turns:
+            if turn.role == "agent" and turn.interrupted and self._start <= turn.end_ms < self._end:
+                x = self._x(turn.end_ms)
+                y1, y2 = self._caller_y - _WAVE, self._agent_y + _WAVE
+                yield (
+                    f'<line class="cutline" x1="{x:.1f}" x2="{x:.1f}" y1="{y1}" y2="{y2}" stroke-dasharray="4 3">'
+                    f"<title>interrupted at {clock(turn.end_ms)}</title></line>"
+                )
+
+    def _waits(self) -> Iterator[str]:
+        """From the end of each of the caller's turns to the agent's first sound after it."""
+        for index, turn in enumerate(self._all):
+            if turn.role != "caller":
+                continue
+            following = next((other for other in self._all[index + 1 :] if other.start_ms >= turn.end_ms), None)
+            if following is None or following.role != "agent" or not self._start <= turn.end_ms < self._end:
+                continue
+            x1, x2, y = self._x(turn.end_ms), self._x(following.start_ms), self._strip_y - 8
+            yield f'<path class="wait" fill="none" d="M{x1:.1f} {y - 4}V{y}H{x2:.1f}V{y + 4}"/>'
+            label = f"{(following.start_ms - turn.end_ms) / 1000:.2f} s"
+            yield _text(min(x2 + 5, WIDTH - _RIGHT - 40), y + 3, label, "waited small")
+
+    def _spoken(self) -> Iterator[str]:
+        for role, words in self._words.items():
+            for x, lines in words:
+                y = self._agent_y + _WAVE + 18 if role == "agent" else self._caller_y - _WAVE - 8
+                # The caller's words stand on the waveform, the agent's hang from it.
+                y -= (len(lines) - 1) * _LINE if role == "caller" else 0
+                for number, (heard, unheard) in enumerate(lines):
+                    gap = " " if heard and unheard else ""
+                    cut = f'<tspan class="unheard">{escape(unheard)}</tspan>' if unheard else ""
+                    yield f'<text class="ink" x="{x:.1f}" y="{y + number * _LINE:.1f}">{escape(heard)}{gap}{cut}</text>'
+
+    def _pills(self) -> Iterator[str]:
+        """A label for each tool call, with a line up to the agent's lane; one under the other."""
+        for number, tool in enumerate(self._tools):
+            text = tool.text if len(tool.text) <= 110 else tool.text[:109] + "…"
+            width = len(text) * _CHAR + 20
+            at, y = self._x(tool.at_ms), self._pills_y + number * 26
+            x = max(_LEFT, min(at - 12, WIDTH - _RIGHT - width))
+            yield (
+                f'<line class="toolline" x1="{at:.1f}" x2="{at:.1f}" y1="{self._strip_y}" y2="{y}" '
+                f'stroke-dasharray="1 3"/>'
+                f'<rect class="pill" x="{x:.1f}" y="{y}" width="{width:.1f}" height="21" rx="10"/>'
+            )
+            yield _text(x + 10, y + 15, text, "tool")
+
+
+def _text(x: float, y: float, text: str, style: str) -> str:
+    return f'<text class="{style}" x="{x:.1f}" y="{y:.1f}">{escape(text)}</text>'

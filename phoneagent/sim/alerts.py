@@ -1,0 +1,65 @@
+"""Twilio's own words for what a server does wrong, and the exception of a call that came to nothing.
+
+Twilio shows these codes in its console's debugger. Here each of them is a violation: a line of text that names the
+code, Twilio's title for it, and what was seen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from phoneagent.errors import PhoneAgentError
+
+TITLES = {
+    11200: "HTTP retrieval failure",
+    11205: "HTTP connection failure",
+    11215: "HTTP too many redirects",
+    11216: "HTTP invalid redirect",
+    11750: "TwiML response body too large",
+    12100: "Document parse failure",
+    12200: "Schema validation warning",
+    12300: "Invalid Content-Type",
+    31901: "Stream - WebSocket - Connection Timeout",
+    31902: "Stream - WebSocket - Connection Refused",
+    31903: "Stream - WebSocket - Connection Broken",
+    31910: "Stream - WebSocket - SSL Protocol Error",
+    31920: "Stream - WebSocket - Handshake Error",
+    31922: "Stream - WebSocket - URL Schema Not Supported",
+    31923: "Stream - WebSocket - Malformed URL",
+    31924: "Stream - Websocket - Protocol Error",
+    31930: "Stream - WebSocket - Congestion",
+    31941: "Stream - Invalid Track configuration",
+    31950: "Stream - Protocol - Malformed Message",
+    31951: "Stream - Protocol - Invalid Message",
+}
+"""Twilio's titles by code. Those of 31903 and 31930 are ours: Twilio describes them, but its wording was not found."""
+
+
+def alert(code: int, detail: str) -> str:
+    """Return one violation as a line: the code, Twilio's title, and `detail`, what was seen."""
+    return f"{code} {TITLES[code]}: {detail}"
+
+
+class CallFailed(PhoneAgentError):
+    """The call ended before it could do what was asked: the server refused it, or it is over.
+
+    `reason` says why in a few words; `code` is Twilio's code and `status` the server's HTTP status, where there is
+    one. `verbs` are the TwiML verbs carried out until then and `violations` the rules the server broke, for a caller
+    who never got a `Line`.
+    """
+
+    def __init__(
+        self,
+        reason: str,
+        *,
+        status: int | None = None,
+        code: int | None = None,
+        verbs: Sequence[str] = (),
+        violations: Sequence[str] = (),
+    ) -> None:
+        self.reason = reason
+        self.status = status
+        self.code = code
+        self.verbs = tuple(verbs)
+        self.violations = tuple(violations)
+        super().__init__(reason if code is None else alert(code, reason))

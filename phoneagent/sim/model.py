@@ -1,0 +1,203 @@
+"""A Realtime server of one's own: offline, strict, and with a script instead of a mind.
+
+    async with Model("restaurant.toml") as model:
+        ...  # connect any Realtime client to model.url, or set base_url of the official SDK to it
+        assert model.violations == []
+
+It speaks the protocol as the real server does, refuses what that refuses, in its words, and remembers everything:
+`model.sessions` holds one `ModelSession` per connection, with what was said, heard, called and truncated.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import json
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from http import HTTPStatus
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal, Self
+from urllib.parse import parse_qsl, urlsplit
+
+from websockets.asyncio.server import Server, ServerConnection, serve
+from websockets.datastructures import Headers
+from websockets.http11 import Request, Response
+
+from phoneagent.sim.model_audio import from_ulaw
+from phoneagent.sim.model_config import Json
+from phoneagent.sim.model_events import LARGEST_APPEND_BYTES
+from phoneagent.sim.model_records import Faults, Setup, Watch
+from phoneagent.sim.model_session import ModelSession
+from phoneagent.sim.script import Script
+from phoneagent.sim.speech import Ear, Murmur, Voice
+from phoneagent.sim.vad import Vad, default_vad
+
+DEFAULT_MODEL = "gpt-realtime-2.1"
+PATHS = {"/v1/realtime": "ga", "/openai/v1/realtime": "ga", "/openai/realtime": "beta"}
+"""Where sessions are, and the dialect spoken there without a header: OpenAI's path, Azure's, and Azure's old one."""
+
+LARGEST_MESSAGE_BYTES = LARGEST_APPEND_BYTES * 4 // 3 + (1 << 20)
+KEPT_SESSIONS = 10_000
+HEALTHY = Faults()
+RENDERED_LINES = 200
+"""Lines of speech kept for the next session that says the same."""
+
+
+class Model:
+    """The simulated server, on 127.0.0.1 while the context is entered.
+
+    `script`: what it says: a `Script`, TOML text or the path of a file; by default a built-in small talk.
+    `port`: 0 takes a free one. `voice` speaks (default `Murmur`), `ear` understands the caller (without one, hearing
+    is scripted), `vad` makes a detector for each session (default: the best installed, at the session's threshold).
+
+    `speed`: audio is delivered so many times faster than real time, in deltas of `delta_ms`.
+    `think_ms`: from `response.created` to the first delta. `session_seconds`: the life of a session.
+    `api_key`: what a client must present, as `Authorization: Bearer` or `api-key`; None lets everybody in.
+    `watch(session, "in" | "out", event)` sees all events but audio. `faults`: what goes wrong.
+    """
+
+    def __init__(
+        self,
+        script: Script | str | Path | None = None,
+        *,
+        port: int = 0,
+        voice: Voice | None = None,
+        ear: Ear | None = None,
+        vad: Callable[[], Vad] | None = None,
+        speed: float = 5.0,
+        delta_ms: int = 150,
+        think_ms: float = 120,
+        session_seconds: float = 3600,
+        api_key: str | None = None,
+        faults: Faults = HEALTHY,
+        watch: Watch | None = None,
+    ) -> None:
+        if speed <= 0 or delta_ms < 10:
+            raise ValueError(f"speed {speed} must be above 0 and delta_ms {delta_ms} at least 10")
+        self.sessions: list[ModelSession] = []
+        self.refusals: list[str] = []
+        """Handshakes that were refused, a line each."""
+        self._violations: list[str] = []
+        self._voice: Voice = Murmur() if voice is None else voice
+        self._rendered: OrderedDict[str, bytes] = OrderedDict()
+        self._changed = asyncio.Event()
+        self._port = port
+        self._api_key = api_key
+        self._server: Server | None = None
+        self._setup = Setup(
+            script=Script.of(script),
+            ear=ear,
+            make_vad=default_vad if vad is None else lambda _threshold: vad(),
+            voiced=self._voiced,
+            speed=speed,
+            think_ms=think_ms,
+            delta_ms=delta_ms,
+            session_seconds=session_seconds,
+            faults=faults,
+            changed=self._changed.set,
+            watch=watch,
+        )
+
+    @property
+    def url(self) -> str:
+        """Where to connect: `ws://127.0.0.1:PORT/v1/realtime`. Only while the server runs."""
+        if self._server is None:
+            raise RuntimeError("the simulated model does not run; enter it first: async with Model() as model")
+        return f"ws://127.0.0.1:{self._server.sockets[0].getsockname()[1]}/v1/realtime"
+
+    @property
+    def violations(self) -> list[str]:
+        """Every rule that a client broke, in all sessions."""
+        return self._violations + [violation for session in self.sessions for violation in session.violations]
+
+    @property
+    def races(self) -> list[str]:
+        """Refusals that nobody is to blame for: client and server acted at the same time."""
+        return [race for session in self.sessions for race in session.races]
+
+    async def __aenter__(self) -> Self:
+        self._server = await serve(
+            self._serve,
+            "127.0.0.1",
+            self._port,
+            process_request=self._admit,
+            select_subprotocol=lambda _connection, offered: "realtime" if "realtime" in offered else None,  # type: ignore[arg-type, return-value]
+            compression=None,
+            max_size=LARGEST_MESSAGE_BYTES,
+        )
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        assert self._server is not None
+        self._server.close()
+        await self._server.wait_closed()
+        self._server = None
+
+    async def wait_for(self, condition: Callable[[], Any], timeout: float = 10) -> None:
+        """Wait until `condition()` is true; it is looked at whenever something happened in a session.
+
+        Raises `TimeoutError` after `timeout` seconds.
+        """
+        deadline = time.monotonic() + timeout
+        while True:
+            self._changed.clear()
+            if condition():
+                return
+            await asyncio.wait_for(self._changed.wait(), deadline - time.monotonic())
+
+    def _admit(self, connection: ServerConnection, request: Request) -> Response | None:
+        """Refuse a handshake with the wrong path or key, as HTTP."""
+        path = urlsplit(request.path).path
+        if (status := self._setup.faults.refuse_status) is not None:
+            return self._refuse(status, "server_error", "The server refuses connections, as it was told to.")
+        if path not in PATHS:
+            return self._refuse(404, "not_found", f"Invalid URL (GET {path}); sessions are at /v1/realtime.")
+        if self._api_key is not None and not _has_key(request.headers, self._api_key):
+            return self._refuse(401, "invalid_api_key", "Incorrect API key provided.")
+        return None
+
+    def _refuse(self, status: int, code: str, message: str) -> Response:
+        self.refusals.append(f"{status} {code}: {message}")
+        self._changed.set()
+        kind = "invalid_request_error" if status < 500 else "server_error"
+        body = json.dumps({"error": {"message": message, "type": kind, "param": None, "code": code}}).encode()
+        headers = Headers({"Content-Type": "application/json", "Content-Length": str(len(body)), "Connection": "close"})
+        return Response(status, HTTPStatus(status).phrase, headers, body)
+
+    async def _serve(self, connection: ServerConnection) -> None:
+        assert connection.request is not None
+        url = urlsplit(connection.request.path)
+        query = dict(parse_qsl(url.query))
+        model = query.get("model") or query.get("deployment")
+        if model is None:
+            self._violations.append("the connection names no model; add ?model= to the URL")
+        header = ", ".join(connection.request.headers.get_all("OpenAI-Beta"))
+        dialect: Literal["ga", "beta"] = "beta" if "realtime=v1" in header or PATHS[url.path] == "beta" else "ga"
+        session = ModelSession(connection, self._setup, model=model or DEFAULT_MODEL, dialect=dialect, query=query)
+        self.sessions.append(session)
+        del self.sessions[:-KEPT_SESSIONS]
+        self._changed.set()
+        await session.serve()
+
+    async def _voiced(self, text: str, audio_format: Json | None = None) -> bytes:
+        """Return `text` as speech in a session's format. Rendering may be slow, so a thread does it."""
+        ulaw = self._rendered.get(text)
+        if ulaw is None:
+            ulaw = self._rendered[text] = await asyncio.to_thread(self._voice.render, text)
+            while len(self._rendered) > RENDERED_LINES:
+                self._rendered.popitem(last=False)
+        return ulaw if audio_format is None else from_ulaw(ulaw, audio_format)
+
+
+def _has_key(headers: Headers, key: str) -> bool:
+    offered = headers.get_all("api-key")
+    offered += [value.removeprefix("Bearer ") for value in headers.get_all("Authorization")]
+    return any(hmac.compare_digest(value.encode(), key.encode()) for value in offered)
+
+
+__all__ = ["Faults", "Model", "ModelSession", "Script"]

@@ -1,0 +1,81 @@
+"""Audio of the simulated Realtime server: it thinks in µ-law at 8 kHz and speaks what the session asks for."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import warnings
+from collections.abc import Mapping
+from typing import Any
+
+from phoneagent.protocol.audio import BYTES_PER_MS, SAMPLE_RATE, decode_ulaw, encode_ulaw
+
+with warnings.catch_warnings():
+    # The standard library's audioop warns up to 3.12; audioop-lts brings the same module from 3.13 on.
+    warnings.simplefilter("ignore", DeprecationWarning)
+    import audioop
+
+PCM_RATE = 24000
+"""Hz of `audio/pcm`: 16-bit little-endian, mono. There is no other rate."""
+
+
+def bytes_per_ms(audio_format: Mapping[str, Any]) -> int:
+    """Return how many bytes of a session's audio format (`{"type": "audio/pcmu"}`, say) are one millisecond."""
+    return PCM_RATE * 2 // 1000 if audio_format["type"] == "audio/pcm" else BYTES_PER_MS
+
+
+class Resampler:
+    """Changes the rate of a stream of 16-bit PCM, piece by piece."""
+
+    def __init__(self, from_hz: int, to_hz: int) -> None:
+        self._from_hz, self._to_hz = from_hz, to_hz
+        self._state: Any = None
+
+    def feed(self, pcm: bytes) -> bytes:
+        """Return what `pcm` (whole samples) adds at the new rate."""
+        converted, self._state = audioop.ratecv(pcm, 2, 1, self._from_hz, self._to_hz, self._state)
+        return converted
+
+
+class _SoxResampler:
+    """The same with `soxr`, which filters before it drops samples, so that sibilants stay what they are."""
+
+    def __init__(self, from_hz: int, to_hz: int) -> None:
+        self._numpy = importlib.import_module("numpy")
+        self._stream = importlib.import_module("soxr").ResampleStream(from_hz, to_hz, 1, dtype="int16")
+
+    def feed(self, pcm: bytes) -> bytes:
+        samples = self._stream.resample_chunk(self._numpy.frombuffer(pcm, dtype="<i2"))
+        return bytes(samples.tobytes())
+
+
+class Intake:
+    """Turns a session's input audio into µ-law, whatever its format, piece by piece."""
+
+    def __init__(self, audio_format: Mapping[str, Any]) -> None:
+        self._type: str = audio_format["type"]
+        self._half = b""
+        self._down: Resampler | _SoxResampler | None = None
+        if self._type == "audio/pcm":
+            sox = importlib.util.find_spec("soxr") is not None and importlib.util.find_spec("numpy") is not None
+            self._down = (_SoxResampler if sox else Resampler)(PCM_RATE, SAMPLE_RATE)
+
+    def feed(self, audio: bytes) -> bytes:
+        """Return `audio` as µ-law. Half a sample at the end waits for its other half."""
+        if self._down is not None:
+            audio = self._half + audio
+            whole = len(audio) & ~1
+            self._half = audio[whole:]
+            return encode_ulaw(self._down.feed(audio[:whole])) if whole else b""
+        if self._type == "audio/pcma":
+            return encode_ulaw(audioop.alaw2lin(audio, 2))
+        return audio
+
+
+def from_ulaw(ulaw: bytes, audio_format: Mapping[str, Any]) -> bytes:
+    """Return `ulaw` in a session's output format."""
+    if audio_format["type"] == "audio/pcm":
+        return Resampler(SAMPLE_RATE, PCM_RATE).feed(decode_ulaw(ulaw))
+    if audio_format["type"] == "audio/pcma":
+        return audioop.lin2alaw(decode_ulaw(ulaw), 2)
+    return ulaw

@@ -1,0 +1,161 @@
+"""What the simulated model answers: the script applied to what is new in the conversation."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from phoneagent.sim.model_config import Json
+from phoneagent.sim.script import Script, ScriptedTurn
+
+_QUOTED = re.compile(r'"([^"]+)"|“([^”]+)”')
+_GOODBYE = re.compile(r"\bgood-?bye\b|\bfarewell\b", re.IGNORECASE)
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedCall:
+    """A function call to make. `then` is said once its output is there."""
+
+    name: str
+    arguments: str
+    then: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """What one response says (an audio item each) and calls."""
+
+    say: tuple[str, ...] = ()
+    calls: tuple[PlannedCall, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """What a response has to answer.
+
+    `news` are the unanswered items of system, user and tools, in order; `heard` says what was understood of the user's
+    audio, by item id. `instructions` are the response's own. `beginning`: nobody has said anything yet.
+    """
+
+    news: Sequence[Json]
+    heard: Mapping[str, str]
+    instructions: str | None
+    tools: Collection[str]
+    tool_choice: Any
+    beginning: bool
+
+
+class Mind:
+    """One session's memory of the script: which turn is next, and what follows which call.
+
+    `hears` says whether the caller's audio is really understood; otherwise its n-th turn takes the script's n-th.
+    """
+
+    def __init__(self, script: Script, *, hears: bool) -> None:
+        self._script = script
+        self._hears = hears
+        self._scripted: dict[str, int] = {}
+        self._idle: set[str] = set()
+        self._then: dict[str, tuple[str, ...]] = {}
+        self._pending: set[str] = set()
+
+    def turn_began(self, item_id: str) -> str:
+        """Note the caller's next turn and return its line, known only when hearing is scripted."""
+        number = self._scripted[item_id] = len(self._scripted)
+        turn = self._script.turn(number)
+        return turn.caller if turn and not self._hears else ""
+
+    def idled(self, item_id: str) -> None:
+        """Note that this item stands for a caller who said nothing."""
+        self._idle.add(item_id)
+
+    def called(self, call_id: str, call: PlannedCall) -> None:
+        """Note a call that was made."""
+        self._then[call_id] = call.then
+        self._pending.add(call_id)
+
+    def returned(self, call_id: str) -> None:
+        """Note that the output of a call is there."""
+        self._pending.discard(call_id)
+
+    def answer(self, question: Question) -> Reply:
+        """Return the reply; it never calls a tool that the session lacks or that `tool_choice` forbids."""
+        reply = self._asked_for(question) or self._reply(question)
+        return self._with_choice(reply, question)
+
+    def _asked_for(self, question: Question) -> Reply | None:
+        """Return what was asked for word by word, or a goodbye."""
+        newest = question.news[-1] if question.news else None
+        wish = newest if newest is not None and newest.get("role") == "system" else None
+        for text in (question.instructions or "", _text(wish) if wish else ""):
+            if quoted := _QUOTED.findall(text):
+                return Reply(("".join(quoted[-1]),))
+            if _GOODBYE.search(text):
+                return Reply((self._script.goodbye,))
+        return None
+
+    def _reply(self, question: Question) -> Reply:
+        outputs = [item for item in question.news if item["type"] == "function_call_output"]
+        wishes = [item for item in question.news if item.get("role") in ("user", "system")]
+        say = self._after(outputs) if outputs else ()
+        if wishes and wishes[-1]["role"] == "user":
+            turn = self._to_user(wishes[-1], question)
+            return Reply((*say, *turn.say), turn.calls)
+        if say:
+            return Reply(say)
+        if question.beginning:
+            return Reply((self._script.greeting,))
+        return Reply((self._script.filler if self._pending else self._script.default,))
+
+    def _to_user(self, item: Json, question: Question) -> Reply:
+        item_id = item["id"]
+        if item_id in self._idle:
+            return Reply((self._script.idle,))
+        turn: ScriptedTurn | None
+        if item_id in self._scripted and not self._hears:
+            turn = self._script.turn(self._scripted[item_id])
+        else:
+            turn = self._script.match(question.heard.get(item_id) or _text(item))
+        if turn is None:
+            return Reply((self._script.default,))
+        may_call = question.tool_choice != "none"
+        calls = tuple(
+            PlannedCall(call.name, json.dumps(dict(call.arguments), default=str), turn.then)
+            for call in turn.calls
+            if may_call and call.name in question.tools
+        )
+        return Reply(turn.say or (() if calls else (self._script.default,)), calls)
+
+    def _after(self, outputs: Sequence[Json]) -> tuple[str, ...]:
+        """Return what follows the outputs: the line of the calls' turn, once, with all that they returned."""
+        returned = " ".join(_spoken(item["output"]) for item in outputs)
+        lines = next((then for item in outputs if (then := self._then.get(item["call_id"]))), ("{output}",))
+        return tuple(line for template in lines if (line := template.replace("{output}", returned).strip()))
+
+    def _with_choice(self, reply: Reply, question: Question) -> Reply:
+        choice = question.tool_choice
+        wanted = choice["name"] if isinstance(choice, dict) and choice.get("type") == "function" else None
+        if not question.tools or (wanted is None and choice != "required"):
+            return reply
+        if any(wanted in (None, call.name) for call in reply.calls):
+            return reply
+        name = wanted if wanted is not None else sorted(question.tools)[0]
+        return Reply(reply.say, (*reply.calls, PlannedCall(name, "{}")))
+
+
+def _text(item: Json) -> str:
+    """Return all text of a message, transcripts included."""
+    content = item.get("content", [])
+    return " ".join(str(part.get("text") or part.get("transcript") or "") for part in content).strip()
+
+
+def _spoken(output: str) -> str:
+    """Return a tool's output as one would say it: a JSON string without its quotes."""
+    try:
+        value = json.loads(output)
+    except ValueError:
+        return output
+    return value if isinstance(value, str) else output

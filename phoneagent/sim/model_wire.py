@@ -1,0 +1,61 @@
+"""The sending side of a connection to the simulated Realtime server: events in order, never waiting for the client."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+
+from websockets.asyncio.server import ServerConnection
+from websockets.exceptions import ConnectionClosed
+
+log = logging.getLogger(__name__)
+
+OUTBOX_EVENTS = 10_000
+"""Events that wait for a client that reads slowly; beyond that the connection is cut."""
+
+
+class Wire:
+    """A bounded queue of encoded events and the connection that they go to."""
+
+    def __init__(self, socket: ServerConnection) -> None:
+        self._socket = socket
+        self._outbox: asyncio.Queue[bytes | tuple[int, str]] = asyncio.Queue(OUTBOX_EVENTS)
+        self._stalled = False
+
+    def put(self, event: bytes) -> None:
+        """Send an encoded event after those before it."""
+        self._put(event)
+
+    def close(self, code: int, reason: str) -> None:
+        """Close the connection once everything before this was sent."""
+        self._put((code, reason[:120]))
+
+    def stall(self) -> None:
+        """Send nothing from here on, and keep the connection."""
+        self._stalled = True
+
+    async def drop(self, code: int | None) -> None:
+        """Close the connection now with a code, or cut it without a word (None)."""
+        if code is None:
+            self._socket.transport.abort()
+        else:
+            await self._socket.close(code)
+
+    async def write(self) -> None:
+        """Send what is put, until the connection is closed."""
+        while True:
+            item = await self._outbox.get()
+            try:
+                if isinstance(item, tuple):
+                    await self._socket.close(*item)
+                elif not self._stalled:
+                    await self._socket.send(item, text=True)
+            except ConnectionClosed:
+                return
+
+    def _put(self, item: bytes | tuple[int, str]) -> None:
+        try:
+            self._outbox.put_nowait(item)
+        except asyncio.QueueFull:
+            log.warning("a client of the simulated model reads too slowly: %d events waited for it", OUTBOX_EVENTS)
+            self._socket.transport.abort()

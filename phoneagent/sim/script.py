@@ -1,0 +1,212 @@
+"""What the simulated model says: a small TOML file of turns.
+
+    default = "Sorry, could you say that again?"   # nothing matched, or the turns are used up
+    greeting = "Hello! How can I help you?"        # asked to speak first
+    goodbye = "Goodbye!"                           # asked for a goodbye
+    idle = "Are you still there?"                  # the caller said nothing for `idle_timeout_ms`
+    filler = "One moment, please."                 # asked to speak while a tool runs
+
+    [[turn]]
+    heard = "table|book"                           # a regular expression, searched in what was heard; case is ignored
+    caller = "Hello, a table for four, please."    # what the caller said, when hearing is scripted
+    say = "Of course. For what time?"              # or a list: one audio item each
+
+    [[turn]]
+    heard = "half past seven"
+    caller = "Half past seven."
+    say = "Let me see."                            # spoken before the call, in the same response; may be left out
+    call = "book_table"                            # a function call, if the session has that tool
+    arguments = { guests = 4, time = "19:30" }
+    then = "Done. {output}"                        # spoken once the output is there; {output} is what the tool returned
+
+Several calls in one response: `calls = [{ name = "...", arguments = {} }, ...]`.
+
+With an ear, and always for text, the first turn whose `heard` matches is taken, however often. Without an ear hearing
+is *scripted*: the caller's n-th turn takes the n-th `[[turn]]`, whatever was said, and its transcript is `caller`.
+
+Keys of a turn: heard, caller, say, call, arguments, calls, then. An unknown key is refused.
+"""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from phoneagent.errors import DefinitionError
+
+LONGEST_SCRIPT_BYTES = 1 << 20
+"""A script file is smaller than this."""
+
+
+@dataclass(frozen=True, slots=True)
+class ScriptedCall:
+    """A function call that a turn makes."""
+
+    name: str
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class ScriptedTurn:
+    """One answer: what it answers (`heard`), and what is said and called. `caller` is the line of scripted hearing."""
+
+    heard: re.Pattern[str] | None = None
+    caller: str = ""
+    say: tuple[str, ...] = ()
+    calls: tuple[ScriptedCall, ...] = ()
+    then: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Script:
+    """Everything that the model can say. The module's documentation describes the file that it is read from."""
+
+    turns: tuple[ScriptedTurn, ...] = ()
+    default: str = "Sorry, could you say that again?"
+    greeting: str = "Hello! How can I help you?"
+    goodbye: str = "Goodbye!"
+    idle: str = "Are you still there?"
+    filler: str = "One moment, please."
+
+    @classmethod
+    def load(cls, path: str | Path) -> Script:
+        """Read a script file. Raises `DefinitionError` if it cannot be read or understood."""
+        try:
+            data = Path(path).read_bytes()
+            text = data[: LONGEST_SCRIPT_BYTES + 1].decode()
+        except (OSError, UnicodeDecodeError) as error:
+            raise DefinitionError(f"the script {path} cannot be read: {error}; name a TOML file") from error
+        if len(data) > LONGEST_SCRIPT_BYTES:
+            raise DefinitionError(f"the script {path} has {len(data)} bytes; keep it below {LONGEST_SCRIPT_BYTES}")
+        return cls.parse(text, source=str(path))
+
+    @classmethod
+    def parse(cls, text: str, *, source: str = "script") -> Script:
+        """Read a script from its text; `source` is named in errors. Raises `DefinitionError`."""
+        try:
+            document = tomllib.loads(text)
+        except tomllib.TOMLDecodeError as error:
+            raise DefinitionError(f"{source} is not TOML: {error}") from error
+        lines = {"default", "greeting", "goodbye", "idle", "filler"}
+        _refuse_unknown(document, lines | {"turn"}, source)
+        turns = document.pop("turn", [])
+        if not isinstance(turns, list) or not all(isinstance(turn, dict) for turn in turns):
+            raise DefinitionError(f"{source}: `turn` must be a table; write [[turn]]")
+        return cls(
+            turns=tuple(_turn(turn, f"{source}, turn {number}") for number, turn in enumerate(turns, 1)),
+            **{key: _text(value, key, source) for key, value in document.items()},
+        )
+
+    @classmethod
+    def of(cls, script: Script | str | Path | None) -> Script:
+        """Return a script given as itself, as TOML text, as the path of a file, or (None) the built-in one."""
+        if script is None:
+            return cls.parse(BUILT_IN, source="the built-in script")
+        if isinstance(script, Script):
+            return script
+        # A path has no line break and no TOML file of one line is without an equals sign.
+        if isinstance(script, str) and ("\n" in script or "=" in script):
+            return cls.parse(script)
+        return cls.load(script)
+
+    def match(self, text: str) -> ScriptedTurn | None:
+        """Return the first turn whose `heard` is found in `text`."""
+        return next((turn for turn in self.turns if turn.heard and turn.heard.search(text)), None)
+
+    def turn(self, number: int) -> ScriptedTurn | None:
+        """Return the turn of scripted hearing for the caller's turn `number`, counted from 0."""
+        return self.turns[number] if number < len(self.turns) else None
+
+
+def _turn(table: dict[str, Any], at: str) -> ScriptedTurn:
+    _refuse_unknown(table, {"heard", "caller", "say", "call", "arguments", "calls", "then"}, at)
+    calls = [_call(call, at) for call in _list(table.get("calls", []), "calls", at)]
+    if "call" in table:
+        calls.insert(0, _call({"name": table["call"], "arguments": table.get("arguments", {})}, at))
+    elif "arguments" in table:
+        raise DefinitionError(f"{at}: `arguments` belongs to a `call`; name the function")
+    turn = ScriptedTurn(
+        heard=_pattern(table["heard"], at) if "heard" in table else None,
+        caller=_text(table.get("caller", ""), "caller", at),
+        say=_lines(table.get("say", []), "say", at),
+        calls=tuple(calls),
+        then=_lines(table.get("then", []), "then", at),
+    )
+    if not turn.say and not turn.calls:
+        raise DefinitionError(f"{at} neither says nor calls anything; give it a `say` or a `call`")
+    return turn
+
+
+def _call(table: object, at: str) -> ScriptedCall:
+    if not isinstance(table, dict):
+        raise DefinitionError(f"{at}: a call must be a table with a name, not {table!r}")
+    _refuse_unknown(table, {"name", "arguments"}, at)
+    arguments = table.get("arguments", {})
+    if not isinstance(arguments, dict):
+        raise DefinitionError(f"{at}: `arguments` must be a table, not {arguments!r}")
+    return ScriptedCall(_text(table.get("name"), "call", at), arguments)
+
+
+def _pattern(value: object, at: str) -> re.Pattern[str]:
+    try:
+        return re.compile(_text(value, "heard", at), re.IGNORECASE)
+    except re.error as error:
+        raise DefinitionError(f"{at}: `heard` is not a regular expression: {error}") from error
+
+
+def _lines(value: object, key: str, at: str) -> tuple[str, ...]:
+    return tuple(_text(line, key, at) for line in (value if isinstance(value, list) else [value]))
+
+
+def _list(value: object, key: str, at: str) -> list[Any]:
+    if not isinstance(value, list):
+        raise DefinitionError(f"{at}: `{key}` must be a list, not {value!r}")
+    return value
+
+
+def _text(value: object, key: str, at: str) -> str:
+    if not isinstance(value, str):
+        raise DefinitionError(f"{at}: `{key}` must be text, not {value!r}")
+    return value
+
+
+def _refuse_unknown(table: Mapping[str, Any], known: set[str], at: str) -> None:
+    for key in table:
+        if key not in known:
+            raise DefinitionError(f"{at}: unknown key `{key}`; known are {', '.join(sorted(known))}")
+
+
+BUILT_IN = """
+default = "I see. Tell me a little more about that, please."
+
+[[turn]]
+heard = "hello|hear me|good (morning|evening|afternoon)"
+caller = "Hello! Can you hear me?"
+say = "Hello! I am a simulated model: I know very little, but I like to talk. What can I do for you?"
+
+[[turn]]
+heard = "who are you|what are you|your name"
+caller = "Who are you?"
+say = "I am the simulated model that phoneagent brings along. I follow a script, and you can give me one of your own."
+
+[[turn]]
+heard = "what time|open|hours"
+caller = "What are your opening hours?"
+say = "We are open from nine in the morning to six in the evening, from Monday to Saturday."
+
+[[turn]]
+heard = "book|appointment|table|reserv"
+caller = "I would like to book an appointment."
+say = "Gladly. I have something free on Tuesday afternoon, on Wednesday morning, and on nearly all of Friday."
+
+[[turn]]
+heard = "bye|that's all|that is all|nothing else"
+caller = "That is all. Thank you, goodbye."
+say = "Thank you for calling. Goodbye!"
+call = "hang_up"
+"""
+"""The script of a model that was given none: enough to chat with."""

@@ -1,0 +1,123 @@
+"""A whole world for call tests: the real app under uvicorn, the simulated model and a phone, on loopback."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+import uvicorn
+
+from phoneagent import Agent, Endpoint, Event, PhoneApp, Settings, events
+from phoneagent.cli.serve import UVICORN
+from phoneagent.session import Session
+from phoneagent.sim import Model, Phone
+
+ACCOUNT_SID = "AC" + "0123456789abcdef" * 2
+AUTH_TOKEN = "an-auth-token-of-a-test"
+PUBLIC_URL = "https://agent.example"
+
+
+@dataclass
+class World:
+    """The app and everything around it."""
+
+    app: PhoneApp
+    model: Model
+    url: str
+    events: list[Event] = field(default_factory=list)
+
+    def phone(self, **options: Any) -> Phone:
+        options = {"auth_token": AUTH_TOKEN, "public_url": PUBLIC_URL, "account_sid": ACCOUNT_SID, **options}
+        return Phone(f"{self.url}/twilio/voice", **options)
+
+    def of(self, kind: type[Any]) -> list[Any]:
+        return [event for event in self.events if isinstance(event, kind)]
+
+    async def until(self, condition: Callable[[], Any], seconds: float = 10) -> Any:
+        """Wait for a condition that no event announces; fail after `seconds`."""
+        async with asyncio.timeout(seconds):
+            while not (result := condition()):
+                await asyncio.sleep(0.005)
+        return result
+
+    async def nothing_left(self) -> None:
+        """However a call ends, nothing is left of it in the process."""
+        await self.until(lambda: not self.app.calls and not self.app._prepared)
+        await self.until(lambda: all(session.closed for session in self.model.sessions))
+        ours = ("Session.", "Follower.", "PhoneApp.", "_Prepared.", "open_model")
+
+        def alive() -> list[str]:
+            names = [getattr(task.get_coro(), "__qualname__", "") for task in asyncio.all_tasks()]
+            return [name for name in names if name.startswith(ours)]
+
+        def clean() -> bool:
+            gc.collect()
+            return not alive() and not any(isinstance(thing, Session) for thing in gc.get_objects())
+
+        await self.until(clean, 5)
+
+
+def settings(**changes: Any) -> Settings:
+    given = {
+        "twilio_account_sid": ACCOUNT_SID,
+        "twilio_auth_token": AUTH_TOKEN,
+        "public_url": PUBLIC_URL,
+        "realtime_url": "ws://unused",
+        **changes,
+    }
+    return Settings(**given)
+
+
+@asynccontextmanager
+async def serving(asgi: Any) -> AsyncIterator[str]:
+    """Run an ASGI app under uvicorn as `phoneagent serve` does; yields its address."""
+    server = uvicorn.Server(uvicorn.Config(asgi, host="127.0.0.1", port=0, **{**UVICORN, "lifespan": "on"}))
+    server.install_signal_handlers = lambda: None  # type: ignore[attr-defined]
+    task = asyncio.create_task(server._serve())
+    try:
+        async with asyncio.timeout(10):
+            while not server.started:
+                assert not task.done(), "the server did not start"
+                await asyncio.sleep(0.005)
+        port = server.servers[0].sockets[0].getsockname()[1]
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        server.should_exit = True
+        await asyncio.wait_for(task, 10)
+
+
+Worlds = Callable[..., AbstractAsyncContextManager[World]]
+
+
+@pytest.fixture
+def world() -> Worlds:
+    """Make a world: `async with world(agent, script) as w`; at its end nothing may be left of any call."""
+
+    @asynccontextmanager
+    async def make(
+        agent: Agent, script: str | None = None, *, model: Model | None = None, clean: bool = True, **changes: Any
+    ) -> AsyncIterator[World]:
+        from phoneagent.sim import Script
+
+        model = model or Model(Script.parse(script) if script else None)
+        async with model:
+            endpoint = changes.pop("endpoint", Endpoint(model.url + "?model=gpt-realtime-2.1", transcription_models=("gpt-transcribe",)))
+            app = PhoneApp(agent, settings=settings(**changes), endpoint=endpoint)
+            seen: list[Event] = []
+
+            async def note(event: Event) -> None:
+                seen.append(event)
+
+            app.on(events.Event)(note)
+            async with serving(app) as url:
+                made = World(app, model, url, seen)
+                yield made
+                if clean:
+                    await made.nothing_left()
+
+    return make
