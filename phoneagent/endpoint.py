@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -25,6 +26,8 @@ MAX_EVENT_BYTES = 16 * 1024 * 1024
 """A session that is read back carries all instructions and tools."""
 
 CLOSE_SECONDS = 2.0
+_wire_log = logging.getLogger("phoneagent.endpoint.wire")
+_wire_log.setLevel(logging.INFO)  # at DEBUG, websockets writes the handshake's headers, and the key is among them
 _REFUSED_STATUS = frozenset({400, 401, 403, 404})
 
 
@@ -124,6 +127,7 @@ async def _connect(endpoint: Endpoint) -> ClientConnection:
             compression=None,
             max_size=MAX_EVENT_BYTES,
             close_timeout=CLOSE_SECONDS,
+            logger=_wire_log,
             open_timeout=None,  # the time-out around it covers the configuration too
         )
     except InvalidStatus as error:

@@ -17,7 +17,7 @@ from typing import Any, Protocol
 
 from .agent import Agent, Call
 from .errors import EndpointError, ProtocolError
-from .events import Event, ModelEvent, Trouble
+from .events import Event, ModelEvent
 from .protocol import mediastream, realtime
 from .protocol.bridge import Bridge
 from .protocol.policy import EndCall, RunTool
@@ -26,9 +26,6 @@ log = logging.getLogger("phoneagent.session")
 
 CLOSE_SECONDS = 2.0
 """How long each socket may take to close."""
-
-MAX_REPORTS = 50
-"""Different complaints about a peer's messages that are told for one call, each once."""
 
 
 class CallerSocket(Protocol):
@@ -88,7 +85,6 @@ class Session:
         self._model_writer: asyncio.Task[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._tools: set[asyncio.Task[None]] = set()
-        self._reported: set[str] = set()
         self._over = asyncio.Event()
 
     async def run(self, start: mediastream.Start) -> None:
@@ -180,10 +176,8 @@ class Session:
         self.flush()
 
     def _report(self, what: str) -> None:
-        """Tell of a peer's bad message, once for each reason."""
-        if what not in self._reported and len(self._reported) < MAX_REPORTS:
-            self._reported.add(what)
-            self._emit(Trouble(call_sid=self._call.sid, at_ms=self.bridge.narration.ms(self._loop.time()), what=what))
+        self.bridge.narration.trouble(what, self._loop.time())
+        self._tell()
 
     # --- writers --------------------------------------------------------------------------------------------------
 

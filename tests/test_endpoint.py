@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from http import HTTPStatus
@@ -59,6 +60,15 @@ async def test_a_session_is_configured_and_carries_events() -> None:
             await session.receive()
         with pytest.raises(EndpointUnreachable):
             await session.send(AudioAppend("AAAA"))
+
+
+async def test_the_key_is_never_logged(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG)
+    async with server(agreeable) as far:
+        session = await open_session(Endpoint(far.url, {"Authorization": "Bearer sk-secret"}), SESSION)
+        await session.close()
+    ours = [record.getMessage() for record in caplog.records if not record.name.startswith("websockets.server")]
+    assert not any("sk-secret" in line for line in ours)
 
 
 async def test_beta_is_found_out_by_itself() -> None:

@@ -42,7 +42,7 @@ from phoneagent.protocol.audio import BYTES_PER_MS, FRAME_BYTES, rms
 from phoneagent.protocol.transcript import heard_part
 
 if TYPE_CHECKING:
-    from phoneagent.sim.model_records import AudioItem, Truncation
+    from phoneagent.sim.model_records import AudioItem, ToolCallRecord, Truncation
     from phoneagent.sim.model_session import ModelSession
     from phoneagent.sim.phone import Line
     from phoneagent.sim.playout import Clear
@@ -83,6 +83,14 @@ class ToolCall:
     arguments: Any
     output: str | None
     ms: int | None
+
+    def words(self) -> str:
+        """Return the call as a person writes it: `book_table(guests=4, time="19:30") → Booked.`"""
+        arguments = self.arguments
+        if isinstance(arguments, dict):
+            pairs = (f"{name}={json.dumps(value, ensure_ascii=False)}" for name, value in arguments.items())
+            arguments = ", ".join(pairs)
+        return f"{self.name}({arguments})" + ("" if self.output is None else f" → {self.output}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,7 +161,7 @@ def measure(line: Line, session: ModelSession | None) -> Report:
         duration_ms=len(line.caller_audio()) // BYTES_PER_MS,
         turns=sorted(turns, key=lambda turn: (turn.start_ms, turn.end_ms)),
         barge_ins=_barge_ins(line, session.truncations, places, voice) if session else [],
-        tool_calls=_tool_calls(session) if session else [],
+        tool_calls=[tool_call(record) for record in session.tool_calls] if session else [],
         latency_ms=_latency(line, session, places, voice),
         violations=list(line.violations),
     )
@@ -219,19 +227,22 @@ class Speech(NamedTuple):
 
 def _voices(line: Line) -> list[Speech]:
     track = line.caller_audio()
-    bounds = [_voice(track, spoken.start_ms, spoken.end_ms) for spoken in line.speech]
+    bounds = []
+    for spoken in line.speech:
+        first, last = (round(ms * BYTES_PER_MS) for ms in (spoken.start_ms, spoken.end_ms))
+        start, end = voice_bounds(track[first:last])
+        bounds.append((spoken.start_ms + start, spoken.start_ms + end))
     begins = [start for start, _ in bounds] + [math.inf]
     return [Speech(start, end, until) for (start, end), until in zip(bounds, begins[1:], strict=True)]
 
 
-def _voice(track: bytes, start_ms: float, end_ms: float) -> tuple[float, float]:
-    """Return the part of an utterance without the silence before and after the words."""
-    spoken = track[round(start_ms * BYTES_PER_MS) : round(end_ms * BYTES_PER_MS)]
+def voice_bounds(ulaw: bytes) -> tuple[float, float]:
+    """Return where the voice begins and ends in `ulaw`, in ms: without the silence before and after the words."""
     step = 10 * BYTES_PER_MS
-    loud = [index for index in range(0, len(spoken), step) if rms(spoken[index : index + step]) > _LOUD]
+    loud = [index for index in range(0, len(ulaw), step) if rms(ulaw[index : index + step]) > _LOUD]
     if not loud:
-        return start_ms, end_ms
-    return start_ms + loud[0] / BYTES_PER_MS, min(start_ms + loud[-1] / BYTES_PER_MS + 10, end_ms)
+        return 0.0, len(ulaw) / BYTES_PER_MS
+    return loud[0] / BYTES_PER_MS, min(loud[-1] + step, len(ulaw)) / BYTES_PER_MS
 
 
 def _caller_turns(line: Line, session: ModelSession | None, voice: Sequence[Speech]) -> list[Turn]:
@@ -311,16 +322,14 @@ def _barge_in(line: Line, truncation: Truncation, place: Place | None, voice: Se
     return BargeIn(truncation.item_id, truncation.audio_end_ms, round(truth), reaction)
 
 
-def _tool_calls(session: ModelSession) -> list[ToolCall]:
-    calls = []
-    for call in session.tool_calls:
-        try:
-            arguments = json.loads(call.arguments)
-        except ValueError:
-            arguments = call.arguments
-        ms = None if call.returned_at is None else round((call.returned_at - call.called_at) * 1000)
-        calls.append(ToolCall(call.name, arguments, call.output, ms))
-    return calls
+def tool_call(record: ToolCallRecord) -> ToolCall:
+    """Return the model's record of a call as the report has it; arguments that are no JSON stay text."""
+    try:
+        arguments = json.loads(record.arguments)
+    except ValueError:
+        arguments = record.arguments
+    ms = None if record.returned_at is None else round((record.returned_at - record.called_at) * 1000)
+    return ToolCall(record.name, arguments, record.output, ms)
 
 
 def _latency(line: Line, session: ModelSession | None, places: dict[str, Place], voice: Sequence[Speech]) -> Latency:

@@ -23,16 +23,20 @@ class Story:
     """
 
     target: str | None
-    file: str
+    source: Traversable
     interrupts_after_ms: int
 
     def script(self) -> Script:
-        """Read the script from the package."""
-        return Script.parse(FOLDER.joinpath(self.file).read_text(encoding="utf-8"), source=self.file)
+        """Read the script from its file."""
+        return Script.parse(self.source.read_text(encoding="utf-8"), source=self.source.name)
 
 
-RESTAURANT = Story(target="phoneagent.demo.restaurant:app", file="restaurant.toml", interrupts_after_ms=7000)
+RESTAURANT = Story(
+    target="phoneagent.demo.restaurant:app",
+    source=FOLDER.joinpath("restaurant.toml"),
+    interrupts_after_ms=7000,
+)
 """The built-in example: a restaurant host that books tables."""
 
-VISITOR = Story(target=None, file="visitor.toml", interrupts_after_ms=4500)
+VISITOR = Story(target=None, source=FOLDER.joinpath("visitor.toml"), interrupts_after_ms=4500)
 """For an agent of the user's: questions that fit any agent."""

@@ -28,16 +28,19 @@ _COLUMN = 2  # one bar of a waveform, in px
 
 _STYLE = """
   svg { font: 12.5px system-ui, -apple-system, "Segoe UI", Helvetica, Arial, sans-serif; }
-  .page { fill: #ffffff; stroke: #d0d7de } .ink { fill: #1f2328 } .faint { fill: #656d76 }
-  .rule { stroke: #d0d7de } .small { font-size: 11px } .title { font-size: 15px; font-weight: 600 }
-  .caller { fill: #1a7f64 } .agent { fill: #3b5bdb } .cut { fill: #cf222e } .cutline { stroke: #cf222e }
-  .ghost { fill: #3b5bdb; fill-opacity: .08; stroke: #3b5bdb; stroke-opacity: .45; stroke-dasharray: 3 3 }
-  .unheard { fill: #8c959f; text-decoration: line-through } .wait { stroke: #9a6700 } .waited { fill: #9a6700 }
-  .tool { fill: #8250df } .toolline { stroke: #8250df } .pill { fill: #8250df; fill-opacity: .1; stroke: #8250df }
+  .small { font-size: 11px } .title { font-size: 15px; font-weight: 600 }
+  .ink { paint-order: stroke; stroke-width: 3px; stroke-linejoin: round }
+  .unheard { text-decoration: line-through; stroke: none }
+  .ghost { fill-opacity: .08; stroke-opacity: .45; stroke-dasharray: 3 3 } .pill { fill-opacity: .1 }
+  .page { fill: #ffffff; stroke: #d0d7de } .ink { fill: #1f2328; stroke: #ffffff } .faint { fill: #656d76 }
+  .rule { stroke: #d0d7de } .unheard { fill: #8c959f } .cut { fill: #cf222e } .cutline { stroke: #cf222e }
+  .caller { fill: #1a7f64 } .agent { fill: #3b5bdb } .ghost { fill: #3b5bdb; stroke: #3b5bdb }
+  .wait { stroke: #9a6700 } .waited { fill: #9a6700 }
+  .tool { fill: #8250df } .toolline { stroke: #8250df } .pill { fill: #8250df; stroke: #8250df }
   @media (prefers-color-scheme: dark) {
-    .page { fill: #0d1117; stroke: #30363d } .ink { fill: #e6edf3 } .faint { fill: #8b949e } .rule { stroke: #30363d }
-    .caller { fill: #3fb98f } .agent { fill: #7c95ff } .cut { fill: #ff7b72 } .cutline { stroke: #ff7b72 }
-    .ghost { fill: #7c95ff; stroke: #7c95ff } .unheard { fill: #6e7681 }
+    .page { fill: #0d1117; stroke: #30363d } .ink { fill: #e6edf3; stroke: #0d1117 } .faint { fill: #8b949e }
+    .rule { stroke: #30363d } .unheard { fill: #6e7681 } .cut { fill: #ff7b72 } .cutline { stroke: #ff7b72 }
+    .caller { fill: #3fb98f } .agent { fill: #7c95ff } .ghost { fill: #7c95ff; stroke: #7c95ff }
     .wait { stroke: #d29922 } .waited { fill: #d29922 }
     .tool { fill: #b795ff } .toolline { stroke: #b795ff } .pill { fill: #b795ff; stroke: #b795ff }
   }
@@ -154,8 +157,8 @@ class _Row:
             *self._wave("agent", self._agent_y),
             *self._waits(),
             *self._cuts(),
-            *self._spoken(),
             *self._pills(),
+            *self._spoken(),
         ]
 
     def _x(self, ms: float) -> float:
@@ -172,7 +175,7 @@ class _Row:
             until = self._x(turns[index + 1].start_ms) - 12 if index + 1 < len(turns) else WIDTH - _RIGHT
             heard = turn.heard_text if turn.interrupted else turn.text
             unheard = turn.text[len(turn.heard_text) :] if turn.interrupted else ""
-            # A turn of a moment just before the next has no room for words; its title still tells them.
+            # A moment's turn just before the next has no room for its words; the transcript has them.
             chars = int(min(until - x, 560) / _CHAR)
             longest = max((len(word) for word in turn.text.split()), default=0)
             yield x, wrap(heard, unheard, chars) if chars >= longest else []
@@ -207,20 +210,20 @@ class _Row:
         yield f'<path class="{role}" d="{"".join(bars)}"/>'
 
     def _ghosts(self) -> Iterator[str]:
-        """What was said and never heard: a dashed block behind the cut, up to the agent's next turn."""
+        """What was said and never heard: a dashed block from the cut to the agent's next turn or the row's end."""
         for index, turn in enumerate(self._all):
             if turn.role != "agent" or not turn.interrupted:
                 continue
             later = [other.start_ms for other in self._all[index + 1 :] if other.role == "agent"]
             start = turn.end_ms
             end = min([start + turn.said_ms - turn.heard_ms, *(other - 60 for other in later)])
-            if start >= self._end or end <= self._start or end <= start:
+            if not self._start <= start < self._end or end <= start:
                 continue
             x, width = self._x(start), self._x(end) - self._x(start)
             y = self._agent_y - _WAVE
             yield f'<rect class="ghost" x="{x:.1f}" y="{y}" width="{width:.1f}" height="{2 * _WAVE}" rx="3"/>'
             lines = (f"heard {turn.heard_ms / 1000:.1f} s", f"of {turn.said_ms / 1000:.1f} s said")
-            if start >= self._start and width > len(lines[1]) * _CHAR + 8:
+            if width > len(lines[1]) * _CHAR + 8:
                 yield from (_text(x + 7, y + 22 + n * 16, line, "cut small") for n, line in enumerate(lines))
 
     def _cuts(self) -> Iterator[str]:
@@ -244,7 +247,8 @@ class _Row:
             x1, x2, y = self._x(turn.end_ms), self._x(following.start_ms), self._strip_y - 8
             yield f'<path class="wait" fill="none" d="M{x1:.1f} {y - 4}V{y}H{x2:.1f}V{y + 4}"/>'
             label = f"{(following.start_ms - turn.end_ms) / 1000:.2f} s"
-            yield _text(min(x2 + 5, WIDTH - _RIGHT - 40), y + 3, label, "waited small")
+            beside = x2 + 5 if x2 + 45 < WIDTH - _RIGHT else x1 - 42  # before it, if the row ends there
+            yield _text(beside, y + 3, label, "waited small")
 
     def _spoken(self) -> Iterator[str]:
         for role, words in self._words.items():

@@ -23,6 +23,10 @@ from .playback import Outcome
 from .transcript import Transcript
 
 
+MAX_TROUBLES = 100
+"""Different complaints that are told of one call."""
+
+
 class Narration:
     """Collects the events of one call. `now` is in seconds; what is told counts milliseconds from `start`."""
 
@@ -32,6 +36,7 @@ class Narration:
         self._speech_from_ms = 0
         self._unanswered_since: float | None = None
         self._events: deque[Event] = deque()
+        self._troubles: set[str] = set()
         self._transcript = Transcript()
 
     def take(self) -> Iterator[Event]:
@@ -48,6 +53,10 @@ class Narration:
         return 0 if self._started_at is None else round((now - self._started_at) * 1000)
 
     def trouble(self, what: str, now: float) -> None:
+        """Something is wrong; the same thing is told once."""
+        if what in self._troubles or len(self._troubles) >= MAX_TROUBLES:
+            return
+        self._troubles.add(what)
         self._events.append(Trouble(call_sid=self._call_sid, at_ms=self.ms(now), what=what))
 
     def key_pressed(self, digit: str, now: float) -> None:

@@ -60,12 +60,13 @@ def check_event(event: Any) -> None:
 
 def decode_audio(audio: str) -> bytes:
     """Return the bytes of an append. Raises `Refusal` for what is not base64, or too much."""
-    if len(audio) > LARGEST_APPEND_BYTES * 4 // 3 + 4:
-        raise invalid_value(f"Invalid 'audio': expected at most {LARGEST_APPEND_BYTES} bytes of audio.", "audio")
     try:
-        return base64.b64decode(audio, validate=True)
+        data = base64.b64decode(audio, validate=True)
     except (binascii.Error, ValueError) as error:
         raise invalid_value("Invalid 'audio': expected base64-encoded audio bytes.", "audio") from error
+    if len(data) > LARGEST_APPEND_BYTES:
+        raise invalid_value(f"Invalid 'audio': expected at most {LARGEST_APPEND_BYTES} bytes of audio.", "audio")
+    return data
 
 
 def encode_audio(audio: bytes | bytearray) -> str:

@@ -180,7 +180,7 @@ def _refuse_unknown(table: Mapping[str, Any], known: set[str], at: str) -> None:
             raise DefinitionError(f"{at}: unknown key `{key}`; known are {', '.join(sorted(known))}")
 
 
-BUILT_IN = """
+BUILT_IN = r"""
 default = "I see. Tell me a little more about that, please."
 
 [[turn]]
@@ -189,7 +189,7 @@ caller = "Hello! Can you hear me?"
 say = "Hello! I am a simulated model: I know very little, but I like to talk. What can I do for you?"
 
 [[turn]]
-heard = "who are you|what are you|your name"
+heard = 'who are you|what are you\b|your name'
 caller = "Who are you?"
 say = "I am the simulated model that phoneagent brings along. I follow a script, and you can give me one of your own."
 

@@ -62,7 +62,7 @@ class Murmur:
         for index, word in enumerate(text[:LONGEST_TEXT].split()):
             for start in range(0, len(word), 4):
                 piece = word[start : start + 4]
-                hue = zlib.crc32(f"{index} {word} {start}".encode())
+                hue = zlib.crc32(f"{index} {word} {start}".encode(errors="replace"))
                 spoken += self._hum(hue, ms=len(piece) * 1000 // 14)
             spoken += silence(1000 // 14)
         return bytes(spoken) or silence(200)

@@ -15,7 +15,7 @@ import uvicorn
 from phoneagent import Agent, Endpoint, Event, PhoneApp, Settings, events
 from phoneagent.cli.serve import UVICORN
 from phoneagent.session import Session
-from phoneagent.sim import Model, Phone
+from phoneagent.sim import Model, Phone, Script
 
 ACCOUNT_SID = "AC" + "0123456789abcdef" * 2
 AUTH_TOKEN = "an-auth-token-of-a-test"
@@ -57,7 +57,7 @@ class World:
 
         def clean() -> bool:
             gc.collect()
-            return not alive() and not any(isinstance(thing, Session) for thing in gc.get_objects())
+            return not alive() and not any(type(thing) is Session for thing in gc.get_objects())
 
         await self.until(clean, 5)
 
@@ -102,11 +102,10 @@ def world() -> Worlds:
     async def make(
         agent: Agent, script: str | None = None, *, model: Model | None = None, clean: bool = True, **changes: Any
     ) -> AsyncIterator[World]:
-        from phoneagent.sim import Script
-
         model = model or Model(Script.parse(script) if script else None)
         async with model:
-            endpoint = changes.pop("endpoint", Endpoint(model.url + "?model=gpt-realtime-2.1", transcription_models=("gpt-transcribe",)))
+            url = f"{model.url}?model=gpt-realtime-2.1"
+            endpoint = changes.pop("endpoint", Endpoint(url, transcription_models=("gpt-transcribe",)))
             app = PhoneApp(agent, settings=settings(**changes), endpoint=endpoint)
             seen: list[Event] = []
 

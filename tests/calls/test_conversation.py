@@ -53,7 +53,8 @@ async def test_a_whole_call(world) -> None:
         assert line.violations == []
         assert w.model.violations == []
         (ended,) = w.of(CallEnded)
-        for turn in ended.transcript: print(turn)
+        for turn in ended.transcript:
+            print(turn)
         print(w.of(BargeIn), line.clears)
         assert ended.ended_by == "agent"
         assert [each.output for each in w.of(ToolReturned)][0] == "Booked for 4 at 19:30."

@@ -79,6 +79,10 @@ class Leg:
 Agent = Callable[[Leg], Awaitable[None]]
 
 
+async def _until_closed(leg: Leg) -> None:
+    await leg.event("closed")
+
+
 class Server:
     """`pages` are TwiML, or a function of the request, by path; `agent` handles the media socket, and closes it."""
 
@@ -90,7 +94,8 @@ class Server:
         self.sockets: list[Seen] = []
         self.legs: list[Leg] = []
         self.refuse_socket = False
-        self.agent: Agent = lambda leg: leg.event("closed")
+        self.agent: Agent = _until_closed
+        self.uvicorn: uvicorn.Server | None = None
         self.connect()
 
     def connect(self, inside: str = "", after: str = "", connect: str = "", url: str = "", stream: str = "") -> None:
@@ -103,9 +108,12 @@ class Server:
     def seen(self, path: str) -> list[Seen]:
         return [request for request in self.requests if request.path == path]
 
-    async def leg(self) -> Leg:
-        """The latest media socket."""
-        return self.legs[-1]
+    def cut(self) -> None:
+        """Cut the TCP connections of all media sockets, without a closing frame."""
+        assert self.uvicorn is not None
+        for connection in list(self.uvicorn.server_state.connections):
+            if "WebSocket" in type(connection).__name__:
+                connection.transport.abort()
 
     async def page(self, request: Request) -> Response:
         form = {key: str(value) for key, value in (await request.form()).items()}
@@ -141,14 +149,23 @@ class Server:
 async def server() -> AsyncIterator[Server]:
     listener = socket.create_server(("127.0.0.1", 0))
     scripted = Server(listener.getsockname()[1])
-    routes = [WebSocketRoute("/{path:path}", scripted.media), Route("/{path:path}", scripted.page, methods=["GET", "POST"])]
+    routes = [
+        WebSocketRoute("/{path:path}", scripted.media),
+        Route("/{path:path}", scripted.page, methods=["GET", "POST"]),
+    ]
     config = uvicorn.Config(
-        Starlette(routes=routes), ws="websockets-sansio", ws_per_message_deflate=False, log_level="critical", lifespan="off"
+        Starlette(routes=routes),
+        ws="websockets-sansio",
+        ws_per_message_deflate=False,
+        log_level="critical",
+        lifespan="off",
     )
-    running = uvicorn.Server(config)
-    task = asyncio.create_task(running.serve(sockets=[listener]))
+    running = scripted.uvicorn = uvicorn.Server(config)
+    # What `serve` does, without its signal handlers and without waiting for its ticks.
+    config.load()
+    running.lifespan = config.lifespan_class(config)
+    await running.startup(sockets=[listener])
     try:
         yield scripted
     finally:
-        running.should_exit = True
-        await asyncio.wait_for(task, 15)
+        await asyncio.wait_for(running.shutdown(sockets=[listener]), 15)

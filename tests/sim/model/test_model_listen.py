@@ -9,7 +9,6 @@ from phoneagent.protocol.audio import silence, tone
 from phoneagent.sim.model_listen import Heard, IdleTimeout, Listener, SpeechStarted, SpeechStopped
 from phoneagent.sim.vad import EarshotVad, EnergyGate, Vad
 
-
 TURN = {"type": "server_vad", "prefix_padding_ms": 300, "silence_duration_ms": 500}
 
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import pytest
@@ -13,7 +14,7 @@ FORMATS: list[dict[str, Any]] = [{"type": "audio/pcmu"}, {"type": "audio/pcma"},
 def crossings(ulaw: bytes) -> int:
     """Count the changes of sign: a measure of pitch."""
     pcm = memoryview(decode_ulaw(ulaw)).cast("h")
-    return sum(before < 0 <= after for before, after in zip(pcm, pcm[1:], strict=False))
+    return sum(before < 0 <= after for before, after in itertools.pairwise(pcm))
 
 
 @pytest.mark.parametrize("audio_format", FORMATS, ids=lambda form: form["type"])

@@ -8,12 +8,13 @@ import pytest
 from phoneagent.protocol.audio import FRAME_BYTES, encode_ulaw, silence, tone
 from phoneagent.sim.vad import EarshotVad, EnergyGate, Vad, default_vad
 
+
 def decisions(vad: Vad, ulaw: bytes) -> list[bool]:
     return [vad.feed(ulaw[at : at + FRAME_BYTES]) for at in range(0, len(ulaw) - FRAME_BYTES + 1, FRAME_BYTES)]
 
 
 def noise(ms: int, *, level: int) -> bytes:
-    source = random.Random(7)  # noqa: S311
+    source = random.Random(7)
     samples = (source.randint(-level, level) for _ in range(ms * 8))
     return encode_ulaw(b"".join(sample.to_bytes(2, "little", signed=True) for sample in samples))
 

@@ -1,0 +1,237 @@
+"""`phoneagent sim call`: a Twilio phone, and a caller with lines to say, against any server."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.text import Text
+
+from phoneagent.sim.phone import CallFailed, Line, Phone
+from phoneagent.sim.recording import RecordingError, read_wav
+from phoneagent.sim.report import call_report
+from phoneagent.sim.speech import caller_voice
+
+ANSWER_SECONDS = 20.0
+"""How long the caller waits to be answered."""
+
+LONGEST_ANSWER_SECONDS = 120.0
+"""How long the caller listens before giving up."""
+
+GOODBYE_MS = 5000
+"""The silence after which a caller with nothing more to say hangs up, in milliseconds."""
+
+POLL_SECONDS = 0.05
+
+
+@dataclass(frozen=True, slots=True)
+class _Words:
+    """A line to say, and how it is shown; `text` is empty when it comes from a recording."""
+
+    shown: str
+    text: str
+    audio: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    """What the caller does, in order."""
+
+    words: list[_Words]
+    pause_s: float | None
+    barge_in_after_ms: float | None
+    dtmf: str | None
+    hang_up_after_s: float | None
+
+
+def call(
+    webhook_url: Annotated[str, typer.Argument(help="The server's voice webhook, like http://127.0.0.1:8000/voice.")],
+    auth_token: Annotated[
+        str | None, typer.Option(envvar="TWILIO_AUTH_TOKEN", help="Sign every request with this Twilio auth token.")
+    ] = None,
+    say: Annotated[
+        list[str] | None, typer.Option(metavar="TEXT|FILE.wav", help="What the caller says; give it once a line.")
+    ] = None,
+    after_agent: Annotated[
+        bool, typer.Option("--after-agent", help="Say each line once the agent was heard and is silent. The default.")
+    ] = False,
+    pause: Annotated[float | None, typer.Option(min=0, help="Wait so many seconds before each line instead.")] = None,
+    barge_in_after: Annotated[
+        float | None, typer.Option(min=0, help="Say the second line once the answer was heard for so many ms.")
+    ] = None,
+    dtmf: Annotated[str | None, typer.Option(help="Keys to press after the last line, like 12#.")] = None,
+    hang_up_after: Annotated[float | None, typer.Option(min=0, help="Hang up so many seconds into the call.")] = None,
+    public_url: Annotated[str | None, typer.Option(help="The public address that stands for the server's own.")] = None,
+    delay: Annotated[float, typer.Option(min=0, help="Milliseconds on the line, in each direction.")] = 0,
+    report: Annotated[Path | None, typer.Option(help="Write a report of the call here, as JSON.")] = None,
+    wav: Annotated[
+        Path | None, typer.Option(help="Write a recording here: the caller left, what was heard right.")
+    ] = None,
+) -> None:
+    """Call a server as Twilio would, say the lines given, and check every rule of Twilio's.
+
+    Without --pause the caller listens first: each line waits until the agent was heard and has then been silent for
+    0.7 s. After the last line the caller hears the answer out and, if the agent does not hang up, does so after 5 s of
+    silence. The exit status is 1 if the call failed, a line could not be said, or the server broke a rule.
+    """
+    if after_agent and pause is not None:
+        raise typer.BadParameter("give either --after-agent or --pause")
+    if dtmf is not None and set(dtmf) - set("0123456789ABCD*#"):
+        raise typer.BadParameter("--dtmf takes the keys 0-9, A-D, * and #")
+    plan = _Plan([_voiced(each) for each in say or []], pause, barge_in_after, dtmf, hang_up_after)
+    try:
+        phone = Phone(webhook_url, auth_token=auth_token, public_url=public_url, delay_ms=delay)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from None
+    show = _Show(Console(highlight=False))
+    if not asyncio.run(_call(phone, plan, show, report, wav)):
+        raise typer.Exit(1)
+
+
+def _voiced(words: str) -> _Words:
+    """Turn a --say into audio: a WAV file is read, anything else is spoken."""
+    if not words.lower().endswith(".wav"):
+        return _Words(words, words, caller_voice().render(words))
+    try:
+        return _Words(Path(words).name, "", read_wav(Path(words).read_bytes()))
+    except (OSError, RecordingError) as error:
+        raise typer.BadParameter(f"--say {words}: {error}") from None
+
+
+async def _call(phone: Phone, plan: _Plan, show: _Show, report: Path | None, wav: Path | None) -> bool:
+    """Make the call; return whether all went well."""
+    problem: str | None = None
+    try:
+        async with phone.dial() as line:
+            show.say(line, "phone", f"the stream is up, {line.stream_sid}")
+            watching = asyncio.create_task(show.watch(line))
+            try:
+                problem = await _converse(line, plan, show)
+                await line.hang_up()
+            finally:
+                watching.cancel()
+    except CallFailed as failure:
+        show.fail(f"the call failed: {failure}")
+        if report is not None:
+            _write(report, json.dumps(_failed(failure), indent=2) + "\n")
+        return False
+    if line.ended_by in {"line", "error"}:
+        problem = problem or f"the call did not end well: {line.ended_by}, the socket's code {line.close_code}"
+    if report is not None:
+        _write(report, json.dumps(call_report(line), indent=2) + "\n")
+    if wav is not None:
+        _write(wav, line.recording())
+    show.end(line, problem)
+    return problem is None and not line.violations
+
+
+async def _converse(line: Line, plan: _Plan, show: _Show) -> str | None:
+    """Let the caller do as planned; return what went wrong, if anything."""
+    step = "the greeting was heard"
+    try:
+        async with asyncio.timeout(plan.hang_up_after_s) as limit:
+            for index, words in enumerate(plan.words):
+                step = f"line {index + 1} was said"
+                if index == 1 and plan.barge_in_after_ms is not None:
+                    await line.wait_for_agent(ms=max(plan.barge_in_after_ms, 1), timeout=ANSWER_SECONDS)
+                else:
+                    await _turn(line, plan)
+                show.say(line, "caller", words.shown)
+                await line.say(words.audio, words.text)
+            if plan.dtmf:
+                step = "the keys were pressed"
+                await _turn(line, plan)
+                show.say(line, "caller", f"presses {plan.dtmf}")
+                await line.press(plan.dtmf)
+            step = "the agent was heard out"
+            await _hear_out(line)
+    except CallFailed:
+        return f"the call ended (by {line.ended_by}) before {step}"
+    except TimeoutError as error:
+        return None if limit.expired() else f"{error} ({step} was next)"
+    return None
+
+
+async def _turn(line: Line, plan: _Plan) -> None:
+    """Wait until it is the caller's turn."""
+    if plan.pause_s is not None:
+        await asyncio.sleep(plan.pause_s)
+        return
+    await line.wait_for_agent(timeout=ANSWER_SECONDS)
+    await line.wait_for_silence(timeout=LONGEST_ANSWER_SECONDS)
+
+
+async def _hear_out(line: Line) -> None:
+    """Wait for the last answer, and for the agent to hang up, or for a silence that asks the caller to."""
+    try:
+        await line.wait_for_agent(timeout=ANSWER_SECONDS)
+        await line.wait_for_silence(ms=GOODBYE_MS, timeout=LONGEST_ANSWER_SECONDS)
+    except CallFailed:
+        await line.wait_ended(timeout=ANSWER_SECONDS)
+
+
+class _Show:
+    """The call in the terminal, a line for each thing that happens."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+
+    def say(self, line: Line, who: str, what: str) -> None:
+        colour = {"caller": "cyan", "agent": "green", "violation": "red"}.get(who, "dim")
+        text = Text(f"{line.duration_ms / 1000:6.1f} s  ", style="dim")
+        self._console.print(text.append(f"{who:<9}", style=colour).append(what, style="default"))
+
+    def fail(self, what: str) -> None:
+        self._console.print(Text(what, style="red"))
+
+    async def watch(self, line: Line) -> None:
+        """Tell what the agent does, until cancelled."""
+        talking = False
+        clears, violations = 0, 0
+        while True:
+            if line.playing != talking:
+                talking = line.playing
+                heard_ms = line.heard[-1].end_ms - line.heard[-1].start_ms if line.heard else 0.0
+                self.say(line, "agent", "speaks" if talking else f"is silent, after {heard_ms / 1000:.1f} s")
+            for clear in line.clears[clears:]:
+                dropped_ms = (clear.received_to - clear.heard_to) / 8
+                self.say(line, "phone", f"clear: {dropped_ms / 1000:.1f} s of the agent's audio dropped unheard")
+            for violation in line.violations[violations:]:
+                self.say(line, "violation", violation)
+            clears, violations = len(line.clears), len(line.violations)
+            await asyncio.sleep(POLL_SECONDS)
+
+    def end(self, line: Line, problem: str | None) -> None:
+        """Sum up."""
+        self.say(line, "phone", f"the call is over, ended by the {line.ended_by}")
+        if problem:
+            self.fail(problem)
+        if line.violations:
+            self.fail(f"the server broke {len(line.violations)} of Twilio's rules:")
+            for violation in line.violations:
+                self.fail(f"  {violation}")
+
+
+def _failed(failure: CallFailed) -> dict[str, Any]:
+    """The report of a call that never reached a stream."""
+    empty = dict.fromkeys(("first_audio", "response_p50", "response_p95", "bridge_up_p99", "bridge_down_p99"))
+    return {
+        "call_sid": None,
+        "ended_by": "error",
+        "duration_ms": 0,
+        "turns": [],
+        "barge_ins": [],
+        "tool_calls": [],
+        "latency_ms": empty,
+        "violations": list(dict.fromkeys([*failure.violations, str(failure)])),
+    }
+
+
+def _write(path: Path, content: str | bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content.encode() if isinstance(content, str) else content)

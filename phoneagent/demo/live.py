@@ -1,0 +1,116 @@
+"""The call as it happens, in the terminal: who speaks, what and when, what was cut off, and how long answers took."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from phoneagent.demo.report import clock, tool_call
+from phoneagent.protocol.audio import BYTES_PER_MS
+
+if TYPE_CHECKING:
+    from phoneagent.sim.model import Model, ModelSession
+    from phoneagent.sim.phone import Line
+
+TICK_SECONDS = 0.1
+_HEAD_BYTES = 640
+"""The first 80 ms of an item, by which it is found in what the phone received."""
+
+
+class Live:
+    """Looks at the two simulators' records ten times a second and prints what is new.
+
+    It only reads, and what it reads is cheap: the processor belongs to the call.
+    """
+
+    def __init__(self, console: Console, line: Line, model: Model) -> None:
+        self._console = console
+        self._line = line
+        self._model = model
+        self._items = 0
+        self._position = 0
+        self._places: dict[str, int] = {}
+        self._truncations = 0
+        self._tools = 0
+        self._voice_ended_ms: float | None = None
+
+    async def run(self) -> None:
+        """Print until cancelled; the last look is the caller's to take, with `look`."""
+        while True:
+            self.look()
+            await asyncio.sleep(TICK_SECONDS)
+
+    def caller_says(self, text: str) -> None:
+        """The caller begins to speak."""
+        self._print(self._now_ms(), "caller", "bold green", text)
+
+    def caller_ends(self, silent_ms: float) -> None:
+        """The caller's line is over; its last `silent_ms` held no voice."""
+        self._voice_ended_ms = self._line.speech[-1].end_ms - silent_ms if self._line.speech else None
+
+    def look(self) -> None:
+        """Print what is new."""
+        session = next(iter(self._model.sessions[-1:]), None)
+        if session is not None:
+            self._agent(session)
+            self._cuts(session)
+            self._tool_calls(session)
+
+    def _agent(self, session: ModelSession) -> None:
+        """Name each item of the agent's when the caller begins to hear it."""
+        received = self._line.received
+        for item in session.audio_items[self._items :]:
+            start = received.find(bytes(item.audio[:_HEAD_BYTES]), self._position) if item.audio else -1
+            if start < 0:
+                if not item.interrupted and item.truncated_ms is None:
+                    return  # still on its way
+            elif self._line.playout.position(time.monotonic()) <= start:
+                return  # waits behind what is being heard
+            else:
+                self._places[item.item_id] = start
+                self._position = start + 1
+                self._print(self._now_ms(), "agent", "bold blue", item.text, wait=self._latency())
+            self._items += 1
+
+    def _latency(self) -> str:
+        """How long the caller waited for what begins now, empty if it isn't an answer."""
+        ended_ms, self._voice_ended_ms = self._voice_ended_ms, None
+        begun = [span.start_ms for span in self._line.heard if ended_ms is not None and span.start_ms >= ended_ms]
+        return "" if ended_ms is None or not begun else f"+{(begun[0] - ended_ms) / 1000:.2f} s"
+
+    def _cuts(self, session: ModelSession) -> None:
+        truncations = [truncation for truncation in session.truncations if truncation.ok]
+        for truncation in truncations[self._truncations :]:
+            item = next((item for item in session.audio_items if item.item_id == truncation.item_id), None)
+            start = self._places.get(truncation.item_id)
+            if item is not None and start is not None and self._line.clears:
+                heard_ms = (self._line.clears[-1].heard_to - start) / BYTES_PER_MS
+                told = f"the model was told {truncation.audio_end_ms / 1000:.2f} s"
+                said = f"{item.sent_ms / 1000:.2f} s said, {max(heard_ms, 0) / 1000:.2f} s heard"
+                self._print(self._line.clears[-1].at_ms, "barge-in", "red", f"{said}; {told}")
+        self._truncations = len(truncations)
+
+    def _tool_calls(self, session: ModelSession) -> None:
+        for call in session.tool_calls[self._tools :]:
+            if call.returned_at is None:
+                return
+            told = tool_call(call)
+            at_ms = (call.called_at - self._line.started_at) * 1000
+            self._print(at_ms, "tool", "magenta", told.words(), wait=f"{told.ms} ms")
+            self._tools += 1
+
+    def _print(self, at_ms: float, who: str, style: str, text: str, *, wait: str = "") -> None:
+        row = Table.grid(padding=(0, 2))
+        row.add_column(width=6, justify="right", style="dim")
+        row.add_column(width=8, style=style)
+        row.add_column(width=7, style="dim")
+        row.add_row(clock(at_ms), who, wait, escape(text))
+        self._console.print(row)
+
+    def _now_ms(self) -> float:
+        return (time.monotonic() - self._line.started_at) * 1000

@@ -1,0 +1,132 @@
+"""The app under demonstration: the real one, in a process of its own, on loopback."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import secrets
+import socket
+import sys
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import aiohttp
+
+from phoneagent.errors import PhoneAgentError
+
+START_SECONDS = 20.0
+"""From the start of the process to a healthy answer."""
+
+STOP_SECONDS = 8.0
+"""How long the process may take to end after it was asked to."""
+
+TAIL_LINES = 15
+PUBLIC_URL = "https://phoneagent.example"
+
+_OWN = ("OPENAI_", "REALTIME_", "TWILIO_", "PHONEAGENT_")
+_OWN_NAMES = frozenset({"PUBLIC_URL", "PORT", "WEB_CONCURRENCY", "MAX_CALL_SECONDS"})
+
+
+class ServerFailed(PhoneAgentError):
+    """The app did not come up. `tail` holds the last lines of its log."""
+
+    def __init__(self, message: str, tail: str) -> None:
+        self.tail = tail
+        super().__init__(message)
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """An app that is up: its voice webhook, and what its calls are to be signed with."""
+
+    webhook_url: str
+    account_sid: str
+    auth_token: str = field(repr=False)
+    public_url: str = PUBLIC_URL
+
+
+@asynccontextmanager
+async def serve(target: str, *, model_url: str, model_key: str, log: Path) -> AsyncIterator[Server]:
+    """Run `phoneagent serve TARGET` with made-up credentials and the model at `model_url` while the context lasts.
+
+    What the environment says about accounts, keys and addresses does not count, nor does `.env`. The process's output
+    goes to the file `log`.
+
+    Raises:
+        ServerFailed: the process ended, or did not answer within `START_SECONDS`.
+    """
+    port = _free_port()
+    account_sid, auth_token = "AC" + secrets.token_hex(16), secrets.token_hex(16)
+    environment = {
+        **_neutral(os.environ),
+        "TWILIO_ACCOUNT_SID": account_sid,
+        "TWILIO_AUTH_TOKEN": auth_token,
+        "PUBLIC_URL": PUBLIC_URL,
+        "OPENAI_API_KEY": "sk-none",
+        "REALTIME_URL": model_url,
+        "REALTIME_API_KEY": model_key,
+        "PHONEAGENT_ENV_FILE": "",
+        "NO_PROXY": "127.0.0.1,localhost",
+        "no_proxy": "127.0.0.1,localhost",
+    }
+    command = [sys.executable, "-m", "phoneagent", "serve", target, "--host", "127.0.0.1", "--port", str(port)]
+    with log.open("wb") as output:
+        process = await asyncio.create_subprocess_exec(
+            *command, env=environment, stdin=asyncio.subprocess.DEVNULL, stdout=output, stderr=output
+        )
+    try:
+        await _wait_healthy(process, f"http://127.0.0.1:{port}", target, log)
+        yield Server(f"http://127.0.0.1:{port}/twilio/voice", account_sid, auth_token)
+    finally:
+        await _stop(process)
+
+
+def tail(log: Path) -> str:
+    """Return the last lines of a log."""
+    return "\n".join(log.read_text(encoding="utf-8", errors="replace").splitlines()[-TAIL_LINES:])
+
+
+def _neutral(environment: Mapping[str, str]) -> dict[str, str]:
+    """The environment without anything that phoneagent reads: the user's own app may need the rest."""
+    return {
+        name: value
+        for name, value in environment.items()
+        if not name.upper().startswith(_OWN) and name.upper() not in _OWN_NAMES
+    }
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+async def _wait_healthy(process: asyncio.subprocess.Process, url: str, target: str, log: Path) -> None:
+    try:
+        async with asyncio.timeout(START_SECONDS), aiohttp.ClientSession() as client:
+            while process.returncode is None:
+                try:
+                    async with client.get(f"{url}/healthz") as answer:
+                        if answer.status == 200:
+                            return
+                except aiohttp.ClientError:
+                    pass  # not listening yet
+                await asyncio.sleep(0.05)
+    except TimeoutError:
+        message = f"{target} did not answer GET /healthz within {START_SECONDS:g} s: see {log}"
+        raise ServerFailed(message, tail(log)) from None
+    raise ServerFailed(f"{target} ended with status {process.returncode} before it served: see {log}", tail(log))
+
+
+async def _stop(process: asyncio.subprocess.Process) -> None:
+    if process.returncode is not None:
+        return
+    process.terminate()
+    try:
+        async with asyncio.timeout(STOP_SECONDS):
+            await process.wait()
+    except TimeoutError:
+        process.kill()
+        await process.wait()

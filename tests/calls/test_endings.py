@@ -1,0 +1,147 @@
+"""Calls that end in other ways than by the agent's goodbye."""
+
+from __future__ import annotations
+
+from importlib import resources
+
+import pytest
+
+from phoneagent import Agent, CallEnded, Endpoint, Trouble, endpoint
+from phoneagent.sim import Faults, Model, Script
+from phoneagent.sim.speech import Murmur
+from tests.calls.conftest import Worlds
+
+pytestmark = pytest.mark.anyio
+VOICE = Murmur()
+AGENT = Agent(instructions="Talk.", greeting="Good evening, and welcome.")
+APOLOGY = resources.files("phoneagent").joinpath("apology.ulaw").read_bytes()
+
+
+async def test_the_caller_hangs_up_in_mid_sentence(world: Worlds) -> None:
+    async with world(AGENT) as w:
+        async with w.phone().dial() as line:
+            await line.wait_for_agent(ms=400)
+            await line.hang_up()
+        await w.until(lambda: w.of(CallEnded))
+        (ended,) = w.of(CallEnded)
+        assert (ended.ended_by, line.ended_by) == ("caller", "caller")
+        (turn,) = ended.transcript
+        assert turn.interrupted
+        assert turn.heard_ms < turn.said_ms
+        assert AGENT.greeting is not None
+        assert AGENT.greeting.startswith(turn.heard_text)
+
+
+async def test_the_line_breaks(world: Worlds) -> None:
+    async with world(AGENT) as w:
+        async with w.phone().dial() as line:
+            await line.wait_for_agent(ms=100)
+            line.drop()
+            await line.wait_ended(5)
+        await w.until(lambda: w.of(CallEnded))
+        assert w.of(CallEnded)[0].ended_by == "line"
+
+
+async def test_a_line_without_media_is_lost(world: Worlds, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("phoneagent.protocol.bridge.LINE_LOST_SECONDS", 0.5)
+    async with world(AGENT) as w, w.phone().dial() as line:
+        line.pause_media(True)
+        await line.wait_ended(10)
+        assert w.of(CallEnded)[0].ended_by == "line"
+
+
+def apologised(line: object) -> bool:
+    return bytes(line.received).endswith(APOLOGY)  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(
+    "faults",
+    [
+        Faults(refuse_status=401),
+        Faults(refuse_status=503),
+        Faults(no_created=True),
+        Faults(refuse_models=frozenset({"gpt-realtime-2.1"})),
+        Faults(drop_after_s=0.6),
+        Faults(drop_after_s=0.6, drop_code=1001),
+        Faults(error_events=((0.6, {"type": "invalid_request_error", "code": "insufficient_quota", "message": "no"}),)),
+        Faults(fail_responses=9),
+    ],
+    ids=["401", "503", "silent", "model", "drop", "1001", "quota", "failing"],
+)
+async def test_without_a_model_the_caller_hears_an_apology(
+    world: Worlds, faults: Faults, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(endpoint, "CONNECT_SECONDS", 0.8)
+    async with world(AGENT, model=Model(faults=faults)) as w:
+        async with w.phone().dial() as line:
+            await line.wait_ended(20)
+        assert apologised(line)
+        assert line.violations == []
+        assert line.ended_by == "agent"
+        await w.until(lambda: w.of(CallEnded))
+        (ended,) = w.of(CallEnded)
+        assert ended.ended_by == "error"
+        assert "sk-" not in ended.reason
+
+
+async def test_nobody_at_the_model_s_address(world: Worlds) -> None:
+    async with world(AGENT, endpoint=Endpoint("ws://127.0.0.1:1/v1/realtime?model=m")) as w:
+        async with w.phone().dial() as line:
+            await line.wait_ended(20)
+        assert apologised(line)
+
+
+async def test_a_model_that_stalls_in_mid_answer(world: Worlds, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("phoneagent.protocol.bridge.MODEL_STALLED_SECONDS", 0.5)
+    async with world(AGENT, model=Model(faults=Faults(stall_after_s=0.4))) as w:
+        async with w.phone().dial() as line:
+            await line.wait_ended(20)
+        assert apologised(line)
+        assert any("nothing came" in each.what for each in w.of(Trouble))
+
+
+async def test_a_model_that_answers_nothing(world: Worlds, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("phoneagent.protocol.responses.CREATED_SECONDS", 0.2)
+    async with world(AGENT, model=Model(faults=Faults(stall_after_s=0))) as w:
+        async with w.phone().dial() as line:
+            await line.wait_ended(20)
+        assert w.of(CallEnded)[0].ended_by == "error"
+
+
+async def test_one_failed_and_one_empty_answer_are_asked_for_again(world: Worlds) -> None:
+    for faults in (Faults(fail_responses=1), Faults(silent_response=1)):
+        async with world(AGENT, model=Model(faults=faults)) as w, w.phone().dial() as line:
+            await line.wait_for_silence(ms=200)
+            assert [item.text for item in w.model.sessions[0].audio_items] == [AGENT.greeting]
+
+
+async def test_a_server_that_cancels_by_itself_is_understood(world: Worlds) -> None:
+    script = Script.parse('default = "This is a rather long answer, and somebody will surely interrupt it soon."')
+    model = Model(script, faults=Faults(cancel_without_asking=True, stray_deltas=3))
+    async with world(Agent(instructions="x"), model=model) as w, w.phone().dial() as line:
+        await line.say(VOICE.render("Hello?"))
+        await line.wait_for_agent(ms=500)
+        await line.say(VOICE.render("Stop."))
+        clear = await line.wait_for_clear()
+        await line.wait_for_agent(ms=300)
+        (truncation,) = w.model.sessions[0].truncations
+        assert truncation.ok
+        assert abs(truncation.audio_end_ms - clear.heard_to / 8) < 100
+    assert line.violations == []
+
+
+async def test_one_bad_call_does_not_touch_another(world: Worlds) -> None:
+    agent = Agent(instructions=lambda call: call.sid, greeting="Hello!")
+    async with world(agent, 'default = "Yes?"') as w, w.phone().dial() as good, w.phone().dial() as bad:
+        await good.wait_for_silence(ms=100)
+        (session,) = (each for each in w.model.sessions if each.session["instructions"] == bad.call_sid)
+        await session.drop()
+        await bad.wait_ended(20)
+        assert good.ended_by is None
+        await good.say(VOICE.render("Hello?"))
+        await good.wait_for_agent(ms=200)
+        assert [each.call_sid for each in w.of(CallEnded)] == [bad.call_sid]
+
+
+def test_the_apology_is_short_and_audible() -> None:
+    assert 2_000 < len(APOLOGY) / 8 < 8_000

@@ -1,0 +1,172 @@
+"""The demonstration itself: the real app in its own process, over real sockets, with a call of a few seconds."""
+
+from __future__ import annotations
+
+import io
+import json
+import wave
+from contextlib import asynccontextmanager
+
+import pytest
+from rich.console import Console
+
+from phoneagent.demo import run
+from phoneagent.demo.run import Senses, demonstrate
+from phoneagent.demo.serving import Server, ServerFailed, _neutral, serve
+from phoneagent.demo.stories import Story
+from phoneagent.protocol.audio import tone
+
+pytestmark = pytest.mark.anyio
+
+SCRIPT = """
+[[turn]]
+caller = "Table, please."
+say = "This is a sentence of some length, so that somebody can interrupt it."
+
+[[turn]]
+caller = "Half past."
+say = "Let me see."
+call = "book_table"
+arguments = { guests = 2, time = "19:30" }
+then = "{output}"
+
+[[turn]]
+caller = "Bye."
+say = "Goodbye!"
+call = "hang_up"
+"""
+
+AGENT = """
+from phoneagent import Agent, PhoneApp, hang_up, tool
+
+@tool
+def book_table(guests: int, time: str) -> str:
+    return f"{guests} at {time}"
+
+app = PhoneApp(Agent(name="host", instructions="Be brief.", greeting="Hello!", tools=[book_table, hang_up]))
+"""
+
+
+@pytest.fixture
+def console():
+    return Console(file=io.StringIO(), width=100, highlight=False)
+
+
+@pytest.fixture
+def story(tmp_path):
+    source = tmp_path / "story.toml"
+    source.write_text(SCRIPT)
+    return Story(target=None, source=source, interrupts_after_ms=1500)
+
+
+@pytest.fixture
+def agent(tmp_path):
+    file = tmp_path / "agent_of_a_test.py"
+    file.write_text(AGENT)
+    return str(file)
+
+
+async def test_a_whole_call(story, agent, tmp_path, console):
+    outcome = await demonstrate(agent, story, Senses.scripted(), tmp_path, console)
+    report = outcome.report
+    assert outcome.trouble is None
+    assert (report.ended_by, report.violations) == ("agent", [])
+    assert outcome.passed
+    assert [(turn.role, turn.text) for turn in report.turns if turn.role == "caller"] == [
+        ("caller", "Table, please."),
+        ("caller", "Half past."),
+        ("caller", "Bye."),
+    ]
+    assert [turn.text for turn in report.turns if turn.role == "agent"] == [
+        "Hello!",
+        "This is a sentence of some length, so that somebody can interrupt it.",
+        "Let me see.",
+        "2 at 19:30",
+        "Goodbye!",
+    ]
+    cut = report.turns[2]
+    assert cut.interrupted
+    assert 1400 < cut.heard_ms < cut.said_ms
+    (barge,) = report.barge_ins
+    assert abs(barge.audio_end_ms - barge.truth_heard_ms) <= 60
+    assert barge.truth_heard_ms == pytest.approx(cut.heard_ms, abs=1)
+    assert next((call.name, call.output) for call in report.tool_calls) == ("book_table", "2 at 19:30")
+    assert None not in (report.latency_ms.first_audio, report.latency_ms.response_p95)
+    assert None not in (report.latency_ms.bridge_up_p99, report.latency_ms.bridge_down_p99)
+    assert not report.turns[-1].interrupted  # the goodbye was heard
+
+    with wave.open(str(tmp_path / "call.wav")) as sound:
+        assert sound.getnchannels() == 2
+        assert sound.getnframes() / 8 == pytest.approx(report.duration_ms, abs=20)
+    assert "book_table(guests=2" in (tmp_path / "timeline.svg").read_text()
+    assert "[cut off, not heard:" in (tmp_path / "transcript.txt").read_text()
+    shown = console.file.getvalue()
+    for words in ("Table, please.", "Goodbye!", "barge-in", "book_table(guests=2", "+0."):
+        assert words in shown
+
+
+async def test_an_app_that_does_not_come_up(tmp_path):
+    log = tmp_path / "server.log"
+    with pytest.raises(ServerFailed, match="ended with status") as failed:
+        async with serve("nothing_here.py", model_url="ws://127.0.0.1:9/v1/realtime", model_key="k", log=log):
+            pass
+    assert "nothing_here.py" in failed.value.tail
+
+
+async def test_a_call_that_is_refused(story, tmp_path, console, monkeypatch):
+    @asynccontextmanager
+    async def nobody(target, **_):
+        yield Server("http://127.0.0.1:9/twilio/voice", "AC" + "0" * 32, "token")
+
+    monkeypatch.setattr(run, "serve", nobody)
+    outcome = await demonstrate("x:app", story, Senses.scripted(), tmp_path, console)
+    assert outcome.trouble
+    assert not outcome.passed
+    assert json.loads(outcome.report.json())["ended_by"] == "error"
+
+
+class Hanging:
+    """A line on which the agent is never heard, or that is over."""
+
+    heard = ()
+    speech = ()
+    ended_by = "agent"
+
+    def __init__(self, error):
+        self._error = error
+
+    async def wait_for_silence(self, **_):
+        raise self._error
+
+
+@pytest.mark.parametrize(
+    ("error", "trouble"),
+    [(TimeoutError(), "not heard within"), (run.CallFailed("over"), "ended (by agent) before the caller said 'Table")],
+)
+async def test_trouble_is_told(story, error, trouble):
+    told = await run._converse(Hanging(error), story, Beep(), None)
+    assert told is not None
+    assert trouble in told
+
+
+class Beep:
+    def render(self, text):
+        return tone(300, 100)
+
+
+def test_the_users_accounts_do_not_reach_the_app():
+    environment = {
+        "PATH": "/bin",
+        "DATABASE_URL": "x",
+        "OPENAI_API_KEY": "secret",
+        "twilio_auth_token": "secret",
+        "PUBLIC_URL": "https://real.example",
+        "PHONEAGENT_LOG_LEVEL": "debug",
+        "REALTIME_URL": "wss://real.example",
+        "PORT": "1",
+    }
+    assert _neutral(environment) == {"PATH": "/bin", "DATABASE_URL": "x"}
+
+
+def test_no_secret_in_the_servers_repr():
+    assert "token" not in repr(Server("http://127.0.0.1:9", "AC1", "the-token")).replace("auth_token", "")

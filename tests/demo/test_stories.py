@@ -1,0 +1,83 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from phoneagent.demo import render_clips, restaurant
+from phoneagent.demo.render_clips import agent_lines, caller_lines, word_errors
+from phoneagent.demo.stories import AGENT_CLIPS, CALLER_CLIPS, RESTAURANT, VISITOR
+from phoneagent.protocol.audio import rms
+from phoneagent.sim.speech import Murmur, normalised
+
+STORIES = [RESTAURANT, VISITOR]
+
+
+@pytest.mark.parametrize(
+    ("folder", "lines"),
+    [(AGENT_CLIPS, agent_lines), (CALLER_CLIPS, caller_lines)],
+    ids=["agent", "caller"],
+)
+def test_every_line_has_a_clip_and_every_clip_a_line(folder, lines):
+    index = json.loads(folder.joinpath("index.json").read_text(encoding="utf-8"))
+    assert set(index) == {normalised(line) for line in lines(*(story.script() for story in STORIES))}
+    assert set(index.values()) == {file.name for file in folder.iterdir() if file.name.endswith(".ulaw")}
+    for words, name in index.items():
+        clip = folder.joinpath(name).read_bytes()
+        assert 8 < len(words) / (len(clip) / 8000) < 25  # characters a second, as people speak
+        assert rms(clip) > 800
+
+
+def test_clips_do_not_pause_as_long_as_a_turn_ends():
+    """Otherwise one line of the caller's would be two turns."""
+    for file in CALLER_CLIPS.iterdir():
+        if file.name.endswith(".ulaw"):
+            clip, quiet = file.read_bytes(), 0
+            for at in range(0, len(clip), 80):
+                quiet = 0 if rms(clip[at : at + 80]) > 200 else quiet + 10
+                assert quiet < 450, file.name
+
+
+@pytest.mark.parametrize("story", STORIES, ids=["restaurant", "visitor"])
+def test_a_real_ear_finds_the_turns_in_order(story):
+    script = story.script()
+    for turn in script.turns:
+        assert script.match(turn.caller) is turn
+
+
+def test_the_script_greets_as_the_agent_does():
+    assert RESTAURANT.script().greeting == restaurant.host.greeting
+
+
+def test_the_clip_of_the_booking_says_what_the_tool_returns():
+    called = RESTAURANT.script().turns[1].calls[0]
+    assert called.name == restaurant.book_table.name
+    arguments = called.arguments
+    assert f"Booked for {arguments['guests']} at {arguments['time']}, reference 41." == render_clips.BOOKED
+
+
+def test_the_apology_is_shipped():
+    apology = (render_clips.PACKAGE / "apology.ulaw").read_bytes()
+    assert 3 < len(apology) / 8000 < 8
+    assert rms(apology) > 800
+
+
+def test_render_writes_clips_and_index_and_removes_what_is_old(tmp_path):
+    (tmp_path / "old.ulaw").write_bytes(b"")
+    render_clips.render(tmp_path, Murmur(), ["Hello!", "Good-bye."])
+    assert json.loads((tmp_path / "index.json").read_text()) == {"hello": "hello.ulaw", "good bye": "good-bye.ulaw"}
+    assert (tmp_path / "hello.ulaw").read_bytes() == Murmur().render("Hello!")
+    assert not (tmp_path / "old.ulaw").exists()
+
+
+def test_render_refuses_two_lines_for_one_file(tmp_path):
+    with pytest.raises(ValueError, match="same six words"):
+        render_clips.render(tmp_path, Murmur(), ["a b c d e f g", "a b c d e f h"])
+
+
+@pytest.mark.parametrize(
+    ("said", "heard", "share"),
+    [("a b c d", "A, b; c d!", 0), ("a b c d", "a x c d", 0.25), ("a b", "a b c", 0.5), ("a b", "", 1), ("", "", 0)],
+)
+def test_word_errors(said, heard, share):
+    assert word_errors(said, heard) == share

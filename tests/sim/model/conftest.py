@@ -1,0 +1,136 @@
+"""A client of the simulated Realtime server: plain websockets, each event checked against the official SDK."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+from collections.abc import AsyncIterator, Callable, Iterable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from openai.types.realtime.realtime_server_event import RealtimeServerEvent
+from pydantic import TypeAdapter
+from websockets.asyncio.client import ClientConnection, connect
+
+from phoneagent.protocol.audio import silence, tone
+from phoneagent.sim.model import Model
+from phoneagent.sim.model_records import Faults
+from phoneagent.sim.vad import EnergyGate
+
+_SDK: TypeAdapter[Any] = TypeAdapter(RealtimeServerEvent)
+LIMIT_S = 10
+
+
+class Client:
+    """One connection. `events` holds all that was received; `checked` events must fit the SDK's types exactly."""
+
+    def __init__(self, socket: ClientConnection, *, checked: bool) -> None:
+        self.socket = socket
+        self.events: list[dict[str, Any]] = []
+        self._checked = checked
+
+    @property
+    def types(self) -> list[str]:
+        return [event["type"] for event in self.events]
+
+    async def send(self, kind: str, **fields: Any) -> None:
+        await self.socket.send(json.dumps({"type": kind, **fields}))
+
+    async def say(self, ulaw: bytes) -> None:
+        """Send audio in the frames of a phone call, as fast as it goes."""
+        for at in range(0, len(ulaw), 160):
+            await self.send("input_audio_buffer.append", audio=base64.b64encode(ulaw[at : at + 160]).decode())
+
+    async def speak(self, ms: int = 600) -> None:
+        """Say something that an energy gate takes for a turn."""
+        await self.say(tone(300, ms) + silence(400))
+
+    async def next(self) -> dict[str, Any]:
+        async with asyncio.timeout(LIMIT_S):
+            event: dict[str, Any] = json.loads(await self.socket.recv())
+        if self._checked:
+            assert _SDK.validate_python(event).type == event["type"]
+        self.events.append(event)
+        return event
+
+    async def until(self, kind: str) -> dict[str, Any]:
+        """Receive up to the next event of this type and return it."""
+        while (event := await self.next())["type"] != kind:
+            pass
+        return event
+
+    async def configure(self, *, turn: dict[str, Any] | None = None, **session: Any) -> dict[str, Any]:
+        """Set a telephone session up, `turn` changing its turn detection; returns the effective configuration."""
+        detection = {"type": "server_vad", "silence_duration_ms": 300, "interrupt_response": False, **(turn or {})}
+        pcmu = {"type": "audio/pcmu"}
+        audio = {"input": {"format": pcmu, "turn_detection": detection}, "output": {"format": pcmu}}
+        await self.send("session.update", session={"type": "realtime", "audio": audio, **session})
+        effective: dict[str, Any] = (await self.until("session.updated"))["session"]
+        return effective
+
+    async def add(self, text: str, role: str = "user") -> None:
+        """Add a message and wait until it is in the conversation."""
+        content = [{"type": "output_text" if role == "assistant" else "input_text", "text": text}]
+        await self.send("conversation.item.create", item={"type": "message", "role": role, "content": content})
+        await self.until("conversation.item.done")
+
+    async def answer(self, **response: Any) -> dict[str, Any]:
+        """Ask for a response and return it when it is done."""
+        await self.send("response.create", **({"response": response} if response else {}))
+        done: dict[str, Any] = (await self.until("response.done"))["response"]
+        return done
+
+    async def refused(self, kind: str, **fields: Any) -> dict[str, Any]:
+        """Send an event that must be refused, and return the error."""
+        await self.send(kind, event_id="mine", **fields)
+        error: dict[str, Any] = (await self.until("error"))["error"]
+        assert error["event_id"] == "mine"
+        return error
+
+    def audio(self, item_id: str | None = None) -> bytes:
+        """All audio received, or that of one item."""
+        deltas = [event for event in self.events if event["type"] == "response.output_audio.delta"]
+        return b"".join(base64.b64decode(event["delta"]) for event in deltas if item_id in (None, event["item_id"]))
+
+
+Dial = Callable[..., AbstractAsyncContextManager[Client]]
+
+
+@pytest.fixture
+def dial() -> Dial:
+    """Open a session: `async with dial(model) as client`."""
+
+    @asynccontextmanager
+    async def dial(
+        model: Model, *, headers: Iterable[tuple[str, str]] = (), query: str = "?model=gpt-realtime-2.1"
+    ) -> AsyncIterator[Client]:
+        beta = any(name == "OpenAI-Beta" for name, _ in headers)
+        async with connect(model.url + query, additional_headers=list(headers), compression=None) as socket:
+            yield Client(socket, checked=not beta)
+
+    return dial
+
+
+@pytest.fixture
+def make_model() -> Callable[..., Model]:
+    """Make a server that is quick and takes tones for speech."""
+
+    def make(script: str | None = None, *, faults: Faults | None = None, **options: Any) -> Model:
+        quick: dict[str, Any] = {"vad": EnergyGate, "speed": 100, "think_ms": 5, "faults": faults or Faults()}
+        return Model(script, **(quick | options))
+
+    return make
+
+
+@pytest.fixture
+def speech() -> Callable[[str], bytes]:
+    """Read recorded human speech, by the name of its file: µ-law at 8 kHz."""
+
+    def read(name: str) -> bytes:
+        data = (Path(__file__).parents[2] / "data" / f"{name}.ulaw.wav").read_bytes()
+        return data[data.index(b"data") + 8 :]
+
+    return read

@@ -1,0 +1,81 @@
+"""The official SDK talks with the simulated server as it would with the real one."""
+
+from __future__ import annotations
+
+import base64
+from typing import Any
+
+import pytest
+from openai import AsyncOpenAI
+
+from phoneagent.protocol.audio import silence, tone
+
+pytestmark = pytest.mark.anyio
+
+SCRIPT = """
+[[turn]]
+caller = "A table for four at half past seven, please."
+say = "Let me see."
+call = "book_table"
+arguments = { guests = 4, time = "19:30" }
+then = "Done. {output}"
+
+[[turn]]
+caller = "Wait!"
+say = "Yes?"
+"""
+TOOL: Any = {
+    "type": "function",
+    "name": "book_table",
+    "description": "Book a table.",
+    "parameters": {"type": "object", "properties": {"guests": {"type": "integer"}, "time": {"type": "string"}}},
+}
+
+
+async def test_a_whole_conversation(make_model: Any) -> None:
+    lines: list[str] = []
+    audio = bytearray()
+    async with make_model(SCRIPT, api_key="sk-test") as model:
+        client = AsyncOpenAI(api_key="sk-test", websocket_base_url=model.url.removesuffix("/realtime"))
+        async with client, client.realtime.connect(model="gpt-realtime-2.1") as connection:
+            turn: Any = {"type": "server_vad", "silence_duration_ms": 300, "interrupt_response": True}
+            listen: Any = {"format": {"type": "audio/pcmu"}, "turn_detection": turn}
+            listen["transcription"] = {"model": "gpt-transcribe"}
+            speak: Any = {"format": {"type": "audio/pcmu"}, "voice": "marin"}
+            await connection.session.update(
+                session={"type": "realtime", "tools": [TOOL], "audio": {"input": listen, "output": speak}}
+            )
+            answers = 0
+            async for event in connection:
+                match event.type:
+                    case "session.updated":
+                        said = base64.b64encode(tone(300, 600) + silence(500)).decode()
+                        await connection.input_audio_buffer.append(audio=said)
+                    case "response.output_audio.delta":
+                        audio += base64.b64decode(event.delta)
+                    case "response.output_audio_transcript.done":
+                        lines.append(event.transcript)
+                    case "conversation.item.input_audio_transcription.completed":
+                        lines.append(event.transcript)
+                    case "response.output_item.done" if event.item.type == "function_call":
+                        assert event.item.arguments == '{"guests": 4, "time": "19:30"}'
+                        output: Any = {
+                            "type": "function_call_output",
+                            "call_id": event.item.call_id,
+                            "output": "Nr 41.",
+                        }
+                        await connection.conversation.item.create(item=output)
+                    case "response.done":
+                        answers += 1
+                        if answers == 2:
+                            break
+                        await connection.response.create()
+                    case "error":
+                        pytest.fail(event.error.message)
+
+    assert sorted(lines) == sorted(["A table for four at half past seven, please.", "Let me see.", "Done. Nr 41."])
+    assert bytes(audio) == b"".join(bytes(item.audio) for item in model.sessions[0].audio_items)
+    assert model.sessions[0].tool_calls[0].output == "Nr 41."
+    assert model.violations == model.races == []
+    assert model.sessions[0].dialect == "ga"
+    assert "sk-test" not in repr(model.sessions[0])

@@ -1,0 +1,90 @@
+"""`phoneagent sim model` from the outside: a process that one starts, connects to and stops."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from asyncio.subprocess import PIPE, Process
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+from typer.testing import CliRunner
+from websockets.asyncio.client import connect
+
+from phoneagent.cli.sim_model import model
+
+pytestmark = pytest.mark.anyio
+
+RUN = "import typer; from phoneagent.cli.sim_model import model; typer.run(model)"
+SCRIPT = '[[turn]]\nheard = "."\ncaller = "Hm."\nsay = "Good morning."\n'
+
+
+async def until(process: Process, text: str) -> str:
+    """Read lines up to the one that contains `text` and return it."""
+    assert process.stdout is not None
+    async with asyncio.timeout(20):
+        while line := (await process.stdout.readline()).decode():
+            if text in line:
+                return line
+    raise AssertionError(f"the command ended without a line that contains {text!r}")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs POSIX signals")
+async def test_it_serves_narrates_and_stops_cleanly(tmp_path: Path) -> None:
+    script = tmp_path / "call.toml"
+    script.write_text(SCRIPT, encoding="utf-8")
+    arguments = [sys.executable, "-c", RUN, "--port", "0", "--script", str(script), "--scripted"]
+    environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
+    process = await asyncio.create_subprocess_exec(*arguments, stdout=PIPE, stderr=subprocess.STDOUT, env=environment)
+    try:
+        assert "follows its script" in await until(process, "simulated Realtime server")
+        url = (await until(process, "ws://")).strip()
+        async with connect(url + "?model=gpt-realtime-2.1", max_queue=None) as session:
+            content = [{"type": "input_text", "text": "hello"}]
+            item = {"type": "message", "role": "user", "content": content}
+            await session.send(json.dumps({"type": "conversation.item.create", "item": item}))
+            await session.send(json.dumps({"type": "response.create"}))
+            await session.send(json.dumps({"type": "nonsense"}))
+            assert "#1" in await until(process, 'the model: "Good morning."')
+            await until(process, "response completed")
+        process.send_signal(signal.SIGINT)
+        assert "1 sessions, 1 rules broken" in await until(process, "sessions,")
+        assert "Invalid value: 'nonsense'" in await until(process, "nonsense")
+        async with asyncio.timeout(10):
+            assert await process.wait() == 0
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+        await process.communicate()
+
+
+def invoke(*arguments: str) -> Any:
+    app = typer.Typer()
+    app.command()(model)
+    return CliRunner().invoke(app, arguments)
+
+
+def test_a_bad_script_and_a_bad_error_are_named(tmp_path: Path) -> None:
+    script = tmp_path / "call.toml"
+    script.write_text("[[turn]]\nhear = 'x'\nsay = 'y'\n", encoding="utf-8")
+    for arguments, words in ((["--script", str(script)], "hear"), (["--error", "soon:x"], "SECONDS:CODE")):
+        result = invoke(*arguments)
+        assert result.exit_code == 2
+        assert words in result.output
+
+
+def test_a_port_in_use_is_named() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        result = invoke("--port", str(port), "--scripted")
+
+    assert result.exit_code == 1
+    assert f"Port {port} cannot be used" in result.output
