@@ -8,7 +8,10 @@ import typer
 
 from phoneagent.errors import PhoneAgentError
 
+from .demo import demo
 from .serve import serve
+from .sim_call import call
+from .sim_model import model
 
 app = typer.Typer(
     name="phoneagent",
@@ -18,7 +21,10 @@ app = typer.Typer(
     pretty_exceptions_show_locals=False,
 )
 sim = typer.Typer(help="The offline world: a Twilio phone, and a Realtime model.", no_args_is_help=True)
+app.command()(demo)
 app.command()(serve)
+sim.command()(call)
+sim.command()(model)
 app.add_typer(sim, name="sim")
 
 

@@ -265,7 +265,7 @@ class _Row:
         """A label for each tool call, with a line up to the agent's lane; one under the other."""
         for number, tool in enumerate(self._tools):
             text = tool.text if len(tool.text) <= 110 else tool.text[:109] + "…"
-            width = len(text) * _CHAR + 20
+            width = len(text) * 7 + 24  # as wide as a line of code may get
             at, y = self._x(tool.at_ms), self._pills_y + number * 26
             x = max(_LEFT, min(at - 12, WIDTH - _RIGHT - width))
             yield (
@@ -273,7 +273,7 @@ class _Row:
                 f'stroke-dasharray="1 3"/>'
                 f'<rect class="pill" x="{x:.1f}" y="{y}" width="{width:.1f}" height="21" rx="10"/>'
             )
-            yield _text(x + 10, y + 15, text, "tool")
+            yield _text(x + 11, y + 15, text, "tool")
 
 
 def _text(x: float, y: float, text: str, style: str) -> str:

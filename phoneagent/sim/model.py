@@ -6,6 +6,9 @@
 
 It speaks the protocol as the real server does, refuses what that refuses, in its words, and remembers everything:
 `model.sessions` holds one `ModelSession` per connection, with what was said, heard, called and truncated.
+
+It does not do what no telephone call needs: WebRTC, transcription sessions, images and MCP servers. It accepts noise
+reduction, the speed of the voice, prompts and truncation settings, and they change nothing.
 """
 
 from __future__ import annotations
@@ -40,7 +43,9 @@ PATHS = {"/v1/realtime": "ga", "/openai/v1/realtime": "ga", "/openai/realtime": 
 """Where sessions are, and the dialect spoken there without a header: OpenAI's path, Azure's, and Azure's old one."""
 
 LARGEST_MESSAGE_BYTES = LARGEST_APPEND_BYTES * 4 // 3 + (1 << 20)
-KEPT_SESSIONS = 10_000
+KEPT_SESSIONS = 1000
+"""Sessions that are remembered; the oldest is forgotten first."""
+
 HEALTHY = Faults()
 RENDERED_LINES = 200
 """Lines of speech kept for the next session that says the same."""

@@ -8,7 +8,7 @@ from typing import Any
 
 from phoneagent.sim.model_checks import Refusal, invalid_value
 from phoneagent.sim.model_config import Json
-from phoneagent.sim.model_events import encode_audio
+from phoneagent.sim.model_events import check_item, encode_audio
 from phoneagent.sim.model_records import AudioItem, CallerTurn, Truncation
 
 Emit = Callable[..., None]
@@ -117,11 +117,20 @@ class Conversation:
 
     # -- what is to be answered --
 
-    def take_news(self) -> list[Json]:
-        """Return the items that nothing has answered yet, and count them as answered."""
-        news = [item for item in self.items if item["id"] not in self._answered and _asks(item)]
+    def news(self) -> list[Json]:
+        """Return the items that nothing has answered yet."""
+        return [item for item in self.items if item["id"] not in self._answered and _asks(item)]
+
+    def resolve(self, item: Json, at: str) -> Json:
+        """Return an item that a response is given as input: a new one, or one of ours by reference."""
+        if item.get("type") == "item_reference":
+            return self.items[self._index(str(item.get("id")), "reference")]
+        check_item(item, at)
+        return {"id": "", **item}
+
+    def answer(self, news: list[Json]) -> None:
+        """Count these as answered."""
         self._answered.update(item["id"] for item in news)
-        return news
 
     def give_back(self, news: list[Json]) -> None:
         """Count these as unanswered again: the response failed or said nothing."""

@@ -395,8 +395,10 @@ class ModelSession:
             check_response(params)
         check_model_options(self.model, params, "response")
         check_voice(self.session, params, spoke=bool(self.audio_items), at="response")
-        for index, item in enumerate(params.get("input", [])):
-            check_item(item, f"response.input[{index}]")
+        if "input" in params:
+            resolve = self.conversation.resolve
+            given = [resolve(item, f"response.input[{index}]") for index, item in enumerate(params["input"])]
+            params = {**params, "input": given}
         beside = params.get("conversation") == "none"
         if not beside and self._active is not None:
             record = self._active.record

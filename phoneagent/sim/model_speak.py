@@ -131,10 +131,11 @@ class Response:
         self.record = ResponseRecord(
             session.new_id("resp"), by, time.monotonic(), metadata=params.get("metadata"), out_of_band=out_of_band
         )
-        if "input" in params:
-            self._news: list[Json] = params["input"]
-        else:
-            self._news = session.conversation.take_news()
+        given: list[Json] | None = params.get("input")
+        self._news = session.conversation.news() if given is None else given
+        self._answers = given is None and not out_of_band
+        if self._answers:
+            session.conversation.answer(self._news)
         self._given = input_tokens(wanted, session.conversation)
         session.emit("response.created", response=self.as_json())
         session.emit("rate_limits.updated", rate_limits=[_RATE_LIMIT])
@@ -212,7 +213,7 @@ class Response:
     async def _think(self) -> Reply:
         """Understand what was said, decide on the answer and prepare its first words."""
         session, wanted = self.session, self._wanted
-        heard = await session.understood([item["id"] for item in self._news if "id" in item])
+        heard = await session.understood([item["id"] for item in self._news])
         question = Question(
             news=self._news,
             heard=heard,
@@ -307,7 +308,7 @@ class Response:
         session, record = self.session, self.record
         record.status, record.done_at, self._details = status, time.monotonic(), details
         record.reason = (details or {}).get("reason")
-        if not self.output and "input" not in self._params:
+        if self._answers and not self.output:
             session.conversation.give_back(self._news)
         audio_ms = self._audio_bytes() // self.bytes_per_ms
         figures = usage(self._given, session.tokens_read, self.output, audio_ms)

@@ -10,12 +10,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
-import uvicorn
 
 from phoneagent import Agent, Endpoint, Event, PhoneApp, Settings, events
-from phoneagent.cli.serve import UVICORN
 from phoneagent.session import Session
-from phoneagent.sim import Model, Phone, Script
+from phoneagent.sim import Model, Phone, Script, serving
 
 ACCOUNT_SID = "AC" + "0123456789abcdef" * 2
 AUTH_TOKEN = "an-auth-token-of-a-test"
@@ -71,24 +69,6 @@ def settings(**changes: Any) -> Settings:
         **changes,
     }
     return Settings(**given)
-
-
-@asynccontextmanager
-async def serving(asgi: Any) -> AsyncIterator[str]:
-    """Run an ASGI app under uvicorn as `phoneagent serve` does; yields its address."""
-    server = uvicorn.Server(uvicorn.Config(asgi, host="127.0.0.1", port=0, **{**UVICORN, "lifespan": "on"}))
-    server.install_signal_handlers = lambda: None  # type: ignore[attr-defined]
-    task = asyncio.create_task(server._serve())
-    try:
-        async with asyncio.timeout(10):
-            while not server.started:
-                assert not task.done(), "the server did not start"
-                await asyncio.sleep(0.005)
-        port = server.servers[0].sockets[0].getsockname()[1]
-        yield f"http://127.0.0.1:{port}"
-    finally:
-        server.should_exit = True
-        await asyncio.wait_for(task, 10)
 
 
 Worlds = Callable[..., AbstractAsyncContextManager[World]]

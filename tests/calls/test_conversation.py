@@ -5,7 +5,9 @@ from __future__ import annotations
 import pytest
 
 from phoneagent import Agent, BargeIn, Call, CallEnded, ToolReturned, hang_up, tool
+from phoneagent.demo.report import measure
 from phoneagent.sim.speech import Murmur
+from tests.calls.conftest import Worlds
 
 pytestmark = pytest.mark.anyio
 
@@ -38,7 +40,7 @@ async def book_table(call: Call, guests: int, time: str) -> str:
 HOST = Agent(instructions="You answer the phone.", greeting="Good evening!", tools=[book_table, hang_up])
 
 
-async def test_a_whole_call(world) -> None:
+async def test_a_whole_call(world: Worlds) -> None:
     voice = Murmur()
     async with world(HOST, SCRIPT) as w:
         async with w.phone().dial() as line:
@@ -53,9 +55,23 @@ async def test_a_whole_call(world) -> None:
         assert line.violations == []
         assert w.model.violations == []
         (ended,) = w.of(CallEnded)
-        for turn in ended.transcript:
-            print(turn)
-        print(w.of(BargeIn), line.clears)
         assert ended.ended_by == "agent"
-        assert [each.output for each in w.of(ToolReturned)][0] == "Booked for 4 at 19:30."
+        assert [(turn.role, turn.interrupted) for turn in ended.transcript] == [
+            ("agent", False),
+            ("caller", False),
+            ("agent", True),
+            ("caller", False),
+            ("agent", False),
+            ("agent", False),
+            ("caller", False),
+            ("agent", False),
+        ]
+        interrupted = ended.transcript[2]
+        assert interrupted.text.startswith(interrupted.heard_text)
+        assert 0 < len(interrupted.heard_text) < len(interrupted.text) / 2
+        (returned,) = (each for each in w.of(ToolReturned) if each.name == "book_table")
+        assert returned.output == "Booked for 4 at 19:30."
         assert len(w.of(BargeIn)) == 1
+        report = measure(line, w.model.sessions[0])
+        assert report.passed
+        assert [each.text for each in report.turns] == [each.text for each in ended.transcript]

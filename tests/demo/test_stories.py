@@ -8,7 +8,8 @@ from phoneagent.demo import render_clips, restaurant
 from phoneagent.demo.render_clips import agent_lines, caller_lines, word_errors
 from phoneagent.demo.stories import AGENT_CLIPS, CALLER_CLIPS, RESTAURANT, VISITOR
 from phoneagent.protocol.audio import rms
-from phoneagent.sim.speech import Murmur, normalised
+from phoneagent.sim.hearing import MoonshineEar
+from phoneagent.sim.speech import ClipVoice, Murmur, normalised
 
 STORIES = [RESTAURANT, VISITOR]
 
@@ -39,10 +40,20 @@ def test_clips_do_not_pause_as_long_as_a_turn_ends():
 
 
 @pytest.mark.parametrize("story", STORIES, ids=["restaurant", "visitor"])
-def test_a_real_ear_finds_the_turns_in_order(story):
+def test_the_words_lead_to_the_turns_in_order(story):
     script = story.script()
     for turn in script.turns:
         assert script.match(turn.caller) is turn
+
+
+@pytest.mark.anyio
+@pytest.mark.skipif(not MoonshineEar.available(), reason="the extra `demo` is not installed")
+@pytest.mark.parametrize("story", STORIES, ids=["restaurant", "visitor"])
+async def test_what_a_real_ear_makes_of_the_clips_does_too(story):
+    script = story.script()
+    for turn in script.turns:
+        heard = await MoonshineEar().hear(ClipVoice(CALLER_CLIPS, Murmur()).render(turn.caller))
+        assert script.match(heard) is turn
 
 
 def test_the_script_greets_as_the_agent_does():

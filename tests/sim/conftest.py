@@ -18,6 +18,8 @@ from starlette.responses import Response
 from starlette.routing import Route, WebSocketRoute
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
+SILENT = base64.b64encode(b"\xff" * 160).decode()
+
 
 @dataclass
 class Seen:
@@ -55,8 +57,14 @@ class Leg:
     async def until(self, happened: Callable[[], object]) -> None:
         async with asyncio.timeout(15):
             while not happened():
+                if self.events("closed"):
+                    raise WebSocketDisconnect
                 self.changed.clear()
                 await self.changed.wait()
+
+    def loud(self) -> list[bool]:
+        """For each frame, whether the caller spoke."""
+        return [frame["media"]["payload"] != SILENT for frame in self.media]
 
     async def event(self, name: str) -> dict[str, Any]:
         """Wait for the first message of a kind."""
@@ -147,7 +155,9 @@ class Server:
 
 @pytest.fixture
 async def server() -> AsyncIterator[Server]:
-    listener = socket.create_server(("127.0.0.1", 0))
+    # With the protocol named: without it asyncio leaves Nagle's algorithm on, and answers take 40 ms.
+    listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+    listener.bind(("127.0.0.1", 0))
     scripted = Server(listener.getsockname()[1])
     routes = [
         WebSocketRoute("/{path:path}", scripted.media),
@@ -161,11 +171,16 @@ async def server() -> AsyncIterator[Server]:
         lifespan="off",
     )
     running = scripted.uvicorn = uvicorn.Server(config)
-    # What `serve` does, without its signal handlers and without waiting for its ticks.
+    # What `serve` does, without its signal handlers and its ticks.
     config.load()
     running.lifespan = config.lifespan_class(config)
     await running.startup(sockets=[listener])
     try:
         yield scripted
     finally:
-        await asyncio.wait_for(running.shutdown(sockets=[listener]), 15)
+        for listening in running.servers:
+            listening.close()
+        for connection in list(running.server_state.connections):
+            connection.transport.abort()
+        if running.server_state.tasks:
+            await asyncio.wait(running.server_state.tasks, timeout=15)

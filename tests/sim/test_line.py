@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import io
 import time
 import wave
 from array import array
 from collections.abc import Awaitable, Callable
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -24,8 +26,6 @@ SPEECH = read_wav((Path(__file__).parents[1] / "data" / "librivox-0880.ulaw.wav"
 
 
 def heard_by_server(leg: Leg) -> bytes:
-    import base64
-
     return b"".join(base64.b64decode(frame["media"]["payload"]) for frame in leg.media)
 
 
@@ -147,7 +147,7 @@ async def test_a_mark_with_nothing_queued_comes_back_at_once(server: Server):
 
 async def test_a_clear_cuts_what_is_playing_and_gives_the_marks_back(server: Server):
     async def interrupted(leg: Leg) -> None:
-        await leg.until(lambda: any(frame["media"]["payload"][0] != "/" for frame in leg.media))
+        await leg.until(lambda: any(leg.loud()))
         await leg.send("clear")
 
     server.agent = plays(tone(440, 5000), "a", "b", then=interrupted)
@@ -185,8 +185,8 @@ async def test_waiting_for_silence(server: Server):
 
 async def test_waiting_starts_anew_after_each_line_of_the_callers(server: Server):
     async def answer(leg: Leg) -> None:
-        await leg.until(lambda: any(frame["media"]["payload"][0] != "/" for frame in leg.media))
-        await leg.until(lambda: leg.media[-1]["media"]["payload"][0] == "/")
+        await leg.until(lambda: any(leg.loud()))
+        await leg.until(lambda: not leg.loud()[-1])
         await leg.play(tone(500, 200))
 
     server.agent = plays(tone(440, 100), "greeting", then=answer)
@@ -240,7 +240,7 @@ async def test_what_is_queued_when_the_server_closes_is_never_heard(server: Serv
 
 async def test_the_recording_has_both_sides_on_one_clock(server: Server):
     async def echo(leg: Leg) -> None:
-        await leg.until(lambda: any(frame["media"]["payload"][0] != "/" for frame in leg.media))
+        await leg.until(lambda: any(leg.loud()))
         await leg.play(tone(440, 200))
 
     server.agent = plays(b"", then=echo)
@@ -333,7 +333,7 @@ async def test_a_gap_in_the_media(server: Server):
         before = len(leg.media)
         await leg.until(lambda: len(leg.media) > before)
     stamps = [int(frame["media"]["timestamp"]) for frame in leg.media]
-    gaps = [after - earlier for earlier, after in zip(stamps, stamps[1:], strict=False)]
+    gaps = [after - earlier for earlier, after in pairwise(stamps)]
     assert sum(gap > 20 for gap in gaps) == 1
     assert max(gaps) >= 200
     assert [int(frame["media"]["chunk"]) for frame in leg.media] == list(range(1, len(stamps) + 1))

@@ -36,6 +36,10 @@ class Client:
     def types(self) -> list[str]:
         return [event["type"] for event in self.events]
 
+    def steps(self, start: int = 0) -> list[str]:
+        """The types from event `start` on, without the deltas, whose number and order vary."""
+        return [kind for kind in self.types[start:] if not kind.endswith(".delta")]
+
     async def send(self, kind: str, **fields: Any) -> None:
         await self.socket.send(json.dumps({"type": kind, **fields}))
 

@@ -1,0 +1,162 @@
+"""What happens to a response when somebody speaks, cancels or asks for another one."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+pytestmark = pytest.mark.anyio
+
+SCRIPT = """
+[[turn]]
+caller = "A table, please."
+heard = "table"
+say = "Of course, a table by the window would be free."
+
+[[turn]]
+caller = "Half past seven."
+heard = "seven"
+say = "Let me see."
+call = "book"
+arguments = { n = 4 }
+then = "Done. {output}"
+"""
+LONG = "This is a sentence that takes a while to be said, " * 4
+SLOW: dict[str, Any] = {"speed": 2}
+
+
+def speaking(text: str = LONG) -> str:
+    return f'[[turn]]\nheard = "."\ncaller = "Hm."\nsay = "{text}"\n'
+
+
+@pytest.mark.parametrize("create", [True, False])
+@pytest.mark.parametrize("interrupt", [True, False])
+async def test_speech_during_a_response(make_model: Any, dial: Any, create: bool, interrupt: bool) -> None:
+    async with make_model(speaking(), **SLOW) as model, dial(model) as client:
+        await client.configure(turn={"create_response": create, "interrupt_response": interrupt})
+        await client.add("hello")
+        await client.send("response.create")
+        await client.until("response.output_audio.delta")
+        start = len(client.events)
+        await client.speak()
+        await client.until("input_audio_buffer.committed")
+        await client.until("conversation.item.done")
+        if interrupt and create:
+            await client.until("response.created")
+        if create and not interrupt:
+            await client.until("error")
+        later = client.events[start:]
+        session = model.sessions[0]
+
+        statuses = [event["response"]["status"] for event in later if event["type"] == "response.done"]
+        assert statuses == (["cancelled"] if interrupt else [])
+        assert [e["type"] for e in later].count("response.created") == (interrupt and create)
+        errors = [event["error"] for event in later if event["type"] == "error"]
+        assert [error["code"] for error in errors] == ["conversation_already_has_active_response"] * (
+            create and not interrupt
+        )
+        assert all(error["event_id"] is None for error in errors)
+        assert session.audio_items[0].interrupted is interrupt
+        assert session.violations == session.races == []
+
+
+async def test_an_interrupted_response_ends_in_order(make_model: Any, dial: Any) -> None:
+    async with make_model(speaking(), **SLOW) as model, dial(model) as client:
+        await client.configure(turn={"interrupt_response": True})
+        await client.add("hello")
+        await client.send("response.create")
+        await client.until("response.output_audio.delta")
+        await client.speak()
+        done = (await client.until("response.done"))["response"]
+        start = client.types.index("input_audio_buffer.speech_started")
+
+    assert client.steps(start) == [
+        "input_audio_buffer.speech_started",
+        "response.output_audio.done",
+        "response.output_audio_transcript.done",
+        "response.content_part.done",
+        "response.output_item.done",
+        "conversation.item.done",
+        "response.done",
+    ]
+    assert done["status_details"] == {"type": "cancelled", "reason": "turn_detected"}
+    assert done["output"][0]["status"] == "incomplete"
+    assert len(done["output"][0]["content"][0]["transcript"]) < len(LONG)
+
+
+@pytest.mark.parametrize("with_id", [True, False])
+async def test_a_client_cancels(make_model: Any, dial: Any, with_id: bool) -> None:
+    async with make_model(speaking(), **SLOW) as model, dial(model) as client:
+        await client.configure()
+        await client.add("hello")
+        await client.send("response.create")
+        created = await client.until("response.created")
+        await client.until("response.output_audio.delta")
+        await client.send("response.cancel", **({"response_id": created["response"]["id"]} if with_id else {}))
+        done = (await client.until("response.done"))["response"]
+        error = await client.refused("response.cancel")
+
+    assert done["status_details"] == {"type": "cancelled", "reason": "client_cancelled"}
+    assert done["usage"]["output_token_details"]["audio_tokens"] > 0
+    assert error["code"] == "response_cancel_not_active"
+    assert model.violations == []
+    assert len(model.races) == 1
+
+
+async def test_a_response_cancelled_before_it_spoke_leaves_the_question_open(make_model: Any, dial: Any) -> None:
+    async with make_model(SCRIPT, think_ms=300) as model, dial(model) as client:
+        await client.configure()
+        await client.add("a table")
+        await client.send("response.create")
+        await client.until("response.created")
+        await client.send("response.cancel")
+        cancelled = (await client.until("response.done"))["response"]
+        answered = await client.answer()
+
+    assert cancelled["output"] == []
+    assert answered["output"][0]["content"][0]["transcript"].startswith("Of course")
+
+
+async def test_a_second_response_is_refused_while_one_is_active(make_model: Any, dial: Any) -> None:
+    async with make_model(speaking(), **SLOW) as model, dial(model) as client:
+        await client.configure()
+        await client.add("hello")
+        await client.send("response.create")
+        created = (await client.until("response.created"))["response"]
+        error = await client.refused("response.create")
+        session = model.sessions[0]
+
+        assert error["code"] == "conversation_already_has_active_response"
+        assert created["id"] in error["message"]
+        assert len(session.violations) == 1
+        assert session.races == []
+
+
+async def test_losing_the_race_with_the_servers_own_response_is_no_violation(make_model: Any, dial: Any) -> None:
+    async with make_model(speaking(), **SLOW) as model, dial(model) as client:
+        await client.configure()
+        await client.speak()
+        await client.until("response.created")
+        error = await client.refused("response.create")
+
+        assert error["code"] == "conversation_already_has_active_response"
+        assert model.violations == []
+        assert len(model.races) == 1
+
+
+async def test_a_response_out_of_band_runs_beside_and_is_not_stored(make_model: Any, dial: Any) -> None:
+    async with make_model(speaking(), **SLOW) as model, dial(model) as client:
+        await client.configure()
+        await client.add("hello")
+        await client.send("response.create")
+        created = (await client.until("response.created"))["response"]
+        aside = {"conversation": "none", "instructions": 'Say "aside".', "metadata": {"topic": "x"}, "input": []}
+        await client.send("response.create", response={**aside, "output_modalities": ["text"]})
+        done = (await client.until("response.done"))["response"]
+        items = model.sessions[0].items
+
+        assert done["id"] != created["id"]
+        assert (done["conversation_id"], done["metadata"]) == (None, {"topic": "x"})
+        assert done["output"][0]["content"] == [{"type": "output_text", "text": "aside"}]
+        assert done["output"][0]["id"] not in [item["id"] for item in items]

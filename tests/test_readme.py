@@ -1,0 +1,72 @@
+"""The README is true: its commands are the ones CI runs, and its snippets run."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    """A user's folder, with the README's agent and its test."""
+    agent, test = blocks("python")
+    (tmp_path / "main.py").write_text(agent, encoding="utf-8")
+    (tmp_path / "test_agent.py").write_text(test, encoding="utf-8")
+    return tmp_path
+
+
+def run(*arguments: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, *arguments], cwd=folder, capture_output=True, text=True, timeout=120, check=False
+    )
+
+
+def test_the_readme_s_test_passes(project: Path) -> None:
+    done = run("-m", "pytest", "-q", "-p", "no:cacheprovider", "test_agent.py", folder=project)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "1 passed" in done.stdout
+
+
+def test_the_agent_is_as_short_as_it_is_said_to_be() -> None:
+    agent = [line for line in blocks("python")[0].splitlines() if line.strip()]
+    assert len(agent) <= 20
+
+
+def test_the_commands_are_those_that_ci_runs() -> None:
+    """.ci/run takes them from here: two, each a line, the demo first."""
+    demo, tests = (line for block in blocks("sh") for line in block.splitlines())
+    assert demo.endswith("phoneagent demo")
+    assert tests.endswith("pytest")
+
+
+def test_everything_it_links_to_is_there() -> None:
+    for target in re.findall(r"\]\((?!http)([^)]+)\)", README):
+        assert (ROOT / target).exists(), target
+
+
+def test_the_settings_it_names_are_those_that_exist() -> None:
+    example = (ROOT / ".env.example").read_text(encoding="utf-8")
+    named = set(re.findall(r"^(?:# )?([A-Z][A-Z_]+)=", example, re.MULTILINE))
+    settings = (ROOT / "phoneagent" / "settings.py").read_text(encoding="utf-8")
+    for name in named:
+        assert name in settings or f"    {name.lower()}:" in settings, name
+
+
+def test_serve_names_what_is_missing(project: Path) -> None:
+    script = "import os, sys; [os.environ.pop(n, 0) for n in list(os.environ) if n.startswith(('TWILIO', 'OPENAI'))];"
+    script += "sys.argv = ['phoneagent', 'serve', 'main:app']; from phoneagent.cli import main; main()"
+    done = run("-c", script, folder=project)
+    assert done.returncode == 2
+    assert done.stderr.count(" is missing: ") == 4
+    assert "Traceback" not in done.stderr
