@@ -153,7 +153,7 @@ async def _converse(line: Line, plan: _Plan, show: _Show) -> str | None:
     except CallFailed:
         return f"the call ended (by {line.ended_by}) before {step}"
     except TimeoutError as error:
-        return None if limit.expired() else f"{error} ({step} was next)"
+        return None if limit.expired() else f"{error}; before {step}"
     return None
 
 
@@ -184,10 +184,13 @@ class _Show:
     def say(self, line: Line, who: str, what: str) -> None:
         colour = {"caller": "cyan", "agent": "green", "violation": "red"}.get(who, "dim")
         text = Text(f"{line.duration_ms / 1000:6.1f} s  ", style="dim")
-        self._console.print(text.append(f"{who:<9}", style=colour).append(what, style="default"))
+        self._print(text.append(f"{who:<9}", style=colour).append(what, style="default"))
 
     def fail(self, what: str) -> None:
-        self._console.print(Text(what, style="red"))
+        self._print(Text(what, style="red"))
+
+    def _print(self, text: Text) -> None:
+        self._console.print(text, soft_wrap=True)
 
     async def watch(self, line: Line) -> None:
         """Tell what the agent does, until cancelled."""

@@ -2,8 +2,8 @@
 
     pip install 'phoneagent[demo]' && python -m phoneagent.demo.render_clips
 
-The same versions on the same kind of machine give the same bytes. What the ear makes of each clip is printed beside it, with the share of words it
-got wrong, so that a clip nobody can understand is noticed before it is shipped.
+The same versions on the same kind of machine give the same bytes. What the ear makes of each clip is printed beside
+it, with the share of words it got wrong, so that a clip nobody can understand is noticed before it is shipped.
 """
 
 from __future__ import annotations

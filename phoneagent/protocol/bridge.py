@@ -20,7 +20,7 @@ unsent) · THINKING (a response is requested or active, or a tool runs) · CALLE
 | CALLER, OPEN             | speech                         | noted                                                    |
 | any                      | turn committed                 | an answer is owed, by the server or asked for            |
 | any                      | function call complete, new id | the tool runs, once                                      |
-| any                      | tool returned                  | its output is posted at once; an answer is owed          |
+| any                      | tool returned                  | its output is posted at once; after the last one, owed |
 | no response, speech off  | an answer is owed, not CLOSING | one response.create                                      |
 | any                      | response.done, the active one  | none; failed or empty: owed again, once a turn           |
 | speech on                | no media for 750 ms            | silence is made up (`listening`)                         |
@@ -399,7 +399,7 @@ class Bridge:
                 prompt = "The call ends now. Say a short goodbye to the caller, and nothing else."
                 self.responses.want(Ask("goodbye", prompt, {"tool_choice": "none"}))
         if self._connected:
-            self.responses.poll(now, speech=self._speech, closing=self._closing)
+            self.responses.poll(now, speech=self._speech, closing=self._closing, tools_running=bool(self._tools))
             if self.responses.unanswered > MAX_UNANSWERED and not self._closing:
                 self.model_lost(now, "it answers no request for a response")
         if self._closing and now >= self._hang_up_at():

@@ -22,7 +22,6 @@ from phoneagent.events import (
 from .playback import Outcome
 from .transcript import Transcript
 
-
 MAX_TROUBLES = 100
 """Different complaints that are told of one call."""
 

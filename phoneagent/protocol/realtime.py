@@ -14,7 +14,6 @@ from collections.abc import Mapping
 from typing import Any, TypeAlias
 
 import msgspec
-from msgspec import UNSET, UnsetType
 
 from phoneagent.errors import ProtocolError
 
@@ -112,7 +111,7 @@ class Response(msgspec.Struct):
     status: str | None = None
     status_details: StatusDetails | None = None
     output: list[Item] | None = None
-    metadata: dict[str, Any] | UnsetType | None = UNSET
+    metadata: dict[str, Any] | None = None
 
 
 class ResponseCreated(_FromModel, tag="response.created"):

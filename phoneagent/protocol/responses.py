@@ -82,6 +82,7 @@ class ResponseGate:
         self._pending: Ask | None = None  # our create that was not answered yet
         self._number = 0
         self._outputs: dict[str, bool] = {}  # posted and in no response yet: call_id -> its item was added
+        self._server_may_answer = False  # a turn was committed since
         self._covered: frozenset[str] = frozenset()  # what our pending create covers
         self._discarded: set[str] = set()
         self._drop_next = False  # interrupted before it was created
@@ -103,6 +104,7 @@ class ResponseGate:
         """The caller's turn is complete: an answer is owed, by the server itself or asked for by us."""
         self.owed = True
         self._retried = False
+        self._server_may_answer = server_answers
         if server_answers and self.state is State.NONE:
             self._request(now)
 
@@ -125,15 +127,18 @@ class ResponseGate:
         current = (*self._asks, self._pending, self.ask if self.state is State.ACTIVE else None)
         return any(ask is not None and ask.kind == kind for ask in current)
 
-    def poll(self, now: float, *, speech: bool, closing: bool) -> None:
-        """Send a `response.create` if one is wanted and may go."""
+    def poll(self, now: float, *, speech: bool, closing: bool, tools_running: bool) -> None:
+        """Send a `response.create` if one is wanted and may go.
+
+        Outputs of tools wait for those that still run, so that all of them get one continuation.
+        """
         if self.state is not State.NONE:
             return
         if closing:
             self._asks = deque(ask for ask in self._asks if ask.kind == "goodbye")
         if self._asks and (not speech or self._asks[0].kind in ("greeting", "goodbye")):
             self._create(self._asks.popleft(), now)
-        elif (self.owed or self._outputs) and not speech and not closing:
+        elif (self.owed or (self._outputs and not tools_running)) and not speech and not closing:
             self._create(Ask("turn"), now)
 
     def _create(self, ask: Ask, now: float) -> None:
@@ -145,6 +150,7 @@ class ResponseGate:
         options = {**ask.options, "metadata": {METADATA_KEY: str(self._number)}}
         self._outbox.append(ResponseCreate(event_id=f"create_{self._number}", response=options))
         self._pending = ask
+        self._server_may_answer = False
         self._covered = frozenset(self._outputs)
         self._request(now)
 
@@ -171,10 +177,10 @@ class ResponseGate:
         return drop
 
     def _is_ours(self, response: Response) -> bool:
-        if isinstance(response.metadata, dict):
-            return response.metadata.get(METADATA_KEY) == str(self._number)
-        # A server that leaves metadata out altogether gives no hint; ours is then the likelier one.
-        return response.metadata is not None
+        if response.metadata and METADATA_KEY in response.metadata:
+            return response.metadata[METADATA_KEY] == str(self._number)
+        # Not every server gives metadata back. Without it, a response is ours unless a turn gave cause for another.
+        return not self._server_may_answer
 
     def accepts(self, response_id: str) -> bool:
         """Tell whether output of this response is still wanted."""

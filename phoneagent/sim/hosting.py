@@ -42,7 +42,7 @@ async def serving(app: Any) -> AsyncIterator[str]:
                 if task.done():
                     raise RuntimeError("the app did not start: see its log")
                 await asyncio.sleep(0.005)
-        yield "http://127.0.0.1:{}".format(server.servers[0].sockets[0].getsockname()[1])
+        yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
     finally:
         server.should_exit = True
         async with asyncio.timeout(START_SECONDS):

@@ -214,11 +214,11 @@ class Line:
 
         def missing() -> float | None:
             now = self._now()
+            queued_ms = self.playout.queued_ms(now)
+            if queued_ms:
+                return (queued_ms + ms) / 1000
             _, ended_ms = self.playout.heard(self._since_ms(), now)
-            if ended_ms is None:
-                return None
-            left_ms = self.playout.queued_ms(now) + ended_ms + ms - (now - self.started_at) * 1000
-            return 0 if left_ms <= 0 and not self.playing else max(left_ms / 1000, 0.001)
+            return None if ended_ms is None else max(ended_ms + ms - (now - self.started_at) * 1000, 0) / 1000
 
         await self._until(missing, timeout, "the agent had fallen silent")
 

@@ -52,7 +52,7 @@ def response_ms(line: Line) -> list[float]:
     waits = []
     spans = line.heard
     ends = [each.start_ms for each in line.speech[1:]] + [float("inf")]
-    for utterance, next_ms in zip(line.speech, ends, strict=True):
+    for utterance, next_ms in zip(line.speech, ends, strict=False):
         talking = any(span.start_ms <= utterance.end_ms < span.end_ms for span in spans)
         answers = [span.start_ms for span in spans if utterance.end_ms <= span.start_ms < next_ms]
         if answers and not talking:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import gc
+import operator
+import typing
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
@@ -11,13 +14,14 @@ from typing import Any
 
 import pytest
 
-from phoneagent import Agent, Endpoint, Event, PhoneApp, Settings, events
+from phoneagent import Agent, Endpoint, Event, ModelEvent, PhoneApp, Settings
 from phoneagent.session import Session
 from phoneagent.sim import Model, Phone, Script, serving
 
 ACCOUNT_SID = "AC" + "0123456789abcdef" * 2
 AUTH_TOKEN = "an-auth-token-of-a-test"
 PUBLIC_URL = "https://agent.example"
+EVENTS = functools.reduce(operator.or_, (kind for kind in typing.get_args(Event) if kind is not ModelEvent))
 
 
 @dataclass
@@ -92,7 +96,7 @@ def world() -> Worlds:
             async def note(event: Event) -> None:
                 seen.append(event)
 
-            app.on(events.Event)(note)
+            app.on(EVENTS)(note)
             async with serving(app) as url:
                 made = World(app, model, url, seen)
                 yield made

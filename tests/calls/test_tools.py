@@ -1,0 +1,108 @@
+"""Tools in a live call: whatever they do, the model gets one answer and the call goes on."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+
+import pytest
+
+from phoneagent import Agent, Call, Tool, ToolCalled, ToolReturned, tool
+from phoneagent.sim.speech import Murmur
+from tests.calls.conftest import Worlds
+
+pytestmark = pytest.mark.anyio
+VOICE = Murmur()
+
+
+def script(*names: str, then: str = "All done.") -> str:
+    calls = ", ".join(f'{{ name = "{name}", arguments = {{}} }}' for name in names)
+    return f'[[turn]]\ncaller = "Do it."\ncalls = [{calls}]\nthen = "{then}"\n'
+
+
+async def test_tools_of_every_kind_get_one_continuation(world: Worlds) -> None:
+    runs: list[str] = []
+
+    @tool
+    async def fine(call: Call) -> dict[str, str]:
+        runs.append(call.sid)
+        return {"ok": "yes"}
+
+    @tool
+    def plain() -> int:
+        time.sleep(0.05)
+        return 7
+
+    @tool
+    async def broken() -> None:
+        raise RuntimeError("no")
+
+    @tool(timeout=0.2)
+    async def slow() -> None:
+        await asyncio.Event().wait()
+
+    by_hand = Tool(name="by_hand", description="", parameters={"type": "object"}, handler=lambda arguments: arguments)
+    agent = Agent(instructions="x", tools=[fine, plain, broken, slow, by_hand])
+    async with world(agent, script("fine", "plain", "broken", "slow", "by_hand")) as w, w.phone().dial() as line:
+        await line.say(VOICE.render("Do it."))
+        await line.wait_for_silence(ms=400)
+        session = w.model.sessions[0]
+        outputs = {call.name: json.loads(call.output or "") for call in session.tool_calls}
+        assert outputs["fine"] == {"ok": "yes"}
+        assert outputs["plain"] == 7
+        assert outputs["broken"] == {"error": "broken failed"}
+        assert "outcome is unknown" in outputs["slow"]["error"]
+        assert outputs["by_hand"] == {}
+        assert [item.text for item in session.audio_items] == ["All done."]
+        assert [response.by for response in session.responses] == ["vad", "client"]
+        assert runs == [line.call_sid]
+        assert len(w.of(ToolCalled)) == len(w.of(ToolReturned)) == 5
+        assert w.model.violations == []
+
+
+async def test_an_interrupted_tool_goes_on_and_its_output_reaches_the_model(world: Worlds) -> None:
+    release = asyncio.Event()
+
+    @tool
+    async def slow() -> str:
+        await release.wait()
+        return "finally"
+
+    async with world(Agent(instructions="x", tools=[slow]), script("slow")) as w, w.phone().dial() as line:
+        await line.say(VOICE.render("Do it."))
+        await w.until(lambda: w.of(ToolCalled))
+        await line.say(VOICE.render("Hello? Are you there?"))
+        await line.wait_for_agent(ms=200)
+        release.set()
+        await w.until(lambda: w.of(ToolReturned))
+        await w.until(lambda: w.model.sessions[0].tool_calls[0].output == "finally")
+        await w.until(lambda: any(item.text == "All done." for item in w.model.sessions[0].audio_items))
+        assert w.model.violations == []
+
+
+async def test_a_tool_that_was_begun_is_finished_when_the_caller_hangs_up(world: Worlds) -> None:
+    finished = asyncio.Event()
+
+    @tool
+    async def book() -> str:
+        await asyncio.sleep(0.3)
+        finished.set()
+        return "booked"
+
+    async with world(Agent(instructions="x", tools=[book]), script("book")) as w:
+        async with w.phone().dial() as line:
+            await line.say(VOICE.render("Do it."))
+            await w.until(lambda: w.of(ToolCalled))
+            await line.hang_up()
+        await asyncio.wait_for(finished.wait(), 5)
+
+
+async def test_a_tool_nobody_has(world: Worlds) -> None:
+    async with world(Agent(instructions="x", greeting="Hi.")) as w, w.phone().dial() as line:
+        await line.wait_for_silence(ms=100)
+        item = {"type": "function_call", "status": "completed", "call_id": "call_1", "name": "ghost", "arguments": "{}"}
+        await w.model.sessions[0].send_event({"type": "response.output_item.done", "response_id": "r", "item": item})
+        await w.until(lambda: w.of(ToolReturned))
+        assert "no tool named ghost" in w.of(ToolReturned)[0].output
+    w.model.violations.clear()  # the model was made to call what it had not called
