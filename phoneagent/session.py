@@ -162,11 +162,11 @@ class Session:
     def _take_event(self, raw: bytes) -> None:
         try:
             event = realtime.decode(raw)
+            data = realtime.as_dict(raw) if self._model_events else {}
         except ProtocolError as error:
             self._report(str(error))
             return
         if self._model_events:
-            data = json.loads(raw)
             self._emit(ModelEvent(call_sid=self._call.sid, type=data["type"], data=data))
         self.bridge.receive_from_model(event, self._loop.time())
         self.flush()

@@ -38,8 +38,9 @@ from phoneagent.events import EndedBy, Event
 from . import mediastream, realtime
 from .listening import CallerAudio
 from .narration import Narration
-from .playback import Playback
+from .playback import Outcome, Playback
 from .policy import (
+    CLOSING_SECONDS,
     FATAL_CODES,
     GOODBYE_SECONDS,
     HEARD_GRACE_SECONDS,
@@ -132,13 +133,14 @@ class Bridge:
 
     def receive_from_caller(self, message: mediastream.Message | mediastream.Ignored, now: float) -> None:
         """Take a message of Twilio."""
+        if self._end is not None:
+            return
         match message:
             case mediastream.Media(stream_sid=sid, media=media) if sid == self._stream_sid:
                 self._media_at = now
                 self.hearing.frame(media.payload, int(media.timestamp), now)
             case mediastream.Mark(stream_sid=sid, mark=mark) if sid == self._stream_sid:
-                for outcome in self.playback.acknowledge(mark.name, now):
-                    self.narration.heard(outcome, now)
+                self._heard(self.playback.acknowledge(mark.name, now), now)
                 self._move_on(now)
             case mediastream.Dtmf(stream_sid=sid, dtmf=dtmf) if sid == self._stream_sid:
                 self.narration.key_pressed(dtmf.digit, now)
@@ -147,7 +149,7 @@ class Bridge:
                 self._started_at = self._media_at = self._model_at = now
                 self.narration.start(now)
                 self._greet(now)
-            case mediastream.Stop() if self._stream_sid is not None:
+            case mediastream.Stop(stream_sid=sid) if self._stream_sid is not None and sid in ("", self._stream_sid):
                 self.caller_gone(now, "caller", "the caller hung up")
             case mediastream.Connected() | mediastream.Ignored():
                 pass
@@ -180,7 +182,7 @@ class Bridge:
         self.narration.trouble(f"model session lost: {reason}", now)
         self._speech = False
         self.hearing.speech(False)
-        self.playback.finish_items()
+        self._heard(self.playback.finish_items(), now)
         if not self._closing or self._say_goodbye:
             self.playback.queue(self._policy.apology)
             self.playback.finish()
@@ -190,7 +192,7 @@ class Bridge:
 
     def receive_from_model(self, event: realtime.FromModel, now: float) -> None:
         """Take a server event."""
-        if not self._connected:
+        if not self._connected or self._end is not None:
             return
         self._model_at = now
         match event:
@@ -198,7 +200,7 @@ class Bridge:
                 self._audio(event, now)
                 return
             case realtime.AudioDone(item_id=item_id):
-                self.playback.finish(item_id)
+                self._heard(self.playback.finish(item_id), now)
             case realtime.TranscriptDelta():
                 if self.responses.accepts(event.response_id):
                     self.narration.words(event.item_id, event.delta)
@@ -236,6 +238,7 @@ class Bridge:
         if not self.responses.accepts(event.response_id):
             return
         self.responses.heard_audio(event.response_id)
+        self._say_goodbye = False  # in CLOSING: these are the last words
         if self.responses.ask is not None and self.responses.ask.kind == "greeting":
             self._greeting_items.add(event.item_id)
         if not self.playback.queue(event.delta, event.item_id, event.content_index):
@@ -255,6 +258,7 @@ class Bridge:
 
     def _response_created(self, response: realtime.Response, now: float) -> None:
         interrupted = self.responses.created(response, now)
+        self.narration.answer_begins()
         ask = self.responses.ask
         if self._closing:
             unwanted = ask is None or ask.kind != "goodbye"
@@ -271,7 +275,7 @@ class Bridge:
         ending = self.responses.done(response, now)
         if ending is Ending.IGNORED:
             return
-        self.playback.finish_items()
+        self._heard(self.playback.finish_items(), now)
         details = response.status_details
         failure = details.error if details is not None else None
         if failure is not None:
@@ -295,7 +299,7 @@ class Bridge:
             return
         self._calls_seen.add(item.call_id)
         self._tools[item.call_id] = (item.name, now)
-        self.responses.called_tool()
+        self.responses.called = True
         self.narration.tool_called(item.call_id, item.name, item.arguments or "{}", now)
         if len(self._calls_seen) > MAX_TOOL_CALLS:
             self.tool_returned(item.call_id, '{"error": "too many tool calls in this call"}', now)
@@ -356,7 +360,9 @@ class Bridge:
         """
         if self._closing or self._end is not None:
             return
-        self._say_goodbye = goodbye and self._connected
+        newest = self.responses
+        parting = newest.spoke and (newest.speaking or newest.called or not self.playback.idle)
+        self._say_goodbye = goodbye and self._connected and not parting
         self._close(now, "agent", reason)
         self._move_on(now)
 
@@ -388,25 +394,27 @@ class Bridge:
             self.narration.heard(outcome, now)
             self.narration.barge_in(outcome, now)
 
+    def _heard(self, outcomes: list[Outcome], now: float) -> None:
+        for outcome in outcomes:
+            self.narration.heard(outcome, now)
+
     def _move_on(self, now: float) -> None:
         """Do what has become possible: ask for the response that is wanted, or hang up."""
         if self._end is not None or self._stream_sid is None:
             return
         if self._say_goodbye and self.responses.state is State.NONE and not self.responses.waits_for("goodbye"):
-            if self.responses.spoke:
-                self._say_goodbye = False
-            else:
-                prompt = "The call ends now. Say a short goodbye to the caller, and nothing else."
-                self.responses.want(Ask("goodbye", prompt, {"tool_choice": "none"}))
+            prompt = "The call ends now. Say a short goodbye to the caller, and nothing else."
+            self.responses.want(Ask("goodbye", prompt, {"tool_choice": "none"}))
         if self._connected:
             self.responses.poll(now, speech=self._speech, closing=self._closing, tools_running=bool(self._tools))
-            if self.responses.unanswered > MAX_UNANSWERED and not self._closing:
+            if self.responses.unanswered >= MAX_UNANSWERED and not self._closing:
                 self.model_lost(now, "it answers no request for a response")
         if self._closing and now >= self._hang_up_at():
             self._finish(now, self._ended_by, self._reason)
 
     def _close(self, now: float, by: EndedBy, reason: str) -> None:
         self._closing, self._closing_at = True, now
+        self.responses.forget_asks()
         self._ended_by, self._reason = by, reason
 
     def _hang_up_at(self) -> float:
@@ -416,14 +424,16 @@ class Bridge:
             return self._closing_at
         written = max(self.playback.dry_at, self._closing_at, self._started_at)
         heard = written + self.playback.unsent_ms / 1000 + HEARD_GRACE_SECONDS
-        return max(heard, self._model_at + GOODBYE_SECONDS, self._closing_at + GOODBYE_SECONDS) if coming else heard
+        if not coming:
+            return heard
+        silent = max(self._model_at, self._closing_at) + GOODBYE_SECONDS
+        return max(heard, min(silent, self._closing_at + CLOSING_SECONDS))
 
     def _finish(self, now: float, by: EndedBy, reason: str) -> None:
         """End the call, at once."""
         if self._end is not None:
             return
-        for outcome in self.playback.cut(now):
-            self.narration.heard(outcome, now)
+        self._heard(self.playback.cut(now), now)
         self._end = EndCall(by, reason)
         self._requests.append(self._end)
         self.narration.end(by, reason, now)

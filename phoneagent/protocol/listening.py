@@ -49,7 +49,7 @@ class CallerAudio:
         """Take a frame: base64 of µ-law, and its time on the caller's clock."""
         expected = self._next_timestamp
         if expected is not None and timestamp_ms > expected:
-            hole = min(timestamp_ms - expected - self._filled_ms, MAX_FILL_MS)
+            hole = min(timestamp_ms - expected, MAX_FILL_MS) - self._filled_ms
             if hole >= FRAME_MS:  # less is jitter of Twilio's clock
                 self._put(base64.b64encode(silence(hole)).decode())
         size = base64_bytes(payload)

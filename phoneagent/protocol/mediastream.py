@@ -8,6 +8,7 @@ Source: Twilio's "Media Streams: WebSocket messages".
 
 from __future__ import annotations
 
+import re
 from typing import TypeAlias
 
 import msgspec
@@ -15,6 +16,8 @@ import msgspec
 from phoneagent.errors import ProtocolError
 
 from .audio import is_base64
+
+_MILLISECONDS = re.compile(r"[0-9]{1,15}")
 
 MAX_MESSAGE_BYTES = 64 * 1024
 """A media message is under half a kilobyte, a `start` a few: anything beyond this is not Twilio."""
@@ -106,6 +109,9 @@ _head_decoder = msgspec.json.Decoder(_Head)
 _KNOWN = frozenset({"connected", "start", "media", "dtmf", "mark", "stop"})
 
 
+_UNREADABLE = (msgspec.DecodeError, UnicodeError, RecursionError)
+
+
 def decode(text: str) -> Message | Ignored:
     """Read one message from Twilio.
 
@@ -118,21 +124,21 @@ def decode(text: str) -> Message | Ignored:
         )
     try:
         message = _decoder.decode(text)
-    except msgspec.DecodeError as error:
+    except _UNREADABLE as error:
         return _decode_unknown(text, error)
     if isinstance(message, Media):
         # A frame is checked, never decoded: its text goes to the model as it is.
         if not is_base64(message.media.payload):
             raise ProtocolError("Media Streams `media` ignored: its payload is not base64")
-        if not (message.media.timestamp.isascii() and message.media.timestamp.isdigit()):
+        if not _MILLISECONDS.fullmatch(message.media.timestamp):
             raise ProtocolError("Media Streams `media` ignored: its timestamp is not a number of milliseconds")
     return message
 
 
-def _decode_unknown(text: str, error: msgspec.DecodeError) -> Ignored:
+def _decode_unknown(text: str, error: Exception) -> Ignored:
     try:
         event = _head_decoder.decode(text).event
-    except msgspec.DecodeError:
+    except _UNREADABLE:
         raise ProtocolError(f"Media Streams message ignored: {error}") from None
     if event in _KNOWN:
         raise ProtocolError(f"Media Streams `{event}` ignored: {error}") from None

@@ -33,7 +33,8 @@ class Narration:
         self._call_sid = call_sid
         self._started_at: float | None = None
         self._speech_from_ms = 0
-        self._unanswered_since: float | None = None
+        self._unanswered_since: float | None = None  # the caller's speech ended then
+        self._answers_since: float | None = None  # and the response to it has begun
         self._events: deque[Event] = deque()
         self._troubles: set[str] = set()
         self._transcript = Transcript()
@@ -64,7 +65,7 @@ class Narration:
     # --- the caller's turns; `behind_ms` is how long ago it was, on the model's clock ---
 
     def speech_started(self, behind_ms: float, now: float) -> None:
-        self._unanswered_since = None
+        self._unanswered_since = self._answers_since = None
         self._speech_from_ms = max(0, round(self.ms(now) - behind_ms))
         self._events.append(CallerSpoke(call_sid=self._call_sid, at_ms=self._speech_from_ms))
 
@@ -88,9 +89,13 @@ class Narration:
     def text(self, item_id: str, text: str) -> None:
         self._transcript.agent_text(item_id, text)
 
+    def answer_begins(self) -> None:
+        """A response was created: what it says is an answer to what was said before."""
+        self._answers_since, self._unanswered_since = self._unanswered_since, None
+
     def audio_sent(self, now: float) -> None:
         """Audio of the agent goes out: if the caller waited for an answer, this is its latency."""
-        since, self._unanswered_since = self._unanswered_since, None
+        since, self._answers_since = self._answers_since, None
         if since is not None:
             latency = round((now - since) * 1000)
             self._events.append(AgentAnswered(call_sid=self._call_sid, at_ms=self.ms(now), latency_ms=latency))

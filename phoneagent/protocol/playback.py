@@ -64,7 +64,7 @@ class _Item:
 
     def over(self, position: int) -> bool:
         """Tell whether nothing of this item remains to be heard, or to come, at `position`."""
-        return self.complete and not self.waiting and (not self.runs or self.runs[-1][1] <= position)
+        return self.complete and not self.waiting and self.runs[-1][1] <= position
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +120,8 @@ class Playback:
         Returns False, and takes nothing, when more than `MAX_WAITING_BYTES` would wait.
         """
         size = base64_bytes(payload)
+        if size == 0:
+            return True  # an item without audio cannot be truncated, so it must not come into being here
         if self._waiting + size > MAX_WAITING_BYTES:
             return False
         item = None
@@ -130,24 +132,32 @@ class Playback:
             item.received += size
             item.waiting += size
         self._waiting += size
-        step = PIECE_CHARS if len(payload) > CUT_ABOVE_CHARS else max(len(payload), 1)
+        step = PIECE_CHARS if len(payload) > CUT_ABOVE_CHARS else len(payload)
         self._queue.extend((item, payload[start : start + step]) for start in range(0, len(payload), step))
         return True
 
-    def finish(self, item_id: str | None = None) -> None:
-        """Note that no more audio of this item will come, so that a mark can follow its last piece."""
-        item = None
+    def finish(self, item_id: str | None = None) -> list[Outcome]:
+        """Note that no more audio of this item will come, so that a mark can follow its last piece.
+
+        Returns the item if all of it was heard already.
+        """
         if item_id is not None:
             item = self._items.get(item_id)
             if item is None or item.complete:
-                return
+                return []
             item.complete = True
-        self._queue.append((item, _END_OF_ITEM))
+        self._queue.append((None, _END_OF_ITEM))
+        return self._forget_heard()
 
-    def finish_items(self) -> None:
+    def finish_items(self) -> list[Outcome]:
         """Note that no more audio of any item will come: their response is done."""
-        for item in self._items.values():
-            self.finish(item.id)
+        return [outcome for item_id in tuple(self._items) for outcome in self.finish(item_id)]
+
+    def _forget_heard(self) -> list[Outcome]:
+        over = [item for item in self._items.values() if item.over(self._acked)]
+        for item in over:
+            del self._items[item.id]
+        return [self._figures(item, item.received) for item in over]
 
     def holds(self, item_id: str) -> bool:
         """Tell whether an item is not yet complete and heard to its end."""
@@ -204,10 +214,7 @@ class Playback:
             if span.name == name:
                 break
         self._acked, self._acked_at = span.position, now
-        over = [item for item in self._items.values() if item.over(self._acked)]
-        for item in over:
-            del self._items[item.id]
-        return [self._figures(item, item.received) for item in over]
+        return self._forget_heard()
 
     def heard(self, now: float) -> float:
         """Return the position that was surely heard, in bytes since the last `clear`."""

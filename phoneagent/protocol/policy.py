@@ -17,6 +17,9 @@ MODEL_STALLED_SECONDS = 15.0
 GOODBYE_SECONDS = 5.0
 """In CLOSING the model may be silent for so long before we hang up without waiting for it."""
 
+CLOSING_SECONDS = 15.0
+"""The longest that CLOSING waits for words that were not received yet."""
+
 HEARD_GRACE_SECONDS = 1.0
 """How much later than computed the last mark may come."""
 

@@ -240,6 +240,9 @@ _head_decoder = msgspec.json.Decoder(_Head)
 _KNOWN = frozenset(str(kind.__struct_config__.tag) for kind in _WIRE.__args__)
 
 
+_UNREADABLE = (msgspec.DecodeError, UnicodeError, RecursionError)
+
+
 def decode(raw: bytes | str) -> FromModel:
     """Read one server event.
 
@@ -248,10 +251,10 @@ def decode(raw: bytes | str) -> FromModel:
     """
     try:
         event = _decoder.decode(raw)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except _UNREADABLE as error:
         try:
             kind = _head_decoder.decode(raw).type
-        except (msgspec.DecodeError, UnicodeDecodeError):
+        except _UNREADABLE:
             raise ProtocolError(f"Realtime event ignored: {error}") from None
         if kind in _KNOWN:
             raise ProtocolError(f"Realtime `{kind}` ignored: {error}") from None
@@ -259,6 +262,18 @@ def decode(raw: bytes | str) -> FromModel:
     if isinstance(event, AudioDelta) and not is_base64(event.delta):
         raise ProtocolError("Realtime `response.output_audio.delta` ignored: its delta is not base64")
     return event
+
+
+def as_dict(raw: bytes | str) -> dict[str, Any]:
+    """Return an event that `decode` has taken with everything that is in it.
+
+    Raises:
+        ProtocolError: it is nested deeper than anything a server sends.
+    """
+    try:
+        return msgspec.json.decode(raw, type=dict[str, Any])
+    except _UNREADABLE as error:
+        raise ProtocolError(f"Realtime event ignored: {error}") from None
 
 
 def dialect_of(session: Mapping[str, Any]) -> Dialect:

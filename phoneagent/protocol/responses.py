@@ -32,6 +32,9 @@ MAX_UNANSWERED = 2
 MAX_ASKS = 32
 """What may wait to be said; more is refused."""
 
+MAX_DISCARDED = 64
+"""Cancelled responses of which output may still come."""
+
 METADATA_KEY = "phoneagent"
 """Our responses carry their number under this key, so that the server's own are told apart."""
 
@@ -76,7 +79,9 @@ class ResponseGate:
         """What the active response is for; None for one that the server began."""
         self.owed = False
         self.spoke = False
-        """Whether the newest response that was not discarded has spoken."""
+        """Whether the newest response has spoken, unless it was discarded."""
+        self.called = False
+        """Whether the newest response has called a tool."""
         self.unanswered = 0
         self._asks: deque[Ask] = deque()
         self._pending: Ask | None = None  # our create that was not answered yet
@@ -84,10 +89,9 @@ class ResponseGate:
         self._outputs: dict[str, bool] = {}  # posted and in no response yet: call_id -> its item was added
         self._server_may_answer = False  # a turn was committed since
         self._covered: frozenset[str] = frozenset()  # what our pending create covers
-        self._discarded: set[str] = set()
+        self._discarded: deque[str] = deque(maxlen=MAX_DISCARDED)  # until their response.done
         self._drop_next = False  # interrupted before it was created
         self._cancelled = False
-        self._called = False
         self._retried = False
         self._deadline: float | None = None
 
@@ -99,6 +103,11 @@ class ResponseGate:
             return False
         self._asks.append(ask)
         return True
+
+    def forget_asks(self) -> None:
+        """The call is about to end: nothing that is in line is said any more."""
+        self._asks.clear()
+        self.owed = False
 
     def turn_committed(self, now: float, *, server_answers: bool) -> None:
         """The caller's turn is complete: an answer is owed, by the server itself or asked for by us."""
@@ -134,8 +143,6 @@ class ResponseGate:
         """
         if self.state is not State.NONE:
             return
-        if closing:
-            self._asks = deque(ask for ask in self._asks if ask.kind == "goodbye")
         if self._asks and (not speech or self._asks[0].kind in ("greeting", "goodbye")):
             self._create(self._asks.popleft(), now)
         elif (self.owed or (self._outputs and not tools_running)) and not speech and not closing:
@@ -164,21 +171,22 @@ class ResponseGate:
     def created(self, response: Response, now: float) -> bool:
         """Take `response.created`. Returns True if it was interrupted before it began."""
         drop, self._drop_next = self._drop_next, False
-        ours = self._pending is not None and self._is_ours(response)
-        self.ask = self._pending if ours else None
-        if ours:
-            self._pending = None
-            self._outputs = {call: added for call, added in self._outputs.items() if call not in self._covered}
+        if self._pending is not None and self._is_ours(response):
+            self.ask, self._pending = self._pending, None
+            if self.ask.kind == "turn":  # the others say what they were told to: they answer nothing
+                self.owed = False
+                self._outputs = {call: added for call, added in self._outputs.items() if call not in self._covered}
         else:
+            self.ask, self.owed = None, False
             self._outputs = {call: added for call, added in self._outputs.items() if not added}
         self.state, self.id, self._deadline = State.ACTIVE, response.id, None
-        self.owed = self._cancelled = self._called = self.spoke = False
+        self._cancelled = self.called = self.spoke = False
         self.unanswered = 0
         return drop
 
     def _is_ours(self, response: Response) -> bool:
         if response.metadata and METADATA_KEY in response.metadata:
-            return response.metadata[METADATA_KEY] == str(self._number)
+            return bool(response.metadata[METADATA_KEY] == str(self._number))
         # Not every server gives metadata back. Without it, a response is ours unless a turn gave cause for another.
         return not self._server_may_answer
 
@@ -187,7 +195,7 @@ class ResponseGate:
         if self.state is State.ACTIVE and self.id is None:
             self.id = response_id
             if self._cancelled:
-                self._discarded.add(response_id)
+                self._discarded.append(response_id)
         return response_id not in self._discarded
 
     def heard_audio(self, response_id: str) -> None:
@@ -195,16 +203,14 @@ class ResponseGate:
         if response_id == self.id:
             self.spoke = True
 
-    def called_tool(self) -> None:
-        """Note that the active response called a tool."""
-        self._called = True
-
     def done(self, response: Response, now: float) -> Ending:
         """Take `response.done`."""
+        if response.id is not None and response.id in self._discarded:
+            self._discarded.remove(response.id)
         if self.state is not State.ACTIVE or (self.id is not None and response.id != self.id):
             return Ending.IGNORED
         cancelled, ask = self._cancelled, self.ask
-        said = self.spoke or self._called
+        said = self.spoke or self.called
         self._finish(now)
         if cancelled:
             return Ending.CANCELLED
@@ -222,7 +228,6 @@ class ResponseGate:
     def _finish(self, now: float) -> None:
         self.state, self.id, self.ask, self._deadline = State.NONE, None, None, None
         self._cancelled = False
-        self._discarded.clear()
         if self._pending is not None:
             self._request(now)
 
@@ -272,7 +277,7 @@ class ResponseGate:
     def discard(self, now: float) -> None:
         """Cancel the active response and drop all that still comes of it."""
         if self.id is not None:
-            self._discarded.add(self.id)
+            self._discarded.append(self.id)
         if not self._cancelled:
             self._cancelled = True
             self.spoke = False

@@ -6,7 +6,7 @@ milliseconds of the call.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from phoneagent.events import Turn
 
@@ -93,12 +93,25 @@ class Transcript:
 
     def agent_words(self, item_id: str, words: str) -> None:
         """Add words of an item that the agent is saying."""
+        ended = self._ended.get(item_id)
+        if ended is not None:
+            self._amend(ended, ended.text + words)
+            return
         turn = self._agent.setdefault(item_id, _AgentTurn(item_id))
         if not turn.complete:
             turn.text += words
 
+    def _amend(self, ended: Turn, text: str) -> None:
+        """Give a turn that was heard already its text, which came late."""
+        if not ended.interrupted:
+            self._ended[ended.item_id] = replace(ended, text=text.strip(), heard_text=text.strip())
+
     def agent_text(self, item_id: str, text: str) -> None:
         """Set the whole text of an item."""
+        ended = self._ended.get(item_id)
+        if ended is not None:
+            self._amend(ended, text)
+            return
         turn = self._agent.setdefault(item_id, _AgentTurn(item_id))
         turn.text, turn.complete = text, True
 

@@ -1,0 +1,204 @@
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import pytest
+
+from phoneagent.errors import EndpointRefused
+from phoneagent.protocol import realtime
+from phoneagent.protocol.configuring import MAX_ATTEMPTS, Configuring
+from phoneagent.protocol.realtime import Dialect, SessionUpdate
+
+PCMU = {"type": "audio/pcmu"}
+SESSION: dict[str, Any] = {
+    "type": "realtime",
+    "output_modalities": ["audio"],
+    "instructions": "Be brief.",
+    "tools": [{"type": "function", "name": "f"}],
+    "tool_choice": "auto",
+    "audio": {
+        "input": {
+            "format": PCMU,
+            "noise_reduction": {"type": "near_field"},
+            "turn_detection": {"type": "server_vad", "idle_timeout_ms": None},
+        },
+        "output": {"format": PCMU, "voice": "marin"},
+    },
+}
+LEAST = {
+    "type": "realtime",
+    "output_modalities": ["audio"],
+    "instructions": "Be brief.",
+    "tools": [{"type": "function", "name": "f"}],
+    "audio": {
+        "input": {"format": PCMU, "turn_detection": {"type": "server_vad", "idle_timeout_ms": None}},
+        "output": {"format": PCMU},
+    },
+}
+CREATED = realtime.SessionCreated(session={"type": "realtime"})
+UPDATED = realtime.SessionUpdated(session={"audio": {"output": {"format": PCMU}}})
+
+
+def refusal(param: str | None = None, *, event_id: str | None = None, code: str | None = "invalid_value") -> Any:
+    return realtime.Error(error=realtime.Failure(code=code, message="no", param=param, event_id=event_id))
+
+
+def begun(*models: str, **options: Any) -> tuple[Configuring, SessionUpdate]:
+    configuring = Configuring(SESSION, transcription_models=models, **options)
+    update = configuring.receive(CREATED)
+    assert update is not None
+    return configuring, update
+
+
+def refused(configuring: Configuring, param: str | None) -> dict[str, Any]:
+    """Refuse; return the session that is tried next."""
+    update = configuring.receive(refusal(param))
+    assert update is not None
+    return update.session
+
+
+def test_the_first_event_is_answered_with_the_session() -> None:
+    configuring, update = begun()
+    assert update == SessionUpdate(event_id="session_1", session=SESSION)
+    assert not configuring.done
+    assert configuring.receive(UPDATED) is None
+    assert configuring.done
+    assert configuring.effective == UPDATED.session
+    assert configuring.dropped == []
+
+
+def test_nothing_is_sent_before_the_session_is_there() -> None:
+    configuring = Configuring(SESSION)
+    assert configuring.receive(realtime.Unknown("x")) is None
+    assert configuring.receive(UPDATED) is None
+    assert not configuring.done
+
+
+def test_a_second_created_and_other_events_change_nothing() -> None:
+    configuring, _ = begun()
+    assert configuring.receive(CREATED) is None
+    assert configuring.receive(realtime.Unknown("rate_limits.updated")) is None
+    assert not configuring.done
+
+
+def test_the_dialect_is_found_out_unless_it_is_given() -> None:
+    beta = realtime.SessionCreated(session={"modalities": ["text"]})
+    found, given = Configuring(SESSION), Configuring(SESSION, dialect=Dialect.GA)
+    found.receive(beta)
+    given.receive(beta)
+    assert (found.dialect, given.dialect) == (Dialect.BETA, Dialect.GA)
+
+
+def test_an_error_in_place_of_a_session_ends_it() -> None:
+    with pytest.raises(EndpointRefused, match="beta_api_shape_disabled") as error:
+        Configuring(SESSION).receive(refusal(code="beta_api_shape_disabled"))
+    assert error.value.code == "beta_api_shape_disabled"
+
+
+def test_an_error_without_a_code_ends_it_too() -> None:
+    with pytest.raises(EndpointRefused, match="refused the session: error"):
+        Configuring(SESSION).receive(refusal(code=None))
+
+
+@pytest.mark.parametrize("session", [{}, {"output_audio_format": "pcm16"}, {"audio": {"output": {"format": None}}}])
+def test_a_model_that_would_not_speak_ulaw_is_not_let_to_the_caller(session: dict[str, Any]) -> None:
+    configuring, _ = begun()
+    with pytest.raises(EndpointRefused, match="g711_ulaw"):
+        configuring.receive(realtime.SessionUpdated(session=session))
+
+
+def test_the_field_that_the_error_names_is_dropped() -> None:
+    configuring, _ = begun()
+    session = refused(configuring, "session.audio.output.voice")
+    assert session["audio"]["output"] == {"format": PCMU}
+    assert session["tool_choice"] == "auto"
+    assert configuring.dropped == ["audio.output.voice (invalid_value: no)"]
+
+
+@pytest.mark.parametrize(
+    ("param", "path"),
+    [
+        ("session.voice", ("audio", "output", "voice")),
+        ("input_audio_noise_reduction", ("audio", "input", "noise_reduction")),
+        ("session.turn_detection.idle_timeout_ms", ("audio", "input", "turn_detection", "idle_timeout_ms")),
+        ("audio.input.turn_detection.idle_timeout_ms", ("audio", "input", "turn_detection", "idle_timeout_ms")),
+        ("session.tool_choice", ("tool_choice",)),
+    ],
+)
+def test_fields_are_found_in_both_spellings(param: str, path: tuple[str, ...]) -> None:
+    expected: Any = copy.deepcopy(SESSION)
+    node = expected
+    for key in path[:-1]:
+        node = node[key]
+    del node[path[-1]]
+    assert refused(begun()[0], param) == expected
+
+
+@pytest.mark.parametrize(
+    "param",
+    [None, "", "session", "session.instructions", "session.audio.output.format", "session.tools[0].name", "session.x.y",
+     "session.audio.output.voice.id"],
+)  # fmt: skip
+def test_anything_else_reduces_the_session_to_what_a_call_needs(param: str | None) -> None:
+    configuring, _ = begun()
+    assert refused(configuring, param) == LEAST
+    assert configuring.dropped == ["everything optional (invalid_value: no)"]
+
+
+def test_a_refusal_of_the_least_ends_it() -> None:
+    configuring, _ = begun()
+    refused(configuring, "session.instructions")
+    with pytest.raises(EndpointRefused, match="refused the session: invalid_value: no"):
+        configuring.receive(refusal("session.instructions"))
+
+
+def test_the_number_of_attempts_is_bounded() -> None:
+    session = copy.deepcopy(SESSION) | {f"extra_{n}": n for n in range(40)}
+    configuring = Configuring(session)
+    configuring.receive(CREATED)
+    attempts = 1
+    with pytest.raises(EndpointRefused):
+        for n in range(40):
+            configuring.receive(refusal(f"session.extra_{n}"))
+            attempts += 1
+    assert attempts <= MAX_ATTEMPTS + 1
+
+
+def test_a_late_refusal_of_an_earlier_attempt_is_not_counted_twice() -> None:
+    configuring, first = begun()
+    configuring.receive(refusal("session.tool_choice", event_id=first.event_id))
+    assert configuring.receive(refusal("session.tool_choice", event_id=first.event_id)) is None
+    assert len(configuring.dropped) == 1
+
+
+def test_transcription_models_are_tried_in_turn_and_told_once() -> None:
+    configuring, update = begun("new", "old")
+    assert update.session["audio"]["input"]["transcription"] == {"model": "new"}
+    session = refused(configuring, "session.audio.input.transcription.model")
+    assert session["audio"]["input"]["transcription"] == {"model": "old"}
+    session = refused(configuring, "input_audio_transcription.model")
+    assert "transcription" not in session["audio"]["input"]
+    assert [line.split(", ")[-1] for line in configuring.dropped] == ["trying old", "going without"]
+
+
+def test_options_of_transcription_are_kept_for_each_model() -> None:
+    session = copy.deepcopy(SESSION)
+    session["audio"]["input"]["transcription"] = {"language": "fr"}
+    configuring = Configuring(session, transcription_models=["new", "old"])
+    configuring.receive(CREATED)
+    again = refused(configuring, "session.audio.input.transcription")
+    assert again["audio"]["input"]["transcription"] == {"model": "old", "language": "fr"}
+    assert "transcription" not in refused(configuring, "session.audio.input.transcription")["audio"]["input"]
+
+
+def test_the_least_has_no_transcription() -> None:
+    configuring, _ = begun("new")
+    assert refused(configuring, None) == LEAST
+
+
+def test_transcription_refused_although_there_is_none_ends_within_bounds() -> None:
+    configuring, _ = begun()
+    with pytest.raises(EndpointRefused):
+        for _ in range(MAX_ATTEMPTS + 2):
+            refused(configuring, "session.audio.input.transcription")
