@@ -406,7 +406,7 @@ class Bridge:
             prompt = "The call ends now. Say a short goodbye to the caller, and nothing else."
             self.responses.want(Ask("goodbye", prompt, {"tool_choice": "none"}))
         if self._connected:
-            self.responses.poll(now, speech=self._speech, closing=self._closing, tools_running=bool(self._tools))
+            self.responses.poll(now, speech=self._speech, tools_running=bool(self._tools))
             if self.responses.unanswered >= MAX_UNANSWERED and not self._closing:
                 self.model_lost(now, "it answers no request for a response")
         if self._closing and now >= self._hang_up_at():
@@ -414,7 +414,7 @@ class Bridge:
 
     def _close(self, now: float, by: EndedBy, reason: str) -> None:
         self._closing, self._closing_at = True, now
-        self.responses.forget_asks()
+        self.responses.close()
         self._ended_by, self._reason = by, reason
 
     def _hang_up_at(self) -> float:

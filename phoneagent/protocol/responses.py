@@ -90,6 +90,7 @@ class ResponseGate:
         self._server_may_answer = False  # a turn was committed since
         self._covered: frozenset[str] = frozenset()  # what our pending create covers
         self._discarded: deque[str] = deque(maxlen=MAX_DISCARDED)  # until their response.done
+        self._closing = False
         self._drop_next = False  # interrupted before it was created
         self._cancelled = False
         self._retried = False
@@ -98,14 +99,15 @@ class ResponseGate:
     # --- what is wanted ---
 
     def want(self, ask: Ask) -> bool:
-        """Put a response in line. Returns False if too many wait."""
-        if len(self._asks) >= MAX_ASKS:
+        """Put a response in line. Returns False if too many wait, or the call is about to end."""
+        if len(self._asks) >= MAX_ASKS or (self._closing and ask.kind != "goodbye"):
             return False
         self._asks.append(ask)
         return True
 
-    def forget_asks(self) -> None:
-        """The call is about to end: nothing that is in line is said any more."""
+    def close(self) -> None:
+        """The call is about to end: from here on nothing is asked for but a goodbye."""
+        self._closing = True
         self._asks.clear()
         self.owed = False
 
@@ -136,7 +138,7 @@ class ResponseGate:
         current = (*self._asks, self._pending, self.ask if self.state is State.ACTIVE else None)
         return any(ask is not None and ask.kind == kind for ask in current)
 
-    def poll(self, now: float, *, speech: bool, closing: bool, tools_running: bool) -> None:
+    def poll(self, now: float, *, speech: bool, tools_running: bool) -> None:
         """Send a `response.create` if one is wanted and may go.
 
         Outputs of tools wait for those that still run, so that all of them get one continuation.
@@ -145,7 +147,7 @@ class ResponseGate:
             return
         if self._asks and (not speech or self._asks[0].kind in ("greeting", "goodbye")):
             self._create(self._asks.popleft(), now)
-        elif (self.owed or (self._outputs and not tools_running)) and not speech and not closing:
+        elif (self.owed or (self._outputs and not tools_running)) and not speech and not self._closing:
             self._create(Ask("turn"), now)
 
     def _create(self, ask: Ask, now: float) -> None:
@@ -233,18 +235,20 @@ class ResponseGate:
 
     def already_active(self) -> None:
         """Take the refusal of a create of ours because the server had begun a response by itself."""
-        self._again()
+        pending, self._pending = self._pending, None
         if self.state is not State.ACTIVE:
             self.state, self.id, self.ask, self._deadline = State.ACTIVE, None, None, None
-        self.owed = True
+            self._put_back(pending)
+        elif pending is not None and pending.kind != "turn":
+            self._put_back(pending)  # a turn is answered by the one that was created instead
 
     def create_refused(self, event_id: str) -> Ending:
         """Take the refusal of our create `event_id` for any other reason."""
         if self._pending is None or event_id != f"create_{self._number}":
             return Ending.IGNORED
-        if self._retried:
-            self._pending = None
-        self._again()
+        pending, self._pending = self._pending, None
+        if not self._retried:
+            self._put_back(pending)
         if self.state is State.REQUESTED:
             self.state, self._deadline = State.NONE, None
         if self._retried:
@@ -252,13 +256,10 @@ class ResponseGate:
         self._retried = True
         return Ending.RETRIED
 
-    def _again(self) -> None:
-        """Put what our pending create was for back in line."""
-        pending, self._pending = self._pending, None
-        if pending is not None:
-            self._put_back(pending)
-
     def _put_back(self, ask: Ask | None) -> None:
+        """Put what a response was for back in line; None for one of the server's."""
+        if self._closing and (ask is None or ask.kind != "goodbye"):
+            return
         if ask is None or ask.kind == "turn":
             self.owed = True
         else:
@@ -276,7 +277,7 @@ class ResponseGate:
 
     def discard(self, now: float) -> None:
         """Cancel the active response and drop all that still comes of it."""
-        if self.id is not None:
+        if self.id is not None and self.id not in self._discarded:
             self._discarded.append(self.id)
         if not self._cancelled:
             self._cancelled = True

@@ -16,11 +16,12 @@ pytestmark = pytest.mark.anyio
 VOICE = Murmur()
 DATA = Path(__file__).parent.parent / "data"
 GREETING = "Good evening, and welcome to the restaurant by the sea."
+SHORT = 'default = "What a good question."'
 SCRIPT = 'default = "What a good question that was, let me think about it for quite a while before I answer it."'
 
 
 async def test_the_greeting_is_protected_and_what_was_said_over_it_is_answered(world: Worlds) -> None:
-    async with world(Agent(instructions="x", greeting=GREETING), SCRIPT) as w, w.phone().dial() as line:
+    async with world(Agent(instructions="x", greeting=GREETING), SHORT) as w, w.phone().dial() as line:
         await line.wait_for_agent(ms=300)
         await line.say(VOICE.render("Hello?"))
         await line.wait_for_silence(ms=300)
@@ -41,7 +42,7 @@ async def test_the_greeting_may_be_open_to_interruption(world: Worlds) -> None:
 
 
 async def test_an_agent_that_cannot_be_interrupted_answers_afterwards(world: Worlds) -> None:
-    async with world(Agent(instructions="x", barge_in=False), SCRIPT) as w, w.phone().dial() as line:
+    async with world(Agent(instructions="x", barge_in=False), SHORT) as w, w.phone().dial() as line:
         await line.say(VOICE.render("First?"))
         await line.wait_for_agent(ms=300)
         await line.say(VOICE.render("Second?"))

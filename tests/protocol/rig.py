@@ -9,7 +9,7 @@ from msgspec import UNSET
 
 from phoneagent.protocol import mediastream, realtime
 from phoneagent.protocol.bridge import Bridge
-from phoneagent.protocol.policy import EndCall, Policy, RunTool
+from phoneagent.protocol.policy import EndCall, Floor, Policy, RunTool
 
 T = TypeVar("T")
 STREAM = "MZ" + "1" * 32
@@ -93,6 +93,13 @@ class Rig:
         ends = [request for request in self.asked if isinstance(request, EndCall)]
         assert len(ends) <= 1
         return ends[0] if ends else None
+
+    @property
+    def given_up(self) -> str:
+        """Why the call ended for want of a model; "" if it goes on. What is left to be said takes its time."""
+        if self.ended is None and self.bridge.floor() is Floor.CLOSING:
+            self.wait(2)
+        return self.ended.reason if self.ended is not None and self.ended.ended_by == "error" else ""
 
     def media_ms(self) -> float:
         return sum(len(base64.b64decode(audio.payload)) for audio in self.sent(mediastream.Audio)) / 8

@@ -45,6 +45,8 @@ def test_base64_is_counted_without_decoding_it(data: bytes) -> None:
     assert audio.base64_bytes(text) == len(data)
 
 
-@pytest.mark.parametrize("text", ["A", "AAA", "AA=A", "A===", "====", "AA-A", "AA_A", "AAA\n", "AAAA\n\n\n\n", "ÄAAA", "AA A"])
+@pytest.mark.parametrize(
+    "text", ["A", "AAA", "AA=A", "A===", "====", "AA-A", "AA_A", "AAA\n", "AAAA\n\n\n\n", "ÄAAA", "AA A"]
+)
 def test_what_is_not_padded_base64_is_told(text: str) -> None:
     assert not audio.is_base64(text)

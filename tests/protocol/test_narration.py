@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from phoneagent.events import AgentAnswered, BargeIn, CallEnded, CallerSpoke, KeyPressed, ToolCalled, TurnEnded
-from phoneagent.protocol.narration import Narration
+from phoneagent.protocol.narration import MAX_TROUBLES, Narration
 from phoneagent.protocol.playback import Outcome
 
 
@@ -39,6 +39,12 @@ def test_the_same_trouble_is_told_once(narration: Narration) -> None:
     assert [(event.what, event.at_ms) for event in told(narration)] == [("bad", 1000), ("worse", 1000)]
 
 
+def test_so_many_troubles_are_told(narration: Narration) -> None:
+    for number in range(MAX_TROUBLES + 5):
+        narration.trouble(f"bad {number}", 101.0)
+    assert len(told(narration)) == MAX_TROUBLES
+
+
 def test_speech_is_dated_when_it_was_not_when_it_was_noticed(narration: Narration) -> None:
     narration.speech_started(300, 102.0)
     assert told(narration) == [CallerSpoke(call_sid="CA1", at_ms=1700)]
@@ -61,6 +67,8 @@ def test_a_text_for_no_turn_tells_nothing(narration: Narration) -> None:
 
 def test_latency_counts_from_the_end_of_speech_to_the_first_audio(narration: Narration) -> None:
     narration.speech_stopped(500, 102.0)
+    narration.audio_sent(102.1)  # of what was said before
+    narration.answer_begins()
     narration.audio_sent(102.3)
     narration.audio_sent(102.4)
     assert told(narration) == [AgentAnswered(call_sid="CA1", at_ms=2300, latency_ms=800)]
@@ -68,6 +76,16 @@ def test_latency_counts_from_the_end_of_speech_to_the_first_audio(narration: Nar
 
 def test_a_caller_who_goes_on_is_not_waiting(narration: Narration) -> None:
     narration.speech_stopped(0, 102.0)
+    narration.speech_started(0, 102.1)
+    told(narration)
+    narration.answer_begins()
+    narration.audio_sent(102.3)
+    assert told(narration) == []
+
+
+def test_a_caller_who_goes_on_after_the_answer_began_is_not_waiting_either(narration: Narration) -> None:
+    narration.speech_stopped(0, 102.0)
+    narration.answer_begins()
     narration.speech_started(0, 102.1)
     told(narration)
     narration.audio_sent(102.3)

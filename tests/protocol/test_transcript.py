@@ -153,6 +153,24 @@ def test_a_text_that_comes_after_its_turn_is_attached() -> None:
     assert [(turn.text, turn.heard_text) for turn in log.turns()] == [("Good evening!", "Good evening!")]
 
 
+def test_words_that_come_after_their_turn_are_attached() -> None:
+    log = Transcript()
+    log.agent_words("i1", "Good ")
+    end(log)
+    log.agent_words("i1", "evening!")
+    assert "evening!" in log.turns()[0].text
+
+
+def test_what_comes_after_an_interruption_was_not_heard() -> None:
+    log = Transcript()
+    log.agent_words("i1", "Good evening, and ")
+    end(log, heard=900, cut=True)
+    log.agent_text("i1", "Good evening, and welcome to this long tale.")
+    (turn,) = log.turns()
+    assert len(turn.heard_text) <= len("Good evening, and")
+    assert "welcome" not in turn.heard_text
+
+
 def test_turns_are_in_the_order_in_which_they_began() -> None:
     log = Transcript()
     end(log, "i1", now=9000)
