@@ -221,6 +221,16 @@ def test_mark_names_are_unique_in_a_call(rig: Rig) -> None:
     assert len(set(names)) == len(names) >= 20
 
 
+def test_audio_of_a_response_that_nobody_announced_is_heard(rig: Rig) -> None:
+    rig.audio(100, "i1", "r7")
+    assert rig.media_ms() == 100
+    rig.created("r8")
+    rig.audio(100, "i2", "r7")
+    assert rig.media_ms() == 200
+    rig.done("r8")
+    assert len(rig.creates) == 1  # r8 itself was empty
+
+
 def test_audio_that_the_caller_does_not_take_is_dropped_at_a_limit(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(playback_module, "MAX_WAITING_BYTES", 1600)
     rig.stalled = True

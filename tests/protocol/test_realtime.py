@@ -161,6 +161,12 @@ def test_any_bytes_are_an_event_or_a_protocol_error(raw: bytes) -> None:
         decode(raw)
 
 
+def test_an_event_with_everything_that_is_in_it() -> None:
+    assert realtime.as_dict(b'{"type":"x","new":[1,{"a":null}]}') == {"type": "x", "new": [1, {"a": None}]}
+    with pytest.raises(ProtocolError, match="ignored: "):
+        realtime.as_dict(b'{"type":"x","a":' + DEEP + b"}")
+
+
 # --- the session's own words ---
 
 
