@@ -21,7 +21,7 @@ unsent) · THINKING (a response is requested or active, or a tool runs) · CALLE
 | any                      | turn committed                 | an answer is owed, by the server or asked for            |
 | any                      | function call complete, new id | the tool runs, once                                      |
 | any                      | tool returned                  | its output is posted at once; after the last one, owed |
-| no response, speech off  | an answer is owed, not CLOSING | one response.create                                      |
+| no response, turn over   | an answer is owed, not CLOSING | one response.create                                      |
 | any                      | response.done, the active one  | none; failed or empty: owed again, once a turn           |
 | speech on                | no media for 750 ms            | silence is made up (`listening`)                         |
 | any                      | no media for 15 s              | the line is lost                                         |
@@ -30,6 +30,7 @@ unsent) · THINKING (a response is requested or active, or a tool runs) · CALLE
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Iterator
 
@@ -41,6 +42,7 @@ from .narration import Narration
 from .playback import Outcome, Playback
 from .policy import (
     CLOSING_SECONDS,
+    COMMIT_SECONDS,
     FATAL_CODES,
     GOODBYE_SECONDS,
     HEARD_GRACE_SECONDS,
@@ -65,6 +67,7 @@ class Bridge:
         self._stream_sid: str | None = None
         self._connected = False
         self._speech = False
+        self._turn_open_until = -math.inf  # speech is on, or has stopped and its turn is not committed yet
         self._closing = False
         self._say_goodbye = False
         self._end: EndCall | None = None
@@ -181,6 +184,7 @@ class Bridge:
             return
         self.narration.trouble(f"model session lost: {reason}", now)
         self._speech = False
+        self._turn_open_until = -math.inf
         self.hearing.speech(False)
         self._heard(self.playback.finish_items(), now)
         if not self._closing or self._say_goodbye:
@@ -213,6 +217,7 @@ class Bridge:
             case realtime.SpeechStopped():
                 self._speech_stopped(event, now)
             case realtime.Committed():
+                self._turn_open_until = -math.inf
                 self.narration.committed(event.item_id, now)
                 self.responses.turn_committed(now, server_answers=self._policy.server_answers)
             case realtime.InputTranscript(item_id=item_id, transcript=text):
@@ -230,8 +235,8 @@ class Bridge:
                 self._response_done(response, now)
             case realtime.Error(error=failure):
                 self._error(failure, now)
-            case realtime.SessionCreated() | realtime.SessionUpdated() | realtime.Unknown():
-                pass
+            case _:
+                pass  # of the session's beginning, or unknown: nothing a call needs
         self._move_on(now)
 
     def _audio(self, event: realtime.AudioDelta, now: float) -> None:
@@ -246,6 +251,7 @@ class Bridge:
 
     def _speech_started(self, event: realtime.SpeechStarted, now: float) -> None:
         self._speech = True
+        self._turn_open_until = math.inf
         self.hearing.speech(True)
         self.narration.speech_started(self.hearing.behind_ms(event.audio_start_ms), now)
         if self._may_interrupt() and self.floor() in (Floor.AGENT, Floor.THINKING):
@@ -253,6 +259,7 @@ class Bridge:
 
     def _speech_stopped(self, event: realtime.SpeechStopped, now: float) -> None:
         self._speech = False
+        self._turn_open_until = now + COMMIT_SECONDS
         self.hearing.speech(False)
         self.narration.speech_stopped(self.hearing.behind_ms(event.audio_end_ms), now)
 
@@ -311,7 +318,7 @@ class Bridge:
         if code in FATAL_CODES:
             self.model_lost(now, f"the model refused: {code}")
         elif code == "conversation_already_has_active_response":
-            self.responses.already_active()
+            self.responses.already_active(failure.event_id)
         elif self.truncations.owns(event_id):
             if not self.truncations.refused(event_id, failure.message or ""):
                 self.narration.trouble("a truncation was refused: the model may believe that more was heard", now)
@@ -406,7 +413,7 @@ class Bridge:
             prompt = "The call ends now. Say a short goodbye to the caller, and nothing else."
             self.responses.want(Ask("goodbye", prompt, {"tool_choice": "none"}))
         if self._connected:
-            self.responses.poll(now, speech=self._speech, tools_running=bool(self._tools))
+            self.responses.poll(now, speech=now < self._turn_open_until, tools_running=bool(self._tools))
             if self.responses.unanswered >= MAX_UNANSWERED and not self._closing:
                 self.model_lost(now, "it answers no request for a response")
         if self._closing and now >= self._hang_up_at():
@@ -447,6 +454,8 @@ class Bridge:
         times = [self._media_at + LINE_LOST_SECONDS, self.hearing.get_timer()]
         if self._connected:
             times.append(self.responses.get_timer())
+            if not self._speech and self._turn_open_until > -math.inf:
+                times.append(self._turn_open_until)
         if self._closing:
             times.append(self._hang_up_at())
         else:
@@ -470,6 +479,8 @@ class Bridge:
             self.model_lost(now, f"nothing came of a response for {MODEL_STALLED_SECONDS:.0f} s")
         if now >= self._started_at + self._policy.max_call_seconds:
             self.hang_up(now, reason="the call reached its longest duration")
+        if now >= self._turn_open_until:
+            self._turn_open_until = -math.inf
         self.hearing.handle_timer(now)
         self.responses.handle_timer(now)
         self._move_on(now)

@@ -193,11 +193,10 @@ _encode = msgspec.json.Encoder().encode
 
 def encode(message: ToCaller, stream_sid: str) -> str:
     """Write one message for Twilio, as the text of a text frame (binary frames are refused there)."""
-    match message:
-        case Audio(payload):
-            wire: _ToTwilio = _SendMedia(stream_sid, _Payload(payload))
-        case SendMark(name):
-            wire = _SendMark(stream_sid, _Name(name))
-        case Clear():
-            wire = _SendClear(stream_sid)
+    if isinstance(message, Audio):
+        wire: _ToTwilio = _SendMedia(stream_sid, _Payload(message.payload))
+    elif isinstance(message, SendMark):
+        wire = _SendMark(stream_sid, _Name(message.name))
+    else:
+        wire = _SendClear(stream_sid)
     return _encode(wire).decode()

@@ -17,6 +17,9 @@ MODEL_STALLED_SECONDS = 15.0
 GOODBYE_SECONDS = 5.0
 """In CLOSING the model may be silent for so long before we hang up without waiting for it."""
 
+COMMIT_SECONDS = 1.0
+"""So long after the end of speech its turn may take to be committed; until then the server may answer by itself."""
+
 CLOSING_SECONDS = 15.0
 """The longest that CLOSING waits for words that were not received yet."""
 

@@ -87,7 +87,7 @@ class ResponseGate:
         self._pending: Ask | None = None  # our create that was not answered yet
         self._number = 0
         self._outputs: dict[str, bool] = {}  # posted and in no response yet: call_id -> its item was added
-        self._server_may_answer = False  # a turn was committed since
+        self._server_may_answer = False  # a turn was committed since our create, and no response to it was created
         self._covered: frozenset[str] = frozenset()  # what our pending create covers
         self._discarded: deque[str] = deque(maxlen=MAX_DISCARDED)  # until their response.done
         self._closing = False
@@ -179,7 +179,7 @@ class ResponseGate:
                 self.owed = False
                 self._outputs = {call: added for call, added in self._outputs.items() if call not in self._covered}
         else:
-            self.ask, self.owed = None, False
+            self.ask, self.owed, self._server_may_answer = None, False, False
             self._outputs = {call: added for call, added in self._outputs.items() if not added}
         self.state, self.id, self._deadline = State.ACTIVE, response.id, None
         self._cancelled = self.called = self.spoke = False
@@ -233,8 +233,13 @@ class ResponseGate:
         if self._pending is not None:
             self._request(now)
 
-    def already_active(self) -> None:
-        """Take the refusal of a create of ours because the server had begun a response by itself."""
+    def already_active(self, event_id: str | None = None) -> None:
+        """Take the refusal of a response because another one is active; `event_id` is of the create, if it was ours."""
+        if event_id is not None and event_id != f"create_{self._number}":
+            return
+        if event_id is None and self._pending is not None and self._server_may_answer:
+            self.owed = True  # the server's own response to a turn failed, ours is still on its way
+            return
         pending, self._pending = self._pending, None
         if self.state is not State.ACTIVE:
             self.state, self.id, self.ask, self._deadline = State.ACTIVE, None, None, None

@@ -61,7 +61,7 @@ class World:
             gc.collect()
             return not alive() and not any(type(thing) is Session for thing in gc.get_objects())
 
-        await self.until(clean, 5)
+        await self.until(clean, 15)
 
 
 def settings(**changes: Any) -> Settings:
