@@ -69,7 +69,10 @@ class Call:
             self._control.interrupt()
 
     def hang_up(self, *, goodbye: bool = True) -> None:
-        """End the call after what is being said was heard; with `goodbye`, the agent says one if it said nothing."""
+        """End the call after what is being said was heard.
+
+        With `goodbye` the agent then says one, unless a tool hangs up and the model said something as it called it.
+        """
         if self._control is not None:
             self._control.hang_up(goodbye=goodbye)
 

@@ -34,7 +34,7 @@ from .protocol.bridge import Bridge
 from .protocol.policy import Policy
 from .session import Session
 from .settings import Settings
-from .telephony import SIGNATURE_HEADER, MediaTokens, Signatures, connect_stream
+from .telephony import SIGNATURE_HEADER, MediaTokens, Signatures, ask_again, connect_stream, turn_away
 
 log = logging.getLogger("phoneagent.server")
 
@@ -54,6 +54,9 @@ CLAIM_SECONDS = 10.0
 
 MAX_PREPARED = 200
 """So many callers may be between webhook and socket; further sessions are opened at the socket."""
+
+MAX_ASKED_AGAIN = 8
+"""How often a new call is sent round while this process drains, a second each time."""
 
 _CALL_SID = re.compile(r"CA[0-9a-fA-F]{32}")
 _TOKEN_IN_PATH = re.compile(r"(/twilio/media/)[A-Za-z0-9_=-]+")
@@ -76,9 +79,10 @@ _hide_tokens = _HideTokens()
 class PhoneApp(Starlette):
     """A Starlette app that answers Twilio's calls with an agent.
 
-    Routes: `POST|GET /twilio/voice` (the number's voice webhook), `WS /twilio/media/{token}`, `GET /healthz`. It also
-    mounts into another Starlette or FastAPI app; PUBLIC_URL then has the path it is mounted at. Settings are read from
-    the environment when the server starts, or at the first request of a mounted app.
+    Routes: `POST|GET /twilio/voice` (the number's voice webhook), `WS /twilio/media/{token}`, `GET /healthz`, `GET
+    /readyz` (503 while draining). It also mounts into another Starlette or FastAPI app; PUBLIC_URL then has the path it
+    is mounted at. Settings are read from the environment when the server starts, or at the first request of a mounted
+    app.
     """
 
     def __init__(self, agent: Agent, *, settings: Settings | None = None, endpoint: Endpoint | None = None) -> None:
@@ -87,6 +91,7 @@ class PhoneApp(Starlette):
                 Route(VOICE_PATH, self._voice, methods=["GET", "POST"]),
                 WebSocketRoute(MEDIA_PATH + "{token}", self._media),
                 Route("/healthz", self._healthz),
+                Route("/readyz", self._readyz),
             ],
             lifespan=self._lifespan,
         )
@@ -94,6 +99,8 @@ class PhoneApp(Starlette):
         self.agent = agent
         self.calls: dict[str, Call] = {}
         """The live calls by CallSid."""
+        self.draining = False
+        """Whether the process is about to end: new calls are sent to the next one."""
         self._given_settings = settings
         self._given_endpoint = endpoint
         self._hooks = Hooks()
@@ -160,6 +167,22 @@ class PhoneApp(Starlette):
     async def _healthz(self, request: Request) -> Response:
         return JSONResponse({"status": "ok", "calls": len(self.calls)})
 
+    async def _readyz(self, request: Request) -> Response:
+        if self.draining:
+            return JSONResponse({"status": "draining", "calls": len(self.calls)}, status_code=503)
+        return JSONResponse({"status": "ok"})
+
+    def _turned_away(self, call_sid: str, form: ImmutableMultiDict[str, str]) -> str | None:
+        """Return the answer to a call that cannot be taken, None if it can."""
+        if self.draining:
+            asked = int(again) if (again := str(form.get("again", "0"))).isdecimal() and len(again) < 3 else 0
+            if asked < MAX_ASKED_AGAIN:
+                return ask_again(f"{self.settings.public_url}{VOICE_PATH}?again={asked + 1}")
+        elif call_sid in self._prepared or len(self.calls) + len(self._prepared) < self.settings.max_calls:
+            return None
+        log.warning("call turned away: %s", "draining" if self.draining else "MAX_CALLS are live")
+        return turn_away(self.settings.fallback_number)
+
     async def _voice(self, request: Request) -> Response:
         try:
             form = await self._verified_form(request)
@@ -173,6 +196,9 @@ class PhoneApp(Starlette):
         if not _CALL_SID.fullmatch(call_sid):
             log.warning("webhook refused: its CallSid is not CA and 32 hexadecimal digits")
             return Response("CallSid is missing\n", status_code=400, media_type="text/plain")
+        refusal = self._turned_away(call_sid, form)
+        if refusal is not None:
+            return Response(refusal, media_type="application/xml")
         parameters = {
             "caller": str(form.get("From", "")),
             "called": str(form.get("To", "")),

@@ -36,6 +36,13 @@ class Settings(BaseSettings):
     public_url: str
     """Where Twilio reaches the app: https, a host, possibly a path."""
 
+    twilio_phone_number: str | None = Field(None, repr=False)
+    """The number (E.164) whose calls are taken: `dev` points it at this machine, `doctor` looks where it points."""
+    twilio_api_url: str | None = None
+    """Another server than Twilio's REST API, as for tests."""
+    ngrok_authtoken: SecretStr | None = None
+    """Opens the tunnel of `phoneagent dev`, where no ngrok agent runs."""
+
     # the model
     openai_api_key: SecretStr | None = None
     openai_model: str = DEFAULT_MODEL
@@ -54,6 +61,12 @@ class Settings(BaseSettings):
     """How many processes share the port; model sessions are opened ahead of the media socket only with one."""
     max_call_seconds: float = Field(3600, gt=0)
     """The longest call, in seconds: a forgotten one costs money."""
+    max_calls: int = Field(100, ge=1)
+    """How many calls this process takes at once; further callers are sent to `fallback_number`, or hear busy."""
+    fallback_number: str | None = Field(None, repr=False)
+    """The number (E.164) of somebody who answers what this process cannot take."""
+    drain_seconds: float = Field(25, ge=0, le=3600)
+    """How long live calls may go on after SIGTERM, in seconds: less than the platform waits before it kills."""
     log_level: str = Field("info", validation_alias="PHONEAGENT_LOG_LEVEL")
 
     @field_validator("twilio_account_sid")
@@ -68,6 +81,13 @@ class Settings(BaseSettings):
     def _token(cls, value: SecretStr) -> SecretStr:
         if len(value.get_secret_value()) < 8:
             raise ValueError("it is too short to be an auth token")
+        return value
+
+    @field_validator("fallback_number", "twilio_phone_number")
+    @classmethod
+    def _number(cls, value: str | None) -> str | None:
+        if value is not None and not re.fullmatch(r"\+[1-9][0-9]{6,14}", value):
+            raise ValueError("it must be a number in E.164, like +15550100001")
         return value
 
     @field_validator("public_url")
@@ -120,6 +140,11 @@ def load(overrides: Mapping[str, Any] | None = None) -> Settings:
     except pydantic.ValidationError as error:
         problems = [_problem(each) for each in error.errors(include_input=False, include_url=False)]
     raise ConfigurationError(problems)
+
+
+def environment(overrides: Mapping[str, str]) -> dict[str, str]:
+    """Return this process's environment with other values for some names, for a process that is started from here."""
+    return {**os.environ, **overrides}
 
 
 def _problem(error: Any) -> str:

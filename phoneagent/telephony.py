@@ -88,6 +88,24 @@ class MediaTokens:
         return hmac.digest(self._key, body, hashlib.sha256)
 
 
+def turn_away(fallback_number: str | None) -> str:
+    """Return TwiML for a call that cannot be taken: on to somebody else, or busy, which costs nothing."""
+    response = VoiceResponse()
+    if fallback_number is None:
+        response.reject(reason="busy")
+    else:
+        response.dial(fallback_number)
+    return str(response)
+
+
+def ask_again(url: str) -> str:
+    """Return TwiML that asks `url` again in a second, when another process may answer."""
+    response = VoiceResponse()
+    response.pause(length=1)
+    response.redirect(url, method="POST")
+    return str(response)
+
+
 def connect_stream(url: str, parameters: Mapping[str, str]) -> str:
     """Return TwiML that connects the call to a media stream at `url` (wss), with parameters for its `start`."""
     response = VoiceResponse()

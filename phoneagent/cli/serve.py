@@ -9,6 +9,7 @@ import typer
 import uvicorn
 
 from phoneagent import settings
+from phoneagent.drain import Server
 from phoneagent.protocol.mediastream import MAX_MESSAGE_BYTES
 
 from .target import Target
@@ -49,4 +50,4 @@ def serve(
     if reload:
         uvicorn.run(f"{found.module}:{found.attribute}", app_dir=found.folder, reload=True, **where, **UVICORN)
     else:
-        uvicorn.run(app, **where, **UVICORN)
+        Server(uvicorn.Config(app, **where, **UVICORN), app, loaded.drain_seconds).run()

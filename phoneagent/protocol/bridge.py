@@ -47,7 +47,6 @@ from .policy import (
     GOODBYE_SECONDS,
     HEARD_GRACE_SECONDS,
     LINE_LOST_SECONDS,
-    MAX_TOOL_CALLS,
     MODEL_STALLED_SECONDS,
     EndCall,
     Floor,
@@ -56,6 +55,7 @@ from .policy import (
     RunTool,
 )
 from .responses import MAX_UNANSWERED, Ask, Ending, ResponseGate, State
+from .toolcalls import ToolCalls
 from .truncation import Truncations
 
 
@@ -75,8 +75,6 @@ class Bridge:
         self._reason = ""
         self._greeted = False
         self._greeting_items: set[str] = set()
-        self._tools: dict[str, tuple[str, float]] = {}  # running: call_id -> name, since
-        self._calls_seen: set[str] = set()
         self._started_at = self._media_at = self._model_at = self._closing_at = 0.0
         self._control: deque[realtime.ToModel] = deque()
         self._requests: deque[Request] = deque()
@@ -84,6 +82,7 @@ class Bridge:
         self.hearing = CallerAudio()
         self.responses = ResponseGate(self._control)
         self.truncations = Truncations(self._control)
+        self.tools = ToolCalls()
         self.narration = Narration(call_sid)
 
     # --- outputs --------------------------------------------------------------------------------------------------
@@ -128,7 +127,7 @@ class Bridge:
             return Floor.CLOSING
         if not self.playback.idle:
             return Floor.AGENT
-        if self.responses.state is not State.NONE or self._tools:
+        if self.responses.state is not State.NONE or self.tools.running:
             return Floor.THINKING
         return Floor.CALLER if self._speech else Floor.OPEN
 
@@ -217,7 +216,7 @@ class Bridge:
             case realtime.SpeechStopped():
                 self._speech_stopped(event, now)
             case realtime.Committed():
-                self._turn_open_until = -math.inf
+                self._turn_open_until = math.inf if self._speech else -math.inf
                 self.narration.committed(event.item_id, now)
                 self.responses.turn_committed(now, server_answers=self._policy.server_answers)
             case realtime.InputTranscript(item_id=item_id, transcript=text):
@@ -243,9 +242,11 @@ class Bridge:
         if not self.responses.accepts(event.response_id):
             return
         self.responses.heard_audio(event.response_id)
-        self._say_goodbye = False  # in CLOSING: these are the last words
-        if self.responses.ask is not None and self.responses.ask.kind == "greeting":
+        kind = self.responses.ask.kind if self.responses.ask is not None else "turn"
+        if kind == "greeting":
             self._greeting_items.add(event.item_id)
+        if kind == "goodbye" or self.responses.called:
+            self._say_goodbye = False  # in CLOSING: these are the last words
         if not self.playback.queue(event.delta, event.item_id, event.content_index):
             self.narration.trouble("audio of the model dropped: the caller's socket does not take it", now)
 
@@ -300,18 +301,15 @@ class Bridge:
             self._say_goodbye = False
 
     def _function_call(self, item: realtime.Item, now: float) -> None:
-        if item.type != "function_call" or item.status not in (None, "completed") or not item.call_id or not item.name:
+        call = self.tools.begin(item, now)
+        if call is None:
             return
-        if item.call_id in self._calls_seen:
-            return
-        self._calls_seen.add(item.call_id)
-        self._tools[item.call_id] = (item.name, now)
         self.responses.called = True
-        self.narration.tool_called(item.call_id, item.name, item.arguments or "{}", now)
-        if len(self._calls_seen) > MAX_TOOL_CALLS:
-            self.tool_returned(item.call_id, '{"error": "too many tool calls in this call"}', now)
+        self.narration.tool_called(call.call_id, call.name, call.arguments, now)
+        if self.tools.too_many:
+            self.tool_returned(call.call_id, '{"error": "too many tool calls in this call"}', now)
         else:
-            self._requests.append(RunTool(item.call_id, item.name, item.arguments or "{}"))
+            self._requests.append(RunTool(call.call_id, call.name, call.arguments))
 
     def _error(self, failure: realtime.Failure, now: float) -> None:
         code, event_id = failure.code or "", failure.event_id or ""
@@ -335,14 +333,13 @@ class Bridge:
 
     def tool_returned(self, call_id: str, output: str, now: float) -> None:
         """Post a tool's output. Unknown and repeated calls change nothing."""
-        running = self._tools.pop(call_id, None)
-        if running is None or self._end is not None:
+        call = self.tools.end(call_id)
+        if call is None or self._end is not None:
             return
-        name, since = running
         item: dict[str, object] = {"type": "function_call_output", "call_id": call_id, "output": output}
         self._control.append(realtime.ItemCreate(item=item))
         self.responses.output_posted(call_id)
-        self.narration.tool_returned(call_id, name, output, since, now)
+        self.narration.tool_returned(call_id, call.name, output, call.since, now)
         self._move_on(now)
 
     def say(self, text: str, now: float) -> bool:
@@ -363,12 +360,11 @@ class Bridge:
     def hang_up(self, now: float, *, goodbye: bool = True, reason: str = "the agent hung up") -> None:
         """End the call once everything was heard.
 
-        With `goodbye`, the model is asked for one if its newest response said nothing.
+        With `goodbye`, the model is asked for one, unless the response that called the tool said something.
         """
         if self._closing or self._end is not None:
             return
-        newest = self.responses
-        parting = newest.spoke and (newest.speaking or newest.called or not self.playback.idle)
+        parting = self.responses.spoke and self.responses.called  # as when it said goodbye and called `hang_up`
         self._say_goodbye = goodbye and self._connected and not parting
         self._close(now, "agent", reason)
         self._move_on(now)
@@ -413,7 +409,7 @@ class Bridge:
             prompt = "The call ends now. Say a short goodbye to the caller, and nothing else."
             self.responses.want(Ask("goodbye", prompt, {"tool_choice": "none"}))
         if self._connected:
-            self.responses.poll(now, speech=now < self._turn_open_until, tools_running=bool(self._tools))
+            self.responses.poll(now, speech=now < self._turn_open_until, tools_running=self.tools.running)
             if self.responses.unanswered >= MAX_UNANSWERED and not self._closing:
                 self.model_lost(now, "it answers no request for a response")
         if self._closing and now >= self._hang_up_at():
@@ -463,7 +459,7 @@ class Bridge:
         return min(time for time in times if time is not None)
 
     def _stalled_at(self) -> float | None:
-        if not self._connected or self._tools or self.responses.state is not State.ACTIVE:
+        if not self._connected or self.tools.running or self.responses.state is not State.ACTIVE:
             return None
         return max(self._model_at, self.playback.dry_at) + MODEL_STALLED_SECONDS
 

@@ -26,9 +26,6 @@ CLOSING_SECONDS = 15.0
 HEARD_GRACE_SECONDS = 1.0
 """How much later than computed the last mark may come."""
 
-MAX_TOOL_CALLS = 1_000
-"""So many tool calls in one call are a loop; further ones are refused."""
-
 FATAL_CODES = frozenset(
     {
         "beta_api_shape_disabled",

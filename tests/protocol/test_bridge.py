@@ -10,8 +10,9 @@ from phoneagent.events import AgentAnswered, BargeIn, CallerSpoke, KeyPressed, T
 from phoneagent.protocol import mediastream, realtime
 from phoneagent.protocol import playback as playback_module
 from phoneagent.protocol.mediastream import Audio, Clear, SendMark
-from phoneagent.protocol.policy import MAX_TOOL_CALLS, Floor, RunTool
+from phoneagent.protocol.policy import Floor, RunTool
 from phoneagent.protocol.realtime import AudioAppend, InputTranscript, ItemCreate, TranscriptDelta, TranscriptDone
+from phoneagent.protocol.toolcalls import MAX_TOOL_CALLS
 
 from .rig import STREAM, Rig, function_call, ulaw
 

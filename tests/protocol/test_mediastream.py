@@ -142,7 +142,7 @@ names = st.sampled_from(["connected", "start", "media", "dtmf", "mark", "stop", 
 @given(
     st.fixed_dictionaries(
         {"event": names | json_values},
-        optional={key: json_values for key in ("streamSid", "start", "media", "dtmf", "mark", "stop")},
+        optional=dict.fromkeys(("streamSid", "start", "media", "dtmf", "mark", "stop"), json_values),
     )
 )
 def test_any_json_is_a_message_or_a_protocol_error(value: dict[str, Any]) -> None:

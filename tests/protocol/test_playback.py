@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from phoneagent.protocol import playback as module
 from phoneagent.protocol.audio import base64_bytes, is_base64
-from phoneagent.protocol.mediastream import Audio, Clear, SendMark, ToCaller
+from phoneagent.protocol.mediastream import Audio, SendMark, ToCaller
 from phoneagent.protocol.playback import CUT_ABOVE_CHARS, MAX_WAITING_BYTES, Outcome, Playback
 
 from .rig import ulaw

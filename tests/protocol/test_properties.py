@@ -24,41 +24,57 @@ QUIET_S = 45.0
 """After so long without anything new, everything that was owed has happened."""
 
 delays = st.integers(0, 300)
-parts = st.one_of(
-    st.builds(
+
+
+def speech(least: int) -> st.SearchStrategy[Part]:
+    """An item of at least so many chunks: all at once, as they are played, or slower than that."""
+    return st.builds(
         Part,
-        chunks_ms=st.lists(st.integers(1, 700), min_size=1, max_size=8).map(tuple),
+        chunks_ms=st.lists(st.integers(1, 700), min_size=least, max_size=10).map(tuple),
         gap_ms=st.sampled_from([0, 5, 40, 150, 400, 900]),
         late_done=st.booleans(),
-    ),
-    st.just(Part(call=True)),
-)
+    )
+
+
+parts = st.one_of(speech(1), st.just(Part(call=True)))
 plans = st.builds(
     Plan,
     parts=st.lists(parts, max_size=3).map(tuple),
     status=st.sampled_from(["completed", "completed", "completed", "incomplete", "failed"]),
 )
-places = st.builds(
-    Setting,
-    caller_out_ms=delays,
-    caller_back_ms=delays,
-    model_out_ms=delays,
-    model_back_ms=delays,
-    think_ms=st.integers(0, 100),
-    tool_ms=st.integers(0, 4000),
-    plans=st.lists(plans, max_size=6),
-    greeting=st.sampled_from([None, "Good evening!"]),
-    greeting_interruptible=st.booleans(),
-    barge_in=st.sampled_from([True, True, True, False]),
-    server_answers=st.booleans(),
-    server_interrupts=st.sampled_from([False, False, True]),
-    server_complains=st.just(False),
-)
+long_plans = st.builds(Plan, parts=st.lists(speech(4), min_size=1, max_size=3).map(tuple))
+
+
+def places(plans: st.SearchStrategy[list[Plan]]) -> st.SearchStrategy[Setting]:
+    return st.builds(
+        Setting,
+        caller_out_ms=delays,
+        caller_back_ms=delays,
+        model_out_ms=delays,
+        model_back_ms=delays,
+        think_ms=st.integers(0, 100),
+        tool_ms=st.integers(0, 4000),
+        plans=plans,
+        greeting=st.sampled_from([None, "Good evening!"]),
+        greeting_interruptible=st.booleans(),
+        barge_in=st.sampled_from([True, True, True, False]),
+        server_answers=st.booleans(),
+        server_interrupts=st.sampled_from([False, False, True]),
+        server_complains=st.booleans(),
+    )
+
+
+any_place = places(st.lists(plans, max_size=6))
 doings = st.tuples(
     st.sampled_from(["speak"] * 5 + ["wait", "say", "interrupt", "stall", "hole", "junk"]),
     st.integers(0, 3000),
 )
-steps = st.lists(st.tuples(st.integers(0, 2500), doings), max_size=14)
+scripts = st.lists(st.tuples(st.integers(0, 2500), doings), max_size=14)
+interruptions = st.lists(
+    st.tuples(st.integers(300, 2500), st.one_of(st.tuples(st.just("speak"), st.integers(50, 600)), doings)),
+    min_size=5,
+    max_size=14,
+)
 
 
 def do(world: World, what: str, ms: int) -> None:
@@ -115,7 +131,16 @@ def answered(world: World) -> None:
 
 
 @PROFILE
-@given(places, steps)
+@given(places(st.lists(long_plans, min_size=4, max_size=8)), interruptions)
+def test_what_is_truncated_is_what_was_not_heard(place: Setting, script: Any) -> None:
+    world = call(place, script)
+    world.run(QUIET_S)
+    answered(world)
+    assert world.bridge.floor() is Floor.OPEN
+
+
+@PROFILE
+@given(any_place, scripts)
 def test_a_call_in_which_everybody_goes_on_comes_to_rest_and_ends(place: Setting, script: Any) -> None:
     world = call(place, script)
     world.run(QUIET_S)
@@ -126,12 +151,14 @@ def test_a_call_in_which_everybody_goes_on_comes_to_rest_and_ends(place: Setting
         assert len(world.posted) == len(world.ran)
         assert not world.server.calls
         answered(world)
+        if place.model_out_ms + place.model_back_ms + place.think_ms == 0:
+            assert not world.server.refused  # refusals are races, and without delays there are none
         world.hang_up()
     end(world)
 
 
 @PROFILE
-@given(places, steps, steps)
+@given(any_place, scripts, scripts)
 def test_a_call_ends_after_hang_up_whatever_goes_on(place: Setting, script: Any, afterwards: Any) -> None:
     world = call(place, script)
     world.hang_up()
@@ -143,7 +170,7 @@ def test_a_call_ends_after_hang_up_whatever_goes_on(place: Setting, script: Any,
 
 
 @PROFILE
-@given(places, steps, steps, st.sampled_from(["silent", "lost"]))
+@given(any_place, scripts, scripts, st.sampled_from(["silent", "lost"]))
 def test_a_call_ends_when_the_model_is_silent_or_lost(place: Setting, script: Any, afterwards: Any, how: str) -> None:
     world = call(place, script)
     if how == "silent":
@@ -159,7 +186,7 @@ def test_a_call_ends_when_the_model_is_silent_or_lost(place: Setting, script: An
 
 
 @PROFILE
-@given(places, steps)
+@given(any_place, scripts)
 def test_nothing_goes_out_before_start_and_everything_after_it(place: Setting, script: Any) -> None:
     world = World(place)
     world.connect()

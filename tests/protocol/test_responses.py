@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from phoneagent.events import Trouble
+from phoneagent.protocol import realtime
 from phoneagent.protocol.policy import Floor
 from phoneagent.protocol.realtime import ItemCreate, ResponseCreate
 from phoneagent.protocol.responses import MAX_ASKS, METADATA_KEY
@@ -223,6 +224,47 @@ def test_the_servers_own_that_found_ours_active_is_answered_after_it(rig: Rig) -
     rig.audio()
     rig.done("r1")
     assert len(rig.creates) == 2
+
+
+def test_a_refusal_of_another_create_than_the_pending_one_is_not_its_refusal(rig: Rig) -> None:
+    rig.say()
+    rig.wait(5.1)
+    assert len(rig.creates) == 2
+    rig.error("conversation_already_has_active_response", "create_1")
+    answered(rig, "r1")
+    rig.wait(10)
+    assert len(rig.creates) == 2
+
+
+def test_a_failed_answer_of_the_server_is_not_taken_for_a_refusal_of_ours(rig: Rig) -> None:
+    rig.say()
+    rig.turn()
+    rig.error("conversation_already_has_active_response", None)
+    answered(rig, "r1")  # ours, which was active before the turn
+    assert len(rig.creates) == 2
+    answered(rig, "r2")
+    rig.wait(10)
+    assert len(rig.creates) == 2
+
+
+def test_nothing_is_asked_for_between_the_end_of_speech_and_the_commit(rig: Rig) -> None:
+    rig.speech()
+    rig.say()
+    rig.model(realtime.SpeechStopped())
+    assert rig.creates == []
+    rig.wait(0.5)
+    assert rig.creates == []
+    rig.wait(0.6)  # no commit came
+    assert len(rig.creates) == 1
+
+
+def test_a_commit_while_the_caller_speaks_on_lets_nothing_through() -> None:
+    rig = Rig(server_answers=False)
+    rig.speech()
+    rig.model(realtime.Committed(item_id="u1"))
+    assert rig.creates == []
+    rig.turn("u2")
+    assert len(rig.creates) == 1
 
 
 # --- answers that do not come ---

@@ -1,0 +1,171 @@
+"""Ending a process: new calls go round, live ones go on, and what is left says goodbye."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import signal
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+import uvicorn
+
+from phoneagent import Agent, Call, PhoneApp, drain
+from phoneagent.demo import serving as subprocess_serving
+from phoneagent.sim import CallFailed, Model, Phone, Script
+from phoneagent.sim.speech import Murmur
+from tests.calls.conftest import World, Worlds, settings
+
+pytestmark = pytest.mark.anyio
+AGENT = Agent(instructions="x", greeting="Hello!")
+
+
+class Control:
+    def __init__(self, calls: dict[str, Call], sid: str) -> None:
+        self.calls, self.sid = calls, sid
+
+    def say(self, text: str) -> None: ...
+    def interrupt(self) -> None: ...
+    def hang_up(self, *, goodbye: bool) -> None:
+        assert goodbye
+        del self.calls[self.sid]
+
+
+def live(sid: str) -> Call:
+    return Call(sid=sid, caller=None, called=None, direction="inbound", started_at=datetime.now(UTC))
+
+
+async def test_without_calls_there_is_nothing_to_wait_for() -> None:
+    async with asyncio.timeout(5):
+        await drain.drain({}, 3600)
+
+
+async def test_a_call_that_ends_in_time_is_let_alone() -> None:
+    calls = {"CA1": live("CA1")}
+    draining = asyncio.create_task(drain.drain(calls, 3600))
+    await asyncio.sleep(0)
+    calls.clear()
+    async with asyncio.timeout(5):
+        await draining
+
+
+async def test_what_is_left_is_asked_to_say_goodbye() -> None:
+    calls = {"CA1": live("CA1")}
+    calls["CA1"].attach(Control(calls, "CA1"))
+    async with asyncio.timeout(5):
+        await drain.drain(calls, drain.PARTING_SECONDS)
+    assert calls == {}
+
+
+async def test_a_call_that_does_not_end_is_cut_off_and_that_is_said(caplog: pytest.LogCaptureFixture) -> None:
+    async with asyncio.timeout(5):
+        await drain.drain({"CA1": live("CA1")}, 0.1)
+    assert "1 calls are cut off" in caplog.text
+
+
+async def test_signals(monkeypatch: pytest.MonkeyPatch) -> None:
+    app = PhoneApp(AGENT, settings=settings())
+    app.calls["CA1"] = live("CA1")
+    server = drain.Server(uvicorn.Config(app), app, drain_seconds=3600)
+    for _ in range(3):
+        server.handle_signal(signal.SIGTERM, now=0.0)
+    server.handle_signal(signal.SIGINT, now=1.0)
+    server.handle_signal(signal.SIGINT, now=1.5)
+    await asyncio.sleep(0)
+    assert app.draining
+    assert not server.should_exit
+    server.handle_signal(signal.SIGINT, now=2.5)
+    assert server.should_exit
+    assert server.force_exit
+    app.calls.clear()
+    assert server._draining is not None
+    async with asyncio.timeout(5):
+        await server._draining
+
+
+async def ready(w: World) -> int:
+    async with aiohttp.ClientSession() as http, http.get(f"{w.url}/readyz") as answer:
+        return answer.status
+
+
+async def test_while_draining_new_calls_go_round_until_the_next_process_takes_them(world: Worlds) -> None:
+    async with world(AGENT) as w:
+        assert await ready(w) == 200
+        w.app.draining = True
+        assert await ready(w) == 503
+        asyncio.get_running_loop().call_later(1.5, setattr, w.app, "draining", False)
+        async with w.phone().dial() as line:
+            await line.wait_for_agent(ms=100)
+        assert line.verbs[0].startswith("Pause")
+        assert line.violations == []
+
+
+async def test_after_eight_rounds_a_caller_hears_busy_or_is_passed_on(world: Worlds) -> None:
+    for number, expected in ((None, "Reject"), ("+15550100009", "Dial")):
+        async with world(AGENT, fallback_number=number) as w:
+            w.app.draining = True
+            phone = Phone(
+                f"{w.url}/twilio/voice?again=8",
+                auth_token="an-auth-token-of-a-test",
+                public_url="https://agent.example",
+                account_sid=settings().twilio_account_sid,
+            )
+            with pytest.raises(CallFailed) as failed:
+                async with phone.dial():
+                    pass
+            assert failed.value.verbs[-1].startswith(expected)
+
+
+async def test_more_callers_than_the_process_takes(world: Worlds) -> None:
+    async with world(AGENT, max_calls=1) as w, w.phone().dial() as line:
+        await line.wait_for_agent(ms=10)
+        with pytest.raises(CallFailed) as failed:
+            async with w.phone().dial():
+                pass
+        assert failed.value.verbs == ["Reject busy"] or failed.value.verbs[-1].startswith("Reject")
+        assert line.ended_by is None
+
+
+async def test_sigterm_lets_a_live_call_end_with_a_goodbye(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The real process: `phoneagent serve`, a call, SIGTERM in the middle of it."""
+    monkeypatch.setenv("DRAIN_SECONDS", "10")
+    (tmp_path / "main.py").write_text(
+        "from phoneagent import *\napp = PhoneApp(Agent(instructions='x', greeting='Hello!'))\n"
+    )
+    log = tmp_path / "server.log"
+    processes: list[Any] = []
+    spawn = asyncio.create_subprocess_exec
+
+    async def remember(*arguments: Any, **options: Any) -> Any:
+        processes.append(await spawn(*arguments, **options))
+        return processes[-1]
+
+    monkeypatch.setattr(asyncio, "create_subprocess_exec", remember)
+    script = Script.parse('goodbye = "We are closing now, goodbye!"\ndefault = "Yes, of course."')
+    async with (
+        Model(script, api_key="k") as model,
+        subprocess_serving.serve(str(tmp_path / "main.py"), model_url=model.url, model_key="k", log=log) as server,
+    ):
+        phone = Phone(
+            server.webhook_url,
+            auth_token=server.auth_token,
+            public_url=server.public_url,
+            account_sid=server.account_sid,
+        )
+        async with phone.dial() as line:
+            await line.wait_for_silence(ms=100)
+            processes[0].send_signal(signal.SIGTERM)
+            processes[0].send_signal(signal.SIGTERM)
+            await line.say(Murmur().render("Are you there?"))
+            await line.wait_for_agent(ms=100)  # the conversation goes on
+            await line.wait_ended(15)
+        assert line.ended_by == "agent"
+        assert line.violations == []
+        assert [item.text for item in model.sessions[0].audio_items][-1] == "We are closing now, goodbye!"
+        async with asyncio.timeout(10):
+            assert await processes[0].wait() == 0
+    phases = re.findall(r"draining: (.*)", log.read_text())
+    assert [phase.split(" ")[0] for phase in phases] == ["no", "asking", "done"]
