@@ -11,6 +11,7 @@ from .errors import (
     PhoneAgentError,
     ProtocolError,
     RequestRefused,
+    TelephonyError,
     ToolError,
 )
 from .events import (
@@ -53,6 +54,7 @@ __all__ = [
     "ProtocolError",
     "RequestRefused",
     "Settings",
+    "TelephonyError",
     "Tool",
     "ToolCalled",
     "ToolError",

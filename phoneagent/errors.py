@@ -6,6 +6,8 @@
     ├── ToolError               raised by a tool: its text is what the model is told
     ├── ProtocolError           a peer sent something its protocol does not allow
     ├── RequestRefused          a request that did not prove where it comes from
+    ├── TelephonyError          Twilio's REST API refused, or could not be asked
+    ├── StoreError              the database of call records
     └── EndpointError           the model session
         ├── EndpointUnreachable     no session came up; another try may help
         └── EndpointRefused         the far end said no; trying again will not help
@@ -44,6 +46,26 @@ class ProtocolError(PhoneAgentError):
 
 class RequestRefused(PhoneAgentError):
     """A webhook or a media socket did not prove that it comes from Twilio; it is answered with 403."""
+
+
+class StoreError(PhoneAgentError):
+    """The database of call records did not take a write or answer a question.
+
+    `retry` is False where the data itself was refused, so that writing it again is in vain.
+    """
+
+    def __init__(self, message: str, *, retry: bool = True) -> None:
+        self.retry = retry
+        super().__init__(message)
+
+
+class TelephonyError(PhoneAgentError):
+    """Twilio's REST API refused, or could not be asked. `code` is Twilio's, `retry` whether another try may help."""
+
+    def __init__(self, message: str, *, code: int | None = None, retry: bool = False) -> None:
+        self.code = code
+        self.retry = retry
+        super().__init__(message)
 
 
 class EndpointError(PhoneAgentError):

@@ -5,8 +5,9 @@ Times named `at_ms` are milliseconds since the call's media stream started. Noth
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, Protocol, TypeAlias
 
 EndedBy: TypeAlias = Literal["agent", "caller", "line", "error"]
 """Who ended a call: the agent hung up, the caller did, the line broke, or something failed on our side."""
@@ -150,3 +151,27 @@ Event: TypeAlias = (
     | ModelEvent
     | CallEnded
 )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NextStep:
+    """How a call goes on once its media stream is closed: `kind` ("hang_up", "transfer", …) and what that kind needs.
+
+    `data` is anything that JSON can carry.
+    """
+
+    kind: str
+    data: Mapping[str, Any] = field(default_factory=dict, repr=False)
+
+
+class Journal(Protocol):
+    """What a call writes down before it acts, so that another process knows it after a crash.
+
+    Each is awaited, and given up after half a second by the call. Both raise PhoneAgentError when it was not written.
+    """
+
+    async def tool_started(self, call_sid: str, call_id: str, name: str, arguments: str) -> None:
+        """A tool is about to run: it must not be run a second time."""
+
+    async def next_step(self, call_sid: str, step: NextStep) -> None:
+        """The media stream is about to be closed by us, and this comes next."""

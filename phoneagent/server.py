@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import hmac
 import logging
 import re
 import time
@@ -17,7 +18,7 @@ from urllib.parse import parse_qsl
 
 from starlette.applications import Starlette
 from starlette.datastructures import ImmutableMultiDict
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route, WebSocketRoute
 from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
@@ -26,7 +27,7 @@ from . import settings as settings_
 from . import telemetry
 from .agent import Agent, Call
 from .endpoint import Endpoint, ModelSession, open_session
-from .errors import ConfigurationError, EndpointRefused, ProtocolError, RequestRefused
+from .errors import ConfigurationError, EndpointError, EndpointRefused, ProtocolError, RequestRefused
 from .events import CallStarted, Event
 from .hooks import Hooks
 from .protocol import mediastream
@@ -52,6 +53,9 @@ MAX_BEFORE_START = 20
 CLAIM_SECONDS = 10.0
 """How long a model session that was opened at the webhook waits for its media socket."""
 
+INSTRUCTIONS_SECONDS = 5.0
+"""How long the agent's own function may take to write the instructions: the caller waits in silence."""
+
 MAX_PREPARED = 200
 """So many callers may be between webhook and socket; further sessions are opened at the socket."""
 
@@ -59,30 +63,16 @@ MAX_ASKED_AGAIN = 8
 """How often a new call is sent round while this process drains, a second each time."""
 
 _CALL_SID = re.compile(r"CA[0-9a-fA-F]{32}")
-_TOKEN_IN_PATH = re.compile(r"(/twilio/media/)[A-Za-z0-9_=-]+")
 _Hook = TypeVar("_Hook", bound=Callable[[Any], Any])
-
-
-class _HideTokens(logging.Filter):
-    """Keeps media tokens out of the server's own log: uvicorn writes the path of each socket."""
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        text = record.getMessage()
-        if MEDIA_PATH in text:
-            record.msg, record.args = _TOKEN_IN_PATH.sub(r"\1…", text), None
-        return True
-
-
-_hide_tokens = _HideTokens()
 
 
 class PhoneApp(Starlette):
     """A Starlette app that answers Twilio's calls with an agent.
 
     Routes: `POST|GET /twilio/voice` (the number's voice webhook), `WS /twilio/media/{token}`, `GET /healthz`, `GET
-    /readyz` (503 while draining). It also mounts into another Starlette or FastAPI app; PUBLIC_URL then has the path it
-    is mounted at. Settings are read from the environment when the server starts, or at the first request of a mounted
-    app.
+    /readyz` (503 while draining), `GET /metrics` (with PHONEAGENT_API_TOKEN). It also mounts into another Starlette or
+    FastAPI app; PUBLIC_URL then has the path it is mounted at. Settings are read from the environment when the server
+    starts, or at the first request of a mounted app.
     """
 
     def __init__(self, agent: Agent, *, settings: Settings | None = None, endpoint: Endpoint | None = None) -> None:
@@ -92,6 +82,7 @@ class PhoneApp(Starlette):
                 WebSocketRoute(MEDIA_PATH + "{token}", self._media),
                 Route("/healthz", self._healthz),
                 Route("/readyz", self._readyz),
+                Route("/metrics", self._show_metrics),
             ],
             lifespan=self._lifespan,
         )
@@ -104,9 +95,9 @@ class PhoneApp(Starlette):
         self._given_settings = settings
         self._given_endpoint = endpoint
         self._hooks = Hooks()
+        self._metrics = telemetry.Metrics()
         self._prepared: dict[str, _Prepared] = {}
-        for name in ("uvicorn.error", "uvicorn.access"):
-            logging.getLogger(name).addFilter(_hide_tokens)
+        telemetry.hide_secrets()
 
     def on(self, kinds: Any) -> Callable[[_Hook], _Hook]:
         """Register a hook: `@app.on(CallStarted | CallEnded)`, plain or async, called with each such event.
@@ -172,6 +163,15 @@ class PhoneApp(Starlette):
             return JSONResponse({"status": "draining", "calls": len(self.calls)}, status_code=503)
         return JSONResponse({"status": "ok"})
 
+    async def _show_metrics(self, request: Request) -> Response:
+        token = self.settings.api_token
+        if token is None:
+            return Response(status_code=404)
+        given = request.headers.get("authorization", "").encode()
+        if not hmac.compare_digest(given, f"Bearer {token.get_secret_value()}".encode()):
+            return Response("give PHONEAGENT_API_TOKEN as a bearer token\n", 401, {"WWW-Authenticate": "Bearer"})
+        return Response(self._metrics.text(), media_type="text/plain; version=0.0.4")
+
     def _turned_away(self, call_sid: str, form: ImmutableMultiDict[str, str]) -> str | None:
         """Return the answer to a call that cannot be taken, None if it can."""
         if self.draining:
@@ -180,6 +180,7 @@ class PhoneApp(Starlette):
                 return ask_again(f"{self.settings.public_url}{VOICE_PATH}?again={asked + 1}")
         elif call_sid in self._prepared or len(self.calls) + len(self._prepared) < self.settings.max_calls:
             return None
+        self._metrics.turned_away("draining" if self.draining else "full")
         log.warning("call turned away: %s", "draining" if self.draining else "MAX_CALLS are live")
         return turn_away(self.settings.fallback_number)
 
@@ -187,6 +188,7 @@ class PhoneApp(Starlette):
         try:
             form = await self._verified_form(request)
         except RequestRefused as refused:
+            self._metrics.refused("webhook")
             log.warning("webhook refused: %s", refused)
             return Response("forbidden\n", status_code=403, media_type="text/plain")
         except ConfigurationError as error:
@@ -212,10 +214,11 @@ class PhoneApp(Starlette):
     async def _verified_form(self, request: Request) -> ImmutableMultiDict[str, str]:
         """Return the parameters of a webhook that Twilio has signed; raises RequestRefused for any other."""
         body = b""
-        async for chunk in request.stream():
-            body += chunk
-            if len(body) > MAX_BODY_BYTES:
-                raise RequestRefused(f"a webhook with more than {MAX_BODY_BYTES} bytes")
+        with suppress(ClientDisconnect):  # half a body has no valid signature
+            async for chunk in request.stream():
+                body += chunk
+                if len(body) > MAX_BODY_BYTES:
+                    raise RequestRefused(f"a webhook with more than {MAX_BODY_BYTES} bytes")
         try:
             form = parse_qsl(body.decode(), keep_blank_values=True, max_num_fields=MAX_FIELDS)
             query = parse_qsl(request.url.query, keep_blank_values=True, max_num_fields=MAX_FIELDS)
@@ -249,12 +252,22 @@ class PhoneApp(Starlette):
         self._prepared[call.sid] = _Prepared(call, asyncio.create_task(self._open(call)), self._prepared)
 
     async def _open(self, call: Call) -> ModelSession:
+        """Open the call's model session. Whatever fails, the caller hears the apology: it is an EndpointError."""
         try:
-            instructions = await self.agent.instructions_for(call)
-        except Exception as error:  # a user's function: the caller hears the apology
+            async with asyncio.timeout(INSTRUCTIONS_SECONDS) as limit:
+                instructions = await self.agent.instructions_for(call)
+        except Exception as error:  # a user's function
+            if limit.expired():
+                raise EndpointRefused(f"the agent's instructions took longer than {INSTRUCTIONS_SECONDS:g} s") from None
             log.exception("the agent's instructions failed", extra={"call_sid": call.sid})
             raise EndpointRefused(f"the agent's instructions failed: {type(error).__name__}") from error
-        return await open_session(self._endpoint, self.agent.session(instructions))
+        try:
+            return await open_session(self._endpoint, self.agent.session(instructions))
+        except EndpointError:
+            raise
+        except Exception as error:  # what nobody foresaw: a proxy of the environment, a session that is not JSON
+            log.exception("the model session could not be opened", extra={"call_sid": call.sid})
+            raise EndpointRefused(f"the model session could not be opened: {type(error).__name__}") from error
 
     # --- the media socket ---
 
@@ -265,7 +278,8 @@ class PhoneApp(Starlette):
             self._verify_socket(url, websocket)
             call_sid = self._tokens.redeem(token, time.time())
         except (RequestRefused, ConfigurationError) as refused:
-            log.warning("media socket refused: %s", _TOKEN_IN_PATH.sub(r"\1…", str(refused)))
+            self._metrics.refused("socket")
+            log.warning("media socket refused: %s", telemetry.hidden(str(refused)))
             await websocket.close()  # before accept: HTTP 403
             return
         await websocket.accept()
@@ -325,6 +339,7 @@ class PhoneApp(Starlette):
 
         def emit(event: Event) -> None:
             telemetry.log_event(event)
+            self._metrics.tell(event)
             follower.tell(event)
 
         async def open_model() -> ModelSession:

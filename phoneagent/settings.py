@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal, TypeVar
 from urllib.parse import urlsplit
 
 import pydantic
@@ -23,10 +23,42 @@ DEFAULT_TRANSCRIPTION_MODELS = ("gpt-transcribe", "gpt-4o-mini-transcribe")
 """Tried in turn; not every account has the first."""
 
 
-class Settings(BaseSettings):
-    """What phoneagent needs to know about where it runs. Field names in capitals are the environment's."""
+_DATABASES = frozenset({"sqlite", "sqlite+aiosqlite", "postgres", "postgresql", "postgresql+asyncpg"})
 
-    model_config = SettingsConfigDict(frozen=True, extra="ignore", case_sensitive=False, env_ignore_empty=True)
+
+class Records(BaseSettings):
+    """Where the records of calls are, and for how long: all that the commands about them need to know."""
+
+    model_config = SettingsConfigDict(
+        frozen=True,
+        extra="ignore",
+        case_sensitive=False,
+        env_ignore_empty=True,
+        env_file_encoding="utf-8-sig",  # Windows editors begin a file with a mark
+        str_strip_whitespace=True,
+        populate_by_name=True,
+        hide_input_in_errors=True,  # inputs are secrets
+    )
+
+    database_url: SecretStr = SecretStr("sqlite:///phoneagent.db")
+    """sqlite:///path (from the working directory), postgres:// or postgresql://; it may hold a password."""
+    record_days: int = Field(90, ge=0, le=36500)
+    """How many days a record is kept after its call; 0 keeps nothing after the call."""
+
+    @field_validator("database_url")
+    @classmethod
+    def _database(cls, value: SecretStr) -> SecretStr:
+        scheme, separator, rest = value.get_secret_value().partition("://")
+        if not separator or not rest or scheme.lower() not in _DATABASES:
+            raise ValueError("it must be like sqlite:///phoneagent.db or postgresql://user:password@host/database")
+        return value
+
+
+_Group = TypeVar("_Group", bound=Records)
+
+
+class Settings(Records):
+    """What phoneagent needs to know about where it runs. Field names in capitals are the environment's."""
 
     # Twilio
     twilio_account_sid: str
@@ -46,7 +78,7 @@ class Settings(BaseSettings):
     # the model
     openai_api_key: SecretStr | None = None
     openai_model: str = DEFAULT_MODEL
-    realtime_url: str | None = Field(None, validate_default=True)
+    realtime_url: str | None = Field(None, validate_default=True, repr=False)
     """Another Realtime server than OpenAI's: ws or wss."""
     realtime_api_key: SecretStr | None = None
     """The key of that server, if it wants one; OPENAI_API_KEY is never sent to it."""
@@ -68,6 +100,10 @@ class Settings(BaseSettings):
     drain_seconds: float = Field(25, ge=0, le=3600)
     """How long live calls may go on after SIGTERM, in seconds: less than the platform waits before it kills."""
     log_level: str = Field("info", validation_alias="PHONEAGENT_LOG_LEVEL")
+    log_format: Literal["text", "json"] | None = None
+    """How log lines look; without it text on a terminal and JSON elsewhere."""
+    api_token: SecretStr | None = Field(None, validation_alias="PHONEAGENT_API_TOKEN")
+    """Opens `/metrics` to who presents it as a bearer token; without it there is no such route."""
 
     @field_validator("twilio_account_sid")
     @classmethod
@@ -102,13 +138,15 @@ class Settings(BaseSettings):
             raise ValueError("it must begin with https:// and name a host; Twilio's media socket takes nothing else")
         if port is not None or parts.query or parts.fragment or parts.username or parts.password:
             raise ValueError("it may have a path, but no port, query, fragment or user")
+        if parts.path.rstrip("/").endswith("/twilio/voice"):
+            raise ValueError("it is where the app is, without the webhook's path: leave /twilio/voice off")
         return value.rstrip("/")
 
     @field_validator("realtime_url")
     @classmethod
     def _realtime(cls, value: str | None, info: pydantic.ValidationInfo) -> str | None:
-        if value is not None and urlsplit(value).scheme not in ("ws", "wss"):
-            raise ValueError("it must begin with ws:// or wss://")
+        if value is not None and (urlsplit(value).scheme not in ("ws", "wss") or not urlsplit(value).hostname):
+            raise ValueError("it must begin with ws:// or wss:// and name a host")
         if value is None and info.data.get("openai_api_key") is None:
             raise pydantic_core.PydanticCustomError("no_model", "OPENAI_API_KEY is missing: " + _NO_MODEL)
         return value
@@ -134,11 +172,28 @@ def load(overrides: Mapping[str, Any] | None = None) -> Settings:
     Raises:
         ConfigurationError: everything that is missing or malformed, in one go, without any value.
     """
+    return _load(Settings, overrides)
+
+
+def load_records(overrides: Mapping[str, Any] | None = None) -> Records:
+    """Read where the records are, from the same places; nothing else has to be set.
+
+    Raises:
+        ConfigurationError: something is malformed.
+    """
+    return _load(Records, overrides)
+
+
+def _load(kind: type[_Group], overrides: Mapping[str, Any] | None) -> _Group:
     env_file = os.environ.get(ENV_FILE_VARIABLE, ".env") or None
+    if env_file not in (None, ".env") and not os.path.isfile(env_file):
+        raise ConfigurationError([f"{ENV_FILE_VARIABLE} names {env_file}, and there is no such file"])
     try:
-        return Settings(_env_file=env_file, **dict(overrides or {}))  # type: ignore[call-arg]
+        return kind(_env_file=env_file, **dict(overrides or {}))  # type: ignore[call-arg]
     except pydantic.ValidationError as error:
         problems = [_problem(each) for each in error.errors(include_input=False, include_url=False)]
+    except UnicodeDecodeError:
+        problems = [f"{env_file} cannot be read: save it as UTF-8"]
     raise ConfigurationError(problems)
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from typing import Annotated, Any
+import sys
+from typing import Annotated, Any, Literal
 
 import typer
 import uvicorn
@@ -11,6 +12,7 @@ import uvicorn
 from phoneagent import settings
 from phoneagent.drain import Server
 from phoneagent.protocol.mediastream import MAX_MESSAGE_BYTES
+from phoneagent.telemetry import JsonFormatter
 
 from .target import Target
 
@@ -25,9 +27,13 @@ UVICORN: dict[str, Any] = {
 """How uvicorn serves phone calls."""
 
 
-def configure_logging(level: str) -> None:
-    """Send the log to standard error, a line each."""
-    logging.basicConfig(level=level.upper(), format="%(asctime)s %(levelname)-7s %(name)s: %(message)s", force=True)
+def configure_logging(level: str, form: Literal["text", "json"] | None) -> None:
+    """Send the log to standard error, a line each: text on a terminal and JSON elsewhere, unless `form` says."""
+    as_json = form == "json" or (form is None and not sys.stderr.isatty())
+    handler = logging.StreamHandler()
+    text = logging.Formatter("%(asctime)s %(levelname)-7s %(name)s: %(message)s")
+    handler.setFormatter(JsonFormatter() if as_json else text)
+    logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
     for noisy in ("websockets", "asyncio", "twilio", "urllib3"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
     logging.getLogger("uvicorn.access").setLevel(logging.WARNING)
@@ -45,7 +51,7 @@ def serve(
     found = Target.find(target)
     app = found.load()
     loaded = settings.load() if reload else app.settings
-    configure_logging(loaded.log_level)
+    configure_logging(loaded.log_level, loaded.log_format)
     where: dict[str, Any] = {"host": host, "port": loaded.port if port is None else port}
     if reload:
         uvicorn.run(f"{found.module}:{found.attribute}", app_dir=found.folder, reload=True, **where, **UVICORN)

@@ -68,6 +68,7 @@ async def serve(target: str, *, model_url: str, model_key: str, log: Path) -> As
         "REALTIME_URL": model_url,
         "REALTIME_API_KEY": model_key,
         "PHONEAGENT_ENV_FILE": "",
+        "LOG_FORMAT": "text",
         "NO_PROXY": "127.0.0.1,localhost",
         "no_proxy": "127.0.0.1,localhost",
     }
