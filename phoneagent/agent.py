@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import inspect
 import logging
 import re
@@ -12,11 +13,11 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Protocol, TypeAlias, overload
 
-import anyio.to_thread
 import pydantic
 import pydantic_core
 
 from .errors import DefinitionError, ToolError
+from .threads import run_in_thread
 
 log = logging.getLogger("phoneagent.tools")
 
@@ -28,7 +29,6 @@ MAX_OUTPUT_CHARS = 64 * 1024
 """More than this is not an answer a model can use."""
 
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
-_threads: anyio.CapacityLimiter | None = None
 
 
 # --- the call, as tools and hooks see it ----------------------------------------------------------------------------
@@ -61,7 +61,7 @@ class Call:
     def say(self, text: str) -> None:
         """Let the agent say exactly `text` as soon as it may. Does nothing when the call is over or about to end."""
         if self._control is not None:
-            self._control.say(text)
+            self._control.say(_sendable(text))
 
     def interrupt(self) -> None:
         """Stop what the agent is saying, as if the caller had begun to speak."""
@@ -132,7 +132,12 @@ class Tool:
         except TimeoutError:
             log.warning("tool %s took longer than %g s", self.name, self.timeout, extra={"call_sid": call.sid})
             return _failure(f"{self.name} took longer than {self.timeout:g} s; its outcome is unknown")
-        except Exception:  # whatever a user's function raises: the model is told, the log has the traceback
+        except asyncio.CancelledError:
+            if (task := asyncio.current_task()) is not None and task.cancelling():
+                raise  # the process ends
+            log.warning("tool %s was cancelled from inside", self.name, extra={"call_sid": call.sid})
+            return _failure(f"{self.name} failed")
+        except (Exception, SystemExit):  # whatever a user's function raises: the model is told, the log has the rest
             log.exception("tool %s failed", self.name, extra={"call_sid": call.sid})
             return _failure(f"{self.name} failed")
 
@@ -157,15 +162,12 @@ class Tool:
     async def _invoke(self, positional: list[Any], named: dict[str, Any]) -> Any:
         if inspect.iscoroutinefunction(self.handler):
             return await self.handler(*positional, **named)
-        # A thread that hangs is left behind; threads of their own keep such tools from starving the event loop's pool.
-        result = await anyio.to_thread.run_sync(
-            lambda: self.handler(*positional, **named), abandon_on_cancel=True, limiter=_tool_threads()
-        )
+        result = await run_in_thread(functools.partial(self.handler, *positional, **named))
         return await result if inspect.isawaitable(result) else result
 
     def _output(self, value: Any) -> str:
         try:
-            output = value if isinstance(value, str) else pydantic_core.to_json(value).decode()
+            output = _sendable(value) if isinstance(value, str) else pydantic_core.to_json(value).decode()
         except pydantic_core.PydanticSerializationError as error:
             log.error("tool %s returned something that is not JSON: %s", self.name, error)
             return _failure(f"{self.name} returned something that cannot be written as JSON")
@@ -175,15 +177,13 @@ class Tool:
         return output
 
 
-def _tool_threads() -> anyio.CapacityLimiter:
-    global _threads  # one for the process, made inside a running loop
-    if _threads is None:
-        _threads = anyio.CapacityLimiter(64)
-    return _threads
-
-
 def _failure(message: str) -> str:
-    return pydantic_core.to_json({"error": message}).decode()
+    return pydantic_core.to_json({"error": _sendable(message)}).decode()
+
+
+def _sendable(text: str) -> str:
+    """Return text without lone surrogates (decoding with "surrogateescape" leaves some), which no socket takes."""
+    return text.encode("utf-8", "replace").decode()
 
 
 def _parameters_of(handler: Handler, name: str) -> Mapping[str, inspect.Parameter]:
@@ -323,11 +323,21 @@ class Agent:
         return next((each for each in self.tools if each.name == name), None)
 
     async def instructions_for(self, call: Call) -> str:
-        """Return the instructions for a call; a function is asked."""
+        """Return the instructions for a call; a function is asked, a plain one in a thread.
+
+        Raises:
+            DefinitionError: the function returns something else than text.
+        """
         if isinstance(self.instructions, str):
             return self.instructions
-        text = self.instructions(call)
-        return await text if inspect.isawaitable(text) else text
+        if inspect.iscoroutinefunction(self.instructions):
+            text = await self.instructions(call)
+        else:
+            text = await run_in_thread(self.instructions, call)
+            text = await text if inspect.isawaitable(text) else text
+        if not isinstance(text, str):
+            raise DefinitionError(f"agent {self.name!r} has instructions that return {type(text).__name__}, not text")
+        return text
 
     def session(self, instructions: str) -> dict[str, Any]:
         """Return the session configuration of the Realtime API, in GA's shape."""

@@ -35,7 +35,7 @@ _REFUSED_STATUS = frozenset({400, 401, 403, 404})
 class Endpoint:
     """A Realtime server: its URL with all of its query, the headers to send, and the spelling it is known to speak."""
 
-    url: str
+    url: str = field(repr=False)  # some servers want their key in its query
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
     dialect: realtime.Dialect | None = None
     transcription_models: tuple[str, ...] = ()
@@ -94,7 +94,10 @@ class ModelSession:
 
     async def close(self) -> None:
         """Close the session, within `CLOSE_SECONDS`."""
-        await self._connection.close()
+        try:
+            await self._connection.close()
+        finally:  # also when cut short: a far end that does not answer the close keeps nothing open
+            self._connection.transport.abort()
 
 
 async def open_session(endpoint: Endpoint, session: Mapping[str, Any]) -> ModelSession:

@@ -13,6 +13,7 @@ from typing import Any
 from . import events
 from .errors import DefinitionError
 from .events import Event, ModelEvent
+from .threads import run_in_thread
 
 log = logging.getLogger("phoneagent.hooks")
 
@@ -97,8 +98,12 @@ class Follower:
                 if inspect.iscoroutinefunction(hook):
                     await hook(event)
                 else:
-                    await asyncio.to_thread(hook, event)
+                    await run_in_thread(hook, event)
         except TimeoutError:
             log.error("hook %s took longer than %g s", name, HOOK_SECONDS, extra={"call_sid": event.call_sid})
-        except Exception:  # a user's function: its failure is logged and changes nothing
+        except asyncio.CancelledError:
+            if (task := asyncio.current_task()) is not None and task.cancelling():
+                raise  # the process ends, or the time of all hooks is over
+            log.warning("hook %s was cancelled from inside", name, extra={"call_sid": event.call_sid})
+        except (Exception, SystemExit):  # a user's function: its failure is logged and changes nothing
             log.exception("hook %s failed", name, extra={"call_sid": event.call_sid})

@@ -102,6 +102,7 @@ class Session:
 
     async def _close(self, reader: asyncio.Task[None], model: asyncio.Task[None]) -> None:
         self.bridge.caller_gone(self._loop.time(), "error", "the server stopped the call")  # unless it has ended
+        self._tell()
         self._over.set()
         if self._timer is not None:
             self._timer.cancel()
@@ -124,11 +125,18 @@ class Session:
         return task
 
     def _on_done(self, task: asyncio.Task[None]) -> None:
-        if task.cancelled() or (error := task.exception()) is None:
-            return
+        if task.cancelled():
+            error: BaseException | None = None if self._over.is_set() else asyncio.CancelledError()
+        else:
+            error = task.exception()
+        if error is not None:
+            self._fail(error)
+
+    def _fail(self, error: BaseException) -> None:
         log.error("call ended by a fault of phoneagent", exc_info=error, extra={"call_sid": self._call.sid})
         self.bridge.caller_gone(self._loop.time(), "error", f"internal fault: {type(error).__name__}")
         self._over.set()
+        self._tell()
 
     # --- readers --------------------------------------------------------------------------------------------------
 
@@ -240,8 +248,11 @@ class Session:
 
     def _on_timer(self) -> None:
         self._timer = None
-        self.bridge.handle_timer(self._loop.time())
-        self.flush()
+        try:
+            self.bridge.handle_timer(self._loop.time())
+            self.flush()
+        except Exception as error:  # noqa: BLE001 - without its timer a call would go on in silence
+            self._fail(error)
 
     async def _run_tool(self, request: RunTool) -> None:
         tool = self._agent.tool(request.name)

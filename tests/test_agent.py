@@ -211,6 +211,51 @@ async def test_a_thread_that_hangs_is_left_behind(call: Call) -> None:
         release.set()
 
 
+async def test_a_tool_cannot_end_the_process_nor_leave_the_model_without_an_answer(call: Call) -> None:
+    @tool
+    def leave() -> None:
+        raise SystemExit(3)
+
+    @tool
+    async def leave_at_once() -> None:
+        raise SystemExit(3)
+
+    @tool
+    async def cancelled() -> None:
+        raise asyncio.CancelledError  # as awaiting a task does that somebody cancelled
+
+    for each in (leave, leave_at_once, cancelled):
+        assert error_of(await each.run(call, "{}")) == f"{each.name} failed"
+
+
+async def test_a_tool_that_is_cancelled_from_outside_is_cancelled(call: Call) -> None:
+    begun, never = asyncio.Event(), asyncio.Event()
+
+    @tool
+    async def waits() -> None:
+        begun.set()
+        await never.wait()
+
+    task = asyncio.create_task(waits.run(call, "{}"))
+    await begun.wait()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+
+async def test_text_that_no_socket_takes_is_made_sendable(call: Call) -> None:
+    @tool
+    async def odd() -> str:
+        return "caf\udce9"
+
+    @tool
+    async def odd_failure() -> str:
+        raise ToolError("caf\udce9")
+
+    assert await odd.run(call, "{}") == "caf?"
+    assert error_of(await odd_failure.run(call, "{}")) == "caf?"
+
+
 async def test_results_that_are_no_answer(call: Call) -> None:
     @tool
     async def strange() -> object:
@@ -272,6 +317,16 @@ async def test_instructions_may_depend_on_the_call(call: Call) -> None:
     assert await Agent(instructions="fixed").instructions_for(call) == "fixed"
     assert await Agent(instructions=lambda call: f"now {call.sid}").instructions_for(call) == "now CA1"
     assert await Agent(instructions=later).instructions_for(call) == "later CA1"
+    with pytest.raises(DefinitionError, match="return NoneType, not text"):
+        await Agent(instructions=lambda call: None).instructions_for(call)  # type: ignore[arg-type,return-value]
+
+
+async def test_plain_instructions_do_not_hold_up_other_calls(call: Call) -> None:
+    def slow(call: Call) -> str:
+        assert threading.current_thread() is not threading.main_thread()
+        return "x"
+
+    assert await Agent(instructions=slow).instructions_for(call) == "x"
 
 
 def test_session_configuration() -> None:

@@ -217,3 +217,24 @@ def test_keys_go_where_they_belong() -> None:
     assert Endpoint.from_settings(Settings(**given, realtime_url="ws://x")).headers == {}
     other = Endpoint.from_settings(Settings(**given, realtime_url="ws://x", realtime_api_key="k"))
     assert other.headers == {"Authorization": "Bearer k"}
+
+
+async def test_a_far_end_that_does_not_answer_a_close_keeps_nothing_open() -> None:
+    async def deaf(connection: ServerConnection) -> None:
+        await say(connection, **CREATED)
+        update = json.loads(await connection.recv())
+        await say(connection, **updated(update["session"]))
+        connection.transport.pause_reading()
+        await checked.wait()
+        connection.transport.abort()
+
+    checked = asyncio.Event()
+    async with server(deaf) as far:
+        session = await open_session(far, SESSION)
+        try:
+            with pytest.raises(TimeoutError):
+                async with asyncio.timeout(0.1):
+                    await session.close()
+            assert session._connection.transport.is_closing()
+        finally:
+            checked.set()

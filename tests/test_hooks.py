@@ -53,6 +53,24 @@ async def test_a_failing_hook_changes_nothing(caplog: pytest.LogCaptureFixture) 
     assert "hook broken failed" in caplog.text
 
 
+async def test_a_hook_that_is_cancelled_or_leaves_does_not_keep_the_rest_from_others() -> None:
+    registry, seen = Hooks(), []
+
+    async def cancelled(event: Any) -> None:
+        raise asyncio.CancelledError
+
+    async def leaves(event: Any) -> None:
+        raise SystemExit(3)
+
+    for hook in (cancelled, leaves, seen.append):
+        registry.add(CallerSpoke, hook)
+    follower = registry.follow()
+    follower.tell(spoke(1))
+    follower.tell(spoke(2))
+    await follower.close()
+    assert seen == [spoke(1), spoke(2)]
+
+
 async def test_a_slow_hook_is_cut_off(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(hooks, "HOOK_SECONDS", 0.02)
     registry, never = Hooks(), asyncio.Event()

@@ -13,6 +13,7 @@ ROOT = Path(__file__).parent.parent / "phoneagent"
 LAYERS = {
     "errors": 0,
     "events": 0,
+    "threads": 0,
     "protocol": 1,
     "agent": 2,
     "settings": 2,
@@ -27,6 +28,7 @@ LAYERS = {
     "drain": 5,
     "cli": 6,
     "demo": 6,
+    "doctor": 6,
     "sim": 6,
     "__init__": 6,
     "__main__": 6,

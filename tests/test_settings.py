@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from phoneagent import ConfigurationError, Settings
+from phoneagent import ConfigurationError, Endpoint, Settings
 from phoneagent.settings import load
 
 GOOD = {
@@ -76,6 +76,7 @@ def test_everything_missing_is_named_in_one_go() -> None:
         ("PUBLIC_URL", "https://agent.example.com:x", "not a URL"),
         ("PUBLIC_URL", "https://agent.example.com/?a=b", "no port, query"),
         ("REALTIME_URL", "http://localhost:9000", "ws:// or wss://"),
+        ("TWILIO_PHONE_NUMBER", "0155 0100001", "E.164"),
         ("PORT", "eighty", "integer"),
         ("PORT", "70000", "65535"),
         ("MAX_CALL_SECONDS", "0", "greater than 0"),
@@ -110,3 +111,54 @@ def test_settings_in_code() -> None:
     given = {name.lower(): value for name, value in GOOD.items()}
     assert load({**given, "port": 9}).port == 9
     assert Settings(**given).web_concurrency == 1  # type: ignore[arg-type]
+
+
+def test_a_file_of_a_windows_editor_is_read(tmp_path: Path) -> None:
+    lines = "".join(f"{name}={value}\r\n" for name, value in GOOD.items())
+    (tmp_path / ".env").write_bytes(b"\xef\xbb\xbf" + lines.encode())
+    assert load().twilio_account_sid == GOOD["TWILIO_ACCOUNT_SID"]
+
+
+def test_files_that_cannot_be_read_are_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / ".env").write_bytes(b"NAME=caf\xe9\n")
+    with pytest.raises(ConfigurationError, match=r"^\.env cannot be read: save it as UTF-8$"):
+        load()
+    monkeypatch.setenv("PHONEAGENT_ENV_FILE", "nowhere.env")
+    with pytest.raises(ConfigurationError, match=r"names nowhere\.env, and there is no such file"):
+        load()
+
+
+def test_the_webhook_s_address_is_not_the_app_s(monkeypatch: pytest.MonkeyPatch) -> None:
+    (problem,) = problems(monkeypatch, PUBLIC_URL="https://agent.example.com/twilio/voice/")
+    assert "leave /twilio/voice off" in problem
+
+
+def test_a_realtime_server_has_a_host(monkeypatch: pytest.MonkeyPatch) -> None:
+    (problem,) = problems(monkeypatch, REALTIME_URL="ws://")
+    assert "name a host" in problem
+
+
+def test_white_space_around_a_secret_is_no_part_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in GOOD.items():
+        monkeypatch.setenv(name, f" {value}\n")
+    key = load().openai_api_key
+    assert key is not None
+    assert key.get_secret_value() == "sk-secret"
+
+
+def test_names_of_fields_work_in_code(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in GOOD.items():
+        monkeypatch.setenv(name, value)
+    assert load({"log_level": "debug"}).log_level == "debug"
+
+
+def test_no_secret_in_an_error_of_pydantic_s() -> None:
+    with pytest.raises(ValueError) as raised:
+        Settings(twilio_account_sid="AC", twilio_auth_token="s3cret", public_url="https://a.example")
+    assert "s3cret" not in str(raised.value)
+
+
+def test_a_key_in_an_address_is_not_shown() -> None:
+    settings = Settings(**{name.lower(): value for name, value in GOOD.items()}, realtime_url="wss://a/?api-key=k3y")
+    assert "k3y" not in repr(settings)
+    assert "k3y" not in repr(Endpoint.from_settings(settings))

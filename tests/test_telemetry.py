@@ -19,7 +19,7 @@ from phoneagent import (
     Turn,
     TurnEnded,
 )
-from phoneagent.telemetry import JsonFormatter, Metrics, log_event
+from phoneagent.telemetry import JsonFormatter, Metrics, hide_secrets, log_event
 
 TURN = Turn(
     role="caller", item_id="i", text="my secret", heard_text="my secret", start_ms=0, end_ms=9, said_ms=9, heard_ms=9
@@ -73,3 +73,27 @@ def test_metrics_of_two_apps_do_not_meet() -> None:
     assert b'calls_ended_total{ended_by="agent"} 1.0' in one.text()
     assert b'tool_seconds_count{name="book"} 1.0' in one.text()
     assert b"calls_started_total 0.0" in other.text()
+
+
+@pytest.mark.parametrize("path", ["/twilio/media/SECRET", "/twilio/media/%41SECRET", "/twilio/voice?From=%2BSECRET"])
+def test_a_server_s_log_has_no_secret_and_stays_readable(path: str) -> None:
+    from uvicorn.logging import AccessFormatter
+
+    hide_secrets()
+    lines: list[str] = []
+    handler = logging.Handler()
+    handler.emit = lambda record: lines.append(  # type: ignore[method-assign]
+        AccessFormatter("%(client_addr)s %(request_line)s %(status_code)s", use_colors=False).format(record)
+    )
+    access = logging.getLogger("uvicorn.access")
+    access.addHandler(handler)
+    before, access.level = access.level, logging.INFO
+    try:
+        access.info('%s - "%s %s HTTP/%s" %d', "1.2.3.4:5", "GET", path, "1.1", 403)
+    finally:
+        access.removeHandler(handler)
+        access.level = before
+    (line,) = lines
+    assert "SECRET" not in line
+    assert line.startswith("1.2.3.4:5 GET /twilio/")
+    assert line.endswith("… HTTP/1.1 403 Forbidden")

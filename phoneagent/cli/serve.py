@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import logging
 import sys
 from typing import Annotated, Any, Literal
 
 import typer
 import uvicorn
 
-from phoneagent import settings
 from phoneagent.drain import Server
 from phoneagent.protocol.mediastream import MAX_MESSAGE_BYTES
 from phoneagent.telemetry import JsonFormatter
@@ -22,21 +20,28 @@ UVICORN: dict[str, Any] = {
     "ws_max_size": MAX_MESSAGE_BYTES,
     "proxy_headers": False,  # nothing is ever concluded from X-Forwarded-*
     "server_header": False,
-    "log_config": None,
 }
 """How uvicorn serves phone calls."""
 
+NOISY = ("websockets", "asyncio", "twilio", "urllib3", "uvicorn.access")
+"""Loggers that are heard from a warning on."""
 
-def configure_logging(level: str, form: Literal["text", "json"] | None) -> None:
-    """Send the log to standard error, a line each: text on a terminal and JSON elsewhere, unless `form` says."""
+
+def log_config(level: str, form: Literal["text", "json"] | None) -> dict[str, Any]:
+    """Return how to log: to standard error, text on a terminal and JSON elsewhere, unless `form` says.
+
+    It is a value because uvicorn carries it into the process that `--reload` starts anew.
+    """
     as_json = form == "json" or (form is None and not sys.stderr.isatty())
-    handler = logging.StreamHandler()
-    text = logging.Formatter("%(asctime)s %(levelname)-7s %(name)s: %(message)s")
-    handler.setFormatter(JsonFormatter() if as_json else text)
-    logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
-    for noisy in ("websockets", "asyncio", "twilio", "urllib3"):
-        logging.getLogger(noisy).setLevel(logging.WARNING)
-    logging.getLogger("uvicorn.access").setLevel(logging.WARNING)
+    text = {"format": "%(asctime)s %(levelname)-7s %(name)s: %(message)s"}
+    return {
+        "version": 1,
+        "disable_existing_loggers": False,
+        "formatters": {"line": {"()": JsonFormatter} if as_json else text},
+        "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "line"}},
+        "root": {"level": level.upper(), "handlers": ["stderr"]},
+        "loggers": {name: {"level": "WARNING"} for name in NOISY},
+    }
 
 
 def serve(
@@ -50,10 +55,15 @@ def serve(
     """Answer calls: run the app on PORT."""
     found = Target.find(target)
     app = found.load()
-    loaded = settings.load() if reload else app.settings
-    configure_logging(loaded.log_level, loaded.log_format)
-    where: dict[str, Any] = {"host": host, "port": loaded.port if port is None else port}
+    loaded = app.settings
+    options: dict[str, Any] = {
+        "host": host,
+        "port": loaded.port if port is None else port,
+        "log_config": log_config(loaded.log_level, loaded.log_format),
+        **UVICORN,
+    }
     if reload:
-        uvicorn.run(f"{found.module}:{found.attribute}", app_dir=found.folder, reload=True, **where, **UVICORN)
+        name = f"{found.module}:{found.attribute}"
+        uvicorn.run(name, app_dir=found.folder, reload=True, reload_dirs=[found.folder], **options)
     else:
-        Server(uvicorn.Config(app, **where, **UVICORN), app, loaded.drain_seconds).run()
+        Server(uvicorn.Config(app, **options), app, loaded.drain_seconds).run()

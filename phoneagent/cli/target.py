@@ -39,6 +39,8 @@ class Target:
             if not file.is_file():
                 raise DefinitionError(f"there is no file {path}")
             return cls(file.stem, attribute or "app", str(file.parent))
+        if not path or path.startswith("."):
+            raise DefinitionError(f"{text!r} names no app: write `module:app` or `file.py`")
         return cls(path, attribute or "app", str(Path.cwd()))
 
     def load(self) -> PhoneApp:
@@ -52,10 +54,12 @@ class Target:
         try:
             module = importlib.import_module(self.module)
         except ModuleNotFoundError as error:
-            if error.name != self.module:
-                raise
+            if error.name is None or not f"{self.module}.".startswith(f"{error.name}."):
+                raise  # something that the module itself imports
             raise DefinitionError(f"there is no module {self.module} here: name `module:app` or `file.py`") from None
         found = getattr(module, self.attribute, None)
+        if found is None:
+            raise DefinitionError(f"there is no {self.attribute} in {module.__file__}: name it, `module:NAME`")
         if not isinstance(found, PhoneApp):
             raise DefinitionError(f"{self.module}:{self.attribute} is not a PhoneApp but {type(found).__name__}")
         return found

@@ -1,12 +1,13 @@
-"""The offline world, for demonstrations and for your own tests: a Twilio with a caller, and a Realtime server.
+"""The offline world, for demonstrations and your own tests: a Twilio with a caller, its REST API, a Realtime server.
 
-Both are strict: what the real service refuses, they refuse in its words and record as a violation.
+They are strict: what the real service refuses, they refuse in its words and record as a violation.
 """
 
 from .hosting import serving
 from .line import Line
 from .model import Faults, Model
 from .phone import CallFailed, Phone
+from .rest import TwilioRest
 from .script import Script
 
-__all__ = ["CallFailed", "Faults", "Line", "Model", "Phone", "Script", "serving"]
+__all__ = ["CallFailed", "Faults", "Line", "Model", "Phone", "Script", "TwilioRest", "serving"]

@@ -39,6 +39,9 @@ from phoneagent.sim.speech import Ear, Murmur, Voice
 from phoneagent.sim.vad import Vad, default_vad
 
 DEFAULT_MODEL = "gpt-realtime-2.1"
+MODELS_PATH = "/v1/models/"
+"""Below it each model has an entry, at OpenAI and here."""
+
 PATHS = {"/v1/realtime": "ga", "/openai/v1/realtime": "ga", "/openai/realtime": "beta"}
 """Where sessions are, and the dialect spoken there without a header: OpenAI's path, Azure's, and Azure's old one."""
 
@@ -160,19 +163,23 @@ class Model:
         path = urlsplit(request.path).path
         if (status := self._setup.faults.refuse_status) is not None:
             return self._refuse(status, "server_error", "The server refuses connections, as it was told to.")
-        if path not in PATHS:
+        if path not in PATHS and not path.startswith(MODELS_PATH):
             return self._refuse(404, "not_found", f"Invalid URL (GET {path}); sessions are at /v1/realtime.")
         if self._api_key is not None and not _has_key(request.headers, self._api_key):
             return self._refuse(401, "invalid_api_key", "Incorrect API key provided.")
-        return None
+        return None if path in PATHS else self._describe(path.removeprefix(MODELS_PATH))
+
+    def _describe(self, model: str) -> Response:
+        if model in self._setup.faults.refuse_models:
+            return self._refuse(404, "model_not_found", f"The model '{model}' does not exist.")
+        entry = {"id": model, "object": "model", "created": 1_780_000_000, "owned_by": "system"}
+        return _json(200, entry | {"shutdown_date": self._setup.faults.shutdown_date})
 
     def _refuse(self, status: int, code: str, message: str) -> Response:
         self.refusals.append(f"{status} {code}: {message}")
         self._changed.set()
         kind = "invalid_request_error" if status < 500 else "server_error"
-        body = json.dumps({"error": {"message": message, "type": kind, "param": None, "code": code}}).encode()
-        headers = Headers({"Content-Type": "application/json", "Content-Length": str(len(body)), "Connection": "close"})
-        return Response(status, HTTPStatus(status).phrase, headers, body)
+        return _json(status, {"error": {"message": message, "type": kind, "param": None, "code": code}})
 
     async def _serve(self, connection: ServerConnection) -> None:
         assert connection.request is not None
@@ -197,6 +204,12 @@ class Model:
             while len(self._rendered) > RENDERED_LINES:
                 self._rendered.popitem(last=False)
         return ulaw if audio_format is None else from_ulaw(ulaw, audio_format)
+
+
+def _json(status: int, content: Json) -> Response:
+    body = json.dumps(content).encode()
+    headers = Headers({"Content-Type": "application/json", "Content-Length": str(len(body)), "Connection": "close"})
+    return Response(status, HTTPStatus(status).phrase, headers, body)
 
 
 def _has_key(headers: Headers, key: str) -> bool:

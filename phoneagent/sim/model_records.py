@@ -129,6 +129,8 @@ class Faults:
     """Session parameters that this server has never heard of, dotted: `audio.input.transcription`."""
     refuse_models: frozenset[str] | set[str] = frozenset()
     """Models that do not exist here, of speech (refused after the handshake) or of transcription (refused update)."""
+    shutdown_date: str | None = None
+    """The day, YYYY-MM-DD, on which the models are switched off, as `GET /v1/models/{model}` tells it."""
 
     # its answers
     fail_responses: int = 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 import re
@@ -115,6 +116,17 @@ async def test_oversized_and_unreadable_webhooks_are_refused(world: Worlds) -> N
         assert (await post(w, "a=" + "x" * 100_000))[0] == 403
         assert (await post(w, "&".join(f"a{n}=1" for n in range(2000))))[0] == 403
         assert (await post(w, b"\xff\xfe=1"))[0] == 403
+
+
+async def test_half_a_webhook_is_no_fault_of_ours(world: Worlds, caplog: pytest.LogCaptureFixture) -> None:
+    async with world(AGENT) as w:
+        host, port = w.url.removeprefix("http://").split(":")
+        _, writer = await asyncio.open_connection(host, int(port))
+        writer.write(b"POST /twilio/voice HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\nabc")
+        await writer.drain()
+        writer.close()
+        await w.until(lambda: "webhook refused" in caplog.text)
+    assert "Exception" not in caplog.text
 
 
 async def test_a_get_webhook_signs_its_raw_query(world: Worlds) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from importlib import resources
 
 import pytest
@@ -82,6 +83,39 @@ async def test_without_a_model_the_caller_hears_an_apology(world: Worlds, monkey
             assert ended.ended_by == "error", name
 
     await asyncio.gather(*(one(name, faults) for name, faults in FAULTS.items()))
+
+
+@pytest.mark.parametrize("kind", ["plain", "async"])
+async def test_instructions_that_hang_lead_to_an_apology_and_hold_up_nobody(
+    world: Worlds, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    monkeypatch.setattr("phoneagent.server.INSTRUCTIONS_SECONDS", 0.3)
+    release, never = threading.Event(), asyncio.Event()
+
+    async def asynchronous(call: object) -> str:
+        await never.wait()
+        return ""
+
+    def plain(call: object) -> str:
+        release.wait(30)
+        return ""
+
+    try:
+        async with world(Agent(instructions=plain if kind == "plain" else asynchronous)) as w:
+            async with w.phone().dial() as line:
+                await line.wait_ended(15)
+            assert apologised(line)
+            assert w.of(CallEnded)[0].reason == "the agent's instructions took longer than 0.3 s"
+    finally:
+        release.set()
+
+
+async def test_a_session_that_cannot_be_sent_leads_to_an_apology(world: Worlds) -> None:
+    async with world(Agent(instructions="x", extra={"metadata": {"odd": object()}})) as w:
+        async with w.phone().dial() as line:
+            await line.wait_ended(15)
+        assert apologised(line)
+        assert w.of(CallEnded)[0].reason == "the model session could not be opened: TypeError"
 
 
 async def test_nobody_at_the_model_s_address(world: Worlds) -> None:

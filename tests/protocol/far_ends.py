@@ -191,9 +191,11 @@ class Server:
             assert base64.b64decode(message.audio, validate=True)
             return
         self._free_at = max(self._free_at, self._clock.now + self._out_s) + self._think_s
-        self._clock.at(self._free_at, lambda: self.silent or self._take(message))
+        self._clock.at(self._free_at, lambda: self._take(message))
 
     def _take(self, message: realtime.ToModel) -> None:
+        if self.silent:
+            return
         match message:
             case realtime.ItemCreate(item=item):
                 if item["type"] == "function_call_output":
@@ -230,9 +232,7 @@ class Server:
     def _begin(self, metadata: dict[str, str] | None, *, answers: bool) -> None:
         self.active = Running(f"r{next(self._numbers)}", metadata is not None, answers)
         self.log.append(("created", self.active))
-        self.emit(
-            realtime.ResponseCreated(response=realtime.Response(id=self.active.id, metadata=metadata))
-        )
+        self.emit(realtime.ResponseCreated(response=realtime.Response(id=self.active.id, metadata=metadata)))
         plan = self._plans.pop() if self._plans else Plan()
         self._clock.spawn(self._run(self.active, plan))
 

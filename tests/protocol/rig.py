@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 
 from msgspec import UNSET
 
+from phoneagent.events import CallEnded, EndedBy
 from phoneagent.protocol import mediastream, realtime
 from phoneagent.protocol.bridge import Bridge
 from phoneagent.protocol.policy import EndCall, Floor, Policy, RunTool
@@ -151,7 +152,7 @@ class Rig:
         self.model(realtime.SpeechStopped(), realtime.Committed(item_id=item))
 
     def created(self, id: str = "r1", *, ours: bool | None = None, metadata: Any = UNSET) -> None:
-        """`ours` echoes the metadata of our newest create, as GA servers do; False has none, as for the server's own."""
+        """`ours` echoes the metadata of our newest create, as GA servers do; False is without, as the server's own."""
         if ours is not None:
             metadata = (self.creates[-1].response or {})["metadata"] if ours else None
         self.model(realtime.ResponseCreated(response=realtime.Response(id=id, status="in_progress", metadata=metadata)))
@@ -206,6 +207,50 @@ class Rig:
     def lose_model(self, reason: str = "gone") -> None:
         self.bridge.model_lost(self.now, reason)
         self.flush()
+
+    # --- how it ends ---
+
+    def stop(self, sid: str = STREAM) -> None:
+        self.caller(mediastream.Stop(stream_sid=sid))
+
+    def heard(self, response: str, *, ours: bool = True) -> None:
+        """A whole response that is heard to its end."""
+        self.says(100, f"item_{response}", response, ours=ours)
+        self.wait(0.2)
+        self.hear()
+
+    def assert_over(self, by: EndedBy) -> None:
+        """The call ended once, told it last, and takes and sends nothing more."""
+        assert self.ended is not None
+        assert self.ended.ended_by == by
+        assert self.bridge.ended
+        assert isinstance(self.told[-1], CallEnded)
+        assert self.told[-1].ended_by == by
+        before = (len(self.to_caller), len(self.to_model), len(self.asked), len(self.told))
+        self.stop()
+        self.caller(mediastream.Dtmf(stream_sid=STREAM, dtmf=mediastream.DtmfDetails(digit="1")))
+        self.caller(mediastream.Dtmf(stream_sid="MZother", dtmf=mediastream.DtmfDetails(digit="1")))
+        self.media()
+        self.mark("1.1")
+        self.created("r99")
+        self.audio(100, "i99", "r99")
+        self.calls("c99", "r99")
+        self.speech()
+        self.turn("u99")
+        self.model(realtime.InputTranscript(item_id="u99", transcript="?"))
+        self.done("r99")
+        self.returns("c1")
+        self.error("session_expired")
+        self.lose_model()
+        self.connect()
+        self.interrupt()
+        assert self.say() is False
+        self.hang_up()
+        self.bridge.caller_gone(self.now)
+        self.bridge.handle_timer(self.now + 1e6)
+        self.flush()
+        assert self.bridge.get_timer() is None
+        assert (len(self.to_caller), len(self.to_model), len(self.asked), len(self.told)) == before
 
 
 def function_call(call_id: str = "c1", status: str | None = "completed", name: str = "look_up") -> realtime.Item:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import base64
+import itertools
 
 import pytest
 from hypothesis import given
@@ -28,7 +29,7 @@ def test_a_tone_has_its_length_and_its_level(level: float) -> None:
 def test_a_tone_has_its_pitch() -> None:
     pcm = audio.decode_ulaw(audio.tone(440, 1000))
     samples = [int.from_bytes(pcm[at : at + 2], "little", signed=True) for at in range(0, len(pcm), 2)]
-    rises = sum(before < 0 <= after for before, after in zip(samples, samples[1:], strict=False))
+    rises = sum(before < 0 <= after for before, after in itertools.pairwise(samples))
     assert abs(rises - 440) <= 1
 
 

@@ -66,6 +66,13 @@ def test_a_model_that_does_not_listen_gets_the_latest_ten_seconds(audio: CallerA
     assert audio.dropped_bytes == 600 * 160 - 80_000
 
 
+def test_what_was_taken_is_held_no_more(audio: CallerAudio) -> None:
+    for number in range(3):
+        audio.frame(ulaw(9000), 9000 * number, 9.0 * number)
+        assert len(taken(audio)) == 72_000
+    assert audio.dropped_bytes == 0
+
+
 # --- holes in the caller's clock ---
 
 
@@ -148,8 +155,8 @@ def test_a_hole_is_not_filled_twice(audio: CallerAudio) -> None:
     stall(audio, 0.96)  # 300 ms made up
     audio.frame(ulaw(20), 1020, 1.02)
     assert taken(audio) == speech(20) + silence(300) + silence(700) + speech(20)
-    audio.frame(ulaw(20), 1040, 1.04)
-    assert taken(audio) == speech(20)
+    audio.frame(ulaw(20), 1060, 1.06)
+    assert taken(audio) == silence(20) + speech(20)
 
 
 def test_too_much_made_up_is_not_made_up_for(audio: CallerAudio) -> None:

@@ -17,9 +17,6 @@ from phoneagent.protocol.policy import Floor
 from .far_ends import Part, Plan, Running
 from .world import Setting, World
 
-settings.register_profile("protocol", derandomize=True, deadline=None, max_examples=150)
-PROFILE = settings.get_profile("protocol")
-
 QUIET_S = 45.0
 """After so long without anything new, everything that was owed has happened."""
 
@@ -130,7 +127,7 @@ def answered(world: World) -> None:
     assert interrupted or turns[-1] < newest
 
 
-@PROFILE
+@settings(max_examples=150)
 @given(places(st.lists(long_plans, min_size=4, max_size=8)), interruptions)
 def test_what_is_truncated_is_what_was_not_heard(place: Setting, script: Any) -> None:
     world = call(place, script)
@@ -139,7 +136,7 @@ def test_what_is_truncated_is_what_was_not_heard(place: Setting, script: Any) ->
     assert world.bridge.floor() is Floor.OPEN
 
 
-@PROFILE
+@settings(max_examples=150)
 @given(any_place, scripts)
 def test_a_call_in_which_everybody_goes_on_comes_to_rest_and_ends(place: Setting, script: Any) -> None:
     world = call(place, script)
@@ -157,7 +154,7 @@ def test_a_call_in_which_everybody_goes_on_comes_to_rest_and_ends(place: Setting
     end(world)
 
 
-@PROFILE
+@settings(max_examples=150)
 @given(any_place, scripts, scripts)
 def test_a_call_ends_after_hang_up_whatever_goes_on(place: Setting, script: Any, afterwards: Any) -> None:
     world = call(place, script)
@@ -169,7 +166,7 @@ def test_a_call_ends_after_hang_up_whatever_goes_on(place: Setting, script: Any,
     assert len(world.posted) <= len(world.ran)
 
 
-@PROFILE
+@settings(max_examples=150)
 @given(any_place, scripts, scripts, st.sampled_from(["silent", "lost"]))
 def test_a_call_ends_when_the_model_is_silent_or_lost(place: Setting, script: Any, afterwards: Any, how: str) -> None:
     world = call(place, script)
@@ -185,7 +182,7 @@ def test_a_call_ends_when_the_model_is_silent_or_lost(place: Setting, script: An
     end(world)
 
 
-@PROFILE
+@settings(max_examples=150)
 @given(any_place, scripts)
 def test_nothing_goes_out_before_start_and_everything_after_it(place: Setting, script: Any) -> None:
     world = World(place)

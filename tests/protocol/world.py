@@ -91,7 +91,7 @@ class World:
         self.returned: set[str] = set()
         self.posted: list[str] = []
         self.items: dict[str, _Heard] = {}
-        self.item_of = {}  # response -> its items
+        self.item_of: dict[str | None, set[str]] = {}  # response -> its items
         self.marks: dict[str, dict[str, int]] = {}
         self.generation = self.bridge.playback.generation
         self.queued = self.sent = self.dropped = 0
@@ -261,9 +261,7 @@ class World:
         """A generation ended. Return what has to be truncated: item -> bytes received, milliseconds truly heard."""
         self.generation = self.bridge.playback.generation
         self.dropped = self.queued - self.sent
-        truth = {
-            item: (heard.taken, self.line.played_ms(self.server.tags[item])) for item, heard in self.items.items()
-        }
+        truth = {item: (heard.taken, self.line.played_ms(self.server.tags[item])) for item, heard in self.items.items()}
         self.items.clear()
         self.marks.clear()
         self.line.new_generation()

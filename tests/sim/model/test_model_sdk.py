@@ -6,9 +6,10 @@ import base64
 from typing import Any
 
 import pytest
-from openai import AsyncOpenAI
+from openai import AsyncOpenAI, AuthenticationError, NotFoundError
 
 from phoneagent.protocol.audio import silence, tone
+from phoneagent.sim import Faults
 
 pytestmark = pytest.mark.anyio
 
@@ -79,3 +80,17 @@ async def test_a_whole_conversation(make_model: Any) -> None:
     assert model.violations == model.races == []
     assert model.sessions[0].dialect == "ga"
     assert "sk-test" not in repr(model.sessions[0])
+
+
+async def test_a_model_s_entry_tells_when_it_ends(make_model: Any) -> None:
+    faults = Faults(shutdown_date="2027-01-31", refuse_models={"gpt-none"})
+    async with make_model(SCRIPT, api_key="sk-test", faults=faults) as model:
+        base = model.url.replace("ws:", "http:").removesuffix("/realtime")
+        async with AsyncOpenAI(api_key="sk-test", base_url=base) as client:
+            entry = await client.models.retrieve("gpt-realtime-2.1")
+            assert (entry.id, entry.to_dict()["shutdown_date"]) == ("gpt-realtime-2.1", "2027-01-31")
+            with pytest.raises(NotFoundError, match="'gpt-none' does not exist"):
+                await client.models.retrieve("gpt-none")
+        async with AsyncOpenAI(api_key="sk-other", base_url=base) as client:
+            with pytest.raises(AuthenticationError):
+                await client.models.retrieve("gpt-realtime-2.1")

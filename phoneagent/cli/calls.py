@@ -1,0 +1,182 @@
+"""`phoneagent calls`: the records of calls, as a list, as a transcript, as JSON; and forgetting them."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+from typing import Annotated
+
+import typer
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from phoneagent import settings
+from phoneagent.events import Turn
+from phoneagent.store import Answer, CallDetails, CallRecord, Store, ToolRecord
+
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]+")
+_MAX_SHOWN = 300
+"""Characters of a tool's arguments and of its output that the transcript shows; --json has them all."""
+
+
+def calls(
+    call_sid: Annotated[str | None, typer.Argument(help="The call to show; without it the latest are listed.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, with whole phone numbers.")] = False,
+    forget: Annotated[
+        str | None, typer.Option(metavar="CALL_SID|NUMBER", help="Delete a call, or all calls with a person's number.")
+    ] = None,
+    limit: Annotated[int, typer.Option(min=1, max=10_000, help="How many calls to list.")] = 20,
+    numbers: Annotated[bool, typer.Option("--numbers", help="Show whole phone numbers.")] = False,
+) -> None:
+    """Show the records of calls: the latest ones, or one call as a transcript."""
+    if call_sid is not None and forget is not None:
+        raise typer.BadParameter("name the call after --forget only", param_hint="--forget")
+    asyncio.run(_run(call_sid, as_json, forget, limit, numbers))
+
+
+async def _run(call_sid: str | None, as_json: bool, forget: str | None, limit: int, numbers: bool) -> None:
+    console = Console(highlight=False, emoji=False, markup=False)
+    async with Store.from_settings(settings.load_records()) as store:
+        if forget is not None:
+            count = await store.forget(forget)
+            console.print(f"{count} call{'' if count == 1 else 's'} forgotten")
+            raise typer.Exit(0 if count else 1)
+        if call_sid is None:
+            records = await store.calls(limit)
+            if as_json:
+                _print_json([record.as_dict() for record in records])
+            else:
+                _print_list(console, records, numbers)
+            return
+        record = await store.call(call_sid)
+        if record is None:
+            typer.echo(f"phoneagent: no call {call_sid} is recorded: `phoneagent calls` lists those that are", err=True)
+            raise typer.Exit(1)
+        if as_json:
+            _print_json(record.as_dict())
+        else:
+            _print_call(console, record, numbers)
+
+
+def _print_json(value: object) -> None:
+    typer.echo(json.dumps(value, ensure_ascii=False, indent=2))
+
+
+# --- the list ---------------------------------------------------------------------------------------------------------
+
+
+def _print_list(console: Console, records: list[CallRecord], numbers: bool) -> None:
+    if not records:
+        console.print("no call is recorded yet")
+        return
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for name in ("started", "call", "with", "lasted", "ended"):
+        table.add_column(name, no_wrap=name != "ended", overflow="fold")
+    for record in records:
+        outbound = record.direction.startswith("outbound")
+        person = _number(record.called if outbound else record.caller, numbers)
+        table.add_row(
+            f"{record.started_at.astimezone():%Y-%m-%d %H:%M}",
+            record.call_sid,
+            f"{'→' if outbound else '←'} {person}",
+            _clock(record.duration_ms) if record.duration_ms is not None else "",
+            _ended(record),
+        )
+    # Where nobody looks at a terminal's width, nothing is cut.
+    console.print(table, width=None if console.is_terminal else 200)
+
+
+def _number(number: str | None, whole: bool) -> str:
+    """Return a number as it may be shown: its beginning and its last two digits, unless asked for whole."""
+    if not number:
+        return "unknown"
+    number = _plain(number)
+    return number if whole or len(number) < 6 else f"{number[:3]}…{number[-2:]}"
+
+
+def _ended(record: CallRecord) -> str:
+    if record.ended_by is None:
+        return "not ended"
+    reason = _plain(record.reason or "")
+    return f"by {record.ended_by}: {reason}" if reason else f"by {record.ended_by}"
+
+
+# --- one call ---------------------------------------------------------------------------------------------------------
+
+
+def _print_call(console: Console, record: CallDetails, numbers: bool) -> None:
+    start = f"{record.started_at.astimezone():%Y-%m-%d %H:%M:%S}"
+    caller, called = _number(record.caller, numbers), _number(record.called, numbers)
+    console.print(Text(f"{record.call_sid}  {start}  {record.direction} from {caller} to {called}", "bold"))
+    waited = {id(turn): answer for turn, answer in _answered(record)}
+    entries: list[tuple[int, Text]] = [(turn.start_ms, _said(turn, waited.get(id(turn)))) for turn in record.turns]
+    entries += [(tool.at_ms, _used(tool)) for tool in record.tools]
+    for at_ms, text in sorted(entries, key=lambda entry: entry[0]):
+        line = Table.grid(padding=(0, 2))
+        line.add_column(no_wrap=True, justify="right", min_width=7)
+        line.add_column(overflow="fold")
+        line.add_row(Text(_clock(at_ms), "dim"), text)
+        console.print(line, soft_wrap=not console.is_terminal)
+    lasted = f" after {_clock(record.duration_ms)}" if record.duration_ms is not None else ""
+    console.print(Text(f"ended {_ended(record)}{lasted}" if record.ended_by else "not ended", "bold"))
+    if record.answers:
+        p50, p95 = record.latency_ms(0.5), record.latency_ms(0.95)
+        console.print(f"answers {len(record.answers)}, latency {p50} ms (median), {p95} ms (95 %)")
+
+
+def _answered(record: CallDetails) -> list[tuple[Turn, Answer]]:
+    """Pair each answer with the turn that it began: the agent's turn that starts closest to it."""
+    agent = [turn for turn in record.turns if turn.role == "agent"]
+    if not agent:
+        return []
+    return [(min(agent, key=lambda turn: abs(turn.start_ms - answer.at_ms)), answer) for answer in record.answers]
+
+
+def _said(turn: Turn, answer: Answer | None) -> Text:
+    text = Text(f"{turn.role}  ", "bold cyan" if turn.role == "caller" else "bold green")
+    heard = _plain(turn.heard_text)
+    text.append(heard or ("" if turn.text else "(no transcript)"), "default not bold")
+    unheard = turn.text[len(turn.heard_text) :] if turn.text.startswith(turn.heard_text) else ""
+    if unheard.strip():
+        text.append(" " if heard else "", "not bold")
+        text.append("[unheard: ", "dim not bold")
+        text.append(_plain(unheard).strip(), "dim strike not bold")
+        text.append("]", "dim not bold")
+    notes = []
+    if answer is not None:
+        notes.append(f"after {answer.latency_ms} ms")
+    if turn.interrupted:
+        notes.append(f"interrupted: heard {turn.heard_ms} of {turn.said_ms} ms")
+    if notes:
+        text.append(f"  ({', '.join(notes)})", "dim not bold")
+    return text
+
+
+def _used(tool: ToolRecord) -> Text:
+    text = Text("tool  ", "bold magenta")
+    text.append(f"{_plain(tool.name)} {_short(tool.arguments)}", "default not bold")
+    if tool.output is None:
+        text.append("  (never returned)", "dim not bold")
+    else:
+        text.append(f" → {_short(tool.output)}", "default not bold")
+        text.append(f"  ({tool.ms} ms)", "dim not bold")
+    return text
+
+
+def _short(text: str) -> str:
+    text = _plain(text)
+    return text if len(text) <= _MAX_SHOWN else text[:_MAX_SHOWN] + "…"
+
+
+def _plain(text: str) -> str:
+    """Return text without what would steer the terminal: a caller or a tool may have put it there."""
+    return _CONTROL.sub(" ", text)
+
+
+def _clock(ms: int) -> str:
+    """Return minutes, seconds and tenths."""
+    tenths = round(ms / 100)
+    return f"{tenths // 600}:{tenths // 10 % 60:02d}.{tenths % 10}"

@@ -1,0 +1,173 @@
+"""`phoneagent dev`: the app on this machine, on a real phone number, while you change it."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import socket
+import sys
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import aiohttp
+import typer
+
+from phoneagent import settings
+from phoneagent.errors import DefinitionError, PhoneAgentError
+from phoneagent.numbers import PhoneNumbers
+from phoneagent.server import VOICE_PATH
+from phoneagent.settings import Settings
+
+from .diversion import Diversion, only_one, webhook_of
+from .target import Target
+from .tunnel import AGENT_APIS, tunnel
+
+FOLDER = Path(".phoneagent")
+NOT_YET_KNOWN = "https://not-yet-known.invalid"
+
+PATIENCE_SECONDS = 20.0
+"""How long the app may take to answer before a word is said about it; what it says itself is above that."""
+
+POLL_SECONDS = 0.1
+STOP_SECONDS = 8.0
+RESTORE_SECONDS = 30.0
+
+
+def dev(
+    target: Annotated[
+        str | None, typer.Argument(help="The app: `module:app` or `file.py`; without it main.py, app.py or agent.py.")
+    ] = None,
+    public_url: Annotated[
+        str | None, typer.Option(help="Where Twilio reaches this machine, if you have a tunnel of your own.")
+    ] = None,
+    port: Annotated[
+        int | None, typer.Option(help="The local port; without it PORT, or 8000.", min=1, max=65535)
+    ] = None,
+) -> None:
+    """Run the app with reload, open a tunnel, and point TWILIO_PHONE_NUMBER at it; Ctrl-C puts everything back."""
+    Target.find(target)
+    loaded = settings.load({"public_url": public_url or NOT_YET_KNOWN, **({"port": port} if port else {})})
+    status = asyncio.run(_until_signal(lambda stop: run(target, loaded, stop)))
+    raise typer.Exit(status)
+
+
+async def _until_signal(work: Callable[[asyncio.Event], Coroutine[Any, Any, int]]) -> int:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for name in (signal.SIGINT, signal.SIGTERM):
+        try:
+            loop.add_signal_handler(name, stop.set)
+        except NotImplementedError:  # Windows: Ctrl-C arrives as KeyboardInterrupt
+            signal.signal(name, lambda *_: loop.call_soon_threadsafe(stop.set))
+    return await work(stop)
+
+
+async def run(
+    target: str | None, loaded: Settings, stop: asyncio.Event, *, agent_apis: Sequence[str] = AGENT_APIS
+) -> int:
+    """Do what the command does, in the working directory, until `stop` is set or the app ends; returns the status.
+
+    The settings' `public_url` is used if it is known, otherwise a tunnel is looked for or opened.
+
+    Raises:
+        PhoneAgentError: no tunnel, no number, or Twilio cannot be asked; what was changed is put back first.
+    """
+    token = loaded.twilio_auth_token.get_secret_value()
+    numbers = PhoneNumbers(loaded.twilio_account_sid, token, api_url=loaded.twilio_api_url)
+    diversion = Diversion(numbers, FOLDER)
+    async with AsyncExitStack() as stack:
+        stack.enter_context(only_one(FOLDER))
+        if await diversion.restore():
+            typer.echo("The webhook that an earlier run left on your number is put back.")
+        _check_free(loaded.port)
+        public = loaded.public_url
+        if public == NOT_YET_KNOWN:
+            authtoken = loaded.ngrok_authtoken.get_secret_value() if loaded.ngrok_authtoken else None
+            public = await stack.enter_async_context(tunnel(loaded.port, authtoken, agent_apis=agent_apis))
+        server = await stack.enter_async_context(_server(target, loaded.port, public))
+        if not await _answers(server, loaded.port, stop):
+            return _status(server, stop)
+        stack.push_async_callback(_put_back, diversion)
+        await _point(diversion, loaded.twilio_phone_number, public)
+        await _first(server.wait(), stop.wait())
+        return _status(server, stop)
+
+
+def _check_free(port: int) -> None:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            raise DefinitionError(f"port {port} is in use: end what listens there, or give --port") from None
+
+
+@asynccontextmanager
+async def _server(target: str | None, port: int, public_url: str) -> AsyncIterator[asyncio.subprocess.Process]:
+    """Run `phoneagent serve --reload` while the context lasts."""
+    command = [sys.executable, "-m", "phoneagent", "serve", *([target] if target else [])]
+    command += ["--reload", "--host", "127.0.0.1", "--port", str(port)]
+    environment = settings.environment({"PUBLIC_URL": public_url, "PORT": str(port)})
+    process = await asyncio.create_subprocess_exec(*command, env=environment, stdin=asyncio.subprocess.DEVNULL)
+    try:
+        yield process
+    finally:
+        if process.returncode is None:
+            process.terminate()
+            try:
+                await asyncio.wait_for(process.wait(), STOP_SECONDS)
+            except TimeoutError:
+                process.kill()
+                await process.wait()
+
+
+async def _answers(server: asyncio.subprocess.Process, port: int, stop: asyncio.Event) -> bool:
+    """Wait until the app answers, for as long as its author needs to mend it; False if it ended, or was told to."""
+    loop = asyncio.get_running_loop()
+    speak_at = loop.time() + PATIENCE_SECONDS
+    async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=2)) as http:
+        while server.returncode is None and not stop.is_set():
+            try:
+                async with http.get(f"http://127.0.0.1:{port}/healthz") as answer:
+                    if answer.status == 200:
+                        return True
+            except (aiohttp.ClientError, OSError):
+                pass  # not listening yet
+            if loop.time() > speak_at:
+                typer.echo("The app does not answer yet: see above. Your number is pointed at it as soon as it does.")
+                speak_at = float("inf")
+            await asyncio.sleep(POLL_SECONDS)
+    return False
+
+
+async def _point(diversion: Diversion, number: str | None, public: str) -> None:
+    if number is None:
+        typer.echo(f'TWILIO_PHONE_NUMBER is not set: set "A call comes in" of your number to {public}{VOICE_PATH}')
+        return
+    await diversion.divert(number, webhook_of(public))
+    typer.echo(f"Call {number}. It comes here by way of {public}; Ctrl-C puts the number's webhook back.")
+
+
+async def _put_back(diversion: Diversion) -> None:
+    try:
+        async with asyncio.timeout(RESTORE_SECONDS):
+            if await diversion.restore():
+                typer.echo("The number's webhook is put back.")
+    except (PhoneAgentError, TimeoutError) as error:
+        typer.echo(f"The number's webhook is not put back yet, the next start tries again: {error}", err=True)
+
+
+async def _first(*waiting: Coroutine[Any, Any, Any]) -> None:
+    tasks = [asyncio.ensure_future(each) for each in waiting]
+    try:
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def _status(server: asyncio.subprocess.Process, stop: asyncio.Event) -> int:
+    return 0 if stop.is_set() else server.returncode or 0

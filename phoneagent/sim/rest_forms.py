@@ -1,0 +1,120 @@
+"""The forms that Twilio's REST API takes: which fields it knows, and which values it refuses."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterable, Mapping
+from urllib.parse import urlsplit
+
+LONGEST_TWIML = 4000
+"""Characters of TwiML that may be given in a form."""
+
+BAD_VALUE = 20001
+"""The code of a value that is refused, where Twilio's own more exact one was not found."""
+
+_FIELDS: Mapping[str, frozenset[str]] = {
+    name: frozenset(fields.split())
+    for name, fields in {
+        "list": "Beta FriendlyName PhoneNumber Origin PageToken Page PageSize",
+        "number": "AccountSid ApiVersion FriendlyName StatusCallback StatusCallbackMethod VoiceApplicationSid "
+        "VoiceCallerIdLookup VoiceFallbackMethod VoiceFallbackUrl VoiceMethod VoiceUrl VoiceReceiveMode TrunkSid "
+        "SmsApplicationSid SmsFallbackMethod SmsFallbackUrl SmsMethod SmsUrl EmergencyStatus EmergencyAddressSid "
+        "IdentitySid AddressSid BundleSid",
+        "call": "To From Url Twiml ApplicationSid Method FallbackUrl FallbackMethod StatusCallback "
+        "StatusCallbackEvent StatusCallbackMethod SendDigits Timeout TimeLimit Record RecordingChannels "
+        "RecordingTrack RecordingStatusCallback RecordingStatusCallbackMethod RecordingStatusCallbackEvent "
+        "RecordingConfigurationId Trim CallerId CallReason CallToken MachineDetection MachineDetectionTimeout "
+        "MachineDetectionSpeechThreshold MachineDetectionSpeechEndThreshold MachineDetectionSilenceTimeout AsyncAmd "
+        "AsyncAmdStatusCallback AsyncAmdStatusCallbackMethod SipAuthUsername SipAuthPassword Byoc Passports "
+        "ClientNotificationUrl",
+        "call update": "Url Method Status FallbackUrl FallbackMethod StatusCallback StatusCallbackMethod Twiml "
+        "TimeLimit",
+    }.items()
+}
+
+_CALLEE = re.compile(r"\+[1-9][0-9]{6,14}|client:\S+|sips?:\S+")
+_URLS = ("VoiceUrl", "VoiceFallbackUrl", "StatusCallback", "SmsUrl", "SmsFallbackUrl")
+_METHODS = frozenset({"GET", "POST"})
+
+
+class Refused(Exception):
+    """A request that the API answers with an error. Without a message, the usual one of the code is sent."""
+
+    def __init__(self, status: int, code: int, message: str = "") -> None:
+        self.status = status
+        self.code = code
+        self.message = message
+        super().__init__(f"{status} {code}")
+
+
+def unknown_fields(form: str, names: Iterable[str]) -> list[str]:
+    """Return which of the fields the form does not have."""
+    return sorted(set(names) - _FIELDS[form])
+
+
+def check_number(params: Mapping[str, str]) -> None:
+    """Check the update of a phone number.
+
+    Raises:
+        Refused: an address or a method is not one.
+    """
+    for name, value in params.items():
+        if name in _URLS and value and not _is_url(value):
+            raise Refused(400, BAD_VALUE, f"{name} is not a valid URL")
+    _check_methods(params)
+
+
+def check_call(params: Mapping[str, str], owned: Collection[str]) -> None:
+    """Check the creation of a call from one of the `owned` numbers.
+
+    Raises:
+        Refused: there is nobody to call, nobody who calls, or nothing to say.
+    """
+    if not params.get("To"):
+        raise Refused(400, 21201, "No 'To' number is specified")
+    if not _CALLEE.fullmatch(params["To"]):
+        raise Refused(400, 21211, "The phone number you are attempting to call is not valid")
+    if not params.get("From"):
+        raise Refused(400, 21213, "A 'From' phone number is required")
+    if params["From"] not in owned and not params["From"].startswith(("client:", "sip:")):
+        raise Refused(400, 21210, "The source phone number is not yet verified for your account")
+    if not any(params.get(name) for name in ("Url", "Twiml", "ApplicationSid")):
+        raise Refused(400, 21205, "Url parameter is required")
+    _check_instructions(params)
+    _check_methods(params)
+
+
+def check_call_update(params: Mapping[str, str], status: str) -> None:
+    """Check a change to a live call that has that status.
+
+    Raises:
+        Refused: the new status is none, or Url and Twiml contradict each other.
+    """
+    wanted = params.get("Status")
+    if wanted is not None and wanted not in ("completed", "canceled"):
+        raise Refused(400, BAD_VALUE, "Status must be 'completed' or 'canceled'")
+    if wanted == "canceled" and status not in ("queued", "ringing"):
+        raise Refused(400, BAD_VALUE, "Only a queued or ringing call can be canceled")
+    if params.get("Url") and params.get("Twiml"):
+        raise Refused(400, BAD_VALUE, "Url and Twiml exclude each other")
+    _check_instructions(params)
+    _check_methods(params)
+
+
+def _check_instructions(params: Mapping[str, str]) -> None:
+    url = params.get("Url")
+    if url and not _is_url(url):
+        raise Refused(400, 21205, "Url is not a valid URL")
+    if len(params.get("Twiml", "")) > LONGEST_TWIML:
+        raise Refused(400, BAD_VALUE, f"Twiml may have {LONGEST_TWIML} characters")
+
+
+def _check_methods(params: Mapping[str, str]) -> None:
+    for name, value in params.items():
+        if name.endswith("Method") and value not in _METHODS:
+            raise Refused(400, BAD_VALUE, f"{name} must be GET or POST")
+
+
+def _is_url(text: str) -> bool:
+    parts = urlsplit(text)
+    return parts.scheme in ("http", "https") and bool(parts.hostname)

@@ -1,0 +1,286 @@
+"""One database by its URL: transactions, migrations, and errors in plain words without any data in them."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.util
+import logging
+import sqlite3
+from collections.abc import Awaitable, Callable, Coroutine
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, TypeAlias, TypeVar
+from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
+
+import sqlalchemy as sa
+from alembic import command
+from alembic.config import Config
+from sqlalchemy import event, exc
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+
+from phoneagent.errors import ConfigurationError, StoreError
+
+CONNECT_SECONDS = 5.0
+BUSY_SECONDS = 5.0
+"""How long SQLite waits for another process that is writing."""
+
+TRANSACTION_SECONDS = 15.0
+"""How long a transaction may take, its connection included."""
+
+MIGRATION_SECONDS = 600.0
+
+MIGRATION_LOCK = 0x70686F6E65
+"""The advisory lock that keeps two processes from migrating the same PostgreSQL at once."""
+
+NO_TABLES = "its tables are missing or old: run `phoneagent migrate`"
+_LIBPQ_ONLY = frozenset({"channel_binding", "connect_timeout", "gssencmode"})
+"""Query parameters that hosts put into their URLs and that asyncpg would pass on to the server, which refuses them."""
+
+_T = TypeVar("_T")
+Work: TypeAlias = Callable[[AsyncConnection], Awaitable[_T]]
+"""What is done in a transaction."""
+
+logging.getLogger("alembic.runtime").setLevel(logging.WARNING)  # it writes two lines at INFO for each look
+
+
+class Database:
+    """An engine and how to use it. Engines open connections when asked to, so making one costs nothing.
+
+    Raises:
+        ConfigurationError: the URL names no database that is known here.
+    """
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        self.path: Path | None = None
+        """The file of a SQLite database."""
+        self._migrated = False
+        self._migrating = asyncio.Lock()
+        self._at_work: set[asyncio.Task[Any]] = set()
+        scheme = url.partition(":")[0].lower()
+        if scheme in ("sqlite", "sqlite+aiosqlite"):
+            self.path = _sqlite_path(url)
+            self.name = f"SQLite in {self.path}"
+            self.engine = _sqlite(self.path)
+            drivers: tuple[type[Exception], ...] = (sqlite3.Error,)
+        elif scheme in ("postgres", "postgresql", "postgresql+asyncpg"):
+            self.name = f"PostgreSQL at {_host(url)}"
+            self.engine, drivers = _postgres(url)
+        else:
+            raise _malformed("it must begin with sqlite:///, postgres:// or postgresql://")
+        self._errors: tuple[type[Exception], ...] = (exc.SQLAlchemyError, OSError, TimeoutError, *drivers)
+        self._writing = self.engine.execution_options(phoneagent_writing=True)
+
+    @property
+    def dialect(self) -> str:
+        """The name of the dialect: sqlite or postgresql."""
+        return self.engine.dialect.name
+
+    async def read(self, work: Work[_T]) -> _T:
+        """Do `work` in a transaction that only reads, and return what it returns.
+
+        Raises:
+            StoreError: the database does not answer, or there is none.
+        """
+        if self.path is not None and not self.path.exists():
+            raise StoreError(f"there is no database {self.path}: no call was recorded, or DATABASE_URL names another")
+        return await self._apart(self._transaction(self.engine, TRANSACTION_SECONDS, work))
+
+    async def write(self, work: Work[_T]) -> _T:
+        """Do `work` in a transaction that writes, and return what it returns. A new SQLite file gets its tables here.
+
+        Raises:
+            StoreError: it was not committed.
+        """
+        if self.path is not None:
+            async with self._migrating:
+                if not self._migrated:
+                    await asyncio.to_thread(_upgrade_in_thread, self.url)  # alembic would hold up this loop's calls
+                    self._migrated = True
+        return await self._apart(self._transaction(self._writing, TRANSACTION_SECONDS, work))
+
+    async def upgrade(self) -> str:
+        """Bring the tables up to date, all or nothing, and return the revision.
+
+        Raises:
+            StoreError: it did not work; the tables are as they were.
+        """
+
+        async def work(connection: AsyncConnection) -> str:
+            if self.dialect == "postgresql":
+                await connection.execute(sa.text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": MIGRATION_LOCK})
+            await connection.run_sync(_upgrade)
+            return str(await connection.scalar(sa.text("SELECT version_num FROM alembic_version")))
+
+        return await self._apart(self._transaction(self._writing, MIGRATION_SECONDS, work))
+
+    async def close(self, seconds: float = CONNECT_SECONDS) -> None:
+        """Let transactions come to their end, for at most `seconds`, and close what is open."""
+        if self._at_work:
+            _, late = await asyncio.wait(self._at_work, timeout=seconds)
+            for task in late:
+                task.cancel()
+            await asyncio.gather(*late, return_exceptions=True)
+        await self.engine.dispose()
+
+    async def _apart(self, work: Coroutine[Any, Any, _T]) -> _T:
+        """Do `work` in a task of its own: who waits for it may give up, but a transaction that is cancelled half-way
+        may leave its connection open."""
+        task = asyncio.create_task(work, name="phoneagent store")
+        self._at_work.add(task)
+        task.add_done_callback(self._done)
+        await asyncio.wait([task])
+        return task.result()
+
+    def _done(self, task: asyncio.Task[Any]) -> None:
+        self._at_work.discard(task)
+        if not task.cancelled():
+            task.exception()  # seen, also where nobody waits any more
+
+    async def _transaction(self, engine: AsyncEngine, seconds: float, work: Work[_T]) -> _T:
+        try:
+            async with asyncio.timeout(seconds), engine.begin() as connection:
+                return await work(connection)
+        except self._errors as error:
+            reason = _reason(error)
+            if reason == NO_TABLES:
+                self._migrated = False  # somebody has removed the file: it is made anew
+            raise StoreError(f"{self.name}: {reason}", retry=not _is_refusal(error)) from None
+
+
+def _upgrade_in_thread(url: str) -> None:
+    async def run() -> None:
+        database = Database(url)
+        try:
+            await database.upgrade()
+        finally:
+            await database.close()
+
+    asyncio.run(run())
+
+
+def _upgrade(connection: sa.Connection) -> None:
+    config = Config()
+    config.set_main_option("script_location", "phoneagent.store:migrations")
+    config.attributes["connection"] = connection
+    command.upgrade(config, "head")
+
+
+# --- SQLite -----------------------------------------------------------------------------------------------------------
+
+
+def _sqlite_path(url: str) -> Path:
+    path = url.partition("://")[2].partition("?")[0].removeprefix("/")
+    if not path or path == ":memory:":
+        raise _malformed("it names no file; write it like sqlite:///phoneagent.db")
+    return Path(path)
+
+
+def _sqlite(path: Path) -> AsyncEngine:
+    """Return an engine that keeps no connection open: a thread each, and a file that another process may replace."""
+    engine = create_async_engine(
+        sa.URL.create("sqlite+aiosqlite", database=str(path)),
+        poolclass=sa.NullPool,
+        hide_parameters=True,
+        # The driver begins no transactions: ours cover reads and changes of the schema, and writers queue at the start.
+        connect_args={"timeout": BUSY_SECONDS, "isolation_level": None},
+    )
+
+    @event.listens_for(engine.sync_engine, "connect")
+    def configure(connection: Any, _: Any) -> None:
+        cursor = connection.cursor()
+        with suppress(sqlite3.OperationalError):  # another process is just doing it, and it stays done
+            cursor.execute("PRAGMA journal_mode=WAL")
+        cursor.execute("PRAGMA synchronous=NORMAL")  # in WAL it may lose the last moment to a power cut, no more
+        cursor.execute("PRAGMA foreign_keys=ON")
+        cursor.execute("PRAGMA secure_delete=ON")  # what is forgotten is overwritten
+        cursor.close()
+
+    @event.listens_for(engine.sync_engine, "begin")
+    def begin(connection: sa.Connection) -> None:
+        writing = connection.get_execution_options().get("phoneagent_writing")
+        connection.exec_driver_sql("BEGIN IMMEDIATE" if writing else "BEGIN")
+
+    return engine
+
+
+# --- PostgreSQL -------------------------------------------------------------------------------------------------------
+
+
+def _postgres(url: str) -> tuple[AsyncEngine, tuple[type[Exception], ...]]:
+    if importlib.util.find_spec("asyncpg") is None:
+        raise ConfigurationError(
+            ["DATABASE_URL names PostgreSQL, whose driver is missing: install phoneagent[postgres]"]
+        )
+    import asyncpg
+
+    dsn = _dsn(url)
+
+    async def connect() -> Any:
+        # asyncpg reads the URL itself: it knows `sslmode` and the rest of what hosts write into one.
+        return await asyncpg.connect(dsn, timeout=CONNECT_SECONDS, command_timeout=TRANSACTION_SECONDS)
+
+    engine = create_async_engine(
+        "postgresql+asyncpg://",
+        async_creator=connect,
+        hide_parameters=True,
+        pool_size=3,
+        max_overflow=3,
+        pool_timeout=CONNECT_SECONDS,
+        pool_pre_ping=True,
+        pool_recycle=300,
+    )
+    return engine, (asyncpg.PostgresError, asyncpg.InterfaceError)
+
+
+def _dsn(url: str) -> str:
+    try:
+        parts = urlsplit(url)
+        _ = parts.port  # raises for what is not a number
+        query = [(name, value) for name, value in parse_qsl(parts.query) if name not in _LIBPQ_ONLY]
+    except ValueError:
+        raise _malformed("it is not a URL; write it like postgresql://user:password@host/database") from None
+    return urlunsplit(("postgresql", parts.netloc, parts.path, urlencode(query), ""))
+
+
+def _host(url: str) -> str:
+    """Return host and database of a URL, without the user and the password."""
+    parts = urlsplit(_dsn(url))
+    return parts.netloc.rpartition("@")[2] + parts.path
+
+
+# --- errors -----------------------------------------------------------------------------------------------------------
+
+
+def _malformed(remedy: str) -> ConfigurationError:
+    return ConfigurationError([f"DATABASE_URL is malformed: {remedy}"])
+
+
+def _cause(error: Exception) -> BaseException:
+    """Return the driver's own error, which SQLAlchemy wraps, for asyncpg twice."""
+    if not isinstance(error, exc.StatementError) or error.orig is None:
+        return error
+    return error.orig.__cause__ or error.orig
+
+
+def _is_refusal(error: Exception) -> bool:
+    """Tell whether the data was refused rather than the database in trouble."""
+    cause = _cause(error)
+    if state := getattr(cause, "sqlstate", None):
+        return str(state)[:2] in ("22", "23")
+    return isinstance(cause, sqlite3.IntegrityError | sqlite3.DataError | ValueError | TypeError | OverflowError)
+
+
+def _reason(error: Exception) -> str:
+    """Say what is wrong. Drivers quote the data in their messages, so only messages that cannot are passed on."""
+    cause = _cause(error)
+    if getattr(cause, "sqlstate", None) in ("42P01", "42703", "3F000"):
+        return NO_TABLES
+    if isinstance(cause, sqlite3.OperationalError):
+        text = str(cause)
+        return NO_TABLES if text.startswith(("no such table", "no such column")) else text
+    if isinstance(cause, TimeoutError | exc.TimeoutError):
+        return "it does not answer"
+    if isinstance(cause, OSError):
+        return cause.strerror or str(cause) or type(cause).__name__
+    return type(cause).__name__

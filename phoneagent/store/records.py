@@ -1,0 +1,160 @@
+"""What is read back: a call's record, and how it is found."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from datetime import datetime
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from phoneagent.events import EndedBy, Turn
+
+from .schema import answers, calls, tools, turns
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CallRecord:
+    """A call. What ended it is None while it lives, and where its end was never reported."""
+
+    call_sid: str
+    stream_sid: str
+    """Its latest media stream."""
+    caller: str | None = field(repr=False)
+    called: str | None = field(repr=False)
+    direction: str
+    started_at: datetime
+    ended_at: datetime | None
+    ended_by: EndedBy | None
+    reason: str | None
+
+    @property
+    def duration_ms(self) -> int | None:
+        """From its start to its end, in milliseconds, all of its streams and what was between them."""
+        return None if self.ended_at is None else _ms(self.ended_at, self.started_at)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return what JSON can carry, phone numbers included."""
+        return {
+            "call_sid": self.call_sid,
+            "stream_sid": self.stream_sid,
+            "caller": self.caller,
+            "called": self.called,
+            "direction": self.direction,
+            "started_at": self.started_at.isoformat(),
+            "ended_at": self.ended_at.isoformat() if self.ended_at else None,
+            "ended_by": self.ended_by,
+            "reason": self.reason,
+            "duration_ms": self.duration_ms,
+        }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ToolRecord:
+    """A tool call, `at_ms` into the call; `output` and `ms` are None while it runs, and if it never returned."""
+
+    call_id: str
+    name: str
+    arguments: str = field(repr=False)
+    output: str | None = field(repr=False)
+    at_ms: int
+    ms: int | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """The first audio of an answer, `at_ms` into the call, `latency_ms` after the caller had stopped to speak."""
+
+    at_ms: int
+    latency_ms: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CallDetails(CallRecord):
+    """A call with everything that is known of it, each in the order in which it happened, on the call's own clock."""
+
+    turns: tuple[Turn, ...] = field(repr=False)
+    tools: tuple[ToolRecord, ...]
+    answers: tuple[Answer, ...]
+
+    def latency_ms(self, share: float) -> int | None:
+        """Return the latency that `share` (0 to 1) of the answers did not exceed, in milliseconds."""
+        latencies = sorted(answer.latency_ms for answer in self.answers)
+        return latencies[max(0, math.ceil(share * len(latencies)) - 1)] if latencies else None
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return what JSON can carry; turns, tool_calls and latency_ms are shaped as in the demo's report."""
+        return CallRecord.as_dict(self) | {
+            "turns": [asdict(turn) for turn in self.turns],
+            "tool_calls": [asdict(tool) for tool in self.tools],
+            "answers": [asdict(answer) for answer in self.answers],
+            "latency_ms": {"response_p50": self.latency_ms(0.5), "response_p95": self.latency_ms(0.95)},
+        }
+
+
+async def read_calls(connection: AsyncConnection, limit: int) -> list[CallRecord]:
+    """Return the latest calls, the newest first."""
+    query = sa.select(calls).order_by(calls.c.started_at.desc(), calls.c.sid).limit(limit)
+    return [CallRecord(**_of_call(row)) for row in await connection.execute(query)]
+
+
+async def read_call(connection: AsyncConnection, call_sid: str) -> CallDetails | None:
+    """Return a call, None if it is not recorded."""
+    row = (await connection.execute(sa.select(calls).where(calls.c.sid == call_sid))).one_or_none()
+    if row is None:
+        return None
+    start: datetime = row.started_at
+    return CallDetails(
+        **_of_call(row),
+        turns=tuple(_turn(each, start) for each in await _hanging(connection, turns, call_sid, turns.c.started_at)),
+        tools=tuple(_tool(each, start) for each in await _hanging(connection, tools, call_sid, tools.c.started_at)),
+        answers=tuple(
+            Answer(at_ms=_ms(each.at, start), latency_ms=each.latency_ms)
+            for each in await _hanging(connection, answers, call_sid, answers.c.at)
+        ),
+    )
+
+
+async def _hanging(
+    connection: AsyncConnection, table: sa.Table, call_sid: str, order: sa.Column[Any]
+) -> Sequence[sa.Row[Any]]:
+    query = sa.select(table).where(table.c.call_sid == call_sid).order_by(order)
+    return (await connection.execute(query)).all()
+
+
+def _of_call(row: sa.Row[Any]) -> dict[str, Any]:
+    values = dict(row._mapping)
+    return {"call_sid": values.pop("sid"), **values}
+
+
+def _turn(row: sa.Row[Any], start: datetime) -> Turn:
+    start_ms = _ms(row.started_at, start)
+    return Turn(
+        role=row.role,
+        item_id=row.item_id,
+        text=row.text,
+        heard_text=row.heard_text,
+        start_ms=start_ms,
+        end_ms=start_ms + row.length_ms,
+        said_ms=row.said_ms,
+        heard_ms=row.heard_ms,
+        interrupted=row.interrupted,
+    )
+
+
+def _tool(row: sa.Row[Any], start: datetime) -> ToolRecord:
+    return ToolRecord(
+        call_id=row.call_id,
+        name=row.name,
+        arguments=row.arguments,
+        output=row.output,
+        at_ms=_ms(row.started_at, start),
+        ms=row.ms,
+    )
+
+
+def _ms(moment: datetime, start: datetime) -> int:
+    return round((moment - start).total_seconds() * 1000)

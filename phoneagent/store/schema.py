@@ -1,0 +1,108 @@
+"""The tables. `migrations/` builds them; a test holds the two against each other.
+
+Times are UTC with milliseconds. A turn has its moment rather than its place in a media stream, because a call that was
+resumed has several streams. Everything that hangs on a call goes with it.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Dialect
+
+
+class UtcTime(sa.types.TypeDecorator[datetime]):
+    """A moment, always aware; SQLite keeps no time zone, so there it is UTC by agreement."""
+
+    impl = sa.DateTime(timezone=True)
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        if value is None:
+            return None
+        moment = value.astimezone(UTC)
+        return moment.replace(tzinfo=None) if dialect.name == "sqlite" else moment
+
+    def process_result_value(self, value: Any, dialect: Dialect) -> datetime | None:
+        if value is None:
+            return None
+        moment: datetime = value
+        return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
+
+
+metadata = sa.MetaData()
+
+
+def _of_a_call(**options: Any) -> sa.Column[str]:
+    return sa.Column("call_sid", sa.Text, sa.ForeignKey("calls.sid", ondelete="CASCADE"), primary_key=True, **options)
+
+
+calls = sa.Table(
+    "calls",
+    metadata,
+    sa.Column("sid", sa.Text, primary_key=True),
+    sa.Column("stream_sid", sa.Text, nullable=False),
+    sa.Column("caller", sa.Text, index=True),
+    sa.Column("called", sa.Text, index=True),
+    sa.Column("direction", sa.Text, nullable=False),
+    sa.Column("started_at", UtcTime, nullable=False, index=True),
+    sa.Column("ended_at", UtcTime, index=True),
+    sa.Column("ended_by", sa.Text),
+    sa.Column("reason", sa.Text),
+)
+
+turns = sa.Table(
+    "turns",
+    metadata,
+    _of_a_call(),
+    sa.Column("stream_sid", sa.Text, primary_key=True),
+    sa.Column("item_id", sa.Text, primary_key=True),
+    sa.Column("role", sa.Text, nullable=False),
+    sa.Column("text", sa.Text, nullable=False),
+    sa.Column("heard_text", sa.Text, nullable=False),
+    sa.Column("started_at", UtcTime, nullable=False),
+    sa.Column("length_ms", sa.Integer, nullable=False),
+    sa.Column("said_ms", sa.Integer, nullable=False),
+    sa.Column("heard_ms", sa.Integer, nullable=False),
+    sa.Column("interrupted", sa.Boolean, nullable=False),
+)
+
+tools = sa.Table(
+    "tools",
+    metadata,
+    _of_a_call(),
+    sa.Column("call_id", sa.Text, primary_key=True),
+    sa.Column("name", sa.Text, nullable=False),
+    sa.Column("arguments", sa.Text, nullable=False),
+    sa.Column("output", sa.Text),
+    sa.Column("started_at", UtcTime, nullable=False),
+    sa.Column("ms", sa.Integer),
+)
+
+answers = sa.Table(
+    "answers",
+    metadata,
+    _of_a_call(),
+    sa.Column("at", UtcTime, primary_key=True),
+    sa.Column("latency_ms", sa.Integer, nullable=False),
+)
+
+# The two below are no records of calls but what processes tell each other; a sweep empties them within a day.
+
+next_steps = sa.Table(
+    "next_steps",
+    metadata,
+    sa.Column("call_sid", sa.Text, primary_key=True),
+    sa.Column("kind", sa.Text, nullable=False),
+    sa.Column("data", sa.JSON, nullable=False),
+    sa.Column("at", UtcTime, nullable=False),
+)
+
+claims = sa.Table(
+    "claims",
+    metadata,
+    sa.Column("name", sa.Text, primary_key=True),
+    sa.Column("until", UtcTime, nullable=False),
+)

@@ -1,0 +1,294 @@
+"""The store: an observer that keeps the record of each call, and the journal that calls write before they act.
+
+    store = Store.from_url("sqlite:///phoneagent.db")
+    store.tell(event)                  # never waits, never raises; on disk within a second
+    record = await store.call("CA…")   # what was told so far is in it
+
+Nothing has to be opened: the first event does it, and a database that is away then is tried again. `close` writes what
+waits. A store belongs to one event loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import re
+from datetime import timedelta
+from functools import partial
+from types import TracebackType
+from typing import Self
+
+import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from phoneagent.errors import StoreError
+from phoneagent.events import EndedBy, Event, NextStep
+from phoneagent.settings import Records
+
+from .database import Database
+from .records import CallDetails, CallRecord, read_call, read_calls
+from .rows import Scribe, clean, now
+from .schema import calls, claims, next_steps, turns
+from .writer import Writer
+
+log = logging.getLogger("phoneagent.store")
+
+RECORD_DAYS = 90
+
+FIRST_SWEEP_SECONDS = 10.0
+SWEEP_SECONDS = 3600.0
+"""How often old records are looked for."""
+
+LONGEST_CALL_SECONDS = 24 * 3600.0
+"""The longest call Twilio carries."""
+
+STEP_HOURS = 24
+"""How long a next step is kept; it is asked for within seconds."""
+
+CLOSE_SECONDS = 2.0
+_CALL_SID = re.compile(r"CA[0-9a-fA-F]{32}")
+_NOT_A_DIGIT = re.compile(r"[\s().\-/]")
+
+
+class Store:
+    """Records of calls in one database. `record_days` is how long they are kept; with 0 they go when the call ends."""
+
+    def __init__(self, database: Database, *, record_days: int = RECORD_DAYS) -> None:
+        self._database = database
+        self._record_days = record_days
+        self._scribe = Scribe()
+        self._writer = Writer(database, keep_ended=record_days > 0)
+        self._next_sweep: asyncio.TimerHandle | None = None
+        self._sweeping: asyncio.Task[None] | None = None
+
+    @classmethod
+    def from_url(cls, url: str, *, record_days: int = RECORD_DAYS) -> Store:
+        """Return the store at a URL: sqlite:///path (relative to the working directory), postgres:// or postgresql://.
+
+        Raises:
+            ConfigurationError: the URL names no database that is known here.
+        """
+        return cls(Database(url), record_days=record_days)
+
+    @classmethod
+    def from_settings(cls, settings: Records) -> Store:
+        """Return the store that DATABASE_URL and RECORD_DAYS describe.
+
+        Raises:
+            ConfigurationError: the URL names no database that is known here.
+        """
+        return cls.from_url(settings.database_url.get_secret_value(), record_days=settings.record_days)
+
+    def __repr__(self) -> str:
+        return f"<Store {self._database.name}>"
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Write what waits, within 2 s, and let go of the database."""
+        if self._next_sweep is not None:
+            self._next_sweep.cancel()
+            self._next_sweep = None
+        if self._sweeping is not None:
+            self._sweeping.cancel()
+            await asyncio.gather(self._sweeping, return_exceptions=True)
+        await self._writer.close(CLOSE_SECONDS)
+        await self._database.close(CLOSE_SECONDS)
+
+    # --- writing ------------------------------------------------------------------------------------------------------
+
+    def tell(self, event: Event) -> None:
+        """Keep an event; never waits and never raises. Must be called on the event loop."""
+        try:
+            if rows := self._scribe.rows(event):
+                self._writer.add(rows)
+                self._schedule_sweep(FIRST_SWEEP_SECONDS)
+        except Exception:  # an observer must not harm the call it observes
+            log.exception("an event was not recorded: %s", type(event).__name__)
+
+    async def flush(self) -> None:
+        """Wait until what was told is written.
+
+        Raises:
+            StoreError: the database does not take it now; it is tried again later.
+        """
+        await self._writer.flush()
+
+    async def tool_started(self, call_sid: str, call_id: str, name: str, arguments: str) -> None:
+        """Write down that a tool is about to run (see `Journal`).
+
+        Raises:
+            StoreError: it is not written yet; it will be, once the database is back.
+        """
+        self._writer.add([self._scribe.tool_started(call_sid, call_id, name, arguments, now())])
+        await self._writer.flush()
+
+    async def next_step(self, call_sid: str, step: NextStep) -> None:
+        """Write down what comes after the media stream (see `Journal`); a later step replaces an earlier one.
+
+        Raises:
+            StoreError: it is not written, and is not going to be; the same holds where the caller gives up waiting.
+        """
+        values = {"call_sid": clean(call_sid), "kind": step.kind, "data": dict(step.data), "at": now()}
+        insert = self._insert(next_steps).values(values)
+        changes = {name: insert.excluded[name] for name in ("kind", "data", "at")}
+        given_up = False
+
+        async def write(connection: AsyncConnection) -> None:
+            await connection.execute(insert.on_conflict_do_update(index_elements=["call_sid"], set_=changes))
+            if given_up:  # the call does it in another way, and it must not be done twice
+                raise StoreError("the call did not wait for its next step")
+
+        try:
+            await self._database.write(write)
+        except asyncio.CancelledError:
+            given_up = True
+            raise
+
+    async def settle(self, call_sid: str, *, ended_by: EndedBy, reason: str) -> bool:
+        """End the record of a call whose end was not told by its own session; return whether that was so.
+
+        Raises:
+            StoreError: it is not written.
+        """
+        await self._writer.flush()
+        sid = clean(call_sid)
+        end = {"ended_at": now(), "ended_by": ended_by, "reason": clean(reason)}
+
+        async def write(connection: AsyncConnection) -> bool:
+            still_open = sa.update(calls).where(calls.c.sid == sid, calls.c.ended_at.is_(None))
+            closed = (await connection.execute(still_open.values(end))).rowcount > 0
+            if closed and self._record_days == 0:
+                await connection.execute(sa.delete(calls).where(calls.c.sid == sid))
+            return closed
+
+        return await self._database.write(write)
+
+    async def claim(self, name: str, seconds: float) -> bool:
+        """Take a name that only one of all processes may have, for `seconds`; return whether it was free.
+
+        Raises:
+            StoreError: nobody knows.
+        """
+        moment = now()
+        values = {"name": clean(name), "until": moment + timedelta(seconds=seconds)}
+        insert = self._insert(claims).values(values)
+        taken = insert.on_conflict_do_update(
+            index_elements=["name"], set_={"until": insert.excluded.until}, where=claims.c.until <= moment
+        )
+
+        async def write(connection: AsyncConnection) -> bool:
+            return (await connection.execute(taken)).rowcount > 0
+
+        return await self._database.write(write)
+
+    # --- reading ------------------------------------------------------------------------------------------------------
+
+    async def calls(self, limit: int = 50) -> list[CallRecord]:
+        """Return the latest calls, the newest first, without what was said in them.
+
+        Raises:
+            StoreError: the database does not answer.
+        """
+        await self._writer.flush()
+        return await self._database.read(partial(read_calls, limit=limit))
+
+    async def call(self, call_sid: str) -> CallDetails | None:
+        """Return all of a call, None if it is not recorded. A resumed call is one record, on one clock.
+
+        Raises:
+            StoreError: the database does not answer.
+        """
+        await self._writer.flush()
+        return await self._database.read(partial(read_call, call_sid=clean(call_sid)))
+
+    async def step_after(self, call_sid: str) -> NextStep | None:
+        """Return the next step of a call, None if none was written.
+
+        Raises:
+            StoreError: the database does not answer.
+        """
+
+        async def read(connection: AsyncConnection) -> NextStep | None:
+            query = sa.select(next_steps).where(next_steps.c.call_sid == clean(call_sid))
+            row = (await connection.execute(query)).one_or_none()
+            return None if row is None else NextStep(kind=row.kind, data=row.data)
+
+        return await self._database.read(read)
+
+    # --- forgetting ---------------------------------------------------------------------------------------------------
+
+    async def forget(self, what: str) -> int:
+        """Delete a call, or all calls with a person's number; return how many. A live call goes on unrecorded.
+
+        Raises:
+            StoreError: nothing was deleted.
+        """
+        await self._writer.flush()
+        what = clean(what).strip()
+        if _CALL_SID.fullmatch(what):
+            which: sa.ColumnElement[bool] = calls.c.sid == what
+        else:  # the person is the other side: our own number is on every call
+            number = _NOT_A_DIGIT.sub("", what) if not re.search(r"[A-Za-z]", what) else what
+            outbound = calls.c.direction.startswith("outbound")
+            which = sa.or_(sa.and_(sa.not_(outbound), calls.c.caller == number), outbound & (calls.c.called == number))
+
+        async def write(connection: AsyncConnection) -> int:
+            sids = sa.select(calls.c.sid).where(which)
+            await connection.execute(sa.delete(next_steps).where(next_steps.c.call_sid.in_(sids)))
+            return (await connection.execute(sa.delete(calls).where(which))).rowcount
+
+        return await self._database.write(write)
+
+    async def sweep(self, days: int | None = None) -> int:
+        """Delete calls that ended more than `days` ago (default: RECORD_DAYS); return how many.
+
+        A call whose end was never reported is ended first, at the last thing known of it. Runs by itself once an hour.
+
+        Raises:
+            StoreError: nothing was changed.
+        """
+        moment = now()
+        keep = timedelta(days=self._record_days if days is None else days)
+        orphan = (calls.c.ended_at.is_(None)) & (calls.c.started_at < moment - timedelta(seconds=LONGEST_CALL_SECONDS))
+        last_turn = sa.select(sa.func.max(turns.c.started_at)).where(turns.c.call_sid == calls.c.sid).scalar_subquery()
+        end = {
+            "ended_at": sa.func.coalesce(last_turn, calls.c.started_at),
+            "ended_by": "error",
+            "reason": "its end was never reported",
+        }
+
+        async def write(connection: AsyncConnection) -> int:
+            await connection.execute(sa.update(calls).where(orphan).values(end))
+            too_old = next_steps.c.at < moment - timedelta(hours=STEP_HOURS)
+            await connection.execute(sa.delete(next_steps).where(too_old))
+            await connection.execute(sa.delete(claims).where(claims.c.until < moment))
+            return (await connection.execute(sa.delete(calls).where(calls.c.ended_at <= moment - keep))).rowcount
+
+        return await self._database.write(write)
+
+    def _schedule_sweep(self, seconds: float) -> None:
+        if self._next_sweep is None:
+            self._next_sweep = asyncio.get_running_loop().call_later(seconds, self._start_sweep)
+
+    def _start_sweep(self) -> None:
+        self._next_sweep = None
+        self._sweeping = asyncio.create_task(self._sweep_once(), name="phoneagent store sweep")
+        self._schedule_sweep(SWEEP_SECONDS)
+
+    async def _sweep_once(self) -> None:
+        try:
+            if count := await self.sweep():
+                log.info("%d records older than %d days were deleted", count, self._record_days)
+        except StoreError as error:
+            log.warning("old records were not looked for: %s", error)
+
+    def _insert(self, table: sa.Table) -> sqlite.Insert | postgresql.Insert:
+        return sqlite.insert(table) if self._database.dialect == "sqlite" else postgresql.insert(table)

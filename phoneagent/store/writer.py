@@ -1,0 +1,225 @@
+"""The writer: takes what is to be kept without ever waiting, and writes it in batches from one background task.
+
+The task lives as long as there is something to write. While the database does not take it, rows wait here, and the same
+batch is tried again, less and less often. What waits is bounded: detail goes first, a call's start and end do not.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from functools import partial
+
+import sqlalchemy as sa
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from phoneagent.errors import StoreError
+
+from .database import Database
+from .rows import CALL_ITSELF, ENDS, Kind, Row, statements
+from .schema import calls
+
+log = logging.getLogger("phoneagent.store")
+
+LINGER_SECONDS = 0.1
+"""How long rows are gathered before they are written together."""
+
+BATCH_ROWS = 200
+FIRST_RETRY_SECONDS = 0.5
+LAST_RETRY_SECONDS = 15.0
+
+MAX_DETAIL_BYTES = 32 * 1024 * 1024
+"""What may wait of turns, tools and latencies while the database is away; beyond it the oldest are dropped."""
+
+MAX_CALL_ROWS = 100_000
+"""Starts and ends of calls that may wait: days of calls, about 60 MB."""
+
+
+class Writer:
+    """Writes rows to a database. `add` never blocks."""
+
+    def __init__(self, database: Database, *, keep_ended: bool = True) -> None:
+        self._database = database
+        self._keep_ended = keep_ended
+        self._statements = statements(database.dialect)
+        self._calls: deque[Row] = deque()
+        self._detail: deque[Row] = deque()
+        self._detail_bytes = 0
+        self._lost = 0
+        self._down = False
+        self._one_by_one = 0  # so many rows are tried alone, to find the one that is refused
+        self._waiters: list[asyncio.Future[None]] = []
+        self._hurry = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+        self._closing = False
+
+    @property
+    def waiting(self) -> int:
+        """How many rows are not written yet."""
+        return len(self._calls) + len(self._detail)
+
+    def add(self, rows: Iterable[Row]) -> None:
+        """Take rows to write; must be called on the event loop."""
+        for row in rows:
+            if row.kind in CALL_ITSELF:
+                self._calls.append(row)
+            else:
+                self._detail.append(row)
+                self._detail_bytes += row.weight
+        self._trim()
+        self._start()
+
+    async def flush(self) -> None:
+        """Wait until everything is written that was added so far, with a try right now.
+
+        Raises:
+            StoreError: that try failed; the rows go on waiting.
+        """
+        if not self.waiting and (self._task is None or self._task.done()):
+            return
+        waiter = asyncio.get_running_loop().create_future()
+        self._waiters.append(waiter)
+        self._hurry.set()
+        self._start()
+        try:
+            await waiter
+        finally:
+            with suppress(ValueError):
+                self._waiters.remove(waiter)
+
+    async def close(self, seconds: float) -> None:
+        """Write what waits, for at most `seconds`, and stop; what is left is counted in the log."""
+        self._closing = True  # the task ends by itself
+        with suppress(StoreError, TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self.flush()
+        if self._task is not None and not self._task.done():
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+        if self.waiting:
+            log.error("%d facts of calls were not recorded: the database does not take them", self.waiting)
+
+    # --- the task -----------------------------------------------------------------------------------------------------
+
+    def _start(self) -> None:
+        if self._task is None or self._task.done():
+            self._task = asyncio.get_running_loop().create_task(self._run(), name="phoneagent store")
+
+    async def _run(self) -> None:
+        pause = LINGER_SECONDS
+        while self.waiting:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(pause):
+                    await self._hurry.wait()
+            self._hurry.clear()
+            failed = await self._attempt()
+            if failed is None:
+                pause = 0.0 if self.waiting >= BATCH_ROWS or self._waiters or self._one_by_one else LINGER_SECONDS
+            elif not failed.retry:
+                pause = 0.0
+            else:
+                pause = min(max(2 * pause, FIRST_RETRY_SECONDS), LAST_RETRY_SECONDS)
+            self._tell_waiters(failed)
+            if self._closing and failed is not None and failed.retry:
+                return
+
+    async def _attempt(self) -> StoreError | None:
+        """Write the next batch; return why it was not taken."""
+        batch = self._take(1 if self._one_by_one else BATCH_ROWS)
+        try:
+            await self._database.write(partial(self._write, batch))
+        except asyncio.CancelledError:
+            self._put_back(batch)
+            raise
+        except StoreError as error:
+            if not error.retry:
+                self._refused(batch, error)
+                return error
+            self._put_back(batch)
+            if not self._down:
+                self._down = True
+                log.error("calls are not recorded: %s; trying again until it works", error)
+            return error
+        except Exception as error:  # a fault of ours must not end the writer: what it is about is found and given up
+            log.exception("calls cannot be recorded by a fault of phoneagent")
+            fault = StoreError(type(error).__name__, retry=False)
+            self._refused(batch, fault)
+            return fault
+        self._one_by_one = max(0, self._one_by_one - 1)
+        if self._down:
+            self._down = False
+            log.warning("calls are recorded again: %d facts were lost, %d wait", self._lost, self.waiting)
+            self._lost = 0
+        return None
+
+    def _refused(self, batch: Sequence[Row], error: StoreError) -> None:
+        """The database refuses something in this batch: find it, and go on without it."""
+        if len(batch) > 1:
+            self._put_back(batch)
+            self._one_by_one = len(batch)
+            return
+        self._one_by_one = max(0, self._one_by_one - 1)
+        log.error("a fact of a call (%s) is lost, it was refused: %s", batch[0].kind.name.lower(), error)
+
+    def _tell_waiters(self, failed: StoreError | None) -> None:
+        if failed is not None and failed.retry:
+            for waiter in self._waiters:
+                if not waiter.done():
+                    waiter.set_exception(StoreError(str(failed)))
+        elif not self.waiting:
+            for waiter in self._waiters:
+                if not waiter.done():
+                    waiter.set_result(None)
+
+    # --- what waits ---------------------------------------------------------------------------------------------------
+
+    def _take(self, limit: int) -> list[Row]:
+        """Take the next rows: calls first, for detail of a call that is not there is not written."""
+        batch = [self._calls.popleft() for _ in range(min(limit, len(self._calls)))]
+        for _ in range(min(limit - len(batch), len(self._detail))):
+            row = self._detail.popleft()
+            self._detail_bytes -= row.weight
+            batch.append(row)
+        return batch
+
+    def _put_back(self, batch: Sequence[Row]) -> None:
+        for row in reversed(batch):
+            if row.kind in CALL_ITSELF:
+                self._calls.appendleft(row)
+            else:
+                self._detail.appendleft(row)
+                self._detail_bytes += row.weight
+        self._trim()
+
+    def _trim(self) -> None:
+        while self._detail_bytes > MAX_DETAIL_BYTES:
+            self._detail_bytes -= self._detail.popleft().weight
+            self._lost += 1
+        while len(self._calls) > MAX_CALL_ROWS:
+            self._calls.popleft()
+            self._lost += 1
+
+    async def _write(self, batch: Sequence[Row], connection: AsyncConnection) -> None:
+        by_kind: dict[Kind, list[Row]] = {}
+        for row in batch:
+            by_kind.setdefault(row.kind, []).append(row)
+        known: set[str] | None = None
+        for kind in Kind:
+            rows = by_kind.get(kind, [])
+            if rows and kind not in CALL_ITSELF:
+                if known is None:
+                    known = await self._known(connection, batch)
+                rows = [row for row in rows if row.call_sid in known]
+            if rows:
+                await connection.execute(self._statements[kind], [row.values for row in rows])
+        ended = {row.call_sid for kind in ENDS for row in by_kind.get(kind, [])}
+        if ended and not self._keep_ended:
+            await connection.execute(sa.delete(calls).where(calls.c.sid.in_(ended)))
+
+    async def _known(self, connection: AsyncConnection, batch: Sequence[Row]) -> set[str]:
+        """Return which calls of a batch have a record: of one that was forgotten, nothing more is kept."""
+        sids = {row.call_sid for row in batch}
+        return set(await connection.scalars(sa.select(calls.c.sid).where(calls.c.sid.in_(sids))))

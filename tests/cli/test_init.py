@@ -1,0 +1,140 @@
+"""`phoneagent init`: what it writes works as it is."""
+
+from __future__ import annotations
+
+import os
+import re
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from urllib.error import URLError
+from urllib.request import urlopen
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from phoneagent.cli.init import FILES, init, write
+from phoneagent.errors import ConfigurationError, DefinitionError
+from phoneagent.settings import Settings, load
+
+SETTINGS = {
+    "TWILIO_ACCOUNT_SID": "AC" + "0" * 32,
+    "TWILIO_AUTH_TOKEN": "a-token-for-tests",
+    "PUBLIC_URL": "https://agent.example",
+    "OPENAI_API_KEY": "sk-none",
+}
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    write(tmp_path / "shop")
+    return tmp_path / "shop"
+
+
+def command(*arguments: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", *arguments], cwd=folder, capture_output=True, text=True, timeout=60, check=False
+    )
+
+
+def test_it_says_what_it_wrote_and_what_comes_next(tmp_path: Path) -> None:
+    app = typer.Typer()
+    app.command()(init)
+    folder = tmp_path / "new" / "shop"
+    result = CliRunner().invoke(app, [str(folder)])
+    assert result.exit_code == 0
+    assert {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()} == {*FILES, ".gitignore"}
+    assert all(str(folder / name) in result.output for name in FILES)
+    assert "phoneagent demo main.py" in result.output
+    assert f", in {folder}" in result.output
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_nothing_is_overwritten(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).write_text("mine")
+    with pytest.raises(DefinitionError, match=re.escape(name)):
+        write(tmp_path)
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == [tmp_path / name]
+    assert (tmp_path / name).read_text() == "mine"
+
+
+def test_a_gitignore_that_is_there_stays(tmp_path: Path) -> None:
+    (tmp_path / ".gitignore").write_text("mine")
+    assert ".gitignore" not in write(tmp_path)
+    assert (tmp_path / ".gitignore").read_text() == "mine"
+
+
+def test_a_folder_that_is_none(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(DefinitionError, match="cannot be written to"):
+        write(tmp_path / "file")
+
+
+def test_its_test_passes(project: Path) -> None:
+    done = command("pytest", "-q", "-p", "no:cacheprovider", "-W", "error", folder=project)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "1 passed" in done.stdout
+
+
+def test_it_is_well_written(project: Path) -> None:
+    checked = command("ruff", "check", "--isolated", "--line-length", "120", ".", folder=project)
+    assert checked.returncode == 0, checked.stdout
+    formatted = command("ruff", "format", "--isolated", "--line-length", "120", "--check", ".", folder=project)
+    assert formatted.returncode == 0, formatted.stdout
+
+
+def test_its_settings_exist(project: Path) -> None:
+    names = re.findall(r"^(?:# )?([A-Z_]+)=", (project / ".env.example").read_text(), re.MULTILINE)
+    assert {"TWILIO_ACCOUNT_SID", "TWILIO_PHONE_NUMBER", "OPENAI_API_KEY", "PUBLIC_URL"} <= set(names)
+    assert all(name.lower() in Settings.model_fields for name in names)
+
+
+def test_the_example_as_it_is_counts_as_nothing_set(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [*SETTINGS, "TWILIO_PHONE_NUMBER", "REALTIME_URL"]:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("PHONEAGENT_ENV_FILE", str(project / ".env.example"))
+    with pytest.raises(ConfigurationError) as raised:
+        load()
+    assert [problem.split(": ")[0] for problem in raised.value.problems] == [f"{name} is missing" for name in SETTINGS]
+
+
+@pytest.fixture
+def port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@pytest.fixture
+def server(project: Path, port: int) -> Iterator[subprocess.Popen[str]]:
+    environment = {**os.environ, **SETTINGS, "PORT": str(port)}
+    process = subprocess.Popen(
+        [sys.executable, "-m", "phoneagent", "serve", "--host", "127.0.0.1"],
+        cwd=project,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    with process:
+        yield process
+        process.terminate()
+
+
+def test_serve_finds_it(server: subprocess.Popen[str], port: int) -> None:
+    deadline = time.monotonic() + 30
+    while True:
+        try:
+            with closing(urlopen(f"http://127.0.0.1:{port}/healthz", timeout=5)) as answer:
+                assert answer.status == 200
+                return
+        except (URLError, ConnectionError):
+            assert server.poll() is None, server.stdout and server.stdout.read()
+            assert time.monotonic() < deadline
+            time.sleep(0.05)

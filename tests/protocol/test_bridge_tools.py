@@ -1,0 +1,142 @@
+"""Tools: run once, posted at once, answered once."""
+
+from __future__ import annotations
+
+import pytest
+
+from phoneagent.events import ToolCalled, ToolReturned
+from phoneagent.protocol import realtime
+from phoneagent.protocol.policy import RunTool
+from phoneagent.protocol.realtime import ItemCreate
+from phoneagent.protocol.toolcalls import MAX_TOOL_CALLS
+
+from .rig import Rig, function_call
+
+
+@pytest.fixture
+def rig() -> Rig:
+    return Rig()
+
+
+# --- tools ---
+
+
+def test_a_tool_runs_once_whatever_says_that_it_is_called(rig: Rig) -> None:
+    rig.created()
+    rig.calls("c1")
+    rig.calls("c1")
+    rig.done(output=[function_call("c1"), function_call("c2")])
+    assert rig.asked == [RunTool("c1", "look_up", '{"a": 1}'), RunTool("c2", "look_up", '{"a": 1}')]
+
+
+@pytest.mark.parametrize(
+    "item",
+    [
+        realtime.Item(type="message", status="completed"),
+        realtime.Item(type="function_call", status="incomplete", call_id="c1", name="f"),
+        realtime.Item(type="function_call", status="completed", name="f"),
+        realtime.Item(type="function_call", status="completed", call_id="c1"),
+    ],
+)
+def test_half_a_call_is_none(rig: Rig, item: realtime.Item) -> None:
+    rig.created()
+    rig.model(realtime.OutputItemDone(item=item))
+    assert rig.asked == []
+
+
+def test_a_call_without_arguments_or_status(rig: Rig) -> None:
+    rig.created()
+    rig.model(realtime.OutputItemDone(item=realtime.Item(type="function_call", call_id="c1", name="f")))
+    assert rig.asked == [RunTool("c1", "f", "{}")]
+
+
+def test_the_calls_of_a_response_that_was_cut_are_not_taken_from_its_end(rig: Rig) -> None:
+    rig.created()
+    rig.done(status="incomplete", output=[function_call()])
+    assert rig.asked == []
+
+
+def test_an_output_is_posted_at_once_and_answered_after_the_response(rig: Rig) -> None:
+    rig.created()
+    rig.calls()
+    rig.returns()
+    (item,) = rig.sent(ItemCreate)
+    assert item.item == {"type": "function_call_output", "call_id": "c1", "output": "42"}
+    assert rig.creates == []
+    rig.done()
+    assert len(rig.creates) == 1
+    assert [(event.name, event.arguments) for event in rig.events(ToolCalled)] == [("look_up", '{"a": 1}')]
+    assert [(event.name, event.output) for event in rig.events(ToolReturned)] == [("look_up", "42")]
+
+
+def test_several_outputs_are_one_answer(rig: Rig) -> None:
+    rig.created()
+    for call in ("c1", "c2", "c3"):
+        rig.calls(call)
+    rig.done()
+    rig.returns("c2")
+    rig.returns("c1")
+    assert len(rig.sent(ItemCreate)) == 2
+    rig.returns("c3")
+    rig.says(100, "i1", "r2", ours=True)
+    rig.wait(6)
+    assert len(rig.creates) == 1
+
+
+def test_an_output_is_owed_until_a_response_that_knows_it(rig: Rig) -> None:
+    rig.created()
+    rig.calls()
+    rig.done()
+    rig.turn()
+    rig.returns(added=False)
+    rig.created("r2", ours=False)  # begun before the output came
+    rig.added()
+    rig.audio(response="r2")
+    rig.done("r2")
+    assert len(rig.creates) == 1
+
+
+def test_a_response_that_began_after_the_output_was_added_is_its_answer(rig: Rig) -> None:
+    rig.created()
+    rig.calls()
+    rig.done()
+    rig.speech()
+    rig.returns()
+    rig.turn()
+    rig.says(100, "i2", "r2", ours=False)
+    rig.wait(6)
+    assert rig.creates == []
+
+
+def test_a_tool_that_returns_twice_or_unasked_is_nothing(rig: Rig) -> None:
+    rig.returns("c9")
+    rig.created()
+    rig.calls()
+    rig.returns()
+    rig.returns()
+    assert len(rig.sent(ItemCreate)) == 1
+
+
+def test_a_call_without_words_is_no_empty_response(rig: Rig) -> None:
+    rig.created()
+    rig.calls()
+    rig.done()
+    rig.talk(6)
+    assert rig.creates == []
+
+
+def test_an_output_that_comes_after_the_response_is_answered_at_once(rig: Rig) -> None:
+    rig.created()
+    rig.calls()
+    rig.done()
+    assert rig.creates == []
+    rig.returns(added=False)
+    assert len(rig.creates) == 1
+
+
+def test_a_loop_of_calls_is_ended(rig: Rig) -> None:
+    rig.created()
+    for number in range(MAX_TOOL_CALLS + 2):
+        rig.calls(f"c{number}")
+    assert len(rig.asked) == MAX_TOOL_CALLS
+    assert "too many" in rig.sent(ItemCreate)[-1].item["output"]

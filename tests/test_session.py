@@ -1,0 +1,120 @@
+"""The shell of a call, where something fails that nobody foresaw: the call ends, and it says so at once."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+
+from phoneagent import Agent, Call, CallEnded, Event
+from phoneagent.agent import Tool
+from phoneagent.protocol import mediastream
+from phoneagent.protocol.bridge import Bridge
+from phoneagent.protocol.policy import Policy, RunTool
+from phoneagent.session import ModelSocket, Session
+
+pytestmark = pytest.mark.anyio
+START = mediastream.Start("MZ1", mediastream.StartDetails("AC1", "CA1"))
+
+
+class Caller:
+    def __init__(self) -> None:
+        self.closed = asyncio.Event()
+
+    async def receive(self) -> str | bytes | None:
+        await self.closed.wait()
+        return None
+
+    async def send(self, text: str) -> None: ...
+
+    async def close(self) -> None:
+        self.closed.set()
+
+
+async def never() -> ModelSocket:
+    await asyncio.Event().wait()
+    raise AssertionError
+
+
+class Shell:
+    """A session without a network."""
+
+    def __init__(self, agent: Agent | None = None, open_model: Any = never) -> None:
+        self.told: list[Event] = []
+        self.call = Call(sid="CA1", caller=None, called=None, direction="inbound", started_at=datetime.now(UTC))
+        self.session = Session(
+            call=self.call,
+            agent=agent or Agent(instructions="x"),
+            bridge=Bridge(Policy(), call_sid="CA1"),
+            caller=Caller(),
+            open_model=open_model,
+            emit=self.told.append,
+        )
+
+    def ended(self) -> CallEnded:
+        (ended,) = (each for each in self.told if isinstance(each, CallEnded))
+        return ended
+
+
+async def test_a_task_that_is_cancelled_from_inside_ends_the_call() -> None:
+    async def open_model() -> ModelSocket:
+        raise asyncio.CancelledError  # as awaiting a task does that somebody cancelled
+
+    shell = Shell(open_model=open_model)
+    async with asyncio.timeout(5):
+        await shell.session.run(START)
+    assert (shell.ended().ended_by, shell.ended().reason) == ("error", "internal fault: CancelledError")
+
+
+async def test_a_timer_that_fails_ends_the_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    shell = Shell()
+    bridge = shell.session.bridge
+
+    def broken(now: float) -> None:
+        raise LookupError
+
+    monkeypatch.setattr(bridge, "handle_timer", broken)
+    monkeypatch.setattr(bridge, "get_timer", lambda: 0.0)
+    async with asyncio.timeout(5):
+        await shell.session.run(START)
+    assert shell.ended().reason == "internal fault: LookupError"
+
+
+async def test_the_end_is_told_before_the_last_tool_is_done() -> None:
+    done, begun = asyncio.Event(), asyncio.Event()
+
+    async def slow(arguments: dict[str, Any]) -> str:
+        begun.set()
+        await done.wait()
+        return "done"
+
+    tool = Tool(name="slow", description="", parameters={}, handler=slow)
+    shell = Shell(Agent(instructions="x", tools=[tool]))
+    running = asyncio.create_task(shell.session.run(START))
+    await asyncio.sleep(0)
+    shell.session.bridge._requests.append(RunTool("c1", "slow", "{}"))
+    shell.session.flush()
+    await begun.wait()
+    running.cancel()
+    async with asyncio.timeout(5):
+        while not any(isinstance(each, CallEnded) for each in shell.told):
+            await asyncio.sleep(0.005)
+    assert not running.done()
+    done.set()
+    with pytest.raises(asyncio.CancelledError):
+        await running
+    shell.call.say("does nothing any more")
+
+
+async def test_a_session_that_is_stopped_leaves_nothing() -> None:
+    shell = Shell()
+    before = asyncio.all_tasks()
+    running = asyncio.create_task(shell.session.run(START))
+    await asyncio.sleep(0)
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await running
+    assert asyncio.all_tasks() == before
+    assert shell.ended().reason == "the server stopped the call"
