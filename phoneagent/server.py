@@ -40,6 +40,7 @@ from .telephony import SIGNATURE_HEADER, MediaTokens, Signatures, ask_again, con
 log = logging.getLogger("phoneagent.server")
 
 VOICE_PATH = "/twilio/voice"
+STATUS_PATH = "/twilio/status"
 MEDIA_PATH = "/twilio/media/"
 
 MAX_BODY_BYTES = 64 * 1024
@@ -69,16 +70,17 @@ _Hook = TypeVar("_Hook", bound=Callable[[Any], Any])
 class PhoneApp(Starlette):
     """A Starlette app that answers Twilio's calls with an agent.
 
-    Routes: `POST|GET /twilio/voice` (the number's voice webhook), `WS /twilio/media/{token}`, `GET /healthz`, `GET
-    /readyz` (503 while draining), `GET /metrics` (with PHONEAGENT_API_TOKEN). It also mounts into another Starlette or
-    FastAPI app; PUBLIC_URL then has the path it is mounted at. Settings are read from the environment when the server
-    starts, or at the first request of a mounted app.
+    Routes: `POST|GET /twilio/voice` (the number's voice webhook), `POST /twilio/status` (its status callback), `WS
+    /twilio/media/{token}`, `GET /healthz`, `GET /readyz` (503 while draining), `GET /metrics` (with
+    PHONEAGENT_API_TOKEN). It also mounts into another Starlette or FastAPI app; PUBLIC_URL then has the path it is
+    mounted at. Settings are read from the environment when the server starts, or at the first request of a mounted app.
     """
 
     def __init__(self, agent: Agent, *, settings: Settings | None = None, endpoint: Endpoint | None = None) -> None:
         super().__init__(
             routes=[
                 Route(VOICE_PATH, self._voice, methods=["GET", "POST"]),
+                Route(STATUS_PATH, self._status, methods=["POST"]),
                 WebSocketRoute(MEDIA_PATH + "{token}", self._media),
                 Route("/healthz", self._healthz),
                 Route("/readyz", self._readyz),
@@ -185,15 +187,9 @@ class PhoneApp(Starlette):
         return turn_away(self.settings.fallback_number)
 
     async def _voice(self, request: Request) -> Response:
-        try:
-            form = await self._verified_form(request)
-        except RequestRefused as refused:
-            self._metrics.refused("webhook")
-            log.warning("webhook refused: %s", refused)
-            return Response("forbidden\n", status_code=403, media_type="text/plain")
-        except ConfigurationError as error:
-            log.error("webhook refused, the settings are incomplete:\n%s", error)
-            return Response("not configured\n", status_code=500, media_type="text/plain")
+        form = await self._verified_form(request, VOICE_PATH)
+        if isinstance(form, Response):
+            return form
         call_sid = str(form.get("CallSid", ""))
         if not _CALL_SID.fullmatch(call_sid):
             log.warning("webhook refused: its CallSid is not CA and 32 hexadecimal digits")
@@ -211,8 +207,26 @@ class PhoneApp(Starlette):
         url = f"{public}{MEDIA_PATH}{self._tokens.issue(call_sid, time.time())}"
         return Response(connect_stream(url, parameters), media_type="application/xml")
 
-    async def _verified_form(self, request: Request) -> ImmutableMultiDict[str, str]:
-        """Return the parameters of a webhook that Twilio has signed; raises RequestRefused for any other."""
+    async def _status(self, request: Request) -> Response:
+        form = await self._verified_form(request, STATUS_PATH)
+        if isinstance(form, Response):
+            return form
+        log.debug("%s is %s", form.get("CallSid"), form.get("CallStatus"), extra={"call_sid": form.get("CallSid")})
+        return Response(status_code=204)
+
+    async def _verified_form(self, request: Request, path: str) -> ImmutableMultiDict[str, str] | Response:
+        """Return the parameters of a webhook that Twilio has signed, or the refusal to answer any other with."""
+        try:
+            return await self._signed_form(request, path)
+        except RequestRefused as refused:
+            self._metrics.refused("webhook")
+            log.warning("webhook refused: %s", refused)
+            return Response("forbidden\n", status_code=403, media_type="text/plain")
+        except ConfigurationError as error:
+            log.error("webhook refused, the settings are incomplete:\n%s", error)
+            return Response("not configured\n", status_code=500, media_type="text/plain")
+
+    async def _signed_form(self, request: Request, path: str) -> ImmutableMultiDict[str, str]:
         body = b""
         with suppress(ClientDisconnect):  # half a body has no valid signature
             async for chunk in request.stream():
@@ -228,7 +242,7 @@ class PhoneApp(Starlette):
             form = []
         signed = ImmutableMultiDict(form)
         self._signatures.verify(
-            self._public_url("https", VOICE_PATH, request.scope), signed, request.headers.get(SIGNATURE_HEADER)
+            self._public_url("https", path, request.scope), signed, request.headers.get(SIGNATURE_HEADER)
         )
         params = ImmutableMultiDict([*query, *form])
         if params.get("AccountSid") != self.settings.twilio_account_sid:

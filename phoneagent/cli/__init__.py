@@ -1,4 +1,4 @@
-"""The command line: `phoneagent demo · serve · sim call · sim model`."""
+"""The command line: `phoneagent demo · init · dev · serve · doctor · calls · migrate · sim`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,12 @@ import typer
 
 from phoneagent.errors import PhoneAgentError
 
+from .calls import calls
 from .demo import demo
+from .dev import dev
+from .doctor import doctor
+from .init import init
+from .migrate import migrate
 from .serve import serve
 from .sim_call import call
 from .sim_model import model
@@ -21,8 +26,8 @@ app = typer.Typer(
     pretty_exceptions_show_locals=False,
 )
 sim = typer.Typer(help="The offline world: a Twilio phone, and a Realtime model.", no_args_is_help=True)
-app.command()(demo)
-app.command()(serve)
+for command in (demo, init, dev, serve, doctor, calls, migrate):
+    app.command()(command)
 sim.command()(call)
 sim.command()(model)
 app.add_typer(sim, name="sim")

@@ -8,7 +8,6 @@ import re
 from typing import Annotated
 
 import typer
-from rich import box
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -18,6 +17,7 @@ from phoneagent.events import Turn
 from phoneagent.store import Answer, CallDetails, CallRecord, Store, ToolRecord
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]+")
+_STYLES = {"caller": "bold cyan", "agent": "bold green", "tool": "bold magenta"}
 _MAX_SHOWN = 300
 """Characters of a tool's arguments and of its output that the transcript shows; --json has them all."""
 
@@ -71,22 +71,12 @@ def _print_json(value: object) -> None:
 def _print_list(console: Console, records: list[CallRecord], numbers: bool) -> None:
     if not records:
         console.print("no call is recorded yet")
-        return
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for name in ("started", "call", "with", "lasted", "ended"):
-        table.add_column(name, no_wrap=name != "ended", overflow="fold")
     for record in records:
         outbound = record.direction.startswith("outbound")
-        person = _number(record.called if outbound else record.caller, numbers)
-        table.add_row(
-            f"{record.started_at.astimezone():%Y-%m-%d %H:%M}",
-            record.call_sid,
-            f"{'→' if outbound else '←'} {person}",
-            _clock(record.duration_ms) if record.duration_ms is not None else "",
-            _ended(record),
-        )
-    # Where nobody looks at a terminal's width, nothing is cut.
-    console.print(table, width=None if console.is_terminal else 200)
+        person = f"{'→' if outbound else '←'} {_number(record.called if outbound else record.caller, numbers)}"
+        lasted = _clock(record.duration_ms) if record.duration_ms is not None else ""
+        line = f"{record.started_at.astimezone():%Y-%m-%d %H:%M}  {record.call_sid}  {person:<18} {lasted:>8}  "
+        console.print(line + _ended(record), soft_wrap=True)
 
 
 def _number(number: str | None, whole: bool) -> str:
@@ -100,8 +90,7 @@ def _number(number: str | None, whole: bool) -> str:
 def _ended(record: CallRecord) -> str:
     if record.ended_by is None:
         return "not ended"
-    reason = _plain(record.reason or "")
-    return f"by {record.ended_by}: {reason}" if reason else f"by {record.ended_by}"
+    return f"by {record.ended_by}: {_plain(record.reason or '')}"
 
 
 # --- one call ---------------------------------------------------------------------------------------------------------
@@ -110,21 +99,34 @@ def _ended(record: CallRecord) -> str:
 def _print_call(console: Console, record: CallDetails, numbers: bool) -> None:
     start = f"{record.started_at.astimezone():%Y-%m-%d %H:%M:%S}"
     caller, called = _number(record.caller, numbers), _number(record.called, numbers)
-    console.print(Text(f"{record.call_sid}  {start}  {record.direction} from {caller} to {called}", "bold"))
-    waited = {id(turn): answer for turn, answer in _answered(record)}
-    entries: list[tuple[int, Text]] = [(turn.start_ms, _said(turn, waited.get(id(turn)))) for turn in record.turns]
-    entries += [(tool.at_ms, _used(tool)) for tool in record.tools]
-    for at_ms, text in sorted(entries, key=lambda entry: entry[0]):
-        line = Table.grid(padding=(0, 2))
-        line.add_column(no_wrap=True, justify="right", min_width=7)
-        line.add_column(overflow="fold")
-        line.add_row(Text(_clock(at_ms), "dim"), text)
-        console.print(line, soft_wrap=not console.is_terminal)
-    lasted = f" after {_clock(record.duration_ms)}" if record.duration_ms is not None else ""
-    console.print(Text(f"ended {_ended(record)}{lasted}" if record.ended_by else "not ended", "bold"))
+    title = f"{record.call_sid}  {start}  {record.direction} from {caller} to {called}"
+    console.print(Text(title, "bold"), soft_wrap=True)
+    answer_of = {id(turn): answer for turn, answer in _answered(record)}
+    entries: list[tuple[int, str, Text]] = [(turn.start_ms, turn.role, _said(turn, answer_of.get(id(turn)))) for turn in record.turns]
+    entries += [(tool.at_ms, "tool", _used(tool)) for tool in record.tools]
+    for at_ms, who, text in sorted(entries, key=lambda entry: entry[0]):
+        _print_entry(console, _clock(at_ms), who, text)
+    if record.duration_ms is None:
+        console.print(Text("not ended", "bold"))
+    else:
+        end = f"ended by {record.ended_by} after {_clock(record.duration_ms)}: {_plain(record.reason or '')}"
+        console.print(Text(end, "bold"), soft_wrap=True)
     if record.answers:
         p50, p95 = record.latency_ms(0.5), record.latency_ms(0.95)
-        console.print(f"answers {len(record.answers)}, latency {p50} ms (median), {p95} ms (95 %)")
+        console.print(f"{len(record.answers)} answers, latency {p50} ms (median), {p95} ms (95 %)", soft_wrap=True)
+
+
+def _print_entry(console: Console, clock: str, who: str, text: Text) -> None:
+    name = Text(f"{who:<6}", _STYLES[who])
+    if not console.is_terminal:  # a line each, for other programs
+        console.print(Text("  ").join([Text(f"{clock:>8}"), name, text]), soft_wrap=True)
+        return
+    line = Table.grid(padding=(0, 2))
+    line.add_column(no_wrap=True)
+    line.add_column(no_wrap=True)
+    line.add_column(overflow="fold")
+    line.add_row(Text(f"{clock:>8}", "dim"), name, text)
+    console.print(line)
 
 
 def _answered(record: CallDetails) -> list[tuple[Turn, Answer]]:
@@ -136,34 +138,28 @@ def _answered(record: CallDetails) -> list[tuple[Turn, Answer]]:
 
 
 def _said(turn: Turn, answer: Answer | None) -> Text:
-    text = Text(f"{turn.role}  ", "bold cyan" if turn.role == "caller" else "bold green")
     heard = _plain(turn.heard_text)
-    text.append(heard or ("" if turn.text else "(no transcript)"), "default not bold")
+    text = Text(heard if turn.text else "(no transcript)")
     unheard = turn.text[len(turn.heard_text) :] if turn.text.startswith(turn.heard_text) else ""
     if unheard.strip():
-        text.append(" " if heard else "", "not bold")
-        text.append("[unheard: ", "dim not bold")
-        text.append(_plain(unheard).strip(), "dim strike not bold")
-        text.append("]", "dim not bold")
+        text.append(" [unheard: " if heard else "[unheard: ", "dim")
+        text.append(_plain(unheard).strip(), "dim strike")
+        text.append("]", "dim")
     notes = []
     if answer is not None:
         notes.append(f"after {answer.latency_ms} ms")
     if turn.interrupted:
         notes.append(f"interrupted: heard {turn.heard_ms} of {turn.said_ms} ms")
     if notes:
-        text.append(f"  ({', '.join(notes)})", "dim not bold")
+        text.append(f"  ({', '.join(notes)})", "dim")
     return text
 
 
 def _used(tool: ToolRecord) -> Text:
-    text = Text("tool  ", "bold magenta")
-    text.append(f"{_plain(tool.name)} {_short(tool.arguments)}", "default not bold")
+    text = Text(f"{_plain(tool.name)} {_short(tool.arguments)}")
     if tool.output is None:
-        text.append("  (never returned)", "dim not bold")
-    else:
-        text.append(f" → {_short(tool.output)}", "default not bold")
-        text.append(f"  ({tool.ms} ms)", "dim not bold")
-    return text
+        return text.append("  (it has not returned)", "dim")
+    return text.append(f" → {_short(tool.output)}").append(f"  ({tool.ms} ms)", "dim")
 
 
 def _short(text: str) -> str:

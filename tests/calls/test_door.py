@@ -275,6 +275,17 @@ async def test_no_token_number_or_secret_is_ever_logged(world: Worlds, caplog: p
     assert AUTH_TOKEN not in text
 
 
+async def test_status_callbacks_are_taken_when_they_are_signed(world: Worlds) -> None:
+    async with world(AGENT) as w:
+        url, form = f"{w.url}/twilio/status", {**FORM, "CallStatus": "completed"}
+        signed = sign(f"{PUBLIC_URL}/twilio/status", form)
+        async with aiohttp.ClientSession() as http:
+            async with http.post(url, data=form, headers=signed) as answer:
+                assert answer.status == 204
+            async with http.post(url, data=form, headers=sign(WEBHOOK, form)) as answer:
+                assert answer.status == 403
+
+
 async def test_health(world: Worlds) -> None:
     async with (
         world(AGENT) as w,

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from phoneagent import DefinitionError, TelephonyError
-from phoneagent.cli import dev
+from phoneagent.cli.dev import NOT_YET_KNOWN, run
 from phoneagent.cli.tunnel import TunnelFailed
 from phoneagent.settings import load
 from phoneagent.sim import Model, Phone, TwilioRest
@@ -52,7 +52,7 @@ class World:
     async def run(self, public_url: str = PUBLIC, *, agent_apis: Any = ()) -> tuple[asyncio.Task[int], asyncio.Event]:
         stop = asyncio.Event()
         loaded = load({"public_url": public_url})
-        return asyncio.create_task(dev.run(None, loaded, stop, agent_apis=agent_apis)), stop
+        return asyncio.create_task(run(None, loaded, stop, agent_apis=agent_apis)), stop
 
 
 @pytest.fixture
@@ -167,7 +167,7 @@ async def test_no_number_is_no_obstacle(
 
 async def test_no_tunnel(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "ngrok", None)
-    running, _ = await world.run(dev.NOT_YET_KNOWN)
+    running, _ = await world.run(NOT_YET_KNOWN)
     with pytest.raises(TunnelFailed, match="no ngrok agent runs"):
         await running
     assert world.points_to() == OLD

@@ -10,7 +10,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from phoneagent.cli import doctor as command
+from phoneagent.cli.doctor import doctor
 from phoneagent.doctor import Check, Status
 
 GOOD = {
@@ -30,7 +30,7 @@ def environment(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def run(*arguments: str) -> Any:
     app = typer.Typer()
-    app.command()(command.doctor)
+    app.command()(doctor)
     return CliRunner().invoke(app, arguments)
 
 
@@ -39,7 +39,7 @@ def plant(monkeypatch: pytest.MonkeyPatch, *checks: Check) -> None:
         for check in checks:
             yield check
 
-    monkeypatch.setattr(command, "examine", examine)
+    monkeypatch.setitem(doctor.__globals__, "examine", examine)
 
 
 def test_all_is_well(monkeypatch: pytest.MonkeyPatch) -> None:

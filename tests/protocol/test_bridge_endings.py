@@ -199,13 +199,12 @@ def test_hang_up_starts_no_other_continuation(rig: Rig) -> None:
 
 def test_what_was_in_line_is_not_said_any_more(rig: Rig) -> None:
     rig.created()
-    while rig.say():
-        pass
+    for _ in range(MAX_ASKS + 1):
+        rig.say()
     rig.hang_up()
     rig.done()
     assert len(rig.creates) == 1
     assert "goodbye" in rig.prompts[-1]
-    assert MAX_ASKS > 1
 
 
 @pytest.mark.parametrize("how", ["refused", "lost the race", "not answered"])

@@ -1,0 +1,109 @@
+"""Migrations, and the addresses of databases."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+
+from phoneagent.errors import ConfigurationError, StoreError
+from phoneagent.store import Store, database, schema, writer
+from phoneagent.store.database import Database
+from tests.store.conftest import contents, started, upgrade, written
+
+pytestmark = pytest.mark.anyio
+
+
+async def test_migrations_build_what_the_code_expects(url: str) -> None:
+    assert await upgrade(url) == "0001"
+    base = Database(url)
+
+    def differences(sync: sa.Connection) -> list[Any]:
+        return list(compare_metadata(MigrationContext.configure(sync), schema.metadata))
+
+    assert await base.read(lambda connection: connection.run_sync(differences)) == []
+    await base.close()
+
+
+async def test_processes_that_migrate_at_once_do_not_disturb_each_other(url: str) -> None:
+    assert await asyncio.gather(*(upgrade(url) for _ in range(4))) == ["0001"] * 4
+
+
+async def test_an_interrupted_migration_leaves_nothing_behind(url: str) -> None:
+    base = Database(url)
+
+    @sa.event.listens_for(base.engine.sync_engine, "before_cursor_execute")
+    def interrupt(connection: Any, cursor: Any, statement: str, *_: Any) -> None:
+        if "CREATE TABLE answers" in statement:
+            raise sqlite3.OperationalError("interrupted") if "sqlite" in url else OSError("interrupted")
+
+    with pytest.raises(StoreError, match="interrupted"):
+        await base.upgrade()
+    names = await base.read(lambda connection: connection.run_sync(lambda sync: sa.inspect(sync).get_table_names()))
+    assert names == []
+    await base.close()
+    assert await upgrade(url) == "0001"
+
+
+async def test_postgresql_is_migrated_by_its_owner_only(
+    postgres_url: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(writer, "FIRST_RETRY_SECONDS", 0.02)
+    async with Store.from_url(postgres_url) as kept:
+        kept.tell(started())
+        with pytest.raises(StoreError, match="phoneagent migrate"):
+            await kept.flush()
+        assert caplog.text.count("calls are not recorded") == 1
+        await upgrade(postgres_url)
+        assert len(await kept.calls()) == 1
+
+
+async def test_a_sqlite_file_that_somebody_removes_is_made_anew(tmp_path: Path) -> None:
+    path = tmp_path / "phoneagent.db"
+    async with Store.from_url(f"sqlite:///{path}") as kept:
+        kept.tell(started())
+        await kept.flush()
+        path.unlink()
+        kept.tell(started())
+        await written(kept)
+        assert len(await kept.calls()) == 1
+
+
+async def test_asking_makes_no_database(tmp_path: Path) -> None:
+    async with Store.from_url(f"sqlite:///{tmp_path}/phoneagent.db") as kept:
+        with pytest.raises(StoreError, match="there is no database"):
+            await kept.calls()
+    assert contents(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    "bad", ["", "mysql://host/db", "sqlite://", "sqlite:///:memory:", "phoneagent.db", "postgres://host:x/db"]
+)
+def test_a_url_of_no_known_database_is_refused(bad: str) -> None:
+    with pytest.raises(ConfigurationError, match="DATABASE_URL is malformed"):
+        Store.from_url(bad)
+
+
+def test_a_password_is_never_shown() -> None:
+    kept = Store.from_url("postgres://someone:s3cret@db.example:5433/calls?sslmode=require")
+    assert repr(kept) == "<Store PostgreSQL at db.example:5433/calls>"
+
+
+def test_a_missing_driver_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(database.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(ConfigurationError, match=r"install phoneagent\[postgres\]"):
+        Store.from_url("postgres://db.example/calls")
+
+
+@pytest.mark.parametrize(
+    ("url", "path"),
+    [("sqlite:///a.db", "a.db"), ("sqlite:////a/b.db", "/a/b.db"), ("sqlite+aiosqlite:///a.db", "a.db")],
+)
+def test_the_file_of_a_sqlite_url(url: str, path: str) -> None:
+    assert Database(url).path == Path(path)

@@ -1,0 +1,148 @@
+"""What is to be forgotten is gone: on request, by its age, and at the end of the call."""
+
+from __future__ import annotations
+
+import logging
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+
+from phoneagent.events import (
+    NextStep,
+)
+from phoneagent.store import Store, rows, schema, store
+from tests.store.conftest import (
+    CALLED,
+    CALLER,
+    GREETING,
+    OFFER,
+    RETURNED,
+    SID,
+    WHOLE,
+    WISH,
+    Outage,
+    a_moment,
+    contents,
+    ended,
+    rows_left,
+    said,
+    started,
+    stores,
+    until,
+)
+
+pytestmark = pytest.mark.anyio
+
+
+async def test_a_call_is_forgotten_with_all_that_hangs_on_it(ready: str) -> None:
+    async with Store.from_url(ready) as kept:
+        other = "CA" + "2" * 32
+        for event in WHOLE:
+            kept.tell(event)
+        kept.tell(started(other))
+        await kept.next_step(SID, NextStep(kind="hang_up"))
+        assert await kept.forget(SID) == 1
+        assert await kept.forget(SID) == 0
+        assert await kept.call(SID) is None
+        assert await kept.step_after(SID) is None
+        assert [record.call_sid for record in await kept.calls()] == [other]
+        assert await rows_left(kept, schema.turns, schema.tools, schema.answers) == []
+
+
+async def test_a_number_is_forgotten_where_it_is_the_person_s(ready: str) -> None:
+    inbound, outbound, ours = (f"CA{number:032x}" for number in range(3))
+    async with Store.from_url(ready) as kept:
+        kept.tell(started(inbound))
+        kept.tell(started(outbound, caller=CALLED, called=CALLER, direction="outbound-api"))
+        kept.tell(started(ours, caller="+4930123456", called=CALLER))  # called, but by somebody else
+        assert await kept.forget(" +33 (1) 23-45.67 89 ") == 2
+        assert [record.call_sid for record in await kept.calls()] == [ours]
+
+
+async def test_a_live_call_that_is_forgotten_stays_so(ready: str) -> None:
+    async with stores(ready) as (ours, theirs):
+        ours.tell(started())
+        ours.tell(said(GREETING))
+        await ours.flush()
+        assert await theirs.forget(SID) == 1
+        for event in WHOLE[2:]:
+            ours.tell(event)
+        assert await ours.call(SID) is None
+
+
+async def test_what_is_forgotten_is_no_longer_in_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "phoneagent.db"
+    async with Store.from_url(f"sqlite:///{path}") as kept:
+        for event in WHOLE:
+            kept.tell(event)
+        await kept.flush()
+        assert OFFER.text.encode() in path.read_bytes()
+        await kept.forget(CALLER)
+    for content in contents(tmp_path):
+        assert OFFER.text.encode() not in content
+        assert CALLER.encode() not in content
+
+
+async def test_with_record_days_0_nothing_is_left_after_the_call(ready: str) -> None:
+    async with Store.from_url(ready, record_days=0) as kept:
+        for event in WHOLE[:-1]:
+            kept.tell(event)
+        assert await kept.call(SID) is not None
+        await kept.next_step(SID, NextStep(kind="hang_up"))
+        kept.tell(WHOLE[-1])
+        assert await kept.call(SID) is None
+        kept.tell(RETURNED)  # a tool that was slower than its call
+        kept.tell(WHOLE[-1])
+        assert await kept.calls() == []
+        assert await kept.step_after(SID) == NextStep(kind="hang_up")  # Twilio is going to ask for it
+        kept.tell(started())
+        assert await kept.settle(SID, ended_by="caller", reason="completed")
+        assert await kept.calls() == []
+
+
+async def test_old_records_are_swept(ready: str) -> None:
+    live, old = f"CA{1:032x}", f"CA{2:032x}"
+    async with Store.from_url(ready) as kept:
+        kept.tell(started(live))
+        kept.tell(started(old))
+        kept.tell(ended(old, duration_ms=1))
+        await kept.claim("token", -1)
+        await kept.flush()
+        assert await kept.sweep() == 0
+        await a_moment()
+        assert await kept.sweep(days=0) == 1
+        assert [record.call_sid for record in await kept.calls()] == [live]
+        assert await rows_left(kept, schema.claims) == []
+
+
+async def test_a_call_that_never_reported_its_end_is_closed(ready: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(store, "LONGEST_CALL_SECONDS", -1.0)
+    async with Store.from_url(ready) as kept:
+        kept.tell(started())
+        kept.tell(said(WISH))
+        await kept.flush()
+        await kept.sweep()
+        record = await kept.call(SID)
+        assert record is not None
+        assert (record.ended_by, record.duration_ms) == ("error", WISH.start_ms)
+
+
+async def test_sweeps_happen_by_themselves_and_survive_an_outage(
+    outage: Outage, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "phoneagent.store")
+    monkeypatch.setattr(store, "FIRST_SWEEP_SECONDS", 0.0)
+    monkeypatch.setattr(store, "SWEEP_SECONDS", 0.02)
+    async with Store.from_url(outage.url, record_days=1) as kept:
+        kept.tell(started())
+        await kept.flush()
+        await outage.begin()
+        await until(lambda: "old records were not looked for" in caplog.text)
+        await outage.end()
+        kept.tell(ended())
+        await kept.flush()
+        long_ago = sa.update(schema.calls).values(ended_at=rows.now() - timedelta(days=2))
+        await kept._database.write(lambda connection: connection.execute(long_ago))
+        await until(lambda: "1 records older than 1 days were deleted" in caplog.text)

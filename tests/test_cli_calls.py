@@ -1,0 +1,170 @@
+"""The commands about records: what they show, and what they keep to themselves."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import typer
+from click.testing import Result
+from typer.testing import CliRunner
+
+from phoneagent.cli.calls import calls
+from phoneagent.cli.migrate import migrate
+from phoneagent.errors import ConfigurationError, StoreError
+from phoneagent.events import AgentAnswered, CallEnded, CallStarted, Event, ToolCalled, ToolReturned, Turn, TurnEnded
+from phoneagent.store import Store
+
+INBOUND, OUTBOUND = "CA" + "1" * 32, "CA" + "2" * 32
+PERSON, OURS = "+33123456789", "+4930123456"
+
+Invoke = Callable[..., Result]
+
+
+def turn(role: str, item_id: str, start_ms: int, text: str, heard_text: str | None = None) -> TurnEnded:
+    heard = text if heard_text is None else heard_text
+    return TurnEnded(
+        call_sid=INBOUND,
+        turn=Turn(
+            role=role,  # type: ignore[arg-type]
+            item_id=item_id,
+            text=text,
+            heard_text=heard,
+            start_ms=start_ms,
+            end_ms=start_ms + 1000,
+            said_ms=2500,
+            heard_ms=2500 if heard == text else 800,
+            interrupted=heard != text,
+        ),
+    )
+
+
+CALL: list[Event] = [
+    CallStarted(call_sid=INBOUND, stream_sid="MZ1", caller=PERSON, called=OURS, direction="inbound"),
+    turn("agent", "1", 100, "Good evening!"),
+    turn("caller", "2", 2000, ""),
+    ToolCalled(call_sid=INBOUND, at_ms=3000, call_id="c1", name="book", arguments='{"guests": 4}'),
+    ToolReturned(call_sid=INBOUND, at_ms=3050, call_id="c1", name="book", output="Booked\x1b[2J", ms=50),
+    ToolCalled(call_sid=INBOUND, at_ms=3100, call_id="c2", name="pay", arguments="{}"),
+    AgentAnswered(call_sid=INBOUND, at_ms=3600, latency_ms=640),
+    turn("agent", "3", 3650, "We have one by the window", "We have one"),
+    turn("agent", "4", 65_000, "Are you there?", ""),
+    CallEnded(call_sid=INBOUND, ended_by="caller", reason="the caller hung up", duration_ms=71_200, transcript=()),
+    CallStarted(call_sid=OUTBOUND, stream_sid="MZ2", caller=OURS, called=None, direction="outbound-api"),
+]
+
+
+@pytest.fixture
+def invoke(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Invoke:
+    """Runs a command in an empty folder, where only DATABASE_URL may be set."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("DATABASE_URL", "RECORD_DAYS", "PHONEAGENT_ENV_FILE", "TWILIO_ACCOUNT_SID", "TWILIO_AUTH_TOKEN"):
+        monkeypatch.delenv(name, raising=False)
+    app = typer.Typer()
+    app.command()(calls)
+    app.command()(migrate)
+    return lambda *arguments: CliRunner().invoke(app, list(arguments))
+
+
+@pytest.fixture
+def recorded(invoke: Invoke) -> Invoke:
+    async def record() -> None:
+        async with Store.from_url("sqlite:///phoneagent.db") as store:
+            for event in CALL:
+                store.tell(event)
+
+    asyncio.run(record())
+    return invoke
+
+
+def test_the_latest_calls_are_listed_with_masked_numbers(recorded: Invoke) -> None:
+    result = recorded("calls")
+    assert result.exit_code == 0, result.output
+    lines = {line.split()[2]: line for line in result.output.splitlines()}
+    assert "← +33…89" in lines[INBOUND]
+    assert "1:11.2  by caller: the caller hung up" in lines[INBOUND]
+    assert "→ unknown" in lines[OUTBOUND]
+    assert lines[OUTBOUND].endswith("not ended")
+    assert PERSON not in result.output
+    assert PERSON in recorded("calls", "--numbers").output
+    assert len(recorded("calls", "--limit", "1").output.splitlines()) == 1
+
+
+def test_one_call_is_a_readable_transcript(recorded: Invoke) -> None:
+    result = recorded("calls", INBOUND)
+    assert result.exit_code == 0, result.output
+    title, *lines, end, latency = result.output.splitlines()
+    assert "inbound from +33…89 to +49…56" in title
+    assert [line.split(maxsplit=1) for line in lines] == [
+        ["0:00.1", "agent   Good evening!"],
+        ["0:02.0", "caller  (no transcript)"],
+        ["0:03.0", 'tool    book {"guests": 4} → Booked [2J  (50 ms)'],
+        ["0:03.1", "tool    pay {}  (it has not returned)"],
+        ["0:03.6", "agent   We have one [unheard: by the window]  (after 640 ms, interrupted: heard 800 of 2500 ms)"],
+        ["1:05.0", "agent   [unheard: Are you there?]  (interrupted: heard 800 of 2500 ms)"],
+    ]
+    assert end == "ended by caller after 1:11.2: the caller hung up"
+    assert latency == "1 answers, latency 640 ms (median), 640 ms (95 %)"
+    assert PERSON not in result.output
+    assert PERSON in recorded("calls", INBOUND, "--numbers").output
+
+
+def test_on_a_terminal_the_unheard_words_are_struck_out(recorded: Invoke, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("TERM", "xterm-256color")
+    monkeypatch.setenv("COLUMNS", "160")
+    output = recorded("calls", INBOUND).output
+    assert "\x1b[2;9mby the window" in output
+    assert "\x1b[2J" not in output  # what a tool has returned does not steer the terminal
+
+
+def test_a_call_that_has_not_ended(recorded: Invoke) -> None:
+    assert recorded("calls", OUTBOUND).output.splitlines()[1:] == ["not ended"]
+
+
+def test_json_has_everything(recorded: Invoke) -> None:
+    record = json.loads(recorded("calls", INBOUND, "--json").output)
+    assert (record["caller"], record["ended_by"], record["duration_ms"]) == (PERSON, "caller", 71_200)
+    assert record["turns"][2]["heard_text"] == "We have one"
+    assert record["tool_calls"][0]["output"] == "Booked\x1b[2J"
+    assert record["latency_ms"] == {"response_p50": 640, "response_p95": 640}
+    assert {each["call_sid"] for each in json.loads(recorded("calls", "--json").output)} == {INBOUND, OUTBOUND}
+
+
+def test_an_unknown_call_is_said_to_be_unknown(recorded: Invoke) -> None:
+    result = recorded("calls", "CA0")
+    assert result.exit_code == 1
+    assert "no call CA0 is recorded" in result.output
+
+
+def test_forgetting(recorded: Invoke) -> None:
+    assert recorded("calls", "--forget", OURS).output == "0 calls forgotten\n"
+    assert recorded("calls", "--forget", PERSON).output == "1 call forgotten\n"
+    assert recorded("calls", "--forget", INBOUND).exit_code == 1
+    assert recorded("calls", "--forget", OUTBOUND).exit_code == 0
+    assert recorded("calls").output == "no call is recorded yet\n"
+    assert recorded("calls", INBOUND, "--forget", PERSON).exit_code == 2
+
+
+def test_migrating(invoke: Invoke, tmp_path: Path) -> None:
+    for _ in range(2):
+        assert invoke("migrate").output == "SQLite in phoneagent.db is at revision 0001\n"
+    assert invoke("calls").output == "no call is recorded yet\n"
+
+
+def test_what_is_wrong_with_the_database_is_one_line(invoke: Invoke, monkeypatch: pytest.MonkeyPatch) -> None:
+    def error(*arguments: str) -> BaseException | None:
+        return invoke(*arguments).exception
+
+    assert isinstance(error("calls"), StoreError)
+    monkeypatch.setenv("DATABASE_URL", "mysql://someone:s3cret@host/calls")
+    assert isinstance(malformed := error("calls"), ConfigurationError)
+    assert "s3cret" not in str(malformed)
+    monkeypatch.setenv("DATABASE_URL", "postgres://someone:s3cret@127.0.0.1:1/calls")
+    assert isinstance(refused := error("migrate"), StoreError)
+    assert "PostgreSQL at 127.0.0.1:1/calls: " in str(refused)
+    assert "s3cret" not in str(refused)
+    assert "\n" not in str(refused)
