@@ -10,7 +10,7 @@ import asyncio
 import logging
 import signal
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -70,25 +70,28 @@ class Server(uvicorn.Server):
     async def _drain(self) -> None:
         try:
             self._app.draining = True
-            await drain(self._app.calls, self._drain_seconds)
+            await drain(self._app.calls, self._drain_seconds, coming=lambda: self._app.coming)
         finally:
             self.should_exit = True
 
 
-async def drain(calls: Mapping[str, Call], seconds: float) -> None:
-    """Wait until no call lives, for `seconds` at most; in the end ask those that are left to say goodbye."""
+async def drain(calls: Mapping[str, Call], seconds: float, *, coming: Callable[[], int] = lambda: 0) -> None:
+    """Wait until no call lives, for `seconds` at most; in the end ask those that are left to say goodbye.
+
+    `coming` tells how many calls were answered and have no media socket yet.
+    """
     log.info("draining: no new calls; %d live ones have %g s", len(calls), seconds)
-    if not await _none_left(calls, max(0.0, seconds - PARTING_SECONDS)):
+    if not await _none_left(calls, coming, max(0.0, seconds - PARTING_SECONDS)):
         log.info("draining: asking %d calls to end", len(calls))
         for call in list(calls.values()):
             call.hang_up()
-        if not await _none_left(calls, min(seconds, PARTING_SECONDS)):
+        if not await _none_left(calls, coming, min(seconds, PARTING_SECONDS)):
             log.warning("draining: %d calls are cut off", len(calls))
     log.info("draining: done")
 
 
-async def _none_left(calls: Mapping[str, Call], seconds: float) -> bool:
+async def _none_left(calls: Mapping[str, Call], coming: Callable[[], int], seconds: float) -> bool:
     until = time.monotonic() + seconds
-    while calls and time.monotonic() < until:  # noqa: ASYNC110 - nothing announces the end of the last call
+    while (calls or coming()) and time.monotonic() < until:  # noqa: ASYNC110 - nothing announces the end of the last call
         await asyncio.sleep(0.05)
-    return not calls
+    return not calls and not coming()

@@ -27,7 +27,14 @@ from . import settings as settings_
 from . import telemetry
 from .agent import Agent, Call
 from .endpoint import Endpoint, ModelSession, open_session
-from .errors import ConfigurationError, EndpointError, EndpointRefused, ProtocolError, RequestRefused
+from .errors import (
+    ConfigurationError,
+    EndpointError,
+    EndpointRefused,
+    EndpointUnreachable,
+    ProtocolError,
+    RequestRefused,
+)
 from .events import CallStarted, Event
 from .hooks import Hooks
 from .protocol import mediastream
@@ -100,6 +107,11 @@ class PhoneApp(Starlette):
         self._metrics = telemetry.Metrics()
         self._prepared: dict[str, _Prepared] = {}
         telemetry.hide_secrets()
+
+    @property
+    def coming(self) -> int:
+        """How many calls were answered, and their media socket is still to come."""
+        return len(self._prepared)
 
     def on(self, kinds: Any) -> Callable[[_Hook], _Hook]:
         """Register a hook: `@app.on(CallStarted | CallEnded)`, plain or async, called with each such event.
@@ -346,6 +358,8 @@ class PhoneApp(Starlette):
         if prepared is not None:
             prepared.claim()
             call, opening = prepared.call, prepared.opening
+            if opening.done() and isinstance(opening.exception(), EndpointUnreachable):
+                opening = asyncio.create_task(self._open(call))  # a moment has passed, and it may work now
         else:
             call = _call(call_sid, start.start.custom_parameters)
             opening = asyncio.create_task(self._open(call))

@@ -103,6 +103,7 @@ class JsonFormatter(logging.Formatter):
         return json.dumps(line, ensure_ascii=False)
 
 
+MAX_TOOL_NAMES = 100
 LATENCY_SECONDS = (0.1, 0.2, 0.3, 0.5, 0.7, 1, 1.5, 2, 3, 5, 10)
 
 
@@ -111,6 +112,7 @@ class Metrics:
 
     def __init__(self) -> None:
         self._registry = CollectorRegistry()
+        self._tool_names: set[str] = set()
         options: Any = {"registry": self._registry, "namespace": "phoneagent"}
         self._live = Gauge("calls_live", "Calls that are live now", **options)
         self._started = Counter("calls_started", "Calls whose media stream has started", **options)
@@ -142,7 +144,10 @@ class Metrics:
             case AgentAnswered():
                 self._answers.observe(event.latency_ms / 1000)
             case ToolReturned():
-                self._tools.labels(event.name).observe(event.ms / 1000)
+                # The model may invent names, and every one would be a series for ever.
+                if event.name in self._tool_names or len(self._tool_names) < MAX_TOOL_NAMES:
+                    self._tool_names.add(event.name)
+                    self._tools.labels(event.name).observe(event.ms / 1000)
             case _:
                 pass
 

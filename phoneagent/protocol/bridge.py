@@ -323,7 +323,7 @@ class Bridge:
         elif code == "response_cancel_not_active":
             pass  # it had just ended; its `response.done` is here or on its way
         elif self.responses.create_refused(event_id) is Ending.FAILED:
-            self.model_lost(now, f"the model refused two responses in a row: {code or failure.message}")
+            self.model_lost(now, f"the model refused two responses in a row: {code or failure.type}")
         else:
             self.narration.trouble(
                 f"the model refused an event: {code or failure.type} {failure.param or ''}".rstrip(), now

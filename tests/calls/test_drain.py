@@ -60,6 +60,13 @@ async def test_what_is_left_is_asked_to_say_goodbye() -> None:
     assert calls == {}
 
 
+async def test_a_call_on_its_way_is_waited_for() -> None:
+    coming = iter([2, 1, 0, 0, 0])
+    async with asyncio.timeout(5):
+        await drain.drain({}, 3600, coming=lambda: next(coming))
+    assert next(coming) == 0
+
+
 async def test_a_call_that_does_not_end_is_cut_off_and_that_is_said(caplog: pytest.LogCaptureFixture) -> None:
     async with asyncio.timeout(5):
         await drain.drain({"CA1": live("CA1")}, 0.1)
