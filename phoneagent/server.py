@@ -37,11 +37,13 @@ from .errors import (
 )
 from .events import CallStarted, Event
 from .hooks import Hooks
+from .prepared import Prepared, discard
 from .protocol import mediastream
 from .protocol.bridge import Bridge
 from .protocol.policy import Policy
 from .session import Session
 from .settings import Settings
+from .store import Store
 from .telephony import SIGNATURE_HEADER, MediaTokens, Signatures, ask_again, connect_stream, turn_away
 
 log = logging.getLogger("phoneagent.server")
@@ -57,9 +59,6 @@ START_SECONDS = 10.0
 
 MAX_BEFORE_START = 20
 """How many messages may come before `start`."""
-
-CLAIM_SECONDS = 10.0
-"""How long a model session that was opened at the webhook waits for its media socket."""
 
 INSTRUCTIONS_SECONDS = 5.0
 """How long the agent's own function may take to write the instructions: the caller waits in silence."""
@@ -83,7 +82,14 @@ class PhoneApp(Starlette):
     mounted at. Settings are read from the environment when the server starts, or at the first request of a mounted app.
     """
 
-    def __init__(self, agent: Agent, *, settings: Settings | None = None, endpoint: Endpoint | None = None) -> None:
+    def __init__(
+        self,
+        agent: Agent,
+        *,
+        settings: Settings | None = None,
+        endpoint: Endpoint | None = None,
+        store: Store | None = None,
+    ) -> None:
         super().__init__(
             routes=[
                 Route(VOICE_PATH, self._voice, methods=["GET", "POST"]),
@@ -103,9 +109,10 @@ class PhoneApp(Starlette):
         """Whether the process is about to end: new calls are sent to the next one."""
         self._given_settings = settings
         self._given_endpoint = endpoint
+        self._given_store = store
         self._hooks = Hooks()
         self._metrics = telemetry.Metrics()
-        self._prepared: dict[str, _Prepared] = {}
+        self._prepared: dict[str, Prepared] = {}
         telemetry.hide_secrets()
 
     @property
@@ -141,6 +148,13 @@ class PhoneApp(Starlette):
         return self._given_endpoint or Endpoint.from_settings(self.settings)
 
     @cached_property
+    def _store(self) -> Store | None:
+        """Where calls are recorded: DATABASE_URL; with settings from code, only where code says."""
+        if self._given_store is not None or self._given_settings is not None:
+            return self._given_store
+        return Store.from_settings(self.settings)
+
+    @cached_property
     def _signatures(self) -> Signatures:
         return Signatures(self.settings.twilio_auth_token.get_secret_value())
 
@@ -162,10 +176,12 @@ class PhoneApp(Starlette):
 
     @asynccontextmanager
     async def _lifespan(self, app: Starlette) -> AsyncIterator[None]:
-        _ = self.settings  # fail at the start rather than at the first call
+        _ = self.settings, self._store  # fail at the start rather than at the first call
         yield
         for prepared in list(self._prepared.values()):
             await prepared.close()
+        if self._store is not None:
+            await self._store.close()
 
     # --- the webhook ---
 
@@ -275,7 +291,7 @@ class PhoneApp(Starlette):
         known = call.sid in self._prepared or call.sid in self.calls
         if known or self.settings.web_concurrency > 1 or len(self._prepared) >= MAX_PREPARED:
             return
-        self._prepared[call.sid] = _Prepared(call, asyncio.create_task(self._open(call)), self._prepared)
+        self._prepared[call.sid] = Prepared(call, asyncio.create_task(self._open(call)), self._prepared)
 
     async def _open(self, call: Call) -> ModelSession:
         """Open the call's model session. Whatever fails, the caller hears the apology: it is an EndpointError."""
@@ -368,6 +384,8 @@ class PhoneApp(Starlette):
         def emit(event: Event) -> None:
             telemetry.log_event(event)
             self._metrics.tell(event)
+            if self._store is not None:
+                self._store.tell(event)
             follower.tell(event)
 
         async def open_model() -> ModelSession:
@@ -396,7 +414,7 @@ class PhoneApp(Starlette):
             await session.run(start)
         finally:
             del self.calls[call_sid]
-            await _discard(opening)
+            await discard(opening)
             await follower.close()
 
 
@@ -408,41 +426,6 @@ def _call(call_sid: str, parameters: Any) -> Call:
         direction=parameters.get("direction") or "inbound",
         started_at=datetime.now(UTC),
     )
-
-
-async def _discard(opening: asyncio.Task[ModelSession]) -> None:
-    """Make sure that a session that was being opened does not stay open."""
-    opening.cancel()
-    (result,) = await asyncio.gather(opening, return_exceptions=True)
-    if isinstance(result, ModelSession):
-        await result.close()
-
-
-class _Prepared:
-    """A model session that was opened at the webhook and waits to be claimed by the call's media socket."""
-
-    def __init__(self, call: Call, opening: asyncio.Task[ModelSession], registry: dict[str, _Prepared]) -> None:
-        self.call = call
-        self.opening = opening
-        self._registry = registry
-        self._expiry = asyncio.create_task(self._expire())
-
-    def claim(self) -> None:
-        """Take it: from here on the call closes it."""
-        self._expiry.cancel()
-        del self._registry[self.call.sid]
-
-    async def close(self) -> None:
-        """Give it up."""
-        self._expiry.cancel()
-        self._registry.pop(self.call.sid, None)
-        await _discard(self.opening)
-
-    async def _expire(self) -> None:
-        await asyncio.sleep(CLAIM_SECONDS)
-        del self._registry[self.call.sid]
-        log.info("no media socket came within %g s of the webhook", CLAIM_SECONDS, extra={"call_sid": self.call.sid})
-        await _discard(self.opening)
 
 
 class _TwilioSocket:

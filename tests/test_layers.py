@@ -26,6 +26,7 @@ LAYERS = {
     "session": 4,
     "server": 5,
     "drain": 5,
+    "prepared": 4,
     "cli": 6,
     "demo": 6,
     "doctor": 6,

@@ -69,6 +69,7 @@ async def serve(target: str, *, model_url: str, model_key: str, log: Path) -> As
         "REALTIME_API_KEY": model_key,
         "PHONEAGENT_ENV_FILE": "",
         "LOG_FORMAT": "text",
+        "DATABASE_URL": f"sqlite:///{log.parent.absolute()}/phoneagent.db",
         "NO_PROXY": "127.0.0.1,localhost",
         "no_proxy": "127.0.0.1,localhost",
     }

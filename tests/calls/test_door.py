@@ -15,7 +15,7 @@ from twilio.request_validator import RequestValidator
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
-from phoneagent import Agent, CallEnded, server, telephony
+from phoneagent import Agent, CallEnded, prepared, server, telephony
 from phoneagent.telephony import MediaTokens
 from tests.calls.conftest import ACCOUNT_SID, AUTH_TOKEN, PUBLIC_URL, World, Worlds
 
@@ -158,7 +158,7 @@ async def test_the_answer_connects_a_stream_with_what_is_known_of_the_call(world
 
 
 async def test_a_call_that_never_comes_costs_no_session(world: Worlds, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(server, "CLAIM_SECONDS", 0.2)
+    monkeypatch.setattr(prepared, "CLAIM_SECONDS", 0.2)
     async with world(AGENT) as w:
         await ticket(w)
         await w.until(lambda: w.model.sessions)

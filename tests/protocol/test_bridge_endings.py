@@ -10,7 +10,7 @@ from phoneagent.protocol.responses import MAX_ASKS
 
 from .rig import Rig, ulaw
 
-APOLOGY = ulaw(700, 0x22)
+APOLOGY = ulaw(730, 0x22)
 
 
 @pytest.fixture
@@ -270,7 +270,7 @@ def test_a_goodbye_that_the_server_cancelled_was_the_goodbye(rig: Rig) -> None:
 def test_an_apology_stands_in_for_a_goodbye_that_cannot_come(rig: Rig) -> None:
     rig.hang_up()
     rig.lose_model()
-    assert rig.media_ms() == 700
+    assert rig.media_ms() == 730
     rig.hear()
     rig.assert_over("error")
 

@@ -13,7 +13,7 @@ from phoneagent.protocol.policy import FATAL_CODES, Floor
 
 from .rig import STREAM, Rig, ulaw
 
-APOLOGY = ulaw(700, 0x22)
+APOLOGY = ulaw(730, 0x22)
 
 
 @pytest.fixture
@@ -82,7 +82,7 @@ def test_a_model_that_is_lost_is_apologised_for_on_any_floor(rig: Rig, reach: An
     reach(rig)
     spoken = rig.media_ms()
     rig.lose_model("gone away")
-    assert rig.media_ms() == spoken + 700
+    assert rig.media_ms() == spoken + 730
     assert rig.bridge.floor() is Floor.CLOSING
     assert "gone away" in rig.troubles[-1]
     rig.hear()
@@ -95,7 +95,7 @@ def test_a_model_that_never_came_is_apologised_for() -> None:
     rig = Rig(connect=False, apology=APOLOGY)
     rig.media()
     rig.lose_model()
-    assert rig.media_ms() == 700
+    assert rig.media_ms() == 730
     rig.wait(0.69)
     assert rig.ended is None
     rig.wait(1.2)
@@ -107,7 +107,7 @@ def test_a_model_that_was_lost_before_the_call_began_is_apologised_for_when_it_d
     rig.lose_model()
     assert rig.ended is None
     rig.start()
-    assert rig.media_ms() == 700
+    assert rig.media_ms() == 730
     rig.hear()
     rig.assert_over("error")
 
@@ -115,7 +115,7 @@ def test_a_model_that_was_lost_before_the_call_began_is_apologised_for_when_it_d
 def test_a_model_that_is_lost_twice_is_apologised_for_once(rig: Rig) -> None:
     rig.lose_model()
     rig.lose_model()
-    assert rig.media_ms() == 700
+    assert rig.media_ms() == 730
 
 
 def test_without_an_apology_the_call_just_ends() -> None:

@@ -1,0 +1,64 @@
+"""Sessions opened ahead: claimed, given up, or expired; never left open."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+
+from phoneagent import Call, prepared
+from phoneagent.endpoint import ModelSession
+from phoneagent.prepared import Prepared
+
+pytestmark = pytest.mark.anyio
+CALL = Call(sid="CA1", caller=None, called=None, direction="inbound", started_at=datetime.now(UTC))
+
+
+class Session(ModelSession):
+    def __init__(self) -> None:
+        self.closed = asyncio.Event()
+
+    async def close(self) -> None:
+        self.closed.set()
+
+
+async def opened(session: Session) -> ModelSession:
+    return session
+
+
+async def never() -> ModelSession:
+    await asyncio.Event().wait()
+    raise AssertionError
+
+
+async def test_a_claimed_session_belongs_to_its_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(prepared, "CLAIM_SECONDS", 0.01)
+    registry: dict[str, Any] = {}
+    session = Session()
+    registry["CA1"] = Prepared(CALL, asyncio.create_task(opened(session)), registry)
+    registry["CA1"].claim()
+    assert registry == {}
+    await asyncio.sleep(0.05)
+    assert not session.closed.is_set()
+
+
+async def test_an_unclaimed_session_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(prepared, "CLAIM_SECONDS", 0.01)
+    registry: dict[str, Any] = {}
+    session = Session()
+    registry["CA1"] = Prepared(CALL, asyncio.create_task(opened(session)), registry)
+    async with asyncio.timeout(5):
+        await session.closed.wait()
+    assert registry == {}
+
+
+async def test_one_that_is_still_being_opened_is_given_up() -> None:
+    registry: dict[str, Any] = {}
+    opening = asyncio.create_task(never())
+    registry["CA1"] = Prepared(CALL, opening, registry)
+    async with asyncio.timeout(5):
+        await registry["CA1"].close()
+    assert opening.cancelled()
+    assert registry == {}
