@@ -109,7 +109,6 @@ class ResponseGate:
         """The call is about to end: from here on nothing is asked for but a goodbye."""
         self._closing = True
         self._asks.clear()
-        self.owed = False
 
     def turn_committed(self, now: float, *, server_answers: bool) -> None:
         """The caller's turn is complete: an answer is owed, by the server itself or asked for by us."""
@@ -274,7 +273,6 @@ class ResponseGate:
 
     def interrupt(self, now: float) -> None:
         """Stop the active response, or the requested one as soon as it begins."""
-        self.owed = False
         if self.state is State.REQUESTED:
             self._drop_next = True
         elif self.state is State.ACTIVE:
