@@ -102,7 +102,9 @@ def _print_call(console: Console, record: CallDetails, numbers: bool) -> None:
     title = f"{record.call_sid}  {start}  {record.direction} from {caller} to {called}"
     console.print(Text(title, "bold"), soft_wrap=True)
     answer_of = {id(turn): answer for turn, answer in _answered(record)}
-    entries: list[tuple[int, str, Text]] = [(turn.start_ms, turn.role, _said(turn, answer_of.get(id(turn)))) for turn in record.turns]
+    entries: list[tuple[int, str, Text]] = [
+        (turn.start_ms, turn.role, _said(turn, answer_of.get(id(turn)))) for turn in record.turns
+    ]
     entries += [(tool.at_ms, "tool", _used(tool)) for tool in record.tools]
     for at_ms, who, text in sorted(entries, key=lambda entry: entry[0]):
         _print_entry(console, _clock(at_ms), who, text)
