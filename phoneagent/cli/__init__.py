@@ -34,9 +34,10 @@ app.add_typer(sim, name="sim")
 
 
 def main() -> None:
-    """Run the command line; errors that are ours are one line, not a traceback."""
+    """Run the command line; errors that are ours are a line each, not a traceback."""
     try:
         app()
     except PhoneAgentError as error:
-        print(f"phoneagent: {error}", file=sys.stderr)
+        for line in str(error).splitlines():
+            print(f"phoneagent: {line}", file=sys.stderr)
         raise SystemExit(2) from None
