@@ -39,6 +39,8 @@ class CallStarted:
     caller: str | None = field(repr=False)
     called: str | None = field(repr=False)
     direction: str
+    resumed: bool = False
+    """The same call goes on in another media stream, and perhaps in another process than before."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,13 +62,17 @@ class AgentAnswered:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BargeIn:
-    """The agent was interrupted: of `item_id` the model was told that `audio_end_ms` of `said_ms` were heard."""
+    """The agent was interrupted: of `item_id` the model was told that `audio_end_ms` of `said_ms` were heard.
+
+    `reaction_ms` is what passed from the caller's first sound to our `clear`; None if not the caller interrupted.
+    """
 
     call_sid: str
     at_ms: int
     item_id: str
     audio_end_ms: int
     said_ms: int
+    reaction_ms: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -128,8 +134,23 @@ class ModelEvent:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class CallHandedOver:
+    """Our part of the call is over, and the call is not: its next media stream begins with a `CallStarted(resumed=True)`.
+
+    That may be in another process, as when this one ends, or in this one.
+    """
+
+    call_sid: str
+    at_ms: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class CallEnded:
-    """The call is over; `transcript` holds all of its turns in order."""
+    """The call is over; `transcript` holds all of its turns in order.
+
+    If the line broke ("line"), or after a fault of ours ("error"), Twilio may still hold the call and connect it again.
+    """
 
     call_sid: str
     ended_by: EndedBy
@@ -149,15 +170,17 @@ Event: TypeAlias = (
     | KeyPressed
     | Trouble
     | ModelEvent
+    | CallHandedOver
     | CallEnded
 )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NextStep:
-    """How a call goes on once its media stream is closed: `kind` ("hang_up", "transfer", …) and what that kind needs.
+    """How a call goes on once its media stream is closed: `kind` and what that kind needs, anything that JSON can carry.
 
-    `data` is anything that JSON can carry.
+    Kinds: "hang_up"; "fall_back" (to FALLBACK_NUMBER, after a failure of ours); "resume" (in the next media stream,
+    `data["pending"]` tells what was left open). `data["stream_sid"]` is the stream that it comes after.
     """
 
     kind: str
