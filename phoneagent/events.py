@@ -135,7 +135,7 @@ class ModelEvent:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CallHandedOver:
-    """Our part of the call is over, and the call is not: its next media stream begins with a `CallStarted(resumed=True)`.
+    """Our part of the call is over, and the call is not: it goes on with a `CallStarted(resumed=True)`.
 
     That may be in another process, as when this one ends, or in this one.
     """
@@ -177,7 +177,7 @@ Event: TypeAlias = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NextStep:
-    """How a call goes on once its media stream is closed: `kind` and what that kind needs, anything that JSON can carry.
+    """How a call goes on once its media stream is closed: `kind`, and what that kind needs as JSON can carry it.
 
     Kinds: "hang_up"; "fall_back" (to FALLBACK_NUMBER, after a failure of ours); "resume" (in the next media stream,
     `data["pending"]` tells what was left open). `data["stream_sid"]` is the stream that it comes after.
