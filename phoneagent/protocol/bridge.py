@@ -30,22 +30,20 @@ unsent) · THINKING (a response is requested or active, or a tool runs) · CALLE
 
 from __future__ import annotations
 
-import math
 from collections import deque
 from collections.abc import Iterator
 
 from phoneagent.events import EndedBy, Event
 
-from . import mediastream, realtime
-from .listening import CallerAudio
+from . import mediastream, prompts, realtime
+from .closing import Closing, step_after
+from .history import Past, Pending, pending_now
+from .limits import Limits
+from .listening import CallerAudio, CallerTurn
 from .narration import Narration
 from .playback import Outcome, Playback
 from .policy import (
-    CLOSING_SECONDS,
-    COMMIT_SECONDS,
     FATAL_CODES,
-    GOODBYE_SECONDS,
-    HEARD_GRACE_SECONDS,
     LINE_LOST_SECONDS,
     MODEL_STALLED_SECONDS,
     EndCall,
@@ -54,32 +52,32 @@ from .policy import (
     Request,
     RunTool,
 )
-from .responses import MAX_UNANSWERED, Ask, Ending, ResponseGate, State
+from .responses import MAX_UNANSWERED, Ending, ResponseGate, State
 from .toolcalls import ToolCalls
 from .truncation import Truncations
 
 
 class Bridge:
-    """One call. `now` is in seconds of any clock that does not go back."""
+    """One media stream of a call, as a rule all of it: with a `past`, the call goes on.
 
-    def __init__(self, policy: Policy, *, call_sid: str = "") -> None:
+    `now` is in seconds of any clock that does not go back.
+    """
+
+    def __init__(self, policy: Policy, *, call_sid: str = "", past: Past | None = None) -> None:
         self._policy = policy
+        self._past = past
         self._stream_sid: str | None = None
         self._connected = False
-        self._speech = False
-        self._turn_open_until = -math.inf  # speech is on, or has stopped and its turn is not committed yet
-        self._closing = False
-        self._say_goodbye = False
         self._end: EndCall | None = None
-        self._ended_by: EndedBy = "agent"
-        self._reason = ""
-        self._greeted = False
+        self._begun = False
         self._greeting_items: set[str] = set()
-        self._started_at = self._media_at = self._model_at = self._closing_at = 0.0
+        self._limits = Limits(policy.max_call_seconds, age_seconds=past.age_ms / 1000 if past is not None else 0.0)
         self._control: deque[realtime.ToModel] = deque()
         self._requests: deque[Request] = deque()
+        self._closing = Closing()
         self.playback = Playback()
         self.hearing = CallerAudio()
+        self.turn = CallerTurn()
         self.responses = ResponseGate(self._control)
         self.truncations = Truncations(self._control)
         self.tools = ToolCalls()
@@ -123,13 +121,13 @@ class Bridge:
 
     def floor(self) -> Floor:
         """Tell who has the word."""
-        if self._closing:
+        if self._closing.active:
             return Floor.CLOSING
         if not self.playback.idle:
             return Floor.AGENT
         if self.responses.state is not State.NONE or self.tools.running:
             return Floor.THINKING
-        return Floor.CALLER if self._speech else Floor.OPEN
+        return Floor.CALLER if self.turn.speaking else Floor.OPEN
 
     # --- the caller's side ----------------------------------------------------------------------------------------
 
@@ -139,7 +137,7 @@ class Bridge:
             return
         match message:
             case mediastream.Media(stream_sid=sid, media=media) if sid == self._stream_sid:
-                self._media_at = now
+                self._limits.media_at = now
                 self.hearing.frame(media.payload, int(media.timestamp), now)
             case mediastream.Mark(stream_sid=sid, mark=mark) if sid == self._stream_sid:
                 self._heard(self.playback.acknowledge(mark.name, now), now)
@@ -148,9 +146,9 @@ class Bridge:
                 self.narration.key_pressed(dtmf.digit, now)
             case mediastream.Start() if self._stream_sid is None:
                 self._stream_sid = message.stream_sid
-                self._started_at = self._media_at = self._model_at = now
+                self._limits.start(now)
                 self.narration.start(now)
-                self._greet(now)
+                self._begin(now)
             case mediastream.Stop(stream_sid=sid) if self._stream_sid is not None and sid in ("", self._stream_sid):
                 self.caller_gone(now, "caller", "the caller hung up")
             case mediastream.Connected() | mediastream.Ignored():
@@ -172,9 +170,9 @@ class Bridge:
     def model_connected(self, now: float) -> None:
         """A session is up and configured as asked: what was held goes to it."""
         self._connected = True
-        self._model_at = now
+        self._limits.model_at = now
         self.hearing.new_session()
-        self._greet(now)
+        self._begin(now)
 
     def model_lost(self, now: float, reason: str) -> None:
         """The session is gone or never came: the caller hears an apology, and the call ends."""
@@ -182,22 +180,21 @@ class Bridge:
         if self._end is not None:
             return
         self.narration.trouble(f"model session lost: {reason}", now)
-        self._speech = False
-        self._turn_open_until = -math.inf
+        self.turn.forget()
         self.hearing.speech(False)
         self._heard(self.playback.finish_items(), now)
-        if not self._closing or self._say_goodbye:
+        if not self._closing.active or self._closing.goodbye_due:
             self.playback.queue(self._policy.apology)
             self.playback.finish()
             self._close(now, "error", reason)
-        self._say_goodbye = False
+        self._closing.goodbye_due = False
         self._move_on(now)
 
     def receive_from_model(self, event: realtime.FromModel, now: float) -> None:
         """Take a server event."""
         if not self._connected or self._end is not None:
             return
-        self._model_at = now
+        self._limits.model_at = now
         match event:
             case realtime.AudioDelta():
                 self._audio(event, now)
@@ -216,7 +213,7 @@ class Bridge:
             case realtime.SpeechStopped():
                 self._speech_stopped(event, now)
             case realtime.Committed():
-                self._turn_open_until = math.inf if self._speech else -math.inf
+                self.turn.commit()
                 self.narration.committed(event.item_id, now)
                 self.responses.turn_committed(now, server_answers=self._policy.server_answers)
             case realtime.InputTranscript(item_id=item_id, transcript=text):
@@ -246,21 +243,19 @@ class Bridge:
         if kind == "greeting":
             self._greeting_items.add(event.item_id)
         if kind == "goodbye" or self.responses.called:
-            self._say_goodbye = False  # in CLOSING: these are the last words
+            self._closing.goodbye_due = False  # these are the last words
         if not self.playback.queue(event.delta, event.item_id, event.content_index):
             self.narration.trouble("audio of the model dropped: the caller's socket does not take it", now)
 
     def _speech_started(self, event: realtime.SpeechStarted, now: float) -> None:
-        self._speech = True
-        self._turn_open_until = math.inf
+        self.turn.begin()
         self.hearing.speech(True)
         self.narration.speech_started(self.hearing.behind_ms(event.audio_start_ms), now)
         if self._may_interrupt() and self.floor() in (Floor.AGENT, Floor.THINKING):
             self._interrupt(now)
 
     def _speech_stopped(self, event: realtime.SpeechStopped, now: float) -> None:
-        self._speech = False
-        self._turn_open_until = now + COMMIT_SECONDS
+        self.turn.stop(now)
         self.hearing.speech(False)
         self.narration.speech_stopped(self.hearing.behind_ms(event.audio_end_ms), now)
 
@@ -268,10 +263,10 @@ class Bridge:
         interrupted = self.responses.created(response, now)
         self.narration.answer_begins()
         ask = self.responses.ask
-        if self._closing:
+        if self._closing.active:
             unwanted = ask is None or ask.kind != "goodbye"
         else:
-            unwanted = interrupted or (self._speech and self._may_interrupt())
+            unwanted = interrupted or (self.turn.speaking and self._may_interrupt())
         if unwanted:
             self.responses.discard(now)
 
@@ -293,12 +288,12 @@ class Bridge:
             if failure.code in FATAL_CODES:
                 self.model_lost(now, f"the model refused: {failure.code}")
                 return
-        if ending is Ending.INTERRUPTED and not self._closing:
+        if ending is Ending.INTERRUPTED and not self._closing.active:
             self._interrupt(now)
         elif ending is Ending.FAILED:
             self.model_lost(now, "two responses in a row failed")
         elif was is not None and was.kind == "goodbye" and ending is not Ending.RETRIED:
-            self._say_goodbye = False
+            self._closing.goodbye_due = False
 
     def _function_call(self, item: realtime.Item, now: float) -> None:
         call = self.tools.begin(item, now)
@@ -332,22 +327,23 @@ class Bridge:
     # --- what the agent's code asks for ---------------------------------------------------------------------------
 
     def tool_returned(self, call_id: str, output: str, now: float) -> None:
-        """Post a tool's output. Unknown and repeated calls change nothing."""
+        """Post a tool's output, or only tell it if the call is over. Unknown and repeated calls change nothing."""
         call = self.tools.end(call_id)
-        if call is None or self._end is not None:
+        if call is None:
+            return
+        self.narration.tool_returned(call_id, call.name, output, call.since, now)
+        if self._end is not None:
             return
         item: dict[str, object] = {"type": "function_call_output", "call_id": call_id, "output": output}
         self._control.append(realtime.ItemCreate(item=item))
         self.responses.output_posted(call_id)
-        self.narration.tool_returned(call_id, call.name, output, call.since, now)
         self._move_on(now)
 
     def say(self, text: str, now: float) -> bool:
         """Let the agent say `text` as soon as it may. Returns False if the call is closing or too much is in line."""
-        if self._closing or self._end is not None:
+        if self._closing.active or self._end is not None:
             return False
-        prompt = f'Say exactly this to the caller now, and nothing else: "{_quotable(text)}"'
-        accepted = self.responses.want(Ask("say", prompt, {"tool_choice": "none"}))
+        accepted = self.responses.want(prompts.exactly(text))
         self._move_on(now)
         return accepted
 
@@ -362,28 +358,56 @@ class Bridge:
 
         With `goodbye`, the model is asked for one, unless the response that called the tool said something.
         """
-        if self._closing or self._end is not None:
+        if self._closing.active or self._end is not None:
             return
         parting = self.responses.spoke and self.responses.called  # as when it said goodbye and called `hang_up`
-        self._say_goodbye = goodbye and self._connected and not parting
-        self._close(now, "agent", reason)
+        self._close(now, "agent", reason, goodbye=goodbye and self._connected and not parting)
         self._move_on(now)
+
+    # --- going on elsewhere ---------------------------------------------------------------------------------------
+
+    def quiet(self, now: float) -> bool:
+        """Tell whether the call can be handed over without anybody noticing: the floor is open, and nothing is owed."""
+        return (
+            self.floor() is Floor.OPEN
+            and self._begun
+            and not self.turn.open(now)
+            and not self.responses.owes
+            and not self.narration.awaits_text
+        )
+
+    def hand_over(self, now: float, reason: str) -> None:
+        """End our part of the call, at once: it goes on in another media stream. A call about to end just ends."""
+        closing = self._closing
+        by, why = (closing.by, closing.reason) if closing.active else (None, reason)
+        self._finish(now, by, why)
+
+    def _pending(self, now: float) -> Pending:
+        if self._past is not None and not self._begun:
+            return self._past.pending
+        return pending_now(
+            turn_open=self.turn.open(now),
+            owes=self.responses.owes or self.floor() in (Floor.AGENT, Floor.THINKING),
+            words_lost=self.narration.awaits_text and self.playback.idle,
+        )
 
     # --- rules ----------------------------------------------------------------------------------------------------
 
-    def _greet(self, now: float) -> None:
-        """Ask for the greeting, once both sides are there."""
-        greeting = self._policy.greeting
+    def _begin(self, now: float) -> None:
+        """Once both sides are there: ask for the greeting, or tell the model where the call was."""
         if self._stream_sid is None or not self._connected:
             return
-        if greeting and not self._greeted:
-            prompt = f'The call was just answered. Greet the caller with exactly these words: "{_quotable(greeting)}"'
-            self.responses.want(Ask("greeting", prompt, {"tool_choice": "none"}))
-        self._greeted = True
+        past, greeting = self._past, self._policy.greeting
+        if not self._begun and past is not None and past.greeted:
+            self._control.extend(realtime.ItemCreate(item=item) for item in past.items())
+            self.responses.owed = past.pending != "nothing"
+        elif not self._begun and greeting:
+            self.responses.want(prompts.greeting(greeting))
+        self._begun = True
         self._move_on(now)
 
     def _may_interrupt(self) -> bool:
-        if self._closing or not self._policy.barge_in:
+        if self._closing.active or not self._policy.barge_in:
             return False
         return self._policy.greeting_interruptible or not self._greeting_unheard()
 
@@ -405,41 +429,35 @@ class Bridge:
         """Do what has become possible: ask for the response that is wanted, or hang up."""
         if self._end is not None or self._stream_sid is None:
             return
-        if self._say_goodbye and self.responses.state is State.NONE and not self.responses.waits_for("goodbye"):
-            prompt = "The call ends now. Say a short goodbye to the caller, and nothing else."
-            self.responses.want(Ask("goodbye", prompt, {"tool_choice": "none"}))
+        if self._closing.goodbye_due and self.responses.state is State.NONE and not self.responses.waits_for("goodbye"):
+            self.responses.want(prompts.goodbye())
         if self._connected:
-            self.responses.poll(now, speech=now < self._turn_open_until, tools_running=self.tools.running)
-            if self.responses.unanswered >= MAX_UNANSWERED and not self._closing:
+            self.responses.poll(now, speech=self.turn.open(now), tools_running=self.tools.running)
+            if self.responses.unanswered >= MAX_UNANSWERED and not self._closing.active:
                 self.model_lost(now, "it answers no request for a response")
-        if self._closing and now >= self._hang_up_at():
-            self._finish(now, self._ended_by, self._reason)
+        if self._closing.active and now >= self._hang_up_at():
+            self._finish(now, self._closing.by, self._closing.reason)
 
-    def _close(self, now: float, by: EndedBy, reason: str) -> None:
-        self._closing, self._closing_at = True, now
+    def _close(self, now: float, by: EndedBy, reason: str, *, goodbye: bool = False) -> None:
+        self._closing.begin(now, by, reason, goodbye=goodbye)
         self.responses.close()
-        self._ended_by, self._reason = by, reason
 
     def _hang_up_at(self) -> float:
-        """In CLOSING: when to hang up, whatever else comes or not."""
-        coming = self._connected and (self._say_goodbye or self.responses.speaking)
-        if self.playback.idle and not coming:
-            return self._closing_at
-        written = max(self.playback.dry_at, self._closing_at, self._started_at)
-        heard = written + self.playback.unsent_ms / 1000 + HEARD_GRACE_SECONDS
-        if not coming:
-            return heard
-        silent = max(self._model_at, self._closing_at) + GOODBYE_SECONDS
-        return max(heard, min(silent, self._closing_at + CLOSING_SECONDS))
+        coming = self._connected and (self._closing.goodbye_due or self.responses.speaking)
+        return self._closing.due(self.playback, self._limits, coming=coming)
 
-    def _finish(self, now: float, by: EndedBy, reason: str) -> None:
-        """End the call, at once."""
+    def _finish(self, now: float, by: EndedBy | None, reason: str) -> None:
+        """End the call at once, or only our part of it."""
         if self._end is not None:
             return
+        step = step_after(by, self._pending(now))
         self._heard(self.playback.cut(now), now)
-        self._end = EndCall(by, reason)
+        self._end = EndCall(by, reason, step)
         self._requests.append(self._end)
-        self.narration.end(by, reason, now)
+        if by is None:
+            self.narration.hand_over(reason, now)
+        else:
+            self.narration.end(by, reason, now)
 
     # --- time -----------------------------------------------------------------------------------------------------
 
@@ -447,40 +465,37 @@ class Bridge:
         """Return when `handle_timer` is due, in seconds of `now`; None for never."""
         if self._end is not None or self._stream_sid is None:
             return None
-        times = [self._media_at + LINE_LOST_SECONDS, self.hearing.get_timer()]
+        times = [self._limits.line_lost_at, self.hearing.get_timer()]
         if self._connected:
-            times.append(self.responses.get_timer())
-            if not self._speech and self._turn_open_until > -math.inf:
-                times.append(self._turn_open_until)
-        if self._closing:
+            times += [self.responses.get_timer(), self.turn.get_timer()]
+        if self._closing.active:
             times.append(self._hang_up_at())
         else:
-            times += [self._started_at + self._policy.max_call_seconds, self._stalled_at()]
+            times += [self._limits.longest_at, self._stalled_at()]
         return min(time for time in times if time is not None)
 
     def _stalled_at(self) -> float | None:
         if not self._connected or self.tools.running or self.responses.state is not State.ACTIVE:
             return None
-        return max(self._model_at, self.playback.dry_at) + MODEL_STALLED_SECONDS
+        return self._limits.stalled_at(self.playback.dry_at)
 
     def handle_timer(self, now: float) -> None:
         """Do what time alone brings about. Calling it too early changes nothing."""
         if self._end is not None or self._stream_sid is None:
             return
-        if now >= self._media_at + LINE_LOST_SECONDS:
+        if now >= self._limits.line_lost_at:
             self._finish(now, "line", f"no audio came from the caller's line for {LINE_LOST_SECONDS:.0f} s")
             return
         stalled_at = self._stalled_at()
-        if not self._closing and stalled_at is not None and now >= stalled_at:
+        if not self._closing.active and stalled_at is not None and now >= stalled_at:
             self.model_lost(now, f"nothing came of a response for {MODEL_STALLED_SECONDS:.0f} s")
-        if now >= self._started_at + self._policy.max_call_seconds:
-            self.hang_up(now, reason="the call reached its longest duration")
-        if now >= self._turn_open_until:
-            self._turn_open_until = -math.inf
+        if now >= self._limits.longest_at:
+            if self._limits.announced:
+                self.hang_up(now, reason="the call reached its longest duration")
+            else:
+                self._limits.announced = True
+                self.responses.want(prompts.announcement())
+        self.turn.handle_timer(now)
         self.hearing.handle_timer(now)
         self.responses.handle_timer(now)
         self._move_on(now)
-
-
-def _quotable(text: str) -> str:
-    return text.replace('"', "'")

@@ -8,6 +8,7 @@ with a jump in its timestamps.
 from __future__ import annotations
 
 import base64
+import math
 from collections import deque
 
 from .audio import BYTES_PER_MS, FRAME_BYTES, base64_bytes, silence
@@ -25,8 +26,44 @@ STALL_SECONDS = 0.75
 FILL_MS = 100
 """A stalled line is filled in steps of so many milliseconds."""
 
+COMMIT_SECONDS = 1.0
+"""So long after the end of speech its turn may take to be committed; until then the server may answer by itself."""
+
 FRAME_MS = FRAME_BYTES // BYTES_PER_MS
 _FILL = base64.b64encode(silence(FILL_MS)).decode()
+
+
+class CallerTurn:
+    """Whether the caller has a turn that is not over: they speak, or have stopped and it is not committed yet."""
+
+    def __init__(self) -> None:
+        self.speaking = False
+        self._open_until = -math.inf
+
+    def begin(self) -> None:
+        self.speaking, self._open_until = True, math.inf
+
+    def stop(self, now: float) -> None:
+        self.speaking, self._open_until = False, now + COMMIT_SECONDS
+
+    def commit(self) -> None:
+        """It is over, unless the caller has gone on speaking."""
+        self._open_until = math.inf if self.speaking else -math.inf
+
+    def forget(self) -> None:
+        """Who heard it is gone."""
+        self.speaking, self._open_until = False, -math.inf
+
+    def open(self, now: float) -> bool:
+        return now < self._open_until
+
+    def get_timer(self) -> float | None:
+        return self._open_until if math.isfinite(self._open_until) else None
+
+    def handle_timer(self, now: float) -> None:
+        """Give up waiting for the commit, if it is time."""
+        if now >= self._open_until:
+            self._open_until = -math.inf
 
 
 class CallerAudio:

@@ -10,6 +10,7 @@ from phoneagent.events import (
     BargeIn,
     CallEnded,
     CallerSpoke,
+    CallHandedOver,
     EndedBy,
     Event,
     KeyPressed,
@@ -37,6 +38,7 @@ class Narration:
         self._answers_since: float | None = None  # and the response to it has begun
         self._events: deque[Event] = deque()
         self._troubles: set[str] = set()
+        self._recognises = False
         self._transcript = Transcript()
 
     def take(self) -> Iterator[Event]:
@@ -76,7 +78,13 @@ class Narration:
     def committed(self, item_id: str, now: float) -> None:
         self._transcript.caller_turn(item_id, self.ms(now))
 
+    @property
+    def awaits_text(self) -> bool:
+        """Whether a recogniser that has answered before still owes the text of a turn."""
+        return self._recognises and self._transcript.awaits_text
+
     def understood(self, item_id: str, text: str) -> None:
+        self._recognises = self._recognises or bool(text)
         turn = self._transcript.caller_text(item_id, text)
         if turn is not None:
             self._events.append(TurnEnded(call_sid=self._call_sid, turn=turn))
@@ -141,6 +149,10 @@ class Narration:
                 ms=round((now - since) * 1000),
             )
         )
+
+    def hand_over(self, reason: str, now: float) -> None:
+        """Our part of the call is over."""
+        self._events.append(CallHandedOver(call_sid=self._call_sid, at_ms=self.ms(now), reason=reason))
 
     def end(self, by: EndedBy, reason: str, now: float) -> None:
         """The call is over: the turns whose text never came end as well."""

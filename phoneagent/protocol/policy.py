@@ -6,7 +6,7 @@ import enum
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
-from phoneagent.events import EndedBy
+from phoneagent.events import EndedBy, NextStep
 
 LINE_LOST_SECONDS = 15.0
 """Twilio sends silence too: without any media for so long the line is dead."""
@@ -14,17 +14,8 @@ LINE_LOST_SECONDS = 15.0
 MODEL_STALLED_SECONDS = 15.0
 """A response of which nothing comes for so long, while nothing plays, is dead."""
 
-GOODBYE_SECONDS = 5.0
-"""In CLOSING the model may be silent for so long before we hang up without waiting for it."""
-
-COMMIT_SECONDS = 1.0
-"""So long after the end of speech its turn may take to be committed; until then the server may answer by itself."""
-
-CLOSING_SECONDS = 15.0
-"""The longest that CLOSING waits for words that were not received yet."""
-
-HEARD_GRACE_SECONDS = 1.0
-"""How much later than computed the last mark may come."""
+ANNOUNCE_SECONDS = 30.0
+"""So long before the longest call ends the agent says so, or in the last quarter of a very short one."""
 
 FATAL_CODES = frozenset(
     {
@@ -78,10 +69,14 @@ class RunTool:
 
 @dataclass(frozen=True, slots=True)
 class EndCall:
-    """Close the caller's socket, which hangs up, and the model's session."""
+    """Write down what comes next, then close the caller's socket and the model's session.
 
-    ended_by: EndedBy
+    `ended_by` is None if only our part of the call is over: it goes on in another media stream.
+    """
+
+    ended_by: EndedBy | None
     reason: str
+    next_step: NextStep | None = None
 
 
 Request: TypeAlias = RunTool | EndCall

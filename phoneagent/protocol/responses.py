@@ -128,6 +128,11 @@ class ResponseGate:
             self._outputs[call_id] = True
 
     @property
+    def owes(self) -> bool:
+        """Whether something is still to be said that no response was asked for yet."""
+        return self.owed or bool(self._asks or self._outputs)
+
+    @property
     def speaking(self) -> bool:
         """Whether more is to come of a requested or active response that was not cancelled."""
         return self.state is not State.NONE and not self._cancelled
@@ -171,8 +176,10 @@ class ResponseGate:
 
     def created(self, response: Response, now: float) -> bool:
         """Take `response.created`. Returns True if it was interrupted before it began."""
-        drop, self._drop_next = self._drop_next, False
-        if self._pending is not None and self._is_ours(response):
+        ours = self._pending is not None and self._is_ours(response)
+        drop = self._drop_next and (ours or self._pending is None)  # one of the server's answers what came after
+        self._drop_next = self._drop_next and not drop
+        if self._pending is not None and ours:
             self.ask, self._pending = self._pending, None
             if self.ask.kind == "turn":  # the others say what they were told to: they answer nothing
                 self.owed = False

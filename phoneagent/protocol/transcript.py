@@ -139,6 +139,11 @@ class Transcript:
             )
         )
 
+    @property
+    def awaits_text(self) -> bool:
+        """Whether a turn of the caller has no text yet."""
+        return bool(self._caller)
+
     def close(self) -> list[Turn]:
         """End the turns of the caller whose text never came, and return them."""
         late = [self._end_caller(turn) for turn in self._caller.values()]

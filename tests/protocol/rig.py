@@ -7,9 +7,10 @@ from typing import Any, TypeVar
 
 from msgspec import UNSET
 
-from phoneagent.events import CallEnded, EndedBy
+from phoneagent.events import CallEnded, EndedBy, ToolReturned
 from phoneagent.protocol import mediastream, realtime
 from phoneagent.protocol.bridge import Bridge
+from phoneagent.protocol.history import Past
 from phoneagent.protocol.policy import EndCall, Floor, Policy, RunTool
 
 T = TypeVar("T")
@@ -24,8 +25,8 @@ def ulaw(ms: float, byte: int = 0x55) -> str:
 class Rig:
     """One call, `now` in seconds. Everything the bridge has to send is taken at once, unless `stalled`."""
 
-    def __init__(self, *, start: bool = True, connect: bool = True, **policy: Any) -> None:
-        self.bridge = Bridge(Policy(**policy), call_sid="CA1")
+    def __init__(self, *, start: bool = True, connect: bool = True, past: Past | None = None, **policy: Any) -> None:
+        self.bridge = Bridge(Policy(**policy), call_sid="CA1", past=past)
         self.now = 100.0
         self.stalled = False
         self.to_caller: list[mediastream.ToCaller] = []
@@ -67,6 +68,11 @@ class Rig:
 
     def events(self, kind: type[T]) -> list[T]:
         return [event for event in self.told if isinstance(event, kind)]
+
+    @property
+    def facts(self) -> list[Any]:
+        """What was told, without the outputs of tools: a tool may outlive its call."""
+        return [event for event in self.told if not isinstance(event, ToolReturned)]
 
     @property
     def creates(self) -> list[realtime.ResponseCreate]:
@@ -204,6 +210,10 @@ class Rig:
         self.bridge.hang_up(self.now, goodbye=goodbye)
         self.flush()
 
+    def hand_over(self) -> None:
+        self.bridge.hand_over(self.now, "the process ends")
+        self.flush()
+
     def lose_model(self, reason: str = "gone") -> None:
         self.bridge.model_lost(self.now, reason)
         self.flush()
@@ -224,9 +234,9 @@ class Rig:
         assert self.ended is not None
         assert self.ended.ended_by == by
         assert self.bridge.ended
-        assert isinstance(self.told[-1], CallEnded)
-        assert self.told[-1].ended_by == by
-        before = (len(self.to_caller), len(self.to_model), len(self.asked), len(self.told))
+        assert isinstance(self.facts[-1], CallEnded)
+        assert self.facts[-1].ended_by == by
+        before = (len(self.to_caller), len(self.to_model), len(self.asked), len(self.facts))
         self.stop()
         self.caller(mediastream.Dtmf(stream_sid=STREAM, dtmf=mediastream.DtmfDetails(digit="1")))
         self.caller(mediastream.Dtmf(stream_sid="MZother", dtmf=mediastream.DtmfDetails(digit="1")))
@@ -250,7 +260,7 @@ class Rig:
         self.bridge.handle_timer(self.now + 1e6)
         self.flush()
         assert self.bridge.get_timer() is None
-        assert (len(self.to_caller), len(self.to_model), len(self.asked), len(self.told)) == before
+        assert (len(self.to_caller), len(self.to_model), len(self.asked), len(self.facts)) == before
 
 
 def function_call(call_id: str = "c1", status: str | None = "completed", name: str = "look_up") -> realtime.Item:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from phoneagent.events import NextStep
 from phoneagent.protocol.mediastream import Clear, SendMark
 from phoneagent.protocol.policy import EndCall, RunTool
 from phoneagent.protocol.responses import MAX_ASKS
@@ -240,7 +241,7 @@ def test_hang_up_twice_is_hang_up_once(rig: Rig) -> None:
     assert rig.ended is None
     rig.says(100, ours=True)
     rig.hear()
-    assert rig.ended == EndCall("agent", "the agent hung up")
+    assert rig.ended == EndCall("agent", "the agent hung up", NextStep(kind="hang_up"))
 
 
 @pytest.mark.parametrize("status", ["completed", "failed"])
@@ -332,16 +333,21 @@ def test_a_caller_who_talks_on_does_not_keep_the_call_open(rig: Rig) -> None:
 
 
 def test_a_call_has_a_longest_duration_and_a_goodbye() -> None:
-    rig = Rig(max_call_seconds=60)
+    rig = Rig(max_call_seconds=120)
     rig.says()
-    rig.talk(59)
+    rig.talk(89)
     rig.hear()
     assert rig.prompts == []
     rig.talk(1.1)
-    assert "goodbye" in rig.prompts[0]
+    (announcement,) = rig.prompts
+    assert "less than half a minute" in announcement
     rig.says(500, "i2", "r2", ours=True)
     rig.hear()
-    assert rig.ended == EndCall("agent", "the call reached its longest duration")
+    rig.talk(30)
+    assert "goodbye" in rig.prompts[1]
+    rig.says(500, "i3", "r3", ours=True)
+    rig.hear()
+    assert rig.ended == EndCall("agent", "the call reached its longest duration", NextStep(kind="hang_up"))
     rig.assert_over("agent")
 
 
