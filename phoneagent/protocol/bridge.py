@@ -20,11 +20,12 @@ unsent) · THINKING (a response is requested or active, or a tool runs) · CALLE
 | CALLER, OPEN             | speech                         | noted                                                    |
 | any                      | turn committed                 | an answer is owed, by the server or asked for            |
 | any                      | function call complete, new id | the tool runs, once                                      |
-| any                      | tool returned                  | its output is posted at once; after the last one, owed |
+| any                      | tool returned                  | its output is posted at once; after the last one: owed   |
 | no response, turn over   | an answer is owed, not CLOSING | one response.create                                      |
 | any                      | response.done, the active one  | none; failed or empty: owed again, once a turn           |
 | speech on                | no media for 750 ms            | silence is made up (`listening`)                         |
 | any                      | no media for 15 s              | the line is lost                                         |
+| any but CLOSING          | hand_over                      | our part ends, and what is open is told to the next      |
 | CLOSING                  | last mark, or unheard ms + 1 s | hang up: the goodbye was heard                           |
 """
 
@@ -42,16 +43,7 @@ from .limits import Limits
 from .listening import CallerAudio, CallerTurn
 from .narration import Narration
 from .playback import Outcome, Playback
-from .policy import (
-    FATAL_CODES,
-    LINE_LOST_SECONDS,
-    MODEL_STALLED_SECONDS,
-    EndCall,
-    Floor,
-    Policy,
-    Request,
-    RunTool,
-)
+from .policy import FATAL_CODES, LINE_LOST_SECONDS, MODEL_STALLED_SECONDS, EndCall, Floor, Policy, Request, RunTool
 from .responses import MAX_UNANSWERED, Ending, ResponseGate, State
 from .toolcalls import ToolCalls
 from .truncation import Truncations
@@ -419,7 +411,7 @@ class Bridge:
         for outcome in self.playback.cut(now):
             self.truncations.truncate(outcome)
             self.narration.heard(outcome, now)
-            self.narration.barge_in(outcome, now)
+            self.narration.barge_in(outcome, now, by_caller=self.turn.speaking)
 
     def _heard(self, outcomes: list[Outcome], now: float) -> None:
         for outcome in outcomes:

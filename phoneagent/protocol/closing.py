@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import assert_never
-
 from phoneagent.events import EndedBy, NextStep
 
 from .history import Pending
@@ -52,14 +50,10 @@ def step_after(by: EndedBy | None, pending: Pending) -> NextStep | None:
 
     A call that nobody has ended goes on in another stream, and so does one whose line broke, if it is still up.
     """
-    match by:
-        case "caller":
-            return None
-        case "agent":
-            return NextStep(kind="hang_up")
-        case "error":
-            return NextStep(kind="fall_back")
-        case "line" | None:
-            return NextStep(kind="resume", data={"pending": pending})
-        case _:
-            assert_never(by)
+    if by == "caller":
+        return None
+    if by == "agent":
+        return NextStep(kind="hang_up")
+    if by == "error":
+        return NextStep(kind="fall_back")
+    return NextStep(kind="resume", data={"pending": pending})

@@ -120,7 +120,7 @@ class Narration:
         )
         self._events.append(TurnEnded(call_sid=self._call_sid, turn=turn))
 
-    def barge_in(self, outcome: Outcome, now: float) -> None:
+    def barge_in(self, outcome: Outcome, now: float, *, by_caller: bool) -> None:
         self._events.append(
             BargeIn(
                 call_sid=self._call_sid,
@@ -128,6 +128,7 @@ class Narration:
                 item_id=outcome.item_id,
                 audio_end_ms=outcome.heard_ms,
                 said_ms=outcome.received_ms,
+                reaction_ms=max(0, self.ms(now) - self._speech_from_ms) if by_caller else None,
             )
         )
 

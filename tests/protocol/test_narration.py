@@ -107,8 +107,12 @@ def test_a_turn_of_the_agent(narration: Narration, heard: int, complete: bool, i
 
 
 def test_a_barge_in(narration: Narration) -> None:
-    narration.barge_in(Outcome("i1", 0, 400, 1000, True), 103.0)
-    assert told(narration) == [BargeIn(call_sid="CA1", at_ms=3000, item_id="i1", audio_end_ms=400, said_ms=1000)]
+    narration.speech_started(150.0, 103.0)
+    narration.barge_in(Outcome("i1", 0, 400, 1000, True), 103.0, by_caller=True)
+    narration.barge_in(Outcome("i1", 0, 400, 1000, True), 104.0, by_caller=False)
+    caller = BargeIn(call_sid="CA1", at_ms=3000, item_id="i1", audio_end_ms=400, said_ms=1000, reaction_ms=150)
+    code = BargeIn(call_sid="CA1", at_ms=4000, item_id="i1", audio_end_ms=400, said_ms=1000)
+    assert told(narration)[1:] == [caller, code]
 
 
 def test_a_tool(narration: Narration) -> None:
