@@ -190,7 +190,7 @@ class NextStep:
 class Journal(Protocol):
     """What a call writes down before it acts, so that another process knows it after a crash.
 
-    Each is awaited, and given up after half a second by the call. Both raise PhoneAgentError when it was not written.
+    Both are awaited and given up in time by the call, and raise PhoneAgentError when it was not written.
     """
 
     async def tool_started(self, call_sid: str, call_id: str, name: str, arguments: str) -> None:

@@ -13,11 +13,11 @@ import logging
 import sys
 from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import suppress
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol, TypeAlias
 
 from .agent import Agent, Call
-from .errors import EndpointError, ProtocolError
-from .events import Event, ModelEvent
+from .errors import EndpointError, PhoneAgentError, ProtocolError
+from .events import EndedBy, Event, Journal, ModelEvent, NextStep
 from .protocol import mediastream, realtime
 from .protocol.bridge import Bridge
 from .protocol.policy import EndCall, RunTool
@@ -26,6 +26,18 @@ log = logging.getLogger("phoneagent.session")
 
 CLOSE_SECONDS = 2.0
 """How long each socket may take to close."""
+
+
+JOURNAL_SECONDS = 0.5
+"""How long a tool waits to be written down before it runs."""
+
+STEP_SECONDS = 5.0
+"""How long the end of a call waits for its next step to be settled, one way or another."""
+
+MEASURED_FRAMES = 50
+"""Of so many messages one is measured on its way through: once a second of each call."""
+
+Direction: TypeAlias = Literal["to_model", "to_caller"]
 
 
 class CallerSocket(Protocol):
@@ -59,7 +71,11 @@ def _start(coroutine: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
 
 
 class Session:
-    """Runs one call from its `start` message to its end."""
+    """Runs one media stream of a call from its `start` message to its end.
+
+    `journal` is written before a tool runs, and before the stream is closed by us. `measure` is told how many seconds a
+    message took through here, now and then.
+    """
 
     def __init__(
         self,
@@ -71,6 +87,8 @@ class Session:
         open_model: Callable[[], Awaitable[ModelSocket]],
         emit: Callable[[Event], None],
         model_events: bool = False,
+        journal: Journal | None = None,
+        measure: Callable[[Direction, float], None] | None = None,
     ) -> None:
         self._call = call
         self._agent = agent
@@ -79,6 +97,12 @@ class Session:
         self._open_model = open_model
         self._emit = emit
         self._model_events = model_events
+        self._journal = journal
+        self._measure = measure
+        self._taken = 0
+        self._taken_at = 0.0
+        self._leaving: str | None = None
+        self._step: NextStep | None = None
         self._loop = asyncio.get_running_loop()
         self._model: ModelSocket | None = None
         self._caller_writer: asyncio.Task[None] | None = None
@@ -86,6 +110,22 @@ class Session:
         self._timer: asyncio.TimerHandle | None = None
         self._tools: set[asyncio.Task[None]] = set()
         self._over = asyncio.Event()
+
+    def hand_over(self, reason: str) -> None:
+        """Let the call go on elsewhere, from the first moment on at which nobody notices."""
+        self._leaving = reason
+        self.flush()
+
+    def hand_over_now(self, reason: str) -> NextStep | None:
+        """Let the call go on elsewhere at once, and return where it was; None if it is over."""
+        self.bridge.hand_over(self._loop.time(), reason)
+        self.flush()
+        return self._step
+
+    def end(self, by: EndedBy, reason: str) -> None:
+        """The call is over, as is known from elsewhere."""
+        self.bridge.caller_gone(self._loop.time(), by, reason)
+        self.flush()
 
     async def run(self, start: mediastream.Start) -> None:
         """Run the call; returns when it is over and nothing of it is left."""
@@ -101,15 +141,14 @@ class Session:
             await self._close(reader, model)
 
     async def _close(self, reader: asyncio.Task[None], model: asyncio.Task[None]) -> None:
-        self.bridge.caller_gone(self._loop.time(), "error", "the server stopped the call")  # unless it has ended
-        self._tell()
-        self._over.set()
+        self._give_up("the server stopped the call")  # unless it has ended
         if self._timer is not None:
             self._timer.cancel()
         tasks = [task for task in (reader, model, self._caller_writer, self._model_writer) if task is not None]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        await self._settle_step()
         closing = [self._caller.close()] + ([self._model.close()] if self._model is not None else [])
         with suppress(TimeoutError):
             async with asyncio.timeout(CLOSE_SECONDS):
@@ -118,6 +157,17 @@ class Session:
         await asyncio.gather(*self._tools, return_exceptions=True)
         self._tell()
         self._call.attach(None)
+
+    async def _settle_step(self) -> None:
+        """Have it written what comes next, before Twilio asks for it."""
+        if self._journal is None or self._step is None:
+            return
+        try:
+            async with asyncio.timeout(STEP_SECONDS):
+                await self._journal.next_step(self._call.sid, self._step)
+        except (PhoneAgentError, TimeoutError) as error:
+            why = str(error) or f"it took longer than {STEP_SECONDS:g} s"
+            log.error("the next step of the call is not settled: %s", why, extra={"call_sid": self._call.sid})
 
     def _watch(self, task: asyncio.Task[None]) -> asyncio.Task[None]:
         """End the call, and only this call, should one of its tasks fail in a way that nobody foresaw."""
@@ -134,8 +184,18 @@ class Session:
 
     def _fail(self, error: BaseException) -> None:
         log.error("call ended by a fault of phoneagent", exc_info=error, extra={"call_sid": self._call.sid})
-        self.bridge.caller_gone(self._loop.time(), "error", f"internal fault: {type(error).__name__}")
+        self._give_up(f"internal fault: {type(error).__name__}")
+
+    def _give_up(self, reason: str) -> None:
+        """End our part by a fault of ours; with a journal, Twilio connects the call again."""
         self._over.set()
+        if self._journal is None:
+            self.bridge.caller_gone(self._loop.time(), "error", reason)
+        else:
+            self.bridge.hand_over(self._loop.time(), reason)
+        for request in self.bridge.requests():
+            if isinstance(request, EndCall):
+                self._take_step(request.next_step)
         self._tell()
 
     # --- readers --------------------------------------------------------------------------------------------------
@@ -150,7 +210,8 @@ class Session:
             except ProtocolError as error:
                 self._report(str(error))
                 continue
-            self.bridge.receive_from_caller(message, self._loop.time())
+            self._taken_at = self._loop.time()
+            self.bridge.receive_from_caller(message, self._taken_at)
             self.flush()
         self.bridge.caller_gone(self._loop.time())
         self.flush()
@@ -176,7 +237,8 @@ class Session:
             return
         if self._model_events:
             self._emit(ModelEvent(call_sid=self._call.sid, type=data["type"], data=data))
-        self.bridge.receive_from_model(event, self._loop.time())
+        self._taken_at = self._loop.time()
+        self.bridge.receive_from_model(event, self._taken_at)
         self.flush()
 
     def _lost(self, reason: str) -> None:
@@ -193,6 +255,8 @@ class Session:
         """Write, do and tell what the bridge has; never waits."""
         if self._over.is_set():
             return
+        if self._leaving is not None and self.bridge.quiet(self._loop.time()):
+            self.bridge.hand_over(self._loop.time(), self._leaving)
         if self._caller_writer is None or self._caller_writer.done():
             message = self.bridge.next_to_caller(self._loop.time())
             if message is not None:
@@ -208,15 +272,28 @@ class Session:
                     self._tools.add(task)
                     task.add_done_callback(self._tools.discard)
                 case EndCall():
+                    self._take_step(request.next_step)
                     self._over.set()
         self._tell()
         self._set_timer()
+
+    def _take_step(self, step: NextStep | None) -> None:
+        if step is not None:
+            data = {**step.data, "stream_sid": self.bridge.stream_sid}
+            self._step = NextStep(kind=step.kind, data=data)
+
+    def _measured(self, direction: Direction) -> None:
+        """A message that was taken at `_taken_at` is on its way."""
+        self._taken += 1
+        if self._measure is not None and self._taken % MEASURED_FRAMES == 0:
+            self._measure(direction, self._loop.time() - self._taken_at)
 
     async def _write_caller(self, message: mediastream.ToCaller | None) -> None:
         stream_sid = self.bridge.stream_sid or ""
         try:
             while message is not None:
                 await self._caller.send(mediastream.encode(message, stream_sid))
+                self._measured("to_caller")
                 message = self.bridge.next_to_caller(self._loop.time())
         except OSError:
             self.bridge.caller_gone(self._loop.time())
@@ -226,6 +303,7 @@ class Session:
         try:
             while event is not None:
                 await model.send(event)
+                self._measured("to_model")
                 event = self.bridge.next_to_model()
         except EndpointError as error:
             self._loop.call_soon(self._lost, str(error))
@@ -259,9 +337,20 @@ class Session:
         if tool is None:
             output = json.dumps({"error": f"there is no tool named {request.name}"})
         else:
+            await self._note_tool(request)
             output = await tool.run(self._call, request.arguments)
         self.bridge.tool_returned(request.call_id, output, self._loop.time())
         self.flush()
+
+    async def _note_tool(self, request: RunTool) -> None:
+        """Write down that the tool is about to run; a database that is away does not keep the caller waiting."""
+        if self._journal is None:
+            return
+        try:
+            async with asyncio.timeout(JOURNAL_SECONDS):
+                await self._journal.tool_started(self._call.sid, request.call_id, request.name, request.arguments)
+        except (PhoneAgentError, TimeoutError):
+            self._report("a tool runs that could not be written down before")
 
 
 class _Control:
