@@ -72,9 +72,7 @@ async def examine(settings: Settings, *, local: str | None = None) -> AsyncItera
     `local` is where the app really listens (http://127.0.0.1:8000), to ask it there instead of at PUBLIC_URL.
     """
     yield ok("settings", "complete")
-    numbers = PhoneNumbers(
-        settings.twilio_account_sid, settings.twilio_auth_token.get_secret_value(), api_url=settings.twilio_api_url
-    )
+    numbers = PhoneNumbers(settings.twilio_account_sid, settings.auth_tokens[0], api_url=settings.twilio_api_url)
     try:
         account = await numbers.account()
     except TelephonyError as error:
@@ -155,7 +153,7 @@ async def _check_app(settings: Settings, local: str | None) -> list[Check]:
     address = ((local or public).rstrip("/") + VOICE_PATH, public if local else None)
     form = _webhook_form(settings)
     async with (
-        Web(*address, settings.twilio_auth_token.get_secret_value()) as twilio,
+        Web(*address, settings.auth_tokens[0]) as twilio,
         Web(*address, secrets.token_hex(16)) as stranger,
     ):
         try:

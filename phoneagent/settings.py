@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+import secrets
+from collections.abc import Callable, Mapping
 from typing import Annotated, Any, Literal, TypeVar
 from urllib.parse import urlsplit
 
 import pydantic
 import pydantic_core
-from pydantic import Field, SecretStr, field_validator
-from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from pydantic import Field, SecretStr, field_validator, model_validator
+from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
 from .errors import ConfigurationError
 
@@ -22,6 +23,9 @@ DEFAULT_MODEL = "gpt-realtime-2.1"
 DEFAULT_TRANSCRIPTION_MODELS = ("gpt-transcribe", "gpt-4o-mini-transcribe")
 """Tried in turn; not every account has the first."""
 
+INSECURE_ACCOUNT = "AC" + "0" * 32
+INSECURE_URL = "https://localhost"
+"""What stands for the account and for the public address where `insecure` does without them."""
 
 _DATABASES = frozenset({"sqlite", "sqlite+aiosqlite", "postgres", "postgresql", "postgresql+asyncpg"})
 
@@ -56,6 +60,9 @@ class Records(BaseSettings):
 
 _Group = TypeVar("_Group", bound=Records)
 
+_CALLERS = re.compile(r"\+(?:[1-9][0-9]{6,14}|(?:[1-9][0-9]{0,13})?\*)", re.ASCII)
+"""A number in E.164, or the beginning of one and an asterisk; `+*` is everybody who shows a number."""
+
 
 class Settings(Records):
     """What phoneagent needs to know about where it runs. Field names in capitals are the environment's."""
@@ -64,7 +71,8 @@ class Settings(Records):
     twilio_account_sid: str
     """The account (AC…) whose calls are taken."""
     twilio_auth_token: SecretStr
-    """Its auth token: every webhook and every media socket is signed with it."""
+    """Its auth token: every webhook and every media socket is signed with it. Several, comma-separated, during a
+    rotation; see `auth_tokens`."""
     public_url: str
     """Where Twilio reaches the app: https, a host, possibly a path."""
 
@@ -74,6 +82,9 @@ class Settings(Records):
     """Another server than Twilio's REST API, as for tests."""
     ngrok_authtoken: SecretStr | None = None
     """Opens the tunnel of `phoneagent dev`, where no ngrok agent runs."""
+    insecure: bool = False
+    """Takes calls that nobody signed, and does without account, token and address. Code says so or the command line,
+    never the environment: a variable that was left behind must not open the door."""
 
     # the model
     openai_api_key: SecretStr | None = None
@@ -95,6 +106,12 @@ class Settings(Records):
     """The longest call, in seconds: a forgotten one costs money."""
     max_calls: int = Field(100, ge=1)
     """How many calls this process takes at once; further callers are sent to `fallback_number`, or hear busy."""
+    max_calls_per_caller: int = Field(10, ge=1)
+    """How many calls one number may have here at once; withheld numbers are not counted."""
+    allow_callers: Annotated[tuple[str, ...], NoDecode] = Field((), repr=False)
+    """Numbers (E.164) or beginnings of them (+1555*) whose calls are taken, comma-separated; without it everybody's."""
+    deny_callers: Annotated[tuple[str, ...], NoDecode] = Field((), repr=False)
+    """Numbers or beginnings of them whose calls are rejected, whatever `allow_callers` says."""
     fallback_number: str | None = Field(None, repr=False)
     """The number (E.164) of somebody who answers what this process cannot take."""
     drain_seconds: float = Field(25, ge=0, le=3600)
@@ -102,8 +119,38 @@ class Settings(Records):
     log_level: str = Field("info", validation_alias="PHONEAGENT_LOG_LEVEL")
     log_format: Literal["text", "json"] | None = None
     """How log lines look; without it text on a terminal and JSON elsewhere."""
+    log_pii: bool = Field(False, validation_alias="PHONEAGENT_LOG_PII")
+    """Whether log lines show phone numbers as they are, for a while of debugging."""
     api_token: SecretStr | None = Field(None, validation_alias="PHONEAGENT_API_TOKEN")
     """Opens `/metrics` to who presents it as a bearer token; without it there is no such route."""
+
+    @property
+    def auth_tokens(self) -> tuple[str, ...]:
+        """The auth tokens: the first signs what is ours and opens the REST API, each verifies what Twilio signed."""
+        return tuple(token.strip() for token in self.twilio_auth_token.get_secret_value().split(","))
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[Any, ...]:
+        return init_settings, *map(_secure, (env_settings, dotenv_settings, file_secret_settings))
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_twilio(cls, values: Any) -> Any:
+        if not isinstance(values, dict) or values.get("insecure") is not True:
+            return values
+        made_up = {
+            "twilio_account_sid": INSECURE_ACCOUNT,
+            "twilio_auth_token": secrets.token_hex(16),
+            "public_url": INSECURE_URL,
+        }
+        return {**made_up, **values}
 
     @field_validator("twilio_account_sid")
     @classmethod
@@ -115,9 +162,23 @@ class Settings(Records):
     @field_validator("twilio_auth_token")
     @classmethod
     def _token(cls, value: SecretStr) -> SecretStr:
-        if len(value.get_secret_value()) < 8:
-            raise ValueError("it is too short to be an auth token")
+        if any(len(token.strip()) < 8 for token in value.get_secret_value().split(",")):
+            raise ValueError("it is too short to be an auth token; several are separated by commas")
         return value
+
+    @field_validator("allow_callers", "deny_callers", mode="before")
+    @classmethod
+    def _callers(cls, value: Any) -> Any:
+        if isinstance(value, str):
+            value = tuple(value.split(","))
+        if not isinstance(value, tuple | list):
+            return value
+        entries = tuple(entry.strip() for entry in value if isinstance(entry, str))
+        for position, entry in enumerate(entries, 1):
+            # also an empty one: a list of a lone comma would otherwise allow everybody
+            if not _CALLERS.fullmatch(entry):
+                raise ValueError(f"entry {position} must be a number, or the beginning of one and *, like +1555*")
+        return entries if len(entries) == len(value) else value
 
     @field_validator("fallback_number", "twilio_phone_number")
     @classmethod
@@ -200,6 +261,11 @@ def _load(kind: type[_Group], overrides: Mapping[str, Any] | None) -> _Group:
 def environment(overrides: Mapping[str, str]) -> dict[str, str]:
     """Return this process's environment with other values for some names, for a process that is started from here."""
     return {**os.environ, **overrides}
+
+
+def _secure(source: PydanticBaseSettingsSource) -> Callable[[], dict[str, Any]]:
+    """Return a source that does not know `insecure`."""
+    return lambda: {name: value for name, value in source().items() if name.lower() != "insecure"}
 
 
 def _problem(error: Any) -> str:

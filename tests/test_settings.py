@@ -15,7 +15,19 @@ GOOD = {
     "PUBLIC_URL": "https://agent.example.com/phone/",
     "OPENAI_API_KEY": "sk-secret",
 }
-NAMES = [*GOOD, "OPENAI_MODEL", "REALTIME_URL", "REALTIME_API_KEY", "PORT", "WEB_CONCURRENCY", "MAX_CALL_SECONDS"]
+NAMES = [
+    *GOOD,
+    "INSECURE",
+    "ALLOW_CALLERS",
+    "DENY_CALLERS",
+    "PHONEAGENT_LOG_PII",
+    "OPENAI_MODEL",
+    "REALTIME_URL",
+    "REALTIME_API_KEY",
+    "PORT",
+    "WEB_CONCURRENCY",
+    "MAX_CALL_SECONDS",
+]
 
 
 @pytest.fixture(autouse=True)
@@ -70,6 +82,8 @@ def test_everything_missing_is_named_in_one_go() -> None:
     [
         ("TWILIO_ACCOUNT_SID", "SK123", "32 hexadecimal"),
         ("TWILIO_AUTH_TOKEN", "s3cr3t", "too short"),
+        ("TWILIO_AUTH_TOKEN", "0123456789abcdef,s3cr3t", "too short"),
+        ("TWILIO_AUTH_TOKEN", "0123456789abcdef,", "too short"),
         ("PUBLIC_URL", "http://agent.example.com", "https://"),
         ("PUBLIC_URL", "agent.example.com", "https://"),
         ("PUBLIC_URL", "https://agent.example.com:8443", "no port"),
@@ -80,6 +94,8 @@ def test_everything_missing_is_named_in_one_go() -> None:
         ("PORT", "eighty", "integer"),
         ("PORT", "70000", "65535"),
         ("MAX_CALL_SECONDS", "0", "greater than 0"),
+        ("MAX_CALLS_PER_CALLER", "0", "greater than or equal to 1"),
+        ("PHONEAGENT_LOG_PII", "perhaps", "boolean"),
         ("PHONEAGENT_LOG_LEVEL", "loud", "debug, info"),
     ],
 )
@@ -162,3 +178,71 @@ def test_a_key_in_an_address_is_not_shown() -> None:
     settings = Settings(**{name.lower(): value for name, value in GOOD.items()}, realtime_url="wss://a/?api-key=k3y")
     assert "k3y" not in repr(settings)
     assert "k3y" not in repr(Endpoint.from_settings(settings))
+
+
+def loaded(monkeypatch: pytest.MonkeyPatch, **changes: str) -> Settings:
+    for name, value in {**GOOD, **changes}.items():
+        monkeypatch.setenv(name, value)
+    return load()
+
+
+@pytest.mark.parametrize(
+    ("text", "tokens"),
+    [("0123456789", ("0123456789",)), (" the-new-one , the-old-one\n", ("the-new-one", "the-old-one"))],
+)
+def test_tokens_of_a_rotation(monkeypatch: pytest.MonkeyPatch, text: str, tokens: tuple[str, ...]) -> None:
+    settings = loaded(monkeypatch, TWILIO_AUTH_TOKEN=text)
+    assert settings.auth_tokens == tokens
+    assert not any(token in repr(settings) for token in tokens)
+
+
+def test_lists_of_callers(monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = loaded(monkeypatch, ALLOW_CALLERS="+15550100001, +1777*,+*", DENY_CALLERS="+15550100009")
+    assert settings.allow_callers == ("+15550100001", "+1777*", "+*")
+    assert settings.deny_callers == ("+15550100009",)
+    assert "+1" not in repr(settings)
+    assert loaded(monkeypatch, ALLOW_CALLERS="", DENY_CALLERS="").allow_callers == ()
+    in_code = Settings(**{name.lower(): value for name, value in GOOD.items()}, deny_callers=["+1777*"])  # type: ignore[arg-type]
+    assert in_code.deny_callers == ("+1777*",)
+
+
+@pytest.mark.parametrize(
+    "text", ["15550177", "+0155501*", "+1555**", "+155*01", "*", "anonymous", ",", "+1555 0177", "+٣*"]
+)
+@pytest.mark.parametrize("name", ["ALLOW_CALLERS", "DENY_CALLERS"])
+def test_a_malformed_list_is_refused_without_its_numbers(monkeypatch: pytest.MonkeyPatch, name: str, text: str) -> None:
+    (problem,) = problems(monkeypatch, **{name: f"+15550177001,{text}"})
+    assert problem == f"{name} is malformed: entry 2 must be a number, or the beginning of one and *, like +1555*"
+    with pytest.raises(ValueError) as raised:
+        Settings(**{name.lower(): value for name, value in GOOD.items()}, **{name.lower(): [text, 17]})
+    assert "77" not in str(raised.value)
+
+
+def test_nobody_s_numbers_are_logged_unless_somebody_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert not loaded(monkeypatch).log_pii
+    assert loaded(monkeypatch, PHONEAGENT_LOG_PII="1").log_pii
+
+
+@pytest.mark.parametrize("name", ["INSECURE", "insecure", "PHONEAGENT_INSECURE"])
+def test_no_environment_opens_the_door(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str) -> None:
+    (tmp_path / ".env").write_text(f"{name}=1\nOPENAI_API_KEY=k\n")
+    monkeypatch.setenv(name, "true")
+    with pytest.raises(ConfigurationError) as raised:
+        load()
+    assert len(raised.value.problems) == 3
+    assert loaded(monkeypatch).insecure is False
+
+
+def test_without_security_there_is_nothing_to_set_but_a_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ConfigurationError, match=r"^OPENAI_API_KEY is missing"):
+        load({"insecure": True})
+    monkeypatch.setenv("OPENAI_API_KEY", "k")
+    first, second = load({"insecure": True}), load({"insecure": True})
+    assert (first.twilio_account_sid, first.public_url) == ("AC" + "0" * 32, "https://localhost")
+    assert first.auth_tokens != second.auth_tokens
+    assert first.auth_tokens[0] not in repr(first)
+    monkeypatch.setenv("TWILIO_ACCOUNT_SID", "AC" + "1" * 32)
+    assert load({"insecure": True}).twilio_account_sid == "AC" + "1" * 32
+    monkeypatch.setenv("TWILIO_AUTH_TOKEN", "short")
+    with pytest.raises(ConfigurationError, match="too short"):
+        load({"insecure": True})

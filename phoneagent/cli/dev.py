@@ -74,8 +74,7 @@ async def run(
     Raises:
         PhoneAgentError: no tunnel, no number, or Twilio cannot be asked; what was changed is put back first.
     """
-    token = loaded.twilio_auth_token.get_secret_value()
-    numbers = PhoneNumbers(loaded.twilio_account_sid, token, api_url=loaded.twilio_api_url)
+    numbers = PhoneNumbers(loaded.twilio_account_sid, loaded.auth_tokens[0], api_url=loaded.twilio_api_url)
     diversion = Diversion(numbers, FOLDER)
     async with AsyncExitStack() as stack:
         stack.enter_context(only_one(FOLDER))

@@ -37,16 +37,16 @@ class Conversation:
         """The ids of all function calls."""
         return {item["call_id"] for item in self.items if item["type"] == "function_call"}
 
-    def add(self, item: Json, *, after: str | None = None, done: bool = True) -> None:
+    def add(self, item: Json, *, after: str | None = None, done: bool = True, replayed: bool = False) -> None:
         """Insert an item after another one, at the start (`root`) or at the end (None), and announce it.
 
-        An item that is still in progress is announced as done later, by `finish`.
+        An item that is still in progress is announced as done later, by `finish`. `replayed` items are the client's:
+        what it says that the assistant said or called has answered everything before it.
         """
         index = len(self.items) if after is None else 0 if after == "root" else self._index(after) + 1
         previous = self.items[index - 1]["id"] if index else None
         self.items.insert(index, item)
-        if item.get("role") == "assistant":
-            # Whatever an assistant message follows has been answered by it; a replayed history arrives like this.
+        if replayed and (item.get("role") == "assistant" or item["type"] == "function_call"):
             self._answered.update(before["id"] for before in self.items[:index])
         self._emit("conversation.item.added", item=item, previous_item_id=previous)
         if done:

@@ -24,6 +24,7 @@ from phoneagent.sim.model_checks import (
     one_of,
     string,
     struct,
+    unsupported_values,
 )
 from phoneagent.sim.model_config import (
     BETA_TURN_DETECTION,
@@ -52,6 +53,7 @@ _EVENT_NAMES = {
 }
 _CONTENT_TO_BETA = {"output_text": "text", "output_audio": "audio"}
 _CONTENT_FROM_BETA = {beta: modern for modern, beta in _CONTENT_TO_BETA.items()}
+_BETA_CONTENT = ("input_text", "input_audio", "text")
 
 _FUNCTION = {"type": string, "name": function_name, "function": struct({"name": function_name}, "name")}
 _SHARED: dict[str, Check] = {
@@ -139,7 +141,11 @@ def _shared_from_beta(flat: Json) -> Json:
 
 
 def item_from_beta(item: Json) -> Json:
-    """Return an item with the modern names of its content parts."""
+    """Return an item with the modern names of its content parts. Raises `Refusal` for a part that has one already."""
+    content = item.get("content")
+    for index, part in enumerate(content if isinstance(content, list) else []):
+        if isinstance(part, dict) and part.get("type") in _CONTENT_TO_BETA:
+            raise unsupported_values(part["type"], _BETA_CONTENT, f"item.content[{index}].type")
     return _with_content(item, _CONTENT_FROM_BETA)
 
 

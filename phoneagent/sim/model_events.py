@@ -12,6 +12,7 @@ from phoneagent.sim.model_checks import (
     any_object,
     anything,
     by_key,
+    function_name,
     integer,
     invalid_value,
     list_of,
@@ -26,6 +27,8 @@ LARGEST_APPEND_BYTES = 15 << 20
 """What one `input_audio_buffer.append` may carry, decoded."""
 
 _ID = short_string(32)
+"""Of items and calls that a client names; nobody documents the limit, and no client is known to go beyond it."""
+
 _EVENT: dict[str, Check] = {"type": string, "event_id": short_string(512)}
 _EVENTS: dict[str, Check] = {
     "session.update": struct({**_EVENT, "session": any_object}, "session"),
@@ -98,8 +101,8 @@ _MESSAGE = by_key(
         "assistant": _message(output_text=_TEXT),
     },
 )
-_CALL = struct({**_ITEM, "call_id": string, "name": string, "arguments": string}, "name", "arguments")
-_OUTPUT = struct({**_ITEM, "call_id": string, "output": string}, "call_id", "output")
+_CALL = struct({**_ITEM, "call_id": _ID, "name": function_name, "arguments": string}, "name", "arguments")
+_OUTPUT = struct({**_ITEM, "call_id": _ID, "output": string}, "call_id", "output")
 _check_item = by_key(
     "type",
     {

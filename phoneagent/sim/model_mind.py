@@ -57,6 +57,9 @@ class Mind:
     def __init__(self, script: Script, *, hears: bool) -> None:
         self._script = script
         self._hears = hears
+        self._turns = 0
+        self._doubtful = 0
+        self._replaying = True
         self._scripted: dict[str, int] = {}
         self._idle: set[str] = set()
         self._then: dict[str, tuple[str, ...]] = {}
@@ -64,9 +67,36 @@ class Mind:
 
     def turn_began(self, item_id: str) -> str:
         """Note the caller's next turn and return its line, known only when hearing is scripted."""
-        number = self._scripted[item_id] = len(self._scripted)
+        self._replaying = False
+        number = self._scripted[item_id] = self._turns
+        self._turns += 1
         turn = self._script.turn(number)
         return turn.caller if turn and not self._hears else ""
+
+    def recall(self, item: Json) -> None:
+        """Learn of an item that the client brought: a part of a conversation that began in another session.
+
+        As long as nothing was said here, a message of the user counts as one of the script's turns if it is the line
+        of that turn, or if it was answered elsewhere; so a scripted conversation goes on where it was.
+        """
+        if item["type"] == "function_call":
+            self.called(item["call_id"], PlannedCall(item["name"], item["arguments"], self._then_of(item["name"])))
+        if not self._replaying:
+            return
+        if item["type"] == "function_call" or item.get("role") == "assistant":
+            self._turns += self._doubtful
+            self._doubtful = 0
+        elif item.get("role") == "user":
+            turn = self._script.turn(self._turns + self._doubtful)
+            if turn and turn.caller and turn.caller == _text(item):
+                self._turns += self._doubtful
+                self._scripted[item["id"]] = self._turns
+                self._turns, self._doubtful = self._turns + 1, 0
+            else:
+                self._doubtful += 1
+
+    def _then_of(self, name: str) -> tuple[str, ...]:
+        return next((turn.then for turn in self._script.turns for call in turn.calls if call.name == name), ())
 
     def idled(self, item_id: str) -> None:
         """Note that this item stands for a caller who said nothing."""
@@ -83,6 +113,7 @@ class Mind:
 
     def answer(self, question: Question) -> Reply:
         """Return the reply; it never calls a tool that the session lacks or that `tool_choice` forbids."""
+        self._replaying = False
         reply = self._asked_for(question) or self._reply(question)
         return self._with_choice(reply, question)
 
@@ -99,10 +130,10 @@ class Mind:
 
     def _reply(self, question: Question) -> Reply:
         outputs = [item for item in question.news if item["type"] == "function_call_output"]
-        wishes = [item for item in question.news if item.get("role") in ("user", "system")]
+        asked = [item for item in question.news if item.get("role") == "user"]
         say = self._after(outputs) if outputs else ()
-        if wishes and wishes[-1]["role"] == "user":
-            turn = self._to_user(wishes[-1], question)
+        if asked:
+            turn = self._to_user(asked[-1], question)
             return Reply((*say, *turn.say), turn.calls)
         if say:
             return Reply(say)

@@ -98,8 +98,53 @@ class ResponseRecord:
     first_audio_at: float | None = None
     done_at: float | None = None
     metadata: Mapping[str, str] | None = None
+    instructions: str | None = None
+    """Its own, in place of the session's."""
     out_of_band: bool = False
     """It was created with `conversation: "none"`: stored nowhere, and allowed beside another response."""
+
+
+class SessionRecord:
+    """What is remembered of a session, each list in order of time."""
+
+    def __init__(self) -> None:
+        self.closed = False
+        self.violations: list[str] = []
+        """Rules that the client broke, a line each."""
+        self.races: list[str] = []
+        self.events_in: list[tuple[float, str]] = []
+        """When each event but audio came, and its type."""
+        self.append_log: list[tuple[float, int]] = []
+        self.brought: list[dict[str, Any]] = []
+        """Items that the client added: a replayed history, outputs of tools, wishes."""
+        self.audio_items: list[AudioItem] = []
+        self.tool_calls: list[ToolCallRecord] = []
+        """Calls that the model made here; calls of a replayed history are in `brought`."""
+        self.caller_turns: list[CallerTurn] = []
+        self.responses: list[ResponseRecord] = []
+
+    @property
+    def said(self) -> list[str]:
+        """The lines that the model began to say, whole even if it was cut."""
+        return [item.text for item in self.audio_items]
+
+    @property
+    def heard(self) -> list[str]:
+        """The caller's turns, as understood or scripted."""
+        return [turn.text for turn in self.caller_turns]
+
+    @property
+    def told(self) -> list[tuple[str, str]]:
+        """What the client added, as (role or type, text): `("user", "A table, please.")`."""
+        return [(str(item.get("role", item["type"])), _words(item)) for item in self.brought]
+
+
+def _words(item: Mapping[str, Any]) -> str:
+    if item["type"] == "function_call":
+        return f"{item['name']}({item['arguments']})"
+    if item["type"] == "function_call_output":
+        return str(item["output"])
+    return " ".join(str(part.get("text", "")) for part in item.get("content", []))
 
 
 @dataclass(frozen=True, slots=True)

@@ -32,7 +32,7 @@ from phoneagent.sim.model_events import check_event, check_item, decode_audio
 from phoneagent.sim.model_hear import Hearing
 from phoneagent.sim.model_listen import Heard, IdleTimeout, Listener, SpeechStarted, SpeechStopped
 from phoneagent.sim.model_mind import Mind
-from phoneagent.sim.model_records import AudioItem, CallerTurn, ResponseRecord, Setup, ToolCallRecord, Truncation
+from phoneagent.sim.model_records import AudioItem, CallerTurn, SessionRecord, Setup, Truncation
 from phoneagent.sim.model_speak import Response
 from phoneagent.sim.model_wire import Wire
 
@@ -45,7 +45,7 @@ SHORTEST_COMMIT_MS = 100
 OUT_OF_BAND_RESPONSES = 16
 
 
-class ModelSession:
+class ModelSession(SessionRecord):
     """A connection to the simulated server, and its record, which stays when the connection is gone.
 
     Times are `time.monotonic()`. `session` is the effective configuration in the modern shape, `headers` and `query`
@@ -66,15 +66,7 @@ class ModelSession:
         self.dialect = dialect
         self.query = query
         self.headers: Mapping[str, str] = socket.request.headers if socket.request else {}
-        self.closed = False
-        self.violations: list[str] = []
-        self.races: list[str] = []
-        self.events_in: list[tuple[float, str]] = []
-        self.append_log: list[tuple[float, int]] = []
-        self.audio_items: list[AudioItem] = []
-        self.tool_calls: list[ToolCallRecord] = []
-        self.caller_turns: list[CallerTurn] = []
-        self.responses: list[ResponseRecord] = []
+        super().__init__()
         expires_at = int(time.time() + setup.session_seconds)
         self.session = default_session(model, self.new_id("sess"), expires_at)
         self.conversation_id = self.new_id("conv")
@@ -116,6 +108,10 @@ class ModelSession:
     async def drop(self, code: int | None = None) -> None:
         """Close the connection with a code, or cut it without a word (None)."""
         await self._wire.drop(code)
+
+    def kill(self) -> None:
+        """Cut the connection at once, without a close frame, and with it what waits to be sent."""
+        self._wire.abort()
 
     # -- the connection --
 
@@ -295,9 +291,13 @@ class ModelSession:
         check_item(item)
         self.conversation.check_new(item, after)
         item = {"id": self.new_id("item"), "object": "realtime.item", "status": "completed", **item}
-        if item["type"] == "function_call_output":
+        if item["type"] == "function_call":
+            item.setdefault("call_id", self.new_id("call"))
+        elif item["type"] == "function_call_output":
             self._returned(item["call_id"], item["output"])
-        self.conversation.add(item, after=after)
+        self.mind.recall(item)
+        self.brought.append(item)
+        self.conversation.add(item, after=after, replayed=True)
 
     def _returned(self, call_id: str, output: str) -> None:
         self.mind.returned(call_id)

@@ -129,7 +129,12 @@ class Response:
         self._details: Json | None = None
         out_of_band = params.get("conversation") == "none"
         self.record = ResponseRecord(
-            session.new_id("resp"), by, time.monotonic(), metadata=params.get("metadata"), out_of_band=out_of_band
+            session.new_id("resp"),
+            by,
+            time.monotonic(),
+            metadata=params.get("metadata"),
+            instructions=params.get("instructions"),
+            out_of_band=out_of_band,
         )
         given: list[Json] | None = params.get("input")
         self._news = session.conversation.news() if given is None else given

@@ -37,9 +37,13 @@ class Wire:
     async def drop(self, code: int | None) -> None:
         """Close the connection now with a code, or cut it without a word (None)."""
         if code is None:
-            self._socket.transport.abort()
+            self.abort()
         else:
             await self._socket.close(code)
+
+    def abort(self) -> None:
+        """Cut the connection without a word."""
+        self._socket.transport.abort()
 
     async def write(self) -> None:
         """Send what is put, until the connection is closed."""
@@ -58,4 +62,4 @@ class Wire:
             self._outbox.put_nowait(item)
         except asyncio.QueueFull:
             log.warning("a client of the simulated model reads too slowly: %d events waited for it", OUTBOX_EVENTS)
-            self._socket.transport.abort()
+            self.abort()

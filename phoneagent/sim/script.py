@@ -23,6 +23,7 @@ Several calls in one response: `calls = [{ name = "...", arguments = {} }, ...]`
 
 With an ear, and always for text, the first turn whose `heard` matches is taken, however often. Without an ear hearing
 is *scripted*: the caller's n-th turn takes the n-th `[[turn]]`, whatever was said, and its transcript is `caller`.
+A conversation that began in another session and is brought along as items goes on after the turns that it holds.
 
 Keys of a turn: heard, caller, say, call, arguments, calls, then. An unknown key is refused.
 """
