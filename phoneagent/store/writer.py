@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from functools import partial
+from itertools import groupby
 
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -19,8 +20,9 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from phoneagent.errors import StoreError
 
 from .database import Database
-from .rows import CALL_ITSELF, ENDS, Kind, Row, statements
+from .rows import CALL_ITSELF, ENDS, Kind, Row
 from .schema import calls
+from .statements import forget_ended, parameters, statements
 
 log = logging.getLogger("phoneagent.store")
 
@@ -45,6 +47,7 @@ class Writer:
         self._database = database
         self._keep_ended = keep_ended
         self._statements = statements(database.dialect)
+        self._forget_ended = forget_ended()
         self._calls: deque[Row] = deque()
         self._detail: deque[Row] = deque()
         self._detail_bytes = 0
@@ -203,21 +206,25 @@ class Writer:
             self._lost += 1
 
     async def _write(self, batch: Sequence[Row], connection: AsyncConnection) -> None:
-        by_kind: dict[Kind, list[Row]] = {}
-        for row in batch:
-            by_kind.setdefault(row.kind, []).append(row)
-        known: set[str] | None = None
-        for kind in Kind:
-            rows = by_kind.get(kind, [])
-            if rows and kind not in CALL_ITSELF:
-                if known is None:
-                    known = await self._known(connection, batch)
-                rows = [row for row in rows if row.call_sid in known]
-            if rows:
-                await connection.execute(self._statements[kind], [row.values for row in rows])
-        ended = {row.call_sid for kind in ENDS for row in by_kind.get(kind, [])}
-        if ended and not self._keep_ended:
-            await connection.execute(sa.delete(calls).where(calls.c.sid.in_(ended)))
+        """Write the calls, each in the order of its facts, and then what hangs on them.
+
+        Processes that write the same calls go through them in the same order, so that none waits for the other.
+        """
+        of_calls = sorted((row for row in batch if row.kind in CALL_ITSELF), key=lambda row: row.call_sid)
+        for kind, group in groupby(of_calls, key=lambda row: row.kind):
+            await self._execute(connection, self._statements[kind], list(group))
+        detail = [row for row in batch if row.kind not in CALL_ITSELF]
+        if detail:
+            known = await self._known(connection, detail)
+            for kind in Kind:
+                rows = [row for row in detail if row.kind is kind and row.call_sid in known]
+                await self._execute(connection, self._statements[kind], rows)
+        if not self._keep_ended:
+            await self._execute(connection, self._forget_ended, [row for row in of_calls if row.kind in ENDS])
+
+    async def _execute(self, connection: AsyncConnection, statement: sa.UpdateBase, rows: Sequence[Row]) -> None:
+        if rows:
+            await connection.execute(statement, [parameters(row) for row in rows])
 
     async def _known(self, connection: AsyncConnection, batch: Sequence[Row]) -> set[str]:
         """Return which calls of a batch have a record: of one that was forgotten, nothing more is kept."""

@@ -21,7 +21,7 @@ pytestmark = pytest.mark.anyio
 
 
 async def test_migrations_build_what_the_code_expects(url: str) -> None:
-    assert await upgrade(url) == "0001"
+    assert await upgrade(url) == "0002"
     base = Database(url)
 
     def differences(sync: sa.Connection) -> list[Any]:
@@ -32,7 +32,7 @@ async def test_migrations_build_what_the_code_expects(url: str) -> None:
 
 
 async def test_processes_that_migrate_at_once_do_not_disturb_each_other(url: str) -> None:
-    assert await asyncio.gather(*(upgrade(url) for _ in range(4))) == ["0001"] * 4
+    assert await asyncio.gather(*(upgrade(url) for _ in range(4))) == ["0002"] * 4
 
 
 async def test_an_interrupted_migration_leaves_nothing_behind(url: str) -> None:
@@ -48,7 +48,7 @@ async def test_an_interrupted_migration_leaves_nothing_behind(url: str) -> None:
     names = await base.read(lambda connection: connection.run_sync(lambda sync: sa.inspect(sync).get_table_names()))
     assert names == []
     await base.close()
-    assert await upgrade(url) == "0001"
+    assert await upgrade(url) == "0002"
 
 
 async def test_postgresql_is_migrated_by_its_owner_only(

@@ -96,7 +96,7 @@ async def test_a_resumed_call_is_one_record_on_one_clock(ready: str) -> None:
         first.tell(said(GREETING))
         await first.flush()
         before = await first.call(SID)
-        second.tell(started(stream_sid="MZ2"))  # another process; its model numbers items from 1 as well
+        second.tell(started(stream_sid="MZ2", resumed=True))  # another process; its model numbers items from 1 as well
         second.tell(said(replace(WISH, item_id="item_1", start_ms=100, end_ms=900)))
         second.tell(ended(duration_ms=5000))
         record = await second.call(SID)
