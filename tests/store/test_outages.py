@@ -84,10 +84,10 @@ async def test_a_full_disk_is_an_outage(tmp_path: Path, monkeypatch: pytest.Monk
         await kept.flush()
         full = True
 
-        @sa.event.listens_for(kept._database.engine.sync_engine, "connect")
-        def limit(connection: Any, _: Any) -> None:
-            if full:
-                connection.cursor().execute("PRAGMA max_page_count=1")  # what there is, and not a page more
+        @sa.event.listens_for(kept._database.writing.sync_engine, "checkout")
+        def limit(connection: Any, *_: Any) -> None:
+            pages = 1 if full else 2**30  # 1 stands for what there is, and not a page more
+            connection.cursor().execute(f"PRAGMA max_page_count={pages}")
 
         for number in range(200):
             kept.tell(said(replace(WISH, item_id=f"item_{number}", text="words " * 200)))

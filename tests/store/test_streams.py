@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from phoneagent.events import CallHandedOver, EndedBy, Event, NextStep
+from phoneagent.events import CallEnded, CallHandedOver, EndedBy, Event, NextStep
 from phoneagent.store import CallDetails, Store, statements, store, writer
 from tests.store.conftest import CALLER, GREETING, RETURNED, SID, TOOL, WISH, a_moment, ended, said, started, stores
 
@@ -53,12 +53,15 @@ async def test_a_call_goes_on_unless_it_has_ended_for_good(ready: str, ended_by:
         assert (await record_of(second)).ended_by == "agent"
 
 
-async def test_a_call_that_breaks_and_goes_on_within_one_batch_is_open(ready: str) -> None:
+@pytest.mark.parametrize(("end", "ended_by"), [(BROKEN, None), (ended(), "agent")])
+async def test_what_happens_within_one_batch_happens_in_its_order(
+    ready: str, end: CallEnded, ended_by: EndedBy | None
+) -> None:
     async with Store.from_url(ready) as kept:
-        for event in (started(), said(GREETING), BROKEN, SECOND, said(LATER_WISH)):
+        for event in (started(), said(GREETING), end, SECOND, said(LATER_WISH)):
             kept.tell(event)
         record = await record_of(kept)
-        assert (record.stream_sid, record.ended_by) == ("MZ2", None)
+        assert (record.stream_sid, record.ended_by) == ("MZ2", ended_by)
         assert [turn.text for turn in record.turns] == [GREETING.text, LATER_WISH.text]
 
 
