@@ -17,6 +17,7 @@ LAYERS = {
     "protocol": 1,
     "agent": 2,
     "settings": 2,
+    "provider": 2,
     "endpoint": 3,
     "store": 3,
     "hooks": 3,
