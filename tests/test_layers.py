@@ -18,6 +18,7 @@ LAYERS = {
     "agent": 2,
     "settings": 2,
     "admission": 3,
+    "provider": 2,
     "endpoint": 3,
     "store": 3,
     "hooks": 3,
