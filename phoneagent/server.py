@@ -187,11 +187,11 @@ class PhoneApp(Starlette):
             max_call_seconds=self.settings.max_call_seconds,
         )
 
-    def _emit(self, event: Event) -> None:
+    def _emit(self, event: Event, stream_sid: str) -> None:
         telemetry.log_event(event, pii=self.settings.log_pii)
         self._metrics.tell(event)
         if self._store is not None:
-            self._store.tell(event)
+            self._store.tell(event, stream_sid=stream_sid)
 
     @asynccontextmanager
     async def _lifespan(self, app: Starlette) -> AsyncIterator[None]:

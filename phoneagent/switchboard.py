@@ -33,6 +33,7 @@ MAX_PREPARED = 200
 class Switchboard:
     """Runs calls. `calls` are the live ones by CallSid; with a `journal` they can go on in another process.
 
+    `emit` is told every event, with the sid of the media stream that it belongs to.
     `measure` is told how many seconds a message took through here, now and then.
     """
 
@@ -43,7 +44,7 @@ class Switchboard:
         *,
         calls: dict[str, Call],
         hooks: Hooks,
-        emit: Callable[[Event], None],
+        emit: Callable[[Event, str], None],
         journal: Journal | None,
         measure: Callable[[Direction, float], None] | None = None,
         max_call_seconds: float,
@@ -116,7 +117,7 @@ class Switchboard:
         follower = self._hooks.follow()
 
         def emit(event: Event) -> None:
-            self._emit(event)
+            self._emit(event, start.stream_sid)
             follower.tell(event)
 
         async def open_model() -> ModelSession:
