@@ -198,7 +198,8 @@ def test_without_an_account_it_listens_on_loopback(
     (config, app, _), (second, _, _) = served
     assert config.listens_at[0] == second.listens_at[0] == "127.0.0.1"
     assert app.settings.insecure
-    assert "INSECURE" in caplog.text
+    assert app.settings.public_url == f"http://127.0.0.1:{config.listens_at[1]}"
+    assert f"sim call {app.settings.public_url}/twilio/voice" in caplog.text
     assert app.settings.auth_tokens[0] not in caplog.text
 
 

@@ -88,8 +88,10 @@ def serve(
         uvicorn.run(name, app_dir=found.folder, reload=True, reload_dirs=folders, log_config=logs, workers=1, **options)
         return
     logging.config.dictConfig(logs)
+    if loaded.insecure:  # a phone on this machine, which is given no address of ours, has to find the media socket
+        app.settings = loaded = loaded.model_copy(update={"public_url": _url(address, options["port"])})
     with listening:
-        _announce(options["port"], address, loaded)
+        _announce(_url(address, options["port"]), loaded)
         job = workers.Job(found, loaded, options, logs)
         if loaded.web_concurrency == 1:
             job.run(app, listening)
@@ -148,15 +150,13 @@ def _listen(host: str, port: int) -> socket.socket:
         raise typer.Exit(1) from None
 
 
-def _announce(port: int, host: str, loaded: Settings) -> None:
-    shown = f"[{host}]" if ":" in host else host
+def _url(host: str, port: int) -> str:
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+def _announce(url: str, loaded: Settings) -> None:
     processes = f", {loaded.web_concurrency} processes" if loaded.web_concurrency > 1 else ""
-    log.info("listening on http://%s:%d%s", shown, port, processes)
+    log.info("listening on %s%s", url, processes)
     if loaded.insecure:
-        log.warning(
-            "INSECURE: calls are taken from whoever reaches this port on this machine, unsigned, and each costs what "
-            "the model costs; try `phoneagent sim call http://%s:%d%s`",
-            shown,
-            port,
-            VOICE_PATH,
-        )
+        words = "INSECURE: unsigned calls are taken from programs on this machine, and each costs what the model costs"
+        log.warning("%s; try `phoneagent sim call %s%s`", words, url, VOICE_PATH)
