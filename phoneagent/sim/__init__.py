@@ -7,7 +7,8 @@ from .hosting import serving
 from .line import Line
 from .model import Faults, Model
 from .phone import CallFailed, Phone
+from .quirks import Quirks
 from .rest import TwilioRest
 from .script import Script
 
-__all__ = ["CallFailed", "Faults", "Line", "Model", "Phone", "Script", "TwilioRest", "serving"]
+__all__ = ["CallFailed", "Faults", "Line", "Model", "Phone", "Quirks", "Script", "TwilioRest", "serving"]
