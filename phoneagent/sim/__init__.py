@@ -12,8 +12,4 @@ from .quirks import Quirks
 from .rest import TwilioRest
 from .script import Script
 
-<<<<<<< HEAD
-__all__ = ["CallFailed", "Faults", "Line", "Model", "Phone", "Quirks", "Script", "TwilioRest", "serving"]
-=======
-__all__ = ["CallFailed", "Faults", "Helicone", "Line", "Model", "Phone", "Script", "TwilioRest", "serving"]
->>>>>>> w-endpoints
+__all__ = ["CallFailed", "Faults", "Helicone", "Line", "Model", "Phone", "Quirks", "Script", "TwilioRest", "serving"]
