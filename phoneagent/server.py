@@ -25,7 +25,8 @@ from . import settings as settings_
 from . import telemetry, telephony
 from .admission import Admission
 from .afterwards import Afterwards, may_resume
-from .agent import Agent, Call
+from .agent import Agent
+from .call import Call
 from .door import Door
 from .endpoint import Endpoint
 from .errors import ConfigurationError, ProtocolError, RequestRefused, StoreError
@@ -141,7 +142,7 @@ class PhoneApp(Starlette):
         Raises:
             ConfigurationError: something is missing or malformed.
         """
-        return self._given_settings or settings_.load()
+        return self._given_settings or settings_.load({"endpoint_in_code": True} if self._given_endpoint else None)
 
     @cached_property
     def _store(self) -> Store | None:

@@ -8,7 +8,8 @@ import logging
 from collections.abc import Callable
 from importlib import resources
 
-from .agent import Agent, Call
+from .agent import Agent
+from .call import Call
 from .endpoint import Endpoint, ModelSession, open_session
 from .errors import EndpointError, EndpointRefused, EndpointUnreachable, ProtocolError
 from .events import CallStarted, Event, Journal
