@@ -58,6 +58,11 @@ class Call:
     state: dict[str, Any] = field(default_factory=dict, repr=False)
     _control: CallControl | None = field(default=None, repr=False)
 
+    @property
+    def party(self) -> str | None:
+        """The other side's number: the caller's, or of a call that we made, the called one's."""
+        return self.called if self.direction.startswith("outbound") else self.caller
+
     def say(self, text: str) -> None:
         """Let the agent say exactly `text` as soon as it may. Does nothing when the call is over or about to end."""
         if self._control is not None:

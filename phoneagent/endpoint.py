@@ -1,26 +1,30 @@
-"""Where a model session is, and how one is opened and configured."""
+"""How a model session is opened and configured."""
 
 from __future__ import annotations
 
 import asyncio
+import inspect
+import json
 import logging
+import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any
-from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus, InvalidURI
 
+from .agent import Call
 from .errors import EndpointError, EndpointRefused, EndpointUnreachable, ProtocolError
 from .protocol import realtime
 from .protocol.configuring import Configuring
-from .settings import Settings
+from .protocol.policy import FATAL_CODES
+from .provider import Endpoint, TokenProvider
+from .threads import run_in_thread
 
-OPENAI_URL = "wss://api.openai.com/v1/realtime"
+__all__ = ["Endpoint", "ModelSession", "TokenProvider", "open_session"]
 
 CONNECT_SECONDS = 5.0
-"""From the first packet to a configured session."""
+"""From the first packet, or the token provider's call, to a configured session."""
 
 MAX_EVENT_BYTES = 16 * 1024 * 1024
 """A session that is read back carries all instructions and tools."""
@@ -29,36 +33,6 @@ CLOSE_SECONDS = 2.0
 _wire_log = logging.getLogger("phoneagent.endpoint.wire")
 _wire_log.setLevel(logging.INFO)  # at DEBUG, websockets writes the handshake's headers, and the key is among them
 _REFUSED_STATUS = frozenset({400, 401, 403, 404})
-
-
-@dataclass(frozen=True, slots=True)
-class Endpoint:
-    """A Realtime server: its URL with all of its query, the headers to send, and the spelling it is known to speak."""
-
-    url: str = field(repr=False)  # some servers want their key in its query
-    headers: Mapping[str, str] = field(default_factory=dict, repr=False)
-    dialect: realtime.Dialect | None = None
-    transcription_models: tuple[str, ...] = ()
-
-    @classmethod
-    def from_settings(cls, settings: Settings) -> Endpoint:
-        """Return the server that the settings name: OPENAI_*, or REALTIME_URL with REALTIME_API_KEY."""
-        key = settings.openai_api_key if settings.realtime_url is None else settings.realtime_api_key
-        headers = {} if key is None else {"Authorization": f"Bearer {key.get_secret_value()}"}
-        url = realtime_url(settings.realtime_url or OPENAI_URL, settings.openai_model)
-        return cls(url, headers, transcription_models=settings.transcription_models)
-
-
-def realtime_url(base: str, model: str) -> str:
-    """Complete the address of a Realtime server: the path `/realtime`, and the model if the query names none."""
-    parts = urlsplit(base)
-    path = parts.path.rstrip("/")
-    if not path.endswith("/realtime"):
-        path = f"{path or '/v1'}/realtime"
-    query = parse_qsl(parts.query, keep_blank_values=True)
-    if not any(name in ("model", "deployment") for name, _ in query):
-        query.append(("model", model))
-    return urlunsplit((parts.scheme, parts.netloc, path, urlencode(query), ""))
 
 
 class ModelSession:
@@ -100,17 +74,27 @@ class ModelSession:
             self._connection.transport.abort()
 
 
-async def open_session(endpoint: Endpoint, session: Mapping[str, Any]) -> ModelSession:
-    """Open a session and configure it; `session` is in GA's shape.
+async def open_session(endpoint: Endpoint, session: Mapping[str, Any], call: Call | None = None) -> ModelSession:
+    """Open a session for a call and configure it; `session` is in GA's shape.
 
     Raises:
         EndpointUnreachable: no configured session within `CONNECT_SECONDS`.
         EndpointRefused: the server says no: the key, the model, the configuration.
     """
-    host = urlsplit(endpoint.url).hostname
+    try:
+        return await _open(endpoint, session, call)
+    except EndpointError as error:
+        remedy = endpoint.remedies.get(error.code or "")
+        raise error if remedy is None else type(error)(f"{error}: {remedy}", code=error.code) from None
+
+
+async def _open(endpoint: Endpoint, session: Mapping[str, Any], call: Call | None) -> ModelSession:
+    waiting_for = "its token provider"
     try:
         async with asyncio.timeout(CONNECT_SECONDS):
-            connection = await _connect(endpoint)
+            headers = await _headers(endpoint, call)
+            waiting_for = "its answer"
+            connection = await _connect(endpoint, headers)
             try:
                 return ModelSession(connection, await _configure(connection, endpoint, session))
             except BaseException:
@@ -118,15 +102,37 @@ async def open_session(endpoint: Endpoint, session: Mapping[str, Any]) -> ModelS
                 await connection.wait_closed()
                 raise
     except TimeoutError:
-        raise EndpointUnreachable(f"no model session at {host} within {CONNECT_SECONDS:g} s") from None
+        words = f"no model session at {endpoint.host} within {CONNECT_SECONDS:g} s, still waiting for {waiting_for}"
+        raise EndpointUnreachable(words, code="timeout") from None
 
 
-async def _connect(endpoint: Endpoint) -> ClientConnection:
-    host = urlsplit(endpoint.url).hostname
+async def _headers(endpoint: Endpoint, call: Call | None) -> dict[str, str]:
+    headers = dict(endpoint.headers) | (endpoint.headers_for(call) if call is not None else {})
+    if endpoint.token is not None:
+        headers["Authorization"] = f"Bearer {await _fetch(endpoint.token)}"
+    return headers
+
+
+async def _fetch(provider: TokenProvider) -> str:
+    try:
+        if inspect.iscoroutinefunction(provider):
+            token = await provider()
+        else:
+            token = await run_in_thread(provider)
+            if inspect.isawaitable(token):
+                token = await token
+    except Exception as error:  # a user's function
+        raise EndpointUnreachable(f"the endpoint's token provider failed: {type(error).__name__}") from error
+    if not isinstance(token, str) or not re.fullmatch(r"[!-~]+", token):
+        raise EndpointRefused("the endpoint's token provider returned no token: it must be text without spaces")
+    return token
+
+
+async def _connect(endpoint: Endpoint, headers: Mapping[str, str]) -> ClientConnection:
     try:
         return await connect(
             endpoint.url,
-            additional_headers=dict(endpoint.headers),
+            additional_headers=headers,
             compression=None,
             max_size=MAX_EVENT_BYTES,
             close_timeout=CLOSE_SECONDS,
@@ -134,14 +140,29 @@ async def _connect(endpoint: Endpoint) -> ClientConnection:
             open_timeout=None,  # the time-out around it covers the configuration too
         )
     except InvalidStatus as error:
-        status = error.response.status_code
-        kind = EndpointRefused if status in _REFUSED_STATUS else EndpointUnreachable
-        hint = {401: ": check the API key", 404: ": check the URL and the model"}.get(status, "")
-        raise kind(f"{host} refused the model session with HTTP {status}{hint}", code=str(status)) from None
+        raise _refused(error, endpoint) from None
     except InvalidURI:
         raise EndpointRefused("the model endpoint's URL is not a WebSocket URL: check REALTIME_URL") from None
     except (OSError, InvalidHandshake, EOFError) as error:
-        raise EndpointUnreachable(f"no connection to the model at {host}: {type(error).__name__}") from None
+        raise EndpointUnreachable(f"no connection to the model at {endpoint.host}: {type(error).__name__}") from None
+
+
+def _refused(error: InvalidStatus, endpoint: Endpoint) -> EndpointError:
+    status = str(error.response.status_code)
+    reason = _reason(error.response.body)
+    words = f"{endpoint.host} refused the model session with HTTP {status}" + (f" {reason}" if reason else "")
+    code = reason if reason in endpoint.remedies else status
+    refused = error.response.status_code in _REFUSED_STATUS or reason in FATAL_CODES
+    return EndpointRefused(words, code=code) if refused else EndpointUnreachable(words, code=code)
+
+
+def _reason(body: bytes | bytearray | None) -> str:
+    """Return the `error.code` of an answer; its message may repeat a part of the key."""
+    try:
+        code = str(json.loads(body or b"")["error"]["code"])
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return ""
+    return code if re.fullmatch(r"[A-Za-z_]{1,64}", code) else ""
 
 
 async def _configure(connection: ClientConnection, endpoint: Endpoint, session: Mapping[str, Any]) -> Configuring:

@@ -1,4 +1,4 @@
-"""The account's phone numbers, over Twilio's REST API: find one, see where its calls go, point them elsewhere.
+"""Twilio's REST API: the account's phone numbers and where their calls go, and what can be done to a live call.
 
 Twilio's client is blocking, so it runs in a thread. What may help when it is tried again (429, 5xx) is tried again,
 `TRIES` times in all.
@@ -121,14 +121,51 @@ class PhoneNumbers:
         return _number(found).webhook
 
     async def _ask(self, what: str, request: Callable[[], _Result]) -> _Result:
-        for wait in [self._backoff_s * 2**count for count in range(TRIES - 1)]:
-            try:
-                return await asyncio.to_thread(_answer, what, request)
-            except TelephonyError as error:
-                if not error.retry or error.code is None:  # without an answer, a second wait only takes longer
-                    raise
-            await asyncio.sleep(wait)
-        return await asyncio.to_thread(_answer, what, request)
+        return await _ask(what, request, self._backoff_s)
+
+
+class LiveCalls:
+    """The calls of one account, while they are up. `api_url` and `backoff_s` are as for `PhoneNumbers`."""
+
+    def __init__(
+        self, account_sid: str, auth_token: str, *, api_url: str | None = None, backoff_s: float = 0.5
+    ) -> None:
+        self._client = Client(account_sid, auth_token, http_client=_Http((api_url or API_URL).rstrip("/")))
+        self._backoff_s = backoff_s
+
+    async def complete(self, call_sid: str) -> None:
+        """Hang up.
+
+        Raises:
+            TelephonyError: Twilio refuses it, or cannot be asked.
+        """
+        await self._update(call_sid, status="completed")
+
+    async def redirect(self, call_sid: str, twiml: str) -> None:
+        """Let the call go on with other TwiML, in place of its media stream.
+
+        Raises:
+            TelephonyError: Twilio refuses it, or cannot be asked.
+        """
+        await self._update(call_sid, twiml=twiml)
+
+    async def _update(self, call_sid: str, **changes: str) -> None:
+        try:
+            await _ask("the call", lambda: self._client.calls(call_sid).update(**changes), self._backoff_s)
+        except TelephonyError as error:
+            if error.code not in (20404, 21220):  # it is over
+                raise
+
+
+async def _ask(what: str, request: Callable[[], _Result], backoff_s: float) -> _Result:
+    for wait in [backoff_s * 2**count for count in range(TRIES - 1)]:
+        try:
+            return await asyncio.to_thread(_answer, what, request)
+        except TelephonyError as error:
+            if not error.retry or error.code is None:  # without an answer, a second wait only takes longer
+                raise
+        await asyncio.sleep(wait)
+    return await asyncio.to_thread(_answer, what, request)
 
 
 class _Http(TwilioHttpClient):  # type: ignore[misc]

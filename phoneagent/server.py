@@ -1,73 +1,54 @@
-"""The app: Twilio's webhook, the media socket of each call, and health."""
+"""The app: Twilio's webhooks, the media socket of each call, and health."""
 
 from __future__ import annotations
 
-import asyncio
-import base64
 import hmac
 import logging
 import re
 import time
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from functools import cached_property
-from importlib import resources
 from typing import Any, TypeVar
-from urllib.parse import parse_qsl
+from urllib.parse import parse_qsl, urlencode, urlsplit
 
 from starlette.applications import Starlette
 from starlette.datastructures import ImmutableMultiDict
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route, WebSocketRoute
-from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
+from starlette.websockets import WebSocket
 
 from . import settings as settings_
-from . import telemetry
+from . import telemetry, telephony
+from .admission import Admission
+from .afterwards import Afterwards, may_resume
 from .agent import Agent, Call
-from .endpoint import Endpoint, ModelSession, open_session
-from .errors import (
-    ConfigurationError,
-    EndpointError,
-    EndpointRefused,
-    EndpointUnreachable,
-    ProtocolError,
-    RequestRefused,
-)
-from .events import CallStarted, Event
+from .door import Door
+from .endpoint import Endpoint
+from .errors import ConfigurationError, ProtocolError, RequestRefused, StoreError
+from .events import Event
 from .hooks import Hooks
-from .prepared import Prepared, discard
-from .protocol import mediastream
-from .protocol.bridge import Bridge
-from .protocol.policy import Policy
-from .session import Session
+from .media import TwilioSocket, read_start
+from .numbers import LiveCalls
+from .protocol.history import Past
 from .settings import Settings
 from .store import Store
-from .telephony import SIGNATURE_HEADER, MediaTokens, Signatures, ask_again, connect_stream, turn_away
+from .switchboard import Switchboard
 
 log = logging.getLogger("phoneagent.server")
 
 VOICE_PATH = "/twilio/voice"
+AFTER_PATH = "/twilio/after"
 STATUS_PATH = "/twilio/status"
 MEDIA_PATH = "/twilio/media/"
 
-MAX_BODY_BYTES = 64 * 1024
-MAX_FIELDS = 500
-START_SECONDS = 10.0
-"""How long a media socket may take to send `start`."""
-
-MAX_BEFORE_START = 20
-"""How many messages may come before `start`."""
-
-INSTRUCTIONS_SECONDS = 5.0
-"""How long the agent's own function may take to write the instructions: the caller waits in silence."""
-
-MAX_PREPARED = 200
-"""So many callers may be between webhook and socket; further sessions are opened at the socket."""
-
 MAX_ASKED_AGAIN = 8
-"""How often a new call is sent round while this process drains, a second each time."""
+"""How often a call is sent round while this process drains, a second each time."""
+
+_OVER = frozenset({"completed", "busy", "failed", "no-answer", "canceled"})
+"""What Twilio calls the status of a call that is over."""
 
 _CALL_SID = re.compile(r"CA[0-9a-fA-F]{32}")
 _Hook = TypeVar("_Hook", bound=Callable[[Any], Any])
@@ -76,10 +57,13 @@ _Hook = TypeVar("_Hook", bound=Callable[[Any], Any])
 class PhoneApp(Starlette):
     """A Starlette app that answers Twilio's calls with an agent.
 
-    Routes: `POST|GET /twilio/voice` (the number's voice webhook), `POST /twilio/status` (its status callback), `WS
-    /twilio/media/{token}`, `GET /healthz`, `GET /readyz` (503 while draining), `GET /metrics` (with
-    PHONEAGENT_API_TOKEN). It also mounts into another Starlette or FastAPI app; PUBLIC_URL then has the path it is
-    mounted at. Settings are read from the environment when the server starts, or at the first request of a mounted app.
+    Routes: `POST|GET /twilio/voice` (the number's voice webhook), `POST /twilio/status` (its status callback), `POST
+    /twilio/after` (how a call goes on whose media stream has ended), `WS /twilio/media/{token}`, `GET /healthz`, `GET
+    /readyz` (503 while draining), `GET /metrics` (with PHONEAGENT_API_TOKEN). It also mounts into another Starlette or
+    FastAPI app; PUBLIC_URL then has the path it is mounted at. Settings are read from the environment when the server
+    starts, or at the first request of a mounted app.
+
+    With settings given in code and no `store`, nothing is recorded, and a call ends when its media stream does.
     """
 
     def __init__(
@@ -93,6 +77,7 @@ class PhoneApp(Starlette):
         super().__init__(
             routes=[
                 Route(VOICE_PATH, self._voice, methods=["GET", "POST"]),
+                Route(AFTER_PATH, self._after, methods=["POST"]),
                 Route(STATUS_PATH, self._status, methods=["POST"]),
                 WebSocketRoute(MEDIA_PATH + "{token}", self._media),
                 Route("/healthz", self._healthz),
@@ -112,13 +97,12 @@ class PhoneApp(Starlette):
         self._given_store = store
         self._hooks = Hooks()
         self._metrics = telemetry.Metrics()
-        self._prepared: dict[str, Prepared] = {}
         telemetry.hide_secrets()
 
     @property
     def coming(self) -> int:
         """How many calls were answered, and their media socket is still to come."""
-        return len(self._prepared)
+        return len(self._board.prepared)
 
     def on(self, kinds: Any) -> Callable[[_Hook], _Hook]:
         """Register a hook: `@app.on(CallStarted | CallEnded)`, plain or async, called with each such event.
@@ -132,6 +116,21 @@ class PhoneApp(Starlette):
 
         return register
 
+    # --- handing calls over ---
+
+    @property
+    def hands_over(self) -> bool:
+        """Whether calls can go on in another process: it takes a store that both of them use."""
+        return self._afterwards is not None
+
+    def hand_over(self, reason: str) -> None:
+        """Let every call go on in another process, from the first moment on at which its caller does not notice."""
+        self._board.hand_over(reason)
+
+    def hand_over_now(self, call_sid: str, reason: str) -> None:
+        """Let a call go on in another process at once."""
+        self._board.hand_over_now(call_sid, reason)
+
     # --- what is made from the settings, once ---
 
     @cached_property
@@ -144,10 +143,6 @@ class PhoneApp(Starlette):
         return self._given_settings or settings_.load()
 
     @cached_property
-    def _endpoint(self) -> Endpoint:
-        return self._given_endpoint or Endpoint.from_settings(self.settings)
-
-    @cached_property
     def _store(self) -> Store | None:
         """Where calls are recorded: DATABASE_URL; with settings from code, only where code says."""
         if self._given_store is not None or self._given_settings is not None:
@@ -155,35 +150,56 @@ class PhoneApp(Starlette):
         return Store.from_settings(self.settings)
 
     @cached_property
-    def _signatures(self) -> Signatures:
-        return Signatures(self.settings.twilio_auth_token.get_secret_value())
+    def _door(self) -> Door:
+        return Door(self.settings, self._store.claim if self._store is not None else None)
 
     @cached_property
-    def _tokens(self) -> MediaTokens:
-        return MediaTokens(self.settings.twilio_auth_token.get_secret_value())
+    def _afterwards(self) -> Afterwards | None:
+        if self._store is None:
+            return None
+        settings = self.settings
+        live_calls = LiveCalls(
+            settings.twilio_account_sid, settings.auth_tokens[0], api_url=settings.twilio_api_url, backoff_s=0.2
+        )
+        return Afterwards(self._store, live_calls, fallback_number=settings.fallback_number)
 
     @cached_property
-    def _policy(self) -> Policy:
-        apology = resources.files(__package__).joinpath("apology.ulaw").read_bytes()
-        return Policy(
-            greeting=self.agent.greeting,
-            greeting_interruptible=self.agent.greeting_interruptible,
-            barge_in=self.agent.barge_in,
-            server_answers=self.agent.barge_in,
-            apology=base64.b64encode(apology).decode(),
+    def _admission(self) -> Admission:
+        settings = self.settings
+        return Admission(
+            max_calls=settings.max_calls,
+            max_calls_per_caller=settings.max_calls_per_caller,
+            allow=settings.allow_callers,
+            deny=settings.deny_callers,
+        )
+
+    @cached_property
+    def _board(self) -> Switchboard:
+        return Switchboard(
+            self.agent,
+            self._given_endpoint or Endpoint.from_settings(self.settings),
+            calls=self.calls,
+            hooks=self._hooks,
+            emit=self._emit,
+            journal=self._afterwards,
             max_call_seconds=self.settings.max_call_seconds,
         )
 
+    def _emit(self, event: Event) -> None:
+        telemetry.log_event(event)
+        self._metrics.tell(event)
+        if self._store is not None:
+            self._store.tell(event)
+
     @asynccontextmanager
     async def _lifespan(self, app: Starlette) -> AsyncIterator[None]:
-        _ = self.settings, self._store  # fail at the start rather than at the first call
+        _ = self._door, self._board  # fail at the start rather than at the first call
         yield
-        for prepared in list(self._prepared.values()):
-            await prepared.close()
+        await self._board.close()
         if self._store is not None:
             await self._store.close()
 
-    # --- the webhook ---
+    # --- health ---
 
     async def _healthz(self, request: Request) -> Response:
         return JSONResponse({"status": "ok", "calls": len(self.calls)})
@@ -202,50 +218,101 @@ class PhoneApp(Starlette):
             return Response("give PHONEAGENT_API_TOKEN as a bearer token\n", 401, {"WWW-Authenticate": "Bearer"})
         return Response(self._metrics.text(), media_type="text/plain; version=0.0.4")
 
-    def _turned_away(self, call_sid: str, form: ImmutableMultiDict[str, str]) -> str | None:
-        """Return the answer to a call that cannot be taken, None if it can."""
-        if self.draining:
-            asked = int(again) if (again := str(form.get("again", "0"))).isdecimal() and len(again) < 3 else 0
-            if asked < MAX_ASKED_AGAIN:
-                return ask_again(f"{self.settings.public_url}{VOICE_PATH}?again={asked + 1}")
-        elif call_sid in self._prepared or len(self.calls) + len(self._prepared) < self.settings.max_calls:
-            return None
-        self._metrics.turned_away("draining" if self.draining else "full")
-        log.warning("call turned away: %s", "draining" if self.draining else "MAX_CALLS are live")
-        return turn_away(self.settings.fallback_number)
+    # --- webhooks ---
 
     async def _voice(self, request: Request) -> Response:
-        form = await self._verified_form(request, VOICE_PATH)
+        form = await self._webhook(request, VOICE_PATH)
         if isinstance(form, Response):
             return form
-        call_sid = str(form.get("CallSid", ""))
-        if not _CALL_SID.fullmatch(call_sid):
-            log.warning("webhook refused: its CallSid is not CA and 32 hexadecimal digits")
-            return Response("CallSid is missing\n", status_code=400, media_type="text/plain")
-        refusal = self._turned_away(call_sid, form)
-        if refusal is not None:
-            return Response(refusal, media_type="application/xml")
-        parameters = {
-            "caller": str(form.get("From", "")),
-            "called": str(form.get("To", "")),
-            "direction": str(form.get("Direction", "inbound")),
-        }
-        self._prepare(_call(call_sid, parameters))
-        public = "wss" + self.settings.public_url.removeprefix("https")
-        url = f"{public}{MEDIA_PATH}{self._tokens.issue(call_sid, time.time())}"
-        return Response(connect_stream(url, parameters), media_type="application/xml")
+        failed = urlsplit(form.get("ErrorUrl", ""))
+        if form["CallStatus"] == "in-progress" and failed.path.endswith(AFTER_PATH):
+            # Nobody answered there, and this is the number's fallback: the call goes on where it was.
+            return await self._go_on(form, dict(parse_qsl(failed.query)))
+        if self.draining and (again := self._round(form, VOICE_PATH)) is not None:
+            return again
+        refused = "draining" if self.draining else self._refused(form)
+        if refused is not None:
+            self._metrics.turned_away(refused)
+            log.warning("call turned away: %s", refused, extra={"call_sid": form["CallSid"]})
+            if refused in ("denied", "caller"):
+                return _twiml(telephony.turn_away(None, reason="rejected" if refused == "denied" else "busy"))
+            if form.get("again"):  # it was answered with a pause: it can no more be rejected
+                return _twiml(telephony.fall_back(self.settings.fallback_number))
+            return _twiml(telephony.turn_away(self.settings.fallback_number))
+        return self._connect(form, resumed=0, since=time.time())
+
+    def _refused(self, form: Mapping[str, str]) -> str | None:
+        """Return why a new call is not taken."""
+        calls = {sid: prepared.call for sid, prepared in self._board.prepared.items()} | self.calls
+        calls.pop(form["CallSid"], None)  # Twilio asks once more for a call that it has asked for
+        refusal = self._admission.refuse(_call(form["CallSid"], form).party, [call.party for call in calls.values()], 0)
+        return None if refusal is None else refusal.reason
+
+    async def _after(self, request: Request) -> Response:
+        form = await self._webhook(request, AFTER_PATH)
+        return form if isinstance(form, Response) else await self._go_on(form, form)
+
+    async def _go_on(self, form: Mapping[str, str], state: Mapping[str, str]) -> Response:
+        """Answer how a call goes on whose media stream has ended; `state` is what its address says of the call."""
+        call_sid, settings = form["CallSid"], self.settings
+        if form["CallStatus"] != "in-progress":
+            await self._twilio_ended(call_sid, form["CallStatus"])
+            return _twiml(telephony.nothing())
+        if self.draining and (again := self._round(form, AFTER_PATH)) is not None:
+            return again
+        resumed, since = _number(state.get("resumed")), _number(state.get("since"))
+        step = "apologise" if self._afterwards is None else await self._afterwards.answer(call_sid)
+        if step == "resume" and not may_resume(resumed, time.time() - since):
+            log.error("the call was resumed %d times: given up", resumed, extra={"call_sid": call_sid})
+            step = "apologise"
+        if step == "resume":
+            return self._connect(form, resumed=resumed + 1, since=since)
+        if step == "hang_up":
+            return _twiml(telephony.hang_up())
+        return _twiml(telephony.fall_back(settings.fallback_number, apologise=step == "apologise"))
+
+    def _round(self, form: Mapping[str, str], path: str) -> Response | None:
+        """Send a call round while this process drains, so that the next one takes it; None if it was long enough."""
+        again = _number(form.get("again"))
+        if again >= MAX_ASKED_AGAIN:
+            return None
+        query = {name: form[name] for name in ("resumed", "since") if name in form} | {"again": str(again + 1)}
+        return _twiml(telephony.ask_again(self._door.url(path, query=urlencode(query))))
+
+    def _connect(self, form: Mapping[str, str], *, resumed: int, since: float) -> Response:
+        """Answer with the address of the call's media socket."""
+        call = _call(form["CallSid"], form)
+        if self.settings.web_concurrency == 1:  # else the media socket may come to another process
+            self._board.prepare(call)
+        parameters = {"caller": call.caller or "", "called": call.called or "", "direction": call.direction}
+        action = callback = None
+        if self._afterwards is not None:
+            state = urlencode({"resumed": resumed, "since": int(since)})
+            action, callback = self._door.url(AFTER_PATH, query=state), self._door.url(STATUS_PATH)
+        url = self._door.media_url(MEDIA_PATH, call.sid, resumes=resumed > 0)
+        return _twiml(telephony.connect_stream(url, parameters, action=action, status_callback=callback))
 
     async def _status(self, request: Request) -> Response:
-        form = await self._verified_form(request, STATUS_PATH)
+        form = await self._webhook(request, STATUS_PATH)
         if isinstance(form, Response):
             return form
-        log.debug("%s is %s", form.get("CallSid"), form.get("CallStatus"), extra={"call_sid": form.get("CallSid")})
+        call_sid, status = form["CallSid"], form["CallStatus"]
+        if form.get("StreamEvent") == "stream-error":
+            log.warning("Twilio lost the media stream: %.200s", form.get("StreamError"), extra={"call_sid": call_sid})
+        elif status in _OVER:
+            await self._twilio_ended(call_sid, status)
         return Response(status_code=204)
 
-    async def _verified_form(self, request: Request, path: str) -> ImmutableMultiDict[str, str] | Response:
-        """Return the parameters of a webhook that Twilio has signed, or the refusal to answer any other with."""
+    async def _twilio_ended(self, call_sid: str, status: str) -> None:
+        """Take it from Twilio that a call is over, in whatever order that comes."""
+        reason = f"Twilio reports that it is {status}"
+        if not self._board.end(call_sid, reason) and self._afterwards is not None:
+            await self._afterwards.settle(call_sid, "caller", reason)
+
+    async def _webhook(self, request: Request, path: str) -> ImmutableMultiDict[str, str] | Response:
+        """Return the parameters of a webhook of a call, CallSid and CallStatus among them, or how to refuse it."""
         try:
-            return await self._signed_form(request, path)
+            form = await self._door.webhook(request, path)
         except RequestRefused as refused:
             self._metrics.refused("webhook")
             log.warning("webhook refused: %s", refused)
@@ -253,201 +320,62 @@ class PhoneApp(Starlette):
         except ConfigurationError as error:
             log.error("webhook refused, the settings are incomplete:\n%s", error)
             return Response("not configured\n", status_code=500, media_type="text/plain")
-
-    async def _signed_form(self, request: Request, path: str) -> ImmutableMultiDict[str, str]:
-        body = b""
-        with suppress(ClientDisconnect):  # half a body has no valid signature
-            async for chunk in request.stream():
-                body += chunk
-                if len(body) > MAX_BODY_BYTES:
-                    raise RequestRefused(f"a webhook with more than {MAX_BODY_BYTES} bytes")
-        try:
-            form = parse_qsl(body.decode(), keep_blank_values=True, max_num_fields=MAX_FIELDS)
-            query = parse_qsl(request.url.query, keep_blank_values=True, max_num_fields=MAX_FIELDS)
-        except ValueError:
-            raise RequestRefused("a webhook whose parameters cannot be read") from None
-        if request.method != "POST":
-            form = []
-        signed = ImmutableMultiDict(form)
-        self._signatures.verify(
-            self._public_url("https", path, request.scope), signed, request.headers.get(SIGNATURE_HEADER)
-        )
-        params = ImmutableMultiDict([*query, *form])
-        if params.get("AccountSid") != self.settings.twilio_account_sid:
-            raise RequestRefused("a webhook of another account than TWILIO_ACCOUNT_SID")
-        return params
-
-    def _public_url(self, scheme: str, path: str, scope: Any) -> str:
-        """Return the address Twilio asked for: PUBLIC_URL, the path inside this app and the raw query.
-
-        Host and X-Forwarded-* are what the client says, so they are never used.
-        """
-        query = scope["query_string"].decode("latin-1")
-        public = scheme + self.settings.public_url.removeprefix("https")
-        return f"{public}{path}?{query}" if query else f"{public}{path}"
-
-    def _prepare(self, call: Call) -> None:
-        """Open the model session while Twilio opens the media socket, if that socket will come to this process."""
-        known = call.sid in self._prepared or call.sid in self.calls
-        if known or self.settings.web_concurrency > 1 or len(self._prepared) >= MAX_PREPARED:
-            return
-        self._prepared[call.sid] = Prepared(call, asyncio.create_task(self._open(call)), self._prepared)
-
-    async def _open(self, call: Call) -> ModelSession:
-        """Open the call's model session. Whatever fails, the caller hears the apology: it is an EndpointError."""
-        try:
-            async with asyncio.timeout(INSTRUCTIONS_SECONDS) as limit:
-                instructions = await self.agent.instructions_for(call)
-        except Exception as error:  # a user's function
-            if limit.expired():
-                raise EndpointRefused(f"the agent's instructions took longer than {INSTRUCTIONS_SECONDS:g} s") from None
-            log.exception("the agent's instructions failed", extra={"call_sid": call.sid})
-            raise EndpointRefused(f"the agent's instructions failed: {type(error).__name__}") from error
-        try:
-            return await open_session(self._endpoint, self.agent.session(instructions))
-        except EndpointError:
-            raise
-        except Exception as error:  # what nobody foresaw: a proxy of the environment, a session that is not JSON
-            log.exception("the model session could not be opened", extra={"call_sid": call.sid})
-            raise EndpointRefused(f"the model session could not be opened: {type(error).__name__}") from error
+        if not _CALL_SID.fullmatch(form.get("CallSid", "")):
+            log.warning("webhook refused: its CallSid is not CA and 32 hexadecimal digits")
+            return Response("CallSid is missing\n", status_code=400, media_type="text/plain")
+        return ImmutableMultiDict({"CallStatus": "", **form})
 
     # --- the media socket ---
 
     async def _media(self, websocket: WebSocket) -> None:
-        token = websocket.path_params["token"]
         try:
-            url = self._public_url("wss", MEDIA_PATH + token, websocket.scope)
-            self._verify_socket(url, websocket)
-            call_sid = self._tokens.redeem(token, time.time())
+            ticket = await self._door.socket(websocket, MEDIA_PATH)
         except (RequestRefused, ConfigurationError) as refused:
             self._metrics.refused("socket")
             log.warning("media socket refused: %s", telemetry.hidden(str(refused)))
             await websocket.close()  # before accept: HTTP 403
             return
         await websocket.accept()
-        socket = _TwilioSocket(websocket)
+        socket = TwilioSocket(websocket)
+        account = None if self.settings.insecure else self.settings.twilio_account_sid
         try:
-            start = await self._read_start(socket, call_sid)
-        except (ProtocolError, TimeoutError) as error:
-            log.warning("media socket closed: %s", error, extra={"call_sid": call_sid})
+            start = await read_start(socket, ticket.call_sid, account)
+            past = await self._past(ticket)
+        except (ProtocolError, RequestRefused, StoreError) as error:
+            log.warning("media socket closed: %s", str(error), extra={"call_sid": ticket.call_sid})
             await socket.close()
             return
-        await self._run(start, socket)
+        await self._board.run(_call(ticket.call_sid, start.start.custom_parameters), start, socket, past)
 
-    def _verify_socket(self, url: str, websocket: WebSocket) -> None:
-        self._signatures.verify(url, {}, websocket.headers.get(SIGNATURE_HEADER))
+    async def _past(self, ticket: telephony.Ticket) -> Past | None:
+        """Return where a call was that goes on in this socket, None for one that begins.
 
-    async def _read_start(self, socket: _TwilioSocket, call_sid: str) -> mediastream.Start:
-        """Return the `start` of the call that the token was made for; anything else ends the socket."""
-        try:
-            async with asyncio.timeout(START_SECONDS):
-                for _ in range(MAX_BEFORE_START):
-                    text = await socket.receive()
-                    if text is None:
-                        raise ProtocolError("it closed before `start`")
-                    if isinstance(text, bytes):
-                        continue
-                    try:
-                        message = mediastream.decode(text)
-                    except ProtocolError as error:
-                        log.warning("%s", error, extra={"call_sid": call_sid})
-                        continue
-                    if isinstance(message, mediastream.Start):
-                        return self._checked(message, call_sid)
-        except TimeoutError:
-            raise ProtocolError(f"no `start` within {START_SECONDS:g} s") from None
-        raise ProtocolError(f"no `start` among its first {MAX_BEFORE_START} messages")
-
-    def _checked(self, message: mediastream.Start, call_sid: str) -> mediastream.Start:
-        details = message.start
-        if details.call_sid != call_sid or details.account_sid != self.settings.twilio_account_sid:
-            raise ProtocolError("its `start` is of another call than its token")
-        if details.media_format != mediastream.MediaFormat():
-            raise ProtocolError(f"its audio is {details.media_format}, not µ-law at 8 kHz: remove audioFormat")
-        if call_sid in self.calls:
-            raise ProtocolError("the call has a media socket already")
-        return message
-
-    async def _run(self, start: mediastream.Start, socket: _TwilioSocket) -> None:
-        call_sid = start.start.call_sid
-        prepared = self._prepared.get(call_sid)
-        if prepared is not None:
-            prepared.claim()
-            call, opening = prepared.call, prepared.opening
-            if opening.done() and isinstance(opening.exception(), EndpointUnreachable):
-                opening = asyncio.create_task(self._open(call))  # a moment has passed, and it may work now
-        else:
-            call = _call(call_sid, start.start.custom_parameters)
-            opening = asyncio.create_task(self._open(call))
-        follower = self._hooks.follow()
-
-        def emit(event: Event) -> None:
-            telemetry.log_event(event)
-            self._metrics.tell(event)
-            if self._store is not None:
-                self._store.tell(event)
-            follower.tell(event)
-
-        async def open_model() -> ModelSession:
-            return await opening
-
-        session = Session(
-            call=call,
-            agent=self.agent,
-            bridge=Bridge(self._policy, call_sid=call_sid),
-            caller=socket,
-            open_model=open_model,
-            emit=emit,
-            model_events=self._hooks.wants_model_events,
-        )
-        emit(
-            CallStarted(
-                call_sid=call_sid,
-                stream_sid=start.stream_sid,
-                caller=call.caller,
-                called=call.called,
-                direction=call.direction,
-            )
-        )
-        self.calls[call_sid] = call
-        try:
-            await session.run(start)
-        finally:
-            del self.calls[call_sid]
-            await discard(opening)
-            await follower.close()
+        Raises:
+            ProtocolError, RequestRefused, StoreError: it cannot go on.
+        """
+        pending = self._board.supersede(ticket.call_sid)
+        if pending is None and not ticket.resumes:
+            return None
+        if self._afterwards is None:
+            raise ProtocolError("a call goes on that nobody has recorded: give the app a store")
+        return await self._afterwards.past(ticket.call_sid, pending)
 
 
-def _call(call_sid: str, parameters: Any) -> Call:
+def _twiml(text: str) -> Response:
+    return Response(text, media_type="application/xml")
+
+
+def _number(text: str | None) -> int:
+    """Read a number that we wrote into an address; 0 for anything else."""
+    return int(text) if text is not None and text.isdecimal() and len(text) < 12 else 0
+
+
+def _call(call_sid: str, given: Mapping[str, str]) -> Call:
+    """Make a call of a webhook's form, or of the parameters that it gave to its stream."""
     return Call(
         sid=call_sid,
-        caller=parameters.get("caller") or None,
-        called=parameters.get("called") or None,
-        direction=parameters.get("direction") or "inbound",
+        caller=given.get("From") or given.get("caller") or None,
+        called=given.get("To") or given.get("called") or None,
+        direction=given.get("Direction") or given.get("direction") or "inbound",
         started_at=datetime.now(UTC),
     )
-
-
-class _TwilioSocket:
-    """The media socket as the session sees it."""
-
-    def __init__(self, websocket: WebSocket) -> None:
-        self._websocket = websocket
-
-    async def receive(self) -> str | bytes | None:
-        message = await self._websocket.receive()
-        if message["type"] == "websocket.disconnect":
-            return None
-        text: str | bytes | None = message.get("text")
-        return message.get("bytes", b"") if text is None else text
-
-    async def send(self, text: str) -> None:
-        try:
-            await self._websocket.send({"type": "websocket.send", "text": text})
-        except (WebSocketDisconnect, RuntimeError) as error:
-            raise ConnectionError("the media socket is closed") from error
-
-    async def close(self) -> None:
-        if self._websocket.application_state is WebSocketState.CONNECTED:
-            with suppress(WebSocketDisconnect, RuntimeError, OSError):  # Twilio was faster
-                await self._websocket.close(1000)

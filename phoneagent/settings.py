@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import secrets
@@ -87,12 +88,34 @@ class Settings(Records):
     never the environment: a variable that was left behind must not open the door."""
 
     # the model
-    openai_api_key: SecretStr | None = None
-    openai_model: str = DEFAULT_MODEL
-    realtime_url: str | None = Field(None, validate_default=True, repr=False)
-    """Another Realtime server than OpenAI's: ws or wss."""
+    endpoint_in_code: bool = False
+    """Code brings the endpoint: none has to be named here."""
+    realtime_url: str | None = Field(None, repr=False)
+    """Another Realtime server than OpenAI's: ws or wss. It goes before everything below."""
     realtime_api_key: SecretStr | None = None
     """The key of that server, if it wants one; OPENAI_API_KEY is never sent to it."""
+    realtime_headers: Annotated[dict[str, SecretStr], NoDecode] = Field(default_factory=dict)
+    """More headers for whichever server it is: a JSON object. Values may hold {call_sid}, {caller} (a pseudonym) and
+    {direction}."""
+    realtime_dialect: Literal["auto", "ga", "beta"] = "auto"
+    """How that server spells its events, where it does not show in its first one."""
+    azure_openai_endpoint: str | None = Field(None, repr=False)
+    """An Azure resource, like https://NAME.openai.azure.com."""
+    azure_openai_deployment: str | None = Field(None, validate_default=True)
+    """The name of the model's deployment there."""
+    azure_openai_api_key: SecretStr | None = Field(None, validate_default=True)
+    azure_openai_preview: str | None = Field(None, pattern=r"^[0-9-]+-preview$")
+    """An api-version, like 2025-04-01-preview, for the retired form of Azure's address and the beta dialect."""
+    openai_api_key: SecretStr | None = Field(None, validate_default=True)
+    openai_model: str = DEFAULT_MODEL
+    openai_base_url: str | None = Field(None, repr=False)
+    """Another host of OpenAI's, like https://eu.api.openai.com/v1; it is sent OPENAI_API_KEY."""
+    openai_organization: str | None = Field(None, validation_alias="OPENAI_ORG_ID")
+    openai_project: str | None = Field(None, validation_alias="OPENAI_PROJECT_ID")
+    helicone_api_key: SecretStr | None = None
+    """Leads the session through Helicone's gateway, to OpenAI or to Azure."""
+    helicone_url: str | None = Field(None, repr=False)
+    """Another gateway of Helicone's than https://api.helicone.ai/v1/gateway/oai."""
     transcription_models: Annotated[tuple[str, ...], NoDecode] = Field(
         DEFAULT_TRANSCRIPTION_MODELS, validation_alias="PHONEAGENT_TRANSCRIPTION_MODELS"
     )
@@ -205,11 +228,47 @@ class Settings(Records):
 
     @field_validator("realtime_url")
     @classmethod
-    def _realtime(cls, value: str | None, info: pydantic.ValidationInfo) -> str | None:
-        if value is not None and (urlsplit(value).scheme not in ("ws", "wss") or not urlsplit(value).hostname):
+    def _realtime(cls, value: str | None) -> str | None:
+        if value is not None and not _is_address(value, "ws", "wss"):
             raise ValueError("it must begin with ws:// or wss:// and name a host")
-        if value is None and info.data.get("openai_api_key") is None:
-            raise pydantic_core.PydanticCustomError("no_model", "OPENAI_API_KEY is missing: " + _NO_MODEL)
+        return value
+
+    @field_validator("azure_openai_endpoint", "openai_base_url", "helicone_url")
+    @classmethod
+    def _base(cls, value: str | None) -> str | None:
+        if value is not None and not _is_address(value, "http", "https"):
+            raise ValueError("it must begin with https:// and name a host")
+        return value
+
+    @field_validator("realtime_headers", mode="before")
+    @classmethod
+    def _headers(cls, value: Any) -> Any:
+        if isinstance(value, str):
+            try:
+                value = json.loads(value)
+            except ValueError:
+                value = None
+        texts = isinstance(value, dict) and all(isinstance(each, str | SecretStr) for each in value.values())
+        if not texts:
+            raise ValueError('it must be a JSON object of texts, like {"X-Team": "phones"}')
+        for name, text in value.items():
+            text = text.get_secret_value() if isinstance(text, SecretStr) else text
+            if not _HEADER_NAME.fullmatch(name) or not _HEADER_VALUE.fullmatch(text):
+                raise ValueError("one of its names or values cannot be a header: use printable ASCII")
+            if name.lower() in _OWN_HEADERS or name.lower().startswith("sec-websocket-"):
+                raise ValueError(f"{name} belongs to the handshake: leave it out")
+        return value
+
+    @field_validator("azure_openai_deployment", "azure_openai_api_key", "openai_api_key")
+    @classmethod
+    def _named(cls, value: Any, info: pydantic.ValidationInfo) -> Any:
+        given = info.data
+        known = "realtime_url" in given and "azure_openai_endpoint" in given  # if not, they are told as malformed
+        if value is not None or not known or given["endpoint_in_code"] or given["realtime_url"] is not None:
+            return value
+        name = str(info.field_name).upper()
+        if name.startswith("AZURE") == (given["azure_openai_endpoint"] is not None):
+            raise pydantic_core.PydanticCustomError("no_model", f"{name} is missing: {_NO_MODEL[name]}")
         return value
 
     @field_validator("transcription_models", mode="before")
@@ -278,7 +337,22 @@ def _problem(error: Any) -> str:
     return f"{name} is malformed: {message}"
 
 
-_NO_MODEL = "set it, or REALTIME_URL for another Realtime server"
+def _is_address(value: str, *schemes: str) -> bool:
+    try:
+        parts = urlsplit(value)
+        return parts.scheme in schemes and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        return False
+
+
+_HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,100}")
+_HEADER_VALUE = re.compile(r"[ -~]{0,4096}")
+_OWN_HEADERS = frozenset({"host", "connection", "upgrade", "content-length", "transfer-encoding"})
+_NO_MODEL = {
+    "OPENAI_API_KEY": "set it, or REALTIME_URL for another Realtime server",
+    "AZURE_OPENAI_DEPLOYMENT": "set it to the deployment's name, or remove AZURE_OPENAI_ENDPOINT",
+    "AZURE_OPENAI_API_KEY": "set it, or bring Endpoint.azure(token=...) in code, or remove AZURE_OPENAI_ENDPOINT",
+}
 _REMEDIES = {
     "TWILIO_ACCOUNT_SID": "copy it from the Twilio console's first page",
     "TWILIO_AUTH_TOKEN": "copy it from the Twilio console's first page",

@@ -1,12 +1,15 @@
-"""Sinks of events: the log, a line for each fact of a call, and the metrics. Neither has numbers or speech in it."""
+"""Sinks of events: the log, a line for each fact of a call, and the metrics. Neither has speech in it, and the log has
+numbers only where it was told to.
+"""
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 import re
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, NoReturn
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
@@ -14,6 +17,7 @@ from .events import (
     AgentAnswered,
     BargeIn,
     CallEnded,
+    CallHandedOver,
     CallStarted,
     Event,
     KeyPressed,
@@ -26,11 +30,11 @@ from .events import (
 log = logging.getLogger("phoneagent.call")
 
 _SERVERS = ("uvicorn.error", "uvicorn.access", "hypercorn.access", "gunicorn.access")
-_SECRET_IN_PATH = re.compile(r"(/twilio/(?:media/|voice\?))[^\s\"']+")
+_SECRET_IN_PATH = re.compile(r"(/twilio/(?:media/|[^\s\"?]*\?))[^\s\"]+")
 
 
 def hidden(text: str) -> str:
-    """Return a line of a log without media tokens, and without the numbers in the query of a webhook by GET."""
+    """Return a line of a log without media tokens, and without the query of a webhook: by GET it holds the numbers."""
     return _SECRET_IN_PATH.sub(r"\1…", text)
 
 
@@ -55,17 +59,22 @@ def hide_secrets() -> None:
         logging.getLogger(name).addFilter(_hide_secrets)  # the same one, so once
 
 
-def log_event(event: Event) -> None:
-    """Write an event to the log `phoneagent.call`, with `call_sid` among the record's fields."""
-    level, text = _line(event)
+def log_event(event: Event, *, pii: bool = False) -> None:
+    """Write an event to the log `phoneagent.call`, with `call_sid` among the record's fields.
+
+    Numbers are masked unless `pii` is true; speech is never in it.
+    """
+    level, text = _line(event, pii)
     if text:
         log.log(level, "%s %s", event.call_sid, text, extra={"call_sid": event.call_sid})
 
 
-def _line(event: Event) -> tuple[int, str]:
+def _line(event: Event, pii: bool) -> tuple[int, str]:
     match event:
         case CallStarted():
-            return logging.INFO, f"started, {event.direction}"
+            caller, called = (_one_line(each) if pii else masked(each) for each in (event.caller, event.called))
+            begun = "resumed" if event.resumed else "started"
+            return logging.INFO, f"{begun}, {event.direction} from {caller} to {called}"
         case AgentAnswered():
             return logging.INFO, f"answered after {event.latency_ms} ms"
         case BargeIn():
@@ -80,10 +89,34 @@ def _line(event: Event) -> tuple[int, str]:
             return logging.DEBUG, "key pressed"
         case Trouble():
             return logging.WARNING, event.what
+        case CallHandedOver():
+            return logging.INFO, f"handed over after {event.at_ms} ms: {event.reason}"
         case CallEnded():
             return logging.INFO, f"ended by {event.ended_by} after {event.duration_ms} ms: {event.reason}"
         case _:
             return logging.DEBUG, ""
+
+
+_MASK = "••••••"
+_NO_NUMBER = frozenset({"anonymous", "blocked", "private", "restricted", "unavailable", "unknown"})
+_SIP = re.compile(r"(sips?):(?:[^@]*)@([A-Za-z0-9.\-]+)", re.ASCII)
+_NUMBER = re.compile(r"(\+[0-9])?[0-9]{5,}([0-9]{2})", re.ASCII)
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]+")
+
+
+def masked(address: str | None) -> str:
+    """Return who calls or is called as a log may show it: of a number its first digit and its last two at most."""
+    if not address or address.lower() in _NO_NUMBER:
+        return address or "unknown"
+    if sip := _SIP.match(address):
+        return f"{sip[1]}:{_MASK}@{sip[2]}"
+    if number := _NUMBER.fullmatch(address):
+        return f"{number[1] or ''}{_MASK}{number[2]}"
+    return _MASK
+
+
+def _one_line(address: str | None) -> str:
+    return _CONTROL.sub(" ", address or "unknown")
 
 
 class JsonFormatter(logging.Formatter):
@@ -105,21 +138,40 @@ class JsonFormatter(logging.Formatter):
 
 MAX_TOOL_NAMES = 100
 LATENCY_SECONDS = (0.1, 0.2, 0.3, 0.5, 0.7, 1, 1.5, 2, 3, 5, 10)
+REACTION_SECONDS = (0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.7, 1, 2)
+BRIDGE_SECONDS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1)
+LAG_SECONDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5)
+
+DIRECTIONS = ("to_model", "to_caller")
+TURNED_AWAY = ("draining", "full", "denied", "caller")
 
 
 class Metrics:
-    """What an app counts, in Prometheus's conventions; one registry for each app."""
+    """What an app counts, in Prometheus's conventions; one registry for each app.
+
+    Live calls are those that have started or resumed here and have neither ended nor been handed over.
+    """
 
     def __init__(self) -> None:
         self._registry = CollectorRegistry()
         self._tool_names: set[str] = set()
         options: Any = {"registry": self._registry, "namespace": "phoneagent"}
+        self._count_calls(options)
+        self._measure(options)
+
+    def _count_calls(self, options: Any) -> None:
         self._live = Gauge("calls_live", "Calls that are live now", **options)
-        self._started = Counter("calls_started", "Calls whose media stream has started", **options)
+        self._started = Counter("calls_started", "Calls whose first media stream has started", **options)
+        self._resumed = Counter("calls_resumed", "Calls that went on here in another media stream", **options)
+        self._handed_over = Counter("calls_handed_over", "Calls that were left to their next media stream", **options)
         self._ended = Counter("calls_ended", "Calls that are over, by who ended them", ["ended_by"], **options)
         self._refused = Counter("requests_refused", "Webhooks and sockets that proved no origin", ["what"], **options)
         self._away = Counter("calls_turned_away", "Calls that could not be taken, by reason", ["reason"], **options)
         self._interrupted = Counter("barge_ins", "Answers that the caller cut off", **options)
+        for reason in TURNED_AWAY:  # a series that is there from the start shows its first increase
+            self._away.labels(reason)
+
+    def _measure(self, options: Any) -> None:
         self._answers = Histogram(
             "response_seconds",
             "From the end of the caller's speech to the first audio of the answer",
@@ -129,18 +181,40 @@ class Metrics:
         self._tools = Histogram(
             "tool_seconds", "How long tools took", ["name"], buckets=(*LATENCY_SECONDS, 20), **options
         )
+        self._reactions = Histogram(
+            "barge_in_reaction_seconds",
+            "From the first sound of a caller who interrupts to our `clear`",
+            buckets=REACTION_SECONDS,
+            **options,
+        )
+        bridge = Histogram(
+            "bridge_seconds",
+            "From reading audio on one side to writing it on the other",
+            ["direction"],
+            buckets=BRIDGE_SECONDS,
+            **options,
+        )
+        self._bridge = {direction: bridge.labels(direction) for direction in DIRECTIONS}
+        self._lag = Histogram(
+            "event_loop_lag_seconds", "How late the event loop woke up", buckets=LAG_SECONDS, **options
+        )
 
     def tell(self, event: Event) -> None:
         """Count an event."""
         match event:
             case CallStarted():
                 self._live.inc()
-                self._started.inc()
+                (self._resumed if event.resumed else self._started).inc()
+            case CallHandedOver():
+                self._live.dec()
+                self._handed_over.inc()
             case CallEnded():
                 self._live.dec()
                 self._ended.labels(event.ended_by).inc()
             case BargeIn():
                 self._interrupted.inc()
+                if event.reaction_ms is not None:
+                    self._reactions.observe(event.reaction_ms / 1000)
             case AgentAnswered():
                 self._answers.observe(event.latency_ms / 1000)
             case ToolReturned():
@@ -156,9 +230,26 @@ class Metrics:
         self._refused.labels(what).inc()
 
     def turned_away(self, reason: str) -> None:
-        """Count a call that was turned away: "draining" or "full"."""
+        """Count a call that was turned away: "draining", "full", "denied" (the number), "caller" (its many calls)."""
         self._away.labels(reason).inc()
+
+    def bridged(self, direction: str, seconds: float) -> None:
+        """Measure the way of a frame through this process: "to_model" or "to_caller"."""
+        self._bridge[direction].observe(seconds)
+
+    def lagged(self, seconds: float) -> None:
+        """Measure how late the event loop was."""
+        self._lag.observe(seconds)
 
     def text(self) -> bytes:
         """Return everything in Prometheus's text format."""
         return generate_latest(self._registry)
+
+
+async def watch_loop(metrics: Metrics, seconds: float = 1.0) -> NoReturn:
+    """Measure the event loop's lag every `seconds`, until cancelled. Lag counts from each sleep: it does not add up."""
+    loop = asyncio.get_running_loop()
+    while True:
+        due = loop.time() + seconds
+        await asyncio.sleep(seconds)
+        metrics.lagged(max(0.0, loop.time() - due))

@@ -8,7 +8,8 @@ import hashlib
 import hmac
 import secrets
 import struct
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from twilio.request_validator import RequestValidator
@@ -19,17 +20,25 @@ from .errors import RequestRefused
 TOKEN_SECONDS = 120
 """How long after the webhook the media socket may be opened."""
 
+RETRY = "#rc=5&rp=ct,rt,5xx&ct=2000&rt=5000"
+"""Fragment of a webhook's address, never sent nor signed: Twilio asks up to five times again, within its 15 s, where a
+server that restarts does not answer; it waits 2 s for a connection and 5 s for an answer."""
+
+APOLOGY = "We are sorry, something went wrong on our side."
+
 SIGNATURE_HEADER = "x-twilio-signature"
 _NONCE_BYTES = 12
 _MAC_BYTES = 32
 _TIME = struct.Struct(">Q")
+_HEAD_BYTES = _TIME.size + _NONCE_BYTES + 1
+_BEGINS, _RESUMES = b"b", b"r"
 
 
 class Signatures:
-    """Checks that a request was signed by Twilio with our auth token."""
+    """Checks that a request was signed by Twilio with one of our auth tokens; there are two during a rotation."""
 
-    def __init__(self, auth_token: str) -> None:
-        self._validator = RequestValidator(auth_token)
+    def __init__(self, auth_tokens: Sequence[str]) -> None:
+        self._validators = [RequestValidator(token) for token in auth_tokens]
 
     def verify(self, url: str, params: Mapping[str, Any], signature: str | None) -> None:
         """Return if `signature` is Twilio's for that public URL and those form parameters.
@@ -41,28 +50,39 @@ class Signatures:
         shown = f"{address}?…" if query else address
         if not signature:
             raise RequestRefused(f"no {SIGNATURE_HEADER} on a request for {shown}")
-        if not self._validator.validate(url, params, signature):
+        if not any(validator.validate(url, params, signature) for validator in self._validators):
             raise RequestRefused(f"wrong signature for {shown}: check PUBLIC_URL and TWILIO_AUTH_TOKEN")
+
+
+@dataclass(frozen=True, slots=True)
+class Ticket:
+    """What a media token says: the call whose media socket it opens, and whether that call goes on or begins."""
+
+    call_sid: str
+    resumes: bool
+    nonce: str
+    """What makes it the only one of its kind."""
 
 
 class MediaTokens:
     """Short-lived tokens that carry a call from its webhook to its media socket, across processes.
 
-    A token is URL-safe: expiry, nonce and CallSid, and an HMAC over them with a key derived from the auth token. `now`
-    is in seconds since the epoch.
+    A token is URL-safe: expiry, nonce, kind and CallSid, and an HMAC over them with a key derived from the first auth
+    token; those of the others are taken as well. `now` is in seconds since the epoch.
     """
 
-    def __init__(self, auth_token: str) -> None:
-        self._key = hmac.digest(auth_token.encode(), b"phoneagent media token v1", hashlib.sha256)
+    def __init__(self, auth_tokens: Sequence[str]) -> None:
+        self._keys = [hmac.digest(each.encode(), b"phoneagent media token v2", hashlib.sha256) for each in auth_tokens]
         self._spent: dict[bytes, int] = {}
 
-    def issue(self, call_sid: str, now: float) -> str:
+    def issue(self, call_sid: str, now: float, *, resumes: bool = False) -> str:
         """Return a token for the media socket of that call."""
-        body = _TIME.pack(int(now) + TOKEN_SECONDS) + secrets.token_bytes(_NONCE_BYTES) + call_sid.encode()
-        return base64.urlsafe_b64encode(self._mac(body) + body).decode().rstrip("=")
+        kind = _RESUMES if resumes else _BEGINS
+        body = _TIME.pack(int(now) + TOKEN_SECONDS) + secrets.token_bytes(_NONCE_BYTES) + kind + call_sid.encode()
+        return base64.urlsafe_b64encode(_mac(self._keys[0], body) + body).decode().rstrip("=")
 
-    def redeem(self, token: str, now: float) -> str:
-        """Return the CallSid of a token and spend it.
+    def redeem(self, token: str, now: float) -> Ticket:
+        """Return what a token says, and spend it.
 
         Raises:
             RequestRefused: it is not ours, was altered, is too old, or was spent in this process.
@@ -72,7 +92,8 @@ class MediaTokens:
         except (binascii.Error, ValueError):
             raise RequestRefused("a media token is not one of ours") from None
         mac, body = raw[:_MAC_BYTES], raw[_MAC_BYTES:]
-        if len(body) <= _TIME.size + _NONCE_BYTES or not hmac.compare_digest(mac, self._mac(body)):
+        genuine = any(hmac.compare_digest(mac, _mac(key, body)) for key in self._keys)
+        if len(body) <= _HEAD_BYTES or not genuine:
             raise RequestRefused("a media token is not one of ours")
         (expires,) = _TIME.unpack_from(body)
         if now > expires:
@@ -82,38 +103,71 @@ class MediaTokens:
             raise RequestRefused("a media token was used twice")
         self._spent = {old: until for old, until in self._spent.items() if until >= now}
         self._spent[nonce] = expires
-        return body[_TIME.size + _NONCE_BYTES :].decode("utf-8", "replace")
-
-    def _mac(self, body: bytes) -> bytes:
-        return hmac.digest(self._key, body, hashlib.sha256)
+        kind = body[_HEAD_BYTES - 1 : _HEAD_BYTES]
+        return Ticket(body[_HEAD_BYTES:].decode("utf-8", "replace"), kind == _RESUMES, nonce.hex())
 
 
-def turn_away(fallback_number: str | None) -> str:
-    """Return TwiML for a call that cannot be taken: on to somebody else, or busy, which costs nothing."""
+def _mac(key: bytes, body: bytes) -> bytes:
+    return hmac.digest(key, body, hashlib.sha256)
+
+
+def turn_away(fallback_number: str | None, *, reason: str = "busy") -> str:
+    """Return TwiML for a call that is not taken: on to somebody else, or "busy" or "rejected", which costs nothing."""
     response = VoiceResponse()
     if fallback_number is None:
-        response.reject(reason="busy")
+        response.reject(reason=reason)
     else:
         response.dial(fallback_number)
     return str(response)
+
+
+def fall_back(fallback_number: str | None, *, apologise: bool = True) -> str:
+    """Return TwiML for a call that was answered and cannot go on: an apology, then somebody else, or the end."""
+    response = VoiceResponse()
+    if apologise:
+        response.say(APOLOGY)
+    if fallback_number is None:
+        response.hangup()
+    else:
+        response.dial(fallback_number)
+    return str(response)
+
+
+def hang_up() -> str:
+    """Return TwiML that ends the call."""
+    response = VoiceResponse()
+    response.hangup()
+    return str(response)
+
+
+def nothing() -> str:
+    """Return TwiML for a call that is over: Twilio wants an answer, and will do nothing with it."""
+    return str(VoiceResponse())
 
 
 def ask_again(url: str) -> str:
     """Return TwiML that asks `url` again in a second, when another process may answer."""
     response = VoiceResponse()
     response.pause(length=1)
-    response.redirect(url, method="POST")
+    response.redirect(url + RETRY, method="POST")
     return str(response)
 
 
-def connect_stream(url: str, parameters: Mapping[str, str]) -> str:
-    """Return TwiML that connects the call to a media stream at `url` (wss), with parameters for its `start`."""
+def connect_stream(
+    url: str, parameters: Mapping[str, str], *, action: str | None = None, status_callback: str | None = None
+) -> str:
+    """Return TwiML that connects the call to a media stream at `url` (wss), with parameters for its `start`.
+
+    Twilio asks `action` how to go on when our side of the stream has gone; without one it hangs up then. It tells
+    `status_callback` when the stream begins, ends or fails.
+    """
     response = VoiceResponse()
-    stream = Connect().stream(url=url)
+    callback = {} if status_callback is None else {"status_callback": status_callback}
+    stream = Connect().stream(url=url, **callback)
     for name, value in parameters.items():
         if value and len(name) + len(value) < 500:  # Twilio's limit for one parameter
             stream.parameter(name=name, value=value)
-    connect = Connect()
+    connect = Connect() if action is None else Connect(action=action + RETRY, method="POST")
     connect.append(stream)
     response.append(connect)
     return str(response)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,7 @@ from phoneagent.cli.calls import calls
 from phoneagent.cli.migrate import migrate
 from phoneagent.errors import ConfigurationError, StoreError
 from phoneagent.events import AgentAnswered, CallEnded, CallStarted, Event, ToolCalled, ToolReturned, Turn, TurnEnded
-from phoneagent.store import Store
+from phoneagent.store import Store, rows
 
 INBOUND, OUTBOUND = "CA" + "1" * 32, "CA" + "2" * 32
 PERSON, OURS = "+33123456789", "+4930123456"
@@ -102,7 +103,7 @@ def test_one_call_is_a_readable_transcript(recorded: Invoke) -> None:
         ["0:00.1", "agent   Good evening!"],
         ["0:02.0", "caller  (no transcript)"],
         ["0:03.0", 'tool    book {"guests": 4} → Booked [2J  (50 ms)'],
-        ["0:03.1", "tool    pay {}  (it has not returned)"],
+        ["0:03.1", "tool    pay {}  (outcome unknown)"],
         ["0:03.6", "agent   We have one [unheard: by the window]  (after 640 ms, interrupted: heard 800 of 2500 ms)"],
         ["1:05.0", "agent   [unheard: Are you there?]  (interrupted: heard 800 of 2500 ms)"],
     ]
@@ -134,6 +135,32 @@ def test_json_has_everything(recorded: Invoke) -> None:
     assert {each["call_sid"] for each in json.loads(recorded("calls", "--json").output)} == {INBOUND, OUTBOUND}
 
 
+def test_a_resumed_call_shows_where_it_went_on(recorded: Invoke) -> None:
+    async def resume() -> None:
+        async with Store.from_url("sqlite:///phoneagent.db") as store:
+            store.tell(ToolCalled(call_sid=OUTBOUND, at_ms=1, call_id="c1", name="look", arguments="{}"))
+            before = await store.call(OUTBOUND)
+            assert before is not None
+            while rows.now() <= before.started_at + timedelta(milliseconds=5):
+                await asyncio.sleep(0)
+            again = CallStarted(
+                call_sid=OUTBOUND, stream_sid="MZ3", caller=OURS, called=None, direction="outbound-api", resumed=True
+            )
+            store.tell(again)
+            store.tell(ToolCalled(call_sid=OUTBOUND, at_ms=10, call_id="c2", name="book", arguments="{}"))
+
+    asyncio.run(resume())
+    _, *lines = recorded("calls", OUTBOUND).output.splitlines()
+    assert [line.split(maxsplit=1)[1] for line in lines] == [
+        "tool    look {}  (outcome unknown)",
+        "—       the call went on in another media stream",
+        "tool    book {}  (it has not returned yet)",
+        "ended",
+    ]
+    streams = json.loads(recorded("calls", OUTBOUND, "--json").output)["streams"]
+    assert [stream["stream_sid"] for stream in streams] == ["MZ2", "MZ3"]
+
+
 def test_an_unknown_call_is_said_to_be_unknown(recorded: Invoke) -> None:
     result = recorded("calls", "CA0")
     assert result.exit_code == 1
@@ -151,7 +178,7 @@ def test_forgetting(recorded: Invoke) -> None:
 
 def test_migrating(invoke: Invoke, tmp_path: Path) -> None:
     for _ in range(2):
-        assert invoke("migrate").output == "SQLite in phoneagent.db is at revision 0001\n"
+        assert invoke("migrate").output == "SQLite in phoneagent.db is at revision 0002\n"
     assert invoke("calls").output == "no call is recorded yet\n"
 
 

@@ -7,14 +7,16 @@ import json
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from dataclasses import replace
+from datetime import UTC, datetime
 from http import HTTPStatus
 from typing import Any
 
 import pytest
 from websockets.asyncio.server import Request, Response, ServerConnection, serve
 
-from phoneagent import Agent, Endpoint, EndpointRefused, EndpointUnreachable, Settings, endpoint
-from phoneagent.endpoint import open_session, realtime_url
+from phoneagent import Agent, Call, Endpoint, EndpointError, EndpointRefused, EndpointUnreachable, endpoint
+from phoneagent.endpoint import TokenProvider, open_session
 from phoneagent.protocol.realtime import AudioAppend, Dialect
 
 pytestmark = pytest.mark.anyio
@@ -24,9 +26,9 @@ Behaviour = Callable[[ServerConnection], Awaitable[None]]
 
 
 @asynccontextmanager
-async def server(behaviour: Behaviour, refuse: HTTPStatus | None = None) -> AsyncIterator[Endpoint]:
+async def server(behaviour: Behaviour, refuse: HTTPStatus | None = None, body: str = "no\n") -> AsyncIterator[Endpoint]:
     def check(connection: ServerConnection, request: Request) -> Response | None:
-        return connection.respond(refuse, "no\n") if refuse else None
+        return connection.respond(refuse, body) if refuse else None
 
     async with serve(behaviour, "127.0.0.1", 0, process_request=check, compression=None) as running:
         port = next(iter(running.sockets)).getsockname()[1]
@@ -188,37 +190,6 @@ async def test_a_url_that_is_none() -> None:
         await open_session(Endpoint("http://127.0.0.1"), SESSION)
 
 
-@pytest.mark.parametrize(
-    ("base", "expected"),
-    [
-        ("wss://api.openai.com/v1/realtime", "wss://api.openai.com/v1/realtime?model=m"),
-        ("ws://host", "ws://host/v1/realtime?model=m"),
-        ("ws://host/v1/", "ws://host/v1/realtime?model=m"),
-        ("ws://host/openai/v1", "ws://host/openai/v1/realtime?model=m"),
-        ("ws://host/realtime?model=other&a=b", "ws://host/realtime?model=other&a=b"),
-        ("ws://host/realtime?deployment=d", "ws://host/realtime?deployment=d"),
-    ],
-)
-def test_addresses_are_completed(base: str, expected: str) -> None:
-    assert realtime_url(base, "m") == expected
-
-
-def test_keys_go_where_they_belong() -> None:
-    given: dict[str, Any] = {
-        "twilio_account_sid": "AC" + "0" * 32,
-        "twilio_auth_token": "0123456789",
-        "public_url": "https://a.example",
-        "openai_api_key": "sk-openai",
-    }
-    far = Endpoint.from_settings(Settings(**given))
-    assert far.url == "wss://api.openai.com/v1/realtime?model=gpt-realtime-2.1"
-    assert far.headers == {"Authorization": "Bearer sk-openai"}
-    assert "sk-openai" not in repr(far)
-    assert Endpoint.from_settings(Settings(**given, realtime_url="ws://x")).headers == {}
-    other = Endpoint.from_settings(Settings(**given, realtime_url="ws://x", realtime_api_key="k"))
-    assert other.headers == {"Authorization": "Bearer k"}
-
-
 async def test_a_far_end_that_does_not_answer_a_close_keeps_nothing_open() -> None:
     async def deaf(connection: ServerConnection) -> None:
         await say(connection, **CREATED)
@@ -238,3 +209,112 @@ async def test_a_far_end_that_does_not_answer_a_close_keeps_nothing_open() -> No
             assert session._connection.transport.is_closing()
         finally:
             checked.set()
+
+
+# --- headers, tokens, and what a refusal says ---
+
+
+CALL = Call(sid="CA" + "1" * 32, caller="+15550100001", called=None, direction="inbound", started_at=datetime.now(UTC))
+
+
+async def headers_at(far: Endpoint, call: Call | None = None, **changes: Any) -> dict[str, str]:
+    """Open a session and return the headers it was opened with."""
+    seen: dict[str, str] = {}
+
+    async def note(connection: ServerConnection) -> None:
+        assert connection.request is not None
+        seen.update(connection.request.headers.raw_items())
+        await agreeable(connection)
+
+    async with server(note) as running:
+        session = await open_session(replace(far, url=running.url, **changes), SESSION, call)
+        await session.close()
+    return seen
+
+
+async def test_a_session_tells_of_its_call() -> None:
+    far = Endpoint("ws://x", {"X-Key": "k"}, call_headers={"X-Call": "{call_sid}", "X-Who": "{caller}"})
+    told = await headers_at(far, CALL, pseudonym_key=b"secret")
+    assert (told["X-Key"], told["X-Call"], len(told["X-Who"])) == ("k", CALL.sid, 32)
+    assert not {"X-Call", "X-Who"} & (await headers_at(far)).keys()
+
+
+async def test_a_token_is_fetched_for_each_session() -> None:
+    tokens = iter(["first", "second", "third"])
+
+    async def asynchronous() -> str:
+        return next(tokens)
+
+    def plain() -> str:
+        with pytest.raises(RuntimeError):
+            asyncio.get_running_loop()  # it may block: it is not called on the loop
+        return next(tokens)
+
+    async def later() -> str:
+        return next(tokens)
+
+    providers: list[TokenProvider] = [asynchronous, plain, lambda: later()]
+    told = [(await headers_at(Endpoint("ws://x", token=each)))["Authorization"] for each in providers]
+    assert told == ["Bearer first", "Bearer second", "Bearer third"]
+
+
+def broken() -> str:
+    raise OSError("no such tenant: s3cret")
+
+
+@pytest.mark.parametrize(
+    ("provider", "kind", "words"),
+    [
+        (broken, EndpointUnreachable, "token provider failed: OSError"),
+        (lambda: "two words", EndpointRefused, "no token"),
+        (lambda: None, EndpointRefused, "no token"),
+        (lambda: "", EndpointRefused, "no token"),
+    ],
+)
+async def test_a_provider_that_gives_none(provider: Any, kind: type[Exception], words: str) -> None:
+    with pytest.raises(kind, match=words) as raised:
+        await open_session(Endpoint("ws://127.0.0.1:1", token=provider), SESSION)
+    assert "s3cret" not in str(raised.value)
+
+
+async def test_a_provider_that_never_answers(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def never() -> str:
+        await asyncio.Event().wait()
+        return ""
+
+    monkeypatch.setattr(endpoint, "CONNECT_SECONDS", 0.05)
+    with pytest.raises(EndpointUnreachable, match="still waiting for its token provider"):
+        await open_session(Endpoint("ws://127.0.0.1:1", token=never), SESSION)
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "kind", "code"),
+    [
+        (429, {"error": {"code": "insufficient_quota", "message": "s3cret"}}, EndpointRefused, "insufficient_quota"),
+        (429, {"error": {"code": "rate_limit_exceeded"}}, EndpointUnreachable, "429"),
+        (404, {"error": {"code": "DeploymentNotFound"}}, EndpointRefused, "404"),
+        (503, {"error": "s3cret"}, EndpointUnreachable, "503"),
+        (503, {"error": {"code": "s3cret-1"}}, EndpointUnreachable, "503"),
+    ],
+)
+async def test_a_refusal_s_own_code(status: int, body: Any, kind: type[EndpointError], code: str) -> None:
+    remedies = {"insufficient_quota": "pay", "429": "wait", "404": "look", "503": "wait"}
+    async with server(agreeable, refuse=HTTPStatus(status), body=json.dumps(body)) as far:
+        with pytest.raises(kind, match=f"HTTP {status}.*: {remedies[code]}$") as raised:
+            await open_session(replace(far, remedies=remedies), SESSION)
+    assert raised.value.code == code
+    assert "s3cret" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("code", "kind"), [("server_error", EndpointUnreachable), ("rate_limit_exceeded", EndpointUnreachable),
+                       ("model_not_found", EndpointRefused)]
+)  # fmt: skip
+async def test_a_refusal_in_place_of_a_session(code: str, kind: type[EndpointError]) -> None:
+    async def refuses(connection: ServerConnection) -> None:
+        await say(connection, type="error", error={"code": code, "message": "no"})
+        await connection.wait_closed()
+
+    async with server(refuses) as far:
+        with pytest.raises(kind, match=f"{code}: no: a remedy$"):
+            await open_session(replace(far, remedies={code: "a remedy"}), SESSION)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 import sys
+from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 
@@ -18,18 +21,24 @@ from phoneagent import (
     Trouble,
     Turn,
     TurnEnded,
+    telemetry,
 )
-from phoneagent.telemetry import JsonFormatter, Metrics, hide_secrets, log_event
+from phoneagent.events import CallHandedOver
+from phoneagent.telemetry import JsonFormatter, Metrics, hide_secrets, log_event, watch_loop
 
 TURN = Turn(
     role="caller", item_id="i", text="my secret", heard_text="my secret", start_ms=0, end_ms=9, said_ms=9, heard_ms=9
 )
 STARTED = CallStarted(call_sid="CA1", stream_sid="MZ1", caller="+15550100001", called="+1", direction="inbound")
+RESUMED = replace(STARTED, stream_sid="MZ2", resumed=True)
+HANDED_OVER = CallHandedOver(call_sid="CA1", at_ms=4000, reason="this process ends")
 ENDED = CallEnded(call_sid="CA1", ended_by="agent", reason="hung up", duration_ms=1000, transcript=(TURN,))
 EVENTS = [
     STARTED,
+    HANDED_OVER,
+    RESUMED,
     AgentAnswered(call_sid="CA1", at_ms=1, latency_ms=420),
-    BargeIn(call_sid="CA1", at_ms=1, item_id="i", audio_end_ms=100, said_ms=900),
+    BargeIn(call_sid="CA1", at_ms=1, item_id="i", audio_end_ms=100, said_ms=900, reaction_ms=180),
     TurnEnded(call_sid="CA1", turn=TURN),
     ToolReturned(call_sid="CA1", at_ms=1, call_id="c", name="book", output="my secret", ms=5),
     KeyPressed(call_sid="CA1", at_ms=1, digit="7"),
@@ -51,6 +60,37 @@ def test_every_fact_is_a_line_without_numbers_or_speech(caplog: pytest.LogCaptur
     assert "interrupted: heard 100 of 900 ms" in "".join(lines)
 
 
+@pytest.mark.parametrize(
+    ("caller", "shown"),
+    [
+        ("+15550100001", "+1••••••01"),
+        ("+33123456789", "+3••••••89"),
+        ("0123456789", "••••••89"),
+        ("12345", "••••••"),
+        ("anonymous", "anonymous"),
+        (None, "unknown"),
+        ("sip:alice@pbx.example:5060;transport=tls", "sip:••••••@pbx.example"),
+        ("client:alice", "••••••"),
+        ("+15550100001\nCA2 ended", "••••••"),
+    ],
+)
+def test_who_calls_is_masked(caller: str | None, shown: str, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    log_event(replace(STARTED, caller=caller, called="+33987654321"))
+    log_event(replace(RESUMED, caller=caller, called="+33987654321"))
+    assert [record.getMessage() for record in caplog.records] == [
+        f"CA1 started, inbound from {shown} to +3••••••21",
+        f"CA1 resumed, inbound from {shown} to +3••••••21",
+    ]
+
+
+def test_who_calls_is_shown_whole_on_request_and_in_one_line(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    log_event(replace(STARTED, caller="+15550100001\n\x1b[2J", called=None), pii=True)
+    (record,) = caplog.records
+    assert record.getMessage() == "CA1 started, inbound from +15550100001 [2J to unknown"
+
+
 def test_lines_as_json() -> None:
     try:
         raise ValueError("oops")
@@ -70,12 +110,80 @@ def test_metrics_of_two_apps_do_not_meet() -> None:
     one, other = Metrics(), Metrics()
     for event in EVENTS:
         one.tell(event)
+    assert b"calls_started_total 1.0" in one.text()
+    assert b"calls_resumed_total 1.0" in one.text()
+    assert b"calls_handed_over_total 1.0" in one.text()
+    assert b"calls_live 0.0" in one.text()
+    assert b"barge_in_reaction_seconds_sum 0.18" in one.text()
     assert b'calls_ended_total{ended_by="agent"} 1.0' in one.text()
     assert b'tool_seconds_count{name="book"} 1.0' in one.text()
     assert b"calls_started_total 0.0" in other.text()
 
 
-@pytest.mark.parametrize("path", ["/twilio/media/SECRET", "/twilio/media/%41SECRET", "/twilio/voice?From=%2BSECRET"])
+def test_a_call_is_live_from_each_start_to_its_end_or_hand_over() -> None:
+    metrics = Metrics()
+    for event, live in ((STARTED, 1), (HANDED_OVER, 0), (RESUMED, 1), (STARTED, 2), (ENDED, 1), (ENDED, 0)):
+        metrics.tell(event)
+        assert f"calls_live {live}.0".encode() in metrics.text()
+
+
+def test_what_the_app_measures_itself() -> None:
+    metrics = Metrics()
+    metrics.bridged("to_model", 0.0004)
+    metrics.bridged("to_caller", 0.003)
+    metrics.bridged("to_caller", 3)
+    metrics.turned_away("denied")
+    text = metrics.text().decode()
+    assert 'bridge_seconds_bucket{direction="to_model",le="0.0005"} 1.0' in text
+    assert 'bridge_seconds_bucket{direction="to_caller",le="0.005"} 1.0' in text
+    assert 'bridge_seconds_bucket{direction="to_caller",le="1.0"} 1.0' in text
+    assert 'bridge_seconds_count{direction="to_caller"} 2.0' in text
+    assert 'calls_turned_away_total{reason="denied"} 1.0' in text
+    assert 'calls_turned_away_total{reason="full"} 0.0' in text
+
+
+def test_the_event_loop_s_lag_is_told_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Clock:
+        now = 100.0
+        late = iter((0.0, 3.5, 0.0))  # so long after its time each sleep ends
+
+        def time(self) -> float:
+            return self.now
+
+        async def sleep(self, seconds: float) -> None:
+            self.now += seconds + next(self.late)
+
+    clock, metrics = Clock(), Metrics()
+    monkeypatch.setattr(telemetry, "asyncio", SimpleNamespace(get_running_loop=lambda: clock, sleep=clock.sleep))
+    with pytest.raises(RuntimeError):  # the clock has stopped
+        watch_loop(metrics, 1.0).send(None)
+    text = metrics.text().decode()
+    assert 'event_loop_lag_seconds_bucket{le="0.001"} 2.0' in text
+    assert "event_loop_lag_seconds_count 3.0" in text
+    assert "event_loop_lag_seconds_sum 3.5" in text
+
+
+@pytest.mark.anyio
+async def test_watching_the_event_loop_ends_when_it_is_cancelled() -> None:
+    watching = asyncio.create_task(watch_loop(Metrics(), 60))
+    await asyncio.sleep(0)
+    watching.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await watching
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/twilio/media/SECRET",
+        "/twilio/media/%41SECRET",
+        "/twilio/voice?From=%2BSECRET",
+        "/twilio/voice/?From=%2BSECRET",
+        "/twilio/voice?again=1&CallerName=O'Brien&From=%2BSECRET",
+        "/twilio/after?CallSid=CA1&From=%2BSECRET",
+        "/twilio/status?From=%2BSECRET",
+    ],
+)
 def test_a_server_s_log_has_no_secret_and_stays_readable(path: str) -> None:
     from uvicorn.logging import AccessFormatter
 

@@ -17,7 +17,7 @@ from phoneagent.events import Turn
 from phoneagent.store import Answer, CallDetails, CallRecord, Store, ToolRecord
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]+")
-_STYLES = {"caller": "bold cyan", "agent": "bold green", "tool": "bold magenta"}
+_STYLES = {"caller": "bold cyan", "agent": "bold green", "tool": "bold magenta", "—": "dim"}
 _MAX_SHOWN = 300
 """Characters of a tool's arguments and of its output that the transcript shows; --json has them all."""
 
@@ -102,10 +102,10 @@ def _print_call(console: Console, record: CallDetails, numbers: bool) -> None:
     title = f"{record.call_sid}  {start}  {record.direction} from {caller} to {called}"
     console.print(Text(title, "bold"), soft_wrap=True)
     answer_of = {id(turn): answer for turn, answer in _answered(record)}
-    entries: list[tuple[int, str, Text]] = [
-        (turn.start_ms, turn.role, _said(turn, answer_of.get(id(turn)))) for turn in record.turns
-    ]
-    entries += [(tool.at_ms, "tool", _used(tool)) for tool in record.tools]
+    went_on = Text("the call went on in another media stream", "dim")
+    entries: list[tuple[int, str, Text]] = [(stream.at_ms, "—", went_on) for stream in record.streams[1:]]
+    entries += [(turn.start_ms, turn.role, _said(turn, answer_of.get(id(turn)))) for turn in record.turns]
+    entries += [(tool.at_ms, "tool", _used(tool, running=_may_run(tool, record))) for tool in record.tools]
     for at_ms, who, text in sorted(entries, key=lambda entry: entry[0]):
         _print_entry(console, _clock(at_ms), who, text)
     if record.duration_ms is None:
@@ -157,10 +157,15 @@ def _said(turn: Turn, answer: Answer | None) -> Text:
     return text
 
 
-def _used(tool: ToolRecord) -> Text:
+def _may_run(tool: ToolRecord, record: CallDetails) -> bool:
+    """Tell whether the process that runs a tool may still live: it has gone with its stream otherwise."""
+    return record.ended_at is None and all(stream.at_ms <= tool.at_ms for stream in record.streams)
+
+
+def _used(tool: ToolRecord, *, running: bool) -> Text:
     text = Text(f"{_plain(tool.name)} {_short(tool.arguments)}")
     if tool.output is None:
-        return text.append("  (it has not returned)", "dim")
+        return text.append("  (it has not returned yet)" if running else "  (outcome unknown)", "dim")
     return text.append(f" → {_short(tool.output)}").append(f"  ({tool.ms} ms)", "dim")
 
 

@@ -11,7 +11,7 @@ import copy
 from collections.abc import Sequence
 from typing import Any
 
-from phoneagent.errors import EndpointRefused
+from phoneagent.errors import EndpointRefused, EndpointUnreachable
 
 from .realtime import (
     Dialect,
@@ -27,6 +27,7 @@ from .realtime import (
 MAX_ATTEMPTS = 12
 """More fields than this are not dropped one by one."""
 
+_PASSING = frozenset({"server_error", "rate_limit_exceeded", "inference_rate_limit_exceeded", "session_expired"})
 _TRANSCRIPTION = ("audio", "input", "transcription")
 _VITAL = frozenset(
     {
@@ -79,6 +80,7 @@ class Configuring:
 
         Raises:
             EndpointRefused: the far end refuses the least a call needs, or to talk at all.
+            EndpointUnreachable: it refuses for a reason that passes.
         """
         match event:
             case SessionCreated(session=session) if self._attempt == 0:
@@ -94,7 +96,8 @@ class Configuring:
                     )
             case Error(error=failure) if self._attempt == 0:
                 code = failure.code or failure.type or "error"
-                raise EndpointRefused(f"the model refused the session: {code}: {failure.message}", code=failure.code)
+                kind = EndpointUnreachable if {failure.code, failure.type} & _PASSING else EndpointRefused
+                raise kind(f"the model refused the session: {code}: {failure.message}", code=failure.code)
             case Error(error=failure) if failure.event_id in (None, self._event_id):
                 self._drop(failure.param or "", f"{failure.code or failure.type}: {failure.message}")
                 return self._update()

@@ -24,6 +24,9 @@ CONNECT_SECONDS = 5.0
 BUSY_SECONDS = 5.0
 """How long SQLite waits for another process that is writing."""
 
+IDLE_SECONDS = 1.0
+"""How long SQLite's connection for writing stays open after use. Then what was deleted leaves its log as well."""
+
 TRANSACTION_SECONDS = 15.0
 """How long a transaction may take, its connection included."""
 
@@ -57,19 +60,20 @@ class Database:
         self._migrated = False
         self._migrating = asyncio.Lock()
         self._at_work: set[asyncio.Task[Any]] = set()
+        self._idle: asyncio.TimerHandle | None = None
         scheme = url.partition(":")[0].lower()
         if scheme in ("sqlite", "sqlite+aiosqlite"):
             self.path = _sqlite_path(url)
             self.name = f"SQLite in {self.path}"
-            self.engine = _sqlite(self.path)
+            self.engine, self.writing = _sqlite(self.path), _sqlite_writing(self.path)
             drivers: tuple[type[Exception], ...] = (sqlite3.Error,)
         elif scheme in ("postgres", "postgresql", "postgresql+asyncpg"):
             self.name = f"PostgreSQL at {_host(url)}"
             self.engine, drivers = _postgres(url)
+            self.writing = self.engine
         else:
             raise _malformed("it must begin with sqlite:///, postgres:// or postgresql://")
         self._errors: tuple[type[Exception], ...] = (exc.SQLAlchemyError, OSError, TimeoutError, *drivers)
-        self._writing = self.engine.execution_options(phoneagent_writing=True)
 
     @property
     def dialect(self) -> str:
@@ -97,7 +101,8 @@ class Database:
                 if not self._migrated:
                     await asyncio.to_thread(_upgrade_in_thread, self.url)  # alembic would hold up this loop's calls
                     self._migrated = True
-        return await self._apart(self._transaction(self._writing, TRANSACTION_SECONDS, work))
+            self._close_when_idle()
+        return await self._apart(self._transaction(self.writing, TRANSACTION_SECONDS, work))
 
     async def upgrade(self) -> str:
         """Bring the tables up to date, all or nothing, and return the revision.
@@ -112,25 +117,41 @@ class Database:
             await connection.run_sync(_upgrade)
             return str(await connection.scalar(sa.text("SELECT version_num FROM alembic_version")))
 
-        return await self._apart(self._transaction(self._writing, MIGRATION_SECONDS, work))
+        return await self._apart(self._transaction(self.writing, MIGRATION_SECONDS, work))
 
     async def close(self, seconds: float = CONNECT_SECONDS) -> None:
         """Let transactions come to their end, for at most `seconds`, and close what is open."""
+        if self._idle is not None:
+            self._idle.cancel()
         if self._at_work:
             _, late = await asyncio.wait(self._at_work, timeout=seconds)
             for task in late:
                 task.cancel()
             await asyncio.gather(*late, return_exceptions=True)
         await self.engine.dispose()
+        await self.writing.dispose()
+
+    def _close_when_idle(self) -> None:
+        if self._idle is not None:
+            self._idle.cancel()
+        self._idle = asyncio.get_running_loop().call_later(IDLE_SECONDS, self._close_idle)
+
+    def _close_idle(self) -> None:
+        self._idle = None
+        self._start(self.writing.dispose())  # a connection in use is closed after it
 
     async def _apart(self, work: Coroutine[Any, Any, _T]) -> _T:
         """Do `work` in a task of its own: who waits for it may give up, but a transaction that is cancelled half-way
         may leave its connection open."""
+        task = self._start(work)
+        await asyncio.wait([task])
+        return task.result()
+
+    def _start(self, work: Coroutine[Any, Any, _T]) -> asyncio.Task[_T]:
         task = asyncio.create_task(work, name="phoneagent store")
         self._at_work.add(task)
         task.add_done_callback(self._done)
-        await asyncio.wait([task])
-        return task.result()
+        return task
 
     def _done(self, task: asyncio.Task[Any]) -> None:
         self._at_work.discard(task)
@@ -159,11 +180,11 @@ def _upgrade_in_thread(url: str) -> None:
     asyncio.run(run())
 
 
-def _upgrade(connection: sa.Connection) -> None:
+def _upgrade(connection: sa.Connection, revision: str = "head") -> None:
     config = Config()
     config.set_main_option("script_location", "phoneagent.store:migrations")
     config.attributes["connection"] = connection
-    command.upgrade(config, "head")
+    command.upgrade(config, revision)
 
 
 # --- SQLite -----------------------------------------------------------------------------------------------------------
@@ -176,12 +197,40 @@ def _sqlite_path(url: str) -> Path:
     return Path(path)
 
 
-def _sqlite(path: Path) -> AsyncEngine:
-    """Return an engine that keeps no connection open: a thread each, and a file that another process may replace."""
+def _sqlite_writing(path: Path) -> AsyncEngine:
+    """Return an engine that writes: one transaction after the other, on one connection.
+
+    SQLite has one writer at a time. Those that find it taken sleep and try again, in no order; here they queue instead.
+    To open a file costs forty times as much as to write a row.
+    """
+    engine = _sqlite(path, "BEGIN IMMEDIATE", pool_size=1, max_overflow=0, pool_timeout=TRANSACTION_SECONDS)
+
+    @event.listens_for(engine.sync_engine, "connect")
+    def remember(_: Any, record: Any) -> None:
+        record.info["file"] = _identity(path)
+
+    @event.listens_for(engine.sync_engine, "checkout")
+    def compare(_: Any, record: Any, __: Any) -> None:
+        if record.info["file"] != _identity(path):
+            raise exc.DisconnectionError("somebody has replaced the file")  # the pool connects anew
+
+    return engine
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
+
+
+def _sqlite(path: Path, begin_with: str = "BEGIN", **pool: Any) -> AsyncEngine:
+    """Return an engine that keeps no connection open, unless `pool` says otherwise: each costs a thread."""
     engine = create_async_engine(
         sa.URL.create("sqlite+aiosqlite", database=str(path)),
-        poolclass=sa.NullPool,
         hide_parameters=True,
+        **(pool or {"poolclass": sa.NullPool}),
         # The driver begins no transactions: ours cover reads and changes of the schema, and writers queue at the start.
         connect_args={"timeout": BUSY_SECONDS, "isolation_level": None},
     )
@@ -198,8 +247,7 @@ def _sqlite(path: Path) -> AsyncEngine:
 
     @event.listens_for(engine.sync_engine, "begin")
     def begin(connection: sa.Connection) -> None:
-        writing = connection.get_execution_options().get("phoneagent_writing")
-        connection.exec_driver_sql("BEGIN IMMEDIATE" if writing else "BEGIN")
+        connection.exec_driver_sql(begin_with)
 
     return engine
 

@@ -13,7 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from phoneagent.events import EndedBy, Turn
 
-from .schema import answers, calls, tools, turns
+from .schema import answers, calls, streams, tools, turns
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,6 +53,14 @@ class CallRecord:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class StreamRecord:
+    """A media stream of a call, which began `at_ms` into the call; the first one begins it."""
+
+    stream_sid: str
+    at_ms: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ToolRecord:
     """A tool call, `at_ms` into the call; `output` and `ms` are None while it runs, and if it never returned."""
 
@@ -76,6 +84,7 @@ class Answer:
 class CallDetails(CallRecord):
     """A call with everything that is known of it, each in the order in which it happened, on the call's own clock."""
 
+    streams: tuple[StreamRecord, ...]
     turns: tuple[Turn, ...] = field(repr=False)
     tools: tuple[ToolRecord, ...]
     answers: tuple[Answer, ...]
@@ -88,6 +97,7 @@ class CallDetails(CallRecord):
     def as_dict(self) -> dict[str, Any]:
         """Return what JSON can carry; turns, tool_calls and latency_ms are shaped as in the demo's report."""
         return CallRecord.as_dict(self) | {
+            "streams": [asdict(stream) for stream in self.streams],
             "turns": [asdict(turn) for turn in self.turns],
             "tool_calls": [asdict(tool) for tool in self.tools],
             "answers": [asdict(answer) for answer in self.answers],
@@ -109,6 +119,10 @@ async def read_call(connection: AsyncConnection, call_sid: str) -> CallDetails |
     start: datetime = row.started_at
     return CallDetails(
         **_of_call(row),
+        streams=tuple(
+            StreamRecord(stream_sid=each.stream_sid, at_ms=_ms(each.started_at, start))
+            for each in await _hanging(connection, streams, call_sid, streams.c.started_at)
+        ),
         turns=tuple(_turn(each, start) for each in await _hanging(connection, turns, call_sid, turns.c.started_at)),
         tools=tuple(_tool(each, start) for each in await _hanging(connection, tools, call_sid, tools.c.started_at)),
         answers=tuple(

@@ -1,7 +1,4 @@
-"""From events to rows: which ones are kept, when they were, and the statements that write them.
-
-Each statement may run twice and in any order: a row is inserted, or brought up to date.
-"""
+"""From events to rows: which ones are kept, and when they were."""
 
 from __future__ import annotations
 
@@ -11,37 +8,33 @@ from datetime import UTC, datetime, timedelta
 from enum import Enum, auto
 from typing import Any, NamedTuple
 
-import sqlalchemy as sa
-from sqlalchemy.dialects import postgresql, sqlite
-from sqlalchemy.sql.dml import Insert, Update
-
 from phoneagent.events import AgentAnswered, CallEnded, CallStarted, Event, ToolCalled, ToolReturned, Turn, TurnEnded
 
-from .schema import answers, calls, tools, turns
-
 MAX_STREAMS = 10_000
-"""Calls whose stream is remembered, ended ones included; far more than are live at once."""
+"""Media streams that are remembered, ended ones included; far more than are live at once."""
 
 ROW_BYTES = 400
 """What a row weighs in memory besides its texts."""
 
 
 class Kind(Enum):
-    """What a row tells; the order is the order of writing, for a call comes before what hangs on it."""
+    """What a row tells."""
 
     STARTED = auto()
+    RESUMED = auto()
+    ENDED = auto()
     ENDED_UNSEEN = auto()
+    STREAM = auto()
     TURN = auto()
     TOOL_STARTED = auto()
     TOOL_RETURNED = auto()
     ANSWERED = auto()
-    ENDED = auto()
 
 
-CALL_ITSELF = frozenset({Kind.STARTED, Kind.ENDED_UNSEEN, Kind.ENDED})
-"""Rows that are never dropped to save memory; the others are detail."""
+CALL_ITSELF = frozenset({Kind.STARTED, Kind.RESUMED, Kind.ENDED, Kind.ENDED_UNSEEN})
+"""Rows that are never dropped to save memory, and whose order matters; the others are detail."""
 
-ENDS = frozenset({Kind.ENDED_UNSEEN, Kind.ENDED})
+ENDS = frozenset({Kind.ENDED, Kind.ENDED_UNSEEN})
 
 
 class Row(NamedTuple):
@@ -75,29 +68,33 @@ class _Stream:
 
 
 class Scribe:
-    """Turns events into rows. It remembers the stream of each call, from whose beginning events count their time."""
+    """Turns events into rows. It remembers when each stream began, for events count their time from there."""
 
     def __init__(self) -> None:
-        self._streams: OrderedDict[str, _Stream] = OrderedDict()
+        self._began: OrderedDict[tuple[str, str], datetime] = OrderedDict()
+        self._latest: OrderedDict[str, str] = OrderedDict()
 
-    def rows(self, event: Event) -> list[Row]:
-        """Return the rows of an event that happened just now; most kinds have one, some none."""
+    def rows(self, event: Event, stream_sid: str | None = None) -> list[Row]:
+        """Return the rows of an event that happened just now; most kinds have one, some none.
+
+        `stream_sid` is the stream it belongs to; without it, that is the call's latest stream in this process.
+        """
         match event:
             case CallStarted():
-                return [self._started(event)]
+                return self._started(event)
             case TurnEnded():
-                stream = self._stream(event.call_sid, event.turn.end_ms)
+                stream = self._stream(event.call_sid, stream_sid, event.turn.end_ms)
                 return [self._turn(event.call_sid, event.turn, stream)]
             case ToolCalled():
-                at = self._stream(event.call_sid, event.at_ms).began_at + timedelta(milliseconds=event.at_ms)
+                at = self._moment(event.call_sid, stream_sid, event.at_ms)
                 return [self.tool_started(event.call_sid, event.call_id, event.name, event.arguments, at)]
             case ToolReturned():
-                return [self._tool_returned(event)]
+                return [self._tool_returned(event, self._moment(event.call_sid, stream_sid, event.at_ms))]
             case AgentAnswered():
-                at = self._stream(event.call_sid, event.at_ms).began_at + timedelta(milliseconds=event.at_ms)
+                at = self._moment(event.call_sid, stream_sid, event.at_ms)
                 return [_row(Kind.ANSWERED, event.call_sid, at=at, latency_ms=event.latency_ms)]
             case CallEnded():
-                return self._ended(event)
+                return self._ended(event, stream_sid)
             case _:
                 return []
 
@@ -105,31 +102,33 @@ class Scribe:
         """Return the row of a tool that starts at `at`."""
         return _row(Kind.TOOL_STARTED, call_sid, call_id=call_id, name=name, arguments=arguments, started_at=at)
 
-    def _stream(self, call_sid: str, ms: int) -> _Stream:
-        """Return the stream of a call; for an unknown one, `ms` of it have passed by now."""
-        return self._streams.get(call_sid) or _Stream("", now() - timedelta(milliseconds=ms))
+    def _stream(self, call_sid: str, stream_sid: str | None, ms: int) -> _Stream:
+        """Return a stream of a call; of an unknown one, `ms` have passed by now."""
+        sid = stream_sid or self._latest.get(call_sid, "")
+        return _Stream(sid, self._began.get((call_sid, sid)) or now() - timedelta(milliseconds=ms))
 
-    def _started(self, event: CallStarted) -> Row:
-        stream = self._streams.get(event.call_sid)
-        if stream is None or stream.sid != event.stream_sid:
-            stream = self._streams[event.call_sid] = _Stream(event.stream_sid, now())
-            if len(self._streams) > MAX_STREAMS:
-                self._streams.popitem(last=False)
-        return _row(
-            Kind.STARTED,
-            event.call_sid,
-            stream_sid=event.stream_sid,
-            caller=event.caller,
-            called=event.called,
-            direction=event.direction,
-            started_at=stream.began_at,
-        )
+    def _moment(self, call_sid: str, stream_sid: str | None, ms: int) -> datetime:
+        return self._stream(call_sid, stream_sid, ms).began_at + timedelta(milliseconds=ms)
+
+    def _started(self, event: CallStarted) -> list[Row]:
+        key = (event.call_sid, event.stream_sid)
+        if key not in self._began:
+            self._began[key] = now()
+            self._latest[event.call_sid] = event.stream_sid
+            for memory in (self._began, self._latest):
+                if len(memory) > MAX_STREAMS:
+                    memory.popitem(last=False)
+        began_at = self._began[key]
+        stream = {"of_stream": event.stream_sid, "started_at": began_at}
+        who = {"caller": event.caller, "called": event.called, "direction": event.direction}
+        kind = Kind.RESUMED if event.resumed else Kind.STARTED
+        return [_row(kind, event.call_sid, **stream, **who), _row(Kind.STREAM, event.call_sid, **stream)]
 
     def _turn(self, call_sid: str, turn: Turn, stream: _Stream) -> Row:
         return _row(
             Kind.TURN,
             call_sid,
-            stream_sid=stream.sid,
+            of_stream=stream.sid,
             item_id=turn.item_id,
             role=turn.role,
             text=turn.text,
@@ -141,8 +140,7 @@ class Scribe:
             interrupted=turn.interrupted,
         )
 
-    def _tool_returned(self, event: ToolReturned) -> Row:
-        began = self._stream(event.call_sid, event.at_ms).began_at
+    def _tool_returned(self, event: ToolReturned, at: datetime) -> Row:
         return _row(
             Kind.TOOL_RETURNED,
             event.call_sid,
@@ -150,21 +148,21 @@ class Scribe:
             name=event.name,
             arguments="",
             output=event.output,
-            started_at=began + timedelta(milliseconds=event.at_ms - event.ms),
+            started_at=at - timedelta(milliseconds=event.ms),
             ms=event.ms,
         )
 
-    def _ended(self, event: CallEnded) -> list[Row]:
+    def _ended(self, event: CallEnded, stream_sid: str | None) -> list[Row]:
         """Return the end, and all turns once more: the text of one may have come after it had ended."""
-        seen = event.call_sid in self._streams
-        stream = self._stream(event.call_sid, event.duration_ms)
+        stream = self._stream(event.call_sid, stream_sid, event.duration_ms)
         rows = [self._turn(event.call_sid, turn, stream) for turn in event.transcript]
         end = {
+            "of_stream": stream.sid,
             "ended_at": stream.began_at + timedelta(milliseconds=event.duration_ms),
             "ended_by": event.ended_by,
             "reason": event.reason,
         }
-        if seen:
+        if (event.call_sid, stream.sid) in self._began:
             return [*rows, _row(Kind.ENDED, event.call_sid, **end)]
         return [*rows, _row(Kind.ENDED_UNSEEN, event.call_sid, started_at=stream.began_at, **end)]
 
@@ -173,38 +171,3 @@ def _row(kind: Kind, call_sid: str, **values: Any) -> Row:
     call_sid = clean(call_sid)
     cleaned = {name: clean(value) if isinstance(value, str) else value for name, value in values.items()}
     return Row(kind, call_sid, {"of_call": call_sid, **cleaned})
-
-
-def statements(dialect: str) -> dict[Kind, Insert | Update]:
-    """Return the statement of each kind of row; its parameters are the row's values."""
-    insert = sqlite.insert if dialect == "sqlite" else postgresql.insert
-    of_call = sa.bindparam("of_call", type_=sa.Text())
-
-    def upsert(table: sa.Table, fixed: dict[str, Any], names: tuple[str, ...], updated: tuple[str, ...]) -> Insert:
-        values = fixed | {name: sa.bindparam(name) for name in names}
-        statement = insert(table).values(values)
-        keys = list(table.primary_key)
-        if not updated:
-            return statement.on_conflict_do_nothing(index_elements=keys)
-        return statement.on_conflict_do_update(
-            index_elements=keys, set_={name: statement.excluded[name] for name in updated}
-        )
-
-    end = ("ended_at", "ended_by", "reason")
-    caller = ("stream_sid", "caller", "called", "direction")
-    turn = ("role", "text", "heard_text", "length_ms", "said_ms", "heard_ms", "interrupted")
-    tool = ("call_id", "name", "arguments", "started_at")
-    of_tool = {"call_sid": of_call}
-    # An end that was seen to start does not bring back a call that has been forgotten meanwhile: it only updates.
-    return {
-        # A second start is a resumed call: it goes on in another stream, and began when it began.
-        Kind.STARTED: upsert(calls, {"sid": of_call}, (*caller, "started_at"), caller),
-        Kind.ENDED_UNSEEN: upsert(
-            calls, {"sid": of_call, "stream_sid": "", "direction": ""}, ("started_at", *end), end
-        ),
-        Kind.TURN: upsert(turns, {"call_sid": of_call}, ("stream_sid", "item_id", "started_at", *turn), turn),
-        Kind.TOOL_STARTED: upsert(tools, of_tool, tool, ("name", "arguments")),
-        Kind.TOOL_RETURNED: upsert(tools, of_tool, (*tool, "output", "ms"), ("output", "ms")),
-        Kind.ANSWERED: upsert(answers, {"call_sid": of_call}, ("at", "latency_ms"), ()),
-        Kind.ENDED: sa.update(calls).where(calls.c.sid == of_call).values({n: sa.bindparam(n) for n in end}),
-    }

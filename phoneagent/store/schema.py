@@ -53,6 +53,14 @@ calls = sa.Table(
     sa.Column("reason", sa.Text),
 )
 
+streams = sa.Table(
+    "streams",
+    metadata,
+    _of_a_call(),
+    sa.Column("stream_sid", sa.Text, primary_key=True),
+    sa.Column("started_at", UtcTime, nullable=False),
+)
+
 turns = sa.Table(
     "turns",
     metadata,

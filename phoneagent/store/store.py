@@ -1,8 +1,8 @@
 """The store: an observer that keeps the record of each call, and the journal that calls write before they act.
 
     store = Store.from_url("sqlite:///phoneagent.db")
-    store.tell(event)                  # never waits, never raises; on disk within a second
-    record = await store.call("CA…")   # what was told so far is in it
+    store.tell(event, stream_sid="MZ…")  # never waits, never raises; on disk within a second
+    record = await store.call("CA…")     # what was told so far is in it
 
 Nothing has to be opened: the first event does it, and a database that is away then is tried again. `close` writes what
 waits. A store belongs to one event loop.
@@ -30,6 +30,7 @@ from .database import Database
 from .records import CallDetails, CallRecord, read_call, read_calls
 from .rows import Scribe, clean, now
 from .schema import calls, claims, next_steps, turns
+from .statements import MAY_GO_ON
 from .writer import Writer
 
 log = logging.getLogger("phoneagent.store")
@@ -43,6 +44,10 @@ SWEEP_SECONDS = 3600.0
 LONGEST_CALL_SECONDS = 24 * 3600.0
 """The longest call Twilio carries."""
 
+RESUME_SECONDS = 60.0
+"""How long the record of a call whose line broke is kept with RECORD_DAYS=0: Twilio asks for the next stream, and that
+one needs what was said, within seconds."""
+
 STEP_HOURS = 24
 """How long a next step is kept; it is asked for within seconds."""
 
@@ -52,7 +57,11 @@ _NOT_A_DIGIT = re.compile(r"[\s().\-/]")
 
 
 class Store:
-    """Records of calls in one database. `record_days` is how long they are kept; with 0 they go when the call ends."""
+    """Records of calls in one database. `record_days` is how long they are kept; with 0 they go when the call ends.
+
+    A call that goes on in another media stream, here or in another process, is one record: its latest stream speaks for
+    it, and the end of an older one changes nothing.
+    """
 
     def __init__(self, database: Database, *, record_days: int = RECORD_DAYS) -> None:
         self._database = database
@@ -104,10 +113,13 @@ class Store:
 
     # --- writing ------------------------------------------------------------------------------------------------------
 
-    def tell(self, event: Event) -> None:
-        """Keep an event; never waits and never raises. Must be called on the event loop."""
+    def tell(self, event: Event, *, stream_sid: str | None = None) -> None:
+        """Keep an event; never waits and never raises. Must be called on the event loop.
+
+        `stream_sid` is the stream the event belongs to; without it, that is the call's latest one in this process.
+        """
         try:
-            if rows := self._scribe.rows(event):
+            if rows := self._scribe.rows(event, stream_sid):
                 self._writer.add(rows)
                 self._schedule_sweep(FIRST_SWEEP_SECONDS)
         except Exception:  # an observer must not harm the call it observes
@@ -155,6 +167,8 @@ class Store:
     async def settle(self, call_sid: str, *, ended_by: EndedBy, reason: str) -> bool:
         """End the record of a call whose end was not told by its own session; return whether that was so.
 
+        To be used once the call is over for sure. Its own session's end, should it still come, replaces this one.
+
         Raises:
             StoreError: it is not written.
         """
@@ -165,7 +179,7 @@ class Store:
         async def write(connection: AsyncConnection) -> bool:
             still_open = sa.update(calls).where(calls.c.sid == sid, calls.c.ended_at.is_(None))
             closed = (await connection.execute(still_open.values(end))).rowcount > 0
-            if closed and self._record_days == 0:
+            if self._record_days == 0:  # also what waited for another stream
                 await connection.execute(sa.delete(calls).where(calls.c.sid == sid))
             return closed
 
@@ -210,16 +224,23 @@ class Store:
         return await self._database.read(partial(read_call, call_sid=clean(call_sid)))
 
     async def step_after(self, call_sid: str) -> NextStep | None:
-        """Return the next step of a call, None if none was written.
+        """Return the next step of a call, None if none was written since its latest media stream began.
+
+        That is the stream in the step's `data["stream_sid"]`; a step without one holds for any.
 
         Raises:
             StoreError: the database does not answer.
         """
+        await self._writer.flush()
+        sid = clean(call_sid)
+        query = sa.select(next_steps, calls.c.stream_sid).where(next_steps.c.call_sid == sid)
+        query = query.join_from(next_steps, calls, calls.c.sid == next_steps.c.call_sid, isouter=True)
 
         async def read(connection: AsyncConnection) -> NextStep | None:
-            query = sa.select(next_steps).where(next_steps.c.call_sid == clean(call_sid))
             row = (await connection.execute(query)).one_or_none()
-            return None if row is None else NextStep(kind=row.kind, data=row.data)
+            if row is None or (row.stream_sid and row.data.get("stream_sid", row.stream_sid) != row.stream_sid):
+                return None
+            return NextStep(kind=row.kind, data=row.data)
 
         return await self._database.read(read)
 
@@ -250,7 +271,8 @@ class Store:
     async def sweep(self, days: int | None = None) -> int:
         """Delete calls that ended more than `days` ago (default: RECORD_DAYS); return how many.
 
-        A call whose end was never reported is ended first, at the last thing known of it. Runs by itself once an hour.
+        One that may go on in another stream is left alone for a minute. A call whose end was never reported is ended
+        first, at the last thing known of it. Runs by itself once an hour, and with RECORD_DAYS=0 every minute.
 
         Raises:
             StoreError: nothing was changed.
@@ -259,6 +281,8 @@ class Store:
         keep = timedelta(days=self._record_days if days is None else days)
         orphan = (calls.c.ended_at.is_(None)) & (calls.c.started_at < moment - timedelta(seconds=LONGEST_CALL_SECONDS))
         last_turn = sa.select(sa.func.max(turns.c.started_at)).where(turns.c.call_sid == calls.c.sid).scalar_subquery()
+        may_go_on = calls.c.ended_by.in_(MAY_GO_ON) & (calls.c.ended_at > moment - timedelta(seconds=RESUME_SECONDS))
+        old = (calls.c.ended_at <= moment - keep) & sa.not_(may_go_on)
         end = {
             "ended_at": sa.func.coalesce(last_turn, calls.c.started_at),
             "ended_by": "error",
@@ -270,7 +294,7 @@ class Store:
             too_old = next_steps.c.at < moment - timedelta(hours=STEP_HOURS)
             await connection.execute(sa.delete(next_steps).where(too_old))
             await connection.execute(sa.delete(claims).where(claims.c.until < moment))
-            return (await connection.execute(sa.delete(calls).where(calls.c.ended_at <= moment - keep))).rowcount
+            return (await connection.execute(sa.delete(calls).where(old))).rowcount
 
         return await self._database.write(write)
 
@@ -281,7 +305,7 @@ class Store:
     def _start_sweep(self) -> None:
         self._next_sweep = None
         self._sweeping = asyncio.create_task(self._sweep_once(), name="phoneagent store sweep")
-        self._schedule_sweep(SWEEP_SECONDS)
+        self._schedule_sweep(SWEEP_SECONDS if self._record_days else RESUME_SECONDS)
 
     async def _sweep_once(self) -> None:
         try:

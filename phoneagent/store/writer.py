@@ -12,6 +12,8 @@ from collections import deque
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from functools import partial
+from itertools import groupby
+from typing import NamedTuple
 
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -19,8 +21,9 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from phoneagent.errors import StoreError
 
 from .database import Database
-from .rows import CALL_ITSELF, ENDS, Kind, Row, statements
+from .rows import CALL_ITSELF, ENDS, Kind, Row
 from .schema import calls
+from .statements import forget_ended, parameters, statements
 
 log = logging.getLogger("phoneagent.store")
 
@@ -38,6 +41,14 @@ MAX_CALL_ROWS = 100_000
 """Starts and ends of calls that may wait: days of calls, about 60 MB."""
 
 
+class _Waiter(NamedTuple):
+    """Somebody waits until so many rows are written, of all that were ever added: other calls go on adding."""
+
+    done: asyncio.Future[None]
+    calls: int
+    detail: int
+
+
 class Writer:
     """Writes rows to a database. `add` never blocks."""
 
@@ -45,13 +56,15 @@ class Writer:
         self._database = database
         self._keep_ended = keep_ended
         self._statements = statements(database.dialect)
+        self._forget_ended = forget_ended()
         self._calls: deque[Row] = deque()
         self._detail: deque[Row] = deque()
         self._detail_bytes = 0
+        self._calls_added = self._detail_added = 0
         self._lost = 0
         self._down = False
         self._one_by_one = 0  # so many rows are tried alone, to find the one that is refused
-        self._waiters: list[asyncio.Future[None]] = []
+        self._waiters: list[_Waiter] = []
         self._hurry = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._closing = False
@@ -66,8 +79,10 @@ class Writer:
         for row in rows:
             if row.kind in CALL_ITSELF:
                 self._calls.append(row)
+                self._calls_added += 1
             else:
                 self._detail.append(row)
+                self._detail_added += 1
                 self._detail_bytes += row.weight
         self._trim()
         self._start()
@@ -80,15 +95,11 @@ class Writer:
         """
         if not self.waiting and (self._task is None or self._task.done()):
             return
-        waiter = asyncio.get_running_loop().create_future()
-        self._waiters.append(waiter)
+        done = asyncio.get_running_loop().create_future()
+        self._waiters.append(_Waiter(done, self._calls_added, self._detail_added))
         self._hurry.set()
         self._start()
-        try:
-            await waiter
-        finally:
-            with suppress(ValueError):
-                self._waiters.remove(waiter)
+        await done
 
     async def close(self, seconds: float) -> None:
         """Write what waits, for at most `seconds`, and stop; what is left is counted in the log."""
@@ -116,13 +127,13 @@ class Writer:
                     await self._hurry.wait()
             self._hurry.clear()
             failed = await self._attempt()
+            self._tell_waiters(failed)
             if failed is None:
                 pause = 0.0 if self.waiting >= BATCH_ROWS or self._waiters or self._one_by_one else LINGER_SECONDS
             elif not failed.retry:
                 pause = 0.0
             else:
                 pause = min(max(2 * pause, FIRST_RETRY_SECONDS), LAST_RETRY_SECONDS)
-            self._tell_waiters(failed)
             if self._closing and failed is not None and failed.retry:
                 return
 
@@ -165,14 +176,15 @@ class Writer:
         log.error("a fact of a call (%s) is lost, it was refused: %s", batch[0].kind.name.lower(), error)
 
     def _tell_waiters(self, failed: StoreError | None) -> None:
-        if failed is not None and failed.retry:
-            for waiter in self._waiters:
-                if not waiter.done():
-                    waiter.set_exception(StoreError(str(failed)))
-        elif not self.waiting:
-            for waiter in self._waiters:
-                if not waiter.done():
-                    waiter.set_result(None)
+        calls_done, detail_done = self._calls_added - len(self._calls), self._detail_added - len(self._detail)
+        for waiter in self._waiters:
+            if waiter.done.done():  # given up
+                continue
+            if failed is not None and failed.retry:
+                waiter.done.set_exception(StoreError(str(failed)))
+            elif waiter.calls <= calls_done and waiter.detail <= detail_done:
+                waiter.done.set_result(None)
+        self._waiters = [waiter for waiter in self._waiters if not waiter.done.done()]
 
     # --- what waits ---------------------------------------------------------------------------------------------------
 
@@ -203,21 +215,25 @@ class Writer:
             self._lost += 1
 
     async def _write(self, batch: Sequence[Row], connection: AsyncConnection) -> None:
-        by_kind: dict[Kind, list[Row]] = {}
-        for row in batch:
-            by_kind.setdefault(row.kind, []).append(row)
-        known: set[str] | None = None
-        for kind in Kind:
-            rows = by_kind.get(kind, [])
-            if rows and kind not in CALL_ITSELF:
-                if known is None:
-                    known = await self._known(connection, batch)
-                rows = [row for row in rows if row.call_sid in known]
-            if rows:
-                await connection.execute(self._statements[kind], [row.values for row in rows])
-        ended = {row.call_sid for kind in ENDS for row in by_kind.get(kind, [])}
-        if ended and not self._keep_ended:
-            await connection.execute(sa.delete(calls).where(calls.c.sid.in_(ended)))
+        """Write the calls, each in the order of its facts, and then what hangs on them.
+
+        Processes that write the same calls go through them in the same order, so that none waits for the other.
+        """
+        of_calls = sorted((row for row in batch if row.kind in CALL_ITSELF), key=lambda row: row.call_sid)
+        for kind, group in groupby(of_calls, key=lambda row: row.kind):
+            await self._execute(connection, self._statements[kind], list(group))
+        detail = [row for row in batch if row.kind not in CALL_ITSELF]
+        if detail:
+            known = await self._known(connection, detail)
+            for kind in Kind:
+                rows = [row for row in detail if row.kind is kind and row.call_sid in known]
+                await self._execute(connection, self._statements[kind], rows)
+        if not self._keep_ended:
+            await self._execute(connection, self._forget_ended, [row for row in of_calls if row.kind in ENDS])
+
+    async def _execute(self, connection: AsyncConnection, statement: sa.UpdateBase, rows: Sequence[Row]) -> None:
+        if rows:
+            await connection.execute(statement, [parameters(row) for row in rows])
 
     async def _known(self, connection: AsyncConnection, batch: Sequence[Row]) -> set[str]:
         """Return which calls of a batch have a record: of one that was forgotten, nothing more is kept."""

@@ -49,9 +49,9 @@ class World:
 
     async def nothing_left(self) -> None:
         """However a call ends, nothing is left of it in the process."""
-        await self.until(lambda: not self.app.calls and not self.app._prepared)
+        await self.until(lambda: not self.app.calls and not self.app._board.prepared)
         await self.until(lambda: all(session.closed for session in self.model.sessions))
-        ours = ("Session.", "Follower.", "PhoneApp.", "_Prepared.", "open_model")
+        ours = ("Session.", "Follower.", "PhoneApp.", "Switchboard.", "Prepared.", "open_model")
 
         def alive() -> list[str]:
             names = [getattr(task.get_coro(), "__qualname__", "") for task in asyncio.all_tasks()]

@@ -15,7 +15,7 @@ from twilio.request_validator import RequestValidator
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
-from phoneagent import Agent, CallEnded, prepared, server, telephony
+from phoneagent import Agent, CallEnded, media, prepared, telephony
 from phoneagent.telephony import MediaTokens
 from tests.calls.conftest import ACCOUNT_SID, AUTH_TOKEN, PUBLIC_URL, World, Worlds
 
@@ -95,7 +95,7 @@ async def test_forged_webhooks_are_refused_before_any_model_session(world: World
         spoofed = {"Host": "evil.example", "X-Forwarded-Host": "evil.example", **(headers or {})}
         assert (await post(w, headers=spoofed))[0] == 403
         assert w.model.sessions == []
-        assert not w.app._prepared
+        assert not w.app._board.prepared
 
 
 async def test_webhooks_of_another_account_are_refused(world: Worlds) -> None:
@@ -141,7 +141,7 @@ async def test_a_get_webhook_signs_its_raw_query(world: Worlds) -> None:
                 assert 'value="+15550100001"' in await answer.text()
             async with http.get(url, headers=sign(WEBHOOK)) as answer:
                 assert answer.status == 403
-        await w.app._prepared[CALL_SID].close()
+        await w.app._board.prepared[CALL_SID].close()
 
 
 async def test_the_answer_connects_a_stream_with_what_is_known_of_the_call(world: Worlds) -> None:
@@ -152,8 +152,8 @@ async def test_the_answer_connects_a_stream_with_what_is_known_of_the_call(world
         assert '<Parameter name="caller" value="+15550100001"' in twiml
         await w.until(lambda: w.model.sessions)  # opened ahead of the socket
         await post(w, headers=sign(WEBHOOK, FORM))  # delivered twice: still one session
-        assert len(w.app._prepared) == 1
-        await w.app._prepared[CALL_SID].close()
+        assert len(w.app._board.prepared) == 1
+        await w.app._board.prepared[CALL_SID].close()
         assert len(w.model.sessions) == 1
 
 
@@ -168,7 +168,7 @@ async def test_a_call_that_never_comes_costs_no_session(world: Worlds, monkeypat
 async def test_with_several_processes_nothing_is_opened_ahead(world: Worlds) -> None:
     async with world(AGENT, web_concurrency=2) as w:
         await ticket(w)
-        assert not w.app._prepared
+        assert not w.app._board.prepared
         async with w.phone().dial():
             await w.until(lambda: w.model.sessions)
 
@@ -207,7 +207,7 @@ async def test_old_tokens_are_refused(world: Worlds, monkeypatch: pytest.MonkeyP
 
 async def test_a_token_of_another_process_is_good(world: Worlds) -> None:
     async with world(AGENT, web_concurrency=2) as w:
-        token = MediaTokens(AUTH_TOKEN).issue(CALL_SID, time.time())
+        token = MediaTokens([AUTH_TOKEN]).issue(CALL_SID, time.time())
         socket = await dial(w, f"wss://agent.example/twilio/media/{token}")
         await socket.send(start())
         await w.until(lambda: w.app.calls)
@@ -232,7 +232,7 @@ async def test_a_start_that_does_not_fit_ends_the_socket(world: Worlds, message:
 
 
 async def test_a_socket_without_start_is_closed(world: Worlds, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(server, "START_SECONDS", 0.2)
+    monkeypatch.setattr(media, "START_SECONDS", 0.2)
     async with world(AGENT, web_concurrency=2) as w:
         for messages in ([], ["garbage", b"binary", '{"event":"connected"}'], ["{}"] * 30):
             socket = await dial(w, await ticket(w))
@@ -265,7 +265,7 @@ async def test_no_token_number_or_secret_is_ever_logged(world: Worlds, caplog: p
             await w.until(lambda: w.app.calls)
         url = await ticket(w)
         await refused(w, url, {})
-        await w.app._prepared[CALL_SID].close()
+        await w.app._board.prepared[CALL_SID].close()
     ours = [record for record in caplog.records if record.name.startswith(("phoneagent", "uvicorn"))]
     text = "\n".join(record.getMessage() for record in ours)
     assert line.call_sid in text

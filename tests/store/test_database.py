@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 import sqlite3
+import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,17 +14,18 @@ import pytest
 import sqlalchemy as sa
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from phoneagent.errors import ConfigurationError, StoreError
-from phoneagent.store import Store, database, schema, writer
+from phoneagent.store import Store, StreamRecord, database, rows, schema, writer
 from phoneagent.store.database import Database
-from tests.store.conftest import contents, started, upgrade, written
+from tests.store.conftest import SID, contents, rows_left, started, upgrade, written
 
 pytestmark = pytest.mark.anyio
 
 
 async def test_migrations_build_what_the_code_expects(url: str) -> None:
-    assert await upgrade(url) == "0001"
+    assert await upgrade(url) == "0002"
     base = Database(url)
 
     def differences(sync: sa.Connection) -> list[Any]:
@@ -32,13 +36,13 @@ async def test_migrations_build_what_the_code_expects(url: str) -> None:
 
 
 async def test_processes_that_migrate_at_once_do_not_disturb_each_other(url: str) -> None:
-    assert await asyncio.gather(*(upgrade(url) for _ in range(4))) == ["0001"] * 4
+    assert await asyncio.gather(*(upgrade(url) for _ in range(4))) == ["0002"] * 4
 
 
 async def test_an_interrupted_migration_leaves_nothing_behind(url: str) -> None:
     base = Database(url)
 
-    @sa.event.listens_for(base.engine.sync_engine, "before_cursor_execute")
+    @sa.event.listens_for(base.writing.sync_engine, "before_cursor_execute")
     def interrupt(connection: Any, cursor: Any, statement: str, *_: Any) -> None:
         if "CREATE TABLE answers" in statement:
             raise sqlite3.OperationalError("interrupted") if "sqlite" in url else OSError("interrupted")
@@ -48,7 +52,64 @@ async def test_an_interrupted_migration_leaves_nothing_behind(url: str) -> None:
     names = await base.read(lambda connection: connection.run_sync(lambda sync: sa.inspect(sync).get_table_names()))
     assert names == []
     await base.close()
-    assert await upgrade(url) == "0001"
+    assert await upgrade(url) == "0002"
+
+
+@pytest.fixture
+async def first(url: str) -> str:
+    """A database as the first revision left it, with a call in it."""
+    base = Database(url)
+
+    async def work(connection: AsyncConnection) -> None:
+        await connection.run_sync(partial(database._upgrade, revision="0001"))
+        values = {"sid": SID, "stream_sid": "MZ1", "direction": "inbound", "started_at": rows.now()}
+        await connection.execute(sa.insert(schema.calls).values(values))
+        await connection.execute(sa.insert(schema.calls).values({**values, "sid": "CA2", "stream_sid": ""}))
+
+    await base._transaction(base.writing, 60, work)
+    await base.close()
+    return url
+
+
+async def test_records_of_the_first_revision_are_kept(first: str) -> None:
+    assert await upgrade(first) == "0002"
+    async with Store.from_url(first) as kept:
+        record = await kept.call(SID)
+        assert record is not None
+        assert record.streams == (StreamRecord(stream_sid="MZ1", at_ms=0),)
+        assert len(await rows_left(kept, schema.streams)) == 1
+        kept.tell(started(stream_sid="MZ2", resumed=True))
+        record = await kept.call(SID)
+        assert record is not None
+        assert [stream.stream_sid for stream in record.streams] == ["MZ1", "MZ2"]
+
+
+KILLED = """
+import asyncio, os, signal, sys
+import sqlalchemy as sa
+from phoneagent.store.database import Database
+
+base = Database(sys.argv[1])
+
+@sa.event.listens_for(base.writing.sync_engine, "after_cursor_execute")
+def kill(connection, cursor, statement, *_):
+    if "CREATE TABLE streams" in statement:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+asyncio.run(base.upgrade())
+"""
+
+
+async def test_a_migration_that_is_killed_between_its_steps_can_be_run_again(first: str) -> None:
+    process = await asyncio.create_subprocess_exec(sys.executable, "-c", KILLED, first)
+    assert await process.wait() == -signal.SIGKILL
+    async with Store.from_url(first) as kept:
+        assert len(await kept.calls()) == 2  # as it was
+        with pytest.raises(StoreError, match="phoneagent migrate"):
+            await kept.call(SID)
+    assert await upgrade(first) == "0002"
+    async with Store.from_url(first) as kept:
+        assert await kept.call(SID) is not None
 
 
 async def test_postgresql_is_migrated_by_its_owner_only(

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import replace
+from itertools import count
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -96,7 +98,7 @@ async def test_a_resumed_call_is_one_record_on_one_clock(ready: str) -> None:
         first.tell(said(GREETING))
         await first.flush()
         before = await first.call(SID)
-        second.tell(started(stream_sid="MZ2"))  # another process; its model numbers items from 1 as well
+        second.tell(started(stream_sid="MZ2", resumed=True))  # another process; its model numbers items from 1 as well
         second.tell(said(replace(WISH, item_id="item_1", start_ms=100, end_ms=900)))
         second.tell(ended(duration_ms=5000))
         record = await second.call(SID)
@@ -254,6 +256,43 @@ async def test_an_end_from_elsewhere_closes_only_what_is_open(ready: str) -> Non
         record = await kept.call(SID)
         assert record is not None
         assert record.ended_by == "agent"
+
+
+async def test_many_calls_at_once_from_several_processes_are_no_trouble(ready: str) -> None:
+    async def answer(kept: Store, number: int) -> bool:
+        kept.tell(started(f"CA{number:032x}"))
+        taken = await kept.claim(f"token {number}", 60)
+        await kept.tool_started(f"CA{number:032x}", "call_1", "book", "{}")
+        await kept.next_step(f"CA{number:032x}", NextStep(kind="hang_up"))
+        return taken
+
+    async with stores(ready, 3) as several:
+        taken = await asyncio.gather(*(answer(kept, number) for number in range(30) for kept in several))
+        assert sum(taken) == 30
+        for kept in several:
+            await kept.flush()
+        assert len(await several[0].calls()) == 30
+
+
+async def test_waiting_for_what_was_told_is_not_waiting_for_what_is_told_meanwhile(
+    ready: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with Store.from_url(ready) as kept:
+        write, numbers = kept._database.write, count()
+
+        async def busy_write(work: Any) -> Any:
+            kept.tell(said(replace(WISH, item_id=f"item_{next(numbers)}")))  # another call, as it were
+            return await write(work)
+
+        monkeypatch.setattr(kept._database, "write", busy_write)
+        kept.tell(started())
+        async with asyncio.timeout(5):
+            await kept.tool_started(SID, "call_1", "book", "{}")
+        assert kept._writer.waiting
+        monkeypatch.undo()
+        record = await kept.call(SID)
+        assert record is not None
+        assert len(record.turns) == next(numbers)
 
 
 async def test_a_name_is_claimed_once_by_all_processes(ready: str) -> None:

@@ -1,0 +1,138 @@
+"""What comes after a media stream: the call is hung up, passed on, or goes on in another stream, here or elsewhere.
+
+Twilio asks for it whenever our side of a stream has gone, in whatever process. So it is written down before we close a
+stream, and where the database does not take it, it is done over Twilio's REST API instead.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from datetime import UTC, datetime
+from typing import Literal, TypeAlias
+
+from .errors import PhoneAgentError, RequestRefused, StoreError
+from .events import EndedBy, NextStep
+from .numbers import LiveCalls
+from .protocol.history import Past, Pending, ToolRun, pending_of
+from .store import CallDetails, Store
+from .telephony import fall_back
+
+log = logging.getLogger("phoneagent.afterwards")
+
+WRITE_SECONDS = 0.5
+"""How long the caller's line stays silent for the next step to be written."""
+
+REST_SECONDS = 4.0
+"""How long it may take Twilio's REST API then."""
+
+READ_SECONDS = 2.0
+"""How long a call that asks how to go on waits for the database."""
+
+RESUMES_AT_ONCE = 5
+RESUMES_A_MINUTE = 1
+MOST_RESUMES = 60
+"""How often a call is connected again: five times, and once more for every minute of it, sixty times in all. Whatever
+makes a stream end at once must not send a call in a circle."""
+
+Answer: TypeAlias = Literal["hang_up", "fall_back", "resume", "apologise"]
+
+
+def may_resume(resumed: int, seconds: float) -> bool:
+    """Tell whether a call that has been resumed so often in its first `seconds` may be resumed once more."""
+    return resumed < min(MOST_RESUMES, RESUMES_AT_ONCE + int(seconds / 60 * RESUMES_A_MINUTE))
+
+
+class Afterwards:
+    """The journal of calls, and what follows from it."""
+
+    def __init__(self, store: Store, live_calls: LiveCalls, *, fallback_number: str | None) -> None:
+        self._store = store
+        self._live_calls = live_calls
+        self._fallback_number = fallback_number
+
+    # --- the journal ---
+
+    async def tool_started(self, call_sid: str, call_id: str, name: str, arguments: str) -> None:
+        """Write down that a tool is about to run (see `Journal`)."""
+        await self._store.tool_started(call_sid, call_id, name, arguments)
+
+    async def next_step(self, call_sid: str, step: NextStep) -> None:
+        """Write down what comes next, or have Twilio do it (see `Journal`).
+
+        Raises:
+            TelephonyError: neither worked. Twilio will ask, and nobody will know.
+        """
+        try:
+            async with asyncio.timeout(WRITE_SECONDS):
+                if step.kind == "resume":
+                    await self._store.flush()  # whoever goes on needs what was said as well
+                await self._store.next_step(call_sid, step)
+            return
+        except (StoreError, TimeoutError):
+            log.warning("the next step was not written: it is done over REST", extra={"call_sid": call_sid})
+        async with asyncio.timeout(REST_SECONDS):
+            match step.kind:
+                case "hang_up":
+                    await self._live_calls.complete(call_sid)
+                case "fall_back":
+                    await self._live_calls.redirect(call_sid, fall_back(self._fallback_number, apologise=False))
+                case _:
+                    pass  # Twilio asks, and hears an apology if the database is still away then
+
+    # --- when Twilio asks ---
+
+    async def answer(self, call_sid: str) -> Answer:
+        """Return how a call goes on whose media stream has ended."""
+        try:
+            step, details = await self._look(call_sid)
+        except StoreError as error:
+            log.error("nobody knows how the call goes on: %s", error, extra={"call_sid": call_sid})
+            return "apologise"
+        if step is not None and step.kind == "fall_back":
+            return "fall_back"
+        return "hang_up" if _over(step, details) else "resume"
+
+    async def past(self, call_sid: str, pending: Pending | None = None) -> Past:
+        """Return the call so far, for the session that goes on with it; `pending` is what is known to be open.
+
+        Raises:
+            RequestRefused: the call is over.
+            StoreError: the database does not answer.
+        """
+        step, details = await self._look(call_sid)
+        if _over(step, details):
+            raise RequestRefused("a media socket for a call that is over")
+        if pending is None:
+            pending = pending_of(step.data.get("pending")) if step is not None else "unknown"
+        if details is None:
+            return Past(pending=pending)
+        tools = tuple(
+            ToolRun(call_id=run.call_id, name=run.name, arguments=run.arguments, output=run.output, at_ms=run.at_ms)
+            for run in details.tools
+        )
+        age_ms = round((datetime.now(UTC) - details.started_at).total_seconds() * 1000)
+        return Past(turns=details.turns, tools=tools, pending=pending, age_ms=max(0, age_ms))
+
+    async def _look(self, call_sid: str) -> tuple[NextStep | None, CallDetails | None]:
+        try:
+            async with asyncio.timeout(READ_SECONDS):
+                return await self._store.step_after(call_sid), await self._store.call(call_sid)
+        except TimeoutError:
+            raise StoreError(f"the database did not answer within {READ_SECONDS:g} s") from None
+
+    async def settle(self, call_sid: str, ended_by: EndedBy, reason: str) -> None:
+        """End the record of a call of which Twilio says that it is over; its own session knows better how."""
+        try:
+            async with asyncio.timeout(READ_SECONDS):
+                await self._store.settle(call_sid, ended_by=ended_by, reason=reason)
+        except (PhoneAgentError, TimeoutError) as error:
+            why = str(error) or f"no answer within {READ_SECONDS:g} s"
+            log.warning("the end of the call was not recorded: %s", why, extra={"call_sid": call_sid})
+
+
+def _over(step: NextStep | None, details: CallDetails | None) -> bool:
+    """Whether a call has been ended by somebody; a broken line or a fault of ours ends none."""
+    if step is not None:
+        return step.kind != "resume"
+    return details is not None and details.ended_by in ("agent", "caller")

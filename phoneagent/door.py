@@ -1,0 +1,103 @@
+"""The door: who may talk to the app. Nothing that Twilio has not signed gets further."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from typing import Any
+from urllib.parse import parse_qsl
+
+from starlette.datastructures import ImmutableMultiDict
+from starlette.requests import ClientDisconnect, Request
+from starlette.websockets import WebSocket
+
+from .errors import RequestRefused, StoreError
+from .settings import Settings
+from .telephony import SIGNATURE_HEADER, TOKEN_SECONDS, MediaTokens, Signatures, Ticket
+
+log = logging.getLogger("phoneagent.door")
+
+MAX_BODY_BYTES = 64 * 1024
+MAX_FIELDS = 500
+CLAIM_SECONDS = 0.5
+"""How long a media socket waits for the database to tell that its token is unused elsewhere."""
+
+
+class Door:
+    """Verifies requests against PUBLIC_URL and the auth tokens, and makes the tokens of media sockets.
+
+    `claim` takes a name that only one of all processes may have (see `Store.claim`).
+    """
+
+    def __init__(self, settings: Settings, claim: Callable[[str, float], Awaitable[bool]] | None) -> None:
+        self._settings = settings
+        self._claim = claim
+        self._signatures = Signatures(settings.auth_tokens)
+        self._tokens = MediaTokens(settings.auth_tokens)
+
+    def url(self, path: str, *, scheme: str = "https", query: str = "") -> str:
+        """Return the public address of a path inside this app.
+
+        Host and X-Forwarded-* are what the client says, so they are never used.
+        """
+        public = scheme + self._settings.public_url.removeprefix("https")
+        return f"{public}{path}?{query}" if query else f"{public}{path}"
+
+    def media_url(self, path: str, call_sid: str, *, resumes: bool = False) -> str:
+        """Return the address of a media socket for that call, good once."""
+        return self.url(path + self._tokens.issue(call_sid, time.time(), resumes=resumes), scheme="wss")
+
+    async def webhook(self, request: Request, path: str) -> ImmutableMultiDict[str, str]:
+        """Return the parameters of a webhook that Twilio has signed for our account, those of the query too.
+
+        Raises:
+            RequestRefused: it did not come from Twilio, or cannot be read.
+        """
+        body = b""
+        with suppress(ClientDisconnect):  # half a body has no valid signature
+            async for chunk in request.stream():
+                body += chunk
+                if len(body) > MAX_BODY_BYTES:
+                    raise RequestRefused(f"a webhook with more than {MAX_BODY_BYTES} bytes")
+        try:
+            form = parse_qsl(body.decode(), keep_blank_values=True, max_num_fields=MAX_FIELDS)
+            query = parse_qsl(request.url.query, keep_blank_values=True, max_num_fields=MAX_FIELDS)
+        except ValueError:
+            raise RequestRefused("a webhook whose parameters cannot be read") from None
+        if request.method != "POST":
+            form = []
+        self._verify("https", path, request.scope, ImmutableMultiDict(form), request.headers.get(SIGNATURE_HEADER))
+        params = ImmutableMultiDict([*query, *form])
+        if params.get("AccountSid") != self._settings.twilio_account_sid and not self._settings.insecure:
+            raise RequestRefused("a webhook of another account than TWILIO_ACCOUNT_SID")
+        return params
+
+    async def socket(self, websocket: WebSocket, path: str) -> Ticket:
+        """Return whose media socket that is; its token is spent then.
+
+        Raises:
+            RequestRefused: Twilio has not signed it, or its token is not good.
+        """
+        token = websocket.path_params["token"]
+        self._verify("wss", path + token, websocket.scope, {}, websocket.headers.get(SIGNATURE_HEADER))
+        ticket = self._tokens.redeem(token, time.time())
+        if self._claim is not None:
+            try:
+                async with asyncio.timeout(CLAIM_SECONDS):
+                    free = await self._claim(f"media token {ticket.nonce}", TOKEN_SECONDS)
+            except (StoreError, TimeoutError):
+                # A database that is away does not stop calls: the signature holds, and this process has not seen it.
+                sid = ticket.call_sid
+                log.warning("nobody knows whether a media token was used elsewhere", extra={"call_sid": sid})
+                free = True
+            if not free:
+                raise RequestRefused("a media token was used twice")
+        return ticket
+
+    def _verify(self, scheme: str, path: str, scope: Any, params: Any, signature: str | None) -> None:
+        if not self._settings.insecure:
+            url = self.url(path, scheme=scheme, query=scope["query_string"].decode("latin-1"))
+            self._signatures.verify(url, params, signature)

@@ -1,0 +1,132 @@
+"""From rows to the database: the statement that writes each kind of row.
+
+Each may run twice: a row is inserted, or brought up to date. A call may have several media streams, in several
+processes. The latest of them speaks for the call: its end is the call's end, and the end of an older one is not. That
+is decided in the statements themselves, because no process knows the others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any, TypeAlias
+
+import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.sql.dml import Delete, Insert, Update
+
+from .rows import Kind, Row
+from .schema import UtcTime, answers, calls, streams, tools, turns
+
+CLOCKS_DIFFER_SECONDS = 5.0
+"""How far the clocks of two processes may be apart. Streams take a call over in the order in which the database hears
+of them; one that began before another by more than this was only heard of late."""
+
+MAY_GO_ON = ("line", "error")
+"""Ends after which Twilio may still hold the call and connect it again."""
+
+_Insert: TypeAlias = Callable[[sa.Table], postgresql.Insert | sqlite.Insert]
+
+_OF_CALL = sa.bindparam("of_call", type_=sa.Text())
+_OF_STREAM = sa.bindparam("of_stream", type_=sa.Text())
+_THIS_STREAM = (calls.c.sid == _OF_CALL) & (calls.c.stream_sid == _OF_STREAM)
+_CALL_AND_STREAM = {"call_sid": _OF_CALL, "stream_sid": _OF_STREAM}
+_END = ("ended_at", "ended_by", "reason")
+_CALLER = ("caller", "called", "direction")
+
+
+def parameters(row: Row) -> dict[str, Any]:
+    """Return what the statement of a row takes."""
+    if row.kind is not Kind.RESUMED:
+        return row.values
+    return {**row.values, "late": row.values["started_at"] + timedelta(seconds=CLOCKS_DIFFER_SECONDS)}
+
+
+def statements(dialect: str) -> dict[Kind, Insert | Update]:
+    """Return the statement of each kind of row."""
+    insert: _Insert = sqlite.insert if dialect == "sqlite" else postgresql.insert
+    return {
+        Kind.STARTED: _started(insert),
+        Kind.RESUMED: _resumed(insert),
+        # An end that was seen to start does not bring back a call that has been forgotten meanwhile: it only updates.
+        Kind.ENDED: sa.update(calls).where(_THIS_STREAM).values({name: sa.bindparam(name) for name in _END}),
+        Kind.ENDED_UNSEEN: _ended_unseen(insert),
+        **_detail(insert),
+    }
+
+
+def forget_ended() -> Delete:
+    """Return the statement that deletes a call that has just ended; its parameters are those of the end.
+
+    It stays where it may go on: the next stream needs what was said. A sweep takes it if there is none.
+    """
+    return sa.delete(calls).where(_THIS_STREAM, calls.c.ended_by.not_in(MAY_GO_ON))
+
+
+def _started(insert: _Insert) -> Insert:
+    """A call's first stream. If it is heard of after a later one, that one goes on speaking for the call."""
+    statement = _insert_call(insert)
+    new = statement.excluded
+    return statement.on_conflict_do_update(
+        index_elements=["sid"],
+        set_={
+            "stream_sid": sa.case((calls.c.stream_sid == "", new.stream_sid), else_=calls.c.stream_sid),
+            "started_at": sa.case((new.started_at < calls.c.started_at, new.started_at), else_=calls.c.started_at),
+            **{name: new[name] for name in _CALLER},
+        },
+    )
+
+
+def _resumed(insert: _Insert) -> Insert:
+    """A later stream takes the call over, once, and opens it again unless it has ended for good."""
+    statement = _insert_call(insert)
+    new = statement.excluded
+    over = (streams.c.stream_sid == _OF_STREAM) | (streams.c.started_at > sa.bindparam("late", type_=UtcTime()))
+    goes_on = calls.c.ended_by.in_(MAY_GO_ON)
+    return statement.on_conflict_do_update(
+        index_elements=["sid"],
+        set_={
+            "stream_sid": new.stream_sid,
+            "caller": sa.func.coalesce(calls.c.caller, new.caller),
+            "called": sa.func.coalesce(calls.c.called, new.called),
+            **{name: sa.case((goes_on, None), else_=calls.c[name]) for name in _END},
+        },
+        where=~sa.exists().where(streams.c.call_sid == calls.c.sid, over).correlate(calls),
+    )
+
+
+def _ended_unseen(insert: _Insert) -> Insert:
+    """The end of a stream whose start nobody told: all that is known of a call, perhaps."""
+    values = {"sid": _OF_CALL, "stream_sid": _OF_STREAM, "direction": "", "started_at": sa.bindparam("started_at")}
+    statement = insert(calls).values(values | {name: sa.bindparam(name) for name in _END})
+    return statement.on_conflict_do_update(
+        index_elements=["sid"],
+        set_={name: statement.excluded[name] for name in _END},
+        where=calls.c.stream_sid.in_(["", _OF_STREAM]),
+    )
+
+
+def _insert_call(insert: _Insert) -> postgresql.Insert | sqlite.Insert:
+    values = {"sid": _OF_CALL, "stream_sid": _OF_STREAM}
+    return insert(calls).values(values | {name: sa.bindparam(name) for name in (*_CALLER, "started_at")})
+
+
+def _detail(insert: _Insert) -> dict[Kind, Insert]:
+    def upsert(table: sa.Table, keys: dict[str, Any], names: tuple[str, ...], updated: tuple[str, ...]) -> Insert:
+        statement = insert(table).values(keys | {name: sa.bindparam(name) for name in names})
+        if not updated:
+            return statement.on_conflict_do_nothing()
+        return statement.on_conflict_do_update(
+            index_elements=list(table.primary_key), set_={name: statement.excluded[name] for name in updated}
+        )
+
+    of_call = {"call_sid": _OF_CALL}
+    turn = ("role", "text", "heard_text", "length_ms", "said_ms", "heard_ms", "interrupted")
+    tool = ("call_id", "name", "arguments", "started_at")
+    return {
+        Kind.STREAM: upsert(streams, _CALL_AND_STREAM, ("started_at",), ()),
+        Kind.TURN: upsert(turns, _CALL_AND_STREAM, ("item_id", "started_at", *turn), turn),
+        Kind.TOOL_STARTED: upsert(tools, of_call, tool, ("name", "arguments")),
+        Kind.TOOL_RETURNED: upsert(tools, of_call, (*tool, "output", "ms"), ("output", "ms")),
+        Kind.ANSWERED: upsert(answers, of_call, ("at", "latency_ms"), ()),
+    }

@@ -1,0 +1,189 @@
+"""The calls of one process: the model sessions that are opened ahead for them, and the streams in which they run."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import logging
+from collections.abc import Callable
+from importlib import resources
+
+from .agent import Agent, Call
+from .endpoint import Endpoint, ModelSession, open_session
+from .errors import EndpointError, EndpointRefused, EndpointUnreachable, ProtocolError
+from .events import CallStarted, Event, Journal
+from .hooks import Hooks
+from .media import TwilioSocket
+from .prepared import Prepared, discard
+from .protocol import mediastream
+from .protocol.bridge import Bridge
+from .protocol.history import Past, Pending, pending_of
+from .protocol.policy import Policy
+from .session import Direction, Session
+
+log = logging.getLogger("phoneagent.switchboard")
+
+INSTRUCTIONS_SECONDS = 5.0
+"""How long the agent's own function may take to write the instructions: the caller waits in silence."""
+
+MAX_PREPARED = 200
+"""So many callers may be between webhook and socket; further sessions are opened at the socket."""
+
+
+class Switchboard:
+    """Runs calls. `calls` are the live ones by CallSid; with a `journal` they can go on in another process.
+
+    `measure` is told how many seconds a message took through here, now and then.
+    """
+
+    def __init__(
+        self,
+        agent: Agent,
+        endpoint: Endpoint,
+        *,
+        calls: dict[str, Call],
+        hooks: Hooks,
+        emit: Callable[[Event], None],
+        journal: Journal | None,
+        measure: Callable[[Direction, float], None] | None = None,
+        max_call_seconds: float,
+    ) -> None:
+        self._agent = agent
+        self._endpoint = endpoint
+        self._calls = calls
+        self._hooks = hooks
+        self._emit = emit
+        self._journal = journal
+        self._measure = measure
+        self._sessions: dict[str, Session] = {}
+        self.prepared: dict[str, Prepared] = {}
+        """Model sessions of calls whose media socket is still to come, by CallSid."""
+        self._leaving: str | None = None
+        apology = resources.files(__package__).joinpath("apology.ulaw").read_bytes()
+        self._policy = Policy(
+            greeting=agent.greeting,
+            greeting_interruptible=agent.greeting_interruptible,
+            barge_in=agent.barge_in,
+            server_answers=agent.barge_in,
+            apology=base64.b64encode(apology).decode(),
+            max_call_seconds=max_call_seconds,
+        )
+
+    # --- a call that begins, or goes on ---
+
+    def prepare(self, call: Call) -> None:
+        """Open the model session of a call while Twilio opens its media socket."""
+        if call.sid in self.prepared or call.sid in self._calls or len(self.prepared) >= MAX_PREPARED:
+            return
+        self.prepared[call.sid] = Prepared(call, asyncio.create_task(self._open(call)), self.prepared)
+
+    async def close(self) -> None:
+        """Give up what was opened ahead."""
+        for prepared in list(self.prepared.values()):
+            await prepared.close()
+
+    async def _open(self, call: Call) -> ModelSession:
+        """Open the call's model session. Whatever fails, the caller hears the apology: it is an EndpointError."""
+        try:
+            async with asyncio.timeout(INSTRUCTIONS_SECONDS) as limit:
+                instructions = await self._agent.instructions_for(call)
+        except Exception as error:  # a user's function
+            if limit.expired():
+                raise EndpointRefused(f"the agent's instructions took longer than {INSTRUCTIONS_SECONDS:g} s") from None
+            log.exception("the agent's instructions failed", extra={"call_sid": call.sid})
+            raise EndpointRefused(f"the agent's instructions failed: {type(error).__name__}") from error
+        try:
+            return await open_session(self._endpoint, self._agent.session(instructions))
+        except EndpointError:
+            raise
+        except Exception as error:  # what nobody foresaw: a proxy of the environment, a session that is not JSON
+            log.exception("the model session could not be opened", extra={"call_sid": call.sid})
+            raise EndpointRefused(f"the model session could not be opened: {type(error).__name__}") from error
+
+    async def run(self, call: Call, start: mediastream.Start, socket: TwilioSocket, past: Past | None) -> None:
+        """Run a call in its media stream; returns when nothing of that is left here.
+
+        A call whose session was opened ahead is the one of then. With a `past` it goes on.
+        """
+        prepared = self.prepared.get(call.sid)
+        if prepared is not None:
+            prepared.claim()
+            call, opening = prepared.call, prepared.opening
+            if opening.done() and isinstance(opening.exception(), EndpointUnreachable):
+                opening = asyncio.create_task(self._open(call))  # a moment has passed, and it may work now
+        else:
+            opening = asyncio.create_task(self._open(call))
+        follower = self._hooks.follow()
+
+        def emit(event: Event) -> None:
+            self._emit(event)
+            follower.tell(event)
+
+        async def open_model() -> ModelSession:
+            return await opening
+
+        session = Session(
+            call=call,
+            agent=self._agent,
+            bridge=Bridge(self._policy, call_sid=call.sid, past=past),
+            caller=socket,
+            open_model=open_model,
+            emit=emit,
+            model_events=self._hooks.wants_model_events,
+            journal=self._journal,
+            measure=self._measure,
+        )
+        emit(
+            CallStarted(
+                call_sid=call.sid,
+                stream_sid=start.stream_sid,
+                caller=call.caller,
+                called=call.called,
+                direction=call.direction,
+                resumed=past is not None,
+            )
+        )
+        self._calls[call.sid], self._sessions[call.sid] = call, session
+        if self._leaving is not None:
+            session.hand_over(self._leaving)
+        try:
+            await session.run(start)
+        finally:
+            if self._sessions.get(call.sid) is session:  # and not a newer one
+                del self._calls[call.sid], self._sessions[call.sid]
+            await discard(opening)
+            await follower.close()
+
+    # --- a call that ends, or goes on elsewhere ---
+
+    def supersede(self, call_sid: str) -> Pending | None:
+        """A newer media stream of a call has come: end the older one, and return what was open in it.
+
+        Raises:
+            ProtocolError: there is no journal with which the call could go on.
+        """
+        older = self._sessions.get(call_sid)
+        if older is None:
+            return None
+        if self._journal is None:
+            raise ProtocolError("the call has a media socket already")
+        step = older.hand_over_now("a newer media stream took over")
+        return None if step is None else pending_of(step.data.get("pending"))
+
+    def end(self, call_sid: str, reason: str) -> bool:
+        """End a call that is over, as is known from Twilio; return whether it was live here."""
+        session = self._sessions.get(call_sid)
+        if session is not None:
+            session.end("caller", reason)
+        return session is not None
+
+    def hand_over(self, reason: str) -> None:
+        """Let every call go on in another process, from the first moment on at which its caller does not notice."""
+        self._leaving = reason
+        for session in list(self._sessions.values()):
+            session.hand_over(reason)
+
+    def hand_over_now(self, call_sid: str, reason: str) -> None:
+        """Let a call go on in another process at once."""
+        if (session := self._sessions.get(call_sid)) is not None:
+            session.hand_over_now(reason)

@@ -1,0 +1,276 @@
+"""A call with several media streams, in one process or in several: one record, for which the latest stream speaks."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from phoneagent.events import CallEnded, CallHandedOver, EndedBy, Event, NextStep
+from phoneagent.store import CallDetails, Store, statements, store, writer
+from tests.store.conftest import CALLER, GREETING, RETURNED, SID, TOOL, WISH, a_moment, ended, said, started, stores
+
+pytestmark = pytest.mark.anyio
+
+SECOND = started(stream_sid="MZ2", resumed=True)
+THIRD = started(stream_sid="MZ3", resumed=True)
+LATER_WISH = replace(WISH, item_id="item_1", text="And a high chair", heard_text="And a high chair")
+HANDED_OVER = CallHandedOver(call_sid=SID, at_ms=4000, reason="this process ends")
+BROKEN = ended(ended_by="line", reason="the media socket closed", duration_ms=4000)
+
+
+async def record_of(kept: Store) -> CallDetails:
+    record = await kept.call(SID)
+    assert record is not None
+    return record
+
+
+@pytest.fixture(params=["one batch", "many batches"])
+def in_batches(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    if request.param == "many batches":
+        monkeypatch.setattr(writer, "BATCH_ROWS", 1)
+
+
+@pytest.mark.parametrize(("ended_by", "opens"), [("line", True), ("error", True), ("agent", False), ("caller", False)])
+@pytest.mark.usefixtures("in_batches")
+async def test_a_call_goes_on_unless_it_has_ended_for_good(ready: str, ended_by: EndedBy, opens: bool) -> None:
+    async with stores(ready) as (first, second):
+        first.tell(started())
+        first.tell(said(GREETING))
+        first.tell(ended(ended_by=ended_by))
+        before = await record_of(first)
+        await a_moment()
+        second.tell(SECOND)
+        record = await record_of(second)
+        assert (record.stream_sid, record.started_at) == ("MZ2", before.started_at)
+        assert (record.ended_by, record.ended_at is None, record.reason is None) == (
+            None if opens else ended_by,
+            opens,
+            opens,
+        )
+        assert [(stream.stream_sid, stream.at_ms > 0) for stream in record.streams] == [("MZ1", False), ("MZ2", True)]
+        second.tell(ended(ended_by="agent", reason="the goodbye was heard"))
+        assert (await record_of(second)).ended_by == "agent"
+
+
+@pytest.mark.parametrize(("end", "ended_by"), [(BROKEN, None), (ended(), "agent")])
+async def test_what_happens_within_one_batch_happens_in_its_order(
+    ready: str, end: CallEnded, ended_by: EndedBy | None
+) -> None:
+    async with Store.from_url(ready) as kept:
+        for event in (started(), said(GREETING), end, SECOND, said(LATER_WISH)):
+            kept.tell(event)
+        record = await record_of(kept)
+        assert (record.stream_sid, record.ended_by) == ("MZ2", ended_by)
+        assert [turn.text for turn in record.turns] == [GREETING.text, LATER_WISH.text]
+
+
+async def test_a_call_whose_first_stream_was_never_written_has_a_record(ready: str) -> None:
+    async with Store.from_url(ready) as kept:
+        kept.tell(SECOND)
+        kept.tell(said(WISH))
+        record = await record_of(kept)
+        assert (record.caller, record.stream_sid, record.turns) == (CALLER, "MZ2", (WISH,))
+
+
+@pytest.mark.usefixtures("in_batches")
+async def test_the_end_of_an_older_stream_is_not_the_call_s(ready: str) -> None:
+    async with stores(ready) as (first, second):
+        first.tell(started())
+        await first.flush()
+        second.tell(SECOND)
+        await second.flush()
+        for event in (said(GREETING), TOOL, RETURNED, ended(transcript=(GREETING, WISH))):
+            first.tell(event)
+        record = await record_of(first)
+        assert (record.stream_sid, record.ended_by, record.ended_at) == ("MZ2", None, None)
+        assert [turn.text for turn in record.turns] == [GREETING.text, WISH.text]
+        assert [tool.output for tool in record.tools] == ["Booked"]
+
+
+async def test_two_streams_of_a_call_in_one_process_are_told_apart(ready: str) -> None:
+    async with Store.from_url(ready) as kept:
+        kept.tell(started(), stream_sid="MZ1")
+        await kept.flush()
+        first = await record_of(kept)
+        await a_moment()
+        kept.tell(SECOND, stream_sid="MZ2")
+        kept.tell(said(LATER_WISH), stream_sid="MZ2")
+        kept.tell(TOOL, stream_sid="MZ1")
+        kept.tell(RETURNED, stream_sid="MZ1")
+        kept.tell(ended(transcript=(GREETING,)), stream_sid="MZ1")
+        record = await record_of(kept)
+        assert (record.stream_sid, record.ended_by, record.started_at) == ("MZ2", None, first.started_at)
+        assert {turn.text for turn in record.turns} == {GREETING.text, LATER_WISH.text}
+        assert [tool.at_ms for tool in record.tools] == [TOOL.at_ms]  # on the clock of its own stream
+        kept.tell(ended(ended_by="caller", reason="the caller hung up"), stream_sid="MZ2")
+        assert (await record_of(kept)).ended_by == "caller"
+
+
+async def test_a_first_stream_that_is_heard_of_last_does_not_speak_for_the_call(ready: str) -> None:
+    async with stores(ready) as (first, second):
+        second.tell(SECOND)
+        await second.flush()
+        first.tell(started())
+        first.tell(ended())
+        record = await record_of(first)
+        assert (record.stream_sid, record.ended_by) == ("MZ2", None)
+
+
+async def test_a_stream_that_is_heard_of_late_does_not_take_over(ready: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(statements, "CLOCKS_DIFFER_SECONDS", 0.0)
+    monkeypatch.setattr(writer, "LINGER_SECONDS", 60.0)
+    async with stores(ready, 3) as (first, second, third):
+        first.tell(started())
+        await first.flush()
+        second.tell(SECOND)  # waits for a database that is away
+        await a_moment()
+        third.tell(THIRD)
+        await third.flush()
+        second.tell(ended())
+        record = await record_of(second)
+        assert (record.stream_sid, record.ended_by) == ("MZ3", None)
+        assert [stream.stream_sid for stream in record.streams] == ["MZ1", "MZ2", "MZ3"]
+
+
+async def test_a_clock_that_is_a_little_slow_changes_nothing(ready: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(writer, "LINGER_SECONDS", 60.0)
+    async with stores(ready, 3) as (first, second, third):
+        first.tell(started())
+        await first.flush()
+        third.tell(THIRD)  # by its clock it began before the second
+        await a_moment()
+        second.tell(SECOND)
+        await second.flush()
+        assert (await record_of(third)).stream_sid == "MZ3"
+
+
+async def test_a_stream_takes_a_call_over_once(ready: str) -> None:
+    async with stores(ready, 3) as (first, second, third):
+        for kept, event in ((first, started()), (second, SECOND), (third, THIRD), (second, SECOND)):
+            kept.tell(event)
+            await kept.flush()
+        assert (await record_of(first)).stream_sid == "MZ3"
+
+
+@pytest.mark.parametrize("record_days", [0, 90])
+async def test_a_hand_over_ends_nothing(ready: str, record_days: int) -> None:
+    async with Store.from_url(ready, record_days=record_days) as kept:
+        for event in (started(), said(GREETING), HANDED_OVER):
+            kept.tell(event)
+        record = await record_of(kept)
+        assert (record.ended_by, record.turns) == (None, (GREETING,))
+
+
+async def test_a_tool_that_outlives_its_call_is_recorded(ready: str) -> None:
+    async with Store.from_url(ready) as kept:
+        for event in (started(), TOOL, ended()):
+            kept.tell(event)
+        assert [tool.output for tool in (await record_of(kept)).tools] == [None]
+        kept.tell(RETURNED)
+        record = await record_of(kept)
+        assert [(tool.output, tool.at_ms, tool.ms) for tool in record.tools] == [("Booked", 3100, 50)]
+        assert record.ended_by == "agent"
+
+
+# --- RECORD_DAYS=0 ----------------------------------------------------------------------------------------------------
+
+
+async def test_with_record_days_0_only_the_latest_stream_deletes(ready: str) -> None:
+    async with Store.from_url(ready, record_days=0) as first, Store.from_url(ready, record_days=0) as second:
+        first.tell(started())
+        await first.flush()
+        second.tell(SECOND)
+        await second.flush()
+        first.tell(ended())
+        assert (await record_of(first)).ended_by is None
+        second.tell(ended())
+        assert await second.calls() == []
+
+
+@pytest.mark.usefixtures("in_batches")
+async def test_with_record_days_0_what_was_said_outlives_a_broken_line_but_not_the_call(ready: str) -> None:
+    async with Store.from_url(ready, record_days=0) as kept:
+        for event in (started(), said(GREETING), BROKEN):
+            kept.tell(event)
+        assert (await record_of(kept)).turns == (GREETING,)
+        await kept.sweep()
+        kept.tell(SECOND)
+        assert [turn.text for turn in (await record_of(kept)).turns] == [GREETING.text]
+        kept.tell(ended())
+        assert await kept.calls() == []
+
+
+@pytest.mark.parametrize("by", ["Twilio's word", "a sweep"])
+async def test_with_record_days_0_a_broken_line_that_nobody_mends_is_forgotten(
+    ready: str, by: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(store, "RESUME_SECONDS", 0.0)
+    async with Store.from_url(ready, record_days=0) as kept:
+        kept.tell(started())
+        kept.tell(ended(ended_by="line", duration_ms=0))
+        await kept.flush()
+        await a_moment()
+        if by == "a sweep":
+            assert await kept.sweep() == 1
+        else:
+            assert not await kept.settle(SID, ended_by="caller", reason="completed")
+        assert await kept.calls() == []
+
+
+# --- next steps and ends from elsewhere -------------------------------------------------------------------------------
+
+
+async def test_a_step_of_an_older_stream_is_void(ready: str) -> None:
+    step = NextStep(kind="resume", data={"stream_sid": "MZ1", "pending": ["an answer"]})
+    async with stores(ready) as (first, second):
+        await first.next_step(SID, step)
+        assert await second.step_after(SID) == step  # there is no record to say otherwise
+        first.tell(started())
+        await first.flush()
+        assert await second.step_after(SID) == step
+        second.tell(SECOND)
+        await second.flush()
+        assert await first.step_after(SID) is None
+        await second.next_step(SID, NextStep(kind="hang_up", data={"stream_sid": "MZ2"}))
+        assert await first.step_after(SID) == NextStep(kind="hang_up", data={"stream_sid": "MZ2"})
+        await second.next_step(SID, NextStep(kind="hang_up"))
+        assert await first.step_after(SID) == NextStep(kind="hang_up")
+
+
+async def test_a_stream_that_has_just_begun_voids_the_step_before_it_at_once(ready: str) -> None:
+    async with Store.from_url(ready) as kept:
+        kept.tell(started())
+        await kept.next_step(SID, NextStep(kind="resume", data={"stream_sid": "MZ1"}))
+        kept.tell(SECOND)
+        assert await kept.step_after(SID) is None
+
+
+@pytest.mark.parametrize(("stream_sid", "wins"), [("MZ1", False), ("MZ2", True)])
+async def test_the_latest_stream_s_own_end_is_better_than_one_from_elsewhere(
+    ready: str, stream_sid: str, wins: bool
+) -> None:
+    events: list[Event] = [started(), SECOND]
+    async with stores(ready) as (ours, theirs):
+        for event in events:
+            ours.tell(event)
+        await ours.flush()
+        assert await theirs.settle(SID, ended_by="caller", reason="completed")
+        ours.tell(ended(), stream_sid=stream_sid)
+        await ours.flush()
+        assert (await record_of(theirs)).ended_by == ("agent" if wins else "caller")
+        assert not await theirs.settle(SID, ended_by="error", reason="failed")
+        ours.tell(started())  # late, and told twice
+        ours.tell(THIRD)
+        assert (await record_of(ours)).ended_by == ("agent" if wins else "caller")
+
+
+async def test_settling_changes_no_end_and_makes_no_record(ready: str) -> None:
+    async with Store.from_url(ready) as kept:
+        assert not await kept.settle("CA0", ended_by="caller", reason="completed")
+        assert await kept.calls() == []
+        kept.tell(started())
+        kept.tell(BROKEN)
+        assert not await kept.settle(SID, ended_by="caller", reason="completed")
+        record = await record_of(kept)
+        assert (record.ended_by, record.duration_ms) == ("line", 4000)
