@@ -89,12 +89,12 @@ class Balancer:
         task.add_done_callback(self._tasks.discard)
 
     async def _connect(self, near: _End) -> None:
-        ports = list(self._ports())
         self._turn += 1
+        ports, turn = list(self._ports()), self._turn
         loop = asyncio.get_running_loop()
         for index in range(len(ports)):
             with suppress(OSError):
-                _, far = await loop.create_connection(_End, "127.0.0.1", ports[(self._turn + index) % len(ports)])
+                _, far = await loop.create_connection(_End, "127.0.0.1", ports[(turn + index) % len(ports)])
                 near.other, far.other = far, near
                 self._ends = {end for end in self._ends if not end.transport.is_closing()} | {far}
                 if near.transport.is_closing():

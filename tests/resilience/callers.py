@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import time
 from collections.abc import Callable, Collection, Sequence
 from contextlib import AsyncExitStack
@@ -292,6 +293,7 @@ class Callers:
         self._count = count
         self._stack = AsyncExitStack()
         self._watching: asyncio.Task[None] | None = None
+        self._numbers = itertools.count()
         self.all: list[Caller] = []
 
     async def __aenter__(self) -> Callers:
@@ -316,7 +318,7 @@ class Callers:
             auth_token=AUTH_TOKEN,
             public_url=PUBLIC_URL,
             account_sid=ACCOUNT_SID,
-            caller=f"+1555010{len(self.all):04}",
+            caller=f"+1555010{next(self._numbers):04}",
             status_callback="/twilio/status",
         )
         caller = Caller(await self._stack.enter_async_context(phone.dial()), self._model, self._cluster)
