@@ -1,7 +1,8 @@
 """Ending a process without cutting a caller off.
 
-uvicorn closes every WebSocket at once when it is told to stop. So the process is stopped in phases, before uvicorn is
-told: take no new calls · let the live ones go on · ask what is left to say goodbye · then stop.
+uvicorn closes every WebSocket at once when it is told to stop. So there are phases before that: take no new calls · let
+the live ones go on · hand over each at its first quiet moment · hand over the rest · stop. A call that is handed over
+loses its media stream; Twilio comes back for it, and another process goes on.
 """
 
 from __future__ import annotations
@@ -10,19 +11,27 @@ import asyncio
 import logging
 import signal
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import uvicorn
 
-from .agent import Call
 from .server import PhoneApp
 
 log = logging.getLogger("phoneagent.drain")
 
+QUIET_SECONDS = 10.0
+"""So long before the end, calls are handed over at the first moment at which nobody speaks or waits."""
+
+SPREAD_SECONDS = 2.0
+"""Over so long the rest is handed over: the next process shall not get all of them in one moment."""
+
+EXIT_SECONDS = 2.0
+"""How long the last of them may take to be gone."""
+
 PARTING_SECONDS = 8.0
-"""How long before the end the calls that still live are asked to say goodbye."""
+"""How long before the end calls that cannot be handed over are asked to say goodbye."""
 
 INSIST_SECONDS = 1.0
 """A second Ctrl-C counts from so long after the first: a nervous finger is not a decision."""
@@ -69,29 +78,46 @@ class Server(uvicorn.Server):
 
     async def _drain(self) -> None:
         try:
-            self._app.draining = True
-            await drain(self._app.calls, self._drain_seconds, coming=lambda: self._app.coming)
+            await drain(self._app, self._drain_seconds)
         finally:
             self.should_exit = True
 
 
-async def drain(calls: Mapping[str, Call], seconds: float, *, coming: Callable[[], int] = lambda: 0) -> None:
-    """Wait until no call lives, for `seconds` at most; in the end ask those that are left to say goodbye.
+async def drain(app: PhoneApp, seconds: float) -> None:
+    """Wait until no call lives here, for `seconds` and a little more; what is left then was cut off."""
+    app.draining = True
+    log.info("draining: no new calls; %d live ones have %g s", len(app.calls), seconds)
+    begun = time.monotonic()
 
-    `coming` tells how many calls were answered and have no media socket yet.
-    """
-    log.info("draining: no new calls; %d live ones have %g s", len(calls), seconds)
-    if not await _none_left(calls, coming, max(0.0, seconds - PARTING_SECONDS)):
-        log.info("draining: asking %d calls to end", len(calls))
-        for call in list(calls.values()):
-            call.hang_up()
-        if not await _none_left(calls, coming, min(seconds, PARTING_SECONDS)):
-            log.warning("draining: %d calls are cut off", len(calls))
+    def none_left() -> bool:
+        return not app.calls and not app.coming
+
+    async def wait(until_seconds: float) -> bool:
+        return await _until(none_left, begun + until_seconds)
+
+    if not app.hands_over:
+        if not await wait(seconds - PARTING_SECONDS):
+            log.info("draining: asking %d calls to end", len(app.calls))
+            for call in list(app.calls.values()):
+                call.hang_up()
+            await wait(seconds)
+    elif not await wait(seconds - QUIET_SECONDS):
+        log.info("draining: handing over %d calls, each when nobody speaks", len(app.calls))
+        app.hand_over("this process ends")
+        if not await wait(seconds):
+            left = list(app.calls)
+            log.info("draining: handing over the last %d calls", len(left))
+            for number, call_sid in enumerate(left):
+                await wait(seconds + SPREAD_SECONDS * number / len(left))
+                app.hand_over_now(call_sid, "this process ends")
+            await wait(seconds + SPREAD_SECONDS + EXIT_SECONDS)
+    if app.calls:
+        log.warning("draining: %d calls are cut off", len(app.calls))
     log.info("draining: done")
 
 
-async def _none_left(calls: Mapping[str, Call], coming: Callable[[], int], seconds: float) -> bool:
-    until = time.monotonic() + seconds
-    while (calls or coming()) and time.monotonic() < until:  # noqa: ASYNC110 - nothing announces the end of the last call
-        await asyncio.sleep(0.05)
-    return not calls and not coming()
+async def _until(condition: Callable[[], bool], moment: float) -> bool:
+    """Wait for a condition that nothing announces, until `moment` of the monotonic clock; return whether it holds."""
+    while not condition() and time.monotonic() < moment:  # noqa: ASYNC110
+        await asyncio.sleep(0.02)
+    return condition()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hmac
 import logging
 import re
@@ -182,11 +183,12 @@ class PhoneApp(Starlette):
             hooks=self._hooks,
             emit=self._emit,
             journal=self._afterwards,
+            measure=self._metrics.bridged,
             max_call_seconds=self.settings.max_call_seconds,
         )
 
     def _emit(self, event: Event) -> None:
-        telemetry.log_event(event)
+        telemetry.log_event(event, pii=self.settings.log_pii)
         self._metrics.tell(event)
         if self._store is not None:
             self._store.tell(event)
@@ -194,7 +196,9 @@ class PhoneApp(Starlette):
     @asynccontextmanager
     async def _lifespan(self, app: Starlette) -> AsyncIterator[None]:
         _ = self._door, self._board  # fail at the start rather than at the first call
+        watch = asyncio.create_task(telemetry.watch_loop(self._metrics))
         yield
+        watch.cancel()
         await self._board.close()
         if self._store is not None:
             await self._store.close()

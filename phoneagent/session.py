@@ -128,7 +128,7 @@ class Session:
         self.flush()
 
     async def run(self, start: mediastream.Start) -> None:
-        """Run the call; returns when it is over and nothing of it is left."""
+        """Run the call; returns when it is over, and nothing of it is left but tools that have not finished."""
         control = _Control(self, self._loop)
         self._call.attach(control)
         model = self._watch(asyncio.create_task(self._run_model()))
@@ -153,10 +153,15 @@ class Session:
         with suppress(TimeoutError):
             async with asyncio.timeout(CLOSE_SECONDS):
                 await asyncio.gather(*closing, return_exceptions=True)
-        # A tool in the middle of its work (a booking, a payment) is better finished than cut; each has its own limit.
+        self._call.attach(None)
+
+    async def finish_tools(self) -> None:
+        """Let the tools of a call that is over come to their end, and tell it.
+
+        One in the middle of its work (a booking, a payment) is better finished than cut; each has its own limit.
+        """
         await asyncio.gather(*self._tools, return_exceptions=True)
         self._tell()
-        self._call.attach(None)
 
     async def _settle_step(self) -> None:
         """Have it written what comes next, before Twilio asks for it."""

@@ -93,7 +93,7 @@ class Switchboard:
             log.exception("the agent's instructions failed", extra={"call_sid": call.sid})
             raise EndpointRefused(f"the agent's instructions failed: {type(error).__name__}") from error
         try:
-            return await open_session(self._endpoint, self._agent.session(instructions))
+            return await open_session(self._endpoint, self._agent.session(instructions), call)
         except EndpointError:
             raise
         except Exception as error:  # what nobody foresaw: a proxy of the environment, a session that is not JSON
@@ -152,6 +152,7 @@ class Switchboard:
             if self._sessions.get(call.sid) is session:  # and not a newer one
                 del self._calls[call.sid], self._sessions[call.sid]
             await discard(opening)
+            await session.finish_tools()
             await follower.close()
 
     # --- a call that ends, or goes on elsewhere ---

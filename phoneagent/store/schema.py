@@ -97,12 +97,14 @@ answers = sa.Table(
     sa.Column("latency_ms", sa.Integer, nullable=False),
 )
 
-# The two below are no records of calls but what processes tell each other; a sweep empties them within a day.
+# The two below are no records of calls but what processes tell each other; a sweep empties them within a day. A step
+# comes after a stream; '' stands for any.
 
 next_steps = sa.Table(
     "next_steps",
     metadata,
     sa.Column("call_sid", sa.Text, primary_key=True),
+    sa.Column("stream_sid", sa.Text, primary_key=True),
     sa.Column("kind", sa.Text, nullable=False),
     sa.Column("data", sa.JSON, nullable=False),
     sa.Column("at", UtcTime, nullable=False),

@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from types import TracebackType
 from typing import Self
@@ -143,18 +143,19 @@ class Store:
         await self._writer.flush()
 
     async def next_step(self, call_sid: str, step: NextStep) -> None:
-        """Write down what comes after the media stream (see `Journal`); a later step replaces an earlier one.
+        """Write down what comes after a media stream (see `Journal`); a later step replaces an earlier one of it.
 
         Raises:
             StoreError: it is not written, and is not going to be; the same holds where the caller gives up waiting.
         """
-        values = {"call_sid": clean(call_sid), "kind": step.kind, "data": dict(step.data), "at": now()}
+        key = {"call_sid": clean(call_sid), "stream_sid": clean(str(step.data.get("stream_sid") or ""))}
+        values = {**key, "kind": step.kind, "data": dict(step.data), "at": datetime.now(UTC)}
         insert = self._insert(next_steps).values(values)
         changes = {name: insert.excluded[name] for name in ("kind", "data", "at")}
         given_up = False
 
         async def write(connection: AsyncConnection) -> None:
-            await connection.execute(insert.on_conflict_do_update(index_elements=["call_sid"], set_=changes))
+            await connection.execute(insert.on_conflict_do_update(index_elements=list(key), set_=changes))
             if given_up:  # the call does it in another way, and it must not be done twice
                 raise StoreError("the call did not wait for its next step")
 
@@ -233,14 +234,13 @@ class Store:
         """
         await self._writer.flush()
         sid = clean(call_sid)
-        query = sa.select(next_steps, calls.c.stream_sid).where(next_steps.c.call_sid == sid)
-        query = query.join_from(next_steps, calls, calls.c.sid == next_steps.c.call_sid, isouter=True)
+        latest = sa.select(calls.c.stream_sid).where(calls.c.sid == sid, calls.c.stream_sid != "").scalar_subquery()
+        valid = (next_steps.c.stream_sid == "") | (next_steps.c.stream_sid == latest) | latest.is_(None)
+        query = sa.select(next_steps).where(next_steps.c.call_sid == sid, valid).order_by(next_steps.c.at.desc())
 
         async def read(connection: AsyncConnection) -> NextStep | None:
-            row = (await connection.execute(query)).one_or_none()
-            if row is None or (row.stream_sid and row.data.get("stream_sid", row.stream_sid) != row.stream_sid):
-                return None
-            return NextStep(kind=row.kind, data=row.data)
+            row = (await connection.execute(query.limit(1))).one_or_none()
+            return None if row is None else NextStep(kind=row.kind, data=row.data)
 
         return await self._database.read(read)
 

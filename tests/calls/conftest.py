@@ -90,7 +90,8 @@ def world(caplog: pytest.LogCaptureFixture) -> Worlds:
         async with model:
             url = f"{model.url}?model=gpt-realtime-2.1"
             endpoint = changes.pop("endpoint", Endpoint(url, transcription_models=("gpt-transcribe",)))
-            app = PhoneApp(agent, settings=settings(**changes), endpoint=endpoint)
+            store = changes.pop("store", None)
+            app = PhoneApp(agent, settings=settings(**changes), endpoint=endpoint, store=store)
             seen: list[Event] = []
 
             async def note(event: Event) -> None:

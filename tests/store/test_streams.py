@@ -238,6 +238,17 @@ async def test_a_step_of_an_older_stream_is_void(ready: str) -> None:
         assert await first.step_after(SID) == NextStep(kind="hang_up")
 
 
+async def test_a_step_that_an_older_stream_writes_late_replaces_none(ready: str) -> None:
+    async with stores(ready) as (first, second):
+        first.tell(started())
+        await first.flush()
+        second.tell(SECOND)
+        await second.next_step(SID, NextStep(kind="hang_up", data={"stream_sid": "MZ2"}))
+        await second.flush()
+        await first.next_step(SID, NextStep(kind="resume", data={"stream_sid": "MZ1"}))
+        assert await first.step_after(SID) == NextStep(kind="hang_up", data={"stream_sid": "MZ2"})
+
+
 async def test_a_stream_that_has_just_begun_voids_the_step_before_it_at_once(ready: str) -> None:
     async with Store.from_url(ready) as kept:
         kept.tell(started())

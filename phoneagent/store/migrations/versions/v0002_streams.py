@@ -1,4 +1,4 @@
-"""The media streams of a call: one that was handed over, or whose line broke, has several."""
+"""The media streams of a call: one that was handed over, or whose line broke, has several, and a next step for each."""
 
 from __future__ import annotations
 
@@ -23,7 +23,23 @@ def upgrade() -> None:
         "INSERT INTO streams (call_sid, stream_sid, started_at) "
         "SELECT sid, stream_sid, started_at FROM calls WHERE stream_sid <> ''"
     )
+    # A step is asked for within seconds, and none is written yet where no call goes on in another stream.
+    op.drop_table("next_steps")
+    _create_next_steps(sa.Column("stream_sid", sa.Text, primary_key=True))
 
 
 def downgrade() -> None:
+    op.drop_table("next_steps")
+    _create_next_steps()
     op.drop_table("streams")
+
+
+def _create_next_steps(*more: sa.Column[str]) -> None:
+    op.create_table(
+        "next_steps",
+        sa.Column("call_sid", sa.Text, primary_key=True),
+        *more,
+        sa.Column("kind", sa.Text, nullable=False),
+        sa.Column("data", sa.JSON, nullable=False),
+        sa.Column("at", UtcTime, nullable=False),
+    )

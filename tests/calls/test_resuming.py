@@ -1,0 +1,366 @@
+"""Calls that lose their media stream and go on: in another stream of the same call, with what was said before."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+from twilio.request_validator import RequestValidator
+from websockets.asyncio.client import ClientConnection, connect
+from websockets.exceptions import ConnectionClosed
+
+from phoneagent import Agent, CallEnded, CallHandedOver, CallStarted, afterwards, hang_up, tool
+from phoneagent.errors import StoreError
+from phoneagent.events import NextStep
+from phoneagent.sim import Line
+from phoneagent.sim.model_session import ModelSession
+from phoneagent.sim.speech import Murmur
+from phoneagent.store import CallDetails, Store
+from tests.calls.conftest import ACCOUNT_SID, AUTH_TOKEN, PUBLIC_URL, World, Worlds
+
+pytestmark = pytest.mark.anyio
+
+SCRIPT = """
+default = "Yes?"
+goodbye = "Goodbye!"
+[[turn]]
+caller = "A table for two, please."
+say = "Of course. For what time, and under which name shall I write it down for you?"
+[[turn]]
+caller = "At eight."
+say = "At eight it is."
+[[turn]]
+caller = "Thanks, bye."
+say = "Goodbye, see you at eight!"
+call = "hang_up"
+"""
+AGENT = Agent(instructions="x", greeting="Hello!", tools=[hang_up])
+CALL_SID = "CA" + "5" * 32
+STREAM_SID = "MZ" + "5" * 32
+CLIP = Murmur().render("A table for two, please.")
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store.from_url(f"sqlite:///{tmp_path}/calls.db")
+
+
+def told(session: ModelSession) -> list[str]:
+    """What a session was told and said, as `who: text`."""
+    return [
+        f"{item['role']}: {part.get('text') or part.get('transcript')}"
+        for item in session.items
+        for part in item.get("content", ())
+    ]
+
+
+def heard_ms(line: Line) -> float:
+    return sum(span.end_ms - span.start_ms for span in line.heard)
+
+
+async def record(w: World, line: Line) -> CallDetails:
+    assert w.app._store is not None
+    details = await w.app._store.call(line.call_sid)
+    assert details is not None
+    return details
+
+
+async def resumed(w: World, streams: int = 2) -> None:
+    await w.until(lambda: len(w.of(CallStarted)) == streams)
+    assert w.of(CallStarted)[-1].resumed
+
+
+async def test_a_quiet_call_is_handed_over_and_nobody_notices(world: Worlds, store: Store) -> None:
+    async with world(AGENT, SCRIPT, store=store) as w, w.phone().dial() as line:
+        await line.wait_for_silence(ms=300)
+        await line.say(CLIP)
+        await line.wait_for_silence(ms=300)
+        heard = len(line.heard)
+        w.app._board._sessions[line.call_sid].hand_over("test")
+        await resumed(w)
+        (over,) = w.of(CallHandedOver)
+        assert over.call_sid == line.call_sid
+        await w.until(lambda: len(w.model.sessions) == 2 and told(w.model.sessions[1]))
+        said = told(w.model.sessions[1])
+        assert said[:3] == [
+            "assistant: Hello!",
+            "user: A table for two, please.",
+            "assistant: Of course. For what time, and under which name shall I write it down for you?",
+        ]
+        assert "Wait until the caller speaks" in said[3]
+        await asyncio.sleep(1)
+        assert len(line.heard) == heard  # it said nothing by itself
+        await line.say(CLIP)
+        await line.wait_for_silence(ms=300)
+        assert told(w.model.sessions[1])[-1] == "assistant: At eight it is."
+        await line.say(CLIP)
+        await line.wait_ended(20)
+    assert line.ended_by == "agent"
+    assert line.violations == []
+    assert [event.ended_by for event in w.of(CallEnded)] == ["agent"]
+    details = await record(w, line)
+    assert details.ended_by == "agent"
+    assert [turn.text for turn in details.turns if turn.role == "agent"][-1] == "Goodbye, see you at eight!"
+    assert len(details.turns) == 7
+    assert "Hangup" in line.verbs
+
+
+async def test_a_call_that_is_handed_over_in_mid_sentence_goes_on_with_it(world: Worlds, store: Store) -> None:
+    async with world(AGENT, SCRIPT, store=store) as w, w.phone().dial() as line:
+        await line.wait_for_silence(ms=300)
+        await line.say(CLIP)
+        await line.wait_for_agent(ms=1500)
+        w.app.hand_over_now(line.call_sid, "test")
+        await resumed(w)
+        before = heard_ms(line)
+        await w.until(lambda: heard_ms(line) > before + 100, 5)
+        said = told(w.model.sessions[1])
+        assert said[1] == "user: A table for two, please."
+        assert said[2].startswith("assistant: Of course.")
+        assert len(said[2]) < 70  # as far as it was heard
+        assert "go on where you were cut off" in said[3]
+
+
+async def test_a_stream_that_breaks_is_taken_up_again(world: Worlds, store: Store) -> None:
+    async with world(AGENT, SCRIPT, store=store) as w, w.phone().dial() as line:
+        await line.wait_for_silence(ms=300)
+        await line.say(CLIP)
+        await line.wait_for_agent(ms=500)
+        line.drop()
+        await resumed(w)
+        assert [event.ended_by for event in w.of(CallEnded)] == ["line"]
+        await w.until(lambda: len(told(w.model.sessions[1])) > 3)
+        assert not any("Hello" in text for text in told(w.model.sessions[1])[3:])
+        details = await record(w, line)
+        assert details.ended_by is None
+    details = await record(w, line)
+    assert details.ended_by == "caller"
+
+
+async def test_the_older_stream_of_a_call_gives_way_to_a_newer_one(world: Worlds, store: Store) -> None:
+    async with world(AGENT, SCRIPT, store=store) as w, w.phone().dial() as line:
+        await line.wait_for_silence(ms=300)
+        stream = w.app._board._sessions[line.call_sid].bridge.stream_sid
+        assert w.app._board.supersede(line.call_sid) == "nothing"
+        await resumed(w)
+        assert w.app._board._sessions[line.call_sid].bridge.stream_sid not in (None, stream)
+        assert list(w.app.calls) == [line.call_sid]
+        assert w.of(CallEnded) == []
+
+
+# --- what was written before, and what if not ---
+
+
+async def test_the_goodbye_is_followed_by_a_hang_up_that_was_written_before(world: Worlds, store: Store) -> None:
+    steps: list[NextStep] = []
+
+    async def note(call_sid: str, step: NextStep) -> None:
+        steps.append(step)
+        await Store.next_step(store, call_sid, step)
+
+    store.next_step = note  # type: ignore[method-assign]
+    async with world(AGENT, store=store) as w, w.phone().dial() as line:
+        await line.wait_for_silence(ms=300)
+        w.app.calls[line.call_sid].hang_up()
+        await line.wait_ended(20)
+    assert [step.kind for step in steps] == ["hang_up"]
+    assert line.verbs[-1] == "Hangup"
+    assert len(w.of(CallStarted)) == 1
+
+
+async def away(*_: Any, **__: Any) -> Any:
+    raise StoreError("the database is away")
+
+
+async def test_without_a_database_the_call_is_hung_up_over_rest(world: Worlds, store: Store) -> None:
+    done: list[str] = []
+
+    async def complete(call_sid: str) -> None:
+        done.append(call_sid)
+
+    async with world(AGENT, store=store) as w, w.phone().dial() as line:
+        await line.wait_for_silence(ms=300)
+        store.next_step = away  # type: ignore[method-assign]
+        assert w.app._afterwards is not None
+        w.app._afterwards._live_calls.complete = complete  # type: ignore[method-assign]
+        w.app.calls[line.call_sid].hang_up()
+        await w.until(lambda: done == [line.call_sid])
+
+
+@pytest.mark.parametrize(("number", "verbs"), [(None, ["Hangup"]), ("+15550100009", ["Dial"])])
+async def test_a_database_that_is_away_when_twilio_asks_means_an_apology_and_somebody_else(
+    world: Worlds, store: Store, number: str | None, verbs: list[str]
+) -> None:
+    async with world(AGENT, store=store, fallback_number=number) as w, w.phone().dial() as line:
+        await line.wait_for_silence(ms=300)
+        store.step_after = away  # type: ignore[method-assign]
+        line.drop()
+        await line.wait_ended(20)
+    assert line.verbs[-2].startswith("Say We are sorry")
+    assert [verb.split()[0] for verb in line.verbs[-1:]] == verbs
+    assert len(w.of(CallStarted)) == 1
+
+
+async def test_a_model_that_is_lost_leads_to_the_fallback_number(world: Worlds, store: Store) -> None:
+    async with world(AGENT, store=store, fallback_number="+15550100009") as w, w.phone().dial() as line:
+        await line.wait_for_silence(ms=300)
+        w.model.sessions[0].kill()
+        await line.wait_ended(20)
+    assert line.verbs[-1].startswith("Dial")
+    assert not any(verb.startswith("Say") for verb in line.verbs)  # the apology was in the stream
+
+
+async def test_a_call_that_only_falls_over_is_given_up(
+    world: Worlds, store: Store, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(afterwards, "RESUMES_AT_ONCE", 2)
+    async with world(AGENT, store=store) as w, w.phone().dial() as line:
+        for streams in (2, 3):
+            line.drop()
+            await resumed(w, streams)
+        line.drop()
+        await line.wait_ended(20)
+    assert line.verbs[-2].startswith("Say We are sorry")
+    assert "resumed 2 times: given up" in caplog.text
+
+
+def test_how_often_a_call_may_be_resumed() -> None:
+    assert afterwards.may_resume(4, 0)
+    assert not afterwards.may_resume(5, 59)
+    assert afterwards.may_resume(5, 61)
+    assert afterwards.may_resume(30, 26 * 60)
+    assert not afterwards.may_resume(60, 1e6)
+
+
+# --- tools ---
+
+
+async def test_a_tool_is_written_down_before_it_runs_and_its_outcome_is_known_afterwards(
+    world: Worlds, store: Store
+) -> None:
+    proceed, known = asyncio.Event(), []
+
+    @tool
+    async def book() -> str:
+        """Book."""
+        details = await store.call(line.call_sid)
+        assert details is not None
+        known.extend(details.tools)
+        await proceed.wait()
+        return "done"
+
+    script = '[[turn]]\ncaller = "Book."\ncall = "book"\nthen = "It is {output}."\n'
+    agent = Agent(instructions="x", tools=[book])
+    async with world(agent, script, store=store) as w, w.phone().dial() as line:
+        await line.say(CLIP)
+        await w.until(lambda: known)
+        w.app.hand_over_now(line.call_sid, "test")
+        await resumed(w)
+        await w.until(lambda: len(w.model.sessions) == 2 and w.model.sessions[1].items)
+        outputs = [item["output"] for item in w.model.sessions[1].items if "output" in item]
+        assert "outcome unknown" in outputs[0]
+        proceed.set()
+        await w.until(lambda: w.of(CallStarted))
+        async with asyncio.timeout(10):
+            while (await record(w, line)).tools[0].output is None:  # a tool outlives the stream that called it
+                await asyncio.sleep(0.02)
+    assert [each.output for each in known] == [None]
+    assert [each.output for each in (await record(w, line)).tools] == ["done"]
+
+
+# --- bad input ---
+
+
+async def test_a_socket_for_a_call_that_is_over_is_closed(
+    world: Worlds, store: Store, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with world(AGENT, store=store) as w:
+        async with w.phone().dial() as line:
+            await line.wait_for_agent(ms=10)
+        await w.until(lambda: w.of(CallEnded))
+        url = w.app._door.media_url("/twilio/media/", line.call_sid, resumes=True)
+        socket = await dial(w, url.replace(PUBLIC_URL.replace("https", "wss"), ""))
+        await socket.send(start(line.call_sid))
+        with pytest.raises(ConnectionClosed):
+            await socket.recv()
+        assert "a call that is over" in caplog.text
+        assert len(w.of(CallStarted)) == 1
+        assert "Hangup" in await after(w, line.call_sid)
+
+
+async def test_nothing_is_done_for_a_call_that_is_not_in_progress(world: Worlds, store: Store) -> None:
+    async with world(AGENT, store=store) as w, w.phone().dial() as line:
+        await line.wait_for_agent(ms=10)
+        assert "<Response />" in await after(w, line.call_sid, status="completed")
+        await w.until(lambda: w.of(CallEnded))  # Twilio knows
+        assert w.of(CallEnded)[0].ended_by == "caller"
+
+
+async def test_reports_of_twilio_close_what_nobody_else_does_and_nothing_else(world: Worlds, store: Store) -> None:
+    async with world(AGENT, store=store) as w:
+        async with w.phone().dial() as line:
+            await line.wait_for_agent(ms=10)
+            line.drop()
+            await w.until(lambda: w.of(CallEnded))
+            line.hung_up = True
+        assert (await record(w, line)).ended_by in ("line", None)
+        for _ in range(2):
+            await post(w, "/twilio/status", line.call_sid, CallStatus="completed")
+            await post(w, "/twilio/status", line.call_sid, StreamEvent="stream-started")
+        details = await record(w, line)
+        assert details.ended_by in ("caller", "line")
+        await post(w, "/twilio/status", "CA" + "9" * 32, CallStatus="completed")
+
+
+async def test_a_stream_that_twilio_lost_is_reported(
+    world: Worlds, store: Store, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with world(AGENT, store=store) as w:
+        await post(w, "/twilio/status", CALL_SID, StreamEvent="stream-error", StreamError="31903 broken pipe")
+    assert "Twilio lost the media stream: 31903 broken pipe" in caplog.text
+
+
+async def test_a_fallback_in_mid_call_goes_on_with_it(world: Worlds, store: Store) -> None:
+    """The voice webhook is the number's fallback too: Twilio asks it when nobody answers `/twilio/after`."""
+    async with world(AGENT, store=store) as w:
+        failed = f"{PUBLIC_URL}/twilio/after?resumed=3&since=1"
+        answer = await post(w, "/twilio/voice", CALL_SID, CallStatus="in-progress", ErrorCode="11205", ErrorUrl=failed)
+        assert "resumed=4&amp;since=1" in answer
+        await w.app._board.prepared[CALL_SID].close()
+
+
+# --- by hand ---
+
+
+async def post(w: World, path: str, call_sid: str, **fields: str) -> str:
+    form = {"CallSid": call_sid, "AccountSid": ACCOUNT_SID, **fields}
+    signature = RequestValidator(AUTH_TOKEN).compute_signature(f"{PUBLIC_URL}{path}", form)
+    headers = {"X-Twilio-Signature": signature}
+    async with aiohttp.ClientSession() as http, http.post(w.url + path, data=form, headers=headers) as answer:
+        assert answer.status in (200, 204)
+        return await answer.text()
+
+
+async def after(w: World, call_sid: str, status: str = "in-progress") -> str:
+    return await post(w, "/twilio/after", call_sid, CallStatus=status)
+
+
+async def dial(w: World, path: str) -> ClientConnection:
+    signature = RequestValidator(AUTH_TOKEN).compute_signature(PUBLIC_URL.replace("https", "wss") + path, {})
+    return await connect(w.url.replace("http", "ws") + path, additional_headers={"X-Twilio-Signature": signature})
+
+
+def start(call_sid: str) -> str:
+    details = {
+        "accountSid": ACCOUNT_SID,
+        "streamSid": STREAM_SID,
+        "callSid": call_sid,
+        "tracks": ["inbound"],
+        "mediaFormat": {"encoding": "audio/x-mulaw", "sampleRate": 8000, "channels": 1},
+        "customParameters": {},
+    }
+    return json.dumps({"event": "start", "sequenceNumber": "1", "start": details, "streamSid": STREAM_SID})
