@@ -12,6 +12,7 @@ from functools import cache
 from typing import Any, Literal, TypeAlias
 
 from phoneagent.sim import Line, Model, Phone, Script
+from phoneagent.sim.line import StreamSpan
 from phoneagent.sim.model import ModelSession
 from phoneagent.sim.mouth import Utterance
 from phoneagent.sim.speech import Murmur
@@ -55,12 +56,12 @@ MISSED = "Sorry, I have missed your last words."
 SOUP = "We have onion soup today."
 
 _ASKED = {
-    "story": "Please tell me a story.",
-    "hours": "Until when do you serve?",
-    "long hours": "Now then, I would like to know until when you are open tonight, please.",
-    "table": "A table for two, please.",
+    "story": "Story, please.",
+    "hours": "Until when?",
+    "long hours": "Tell me, until when are you open tonight?",
+    "table": "Table, please.",
     "hello": "Hello.",
-    "soup": "Which soup do you have?",
+    "soup": "Which soup?",
     "bye": "That is all.",
 }
 _SCRIPT = f"""
@@ -73,7 +74,7 @@ say = "{STORY.strip()}"
 heard = "until when"
 say = "Until ten."
 [[turn]]
-heard = "table for two"
+heard = "table"
 call = "book_table"
 arguments = {{ guests = 2 }}
 then = "Your table is booked."
@@ -109,15 +110,6 @@ def make_model() -> Model:
 
 
 @dataclass(slots=True)
-class Stream:
-    """A media stream of a call; its moments are milliseconds on the call's clock."""
-
-    sid: str
-    started_ms: float
-    ended_ms: float | None = None
-
-
-@dataclass(slots=True)
 class Return:
     """How a caller got the agent back: seconds from the end of a media stream to the next one, and to its voice."""
 
@@ -133,7 +125,6 @@ class Caller:
     line: Line
     model: Model
     cluster: Cluster
-    streams: list[Stream] = field(default_factory=list)
     returns: list[Return] = field(default_factory=list)
     said: list[tuple[float, str]] = field(default_factory=list)
     """What the caller has said, and when it was said (monotonic)."""
@@ -151,26 +142,17 @@ class Caller:
 
     @property
     def sessions(self) -> list[ModelSession]:
-        """The model's sessions of this call, in order; their instructions name it."""
-        return [each for each in self.model.sessions if self.sid in each.session["instructions"]]
+        """The model's sessions that heard this call, in the order in which they did; their instructions name it.
+
+        Those that were opened ahead may have waited for a call that went elsewhere first, or for good.
+        """
+        ours = [each for each in self.model.sessions if self.sid in each.session["instructions"] and each.append_log]
+        return sorted(ours, key=lambda each: each.append_log[-1][0])
 
     @property
     def pids(self) -> list[int]:
         """The process that opened each of them."""
         return [int(each.session["instructions"].split()[-1].rstrip(".")) for each in self.sessions]
-
-    def watch(self) -> None:
-        """Note where one media stream ends and the next begins."""
-        stream, now = self.line.stream, self.line.duration_ms
-        if self.streams and self.streams[-1].ended_ms is None and (stream is None or self.line.stream_sid != self.at):
-            self.streams[-1].ended_ms = now
-        if stream is not None and (not self.streams or self.line.stream_sid != self.at):
-            self.streams.append(Stream(self.line.stream_sid, now))
-
-    @property
-    def at(self) -> str:
-        """The stream that was seen last."""
-        return self.streams[-1].sid
 
     def heard_ms(self, since_ms: float) -> float:
         """How much of the agent was heard since then."""
@@ -187,13 +169,13 @@ class Caller:
 
     def __str__(self) -> str:
         line = self.line
-        return f"{self.sid} ({self.situation}; {line.verbs}; {line.violations}; {self.streams}; {self.pids})"
+        return f"{self.sid} ({self.situation}; {line.verbs}; {line.violations}; {self.line.streams}; {self.pids})"
 
     # --- before ---------------------------------------------------------------------------------------------------
 
     async def enter(self, situation: Situation) -> None:
         """Bring the call into a situation, from an open floor or (greeting) from its very beginning."""
-        self.situation, self.before = situation, len(self.streams)
+        self.situation, self.before = situation, len(self.line.streams)
         if situation == "greeting":
             await self.until(lambda: self.heard_ms(0) > 300, "the greeting had begun")
             return
@@ -234,54 +216,51 @@ class Caller:
 
     async def come_back(self, *, expect_voice: bool) -> None:
         """Wait for the next media stream, and for the agent's voice in it."""
-        before = self.before
-        await self.until(lambda: len(self.streams) > before and self.line.stream, "the next media stream began")
-        ended_ms = self.streams[before - 1].ended_ms
-        assert ended_ms is not None
-
-        def voice() -> list[float]:
-            return [span.start_ms for span in self.line.heard if span.start_ms >= ended_ms]
-
+        await self.until(lambda: len(self.line.streams) > self.before, "the next media stream began")
+        gone, now = self.line.streams[self.before - 1 : self.before + 1]
         if expect_voice:
-            await self.until(voice, "the agent was heard again")
-        back = Return(
-            self.situation,
-            (self.streams[before].started_ms - ended_ms) / 1000,
-            (voice()[0] - ended_ms) / 1000 if voice() else None,
+            await self.until(lambda: self.line.heard_during(now), "the agent was heard again")
+        heard = self.line.heard_during(now)
+        self.returns.append(
+            Return(
+                self.situation,
+                _seconds(gone, now.start_ms),
+                _seconds(gone, heard[0].start_ms) if heard else None,
+            )
         )
-        self.returns.append(back)
 
     def unheard_ms(self) -> float:
         """How much of the agent's audio was lost with the stream that ended then."""
-        ended_ms = self.streams[self.before - 1].ended_ms
-        assert ended_ms is not None
-        ended_at = self.line.started_at + ended_ms / 1000
-        received = max((count for at, count in self.line.received_log if at <= ended_at), default=0)
-        heard = max((span.stream_end for span in self.line.heard if span.start_ms <= ended_ms), default=0)
+        gone = self.line.streams[self.before - 1]
+        assert gone.ended_at is not None
+        received = max((count for at, count in self.line.received_log if at <= gone.ended_at), default=0)
+        heard = max((span.stream_end for span in self.line.heard_during(gone)), default=0)
         return (received - heard) / 8
+
+    @property
+    def greetings(self) -> int:
+        """How often the agent began to greet."""
+        return self._times_said(GREETING)
 
     async def finish_speaking(self) -> Utterance | None:
         return await self._speaking if self._speaking is not None else None
 
     async def ask_again(self) -> None:
         """The conversation goes on: a question, and its own answer, whatever was being said."""
-        session = self.sessions[-1]
-        before = len(session.audio_items)
+        before = self._times_said(SOUP)
         await self._say("soup")
         since_ms = self.line.speech[-1].end_ms
-
-        def answered() -> bool:
-            return any(item.text == SOUP for item in self.sessions[-1].audio_items[before:])
-
-        await self.until(answered, "the question was answered")
+        await self.until(lambda: self._times_said(SOUP) > before, "the question was answered")
         await self.until(lambda: self.heard_ms(since_ms) > 500, "the answer was heard")
+
+    def _times_said(self, text: str) -> int:
+        return sum(item.text == text for session in self.sessions for item in session.audio_items)
 
     async def part(self) -> None:
         """Say goodbye and be hung up on."""
         await self.until(lambda: not self.line.playing, "the agent had fallen silent")
         await self._say("bye")
         await self.line.wait_ended(20)
-        self.watch()
 
 
 class Callers:
@@ -292,19 +271,14 @@ class Callers:
         self._model = model
         self._count = count
         self._stack = AsyncExitStack()
-        self._watching: asyncio.Task[None] | None = None
         self._numbers = itertools.count()
         self.all: list[Caller] = []
 
     async def __aenter__(self) -> Callers:
-        self._watching = asyncio.create_task(self._watch())
         await asyncio.gather(*(self.dial(number) for number in range(self._count)))
         return self
 
     async def __aexit__(self, *exception: object) -> None:
-        assert self._watching is not None
-        self._watching.cancel()
-        await asyncio.gather(self._watching, return_exceptions=True)
         await self._stack.aclose()
 
     @property
@@ -322,15 +296,8 @@ class Callers:
             status_callback="/twilio/status",
         )
         caller = Caller(await self._stack.enter_async_context(phone.dial()), self._model, self._cluster)
-        caller.watch()
         self.all.append(caller)
         return caller
-
-    async def _watch(self) -> None:
-        while True:
-            for caller in self.live:
-                caller.watch()
-            await asyncio.sleep(0.01)
 
     async def enter(self, situations: Sequence[Situation]) -> None:
         """Bring every live caller into a situation, and new ones into the greeting; all of them at the same time.
@@ -366,11 +333,11 @@ def distribution(callers: Sequence[Caller]) -> str:
     return "\n".join(lines)
 
 
+def _seconds(gone: StreamSpan, later_ms: float) -> float:
+    assert gone.end_ms is not None
+    return (later_ms - gone.end_ms) / 1000
+
+
 def _spread(values: Sequence[float]) -> str:
     middle = values[len(values) // 2]
     return f"{values[0]:.2f} / {middle:.2f} / {values[-1]:.2f} s"
-
-
-def greetings(caller: Caller) -> int:
-    """How often the agent began to greet."""
-    return sum(item.text == GREETING for session in caller.sessions for item in session.audio_items)

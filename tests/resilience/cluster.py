@@ -28,6 +28,9 @@ PUBLIC_URL = "https://agent.example"
 START_SECONDS = 40.0
 STOP_SECONDS = 40.0
 
+READINESS_SECONDS = 0.3
+"""How often the router asks: more often than platforms do, as everything here is shorter."""
+
 SIGTERMS = 3
 """Platforms send several; these come within a second."""
 
@@ -45,6 +48,8 @@ class Process:
     port: int = 0
     in_rotation: bool = True
     """Whether the router knows it."""
+    ready: bool = True
+    """What the router was told last, if it asks."""
     struck_at: float = 0.0
     _process: asyncio.subprocess.Process | None = None
 
@@ -119,7 +124,10 @@ class Process:
 
 
 class Cluster:
-    """`count` processes behind a `Balancer`, all with the same credentials, model and database."""
+    """`count` processes behind a `Balancer`, all with the same credentials, model and database.
+
+    As platforms do, it asks each process whether it is ready, unless `asks_readiness` is false.
+    """
 
     def __init__(
         self,
@@ -128,8 +136,9 @@ class Cluster:
         database_url: str,
         model_url: str,
         count: int = 2,
-        drain_seconds: float = 6,
-        tool_seconds: float = 2.5,
+        drain_seconds: float = 5,
+        tool_seconds: float = 2,
+        asks_readiness: bool = True,
         **more: str,
     ) -> None:
         self.database_url = database_url
@@ -150,7 +159,9 @@ class Cluster:
         }
         names = [f"process-{number}" for number in range(count)]
         self.processes = [Process(name, environment, folder / f"{name}.log") for name in names]
-        self.balancer = Balancer(lambda: [each.port for each in self.processes if each.port and each.in_rotation])
+        self.balancer = Balancer(self._ports)
+        self._asks_readiness = asks_readiness
+        self._asking: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> Self:
         await self.balancer.__aenter__()
@@ -159,6 +170,8 @@ class Cluster:
         except BaseException:
             await self._end()
             raise
+        if self._asks_readiness:
+            self._asking = asyncio.create_task(self._ask_readiness())
         return self
 
     async def __aexit__(
@@ -170,9 +183,24 @@ class Cluster:
                 print(f"----- {each.name}\n{each.log.read_text()}")
 
     async def _end(self) -> None:
+        if self._asking is not None:
+            self._asking.cancel()
+            await asyncio.gather(self._asking, return_exceptions=True)
         for each in self.processes:
             await each.end()
         await self.balancer.__aexit__(None, None, None)
+
+    def _ports(self) -> list[int]:
+        return [each.port for each in self.processes if each.port and each.in_rotation and each.ready]
+
+    async def _ask_readiness(self) -> None:
+        async with aiohttp.ClientSession() as http:
+            while True:
+                for each in self.processes:
+                    with suppress(aiohttp.ClientError):  # it is gone, or comes: the router finds out by itself
+                        async with http.get(f"http://127.0.0.1:{each.port}/readyz") as answer:
+                            each.ready = answer.status == 200
+                await asyncio.sleep(READINESS_SECONDS)
 
     def tool_runs(self, call_sid: str) -> int:
         """How often the tool was run for a call, in all processes."""

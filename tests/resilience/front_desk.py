@@ -11,7 +11,7 @@ import os
 
 from phoneagent import Agent, Call, PhoneApp, hang_up, tool
 
-GREETING = "Chez Nous, good evening, how can I help you?"
+GREETING = "Chez Nous, good evening!"
 
 
 def instructions(call: Call) -> str:

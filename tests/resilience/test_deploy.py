@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Sequence
 
 import pytest
 
-from tests.resilience.callers import ANSWERS, BROKEN, OVER, Caller, Callers, Situation, distribution, greetings
+from tests.resilience.callers import ANSWERS, BROKEN, OVER, Caller, Callers, Situation, distribution
 from tests.resilience.cluster import Process
 from tests.resilience.conftest import World, Worlds
 
@@ -53,32 +53,38 @@ async def go_on(struck: Sequence[Caller], *, speak: Collection[Situation] | None
 def handed_over(struck: Sequence[Caller]) -> None:
     """Nobody was cut off: what was being said was said to its end, on both sides, unless it was too long."""
     for caller in struck:
-        assert not any(BROKEN in each for each in caller.line.violations), caller
+        gone = caller.line.streams[caller.before - 1]
+        assert (gone.ended_by, gone.close_code) == ("agent", 1000), caller
         if caller.situation != "telling":
             assert caller.unheard_ms() < 1, caller
             said = [item.text for session in caller.sessions for item in session.audio_items]
             assert ANSWERS[caller.situation] in said, (caller, said)
 
 
+def excused(violation: str) -> bool:
+    """Whether it only says that a process was killed: nobody took what Twilio had to tell of it."""
+    return BROKEN in violation or "(status callback)" in violation
+
+
 async def nothing_lost(w: World, callers: Callers) -> None:
     """Look at what everybody heard, what the model was asked for, and the records."""
     assert w.model.violations == []
     for caller in callers.all:
-        assert greetings(caller) == 1, caller
-        assert [each for each in caller.line.violations if BROKEN not in each] == [], caller
+        assert caller.greetings == 1, caller
+        assert [each for each in caller.line.violations if not excused(each)] == [], caller
         assert w.cluster.tool_runs(caller.sid) == caller.bookings
         record = await w.store.call(caller.sid)
         assert record is not None, caller
         assert record.ended_by == ("caller" if caller.situation == "gone" else "agent"), (caller, record)
         assert record.ended_at is not None
-        assert record.stream_sid == caller.at
+        assert record.stream_sid == caller.line.stream_sid
         recorded = [turn.text for turn in record.turns if turn.role == "caller"]
         brought = str(caller.sessions[-1].brought)
         for said_at, text in caller.said:
             if any(0 < killed_at - said_at < DURABLE_SECONDS for killed_at in caller.killed_at):
                 continue
             assert text in recorded, (caller, text, record.turns)
-            if said_at < caller.line.started_at + caller.streams[-1].started_ms / 1000:
+            if said_at < caller.line.streams[-1].started_at:
                 assert text in brought, (caller, text, brought)
 
 
@@ -96,20 +102,22 @@ async def test_calls_survive_a_crash_and_a_deploy(world: Worlds, measured: Calla
             assert {caller.pids[-1] for caller in struck} == {second.pid}
 
             await first.start()
+            first.in_rotation = False
             await callers.enter([*LASTING, "silent", "greeting"])
+            first.in_rotation = True
             struck = await deploy(callers, second, w.cluster.drain_seconds)
             handed_over(struck)
             await go_on(struck, speak=["telling"])
             measured(f"after SIGTERM\n{distribution(struck)}")
             assert {caller.pids[-1] for caller in struck} == {first.pid}
-            assert {len(caller.streams) for caller in callers.all if caller.situation not in OVER} == {2, 3}
+            assert [len(caller.line.streams) for caller in callers.live] == [3] * 6 + [2]
             await asyncio.gather(*(caller.part() for caller in callers.live))
-        assert [len(caller.streams) for caller in callers.all if caller.situation in OVER] == [1, 1]
+        assert [len(caller.line.streams) for caller in callers.all if caller.situation in OVER] == [1, 1]
         await nothing_lost(w, callers)
 
 
 async def test_thirty_calls_survive_a_deploy(world: Worlds, measured: Callable[[str], None]) -> None:
-    async with world(drain_seconds=8) as w:
+    async with world() as w:
         first, second = w.cluster.processes
         async with Callers(w.cluster, w.model, 30) as callers:
             await callers.enter(LASTING * 6)
@@ -135,6 +143,19 @@ async def test_thirty_calls_survive_a_crash(world: Worlds, measured: Callable[[s
             assert len(struck) == 30
             await go_on(struck)
             measured(f"SIGKILL with 30 live calls\n{distribution(struck)}")
+            await asyncio.gather(*(caller.part() for caller in callers.live))
+        await nothing_lost(w, callers)
+
+
+async def test_a_router_that_does_not_know_who_is_ready(world: Worlds) -> None:
+    """It sends calls to the process that ends as well as to the other, and every one of them gets through."""
+    async with world(asks_readiness=False) as w:
+        first, second = w.cluster.processes
+        async with Callers(w.cluster, w.model, 8) as callers:
+            await callers.enter(["speaking", "silent", "telling", "booking"] * 2)
+            struck = await deploy(callers, first, w.cluster.drain_seconds)
+            await go_on(struck, speak=["telling"])
+            assert {caller.pids[-1] for caller in callers.live} == {second.pid}
             await asyncio.gather(*(caller.part() for caller in callers.live))
         await nothing_lost(w, callers)
 
