@@ -1,6 +1,7 @@
 """An AI voice agent on a phone number."""
 
-from .agent import Agent, Call, Tool, Turns, hang_up, tool
+from .agent import Agent, Turns
+from .call import Call
 from .endpoint import Endpoint
 from .errors import (
     ConfigurationError,
@@ -32,6 +33,7 @@ from .events import (
 )
 from .server import PhoneApp
 from .settings import Settings
+from .tools import Tool, hang_up, tool
 
 __all__ = [
     "Agent",

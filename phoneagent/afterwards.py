@@ -115,6 +115,8 @@ class Afterwards:
         return Past(turns=details.turns, tools=tools, pending=pending, age_ms=max(0, age_ms))
 
     async def _look(self, call_sid: str) -> tuple[NextStep | None, CallDetails | None]:
+        if self._store.empty:
+            return None, None
         try:
             async with asyncio.timeout(READ_SECONDS):
                 return await self._store.step_after(call_sid), await self._store.call(call_sid)

@@ -13,7 +13,7 @@ from typing import Any
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus, InvalidURI
 
-from .agent import Call
+from .call import Call
 from .errors import EndpointError, EndpointRefused, EndpointUnreachable, ProtocolError
 from .protocol import realtime
 from .protocol.configuring import Configuring

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 
-from .agent import Call
+from .call import Call
 from .endpoint import ModelSession
 
 log = logging.getLogger("phoneagent.prepared")

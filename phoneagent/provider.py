@@ -13,7 +13,7 @@ from dataclasses import KW_ONLY, dataclass, field, replace
 from typing import Any, TypeAlias
 from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
-from .agent import Call
+from .call import Call
 from .errors import ConfigurationError
 from .protocol import realtime
 from .settings import DEFAULT_MODEL, DEFAULT_TRANSCRIPTION_MODELS, Settings

@@ -25,7 +25,8 @@ from . import settings as settings_
 from . import telemetry, telephony
 from .admission import Admission
 from .afterwards import Afterwards, may_resume
-from .agent import Agent, Call
+from .agent import Agent
+from .call import Call
 from .door import Door
 from .endpoint import Endpoint
 from .errors import ConfigurationError, ProtocolError, RequestRefused, StoreError
@@ -141,7 +142,7 @@ class PhoneApp(Starlette):
         Raises:
             ConfigurationError: something is missing or malformed.
         """
-        return self._given_settings or settings_.load()
+        return self._given_settings or settings_.load({"endpoint_in_code": True} if self._given_endpoint else None)
 
     @cached_property
     def _store(self) -> Store | None:
@@ -187,11 +188,11 @@ class PhoneApp(Starlette):
             max_call_seconds=self.settings.max_call_seconds,
         )
 
-    def _emit(self, event: Event) -> None:
+    def _emit(self, event: Event, stream_sid: str) -> None:
         telemetry.log_event(event, pii=self.settings.log_pii)
         self._metrics.tell(event)
         if self._store is not None:
-            self._store.tell(event)
+            self._store.tell(event, stream_sid=stream_sid)
 
     @asynccontextmanager
     async def _lifespan(self, app: Starlette) -> AsyncIterator[None]:

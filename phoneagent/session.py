@@ -15,7 +15,8 @@ from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import suppress
 from typing import Any, Literal, Protocol, TypeAlias
 
-from .agent import Agent, Call
+from .agent import Agent
+from .call import Call
 from .errors import EndpointError, PhoneAgentError, ProtocolError
 from .events import EndedBy, Event, Journal, ModelEvent, NextStep
 from .protocol import mediastream, realtime

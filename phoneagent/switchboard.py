@@ -8,7 +8,8 @@ import logging
 from collections.abc import Callable
 from importlib import resources
 
-from .agent import Agent, Call
+from .agent import Agent
+from .call import Call
 from .endpoint import Endpoint, ModelSession, open_session
 from .errors import EndpointError, EndpointRefused, EndpointUnreachable, ProtocolError
 from .events import CallStarted, Event, Journal
@@ -33,6 +34,7 @@ MAX_PREPARED = 200
 class Switchboard:
     """Runs calls. `calls` are the live ones by CallSid; with a `journal` they can go on in another process.
 
+    `emit` is told every event, with the sid of the media stream that it belongs to.
     `measure` is told how many seconds a message took through here, now and then.
     """
 
@@ -43,7 +45,7 @@ class Switchboard:
         *,
         calls: dict[str, Call],
         hooks: Hooks,
-        emit: Callable[[Event], None],
+        emit: Callable[[Event, str], None],
         journal: Journal | None,
         measure: Callable[[Direction, float], None] | None = None,
         max_call_seconds: float,
@@ -116,7 +118,7 @@ class Switchboard:
         follower = self._hooks.follow()
 
         def emit(event: Event) -> None:
-            self._emit(event)
+            self._emit(event, start.stream_sid)
             follower.tell(event)
 
         async def open_model() -> ModelSession:

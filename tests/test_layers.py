@@ -16,6 +16,8 @@ LAYERS = {
     "threads": 0,
     "protocol": 1,
     "agent": 2,
+    "call": 2,
+    "tools": 2,
     "settings": 2,
     "admission": 3,
     "provider": 2,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import sys
@@ -70,3 +71,22 @@ def test_serve_names_what_is_missing(project: Path) -> None:
     assert done.returncode == 2
     assert done.stderr.count(" is missing: ") == 4
     assert "Traceback" not in done.stderr
+
+
+def test_a_newcomer_hears_an_agent_in_three_commands(tmp_path: Path) -> None:
+    """The README's own, from `phoneagent init` on: a simulated caller and the new agent talk."""
+    (block,) = blocks("console")
+    commands = [line.removeprefix("$ ") for line in block.splitlines()]
+    assert len(commands) == 3
+    folder = tmp_path
+    for program, *arguments in map(str.split, commands):
+        if program == "cd":
+            folder /= arguments[0]
+            continue
+        assert program == "phoneagent"
+        done = run("-m", "phoneagent", *arguments, folder=folder)
+        assert done.returncode == 0, done.stdout + done.stderr
+    report = json.loads((folder / "demo-call" / "report.json").read_text(encoding="utf-8"))
+    assert [turn["role"] for turn in report["turns"]][:3] == ["agent", "caller", "agent"]
+    assert report["turns"][0]["heard_text"] == "The bicycle shop, hello!"
+    assert report["violations"] == []

@@ -13,8 +13,8 @@ from phoneagent.errors import DefinitionError
 FILES = ("main.py", "tests/test_agent.py", ".env.example", "Procfile", "ngrok.yml")
 """What is written, and never over anything that is there."""
 
-IGNORE = ".gitignore"
-"""Written too, where there is none: `.env` will hold secrets."""
+EXTRAS = (".gitignore", "requirements.txt")
+"""Written too, each where there is none: `.env` will hold secrets, and a PaaS looks for what to install."""
 
 NEXT_STEPS = """\
 Next{where}:
@@ -46,7 +46,7 @@ def write(folder: Path) -> list[str]:
         raise DefinitionError(
             f"{', '.join(there)} in {folder}: already there, so nothing is written; name another folder"
         )
-    names = [*FILES, *([] if (folder / IGNORE).exists() else [IGNORE])]
+    names = [*FILES, *(name for name in EXTRAS if not (folder / name).exists())]
     try:
         for name in names:
             path = folder / name
@@ -59,4 +59,5 @@ def write(folder: Path) -> list[str]:
 
 def _template(name: str) -> str:
     # They end in .txt so that neither Python, linters nor git take them for what they are going to be.
-    return resources.files(__package__).joinpath("templates", f"{name.removeprefix('.')}.txt").read_text("utf-8")
+    file = f"{name.removeprefix('.').removesuffix('.txt')}.txt"
+    return resources.files(__package__).joinpath("templates", file).read_text("utf-8")

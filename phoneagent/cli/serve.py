@@ -2,17 +2,31 @@
 
 from __future__ import annotations
 
+import errno
+import ipaddress
+import logging
+import logging.config
+import socket
 import sys
 from typing import Annotated, Any, Literal
 
 import typer
 import uvicorn
 
-from phoneagent.drain import Server
+from phoneagent.errors import ConfigurationError
 from phoneagent.protocol.mediastream import MAX_MESSAGE_BYTES
+from phoneagent.server import VOICE_PATH, PhoneApp
+from phoneagent.settings import Settings, load
 from phoneagent.telemetry import JsonFormatter
 
+from . import workers
 from .target import Target
+
+log = logging.getLogger("phoneagent.serve")
+
+EVERYWHERE = "0.0.0.0"  # noqa: S104 - a PaaS needs it
+BACKLOG = 2048
+"""Connections that may wait while a worker is busy or on its way, as in uvicorn."""
 
 UVICORN: dict[str, Any] = {
     "ws": "websockets-sansio",
@@ -48,22 +62,101 @@ def serve(
     target: Annotated[
         str | None, typer.Argument(help="The app: `module:app` or `file.py`; without it main.py, app.py or agent.py.")
     ] = None,
-    host: Annotated[str, typer.Option(help="The address to listen on.")] = "0.0.0.0",  # noqa: S104 - a PaaS needs it
-    port: Annotated[int | None, typer.Option(help="The port; without it PORT, or 8000.")] = None,
+    host: Annotated[
+        str | None, typer.Option(help="The address to listen on; without it every one of this machine's.")
+    ] = None,
+    port: Annotated[int | None, typer.Option(help="The port; without it PORT, or 8000.", min=0, max=65535)] = None,
     reload: Annotated[bool, typer.Option("--reload", help="Restart when a file changes, for development.")] = False,
+    insecure: Annotated[
+        bool, typer.Option("--insecure", help="Take unsigned calls, from this machine only; needs no Twilio account.")
+    ] = False,
 ) -> None:
-    """Answer calls: run the app on PORT."""
+    """Answer calls: run the app on PORT, in WEB_CONCURRENCY processes."""
     found = Target.find(target)
     app = found.load()
+    if insecure:
+        _open_up(app, reload)
     loaded = app.settings
-    options: dict[str, Any] = {
-        "host": host,
-        "port": loaded.port if port is None else port,
-        "log_config": log_config(loaded.log_level, loaded.log_format),
-        **UVICORN,
-    }
+    address = _address(host, loaded)
+    logs = log_config(loaded.log_level, loaded.log_format)
+    listening = _listen(address, loaded.port if port is None else port)
+    options: dict[str, Any] = {"host": address, "port": listening.getsockname()[1], **UVICORN}
     if reload:
+        listening.close()  # it was free; uvicorn listens itself
         name = f"{found.module}:{found.attribute}"
-        uvicorn.run(name, app_dir=found.folder, reload=True, reload_dirs=[found.folder], **options)
-    else:
-        Server(uvicorn.Config(app, **options), app, loaded.drain_seconds).run()
+        folders = [found.folder]
+        uvicorn.run(name, app_dir=found.folder, reload=True, reload_dirs=folders, log_config=logs, workers=1, **options)
+        return
+    logging.config.dictConfig(logs)
+    if loaded.insecure:  # a phone on this machine, which is given no address of ours, has to find the media socket
+        app.settings = loaded = loaded.model_copy(update={"public_url": _url(address, options["port"])})
+    with listening:
+        _announce(_url(address, options["port"]), loaded)
+        job = workers.Job(found, loaded, options, logs)
+        if loaded.web_concurrency == 1:
+            job.run(app, listening)
+        elif status := workers.run(job, listening, loaded.web_concurrency):
+            raise typer.Exit(status)
+
+
+def _open_up(app: PhoneApp, reload: bool) -> None:
+    """Let the app do without a Twilio account, and without signatures whatever its settings.
+
+    Raises:
+        ConfigurationError: something else than Twilio's settings is missing or malformed.
+    """
+    if reload:  # the process that it starts anew would know nothing of this
+        raise ConfigurationError(["--insecure and --reload do not go together: leave one of them out"])
+    try:
+        found = app.settings
+    except ConfigurationError:
+        found = load({"insecure": True})
+    app.settings = found.model_copy(update={"insecure": True})
+
+
+def _address(host: str | None, loaded: Settings) -> str:
+    """Return where to listen.
+
+    Raises:
+        ConfigurationError: it would let strangers in.
+    """
+    if not loaded.insecure:
+        return host or EVERYWHERE
+    if host is not None and not _is_loopback(host):
+        raise ConfigurationError([f"--insecure listens on loopback only, not on {host}: leave --host out"])
+    return host or "127.0.0.1"
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host.lower() == "localhost"
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    dualstack = family is socket.AF_INET6 and socket.has_dualstack_ipv6()  # `::` is every address, of either kind
+    try:
+        return socket.create_server((host, port), family=family, backlog=BACKLOG, dualstack_ipv6=dualstack)
+    except OSError as problem:
+        if problem.errno == errno.EADDRINUSE:
+            words = f"port {port} is in use: end what listens there, or choose another with --port or PORT"
+        elif problem.errno == errno.EACCES:
+            words = f"port {port} is not for everybody: choose one from 1024 up with --port or PORT"
+        else:
+            words = f"{host} is no address of this machine: give another --host, or none"
+        typer.echo(f"phoneagent: {words}", err=True)
+        raise typer.Exit(1) from None
+
+
+def _url(host: str, port: int) -> str:
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+def _announce(url: str, loaded: Settings) -> None:
+    processes = f", {loaded.web_concurrency} processes" if loaded.web_concurrency > 1 else ""
+    log.info("listening on %s%s", url, processes)
+    if loaded.insecure:
+        words = "INSECURE: unsigned calls are taken from programs on this machine, and each costs what the model costs"
+        log.warning("%s; try `phoneagent sim call %s%s`", words, url, VOICE_PATH)

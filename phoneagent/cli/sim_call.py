@@ -28,6 +28,13 @@ GOODBYE_MS = 5000
 
 POLL_SECONDS = 0.05
 
+_WHY = {
+    "agent": "the agent's side closed it",
+    "caller": "the caller hung up",
+    "line": "the connection broke",
+    "error": "the server broke a rule",
+}
+
 
 @dataclass(frozen=True, slots=True)
 class _Words:
@@ -67,6 +74,9 @@ def call(
     dtmf: Annotated[str | None, typer.Option(help="Keys to press after the last line, like 12#.")] = None,
     hang_up_after: Annotated[float | None, typer.Option(min=0, help="Hang up so many seconds into the call.")] = None,
     public_url: Annotated[str | None, typer.Option(help="The public address that stands for the server's own.")] = None,
+    fallback_url: Annotated[
+        str | None, typer.Option(help="Asked when the server fails, like the fallback of a Twilio number.")
+    ] = None,
     delay: Annotated[float, typer.Option(min=0, help="Milliseconds on the line, in each direction.")] = 0,
     report: Annotated[Path | None, typer.Option(help="Write a report of the call here, as JSON.")] = None,
     wav: Annotated[
@@ -85,7 +95,13 @@ def call(
         raise typer.BadParameter("--dtmf takes the keys 0-9, A-D, * and #")
     plan = _Plan([_voiced(each) for each in say or []], pause, barge_in_after, dtmf, hang_up_after)
     try:
-        phone = Phone(webhook_url, auth_token=auth_token, public_url=public_url, delay_ms=delay)
+        phone = Phone(
+            webhook_url,
+            auth_token=auth_token,
+            public_url=public_url,
+            voice_fallback_url=fallback_url,
+            delay_ms=delay,
+        )
     except ValueError as error:
         raise typer.BadParameter(str(error)) from None
     show = _Show(Console(highlight=False))
@@ -195,8 +211,9 @@ class _Show:
     async def watch(self, line: Line) -> None:
         """Tell what the agent does, until cancelled."""
         talking = False
-        clears, violations = 0, 0
+        clears, violations, streams = 0, 0, 1
         while True:
+            streams = self._streams(line, streams)
             if line.playing != talking:
                 talking = line.playing
                 heard_ms = line.heard[-1].end_ms - line.heard[-1].start_ms if line.heard else 0.0
@@ -209,9 +226,21 @@ class _Show:
             clears, violations = len(line.clears), len(line.violations)
             await asyncio.sleep(POLL_SECONDS)
 
+    def _streams(self, line: Line, shown: int) -> int:
+        """Tell which streams ended and began since `shown`, which counts both; return how many it are now."""
+        happened = [each for stream in line.streams for each in (stream.start_ms, stream.end_ms) if each is not None]
+        for index in range(shown, len(happened)):
+            number = index // 2 + 1
+            if index % 2:
+                self.say(line, "phone", f"stream {number} ended: {_WHY[line.streams[number - 1].ended_by or 'agent']}")
+            else:
+                self.say(line, "phone", f"stream {number} after {line.gaps_ms[number - 2] / 1000:.1f} s")
+        return len(happened)
+
     def end(self, line: Line, problem: str | None) -> None:
         """Sum up."""
-        self.say(line, "phone", f"the call is over, ended by the {line.ended_by}")
+        streams = f", after {len(line.streams)} streams" if len(line.streams) > 1 else ""
+        self.say(line, "phone", f"the call is over, ended by the {line.ended_by}{streams}")
         if problem:
             self.fail(problem)
         if line.violations:
@@ -227,6 +256,7 @@ def _failed(failure: CallFailed) -> dict[str, Any]:
         "call_sid": None,
         "ended_by": "error",
         "duration_ms": 0,
+        "streams": 0,
         "turns": [],
         "barge_ins": [],
         "tool_calls": [],

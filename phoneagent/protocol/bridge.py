@@ -389,12 +389,14 @@ class Bridge:
         """Once both sides are there: ask for the greeting, or tell the model where the call was."""
         if self._stream_sid is None or not self._connected:
             return
-        past, greeting = self._past, self._policy.greeting
-        if not self._begun and past is not None and past.greeted:
-            self._control.extend(realtime.ItemCreate(item=item) for item in past.items())
-            self.responses.owed = past.pending != "nothing"
-        elif not self._begun and greeting:
-            self.responses.want(prompts.greeting(greeting))
+        if not self._begun:
+            past = self._past
+            greeting = None if past is not None and past.greeted else self._policy.greeting
+            if past is not None:
+                self._control.extend(realtime.ItemCreate(item=item) for item in past.items(anchor=not greeting))
+                self.responses.owed = past.pending != "nothing" and (past.asked or not greeting)
+            if greeting:
+                self.responses.want(prompts.greeting(greeting))
         self._begun = True
         self._move_on(now)
 

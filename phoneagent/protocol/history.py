@@ -59,8 +59,13 @@ class Past:
         """Whether the caller has heard anything of the agent; if nobody knows, they have."""
         return self.pending == "unknown" or any(turn.role == "agent" and turn.heard_ms > 0 for turn in self.turns)
 
-    def items(self) -> list[dict[str, Any]]:
-        """Return the conversation as items of the Realtime API, and our last word."""
+    @property
+    def asked(self) -> bool:
+        """Whether the caller has said anything."""
+        return any(turn.role == "caller" for turn in self.turns)
+
+    def items(self, *, anchor: bool = True) -> list[dict[str, Any]]:
+        """Return the conversation as items of the Realtime API, and (`anchor`) our last word."""
         told: list[tuple[int, list[dict[str, Any]]]] = [
             (turn.start_ms, [_message(turn)]) for turn in self.turns if turn.heard_text
         ]
@@ -73,7 +78,9 @@ class Past:
             if room < 0:
                 break
             items[:0] = part
-        return [*items, _say("system", "input_text", _ANCHOR + _GO_ON[self.pending])]
+        if anchor:
+            items.append(_say("system", "input_text", _ANCHOR + _GO_ON[self.pending]))
+        return items
 
 
 def pending_now(*, turn_open: bool, owes: bool, words_lost: bool) -> Pending:

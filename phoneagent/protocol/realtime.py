@@ -354,43 +354,55 @@ def encode(message: ToModel, dialect: Dialect) -> bytes:
 
 _BETA_FORMATS = {"audio/pcmu": "g711_ulaw", "audio/pcma": "g711_alaw", "audio/pcm": "pcm16"}
 _BETA_INPUT = {
-    "transcription": "input_audio_transcription",
-    "noise_reduction": "input_audio_noise_reduction",
-    "turn_detection": "turn_detection",
+    "transcription": ("input_audio_transcription", frozenset({"model", "language", "prompt"})),
+    "noise_reduction": ("input_audio_noise_reduction", frozenset({"type"})),
+    "turn_detection": (
+        "turn_detection",
+        frozenset(
+            {"type", "threshold", "prefix_padding_ms", "silence_duration_ms", "eagerness"}
+            | {"create_response", "interrupt_response"}
+        ),
+    ),
 }
+"""The beta's names, and what it knows of each; a field that is newer would have the whole update refused."""
+
 _BETA_CONTENT = {"output_text": "text", "output_audio": "audio"}
-_GA_ONLY = frozenset({"type", "audio", "output_modalities", "max_output_tokens", "truncation", "include", "reasoning"})
-
-
-def _beta_modalities(modalities: Any) -> list[str]:
-    return ["text"] if modalities == ["text"] else ["audio", "text"]
+_GA_ONLY = frozenset(
+    {"type", "audio", "output_modalities", "max_output_tokens", "truncation", "include", "reasoning"}
+    | {"parallel_tool_calls"}
+)
 
 
 def _beta_session(session: Mapping[str, Any]) -> dict[str, Any]:
-    flat = {key: value for key, value in session.items() if key not in _GA_ONLY and key != "parallel_tool_calls"}
-    if "output_modalities" in session:
-        flat["modalities"] = _beta_modalities(session["output_modalities"])
-    if "max_output_tokens" in session:
-        flat["max_response_output_tokens"] = session["max_output_tokens"]
-    audio = session.get("audio", {})
-    for key, value in audio.get("input", {}).items():
+    flat = _beta_shared(session)
+    for key, value in session.get("audio", {}).get("input", {}).items():
         if key == "format":
-            flat["input_audio_format"] = _BETA_FORMATS[value["type"]]
-        else:
-            flat[_BETA_INPUT[key]] = value
-    for key, value in audio.get("output", {}).items():
-        if key == "format":
-            flat["output_audio_format"] = _BETA_FORMATS[value["type"]]
-        else:
-            flat[key] = value
+            flat["input_audio_format"] = _BETA_FORMATS.get(value["type"], value["type"])
+        elif key in _BETA_INPUT:
+            name, known = _BETA_INPUT[key]
+            flat[name] = value and {field: each for field, each in value.items() if field in known}
     return flat
 
 
 def _beta_response(response: Mapping[str, Any]) -> dict[str, Any]:
-    # `metadata` joined the beta interface late; emulators of it may refuse a field they do not know.
-    flat = {key: value for key, value in response.items() if key not in _GA_ONLY and key != "metadata"}
-    if "output_modalities" in response:
-        flat["modalities"] = _beta_modalities(response["output_modalities"])
+    flat = _beta_shared(response)
+    flat.pop("metadata", None)  # it joined the beta late; emulators of it may refuse a field they do not know
+    if "input" in response:
+        flat["input"] = [_beta_item(item) for item in response["input"]]
+    return flat
+
+
+def _beta_shared(modern: Mapping[str, Any]) -> dict[str, Any]:
+    flat = {key: value for key, value in modern.items() if key not in _GA_ONLY}
+    if "output_modalities" in modern:
+        flat["modalities"] = ["text"] if modern["output_modalities"] == ["text"] else ["audio", "text"]
+    if "max_output_tokens" in modern:
+        flat["max_response_output_tokens"] = modern["max_output_tokens"]
+    for key, value in modern.get("audio", {}).get("output", {}).items():
+        if key == "format":
+            flat["output_audio_format"] = _BETA_FORMATS.get(value["type"], value["type"])
+        else:
+            flat[key] = value
     return flat
 
 

@@ -6,8 +6,10 @@ They are strict: what the real service refuses, they refuse in its words and rec
 from .hosting import serving
 from .line import Line
 from .model import Faults, Model
+from .model_helicone import Helicone
 from .phone import CallFailed, Phone
+from .quirks import Quirks
 from .rest import TwilioRest
 from .script import Script
 
-__all__ = ["CallFailed", "Faults", "Line", "Model", "Phone", "Script", "TwilioRest", "serving"]
+__all__ = ["CallFailed", "Faults", "Helicone", "Line", "Model", "Phone", "Quirks", "Script", "TwilioRest", "serving"]

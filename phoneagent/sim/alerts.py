@@ -15,6 +15,8 @@ TITLES = {
     11205: "HTTP connection failure",
     11215: "HTTP too many redirects",
     11216: "HTTP invalid redirect",
+    11240: "HTTP connection edge location is invalid",
+    11243: "HTTP retry policy is invalid",
     11750: "TwiML response body too large",
     12100: "Document parse failure",
     12200: "Schema validation warning",

@@ -5,18 +5,18 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
-from email.utils import format_datetime
 from urllib.parse import urljoin, urlsplit, urlunsplit
 
 from phoneagent.sim.alerts import CallFailed
+from phoneagent.sim.callbacks import Callbacks
 from phoneagent.sim.line import Line
 from phoneagent.sim.messages import Writer
+from phoneagent.sim.quirks import Quirks
 from phoneagent.sim.stream import MediaStream, open_socket
 from phoneagent.sim.twiml import Document, Verb, check_stream, parse
-from phoneagent.sim.webhook import Web
+from phoneagent.sim.webhook import Web, urldefragged
 
 MOST_DOCUMENTS = 50
 """TwiML documents of one call: more than that are redirects in a circle."""
@@ -42,7 +42,10 @@ class _Next:
 
 @dataclass(slots=True)
 class Course:
-    """Drives `line` through a call. `fields` are the form fields of its webhook."""
+    """Drives `line` through a call. `fields` are the form fields of its webhook.
+
+    The REST API may change its mind for it: `complete`, `redirect`.
+    """
 
     line: Line
     web: Web
@@ -50,13 +53,25 @@ class Course:
     method: str
     delay_ms: float
     status_callback: str | None
+    fallback_url: str | None = None
+    quirks: Quirks = field(default_factory=Quirks)
+    note_status: Callable[[str], object] = lambda status: None
+    _callbacks: Callbacks = field(init=False)
     _up: asyncio.Event = field(default_factory=asyncio.Event)
     _url: str = ""
     _status: str = "ringing"
+    _documents: int = 0
     _stream_end: str | None = None
     _refusal: CallFailed | None = None
-    _callbacks: set[asyncio.Task[None]] = field(default_factory=set)
-    _in_turn: asyncio.Lock = field(default_factory=asyncio.Lock)
+    # The verbs that are being carried out, and what broke them off: a hang-up, or an order to go on elsewhere.
+    _verbs: asyncio.Task[None] | None = None
+    _broken_off: bool = False
+    _over: bool = False
+    _order: _Next | bytes | None = None
+    _action: _Next | None = None
+
+    def __post_init__(self) -> None:
+        self._callbacks = Callbacks(self.line, self.web, self.quirks)
 
     async def run(self) -> None:
         """Carry out the whole call.
@@ -66,24 +81,22 @@ class Course:
         """
         began = time.monotonic()
         ended_by = "error"
-        verbs = asyncio.create_task(self._carry_out())
-        self.line.on_break_off(verbs.cancel)
+        self.line.on_break_off(lambda: self._end_by("caller"))
         try:
-            await verbs
-            ended_by = self._stream_end or "agent"
-        except asyncio.CancelledError:
-            if not self.line.hung_up:
-                raise
+            await self._go_on()
+            ended_by = "agent" if self._broken_off else self._stream_end or "agent"
         except CallFailed as failure:
             self._fail(failure)
         finally:
             self.line.end("caller" if self.line.hung_up else ended_by)
+            status = "completed" if self._status == "in-progress" else "no-answer"
+            self.note_status(status)
             try:
-                self._post_completed(began)
-                await asyncio.gather(*self._callbacks)
+                if self.status_callback is not None:
+                    url = urljoin(self.web.entry, self.status_callback)
+                    self._callbacks.post_end(url, self.fields, status, round(time.monotonic() - began))
+                await self._callbacks.finish()
             finally:
-                for callback in self._callbacks:
-                    callback.cancel()
                 self.line.finish()
         if not self._up.is_set():
             self._fail(self._refusal or CallFailed("the call ended without a media stream"))
@@ -106,27 +119,99 @@ class Course:
         failure.verbs, failure.violations = tuple(self.line.verbs), tuple(self.line.violations)
         raise failure
 
+    # What comes from outside while the call goes on.
+
+    def complete(self) -> None:
+        """End the call, as a hang-up does."""
+        self._end_by("agent")
+
+    def redirect(self, *, url: str | None, twiml: str | None, method: str) -> None:
+        """Leave what is being carried out, and go on with other TwiML: that of `url`, or `twiml` itself."""
+        self._order = _Next(url, method) if url else (twiml or "").encode()
+        self._break_off("agent")
+
+    def _end_by(self, by: str) -> None:
+        self._over = True
+        self._break_off(by)
+
+    def _break_off(self, by: str) -> None:
+        """End what is being carried out: a stream with `stop` and a close, anything else at once."""
+        self._broken_off = True
+        if self.line.stream is not None:
+            self.line.stream.hang_up(by)
+        elif self._verbs is not None:
+            self._verbs.cancel()
+
+    async def _go_on(self) -> None:
+        """Carry out the webhook's document and what follows from it, and then what the REST API ordered instead."""
+        upcoming: _Next | bytes | None = _Next(self.web.entry, self.method)
+        while upcoming is not None and not self._over:
+            self._broken_off = False
+            self._verbs = asyncio.create_task(self._carry_out(upcoming))
+            try:
+                await self._verbs
+            except asyncio.CancelledError:
+                current = asyncio.current_task()
+                if not self._broken_off or (current is not None and current.cancelling()):
+                    raise
+            upcoming, self._order = self._order, None
+            await self._ask_in_vain(redirected=not self._over)
+
+    async def _ask_in_vain(self, *, redirected: bool) -> None:
+        """Request the action of the verb that was broken off, if Twilio does; what it answers is not carried out."""
+        action, self._action = self._action, None
+        if action is None or not self._broken_off:
+            return
+        if self.quirks.action_after_update if redirected else self.quirks.action_after_hang_up:
+            status = self._status if redirected else "completed"
+            try:
+                await self.web.request(
+                    action.url, {**self.fields, "CallStatus": status, **action.fields}, action.method
+                )
+            except CallFailed as failure:
+                self.line.report(f"{failure} (action)")
+
     # Documents and verbs.
 
-    async def _carry_out(self) -> None:
-        upcoming: _Next | None = _Next(self.web.entry, self.method)
-        for _ in range(MOST_DOCUMENTS):
-            if upcoming is None:
-                return
-            upcoming = await self._verbs(await self._fetch(upcoming))
-        raise CallFailed(f"more than {MOST_DOCUMENTS} TwiML documents; do they redirect in a circle?", code=11215)
+    async def _carry_out(self, upcoming: _Next | bytes) -> None:
+        following: _Next | bytes | None = upcoming
+        while following is not None:
+            self._documents += 1
+            if self._documents > MOST_DOCUMENTS:
+                words = f"more than {MOST_DOCUMENTS} TwiML documents; do they redirect in a circle?"
+                raise CallFailed(words, code=11215)
+            following = await self._verbs_of(await self._document(following))
 
-    async def _fetch(self, wanted: _Next) -> Document:
-        fields = {**self.fields, "CallStatus": self._status, **wanted.fields}
-        answer = await self.web.request(wanted.url, fields, wanted.method)
-        self._url = answer.url
-        document = parse(answer.body, answer.content_type)
+    async def _document(self, wanted: _Next | bytes) -> Document:
+        """Get a document; if that fails, the fallback's, once.
+
+        Raises:
+            CallFailed: there is none.
+        """
+        try:
+            return await self._fetch(wanted)
+        except CallFailed as failure:
+            if self.fallback_url is None:
+                raise
+            self.line.report(str(failure))
+            failed = wanted.url if isinstance(wanted, _Next) else self._url
+            fields = {"ErrorCode": str(failure.code), "ErrorUrl": urldefragged(failed)}
+        return await self._fetch(_Next(urljoin(self.web.entry, self.fallback_url), "POST", fields))
+
+    async def _fetch(self, wanted: _Next | bytes) -> Document:
+        if isinstance(wanted, bytes):
+            document = parse(wanted, "text/xml")
+        else:
+            fields = {**self.fields, "CallStatus": self._status, **wanted.fields}
+            answer = await self.web.request(wanted.url, fields, wanted.method)
+            self._url = answer.url
+            document = parse(answer.body, answer.content_type)
         for violation in document.alerts:
             self.line.report(violation)
         return document
 
-    async def _verbs(self, document: Document) -> _Next | None:
-        """Carry out one document; return the next one to ask for, or None when the call is over."""
+    async def _verbs_of(self, document: Document) -> _Next | None:
+        """Carry out one document; return the next one to ask for, or None when there is none."""
         for verb in document.verbs:
             if not verb.simulated:
                 raise CallFailed(f"<{verb.name}> is more than the simulated phone can carry out")
@@ -139,29 +224,43 @@ class Course:
                 case "Redirect":
                     return self._next(verb.text, verb.attributes)
                 case "Connect" | "Dial":
-                    self._status = "in-progress"
-                    fields = await (self._connect(verb) if verb.name == "Connect" else self._dial())
-                    if self.line.hung_up:
+                    self._answer()
+                    if action := await self._connect_or_dial(verb):
+                        return action
+                    if self._broken_off:
                         return None
-                    if "action" in verb.attributes:
-                        return self._next(verb.attributes["action"], verb.attributes, fields)
                 case _:
-                    self._status = "in-progress"
+                    if verb.name != "Pause":  # a pause before the first sound delays the answer
+                        self._answer()
                     await asyncio.sleep(_seconds(verb))
         return None
+
+    def _answer(self) -> None:
+        """The call is picked up, if it was not yet."""
+        if self._status == "ringing":
+            self._status = "in-progress"
+            self.note_status(self._status)
 
     def _next(self, url: str, attributes: Mapping[str, str], fields: Mapping[str, str] | None = None) -> _Next:
         return _Next(urljoin(self._url, url), attributes.get("method", "POST"), fields or {})
 
-    async def _dial(self) -> dict[str, str]:
-        """The other party answers, and hangs up soon; the caller stays."""
-        await asyncio.sleep(DIALLED_SECONDS)
-        duration = str(round(DIALLED_SECONDS)) if self.line.dial_status == "completed" else "0"
-        return {"DialCallStatus": self.line.dial_status, "DialCallDuration": duration}
+    async def _connect_or_dial(self, verb: Verb) -> _Next | None:
+        """Carry out a verb that may have an action; return it, once the verb has come to its end by itself."""
+        fields = {} if verb.name == "Connect" else _dialled(self.line.dial_status)
+        if "action" in verb.attributes:
+            self._action = self._next(verb.attributes["action"], verb.attributes, fields)
+        if verb.name == "Connect":
+            await self._connect(verb)
+        else:
+            await asyncio.sleep(DIALLED_SECONDS)  # the other party answers, and hangs up soon; the caller stays
+        if self._broken_off:
+            return None
+        action, self._action = self._action, None
+        return action
 
-    async def _connect(self, connect: Verb) -> dict[str, str]:
+    async def _connect(self, connect: Verb) -> None:
         if not connect.children:
-            return {}  # reading it has raised the alert
+            return  # reading it has raised the alert
         element = connect.children[0]
         sid = "MZ" + secrets.token_hex(16)
         try:
@@ -172,7 +271,6 @@ class Course:
             self._refusal = self._refusal or failure
             self.line.report(str(failure))
             self._post_stream(element, sid, "stream-error", failure.reason)
-        return {}
 
     async def _stream(self, element: Verb, sid: str) -> str:
         """Run one media stream to its end; return who ended it."""
@@ -203,50 +301,16 @@ class Course:
             self._post_stream(element, sid, "stream-stopped")
         return ended_by
 
-    # Callbacks: one after another, beside the call.
-
     def _post_stream(self, element: Verb, sid: str, event: str, error: str | None = None) -> None:
-        url = element.attributes.get("statusCallback")
-        if not url:
-            return
-        now = time.time_ns()
-        stamp = datetime.fromtimestamp(now // 10**9, UTC).strftime("%Y-%m-%dT%H:%M:%S") + f".{now % 10**9:09d}Z"
-        fields = {
-            "AccountSid": self.line.account_sid,
-            "CallSid": self.line.call_sid,
-            "StreamSid": sid,
-            "StreamName": element.attributes.get("name", sid),
-            "StreamEvent": event,
-            "Timestamp": stamp,
-        }
-        if error is not None:
-            fields["StreamError"] = error
-        self._post(urljoin(self._url, url), fields, element.attributes.get("statusCallbackMethod", "POST"))
+        if url := element.attributes.get("statusCallback"):
+            method = element.attributes.get("statusCallbackMethod", "POST")
+            name = element.attributes.get("name", sid)
+            self._callbacks.post_stream(urljoin(self._url, url), method, sid, name, event, error)
 
-    def _post_completed(self, began: float) -> None:
-        if self.status_callback is None:
-            return
-        seconds = round(time.monotonic() - began)
-        fields = {
-            **self.fields,
-            "CallStatus": "completed" if self._status == "in-progress" else "no-answer",
-            "Timestamp": format_datetime(datetime.now(UTC)),
-            "CallbackSource": "call-progress-events",
-            "SequenceNumber": "0",
-            "CallDuration": str(seconds),
-            "Duration": str(seconds // 60 + 1),
-        }
-        self._post(urljoin(self.web.entry, self.status_callback), fields, "POST")
 
-    def _post(self, url: str, fields: Mapping[str, str], method: str) -> None:
-        async def post() -> None:
-            async with self._in_turn:
-                try:
-                    await self.web.request(url, fields, method)
-                except CallFailed as failure:
-                    self.line.report(f"{failure} (status callback)")
-
-        self._callbacks.add(asyncio.create_task(post()))
+def _dialled(status: str) -> dict[str, str]:
+    """What is told of a Dial."""
+    return {"DialCallStatus": status, "DialCallDuration": str(round(DIALLED_SECONDS)) if status == "completed" else "0"}
 
 
 def _seconds(verb: Verb) -> float:

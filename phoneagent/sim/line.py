@@ -6,13 +6,15 @@ import asyncio
 import re
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import pairwise
 
 from phoneagent.protocol.audio import BYTES_PER_MS
 from phoneagent.sim.alerts import CallFailed
 from phoneagent.sim.mouth import Mouth, Utterance
 from phoneagent.sim.playout import Clear, MarkEcho, Playout, Span
 from phoneagent.sim.recording import write_stereo
-from phoneagent.sim.stream import CLOSE_SECONDS, MediaStream
+from phoneagent.sim.stream import MediaStream
 
 MOST_VIOLATIONS = 200
 
@@ -22,6 +24,22 @@ KEY_SECONDS = 0.1
 _KEYS = re.compile("[0-9A-D*#]+")
 
 
+@dataclass(slots=True)
+class StreamSpan:
+    """One media stream of the call. Milliseconds are on the call's clock, moments in seconds of `time.monotonic()`.
+
+    While it is running `ended_at`, `end_ms`, `ended_by` and `close_code` are None. `ended_by` is as in `Line`.
+    """
+
+    sid: str
+    started_at: float
+    start_ms: float
+    ended_at: float | None = None
+    end_ms: float | None = None
+    ended_by: str | None = None
+    close_code: int | None = None
+
+
 class Line:
     """A call that is up, in the caller's hand; `Phone.dial` makes it.
 
@@ -29,13 +47,16 @@ class Line:
 
     Attributes:
         call_sid, account_sid, stream_sid: Twilio's names for it; `stream_sid` is that of the latest stream.
-        started_at: when `start` was sent; 0 before.
+        streams: every media stream of the call, in order. They share one clock, that of the first.
+        started_at: when `start` was sent, on the first stream; 0 before.
         ended_at: when the call was over; None before.
-        ended_by: "agent" (the server closed the socket, or its TwiML ended), "caller" (`hang_up`), "line" (the
-            connection broke) or "error" (the server did what Twilio ends calls for); None while the call is up.
+        ended_by: "agent" (the server closed the socket, its TwiML ended, or it ended the call by the REST API),
+            "caller" (`hang_up`), "line" (the connection broke) or "error" (the server did what Twilio ends calls for);
+            None while the call is up.
         close_code: the code with which the socket was closed, 1006 if it broke.
         violations: each rule that the server broke, once, in Twilio's words.
-        verbs: the TwiML verbs carried out, with their text: "Connect", "Say Goodbye.", "Pause 3", "Hangup".
+        verbs: the TwiML verbs carried out, with their text: "Connect", "Say Goodbye.", "Pause 3", "Hangup", and
+            whom a Dial called.
         digits: the keys pressed, each with its moment.
         sent_log: the moment at which each frame of the caller's was sent; frames that the line lost are not in it.
         dial_status: how a `<Dial>` will end: completed, busy, no-answer, failed.
@@ -48,6 +69,7 @@ class Line:
         self.call_sid = call_sid
         self.account_sid = account_sid
         self.stream_sid = ""
+        self.streams: list[StreamSpan] = []
         self.started_at = 0.0
         self.ended_at: float | None = None
         self.ended_by: str | None = None
@@ -80,6 +102,16 @@ class Line:
     def heard(self) -> list[Span]:
         """The agent's audio as it was heard until now; silence separates the spans, and a clear cuts them."""
         return self.playout.spans(self._now())
+
+    def heard_during(self, stream: StreamSpan) -> list[Span]:
+        """The part of `heard` that came over one of the `streams`."""
+        end_ms = float("inf") if stream.end_ms is None else stream.end_ms
+        return [span for span in self.heard if stream.start_ms <= span.start_ms < end_ms]
+
+    @property
+    def gaps_ms(self) -> list[float]:
+        """How long the caller was without a stream, before the second one, the third one, and so on."""
+        return [later.start_ms - (earlier.end_ms or 0) for earlier, later in pairwise(self.streams)]
 
     @property
     def received(self) -> bytearray:
@@ -129,12 +161,14 @@ class Line:
     async def say(self, ulaw: bytes, text: str | None = None) -> Utterance:
         """Speak `ulaw` in frames of 20 ms, from the next one on (or after a line that is still being spoken).
 
-        Returns when its last frame was spoken. If the call ends meanwhile, the utterance is what was said until then.
+        Returns when its last frame was spoken. If the stream ends meanwhile, the utterance is what was said until then;
+        words not begun wait for the next stream of the call.
 
         Raises:
             CallFailed: the call is over.
         """
-        self._require("say something")
+        if self.ended_by is not None:
+            raise CallFailed(f"cannot say something: the call is over (ended by {self.ended_by})")
         return await self.mouth.say(ulaw, text)
 
     async def press(self, digits: str) -> None:
@@ -160,20 +194,8 @@ class Line:
         if self._over.is_set():
             return
         self.hung_up = True
-        if self.stream is not None:
-            stream = self.stream
-            stream.hang_up()
-            # Its writer may be stuck in a socket that nobody reads.
-            wait_s = 2 * CLOSE_SECONDS + stream.delay_seconds
-            timer = asyncio.get_running_loop().call_later(wait_s, stream.drop)
-        else:
-            timer = None
-            self._break_off()
-        try:
-            await self._over.wait()
-        finally:
-            if timer is not None:
-                timer.cancel()
+        self._break_off()
+        await self._over.wait()
 
     async def wait_ended(self, timeout: float = 60) -> None:
         """Wait until the call is over: the socket closed, the TwiML after it carried out.
@@ -237,6 +259,17 @@ class Line:
         await self._until(lambda: 0 if found() else None, timeout, "a clear came")
         return found()[0]
 
+    async def wait_for_stream(self, number: int = 1, timeout: float = 20) -> StreamSpan:
+        """Wait until the call's n-th stream has started, from 1, and return it.
+
+        Raises:
+            TimeoutError: it has not, after `timeout` seconds.
+            CallFailed: the call ended before.
+        """
+        started = f"stream {number} had started"
+        await self._until(lambda: 0 if len(self.streams) >= number else None, timeout, started)
+        return self.streams[number - 1]
+
     # Faults.
 
     async def send_raw(self, data: str | bytes) -> None:
@@ -268,22 +301,29 @@ class Line:
         self.stream, self.stream_sid = stream, stream.stream_sid
         if not self.started_at:
             self.started_at = self.playout.started_at = started_at
+        self.streams.append(StreamSpan(stream.stream_sid, started_at, (started_at - self.started_at) * 1000))
+        self.note()
 
     def detach(self) -> None:
         """The stream is over."""
         assert self.stream is not None
+        span = self.streams[-1]
+        span.ended_at = time.monotonic()
+        span.end_ms = (span.ended_at - self.started_at) * 1000
+        span.ended_by, span.close_code = self.stream.ended_by, self.stream.close_code
         self.close_code = self.stream.close_code
         self.stream = None
-        self.mouth.shut(self.duration_ms)
+        self.mouth.pause()
         self.note()
 
     def on_break_off(self, action: Callable[[], object]) -> None:
-        """Have `action` called if the caller hangs up while no stream is running."""
+        """Have `action` called if the caller hangs up."""
         self._break_off = action
 
     def end(self, ended_by: str) -> None:
         """The call is over, and why; the callbacks may still be under way."""
         self.ended_by, self.ended_at = ended_by, time.monotonic()
+        self.mouth.shut(self.duration_ms)
         self.note()
 
     def finish(self) -> None:
@@ -303,7 +343,8 @@ class Line:
 
     def _require(self, what: str) -> MediaStream:
         if self.stream is None:
-            raise CallFailed(f"cannot {what}: the stream is over (ended by {self.ended_by or 'the agent'})")
+            why = f"the call is over (ended by {self.ended_by})" if self.ended_by else "no stream is running"
+            raise CallFailed(f"cannot {what}: {why}")
         return self.stream
 
     async def _until(self, missing: Callable[[], float | None], timeout: float, what: str) -> None:

@@ -14,7 +14,6 @@ reduction, the speed of the voice, prompts and truncation settings, and they cha
 from __future__ import annotations
 
 import asyncio
-import hmac
 import json
 import time
 from collections import OrderedDict
@@ -22,7 +21,7 @@ from collections.abc import Callable
 from http import HTTPStatus
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, Self
+from typing import Any, Self
 from urllib.parse import parse_qsl, urlsplit
 
 from websockets.asyncio.server import Server, ServerConnection, serve
@@ -33,18 +32,13 @@ from phoneagent.sim.model_audio import from_ulaw
 from phoneagent.sim.model_config import Json
 from phoneagent.sim.model_events import LARGEST_APPEND_BYTES
 from phoneagent.sim.model_records import Faults, Setup, Watch
+from phoneagent.sim.model_service import ANY, Service, rules_broken
 from phoneagent.sim.model_session import ModelSession
 from phoneagent.sim.script import Script
 from phoneagent.sim.speech import Ear, Murmur, Voice
 from phoneagent.sim.vad import Vad, default_vad
 
 DEFAULT_MODEL = "gpt-realtime-2.1"
-MODELS_PATH = "/v1/models/"
-"""Below it each model has an entry, at OpenAI and here."""
-
-PATHS = {"/v1/realtime": "ga", "/openai/v1/realtime": "ga", "/openai/realtime": "beta"}
-"""Where sessions are, and the dialect spoken there without a header: OpenAI's path, Azure's, and Azure's old one."""
-
 LARGEST_MESSAGE_BYTES = LARGEST_APPEND_BYTES * 4 // 3 + (1 << 20)
 KEPT_SESSIONS = 1000
 """Sessions that are remembered; the oldest is forgotten first."""
@@ -63,7 +57,8 @@ class Model:
 
     `speed`: audio is delivered so many times faster than real time, in deltas of `delta_ms`.
     `think_ms`: from `response.created` to the first delta. `session_seconds`: the life of a session.
-    `api_key`: what a client must present, as `Authorization: Bearer` or `api-key`; None lets everybody in.
+    `api_key`: what a client must present, where its `service` wants it; None lets everybody in.
+    `service`: whose door it has, one of `phoneagent.sim.model_service`; by default one that takes clients of all.
     `watch(session, "in" | "out", event)` sees all events but audio. `faults`: what goes wrong.
     """
 
@@ -80,6 +75,7 @@ class Model:
         think_ms: float = 120,
         session_seconds: float = 3600,
         api_key: str | None = None,
+        service: Service = ANY,
         faults: Faults = HEALTHY,
         watch: Watch | None = None,
     ) -> None:
@@ -94,6 +90,7 @@ class Model:
         self._changed = asyncio.Event()
         self._port = port
         self._api_key = api_key
+        self._service = service
         self._server: Server | None = None
         self._setup = Setup(
             script=Script.of(script),
@@ -105,6 +102,7 @@ class Model:
             delta_ms=delta_ms,
             session_seconds=session_seconds,
             faults=faults,
+            service=service,
             changed=self._changed.set,
             watch=watch,
         )
@@ -114,7 +112,7 @@ class Model:
         """Where to connect: `ws://127.0.0.1:PORT/v1/realtime`. Only while the server runs."""
         if self._server is None:
             raise RuntimeError("the simulated model does not run; enter it first: async with Model() as model")
-        return f"ws://127.0.0.1:{self._server.sockets[0].getsockname()[1]}/v1/realtime"
+        return f"ws://127.0.0.1:{self._server.sockets[0].getsockname()[1]}{self._service.path}"
 
     @property
     def violations(self) -> list[str]:
@@ -160,14 +158,14 @@ class Model:
 
     def _admit(self, connection: ServerConnection, request: Request) -> Response | None:
         """Refuse a handshake with the wrong path or key, as HTTP."""
-        path = urlsplit(request.path).path
+        url = urlsplit(request.path)
         if (status := self._setup.faults.refuse_status) is not None:
             return self._refuse(status, "server_error", "The server refuses connections, as it was told to.")
-        if path not in PATHS and not path.startswith(MODELS_PATH):
-            return self._refuse(404, "not_found", f"Invalid URL (GET {path}); sessions are at /v1/realtime.")
-        if self._api_key is not None and not _has_key(request.headers, self._api_key):
-            return self._refuse(401, "invalid_api_key", "Incorrect API key provided.")
-        return None if path in PATHS else self._describe(path.removeprefix(MODELS_PATH))
+        unknown = self._service.named(url) in self._setup.faults.refuse_models
+        if (turned := self._service.turned_away(url, request.headers, self._api_key, unknown)) is not None:
+            return self._refuse(turned.status, turned.code, turned.message)
+        described = self._service.described(url.path)
+        return None if described is None else self._describe(described)
 
     def _describe(self, model: str) -> Response:
         if model in self._setup.faults.refuse_models:
@@ -183,14 +181,16 @@ class Model:
 
     async def _serve(self, connection: ServerConnection) -> None:
         assert connection.request is not None
-        url = urlsplit(connection.request.path)
-        query = dict(parse_qsl(url.query))
-        model = query.get("model") or query.get("deployment")
-        if model is None:
-            self._violations.append("the connection names no model; add ?model= to the URL")
-        header = ", ".join(connection.request.headers.get_all("OpenAI-Beta"))
-        dialect: Literal["ga", "beta"] = "beta" if "realtime=v1" in header or PATHS[url.path] == "beta" else "ga"
-        session = ModelSession(connection, self._setup, model=model or DEFAULT_MODEL, dialect=dialect, query=query)
+        target, headers = connection.request.path, connection.request.headers
+        url = urlsplit(target)
+        self._violations += rules_broken(self._service, target, headers)
+        session = ModelSession(
+            connection,
+            self._setup,
+            model=self._service.named(url) or DEFAULT_MODEL,
+            dialect=self._service.dialect(url, headers),
+            query=dict(parse_qsl(url.query)),
+        )
         self.sessions.append(session)
         del self.sessions[:-KEPT_SESSIONS]
         self._changed.set()
@@ -210,12 +210,6 @@ def _json(status: int, content: Json) -> Response:
     body = json.dumps(content).encode()
     headers = Headers({"Content-Type": "application/json", "Content-Length": str(len(body)), "Connection": "close"})
     return Response(status, HTTPStatus(status).phrase, headers, body)
-
-
-def _has_key(headers: Headers, key: str) -> bool:
-    offered = headers.get_all("api-key")
-    offered += [value.removeprefix("Bearer ") for value in headers.get_all("Authorization")]
-    return any(hmac.compare_digest(value.encode(), key.encode()) for value in offered)
 
 
 __all__ = ["Faults", "Model", "ModelSession", "Script"]

@@ -56,15 +56,23 @@ class Hearing:
 
     def _transcribe(self, turn: CallerTurn, item: Json, transcription: Json) -> None:
         where = {"item_id": turn.item_id, "content_index": 0}
-        if self._setup.faults.no_transcription:
-            error = {"type": "server_error", "code": "transcription_failed", "message": "Input transcription failed."}
-            self._emit(f"{_EVENT}.failed", **where, error=error | {"param": None})
+        if (failure := self._failure(transcription["model"])) is not None:
+            self._emit(f"{_EVENT}.failed", **where, error={**failure, "param": None})
             return
         item["content"][0]["transcript"] = turn.text
         if turn.text:
             self._emit(f"{_EVENT}.delta", **where, delta=turn.text)
         usage = _usage(turn, transcription["model"])
         self._emit(f"{_EVENT}.completed", **where, transcript=turn.text, usage=usage)
+
+    def _failure(self, model: str) -> Json | None:
+        if self._setup.faults.no_transcription:
+            return {"type": "server_error", "code": "transcription_failed", "message": "Input transcription failed."}
+        deployed = self._setup.service.transcribes
+        if deployed is None or model in deployed:
+            return None
+        message = f"The API deployment {model} for this resource does not exist."
+        return {"type": "invalid_request_error", "code": "DeploymentNotFound", "message": message}
 
 
 def _usage(turn: CallerTurn, model: str) -> Json:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
+from phoneagent.sim.model_service import Service
 from phoneagent.sim.script import Script
 from phoneagent.sim.speech import Ear
 from phoneagent.sim.vad import Vad
@@ -208,6 +209,7 @@ class Setup:
     delta_ms: int
     session_seconds: float
     faults: Faults
+    service: Service
     changed: Callable[[], None]
     """Called after everything that happened."""
     watch: Watch | None

@@ -12,12 +12,14 @@ from typing import Any, Literal
 
 import msgspec
 from websockets.asyncio.server import ServerConnection
+from websockets.datastructures import Headers
 from websockets.exceptions import ConnectionClosed
 
 from phoneagent.sim.model_audio import Intake
 from phoneagent.sim.model_checks import Refusal, unknown_parameter, unsupported_values
 from phoneagent.sim.model_config import (
     TRANSCRIPTION_MODELS,
+    VOICES,
     Json,
     check_model_options,
     check_response,
@@ -65,7 +67,7 @@ class ModelSession(SessionRecord):
         self.model = model
         self.dialect = dialect
         self.query = query
-        self.headers: Mapping[str, str] = socket.request.headers if socket.request else {}
+        self.headers = socket.request.headers if socket.request else Headers()
         super().__init__()
         expires_at = int(time.time() + setup.session_seconds)
         self.session = default_session(model, self.new_id("sess"), expires_at)
@@ -148,7 +150,7 @@ class ModelSession(SessionRecord):
             self.spawn(self._after(faults.stall_after_s, self._wire.stall))
         for after_s, error in faults.error_events:
             self.spawn(self._after(after_s, partial(self.emit, "error", error=dict(error))))
-        if self.dialect == "beta" and faults.refuse_beta:
+        if (self.dialect == "beta" and faults.refuse_beta) or self.setup.service.refuses_beta(self.headers):
             message = "The Realtime Beta API is no longer supported. Please use /v1/realtime for the GA API."
             self._fatal("beta_api_shape_disabled", message, close=4000)
         elif self.model in faults.refuse_models:
@@ -260,6 +262,10 @@ class ModelSession(SessionRecord):
             update = session_from_beta(update)
         else:
             check_session(update)
+        voice = update.get("audio", {}).get("output", {}).get("voice")
+        if isinstance(voice, str) and voice in self.setup.service.voices_lacking:
+            known = tuple(name for name in VOICES if name not in self.setup.service.voices_lacking)
+            raise unsupported_values(voice, known, "session.voice", blame="fault")
         session = updated_session(self.session, update, spoke=bool(self.audio_items))
         transcription = session["audio"]["input"]["transcription"]
         if transcription and transcription["model"] in self.setup.faults.refuse_models:

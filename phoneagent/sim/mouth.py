@@ -79,6 +79,14 @@ class Mouth:
                 line.finished.set_result(line.utterance)
         return base64.b64encode(audio).decode()
 
+    def pause(self) -> None:
+        """Break off the line that is being spoken: nobody takes its frames any more. Those not begun stay."""
+        if self._lines and self._lines[0].utterance is not None:
+            line = self._lines.popleft()
+            utterance = self._cut(line)
+            if utterance is not None and not line.finished.done():
+                line.finished.set_result(utterance)
+
     def shut(self, at_ms: float) -> None:
         """Break off everything: the call is over, at `at_ms`."""
         while self._lines:

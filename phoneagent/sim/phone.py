@@ -22,6 +22,8 @@ from urllib.parse import quote
 from phoneagent.sim.alerts import CallFailed
 from phoneagent.sim.course import Course
 from phoneagent.sim.line import Line
+from phoneagent.sim.quirks import Quirks
+from phoneagent.sim.rest import TwilioRest
 from phoneagent.sim.webhook import Web
 
 __all__ = ["CallFailed", "Line", "Phone"]
@@ -43,9 +45,13 @@ class Phone:
         method: of the webhook, POST or GET.
         extra_params: more form fields for the webhook, or other values for the usual ones.
         status_callback: where the end of the call is posted to, absolute or relative to the webhook.
+        voice_fallback_url: what is asked when a document cannot be had, with ErrorCode and ErrorUrl; absolute or
+            relative to the webhook. Without one such a call ends.
+        rest: the account's REST API; it knows the calls of this phone, and ends or redirects them.
+        quirks: what Twilio does that nobody knows for sure; may be set anew between calls.
 
     Raises:
-        ValueError: an address is not one.
+        ValueError: an address is not one, or `rest` is another account's.
     """
 
     def __init__(
@@ -61,6 +67,9 @@ class Phone:
         method: str = "POST",
         extra_params: Mapping[str, str] | None = None,
         status_callback: str | None = None,
+        voice_fallback_url: str | None = None,
+        rest: TwilioRest | None = None,
+        quirks: Quirks | None = None,
     ) -> None:
         self._address = (webhook_url, public_url, auth_token)
         self._account_sid = account_sid
@@ -70,6 +79,11 @@ class Phone:
         self._method = method
         self._extra_params = dict(extra_params or {})
         self._status_callback = status_callback
+        self._voice_fallback_url = voice_fallback_url
+        self._rest = rest
+        self.quirks = quirks or Quirks()
+        if rest is not None and rest.account["sid"] != account_sid:
+            raise ValueError("rest is the API of another account; give both the same account_sid")
         Web(*self._address)  # complains of an address that is none
 
     @asynccontextmanager
@@ -80,8 +94,20 @@ class Phone:
             CallFailed: the server refused the call or its TwiML never reached a stream.
         """
         line = Line(call_sid=call_sid or "CA" + secrets.token_hex(16), account_sid=self._account_sid)
-        async with Web(*self._address) as web:
-            course = Course(line, web, self._fields(line), self._method, self._delay_ms, self._status_callback)
+        async with Web(*self._address, quirks=self.quirks, report=line.report) as web:
+            course = Course(
+                line,
+                web,
+                self._fields(line),
+                self._method,
+                self._delay_ms,
+                self._status_callback,
+                fallback_url=self._voice_fallback_url,
+                quirks=self.quirks,
+            )
+            if self._rest is not None:
+                parties = {"from": course.fields["From"], "to": course.fields["To"]}
+                course.note_status = self._rest.add_live_call(line.call_sid, course, **parties)
             running = asyncio.create_task(course.run())
             try:
                 await course.wait_up(running)

@@ -19,7 +19,7 @@ Turn = dict[str, Any]
 
 
 def call_report(line: Line) -> dict[str, Any]:
-    """Return the report of a call that is over, ready for JSON; times in milliseconds from the stream's start."""
+    """Return the report of a call that is over, ready for JSON; times in milliseconds from the first stream's start."""
     agent = _agent_turns(line)
     caller = [
         _turn("caller", each.text or "", each.start_ms, each.end_ms, each.end_ms - each.start_ms)
@@ -30,6 +30,7 @@ def call_report(line: Line) -> dict[str, Any]:
         "call_sid": line.call_sid,
         "ended_by": line.ended_by,
         "duration_ms": round(line.duration_ms),
+        "streams": len(line.streams),
         "turns": sorted([*caller, *agent], key=lambda turn: turn["start_ms"]),
         "barge_ins": [_barge_in(line, clear, agent) for clear in line.clears if clear.received_to > clear.heard_to],
         "tool_calls": [],

@@ -17,12 +17,12 @@ import hmac
 import secrets
 import time
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from email.utils import format_datetime, formatdate
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Protocol, Self
 
 from aiohttp import web
 
@@ -44,6 +44,7 @@ _MESSAGES = {
     20429: "Too Many Requests",
     20500: "An internal server error has occurred",
     20503: "Service unavailable",
+    21220: "Call is not in-progress. Cannot redirect.",
 }
 
 
@@ -55,6 +56,16 @@ class RestRequest:
     path: str
     params: Mapping[str, str] = field(repr=False)
     status: int
+
+
+class LiveCall(Protocol):
+    """A call that is going on somewhere, for the API to act upon."""
+
+    def complete(self) -> None:
+        """End it."""
+
+    def redirect(self, *, url: str | None, twiml: str | None, method: str) -> None:
+        """Go on with other TwiML: that of `url`, or `twiml` itself."""
 
 
 class TwilioRest:
@@ -84,6 +95,7 @@ class TwilioRest:
         self.calls: dict[str, dict[str, Any]] = {}
         self.requests: deque[RestRequest] = deque(maxlen=KEPT_REQUESTS)
         self.violations: list[str] = []
+        self._live: dict[str, LiveCall] = {}
         self.clock_skew_s = clock_skew_s
         self._credentials = (account_sid, auth_token)
         self._port = port
@@ -132,6 +144,20 @@ class TwilioRest:
             **fields,
         }
         return sid
+
+    def add_live_call(self, call_sid: str, live: LiveCall, **fields: Any) -> Callable[[str], None]:
+        """Let the API know a call that rings and that it can act upon; return what takes its further statuses."""
+        self.add_call(call_sid, status="ringing", **fields)
+        self._live[call_sid] = live
+
+        def note_status(status: str) -> None:
+            call = self.calls[call_sid]
+            if call["status"] not in ENDED:
+                call["status"] = status
+            if status in ENDED:
+                self._live.pop(call_sid, None)
+
+        return note_status
 
     def fail_next(self, status: int, *, times: int = 1) -> None:
         """Answer the next requests with an HTTP status: 429 (code 20429) or 5xx."""
@@ -243,11 +269,19 @@ class TwilioRest:
     def _update_call(self, sid: str, params: Mapping[str, str]) -> dict[str, Any]:
         self._note_unknown("Calls, update", "call update", params)
         call = self.calls[sid]
+        redirected = bool(params.get("Url") or params.get("Twiml"))
+        if redirected and call["status"] != "in-progress":
+            raise Refused(400, 21220)
         if call["status"] in ENDED:
             raise Refused(404, 20404)
         check_call_update(params, call["status"])
+        live = self._live.get(sid)
         if status := params.get("Status"):
             call["status"] = status
+            if live is not None:
+                live.complete()
+        elif redirected and live is not None:
+            live.redirect(url=params.get("Url"), twiml=params.get("Twiml"), method=params.get("Method", "POST"))
         return call
 
     def _note_unknown(self, where: str, form: str, params: Mapping[str, str]) -> None:

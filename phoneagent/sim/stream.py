@@ -130,6 +130,9 @@ class MediaStream:
             await self._send(self._writer.start(parameters))
         except ConnectionClosed:
             raise CallFailed("the server closed the socket before the stream had started", code=31903) from None
+        except asyncio.CancelledError:
+            self._connection.transport.abort()  # the caller has hung up already
+            raise
         return time.monotonic()
 
     async def run(self) -> str:
@@ -162,12 +165,15 @@ class MediaStream:
         """Send `data` as it is, a text or a binary frame."""
         self._post(lambda: data)
 
-    def hang_up(self) -> None:
-        """The caller hangs up: nothing more is heard; `stop` goes out, then the socket is closed."""
+    def hang_up(self, by: str) -> None:
+        """End the stream from Twilio's side: nothing more is heard; `stop` goes out, then the socket is closed."""
         if self.ended_by is None:
-            self.ended_by = "caller"
-            self._party.playout.stop(time.monotonic())
+            self.ended_by = by
+            now = time.monotonic()
+            self._party.playout.stop(now)
             self._post(self._writer.stop)
+            # The writer may be stuck in a socket that nobody reads.
+            self._arm("hang-up", now + 2 * CLOSE_SECONDS + self.delay_seconds, self.drop)
 
     def drop(self) -> None:
         """Cut the connection, without `stop` or a closing frame."""

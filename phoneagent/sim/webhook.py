@@ -1,4 +1,4 @@
-"""The HTTP side of Twilio: signed requests to a server, redirects followed, and the public face of a local address.
+"""The HTTP side of Twilio: signed requests to a server, retries, redirects, and the public face of a local address.
 
 A server behind a tunnel knows itself by its public address: that is what Twilio signs and names in `Host`. `Web`
 sends such requests to the server on this machine instead.
@@ -8,20 +8,18 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from urllib.parse import SplitResult, urlencode, urljoin, urlsplit, urlunsplit
 
 import aiohttp
 from yarl import URL
 
 from phoneagent.sim.alerts import CallFailed
+from phoneagent.sim.overrides import Overrides, read_overrides
+from phoneagent.sim.quirks import Quirks
 from phoneagent.sim.twiml import LARGEST_DOCUMENT
 
-REQUEST_SECONDS = 15.0
-"""What Twilio waits for a webhook in all, redirects included, in seconds."""
-
-CONNECT_SECONDS = 5.0
 MOST_REDIRECTS = 10
 
 _LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
@@ -38,17 +36,37 @@ class Answer:
     body: bytes
 
 
+@dataclass(frozen=True, slots=True)
+class _Request:
+    """What is asked; the token stays the same however often it is."""
+
+    url: str
+    params: Mapping[str, str] = field(repr=False)
+    method: str
+    token: str
+
+
 class Web:
     """Requests as Twilio makes them, for one call.
 
     `webhook_url` is where the server listens; with `public_url` it is called as if it lived there. Without `auth_token`
-    nothing is signed.
+    nothing is signed. `report` takes the violations that a URL's fragment holds.
     """
 
-    def __init__(self, webhook_url: str, public_url: str | None, auth_token: str | None) -> None:
-        self._server = urlsplit(urldefragged(webhook_url))
+    def __init__(
+        self,
+        webhook_url: str,
+        public_url: str | None,
+        auth_token: str | None,
+        *,
+        quirks: Quirks | None = None,
+        report: Callable[[str], object] = lambda violation: None,
+    ) -> None:
+        self._server = urlsplit(webhook_url)._replace(netloc=urlsplit(webhook_url).netloc.rpartition("@")[2])
         self._public = urlsplit(public_url.rstrip("/")) if public_url else None
         self._auth_token = auth_token
+        self._retry_waits_s = (quirks or Quirks()).retry_waits_s
+        self._report = report
         self._http: aiohttp.ClientSession | None = None
         if self._server.scheme not in {"http", "https"} or not self._server.hostname:
             raise ValueError(
@@ -59,9 +77,9 @@ class Web:
 
     async def __aenter__(self) -> Web:
         # Twilio keeps cookies for a call. Ours come from an IP address, and secure ones arrive over plain http.
-        jar = aiohttp.CookieJar(unsafe=True, treat_as_secure_origin=urlunsplit(self._server))
-        timeout = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS)
-        self._http = aiohttp.ClientSession(cookie_jar=jar, timeout=timeout)
+        jar = aiohttp.CookieJar(unsafe=True, treat_as_secure_origin=urldefragged(urlunsplit(self._server)))
+        # Each request dials anew: one on a connection that has died meanwhile would fail for a reason of our own.
+        self._http = aiohttp.ClientSession(cookie_jar=jar, connector=aiohttp.TCPConnector(force_close=True))
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -70,10 +88,11 @@ class Web:
 
     @property
     def entry(self) -> str:
-        """The public address of the webhook."""
+        """The public address of the webhook, with its fragment."""
         if self._public is None:
             return urlunsplit(self._server)
-        return _at(self._server, self._public.scheme, self._public.netloc, self._public.path + self._server.path)
+        path = self._public.path + self._server.path
+        return urlunsplit(self._server._replace(scheme=self._public.scheme, netloc=self._public.netloc, path=path))
 
     @property
     def allows_ws(self) -> bool:
@@ -103,43 +122,66 @@ class Web:
             url = _at(parts, parts.scheme, parts.hostname or "", parts.path)
         return {"X-Twilio-Signature": RequestValidator(self._auth_token).compute_signature(url, dict(params))}
 
-    async def request(self, url: str, params: Mapping[str, str], method: str = "POST") -> Answer:
-        """Ask the public `url` as Twilio does, and follow its redirects.
+    async def request(
+        self, url: str, params: Mapping[str, str], method: str = "POST", *, token: str | None = None
+    ) -> Answer:
+        """Ask the public `url` as Twilio does: again if it fails and its fragment says so, and following redirects.
+
+        `token` tells the server that it is the same request as an earlier one; a new one is made if there is none.
 
         Raises:
             CallFailed: no answer in time, no connection, bad redirects, or a status that is not 2xx.
         """
-        url = urldefragged(url)
+        overrides, violations = read_overrides(url)
+        for violation in violations:
+            self._report(violation)
+        seconds = overrides.total_ms / 1000
         try:
-            async with asyncio.timeout(REQUEST_SECONDS):
-                answer = await self._follow(url, params, method)
+            async with asyncio.timeout(seconds):
+                request = _Request(urldefragged(url), params, method, token or str(uuid.uuid4()))
+                return await self._persist(request, overrides)
         except TimeoutError:
-            raise CallFailed(f"no answer within {REQUEST_SECONDS:.0f} s; answer sooner", code=11200) from None
-        except (aiohttp.ClientError, OSError) as error:
-            raise CallFailed(f"no connection ({type(error).__name__}); is the server running?", code=11205) from error
-        if not 200 <= answer.status < 300:
-            raise CallFailed(f"the server answered HTTP {answer.status}", status=answer.status, code=11200)
-        return answer
+            raise CallFailed(f"no answer within {seconds:g} s; answer sooner", code=11200) from None
 
-    async def _follow(self, url: str, params: Mapping[str, str], method: str) -> Answer:
-        token = str(uuid.uuid4())
+    async def _persist(self, request: _Request, overrides: Overrides) -> Answer:
+        """Ask until there is an answer, as often as the overrides have it."""
+        for waits in range(overrides.retries + 1):
+            if waits and self._retry_waits_s:
+                await asyncio.sleep(self._retry_waits_s[:waits][-1])
+            try:
+                answer = await self._follow(request, overrides)
+            except (aiohttp.ClientError, OSError) as error:
+                kind, failure = _broken(error, overrides)
+                failure.__cause__ = error
+            else:
+                if 200 <= answer.status < 300:
+                    return answer
+                kind = f"{answer.status // 100}xx"
+                failure = CallFailed(f"the server answered HTTP {answer.status}", status=answer.status, code=11200)
+            if kind not in overrides.retried:
+                break
+        raise failure
+
+    async def _follow(self, request: _Request, overrides: Overrides) -> Answer:
+        """Make one attempt, redirects included."""
         for _ in range(MOST_REDIRECTS + 1):
-            answer, location = await self._once(url, params, method, token)
+            answer, location = await self._once(request, overrides)
             if not 300 <= answer.status < 400:
                 return answer
             if answer.status not in (301, 302, 303, 307) or not location:
                 raise CallFailed(
                     f"HTTP {answer.status} is no redirect that is followed", status=answer.status, code=11216
                 )
-            url = urldefragged(urljoin(url, location))
+            request = replace(request, url=urldefragged(urljoin(request.url, location)))
             if answer.status != 307:  # the parameters are not repeated
-                params, method = {}, "GET"
+                request = replace(request, params={}, method="GET")
         raise CallFailed(f"more than {MOST_REDIRECTS} redirects", code=11215)
 
-    async def _once(self, url: str, params: Mapping[str, str], method: str, token: str) -> tuple[Answer, str | None]:
+    async def _once(self, request: _Request, overrides: Overrides) -> tuple[Answer, str | None]:
         assert self._http is not None
+        url, params, method = request.url, request.params, request.method
         headers = {"User-Agent": _USER_AGENT, "Accept": "*/*", "Accept-Encoding": "gzip", "x-home-region": "us1"}
-        headers["I-Twilio-Idempotency-Token"] = token
+        headers["I-Twilio-Idempotency-Token"] = request.token
         body = None
         if method == "GET":
             if params:
@@ -152,7 +194,12 @@ class Web:
         if self._public is not None:
             headers |= {"Host": urlsplit(url).netloc, "X-Forwarded-Proto": urlsplit(url).scheme}
         target = URL(self.local(url), encoded=True)
-        async with self._http.request(method, target, data=body, headers=headers, allow_redirects=False) as response:
+        timeout = aiohttp.ClientTimeout(
+            total=None, sock_connect=overrides.connect_ms / 1000, sock_read=overrides.read_ms / 1000
+        )
+        async with self._http.request(
+            method, target, data=body, headers=headers, timeout=timeout, allow_redirects=False
+        ) as response:
             content = bytearray()
             async for chunk in response.content.iter_chunked(16384):
                 content += chunk
@@ -166,6 +213,19 @@ def urldefragged(url: str) -> str:
     """Return `url` without its fragment, where Twilio keeps per-request settings, and without user and password."""
     parts = urlsplit(url)
     return _at(parts, parts.scheme, parts.netloc.rpartition("@")[2], parts.path)
+
+
+def _broken(error: Exception, overrides: Overrides) -> tuple[str, CallFailed]:
+    """Return which kind of failure `error` is to the retry policy, and what a call says that fails of it.
+
+    A connection that breaks before the answer is whole counts as "rt": the documentation does not name that case.
+    """
+    name = type(error).__name__
+    if isinstance(error, aiohttp.ClientConnectorError | aiohttp.ConnectionTimeoutError):
+        return "ct", CallFailed(f"no connection ({name}); is the server running?", code=11205)
+    if isinstance(error, TimeoutError):
+        return "rt", CallFailed(f"no answer within {overrides.read_ms / 1000:g} s; answer sooner", code=11200)
+    return "rt", CallFailed(f"the connection broke ({name}); is the server running?", code=11205)
 
 
 def _at(parts: SplitResult, scheme: str, netloc: str, path: str) -> str:

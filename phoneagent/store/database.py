@@ -80,13 +80,18 @@ class Database:
         """The name of the dialect: sqlite or postgresql."""
         return self.engine.dialect.name
 
+    @property
+    def absent(self) -> bool:
+        """Whether there is no database yet: a SQLite file is made by the first write."""
+        return self.path is not None and not self.path.exists()
+
     async def read(self, work: Work[_T]) -> _T:
         """Do `work` in a transaction that only reads, and return what it returns.
 
         Raises:
             StoreError: the database does not answer, or there is none.
         """
-        if self.path is not None and not self.path.exists():
+        if self.absent:
             raise StoreError(f"there is no database {self.path}: no call was recorded, or DATABASE_URL names another")
         return await self._apart(self._transaction(self.engine, TRANSACTION_SECONDS, work))
 

@@ -204,6 +204,11 @@ class Store:
 
         return await self._database.write(write)
 
+    @property
+    def empty(self) -> bool:
+        """Whether there is no database yet, as on a disk that did not outlive the process before."""
+        return self._database.absent
+
     # --- reading ------------------------------------------------------------------------------------------------------
 
     async def calls(self, limit: int = 50) -> list[CallRecord]:

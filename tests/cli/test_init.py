@@ -18,7 +18,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from phoneagent.cli.init import FILES, init, write
+from phoneagent.cli.init import EXTRAS, FILES, init, write
 from phoneagent.errors import ConfigurationError, DefinitionError
 from phoneagent.settings import Settings, load
 
@@ -48,7 +48,10 @@ def test_it_says_what_it_wrote_and_what_comes_next(tmp_path: Path) -> None:
     folder = tmp_path / "new" / "shop"
     result = CliRunner().invoke(app, [str(folder)])
     assert result.exit_code == 0
-    assert {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()} == {*FILES, ".gitignore"}
+    assert {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()} == {
+        *FILES,
+        *EXTRAS,
+    }
     assert all(str(folder / name) in result.output for name in FILES)
     assert "phoneagent demo main.py" in result.output
     assert f", in {folder}" in result.output
@@ -64,10 +67,11 @@ def test_nothing_is_overwritten(tmp_path: Path, name: str) -> None:
     assert (tmp_path / name).read_text() == "mine"
 
 
-def test_a_gitignore_that_is_there_stays(tmp_path: Path) -> None:
-    (tmp_path / ".gitignore").write_text("mine")
-    assert ".gitignore" not in write(tmp_path)
-    assert (tmp_path / ".gitignore").read_text() == "mine"
+@pytest.mark.parametrize("name", EXTRAS)
+def test_what_a_project_may_have_already_stays(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_text("mine")
+    assert set(write(tmp_path)) == {*FILES, *EXTRAS} - {name}
+    assert (tmp_path / name).read_text() == "mine"
 
 
 def test_a_folder_that_is_none(tmp_path: Path) -> None:

@@ -82,6 +82,22 @@ def test_a_greeting_that_nobody_heard_is_said() -> None:
     assert len(rig.creates) == 1
 
 
+def test_who_spoke_into_a_greeting_that_nobody_heard_is_greeted_and_answered() -> None:
+    rig = Rig(past=Past(turns=(turn("caller", "Hello?"),), pending="answer"), greeting="Hello!")
+    assert rig.prompts[0] == "Hello?"
+    assert "exactly these words" in rig.prompts[1]
+    rig.says(100, "i1", "r1", ours=True)
+    rig.wait(0.2)
+    rig.hear()
+    assert len(rig.creates) == 2
+
+
+def test_an_agent_without_a_greeting_is_told_what_was_said() -> None:
+    rig = Rig(past=Past(turns=(turn("caller", "Hello?"),), pending="answer"))
+    assert rig.prompts[0] == "Hello?"
+    assert len(rig.creates) == 1
+
+
 def test_after_a_crash_before_anything_was_written_there_is_no_second_greeting() -> None:
     rig = Rig(past=Past(), greeting="Hello!")
     assert not any("exactly these words" in prompt for prompt in rig.prompts)

@@ -91,6 +91,13 @@ def test_our_last_word_puts_the_model_back_into_the_call(pending: Any, word: str
     assert word in text
 
 
+def test_a_call_that_is_still_to_be_greeted_needs_no_such_word() -> None:
+    assert (
+        Past(turns=(said("caller", "Hello?", 0),)).items(anchor=False)
+        == Past(turns=(said("caller", "Hello?", 0),)).items()[:-1]
+    )
+
+
 def test_whether_the_caller_was_greeted() -> None:
     assert Past().greeted  # nobody knows, so not again
     assert not Past(pending="nothing").greeted

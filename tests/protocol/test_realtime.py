@@ -297,3 +297,41 @@ def test_a_small_session_stays_small_in_beta() -> None:
     text_only = realtime.SessionUpdate(session={"type": "realtime", "output_modalities": ["text"]})
     assert wire(text_only, Dialect.BETA)["session"] == {"modalities": ["text"]}
     assert wire(realtime.SessionUpdate(session={"type": "realtime"}), Dialect.BETA)["session"] == {}
+
+
+def test_what_is_newer_than_the_beta_is_left_out() -> None:
+    session = {
+        "type": "realtime",
+        "audio": {
+            "input": {
+                "format": {"type": "audio/opus"},
+                "transcription": {"model": "gpt-transcribe", "language": "fr", "keywords": ["x"]},
+                "turn_detection": {"type": "server_vad", "idle_timeout_ms": 6000},
+                "noise_reduction": None,
+                "echo_cancellation": {"type": "new"},
+            }
+        },
+    }
+    assert wire(realtime.SessionUpdate(session=session), Dialect.BETA)["session"] == {
+        "input_audio_format": "audio/opus",
+        "input_audio_transcription": {"model": "gpt-transcribe", "language": "fr"},
+        "turn_detection": {"type": "server_vad"},
+        "input_audio_noise_reduction": None,
+    }
+
+
+def test_a_response_with_its_own_context_in_beta() -> None:
+    said = {"type": "message", "role": "assistant", "content": [{"type": "output_text", "text": "Hi"}]}
+    options = {
+        "conversation": "none",
+        "input": [said],
+        "max_output_tokens": 100,
+        "audio": {"output": {"voice": "coral", "format": {"type": "audio/pcmu"}}},
+    }
+    assert wire(realtime.ResponseCreate(response=options), Dialect.BETA)["response"] == {
+        "conversation": "none",
+        "input": [{**said, "content": [{"type": "text", "text": "Hi"}]}],
+        "max_response_output_tokens": 100,
+        "voice": "coral",
+        "output_audio_format": "g711_ulaw",
+    }

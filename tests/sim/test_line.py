@@ -428,7 +428,7 @@ async def test_a_server_that_does_not_read_is_congested(server: Server, monkeypa
 
 
 async def test_a_hang_up_does_not_wait_for_a_server_that_does_not_read(server: Server, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("phoneagent.sim.line.CLOSE_SECONDS", 0.1)
+    monkeypatch.setattr(stream, "CLOSE_SECONDS", 0.1)
     async with Phone(server.url).dial() as line:
         assert line.stream is not None
 

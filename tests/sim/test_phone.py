@@ -393,8 +393,7 @@ async def test_giving_up_before_the_stream_is_up(server: Server):
 async def test_the_server_breaks_the_connection(server: Server):
     async def agent(leg: Leg) -> None:
         await leg.until(lambda: leg.media)
-        # Below Starlette: the TCP connection is cut without a closing frame.
-        server.transports()[-1].abort()
+        server.cut()
 
     server.agent = agent
     line = await called(server)

@@ -27,6 +27,7 @@ def test_turns_barge_ins_and_latency():
     assert report["call_sid"] == "CA1"
     assert report["ended_by"] == "caller"
     assert report["duration_ms"] == 7000
+    assert report["streams"] == 0
     assert report["violations"] == ["31950 x"]
     assert report["tool_calls"] == []
     greeting, question, answer, interruption = report["turns"]

@@ -100,6 +100,38 @@ async def test_the_caller_barges_in_presses_keys_and_hangs_up(server: Server, tm
     assert 0 < barge_in["reaction_ms"] < 1000
 
 
+async def test_a_stream_that_is_taken_up_again(server: Server, tmp_path: Path):
+    async def talker(leg: Leg) -> None:
+        await leg.play(tone(440, 100))
+        await leg.mark("heard")
+        await leg.event("mark")
+        if len(server.legs) == 1:
+            server.cut()
+        await leg.until(lambda: any(leg.loud()))
+        await leg.until(lambda: not any(leg.loud()[-10:]))
+        await leg.play(tone(300, 100))
+        await leg.event("closed")
+
+    server.agent = talker
+    server.connect(connect='action="/after"')
+    server.pages["/after"] = server.pages["/voice"]
+    report = tmp_path / "report.json"
+    result = await run(server.url, "--pause", 0.5, "--say", "Hello", "--report", report)
+    assert "stream 1 ended: the connection broke" in result.output
+    assert "stream 2 after 0." in result.output
+    assert "ended by the caller, after 2 streams" in result.output
+    assert json.loads(report.read_text())["streams"] == 2
+    assert result.exit_code == 1, "a connection that breaks is against the rules"
+
+
+async def test_the_fallback(server: Server):
+    server.agent = host
+    server.pages["/fallback"] = server.pages.pop("/voice")
+    result = await run(server.url, "--fallback-url", "/fallback", "--say", "Hello", "--say", "Bye")
+    assert "caller   Bye" in result.output
+    assert server.seen("/fallback")[0].form["ErrorCode"] == "11200"
+
+
 async def test_pauses_a_recording_and_a_time_to_hang_up(server: Server):
     result = await run(server.url, "--say", WAV, "--pause", 0.1, "--hang-up-after", 0.6)
     assert result.exit_code == 0, result.output

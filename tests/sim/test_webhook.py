@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
 
 import pytest
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 from twilio.request_validator import RequestValidator
 
-from phoneagent.sim import webhook
 from phoneagent.sim.alerts import CallFailed
+from phoneagent.sim.quirks import Quirks
 from phoneagent.sim.webhook import Answer, Web
 from tests.sim.conftest import Seen, Server
 
@@ -75,7 +79,8 @@ def test_public_addresses_and_where_they_are_served():
     ):
         assert web.local(elsewhere) == elsewhere
     plain = Web("http://127.0.0.1:8000/voice#rc=2", None, None)
-    assert plain.entry == "http://127.0.0.1:8000/voice"
+    assert plain.entry == "http://127.0.0.1:8000/voice#rc=2", "it is read before the request is made"
+    assert Web("http://x@127.0.0.1/v?a=1#rc=2", "https://b.example/b", None).entry == "https://b.example/b/v?a=1#rc=2"
     assert plain.local("ws://127.0.0.1:8000/m") == "ws://127.0.0.1:8000/m"
 
 
@@ -161,11 +166,11 @@ async def test_nobody_listens(server: Server):
     assert caught.value.code == 11205
 
 
-async def test_an_answer_that_never_comes(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(webhook, "REQUEST_SECONDS", 0.2)
+@pytest.mark.parametrize(("fragment", "seconds"), [("tt=200", "0.2"), ("rt=100", "0.1")])
+async def test_an_answer_that_never_comes(fragment: str, seconds: str):
     with socket.create_server(("127.0.0.1", 0)) as silent:
-        async with Web(f"http://127.0.0.1:{silent.getsockname()[1]}/", None, None) as web:
-            with pytest.raises(CallFailed, match="no answer within") as caught:
+        async with Web(f"http://127.0.0.1:{silent.getsockname()[1]}/#{fragment}", None, None) as web:
+            with pytest.raises(CallFailed, match=f"no answer within {seconds} s") as caught:
                 await web.request(web.entry, {})
     assert caught.value.code == 11200
 
@@ -173,3 +178,104 @@ async def test_an_answer_that_never_comes(monkeypatch: pytest.MonkeyPatch):
 async def test_an_endless_answer_is_not_read_to_its_end(server: Server):
     server.pages["/voice"] = lambda request: Response("x" * 10_000_000, media_type="text/xml")
     assert 65_536 < len((await ask(server)).body) < 200_000
+
+
+# Retries.
+
+
+@dataclass
+class Troubled:
+    """A server that answers each request with the next thing in `plan`: a status, "break" or "stall"."""
+
+    url: str
+    plan: list[int | str]
+    requests: list[bytes] = field(default_factory=list)
+
+    async def answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.requests.append(await reader.readuntil(b"\r\n\r\n"))
+        what = self.plan.pop(0)
+        if isinstance(what, int):
+            writer.write(f"HTTP/1.1 {what} X\r\nContent-Length: 0\r\nContent-Type: text/xml\r\n\r\n".encode())
+        elif what == "stall":
+            await reader.read(-1)  # until the phone gives up
+        writer.close()
+
+    def tokens(self) -> set[bytes]:
+        return {line for each in self.requests for line in each.splitlines() if line.startswith(b"I-Twilio-Idem")}
+
+
+@asynccontextmanager
+async def troubled(*plan: int | str) -> AsyncIterator[Troubled]:
+    server = Troubled("", list(plan))
+    async with await asyncio.start_server(server.answer, "127.0.0.1", 0) as listening:
+        server.url = f"http://127.0.0.1:{listening.sockets[0].getsockname()[1]}/voice"
+        yield server
+
+
+async def persist(url: str, *, wait_s: float = 0.0) -> int:
+    async with Web(url, None, None, quirks=Quirks(retry_waits_s=(wait_s,))) as web:
+        return (await web.request(web.entry, {"CallSid": "CA1"})).status
+
+
+@pytest.mark.parametrize(
+    ("fragment", "plan"),
+    [
+        ("", [200]),
+        ("rc=2&rp=5xx", [503, 500, 200]),
+        ("rc=5&rp=4xx", [404, 429, 404, 404, 404, 200]),
+        ("rc=1&rp=rt&rt=150", ["stall", 200]),
+        ("rc=1&rp=rt", ["break", 200]),
+        ("rc=3&rp=all&rt=150", [500, "stall", "break", 200]),
+        ("rp=5xx,rt", [500, 200]),
+    ],
+)
+async def test_a_request_is_repeated_after_the_failures_that_its_fragment_names(fragment: str, plan: list[int | str]):
+    async with troubled(*plan) as server:
+        assert await persist(f"{server.url}#{fragment}") == 200
+    assert len(server.requests) == len(plan)
+    assert len(server.tokens()) == 1, "they are one request"
+    assert all(request.startswith(b"POST /voice HTTP") for request in server.requests), "the fragment is not sent"
+
+
+@pytest.mark.parametrize(
+    ("fragment", "plan", "code"),
+    [
+        ("", [503, 200], 11200),
+        ("", ["break", 200], 11205),
+        ("rc=5", [503, 200], 11200),
+        ("rc=0&rp=all", [503, 200], 11200),
+        ("rc=1&rp=5xx", [503, 503, 200], 11200),
+        ("rc=5&rp=5xx", [503, 404, 200], 11200),
+        ("rc=5&rp=5xx,ct", ["break", 200], 11205),
+    ],
+)
+async def test_a_request_is_not_repeated_beyond_what_its_fragment_says(fragment: str, plan: list[int | str], code: int):
+    async with troubled(*plan) as server:
+        with pytest.raises(CallFailed) as caught:
+            await persist(f"{server.url}#{fragment}")
+    assert caught.value.code == code
+    assert server.plan == [200]
+
+
+async def test_a_server_that_comes_up_late_is_found_by_a_retry():
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+    asking = asyncio.create_task(persist(f"http://127.0.0.1:{port}/#rc=5&rp=ct", wait_s=1.0))
+    server = Troubled("", [200])
+    async with await asyncio.start_server(server.answer, "127.0.0.1", port):
+        assert await asyncio.wait_for(asking, 15) == 200
+
+
+async def test_retries_end_with_the_total_time():
+    async with troubled(*[503] * 6) as server:
+        with pytest.raises(CallFailed, match=r"no answer within 0\.2 s"):
+            await persist(f"{server.url}#rc=5&rp=5xx&tt=200", wait_s=30)
+    assert len(server.requests) == 1
+
+
+async def test_a_bad_override_is_reported_and_the_request_made(server: Server):
+    reported: list[str] = []
+    async with Web(server.url + "#rc=9", None, TOKEN, report=reported.append) as web:
+        assert (await web.request(web.entry, PARAMS)).status == 200
+    assert len(reported) == 1
+    assert signed(server.url, PARAMS, server.requests[0]), "the fragment is not signed"

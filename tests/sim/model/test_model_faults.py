@@ -196,7 +196,7 @@ async def test_the_connection_is_cut_or_closed(make_model: Any, dial: Any) -> No
 
 
 async def test_a_test_can_cut_close_and_inject(make_model: Any, dial: Any) -> None:
-    async with make_model() as model, dial(model, headers=[BETA]) as client:
+    async with make_model() as model, dial(model, checked=False) as client:
         await client.until("session.created")
         await model.sessions[0].send_event({"type": "who.knows", "x": 1})
         assert await client.next() == {"type": "who.knows", "x": 1}

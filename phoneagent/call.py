@@ -1,0 +1,64 @@
+"""The live call, as tools, hooks and functions of the user get it in their hands."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, Protocol
+
+
+class CallControl(Protocol):
+    """What can be done to a live call; the session brings it."""
+
+    def say(self, text: str) -> None: ...
+    def interrupt(self) -> None: ...
+    def hang_up(self, *, goodbye: bool) -> None: ...
+
+
+@dataclass(slots=True, eq=False, kw_only=True)
+class Call:
+    """A live call. Its methods may be called from anywhere, also from a tool's thread, and never block.
+
+    `caller` and `called` are what the telephone network says: E.164 as a rule, but None, a SIP address or a word like
+    "anonymous" occur. `direction` is Twilio's: "inbound", "outbound-api" or "outbound-dial". `state` is yours.
+    """
+
+    sid: str
+    caller: str | None = field(repr=False)
+    called: str | None = field(repr=False)
+    direction: str
+    started_at: datetime
+    state: dict[str, Any] = field(default_factory=dict, repr=False)
+    _control: CallControl | None = field(default=None, repr=False)
+
+    @property
+    def party(self) -> str | None:
+        """The other side's number: the caller's, or of a call that we made, the called one's."""
+        return self.called if self.direction.startswith("outbound") else self.caller
+
+    def say(self, text: str) -> None:
+        """Let the agent say exactly `text` as soon as it may. Does nothing when the call is over or about to end."""
+        if self._control is not None:
+            self._control.say(sendable(text))
+
+    def interrupt(self) -> None:
+        """Stop what the agent is saying, as if the caller had begun to speak."""
+        if self._control is not None:
+            self._control.interrupt()
+
+    def hang_up(self, *, goodbye: bool = True) -> None:
+        """End the call after what is being said was heard.
+
+        With `goodbye` the agent then says one, unless a tool hangs up and the model said something as it called it.
+        """
+        if self._control is not None:
+            self._control.hang_up(goodbye=goodbye)
+
+    def attach(self, control: CallControl | None) -> None:
+        """Connect this handle with its live call, or (None) part them."""
+        self._control = control
+
+
+def sendable(text: str) -> str:
+    """Return text without lone surrogates (decoding with "surrogateescape" leaves some), which no socket takes."""
+    return text.encode("utf-8", "replace").decode()

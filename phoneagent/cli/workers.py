@@ -1,0 +1,234 @@
+"""Several processes behind one port. Each answers calls and drains by itself; the parent starts them, replaces those
+that die, passes signals on, and waits.
+
+uvicorn's own supervisor makes its workers itself, with a plain server in them that closes every WebSocket at SIGTERM,
+and it ends them when they do not answer a ping; a process with live calls in it must do neither.
+"""
+
+from __future__ import annotations
+
+import logging
+import logging.config
+import multiprocessing
+import os
+import signal
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from multiprocessing import connection, resource_tracker
+from multiprocessing.context import SpawnProcess
+from typing import Any
+
+import uvicorn
+
+from phoneagent.drain import INSIST_SECONDS, Server
+from phoneagent.errors import ConfigurationError, PhoneAgentError
+from phoneagent.server import PhoneApp
+from phoneagent.settings import Settings
+
+from .target import Target
+
+log = logging.getLogger("phoneagent.workers")
+
+STARTUP_FAILURE = 3
+"""The exit status of a worker that never served; uvicorn's own when the app's start fails."""
+
+PAUSE_SECONDS = 1.0
+"""The least time between two starts of the same worker: one that dies at once must not eat the machine."""
+
+GRACE_SECONDS = 10.0
+"""How much longer than DRAIN_SECONDS a worker may take to end before it is killed."""
+
+FORCED_SECONDS = 5.0
+"""How long a worker may take to end once it was told to stop at once."""
+
+_POLL_SECONDS = 0.5
+_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """What a process has to know to answer calls; it goes to another process as it is, settings included."""
+
+    target: Target
+    settings: Settings
+    uvicorn: dict[str, Any]
+    """Options of `uvicorn.Config`."""
+    log_config: dict[str, Any]
+
+    def run(self, app: PhoneApp, listening: socket.socket) -> None:
+        """Answer calls in this process until a signal has drained it."""
+        config = uvicorn.Config(app, log_config=None, workers=1, **self.uvicorn)
+        PunctualServer(config, app, self.settings.drain_seconds).run(sockets=[listening])
+
+
+class PunctualServer(Server):
+    """A server for which no signal comes too early or too late.
+
+    What was held back while the process was on its way reaches it now; and a SIGTERM that comes when it is through, as
+    platforms send several, does not turn its good end into a bad one.
+    """
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        with super().capture_signals():
+            _mask("SIG_UNBLOCK", *_SIGNALS)
+            try:
+                yield
+            finally:
+                _mask("SIG_BLOCK", signal.SIGTERM)
+
+
+class Workers:
+    """The processes and their parent.
+
+    Args:
+        start: returns a process that is ready to be started.
+        count: how many there are to be.
+        drain_seconds: how long each may take to drain, in seconds.
+    """
+
+    def __init__(self, start: Callable[[], SpawnProcess], count: int, drain_seconds: float) -> None:
+        self._make = start
+        self._slots = [_Slot() for _ in range(count)]
+        self._drain_seconds = drain_seconds
+        self._interrupted_at: float | None = None
+        self._kill_at: float | None = None  # set once it is over
+        self._status = 0
+
+    def run(self) -> int:
+        """Keep the processes running until a signal ends them; returns the exit status.
+
+        Signals are ignored from then on. The status is 1 if a process could not start in the first place, or had to be
+        killed in the end.
+        """
+        for each in _SIGNALS:
+            signal.signal(each, self._on_signal)
+        while self._kill_at is None or self._live():
+            self._start()
+            connection.wait([process.sentinel for process in self._live()], _POLL_SECONDS)
+            self._reap()
+            self._kill_late()
+        for each in _SIGNALS:
+            signal.signal(each, signal.SIG_IGN)  # everything is done: another one changes nothing
+        return self._status
+
+    def _live(self) -> list[SpawnProcess]:
+        return [slot.process for slot in self._slots if slot.process is not None]
+
+    def _start(self) -> None:
+        now = time.monotonic()
+        for slot in self._slots:
+            with _signals_held():  # for the parent until the process is in its slot, for the child until it listens
+                if self._kill_at is None and slot.process is None and now >= slot.not_before:
+                    process = self._make()
+                    process.start()
+                    slot.process, slot.not_before = process, now + PAUSE_SECONDS
+                    slot.starts += 1
+
+    def _reap(self) -> None:
+        for slot in self._slots:
+            process = slot.process
+            if process is None or process.is_alive():
+                continue
+            process.join()
+            slot.process = None
+            status = process.exitcode
+            if self._kill_at is not None:
+                continue
+            if status == STARTUP_FAILURE and slot.starts == 1:
+                log.error("worker %d did not start, so nothing is served: see above", process.pid)
+                self._status = 1
+                self._stop(signal.SIGTERM)
+            else:
+                log.warning("worker %d ended with status %s: another takes its place", process.pid, status)
+
+    def _kill_late(self) -> None:
+        if self._kill_at is not None and time.monotonic() >= self._kill_at:
+            for process in self._live():
+                log.error("worker %d does not end: killed", process.pid)
+                process.kill()
+                self._status = 1
+            self._kill_at = float("inf")
+
+    def _on_signal(self, number: int, frame: Any) -> None:
+        now = time.monotonic()
+        if number == signal.SIGINT:
+            if self._interrupted_at is not None and now - self._interrupted_at >= INSIST_SECONDS:
+                self._kill_at = min(now + FORCED_SECONDS, self._kill_at or now + FORCED_SECONDS)
+            self._interrupted_at = self._interrupted_at or now
+        self._stop(number)
+
+    def _stop(self, number: int) -> None:
+        if self._kill_at is None:
+            self._kill_at = time.monotonic() + self._drain_seconds + GRACE_SECONDS
+        for process in self._live():
+            # A worker knows which of several signals to heed; a Ctrl-C in the terminal has reached it already.
+            if process.pid is not None and process.is_alive():
+                os.kill(process.pid, number)
+
+
+@dataclass(slots=True)
+class _Slot:
+    """One of the processes, whichever it is at the moment."""
+
+    process: SpawnProcess | None = None
+    not_before: float = 0.0
+    starts: int = 0
+
+
+def run(job: Job, listening: socket.socket, count: int) -> int:
+    """Answer calls in `count` processes on one listening socket; returns the exit status.
+
+    Raises:
+        ConfigurationError: this system has no signals that could be held back.
+    """
+    if not hasattr(signal, "pthread_sigmask"):
+        raise ConfigurationError([f"WEB_CONCURRENCY is {count}, and on Windows there is one process: set it to 1"])
+    context = multiprocessing.get_context("spawn")
+    resource_tracker.ensure_running()  # when it starts it lets the signals loose that _start holds back
+    return Workers(
+        lambda: context.Process(target=_work, args=(job, listening)), count, job.settings.drain_seconds
+    ).run()
+
+
+def _work(job: Job, listening: socket.socket) -> None:
+    """The life of a worker."""
+    logging.config.dictConfig(job.log_config)
+    threading.Thread(target=_follow_parent, daemon=True).start()
+    try:
+        app = job.target.load()
+        app.settings = job.settings  # the parent's, so that all agree, whatever a file says by now
+    except PhoneAgentError as error:
+        log.error("%s", error)
+        raise SystemExit(STARTUP_FAILURE) from None
+    except Exception:  # the user's own module, which the parent could import
+        log.exception("the app cannot be imported")
+        raise SystemExit(STARTUP_FAILURE) from None
+    job.run(app, listening)
+
+
+def _follow_parent() -> None:
+    """Drain when the parent is gone, as after `kill -9`: nobody would end this process, and it holds the port."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        log.warning("the parent process is gone")
+        os.kill(os.getpid(), signal.SIGTERM)
+
+
+@contextmanager
+def _signals_held() -> Iterator[None]:
+    _mask("SIG_BLOCK", *_SIGNALS)
+    try:
+        yield
+    finally:
+        _mask("SIG_UNBLOCK", *_SIGNALS)
+
+
+def _mask(how: str, *signals: int) -> None:
+    if hasattr(signal, "pthread_sigmask"):  # not on Windows, where there is one process, and no platform that signals
+        signal.pthread_sigmask(getattr(signal, how), signals)
