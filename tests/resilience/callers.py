@@ -257,8 +257,7 @@ class Caller:
         return sum(item.text == text for session in self.sessions for item in session.audio_items)
 
     async def part(self) -> None:
-        """Say goodbye and be hung up on."""
-        await self.until(lambda: not self.line.playing, "the agent had fallen silent")
+        """Say goodbye, into whatever is being said, and be hung up on."""
         await self._say("bye")
         await self.line.wait_ended(20)
 
