@@ -47,7 +47,7 @@ class Server:
     def __init__(self, name: str, folder: Path, model: Model) -> None:
         self.name, self.log, self.port = name, folder / f"{name}.log", 0
         twilio = {"TWILIO_ACCOUNT_SID": ACCOUNT, "TWILIO_AUTH_TOKEN": TOKEN, "PUBLIC_URL": PUBLIC, "SERVER": name}
-        ours = {"DATABASE_URL": f"sqlite:///{folder}/calls.db", "REALTIME_URL": model.url, "DRAIN_SECONDS": "8"}
+        ours = {"DATABASE_URL": f"sqlite:///{folder}/calls.db", "REALTIME_URL": model.url, "DRAIN_SECONDS": "6"}
         self.environment = {**os.environ, **twilio, **ours, "PHONEAGENT_ENV_FILE": "", "WEB_CONCURRENCY": "1"}
 
     async def start(self) -> None:
@@ -115,14 +115,14 @@ async def draw(lines: list[Line], model: Model, live: Live) -> None:
 
 async def happen(a: Server, b: Server, console: Console) -> None:
     """What happens to the servers."""
-    await asyncio.sleep(8)
+    await asyncio.sleep(6)
     console.print("A is killed in the middle of its sentences: its calls go to B")
     await a.end(signal.SIGKILL)
     await a.start()
-    await asyncio.sleep(8)
+    await asyncio.sleep(6)
     console.print("A is back, and B is asked to end: it hands its calls over, in silences as far as there are any")
     console.print(f"B has ended with {await b.end(signal.SIGTERM)}")
-    await asyncio.sleep(6)
+    await asyncio.sleep(5)
 
 
 async def show(console: Console) -> int:

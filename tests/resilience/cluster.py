@@ -51,6 +51,8 @@ class Process:
     ready: bool = True
     """What the router was told last, if it asks."""
     struck_at: float = 0.0
+    late_seconds: float = 0.0
+    """How long after DRAIN_SECONDS it ended; below 0: before."""
     _process: asyncio.subprocess.Process | None = None
 
     @property

@@ -31,31 +31,34 @@ class World:
 Worlds = Callable[..., AbstractAsyncContextManager[World]]
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
-async def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[str]:
-    """A database for all processes; SQLite is left to them to set up."""
-    if request.param == "sqlite":
-        yield f"sqlite:///{tmp_path}/phoneagent.db"
-        return
-    async with new_schema() as url:
-        await upgrade(url)
-        yield url
-
-
-@pytest.fixture
-def world(tmp_path: Path, database_url: str) -> Worlds:
-    """Make a world: `async with world() as w`; options are the cluster's."""
-
+def _worlds(folder: Path, database_url: str) -> Worlds:
     @asynccontextmanager
     async def make(**options: Any) -> AsyncIterator[World]:
         async with (
             make_model() as model,
-            Cluster(tmp_path, database_url=database_url, model_url=model.url, **options) as cluster,
+            Cluster(folder, database_url=database_url, model_url=model.url, **options) as cluster,
             Store.from_url(database_url) as store,
         ):
             yield World(cluster, model, store)
 
     return make
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> Worlds:
+    """Make a world: `async with world() as w`; options are the cluster's. The processes set their SQLite up."""
+    return _worlds(tmp_path, f"sqlite:///{tmp_path}/phoneagent.db")
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+async def both(request: pytest.FixtureRequest, tmp_path: Path, world: Worlds) -> AsyncIterator[Worlds]:
+    """The same on each of the databases."""
+    if request.param == "sqlite":
+        yield world
+        return
+    async with new_schema() as url:
+        await upgrade(url)
+        yield _worlds(tmp_path, url)
 
 
 @pytest.fixture

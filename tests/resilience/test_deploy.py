@@ -39,6 +39,7 @@ async def deploy(callers: Callers, process: Process, drain_seconds: float) -> li
     code, seconds = await process.wait()
     assert code == 0, process.phases()
     assert seconds <= drain_seconds + 2 + NOISE_SECONDS, process.phases()
+    process.late_seconds = seconds - drain_seconds
     return struck
 
 
@@ -88,8 +89,8 @@ async def nothing_lost(w: World, callers: Callers) -> None:
                 assert text in brought, (caller, text, brought)
 
 
-async def test_calls_survive_a_crash_and_a_deploy(world: Worlds, measured: Callable[[str], None]) -> None:
-    async with world() as w:
+async def test_calls_survive_a_crash_and_a_deploy(both: Worlds, measured: Callable[[str], None]) -> None:
+    async with both() as w:
         first, second = w.cluster.processes
         second.in_rotation = False  # so that the first has all calls
         async with Callers(w.cluster, w.model, len(LASTING) + 2) as callers:
@@ -101,14 +102,13 @@ async def test_calls_survive_a_crash_and_a_deploy(world: Worlds, measured: Calla
             measured(f"after SIGKILL\n{distribution(struck)}")
             assert {caller.pids[-1] for caller in struck} == {second.pid}
 
-            await first.start()
             first.in_rotation = False
-            await callers.enter([*LASTING, "silent", "greeting"])
+            await asyncio.gather(first.start(), callers.enter([*LASTING, "silent", "greeting"]))
             first.in_rotation = True
             struck = await deploy(callers, second, w.cluster.drain_seconds)
             handed_over(struck)
             await go_on(struck, speak=["telling"])
-            measured(f"after SIGTERM\n{distribution(struck)}")
+            measured(f"after SIGTERM, exit at {second.late_seconds:+.1f} s\n{distribution(struck)}")
             assert {caller.pids[-1] for caller in struck} == {first.pid}
             assert all(len(caller.line.streams) > 1 for caller in callers.live)
             await asyncio.gather(*(caller.part() for caller in callers.live))
@@ -125,7 +125,7 @@ async def test_thirty_calls_survive_a_deploy(world: Worlds, measured: Callable[[
             assert struck
             handed_over(struck)
             await go_on(struck, speak=["telling"])
-            measured(f"SIGTERM with {len(callers.live)} live calls\n{distribution(struck)}")
+            measured(f"SIGTERM with 30 live calls, exit at {first.late_seconds:+.1f} s\n{distribution(struck)}")
             assert {caller.pids[-1] for caller in callers.live} == {second.pid}
             assert len(callers.live) == 30
             await asyncio.gather(*(caller.part() for caller in callers.live))
@@ -149,10 +149,10 @@ async def test_thirty_calls_survive_a_crash(world: Worlds, measured: Callable[[s
 
 async def test_a_router_that_does_not_know_who_is_ready(world: Worlds) -> None:
     """It sends calls to the process that ends as well as to the other, and every one of them gets through."""
-    async with world(asks_readiness=False) as w:
+    async with world(asks_readiness=False, drain_seconds=3) as w:
         first, second = w.cluster.processes
-        async with Callers(w.cluster, w.model, 8) as callers:
-            await callers.enter(["speaking", "silent", "telling", "booking"] * 2)
+        async with Callers(w.cluster, w.model, 6) as callers:
+            await callers.enter(["silent", "telling"] * 3)
             struck = await deploy(callers, first, w.cluster.drain_seconds)
             await go_on(struck, speak=["telling"])
             assert {caller.pids[-1] for caller in callers.live} == {second.pid}
@@ -163,8 +163,8 @@ async def test_a_router_that_does_not_know_who_is_ready(world: Worlds) -> None:
 async def test_a_process_that_is_started_again_resumes_its_own_calls(world: Worlds) -> None:
     async with world(count=1) as w:
         (only,) = w.cluster.processes
-        async with Callers(w.cluster, w.model, 3) as callers:
-            await callers.enter(["telling", "booking", "silent"])
+        async with Callers(w.cluster, w.model, 2) as callers:
+            await callers.enter(["telling", "silent"])
             struck = await crash(callers, only)
             await only.start()  # Twilio asks again meanwhile
             await go_on(struck)
@@ -173,7 +173,7 @@ async def test_a_process_that_is_started_again_resumes_its_own_calls(world: Worl
 
 
 async def test_a_tool_that_outlives_its_process_runs_once(world: Worlds) -> None:
-    async with world(tool_seconds=9, drain_seconds=3) as w:
+    async with world(tool_seconds=7, drain_seconds=1) as w:
         first, _ = w.cluster.processes
         async with Callers(w.cluster, w.model, 2) as callers:
             await callers.enter(["booking", "booking"])

@@ -14,12 +14,6 @@ from tests.resilience.test_deploy import NOISE_SECONDS, go_on, handed_over, noth
 pytestmark = pytest.mark.anyio
 
 
-@pytest.fixture
-def database_url(tmp_path: object) -> str:
-    """Which database it is does not matter here."""
-    return f"sqlite:///{tmp_path}/phoneagent.db"
-
-
 async def test_before_the_first_call(world: Worlds) -> None:
     async with world() as w:
         first, second = w.cluster.processes
@@ -36,7 +30,7 @@ async def test_before_the_first_call(world: Worlds) -> None:
 
 async def test_while_callers_are_being_put_through(world: Worlds) -> None:
     """Their webhook was answered by one process or the other, and their media socket goes round as well."""
-    async with world(drain_seconds=10) as w:
+    async with world(drain_seconds=3) as w:
         first, second = w.cluster.processes
         async with asyncio.timeout(60), Callers(w.cluster, w.model, 0) as callers:
             dialling = [asyncio.create_task(callers.dial(number)) for number in range(8)]

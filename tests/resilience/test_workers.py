@@ -16,12 +16,6 @@ from tests.resilience.test_deploy import deploy, go_on, nothing_lost
 pytestmark = pytest.mark.anyio
 
 
-@pytest.fixture
-def database_url(tmp_path: object) -> str:
-    """Which database it is does not matter here."""
-    return f"sqlite:///{tmp_path}/phoneagent.db"
-
-
 async def test_the_other_worker_resumes_the_calls_of_one_that_is_killed(world: Worlds) -> None:
     async with world(count=1, WEB_CONCURRENCY="2") as w:
         async with Callers(w.cluster, w.model, 6) as callers:
@@ -39,11 +33,11 @@ async def test_the_other_worker_resumes_the_calls_of_one_that_is_killed(world: W
 
 
 async def test_all_workers_drain(world: Worlds) -> None:
-    async with world(WEB_CONCURRENCY="2") as w:
+    async with world(WEB_CONCURRENCY="2", drain_seconds=3) as w:
         first, second = w.cluster.processes
         second.in_rotation = False
         async with Callers(w.cluster, w.model, 6) as callers:
-            await callers.enter(["telling", "booking", "silent"] * 2)
+            await callers.enter(["telling", "silent"] * 3)
             second.in_rotation = True
             before = {caller.pids[-1] for caller in callers.all}
             await deploy(callers, first, w.cluster.drain_seconds)
