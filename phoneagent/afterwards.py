@@ -29,18 +29,19 @@ REST_SECONDS = 4.0
 READ_SECONDS = 2.0
 """How long a call that asks how to go on waits for the database."""
 
-RESUMES_AT_ONCE = 5
-RESUMES_A_MINUTE = 1
-MOST_RESUMES = 60
-"""How often a call is connected again: five times, and once more for every minute of it, sixty times in all. Whatever
-makes a stream end at once must not send a call in a circle."""
+FAULTS_AT_ONCE = 5
+FAULTS_A_MINUTE = 1
+MOST_FAULTS = 60
+"""How often a call is connected again after a fault: five times, and once more for every minute of it, sixty times in
+all. Whatever makes a stream end at once must not send a call in a circle."""
 
-Answer: TypeAlias = Literal["hang_up", "fall_back", "resume", "apologise"]
+Answer: TypeAlias = Literal["hang_up", "fall_back", "resume", "recover", "apologise"]
+"""How a call goes on; "resume" after it was handed over as planned, "recover" after a crash or a broken line."""
 
 
-def may_resume(resumed: int, seconds: float) -> bool:
-    """Tell whether a call that has been resumed so often in its first `seconds` may be resumed once more."""
-    return resumed < min(MOST_RESUMES, RESUMES_AT_ONCE + int(seconds / 60 * RESUMES_A_MINUTE))
+def may_recover(faults: int, seconds: float) -> bool:
+    """Tell whether a call that had so many faults in its first `seconds` may be connected once more."""
+    return faults < min(MOST_FAULTS, FAULTS_AT_ONCE + int(seconds / 60 * FAULTS_A_MINUTE))
 
 
 class Afterwards:
@@ -91,7 +92,9 @@ class Afterwards:
             return "apologise"
         if step is not None and step.kind == "fall_back":
             return "fall_back"
-        return "hang_up" if _over(step, details) else "resume"
+        if _over(step, details):
+            return "hang_up"
+        return "recover" if step is None or step.data.get("broke", True) else "resume"
 
     async def past(self, call_sid: str, pending: Pending | None = None) -> Past:
         """Return the call so far, for the session that goes on with it; `pending` is what is known to be open.

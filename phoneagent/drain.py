@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -27,8 +28,8 @@ QUIET_SECONDS = 10.0
 SPREAD_SECONDS = 2.0
 """Over so long the rest is handed over: the next process shall not get all of them in one moment."""
 
-EXIT_SECONDS = 2.0
-"""How long the last of them may take to be gone."""
+EXIT_SECONDS = 1.0
+"""How long the last of them may take to be gone, and then the tools that still run: their calls have gone on."""
 
 PARTING_SECONDS = 8.0
 """How long before the end calls that cannot be handed over are asked to say goodbye."""
@@ -45,6 +46,7 @@ class Server(uvicorn.Server):
     """
 
     def __init__(self, config: uvicorn.Config, app: PhoneApp, drain_seconds: float) -> None:
+        config.timeout_graceful_shutdown = math.ceil(EXIT_SECONDS)
         super().__init__(config)
         self._app = app
         self._drain_seconds = drain_seconds

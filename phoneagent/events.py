@@ -179,8 +179,9 @@ Event: TypeAlias = (
 class NextStep:
     """How a call goes on once its media stream is closed: `kind`, and what that kind needs as JSON can carry it.
 
-    Kinds: "hang_up"; "fall_back" (to FALLBACK_NUMBER, after a failure of ours); "resume" (in the next media stream,
-    `data["pending"]` tells what was left open). `data["stream_sid"]` is the stream that it comes after.
+    Kinds: "hang_up"; "fall_back" (to FALLBACK_NUMBER, after a failure of ours); "resume" (in the next media stream;
+    `data["pending"]` tells what was left open, and `data["broke"]` whether the stream ended by a fault).
+    `data["stream_sid"]` is the stream that the step comes after.
     """
 
     kind: str

@@ -24,7 +24,7 @@ from starlette.websockets import WebSocket
 from . import settings as settings_
 from . import telemetry, telephony
 from .admission import Admission
-from .afterwards import Afterwards, may_resume
+from .afterwards import Afterwards, may_recover
 from .agent import Agent
 from .call import Call
 from .door import Door
@@ -244,7 +244,7 @@ class PhoneApp(Starlette):
             if form.get("again"):  # it was answered with a pause: it can no more be rejected
                 return _twiml(telephony.fall_back(self.settings.fallback_number))
             return _twiml(telephony.turn_away(self.settings.fallback_number))
-        return self._connect(form, resumed=0, since=time.time())
+        return self._connect(form)
 
     def _refused(self, form: Mapping[str, str]) -> str | None:
         """Return why a new call is not taken."""
@@ -265,13 +265,13 @@ class PhoneApp(Starlette):
             return _twiml(telephony.nothing())
         if self.draining and (again := self._round(form, AFTER_PATH)) is not None:
             return again
-        resumed, since = _number(state.get("resumed")), _number(state.get("since"))
+        faults, since = _number(state.get("faults")), _number(state.get("since"))
         step = "apologise" if self._afterwards is None else await self._afterwards.answer(call_sid)
-        if step == "resume" and not may_resume(resumed, time.time() - since):
-            log.error("the call was resumed %d times: given up", resumed, extra={"call_sid": call_sid})
+        if step == "recover" and not may_recover(faults, time.time() - since):
+            log.error("the call's stream broke %d times: given up", faults + 1, extra={"call_sid": call_sid})
             step = "apologise"
-        if step == "resume":
-            return self._connect(form, resumed=resumed + 1, since=since)
+        if step in ("resume", "recover"):
+            return self._connect(form, resumes=True, faults=faults + (step == "recover"), since=since)
         if step == "hang_up":
             return _twiml(telephony.hang_up())
         return _twiml(telephony.fall_back(settings.fallback_number, apologise=step == "apologise"))
@@ -281,20 +281,22 @@ class PhoneApp(Starlette):
         again = _number(form.get("again"))
         if again >= MAX_ASKED_AGAIN:
             return None
-        query = {name: form[name] for name in ("resumed", "since") if name in form} | {"again": str(again + 1)}
+        query = {name: form[name] for name in ("faults", "since") if name in form} | {"again": str(again + 1)}
         return _twiml(telephony.ask_again(self._door.url(path, query=urlencode(query))))
 
-    def _connect(self, form: Mapping[str, str], *, resumed: int, since: float) -> Response:
-        """Answer with the address of the call's media socket."""
+    def _connect(
+        self, form: Mapping[str, str], *, resumes: bool = False, faults: int = 0, since: float | None = None
+    ) -> Response:
+        """Answer with the address of the call's media socket, and with what it has gone through since it began."""
         call = _call(form["CallSid"], form)
         if self.settings.web_concurrency == 1:  # else the media socket may come to another process
             self._board.prepare(call)
         parameters = {"caller": call.caller or "", "called": call.called or "", "direction": call.direction}
         action = callback = None
         if self._afterwards is not None:
-            state = urlencode({"resumed": resumed, "since": int(since)})
+            state = urlencode({"faults": faults, "since": int(time.time() if since is None else since)})
             action, callback = self._door.url(AFTER_PATH, query=state), self._door.url(STATUS_PATH)
-        url = self._door.media_url(MEDIA_PATH, call.sid, resumes=resumed > 0)
+        url = self._door.media_url(MEDIA_PATH, call.sid, resumes=resumes)
         return _twiml(telephony.connect_stream(url, parameters, action=action, status_callback=callback))
 
     async def _status(self, request: Request) -> Response:

@@ -201,7 +201,7 @@ class Session:
             self.bridge.hand_over(self._loop.time(), reason)
         for request in self.bridge.requests():
             if isinstance(request, EndCall):
-                self._take_step(request.next_step)
+                self._take_step(request.next_step, broke=True)
         self._tell()
 
     # --- readers --------------------------------------------------------------------------------------------------
@@ -283,9 +283,9 @@ class Session:
         self._tell()
         self._set_timer()
 
-    def _take_step(self, step: NextStep | None) -> None:
+    def _take_step(self, step: NextStep | None, **more: Any) -> None:
         if step is not None:
-            data = {**step.data, "stream_sid": self.bridge.stream_sid}
+            data = {**step.data, **more, "stream_sid": self.bridge.stream_sid}
             self._step = NextStep(kind=step.kind, data=data)
 
     def _measured(self, direction: Direction) -> None:

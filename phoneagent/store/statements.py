@@ -82,7 +82,8 @@ def _resumed(insert: _Insert) -> Insert:
     statement = _insert_call(insert)
     new = statement.excluded
     over = (streams.c.stream_sid == _OF_STREAM) | (streams.c.started_at > sa.bindparam("late", type_=UtcTime()))
-    goes_on = calls.c.ended_by.in_(MAY_GO_ON)
+    # no IN here: SQLAlchemy runs a statement with one for a single row only
+    goes_on = sa.or_(*(calls.c.ended_by == by for by in MAY_GO_ON))
     return statement.on_conflict_do_update(
         index_elements=["sid"],
         set_={
@@ -102,7 +103,7 @@ def _ended_unseen(insert: _Insert) -> Insert:
     return statement.on_conflict_do_update(
         index_elements=["sid"],
         set_={name: statement.excluded[name] for name in _END},
-        where=calls.c.stream_sid.in_(["", _OF_STREAM]),
+        where=(calls.c.stream_sid == "") | (calls.c.stream_sid == _OF_STREAM),
     )
 
 

@@ -218,7 +218,7 @@ async def test_a_model_that_is_lost_leads_to_the_fallback_number(world: Worlds, 
 async def test_a_call_that_only_falls_over_is_given_up(
     world: Worlds, store: Store, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(afterwards, "RESUMES_AT_ONCE", 2)
+    monkeypatch.setattr(afterwards, "FAULTS_AT_ONCE", 2)
     async with world(AGENT, store=store) as w, w.phone().dial() as line:
         for streams in (2, 3):
             line.drop()
@@ -226,15 +226,15 @@ async def test_a_call_that_only_falls_over_is_given_up(
         line.drop()
         await line.wait_ended(20)
     assert line.verbs[-2].startswith("Say We are sorry")
-    assert "resumed 2 times: given up" in caplog.text
+    assert "broke 3 times: given up" in caplog.text
 
 
 def test_how_often_a_call_may_be_resumed() -> None:
-    assert afterwards.may_resume(4, 0)
-    assert not afterwards.may_resume(5, 59)
-    assert afterwards.may_resume(5, 61)
-    assert afterwards.may_resume(30, 26 * 60)
-    assert not afterwards.may_resume(60, 1e6)
+    assert afterwards.may_recover(4, 0)
+    assert not afterwards.may_recover(5, 59)
+    assert afterwards.may_recover(5, 61)
+    assert afterwards.may_recover(30, 26 * 60)
+    assert not afterwards.may_recover(60, 1e6)
 
 
 # --- tools ---
@@ -329,9 +329,9 @@ async def test_a_fallback_in_mid_call_goes_on_with_it(world: Worlds, store: Stor
     """The voice webhook is the number's fallback too: Twilio asks it when nobody answers `/twilio/after`."""
     async with world(AGENT, store=store) as w:
         since = int(time.time()) - 60
-        failed = f"{PUBLIC_URL}/twilio/after?resumed=3&since={since}"
+        failed = f"{PUBLIC_URL}/twilio/after?faults=3&since={since}"
         answer = await post(w, "/twilio/voice", CALL_SID, CallStatus="in-progress", ErrorCode="11205", ErrorUrl=failed)
-        assert f"resumed=4&amp;since={since}" in answer
+        assert f"faults=4&amp;since={since}" in answer
         await w.app._board.prepared[CALL_SID].close()
 
 

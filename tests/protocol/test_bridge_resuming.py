@@ -218,7 +218,7 @@ def test_a_broken_line_may_come_back() -> None:
     rig.flush()
     assert rig.ended is not None
     assert rig.ended.ended_by == "line"
-    assert rig.ended.next_step == NextStep(kind="resume", data={"pending": "words"})
+    assert rig.ended.next_step == NextStep(kind="resume", data={"pending": "words", "broke": True})
 
 
 def test_a_caller_who_hung_up_needs_nothing_and_a_failure_of_ours_somebody_else() -> None:

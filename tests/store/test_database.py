@@ -168,3 +168,20 @@ def test_a_missing_driver_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
 )
 def test_the_file_of_a_sqlite_url(url: str, path: str) -> None:
     assert Database(url).path == Path(path)
+
+
+async def test_a_write_does_not_wait_for_a_connection_that_is_being_closed(tmp_path: Path) -> None:
+    base = Database(f"sqlite:///{tmp_path}/calls.db")
+    await base.upgrade()
+
+    async def nothing(connection: AsyncConnection) -> None:
+        await connection.execute(sa.text("SELECT 1"))
+
+    async with asyncio.timeout(10):  # one that waits does so for TRANSACTION_SECONDS
+        for _ in range(30):
+            writing = [asyncio.create_task(base.write(nothing)) for _ in range(3)]
+            await asyncio.sleep(0)
+            base._close_idle()
+            await base.write(nothing)
+            await asyncio.gather(*writing)
+    await base.close()
