@@ -1,8 +1,8 @@
 """Watch calls survive a crash and a deploy: `python examples/deploy.py`, with no account, no key and no network.
 
-Two servers answer with this file's agent and share one database. While callers listen, one server is killed in the
-middle of a sentence and started again; then the other is asked to end, as in a deploy. Each call is a line of signs:
-green while server A carries it, blue while B does, high while the agent is heard, a dot while nobody is there.
+Two servers answer with this file's agent and share one database. While callers listen, server A is killed in the middle
+of a sentence and started again; then B is asked to end, as in a deploy. Each call is a line of letters: the server that
+carries it, a capital while the agent is heard, a dot while nobody is there.
 """
 
 import asyncio
@@ -12,6 +12,7 @@ import socket
 import sys
 import tempfile
 from contextlib import AsyncExitStack, suppress
+from functools import partial
 from pathlib import Path
 
 from rich.console import Console
@@ -21,8 +22,8 @@ from rich.text import Text
 from phoneagent import Agent, Call, PhoneApp, tool
 from phoneagent.sim import CallFailed, Line, Model, Phone, Script
 from phoneagent.sim.speech import Murmur
+from phoneagent.sim.vad import EnergyGate
 
-TICK_SECONDS = 0.5
 ACCOUNT, TOKEN, PUBLIC = "AC" + "0" * 32, "a-token-for-this-show", "https://agent.example"
 TURN = '[[turn]]\nheard = "read"\ncaller = "Please read to me."\ncall = "next_page"\nthen = "{output}"\n'
 SCRIPT = 'default = "Sorry, I have missed your last words. Where were we?"\n' + 30 * TURN
@@ -45,7 +46,7 @@ class Server:
     """One `phoneagent serve` of this file."""
 
     def __init__(self, name: str, folder: Path, model: Model) -> None:
-        self.name, self.log, self.port = name, folder / f"{name}.log", 0
+        self.log, self.port = folder / f"{name}.log", 0
         twilio = {"TWILIO_ACCOUNT_SID": ACCOUNT, "TWILIO_AUTH_TOKEN": TOKEN, "PUBLIC_URL": PUBLIC, "SERVER": name}
         ours = {"DATABASE_URL": f"sqlite:///{folder}/calls.db", "REALTIME_URL": model.url, "DRAIN_SECONDS": "6"}
         self.environment = {**os.environ, **twilio, **ours, "PHONEAGENT_ENV_FILE": "", "WEB_CONCURRENCY": "1"}
@@ -64,31 +65,28 @@ class Server:
             await asyncio.sleep(0.05)
 
     async def end(self, number: signal.Signals) -> int:
-        with suppress(ProcessLookupError):
+        if self.process.returncode is None:
             self.process.send_signal(number)
         return await self.process.wait()
 
 
-class Router:
-    """What a platform has in front of its servers: each connection goes to the next one that takes it."""
-
-    def __init__(self, servers: list[Server]) -> None:
-        self.servers = servers
-
-    async def take(self, near: asyncio.StreamReader, back: asyncio.StreamWriter) -> None:
-        self.servers.append(self.servers.pop(0))
-        for server in list(self.servers):
-            with suppress(OSError):
-                far, there = await asyncio.open_connection("127.0.0.1", server.port)
-                await asyncio.gather(self.pump(near, there), self.pump(far, back))
-                return
-        back.close()
-
-    async def pump(self, source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
+async def route(servers: list[Server], near: asyncio.StreamReader, back: asyncio.StreamWriter) -> None:
+    """Do what a platform's router does: pass a connection to the next server that takes it."""
+    servers.append(servers.pop(0))
+    for server in list(servers):
         with suppress(OSError):
-            while data := await source.read(65536):
-                sink.write(data)
-        sink.close()
+            far, there = await asyncio.open_connection("127.0.0.1", server.port)
+            await asyncio.gather(pump(near, there), pump(far, back))
+            return
+    back.close()
+
+
+async def pump(source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
+    with suppress(OSError):
+        while data := await source.read(65536):
+            sink.write(data)
+            await sink.drain()
+    sink.close()
 
 
 async def listen(line: Line, pause_ms: int) -> None:
@@ -106,21 +104,21 @@ async def draw(lines: list[Line], model: Model, live: Live) -> None:
     while True:
         for line, strip in zip(lines, strips, strict=True):
             heard = [each.session["instructions"] for each in model.sessions if each.audio_items]
-            server = next((each for each in reversed(heard) if line.call_sid in each), "")
-            sign = "·" if line.stream is None else "█" if line.playing else "▂"
-            strip.append("x" if line.ended_by else sign, "green" if server.endswith("A") else "blue")
+            server = next((each[-1] for each in reversed(heard) if line.call_sid in each), "?")
+            sign = "x" if line.ended_by else "·" if line.stream is None else server if line.playing else server.lower()
+            strip.append(sign, "green" if server == "A" else "blue")
         live.update(Text("\n").join(strips))
-        await asyncio.sleep(TICK_SECONDS)
+        await asyncio.sleep(0.5)
 
 
 async def happen(a: Server, b: Server, console: Console) -> None:
-    """What happens to the servers."""
+    console.print("three calls, all of them on A")
     await asyncio.sleep(6)
-    console.print("A is killed in the middle of its sentences: its calls go to B")
+    console.print("A is killed")
     await a.end(signal.SIGKILL)
     await a.start()
     await asyncio.sleep(6)
-    console.print("A is back, and B is asked to end: it hands its calls over, in silences as far as there are any")
+    console.print("A is back, and B is asked to end: it hands its calls over, in a silence if there is one in time")
     console.print(f"B has ended with {await b.end(signal.SIGTERM)}")
     await asyncio.sleep(5)
 
@@ -129,23 +127,22 @@ async def show(console: Console) -> int:
     """Return how many calls were lost."""
     async with AsyncExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        model = await stack.enter_async_context(Model(Script.parse(SCRIPT)))
+        model = await stack.enter_async_context(Model(Script.parse(SCRIPT), vad=EnergyGate))
         a, b = (Server(name, folder, model) for name in "AB")
-        for server in (a, b):
-            await server.start()
-            stack.push_async_callback(server.end, signal.SIGKILL)
-        router = await asyncio.start_server(Router([a, b]).take, "127.0.0.1", 0)
+        await a.start()
+        stack.push_async_callback(a.end, signal.SIGKILL)
+        router = await asyncio.start_server(partial(route, [a, b]), "127.0.0.1", 0)
         stack.callback(router.close)
-        url = f"http://127.0.0.1:{router.sockets[0].getsockname()[1]}/twilio/voice#rc=5&rp=all"
+        url = f"http://127.0.0.1:{router.sockets[0].getsockname()[1]}/twilio/voice"
         phone = Phone(url, auth_token=TOKEN, public_url=PUBLIC, account_sid=ACCOUNT)
         lines = [await stack.enter_async_context(phone.dial()) for _ in range(3)]
-        live = stack.enter_context(Live(console=console))
+        await b.start()
+        stack.push_async_callback(b.end, signal.SIGKILL)
         listening = [listen(line, pause_ms) for line, pause_ms in zip(lines, (500, 1500, 2500), strict=True)]
-        tasks = [asyncio.create_task(work) for work in (draw(lines, model, live), *listening)]
+        for work in (draw(lines, model, stack.enter_context(Live(console=console))), *listening):
+            stack.callback(asyncio.create_task(work).cancel)
         await happen(a, b, console)
         lost = sum(line.ended_by is not None for line in lines)
-        for task in tasks:
-            task.cancel()
         console.print(f"{len(lines)} calls, {lost} lost")
     return lost
 

@@ -13,7 +13,7 @@ from tests.resilience.conftest import World, Worlds
 
 pytestmark = pytest.mark.anyio
 
-NOISE_SECONDS = 3.0
+NOISE_SECONDS = 2.0
 """What the machine of a test may take longer than it should."""
 
 DURABLE_SECONDS = 3.0
