@@ -24,6 +24,12 @@ call = "take_message"
 arguments = { name = "Ann", message = "Please call back." }
 then = "{output} Goodbye!"
 """,
+    "deploy": """
+[[turn]]
+caller = "Please read to me."
+call = "next_page"
+then = "{output}"
+""",
     "dice": """
 [[turn]]
 caller = "Roll!"
