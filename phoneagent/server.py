@@ -106,6 +106,11 @@ class PhoneApp(Starlette):
         """How many calls were answered, and their media socket is still to come."""
         return len(self._board.expected)
 
+    @property
+    def unfinished(self) -> int:
+        """How many media streams have something left: the call itself, its tools, or its hooks."""
+        return self._board.unfinished
+
     def on(self, kinds: Any) -> Callable[[_Hook], _Hook]:
         """Register a hook: `@app.on(CallStarted | CallEnded)`, plain or async, called with each such event.
 
@@ -360,6 +365,8 @@ class PhoneApp(Starlette):
         except (ProtocolError, RequestRefused, StoreError) as error:
             log.warning("media socket closed: %s", str(error), extra={"call_sid": call_sid})
             await socket.close()
+        except asyncio.CancelledError:  # the server stops, and this was the last thing it waited for
+            log.warning("cut off: the process ends", extra={"call_sid": call_sid})
         finally:
             self._board.left(call_sid, number)
 

@@ -69,6 +69,8 @@ class Switchboard:
         self._arrivals: dict[str, int] = {}
         self._arrived = itertools.count(1)
         self._followers: dict[str, Follower] = {}
+        self.unfinished = 0
+        """Media streams of which something is left: the call itself, its tools, or its hooks."""
         self._leaving: str | None = None
         apology = resources.files(__package__).joinpath("apology.ulaw").read_bytes()
         self._policy = Policy(
@@ -156,7 +158,7 @@ class Switchboard:
 
         def emit(event: Event) -> None:
             self._emit(event, start.stream_sid)
-            self._followers.get(call.sid, follower).tell(event)  # a tool that outlives its stream is told in the next
+            self._followers[call.sid].tell(event)  # a tool that outlives its stream is told in the next one
 
         async def open_model() -> ModelSession:
             return await opening
@@ -183,6 +185,7 @@ class Switchboard:
             )
         )
         self._calls[call.sid], self._sessions[call.sid] = call, session
+        self.unfinished += 1
         if self._leaving is not None:
             session.hand_over(self._leaving)
         try:
@@ -190,11 +193,14 @@ class Switchboard:
         finally:
             if self._sessions.get(call.sid) is session:  # and not a newer one
                 del self._calls[call.sid], self._sessions[call.sid]
-            await discard(opening)
-            await follower.close()
-            if self._followers.get(call.sid) is follower:
-                del self._followers[call.sid]
-            await session.finish_tools()
+            try:
+                await discard(opening)
+                await follower.close()
+                await session.finish_tools()
+            finally:
+                if self._followers.get(call.sid) is follower:
+                    del self._followers[call.sid]
+                self.unfinished -= 1
 
     # --- a call that ends, or goes on elsewhere ---
 
