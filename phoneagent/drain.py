@@ -45,6 +45,9 @@ class Server(uvicorn.Server):
     at once.
     """
 
+    ends_process = False
+    """Whether nothing comes after this server. Then a late SIGTERM is ignored, rather than spoiling a good end."""
+
     def __init__(self, config: uvicorn.Config, app: PhoneApp, drain_seconds: float) -> None:
         config.timeout_graceful_shutdown = math.ceil(EXIT_SECONDS)
         super().__init__(config)
@@ -65,7 +68,8 @@ class Server(uvicorn.Server):
             yield
         finally:
             for each, handler in before.items():
-                signal.signal(each, handler)
+                late = each == signal.SIGTERM and self.ends_process
+                signal.signal(each, signal.SIG_IGN if late else handler)
 
     def handle_signal(self, number: int, now: float) -> None:
         """Take a signal that came at `now`, in seconds."""
