@@ -261,6 +261,11 @@ class Caller:
         await self._say("bye")
         await self.line.wait_ended(20)
 
+    async def leave(self) -> None:
+        """Hang up."""
+        self.situation = "gone"
+        await self.line.hang_up()
+
 
 class Callers:
     """Some callers at once, `count` to begin with. Entered, all of them are up; left, all have hung up."""
@@ -297,6 +302,10 @@ class Callers:
         caller = Caller(await self._stack.enter_async_context(phone.dial()), self._model, self._cluster)
         self.all.append(caller)
         return caller
+
+    async def leave(self) -> None:
+        """All hang up."""
+        await asyncio.gather(*(caller.leave() for caller in self.live))
 
     async def enter(self, situations: Sequence[Situation]) -> None:
         """Bring every live caller into a situation, and new ones into the greeting; all of them at the same time.

@@ -24,7 +24,7 @@ async def test_before_the_first_call(world: Worlds) -> None:
         async with Callers(w.cluster, w.model, 1) as callers:
             await callers.enter(["silent"])
             assert callers.all[0].pids == [second.pid]
-            await callers.all[0].part()
+            await callers.leave()
         await nothing_lost(w, callers)
 
 
@@ -41,7 +41,7 @@ async def test_while_callers_are_being_put_through(world: Worlds) -> None:
             assert code == 0
             await asyncio.gather(*(caller.until(lambda c=caller: c.line.stream, "it is up") for caller in callers.all))
             assert {caller.pids[-1] for caller in callers.live} == {second.pid}
-            await asyncio.gather(*(caller.part() for caller in callers.all))
+            await callers.leave()
         await nothing_lost(w, callers)
 
 
@@ -61,7 +61,7 @@ async def test_during_the_greeting_and_twice(world: Worlds) -> None:
             handed_over(callers.all)
             await go_on(callers.all, speak=[])
             assert {caller.pids[-1] for caller in callers.all} == {second.pid}
-            await asyncio.gather(*(caller.part() for caller in callers.all))
+            await callers.leave()
         await nothing_lost(w, callers)
 
 
@@ -79,5 +79,5 @@ async def test_an_impatient_person_stops_it_at_once_and_loses_no_call(world: Wor
             assert seconds < NOISE_SECONDS
             await go_on(callers.all)
             assert {caller.pids[-1] for caller in callers.all} == {second.pid}
-            await asyncio.gather(*(caller.part() for caller in callers.all))
+            await callers.leave()
         await nothing_lost(w, callers)
