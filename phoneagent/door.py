@@ -7,7 +7,6 @@ import ipaddress
 import logging
 import time
 from collections.abc import Awaitable, Callable
-from contextlib import suppress
 from typing import Any
 from urllib.parse import parse_qsl
 
@@ -23,6 +22,9 @@ log = logging.getLogger("phoneagent.door")
 
 MAX_BODY_BYTES = 64 * 1024
 MAX_FIELDS = 500
+BODY_SECONDS = 10.0
+"""How long a webhook may take to come; Twilio waits 15 s for the answer."""
+
 CLAIM_SECONDS = 0.5
 """How long a media socket waits for the database to tell that its token is unused elsewhere."""
 
@@ -60,11 +62,16 @@ class Door:
             RequestRefused: it did not come from Twilio, or cannot be read.
         """
         body = b""
-        with suppress(ClientDisconnect):  # half a body has no valid signature
-            async for chunk in request.stream():
-                body += chunk
-                if len(body) > MAX_BODY_BYTES:
-                    raise RequestRefused(f"a webhook with more than {MAX_BODY_BYTES} bytes")
+        try:
+            async with asyncio.timeout(BODY_SECONDS):
+                async for chunk in request.stream():
+                    body += chunk
+                    if len(body) > MAX_BODY_BYTES:
+                        raise RequestRefused(f"a webhook with more than {MAX_BODY_BYTES} bytes")
+        except TimeoutError:
+            raise RequestRefused(f"a webhook that took longer than {BODY_SECONDS:g} s to come") from None
+        except ClientDisconnect:
+            pass  # half a body has no valid signature
         try:
             form = parse_qsl(body.decode(), keep_blank_values=True, max_num_fields=MAX_FIELDS)
             query = parse_qsl(request.url.query, keep_blank_values=True, max_num_fields=MAX_FIELDS)

@@ -92,7 +92,7 @@ async def drain(app: PhoneApp, seconds: float) -> None:
     begun = time.monotonic()
 
     def none_left() -> bool:
-        return not app.calls and not app.coming
+        return not app.calls and not app.coming and not app.unfinished
 
     async def wait(until_seconds: float) -> bool:
         return await _until(none_left, begun + until_seconds)
@@ -112,7 +112,7 @@ async def drain(app: PhoneApp, seconds: float) -> None:
             for number, call_sid in enumerate(left):
                 await wait(seconds + SPREAD_SECONDS * number / len(left))
                 app.hand_over_now(call_sid, "this process ends")
-            await wait(seconds + SPREAD_SECONDS + EXIT_SECONDS)
+            await _until(lambda: not app.unfinished, begun + seconds + SPREAD_SECONDS + EXIT_SECONDS)
     if app.calls:
         log.warning("draining: %d calls are cut off", len(app.calls))
     log.info("draining: done")

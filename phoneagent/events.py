@@ -147,7 +147,7 @@ class CallHandedOver:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CallEnded:
-    """The call is over; `transcript` holds all of its turns in order.
+    """The call is over; `transcript` holds all turns of its last media stream in order, as a rule all of the call.
 
     If the line broke ("line"), or after a fault of ours ("error"), Twilio may still hold the call and connect it again.
     """

@@ -24,7 +24,7 @@ from starlette.websockets import WebSocket
 from . import settings as settings_
 from . import telemetry, telephony
 from .admission import Admission
-from .afterwards import Afterwards, may_recover
+from .afterwards import Afterwards, Answer, may_recover
 from .agent import Agent
 from .call import Call
 from .door import Door
@@ -104,7 +104,12 @@ class PhoneApp(Starlette):
     @property
     def coming(self) -> int:
         """How many calls were answered, and their media socket is still to come."""
-        return len(self._board.prepared)
+        return len(self._board.expected)
+
+    @property
+    def unfinished(self) -> int:
+        """How many media streams have something left: the call itself, its tools, or its hooks."""
+        return self._board.unfinished
 
     def on(self, kinds: Any) -> Callable[[_Hook], _Hook]:
         """Register a hook: `@app.on(CallStarted | CallEnded)`, plain or async, called with each such event.
@@ -233,22 +238,25 @@ class PhoneApp(Starlette):
         if form["CallStatus"] == "in-progress" and failed.path.endswith(AFTER_PATH):
             # Nobody answered there, and this is the number's fallback: the call goes on where it was.
             return await self._go_on(form, dict(parse_qsl(failed.query)))
-        if self.draining and (again := self._round(form, VOICE_PATH)) is not None:
-            return again
-        refused = "draining" if self.draining else self._refused(form)
+        refused = self._refused(form)
+        if self.draining and refused != "denied":
+            if (again := self._round(form, VOICE_PATH)) is not None:
+                return again
+            refused = "draining"
         if refused is not None:
             self._metrics.turned_away(refused)
             log.warning("call turned away: %s", refused, extra={"call_sid": form["CallSid"]})
+            answered = form["CallStatus"] == "in-progress"  # and then it can no more be rejected
             if refused in ("denied", "caller"):
-                return _twiml(telephony.turn_away(None, reason="rejected" if refused == "denied" else "busy"))
-            if form.get("again"):  # it was answered with a pause: it can no more be rejected
-                return _twiml(telephony.fall_back(self.settings.fallback_number))
-            return _twiml(telephony.turn_away(self.settings.fallback_number))
-        return self._connect(form)
+                reason = "rejected" if refused == "denied" else "busy"
+                return _twiml(telephony.hang_up() if answered else telephony.turn_away(None, reason=reason))
+            number = self.settings.fallback_number
+            return _twiml(telephony.fall_back(number) if answered else telephony.turn_away(number))
+        return self._connect(form, {})
 
     def _refused(self, form: Mapping[str, str]) -> str | None:
         """Return why a new call is not taken."""
-        calls = {sid: prepared.call for sid, prepared in self._board.prepared.items()} | self.calls
+        calls = self._board.expected | self.calls
         calls.pop(form["CallSid"], None)  # Twilio asks once more for a call that it has asked for
         refusal = self._admission.refuse(_call(form["CallSid"], form).party, [call.party for call in calls.values()], 0)
         return None if refusal is None else refusal.reason
@@ -263,15 +271,19 @@ class PhoneApp(Starlette):
         if form["CallStatus"] != "in-progress":
             await self._twilio_ended(call_sid, form["CallStatus"])
             return _twiml(telephony.nothing())
-        if self.draining and (again := self._round(form, AFTER_PATH)) is not None:
+        if self.draining and (again := self._round({**form, **state}, AFTER_PATH)) is not None:
             return again
-        faults, since = _number(state.get("faults")), _number(state.get("since"))
-        step = "apologise" if self._afterwards is None else await self._afterwards.answer(call_sid)
+        faults, since = _number(state.get("faults")), _number(state.get("since")) or int(time.time())
+        answer = Answer("apologise") if self._afterwards is None else await self._afterwards.answer(call_sid)
+        step = answer.kind
+        if step == "resume" and state.get("after") == answer.stream_sid:
+            step = "recover"  # it was to go on after that stream before, and no other one has come
         if step == "recover" and not may_recover(faults, time.time() - since):
             log.error("the call's stream broke %d times: given up", faults + 1, extra={"call_sid": call_sid})
             step = "apologise"
         if step in ("resume", "recover"):
-            return self._connect(form, resumes=True, faults=faults + (step == "recover"), since=since)
+            gone_through = {"faults": faults + (step == "recover"), "since": since, "after": answer.stream_sid}
+            return self._connect(form, gone_through)
         if step == "hang_up":
             return _twiml(telephony.hang_up())
         return _twiml(telephony.fall_back(settings.fallback_number, apologise=step == "apologise"))
@@ -281,22 +293,20 @@ class PhoneApp(Starlette):
         again = _number(form.get("again"))
         if again >= MAX_ASKED_AGAIN:
             return None
-        query = {name: form[name] for name in ("faults", "since") if name in form} | {"again": str(again + 1)}
+        query = {name: form[name] for name in ("faults", "since", "after") if name in form} | {"again": str(again + 1)}
         return _twiml(telephony.ask_again(self._door.url(path, query=urlencode(query))))
 
-    def _connect(
-        self, form: Mapping[str, str], *, resumes: bool = False, faults: int = 0, since: float | None = None
-    ) -> Response:
-        """Answer with the address of the call's media socket, and with what it has gone through since it began."""
+    def _connect(self, form: Mapping[str, str], gone_through: Mapping[str, Any]) -> Response:
+        """Answer with the address of the call's media socket; `gone_through` is what one that goes on brings along."""
         call = _call(form["CallSid"], form)
-        if self.settings.web_concurrency == 1:  # else the media socket may come to another process
-            self._board.prepare(call)
+        # With several processes the media socket may come to another one.
+        self._board.expect(call, prepare=self.settings.web_concurrency == 1)
         parameters = {"caller": call.caller or "", "called": call.called or "", "direction": call.direction}
         action = callback = None
         if self._afterwards is not None:
-            state = urlencode({"faults": faults, "since": int(time.time() if since is None else since)})
+            state = urlencode(gone_through or {"faults": 0, "since": int(time.time())})
             action, callback = self._door.url(AFTER_PATH, query=state), self._door.url(STATUS_PATH)
-        url = self._door.media_url(MEDIA_PATH, call.sid, resumes=resumes)
+        url = self._door.media_url(MEDIA_PATH, call.sid, resumes=bool(gone_through))
         return _twiml(telephony.connect_stream(url, parameters, action=action, status_callback=callback))
 
     async def _status(self, request: Request) -> Response:
@@ -343,16 +353,22 @@ class PhoneApp(Starlette):
             await websocket.close()  # before accept: HTTP 403
             return
         await websocket.accept()
-        socket = TwilioSocket(websocket)
+        socket, call_sid = TwilioSocket(websocket), ticket.call_sid
+        number = self._board.arrived(call_sid)
         account = None if self.settings.insecure else self.settings.twilio_account_sid
         try:
-            start = await read_start(socket, ticket.call_sid, account)
+            start = await read_start(socket, call_sid, account)
             past = await self._past(ticket)
+            if not self._board.is_newest(call_sid, number):
+                raise ProtocolError("a newer media socket of the call has come")
+            await self._board.run(_call(call_sid, start.start.custom_parameters), start, socket, past)
         except (ProtocolError, RequestRefused, StoreError) as error:
-            log.warning("media socket closed: %s", str(error), extra={"call_sid": ticket.call_sid})
+            log.warning("media socket closed: %s", str(error), extra={"call_sid": call_sid})
             await socket.close()
-            return
-        await self._board.run(_call(ticket.call_sid, start.start.custom_parameters), start, socket, past)
+        except asyncio.CancelledError:  # the server stops, and this was the last thing it waited for
+            log.warning("cut off: the process ends", extra={"call_sid": call_sid})
+        finally:
+            self._board.left(call_sid, number)
 
     async def _past(self, ticket: telephony.Ticket) -> Past | None:
         """Return where a call was that goes on in this socket, None for one that begins.

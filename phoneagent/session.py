@@ -149,7 +149,7 @@ class Session:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        await self._settle_step()
+        await self._settle_step()  # never raises: the sockets are to be closed
         closing = [self._caller.close()] + ([self._model.close()] if self._model is not None else [])
         with suppress(TimeoutError):
             async with asyncio.timeout(CLOSE_SECONDS):
@@ -174,6 +174,8 @@ class Session:
         except (PhoneAgentError, TimeoutError) as error:
             why = str(error) or f"it took longer than {STEP_SECONDS:g} s"
             log.error("the next step of the call is not settled: %s", why, extra={"call_sid": self._call.sid})
+        except Exception:  # whatever the journal raises: Twilio asks, and the caller is not left on a dead line
+            log.exception("the next step of the call is not settled", extra={"call_sid": self._call.sid})
 
     def _watch(self, task: asyncio.Task[None]) -> asyncio.Task[None]:
         """End the call, and only this call, should one of its tasks fail in a way that nobody foresaw."""

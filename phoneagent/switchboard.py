@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import itertools
 import logging
 from collections.abc import Callable
 from importlib import resources
@@ -13,7 +14,7 @@ from .call import Call
 from .endpoint import Endpoint, ModelSession, open_session
 from .errors import EndpointError, EndpointRefused, EndpointUnreachable, ProtocolError
 from .events import CallStarted, Event, Journal
-from .hooks import Hooks
+from .hooks import Follower, Hooks
 from .media import TwilioSocket
 from .prepared import Prepared, discard
 from .protocol import mediastream
@@ -29,6 +30,9 @@ INSTRUCTIONS_SECONDS = 5.0
 
 MAX_PREPARED = 200
 """So many callers may be between webhook and socket; further sessions are opened at the socket."""
+
+EXPECT_SECONDS = 10.0
+"""How long a call that was answered counts before its media socket comes."""
 
 
 class Switchboard:
@@ -60,6 +64,13 @@ class Switchboard:
         self._sessions: dict[str, Session] = {}
         self.prepared: dict[str, Prepared] = {}
         """Model sessions of calls whose media socket is still to come, by CallSid."""
+        self.expected: dict[str, Call] = {}
+        """Calls that were answered, and their media socket is still to come."""
+        self._arrivals: dict[str, int] = {}
+        self._arrived = itertools.count(1)
+        self._followers: dict[str, Follower] = {}
+        self.unfinished = 0
+        """Media streams of which something is left: the call itself, its tools, or its hooks."""
         self._leaving: str | None = None
         apology = resources.files(__package__).joinpath("apology.ulaw").read_bytes()
         self._policy = Policy(
@@ -73,8 +84,19 @@ class Switchboard:
 
     # --- a call that begins, or goes on ---
 
-    def prepare(self, call: Call) -> None:
-        """Open the model session of a call while Twilio opens its media socket."""
+    def expect(self, call: Call, *, prepare: bool) -> None:
+        """A call was answered. With `prepare` its model session is opened while Twilio opens its media socket."""
+        if call.sid not in self.expected:
+            self.expected[call.sid] = call
+            asyncio.get_running_loop().call_later(EXPECT_SECONDS, self._give_up, call)
+        if prepare:
+            self._prepare(call)
+
+    def _give_up(self, call: Call) -> None:
+        if self.expected.get(call.sid) is call:
+            del self.expected[call.sid]
+
+    def _prepare(self, call: Call) -> None:
         if call.sid in self.prepared or call.sid in self._calls or len(self.prepared) >= MAX_PREPARED:
             return
         self.prepared[call.sid] = Prepared(call, asyncio.create_task(self._open(call)), self.prepared)
@@ -102,6 +124,21 @@ class Switchboard:
             log.exception("the model session could not be opened", extra={"call_sid": call.sid})
             raise EndpointRefused(f"the model session could not be opened: {type(error).__name__}") from error
 
+    def arrived(self, call_sid: str) -> int:
+        """A media socket of a call has come; return its number."""
+        self.expected.pop(call_sid, None)
+        self._arrivals[call_sid] = number = next(self._arrived)
+        return number
+
+    def is_newest(self, call_sid: str, number: int) -> bool:
+        """Tell whether no other media socket of the call has come since."""
+        return self._arrivals.get(call_sid) == number
+
+    def left(self, call_sid: str, number: int) -> None:
+        """The media socket with that number is done."""
+        if self.is_newest(call_sid, number):
+            del self._arrivals[call_sid]
+
     async def run(self, call: Call, start: mediastream.Start, socket: TwilioSocket, past: Past | None) -> None:
         """Run a call in its media stream; returns when nothing of that is left here.
 
@@ -115,11 +152,13 @@ class Switchboard:
                 opening = asyncio.create_task(self._open(call))  # a moment has passed, and it may work now
         else:
             opening = asyncio.create_task(self._open(call))
-        follower = self._hooks.follow()
+        if (older := self._sessions.get(call.sid)) is not None:  # it came while this one was looked up
+            older.hand_over_now("a newer media stream took over")
+        follower = self._followers[call.sid] = self._hooks.follow(after=self._followers.get(call.sid))
 
         def emit(event: Event) -> None:
             self._emit(event, start.stream_sid)
-            follower.tell(event)
+            self._followers[call.sid].tell(event)  # a tool that outlives its stream is told in the next one
 
         async def open_model() -> ModelSession:
             return await opening
@@ -146,6 +185,7 @@ class Switchboard:
             )
         )
         self._calls[call.sid], self._sessions[call.sid] = call, session
+        self.unfinished += 1
         if self._leaving is not None:
             session.hand_over(self._leaving)
         try:
@@ -153,9 +193,14 @@ class Switchboard:
         finally:
             if self._sessions.get(call.sid) is session:  # and not a newer one
                 del self._calls[call.sid], self._sessions[call.sid]
-            await discard(opening)
-            await session.finish_tools()
-            await follower.close()
+            try:
+                await discard(opening)
+                await follower.close()
+                await session.finish_tools()
+            finally:
+                if self._followers.get(call.sid) is follower:
+                    del self._followers[call.sid]
+                self.unfinished -= 1
 
     # --- a call that ends, or goes on elsewhere ---
 

@@ -365,7 +365,7 @@ class Bridge:
             and self._begun
             and not self.turn.open(now)
             and not self.responses.owes
-            and not self.narration.awaits_text
+            and not self.narration.awaits_text(now)
         )
 
     def hand_over(self, now: float, reason: str) -> None:
@@ -380,7 +380,7 @@ class Bridge:
         return pending_now(
             turn_open=self.turn.open(now),
             owes=self.responses.owes or self.floor() in (Floor.AGENT, Floor.THINKING),
-            words_lost=self.narration.awaits_text and self.playback.idle,
+            words_lost=self.narration.lacks_text and self.playback.idle,
         )
 
     # --- rules ----------------------------------------------------------------------------------------------------
@@ -465,7 +465,7 @@ class Bridge:
         if self._closing.active:
             times.append(self._hang_up_at())
         else:
-            times += [self._limits.longest_at, self._stalled_at()]
+            times += [self._limits.longest_at if self._begun else None, self._stalled_at()]
         return min(time for time in times if time is not None)
 
     def _stalled_at(self) -> float | None:
@@ -483,7 +483,7 @@ class Bridge:
         stalled_at = self._stalled_at()
         if not self._closing.active and stalled_at is not None and now >= stalled_at:
             self.model_lost(now, f"nothing came of a response for {MODEL_STALLED_SECONDS:.0f} s")
-        if now >= self._limits.longest_at:
+        if self._begun and now >= self._limits.longest_at:
             if self._limits.announced:
                 self.hang_up(now, reason="the call reached its longest duration")
             else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Iterator
 
@@ -23,6 +24,9 @@ from phoneagent.events import (
 from .playback import Outcome
 from .transcript import Transcript
 
+TEXT_SECONDS = 5.0
+"""How long the text of a turn may take."""
+
 MAX_TROUBLES = 100
 """Different complaints that are told of one call."""
 
@@ -38,7 +42,7 @@ class Narration:
         self._answers_since: float | None = None  # and the response to it has begun
         self._events: deque[Event] = deque()
         self._troubles: set[str] = set()
-        self._recognises = False
+        self._committed_at = -math.inf
         self._transcript = Transcript()
 
     def take(self) -> Iterator[Event]:
@@ -76,15 +80,19 @@ class Narration:
         self._transcript.caller_spoke(self._speech_from_ms, round(self.ms(now) - behind_ms))
 
     def committed(self, item_id: str, now: float) -> None:
+        self._committed_at = now
         self._transcript.caller_turn(item_id, self.ms(now))
 
     @property
-    def awaits_text(self) -> bool:
-        """Whether a recogniser that has answered before still owes the text of a turn."""
-        return self._recognises and self._transcript.awaits_text
+    def lacks_text(self) -> bool:
+        """Whether nobody knows what the caller said last."""
+        return self._transcript.lacks_text
+
+    def awaits_text(self, now: float) -> bool:
+        """Tell whether the text of what the caller said last may still come; not every session has a recogniser."""
+        return self.lacks_text and now < self._committed_at + TEXT_SECONDS
 
     def understood(self, item_id: str, text: str) -> None:
-        self._recognises = self._recognises or bool(text)
         turn = self._transcript.caller_text(item_id, text)
         if turn is not None:
             self._events.append(TurnEnded(call_sid=self._call_sid, turn=turn))

@@ -56,6 +56,7 @@ class Transcript:
         self._agent: dict[str, _AgentTurn] = {}
         self._caller: dict[str, _CallerTurn] = {}
         self._speech: tuple[int, int] | None = None
+        self._latest = ""
 
     def caller_spoke(self, start_ms: int, end_ms: int) -> None:
         """Note a stretch of speech of the caller; the turn it belongs to is committed later."""
@@ -67,6 +68,7 @@ class Transcript:
         start, end = self._speech or (now_ms, now_ms)
         self._speech = None
         self._caller[item_id] = _CallerTurn(item_id, start, end)
+        self._latest = item_id
 
     def caller_text(self, item_id: str, text: str) -> Turn | None:
         """Attach what the recogniser understood of an item, or "" if it failed."""
@@ -140,9 +142,9 @@ class Transcript:
         )
 
     @property
-    def awaits_text(self) -> bool:
-        """Whether a turn of the caller has no text yet."""
-        return bool(self._caller)
+    def lacks_text(self) -> bool:
+        """Whether the caller's latest turn has no text yet."""
+        return self._latest in self._caller
 
     def close(self) -> list[Turn]:
         """End the turns of the caller whose text never came, and return them."""

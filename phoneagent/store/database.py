@@ -15,6 +15,7 @@ from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 import sqlalchemy as sa
 from alembic import command
 from alembic.config import Config
+from alembic.util import CommandError
 from sqlalchemy import event, exc
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
@@ -107,10 +108,18 @@ class Database:
         if self.path is not None:
             async with self._migrating:
                 if not self._migrated:
-                    await asyncio.to_thread(_upgrade_in_thread, self.url)  # alembic would hold up this loop's calls
+                    await self._migrate()
                     self._migrated = True
             self._close_when_idle()
         return await self._apart(self._transaction(self.writing, TRANSACTION_SECONDS, work))
+
+    async def _migrate(self) -> None:
+        try:
+            await asyncio.to_thread(_upgrade_in_thread, self.url)  # alembic would hold up this loop's calls
+        except CommandError:
+            raise StoreError(
+                f"{self.name}: a newer release has changed its tables: run that one, or restore a copy", retry=True
+            ) from None
 
     async def upgrade(self) -> str:
         """Bring the tables up to date, all or nothing, and return the revision.
@@ -180,6 +189,8 @@ class Database:
             if reason == NO_TABLES:
                 self._migrated = False  # somebody has removed the file: it is made anew
             raise StoreError(f"{self.name}: {reason}", retry=not _is_refusal(error)) from None
+        except ValueError as error:  # of a host name that is none, below the driver
+            raise StoreError(f"{self.name}: {type(error).__name__}: check DATABASE_URL", retry=True) from None
 
 
 def _upgrade_in_thread(url: str) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import html
 import json
+import re
 import time
 from pathlib import Path
 from typing import Any
@@ -237,6 +239,70 @@ def test_how_often_a_call_may_be_resumed() -> None:
     assert not afterwards.may_recover(60, 1e6)
 
 
+async def test_a_hand_over_after_which_nobody_comes_is_not_planned_for_ever(world: Worlds, store: Store) -> None:
+    step = NextStep(kind="resume", data={"pending": "nothing", "broke": False, "stream_sid": STREAM_SID})
+    async with world(AGENT, store=store, web_concurrency=2) as w:
+        await store.next_step(CALL_SID, step)
+        query, answers = "", []
+        for _ in range(8):
+            answers.append(await post(w, f"/twilio/after{query}", CALL_SID, CallStatus="in-progress"))
+            if (again := re.search(r'action="([^"#]*)', answers[-1])) is None:
+                break
+            query = "?" + html.unescape(again[1]).partition("?")[2]
+        assert len(answers) == 1 + afterwards.FAULTS_AT_ONCE + 1
+        assert "We are sorry" in answers[-1]
+
+
+async def test_a_call_whose_first_socket_never_came_is_greeted(world: Worlds, store: Store) -> None:
+    async with world(AGENT, store=store, web_concurrency=2) as w:
+        await store.next_step("CA" + "8" * 32, NextStep(kind="hang_up"))  # there is a database
+        path = re.search(r'url="[^"]*(/twilio/media/[^"]*)', await after(w, CALL_SID))
+        assert path
+        socket = await dial(w, path[1])
+        await socket.send(start(CALL_SID))
+        await w.until(lambda: w.model.sessions and w.model.sessions[0].said)
+        assert w.model.sessions[0].said == ["Hello!"]
+        assert not w.of(CallStarted)[0].resumed
+        await socket.close()
+
+
+async def test_of_two_sockets_at_once_the_newer_one_has_the_call(
+    world: Worlds, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = asyncio.Event()
+    look = Store.call
+
+    async def slow(self: Store, call_sid: str) -> Any:
+        if not first.is_set():
+            first.set()
+            await asyncio.sleep(0.5)
+        return await look(self, call_sid)
+
+    async with world(AGENT, store=store, web_concurrency=2) as w:
+        await store.next_step(CALL_SID, NextStep(kind="resume"))
+        monkeypatch.setattr(Store, "call", slow)
+        paths = [
+            w.app._door.media_url("/twilio/media/", CALL_SID, resumes=True)[len("wss://agent.example") :] for _ in "12"
+        ]
+        older = await dial(w, paths[0])
+        await older.send(start(CALL_SID))
+        await first.wait()
+        newer = await dial(w, paths[1])
+        await newer.send(start(CALL_SID, "MZ" + "6" * 32))
+        await older.wait_closed()
+        assert [event.stream_sid for event in w.of(CallStarted)] == ["MZ" + "6" * 32]
+        await newer.close()
+
+
+async def test_a_call_that_was_answered_is_not_rejected(world: Worlds) -> None:
+    async with world(AGENT, max_calls=1, web_concurrency=2) as w:
+        assert "<Connect>" in await post(w, "/twilio/voice", CALL_SID, CallStatus="ringing")
+        other = "CA" + "7" * 32
+        assert "<Reject" in await post(w, "/twilio/voice", other, CallStatus="ringing")  # one is on its way
+        assert "<Hangup" in await post(w, "/twilio/voice", other, CallStatus="in-progress")
+        w.app._board.expected.clear()
+
+
 # --- tools ---
 
 
@@ -356,13 +422,13 @@ async def dial(w: World, path: str) -> ClientConnection:
     return await connect(w.url.replace("http", "ws") + path, additional_headers={"X-Twilio-Signature": signature})
 
 
-def start(call_sid: str) -> str:
+def start(call_sid: str, stream_sid: str = STREAM_SID) -> str:
     details = {
         "accountSid": ACCOUNT_SID,
-        "streamSid": STREAM_SID,
+        "streamSid": stream_sid,
         "callSid": call_sid,
         "tracks": ["inbound"],
         "mediaFormat": {"encoding": "audio/x-mulaw", "sampleRate": 8000, "channels": 1},
         "customParameters": {},
     }
-    return json.dumps({"event": "start", "sequenceNumber": "1", "start": details, "streamSid": STREAM_SID})
+    return json.dumps({"event": "start", "sequenceNumber": "1", "start": details, "streamSid": stream_sid})

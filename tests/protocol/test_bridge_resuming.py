@@ -151,6 +151,36 @@ def test_an_answer_that_is_owed_is_answered_by_whoever_goes_on() -> None:
     assert pending(rig) == "answer"
 
 
+def test_the_first_question_is_waited_for_as_well() -> None:
+    rig = Rig(greeting="Hello!")
+    rig.heard("g")
+    rig.speech()
+    rig.turn("u1")
+    rig.heard("r1", ours=False)
+    assert not rig.bridge.quiet(rig.now)
+    rig.talk(5)
+    assert rig.bridge.quiet(rig.now)  # nobody writes down what this caller says
+
+
+def test_a_first_question_without_its_text_is_lost() -> None:
+    rig = Rig(greeting="Hello!")
+    rig.heard("g")
+    rig.speech()
+    rig.turn("u1")
+    assert pending(rig) == "words"
+
+
+def test_a_call_that_is_too_old_says_goodbye_before_it_ends() -> None:
+    rig = Rig(past=Past(turns=TALKED, pending="nothing", age_ms=200_000), max_call_seconds=120, connect=False)
+    rig.talk(2)
+    assert rig.ended is None
+    rig.connect()
+    rig.talk(0.5)
+    rig.says(100, ours=True)  # the announcement
+    rig.talk(0.5)
+    assert "goodbye" in rig.prompts[-1]
+
+
 def test_without_its_text_a_turn_that_was_not_answered_is_lost() -> None:
     rig = Rig()
     rig.speech()
