@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
+import time
 
 import pytest
 
@@ -46,20 +47,21 @@ async def test_while_callers_are_being_put_through(world: Worlds) -> None:
 
 
 async def test_during_the_greeting_and_twice(world: Worlds) -> None:
-    async with world() as w:
+    async with world(drain_seconds=4) as w:
         first, second = w.cluster.processes
         second.in_rotation = False
-        async with Callers(w.cluster, w.model, 0) as callers:
-            await callers.enter(["greeting", "greeting"])
+        async with Callers(w.cluster, w.model, 1) as callers:
+            await callers.enter(["telling", "greeting", "greeting"])
             second.in_rotation = True
             await first.terminate()
-            await asyncio.sleep(1.2)  # what a second signal after a while would cut short, if it did anything
+            await asyncio.sleep(1.2)  # a second signal after a while would cut the story short, if it did anything
+            struck_at = first.struck_at
             first.send(signal.SIGTERM)
-            code, seconds = await first.wait()
+            code, _ = await first.wait()
             assert code == 0
-            assert seconds < w.cluster.drain_seconds + 2 + NOISE_SECONDS
+            assert 4 < time.monotonic() - struck_at < 4 + 2 + NOISE_SECONDS
             handed_over(callers.all)
-            await go_on(callers.all, speak=[])
+            await go_on(callers.all, speak=["telling"])
             assert {caller.pids[-1] for caller in callers.all} == {second.pid}
             await callers.leave()
         await nothing_lost(w, callers)
