@@ -112,7 +112,7 @@ async def drain(app: PhoneApp, seconds: float) -> None:
             for number, call_sid in enumerate(left):
                 await wait(seconds + SPREAD_SECONDS * number / len(left))
                 app.hand_over_now(call_sid, "this process ends")
-            await _until(lambda: not app.unfinished, begun + seconds + SPREAD_SECONDS + EXIT_SECONDS)
+            await _until(lambda: not app.unfinished, time.monotonic() + EXIT_SECONDS)
     if app.calls:
         log.warning("draining: %d calls are cut off", len(app.calls))
     log.info("draining: done")

@@ -1,7 +1,7 @@
 """Twilio's REST API: the account's phone numbers and where their calls go, and what can be done to a live call.
 
-Twilio's client is blocking, so it runs in threads, and not in asyncio's own: those resolve names for new calls. What may
-help when it is tried again (429, 5xx) is tried again, `TRIES` times in all.
+Twilio's client is blocking, so it runs in threads, and not in asyncio's own: those resolve names for new calls.
+What may help when it is tried again (429, 5xx) is tried again, `TRIES` times in all.
 """
 
 from __future__ import annotations

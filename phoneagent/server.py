@@ -271,11 +271,12 @@ class PhoneApp(Starlette):
         if form["CallStatus"] != "in-progress":
             await self._twilio_ended(call_sid, form["CallStatus"])
             return _twiml(telephony.nothing())
-        if self.draining and (again := self._round({**form, **state}, AFTER_PATH)) is not None:
-            return again
         faults, since = _number(state.get("faults")), _number(state.get("since")) or int(time.time())
         answer = Answer("apologise") if self._afterwards is None else await self._afterwards.answer(call_sid)
         step = answer.kind
+        goes_on = step in ("resume", "recover", "apologise")  # also where only this process knows nothing
+        if goes_on and self.draining and (again := self._round({**form, **state}, AFTER_PATH)) is not None:
+            return again
         if step == "resume" and state.get("after") == answer.stream_sid:
             step = "recover"  # it was to go on after that stream before, and no other one has come
         if step == "recover" and not may_recover(faults, time.time() - since):
@@ -323,6 +324,7 @@ class PhoneApp(Starlette):
     async def _twilio_ended(self, call_sid: str, status: str) -> None:
         """Take it from Twilio that a call is over, in whatever order that comes."""
         reason = f"Twilio reports that it is {status}"
+        await self._board.forget(call_sid)
         if not self._board.end(call_sid, reason) and self._afterwards is not None:
             await self._afterwards.settle(call_sid, "caller", reason)
 

@@ -35,6 +35,8 @@ JOURNAL_SECONDS = 0.5
 STEP_SECONDS = 5.0
 """How long the end of a call waits for its next step to be settled, one way or another."""
 
+_NOT_RUN = '{"error": "not run: the connection was lost before"}'
+
 MEASURED_FRAMES = 50
 """Of so many messages one is measured on its way through: once a second of each call."""
 
@@ -113,9 +115,12 @@ class Session:
         self._over = asyncio.Event()
 
     def hand_over(self, reason: str) -> None:
-        """Let the call go on elsewhere, from the first moment on at which nobody notices."""
+        """Let the call go on elsewhere, from the first moment on at which nobody notices. Never raises."""
         self._leaving = reason
-        self.flush()
+        try:
+            self.flush()
+        except Exception as error:  # noqa: BLE001 - the other calls are to be handed over as well
+            self._fail(error)
 
     def hand_over_now(self, reason: str) -> NextStep | None:
         """Let the call go on elsewhere at once, and return where it was; None if it is over."""
@@ -346,7 +351,10 @@ class Session:
             output = json.dumps({"error": f"there is no tool named {request.name}"})
         else:
             await self._note_tool(request)
-            output = await tool.run(self._call, request.arguments)
+            if self._over.is_set() and self._step is not None and self._step.kind == "resume":
+                output = _NOT_RUN  # the call goes on elsewhere, and the model asks again if it still wants it
+            else:
+                output = await tool.run(self._call, request.arguments)
         self.bridge.tool_returned(request.call_id, output, self._loop.time())
         self.flush()
 

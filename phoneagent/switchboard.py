@@ -92,6 +92,12 @@ class Switchboard:
         if prepare:
             self._prepare(call)
 
+    async def forget(self, call_sid: str) -> None:
+        """The media socket of a call is not to come any more."""
+        self.expected.pop(call_sid, None)
+        if (prepared := self.prepared.get(call_sid)) is not None:
+            await prepared.close()
+
     def _give_up(self, call: Call) -> None:
         if self.expected.get(call.sid) is call:
             del self.expected[call.sid]

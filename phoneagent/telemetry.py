@@ -119,6 +119,15 @@ def _one_line(address: str | None) -> str:
     return _CONTROL.sub(" ", address or "unknown")
 
 
+class TextFormatter(logging.Formatter):
+    """A log line for a terminal, with the call_sid where the message itself does not name it."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        call_sid = getattr(record, "call_sid", None)
+        line = super().formatMessage(record)
+        return line if call_sid is None or call_sid in record.message else f"{line} [{call_sid}]"
+
+
 class JsonFormatter(logging.Formatter):
     """A log line as JSON: time (RFC 3339), level, logger, message, call_sid where there is one, and a traceback."""
 

@@ -444,7 +444,8 @@ class Bridge:
         """End the call at once, or only our part of it."""
         if self._end is not None:
             return
-        step = step_after(by, self._pending(now))
+        closed_by = self._closing.by if self._closing.active and by in (None, "line") else by
+        step = step_after(closed_by, self._pending(now))
         self._heard(self.playback.cut(now), now)
         self._end = EndCall(by, reason, step)
         self._requests.append(self._end)

@@ -19,6 +19,9 @@ caller's last words were lost · nobody knows, as after a crash."""
 MAX_CHARS = 48_000
 """About 12,000 tokens, less than half of the smallest model's context; of longer calls the latest part is told."""
 
+MAX_PART_CHARS = 8_000
+"""What is told of one turn, or of one tool's arguments or output."""
+
 _UNKNOWN_OUTCOME = json.dumps(
     {"error": "outcome unknown: the connection was lost while this ran. Check before you repeat it."}
 )
@@ -104,12 +107,17 @@ def _message(turn: Turn) -> dict[str, Any]:
 
 
 def _say(role: str, kind: str, text: str) -> dict[str, Any]:
-    return {"type": "message", "role": role, "content": [{"type": kind, "text": text}]}
+    return {"type": "message", "role": role, "content": [{"type": kind, "text": _cut(text)}]}
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= MAX_PART_CHARS else f"{text[:MAX_PART_CHARS]}… (cut)"
 
 
 def _tool(tool: ToolRun) -> list[dict[str, Any]]:
-    output = _UNKNOWN_OUTCOME if tool.output is None else tool.output
+    output = _UNKNOWN_OUTCOME if tool.output is None else _cut(tool.output)
+    arguments = tool.arguments if len(tool.arguments) <= MAX_PART_CHARS else "{}"  # half a JSON is none
     return [
-        {"type": "function_call", "call_id": tool.call_id, "name": tool.name, "arguments": tool.arguments},
+        {"type": "function_call", "call_id": tool.call_id, "name": tool.name, "arguments": arguments},
         {"type": "function_call_output", "call_id": tool.call_id, "output": output},
     ]

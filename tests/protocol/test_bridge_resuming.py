@@ -272,3 +272,14 @@ def test_a_tool_that_outlives_its_call_is_told() -> None:
     rig.returns("c1", "done")
     assert [event.output for event in rig.events(ToolReturned)] == ["done"]
     assert len(rig.to_model) == posted
+
+
+def test_a_line_that_breaks_in_the_goodbye_does_not_bring_the_call_back() -> None:
+    rig = Rig()
+    rig.says(1000, ours=False)
+    rig.hang_up(goodbye=False)
+    rig.bridge.caller_gone(rig.now)
+    rig.flush()
+    assert rig.ended is not None
+    assert rig.ended.ended_by == "line"
+    assert rig.ended.next_step == NextStep(kind="hang_up")
