@@ -48,7 +48,7 @@ class Server:
     def __init__(self, name: str, folder: Path, model: Model) -> None:
         self.log, self.port = folder / f"{name}.log", 0
         twilio = {"TWILIO_ACCOUNT_SID": ACCOUNT, "TWILIO_AUTH_TOKEN": TOKEN, "PUBLIC_URL": PUBLIC, "SERVER": name}
-        ours = {"DATABASE_URL": f"sqlite:///{folder}/calls.db", "REALTIME_URL": model.url, "DRAIN_SECONDS": "6"}
+        ours = {"DATABASE_URL": f"sqlite:///{folder}/calls.db", "REALTIME_URL": model.url, "DRAIN_SECONDS": "5"}
         self.environment = {**os.environ, **twilio, **ours, "PHONEAGENT_ENV_FILE": "", "WEB_CONCURRENCY": "1"}
 
     async def start(self) -> None:
@@ -113,14 +113,14 @@ async def draw(lines: list[Line], model: Model, live: Live) -> None:
 
 async def happen(a: Server, b: Server, console: Console) -> None:
     console.print("three calls, all of them on A")
-    await asyncio.sleep(6)
+    await asyncio.sleep(4)
     console.print("A is killed")
     await a.end(signal.SIGKILL)
     await a.start()
-    await asyncio.sleep(6)
+    await asyncio.sleep(5)
     console.print("A is back, and B is asked to end: it hands its calls over, in a silence if there is one in time")
     console.print(f"B has ended with {await b.end(signal.SIGTERM)}")
-    await asyncio.sleep(5)
+    await asyncio.sleep(4)
 
 
 async def show(console: Console) -> int:

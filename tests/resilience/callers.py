@@ -39,8 +39,8 @@ OVER: Collection[Situation] = ("goodbye", "gone")
 BROKEN = "31903"
 """What Twilio notes of a stream whose connection was cut: the code."""
 
-BACK_SECONDS = 20.0
-"""The most that a test waits for the next media stream, or for the agent to be heard in it."""
+PATIENCE_SECONDS = 20.0
+"""The most that a test waits for anything that a caller waits for."""
 
 ANSWERS: dict[Situation, str] = {
     "greeting": GREETING,
@@ -55,7 +55,7 @@ STORY = "There was once a telephone that nobody had answered in years, and it wa
 MISSED = "Sorry, I have missed your last words."
 SOUP = "We have onion soup today."
 
-_ASKED = {
+ASKED = {
     "story": "Story, please.",
     "hours": "Until when?",
     "long hours": "Tell me, until when are you open tonight?",
@@ -94,14 +94,14 @@ call = "hang_up"
 @cache
 def spoken(key: str) -> bytes:
     """Return one of the caller's lines as audio."""
-    return Murmur(pitch_hz=120).render(_ASKED[key])
+    return Murmur(pitch_hz=120).render(ASKED[key])
 
 
 class ExactEar:
     """Knows the caller's lines by their bytes: they arrive as they were spoken, whichever session they arrive in."""
 
     async def hear(self, ulaw: bytes) -> str:
-        return next((text for key, text in _ASKED.items() if spoken(key)[800:1600] in ulaw), "")
+        return next((text for key, text in ASKED.items() if spoken(key)[800:1600] in ulaw), "")
 
 
 def make_model() -> Model:
@@ -158,7 +158,7 @@ class Caller:
         """How much of the agent was heard since then."""
         return sum(max(0.0, span.end_ms - max(span.start_ms, since_ms)) for span in self.line.heard)
 
-    async def until(self, condition: Callable[[], Any], what: str, seconds: float = BACK_SECONDS) -> None:
+    async def until(self, condition: Callable[[], Any], what: str, seconds: float = PATIENCE_SECONDS) -> None:
         try:
             async with asyncio.timeout(seconds):
                 while not condition():
@@ -204,12 +204,12 @@ class Caller:
                 await self.line.hang_up()
 
     def _in_mid_sentence(self) -> bool:
-        return bool(self.line.speech) and self.line.speech[-1].text == _ASKED["long hours"]
+        return bool(self.line.speech) and self.line.speech[-1].text == ASKED["long hours"]
 
     async def _say(self, key: str) -> Utterance:
-        spoken_line = await self.line.say(spoken(key), _ASKED[key])
+        spoken_line = await self.line.say(spoken(key), ASKED[key])
         if spoken_line.end_ms - spoken_line.start_ms >= len(spoken(key)) // 8:
-            self.said.append((time.monotonic(), _ASKED[key]))
+            self.said.append((time.monotonic(), ASKED[key]))
         return spoken_line
 
     # --- after ----------------------------------------------------------------------------------------------------
@@ -261,6 +261,11 @@ class Caller:
         await self._say("bye")
         await self.line.wait_ended(20)
 
+    async def leave(self) -> None:
+        """Hang up."""
+        self.situation = "gone"
+        await self.line.hang_up()
+
 
 class Callers:
     """Some callers at once, `count` to begin with. Entered, all of them are up; left, all have hung up."""
@@ -297,6 +302,10 @@ class Callers:
         caller = Caller(await self._stack.enter_async_context(phone.dial()), self._model, self._cluster)
         self.all.append(caller)
         return caller
+
+    async def leave(self) -> None:
+        """All hang up."""
+        await asyncio.gather(*(caller.leave() for caller in self.live))
 
     async def enter(self, situations: Sequence[Situation]) -> None:
         """Bring every live caller into a situation, and new ones into the greeting; all of them at the same time.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
+import time
 
 import pytest
 
@@ -24,7 +25,7 @@ async def test_before_the_first_call(world: Worlds) -> None:
         async with Callers(w.cluster, w.model, 1) as callers:
             await callers.enter(["silent"])
             assert callers.all[0].pids == [second.pid]
-            await callers.all[0].part()
+            await callers.leave()
         await nothing_lost(w, callers)
 
 
@@ -41,27 +42,28 @@ async def test_while_callers_are_being_put_through(world: Worlds) -> None:
             assert code == 0
             await asyncio.gather(*(caller.until(lambda c=caller: c.line.stream, "it is up") for caller in callers.all))
             assert {caller.pids[-1] for caller in callers.live} == {second.pid}
-            await asyncio.gather(*(caller.part() for caller in callers.all))
+            await callers.leave()
         await nothing_lost(w, callers)
 
 
 async def test_during_the_greeting_and_twice(world: Worlds) -> None:
-    async with world() as w:
+    async with world(drain_seconds=4) as w:
         first, second = w.cluster.processes
         second.in_rotation = False
-        async with Callers(w.cluster, w.model, 0) as callers:
-            await callers.enter(["greeting", "greeting"])
+        async with Callers(w.cluster, w.model, 1) as callers:
+            await callers.enter(["telling", "greeting", "greeting"])
             second.in_rotation = True
             await first.terminate()
-            await asyncio.sleep(1.2)  # what a second signal after a while would cut short, if it did anything
+            await asyncio.sleep(1.2)  # a second signal after a while would cut the story short, if it did anything
+            struck_at = first.struck_at
             first.send(signal.SIGTERM)
-            code, seconds = await first.wait()
+            code, _ = await first.wait()
             assert code == 0
-            assert seconds < w.cluster.drain_seconds + 2 + NOISE_SECONDS
+            assert 4 < time.monotonic() - struck_at < 4 + 2 + NOISE_SECONDS
             handed_over(callers.all)
-            await go_on(callers.all, speak=[])
+            await go_on(callers.all, speak=["telling"])
             assert {caller.pids[-1] for caller in callers.all} == {second.pid}
-            await asyncio.gather(*(caller.part() for caller in callers.all))
+            await callers.leave()
         await nothing_lost(w, callers)
 
 
@@ -79,5 +81,5 @@ async def test_an_impatient_person_stops_it_at_once_and_loses_no_call(world: Wor
             assert seconds < NOISE_SECONDS
             await go_on(callers.all)
             assert {caller.pids[-1] for caller in callers.all} == {second.pid}
-            await asyncio.gather(*(caller.part() for caller in callers.all))
+            await callers.leave()
         await nothing_lost(w, callers)

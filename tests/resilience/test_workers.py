@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import signal
 import time
@@ -28,7 +27,7 @@ async def test_the_other_worker_resumes_the_calls_of_one_that_is_killed(world: W
                 caller.killed_at.append(time.monotonic())
             await go_on(struck)
             assert victim not in {caller.pids[-1] for caller in callers.all}
-            await asyncio.gather(*(caller.part() for caller in callers.all))
+            await callers.leave()
         await nothing_lost(w, callers)
 
 
@@ -43,5 +42,5 @@ async def test_all_workers_drain(world: Worlds) -> None:
             await deploy(callers, first, w.cluster.drain_seconds)
             await go_on(callers.all, speak=["telling"])
             assert before.isdisjoint(caller.pids[-1] for caller in callers.all)
-            await asyncio.gather(*(caller.part() for caller in callers.all))
+            await callers.leave()
         await nothing_lost(w, callers)
