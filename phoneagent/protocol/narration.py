@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator
+from typing import Literal
 
 from phoneagent.events import (
     AgentAnswered,
@@ -11,6 +12,7 @@ from phoneagent.events import (
     CallEnded,
     CallerSpoke,
     CallHandedOver,
+    Cost,
     EndedBy,
     Event,
     KeyPressed,
@@ -18,6 +20,8 @@ from phoneagent.events import (
     ToolReturned,
     Trouble,
     TurnEnded,
+    Usage,
+    UsageReported,
 )
 
 from .playback import Outcome
@@ -39,6 +43,7 @@ class Narration:
         self._events: deque[Event] = deque()
         self._troubles: set[str] = set()
         self._recognises = False
+        self._reports = 0
         self._transcript = Transcript()
 
     def take(self) -> Iterator[Event]:
@@ -151,11 +156,35 @@ class Narration:
             )
         )
 
+    def used(
+        self,
+        source: Literal["response", "transcription"],
+        model: str,
+        usage: Usage,
+        cost: Cost,
+        total: Cost,
+        now: float,
+    ) -> None:
+        """A model has reported what it used."""
+        self._reports += 1
+        self._events.append(
+            UsageReported(
+                call_sid=self._call_sid,
+                at_ms=self.ms(now),
+                number=self._reports,
+                source=source,
+                model=model,
+                usage=usage,
+                cost=cost,
+                total=total,
+            )
+        )
+
     def hand_over(self, reason: str, now: float) -> None:
         """Our part of the call is over."""
         self._events.append(CallHandedOver(call_sid=self._call_sid, at_ms=self.ms(now), reason=reason))
 
-    def end(self, by: EndedBy, reason: str, now: float) -> None:
+    def end(self, by: EndedBy, reason: str, now: float, cost: Cost | None = None) -> None:
         """The call is over: the turns whose text never came end as well."""
         for turn in self._transcript.close():
             self._events.append(TurnEnded(call_sid=self._call_sid, turn=turn))
@@ -166,5 +195,6 @@ class Narration:
                 reason=reason,
                 duration_ms=self.ms(now),
                 transcript=self._transcript.turns(),
+                cost=cost,
             )
         )
