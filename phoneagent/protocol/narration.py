@@ -37,13 +37,13 @@ class Narration:
     def __init__(self, call_sid: str) -> None:
         self._call_sid = call_sid
         self._started_at: float | None = None
+        self._reports = 0
         self._speech_from_ms = 0
         self._unanswered_since: float | None = None  # the caller's speech ended then
         self._answers_since: float | None = None  # and the response to it has begun
         self._events: deque[Event] = deque()
         self._troubles: set[str] = set()
         self._recognises = False
-        self._reports = 0
         self._transcript = Transcript()
 
     def take(self) -> Iterator[Event]:
