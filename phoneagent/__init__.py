@@ -22,6 +22,7 @@ from .events import (
     CallerSpoke,
     CallHandedOver,
     CallStarted,
+    Cost,
     Event,
     KeyPressed,
     ModelEvent,
@@ -30,7 +31,10 @@ from .events import (
     Trouble,
     Turn,
     TurnEnded,
+    Usage,
+    UsageReported,
 )
+from .protocol.billing import Price
 from .server import PhoneApp
 from .settings import Settings
 from .tools import Tool, hang_up, tool
@@ -45,6 +49,7 @@ __all__ = [
     "CallStarted",
     "CallerSpoke",
     "ConfigurationError",
+    "Cost",
     "DefinitionError",
     "Endpoint",
     "EndpointError",
@@ -55,6 +60,7 @@ __all__ = [
     "ModelEvent",
     "PhoneAgentError",
     "PhoneApp",
+    "Price",
     "ProtocolError",
     "RequestRefused",
     "Settings",
@@ -67,6 +73,8 @@ __all__ = [
     "Turn",
     "TurnEnded",
     "Turns",
+    "Usage",
+    "UsageReported",
     "hang_up",
     "tool",
 ]

@@ -125,7 +125,7 @@ class Afterwards:
             for run in details.tools
         )
         age_ms = round((datetime.now(UTC) - details.started_at).total_seconds() * 1000)
-        return Past(turns=details.turns, tools=tools, pending=pending, age_ms=max(0, age_ms))
+        return Past(turns=details.turns, tools=tools, pending=pending, age_ms=max(0, age_ms), cost=details.cost)
 
     async def _look(self, call_sid: str) -> tuple[NextStep | None, CallDetails | None]:
         if self._store.empty:

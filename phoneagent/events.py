@@ -6,7 +6,8 @@ Times named `at_ms` are milliseconds since the call's media stream started. Noth
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
+from decimal import Decimal
 from typing import Any, Literal, Protocol, TypeAlias
 
 EndedBy: TypeAlias = Literal["agent", "caller", "line", "error"]
@@ -30,6 +31,43 @@ class Turn:
     said_ms: int
     heard_ms: int
     interrupted: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Usage:
+    """What a model used: tokens by kind, each counted in one place only, and audio that is paid by its length.
+
+    `*_in` were read, `*_cached` read as well but known from before, which is cheaper, `*_out` written.
+    """
+
+    text_in: int = 0
+    text_cached: int = 0
+    text_out: int = 0
+    audio_in: int = 0
+    audio_cached: int = 0
+    audio_out: int = 0
+    image_in: int = 0
+    image_cached: int = 0
+    audio_ms: int = 0
+    """Milliseconds of audio, where a recogniser is paid by the minute."""
+
+    def __add__(self, other: Usage) -> Usage:
+        names = [each.name for each in fields(self)]
+        return Usage(**{name: getattr(self, name) + getattr(other, name) for name in names})
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """US dollars, exact to a billionth. `at_least`: also something was used of unknown price, or in unknown amount."""
+
+    usd: Decimal = Decimal(0)
+    at_least: bool = False
+
+    def __add__(self, other: Cost) -> Cost:
+        return Cost(self.usd + other.usd, self.at_least or other.at_least)
+
+    def __str__(self) -> str:
+        return f"{'at least ' if self.at_least else ''}${self.usd:.4f}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,6 +154,25 @@ class KeyPressed:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class UsageReported:
+    """A model told what it has used for a response, or for the transcript of a turn; interrupted ones are paid too.
+
+    Where it told nothing, `usage` is empty and `cost` at least nothing: once in a call, for it cannot get truer.
+    """
+
+    call_sid: str
+    at_ms: int
+    number: int
+    """Counts the reports of this media stream, from 1."""
+    source: Literal["response", "transcription"]
+    model: str
+    usage: Usage
+    cost: Cost
+    total: Cost
+    """What the whole call has cost so far, this and earlier media streams included."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Trouble:
     """Something went wrong that the call survived, or that ended it; one line, without secrets or speech."""
 
@@ -157,6 +214,8 @@ class CallEnded:
     reason: str
     duration_ms: int
     transcript: tuple[Turn, ...] = field(repr=False)
+    cost: Cost | None = None
+    """What the models cost, in all of the call's media streams; None if they told of nothing."""
 
 
 Event: TypeAlias = (
@@ -168,6 +227,7 @@ Event: TypeAlias = (
     | ToolCalled
     | ToolReturned
     | KeyPressed
+    | UsageReported
     | Trouble
     | ModelEvent
     | CallHandedOver

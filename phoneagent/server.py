@@ -34,6 +34,7 @@ from .events import Event
 from .hooks import Hooks
 from .media import TwilioSocket, read_start
 from .numbers import LiveCalls
+from .protocol.billing import PRICES, Price
 from .protocol.history import Past
 from .settings import Settings
 from .store import Store
@@ -65,6 +66,8 @@ class PhoneApp(Starlette):
     FastAPI app; PUBLIC_URL then has the path it is mounted at. Settings are read from the environment when the server
     starts, or at the first request of a mounted app.
 
+    `prices` (by model) go before those of the settings, and those before the built-in table.
+
     With settings given in code and no `store`, nothing is recorded, and a call ends when its media stream does.
     """
 
@@ -75,6 +78,7 @@ class PhoneApp(Starlette):
         settings: Settings | None = None,
         endpoint: Endpoint | None = None,
         store: Store | None = None,
+        prices: Mapping[str, Price] | None = None,
     ) -> None:
         super().__init__(
             routes=[
@@ -97,6 +101,7 @@ class PhoneApp(Starlette):
         self._given_settings = settings
         self._given_endpoint = endpoint
         self._given_store = store
+        self._given_prices = prices or {}
         self._hooks = Hooks()
         self._metrics = telemetry.Metrics()
         telemetry.hide_secrets()
@@ -191,6 +196,8 @@ class PhoneApp(Starlette):
             journal=self._afterwards,
             measure=self._metrics.bridged,
             max_call_seconds=self.settings.max_call_seconds,
+            max_call_cost=self.settings.max_call_cost,
+            prices={**PRICES, **self.settings.prices, **self._given_prices},
         )
 
     def _emit(self, event: Event, stream_sid: str) -> None:

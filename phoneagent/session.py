@@ -11,7 +11,7 @@ import asyncio
 import json
 import logging
 import sys
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from contextlib import suppress
 from typing import Any, Literal, Protocol, TypeAlias
 
@@ -60,6 +60,7 @@ class ModelSocket(Protocol):
     """A configured model session."""
 
     dropped: Any
+    effective: Mapping[str, Any]
 
     async def send(self, message: realtime.ToModel) -> None: ...
     async def receive(self) -> bytes: ...
@@ -234,6 +235,7 @@ class Session:
             self._model = await self._open_model()
             for refused in self._model.dropped:
                 self._report(f"the model does without {refused}")
+            self.bridge.spending.new_session(self._model.effective, self._loop.time())
             self.bridge.model_connected(self._loop.time())
             self.flush()
             while True:

@@ -6,7 +6,8 @@ import asyncio
 import base64
 import itertools
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from decimal import Decimal
 from importlib import resources
 
 from .agent import Agent
@@ -18,6 +19,7 @@ from .hooks import Follower, Hooks
 from .media import TwilioSocket
 from .prepared import Prepared, discard
 from .protocol import mediastream
+from .protocol.billing import PRICES, Price
 from .protocol.bridge import Bridge
 from .protocol.history import Past, Pending, pending_of
 from .protocol.policy import Policy
@@ -53,6 +55,8 @@ class Switchboard:
         journal: Journal | None,
         measure: Callable[[Direction, float], None] | None = None,
         max_call_seconds: float,
+        max_call_cost: Decimal | None = None,
+        prices: Mapping[str, Price] = PRICES,
     ) -> None:
         self._agent = agent
         self._endpoint = endpoint
@@ -80,6 +84,8 @@ class Switchboard:
             server_answers=agent.barge_in,
             apology=base64.b64encode(apology).decode(),
             max_call_seconds=max_call_seconds,
+            max_call_cost=max_call_cost,
+            prices=prices,
         )
 
     # --- a call that begins, or goes on ---

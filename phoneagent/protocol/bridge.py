@@ -45,6 +45,7 @@ from .narration import Narration
 from .playback import Outcome, Playback
 from .policy import FATAL_CODES, LINE_LOST_SECONDS, MODEL_STALLED_SECONDS, EndCall, Floor, Policy, Request, RunTool
 from .responses import MAX_UNANSWERED, Ending, ResponseGate, State
+from .spending import Spending
 from .toolcalls import ToolCalls
 from .truncation import Truncations
 
@@ -74,6 +75,7 @@ class Bridge:
         self.truncations = Truncations(self._control)
         self.tools = ToolCalls()
         self.narration = Narration(call_sid)
+        self.spending = Spending(policy, past, self.narration, self.responses, self._limits)
 
     # --- outputs --------------------------------------------------------------------------------------------------
 
@@ -187,6 +189,7 @@ class Bridge:
         if not self._connected or self._end is not None:
             return
         self._limits.model_at = now
+        self.spending.receive(event, now)
         match event:
             case realtime.AudioDelta():
                 self._audio(event, now)
@@ -403,10 +406,8 @@ class Bridge:
     def _may_interrupt(self) -> bool:
         if self._closing.active or not self._policy.barge_in:
             return False
-        return self._policy.greeting_interruptible or not self._greeting_unheard()
-
-    def _greeting_unheard(self) -> bool:
-        return self.responses.waits_for("greeting") or any(map(self.playback.holds, self._greeting_items))
+        unheard = self.responses.waits_for("greeting") or any(map(self.playback.holds, self._greeting_items))
+        return self._policy.greeting_interruptible or not unheard
 
     def _interrupt(self, now: float) -> None:
         self.responses.interrupt(now)
@@ -426,6 +427,7 @@ class Bridge:
         if self._closing.goodbye_due and self.responses.state is State.NONE and not self.responses.waits_for("goodbye"):
             self.responses.want(prompts.goodbye())
         if self._connected:
+            self.spending.poll(now)
             self.responses.poll(now, speech=self.turn.open(now), tools_running=self.tools.running)
             if self.responses.unanswered >= MAX_UNANSWERED and not self._closing.active:
                 self.model_lost(now, "it answers no request for a response")
@@ -447,12 +449,13 @@ class Bridge:
         closed_by = self._closing.by if self._closing.active and by in (None, "line") else by
         step = step_after(closed_by, self._pending(now))
         self._heard(self.playback.cut(now), now)
+        self.spending.close(now)
         self._end = EndCall(by, reason, step)
         self._requests.append(self._end)
         if by is None:
             self.narration.hand_over(reason, now)
         else:
-            self.narration.end(by, reason, now)
+            self.narration.end(by, reason, now, self.spending.total)
 
     # --- time -----------------------------------------------------------------------------------------------------
 
@@ -486,7 +489,7 @@ class Bridge:
             self.model_lost(now, f"nothing came of a response for {MODEL_STALLED_SECONDS:.0f} s")
         if self._begun and now >= self._limits.longest_at:
             if self._limits.announced:
-                self.hang_up(now, reason="the call reached its longest duration")
+                self.hang_up(now, reason=self._limits.reason)
             else:
                 self._limits.announced = True
                 self.responses.want(prompts.announcement())

@@ -10,7 +10,7 @@ import json
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias, get_args
 
-from phoneagent.events import Turn
+from phoneagent.events import Cost, Turn
 
 Pending: TypeAlias = Literal["nothing", "answer", "words", "unknown"]
 """What was open: nothing, the caller listens or thinks · the caller waits for an answer, or for the rest of one · the
@@ -56,6 +56,8 @@ class Past:
     tools: tuple[ToolRun, ...] = ()
     pending: Pending = "unknown"
     age_ms: int = 0
+    cost: Cost | None = None
+    """What it cost so far; None if the models told of nothing."""
 
     @property
     def greeted(self) -> bool:

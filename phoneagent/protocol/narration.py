@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Iterator
+from typing import Literal
 
 from phoneagent.events import (
     AgentAnswered,
@@ -12,6 +13,7 @@ from phoneagent.events import (
     CallEnded,
     CallerSpoke,
     CallHandedOver,
+    Cost,
     EndedBy,
     Event,
     KeyPressed,
@@ -19,6 +21,8 @@ from phoneagent.events import (
     ToolReturned,
     Trouble,
     TurnEnded,
+    Usage,
+    UsageReported,
 )
 
 from .playback import Outcome
@@ -37,6 +41,7 @@ class Narration:
     def __init__(self, call_sid: str) -> None:
         self._call_sid = call_sid
         self._started_at: float | None = None
+        self._reports = 0
         self._speech_from_ms = 0
         self._unanswered_since: float | None = None  # the caller's speech ended then
         self._answers_since: float | None = None  # and the response to it has begun
@@ -159,11 +164,35 @@ class Narration:
             )
         )
 
+    def used(
+        self,
+        source: Literal["response", "transcription"],
+        model: str,
+        usage: Usage,
+        cost: Cost,
+        total: Cost,
+        now: float,
+    ) -> None:
+        """A model has reported what it used."""
+        self._reports += 1
+        self._events.append(
+            UsageReported(
+                call_sid=self._call_sid,
+                at_ms=self.ms(now),
+                number=self._reports,
+                source=source,
+                model=model,
+                usage=usage,
+                cost=cost,
+                total=total,
+            )
+        )
+
     def hand_over(self, reason: str, now: float) -> None:
         """Our part of the call is over."""
         self._events.append(CallHandedOver(call_sid=self._call_sid, at_ms=self.ms(now), reason=reason))
 
-    def end(self, by: EndedBy, reason: str, now: float) -> None:
+    def end(self, by: EndedBy, reason: str, now: float, cost: Cost | None = None) -> None:
         """The call is over: the turns whose text never came end as well."""
         for turn in self._transcript.close():
             self._events.append(TurnEnded(call_sid=self._call_sid, turn=turn))
@@ -174,5 +203,6 @@ class Narration:
                 reason=reason,
                 duration_ms=self.ms(now),
                 transcript=self._transcript.turns(),
+                cost=cost,
             )
         )

@@ -30,5 +30,14 @@ def announcement() -> Ask:
     )
 
 
+def wrap_up() -> Ask:
+    """The call may cost no more. Tools stay allowed: the agent may bring things to their end."""
+    return Ask(
+        "say",
+        "This call has to end soon. Tell the caller so in one short sentence, without a reason, and bring the "
+        "conversation to its end: there is time for one more answer.",
+    )
+
+
 def _quote(text: str) -> str:
     return '"' + text.replace('"', "'") + '"'
