@@ -8,7 +8,6 @@ per side waits for it, and everything unsent stays in the bridge.
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 import sys
 from collections.abc import Awaitable, Callable, Coroutine
@@ -22,15 +21,14 @@ from .events import EndedBy, Event, Journal, ModelEvent, NextStep
 from .protocol import mediastream, realtime
 from .protocol.bridge import Bridge
 from .protocol.policy import EndCall, RunTool
+from .protocol.toolcalls import Filler
+from .toolrunner import ToolRunner
+from .tools import Tool
 
 log = logging.getLogger("phoneagent.session")
 
 CLOSE_SECONDS = 2.0
 """How long each socket may take to close."""
-
-
-JOURNAL_SECONDS = 0.5
-"""How long a tool waits to be written down before it runs."""
 
 STEP_SECONDS = 5.0
 """How long the end of a call waits for its next step to be settled, one way or another."""
@@ -109,6 +107,7 @@ class Session:
         self._caller_writer: asyncio.Task[None] | None = None
         self._model_writer: asyncio.Task[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
+        self._runner = ToolRunner(call, journal, past=bridge.tools.past, report=self._report)
         self._tools: set[asyncio.Task[None]] = set()
         self._over = asyncio.Event()
 
@@ -274,9 +273,7 @@ class Session:
         for request in self.bridge.requests():
             match request:
                 case RunTool():
-                    task = self._watch(asyncio.create_task(self._run_tool(request)))
-                    self._tools.add(task)
-                    task.add_done_callback(self._tools.discard)
+                    self._start_tool(request)
                 case EndCall():
                     self._take_step(request.next_step)
                     self._over.set()
@@ -338,25 +335,18 @@ class Session:
         except Exception as error:  # noqa: BLE001 - without its timer a call would go on in silence
             self._fail(error)
 
-    async def _run_tool(self, request: RunTool) -> None:
+    def _start_tool(self, request: RunTool) -> None:
         tool = self._agent.tool(request.name)
-        if tool is None:
-            output = json.dumps({"error": f"there is no tool named {request.name}"})
-        else:
-            await self._note_tool(request)
-            output = await tool.run(self._call, request.arguments)
+        if tool is not None and tool.filler is not None:
+            self.bridge.tools.fill(request.call_id, Filler(tool.filler, tool.filler_after))
+        task = self._watch(asyncio.create_task(self._run_tool(tool, request)))
+        self._tools.add(task)
+        task.add_done_callback(self._tools.discard)
+
+    async def _run_tool(self, tool: Tool | None, request: RunTool) -> None:
+        output = await self._runner.run(tool, request)
         self.bridge.tool_returned(request.call_id, output, self._loop.time())
         self.flush()
-
-    async def _note_tool(self, request: RunTool) -> None:
-        """Write down that the tool is about to run; a database that is away does not keep the caller waiting."""
-        if self._journal is None:
-            return
-        try:
-            async with asyncio.timeout(JOURNAL_SECONDS):
-                await self._journal.tool_started(self._call.sid, request.call_id, request.name, request.arguments)
-        except (PhoneAgentError, TimeoutError):
-            self._report("a tool runs that could not be written down before")
 
 
 class _Control:

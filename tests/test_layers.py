@@ -34,6 +34,7 @@ LAYERS = {
     "server": 5,
     "drain": 5,
     "prepared": 4,
+    "toolrunner": 4,
     "switchboard": 5,
     "cli": 6,
     "demo": 6,

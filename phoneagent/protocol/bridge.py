@@ -72,7 +72,7 @@ class Bridge:
         self.turn = CallerTurn()
         self.responses = ResponseGate(self._control)
         self.truncations = Truncations(self._control)
-        self.tools = ToolCalls()
+        self.tools = ToolCalls(self._control, past.tools if past is not None else ())
         self.narration = Narration(call_sid)
 
     # --- outputs --------------------------------------------------------------------------------------------------
@@ -326,8 +326,7 @@ class Bridge:
         self.narration.tool_returned(call_id, call.name, output, call.since, now)
         if self._end is not None:
             return
-        item: dict[str, object] = {"type": "function_call_output", "call_id": call_id, "output": output}
-        self._control.append(realtime.ItemCreate(item=item))
+        self.tools.post(call_id, output)
         self.responses.output_posted(call_id)
         self._move_on(now)
 

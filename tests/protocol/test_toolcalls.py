@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from collections import deque
+
 import pytest
 
 from phoneagent.protocol import toolcalls
@@ -11,7 +13,7 @@ from .rig import function_call
 
 @pytest.fixture
 def calls() -> ToolCalls:
-    return ToolCalls()
+    return ToolCalls(deque())
 
 
 def test_a_call_begins_once_and_ends_once(calls: ToolCalls) -> None:
