@@ -21,6 +21,7 @@ unsent) · THINKING (a response is requested or active, or a tool runs) · CALLE
 | any                      | turn committed                 | an answer is owed, by the server or asked for            |
 | any                      | function call complete, new id | the tool runs, once                                      |
 | any                      | tool returned                  | its output is posted at once; after the last one: owed   |
+| THINKING, nobody speaks  | a tool takes long              | its filler is said, once (`toolcalls`)                   |
 | no response, turn over   | an answer is owed, not CLOSING | one response.create                                      |
 | any                      | response.done, the active one  | none; failed or empty: owed again, once a turn           |
 | speech on                | no media for 750 ms            | silence is made up (`listening`)                         |
@@ -425,7 +426,9 @@ class Bridge:
         if self._closing.goodbye_due and self.responses.state is State.NONE and not self.responses.waits_for("goodbye"):
             self.responses.want(prompts.goodbye())
         if self._connected:
-            self.responses.poll(now, speech=self.turn.open(now), tools_running=self.tools.running)
+            speech = self.turn.open(now)
+            self.responses.poll(now, speech=speech, tools_running=self.tools.running)
+            self.tools.poll(now, self.responses, quiet=not speech and self.floor() is Floor.THINKING)
             if self.responses.unanswered >= MAX_UNANSWERED and not self._closing.active:
                 self.model_lost(now, "it answers no request for a response")
         if self._closing.active and now >= self._hang_up_at():
@@ -460,7 +463,7 @@ class Bridge:
             return None
         times = [self._limits.line_lost_at, self.hearing.get_timer()]
         if self._connected:
-            times += [self.responses.get_timer(), self.turn.get_timer()]
+            times += [self.responses.get_timer(), self.turn.get_timer(), self.tools.get_timer()]
         if self._closing.active:
             times.append(self._hang_up_at())
         else:

@@ -38,7 +38,7 @@ MAX_DISCARDED = 64
 METADATA_KEY = "phoneagent"
 """Our responses carry their number under this key, so that the server's own are told apart."""
 
-Kind: TypeAlias = Literal["greeting", "say", "goodbye", "turn"]
+Kind: TypeAlias = Literal["greeting", "say", "filler", "goodbye", "turn"]
 
 
 class State(enum.Enum):
@@ -273,7 +273,7 @@ class ResponseGate:
             return
         if ask is None or ask.kind == "turn":
             self.owed = True
-        else:
+        elif ask.kind != "filler":  # its moment has passed
             self._asks.appendleft(ask)
 
     # --- interruption and time ---

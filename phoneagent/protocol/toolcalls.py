@@ -11,8 +11,10 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from . import prompts
 from .history import ToolRun
 from .realtime import Item, ItemCreate, SessionUpdate, ToModel
+from .responses import ResponseGate, State
 
 MAX_TOOL_CALLS = 1_000
 """So many tool calls in one call are a loop; further ones are refused."""
@@ -92,19 +94,18 @@ class ToolCalls:
         """Return when `poll` is due."""
         return min(map(self._due, self._fillers), default=None) if self._quiet_since is not None else None
 
-    def poll(self, now: float, *, quiet: bool) -> str | None:
-        """Return the filler to say now, if any. `quiet`: tools run, and nobody speaks, nor is about to."""
-        if not quiet:
+    def poll(self, now: float, responses: ResponseGate, *, quiet: bool) -> None:
+        """Ask for a filler, if one is due. `quiet`: tools run, and nobody speaks."""
+        if not quiet or responses.state is not State.NONE:
             self._quiet_since = None
-            return None
+            return
         if self._quiet_since is None:
             self._quiet_since = now
         due = [call_id for call_id in self._fillers if now >= self._due(call_id)]
-        if not due:
-            return None
-        text = self._fillers[due[0]].text
-        self._fillers.clear()
-        return text
+        if due:
+            responses.want(prompts.filler(self._fillers[due[0]].text))
+            responses.poll(now, speech=False, tools_running=True)
+            self._fillers.clear()
 
     def _due(self, call_id: str) -> float:
         assert self._quiet_since is not None

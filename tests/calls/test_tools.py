@@ -106,3 +106,22 @@ async def test_a_tool_nobody_has(world: Worlds) -> None:
         await w.until(lambda: w.of(ToolReturned))
         assert "no tool named ghost" in w.of(ToolReturned)[0].output
     w.model.violations.clear()  # the model was made to call what it had not called
+
+
+async def test_the_agent_says_a_word_while_a_tool_takes_long(world: Worlds) -> None:
+    release = asyncio.Event()
+
+    @tool(filler="One moment please.", filler_after=0.2)
+    async def slow() -> str:
+        await release.wait()
+        return "finally"
+
+    async with world(Agent(instructions="x", tools=[slow]), script("slow")) as w, w.phone().dial() as line:
+        await line.say(VOICE.render("Do it."))
+        await w.until(lambda: [item.text for item in w.model.sessions[0].audio_items] == ["One moment please."])
+        release.set()
+        await w.until(lambda: w.of(ToolReturned))
+        await line.wait_for_silence(ms=400)
+        assert [item.text for item in w.model.sessions[0].audio_items] == ["One moment please.", "All done."]
+        assert [response.by for response in w.model.sessions[0].responses] == ["vad", "client", "client"]
+        assert w.model.violations == []
