@@ -9,6 +9,7 @@ from typing import Any, TypeAlias
 
 from .call import Call
 from .errors import DefinitionError
+from .handoffs import hand_off_tool, name_of, team_of
 from .threads import run_in_thread
 from .tools import Tool
 
@@ -36,8 +37,9 @@ class Agent:
     `instructions` may be a function of the call (today's date, the caller's name), plain or async. `greeting` is said
     first, word for word; without one the agent waits for the caller. The greeting is protected until it was heard,
     unless `greeting_interruptible`. With `barge_in=False` the agent is never interrupted; what the caller says
-    meanwhile is answered afterwards. `language` (ISO 639-1) helps the recogniser that writes the transcript. `extra` is
-    merged into the session configuration last, for what is newer than this package.
+    meanwhile is answered afterwards. `handoffs` are the agents to whom it may hand a call, or their names.
+    `language` (ISO 639-1) helps the recogniser that writes the transcript. `extra` is merged into the session
+    configuration last, for what is newer than this package.
     """
 
     name: str = "agent"
@@ -45,6 +47,7 @@ class Agent:
     greeting: str | None = None
     voice: str = "marin"
     tools: Sequence[Tool] = ()
+    handoffs: Sequence[Agent | str] = ()
     greeting_interruptible: bool = False
     barge_in: bool = True
     turns: Turns = Turns()
@@ -52,13 +55,23 @@ class Agent:
     extra: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        names: set[str] = set()
         for each in self.tools:
             if not isinstance(each, Tool):
                 raise DefinitionError(f"agent {self.name!r} has {each!r} among its tools: decorate it with @tool")
+        for member in self.handoffs:
+            if not isinstance(member, Agent | str) or name_of(member) == self.name:
+                raise DefinitionError(f"agent {self.name!r} hands off to {member!r}: name another agent")
+        team_of(self)  # no two of one name
+        names: set[str] = set()
+        for each in self.all_tools:
             if each.name in names:
                 raise DefinitionError(f"agent {self.name!r} has two tools named {each.name!r}: rename one of them")
             names.add(each.name)
+
+    @property
+    def all_tools(self) -> tuple[Tool, ...]:
+        """The tools, and those that hand a call over."""
+        return (*self.tools, *(hand_off_tool(name_of(member)) for member in self.handoffs))
 
     def tool(self, name: str) -> Tool | None:
         """Return the tool of that name."""
@@ -99,7 +112,7 @@ class Agent:
             "output_modalities": ["audio"],
             "instructions": instructions,
             "audio": {"input": hearing, "output": {"format": {"type": "audio/pcmu"}, "voice": self.voice}},
-            "tools": [each.definition() for each in self.tools],
+            "tools": [each.definition() for each in self.all_tools],
             "tool_choice": "auto",
         }
         return _merged(session, self.extra)

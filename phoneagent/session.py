@@ -18,6 +18,7 @@ from .agent import Agent
 from .call import Call
 from .errors import EndpointError, PhoneAgentError, ProtocolError
 from .events import EndedBy, Event, Journal, ModelEvent, NextStep
+from .handoffs import Desk
 from .protocol import mediastream, realtime
 from .protocol.bridge import Bridge
 from .protocol.policy import EndCall, RunTool
@@ -90,8 +91,15 @@ class Session:
         measure: Callable[[Direction, float], None] | None = None,
     ) -> None:
         self._call = call
-        self._agent = agent
         self.bridge = bridge
+        self._desk = Desk(
+            agent,
+            call,
+            past=bridge.tools.past,
+            reconfigure=bridge.tools.reconfigure,
+            speaks=bridge.narration.speaks,
+            voice_fixed=lambda: bridge.responses.ever_spoke,
+        )
         self._caller = caller
         self._open_model = open_model
         self._emit = emit
@@ -226,12 +234,20 @@ class Session:
             self._model = await self._open_model()
             for refused in self._model.dropped:
                 self._report(f"the model does without {refused}")
+            await self._keep_agent()
             self.bridge.model_connected(self._loop.time())
             self.flush()
             while True:
                 self._take_event(await self._model.receive())
         except EndpointError as error:
             self._lost(str(error))
+
+    async def _keep_agent(self) -> None:
+        try:
+            await self._desk.session_opened()
+        except Exception as error:  # a user's function, or too slow
+            log.exception("the agent who had the call cannot go on with it", extra={"call_sid": self._call.sid})
+            self._report(f"the agent who answered has the call again: {type(error).__name__}")
 
     def _take_event(self, raw: bytes) -> None:
         try:
@@ -336,7 +352,7 @@ class Session:
             self._fail(error)
 
     def _start_tool(self, request: RunTool) -> None:
-        tool = self._agent.tool(request.name)
+        tool = self._desk.tool(request.name)
         if tool is not None and tool.filler is not None:
             self.bridge.tools.fill(request.call_id, Filler(tool.filler, tool.filler_after))
         task = self._watch(asyncio.create_task(self._run_tool(tool, request)))
