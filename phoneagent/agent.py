@@ -27,6 +27,9 @@ class Turns:
     silence_duration_ms: int = 500
 
 
+Guardrail: TypeAlias = Callable[[Call, str], "str | Awaitable[str | None] | None"]
+"""Gets the call and what the agent has said so far in its answer; returns None, or what it is to say instead."""
+
 Instructions: TypeAlias = str | Callable[[Call], str | Awaitable[str]]
 
 
@@ -38,6 +41,8 @@ class Agent:
     first, word for word; without one the agent waits for the caller. The greeting is protected until it was heard,
     unless `greeting_interruptible`. With `barge_in=False` the agent is never interrupted; what the caller says
     meanwhile is answered afterwards. `handoffs` are the agents to whom it may hand a call, or their names.
+    `guardrail` is shown the text of each answer as it comes: if it returns a text, the agent is interrupted and says
+    that instead. It is not shown what the agent is told to say word for word.
     `language` (ISO 639-1) helps the recogniser that writes the transcript. `extra` is merged into the session
     configuration last, for what is newer than this package.
     """
@@ -48,6 +53,7 @@ class Agent:
     voice: str = "marin"
     tools: Sequence[Tool] = ()
     handoffs: Sequence[Agent | str] = ()
+    guardrail: Guardrail | None = None
     greeting_interruptible: bool = False
     barge_in: bool = True
     turns: Turns = Turns()

@@ -15,9 +15,10 @@ from contextlib import suppress
 from typing import Any, Literal, Protocol, TypeAlias
 
 from .agent import Agent
-from .call import Call
+from .call import Call, sendable
 from .errors import EndpointError, PhoneAgentError, ProtocolError
 from .events import EndedBy, Event, Journal, ModelEvent, NextStep
+from .guardrail import Guard
 from .handoffs import Desk
 from .protocol import mediastream, realtime
 from .protocol.bridge import Bridge
@@ -115,6 +116,7 @@ class Session:
         self._caller_writer: asyncio.Task[None] | None = None
         self._model_writer: asyncio.Task[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
+        self._guard = Guard(call, replace=self._say_instead, report=self._report)
         self._runner = ToolRunner(call, journal, past=bridge.tools.past, report=self._report)
         self._tools: set[asyncio.Task[None]] = set()
         self._over = asyncio.Event()
@@ -152,7 +154,8 @@ class Session:
         self._give_up("the server stopped the call")  # unless it has ended
         if self._timer is not None:
             self._timer.cancel()
-        tasks = [task for task in (reader, model, self._caller_writer, self._model_writer) if task is not None]
+        ours = (reader, model, self._caller_writer, self._model_writer, self._guard.task)
+        tasks = [task for task in ours if task is not None]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
@@ -260,6 +263,8 @@ class Session:
             self._emit(ModelEvent(call_sid=self._call.sid, type=data["type"], data=data))
         self._taken_at = self._loop.time()
         self.bridge.receive_from_model(event, self._taken_at)
+        if isinstance(event, realtime.TranscriptDelta | realtime.TranscriptDone):
+            self._show_guard(event)
         self.flush()
 
     def _lost(self, reason: str) -> None:
@@ -358,6 +363,21 @@ class Session:
         task = self._watch(asyncio.create_task(self._run_tool(tool, request)))
         self._tools.add(task)
         task.add_done_callback(self._tools.discard)
+
+    def _show_guard(self, event: realtime.TranscriptDelta | realtime.TranscriptDone) -> None:
+        guardrail, responses = self._desk.agent.guardrail, self.bridge.responses
+        answers = responses.ask is None or responses.ask.kind == "turn"  # and is not told what to say
+        if guardrail is None or not answers or not responses.accepts(event.response_id):
+            return
+        complete = isinstance(event, realtime.TranscriptDone)
+        words = event.transcript if isinstance(event, realtime.TranscriptDone) else event.delta
+        self._guard.words(guardrail, event.response_id, event.item_id, words, complete=complete)
+
+    def _say_instead(self, text: str) -> None:
+        now = self._loop.time()
+        self.bridge.interrupt(now)
+        self.bridge.say(sendable(text), now)
+        self.flush()
 
     async def _run_tool(self, tool: Tool | None, request: RunTool) -> None:
         output = await self._runner.run(tool, request)

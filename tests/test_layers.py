@@ -18,6 +18,7 @@ LAYERS = {
     "agent": 2,
     "call": 2,
     "tools": 2,
+    "guardrail": 2,
     "handoffs": 2,
     "settings": 2,
     "admission": 3,
