@@ -31,6 +31,7 @@ from .events import (
     Turn,
     TurnEnded,
 )
+from .mcp import LocalMcpServer, McpServer
 from .server import PhoneApp
 from .settings import Settings
 from .tools import Tool, hang_up, tool
@@ -52,6 +53,8 @@ __all__ = [
     "EndpointUnreachable",
     "Event",
     "KeyPressed",
+    "LocalMcpServer",
+    "McpServer",
     "ModelEvent",
     "PhoneAgentError",
     "PhoneApp",

@@ -127,7 +127,8 @@ class Desk:
         """Return the tool of that name of whoever has the call."""
         target = self._target(name)
         if target is None:
-            return self.agent.tool(name)
+            known = self.agent.tool(name)
+            return known if known is not None and known.handler is not _nobody else None
         return replace(hand_off_tool(target.name), handler=functools.partial(self._hand_over, target))
 
     def _target(self, tool_name: str) -> Agent | None:

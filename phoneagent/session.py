@@ -265,6 +265,8 @@ class Session:
         self.bridge.receive_from_model(event, self._taken_at)
         if isinstance(event, realtime.TranscriptDelta | realtime.TranscriptDone):
             self._show_guard(event)
+        elif isinstance(event, realtime.Unknown) and event.type in realtime.MCP_FAILURES:
+            self._report(realtime.MCP_FAILURES[event.type])
         self.flush()
 
     def _lost(self, reason: str) -> None:

@@ -19,6 +19,7 @@ LAYERS = {
     "call": 2,
     "tools": 2,
     "guardrail": 2,
+    "mcp": 2,
     "handoffs": 2,
     "settings": 2,
     "admission": 3,

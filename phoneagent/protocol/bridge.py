@@ -290,6 +290,7 @@ class Bridge:
 
     def _function_call(self, item: realtime.Item, now: float) -> None:
         call = self.tools.begin(item, now)
+        self.responses.called |= item.type in ("mcp_call", "mcp_approval_request")  # by the model's provider
         if call is None:
             return
         self.responses.called = True
