@@ -64,7 +64,7 @@ class ToolCalls:
         """Take an output item. Returns the call to run if it is one, complete, and new."""
         if item.type == "mcp_approval_request" and item.id is not None and item.id not in self._seen:
             self._seen.add(item.id)
-            self._outbox.append(ItemCreate(item=_refusal(item.id)))
+            self._outbox.append(ItemCreate(item=_refusal(item.id, len(self._seen))))
         if item.type != "function_call" or item.status not in (None, "completed") or not item.call_id or not item.name:
             return None
         if item.call_id in self._seen:
@@ -115,9 +115,10 @@ class ToolCalls:
         return max(self._quiet_since, self._running[call_id].since) + self._fillers[call_id].after
 
 
-def _refusal(request_id: str) -> dict[str, object]:
+def _refusal(request_id: str, number: int) -> dict[str, object]:
     """Return the answer to a tool of an MCP server that needs somebody's approval: nobody sits there."""
     return {
+        "id": f"refusal_{number}",
         "type": "mcp_approval_response",
         "approval_request_id": request_id,
         "approve": False,
