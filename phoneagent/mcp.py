@@ -8,6 +8,7 @@ are offered to the model as functions, and run like any other tool.
 from __future__ import annotations
 
 import asyncio
+import importlib.util
 import logging
 import re
 from collections.abc import AsyncIterator, Mapping, Sequence
@@ -32,6 +33,9 @@ START_SECONDS = 30.0
 """A server that is not up after so long is given up, and started anew for the next call."""
 
 CLOSE_SECONDS = 5.0
+
+HTTP_SECONDS = 10.0
+"""How long it may take to connect over HTTP, and to send."""
 
 MAX_PAGES = 20
 """More of a list of tools is not read."""
@@ -120,6 +124,8 @@ class LocalMcpServer:
     ) -> None:
         if bool(command) == (url is not None) or isinstance(command, str):
             raise DefinitionError(f"MCP server {name!r} needs either command=[program, argument, …] or url=…")
+        if importlib.util.find_spec("mcp") is None:
+            raise DefinitionError(f"MCP server {name!r} needs the mcp package: pip install 'phoneagent[mcp]'")
         self.name = name
         self.tools: tuple[Tool, ...] = ()
         """Its tools, once it was asked for them."""
@@ -162,8 +168,7 @@ class LocalMcpServer:
         """Return what went wrong, for the log; an address is not repeated, it may hold a key."""
         while isinstance(error, BaseExceptionGroup):
             error = error.exceptions[0]
-        told = self._url is None or isinstance(error, DefinitionError)
-        return f"{type(error).__name__}: {error}" if told else type(error).__name__
+        return f"{type(error).__name__}: {error}" if self._url is None else type(error).__name__
 
     def _open(self) -> _Link:
         """Return the connection, a new one if there is none any more."""
@@ -226,16 +231,15 @@ class LocalMcpServer:
     @asynccontextmanager
     async def connect(self, ended: asyncio.Event) -> AsyncIterator[mcp.Client]:
         """Connect to the server; `ended` is set when it ends the connection."""
-        try:
-            from mcp import Client
-            from mcp.client.stdio import StdioServerParameters, stdio_client
-            from mcp.client.streamable_http import streamable_http_client
-            from mcp.shared._httpx_utils import create_mcp_http_client
-        except ImportError:
-            raise DefinitionError("a LocalMcpServer needs the mcp package: pip install 'phoneagent[mcp]'") from None
+        import httpx2
+        from mcp import Client
+        from mcp.client.stdio import StdioServerParameters, stdio_client
+        from mcp.client.streamable_http import streamable_http_client
+
         async with AsyncExitStack() as stack:
             if self._url is not None:
-                http = await stack.enter_async_context(create_mcp_http_client(headers=self._headers))
+                patience = httpx2.Timeout(HTTP_SECONDS, read=None)  # answers may take long, each call has its own limit
+                http = await stack.enter_async_context(httpx2.AsyncClient(headers=self._headers, timeout=patience))
                 transport = streamable_http_client(self._url, http_client=http)
             else:
                 program, *arguments = self._command

@@ -97,6 +97,12 @@ def test_a_local_one_is_either_started_or_reached(options: dict[str, Any]) -> No
         LocalMcpServer("shop", **options)
 
 
+def test_a_local_one_needs_the_package(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "mcp", None)
+    with pytest.raises(DefinitionError, match=r"pip install 'phoneagent\[mcp\]'"):
+        LocalMcpServer("shop", command=COMMAND)
+
+
 def test_two_of_one_label_are_refused() -> None:
     with pytest.raises(DefinitionError, match="two tools named 'shop'"):
         Agent(instructions="", tools=[HOSTED, McpServer("shop", "https://other.example")])
