@@ -117,7 +117,9 @@ class Session:
         self._model_writer: asyncio.Task[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._guard = Guard(call, replace=self._say_instead, report=self._report)
-        self._runner = ToolRunner(call, journal, past=bridge.tools.past, report=self._report)
+        self._runner = ToolRunner(
+            call, journal, past=bridge.tools.past, report=self._report, moved=self._goes_on_elsewhere
+        )
         self._tools: set[asyncio.Task[None]] = set()
         self._over = asyncio.Event()
 
@@ -357,6 +359,9 @@ class Session:
             self.flush()
         except Exception as error:  # noqa: BLE001 - without its timer a call would go on in silence
             self._fail(error)
+
+    def _goes_on_elsewhere(self) -> bool:
+        return self._over.is_set() and self._step is not None and self._step.kind == "resume"
 
     def _start_tool(self, request: RunTool) -> None:
         tool = self._desk.tool(request.name)

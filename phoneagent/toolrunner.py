@@ -25,17 +25,30 @@ OUTCOME_UNKNOWN = failure(
 NOT_RUN = failure("it was not run: nothing can be written down at the moment. It may be tried again later.")
 """What becomes of a `once` tool without a journal: it acts only if everybody will know that it has."""
 
+MOVED = failure("not run: the connection was lost before")
+"""The call goes on elsewhere, and the model asks again there if it still wants it."""
+
 
 class ToolRunner:
-    """The tools of one call. `past` are the calls that were made before this media stream; `report` takes troubles."""
+    """The tools of one call. `past` are the calls that were made before this media stream; `report` takes troubles.
+
+    `moved` tells whether the call has left this media stream for another one.
+    """
 
     def __init__(
-        self, call: Call, journal: Journal | None, *, past: Sequence[ToolRun], report: Callable[[str], None]
+        self,
+        call: Call,
+        journal: Journal | None,
+        *,
+        past: Sequence[ToolRun],
+        report: Callable[[str], None],
+        moved: Callable[[], bool],
     ) -> None:
         self._call = call
         self._journal = journal
         self._past = past
         self._report = report
+        self._moved = moved
         self._first: dict[tuple[str, str], asyncio.Future[str]] = {}
 
     async def run(self, tool: Tool | None, request: RunTool) -> str:
@@ -46,6 +59,8 @@ class ToolRunner:
             return await self._run_once(tool, request, arguments)
         if not await self._note(request):
             self._report("a tool runs that could not be written down before")
+        if self._moved():
+            return MOVED
         return await tool.run(self._call, request.arguments)
 
     async def _run_once(self, tool: Tool, request: RunTool, arguments: str) -> str:
@@ -57,12 +72,14 @@ class ToolRunner:
         try:
             if (before := self._before(tool, arguments)) is not None:
                 output = before
-            elif await self._note(request):
-                output = await tool.run(self._call, request.arguments)
-            else:
+            elif not await self._note(request):
                 del self._first[key]
                 output = NOT_RUN
                 self._report("a tool that acts once was not run: it could not be written down before")
+            elif self._moved():
+                output = MOVED
+            else:
+                output = await tool.run(self._call, request.arguments)
             return output
         finally:
             first.set_result(output)
@@ -70,7 +87,7 @@ class ToolRunner:
     def _before(self, tool: Tool, arguments: str) -> str | None:
         """Return what came of the same call in an earlier media stream; None if there was none."""
         same = [run for run in self._past if run.name == tool.name and tool.canonical(run.arguments) == arguments]
-        begun = [run for run in same if run.output != NOT_RUN]
+        begun = [run for run in same if run.output not in (NOT_RUN, MOVED)]
         if not begun:
             return None
         return next((run.output for run in begun if run.output is not None), OUTCOME_UNKNOWN)

@@ -18,7 +18,7 @@ from phoneagent.errors import StoreError
 from phoneagent.events import NextStep
 from phoneagent.protocol.history import ToolRun
 from phoneagent.protocol.policy import RunTool
-from phoneagent.toolrunner import NOT_RUN, OUTCOME_UNKNOWN, ToolRunner
+from phoneagent.toolrunner import MOVED, NOT_RUN, OUTCOME_UNKNOWN, ToolRunner
 
 pytestmark = pytest.mark.anyio
 ARGUMENTS = '{"amount": 5}'
@@ -61,6 +61,7 @@ class Till:
     taken: list[int] = field(default_factory=list)
     troubles: list[str] = field(default_factory=list)
     fails: bool = False
+    moved: bool = False
 
     def __post_init__(self) -> None:
         self.open = asyncio.Event()
@@ -76,7 +77,9 @@ class Till:
 
         self.pay = pay
         call = Call(sid="CA1", caller=None, called=None, direction="inbound", started_at=datetime.now(UTC))
-        self.runner = ToolRunner(call, self.journal, past=self.past, report=self.troubles.append)
+        self.runner = ToolRunner(
+            call, self.journal, past=self.past, report=self.troubles.append, moved=lambda: self.moved
+        )
 
     async def run(self, arguments: str = ARGUMENTS, call_id: str = "c1", tool: Tool | None = None) -> str:
         return await self.runner.run(tool or self.pay, RunTool(call_id, "pay", arguments))
@@ -219,10 +222,18 @@ async def test_an_output_counts_for_more_than_a_repetition_that_was_cut_off() ->
 
 
 @pytest.mark.parametrize(
-    "run", [before("paid 7", '{"amount": 6}'), before(None, name="refund"), before(NOT_RUN), before("{", "{")]
+    "run",
+    [before("paid 7", '{"amount": 6}'), before(None, name="refund"), before(NOT_RUN), before(MOVED), before("{", "{")],
 )
 async def test_anything_else_there_makes_no_difference(run: ToolRun) -> None:
     assert await Till([run]).run() == "paid 1"
+
+
+@pytest.mark.parametrize("once", [True, False])
+async def test_nothing_runs_here_any_more_once_the_call_goes_on_elsewhere(once: bool) -> None:
+    till = Till(moved=True)
+    assert await till.run(tool=None if once else tool(name="pay")(till.pay.handler)) == MOVED
+    assert till.taken == []
 
 
 # --- the journal ---
