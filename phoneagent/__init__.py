@@ -34,6 +34,7 @@ from .events import (
     Usage,
     UsageReported,
 )
+from .mcp import LocalMcpServer, McpServer
 from .protocol.billing import Price
 from .server import PhoneApp
 from .settings import Settings
@@ -57,6 +58,8 @@ __all__ = [
     "EndpointUnreachable",
     "Event",
     "KeyPressed",
+    "LocalMcpServer",
+    "McpServer",
     "ModelEvent",
     "PhoneAgentError",
     "PhoneApp",

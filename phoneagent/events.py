@@ -19,7 +19,7 @@ class Turn:
     """Something that was said. `heard_text` and `heard_ms` are what reached the other side.
 
     For the agent, `heard_text` is an estimate: the part of `text` that fits the audio the caller heard. The text of a
-    caller's turn comes from a side recogniser and may be empty.
+    caller's turn comes from a side recogniser and may be empty. `agent` is the name of the agent who spoke.
     """
 
     role: Literal["caller", "agent"]
@@ -31,6 +31,7 @@ class Turn:
     said_ms: int
     heard_ms: int
     interrupted: bool = False
+    agent: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

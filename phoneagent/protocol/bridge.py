@@ -21,6 +21,7 @@ unsent) · THINKING (a response is requested or active, or a tool runs) · CALLE
 | any                      | turn committed                 | an answer is owed, by the server or asked for            |
 | any                      | function call complete, new id | the tool runs, once                                      |
 | any                      | tool returned                  | its output is posted at once; after the last one: owed   |
+| THINKING, nobody speaks  | a tool takes long              | its filler is said, once (`toolcalls`)                   |
 | no response, turn over   | an answer is owed, not CLOSING | one response.create                                      |
 | any                      | response.done, the active one  | none; failed or empty: owed again, once a turn           |
 | speech on                | no media for 750 ms            | silence is made up (`listening`)                         |
@@ -73,7 +74,7 @@ class Bridge:
         self.turn = CallerTurn()
         self.responses = ResponseGate(self._control)
         self.truncations = Truncations(self._control)
-        self.tools = ToolCalls()
+        self.tools = ToolCalls(self._control, past.tools if past is not None else ())
         self.narration = Narration(call_sid)
         self.spending = Spending(policy, past, self.narration, self.responses, self._limits)
 
@@ -292,6 +293,7 @@ class Bridge:
 
     def _function_call(self, item: realtime.Item, now: float) -> None:
         call = self.tools.begin(item, now)
+        self.responses.called |= item.type in ("mcp_call", "mcp_approval_request")  # by the model's provider
         if call is None:
             return
         self.responses.called = True
@@ -329,8 +331,7 @@ class Bridge:
         self.narration.tool_returned(call_id, call.name, output, call.since, now)
         if self._end is not None:
             return
-        item: dict[str, object] = {"type": "function_call_output", "call_id": call_id, "output": output}
-        self._control.append(realtime.ItemCreate(item=item))
+        self.tools.post(call_id, output)
         self.responses.output_posted(call_id)
         self._move_on(now)
 
@@ -428,7 +429,9 @@ class Bridge:
             self.responses.want(prompts.goodbye())
         if self._connected:
             self.spending.poll(now)
-            self.responses.poll(now, speech=self.turn.open(now), tools_running=self.tools.running)
+            speech = self.turn.open(now)
+            self.responses.poll(now, speech=speech, tools_running=self.tools.running)
+            self.tools.poll(now, self.responses, quiet=not speech and self.floor() is Floor.THINKING)
             if self.responses.unanswered >= MAX_UNANSWERED and not self._closing.active:
                 self.model_lost(now, "it answers no request for a response")
         if self._closing.active and now >= self._hang_up_at():
@@ -465,7 +468,7 @@ class Bridge:
             return None
         times = [self._limits.line_lost_at, self.hearing.get_timer()]
         if self._connected:
-            times += [self.responses.get_timer(), self.turn.get_timer()]
+            times += [self.responses.get_timer(), self.turn.get_timer(), self.tools.get_timer()]
         if self._closing.active:
             times.append(self._hang_up_at())
         else:

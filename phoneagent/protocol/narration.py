@@ -104,6 +104,10 @@ class Narration:
 
     # --- the agent's turns ---
 
+    def speaks(self, agent: str) -> None:
+        """What is said from here on is said by that agent."""
+        self._transcript.speaker = agent
+
     def words(self, item_id: str, words: str) -> None:
         self._transcript.agent_words(item_id, words)
 

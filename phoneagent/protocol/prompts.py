@@ -17,6 +17,15 @@ def exactly(text: str) -> Ask:
     return Ask("say", f"Say exactly this to the caller now, and nothing else: {_quote(text)}", _NO_TOOLS)
 
 
+def filler(text: str) -> Ask:
+    return Ask(
+        "filler",
+        "This takes a moment. Say this to the caller now, in the language you speak with each other, and nothing else: "
+        + _quote(text),
+        _NO_TOOLS,
+    )
+
+
 def goodbye() -> Ask:
     return Ask("goodbye", "The call ends now. Say a short goodbye to the caller, and nothing else.", _NO_TOOLS)
 

@@ -194,6 +194,13 @@ class Unknown(msgspec.Struct):
     type: str
 
 
+MCP_FAILURES = {
+    "mcp_list_tools.failed": "an MCP server could not be asked for its tools by the model's provider",
+    "response.mcp_call.failed": "a tool of an MCP server failed, called by the model's provider",
+}
+"""What such events tell that nobody needs to act on."""
+
+
 FromModel: TypeAlias = (
     SessionCreated
     | SessionUpdated
@@ -420,6 +427,8 @@ def _beta_response(response: Mapping[str, Any]) -> dict[str, Any]:
 
 def _beta_shared(modern: Mapping[str, Any]) -> dict[str, Any]:
     flat = {key: value for key, value in modern.items() if key not in _GA_ONLY}
+    if "tools" in flat:  # the beta has no MCP servers
+        flat["tools"] = [each for each in flat["tools"] if each.get("type") != "mcp"]
     if "output_modalities" in modern:
         flat["modalities"] = ["text"] if modern["output_modalities"] == ["text"] else ["audio", "text"]
     if "max_output_tokens" in modern:

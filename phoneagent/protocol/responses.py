@@ -38,7 +38,7 @@ MAX_DISCARDED = 64
 METADATA_KEY = "phoneagent"
 """Our responses carry their number under this key, so that the server's own are told apart."""
 
-Kind: TypeAlias = Literal["greeting", "say", "goodbye", "turn"]
+Kind: TypeAlias = Literal["greeting", "say", "filler", "goodbye", "turn"]
 
 
 class State(enum.Enum):
@@ -80,6 +80,8 @@ class ResponseGate:
         self.owed = False
         self.spoke = False
         """Whether the newest response has spoken, unless it was discarded."""
+        self.ever_spoke = False
+        """Whether any response has spoken: the model's voice can no more be changed then."""
         self.called = False
         """Whether the newest response has called a tool."""
         self.unanswered = 0
@@ -208,6 +210,7 @@ class ResponseGate:
 
     def heard_audio(self, response_id: str) -> None:
         """Note that a response speaks."""
+        self.ever_spoke = True
         if response_id == self.id:
             self.spoke = True
 
@@ -273,7 +276,7 @@ class ResponseGate:
             return
         if ask is None or ask.kind == "turn":
             self.owed = True
-        else:
+        elif ask.kind != "filler":  # its moment has passed
             self._asks.appendleft(ask)
 
     # --- interruption and time ---

@@ -44,6 +44,7 @@ class _CallerTurn:
 @dataclass(slots=True)
 class _AgentTurn:
     item_id: str
+    agent: str | None
     text: str = ""
     complete: bool = False
 
@@ -52,6 +53,8 @@ class Transcript:
     """The turns of a call. A method that ends a turn returns it."""
 
     def __init__(self) -> None:
+        self.speaker: str | None = None
+        """The name of the agent who has the call: of what begins from here on."""
         self._ended: dict[str, Turn] = {}
         self._agent: dict[str, _AgentTurn] = {}
         self._caller: dict[str, _CallerTurn] = {}
@@ -99,7 +102,7 @@ class Transcript:
         if ended is not None:
             self._amend(ended, ended.text + words)
             return
-        turn = self._agent.setdefault(item_id, _AgentTurn(item_id))
+        turn = self._agent.setdefault(item_id, _AgentTurn(item_id, self.speaker))
         if not turn.complete:
             turn.text += words
 
@@ -114,7 +117,7 @@ class Transcript:
         if ended is not None:
             self._amend(ended, text)
             return
-        turn = self._agent.setdefault(item_id, _AgentTurn(item_id))
+        turn = self._agent.setdefault(item_id, _AgentTurn(item_id, self.speaker))
         turn.text, turn.complete = text, True
 
     def agent_turn(
@@ -124,7 +127,7 @@ class Transcript:
 
         `complete` tells whether all of its audio had come.
         """
-        turn = self._agent.pop(item_id, None) or _AgentTurn(item_id)
+        turn = self._agent.pop(item_id, None) or _AgentTurn(item_id, self.speaker)
         text = turn.text.strip()
         heard_text = heard_part(text, heard_ms, said_ms, complete=complete) if interrupted else text
         return self._keep(
@@ -138,6 +141,7 @@ class Transcript:
                 said_ms=said_ms,
                 heard_ms=heard_ms,
                 interrupted=interrupted,
+                agent=turn.agent,
             )
         )
 

@@ -339,6 +339,32 @@ async def test_a_tool_is_written_down_before_it_runs_and_its_outcome_is_known_af
     assert [each.output for each in (await record(w, line)).tools] == ["done"]
 
 
+async def test_what_may_happen_only_once_is_not_repeated_in_the_next_stream(world: Worlds, store: Store) -> None:
+    paid: list[int] = []
+
+    @tool(once=True)
+    async def pay(amount: int) -> str:
+        """Pay."""
+        paid.append(amount)
+        return "receipt 7"
+
+    turn = '[[turn]]\ncaller = "Pay."\ncall = "pay"\narguments = { amount = 5 }\nthen = "It is {output}."\n'
+    agent = Agent(instructions="x", tools=[pay])
+    async with world(agent, turn * 3, store=store) as w, w.phone().dial() as line:
+        for _ in range(2):
+            await line.say(CLIP)
+            await line.wait_for_silence(ms=300)
+        w.app.hand_over_now(line.call_sid, "test")
+        await resumed(w)
+        await w.until(lambda: len(w.model.sessions) == 2 and w.model.sessions[1].items)
+        await line.say(CLIP)
+        await line.wait_for_silence(ms=300)
+        outputs = [item["output"] for session in w.model.sessions for item in session.items if "output" in item]
+        assert outputs == ["receipt 7"] * 5  # three, and two of them are told again
+        assert paid == [5]
+        assert w.model.violations == []
+
+
 # --- bad input ---
 
 
