@@ -39,9 +39,10 @@ from phoneagent.events import EndedBy, Event
 
 from . import mediastream, prompts, realtime
 from .closing import Closing, step_after
-from .history import Past, Pending, pending_now
+from .history import Past, Pending
 from .limits import Limits
 from .listening import CallerAudio, CallerTurn
+from .memory import Memory
 from .narration import Narration
 from .playback import Outcome, Playback
 from .policy import FATAL_CODES, LINE_LOST_SECONDS, MODEL_STALLED_SECONDS, EndCall, Floor, Policy, Request, RunTool
@@ -59,17 +60,16 @@ class Bridge:
 
     def __init__(self, policy: Policy, *, call_sid: str = "", past: Past | None = None) -> None:
         self._policy = policy
-        self._past = past
         self._stream_sid: str | None = None
         self._connected = False
         self._end: EndCall | None = None
-        self._begun = False
         self._greeting_items: set[str] = set()
         self._limits = Limits(policy.max_call_seconds, age_seconds=past.age_ms / 1000 if past is not None else 0.0)
         self._control: deque[realtime.ToModel] = deque()
         self._requests: deque[Request] = deque()
         self._closing = Closing()
         self.playback = Playback()
+        self.memory = Memory(past, policy.greeting)
         self.hearing = CallerAudio()
         self.turn = CallerTurn()
         self.responses = ResponseGate(self._control)
@@ -366,7 +366,7 @@ class Bridge:
         """Tell whether the call can be handed over without anybody noticing: the floor is open, and nothing is owed."""
         return (
             self.floor() is Floor.OPEN
-            and self._begun
+            and self.memory.begun
             and not self.turn.open(now)
             and not self.responses.owes
             and not self.narration.awaits_text(now)
@@ -374,14 +374,11 @@ class Bridge:
 
     def hand_over(self, now: float, reason: str) -> None:
         """End our part of the call, at once: it goes on in another media stream. A call about to end just ends."""
-        closing = self._closing
-        by, why = (closing.by, closing.reason) if closing.active else (None, reason)
+        by, why = (self._closing.by, self._closing.reason) if self._closing.active else (None, reason)
         self._finish(now, by, why)
 
     def _pending(self, now: float) -> Pending:
-        if self._past is not None and not self._begun:
-            return self._past.pending
-        return pending_now(
+        return self.memory.pending(
             turn_open=self.turn.open(now),
             owes=self.responses.owes or self.floor() in (Floor.AGENT, Floor.THINKING),
             words_lost=self.narration.lacks_text and self.playback.idle,
@@ -393,15 +390,7 @@ class Bridge:
         """Once both sides are there: ask for the greeting, or tell the model where the call was."""
         if self._stream_sid is None or not self._connected:
             return
-        if not self._begun:
-            past = self._past
-            greeting = None if past is not None and past.greeted else self._policy.greeting
-            if past is not None:
-                self._control.extend(realtime.ItemCreate(item=item) for item in past.items(anchor=not greeting))
-                self.responses.owed = past.pending != "nothing" and (past.asked or not greeting)
-            if greeting:
-                self.responses.want(prompts.greeting(greeting))
-        self._begun = True
+        self.memory.begin(self._control, self.responses)
         self._move_on(now)
 
     def _may_interrupt(self) -> bool:
@@ -472,7 +461,7 @@ class Bridge:
         if self._closing.active:
             times.append(self._hang_up_at())
         else:
-            times += [self._limits.longest_at if self._begun else None, self._stalled_at()]
+            times += [self._limits.longest_at if self.memory.begun else None, self._stalled_at()]
         return min(time for time in times if time is not None)
 
     def _stalled_at(self) -> float | None:
@@ -490,7 +479,7 @@ class Bridge:
         stalled_at = self._stalled_at()
         if not self._closing.active and stalled_at is not None and now >= stalled_at:
             self.model_lost(now, f"nothing came of a response for {MODEL_STALLED_SECONDS:.0f} s")
-        if self._begun and now >= self._limits.longest_at:
+        if self.memory.begun and now >= self._limits.longest_at:
             if self._limits.announced:
                 self.hang_up(now, reason=self._limits.reason)
             else:
