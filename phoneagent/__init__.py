@@ -1,6 +1,6 @@
 """An AI voice agent on a phone number."""
 
-from .agent import Agent, Turns
+from .agent import Agent
 from .call import Call
 from .endpoint import Endpoint
 from .errors import (
@@ -31,6 +31,7 @@ from .events import (
     Turn,
     TurnEnded,
 )
+from .options import Hearing, Limits, Turns, Voice
 from .server import PhoneApp
 from .settings import Settings
 from .tools import Tool, hang_up, tool
@@ -51,7 +52,9 @@ __all__ = [
     "EndpointRefused",
     "EndpointUnreachable",
     "Event",
+    "Hearing",
     "KeyPressed",
+    "Limits",
     "ModelEvent",
     "PhoneAgentError",
     "PhoneApp",
@@ -67,6 +70,7 @@ __all__ = [
     "Turn",
     "TurnEnded",
     "Turns",
+    "Voice",
     "hang_up",
     "tool",
 ]

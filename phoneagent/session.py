@@ -17,6 +17,7 @@ from typing import Any, Literal, Protocol, TypeAlias
 
 from .agent import Agent
 from .call import Call
+from .control import Control
 from .errors import EndpointError, PhoneAgentError, ProtocolError
 from .events import EndedBy, Event, Journal, ModelEvent, NextStep
 from .protocol import mediastream, realtime
@@ -130,8 +131,7 @@ class Session:
 
     async def run(self, start: mediastream.Start) -> None:
         """Run the call; returns when it is over, and nothing of it is left but tools that have not finished."""
-        control = _Control(self, self._loop)
-        self._call.attach(control)
+        self._call.attach(Control(self.bridge, lambda: self._agent, flush=self.flush, loop=self._loop))
         model = self._watch(asyncio.create_task(self._run_model()))
         reader = self._watch(asyncio.create_task(self._read_caller()))
         try:
@@ -357,34 +357,3 @@ class Session:
                 await self._journal.tool_started(self._call.sid, request.call_id, request.name, request.arguments)
         except (PhoneAgentError, TimeoutError):
             self._report("a tool runs that could not be written down before")
-
-
-class _Control:
-    """What a `Call` does to its session, from any thread."""
-
-    def __init__(self, session: Session, loop: asyncio.AbstractEventLoop) -> None:
-        self._session = session
-        self._loop = loop
-
-    def say(self, text: str) -> None:
-        self._do(lambda bridge, now: bridge.say(text, now))
-
-    def interrupt(self) -> None:
-        self._do(lambda bridge, now: bridge.interrupt(now))
-
-    def hang_up(self, *, goodbye: bool) -> None:
-        self._do(lambda bridge, now: bridge.hang_up(now, goodbye=goodbye))
-
-    def _do(self, act: Callable[[Bridge, float], object]) -> None:
-        def run() -> None:
-            act(self._session.bridge, self._loop.time())
-            self._session.flush()
-
-        try:
-            inside = asyncio.get_running_loop() is self._loop
-        except RuntimeError:
-            inside = False
-        if inside:
-            run()
-        else:
-            self._loop.call_soon_threadsafe(run)
