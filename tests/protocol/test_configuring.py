@@ -211,7 +211,7 @@ def test_a_voice_is_dropped_as_a_whole(param: str) -> None:
     assert refused(begun()[0], param)["audio"]["output"] == {"format": PCMU}
 
 
-OPTIONS: list[tuple[str, dict[str, Any], str]] = [
+OPTIONS: list[tuple[str, Any, str]] = [
     ("reasoning", {"effort": "low"}, "session.reasoning"),
     ("reasoning", {"effort": "low"}, "session.reasoning.effort"),
     ("truncation", {"type": "retention_ratio", "retention_ratio": 0.8}, "session.truncation.retention_ratio"),
