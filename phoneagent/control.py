@@ -4,55 +4,67 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
+from typing import Protocol
 
 from .agent import Agent
 from .errors import DefinitionError
-from .protocol.bridge import Bridge
+from .protocol.asked import Asked
 from .tools import Tool
+
+
+class Conversation(Protocol):
+    """The sans-I/O machine of a call, or of a conversation in writing."""
+
+    @property
+    def asked(self) -> Asked: ...
+    def say(self, text: str, now: float) -> bool: ...
+    def interrupt(self, now: float) -> None: ...
+    def hang_up(self, now: float, *, goodbye: bool = True) -> None: ...
+    def handle_timer(self, now: float) -> None: ...
 
 
 class Control:
     """Passes on what is asked for: at once in the call's own loop, else as soon as that gets to it.
 
-    `agent` tells who answers now; `flush` writes what the bridge then has.
+    `agent` tells who answers now; `flush` writes what the conversation then has.
     """
 
     def __init__(
         self,
-        bridge: Bridge,
+        conversation: Conversation,
         agent: Callable[[], Agent],
         *,
         flush: Callable[[], None],
         loop: asyncio.AbstractEventLoop,
     ) -> None:
-        self._bridge = bridge
+        self._conversation = conversation
         self._agent = agent
         self._flush = flush
         self._loop = loop
 
     def say(self, text: str) -> None:
-        self._do(lambda bridge, now: bridge.say(text, now))
+        self._do(lambda talk, now: talk.say(text, now))
 
     def interrupt(self) -> None:
-        self._do(lambda bridge, now: bridge.interrupt(now))
+        self._do(lambda talk, now: talk.interrupt(now))
 
     def hang_up(self, *, goodbye: bool) -> None:
-        self._do(lambda bridge, now: bridge.hang_up(now, goodbye=goodbye))
+        self._do(lambda talk, now: talk.hang_up(now, goodbye=goodbye))
 
     def add(self, text: str, role: str) -> None:
-        self._do(lambda bridge, now: bridge.asked.add(text, role))
+        self._do(lambda talk, now: talk.asked.add(text, role))
 
     def respond(self, instructions: str | None, tools: Sequence[Tool] | None) -> None:
         options = self._agent().response(instructions, tools)
-        self._do(lambda bridge, now: bridge.asked.respond(options))
+        self._do(lambda talk, now: talk.asked.respond(options))
 
     def commit(self) -> None:
         self._by_hand("commit")
-        self._do(lambda bridge, now: bridge.asked.commit())
+        self._do(lambda talk, now: talk.asked.commit())
 
     def clear(self) -> None:
         self._by_hand("clear")
-        self._do(lambda bridge, now: bridge.asked.clear())
+        self._do(lambda talk, now: talk.asked.clear())
 
     def _by_hand(self, what: str) -> None:
         agent = self._agent()
@@ -62,11 +74,11 @@ class Control:
                 'turns=Turns(detection="manual"), or leave it to the model'
             )
 
-    def _do(self, act: Callable[[Bridge, float], object]) -> None:
+    def _do(self, act: Callable[[Conversation, float], object]) -> None:
         def run() -> None:
             now = self._loop.time()
-            act(self._bridge, now)
-            self._bridge.handle_timer(now)  # what was asked for may be possible at once
+            act(self._conversation, now)
+            self._conversation.handle_timer(now)  # what was asked for may be possible at once
             self._flush()
 
         try:
