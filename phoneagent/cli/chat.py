@@ -60,7 +60,7 @@ def chat(
         direction="inbound",
         started_at=datetime.now(UTC),
     )
-    why = "" if sim or script is not None else "No key is set (OPENAI_API_KEY): "
+    why = "" if sim or script is not None else " OPENAI_API_KEY is not set."
     with suppress(KeyboardInterrupt):
         asyncio.run(_chat(app, call, endpoint, script, why))
 
@@ -87,7 +87,7 @@ async def _chat(app: PhoneApp, call: Call, endpoint: Endpoint | None, script: Pa
         if endpoint is None:
             model = await stack.enter_async_context(Model(Script.of(script)))
             endpoint = Endpoint(f"{model.url}?model={settings.DEFAULT_MODEL}")
-            screen.note(f"{why}this is the simulated model, which follows a script and understands nothing else.")
+            screen.note(f"This is the simulated model, which follows a script and understands nothing else.{why}")
         else:
             screen.note(f"{agent.name} at {endpoint.host}")
         opened = await open_session(replace(endpoint, transcription_models=()), session, call)
@@ -208,7 +208,7 @@ class _Screen:
     def __init__(self) -> None:
         self._console = Console(highlight=False, markup=False, soft_wrap=True)
         self._typed = os.isatty(STDIN)
-        self._saying: str | None = None
+        self._saying: str | None = None  # the message that the open line belongs to, "" for the user's
 
     def note(self, text: str) -> None:
         self._line(text, "dim")
@@ -224,9 +224,11 @@ class _Screen:
         self.end_line()
         if self._typed:
             self._console.print("you: ", style="bold", end="")
+            self._saying = ""
 
     def echo(self, line: str) -> None:
         """Show a line that came from a pipe; a terminal shows by itself what is typed."""
+        self._saying = None
         if not self._typed:
             self._line(f"you: {line}", "bold")
 

@@ -147,7 +147,8 @@ async def test_a_beta_server_is_written_to_as_well(folder: Path) -> None:
 async def test_without_a_key_it_is_the_simulated_model_and_says_so(folder: Path) -> None:
     status, out, err = await chat(folder, "main.py", lines="Hello!\n/quit\nnobody reads this\n")
     assert (status, err) == (0, "")
-    assert out[0].startswith("No key is set (OPENAI_API_KEY): this is the simulated model")
+    assert out[0].startswith("This is the simulated model")
+    assert out[0].endswith("OPENAI_API_KEY is not set.")
     assert out[-2:] == [
         "you: Hello!",
         "host: Hello! I am a simulated model: I know very little, but I like to talk. What can I do for you?",
@@ -158,7 +159,8 @@ async def test_the_simulated_model_with_a_script_although_there_is_a_key(folder:
     arguments = ("main:app", "--sim", "--script", "script.toml")
     status, out, err = await chat(folder, *arguments, lines="pizza", OPENAI_API_KEY="sk-x")
     assert (status, err) == (0, "")
-    assert out[0].startswith("this is the simulated model")
+    assert out[0].startswith("This is the simulated model")
+    assert "OPENAI_API_KEY" not in out[0]
     assert out[-3:] == ["tool: fails {}", 'tool: fails → {"error":"the \\u001b[31moven is cold"}', "host: Sorry."]
 
 
