@@ -22,6 +22,7 @@ from .events import (
     CallerSpoke,
     CallHandedOver,
     CallStarted,
+    Cost,
     Event,
     KeyPressed,
     ModelEvent,
@@ -30,8 +31,12 @@ from .events import (
     Trouble,
     Turn,
     TurnEnded,
+    Usage,
+    UsageReported,
 )
+from .mcp import LocalMcpServer, McpServer
 from .options import Hearing, Limits, Turns, Voice
+from .protocol.billing import Price
 from .server import PhoneApp
 from .settings import Settings
 from .tools import Tool, hang_up, tool
@@ -46,6 +51,7 @@ __all__ = [
     "CallStarted",
     "CallerSpoke",
     "ConfigurationError",
+    "Cost",
     "DefinitionError",
     "Endpoint",
     "EndpointError",
@@ -55,9 +61,12 @@ __all__ = [
     "Hearing",
     "KeyPressed",
     "Limits",
+    "LocalMcpServer",
+    "McpServer",
     "ModelEvent",
     "PhoneAgentError",
     "PhoneApp",
+    "Price",
     "ProtocolError",
     "RequestRefused",
     "Settings",
@@ -70,6 +79,8 @@ __all__ = [
     "Turn",
     "TurnEnded",
     "Turns",
+    "Usage",
+    "UsageReported",
     "Voice",
     "hang_up",
     "tool",

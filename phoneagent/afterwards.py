@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from datetime import UTC, datetime
-from typing import Literal, TypeAlias
+from typing import Literal, NamedTuple, TypeAlias
 
 from .errors import PhoneAgentError, RequestRefused, StoreError
 from .events import EndedBy, NextStep
@@ -29,18 +29,26 @@ REST_SECONDS = 4.0
 READ_SECONDS = 2.0
 """How long a call that asks how to go on waits for the database."""
 
-RESUMES_AT_ONCE = 5
-RESUMES_A_MINUTE = 1
-MOST_RESUMES = 60
-"""How often a call is connected again: five times, and once more for every minute of it, sixty times in all. Whatever
-makes a stream end at once must not send a call in a circle."""
+FAULTS_AT_ONCE = 5
+FAULTS_A_MINUTE = 1
+MOST_FAULTS = 60
+"""How often a call is connected again after a fault: five times, and once more for every minute of it, sixty times in
+all. Whatever makes a stream end at once must not send a call in a circle."""
 
-Answer: TypeAlias = Literal["hang_up", "fall_back", "resume", "apologise"]
+Kind: TypeAlias = Literal["hang_up", "fall_back", "resume", "recover", "apologise"]
+"""How a call goes on; "resume" after it was handed over as planned, "recover" after a crash or a broken line."""
 
 
-def may_resume(resumed: int, seconds: float) -> bool:
-    """Tell whether a call that has been resumed so often in its first `seconds` may be resumed once more."""
-    return resumed < min(MOST_RESUMES, RESUMES_AT_ONCE + int(seconds / 60 * RESUMES_A_MINUTE))
+class Answer(NamedTuple):
+    """How a call goes on, and after which media stream; "" where that is not known."""
+
+    kind: Kind
+    stream_sid: str = ""
+
+
+def may_recover(faults: int, seconds: float) -> bool:
+    """Tell whether a call that had so many faults in its first `seconds` may be connected once more."""
+    return faults < min(MOST_FAULTS, FAULTS_AT_ONCE + int(seconds / 60 * FAULTS_A_MINUTE))
 
 
 class Afterwards:
@@ -65,8 +73,7 @@ class Afterwards:
         """
         try:
             async with asyncio.timeout(WRITE_SECONDS):
-                if step.kind == "resume":
-                    await self._store.flush()  # whoever goes on needs what was said as well
+                await self._store.flush()  # the step counts for the latest stream, and who goes on needs what was said
                 await self._store.next_step(call_sid, step)
             return
         except (StoreError, TimeoutError):
@@ -88,13 +95,19 @@ class Afterwards:
             step, details = await self._look(call_sid)
         except StoreError as error:
             log.error("nobody knows how the call goes on: %s", error, extra={"call_sid": call_sid})
-            return "apologise"
+            return Answer("apologise")
         if step is not None and step.kind == "fall_back":
-            return "fall_back"
-        return "hang_up" if _over(step, details) else "resume"
+            return Answer("fall_back")
+        if _over(step, details):
+            return Answer("hang_up")
+        if step is None or step.data.get("broke", True):
+            return Answer("recover")
+        return Answer("resume", str(step.data.get("stream_sid", "")))
 
-    async def past(self, call_sid: str, pending: Pending | None = None) -> Past:
+    async def past(self, call_sid: str, pending: Pending | None = None) -> Past | None:
         """Return the call so far, for the session that goes on with it; `pending` is what is known to be open.
+
+        None, and the call has never begun: no stream of it has been recorded, though there is a database.
 
         Raises:
             RequestRefused: the call is over.
@@ -106,13 +119,13 @@ class Afterwards:
         if pending is None:
             pending = pending_of(step.data.get("pending")) if step is not None else "unknown"
         if details is None:
-            return Past(pending=pending)
+            return None if step is None and not self._store.empty else Past(pending=pending)
         tools = tuple(
             ToolRun(call_id=run.call_id, name=run.name, arguments=run.arguments, output=run.output, at_ms=run.at_ms)
             for run in details.tools
         )
         age_ms = round((datetime.now(UTC) - details.started_at).total_seconds() * 1000)
-        return Past(turns=details.turns, tools=tools, pending=pending, age_ms=max(0, age_ms))
+        return Past(turns=details.turns, tools=tools, pending=pending, age_ms=max(0, age_ms), cost=details.cost)
 
     async def _look(self, call_sid: str) -> tuple[NextStep | None, CallDetails | None]:
         if self._store.empty:

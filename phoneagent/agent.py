@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -9,9 +10,14 @@ from typing import Any, TypeAlias
 
 from .call import Call
 from .errors import DefinitionError
+from .handoffs import check, hand_off_tool, name_of, team_of
+from .mcp import START_SECONDS, LocalMcpServer, McpServer
 from .options import Hearing, Limits, Turns, Voice
 from .threads import run_in_thread
 from .tools import Tool
+
+Guardrail: TypeAlias = Callable[[Call, str], "str | Awaitable[str | None] | None"]
+"""Gets the call and what the agent has said so far in its answer; returns None, or what it is to say instead."""
 
 Instructions: TypeAlias = str | Callable[[Call], str | Awaitable[str]]
 
@@ -25,7 +31,9 @@ class Agent:
     `instructions` may be a function of the call (today's date, the caller's name), plain or async. `greeting` is said
     first, word for word; without one the agent waits for the caller. The greeting is protected until it was heard,
     unless `greeting_interruptible`. With `barge_in=False` the agent is never interrupted; what the caller says
-    meanwhile is answered afterwards.
+    meanwhile is answered afterwards. `handoffs` are the agents to whom it may hand a call, or their names.
+    `guardrail` is shown the text of each answer as it comes: if it returns a text, the agent is interrupted and says
+    that instead. It is not shown what the agent is told to say word for word.
 
     `tool_choice` is "auto", "none", "required" or the name of a tool. The last two hold for each response, also for the
     one that tells what a tool returned, so they rarely suit a call. `extra` is merged into the session configuration
@@ -36,8 +44,10 @@ class Agent:
     instructions: Instructions
     greeting: str | None = None
     voice: Voice | str = "marin"
-    tools: Sequence[Tool] = ()
+    tools: Sequence[Tool | McpServer | LocalMcpServer] = ()
     tool_choice: str = "auto"
+    handoffs: Sequence[Agent | str] = ()
+    guardrail: Guardrail | None = None
     greeting_interruptible: bool = False
     barge_in: bool = True
     turns: Turns = field(default_factory=Turns)
@@ -46,16 +56,23 @@ class Agent:
     extra: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        names: set[str] = set()
         for each in self.tools:
-            if not isinstance(each, Tool):
+            if not isinstance(each, Tool | McpServer | LocalMcpServer):
                 raise DefinitionError(f"agent {self.name!r} has {each!r} among its tools: decorate it with @tool")
-            if each.name in names:
-                raise DefinitionError(f"agent {self.name!r} has two tools named {each.name!r}: rename one of them")
-            names.add(each.name)
-        if self.tool_choice not in (*TOOL_CHOICES, *names):
-            choices = ", ".join(map(repr, (*TOOL_CHOICES, *sorted(names))))
-            raise DefinitionError(f"agent {self.name!r} has tool_choice={self.tool_choice!r}: choose one of {choices}")
+        for member in self.handoffs:
+            if not isinstance(member, Agent | str) or name_of(member) == self.name:
+                raise DefinitionError(f"agent {self.name!r} hands off to {member!r}: name another agent")
+        team_of(self)  # no two of one name
+        names: set[str] = set()
+        tools = [each.name for each in self.tools if isinstance(each, Tool)]
+        tools += [hand_off_tool(name_of(member)).name for member in self.handoffs]
+        for name in (*tools, *(each.label for each in self._hosted)):
+            if name in names:
+                raise DefinitionError(f"agent {self.name!r} has two tools named {name!r}: rename one of them")
+            names.add(name)
+        if self.tool_choice not in (choices := (*TOOL_CHOICES, *tools)):
+            known = ", ".join(map(repr, choices))
+            raise DefinitionError(f"agent {self.name!r} has tool_choice={self.tool_choice!r}: choose one of {known}")
         for name, kind in (("turns", Turns), ("hearing", Hearing), ("limits", Limits), ("extra", Mapping)):
             if not isinstance(value := getattr(self, name), kind):
                 raise DefinitionError(f"agent {self.name!r} has {name}={value!r}: make it a {kind.__name__}")
@@ -67,16 +84,50 @@ class Agent:
     def _voice(self) -> Voice:
         return self.voice if isinstance(self.voice, Voice) else Voice(self.voice)
 
+    @property
+    def all_tools(self) -> tuple[Tool, ...]:
+        """What the model may call here: the tools, those that hand a call over, and those of local MCP servers.
+
+        A tool of an MCP server that has another one's name is left out.
+        """
+        tools = {each.name: each for each in self.tools if isinstance(each, Tool)}
+        tools |= {each.name: each for each in map(hand_off_tool, map(name_of, self.handoffs))}
+        for server in self._local:
+            tools = {each.name: each for each in server.tools} | tools
+        return tuple(tools.values())
+
+    @property
+    def _hosted(self) -> list[McpServer]:
+        return [each for each in self.tools if isinstance(each, McpServer)]
+
+    @property
+    def _local(self) -> list[LocalMcpServer]:
+        return [each for each in self.tools if isinstance(each, LocalMcpServer)]
+
     def tool(self, name: str) -> Tool | None:
         """Return the tool of that name."""
-        return next((each for each in self.tools if each.name == name), None)
+        return next((each for each in self.all_tools if each.name == name), None)
+
+    async def open(self) -> None:
+        """Start the local MCP servers, also of those it may hand a call to: the first call finds them up."""
+        await asyncio.gather(*(server.ready(START_SECONDS) for server in self._servers()))
+
+    async def close(self) -> None:
+        """End them."""
+        await asyncio.gather(*(server.close() for server in self._servers()))
+
+    def _servers(self) -> list[LocalMcpServer]:
+        return list({id(each): each for member in team_of(self).values() for each in member._local}.values())
 
     async def instructions_for(self, call: Call) -> str:
         """Return the instructions for a call; a function is asked, a plain one in a thread.
 
+        Then the tools of local MCP servers are known too, of those that are up within `mcp.READY_SECONDS`.
+
         Raises:
             DefinitionError: the function returns something else than text.
         """
+        await asyncio.gather(*(server.ready() for server in self._local))
         if isinstance(self.instructions, str):
             return self.instructions
         text = await _ask(self.instructions, call)
@@ -100,7 +151,7 @@ class Agent:
             "output_modalities": ["audio"],
             "instructions": instructions,
             "audio": {"input": hearing, "output": {"format": dict(format_), **self._voice.session()}},
-            "tools": [each.definition() for each in self.tools],
+            "tools": [each.definition() for each in self.all_tools] + [each.definition() for each in self._hosted],
             "tool_choice": choice,
             **self.limits.session(),
         }
@@ -118,7 +169,7 @@ class Agent:
         """
         options: dict[str, Any] = {} if instructions is None else {"instructions": instructions}
         if tools is not None:
-            foreign = next((each for each in tools if each not in self.tools), None)
+            foreign = next((each for each in tools if each not in self.all_tools), None)
             if foreign is not None:
                 name = getattr(foreign, "name", foreign)
                 raise DefinitionError(f"agent {self.name!r} has no tool {name!r} to respond with: add it to its tools")
@@ -140,13 +191,14 @@ async def choose(answerer: Answerer, call: Call) -> Agent:
     """Return the agent that answers a call; a function is asked, a plain one in a thread.
 
     Raises:
-        DefinitionError: the function returns something else than an agent.
+        DefinitionError: the function returns something else than an agent, or one who hands off to nobody.
     """
     if isinstance(answerer, Agent):
         return answerer
     agent = await _ask(answerer, call)
     if not isinstance(agent, Agent):
         raise DefinitionError(f"the function that chooses an agent returned {type(agent).__name__}: return an Agent")
+    check(agent)
     return agent
 
 

@@ -26,7 +26,8 @@ class Conversation(Protocol):
 class Control:
     """Passes on what is asked for: at once in the call's own loop, else as soon as that gets to it.
 
-    `agent` tells who answers now; `flush` writes what the conversation then has.
+    `agent` tells who has the call now; with `manual` the user's code takes the turns; `flush` writes what the
+    conversation then has.
     """
 
     def __init__(
@@ -34,11 +35,13 @@ class Control:
         conversation: Conversation,
         agent: Callable[[], Agent],
         *,
+        manual: bool,
         flush: Callable[[], None],
         loop: asyncio.AbstractEventLoop,
     ) -> None:
         self._conversation = conversation
         self._agent = agent
+        self._manual = manual
         self._flush = flush
         self._loop = loop
 
@@ -67,10 +70,9 @@ class Control:
         self._do(lambda talk, now: talk.asked.clear())
 
     def _by_hand(self, what: str) -> None:
-        agent = self._agent()
-        if agent.turn_detection is not None:
+        if not self._manual:
             raise DefinitionError(
-                f"call.{what} is for turns that your code takes: give agent {agent.name!r} "
+                f"call.{what} is for turns that your code takes: give the agent who answers "
                 'turns=Turns(detection="manual"), or leave it to the model'
             )
 

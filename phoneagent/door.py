@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import ipaddress
 import logging
 import time
 from collections.abc import Awaitable, Callable
-from contextlib import suppress
 from typing import Any
 from urllib.parse import parse_qsl
 
 from starlette.datastructures import ImmutableMultiDict
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import ClientDisconnect, HTTPConnection, Request
 from starlette.websockets import WebSocket
 
 from .errors import RequestRefused, StoreError
@@ -22,6 +22,9 @@ log = logging.getLogger("phoneagent.door")
 
 MAX_BODY_BYTES = 64 * 1024
 MAX_FIELDS = 500
+BODY_SECONDS = 10.0
+"""How long a webhook may take to come; Twilio waits 15 s for the answer."""
+
 CLAIM_SECONDS = 0.5
 """How long a media socket waits for the database to tell that its token is unused elsewhere."""
 
@@ -41,9 +44,11 @@ class Door:
     def url(self, path: str, *, scheme: str = "https", query: str = "") -> str:
         """Return the public address of a path inside this app.
 
-        Host and X-Forwarded-* are what the client says, so they are never used.
+        Host and X-Forwarded-* are what the client says, so they are never used. Without TLS, as `serve --insecure` is
+        on its own machine, https and wss become http and ws.
         """
-        public = scheme + self._settings.public_url.removeprefix("https")
+        given, _, rest = self._settings.public_url.partition("://")
+        public = f"{scheme.removesuffix('s') if given == 'http' else scheme}://{rest}"
         return f"{public}{path}?{query}" if query else f"{public}{path}"
 
     def media_url(self, path: str, call_sid: str, *, resumes: bool = False) -> str:
@@ -57,11 +62,16 @@ class Door:
             RequestRefused: it did not come from Twilio, or cannot be read.
         """
         body = b""
-        with suppress(ClientDisconnect):  # half a body has no valid signature
-            async for chunk in request.stream():
-                body += chunk
-                if len(body) > MAX_BODY_BYTES:
-                    raise RequestRefused(f"a webhook with more than {MAX_BODY_BYTES} bytes")
+        try:
+            async with asyncio.timeout(BODY_SECONDS):
+                async for chunk in request.stream():
+                    body += chunk
+                    if len(body) > MAX_BODY_BYTES:
+                        raise RequestRefused(f"a webhook with more than {MAX_BODY_BYTES} bytes")
+        except TimeoutError:
+            raise RequestRefused(f"a webhook that took longer than {BODY_SECONDS:g} s to come") from None
+        except ClientDisconnect:
+            pass  # half a body has no valid signature
         try:
             form = parse_qsl(body.decode(), keep_blank_values=True, max_num_fields=MAX_FIELDS)
             query = parse_qsl(request.url.query, keep_blank_values=True, max_num_fields=MAX_FIELDS)
@@ -69,7 +79,7 @@ class Door:
             raise RequestRefused("a webhook whose parameters cannot be read") from None
         if request.method != "POST":
             form = []
-        self._verify("https", path, request.scope, ImmutableMultiDict(form), request.headers.get(SIGNATURE_HEADER))
+        self._verify("https", path, request, ImmutableMultiDict(form))
         params = ImmutableMultiDict([*query, *form])
         if params.get("AccountSid") != self._settings.twilio_account_sid and not self._settings.insecure:
             raise RequestRefused("a webhook of another account than TWILIO_ACCOUNT_SID")
@@ -82,7 +92,7 @@ class Door:
             RequestRefused: Twilio has not signed it, or its token is not good.
         """
         token = websocket.path_params["token"]
-        self._verify("wss", path + token, websocket.scope, {}, websocket.headers.get(SIGNATURE_HEADER))
+        self._verify("wss", path + token, websocket, {})
         ticket = self._tokens.redeem(token, time.time())
         if self._claim is not None:
             try:
@@ -97,7 +107,29 @@ class Door:
                 raise RequestRefused("a media token was used twice")
         return ticket
 
-    def _verify(self, scheme: str, path: str, scope: Any, params: Any, signature: str | None) -> None:
-        if not self._settings.insecure:
-            url = self.url(path, scheme=scheme, query=scope["query_string"].decode("latin-1"))
-            self._signatures.verify(url, params, signature)
+    def _verify(self, scheme: str, path: str, request: HTTPConnection, params: Any) -> None:
+        if self._settings.insecure:
+            _check_local(request)
+            return
+        url = self.url(path, scheme=scheme, query=request.scope["query_string"].decode("latin-1"))
+        self._signatures.verify(url, params, request.headers.get(SIGNATURE_HEADER))
+
+
+def _check_local(request: HTTPConnection) -> None:
+    """Return if an unsigned request comes from a program on this machine.
+
+    A page in this machine's browser must not, not even by a name of its own that leads to loopback.
+
+    Raises:
+        RequestRefused: it comes from elsewhere, or from a browser.
+    """
+    client = request.client.host if request.client else None
+    if "origin" in request.headers or not _is_loopback(client) or not _is_loopback(request.url.hostname):
+        raise RequestRefused("an unsigned request that is not of a phone on this machine")
+
+
+def _is_loopback(host: str | None) -> bool:
+    try:
+        return host == "localhost" or ipaddress.ip_address(host or "").is_loopback
+    except ValueError:
+        return False

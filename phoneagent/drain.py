@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -27,8 +28,8 @@ QUIET_SECONDS = 10.0
 SPREAD_SECONDS = 2.0
 """Over so long the rest is handed over: the next process shall not get all of them in one moment."""
 
-EXIT_SECONDS = 2.0
-"""How long the last of them may take to be gone."""
+EXIT_SECONDS = 1.0
+"""How long the last of them may take to be gone, and then the tools that still run: their calls have gone on."""
 
 PARTING_SECONDS = 8.0
 """How long before the end calls that cannot be handed over are asked to say goodbye."""
@@ -44,7 +45,11 @@ class Server(uvicorn.Server):
     at once.
     """
 
+    ends_process = False
+    """Whether nothing comes after this server. Then a late SIGTERM is ignored, rather than spoiling a good end."""
+
     def __init__(self, config: uvicorn.Config, app: PhoneApp, drain_seconds: float) -> None:
+        config.timeout_graceful_shutdown = math.ceil(EXIT_SECONDS)
         super().__init__(config)
         self._app = app
         self._drain_seconds = drain_seconds
@@ -63,7 +68,8 @@ class Server(uvicorn.Server):
             yield
         finally:
             for each, handler in before.items():
-                signal.signal(each, handler)
+                late = each == signal.SIGTERM and self.ends_process
+                signal.signal(each, signal.SIG_IGN if late else handler)
 
     def handle_signal(self, number: int, now: float) -> None:
         """Take a signal that came at `now`, in seconds."""
@@ -90,7 +96,7 @@ async def drain(app: PhoneApp, seconds: float) -> None:
     begun = time.monotonic()
 
     def none_left() -> bool:
-        return not app.calls and not app.coming
+        return not app.calls and not app.coming and not app.unfinished
 
     async def wait(until_seconds: float) -> bool:
         return await _until(none_left, begun + until_seconds)
@@ -110,7 +116,7 @@ async def drain(app: PhoneApp, seconds: float) -> None:
             for number, call_sid in enumerate(left):
                 await wait(seconds + SPREAD_SECONDS * number / len(left))
                 app.hand_over_now(call_sid, "this process ends")
-            await wait(seconds + SPREAD_SECONDS + EXIT_SECONDS)
+            await _until(lambda: not app.unfinished, time.monotonic() + EXIT_SECONDS)
     if app.calls:
         log.warning("draining: %d calls are cut off", len(app.calls))
     log.info("draining: done")

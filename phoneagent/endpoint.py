@@ -43,6 +43,8 @@ class ModelSession:
         self.dialect = configuring.dialect or realtime.Dialect.GA
         self.dropped: Sequence[str] = tuple(configuring.dropped)
         """What the server did not take of the configuration, a line each."""
+        self.effective: Mapping[str, Any] = configuring.effective
+        """The session in the server's words."""
 
     async def send(self, message: realtime.ToModel) -> None:
         """Write an event.

@@ -6,7 +6,8 @@ Times named `at_ms` are milliseconds since the call's media stream started. Noth
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
+from decimal import Decimal
 from typing import Any, Literal, Protocol, TypeAlias
 
 EndedBy: TypeAlias = Literal["agent", "caller", "line", "error"]
@@ -18,7 +19,7 @@ class Turn:
     """Something that was said. `heard_text` and `heard_ms` are what reached the other side.
 
     For the agent, `heard_text` is an estimate: the part of `text` that fits the audio the caller heard. The text of a
-    caller's turn comes from a side recogniser and may be empty.
+    caller's turn comes from a side recogniser and may be empty. `agent` is the name of the agent who spoke.
     """
 
     role: Literal["caller", "agent"]
@@ -30,6 +31,44 @@ class Turn:
     said_ms: int
     heard_ms: int
     interrupted: bool = False
+    agent: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Usage:
+    """What a model used: tokens by kind, each counted in one place only, and audio that is paid by its length.
+
+    `*_in` were read, `*_cached` read as well but known from before, which is cheaper, `*_out` written.
+    """
+
+    text_in: int = 0
+    text_cached: int = 0
+    text_out: int = 0
+    audio_in: int = 0
+    audio_cached: int = 0
+    audio_out: int = 0
+    image_in: int = 0
+    image_cached: int = 0
+    audio_ms: int = 0
+    """Milliseconds of audio, where a recogniser is paid by the minute."""
+
+    def __add__(self, other: Usage) -> Usage:
+        names = [each.name for each in fields(self)]
+        return Usage(**{name: getattr(self, name) + getattr(other, name) for name in names})
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """US dollars, exact to a billionth. `at_least`: also something was used of unknown price, or in unknown amount."""
+
+    usd: Decimal = Decimal(0)
+    at_least: bool = False
+
+    def __add__(self, other: Cost) -> Cost:
+        return Cost(self.usd + other.usd, self.at_least or other.at_least)
+
+    def __str__(self) -> str:
+        return f"{'at least ' if self.at_least else ''}${self.usd:.4f}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,6 +155,25 @@ class KeyPressed:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class UsageReported:
+    """A model told what it has used for a response, or for the transcript of a turn; interrupted ones are paid too.
+
+    Where it told nothing, `usage` is empty and `cost` at least nothing: once in a call, for it cannot get truer.
+    """
+
+    call_sid: str
+    at_ms: int
+    number: int
+    """Counts the reports of this media stream, from 1."""
+    source: Literal["response", "transcription"]
+    model: str
+    usage: Usage
+    cost: Cost
+    total: Cost
+    """What the whole call has cost so far, this and earlier media streams included."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Trouble:
     """Something went wrong that the call survived, or that ended it; one line, without secrets or speech."""
 
@@ -147,7 +205,7 @@ class CallHandedOver:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CallEnded:
-    """The call is over; `transcript` holds all of its turns in order.
+    """The call is over; `transcript` holds all turns of its last media stream in order, as a rule all of the call.
 
     If the line broke ("line"), or after a fault of ours ("error"), Twilio may still hold the call and connect it again.
     """
@@ -157,6 +215,8 @@ class CallEnded:
     reason: str
     duration_ms: int
     transcript: tuple[Turn, ...] = field(repr=False)
+    cost: Cost | None = None
+    """What the models cost, in all of the call's media streams; None if they told of nothing."""
 
 
 Event: TypeAlias = (
@@ -168,6 +228,7 @@ Event: TypeAlias = (
     | ToolCalled
     | ToolReturned
     | KeyPressed
+    | UsageReported
     | Trouble
     | ModelEvent
     | CallHandedOver
@@ -179,8 +240,9 @@ Event: TypeAlias = (
 class NextStep:
     """How a call goes on once its media stream is closed: `kind`, and what that kind needs as JSON can carry it.
 
-    Kinds: "hang_up"; "fall_back" (to FALLBACK_NUMBER, after a failure of ours); "resume" (in the next media stream,
-    `data["pending"]` tells what was left open). `data["stream_sid"]` is the stream that it comes after.
+    Kinds: "hang_up"; "fall_back" (to FALLBACK_NUMBER, after a failure of ours); "resume" (in the next media stream;
+    `data["pending"]` tells what was left open, and `data["broke"]` whether the stream ended by a fault).
+    `data["stream_sid"]` is the stream that the step comes after.
     """
 
     kind: str

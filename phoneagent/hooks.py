@@ -49,19 +49,22 @@ class Hooks:
         """Whether any hook asked for the model's events as they come."""
         return any(ModelEvent in kinds for kinds, _ in self._hooks)
 
-    def follow(self) -> Follower:
-        """Begin to follow a call."""
-        return Follower(self._hooks)
+    def follow(self, after: Follower | None = None) -> Follower:
+        """Begin to follow a media stream; what `after` was told of the call's stream before comes first."""
+        return Follower(self._hooks, after)
 
 
 class Follower:
-    """Tells the hooks of one call, in order, one at a time. `tell` never blocks."""
+    """Tells the hooks of one media stream, in order, one at a time. `tell` never blocks."""
 
-    def __init__(self, hooks: list[tuple[tuple[type, ...], Callable[[Any], Any]]]) -> None:
+    def __init__(
+        self, hooks: list[tuple[tuple[type, ...], Callable[[Any], Any]]], after: Follower | None = None
+    ) -> None:
         self._hooks = hooks
+        self._before: asyncio.Task[None] | None = after._task if after is not None else None
         self._waiting: asyncio.Queue[Event | None] = asyncio.Queue()
         self._lost = 0
-        self._task = asyncio.create_task(self._run()) if hooks else None
+        self._task: asyncio.Task[None] | None = asyncio.create_task(self._run()) if hooks else None
 
     def tell(self, event: Event) -> None:
         """Pass an event on, unless too many wait."""
@@ -86,6 +89,9 @@ class Follower:
             log.error("hooks did not finish within %g s after the call", 3 * HOOK_SECONDS)
 
     async def _run(self) -> None:
+        if self._before is not None:
+            await asyncio.wait([self._before])
+            self._before = None
         while (event := await self._waiting.get()) is not None:
             for kinds, hook in self._hooks:
                 if isinstance(event, kinds):

@@ -1,7 +1,7 @@
 """Twilio's REST API: the account's phone numbers and where their calls go, and what can be done to a live call.
 
-Twilio's client is blocking, so it runs in a thread. What may help when it is tried again (429, 5xx) is tried again,
-`TRIES` times in all.
+Twilio's client is blocking, so it runs in threads, and not in asyncio's own: those resolve names for new calls.
+What may help when it is tried again (429, 5xx) is tried again, `TRIES` times in all.
 """
 
 from __future__ import annotations
@@ -19,11 +19,15 @@ from twilio.http.http_client import TwilioHttpClient
 from twilio.rest import Client
 
 from .errors import TelephonyError
+from .threads import run_in_thread
 
 API_URL = "https://api.twilio.com"
 
 REQUEST_SECONDS = 10.0
 """What one request may take; Twilio's client would wait for ever."""
+
+LIVE_SECONDS = 3.0
+"""What a request about a live call may take: its caller waits."""
 
 TRIES = 3
 _Result = TypeVar("_Result")
@@ -130,7 +134,8 @@ class LiveCalls:
     def __init__(
         self, account_sid: str, auth_token: str, *, api_url: str | None = None, backoff_s: float = 0.5
     ) -> None:
-        self._client = Client(account_sid, auth_token, http_client=_Http((api_url or API_URL).rstrip("/")))
+        http = _Http((api_url or API_URL).rstrip("/"), LIVE_SECONDS)
+        self._client = Client(account_sid, auth_token, http_client=http)
         self._backoff_s = backoff_s
 
     async def complete(self, call_sid: str) -> None:
@@ -160,19 +165,19 @@ class LiveCalls:
 async def _ask(what: str, request: Callable[[], _Result], backoff_s: float) -> _Result:
     for wait in [backoff_s * 2**count for count in range(TRIES - 1)]:
         try:
-            return await asyncio.to_thread(_answer, what, request)
+            return await run_in_thread(_answer, what, request)
         except TelephonyError as error:
             if not error.retry or error.code is None:  # without an answer, a second wait only takes longer
                 raise
         await asyncio.sleep(wait)
-    return await asyncio.to_thread(_answer, what, request)
+    return await run_in_thread(_answer, what, request)
 
 
 class _Http(TwilioHttpClient):  # type: ignore[misc]
     """Twilio's HTTP client, with a limit in time, for an API that may be elsewhere."""
 
-    def __init__(self, api_url: str) -> None:
-        super().__init__(timeout=REQUEST_SECONDS, logger=_quiet)
+    def __init__(self, api_url: str, seconds: float = REQUEST_SECONDS) -> None:
+        super().__init__(timeout=seconds, logger=_quiet)
         self.date: str | None = None
         """The `Date` of the latest answer."""
         self._api_url = api_url

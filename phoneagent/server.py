@@ -24,7 +24,7 @@ from starlette.websockets import WebSocket
 from . import settings as settings_
 from . import telemetry, telephony
 from .admission import Admission
-from .afterwards import Afterwards, may_resume
+from .afterwards import Afterwards, Answer, may_recover
 from .agent import Agent, Answerer
 from .call import Call
 from .door import Door
@@ -34,6 +34,7 @@ from .events import Event
 from .hooks import Hooks
 from .media import TwilioSocket, read_start
 from .numbers import LiveCalls
+from .protocol.billing import PRICES, Price
 from .protocol.history import Past
 from .settings import Settings
 from .store import Store
@@ -68,6 +69,8 @@ class PhoneApp(Starlette):
     FastAPI app; PUBLIC_URL then has the path it is mounted at. Settings are read from the environment when the server
     starts, or at the first request of a mounted app.
 
+    `prices` (by model) go before those of the settings, and those before the built-in table.
+
     With settings given in code and no `store`, nothing is recorded, and a call ends when its media stream does.
     """
 
@@ -78,6 +81,7 @@ class PhoneApp(Starlette):
         settings: Settings | None = None,
         endpoint: Endpoint | None = None,
         store: Store | None = None,
+        prices: Mapping[str, Price] | None = None,
     ) -> None:
         if not isinstance(agent, Agent) and not callable(agent):
             raise DefinitionError(f"PhoneApp has agent={agent!r}: give it an Agent, or a function that returns one")
@@ -102,6 +106,7 @@ class PhoneApp(Starlette):
         self._given_settings = settings
         self._given_endpoint = endpoint
         self._given_store = store
+        self._given_prices = prices or {}
         self._hooks = Hooks()
         self._metrics = telemetry.Metrics()
         telemetry.hide_secrets()
@@ -109,7 +114,12 @@ class PhoneApp(Starlette):
     @property
     def coming(self) -> int:
         """How many calls were answered, and their media socket is still to come."""
-        return len(self._board.prepared)
+        return len(self._board.expected)
+
+    @property
+    def unfinished(self) -> int:
+        """How many media streams have something left: the call itself, its tools, or its hooks."""
+        return self._board.unfinished
 
     def on(self, kinds: Any) -> Callable[[_Hook], _Hook]:
         """Register a hook: `@app.on(CallStarted | CallEnded)`, plain or async, called with each such event.
@@ -200,6 +210,8 @@ class PhoneApp(Starlette):
             journal=self._afterwards,
             measure=self._metrics.bridged,
             max_call_seconds=self.settings.max_call_seconds,
+            max_call_cost=self.settings.max_call_cost,
+            prices={**PRICES, **self.settings.prices, **self._given_prices},
         )
 
     def _emit(self, event: Event, stream_sid: str) -> None:
@@ -247,22 +259,25 @@ class PhoneApp(Starlette):
         if form["CallStatus"] == "in-progress" and failed.path.endswith(AFTER_PATH):
             # Nobody answered there, and this is the number's fallback: the call goes on where it was.
             return await self._go_on(form, dict(parse_qsl(failed.query)))
-        if self.draining and (again := self._round(form, VOICE_PATH)) is not None:
-            return again
-        refused = "draining" if self.draining else self._refused(form)
+        refused = self._refused(form)
+        if self.draining and refused != "denied":
+            if (again := self._round(form, VOICE_PATH)) is not None:
+                return again
+            refused = "draining"
         if refused is not None:
             self._metrics.turned_away(refused)
             log.warning("call turned away: %s", refused, extra={"call_sid": form["CallSid"]})
+            answered = form["CallStatus"] == "in-progress"  # and then it can no more be rejected
             if refused in ("denied", "caller"):
-                return _twiml(telephony.turn_away(None, reason="rejected" if refused == "denied" else "busy"))
-            if form.get("again"):  # it was answered with a pause: it can no more be rejected
-                return _twiml(telephony.fall_back(self.settings.fallback_number))
-            return _twiml(telephony.turn_away(self.settings.fallback_number))
-        return self._connect(form, resumed=0, since=time.time())
+                reason = "rejected" if refused == "denied" else "busy"
+                return _twiml(telephony.hang_up() if answered else telephony.turn_away(None, reason=reason))
+            number = self.settings.fallback_number
+            return _twiml(telephony.fall_back(number) if answered else telephony.turn_away(number))
+        return self._connect(form, {})
 
     def _refused(self, form: Mapping[str, str]) -> str | None:
         """Return why a new call is not taken."""
-        calls = {sid: prepared.call for sid, prepared in self._board.prepared.items()} | self.calls
+        calls = self._board.expected | self.calls
         calls.pop(form["CallSid"], None)  # Twilio asks once more for a call that it has asked for
         refusal = self._admission.refuse(_call(form["CallSid"], form).party, [call.party for call in calls.values()], 0)
         return None if refusal is None else refusal.reason
@@ -277,15 +292,20 @@ class PhoneApp(Starlette):
         if form["CallStatus"] != "in-progress":
             await self._twilio_ended(call_sid, form["CallStatus"])
             return _twiml(telephony.nothing())
-        if self.draining and (again := self._round(form, AFTER_PATH)) is not None:
+        faults, since = _number(state.get("faults")), _number(state.get("since")) or int(time.time())
+        answer = Answer("apologise") if self._afterwards is None else await self._afterwards.answer(call_sid)
+        step = answer.kind
+        goes_on = step in ("resume", "recover", "apologise")  # also where only this process knows nothing
+        if goes_on and self.draining and (again := self._round({**form, **state}, AFTER_PATH)) is not None:
             return again
-        resumed, since = _number(state.get("resumed")), _number(state.get("since"))
-        step = "apologise" if self._afterwards is None else await self._afterwards.answer(call_sid)
-        if step == "resume" and not may_resume(resumed, time.time() - since):
-            log.error("the call was resumed %d times: given up", resumed, extra={"call_sid": call_sid})
+        if step == "resume" and state.get("after") == answer.stream_sid:
+            step = "recover"  # it was to go on after that stream before, and no other one has come
+        if step == "recover" and not may_recover(faults, time.time() - since):
+            log.error("the call's stream broke %d times: given up", faults + 1, extra={"call_sid": call_sid})
             step = "apologise"
-        if step == "resume":
-            return self._connect(form, resumed=resumed + 1, since=since)
+        if step in ("resume", "recover"):
+            gone_through = {"faults": faults + (step == "recover"), "since": since, "after": answer.stream_sid}
+            return self._connect(form, gone_through)
         if step == "hang_up":
             return _twiml(telephony.hang_up())
         return _twiml(telephony.fall_back(settings.fallback_number, apologise=step == "apologise"))
@@ -295,20 +315,20 @@ class PhoneApp(Starlette):
         again = _number(form.get("again"))
         if again >= MAX_ASKED_AGAIN:
             return None
-        query = {name: form[name] for name in ("resumed", "since") if name in form} | {"again": str(again + 1)}
+        query = {name: form[name] for name in ("faults", "since", "after") if name in form} | {"again": str(again + 1)}
         return _twiml(telephony.ask_again(self._door.url(path, query=urlencode(query))))
 
-    def _connect(self, form: Mapping[str, str], *, resumed: int, since: float) -> Response:
-        """Answer with the address of the call's media socket."""
+    def _connect(self, form: Mapping[str, str], gone_through: Mapping[str, Any]) -> Response:
+        """Answer with the address of the call's media socket; `gone_through` is what one that goes on brings along."""
         call = _call(form["CallSid"], form)
-        if self.settings.web_concurrency == 1:  # else the media socket may come to another process
-            self._board.prepare(call)
+        # With several processes the media socket may come to another one.
+        self._board.expect(call, prepare=self.settings.web_concurrency == 1)
         parameters = {"caller": call.caller or "", "called": call.called or "", "direction": call.direction}
         action = callback = None
         if self._afterwards is not None:
-            state = urlencode({"resumed": resumed, "since": int(since)})
+            state = urlencode(gone_through or {"faults": 0, "since": int(time.time())})
             action, callback = self._door.url(AFTER_PATH, query=state), self._door.url(STATUS_PATH)
-        url = self._door.media_url(MEDIA_PATH, call.sid, resumes=resumed > 0)
+        url = self._door.media_url(MEDIA_PATH, call.sid, resumes=bool(gone_through))
         return _twiml(telephony.connect_stream(url, parameters, action=action, status_callback=callback))
 
     async def _status(self, request: Request) -> Response:
@@ -325,6 +345,7 @@ class PhoneApp(Starlette):
     async def _twilio_ended(self, call_sid: str, status: str) -> None:
         """Take it from Twilio that a call is over, in whatever order that comes."""
         reason = f"Twilio reports that it is {status}"
+        await self._board.forget(call_sid)
         if not self._board.end(call_sid, reason) and self._afterwards is not None:
             await self._afterwards.settle(call_sid, "caller", reason)
 
@@ -355,16 +376,22 @@ class PhoneApp(Starlette):
             await websocket.close()  # before accept: HTTP 403
             return
         await websocket.accept()
-        socket = TwilioSocket(websocket)
+        socket, call_sid = TwilioSocket(websocket), ticket.call_sid
+        number = self._board.arrived(call_sid)
         account = None if self.settings.insecure else self.settings.twilio_account_sid
         try:
-            start = await read_start(socket, ticket.call_sid, account)
+            start = await read_start(socket, call_sid, account)
             past = await self._past(ticket)
+            if not self._board.is_newest(call_sid, number):
+                raise ProtocolError("a newer media socket of the call has come")
+            await self._board.run(_call(call_sid, start.start.custom_parameters), start, socket, past)
         except (ProtocolError, RequestRefused, StoreError) as error:
-            log.warning("media socket closed: %s", str(error), extra={"call_sid": ticket.call_sid})
+            log.warning("media socket closed: %s", str(error), extra={"call_sid": call_sid})
             await socket.close()
-            return
-        await self._board.run(_call(ticket.call_sid, start.start.custom_parameters), start, socket, past)
+        except asyncio.CancelledError:  # the server stops, and this was the last thing it waited for
+            log.warning("cut off: the process ends", extra={"call_sid": call_sid})
+        finally:
+            self._board.left(call_sid, number)
 
     async def _past(self, ticket: telephony.Ticket) -> Past | None:
         """Return where a call was that goes on in this socket, None for one that begins.

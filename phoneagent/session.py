@@ -8,30 +8,31 @@ per side waits for it, and everything unsent stays in the bridge.
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 import sys
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from contextlib import suppress
 from typing import Any, Literal, Protocol, TypeAlias
 
 from .agent import Agent
-from .call import Call
+from .call import Call, sendable
 from .control import Control
 from .errors import EndpointError, PhoneAgentError, ProtocolError
 from .events import EndedBy, Event, Journal, ModelEvent, NextStep
+from .guardrail import Guard
+from .handoffs import Desk
 from .protocol import mediastream, realtime
 from .protocol.bridge import Bridge
 from .protocol.policy import EndCall, RunTool
+from .protocol.responses import ANSWERS
+from .protocol.toolcalls import Filler
+from .toolrunner import ToolRunner
+from .tools import Tool
 
 log = logging.getLogger("phoneagent.session")
 
 CLOSE_SECONDS = 2.0
 """How long each socket may take to close."""
-
-
-JOURNAL_SECONDS = 0.5
-"""How long a tool waits to be written down before it runs."""
 
 STEP_SECONDS = 5.0
 """How long the end of a call waits for its next step to be settled, one way or another."""
@@ -59,6 +60,7 @@ class ModelSocket(Protocol):
     """A configured model session."""
 
     dropped: Any
+    effective: Mapping[str, Any]
 
     async def send(self, message: realtime.ToModel) -> None: ...
     async def receive(self) -> bytes: ...
@@ -93,8 +95,15 @@ class Session:
         measure: Callable[[Direction, float], None] | None = None,
     ) -> None:
         self._call = call
-        self._agent = agent
         self.bridge = bridge
+        self._desk = Desk(
+            agent,
+            call,
+            past=bridge.tools.past,
+            reconfigure=bridge.tools.reconfigure,
+            speaks=bridge.narration.speaks,
+            voice_fixed=lambda: bridge.responses.ever_spoke,
+        )
         self._caller = caller
         self._open_model = open_model
         self._emit = emit
@@ -110,13 +119,27 @@ class Session:
         self._caller_writer: asyncio.Task[None] | None = None
         self._model_writer: asyncio.Task[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
+        self._guard = Guard(call, replace=self._say_instead, report=self._report)
+        self._runner = ToolRunner(
+            call, journal, past=bridge.tools.past, report=self._report, moved=self._goes_on_elsewhere
+        )
+        self._control = Control(
+            bridge,
+            lambda: self._desk.agent,
+            manual=agent.turn_detection is None,
+            flush=self.flush,
+            loop=self._loop,
+        )
         self._tools: set[asyncio.Task[None]] = set()
         self._over = asyncio.Event()
 
     def hand_over(self, reason: str) -> None:
-        """Let the call go on elsewhere, from the first moment on at which nobody notices."""
+        """Let the call go on elsewhere, from the first moment on at which nobody notices. Never raises."""
         self._leaving = reason
-        self.flush()
+        try:
+            self.flush()
+        except Exception as error:  # noqa: BLE001 - the other calls are to be handed over as well
+            self._fail(error)
 
     def hand_over_now(self, reason: str) -> NextStep | None:
         """Let the call go on elsewhere at once, and return where it was; None if it is over."""
@@ -131,7 +154,7 @@ class Session:
 
     async def run(self, start: mediastream.Start) -> None:
         """Run the call; returns when it is over, and nothing of it is left but tools that have not finished."""
-        self._call.attach(Control(self.bridge, lambda: self._agent, flush=self.flush, loop=self._loop))
+        self._call.attach(self._control)
         model = self._watch(asyncio.create_task(self._run_model()))
         reader = self._watch(asyncio.create_task(self._read_caller()))
         try:
@@ -145,11 +168,12 @@ class Session:
         self._give_up("the server stopped the call")  # unless it has ended
         if self._timer is not None:
             self._timer.cancel()
-        tasks = [task for task in (reader, model, self._caller_writer, self._model_writer) if task is not None]
+        ours = (reader, model, self._caller_writer, self._model_writer, self._guard.task)
+        tasks = [task for task in ours if task is not None]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        await self._settle_step()
+        await self._settle_step()  # never raises: the sockets are to be closed
         closing = [self._caller.close()] + ([self._model.close()] if self._model is not None else [])
         with suppress(TimeoutError):
             async with asyncio.timeout(CLOSE_SECONDS):
@@ -174,6 +198,8 @@ class Session:
         except (PhoneAgentError, TimeoutError) as error:
             why = str(error) or f"it took longer than {STEP_SECONDS:g} s"
             log.error("the next step of the call is not settled: %s", why, extra={"call_sid": self._call.sid})
+        except Exception:  # whatever the journal raises: Twilio asks, and the caller is not left on a dead line
+            log.exception("the next step of the call is not settled", extra={"call_sid": self._call.sid})
 
     def _watch(self, task: asyncio.Task[None]) -> asyncio.Task[None]:
         """End the call, and only this call, should one of its tasks fail in a way that nobody foresaw."""
@@ -201,7 +227,7 @@ class Session:
             self.bridge.hand_over(self._loop.time(), reason)
         for request in self.bridge.requests():
             if isinstance(request, EndCall):
-                self._take_step(request.next_step)
+                self._take_step(request.next_step, broke=True)
         self._tell()
 
     # --- readers --------------------------------------------------------------------------------------------------
@@ -227,12 +253,21 @@ class Session:
             self._model = await self._open_model()
             for refused in self._model.dropped:
                 self._report(f"the model does without {refused}")
+            self.bridge.spending.new_session(self._model.effective, self._loop.time())
+            await self._keep_agent()
             self.bridge.model_connected(self._loop.time())
             self.flush()
             while True:
                 self._take_event(await self._model.receive())
         except EndpointError as error:
             self._lost(str(error))
+
+    async def _keep_agent(self) -> None:
+        try:
+            await self._desk.session_opened()
+        except Exception as error:  # a user's function, or too slow
+            log.exception("the agent who had the call cannot go on with it", extra={"call_sid": self._call.sid})
+            self._report(f"the agent who answered has the call again: {type(error).__name__}")
 
     def _take_event(self, raw: bytes) -> None:
         try:
@@ -245,6 +280,10 @@ class Session:
             self._emit(ModelEvent(call_sid=self._call.sid, type=data["type"], data=data))
         self._taken_at = self._loop.time()
         self.bridge.receive_from_model(event, self._taken_at)
+        if isinstance(event, realtime.TranscriptDelta | realtime.TranscriptDone):
+            self._show_guard(event)
+        elif isinstance(event, realtime.Unknown) and event.type in realtime.MCP_FAILURES:
+            self._report(realtime.MCP_FAILURES[event.type])
         self.flush()
 
     def _lost(self, reason: str) -> None:
@@ -274,18 +313,16 @@ class Session:
         for request in self.bridge.requests():
             match request:
                 case RunTool():
-                    task = self._watch(asyncio.create_task(self._run_tool(request)))
-                    self._tools.add(task)
-                    task.add_done_callback(self._tools.discard)
+                    self._start_tool(request)
                 case EndCall():
                     self._take_step(request.next_step)
                     self._over.set()
         self._tell()
         self._set_timer()
 
-    def _take_step(self, step: NextStep | None) -> None:
+    def _take_step(self, step: NextStep | None, **more: Any) -> None:
         if step is not None:
-            data = {**step.data, "stream_sid": self.bridge.stream_sid}
+            data = {**step.data, **more, "stream_sid": self.bridge.stream_sid}
             self._step = NextStep(kind=step.kind, data=data)
 
     def _measured(self, direction: Direction) -> None:
@@ -338,22 +375,33 @@ class Session:
         except Exception as error:  # noqa: BLE001 - without its timer a call would go on in silence
             self._fail(error)
 
-    async def _run_tool(self, request: RunTool) -> None:
-        tool = self._agent.tool(request.name)
-        if tool is None:
-            output = json.dumps({"error": f"there is no tool named {request.name}"})
-        else:
-            await self._note_tool(request)
-            output = await tool.run(self._call, request.arguments)
-        self.bridge.tool_returned(request.call_id, output, self._loop.time())
+    def _goes_on_elsewhere(self) -> bool:
+        return self._over.is_set() and self._step is not None and self._step.kind == "resume"
+
+    def _start_tool(self, request: RunTool) -> None:
+        tool = self._desk.tool(request.name)
+        if tool is not None and tool.filler is not None:
+            self.bridge.tools.fill(request.call_id, Filler(tool.filler, tool.filler_after))
+        task = self._watch(asyncio.create_task(self._run_tool(tool, request)))
+        self._tools.add(task)
+        task.add_done_callback(self._tools.discard)
+
+    def _show_guard(self, event: realtime.TranscriptDelta | realtime.TranscriptDone) -> None:
+        guardrail, responses = self._desk.agent.guardrail, self.bridge.responses
+        answers = responses.ask is None or responses.ask.kind in ANSWERS  # and is not told what to say
+        if guardrail is None or not answers or not responses.accepts(event.response_id):
+            return
+        complete = isinstance(event, realtime.TranscriptDone)
+        words = event.transcript if isinstance(event, realtime.TranscriptDone) else event.delta
+        self._guard.words(guardrail, event.response_id, event.item_id, words, complete=complete)
+
+    def _say_instead(self, text: str) -> None:
+        now = self._loop.time()
+        self.bridge.interrupt(now)
+        self.bridge.say(sendable(text), now)
         self.flush()
 
-    async def _note_tool(self, request: RunTool) -> None:
-        """Write down that the tool is about to run; a database that is away does not keep the caller waiting."""
-        if self._journal is None:
-            return
-        try:
-            async with asyncio.timeout(JOURNAL_SECONDS):
-                await self._journal.tool_started(self._call.sid, request.call_id, request.name, request.arguments)
-        except (PhoneAgentError, TimeoutError):
-            self._report("a tool runs that could not be written down before")
+    async def _run_tool(self, tool: Tool | None, request: RunTool) -> None:
+        output = await self._runner.run(tool, request)
+        self.bridge.tool_returned(request.call_id, output, self._loop.time())
+        self.flush()

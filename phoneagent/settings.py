@@ -7,6 +7,8 @@ import os
 import re
 import secrets
 from collections.abc import Callable, Mapping
+from decimal import Decimal
+from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 from urllib.parse import urlsplit
 
@@ -16,6 +18,7 @@ from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
 from .errors import ConfigurationError
+from .protocol.billing import Price, read_prices
 
 ENV_FILE_VARIABLE = "PHONEAGENT_ENV_FILE"
 """Names another file than `.env`; empty reads none."""
@@ -127,6 +130,12 @@ class Settings(Records):
     """How many processes share the port; model sessions are opened ahead of the media socket only with one."""
     max_call_seconds: float = Field(3600, gt=0)
     """The longest call, in seconds: a forgotten one costs money."""
+    max_call_cost: Decimal | None = Field(None, gt=0, allow_inf_nan=False)
+    """The highest cost of a call, in US dollars: the agent comes to an end there. The last turn is on top."""
+    prices: Annotated[dict[str, Price], NoDecode] = Field(
+        default_factory=dict, validation_alias="PHONEAGENT_PRICES", repr=False
+    )
+    """What models cost where the built-in table is wrong or silent: JSON, or the path of a JSON file. See `Price`."""
     max_calls: int = Field(100, ge=1)
     """How many calls this process takes at once; further callers are sent to `fallback_number`, or hear busy."""
     max_calls_per_caller: int = Field(10, ge=1)
@@ -277,6 +286,20 @@ class Settings(Records):
         if not isinstance(value, str):
             return value
         return tuple(name.strip() for name in value.split(",") if name.strip() not in ("", "none"))
+
+    @field_validator("prices", mode="before")
+    @classmethod
+    def _prices(cls, value: Any) -> Any:
+        if isinstance(value, str):
+            try:
+                text = value if value.lstrip().startswith("{") else Path(value).read_text(encoding="utf-8-sig")
+            except (OSError, ValueError):
+                raise ValueError("it is neither JSON nor the path of a file that can be read") from None
+            try:
+                value = json.loads(text, parse_float=Decimal, parse_constant=str)
+            except (ValueError, RecursionError):
+                raise ValueError("it, or the file it names, is not JSON") from None
+        return read_prices(value)
 
     @field_validator("log_level")
     @classmethod

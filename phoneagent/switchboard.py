@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import itertools
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
+from decimal import Decimal
 from functools import partial
 from importlib import resources
 from typing import TypeVar
@@ -16,10 +18,11 @@ from .call import Call
 from .endpoint import Endpoint, ModelSession, open_session
 from .errors import EndpointError, EndpointRefused, EndpointUnreachable, ProtocolError
 from .events import CallStarted, Event, Journal
-from .hooks import Hooks
+from .hooks import Follower, Hooks
 from .media import TwilioSocket
 from .prepared import Opening, Prepared
 from .protocol import mediastream
+from .protocol.billing import PRICES, Price
 from .protocol.bridge import Bridge
 from .protocol.history import Past, Pending, pending_of
 from .protocol.policy import Policy
@@ -34,6 +37,9 @@ INSTRUCTIONS_SECONDS = 5.0
 
 MAX_PREPARED = 200
 """So many callers may be between webhook and socket; further sessions are opened at the socket."""
+
+EXPECT_SECONDS = 10.0
+"""How long a call that was answered counts before its media socket comes."""
 
 
 class Switchboard:
@@ -56,6 +62,8 @@ class Switchboard:
         journal: Journal | None,
         measure: Callable[[Direction, float], None] | None = None,
         max_call_seconds: float,
+        max_call_cost: Decimal | None = None,
+        prices: Mapping[str, Price] = PRICES,
     ) -> None:
         self._answerer = answerer
         self._endpoint = endpoint
@@ -67,14 +75,43 @@ class Switchboard:
         self._sessions: dict[str, Session] = {}
         self.prepared: dict[str, Prepared] = {}
         """Model sessions of calls whose media socket is still to come, by CallSid."""
+        self.expected: dict[str, Call] = {}
+        """Calls that were answered, and their media socket is still to come."""
+        self._arrivals: dict[str, int] = {}
+        self._arrived = itertools.count(1)
+        self._followers: dict[str, Follower] = {}
+        self.unfinished = 0
+        """Media streams of which something is left: the call itself, its tools, or its hooks."""
         self._leaving: str | None = None
         apology = resources.files(__package__).joinpath("apology.ulaw").read_bytes()
-        self._policy = Policy(apology=base64.b64encode(apology).decode(), max_call_seconds=max_call_seconds)
+        self._policy = Policy(
+            apology=base64.b64encode(apology).decode(),
+            max_call_seconds=max_call_seconds,
+            max_call_cost=max_call_cost,
+            prices=prices,
+        )
 
     # --- a call that begins, or goes on ---
 
-    def prepare(self, call: Call) -> None:
-        """Open the model session of a call while Twilio opens its media socket."""
+    def expect(self, call: Call, *, prepare: bool) -> None:
+        """A call was answered. With `prepare` its model session is opened while Twilio opens its media socket."""
+        if call.sid not in self.expected:
+            self.expected[call.sid] = call
+            asyncio.get_running_loop().call_later(EXPECT_SECONDS, self._give_up, call)
+        if prepare:
+            self._prepare(call)
+
+    async def forget(self, call_sid: str) -> None:
+        """The media socket of a call is not to come any more."""
+        self.expected.pop(call_sid, None)
+        if (prepared := self.prepared.get(call_sid)) is not None:
+            await prepared.close()
+
+    def _give_up(self, call: Call) -> None:
+        if self.expected.get(call.sid) is call:
+            del self.expected[call.sid]
+
+    def _prepare(self, call: Call) -> None:
         if call.sid in self.prepared or call.sid in self._calls or len(self.prepared) >= MAX_PREPARED:
             return
         self.prepared[call.sid] = Prepared(call, self._begin(call), self.prepared)
@@ -118,6 +155,21 @@ class Switchboard:
             log.exception("the model session could not be opened", extra={"call_sid": call.sid})
             raise EndpointRefused(f"the model session could not be opened: {type(error).__name__}") from error
 
+    def arrived(self, call_sid: str) -> int:
+        """A media socket of a call has come; return its number."""
+        self.expected.pop(call_sid, None)
+        self._arrivals[call_sid] = number = next(self._arrived)
+        return number
+
+    def is_newest(self, call_sid: str, number: int) -> bool:
+        """Tell whether no other media socket of the call has come since."""
+        return self._arrivals.get(call_sid) == number
+
+    def left(self, call_sid: str, number: int) -> None:
+        """The media socket with that number is done."""
+        if self.is_newest(call_sid, number):
+            del self._arrivals[call_sid]
+
     async def run(self, call: Call, start: mediastream.Start, socket: TwilioSocket, past: Past | None) -> None:
         """Run a call in its media stream; returns when nothing of that is left here.
 
@@ -131,9 +183,11 @@ class Switchboard:
                 opening = self._begin(call, opening.agent)  # a moment has passed, and it may work now
         else:
             opening = self._begin(call)
+        self.unfinished += 1
         try:
             agent = await _chosen(opening)
         except BaseException:  # the process ends
+            self.unfinished -= 1
             await opening.discard()
             raise
         await self._run(call, agent, opening, start, socket, past)
@@ -147,11 +201,13 @@ class Switchboard:
         socket: TwilioSocket,
         past: Past | None,
     ) -> None:
-        follower = self._hooks.follow()
+        if (older := self._sessions.get(call.sid)) is not None:  # it came while this one was looked up
+            older.hand_over_now("a newer media stream took over")
+        follower = self._followers[call.sid] = self._hooks.follow(after=self._followers.get(call.sid))
 
         def emit(event: Event) -> None:
             self._emit(event, start.stream_sid)
-            follower.tell(event)
+            self._followers[call.sid].tell(event)  # a tool that outlives its stream is told in the next one
 
         async def open_model() -> ModelSession:
             return await opening.model
@@ -185,9 +241,14 @@ class Switchboard:
         finally:
             if self._sessions.get(call.sid) is session:  # and not a newer one
                 del self._calls[call.sid], self._sessions[call.sid]
-            await opening.discard()
-            await session.finish_tools()
-            await follower.close()
+            try:
+                await opening.discard()
+                await follower.close()
+                await session.finish_tools()
+            finally:
+                if self._followers.get(call.sid) is follower:
+                    del self._followers[call.sid]
+                self.unfinished -= 1
 
     def _policy_of(self, agent: Agent) -> Policy:
         """Return an agent's manners; `extra` may have changed how turns are found."""

@@ -8,6 +8,7 @@ import asyncio
 import json
 import logging
 import re
+from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Any, NoReturn
 
@@ -25,6 +26,7 @@ from .events import (
     ToolReturned,
     Trouble,
     TurnEnded,
+    UsageReported,
 )
 
 log = logging.getLogger("phoneagent.call")
@@ -87,12 +89,15 @@ def _line(event: Event, pii: bool) -> tuple[int, str]:
             return logging.INFO, f"tool {event.name} returned after {event.ms} ms"
         case KeyPressed():
             return logging.DEBUG, "key pressed"
+        case UsageReported():
+            return logging.DEBUG, f"{event.source} by {event.model} cost {event.cost}, in all {event.total}"
         case Trouble():
             return logging.WARNING, event.what
         case CallHandedOver():
             return logging.INFO, f"handed over after {event.at_ms} ms: {event.reason}"
         case CallEnded():
-            return logging.INFO, f"ended by {event.ended_by} after {event.duration_ms} ms: {event.reason}"
+            cost = "" if event.cost is None else f", cost {event.cost}"
+            return logging.INFO, f"ended by {event.ended_by} after {event.duration_ms} ms{cost}: {event.reason}"
         case _:
             return logging.DEBUG, ""
 
@@ -117,6 +122,15 @@ def masked(address: str | None) -> str:
 
 def _one_line(address: str | None) -> str:
     return _CONTROL.sub(" ", address or "unknown")
+
+
+class TextFormatter(logging.Formatter):
+    """A log line for a terminal, with the call_sid where the message itself does not name it."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        call_sid = getattr(record, "call_sid", None)
+        line = super().formatMessage(record)
+        return line if call_sid is None or call_sid in record.message else f"{line} [{call_sid}]"
 
 
 class JsonFormatter(logging.Formatter):
@@ -168,6 +182,10 @@ class Metrics:
         self._refused = Counter("requests_refused", "Webhooks and sockets that proved no origin", ["what"], **options)
         self._away = Counter("calls_turned_away", "Calls that could not be taken, by reason", ["reason"], **options)
         self._interrupted = Counter("barge_ins", "Answers that the caller cut off", **options)
+        self._tokens = Counter("tokens", "Tokens of the models, by kind", ["kind"], **options)
+        self._transcribed = Counter("transcribed_seconds", "Audio of recognisers paid by the minute", **options)
+        self._cost = Counter("cost_dollars", "What the models cost, as far as it is known", **options)
+        self._unpriced = Counter("usage_unpriced", "Reports of usage with a part whose cost is unknown", **options)
         for reason in TURNED_AWAY:  # a series that is there from the start shows its first increase
             self._away.labels(reason)
 
@@ -217,6 +235,8 @@ class Metrics:
                     self._reactions.observe(event.reaction_ms / 1000)
             case AgentAnswered():
                 self._answers.observe(event.latency_ms / 1000)
+            case UsageReported():
+                self._count_usage(event)
             case ToolReturned():
                 # The model may invent names, and every one would be a series for ever.
                 if event.name in self._tool_names or len(self._tool_names) < MAX_TOOL_NAMES:
@@ -224,6 +244,16 @@ class Metrics:
                     self._tools.labels(event.name).observe(event.ms / 1000)
             case _:
                 pass
+
+    def _count_usage(self, event: UsageReported) -> None:
+        self._cost.inc(float(event.cost.usd))
+        if event.cost.at_least:
+            self._unpriced.inc()
+        for kind, count in asdict(event.usage).items():
+            if kind == "audio_ms":
+                self._transcribed.inc(count / 1000)
+            elif count:
+                self._tokens.labels(kind).inc(count)
 
     def refused(self, what: str) -> None:
         """Count a request that was refused: "webhook" or "socket"."""

@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import functools
 import inspect
+import json
 import logging
 import re
 import typing
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias, overload
 
@@ -24,6 +26,9 @@ log = logging.getLogger("phoneagent.tools")
 TOOL_SECONDS = 20.0
 """How long a tool may take, unless it says otherwise."""
 
+FILLER_SECONDS = 1.0
+"""How long a tool works in silence before its filler is said, unless it says otherwise."""
+
 MAX_ARGUMENTS_CHARS = 256 * 1024
 MAX_OUTPUT_CHARS = 64 * 1024
 """More than this is not an answer a model can use."""
@@ -38,7 +43,7 @@ class Tool:
     """A function that the model may call. Made by `@tool`, or by hand from a name, a JSON schema and a handler.
 
     A handler made by hand is called with the arguments as one dict, and with the call as `call` if it takes one.
-    `timeout` is in seconds.
+    `timeout` is in seconds. For `once`, `filler` and `filler_after` see `tool`.
     """
 
     name: str
@@ -46,6 +51,9 @@ class Tool:
     parameters: Mapping[str, Any] = field(repr=False)
     handler: Handler = field(repr=False)
     timeout: float = TOOL_SECONDS
+    once: bool = False
+    filler: str | None = None
+    filler_after: float = FILLER_SECONDS
     model: type[pydantic.BaseModel] | None = field(default=None, repr=False)
     call_parameter: str | None = field(default=None, repr=False)
 
@@ -56,6 +64,10 @@ class Tool:
             )
         if self.timeout <= 0:
             raise DefinitionError(f"tool {self.name!r} has timeout={self.timeout}: it must be above 0 seconds")
+        if self.filler_after < 0:
+            raise DefinitionError(f"tool {self.name!r} has filler_after={self.filler_after}: it must be 0 s or more")
+        if self.filler is not None and not self.filler.strip():
+            raise DefinitionError(f"tool {self.name!r} has an empty filler: write what is to be said, or None")
         if self.model is None and self.call_parameter is None and "call" in _parameters_of(self.handler, self.name):
             object.__setattr__(self, "call_parameter", "call")
 
@@ -68,6 +80,24 @@ class Tool:
             "parameters": dict(self.parameters),
         }
 
+    def canonical(self, arguments: str) -> str | None:
+        """Return the arguments in a spelling in which equal ones are the same; None for such as the tool refuses.
+
+        What is left out counts as its default, unless that is made anew each time.
+        """
+        try:
+            given = pydantic_core.from_json(arguments or "{}")
+            checked = None if self.model is None else self.model.model_validate_json(arguments or "{}")
+        except Exception:  # noqa: BLE001 - a user's validator may raise anything, and `run` tells what is wrong
+            return None
+        if checked is not None:
+            fields = type(checked).model_fields
+            absent = fields.keys() - checked.model_fields_set
+            made = {name for name in absent if fields[name].default_factory is not None}
+            with suppress(ValueError):  # a type that JSON does not carry: as the model wrote it, then
+                given = pydantic_core.to_jsonable_python(checked.model_dump(exclude=made))
+        return json.dumps(given, sort_keys=True) if isinstance(given, dict) else None
+
     async def run(self, call: Call, arguments: str) -> str:
         """Run the tool with the model's JSON. Whatever happens becomes an answer to the model; nothing is raised."""
         try:
@@ -75,18 +105,18 @@ class Tool:
             async with asyncio.timeout(self.timeout):
                 return self._output(await self._invoke(positional, named))
         except ToolError as error:
-            return _failure(str(error))
+            return failure(str(error))
         except TimeoutError:
             log.warning("tool %s took longer than %g s", self.name, self.timeout, extra={"call_sid": call.sid})
-            return _failure(f"{self.name} took longer than {self.timeout:g} s; its outcome is unknown")
+            return failure(f"{self.name} took longer than {self.timeout:g} s; its outcome is unknown")
         except asyncio.CancelledError:
             if (task := asyncio.current_task()) is not None and task.cancelling():
                 raise  # the process ends
             log.warning("tool %s was cancelled from inside", self.name, extra={"call_sid": call.sid})
-            return _failure(f"{self.name} failed")
+            return failure(f"{self.name} failed")
         except (Exception, SystemExit):  # whatever a user's function raises: the model is told, the log has the rest
             log.exception("tool %s failed", self.name, extra={"call_sid": call.sid})
-            return _failure(f"{self.name} failed")
+            return failure(f"{self.name} failed")
 
     def _arguments(self, call: Call, arguments: str) -> tuple[list[Any], dict[str, Any]]:
         if len(arguments) > MAX_ARGUMENTS_CHARS:
@@ -117,14 +147,15 @@ class Tool:
             output = sendable(value) if isinstance(value, str) else pydantic_core.to_json(value).decode()
         except pydantic_core.PydanticSerializationError as error:
             log.error("tool %s returned something that is not JSON: %s", self.name, error)
-            return _failure(f"{self.name} returned something that cannot be written as JSON")
+            return failure(f"{self.name} returned something that cannot be written as JSON")
         if len(output) > MAX_OUTPUT_CHARS:
             log.error("tool %s returned %d characters, the limit is %d", self.name, len(output), MAX_OUTPUT_CHARS)
-            return _failure(f"{self.name} returned too much: {len(output)} of {MAX_OUTPUT_CHARS} characters")
+            return failure(f"{self.name} returned too much: {len(output)} of {MAX_OUTPUT_CHARS} characters")
         return output
 
 
-def _failure(message: str) -> str:
+def failure(message: str) -> str:
+    """Return what the model is told of something that did not work."""
     return pydantic_core.to_json({"error": sendable(message)}).decode()
 
 
@@ -135,7 +166,7 @@ def _parameters_of(handler: Handler, name: str) -> Mapping[str, inspect.Paramete
         raise DefinitionError(f"tool {name!r} has a handler that cannot be called: {handler!r}") from None
 
 
-def _from_function(function: Handler, name: str | None, description: str | None, timeout: float) -> Tool:
+def _from_function(function: Handler, name: str | None, description: str | None, options: Mapping[str, Any]) -> Tool:
     name = name or function.__name__
     try:
         hints = typing.get_type_hints(function, include_extras=True)
@@ -166,9 +197,9 @@ def _from_function(function: Handler, name: str | None, description: str | None,
         description=description or inspect.getdoc(function) or "",
         parameters=schema,
         handler=function,
-        timeout=timeout,
         model=model,
         call_parameter=call_parameter,
+        **options,
     )
 
 
@@ -176,7 +207,13 @@ def _from_function(function: Handler, name: str | None, description: str | None,
 def tool(function: Handler, /) -> Tool: ...
 @overload
 def tool(
-    *, name: str | None = None, description: str | None = None, timeout: float = TOOL_SECONDS
+    *,
+    name: str | None = None,
+    description: str | None = None,
+    timeout: float = TOOL_SECONDS,
+    once: bool = False,
+    filler: str | None = None,
+    filler_after: float = FILLER_SECONDS,
 ) -> Callable[[Handler], Tool]: ...
 def tool(
     function: Handler | None = None,
@@ -185,6 +222,9 @@ def tool(
     name: str | None = None,
     description: str | None = None,
     timeout: float = TOOL_SECONDS,
+    once: bool = False,
+    filler: str | None = None,
+    filler_after: float = FILLER_SECONDS,
 ) -> Tool | Callable[[Handler], Tool]:
     """Make a function a tool that the model may call.
 
@@ -193,12 +233,20 @@ def tool(
     seconds. What the function returns is given to the model: a string as it is, everything else as JSON. Raise
     `ToolError` to tell the model what went wrong; any other exception is logged, and the model learns that it failed.
 
+    With `once` (a payment, a booking) the same arguments run the function only once in a call: asked again, the model
+    gets the first output, whatever that was. This holds also where the call goes on in another process; what was cut
+    off there is not repeated, nor is anything run that cannot be written down before.
+
+    While the function works the agent says the `filler`, in the caller's language, should there be `filler_after`
+    seconds of silence.
+
     Raises:
         DefinitionError: the signature cannot be turned into a schema.
     """
 
     def make(function: Handler) -> Tool:
-        return _from_function(function, name, description, timeout)
+        options = {"timeout": timeout, "once": once, "filler": filler, "filler_after": filler_after}
+        return _from_function(function, name, description, options)
 
     return make if function is None else make(function)
 

@@ -111,6 +111,12 @@ def test_a_timeout_is_positive() -> None:
         Tool(name="x", description="", parameters={}, handler=lambda arguments: None, timeout=0)
 
 
+@pytest.mark.parametrize(("option", "value"), [("filler", " "), ("filler_after", -1)])
+def test_a_filler_is_said_at_some_time(option: str, value: Any) -> None:
+    with pytest.raises(DefinitionError, match=option.split("_")[0]):
+        Tool(name="x", description="", parameters={}, handler=lambda arguments: None, **{option: value})
+
+
 # --- running ---
 
 

@@ -6,6 +6,7 @@ import asyncio
 import json
 from collections.abc import Callable
 from datetime import timedelta
+from decimal import Decimal
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,19 @@ from typer.testing import CliRunner
 from phoneagent.cli.calls import calls
 from phoneagent.cli.migrate import migrate
 from phoneagent.errors import ConfigurationError, StoreError
-from phoneagent.events import AgentAnswered, CallEnded, CallStarted, Event, ToolCalled, ToolReturned, Turn, TurnEnded
+from phoneagent.events import (
+    AgentAnswered,
+    CallEnded,
+    CallStarted,
+    Cost,
+    Event,
+    ToolCalled,
+    ToolReturned,
+    Turn,
+    TurnEnded,
+    Usage,
+    UsageReported,
+)
 from phoneagent.store import Store, rows
 
 INBOUND, OUTBOUND = "CA" + "1" * 32, "CA" + "2" * 32
@@ -43,6 +56,19 @@ def turn(role: str, item_id: str, start_ms: int, text: str, heard_text: str | No
     )
 
 
+def used(number: int, model: str, usage: Usage, cost: Cost) -> UsageReported:
+    return UsageReported(
+        call_sid=INBOUND,
+        at_ms=4000,
+        number=number,
+        source="response",
+        model=model,
+        usage=usage,
+        cost=cost,
+        total=cost,
+    )
+
+
 CALL: list[Event] = [
     CallStarted(call_sid=INBOUND, stream_sid="MZ1", caller=PERSON, called=OURS, direction="inbound"),
     turn("agent", "1", 100, "Good evening!"),
@@ -53,6 +79,8 @@ CALL: list[Event] = [
     AgentAnswered(call_sid=INBOUND, at_ms=3600, latency_ms=640),
     turn("agent", "3", 3650, "We have one by the window", "We have one"),
     turn("agent", "4", 65_000, "Are you there?", ""),
+    used(1, "gpt-realtime-2.1", Usage(text_in=100, text_cached=900, audio_out=70), Cost(Decimal("0.00524"))),
+    used(2, "house-recogniser\x1b[2J", Usage(audio_in=40, audio_ms=3200), Cost(at_least=True)),
     CallEnded(call_sid=INBOUND, ended_by="caller", reason="the caller hung up", duration_ms=71_200, transcript=()),
     CallStarted(call_sid=OUTBOUND, stream_sid="MZ2", caller=OURS, called=None, direction="outbound-api"),
 ]
@@ -86,7 +114,7 @@ def test_the_latest_calls_are_listed_with_masked_numbers(recorded: Invoke) -> No
     assert result.exit_code == 0, result.output
     lines = {line.split()[2]: line for line in result.output.splitlines()}
     assert "← +33…89" in lines[INBOUND]
-    assert "1:11.2  by caller: the caller hung up" in lines[INBOUND]
+    assert "1:11.2   $0.0052+  by caller: the caller hung up" in lines[INBOUND]
     assert "→ unknown" in lines[OUTBOUND]
     assert lines[OUTBOUND].endswith("not ended")
     assert PERSON not in result.output
@@ -97,7 +125,7 @@ def test_the_latest_calls_are_listed_with_masked_numbers(recorded: Invoke) -> No
 def test_one_call_is_a_readable_transcript(recorded: Invoke) -> None:
     result = recorded("calls", INBOUND)
     assert result.exit_code == 0, result.output
-    title, *lines, end, latency = result.output.splitlines()
+    title, *lines, end, latency, cost, model, recogniser = result.output.splitlines()
     assert "inbound from +33…89 to +49…56" in title
     assert [line.split(maxsplit=1) for line in lines] == [
         ["0:00.1", "agent   Good evening!"],
@@ -109,6 +137,9 @@ def test_one_call_is_a_readable_transcript(recorded: Invoke) -> None:
     ]
     assert end == "ended by caller after 1:11.2: the caller hung up"
     assert latency == "1 answers, latency 640 ms (median), 640 ms (95 %)"
+    assert cost == "cost at least $0.0052"
+    assert model == "  gpt-realtime-2.1: $0.0052; tokens: text 100 in, 900 cached; audio 70 out"
+    assert recogniser == "  house-recogniser [2J: at least $0.0000; tokens: audio 40 in; 3.2 s of audio"
     assert PERSON not in result.output
     assert PERSON in recorded("calls", INBOUND, "--numbers").output
 
@@ -131,6 +162,11 @@ def test_json_has_everything(recorded: Invoke) -> None:
     assert (record["caller"], record["ended_by"], record["duration_ms"]) == (PERSON, "caller", 71_200)
     assert record["turns"][2]["heard_text"] == "We have one"
     assert record["tool_calls"][0]["output"] == "Booked\x1b[2J"
+    assert record["cost"] == {"usd": "0.005240000", "at_least": True}
+    assert [(each["model"], each["text_cached"], each["audio_ms"]) for each in record["usage"]] == [
+        ("gpt-realtime-2.1", 900, 0),
+        ("house-recogniser\x1b[2J", 0, 3200),
+    ]
     assert record["latency_ms"] == {"response_p50": 640, "response_p95": 640}
     assert {each["call_sid"] for each in json.loads(recorded("calls", "--json").output)} == {INBOUND, OUTBOUND}
 
@@ -178,7 +214,7 @@ def test_forgetting(recorded: Invoke) -> None:
 
 def test_migrating(invoke: Invoke, tmp_path: Path) -> None:
     for _ in range(2):
-        assert invoke("migrate").output == "SQLite in phoneagent.db is at revision 0002\n"
+        assert invoke("migrate").output == "SQLite in phoneagent.db is at revision 0003\n"
     assert invoke("calls").output == "no call is recorded yet\n"
 
 

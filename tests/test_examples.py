@@ -30,6 +30,12 @@ caller = "When do you open?"
 call = "opening_hours"
 then = "{output}"
 """,
+    "deploy": """
+[[turn]]
+caller = "Please read to me."
+call = "next_page"
+then = "{output}"
+""",
     "dice": """
 [[turn]]
 caller = "Roll!"

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from decimal import Decimal
 from pathlib import Path
 
 import pytest
 
-from phoneagent import ConfigurationError, Endpoint, Settings
+from phoneagent import ConfigurationError, Endpoint, Price, Settings
 from phoneagent.settings import load
 
 GOOD = {
@@ -27,6 +28,8 @@ NAMES = [
     "PORT",
     "WEB_CONCURRENCY",
     "MAX_CALL_SECONDS",
+    "MAX_CALL_COST",
+    "PHONEAGENT_PRICES",
 ]
 
 
@@ -94,6 +97,14 @@ def test_everything_missing_is_named_in_one_go() -> None:
         ("PORT", "eighty", "integer"),
         ("PORT", "70000", "65535"),
         ("MAX_CALL_SECONDS", "0", "greater than 0"),
+        ("MAX_CALL_COST", "0", "greater than 0"),
+        ("MAX_CALL_COST", "much", "decimal"),
+        ("MAX_CALL_COST", "NaN", "finite"),
+        ("PHONEAGENT_PRICES", "{", "not JSON"),
+        ("PHONEAGENT_PRICES", "nowhere.json", "neither JSON nor the path"),
+        ("PHONEAGENT_PRICES", '{"m": {"audio_in": -1}}', "the price of 'm': audio_in must be a number of dollars"),
+        ("PHONEAGENT_PRICES", '{"m": {"audio_in": NaN}}', "the price of 'm': audio_in must be a number of dollars"),
+        ("PHONEAGENT_PRICES", '{"m": {"audio": 1}}', "the price of 'm' must be an object of text_in"),
         ("MAX_CALLS_PER_CALLER", "0", "greater than or equal to 1"),
         ("PHONEAGENT_LOG_PII", "perhaps", "boolean"),
         ("PHONEAGENT_LOG_LEVEL", "loud", "debug, info"),
@@ -106,6 +117,20 @@ def test_malformed_values_are_named_with_a_remedy(
     assert problem.startswith(f"{name} is malformed")
     assert complaint in problem
     assert "s3cr3t" not in problem
+
+
+@pytest.mark.parametrize("in_file", [False, True], ids=["in the variable", "in a file"])
+def test_prices(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, in_file: bool) -> None:
+    text = '{"gpt-transcribe": {"minute": 0.0001}}'
+    (tmp_path / "prices.json").write_text(text)
+    settings = loaded(monkeypatch, PHONEAGENT_PRICES="prices.json" if in_file else text, MAX_CALL_COST="2.50")
+    assert settings.prices == {"gpt-transcribe": Price(minute=Decimal("0.0001"))}
+    assert settings.max_call_cost == Decimal("2.50")
+    in_code = Settings(
+        **{name.lower(): value for name, value in GOOD.items()},  # type: ignore[arg-type]
+        prices={"m": Price(minute=Decimal(1)), "n": {"minute": 2}},  # type: ignore[dict-item]
+    )
+    assert in_code.prices == {"m": Price(minute=Decimal(1)), "n": Price(minute=Decimal(2))}
 
 
 def test_another_server_needs_no_openai_key(monkeypatch: pytest.MonkeyPatch) -> None:

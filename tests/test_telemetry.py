@@ -7,6 +7,7 @@ import json
 import logging
 import sys
 from dataclasses import replace
+from decimal import Decimal
 from types import SimpleNamespace
 
 import pytest
@@ -16,11 +17,14 @@ from phoneagent import (
     BargeIn,
     CallEnded,
     CallStarted,
+    Cost,
     KeyPressed,
     ToolReturned,
     Trouble,
     Turn,
     TurnEnded,
+    Usage,
+    UsageReported,
     telemetry,
 )
 from phoneagent.events import CallHandedOver
@@ -33,6 +37,16 @@ STARTED = CallStarted(call_sid="CA1", stream_sid="MZ1", caller="+15550100001", c
 RESUMED = replace(STARTED, stream_sid="MZ2", resumed=True)
 HANDED_OVER = CallHandedOver(call_sid="CA1", at_ms=4000, reason="this process ends")
 ENDED = CallEnded(call_sid="CA1", ended_by="agent", reason="hung up", duration_ms=1000, transcript=(TURN,))
+USED = UsageReported(
+    call_sid="CA1",
+    at_ms=1,
+    number=1,
+    source="response",
+    model="m",
+    usage=Usage(text_in=100, audio_out=40, audio_ms=1500),
+    cost=Cost(Decimal("0.25")),
+    total=Cost(Decimal("1.25")),
+)
 EVENTS = [
     STARTED,
     HANDED_OVER,
@@ -42,6 +56,7 @@ EVENTS = [
     TurnEnded(call_sid="CA1", turn=TURN),
     ToolReturned(call_sid="CA1", at_ms=1, call_id="c", name="book", output="my secret", ms=5),
     KeyPressed(call_sid="CA1", at_ms=1, digit="7"),
+    USED,
     Trouble(call_sid="CA1", at_ms=1, what="something is odd"),
     ENDED,
 ]
@@ -104,6 +119,29 @@ def test_lines_as_json() -> None:
     assert line["time"].endswith("+00:00")
     assert "ValueError: oops" in line["traceback"]
     assert "\n" not in JsonFormatter().format(record)
+
+
+def test_the_end_of_a_call_tells_what_it_cost(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG)
+    log_event(USED)
+    log_event(replace(ENDED, cost=Cost(Decimal("1.25"), at_least=True)))
+    assert [record.getMessage() for record in caplog.records] == [
+        "CA1 response by m cost $0.2500, in all $1.2500",
+        "CA1 ended by agent after 1000 ms, cost at least $1.2500: hung up",
+    ]
+
+
+def test_money_is_counted() -> None:
+    metrics = Metrics()
+    metrics.tell(USED)
+    metrics.tell(replace(USED, number=2))
+    metrics.tell(replace(USED, number=3, usage=Usage(), cost=Cost(at_least=True)))
+    text = metrics.text().decode()
+    assert "phoneagent_cost_dollars_total 0.5\n" in text
+    assert 'phoneagent_tokens_total{kind="text_in"} 200.0' in text
+    assert 'phoneagent_tokens_total{kind="audio_out"} 80.0' in text
+    assert "phoneagent_transcribed_seconds_total 3.0" in text
+    assert "phoneagent_usage_unpriced_total 1.0" in text
 
 
 def test_metrics_of_two_apps_do_not_meet() -> None:

@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from phoneagent import settings
-from phoneagent.events import Turn
+from phoneagent.events import Cost, Turn, Usage
 from phoneagent.store import Answer, CallDetails, CallRecord, Store, ToolRecord
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]+")
@@ -76,7 +76,7 @@ def _print_list(console: Console, records: list[CallRecord], numbers: bool) -> N
         person = f"{'→' if outbound else '←'} {_number(record.called if outbound else record.caller, numbers)}"
         lasted = _clock(record.duration_ms) if record.duration_ms is not None else ""
         line = f"{record.started_at.astimezone():%Y-%m-%d %H:%M}  {record.call_sid}  {person:<18} {lasted:>8}  "
-        console.print(line + _ended(record), soft_wrap=True)
+        console.print(f"{line}{_price(record.cost):>9}  {_ended(record)}", soft_wrap=True)
 
 
 def _number(number: str | None, whole: bool) -> str:
@@ -85,6 +85,11 @@ def _number(number: str | None, whole: bool) -> str:
         return "unknown"
     number = _plain(number)
     return number if whole or len(number) < 6 else f"{number[:3]}…{number[-2:]}"
+
+
+def _price(cost: Cost | None) -> str:
+    """Return a cost in short; nothing where it is unknown, and a plus where it is more than that."""
+    return "" if cost is None else f"${cost.usd:.4f}{'+' if cost.at_least else ''}"
 
 
 def _ended(record: CallRecord) -> str:
@@ -116,6 +121,22 @@ def _print_call(console: Console, record: CallDetails, numbers: bool) -> None:
     if record.answers:
         p50, p95 = record.latency_ms(0.5), record.latency_ms(0.95)
         console.print(f"{len(record.answers)} answers, latency {p50} ms (median), {p95} ms (95 %)", soft_wrap=True)
+    if record.cost is not None:
+        console.print(f"cost {record.cost}", soft_wrap=True)
+    for used in record.usage:
+        console.print(f"  {_plain(used.model)}: {used.cost}{_amounts(used.usage)}", soft_wrap=True)
+
+
+def _amounts(usage: Usage) -> str:
+    parts = []
+    for kind in ("text", "audio", "image"):
+        counts = {way: getattr(usage, f"{kind}_{way}", 0) for way in ("in", "cached", "out")}
+        if any(counts.values()):
+            parts.append(f"{kind} " + ", ".join(f"{count} {way}" for way, count in counts.items() if count))
+    told = [f"tokens: {'; '.join(parts)}"] if parts else []
+    if usage.audio_ms:
+        told.append(f"{usage.audio_ms / 1000:.1f} s of audio")
+    return "".join(f"; {each}" for each in told)
 
 
 def _print_entry(console: Console, clock: str, who: str, text: Text) -> None:

@@ -21,6 +21,7 @@ from phoneagent.call import Call
 from phoneagent.control import Control
 from phoneagent.endpoint import Endpoint, ModelSession, open_session
 from phoneagent.errors import ConfigurationError, ProtocolError
+from phoneagent.handoffs import Desk
 from phoneagent.protocol import realtime
 from phoneagent.protocol.chat import Answered, Chat, Complaint, Words
 from phoneagent.protocol.policy import RunTool
@@ -28,6 +29,7 @@ from phoneagent.server import PhoneApp
 from phoneagent.sim.model import Model
 from phoneagent.sim.script import Script
 from phoneagent.threads import run_in_thread
+from phoneagent.tools import failure
 
 from .target import Target
 
@@ -82,8 +84,10 @@ def _endpoint(app: PhoneApp) -> Endpoint | None:
 async def _chat(app: PhoneApp, call: Call, endpoint: Endpoint | None, script: Path | None, why: str) -> None:
     screen = _Screen()
     agent = await choose(app.agent, call)
-    session = agent.session(await agent.instructions_for(call), written=True)
     async with AsyncExitStack() as stack:
+        stack.push_async_callback(agent.close)
+        await agent.open()
+        session = agent.session(await agent.instructions_for(call), written=True)
         if endpoint is None:
             model = await stack.enter_async_context(Model(Script.of(script)))
             endpoint = Endpoint(f"{model.url}?model={settings.DEFAULT_MODEL}")
@@ -102,11 +106,19 @@ class _Talk:
     """The shell of a conversation: reads model and user, writes what the chat has, and runs the tools."""
 
     def __init__(self, agent: Agent, call: Call, model: ModelSession, screen: _Screen) -> None:
-        self._agent = agent
+        self._answered = agent
         self._call = call
         self._model = model
         self._screen = screen
         self._chat = Chat(greeting=agent.greeting)
+        self._desk = Desk(
+            agent,
+            call,
+            past=(),
+            reconfigure=self._chat.reconfigure,
+            speaks=lambda name: None,  # it is asked when there is something to show
+            voice_fixed=lambda: True,  # there is none
+        )
         self._loop = asyncio.get_running_loop()
         self._changed = asyncio.Event()
         self._idle = asyncio.Event()
@@ -118,8 +130,10 @@ class _Talk:
         Raises:
             EndpointError: the model does.
         """
-        control = Control(self._chat, lambda: self._agent, flush=self._changed.set, loop=self._loop)
-        self._call.attach(control)
+        manual = self._answered.turn_detection is None
+        self._call.attach(
+            Control(self._chat, lambda: self._desk.agent, manual=manual, flush=self._changed.set, loop=self._loop)
+        )
         self._chat.handle_timer(self._loop.time())  # a greeting may be due
         self._changed.set()
         tasks = [asyncio.create_task(each) for each in (self._read(), self._type(), self._work())]
@@ -180,7 +194,7 @@ class _Talk:
         for happening in self._chat.happenings():
             match happening:
                 case Words():
-                    self._screen.words(self._agent.name, happening)
+                    self._screen.words(self._desk.agent.name, happening)
                 case Answered():
                     self._screen.end_line()
                 case Complaint(what=what):
@@ -192,9 +206,9 @@ class _Talk:
 
     async def _run_tool(self, request: RunTool) -> None:
         self._screen.tool(f"{request.name} {request.arguments}")
-        tool = self._agent.tool(request.name)
+        tool = self._desk.tool(request.name)
         if tool is None:
-            output = f'{{"error": "there is no tool named {request.name}"}}'
+            output = failure(f"there is no tool named {request.name}")
         else:
             output = await tool.run(self._call, request.arguments)
         self._screen.tool(f"{request.name} → {output}")

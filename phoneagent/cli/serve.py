@@ -17,7 +17,7 @@ from phoneagent.errors import ConfigurationError
 from phoneagent.protocol.mediastream import MAX_MESSAGE_BYTES
 from phoneagent.server import VOICE_PATH, PhoneApp
 from phoneagent.settings import Settings, load
-from phoneagent.telemetry import JsonFormatter
+from phoneagent.telemetry import JsonFormatter, TextFormatter
 
 from . import workers
 from .target import Target
@@ -47,7 +47,7 @@ def log_config(level: str, form: Literal["text", "json"] | None) -> dict[str, An
     It is a value because uvicorn carries it into the process that `--reload` starts anew.
     """
     as_json = form == "json" or (form is None and not sys.stderr.isatty())
-    text = {"format": "%(asctime)s %(levelname)-7s %(name)s: %(message)s"}
+    text = {"()": TextFormatter, "fmt": "%(asctime)s %(levelname)-7s %(name)s: %(message)s"}
     return {
         "version": 1,
         "disable_existing_loggers": False,

@@ -72,14 +72,13 @@ class PunctualServer(Server):
     platforms send several, does not turn its good end into a bad one.
     """
 
+    ends_process = True
+
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
         with super().capture_signals():
             _mask("SIG_UNBLOCK", *_SIGNALS)
-            try:
-                yield
-            finally:
-                _mask("SIG_BLOCK", signal.SIGTERM)
+            yield
 
 
 class Workers:

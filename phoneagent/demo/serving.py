@@ -26,7 +26,19 @@ TAIL_LINES = 15
 PUBLIC_URL = "https://phoneagent.example"
 
 _OWN = ("OPENAI_", "REALTIME_", "TWILIO_", "PHONEAGENT_")
-_OWN_NAMES = frozenset({"PUBLIC_URL", "PORT", "WEB_CONCURRENCY", "MAX_CALL_SECONDS"})
+_OWN_NAMES = frozenset(
+    {
+        "ALLOW_CALLERS",
+        "DENY_CALLERS",
+        "FALLBACK_NUMBER",
+        "MAX_CALLS",
+        "MAX_CALLS_PER_CALLER",
+        "MAX_CALL_SECONDS",
+        "PORT",
+        "PUBLIC_URL",
+        "WEB_CONCURRENCY",
+    }
+)
 
 
 class ServerFailed(PhoneAgentError):

@@ -21,6 +21,7 @@ unsent) · THINKING (a response is requested or active, or a tool runs) · CALLE
 | any                      | turn committed                 | an answer is owed, by the server or asked for            |
 | any                      | function call complete, new id | the tool runs, once                                      |
 | any                      | tool returned                  | its output is posted at once; after the last one: owed   |
+| THINKING, nobody speaks  | a tool takes long              | its filler is said, once (`toolcalls`)                   |
 | no response, turn over   | an answer is owed, not CLOSING | one response.create                                      |
 | any                      | response.done, the active one  | none; failed or empty: owed again, once a turn           |
 | speech on                | no media for 750 ms            | silence is made up (`listening`)                         |
@@ -46,6 +47,7 @@ from .narration import Narration
 from .playback import Outcome, Playback
 from .policy import FATAL_CODES, LINE_LOST_SECONDS, MODEL_STALLED_SECONDS, EndCall, Floor, Policy, Request, RunTool
 from .responses import MAX_UNANSWERED, Ending, ResponseGate, State
+from .spending import Spending
 from .toolcalls import ToolCalls
 from .truncation import Truncations
 
@@ -74,8 +76,9 @@ class Bridge:
         self.responses = ResponseGate(self._control)
         self.truncations = Truncations(self._control)
         self.asked = Asked(self._control, self.hearing, self.responses)
-        self.tools = ToolCalls()
+        self.tools = ToolCalls(self._control, past.tools if past is not None else ())
         self.narration = Narration(call_sid)
+        self.spending = Spending(policy, past, self.narration, self.responses, self._limits)
 
     # --- outputs --------------------------------------------------------------------------------------------------
 
@@ -189,6 +192,7 @@ class Bridge:
         if not self._connected or self._end is not None:
             return
         self._limits.model_at = now
+        self.spending.receive(event, now)
         match event:
             case realtime.AudioDelta():
                 self._audio(event, now)
@@ -292,6 +296,7 @@ class Bridge:
 
     def _function_call(self, item: realtime.Item, now: float) -> None:
         call = self.tools.begin(item, now)
+        self.responses.called |= item.type in ("mcp_call", "mcp_approval_request")  # by the model's provider
         if call is None:
             return
         self.responses.called = True
@@ -329,8 +334,7 @@ class Bridge:
         self.narration.tool_returned(call_id, call.name, output, call.since, now)
         if self._end is not None:
             return
-        item: dict[str, object] = {"type": "function_call_output", "call_id": call_id, "output": output}
-        self._control.append(realtime.ItemCreate(item=item))
+        self.tools.post(call_id, output)
         self.responses.output_posted(call_id)
         self._move_on(now)
 
@@ -368,7 +372,7 @@ class Bridge:
             and self._begun
             and not self.turn.open(now)
             and not self.responses.owes
-            and not self.narration.awaits_text
+            and not self.narration.awaits_text(now)
         )
 
     def hand_over(self, now: float, reason: str) -> None:
@@ -383,7 +387,7 @@ class Bridge:
         return pending_now(
             turn_open=self.turn.open(now),
             owes=self.responses.owes or self.floor() in (Floor.AGENT, Floor.THINKING),
-            words_lost=self.narration.awaits_text and self.playback.idle,
+            words_lost=self.narration.lacks_text and self.playback.idle,
         )
 
     # --- rules ----------------------------------------------------------------------------------------------------
@@ -406,10 +410,8 @@ class Bridge:
     def _may_interrupt(self) -> bool:
         if self._closing.active or not self._policy.barge_in:
             return False
-        return self._policy.greeting_interruptible or not self._greeting_unheard()
-
-    def _greeting_unheard(self) -> bool:
-        return self.responses.waits_for("greeting") or any(map(self.playback.holds, self._greeting_items))
+        unheard = self.responses.waits_for("greeting") or any(map(self.playback.holds, self._greeting_items))
+        return self._policy.greeting_interruptible or not unheard
 
     def _interrupt(self, now: float) -> None:
         self.responses.interrupt(now)
@@ -429,7 +431,10 @@ class Bridge:
         if self._closing.goodbye_due and self.responses.state is State.NONE and not self.responses.waits_for("goodbye"):
             self.responses.want(prompts.goodbye())
         if self._connected:
-            self.responses.poll(now, speech=self.turn.open(now), tools_running=self.tools.running)
+            self.spending.poll(now)
+            speech = self.turn.open(now)
+            self.responses.poll(now, speech=speech, tools_running=self.tools.running)
+            self.tools.poll(now, self.responses, quiet=not speech and self.floor() is Floor.THINKING)
             if self.responses.unanswered >= MAX_UNANSWERED and not self._closing.active:
                 self.model_lost(now, "it answers no request for a response")
         if self._closing.active and now >= self._hang_up_at():
@@ -447,14 +452,16 @@ class Bridge:
         """End the call at once, or only our part of it."""
         if self._end is not None:
             return
-        step = step_after(by, self._pending(now))
+        closed_by = self._closing.by if self._closing.active and by in (None, "line") else by
+        step = step_after(closed_by, self._pending(now))
         self._heard(self.playback.cut(now), now)
+        self.spending.close(now)
         self._end = EndCall(by, reason, step)
         self._requests.append(self._end)
         if by is None:
             self.narration.hand_over(reason, now)
         else:
-            self.narration.end(by, reason, now)
+            self.narration.end(by, reason, now, self.spending.total)
 
     # --- time -----------------------------------------------------------------------------------------------------
 
@@ -464,11 +471,11 @@ class Bridge:
             return None
         times = [self._limits.line_lost_at, self.hearing.get_timer()]
         if self._connected:
-            times += [self.responses.get_timer(), self.turn.get_timer()]
+            times += [self.responses.get_timer(), self.turn.get_timer(), self.tools.get_timer()]
         if self._closing.active:
             times.append(self._hang_up_at())
         else:
-            times += [self._limits.longest_at, self._stalled_at()]
+            times += [self._limits.longest_at if self._begun else None, self._stalled_at()]
         return min(time for time in times if time is not None)
 
     def _stalled_at(self) -> float | None:
@@ -486,9 +493,9 @@ class Bridge:
         stalled_at = self._stalled_at()
         if not self._closing.active and stalled_at is not None and now >= stalled_at:
             self.model_lost(now, f"nothing came of a response for {MODEL_STALLED_SECONDS:.0f} s")
-        if now >= self._limits.longest_at:
+        if self._begun and now >= self._limits.longest_at:
             if self._limits.announced:
-                self.hang_up(now, reason="the call reached its longest duration")
+                self.hang_up(now, reason=self._limits.reason)
             else:
                 self._limits.announced = True
                 self.responses.want(prompts.announcement())

@@ -51,7 +51,7 @@ class Chat:
         self._outbox: deque[realtime.ToModel] = deque()
         self._happenings: deque[Happening] = deque()
         self._responses = ResponseGate(self._outbox)
-        self._tools = ToolCalls()
+        self._tools = ToolCalls(self._outbox)
         self._closing = False
         self._goodbye_due = False
         self._event_at = 0.0
@@ -107,10 +107,13 @@ class Chat:
         """Post a tool's output."""
         if self._tools.end(call_id) is None:
             return
-        item: dict[str, object] = {"type": "function_call_output", "call_id": call_id, "output": output}
-        self._outbox.append(realtime.ItemCreate(item=item))
+        self._tools.post(call_id, output)
         self._responses.output_posted(call_id)
         self._move_on(now)
+
+    def reconfigure(self, session: dict[str, object]) -> None:
+        """Change the model's session, as where one agent hands over to another."""
+        self._tools.reconfigure(session)
 
     # --- what the model says ---
 

@@ -56,4 +56,4 @@ def step_after(by: EndedBy | None, pending: Pending) -> NextStep | None:
         return NextStep(kind="hang_up")
     if by == "error":
         return NextStep(kind="fall_back")
-    return NextStep(kind="resume", data={"pending": pending})
+    return NextStep(kind="resume", data={"pending": pending, "broke": by is not None})

@@ -10,7 +10,7 @@ import json
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias, get_args
 
-from phoneagent.events import Turn
+from phoneagent.events import Cost, Turn
 
 Pending: TypeAlias = Literal["nothing", "answer", "words", "unknown"]
 """What was open: nothing, the caller listens or thinks · the caller waits for an answer, or for the rest of one · the
@@ -18,6 +18,9 @@ caller's last words were lost · nobody knows, as after a crash."""
 
 MAX_CHARS = 48_000
 """About 12,000 tokens, less than half of the smallest model's context; of longer calls the latest part is told."""
+
+MAX_PART_CHARS = 8_000
+"""What is told of one turn, or of one tool's arguments or output."""
 
 _UNKNOWN_OUTCOME = json.dumps(
     {"error": "outcome unknown: the connection was lost while this ran. Check before you repeat it."}
@@ -53,6 +56,8 @@ class Past:
     tools: tuple[ToolRun, ...] = ()
     pending: Pending = "unknown"
     age_ms: int = 0
+    cost: Cost | None = None
+    """What it cost so far; None if the models told of nothing."""
 
     @property
     def greeted(self) -> bool:
@@ -104,12 +109,17 @@ def _message(turn: Turn) -> dict[str, Any]:
 
 
 def _say(role: str, kind: str, text: str) -> dict[str, Any]:
-    return {"type": "message", "role": role, "content": [{"type": kind, "text": text}]}
+    return {"type": "message", "role": role, "content": [{"type": kind, "text": _cut(text)}]}
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= MAX_PART_CHARS else f"{text[:MAX_PART_CHARS]}… (cut)"
 
 
 def _tool(tool: ToolRun) -> list[dict[str, Any]]:
-    output = _UNKNOWN_OUTCOME if tool.output is None else tool.output
+    output = _UNKNOWN_OUTCOME if tool.output is None else _cut(tool.output)
+    arguments = tool.arguments if len(tool.arguments) <= MAX_PART_CHARS else "{}"  # half a JSON is none
     return [
-        {"type": "function_call", "call_id": tool.call_id, "name": tool.name, "arguments": tool.arguments},
+        {"type": "function_call", "call_id": tool.call_id, "name": tool.name, "arguments": arguments},
         {"type": "function_call_output", "call_id": tool.call_id, "output": output},
     ]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from .policy import ANNOUNCE_SECONDS, LINE_LOST_SECONDS, MODEL_STALLED_SECONDS
 
 
@@ -18,6 +20,8 @@ class Limits:
         """When anything of the model came last."""
         self.announced = False
         """Whether the caller knows that the longest call is about to end."""
+        self.reason = "the call reached its longest duration"
+        self._ends_by = math.inf
 
     def start(self, now: float) -> None:
         """The media stream begins."""
@@ -30,8 +34,18 @@ class Limits:
     @property
     def longest_at(self) -> float:
         """When the longest call ends; until it is announced, when that is due."""
-        ends_at = self.started_at - self._age_seconds + self._max_call_seconds
+        ends_at = self._ends_at
         return ends_at if self.announced else ends_at - min(ANNOUNCE_SECONDS, self._max_call_seconds / 4)
+
+    @property
+    def _ends_at(self) -> float:
+        return min(self._ends_by, self.started_at - self._age_seconds + self._max_call_seconds)
+
+    def end_by(self, when: float, reason: str) -> None:
+        """The call ends then, if not before; whoever says so has it announced."""
+        if when < self._ends_at:
+            self._ends_by, self.reason = when, reason
+        self.announced = True
 
     def stalled_at(self, played_at: float) -> float:
         """When a response of which nothing comes is dead; what was written plays until `played_at`."""

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Iterator
+from typing import Literal
 
 from phoneagent.events import (
     AgentAnswered,
@@ -11,6 +13,7 @@ from phoneagent.events import (
     CallEnded,
     CallerSpoke,
     CallHandedOver,
+    Cost,
     EndedBy,
     Event,
     KeyPressed,
@@ -18,10 +21,15 @@ from phoneagent.events import (
     ToolReturned,
     Trouble,
     TurnEnded,
+    Usage,
+    UsageReported,
 )
 
 from .playback import Outcome
 from .transcript import Transcript
+
+TEXT_SECONDS = 5.0
+"""How long the text of a turn may take."""
 
 MAX_TROUBLES = 100
 """Different complaints that are told of one call."""
@@ -33,12 +41,13 @@ class Narration:
     def __init__(self, call_sid: str) -> None:
         self._call_sid = call_sid
         self._started_at: float | None = None
+        self._reports = 0
         self._speech_from_ms = 0
         self._unanswered_since: float | None = None  # the caller's speech ended then
         self._answers_since: float | None = None  # and the response to it has begun
         self._events: deque[Event] = deque()
         self._troubles: set[str] = set()
-        self._recognises = False
+        self._committed_at = -math.inf
         self._transcript = Transcript()
 
     def take(self) -> Iterator[Event]:
@@ -76,20 +85,28 @@ class Narration:
         self._transcript.caller_spoke(self._speech_from_ms, round(self.ms(now) - behind_ms))
 
     def committed(self, item_id: str, now: float) -> None:
+        self._committed_at = now
         self._transcript.caller_turn(item_id, self.ms(now))
 
     @property
-    def awaits_text(self) -> bool:
-        """Whether a recogniser that has answered before still owes the text of a turn."""
-        return self._recognises and self._transcript.awaits_text
+    def lacks_text(self) -> bool:
+        """Whether nobody knows what the caller said last."""
+        return self._transcript.lacks_text
+
+    def awaits_text(self, now: float) -> bool:
+        """Tell whether the text of what the caller said last may still come; not every session has a recogniser."""
+        return self.lacks_text and now < self._committed_at + TEXT_SECONDS
 
     def understood(self, item_id: str, text: str) -> None:
-        self._recognises = self._recognises or bool(text)
         turn = self._transcript.caller_text(item_id, text)
         if turn is not None:
             self._events.append(TurnEnded(call_sid=self._call_sid, turn=turn))
 
     # --- the agent's turns ---
+
+    def speaks(self, agent: str) -> None:
+        """What is said from here on is said by that agent."""
+        self._transcript.speaker = agent
 
     def words(self, item_id: str, words: str) -> None:
         self._transcript.agent_words(item_id, words)
@@ -151,11 +168,35 @@ class Narration:
             )
         )
 
+    def used(
+        self,
+        source: Literal["response", "transcription"],
+        model: str,
+        usage: Usage,
+        cost: Cost,
+        total: Cost,
+        now: float,
+    ) -> None:
+        """A model has reported what it used."""
+        self._reports += 1
+        self._events.append(
+            UsageReported(
+                call_sid=self._call_sid,
+                at_ms=self.ms(now),
+                number=self._reports,
+                source=source,
+                model=model,
+                usage=usage,
+                cost=cost,
+                total=total,
+            )
+        )
+
     def hand_over(self, reason: str, now: float) -> None:
         """Our part of the call is over."""
         self._events.append(CallHandedOver(call_sid=self._call_sid, at_ms=self.ms(now), reason=reason))
 
-    def end(self, by: EndedBy, reason: str, now: float) -> None:
+    def end(self, by: EndedBy, reason: str, now: float, cost: Cost | None = None) -> None:
         """The call is over: the turns whose text never came end as well."""
         for turn in self._transcript.close():
             self._events.append(TurnEnded(call_sid=self._call_sid, turn=turn))
@@ -166,5 +207,6 @@ class Narration:
                 reason=reason,
                 duration_ms=self.ms(now),
                 transcript=self._transcript.turns(),
+                cost=cost,
             )
         )

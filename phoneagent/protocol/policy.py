@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import enum
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from decimal import Decimal
 from typing import TypeAlias
 
 from phoneagent.events import EndedBy, NextStep
+
+from .billing import PRICES, Price
 
 LINE_LOST_SECONDS = 15.0
 """Twilio sends silence too: without any media for so long the line is dead."""
@@ -58,6 +62,10 @@ class Policy:
     apology: str = field(default="", repr=False)
     """What is played when the model is lost: base64 of µ-law."""
     max_call_seconds: float = 3600.0
+    max_call_cost: Decimal | None = None
+    """US dollars at which the call is brought to its end."""
+    prices: Mapping[str, Price] = field(default_factory=lambda: PRICES, repr=False)
+    """What models cost, by name."""
 
 
 @dataclass(frozen=True, slots=True)

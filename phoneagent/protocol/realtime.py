@@ -19,6 +19,9 @@ from phoneagent.errors import ProtocolError
 
 from .audio import is_base64
 
+MAX_NAME = 200
+"""Characters that are kept of a model's name."""
+
 
 class Dialect(enum.Enum):
     """How a server spells its events: `GA`, or `BETA` (flat sessions, `response.audio.delta`)."""
@@ -85,6 +88,8 @@ class InputTranscript(_FromModel, tag="conversation.item.input_audio_transcripti
 
     item_id: str
     transcript: str
+    usage: Any = None
+    """See `usage`; whatever shape it has, the event counts."""
 
 
 class InputTranscriptFailed(_FromModel, tag="conversation.item.input_audio_transcription.failed"):
@@ -112,6 +117,8 @@ class Response(msgspec.Struct):
     status_details: StatusDetails | None = None
     output: list[Item] | None = None
     metadata: dict[str, Any] | None = None
+    usage: Any = None
+    """See `usage`; whatever shape it has, the response counts."""
 
 
 class ResponseCreated(_FromModel, tag="response.created"):
@@ -197,6 +204,13 @@ class Unknown(msgspec.Struct):
     """An event that a call does not need."""
 
     type: str
+
+
+MCP_FAILURES = {
+    "mcp_list_tools.failed": "an MCP server could not be asked for its tools by the model's provider",
+    "response.mcp_call.failed": "a tool of an MCP server failed, called by the model's provider",
+}
+"""What such events tell that nobody needs to act on."""
 
 
 FromModel: TypeAlias = (
@@ -311,6 +325,25 @@ def output_format_of(session: Mapping[str, Any]) -> str:
     return str(format_.get("type")) if isinstance(format_, Mapping) else "unknown"
 
 
+def model_of(session: Mapping[str, Any]) -> str:
+    """Return the model's name as the server spells it; "unknown" if it does not."""
+    return _name(session)
+
+
+def transcription_model_of(session: Mapping[str, Any]) -> str:
+    """Return the name of the recogniser for the caller's turns; "unknown" if the server does not tell."""
+    audio = session.get("audio")
+    modern = audio.get("input") if isinstance(audio, Mapping) else None
+    if isinstance(modern, Mapping):
+        return _name(modern.get("transcription"))
+    return _name(session.get("input_audio_transcription"))
+
+
+def _name(holder: Any) -> str:
+    model = holder.get("model") if isinstance(holder, Mapping) else None
+    return model[:MAX_NAME] if isinstance(model, str) and model else "unknown"
+
+
 # --- to the model ---------------------------------------------------------------------------------------------------
 
 
@@ -419,6 +452,8 @@ def _beta_response(response: Mapping[str, Any]) -> dict[str, Any]:
 
 def _beta_shared(modern: Mapping[str, Any]) -> dict[str, Any]:
     flat = {key: value for key, value in modern.items() if key not in _GA_ONLY}
+    if "tools" in flat:  # the beta has no MCP servers
+        flat["tools"] = [each for each in flat["tools"] if each.get("type") != "mcp"]
     if "output_modalities" in modern:
         flat["modalities"] = ["text"] if modern["output_modalities"] == ["text"] else ["audio", "text"]
     if "max_output_tokens" in modern:

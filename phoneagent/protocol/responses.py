@@ -38,10 +38,10 @@ MAX_DISCARDED = 64
 METADATA_KEY = "phoneagent"
 """Our responses carry their number under this key, so that the server's own are told apart."""
 
-Kind: TypeAlias = Literal["greeting", "say", "goodbye", "turn", "asked"]
+Kind: TypeAlias = Literal["greeting", "say", "filler", "goodbye", "turn", "asked"]
 """Said word for word, or answers: to a turn or a tool's output, and (`asked`) those that the user's code asks for."""
 
-_ANSWERS = frozenset({"turn", "asked"})
+ANSWERS = frozenset({"turn", "asked"})
 
 
 class State(enum.Enum):
@@ -83,6 +83,8 @@ class ResponseGate:
         self.owed = False
         self.spoke = False
         """Whether the newest response has spoken, unless it was discarded."""
+        self.ever_spoke = False
+        """Whether any response has spoken: the model's voice can no more be changed then."""
         self.called = False
         """Whether the newest response has called a tool."""
         self.unanswered = 0
@@ -184,7 +186,7 @@ class ResponseGate:
         self._drop_next = self._drop_next and not drop
         if self._pending is not None and ours:
             self.ask, self._pending = self._pending, None
-            if self.ask.kind in _ANSWERS:  # the others say what they were told to: they answer nothing
+            if self.ask.kind in ANSWERS:  # the others say what they were told to: they answer nothing
                 self.owed = False
                 self._outputs = {call: added for call, added in self._outputs.items() if call not in self._covered}
         else:
@@ -211,6 +213,7 @@ class ResponseGate:
 
     def heard_audio(self, response_id: str) -> None:
         """Note that a response speaks."""
+        self.ever_spoke = True
         if response_id == self.id:
             self.spoke = True
 
@@ -276,7 +279,7 @@ class ResponseGate:
             return
         if ask is None or ask.kind == "turn":
             self.owed = True
-        else:
+        elif ask.kind != "filler":  # its moment has passed
             self._asks.appendleft(ask)
 
     # --- interruption and time ---

@@ -1,10 +1,20 @@
-"""The tools that the model has called: each call runs once, whatever announces it."""
+"""The tools that the model has called: each call runs once, whatever announces it, and while one takes long, the agent
+says a word.
+
+The *filler* is said when a tool has been at work for so long, and nobody has said anything for as long: one word for
+all tools that run then, and never a second one for the same call.
+"""
 
 from __future__ import annotations
 
+from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from .realtime import Item
+from . import prompts
+from .history import ToolRun
+from .realtime import Item, ItemCreate, SessionUpdate, ToModel
+from .responses import ResponseGate, State
 
 MAX_TOOL_CALLS = 1_000
 """So many tool calls in one call are a loop; further ones are refused."""
@@ -20,12 +30,25 @@ class ToolCall:
     since: float
 
 
-class ToolCalls:
-    """The tool calls of a call."""
+@dataclass(frozen=True, slots=True)
+class Filler:
+    """What the agent says while a tool works, after so many seconds of silence."""
 
-    def __init__(self) -> None:
+    text: str
+    after: float
+
+
+class ToolCalls:
+    """The tool calls of a call. What is to be sent goes to `outbox`; `past` are those of an earlier media stream."""
+
+    def __init__(self, outbox: deque[ToModel], past: Sequence[ToolRun] = ()) -> None:
+        self._outbox = outbox
+        self.past = tuple(past)
+        """The calls that were made before this media stream, in order."""
         self._seen: set[str] = set()
         self._running: dict[str, ToolCall] = {}
+        self._fillers: dict[str, Filler] = {}
+        self._quiet_since: float | None = None
 
     @property
     def running(self) -> bool:
@@ -39,6 +62,9 @@ class ToolCalls:
 
     def begin(self, item: Item, now: float) -> ToolCall | None:
         """Take an output item. Returns the call to run if it is one, complete, and new."""
+        if item.type == "mcp_approval_request" and item.id is not None and item.id not in self._seen:
+            self._seen.add(item.id)
+            self._outbox.append(ItemCreate(item=_refusal(item.id, len(self._seen))))
         if item.type != "function_call" or item.status not in (None, "completed") or not item.call_id or not item.name:
             return None
         if item.call_id in self._seen:
@@ -49,4 +75,52 @@ class ToolCalls:
 
     def end(self, call_id: str) -> ToolCall | None:
         """Take the end of a call. Returns None if none of that id is running."""
+        self._fillers.pop(call_id, None)
         return self._running.pop(call_id, None)
+
+    def post(self, call_id: str, output: str) -> None:
+        """Give the model the output of a call."""
+        self._outbox.append(ItemCreate(item={"type": "function_call_output", "call_id": call_id, "output": output}))
+
+    def reconfigure(self, session: dict[str, object]) -> None:
+        """Change the model's session: what is sent from here on finds it changed. `session` is in GA's shape."""
+        self._outbox.append(SessionUpdate(session=session))
+
+    # --- a word while it takes long ---
+
+    def fill(self, call_id: str, filler: Filler) -> None:
+        """Have something said should that call take long."""
+        if call_id in self._running:
+            self._fillers[call_id] = filler
+
+    def get_timer(self) -> float | None:
+        """Return when `poll` is due."""
+        return min(map(self._due, self._fillers), default=None) if self._quiet_since is not None else None
+
+    def poll(self, now: float, responses: ResponseGate, *, quiet: bool) -> None:
+        """Ask for a filler, if one is due. `quiet`: tools run, and nobody speaks."""
+        if not quiet or responses.state is not State.NONE:
+            self._quiet_since = None
+            return
+        if self._quiet_since is None:
+            self._quiet_since = now
+        due = [call_id for call_id in self._fillers if now >= self._due(call_id)]
+        if due:
+            responses.want(prompts.filler(self._fillers[due[0]].text))
+            responses.poll(now, speech=False, tools_running=True)
+            self._fillers.clear()
+
+    def _due(self, call_id: str) -> float:
+        assert self._quiet_since is not None
+        return max(self._quiet_since, self._running[call_id].since) + self._fillers[call_id].after
+
+
+def _refusal(request_id: str, number: int) -> dict[str, object]:
+    """Return the answer to a tool of an MCP server that needs somebody's approval: nobody sits there."""
+    return {
+        "id": f"refusal_{number}",
+        "type": "mcp_approval_response",
+        "approval_request_id": request_id,
+        "approve": False,
+        "reason": "Nobody can approve this during a phone call. Tell the caller that it cannot be done here.",
+    }

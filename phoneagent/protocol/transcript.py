@@ -44,6 +44,7 @@ class _CallerTurn:
 @dataclass(slots=True)
 class _AgentTurn:
     item_id: str
+    agent: str | None
     text: str = ""
     complete: bool = False
 
@@ -52,10 +53,13 @@ class Transcript:
     """The turns of a call. A method that ends a turn returns it."""
 
     def __init__(self) -> None:
+        self.speaker: str | None = None
+        """The name of the agent who has the call: of what begins from here on."""
         self._ended: dict[str, Turn] = {}
         self._agent: dict[str, _AgentTurn] = {}
         self._caller: dict[str, _CallerTurn] = {}
         self._speech: tuple[int, int] | None = None
+        self._latest = ""
 
     def caller_spoke(self, start_ms: int, end_ms: int) -> None:
         """Note a stretch of speech of the caller; the turn it belongs to is committed later."""
@@ -67,6 +71,7 @@ class Transcript:
         start, end = self._speech or (now_ms, now_ms)
         self._speech = None
         self._caller[item_id] = _CallerTurn(item_id, start, end)
+        self._latest = item_id
 
     def caller_text(self, item_id: str, text: str) -> Turn | None:
         """Attach what the recogniser understood of an item, or "" if it failed."""
@@ -97,7 +102,7 @@ class Transcript:
         if ended is not None:
             self._amend(ended, ended.text + words)
             return
-        turn = self._agent.setdefault(item_id, _AgentTurn(item_id))
+        turn = self._agent.setdefault(item_id, _AgentTurn(item_id, self.speaker))
         if not turn.complete:
             turn.text += words
 
@@ -112,7 +117,7 @@ class Transcript:
         if ended is not None:
             self._amend(ended, text)
             return
-        turn = self._agent.setdefault(item_id, _AgentTurn(item_id))
+        turn = self._agent.setdefault(item_id, _AgentTurn(item_id, self.speaker))
         turn.text, turn.complete = text, True
 
     def agent_turn(
@@ -122,7 +127,7 @@ class Transcript:
 
         `complete` tells whether all of its audio had come.
         """
-        turn = self._agent.pop(item_id, None) or _AgentTurn(item_id)
+        turn = self._agent.pop(item_id, None) or _AgentTurn(item_id, self.speaker)
         text = turn.text.strip()
         heard_text = heard_part(text, heard_ms, said_ms, complete=complete) if interrupted else text
         return self._keep(
@@ -136,13 +141,14 @@ class Transcript:
                 said_ms=said_ms,
                 heard_ms=heard_ms,
                 interrupted=interrupted,
+                agent=turn.agent,
             )
         )
 
     @property
-    def awaits_text(self) -> bool:
-        """Whether a turn of the caller has no text yet."""
-        return bool(self._caller)
+    def lacks_text(self) -> bool:
+        """Whether the caller's latest turn has no text yet."""
+        return self._latest in self._caller
 
     def close(self) -> list[Turn]:
         """End the turns of the caller whose text never came, and return them."""

@@ -16,6 +16,9 @@ log = logging.getLogger(__name__)
 EAR_LIMIT_S = 8.0
 """An ear that takes longer has understood nothing."""
 
+_PAID_BY_LENGTH = frozenset({"gpt-transcribe", "gpt-live-transcribe", "gpt-realtime-whisper", "whisper-1"})
+"""Recognisers that report seconds; the others report tokens."""
+
 _EVENT = "conversation.item.input_audio_transcription"
 
 
@@ -77,7 +80,7 @@ class Hearing:
 
 def _usage(turn: CallerTurn, model: str) -> Json:
     seconds = len(turn.audio) / SAMPLE_RATE
-    if model == "whisper-1":
+    if model in _PAID_BY_LENGTH:
         return {"type": "duration", "seconds": round(seconds, 2)}
     heard, written = round(seconds * 10), -(-len(turn.text) // 4)
     details = {"audio_tokens": heard, "text_tokens": 0}

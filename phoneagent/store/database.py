@@ -7,7 +7,7 @@ import importlib.util
 import logging
 import sqlite3
 from collections.abc import Awaitable, Callable, Coroutine
-from contextlib import suppress
+from contextlib import AbstractAsyncContextManager, nullcontext, suppress
 from pathlib import Path
 from typing import Any, TypeAlias, TypeVar
 from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
@@ -15,6 +15,7 @@ from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 import sqlalchemy as sa
 from alembic import command
 from alembic.config import Config
+from alembic.util import CommandError
 from sqlalchemy import event, exc
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
@@ -58,6 +59,8 @@ class Database:
         self.path: Path | None = None
         """The file of a SQLite database."""
         self._migrated = False
+        self._turn: AbstractAsyncContextManager[Any] = nullcontext()
+        """Taken by each transaction that writes; SQLite has room for one."""
         self._migrating = asyncio.Lock()
         self._at_work: set[asyncio.Task[Any]] = set()
         self._idle: asyncio.TimerHandle | None = None
@@ -66,6 +69,7 @@ class Database:
             self.path = _sqlite_path(url)
             self.name = f"SQLite in {self.path}"
             self.engine, self.writing = _sqlite(self.path), _sqlite_writing(self.path)
+            self._turn = asyncio.Lock()
             drivers: tuple[type[Exception], ...] = (sqlite3.Error,)
         elif scheme in ("postgres", "postgresql", "postgresql+asyncpg"):
             self.name = f"PostgreSQL at {_host(url)}"
@@ -104,10 +108,18 @@ class Database:
         if self.path is not None:
             async with self._migrating:
                 if not self._migrated:
-                    await asyncio.to_thread(_upgrade_in_thread, self.url)  # alembic would hold up this loop's calls
+                    await self._migrate()
                     self._migrated = True
             self._close_when_idle()
         return await self._apart(self._transaction(self.writing, TRANSACTION_SECONDS, work))
+
+    async def _migrate(self) -> None:
+        try:
+            await asyncio.to_thread(_upgrade_in_thread, self.url)  # alembic would hold up this loop's calls
+        except CommandError:
+            raise StoreError(
+                f"{self.name}: a newer release has changed its tables: run that one, or restore a copy", retry=True
+            ) from None
 
     async def upgrade(self) -> str:
         """Bring the tables up to date, all or nothing, and return the revision.
@@ -143,7 +155,11 @@ class Database:
 
     def _close_idle(self) -> None:
         self._idle = None
-        self._start(self.writing.dispose())  # a connection in use is closed after it
+        self._start(self._close_writing())
+
+    async def _close_writing(self) -> None:
+        async with self._turn:  # who asks a pool that is being disposed of waits for what never comes back
+            await self.writing.dispose()
 
     async def _apart(self, work: Coroutine[Any, Any, _T]) -> _T:
         """Do `work` in a task of its own: who waits for it may give up, but a transaction that is cancelled half-way
@@ -165,13 +181,16 @@ class Database:
 
     async def _transaction(self, engine: AsyncEngine, seconds: float, work: Work[_T]) -> _T:
         try:
-            async with asyncio.timeout(seconds), engine.begin() as connection:
+            turn = self._turn if engine is self.writing else nullcontext()
+            async with asyncio.timeout(seconds), turn, engine.begin() as connection:
                 return await work(connection)
         except self._errors as error:
             reason = _reason(error)
             if reason == NO_TABLES:
                 self._migrated = False  # somebody has removed the file: it is made anew
             raise StoreError(f"{self.name}: {reason}", retry=not _is_refusal(error)) from None
+        except ValueError as error:  # of a host name that is none, below the driver
+            raise StoreError(f"{self.name}: {type(error).__name__}: check DATABASE_URL", retry=True) from None
 
 
 def _upgrade_in_thread(url: str) -> None:

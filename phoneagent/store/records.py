@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from datetime import datetime
+from decimal import Decimal
 from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from phoneagent.events import EndedBy, Turn
+from phoneagent.events import Cost, EndedBy, Turn, Usage
 
-from .schema import answers, calls, streams, tools, turns
+from .schema import answers, calls, streams, tools, turns, usage
+
+MAX_PARAMETERS = 10_000
+"""Fewer than either database takes in one statement."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,6 +34,8 @@ class CallRecord:
     ended_at: datetime | None
     ended_by: EndedBy | None
     reason: str | None
+    cost: Cost | None
+    """What it cost so far; None if its models told of nothing."""
 
     @property
     def duration_ms(self) -> int | None:
@@ -49,6 +55,7 @@ class CallRecord:
             "ended_by": self.ended_by,
             "reason": self.reason,
             "duration_ms": self.duration_ms,
+            "cost": self.cost and _cost(self.cost),
         }
 
 
@@ -81,6 +88,19 @@ class Answer:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class UsageRecord:
+    """What one model of a call used in all, and what that cost."""
+
+    model: str
+    usage: Usage
+    cost: Cost
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return what JSON can carry."""
+        return {"model": self.model, **asdict(self.usage), "cost": _cost(self.cost)}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class CallDetails(CallRecord):
     """A call with everything that is known of it, each in the order in which it happened, on the call's own clock."""
 
@@ -88,6 +108,7 @@ class CallDetails(CallRecord):
     turns: tuple[Turn, ...] = field(repr=False)
     tools: tuple[ToolRecord, ...]
     answers: tuple[Answer, ...]
+    usage: tuple[UsageRecord, ...]
 
     def latency_ms(self, share: float) -> int | None:
         """Return the latency that `share` (0 to 1) of the answers did not exceed, in milliseconds."""
@@ -101,6 +122,7 @@ class CallDetails(CallRecord):
             "turns": [asdict(turn) for turn in self.turns],
             "tool_calls": [asdict(tool) for tool in self.tools],
             "answers": [asdict(answer) for answer in self.answers],
+            "usage": [used.as_dict() for used in self.usage],
             "latency_ms": {"response_p50": self.latency_ms(0.5), "response_p95": self.latency_ms(0.95)},
         }
 
@@ -108,7 +130,9 @@ class CallDetails(CallRecord):
 async def read_calls(connection: AsyncConnection, limit: int) -> list[CallRecord]:
     """Return the latest calls, the newest first."""
     query = sa.select(calls).order_by(calls.c.started_at.desc(), calls.c.sid).limit(limit)
-    return [CallRecord(**_of_call(row)) for row in await connection.execute(query)]
+    rows = (await connection.execute(query)).all()
+    costs = await _costs(connection, [row.sid for row in rows])
+    return [CallRecord(**_of_call(row), cost=costs.get(row.sid)) for row in rows]
 
 
 async def read_call(connection: AsyncConnection, call_sid: str) -> CallDetails | None:
@@ -117,8 +141,11 @@ async def read_call(connection: AsyncConnection, call_sid: str) -> CallDetails |
     if row is None:
         return None
     start: datetime = row.started_at
+    used = _used(await _hanging(connection, usage, call_sid, usage.c.number))
     return CallDetails(
         **_of_call(row),
+        cost=sum((each.cost for each in used[1:]), used[0].cost) if used else None,
+        usage=used,
         streams=tuple(
             StreamRecord(stream_sid=each.stream_sid, at_ms=_ms(each.started_at, start))
             for each in await _hanging(connection, streams, call_sid, streams.c.started_at)
@@ -130,6 +157,18 @@ async def read_call(connection: AsyncConnection, call_sid: str) -> CallDetails |
             for each in await _hanging(connection, answers, call_sid, answers.c.at)
         ),
     )
+
+
+async def _costs(connection: AsyncConnection, call_sids: Sequence[str]) -> dict[str, Cost]:
+    """Return what these calls cost, those that are known to have cost anything."""
+    guessed = sa.func.max(sa.case((usage.c.at_least, 1), else_=0))
+    query = sa.select(usage.c.call_sid, sa.func.sum(usage.c.nano_usd), guessed).group_by(usage.c.call_sid)
+    costs: dict[str, Cost] = {}
+    for first in range(0, len(call_sids), MAX_PARAMETERS):
+        some = query.where(usage.c.call_sid.in_(call_sids[first : first + MAX_PARAMETERS]))
+        for call_sid, nano, at_least in await connection.execute(some):
+            costs[call_sid] = Cost(_usd(nano), bool(at_least))
+    return costs
 
 
 async def _hanging(
@@ -157,6 +196,28 @@ def _turn(row: sa.Row[Any], start: datetime) -> Turn:
         heard_ms=row.heard_ms,
         interrupted=row.interrupted,
     )
+
+
+def _used(rows: Sequence[sa.Row[Any]]) -> tuple[UsageRecord, ...]:
+    """Add up the reports of each model."""
+    kinds = [each.name for each in fields(Usage)]
+    models: dict[str, UsageRecord] = {}
+    for row in rows:
+        used = Usage(**{kind: getattr(row, kind) for kind in kinds})
+        cost = Cost(_usd(row.nano_usd), row.at_least)
+        if (before := models.get(row.model)) is not None:
+            used, cost = before.usage + used, before.cost + cost
+        models[row.model] = UsageRecord(model=row.model, usage=used, cost=cost)
+    return tuple(models.values())
+
+
+def _usd(nano: int) -> Decimal:
+    return Decimal(int(nano)).scaleb(-9)
+
+
+def _cost(cost: Cost) -> dict[str, Any]:
+    """Return a cost as JSON can carry it; the dollars are text, so that they stay exact."""
+    return {"usd": f"{cost.usd:f}", "at_least": cost.at_least}
 
 
 def _tool(row: sa.Row[Any], start: datetime) -> ToolRecord:

@@ -3,12 +3,22 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
 from enum import Enum, auto
 from typing import Any, NamedTuple
 
-from phoneagent.events import AgentAnswered, CallEnded, CallStarted, Event, ToolCalled, ToolReturned, Turn, TurnEnded
+from phoneagent.events import (
+    AgentAnswered,
+    CallEnded,
+    CallStarted,
+    Event,
+    ToolCalled,
+    ToolReturned,
+    Turn,
+    TurnEnded,
+    UsageReported,
+)
 
 MAX_STREAMS = 10_000
 """Media streams that are remembered, ended ones included; far more than are live at once."""
@@ -29,6 +39,7 @@ class Kind(Enum):
     TOOL_STARTED = auto()
     TOOL_RETURNED = auto()
     ANSWERED = auto()
+    USED = auto()
 
 
 CALL_ITSELF = frozenset({Kind.STARTED, Kind.RESUMED, Kind.ENDED, Kind.ENDED_UNSEEN})
@@ -93,6 +104,8 @@ class Scribe:
             case AgentAnswered():
                 at = self._moment(event.call_sid, stream_sid, event.at_ms)
                 return [_row(Kind.ANSWERED, event.call_sid, at=at, latency_ms=event.latency_ms)]
+            case UsageReported():
+                return [self._used(event, self._stream(event.call_sid, stream_sid, event.at_ms))]
             case CallEnded():
                 return self._ended(event, stream_sid)
             case _:
@@ -150,6 +163,19 @@ class Scribe:
             output=event.output,
             started_at=at - timedelta(milliseconds=event.ms),
             ms=event.ms,
+        )
+
+    def _used(self, event: UsageReported, stream: _Stream) -> Row:
+        return _row(
+            Kind.USED,
+            event.call_sid,
+            of_stream=stream.sid,
+            number=event.number,
+            source=event.source,
+            model=event.model,
+            **asdict(event.usage),
+            nano_usd=int(event.cost.usd.scaleb(9)),
+            at_least=event.cost.at_least,
         )
 
     def _ended(self, event: CallEnded, stream_sid: str | None) -> list[Row]:

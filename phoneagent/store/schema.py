@@ -97,6 +97,27 @@ answers = sa.Table(
     sa.Column("latency_ms", sa.Integer, nullable=False),
 )
 
+usage = sa.Table(
+    "usage",
+    metadata,
+    _of_a_call(),
+    sa.Column("stream_sid", sa.Text, primary_key=True),
+    sa.Column("number", sa.Integer, primary_key=True),
+    sa.Column("source", sa.Text, nullable=False),
+    sa.Column("model", sa.Text, nullable=False),
+    sa.Column("text_in", sa.Integer, nullable=False),
+    sa.Column("text_cached", sa.Integer, nullable=False),
+    sa.Column("text_out", sa.Integer, nullable=False),
+    sa.Column("audio_in", sa.Integer, nullable=False),
+    sa.Column("audio_cached", sa.Integer, nullable=False),
+    sa.Column("audio_out", sa.Integer, nullable=False),
+    sa.Column("image_in", sa.Integer, nullable=False),
+    sa.Column("image_cached", sa.Integer, nullable=False),
+    sa.Column("audio_ms", sa.Integer, nullable=False),
+    sa.Column("nano_usd", sa.BigInteger, nullable=False),
+    sa.Column("at_least", sa.Boolean, nullable=False),
+)
+
 # The two below are no records of calls but what processes tell each other; a sweep empties them within a day. A step
 # comes after a stream; '' stands for any.
 

@@ -16,7 +16,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.sql.dml import Delete, Insert, Update
 
 from .rows import Kind, Row
-from .schema import UtcTime, answers, calls, streams, tools, turns
+from .schema import UtcTime, answers, calls, streams, tools, turns, usage
 
 CLOCKS_DIFFER_SECONDS = 5.0
 """How far the clocks of two processes may be apart. Streams take a call over in the order in which the database hears
@@ -82,7 +82,8 @@ def _resumed(insert: _Insert) -> Insert:
     statement = _insert_call(insert)
     new = statement.excluded
     over = (streams.c.stream_sid == _OF_STREAM) | (streams.c.started_at > sa.bindparam("late", type_=UtcTime()))
-    goes_on = calls.c.ended_by.in_(MAY_GO_ON)
+    # no IN here: SQLAlchemy runs a statement with one for a single row only
+    goes_on = sa.or_(*(calls.c.ended_by == by for by in MAY_GO_ON))
     return statement.on_conflict_do_update(
         index_elements=["sid"],
         set_={
@@ -102,7 +103,7 @@ def _ended_unseen(insert: _Insert) -> Insert:
     return statement.on_conflict_do_update(
         index_elements=["sid"],
         set_={name: statement.excluded[name] for name in _END},
-        where=calls.c.stream_sid.in_(["", _OF_STREAM]),
+        where=(calls.c.stream_sid == "") | (calls.c.stream_sid == _OF_STREAM),
     )
 
 
@@ -123,10 +124,12 @@ def _detail(insert: _Insert) -> dict[Kind, Insert]:
     of_call = {"call_sid": _OF_CALL}
     turn = ("role", "text", "heard_text", "length_ms", "said_ms", "heard_ms", "interrupted")
     tool = ("call_id", "name", "arguments", "started_at")
+    used = tuple(column.name for column in usage.c if column.name not in _CALL_AND_STREAM)
     return {
         Kind.STREAM: upsert(streams, _CALL_AND_STREAM, ("started_at",), ()),
         Kind.TURN: upsert(turns, _CALL_AND_STREAM, ("item_id", "started_at", *turn), turn),
         Kind.TOOL_STARTED: upsert(tools, of_call, tool, ("name", "arguments")),
         Kind.TOOL_RETURNED: upsert(tools, of_call, (*tool, "output", "ms"), ("output", "ms")),
         Kind.ANSWERED: upsert(answers, of_call, ("at", "latency_ms"), ()),
+        Kind.USED: upsert(usage, _CALL_AND_STREAM, used, ()),
     }

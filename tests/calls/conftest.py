@@ -49,7 +49,7 @@ class World:
 
     async def nothing_left(self) -> None:
         """However a call ends, nothing is left of it in the process."""
-        await self.until(lambda: not self.app.calls and not self.app._board.prepared)
+        await self.until(lambda: not self.app.calls and not self.app._board.prepared and not self.app._board._followers)
         await self.until(lambda: all(session.closed for session in self.model.sessions))
         ours = ("Session.", "Follower.", "PhoneApp.", "Switchboard.", "Prepared.", "open_model")
 

@@ -15,7 +15,7 @@ from twilio.request_validator import RequestValidator
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
-from phoneagent import Agent, CallEnded, media, prepared, telephony
+from phoneagent import Agent, CallEnded, door, media, prepared, telephony
 from phoneagent.telephony import MediaTokens
 from tests.calls.conftest import ACCOUNT_SID, AUTH_TOKEN, PUBLIC_URL, World, Worlds
 
@@ -256,6 +256,16 @@ async def test_a_second_socket_of_a_live_call_is_refused(world: Worlds) -> None:
         await first.close()
         await w.until(lambda: w.of(CallEnded))
         assert len(w.of(CallEnded)) == 1
+
+
+async def test_a_webhook_that_never_comes_to_its_end_is_refused(world: Worlds, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(door, "BODY_SECONDS", 0.2)
+    async with world(AGENT) as w:
+        reader, writer = await asyncio.open_connection(*w.url.removeprefix("http://").split(":"))
+        writer.write(b"POST /twilio/voice HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\nCal")
+        async with asyncio.timeout(10):
+            assert b" 403 " in await reader.readline()
+        writer.close()
 
 
 async def test_no_token_number_or_secret_is_ever_logged(world: Worlds, caplog: pytest.LogCaptureFixture) -> None:

@@ -29,6 +29,7 @@ class App:
     def __init__(self, *live: str, hands_over: bool = True, quiet: bool = True, ends: bool = True) -> None:
         self.calls = dict.fromkeys(live, self)
         self.coming = 0
+        self.unfinished = 0
         self.draining = False
         self.hands_over = hands_over
         self.quiet, self.ends = quiet, ends
@@ -82,6 +83,16 @@ async def test_a_call_on_its_way_is_waited_for() -> None:
     await asyncio.sleep(0.1)
     assert not draining.done()
     app.coming = 0
+    assert await draining == []
+
+
+async def test_hooks_and_tools_of_calls_that_ended_are_waited_for() -> None:
+    app = App()
+    app.unfinished = 1
+    draining = asyncio.create_task(drained(app, 3600))
+    await asyncio.sleep(0.1)
+    assert not draining.done()
+    app.unfinished = 0
     assert await draining == []
 
 
@@ -147,8 +158,8 @@ async def test_while_draining_new_calls_go_round_until_the_next_process_takes_th
         assert line.violations == []
 
 
-async def test_after_eight_rounds_a_caller_hears_an_apology_or_is_passed_on(world: Worlds) -> None:
-    for number, expected in ((None, "Hangup"), ("+15550100009", "Dial")):  # too late to reject
+async def test_after_eight_rounds_a_caller_hears_busy_or_is_passed_on(world: Worlds) -> None:
+    for number, expected in ((None, "Reject"), ("+15550100009", "Dial")):
         async with world(AGENT, fallback_number=number) as w:
             w.app.draining = True
             phone = Phone(

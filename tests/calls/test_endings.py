@@ -45,7 +45,7 @@ async def test_the_line_breaks(world: Worlds) -> None:
 
 
 async def test_a_line_without_media_is_lost(world: Worlds, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("phoneagent.protocol.bridge.LINE_LOST_SECONDS", 0.5)
+    monkeypatch.setattr("phoneagent.protocol.limits.LINE_LOST_SECONDS", 0.5)
     async with world(AGENT) as w, w.phone().dial() as line:
         line.pause_media(True)
         await line.wait_ended(10)
@@ -89,7 +89,7 @@ async def test_without_a_model_the_caller_hears_an_apology(world: Worlds, monkey
 async def test_instructions_that_hang_lead_to_an_apology_and_hold_up_nobody(
     world: Worlds, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
-    monkeypatch.setattr("phoneagent.server.INSTRUCTIONS_SECONDS", 0.3)
+    monkeypatch.setattr("phoneagent.switchboard.INSTRUCTIONS_SECONDS", 0.3)
     release, never = threading.Event(), asyncio.Event()
 
     async def asynchronous(call: object) -> str:
@@ -126,7 +126,7 @@ async def test_nobody_at_the_model_s_address(world: Worlds) -> None:
 
 
 async def test_a_model_that_stalls_in_mid_answer(world: Worlds, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("phoneagent.protocol.bridge.MODEL_STALLED_SECONDS", 0.5)
+    monkeypatch.setattr("phoneagent.protocol.limits.MODEL_STALLED_SECONDS", 0.5)
     async with world(AGENT, model=Model(faults=Faults(stall_after_s=0.4))) as w:
         async with w.phone().dial() as line:
             await line.wait_ended(20)

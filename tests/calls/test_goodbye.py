@@ -81,9 +81,10 @@ call = "finish"
 
 
 async def test_the_longest_call_ends_politely(world: Worlds) -> None:
-    async with world(Agent(instructions="x"), 'goodbye = "Our time is up."', max_call_seconds=1) as w:
+    script = 'greeting = "We end soon."\ngoodbye = "Our time is up."'
+    async with world(Agent(instructions="x"), script, max_call_seconds=4) as w:
         async with w.phone().dial() as line:
-            await line.wait_ended(10)
+            await line.wait_ended(15)
         (ended,) = w.of(CallEnded)
         assert (ended.ended_by, ended.reason) == ("agent", "the call reached its longest duration")
-        assert [item.text for item in w.model.sessions[0].audio_items] == ["Our time is up."]
+        assert [item.text for item in w.model.sessions[0].audio_items] == ["We end soon.", "Our time is up."]

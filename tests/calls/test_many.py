@@ -27,7 +27,7 @@ call = "hang_up"
 
 async def converse(w: World, number: int) -> Any:
     await asyncio.sleep(number * 0.04)  # fifty people do not dial in the same millisecond
-    async with w.phone().dial() as line:
+    async with w.phone(caller=f"+1555010{number:04}").dial() as line:
         await line.wait_for_silence(ms=200)
         await line.say(VOICE.render("One?"))
         await line.wait_for_agent(ms=600)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import html
 import json
+import re
 import time
 from pathlib import Path
 from typing import Any
@@ -218,7 +220,7 @@ async def test_a_model_that_is_lost_leads_to_the_fallback_number(world: Worlds, 
 async def test_a_call_that_only_falls_over_is_given_up(
     world: Worlds, store: Store, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(afterwards, "RESUMES_AT_ONCE", 2)
+    monkeypatch.setattr(afterwards, "FAULTS_AT_ONCE", 2)
     async with world(AGENT, store=store) as w, w.phone().dial() as line:
         for streams in (2, 3):
             line.drop()
@@ -226,15 +228,79 @@ async def test_a_call_that_only_falls_over_is_given_up(
         line.drop()
         await line.wait_ended(20)
     assert line.verbs[-2].startswith("Say We are sorry")
-    assert "resumed 2 times: given up" in caplog.text
+    assert "broke 3 times: given up" in caplog.text
 
 
 def test_how_often_a_call_may_be_resumed() -> None:
-    assert afterwards.may_resume(4, 0)
-    assert not afterwards.may_resume(5, 59)
-    assert afterwards.may_resume(5, 61)
-    assert afterwards.may_resume(30, 26 * 60)
-    assert not afterwards.may_resume(60, 1e6)
+    assert afterwards.may_recover(4, 0)
+    assert not afterwards.may_recover(5, 59)
+    assert afterwards.may_recover(5, 61)
+    assert afterwards.may_recover(30, 26 * 60)
+    assert not afterwards.may_recover(60, 1e6)
+
+
+async def test_a_hand_over_after_which_nobody_comes_is_not_planned_for_ever(world: Worlds, store: Store) -> None:
+    step = NextStep(kind="resume", data={"pending": "nothing", "broke": False, "stream_sid": STREAM_SID})
+    async with world(AGENT, store=store, web_concurrency=2) as w:
+        await store.next_step(CALL_SID, step)
+        query, answers = "", []
+        for _ in range(8):
+            answers.append(await post(w, f"/twilio/after{query}", CALL_SID, CallStatus="in-progress"))
+            if (again := re.search(r'action="([^"#]*)', answers[-1])) is None:
+                break
+            query = "?" + html.unescape(again[1]).partition("?")[2]
+        assert len(answers) == 1 + afterwards.FAULTS_AT_ONCE + 1
+        assert "We are sorry" in answers[-1]
+
+
+async def test_a_call_whose_first_socket_never_came_is_greeted(world: Worlds, store: Store) -> None:
+    async with world(AGENT, store=store, web_concurrency=2) as w:
+        await store.next_step("CA" + "8" * 32, NextStep(kind="hang_up"))  # there is a database
+        path = re.search(r'url="[^"]*(/twilio/media/[^"]*)', await after(w, CALL_SID))
+        assert path
+        socket = await dial(w, path[1])
+        await socket.send(start(CALL_SID))
+        await w.until(lambda: w.model.sessions and w.model.sessions[0].said)
+        assert w.model.sessions[0].said == ["Hello!"]
+        assert not w.of(CallStarted)[0].resumed
+        await socket.close()
+
+
+async def test_of_two_sockets_at_once_the_newer_one_has_the_call(
+    world: Worlds, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = asyncio.Event()
+    look = Store.call
+
+    async def slow(self: Store, call_sid: str) -> Any:
+        if not first.is_set():
+            first.set()
+            await asyncio.sleep(0.5)
+        return await look(self, call_sid)
+
+    async with world(AGENT, store=store, web_concurrency=2) as w:
+        await store.next_step(CALL_SID, NextStep(kind="resume"))
+        monkeypatch.setattr(Store, "call", slow)
+        paths = [
+            w.app._door.media_url("/twilio/media/", CALL_SID, resumes=True)[len("wss://agent.example") :] for _ in "12"
+        ]
+        older = await dial(w, paths[0])
+        await older.send(start(CALL_SID))
+        await first.wait()
+        newer = await dial(w, paths[1])
+        await newer.send(start(CALL_SID, "MZ" + "6" * 32))
+        await older.wait_closed()
+        assert [event.stream_sid for event in w.of(CallStarted)] == ["MZ" + "6" * 32]
+        await newer.close()
+
+
+async def test_a_call_that_was_answered_is_not_rejected(world: Worlds) -> None:
+    async with world(AGENT, max_calls=1, web_concurrency=2) as w:
+        assert "<Connect>" in await post(w, "/twilio/voice", CALL_SID, CallStatus="ringing")
+        other = "CA" + "7" * 32
+        assert "<Reject" in await post(w, "/twilio/voice", other, CallStatus="ringing")  # one is on its way
+        assert "<Hangup" in await post(w, "/twilio/voice", other, CallStatus="in-progress")
+        w.app._board.expected.clear()
 
 
 # --- tools ---
@@ -271,6 +337,32 @@ async def test_a_tool_is_written_down_before_it_runs_and_its_outcome_is_known_af
                 await asyncio.sleep(0.02)
     assert [each.output for each in known] == [None]
     assert [each.output for each in (await record(w, line)).tools] == ["done"]
+
+
+async def test_what_may_happen_only_once_is_not_repeated_in_the_next_stream(world: Worlds, store: Store) -> None:
+    paid: list[int] = []
+
+    @tool(once=True)
+    async def pay(amount: int) -> str:
+        """Pay."""
+        paid.append(amount)
+        return "receipt 7"
+
+    turn = '[[turn]]\ncaller = "Pay."\ncall = "pay"\narguments = { amount = 5 }\nthen = "It is {output}."\n'
+    agent = Agent(instructions="x", tools=[pay])
+    async with world(agent, turn * 3, store=store) as w, w.phone().dial() as line:
+        for _ in range(2):
+            await line.say(CLIP)
+            await line.wait_for_silence(ms=300)
+        w.app.hand_over_now(line.call_sid, "test")
+        await resumed(w)
+        await w.until(lambda: len(w.model.sessions) == 2 and w.model.sessions[1].items)
+        await line.say(CLIP)
+        await line.wait_for_silence(ms=300)
+        outputs = [item["output"] for session in w.model.sessions for item in session.items if "output" in item]
+        assert outputs == ["receipt 7"] * 5  # three, and two of them are told again
+        assert paid == [5]
+        assert w.model.violations == []
 
 
 # --- bad input ---
@@ -329,9 +421,9 @@ async def test_a_fallback_in_mid_call_goes_on_with_it(world: Worlds, store: Stor
     """The voice webhook is the number's fallback too: Twilio asks it when nobody answers `/twilio/after`."""
     async with world(AGENT, store=store) as w:
         since = int(time.time()) - 60
-        failed = f"{PUBLIC_URL}/twilio/after?resumed=3&since={since}"
+        failed = f"{PUBLIC_URL}/twilio/after?faults=3&since={since}"
         answer = await post(w, "/twilio/voice", CALL_SID, CallStatus="in-progress", ErrorCode="11205", ErrorUrl=failed)
-        assert f"resumed=4&amp;since={since}" in answer
+        assert f"faults=4&amp;since={since}" in answer
         await w.app._board.prepared[CALL_SID].close()
 
 
@@ -356,13 +448,13 @@ async def dial(w: World, path: str) -> ClientConnection:
     return await connect(w.url.replace("http", "ws") + path, additional_headers={"X-Twilio-Signature": signature})
 
 
-def start(call_sid: str) -> str:
+def start(call_sid: str, stream_sid: str = STREAM_SID) -> str:
     details = {
         "accountSid": ACCOUNT_SID,
-        "streamSid": STREAM_SID,
+        "streamSid": stream_sid,
         "callSid": call_sid,
         "tracks": ["inbound"],
         "mediaFormat": {"encoding": "audio/x-mulaw", "sampleRate": 8000, "channels": 1},
         "customParameters": {},
     }
-    return json.dumps({"event": "start", "sequenceNumber": "1", "start": details, "streamSid": STREAM_SID})
+    return json.dumps({"event": "start", "sequenceNumber": "1", "start": details, "streamSid": stream_sid})

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import json
+import sys
 import time
+from pathlib import Path
 
 import pytest
 
-from phoneagent import Agent, Call, Tool, ToolCalled, ToolReturned, tool
+from phoneagent import Agent, Call, LocalMcpServer, McpServer, Tool, ToolCalled, ToolReturned, Trouble, tool
 from phoneagent.sim.speech import Murmur
 from tests.calls.conftest import Worlds
 
@@ -106,3 +108,50 @@ async def test_a_tool_nobody_has(world: Worlds) -> None:
         await w.until(lambda: w.of(ToolReturned))
         assert "no tool named ghost" in w.of(ToolReturned)[0].output
     w.model.violations.clear()  # the model was made to call what it had not called
+
+
+async def test_the_agent_says_a_word_while_a_tool_takes_long(world: Worlds) -> None:
+    release = asyncio.Event()
+
+    @tool(filler="One moment please.", filler_after=0.2)
+    async def slow() -> str:
+        await release.wait()
+        return "finally"
+
+    async with world(Agent(instructions="x", tools=[slow]), script("slow")) as w, w.phone().dial() as line:
+        await line.say(VOICE.render("Do it."))
+        await w.until(lambda: [item.text for item in w.model.sessions[0].audio_items] == ["One moment please."])
+        release.set()
+        await w.until(lambda: w.of(ToolReturned))
+        await line.wait_for_silence(ms=400)
+        assert [item.text for item in w.model.sessions[0].audio_items] == ["One moment please.", "All done."]
+        assert [response.by for response in w.model.sessions[0].responses] == ["vad", "client", "client"]
+        assert w.model.violations == []
+
+
+async def test_a_hosted_mcp_server_is_configured_and_its_failures_are_told(world: Worlds) -> None:
+    agent = Agent(instructions="x", greeting="Hi.", tools=[McpServer("shop", "https://shop.example")])
+    async with world(agent) as w, w.phone().dial() as line:
+        await line.wait_for_silence(ms=100)
+        (session,) = w.model.sessions
+        assert [each["server_label"] for each in session.session["tools"]] == ["shop"]
+        await session.send_event({"type": "mcp_list_tools.in_progress", "item_id": "i"})
+        await session.send_event({"type": "mcp_list_tools.failed", "item_id": "i"})
+        await w.until(lambda: w.of(Trouble))
+        assert "MCP server" in w.of(Trouble)[0].what
+        assert w.model.violations == []
+
+
+async def test_a_local_mcp_server_is_called_by_us(world: Worlds) -> None:
+    shop = LocalMcpServer("shop", command=[sys.executable, str(Path(__file__).parents[1] / "mcp_server.py")])
+    turn = '[[turn]]\ncaller = "Add."\ncall = "add"\narguments = { a = 1, b = 2 }\nthen = "It is {output}."\n'
+    agent = Agent(instructions="x", tools=[shop])
+    await agent.open()
+    try:
+        async with world(agent, turn) as w, w.phone().dial() as line:
+            await line.say(VOICE.render("Do it."))
+            await line.wait_for_silence(ms=400)
+            assert [item.text for item in w.model.sessions[0].audio_items] == ["It is 3."]
+            assert w.model.violations == []
+    finally:
+        await agent.close()

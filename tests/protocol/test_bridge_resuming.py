@@ -151,6 +151,36 @@ def test_an_answer_that_is_owed_is_answered_by_whoever_goes_on() -> None:
     assert pending(rig) == "answer"
 
 
+def test_the_first_question_is_waited_for_as_well() -> None:
+    rig = Rig(greeting="Hello!")
+    rig.heard("g")
+    rig.speech()
+    rig.turn("u1")
+    rig.heard("r1", ours=False)
+    assert not rig.bridge.quiet(rig.now)
+    rig.talk(5)
+    assert rig.bridge.quiet(rig.now)  # nobody writes down what this caller says
+
+
+def test_a_first_question_without_its_text_is_lost() -> None:
+    rig = Rig(greeting="Hello!")
+    rig.heard("g")
+    rig.speech()
+    rig.turn("u1")
+    assert pending(rig) == "words"
+
+
+def test_a_call_that_is_too_old_says_goodbye_before_it_ends() -> None:
+    rig = Rig(past=Past(turns=TALKED, pending="nothing", age_ms=200_000), max_call_seconds=120, connect=False)
+    rig.talk(2)
+    assert rig.ended is None
+    rig.connect()
+    rig.talk(0.5)
+    rig.says(100, ours=True)  # the announcement
+    rig.talk(0.5)
+    assert "goodbye" in rig.prompts[-1]
+
+
 def test_without_its_text_a_turn_that_was_not_answered_is_lost() -> None:
     rig = Rig()
     rig.speech()
@@ -218,7 +248,7 @@ def test_a_broken_line_may_come_back() -> None:
     rig.flush()
     assert rig.ended is not None
     assert rig.ended.ended_by == "line"
-    assert rig.ended.next_step == NextStep(kind="resume", data={"pending": "words"})
+    assert rig.ended.next_step == NextStep(kind="resume", data={"pending": "words", "broke": True})
 
 
 def test_a_caller_who_hung_up_needs_nothing_and_a_failure_of_ours_somebody_else() -> None:
@@ -242,3 +272,14 @@ def test_a_tool_that_outlives_its_call_is_told() -> None:
     rig.returns("c1", "done")
     assert [event.output for event in rig.events(ToolReturned)] == ["done"]
     assert len(rig.to_model) == posted
+
+
+def test_a_line_that_breaks_in_the_goodbye_does_not_bring_the_call_back() -> None:
+    rig = Rig()
+    rig.says(1000, ours=False)
+    rig.hang_up(goodbye=False)
+    rig.bridge.caller_gone(rig.now)
+    rig.flush()
+    assert rig.ended is not None
+    assert rig.ended.ended_by == "line"
+    assert rig.ended.next_step == NextStep(kind="hang_up")

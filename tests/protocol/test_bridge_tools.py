@@ -140,3 +140,26 @@ def test_a_loop_of_calls_is_ended(rig: Rig) -> None:
         rig.calls(f"c{number}")
     assert len(rig.asked) == MAX_TOOL_CALLS
     assert "too many" in rig.sent(ItemCreate)[-1].item["output"]
+
+
+# --- tools that the model's provider calls ---
+
+
+def test_a_call_by_the_provider_is_no_empty_response(rig: Rig) -> None:
+    rig.turn()
+    rig.created()
+    rig.model(realtime.OutputItemDone(item=realtime.Item(id="m1", type="mcp_call", status="completed")))
+    rig.done()
+    rig.says(100, "i2", "r2", ours=False)
+    rig.talk(6)
+    assert rig.creates == []
+    assert rig.asked == []
+
+
+def test_nobody_approves_anything_on_the_phone(rig: Rig) -> None:
+    rig.created()
+    for _ in range(2):
+        rig.model(realtime.OutputItemDone(item=realtime.Item(id="a1", type="mcp_approval_request")))
+    (answer,) = rig.sent(ItemCreate)
+    assert answer.item["approval_request_id"] == "a1"
+    assert answer.item["approve"] is False

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from phoneagent.events import Turn
-from phoneagent.protocol.history import MAX_CHARS, Past, ToolRun, pending_now, pending_of
+from phoneagent.protocol.history import MAX_CHARS, MAX_PART_CHARS, Past, ToolRun, pending_now, pending_of
 
 
 def said(role: Any, text: str, at_ms: int, *, heard: str | None = None, heard_ms: int = 1000) -> Turn:
@@ -77,6 +77,12 @@ def test_of_a_very_long_call_the_end_is_told_and_a_tool_keeps_its_output() -> No
     assert sum(len(text) for *_, text in items) < MAX_CHARS
     assert [kind for kind, *_ in items[-2:]] == ["function_call", "function_call_output"]
     assert items[-3][2].startswith("99 ")
+
+
+def test_one_long_output_does_not_empty_the_history() -> None:
+    items = told(Past(turns=(said("caller", "Hello", 0),), tools=(tool(1000, "x" * 60_000),)))
+    assert items[0] == ("user", "input_text", "Hello")
+    assert items[2][2] == "x" * MAX_PART_CHARS + "… (cut)"
 
 
 @pytest.mark.parametrize(

@@ -51,6 +51,7 @@ def places(plans: st.SearchStrategy[list[Plan]]) -> st.SearchStrategy[Setting]:
         model_back_ms=delays,
         think_ms=st.integers(0, 100),
         tool_ms=st.integers(0, 4000),
+        filler_ms=st.sampled_from([None, 0, 500, 1500]),
         plans=plans,
         greeting=st.sampled_from([None, "Good evening!"]),
         greeting_interruptible=st.booleans(),

@@ -63,7 +63,7 @@ def test_speech_and_turns() -> None:
 def test_what_the_caller_said_or_that_nobody_knows() -> None:
     kind = "conversation.item.input_audio_transcription"
     assert decode(event(f"{kind}.completed", item_id="u1", content_index=0, transcript="Hi", usage={})) == (
-        realtime.InputTranscript(item_id="u1", transcript="Hi")
+        realtime.InputTranscript(item_id="u1", transcript="Hi", usage={})
     )
     assert decode(event(f"{kind}.failed", item_id="u1", error={"code": "x"})) == (
         realtime.InputTranscriptFailed(item_id="u1")

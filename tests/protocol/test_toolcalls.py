@@ -1,17 +1,26 @@
 from __future__ import annotations
 
+import json
+from collections import deque
+
 import pytest
 
 from phoneagent.protocol import toolcalls
-from phoneagent.protocol.realtime import Item
+from phoneagent.protocol.realtime import Dialect, Item, ToModel, encode
 from phoneagent.protocol.toolcalls import ToolCall, ToolCalls
 
+from . import sdk
 from .rig import function_call
 
 
 @pytest.fixture
-def calls() -> ToolCalls:
-    return ToolCalls()
+def outbox() -> deque[ToModel]:
+    return deque()
+
+
+@pytest.fixture
+def calls(outbox: deque[ToModel]) -> ToolCalls:
+    return ToolCalls(outbox)
 
 
 def test_a_call_begins_once_and_ends_once(calls: ToolCalls) -> None:
@@ -65,3 +74,15 @@ def test_so_many_calls_are_too_many(calls: ToolCalls, monkeypatch: pytest.Monkey
 
 def test_arguments_stay_out_of_what_is_printed(calls: ToolCalls) -> None:
     assert '"a"' not in repr(calls.begin(function_call("c1"), 5.0))
+
+
+def test_what_it_sends_is_what_the_service_takes(calls: ToolCalls, outbox: deque[ToModel]) -> None:
+    calls.begin(Item(type="mcp_approval_request", id="mcpr_1"), 5.0)
+    calls.begin(Item(type="mcp_approval_request", id="mcpr_2"), 5.0)
+    calls.post("c1", "42")
+    calls.reconfigure({"type": "realtime", "instructions": "x", "tools": [], "audio": {"output": {"voice": "cedar"}}})
+    events = [json.loads(encode(message, Dialect.GA)) for message in outbox]
+    for event in events:
+        sdk.check(event, Dialect.GA)
+    assert events[0]["item"]["id"] != events[1]["item"]["id"]
+    assert len(events) == 4

@@ -12,6 +12,7 @@ from phoneagent.protocol.bridge import Bridge
 from phoneagent.protocol.mediastream import Audio, Clear, SendMark
 from phoneagent.protocol.policy import EndCall, Floor, Policy, RunTool
 from phoneagent.protocol.responses import CANCELLED_SECONDS, CREATED_SECONDS, METADATA_KEY
+from phoneagent.protocol.toolcalls import Filler
 
 from .far_ends import Clock, Line, Plan, Server
 from .rig import STREAM, ulaw
@@ -36,6 +37,7 @@ class Setting:
     model_back_ms: int = 0
     think_ms: int = 0
     tool_ms: int = 100
+    filler_ms: int | None = None
     plans: list[Plan] = field(default_factory=list)
     greeting: str | None = None
     greeting_interruptible: bool = False
@@ -90,6 +92,7 @@ class World:
         self.ran: set[str] = set()
         self.returned: set[str] = set()
         self.posted: list[str] = []
+        self.fillers = 0
         self.items: dict[str, _Heard] = {}
         self.item_of: dict[str | None, set[str]] = {}  # response -> its items
         self.marks: dict[str, dict[str, int]] = {}
@@ -227,6 +230,8 @@ class World:
                 case RunTool(call_id=call_id):
                     assert call_id not in self.ran, "a tool runs once"
                     self.ran.add(call_id)
+                    if self.setting.filler_ms is not None:
+                        self.bridge.tools.fill(call_id, Filler("Hold on.", self.setting.filler_ms / 1000))
                     self.clock.after(self.setting.tool_ms / 1000, lambda call=call_id: self._returned(call))
                 case EndCall():
                     self.ended_at = self.clock.now
@@ -287,6 +292,8 @@ class World:
                     self.posted.append(item["call_id"])
                 elif "goodbye" in item["content"][0]["text"]:
                     self.goodbye_asked = True
+                elif "Hold on." in item["content"][0]["text"]:
+                    self._check_filler()
             case _:
                 pass
 
@@ -300,6 +307,14 @@ class World:
         assert not self.closing or self.goodbye_asked, "in CLOSING only the goodbye is asked for"
         assert not self.speaking or "tool_choice" in options, "no answer while the caller speaks"
         self.creating = (options["metadata"][METADATA_KEY], now)
+
+    def _check_filler(self) -> None:
+        self.fillers += 1
+        assert self.fillers <= len(self.ran), "one filler for a tool call"
+        assert self.ran - self.returned, "no filler after the tool"
+        assert not self.speaking
+        assert not self.closing
+        assert self.bridge.playback.idle, "no filler while the agent speaks"
 
     def _check_accounts(self) -> None:
         waiting = self.bridge.playback.unsent_ms * 8

@@ -9,6 +9,7 @@ import uuid
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -24,11 +25,14 @@ from phoneagent.events import (
     BargeIn,
     CallEnded,
     CallStarted,
+    Cost,
     Event,
     ToolCalled,
     ToolReturned,
     Turn,
     TurnEnded,
+    Usage,
+    UsageReported,
 )
 from phoneagent.store import Store, database, rows, writer
 from phoneagent.store.database import Database
@@ -80,6 +84,26 @@ def ended(sid: str = SID, **changes: Any) -> CallEnded:
 TOOL = ToolCalled(call_sid=SID, at_ms=3100, call_id="call_1", name="book", arguments='{"guests":4}')
 RETURNED = ToolReturned(call_sid=SID, at_ms=3150, call_id="call_1", name="book", output="Booked", ms=50)
 ANSWERED = AgentAnswered(call_sid=SID, at_ms=3600, latency_ms=600)
+USED = UsageReported(
+    call_sid=SID,
+    at_ms=4000,
+    number=1,
+    source="response",
+    model="gpt-realtime-2.1",
+    usage=Usage(text_in=100, text_cached=900, audio_in=80, text_out=15, audio_out=70),
+    cost=Cost(Decimal("0.008160001")),
+    total=Cost(Decimal("0.008160001")),
+)
+HEARD = replace(
+    USED,
+    at_ms=4100,
+    number=2,
+    source="transcription",
+    model="house-recogniser",
+    usage=Usage(audio_ms=3200),
+    cost=Cost(at_least=True),
+    total=Cost(USED.total.usd, at_least=True),
+)
 WHOLE: list[Event] = [
     started(),
     said(GREETING),
@@ -89,7 +113,9 @@ WHOLE: list[Event] = [
     ANSWERED,
     BargeIn(call_sid=SID, at_ms=4400, item_id="item_3", audio_end_ms=800, said_ms=2500),
     said(OFFER),
-    ended(transcript=(GREETING, WISH, OFFER)),
+    USED,
+    HEARD,
+    ended(transcript=(GREETING, WISH, OFFER), cost=HEARD.total),
 ]
 
 

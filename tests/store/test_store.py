@@ -11,23 +11,24 @@ from typing import Any
 import pytest
 
 from phoneagent.errors import StoreError
-from phoneagent.events import (
-    NextStep,
-)
-from phoneagent.store import Store, database
+from phoneagent.events import Cost, NextStep
+from phoneagent.store import Store, UsageRecord, database, schema
 from tests.store.conftest import (
     CALLED,
     CALLER,
     GREETING,
+    HEARD,
     OFFER,
     RETURNED,
     SID,
     TOOL,
+    USED,
     WHOLE,
     WISH,
     Outage,
     a_moment,
     ended,
+    rows_left,
     said,
     started,
     stores,
@@ -51,11 +52,39 @@ async def test_a_call_is_recorded_as_it_happened(ready: str) -> None:
             ("book", '{"guests":4}', "Booked", 3100, 50)
         ]
         assert [(answer.at_ms, answer.latency_ms) for answer in record.answers] == [(3600, 600)]
+        assert record.cost == HEARD.total
+        assert record.usage == (
+            UsageRecord(model="gpt-realtime-2.1", usage=USED.usage, cost=USED.cost),
+            UsageRecord(model="house-recogniser", usage=HEARD.usage, cost=HEARD.cost),
+        )
         assert record.latency_ms(0.5) == record.latency_ms(0.95) == 600
         assert CALLER not in repr(record)
         assert GREETING.text not in repr(record)
         (listed,) = await kept.calls()
         assert (listed.call_sid, listed.started_at, listed.duration_ms) == (SID, record.started_at, 9000)
+        assert listed.cost == record.cost
+        assert listed.as_dict()["cost"] == {"usd": "0.008160001", "at_least": True}
+
+
+async def test_the_cost_of_all_streams_of_a_call_is_added_up(ready: str) -> None:
+    async with stores(ready) as (first, second):
+        first.tell(started())
+        first.tell(started("CA2"))
+        first.tell(USED)
+        await first.flush()
+        second.tell(started(stream_sid="MZ2", resumed=True))
+        second.tell(replace(USED, model="gpt-realtime-mini"))  # the first report of its stream as well
+        second.tell(replace(USED, number=2))
+        record = await second.call(SID)
+        assert record is not None
+        assert record.cost == Cost(3 * USED.cost.usd)
+        assert {used.model: used.usage.audio_out for used in record.usage} == {
+            "gpt-realtime-2.1": 140,
+            "gpt-realtime-mini": 70,
+        }
+        assert {each.call_sid: each.cost for each in await second.calls()} == {SID: record.cost, "CA2": None}
+        assert await second.forget(SID) == 1
+        assert await rows_left(second, schema.usage) == []
 
 
 async def test_another_process_reads_it_within_a_second_while_the_call_goes_on(ready: str) -> None:

@@ -53,6 +53,35 @@ async def test_a_call_goes_on_unless_it_has_ended_for_good(ready: str, ended_by:
         assert (await record_of(second)).ended_by == "agent"
 
 
+async def test_many_calls_of_every_kind_are_written_in_one_batch(ready: str) -> None:
+    """What comes once in a hundred calls comes twice in one batch at a deploy."""
+    sids = ["CA" + digit * 32 for digit in "123"]
+    facts: tuple[Event, ...] = (
+        started(),
+        said(GREETING),
+        SECOND,
+        said(WISH),
+        TOOL,
+        RETURNED,
+        HANDED_OVER,
+        THIRD,
+        ended(),
+    )
+    async with Store.from_url(ready) as kept:
+        for sid in sids:
+            for fact in facts:
+                kept.tell(replace(fact, call_sid=sid))
+        for sid in sids:
+            kept.tell(replace(ended(), call_sid=sid.replace("CA", "CB")))  # of calls whose start was never told
+        await kept.flush()
+        assert kept._writer.waiting == 0
+        for sid in sids:
+            record = await kept.call(sid)
+            assert record is not None
+            assert record.stream_sid == "MZ3"
+            assert len(record.tools) == 1
+
+
 @pytest.mark.parametrize(("end", "ended_by"), [(BROKEN, None), (ended(), "agent")])
 async def test_what_happens_within_one_batch_happens_in_its_order(
     ready: str, end: CallEnded, ended_by: EndedBy | None

@@ -1,0 +1,173 @@
+"""Handing a call from one agent to another: the same model session, with other instructions and other tools.
+
+An agent names those it may hand a call to, as agents, or by their names where these stand in a circle:
+
+    billing = Agent(name="billing", instructions="...", tools=[refund], handoffs=["front desk"])
+    front = Agent(name="front desk", instructions="...", handoffs=[billing])
+
+The model gets a tool for each, `hand_off_to_billing`. Manners on the phone, the voice once it was heard, and how the
+caller is listened to stay those of the agent who answered.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from .call import Call
+from .errors import DefinitionError
+from .protocol.history import ToolRun
+from .tools import Tool
+
+if TYPE_CHECKING:  # an agent has these tools, and so knows this file
+    from .agent import Agent
+
+INSTRUCTIONS_SECONDS = 5.0
+"""How long the next agent's own function may take to write its instructions."""
+
+
+def hand_off_tool(name: str) -> Tool:
+    """Return the tool that hands a call to the agent of that name, as the model sees it."""
+    return Tool(
+        name="hand_off_to_" + re.sub(r"[^A-Za-z0-9]+", "_", name).strip("_").lower(),
+        description=f'Hand this call over to "{name}", who then goes on with the caller. Tell the caller so first.',
+        parameters={"type": "object", "properties": {}, "additionalProperties": False},
+        handler=_nobody,
+        timeout=INSTRUCTIONS_SECONDS,
+    )
+
+
+async def _nobody(arguments: Mapping[str, Any]) -> str:
+    raise AssertionError("a call is handed over by its session")
+
+
+def _taken_over(name: str) -> str:
+    """Return what the model is told; the record of a call tells by it who speaks."""
+    return (
+        f'The call is handed over: you are "{name}" now, with the instructions and tools that you have just been '
+        "given. Go on with the caller, and do not greet them again."
+    )
+
+
+def name_of(member: Agent | str) -> str:
+    """Return the name of a member of `Agent.handoffs`."""
+    return member if isinstance(member, str) else member.name
+
+
+def team_of(agent: Agent) -> dict[str, Agent]:
+    """Return the agents among whom a call may be handed that this one answers, by their names.
+
+    Raises:
+        DefinitionError: two of them have one name.
+    """
+    team = {agent.name: agent}
+    waiting: list[Agent] = [agent]
+    while waiting:
+        for member in waiting.pop().handoffs:
+            if isinstance(member, str):
+                continue
+            if team.setdefault(member.name, member) is not member:
+                raise DefinitionError(f"two agents are named {member.name!r}: give one of them another name")
+            waiting.append(member)
+    return team
+
+
+def check(agent: Agent) -> None:
+    """Make sure that a call which this agent answers is handed to nobody who is not there.
+
+    Raises:
+        DefinitionError: somebody hands off to a name that no agent has, or two agents have one name.
+    """
+    team = team_of(agent)
+    for each in team.values():
+        for name in map(name_of, each.handoffs):
+            if name not in team:
+                known = ", ".join(sorted(map(repr, team)))
+                raise DefinitionError(
+                    f"agent {each.name!r} hands off to {name!r}, which nobody is: name one of {known}, or give the "
+                    "agent itself"
+                )
+
+
+class Desk:
+    """Who of a team has the call. `reconfigure` changes the model's session, `speaks` notes who speaks.
+
+    A model's voice cannot be changed once it was heard: `voice_fixed` tells whether it was.
+
+    `past` are the tools that were called before this media stream: whoever had the call then has it again.
+    """
+
+    def __init__(
+        self,
+        agent: Agent,
+        call: Call,
+        *,
+        past: Sequence[ToolRun],
+        reconfigure: Callable[[dict[str, object]], None],
+        speaks: Callable[[str], None],
+        voice_fixed: Callable[[], bool],
+    ) -> None:
+        self.agent = self._answered = self._voice = agent
+        self._team = team_of(agent)
+        self._call = call
+        self._reconfigure = reconfigure
+        self._speaks = speaks
+        self._voice_fixed = voice_fixed
+        for run in past:
+            target = self._target(run.name)
+            if target is not None and run.output == _taken_over(target.name):
+                self.agent = target
+        speaks(self.agent.name)
+
+    def tool(self, name: str) -> Tool | None:
+        """Return the tool of that name of whoever has the call."""
+        target = self._target(name)
+        if target is None:
+            known = self.agent.tool(name)
+            return known if known is not None and known.handler is not _nobody else None
+        return replace(hand_off_tool(target.name), handler=functools.partial(self._hand_over, target))
+
+    def _target(self, tool_name: str) -> Agent | None:
+        names = (name for name in map(name_of, self.agent.handoffs) if hand_off_tool(name).name == tool_name)
+        name = next(names, None)
+        return None if name is None else self._team.get(name)
+
+    async def _hand_over(self, target: Agent, arguments: Mapping[str, Any]) -> str:
+        voice = self._voice if self._voice_fixed() else target
+        await self._configure(target, voice)
+        self._voice = voice
+        self.agent = target
+        self._speaks(target.name)
+        return _taken_over(target.name)
+
+    async def session_opened(self) -> None:
+        """A model session is there, configured for the agent who answered: make it that of whoever has the call.
+
+        Raises:
+            Exception: whatever the agent's own function raises, and TimeoutError; the one who answered has the call.
+        """
+        if self.agent is self._answered:
+            return
+        target, self.agent = self.agent, self._answered
+        self._speaks(self.agent.name)
+        async with asyncio.timeout(INSTRUCTIONS_SECONDS):
+            await self._configure(target, self._voice)
+        self.agent = target
+        self._speaks(target.name)
+
+    async def _configure(self, target: Agent, voice: Agent) -> None:
+        session = target.session(await target.instructions_for(self._call))
+        changes = {key: session[key] for key in ("type", "instructions", "tools")}
+        if session.get("tool_choice") != self.agent.session("").get("tool_choice"):
+            changes["tool_choice"] = session.get("tool_choice", "auto")
+        if (spoken := _voice_of(voice.session(""))) != _voice_of(self._answered.session("")):
+            changes["audio"] = {"output": spoken}
+        self._reconfigure(changes)
+
+
+def _voice_of(session: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in session["audio"]["output"].items() if key != "format"}

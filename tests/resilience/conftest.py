@@ -1,0 +1,74 @@
+"""Clusters and callers for the tests, and what they measured, told at the end."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from phoneagent.sim import Model
+from phoneagent.store import Store
+from tests.resilience.callers import make_model
+from tests.resilience.cluster import Cluster
+from tests.store.conftest import new_schema, upgrade
+
+MEASURED: list[str] = []
+
+
+@dataclass
+class World:
+    """Everything around a call: the processes, their router, the model, and the records."""
+
+    cluster: Cluster
+    model: Model
+    store: Store
+
+
+Worlds = Callable[..., AbstractAsyncContextManager[World]]
+
+
+def _worlds(folder: Path, database_url: str) -> Worlds:
+    @asynccontextmanager
+    async def make(**options: Any) -> AsyncIterator[World]:
+        async with (
+            make_model() as model,
+            Cluster(folder, database_url=database_url, model_url=model.url, **options) as cluster,
+            Store.from_url(database_url) as store,
+        ):
+            yield World(cluster, model, store)
+
+    return make
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> Worlds:
+    """Make a world: `async with world() as w`; options are the cluster's. The processes set their SQLite up."""
+    return _worlds(tmp_path, f"sqlite:///{tmp_path}/phoneagent.db")
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+async def both(request: pytest.FixtureRequest, tmp_path: Path, world: Worlds) -> AsyncIterator[Worlds]:
+    """The same on each of the databases."""
+    if request.param == "sqlite":
+        yield world
+        return
+    async with new_schema() as url:
+        await upgrade(url)
+        yield _worlds(tmp_path, url)
+
+
+@pytest.fixture
+def measured(request: pytest.FixtureRequest) -> Callable[[str], None]:
+    """Note what was measured: it is told at the end of the run, whether the test passed or not."""
+    return lambda text: MEASURED.append(f"{request.node.name}\n{text}")
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    if MEASURED:
+        terminalreporter.section("how callers got their agent back (least / median / most)")
+        for text in MEASURED:
+            terminalreporter.write_line(text)

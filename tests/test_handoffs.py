@@ -1,0 +1,210 @@
+"""Hand-offs: who may hand a call to whom, and what becomes of the model's session."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+
+from phoneagent import Agent, Call, DefinitionError, handoffs, tool
+from phoneagent.handoffs import Desk, check, hand_off_tool, team_of
+from phoneagent.protocol.history import ToolRun
+
+pytestmark = pytest.mark.anyio
+
+
+@tool
+async def refund() -> str:
+    return "refunded"
+
+
+@tool
+async def take_message() -> str:
+    return "taken"
+
+
+BILLING = Agent(name="billing", instructions="You do bills.", tools=[refund], handoffs=["Front desk"], voice="cedar")
+FRONT = Agent(name="Front desk", instructions="You answer.", tools=[take_message], handoffs=[BILLING])
+
+
+# --- definitions ---
+
+
+def test_an_agent_has_a_tool_for_each_hand_off() -> None:
+    names = [each["name"] for each in FRONT.session("")["tools"]]
+    assert names == ["take_message", "hand_off_to_billing"]
+    assert [each["name"] for each in BILLING.session("")["tools"]] == ["refund", "hand_off_to_front_desk"]
+
+
+def test_a_circle_is_a_team() -> None:
+    assert team_of(FRONT) == {"Front desk": FRONT, "billing": BILLING}
+    check(FRONT)
+
+
+def test_a_hand_off_to_nobody() -> None:
+    with pytest.raises(DefinitionError, match="'billing' hands off to 'Front desk', which nobody is: name one of"):
+        check(BILLING)
+
+
+def test_two_agents_of_one_name() -> None:
+    other = Agent(name="billing", instructions="Another one.")
+    middle = Agent(name="middle", instructions="", handoffs=[other])
+    with pytest.raises(DefinitionError, match="two agents are named 'billing'"):
+        Agent(name="front", instructions="", handoffs=[BILLING, middle])
+
+
+def test_one_agent_may_be_reached_in_two_ways() -> None:
+    middle = Agent(name="middle", instructions="", handoffs=[BILLING])
+    Agent(name="front", instructions="", handoffs=[BILLING, middle])
+
+
+@pytest.mark.parametrize("member", ["me", 7, None])
+def test_a_hand_off_is_to_another_agent(member: Any) -> None:
+    with pytest.raises(DefinitionError, match="name another agent"):
+        Agent(name="me", instructions="", handoffs=[member])
+
+
+def test_names_that_make_one_tool_are_refused() -> None:
+    with pytest.raises(DefinitionError, match="two tools named 'hand_off_to_a_b'"):
+        Agent(name="me", instructions="", handoffs=["a b", "a-b"])
+
+
+def test_a_tool_may_not_have_the_name_of_a_hand_off() -> None:
+    own = hand_off_tool("billing")
+    with pytest.raises(DefinitionError, match="two tools named"):
+        Agent(name="me", instructions="", handoffs=["billing"], tools=[own])
+
+
+# --- in a call ---
+
+
+class Office:
+    """A desk, and what it did to the session."""
+
+    def __init__(self, agent: Agent = FRONT, past: Sequence[ToolRun] = ()) -> None:
+        self.updates: list[dict[str, Any]] = []
+        self.speakers: list[str] = []
+        self.spoken = True
+        self.call = Call(sid="CA1", caller=None, called=None, direction="inbound", started_at=datetime.now(UTC))
+        self.desk = Desk(
+            agent,
+            self.call,
+            past=past,
+            reconfigure=self.updates.append,
+            speaks=self.speakers.append,
+            voice_fixed=lambda: self.spoken,
+        )
+
+    async def run(self, name: str) -> str:
+        found = self.desk.tool(name)
+        assert found is not None
+        return await found.run(self.call, "{}")
+
+
+async def test_the_call_is_handed_over() -> None:
+    office = Office()
+    assert "billing" in await office.run("hand_off_to_billing")
+    assert office.desk.agent is BILLING
+    (update,) = office.updates
+    assert update["instructions"] == "You do bills."
+    assert [each["name"] for each in update["tools"]] == ["refund", "hand_off_to_front_desk"]
+    assert update.keys() == {"type", "instructions", "tools"}
+    assert office.speakers == ["Front desk", "billing"]
+    assert office.desk.tool("take_message") is None
+    assert await office.run("refund") == "refunded"
+
+
+async def test_and_back() -> None:
+    office = Office()
+    await office.run("hand_off_to_billing")
+    await office.run("hand_off_to_front_desk")
+    assert office.desk.agent is FRONT
+    assert office.speakers[-1] == "Front desk"
+
+
+async def test_before_anything_was_heard_the_voice_changes_too() -> None:
+    office = Office()
+    office.spoken = False
+    await office.run("hand_off_to_billing")
+    assert office.updates[0]["audio"] == {"output": {"voice": "cedar"}}
+    office.spoken = True
+    await office.run("hand_off_to_front_desk")
+    assert office.updates[1]["audio"] == {"output": {"voice": "cedar"}}  # as it is: that is always allowed
+
+
+async def test_instructions_may_depend_on_the_call() -> None:
+    later = Agent(name="later", instructions=lambda call: f"For {call.sid}.")
+    office = Office(Agent(instructions="", handoffs=[later]))
+    await office.run("hand_off_to_later")
+    assert office.updates[0]["instructions"] == "For CA1."
+
+
+async def test_an_agent_who_cannot_take_it_leaves_it_where_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def never(call: Call) -> str:
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    monkeypatch.setattr(handoffs, "INSTRUCTIONS_SECONDS", 0.01)
+    front = Agent(
+        instructions="",
+        handoffs=[
+            Agent(name="broken", instructions=lambda call: str(1 / 0)),
+            Agent(name="slow", instructions=never),
+        ],
+    )
+    office = Office(front)
+    for name in ("broken", "slow"):
+        assert "error" in json.loads(await office.run(f"hand_off_to_{name}"))
+    assert office.desk.agent is front
+    assert office.updates == []
+
+
+def test_a_name_that_nobody_has_is_no_tool() -> None:
+    assert Office(BILLING).desk.tool("hand_off_to_front_desk") is None
+    assert Office().desk.tool("hand_off_to_ghost") is None
+
+
+# --- a call that goes on in another session ---
+
+
+async def handed_over(*names: str) -> list[ToolRun]:
+    office = Office()
+    return [
+        ToolRun(call_id=name, name=name, arguments="{}", output=await office.run(name), at_ms=at)
+        for at, name in enumerate(names)
+    ]
+
+
+async def test_whoever_had_the_call_has_it_again() -> None:
+    office = Office(past=await handed_over("hand_off_to_billing"))
+    assert office.desk.agent is BILLING
+    assert office.speakers == ["billing"]
+    await office.desk.session_opened()
+    assert office.updates[0]["instructions"] == "You do bills."
+    assert office.desk.agent is BILLING
+
+
+async def test_where_it_came_back_nothing_is_changed() -> None:
+    office = Office(past=await handed_over("hand_off_to_billing", "hand_off_to_front_desk"))
+    await office.desk.session_opened()
+    assert office.desk.agent is FRONT
+    assert office.updates == []
+
+
+@pytest.mark.parametrize("output", [None, '{"error": "hand_off_to_billing failed"}'])
+def test_one_that_failed_or_was_cut_off_did_not_happen(output: str | None) -> None:
+    run = ToolRun(call_id="c", name="hand_off_to_billing", arguments="{}", output=output, at_ms=0)
+    assert Office(past=[run]).desk.agent is FRONT
+
+
+async def test_who_cannot_go_on_leaves_the_call_to_the_one_who_answered() -> None:
+    broken = Agent(name="billing", instructions=lambda call: str(1 / 0))
+    office = Office(Agent(name="front", instructions="", handoffs=[broken]), await handed_over("hand_off_to_billing"))
+    with pytest.raises(ZeroDivisionError):
+        await office.desk.session_opened()
+    assert office.desk.agent.name == "front"
+    assert office.speakers[-1] == "front"
