@@ -38,9 +38,10 @@ def choose(call: Call) -> Agent:
         return Agent(name="cafe", instructions="You serve coffee.")
     return host
 
+billing = Agent(name="billing", instructions="You do bills.", voice="cedar")
 host = Agent(
     name="host", instructions="You book tables.", greeting="Good evening!", tools=[book_table, fails, taxi, hang_up],
-    turns=Turns(idle_timeout_ms=5000),
+    turns=Turns(idle_timeout_ms=5000), handoffs=[billing],
 )
 app = PhoneApp(choose)
 '''
@@ -61,6 +62,11 @@ then = "Sorry."
 heard = "taxi"
 call = "taxi"
 arguments = {}
+[[turn]]
+heard = "bill"
+call = "hand_off_to_billing"
+arguments = {}
+then = "Which bill?"
 [[turn]]
 heard = "bye"
 say = "Goodbye!"
@@ -168,6 +174,16 @@ async def test_the_agent_s_code_may_end_it(folder: Path) -> None:
     status, out, err = await chat(folder, "--script", "script.toml", lines="A taxi!\n")
     assert (status, err) == (0, "")
     assert out[-2:] == ["tool: taxi {}", "tool: taxi → It comes."]
+
+
+async def test_one_agent_hands_over_to_another(folder: Path) -> None:
+    async with Model(Script.parse(SCRIPT)) as model:
+        status, out, err = await chat(folder, lines="My bill!\n", REALTIME_URL=model.url, REALTIME_API_KEY="sk")
+        assert (status, err) == (0, "")
+        assert out[-3:-2] == ["tool: hand_off_to_billing {}"]
+        assert out[-1] == "billing: Which bill?"
+        assert model.sessions[0].session["instructions"] == "You do bills."
+        assert model.violations == []
 
 
 async def test_who_answers_may_go_by_the_number(folder: Path) -> None:
