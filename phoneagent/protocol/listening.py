@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 import math
 from collections import deque
+from collections.abc import Iterator
 
 from .audio import BYTES_PER_MS, FRAME_BYTES, base64_bytes, silence
 from .realtime import AudioAppend
@@ -125,6 +126,16 @@ class CallerAudio:
         self._held -= size
         self.sent_bytes += size
         return AudioAppend(payload)
+
+    def take(self) -> Iterator[AudioAppend]:
+        """Take everything that waits."""
+        while (message := self.pop()) is not None:
+            yield message
+
+    def forget(self) -> None:
+        """Drop everything that waits."""
+        self._queue.clear()
+        self._held = 0
 
     def behind_ms(self, model_ms: float) -> float:
         """Return how long ago a time on the model's clock was, which counts the audio it was given."""
