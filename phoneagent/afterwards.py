@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Awaitable
 from datetime import UTC, datetime
-from typing import Literal, NamedTuple, TypeAlias
+from typing import Literal, NamedTuple, TypeAlias, TypeVar
 
 from .errors import PhoneAgentError, RequestRefused, StoreError
 from .events import EndedBy, NextStep
 from .numbers import LiveCalls
 from .protocol.history import Past, Pending, ToolRun, pending_of
-from .store import CallDetails, Store
+from .store import Standing, Store
 from .telephony import fall_back
 
 log = logging.getLogger("phoneagent.afterwards")
@@ -26,8 +27,8 @@ WRITE_SECONDS = 0.5
 REST_SECONDS = 4.0
 """How long it may take Twilio's REST API then."""
 
-READ_SECONDS = 2.0
-"""How long a call that asks how to go on waits for the database."""
+READ_SECONDS = 4.0
+"""How long a call that asks how to go on waits for the database; Twilio waits 5 s, and silence beats a lost call."""
 
 FAULTS_AT_ONCE = 5
 FAULTS_A_MINUTE = 1
@@ -37,6 +38,9 @@ all. Whatever makes a stream end at once must not send a call in a circle."""
 
 Kind: TypeAlias = Literal["hang_up", "fall_back", "resume", "recover", "apologise"]
 """How a call goes on; "resume" after it was handed over as planned, "recover" after a crash or a broken line."""
+
+
+_T = TypeVar("_T")
 
 
 class Answer(NamedTuple):
@@ -92,13 +96,14 @@ class Afterwards:
     async def answer(self, call_sid: str) -> Answer:
         """Return how a call goes on whose media stream has ended."""
         try:
-            step, details = await self._look(call_sid)
+            standing = await self._in_time(self._store.standing(call_sid))
         except StoreError as error:
             log.error("nobody knows how the call goes on: %s", error, extra={"call_sid": call_sid})
             return Answer("apologise")
+        step = standing.step
         if step is not None and step.kind == "fall_back":
             return Answer("fall_back")
-        if _over(step, details):
+        if _over(standing):
             return Answer("hang_up")
         if step is None or step.data.get("broke", True):
             return Answer("recover")
@@ -113,26 +118,25 @@ class Afterwards:
             RequestRefused: the call is over.
             StoreError: the database does not answer.
         """
-        step, details = await self._look(call_sid)
-        if _over(step, details):
+        so_far = await self._in_time(self._store.so_far(call_sid))
+        step = so_far.step
+        if _over(so_far):
             raise RequestRefused("a media socket for a call that is over")
         if pending is None:
             pending = pending_of(step.data.get("pending")) if step is not None else "unknown"
-        if details is None:
+        if so_far.started_at is None:
             return None if step is None and not self._store.empty else Past(pending=pending)
         tools = tuple(
             ToolRun(call_id=run.call_id, name=run.name, arguments=run.arguments, output=run.output, at_ms=run.at_ms)
-            for run in details.tools
+            for run in so_far.tools
         )
-        age_ms = round((datetime.now(UTC) - details.started_at).total_seconds() * 1000)
-        return Past(turns=details.turns, tools=tools, pending=pending, age_ms=max(0, age_ms))
+        age_ms = round((datetime.now(UTC) - so_far.started_at).total_seconds() * 1000)
+        return Past(turns=so_far.turns, tools=tools, pending=pending, age_ms=max(0, age_ms))
 
-    async def _look(self, call_sid: str) -> tuple[NextStep | None, CallDetails | None]:
-        if self._store.empty:
-            return None, None
+    async def _in_time(self, reading: Awaitable[_T]) -> _T:
         try:
             async with asyncio.timeout(READ_SECONDS):
-                return await self._store.step_after(call_sid), await self._store.call(call_sid)
+                return await reading
         except TimeoutError:
             raise StoreError(f"the database did not answer within {READ_SECONDS:g} s") from None
 
@@ -146,8 +150,8 @@ class Afterwards:
             log.warning("the end of the call was not recorded: %s", why, extra={"call_sid": call_sid})
 
 
-def _over(step: NextStep | None, details: CallDetails | None) -> bool:
+def _over(standing: Standing) -> bool:
     """Whether a call has been ended by somebody; a broken line or a fault of ours ends none."""
-    if step is not None:
-        return step.kind != "resume"
-    return details is not None and details.ended_by in ("agent", "caller")
+    if standing.step is not None:
+        return standing.step.kind != "resume"
+    return standing.ended_by in ("agent", "caller")

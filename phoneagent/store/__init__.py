@@ -1,6 +1,6 @@
 """Call records: what was said, heard and done in each call, in SQLite or PostgreSQL."""
 
-from .records import Answer, CallDetails, CallRecord, StreamRecord, ToolRecord
+from .records import Answer, CallDetails, CallRecord, SoFar, Standing, StreamRecord, ToolRecord
 from .store import Store
 
-__all__ = ["Answer", "CallDetails", "CallRecord", "Store", "StreamRecord", "ToolRecord"]
+__all__ = ["Answer", "CallDetails", "CallRecord", "SoFar", "Standing", "Store", "StreamRecord", "ToolRecord"]

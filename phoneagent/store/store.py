@@ -27,7 +27,7 @@ from phoneagent.events import EndedBy, Event, NextStep
 from phoneagent.settings import Records
 
 from .database import Database
-from .records import CallDetails, CallRecord, read_call, read_calls
+from .records import CallDetails, CallRecord, SoFar, Standing, read_call, read_calls, read_so_far, read_standing
 from .rows import Scribe, clean, now
 from .schema import calls, claims, next_steps, turns
 from .statements import MAY_GO_ON
@@ -229,25 +229,27 @@ class Store:
         await self._writer.flush()
         return await self._database.read(partial(read_call, call_sid=clean(call_sid)))
 
-    async def step_after(self, call_sid: str) -> NextStep | None:
-        """Return the next step of a call, None if none was written since its latest media stream began.
-
-        That is the stream in the step's `data["stream_sid"]`; a step without one holds for any.
+    async def standing(self, call_sid: str) -> Standing:
+        """Return where a call is; nowhere, if there is no database yet.
 
         Raises:
             StoreError: the database does not answer.
         """
+        if self.empty:
+            return Standing()
         await self._writer.flush()
-        sid = clean(call_sid)
-        latest = sa.select(calls.c.stream_sid).where(calls.c.sid == sid, calls.c.stream_sid != "").scalar_subquery()
-        valid = (next_steps.c.stream_sid == "") | (next_steps.c.stream_sid == latest) | latest.is_(None)
-        query = sa.select(next_steps).where(next_steps.c.call_sid == sid, valid).order_by(next_steps.c.at.desc())
+        return await self._database.read(partial(read_standing, call_sid=clean(call_sid)))
 
-        async def read(connection: AsyncConnection) -> NextStep | None:
-            row = (await connection.execute(query.limit(1))).one_or_none()
-            return None if row is None else NextStep(kind=row.kind, data=row.data)
+    async def so_far(self, call_sid: str) -> SoFar:
+        """Return where a call is, and what was said and done in it; nothing, if there is no database yet.
 
-        return await self._database.read(read)
+        Raises:
+            StoreError: the database does not answer.
+        """
+        if self.empty:
+            return SoFar()
+        await self._writer.flush()
+        return await self._database.read(partial(read_so_far, call_sid=clean(call_sid)))
 
     # --- forgetting ---------------------------------------------------------------------------------------------------
 

@@ -46,7 +46,7 @@ async def test_a_call_is_forgotten_with_all_that_hangs_on_it(ready: str) -> None
         assert await kept.forget(SID) == 1
         assert await kept.forget(SID) == 0
         assert await kept.call(SID) is None
-        assert await kept.step_after(SID) is None
+        assert (await kept.standing(SID)).step is None
         assert [record.call_sid for record in await kept.calls()] == [other]
         assert await rows_left(kept, schema.turns, schema.tools, schema.answers) == []
 
@@ -97,7 +97,7 @@ async def test_with_record_days_0_nothing_is_left_after_the_call(ready: str) -> 
         kept.tell(RETURNED)  # a tool that was slower than its call
         kept.tell(WHOLE[-1])
         assert await kept.calls() == []
-        assert await kept.step_after(SID) == NextStep(kind="hang_up")  # Twilio is going to ask for it
+        assert (await kept.standing(SID)).step == NextStep(kind="hang_up")  # Twilio is going to ask for it
         kept.tell(started())
         assert await kept.settle(SID, ended_by="caller", reason="completed")
         assert await kept.calls() == []
