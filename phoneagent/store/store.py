@@ -30,7 +30,7 @@ from .database import Database
 from .records import CallDetails, CallRecord, SoFar, Standing, read_call, read_calls, read_so_far, read_standing
 from .rows import Scribe, clean, now
 from .schema import calls, claims, next_steps, turns
-from .statements import MAY_GO_ON
+from .statements import FORGOTTEN, MAY_GO_ON
 from .writer import Writer
 
 log = logging.getLogger("phoneagent.store")
@@ -254,7 +254,9 @@ class Store:
     # --- forgetting ---------------------------------------------------------------------------------------------------
 
     async def forget(self, what: str) -> int:
-        """Delete a call, or all calls with a person's number; return how many. A live call goes on unrecorded.
+        """Delete a call, or all calls with a person's number; return how many.
+
+        A live call goes on unrecorded, in whatever process: for a day it is known by its CallSid as forgotten.
 
         Raises:
             StoreError: nothing was deleted.
@@ -268,8 +270,16 @@ class Store:
             outbound = calls.c.direction.startswith("outbound")
             which = sa.or_(sa.and_(sa.not_(outbound), calls.c.caller == number), outbound & (calls.c.called == number))
 
+        moment = now()
+        may_live = calls.c.started_at > moment - timedelta(seconds=LONGEST_CALL_SECONDS)
+        until = sa.literal(moment + timedelta(seconds=LONGEST_CALL_SECONDS), claims.c.until.type)
+        names = sa.select(sa.literal(FORGOTTEN) + calls.c.sid, until).where(which, may_live)
+        forgotten = self._insert(claims).from_select(["name", "until"], names)
+        forgotten = forgotten.on_conflict_do_update(index_elements=["name"], set_={"until": forgotten.excluded.until})
+
         async def write(connection: AsyncConnection) -> int:
             sids = sa.select(calls.c.sid).where(which)
+            await connection.execute(forgotten)
             await connection.execute(sa.delete(next_steps).where(next_steps.c.call_sid.in_(sids)))
             return (await connection.execute(sa.delete(calls).where(which))).rowcount
 
