@@ -84,6 +84,7 @@ class Switchboard:
             server_answers=agent.barge_in,
             apology=base64.b64encode(apology).decode(),
             max_call_seconds=max_call_seconds,
+            renews=True,
             max_call_cost=max_call_cost,
             prices=prices,
         )

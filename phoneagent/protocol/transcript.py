@@ -120,6 +120,34 @@ class Transcript:
         turn = self._agent.setdefault(item_id, _AgentTurn(item_id, self.speaker))
         turn.text, turn.complete = text, True
 
+    def shorten(self, item_id: str, said_ms: int) -> None:
+        """No more comes of an item than `said_ms` of audio: its words ran ahead of it."""
+        turn = self._agent.get(item_id)
+        if turn is not None:
+            turn.text, turn.complete = heard_part(turn.text, said_ms, said_ms, complete=False), True
+
+    def forget_caller(self) -> None:
+        """Nobody will understand the turn that has no text yet: the caller is heard once more."""
+        self._caller.pop(self._latest, None)
+
+    def so_far(self, now_ms: int) -> list[Turn]:
+        """Return the ended turns, and what the agent is saying as if it were heard."""
+        playing = [
+            Turn(
+                role="agent",
+                item_id=turn.item_id,
+                text=turn.text,
+                heard_text=turn.text,
+                start_ms=now_ms,
+                end_ms=now_ms,
+                said_ms=1,
+                heard_ms=1,
+            )
+            for turn in self._agent.values()
+            if turn.text
+        ]
+        return [*self.turns(), *playing]
+
     def agent_turn(
         self, item_id: str, *, heard_ms: int, said_ms: int, now_ms: int, interrupted: bool, complete: bool
     ) -> Turn:
