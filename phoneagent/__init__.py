@@ -1,6 +1,6 @@
 """An AI voice agent on a phone number."""
 
-from .agent import Agent, Turns
+from .agent import Agent
 from .call import Call
 from .endpoint import Endpoint
 from .errors import (
@@ -35,6 +35,7 @@ from .events import (
     UsageReported,
 )
 from .mcp import LocalMcpServer, McpServer
+from .options import Hearing, Limits, Turns, Voice
 from .protocol.billing import Price
 from .server import PhoneApp
 from .settings import Settings
@@ -57,7 +58,9 @@ __all__ = [
     "EndpointRefused",
     "EndpointUnreachable",
     "Event",
+    "Hearing",
     "KeyPressed",
+    "Limits",
     "LocalMcpServer",
     "McpServer",
     "ModelEvent",
@@ -78,6 +81,7 @@ __all__ = [
     "Turns",
     "Usage",
     "UsageReported",
+    "Voice",
     "hang_up",
     "tool",
 ]

@@ -10,29 +10,18 @@ from typing import Any, TypeAlias
 
 from .call import Call
 from .errors import DefinitionError
-from .handoffs import hand_off_tool, name_of, team_of
+from .handoffs import check, hand_off_tool, name_of, team_of
 from .mcp import START_SECONDS, LocalMcpServer, McpServer
+from .options import Hearing, Limits, Turns, Voice
 from .threads import run_in_thread
 from .tools import Tool
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Turns:
-    """How the model finds the end of the caller's turn: voice activity detection on the server.
-
-    `threshold` is 0 to 1 (higher for noisy lines); `prefix_padding_ms` of audio before the detected start belong to
-    the turn; after `silence_duration_ms` without speech it is over.
-    """
-
-    threshold: float = 0.5
-    prefix_padding_ms: int = 300
-    silence_duration_ms: int = 500
-
 
 Guardrail: TypeAlias = Callable[[Call, str], "str | Awaitable[str | None] | None"]
 """Gets the call and what the agent has said so far in its answer; returns None, or what it is to say instead."""
 
 Instructions: TypeAlias = str | Callable[[Call], str | Awaitable[str]]
+
+TOOL_CHOICES = ("auto", "none", "required")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,21 +34,25 @@ class Agent:
     meanwhile is answered afterwards. `handoffs` are the agents to whom it may hand a call, or their names.
     `guardrail` is shown the text of each answer as it comes: if it returns a text, the agent is interrupted and says
     that instead. It is not shown what the agent is told to say word for word.
-    `language` (ISO 639-1) helps the recogniser that writes the transcript. `extra` is merged into the session
-    configuration last, for what is newer than this package.
+
+    `tool_choice` is "auto", "none", "required" or the name of a tool. The last two hold for each response, also for the
+    one that tells what a tool returned, so they rarely suit a call. `extra` is merged into the session configuration
+    last, for what is newer than this package.
     """
 
     name: str = "agent"
     instructions: Instructions
     greeting: str | None = None
-    voice: str = "marin"
+    voice: Voice | str = "marin"
     tools: Sequence[Tool | McpServer | LocalMcpServer] = ()
+    tool_choice: str = "auto"
     handoffs: Sequence[Agent | str] = ()
     guardrail: Guardrail | None = None
     greeting_interruptible: bool = False
     barge_in: bool = True
-    turns: Turns = Turns()
-    language: str | None = None
+    turns: Turns = field(default_factory=Turns)
+    hearing: Hearing = field(default_factory=Hearing)
+    limits: Limits = field(default_factory=Limits)
     extra: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -77,6 +70,19 @@ class Agent:
             if name in names:
                 raise DefinitionError(f"agent {self.name!r} has two tools named {name!r}: rename one of them")
             names.add(name)
+        if self.tool_choice not in (choices := (*TOOL_CHOICES, *tools)):
+            known = ", ".join(map(repr, choices))
+            raise DefinitionError(f"agent {self.name!r} has tool_choice={self.tool_choice!r}: choose one of {known}")
+        for name, kind in (("turns", Turns), ("hearing", Hearing), ("limits", Limits), ("extra", Mapping)):
+            if not isinstance(value := getattr(self, name), kind):
+                raise DefinitionError(f"agent {self.name!r} has {name}={value!r}: make it a {kind.__name__}")
+        if not isinstance(self.instructions, str) and not callable(self.instructions):
+            raise DefinitionError(f"agent {self.name!r} has instructions that are neither text nor a function")
+        _ = self._voice  # checked here rather than in the first call
+
+    @property
+    def _voice(self) -> Voice:
+        return self.voice if isinstance(self.voice, Voice) else Voice(self.voice)
 
     @property
     def all_tools(self) -> tuple[Tool, ...]:
@@ -124,37 +130,83 @@ class Agent:
         await asyncio.gather(*(server.ready() for server in self._local))
         if isinstance(self.instructions, str):
             return self.instructions
-        if inspect.iscoroutinefunction(self.instructions):
-            text = await self.instructions(call)
-        else:
-            text = await run_in_thread(self.instructions, call)
-            text = await text if inspect.isawaitable(text) else text
+        text = await _ask(self.instructions, call)
         if not isinstance(text, str):
             raise DefinitionError(f"agent {self.name!r} has instructions that return {type(text).__name__}, not text")
         return text
 
-    def session(self, instructions: str) -> dict[str, Any]:
-        """Return the session configuration of the Realtime API, in GA's shape."""
-        turn_detection = {
-            "type": "server_vad",
-            "threshold": self.turns.threshold,
-            "prefix_padding_ms": self.turns.prefix_padding_ms,
-            "silence_duration_ms": self.turns.silence_duration_ms,
-            "create_response": self.barge_in,
-            "interrupt_response": False,
-        }
-        hearing: dict[str, Any] = {"format": {"type": "audio/pcmu"}, "turn_detection": turn_detection}
-        if self.language is not None:
-            hearing["transcription"] = {"language": self.language}
+    def session(self, instructions: str, *, written: bool = False) -> dict[str, Any]:
+        """Return the session configuration of the Realtime API, in GA's shape.
+
+        With `written` it is for a conversation in writing: the model writes, and listens for no turns.
+        """
+        format_ = {"type": "audio/pcmu"}
+        detection = self.turns.session(create_response=self.barge_in)
+        hearing = {"format": format_, "turn_detection": detection, **self.hearing.session()}
+        choice: Any = self.tool_choice
+        if choice not in TOOL_CHOICES:
+            choice = {"type": "function", "name": choice}
         session: dict[str, Any] = {
             "type": "realtime",
             "output_modalities": ["audio"],
             "instructions": instructions,
-            "audio": {"input": hearing, "output": {"format": {"type": "audio/pcmu"}, "voice": self.voice}},
+            "audio": {"input": hearing, "output": {"format": dict(format_), **self._voice.session()}},
             "tools": [each.definition() for each in self.all_tools] + [each.definition() for each in self._hosted],
-            "tool_choice": "auto",
+            "tool_choice": choice,
+            **self.limits.session(),
         }
-        return _merged(session, self.extra)
+        session = _merged(session, self.extra)
+        if written:
+            silent = {"output_modalities": ["text"], "audio": {"input": {"turn_detection": None}}}
+            session = _merged(session, silent)
+        return session
+
+    def response(self, instructions: str | None, tools: Sequence[Tool] | None) -> dict[str, Any]:
+        """Return the options of one response that has its own instructions or tools.
+
+        Raises:
+            DefinitionError: one of the tools is not this agent's.
+        """
+        options: dict[str, Any] = {} if instructions is None else {"instructions": instructions}
+        if tools is not None:
+            foreign = next((each for each in tools if each not in self.all_tools), None)
+            if foreign is not None:
+                name = getattr(foreign, "name", foreign)
+                raise DefinitionError(f"agent {self.name!r} has no tool {name!r} to respond with: add it to its tools")
+            options["tools"] = [each.definition() for each in tools]
+        return options
+
+    @property
+    def turn_detection(self) -> Mapping[str, Any] | None:
+        """What the session says of the caller's turns, `extra` included; None leaves them to your code."""
+        found: Mapping[str, Any] | None = self.session("")["audio"]["input"]["turn_detection"]
+        return found
+
+
+Answerer: TypeAlias = Agent | Callable[[Call], Agent | Awaitable[Agent]]
+"""Who answers: always the same agent, or a function, plain or async, that chooses one for each call."""
+
+
+async def choose(answerer: Answerer, call: Call) -> Agent:
+    """Return the agent that answers a call; a function is asked, a plain one in a thread.
+
+    Raises:
+        DefinitionError: the function returns something else than an agent, or one who hands off to nobody.
+    """
+    if isinstance(answerer, Agent):
+        return answerer
+    agent = await _ask(answerer, call)
+    if not isinstance(agent, Agent):
+        raise DefinitionError(f"the function that chooses an agent returned {type(agent).__name__}: return an Agent")
+    check(agent)
+    return agent
+
+
+async def _ask(function: Callable[[Call], Any], call: Call) -> Any:
+    if inspect.iscoroutinefunction(function):
+        return await function(call)
+    answer = await run_in_thread(function, call)
+    return await answer if inspect.isawaitable(answer) else answer
 
 
 def _merged(base: Mapping[str, Any], extra: Mapping[str, Any]) -> dict[str, Any]:

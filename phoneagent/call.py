@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+from .errors import DefinitionError
+
+if TYPE_CHECKING:
+    from .tools import Tool
 
 
 class CallControl(Protocol):
@@ -13,6 +19,10 @@ class CallControl(Protocol):
     def say(self, text: str) -> None: ...
     def interrupt(self) -> None: ...
     def hang_up(self, *, goodbye: bool) -> None: ...
+    def add(self, text: str, role: str) -> None: ...
+    def respond(self, instructions: str | None, tools: Sequence[Tool] | None) -> None: ...
+    def commit(self) -> None: ...
+    def clear(self) -> None: ...
 
 
 @dataclass(slots=True, eq=False, kw_only=True)
@@ -53,6 +63,51 @@ class Call:
         """
         if self._control is not None:
             self._control.hang_up(goodbye=goodbye)
+
+    # --- the conversation itself ---
+
+    def add(self, text: str, role: Literal["system", "user"] = "system") -> None:
+        """Add a message to the conversation: a fact (`system`), or what the caller did or wrote (`user`).
+
+        By itself it is not answered; `respond` asks for that. A greeting that is still to come is said after it.
+
+        Raises:
+            DefinitionError: there is no such role.
+        """
+        if role not in ("system", "user"):
+            raise DefinitionError(f'call.add has role={role!r}: choose "system" or "user"')
+        if self._control is not None:
+            self._control.add(sendable(text), role)
+
+    def respond(self, instructions: str | None = None, tools: Sequence[Tool] | None = None) -> None:
+        """Let the agent answer what there is, as soon as it may.
+
+        `instructions` take the place of the agent's own, and `tools` (some of the agent's, or none) that of all of
+        them, for this one response.
+
+        Raises:
+            DefinitionError: one of the tools is not the agent's.
+        """
+        if self._control is not None:
+            self._control.respond(None if instructions is None else sendable(instructions), tools)
+
+    def commit(self) -> None:
+        """Make a turn of what the caller has said since the last one, or since `clear`; `respond` has it answered.
+
+        Raises:
+            DefinitionError: the model finds the turns itself, see `Turns`.
+        """
+        if self._control is not None:
+            self._control.commit()
+
+    def clear(self) -> None:
+        """Forget what the caller has said since the last turn, as when they press the key to talk.
+
+        Raises:
+            DefinitionError: the model finds the turns itself, see `Turns`.
+        """
+        if self._control is not None:
+            self._control.clear()
 
     def attach(self, control: CallControl | None) -> None:
         """Connect this handle with its live call, or (None) part them."""

@@ -205,6 +205,7 @@ class LocalMcpServer:
 
     async def _call(self, name: str, arguments: dict[str, Any]) -> str:
         from mcp import MCPError
+        from mcp_types import CONNECTION_CLOSED
 
         link = self._open()
         try:
@@ -216,9 +217,10 @@ class LocalMcpServer:
             result = await client.call_tool(name, arguments)
         except MCPError as error:
             log.error("the MCP server %s failed in %s: %s", self.name, name, self.words(error))
+            ended = link.over or error.code == CONNECTION_CLOSED
             if self._url is not None:
                 link.leave()  # whether the server has forgotten us is not told: the next call introduces itself anew
-            if link.over:
+            if ended:
                 raise ToolError(f"{self.name} ended while {name} ran: the outcome is unknown") from error
             raise ToolError(f"{name} failed: {error.message}") from error
         text = "\n".join(part.text for part in result.content if part.type == "text")
@@ -287,13 +289,17 @@ class _Link:
                 await self._ended.wait()
             log.info("the connection to the MCP server %s has ended", self._server.name)
         except Exception as error:  # noqa: BLE001 - a server may do anything; whoever waits for it is told
-            if not self._client.done():
-                self._client.set_exception(error)
-                self._client.exception()  # perhaps nobody waits
-            else:
+            if self._client.done():
                 log.warning("the MCP server %s: %s", self._server.name, self._server.words(error))
+            else:
+                self._fail(error)
         finally:
-            self._client.cancel()
+            if not self._client.done():
+                self._fail(ConnectionAbortedError("the connection was given up"))
+
+    def _fail(self, error: Exception) -> None:
+        self._client.set_exception(error)
+        self._client.exception()  # perhaps nobody waits for it
 
 
 @asynccontextmanager

@@ -1,10 +1,15 @@
-"""Model sessions that are opened at the webhook, while Twilio opens the media socket: they save the caller the wait."""
+"""A call's agent and model session on their way: begun at the webhook, while Twilio opens the media socket.
+
+That saves the caller the wait.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import logging
+from dataclasses import dataclass
 
+from .agent import Agent
 from .call import Call
 from .endpoint import ModelSession
 
@@ -14,18 +19,26 @@ CLAIM_SECONDS = 10.0
 """How long such a session waits for its media socket."""
 
 
-async def discard(opening: asyncio.Task[ModelSession]) -> None:
-    """Make sure that a session that was being opened does not stay open."""
-    opening.cancel()
-    (result,) = await asyncio.gather(opening, return_exceptions=True)
-    if isinstance(result, ModelSession):
-        await result.close()
+@dataclass(slots=True)
+class Opening:
+    """The choice of the agent who answers a call, and the model session that is opened for them."""
+
+    agent: asyncio.Task[Agent]
+    model: asyncio.Task[ModelSession]
+
+    async def discard(self) -> None:
+        """Make sure that nothing of it goes on or stays open."""
+        self.model.cancel()
+        self.agent.cancel()
+        result, _ = await asyncio.gather(self.model, self.agent, return_exceptions=True)
+        if isinstance(result, ModelSession):
+            await result.close()
 
 
 class Prepared:
-    """A model session that was opened at the webhook and waits to be claimed by the call's media socket."""
+    """An opening that was begun at the webhook and waits to be claimed by the call's media socket."""
 
-    def __init__(self, call: Call, opening: asyncio.Task[ModelSession], registry: dict[str, Prepared]) -> None:
+    def __init__(self, call: Call, opening: Opening, registry: dict[str, Prepared]) -> None:
         self.call = call
         self.opening = opening
         self._registry = registry
@@ -40,10 +53,10 @@ class Prepared:
         """Give it up."""
         self._expiry.cancel()
         self._registry.pop(self.call.sid, None)
-        await discard(self.opening)
+        await self.opening.discard()
 
     async def _expire(self) -> None:
         await asyncio.sleep(CLAIM_SECONDS)
         del self._registry[self.call.sid]
         log.info("no media socket came within %g s of the webhook", CLAIM_SECONDS, extra={"call_sid": self.call.sid})
-        await discard(self.opening)
+        await self.opening.discard()

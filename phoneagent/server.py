@@ -25,11 +25,11 @@ from . import settings as settings_
 from . import telemetry, telephony
 from .admission import Admission
 from .afterwards import Afterwards, Answer, may_recover
-from .agent import Agent
+from .agent import Agent, Answerer
 from .call import Call
 from .door import Door
 from .endpoint import Endpoint
-from .errors import ConfigurationError, ProtocolError, RequestRefused, StoreError
+from .errors import ConfigurationError, DefinitionError, ProtocolError, RequestRefused, StoreError
 from .events import Event
 from .hooks import Hooks
 from .media import TwilioSocket, read_start
@@ -60,6 +60,9 @@ _Hook = TypeVar("_Hook", bound=Callable[[Any], Any])
 class PhoneApp(Starlette):
     """A Starlette app that answers Twilio's calls with an agent.
 
+    `agent` may be a function of the call, plain or async, that returns one: by the called number, say, so that one app
+    serves many. It is asked once for each call, and once more where a call goes on in another process.
+
     Routes: `POST|GET /twilio/voice` (the number's voice webhook), `POST /twilio/status` (its status callback), `POST
     /twilio/after` (how a call goes on whose media stream has ended), `WS /twilio/media/{token}`, `GET /healthz`, `GET
     /readyz` (503 while draining), `GET /metrics` (with PHONEAGENT_API_TOKEN). It also mounts into another Starlette or
@@ -73,13 +76,15 @@ class PhoneApp(Starlette):
 
     def __init__(
         self,
-        agent: Agent,
+        agent: Answerer,
         *,
         settings: Settings | None = None,
         endpoint: Endpoint | None = None,
         store: Store | None = None,
         prices: Mapping[str, Price] | None = None,
     ) -> None:
+        if not isinstance(agent, Agent) and not callable(agent):
+            raise DefinitionError(f"PhoneApp has agent={agent!r}: give it an Agent, or a function that returns one")
         super().__init__(
             routes=[
                 Route(VOICE_PATH, self._voice, methods=["GET", "POST"]),
@@ -155,6 +160,15 @@ class PhoneApp(Starlette):
         return self._given_settings or settings_.load({"endpoint_in_code": True} if self._given_endpoint else None)
 
     @cached_property
+    def endpoint(self) -> Endpoint:
+        """Where model sessions are opened: the endpoint given in code, else the one of the settings.
+
+        Raises:
+            ConfigurationError: something is missing or malformed.
+        """
+        return self._given_endpoint or Endpoint.from_settings(self.settings)
+
+    @cached_property
     def _store(self) -> Store | None:
         """Where calls are recorded: DATABASE_URL; with settings from code, only where code says."""
         if self._given_store is not None or self._given_settings is not None:
@@ -189,7 +203,7 @@ class PhoneApp(Starlette):
     def _board(self) -> Switchboard:
         return Switchboard(
             self.agent,
-            self._given_endpoint or Endpoint.from_settings(self.settings),
+            self.endpoint,
             calls=self.calls,
             hooks=self._hooks,
             emit=self._emit,

@@ -16,6 +16,7 @@ from typing import Any, Literal, NoReturn, Protocol, TypeAlias
 
 from .agent import Agent
 from .call import Call, sendable
+from .control import Control
 from .errors import EndpointError, EndpointUnreachable, PhoneAgentError, ProtocolError
 from .events import EndedBy, Event, Journal, ModelEvent, NextStep
 from .guardrail import Guard
@@ -23,6 +24,7 @@ from .handoffs import Desk
 from .protocol import mediastream, realtime
 from .protocol.bridge import Bridge
 from .protocol.policy import EndCall, Renew, RunTool
+from .protocol.responses import ANSWERS
 from .protocol.toolcalls import Filler
 from .toolrunner import ToolRunner
 from .tools import Tool
@@ -126,6 +128,13 @@ class Session:
         self._runner = ToolRunner(
             call, journal, past=bridge.tools.past, report=self._report, moved=self._goes_on_elsewhere
         )
+        self._control = Control(
+            bridge,
+            lambda: self._desk.agent,
+            manual=agent.turn_detection is None,
+            flush=self.flush,
+            loop=self._loop,
+        )
         self._tools: set[asyncio.Task[None]] = set()
         self._over = asyncio.Event()
 
@@ -150,8 +159,7 @@ class Session:
 
     async def run(self, start: mediastream.Start) -> None:
         """Run the call; returns when it is over, and nothing of it is left but tools that have not finished."""
-        control = _Control(self, self._loop)
-        self._call.attach(control)
+        self._call.attach(self._control)
         model = self._watch(asyncio.create_task(self._run_model()))
         reader = self._watch(asyncio.create_task(self._read_caller()))
         try:
@@ -407,7 +415,7 @@ class Session:
 
     def _show_guard(self, event: realtime.TranscriptDelta | realtime.TranscriptDone) -> None:
         guardrail, responses = self._desk.agent.guardrail, self.bridge.responses
-        answers = responses.ask is None or responses.ask.kind == "turn"  # and is not told what to say
+        answers = responses.ask is None or responses.ask.kind in ANSWERS  # and is not told what to say
         if guardrail is None or not answers or not responses.accepts(event.response_id):
             return
         complete = isinstance(event, realtime.TranscriptDone)
@@ -424,34 +432,3 @@ class Session:
         output = await self._runner.run(tool, request)
         self.bridge.tool_returned(request.call_id, output, self._loop.time())
         self.flush()
-
-
-class _Control:
-    """What a `Call` does to its session, from any thread."""
-
-    def __init__(self, session: Session, loop: asyncio.AbstractEventLoop) -> None:
-        self._session = session
-        self._loop = loop
-
-    def say(self, text: str) -> None:
-        self._do(lambda bridge, now: bridge.say(text, now))
-
-    def interrupt(self) -> None:
-        self._do(lambda bridge, now: bridge.interrupt(now))
-
-    def hang_up(self, *, goodbye: bool) -> None:
-        self._do(lambda bridge, now: bridge.hang_up(now, goodbye=goodbye))
-
-    def _do(self, act: Callable[[Bridge, float], object]) -> None:
-        def run() -> None:
-            act(self._session.bridge, self._loop.time())
-            self._session.flush()
-
-        try:
-            inside = asyncio.get_running_loop() is self._loop
-        except RuntimeError:
-            inside = False
-        if inside:
-            run()
-        else:
-            self._loop.call_soon_threadsafe(run)

@@ -6,18 +6,21 @@ import asyncio
 import base64
 import itertools
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import replace
 from decimal import Decimal
+from functools import partial
 from importlib import resources
+from typing import TypeVar
 
-from .agent import Agent
+from .agent import Agent, Answerer, choose
 from .call import Call
 from .endpoint import Endpoint, ModelSession, open_session
 from .errors import EndpointError, EndpointRefused, EndpointUnreachable, ProtocolError
 from .events import CallStarted, Event, Journal
 from .hooks import Follower, Hooks
 from .media import TwilioSocket
-from .prepared import Prepared, discard
+from .prepared import Opening, Prepared
 from .protocol import mediastream
 from .protocol.billing import PRICES, Price
 from .protocol.bridge import Bridge
@@ -26,9 +29,11 @@ from .protocol.policy import Policy
 from .session import Direction, Session
 
 log = logging.getLogger("phoneagent.switchboard")
+_T = TypeVar("_T")
 
 INSTRUCTIONS_SECONDS = 5.0
-"""How long the agent's own function may take to write the instructions: the caller waits in silence."""
+"""How long the user's functions may take to choose an agent and to write its instructions: the caller waits in silence.
+"""
 
 MAX_PREPARED = 200
 """So many callers may be between webhook and socket; further sessions are opened at the socket."""
@@ -38,7 +43,9 @@ EXPECT_SECONDS = 10.0
 
 
 class Switchboard:
-    """Runs calls. `calls` are the live ones by CallSid; with a `journal` they can go on in another process.
+    """Runs calls that `answerer` answers; with a `journal` they can go on in another process.
+
+    `calls` are the live ones by CallSid.
 
     `emit` is told every event, with the sid of the media stream that it belongs to.
     `measure` is told how many seconds a message took through here, now and then.
@@ -46,7 +53,7 @@ class Switchboard:
 
     def __init__(
         self,
-        agent: Agent,
+        answerer: Answerer,
         endpoint: Endpoint,
         *,
         calls: dict[str, Call],
@@ -58,7 +65,7 @@ class Switchboard:
         max_call_cost: Decimal | None = None,
         prices: Mapping[str, Price] = PRICES,
     ) -> None:
-        self._agent = agent
+        self._answerer = answerer
         self._endpoint = endpoint
         self._calls = calls
         self._hooks = hooks
@@ -78,10 +85,6 @@ class Switchboard:
         self._leaving: str | None = None
         apology = resources.files(__package__).joinpath("apology.ulaw").read_bytes()
         self._policy = Policy(
-            greeting=agent.greeting,
-            greeting_interruptible=agent.greeting_interruptible,
-            barge_in=agent.barge_in,
-            server_answers=agent.barge_in,
             apology=base64.b64encode(apology).decode(),
             max_call_seconds=max_call_seconds,
             renews=True,
@@ -112,25 +115,41 @@ class Switchboard:
     def _prepare(self, call: Call) -> None:
         if call.sid in self.prepared or call.sid in self._calls or len(self.prepared) >= MAX_PREPARED:
             return
-        self.prepared[call.sid] = Prepared(call, asyncio.create_task(self._open(call)), self.prepared)
+        self.prepared[call.sid] = Prepared(call, self._begin(call), self.prepared)
 
     async def close(self) -> None:
         """Give up what was opened ahead."""
         for prepared in list(self.prepared.values()):
             await prepared.close()
 
-    async def _open(self, call: Call) -> ModelSession:
-        """Open the call's model session. Whatever fails, the caller hears the apology: it is an EndpointError."""
+    def _begin(self, call: Call, agent: asyncio.Task[Agent] | None = None) -> Opening:
+        """Have the agent chosen, unless that was done, and the model session opened."""
+        until = asyncio.get_running_loop().time() + INSTRUCTIONS_SECONDS
+        if agent is None:
+            choice = self._ask(call, partial(choose, self._answerer, call), "the choice of the agent", until)
+            agent = asyncio.create_task(choice)
+        return Opening(agent, asyncio.create_task(self._open(call, agent, until)))
+
+    async def _ask(self, call: Call, question: Callable[[], Awaitable[_T]], what: str, until: float) -> _T:
+        """Wait for a function of the user's. Whatever fails, the caller hears the apology: it is an EndpointError."""
         try:
-            async with asyncio.timeout(INSTRUCTIONS_SECONDS) as limit:
-                instructions = await self._agent.instructions_for(call)
+            async with asyncio.timeout_at(until) as limit:
+                return await question()
         except Exception as error:  # a user's function
             if limit.expired():
-                raise EndpointRefused(f"the agent's instructions took longer than {INSTRUCTIONS_SECONDS:g} s") from None
-            log.exception("the agent's instructions failed", extra={"call_sid": call.sid})
-            raise EndpointRefused(f"the agent's instructions failed: {type(error).__name__}") from error
+                raise EndpointRefused(f"{what} took longer than {INSTRUCTIONS_SECONDS:g} s") from None
+            log.exception("%s failed", what, extra={"call_sid": call.sid})
+            raise EndpointRefused(f"{what} failed: {type(error).__name__}") from error
+
+    async def _open(self, call: Call, choice: Awaitable[Agent], until: float) -> ModelSession:
+        """Open the call's model session. Whatever fails is an EndpointError here too."""
+        agent = await choice
+        instructions = await self._ask(call, partial(agent.instructions_for, call), "the agent's instructions", until)
+        endpoint, models = self._endpoint, agent.hearing.transcription_models
         try:
-            return await open_session(self._endpoint, self._agent.session(instructions), call)
+            if models is not None:
+                endpoint = replace(endpoint, transcription_models=models)
+            return await open_session(endpoint, agent.session(instructions), call)
         except EndpointError:
             raise
         except Exception as error:  # what nobody foresaw: a proxy of the environment, a session that is not JSON
@@ -161,10 +180,28 @@ class Switchboard:
         if prepared is not None:
             prepared.claim()
             call, opening = prepared.call, prepared.opening
-            if opening.done() and isinstance(opening.exception(), EndpointUnreachable):
-                opening = asyncio.create_task(self._open(call))  # a moment has passed, and it may work now
+            if opening.model.done() and isinstance(opening.model.exception(), EndpointUnreachable):
+                opening = self._begin(call, opening.agent)  # a moment has passed, and it may work now
         else:
-            opening = asyncio.create_task(self._open(call))
+            opening = self._begin(call)
+        self.unfinished += 1
+        try:
+            agent = await _chosen(opening)
+        except BaseException:  # the process ends
+            self.unfinished -= 1
+            await opening.discard()
+            raise
+        await self._run(call, agent, opening, start, socket, past)
+
+    async def _run(
+        self,
+        call: Call,
+        agent: Agent,
+        opening: Opening,
+        start: mediastream.Start,
+        socket: TwilioSocket,
+        past: Past | None,
+    ) -> None:
         if (older := self._sessions.get(call.sid)) is not None:  # it came while this one was looked up
             older.hand_over_now("a newer media stream took over")
         follower = self._followers[call.sid] = self._hooks.follow(after=self._followers.get(call.sid))
@@ -174,12 +211,12 @@ class Switchboard:
             self._followers[call.sid].tell(event)  # a tool that outlives its stream is told in the next one
 
         async def open_model() -> ModelSession:
-            return await opening
+            return await opening.model
 
         session = Session(
             call=call,
-            agent=self._agent,
-            bridge=Bridge(self._policy, call_sid=call.sid, past=past),
+            agent=agent,
+            bridge=Bridge(self._policy_of(agent), call_sid=call.sid, past=past),
             caller=socket,
             open_model=open_model,
             emit=emit,
@@ -198,7 +235,6 @@ class Switchboard:
             )
         )
         self._calls[call.sid], self._sessions[call.sid] = call, session
-        self.unfinished += 1
         if self._leaving is not None:
             session.hand_over(self._leaving)
         try:
@@ -207,13 +243,25 @@ class Switchboard:
             if self._sessions.get(call.sid) is session:  # and not a newer one
                 del self._calls[call.sid], self._sessions[call.sid]
             try:
-                await discard(opening)
+                await opening.discard()
                 await follower.close()
                 await session.finish_tools()
             finally:
                 if self._followers.get(call.sid) is follower:
                     del self._followers[call.sid]
                 self.unfinished -= 1
+
+    def _policy_of(self, agent: Agent) -> Policy:
+        """Return an agent's manners; `extra` may have changed how turns are found."""
+        detection = agent.turn_detection
+        return replace(
+            self._policy,
+            greeting=agent.greeting,
+            greeting_interruptible=agent.greeting_interruptible,
+            barge_in=agent.barge_in,
+            server_answers=detection is not None and bool(detection.get("create_response")),
+            manual_turns=detection is None,
+        )
 
     # --- a call that ends, or goes on elsewhere ---
 
@@ -248,3 +296,13 @@ class Switchboard:
         """Let a call go on in another process at once."""
         if (session := self._sessions.get(call_sid)) is not None:
             session.hand_over_now(reason)
+
+
+_NOBODY = Agent(instructions="")
+
+
+async def _chosen(opening: Opening) -> Agent:
+    """Wait for the agent. If the choice failed, the opening fails by the same, and the caller hears the apology."""
+    await asyncio.wait([opening.agent])
+    failed = opening.agent.cancelled() or opening.agent.exception() is not None
+    return _NOBODY if failed else opening.agent.result()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
@@ -13,7 +13,8 @@ from typing import Annotated, Any, Literal
 import pytest
 from pydantic import BaseModel, Field
 
-from phoneagent import Agent, Call, DefinitionError, Tool, ToolError, Turns, hang_up, tool
+from phoneagent import Agent, Call, DefinitionError, Hearing, Limits, Tool, ToolError, Turns, Voice, hang_up, tool
+from phoneagent.agent import choose
 
 pytestmark = pytest.mark.anyio
 
@@ -32,6 +33,18 @@ class Control:
 
     def hang_up(self, *, goodbye: bool) -> None:
         self.done.append(("hang_up", goodbye))
+
+    def add(self, text: str, role: str) -> None:
+        self.done.append(("add", text, role))
+
+    def respond(self, instructions: str | None, tools: Sequence[Tool] | None) -> None:
+        self.done.append(("respond", instructions, tools))
+
+    def commit(self) -> None:
+        self.done.append("commit")
+
+    def clear(self) -> None:
+        self.done.append("clear")
 
 
 @pytest.fixture
@@ -340,7 +353,8 @@ def test_session_configuration() -> None:
         instructions="",
         tools=[add],
         turns=Turns(threshold=0.7),
-        language="fr",
+        hearing=Hearing(language="fr"),
+        limits=Limits(max_output_tokens=100),
         extra={"audio": {"output": {"speed": 1.1}}, "max_output_tokens": 500},
     )
     session = agent.session("Be brief.")
@@ -365,3 +379,127 @@ def test_session_configuration() -> None:
 def test_without_barge_in_we_ask_for_each_response_ourselves() -> None:
     session = Agent(instructions="", barge_in=False).session("")
     assert session["audio"]["input"]["turn_detection"]["create_response"] is False
+
+
+def test_voices_turns_and_limits_are_written_into_the_session() -> None:
+    agent = Agent(
+        instructions="",
+        voice=Voice("voice_1234", speed=0.9),
+        tools=[add],
+        tool_choice="add",
+        turns=Turns(detection="semantic_vad", eagerness="low"),
+        hearing=Hearing(models=(), language="fr", noise_reduction="near_field"),
+        limits=Limits(retention_ratio=0.8, post_instructions_tokens=8000, reasoning_effort="low"),
+    )
+    session = agent.session("")
+    assert session["audio"]["output"]["voice"] == {"id": "voice_1234"}
+    assert session["audio"]["output"]["speed"] == 0.9
+    assert session["audio"]["input"] == {
+        "format": {"type": "audio/pcmu"},
+        "turn_detection": {
+            "type": "semantic_vad",
+            "eagerness": "low",
+            "create_response": True,
+            "interrupt_response": False,
+        },
+        "noise_reduction": {"type": "near_field"},
+    }
+    assert session["tool_choice"] == {"type": "function", "name": "add"}
+    assert session["reasoning"] == {"effort": "low"}
+    assert session["truncation"] == {
+        "type": "retention_ratio",
+        "retention_ratio": 0.8,
+        "token_limits": {"post_instructions": 8000},
+    }
+
+
+def test_what_nobody_set_is_left_to_the_server() -> None:
+    session = Agent(instructions="").session("")
+    assert session.keys() == {"type", "output_modalities", "instructions", "audio", "tools", "tool_choice"}
+    assert session["audio"]["input"].keys() == {"format", "turn_detection"}
+    assert session["audio"]["output"].keys() == {"format", "voice"}
+
+
+def test_turns_by_hand_and_from_extra() -> None:
+    assert Agent(instructions="", turns=Turns(detection="manual")).turn_detection is None
+    assert Agent(instructions="", extra={"audio": {"input": {"turn_detection": None}}}).turn_detection is None
+
+
+def test_a_conversation_in_writing_is_the_same_but_for_the_sound() -> None:
+    agent = Agent(instructions="", tools=[add], turns=Turns(idle_timeout_ms=5000), extra={"max_output_tokens": 9})
+    spoken, written = agent.session("Be brief."), agent.session("Be brief.", written=True)
+    assert written["output_modalities"] == ["text"]
+    assert written["audio"]["input"]["turn_detection"] is None
+    assert {key for key in spoken if spoken[key] != written[key]} == {"output_modalities", "audio"}
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"tool_choice": "divide"}, "tool_choice='divide': choose one of 'auto', 'none', 'required', 'add'"),
+        ({"turns": "server_vad"}, "turns='server_vad': make it a Turns"),
+        ({"hearing": "fr"}, "hearing='fr': make it a Hearing"),
+        ({"limits": 500}, "limits=500: make it a Limits"),
+        ({"extra": []}, r"extra=\[\]: make it a Mapping"),
+        ({"voice": ""}, "Voice.name is '': write text"),
+        ({"instructions": None}, "instructions that are neither text nor a function"),
+    ],
+)
+def test_an_agent_that_cannot_be_is_refused_where_it_is_written(options: dict[str, Any], words: str) -> None:
+    with pytest.raises(DefinitionError, match=words):
+        Agent(**{"instructions": "", "tools": [add], **options})
+
+
+# --- who answers ---
+
+
+async def test_an_agent_is_chosen_for_a_call(call: Call) -> None:
+    one, other = Agent(instructions="one"), Agent(instructions="other")
+
+    async def later(call: Call) -> Agent:
+        return one if call.caller == "+15550100001" else other
+
+    def plain(call: Call) -> Agent:
+        assert threading.current_thread() is not threading.main_thread()
+        return other
+
+    assert await choose(one, call) is one
+    assert await choose(later, call) is one
+    assert await choose(plain, call) is other
+    with pytest.raises(DefinitionError, match="returned NoneType: return an Agent"):
+        await choose(lambda call: None, call)  # type: ignore[arg-type,return-value]
+
+
+def test_a_response_of_its_own() -> None:
+    agent = Agent(instructions="", tools=[add])
+    assert agent.response(None, None) == {}
+    assert agent.response("Sing.", []) == {"instructions": "Sing.", "tools": []}
+    assert agent.response(None, [add]) == {"tools": [add.definition()]}
+    with pytest.raises(DefinitionError, match="no tool 'hang_up' to respond with: add it"):
+        agent.response(None, [hang_up])
+
+
+def test_what_a_call_passes_on(call: Call) -> None:
+    control = Control()
+    call.attach(control)
+    call.add("caf\udce9")
+    call.add("Hello.", role="user")
+    call.respond()
+    call.respond("S\udce9", [add])
+    call.clear()
+    call.commit()
+    with pytest.raises(DefinitionError, match="role='assistant'"):
+        call.add("x", role="assistant")  # type: ignore[arg-type]
+    call.attach(None)
+    call.add("after")
+    call.respond()
+    call.commit()
+    call.clear()
+    assert control.done == [
+        ("add", "caf?", "system"),
+        ("add", "Hello.", "user"),
+        ("respond", None, None),
+        ("respond", "S?", [add]),
+        "clear",
+        "commit",
+    ]

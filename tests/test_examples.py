@@ -24,6 +24,12 @@ call = "take_message"
 arguments = { name = "Ann", message = "Please call back." }
 then = "{output} Goodbye!"
 """,
+    "two_numbers": """
+[[turn]]
+caller = "When do you open?"
+call = "opening_hours"
+then = "{output}"
+""",
     "deploy": """
 [[turn]]
 caller = "Please read to me."

@@ -17,6 +17,8 @@ LAYERS = {
     "protocol": 1,
     "agent": 2,
     "call": 2,
+    "control": 4,
+    "options": 2,
     "tools": 2,
     "guardrail": 2,
     "mcp": 2,

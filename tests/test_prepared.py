@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Coroutine
 from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 
-from phoneagent import Call, prepared
+from phoneagent import Agent, Call, prepared
 from phoneagent.endpoint import ModelSession
-from phoneagent.prepared import Prepared
+from phoneagent.prepared import Opening, Prepared
 
 pytestmark = pytest.mark.anyio
 CALL = Call(sid="CA1", caller=None, called=None, direction="inbound", started_at=datetime.now(UTC))
@@ -33,11 +34,19 @@ async def never() -> ModelSession:
     raise AssertionError
 
 
+async def nobody() -> Agent:
+    return Agent(instructions="")
+
+
+def opening(model: Coroutine[Any, Any, ModelSession], agent: Coroutine[Any, Any, Agent] | None = None) -> Opening:
+    return Opening(asyncio.create_task(agent or nobody()), asyncio.create_task(model))
+
+
 async def test_a_claimed_session_belongs_to_its_call(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(prepared, "CLAIM_SECONDS", 0.01)
     registry: dict[str, Any] = {}
     session = Session()
-    registry["CA1"] = Prepared(CALL, asyncio.create_task(opened(session)), registry)
+    registry["CA1"] = Prepared(CALL, opening(opened(session)), registry)
     registry["CA1"].claim()
     assert registry == {}
     await asyncio.sleep(0.05)
@@ -48,7 +57,7 @@ async def test_an_unclaimed_session_is_closed(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(prepared, "CLAIM_SECONDS", 0.01)
     registry: dict[str, Any] = {}
     session = Session()
-    registry["CA1"] = Prepared(CALL, asyncio.create_task(opened(session)), registry)
+    registry["CA1"] = Prepared(CALL, opening(opened(session)), registry)
     async with asyncio.timeout(5):
         await session.closed.wait()
     assert registry == {}
@@ -56,9 +65,21 @@ async def test_an_unclaimed_session_is_closed(monkeypatch: pytest.MonkeyPatch) -
 
 async def test_one_that_is_still_being_opened_is_given_up() -> None:
     registry: dict[str, Any] = {}
-    opening = asyncio.create_task(never())
-    registry["CA1"] = Prepared(CALL, opening, registry)
+    begun = opening(never())
+    registry["CA1"] = Prepared(CALL, begun, registry)
     async with asyncio.timeout(5):
         await registry["CA1"].close()
-    assert opening.cancelled()
+    assert begun.model.cancelled()
     assert registry == {}
+
+
+async def test_an_agent_that_is_still_being_chosen_is_given_up() -> None:
+    async def undecided() -> Agent:
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    begun = opening(never(), undecided())
+    async with asyncio.timeout(5):
+        await begun.discard()
+    assert begun.agent.cancelled()
+    assert begun.model.cancelled()

@@ -1,4 +1,4 @@
-"""The command line: `phoneagent demo · init · dev · serve · doctor · calls · migrate · sim`."""
+"""The command line: `phoneagent demo · init · chat · dev · serve · doctor · calls · migrate · sim`."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import typer
 from phoneagent.errors import PhoneAgentError
 
 from .calls import calls
+from .chat import chat
 from .demo import demo
 from .dev import dev
 from .doctor import doctor
@@ -26,7 +27,7 @@ app = typer.Typer(
     pretty_exceptions_show_locals=False,
 )
 sim = typer.Typer(help="The offline world: a Twilio phone, and a Realtime model.", no_args_is_help=True)
-for command in (demo, init, dev, serve, doctor, calls, migrate):
+for command in (demo, init, chat, dev, serve, doctor, calls, migrate):
     app.command()(command)
 sim.command()(call)
 sim.command()(model)

@@ -38,6 +38,7 @@ from collections.abc import Iterator
 from phoneagent.events import EndedBy, Event
 
 from . import mediastream, prompts, realtime
+from .asked import Asked
 from .closing import Closing, step_after
 from .history import Past, Pending
 from .limits import Limits
@@ -84,6 +85,7 @@ class Bridge:
         self.turn = CallerTurn()
         self.responses = ResponseGate(self._control)
         self.truncations = Truncations(self._control)
+        self.asked = Asked(self._control, self.hearing, self.responses)
         self.tools = ToolCalls(self._control, past.tools if past is not None else ())
         self.narration = Narration(call_sid)
         self.sessions = ModelSessions(past, policy.greeting, self._control, self)
@@ -241,7 +243,8 @@ class Bridge:
             case realtime.Committed():
                 self.turn.commit()
                 self.narration.committed(event.item_id, now)
-                self.responses.turn_committed(now, server_answers=self._policy.server_answers)
+                if not self._policy.manual_turns:
+                    self.responses.turn_committed(now, server_answers=self._policy.server_answers)
             case realtime.InputTranscript(item_id=item_id, transcript=text):
                 self.narration.understood(item_id, text)
                 if not self.narration.lacks_text:

@@ -29,6 +29,18 @@ MAX_ATTEMPTS = 12
 
 _PASSING = frozenset({"server_error", "rate_limit_exceeded", "inference_rate_limit_exceeded", "session_expired"})
 _TRANSCRIPTION = ("audio", "input", "transcription")
+_TURNS = ("audio", "input", "turn_detection")
+_WHOLE = (
+    ("audio", "input", "noise_reduction"),
+    ("audio", "output", "voice"),
+    ("reasoning",),
+    ("truncation",),
+    ("tool_choice",),
+    ("tracing",),
+)
+"""Fields that are dropped as a whole: without the part that was refused, the rest of them says nothing."""
+
+_SERVER_VAD = {"type": "server_vad", "threshold": 0.5, "prefix_padding_ms": 300, "silence_duration_ms": 500}
 _VITAL = frozenset(
     {
         ("type",),
@@ -40,7 +52,7 @@ _VITAL = frozenset(
         ("audio", "output"),
         ("audio", "input", "format"),
         ("audio", "output", "format"),
-        ("audio", "input", "turn_detection"),
+        _TURNS,
     }
 )
 _BETA_PATHS = {
@@ -48,7 +60,7 @@ _BETA_PATHS = {
     "output_audio_format": ("audio", "output", "format"),
     "input_audio_transcription": _TRANSCRIPTION,
     "input_audio_noise_reduction": ("audio", "input", "noise_reduction"),
-    "turn_detection": ("audio", "input", "turn_detection"),
+    "turn_detection": _TURNS,
     "voice": ("audio", "output", "voice"),
     "speed": ("audio", "output", "speed"),
     "modalities": ("output_modalities",),
@@ -59,15 +71,19 @@ _BETA_PATHS = {
 class Configuring:
     """The first exchange with a model: `receive` takes each event and returns what to send next.
 
-    `session` is in GA's shape; `transcription_models` are tried in turn. When `done`, `effective` is the server's word
-    for the session, `dialect` its spelling, and `dropped` lists what it refused, a line each.
+    `session` is in GA's shape; `transcription_models` are tried in turn, after one that the session names. When `done`,
+    `effective` is the server's word for the session, `dialect` its spelling, and `dropped` lists what it refused, a
+    line each.
     """
 
     def __init__(
         self, session: dict[str, Any], *, transcription_models: Sequence[str] = (), dialect: Dialect | None = None
     ) -> None:
         self._session = copy.deepcopy(session)
-        self._models = list(transcription_models)
+        named = (_at(self._session, _TRANSCRIPTION) or {}).pop("model", None)
+        self._models = [model for model in transcription_models if model != named]
+        if named is not None:
+            self._models.insert(0, named)
         self._attempt = 0
         self._minimal = False
         self.dialect = dialect
@@ -116,17 +132,22 @@ class Configuring:
             session = copy.deepcopy(session)
             hearing = session["audio"]["input"]
             hearing["transcription"] = {"model": self._models[0], **(hearing.get("transcription") or {})}
+        else:
+            self._remove(_TRANSCRIPTION)  # a language without a recogniser is refused
         return SessionUpdate(event_id=self._event_id, session=session)
 
     def _drop(self, param: str, why: str) -> None:
         """Take out what was refused; raise if that was vital."""
         path = _path(param)
-        if path[:3] == _TRANSCRIPTION and self._models:
+        if path in (_TRANSCRIPTION, (*_TRANSCRIPTION, "model")) and self._models:
             refused = self._models.pop(0)
             instead = f"trying {self._models[0]}" if self._models else "going without"
             self.dropped.append(f"transcription by {refused} ({why}), {instead}")
             if not self._models:
                 self._remove(_TRANSCRIPTION)
+            return
+        if (path in (_TURNS, (*_TURNS, "type")) or self._minimal) and self._find_turns_by_silence():
+            self.dropped.append(f"semantic_vad ({why}), finding turns by silence")
             return
         if path and path not in _VITAL and self._attempt < MAX_ATTEMPTS and self._remove(path):
             self.dropped.append(f"{'.'.join(path)} ({why})")
@@ -147,6 +168,14 @@ class Configuring:
         del node[path[-1]]
         return True
 
+    def _find_turns_by_silence(self) -> bool:
+        detection = _at(self._session, _TURNS)
+        if detection is None or detection.get("type") != "semantic_vad":
+            return False
+        kept = {name: detection[name] for name in ("create_response", "interrupt_response") if name in detection}
+        self._session["audio"]["input"]["turn_detection"] = _SERVER_VAD | kept
+        return True
+
     def _reduce(self, node: dict[str, Any], path: tuple[str, ...]) -> None:
         for key in list(node):
             here = (*path, key)
@@ -156,11 +185,19 @@ class Configuring:
                 self._reduce(node[key], here)
 
 
+def _at(session: dict[str, Any], path: tuple[str, ...]) -> dict[str, Any] | None:
+    """Return the object at a path, None if there is none."""
+    node: Any = session
+    for key in path:
+        node = node.get(key) if isinstance(node, dict) else None
+    return node if isinstance(node, dict) else None
+
+
 def _path(param: str) -> tuple[str, ...]:
     """Turn `session.audio.output.voice`, or its beta spelling, into a path in the GA session."""
     keys = tuple(key for key in param.split(".") if key)
     if keys[:1] == ("session",):
         keys = keys[1:]
     if keys and keys[0] in _BETA_PATHS:
-        return (*_BETA_PATHS[keys[0]], *keys[1:])
-    return keys
+        keys = (*_BETA_PATHS[keys[0]], *keys[1:])
+    return next((whole for whole in _WHOLE if keys[: len(whole)] == whole), keys)

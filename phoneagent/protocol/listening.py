@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 import math
 from collections import deque
+from collections.abc import Iterator
 
 from .audio import BYTES_PER_MS, FRAME_BYTES, base64_bytes, silence
 from .realtime import AudioAppend
@@ -142,6 +143,16 @@ class CallerAudio:
         while self._given_bytes > (MAX_HELD_BYTES if self.unsettled else KEPT_BYTES):
             self._given_bytes -= self._given.popleft()[1]
         return AudioAppend(payload)
+
+    def take(self) -> Iterator[AudioAppend]:
+        """Take everything that waits."""
+        while (message := self.pop()) is not None:
+            yield message
+
+    def forget(self) -> None:
+        """Drop everything that waits."""
+        self._queue.clear()
+        self._held = 0
 
     def behind_ms(self, model_ms: float) -> float:
         """Return how long ago a time on the model's clock was, which counts the audio it was given."""

@@ -56,6 +56,8 @@ class Policy:
     """Whether the caller's speech stops the agent."""
     server_answers: bool = True
     """Whether the server begins a response by itself after each turn (`create_response`)."""
+    manual_turns: bool = False
+    """Whether nobody but the user's code says where a turn ends and when it is answered."""
     apology: str = field(default="", repr=False)
     """What is played when the model is lost: base64 of µ-law."""
     max_call_seconds: float = 3600.0

@@ -182,6 +182,18 @@ class _BetaTranscriptDone(TranscriptDone, tag="response.audio_transcript.done"):
     pass
 
 
+class TextDelta(_FromModel, tag="response.output_text.delta"):
+    """Words of an agent that writes."""
+
+    response_id: str
+    item_id: str
+    delta: str
+
+
+class _BetaTextDelta(TextDelta, tag="response.text.delta"):
+    pass
+
+
 class Error(_FromModel, tag="error"):
     """Something we sent was refused, or the server is in trouble. Most are not fatal."""
 
@@ -217,6 +229,7 @@ FromModel: TypeAlias = (
     | AudioDone
     | TranscriptDelta
     | TranscriptDone
+    | TextDelta
     | Error
     | Unknown
 )
@@ -241,6 +254,8 @@ _WIRE = (
     | _BetaTranscriptDelta
     | TranscriptDone
     | _BetaTranscriptDone
+    | TextDelta
+    | _BetaTextDelta
     | Error
 )
 _decoder: msgspec.json.Decoder[FromModel] = msgspec.json.Decoder(_WIRE)
@@ -348,6 +363,14 @@ class AudioAppend(msgspec.Struct, tag_field="type", tag="input_audio_buffer.appe
     audio: str
 
 
+class AudioCommit(_ToModel, tag="input_audio_buffer.commit"):
+    """The audio so far is the caller's turn; needed only where the server finds no turns by itself."""
+
+
+class AudioClear(_ToModel, tag="input_audio_buffer.clear"):
+    """Forget the audio that is in no turn yet."""
+
+
 class ItemCreate(_ToModel, tag="conversation.item.create"):
     item: dict[str, Any]
 
@@ -368,7 +391,9 @@ class ResponseCancel(_ToModel, tag="response.cancel"):
     response_id: str | None = None
 
 
-ToModel: TypeAlias = SessionUpdate | AudioAppend | ItemCreate | ItemTruncate | ResponseCreate | ResponseCancel
+ToModel: TypeAlias = (
+    SessionUpdate | AudioAppend | AudioCommit | AudioClear | ItemCreate | ItemTruncate | ResponseCreate | ResponseCancel
+)
 _encode = msgspec.json.Encoder().encode
 
 

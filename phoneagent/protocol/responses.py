@@ -38,7 +38,10 @@ MAX_DISCARDED = 64
 METADATA_KEY = "phoneagent"
 """Our responses carry their number under this key, so that the server's own are told apart."""
 
-Kind: TypeAlias = Literal["greeting", "say", "filler", "goodbye", "turn"]
+Kind: TypeAlias = Literal["greeting", "say", "filler", "goodbye", "turn", "asked"]
+"""Said word for word, or answers: to a turn or a tool's output, and (`asked`) those that the user's code asks for."""
+
+ANSWERS = frozenset({"turn", "asked"})
 
 
 class State(enum.Enum):
@@ -206,7 +209,7 @@ class ResponseGate:
         self._drop_next = self._drop_next and not drop
         if self._pending is not None and ours:
             self.ask, self._pending = self._pending, None
-            if self.ask.kind == "turn":  # the others say what they were told to: they answer nothing
+            if self.ask.kind in ANSWERS:  # the others say what they were told to: they answer nothing
                 self.owed = False
                 self._outputs = {call: added for call, added in self._outputs.items() if call not in self._covered}
         else:

@@ -84,7 +84,7 @@ def world(caplog: pytest.LogCaptureFixture) -> Worlds:
 
     @asynccontextmanager
     async def make(
-        agent: Agent, script: str | None = None, *, model: Model | None = None, **changes: Any
+        agent: Agent | Callable[[Any], Any], script: str | None = None, *, model: Model | None = None, **changes: Any
     ) -> AsyncIterator[World]:
         model = model or Model(Script.parse(script) if script else None)
         async with model:

@@ -9,7 +9,19 @@ from typing import Any
 
 import pytest
 
-from phoneagent import Agent, BargeIn, Call, CallEnded, Endpoint, ToolReturned, TurnEnded, endpoint, hang_up, tool
+from phoneagent import (
+    Agent,
+    BargeIn,
+    Call,
+    CallEnded,
+    Endpoint,
+    Hearing,
+    ToolReturned,
+    TurnEnded,
+    endpoint,
+    hang_up,
+    tool,
+)
 from phoneagent.demo.report import measure
 from phoneagent.protocol.realtime import Dialect
 from phoneagent.sim import Helicone, Line, Model
@@ -56,7 +68,7 @@ def tell_kitchen() -> str:
 HOST = Agent(
     instructions="You answer the phone.",
     greeting="Good evening!",
-    language="en",
+    hearing=Hearing(language="en"),
     tools=[book_table, tell_kitchen, hang_up],
 )
 

@@ -137,9 +137,8 @@ def test_fields_are_found_in_both_spellings(param: str, path: tuple[str, ...]) -
 
 @pytest.mark.parametrize(
     "param",
-    [None, "", "session", "session.instructions", "session.audio.output.format", "session.tools[0].name", "session.x.y",
-     "session.audio.output.voice.id"],
-)  # fmt: skip
+    [None, "", "session", "session.instructions", "session.audio.output.format", "session.tools[0].name", "session.x"],
+)
 def test_anything_else_reduces_the_session_to_what_a_call_needs(param: str | None) -> None:
     configuring, _ = begun()
     assert refused(configuring, param) == LEAST
@@ -202,3 +201,101 @@ def test_transcription_refused_although_there_is_none_ends_within_bounds() -> No
         refused(configuring, "session.audio.input.transcription")
     with pytest.raises(EndpointRefused):
         configuring.receive(refusal("session.audio.input.transcription"))
+
+
+@pytest.mark.parametrize(
+    "param",
+    ["session.audio.output.voice.id", "session.voice", "session.audio.output.voice"],
+)
+def test_a_voice_is_dropped_as_a_whole(param: str) -> None:
+    assert refused(begun()[0], param)["audio"]["output"] == {"format": PCMU}
+
+
+OPTIONS: list[tuple[str, Any, str]] = [
+    ("reasoning", {"effort": "low"}, "session.reasoning"),
+    ("reasoning", {"effort": "low"}, "session.reasoning.effort"),
+    ("truncation", {"type": "retention_ratio", "retention_ratio": 0.8}, "session.truncation.retention_ratio"),
+    ("truncation", "disabled", "session.truncation"),
+    ("parallel_tool_calls", True, "session.parallel_tool_calls"),
+    ("max_output_tokens", 100, "session.max_output_tokens"),
+    ("max_output_tokens", 100, "session.max_response_output_tokens"),
+    ("tool_choice", {"type": "function", "name": "f"}, "session.tool_choice.name"),
+]
+
+
+@pytest.mark.parametrize(("field", "value", "param"), OPTIONS, ids=[param for _, _, param in OPTIONS])
+def test_a_limit_that_the_model_does_not_take_costs_nothing_else(field: str, value: Any, param: str) -> None:
+    configuring = Configuring({**SESSION, field: value})
+    configuring.receive(CREATED)
+    expected = {name: each for name, each in SESSION.items() if name != field}
+    assert refused(configuring, param) == expected
+    assert configuring.dropped == [f"{field} (invalid_value: no)"]
+
+
+def heard(**transcription: Any) -> Configuring:
+    session = copy.deepcopy(SESSION)
+    session["audio"]["input"]["transcription"] = transcription
+    configuring = Configuring(session, transcription_models=["new", "old"])
+    configuring.receive(CREATED)
+    return configuring
+
+
+def test_a_hint_that_a_recogniser_does_not_take_is_dropped_and_the_recogniser_stays() -> None:
+    configuring = heard(language="fr", keywords=["Nous"])
+    again = refused(configuring, "session.audio.input.transcription.keywords")
+    assert again["audio"]["input"]["transcription"] == {"model": "new", "language": "fr"}
+    again = refused(configuring, "session.audio.input.transcription.model")
+    assert again["audio"]["input"]["transcription"] == {"model": "old", "language": "fr"}
+
+
+def test_a_recogniser_that_the_session_names_goes_first() -> None:
+    configuring = heard(model="own")
+    again = refused(configuring, "session.audio.input.transcription.model")
+    assert again["audio"]["input"]["transcription"] == {"model": "new"}
+    assert configuring.dropped == ["transcription by own (invalid_value: no), trying new"]
+
+
+def test_hints_without_a_recogniser_are_not_sent() -> None:
+    session = copy.deepcopy(SESSION)
+    session["audio"]["input"]["transcription"] = {"language": "fr"}
+    update = Configuring(session).receive(CREATED)
+    assert update is not None
+    assert "transcription" not in update.session["audio"]["input"]
+
+
+@pytest.mark.parametrize(
+    "params",
+    [["session.turn_detection"], ["session.audio.input.turn_detection.type"], [None, None]],
+    ids=["beta", "ga", "unnamed"],
+)
+def test_where_turns_cannot_be_found_by_meaning_they_are_found_by_silence(params: list[str | None]) -> None:
+    session = copy.deepcopy(SESSION)
+    session["audio"]["input"]["turn_detection"] = {
+        "type": "semantic_vad",
+        "eagerness": "low",
+        "create_response": True,
+        "interrupt_response": False,
+    }
+    configuring = Configuring(session)
+    configuring.receive(CREATED)
+    for param in params:
+        again = refused(configuring, param)
+    assert again["audio"]["input"]["turn_detection"] == {
+        "type": "server_vad",
+        "threshold": 0.5,
+        "prefix_padding_ms": 300,
+        "silence_duration_ms": 500,
+        "create_response": True,
+        "interrupt_response": False,
+    }
+    assert configuring.dropped[-1] == "semantic_vad (invalid_value: no), finding turns by silence"
+
+
+def test_turns_by_hand_that_are_refused_end_it() -> None:
+    session = copy.deepcopy(SESSION)
+    session["audio"]["input"]["turn_detection"] = None
+    configuring = Configuring(session)
+    configuring.receive(CREATED)
+    assert refused(configuring, "session.audio.input.turn_detection")["audio"]["input"]["turn_detection"] is None
+    with pytest.raises(EndpointRefused):
+        configuring.receive(refusal("session.audio.input.turn_detection"))

@@ -1,0 +1,280 @@
+"""`phoneagent chat`: type to the agent, without a telephone, and see its tools run."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import secrets
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, suppress
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from phoneagent import settings
+from phoneagent.agent import Agent, choose
+from phoneagent.call import Call
+from phoneagent.control import Control
+from phoneagent.endpoint import Endpoint, ModelSession, open_session
+from phoneagent.errors import ConfigurationError, ProtocolError
+from phoneagent.handoffs import Desk
+from phoneagent.protocol import realtime
+from phoneagent.protocol.chat import Answered, Chat, Complaint, Words
+from phoneagent.protocol.policy import RunTool
+from phoneagent.server import PhoneApp
+from phoneagent.sim.model import Model
+from phoneagent.sim.script import Script
+from phoneagent.threads import run_in_thread
+from phoneagent.tools import failure
+
+from .target import Target
+
+MAX_LINE_BYTES = 64 * 1024
+"""A longer line is taken in pieces."""
+
+SHOWN_CHARS = 400
+"""So much of a tool's arguments and output is shown."""
+
+QUIT = frozenset({"/quit", "/exit", "/q"})
+STDIN = 0
+
+
+def chat(
+    target: Annotated[
+        str | None, typer.Argument(help="The app: `module:app` or `file.py`; without it main.py, app.py or agent.py.")
+    ] = None,
+    sim: Annotated[bool, typer.Option("--sim", help="Talk to the simulated model, which follows a script.")] = False,
+    script: Annotated[Path | None, typer.Option(help="What the simulated model says, a TOML file.")] = None,
+    caller: Annotated[str | None, typer.Option(help="The number that calls, for what goes by it.")] = None,
+    called: Annotated[str | None, typer.Option(help="The number that is called, likewise.")] = None,
+) -> None:
+    """Type to the agent, and see its tools run. Ctrl-D or /quit ends it; lines may come from a pipe."""
+    app = Target.find(target).load()
+    endpoint = None if sim or script is not None else _endpoint(app)
+    call = Call(
+        sid=f"CA{secrets.token_hex(16)}",
+        caller=caller,
+        called=called,
+        direction="inbound",
+        started_at=datetime.now(UTC),
+    )
+    why = "" if sim or script is not None else " OPENAI_API_KEY is not set."
+    with suppress(KeyboardInterrupt):
+        asyncio.run(_chat(app, call, endpoint, script, why))
+
+
+def _endpoint(app: PhoneApp) -> Endpoint | None:
+    """Return the app's endpoint, None if nothing names one. What only Twilio needs may be missing.
+
+    Raises:
+        ConfigurationError: something of the model's is malformed, or half of it is missing.
+    """
+    with suppress(ConfigurationError):
+        return app.endpoint
+    loaded = settings.load({"insecure": True, "endpoint_in_code": True})
+    if not (loaded.realtime_url or loaded.azure_openai_endpoint or loaded.openai_api_key):
+        return None
+    return Endpoint.from_settings(loaded)
+
+
+async def _chat(app: PhoneApp, call: Call, endpoint: Endpoint | None, script: Path | None, why: str) -> None:
+    screen = _Screen()
+    agent = await choose(app.agent, call)
+    async with AsyncExitStack() as stack:
+        stack.push_async_callback(agent.close)
+        await agent.open()
+        session = agent.session(await agent.instructions_for(call), written=True)
+        if endpoint is None:
+            model = await stack.enter_async_context(Model(Script.of(script)))
+            endpoint = Endpoint(f"{model.url}?model={settings.DEFAULT_MODEL}")
+            screen.note(f"This is the simulated model, which follows a script and understands nothing else.{why}")
+        else:
+            screen.note(f"{agent.name} at {endpoint.host}")
+        opened = await open_session(replace(endpoint, transcription_models=()), session, call)
+        stack.push_async_callback(opened.close)
+        for each in opened.dropped:
+            screen.note(f"the model does without {each}")
+        screen.note("Ctrl-D or /quit ends the conversation.")
+        await _Talk(agent, call, opened, screen).run()
+
+
+class _Talk:
+    """The shell of a conversation: reads model and user, writes what the chat has, and runs the tools."""
+
+    def __init__(self, agent: Agent, call: Call, model: ModelSession, screen: _Screen) -> None:
+        self._answered = agent
+        self._call = call
+        self._model = model
+        self._screen = screen
+        self._chat = Chat(greeting=agent.greeting)
+        self._desk = Desk(
+            agent,
+            call,
+            past=(),
+            reconfigure=self._chat.reconfigure,
+            speaks=lambda name: None,  # it is asked when there is something to show
+            voice_fixed=lambda: True,  # there is none
+        )
+        self._loop = asyncio.get_running_loop()
+        self._changed = asyncio.Event()
+        self._idle = asyncio.Event()
+        self._tools: set[asyncio.Task[None]] = set()
+
+    async def run(self) -> None:
+        """Talk until one side ends it.
+
+        Raises:
+            EndpointError: the model does.
+        """
+        manual = self._answered.turn_detection is None
+        self._call.attach(
+            Control(self._chat, lambda: self._desk.agent, manual=manual, flush=self._changed.set, loop=self._loop)
+        )
+        self._chat.handle_timer(self._loop.time())  # a greeting may be due
+        self._changed.set()
+        tasks = [asyncio.create_task(each) for each in (self._read(), self._type(), self._work())]
+        try:
+            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                task.result()
+        finally:
+            self._call.attach(None)
+            for task in (*tasks, *self._tools):
+                task.cancel()
+            await asyncio.gather(*tasks, *self._tools, return_exceptions=True)
+            self._screen.end_line()
+
+    async def _read(self) -> None:
+        while True:
+            try:
+                event = realtime.decode(await self._model.receive())
+            except ProtocolError as error:
+                self._screen.complain(str(error))
+                continue
+            self._chat.receive(event, self._loop.time())
+            self._changed.set()
+
+    async def _type(self) -> None:
+        lines = _lines()
+        while True:
+            await self._idle.wait()
+            self._screen.ask()
+            line = await anext(lines, None)
+            if line is None or line.strip() in QUIT:
+                return
+            self._screen.echo(line)
+            if line.strip():
+                self._chat.write(line.strip(), self._loop.time())
+                self._idle.clear()
+                self._changed.set()
+
+    async def _work(self) -> None:
+        """Do what the chat has whenever something has changed, or it is time."""
+        while not self._chat.over:
+            due = self._chat.get_timer()
+            with suppress(TimeoutError):
+                async with asyncio.timeout_at(due):
+                    await self._changed.wait()
+            self._changed.clear()
+            self._chat.handle_timer(self._loop.time())
+            while (event := self._chat.next_to_model()) is not None:
+                await self._model.send(event)
+            self._show()
+            if self._chat.failure is not None:
+                raise self._chat.failure
+            if self._chat.idle:
+                self._idle.set()
+        self._show()  # what came with the end
+
+    def _show(self) -> None:
+        for happening in self._chat.happenings():
+            match happening:
+                case Words():
+                    self._screen.words(self._desk.agent.name, happening)
+                case Answered():
+                    self._screen.end_line()
+                case Complaint(what=what):
+                    self._screen.complain(what)
+                case RunTool():
+                    task = asyncio.create_task(self._run_tool(happening))
+                    self._tools.add(task)
+                    task.add_done_callback(self._tools.discard)
+
+    async def _run_tool(self, request: RunTool) -> None:
+        self._screen.tool(f"{request.name} {request.arguments}")
+        tool = self._desk.tool(request.name)
+        if tool is None:
+            output = failure(f"there is no tool named {request.name}")
+        else:
+            output = await tool.run(self._call, request.arguments)
+        self._screen.tool(f"{request.name} → {output}")
+        self._chat.tool_returned(request.call_id, output, self._loop.time())
+        self._changed.set()
+
+
+class _Screen:
+    """What the user sees. What others wrote is shown without the characters that command a terminal."""
+
+    def __init__(self) -> None:
+        self._console = Console(highlight=False, markup=False, soft_wrap=True)
+        self._typed = os.isatty(STDIN)
+        self._saying: str | None = None  # the message that the open line belongs to, "" for the user's
+
+    def note(self, text: str) -> None:
+        self._line(text, "dim")
+
+    def complain(self, text: str) -> None:
+        self._line(f"! {text}", "red")
+
+    def tool(self, text: str) -> None:
+        cut = text if len(text) <= SHOWN_CHARS else text[:SHOWN_CHARS] + "…"
+        self._line(f"tool: {cut}", "cyan")
+
+    def ask(self) -> None:
+        self.end_line()
+        if self._typed:
+            self._console.print("you: ", style="bold", end="")
+            self._saying = ""
+
+    def echo(self, line: str) -> None:
+        """Show a line that came from a pipe; a terminal shows by itself what is typed."""
+        self._saying = None
+        if not self._typed:
+            self._line(f"you: {line}", "bold")
+
+    def words(self, name: str, words: Words) -> None:
+        if self._saying != words.item_id:
+            self.end_line()
+            self._console.print(f"{name}: ", style="bold green", end="")
+            self._saying = words.item_id
+        self._console.print(_shown(words.text), end="")
+
+    def end_line(self) -> None:
+        if self._saying is not None:
+            self._console.print()
+        self._saying = None
+
+    def _line(self, text: str, style: str) -> None:
+        self.end_line()
+        self._console.print(_shown(text), style=style)
+
+
+def _shown(text: str) -> str:
+    return "".join(each for each in text if each.isprintable() or each in "\n\t")
+
+
+async def _lines() -> AsyncIterator[str]:
+    """Yield what is typed, or piped in, line by line. The thread that waits for it keeps nobody from leaving."""
+    rest = b""
+    while chunk := await run_in_thread(os.read, STDIN, MAX_LINE_BYTES):
+        *lines, rest = (rest + chunk).split(b"\n")
+        if len(rest) > MAX_LINE_BYTES:
+            lines, rest = [*lines, rest], b""
+        for line in lines:
+            yield line.decode("utf-8", "replace").rstrip("\r")
+    if rest:
+        yield rest.decode("utf-8", "replace")

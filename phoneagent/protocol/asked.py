@@ -1,0 +1,59 @@
+"""What the user's code asks of the model itself: items of the conversation, responses, and turns taken by hand."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Mapping
+from typing import Any
+
+from .listening import CallerAudio
+from .realtime import AudioClear, AudioCommit, ItemCreate, ToModel
+from .responses import Ask, ResponseGate
+
+MAX_WAITING = 1_000
+"""What may wait for a model that is not there or does not read; more is refused."""
+
+MAX_ADDED = 100
+"""Items that are remembered; the oldest is forgotten first."""
+
+
+class Asked:
+    """Brings what is asked for in line; everything returns False if too much waits, or the call is about to end."""
+
+    def __init__(self, outbox: deque[ToModel], hearing: CallerAudio, responses: ResponseGate) -> None:
+        self._outbox = outbox
+        self._hearing = hearing
+        self._responses = responses
+        self.added: deque[dict[str, Any]] = deque(maxlen=MAX_ADDED)
+        """Items that were added, for a session that has to be told the conversation again."""
+
+    def add(self, text: str, role: str) -> bool:
+        """Add a message of the `system` or the `user` to the conversation. By itself it is not answered."""
+        item = {"type": "message", "role": role, "content": [{"type": "input_text", "text": text}]}
+        if not self._send(ItemCreate(item=item)):
+            return False
+        self.added.append(item)
+        return True
+
+    def respond(self, options: Mapping[str, Any]) -> bool:
+        """Ask for a response, with `options` of its own, once it may be asked for: it answers all there is."""
+        return self._responses.want(Ask("asked", options=dict(options)))
+
+    def commit(self) -> bool:
+        """Make a turn of the caller's audio so far, also of what waits; it is not answered by itself."""
+        if len(self._outbox) >= MAX_WAITING:
+            return False
+        self._outbox.extend(self._hearing.take())
+        self._outbox.append(AudioCommit())
+        return True
+
+    def clear(self) -> bool:
+        """Forget the caller's audio that is in no turn, also what waits."""
+        self._hearing.forget()
+        return self._send(AudioClear())
+
+    def _send(self, message: ToModel) -> bool:
+        if len(self._outbox) >= MAX_WAITING:
+            return False
+        self._outbox.append(message)
+        return True
