@@ -1,21 +1,26 @@
 """What comes after a media stream: the call is hung up, passed on, or goes on in another stream, here or elsewhere.
 
 Twilio asks for it whenever our side of a stream has gone, in whatever process. So it is written down before we close a
-stream, and where the database does not take it, it is done over Twilio's REST API instead.
+stream, and where the database does not take it, it is done over Twilio's REST API instead. What this process has
+decided itself it remembers for a while, so that a call outlives an outage of the database.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import time
+from collections import OrderedDict
+from collections.abc import Awaitable
+from dataclasses import replace
 from datetime import UTC, datetime
-from typing import Literal, NamedTuple, TypeAlias
+from typing import Literal, NamedTuple, TypeAlias, TypeVar
 
 from .errors import PhoneAgentError, RequestRefused, StoreError
 from .events import EndedBy, NextStep
 from .numbers import LiveCalls
 from .protocol.history import Past, Pending, ToolRun, pending_of
-from .store import CallDetails, Store
+from .store import SoFar, Standing, Store
 from .telephony import fall_back
 
 log = logging.getLogger("phoneagent.afterwards")
@@ -26,8 +31,15 @@ WRITE_SECONDS = 0.5
 REST_SECONDS = 4.0
 """How long it may take Twilio's REST API then."""
 
-READ_SECONDS = 2.0
-"""How long a call that asks how to go on waits for the database."""
+READ_SECONDS = 4.0
+"""How long a call that asks how to go on waits for the database; Twilio waits 5 s, and silence beats a lost call."""
+
+KNOWN_SECONDS = 120.0
+MOST_KNOWN = 1000
+"""How long, and of how many calls, this process remembers the next step: a database may go away before Twilio asks."""
+
+KNOWN_READ_SECONDS = 1.0
+"""How long the database is waited for by a call of which this process knows how it goes on."""
 
 FAULTS_AT_ONCE = 5
 FAULTS_A_MINUTE = 1
@@ -37,6 +49,9 @@ all. Whatever makes a stream end at once must not send a call in a circle."""
 
 Kind: TypeAlias = Literal["hang_up", "fall_back", "resume", "recover", "apologise"]
 """How a call goes on; "resume" after it was handed over as planned, "recover" after a crash or a broken line."""
+
+
+_Found = TypeVar("_Found", bound=Standing)
 
 
 class Answer(NamedTuple):
@@ -58,6 +73,7 @@ class Afterwards:
         self._store = store
         self._live_calls = live_calls
         self._fallback_number = fallback_number
+        self._steps: OrderedDict[str, tuple[float, NextStep]] = OrderedDict()
 
     # --- the journal ---
 
@@ -69,15 +85,17 @@ class Afterwards:
         """Write down what comes next, or have Twilio do it (see `Journal`).
 
         Raises:
-            TelephonyError: neither worked. Twilio will ask, and nobody will know.
+            TelephonyError: neither worked. Twilio will ask, and nobody but this process will know.
         """
+        self._remember(call_sid, step)
         try:
             async with asyncio.timeout(WRITE_SECONDS):
                 await self._store.flush()  # the step counts for the latest stream, and who goes on needs what was said
                 await self._store.next_step(call_sid, step)
             return
         except (StoreError, TimeoutError):
-            log.warning("the next step was not written: it is done over REST", extra={"call_sid": call_sid})
+            remedy = "only this process knows it" if step.kind == "resume" else "it is done over REST"
+            log.warning("the next step was not written: %s", remedy, extra={"call_sid": call_sid})
         async with asyncio.timeout(REST_SECONDS):
             match step.kind:
                 case "hang_up":
@@ -85,20 +103,22 @@ class Afterwards:
                 case "fall_back":
                     await self._live_calls.redirect(call_sid, fall_back(self._fallback_number, apologise=False))
                 case _:
-                    pass  # Twilio asks, and hears an apology if the database is still away then
+                    pass  # Twilio asks, and if that is another process, the database may be back
 
     # --- when Twilio asks ---
 
     async def answer(self, call_sid: str) -> Answer:
         """Return how a call goes on whose media stream has ended."""
+        seconds = READ_SECONDS if self._known(call_sid) is None else KNOWN_READ_SECONDS
         try:
-            step, details = await self._look(call_sid)
+            standing = await self._look(call_sid, self._store.standing(call_sid), Standing, seconds)
         except StoreError as error:
             log.error("nobody knows how the call goes on: %s", error, extra={"call_sid": call_sid})
             return Answer("apologise")
+        step = standing.step
         if step is not None and step.kind == "fall_back":
             return Answer("fall_back")
-        if _over(step, details):
+        if _over(standing):
             return Answer("hang_up")
         if step is None or step.data.get("broke", True):
             return Answer("recover")
@@ -107,37 +127,69 @@ class Afterwards:
     async def past(self, call_sid: str, pending: Pending | None = None) -> Past | None:
         """Return the call so far, for the session that goes on with it; `pending` is what is known to be open.
 
-        None, and the call has never begun: no stream of it has been recorded, though there is a database.
+        None, and the call has never begun: no stream of it has been recorded, though there is a database. Of a call
+        that has begun and has no record, nobody knows what the last words were about.
 
         Raises:
             RequestRefused: the call is over.
-            StoreError: the database does not answer.
+            StoreError: the database does not answer, and this process knows nothing of the call.
         """
-        step, details = await self._look(call_sid)
-        if _over(step, details):
+        try:
+            so_far = await self._look(call_sid, self._store.so_far(call_sid), SoFar, READ_SECONDS)
+        except StoreError as error:
+            if pending is None:
+                raise
+            log.warning("the call goes on without what was said in it: %s", error, extra={"call_sid": call_sid})
+            so_far = SoFar()
+        step = so_far.step
+        if _over(so_far):
             raise RequestRefused("a media socket for a call that is over")
+        if so_far.started_at is None:
+            begun = step is not None or pending is not None or self._store.empty
+            return Past(pending="unknown") if begun else None
         if pending is None:
             pending = pending_of(step.data.get("pending")) if step is not None else "unknown"
-        if details is None:
-            return None if step is None and not self._store.empty else Past(pending=pending)
         tools = tuple(
             ToolRun(call_id=run.call_id, name=run.name, arguments=run.arguments, output=run.output, at_ms=run.at_ms)
-            for run in details.tools
+            for run in so_far.tools
         )
-        age_ms = round((datetime.now(UTC) - details.started_at).total_seconds() * 1000)
-        return Past(turns=details.turns, tools=tools, pending=pending, age_ms=max(0, age_ms), cost=details.cost)
+        age_ms = round((datetime.now(UTC) - so_far.started_at).total_seconds() * 1000)
+        return Past(turns=so_far.turns, tools=tools, pending=pending, age_ms=max(0, age_ms), cost=so_far.cost)
 
-    async def _look(self, call_sid: str) -> tuple[NextStep | None, CallDetails | None]:
-        if self._store.empty:
-            return None, None
+    async def _look(self, call_sid: str, reading: Awaitable[_Found], kind: type[_Found], seconds: float) -> _Found:
+        """Return what the database says. Where it does not answer, or never took the step, this process may know it.
+
+        Raises:
+            StoreError: the database does not answer within `seconds`, and this process does not know the step.
+        """
+        step = self._known(call_sid)
         try:
-            async with asyncio.timeout(READ_SECONDS):
-                return await self._store.step_after(call_sid), await self._store.call(call_sid)
-        except TimeoutError:
-            raise StoreError(f"the database did not answer within {READ_SECONDS:g} s") from None
+            async with asyncio.timeout(seconds):
+                found = await reading
+        except (StoreError, TimeoutError) as error:
+            why = str(error) or f"the database did not answer within {seconds:g} s"
+            if step is None:
+                raise StoreError(why) from None
+            log.warning("the call goes on by what this process knows: %s", why, extra={"call_sid": call_sid})
+            return kind(step=step)
+        if found.step is None and step is not None and found.stream_sid in (None, step.data.get("stream_sid")):
+            return replace(found, step=step)
+        return found
+
+    def _remember(self, call_sid: str, step: NextStep) -> None:
+        self._steps.pop(call_sid, None)
+        self._steps[call_sid] = (time.monotonic(), step)
+        if len(self._steps) > MOST_KNOWN:
+            self._steps.popitem(last=False)
+
+    def _known(self, call_sid: str) -> NextStep | None:
+        """Return the next step of a call, if it is one of this process and a recent one."""
+        at, step = self._steps.get(call_sid, (0.0, None))
+        return step if time.monotonic() - at < KNOWN_SECONDS else None
 
     async def settle(self, call_sid: str, ended_by: EndedBy, reason: str) -> None:
         """End the record of a call of which Twilio says that it is over; its own session knows better how."""
+        self._steps.pop(call_sid, None)
         try:
             async with asyncio.timeout(READ_SECONDS):
                 await self._store.settle(call_sid, ended_by=ended_by, reason=reason)
@@ -146,8 +198,8 @@ class Afterwards:
             log.warning("the end of the call was not recorded: %s", why, extra={"call_sid": call_sid})
 
 
-def _over(step: NextStep | None, details: CallDetails | None) -> bool:
+def _over(standing: Standing) -> bool:
     """Whether a call has been ended by somebody; a broken line or a fault of ours ends none."""
-    if step is not None:
-        return step.kind != "resume"
-    return details is not None and details.ended_by in ("agent", "caller")
+    if standing.step is not None:
+        return standing.step.kind != "resume"
+    return standing.ended_by in ("agent", "caller")

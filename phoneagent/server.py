@@ -21,8 +21,8 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route, WebSocketRoute
 from starlette.websockets import WebSocket
 
+from . import handoffs, telemetry, telephony
 from . import settings as settings_
-from . import telemetry, telephony
 from .admission import Admission
 from .afterwards import Afterwards, Answer, may_recover
 from .agent import Agent, Answerer
@@ -98,6 +98,8 @@ class PhoneApp(Starlette):
             lifespan=self._lifespan,
         )
         self.router.redirect_slashes = False  # Twilio signs the path as it is
+        if isinstance(agent, Agent):
+            handoffs.check(agent)  # to nobody, or to one of two: now rather than in a call
         self.agent = agent
         self.calls: dict[str, Call] = {}
         """The live calls by CallSid."""
@@ -223,9 +225,15 @@ class PhoneApp(Starlette):
     @asynccontextmanager
     async def _lifespan(self, app: Starlette) -> AsyncIterator[None]:
         _ = self._door, self._board  # fail at the start rather than at the first call
-        watch = asyncio.create_task(telemetry.watch_loop(self._metrics))
+        tasks: list[asyncio.Task[Any]] = [asyncio.create_task(telemetry.watch_loop(self._metrics))]
+        if isinstance(self.agent, Agent):
+            tasks.append(asyncio.create_task(self.agent.open()))  # what its calls need and takes long to start
         yield
-        watch.cancel()
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        if isinstance(self.agent, Agent):
+            await self.agent.close()
         await self._board.close()
         if self._store is not None:
             await self._store.close()

@@ -1,6 +1,16 @@
 """Call records: what was said, heard and done in each call, in SQLite or PostgreSQL."""
 
-from .records import Answer, CallDetails, CallRecord, StreamRecord, ToolRecord, UsageRecord
+from .records import Answer, CallDetails, CallRecord, SoFar, Standing, StreamRecord, ToolRecord, UsageRecord
 from .store import Store
 
-__all__ = ["Answer", "CallDetails", "CallRecord", "Store", "StreamRecord", "ToolRecord", "UsageRecord"]
+__all__ = [
+    "Answer",
+    "CallDetails",
+    "CallRecord",
+    "SoFar",
+    "Standing",
+    "Store",
+    "StreamRecord",
+    "ToolRecord",
+    "UsageRecord",
+]

@@ -7,7 +7,7 @@ import importlib.util
 import logging
 import sqlite3
 from collections.abc import Awaitable, Callable, Coroutine
-from contextlib import AbstractAsyncContextManager, nullcontext, suppress
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, nullcontext, suppress
 from pathlib import Path
 from typing import Any, TypeAlias, TypeVar
 from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
@@ -25,8 +25,12 @@ CONNECT_SECONDS = 5.0
 BUSY_SECONDS = 5.0
 """How long SQLite waits for another process that is writing."""
 
+READERS = 3
+"""How many of SQLite's connections read. With one for each reader, a hundred calls that ask at once would all wait as
+long as the last of them."""
+
 IDLE_SECONDS = 1.0
-"""How long SQLite's connection for writing stays open after use. Then what was deleted leaves its log as well."""
+"""How long SQLite's connections stay open after use. Then what was deleted leaves its log as well."""
 
 TRANSACTION_SECONDS = 15.0
 """How long a transaction may take, its connection included."""
@@ -59,8 +63,8 @@ class Database:
         self.path: Path | None = None
         """The file of a SQLite database."""
         self._migrated = False
-        self._turn: AbstractAsyncContextManager[Any] = nullcontext()
-        """Taken by each transaction that writes; SQLite has room for one."""
+        self._turns: dict[AsyncEngine, _Turns] = {}
+        """Taken by each transaction of SQLite."""
         self._migrating = asyncio.Lock()
         self._at_work: set[asyncio.Task[Any]] = set()
         self._idle: asyncio.TimerHandle | None = None
@@ -68,8 +72,9 @@ class Database:
         if scheme in ("sqlite", "sqlite+aiosqlite"):
             self.path = _sqlite_path(url)
             self.name = f"SQLite in {self.path}"
-            self.engine, self.writing = _sqlite(self.path), _sqlite_writing(self.path)
-            self._turn = asyncio.Lock()
+            # Who finds SQLite's only writer at work sleeps and tries again, in no order. With one, they queue here.
+            self.engine, self.writing = _sqlite(self.path, READERS), _sqlite(self.path, 1, "BEGIN IMMEDIATE")
+            self._turns = {self.engine: _Turns(READERS), self.writing: _Turns(1)}
             drivers: tuple[type[Exception], ...] = (sqlite3.Error,)
         elif scheme in ("postgres", "postgresql", "postgresql+asyncpg"):
             self.name = f"PostgreSQL at {_host(url)}"
@@ -110,7 +115,6 @@ class Database:
                 if not self._migrated:
                     await self._migrate()
                     self._migrated = True
-            self._close_when_idle()
         return await self._apart(self._transaction(self.writing, TRANSACTION_SECONDS, work))
 
     async def _migrate(self) -> None:
@@ -138,13 +142,13 @@ class Database:
 
     async def close(self, seconds: float = CONNECT_SECONDS) -> None:
         """Let transactions come to their end, for at most `seconds`, and close what is open."""
-        if self._idle is not None:
-            self._idle.cancel()
         if self._at_work:
             _, late = await asyncio.wait(self._at_work, timeout=seconds)
             for task in late:
                 task.cancel()
             await asyncio.gather(*late, return_exceptions=True)
+        if self._idle is not None:
+            self._idle.cancel()
         await self.engine.dispose()
         await self.writing.dispose()
 
@@ -155,11 +159,17 @@ class Database:
 
     def _close_idle(self) -> None:
         self._idle = None
-        self._start(self._close_writing())
+        if self._at_work:
+            self._close_when_idle()
+        else:
+            self._start(self._dispose())
 
-    async def _close_writing(self) -> None:
-        async with self._turn:  # who asks a pool that is being disposed of waits for what never comes back
-            await self.writing.dispose()
+    async def _dispose(self) -> None:
+        for engine, turns in self._turns.items():
+            async with AsyncExitStack() as stack:
+                for _ in range(turns.room):  # who asks a pool that is being disposed of waits for what never comes back
+                    await stack.enter_async_context(turns)
+                await engine.dispose()
 
     async def _apart(self, work: Coroutine[Any, Any, _T]) -> _T:
         """Do `work` in a task of its own: who waits for it may give up, but a transaction that is cancelled half-way
@@ -180,8 +190,10 @@ class Database:
             task.exception()  # seen, also where nobody waits any more
 
     async def _transaction(self, engine: AsyncEngine, seconds: float, work: Work[_T]) -> _T:
+        turn: AbstractAsyncContextManager[Any] = self._turns.get(engine) or nullcontext()
+        if self.path is not None:
+            self._close_when_idle()
         try:
-            turn = self._turn if engine is self.writing else nullcontext()
             async with asyncio.timeout(seconds), turn, engine.begin() as connection:
                 return await work(connection)
         except self._errors as error:
@@ -221,24 +233,12 @@ def _sqlite_path(url: str) -> Path:
     return Path(path)
 
 
-def _sqlite_writing(path: Path) -> AsyncEngine:
-    """Return an engine that writes: one transaction after the other, on one connection.
+class _Turns(asyncio.Semaphore):
+    """Room for as many transactions at once as an engine has connections, in the order in which they come."""
 
-    SQLite has one writer at a time. Those that find it taken sleep and try again, in no order; here they queue instead.
-    To open a file costs forty times as much as to write a row.
-    """
-    engine = _sqlite(path, "BEGIN IMMEDIATE", pool_size=1, max_overflow=0, pool_timeout=TRANSACTION_SECONDS)
-
-    @event.listens_for(engine.sync_engine, "connect")
-    def remember(_: Any, record: Any) -> None:
-        record.info["file"] = _identity(path)
-
-    @event.listens_for(engine.sync_engine, "checkout")
-    def compare(_: Any, record: Any, __: Any) -> None:
-        if record.info["file"] != _identity(path):
-            raise exc.DisconnectionError("somebody has replaced the file")  # the pool connects anew
-
-    return engine
+    def __init__(self, room: int) -> None:
+        super().__init__(room)
+        self.room = room
 
 
 def _identity(path: Path) -> tuple[int, int] | None:
@@ -249,15 +249,26 @@ def _identity(path: Path) -> tuple[int, int] | None:
     return found.st_dev, found.st_ino
 
 
-def _sqlite(path: Path, begin_with: str = "BEGIN", **pool: Any) -> AsyncEngine:
-    """Return an engine that keeps no connection open, unless `pool` says otherwise: each costs a thread."""
+def _sqlite(path: Path, connections: int, begin_with: str = "BEGIN") -> AsyncEngine:
+    """Return an engine that keeps so many connections; to open a file costs forty times as much as to write a row."""
     engine = create_async_engine(
         sa.URL.create("sqlite+aiosqlite", database=str(path)),
         hide_parameters=True,
-        **(pool or {"poolclass": sa.NullPool}),
+        pool_size=connections,
+        max_overflow=0,
+        pool_timeout=TRANSACTION_SECONDS,
         # The driver begins no transactions: ours cover reads and changes of the schema, and writers queue at the start.
         connect_args={"timeout": BUSY_SECONDS, "isolation_level": None},
     )
+
+    @event.listens_for(engine.sync_engine, "connect")
+    def remember(_: Any, record: Any) -> None:
+        record.info["file"] = _identity(path)
+
+    @event.listens_for(engine.sync_engine, "checkout")
+    def compare(_: Any, record: Any, __: Any) -> None:
+        if record.info["file"] != _identity(path):
+            raise exc.DisconnectionError("somebody has replaced the file")  # the pool connects anew
 
     @event.listens_for(engine.sync_engine, "connect")
     def configure(connection: Any, _: Any) -> None:

@@ -12,9 +12,9 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from phoneagent.events import Cost, EndedBy, Turn, Usage
+from phoneagent.events import Cost, EndedBy, NextStep, Turn, Usage
 
-from .schema import answers, calls, streams, tools, turns, usage
+from .schema import answers, calls, next_steps, streams, tools, turns, usage
 
 MAX_PARAMETERS = 10_000
 """Fewer than either database takes in one statement."""
@@ -127,6 +127,68 @@ class CallDetails(CallRecord):
         }
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Standing:
+    """Where a call is. `stream_sid` is its latest media stream; it and `started_at` are None if there is no record."""
+
+    stream_sid: str | None = None
+    started_at: datetime | None = None
+    ended_by: EndedBy | None = None
+    step: NextStep | None = None
+    """What comes next, None if that was not written since its latest media stream began. It comes after the stream in
+    its `data["stream_sid"]`; one without that holds for any."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SoFar(Standing):
+    """Where a call is, and what was said and done in it."""
+
+    turns: tuple[Turn, ...] = field(default=(), repr=False)
+    tools: tuple[ToolRecord, ...] = ()
+    cost: Cost | None = None
+
+
+async def read_standing(connection: AsyncConnection, call_sid: str) -> Standing:
+    """Return where a call is. It takes a single query: after a crash, all calls of a process ask at once."""
+    return Standing(**await _stands(connection, call_sid))
+
+
+async def read_so_far(connection: AsyncConnection, call_sid: str) -> SoFar:
+    """Return where a call is, and what was said and done in it."""
+    standing = await _stands(connection, call_sid)
+    start = standing["started_at"]
+    if start is None:
+        return SoFar(**standing)
+    return SoFar(
+        **standing,
+        turns=await _turns(connection, call_sid, start),
+        tools=await _tools(connection, call_sid, start),
+        cost=(await _costs(connection, [call_sid])).get(call_sid),
+    )
+
+
+async def _stands(connection: AsyncConnection, call_sid: str) -> dict[str, Any]:
+    values = dict((await connection.execute(_STANDING, {"sid": call_sid})).mappings().one())
+    kind, data = values.pop("kind"), values.pop("data")
+    return {**values, "step": None if kind is None else NextStep(kind=kind, data=data)}
+
+
+def _standing() -> sa.Select[Any]:
+    asked = sa.select(sa.bindparam("sid", type_=sa.Text()).label("sid")).subquery()
+    of_latest = sa.or_(
+        next_steps.c.stream_sid == "",
+        next_steps.c.stream_sid == calls.c.stream_sid,
+        sa.func.coalesce(calls.c.stream_sid, "") == "",  # there is no record to say which one is the latest
+    )
+    found = asked.outerjoin(calls, calls.c.sid == asked.c.sid)
+    found = found.outerjoin(next_steps, (next_steps.c.call_sid == asked.c.sid) & of_latest)
+    columns = (calls.c.stream_sid, calls.c.started_at, calls.c.ended_by, next_steps.c.kind, next_steps.c.data)
+    return sa.select(*columns).select_from(found).order_by(next_steps.c.at.desc()).limit(1)
+
+
+_STANDING = _standing()
+
+
 async def read_calls(connection: AsyncConnection, limit: int) -> list[CallRecord]:
     """Return the latest calls, the newest first."""
     query = sa.select(calls).order_by(calls.c.started_at.desc(), calls.c.sid).limit(limit)
@@ -150,8 +212,8 @@ async def read_call(connection: AsyncConnection, call_sid: str) -> CallDetails |
             StreamRecord(stream_sid=each.stream_sid, at_ms=_ms(each.started_at, start))
             for each in await _hanging(connection, streams, call_sid, streams.c.started_at)
         ),
-        turns=tuple(_turn(each, start) for each in await _hanging(connection, turns, call_sid, turns.c.started_at)),
-        tools=tuple(_tool(each, start) for each in await _hanging(connection, tools, call_sid, tools.c.started_at)),
+        turns=await _turns(connection, call_sid, start),
+        tools=await _tools(connection, call_sid, start),
         answers=tuple(
             Answer(at_ms=_ms(each.at, start), latency_ms=each.latency_ms)
             for each in await _hanging(connection, answers, call_sid, answers.c.at)
@@ -169,6 +231,14 @@ async def _costs(connection: AsyncConnection, call_sids: Sequence[str]) -> dict[
         for call_sid, nano, at_least in await connection.execute(some):
             costs[call_sid] = Cost(_usd(nano), bool(at_least))
     return costs
+
+
+async def _turns(connection: AsyncConnection, call_sid: str, start: datetime) -> tuple[Turn, ...]:
+    return tuple(_turn(each, start) for each in await _hanging(connection, turns, call_sid, turns.c.started_at))
+
+
+async def _tools(connection: AsyncConnection, call_sid: str, start: datetime) -> tuple[ToolRecord, ...]:
+    return tuple(_tool(each, start) for each in await _hanging(connection, tools, call_sid, tools.c.started_at))
 
 
 async def _hanging(

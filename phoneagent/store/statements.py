@@ -16,11 +16,14 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.sql.dml import Delete, Insert, Update
 
 from .rows import Kind, Row
-from .schema import UtcTime, answers, calls, streams, tools, turns, usage
+from .schema import UtcTime, answers, calls, claims, streams, tools, turns, usage
 
 CLOCKS_DIFFER_SECONDS = 5.0
 """How far the clocks of two processes may be apart. Streams take a call over in the order in which the database hears
 of them; one that began before another by more than this was only heard of late."""
+
+FORGOTTEN = "forgotten "
+"""With this and its CallSid a call is claimed that was forgotten: while it lives on, nothing of it is recorded."""
 
 MAY_GO_ON = ("line", "error")
 """Ends after which Twilio may still hold the call and connect it again."""
@@ -48,7 +51,6 @@ def statements(dialect: str) -> dict[Kind, Insert | Update]:
     return {
         Kind.STARTED: _started(insert),
         Kind.RESUMED: _resumed(insert),
-        # An end that was seen to start does not bring back a call that has been forgotten meanwhile: it only updates.
         Kind.ENDED: sa.update(calls).where(_THIS_STREAM).values({name: sa.bindparam(name) for name in _END}),
         Kind.ENDED_UNSEEN: _ended_unseen(insert),
         **_detail(insert),
@@ -65,7 +67,7 @@ def forget_ended() -> Delete:
 
 def _started(insert: _Insert) -> Insert:
     """A call's first stream. If it is heard of after a later one, that one goes on speaking for the call."""
-    statement = _insert_call(insert)
+    statement = _insert_call(insert, (*_CALLER, "started_at"))
     new = statement.excluded
     return statement.on_conflict_do_update(
         index_elements=["sid"],
@@ -79,7 +81,7 @@ def _started(insert: _Insert) -> Insert:
 
 def _resumed(insert: _Insert) -> Insert:
     """A later stream takes the call over, once, and opens it again unless it has ended for good."""
-    statement = _insert_call(insert)
+    statement = _insert_call(insert, (*_CALLER, "started_at"))
     new = statement.excluded
     over = (streams.c.stream_sid == _OF_STREAM) | (streams.c.started_at > sa.bindparam("late", type_=UtcTime()))
     # no IN here: SQLAlchemy runs a statement with one for a single row only
@@ -98,8 +100,7 @@ def _resumed(insert: _Insert) -> Insert:
 
 def _ended_unseen(insert: _Insert) -> Insert:
     """The end of a stream whose start nobody told: all that is known of a call, perhaps."""
-    values = {"sid": _OF_CALL, "stream_sid": _OF_STREAM, "direction": "", "started_at": sa.bindparam("started_at")}
-    statement = insert(calls).values(values | {name: sa.bindparam(name) for name in _END})
+    statement = _insert_call(insert, ("started_at", *_END), direction=sa.literal(""))
     return statement.on_conflict_do_update(
         index_elements=["sid"],
         set_={name: statement.excluded[name] for name in _END},
@@ -107,9 +108,14 @@ def _ended_unseen(insert: _Insert) -> Insert:
     )
 
 
-def _insert_call(insert: _Insert) -> postgresql.Insert | sqlite.Insert:
-    values = {"sid": _OF_CALL, "stream_sid": _OF_STREAM}
-    return insert(calls).values(values | {name: sa.bindparam(name) for name in (*_CALLER, "started_at")})
+def _insert_call(
+    insert: _Insert, names: tuple[str, ...], **more: sa.ColumnElement[str]
+) -> postgresql.Insert | sqlite.Insert:
+    """Insert a call, unless it has been forgotten."""
+    values = {"sid": _OF_CALL, "stream_sid": _OF_STREAM, **more}
+    values |= {name: sa.bindparam(name, type_=calls.c[name].type) for name in names}
+    forgotten = sa.exists().where(claims.c.name == sa.literal(FORGOTTEN) + _OF_CALL)
+    return insert(calls).from_select(list(values), sa.select(*values.values()).where(~forgotten))
 
 
 def _detail(insert: _Insert) -> dict[Kind, Insert]:

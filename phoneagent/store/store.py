@@ -27,10 +27,10 @@ from phoneagent.events import EndedBy, Event, NextStep
 from phoneagent.settings import Records
 
 from .database import Database
-from .records import CallDetails, CallRecord, read_call, read_calls
+from .records import CallDetails, CallRecord, SoFar, Standing, read_call, read_calls, read_so_far, read_standing
 from .rows import Scribe, clean, now
 from .schema import calls, claims, next_steps, turns
-from .statements import MAY_GO_ON
+from .statements import FORGOTTEN, MAY_GO_ON
 from .writer import Writer
 
 log = logging.getLogger("phoneagent.store")
@@ -229,30 +229,34 @@ class Store:
         await self._writer.flush()
         return await self._database.read(partial(read_call, call_sid=clean(call_sid)))
 
-    async def step_after(self, call_sid: str) -> NextStep | None:
-        """Return the next step of a call, None if none was written since its latest media stream began.
-
-        That is the stream in the step's `data["stream_sid"]`; a step without one holds for any.
+    async def standing(self, call_sid: str) -> Standing:
+        """Return where a call is; nowhere, if there is no database yet.
 
         Raises:
             StoreError: the database does not answer.
         """
+        if self.empty:
+            return Standing()
         await self._writer.flush()
-        sid = clean(call_sid)
-        latest = sa.select(calls.c.stream_sid).where(calls.c.sid == sid, calls.c.stream_sid != "").scalar_subquery()
-        valid = (next_steps.c.stream_sid == "") | (next_steps.c.stream_sid == latest) | latest.is_(None)
-        query = sa.select(next_steps).where(next_steps.c.call_sid == sid, valid).order_by(next_steps.c.at.desc())
+        return await self._database.read(partial(read_standing, call_sid=clean(call_sid)))
 
-        async def read(connection: AsyncConnection) -> NextStep | None:
-            row = (await connection.execute(query.limit(1))).one_or_none()
-            return None if row is None else NextStep(kind=row.kind, data=row.data)
+    async def so_far(self, call_sid: str) -> SoFar:
+        """Return where a call is, and what was said and done in it; nothing, if there is no database yet.
 
-        return await self._database.read(read)
+        Raises:
+            StoreError: the database does not answer.
+        """
+        if self.empty:
+            return SoFar()
+        await self._writer.flush()
+        return await self._database.read(partial(read_so_far, call_sid=clean(call_sid)))
 
     # --- forgetting ---------------------------------------------------------------------------------------------------
 
     async def forget(self, what: str) -> int:
-        """Delete a call, or all calls with a person's number; return how many. A live call goes on unrecorded.
+        """Delete a call, or all calls with a person's number; return how many.
+
+        A live call goes on unrecorded, in whatever process: for a day it is known by its CallSid as forgotten.
 
         Raises:
             StoreError: nothing was deleted.
@@ -266,8 +270,16 @@ class Store:
             outbound = calls.c.direction.startswith("outbound")
             which = sa.or_(sa.and_(sa.not_(outbound), calls.c.caller == number), outbound & (calls.c.called == number))
 
+        moment = now()
+        may_live = calls.c.started_at > moment - timedelta(seconds=LONGEST_CALL_SECONDS)
+        until = sa.literal(moment + timedelta(seconds=LONGEST_CALL_SECONDS), claims.c.until.type)
+        names = sa.select(sa.literal(FORGOTTEN) + calls.c.sid, until).where(which, may_live)
+        forgotten = self._insert(claims).from_select(["name", "until"], names)
+        forgotten = forgotten.on_conflict_do_update(index_elements=["name"], set_={"until": forgotten.excluded.until})
+
         async def write(connection: AsyncConnection) -> int:
             sids = sa.select(calls.c.sid).where(which)
+            await connection.execute(forgotten)
             await connection.execute(sa.delete(next_steps).where(next_steps.c.call_sid.in_(sids)))
             return (await connection.execute(sa.delete(calls).where(which))).rowcount
 

@@ -196,11 +196,12 @@ async def test_without_a_database_the_call_is_hung_up_over_rest(world: Worlds, s
 
 @pytest.mark.parametrize(("number", "verbs"), [(None, ["Hangup"]), ("+15550100009", ["Dial"])])
 async def test_a_database_that_is_away_when_twilio_asks_means_an_apology_and_somebody_else(
-    world: Worlds, store: Store, number: str | None, verbs: list[str]
+    world: Worlds, store: Store, number: str | None, verbs: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(afterwards, "KNOWN_SECONDS", 0.0)  # as another process than the call's
     async with world(AGENT, store=store, fallback_number=number) as w, w.phone().dial() as line:
         await line.wait_for_silence(ms=300)
-        store.step_after = away  # type: ignore[method-assign]
+        store.standing = away  # type: ignore[method-assign]
         line.drop()
         await line.wait_ended(20)
     assert line.verbs[-2].startswith("Say We are sorry")
@@ -270,7 +271,7 @@ async def test_of_two_sockets_at_once_the_newer_one_has_the_call(
     world: Worlds, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = asyncio.Event()
-    look = Store.call
+    look = Store.so_far
 
     async def slow(self: Store, call_sid: str) -> Any:
         if not first.is_set():
@@ -280,7 +281,7 @@ async def test_of_two_sockets_at_once_the_newer_one_has_the_call(
 
     async with world(AGENT, store=store, web_concurrency=2) as w:
         await store.next_step(CALL_SID, NextStep(kind="resume"))
-        monkeypatch.setattr(Store, "call", slow)
+        monkeypatch.setattr(Store, "so_far", slow)
         paths = [
             w.app._door.media_url("/twilio/media/", CALL_SID, resumes=True)[len("wss://agent.example") :] for _ in "12"
         ]

@@ -19,7 +19,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from phoneagent.errors import ConfigurationError, StoreError
 from phoneagent.store import Store, StreamRecord, database, rows, schema, writer
 from phoneagent.store.database import Database
-from tests.store.conftest import SID, contents, rows_left, started, upgrade, written
+from tests.store.conftest import SID, contents, rows_left, started, until, upgrade, written
 
 pytestmark = pytest.mark.anyio
 
@@ -170,18 +170,85 @@ def test_the_file_of_a_sqlite_url(url: str, path: str) -> None:
     assert Database(url).path == Path(path)
 
 
-async def test_a_write_does_not_wait_for_a_connection_that_is_being_closed(tmp_path: Path) -> None:
+async def nothing(connection: AsyncConnection) -> None:
+    await connection.execute(sa.text("SELECT 1"))
+
+
+@pytest.mark.parametrize("what", ["read", "write"])
+async def test_nobody_waits_for_a_connection_that_is_being_closed(tmp_path: Path, what: str) -> None:
     base = Database(f"sqlite:///{tmp_path}/calls.db")
     await base.upgrade()
-
-    async def nothing(connection: AsyncConnection) -> None:
-        await connection.execute(sa.text("SELECT 1"))
-
+    do = getattr(base, what)
     async with asyncio.timeout(10):  # one that waits does so for TRANSACTION_SECONDS
         for _ in range(30):
-            writing = [asyncio.create_task(base.write(nothing)) for _ in range(3)]
+            working = [asyncio.create_task(do(nothing)) for _ in range(2 * database.READERS)]
             await asyncio.sleep(0)
-            base._close_idle()
-            await base.write(nothing)
-            await asyncio.gather(*writing)
+            base._start(base._dispose())
+            await do(nothing)
+            await asyncio.gather(*working)
     await base.close()
+
+
+async def test_readers_queue_for_a_few_connections_that_close_when_nobody_reads(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base = Database(f"sqlite:///{tmp_path}/calls.db")
+    await base.upgrade()
+    opened, reading, most = [], 0, 0
+    sa.event.listen(base.engine.sync_engine, "connect", lambda *_: opened.append(1))
+    enough = asyncio.Event()
+
+    async def read(connection: AsyncConnection) -> None:
+        nonlocal reading, most
+        reading, most = reading + 1, max(most, reading + 1)
+        if most == database.READERS:
+            enough.set()
+        await enough.wait()
+        await connection.execute(sa.text("SELECT 1"))
+        reading -= 1
+
+    async with asyncio.timeout(10):
+        await asyncio.gather(*(base.read(read) for _ in range(10 * database.READERS)))
+        assert most == len(opened) == database.READERS
+        monkeypatch.setattr(database, "IDLE_SECONDS", 0.01)
+        await base.read(nothing)
+        await until(lambda: [file.name for file in tmp_path.iterdir()] == ["calls.db"])  # the log too
+        assert len(opened) == database.READERS
+        await base.read(nothing)
+        assert len(opened) == database.READERS + 1
+    await base.close()
+
+
+async def test_a_connection_is_not_closed_under_a_long_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(database, "IDLE_SECONDS", 0.01)
+    base = Database(f"sqlite:///{tmp_path}/calls.db")
+    await base.upgrade()
+    begun, others_read = asyncio.Event(), asyncio.Event()
+
+    async def long(connection: AsyncConnection) -> None:
+        begun.set()
+        await others_read.wait()
+        await connection.execute(sa.text("SELECT 1"))
+
+    async with asyncio.timeout(10):
+        slow = asyncio.create_task(base.read(long))
+        await begun.wait()
+        for _ in range(5):
+            seen = base._idle
+            await until(lambda seen=seen: base._idle is not seen)  # the time is up, and it looks again later
+            await base.read(nothing)
+        others_read.set()
+        await slow
+    await base.close()
+
+
+async def test_a_reader_sees_the_file_that_somebody_has_put_in_place_of_another(tmp_path: Path) -> None:
+    ours, theirs = tmp_path / "ours.db", tmp_path / "theirs.db"
+    for path, count in ((ours, 1), (theirs, 2)):
+        async with Store.from_url(f"sqlite:///{path}") as kept:
+            for number in range(count):
+                kept.tell(started(f"CA{number:032x}"))
+    async with Store.from_url(f"sqlite:///{ours}") as kept:
+        assert len(await kept.calls()) == 1
+        theirs.replace(ours)
+        assert len(await kept.calls()) == 2

@@ -46,7 +46,7 @@ async def test_a_call_is_forgotten_with_all_that_hangs_on_it(ready: str) -> None
         assert await kept.forget(SID) == 1
         assert await kept.forget(SID) == 0
         assert await kept.call(SID) is None
-        assert await kept.step_after(SID) is None
+        assert (await kept.standing(SID)).step is None
         assert [record.call_sid for record in await kept.calls()] == [other]
         assert await rows_left(kept, schema.turns, schema.tools, schema.answers) == []
 
@@ -70,6 +70,54 @@ async def test_a_live_call_that_is_forgotten_stays_so(ready: str) -> None:
         for event in WHOLE[2:]:
             ours.tell(event)
         assert await ours.call(SID) is None
+
+
+@pytest.mark.parametrize("by", [SID, CALLER])
+async def test_a_forgotten_call_stays_so_when_it_goes_on_elsewhere(ready: str, by: str) -> None:
+    async with stores(ready, 3) as (first, second, third):
+        first.tell(started(stream_sid="MZ1"), stream_sid="MZ1")
+        first.tell(said(GREETING))
+        await first.flush()
+        assert await third.forget(by) == 1
+        other = "CA" + "2" * 32
+        for resumed in (started(stream_sid="MZ2", resumed=True), started(other, stream_sid="MZ3", resumed=True)):
+            second.tell(resumed, stream_sid=resumed.stream_sid)
+        second.tell(said(WISH), stream_sid="MZ2")
+        first.tell(ended(ended_by="line"), stream_sid="MZ1")
+        first.tell(started(stream_sid="MZ1"))  # late, and told twice
+        second.tell(ended(), stream_sid="MZ2")
+        third.tell(ended(), stream_sid="MZ4")  # of a stream whose start it has not seen
+        for kept in (first, second, third):
+            await kept.flush()
+        assert [record.call_sid for record in await third.calls()] == [other]
+        assert {row.call_sid for row in await rows_left(third, schema.turns, schema.streams)} == {other}
+
+
+async def test_a_call_that_is_over_for_long_is_forgotten_without_a_trace(
+    ready: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with Store.from_url(ready) as kept:
+        kept.tell(started())
+        await kept.flush()
+        await a_moment()
+        monkeypatch.setattr(store, "LONGEST_CALL_SECONDS", 0.001)
+        assert await kept.forget(SID) == 1
+        assert await rows_left(kept, schema.claims) == []
+
+
+async def test_that_a_call_was_forgotten_is_itself_forgotten(ready: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with Store.from_url(ready) as kept:
+        kept.tell(started())
+        assert await kept.forget(SID) == 1
+        assert len(await rows_left(kept, schema.claims)) == 1
+        kept.tell(started())
+        assert await kept.forget(SID) == 0
+        await kept.sweep()
+        assert len(await rows_left(kept, schema.claims)) == 1
+        past = sa.update(schema.claims).values(until=rows.now() - timedelta(seconds=1))
+        await kept._database.write(lambda connection: connection.execute(past))
+        await kept.sweep()
+        assert await rows_left(kept, schema.claims) == []
 
 
 async def test_what_is_forgotten_is_no_longer_in_the_file(tmp_path: Path) -> None:
@@ -97,7 +145,7 @@ async def test_with_record_days_0_nothing_is_left_after_the_call(ready: str) -> 
         kept.tell(RETURNED)  # a tool that was slower than its call
         kept.tell(WHOLE[-1])
         assert await kept.calls() == []
-        assert await kept.step_after(SID) == NextStep(kind="hang_up")  # Twilio is going to ask for it
+        assert (await kept.standing(SID)).step == NextStep(kind="hang_up")  # Twilio is going to ask for it
         kept.tell(started())
         assert await kept.settle(SID, ended_by="caller", reason="completed")
         assert await kept.calls() == []

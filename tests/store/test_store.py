@@ -220,12 +220,12 @@ async def test_a_tool_that_started_is_known_to_others_before_it_runs(ready: str)
 async def test_the_next_step_is_known_to_others(ready: str) -> None:
     async with stores(ready) as (ours, theirs):
         await ours.next_step(SID, NextStep(kind="transfer", data={"to": CALLER, "seconds": 20}))
-        step = await theirs.step_after(SID)
+        step = (await theirs.standing(SID)).step
         assert step == NextStep(kind="transfer", data={"to": CALLER, "seconds": 20})
         assert CALLER not in repr(step)
         await theirs.next_step(SID, NextStep(kind="hang_up"))
-        assert await ours.step_after(SID) == NextStep(kind="hang_up")
-        assert await ours.step_after("CA0") is None
+        assert (await ours.standing(SID)).step == NextStep(kind="hang_up")
+        assert (await ours.standing("CA0")).step is None
 
 
 async def test_a_next_step_that_could_not_be_written_never_is(outage: Outage) -> None:
@@ -238,7 +238,7 @@ async def test_a_next_step_that_could_not_be_written_never_is(outage: Outage) ->
         await outage.end()
         kept.tell(ended())
         await kept.flush()
-        assert await kept.step_after(SID) is None
+        assert (await kept.standing(SID)).step is None
 
 
 async def test_a_next_step_that_the_call_did_not_wait_for_is_not_written(
@@ -254,7 +254,7 @@ async def test_a_next_step_that_the_call_did_not_wait_for_is_not_written(
                 await kept.next_step(SID, NextStep(kind="transfer"))
         await outage.end()
         await until(lambda: not kept._database._at_work)
-        assert await kept.step_after(SID) == NextStep(kind="hang_up")
+        assert (await kept.standing(SID)).step == NextStep(kind="hang_up")
 
 
 async def test_a_tool_whose_start_could_not_be_written_says_so_and_is_written_later(outage: Outage) -> None:

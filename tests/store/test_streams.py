@@ -3,12 +3,26 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from phoneagent.events import CallEnded, CallHandedOver, EndedBy, Event, NextStep
-from phoneagent.store import CallDetails, Store, statements, store, writer
-from tests.store.conftest import CALLER, GREETING, RETURNED, SID, TOOL, WISH, a_moment, ended, said, started, stores
+from phoneagent.store import CallDetails, SoFar, Standing, Store, statements, store, writer
+from tests.store.conftest import (
+    CALLER,
+    GREETING,
+    RETURNED,
+    SID,
+    TOOL,
+    WISH,
+    a_moment,
+    contents,
+    ended,
+    said,
+    started,
+    stores,
+)
 
 pytestmark = pytest.mark.anyio
 
@@ -254,17 +268,48 @@ async def test_a_step_of_an_older_stream_is_void(ready: str) -> None:
     step = NextStep(kind="resume", data={"stream_sid": "MZ1", "pending": ["an answer"]})
     async with stores(ready) as (first, second):
         await first.next_step(SID, step)
-        assert await second.step_after(SID) == step  # there is no record to say otherwise
+        assert (await second.standing(SID)).step == step  # there is no record to say otherwise
         first.tell(started())
         await first.flush()
-        assert await second.step_after(SID) == step
+        assert (await second.standing(SID)).step == step
         second.tell(SECOND)
         await second.flush()
-        assert await first.step_after(SID) is None
+        assert (await first.standing(SID)).step is None
         await second.next_step(SID, NextStep(kind="hang_up", data={"stream_sid": "MZ2"}))
-        assert await first.step_after(SID) == NextStep(kind="hang_up", data={"stream_sid": "MZ2"})
+        assert (await first.standing(SID)).step == NextStep(kind="hang_up", data={"stream_sid": "MZ2"})
         await second.next_step(SID, NextStep(kind="hang_up"))
-        assert await first.step_after(SID) == NextStep(kind="hang_up")
+        assert (await first.standing(SID)).step == NextStep(kind="hang_up")
+
+
+async def test_where_a_call_stands_is_known_without_all_of_it(ready: str) -> None:
+    async with Store.from_url(ready) as kept:
+        assert await kept.standing(SID) == Standing()
+        assert await kept.so_far(SID) == SoFar()
+        step = NextStep(kind="resume", data={"stream_sid": "MZ1", "pending": "answer"})
+        await kept.next_step(SID, step)
+        assert await kept.standing(SID) == Standing(step=step)
+        for event in (started(), said(GREETING), TOOL, RETURNED, BROKEN):
+            kept.tell(event)
+        kept.tell(started("CA" + "2" * 32, stream_sid="MZ9"))
+        await kept.next_step("CA" + "2" * 32, NextStep(kind="hang_up"))
+        record = await record_of(kept)
+        standing = Standing(stream_sid="MZ1", started_at=record.started_at, ended_by="line", step=step)
+        assert await kept.standing(SID) == standing
+        so_far = await kept.so_far(SID)
+        assert (so_far.stream_sid, so_far.started_at, so_far.ended_by, so_far.step) == (
+            standing.stream_sid,
+            standing.started_at,
+            standing.ended_by,
+            standing.step,
+        )
+        assert (so_far.turns, so_far.tools) == (record.turns, record.tools)
+        assert len(so_far.turns) == len(so_far.tools) == 1
+
+
+async def test_a_call_stands_nowhere_while_there_is_no_database(tmp_path: Path) -> None:
+    async with Store.from_url(f"sqlite:///{tmp_path}/phoneagent.db") as kept:
+        assert (await kept.standing(SID), await kept.so_far(SID)) == (Standing(), SoFar())
+    assert contents(tmp_path) == []
 
 
 async def test_a_step_that_an_older_stream_writes_late_replaces_none(ready: str) -> None:
@@ -275,7 +320,7 @@ async def test_a_step_that_an_older_stream_writes_late_replaces_none(ready: str)
         await second.next_step(SID, NextStep(kind="hang_up", data={"stream_sid": "MZ2"}))
         await second.flush()
         await first.next_step(SID, NextStep(kind="resume", data={"stream_sid": "MZ1"}))
-        assert await first.step_after(SID) == NextStep(kind="hang_up", data={"stream_sid": "MZ2"})
+        assert (await first.standing(SID)).step == NextStep(kind="hang_up", data={"stream_sid": "MZ2"})
 
 
 async def test_a_stream_that_has_just_begun_voids_the_step_before_it_at_once(ready: str) -> None:
@@ -283,7 +328,7 @@ async def test_a_stream_that_has_just_begun_voids_the_step_before_it_at_once(rea
         kept.tell(started())
         await kept.next_step(SID, NextStep(kind="resume", data={"stream_sid": "MZ1"}))
         kept.tell(SECOND)
-        assert await kept.step_after(SID) is None
+        assert (await kept.standing(SID)).step is None
 
 
 @pytest.mark.parametrize(("stream_sid", "wins"), [("MZ1", False), ("MZ2", True)])
