@@ -11,7 +11,7 @@ from .truncation import Truncations
 
 
 class Verdict(NamedTuple):
-    """`lost`: no session will do better. `renew`: another one is needed. `trouble`: it is told, and the call goes on."""
+    """`lost`: no session will do better. `renew`: another one is needed. `trouble`: it is told; the call goes on."""
 
     kind: Literal["lost", "renew", "trouble"]
     text: str

@@ -116,28 +116,26 @@ then = "{{output}} That is the answer to question number {number}, I am quite su
 
 
 async def test_the_next_endpoint_takes_over_in_mid_call(world: Worlds) -> None:
-    first, second = Model(Script.parse(SCRIPT)), Model(Script.parse(SCRIPT))
-    async with first:
-        endpoints = [Endpoint(first.url), Endpoint(second.url)] if False else None
-        assert endpoints is None
-        async with second:
-            both = [Endpoint(f"{model.url}?model=m", transcription_models=("whisper-1",)) for model in (first, second)]
-            async with world(Agent(instructions="x", greeting="Hello!"), model=Model(), endpoint=both) as w:
-                async with w.phone().dial() as line:
-                    await line.wait_for_silence(ms=300)
-                    await first.__aexit__(None, None, None)
-                    await w.until(lambda: second.sessions)
-                    await line.say(VOICE.render("Question?"))
-                    await line.wait_for_silence(ms=300)
-                    assert second.sessions[0].said
+    async with Model(Script.parse(SCRIPT)) as second:
+        first = await Model(Script.parse(SCRIPT)).__aenter__()
+        both = [Endpoint(f"{model.url}?model=m", transcription_models=("whisper-1",)) for model in (first, second)]
+        agent = Agent(instructions="x", greeting="Hello!")
+        async with world(agent, endpoint=both) as w, w.phone().dial() as line:
+            await line.wait_for_silence(ms=300)
+            await first.__aexit__(None, None, None)
+            await w.until(lambda: second.sessions)
+            await line.say(VOICE.render("Question?"))
+            await line.wait_for_silence(ms=300)
+            assert second.sessions[0].said
 
 
 async def test_without_another_session_the_caller_hears_the_apology(
     world: Worlds, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sessions, "PATIENCE_SECONDS", 0.5)
-    model = Model(Script.parse(SCRIPT))
-    async with world(Agent(instructions="x", greeting="Hello!"), model=model) as w:
+    model = await Model(Script.parse(SCRIPT)).__aenter__()
+    endpoint = Endpoint(f"{model.url}?model=m", transcription_models=("whisper-1",))
+    async with world(Agent(instructions="x", greeting="Hello!"), endpoint=endpoint) as w:
         async with w.phone().dial() as line:
             await line.wait_for_silence(ms=300)
             await model.__aexit__(None, None, None)
