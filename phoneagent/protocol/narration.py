@@ -128,9 +128,7 @@ class Narration:
 
     def session_lost(self, playing: Iterable[Outcome], *, heard_again: bool) -> None:
         """The model's session is gone: of what it was saying no more comes; the caller may be heard once more."""
-        for outcome in playing:
-            if not outcome.complete:
-                self._transcript.shorten(outcome.item_id, outcome.received_ms)
+        self._transcript.no_more({each.item_id: None if each.complete else each.received_ms for each in playing})
         if heard_again:
             self._transcript.forget_caller()
 

@@ -6,6 +6,7 @@ milliseconds of the call.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from phoneagent.events import Turn
@@ -120,11 +121,17 @@ class Transcript:
         turn = self._agent.setdefault(item_id, _AgentTurn(item_id, self.speaker))
         turn.text, turn.complete = text, True
 
-    def shorten(self, item_id: str, said_ms: int) -> None:
-        """No more comes of an item than `said_ms` of audio: its words ran ahead of it."""
-        turn = self._agent.get(item_id)
-        if turn is not None:
-            turn.text, turn.complete = heard_part(turn.text, said_ms, said_ms, complete=False), True
+    def no_more(self, said_ms: Mapping[str, int | None]) -> None:
+        """Nothing more comes of what the agent says.
+
+        Of the items in `said_ms` so much audio came, and their words may have run ahead of it; None where all came. Of
+        the others nothing was said.
+        """
+        self._agent = {item_id: self._agent.get(item_id) or _AgentTurn(item_id) for item_id in said_ms}
+        for item_id, ms in said_ms.items():
+            turn = self._agent[item_id]
+            if ms is not None:
+                turn.text, turn.complete = heard_part(turn.text, ms, ms, complete=False), True
 
     def forget_caller(self) -> None:
         """Nobody will understand the turn that has no text yet: the caller is heard once more."""
@@ -144,7 +151,6 @@ class Transcript:
                 heard_ms=1,
             )
             for turn in self._agent.values()
-            if turn.text
         ]
         return [*self.turns(), *playing]
 
