@@ -127,7 +127,7 @@ class Transcript:
         Of the items in `said_ms` so much audio came, and their words may have run ahead of it; None where all came. Of
         the others nothing was said.
         """
-        self._agent = {item_id: self._agent.get(item_id) or _AgentTurn(item_id) for item_id in said_ms}
+        self._agent = {item_id: self._agent.get(item_id) or _AgentTurn(item_id, self.speaker) for item_id in said_ms}
         for item_id, ms in said_ms.items():
             turn = self._agent[item_id]
             if ms is not None:
