@@ -68,6 +68,10 @@ class ModelSession:
         except ConnectionClosed as error:  # also a close with 1001, which counts as a clean one
             raise _closed(error) from None
 
+    def abort(self) -> None:
+        """Drop the session; whoever reads it learns that it is gone."""
+        self._connection.transport.abort()
+
     async def close(self) -> None:
         """Close the session, within `CLOSE_SECONDS`."""
         try:

@@ -7,7 +7,7 @@ import hmac
 import logging
 import re
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from functools import cached_property
@@ -71,6 +71,8 @@ class PhoneApp(Starlette):
 
     `prices` (by model) go before those of the settings, and those before the built-in table.
 
+    Of several endpoints the first that gives a session is taken, also in the middle of a call whose session was lost.
+
     With settings given in code and no `store`, nothing is recorded, and a call ends when its media stream does.
     """
 
@@ -79,7 +81,7 @@ class PhoneApp(Starlette):
         agent: Answerer,
         *,
         settings: Settings | None = None,
-        endpoint: Endpoint | None = None,
+        endpoint: Endpoint | Sequence[Endpoint] | None = None,
         store: Store | None = None,
         prices: Mapping[str, Price] | None = None,
     ) -> None:
@@ -106,7 +108,7 @@ class PhoneApp(Starlette):
         self.draining = False
         """Whether the process is about to end: new calls are sent to the next one."""
         self._given_settings = settings
-        self._given_endpoint = endpoint
+        self._given_endpoints = [endpoint] if isinstance(endpoint, Endpoint) else list(endpoint or ())
         self._given_store = store
         self._given_prices = prices or {}
         self._hooks = Hooks()
@@ -159,7 +161,7 @@ class PhoneApp(Starlette):
         Raises:
             ConfigurationError: something is missing or malformed.
         """
-        return self._given_settings or settings_.load({"endpoint_in_code": True} if self._given_endpoint else None)
+        return self._given_settings or settings_.load({"endpoint_in_code": True} if self._given_endpoints else None)
 
     @cached_property
     def endpoint(self) -> Endpoint:
@@ -168,7 +170,7 @@ class PhoneApp(Starlette):
         Raises:
             ConfigurationError: something is missing or malformed.
         """
-        return self._given_endpoint or Endpoint.from_settings(self.settings)
+        return self._given_endpoints[0] if self._given_endpoints else Endpoint.from_settings(self.settings)
 
     @cached_property
     def _store(self) -> Store | None:
@@ -205,7 +207,7 @@ class PhoneApp(Starlette):
     def _board(self) -> Switchboard:
         return Switchboard(
             self.agent,
-            self.endpoint,
+            self._given_endpoints or [self.endpoint],
             calls=self.calls,
             hooks=self._hooks,
             emit=self._emit,

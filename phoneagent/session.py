@@ -12,18 +12,18 @@ import logging
 import sys
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from contextlib import suppress
-from typing import Any, Literal, Protocol, TypeAlias
+from typing import Any, Literal, NoReturn, Protocol, TypeAlias
 
 from .agent import Agent
 from .call import Call, sendable
 from .control import Control
-from .errors import EndpointError, PhoneAgentError, ProtocolError
+from .errors import EndpointError, EndpointUnreachable, PhoneAgentError, ProtocolError
 from .events import EndedBy, Event, Journal, ModelEvent, NextStep
 from .guardrail import Guard
 from .handoffs import Desk
 from .protocol import mediastream, realtime
 from .protocol.bridge import Bridge
-from .protocol.policy import EndCall, RunTool
+from .protocol.policy import EndCall, Renew, RunTool
 from .protocol.responses import ANSWERS
 from .protocol.toolcalls import Filler
 from .toolrunner import ToolRunner
@@ -36,6 +36,10 @@ CLOSE_SECONDS = 2.0
 
 STEP_SECONDS = 5.0
 """How long the end of a call waits for its next step to be settled, one way or another."""
+
+FIRST_PAUSE_SECONDS = 0.1
+LAST_PAUSE_SECONDS = 1.6
+"""Between two attempts to open another model session; the first comes at once."""
 
 MEASURED_FRAMES = 50
 """Of so many messages one is measured on its way through: once a second of each call."""
@@ -65,6 +69,7 @@ class ModelSocket(Protocol):
     async def send(self, message: realtime.ToModel) -> None: ...
     async def receive(self) -> bytes: ...
     async def close(self) -> None: ...
+    def abort(self) -> None: ...
 
 
 def _start(coroutine: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
@@ -249,18 +254,37 @@ class Session:
         self.flush()
 
     async def _run_model(self) -> None:
+        """Hold a model session, and open another one where it is lost, as long as the bridge thinks it worthwhile."""
+        pause = 0.0
+        while True:
+            try:
+                self._model = model = await self._open_model()
+                pause = 0.0
+                await self._hold(model)
+            except EndpointUnreachable as error:
+                if not self.bridge.model_away(self._loop.time(), str(error)):
+                    self.flush()
+                    return
+                self.flush()
+            except EndpointError as error:  # it would say the same again
+                self._lost(str(error))
+                return
+            await asyncio.sleep(pause)
+            pause = min(max(2 * pause, FIRST_PAUSE_SECONDS), LAST_PAUSE_SECONDS)
+
+    async def _hold(self, model: ModelSocket) -> NoReturn:
+        """Tell a new session where the call is, and read it to its end."""
+        for refused in model.dropped:
+            self._report(f"the model does without {refused}")
+        self.bridge.spending.new_session(model.effective, self._loop.time())
+        await self._keep_agent()
+        self.bridge.model_connected(self._loop.time())
+        self.flush()
         try:
-            self._model = await self._open_model()
-            for refused in self._model.dropped:
-                self._report(f"the model does without {refused}")
-            self.bridge.spending.new_session(self._model.effective, self._loop.time())
-            await self._keep_agent()
-            self.bridge.model_connected(self._loop.time())
-            self.flush()
             while True:
-                self._take_event(await self._model.receive())
-        except EndpointError as error:
-            self._lost(str(error))
+                self._take_event(await model.receive())
+        finally:
+            model.abort()
 
     async def _keep_agent(self) -> None:
         try:
@@ -314,6 +338,9 @@ class Session:
             match request:
                 case RunTool():
                     self._start_tool(request)
+                case Renew():
+                    if self._model is not None:
+                        self._model.abort()  # which ends its reader
                 case EndCall():
                     self._take_step(request.next_step)
                     self._over.set()
@@ -348,8 +375,8 @@ class Session:
                 await model.send(event)
                 self._measured("to_model")
                 event = self.bridge.next_to_model()
-        except EndpointError as error:
-            self._loop.call_soon(self._lost, str(error))
+        except EndpointError:
+            pass  # the reader finds out too
 
     def _tell(self) -> None:
         for event in self.bridge.events():

@@ -6,12 +6,12 @@ import asyncio
 import base64
 import itertools
 import logging
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
 from decimal import Decimal
 from functools import partial
 from importlib import resources
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from .agent import Agent, Answerer, choose
 from .call import Call
@@ -54,7 +54,7 @@ class Switchboard:
     def __init__(
         self,
         answerer: Answerer,
-        endpoint: Endpoint,
+        endpoints: Sequence[Endpoint],
         *,
         calls: dict[str, Call],
         hooks: Hooks,
@@ -66,7 +66,7 @@ class Switchboard:
         prices: Mapping[str, Price] = PRICES,
     ) -> None:
         self._answerer = answerer
-        self._endpoint = endpoint
+        self._endpoints = endpoints
         self._calls = calls
         self._hooks = hooks
         self._emit = emit
@@ -87,6 +87,7 @@ class Switchboard:
         self._policy = Policy(
             apology=base64.b64encode(apology).decode(),
             max_call_seconds=max_call_seconds,
+            renews=True,
             max_call_cost=max_call_cost,
             prices=prices,
         )
@@ -144,16 +145,33 @@ class Switchboard:
         """Open the call's model session. Whatever fails is an EndpointError here too."""
         agent = await choice
         instructions = await self._ask(call, partial(agent.instructions_for, call), "the agent's instructions", until)
-        endpoint, models = self._endpoint, agent.hearing.transcription_models
         try:
-            if models is not None:
-                endpoint = replace(endpoint, transcription_models=models)
-            return await open_session(endpoint, agent.session(instructions), call)
+            return await self._open_first(call, agent, agent.session(instructions))
         except EndpointError:
             raise
         except Exception as error:  # what nobody foresaw: a proxy of the environment, a session that is not JSON
             log.exception("the model session could not be opened", extra={"call_sid": call.sid})
             raise EndpointRefused(f"the model session could not be opened: {type(error).__name__}") from error
+
+    async def _open_first(self, call: Call, agent: Agent, session: Mapping[str, Any]) -> ModelSession:
+        """Open a session at the first endpoint that gives one.
+
+        Raises:
+            EndpointError: none does. If one of them may do so later, it is an EndpointUnreachable.
+        """
+        failed: EndpointError | None = None
+        for endpoint in self._endpoints:
+            if (models := agent.hearing.transcription_models) is not None:
+                endpoint = replace(endpoint, transcription_models=models)
+            try:
+                return await open_session(endpoint, session, call)
+            except EndpointError as error:
+                if len(self._endpoints) > 1:
+                    log.error("an endpoint gives no session: %s", error, extra={"call_sid": call.sid})
+                if not isinstance(failed, EndpointUnreachable):
+                    failed = error
+        assert failed is not None
+        raise failed
 
     def arrived(self, call_sid: str) -> int:
         """A media socket of a call has come; return its number."""
@@ -179,8 +197,6 @@ class Switchboard:
         if prepared is not None:
             prepared.claim()
             call, opening = prepared.call, prepared.opening
-            if opening.model.done() and isinstance(opening.model.exception(), EndpointUnreachable):
-                opening = self._begin(call, opening.agent)  # a moment has passed, and it may work now
         else:
             opening = self._begin(call)
         self.unfinished += 1
@@ -209,7 +225,11 @@ class Switchboard:
             self._emit(event, start.stream_sid)
             self._followers[call.sid].tell(event)  # a tool that outlives its stream is told in the next one
 
+        sessions = itertools.count()
+
         async def open_model() -> ModelSession:
+            if next(sessions):  # the one before is gone, or did not come
+                opening.model = self._begin(call, opening.agent).model
             return await opening.model
 
         session = Session(

@@ -43,11 +43,22 @@ from .closing import Closing, step_after
 from .history import Past, Pending
 from .limits import Limits
 from .listening import CallerAudio, CallerTurn
-from .memory import Memory
 from .narration import Narration
 from .playback import Outcome, Playback
-from .policy import FATAL_CODES, LINE_LOST_SECONDS, MODEL_STALLED_SECONDS, EndCall, Floor, Policy, Request, RunTool
+from .policy import (
+    FATAL_CODES,
+    LINE_LOST_SECONDS,
+    MODEL_STALLED_SECONDS,
+    EndCall,
+    Floor,
+    Policy,
+    Renew,
+    Request,
+    RunTool,
+)
+from .refusals import Verdict, judge
 from .responses import MAX_UNANSWERED, Ending, ResponseGate, State
+from .sessions import ModelSessions
 from .spending import Spending
 from .toolcalls import ToolCalls
 from .truncation import Truncations
@@ -70,7 +81,6 @@ class Bridge:
         self._requests: deque[Request] = deque()
         self._closing = Closing()
         self.playback = Playback()
-        self.memory = Memory(past, policy.greeting)
         self.hearing = CallerAudio()
         self.turn = CallerTurn()
         self.responses = ResponseGate(self._control)
@@ -78,6 +88,7 @@ class Bridge:
         self.asked = Asked(self._control, self.hearing, self.responses)
         self.tools = ToolCalls(self._control, past.tools if past is not None else ())
         self.narration = Narration(call_sid)
+        self.sessions = ModelSessions(past, policy.greeting, self._control, self)
         self.spending = Spending(policy, past, self.narration, self.responses, self._limits)
 
     # --- outputs --------------------------------------------------------------------------------------------------
@@ -171,6 +182,25 @@ class Bridge:
         self.hearing.new_session()
         self._begin(now)
 
+    def model_away(self, now: float, reason: str) -> bool:
+        """There is no session, or none any more. Returns whether to look for another one; else the call ends."""
+        if self._end is not None or self._closing.active or not self.sessions.worthwhile(now):
+            self.model_lost(now, reason)
+            return False
+        if self._connected:
+            self._connected = False
+            self.narration.trouble(f"model session lost: {reason}", now)
+            self.sessions.lost()
+            self._heard(self.playback.finish_items(), now)
+        return True
+
+    def _renew(self, now: float, reason: str) -> None:
+        """The session is of no use any more: have another one opened."""
+        if not self._policy.renews:
+            self.model_lost(now, reason)
+        elif self.model_away(now, reason):
+            self._requests.append(Renew())
+
     def model_lost(self, now: float, reason: str) -> None:
         """The session is gone or never came: the caller hears an apology, and the call ends."""
         self._connected = False
@@ -217,6 +247,8 @@ class Bridge:
                     self.responses.turn_committed(now, server_answers=self._policy.server_answers)
             case realtime.InputTranscript(item_id=item_id, transcript=text):
                 self.narration.understood(item_id, text)
+                if not self.narration.lacks_text:
+                    self.hearing.settled()
             case realtime.InputTranscriptFailed(item_id=item_id):
                 self.narration.understood(item_id, "")
             case realtime.ItemAdded(item=item):
@@ -238,6 +270,9 @@ class Bridge:
         if not self.responses.accepts(event.response_id):
             return
         self.responses.heard_audio(event.response_id)
+        self.sessions.was_heard()
+        if not self.turn.open(now):
+            self.hearing.settled()
         kind = self.responses.ask.kind if self.responses.ask is not None else "turn"
         if kind == "greeting":
             self._greeting_items.add(event.item_id)
@@ -281,16 +316,15 @@ class Bridge:
         details = response.status_details
         failure = details.error if details is not None else None
         if failure is not None:
-            self.narration.trouble(
-                f"response {response.status}: {failure.code or failure.type or 'no reason given'}", now
-            )
+            why = failure.code or failure.type or "no reason given"
+            self.narration.trouble(f"response {response.status}: {why}", now)
             if failure.code in FATAL_CODES:
                 self.model_lost(now, f"the model refused: {failure.code}")
                 return
         if ending is Ending.INTERRUPTED and not self._closing.active:
             self._interrupt(now)
         elif ending is Ending.FAILED:
-            self.model_lost(now, "two responses in a row failed")
+            self._renew(now, "two responses in a row failed")
         elif was is not None and was.kind == "goodbye" and ending is not Ending.RETRIED:
             self._closing.goodbye_due = False
 
@@ -307,22 +341,13 @@ class Bridge:
             self._requests.append(RunTool(call.call_id, call.name, call.arguments))
 
     def _error(self, failure: realtime.Failure, now: float) -> None:
-        code, event_id = failure.code or "", failure.event_id or ""
-        if code in FATAL_CODES:
-            self.model_lost(now, f"the model refused: {code}")
-        elif code == "conversation_already_has_active_response":
-            self.responses.already_active(failure.event_id)
-        elif self.truncations.owns(event_id):
-            if not self.truncations.refused(event_id, failure.message or ""):
-                self.narration.trouble("a truncation was refused: the model may believe that more was heard", now)
-        elif code == "response_cancel_not_active":
-            pass  # it had just ended; its `response.done` is here or on its way
-        elif self.responses.create_refused(event_id) is Ending.FAILED:
-            self.model_lost(now, f"the model refused two responses in a row: {code or failure.type}")
-        else:
-            self.narration.trouble(
-                f"the model refused an event: {code or failure.type} {failure.param or ''}".rstrip(), now
-            )
+        match judge(failure, self.responses, self.truncations):
+            case Verdict("lost", reason):
+                self.model_lost(now, reason)
+            case Verdict("renew", reason):
+                self._renew(now, reason)
+            case Verdict("trouble", what):
+                self.narration.trouble(what, now)
 
     # --- what the agent's code asks for ---------------------------------------------------------------------------
 
@@ -369,7 +394,7 @@ class Bridge:
         """Tell whether the call can be handed over without anybody noticing: the floor is open, and nothing is owed."""
         return (
             self.floor() is Floor.OPEN
-            and self.memory.begun
+            and self.sessions.begun
             and not self.turn.open(now)
             and not self.responses.owes
             and not self.narration.awaits_text(now)
@@ -381,11 +406,7 @@ class Bridge:
         self._finish(now, by, why)
 
     def _pending(self, now: float) -> Pending:
-        return self.memory.pending(
-            turn_open=self.turn.open(now),
-            owes=self.responses.owes or self.floor() in (Floor.AGENT, Floor.THINKING),
-            words_lost=self.narration.lacks_text and self.playback.idle,
-        )
+        return self.sessions.pending(now, waits=self.floor() in (Floor.AGENT, Floor.THINKING))
 
     # --- rules ----------------------------------------------------------------------------------------------------
 
@@ -393,7 +414,7 @@ class Bridge:
         """Once both sides are there: ask for the greeting, or tell the model where the call was."""
         if self._stream_sid is None or not self._connected:
             return
-        self.memory.begin(self._control, self.responses)
+        self.sessions.begin(now)
         self._move_on(now)
 
     def _may_interrupt(self) -> bool:
@@ -405,8 +426,7 @@ class Bridge:
     def _interrupt(self, now: float) -> None:
         self.responses.interrupt(now)
         for outcome in self.playback.cut(now):
-            self.truncations.truncate(outcome)
-            self.narration.heard(outcome, now)
+            self.truncations.truncate(outcome, self.narration.heard(outcome, now))
             self.narration.barge_in(outcome, now, by_caller=self.turn.speaking)
 
     def _heard(self, outcomes: list[Outcome], now: float) -> None:
@@ -425,7 +445,7 @@ class Bridge:
             self.responses.poll(now, speech=speech, tools_running=self.tools.running)
             self.tools.poll(now, self.responses, quiet=not speech and self.floor() is Floor.THINKING)
             if self.responses.unanswered >= MAX_UNANSWERED and not self._closing.active:
-                self.model_lost(now, "it answers no request for a response")
+                self._renew(now, "it answers no request for a response")
         if self._closing.active and now >= self._hang_up_at():
             self._finish(now, self._closing.by, self._closing.reason)
 
@@ -464,7 +484,7 @@ class Bridge:
         if self._closing.active:
             times.append(self._hang_up_at())
         else:
-            times += [self._limits.longest_at if self.memory.begun else None, self._stalled_at()]
+            times += [self._limits.longest_at if self.sessions.begun else None, self._stalled_at()]
         return min(time for time in times if time is not None)
 
     def _stalled_at(self) -> float | None:
@@ -481,8 +501,8 @@ class Bridge:
             return
         stalled_at = self._stalled_at()
         if not self._closing.active and stalled_at is not None and now >= stalled_at:
-            self.model_lost(now, f"nothing came of a response for {MODEL_STALLED_SECONDS:.0f} s")
-        if self.memory.begun and now >= self._limits.longest_at:
+            self._renew(now, f"nothing came of a response for {MODEL_STALLED_SECONDS:.0f} s")
+        if self.sessions.begun and now >= self._limits.longest_at:
             if self._limits.announced:
                 self.hang_up(now, reason=self._limits.reason)
             else:

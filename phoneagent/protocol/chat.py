@@ -165,7 +165,7 @@ class Chat:
         if details is not None and details.error is not None:
             code = details.error.code or details.error.type or "no reason given"
             self._happenings.append(Complaint(f"response {response.status}: {code}"))
-            if code in FATAL_CODES:
+            if code in FATAL_CODES | {"session_expired"}:
                 self.failure = EndpointRefused(f"the model refused: {code}", code=code)
         if ending is Ending.FAILED:
             self.failure = EndpointUnreachable("two responses of the model in a row failed")
@@ -174,7 +174,7 @@ class Chat:
 
     def _error(self, failure: realtime.Failure) -> None:
         code = failure.code or failure.type or "error"
-        if code in FATAL_CODES:
+        if code in FATAL_CODES | {"session_expired"}:
             self.failure = EndpointRefused(f"the model refused: {code}", code=code)
         elif code == "conversation_already_has_active_response":
             self._responses.already_active(failure.event_id)

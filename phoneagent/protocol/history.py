@@ -46,6 +46,8 @@ class ToolRun:
     arguments: str = field(repr=False)
     output: str | None = field(repr=False)
     at_ms: int
+    running: bool = False
+    """It is at work here, and its output is going to be posted."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -119,7 +121,10 @@ def _cut(text: str) -> str:
 def _tool(tool: ToolRun) -> list[dict[str, Any]]:
     output = _UNKNOWN_OUTCOME if tool.output is None else _cut(tool.output)
     arguments = tool.arguments if len(tool.arguments) <= MAX_PART_CHARS else "{}"  # half a JSON is none
+    call = {"type": "function_call", "call_id": tool.call_id, "name": tool.name, "arguments": arguments}
+    if tool.running:
+        return [call]
     return [
-        {"type": "function_call", "call_id": tool.call_id, "name": tool.name, "arguments": arguments},
+        call,
         {"type": "function_call_output", "call_id": tool.call_id, "output": output},
     ]

@@ -24,6 +24,10 @@ MAX_FILL_MS = 10_000
 STALL_SECONDS = 0.75
 """So long without media while the caller speaks means that the line stalls."""
 
+KEPT_BYTES = 1_000 * BYTES_PER_MS
+"""What was given to the model is kept for another one: a second of it, and all that may be held of a turn that nobody
+has understood yet."""
+
 FILL_MS = 100
 """A stalled line is filled in steps of so many milliseconds."""
 
@@ -78,6 +82,10 @@ class CallerAudio:
         self._speaking = False
         self._filled_ms = 0
         self._filled_at: float | None = None
+        self._given: deque[tuple[str, int]] = deque()
+        self._given_bytes = 0
+        self.unsettled = False
+        """Whether the caller has said something that is neither answered nor understood: another model must hear it."""
         self.dropped_bytes = 0
         """How much was lost because the model did not take it."""
         self.sent_bytes = 0
@@ -101,6 +109,11 @@ class CallerAudio:
     def speech(self, speaking: bool) -> None:
         """Note whether the model hears the caller speak."""
         self._speaking = speaking
+        self.unsettled = self.unsettled or speaking
+
+    def settled(self) -> None:
+        """What the caller said is understood, or answered."""
+        self.unsettled = False
 
     def get_timer(self) -> float | None:
         """Return when silence has to be made up, unless media comes before."""
@@ -125,6 +138,10 @@ class CallerAudio:
         payload, size = self._queue.popleft()
         self._held -= size
         self.sent_bytes += size
+        self._given.append((payload, size))
+        self._given_bytes += size
+        while self._given_bytes > (MAX_HELD_BYTES if self.unsettled else KEPT_BYTES):
+            self._given_bytes -= self._given.popleft()[1]
         return AudioAppend(payload)
 
     def take(self) -> Iterator[AudioAppend]:
@@ -142,7 +159,12 @@ class CallerAudio:
         return max(0.0, self.sent_bytes / BYTES_PER_MS - model_ms)
 
     def new_session(self) -> None:
-        """Begin the model's clock anew; what is held stays."""
+        """Begin the model's clock anew; what is held stays, and what is not settled is to be heard once more."""
+        if self.unsettled:
+            self._queue.extendleft(reversed(self._given))
+            self._held += self._given_bytes
+        self._given.clear()
+        self._given_bytes = 0
         self.sent_bytes = 0
         self._speaking = False
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Literal
 
 from phoneagent.events import (
@@ -20,6 +20,7 @@ from phoneagent.events import (
     ToolCalled,
     ToolReturned,
     Trouble,
+    Turn,
     TurnEnded,
     Usage,
     UsageReported,
@@ -125,8 +126,18 @@ class Narration:
             latency = round((now - since) * 1000)
             self._events.append(AgentAnswered(call_sid=self._call_sid, at_ms=self.ms(now), latency_ms=latency))
 
-    def heard(self, outcome: Outcome, now: float) -> None:
-        """An item is over: heard to its end, or cut off."""
+    def session_lost(self, playing: Iterable[Outcome], *, heard_again: bool) -> None:
+        """The model's session is gone: of what it was saying no more comes; the caller may be heard once more."""
+        self._transcript.no_more({each.item_id: None if each.complete else each.received_ms for each in playing})
+        if heard_again:
+            self._transcript.forget_caller()
+
+    def turns(self, now: float) -> list[Turn]:
+        """Return what was said in this media stream, and what is being said."""
+        return self._transcript.so_far(self.ms(now))
+
+    def heard(self, outcome: Outcome, now: float) -> str:
+        """An item is over: heard to its end, or cut off. Returns what was heard of it."""
         turn = self._transcript.agent_turn(
             outcome.item_id,
             heard_ms=outcome.heard_ms,
@@ -136,6 +147,7 @@ class Narration:
             complete=outcome.complete,
         )
         self._events.append(TurnEnded(call_sid=self._call_sid, turn=turn))
+        return turn.heard_text
 
     def barge_in(self, outcome: Outcome, now: float, *, by_caller: bool) -> None:
         self._events.append(

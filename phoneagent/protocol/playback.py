@@ -205,6 +205,10 @@ class Playback:
         else:
             item.runs.append((begin, self._sent))
 
+    def playing(self) -> list[Outcome]:
+        """Return the items that are not known to be heard to their end, as far as they were received."""
+        return [self._figures(item, 0) for item in self._items.values()]
+
     def acknowledge(self, name: str, now: float) -> list[Outcome]:
         """Take the echo of a mark. Returns the items that are now complete and heard to their end."""
         if not any(span.name == name for span in self._spans):

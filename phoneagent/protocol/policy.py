@@ -30,7 +30,6 @@ FATAL_CODES = frozenset(
         "billing_hard_limit_reached",
         "account_deactivated",
         "model_not_found",
-        "session_expired",
     }
 )
 """Errors after which the session is of no use; every other error leaves the call alone."""
@@ -62,6 +61,8 @@ class Policy:
     apology: str = field(default="", repr=False)
     """What is played when the model is lost: base64 of µ-law."""
     max_call_seconds: float = 3600.0
+    renews: bool = False
+    """Whether the shell opens another model session where one has failed."""
     max_call_cost: Decimal | None = None
     """US dollars at which the call is brought to its end."""
     prices: Mapping[str, Price] = field(default_factory=lambda: PRICES, repr=False)
@@ -78,6 +79,11 @@ class RunTool:
 
 
 @dataclass(frozen=True, slots=True)
+class Renew:
+    """Give up the model's session, and open another one."""
+
+
+@dataclass(frozen=True, slots=True)
 class EndCall:
     """Write down what comes next, then close the caller's socket and the model's session.
 
@@ -89,4 +95,4 @@ class EndCall:
     next_step: NextStep | None = None
 
 
-Request: TypeAlias = RunTool | EndCall
+Request: TypeAlias = RunTool | EndCall | Renew

@@ -69,6 +69,8 @@ class Ask:
     kind: Kind
     prompt: str | None = None
     options: dict[str, Any] = field(default_factory=dict)
+    told: bool = False
+    """The prompt is in the conversation already."""
 
 
 class ResponseGate:
@@ -100,6 +102,27 @@ class ResponseGate:
         self._cancelled = False
         self._retried = False
         self._deadline: float | None = None
+
+    def new_session(self) -> None:
+        """Another model session takes over: what was not said is to be asked for anew, what was begun to be finished.
+
+        A greeting is the business of whoever tells the session where the call is.
+        """
+        current = self.ask if self.state is State.ACTIVE else self._pending
+        if self.state is not State.NONE and not self._cancelled and not self._drop_next:
+            if current is None or current.kind == "turn":
+                self.owed = True
+            elif self.state is State.REQUESTED or not self.spoke:
+                self._asks.appendleft(current)
+        self.owed = (self.owed or bool(self._outputs)) and not self._closing
+        self._asks = deque(ask for ask in self._asks if ask.kind != "greeting")
+        for ask in self._asks:
+            ask.told = False
+        self.state, self.id, self.ask, self._pending, self._deadline = State.NONE, None, None, None, None
+        self._server_may_answer = self._drop_next = self._cancelled = self._retried = self.called = False
+        self.unanswered = 0
+        self._outputs.clear()
+        self._discarded.clear()
 
     # --- what is wanted ---
 
@@ -160,10 +183,10 @@ class ResponseGate:
             self._create(Ask("turn"), now)
 
     def _create(self, ask: Ask, now: float) -> None:
-        if ask.prompt is not None:
+        if ask.prompt is not None and not ask.told:
             content = [{"type": "input_text", "text": ask.prompt}]
             self._outbox.append(ItemCreate(item={"type": "message", "role": "system", "content": content}))
-            ask.prompt = None  # a second attempt finds it in the conversation
+            ask.told = True  # a second attempt finds it there
         self._number += 1
         options = {**ask.options, "metadata": {METADATA_KEY: str(self._number)}}
         self._outbox.append(ResponseCreate(event_id=f"create_{self._number}", response=options))

@@ -8,7 +8,7 @@ all tools that run then, and never a second one for the same call.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from . import prompts
@@ -47,6 +47,8 @@ class ToolCalls:
         """The calls that were made before this media stream, in order."""
         self._seen: set[str] = set()
         self._running: dict[str, ToolCall] = {}
+        self._made: dict[str, ToolCall] = {}
+        self._outputs: dict[str, str] = {}
         self._fillers: dict[str, Filler] = {}
         self._quiet_since: float | None = None
 
@@ -70,8 +72,23 @@ class ToolCalls:
         if item.call_id in self._seen:
             return None
         self._seen.add(item.call_id)
-        call = self._running[item.call_id] = ToolCall(item.call_id, item.name, item.arguments or "{}", now)
+        call = ToolCall(item.call_id, item.name, item.arguments or "{}", now)
+        self._running[item.call_id] = self._made[item.call_id] = call
         return call
+
+    def runs(self, ms: Callable[[float], int]) -> list[ToolRun]:
+        """Return the calls of this media stream, in order; `ms` tells the call's time of a moment."""
+        return [
+            ToolRun(
+                call_id=call.call_id,
+                name=call.name,
+                arguments=call.arguments,
+                output=self._outputs.get(call.call_id),
+                at_ms=ms(call.since),
+                running=call.call_id in self._running,
+            )
+            for call in self._made.values()
+        ]
 
     def end(self, call_id: str) -> ToolCall | None:
         """Take the end of a call. Returns None if none of that id is running."""
@@ -80,6 +97,7 @@ class ToolCalls:
 
     def post(self, call_id: str, output: str) -> None:
         """Give the model the output of a call."""
+        self._outputs[call_id] = output
         self._outbox.append(ItemCreate(item={"type": "function_call_output", "call_id": call_id, "output": output}))
 
     def reconfigure(self, session: dict[str, object]) -> None:

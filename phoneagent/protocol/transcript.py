@@ -6,6 +6,7 @@ milliseconds of the call.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from phoneagent.events import Turn
@@ -119,6 +120,39 @@ class Transcript:
             return
         turn = self._agent.setdefault(item_id, _AgentTurn(item_id, self.speaker))
         turn.text, turn.complete = text, True
+
+    def no_more(self, said_ms: Mapping[str, int | None]) -> None:
+        """Nothing more comes of what the agent says.
+
+        Of the items in `said_ms` so much audio came, and their words may have run ahead of it; None where all came. Of
+        the others nothing was said.
+        """
+        self._agent = {item_id: self._agent.get(item_id) or _AgentTurn(item_id, self.speaker) for item_id in said_ms}
+        for item_id, ms in said_ms.items():
+            turn = self._agent[item_id]
+            if ms is not None:
+                turn.text, turn.complete = heard_part(turn.text, ms, ms, complete=False), True
+
+    def forget_caller(self) -> None:
+        """Nobody will understand the turn that has no text yet: the caller is heard once more."""
+        self._caller.pop(self._latest, None)
+
+    def so_far(self, now_ms: int) -> list[Turn]:
+        """Return the ended turns, and what the agent is saying as if it were heard."""
+        playing = [
+            Turn(
+                role="agent",
+                item_id=turn.item_id,
+                text=turn.text,
+                heard_text=turn.text,
+                start_ms=now_ms,
+                end_ms=now_ms,
+                said_ms=1,
+                heard_ms=1,
+            )
+            for turn in self._agent.values()
+        ]
+        return [*self.turns(), *playing]
 
     def agent_turn(
         self, item_id: str, *, heard_ms: int, said_ms: int, now_ms: int, interrupted: bool, complete: bool

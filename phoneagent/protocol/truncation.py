@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import re
 from collections import deque
+from collections.abc import Iterable
 
 from .playback import Outcome
-from .realtime import ItemTruncate, ToModel
+from .realtime import ItemCreate, ItemTruncate, ToModel
 
 MAX_OPEN = 64
 """Truncations are not acknowledged by number; so many of the latest can still be refused."""
@@ -25,9 +26,21 @@ class Truncations:
         self._outbox = outbox
         self._number = 0
         self._open: dict[str, ItemTruncate] = {}
+        self._foreign: set[str] = set()
 
-    def truncate(self, outcome: Outcome) -> None:
-        """Tell the model that of this item only `heard_ms` were heard."""
+    def new_session(self, item_ids: Iterable[str]) -> None:
+        """Another session takes over while these items still play: it knows them as text, under no id."""
+        self._open.clear()
+        self._foreign.update(item_ids)
+
+    def truncate(self, outcome: Outcome, heard_text: str = "") -> None:
+        """Tell the model that of this item only `heard_ms` were heard, in words where it has it as text."""
+        if outcome.item_id in self._foreign:
+            heard = heard_text or "nothing"
+            text = f"The caller interrupted you. Of your last words they heard only this much: {heard}"
+            content = [{"type": "input_text", "text": text}]
+            self._outbox.append(ItemCreate(item={"type": "message", "role": "system", "content": content}))
+            return
         message = self._send(outcome.item_id, outcome.content_index, outcome.heard_ms)
         self._open[message.event_id or ""] = message
         if len(self._open) > MAX_OPEN:

@@ -191,10 +191,29 @@ def test_a_new_session_has_a_new_clock_and_takes_what_is_held(audio: CallerAudio
     taken(audio)
     audio.speech(True)
     audio.frame(ulaw(20), 1000, 1.0)
+    audio.speech(False)
+    audio.settled()
     audio.new_session()
     assert audio.get_timer() is None
     assert taken(audio) == speech(20)
     assert audio.behind_ms(0) == 20
+
+
+def test_a_new_session_hears_once_more_what_is_not_settled(audio: CallerAudio) -> None:
+    audio.frame(ulaw(3000), 0, 0.0)
+    taken(audio)
+    audio.frame(ulaw(800), 3000, 3.0)
+    taken(audio)
+    audio.speech(True)
+    audio.frame(ulaw(500), 3800, 3.8)
+    taken(audio)
+    audio.speech(False)
+    audio.frame(ulaw(20), 4300, 4.3)
+    audio.new_session()
+    assert taken(audio) == speech(800 + 500 + 20)  # the second before it began, and what still waits
+    audio.settled()
+    audio.new_session()
+    assert taken(audio) == b""
 
 
 frames = st.tuples(st.just("frame"), st.integers(0, 400), st.integers(-500, 20_000))

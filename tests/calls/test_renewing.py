@@ -1,0 +1,144 @@
+"""Calls that lose their model session: another one goes on, and the caller notices little."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+
+import pytest
+
+from phoneagent import Agent, CallEnded, Endpoint, Trouble, hang_up, tool
+from phoneagent.protocol import sessions
+from phoneagent.sim import Line, Model, Script
+from phoneagent.sim.speech import Murmur
+from tests.calls.conftest import World, Worlds
+
+pytestmark = pytest.mark.anyio
+
+VOICE = Murmur()
+SCRIPT = "\n".join(
+    f"""
+[[turn]]
+caller = "Question {number}?"
+say = "This is the answer to question number {number}, and it is not a very short one."
+"""
+    for number in range(12)
+)
+
+
+def heard_ms(line: Line) -> float:
+    return sum(span.end_ms - span.start_ms for span in line.heard)
+
+
+async def heard_more(w: World, line: Line, ms: float = 100) -> float:
+    """Wait until the caller hears more of the agent; return how long that took, in seconds."""
+    before, since = heard_ms(line), asyncio.get_running_loop().time()
+    await w.until(lambda: heard_ms(line) > before + ms, 10)
+    return asyncio.get_running_loop().time() - since
+
+
+def living(w: World) -> int:
+    return len([session for session in w.model.sessions if not session.closed])
+
+
+async def test_a_session_lost_in_mid_answer_is_replaced_and_the_answer_goes_on(world: Worlds) -> None:
+    async with world(Agent(instructions="x", greeting="Hello!"), SCRIPT) as w, w.phone().dial() as line:
+        await line.wait_for_silence(ms=300)
+        await line.say(VOICE.render("Question?"))
+        await line.wait_for_agent(ms=300)
+        w.model.sessions[0].kill()
+        await w.until(lambda: len(w.model.sessions) == 2 and w.model.sessions[1].said)
+        told = w.model.sessions[1].told
+        assert ("user", "Question 0?") in told
+        assert any("go on where you were cut off" in text for _, text in told)
+        assert w.model.sessions[1].said[0] != "Hello!"
+        await line.wait_for_silence(ms=300)
+        await line.say(VOICE.render("Question?"))
+        await line.wait_for_silence(ms=300)
+        assert "number 1," in w.model.sessions[1].said[-1]
+        assert w.of(CallEnded) == []
+        assert line.violations == []
+    assert w.model.violations == []
+
+
+async def test_a_question_that_is_being_asked_is_heard_by_the_next_session(world: Worlds) -> None:
+    async with world(Agent(instructions="x", greeting="Hello!"), SCRIPT) as w, w.phone().dial() as line:
+        await line.wait_for_silence(ms=300)
+        speaking = asyncio.create_task(line.say(VOICE.render("This is quite a long question, is it not?")))
+        await w.until(lambda: any(type(event).__name__ == "CallerSpoke" for event in w.events))
+        await asyncio.sleep(0.3)
+        w.model.sessions[0].kill()
+        await speaking
+        await line.wait_for_silence(ms=300)
+        assert "number 0," in w.model.sessions[1].said[-1]
+        (turn,) = w.model.sessions[1].heard
+        assert turn == "Question 0?"
+
+
+async def test_killed_ten_times_the_caller_hears_every_answer_and_tools_run_once(world: Worlds) -> None:
+    ran: list[int] = []
+    chance = random.Random(7)
+
+    @tool
+    async def look_up(number: int) -> str:
+        """Look something up."""
+        ran.append(number)
+        await asyncio.sleep(0.2)
+        return f"It is {number}."
+
+    script = "\n".join(
+        f"""
+[[turn]]
+caller = "Question {number}?"
+call = "look_up"
+arguments = {{ number = {number} }}
+then = "{{output}} That is the answer to question number {number}, I am quite sure of it."
+"""
+        for number in range(12)
+    )
+    agent = Agent(instructions="x", greeting="Hello!", tools=[look_up, hang_up])
+    waits: list[float] = []
+    async with world(agent, script) as w, w.phone().dial() as line:
+        await line.wait_for_silence(ms=300)
+        for number in range(10):
+            await line.say(VOICE.render("Question?"))
+            await asyncio.sleep(chance.uniform(0.0, 2.0))
+            await w.until(lambda: living(w) == 1)
+            w.model.sessions[-1].kill()
+            waits.append(await heard_more(w, line))
+            await line.wait_for_silence(ms=500)
+            assert len(set(ran)) == number + 1
+        assert w.of(CallEnded) == []
+        assert line.violations == []
+    assert ran == list(range(10))
+    print(f"from the kill to the agent's voice: {max(waits):.2f} s at most")
+    assert w.model.violations == []
+
+
+async def test_the_next_endpoint_takes_over_in_mid_call(world: Worlds) -> None:
+    async with Model(Script.parse(SCRIPT)) as second:
+        first = await Model(Script.parse(SCRIPT)).__aenter__()
+        both = [Endpoint(f"{model.url}?model=m", transcription_models=("whisper-1",)) for model in (first, second)]
+        agent = Agent(instructions="x", greeting="Hello!")
+        async with world(agent, endpoint=both) as w, w.phone().dial() as line:
+            await line.wait_for_silence(ms=300)
+            await first.__aexit__(None, None, None)
+            await w.until(lambda: second.sessions)
+            await line.say(VOICE.render("Question?"))
+            await line.wait_for_silence(ms=300)
+            assert second.sessions[0].said
+
+
+async def test_without_another_session_the_caller_hears_the_apology(
+    world: Worlds, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sessions, "PATIENCE_SECONDS", 0.5)
+    model = await Model(Script.parse(SCRIPT)).__aenter__()
+    endpoint = Endpoint(f"{model.url}?model=m", transcription_models=("whisper-1",))
+    async with world(Agent(instructions="x", greeting="Hello!"), endpoint=endpoint) as w:
+        async with w.phone().dial() as line:
+            await line.wait_for_silence(ms=300)
+            await model.__aexit__(None, None, None)
+            await line.wait_ended(15)
+        assert w.of(CallEnded)[0].ended_by == "error"
+        assert any("model session lost" in event.what for event in w.of(Trouble))

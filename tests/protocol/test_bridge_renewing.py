@@ -1,0 +1,194 @@
+"""A model session that is lost in the middle of a call, and the next one."""
+
+from __future__ import annotations
+
+import pytest
+
+from phoneagent.events import ToolReturned, Turn, TurnEnded
+from phoneagent.protocol import realtime, sessions
+from phoneagent.protocol.history import Past
+from phoneagent.protocol.mediastream import Clear
+from phoneagent.protocol.policy import Floor, Renew
+
+from .rig import Rig, ulaw
+
+
+@pytest.fixture
+def rig() -> Rig:
+    return Rig(renews=True, apology=ulaw(300))
+
+
+def away(rig: Rig, reason: str = "1006") -> bool:
+    going_on = rig.bridge.model_away(rig.now, reason)
+    rig.flush()
+    return going_on
+
+
+def renewed(rig: Rig) -> list[str]:
+    """Lose the session, get another one; return what that one was told."""
+    told = len(rig.prompts)
+    assert away(rig)
+    rig.connect()
+    return rig.prompts[told:]
+
+
+def understood(rig: Rig, item: str, text: str) -> None:
+    rig.model(realtime.InputTranscript(item_id=item, transcript=text))
+
+
+def test_a_quiet_call_is_told_to_the_next_session(rig: Rig) -> None:
+    rig.speech()
+    rig.turn("u1")
+    understood(rig, "u1", "A table?")
+    rig.model(realtime.TranscriptDone(response_id="r1", item_id="i1", transcript="For how many?"))
+    rig.says(500, ours=False)
+    rig.wait(0.6)
+    rig.hear()
+    assert renewed(rig)[:2] == ["A table?", "For how many?"]
+    assert "Wait until" in rig.prompts[-1]
+    assert rig.creates == []
+    assert rig.bridge.floor() is Floor.OPEN
+
+
+def test_an_answer_that_was_cut_off_goes_on(rig: Rig) -> None:
+    rig.speech()
+    rig.turn("u1")
+    understood(rig, "u1", "A table?")
+    rig.created("r1", ours=False)
+    rig.model(realtime.TranscriptDelta(response_id="r1", item_id="i1", delta="For how many people shall it be?"))
+    rig.audio(1000)
+    told = renewed(rig)
+    assert told[0] == "A table?"
+    assert "For how many people shall it be?".startswith(told[1])
+    assert len(told[1]) < 20  # its words ran ahead of what came of its audio
+    assert "go on where you were cut off" in told[2]
+    assert len(rig.creates) == 1
+    assert rig.sent(Clear) == []  # what had come is played to its end
+    rig.wait(1.1)
+    rig.hear()
+    assert rig.events(TurnEnded)[-1].turn.text == told[1]
+
+
+def test_who_interrupts_what_the_old_session_said_is_reported_in_words(rig: Rig) -> None:
+    rig.created("r1", ours=False)
+    rig.model(realtime.TranscriptDone(response_id="r1", item_id="i1", transcript="A rather long sentence it is."))
+    rig.audio(2000)
+    rig.audio_done()
+    rig.done()
+    renewed(rig)
+    rig.wait(0.5)
+    rig.speech()
+    assert rig.truncations == []
+    assert "they heard only this much" in rig.prompts[-1]
+    assert len(rig.sent(Clear)) == 1
+
+
+def test_a_turn_that_nobody_understood_is_heard_once_more(rig: Rig) -> None:
+    rig.media(500)
+    rig.speech()
+    rig.media(500, 500)
+    before = len(rig.sent(realtime.AudioAppend))
+    assert "Wait until" in renewed(rig)[-1]
+    assert len(rig.sent(realtime.AudioAppend)) == 2 * before
+    assert rig.creates == []
+    rig.speech()
+    rig.turn("u2")
+    understood(rig, "u2", "A table?")
+    assert [event.turn.text for event in rig.events(TurnEnded)] == ["A table?"]
+
+
+def test_a_greeting_that_was_not_begun_is_said_and_one_that_was_is_not() -> None:
+    rig = Rig(renews=True, greeting="Hello!")
+    assert "exactly these words" in rig.prompts[0]
+    assert sum("exactly these words" in text for text in renewed(rig)) == 1
+    rig.created("r1", ours=True)
+    rig.model(realtime.TranscriptDone(response_id="r1", item_id="i1", transcript="Hello!"))
+    rig.audio(300)
+    assert not any("exactly these words" in text for text in renewed(rig))
+
+
+def test_words_of_the_code_that_were_not_said_are_said(rig: Rig) -> None:
+    rig.say("Your code is 1234.")
+    assert len(rig.creates) == 1
+    assert sum("1234" in text for text in renewed(rig)) == 1
+    assert len(rig.creates) == 2
+
+
+def test_a_tool_goes_on_and_its_output_reaches_the_next_session(rig: Rig) -> None:
+    rig.created()
+    rig.calls("c1")
+    rig.done()
+    told = len(rig.sent(realtime.ItemCreate))
+    renewed(rig)
+    calls = [item.item for item in rig.sent(realtime.ItemCreate)[told:]]
+    assert [item["type"] for item in calls] == ["function_call", "message"]
+    rig.returns("c1", "42")
+    assert rig.sent(realtime.ItemCreate)[-1].item["output"] == "42"
+    assert len(rig.creates) == 1
+    assert len(rig.asked) == 1  # it ran once
+
+
+def test_what_a_tool_returned_between_two_sessions_is_told_once(rig: Rig) -> None:
+    rig.created()
+    rig.calls("c1")
+    rig.done()
+    told = len(rig.sent(realtime.ItemCreate))
+    assert away(rig)
+    rig.returns("c1", "42", added=False)
+    rig.connect()
+    items = [item.item for item in rig.sent(realtime.ItemCreate)[told:]]
+    assert [item.get("output") for item in items if "call_id" in item] == [None, "42"]
+    assert len(rig.events(ToolReturned)) == 1
+    assert len(rig.creates) == 1
+
+
+def test_the_past_of_an_earlier_stream_comes_first() -> None:
+    turn = Turn(role="caller", item_id="x", text="Hi", heard_text="Hi", start_ms=0, end_ms=1, said_ms=1, heard_ms=1)
+    rig = Rig(renews=True, past=Past(turns=(turn,), pending="nothing", age_ms=5000), greeting="Hello!")
+    rig.speech()
+    rig.turn("u1")
+    understood(rig, "u1", "A table?")
+    assert renewed(rig)[:2] == ["Hi", "A table?"]
+
+
+@pytest.mark.parametrize("code", ["session_expired", "server_error"])
+def test_a_session_that_is_of_no_use_is_renewed(rig: Rig, code: str) -> None:
+    if code == "session_expired":
+        rig.error(code)
+    else:
+        for response in ("r1", "r2"):
+            rig.created(response, ours=None)
+            rig.done(response, "failed", code)
+            rig.wait(0.1)
+    assert [type(request) for request in rig.asked] == [Renew]
+    assert rig.ended is None
+    rig.connect()
+    assert not rig.bridge.ended
+
+
+def test_the_patience_of_a_caller_has_an_end(rig: Rig) -> None:
+    assert away(rig)
+    rig.talk(sessions.PATIENCE_SECONDS - 1)
+    assert away(rig)
+    rig.talk(1.1)
+    assert not away(rig)
+    assert rig.given_up == "1006"
+
+
+def test_sessions_that_never_say_anything_are_not_renewed_for_ever(rig: Rig) -> None:
+    for _ in range(sessions.MAX_FRUITLESS):
+        assert away(rig)
+        rig.connect()
+    assert not away(rig)
+    rig = Rig(renews=True)
+    for number in range(3 * sessions.MAX_FRUITLESS):
+        assert away(rig)
+        rig.connect()
+        rig.created(f"r{number}", ours=False)
+        rig.audio(20, f"i{number}", f"r{number}")
+
+
+def test_in_the_goodbye_no_other_session_is_sought(rig: Rig) -> None:
+    rig.hang_up()
+    assert not away(rig)
+    assert rig.given_up or rig.ended is not None
