@@ -378,6 +378,13 @@ class PhoneApp(Starlette):
     # --- the media socket ---
 
     async def _media(self, websocket: WebSocket) -> None:
+        self._board.unfinished += 1  # a drain waits for its handshake too
+        try:
+            await self._take(websocket)
+        finally:
+            self._board.unfinished -= 1
+
+    async def _take(self, websocket: WebSocket) -> None:
         try:
             ticket = await self._door.socket(websocket, MEDIA_PATH)
         except (RequestRefused, ConfigurationError) as refused:

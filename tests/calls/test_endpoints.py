@@ -218,20 +218,17 @@ async def a_whole_call(world: Worlds, name: str) -> None:
         assert (line.ended_by, line.violations) == ("agent", [])
         await w.until(lambda: w.of(CallEnded))
         (ended,) = w.of(CallEnded)
-        said = [(turn.role, turn.interrupted) for turn in ended.transcript]
-        assert [
-            (*turn, each.text) for turn, each in zip(said, ended.transcript, strict=True) if not each.interrupted
-        ] == [
-            ("agent", False, "Good evening!"),
-            ("agent", False, NEWS),
-            ("caller", False, "A table, please."),
-            ("caller", False, "At seven."),
-            ("agent", False, "One moment."),
-            ("agent", False, DONE),
-            ("caller", False, "Goodbye."),
-            ("agent", False, "Goodbye!"),
+        assert [(turn.role, turn.text) for number, turn in enumerate(ended.transcript) if number != 3] == [
+            ("agent", "Good evening!"),
+            ("agent", NEWS),
+            ("caller", "A table, please."),
+            ("caller", "At seven."),
+            ("agent", "One moment."),
+            ("agent", DONE),
+            ("caller", "Goodbye."),
+            ("agent", "Goodbye!"),
         ]
-        assert said[3] == ("agent", True)
+        assert (ended.transcript[3].role, ended.transcript[3].interrupted) == ("agent", True)
         assert {each.name: each.output for each in w.of(ToolReturned) if each.name != "hang_up"} == {
             "book_table": "Booked for 4.",
             "tell_kitchen": "They know.",
