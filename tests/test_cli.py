@@ -290,6 +290,6 @@ def test_the_log_is_a_line_each(form: Any, monkeypatch: pytest.MonkeyPatch, caps
         root.handlers[:], root.level = handlers, level
     (line,) = capsys.readouterr().err.splitlines()
     if form == "text":
-        assert line.endswith("INFO    phoneagent.x: hello")
+        assert line.endswith("INFO    phoneagent.x: hello [CA1]")
     else:
         assert json.loads(line)["call_sid"] == "CA1"

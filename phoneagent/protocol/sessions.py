@@ -26,6 +26,9 @@ PATIENCE_SECONDS = 5.0
 MAX_FRUITLESS = 6
 """So many sessions in a row of which the caller heard nothing are enough."""
 
+MOST_A_MINUTE = 12
+"""So many sessions lost within a minute are enough, whatever was heard of them."""
+
 
 class Parts(Protocol):
     """The parts of a call that have to do with its model's session."""
@@ -54,6 +57,7 @@ class ModelSessions:
         self._parts = parts
         self._away_since: float | None = None
         self._fruitless = 0
+        self._lost_at: deque[float] = deque()
         self._renewed = False
         self.begun = False
         """Whether the session was told where the call is."""
@@ -105,7 +109,11 @@ class ModelSessions:
         if self._away_since is None:
             self._away_since = now
             self._fruitless += 1
-        return now < self._away_since + PATIENCE_SECONDS and self._fruitless <= MAX_FRUITLESS
+            self._lost_at.append(now)
+            while self._lost_at[0] < now - 60:
+                self._lost_at.popleft()
+        in_time = now < self._away_since + PATIENCE_SECONDS
+        return in_time and self._fruitless <= MAX_FRUITLESS and len(self._lost_at) <= MOST_A_MINUTE
 
     def was_heard(self) -> None:
         """The session has said something."""

@@ -9,6 +9,7 @@ from importlib import resources
 import pytest
 
 from phoneagent import Agent, CallEnded, Endpoint, Trouble, endpoint
+from phoneagent.protocol import sessions
 from phoneagent.sim import Faults, Model, Script
 from phoneagent.sim.speech import Murmur
 from tests.calls.conftest import Worlds
@@ -50,6 +51,13 @@ async def test_a_line_without_media_is_lost(world: Worlds, monkeypatch: pytest.M
         line.pause_media(True)
         await line.wait_ended(10)
         assert w.of(CallEnded)[0].ended_by == "line"
+
+
+@pytest.fixture(autouse=True)
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One other session is tried."""
+    monkeypatch.setattr(sessions, "MOST_A_MINUTE", 1)
+    monkeypatch.setattr(sessions, "PATIENCE_SECONDS", 0.5)
 
 
 def apologised(line: object) -> bool:
@@ -170,6 +178,8 @@ async def test_one_bad_call_does_not_touch_another(world: Worlds) -> None:
         await good.wait_for_silence(ms=100)
         (session,) = (each for each in w.model.sessions if each.session["instructions"] == bad.call_sid)
         await session.drop()
+        await w.until(lambda: len(w.model.sessions) == 3 and w.model.sessions[2].items)
+        await w.model.sessions[2].drop()  # the second one that it loses is the last
         await bad.wait_ended(20)
         assert good.ended_by is None
         await good.say(VOICE.render("Hello?"))

@@ -180,12 +180,23 @@ def test_sessions_that_never_say_anything_are_not_renewed_for_ever(rig: Rig) -> 
         assert away(rig)
         rig.connect()
     assert not away(rig)
-    rig = Rig(renews=True)
-    for number in range(3 * sessions.MAX_FRUITLESS):
+
+
+def test_sessions_that_say_a_little_are_renewed_so_often_a_minute(rig: Rig) -> None:
+    for number in range(3 * sessions.MOST_A_MINUTE):
         assert away(rig)
         rig.connect()
         rig.created(f"r{number}", ours=False)
         rig.audio(20, f"i{number}", f"r{number}")
+        rig.talk(6)
+    for _ in range(sessions.MOST_A_MINUTE - 10):
+        assert away(rig)
+        rig.connect()
+        rig.bridge.sessions.was_heard()
+    while away(rig):
+        rig.connect()
+        rig.bridge.sessions.was_heard()
+    assert rig.bridge.floor() is Floor.CLOSING
 
 
 def test_in_the_goodbye_no_other_session_is_sought(rig: Rig) -> None:

@@ -24,7 +24,7 @@ from tests.resilience.conftest import World, Worlds
 
 pytestmark = pytest.mark.anyio
 
-NOISE_SECONDS = 4.0
+NOISE_SECONDS = 10.0
 """What the machine of a test may take longer than it should."""
 
 DURABLE_SECONDS = 2.0
