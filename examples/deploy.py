@@ -93,8 +93,10 @@ async def listen(line: Line, pause_ms: int) -> None:
     """Ask for one page after another, whatever happens in between."""
     wish = Murmur(pitch_hz=120).render("Please read to me.")
     while line.ended_by is None:
-        with suppress(CallFailed, TimeoutError):
-            await line.wait_for_silence(ms=pause_ms, timeout=15)
+        with suppress(CallFailed):
+            with suppress(TimeoutError):  # nobody answers: the words were lost on the way, and are said again
+                await line.wait_for_agent(timeout=3)
+                await line.wait_for_silence(ms=pause_ms, timeout=20)
             await line.say(wish)
         await asyncio.sleep(0.1)
 
@@ -120,7 +122,7 @@ async def happen(a: Server, b: Server, console: Console) -> None:
     await asyncio.sleep(5)
     console.print("A is back, and B is asked to end: it hands its calls over, in a silence if there is one in time")
     console.print(f"B has ended with {await b.end(signal.SIGTERM)}")
-    await asyncio.sleep(4)
+    await asyncio.sleep(6)
 
 
 async def show(console: Console) -> int:

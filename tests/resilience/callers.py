@@ -36,8 +36,8 @@ _IN_ORDER: Sequence[Collection[Situation]] = (
 
 OVER: Collection[Situation] = ("goodbye", "gone")
 
-BROKEN = "31903"
-"""What Twilio notes of a stream whose connection was cut: the code."""
+BROKEN, HANDSHAKE_FAILED = "31903", "31920"
+"""What Twilio notes of a stream whose connection was cut, and of one that was not accepted: the codes."""
 
 PATIENCE_SECONDS = 20.0
 """The most that a test waits for anything that a caller waits for."""

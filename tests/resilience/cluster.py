@@ -114,10 +114,9 @@ class Process:
         return code, time.monotonic() - self.struck_at
 
     async def end(self) -> None:
-        """End it, if it still runs, and any workers that it has left."""
-        if self._process is not None:
-            with suppress(ProcessLookupError):
-                os.killpg(self.pid, signal.SIGKILL)
+        """End it and its workers, if it still runs."""
+        if self.running:
+            os.killpg(self.pid, signal.SIGKILL)
             await self.wait()
 
     def phases(self) -> list[str]:

@@ -16,7 +16,8 @@ from tests.resilience.callers import make_model
 from tests.resilience.cluster import Cluster
 from tests.store.conftest import new_schema, upgrade
 
-MEASURED: list[str] = []
+MEASURED = "measured"
+"""The name under which a test's report carries what was measured, also from another process to the summary."""
 
 
 @dataclass
@@ -64,11 +65,14 @@ async def both(request: pytest.FixtureRequest, tmp_path: Path, world: Worlds) ->
 @pytest.fixture
 def measured(request: pytest.FixtureRequest) -> Callable[[str], None]:
     """Note what was measured: it is told at the end of the run, whether the test passed or not."""
-    return lambda text: MEASURED.append(f"{request.node.name}\n{text}")
+    name = request.node.name
+    return lambda text: request.node.user_properties.append((MEASURED, f"{name}\n{text}"))
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    if MEASURED:
+    reports = [*terminalreporter.getreports("passed"), *terminalreporter.getreports("failed")]
+    texts = [text for report in reports for key, text in report.user_properties if key == MEASURED]
+    if texts:
         terminalreporter.section("how callers got their agent back (least / median / most)")
-        for text in MEASURED:
+        for text in sorted(texts):
             terminalreporter.write_line(text)
