@@ -40,8 +40,8 @@ async def test_while_callers_are_being_put_through(world: Worlds) -> None:
             await asyncio.gather(*dialling)
             code, _ = await first.wait()
             assert code == 0
-            await asyncio.gather(*(caller.until(lambda c=caller: c.line.stream, "it is up") for caller in callers.all))
-            assert {caller.pids[-1] for caller in callers.live} == {second.pid}
+            there = [caller.until(lambda c=caller: c.pids[-1:] == [second.pid], "it is up") for caller in callers.all]
+            await asyncio.gather(*there)
             await callers.leave()
         await nothing_lost(w, callers)
 
