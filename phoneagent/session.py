@@ -366,8 +366,7 @@ class Session:
                 self._measured("to_caller")
                 message = self.bridge.next_to_caller(self._loop.time())
         except OSError:
-            self.bridge.caller_gone(self._loop.time())
-            self._loop.call_soon(self.flush)
+            pass  # its reader knows better how it ended: a `stop` may be on the way
 
     async def _write_model(self, model: ModelSocket, event: realtime.ToModel | None) -> None:
         try:
