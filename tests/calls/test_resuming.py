@@ -7,6 +7,7 @@ import html
 import json
 import re
 import time
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from websockets.exceptions import ConnectionClosed
 from phoneagent import Agent, CallEnded, CallHandedOver, CallStarted, afterwards, hang_up, tool
 from phoneagent.errors import StoreError
 from phoneagent.events import NextStep
+from phoneagent.protocol import sessions
 from phoneagent.sim import Line
 from phoneagent.sim.model_session import ModelSession
 from phoneagent.sim.speech import Murmur
@@ -48,8 +50,10 @@ CLIP = Murmur().render("A table for two, please.")
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Store:
-    return Store.from_url(f"sqlite:///{tmp_path}/calls.db")
+async def store(tmp_path: Path) -> AsyncIterator[Store]:
+    kept = Store.from_url(f"sqlite:///{tmp_path}/calls.db")
+    yield kept
+    await kept.close()  # the app has closed it, and the test has looked into it since
 
 
 def told(session: ModelSession) -> list[str]:
@@ -209,7 +213,10 @@ async def test_a_database_that_is_away_when_twilio_asks_means_an_apology_and_som
     assert len(w.of(CallStarted)) == 1
 
 
-async def test_a_model_that_is_lost_leads_to_the_fallback_number(world: Worlds, store: Store) -> None:
+async def test_a_model_that_is_lost_leads_to_the_fallback_number(
+    world: Worlds, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sessions, "MOST_A_MINUTE", 0)  # no other session is sought
     async with world(AGENT, store=store, fallback_number="+15550100009") as w, w.phone().dial() as line:
         await line.wait_for_silence(ms=300)
         w.model.sessions[0].kill()
