@@ -19,6 +19,8 @@ class _End(asyncio.Protocol):
         self.other: _End | None = None
         self.transport: asyncio.Transport
         self._made = made
+        self.connecting = made is not None
+        self.early = bytearray()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
@@ -30,6 +32,8 @@ class _End(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         if self.other is not None:
             self.other.transport.write(data)
+        elif self.connecting:  # Python 3.11 reads on after a pause in connection_made
+            self.early += data
         else:  # it has asked, and there is nobody to answer
             self.transport.write(NOBODY)
             self.transport.close()
@@ -100,5 +104,8 @@ class Balancer:
                 if near.transport.is_closing():
                     far.transport.close()
                 break
+        near.connecting = False
         if not near.transport.is_closing():
+            if near.early:
+                near.data_received(bytes(near.early))
             near.transport.resume_reading()
