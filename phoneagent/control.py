@@ -9,6 +9,7 @@ from typing import Protocol
 from .agent import Agent
 from .errors import DefinitionError
 from .protocol.asked import Asked
+from .protocol.history import Role
 from .tools import Tool
 
 
@@ -54,8 +55,8 @@ class Control:
     def hang_up(self, *, goodbye: bool) -> None:
         self._do(lambda talk, now: talk.hang_up(now, goodbye=goodbye))
 
-    def add(self, text: str, role: str) -> None:
-        self._do(lambda talk, now: talk.asked.add(text, role))
+    def add(self, text: str, role: Role) -> None:
+        self._do(lambda talk, now: talk.asked.add(text, role, now))
 
     def respond(self, instructions: str | None, tools: Sequence[Tool] | None) -> None:
         options = self._agent().response(instructions, tools)

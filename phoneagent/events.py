@@ -72,6 +72,16 @@ class Cost:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RateLimit:
+    """How much of something (`tokens`, `requests`) may still be used; all of it again after `reset_seconds`."""
+
+    name: str
+    limit: float = 0
+    remaining: float = 0
+    reset_seconds: float = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class CallStarted:
     call_sid: str
     stream_sid: str
@@ -174,6 +184,16 @@ class UsageReported:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RateLimitsUpdated:
+    """The provider of a model told how much may still be used of it, by all calls of the account together."""
+
+    call_sid: str
+    at_ms: int
+    model: str
+    limits: tuple[RateLimit, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Trouble:
     """Something went wrong that the call survived, or that ended it; one line, without secrets or speech."""
 
@@ -229,6 +249,7 @@ Event: TypeAlias = (
     | ToolReturned
     | KeyPressed
     | UsageReported
+    | RateLimitsUpdated
     | Trouble
     | ModelEvent
     | CallHandedOver

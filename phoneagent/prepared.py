@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import deque
 from dataclasses import dataclass
 
 from .agent import Agent
 from .call import Call
-from .endpoint import ModelSession
+from .endpoint import Endpoint, ModelSession
 
 log = logging.getLogger("phoneagent.prepared")
 
@@ -21,10 +22,14 @@ CLAIM_SECONDS = 10.0
 
 @dataclass(slots=True)
 class Opening:
-    """The choice of the agent who answers a call, and the model session that is opened for them."""
+    """The choice of the agent who answers a call, and the model session that is opened for them.
+
+    `route` has the endpoints in the order in which they are asked; whichever gave the latest session comes first.
+    """
 
     agent: asyncio.Task[Agent]
     model: asyncio.Task[ModelSession]
+    route: deque[Endpoint]
 
     async def discard(self) -> None:
         """Make sure that nothing of it goes on or stays open."""

@@ -10,9 +10,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import sys
+import time
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from contextlib import suppress
-from typing import Any, Literal, NoReturn, Protocol, TypeAlias
+from typing import Any, Literal, NoReturn, Protocol, TypeAlias, TypeVar
 
 from .agent import Agent
 from .call import Call, sendable
@@ -23,7 +24,7 @@ from .guardrail import Guard
 from .handoffs import Desk
 from .protocol import mediastream, realtime
 from .protocol.bridge import Bridge
-from .protocol.policy import EndCall, Renew, RunTool
+from .protocol.policy import EndCall, OpenNext, Renew, RunTool
 from .protocol.responses import ANSWERS
 from .protocol.toolcalls import Filler
 from .toolrunner import ToolRunner
@@ -44,6 +45,7 @@ LAST_PAUSE_SECONDS = 1.6
 MEASURED_FRAMES = 50
 """Of so many messages one is measured on its way through: once a second of each call."""
 
+_T = TypeVar("_T")
 Direction: TypeAlias = Literal["to_model", "to_caller"]
 
 
@@ -82,6 +84,7 @@ def _start(coroutine: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
 class Session:
     """Runs one media stream of a call from its `start` message to its end.
 
+    `open_model` is told whether to look for another endpoint than that of the session before, if there is one.
     `journal` is written before a tool runs, and before the stream is closed by us. `measure` is told how many seconds a
     message took through here, now and then.
     """
@@ -93,7 +96,7 @@ class Session:
         agent: Agent,
         bridge: Bridge,
         caller: CallerSocket,
-        open_model: Callable[[], Awaitable[ModelSocket]],
+        open_model: Callable[[bool], Awaitable[ModelSocket]],
         emit: Callable[[Event], None],
         model_events: bool = False,
         journal: Journal | None = None,
@@ -121,6 +124,8 @@ class Session:
         self._step: NextStep | None = None
         self._loop = asyncio.get_running_loop()
         self._model: ModelSocket | None = None
+        self._next_model: asyncio.Task[ModelSocket | None] | None = None
+        self._elsewhere = False
         self._caller_writer: asyncio.Task[None] | None = None
         self._model_writer: asyncio.Task[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
@@ -173,7 +178,7 @@ class Session:
         self._give_up("the server stopped the call")  # unless it has ended
         if self._timer is not None:
             self._timer.cancel()
-        ours = (reader, model, self._caller_writer, self._model_writer, self._guard.task)
+        ours = (reader, model, self._next_model, self._caller_writer, self._model_writer, self._guard.task)
         tasks = [task for task in ours if task is not None]
         for task in tasks:
             task.cancel()
@@ -206,12 +211,12 @@ class Session:
         except Exception:  # whatever the journal raises: Twilio asks, and the caller is not left on a dead line
             log.exception("the next step of the call is not settled", extra={"call_sid": self._call.sid})
 
-    def _watch(self, task: asyncio.Task[None]) -> asyncio.Task[None]:
+    def _watch(self, task: asyncio.Task[_T]) -> asyncio.Task[_T]:
         """End the call, and only this call, should one of its tasks fail in a way that nobody foresaw."""
         task.add_done_callback(self._on_done)
         return task
 
-    def _on_done(self, task: asyncio.Task[None]) -> None:
+    def _on_done(self, task: asyncio.Task[Any]) -> None:
         if task.cancelled():
             error: BaseException | None = None if self._over.is_set() else asyncio.CancelledError()
         else:
@@ -258,7 +263,7 @@ class Session:
         pause = 0.0
         while True:
             try:
-                self._model = model = await self._open_model()
+                self._model = model = await self._another_model()
                 pause = 0.0
                 await self._hold(model)
             except EndpointUnreachable as error:
@@ -272,13 +277,32 @@ class Session:
             await asyncio.sleep(pause)
             pause = min(max(2 * pause, FIRST_PAUSE_SECONDS), LAST_PAUSE_SECONDS)
 
+    async def _another_model(self) -> ModelSocket:
+        coming, self._next_model = self._next_model, None
+        if coming is not None and (model := await coming) is not None:
+            return model
+        elsewhere, self._elsewhere = self._elsewhere, False
+        return await self._open_model(elsewhere)
+
+    async def _prepare_next(self) -> ModelSocket | None:
+        """Open the session that is to come, while there is one."""
+        try:
+            model = await self._open_model(False)
+        except EndpointError as error:
+            self._report(f"the next model session did not come: {error}")
+            model = None
+        self.bridge.sessions.rotation.opened(self._loop.time(), ready=model is not None)
+        self.flush()
+        return model
+
     async def _hold(self, model: ModelSocket) -> NoReturn:
         """Tell a new session where the call is, and read it to its end."""
         for refused in model.dropped:
             self._report(f"the model does without {refused}")
         self.bridge.spending.new_session(model.effective, self._loop.time())
         await self._keep_agent()
-        self.bridge.model_connected(self._loop.time())
+        expires_at = realtime.expires_at_of(model.effective)
+        self.bridge.model_connected(self._loop.time(), None if expires_at is None else expires_at - time.time())
         self.flush()
         try:
             while True:
@@ -338,7 +362,11 @@ class Session:
             match request:
                 case RunTool():
                     self._start_tool(request)
-                case Renew():
+                case OpenNext():
+                    if self._next_model is None:
+                        self._next_model = self._watch(asyncio.create_task(self._prepare_next()))
+                case Renew(elsewhere=elsewhere):
+                    self._elsewhere = elsewhere
                     if self._model is not None:
                         self._model.abort()  # which ends its reader
                 case EndCall():

@@ -6,6 +6,7 @@ import asyncio
 import base64
 import itertools
 import logging
+from collections import deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
 from decimal import Decimal
@@ -88,6 +89,7 @@ class Switchboard:
             apology=base64.b64encode(apology).decode(),
             max_call_seconds=max_call_seconds,
             renews=True,
+            elsewhere=len(endpoints) > 1,
             max_call_cost=max_call_cost,
             prices=prices,
         )
@@ -122,13 +124,19 @@ class Switchboard:
         for prepared in list(self.prepared.values()):
             await prepared.close()
 
-    def _begin(self, call: Call, agent: asyncio.Task[Agent] | None = None) -> Opening:
-        """Have the agent chosen, unless that was done, and the model session opened."""
+    def _begin(self, call: Call) -> Opening:
+        """Have the agent chosen and the model session opened."""
         until = asyncio.get_running_loop().time() + INSTRUCTIONS_SECONDS
-        if agent is None:
-            choice = self._ask(call, partial(choose, self._answerer, call), "the choice of the agent", until)
-            agent = asyncio.create_task(choice)
-        return Opening(agent, asyncio.create_task(self._open(call, agent, until)))
+        choice = self._ask(call, partial(choose, self._answerer, call), "the choice of the agent", until)
+        agent, route = asyncio.create_task(choice), deque(self._endpoints)
+        return Opening(agent, asyncio.create_task(self._open(call, agent, route, until)), route)
+
+    def _begin_again(self, call: Call, opening: Opening, *, elsewhere: bool) -> None:
+        """Have another model session opened, `elsewhere` than the one before if possible."""
+        until = asyncio.get_running_loop().time() + INSTRUCTIONS_SECONDS
+        if elsewhere:
+            opening.route.rotate(-1)
+        opening.model = asyncio.create_task(self._open(call, opening.agent, opening.route, until))
 
     async def _ask(self, call: Call, question: Callable[[], Awaitable[_T]], what: str, until: float) -> _T:
         """Wait for a function of the user's. Whatever fails, the caller hears the apology: it is an EndpointError."""
@@ -141,35 +149,40 @@ class Switchboard:
             log.exception("%s failed", what, extra={"call_sid": call.sid})
             raise EndpointRefused(f"{what} failed: {type(error).__name__}") from error
 
-    async def _open(self, call: Call, choice: Awaitable[Agent], until: float) -> ModelSession:
+    async def _open(self, call: Call, choice: Awaitable[Agent], route: deque[Endpoint], until: float) -> ModelSession:
         """Open the call's model session. Whatever fails is an EndpointError here too."""
         agent = await choice
         instructions = await self._ask(call, partial(agent.instructions_for, call), "the agent's instructions", until)
         try:
-            return await self._open_first(call, agent, agent.session(instructions))
+            return await self._open_first(call, agent, agent.session(instructions), route)
         except EndpointError:
             raise
         except Exception as error:  # what nobody foresaw: a proxy of the environment, a session that is not JSON
             log.exception("the model session could not be opened", extra={"call_sid": call.sid})
             raise EndpointRefused(f"the model session could not be opened: {type(error).__name__}") from error
 
-    async def _open_first(self, call: Call, agent: Agent, session: Mapping[str, Any]) -> ModelSession:
-        """Open a session at the first endpoint that gives one.
+    async def _open_first(
+        self, call: Call, agent: Agent, session: Mapping[str, Any], route: deque[Endpoint]
+    ) -> ModelSession:
+        """Open a session at the first endpoint that gives one; on `route` it becomes the first.
 
         Raises:
             EndpointError: none does. If one of them may do so later, it is an EndpointUnreachable.
         """
         failed: EndpointError | None = None
-        for endpoint in self._endpoints:
+        for passed, endpoint in enumerate(tuple(route)):
             if (models := agent.hearing.transcription_models) is not None:
                 endpoint = replace(endpoint, transcription_models=models)
             try:
-                return await open_session(endpoint, session, call)
+                opened = await open_session(endpoint, session, call)
             except EndpointError as error:
-                if len(self._endpoints) > 1:
+                if len(route) > 1:
                     log.error("an endpoint gives no session: %s", error, extra={"call_sid": call.sid})
                 if not isinstance(failed, EndpointUnreachable):
                     failed = error
+            else:
+                route.rotate(-passed)
+                return opened
         assert failed is not None
         raise failed
 
@@ -227,9 +240,9 @@ class Switchboard:
 
         sessions = itertools.count()
 
-        async def open_model() -> ModelSession:
-            if next(sessions):  # the one before is gone, or did not come
-                opening.model = self._begin(call, opening.agent).model
+        async def open_model(elsewhere: bool) -> ModelSession:
+            if next(sessions):  # the one before is gone, did not come, or has its time
+                self._begin_again(call, opening, elsewhere=elsewhere)
             return await opening.model
 
         session = Session(

@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Mapping
 from typing import Any
 
+from .history import Note, Role
 from .listening import CallerAudio
 from .realtime import AudioClear, AudioCommit, ItemCreate, ToModel
 from .responses import Ask, ResponseGate
@@ -24,15 +25,15 @@ class Asked:
         self._outbox = outbox
         self._hearing = hearing
         self._responses = responses
-        self.added: deque[dict[str, Any]] = deque(maxlen=MAX_ADDED)
-        """Items that were added, for a session that has to be told the conversation again."""
+        self.added: deque[Note] = deque(maxlen=MAX_ADDED)
+        """What was added, for a session that has to be told the conversation again; its `at` is in seconds of `now`."""
 
-    def add(self, text: str, role: str) -> bool:
+    def add(self, text: str, role: Role, now: float) -> bool:
         """Add a message of the `system` or the `user` to the conversation. By itself it is not answered."""
-        item = {"type": "message", "role": role, "content": [{"type": "input_text", "text": text}]}
-        if not self._send(ItemCreate(item=item)):
+        note = Note(role=role, text=text, at=now)
+        if not self._send(ItemCreate(item=note.item())):
             return False
-        self.added.append(item)
+        self.added.append(note)
         return True
 
     def respond(self, options: Mapping[str, Any]) -> bool:

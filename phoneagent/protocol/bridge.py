@@ -23,10 +23,12 @@ unsent) · THINKING (a response is requested or active, or a tool runs) · CALLE
 | any                      | tool returned                  | its output is posted at once; after the last one: owed   |
 | THINKING, nobody speaks  | a tool takes long              | its filler is said, once (`toolcalls`)                   |
 | no response, turn over   | an answer is owed, not CLOSING | one response.create                                      |
-| any                      | response.done, the active one  | none; failed or empty: owed again, once a turn           |
+| any                      | response.done, the active one  | none; failed or empty: owed again, once a turn, and as   |
+|                          |                                | late as rate limits want it (`refusals`)                 |
 | speech on                | no media for 750 ms            | silence is made up (`listening`)                         |
 | any                      | no media for 15 s              | the line is lost                                         |
 | any but CLOSING          | hand_over                      | our part ends, and what is open is told to the next      |
+| OPEN for a second        | the session's time ends soon   | the next session takes over (`sessions`)                 |
 | CLOSING                  | last mark, or unheard ms + 1 s | hang up: the goodbye was heard                           |
 """
 
@@ -46,7 +48,6 @@ from .listening import CallerAudio, CallerTurn
 from .narration import Narration
 from .playback import Outcome, Playback
 from .policy import (
-    FATAL_CODES,
     LINE_LOST_SECONDS,
     MODEL_STALLED_SECONDS,
     EndCall,
@@ -56,7 +57,8 @@ from .policy import (
     Request,
     RunTool,
 )
-from .refusals import Verdict, judge
+from .ratelimits import RateLimits
+from .refusals import Verdict, judge, judge_response
 from .responses import MAX_UNANSWERED, Ending, ResponseGate, State
 from .sessions import ModelSessions
 from .spending import Spending
@@ -73,7 +75,6 @@ class Bridge:
     def __init__(self, policy: Policy, *, call_sid: str = "", past: Past | None = None) -> None:
         self._policy = policy
         self._stream_sid: str | None = None
-        self._connected = False
         self._end: EndCall | None = None
         self._greeting_items: set[str] = set()
         self._limits = Limits(policy.max_call_seconds, age_seconds=past.age_ms / 1000 if past is not None else 0.0)
@@ -88,7 +89,8 @@ class Bridge:
         self.asked = Asked(self._control, self.hearing, self.responses)
         self.tools = ToolCalls(self._control, past.tools if past is not None else ())
         self.narration = Narration(call_sid)
-        self.sessions = ModelSessions(past, policy.greeting, self._control, self)
+        self.rate_limits = RateLimits(elsewhere=policy.elsewhere)
+        self.sessions = ModelSessions(past, policy, self._control, self._requests, self)
         self.spending = Spending(policy, past, self.narration, self.responses, self._limits)
 
     # --- outputs --------------------------------------------------------------------------------------------------
@@ -114,7 +116,7 @@ class Bridge:
 
     def next_to_model(self) -> realtime.ToModel | None:
         """Return the next event to write to the model's socket."""
-        if not self._connected or self._end is not None:
+        if not self.sessions.connected or self._end is not None:
             return None
         return self._control.popleft() if self._control else self.hearing.pop()
 
@@ -175,11 +177,10 @@ class Bridge:
 
     # --- the model's side -----------------------------------------------------------------------------------------
 
-    def model_connected(self, now: float) -> None:
-        """A session is up and configured as asked: what was held goes to it."""
-        self._connected = True
+    def model_connected(self, now: float, lasts: float | None = None) -> None:
+        """A session is up and configured as asked: what was held goes to it. It ends after `lasts` seconds."""
+        self.sessions.connect(now, lasts)
         self._limits.model_at = now
-        self.hearing.new_session()
         self._begin(now)
 
     def model_away(self, now: float, reason: str) -> bool:
@@ -187,23 +188,22 @@ class Bridge:
         if self._end is not None or self._closing.active or not self.sessions.worthwhile(now):
             self.model_lost(now, reason)
             return False
-        if self._connected:
-            self._connected = False
+        if self.sessions.connected:
             self.narration.trouble(f"model session lost: {reason}", now)
             self.sessions.lost()
             self._heard(self.playback.finish_items(), now)
         return True
 
-    def _renew(self, now: float, reason: str) -> None:
+    def _renew(self, now: float, reason: str, *, elsewhere: bool = True) -> None:
         """The session is of no use any more: have another one opened."""
         if not self._policy.renews:
             self.model_lost(now, reason)
         elif self.model_away(now, reason):
-            self._requests.append(Renew())
+            self._requests.append(Renew(elsewhere))
 
     def model_lost(self, now: float, reason: str) -> None:
         """The session is gone or never came: the caller hears an apology, and the call ends."""
-        self._connected = False
+        self.sessions.connected = False
         if self._end is not None:
             return
         self.narration.trouble(f"model session lost: {reason}", now)
@@ -219,7 +219,7 @@ class Bridge:
 
     def receive_from_model(self, event: realtime.FromModel, now: float) -> None:
         """Take a server event."""
-        if not self._connected or self._end is not None:
+        if not self.sessions.connected or self._end is not None:
             return
         self._limits.model_at = now
         self.spending.receive(event, now)
@@ -229,13 +229,10 @@ class Bridge:
                 return
             case realtime.AudioDone(item_id=item_id):
                 self._heard(self.playback.finish(item_id), now)
-            case realtime.TranscriptDelta():
+            case realtime.TranscriptDelta() | realtime.TranscriptDone():
                 if self.responses.accepts(event.response_id):
-                    self.narration.words(event.item_id, event.delta)
+                    self.narration.agent_says(event)
                 return
-            case realtime.TranscriptDone():
-                if self.responses.accepts(event.response_id):
-                    self.narration.text(event.item_id, event.transcript)
             case realtime.SpeechStarted():
                 self._speech_started(event, now)
             case realtime.SpeechStopped():
@@ -260,8 +257,11 @@ class Bridge:
                 self._function_call(item, now)
             case realtime.ResponseDone(response=response):
                 self._response_done(response, now)
+            case realtime.RateLimits(rate_limits=limits):
+                self.rate_limits.update(limits, now)
+                self.narration.rate_limits(self.spending.model, limits, now)
             case realtime.Error(error=failure):
-                self._error(failure, now)
+                self._act(judge(failure, self.responses, self.truncations, self.rate_limits, now), now)
             case _:
                 pass  # of the session's beginning, or unknown: nothing a call needs
         self._move_on(now)
@@ -318,13 +318,11 @@ class Bridge:
         if failure is not None:
             why = failure.code or failure.type or "no reason given"
             self.narration.trouble(f"response {response.status}: {why}", now)
-            if failure.code in FATAL_CODES:
-                self.model_lost(now, f"the model refused: {failure.code}")
-                return
-        if ending is Ending.INTERRUPTED and not self._closing.active:
+        verdict = judge_response(ending, failure, self.responses, self.rate_limits, now)
+        if verdict is not None:
+            self._act(verdict, now)
+        elif ending is Ending.INTERRUPTED and not self._closing.active:
             self._interrupt(now)
-        elif ending is Ending.FAILED:
-            self._renew(now, "two responses in a row failed")
         elif was is not None and was.kind == "goodbye" and ending is not Ending.RETRIED:
             self._closing.goodbye_due = False
 
@@ -340,12 +338,12 @@ class Bridge:
         else:
             self._requests.append(RunTool(call.call_id, call.name, call.arguments))
 
-    def _error(self, failure: realtime.Failure, now: float) -> None:
-        match judge(failure, self.responses, self.truncations):
+    def _act(self, verdict: Verdict | None, now: float) -> None:
+        match verdict:
             case Verdict("lost", reason):
                 self.model_lost(now, reason)
-            case Verdict("renew", reason):
-                self._renew(now, reason)
+            case Verdict("renew" | "expired" as kind, reason):
+                self._renew(now, reason, elsewhere=kind == "renew")
             case Verdict("trouble", what):
                 self.narration.trouble(what, now)
 
@@ -385,7 +383,7 @@ class Bridge:
         if self._closing.active or self._end is not None:
             return
         parting = self.responses.spoke and self.responses.called  # as when it said goodbye and called `hang_up`
-        self._close(now, "agent", reason, goodbye=goodbye and self._connected and not parting)
+        self._close(now, "agent", reason, goodbye=goodbye and self.sessions.connected and not parting)
         self._move_on(now)
 
     # --- going on elsewhere ---------------------------------------------------------------------------------------
@@ -412,7 +410,7 @@ class Bridge:
 
     def _begin(self, now: float) -> None:
         """Once both sides are there: ask for the greeting, or tell the model where the call was."""
-        if self._stream_sid is None or not self._connected:
+        if self._stream_sid is None or not self.sessions.connected:
             return
         self.sessions.begin(now)
         self._move_on(now)
@@ -439,7 +437,7 @@ class Bridge:
             return
         if self._closing.goodbye_due and self.responses.state is State.NONE and not self.responses.waits_for("goodbye"):
             self.responses.want(prompts.goodbye())
-        if self._connected:
+        if self.sessions.connected:
             self.spending.poll(now)
             speech = self.turn.open(now)
             self.responses.poll(now, speech=speech, tools_running=self.tools.running)
@@ -454,7 +452,7 @@ class Bridge:
         self.responses.close()
 
     def _hang_up_at(self) -> float:
-        coming = self._connected and (self._closing.goodbye_due or self.responses.speaking)
+        coming = self.sessions.connected and (self._closing.goodbye_due or self.responses.speaking)
         return self._closing.due(self.playback, self._limits, coming=coming)
 
     def _finish(self, now: float, by: EndedBy | None, reason: str) -> None:
@@ -478,8 +476,8 @@ class Bridge:
         """Return when `handle_timer` is due, in seconds of `now`; None for never."""
         if self._end is not None or self._stream_sid is None:
             return None
-        times = [self._limits.line_lost_at, self.hearing.get_timer()]
-        if self._connected:
+        times = [self._limits.line_lost_at, self.hearing.get_timer(), self.sessions.get_timer()]
+        if self.sessions.connected:
             times += [self.responses.get_timer(), self.turn.get_timer(), self.tools.get_timer()]
         if self._closing.active:
             times.append(self._hang_up_at())
@@ -488,7 +486,7 @@ class Bridge:
         return min(time for time in times if time is not None)
 
     def _stalled_at(self) -> float | None:
-        if not self._connected or self.tools.running or self.responses.state is not State.ACTIVE:
+        if not self.sessions.connected or self.tools.running or self.responses.state is not State.ACTIVE:
             return None
         return self._limits.stalled_at(self.playback.dry_at)
 
@@ -508,6 +506,7 @@ class Bridge:
             else:
                 self._limits.announced = True
                 self.responses.want(prompts.announcement())
+        self.sessions.handle_timer(now, quiet=self.quiet(now))
         self.turn.handle_timer(now)
         self.hearing.handle_timer(now)
         self.responses.handle_timer(now)

@@ -82,7 +82,7 @@ class Chat:
 
     def write(self, text: str, now: float) -> None:
         """Take a line of the user's: the agent answers it."""
-        self.asked.add(text, "user")
+        self.asked.add(text, "user", now)
         self._responses.turn_committed(now, server_answers=False)
         self._move_on(now)
 

@@ -12,6 +12,9 @@ from typing import Any, Literal, TypeAlias, get_args
 
 from phoneagent.events import Cost, Turn
 
+Role: TypeAlias = Literal["system", "user"]
+"""Whose message the user's code may add: ours, or the caller's."""
+
 Pending: TypeAlias = Literal["nothing", "answer", "words", "unknown"]
 """What was open: nothing, the caller listens or thinks · the caller waits for an answer, or for the rest of one · the
 caller's last words were lost · nobody knows, as after a crash."""
@@ -51,11 +54,25 @@ class ToolRun:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Note:
+    """A message that the user's code added to the conversation. `at` is when, in the unit of whoever holds it."""
+
+    role: Role
+    text: str = field(repr=False)
+    at: float
+
+    def item(self) -> dict[str, Any]:
+        """Return it as an item of the Realtime API."""
+        return _say(self.role, "input_text", self.text)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Past:
     """A call so far. Times are milliseconds since it began, and `age_ms` is how long ago that was."""
 
     turns: tuple[Turn, ...] = field(default=(), repr=False)
     tools: tuple[ToolRun, ...] = ()
+    notes: tuple[Note, ...] = ()
     pending: Pending = "unknown"
     age_ms: int = 0
     cost: Cost | None = None
@@ -77,6 +94,7 @@ class Past:
             (turn.start_ms, [_message(turn)]) for turn in self.turns if turn.heard_text
         ]
         told += [(tool.at_ms, _tool(tool)) for tool in self.tools]
+        told += [(round(note.at), [note.item()]) for note in self.notes]
         told.sort(key=lambda each: each[0])
         items: list[dict[str, Any]] = []
         room = MAX_CHARS

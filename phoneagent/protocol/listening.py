@@ -86,6 +86,7 @@ class CallerAudio:
         self._given_bytes = 0
         self.unsettled = False
         """Whether the caller has said something that is neither answered nor understood: another model must hear it."""
+        self._repeats = False
         self.dropped_bytes = 0
         """How much was lost because the model did not take it."""
         self.sent_bytes = 0
@@ -158,13 +159,18 @@ class CallerAudio:
         """Return how long ago a time on the model's clock was, which counts the audio it was given."""
         return max(0.0, self.sent_bytes / BYTES_PER_MS - model_ms)
 
+    def repeat(self) -> None:
+        """Have the next model hear the last second once more, in which the caller may have begun to speak."""
+        self._repeats = True
+
     def new_session(self) -> None:
         """Begin the model's clock anew; what is held stays, and what is not settled is to be heard once more."""
-        if self.unsettled:
+        if self.unsettled or self._repeats:
             self._queue.extendleft(reversed(self._given))
             self._held += self._given_bytes
         self._given.clear()
         self._given_bytes = 0
+        self._repeats = False
         self.sent_bytes = 0
         self._speaking = False
 

@@ -17,6 +17,8 @@ from phoneagent.events import (
     EndedBy,
     Event,
     KeyPressed,
+    RateLimit,
+    RateLimitsUpdated,
     ToolCalled,
     ToolReturned,
     Trouble,
@@ -27,6 +29,7 @@ from phoneagent.events import (
 )
 
 from .playback import Outcome
+from .realtime import TranscriptDelta, TranscriptDone
 from .transcript import Transcript
 
 TEXT_SECONDS = 5.0
@@ -109,11 +112,12 @@ class Narration:
         """What is said from here on is said by that agent."""
         self._transcript.speaker = agent
 
-    def words(self, item_id: str, words: str) -> None:
-        self._transcript.agent_words(item_id, words)
-
-    def text(self, item_id: str, text: str) -> None:
-        self._transcript.agent_text(item_id, text)
+    def agent_says(self, event: TranscriptDelta | TranscriptDone) -> None:
+        """Take the words of the agent, or all of an item's."""
+        if isinstance(event, TranscriptDelta):
+            self._transcript.agent_words(event.item_id, event.delta)
+        else:
+            self._transcript.agent_text(event.item_id, event.transcript)
 
     def answer_begins(self) -> None:
         """A response was created: what it says is an answer to what was said before."""
@@ -202,6 +206,12 @@ class Narration:
                 cost=cost,
                 total=total,
             )
+        )
+
+    def rate_limits(self, model: str, limits: Iterable[RateLimit], now: float) -> None:
+        """The provider has told how much may still be used."""
+        self._events.append(
+            RateLimitsUpdated(call_sid=self._call_sid, at_ms=self.ms(now), model=model, limits=tuple(limits))
         )
 
     def hand_over(self, reason: str, now: float) -> None:

@@ -18,6 +18,9 @@ LINE_LOST_SECONDS = 15.0
 MODEL_STALLED_SECONDS = 15.0
 """A response of which nothing comes for so long, while nothing plays, is dead."""
 
+PATIENCE_SECONDS = 5.0
+"""How long the caller waits for a session, or for room within a rate limit, before they hear an apology."""
+
 ANNOUNCE_SECONDS = 30.0
 """So long before the longest call ends the agent says so, or in the last quarter of a very short one."""
 
@@ -63,6 +66,8 @@ class Policy:
     max_call_seconds: float = 3600.0
     renews: bool = False
     """Whether the shell opens another model session where one has failed."""
+    elsewhere: bool = False
+    """Whether it can do so at another endpoint."""
     max_call_cost: Decimal | None = None
     """US dollars at which the call is brought to its end."""
     prices: Mapping[str, Price] = field(default_factory=lambda: PRICES, repr=False)
@@ -79,8 +84,15 @@ class RunTool:
 
 
 @dataclass(frozen=True, slots=True)
+class OpenNext:
+    """Open another model session beside the present one, for a `Renew` to come; tell `sessions.rotation.opened`."""
+
+
+@dataclass(frozen=True, slots=True)
 class Renew:
-    """Give up the model's session, and open another one."""
+    """Give up the model's session, and go on with the next one; `elsewhere`, if possible at another endpoint."""
+
+    elsewhere: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,4 +107,4 @@ class EndCall:
     next_step: NextStep | None = None
 
 
-Request: TypeAlias = RunTool | EndCall | Renew
+Request: TypeAlias = RunTool | EndCall | OpenNext | Renew

@@ -16,6 +16,7 @@ from typing import Any, TypeAlias
 import msgspec
 
 from phoneagent.errors import ProtocolError
+from phoneagent.events import RateLimit
 
 from .audio import is_base64
 
@@ -194,6 +195,10 @@ class _BetaTextDelta(TextDelta, tag="response.text.delta"):
     pass
 
 
+class RateLimits(_FromModel, tag="rate_limits.updated"):
+    rate_limits: list[RateLimit]
+
+
 class Error(_FromModel, tag="error"):
     """Something we sent was refused, or the server is in trouble. Most are not fatal."""
 
@@ -230,6 +235,7 @@ FromModel: TypeAlias = (
     | TranscriptDelta
     | TranscriptDone
     | TextDelta
+    | RateLimits
     | Error
     | Unknown
 )
@@ -256,6 +262,7 @@ _WIRE = (
     | _BetaTranscriptDone
     | TextDelta
     | _BetaTextDelta
+    | RateLimits
     | Error
 )
 _decoder: msgspec.json.Decoder[FromModel] = msgspec.json.Decoder(_WIRE)
@@ -323,6 +330,12 @@ def output_format_of(session: Mapping[str, Any]) -> str:
     output = audio.get("output") if isinstance(audio, Mapping) else None
     format_ = output.get("format") if isinstance(output, Mapping) else None
     return str(format_.get("type")) if isinstance(format_, Mapping) else "unknown"
+
+
+def expires_at_of(session: Mapping[str, Any]) -> float | None:
+    """Return when the session ends by itself, in Unix seconds; None if the server does not say."""
+    at = session.get("expires_at")
+    return float(at) if isinstance(at, int | float) and not isinstance(at, bool) and at > 0 else None
 
 
 def model_of(session: Mapping[str, Any]) -> str:

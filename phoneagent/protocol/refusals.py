@@ -4,24 +4,51 @@ from __future__ import annotations
 
 from typing import Literal, NamedTuple
 
-from .policy import FATAL_CODES
+from .policy import FATAL_CODES, PATIENCE_SECONDS
+from .ratelimits import RATE_LIMIT_CODES, RateLimits
 from .realtime import Failure
 from .responses import Ending, ResponseGate
 from .truncation import Truncations
 
 
 class Verdict(NamedTuple):
-    """`lost`: no session will do better. `renew`: another one is needed. `trouble`: it is told; the call goes on."""
+    """`lost`: no session will do better. `renew`: another one is needed, elsewhere if possible. `expired`: another one,
+    this one was good. `trouble`: it is told; the call goes on."""
 
-    kind: Literal["lost", "renew", "trouble"]
+    kind: Literal["lost", "renew", "expired", "trouble"]
     text: str
 
 
-def judge(failure: Failure, responses: ResponseGate, truncations: Truncations) -> Verdict | None:
+def judge_response(
+    ending: Ending, failure: Failure | None, responses: ResponseGate, limits: RateLimits, now: float
+) -> Verdict | None:
+    """Return what the end of a response means; None for nothing. One that failed is asked for once more.
+
+    If that was for a rate limit, it waits until there is room again: as long as a caller may wait, or it is asked for
+    elsewhere.
+    """
+    code = failure.code if failure is not None else None
+    if code in FATAL_CODES:
+        return Verdict("lost", f"the model refused: {code}")
+    if code in RATE_LIMIT_CODES and ending is Ending.RETRIED:
+        wait = limits.wait(now)
+        if wait > PATIENCE_SECONDS and limits.elsewhere:
+            return Verdict("renew", f"the model refuses responses for {wait:.0f} s: {code}")
+        responses.wait(now + min(wait, PATIENCE_SECONDS))
+    if ending is not Ending.FAILED:
+        return None
+    if code in RATE_LIMIT_CODES and not limits.elsewhere:
+        return Verdict("lost", f"the model refuses responses: {code}")
+    return Verdict("renew", f"the model failed two responses in a row{': ' if code else ''}{code or ''}")
+
+
+def judge(
+    failure: Failure, responses: ResponseGate, truncations: Truncations, limits: RateLimits, now: float
+) -> Verdict | None:
     """Give an error to whom it answers, and return what else it means; None for nothing."""
     code, event_id = failure.code or "", failure.event_id or ""
     if code == "session_expired":
-        return Verdict("renew", "its time is over")
+        return Verdict("expired", "its time is over")
     if code in FATAL_CODES:
         return Verdict("lost", f"the model refused: {code}")
     if code == "conversation_already_has_active_response":
@@ -33,6 +60,7 @@ def judge(failure: Failure, responses: ResponseGate, truncations: Truncations) -
         return Verdict("trouble", "a truncation was refused: the model may believe that more was heard")
     if code == "response_cancel_not_active":
         return None  # it had just ended; its `response.done` is here or on its way
-    if responses.create_refused(event_id) is Ending.FAILED:
-        return Verdict("renew", f"the model refused two responses in a row: {code or failure.type}")
-    return Verdict("trouble", f"the model refused an event: {code or failure.type} {failure.param or ''}".rstrip())
+    verdict = judge_response(responses.create_refused(event_id), failure, responses, limits, now)
+    return verdict or Verdict(
+        "trouble", f"the model refused an event: {code or failure.type} {failure.param or ''}".rstrip()
+    )

@@ -102,6 +102,7 @@ class ResponseGate:
         self._cancelled = False
         self._retried = False
         self._deadline: float | None = None
+        self._wait_until: float | None = None  # the server has asked for patience
 
     def new_session(self) -> None:
         """Another model session takes over: what was not said is to be asked for anew, what was begun to be finished.
@@ -118,7 +119,8 @@ class ResponseGate:
         self._asks = deque(ask for ask in self._asks if ask.kind != "greeting")
         for ask in self._asks:
             ask.told = False
-        self.state, self.id, self.ask, self._pending, self._deadline = State.NONE, None, None, None, None
+        self.state, self.id, self.ask, self._pending = State.NONE, None, None, None
+        self._deadline = self._wait_until = None
         self._server_may_answer = self._drop_next = self._cancelled = self._retried = self.called = False
         self.unanswered = 0
         self._outputs.clear()
@@ -175,7 +177,7 @@ class ResponseGate:
 
         Outputs of tools wait for those that still run, so that all of them get one continuation.
         """
-        if self.state is not State.NONE:
+        if self.state is not State.NONE or self._wait_until is not None:
             return
         if self._asks and (not speech or self._asks[0].kind in ("greeting", "goodbye")):
             self._create(self._asks.popleft(), now)
@@ -239,6 +241,10 @@ class ResponseGate:
         self.ever_spoke = True
         if response_id == self.id:
             self.spoke = True
+
+    def wait(self, until: float) -> None:
+        """Ask for nothing before `until`: the server would refuse it."""
+        self._wait_until = until
 
     def done(self, response: Response, now: float) -> Ending:
         """Take `response.done`."""
@@ -325,10 +331,12 @@ class ResponseGate:
             self._outbox.append(ResponseCancel(response_id=self.id))
 
     def get_timer(self) -> float | None:
-        return self._deadline
+        return min((time for time in (self._deadline, self._wait_until) if time is not None), default=None)
 
     def handle_timer(self, now: float) -> None:
         """Give up waiting for the server, if it is time."""
+        if self._wait_until is not None and now >= self._wait_until:
+            self._wait_until = None
         if self._deadline is None or now < self._deadline:
             return
         if self.state is State.ACTIVE:

@@ -2,32 +2,91 @@
 
 A session begins with the greeting, or with what was said before in the call: in an earlier media stream, or in this one
 with a session that was lost. What it has said and is still played is played to its end.
+
+A session has its time (an hour, at OpenAI). Some minutes before that is over another one is opened beside it, and takes
+over when nobody has said anything for a second, so that nobody notices. If there is no such moment, it takes over when
+the old one ends, as if that had been lost.
 """
 
 from __future__ import annotations
 
 from collections import deque
 from dataclasses import replace
-from typing import Protocol
+from typing import Literal, Protocol
 
 from . import prompts
+from .asked import Asked
 from .history import Past, Pending, pending_now
 from .listening import CallerAudio, CallerTurn
 from .narration import Narration
 from .playback import Playback
-from .realtime import ItemCreate, ToModel
+from .policy import PATIENCE_SECONDS, OpenNext, Policy, Renew, Request
+from .realtime import ItemCreate, ItemTruncate, ToModel
 from .responses import ResponseGate
 from .toolcalls import ToolCalls
 from .truncation import Truncations
-
-PATIENCE_SECONDS = 5.0
-"""How long the caller waits for another session before they hear an apology."""
 
 MAX_FRUITLESS = 6
 """So many sessions in a row of which the caller heard nothing are enough."""
 
 MOST_A_MINUTE = 12
 """So many sessions lost within a minute are enough, whatever was heard of them."""
+
+
+ROTATE_SECONDS = 300.0
+"""So long before a session's time is over the next one is opened; of a short one, in its second half."""
+
+QUIET_SECONDS = 1.0
+"""For so long nobody has said anything when the next one takes over."""
+
+LOOK_SECONDS = 0.2
+"""How often to look whether somebody speaks, until then."""
+
+OPEN_AGAIN_SECONDS = 30.0
+"""How long to wait before the next session is tried again, where it did not come."""
+
+
+class Rotation:
+    """When the next session is to be opened, and when to take over. All times are in seconds of `now`."""
+
+    def __init__(self) -> None:
+        self._due: float | None = None
+        self._quiet_since: float | None = None
+        self._ready = False
+
+    def begin(self, now: float, lasts: float | None) -> None:
+        """A session begins that `lasts` so many seconds; None if nobody knows."""
+        self._ready, self._quiet_since = False, None
+        self._due = None if lasts is None or lasts <= 0 else now + lasts - min(ROTATE_SECONDS, lasts / 2)
+
+    def end(self) -> None:
+        """The session is gone: what takes its place comes at once."""
+        self._due = None
+
+    def opened(self, now: float, *, ready: bool) -> None:
+        """The next session is there, or did not come."""
+        if self._due is not None:
+            self._ready, self._due = ready, now + (LOOK_SECONDS if ready else OPEN_AGAIN_SECONDS)
+
+    def get_timer(self) -> float | None:
+        """Return when `handle_timer` is due."""
+        return self._due
+
+    def handle_timer(self, now: float, *, quiet: bool) -> Literal["open", "take over"] | None:
+        """Return what is to be done now; `quiet` tells that nobody speaks and nothing is owed."""
+        if self._due is None or now < self._due:
+            return None
+        if not self._ready:
+            self._due = now + OPEN_AGAIN_SECONDS
+            return "open"
+        self._due = now + LOOK_SECONDS
+        if not quiet:
+            self._quiet_since = None
+        elif self._quiet_since is None:
+            self._quiet_since = now
+        elif now >= self._quiet_since + QUIET_SECONDS:
+            return "take over"
+        return None
 
 
 class Parts(Protocol):
@@ -37,6 +96,7 @@ class Parts(Protocol):
     hearing: CallerAudio
     turn: CallerTurn
     responses: ResponseGate
+    asked: Asked
     truncations: Truncations
     tools: ToolCalls
     narration: Narration
@@ -45,32 +105,44 @@ class Parts(Protocol):
 class ModelSessions:
     """What the present session was told, and what the next one has to know. `now` is in seconds.
 
-    It begins with the call's `past`, if there is one, or with the `greeting` that nobody has heard yet. What it wants
-    to send goes to `outbox`.
+    It begins with the call's `past`, if there is one, or with the greeting that nobody has heard yet. What it wants to
+    send goes to `outbox`, and what the shell is to do to `requests`.
     """
 
-    def __init__(self, past: Past | None, greeting: str | None, outbox: deque[ToModel], parts: Parts) -> None:
+    def __init__(
+        self, past: Past | None, policy: Policy, outbox: deque[ToModel], requests: deque[Request], parts: Parts
+    ) -> None:
         self._past = past
         self._earlier = past or Past(pending="nothing")
-        self._greeting = greeting
+        self._greeting = policy.greeting
+        self._rotates = policy.renews
+        self._requests = requests
         self._outbox = outbox
         self._parts = parts
         self._away_since: float | None = None
         self._fruitless = 0
         self._lost_at: deque[float] = deque()
         self._renewed = False
+        self.rotation = Rotation()
+        self.connected = False
+        """Whether there is a session, configured as asked."""
         self.begun = False
         """Whether the session was told where the call is."""
+
+    def connect(self, now: float, lasts: float | None) -> None:
+        """Another session is there, for `lasts` seconds; None if nobody knows."""
+        self.connected = True
+        self.rotation.begin(now, lasts if self._rotates else None)
+        self._parts.hearing.new_session()
 
     def begin(self, now: float) -> None:
         """Tell the session where the call is, and ask for what is to be said first. The second time does nothing."""
         if self.begun:
             return
         self.begun, self._away_since = True, None
-        if self._renewed:
-            self._outbox.clear()  # of the time between two sessions: it is told with the rest
         greeting = self._greeting
         if self._past is not None:
+            self._forget_items()  # they are told with the rest
             past = self._so_far(self._past.pending, now)
             greeting = None if past.greeted else greeting
             self._outbox.extend(ItemCreate(item=item) for item in past.items(anchor=not greeting))
@@ -79,15 +151,22 @@ class ModelSessions:
         if greeting:
             self._parts.responses.want(prompts.greeting(greeting))
 
+    def _forget_items(self) -> None:
+        kept = [message for message in self._outbox if not isinstance(message, ItemCreate | ItemTruncate)]
+        self._outbox.clear()
+        self._outbox.extend(kept)
+
     def _so_far(self, pending: Pending, now: float) -> Past:
         """Return the call so far: what was before this media stream, and what is of it."""
         age_ms = self._earlier.age_ms
         turns = [replace(turn, start_ms=turn.start_ms + age_ms) for turn in self._parts.narration.turns(now)]
         tools = [replace(run, at_ms=run.at_ms + age_ms) for run in self._parts.tools.runs(self._parts.narration.ms)]
+        notes = [replace(note, at=self._parts.narration.ms(note.at) + age_ms) for note in self._parts.asked.added]
         return replace(
             self._earlier,
             turns=(*self._earlier.turns, *turns),
             tools=(*self._earlier.tools, *tools),
+            notes=(*self._earlier.notes, *notes),
             pending=pending,
         )
 
@@ -112,6 +191,7 @@ class ModelSessions:
             self._lost_at.append(now)
             while self._lost_at[0] < now - 60:
                 self._lost_at.popleft()
+        self.rotation.end()
         in_time = now < self._away_since + PATIENCE_SECONDS
         return in_time and self._fruitless <= MAX_FRUITLESS and len(self._lost_at) <= MOST_A_MINUTE
 
@@ -119,8 +199,27 @@ class ModelSessions:
         """The session has said something."""
         self._fruitless = 0
 
-    def lost(self) -> None:
-        """The session is gone: let go of what was its own, and keep what the next one needs."""
+    def get_timer(self) -> float | None:
+        """Return when `handle_timer` is due."""
+        return self.rotation.get_timer() if self.connected else None
+
+    def handle_timer(self, now: float, *, quiet: bool) -> None:
+        """Have the next session opened in time, and let it take over; `quiet` tells that nobody would notice."""
+        match self.rotation.handle_timer(now, quiet=quiet) if self.connected else None:
+            case "open":
+                self._requests.append(OpenNext())
+            case "take over":
+                self._away_since = now  # and not for any fault
+                self.rotation.end()
+                self.lost(quiet=True)
+                self._requests.append(Renew())
+
+    def lost(self, *, quiet: bool = False) -> None:
+        """The session is gone: let go of what was its own, and keep what the next one needs.
+
+        `quiet`: nobody has said anything for a second, but somebody may be about to.
+        """
+        self.connected = False
         again, playing = self._parts.hearing.unsettled, self._parts.playback.playing()
         pending = pending_now(
             turn_open=False,  # the caller is heard once more
@@ -132,6 +231,8 @@ class ModelSessions:
         self._parts.turn.forget()
         self._parts.hearing.speech(False)
         self._parts.responses.new_session()
+        if quiet:
+            self._parts.hearing.repeat()
         self._outbox.clear()
         if self.begun:
             self._past, self._renewed, self.begun = replace(self._earlier, pending=pending), True, False

@@ -43,7 +43,7 @@ class Spending:
         self._limits = limits
         self.total: Cost | None = past.cost if past is not None else None
         """What the call has cost so far; None if no model has told of anything."""
-        self._model = self._recogniser = "unknown"
+        self.model = self._recogniser = "unknown"
         self._running = 0  # responses that still owe their report
         self._ask: Ask | None = None  # tells the model to come to an end
         self._told = self._last_turn = self._answered = False
@@ -51,7 +51,7 @@ class Spending:
     def new_session(self, session: Mapping[str, Any], now: float) -> None:
         """A model session begins; `session` is the server's word for it. What the one before owes never comes."""
         self.close(now)
-        self._model, self._recogniser = model_of(session), transcription_model_of(session)
+        self.model, self._recogniser = model_of(session), transcription_model_of(session)
 
     def close(self, now: float) -> None:
         """No more reports come."""
@@ -77,7 +77,7 @@ class Spending:
 
     def _count(self, source: Literal["response", "transcription"], reading: usage.Reading | None, now: float) -> None:
         total = self.total or Cost()
-        model = self._model if source == "response" else self._recogniser
+        model = self.model if source == "response" else self._recogniser
         if reading is None:
             used, cost = Usage(), Cost(at_least=True)
             if total.at_least:

@@ -181,6 +181,8 @@ class Faults:
     # its answers
     fail_responses: int = 0
     """The first so many responses end `failed` with a server_error."""
+    rate_limit_resets_s: float | None = None
+    """They fail for a rate limit instead, which resets after so many seconds."""
     silent_response: int = 0
     """The first so many responses (after the failing ones) end `completed` without any output."""
     cancel_without_asking: bool = False

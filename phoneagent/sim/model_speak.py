@@ -20,6 +20,11 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+_LIMITED = {
+    "type": "tokens",
+    "code": "rate_limit_exceeded",
+    "message": "Rate limit reached for the model on tokens per min (TPM).",
+}
 _SERVER_ERROR = {
     "type": "server_error",
     "code": "server_error",
@@ -143,7 +148,7 @@ class Response:
             session.conversation.answer(self._news)
         self._given = input_tokens(wanted, session.conversation)
         session.emit("response.created", response=self.as_json())
-        session.emit("rate_limits.updated", rate_limits=[_RATE_LIMIT])
+        session.emit("rate_limits.updated", rate_limits=[self._rate_limit()])
         self._task = session.spawn(self._run())
 
     def as_json(self, usage: Json | None = None) -> Json:
@@ -201,7 +206,8 @@ class Response:
             )
             self._due = time.monotonic()
             if self._fault == "fail":
-                self._finish("failed", {"type": "failed", "error": _SERVER_ERROR})
+                limited = self.session.setup.faults.rate_limit_resets_s is not None
+                self._finish("failed", {"type": "failed", "error": _LIMITED if limited else _SERVER_ERROR})
                 return
             for number, text in enumerate(reply.say, 1):
                 if not await self._say(text, last=number == len(reply.say)):
@@ -214,6 +220,12 @@ class Response:
             log.exception("the simulated model could not finish a response")
             self._end_open("incomplete")
             self._finish("failed", {"type": "failed", "error": _SERVER_ERROR})
+
+    def _rate_limit(self) -> Json:
+        resets_s = self.session.setup.faults.rate_limit_resets_s
+        if self._fault != "fail" or resets_s is None:
+            return _RATE_LIMIT
+        return {**_RATE_LIMIT, "remaining": 0, "reset_seconds": resets_s}
 
     async def _think(self) -> Reply:
         """Understand what was said, decide on the answer and prepare its first words."""

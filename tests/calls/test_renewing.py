@@ -7,9 +7,19 @@ import random
 
 import pytest
 
-from phoneagent import Agent, CallEnded, Endpoint, Trouble, hang_up, tool
+from phoneagent import (
+    Agent,
+    AgentAnswered,
+    CallEnded,
+    Endpoint,
+    RateLimitsUpdated,
+    Trouble,
+    TurnEnded,
+    hang_up,
+    tool,
+)
 from phoneagent.protocol import sessions
-from phoneagent.sim import Line, Model, Script
+from phoneagent.sim import Faults, Line, Model, Script
 from phoneagent.sim.speech import Murmur
 from tests.calls.conftest import World, Worlds
 
@@ -127,6 +137,66 @@ async def test_the_next_endpoint_takes_over_in_mid_call(world: Worlds) -> None:
             await line.say(VOICE.render("Question?"))
             await line.wait_for_silence(ms=300)
             assert second.sessions[0].said
+
+
+async def test_sessions_that_expire_are_rotated_unheard(world: Worlds) -> None:
+    """A call of more than two hours, where an hour has 12 seconds."""
+    script = "\n".join(f'[[turn]]\ncaller = "?"\nsay = "Here is answer {number}."' for number in range(9))
+    model = Model(Script.parse(script), session_seconds=12)
+    async with world(Agent(instructions="x", greeting="Hello!"), model=model) as w, w.phone().dial() as line:
+        await line.wait_for_silence(ms=300)
+        for number in range(5):
+            await line.say(VOICE.render("Question?"))
+            await line.wait_for_silence(ms=2000)
+            answers = [text for session in model.sessions for text in session.said if "answer" in text]
+            assert len(answers) == number + 1
+        assert len(model.sessions) >= 3
+        assert w.of(Trouble) == w.of(CallEnded) == []
+        assert not any(event.turn.interrupted for event in w.of(TurnEnded))
+        assert [text for session in model.sessions for text in session.said].count("Hello!") == 1
+        assert line.violations == model.violations == []
+        print(f"{len(model.sessions)} sessions, answers after {[event.latency_ms for event in w.of(AgentAnswered)]} ms")
+
+
+async def test_a_call_that_ends_leaves_no_session_that_was_to_come(world: Worlds) -> None:
+    model = Model(Script.parse(SCRIPT), session_seconds=4)
+    async with world(Agent(instructions="x", greeting="Hello!"), model=model) as w, w.phone().dial() as line:
+        talking = asyncio.create_task(line.say(VOICE.render("I go on and on about nothing at all. " * 4)))
+        await w.until(lambda: len(model.sessions) == 2)  # opened beside the other one
+        assert living(w) == 2
+        await line.hang_up()
+        talking.cancel()
+        await asyncio.gather(talking, return_exceptions=True)
+        await w.until(lambda: living(w) == 0)
+
+
+async def test_a_rate_limit_is_waited_for(world: Worlds) -> None:
+    model = Model(Script.parse(SCRIPT), faults=Faults(fail_responses=1, rate_limit_resets_s=1.5))
+    async with world(Agent(instructions="x", greeting="Hello!"), model=model) as w, w.phone().dial() as line:
+        await line.wait_for_silence(ms=300)
+        (session,) = model.sessions
+        assert session.said == ["Hello!"]
+        failed, said = session.responses
+        assert said.created_at - (failed.done_at or 0) >= 1.3
+        (first, *_) = w.of(RateLimitsUpdated)
+        assert first.limits[0].remaining == 0
+
+
+async def test_a_rate_limit_that_lasts_is_gone_round(world: Worlds) -> None:
+    limited = Faults(fail_responses=99, rate_limit_resets_s=40)
+    async with Model(Script.parse(SCRIPT), faults=limited) as first, Model(Script.parse(SCRIPT)) as second:
+        both = [Endpoint(f"{model.url}?model=m", transcription_models=("whisper-1",)) for model in (first, second)]
+        agent = Agent(instructions="x", greeting="Hello!")
+        async with world(agent, endpoint=both) as w, w.phone().dial() as line:
+            await line.wait_for_silence(ms=300)
+            await line.say(VOICE.render("Question?"))
+            await line.wait_for_silence(ms=300)
+            assert len(first.sessions) == len(second.sessions) == 1
+            assert "Hello!" in second.sessions[0].said
+            assert any("number 0," in text for text in second.sessions[0].said)
+            second.sessions[0].kill()  # the one that served the caller is asked first
+            await w.until(lambda: len(second.sessions) == 2)
+            assert len(first.sessions) == 1
 
 
 async def test_without_another_session_the_caller_hears_the_apology(

@@ -6,6 +6,7 @@ import pytest
 
 from phoneagent.protocol import realtime
 from phoneagent.protocol.asked import MAX_ADDED, MAX_WAITING
+from phoneagent.protocol.history import Role
 from phoneagent.protocol.policy import Floor
 from phoneagent.protocol.responses import MAX_ASKS
 from tests.protocol.rig import Rig
@@ -21,8 +22,8 @@ def ask(rig: Rig, **options: object) -> bool:
     return accepted
 
 
-def add(rig: Rig, text: str = "It rains.", role: str = "system") -> bool:
-    accepted = rig.bridge.asked.add(text, role)
+def add(rig: Rig, text: str = "It rains.", role: Role = "system") -> bool:
+    accepted = rig.bridge.asked.add(text, role, rig.now)
     rig.flush()
     return accepted
 
@@ -43,7 +44,7 @@ def test_an_item_joins_the_conversation_and_is_not_answered() -> None:
     assert add(rig, "Hello?", "user")
     (sent,) = rig.sent(realtime.ItemCreate)
     assert sent.item == {"type": "message", "role": "user", "content": [{"type": "input_text", "text": "Hello?"}]}
-    assert list(rig.bridge.asked.added) == [sent.item]
+    assert [note.item() for note in rig.bridge.asked.added] == [sent.item]
     rig.talk(10)
     assert rig.creates == []
 

@@ -151,6 +151,45 @@ def test_the_past_of_an_earlier_stream_comes_first() -> None:
     assert renewed(rig)[:2] == ["Hi", "A table?"]
 
 
+def test_what_the_code_added_is_told_in_its_place(rig: Rig) -> None:
+    rig.wait(1)
+    assert rig.bridge.asked.add("It rains.", "system", rig.now)
+    rig.wait(1)
+    rig.speech()
+    rig.turn("u1")
+    understood(rig, "u1", "A table?")
+    assert renewed(rig)[:2] == ["It rains.", "A table?"]
+
+
+def test_what_the_code_adds_between_two_sessions_is_told_once(rig: Rig) -> None:
+    rig.speech()
+    rig.turn("u1")
+    understood(rig, "u1", "A table?")
+    told = len(rig.prompts)
+    assert away(rig)
+    rig.wait(0.1)
+    assert rig.bridge.asked.add("It rains.", "system", rig.now)
+    rig.connect()
+    assert rig.prompts[told:][:2] == ["A table?", "It rains."]
+    assert rig.prompts[told:].count("It rains.") == 1
+
+
+def test_what_the_code_adds_before_a_resumed_call_has_a_session_comes_after_its_past() -> None:
+    turn = Turn(role="caller", item_id="x", text="Hi", heard_text="Hi", start_ms=0, end_ms=1, said_ms=1, heard_ms=1)
+    rig = Rig(connect=False, past=Past(turns=(turn,), pending="nothing", age_ms=5000))
+    assert rig.bridge.asked.add("It rains.", "system", rig.now)
+    rig.connect()
+    assert rig.prompts[:2] == ["Hi", "It rains."]
+    assert len(rig.prompts) == 3  # and what puts it back into the call
+
+
+def test_a_new_session_is_that_of_whoever_has_the_call(rig: Rig) -> None:
+    assert away(rig)
+    rig.bridge.tools.reconfigure({"instructions": "You do bills."})
+    rig.connect()
+    assert [update.session for update in rig.sent(realtime.SessionUpdate)] == [{"instructions": "You do bills."}]
+
+
 @pytest.mark.parametrize("code", ["session_expired", "server_error"])
 def test_a_session_that_is_of_no_use_is_renewed(rig: Rig, code: str) -> None:
     if code == "session_expired":

@@ -176,7 +176,7 @@ def test_a_tool_that_hangs_up_without_a_word_is_waited_for() -> None:
 
 def test_what_the_agent_s_code_asks_for() -> None:
     bench = Bench()
-    bench.chat.asked.add("It rains.", "system")
+    bench.chat.asked.add("It rains.", "system", bench.now)
     assert bench.chat.say("One moment.", bench.now)
     bench.flush()
     assert [item["role"] for item in bench.items] == ["system", "system"]

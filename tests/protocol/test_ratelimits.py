@@ -1,0 +1,112 @@
+"""Rate limits of the model's provider: told, waited for, and gone round."""
+
+from __future__ import annotations
+
+import pytest
+
+from phoneagent import RateLimit, RateLimitsUpdated
+from phoneagent.protocol import realtime
+from phoneagent.protocol.policy import PATIENCE_SECONDS, Renew
+from phoneagent.protocol.ratelimits import MAX_LIMITS, UNKNOWN_WAIT_SECONDS, RateLimits
+
+from .rig import Rig
+
+CODES = ["rate_limit_exceeded", "inference_rate_limit_exceeded"]
+
+
+def limits(rig: Rig, remaining: float, reset_seconds: float) -> None:
+    limit = RateLimit(name="tokens", limit=40_000, remaining=remaining, reset_seconds=reset_seconds)
+    rig.model(realtime.RateLimits(rate_limits=[limit]))
+
+
+def asked_and_refused(rig: Rig, code: str = "rate_limit_exceeded") -> None:
+    """A turn is answered by a response that fails at once."""
+    rig.speech()
+    rig.turn()
+    rig.created("r1", ours=False)
+    rig.done("r1", "failed", code)
+
+
+def test_what_the_provider_tells_is_passed_on() -> None:
+    rig = Rig()
+    raw = (
+        b'{"type":"rate_limits.updated","rate_limits":[{"name":"tokens","limit":9,"remaining":3,"reset_seconds":1.5}]}'
+    )
+    event = realtime.decode(raw)
+    rig.model(event)
+    (told,) = rig.events(RateLimitsUpdated)
+    assert told.limits == (RateLimit(name="tokens", limit=9, remaining=3, reset_seconds=1.5),)
+
+
+@pytest.mark.parametrize("code", CODES)
+def test_the_second_try_comes_when_there_is_room_again(code: str) -> None:
+    rig = Rig(renews=True)
+    limits(rig, 0, 3)
+    rig.wait(1)
+    asked_and_refused(rig, code)
+    rig.talk(1.9)
+    assert rig.creates == []
+    rig.talk(0.2)
+    assert len(rig.creates) == 1
+    assert rig.asked == []
+
+
+def test_nobody_is_kept_waiting_for_long() -> None:
+    rig = Rig(renews=True)
+    limits(rig, 0, 60)
+    asked_and_refused(rig)
+    rig.talk(PATIENCE_SECONDS + 0.1)
+    assert len(rig.creates) == 1
+
+
+def test_a_limit_that_lasts_is_gone_round_by_another_endpoint() -> None:
+    rig = Rig(renews=True, elsewhere=True)
+    limits(rig, 0, 60)
+    asked_and_refused(rig)
+    assert rig.asked == [Renew(elsewhere=True)]
+    rig.connect()
+    rig.talk(0.1)
+    assert len(rig.creates) == 1  # the answer is still owed
+    assert not rig.bridge.ended
+
+
+def test_refused_twice_and_nowhere_else_to_go_the_caller_is_told() -> None:
+    rig = Rig(renews=True)
+    asked_and_refused(rig)
+    rig.talk(UNKNOWN_WAIT_SECONDS + 0.1)
+    rig.created("r2", ours=True)
+    rig.done("r2", "failed", "rate_limit_exceeded")
+    assert "rate_limit_exceeded" in rig.given_up
+
+
+def test_a_create_that_is_refused_for_a_limit_waits_as_well() -> None:
+    rig = Rig(renews=True)
+    limits(rig, 0, 2)
+    rig.say("Hello.")
+    rig.error("rate_limit_exceeded", rig.creates[0].event_id)
+    rig.talk(1.5)
+    assert len(rig.creates) == 1
+    rig.talk(1)
+    assert len(rig.creates) == 2
+    assert rig.ended is None
+
+
+def test_a_new_session_waits_for_nothing() -> None:
+    rig = Rig(renews=True)
+    limits(rig, 0, 4)
+    asked_and_refused(rig)
+    assert rig.bridge.model_away(rig.now, "1006")
+    rig.connect()
+    assert len(rig.creates) == 1
+
+
+def test_how_long_to_wait() -> None:
+    rates = RateLimits()
+    assert rates.wait(0) == UNKNOWN_WAIT_SECONDS
+    rates.update([RateLimit(name="tokens", limit=9, remaining=5, reset_seconds=9)], 0)
+    assert rates.wait(4) == 5
+    rates.update([RateLimit(name="requests", limit=9, remaining=0, reset_seconds=2)], 0)
+    assert rates.wait(1) == 1  # it is the one that is used up
+    assert rates.wait(50) == 0
+    rates.update([RateLimit(name=str(number)) for number in range(2 * MAX_LIMITS)], 0)
+    assert len(rates._told) == MAX_LIMITS
