@@ -12,11 +12,11 @@ import logging
 import time
 from collections import OrderedDict
 from collections.abc import Awaitable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Literal, NamedTuple, TypeAlias, TypeVar
 
-from .errors import PhoneAgentError, RequestRefused, StoreError
+from .errors import PhoneAgentError, RequestRefused, StoreError, TelephonyError
 from .events import EndedBy, NextStep
 from .numbers import LiveCalls
 from .protocol.history import Past, Pending, ToolRun, pending_of
@@ -26,7 +26,10 @@ from .telephony import fall_back
 log = logging.getLogger("phoneagent.afterwards")
 
 WRITE_SECONDS = 0.5
-"""How long the caller's line stays silent for the next step to be written."""
+"""How long the caller's line stays silent for the next step to be written, before it is done in another way."""
+
+PATIENT_SECONDS = 2.0
+"""How long a step may take of which nothing is done in another way."""
 
 REST_SECONDS = 4.0
 """How long it may take Twilio's REST API then."""
@@ -54,6 +57,17 @@ Kind: TypeAlias = Literal["hang_up", "fall_back", "resume", "recover", "apologis
 _Found = TypeVar("_Found", bound=Standing)
 
 
+@dataclass(slots=True)
+class _Known:
+    """A step that this process has given itself."""
+
+    step: NextStep
+    given_at: datetime
+    since: float
+    """The same, of the monotonic clock."""
+    written: bool = False
+
+
 class Answer(NamedTuple):
     """How a call goes on, and after which media stream; "" where that is not known."""
 
@@ -67,13 +81,13 @@ def may_recover(faults: int, seconds: float) -> bool:
 
 
 class Afterwards:
-    """The journal of calls, and what follows from it."""
+    """The journal of calls, and what follows from it. Without `live_calls` there is no REST API to help."""
 
-    def __init__(self, store: Store, live_calls: LiveCalls, *, fallback_number: str | None) -> None:
+    def __init__(self, store: Store, live_calls: LiveCalls | None, *, fallback_number: str | None) -> None:
         self._store = store
         self._live_calls = live_calls
         self._fallback_number = fallback_number
-        self._steps: OrderedDict[str, tuple[float, NextStep]] = OrderedDict()
+        self._steps: OrderedDict[str, _Known] = OrderedDict()
 
     # --- the journal ---
 
@@ -81,29 +95,46 @@ class Afterwards:
         """Write down that a tool is about to run (see `Journal`)."""
         await self._store.tool_started(call_sid, call_id, name, arguments)
 
-    async def next_step(self, call_sid: str, step: NextStep) -> None:
+    async def next_step(self, call_sid: str, step: NextStep, *, early: bool = False) -> None:
         """Write down what comes next, or have Twilio do it (see `Journal`).
+
+        `early`: so it is to end, and its last words are still being said. A process that dies meanwhile has ended it;
+        otherwise the same step, or another one, follows without `early`. Of all steps of a stream the one counts that
+        was given last, in whatever order they reach the database. An early one that does not is only logged.
 
         Raises:
             TelephonyError: neither worked. Twilio will ask, and nobody but this process will know.
         """
-        self._remember(call_sid, step)
+        known = self._known(call_sid)
+        if known is not None and known.written and known.step == step:
+            return  # the early one is there
+        known = self._remember(call_sid, step)
+        undone = step.kind != "resume" and not early  # should it come too late, for REST does it
         try:
-            async with asyncio.timeout(WRITE_SECONDS):
-                await self._store.flush()  # the step counts for the latest stream, and who goes on needs what was said
-                await self._store.next_step(call_sid, step)
+            async with asyncio.timeout(WRITE_SECONDS if undone else PATIENT_SECONDS):
+                writing = self._write(call_sid, known)
+                await (writing if undone else asyncio.shield(writing))
             return
         except (StoreError, TimeoutError):
-            remedy = "only this process knows it" if step.kind == "resume" else "it is done over REST"
+            remedy = "it is done over REST" if undone else "only this process knows it"
             log.warning("the next step was not written: %s", remedy, extra={"call_sid": call_sid})
+        if undone:
+            await self._do(call_sid, step)
+
+    async def _write(self, call_sid: str, known: _Known) -> None:
+        await self._store.flush()  # the step counts for the latest stream, and who goes on needs what was said
+        await self._store.next_step(call_sid, known.step, at=known.given_at)
+        known.written = True
+
+    async def _do(self, call_sid: str, step: NextStep) -> None:
+        """Have Twilio do it now."""
+        if self._live_calls is None:
+            raise TelephonyError("there is no REST API to do it either")
         async with asyncio.timeout(REST_SECONDS):
-            match step.kind:
-                case "hang_up":
-                    await self._live_calls.complete(call_sid)
-                case "fall_back":
-                    await self._live_calls.redirect(call_sid, fall_back(self._fallback_number, apologise=False))
-                case _:
-                    pass  # Twilio asks, and if that is another process, the database may be back
+            if step.kind == "hang_up":
+                await self._live_calls.complete(call_sid)
+            elif step.kind == "fall_back":
+                await self._live_calls.redirect(call_sid, fall_back(self._fallback_number, apologise=False))
 
     # --- when Twilio asks ---
 
@@ -162,30 +193,33 @@ class Afterwards:
         Raises:
             StoreError: the database does not answer within `seconds`, and this process does not know the step.
         """
-        step = self._known(call_sid)
+        known = self._known(call_sid)
         try:
             async with asyncio.timeout(seconds):
                 found = await reading
         except (StoreError, TimeoutError) as error:
             why = str(error) or f"the database did not answer within {seconds:g} s"
-            if step is None:
+            if known is None:
                 raise StoreError(why) from None
             log.warning("the call goes on by what this process knows: %s", why, extra={"call_sid": call_sid})
-            return kind(step=step)
-        if found.step is None and step is not None and found.stream_sid in (None, step.data.get("stream_sid")):
-            return replace(found, step=step)
-        return found
+            return kind(step=known.step)
+        if known is None or found.stream_sid not in (None, known.step.data.get("stream_sid")):
+            return found
+        newer = found.step is None or not known.written
+        return replace(found, step=known.step) if newer else found
 
-    def _remember(self, call_sid: str, step: NextStep) -> None:
+    def _remember(self, call_sid: str, step: NextStep) -> _Known:
         self._steps.pop(call_sid, None)
-        self._steps[call_sid] = (time.monotonic(), step)
+        known = _Known(step, datetime.now(UTC), time.monotonic())
+        self._steps[call_sid] = known
         if len(self._steps) > MOST_KNOWN:
             self._steps.popitem(last=False)
+        return known
 
-    def _known(self, call_sid: str) -> NextStep | None:
+    def _known(self, call_sid: str) -> _Known | None:
         """Return the next step of a call, if it is one of this process and a recent one."""
-        at, step = self._steps.get(call_sid, (0.0, None))
-        return step if time.monotonic() - at < KNOWN_SECONDS else None
+        known = self._steps.get(call_sid)
+        return known if known is not None and time.monotonic() - known.since < KNOWN_SECONDS else None
 
     async def settle(self, call_sid: str, ended_by: EndedBy, reason: str) -> None:
         """End the record of a call of which Twilio says that it is over; its own session knows better how."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -85,6 +86,7 @@ def take_away(store: Store, monkeypatch: pytest.MonkeyPatch, how: str = "refuses
         raise StoreError("the database is away")
 
     monkeypatch.setattr(afterwards, "WRITE_SECONDS", 0.02)
+    monkeypatch.setattr(afterwards, "PATIENT_SECONDS", 0.02)
     monkeypatch.setattr(afterwards, "READ_SECONDS", 0.02)
     monkeypatch.setattr(afterwards, "KNOWN_READ_SECONDS", 0.02)
     monkeypatch.setattr(store._database, "read", away)
@@ -105,6 +107,98 @@ async def test_what_one_process_has_written_another_one_answers(store: Store, st
     await after(store, rest).next_step(SID, step)
     assert await after(store).answer(SID) == answer
     assert rest.done == []
+
+
+# --- a step that is given early ---
+
+
+@pytest.mark.parametrize("step", [HANG_UP, FALL_BACK])
+async def test_a_process_that_is_killed_during_the_goodbye_has_ended_the_call(store: Store, step: NextStep) -> None:
+    rest = Rest()
+    await after(store, rest).next_step(SID, step, early=True)
+    assert await after(store).answer(SID) == Answer(step.kind)  # type: ignore[arg-type]
+    with pytest.raises(RequestRefused, match="over"):
+        await after(store).past(SID)
+    assert rest.done == []
+
+
+@pytest.mark.parametrize(("step", "answer"), ANSWERS[1:])
+async def test_what_happens_in_the_end_counts_and_not_what_was_to_come(
+    store: Store, step: NextStep, answer: Answer
+) -> None:
+    ours = after(store)
+    await ours.next_step(SID, HANG_UP, early=True)
+    await ours.next_step(SID, step)
+    assert await ours.answer(SID) == answer
+    assert await after(store).answer(SID) == answer
+
+
+async def test_an_early_step_that_is_overtaken_changes_nothing_any_more(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ours = after(store)
+    written, free = store.next_step, asyncio.Event()
+
+    async def slow(call_sid: str, step: NextStep, **options: Any) -> None:
+        if step == HANG_UP:
+            await free.wait()
+        await written(call_sid, step, **options)
+
+    monkeypatch.setattr(store, "next_step", slow)
+    early = asyncio.create_task(ours.next_step(SID, HANG_UP, early=True))
+    await asyncio.sleep(0)  # it has been given
+    await ours.next_step(SID, RESUME)
+    free.set()
+    await early
+    assert await ours.answer(SID) == await after(store).answer(SID) == Answer("resume", "MZ1")
+
+
+async def test_the_step_of_the_end_is_not_written_again_and_needs_no_database(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rest = Rest()
+    ours = after(store, rest)
+    await ours.next_step(SID, HANG_UP, early=True)
+    take_away(store, monkeypatch)
+    await ours.next_step(SID, HANG_UP)
+    assert rest.done == []
+
+
+async def test_an_early_step_that_is_not_written_is_left_to_the_end(
+    store: Store, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    rest = Rest()
+    ours = after(store, rest)
+    with monkeypatch.context() as outage:
+        take_away(store, outage)
+        await ours.next_step(SID, HANG_UP, early=True)
+        assert rest.done == []
+        assert caplog.messages == ["the next step was not written: only this process knows it"]
+        await ours.next_step(SID, HANG_UP)
+    assert rest.done == ["complete"]
+
+
+async def test_a_hand_over_that_is_written_late_is_planned_all_the_same(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A goodbye that is written late must not be: it is done over REST meanwhile."""
+    monkeypatch.setattr(afterwards, "WRITE_SECONDS", 0.02)
+    monkeypatch.setattr(afterwards, "PATIENT_SECONDS", 0.02)
+    rest, ours, free = Rest(), after(store), asyncio.Event()
+    write = store._database.write
+
+    async def slow(work: Any) -> Any:
+        await free.wait()
+        return await write(work)
+
+    monkeypatch.setattr(store._database, "write", slow)
+    await ours.next_step(SID, RESUME)
+    await after(store, rest).next_step(SID, replace(HANG_UP, data={"stream_sid": "MZ0"}))
+    assert rest.done == ["complete"]
+    free.set()
+    async with asyncio.timeout(5):
+        while await after(store).answer(SID) != Answer("resume", "MZ1"):
+            await asyncio.sleep(0.005)
 
 
 async def test_a_call_of_which_no_step_is_written_has_broken_unless_somebody_ended_it(store: Store) -> None:

@@ -142,20 +142,24 @@ class Store:
         self._writer.add([self._scribe.tool_started(call_sid, call_id, name, arguments, now())])
         await self._writer.flush()
 
-    async def next_step(self, call_sid: str, step: NextStep) -> None:
+    async def next_step(self, call_sid: str, step: NextStep, *, at: datetime | None = None) -> None:
         """Write down what comes after a media stream (see `Journal`); a later step replaces an earlier one of it.
+
+        `at` is when it was given, if not now: of two that overtake each other on their way, the later one stays.
 
         Raises:
             StoreError: it is not written, and is not going to be; the same holds where the caller gives up waiting.
         """
         key = {"call_sid": clean(call_sid), "stream_sid": clean(str(step.data.get("stream_sid") or ""))}
-        values = {**key, "kind": step.kind, "data": dict(step.data), "at": datetime.now(UTC)}
+        values = {**key, "kind": step.kind, "data": dict(step.data), "at": at or datetime.now(UTC)}
         insert = self._insert(next_steps).values(values)
         changes = {name: insert.excluded[name] for name in ("kind", "data", "at")}
+        newer = insert.excluded.at >= next_steps.c.at
+        latest = insert.on_conflict_do_update(index_elements=list(key), set_=changes, where=newer)
         given_up = False
 
         async def write(connection: AsyncConnection) -> None:
-            await connection.execute(insert.on_conflict_do_update(index_elements=list(key), set_=changes))
+            await connection.execute(latest)
             if given_up:  # the call does it in another way, and it must not be done twice
                 raise StoreError("the call did not wait for its next step")
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 
 from phoneagent.events import CallEnded, CallHandedOver, EndedBy, Event, NextStep
-from phoneagent.store import CallDetails, SoFar, Standing, Store, statements, store, writer
+from phoneagent.store import CallDetails, SoFar, Standing, Store, rows, statements, store, writer
 from tests.store.conftest import (
     CALLER,
     GREETING,
@@ -321,6 +322,18 @@ async def test_a_step_that_an_older_stream_writes_late_replaces_none(ready: str)
         await second.flush()
         await first.next_step(SID, NextStep(kind="resume", data={"stream_sid": "MZ1"}))
         assert (await first.standing(SID)).step == NextStep(kind="hang_up", data={"stream_sid": "MZ2"})
+
+
+async def test_of_two_steps_of_a_stream_the_one_that_was_given_later_stays(ready: str) -> None:
+    early, late = (NextStep(kind=kind, data={"stream_sid": "MZ1"}) for kind in ("hang_up", "fall_back"))
+    moment = rows.now()
+    async with Store.from_url(ready) as kept:
+        kept.tell(started())
+        await kept.next_step(SID, late, at=moment + timedelta(milliseconds=1))
+        await kept.next_step(SID, early, at=moment)  # overtaken on its way
+        assert (await kept.standing(SID)).step == late
+        await kept.next_step(SID, early)
+        assert (await kept.standing(SID)).step == early
 
 
 async def test_a_stream_that_has_just_begun_voids_the_step_before_it_at_once(ready: str) -> None:
