@@ -279,5 +279,8 @@ class Journal(Protocol):
     async def tool_started(self, call_sid: str, call_id: str, name: str, arguments: str) -> None:
         """A tool is about to run: it must not be run a second time."""
 
-    async def next_step(self, call_sid: str, step: NextStep) -> None:
-        """The media stream is about to be closed by us, and this comes next."""
+    async def next_step(self, call_sid: str, step: NextStep, *, early: bool = False) -> None:
+        """The media stream is about to be closed by us, and this comes next.
+
+        `early`: it is to be closed when its last words are said; whatever is given later for it counts instead.
+        """

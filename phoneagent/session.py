@@ -24,7 +24,7 @@ from .guardrail import Guard
 from .handoffs import Desk
 from .protocol import mediastream, realtime
 from .protocol.bridge import Bridge
-from .protocol.policy import EndCall, OpenNext, Renew, RunTool
+from .protocol.policy import EndCall, NoteStep, OpenNext, Renew, RunTool
 from .protocol.responses import ANSWERS
 from .protocol.toolcalls import Filler
 from .toolrunner import ToolRunner
@@ -140,7 +140,7 @@ class Session:
             flush=self.flush,
             loop=self._loop,
         )
-        self._tools: set[asyncio.Task[None]] = set()
+        self._unfinished: set[asyncio.Task[None]] = set()
         self._over = asyncio.Event()
 
     def hand_over(self, reason: str) -> None:
@@ -195,16 +195,20 @@ class Session:
 
         One in the middle of its work (a booking, a payment) is better finished than cut; each has its own limit.
         """
-        await asyncio.gather(*self._tools, return_exceptions=True)
+        await asyncio.gather(*self._unfinished, return_exceptions=True)
         self._tell()
 
     async def _settle_step(self) -> None:
         """Have it written what comes next, before Twilio asks for it."""
-        if self._journal is None or self._step is None:
+        if self._step is not None:
+            await self._write_step(self._step, early=False)
+
+    async def _write_step(self, step: NextStep, *, early: bool) -> None:
+        if self._journal is None:
             return
         try:
             async with asyncio.timeout(STEP_SECONDS):
-                await self._journal.next_step(self._call.sid, self._step)
+                await self._journal.next_step(self._call.sid, step, early=early)
         except (PhoneAgentError, TimeoutError) as error:
             why = str(error) or f"it took longer than {STEP_SECONDS:g} s"
             log.error("the next step of the call is not settled: %s", why, extra={"call_sid": self._call.sid})
@@ -369,6 +373,8 @@ class Session:
                     self._elsewhere = elsewhere
                     if self._model is not None:
                         self._model.abort()  # which ends its reader
+                case NoteStep(step=step):
+                    self._aside(self._write_step(self._of_this_stream(step), early=True))
                 case EndCall():
                     self._take_step(request.next_step)
                     self._over.set()
@@ -377,8 +383,16 @@ class Session:
 
     def _take_step(self, step: NextStep | None, **more: Any) -> None:
         if step is not None:
-            data = {**step.data, **more, "stream_sid": self.bridge.stream_sid}
-            self._step = NextStep(kind=step.kind, data=data)
+            self._step = self._of_this_stream(step, **more)
+
+    def _of_this_stream(self, step: NextStep, **more: Any) -> NextStep:
+        return NextStep(kind=step.kind, data={**step.data, **more, "stream_sid": self.bridge.stream_sid})
+
+    def _aside(self, work: Coroutine[Any, Any, None]) -> None:
+        """Do something that may outlive the stream."""
+        task = self._watch(asyncio.create_task(work))
+        self._unfinished.add(task)
+        task.add_done_callback(self._unfinished.discard)
 
     def _measured(self, direction: Direction) -> None:
         """A message that was taken at `_taken_at` is on its way."""
@@ -436,9 +450,7 @@ class Session:
         tool = self._desk.tool(request.name)
         if tool is not None and tool.filler is not None:
             self.bridge.tools.fill(request.call_id, Filler(tool.filler, tool.filler_after))
-        task = self._watch(asyncio.create_task(self._run_tool(tool, request)))
-        self._tools.add(task)
-        task.add_done_callback(self._tools.discard)
+        self._aside(self._run_tool(tool, request))
 
     def _show_guard(self, event: realtime.TranscriptDelta | realtime.TranscriptDone) -> None:
         guardrail, responses = self._desk.agent.guardrail, self.bridge.responses

@@ -59,7 +59,7 @@ class Shell:
 
 
 async def test_a_task_that_is_cancelled_from_inside_ends_the_call() -> None:
-    async def open_model() -> ModelSocket:
+    async def open_model(elsewhere: bool) -> ModelSocket:
         raise asyncio.CancelledError  # as awaiting a task does that somebody cancelled
 
     shell = Shell(open_model=open_model)

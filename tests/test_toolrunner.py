@@ -48,7 +48,7 @@ class Journal:
             await asyncio.Event().wait()
         self.started.append(call_id)
 
-    async def next_step(self, call_sid: str, step: NextStep) -> None:
+    async def next_step(self, call_sid: str, step: NextStep, *, early: bool = False) -> None:
         raise AssertionError
 
 

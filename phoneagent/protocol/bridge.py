@@ -52,6 +52,7 @@ from .policy import (
     MODEL_STALLED_SECONDS,
     EndCall,
     Floor,
+    NoteStep,
     Policy,
     Renew,
     Request,
@@ -449,6 +450,8 @@ class Bridge:
 
     def _close(self, now: float, by: EndedBy, reason: str, *, goodbye: bool = False) -> None:
         self._closing.begin(now, by, reason, goodbye=goodbye)
+        if (step := step_after(by, "nothing")) is not None:
+            self._requests.append(NoteStep(step))
         self.responses.close()
 
     def _hang_up_at(self) -> float:

@@ -96,6 +96,13 @@ class Renew:
 
 
 @dataclass(frozen=True, slots=True)
+class NoteStep:
+    """Write down what is to come after the stream, while its last words are being said: we may not live to its end."""
+
+    step: NextStep
+
+
+@dataclass(frozen=True, slots=True)
 class EndCall:
     """Write down what comes next, then close the caller's socket and the model's session.
 
@@ -107,4 +114,4 @@ class EndCall:
     next_step: NextStep | None = None
 
 
-Request: TypeAlias = RunTool | EndCall | OpenNext | Renew
+Request: TypeAlias = RunTool | NoteStep | EndCall | OpenNext | Renew

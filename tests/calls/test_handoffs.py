@@ -84,6 +84,20 @@ async def test_it_stays_handed_over_in_the_next_stream(world: Worlds, tmp_path: 
         assert w.model.violations == []
 
 
+async def test_it_stays_handed_over_in_the_next_model_session(world: Worlds) -> None:
+    async with world(FRONT, SCRIPT) as w, w.phone().dial() as line:
+        await line.wait_for_silence(ms=300)
+        await line.say(WORD)
+        await line.wait_for_silence(ms=300)
+        w.model.sessions[0].kill()
+        await w.until(lambda: len(w.model.sessions) == 2 and w.model.sessions[1].items)
+        assert w.model.sessions[1].session["instructions"] == "You do bills."
+        await line.say(WORD)
+        await line.wait_for_silence(ms=300)
+        await w.until(lambda: said(w)[-1] == ("billing", "It is refunded."))
+        assert w.model.violations == []
+
+
 async def test_who_hands_over_without_a_word_is_never_heard(world: Worlds) -> None:
     router = Agent(name="router", instructions="You decide.", handoffs=[replace(BILLING, handoffs=["router"])])
     script = SCRIPT.replace('say = "I put you through."\n', "").replace("front desk", "router")
