@@ -136,6 +136,9 @@ class Settings(Records):
         default_factory=dict, validation_alias="PHONEAGENT_PRICES", repr=False
     )
     """What models cost where the built-in table is wrong or silent: JSON, or the path of a JSON file. See `Price`."""
+    rate_limit_reserve: float = Field(0, ge=0, le=1)
+    """The part of the model's rate limits that is kept for live calls: with less left, a new call goes where too many
+    calls go. 0 takes every call."""
     max_calls: int = Field(100, ge=1)
     """How many calls this process takes at once; further callers are sent to `fallback_number`, or hear busy."""
     max_calls_per_caller: int = Field(10, ge=1)

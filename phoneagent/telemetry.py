@@ -22,6 +22,7 @@ from .events import (
     CallStarted,
     Event,
     KeyPressed,
+    RateLimitsUpdated,
     ToolCalled,
     ToolReturned,
     Trouble,
@@ -151,13 +152,14 @@ class JsonFormatter(logging.Formatter):
 
 
 MAX_TOOL_NAMES = 100
+MAX_RATE_LIMITS = 100
 LATENCY_SECONDS = (0.1, 0.2, 0.3, 0.5, 0.7, 1, 1.5, 2, 3, 5, 10)
 REACTION_SECONDS = (0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.7, 1, 2)
 BRIDGE_SECONDS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1)
 LAG_SECONDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5)
 
 DIRECTIONS = ("to_model", "to_caller")
-TURNED_AWAY = ("draining", "full", "denied", "caller")
+TURNED_AWAY = ("draining", "full", "denied", "caller", "limited")
 
 
 class Metrics:
@@ -169,6 +171,7 @@ class Metrics:
     def __init__(self) -> None:
         self._registry = CollectorRegistry()
         self._tool_names: set[str] = set()
+        self._limit_names: set[tuple[str, str]] = set()
         options: Any = {"registry": self._registry, "namespace": "phoneagent"}
         self._count_calls(options)
         self._measure(options)
@@ -186,6 +189,10 @@ class Metrics:
         self._transcribed = Counter("transcribed_seconds", "Audio of recognisers paid by the minute", **options)
         self._cost = Counter("cost_dollars", "What the models cost, as far as it is known", **options)
         self._unpriced = Counter("usage_unpriced", "Reports of usage with a part whose cost is unknown", **options)
+        self._limit = Gauge("rate_limit", "What a provider allows of a model", ["model", "name"], **options)
+        self._left = Gauge(
+            "rate_limit_remaining", "What was left of that when the provider told last", ["model", "name"], **options
+        )
         for reason in TURNED_AWAY:  # a series that is there from the start shows its first increase
             self._away.labels(reason)
 
@@ -237,6 +244,8 @@ class Metrics:
                 self._answers.observe(event.latency_ms / 1000)
             case UsageReported():
                 self._count_usage(event)
+            case RateLimitsUpdated():
+                self._show_limits(event)
             case ToolReturned():
                 # The model may invent names, and every one would be a series for ever.
                 if event.name in self._tool_names or len(self._tool_names) < MAX_TOOL_NAMES:
@@ -255,12 +264,21 @@ class Metrics:
             elif count:
                 self._tokens.labels(kind).inc(count)
 
+    def _show_limits(self, event: RateLimitsUpdated) -> None:
+        for limit in event.limits:
+            name = (event.model, limit.name)
+            if name in self._limit_names or len(self._limit_names) < MAX_RATE_LIMITS:
+                self._limit_names.add(name)
+                self._limit.labels(*name).set(limit.limit)
+                self._left.labels(*name).set(limit.remaining)
+
     def refused(self, what: str) -> None:
         """Count a request that was refused: "webhook" or "socket"."""
         self._refused.labels(what).inc()
 
     def turned_away(self, reason: str) -> None:
-        """Count a call that was turned away: "draining", "full", "denied" (the number), "caller" (its many calls)."""
+        """Count a call that was turned away: "draining", "full", "limited" (by the model's provider), "denied"
+        (the number), "caller" (its many calls)."""
         self._away.labels(reason).inc()
 
     def bridged(self, direction: str, seconds: float) -> None:

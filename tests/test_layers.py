@@ -28,6 +28,7 @@ LAYERS = {
     "provider": 2,
     "endpoint": 3,
     "store": 3,
+    "headroom": 3,
     "hooks": 3,
     "numbers": 3,
     "telemetry": 3,

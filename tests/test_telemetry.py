@@ -27,7 +27,7 @@ from phoneagent import (
     UsageReported,
     telemetry,
 )
-from phoneagent.events import CallHandedOver
+from phoneagent.events import CallHandedOver, RateLimit, RateLimitsUpdated
 from phoneagent.telemetry import JsonFormatter, Metrics, hide_secrets, log_event, watch_loop
 
 TURN = Turn(
@@ -73,6 +73,16 @@ def test_every_fact_is_a_line_without_numbers_or_speech(caplog: pytest.LogCaptur
     for secret in ("+1555", "my secret", "7"):
         assert secret not in "".join(line.removeprefix("CA1") for line in lines)
     assert "interrupted: heard 100 of 900 ms" in "".join(lines)
+
+
+def test_rate_limits_are_shown_as_the_provider_told_them_last() -> None:
+    metrics = Metrics()
+    for remaining in (900, 250):
+        limit = RateLimit(name="tokens", limit=1000, remaining=remaining, reset_seconds=3)
+        metrics.tell(RateLimitsUpdated(call_sid="CA1", at_ms=1, model="m", limits=(limit,)))
+    text = metrics.text().decode()
+    assert 'phoneagent_rate_limit{model="m",name="tokens"} 1000.0' in text
+    assert 'phoneagent_rate_limit_remaining{model="m",name="tokens"} 250.0' in text
 
 
 @pytest.mark.parametrize(
