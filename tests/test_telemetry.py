@@ -75,6 +75,13 @@ def test_every_fact_is_a_line_without_numbers_or_speech(caplog: pytest.LogCaptur
     assert "interrupted: heard 100 of 900 ms" in "".join(lines)
 
 
+def test_a_call_that_we_lost_is_an_error_of_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    log_event(ENDED)
+    log_event(replace(ENDED, ended_by="error"))
+    assert [record.levelname for record in caplog.records] == ["INFO", "ERROR"]
+
+
 def test_rate_limits_are_shown_as_the_provider_told_them_last() -> None:
     metrics = Metrics()
     for remaining in (900, 250):

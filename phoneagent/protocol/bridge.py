@@ -58,8 +58,7 @@ from .policy import (
     Request,
     RunTool,
 )
-from .ratelimits import RateLimits
-from .refusals import Verdict, judge, judge_response
+from .refusals import Refusals, Verdict
 from .responses import MAX_UNANSWERED, Ending, ResponseGate, State
 from .sessions import ModelSessions
 from .spending import Spending
@@ -87,10 +86,10 @@ class Bridge:
         self.turn = CallerTurn()
         self.responses = ResponseGate(self._control)
         self.truncations = Truncations(self._control)
+        self.refusals = Refusals(self.responses, self.truncations, elsewhere=policy.elsewhere)
         self.asked = Asked(self._control, self.hearing, self.responses)
         self.tools = ToolCalls(self._control, past.tools if past is not None else ())
         self.narration = Narration(call_sid)
-        self.rate_limits = RateLimits(elsewhere=policy.elsewhere)
         self.sessions = ModelSessions(past, policy, self._control, self._requests, self)
         self.spending = Spending(policy, past, self.narration, self.responses, self._limits)
 
@@ -259,10 +258,10 @@ class Bridge:
             case realtime.ResponseDone(response=response):
                 self._response_done(response, now)
             case realtime.RateLimits(rate_limits=limits):
-                self.rate_limits.update(limits, now)
+                self.refusals.limits.update(limits, now)
                 self.narration.rate_limits(self.spending.model, limits, now)
             case realtime.Error(error=failure):
-                self._act(judge(failure, self.responses, self.truncations, self.rate_limits, now), now)
+                self._act(self.refusals.judge(failure, now), now)
             case _:
                 pass  # of the session's beginning, or unknown: nothing a call needs
         self._move_on(now)
@@ -319,7 +318,7 @@ class Bridge:
         if failure is not None:
             why = failure.code or failure.type or "no reason given"
             self.narration.trouble(f"response {response.status}: {why}", now)
-        verdict = judge_response(ending, failure, self.responses, self.rate_limits, now)
+        verdict = self.refusals.judge_response(ending, failure, now)
         if verdict is not None:
             self._act(verdict, now)
         elif ending is Ending.INTERRUPTED and not self._closing.active:

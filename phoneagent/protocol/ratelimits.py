@@ -17,10 +17,9 @@ MAX_LIMITS = 20
 
 
 class RateLimits:
-    """The limits of a call's model. `now` is in seconds; `elsewhere` tells that there is another endpoint."""
+    """The limits of a call's model. `now` is in seconds."""
 
-    def __init__(self, *, elsewhere: bool = False) -> None:
-        self.elsewhere = elsewhere
+    def __init__(self) -> None:
         self._told: dict[str, tuple[RateLimit, float]] = {}
 
     def update(self, limits: Iterable[RateLimit], now: float) -> None:

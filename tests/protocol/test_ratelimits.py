@@ -79,6 +79,17 @@ def test_refused_twice_and_nowhere_else_to_go_the_caller_is_told() -> None:
     assert "rate_limit_exceeded" in rig.given_up
 
 
+@pytest.mark.parametrize("elsewhere", [False, True])
+def test_what_no_time_heals_is_gone_round_too(elsewhere: bool) -> None:
+    rig = Rig(renews=True, elsewhere=elsewhere)
+    rig.speech()
+    rig.turn()
+    rig.created("r1", ours=False)
+    rig.done("r1", "failed", "insufficient_quota")
+    assert (rig.asked == [Renew(elsewhere=True)]) is elsewhere
+    assert rig.given_up == ("" if elsewhere else "the model refused: insufficient_quota")
+
+
 def test_a_create_that_is_refused_for_a_limit_waits_as_well() -> None:
     rig = Rig(renews=True)
     limits(rig, 0, 2)
