@@ -10,7 +10,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, TypeVar
 from urllib.parse import parse_qsl, urlencode, urlsplit
 
@@ -23,10 +23,11 @@ from starlette.websockets import WebSocket
 
 from . import handoffs, telemetry, telephony
 from . import settings as settings_
-from .admission import Admission
+from .admission import DENIED, DRAINING, Admission, Refusal
 from .afterwards import Afterwards, Answer, may_recover
 from .agent import Agent, Answerer
 from .call import Call
+from .carried import unpack
 from .door import Door
 from .endpoint import Endpoint
 from .errors import ConfigurationError, DefinitionError, ProtocolError, RequestRefused, StoreError
@@ -50,8 +51,9 @@ MEDIA_PATH = "/twilio/media/"
 MAX_ASKED_AGAIN = 8
 """How often a call is sent round while this process drains, a second each time."""
 
+_LIVE = "in-progress"
 _OVER = frozenset({"completed", "busy", "failed", "no-answer", "canceled"})
-"""What Twilio calls the status of a call that is over."""
+"""What Twilio calls the status of a call that is up, and of one that is over."""
 
 _CALL_SID = re.compile(r"CA[0-9a-fA-F]{32}")
 _Hook = TypeVar("_Hook", bound=Callable[[Any], Any])
@@ -118,7 +120,7 @@ class PhoneApp(Starlette):
     @property
     def coming(self) -> int:
         """How many calls were answered, and their media socket is still to come."""
-        return len(self._board.expected)
+        return self._board.coming
 
     @property
     def unfinished(self) -> int:
@@ -187,10 +189,11 @@ class PhoneApp(Starlette):
     def _afterwards(self) -> Afterwards | None:
         if self._store is None:
             return None
-        settings = self.settings
-        live_calls = LiveCalls(
-            settings.twilio_account_sid, settings.auth_tokens[0], api_url=settings.twilio_api_url, backoff_s=0.2
-        )
+        settings, live_calls = self.settings, None
+        if not settings.insecure or settings.twilio_api_url is not None:  # an account that is made up has no calls
+            live_calls = LiveCalls(
+                settings.twilio_account_sid, settings.auth_tokens[0], api_url=settings.twilio_api_url, backoff_s=0.2
+            )
         return Afterwards(self._store, live_calls, fallback_number=settings.fallback_number)
 
     @cached_property
@@ -213,6 +216,7 @@ class PhoneApp(Starlette):
             emit=self._emit,
             journal=self._afterwards,
             measure=self._metrics.bridged,
+            keep_state=self._store.keep_state if self._store is not None else None,
             max_call_seconds=self.settings.max_call_seconds,
             max_call_cost=self.settings.max_call_cost,
             prices={**PRICES, **self.settings.prices, **self._given_prices},
@@ -266,31 +270,38 @@ class PhoneApp(Starlette):
         if isinstance(form, Response):
             return form
         failed = urlsplit(form.get("ErrorUrl", ""))
-        if form["CallStatus"] == "in-progress" and failed.path.endswith(AFTER_PATH):
+        if form["CallStatus"] == _LIVE and failed.path.endswith(AFTER_PATH):
             # Nobody answered there, and this is the number's fallback: the call goes on where it was.
             return await self._go_on(form, dict(parse_qsl(failed.query)))
         refused = self._refused(form)
-        if self.draining and refused != "denied":
+        if self.draining and refused is not DENIED:
             if (again := self._round(form, VOICE_PATH)) is not None:
                 return again
-            refused = "draining"
+            refused = DRAINING
         if refused is not None:
-            self._metrics.turned_away(refused)
-            log.warning("call turned away: %s", refused, extra={"call_sid": form["CallSid"]})
-            answered = form["CallStatus"] == "in-progress"  # and then it can no more be rejected
-            if refused in ("denied", "caller"):
-                reason = "rejected" if refused == "denied" else "busy"
-                return _twiml(telephony.hang_up() if answered else telephony.turn_away(None, reason=reason))
-            number = self.settings.fallback_number
-            return _twiml(telephony.fall_back(number) if answered else telephony.turn_away(number))
-        return self._connect(form, {})
+            return self._turn_away(form, refused)
+        return self._connect(form, await self._came_back(form), since=int(time.time()))
 
-    def _refused(self, form: Mapping[str, str]) -> str | None:
+    def _refused(self, form: Mapping[str, str]) -> Refusal | None:
         """Return why a new call is not taken."""
-        calls = self._board.expected | self.calls
+        calls = self._board.answered
         calls.pop(form["CallSid"], None)  # Twilio asks once more for a call that it has asked for
-        refusal = self._admission.refuse(_call(form["CallSid"], form).party, [call.party for call in calls.values()], 0)
-        return None if refusal is None else refusal.reason
+        return self._admission.refuse(_call(form["CallSid"], form).party, [call.party for call in calls.values()])
+
+    def _turn_away(self, form: Mapping[str, str], refusal: Refusal) -> Response:
+        self._metrics.turned_away(refusal.reason)
+        log.warning("call turned away: %s", refusal.reason, extra={"call_sid": form["CallSid"]})
+        answered = form["CallStatus"] == _LIVE  # and then it can no more be rejected
+        if refusal.answer != "fallback":
+            return _twiml(telephony.hang_up() if answered else telephony.turn_away(None, reason=refusal.answer))
+        number = self.settings.fallback_number
+        return _twiml(telephony.fall_back(number) if answered else telephony.turn_away(number))
+
+    async def _came_back(self, form: Mapping[str, str]) -> Answer | None:
+        """Return how a call goes on that has been here before, and that other TwiML had since; None if it has not."""
+        if form["CallStatus"] != _LIVE or self._afterwards is None:  # a new one rings, unless others answer, or we dial
+            return None
+        return await self._afterwards.comes_back(form["CallSid"])
 
     async def _after(self, request: Request) -> Response:
         form = await self._webhook(request, AFTER_PATH)
@@ -299,7 +310,7 @@ class PhoneApp(Starlette):
     async def _go_on(self, form: Mapping[str, str], state: Mapping[str, str]) -> Response:
         """Answer how a call goes on whose media stream has ended; `state` is what its address says of the call."""
         call_sid, settings = form["CallSid"], self.settings
-        if form["CallStatus"] != "in-progress":
+        if form["CallStatus"] != _LIVE:
             await self._twilio_ended(call_sid, form["CallStatus"])
             return _twiml(telephony.nothing())
         faults, since = _number(state.get("faults")), _number(state.get("since")) or int(time.time())
@@ -314,8 +325,7 @@ class PhoneApp(Starlette):
             log.error("the call's stream broke %d times: given up", faults + 1, extra={"call_sid": call_sid})
             step = "apologise"
         if step in ("resume", "recover"):
-            gone_through = {"faults": faults + (step == "recover"), "since": since, "after": answer.stream_sid}
-            return self._connect(form, gone_through)
+            return self._connect(form, answer, faults=faults + (step == "recover"), since=since)
         if step == "hang_up":
             return _twiml(telephony.hang_up())
         return _twiml(telephony.fall_back(settings.fallback_number, apologise=step == "apologise"))
@@ -328,17 +338,25 @@ class PhoneApp(Starlette):
         query = {name: form[name] for name in ("faults", "since", "after") if name in form} | {"again": str(again + 1)}
         return _twiml(telephony.ask_again(self._door.url(path, query=urlencode(query))))
 
-    def _connect(self, form: Mapping[str, str], gone_through: Mapping[str, Any]) -> Response:
-        """Answer with the address of the call's media socket; `gone_through` is what one that goes on brings along."""
-        call = _call(form["CallSid"], form)
-        # With several processes the media socket may come to another one.
-        self._board.expect(call, prepare=self.settings.web_concurrency == 1)
-        parameters = {"caller": call.caller or "", "called": call.called or "", "direction": call.direction}
-        action = callback = None
+    def _connect(self, form: Mapping[str, str], goes_on: Answer | None, *, faults: int = 0, since: int) -> Response:
+        """Answer with the address of the call's media socket, and with that of what comes after it.
+
+        The latter says how often the call has broken, since when it is up, and after which stream it goes on.
+        """
+        call, after = _call(form["CallSid"], form), ""
+        gone_through: dict[str, Any] = {"faults": faults, "since": since}
+        if goes_on is not None:
+            after = gone_through["after"] = goes_on.stream_sid
+            call.state.update(unpack(goes_on.state))
+        action = callback = elsewhere = None
         if self._afterwards is not None:
-            state = urlencode(gone_through or {"faults": 0, "since": int(time.time())})
-            action, callback = self._door.url(AFTER_PATH, query=state), self._door.url(STATUS_PATH)
-        url = self._door.media_url(MEDIA_PATH, call.sid, resumes=bool(gone_through))
+            action = self._door.url(AFTER_PATH, query=urlencode(gone_through))
+            callback = self._door.url(STATUS_PATH)
+            elsewhere = partial(self._afterwards.went_on, call.sid, after)
+        # With several processes the media socket may come to another one.
+        self._board.expect(call, prepare=self.settings.web_concurrency == 1, elsewhere=elsewhere)
+        parameters = {"caller": call.caller or "", "called": call.called or "", "direction": call.direction}
+        url = self._door.media_url(MEDIA_PATH, call.sid, resumes=goes_on is not None)
         return _twiml(telephony.connect_stream(url, parameters, action=action, status_callback=callback))
 
     async def _status(self, request: Request) -> Response:
@@ -398,10 +416,11 @@ class PhoneApp(Starlette):
         account = None if self.settings.insecure else self.settings.twilio_account_sid
         try:
             start = await read_start(socket, call_sid, account)
-            past = await self._past(ticket)
+            call = _call(call_sid, start.start.custom_parameters)
+            past = await self._past(ticket, call)
             if not self._board.is_newest(call_sid, number):
                 raise ProtocolError("a newer media socket of the call has come")
-            await self._board.run(_call(call_sid, start.start.custom_parameters), start, socket, past)
+            await self._board.run(call, start, socket, past)
         except (ProtocolError, RequestRefused, StoreError) as error:
             log.warning("media socket closed: %s", str(error), extra={"call_sid": call_sid})
             await socket.close()
@@ -410,7 +429,7 @@ class PhoneApp(Starlette):
         finally:
             self._board.left(call_sid, number)
 
-    async def _past(self, ticket: telephony.Ticket) -> Past | None:
+    async def _past(self, ticket: telephony.Ticket, call: Call) -> Past | None:
         """Return where a call was that goes on in this socket, None for one that begins.
 
         Raises:
@@ -421,7 +440,10 @@ class PhoneApp(Starlette):
             return None
         if self._afterwards is None:
             raise ProtocolError("a call goes on that nobody has recorded: give the app a store")
-        return await self._afterwards.past(ticket.call_sid, pending)
+        past = await self._afterwards.past(ticket.call_sid, pending)
+        if past is not None:
+            call.state.update(unpack(past.state))
+        return past
 
 
 def _twiml(text: str) -> Response:

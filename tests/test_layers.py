@@ -17,6 +17,7 @@ LAYERS = {
     "protocol": 1,
     "agent": 2,
     "call": 2,
+    "carried": 3,
     "control": 4,
     "options": 2,
     "tools": 2,

@@ -49,6 +49,9 @@ class World:
 
     async def nothing_left(self) -> None:
         """However a call ends, nothing is left of it in the process."""
+        for call in list(self.app._board.prepared.values()):
+            if call.opening is None:  # it was answered, and the test has opened no media socket
+                await call.close()
         await self.until(lambda: not self.app.calls and not self.app._board.prepared and not self.app._board._followers)
         await self.until(lambda: all(session.closed for session in self.model.sessions))
         ours = ("Session.", "Follower.", "PhoneApp.", "Switchboard.", "Prepared.", "open_model")
