@@ -6,13 +6,10 @@ import asyncio
 import hmac
 import logging
 import re
-import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from datetime import UTC, datetime
-from functools import cached_property, partial
+from functools import cached_property
 from typing import Any, TypeVar
-from urllib.parse import parse_qsl, urlencode, urlsplit
 
 from starlette.applications import Starlette
 from starlette.datastructures import ImmutableMultiDict
@@ -23,8 +20,7 @@ from starlette.websockets import WebSocket
 
 from . import handoffs, telemetry, telephony
 from . import settings as settings_
-from .admission import DENIED, DRAINING, Admission, Refusal
-from .afterwards import Afterwards, Answer, may_recover
+from .afterwards import Afterwards
 from .agent import Agent, Answerer
 from .call import Call
 from .carried import unpack
@@ -37,23 +33,13 @@ from .media import TwilioSocket, read_start
 from .numbers import LiveCalls
 from .protocol.billing import PRICES, Price
 from .protocol.history import Past
+from .reception import AFTER_PATH, MEDIA_PATH, OVER, STATUS_PATH, Reception, call_of
+from .reception import VOICE_PATH as VOICE_PATH  # where a number's webhook points
 from .settings import Settings
 from .store import Store
 from .switchboard import Switchboard
 
 log = logging.getLogger("phoneagent.server")
-
-VOICE_PATH = "/twilio/voice"
-AFTER_PATH = "/twilio/after"
-STATUS_PATH = "/twilio/status"
-MEDIA_PATH = "/twilio/media/"
-
-MAX_ASKED_AGAIN = 8
-"""How often a call is sent round while this process drains, a second each time."""
-
-_LIVE = "in-progress"
-_OVER = frozenset({"completed", "busy", "failed", "no-answer", "canceled"})
-"""What Twilio calls the status of a call that is up, and of one that is over."""
 
 _CALL_SID = re.compile(r"CA[0-9a-fA-F]{32}")
 _Hook = TypeVar("_Hook", bound=Callable[[Any], Any])
@@ -197,13 +183,14 @@ class PhoneApp(Starlette):
         return Afterwards(self._store, live_calls, fallback_number=settings.fallback_number)
 
     @cached_property
-    def _admission(self) -> Admission:
-        settings = self.settings
-        return Admission(
-            max_calls=settings.max_calls,
-            max_calls_per_caller=settings.max_calls_per_caller,
-            allow=settings.allow_callers,
-            deny=settings.deny_callers,
+    def _reception(self) -> Reception:
+        return Reception(
+            self.settings,
+            door=self._door,
+            board=self._board,
+            afterwards=self._afterwards,
+            metrics=self._metrics,
+            draining=lambda: self.draining,
         )
 
     @cached_property
@@ -230,7 +217,7 @@ class PhoneApp(Starlette):
 
     @asynccontextmanager
     async def _lifespan(self, app: Starlette) -> AsyncIterator[None]:
-        _ = self._door, self._board  # fail at the start rather than at the first call
+        _ = self._reception  # fail at the start rather than at the first call
         tasks: list[asyncio.Task[Any]] = [asyncio.create_task(telemetry.watch_loop(self._metrics))]
         if isinstance(self.agent, Agent):
             tasks.append(asyncio.create_task(self.agent.open()))  # what its calls need and takes long to start
@@ -267,97 +254,11 @@ class PhoneApp(Starlette):
 
     async def _voice(self, request: Request) -> Response:
         form = await self._webhook(request, VOICE_PATH)
-        if isinstance(form, Response):
-            return form
-        failed = urlsplit(form.get("ErrorUrl", ""))
-        if form["CallStatus"] == _LIVE and failed.path.endswith(AFTER_PATH):
-            # Nobody answered there, and this is the number's fallback: the call goes on where it was.
-            return await self._go_on(form, dict(parse_qsl(failed.query)))
-        refused = self._refused(form)
-        if self.draining and refused is not DENIED:
-            if (again := self._round(form, VOICE_PATH)) is not None:
-                return again
-            refused = DRAINING
-        if refused is not None:
-            return self._turn_away(form, refused)
-        return self._connect(form, await self._came_back(form), since=int(time.time()))
-
-    def _refused(self, form: Mapping[str, str]) -> Refusal | None:
-        """Return why a new call is not taken."""
-        calls = self._board.answered
-        calls.pop(form["CallSid"], None)  # Twilio asks once more for a call that it has asked for
-        return self._admission.refuse(_call(form["CallSid"], form).party, [call.party for call in calls.values()])
-
-    def _turn_away(self, form: Mapping[str, str], refusal: Refusal) -> Response:
-        self._metrics.turned_away(refusal.reason)
-        log.warning("call turned away: %s", refusal.reason, extra={"call_sid": form["CallSid"]})
-        answered = form["CallStatus"] == _LIVE  # and then it can no more be rejected
-        if refusal.answer != "fallback":
-            return _twiml(telephony.hang_up() if answered else telephony.turn_away(None, reason=refusal.answer))
-        number = self.settings.fallback_number
-        return _twiml(telephony.fall_back(number) if answered else telephony.turn_away(number))
-
-    async def _came_back(self, form: Mapping[str, str]) -> Answer | None:
-        """Return how a call goes on that has been here before, and that other TwiML had since; None if it has not."""
-        if form["CallStatus"] != _LIVE or self._afterwards is None:  # a new one rings, unless others answer, or we dial
-            return None
-        return await self._afterwards.comes_back(form["CallSid"])
+        return form if isinstance(form, Response) else _twiml(await self._reception.voice(form))
 
     async def _after(self, request: Request) -> Response:
         form = await self._webhook(request, AFTER_PATH)
-        return form if isinstance(form, Response) else await self._go_on(form, form)
-
-    async def _go_on(self, form: Mapping[str, str], state: Mapping[str, str]) -> Response:
-        """Answer how a call goes on whose media stream has ended; `state` is what its address says of the call."""
-        call_sid, settings = form["CallSid"], self.settings
-        if form["CallStatus"] != _LIVE:
-            await self._twilio_ended(call_sid, form["CallStatus"])
-            return _twiml(telephony.nothing())
-        faults, since = _number(state.get("faults")), _number(state.get("since")) or int(time.time())
-        answer = Answer("apologise") if self._afterwards is None else await self._afterwards.answer(call_sid)
-        step = answer.kind
-        goes_on = step in ("resume", "recover", "apologise")  # also where only this process knows nothing
-        if goes_on and self.draining and (again := self._round({**form, **state}, AFTER_PATH)) is not None:
-            return again
-        if step == "resume" and state.get("after") == answer.stream_sid:
-            step = "recover"  # it was to go on after that stream before, and no other one has come
-        if step == "recover" and not may_recover(faults, time.time() - since):
-            log.error("the call's stream broke %d times: given up", faults + 1, extra={"call_sid": call_sid})
-            step = "apologise"
-        if step in ("resume", "recover"):
-            return self._connect(form, answer, faults=faults + (step == "recover"), since=since)
-        if step == "hang_up":
-            return _twiml(telephony.hang_up())
-        return _twiml(telephony.fall_back(settings.fallback_number, apologise=step == "apologise"))
-
-    def _round(self, form: Mapping[str, str], path: str) -> Response | None:
-        """Send a call round while this process drains, so that the next one takes it; None if it was long enough."""
-        again = _number(form.get("again"))
-        if again >= MAX_ASKED_AGAIN:
-            return None
-        query = {name: form[name] for name in ("faults", "since", "after") if name in form} | {"again": str(again + 1)}
-        return _twiml(telephony.ask_again(self._door.url(path, query=urlencode(query))))
-
-    def _connect(self, form: Mapping[str, str], goes_on: Answer | None, *, faults: int = 0, since: int) -> Response:
-        """Answer with the address of the call's media socket, and with that of what comes after it.
-
-        The latter says how often the call has broken, since when it is up, and after which stream it goes on.
-        """
-        call, after = _call(form["CallSid"], form), ""
-        gone_through: dict[str, Any] = {"faults": faults, "since": since}
-        if goes_on is not None:
-            after = gone_through["after"] = goes_on.stream_sid
-            call.state.update(unpack(goes_on.state))
-        action = callback = elsewhere = None
-        if self._afterwards is not None:
-            action = self._door.url(AFTER_PATH, query=urlencode(gone_through))
-            callback = self._door.url(STATUS_PATH)
-            elsewhere = partial(self._afterwards.went_on, call.sid, after)
-        # With several processes the media socket may come to another one.
-        self._board.expect(call, prepare=self.settings.web_concurrency == 1, elsewhere=elsewhere)
-        parameters = {"caller": call.caller or "", "called": call.called or "", "direction": call.direction}
-        url = self._door.media_url(MEDIA_PATH, call.sid, resumes=goes_on is not None)
-        return _twiml(telephony.connect_stream(url, parameters, action=action, status_callback=callback))
+        return form if isinstance(form, Response) else _twiml(await self._reception.after(form))
 
     async def _status(self, request: Request) -> Response:
         form = await self._webhook(request, STATUS_PATH)
@@ -366,16 +267,9 @@ class PhoneApp(Starlette):
         call_sid, status = form["CallSid"], form["CallStatus"]
         if form.get("StreamEvent") == "stream-error":
             log.warning("Twilio lost the media stream: %.200s", form.get("StreamError"), extra={"call_sid": call_sid})
-        elif status in _OVER:
-            await self._twilio_ended(call_sid, status)
+        elif status in OVER:
+            await self._reception.ended(call_sid, status)
         return Response(status_code=204)
-
-    async def _twilio_ended(self, call_sid: str, status: str) -> None:
-        """Take it from Twilio that a call is over, in whatever order that comes."""
-        reason = f"Twilio reports that it is {status}"
-        await self._board.forget(call_sid)
-        if not self._board.end(call_sid, reason) and self._afterwards is not None:
-            await self._afterwards.settle(call_sid, "caller", reason)
 
     async def _webhook(self, request: Request, path: str) -> ImmutableMultiDict[str, str] | Response:
         """Return the parameters of a webhook of a call, CallSid and CallStatus among them, or how to refuse it."""
@@ -416,7 +310,7 @@ class PhoneApp(Starlette):
         account = None if self.settings.insecure else self.settings.twilio_account_sid
         try:
             start = await read_start(socket, call_sid, account)
-            call = _call(call_sid, start.start.custom_parameters)
+            call = call_of(call_sid, start.start.custom_parameters)
             past = await self._past(ticket, call)
             if not self._board.is_newest(call_sid, number):
                 raise ProtocolError("a newer media socket of the call has come")
@@ -448,19 +342,3 @@ class PhoneApp(Starlette):
 
 def _twiml(text: str) -> Response:
     return Response(text, media_type="application/xml")
-
-
-def _number(text: str | None) -> int:
-    """Read a number that we wrote into an address; 0 for anything else."""
-    return int(text) if text is not None and text.isdecimal() and len(text) < 12 else 0
-
-
-def _call(call_sid: str, given: Mapping[str, str]) -> Call:
-    """Make a call of a webhook's form, or of the parameters that it gave to its stream."""
-    return Call(
-        sid=call_sid,
-        caller=given.get("From") or given.get("caller") or None,
-        called=given.get("To") or given.get("called") or None,
-        direction=given.get("Direction") or given.get("direction") or "inbound",
-        started_at=datetime.now(UTC),
-    )

@@ -37,6 +37,7 @@ LAYERS = {
     "afterwards": 4,
     "door": 4,
     "media": 4,
+    "reception": 5,
     "server": 5,
     "drain": 5,
     "prepared": 4,

@@ -64,6 +64,13 @@ async def open_stream(w: World, twiml: str, stream_sid: str = STREAM_SID) -> Cli
     return socket
 
 
+async def listen(socket: ClientConnection) -> None:
+    """Hear everything at once: give every mark back, until the socket is closed."""
+    async for message in socket:
+        if json.loads(message)["event"] == "mark":
+            await socket.send(message)
+
+
 def stop(stream_sid: str = STREAM_SID) -> str:
     details = {"accountSid": ACCOUNT_SID, "callSid": CALL_SID}
     return json.dumps({"event": "stop", "sequenceNumber": "9", "stop": details, "streamSid": stream_sid})

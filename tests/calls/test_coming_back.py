@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -9,11 +10,12 @@ from typing import Any
 
 import pytest
 
-from phoneagent import Agent, CallEnded, CallStarted, afterwards, prepared
+from phoneagent import Agent, Call, CallEnded, CallStarted, ToolReturned, TurnEnded, afterwards, prepared, tool
 from phoneagent.errors import StoreError
 from phoneagent.events import NextStep
+from phoneagent.sim.speech import Murmur
 from phoneagent.store import CallDetails, Store
-from tests.calls.by_hand import CALL_SID, after, open_stream, post, stop, told
+from tests.calls.by_hand import CALL_SID, after, listen, open_stream, post, stop, told
 from tests.calls.conftest import World, Worlds
 
 pytestmark = pytest.mark.anyio
@@ -38,9 +40,10 @@ async def record(kept: Store) -> CallDetails:
 async def first_stream(w: World) -> None:
     """A call that is greeted, and then taken away by other TwiML: its stream is stopped, the call lives."""
     socket = await open_stream(w, await post(w, "/twilio/voice", CALL_SID, **RINGS), STREAMS[0])
-    await w.until(lambda: w.model.sessions and w.model.sessions[0].said == ["Hello!"])
+    listening = asyncio.create_task(listen(socket))
+    await w.until(lambda: w.of(TurnEnded))
     await socket.send(stop(STREAMS[0]))
-    await socket.wait_closed()
+    await listening
     await w.until(lambda: w.of(CallEnded))
 
 
@@ -121,6 +124,42 @@ async def test_without_the_database_a_call_that_comes_back_begins_and_is_recorde
         await second.wait_closed()
         assert "<Connect" in await after(w, CALL_SID)
         await w.app._board.forget(CALL_SID)
+
+
+# --- call.state ---
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+@pytest.mark.parametrize("crash", [False, True])
+async def test_what_a_tool_keeps_is_there_in_the_next_stream(
+    world: Worlds, store: Store, crash: bool, processes: int
+) -> None:
+    """For whoever chooses the agent and writes its instructions too."""
+    seen: list[dict[str, Any]] = []
+
+    @tool
+    async def note(call: Call) -> str:
+        """Note."""
+        call.state["guests"] = {"Anna": 2}
+        call.state["connection"] = object()
+        return "noted"
+
+    def instructions(call: Call) -> str:
+        seen.append({**call.state})
+        return "x"
+
+    script = '[[turn]]\ncaller = "Note it."\ncall = "note"\nthen = "Done."\n'
+    agent = Agent(instructions=instructions, tools=[note])
+    async with world(agent, script, store=store, web_concurrency=processes) as w, w.phone().dial() as line:
+        await line.say(Murmur().render("Note it."))
+        await w.until(lambda: w.of(ToolReturned))
+        if crash:
+            line.drop()
+        else:
+            w.app.hand_over_now(line.call_sid, "test")
+        await w.until(lambda: len(w.of(CallStarted)) == 2)
+        assert w.app.calls[line.call_sid].state == {"guests": {"Anna": 2}}
+        assert seen == [{}, {"guests": {"Anna": 2}}]
 
 
 # --- on the way ---
