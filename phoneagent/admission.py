@@ -26,13 +26,17 @@ class Refusal:
     `reason` is for the log and the metrics; `answer` is `busy` or `rejected`, or `fallback`: somebody else answers.
     """
 
-    reason: Literal["full", "denied", "caller"]
+    reason: Literal["full", "denied", "caller", "draining", "limited"]
     answer: Literal["busy", "rejected", "fallback"]
 
 
 DENIED = Refusal("denied", "rejected")
 CALLER = Refusal("caller", "busy")
 FULL = Refusal("full", "fallback")
+LIMITED = Refusal("limited", "fallback")
+"""Little is left of the model's rate limits, and that is for the calls that are live."""
+DRAINING = Refusal("draining", "fallback")
+"""The process ends, and no other one has come to take the call."""
 
 
 class Admission:
@@ -53,18 +57,18 @@ class Admission:
         self._allow = _Numbers(allow) if allow else None
         self._deny = _Numbers(deny)
 
-    def refuse(self, party: str | None, live: Collection[str | None], coming: int) -> Refusal | None:
+    def refuse(self, party: str | None, live: Collection[str | None]) -> Refusal | None:
         """Return why a call with `party` is not taken, None if it is.
 
-        `live` has the party of each call that counts, `coming` is how many more were answered whose party is not in
-        `live`. Somebody who is denied learns nothing of how busy we are, so that comes first.
+        `live` has the party of each call that counts. Somebody who is denied learns nothing of how busy we are, so that
+        comes first.
         """
         known = _identity(party)
         if known in self._deny or (self._allow is not None and known not in self._allow):
             return DENIED
         if known is not None and sum(_identity(each) == known for each in live) >= self._max_calls_per_caller:
             return CALLER
-        if len(live) + coming >= self._max_calls:
+        if len(live) >= self._max_calls:
             return FULL
         return None
 

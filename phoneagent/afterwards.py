@@ -12,7 +12,8 @@ import logging
 import time
 from collections import OrderedDict
 from collections.abc import Awaitable
-from dataclasses import dataclass, replace
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Literal, NamedTuple, TypeAlias, TypeVar
 
@@ -69,10 +70,18 @@ class _Known:
 
 
 class Answer(NamedTuple):
-    """How a call goes on, and after which media stream; "" where that is not known."""
+    """How a call goes on, after which media stream ("" where that is not known), and with which `call.state`."""
 
     kind: Kind
     stream_sid: str = ""
+    state: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Remembered(Past):
+    """A call so far, and its `call.state`."""
+
+    state: str | None = field(default=None, repr=False)
 
 
 def may_recover(faults: int, seconds: float) -> bool:
@@ -152,10 +161,37 @@ class Afterwards:
         if _over(standing):
             return Answer("hang_up")
         if step is None or step.data.get("broke", True):
-            return Answer("recover")
-        return Answer("resume", str(step.data.get("stream_sid", "")))
+            return Answer("recover", standing.stream_sid or "", standing.state)
+        return Answer("resume", str(step.data.get("stream_sid", "")), standing.state)
 
-    async def past(self, call_sid: str, pending: Pending | None = None) -> Past | None:
+    async def comes_back(self, call_sid: str) -> Answer | None:
+        """Return how a call goes on that comes to the number's webhook again; None, and it begins.
+
+        Its stream was stopped, as other TwiML had the call for a while. Whatever ended it then, or was to come then,
+        Twilio says that it lives. If the database does not answer soon, it begins.
+        """
+        try:
+            async with asyncio.timeout(KNOWN_READ_SECONDS):
+                standing = await self._store.standing(call_sid)
+                if standing.stream_sid is None:
+                    return None
+                data = {"pending": "answer", "broke": False, "stream_sid": standing.stream_sid}
+                known = self._remember(call_sid, NextStep(kind="resume", data=data))
+                await self._write(call_sid, known)
+        except (StoreError, TimeoutError) as error:
+            why = str(error) or "the database does not answer"
+            log.warning("nobody knows whether the call has come back: %s", why, extra={"call_sid": call_sid})
+            self._steps.pop(call_sid, None)
+            return None
+        return Answer("resume", standing.stream_sid, standing.state)
+
+    async def went_on(self, call_sid: str, after: str) -> bool:
+        """Tell whether the call has a newer media stream than that one ("" for none), in whatever process."""
+        with suppress(StoreError):
+            return (await self._store.standing(call_sid)).stream_sid not in (None, "", after)
+        return False
+
+    async def past(self, call_sid: str, pending: Pending | None = None) -> Remembered | None:
         """Return the call so far, for the session that goes on with it; `pending` is what is known to be open.
 
         None, and the call has never begun: no stream of it has been recorded, though there is a database. Of a call
@@ -177,7 +213,7 @@ class Afterwards:
             raise RequestRefused("a media socket for a call that is over")
         if so_far.started_at is None:
             begun = step is not None or pending is not None or self._store.empty
-            return Past(pending="unknown") if begun else None
+            return Remembered(pending="unknown") if begun else None
         if pending is None:
             pending = pending_of(step.data.get("pending")) if step is not None else "unknown"
         tools = tuple(
@@ -185,7 +221,14 @@ class Afterwards:
             for run in so_far.tools
         )
         age_ms = round((datetime.now(UTC) - so_far.started_at).total_seconds() * 1000)
-        return Past(turns=so_far.turns, tools=tools, pending=pending, age_ms=max(0, age_ms), cost=so_far.cost)
+        return Remembered(
+            turns=so_far.turns,
+            tools=tools,
+            pending=pending,
+            age_ms=max(0, age_ms),
+            cost=so_far.cost,
+            state=so_far.state,
+        )
 
     async def _look(self, call_sid: str, reading: Awaitable[_Found], kind: type[_Found], seconds: float) -> _Found:
         """Return what the database says. Where it does not answer, or never took the step, this process may know it.
@@ -202,7 +245,7 @@ class Afterwards:
             if known is None:
                 raise StoreError(why) from None
             log.warning("the call goes on by what this process knows: %s", why, extra={"call_sid": call_sid})
-            return kind(step=known.step)
+            return kind(step=known.step, stream_sid=known.step.data.get("stream_sid"))
         if known is None or found.stream_sid not in (None, known.step.data.get("stream_sid")):
             return found
         newer = found.step is None or not known.written
@@ -222,14 +265,22 @@ class Afterwards:
         return known if known is not None and time.monotonic() - known.since < KNOWN_SECONDS else None
 
     async def settle(self, call_sid: str, ended_by: EndedBy, reason: str) -> None:
-        """End the record of a call of which Twilio says that it is over; its own session knows better how."""
+        """End the record of a call of which Twilio says that it is over; its own session knows better how.
+
+        If that died over the call's last words, it had written down that they were.
+        """
         self._steps.pop(call_sid, None)
         try:
             async with asyncio.timeout(READ_SECONDS):
-                await self._store.settle(call_sid, ended_by=ended_by, reason=reason)
+                step = (await self._store.standing(call_sid)).step
+                by = ended_by if step is None else _ENDED_BY.get(step.kind, ended_by)
+                await self._store.settle(call_sid, ended_by=by, reason=reason)
         except (PhoneAgentError, TimeoutError) as error:
             why = str(error) or f"no answer within {READ_SECONDS:g} s"
             log.warning("the end of the call was not recorded: %s", why, extra={"call_sid": call_sid})
+
+
+_ENDED_BY: dict[str, EndedBy] = {"hang_up": "agent", "fall_back": "error"}
 
 
 def _over(standing: Standing) -> bool:

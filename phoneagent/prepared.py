@@ -1,6 +1,6 @@
-"""A call's agent and model session on their way: begun at the webhook, while Twilio opens the media socket.
+"""A call on its way: it was answered, and Twilio opens its media socket.
 
-That saves the caller the wait.
+Meanwhile its agent is chosen and its model session opened, which saves the caller the wait.
 """
 
 from __future__ import annotations
@@ -8,6 +8,8 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from dataclasses import dataclass
 
 from .agent import Agent
@@ -17,7 +19,10 @@ from .endpoint import Endpoint, ModelSession
 log = logging.getLogger("phoneagent.prepared")
 
 CLAIM_SECONDS = 10.0
-"""How long such a session waits for its media socket."""
+"""How long a call that was answered counts, and its session waits, before its media socket comes."""
+
+LOOK_SECONDS = 1.0
+"""How often it is looked whether that came to another process: a router sends it to any."""
 
 
 @dataclass(slots=True)
@@ -41,11 +46,23 @@ class Opening:
 
 
 class Prepared:
-    """An opening that was begun at the webhook and waits to be claimed by the call's media socket."""
+    """A call that waits to be claimed by its media socket, as a rule with an opening that was begun at the webhook.
 
-    def __init__(self, call: Call, opening: Opening, registry: dict[str, Prepared]) -> None:
+    `elsewhere` tells whether that socket has come to another process; None where there is none.
+    """
+
+    def __init__(
+        self,
+        call: Call,
+        opening: Opening | None,
+        registry: dict[str, Prepared],
+        elsewhere: Callable[[], Awaitable[bool]] | None = None,
+    ) -> None:
         self.call = call
         self.opening = opening
+        self.arrived = False
+        """Its media socket has come here, and is in its handshake."""
+        self.elsewhere = elsewhere
         self._registry = registry
         self._expiry = asyncio.create_task(self._expire())
 
@@ -58,10 +75,24 @@ class Prepared:
         """Give it up."""
         self._expiry.cancel()
         self._registry.pop(self.call.sid, None)
-        await self.opening.discard()
+        await self._discard()
 
     async def _expire(self) -> None:
-        await asyncio.sleep(CLAIM_SECONDS)
+        why = f"no media socket came within {CLAIM_SECONDS:g} s of the webhook"
+        with suppress(TimeoutError):
+            async with asyncio.timeout(CLAIM_SECONDS):
+                await self._until_elsewhere()
+                why = "the media socket came to another process"
         del self._registry[self.call.sid]
-        log.info("no media socket came within %g s of the webhook", CLAIM_SECONDS, extra={"call_sid": self.call.sid})
-        await self.opening.discard()
+        log.info("%s", why, extra={"call_sid": self.call.sid})
+        await self._discard()
+
+    async def _until_elsewhere(self) -> None:
+        while True:
+            await asyncio.sleep(LOOK_SECONDS)
+            if not self.arrived and self.elsewhere is not None and await self.elsewhere():
+                return
+
+    async def _discard(self) -> None:
+        if self.opening is not None:
+            await self.opening.discard()

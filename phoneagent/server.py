@@ -9,10 +9,8 @@ import re
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from datetime import UTC, datetime
 from functools import cached_property
 from typing import Any, TypeVar
-from urllib.parse import parse_qsl, urlencode, urlsplit
 
 from starlette.applications import Starlette
 from starlette.datastructures import ImmutableMultiDict
@@ -23,35 +21,27 @@ from starlette.websockets import WebSocket
 
 from . import handoffs, telemetry, telephony
 from . import settings as settings_
-from .admission import Admission
-from .afterwards import Afterwards, Answer, may_recover
+from .afterwards import Afterwards
 from .agent import Agent, Answerer
 from .call import Call
+from .carried import unpack
 from .door import Door
 from .endpoint import Endpoint
 from .errors import ConfigurationError, DefinitionError, ProtocolError, RequestRefused, StoreError
-from .events import Event
+from .events import Event, RateLimitsUpdated
+from .headroom import Headroom
 from .hooks import Hooks
 from .media import TwilioSocket, read_start
 from .numbers import LiveCalls
 from .protocol.billing import PRICES, Price
 from .protocol.history import Past
+from .reception import AFTER_PATH, MEDIA_PATH, OVER, STATUS_PATH, Reception, call_of
+from .reception import VOICE_PATH as VOICE_PATH  # where a number's webhook points
 from .settings import Settings
 from .store import Store
 from .switchboard import Switchboard
 
 log = logging.getLogger("phoneagent.server")
-
-VOICE_PATH = "/twilio/voice"
-AFTER_PATH = "/twilio/after"
-STATUS_PATH = "/twilio/status"
-MEDIA_PATH = "/twilio/media/"
-
-MAX_ASKED_AGAIN = 8
-"""How often a call is sent round while this process drains, a second each time."""
-
-_OVER = frozenset({"completed", "busy", "failed", "no-answer", "canceled"})
-"""What Twilio calls the status of a call that is over."""
 
 _CALL_SID = re.compile(r"CA[0-9a-fA-F]{32}")
 _Hook = TypeVar("_Hook", bound=Callable[[Any], Any])
@@ -81,12 +71,15 @@ class PhoneApp(Starlette):
         agent: Answerer,
         *,
         settings: Settings | None = None,
-        endpoint: Endpoint | Sequence[Endpoint] | None = None,
+        endpoint: Endpoint | None = None,
+        endpoints: Sequence[Endpoint] = (),
         store: Store | None = None,
         prices: Mapping[str, Price] | None = None,
     ) -> None:
         if not isinstance(agent, Agent) and not callable(agent):
             raise DefinitionError(f"PhoneApp has agent={agent!r}: give it an Agent, or a function that returns one")
+        if endpoint is not None and endpoints:
+            raise DefinitionError("PhoneApp has endpoint= and endpoints=: name them all in endpoints=, the first first")
         super().__init__(
             routes=[
                 Route(VOICE_PATH, self._voice, methods=["GET", "POST"]),
@@ -108,7 +101,7 @@ class PhoneApp(Starlette):
         self.draining = False
         """Whether the process is about to end: new calls are sent to the next one."""
         self._given_settings = settings
-        self._given_endpoints = [endpoint] if isinstance(endpoint, Endpoint) else list(endpoint or ())
+        self._given_endpoints = list(endpoints) if endpoint is None else [endpoint]
         self._given_store = store
         self._given_prices = prices or {}
         self._hooks = Hooks()
@@ -118,7 +111,7 @@ class PhoneApp(Starlette):
     @property
     def coming(self) -> int:
         """How many calls were answered, and their media socket is still to come."""
-        return len(self._board.expected)
+        return self._board.coming
 
     @property
     def unfinished(self) -> int:
@@ -187,20 +180,27 @@ class PhoneApp(Starlette):
     def _afterwards(self) -> Afterwards | None:
         if self._store is None:
             return None
-        settings = self.settings
-        live_calls = LiveCalls(
-            settings.twilio_account_sid, settings.auth_tokens[0], api_url=settings.twilio_api_url, backoff_s=0.2
-        )
+        settings, live_calls = self.settings, None
+        if not settings.insecure or settings.twilio_api_url is not None:  # an account that is made up has no calls
+            live_calls = LiveCalls(
+                settings.twilio_account_sid, settings.auth_tokens[0], api_url=settings.twilio_api_url, backoff_s=0.2
+            )
         return Afterwards(self._store, live_calls, fallback_number=settings.fallback_number)
 
     @cached_property
-    def _admission(self) -> Admission:
-        settings = self.settings
-        return Admission(
-            max_calls=settings.max_calls,
-            max_calls_per_caller=settings.max_calls_per_caller,
-            allow=settings.allow_callers,
-            deny=settings.deny_callers,
+    def _headroom(self) -> Headroom:
+        return Headroom(self.settings.rate_limit_reserve)
+
+    @cached_property
+    def _reception(self) -> Reception:
+        return Reception(
+            self.settings,
+            door=self._door,
+            board=self._board,
+            afterwards=self._afterwards,
+            headroom=self._headroom,
+            metrics=self._metrics,
+            draining=lambda: self.draining,
         )
 
     @cached_property
@@ -213,6 +213,7 @@ class PhoneApp(Starlette):
             emit=self._emit,
             journal=self._afterwards,
             measure=self._metrics.bridged,
+            keep_state=self._store.keep_state if self._store is not None else None,
             max_call_seconds=self.settings.max_call_seconds,
             max_call_cost=self.settings.max_call_cost,
             prices={**PRICES, **self.settings.prices, **self._given_prices},
@@ -221,12 +222,14 @@ class PhoneApp(Starlette):
     def _emit(self, event: Event, stream_sid: str) -> None:
         telemetry.log_event(event, pii=self.settings.log_pii)
         self._metrics.tell(event)
+        if isinstance(event, RateLimitsUpdated):
+            self._headroom.tell(event, time.monotonic())
         if self._store is not None:
             self._store.tell(event, stream_sid=stream_sid)
 
     @asynccontextmanager
     async def _lifespan(self, app: Starlette) -> AsyncIterator[None]:
-        _ = self._door, self._board  # fail at the start rather than at the first call
+        _ = self._reception  # fail at the start rather than at the first call
         tasks: list[asyncio.Task[Any]] = [asyncio.create_task(telemetry.watch_loop(self._metrics))]
         if isinstance(self.agent, Agent):
             tasks.append(asyncio.create_task(self.agent.open()))  # what its calls need and takes long to start
@@ -263,83 +266,11 @@ class PhoneApp(Starlette):
 
     async def _voice(self, request: Request) -> Response:
         form = await self._webhook(request, VOICE_PATH)
-        if isinstance(form, Response):
-            return form
-        failed = urlsplit(form.get("ErrorUrl", ""))
-        if form["CallStatus"] == "in-progress" and failed.path.endswith(AFTER_PATH):
-            # Nobody answered there, and this is the number's fallback: the call goes on where it was.
-            return await self._go_on(form, dict(parse_qsl(failed.query)))
-        refused = self._refused(form)
-        if self.draining and refused != "denied":
-            if (again := self._round(form, VOICE_PATH)) is not None:
-                return again
-            refused = "draining"
-        if refused is not None:
-            self._metrics.turned_away(refused)
-            log.warning("call turned away: %s", refused, extra={"call_sid": form["CallSid"]})
-            answered = form["CallStatus"] == "in-progress"  # and then it can no more be rejected
-            if refused in ("denied", "caller"):
-                reason = "rejected" if refused == "denied" else "busy"
-                return _twiml(telephony.hang_up() if answered else telephony.turn_away(None, reason=reason))
-            number = self.settings.fallback_number
-            return _twiml(telephony.fall_back(number) if answered else telephony.turn_away(number))
-        return self._connect(form, {})
-
-    def _refused(self, form: Mapping[str, str]) -> str | None:
-        """Return why a new call is not taken."""
-        calls = self._board.expected | self.calls
-        calls.pop(form["CallSid"], None)  # Twilio asks once more for a call that it has asked for
-        refusal = self._admission.refuse(_call(form["CallSid"], form).party, [call.party for call in calls.values()], 0)
-        return None if refusal is None else refusal.reason
+        return form if isinstance(form, Response) else _twiml(await self._reception.voice(form))
 
     async def _after(self, request: Request) -> Response:
         form = await self._webhook(request, AFTER_PATH)
-        return form if isinstance(form, Response) else await self._go_on(form, form)
-
-    async def _go_on(self, form: Mapping[str, str], state: Mapping[str, str]) -> Response:
-        """Answer how a call goes on whose media stream has ended; `state` is what its address says of the call."""
-        call_sid, settings = form["CallSid"], self.settings
-        if form["CallStatus"] != "in-progress":
-            await self._twilio_ended(call_sid, form["CallStatus"])
-            return _twiml(telephony.nothing())
-        faults, since = _number(state.get("faults")), _number(state.get("since")) or int(time.time())
-        answer = Answer("apologise") if self._afterwards is None else await self._afterwards.answer(call_sid)
-        step = answer.kind
-        goes_on = step in ("resume", "recover", "apologise")  # also where only this process knows nothing
-        if goes_on and self.draining and (again := self._round({**form, **state}, AFTER_PATH)) is not None:
-            return again
-        if step == "resume" and state.get("after") == answer.stream_sid:
-            step = "recover"  # it was to go on after that stream before, and no other one has come
-        if step == "recover" and not may_recover(faults, time.time() - since):
-            log.error("the call's stream broke %d times: given up", faults + 1, extra={"call_sid": call_sid})
-            step = "apologise"
-        if step in ("resume", "recover"):
-            gone_through = {"faults": faults + (step == "recover"), "since": since, "after": answer.stream_sid}
-            return self._connect(form, gone_through)
-        if step == "hang_up":
-            return _twiml(telephony.hang_up())
-        return _twiml(telephony.fall_back(settings.fallback_number, apologise=step == "apologise"))
-
-    def _round(self, form: Mapping[str, str], path: str) -> Response | None:
-        """Send a call round while this process drains, so that the next one takes it; None if it was long enough."""
-        again = _number(form.get("again"))
-        if again >= MAX_ASKED_AGAIN:
-            return None
-        query = {name: form[name] for name in ("faults", "since", "after") if name in form} | {"again": str(again + 1)}
-        return _twiml(telephony.ask_again(self._door.url(path, query=urlencode(query))))
-
-    def _connect(self, form: Mapping[str, str], gone_through: Mapping[str, Any]) -> Response:
-        """Answer with the address of the call's media socket; `gone_through` is what one that goes on brings along."""
-        call = _call(form["CallSid"], form)
-        # With several processes the media socket may come to another one.
-        self._board.expect(call, prepare=self.settings.web_concurrency == 1)
-        parameters = {"caller": call.caller or "", "called": call.called or "", "direction": call.direction}
-        action = callback = None
-        if self._afterwards is not None:
-            state = urlencode(gone_through or {"faults": 0, "since": int(time.time())})
-            action, callback = self._door.url(AFTER_PATH, query=state), self._door.url(STATUS_PATH)
-        url = self._door.media_url(MEDIA_PATH, call.sid, resumes=bool(gone_through))
-        return _twiml(telephony.connect_stream(url, parameters, action=action, status_callback=callback))
+        return form if isinstance(form, Response) else _twiml(await self._reception.after(form))
 
     async def _status(self, request: Request) -> Response:
         form = await self._webhook(request, STATUS_PATH)
@@ -348,16 +279,9 @@ class PhoneApp(Starlette):
         call_sid, status = form["CallSid"], form["CallStatus"]
         if form.get("StreamEvent") == "stream-error":
             log.warning("Twilio lost the media stream: %.200s", form.get("StreamError"), extra={"call_sid": call_sid})
-        elif status in _OVER:
-            await self._twilio_ended(call_sid, status)
+        elif status in OVER:
+            await self._reception.ended(call_sid, status)
         return Response(status_code=204)
-
-    async def _twilio_ended(self, call_sid: str, status: str) -> None:
-        """Take it from Twilio that a call is over, in whatever order that comes."""
-        reason = f"Twilio reports that it is {status}"
-        await self._board.forget(call_sid)
-        if not self._board.end(call_sid, reason) and self._afterwards is not None:
-            await self._afterwards.settle(call_sid, "caller", reason)
 
     async def _webhook(self, request: Request, path: str) -> ImmutableMultiDict[str, str] | Response:
         """Return the parameters of a webhook of a call, CallSid and CallStatus among them, or how to refuse it."""
@@ -398,10 +322,11 @@ class PhoneApp(Starlette):
         account = None if self.settings.insecure else self.settings.twilio_account_sid
         try:
             start = await read_start(socket, call_sid, account)
-            past = await self._past(ticket)
+            call = call_of(call_sid, start.start.custom_parameters)
+            past = await self._past(ticket, call)
             if not self._board.is_newest(call_sid, number):
                 raise ProtocolError("a newer media socket of the call has come")
-            await self._board.run(_call(call_sid, start.start.custom_parameters), start, socket, past)
+            await self._board.run(call, start, socket, past)
         except (ProtocolError, RequestRefused, StoreError) as error:
             log.warning("media socket closed: %s", str(error), extra={"call_sid": call_sid})
             await socket.close()
@@ -410,7 +335,7 @@ class PhoneApp(Starlette):
         finally:
             self._board.left(call_sid, number)
 
-    async def _past(self, ticket: telephony.Ticket) -> Past | None:
+    async def _past(self, ticket: telephony.Ticket, call: Call) -> Past | None:
         """Return where a call was that goes on in this socket, None for one that begins.
 
         Raises:
@@ -421,24 +346,11 @@ class PhoneApp(Starlette):
             return None
         if self._afterwards is None:
             raise ProtocolError("a call goes on that nobody has recorded: give the app a store")
-        return await self._afterwards.past(ticket.call_sid, pending)
+        past = await self._afterwards.past(ticket.call_sid, pending)
+        if past is not None:
+            call.state.update(unpack(past.state))
+        return past
 
 
 def _twiml(text: str) -> Response:
     return Response(text, media_type="application/xml")
-
-
-def _number(text: str | None) -> int:
-    """Read a number that we wrote into an address; 0 for anything else."""
-    return int(text) if text is not None and text.isdecimal() and len(text) < 12 else 0
-
-
-def _call(call_sid: str, given: Mapping[str, str]) -> Call:
-    """Make a call of a webhook's form, or of the parameters that it gave to its stream."""
-    return Call(
-        sid=call_sid,
-        caller=given.get("From") or given.get("caller") or None,
-        called=given.get("To") or given.get("called") or None,
-        direction=given.get("Direction") or given.get("direction") or "inbound",
-        started_at=datetime.now(UTC),
-    )

@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 
 from .agent import Agent, Answerer, choose
 from .call import Call
+from .carried import Carried
 from .endpoint import Endpoint, ModelSession, open_session
 from .errors import EndpointError, EndpointRefused, EndpointUnreachable, ProtocolError
 from .events import CallStarted, Event, Journal
@@ -39,9 +40,6 @@ INSTRUCTIONS_SECONDS = 5.0
 MAX_PREPARED = 200
 """So many callers may be between webhook and socket; further sessions are opened at the socket."""
 
-EXPECT_SECONDS = 10.0
-"""How long a call that was answered counts before its media socket comes."""
-
 
 class Switchboard:
     """Runs calls that `answerer` answers; with a `journal` they can go on in another process.
@@ -50,6 +48,7 @@ class Switchboard:
 
     `emit` is told every event, with the sid of the media stream that it belongs to.
     `measure` is told how many seconds a message took through here, now and then.
+    `keep_state` is told the sids of a call and of its stream, and the call's state as JSON, for its next stream.
     """
 
     def __init__(
@@ -62,6 +61,7 @@ class Switchboard:
         emit: Callable[[Event, str], None],
         journal: Journal | None,
         measure: Callable[[Direction, float], None] | None = None,
+        keep_state: Callable[[str, str, str], None] | None = None,
         max_call_seconds: float,
         max_call_cost: Decimal | None = None,
         prices: Mapping[str, Price] = PRICES,
@@ -73,11 +73,10 @@ class Switchboard:
         self._emit = emit
         self._journal = journal
         self._measure = measure
+        self._keep_state = keep_state
         self._sessions: dict[str, Session] = {}
         self.prepared: dict[str, Prepared] = {}
-        """Model sessions of calls whose media socket is still to come, by CallSid."""
-        self.expected: dict[str, Call] = {}
-        """Calls that were answered, and their media socket is still to come."""
+        """Calls that were answered, and their media socket is still to come, by CallSid."""
         self._arrivals: dict[str, int] = {}
         self._arrived = itertools.count(1)
         self._followers: dict[str, Follower] = {}
@@ -96,31 +95,36 @@ class Switchboard:
 
     # --- a call that begins, or goes on ---
 
-    def expect(self, call: Call, *, prepare: bool) -> None:
-        """A call was answered. With `prepare` its model session is opened while Twilio opens its media socket."""
-        if call.sid not in self.expected:
-            self.expected[call.sid] = call
-            asyncio.get_running_loop().call_later(EXPECT_SECONDS, self._give_up, call)
-        if prepare:
-            self._prepare(call)
+    def expect(self, call: Call, *, prepare: bool, elsewhere: Callable[[], Awaitable[bool]] | None = None) -> None:
+        """A call was answered. With `prepare` its model session is opened while Twilio opens its media socket.
+
+        `elsewhere` tells whether that has come to another process.
+        """
+        known = self.prepared.get(call.sid)
+        if known is not None:  # Twilio asks once more
+            known.arrived, known.elsewhere = False, elsewhere
+            return
+        ahead = prepare and call.sid not in self._calls and len(self.prepared) < MAX_PREPARED
+        opening = self._begin(call) if ahead else None
+        self.prepared[call.sid] = Prepared(call, opening, self.prepared, elsewhere)
+
+    @property
+    def coming(self) -> int:
+        """How many media sockets are still to come."""
+        return sum(not each.arrived for each in self.prepared.values())
+
+    @property
+    def answered(self) -> dict[str, Call]:
+        """The calls that are live, or on their way, by CallSid."""
+        return {sid: each.call for sid, each in self.prepared.items()} | self._calls
 
     async def forget(self, call_sid: str) -> None:
         """The media socket of a call is not to come any more."""
-        self.expected.pop(call_sid, None)
         if (prepared := self.prepared.get(call_sid)) is not None:
             await prepared.close()
 
-    def _give_up(self, call: Call) -> None:
-        if self.expected.get(call.sid) is call:
-            del self.expected[call.sid]
-
-    def _prepare(self, call: Call) -> None:
-        if call.sid in self.prepared or call.sid in self._calls or len(self.prepared) >= MAX_PREPARED:
-            return
-        self.prepared[call.sid] = Prepared(call, self._begin(call), self.prepared)
-
     async def close(self) -> None:
-        """Give up what was opened ahead."""
+        """Give up what is still to come."""
         for prepared in list(self.prepared.values()):
             await prepared.close()
 
@@ -188,7 +192,8 @@ class Switchboard:
 
     def arrived(self, call_sid: str) -> int:
         """A media socket of a call has come; return its number."""
-        self.expected.pop(call_sid, None)
+        if (prepared := self.prepared.get(call_sid)) is not None:
+            prepared.arrived = True
         self._arrivals[call_sid] = number = next(self._arrived)
         return number
 
@@ -206,12 +211,11 @@ class Switchboard:
 
         A call whose session was opened ahead is the one of then. With a `past` it goes on.
         """
-        prepared = self.prepared.get(call.sid)
-        if prepared is not None:
+        opening: Opening | None = None
+        if (prepared := self.prepared.get(call.sid)) is not None:
             prepared.claim()
             call, opening = prepared.call, prepared.opening
-        else:
-            opening = self._begin(call)
+        opening = opening or self._begin(call)
         self.unfinished += 1
         try:
             agent = await _chosen(opening)
@@ -233,39 +237,19 @@ class Switchboard:
         if (older := self._sessions.get(call.sid)) is not None:  # it came while this one was looked up
             older.hand_over_now("a newer media stream took over")
         follower = self._followers[call.sid] = self._hooks.follow(after=self._followers.get(call.sid))
-
-        def emit(event: Event) -> None:
-            self._emit(event, start.stream_sid)
-            self._followers[call.sid].tell(event)  # a tool that outlives its stream is told in the next one
-
-        sessions = itertools.count()
-
-        async def open_model(elsewhere: bool) -> ModelSession:
-            if next(sessions):  # the one before is gone, did not come, or has its time
-                self._begin_again(call, opening, elsewhere=elsewhere)
-            return await opening.model
-
+        emit = self._teller(call, start.stream_sid)
         session = Session(
             call=call,
             agent=agent,
             bridge=Bridge(self._policy_of(agent), call_sid=call.sid, past=past),
             caller=socket,
-            open_model=open_model,
+            open_model=self._opener(call, opening),
             emit=emit,
             model_events=self._hooks.wants_model_events,
             journal=self._journal,
             measure=self._measure,
         )
-        emit(
-            CallStarted(
-                call_sid=call.sid,
-                stream_sid=start.stream_sid,
-                caller=call.caller,
-                called=call.called,
-                direction=call.direction,
-                resumed=past is not None,
-            )
-        )
+        emit(_started(call, start, resumed=past is not None))
         self._calls[call.sid], self._sessions[call.sid] = call, session
         if self._leaving is not None:
             session.hand_over(self._leaving)
@@ -282,6 +266,30 @@ class Switchboard:
                 if self._followers.get(call.sid) is follower:
                     del self._followers[call.sid]
                 self.unfinished -= 1
+
+    def _teller(self, call: Call, stream_sid: str) -> Callable[[Event], None]:
+        """Return what is told the events of a media stream."""
+        keep = self._keep_state
+        carried = None if keep is None else Carried(call, partial(keep, call.sid, stream_sid))
+
+        def emit(event: Event) -> None:
+            self._emit(event, stream_sid)
+            if carried is not None:
+                carried.look(event)
+            self._followers[call.sid].tell(event)  # a tool that outlives its stream is told in the next one
+
+        return emit
+
+    def _opener(self, call: Call, opening: Opening) -> Callable[[bool], Awaitable[ModelSession]]:
+        """Return what opens the model sessions of a media stream; the first of them is on its way."""
+        sessions = itertools.count()
+
+        async def open_model(elsewhere: bool) -> ModelSession:
+            if next(sessions):  # the one before is gone, did not come, or has its time
+                self._begin_again(call, opening, elsewhere=elsewhere)
+            return await opening.model
+
+        return open_model
 
     def _policy_of(self, agent: Agent) -> Policy:
         """Return an agent's manners; `extra` may have changed how turns are found."""
@@ -328,6 +336,17 @@ class Switchboard:
         """Let a call go on in another process at once."""
         if (session := self._sessions.get(call_sid)) is not None:
             session.hand_over_now(reason)
+
+
+def _started(call: Call, start: mediastream.Start, *, resumed: bool) -> CallStarted:
+    return CallStarted(
+        call_sid=call.sid,
+        stream_sid=start.stream_sid,
+        caller=call.caller,
+        called=call.called,
+        direction=call.direction,
+        resumed=resumed,
+    )
 
 
 _NOBODY = Agent(instructions="")

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from phoneagent.admission import CALLER, DENIED, FULL, Admission, Refusal
+from phoneagent.admission import CALLER, DENIED, DRAINING, FULL, Admission, Refusal
 
 ANNA, BERT = "+15550100001", "+15550100002"
 WITHHELD = [None, "", "anonymous", "Anonymous", "Restricted", "unknown", "+266696687", "+7378742833", " "]
@@ -44,38 +44,37 @@ def admission(
     ],
 )
 def test_lists(allow: tuple[str, ...], deny: tuple[str, ...], party: str | None, refusal: Refusal | None) -> None:
-    assert admission(allow, deny).refuse(party, [], 0) == refusal
+    assert admission(allow, deny).refuse(party, []) == refusal
 
 
 @pytest.mark.parametrize(
-    ("party", "live", "coming", "refusal"),
+    ("party", "live", "refusal"),
     [
-        (ANNA, [ANNA], 0, None),
-        (ANNA, [ANNA, ANNA], 0, CALLER),
-        (ANNA, [ANNA, BERT, None], 0, None),
-        (ANNA, [BERT] * 5, 0, FULL),
-        (ANNA, [BERT], 4, FULL),
-        (ANNA, [BERT], 3, None),
-        (ANNA, [], 5, FULL),
-        (None, [None] * 4, 0, None),
-        (None, [None] * 5, 0, FULL),
-        ("sip:anna@example.com", ["sip:anna@example.com"] * 2, 0, CALLER),
-        (ANNA, [ANNA] * 5, 0, CALLER),  # the fallback number is not for one who fills all lines
+        (ANNA, [ANNA], None),
+        (ANNA, [ANNA, ANNA], CALLER),
+        (ANNA, [ANNA, BERT, None], None),
+        (ANNA, [BERT] * 5, FULL),
+        (ANNA, [BERT] * 4, None),
+        (None, [None] * 4, None),
+        (None, [None] * 5, FULL),
+        ("sip:anna@example.com", ["sip:anna@example.com"] * 2, CALLER),
+        (ANNA, [ANNA] * 5, CALLER),  # the fallback number is not for one who fills all lines
     ],
 )
-def test_shares(party: str | None, live: list[str | None], coming: int, refusal: Refusal | None) -> None:
-    assert admission().refuse(party, live, coming) == refusal
+def test_shares(party: str | None, live: list[str | None], refusal: Refusal | None) -> None:
+    assert admission().refuse(party, live) == refusal
 
 
 @pytest.mark.parametrize("party", WITHHELD)
 def test_withheld_numbers_are_not_one_caller(party: str | None) -> None:
-    assert admission(max_calls_per_caller=1).refuse(party, [party] * 3, 0) is None
-    assert admission((ANNA,)).refuse(party, [], 0) == DENIED
+    assert admission(max_calls_per_caller=1).refuse(party, [party] * 3) is None
+    assert admission((ANNA,)).refuse(party, []) == DENIED
 
 
 def test_what_callers_get() -> None:
-    assert {each.reason: each.answer for each in (FULL, DENIED, CALLER)} == {
+    assert {each.reason: each.answer for each in (FULL, DENIED, CALLER, DRAINING)} == {
         "full": "fallback",
+        "draining": "fallback",
         "denied": "rejected",
         "caller": "busy",
     }
@@ -85,31 +84,28 @@ parties = st.one_of(st.none(), st.sampled_from([ANNA, BERT, "sip:anna@example.co
 entries = st.lists(st.sampled_from([ANNA, BERT, "+1555*", "+1*", "+33*", "+*"]), max_size=3).map(tuple)
 
 
-@given(
-    parties, st.lists(parties, max_size=8), st.integers(0, 8), entries, entries, st.integers(1, 8), st.integers(1, 4)
-)
+@given(parties, st.lists(parties, max_size=8), entries, entries, st.integers(1, 8), st.integers(1, 4))
 def test_whatever_comes(
     party: str | None,
     live: list[str | None],
-    coming: int,
     allow: tuple[str, ...],
     deny: tuple[str, ...],
     most: int,
     each: int,
 ) -> None:
     def decide(allow: tuple[str, ...], deny: tuple[str, ...]) -> Refusal | None:
-        return admission(allow, deny, max_calls=most, max_calls_per_caller=each).refuse(party, live, coming)
+        return admission(allow, deny, max_calls=most, max_calls_per_caller=each).refuse(party, live)
 
     refusal = decide(allow, deny)
     if refusal is None:
-        assert len(live) + coming < most
-    if len(live) + coming >= most:
+        assert len(live) < most
+    if len(live) >= most:
         assert refusal is not None
     if not allow and not deny:
         assert refusal != DENIED
     if refusal == DENIED:  # by one list or the other, however empty the house is
         assert DENIED in (decide(allow, ()), decide((), deny))
-        assert admission(allow, deny, max_calls=most).refuse(party, [], 0) == DENIED
+        assert admission(allow, deny, max_calls=most).refuse(party, []) == DENIED
     else:
         assert decide(allow, ()) == decide((), ()) == refusal
     if party not in live:

@@ -134,6 +134,8 @@ class Standing:
     stream_sid: str | None = None
     started_at: datetime | None = None
     ended_by: EndedBy | None = None
+    state: str | None = field(default=None, repr=False)
+    """What users keep of it, as JSON."""
     step: NextStep | None = None
     """What comes next, None if that was not written since its latest media stream began. It comes after the stream in
     its `data["stream_sid"]`; one without that holds for any."""
@@ -182,8 +184,13 @@ def _standing() -> sa.Select[Any]:
     )
     found = asked.outerjoin(calls, calls.c.sid == asked.c.sid)
     found = found.outerjoin(next_steps, (next_steps.c.call_sid == asked.c.sid) & of_latest)
-    columns = (calls.c.stream_sid, calls.c.started_at, calls.c.ended_by, next_steps.c.kind, next_steps.c.data)
-    return sa.select(*columns).select_from(found).order_by(next_steps.c.at.desc()).limit(1)
+    of_call = (calls.c.stream_sid, calls.c.started_at, calls.c.ended_by, calls.c.state)
+    return (
+        sa.select(*of_call, next_steps.c.kind, next_steps.c.data)
+        .select_from(found)
+        .order_by(next_steps.c.at.desc())
+        .limit(1)
+    )
 
 
 _STANDING = _standing()
@@ -250,6 +257,7 @@ async def _hanging(
 
 def _of_call(row: sa.Row[Any]) -> dict[str, Any]:
     values = dict(row._mapping)
+    del values["state"]  # which is nobody's business once the call is over
     return {"call_sid": values.pop("sid"), **values}
 
 

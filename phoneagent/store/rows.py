@@ -40,6 +40,7 @@ class Kind(Enum):
     TOOL_RETURNED = auto()
     ANSWERED = auto()
     USED = auto()
+    STATE = auto()
 
 
 CALL_ITSELF = frozenset({Kind.STARTED, Kind.RESUMED, Kind.ENDED, Kind.ENDED_UNSEEN})
@@ -114,6 +115,10 @@ class Scribe:
     def tool_started(self, call_sid: str, call_id: str, name: str, arguments: str, at: datetime) -> Row:
         """Return the row of a tool that starts at `at`."""
         return _row(Kind.TOOL_STARTED, call_sid, call_id=call_id, name=name, arguments=arguments, started_at=at)
+
+    def state(self, call_sid: str, stream_sid: str, state: str) -> Row:
+        """Return the row of what users keep of a call."""
+        return _row(Kind.STATE, call_sid, of_stream=stream_sid, state=state)
 
     def _stream(self, call_sid: str, stream_sid: str | None, ms: int) -> _Stream:
         """Return a stream of a call; of an unknown one, `ms` have passed by now."""

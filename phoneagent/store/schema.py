@@ -51,6 +51,7 @@ calls = sa.Table(
     sa.Column("ended_at", UtcTime, index=True),
     sa.Column("ended_by", sa.Text),
     sa.Column("reason", sa.Text),
+    sa.Column("state", sa.Text),
 )
 
 streams = sa.Table(

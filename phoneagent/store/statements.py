@@ -54,6 +54,7 @@ def statements(dialect: str) -> dict[Kind, Insert | Update]:
         Kind.ENDED: sa.update(calls).where(_THIS_STREAM).values({name: sa.bindparam(name) for name in _END}),
         Kind.ENDED_UNSEEN: _ended_unseen(insert),
         **_detail(insert),
+        Kind.STATE: sa.update(calls).where(_THIS_STREAM).values(state=sa.bindparam("state")),
     }
 
 
@@ -66,36 +67,48 @@ def forget_ended() -> Delete:
 
 
 def _started(insert: _Insert) -> Insert:
-    """A call's first stream. If it is heard of after a later one, that one goes on speaking for the call."""
+    """A call's first stream. If it is heard of after a later one, that one goes on speaking for the call.
+
+    Unless that one had ended before: then the call was somewhere else in between, and has come back.
+    """
     statement = _insert_call(insert, (*_CALLER, "started_at"))
     new = statement.excluded
+    back = new.started_at > calls.c.ended_at
     return statement.on_conflict_do_update(
         index_elements=["sid"],
         set_={
-            "stream_sid": sa.case((calls.c.stream_sid == "", new.stream_sid), else_=calls.c.stream_sid),
+            "stream_sid": sa.case((sa.or_(calls.c.stream_sid == "", back), new.stream_sid), else_=calls.c.stream_sid),
             "started_at": sa.case((new.started_at < calls.c.started_at, new.started_at), else_=calls.c.started_at),
             **{name: new[name] for name in _CALLER},
+            **_opened_if(back),
         },
     )
 
 
 def _resumed(insert: _Insert) -> Insert:
-    """A later stream takes the call over, once, and opens it again unless it has ended for good."""
+    """A later stream takes the call over, once, and opens it again unless it has ended for good.
+
+    If the stream began after that end, it was none: Twilio opens no stream for a call that is over.
+    """
     statement = _insert_call(insert, (*_CALLER, "started_at"))
     new = statement.excluded
     over = (streams.c.stream_sid == _OF_STREAM) | (streams.c.started_at > sa.bindparam("late", type_=UtcTime()))
     # no IN here: SQLAlchemy runs a statement with one for a single row only
-    goes_on = sa.or_(*(calls.c.ended_by == by for by in MAY_GO_ON))
+    goes_on = sa.or_(*(calls.c.ended_by == by for by in MAY_GO_ON), new.started_at > calls.c.ended_at)
     return statement.on_conflict_do_update(
         index_elements=["sid"],
         set_={
             "stream_sid": new.stream_sid,
             "caller": sa.func.coalesce(calls.c.caller, new.caller),
             "called": sa.func.coalesce(calls.c.called, new.called),
-            **{name: sa.case((goes_on, None), else_=calls.c[name]) for name in _END},
+            **_opened_if(goes_on),
         },
         where=~sa.exists().where(streams.c.call_sid == calls.c.sid, over).correlate(calls),
     )
+
+
+def _opened_if(condition: sa.ColumnElement[bool]) -> dict[str, sa.ColumnElement[Any]]:
+    return {name: sa.case((condition, None), else_=calls.c[name]) for name in _END}
 
 
 def _ended_unseen(insert: _Insert) -> Insert:

@@ -125,6 +125,10 @@ class Store:
         except Exception:  # an observer must not harm the call it observes
             log.exception("an event was not recorded: %s", type(event).__name__)
 
+    def keep_state(self, call_sid: str, stream_sid: str, state: str) -> None:
+        """Keep what users keep of a call, as JSON; never waits. Only its latest stream has a say."""
+        self._writer.add([self._scribe.state(call_sid, stream_sid, state)])
+
     async def flush(self) -> None:
         """Wait until what was told is written.
 

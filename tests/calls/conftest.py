@@ -49,6 +49,9 @@ class World:
 
     async def nothing_left(self) -> None:
         """However a call ends, nothing is left of it in the process."""
+        for call in list(self.app._board.prepared.values()):
+            if call.opening is None:  # it was answered, and the test has opened no media socket
+                await call.close()
         await self.until(lambda: not self.app.calls and not self.app._board.prepared and not self.app._board._followers)
         await self.until(lambda: all(session.closed for session in self.model.sessions))
         ours = ("Session.", "Follower.", "PhoneApp.", "Switchboard.", "Prepared.", "open_model")
@@ -89,9 +92,15 @@ def world(caplog: pytest.LogCaptureFixture) -> Worlds:
         model = model or Model(Script.parse(script) if script else None)
         async with model:
             url = f"{model.url}?model=gpt-realtime-2.1"
+            endpoints = changes.pop("endpoints", None)
             endpoint = changes.pop("endpoint", Endpoint(url, transcription_models=("gpt-transcribe",)))
             store = changes.pop("store", None)
-            app = PhoneApp(agent, settings=settings(**changes), endpoint=endpoint, store=store)
+            app = PhoneApp(
+                agent,
+                settings=settings(**changes),
+                store=store,
+                **({"endpoints": endpoints} if endpoints else {"endpoint": endpoint}),
+            )
             seen: list[Event] = []
 
             async def note(event: Event) -> None:

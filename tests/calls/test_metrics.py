@@ -6,7 +6,8 @@ import aiohttp
 import pytest
 from pydantic import SecretStr
 
-from phoneagent import Agent, CallEnded
+from phoneagent import Agent, CallEnded, RateLimitsUpdated
+from phoneagent.sim import CallFailed, Faults, Model
 from phoneagent.sim.speech import Murmur
 from tests.calls.conftest import World, Worlds
 
@@ -45,3 +46,24 @@ async def test_metrics_are_for_who_has_the_token(world: Worlds) -> None:
         assert (await metrics(w, "let-me-in"))[0] == 200
     async with world(Agent(instructions="x")) as w:
         assert (await metrics(w, "let-me-in"))[0] == 404
+
+
+async def test_with_little_left_of_a_rate_limit_new_calls_are_turned_away_and_live_ones_go_on(world: Worlds) -> None:
+    model = Model('default = "Yes."', faults=Faults(fail_responses=1, rate_limit_resets_s=2))
+    agent = Agent(instructions="x", greeting="Hello!")
+    async with (
+        world(agent, model=model, rate_limit_reserve=0.5, api_token=SecretStr("let-me-in")) as w,
+        w.phone().dial() as line,
+    ):
+        await w.until(lambda: w.of(RateLimitsUpdated))
+        with pytest.raises(CallFailed, match="busy"):
+            async with w.phone().dial():
+                pass
+        text = (await metrics(w, "let-me-in"))[1]
+        assert 'phoneagent_calls_turned_away_total{reason="limited"} 1.0' in text
+        assert 'phoneagent_rate_limit_remaining{model="gpt-realtime-2.1",name="tokens"} 0.0' in text
+        await line.wait_for_silence(ms=200)
+        assert line.heard
+        async with w.phone().dial() as another:  # there is room again
+            await another.wait_for_silence(ms=200)
+            assert another.heard

@@ -130,7 +130,7 @@ async def test_the_next_endpoint_takes_over_in_mid_call(world: Worlds) -> None:
         first = await Model(Script.parse(SCRIPT)).__aenter__()
         both = [Endpoint(f"{model.url}?model=m", transcription_models=("whisper-1",)) for model in (first, second)]
         agent = Agent(instructions="x", greeting="Hello!")
-        async with world(agent, endpoint=both) as w, w.phone().dial() as line:
+        async with world(agent, endpoints=both) as w, w.phone().dial() as line:
             await line.wait_for_silence(ms=300)
             await first.__aexit__(None, None, None)
             await w.until(lambda: second.sessions)
@@ -187,7 +187,7 @@ async def test_a_rate_limit_that_lasts_is_gone_round(world: Worlds) -> None:
     async with Model(Script.parse(SCRIPT), faults=limited) as first, Model(Script.parse(SCRIPT)) as second:
         both = [Endpoint(f"{model.url}?model=m", transcription_models=("whisper-1",)) for model in (first, second)]
         agent = Agent(instructions="x", greeting="Hello!")
-        async with world(agent, endpoint=both) as w, w.phone().dial() as line:
+        async with world(agent, endpoints=both) as w, w.phone().dial() as line:
             await line.wait_for_silence(ms=300)
             await line.say(VOICE.render("Question?"))
             await line.wait_for_silence(ms=300)

@@ -4,17 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import html
-import json
 import re
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
-import aiohttp
 import pytest
-from twilio.request_validator import RequestValidator
-from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
 
 from phoneagent import Agent, CallEnded, CallHandedOver, CallStarted, afterwards, hang_up, tool
@@ -22,10 +18,10 @@ from phoneagent.errors import StoreError
 from phoneagent.events import NextStep
 from phoneagent.protocol import sessions
 from phoneagent.sim import Line
-from phoneagent.sim.model_session import ModelSession
 from phoneagent.sim.speech import Murmur
 from phoneagent.store import CallDetails, Store
-from tests.calls.conftest import ACCOUNT_SID, AUTH_TOKEN, PUBLIC_URL, World, Worlds
+from tests.calls.by_hand import CALL_SID, STREAM_SID, after, dial, post, start, told
+from tests.calls.conftest import PUBLIC_URL, World, Worlds
 
 pytestmark = pytest.mark.anyio
 
@@ -44,8 +40,6 @@ say = "Goodbye, see you at eight!"
 call = "hang_up"
 """
 AGENT = Agent(instructions="x", greeting="Hello!", tools=[hang_up])
-CALL_SID = "CA" + "5" * 32
-STREAM_SID = "MZ" + "5" * 32
 CLIP = Murmur().render("A table for two, please.")
 
 
@@ -54,15 +48,6 @@ async def store(tmp_path: Path) -> AsyncIterator[Store]:
     kept = Store.from_url(f"sqlite:///{tmp_path}/calls.db")
     yield kept
     await kept.close()  # the app has closed it, and the test has looked into it since
-
-
-def told(session: ModelSession) -> list[str]:
-    """What a session was told and said, as `who: text`."""
-    return [
-        f"{item['role']}: {part.get('text') or part.get('transcript')}"
-        for item in session.items
-        for part in item.get("content", ())
-    ]
 
 
 def heard_ms(line: Line) -> float:
@@ -165,9 +150,9 @@ async def test_the_older_stream_of_a_call_gives_way_to_a_newer_one(world: Worlds
 async def test_the_goodbye_is_followed_by_a_hang_up_that_was_written_before(world: Worlds, store: Store) -> None:
     steps: list[NextStep] = []
 
-    async def note(call_sid: str, step: NextStep) -> None:
+    async def note(call_sid: str, step: NextStep, **options: Any) -> None:
         steps.append(step)
-        await Store.next_step(store, call_sid, step)
+        await Store.next_step(store, call_sid, step, **options)
 
     store.next_step = note  # type: ignore[method-assign]
     async with world(AGENT, store=store) as w, w.phone().dial() as line:
@@ -308,7 +293,6 @@ async def test_a_call_that_was_answered_is_not_rejected(world: Worlds) -> None:
         other = "CA" + "7" * 32
         assert "<Reject" in await post(w, "/twilio/voice", other, CallStatus="ringing")  # one is on its way
         assert "<Hangup" in await post(w, "/twilio/voice", other, CallStatus="in-progress")
-        w.app._board.expected.clear()
 
 
 # --- tools ---
@@ -433,36 +417,3 @@ async def test_a_fallback_in_mid_call_goes_on_with_it(world: Worlds, store: Stor
         answer = await post(w, "/twilio/voice", CALL_SID, CallStatus="in-progress", ErrorCode="11205", ErrorUrl=failed)
         assert f"faults=4&amp;since={since}" in answer
         await w.app._board.prepared[CALL_SID].close()
-
-
-# --- by hand ---
-
-
-async def post(w: World, path: str, call_sid: str, **fields: str) -> str:
-    form = {"CallSid": call_sid, "AccountSid": ACCOUNT_SID, **fields}
-    signature = RequestValidator(AUTH_TOKEN).compute_signature(f"{PUBLIC_URL}{path}", form)
-    headers = {"X-Twilio-Signature": signature}
-    async with aiohttp.ClientSession() as http, http.post(w.url + path, data=form, headers=headers) as answer:
-        assert answer.status in (200, 204)
-        return await answer.text()
-
-
-async def after(w: World, call_sid: str, status: str = "in-progress") -> str:
-    return await post(w, "/twilio/after", call_sid, CallStatus=status)
-
-
-async def dial(w: World, path: str) -> ClientConnection:
-    signature = RequestValidator(AUTH_TOKEN).compute_signature(PUBLIC_URL.replace("https", "wss") + path, {})
-    return await connect(w.url.replace("http", "ws") + path, additional_headers={"X-Twilio-Signature": signature})
-
-
-def start(call_sid: str, stream_sid: str = STREAM_SID) -> str:
-    details = {
-        "accountSid": ACCOUNT_SID,
-        "streamSid": stream_sid,
-        "callSid": call_sid,
-        "tracks": ["inbound"],
-        "mediaFormat": {"encoding": "audio/x-mulaw", "sampleRate": 8000, "channels": 1},
-        "customParameters": {},
-    }
-    return json.dumps({"event": "start", "sequenceNumber": "1", "start": details, "streamSid": stream_sid})

@@ -346,21 +346,53 @@ async def test_a_stream_that_has_just_begun_voids_the_step_before_it_at_once(rea
 
 @pytest.mark.parametrize(("stream_sid", "wins"), [("MZ1", False), ("MZ2", True)])
 async def test_the_latest_stream_s_own_end_is_better_than_one_from_elsewhere(
-    ready: str, stream_sid: str, wins: bool
+    ready: str, stream_sid: str, wins: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(writer, "LINGER_SECONDS", 60.0)
     events: list[Event] = [started(), SECOND]
-    async with stores(ready) as (ours, theirs):
+    async with stores(ready, 3) as (ours, theirs, late):
         for event in events:
             ours.tell(event)
         await ours.flush()
+        late.tell(THIRD)
+        await a_moment()
         assert await theirs.settle(SID, ended_by="caller", reason="completed")
         ours.tell(ended(), stream_sid=stream_sid)
         await ours.flush()
         assert (await record_of(theirs)).ended_by == ("agent" if wins else "caller")
         assert not await theirs.settle(SID, ended_by="error", reason="failed")
         ours.tell(started())  # late, and told twice
-        ours.tell(THIRD)
-        assert (await record_of(ours)).ended_by == ("agent" if wins else "caller")
+        await ours.flush()
+        record = await record_of(late)  # it began before the end
+        assert (record.stream_sid, record.ended_by) == ("MZ3", "agent" if wins else "caller")
+
+
+@pytest.mark.parametrize("resumed", [True, False])
+@pytest.mark.parametrize("ended_by", ["agent", "caller", "line"])
+@pytest.mark.usefixtures("in_batches")
+async def test_a_call_whose_stream_begins_after_its_end_has_come_back(
+    ready: str, ended_by: EndedBy, resumed: bool
+) -> None:
+    """Other TwiML had it in between. It is open, the new stream speaks for it, and that is told once or twice."""
+    back = started(stream_sid="MZ2", resumed=resumed)
+    async with stores(ready) as (first, second):
+        first.tell(started())
+        first.tell(said(GREETING))
+        first.tell(ended(ended_by=ended_by, duration_ms=0))
+        before = await record_of(first)
+        await a_moment()
+        for _ in range(2):
+            second.tell(back)
+            await second.flush()
+        first.tell(started())  # late, and told twice
+        record = await record_of(first)
+        assert (record.stream_sid, record.started_at, record.ended_by) == ("MZ2", before.started_at, None)
+        assert record.turns == (GREETING,)
+        await second.next_step(SID, NextStep(kind="resume", data={"stream_sid": "MZ2"}))
+        assert (await first.standing(SID)).step == NextStep(kind="resume", data={"stream_sid": "MZ2"})
+        second.tell(ended(ended_by="agent", duration_ms=0))
+        second.tell(back)
+        assert (await record_of(second)).ended_by == "agent"
 
 
 async def test_settling_changes_no_end_and_makes_no_record(ready: str) -> None:

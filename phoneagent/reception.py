@@ -1,0 +1,185 @@
+"""What Twilio is answered about a call: who is put through, how a call goes on whose media stream has ended, and what
+a process says that is about to end. Every answer is TwiML.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from functools import partial
+from typing import Any
+from urllib.parse import parse_qsl, urlencode, urlsplit
+
+from . import telemetry, telephony
+from .admission import DENIED, DRAINING, LIMITED, Admission, Refusal
+from .afterwards import Afterwards, Answer, may_recover
+from .call import Call
+from .carried import unpack
+from .door import Door
+from .headroom import Headroom
+from .settings import Settings
+from .switchboard import Switchboard
+
+log = logging.getLogger("phoneagent.reception")
+
+VOICE_PATH = "/twilio/voice"
+AFTER_PATH = "/twilio/after"
+STATUS_PATH = "/twilio/status"
+MEDIA_PATH = "/twilio/media/"
+
+MAX_ASKED_AGAIN = 8
+"""How often a call is sent round while this process drains, a second each time."""
+
+LIVE = "in-progress"
+OVER = frozenset({"completed", "busy", "failed", "no-answer", "canceled"})
+"""What Twilio calls the status of a call that is up, and of one that is over."""
+
+
+class Reception:
+    """Answers Twilio's webhooks, whose signed parameters it is given: `form`.
+
+    `draining` tells whether this process is about to end; without `afterwards` a call ends with its media stream.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        door: Door,
+        board: Switchboard,
+        afterwards: Afterwards | None,
+        headroom: Headroom,
+        metrics: telemetry.Metrics,
+        draining: Callable[[], bool],
+    ) -> None:
+        self._settings = settings
+        self._door = door
+        self._board = board
+        self._afterwards = afterwards
+        self._headroom = headroom
+        self._metrics = metrics
+        self._draining = draining
+        self._admission = Admission(
+            max_calls=settings.max_calls,
+            max_calls_per_caller=settings.max_calls_per_caller,
+            allow=settings.allow_callers,
+            deny=settings.deny_callers,
+        )
+
+    async def voice(self, form: Mapping[str, str]) -> str:
+        """A call comes in, or comes back, or (the number's fallback) nobody answered somewhere else."""
+        failed = urlsplit(form.get("ErrorUrl", ""))
+        if form["CallStatus"] == LIVE and failed.path.endswith(AFTER_PATH):
+            # Nobody answered there, and this is the number's fallback: the call goes on where it was.
+            return await self._go_on(form, dict(parse_qsl(failed.query)))
+        refused = self._refused(form)
+        if self._draining() and refused is not DENIED:
+            if (again := self._round(form, VOICE_PATH)) is not None:
+                return again
+            refused = DRAINING
+        if refused is not None:
+            return self._turn_away(form, refused)
+        return self._connect(form, await self._came_back(form), since=int(time.time()))
+
+    def _refused(self, form: Mapping[str, str]) -> Refusal | None:
+        """Return why a new call is not taken."""
+        calls = self._board.answered
+        calls.pop(form["CallSid"], None)  # Twilio asks once more for a call that it has asked for
+        refused = self._admission.refuse(call_of(form["CallSid"], form).party, [call.party for call in calls.values()])
+        return LIMITED if refused is None and self._headroom.short(time.monotonic()) else refused
+
+    def _turn_away(self, form: Mapping[str, str], refusal: Refusal) -> str:
+        self._metrics.turned_away(refusal.reason)
+        log.warning("call turned away: %s", refusal.reason, extra={"call_sid": form["CallSid"]})
+        answered = form["CallStatus"] == LIVE  # and then it can no more be rejected
+        if refusal.answer != "fallback":
+            return telephony.hang_up() if answered else telephony.turn_away(None, reason=refusal.answer)
+        number = self._settings.fallback_number
+        return telephony.fall_back(number) if answered else telephony.turn_away(number)
+
+    async def _came_back(self, form: Mapping[str, str]) -> Answer | None:
+        """Return how a call goes on that has been here before, and that other TwiML had since; None if it has not."""
+        if form["CallStatus"] != LIVE or self._afterwards is None:  # a new one rings, unless others answer, or we dial
+            return None
+        return await self._afterwards.comes_back(form["CallSid"])
+
+    async def after(self, form: Mapping[str, str]) -> str:
+        """The media stream of a call has ended."""
+        return await self._go_on(form, form)
+
+    async def _go_on(self, form: Mapping[str, str], state: Mapping[str, str]) -> str:
+        """Answer how a call goes on whose media stream has ended; `state` is what its address says of the call."""
+        call_sid = form["CallSid"]
+        if form["CallStatus"] != LIVE:
+            await self.ended(call_sid, form["CallStatus"])
+            return telephony.nothing()
+        faults, since = _number(state.get("faults")), _number(state.get("since")) or int(time.time())
+        answer = Answer("apologise") if self._afterwards is None else await self._afterwards.answer(call_sid)
+        step = answer.kind
+        goes_on = step in ("resume", "recover", "apologise")  # also where only this process knows nothing
+        if goes_on and self._draining() and (again := self._round({**form, **state}, AFTER_PATH)) is not None:
+            return again
+        if step == "resume" and state.get("after") == answer.stream_sid:
+            step = "recover"  # it was to go on after that stream before, and no other one has come
+        if step == "recover" and not may_recover(faults, time.time() - since):
+            log.error("the call's stream broke %d times: given up", faults + 1, extra={"call_sid": call_sid})
+            step = "apologise"
+        if step in ("resume", "recover"):
+            return self._connect(form, answer, faults=faults + (step == "recover"), since=since)
+        if step == "hang_up":
+            return telephony.hang_up()
+        return telephony.fall_back(self._settings.fallback_number, apologise=step == "apologise")
+
+    def _round(self, form: Mapping[str, str], path: str) -> str | None:
+        """Send a call round while this process drains, so that the next one takes it; None if it was long enough."""
+        again = _number(form.get("again"))
+        if again >= MAX_ASKED_AGAIN:
+            return None
+        query = {name: form[name] for name in ("faults", "since", "after") if name in form} | {"again": str(again + 1)}
+        return telephony.ask_again(self._door.url(path, query=urlencode(query)))
+
+    def _connect(self, form: Mapping[str, str], goes_on: Answer | None, *, faults: int = 0, since: int) -> str:
+        """Answer with the address of the call's media socket, and with that of what comes after it.
+
+        The latter says how often the call has broken, since when it is up, and after which stream it goes on.
+        """
+        call, after = call_of(form["CallSid"], form), ""
+        gone_through: dict[str, Any] = {"faults": faults, "since": since}
+        if goes_on is not None:
+            after = gone_through["after"] = goes_on.stream_sid
+            call.state.update(unpack(goes_on.state))
+        action = callback = elsewhere = None
+        if self._afterwards is not None:
+            action = self._door.url(AFTER_PATH, query=urlencode(gone_through))
+            callback = self._door.url(STATUS_PATH)
+            elsewhere = partial(self._afterwards.went_on, call.sid, after)
+        # With several processes the media socket may come to another one.
+        self._board.expect(call, prepare=self._settings.web_concurrency == 1, elsewhere=elsewhere)
+        parameters = {"caller": call.caller or "", "called": call.called or "", "direction": call.direction}
+        url = self._door.media_url(MEDIA_PATH, call.sid, resumes=goes_on is not None)
+        return telephony.connect_stream(url, parameters, action=action, status_callback=callback)
+
+    async def ended(self, call_sid: str, status: str) -> None:
+        """Take it from Twilio that a call is over, in whatever order that comes."""
+        reason = f"Twilio reports that it is {status}"
+        await self._board.forget(call_sid)
+        if not self._board.end(call_sid, reason) and self._afterwards is not None:
+            await self._afterwards.settle(call_sid, "caller", reason)
+
+
+def _number(text: str | None) -> int:
+    """Read a number that we wrote into an address; 0 for anything else."""
+    return int(text) if text is not None and text.isdecimal() and len(text) < 12 else 0
+
+
+def call_of(call_sid: str, given: Mapping[str, str]) -> Call:
+    """Make a call of a webhook's form, or of the parameters that it gave to its stream."""
+    return Call(
+        sid=call_sid,
+        caller=given.get("From") or given.get("caller") or None,
+        called=given.get("To") or given.get("called") or None,
+        direction=given.get("Direction") or given.get("direction") or "inbound",
+        started_at=datetime.now(UTC),
+    )

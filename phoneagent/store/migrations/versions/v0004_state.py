@@ -1,0 +1,13 @@
+"""What users keep of a call, for its next media stream."""
+
+from __future__ import annotations
+
+import sqlalchemy as sa
+from alembic import op
+
+revision = "0004"
+down_revision = "0003"
+
+
+def upgrade() -> None:
+    op.add_column("calls", sa.Column("state", sa.Text))
