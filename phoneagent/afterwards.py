@@ -20,7 +20,7 @@ from typing import Literal, NamedTuple, TypeAlias, TypeVar
 from .errors import PhoneAgentError, RequestRefused, StoreError, TelephonyError
 from .events import EndedBy, NextStep
 from .numbers import LiveCalls
-from .protocol.history import Past, Pending, ToolRun, pending_of
+from .protocol.history import Note, Past, Pending, ToolRun, pending_of
 from .store import SoFar, Standing, Store
 from .telephony import fall_back
 
@@ -223,6 +223,7 @@ class Afterwards:
         age_ms = round((datetime.now(UTC) - so_far.started_at).total_seconds() * 1000)
         return Remembered(
             turns=so_far.turns,
+            notes=tuple(Note(role=each.role, text=each.text, at=each.at_ms) for each in so_far.messages),
             tools=tools,
             pending=pending,
             age_ms=max(0, age_ms),

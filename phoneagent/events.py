@@ -133,6 +133,17 @@ class TurnEnded:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class MessageAdded:
+    """The user's code added a message to the conversation (`call.add`); `number` counts those of a media stream."""
+
+    call_sid: str
+    at_ms: int
+    number: int
+    role: Literal["system", "user"]
+    text: str = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ToolCalled:
     """The model asked for a tool; `arguments` is the model's JSON, as it came."""
 
@@ -245,6 +256,7 @@ Event: TypeAlias = (
     | AgentAnswered
     | BargeIn
     | TurnEnded
+    | MessageAdded
     | ToolCalled
     | ToolReturned
     | KeyPressed

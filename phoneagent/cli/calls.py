@@ -17,7 +17,7 @@ from phoneagent.events import Cost, Turn, Usage
 from phoneagent.store import Answer, CallDetails, CallRecord, Store, ToolRecord
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]+")
-_STYLES = {"caller": "bold cyan", "agent": "bold green", "tool": "bold magenta", "—": "dim"}
+_STYLES = {"caller": "bold cyan", "agent": "bold green", "tool": "bold magenta", "note": "dim", "—": "dim"}
 _MAX_SHOWN = 300
 """Characters of a tool's arguments and of its output that the transcript shows; --json has them all."""
 
@@ -108,8 +108,14 @@ def _print_call(console: Console, record: CallDetails, numbers: bool) -> None:
     console.print(Text(title, "bold"), soft_wrap=True)
     answer_of = {id(turn): answer for turn, answer in _answered(record)}
     went_on = Text("the call went on in another media stream", "dim")
+    several = len({turn.agent for turn in record.turns if turn.agent is not None}) > 1
     entries: list[tuple[int, str, Text]] = [(stream.at_ms, "—", went_on) for stream in record.streams[1:]]
-    entries += [(turn.start_ms, turn.role, _said(turn, answer_of.get(id(turn)))) for turn in record.turns]
+    for turn in record.turns:
+        said = _said(turn, answer_of.get(id(turn)))
+        if several and turn.agent is not None:
+            said = Text(f"[{_plain(turn.agent)}] ", "green") + said
+        entries.append((turn.start_ms, turn.role, said))
+    entries += [(note.at_ms, "note", Text(f"({note.role}) {_short(note.text)}", "dim")) for note in record.messages]
     entries += [(tool.at_ms, "tool", _used(tool, running=_may_run(tool, record))) for tool in record.tools]
     for at_ms, who, text in sorted(entries, key=lambda entry: entry[0]):
         _print_entry(console, _clock(at_ms), who, text)

@@ -42,7 +42,7 @@ from phoneagent.events import EndedBy, Event
 from . import mediastream, prompts, realtime
 from .asked import Asked
 from .closing import Closing, step_after
-from .history import Past, Pending
+from .history import Past, Role
 from .limits import Limits
 from .listening import CallerAudio, CallerTurn
 from .narration import Narration
@@ -369,6 +369,12 @@ class Bridge:
         self._move_on(now)
         return accepted
 
+    def add(self, text: str, role: Role, now: float) -> bool:
+        """Add a message to the conversation (see `Asked.add`)."""
+        if accepted := self._end is None and self.asked.add(text, role, now):
+            self.narration.message_added(role, text, now)
+        return accepted
+
     def interrupt(self, now: float) -> None:
         """Stop the agent, as if the caller had begun to speak. Does nothing when it is not its turn."""
         if self.floor() in (Floor.AGENT, Floor.THINKING):
@@ -402,9 +408,6 @@ class Bridge:
         """End our part of the call, at once: it goes on in another media stream. A call about to end just ends."""
         by, why = (self._closing.by, self._closing.reason) if self._closing.active else (None, reason)
         self._finish(now, by, why)
-
-    def _pending(self, now: float) -> Pending:
-        return self.sessions.pending(now, waits=self.floor() in (Floor.AGENT, Floor.THINKING))
 
     # --- rules ----------------------------------------------------------------------------------------------------
 
@@ -462,7 +465,8 @@ class Bridge:
         if self._end is not None:
             return
         closed_by = self._closing.by if self._closing.active and by in (None, "line") else by
-        step = step_after(closed_by, self._pending(now))
+        waits = self.floor() in (Floor.AGENT, Floor.THINKING)
+        step = step_after(closed_by, self.sessions.pending(now, waits=waits))
         self._heard(self.playback.cut(now), now)
         self.spending.close(now)
         self._end = EndCall(by, reason, step)

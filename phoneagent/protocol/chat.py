@@ -15,6 +15,7 @@ from phoneagent.errors import EndpointError, EndpointRefused, EndpointUnreachabl
 
 from . import prompts, realtime
 from .asked import Asked
+from .history import Role
 from .listening import CallerAudio
 from .policy import FATAL_CODES, MODEL_STALLED_SECONDS, RunTool
 from .responses import MAX_UNANSWERED, Ending, ResponseGate, State
@@ -90,6 +91,9 @@ class Chat:
         accepted = self._responses.want(prompts.exactly(text))
         self._move_on(now)
         return accepted
+
+    def add(self, text: str, role: Role, now: float) -> bool:
+        return self.asked.add(text, role, now)
 
     def interrupt(self, now: float) -> None:
         self._responses.interrupt(now)

@@ -17,6 +17,7 @@ from phoneagent.events import (
     EndedBy,
     Event,
     KeyPressed,
+    MessageAdded,
     RateLimit,
     RateLimitsUpdated,
     ToolCalled,
@@ -28,6 +29,7 @@ from phoneagent.events import (
     UsageReported,
 )
 
+from .history import Role
 from .playback import Outcome
 from .realtime import TranscriptDelta, TranscriptDone
 from .transcript import Transcript
@@ -45,7 +47,7 @@ class Narration:
     def __init__(self, call_sid: str) -> None:
         self._call_sid = call_sid
         self._started_at: float | None = None
-        self._reports = 0
+        self._reports = self._messages = 0
         self._speech_from_ms = 0
         self._unanswered_since: float | None = None  # the caller's speech ended then
         self._answers_since: float | None = None  # and the response to it has begun
@@ -165,7 +167,12 @@ class Narration:
             )
         )
 
-    # --- tools and the end ---
+    # --- messages, tools and the end ---
+
+    def message_added(self, role: Role, text: str, now: float) -> None:
+        self._messages += 1
+        at_ms, number = self.ms(now), self._messages
+        self._events.append(MessageAdded(call_sid=self._call_sid, at_ms=at_ms, number=number, role=role, text=text))
 
     def tool_called(self, call_id: str, name: str, arguments: str, now: float) -> None:
         self._events.append(

@@ -1,12 +1,23 @@
 """Call records: what was said, heard and done in each call, in SQLite or PostgreSQL."""
 
-from .records import Answer, CallDetails, CallRecord, SoFar, Standing, StreamRecord, ToolRecord, UsageRecord
+from .records import (
+    Answer,
+    CallDetails,
+    CallRecord,
+    MessageRecord,
+    SoFar,
+    Standing,
+    StreamRecord,
+    ToolRecord,
+    UsageRecord,
+)
 from .store import Store
 
 __all__ = [
     "Answer",
     "CallDetails",
     "CallRecord",
+    "MessageRecord",
     "SoFar",
     "Standing",
     "Store",

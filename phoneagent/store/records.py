@@ -7,14 +7,14 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields
 from datetime import datetime
 from decimal import Decimal
-from typing import Any
+from typing import Any, Literal
 
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from phoneagent.events import Cost, EndedBy, NextStep, Turn, Usage
 
-from .schema import answers, calls, next_steps, streams, tools, turns, usage
+from .schema import answers, calls, messages, next_steps, streams, tools, turns, usage
 
 MAX_PARAMETERS = 10_000
 """Fewer than either database takes in one statement."""
@@ -80,6 +80,15 @@ class ToolRecord:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class MessageRecord:
+    """What the user's code added to the conversation, `at_ms` into the call."""
+
+    role: Literal["system", "user"]
+    text: str = field(repr=False)
+    at_ms: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
     """The first audio of an answer, `at_ms` into the call, `latency_ms` after the caller had stopped to speak."""
 
@@ -106,6 +115,7 @@ class CallDetails(CallRecord):
 
     streams: tuple[StreamRecord, ...]
     turns: tuple[Turn, ...] = field(repr=False)
+    messages: tuple[MessageRecord, ...]
     tools: tuple[ToolRecord, ...]
     answers: tuple[Answer, ...]
     usage: tuple[UsageRecord, ...]
@@ -120,6 +130,7 @@ class CallDetails(CallRecord):
         return CallRecord.as_dict(self) | {
             "streams": [asdict(stream) for stream in self.streams],
             "turns": [asdict(turn) for turn in self.turns],
+            "messages": [asdict(message) for message in self.messages],
             "tool_calls": [asdict(tool) for tool in self.tools],
             "answers": [asdict(answer) for answer in self.answers],
             "usage": [used.as_dict() for used in self.usage],
@@ -146,6 +157,7 @@ class SoFar(Standing):
     """Where a call is, and what was said and done in it."""
 
     turns: tuple[Turn, ...] = field(default=(), repr=False)
+    messages: tuple[MessageRecord, ...] = ()
     tools: tuple[ToolRecord, ...] = ()
     cost: Cost | None = None
 
@@ -164,6 +176,7 @@ async def read_so_far(connection: AsyncConnection, call_sid: str) -> SoFar:
     return SoFar(
         **standing,
         turns=await _turns(connection, call_sid, start),
+        messages=await _messages(connection, call_sid, start),
         tools=await _tools(connection, call_sid, start),
         cost=(await _costs(connection, [call_sid])).get(call_sid),
     )
@@ -220,6 +233,7 @@ async def read_call(connection: AsyncConnection, call_sid: str) -> CallDetails |
             for each in await _hanging(connection, streams, call_sid, streams.c.started_at)
         ),
         turns=await _turns(connection, call_sid, start),
+        messages=await _messages(connection, call_sid, start),
         tools=await _tools(connection, call_sid, start),
         answers=tuple(
             Answer(at_ms=_ms(each.at, start), latency_ms=each.latency_ms)
@@ -242,6 +256,13 @@ async def _costs(connection: AsyncConnection, call_sids: Sequence[str]) -> dict[
 
 async def _turns(connection: AsyncConnection, call_sid: str, start: datetime) -> tuple[Turn, ...]:
     return tuple(_turn(each, start) for each in await _hanging(connection, turns, call_sid, turns.c.started_at))
+
+
+async def _messages(connection: AsyncConnection, call_sid: str, start: datetime) -> tuple[MessageRecord, ...]:
+    return tuple(
+        MessageRecord(role=each.role, text=each.text, at_ms=_ms(each.at, start))
+        for each in await _hanging(connection, messages, call_sid, messages.c.at)
+    )
 
 
 async def _tools(connection: AsyncConnection, call_sid: str, start: datetime) -> tuple[ToolRecord, ...]:
@@ -273,6 +294,7 @@ def _turn(row: sa.Row[Any], start: datetime) -> Turn:
         said_ms=row.said_ms,
         heard_ms=row.heard_ms,
         interrupted=row.interrupted,
+        agent=row.agent,
     )
 
 

@@ -13,6 +13,7 @@ from phoneagent.events import (
     CallEnded,
     CallStarted,
     Event,
+    MessageAdded,
     ToolCalled,
     ToolReturned,
     Turn,
@@ -36,6 +37,7 @@ class Kind(Enum):
     ENDED_UNSEEN = auto()
     STREAM = auto()
     TURN = auto()
+    MESSAGE = auto()
     TOOL_STARTED = auto()
     TOOL_RETURNED = auto()
     ANSWERED = auto()
@@ -97,6 +99,8 @@ class Scribe:
             case TurnEnded():
                 stream = self._stream(event.call_sid, stream_sid, event.turn.end_ms)
                 return [self._turn(event.call_sid, event.turn, stream)]
+            case MessageAdded():
+                return [self._message(event, self._stream(event.call_sid, stream_sid, event.at_ms))]
             case ToolCalled():
                 at = self._moment(event.call_sid, stream_sid, event.at_ms)
                 return [self.tool_started(event.call_sid, event.call_id, event.name, event.arguments, at)]
@@ -156,6 +160,18 @@ class Scribe:
             said_ms=turn.said_ms,
             heard_ms=turn.heard_ms,
             interrupted=turn.interrupted,
+            agent=turn.agent,
+        )
+
+    def _message(self, event: MessageAdded, stream: _Stream) -> Row:
+        return _row(
+            Kind.MESSAGE,
+            event.call_sid,
+            of_stream=stream.sid,
+            number=event.number,
+            role=event.role,
+            text=event.text,
+            at=stream.began_at + timedelta(milliseconds=event.at_ms),
         )
 
     def _tool_returned(self, event: ToolReturned, at: datetime) -> Row:

@@ -76,6 +76,18 @@ turns = sa.Table(
     sa.Column("said_ms", sa.Integer, nullable=False),
     sa.Column("heard_ms", sa.Integer, nullable=False),
     sa.Column("interrupted", sa.Boolean, nullable=False),
+    sa.Column("agent", sa.Text),
+)
+
+messages = sa.Table(
+    "messages",
+    metadata,
+    _of_a_call(),
+    sa.Column("stream_sid", sa.Text, primary_key=True),
+    sa.Column("number", sa.Integer, primary_key=True),
+    sa.Column("role", sa.Text, nullable=False),
+    sa.Column("text", sa.Text, nullable=False),
+    sa.Column("at", UtcTime, nullable=False),
 )
 
 tools = sa.Table(

@@ -16,7 +16,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.sql.dml import Delete, Insert, Update
 
 from .rows import Kind, Row
-from .schema import UtcTime, answers, calls, claims, streams, tools, turns, usage
+from .schema import UtcTime, answers, calls, claims, messages, streams, tools, turns, usage
 
 CLOCKS_DIFFER_SECONDS = 5.0
 """How far the clocks of two processes may be apart. Streams take a call over in the order in which the database hears
@@ -141,12 +141,13 @@ def _detail(insert: _Insert) -> dict[Kind, Insert]:
         )
 
     of_call = {"call_sid": _OF_CALL}
-    turn = ("role", "text", "heard_text", "length_ms", "said_ms", "heard_ms", "interrupted")
+    turn = ("role", "text", "heard_text", "length_ms", "said_ms", "heard_ms", "interrupted", "agent")
     tool = ("call_id", "name", "arguments", "started_at")
     used = tuple(column.name for column in usage.c if column.name not in _CALL_AND_STREAM)
     return {
         Kind.STREAM: upsert(streams, _CALL_AND_STREAM, ("started_at",), ()),
         Kind.TURN: upsert(turns, _CALL_AND_STREAM, ("item_id", "started_at", *turn), turn),
+        Kind.MESSAGE: upsert(messages, _CALL_AND_STREAM, ("number", "role", "text", "at"), ()),
         Kind.TOOL_STARTED: upsert(tools, of_call, tool, ("name", "arguments")),
         Kind.TOOL_RETURNED: upsert(tools, of_call, (*tool, "output", "ms"), ("output", "ms")),
         Kind.ANSWERED: upsert(answers, of_call, ("at", "latency_ms"), ()),

@@ -60,11 +60,15 @@ class World:
             names = [getattr(task.get_coro(), "__qualname__", "") for task in asyncio.all_tasks()]
             return [name for name in names if name.startswith(ours)]
 
-        def clean() -> bool:
+        def kept() -> list[Session]:
             gc.collect()
-            return not alive() and not any(type(thing) is Session for thing in gc.get_objects())
+            return [thing for thing in gc.get_objects() if type(thing) is Session]
 
-        await self.until(clean, 15)
+        try:
+            await self.until(lambda: not alive() and not kept(), 30)
+        except TimeoutError:
+            who = [type(holder).__name__ for session in kept() for holder in gc.get_referrers(session)]
+            raise AssertionError(f"left of a call: {alive()}, and a session that is kept by {who}") from None
 
 
 def settings(**changes: Any) -> Settings:

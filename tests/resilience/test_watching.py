@@ -26,6 +26,7 @@ async def test_no_call_is_lost_before_the_eyes_of_a_person() -> None:
     assert "3 calls, 0 lost" in screen.getvalue()
     strips = [line for line in screen.getvalue().splitlines() if line.startswith("call ")]
     assert len(strips) == 3
-    for strip in strips:  # heard on A, then on B
-        letters = "".join(letter for letter, _ in itertools.groupby(each for each in strip[6:] if each.isupper()))
-        assert letters[:2] == "AB", screen.getvalue()
+    for strip in strips:  # on A, then on B, and heard there
+        letters = "".join(letter for letter, _ in itertools.groupby(each for each in strip[6:].upper()))
+        assert letters.strip()[:2] == "AB", screen.getvalue()
+        assert "B" in strip, screen.getvalue()
