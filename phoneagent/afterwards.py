@@ -17,7 +17,7 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Literal, NamedTuple, TypeAlias, TypeVar
 
-from .errors import PhoneAgentError, RequestRefused, StoreError, TelephonyError
+from .errors import PhoneAgentError, RequestRefused, StoreError
 from .events import EndedBy, NextStep
 from .numbers import LiveCalls
 from .protocol.history import Note, Past, Pending, ToolRun, pending_of
@@ -118,32 +118,26 @@ class Afterwards:
         if known is not None and known.written and known.step == step:
             return  # the early one is there
         known = self._remember(call_sid, step)
-        undone = step.kind != "resume" and not early  # should it come too late, for REST does it
+        rest = None if early or step.kind == "resume" else self._live_calls
         try:
-            async with asyncio.timeout(WRITE_SECONDS if undone else PATIENT_SECONDS):
+            async with asyncio.timeout(PATIENT_SECONDS if rest is None else WRITE_SECONDS):
                 writing = self._write(call_sid, known)
-                await (writing if undone else asyncio.shield(writing))
+                await (asyncio.shield(writing) if rest is None else writing)  # what REST does must not be written late
             return
         except (StoreError, TimeoutError):
-            remedy = "it is done over REST" if undone else "only this process knows it"
+            remedy = "only this process knows it" if rest is None else "it is done over REST"
             log.warning("the next step was not written: %s", remedy, extra={"call_sid": call_sid})
-        if undone:
-            await self._do(call_sid, step)
+        if rest is not None:
+            async with asyncio.timeout(REST_SECONDS):
+                if step.kind == "fall_back":
+                    await rest.redirect(call_sid, fall_back(self._fallback_number, apologise=False))
+                else:
+                    await rest.complete(call_sid)
 
     async def _write(self, call_sid: str, known: _Known) -> None:
         await self._store.flush()  # the step counts for the latest stream, and who goes on needs what was said
         await self._store.next_step(call_sid, known.step, at=known.given_at)
         known.written = True
-
-    async def _do(self, call_sid: str, step: NextStep) -> None:
-        """Have Twilio do it now."""
-        if self._live_calls is None:
-            raise TelephonyError("there is no REST API to do it either")
-        async with asyncio.timeout(REST_SECONDS):
-            if step.kind == "hang_up":
-                await self._live_calls.complete(call_sid)
-            elif step.kind == "fall_back":
-                await self._live_calls.redirect(call_sid, fall_back(self._fallback_number, apologise=False))
 
     # --- when Twilio asks ---
 

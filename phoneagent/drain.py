@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import math
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -29,7 +28,10 @@ SPREAD_SECONDS = 2.0
 """Over so long the rest is handed over: the next process shall not get all of them in one moment."""
 
 EXIT_SECONDS = 1.0
-"""How long the last of them may take to be gone, and then the tools that still run: their calls have gone on."""
+"""How long the last of them may take to be gone, and the tools that still run: their calls have gone on."""
+
+GRACE_SECONDS = 0.3
+"""How long, after that, a request may take that is just being answered; whoever asked asks again."""
 
 PARTING_SECONDS = 8.0
 """How long before the end calls that cannot be handed over are asked to say goodbye."""
@@ -49,7 +51,7 @@ class Server(uvicorn.Server):
     """Whether nothing comes after this server. Then a late SIGTERM is ignored, rather than spoiling a good end."""
 
     def __init__(self, config: uvicorn.Config, app: PhoneApp, drain_seconds: float) -> None:
-        config.timeout_graceful_shutdown = math.ceil(EXIT_SECONDS)
+        config.timeout_graceful_shutdown = GRACE_SECONDS  # type: ignore[assignment]  # it may be less than a second
         super().__init__(config)
         self._app = app
         self._drain_seconds = drain_seconds

@@ -335,7 +335,10 @@ class Switchboard:
     def hand_over_now(self, call_sid: str, reason: str) -> None:
         """Let a call go on in another process at once."""
         if (session := self._sessions.get(call_sid)) is not None:
-            session.hand_over_now(reason)
+            try:
+                session.hand_over_now(reason)
+            except Exception:  # the other calls are to be handed over as well
+                log.exception("the call could not be handed over", extra={"call_sid": call_sid})
 
 
 def _started(call: Call, start: mediastream.Start, *, resumed: bool) -> CallStarted:

@@ -271,6 +271,16 @@ async def test_a_step_that_is_not_written_is_done_over_rest_where_that_can_be(
     assert [record.getMessage() for record in caplog.records] == [f"the next step was not written: {said}"]
 
 
+async def test_without_a_rest_api_a_goodbye_that_is_not_written_is_known_here(
+    store: Store, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    ours = Afterwards(store, None, fallback_number=None)
+    take_away(store, monkeypatch)
+    await ours.next_step(SID, HANG_UP)
+    assert caplog.messages == ["the next step was not written: only this process knows it"]
+    assert await ours.answer(SID) == Answer("hang_up")
+
+
 async def test_a_goodbye_is_the_end_although_neither_database_nor_rest_took_it(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -214,7 +214,7 @@ def test_forgetting(recorded: Invoke) -> None:
 
 def test_migrating(invoke: Invoke, tmp_path: Path) -> None:
     for _ in range(2):
-        assert invoke("migrate").output == "SQLite in phoneagent.db is at revision 0003\n"
+        assert invoke("migrate").output == "SQLite in phoneagent.db is at revision 0004\n"
     assert invoke("calls").output == "no call is recorded yet\n"
 
 

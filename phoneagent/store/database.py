@@ -120,6 +120,8 @@ class Database:
     async def _migrate(self) -> None:
         try:
             await asyncio.to_thread(_upgrade_in_thread, self.url)  # alembic would hold up this loop's calls
+        except sqlite3.Error as error:
+            raise StoreError(f"{self.name}: {_reason(error)}", retry=True) from None
         except CommandError:
             raise StoreError(
                 f"{self.name}: a newer release has changed its tables: run that one, or restore a copy", retry=True
@@ -208,6 +210,8 @@ class Database:
 def _upgrade_in_thread(url: str) -> None:
     async def run() -> None:
         database = Database(url)
+        if database.path is not None:
+            sqlite3.connect(database.path).close()  # the driver's thread, if it cannot, would outlive this loop
         try:
             await database.upgrade()
         finally:
@@ -361,6 +365,8 @@ def _reason(error: Exception) -> str:
         return NO_TABLES
     if isinstance(cause, sqlite3.OperationalError):
         text = str(cause)
+        if text == "unable to open database file":
+            return f"{text}: there is no such folder, or it is not ours"
         return NO_TABLES if text.startswith(("no such table", "no such column")) else text
     if isinstance(cause, TimeoutError | exc.TimeoutError):
         return "it does not answer"

@@ -168,7 +168,7 @@ async def test_a_call_that_never_comes_costs_no_session(world: Worlds, monkeypat
 async def test_with_several_processes_nothing_is_opened_ahead(world: Worlds) -> None:
     async with world(AGENT, web_concurrency=2) as w:
         await ticket(w)
-        assert not w.app._board.prepared
+        assert w.app._board.prepared[CALL_SID].opening is None
         async with w.phone().dial():
             await w.until(lambda: w.model.sessions)
 

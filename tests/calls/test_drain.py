@@ -184,6 +184,19 @@ async def test_more_callers_than_the_process_takes(world: Worlds) -> None:
         assert line.ended_by is None
 
 
+async def test_a_call_that_cannot_be_handed_over_keeps_no_other_one(
+    world: Worlds, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with world(AGENT) as w, w.phone().dial() as line:
+        await line.wait_for_agent(ms=10)
+        session = w.app._board._sessions[line.call_sid]
+        with monkeypatch.context() as broken:
+            broken.setattr(session.bridge, "hand_over", None)
+            w.app.hand_over_now(line.call_sid, "test")
+        del session
+    assert "the call could not be handed over" in caplog.messages
+
+
 async def test_after_sigterm_a_conversation_goes_on_until_it_is_handed_over(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -37,7 +37,9 @@ _IN_ORDER: Sequence[Collection[Situation]] = (
 OVER: Collection[Situation] = ("goodbye", "gone")
 
 BROKEN, HANDSHAKE_FAILED = "31903", "31920"
-"""What Twilio notes of a stream whose connection was cut, and of one that was not accepted: the codes."""
+CALLBACK_LOST = "(status callback)"
+"""What Twilio notes of a stream whose connection was cut, of one that was not accepted, and of a callback that nobody
+took."""
 
 PATIENCE_SECONDS = 20.0
 """The most that a test waits for anything that a caller waits for."""

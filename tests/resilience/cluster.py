@@ -12,6 +12,7 @@ import time
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -53,6 +54,8 @@ class Process:
     struck_at: float = 0.0
     late_seconds: float = 0.0
     """How long after DRAIN_SECONDS it ended; below 0: before."""
+    start_seconds: float = 0.0
+    """How long it took to start, which is how busy the machine was: it may be late for anything by as much."""
     _process: asyncio.subprocess.Process | None = None
 
     @property
@@ -68,6 +71,7 @@ class Process:
         """Start it and wait until it serves."""
         assert not self.running
         self.port = _free_port()
+        begun = time.monotonic()
         command = [sys.executable, "-m", "phoneagent", "serve", str(TARGET), "--host", "127.0.0.1"]
         with self.log.open("ab") as output:
             self._process = await asyncio.create_subprocess_exec(
@@ -83,6 +87,7 @@ class Process:
                 try:
                     async with http.get(f"http://127.0.0.1:{self.port}/healthz") as answer:
                         if answer.status == 200:
+                            self.start_seconds = time.monotonic() - begun
                             return
                 except aiohttp.ClientError:
                     pass  # not listening yet
@@ -119,9 +124,11 @@ class Process:
             os.killpg(self.pid, signal.SIGKILL)
             await self.wait()
 
-    def phases(self) -> list[str]:
-        """What it logged of its end."""
-        return re.findall(r"draining: (.*)", self.log.read_text())
+    def phases(self) -> list[tuple[float, str]]:
+        """What it logged of its end, and when: seconds after it began."""
+        lines = re.findall(r"^(\S+ \S+),(\d{3}) .*draining: (.*)$", self.log.read_text(), re.MULTILINE)
+        moments = [datetime.fromisoformat(f"{at}.{ms}").timestamp() for at, ms, _ in lines]
+        return [(moment - moments[0], words) for moment, (_, _, words) in zip(moments, lines, strict=True)]
 
 
 class Cluster:

@@ -8,9 +8,9 @@ import time
 
 import pytest
 
-from tests.resilience.callers import Callers
+from tests.resilience.callers import BROKEN, CALLBACK_LOST, HANDSHAKE_FAILED, Callers
 from tests.resilience.conftest import Worlds
-from tests.resilience.test_deploy import NOISE_SECONDS, go_on, handed_over, nothing_lost
+from tests.resilience.test_deploy import EXIT_SECONDS, SPREAD_SECONDS, go_on, handed_over, nothing_lost
 
 pytestmark = pytest.mark.anyio
 
@@ -21,7 +21,7 @@ async def test_before_the_first_call(world: Worlds) -> None:
         await first.terminate()
         code, seconds = await first.wait()
         assert code == 0
-        assert seconds < NOISE_SECONDS  # there is nothing to wait for
+        assert seconds < EXIT_SECONDS + first.start_seconds  # there is nothing to wait for
         async with Callers(w.cluster, w.model, 1) as callers:
             await callers.enter(["silent"])
             assert callers.all[0].pids == [second.pid]
@@ -43,7 +43,7 @@ async def test_while_callers_are_being_put_through(world: Worlds) -> None:
             there = [caller.until(lambda c=caller: c.pids[-1:] == [second.pid], "it is up") for caller in callers.all]
             await asyncio.gather(*there)
             await callers.leave()
-        await nothing_lost(w, callers)
+        await nothing_lost(w, callers, excused=[HANDSHAKE_FAILED])
 
 
 async def test_during_the_greeting_and_twice(world: Worlds) -> None:
@@ -59,7 +59,8 @@ async def test_during_the_greeting_and_twice(world: Worlds) -> None:
             first.send(signal.SIGTERM)
             code, _ = await first.wait()
             assert code == 0
-            assert 4 < time.monotonic() - struck_at < 4 + 2 + NOISE_SECONDS
+            most = 4 + SPREAD_SECONDS + EXIT_SECONDS + first.start_seconds
+            assert 4 < time.monotonic() - struck_at < most, first.phases()
             handed_over(callers.all)
             await go_on(callers.all, speak=["telling"])
             assert {caller.pids[-1] for caller in callers.all} == {second.pid}
@@ -78,8 +79,8 @@ async def test_an_impatient_person_stops_it_at_once_and_loses_no_call(world: Wor
             await asyncio.sleep(1.2)  # a second one counts from a second after the first
             first.send(signal.SIGINT)
             _, seconds = await first.wait()
-            assert seconds < NOISE_SECONDS
+            assert seconds < EXIT_SECONDS + first.start_seconds
             await go_on(callers.all)
             assert {caller.pids[-1] for caller in callers.all} == {second.pid}
             await callers.leave()
-        await nothing_lost(w, callers)
+        await nothing_lost(w, callers, excused=[BROKEN, CALLBACK_LOST])
