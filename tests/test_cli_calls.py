@@ -23,6 +23,7 @@ from phoneagent.events import (
     CallStarted,
     Cost,
     Event,
+    MessageAdded,
     ToolCalled,
     ToolReturned,
     Turn,
@@ -38,7 +39,9 @@ PERSON, OURS = "+33123456789", "+4930123456"
 Invoke = Callable[..., Result]
 
 
-def turn(role: str, item_id: str, start_ms: int, text: str, heard_text: str | None = None) -> TurnEnded:
+def turn(
+    role: str, item_id: str, start_ms: int, text: str, heard_text: str | None = None, *, agent: str | None = None
+) -> TurnEnded:
     heard = text if heard_text is None else heard_text
     return TurnEnded(
         call_sid=INBOUND,
@@ -52,6 +55,7 @@ def turn(role: str, item_id: str, start_ms: int, text: str, heard_text: str | No
             said_ms=2500,
             heard_ms=2500 if heard == text else 800,
             interrupted=heard != text,
+            agent=agent,
         ),
     )
 
@@ -144,6 +148,28 @@ def test_one_call_is_a_readable_transcript(recorded: Invoke) -> None:
     assert PERSON in recorded("calls", INBOUND, "--numbers").output
 
 
+def test_of_several_agents_it_says_who_speaks_and_what_the_code_added(invoke: Invoke) -> None:
+    async def record() -> None:
+        async with Store.from_url("sqlite:///phoneagent.db") as store:
+            store.tell(CALL[0])
+            store.tell(turn("agent", "1", 100, "Good evening!", agent="front desk"))
+            added = MessageAdded(call_sid=INBOUND, at_ms=1500, number=1, role="system", text="A regular.\x1b[2J")
+            store.tell(added)
+            store.tell(turn("caller", "2", 2000, "My bill."))
+            store.tell(turn("agent", "3", 4000, "Billing here.", agent="billing"))
+
+    asyncio.run(record())
+    assert [line.split(maxsplit=1) for line in invoke("calls", INBOUND).output.splitlines()[1:-1]] == [
+        ["0:00.1", "agent   [front desk] Good evening!"],
+        ["0:01.5", "note    (system) A regular. [2J"],
+        ["0:02.0", "caller  My bill."],
+        ["0:04.0", "agent   [billing] Billing here."],
+    ]
+    given = json.loads(invoke("calls", INBOUND, "--json").output)
+    assert [each["agent"] for each in given["turns"]] == ["front desk", None, "billing"]
+    assert given["messages"] == [{"role": "system", "text": "A regular.\x1b[2J", "at_ms": 1500}]
+
+
 def test_on_a_terminal_the_unheard_words_are_struck_out(recorded: Invoke, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FORCE_COLOR", "1")
     monkeypatch.setenv("TERM", "xterm-256color")
@@ -214,7 +240,7 @@ def test_forgetting(recorded: Invoke) -> None:
 
 def test_migrating(invoke: Invoke, tmp_path: Path) -> None:
     for _ in range(2):
-        assert invoke("migrate").output == "SQLite in phoneagent.db is at revision 0004\n"
+        assert invoke("migrate").output == "SQLite in phoneagent.db is at revision 0005\n"
     assert invoke("calls").output == "no call is recorded yet\n"
 
 

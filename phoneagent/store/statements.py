@@ -73,7 +73,8 @@ def _started(insert: _Insert) -> Insert:
     """
     statement = _insert_call(insert, (*_CALLER, "started_at"))
     new = statement.excluded
-    back = new.started_at > calls.c.ended_at
+    another = (calls.c.stream_sid != "") & (calls.c.stream_sid != new.stream_sid)
+    back = another & (new.started_at > calls.c.ended_at)
     return statement.on_conflict_do_update(
         index_elements=["sid"],
         set_={

@@ -101,6 +101,24 @@ async def test_a_quiet_call_is_handed_over_and_nobody_notices(world: Worlds, sto
     assert "Hangup" in line.verbs
 
 
+async def test_what_the_code_added_is_known_in_the_next_stream(world: Worlds, store: Store) -> None:
+    async with world(AGENT, SCRIPT, store=store) as w, w.phone().dial() as line:
+        await line.wait_for_silence(ms=300)
+        w.app.calls[line.call_sid].add("The caller's name is Ann.")
+        await line.say(CLIP)
+        await line.wait_for_silence(ms=300)
+        for number in (1, 2):
+            w.app.hand_over_now(line.call_sid, "test")
+            await resumed(w, number + 1)
+            await w.until(lambda n=number: len(w.model.sessions) == n + 1 and told(w.model.sessions[n]))
+            said = told(w.model.sessions[number])
+            # `add` may be told after words whose first sounds came before it
+            assert set(said[1:3]) == {"system: The caller's name is Ann.", "user: A table for two, please."}
+            assert len([each for each in said if "Ann" in each]) == 1
+    details = await record(w, line)
+    assert [message.text for message in details.messages] == ["The caller's name is Ann."]
+
+
 async def test_a_call_that_is_handed_over_in_mid_sentence_goes_on_with_it(world: Worlds, store: Store) -> None:
     async with world(AGENT, SCRIPT, store=store) as w, w.phone().dial() as line:
         await line.wait_for_silence(ms=300)

@@ -27,6 +27,7 @@ from phoneagent.events import (
     CallStarted,
     Cost,
     Event,
+    MessageAdded,
     ToolCalled,
     ToolReturned,
     Turn,
@@ -50,9 +51,17 @@ GREETING = Turn(
     end_ms=1520,
     said_ms=1500,
     heard_ms=1500,
+    agent="host",
 )
 WISH = replace(
-    GREETING, role="caller", item_id="item_2", text="A table", heard_text="A table", start_ms=2000, end_ms=3000
+    GREETING,
+    role="caller",
+    item_id="item_2",
+    text="A table",
+    heard_text="A table",
+    start_ms=2000,
+    end_ms=3000,
+    agent=None,
 )
 OFFER = replace(
     GREETING,
@@ -104,9 +113,12 @@ HEARD = replace(
     cost=Cost(at_least=True),
     total=Cost(USED.total.usd, at_least=True),
 )
+FACT = MessageAdded(call_sid=SID, at_ms=1200, number=1, role="system", text="A regular.")
+
 WHOLE: list[Event] = [
     started(),
     said(GREETING),
+    FACT,
     said(WISH),
     TOOL,
     RETURNED,

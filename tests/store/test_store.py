@@ -12,7 +12,7 @@ import pytest
 
 from phoneagent.errors import StoreError
 from phoneagent.events import Cost, NextStep
-from phoneagent.store import Store, UsageRecord, database, schema
+from phoneagent.store import MessageRecord, Store, UsageRecord, database, schema
 from tests.store.conftest import (
     CALLED,
     CALLER,
@@ -48,6 +48,7 @@ async def test_a_call_is_recorded_as_it_happened(ready: str) -> None:
         assert (record.caller, record.called, record.direction, record.stream_sid) == (CALLER, CALLED, "inbound", "MZ1")
         assert (record.ended_by, record.reason, record.duration_ms) == ("agent", "the goodbye was heard", 9000)
         assert record.turns == (GREETING, WISH, OFFER)
+        assert record.messages == (MessageRecord(role="system", text="A regular.", at_ms=1200),)
         assert [(tool.name, tool.arguments, tool.output, tool.at_ms, tool.ms) for tool in record.tools] == [
             ("book", '{"guests":4}', "Booked", 3100, 50)
         ]
