@@ -12,7 +12,7 @@ from pydantic import Field, NaiveDatetime
 
 from phoneagent import Agent, Call, Limits, PhoneApp, ToolError, Turns, hang_up, tool
 
-ZONE = ZoneInfo("Europe/Dublin")  # the practice's own: the clock of a server is often in UTC
+ZONE = ZoneInfo("Europe/Dublin")  # the practice's own, as servers live in UTC (on Windows: pip install tzdata)
 STARTS = [time(hour, minute) for hour in (9, 10, 11, 13, 14, 15, 16) for minute in (0, 30)]
 AHEAD = timedelta(days=90)
 
@@ -41,11 +41,11 @@ def free(day: date) -> list[str]:
 
 @tool
 async def free_times(day: date) -> list[str]:
-    """List the times at which somebody can come on a day, like 2026-11-23; none on a day that is full or closed."""
+    """List when somebody can come on a day, like 2026-11-23; nothing means that it is full, or closed."""
     return free(day)
 
 
-@tool(once=True, filler="One moment, I am writing that down.")
+@tool(once=True, filler="One moment, I am writing that down.")  # yours asks another system, which may take a while
 async def book(call: Call, start: NaiveDatetime, name: str) -> str:
     """Book half an hour, once the caller has agreed to the time. `start` is like 2026-11-23T10:30."""
     if (why := refusal(start)) is not None:
@@ -99,6 +99,6 @@ app = PhoneApp(
         tools=[free_times, book, hang_up],
         handoffs=[billing],
         turns=Turns(silence_duration_ms=700, idle_timeout_ms=10_000),  # who looks into a diary pauses, or falls silent
-        limits=Limits(max_output_tokens=1200),  # a list of free times is not read out for minutes
+        limits=Limits(max_output_tokens=1200),  # about a minute of speech
     )
 )

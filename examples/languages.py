@@ -49,8 +49,8 @@ DESKS: dict[Language, Desk] = {
 }
 COUNTRIES: dict[str, Language] = {"+33": "fr", "+49": "de", "+43": "de"}
 
+# For each person of the house who wants what, and at which number. Yours is a mailbox, or a list in the office.
 to_call_back: dict[str, list[tuple[str, str, str]]] = defaultdict(list)
-"""For each person of the house: who wants what, and at which number. Yours is a mailbox, or a list in the office."""
 
 
 @tool
@@ -75,12 +75,11 @@ def agent(language: Language) -> Agent:
     return Agent(
         name=f"{desk.name} reception",
         instructions=(
-            f"You are the receptionist of the Hôtel du Lac. Be brief and courteous. You begin in {desk.name}. Speak "
-            "the language that the caller speaks: switch as soon as they say a whole sentence in another one, or ask "
-            "you to, and tell the tools so. A name, a place or a single word is no reason to switch, nor is an accent. "
-            f"Never mix languages in one answer. You speak {', '.join(each.name for each in DESKS.values())}; in any "
-            "other language say in one sentence that you cannot, and go on in English. Have people called back for "
-            "whatever you cannot do yourself."
+            f"You are the receptionist of the Hôtel du Lac. Be brief and courteous. Begin in {desk.name}. Follow the "
+            "caller: when they say a whole sentence in another language, or ask you to, go on in it, and tell the "
+            "tools so. A name, a single word or an accent is no reason to switch. Never mix languages in one answer. "
+            f"You speak {', '.join(each.name for each in DESKS.values())}; in any other say in one sentence that you "
+            "cannot, and go on in English. Have people called back for what you cannot do yourself."
         ),
         greeting=desk.greeting,
         voice=desk.voice,
