@@ -13,7 +13,7 @@ import re
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
-from decimal import Decimal
+from decimal import Decimal, localcontext
 from typing import Annotated
 
 from pydantic import Field
@@ -25,8 +25,8 @@ KEY = os.environ.get("MEMORY_KEY", "only to try it out").encode()
 MOST_FACTS = 20
 KEEP_DAYS = 365
 
-# Up to 15 digits survive even if the model writes a JSON number, which is read as a float.
-Number = Annotated[Decimal, Field(max_digits=15, decimal_places=6)]
+# So many digits survive even if the model writes a JSON number, which is read as a float.
+Number = Annotated[Decimal, Field(max_digits=15)]
 Fact = Annotated[str, Field(min_length=1, max_length=200)]
 
 
@@ -48,7 +48,8 @@ def key_of(call: Call) -> str | None:
 @tool
 def add_numbers(numbers: Annotated[list[Number], Field(min_length=1, max_length=100)]) -> str:
     """Add numbers, exactly."""
-    return f"{sum(numbers):f}"
+    with localcontext(prec=40):  # 15 digits before the point, 15 after it, and a hundred times that
+        return f"{sum(numbers):f}"
 
 
 @tool

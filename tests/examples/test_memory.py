@@ -130,6 +130,7 @@ async def test_what_is_kept_is_bounded(notebook: Any) -> None:
         ('["0.10", "0.20"]', "0.30"),
         ("[1e3, 1]", "1001"),
         ("[999999999.999999, 0.000001]", "1000000000.000000"),
+        ("[123456789012345, 0.000000000000001]", "123456789012345.000000000000001"),
         ("[-5]", "-5"),
         (f"[{', '.join(['123456789.123456'] * 100)}]", "12345678912.345600"),
     ],
@@ -139,7 +140,8 @@ async def test_sums_are_exact(notebook: Any, numbers: str, total: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "numbers", ["[]", '["NaN"]', '["Infinity"]', "[1e400]", '["1e300"]', "[1234567890123456]", "[0.1234567]", '["two"]']
+    "numbers",
+    ["[]", '["NaN"]', '["Infinity"]', "[1e400]", '["1e-16"]', "[1234567890123456]", "[0.1234567890123456]", '["two"]'],
 )
 async def test_what_cannot_be_added_exactly_is_refused(notebook: Any, numbers: str) -> None:
     told = json.loads(await notebook.add_numbers.run(call_of(None), f'{{"numbers": {numbers}}}'))
