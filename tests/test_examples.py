@@ -1,22 +1,45 @@
-"""The examples run: each answers a simulated call and uses its tools."""
+"""Each example runs as it is, its settings in the environment: it answers a call, uses a tool, and leaves a record.
+
+Conversations of several turns are in `tests/examples`.
+"""
 
 from __future__ import annotations
 
-import importlib.util
+import os
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from phoneagent import PhoneApp, Settings
 from phoneagent.sim import Model, Phone, Script, serving
-from phoneagent.sim.speech import Murmur
+from phoneagent.store import Store
+from tests.examples.conftest import EXAMPLES, HUM, Quick, load
 
 pytestmark = pytest.mark.anyio
-EXAMPLES = Path(__file__).parent.parent / "examples"
 ACCOUNT, TOKEN, PUBLIC = "AC" + "0" * 32, "a-token-for-tests", "https://agent.example"
+OURS = ("TWILIO", "OPENAI", "AZURE", "REALTIME", "HELICONE", "PHONEAGENT", "PUBLIC_URL", "DATABASE", "MAX_", "MEMORY")
 
 SCRIPTS = {
+    "appointments": """
+[[turn]]
+caller = "When may I come?"
+call = "free_times"
+arguments = { day = 2000-01-03 }
+then = "That day is over."
+""",
+    "languages": """
+[[turn]]
+caller = "When do you open?"
+call = "opening_hours"
+arguments = { language = "en" }
+then = "{output}"
+""",
+    "memory": """
+[[turn]]
+caller = "Two and two?"
+call = "add_numbers"
+arguments = { numbers = [2, 2] }
+then = "{output}"
+""",
     "receptionist": """
 [[turn]]
 caller = "Please call me back."
@@ -46,35 +69,46 @@ then = "You rolled {output}."
 }
 
 
-def load(name: str) -> PhoneApp:
-    spec = importlib.util.spec_from_file_location(f"example_{name}", EXAMPLES / f"{name}.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    app: Any = module.app
-    return PhoneApp(app.agent, settings=Settings(**_SETTINGS))
-
-
-_SETTINGS: dict[str, Any] = {"twilio_account_sid": ACCOUNT, "twilio_auth_token": TOKEN, "public_url": PUBLIC}
-
-
 def test_every_example_has_a_script_here() -> None:
     assert sorted(SCRIPTS) == sorted(path.stem for path in EXAMPLES.glob("*.py"))
 
 
+@pytest.fixture
+def records(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> str:
+    """An environment in which an example finds nothing but what a test says, and the address of its records."""
+    for variable in [each for each in os.environ if each.upper().startswith(OURS)]:
+        monkeypatch.delenv(variable)
+    given = {
+        "TWILIO_ACCOUNT_SID": ACCOUNT,
+        "TWILIO_AUTH_TOKEN": TOKEN,
+        "PUBLIC_URL": PUBLIC,
+        "DATABASE_URL": f"sqlite:///{tmp_path}/calls.db",
+        "PHONEAGENT_ENV_FILE": "",
+        "MEMORY_FILE": f"{tmp_path}/memory.db",
+    }
+    for variable, value in given.items():
+        monkeypatch.setenv(variable, value)
+    return given["DATABASE_URL"]
+
+
 @pytest.mark.parametrize("name", SCRIPTS)
-async def test_an_example_answers(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    async with Model(Script.parse(SCRIPTS[name])) as model:
-        monkeypatch.setitem(_SETTINGS, "realtime_url", model.url)
-        async with serving(load(name)) as url:
+async def test_an_example_answers(name: str, records: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with Model(Script.parse(SCRIPTS[name]), voice=Quick()) as model:
+        monkeypatch.setenv("REALTIME_URL", model.url)
+        async with serving(load(name).app) as url:
             phone = Phone(f"{url}/twilio/voice", auth_token=TOKEN, public_url=PUBLIC, account_sid=ACCOUNT)
             async with phone.dial() as line:
                 await line.wait_for_silence(ms=200)
-                await line.say(Murmur().render("Go!"))
+                await line.say(HUM)
                 await line.wait_for_silence(ms=200)
-        session = model.sessions[0]
-        assert session.tool_calls[0].output
-        assert "error" not in session.tool_calls[0].output
+        (called,) = model.sessions[0].tool_calls
+        assert called.output
+        assert "error" not in called.output
         assert line.violations == []
         assert model.violations == []
+    async with Store.from_url(records) as store:
+        record = await store.call(line.call_sid)
+    assert record is not None
+    assert record.ended_by == "caller"
+    assert [(each.name, each.output) for each in record.tools] == [(called.name, called.output)]
+    assert [each.role for each in record.turns] == ["agent", "caller", "agent"]
