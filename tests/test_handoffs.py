@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
@@ -71,6 +72,16 @@ def test_a_hand_off_is_to_another_agent(member: Any) -> None:
 def test_names_that_make_one_tool_are_refused() -> None:
     with pytest.raises(DefinitionError, match="two tools named 'hand_off_to_a_b'"):
         Agent(name="me", instructions="", handoffs=["a b", "a-b"])
+
+
+def test_every_name_makes_a_tool() -> None:
+    names = ["Facturation & devis", "予約", "会計", "x" * 100]
+    tools = [hand_off_tool(name).name for name in names]
+    assert tools[0] == "hand_off_to_facturation_devis"
+    assert len(set(tools)) == 4
+    assert tools == [hand_off_tool(name).name for name in names]  # in any process
+    assert all(re.fullmatch("[a-z0-9_]{1,64}", tool) for tool in tools)
+    Agent(name="me", instructions="", handoffs=names)
 
 
 def test_a_tool_may_not_have_the_name_of_a_hand_off() -> None:
