@@ -1,4 +1,4 @@
-"""A far end that is none, or no good: the caller hears an apology, the record says why, and no other call is touched."""
+"""A far end that is none, or no good: the caller hears an apology, the record says why, no other call is touched."""
 
 from __future__ import annotations
 
@@ -13,14 +13,13 @@ from typing import Any
 
 import pytest
 
-from phoneagent import Agent, CallEnded, Endpoint, ToolCalled, ToolReturned, endpoint, tool
+from phoneagent import Agent, CallEnded, Endpoint, endpoint
 from phoneagent.protocol import sessions
-from phoneagent.sim import Faults, Line, Model, Script
-from phoneagent.sim.model_records import SessionRecord
+from phoneagent.sim import Faults, Line, Model
 from phoneagent.sim.model_service import ANY, AZURE, AZURE_PREVIEW, OPENAI
 from phoneagent.sim.speech import Murmur
 from phoneagent.store import Store
-from tests.calls.conftest import World, Worlds
+from tests.calls.conftest import Worlds
 from tests.calls.test_endpoints import Running
 
 pytestmark = pytest.mark.anyio
