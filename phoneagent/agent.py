@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import inspect
 import json
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,7 +13,7 @@ from .errors import DefinitionError
 from .handoffs import check, hand_off_tool, name_of, team_of
 from .mcp import START_SECONDS, LocalMcpServer, McpServer
 from .options import Hearing, Limits, Turns, Voice
-from .threads import run_in_thread
+from .threads import ask
 from .tools import Tool
 
 Guardrail: TypeAlias = Callable[[Call, str], "str | Awaitable[str | None] | None"]
@@ -156,7 +155,7 @@ class Agent:
         await asyncio.gather(*(server.ready() for server in self._local))
         if isinstance(self.instructions, str):
             return self.instructions
-        text = await _ask(self.instructions, call)
+        text = await ask(self.instructions, call)
         if not isinstance(text, str):
             raise DefinitionError(f"agent {self.name!r} has instructions that return {type(text).__name__}, not text")
         return sendable(text)
@@ -221,18 +220,11 @@ async def choose(answerer: Answerer, call: Call) -> Agent:
     """
     if isinstance(answerer, Agent):
         return answerer
-    agent = await _ask(answerer, call)
+    agent = await ask(answerer, call)
     if not isinstance(agent, Agent):
         raise DefinitionError(f"the function that chooses an agent returned {type(agent).__name__}: return an Agent")
     check(agent)
     return agent
-
-
-async def _ask(function: Callable[[Call], Any], call: Call) -> Any:
-    if inspect.iscoroutinefunction(function):
-        return await function(call)
-    answer = await run_in_thread(function, call)
-    return await answer if inspect.isawaitable(answer) else answer
 
 
 def _merged(base: Mapping[str, Any], extra: Mapping[str, Any]) -> dict[str, Any]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import inspect
 import json
 import logging
 import re
@@ -20,7 +19,7 @@ from .protocol import realtime
 from .protocol.configuring import Configuring
 from .protocol.policy import FATAL_CODES
 from .provider import Endpoint, TokenProvider
-from .threads import run_in_thread
+from .threads import ask
 
 __all__ = ["Endpoint", "ModelSession", "TokenProvider", "open_session"]
 
@@ -145,12 +144,7 @@ async def _headers(endpoint: Endpoint, call: Call | None) -> dict[str, str]:
 
 async def _fetch(provider: TokenProvider) -> str:
     try:
-        if inspect.iscoroutinefunction(provider):
-            token = await provider()
-        else:
-            token = await run_in_thread(provider)
-            if inspect.isawaitable(token):
-                token = await token
+        token = await ask(provider)
     except Exception as error:  # a user's function
         raise EndpointUnreachable(f"the endpoint's token provider failed: {type(error).__name__}") from error
     if not isinstance(token, str) or not re.fullmatch(r"[!-~]+", token):

@@ -4,22 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import re
+from collections import defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, nullcontext, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from phoneagent import Agent, CallEnded, Endpoint, endpoint
+from phoneagent import Agent, Call, CallEnded, Endpoint, ToolCalled, Trouble, endpoint, tool
 from phoneagent.protocol import sessions
 from phoneagent.sim import Faults, Line, Model
+from phoneagent.sim.model import ModelSession
 from phoneagent.sim.model_service import ANY, AZURE, AZURE_PREVIEW, OPENAI
 from phoneagent.sim.speech import Murmur
 from phoneagent.store import Store
-from tests.calls.conftest import Worlds
+from tests.calls.conftest import World, Worlds
 from tests.calls.test_endpoints import Running
 
 pytestmark = pytest.mark.anyio
@@ -230,3 +232,126 @@ async def test_whatever_is_there_in_place_of_a_session(world: Worlds, tmp_path: 
 async def run_bad(world: Worlds, each: Bad, store: Store, done: asyncio.Barrier) -> None:
     async with each.far if isinstance(each.far, Model) else nullcontext():
         await one_bad_call(world, each, store, done)
+
+
+# --- a session that goes bad during the call ---
+
+
+def halve(session: ModelSession, kind: str) -> list[bytes]:
+    """Send only the first half of the session's next event of a kind; returns where that is kept."""
+    put, halved = session._wire.put, list[bytes]()
+
+    def maybe(raw: bytes) -> None:
+        if not halved and f'"type":"{kind}"'.encode() in raw:
+            halved.append(raw)
+            raw = raw[: len(raw) // 2]
+        put(raw)
+
+    session._wire.put = maybe  # type: ignore[method-assign]
+    return halved
+
+
+HALVES = [
+    "input_audio_buffer.committed",
+    "response.output_audio.delta",
+    "response.output_audio.done",
+    "response.output_item.done",
+    "response.done",
+]
+BY_CALL = Agent(instructions=lambda call: call.sid, greeting="Hello!")
+
+
+async def session_of(w: World, line: Line) -> ModelSession:
+    """Return the open model session of a call, once it is configured."""
+
+    def find() -> ModelSession | None:
+        open_ = [each for each in w.model.sessions if not each.closed]
+        return next((each for each in open_ if each.session["instructions"] == line.call_sid), None)
+
+    found: ModelSession = await w.until(find)
+    return found
+
+
+async def test_half_of_an_event_costs_an_answer_at_most(world: Worlds) -> None:
+    async def one(w: World, kind: str) -> None:
+        async with w.phone().dial() as line:
+            await line.wait_for_silence(ms=200)
+            session = await session_of(w, line)
+            halved = halve(session, kind)
+            await line.say(VOICE.render("Hello?"))
+            await w.until(lambda: halved)
+            await line.wait_for_silence(ms=300)
+            await heard_an_answer(line)
+            assert not session.closed, kind
+
+    async with world(BY_CALL, SCRIPT) as w:
+        await asyncio.gather(*(one(w, kind) for kind in HALVES))
+        assert len(w.of(Trouble)) == len(HALVES)
+        assert {each.what for each in w.of(Trouble)} == {"Realtime event ignored: Input data was truncated"}
+        assert {each.ended_by for each in w.of(CallEnded)} == {"caller"}
+
+
+async def test_a_session_that_ends_in_mid_tool(world: Worlds) -> None:
+    runs: list[str] = []
+    release = defaultdict[str, asyncio.Event](asyncio.Event)
+
+    @tool
+    async def book(call: Call) -> str:
+        """Book."""
+        runs.append(call.sid)
+        await release[call.sid].wait()
+        return "Booked, number 7."
+
+    async def one(w: World, code: int | None) -> None:
+        async with w.phone().dial() as line:
+            await line.wait_for_silence(ms=200)
+            await line.say(VOICE.render("Book it."))
+            await w.until(lambda: line.call_sid in runs)
+            first = await session_of(w, line)
+            await first.drop(code)
+            second = await w.until(lambda: first.closed) and await session_of(w, line)
+            release[line.call_sid].set()
+            await w.until(lambda: second.said == ["Booked, number 7."])
+            await line.wait_for_silence(ms=100)
+            assert second is not first
+            assert ("function_call_output", "Booked, number 7.") in second.told
+
+    script = '[[turn]]\ncaller = "Book it."\ncall = "book"\nthen = "{output}"\n'
+    async with world(replace(BY_CALL, tools=[book]), script) as w, w.phone().dial() as other:
+        await other.wait_for_silence(ms=100)
+        untouched = await session_of(w, other)
+        await asyncio.gather(*(one(w, code) for code in (None, 1000, 1001, 1011)))
+        assert len(runs) == len(set(runs)) == 4
+        assert not untouched.closed
+        assert other.call_sid not in [each.call_sid for each in w.of(CallEnded)]
+        assert {each.ended_by for each in w.of(CallEnded)} == {"caller"}
+        assert w.model.violations == []
+
+
+async def test_a_tool_outlives_the_last_session_and_is_on_record(world: Worlds, tmp_path: Path) -> None:
+    release = asyncio.Event()
+
+    @tool
+    async def book() -> str:
+        """Book."""
+        await release.wait()
+        return "Booked."
+
+    store = Store.from_url(f"sqlite:///{tmp_path}/calls.db")
+    script = '[[turn]]\ncaller = "Book it."\ncall = "book"\nthen = "{output}"\n'
+    async with Model(script) as model, gateway(model) as way:
+        agent = Agent(instructions="x", tools=[book])
+        async with world(agent, model=Running(model), endpoint=compatible(way.url), store=store) as w:
+            async with w.phone().dial() as line:
+                await line.say(VOICE.render("Book it."))
+                await w.until(lambda: w.of(ToolCalled))
+                way.to = page("502 Bad Gateway")
+                await model.sessions[0].drop()
+                await line.wait_ended(20)
+            assert APOLOGY in bytes(line.received)
+            release.set()
+            await w.until(lambda: not w.app.unfinished)
+            await store.flush()
+            record = await store.call(line.call_sid)
+            assert record is not None
+            assert (record.ended_by, [each.output for each in record.tools]) == ("error", ["Booked."])
