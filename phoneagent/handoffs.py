@@ -165,13 +165,13 @@ class Desk:
         self._speaks(target.name)
 
     async def _configure(self, target: Agent, voice: Agent) -> None:
+        """Change the session, one thing at a time: a server that refuses a part of an update refuses all of it."""
         session = target.session(await target.instructions_for(self._call))
-        changes = {key: session[key] for key in ("type", "instructions", "tools")}
+        self._reconfigure({key: session[key] for key in ("type", "instructions", "tools")})
         if session.get("tool_choice") != self.agent.session("").get("tool_choice"):
-            changes["tool_choice"] = session.get("tool_choice", "auto")
+            self._reconfigure({"type": session["type"], "tool_choice": session.get("tool_choice", "auto")})
         if (spoken := _voice_of(voice.session(""))) != _voice_of(self._answered.session("")):
-            changes["audio"] = {"output": spoken}
-        self._reconfigure(changes)
+            self._reconfigure({"type": session["type"], "audio": {"output": spoken}})
 
 
 def _voice_of(session: Mapping[str, Any]) -> dict[str, Any]:

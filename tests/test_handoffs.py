@@ -141,10 +141,19 @@ async def test_before_anything_was_heard_the_voice_changes_too() -> None:
     office = Office()
     office.spoken = False
     await office.run("hand_off_to_billing")
-    assert office.updates[0]["audio"] == {"output": {"voice": "cedar"}}
+    spoken = {"type": "realtime", "audio": {"output": {"voice": "cedar"}}}
+    assert [each.keys() for each in office.updates] == [{"type", "instructions", "tools"}, {"type", "audio"}]
+    assert office.updates[1] == spoken  # alone: where it is refused, the rest holds
     office.spoken = True
     await office.run("hand_off_to_front_desk")
-    assert office.updates[1]["audio"] == {"output": {"voice": "cedar"}}  # as it is: that is always allowed
+    assert office.updates[3] == spoken  # as it is: that is always allowed
+
+
+async def test_a_choice_of_tools_goes_along() -> None:
+    silent = Agent(name="silent", instructions="", tool_choice="none")
+    office = Office(Agent(instructions="", handoffs=[silent]))
+    await office.run("hand_off_to_silent")
+    assert office.updates[1:] == [{"type": "realtime", "tool_choice": "none"}]
 
 
 async def test_instructions_may_depend_on_the_call() -> None:
