@@ -2,7 +2,7 @@
 
 from .agent import Agent
 from .call import Call
-from .endpoint import Endpoint
+from .endpoint import Endpoint, TokenProvider
 from .errors import (
     ConfigurationError,
     DefinitionError,
@@ -77,6 +77,7 @@ __all__ = [
     "RequestRefused",
     "Settings",
     "TelephonyError",
+    "TokenProvider",
     "Tool",
     "ToolCalled",
     "ToolError",

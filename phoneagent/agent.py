@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-import inspect
+import json
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
-from .call import Call
+from .call import Call, sendable
 from .errors import DefinitionError
 from .handoffs import check, hand_off_tool, name_of, team_of
 from .mcp import START_SECONDS, LocalMcpServer, McpServer
 from .options import Hearing, Limits, Turns, Voice
-from .threads import run_in_thread
+from .threads import ask
 from .tools import Tool
 
 Guardrail: TypeAlias = Callable[[Call, str], "str | Awaitable[str | None] | None"]
@@ -22,6 +22,9 @@ Guardrail: TypeAlias = Callable[[Call, str], "str | Awaitable[str | None] | None
 Instructions: TypeAlias = str | Callable[[Call], str | Awaitable[str]]
 
 TOOL_CHOICES = ("auto", "none", "required")
+
+MAX_TOOLS = 128
+"""More in a session are refused by the Realtime API."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,6 +59,8 @@ class Agent:
     extra: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        """Refuse here what would otherwise fail in every call."""
+        self._check_values()
         for each in self.tools:
             if not isinstance(each, Tool | McpServer | LocalMcpServer):
                 raise DefinitionError(f"agent {self.name!r} has {each!r} among its tools: decorate it with @tool")
@@ -70,15 +75,35 @@ class Agent:
             if name in names:
                 raise DefinitionError(f"agent {self.name!r} has two tools named {name!r}: rename one of them")
             names.add(name)
+        if len(names) > MAX_TOOLS:
+            raise DefinitionError(f"agent {self.name!r} has {len(names)} tools: a session takes {MAX_TOOLS}")
         if self.tool_choice not in (choices := (*TOOL_CHOICES, *tools)):
             known = ", ".join(map(repr, choices))
             raise DefinitionError(f"agent {self.name!r} has tool_choice={self.tool_choice!r}: choose one of {known}")
+
+    def _check_values(self) -> None:
+        if not isinstance(self.name, str) or not self.name.strip():
+            raise DefinitionError(f"an agent has name={self.name!r}: write text")
+        if not isinstance(self.instructions, str) and not callable(self.instructions):
+            raise DefinitionError(f"agent {self.name!r} has instructions that are neither text nor a function")
+        if not isinstance(self.greeting, str | None):
+            raise DefinitionError(f"agent {self.name!r} has greeting={self.greeting!r}: write text, or None")
+        for name in ("name", "greeting", "instructions"):
+            if isinstance(text := getattr(self, name), str) and sendable(text) != text:
+                raise DefinitionError(f"agent {self.name!r} has half a character in its {name}: read it as UTF-8")
+        if self.guardrail is not None and not callable(self.guardrail):
+            raise DefinitionError(f"agent {self.name!r} has guardrail={self.guardrail!r}: give it a function, or None")
+        for name in ("tools", "handoffs"):
+            if not isinstance(value := getattr(self, name), Sequence) or isinstance(value, str):
+                raise DefinitionError(f"agent {self.name!r} has {name}={value!r}: put it into a list")
         for name, kind in (("turns", Turns), ("hearing", Hearing), ("limits", Limits), ("extra", Mapping)):
             if not isinstance(value := getattr(self, name), kind):
                 raise DefinitionError(f"agent {self.name!r} has {name}={value!r}: make it a {kind.__name__}")
-        if not isinstance(self.instructions, str) and not callable(self.instructions):
-            raise DefinitionError(f"agent {self.name!r} has instructions that are neither text nor a function")
-        _ = self._voice  # checked here rather than in the first call
+        try:
+            json.dumps(dict(self.extra), ensure_ascii=False).encode()
+        except (TypeError, ValueError, RecursionError) as error:
+            raise DefinitionError(f"agent {self.name!r} has extra that is not JSON: {error}") from None
+        _ = self._voice
 
     @property
     def _voice(self) -> Voice:
@@ -88,13 +113,13 @@ class Agent:
     def all_tools(self) -> tuple[Tool, ...]:
         """What the model may call here: the tools, those that hand a call over, and those of local MCP servers.
 
-        A tool of an MCP server that has another one's name is left out.
+        A tool of an MCP server that has another one's name is left out, and what is more than a session takes.
         """
         tools = {each.name: each for each in self.tools if isinstance(each, Tool)}
         tools |= {each.name: each for each in map(hand_off_tool, map(name_of, self.handoffs))}
         for server in self._local:
             tools = {each.name: each for each in server.tools} | tools
-        return tuple(tools.values())
+        return tuple(tools.values())[-(MAX_TOOLS - len(self._hosted)) :]  # an agent's own come last
 
     @property
     def _hosted(self) -> list[McpServer]:
@@ -130,10 +155,10 @@ class Agent:
         await asyncio.gather(*(server.ready() for server in self._local))
         if isinstance(self.instructions, str):
             return self.instructions
-        text = await _ask(self.instructions, call)
+        text = await ask(self.instructions, call)
         if not isinstance(text, str):
             raise DefinitionError(f"agent {self.name!r} has instructions that return {type(text).__name__}, not text")
-        return text
+        return sendable(text)
 
     def session(self, instructions: str, *, written: bool = False) -> dict[str, Any]:
         """Return the session configuration of the Realtime API, in GA's shape.
@@ -195,18 +220,11 @@ async def choose(answerer: Answerer, call: Call) -> Agent:
     """
     if isinstance(answerer, Agent):
         return answerer
-    agent = await _ask(answerer, call)
+    agent = await ask(answerer, call)
     if not isinstance(agent, Agent):
         raise DefinitionError(f"the function that chooses an agent returned {type(agent).__name__}: return an Agent")
     check(agent)
     return agent
-
-
-async def _ask(function: Callable[[Call], Any], call: Call) -> Any:
-    if inspect.iscoroutinefunction(function):
-        return await function(call)
-    answer = await run_in_thread(function, call)
-    return await answer if inspect.isawaitable(answer) else answer
 
 
 def _merged(base: Mapping[str, Any], extra: Mapping[str, Any]) -> dict[str, Any]:

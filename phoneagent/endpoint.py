@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import inspect
 import json
 import logging
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 from websockets.asyncio.client import ClientConnection, connect
@@ -19,7 +19,7 @@ from .protocol import realtime
 from .protocol.configuring import Configuring
 from .protocol.policy import FATAL_CODES
 from .provider import Endpoint, TokenProvider
-from .threads import run_in_thread
+from .threads import ask
 
 __all__ = ["Endpoint", "ModelSession", "TokenProvider", "open_session"]
 
@@ -33,6 +33,12 @@ CLOSE_SECONDS = 2.0
 _wire_log = logging.getLogger("phoneagent.endpoint.wire")
 _wire_log.setLevel(logging.INFO)  # at DEBUG, websockets writes the handshake's headers, and the key is among them
 _REFUSED_STATUS = frozenset({400, 401, 403, 404})
+_KEY = re.compile(r"\bsk-[^\s,;\"']+")
+_SECRET_CHARS = 8
+"""Shorter words of a header are no secret."""
+
+MAX_REASON_CHARS = 500
+"""What is told of a far end's own words."""
 
 
 class ModelSession:
@@ -41,7 +47,7 @@ class ModelSession:
     def __init__(self, connection: ClientConnection, configuring: Configuring) -> None:
         self._connection = connection
         self.dialect = configuring.dialect or realtime.Dialect.GA
-        self.dropped: Sequence[str] = tuple(configuring.dropped)
+        self.dropped: Sequence[str] = tuple(map(_shown, configuring.dropped))
         """What the server did not take of the configuration, a line each."""
         self.effective: Mapping[str, Any] = configuring.effective
         """The session in the server's words."""
@@ -95,21 +101,38 @@ async def open_session(endpoint: Endpoint, session: Mapping[str, Any], call: Cal
 
 
 async def _open(endpoint: Endpoint, session: Mapping[str, Any], call: Call | None) -> ModelSession:
+    headers: Mapping[str, str] = endpoint.headers
     waiting_for = "its token provider"
+
+    def puzzled(why: ProtocolError) -> None:
+        nonlocal waiting_for
+        waiting_for = f"an answer that can be read ({why})"
+
     try:
         async with asyncio.timeout(CONNECT_SECONDS):
             headers = await _headers(endpoint, call)
             waiting_for = "its answer"
             connection = await _connect(endpoint, headers)
             try:
-                return ModelSession(connection, await _configure(connection, endpoint, session))
+                return ModelSession(connection, await _configure(connection, endpoint, session, puzzled))
             except BaseException:
                 connection.transport.abort()
                 await connection.wait_closed()
                 raise
     except TimeoutError:
         words = f"no model session at {endpoint.host} within {CONNECT_SECONDS:g} s, still waiting for {waiting_for}"
-        raise EndpointUnreachable(words, code="timeout") from None
+        raise EndpointUnreachable(_shown(words, headers), code="timeout") from None
+    except EndpointError as error:  # it may hold the far end's own words
+        raise type(error)(_shown(str(error), headers), code=error.code) from None
+
+
+def _shown(words: str, headers: Mapping[str, str] = MappingProxyType({})) -> str:
+    """Return words of a far end on one line; some repeat the key that they refuse."""
+    for word in sorted({word for value in headers.values() for word in value.split()}, key=len, reverse=True):
+        if len(word) >= _SECRET_CHARS:
+            words = words.replace(word, "…")
+    words = _KEY.sub("…", " ".join("".join(c if c.isprintable() else " " for c in words).split()))
+    return words if len(words) <= MAX_REASON_CHARS else f"{words[:MAX_REASON_CHARS]}…"
 
 
 async def _headers(endpoint: Endpoint, call: Call | None) -> dict[str, str]:
@@ -121,12 +144,7 @@ async def _headers(endpoint: Endpoint, call: Call | None) -> dict[str, str]:
 
 async def _fetch(provider: TokenProvider) -> str:
     try:
-        if inspect.iscoroutinefunction(provider):
-            token = await provider()
-        else:
-            token = await run_in_thread(provider)
-            if inspect.isawaitable(token):
-                token = await token
+        token = await ask(provider)
     except Exception as error:  # a user's function
         raise EndpointUnreachable(f"the endpoint's token provider failed: {type(error).__name__}") from error
     if not isinstance(token, str) or not re.fullmatch(r"[!-~]+", token):
@@ -134,9 +152,16 @@ async def _fetch(provider: TokenProvider) -> str:
     return token
 
 
+class _Straight(connect):
+    """A connection that is not led elsewhere: the server that it was led to would be given the keys."""
+
+    def process_redirect(self, exc: Exception) -> Exception:
+        return exc
+
+
 async def _connect(endpoint: Endpoint, headers: Mapping[str, str]) -> ClientConnection:
     try:
-        return await connect(
+        return await _Straight(
             endpoint.url,
             additional_headers=headers,
             compression=None,
@@ -157,7 +182,7 @@ def _refused(error: InvalidStatus, endpoint: Endpoint) -> EndpointError:
     status = str(error.response.status_code)
     reason = _reason(error.response.body)
     words = f"{endpoint.host} refused the model session with HTTP {status}" + (f" {reason}" if reason else "")
-    code = reason if reason in endpoint.remedies else status
+    code = reason if reason in endpoint.remedies else "no websocket" if status[0] in "23" else status
     refused = error.response.status_code in _REFUSED_STATUS or reason in FATAL_CODES
     return EndpointRefused(words, code=code) if refused else EndpointUnreachable(words, code=code)
 
@@ -171,7 +196,12 @@ def _reason(body: bytes | bytearray | None) -> str:
     return code if re.fullmatch(r"[A-Za-z_]{1,64}", code) else ""
 
 
-async def _configure(connection: ClientConnection, endpoint: Endpoint, session: Mapping[str, Any]) -> Configuring:
+async def _configure(
+    connection: ClientConnection,
+    endpoint: Endpoint,
+    session: Mapping[str, Any],
+    puzzled: Callable[[ProtocolError], None],
+) -> Configuring:
     configuring = Configuring(
         dict(session), transcription_models=endpoint.transcription_models, dialect=endpoint.dialect
     )
@@ -180,8 +210,8 @@ async def _configure(connection: ClientConnection, endpoint: Endpoint, session: 
             update = configuring.receive(realtime.decode(await connection.recv(decode=False)))
             if update is not None:
                 await connection.send(realtime.encode(update, configuring.dialect or realtime.Dialect.GA), text=True)
-        except ProtocolError:
-            continue  # half an event while configuring; the time-out is the judge
+        except ProtocolError as error:
+            puzzled(error)  # half an event while configuring; the time-out is the judge
         except ConnectionClosed as error:
             raise _closed(error) from None
     return configuring
@@ -190,6 +220,6 @@ async def _configure(connection: ClientConnection, endpoint: Endpoint, session: 
 def _closed(error: ConnectionClosed) -> EndpointError:
     if error.rcvd is None:
         return EndpointUnreachable("the model's socket broke without a close", code="1006")
-    code, reason = error.rcvd.code, error.rcvd.reason
+    code, reason = error.rcvd.code, _shown(error.rcvd.reason)
     kind = EndpointRefused if code in (1008, 4000) else EndpointUnreachable
     return kind(f"the model closed the session with {code} {reason}".rstrip(), code=str(code))

@@ -7,13 +7,12 @@ about the newest text whenever it has answered, never twice at a time, and nothi
 from __future__ import annotations
 
 import asyncio
-import inspect
 import logging
 from collections.abc import Callable
 
 from .agent import Guardrail
 from .call import Call
-from .threads import run_in_thread
+from .threads import ask
 
 log = logging.getLogger("phoneagent.guardrail")
 
@@ -70,11 +69,7 @@ class Guard:
     async def _judge(self, guardrail: Guardrail, text: str) -> str | None:
         try:
             async with asyncio.timeout(GUARDRAIL_SECONDS):
-                if inspect.iscoroutinefunction(guardrail):
-                    verdict = await guardrail(self._call, text)
-                else:
-                    verdict = await run_in_thread(guardrail, self._call, text)
-                    verdict = await verdict if inspect.isawaitable(verdict) else verdict
+                verdict: str | None = await ask(guardrail, self._call, text)
             if verdict is not None and not isinstance(verdict, str):
                 raise TypeError(f"it returned {type(verdict).__name__}, not text or None")
         except Exception as error:  # noqa: BLE001 - a user's function, and it is reported

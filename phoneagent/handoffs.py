@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import hashlib
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -21,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 from .call import Call
 from .errors import DefinitionError
 from .protocol.history import ToolRun
-from .tools import Tool
+from .tools import MAX_NAME_CHARS, Tool
 
 if TYPE_CHECKING:  # an agent has these tools, and so knows this file
     from .agent import Agent
@@ -31,9 +32,13 @@ INSTRUCTIONS_SECONDS = 5.0
 
 
 def hand_off_tool(name: str) -> Tool:
-    """Return the tool that hands a call to the agent of that name, as the model sees it."""
+    """Return the tool that hands a call to the agent of that name, as the model sees it.
+
+    A name without a Latin letter or a digit is told apart by its hash: tools have no other characters.
+    """
+    spelled = re.sub(r"[^A-Za-z0-9]+", "_", name).strip("_").lower()
     return Tool(
-        name="hand_off_to_" + re.sub(r"[^A-Za-z0-9]+", "_", name).strip("_").lower(),
+        name=f"hand_off_to_{spelled or hashlib.sha256(name.encode()).hexdigest()[:8]}"[:MAX_NAME_CHARS],
         description=f'Hand this call over to "{name}", who then goes on with the caller. Tell the caller so first.',
         parameters={"type": "object", "properties": {}, "additionalProperties": False},
         handler=_nobody,
@@ -160,13 +165,13 @@ class Desk:
         self._speaks(target.name)
 
     async def _configure(self, target: Agent, voice: Agent) -> None:
+        """Change the session, one thing at a time: a server that refuses a part of an update refuses all of it."""
         session = target.session(await target.instructions_for(self._call))
-        changes = {key: session[key] for key in ("type", "instructions", "tools")}
+        self._reconfigure({key: session[key] for key in ("type", "instructions", "tools")})
         if session.get("tool_choice") != self.agent.session("").get("tool_choice"):
-            changes["tool_choice"] = session.get("tool_choice", "auto")
+            self._reconfigure({"type": session["type"], "tool_choice": session.get("tool_choice", "auto")})
         if (spoken := _voice_of(voice.session(""))) != _voice_of(self._answered.session("")):
-            changes["audio"] = {"output": spoken}
-        self._reconfigure(changes)
+            self._reconfigure({"type": session["type"], "audio": {"output": spoken}})
 
 
 def _voice_of(session: Mapping[str, Any]) -> dict[str, Any]:

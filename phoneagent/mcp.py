@@ -184,7 +184,11 @@ class LocalMcpServer:
             page = await client.list_tools(cursor=cursor)
             for listed in page.tools:
                 if self._allowed is None or listed.name in self._allowed:
-                    tool = self._tool(listed)
+                    try:
+                        tool = self._tool(listed)
+                    except DefinitionError as error:
+                        log.error("a tool of the MCP server %s is left out: %s", self.name, error)
+                        continue
                     found.setdefault(tool.name, tool)
             cursor = page.next_cursor
             if cursor is None:

@@ -34,16 +34,28 @@ _NOBODY = frozenset({"anonymous", "unknown", "restricted", "unavailable", "priva
 """What the network says in place of a caller who withholds the number; the last spells ANONYMOUS on a keypad."""
 
 _PRINTABLE = re.compile(r"[!-~]{1,256}")
+_PRINTABLE_URL = re.compile(r"[^\s\x00-\x1f\x7f]+")
+_MODEL_NAMES = ("model", "deployment")
+_KEY_HEADERS = ("authorization", "api-key", "helicone-auth")
+_HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,100}")
+_HEADER_VALUE = re.compile(r"[ -~]{0,8192}")
+_WEB_PAGE = "a web page is there, and no Realtime server"
 _GATEWAY_REMEDIES = {
     "401": "check REALTIME_API_KEY",
+    "invalid_api_key": "check REALTIME_API_KEY",
+    "1008": "check REALTIME_API_KEY, and OPENAI_MODEL for the model's name there",
     "404": "check REALTIME_URL, and OPENAI_MODEL for the model's name there",
     "model_not_found": "check OPENAI_MODEL",
+    "no websocket": f"{_WEB_PAGE}: check REALTIME_URL",
+    "timeout": "check that a Realtime server is at REALTIME_URL",
     "beta_api_shape_disabled": "it takes only the GA interface: set REALTIME_DIALECT=ga",
 }
 _OPENAI_REMEDIES = {
     "401": "check OPENAI_API_KEY",
+    "invalid_api_key": "check OPENAI_API_KEY",
     "404": "check OPENAI_MODEL",
     "model_not_found": "check OPENAI_MODEL",
+    "no websocket": f"{_WEB_PAGE}: check OPENAI_BASE_URL",
     "insufficient_quota": "the account has no credit left",
     "beta_api_shape_disabled": "it takes only the GA interface: set REALTIME_DIALECT=ga",
 }
@@ -51,11 +63,13 @@ _AZURE_REMEDIES = {
     "401": "check AZURE_OPENAI_API_KEY or the token provider; /openai/v1 refuses an api-version like this too",
     "404": "check AZURE_OPENAI_ENDPOINT and AZURE_OPENAI_DEPLOYMENT",
     "DeploymentNotFound": "check AZURE_OPENAI_DEPLOYMENT",
+    "no websocket": f"{_WEB_PAGE}: check AZURE_OPENAI_ENDPOINT",
 }
 _HELICONE_REMEDIES = {
     "401": "check HELICONE_API_KEY",
     "timeout": "Helicone stays silent when the provider refuses it: check the provider's key and the model",
     "1000": "Helicone hides the provider's reason for a close",
+    "no websocket": f"{_WEB_PAGE}: check HELICONE_URL",
     "beta_api_shape_disabled": "Helicone asks its provider for the beta interface, which OpenAI has switched off: "
     "remove HELICONE_API_KEY to connect directly",
 }
@@ -82,6 +96,28 @@ class Endpoint:
     """Asked for a bearer token whenever a session is opened."""
     remedies: Mapping[str, str] = field(default_factory=dict, repr=False)
     """What to do about a refusal, by its HTTP status, close code or error code."""
+
+    def __post_init__(self) -> None:
+        """Refuse what no session could be opened with; neither address nor headers are repeated, they hold keys.
+
+        Raises:
+            ConfigurationError: the address is none, or a key or header cannot be sent.
+        """
+        try:
+            parts = urlsplit(self.url)
+            is_address = parts.scheme in ("ws", "wss") and bool(parts.hostname) and parts.port != 0
+        except ValueError:
+            is_address = False
+        if not is_address or not _PRINTABLE_URL.fullmatch(self.url):
+            raise ConfigurationError(["the endpoint's address is none: write it like wss://HOST/v1, without spaces"])
+        if "" in [value for name, value in parse_qsl(parts.query, keep_blank_values=True) if name in _MODEL_NAMES]:
+            raise ConfigurationError([f"the endpoint at {self.host} has an empty name for its model: name one"])
+        for name, value in (*self.headers.items(), *self.call_headers.items()):
+            if not _HEADER_NAME.fullmatch(name) or not _HEADER_VALUE.fullmatch(value):
+                remedy = "use printable ASCII, without line breaks"
+                raise ConfigurationError([f"the header {name!r} for {self.host} cannot be sent: {remedy}"])
+            if name.lower() in _KEY_HEADERS and value.strip() in ("", "Bearer", "Bearer None"):
+                raise ConfigurationError([f"the header {name!r} for {self.host} has no key in it: give one"])
 
     @property
     def host(self) -> str:
@@ -285,6 +321,6 @@ def realtime_url(base: str, model: str) -> str:
     if not path.endswith("/realtime"):
         path = f"{path if path not in ('', '/openai') else path + '/v1'}/realtime"
     query = parse_qsl(parts.query, keep_blank_values=True)
-    if not any(name in ("model", "deployment") for name, _ in query):
+    if not any(name in _MODEL_NAMES for name, _ in query):
         query.append(("model", model))
     return urlunsplit((_WEBSOCKET.get(parts.scheme, parts.scheme), parts.netloc, path, urlencode(query), ""))

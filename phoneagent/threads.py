@@ -1,4 +1,4 @@
-"""Users' plain functions, in threads that hold nothing back.
+"""Users' functions, called so that they hold nothing back: plain ones in threads.
 
 A function that hangs cannot be stopped. In the event loop's own pool it would take a place for ever, and name look-ups
 run there too: a few such functions, and no call reaches its model any more. It would also keep the process from ending.
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import inspect
 import threading
 from collections.abc import Callable
 from contextlib import suppress
@@ -19,6 +20,26 @@ MAX_THREADS = 256
 
 _T = TypeVar("_T")
 _free = threading.Semaphore(MAX_THREADS)
+
+
+async def ask(function: Callable[..., Any], *args: Any) -> Any:
+    """Call a function of the user's, an async one here and a plain one in a thread, and return its answer.
+
+    Raises:
+        RuntimeError: it tried to end the process, or was cancelled from inside.
+        Exception: whatever the function raises.
+    """
+    try:
+        if inspect.iscoroutinefunction(function):
+            return await function(*args)
+        answer = await run_in_thread(function, *args)
+        return await answer if inspect.isawaitable(answer) else answer
+    except (Exception, GeneratorExit):
+        raise
+    except BaseException as error:
+        if isinstance(error, asyncio.CancelledError) and (task := asyncio.current_task()) and task.cancelling():
+            raise  # nobody waits for the answer
+        raise RuntimeError(f"it raised {type(error).__name__}") from error
 
 
 async def run_in_thread(function: Callable[..., _T], *args: Any) -> _T:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-import functools
 import inspect
+import itertools
 import json
 import logging
+import math
 import re
+import time
+import types
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Coroutine, Generator, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias, overload
@@ -29,11 +32,21 @@ TOOL_SECONDS = 20.0
 FILLER_SECONDS = 1.0
 """How long a tool works in silence before its filler is said, unless it says otherwise."""
 
-MAX_ARGUMENTS_CHARS = 256 * 1024
+MAX_ARGUMENTS_CHARS = 64 * 1024
 MAX_OUTPUT_CHARS = 64 * 1024
 """More than this is not an answer a model can use."""
 
-_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
+MAX_FAILURE_CHARS = 2_000
+"""More than this of what went wrong is no help."""
+
+MAX_PROBLEMS = 5
+"""So many of the things that are wrong with arguments are told."""
+
+HELD_SECONDS = 0.5
+"""An async tool that does not wait for so long holds up the audio of every call, and that is logged."""
+
+MAX_NAME_CHARS = 64
+_NAME = re.compile(rf"[A-Za-z0-9_-]{{1,{MAX_NAME_CHARS}}}")
 
 Handler: TypeAlias = Callable[..., Any]
 
@@ -58,18 +71,34 @@ class Tool:
     call_parameter: str | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
-        if not _NAME.fullmatch(self.name):
+        if not isinstance(self.name, str) or not _NAME.fullmatch(self.name):
             raise DefinitionError(
                 f"tool name {self.name!r} cannot be used: 1 to 64 letters, digits, _ and - are allowed"
             )
-        if self.timeout <= 0:
-            raise DefinitionError(f"tool {self.name!r} has timeout={self.timeout}: it must be above 0 seconds")
-        if self.filler_after < 0:
-            raise DefinitionError(f"tool {self.name!r} has filler_after={self.filler_after}: it must be 0 s or more")
-        if self.filler is not None and not self.filler.strip():
-            raise DefinitionError(f"tool {self.name!r} has an empty filler: write what is to be said, or None")
+        if not isinstance(self.description, str) or sendable(self.description) != self.description:
+            raise DefinitionError(f"tool {self.name!r} has description={self.description!r}: write text")
+        if not _is_seconds(self.timeout) or self.timeout == 0:
+            raise DefinitionError(f"tool {self.name!r} has timeout={self.timeout!r}: it must be above 0 seconds")
+        if not _is_seconds(self.filler_after):
+            raise DefinitionError(f"tool {self.name!r} has filler_after={self.filler_after!r}: it must be 0 s or more")
+        if self.filler is not None and not (isinstance(self.filler, str) and self.filler.strip()):
+            raise DefinitionError(f"tool {self.name!r} has no text for its filler: write what is to be said, or None")
+        self._check_parameters()
+        if inspect.isasyncgenfunction(self.handler):
+            raise DefinitionError(f"tool {self.name!r} yields its output in pieces: return all of it")
         if self.model is None and self.call_parameter is None and "call" in _parameters_of(self.handler, self.name):
             object.__setattr__(self, "call_parameter", "call")
+
+    def _check_parameters(self) -> None:
+        """Refuse a schema with which no session could be opened."""
+        if not isinstance(self.parameters, Mapping):
+            raise DefinitionError(f"tool {self.name!r} has parameters that are no JSON schema: write a dict")
+        if (kind := self.parameters.get("type", "object")) != "object":
+            raise DefinitionError(f"tool {self.name!r} has parameters of type {kind!r}: arguments are an object")
+        try:
+            json.dumps(dict(self.parameters), ensure_ascii=False).encode()
+        except (TypeError, ValueError, RecursionError) as error:
+            raise DefinitionError(f"tool {self.name!r} has parameters that are not JSON: {error}") from None
 
     def definition(self) -> dict[str, Any]:
         """Return the tool as the Realtime API takes it."""
@@ -88,7 +117,7 @@ class Tool:
         try:
             given = pydantic_core.from_json(arguments or "{}")
             checked = None if self.model is None else self.model.model_validate_json(arguments or "{}")
-        except Exception:  # noqa: BLE001 - a user's validator may raise anything, and `run` tells what is wrong
+        except BaseException:  # noqa: BLE001 - a user's validator may raise anything, and `run` tells what is wrong
             return None
         if checked is not None:
             fields = type(checked).model_fields
@@ -99,24 +128,36 @@ class Tool:
         return json.dumps(given, sort_keys=True) if isinstance(given, dict) else None
 
     async def run(self, call: Call, arguments: str) -> str:
-        """Run the tool with the model's JSON. Whatever happens becomes an answer to the model; nothing is raised."""
+        """Run the tool with the model's JSON. Whatever happens becomes an answer to the model; nothing is raised.
+
+        A tool that goes on although it was cancelled is left to itself, as a thread is.
+        """
+        about = {"call_sid": call.sid}
+        work = asyncio.create_task(self._work(call, arguments), name=f"phoneagent tool {self.name}")
+        try:
+            await asyncio.wait([work], timeout=self.timeout)
+        finally:
+            if not work.done():  # also when the process ends
+                _leave(work)
+        if not work.done():
+            log.warning("tool %s took longer than %g s", self.name, self.timeout, extra=about)
+            return failure(f"{self.name} took longer than {self.timeout:g} s; its outcome is unknown")
+        if work.cancelled():
+            log.warning("tool %s was cancelled from inside", self.name, extra=about)
+            return failure(f"{self.name} failed")
+        if (error := work.exception()) is not None:  # whatever it raised: the model is told, the log has the rest
+            log.error("tool %s failed", self.name, exc_info=error, extra=about)
+            return failure(f"{self.name} failed")
+        return work.result()
+
+    async def _work(self, call: Call, arguments: str) -> str:
         try:
             positional, named = self._arguments(call, arguments)
-            async with asyncio.timeout(self.timeout):
-                return self._output(await self._invoke(positional, named))
+            return self._output(await self._invoke(call, positional, named))
         except ToolError as error:
-            return failure(str(error))
-        except TimeoutError:
-            log.warning("tool %s took longer than %g s", self.name, self.timeout, extra={"call_sid": call.sid})
-            return failure(f"{self.name} took longer than {self.timeout:g} s; its outcome is unknown")
-        except asyncio.CancelledError:
-            if (task := asyncio.current_task()) is not None and task.cancelling():
-                raise  # the process ends
-            log.warning("tool %s was cancelled from inside", self.name, extra={"call_sid": call.sid})
-            return failure(f"{self.name} failed")
-        except (Exception, SystemExit):  # whatever a user's function raises: the model is told, the log has the rest
-            log.exception("tool %s failed", self.name, extra={"call_sid": call.sid})
-            return failure(f"{self.name} failed")
+            return failure(str(error) or f"{self.name} failed")
+        except (SystemExit, KeyboardInterrupt) as error:  # out of a task they would end the process
+            raise RuntimeError(f"it raised {type(error).__name__}") from error
 
     def _arguments(self, call: Call, arguments: str) -> tuple[list[Any], dict[str, Any]]:
         if len(arguments) > MAX_ARGUMENTS_CHARS:
@@ -130,16 +171,24 @@ class Tool:
                 return [given], named
             checked = self.model.model_validate_json(arguments or "{}")
         except pydantic.ValidationError as error:
-            problems = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'arguments'}: {e['msg']}" for e in error.errors())
-            raise ToolError(f"bad arguments: {problems}") from None
+            found = error.errors(include_url=False, include_context=False, include_input=False)
+            told = [f"{'.'.join(map(str, each['loc'])) or 'arguments'}: {each['msg']}" for each in found[:MAX_PROBLEMS]]
+            more = [f"and {len(found) - len(told)} more"] if len(found) > len(told) else []
+            raise ToolError(f"bad arguments: {'; '.join(told + more)}") from None
         except ValueError as error:
             raise ToolError(f"the arguments are not JSON: {error}") from None
         return [], {**named, **{key: getattr(checked, key) for key in type(checked).model_fields}}
 
-    async def _invoke(self, positional: list[Any], named: dict[str, Any]) -> Any:
+    async def _invoke(self, call: Call, positional: list[Any], named: dict[str, Any]) -> Any:
+        def held(seconds: float) -> None:
+            words = "tool %s held up every call for %.1f s: let it await what takes long, or write it without async"
+            log.error(words, self.name, seconds, extra={"call_sid": call.sid})
+
         if inspect.iscoroutinefunction(self.handler):
-            return await self.handler(*positional, **named)
-        result = await run_in_thread(functools.partial(self.handler, *positional, **named))
+            return _whole(await _watched(self.handler(*positional, **named), held))
+        result = await run_in_thread(lambda: _whole(self.handler(*positional, **named)))
+        if inspect.iscoroutine(result):
+            return _whole(await _watched(result, held))
         return await result if inspect.isawaitable(result) else result
 
     def _output(self, value: Any) -> str:
@@ -156,7 +205,48 @@ class Tool:
 
 def failure(message: str) -> str:
     """Return what the model is told of something that did not work."""
+    if len(message) > MAX_FAILURE_CHARS:
+        message = f"{message[:MAX_FAILURE_CHARS]}… (cut)"
     return pydantic_core.to_json({"error": sendable(message)}).decode()
+
+
+_left: set[asyncio.Task[str]] = set()
+
+
+def _leave(work: asyncio.Task[str]) -> None:
+    """Cancel a task, and let it go on to its end for as long as it likes."""
+    work.cancel()
+    _left.add(work)  # else nobody would hold it
+    work.add_done_callback(_left.discard)
+
+
+def _whole(value: Any) -> Any:
+    """Return what a function has yielded as a list, of an endless one more than an answer has room for."""
+    return list(itertools.islice(value, MAX_OUTPUT_CHARS)) if isinstance(value, Iterator) else value
+
+
+@types.coroutine
+def _watched(work: Coroutine[Any, Any, Any], held: Callable[[float], None]) -> Generator[Any, Any, Any]:
+    """Run a coroutine, and tell `held` of each time that it kept the event loop from everything else."""
+    value, error = None, None
+    while True:
+        since = time.monotonic()
+        try:
+            awaited = work.send(value) if error is None else work.throw(error)
+        except StopIteration as end:
+            return end.value
+        finally:
+            if (seconds := time.monotonic() - since) > HELD_SECONDS:
+                held(seconds)
+        value, error = None, None
+        try:
+            value = yield awaited
+        except BaseException as raised:  # noqa: BLE001 - it is the coroutine's
+            error = raised
+
+
+def _is_seconds(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value) and value >= 0
 
 
 def _parameters_of(handler: Handler, name: str) -> Mapping[str, inspect.Parameter]:

@@ -15,8 +15,17 @@ from typing import Any
 import pytest
 from websockets.asyncio.server import Request, Response, ServerConnection, serve
 
-from phoneagent import Agent, Call, Endpoint, EndpointError, EndpointRefused, EndpointUnreachable, endpoint
-from phoneagent.endpoint import TokenProvider, open_session
+from phoneagent import (
+    Agent,
+    Call,
+    Endpoint,
+    EndpointError,
+    EndpointRefused,
+    EndpointUnreachable,
+    TokenProvider,
+    endpoint,
+)
+from phoneagent.endpoint import open_session
 from phoneagent.protocol.realtime import AudioAppend, Dialect
 
 pytestmark = pytest.mark.anyio
@@ -115,6 +124,8 @@ async def test_refused_fields_are_dropped_and_said() -> None:
         (HTTPStatus.UNAUTHORIZED, EndpointRefused),
         (HTTPStatus.NOT_FOUND, EndpointRefused),
         (HTTPStatus.OK, EndpointUnreachable),
+        (HTTPStatus.FOUND, EndpointUnreachable),
+        (HTTPStatus.BAD_GATEWAY, EndpointUnreachable),
         (HTTPStatus.SERVICE_UNAVAILABLE, EndpointUnreachable),
         (HTTPStatus.TOO_MANY_REQUESTS, EndpointUnreachable),
     ],
@@ -123,6 +134,52 @@ async def test_http_refusals(status: HTTPStatus, kind: type[Exception]) -> None:
     async with server(agreeable, refuse=status) as far:
         with pytest.raises(kind, match=str(status.value)):
             await open_session(far, SESSION)
+
+
+PAGE = "<!DOCTYPE html><html><body><h1>Sign in</h1></body></html>"
+
+
+@pytest.mark.parametrize("status", [HTTPStatus.OK, HTTPStatus.NOT_FOUND, HTTPStatus.BAD_GATEWAY])
+async def test_a_web_page_in_place_of_a_session(status: HTTPStatus) -> None:
+    remedies = {"no websocket": "another address", "404": "another model", "502": "patience"}
+    async with server(agreeable, refuse=status, body=PAGE) as far:
+        with pytest.raises(EndpointError) as raised:
+            await open_session(replace(far, remedies=remedies), SESSION)
+    remedy = "another address" if status == HTTPStatus.OK else remedies[str(status.value)]
+    assert str(raised.value) == f"127.0.0.1 refused the model session with HTTP {status.value}: {remedy}"
+
+
+async def test_nobody_is_led_elsewhere_with_the_keys() -> None:
+    led: list[ServerConnection] = []
+
+    async def elsewhere(connection: ServerConnection) -> None:
+        led.append(connection)
+        await agreeable(connection)
+
+    def redirect(connection: ServerConnection, request: Request) -> Response:
+        response = connection.respond(HTTPStatus.TEMPORARY_REDIRECT, "")
+        response.headers["Location"] = other.url
+        return response
+
+    async with server(elsewhere) as other, serve(agreeable, "127.0.0.1", 0, process_request=redirect) as first:
+        far = Endpoint(f"ws://127.0.0.1:{first.sockets[0].getsockname()[1]}", {"api-key": "s3cret"})
+        with pytest.raises(EndpointUnreachable, match="HTTP 307"):
+            await open_session(far, SESSION)
+    assert led == []
+
+
+async def test_something_else_than_http() -> None:
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"220 mail.example ESMTP\r\n")
+        await reader.read(1)
+        writer.close()
+        await writer.wait_closed()
+
+    running = await asyncio.start_server(answer, "127.0.0.1", 0)
+    async with running:
+        port = running.sockets[0].getsockname()[1]
+        with pytest.raises(EndpointUnreachable, match=r"no connection to the model at 127\.0\.0\.1: InvalidMessage"):
+            await open_session(Endpoint(f"ws://127.0.0.1:{port}"), SESSION)
 
 
 async def fatal_error(connection: ServerConnection) -> None:
@@ -173,8 +230,9 @@ async def half(connection: ServerConnection) -> None:
 async def test_a_server_that_never_answers(behaviour: Behaviour, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(endpoint, "CONNECT_SECONDS", 0.2)
     async with server(behaviour) as far:
-        with pytest.raises(EndpointUnreachable, match=r"within 0\.2 s"):
+        with pytest.raises(EndpointUnreachable, match=r"within 0\.2 s") as raised:
             await open_session(far, SESSION)
+        assert ("an answer that can be read (Realtime event ignored: " in str(raised.value)) == (behaviour is half)
         assert len(asyncio.all_tasks()) < 20
 
 
@@ -183,11 +241,6 @@ async def test_nobody_there() -> None:
         gone = far
     with pytest.raises(EndpointUnreachable, match="no connection"):
         await open_session(gone, SESSION)
-
-
-async def test_a_url_that_is_none() -> None:
-    with pytest.raises(EndpointRefused, match="REALTIME_URL"):
-        await open_session(Endpoint("http://127.0.0.1"), SESSION)
 
 
 async def test_a_far_end_that_does_not_answer_a_close_keeps_nothing_open() -> None:
@@ -318,3 +371,21 @@ async def test_a_refusal_in_place_of_a_session(code: str, kind: type[EndpointErr
     async with server(refuses) as far:
         with pytest.raises(kind, match=f"{code}: no: a remedy$"):
             await open_session(replace(far, remedies={code: "a remedy"}), SESSION)
+
+
+async def test_a_far_end_s_words_are_one_line_and_repeat_no_key() -> None:
+    words = "Incorrect API key provided:\n\tsk-ab***yz, or s3cret-t0ken.\x1b[31m " + "blah " * 500
+
+    async def refuses(connection: ServerConnection) -> None:
+        await say(connection, type="error", error={"code": "invalid_api_key", "message": words})
+        await connection.wait_closed()
+
+    async def closes(connection: ServerConnection) -> None:
+        await connection.close(1008, words[:90])
+
+    for behaviour in (refuses, closes):
+        async with server(behaviour) as far:
+            with pytest.raises(EndpointRefused, match="key provided: …, or …") as raised:
+                await open_session(replace(far, headers={"Authorization": "Bearer s3cret-t0ken."}), SESSION)
+        assert str(raised.value).isprintable()
+        assert len(str(raised.value)) < 600

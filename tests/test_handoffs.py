@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
@@ -73,6 +74,16 @@ def test_names_that_make_one_tool_are_refused() -> None:
         Agent(name="me", instructions="", handoffs=["a b", "a-b"])
 
 
+def test_every_name_makes_a_tool() -> None:
+    names = ["Facturation & devis", "予約", "会計", "x" * 100]
+    tools = [hand_off_tool(name).name for name in names]
+    assert tools[0] == "hand_off_to_facturation_devis"
+    assert len(set(tools)) == 4
+    assert tools == [hand_off_tool(name).name for name in names]  # in any process
+    assert all(re.fullmatch("[a-z0-9_]{1,64}", tool) for tool in tools)
+    Agent(name="me", instructions="", handoffs=names)
+
+
 def test_a_tool_may_not_have_the_name_of_a_hand_off() -> None:
     own = hand_off_tool("billing")
     with pytest.raises(DefinitionError, match="two tools named"):
@@ -130,10 +141,19 @@ async def test_before_anything_was_heard_the_voice_changes_too() -> None:
     office = Office()
     office.spoken = False
     await office.run("hand_off_to_billing")
-    assert office.updates[0]["audio"] == {"output": {"voice": "cedar"}}
+    spoken = {"type": "realtime", "audio": {"output": {"voice": "cedar"}}}
+    assert [each.keys() for each in office.updates] == [{"type", "instructions", "tools"}, {"type", "audio"}]
+    assert office.updates[1] == spoken  # alone: where it is refused, the rest holds
     office.spoken = True
     await office.run("hand_off_to_front_desk")
-    assert office.updates[1]["audio"] == {"output": {"voice": "cedar"}}  # as it is: that is always allowed
+    assert office.updates[3] == spoken  # as it is: that is always allowed
+
+
+async def test_a_choice_of_tools_goes_along() -> None:
+    silent = Agent(name="silent", instructions="", tool_choice="none")
+    office = Office(Agent(instructions="", handoffs=[silent]))
+    await office.run("hand_off_to_silent")
+    assert office.updates[1:] == [{"type": "realtime", "tool_choice": "none"}]
 
 
 async def test_instructions_may_depend_on_the_call() -> None:

@@ -11,7 +11,8 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
@@ -65,6 +66,27 @@ def test_a_hosted_server_is_a_part_of_the_session() -> None:
 def test_the_beta_has_none() -> None:
     update = SessionUpdate(session=Agent(instructions="x", tools=[HOSTED]).session("x"))
     assert json.loads(encode(update, Dialect.BETA))["session"]["tools"] == []
+
+
+async def test_of_too_many_tools_or_bad_ones_the_rest_are_offered(caplog: pytest.LogCaptureFixture) -> None:
+    def listed(name: str, **schema: Any) -> SimpleNamespace:
+        return SimpleNamespace(name=name, description=None, title=None, input_schema={"type": "object", **schema})
+
+    class Client:
+        async def list_tools(self, cursor: str | None) -> SimpleNamespace:
+            many = [listed(f"tool_{number}") for number in range(200)]
+            return SimpleNamespace(tools=[listed("odd", type="array"), *many], next_cursor=None)
+
+    @tool
+    def own() -> None: ...
+
+    server = LocalMcpServer("shop", command=["run"])
+    server.tools = await server._list(cast("Any", Client()))
+    assert "odd" not in [each.name for each in server.tools]
+    assert "tool 'odd' has parameters of type 'array'" in caplog.text
+    offered = Agent(instructions="x", tools=[own, server, HOSTED]).session("x")["tools"]
+    assert len(offered) == 128
+    assert "own" in [each.get("name") for each in offered]
 
 
 def test_no_secret_in_a_repr() -> None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, cast
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
@@ -205,6 +206,45 @@ def test_azure_needs_one_way_to_get_in() -> None:
         Endpoint.azure("https://phones.openai.azure.com", "talk")
     with pytest.raises(ConfigurationError, match="either api_key or token"):
         Endpoint.azure("https://phones.openai.azure.com", "talk", api_key="k", token=lambda: "t")
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda: Endpoint("http://127.0.0.1"), "address is none: write it like wss://HOST/v1"),
+        (lambda: Endpoint("wss://:443/v1"), "address is none"),
+        (lambda: Endpoint("wss://[/v1"), "address is none"),
+        (lambda: Endpoint("wss://a.example/v1 ?key=s3cret"), "without spaces"),
+        (lambda: Endpoint.gateway("gateway.example/v1", api_key="s3cret"), "address is none"),
+        (lambda: Endpoint.azure("phones.openai.azure.com", "talk", api_key="s3cret"), "address is none"),
+        (
+            lambda: Endpoint.azure("https://phones.openai.azure.com", "", api_key="s3cret"),
+            "azure.com has an empty name",
+        ),
+        (lambda: Endpoint.openai("s3cret", ""), r"api\.openai\.com has an empty name for its model: name one"),
+        (lambda: Endpoint.openai(""), "'Authorization' for api.openai.com has no key in it: give one"),
+        (lambda: Endpoint.openai(cast("str", None)), "has no key in it"),
+        (lambda: Endpoint.openai("s3cret\n"), "'Authorization' .* cannot be sent: use printable ASCII"),
+        (lambda: Endpoint.openai("“s3cret”"), "cannot be sent: use printable ASCII"),
+        (
+            lambda: Endpoint.azure("https://phones.openai.azure.com", "talk", api_key=""),
+            "'api-key' .* has no key in it",
+        ),
+        (lambda: Endpoint("ws://a", {"X Key": "s3cret"}), "'X Key' for a cannot be sent"),
+        (lambda: Endpoint("ws://a", call_headers={"X": "{caller}\r\ns3cret"}), "'X' for a cannot be sent"),
+    ],
+)
+def test_what_no_session_could_be_opened_with_is_refused_at_once(make: Callable[[], Endpoint], words: str) -> None:
+    with pytest.raises(ConfigurationError, match=words) as raised:
+        make()
+    assert "s3cret" not in str(raised.value)
+    assert len(raised.value.problems) == 1
+
+
+def test_a_key_with_a_stray_line_break_is_said_at_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = environment(monkeypatch, OPENAI_API_KEY="sk-open\nai")
+    with pytest.raises(ConfigurationError, match=r"'Authorization' for .* cannot be sent"):
+        Endpoint.from_settings(settings)
 
 
 def test_helicone_takes_no_token() -> None:

@@ -1,4 +1,4 @@
-"""Plain functions of users in threads: what they raise, and what happens when they hang."""
+"""Functions of users, and plain ones in threads: what they raise, and what happens when they hang."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import threading
 import pytest
 
 from phoneagent import threads
-from phoneagent.threads import run_in_thread
+from phoneagent.threads import ask, run_in_thread
 
 pytestmark = pytest.mark.anyio
 NAME: contextvars.ContextVar[str] = contextvars.ContextVar("NAME")
@@ -31,10 +31,59 @@ async def test_what_it_raises_is_raised_here_and_never_ends_the_process(
     raised: type[BaseException], seen: type[Exception]
 ) -> None:
     def broken() -> None:
-        raise raised
+        raise raised("wrong")
 
     with pytest.raises(seen):
         await run_in_thread(broken)
+
+
+class Rude(BaseException):
+    """Nothing that `except Exception` catches."""
+
+
+@pytest.mark.parametrize("kind", ["async", "plain"])
+@pytest.mark.parametrize(
+    ("raised", "words"),
+    [
+        (ValueError, "wrong"),
+        (SystemExit, "SystemExit"),
+        (KeyboardInterrupt, "KeyboardInterrupt"),
+        (Rude, "Rude"),
+        (asyncio.CancelledError, "CancelledError"),
+    ],
+)
+async def test_who_is_asked_never_ends_the_process(kind: str, raised: type[BaseException], words: str) -> None:
+    async def asynchronous(word: str) -> None:
+        raise raised("wrong")
+
+    def plain(word: str) -> None:
+        raise raised("wrong")
+
+    with pytest.raises(ValueError if raised is ValueError else RuntimeError, match=words):
+        await ask(asynchronous if kind == "async" else plain, "hi")
+
+
+async def test_whoever_is_asked_answers() -> None:
+    async def later(word: str) -> str:
+        return f"{word} {threading.current_thread() is threading.main_thread()}"
+
+    assert await ask(later, "hi") == "hi True"
+    assert await ask(lambda word: later(word), "hi") == "hi True"
+    assert await ask(lambda: threading.current_thread() is threading.main_thread()) is False
+
+
+async def test_a_question_that_is_given_up_is_cancelled() -> None:
+    begun = asyncio.Event()
+
+    async def never() -> None:
+        begun.set()
+        await asyncio.Event().wait()
+
+    question = asyncio.create_task(ask(never))
+    await begun.wait()
+    question.cancel()
+    await asyncio.wait([question])
+    assert question.cancelled()
 
 
 async def test_threads_are_counted_also_those_that_were_given_up(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from phoneagent import Agent, CallEnded, ModelEvent, Trouble
+from phoneagent import Agent, Call, CallEnded, DefinitionError, ModelEvent, PhoneApp, Trouble, hang_up, tool
 from phoneagent.sim.speech import Murmur
+from phoneagent.store import Store
 from tests.calls.conftest import World, Worlds
 
 pytestmark = pytest.mark.anyio
@@ -111,6 +115,76 @@ async def test_unknown_and_half_events_of_the_model(world: Worlds) -> None:
         assert "brand.new.event" in seen
         assert "session.updated" not in seen, "what configures a session is not of the call"
     assert line.violations == []
+
+
+def handing_off_to_nobody() -> Agent:
+    return Agent(instructions="x", handoffs=["ghost"])
+
+
+def two_of_one_name() -> Agent:
+    one, other = (Agent(name="billing", instructions=words) for words in ("one", "other"))
+    return Agent(
+        name="front", instructions="x", handoffs=[one, Agent(name="middle", instructions="", handoffs=[other])]
+    )
+
+
+def one_tool_twice() -> Agent:
+    return Agent(instructions="x", tools=[hang_up, hang_up])
+
+
+def a_name_that_the_api_refuses() -> Agent:
+    return Agent(instructions="x", tools=[tool(name="hang up!")(lambda: None)])
+
+
+MISTAKES = {
+    handing_off_to_nobody: "agent 'agent' hands off to 'ghost', which nobody is: name one of 'agent'",
+    two_of_one_name: "two agents are named 'billing': give one of them another name",
+    one_tool_twice: "agent 'agent' has two tools named 'hang_up': rename one of them",
+    a_name_that_the_api_refuses: "tool name 'hang up!' cannot be used: 1 to 64 letters, digits, _ and -",
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES, ids=lambda mistake: mistake.__name__)
+def test_a_mistake_is_told_where_the_app_is_made(mistake: Callable[[], Agent]) -> None:
+    with pytest.raises(DefinitionError) as raised:
+        PhoneApp(mistake())
+    assert MISTAKES[mistake] in str(raised.value)
+    assert "\n" not in str(raised.value)
+
+
+def leaves() -> Agent:
+    raise SystemExit(3)
+
+
+def is_cancelled() -> Agent:
+    raise asyncio.CancelledError
+
+
+async def test_a_mistake_of_whoever_chooses_costs_its_own_call_only(world: Worlds, tmp_path: Path) -> None:
+    mistakes = dict(enumerate((*MISTAKES, leaves, is_cancelled)))
+
+    async def choose(call: Call) -> Agent:
+        number = int((call.called or "")[-1])
+        return AGENT if number == 9 else mistakes[number]()
+
+    store = Store.from_url(f"sqlite:///{tmp_path}/calls.db")
+    async with world(choose, SCRIPT, store=store) as w, w.phone(called="+15550100009").dial() as good:
+        await good.wait_for_silence(ms=200)
+
+        async def bad(number: int) -> None:
+            async with w.phone(called=f"+1555010000{number}").dial() as line:
+                await line.wait_ended(20)
+                assert len(line.received) > 8 * 500, "an apology"
+            await store.flush()
+            record = await store.call(line.call_sid)
+            assert record is not None
+            kind = "DefinitionError" if mistakes[number] in MISTAKES else "RuntimeError"
+            assert (record.ended_by, record.reason) == ("error", f"the choice of the agent failed: {kind}")
+
+        await asyncio.gather(*map(bad, mistakes))
+        await still_talks(w, good)
+        assert len(w.of(CallEnded)) == len(mistakes)
+        assert w.model.violations == []
 
 
 async def test_a_model_that_sends_binary_nonsense(world: Worlds) -> None:

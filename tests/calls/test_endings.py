@@ -119,7 +119,10 @@ async def test_instructions_that_hang_lead_to_an_apology_and_hold_up_nobody(
 
 
 async def test_a_session_that_cannot_be_sent_leads_to_an_apology(world: Worlds) -> None:
-    async with world(Agent(instructions="x", extra={"metadata": {"odd": object()}})) as w:
+    extra: dict[str, object] = {}
+    agent = Agent(instructions="x", extra=extra)
+    extra["metadata"] = {"odd": object()}  # later than it is checked
+    async with world(agent) as w:
         async with w.phone().dial() as line:
             await line.wait_ended(15)
         assert apologised(line)

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from phoneagent import Agent, CallStarted, TurnEnded, tool
+from phoneagent import Agent, CallStarted, Trouble, TurnEnded, tool
+from phoneagent.sim import Faults, Model, Script
 from phoneagent.sim.speech import Murmur
 from phoneagent.store import Store
 from tests.calls.conftest import World, Worlds
@@ -107,3 +108,21 @@ async def test_who_hands_over_without_a_word_is_never_heard(world: Worlds) -> No
         await w.until(lambda: said(w) == [("billing", "Billing here.")])
         assert w.model.sessions[0].session["audio"]["output"]["voice"] == "cedar"
         assert w.model.violations == []
+
+
+async def test_a_server_that_takes_neither_voice_nor_choice_takes_the_agent(world: Worlds) -> None:
+    mute = replace(BILLING, handoffs=["router"], tool_choice="required")
+    router = Agent(name="router", instructions="You decide.", handoffs=[mute])
+    script = SCRIPT.replace('say = "I put you through."\n', "").replace("front desk", "router")
+    model = Model(Script.parse(script), faults=Faults(refuse_fields={"audio.output.voice", "tool_choice"}))
+    async with world(router, model=model) as w, w.phone().dial() as line:
+        await line.say(WORD)
+        await line.wait_for_silence(ms=300)
+        await w.until(lambda: said(w) == [("billing", "Billing here.")])
+        (session,) = w.model.sessions
+        assert session.session["instructions"] == "You do bills."
+        assert [each["name"] for each in session.session["tools"]] == ["refund", "hand_off_to_router"]
+        assert {each.what for each in w.of(Trouble)} >= {
+            "the model refused an event: unknown_parameter session.audio.output.voice",
+            "the model refused an event: unknown_parameter session.tool_choice",
+        }

@@ -6,12 +6,30 @@ import asyncio
 import json
 import sys
 import time
+from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from phoneagent import Agent, Call, LocalMcpServer, McpServer, Tool, ToolCalled, ToolReturned, Trouble, tool
+from phoneagent import (
+    Agent,
+    Call,
+    CallEnded,
+    LocalMcpServer,
+    McpServer,
+    Tool,
+    ToolCalled,
+    ToolError,
+    ToolReturned,
+    Trouble,
+    tool,
+)
+from phoneagent.sim.model import ModelSession
 from phoneagent.sim.speech import Murmur
+from phoneagent.store import Store
 from tests.calls.conftest import Worlds
 
 pytestmark = pytest.mark.anyio
@@ -155,3 +173,165 @@ async def test_a_local_mcp_server_is_called_by_us(world: Worlds) -> None:
             assert w.model.violations == []
     finally:
         await agent.close()
+
+
+# --- that misbehave, beside another call ---
+
+
+class Rude(BaseException):
+    """Nothing that `except Exception` catches."""
+
+
+@tool
+def leaves() -> None:
+    sys.exit(3)
+
+
+@tool
+async def leaves_at_once() -> None:
+    sys.exit(3)
+
+
+@tool
+async def is_rude() -> None:
+    raise Rude
+
+
+@tool
+async def interrupts() -> None:
+    raise KeyboardInterrupt
+
+
+@tool
+async def cancels() -> None:
+    raise asyncio.CancelledError
+
+
+@tool
+async def cancels_itself() -> None:
+    task = asyncio.current_task()
+    assert task is not None
+    task.cancel()
+    await asyncio.sleep(0)
+
+
+@tool(timeout=0.2)
+async def never_ends() -> None:
+    with suppress(asyncio.CancelledError):
+        await asyncio.Event().wait()
+    await asyncio.Event().wait()
+
+
+@tool
+async def returns_itself() -> object:
+    return returns_itself.handler
+
+
+@tool
+async def says_too_much() -> None:
+    raise ToolError("no " * 1_000_000)
+
+
+@tool
+async def prints() -> str:
+    print("this is not for the model")
+    return "printed"
+
+
+@tool
+async def blocks() -> str:
+    time.sleep(0.7)  # noqa: ASYNC251 - that is the point
+    return "blocked"
+
+
+@tool
+def adds(a: int, b: int = 0) -> int:
+    return a + b
+
+
+BAD = [leaves, leaves_at_once, is_rude, interrupts, cancels, cancels_itself, never_ends, returns_itself, says_too_much]
+ODD = [prints, blocks]
+
+
+async def test_tools_that_misbehave_touch_neither_their_call_nor_another_one(
+    world: Worlds, tmp_path: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    store = Store.from_url(f"sqlite:///{tmp_path}/calls.db")
+    agent = Agent(instructions="x", greeting="Hello!", tools=[*BAD, *ODD])
+    lines = script(*(each.name for each in (*BAD, *ODD)))
+    async with world(agent, lines, store=store) as w, w.phone().dial() as other:
+        async with w.phone().dial() as line:
+            await line.wait_for_silence(ms=200)
+            await line.say(VOICE.render("Do it."))
+            await w.until(lambda: len(w.of(ToolReturned)) == len(BAD) + len(ODD))
+            await w.until(lambda: any("All done." in session.said for session in w.model.sessions))
+            await line.wait_for_silence(ms=200)
+        await other.say(VOICE.render("And I?"))  # a script that hears nothing calls the tools once more
+        await w.until(lambda: len(w.of(ToolReturned)) == 2 * (len(BAD) + len(ODD)))
+        assert [each.call_sid for each in w.of(CallEnded)] == [line.call_sid]
+        await store.flush()
+        record = await store.call(line.call_sid)
+        assert record is not None
+        assert record.ended_by == "caller"
+        outputs = {each.name: each.output or "" for each in record.tools}
+        assert outputs["prints"] == "printed"
+        assert outputs["blocks"] == "blocked"
+        for each in BAD:
+            assert json.loads(outputs[each.name]).keys() == {"error"}, each.name
+            assert len(outputs[each.name]) < 2_500, each.name
+        assert w.model.violations == []
+        assert w.of(Trouble) == []
+    assert capsys.readouterr().out == "this is not for the model\n" * 2
+    assert "tool blocks held up every call" in caplog.text
+
+
+BAD_ARGUMENTS = {
+    "a=1": "Invalid JSON: expected value",
+    "{": "Invalid JSON: EOF while parsing",
+    "[" * 60_000: "Invalid JSON: recursion limit",
+    "[1]": "arguments: Input should be an object",
+    '{"b": 1}': "a: Field required",
+    '{"a": "one", "b": [2]}': "a: Input should be a valid integer",
+    '{"a": 1, "c": 2}': "c: Extra inputs are not permitted",
+    '{"a": "' + "1" * 1_000_000 + '"}': "the arguments are too long: 1000009 of",
+}
+
+
+def rewrite(session: ModelSession, arguments: Iterator[str]) -> None:
+    """Give a session's function calls these arguments, one after the other, on their way to us."""
+    put, given = session._wire.put, defaultdict[str, str](lambda: next(arguments))
+
+    def change(event: Any) -> None:
+        if isinstance(event, dict) and event.get("type") == "function_call" and event["status"] == "completed":
+            event["arguments"] = given[event["call_id"]]
+        for each in event.values() if isinstance(event, dict) else event if isinstance(event, list) else ():
+            change(each)
+
+    def changed(raw: bytes) -> None:
+        event = json.loads(raw)
+        change(event)
+        put(json.dumps(event).encode())
+
+    session._wire.put = changed  # type: ignore[method-assign]
+
+
+async def test_bad_arguments_are_answered(world: Worlds, tmp_path: Path) -> None:
+    store = Store.from_url(f"sqlite:///{tmp_path}/calls.db")
+    agent = Agent(instructions="x", tools=[adds])
+    lines = script(*["adds"] * len(BAD_ARGUMENTS), then="I could not.")
+    async with world(agent, lines, store=store) as w, w.phone().dial() as line:
+        session = await w.until(lambda: w.model.sessions and w.model.sessions[0])
+        rewrite(session, iter(BAD_ARGUMENTS))
+        await line.say(VOICE.render("Do it."))
+        await w.until(lambda: session.said == ["I could not."])
+        await line.wait_for_silence(ms=100)
+        await store.flush()
+        record = await store.call(line.call_sid)
+        assert record is not None
+        outputs = {each.arguments: each.output or "" for each in record.tools}
+        assert outputs.keys() == BAD_ARGUMENTS.keys()
+        for arguments, complaint in BAD_ARGUMENTS.items():
+            assert complaint in json.loads(outputs[arguments])["error"]
+            assert len(outputs[arguments]) < 500
+        assert w.of(Trouble) == []
+        assert w.model.violations == []
