@@ -145,6 +145,7 @@ class Chat:
 
     def _function_call(self, item: realtime.Item, now: float) -> None:
         call = self._tools.begin(item, now)
+        self._responses.called |= item.type in ("mcp_call", "mcp_approval_request")  # by the model's provider
         if call is None:
             return
         self._responses.called = True

@@ -292,3 +292,12 @@ def test_a_loop_of_tools_is_ended() -> None:
     for number in range(1001):
         bench.calls(f"c{number}")
     assert "too many" in bench.items[-1]["output"]
+
+
+def test_a_response_that_only_calls_a_hosted_tool_is_not_asked_for_again() -> None:
+    bench = Bench()
+    bench.write()
+    bench.created()
+    bench.receive(realtime.OutputItemDone(item=realtime.Item(id="m1", type="mcp_call")))
+    bench.done()
+    assert len(bench.creates) == 1
