@@ -139,6 +139,8 @@ class Chat:
                 self._done(response, now)
             case realtime.Error(error=failure):
                 self._error(failure)
+            case realtime.Unknown(type=kind) if kind in realtime.MCP_FAILURES:
+                self._happenings.append(Complaint(realtime.MCP_FAILURES[kind]))
             case _:
                 pass
         self._move_on(now)

@@ -301,3 +301,9 @@ def test_a_response_that_only_calls_a_hosted_tool_is_not_asked_for_again() -> No
     bench.receive(realtime.OutputItemDone(item=realtime.Item(id="m1", type="mcp_call")))
     bench.done()
     assert len(bench.creates) == 1
+
+
+def test_what_goes_wrong_with_a_hosted_server_is_told() -> None:
+    bench = Bench()
+    bench.receive(realtime.Unknown("mcp_list_tools.failed"), realtime.Unknown("mcp_list_tools.completed"))
+    assert bench.shown == [Complaint("an MCP server could not be asked for its tools by the model's provider")]
