@@ -231,6 +231,7 @@ async def test_a_wrong_model_or_deployment(kind: str) -> None:
     async with running(service, faults=Faults(refuse_models={MODEL, "talk"})) as (_, origin):
         text = await fault(**made(origin))
     assert text.endswith(f": check {NAMED.get(kind, 'OPENAI_MODEL')}")
+    assert "127.0.0.1" in text
 
 
 async def test_a_model_that_the_url_names() -> None:

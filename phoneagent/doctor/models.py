@@ -98,6 +98,7 @@ async def _check(name: str, endpoint: Endpoint, source: Source) -> list[Check]:
         session = await open_session(asked, Agent(instructions="Say nothing.").session("Say nothing."))
     except EndpointError as error:
         words = " ".join(str(error).split())[:LONGEST_WORDS]  # a server's own may be a page
+        words = words if endpoint.host in words else f"{endpoint.host}: {words}"
         checks, opened = [failed(name, f"{words}: {await _remedy(error, endpoint, source, model)}")], False
     else:
         await session.close()
