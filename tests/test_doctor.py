@@ -17,7 +17,9 @@ from starlette.routing import Route, WebSocketRoute
 from starlette.websockets import WebSocket
 
 from phoneagent import Agent, ConfigurationError, PhoneApp, Settings
-from phoneagent.doctor import Check, Status, check_clock, check_shutdown, examine, settings_missing
+from phoneagent.doctor import Check, Status, examine, settings_missing
+from phoneagent.doctor.models import check_shutdown
+from phoneagent.doctor.telephone import check_clock
 from phoneagent.sim import Faults, Model, TwilioRest, serving
 from phoneagent.telephony import connect_stream
 
@@ -241,17 +243,19 @@ async def test_a_proxy_that_does_not_let_websockets_through(world: World) -> Non
 
 async def test_a_wrong_model_key(world: World) -> None:
     world.settings["realtime_api_key"] = "sk-another"
-    assert "refuses the key: check OPENAI_API_KEY" in await world.only_fault("model")
+    assert "HTTP 401 invalid_api_key: check REALTIME_API_KEY" in await world.only_fault("model")
 
 
 async def test_a_model_that_does_not_exist(world: World) -> None:
     world.model["faults"] = Faults(refuse_models={"gpt-realtime-2.1"})
-    assert "check OPENAI_MODEL (gpt-realtime-2.1)" in await world.only_fault("model")
+    text = await world.only_fault("model")
+    assert "`gpt-realtime-2.1` does not exist" in text
+    assert text.endswith("check OPENAI_MODEL")
 
 
 async def test_a_model_out_of_reach(world: World) -> None:
     world.settings["realtime_url"] = "ws://127.0.0.1:1"
-    assert "no connection to 127.0.0.1" in await world.only_fault("model")
+    assert "no connection to the model at 127.0.0.1" in await world.only_fault("model")
 
 
 async def test_a_model_that_is_about_to_be_switched_off(world: World) -> None:

@@ -20,7 +20,7 @@ from phoneagent.agent import Agent, choose
 from phoneagent.call import Call
 from phoneagent.control import Control
 from phoneagent.endpoint import Endpoint, ModelSession, open_session
-from phoneagent.errors import ConfigurationError, ProtocolError
+from phoneagent.errors import ConfigurationError, EndpointError, ProtocolError
 from phoneagent.handoffs import Desk
 from phoneagent.protocol import realtime
 from phoneagent.protocol.chat import Answered, Chat, Complaint, Words
@@ -29,7 +29,7 @@ from phoneagent.server import PhoneApp
 from phoneagent.sim.model import Model
 from phoneagent.sim.script import Script
 from phoneagent.threads import run_in_thread
-from phoneagent.tools import failure
+from phoneagent.toolrunner import ToolRunner
 
 from .target import Target
 
@@ -99,7 +99,11 @@ async def _chat(app: PhoneApp, call: Call, endpoint: Endpoint | None, script: Pa
         for each in opened.dropped:
             screen.note(f"the model does without {each}")
         screen.note("Ctrl-D or /quit ends the conversation.")
-        await _Talk(agent, call, opened, screen).run()
+        try:
+            await _Talk(agent, call, opened, screen).run()
+        except EndpointError as error:
+            remedy = endpoint.remedies.get(error.code or "", "start anew")
+            raise type(error)(f"{error}: {remedy}", code=error.code) from None
 
 
 class _Talk:
@@ -119,13 +123,14 @@ class _Talk:
             speaks=lambda name: None,  # it is asked when there is something to show
             voice_fixed=lambda: True,  # there is none
         )
+        self._runner = ToolRunner(call, None, past=(), report=screen.complain, moved=lambda: False)
         self._loop = asyncio.get_running_loop()
         self._changed = asyncio.Event()
         self._idle = asyncio.Event()
         self._tools: set[asyncio.Task[None]] = set()
 
     async def run(self) -> None:
-        """Talk until one side ends it.
+        """Talk until one side ends it. A tool that was begun comes to its end: it may be a booking.
 
         Raises:
             EndpointError: the model does.
@@ -138,7 +143,10 @@ class _Talk:
         self._changed.set()
         tasks = [asyncio.create_task(each) for each in (self._read(), self._type(), self._work())]
         try:
-            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            done, waiting = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            for task in waiting:
+                task.cancel()
+            await asyncio.gather(*waiting, *self._tools, return_exceptions=True)
             for task in done:
                 task.result()
         finally:
@@ -206,11 +214,7 @@ class _Talk:
 
     async def _run_tool(self, request: RunTool) -> None:
         self._screen.tool(f"{request.name} {request.arguments}")
-        tool = self._desk.tool(request.name)
-        if tool is None:
-            output = failure(f"there is no tool named {request.name}")
-        else:
-            output = await tool.run(self._call, request.arguments)
+        output = await self._runner.run(self._desk.tool(request.name), request)
         self._screen.tool(f"{request.name} → {output}")
         self._chat.tool_returned(request.call_id, output, self._loop.time())
         self._changed.set()

@@ -7,6 +7,7 @@ import json
 import logging
 from contextlib import nullcontext
 from dataclasses import asdict
+from pathlib import Path
 from typing import Annotated
 from urllib.parse import urlsplit
 
@@ -17,12 +18,27 @@ from rich.table import Table
 
 from phoneagent import settings
 from phoneagent.doctor import Check, Status, examine, settings_missing
-from phoneagent.errors import ConfigurationError
+from phoneagent.errors import ConfigurationError, PhoneAgentError
+from phoneagent.server import PhoneApp
 
-SIGNS = {Status.OK: "[green]✓[/]", Status.FAILED: "[red]✗[/]", Status.SKIPPED: "[dim]–[/]"}
+from .target import DEFAULTS, Target
+
+SIGNS = {
+    Status.OK: "[green]✓[/]",
+    Status.FAILED: "[red]✗[/]",
+    Status.SKIPPED: "[dim]–[/]",
+    Status.NOTE: "[yellow]![/]",
+}
 
 
 def doctor(
+    target: Annotated[
+        str | None,
+        typer.Argument(
+            help="The app, for endpoints that its code brings: `module:app` or `file.py`; without it main.py, app.py "
+            "or agent.py, if there is one."
+        ),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Write the report as JSON.")] = False,
     local: Annotated[
         str | None,
@@ -35,7 +51,8 @@ def doctor(
     logging.basicConfig(handlers=[logging.NullHandler()])  # the report says it all
     console = Console(highlight=False)
     with console.status("Looking …") if console.is_terminal and not as_json else nullcontext():
-        checks = asyncio.run(_report(local))
+        app, troubles = _app(target)
+        checks = [*troubles, *asyncio.run(_report(app, local))]
     if as_json:
         wrong = any(check.status is Status.FAILED for check in checks)
         typer.echo(json.dumps({"ok": not wrong, "checks": [asdict(check) for check in checks]}, indent=2))
@@ -45,12 +62,26 @@ def doctor(
         raise typer.Exit(1)
 
 
-async def _report(local: str | None) -> list[Check]:
+def _app(target: str | None) -> tuple[PhoneApp | None, list[Check]]:
+    """Return the app, if there is one here, and what is to be said about it."""
+    if target is None and not any(Path(name).is_file() for name in DEFAULTS):
+        return None, []
     try:
-        loaded = settings.load()
+        return Target.find(target).load(), []
+    except (Exception, SystemExit) as error:  # noqa: BLE001 - a user's code may do anything, and it is reported
+        words = str(error) if isinstance(error, PhoneAgentError) else f"it cannot be imported: {type(error).__name__}"
+        if target is not None:
+            return None, [Check("app", Status.FAILED, words)]
+        return None, [Check("app", Status.SKIPPED, f"{words}; what code says of the model is not known then")]
+
+
+async def _report(app: PhoneApp | None, local: str | None) -> list[Check]:
+    try:
+        loaded = settings.load() if app is None else app.settings
     except ConfigurationError as error:
         return settings_missing(error)
-    return [check async for check in examine(loaded, local=local)]
+    endpoints = () if app is None else app._given_endpoints
+    return [check async for check in examine(loaded, endpoints=endpoints, local=local)]
 
 
 def _table(checks: list[Check]) -> Table:

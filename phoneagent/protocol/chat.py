@@ -143,12 +143,15 @@ class Chat:
                 self._done(response, now)
             case realtime.Error(error=failure):
                 self._error(failure)
+            case realtime.Unknown(type=kind) if kind in realtime.MCP_FAILURES:
+                self._happenings.append(Complaint(realtime.MCP_FAILURES[kind]))
             case _:
                 pass
         self._move_on(now)
 
     def _function_call(self, item: realtime.Item, now: float) -> None:
         call = self._tools.begin(item, now)
+        self._responses.called |= item.type in ("mcp_call", "mcp_approval_request")  # by the model's provider
         if call is None:
             return
         self._responses.called = True

@@ -7,8 +7,9 @@
 It speaks the protocol as the real server does, refuses what that refuses, in its words, and remembers everything:
 `model.sessions` holds one `ModelSession` per connection, with what was said, heard, called and truncated.
 
-It does not do what no telephone call needs: WebRTC, transcription sessions, images and MCP servers. It accepts noise
-reduction, the speed of the voice, prompts and truncation settings, and they change nothing.
+It does not do what no telephone call needs: WebRTC, transcription sessions and images. It accepts noise reduction, the
+speed of the voice, prompts and truncation settings, and they change nothing. MCP servers that a session names answer
+what the script says; nothing is connected to.
 """
 
 from __future__ import annotations

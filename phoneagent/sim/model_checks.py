@@ -190,7 +190,3 @@ def metadata(value: Any, at: str) -> None:
     for key, item in value.items():
         short_string(64)(key, f"{at}.{key[:64]}")
         short_string(512)(item, f"{at}.{key[:64]}")
-
-
-def anything(value: Any, at: str) -> None:
-    """What this server accepts and does not look into."""

@@ -6,6 +6,7 @@ A table of checks says what every parameter may be; nothing of a refused update 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from copy import deepcopy
 from typing import Any
 
@@ -13,7 +14,6 @@ from phoneagent.sim.model_checks import (
     Check,
     Refusal,
     any_object,
-    anything,
     boolean,
     by_key,
     either,
@@ -29,6 +29,7 @@ from phoneagent.sim.model_checks import (
     one_of,
     string,
     struct,
+    unknown_parameter,
 )
 
 Json = dict[str, Any]
@@ -100,11 +101,33 @@ TRANSCRIPTION = struct(
 )
 NOISE_REDUCTION = struct({"type": one_of("near_field", "far_field")}, "type")
 _FUNCTION = struct({**TYPE, "name": function_name, "description": string, "parameters": any_object}, "name")
-TOOLS = list_of(by_key("type", {"function": _FUNCTION, "mcp": anything}), limit=128)
+FUNCTIONS = list_of(by_key("type", {"function": _FUNCTION}), limit=128)
+_TOOL_FILTER = nullable(struct({"tool_names": list_of(string), "read_only": boolean}))
+_MCP_SERVER = struct(
+    {
+        **TYPE,
+        "server_label": function_name,
+        "server_url": string,
+        "connector_id": string,
+        "tunnel_id": string,
+        "server_description": string,
+        "authorization": string,
+        "headers": nullable(any_object),
+        "allowed_tools": nullable(either(list_of(string), list, _TOOL_FILTER)),
+        "require_approval": nullable(
+            either(one_of("always", "never"), str, struct({"always": _TOOL_FILTER, "never": _TOOL_FILTER}))
+        ),
+        "defer_loading": boolean,
+        "allowed_callers": list_of(one_of("direct", "programmatic")),
+    },
+    "server_label",
+)
+TOOLS = list_of(by_key("type", {"function": _FUNCTION, "mcp": _MCP_SERVER}), limit=128)
+_MCP_CHOICE = struct({**TYPE, "server_label": string, "name": nullable(string)}, "server_label")
 TOOL_CHOICE = either(
     one_of("auto", "none", "required"),
     str,
-    by_key("type", {"function": struct({**TYPE, "name": function_name}, "name"), "mcp": anything}),
+    by_key("type", {"function": struct({**TYPE, "name": function_name}, "name"), "mcp": _MCP_CHOICE}),
 )
 MAX_TOKENS = either(one_of("inf"), str, integer(1, 4096))
 REASONING = struct({"effort": one_of("minimal", "low", "medium", "high", "xhigh")})
@@ -218,7 +241,19 @@ def updated_session(session: Json, update: Json, *, spoke: bool) -> Json:
     check_voice(session, update, spoke=spoke, at="session")
     merged = _merge(session, update)
     _check_transcription(merged["audio"]["input"]["transcription"])
+    for tool in merged["tools"]:
+        tool.pop("authorization", None)  # of an MCP server: it is not read back
     return merged
+
+
+def refuse_fields(update: Json, paths: Iterable[str]) -> None:
+    """Refuse an update that has one of these parameters (dotted), as if the server had never heard of them."""
+    for path in sorted(paths):
+        holder: Any = update
+        for name in path.split("."):
+            holder = holder.get(name, unknown_parameter) if isinstance(holder, dict) else unknown_parameter
+        if holder is not unknown_parameter:
+            raise unknown_parameter(f"session.{path}", blame="fault")
 
 
 def check_model_options(model: str, params: Json, at: str) -> None:

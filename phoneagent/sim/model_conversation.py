@@ -138,4 +138,5 @@ class Conversation:
 
 
 def _asks(item: dict[str, Any]) -> bool:
-    return item["type"] == "function_call_output" or item.get("role") in ("user", "system")
+    returned = item["type"] == "mcp_call" and ("output" in item or "error" in item)
+    return returned or item["type"] == "function_call_output" or item.get("role") in ("user", "system")

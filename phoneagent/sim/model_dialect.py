@@ -28,9 +28,9 @@ from phoneagent.sim.model_checks import (
 )
 from phoneagent.sim.model_config import (
     BETA_TURN_DETECTION,
+    FUNCTIONS,
     MAX_TOKENS,
     NOISE_REDUCTION,
-    TOOLS,
     TRACING,
     TRANSCRIPTION_MODELS,
     VOICE,
@@ -61,7 +61,7 @@ _SHARED: dict[str, Check] = {
     "instructions": string,
     "voice": VOICE,
     "output_audio_format": one_of(*FORMATS),
-    "tools": TOOLS,
+    "tools": FUNCTIONS,  # MCP servers came later
     "tool_choice": either(one_of("auto", "none", "required"), str, by_key("type", {"function": struct(_FUNCTION)})),
     "temperature": number(0.6, 1.2),
     "max_response_output_tokens": MAX_TOKENS,

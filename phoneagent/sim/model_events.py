@@ -10,7 +10,7 @@ from phoneagent.sim.model_checks import (
     Check,
     Refusal,
     any_object,
-    anything,
+    boolean,
     by_key,
     function_name,
     integer,
@@ -103,13 +103,18 @@ _MESSAGE = by_key(
 )
 _CALL = struct({**_ITEM, "call_id": _ID, "name": function_name, "arguments": string}, "name", "arguments")
 _OUTPUT = struct({**_ITEM, "call_id": _ID, "output": string}, "call_id", "output")
+_DECISION = struct(
+    {**_ITEM, "approval_request_id": string, "approve": boolean, "reason": nullable(string)},
+    "approval_request_id",
+    "approve",
+)
 _check_item = by_key(
     "type",
     {
         "message": _MESSAGE,
         "function_call": _CALL,
         "function_call_output": _OUTPUT,
-        "mcp_approval_response": anything,
+        "mcp_approval_response": _DECISION,
     },
 )
 

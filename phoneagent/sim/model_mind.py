@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from phoneagent.sim.model_config import Json
-from phoneagent.sim.script import Script, ScriptedTurn
+from phoneagent.sim.script import Script, ScriptedCall, ScriptedTurn
 
 _QUOTED = re.compile(r'"([^"]+)"|“([^”]+)”')
 _GOODBYE = re.compile(r"\bgood-?bye\b|\bfarewell\b", re.IGNORECASE)
@@ -17,11 +17,17 @@ _GOODBYE = re.compile(r"\bgood-?bye\b|\bfarewell\b", re.IGNORECASE)
 
 @dataclass(frozen=True, slots=True)
 class PlannedCall:
-    """A function call to make. `then` is said once its output is there."""
+    """A function call to make, or one of a tool of an MCP `server`. `then` is said once its output is there.
+
+    `output` or `error` is what such a server answers.
+    """
 
     name: str
     arguments: str
     then: tuple[str, ...] = ()
+    server: str | None = None
+    output: str = ""
+    error: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +43,8 @@ class Question:
     """What a response has to answer.
 
     `news` are the unanswered items of system, user and tools, in order; `heard` says what was understood of the user's
-    audio, by item id. `instructions` are the response's own. `beginning`: nobody has said anything yet.
+    audio, by item id. `instructions` are the response's own. `hosted` are the tools of MCP servers, as (label, name).
+    `beginning`: nobody has said anything yet.
     """
 
     news: Sequence[Json]
@@ -46,6 +53,7 @@ class Question:
     tools: Collection[str]
     tool_choice: Any
     beginning: bool
+    hosted: Collection[tuple[str, str]] = ()
 
 
 class Mind:
@@ -103,7 +111,7 @@ class Mind:
         self._idle.add(item_id)
 
     def called(self, call_id: str, call: PlannedCall) -> None:
-        """Note a call that was made."""
+        """Note a call that was made; that of an MCP server goes by its item's id."""
         self._then[call_id] = call.then
         self._pending.add(call_id)
 
@@ -129,7 +137,7 @@ class Mind:
         return None
 
     def _reply(self, question: Question) -> Reply:
-        outputs = [item for item in question.news if item["type"] == "function_call_output"]
+        outputs = [item for item in question.news if item["type"] in ("function_call_output", "mcp_call")]
         asked = [item for item in question.news if item.get("role") == "user"]
         say = self._after(outputs) if outputs else ()
         if asked:
@@ -154,16 +162,24 @@ class Mind:
             return Reply((self._script.default,))
         may_call = question.tool_choice != "none"
         calls = tuple(
-            PlannedCall(call.name, json.dumps(dict(call.arguments), default=str), turn.then)
+            PlannedCall(
+                call.name,
+                json.dumps(dict(call.arguments), default=str),
+                turn.then,
+                server=call.server,
+                output=call.output,
+                error=call.error,
+            )
             for call in turn.calls
-            if may_call and call.name in question.tools
+            if may_call and _offers(question, call)
         )
         return Reply(turn.say or (() if calls else (self._script.default,)), calls)
 
     def _after(self, outputs: Sequence[Json]) -> tuple[str, ...]:
         """Return what follows the outputs: the line of the calls' turn, once, with all that they returned."""
-        returned = " ".join(_spoken(item["output"]) for item in outputs)
-        lines = next((then for item in outputs if (then := self._then.get(item["call_id"]))), ("{output}",))
+        returned = " ".join(map(_outcome, outputs))
+        keys = (item["id"] if item["type"] == "mcp_call" else item["call_id"] for item in outputs)
+        lines = next((then for key in keys if (then := self._then.get(key))), ("{output}",))
         return tuple(line for template in lines if (line := template.replace("{output}", returned).strip()))
 
     def _with_choice(self, reply: Reply, question: Question) -> Reply:
@@ -181,6 +197,15 @@ def _text(item: Json) -> str:
     """Return all text of a message, transcripts included."""
     content = item.get("content", [])
     return " ".join(str(part.get("text") or part.get("transcript") or "") for part in content).strip()
+
+
+def _offers(question: Question, call: ScriptedCall) -> bool:
+    return call.name in question.tools if call.server is None else (call.server, call.name) in question.hosted
+
+
+def _outcome(item: Json) -> str:
+    """Return what came of a call, as one would say it."""
+    return str(item["error"]["message"]) if item.get("error") else _spoken(item["output"])
 
 
 def _spoken(output: str) -> str:

@@ -73,6 +73,20 @@ class ToolCallRecord:
 
 
 @dataclass(slots=True)
+class McpCallRecord:
+    """A call of a tool of an MCP server, by the model. It has neither `output` nor `error` until it was made."""
+
+    server: str
+    name: str
+    arguments: str
+    approved: bool | None = None
+    """What the client said, if it was asked."""
+    output: str | None = None
+    error: str | None = None
+    """Why it failed, or the reason for which it was refused."""
+
+
+@dataclass(slots=True)
 class CallerTurn:
     """One committed stretch of the caller's audio. `text` is what the model understood, heard or scripted."""
 
@@ -91,7 +105,8 @@ class ResponseRecord:
     """One response, from `response.created` to `response.done`."""
 
     id: str
-    by: Literal["vad", "client"]
+    by: Literal["vad", "client", "server"]
+    """Who asked for it; `server`: nobody, it tells what came of an MCP server's tool."""
     created_at: float
     status: str = "in_progress"
     reason: str | None = None
@@ -121,6 +136,7 @@ class SessionRecord:
         self.audio_items: list[AudioItem] = []
         self.tool_calls: list[ToolCallRecord] = []
         """Calls that the model made here; calls of a replayed history are in `brought`."""
+        self.mcp_calls: list[McpCallRecord] = []
         self.caller_turns: list[CallerTurn] = []
         self.responses: list[ResponseRecord] = []
 
@@ -195,6 +211,12 @@ class Faults:
     """The end of an audio item is announced only after the first audio of the next, as newer models do."""
     no_transcription: bool = False
     """Every input transcription ends `failed`."""
+
+    # the MCP servers that it calls
+    mcp_unreachable: frozenset[str] | set[str] = frozenset()
+    """Labels of servers that cannot be asked for their tools."""
+    mcp_inline: bool = False
+    """Calls run inside their response, and what follows is said without being asked for; see `model_mcp`."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,7 @@ from websockets.datastructures import Headers
 from websockets.exceptions import ConnectionClosed
 
 from phoneagent.sim.model_audio import Intake
-from phoneagent.sim.model_checks import Refusal, unknown_parameter, unsupported_values
+from phoneagent.sim.model_checks import Refusal, unsupported_values
 from phoneagent.sim.model_config import (
     TRANSCRIPTION_MODELS,
     VOICES,
@@ -26,6 +26,7 @@ from phoneagent.sim.model_config import (
     check_session,
     check_voice,
     default_session,
+    refuse_fields,
     updated_session,
 )
 from phoneagent.sim.model_conversation import Conversation
@@ -33,6 +34,7 @@ from phoneagent.sim.model_dialect import event_to_beta, item_from_beta, response
 from phoneagent.sim.model_events import check_event, check_item, decode_audio
 from phoneagent.sim.model_hear import Hearing
 from phoneagent.sim.model_listen import Heard, IdleTimeout, Listener, SpeechStarted, SpeechStopped
+from phoneagent.sim.model_mcp import McpServers
 from phoneagent.sim.model_mind import Mind
 from phoneagent.sim.model_records import AudioItem, CallerTurn, SessionRecord, Setup, Truncation
 from phoneagent.sim.model_speak import Response
@@ -41,7 +43,7 @@ from phoneagent.sim.model_wire import Wire
 log = logging.getLogger(__name__)
 
 RACE_S = 1.0
-"""A `response.create` may collide with a response that VAD began less than this ago: the client could not know."""
+"""A `response.create` may collide with one that began by itself less than this ago: the client could not know."""
 
 SHORTEST_COMMIT_MS = 100
 OUT_OF_BAND_RESPONSES = 16
@@ -74,6 +76,7 @@ class ModelSession(SessionRecord):
         self.conversation_id = self.new_id("conv")
         self.conversation = Conversation(self.emit)
         self.mind = Mind(setup.script, hears=setup.ear is not None)
+        self.mcp = McpServers(self)
         self.tokens_read = 0
         self._socket = socket
         self._wire = Wire(socket)
@@ -257,7 +260,7 @@ class ModelSession(SessionRecord):
         self.emit("error", error=error | {"param": refusal.param, "event_id": event_id})
 
     def _update(self, update: Json) -> None:
-        self._refuse_fields(update)
+        refuse_fields(update, self.setup.faults.refuse_fields)
         if self.dialect == "beta":
             update = session_from_beta(update)
         else:
@@ -272,17 +275,11 @@ class ModelSession(SessionRecord):
             models = tuple(model for model in TRANSCRIPTION_MODELS if model not in self.setup.faults.refuse_models)
             at = "session.audio.input.transcription.model"
             raise unsupported_values(transcription["model"], models, at, blame="fault")
+        servers = self.mcp.resolve(update.get("tools", []))
         self.session = session
         self._follow_configuration()
         self.emit("session.updated", session=session)
-
-    def _refuse_fields(self, update: Json) -> None:
-        for path in sorted(self.setup.faults.refuse_fields):
-            holder: Any = update
-            for name in path.split("."):
-                holder = holder.get(name, unknown_parameter) if isinstance(holder, dict) else unknown_parameter
-            if holder is not unknown_parameter:
-                raise unknown_parameter(f"session.{path}", blame="fault")
+        self.mcp.configure(servers)
 
     def _follow_configuration(self) -> None:
         audio_in = self.session["audio"]["input"]
@@ -301,9 +298,13 @@ class ModelSession(SessionRecord):
             item.setdefault("call_id", self.new_id("call"))
         elif item["type"] == "function_call_output":
             self._returned(item["call_id"], item["output"])
+        elif item["type"] == "mcp_approval_response":
+            self.mcp.check_decision(item)
         self.mind.recall(item)
         self.brought.append(item)
         self.conversation.add(item, after=after, replayed=True)
+        if item["type"] == "mcp_approval_response":
+            self.mcp.decide(item)
 
     def _returned(self, call_id: str, output: str) -> None:
         self.mind.returned(call_id)
@@ -339,7 +340,7 @@ class ModelSession(SessionRecord):
                 self.mind.idled(self._item_id)
                 self._add_caller_item(self._listener.take())
         if detection["create_response"]:
-            self._create_by_vad()
+            self.answer_by_itself("vad")
 
     def _commit_by_hand(self) -> None:
         buffered = self._listener.buffered_ms
@@ -388,13 +389,19 @@ class ModelSession(SessionRecord):
             return "fail"
         return "silent" if number < faults.fail_responses + faults.silent_response else None
 
-    def _create_by_vad(self) -> None:
+    @property
+    def responding(self) -> bool:
+        """Whether a response is active in the conversation."""
+        return self._active is not None
+
+    def answer_by_itself(self, by: Literal["vad", "server"]) -> None:
+        """Begin a response that no client has asked for."""
         try:
-            self._create({}, "vad")
+            self._create({}, by)
         except Refusal as refusal:
             self._send_error(refusal, None)
 
-    def _create(self, params: Json, by: Literal["vad", "client"]) -> None:
+    def _create(self, params: Json, by: Literal["vad", "client", "server"]) -> None:
         if self.dialect == "beta":
             params = response_from_beta(params)
         else:
@@ -408,7 +415,7 @@ class ModelSession(SessionRecord):
         beside = params.get("conversation") == "none"
         if not beside and self._active is not None:
             record = self._active.record
-            racing = record.by == "vad" and time.monotonic() - record.created_at < RACE_S
+            racing = record.by != "client" and time.monotonic() - record.created_at < RACE_S
             message = f"Conversation already has an active response in progress: {record.id}. "
             message += "Wait until the response is finished before creating a new one."
             code = "conversation_already_has_active_response"
@@ -443,3 +450,4 @@ class ModelSession(SessionRecord):
             self._active = None
             self._listener.expect_answer(remaining_ms)
         self._beside.pop(response.record.id, None)
+        self.mcp.go_on()

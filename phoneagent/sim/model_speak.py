@@ -16,6 +16,7 @@ from phoneagent.sim.model_records import AudioItem, ResponseRecord, ToolCallReco
 from phoneagent.sim.model_usage import MODEL_TOKEN_MS, input_tokens, usage
 
 if TYPE_CHECKING:
+    from phoneagent.sim.model_mcp import HostedCall
     from phoneagent.sim.model_session import ModelSession
 
 log = logging.getLogger(__name__)
@@ -115,7 +116,7 @@ class Utterance:
 class Response:
     """A response that is being generated. `params` is a checked `response` of a `response.create`."""
 
-    def __init__(self, session: ModelSession, params: Json, by: Literal["vad", "client"]) -> None:
+    def __init__(self, session: ModelSession, params: Json, by: Literal["vad", "client", "server"]) -> None:
         wanted: Json = {**session.session, **params}
         output: Json = {**session.session["audio"]["output"], **params.get("audio", {}).get("output", {})}
         self.session = session
@@ -126,6 +127,8 @@ class Response:
         self.modalities: list[str] = wanted["output_modalities"]
         self.max_tokens: int | Literal["inf"] = wanted["max_output_tokens"]
         self.output: list[Json] = []
+        self.afterwards: list[HostedCall] = []
+        """Calls of MCP servers that run when it is over."""
         self._params, self._wanted = params, wanted
         self._open: list[Utterance] = []
         self._cancelling = False
@@ -172,8 +175,12 @@ class Response:
 
     def emit(self, kind: str, *, item: Json, **fields: Any) -> None:
         """Send an event about one of this response's items."""
-        index = next(at for at, other in enumerate(self.output) if other is item)
-        self.session.emit(kind, response_id=self.record.id, item_id=item["id"], output_index=index, **fields)
+        about = {"response_id": self.record.id, "item_id": item["id"], "output_index": self.index(item)}
+        self.session.emit(kind, **about, **fields)
+
+    def index(self, item: Json) -> int:
+        """Return the place of one of this response's items."""
+        return next(at for at, other in enumerate(self.output) if other is item)
 
     def open_item(self, item: Json) -> None:
         """Announce an item, and add it to the conversation unless the response is out of band."""
@@ -186,10 +193,14 @@ class Response:
     def close_item(self, item: Json, status: str) -> None:
         """Announce that an item is finished."""
         item["status"] = status
-        index = next(at for at, other in enumerate(self.output) if other is item)
-        self.session.emit("response.output_item.done", response_id=self.record.id, output_index=index, item=item)
+        self.end_output(item)
         if not self.record.out_of_band:
             self.session.conversation.finish(item)
+
+    def end_output(self, item: Json) -> None:
+        """Announce that this response has nothing more of an item; in the conversation it may still change."""
+        about = {"response_id": self.record.id, "output_index": self.index(item)}
+        self.session.emit("response.output_item.done", **about, item=item)
 
     def heard_first(self, now: float) -> None:
         """Note when audio was sent; only the first time counts."""
@@ -214,8 +225,13 @@ class Response:
                     self._finish("incomplete", {"type": "incomplete", "reason": "max_output_tokens"})
                     return
             for call in reply.calls:
-                self._call(call)
+                if call.server is None:
+                    self._call(call)
+                else:
+                    await self.session.mcp.call(self, call)
             self._finish("completed", None)
+            for hosted in self.afterwards:
+                self.session.spawn(self.session.mcp.run(hosted))
         except Exception:  # a voice or an ear of the user's own may raise anything
             log.exception("the simulated model could not finish a response")
             self._end_open("incomplete")
@@ -236,6 +252,7 @@ class Response:
             heard=heard,
             instructions=self._params.get("instructions"),
             tools={tool["name"] for tool in wanted["tools"] if tool["type"] == "function"},
+            hosted=set() if self.record.out_of_band else session.mcp.offered(wanted["tools"]),
             tool_choice=wanted["tool_choice"],
             beginning=not any(item.get("role") in ("user", "assistant") for item in session.items),
         )

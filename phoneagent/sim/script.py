@@ -19,13 +19,21 @@
     arguments = { guests = 4, time = "19:30" }
     then = "Done. {output}"                        # spoken once the output is there; {output} is what the tool returned
 
-Several calls in one response: `calls = [{ name = "...", arguments = {} }, ...]`.
+    [[turn]]
+    heard = "parcel"
+    caller = "Where is my parcel?"
+    call = "track"                                 # a tool of an MCP server, if the session has that server
+    server = "shop"                                # its server_label
+    output = "It left on Monday."                  # what the server answers; or `error`, why it does not
+    then = "{output}"
+
+Several calls in one response: `calls = [{ name = "...", arguments = {} }, ...]`, with `server` and so on likewise.
 
 With an ear, and always for text, the first turn whose `heard` matches is taken, however often. Without an ear hearing
 is *scripted*: the caller's n-th turn takes the n-th `[[turn]]`, whatever was said, and its transcript is `caller`.
 A conversation that began in another session and is brought along as items goes on after the turns that it holds.
 
-Keys of a turn: heard, caller, say, call, arguments, calls, then. An unknown key is refused.
+Keys of a turn: heard, caller, say, call, arguments, server, output, error, calls, then. An unknown key is refused.
 """
 
 from __future__ import annotations
@@ -45,10 +53,16 @@ LONGEST_SCRIPT_BYTES = 1 << 20
 
 @dataclass(frozen=True, slots=True)
 class ScriptedCall:
-    """A function call that a turn makes."""
+    """A function call that a turn makes; with a `server`, the call of a tool of that MCP server.
+
+    Such a server answers with the `output`, or fails with the `error`.
+    """
 
     name: str
     arguments: Mapping[str, Any] = field(default_factory=dict)
+    server: str | None = None
+    output: str = ""
+    error: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,13 +137,17 @@ class Script:
         return self.turns[number] if number < len(self.turns) else None
 
 
+_OF_A_CALL = {"arguments", "server", "output", "error"}
+
+
 def _turn(table: dict[str, Any], at: str) -> ScriptedTurn:
-    _refuse_unknown(table, {"heard", "caller", "say", "call", "arguments", "calls", "then"}, at)
+    _refuse_unknown(table, {"heard", "caller", "say", "call", "calls", "then"} | _OF_A_CALL, at)
     calls = [_call(call, at) for call in _list(table.get("calls", []), "calls", at)]
+    own = {key: table[key] for key in table if key in _OF_A_CALL}
     if "call" in table:
-        calls.insert(0, _call({"name": table["call"], "arguments": table.get("arguments", {})}, at))
-    elif "arguments" in table:
-        raise DefinitionError(f"{at}: `arguments` belongs to a `call`; name the function")
+        calls.insert(0, _call({"name": table["call"], **own}, at))
+    elif own:
+        raise DefinitionError(f"{at}: `{next(iter(own))}` belongs to a `call`; name the function")
     turn = ScriptedTurn(
         heard=_pattern(table["heard"], at) if "heard" in table else None,
         caller=_text(table.get("caller", ""), "caller", at),
@@ -145,11 +163,14 @@ def _turn(table: dict[str, Any], at: str) -> ScriptedTurn:
 def _call(table: object, at: str) -> ScriptedCall:
     if not isinstance(table, dict):
         raise DefinitionError(f"{at}: a call must be a table with a name, not {table!r}")
-    _refuse_unknown(table, {"name", "arguments"}, at)
+    _refuse_unknown(table, {"name"} | _OF_A_CALL, at)
     arguments = table.get("arguments", {})
     if not isinstance(arguments, dict):
         raise DefinitionError(f"{at}: `arguments` must be a table, not {arguments!r}")
-    return ScriptedCall(_text(table.get("name"), "call", at), arguments)
+    texts = {key: _text(table[key], key, at) for key in ("server", "output", "error") if key in table}
+    if "server" not in texts and texts:
+        raise DefinitionError(f"{at}: `{next(iter(texts))}` is what an MCP server answers; name the `server`")
+    return ScriptedCall(_text(table.get("name"), "call", at), arguments, **texts)
 
 
 def _pattern(value: object, at: str) -> re.Pattern[str]:

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import os
+import pty
+import signal
 import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
@@ -14,7 +18,9 @@ from phoneagent.sim import Faults, Model, Script
 pytestmark = pytest.mark.anyio
 
 APP = '''
-from phoneagent import Agent, Call, PhoneApp, ToolError, Turns, hang_up, tool
+import time
+from pathlib import Path
+from phoneagent import Agent, Call, McpServer, PhoneApp, ToolError, Turns, hang_up, tool
 
 @tool
 async def book_table(call: Call, guests: int) -> str:
@@ -33,6 +39,23 @@ async def taxi(call: Call) -> str:
     call.hang_up(goodbye=False)
     return "It comes."
 
+paid = 0
+
+@tool(once=True)
+async def pay(amount: float) -> str:
+    """Pay."""
+    global paid
+    paid += 1
+    return f"Payment {paid} of {amount}."
+
+@tool
+def slow() -> str:
+    """Take long."""
+    Path("begun").touch()
+    while not Path("go").exists():
+        time.sleep(0.01)
+    return "It is done."
+
 def choose(call: Call) -> Agent:
     if call.called == "+15550100009":
         return Agent(name="cafe", instructions="You serve coffee.")
@@ -40,7 +63,8 @@ def choose(call: Call) -> Agent:
 
 billing = Agent(name="billing", instructions="You do bills.", voice="cedar")
 host = Agent(
-    name="host", instructions="You book tables.", greeting="Good evening!", tools=[book_table, fails, taxi, hang_up],
+    name="host", instructions="You book tables.", greeting="Good evening!",
+    tools=[book_table, fails, taxi, pay, slow, hang_up, McpServer("shop", "https://shop.example")],
     turns=Turns(idle_timeout_ms=5000), handoffs=[billing],
 )
 app = PhoneApp(choose)
@@ -61,6 +85,18 @@ then = "Sorry."
 [[turn]]
 heard = "taxi"
 call = "taxi"
+arguments = {}
+[[turn]]
+heard = "pay 10.0"
+call = "pay"
+arguments = { amount = 10.0 }
+[[turn]]
+heard = "pay"
+call = "pay"
+arguments = { amount = 10 }
+[[turn]]
+heard = "long"
+call = "slow"
 arguments = {}
 [[turn]]
 heard = "bill"
@@ -186,6 +222,19 @@ async def test_one_agent_hands_over_to_another(folder: Path) -> None:
         assert model.violations == []
 
 
+async def test_what_acts_once_acts_once_here_too(folder: Path) -> None:
+    status, out, err = await chat(folder, "--script", "script.toml", lines="I pay!\nI pay 10.0!\nI pay!\n")
+    assert (status, err) == (0, "")
+    assert [line for line in out if "→" in line] == ["tool: pay → Payment 1 of 10.0."] * 3
+
+
+async def test_a_hosted_server_that_cannot_be_reached_is_told(folder: Path) -> None:
+    async with Model(Script.parse(SCRIPT), faults=Faults(mcp_unreachable={"shop"})) as model:
+        status, out, err = await chat(folder, lines="Hello?\n", REALTIME_URL=model.url, REALTIME_API_KEY="sk")
+    assert (status, err) == (0, "")
+    assert "! an MCP server could not be asked for its tools by the model's provider" in out
+
+
 async def test_who_answers_may_go_by_the_number(folder: Path) -> None:
     status, out, err = await chat(folder, "--sim", "--called", "+15550100009", lines="Hello!\n")
     assert (status, err) == (0, "")
@@ -195,11 +244,19 @@ async def test_who_answers_may_go_by_the_number(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("faults", "words"),
     [
-        (Faults(refuse_status=401), "refused the model session with HTTP 401"),
-        (Faults(fail_responses=9), "two responses of the model in a row failed"),
-        (Faults(drop_after_s=0.5), "the model's socket broke without a close"),
+        (Faults(refuse_status=401), "refused the model session with HTTP 401 server_error: check REALTIME_API_KEY"),
+        (Faults(fail_responses=9), "two responses of the model in a row failed: start anew"),
+        (Faults(drop_after_s=0.5), "the model's socket broke without a close: start anew"),
+        (
+            Faults(error_events=((0.5, {"type": "x", "code": "session_expired"}),)),
+            "refused: session_expired: start anew",
+        ),
+        (
+            Faults(error_events=((0.5, {"type": "x", "code": "model_not_found"}),)),
+            "model_not_found: check OPENAI_MODEL",
+        ),
     ],
-    ids=["key", "responses", "socket"],
+    ids=["key", "responses", "socket", "time", "model"],
 )
 async def test_a_model_in_trouble_is_one_line(folder: Path, faults: Faults, words: str) -> None:
     async with Model(faults=faults) as model:
@@ -222,6 +279,90 @@ async def test_a_model_in_trouble_is_one_line(folder: Path, faults: Faults, word
     (line,) = err.decode().splitlines()
     assert words in line
     assert "sk-key" not in line
+
+
+# --- how it ends ---
+
+
+@asynccontextmanager
+async def chatting(folder: Path, model: Model, stdin: int) -> AsyncIterator[asyncio.subprocess.Process]:
+    """Run it with somebody at the keyboard."""
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "phoneagent", "chat"),
+        cwd=folder,
+        env={**os.environ, "PHONEAGENT_ENV_FILE": "", "REALTIME_URL": model.url, "REALTIME_API_KEY": "sk-key"},
+        stdin=stdin,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    try:
+        async with asyncio.timeout(60):
+            yield process
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+
+
+async def shown(process: asyncio.subprocess.Process, words: str) -> None:
+    """Wait until it has written these words."""
+    assert process.stdout is not None
+    seen = ""
+    while words not in seen:
+        chunk = await process.stdout.read(4096)
+        assert chunk, f"it ended with {seen}"
+        seen += chunk.decode()
+
+
+async def test_a_tool_is_finished_though_the_session_is_lost(folder: Path) -> None:
+    read, write = os.pipe()
+    async with Model(Script.parse(SCRIPT)) as model, chatting(folder, model, read) as process:
+        os.write(write, b"It may take long.\n")
+        await shown(process, "tool: slow {}")
+        while not (folder / "begun").exists():
+            await asyncio.sleep(0.01)
+        model.sessions[0].kill()
+        await model.wait_for(lambda: model.sessions[0].closed)
+        (folder / "go").touch()
+        out, err = await process.communicate()
+    os.close(read)
+    os.close(write)
+    assert out.decode().splitlines() == ["tool: slow → It is done."]
+    assert err.decode() == "phoneagent: the model's socket broke without a close: start anew\n"
+    assert process.returncode == 2
+
+
+@pytest.mark.parametrize("busy", [False, True], ids=["at the prompt", "while a tool runs"])
+async def test_ctrl_c_ends_it_politely(folder: Path, busy: bool) -> None:
+    read, write = os.pipe()
+    async with Model(Script.parse(SCRIPT)) as model, chatting(folder, model, read) as process:
+        await shown(process, "Good evening!")
+        if busy:
+            os.write(write, b"It may take long.\n")
+            await shown(process, "tool: slow {}")
+        process.send_signal(signal.SIGINT)
+        _, err = await process.communicate()
+        await model.wait_for(lambda: model.sessions[0].closed)
+        assert model.violations == []
+    os.close(read)
+    os.close(write)
+    assert (process.returncode, err) == (0, b"")
+
+
+async def test_ctrl_d_at_a_terminal_ends_it_politely(folder: Path) -> None:
+    keyboard, terminal = pty.openpty()
+    try:
+        async with Model(Script.parse(SCRIPT)) as model, chatting(folder, model, terminal) as process:
+            await shown(process, "you: ")
+            os.write(keyboard, b"Hello?\n")
+            await shown(process, "I see.\nyou: ")
+            os.write(keyboard, b"\x04")
+            out, err = await process.communicate()
+            await model.wait_for(lambda: model.sessions[0].closed)
+    finally:
+        os.close(keyboard)
+        os.close(terminal)
+    assert (process.returncode, out, err) == (0, b"\n", b"")
 
 
 async def test_settings_that_are_wrong_are_a_line_each(folder: Path) -> None:

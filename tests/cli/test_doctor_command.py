@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -35,9 +37,11 @@ def run(*arguments: str) -> Any:
 
 
 def plant(monkeypatch: pytest.MonkeyPatch, *checks: Check) -> None:
-    async def examine(settings: Any, *, local: str | None = None) -> AsyncIterator[Check]:
+    async def examine(settings: Any, *, endpoints: Any = (), local: str | None = None) -> AsyncIterator[Check]:
         for check in checks:
             yield check
+        for endpoint in endpoints:
+            yield Check("endpoint", Status.OK, endpoint.host)
 
     monkeypatch.setitem(doctor.__globals__, "examine", examine)
 
@@ -70,6 +74,58 @@ def test_json(monkeypatch: pytest.MonkeyPatch) -> None:
             {"name": "b", "status": "failed", "text": "bad: mend it"},
         ],
     }
+
+
+def test_what_is_good_to_know_is_no_fault(monkeypatch: pytest.MonkeyPatch) -> None:
+    plant(monkeypatch, Check("model's gateway", Status.NOTE, "it asks for the beta"))
+    result = run()
+    assert result.exit_code == 0
+    assert result.output.rstrip() == "!  model's gateway  it asks for the beta"
+
+
+APP = """
+from phoneagent import Agent, Endpoint, PhoneApp
+app = PhoneApp(Agent(instructions="x"), endpoint=[Endpoint("wss://one.example"), Endpoint("wss://two.example")])
+"""
+
+
+@pytest.mark.parametrize("target", [[], ["agent.py"], ["agent:app"]], ids=["found", "file", "module"])
+def test_endpoints_that_code_brings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, target: list[str]) -> None:
+    monkeypatch.delenv("OPENAI_API_KEY")
+    report = planted_app(monkeypatch, tmp_path, APP, *target)
+    assert report == [("endpoint", "ok", "one.example"), ("endpoint", "ok", "two.example")]
+
+
+def test_an_app_that_brings_none(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    code = 'from phoneagent import Agent, PhoneApp\napp = PhoneApp(Agent(instructions="x"))'
+    assert planted_app(monkeypatch, tmp_path, code) == []
+
+
+@pytest.mark.parametrize(
+    ("code", "words"),
+    [("app = 7", "agent:app is not a PhoneApp but int"), ("raise OSError('secret')", "it cannot be imported: OSError")],
+)
+def test_a_file_that_is_no_app(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, code: str, words: str) -> None:
+    (check,) = planted_app(monkeypatch, tmp_path, code)
+    assert check[:2] == ("app", "skipped"), "perhaps it is somebody else's"
+    assert check[2].startswith(words)
+    assert planted_app(monkeypatch, tmp_path, code, "agent.py") == [("app", "failed", words)]
+
+
+def planted_app(
+    monkeypatch: pytest.MonkeyPatch, folder: Path, code: str, *arguments: str
+) -> list[tuple[str, str, str]]:
+    """Run it in a folder with this `agent.py`; the checks."""
+    (folder / "agent.py").write_text(code)
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    monkeypatch.delitem(sys.modules, "agent", raising=False)
+    plant(monkeypatch)
+    result = run("--json", *arguments)
+    sys.modules.pop("agent", None)
+    checks = json.loads(result.output)["checks"]
+    assert result.exit_code == any(check["status"] == "failed" for check in checks)
+    return [(check["name"], check["status"], check["text"]) for check in checks]
 
 
 def test_missing_settings(monkeypatch: pytest.MonkeyPatch) -> None:

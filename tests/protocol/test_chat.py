@@ -292,3 +292,18 @@ def test_a_loop_of_tools_is_ended() -> None:
     for number in range(1001):
         bench.calls(f"c{number}")
     assert "too many" in bench.items[-1]["output"]
+
+
+def test_a_response_that_only_calls_a_hosted_tool_is_not_asked_for_again() -> None:
+    bench = Bench()
+    bench.write()
+    bench.created()
+    bench.receive(realtime.OutputItemDone(item=realtime.Item(id="m1", type="mcp_call")))
+    bench.done()
+    assert len(bench.creates) == 1
+
+
+def test_what_goes_wrong_with_a_hosted_server_is_told() -> None:
+    bench = Bench()
+    bench.receive(realtime.Unknown("mcp_list_tools.failed"), realtime.Unknown("mcp_list_tools.completed"))
+    assert bench.shown == [Complaint("an MCP server could not be asked for its tools by the model's provider")]

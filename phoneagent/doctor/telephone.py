@@ -1,77 +1,35 @@
-"""What stands between a caller and the agent: everything from the settings to the model, looked at one by one.
-
-Each check is a line of the report. What is wrong says what to do; what cannot be looked at before something else is
-repaired says that. Nothing here places a call: the webhook and the media socket are asked as Twilio asks them, and the
-socket is closed before a call would start.
-"""
+"""The telephone's side of the doctor: Twilio's account and number, and the app as Twilio sees it."""
 
 from __future__ import annotations
 
-import asyncio
-import json
 import secrets
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
-from datetime import UTC, date, datetime
-from enum import StrEnum
-from urllib.parse import parse_qs, quote, urlsplit, urlunsplit
+from datetime import UTC, datetime
 
-import aiohttp
 from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidStatus, WebSocketException
 
-from phoneagent.agent import Agent
-from phoneagent.endpoint import Endpoint, open_session
-from phoneagent.errors import ConfigurationError, EndpointError, StoreError, TelephonyError
+from phoneagent.errors import TelephonyError
 from phoneagent.numbers import Account, PhoneNumbers
 from phoneagent.server import VOICE_PATH
 from phoneagent.settings import Settings
 from phoneagent.sim.alerts import CallFailed
 from phoneagent.sim.twiml import Verb, parse
 from phoneagent.sim.webhook import Web
-from phoneagent.store import Store
-from phoneagent.store.database import Database
+
+from .checks import Check, failed, ok, skipped
 
 REQUEST_SECONDS = 10.0
-LARGEST_ENTRY_BYTES = 64 * 1024
 
 MOST_SKEW_SECONDS = 60
 """How far this machine's clock may be from Twilio's."""
 
-SHUTDOWN_DAYS = 90
-"""How long before a model is switched off it is time to choose another."""
+
+# --- Twilio -----------------------------------------------------------------------------------------------------------
 
 
-class Status(StrEnum):
-    """How a check came out."""
-
-    OK = "ok"
-    FAILED = "failed"
-    SKIPPED = "skipped"
-
-
-@dataclass(frozen=True, slots=True)
-class Check:
-    """One line of the report: what was looked at, how it is, and in words what was found and what to do."""
-
-    name: str
-    status: Status
-    text: str
-
-
-def settings_missing(error: ConfigurationError) -> list[Check]:
-    """Return the report when the settings cannot be read: nothing else can be looked at."""
-    found = [failed("settings", problem) for problem in error.problems]
-    rest = ("Twilio", "clock", "number", "webhook", "media socket", "model", "database")
-    return [*found, *(skipped(name, "repair the settings first") for name in rest)]
-
-
-async def examine(settings: Settings, *, local: str | None = None) -> AsyncIterator[Check]:
-    """Look at everything, in the order of a call; each check is yielded when it is done.
-
-    `local` is where the app really listens (http://127.0.0.1:8000), to ask it there instead of at PUBLIC_URL.
-    """
-    yield ok("settings", "complete")
+async def check_twilio(settings: Settings) -> AsyncIterator[Check]:
+    """Look at the account, this machine's clock and the number."""
     numbers = PhoneNumbers(settings.twilio_account_sid, settings.auth_tokens[0], api_url=settings.twilio_api_url)
     try:
         account = await numbers.account()
@@ -83,29 +41,6 @@ async def examine(settings: Settings, *, local: str | None = None) -> AsyncItera
         yield _check_account(account)
         yield check_clock(account.date, datetime.now(UTC))
         yield await _check_number(numbers, settings)
-    for check in await _check_app(settings, local):
-        yield check
-    for check in await _check_model(Endpoint.from_settings(settings)):
-        yield check
-    yield await _check_database(settings)
-
-
-def ok(name: str, text: str) -> Check:
-    """Return a check that came out well."""
-    return Check(name, Status.OK, text)
-
-
-def failed(name: str, text: str) -> Check:
-    """Return a check that found something wrong; the text says what to do."""
-    return Check(name, Status.FAILED, text)
-
-
-def skipped(name: str, text: str) -> Check:
-    """Return a check that was not done; the text says why."""
-    return Check(name, Status.SKIPPED, text)
-
-
-# --- Twilio -----------------------------------------------------------------------------------------------------------
 
 
 def _check_account(account: Account) -> Check:
@@ -148,7 +83,8 @@ async def _check_number(numbers: PhoneNumbers, settings: Settings) -> Check:
 # --- the app, as Twilio sees it ---------------------------------------------------------------------------------------
 
 
-async def _check_app(settings: Settings, local: str | None) -> list[Check]:
+async def check_app(settings: Settings, local: str | None) -> list[Check]:
+    """Ask webhook and media socket, with a good signature and with a forged one; for `local` see `examine`."""
     public = settings.public_url
     address = ((local or public).rstrip("/") + VOICE_PATH, public if local else None)
     form = _webhook_form(settings)
@@ -253,76 +189,3 @@ def _judge_socket(forged: str | None, signed: str | None) -> Check:
         words = f"it does not open ({signed}): let proxy and tunnel pass WebSockets on, and the path as it is"
         return failed("media socket", words)
     return ok("media socket", "opens for Twilio, and refuses a forged signature")
-
-
-# --- the model --------------------------------------------------------------------------------------------------------
-
-
-async def _check_model(endpoint: Endpoint) -> list[Check]:
-    url = urlsplit(endpoint.url)
-    query = parse_qs(url.query)
-    model = (query.get("model") or query.get("deployment") or [""])[0]
-    base = url.path.removesuffix("/realtime")
-    scheme = "https" if url.scheme == "wss" else "http"
-    entry = urlunsplit((scheme, url.netloc, f"{base}/models/{quote(model, safe='')}", "", ""))
-    try:
-        async with asyncio.timeout(REQUEST_SECONDS):
-            status, day = await _model_entry(entry, endpoint)
-    except (aiohttp.ClientError, OSError) as error:
-        return [failed("model", f"no connection to {url.hostname} ({type(error).__name__}): check the network")]
-    if status == 401:
-        return [
-            failed("model", f"{url.hostname} refuses the key: check OPENAI_API_KEY, or REALTIME_API_KEY for another")
-        ]
-    checks = [] if day is None else [check_shutdown(model, day, datetime.now(UTC).date())]
-    return [await _check_session(endpoint, model), *checks]
-
-
-async def _model_entry(entry: str, endpoint: Endpoint) -> tuple[int, date | None]:
-    """Ask for a model's entry; servers other than OpenAI's need not have one, nor a date in it."""
-    async with (
-        aiohttp.ClientSession(headers=dict(endpoint.headers)) as http,
-        http.get(entry, allow_redirects=False) as answer,
-    ):
-        content = bytearray()
-        async for chunk in answer.content.iter_chunked(8192):
-            content += chunk
-            if len(content) > LARGEST_ENTRY_BYTES:
-                break
-    try:
-        return answer.status, date.fromisoformat(json.loads(content)["shutdown_date"])
-    except (ValueError, KeyError, TypeError):  # no date, or something else altogether
-        return answer.status, None
-
-
-async def _check_session(endpoint: Endpoint, model: str) -> Check:
-    try:
-        session = await open_session(endpoint, Agent(instructions="Say nothing.").session("Say nothing."))
-    except EndpointError as error:
-        return failed("model", f"{error}: check OPENAI_MODEL ({model}), the key, and the account's credit")
-    await session.close()
-    return ok("model", f"a session with {model} opens")
-
-
-def check_shutdown(model: str, day: date, today: date) -> Check:
-    """Judge the day on which a model is switched off."""
-    left = (day - today).days
-    if left > SHUTDOWN_DAYS:
-        return ok("model's end", f"{model} stays until {day}")
-    when = f"is switched off on {day}, in {left} days" if left > 0 else f"was switched off on {day}"
-    return failed("model's end", f"{model} {when}: set OPENAI_MODEL to a newer one")
-
-
-# --- the records ------------------------------------------------------------------------------------------------------
-
-
-async def _check_database(settings: Settings) -> Check:
-    database = Database(settings.database_url.get_secret_value())
-    if database.path is not None and not database.path.exists():
-        return ok("database", f"{database.name}, made at the first call")
-    async with Store(database) as store:
-        try:
-            await store.calls(limit=1)
-        except StoreError as error:
-            return failed("database", str(error))
-    return ok("database", database.name)

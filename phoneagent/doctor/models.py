@@ -1,0 +1,219 @@
+"""The model's side of the doctor: a session at every endpoint, and the day on which its model is switched off."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import json
+from collections.abc import AsyncIterator, Awaitable, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, date, datetime
+from urllib.parse import parse_qs, quote, urlencode, urlsplit, urlunsplit
+
+import aiohttp
+
+from phoneagent.agent import Agent
+from phoneagent.endpoint import Endpoint, TokenProvider, open_session
+from phoneagent.errors import ConfigurationError, EndpointError
+from phoneagent.settings import Settings
+
+from .checks import Check, failed, note, ok
+
+ENTRY_SECONDS = 10.0
+LARGEST_ENTRY_BYTES = 64 * 1024
+
+LONGEST_WORDS = 400
+"""Characters that are shown of what a server says."""
+
+SHUTDOWN_DAYS = 90
+"""How long before a model is switched off it is time to choose another."""
+
+_CREDIT = frozenset({"429", "insufficient_quota", "credit_balance_exhausted", "billing_hard_limit_reached"})
+_HELICONE = (
+    "Helicone asks its provider for the beta interface, and OpenAI has switched that off. A provider that refuses it "
+    "ends every session at once or stays silent, and why is hidden: then remove {gateway_key}, to connect directly"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Where the parts of an endpoint are from: what to look at when one of them is wrong."""
+
+    address: str
+    key: str
+    model: str
+    gateway: str = "the gateway's address in your code"
+    gateway_key: str = "Helicone's key in your code"
+    dialect: str = "dialect=GA in your code"
+    behind: Endpoint | None = None
+    """The provider behind Helicone's gateway, where it is known."""
+
+
+async def check_models(settings: Settings, endpoints: Sequence[Endpoint]) -> AsyncIterator[Check]:
+    """Look at the endpoints that code brings, in order, or at the one that the settings name."""
+    try:
+        found = [(each, _from_code(each)) for each in endpoints] or [_from_settings(settings)]
+    except ConfigurationError as error:
+        yield failed("model", str(error))
+        return
+    for number, (endpoint, source) in enumerate(found):
+        for check in await _check(f"fallback {number}" if number else "model", endpoint, source):
+            yield check
+
+
+def _from_code(endpoint: Endpoint) -> Source:
+    key = "its token provider" if endpoint.token is not None else "its key in your code"
+    return Source("its address in your code", key, "its model in your code")
+
+
+def _from_settings(settings: Settings) -> tuple[Endpoint, Source]:
+    endpoint = Endpoint.from_settings(settings)
+    if settings.realtime_url is not None:
+        in_url = parse_qs(urlsplit(settings.realtime_url).query).keys() & {"model", "deployment"}
+        source = Source("REALTIME_URL", "REALTIME_API_KEY", "the model in REALTIME_URL" if in_url else "OPENAI_MODEL")
+    elif settings.azure_openai_endpoint is not None:
+        source = Source("AZURE_OPENAI_ENDPOINT", "AZURE_OPENAI_API_KEY", "AZURE_OPENAI_DEPLOYMENT")
+    else:
+        address = "the network" if settings.openai_base_url is None else "OPENAI_BASE_URL"
+        source = Source(address, "OPENAI_API_KEY", "OPENAI_MODEL")
+    behind = None
+    if _through_helicone(endpoint) and settings.helicone_api_key is not None:
+        behind = Endpoint.from_settings(settings.model_copy(update={"helicone_api_key": None}))
+    gateway = "the network" if settings.helicone_url is None else "HELICONE_URL"
+    names = {"gateway": gateway, "gateway_key": "HELICONE_API_KEY", "dialect": "REALTIME_DIALECT=ga"}
+    return endpoint, replace(source, **names, behind=behind)
+
+
+def _through_helicone(endpoint: Endpoint) -> bool:
+    return any(name.lower() == "helicone-auth" for name in endpoint.headers)
+
+
+async def _check(name: str, endpoint: Endpoint, source: Source) -> list[Check]:
+    query = parse_qs(urlsplit(endpoint.url).query)
+    model = next((query[key][0] for key in ("model", "deployment") if key in query), "a model without a name")
+    helicone = _through_helicone(endpoint)
+    tokens: list[str] = []
+    asked = replace(endpoint, token=_noting(endpoint.token, tokens), remedies={})  # the remedies are our own here
+    try:
+        session = await open_session(asked, Agent(instructions="Say nothing.").session("Say nothing."))
+    except EndpointError as error:
+        words = " ".join(str(error).split())[:LONGEST_WORDS]  # a server's own may be a page
+        words = words if endpoint.host in words else f"{endpoint.host}: {words}"
+        checks, opened = [failed(name, f"{words}: {await _remedy(error, endpoint, source, model)}")], False
+    else:
+        await session.close()
+        checks, opened = [ok(name, f"a session with {model} opens at {endpoint.host}")], True
+    if helicone:
+        checks.append(note(f"{name}'s gateway", _HELICONE.format(gateway_key=source.gateway_key)))
+    provider = source.behind if helicone else endpoint
+    if opened and provider is not None:
+        _, day = await _entry(provider, model, tokens)
+        if day is not None:
+            checks.append(check_shutdown(model, day, datetime.now(UTC).date(), name=name, where=source.model))
+    return checks
+
+
+def check_shutdown(model: str, day: date, today: date, *, name: str = "model", where: str = "OPENAI_MODEL") -> Check:
+    """Judge the day on which a model is switched off; `where` it is named."""
+    left = (day - today).days
+    if left > SHUTDOWN_DAYS:
+        return ok(f"{name}'s end", f"{model} stays until {day}")
+    when = f"is switched off on {day}, in {left} days" if left > 0 else f"was switched off on {day}"
+    return failed(f"{name}'s end", f"{model} {when}: choose a newer one, and change {where}")
+
+
+# --- what to do -------------------------------------------------------------------------------------------------------
+
+
+async def _remedy(error: EndpointError, endpoint: Endpoint, source: Source, model: str) -> str:
+    code = error.code or ""
+    helicone = _through_helicone(endpoint)
+    address = source.gateway if helicone else source.address
+    if code in _CREDIT:
+        return "see to the account's credit and limits"
+    if code == "account_deactivated":
+        return "see to the account"
+    if code in ("401", "403", "invalid_api_key"):
+        return f"check {source.gateway_key if helicone and code != 'invalid_api_key' else source.key}"
+    if code == "1008":
+        return f"check {source.key} and {source.model}"
+    if code in ("beta_api_shape_disabled", "4000"):
+        return f"remove {source.gateway_key}" if helicone else f"it takes only the GA interface: set {source.dialect}"
+    if helicone and code in ("timeout", "1000"):
+        return await _behind(source, model)
+    if code in ("400", "404", "model_not_found"):
+        return f"check {source.model}" + (f", and {address}" if code == "404" and address != "the network" else "")
+    if code.startswith(("2", "3")) and len(code) == 3:
+        return f"a web page is there, and no model: check {address}"
+    if code.startswith("5") and len(code) == 3:
+        return f"it is in trouble, or not what is meant: try again later, or check {address}"
+    if endpoint.token is not None and "token provider" in str(error):
+        return "see to it first"
+    return f"check {address}" + ("" if address == "the network" else ", and the network")
+
+
+async def _behind(source: Source, model: str) -> str:
+    """Say what to do about a gateway that does not tell why; its provider may."""
+    guess = f"check {source.key} and {source.model}, or remove {source.gateway_key} to connect directly"
+    if source.behind is None:
+        return guess
+    status, _ = await _entry(source.behind, model, [])
+    if status in (401, 403):
+        return f"{source.behind.host} behind it refuses the key: check {source.key}"
+    return guess if status is not None else f"{source.behind.host} behind it cannot be asked either: check the network"
+
+
+# --- what the provider tells of a model -------------------------------------------------------------------------------
+
+
+def _noting(provider: TokenProvider | None, noted: list[str]) -> TokenProvider | None:
+    """Return a token provider that notes what it gives: it is asked once, for the session."""
+    if provider is None:
+        return None
+
+    async def noted_later(token: Awaitable[str]) -> str:
+        noted.append(await token)
+        return noted[-1]
+
+    def ask() -> str | Awaitable[str]:
+        token = provider()
+        if inspect.isawaitable(token):
+            return noted_later(token)
+        noted.append(token)
+        return token
+
+    async def ask_async() -> str:
+        return await noted_later(provider())  # type: ignore[arg-type]
+
+    return ask_async if inspect.iscoroutinefunction(provider) else ask
+
+
+async def _entry(endpoint: Endpoint, model: str, tokens: Sequence[str]) -> tuple[int | None, date | None]:
+    """Ask for the entry of a model; returns HTTP status and shutdown date, as far as there are any.
+
+    Servers other than OpenAI's need not have entries, nor dates in them, and nothing is wrong with one that has not.
+    """
+    url = urlsplit(endpoint.url)
+    path = f"{url.path.removesuffix('/realtime')}/models/{quote(model, safe='')}"
+    version = {key: value for key, value in parse_qs(url.query).items() if key == "api-version"}
+    address = urlunsplit(("https" if url.scheme == "wss" else "http", url.netloc, path, urlencode(version, True), ""))
+    headers = dict(endpoint.headers)
+    if tokens:
+        headers["Authorization"] = f"Bearer {tokens[-1]}"
+    content = bytearray()
+    try:
+        async with (
+            asyncio.timeout(ENTRY_SECONDS),
+            aiohttp.ClientSession(headers=headers) as http,
+            http.get(address, allow_redirects=False) as answer,
+        ):
+            async for chunk in answer.content.iter_chunked(8192):
+                content += chunk
+                if len(content) > LARGEST_ENTRY_BYTES:
+                    break
+    except (aiohttp.ClientError, OSError):  # a TimeoutError is an OSError
+        return None, None
+    try:
+        return answer.status, date.fromisoformat(json.loads(content)["shutdown_date"])
+    except (ValueError, KeyError, TypeError, RecursionError):  # no date, or something else altogether
+        return answer.status, None

@@ -1,0 +1,97 @@
+"""MCP servers that the model's provider calls, in a live call: the caller hears what came of it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from phoneagent import Agent, McpServer, Trouble
+from phoneagent.sim import Faults, Model, Script
+from phoneagent.sim.speech import Murmur
+from tests.calls.conftest import World, Worlds
+
+pytestmark = pytest.mark.anyio
+VOICE = Murmur()
+
+FOUND = """
+[[turn]]
+caller = "Where is my parcel?"
+say = "Let me look."
+call = "track"
+server = "shop"
+output = "It left on Monday."
+then = "Good news: {output}"
+"""
+CLOSED = """
+[[turn]]
+caller = "Where is my parcel?"
+call = "track"
+server = "shop"
+error = "The shop is closed."
+then = "I cannot tell."
+"""
+INLINE = [True]
+
+
+def shop(**options: Any) -> Agent:
+    return Agent(instructions="x", tools=[McpServer("shop", "https://shop.example/mcp", **options)])
+
+
+def model(script: str, *, inline: bool = False, **faults: Any) -> Model:
+    return Model(Script.parse(script), faults=Faults(mcp_inline=inline, **faults))
+
+
+async def said(w: World, line: Any, *words: str) -> None:
+    """Let the caller ask, once the server's tools are known, and wait until the agent has said all these words."""
+    (session,) = w.model.sessions
+    await w.until(lambda: any(item["type"] == "mcp_list_tools" for item in session.items))
+    await line.say(VOICE.render("Where is my parcel?"))
+    await w.until(lambda: session.said == [*words])
+    await line.wait_for_silence(ms=400)
+    assert session.said == [*words], "nothing is said twice"
+    assert all(item.sent_ms and item.truncated_ms is None for item in session.audio_items)
+    assert not w.model.violations
+    assert not line.violations
+
+
+@pytest.mark.parametrize("inline", INLINE)
+async def test_the_caller_hears_what_a_server_answers(world: Worlds, inline: bool) -> None:
+    async with world(shop(), model=model(FOUND, inline=inline)) as w, w.phone().dial() as line:
+        await said(w, line, "Let me look.", "Good news: It left on Monday.")
+        assert [call.output for call in w.model.sessions[0].mcp_calls] == ["It left on Monday."]
+
+
+@pytest.mark.parametrize("inline", INLINE)
+async def test_a_server_that_fails_is_told_and_talked_about(world: Worlds, inline: bool) -> None:
+    async with world(shop(), model=model(CLOSED, inline=inline)) as w, w.phone().dial() as line:
+        await said(w, line, "I cannot tell.")
+        assert "a tool of an MCP server failed" in w.of(Trouble)[0].what
+
+
+@pytest.mark.parametrize("inline", INLINE)
+async def test_nobody_approves_anything_during_a_call(world: Worlds, inline: bool) -> None:
+    agent = shop(allowed_tools=["track"], require_approval=["track"])
+    async with world(agent, model=model(FOUND, inline=inline)) as w, w.phone().dial() as line:
+        reason = "Nobody can approve this during a phone call. Tell the caller that it cannot be done here."
+        await said(w, line, "Let me look.", f"Good news: {reason}")
+        (call,) = w.model.sessions[0].mcp_calls
+        assert (call.approved, call.output) == (False, None)
+
+
+async def test_what_needs_no_approval_is_not_asked_about(world: Worlds) -> None:
+    agent = shop(allowed_tools=["track", "refund"], require_approval=["refund"])
+    async with world(agent, model=model(FOUND, inline=True)) as w, w.phone().dial() as line:
+        await said(w, line, "Let me look.", "Good news: It left on Monday.")
+        assert w.model.sessions[0].mcp_calls[0].approved is None
+
+
+async def test_a_server_that_cannot_be_reached_is_told(world: Worlds) -> None:
+    async with world(shop(), model=model(FOUND, mcp_unreachable={"shop"})) as w, w.phone().dial() as line:
+        await w.until(lambda: w.of(Trouble))
+        assert "an MCP server could not be asked for its tools" in w.of(Trouble)[0].what
+        await line.say(VOICE.render("Where is my parcel?"))
+        await w.until(lambda: w.model.sessions[0].said == ["Let me look."])
+        await line.wait_for_silence(ms=300)
+        assert not w.model.sessions[0].mcp_calls
+        assert not w.model.violations
