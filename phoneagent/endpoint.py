@@ -86,21 +86,23 @@ class ModelSession:
             self._connection.transport.abort()
 
 
-async def open_session(endpoint: Endpoint, session: Mapping[str, Any], call: Call | None = None) -> ModelSession:
+async def open_session(
+    endpoint: Endpoint, session: Mapping[str, Any], call: Call | None = None, *, within: float = CONNECT_SECONDS
+) -> ModelSession:
     """Open a session for a call and configure it; `session` is in GA's shape.
 
     Raises:
-        EndpointUnreachable: no configured session within `CONNECT_SECONDS`.
+        EndpointUnreachable: no configured session `within` so many seconds.
         EndpointRefused: the server says no: the key, the model, the configuration.
     """
     try:
-        return await _open(endpoint, session, call)
+        return await _open(endpoint, session, call, within)
     except EndpointError as error:
         remedy = endpoint.remedies.get(error.code or "")
         raise error if remedy is None else type(error)(f"{error}: {remedy}", code=error.code) from None
 
 
-async def _open(endpoint: Endpoint, session: Mapping[str, Any], call: Call | None) -> ModelSession:
+async def _open(endpoint: Endpoint, session: Mapping[str, Any], call: Call | None, within: float) -> ModelSession:
     headers: Mapping[str, str] = endpoint.headers
     waiting_for = "its token provider"
 
@@ -109,7 +111,7 @@ async def _open(endpoint: Endpoint, session: Mapping[str, Any], call: Call | Non
         waiting_for = f"an answer that can be read ({why})"
 
     try:
-        async with asyncio.timeout(CONNECT_SECONDS):
+        async with asyncio.timeout(within):
             headers = await _headers(endpoint, call)
             waiting_for = "its answer"
             connection = await _connect(endpoint, headers)
@@ -120,7 +122,7 @@ async def _open(endpoint: Endpoint, session: Mapping[str, Any], call: Call | Non
                 await connection.wait_closed()
                 raise
     except TimeoutError:
-        words = f"no model session at {endpoint.host} within {CONNECT_SECONDS:g} s, still waiting for {waiting_for}"
+        words = f"no model session at {endpoint.host} within {within:g} s, still waiting for {waiting_for}"
         raise EndpointUnreachable(_shown(words, headers), code="timeout") from None
     except EndpointError as error:  # it may hold the far end's own words
         raise type(error)(_shown(str(error), headers), code=error.code) from None

@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 from .agent import Agent, Answerer, choose
 from .call import Call
 from .carried import Carried
-from .endpoint import Endpoint, ModelSession, open_session
+from .endpoint import CONNECT_SECONDS, Endpoint, ModelSession, open_session
 from .errors import EndpointError, EndpointRefused, EndpointUnreachable, ProtocolError
 from .events import CallStarted, Event, Journal
 from .hooks import Follower, Hooks
@@ -36,6 +36,9 @@ _T = TypeVar("_T")
 INSTRUCTIONS_SECONDS = 5.0
 """How long the user's functions may take to choose an agent and to write its instructions: the caller waits in silence.
 """
+
+FAILOVER_SECONDS = 2.5
+"""How long an endpoint may take to give a session, where another one could be asked."""
 
 MAX_PREPARED = 200
 """So many callers may be between webhook and socket; further sessions are opened at the socket."""
@@ -175,10 +178,13 @@ class Switchboard:
         """
         failed: EndpointError | None = None
         for passed, endpoint in enumerate(tuple(route)):
+            last = passed == len(route) - 1
             if (models := agent.hearing.transcription_models) is not None:
                 endpoint = replace(endpoint, transcription_models=models)
             try:
-                opened = await open_session(endpoint, session, call)
+                opened = await open_session(
+                    endpoint, session, call, within=CONNECT_SECONDS if last else FAILOVER_SECONDS
+                )
             except EndpointError as error:
                 if len(route) > 1:
                     log.error("an endpoint gives no session: %s", error, extra={"call_sid": call.sid})

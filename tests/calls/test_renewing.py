@@ -21,6 +21,7 @@ from phoneagent import (
 from phoneagent.protocol import sessions
 from phoneagent.sim import Faults, Line, Model, Script
 from phoneagent.sim.speech import Murmur
+from phoneagent.switchboard import FAILOVER_SECONDS
 from tests.calls.conftest import World, Worlds
 
 pytestmark = pytest.mark.anyio
@@ -197,6 +198,21 @@ async def test_a_rate_limit_that_lasts_is_gone_round(world: Worlds) -> None:
             second.sessions[0].kill()  # the one that served the caller is asked first
             await w.until(lambda: len(second.sessions) == 2)
             assert len(first.sessions) == 1
+
+
+async def test_an_endpoint_that_never_answers_is_passed_over_in_time(
+    world: Worlds, caplog: pytest.LogCaptureFixture
+) -> None:
+    dumb = Model(Script.parse(SCRIPT), faults=Faults(no_created=True))
+    async with dumb as first, Model(Script.parse(SCRIPT)) as second:
+        both = [Endpoint(f"{model.url}?model=m", transcription_models=("whisper-1",)) for model in (first, second)]
+        async with world(Agent(instructions="x", greeting="Hello!"), endpoints=both) as w, w.phone().dial() as line:
+            await line.wait_for_agent(ms=100)
+            second.sessions[0].kill()
+            await heard_more(w, line)
+            assert len(first.sessions) == 1  # it was not asked first any more
+            (told,) = {record.getMessage() for record in caplog.records if "gives no session" in record.getMessage()}
+            assert f"within {FAILOVER_SECONDS:g} s" in told
 
 
 async def test_without_another_session_the_caller_hears_the_apology(
