@@ -1,7 +1,7 @@
 """Telephone audio: G.711 µ-law at 8 kHz, mono, one byte per sample.
 
 Nothing here is on the path of a frame: a call passes base64 text through and only counts it. These functions serve
-prompts, recordings and the simulators.
+prompts, recordings, the simulators, and a call that is about to be handed over.
 """
 
 from __future__ import annotations

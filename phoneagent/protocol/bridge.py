@@ -294,13 +294,10 @@ class Bridge:
         self.narration.speech_stopped(self.hearing.behind_ms(event.audio_end_ms), now)
 
     def _response_created(self, response: realtime.Response, now: float) -> None:
-        interrupted = self.responses.created(response, now)
+        unwanted = self.responses.created(response, now) or (self.turn.speaking and self._may_interrupt())
         self.narration.answer_begins()
-        ask = self.responses.ask
         if self._closing.active:
-            unwanted = ask is None or ask.kind != "goodbye"
-        else:
-            unwanted = interrupted or (self.turn.speaking and self._may_interrupt())
+            unwanted = self.responses.ask is None or self.responses.ask.kind != "goodbye"
         if unwanted:
             self.responses.discard(now)
 
@@ -394,14 +391,18 @@ class Bridge:
 
     # --- going on elsewhere ---------------------------------------------------------------------------------------
 
-    def quiet(self, now: float) -> bool:
-        """Tell whether the call can be handed over without anybody noticing: the floor is open, and nothing is owed."""
+    def quiet(self, now: float, *, heard_again: bool = False) -> bool:
+        """Tell whether another session can go on without anybody noticing: the floor is open, and nothing is owed.
+
+        Nor has the caller just begun to speak, unless the last second is `heard_again` there.
+        """
         return (
             self.floor() is Floor.OPEN
             and self.sessions.begun
             and not self.turn.open(now)
             and not self.responses.owes
             and not self.narration.awaits_text(now)
+            and (heard_again or self.hearing.silent())
         )
 
     def hand_over(self, now: float, reason: str) -> None:
@@ -512,7 +513,7 @@ class Bridge:
             else:
                 self._limits.announced = True
                 self.responses.want(prompts.announcement())
-        self.sessions.handle_timer(now, quiet=self.quiet(now))
+        self.sessions.handle_timer(now, quiet=self.quiet(now, heard_again=True))
         self.turn.handle_timer(now)
         self.hearing.handle_timer(now)
         self.responses.handle_timer(now)

@@ -12,7 +12,7 @@ import math
 from collections import deque
 from collections.abc import Iterator
 
-from .audio import BYTES_PER_MS, FRAME_BYTES, base64_bytes, silence
+from .audio import BYTES_PER_MS, FRAME_BYTES, base64_bytes, rms, silence
 from .realtime import AudioAppend
 
 MAX_HELD_BYTES = 10_000 * BYTES_PER_MS
@@ -33,6 +33,12 @@ FILL_MS = 100
 
 COMMIT_SECONDS = 1.0
 """So long after the end of speech its turn may take to be committed; until then the server may answer by itself."""
+
+NOTICED_FRAMES = 15
+"""So many of the latest frames (300 ms) tell whether somebody has just begun to speak."""
+
+SPEECH_RMS = 400
+"""Speech on a telephone is several times as loud, and a quiet line far less; of 32,767."""
 
 FRAME_MS = FRAME_BYTES // BYTES_PER_MS
 _FILL = base64.b64encode(silence(FILL_MS)).decode()
@@ -149,6 +155,11 @@ class CallerAudio:
         """Take everything that waits."""
         while (message := self.pop()) is not None:
             yield message
+
+    def silent(self) -> bool:
+        """Tell whether nothing was heard of the caller lately; of speech the model tells some 200 ms later."""
+        latest = (*self._given, *self._queue)[-NOTICED_FRAMES:]
+        return rms(b"".join(base64.b64decode(payload) for payload, _ in latest)) < SPEECH_RMS
 
     def forget(self) -> None:
         """Drop everything that waits."""

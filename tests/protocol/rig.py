@@ -121,16 +121,16 @@ class Rig:
         details = mediastream.StartDetails(account_sid="AC1", call_sid="CA1")
         self.caller(mediastream.Start(stream_sid=sid, start=details))
 
-    def media(self, ms: float = 20, timestamp: int = 0, sid: str = STREAM) -> None:
-        details = mediastream.MediaDetails(payload=ulaw(ms), timestamp=str(timestamp))
+    def media(self, ms: float = 20, timestamp: int = 0, sid: str = STREAM, *, byte: int = 0x55) -> None:
+        details = mediastream.MediaDetails(payload=ulaw(ms, byte), timestamp=str(timestamp))
         self.caller(mediastream.Media(stream_sid=sid, media=details))
 
     def talk(self, seconds: float) -> None:
-        """Let time pass on a line that delivers."""
+        """Let time pass on a line that delivers, and nobody speaks."""
         until = self.now + seconds
         while self.now < until:
             self.wait(min(0.5, until - self.now))
-            self.media()
+            self.media(byte=0xFF)
 
     def mark(self, name: str, sid: str = STREAM) -> None:
         self.caller(mediastream.Mark(stream_sid=sid, mark=mediastream.MarkDetails(name=name)))

@@ -151,6 +151,18 @@ def test_an_answer_that_is_owed_is_answered_by_whoever_goes_on() -> None:
     assert pending(rig) == "answer"
 
 
+def test_a_word_that_the_model_has_not_noticed_yet_is_waited_for() -> None:
+    rig = Rig()
+    rig.talk(5)
+    assert rig.bridge.quiet(rig.now)
+    for _ in range(5):
+        rig.media(byte=0x10)
+    assert not rig.bridge.quiet(rig.now)
+    assert rig.bridge.quiet(rig.now, heard_again=True)
+    rig.talk(8)
+    assert rig.bridge.quiet(rig.now)
+
+
 def test_the_first_question_is_waited_for_as_well() -> None:
     rig = Rig(greeting="Hello!")
     rig.heard("g")
