@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import base64
+import binascii
 import json
 import logging
 import re
@@ -18,6 +20,7 @@ from .errors import EndpointError, EndpointRefused, EndpointUnreachable, Protoco
 from .protocol import realtime
 from .protocol.configuring import Configuring
 from .protocol.policy import FATAL_CODES
+from .protocol.transcoding import ToPcm, ToUlaw
 from .provider import Endpoint, TokenProvider
 from .threads import ask
 
@@ -51,6 +54,10 @@ class ModelSession:
         """What the server did not take of the configuration, a line each."""
         self.effective: Mapping[str, Any] = configuring.effective
         """The session in the server's words."""
+        self._to_pcm = ToPcm() if configuring.hears_pcm else None
+        self._speaks_pcm = configuring.speaks_pcm
+        self._to_ulaw = ToUlaw()
+        self._spoken = ""
 
     async def send(self, message: realtime.ToModel) -> None:
         """Write an event.
@@ -58,6 +65,9 @@ class ModelSession:
         Raises:
             EndpointUnreachable: the socket is closed.
         """
+        if self._to_pcm is not None and isinstance(message, realtime.AudioAppend):
+            pcm = self._to_pcm.feed(base64.b64decode(message.audio))
+            message = realtime.AudioAppend(base64.b64encode(pcm).decode())
         try:
             await self._connection.send(realtime.encode(message, self.dialect), text=True)
         except ConnectionClosed as error:
@@ -74,6 +84,24 @@ class ModelSession:
         except ConnectionClosed as error:  # also a close with 1001, which counts as a clean one
             raise _closed(error) from None
 
+    def decode(self, raw: bytes) -> realtime.FromModel:
+        """Read an event that was received; its audio is a telephone's.
+
+        Raises:
+            ProtocolError: see `realtime.decode`.
+        """
+        event = realtime.decode(raw)
+        if not self._speaks_pcm or not isinstance(event, realtime.AudioDelta):
+            return event
+        if event.item_id != self._spoken:
+            self._to_ulaw, self._spoken = ToUlaw(), event.item_id  # a sample that was cut off shifts no other item
+        try:
+            pcm = base64.b64decode(event.delta)
+        except binascii.Error:
+            raise ProtocolError("Realtime `response.output_audio.delta` ignored: its delta is not base64") from None
+        event.delta = base64.b64encode(self._to_ulaw.feed(pcm)).decode()
+        return event
+
     def abort(self) -> None:
         """Drop the session; whoever reads it learns that it is gone."""
         self._connection.transport.abort()
@@ -87,16 +115,16 @@ class ModelSession:
 
 
 async def open_session(
-    endpoint: Endpoint, session: Mapping[str, Any], call: Call | None = None, *, within: float = CONNECT_SECONDS
+    endpoint: Endpoint, session: Mapping[str, Any], call: Call | None = None, *, within: float | None = None
 ) -> ModelSession:
     """Open a session for a call and configure it; `session` is in GA's shape.
 
     Raises:
-        EndpointUnreachable: no configured session `within` so many seconds.
+        EndpointUnreachable: no configured session `within` so many seconds (`CONNECT_SECONDS`).
         EndpointRefused: the server says no: the key, the model, the configuration.
     """
     try:
-        return await _open(endpoint, session, call, within)
+        return await _open(endpoint, session, call, CONNECT_SECONDS if within is None else within)
     except EndpointError as error:
         remedy = endpoint.remedies.get(error.code or "")
         raise error if remedy is None else type(error)(f"{error}: {remedy}", code=error.code) from None

@@ -70,6 +70,7 @@ class ModelSocket(Protocol):
 
     async def send(self, message: realtime.ToModel) -> None: ...
     async def receive(self) -> bytes: ...
+    def decode(self, raw: bytes) -> realtime.FromModel: ...
     async def close(self) -> None: ...
     def abort(self) -> None: ...
 
@@ -310,7 +311,7 @@ class Session:
         self.flush()
         try:
             while True:
-                self._take_event(await model.receive())
+                self._take_event(model, await model.receive())
         finally:
             model.abort()
 
@@ -321,9 +322,9 @@ class Session:
             log.exception("the agent who had the call cannot go on with it", extra={"call_sid": self._call.sid})
             self._report(f"the agent who answered has the call again: {type(error).__name__}")
 
-    def _take_event(self, raw: bytes) -> None:
+    def _take_event(self, model: ModelSocket, raw: bytes) -> None:
         try:
-            event = realtime.decode(raw)
+            event = model.decode(raw)
             data = realtime.as_dict(raw) if self._model_events else {}
         except ProtocolError as error:
             self._report(str(error))

@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 from .agent import Agent, Answerer, choose
 from .call import Call
 from .carried import Carried
-from .endpoint import CONNECT_SECONDS, Endpoint, ModelSession, open_session
+from .endpoint import Endpoint, ModelSession, open_session
 from .errors import EndpointError, EndpointRefused, EndpointUnreachable, ProtocolError
 from .events import CallStarted, Event, Journal
 from .hooks import Follower, Hooks
@@ -182,9 +182,7 @@ class Switchboard:
             if (models := agent.hearing.transcription_models) is not None:
                 endpoint = replace(endpoint, transcription_models=models)
             try:
-                opened = await open_session(
-                    endpoint, session, call, within=CONNECT_SECONDS if last else FAILOVER_SECONDS
-                )
+                opened = await open_session(endpoint, session, call, within=None if last else FAILOVER_SECONDS)
             except EndpointError as error:
                 if len(route) > 1:
                     log.error("an endpoint gives no session: %s", error, extra={"call_sid": call.sid})

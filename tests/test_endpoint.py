@@ -195,10 +195,10 @@ async def breaks_off(connection: ServerConnection) -> None:
     connection.transport.abort()
 
 
-async def speaks_pcm(connection: ServerConnection) -> None:
+async def speaks_alaw(connection: ServerConnection) -> None:
     await say(connection, **CREATED)
     await connection.recv()
-    await say(connection, **updated({"audio": {"output": {"format": {"type": "audio/pcm", "rate": 24000}}}}))
+    await say(connection, **updated({"audio": {"output": {"format": {"type": "audio/pcma"}}}}))
     await connection.wait_closed()
 
 
@@ -208,7 +208,7 @@ async def speaks_pcm(connection: ServerConnection) -> None:
         (fatal_error, EndpointRefused, "beta_api_shape_disabled"),
         (hangs_up, EndpointRefused, "1008 policy"),
         (breaks_off, EndpointUnreachable, "without a close"),
-        (speaks_pcm, EndpointRefused, "audio/pcm, but"),
+        (speaks_alaw, EndpointRefused, "speak audio/pcma"),
     ],
 )
 async def test_bad_servers(behaviour: Behaviour, kind: type[Exception], words: str) -> None:

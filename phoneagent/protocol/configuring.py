@@ -21,7 +21,7 @@ from .realtime import (
     SessionUpdate,
     SessionUpdated,
     dialect_of,
-    output_format_of,
+    formats_of,
 )
 
 MAX_ATTEMPTS = 12
@@ -31,6 +31,8 @@ _PASSING = frozenset({"server_error", "rate_limit_exceeded", "inference_rate_lim
 _TRANSCRIPTION = ("audio", "input", "transcription")
 _TURNS = ("audio", "input", "turn_detection")
 _WHOLE = (
+    ("audio", "input", "format"),
+    ("audio", "output", "format"),
     ("audio", "input", "noise_reduction"),
     ("audio", "output", "voice"),
     ("reasoning",),
@@ -41,6 +43,12 @@ _WHOLE = (
 """Fields that are dropped as a whole: without the part that was refused, the rest of them says nothing."""
 
 _SERVER_VAD = {"type": "server_vad", "threshold": 0.5, "prefix_padding_ms": 300, "silence_duration_ms": 500}
+_FORMATS = frozenset({("audio", "input", "format"), ("audio", "output", "format")})
+"""Without them a server hears or speaks as it likes, and its session says how."""
+
+PHONE_FORMAT, PCM_FORMAT = "audio/pcmu", "audio/pcm"
+"""What a call speaks, and what can be made of it (see `transcoding`)."""
+
 _VITAL = frozenset(
     {
         ("type",),
@@ -90,6 +98,8 @@ class Configuring:
         self.done = False
         self.effective: dict[str, Any] = {}
         self.dropped: list[str] = []
+        self.hears_pcm = self.speaks_pcm = False
+        """Whether the far end has linear PCM at 24 kHz instead of a telephone's µ-law."""
 
     def receive(self, event: FromModel) -> SessionUpdate | None:
         """Take an event; return the update to send, if one is due.
@@ -105,11 +115,15 @@ class Configuring:
             case SessionUpdated(session=session) if self._attempt:
                 self.effective = session
                 self.done = True
-                speaks = output_format_of(session)
-                if speaks != "audio/pcmu":
+                hears, speaks = formats_of(session)
+                if speaks not in (PHONE_FORMAT, PCM_FORMAT) or hears not in (PHONE_FORMAT, PCM_FORMAT, "unknown"):
                     raise EndpointRefused(
-                        f"the model would speak {speaks}, but a phone call needs audio/pcmu (g711_ulaw)", code="format"
+                        f"the model would hear {hears} and speak {speaks}: a phone call needs audio/pcmu (g711_ulaw), "
+                        "or audio/pcm at 24000 Hz (pcm16) to make that of",
+                        code="format",
                     )
+                self.speaks_pcm = speaks == PCM_FORMAT
+                self.hears_pcm = self.speaks_pcm if hears == "unknown" else hears == PCM_FORMAT
             case Error(error=failure) if self._attempt == 0:
                 code = failure.code or failure.type or "error"
                 kind = EndpointUnreachable if {failure.code, failure.type} & _PASSING else EndpointRefused
@@ -148,6 +162,9 @@ class Configuring:
             return
         if (path in (_TURNS, (*_TURNS, "type")) or self._minimal) and self._find_turns_by_silence():
             self.dropped.append(f"semantic_vad ({why}), finding turns by silence")
+            return
+        if path in _FORMATS and self._remove(path):
+            self.dropped.append(f"{'.'.join(path)} ({why}): audio is converted")
             return
         if path and path not in _VITAL and self._attempt < MAX_ATTEMPTS and self._remove(path):
             self.dropped.append(f"{'.'.join(path)} ({why})")

@@ -321,15 +321,24 @@ def dialect_of(session: Mapping[str, Any]) -> Dialect:
     return Dialect.GA
 
 
-def output_format_of(session: Mapping[str, Any]) -> str:
-    """Return the audio format the model will speak in, in GA's spelling, e.g. "audio/pcmu"."""
-    if "output_audio_format" in session:
-        beta = str(session["output_audio_format"])
-        return {"g711_ulaw": "audio/pcmu", "g711_alaw": "audio/pcma", "pcm16": "audio/pcm"}.get(beta, beta)
+def formats_of(session: Mapping[str, Any]) -> tuple[str, str]:
+    """Return the audio formats that a session hears and speaks, in GA's spelling, e.g. "audio/pcmu"."""
+    if "output_audio_format" in session or "input_audio_format" in session:
+        beta = (str(session.get(f"{way}_audio_format", "unknown")) for way in ("input", "output"))
+        hears, speaks = (_GA_FORMATS.get(each, each) for each in beta)
+        return hears, speaks
     audio = session.get("audio")
-    output = audio.get("output") if isinstance(audio, Mapping) else None
-    format_ = output.get("format") if isinstance(output, Mapping) else None
-    return str(format_.get("type")) if isinstance(format_, Mapping) else "unknown"
+    hears, speaks = (_format(audio, way) for way in ("input", "output"))
+    return hears, speaks
+
+
+def _format(audio: Any, way: str) -> str:
+    side = audio.get(way) if isinstance(audio, Mapping) else None
+    format_ = side.get("format") if isinstance(side, Mapping) else None
+    if not isinstance(format_, Mapping):
+        return "unknown"
+    kind, rate = str(format_.get("type")), format_.get("rate")
+    return f"{kind} at {rate} Hz" if kind == "audio/pcm" and rate not in (None, 24_000) else kind
 
 
 def expires_at_of(session: Mapping[str, Any]) -> float | None:
@@ -424,6 +433,7 @@ def encode(message: ToModel, dialect: Dialect) -> bytes:
 
 
 _BETA_FORMATS = {"audio/pcmu": "g711_ulaw", "audio/pcma": "g711_alaw", "audio/pcm": "pcm16"}
+_GA_FORMATS = {beta: modern for modern, beta in _BETA_FORMATS.items()}
 _BETA_INPUT = {
     "transcription": ("input_audio_transcription", frozenset({"model", "language", "prompt"})),
     "noise_reduction": ("input_audio_noise_reduction", frozenset({"type"})),

@@ -24,7 +24,7 @@ from phoneagent import (
 )
 from phoneagent.demo.report import measure
 from phoneagent.protocol.realtime import Dialect
-from phoneagent.sim import Helicone, Line, Model
+from phoneagent.sim import Faults, Helicone, Line, Model
 from phoneagent.sim.model_service import ANY, AZURE, AZURE_PREVIEW, BETA_GATEWAY, OPENAI
 from phoneagent.sim.speech import Murmur
 from tests.calls.conftest import World, Worlds
@@ -267,3 +267,26 @@ async def test_what_helicone_cannot_do_is_said_clearly(
         else:
             assert "Helicone stays silent" in ended.reason
         assert KEY not in ended.reason
+
+
+@pytest.mark.parametrize("dialect", list(Dialect))
+async def test_a_gateway_of_linear_pcm(world: Worlds, dialect: Dialect) -> None:
+    """It refuses a telephone's formats, and keeps its own: 16 bits at 24 kHz, both ways."""
+    ours = {"audio.input.format", "audio.output.format", "input_audio_format", "output_audio_format"}
+    faults, service = Faults(refuse_fields=ours), ANY if dialect is Dialect.GA else BETA_GATEWAY
+    running = Model(SCRIPT, service=service, faults=faults)
+    async with world(HOST, model=running) as w:
+        line = await conversation(w)
+        assert (line.ended_by, line.violations) == ("agent", [])
+        (session,) = running.sessions
+        assert session.dialect == dialect.value
+        assert {item.bytes_per_ms for item in session.audio_items} == {48}
+        await w.until(lambda: w.of(CallEnded))
+        turns = [turn for turn in w.of(CallEnded)[0].transcript if turn.role == "agent"]
+        for turn, item in zip(turns, session.audio_items, strict=True):
+            assert abs(turn.said_ms - item.sent_ms) <= 1
+            assert turn.interrupted or turn.text == item.text
+            assert turn.interrupted or turn.heard_ms == turn.said_ms
+        spoken = [turn for turn in session.caller_turns if turn.audio]
+        assert [turn.text for turn in spoken] == ["A table, please.", "At seven.", "Goodbye."]
+        assert running.violations == []

@@ -101,11 +101,45 @@ def test_an_error_without_a_code_ends_it_too() -> None:
         Configuring(SESSION).receive(refusal(code=None))
 
 
-@pytest.mark.parametrize("session", [{}, {"output_audio_format": "pcm16"}, {"audio": {"output": {"format": None}}}])
+@pytest.mark.parametrize(
+    "session",
+    [
+        {},
+        {"output_audio_format": "g711_alaw"},
+        {"audio": {"output": {"format": None}}},
+        {"input_audio_format": "opus", "output_audio_format": "g711_ulaw"},
+        {"audio": {"output": {"format": {"type": "audio/pcm", "rate": 16000}}}},
+    ],
+)
 def test_a_model_that_would_not_speak_ulaw_is_not_let_to_the_caller(session: dict[str, Any]) -> None:
     configuring, _ = begun()
     with pytest.raises(EndpointRefused, match="g711_ulaw"):
         configuring.receive(realtime.SessionUpdated(session=session))
+
+
+@pytest.mark.parametrize(
+    ("session", "hears_pcm", "speaks_pcm"),
+    [
+        ({"audio": {"output": {"format": PCMU}}}, False, False),
+        ({"input_audio_format": "pcm16", "output_audio_format": "pcm16"}, True, True),
+        ({"audio": {"output": {"format": {"type": "audio/pcm", "rate": 24000}}}}, True, True),
+        ({"audio": {"input": {"format": {"type": "audio/pcm"}}, "output": {"format": PCMU}}}, True, False),
+    ],
+)
+def test_a_model_of_linear_pcm_is_converted(session: dict[str, Any], hears_pcm: bool, speaks_pcm: bool) -> None:
+    configuring, _ = begun()
+    configuring.receive(realtime.SessionUpdated(session=session))
+    assert configuring.done
+    assert (configuring.hears_pcm, configuring.speaks_pcm) == (hears_pcm, speaks_pcm)
+
+
+@pytest.mark.parametrize("way", ["input", "output"])
+@pytest.mark.parametrize("param", ["audio.{}.format", "session.audio.{}.format.type", "{}_audio_format"])
+def test_a_server_that_refuses_our_format_keeps_its_own(way: str, param: str) -> None:
+    configuring, _ = begun()
+    session = refused(configuring, param.format(way))
+    assert "format" not in session["audio"][way]
+    assert session["audio"]["input"]["turn_detection"] == SESSION["audio"]["input"]["turn_detection"]
 
 
 def test_the_field_that_the_error_names_is_dropped() -> None:
@@ -137,7 +171,7 @@ def test_fields_are_found_in_both_spellings(param: str, path: tuple[str, ...]) -
 
 @pytest.mark.parametrize(
     "param",
-    [None, "", "session", "session.instructions", "session.audio.output.format", "session.tools[0].name", "session.x"],
+    [None, "", "session", "session.instructions", "session.tools[0].name", "session.x"],
 )
 def test_anything_else_reduces_the_session_to_what_a_call_needs(param: str | None) -> None:
     configuring, _ = begun()

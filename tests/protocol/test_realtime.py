@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from phoneagent.errors import ProtocolError
 from phoneagent.protocol import realtime
-from phoneagent.protocol.realtime import Dialect, decode, dialect_of, encode, output_format_of
+from phoneagent.protocol.realtime import Dialect, decode, dialect_of, encode, formats_of
 
 
 def event(type_: str, **fields: Any) -> bytes:
@@ -114,7 +114,9 @@ def test_the_session() -> None:
 
 
 def test_an_event_that_a_call_does_not_need() -> None:
-    assert decode(event("rate_limits.updated", rate_limits=[])) == realtime.Unknown("rate_limits.updated")
+    assert decode(event("output_audio_buffer.started", response_id="r")) == realtime.Unknown(
+        "output_audio_buffer.started"
+    )
 
 
 def test_an_item_of_a_kind_that_nobody_knows_yet() -> None:
@@ -189,6 +191,8 @@ def test_the_dialect_shows_in_the_first_session(session: dict[str, Any], dialect
     [
         ({"audio": {"output": {"format": {"type": "audio/pcmu"}}}}, "audio/pcmu"),
         ({"audio": {"output": {"format": {"type": "audio/pcm", "rate": 24000}}}}, "audio/pcm"),
+        ({"audio": {"output": {"format": {"type": "audio/pcm", "rate": 16000}}}}, "audio/pcm at 16000 Hz"),
+        ({"audio": {"output": {"format": {"type": "audio/pcmu", "rate": 8000}}}}, "audio/pcmu"),
         ({"output_audio_format": "g711_ulaw"}, "audio/pcmu"),
         ({"output_audio_format": "g711_alaw"}, "audio/pcma"),
         ({"output_audio_format": "pcm16"}, "audio/pcm"),
@@ -200,7 +204,16 @@ def test_the_dialect_shows_in_the_first_session(session: dict[str, Any], dialect
     ],
 )
 def test_what_the_model_will_speak_in(session: dict[str, Any], format_: str) -> None:
-    assert output_format_of(session) == format_
+    assert formats_of(session)[1] == format_
+
+
+def test_what_the_model_hears_is_told_apart_from_what_it_speaks() -> None:
+    assert formats_of({"input_audio_format": "pcm16", "output_audio_format": "g711_ulaw"}) == (
+        "audio/pcm",
+        "audio/pcmu",
+    )
+    modern = {"input": {"format": {"type": "audio/pcmu"}}, "output": {"format": {"type": "audio/pcm"}}}
+    assert formats_of({"audio": modern}) == ("audio/pcmu", "audio/pcm")
 
 
 # --- client events ---
