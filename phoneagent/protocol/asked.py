@@ -44,13 +44,20 @@ class Asked:
         """Make a turn of the caller's audio so far, also of what waits; it is not answered by itself."""
         if len(self._outbox) >= MAX_WAITING:
             return False
+        self._hearing.speech(False, by_hand=True)
         self._outbox.extend(self._hearing.take())
         self._outbox.append(AudioCommit())
         return True
 
+    def commit_again(self) -> None:
+        """Another model hears the turn once more: if it was over, it is to know that."""
+        if self._hearing.by_hand and not self._hearing.speaking:
+            self.commit()
+
     def clear(self) -> bool:
         """Forget the caller's audio that is in no turn, also what waits."""
         self._hearing.forget()
+        self._hearing.speech(True, by_hand=True)  # what comes now is meant to be heard
         return self._send(AudioClear())
 
     def _send(self, message: ToModel) -> bool:

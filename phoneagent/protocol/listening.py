@@ -40,6 +40,9 @@ NOTICED_FRAMES = 15
 SPEECH_RMS = 400
 """Speech on a telephone is several times as loud, and a quiet line far less; of 32,767."""
 
+REPLAY_SECONDS = 3.0
+"""How long it may take a model to find the turn in what it hears once more; if there is none, the call goes on."""
+
 FRAME_MS = FRAME_BYTES // BYTES_PER_MS
 _FILL = base64.b64encode(silence(FILL_MS)).decode()
 
@@ -65,6 +68,10 @@ class CallerTurn:
         """Who heard it is gone."""
         self.speaking, self._open_until = False, -math.inf
 
+    def replayed(self, now: float) -> None:
+        """Another model hears it once more, and is to tell when it was over."""
+        self._open_until = now + REPLAY_SECONDS
+
     def open(self, now: float) -> bool:
         return now < self._open_until
 
@@ -85,7 +92,7 @@ class CallerAudio:
         self._held = 0
         self._next_timestamp: int | None = None
         self._media_at: float | None = None
-        self._speaking = False
+        self.speaking = self.by_hand = False
         self._filled_ms = 0
         self._filled_at: float | None = None
         self._given: deque[tuple[str, int]] = deque()
@@ -113,9 +120,9 @@ class CallerAudio:
         if size:
             self._put(payload)
 
-    def speech(self, speaking: bool) -> None:
-        """Note whether the model hears the caller speak."""
-        self._speaking = speaking
+    def speech(self, speaking: bool, *, by_hand: bool = False) -> None:
+        """Note whether the caller speaks: as the model hears it, or (`by_hand`) as the user's code says."""
+        self.speaking, self.by_hand = speaking, by_hand
         self.unsettled = self.unsettled or speaking
 
     def settled(self) -> None:
@@ -124,7 +131,7 @@ class CallerAudio:
 
     def get_timer(self) -> float | None:
         """Return when silence has to be made up, unless media comes before."""
-        if not self._speaking or self._media_at is None or self._filled_ms >= MAX_FILL_MS:
+        if not self.speaking or self._media_at is None or self._filled_ms >= MAX_FILL_MS:
             return None
         if self._filled_at is None:
             return self._media_at + STALL_SECONDS
@@ -162,9 +169,15 @@ class CallerAudio:
         return rms(b"".join(base64.b64decode(payload) for payload, _ in latest)) < SPEECH_RMS
 
     def forget(self) -> None:
-        """Drop everything that waits."""
+        """Drop everything so far: nobody is to hear it."""
         self._queue.clear()
         self._held = 0
+        self.forget_given()
+
+    def forget_given(self) -> None:
+        """Do not have it heard once more."""
+        self._given.clear()
+        self._given_bytes = 0
 
     def behind_ms(self, model_ms: float) -> float:
         """Return how long ago a time on the model's clock was, which counts the audio it was given."""
@@ -174,16 +187,20 @@ class CallerAudio:
         """Have the next model hear the last second once more, in which the caller may have begun to speak."""
         self._repeats = True
 
+    @property
+    def again(self) -> bool:
+        """Whether another model would hear once more what is not settled."""
+        return self.unsettled and bool(self._given)
+
     def new_session(self) -> None:
         """Begin the model's clock anew; what is held stays, and what is not settled is to be heard once more."""
         if self.unsettled or self._repeats:
             self._queue.extendleft(reversed(self._given))
             self._held += self._given_bytes
-        self._given.clear()
-        self._given_bytes = 0
+        self.forget_given()
         self._repeats = False
         self.sent_bytes = 0
-        self._speaking = False
+        self.speaking = self.speaking and self.by_hand
 
     def _put(self, payload: str) -> None:
         size = base64_bytes(payload)

@@ -105,15 +105,18 @@ class ResponseGate:
         self._wait_until: float | None = None  # the server has asked for patience
 
     def new_session(self) -> None:
-        """Another model session takes over: what was not said is to be asked for anew, what was begun to be finished.
+        """Another model session takes over: what was not said is to be asked for anew, an answer to be finished.
 
-        A greeting is the business of whoever tells the session where the call is.
+        Words that were prescribed are said once more from their beginning: the next session does not know them. A
+        greeting that nobody heard is the business of whoever tells the session where the call is.
         """
         current = self.ask if self.state is State.ACTIVE else self._pending
         if self.state is not State.NONE and not self._cancelled and not self._drop_next:
             if current is None or current.kind == "turn":
                 self.owed = True
-            elif self.state is State.REQUESTED or not self.spoke:
+            elif current.kind == "greeting":
+                self.owed = self.owed or (self.state is State.ACTIVE and self.spoke)
+            elif current.kind != "filler":
                 self._asks.appendleft(current)
         self.owed = (self.owed or bool(self._outputs)) and not self._closing
         self._asks = deque(ask for ask in self._asks if ask.kind != "greeting")
@@ -262,10 +265,12 @@ class ResponseGate:
         if said and response.status != "failed":
             self._retried = False
             return Ending.SAID
-        if self._retried:
-            return Ending.FAILED if response.status == "failed" else Ending.EMPTY
-        self._retried = True
+        if self._retried and response.status != "failed":
+            return Ending.EMPTY
         self._put_back(ask)
+        if self._retried:
+            return Ending.FAILED
+        self._retried = True
         return Ending.RETRIED
 
     def _finish(self, now: float) -> None:
@@ -293,8 +298,7 @@ class ResponseGate:
         if self._pending is None or event_id != f"create_{self._number}":
             return Ending.IGNORED
         pending, self._pending = self._pending, None
-        if not self._retried:
-            self._put_back(pending)
+        self._put_back(pending)
         if self.state is State.REQUESTED:
             self.state, self._deadline = State.NONE, None
         if self._retried:

@@ -21,7 +21,7 @@ from .listening import CallerAudio, CallerTurn
 from .narration import Narration
 from .playback import Playback
 from .policy import PATIENCE_SECONDS, OpenNext, Policy, Renew, Request
-from .realtime import ItemCreate, ItemTruncate, ToModel
+from .realtime import AudioAppend, ItemCreate, ItemTruncate, ToModel
 from .responses import ResponseGate
 from .toolcalls import ToolCalls
 from .truncation import Truncations
@@ -124,6 +124,7 @@ class ModelSessions:
         self._lost_at: deque[float] = deque()
         self._renewed = False
         self.rotation = Rotation()
+        self._again = False  # the caller's turn is heard once more
         self.connected = False
         """Whether there is a session, configured as asked."""
         self.begun = False
@@ -133,7 +134,12 @@ class ModelSessions:
         """Another session is there, for `lasts` seconds; None if nobody knows."""
         self.connected = True
         self.rotation.begin(now, lasts if self._rotates else None)
+        if any(isinstance(message, AudioAppend) for message in self._outbox):
+            self._parts.hearing.forget_given()  # a turn that was taken by hand waits there
+        self._again = self._parts.hearing.again
         self._parts.hearing.new_session()
+        if self._again and not self._parts.hearing.by_hand:
+            self._parts.turn.replayed(now)
 
     def begin(self, now: float) -> None:
         """Tell the session where the call is, and ask for what is to be said first. The second time does nothing."""
@@ -145,9 +151,11 @@ class ModelSessions:
             self._forget_items()  # they are told with the rest
             past = self._so_far(self._past.pending, now)
             greeting = None if past.greeted else greeting
-            self._outbox.extend(ItemCreate(item=item) for item in past.items(anchor=not greeting))
+            self._outbox.extendleft(ItemCreate(item=item) for item in reversed(past.items(anchor=not greeting)))
             if past.pending != "nothing" and (past.asked or not greeting):
                 self._parts.responses.owed = True
+        if self._again:
+            self._parts.asked.commit_again()
         if greeting:
             self._parts.responses.want(prompts.greeting(greeting))
 
@@ -176,7 +184,7 @@ class ModelSessions:
         Before a session has begun, it is what was open before.
         """
         if self._past is not None and not self.begun:
-            return self._past.pending
+            return "words" if self._parts.hearing.unsettled else self._past.pending
         return pending_now(
             turn_open=self._parts.turn.open(now),
             owes=self._parts.responses.owes or waits,
@@ -220,17 +228,18 @@ class ModelSessions:
         `quiet`: nobody has said anything for a second, but somebody may be about to.
         """
         self.connected = False
-        again, playing = self._parts.hearing.unsettled, self._parts.playback.playing()
+        again, playing = self._parts.hearing.again, self._parts.playback.playing()
+        self._parts.responses.new_session()
         pending = pending_now(
             turn_open=False,  # the caller is heard once more
-            owes=not again and (self._parts.responses.owes or self._parts.responses.speaking),
+            owes=not again and self._parts.responses.owed,
             words_lost=self._parts.narration.lacks_text and not self._parts.responses.spoke,
         )
         self._parts.narration.session_lost(playing, heard_again=again)
         self._parts.truncations.new_session(outcome.item_id for outcome in playing)
         self._parts.turn.forget()
-        self._parts.hearing.speech(False)
-        self._parts.responses.new_session()
+        if not self._parts.hearing.by_hand:
+            self._parts.hearing.speech(False)
         if quiet:
             self._parts.hearing.repeat()
         self._outbox.clear()

@@ -7,6 +7,7 @@ import pytest
 from phoneagent.events import ToolReturned, Turn, TurnEnded
 from phoneagent.protocol import realtime, sessions
 from phoneagent.protocol.history import Past
+from phoneagent.protocol.listening import REPLAY_SECONDS
 from phoneagent.protocol.mediastream import Clear
 from phoneagent.protocol.policy import Floor, Renew
 
@@ -242,3 +243,159 @@ def test_in_the_goodbye_no_other_session_is_sought(rig: Rig) -> None:
     rig.hang_up()
     assert not away(rig)
     assert rig.given_up or rig.ended is not None
+
+
+@pytest.mark.parametrize("refused", ["response.done", "error"])
+def test_what_failed_twice_is_answered_by_the_next_session(rig: Rig, refused: str) -> None:
+    rig.speech()
+    rig.turn("u1")
+    understood(rig, "u1", "A table?")
+    rig.created("r1", ours=False)
+    rig.done("r1", "failed", "server_error")
+    rig.wait(0.1)
+    if refused == "error":
+        rig.error("server_error", rig.creates[-1].event_id)
+    else:
+        rig.created("r2", ours=True)
+        rig.done("r2", "failed", "server_error")
+    assert [type(request) for request in rig.asked] == [Renew]
+    before = len(rig.creates)
+    rig.connect()
+    assert len(rig.creates) == before + 1
+    assert "waiting" in rig.prompts[-1]
+
+
+def test_words_of_the_code_that_failed_twice_are_said_by_the_next_session(rig: Rig) -> None:
+    rig.say("Your code is 1234.")
+    for response in ("r1", "r2"):
+        rig.created(response, ours=True)
+        rig.done(response, "failed", "server_error")
+        rig.wait(0.1)
+    told = len(rig.prompts)
+    rig.connect()
+    assert sum("1234" in text for text in rig.prompts[told:]) == 1
+
+
+def test_words_of_the_code_that_were_begun_are_said_once_more(rig: Rig) -> None:
+    rig.say("Your code is 4 8 1 5.")
+    rig.created("r1", ours=True)
+    rig.model(realtime.TranscriptDelta(response_id="r1", item_id="i1", delta="Your code is 4 8 1 5."))
+    rig.audio(700)
+    told = renewed(rig)
+    assert "4 8 1 5" in told[-1]
+    assert "Wait until" in told[-2]
+    assert len(rig.creates) == 2
+
+
+def test_a_greeting_that_was_begun_is_finished() -> None:
+    rig = Rig(renews=True, greeting="Good evening, this is Chez Nous!")
+    rig.created("r1", ours=True)
+    rig.model(realtime.TranscriptDelta(response_id="r1", item_id="i1", delta="Good evening, this is Chez Nous!"))
+    rig.audio(400)
+    assert "go on where you were cut off" in renewed(rig)[-1]
+    assert len(rig.creates) == 2
+
+
+@pytest.mark.parametrize("server_answers", [True, False])
+def test_nothing_is_asked_for_before_the_question_is_heard(server_answers: bool) -> None:
+    rig = Rig(renews=True, barge_in=server_answers, server_answers=server_answers)
+    rig.media(500)
+    rig.speech()
+    rig.media(500, 500)
+    rig.turn("u1")  # without a text yet
+    before = len(rig.creates)
+    renewed(rig)
+    assert not rig.bridge.quiet(rig.now)
+    assert len(rig.creates) == before
+    rig.speech()
+    rig.turn("u2")
+    rig.wait(0.1)
+    assert len(rig.creates) == before + (not server_answers)
+
+
+def test_what_was_no_turn_when_it_was_heard_again_holds_nothing_up(rig: Rig) -> None:
+    rig.created()
+    rig.calls("c1")
+    rig.done()
+    rig.media(500)
+    rig.speech()
+    rig.media(500, 500)
+    rig.returns("c1", "42")
+    before = len(rig.creates)
+    renewed(rig)
+    assert len(rig.creates) == before
+    rig.talk(REPLAY_SECONDS + 0.1)
+    assert len(rig.creates) == before + 1
+
+
+def test_a_hand_over_between_two_sessions_knows_of_the_words_that_nobody_understood(rig: Rig) -> None:
+    rig.media(500)
+    rig.speech()
+    rig.media(500, 500)
+    assert away(rig)
+    rig.hand_over()
+    assert rig.ended is not None
+    assert rig.ended.next_step is not None
+    assert rig.ended.next_step.data["pending"] == "words"
+
+
+# --- turns that the user's code takes ---
+
+
+def by_hand() -> Rig:
+    return Rig(renews=True, manual_turns=True, server_answers=False)
+
+
+def hold_the_key(rig: Rig, frames: int = 60) -> None:
+    rig.bridge.asked.clear()
+    for _ in range(frames):
+        rig.wait(0.05)
+        rig.media(50)
+
+
+def test_who_holds_the_key_is_not_handed_over() -> None:
+    rig = by_hand()
+    hold_the_key(rig)
+    assert not rig.bridge.quiet(rig.now, heard_again=True)
+    rig.bridge.asked.commit()
+    rig.flush()
+    assert rig.bridge.quiet(rig.now, heard_again=True)
+
+
+def test_what_was_said_since_the_key_was_pressed_is_heard_again() -> None:
+    rig = by_hand()
+    hold_the_key(rig)
+    before = len(rig.sent(realtime.AudioAppend))
+    renewed(rig)
+    assert len(rig.sent(realtime.AudioAppend)) == 2 * before
+    assert rig.sent(realtime.AudioCommit) == []
+
+
+def test_a_turn_that_was_committed_and_not_understood_is_committed_again() -> None:
+    rig = by_hand()
+    hold_the_key(rig)
+    rig.bridge.asked.commit()
+    rig.bridge.asked.respond({})
+    rig.wait(0.1)
+    told = len(rig.to_model)
+    renewed(rig)
+    kinds = [type(message).__name__ for message in rig.to_model[told:]]
+    assert kinds[:2] == ["ItemCreate", "AudioAppend"]
+    assert kinds[-2:] == ["AudioCommit", "ResponseCreate"]
+
+
+def test_a_turn_between_two_sessions_comes_after_the_history() -> None:
+    rig = by_hand()
+    rig.model(realtime.Committed(item_id="u1"))
+    understood(rig, "u1", "A table?")
+    assert away(rig)
+    rig.bridge.asked.clear()
+    rig.media(500)
+    rig.bridge.asked.commit()
+    rig.bridge.asked.respond({})
+    told = len(rig.to_model)
+    rig.connect()
+    kinds = [type(message).__name__ for message in rig.to_model[told:]]
+    assert kinds.index("ItemCreate") < kinds.index("AudioAppend") < kinds.index("AudioCommit")
+    assert kinds.count("AudioCommit") == 1
+    assert kinds[-1] == "ResponseCreate"
