@@ -32,6 +32,9 @@ CONNECT_SECONDS = 5.0
 MAX_EVENT_BYTES = 16 * 1024 * 1024
 """A session that is read back carries all instructions and tools."""
 
+PING_SECONDS = 5.0
+"""How often a far end is asked whether it is there, and how long it may take to answer: a caller is waiting."""
+
 CLOSE_SECONDS = 2.0
 _wire_log = logging.getLogger("phoneagent.endpoint.wire")
 _wire_log.setLevel(logging.INFO)  # at DEBUG, websockets writes the handshake's headers, and the key is among them
@@ -197,6 +200,8 @@ async def _connect(endpoint: Endpoint, headers: Mapping[str, str]) -> ClientConn
             compression=None,
             max_size=MAX_EVENT_BYTES,
             close_timeout=CLOSE_SECONDS,
+            ping_interval=PING_SECONDS,
+            ping_timeout=PING_SECONDS,
             logger=_wire_log,
             open_timeout=None,  # the time-out around it covers the configuration too
         )

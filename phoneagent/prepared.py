@@ -8,9 +8,10 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from typing import Any
 
 from .agent import Agent
 from .call import Call
@@ -30,19 +31,27 @@ class Opening:
     """The choice of the agent who answers a call, and the model session that is opened for them.
 
     `route` has the endpoints in the order in which they are asked; whichever gave the latest session comes first.
+    `session` is how the agent wants it, once that is known: in all of a media stream it is the same.
     """
 
     agent: asyncio.Task[Agent]
-    model: asyncio.Task[ModelSession]
     route: deque[Endpoint]
+    session: Mapping[str, Any] | None = None
+    model: asyncio.Task[ModelSession] | None = None
+
+    async def latest(self) -> ModelSession:
+        """Return the model session that was opened last."""
+        assert self.model is not None
+        return await self.model
 
     async def discard(self) -> None:
         """Make sure that nothing of it goes on or stays open."""
-        self.model.cancel()
-        self.agent.cancel()
-        result, _ = await asyncio.gather(self.model, self.agent, return_exceptions=True)
-        if isinstance(result, ModelSession):
-            await result.close()
+        tasks = [task for task in (self.model, self.agent) if task is not None]
+        for task in tasks:
+            task.cancel()
+        for result in await asyncio.gather(*tasks, return_exceptions=True):
+            if isinstance(result, ModelSession):
+                await result.close()
 
 
 class Prepared:

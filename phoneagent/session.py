@@ -13,7 +13,7 @@ import sys
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from contextlib import suppress
-from typing import Any, Literal, NoReturn, Protocol, TypeAlias, TypeVar
+from typing import Any, Literal, Protocol, TypeAlias, TypeVar
 
 from .agent import Agent
 from .call import Call, sendable
@@ -269,15 +269,15 @@ class Session:
         while True:
             try:
                 self._model = model = await self._another_model()
-                pause = 0.0
-                await self._hold(model)
+                pause, lost = 0.0, await self._hold(model)
             except EndpointUnreachable as error:
-                if not self.bridge.model_away(self._loop.time(), str(error)):
-                    self.flush()
-                    return
-                self.flush()
-            except EndpointError as error:  # it would say the same again
+                lost = str(error)
+            except EndpointError as error:  # all of them would say the same again
                 self._lost(str(error))
+                return
+            going_on = self.bridge.model_away(self._loop.time(), lost)
+            self.flush()
+            if not going_on:
                 return
             await asyncio.sleep(pause)
             pause = min(max(2 * pause, FIRST_PAUSE_SECONDS), LAST_PAUSE_SECONDS)
@@ -291,17 +291,18 @@ class Session:
 
     async def _prepare_next(self) -> ModelSocket | None:
         """Open the session that is to come, while there is one."""
+        model: ModelSocket | None = None
         try:
             model = await self._open_model(False)
         except EndpointError as error:
             self._report(f"the next model session did not come: {error}")
-            model = None
+            self._next_model = None
         self.bridge.sessions.rotation.opened(self._loop.time(), ready=model is not None)
         self.flush()
         return model
 
-    async def _hold(self, model: ModelSocket) -> NoReturn:
-        """Tell a new session where the call is, and read it to its end."""
+    async def _hold(self, model: ModelSocket) -> str:
+        """Tell a new session where the call is, and read it to its end; return how that came."""
         for refused in model.dropped:
             self._report(f"the model does without {refused}")
         self.bridge.spending.new_session(model.effective, self._loop.time())
@@ -312,6 +313,11 @@ class Session:
         try:
             while True:
                 self._take_event(model, await model.receive())
+        except EndpointUnreachable as error:
+            return str(error)
+        except EndpointError as error:  # it throws us out: whether it lets us in again, the next opening tells
+            self._elsewhere = True
+            return str(error)
         finally:
             model.abort()
 

@@ -6,6 +6,7 @@ import asyncio
 import base64
 import itertools
 import logging
+import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
@@ -37,8 +38,11 @@ INSTRUCTIONS_SECONDS = 5.0
 """How long the user's functions may take to choose an agent and to write its instructions: the caller waits in silence.
 """
 
-FAILOVER_SECONDS = 2.5
+FAILOVER_SECONDS = 2.0
 """How long an endpoint may take to give a session, where another one could be asked."""
+
+FAILED_SECONDS = 60.0
+"""So long an endpoint that gave no session is asked last."""
 
 MAX_PREPARED = 200
 """So many callers may be between webhook and socket; further sessions are opened at the socket."""
@@ -78,6 +82,7 @@ class Switchboard:
         self._measure = measure
         self._keep_state = keep_state
         self._sessions: dict[str, Session] = {}
+        self._failed_at: dict[int, float] = {}  # endpoints, by identity
         self.prepared: dict[str, Prepared] = {}
         """Calls that were answered, and their media socket is still to come, by CallSid."""
         self._arrivals: dict[str, int] = {}
@@ -135,15 +140,21 @@ class Switchboard:
         """Have the agent chosen and the model session opened."""
         until = asyncio.get_running_loop().time() + INSTRUCTIONS_SECONDS
         choice = self._ask(call, partial(choose, self._answerer, call), "the choice of the agent", until)
-        agent, route = asyncio.create_task(choice), deque(self._endpoints)
-        return Opening(agent, asyncio.create_task(self._open(call, agent, route, until)), route)
+        opening = Opening(asyncio.create_task(choice), self._route())
+        opening.model = asyncio.create_task(self._open(call, opening, until))
+        return opening
+
+    def _route(self) -> deque[Endpoint]:
+        """Return the endpoints as they are to be asked: in order, and last those that have just failed."""
+        lately = time.monotonic() - FAILED_SECONDS
+        return deque(sorted(self._endpoints, key=lambda each: self._failed_at.get(id(each), 0.0) > lately))
 
     def _begin_again(self, call: Call, opening: Opening, *, elsewhere: bool) -> None:
         """Have another model session opened, `elsewhere` than the one before if possible."""
         until = asyncio.get_running_loop().time() + INSTRUCTIONS_SECONDS
         if elsewhere:
             opening.route.rotate(-1)
-        opening.model = asyncio.create_task(self._open(call, opening.agent, opening.route, until))
+        opening.model = asyncio.create_task(self._open(call, opening, until))
 
     async def _ask(self, call: Call, question: Callable[[], Awaitable[_T]], what: str, until: float) -> _T:
         """Wait for a function of the user's. Whatever fails, the caller hears the apology: it is an EndpointError."""
@@ -156,12 +167,14 @@ class Switchboard:
             log.exception("%s failed", what, extra={"call_sid": call.sid})
             raise EndpointRefused(f"{what} failed: {type(error).__name__}") from error
 
-    async def _open(self, call: Call, choice: Awaitable[Agent], route: deque[Endpoint], until: float) -> ModelSession:
+    async def _open(self, call: Call, opening: Opening, until: float) -> ModelSession:
         """Open the call's model session. Whatever fails is an EndpointError here too."""
-        agent = await choice
-        instructions = await self._ask(call, partial(agent.instructions_for, call), "the agent's instructions", until)
+        agent = await opening.agent
         try:
-            return await self._open_first(call, agent, agent.session(instructions), route)
+            if opening.session is None:
+                asked = partial(agent.instructions_for, call)
+                opening.session = agent.session(await self._ask(call, asked, "the agent's instructions", until))
+            return await self._open_first(call, agent, opening.session, opening.route)
         except EndpointError:
             raise
         except Exception as error:  # what nobody foresaw: a proxy of the environment, a session that is not JSON
@@ -177,18 +190,21 @@ class Switchboard:
             EndpointError: none does. If one of them may do so later, it is an EndpointUnreachable.
         """
         failed: EndpointError | None = None
-        for passed, endpoint in enumerate(tuple(route)):
+        for passed, tried in enumerate(tuple(route)):
+            endpoint = tried
             last = passed == len(route) - 1
             if (models := agent.hearing.transcription_models) is not None:
                 endpoint = replace(endpoint, transcription_models=models)
             try:
                 opened = await open_session(endpoint, session, call, within=None if last else FAILOVER_SECONDS)
             except EndpointError as error:
+                self._failed_at[id(tried)] = time.monotonic()
                 if len(route) > 1:
                     log.error("an endpoint gives no session: %s", error, extra={"call_sid": call.sid})
                 if not isinstance(failed, EndpointUnreachable):
                     failed = error
             else:
+                self._failed_at.pop(id(tried), None)
                 route.rotate(-passed)
                 return opened
         assert failed is not None
@@ -291,7 +307,7 @@ class Switchboard:
         async def open_model(elsewhere: bool) -> ModelSession:
             if next(sessions):  # the one before is gone, did not come, or has its time
                 self._begin_again(call, opening, elsewhere=elsewhere)
-            return await opening.model
+            return await opening.latest()
 
         return open_model
 

@@ -157,6 +157,7 @@ class Bridge:
             case mediastream.Start() if self._stream_sid is None:
                 self._stream_sid = message.stream_sid
                 self._limits.start(now)
+                self.sessions.started(now)
                 self.narration.start(now)
                 self._begin(now)
             case mediastream.Stop(stream_sid=sid) if self._stream_sid is not None and sid in ("", self._stream_sid):
@@ -244,7 +245,7 @@ class Bridge:
                     self.responses.turn_committed(now, server_answers=self._policy.server_answers)
             case realtime.InputTranscript(item_id=item_id, transcript=text):
                 self.narration.understood(item_id, text)
-                if not self.narration.lacks_text:
+                if not (self.narration.lacks_text or self.turn.open(now)):
                     self.hearing.settled()
             case realtime.InputTranscriptFailed(item_id=item_id):
                 self.narration.understood(item_id, "")
@@ -262,8 +263,6 @@ class Bridge:
                 self.narration.rate_limits(self.spending.model, limits, now)
             case realtime.Error(error=failure):
                 self._act(self.refusals.judge(failure, now), now)
-            case _:
-                pass  # of the session's beginning, or unknown: nothing a call needs
         self._move_on(now)
 
     def _audio(self, event: realtime.AudioDelta, now: float) -> None:
@@ -427,6 +426,7 @@ class Bridge:
 
     def _interrupt(self, now: float) -> None:
         self.responses.interrupt(now)
+        self.sessions.interrupted()
         for outcome in self.playback.cut(now):
             self.truncations.truncate(outcome, self.narration.heard(outcome, now))
             self.narration.barge_in(outcome, now, by_caller=self.turn.speaking)

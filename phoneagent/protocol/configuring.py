@@ -13,6 +13,7 @@ from typing import Any
 
 from phoneagent.errors import EndpointRefused, EndpointUnreachable
 
+from .policy import FATAL_CODES
 from .realtime import (
     Dialect,
     Error,
@@ -124,7 +125,7 @@ class Configuring:
                     )
                 self.speaks_pcm = speaks == PCM_FORMAT
                 self.hears_pcm = self.speaks_pcm if hears == "unknown" else hears == PCM_FORMAT
-            case Error(error=failure) if self._attempt == 0:
+            case Error(error=failure) if self._attempt == 0 or {failure.code, failure.type} & (_PASSING | FATAL_CODES):
                 code = failure.code or failure.type or "error"
                 kind = EndpointUnreachable if {failure.code, failure.type} & _PASSING else EndpointRefused
                 raise kind(f"the model refused the session: {code}: {failure.message}", code=failure.code)

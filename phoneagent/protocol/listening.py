@@ -99,7 +99,6 @@ class CallerAudio:
         self._given_bytes = 0
         self.unsettled = False
         """Whether the caller has said something that is neither answered nor understood: another model must hear it."""
-        self._repeats = False
         self.dropped_bytes = 0
         """How much was lost because the model did not take it."""
         self.sent_bytes = 0
@@ -127,7 +126,9 @@ class CallerAudio:
 
     def settled(self) -> None:
         """What the caller said is understood, or answered."""
-        self.unsettled = False
+        if self.unsettled:
+            self.unsettled = False
+            self.forget_given()
 
     def get_timer(self) -> float | None:
         """Return when silence has to be made up, unless media comes before."""
@@ -183,22 +184,20 @@ class CallerAudio:
         """Return how long ago a time on the model's clock was, which counts the audio it was given."""
         return max(0.0, self.sent_bytes / BYTES_PER_MS - model_ms)
 
-    def repeat(self) -> None:
-        """Have the next model hear the last second once more, in which the caller may have begun to speak."""
-        self._repeats = True
-
     @property
     def again(self) -> bool:
         """Whether another model would hear once more what is not settled."""
         return self.unsettled and bool(self._given)
 
     def new_session(self) -> None:
-        """Begin the model's clock anew; what is held stays, and what is not settled is to be heard once more."""
-        if self.unsettled or self._repeats:
+        """Begin the model's clock anew; what is held stays.
+
+        What is not settled is to be heard once more: a turn, or the last second, in which one may have begun.
+        """
+        if self._given:
             self._queue.extendleft(reversed(self._given))
             self._held += self._given_bytes
         self.forget_given()
-        self._repeats = False
         self.sent_bytes = 0
         self.speaking = self.speaking and self.by_hand
 

@@ -15,11 +15,14 @@ from .billing import PRICES, Price
 LINE_LOST_SECONDS = 15.0
 """Twilio sends silence too: without any media for so long the line is dead."""
 
-MODEL_STALLED_SECONDS = 15.0
+MODEL_STALLED_SECONDS = 12.0
 """A response of which nothing comes for so long, while nothing plays, is dead."""
 
 PATIENCE_SECONDS = 5.0
 """How long the caller waits for a session, or for room within a rate limit, before they hear an apology."""
+
+SILENCE_SECONDS = 20.0
+"""How long the caller waits for an answer, through all sessions that do not give it, before they hear an apology."""
 
 ANNOUNCE_SECONDS = 30.0
 """So long before the longest call ends the agent says so, or in the last quarter of a very short one."""

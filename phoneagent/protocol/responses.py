@@ -103,6 +103,8 @@ class ResponseGate:
         self._retried = False
         self._deadline: float | None = None
         self._wait_until: float | None = None  # the server has asked for patience
+        self.waiting_since: float | None = None
+        """Since when something is to be said and nothing is; in this session or in those before."""
 
     def new_session(self) -> None:
         """Another model session takes over: what was not said is to be asked for anew, an answer to be finished.
@@ -180,6 +182,10 @@ class ResponseGate:
 
         Outputs of tools wait for those that still run, so that all of them get one continuation.
         """
+        if not self.owes and self.state is State.NONE:
+            self.waiting_since = None
+        elif self.waiting_since is None:
+            self.waiting_since = now
         if self.state is not State.NONE or self._wait_until is not None:
             return
         if self._asks and (not speech or self._asks[0].kind in ("greeting", "goodbye")):
@@ -241,7 +247,7 @@ class ResponseGate:
 
     def heard_audio(self, response_id: str) -> None:
         """Note that a response speaks."""
-        self.ever_spoke = True
+        self.ever_spoke, self.waiting_since = True, None
         if response_id == self.id:
             self.spoke = True
 

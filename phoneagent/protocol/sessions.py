@@ -20,7 +20,7 @@ from .history import Past, Pending, pending_now
 from .listening import CallerAudio, CallerTurn
 from .narration import Narration
 from .playback import Playback
-from .policy import PATIENCE_SECONDS, OpenNext, Policy, Renew, Request
+from .policy import PATIENCE_SECONDS, SILENCE_SECONDS, OpenNext, Policy, Renew, Request
 from .realtime import AudioAppend, ItemCreate, ItemTruncate, ToModel
 from .responses import ResponseGate
 from .toolcalls import ToolCalls
@@ -200,8 +200,21 @@ class ModelSessions:
             while self._lost_at[0] < now - 60:
                 self._lost_at.popleft()
         self.rotation.end()
-        in_time = now < self._away_since + PATIENCE_SECONDS
+        since = self._parts.responses.waiting_since
+        silent = since is not None and now >= max(since, self._parts.playback.dry_at) + SILENCE_SECONDS
+        in_time = now < self._away_since + PATIENCE_SECONDS and not silent
         return in_time and self._fruitless <= MAX_FRUITLESS and len(self._lost_at) <= MOST_A_MINUTE
+
+    def started(self, now: float) -> None:
+        """The caller is there, and waits for the first session from now on."""
+        if not self.connected:
+            self._away_since = now
+
+    def interrupted(self) -> None:
+        """The agent was stopped: a session that is to come does not go on with it."""
+        if self._past is not None and not self.begun:
+            self._past = replace(self._past, pending="nothing")
+            self._parts.responses.owed = False
 
     def was_heard(self) -> None:
         """The session has said something."""
@@ -219,14 +232,11 @@ class ModelSessions:
             case "take over":
                 self._away_since = now  # and not for any fault
                 self.rotation.end()
-                self.lost(quiet=True)
+                self.lost()
                 self._requests.append(Renew())
 
-    def lost(self, *, quiet: bool = False) -> None:
-        """The session is gone: let go of what was its own, and keep what the next one needs.
-
-        `quiet`: nobody has said anything for a second, but somebody may be about to.
-        """
+    def lost(self) -> None:
+        """The session is gone: let go of what was its own, and keep what the next one needs."""
         self.connected = False
         again, playing = self._parts.hearing.again, self._parts.playback.playing()
         self._parts.responses.new_session()
@@ -240,8 +250,6 @@ class ModelSessions:
         self._parts.turn.forget()
         if not self._parts.hearing.by_hand:
             self._parts.hearing.speech(False)
-        if quiet:
-            self._parts.hearing.repeat()
         self._outbox.clear()
         if self.begun:
             self._past, self._renewed, self.begun = replace(self._earlier, pending=pending), True, False
