@@ -292,6 +292,11 @@ async def test_a_server_that_has_only_the_ga_interface() -> None:
         assert text.endswith("set dialect=GA in your code")
 
 
+async def test_a_server_that_takes_no_calls() -> None:
+    async with running(ANY, faults=Faults(refuse_fields={"instructions"})) as (_, origin):
+        assert (await fault(**gateway(origin))).endswith("what a phone call needs: check OPENAI_MODEL")
+
+
 async def test_what_a_server_says_is_a_line() -> None:
     error = {"type": "x", "code": "broken", "message": "a\nb" * 1000}
     async with running(ANY, faults=Faults(error_events=((0, error),), no_created=True)) as (_, origin):

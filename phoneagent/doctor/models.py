@@ -143,6 +143,8 @@ async def _remedy(error: EndpointError, endpoint: Endpoint, source: Source, mode
         return await _behind(source, model)
     if code in ("400", "404", "model_not_found"):
         return f"check {source.model}" + (f", and {address}" if code == "404" and address != "the network" else "")
+    if code in ("format", "session"):
+        return f"it does not take what a phone call needs: check {source.model}"
     if code.startswith(("2", "3")) and len(code) == 3:
         return f"a web page is there, and no model: check {address}"
     if code.startswith("5") and len(code) == 3:
