@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -30,6 +31,12 @@ call = "track"
 server = "shop"
 error = "The shop is closed."
 then = "I cannot tell."
+"""
+HAND_OVER = """
+[[turn]]
+caller = "Hello."
+call = "hand_off_to_parcels"
+then = "Parcels here."
 """
 INLINE = [True]
 
@@ -84,6 +91,16 @@ async def test_what_needs_no_approval_is_not_asked_about(world: Worlds) -> None:
     async with world(agent, model=model(FOUND, inline=True)) as w, w.phone().dial() as line:
         await said(w, line, "Let me look.", "Good news: It left on Monday.")
         assert w.model.sessions[0].mcp_calls[0].approved is None
+
+
+async def test_who_takes_a_call_over_brings_a_server_along(world: Worlds) -> None:
+    front = Agent(name="front", instructions="x", handoffs=[replace(shop(), name="parcels")])
+    script = HAND_OVER + FOUND
+    async with world(front, model=model(script, inline=True)) as w, w.phone().dial() as line:
+        await line.say(VOICE.render("Hello, my parcel is lost."))
+        await w.until(lambda: w.model.sessions[0].said == ["Parcels here."])
+        await line.wait_for_silence(ms=300)
+        await said(w, line, "Parcels here.", "Let me look.", "Good news: It left on Monday.")
 
 
 async def test_a_server_that_cannot_be_reached_is_told(world: Worlds) -> None:
