@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -232,6 +233,27 @@ async def test_a_wrong_model_or_deployment(kind: str) -> None:
         text = await fault(**made(origin))
     assert text.endswith(f": check {NAMED.get(kind, 'OPENAI_MODEL')}")
     assert "127.0.0.1" in text
+
+
+async def test_a_model_that_was_switched_off() -> None:
+    faults = Faults(error_events=((0, {"type": "x", "code": "model_not_found"}),), no_created=True)
+    day = SOON - timedelta(days=60)
+    async with running(OPENAI, faults=replace(faults, shutdown_date=day.isoformat())) as (_, origin):
+        checks = await look(**openai(origin))
+    assert checks["model"].text.endswith("check OPENAI_MODEL")
+    assert f"was switched off on {day}" in checks["model's end"].text
+
+
+async def test_an_api_version_where_azure_takes_none() -> None:
+    async with running(AZURE) as (model, _):
+        text = await fault(realtime_url=f"{model.url}?model=talk&api-version=2025-04-01-preview", realtime_api_key=KEY)
+    assert "leave api-version out of REALTIME_URL" in text
+
+
+async def test_a_key_among_the_headers() -> None:
+    async with running(ANY) as (_, origin):
+        text = await fault(**gateway(origin), realtime_headers={"Authorization": "Bearer sk-wrong"})
+    assert text.endswith("check REALTIME_HEADERS")
 
 
 async def test_a_model_that_the_url_names() -> None:
