@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -234,6 +235,27 @@ async def test_a_wrong_model_or_deployment(kind: str) -> None:
     assert "127.0.0.1" in text
 
 
+async def test_a_model_that_was_switched_off() -> None:
+    faults = Faults(error_events=((0, {"type": "x", "code": "model_not_found"}),), no_created=True)
+    day = SOON - timedelta(days=60)
+    async with running(OPENAI, faults=replace(faults, shutdown_date=day.isoformat())) as (_, origin):
+        checks = await look(**openai(origin))
+    assert checks["model"].text.endswith("check OPENAI_MODEL")
+    assert f"was switched off on {day}" in checks["model's end"].text
+
+
+async def test_an_api_version_where_azure_takes_none() -> None:
+    async with running(AZURE) as (model, _):
+        text = await fault(realtime_url=f"{model.url}?model=talk&api-version=2025-04-01-preview", realtime_api_key=KEY)
+    assert "leave api-version out of REALTIME_URL" in text
+
+
+async def test_a_key_among_the_headers() -> None:
+    async with running(ANY) as (_, origin):
+        text = await fault(**gateway(origin), realtime_headers={"Authorization": "Bearer sk-wrong"})
+    assert text.endswith("check REALTIME_HEADERS")
+
+
 async def test_a_model_that_the_url_names() -> None:
     async with running(ANY, faults=Faults(refuse_models={"m"})) as (model, _):
         text = await fault(realtime_url=f"{model.url}?model=m", realtime_api_key=KEY)
@@ -290,6 +312,11 @@ async def test_a_server_that_has_only_the_ga_interface() -> None:
         assert text.endswith("it takes only the GA interface: set REALTIME_DIALECT=ga")
         text = await fault(Endpoint.gateway(origin.replace("http", "ws"), api_key=KEY, dialect=Dialect.BETA))
         assert text.endswith("set dialect=GA in your code")
+
+
+async def test_a_server_that_takes_no_calls() -> None:
+    async with running(ANY, faults=Faults(refuse_fields={"instructions"})) as (_, origin):
+        assert (await fault(**gateway(origin))).endswith("what a phone call needs: check OPENAI_MODEL")
 
 
 async def test_what_a_server_says_is_a_line() -> None:

@@ -28,6 +28,7 @@ LONGEST_WORDS = 400
 SHUTDOWN_DAYS = 90
 """How long before a model is switched off it is time to choose another."""
 
+_NO_MODEL = frozenset({"400", "404", "model_not_found"})
 _CREDIT = frozenset({"429", "insufficient_quota", "credit_balance_exhausted", "billing_hard_limit_reached"})
 _HELICONE = (
     "Helicone asks its provider for the beta interface, and OpenAI has switched that off. A provider that refuses it "
@@ -80,6 +81,8 @@ def _from_settings(settings: Settings) -> tuple[Endpoint, Source]:
     if _through_helicone(endpoint) and settings.helicone_api_key is not None:
         behind = Endpoint.from_settings(settings.model_copy(update={"helicone_api_key": None}))
     gateway = "the network" if settings.helicone_url is None else "HELICONE_URL"
+    if any(name.lower() in ("authorization", "api-key") for name in settings.realtime_headers):
+        source = replace(source, key="REALTIME_HEADERS")
     names = {"gateway": gateway, "gateway_key": "HELICONE_API_KEY", "dialect": "REALTIME_DIALECT=ga"}
     return endpoint, replace(source, **names, behind=behind)
 
@@ -94,19 +97,21 @@ async def _check(name: str, endpoint: Endpoint, source: Source) -> list[Check]:
     helicone = _through_helicone(endpoint)
     tokens: list[str] = []
     asked = replace(endpoint, token=_noting(endpoint.token, tokens), remedies={})  # the remedies are our own here
+    code = None
     try:
         session = await open_session(asked, Agent(instructions="Say nothing.").session("Say nothing."))
     except EndpointError as error:
         words = " ".join(str(error).split())[:LONGEST_WORDS]  # a server's own may be a page
         words = words if endpoint.host in words else f"{endpoint.host}: {words}"
-        checks, opened = [failed(name, f"{words}: {await _remedy(error, endpoint, source, model)}")], False
+        checks = [failed(name, f"{words}: {await _remedy(error, endpoint, source, model)}")]
+        code = error.code or "unknown"
     else:
         await session.close()
-        checks, opened = [ok(name, f"a session with {model} opens at {endpoint.host}")], True
+        checks = [ok(name, f"a session with {model} opens at {endpoint.host}")]
     if helicone:
         checks.append(note(f"{name}'s gateway", _HELICONE.format(gateway_key=source.gateway_key)))
     provider = source.behind if helicone else endpoint
-    if opened and provider is not None:
+    if provider is not None and (code is None or code in _NO_MODEL):
         _, day = await _entry(provider, model, tokens)
         if day is not None:
             checks.append(check_shutdown(model, day, datetime.now(UTC).date(), name=name, where=source.model))
@@ -133,6 +138,8 @@ async def _remedy(error: EndpointError, endpoint: Endpoint, source: Source, mode
         return "see to the account's credit and limits"
     if code == "account_deactivated":
         return "see to the account"
+    if code == "401" and "/openai/v1/" in endpoint.url and "api-version=" in endpoint.url:
+        return f"leave api-version out of {source.address}, Azure's /openai/v1 takes none; then check {source.key}"
     if code in ("401", "403", "invalid_api_key"):
         return f"check {source.gateway_key if helicone and code != 'invalid_api_key' else source.key}"
     if code == "1008":
@@ -141,8 +148,10 @@ async def _remedy(error: EndpointError, endpoint: Endpoint, source: Source, mode
         return f"remove {source.gateway_key}" if helicone else f"it takes only the GA interface: set {source.dialect}"
     if helicone and code in ("timeout", "1000"):
         return await _behind(source, model)
-    if code in ("400", "404", "model_not_found"):
+    if code in _NO_MODEL:
         return f"check {source.model}" + (f", and {address}" if code == "404" and address != "the network" else "")
+    if code in ("format", "session"):
+        return f"it does not take what a phone call needs: check {source.model}"
     if code.startswith(("2", "3")) and len(code) == 3:
         return f"a web page is there, and no model: check {address}"
     if code.startswith("5") and len(code) == 3:

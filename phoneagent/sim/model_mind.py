@@ -161,18 +161,7 @@ class Mind:
         if turn is None:
             return Reply((self._script.default,))
         may_call = question.tool_choice != "none"
-        calls = tuple(
-            PlannedCall(
-                call.name,
-                json.dumps(dict(call.arguments), default=str),
-                turn.then,
-                server=call.server,
-                output=call.output,
-                error=call.error,
-            )
-            for call in turn.calls
-            if may_call and _offers(question, call)
-        )
+        calls = tuple(_planned(turn, call) for call in turn.calls if may_call and _offers(question, call))
         return Reply(turn.say or (() if calls else (self._script.default,)), calls)
 
     def _after(self, outputs: Sequence[Json]) -> tuple[str, ...]:
@@ -184,6 +173,8 @@ class Mind:
 
     def _with_choice(self, reply: Reply, question: Question) -> Reply:
         choice = question.tool_choice
+        if isinstance(choice, dict) and choice.get("type") == "mcp":
+            return self._with_server(reply, choice, question)
         wanted = choice["name"] if isinstance(choice, dict) and choice.get("type") == "function" else None
         if not question.tools or (wanted is None and choice != "required"):
             return reply
@@ -192,11 +183,26 @@ class Mind:
         name = wanted if wanted is not None else sorted(question.tools)[0]
         return Reply(reply.say, (*reply.calls, PlannedCall(name, "{}")))
 
+    def _with_server(self, reply: Reply, choice: Json, question: Question) -> Reply:
+        """Return the reply with a call of the MCP server that was chosen, as the script has it."""
+        for turn in self._script.turns:
+            for call in turn.calls:
+                chosen = call.server == choice["server_label"] and choice.get("name") in (None, call.name)
+                if chosen and _offers(question, call):
+                    made = any((each.server, each.name) == (call.server, call.name) for each in reply.calls)
+                    return reply if made else Reply(reply.say, (*reply.calls, _planned(turn, call)))
+        return reply
+
 
 def _text(item: Json) -> str:
     """Return all text of a message, transcripts included."""
     content = item.get("content", [])
     return " ".join(str(part.get("text") or part.get("transcript") or "") for part in content).strip()
+
+
+def _planned(turn: ScriptedTurn, call: ScriptedCall) -> PlannedCall:
+    arguments = json.dumps(dict(call.arguments), default=str)
+    return PlannedCall(call.name, arguments, turn.then, server=call.server, output=call.output, error=call.error)
 
 
 def _offers(question: Question, call: ScriptedCall) -> bool:

@@ -332,12 +332,16 @@ async def test_a_tool_is_finished_though_the_session_is_lost(folder: Path) -> No
     assert process.returncode == 2
 
 
-@pytest.mark.parametrize("busy", [False, True], ids=["at the prompt", "while a tool runs"])
-async def test_ctrl_c_ends_it_politely(folder: Path, busy: bool) -> None:
+@pytest.mark.parametrize("moment", ["while it connects", "at the prompt", "while a tool runs"])
+async def test_ctrl_c_ends_it_politely(folder: Path, moment: str) -> None:
+    faults = Faults(no_created=moment == "while it connects")
     read, write = os.pipe()
-    async with Model(Script.parse(SCRIPT)) as model, chatting(folder, model, read) as process:
-        await shown(process, "Good evening!")
-        if busy:
+    async with Model(Script.parse(SCRIPT), faults=faults) as model, chatting(folder, model, read) as process:
+        if moment == "while it connects":
+            await model.wait_for(lambda: model.sessions, 60)
+        else:
+            await shown(process, "Good evening!")
+        if moment == "while a tool runs":
             os.write(write, b"It may take long.\n")
             await shown(process, "tool: slow {}")
         process.send_signal(signal.SIGINT)

@@ -201,6 +201,20 @@ async def test_a_decision_about_nothing_is_refused(make_model: Any, dial: Dial, 
     assert len(model.violations) == 1
 
 
+@pytest.mark.parametrize("name", [{}, {"name": "refund"}])
+async def test_a_tool_of_a_server_may_be_chosen(make_model: Any, dial: Dial, name: dict[str, str]) -> None:
+    choice = {"type": "mcp", "server_label": "shop", **name}
+    async with make_model(SCRIPT) as model, dial(model) as client:
+        await ready(client, SHOP)
+        for text in ("What is new?", "Where is my parcel?"):
+            await client.add(text)
+            await client.answer(tool_choice=choice)
+        await client.answer(tool_choice={**choice, "server_label": "sky"})
+    first = name.get("name", "track")
+    called = ["track", first] if first != "track" else ["track"]
+    assert [call.name for call in model.sessions[0].mcp_calls] == [first, *called]
+
+
 # --- which servers ---
 
 
