@@ -209,7 +209,7 @@ async def test_a_process_that_is_started_again_resumes_its_own_calls(world: Worl
         await nothing_lost(w, callers)
 
 
-async def test_a_tool_that_outlives_its_process_runs_once(world: Worlds) -> None:
+async def test_a_tool_that_outlives_its_process_runs_once(world: Worlds, measured: Callable[[str], None]) -> None:
     async with world(tool_seconds=7, drain_seconds=1) as w:
         first, _ = w.cluster.processes
         async with Callers(w.cluster, w.model, 2) as callers:
@@ -217,6 +217,7 @@ async def test_a_tool_that_outlives_its_process_runs_once(world: Worlds) -> None
             struck = await deploy(callers, first, w.cluster.drain_seconds)
             assert struck
             await go_on(struck, speak=["booking"])
+            measured(f"SIGTERM with a tool that goes on, exit at {first.late_seconds:+.1f} s\n{distribution(struck)}")
             for caller in struck:
                 assert "outcome unknown" in str(caller.sessions[-1].brought)
             await callers.leave()
