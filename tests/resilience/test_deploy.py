@@ -184,6 +184,25 @@ async def test_thirty_calls_survive_a_crash(world: Worlds, measured: Callable[[s
         await nothing_lost(w, callers)
 
 
+@pytest.mark.parametrize("how", ["crash", "deploy"])
+async def test_a_call_that_is_ended_during_its_goodbye_is_not_taken_up_again(world: Worlds, how: str) -> None:
+    async with world(drain_seconds=1) as w:
+        first, second = w.cluster.processes
+        second.in_rotation = False
+        async with Callers(w.cluster, w.model, 2) as callers:
+            await callers.enter(["silent", "silent"])
+            lasting, parting = callers.all
+            second.in_rotation = True
+            await parting.enter("parting")
+            await (crash(callers, first) if how == "crash" else deploy(callers, first, w.cluster.drain_seconds))
+            await parting.line.wait_ended(20)
+            assert (len(parting.line.streams), parting.line.verbs) == (1, ["Connect", "Hangup"])
+            assert (await ended_record(w, parting)).stream_sid == parting.line.stream_sid
+            await lasting.until(lambda: lasting.pids[-1] == second.pid, "the other one goes on")
+            await callers.leave()
+        assert [unexcused(caller, ()) for caller in callers.all] == [[], []]
+
+
 async def test_a_router_that_does_not_know_who_is_ready(world: Worlds) -> None:
     """It sends calls to the process that ends as well as to the other, and every one of them gets through."""
     async with world(asks_readiness=False, drain_seconds=3) as w:
