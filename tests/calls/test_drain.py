@@ -232,7 +232,8 @@ async def test_after_sigterm_a_conversation_goes_on_until_it_is_handed_over(
             await line.say(Murmur().render("Are you there?"))
             await line.wait_for_agent(ms=100)  # the conversation goes on
             await line.wait_ended(20)
-        assert "Pause 1" in line.verbs  # sent round; but nobody else is there to go on
+        # Then it is sent round, or finds the door closed: nobody else is there to go on.
+        assert {verb.split()[0] for verb in line.verbs[1:]} <= {"Pause", "Redirect"}
         assert model.sessions[0].said[-1] == "Yes, of course."
         async with asyncio.timeout(10):
             assert await processes[0].wait() == 0

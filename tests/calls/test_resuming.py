@@ -20,7 +20,7 @@ from phoneagent.protocol import sessions
 from phoneagent.sim import Line
 from phoneagent.sim.speech import Murmur
 from phoneagent.store import CallDetails, Store
-from tests.calls.by_hand import CALL_SID, STREAM_SID, after, dial, post, start, told
+from tests.calls.by_hand import CALL_SID, STREAM_SID, after, dial, listen, post, start, stop, told
 from tests.calls.conftest import PUBLIC_URL, World, Worlds
 
 pytestmark = pytest.mark.anyio
@@ -302,7 +302,8 @@ async def test_of_two_sockets_at_once_the_newer_one_has_the_call(
         await newer.send(start(CALL_SID, "MZ" + "6" * 32))
         await older.wait_closed()
         assert [event.stream_sid for event in w.of(CallStarted)] == ["MZ" + "6" * 32]
-        await newer.close()
+        await newer.send(stop("MZ" + "6" * 32))
+        await listen(newer)
 
 
 async def test_a_call_that_was_answered_is_not_rejected(world: Worlds) -> None:

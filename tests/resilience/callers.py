@@ -20,11 +20,14 @@ from phoneagent.sim.vad import EnergyGate
 from tests.resilience.cluster import ACCOUNT_SID, AUTH_TOKEN, PUBLIC_URL, Cluster
 from tests.resilience.front_desk import GREETING
 
-Situation: TypeAlias = Literal["greeting", "telling", "speaking", "asking", "booking", "silent", "goodbye", "gone"]
+Situation: TypeAlias = Literal[
+    "greeting", "telling", "speaking", "asking", "booking", "silent", "parting", "goodbye", "gone"
+]
 """What goes on at the moment in question.
 
 The agent greets · tells a long story · is asked something (the caller is in mid-sentence) · owes an answer · runs a
-tool · is silent, and so is the caller · has just said goodbye and hung up · the caller has just hung up.
+tool · is silent, and so is the caller · says a long goodbye · has just said goodbye and hung up · the caller has just
+hung up.
 """
 
 _IN_ORDER: Sequence[Collection[Situation]] = (
@@ -56,6 +59,7 @@ ANSWERS: dict[Situation, str] = {
 STORY = "There was once a telephone that nobody had answered in years, and it was quite content with that. " * 5
 MISSED = "Sorry, I have missed your last words."
 SOUP = "We have onion soup today."
+PARTING = "Good night, come back soon, and give our regards to everybody at home, to the last of the children. " * 2
 
 ASKED = {
     "story": "Story, please.",
@@ -65,6 +69,7 @@ ASKED = {
     "hello": "Hello.",
     "soup": "Which soup?",
     "bye": "That is all.",
+    "long bye": "Good night to all of you.",
 }
 _SCRIPT = f"""
 default = "{MISSED}"
@@ -89,6 +94,10 @@ say = "{SOUP}"
 [[turn]]
 heard = "that is all"
 say = "Goodbye!"
+call = "hang_up"
+[[turn]]
+heard = "good night"
+say = "{PARTING.strip()}"
 call = "hang_up"
 """
 
@@ -199,6 +208,11 @@ class Caller:
                 await self.until(self._in_mid_sentence, "the caller spoke")
             case "asking":
                 await self._say("hours")
+            case "parting":
+                await self._say("long bye")
+                await self.until(lambda: "hang_up" in str(self.sessions[-1].items), "the agent wants to hang up")
+                await asyncio.sleep(0.5)  # until that is written down, as the call is
+                assert self.line.playing, self
             case "goodbye":
                 await self._say("bye")
                 await self.line.wait_ended(20)
