@@ -101,7 +101,8 @@ class PhoneApp(Starlette):
         self.draining = False
         """Whether the process is about to end: new calls are sent to the next one."""
         self._given_settings = settings
-        self._given_endpoints = list(endpoints) if endpoint is None else [endpoint]
+        self.endpoints: Sequence[Endpoint] = list(endpoints) if endpoint is None else [endpoint]
+        """Those that code brings, in the order in which they are asked; without any, `endpoint` is of the settings."""
         self._given_store = store
         self._given_prices = prices or {}
         self._hooks = Hooks()
@@ -154,7 +155,7 @@ class PhoneApp(Starlette):
         Raises:
             ConfigurationError: something is missing or malformed.
         """
-        return self._given_settings or settings_.load({"endpoint_in_code": True} if self._given_endpoints else None)
+        return self._given_settings or settings_.load({"endpoint_in_code": True} if self.endpoints else None)
 
     @cached_property
     def endpoint(self) -> Endpoint:
@@ -163,7 +164,7 @@ class PhoneApp(Starlette):
         Raises:
             ConfigurationError: something is missing or malformed.
         """
-        return self._given_endpoints[0] if self._given_endpoints else Endpoint.from_settings(self.settings)
+        return self.endpoints[0] if self.endpoints else Endpoint.from_settings(self.settings)
 
     @cached_property
     def _store(self) -> Store | None:
@@ -207,7 +208,7 @@ class PhoneApp(Starlette):
     def _board(self) -> Switchboard:
         return Switchboard(
             self.agent,
-            self._given_endpoints or [self.endpoint],
+            self.endpoints or [self.endpoint],
             calls=self.calls,
             hooks=self._hooks,
             emit=self._emit,

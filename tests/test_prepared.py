@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Coroutine
 from datetime import UTC, datetime
 from typing import Any
@@ -39,7 +40,9 @@ async def nobody() -> Agent:
 
 
 def opening(model: Coroutine[Any, Any, ModelSession], agent: Coroutine[Any, Any, Agent] | None = None) -> Opening:
-    return Opening(asyncio.create_task(agent or nobody()), asyncio.create_task(model))
+    begun = Opening(asyncio.create_task(agent or nobody()), deque())
+    begun.model = asyncio.create_task(model)
+    return begun
 
 
 async def test_a_claimed_session_belongs_to_its_call(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -69,6 +72,7 @@ async def test_one_that_is_still_being_opened_is_given_up() -> None:
     registry["CA1"] = Prepared(CALL, begun, registry)
     async with asyncio.timeout(5):
         await registry["CA1"].close()
+    assert begun.model is not None
     assert begun.model.cancelled()
     assert registry == {}
 
@@ -82,4 +86,5 @@ async def test_an_agent_that_is_still_being_chosen_is_given_up() -> None:
     async with asyncio.timeout(5):
         await begun.discard()
     assert begun.agent.cancelled()
+    assert begun.model is not None
     assert begun.model.cancelled()

@@ -80,7 +80,7 @@ async def _report(app: PhoneApp | None, local: str | None) -> list[Check]:
         loaded = settings.load() if app is None else app.settings
     except ConfigurationError as error:
         return settings_missing(error)
-    endpoints = () if app is None else app._given_endpoints
+    endpoints = () if app is None else app.endpoints
     return [check async for check in examine(loaded, endpoints=endpoints, local=local)]
 
 

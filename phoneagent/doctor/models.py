@@ -152,7 +152,7 @@ async def _remedy(error: EndpointError, endpoint: Endpoint, source: Source, mode
         return f"check {source.model}" + (f", and {address}" if code == "404" and address != "the network" else "")
     if code in ("format", "session"):
         return f"it does not take what a phone call needs: check {source.model}"
-    if code.startswith(("2", "3")) and len(code) == 3:
+    if code == "no websocket":
         return f"a web page is there, and no model: check {address}"
     if code.startswith("5") and len(code) == 3:
         return f"it is in trouble, or not what is meant: try again later, or check {address}"

@@ -28,9 +28,9 @@ call = "hang_up"
 async def converse(w: World, number: int) -> Any:
     await asyncio.sleep(number * 0.04)  # fifty people do not dial in the same millisecond
     async with w.phone(caller=f"+1555010{number:04}").dial() as line:
-        await line.wait_for_silence(ms=200)
+        await line.wait_for_silence(ms=200, timeout=60)
         await line.say(VOICE.render("One?"))
-        await line.wait_for_agent(ms=600)
+        await line.wait_for_agent(ms=600, timeout=60)
         await line.say(VOICE.render("Two!"))
         await line.wait_ended(40)
     return line

@@ -85,7 +85,7 @@ def test_what_is_good_to_know_is_no_fault(monkeypatch: pytest.MonkeyPatch) -> No
 
 APP = """
 from phoneagent import Agent, Endpoint, PhoneApp
-app = PhoneApp(Agent(instructions="x"), endpoint=[Endpoint("wss://one.example"), Endpoint("wss://two.example")])
+app = PhoneApp(Agent(instructions="x"), endpoints=[Endpoint("wss://one.example"), Endpoint("wss://two.example")])
 """
 
 

@@ -146,7 +146,7 @@ def test_a_response_of_which_nothing_comes_is_given_up(rig: Rig) -> None:
     rig.created()
     rig.talk(10)
     rig.model(realtime.Unknown("response.output_item.added"))
-    rig.talk(14)
+    rig.talk(11)
     assert rig.bridge.floor() is Floor.THINKING
     rig.talk(3)
     assert "nothing came" in rig.given_up

@@ -7,6 +7,7 @@ import pytest
 from phoneagent.events import AgentAnswered, BargeIn, CallEnded, CallerSpoke, KeyPressed, ToolCalled, TurnEnded
 from phoneagent.protocol.narration import MAX_TROUBLES, Narration
 from phoneagent.protocol.playback import Outcome
+from phoneagent.protocol.realtime import TranscriptDelta, TranscriptDone
 
 
 @pytest.fixture
@@ -96,8 +97,8 @@ def test_a_caller_who_goes_on_after_the_answer_began_is_not_waiting_either(narra
     ("heard", "complete", "interrupted"), [(1000, True, False), (500, True, True), (1000, False, True)]
 )
 def test_a_turn_of_the_agent(narration: Narration, heard: int, complete: bool, interrupted: bool) -> None:
-    narration.words("i1", "one two ")
-    narration.text("i1", "one two three four")
+    narration.agent_says(TranscriptDelta(response_id="r1", item_id="i1", delta="one two "))
+    narration.agent_says(TranscriptDone(response_id="r1", item_id="i1", transcript="one two three four"))
     narration.heard(Outcome("i1", 0, heard, 1000, complete), 103.0)
     (event,) = told(narration)
     assert isinstance(event, TurnEnded)
