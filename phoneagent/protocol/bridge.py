@@ -252,6 +252,8 @@ class Bridge:
             case realtime.ItemAdded(item=item):
                 if item.type == "function_call_output" and item.call_id:
                     self.responses.output_added(item.call_id)
+            case realtime.ItemDone(item=item):
+                self.tools.hosted(item, self.responses)
             case realtime.ResponseCreated(response=response):
                 self._response_created(response, now)
             case realtime.OutputItemDone(item=item):

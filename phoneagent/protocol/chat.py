@@ -132,6 +132,8 @@ class Chat:
             case realtime.ItemAdded(item=item):
                 if item.type == "function_call_output" and item.call_id:
                     self._responses.output_added(item.call_id)
+            case realtime.ItemDone(item=item):
+                self._tools.hosted(item, self._responses)
             case realtime.ResponseCreated(response=response):
                 interrupted = self._responses.created(response, now)
                 ask = self._responses.ask

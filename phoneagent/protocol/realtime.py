@@ -84,6 +84,12 @@ class _ItemCreated(ItemAdded, tag="conversation.item.created"):
     """Beta; some GA servers send it as well."""
 
 
+class ItemDone(_FromModel, tag="conversation.item.done"):
+    """An item is complete: for a tool of an MCP server, this is the moment at which its output is there."""
+
+    item: Item
+
+
 class InputTranscript(_FromModel, tag="conversation.item.input_audio_transcription.completed"):
     """What the caller said, by a side recogniser; late, out of order, or never."""
 
@@ -225,6 +231,7 @@ FromModel: TypeAlias = (
     | SpeechStopped
     | Committed
     | ItemAdded
+    | ItemDone
     | InputTranscript
     | InputTranscriptFailed
     | ResponseCreated
@@ -247,6 +254,7 @@ _WIRE = (
     | Committed
     | ItemAdded
     | _ItemCreated
+    | ItemDone
     | InputTranscript
     | InputTranscriptFailed
     | ResponseCreated

@@ -46,6 +46,7 @@ class ToolCalls:
         self.past = tuple(past)
         """The calls that were made before this media stream, in order."""
         self._seen: set[str] = set()
+        self._hosted: set[str] = set()
         self._running: dict[str, ToolCall] = {}
         self._made: dict[str, ToolCall] = {}
         self._outputs: dict[str, str] = {}
@@ -64,9 +65,7 @@ class ToolCalls:
 
     def begin(self, item: Item, now: float) -> ToolCall | None:
         """Take an output item. Returns the call to run if it is one, complete, and new."""
-        if item.type == "mcp_approval_request" and item.id is not None and item.id not in self._seen:
-            self._seen.add(item.id)
-            self._outbox.append(ItemCreate(item=_refusal(item.id, len(self._seen))))
+        self._refuse(item)
         if item.type != "function_call" or item.status not in (None, "completed") or not item.call_id or not item.name:
             return None
         if item.call_id in self._seen:
@@ -75,6 +74,23 @@ class ToolCalls:
         call = ToolCall(item.call_id, item.name, item.arguments or "{}", now)
         self._running[item.call_id] = self._made[item.call_id] = call
         return call
+
+    def _refuse(self, item: Item) -> None:
+        if item.type == "mcp_approval_request" and item.id is not None and item.id not in self._seen:
+            self._seen.add(item.id)
+            self._outbox.append(ItemCreate(item=_refusal(item.id, len(self._seen))))
+
+    def hosted(self, item: Item, responses: ResponseGate) -> None:
+        """Take a complete item: what came of a tool of an MCP server that the provider calls, or its wish for approval.
+
+        Nothing follows by itself: an answer is owed to either, and a server that gives one unasked has given it.
+        """
+        if item.id is None or item.id in self._hosted or item.type not in ("mcp_call", "mcp_approval_request"):
+            return
+        self._hosted.add(item.id)
+        self._refuse(item)
+        responses.output_posted(item.id)
+        responses.output_added(item.id)
 
     def runs(self, ms: Callable[[float], int]) -> list[ToolRun]:
         """Return the calls of this media stream, in order; `ms` tells the call's time of a moment."""

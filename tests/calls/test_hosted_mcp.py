@@ -38,7 +38,7 @@ caller = "Hello."
 call = "hand_off_to_parcels"
 then = "Yes?"
 """
-INLINE = [True]
+INLINE = [False, True]
 """How the model's provider goes about its calls; see `Faults.mcp_inline`."""
 
 

@@ -163,3 +163,32 @@ def test_nobody_approves_anything_on_the_phone(rig: Rig) -> None:
     (answer,) = rig.sent(ItemCreate)
     assert answer.item["approval_request_id"] == "a1"
     assert answer.item["approve"] is False
+
+
+def test_what_the_provider_s_call_returned_is_answered(rig: Rig) -> None:
+    """It comes after the response, and no server goes on by itself; one that does has given the answer."""
+    rig.turn()
+    rig.created()
+    rig.model(realtime.OutputItemDone(item=realtime.Item(id="m1", type="mcp_call")))
+    rig.done()
+    rig.talk(6)
+    assert rig.creates == []
+    for _ in range(2):
+        rig.model(realtime.ItemDone(item=realtime.Item(id="m1", type="mcp_call")))
+    assert len(rig.creates) == 1
+    rig.created("r2")
+    rig.says(100, "i2", "r2")
+    rig.talk(6)
+    assert len(rig.creates) == 1
+
+
+def test_the_refusal_of_a_wish_for_approval_is_answered(rig: Rig) -> None:
+    rig.turn()
+    rig.created()
+    for kind in (realtime.ItemDone, realtime.OutputItemDone):
+        rig.model(kind(item=realtime.Item(id="a1", type="mcp_approval_request")))
+    (answer,) = rig.sent(ItemCreate)
+    assert answer.item["approve"] is False
+    assert rig.creates == []
+    rig.done()
+    assert len(rig.creates) == 1

@@ -307,3 +307,15 @@ def test_what_goes_wrong_with_a_hosted_server_is_told() -> None:
     bench = Bench()
     bench.receive(realtime.Unknown("mcp_list_tools.failed"), realtime.Unknown("mcp_list_tools.completed"))
     assert bench.shown == [Complaint("an MCP server could not be asked for its tools by the model's provider")]
+
+
+def test_what_a_hosted_tool_returned_is_answered() -> None:
+    bench = Bench()
+    bench.write()
+    bench.created()
+    bench.receive(realtime.OutputItemDone(item=realtime.Item(id="m1", type="mcp_call")))
+    bench.done()
+    assert len(bench.creates) == 1
+    bench.receive(realtime.ItemDone(item=realtime.Item(id="m1", type="mcp_call")))
+    assert len(bench.creates) == 2
+    assert not bench.chat.idle
