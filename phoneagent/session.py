@@ -303,6 +303,7 @@ class Session:
         if self._model_events:
             self._emit(ModelEvent(call_sid=self._call.sid, type=data["type"], data=data))
         self._taken_at = self._loop.time()
+        self._desk.receive(event)
         self.bridge.receive_from_model(event, self._taken_at)
         if isinstance(event, realtime.TranscriptDelta | realtime.TranscriptDone):
             self._show_guard(event)

@@ -111,9 +111,9 @@ class Chat:
         self._responses.output_posted(call_id)
         self._move_on(now)
 
-    def reconfigure(self, session: dict[str, object]) -> None:
+    def reconfigure(self, session: dict[str, object], event_id: str) -> None:
         """Change the model's session, as where one agent hands over to another."""
-        self._tools.reconfigure(session)
+        self._tools.reconfigure(session, event_id)
 
     # --- what the model says ---
 
