@@ -133,6 +133,16 @@ async def test_one_that_fails_is_reported_and_the_call_goes_on(caplog: pytest.Lo
     assert desk.troubles == ["the guardrail failed: LookupError"]
 
 
+async def test_one_that_would_end_the_process_failed() -> None:
+    async def leaves(call: Call, text: str) -> str:
+        raise SystemExit(3)
+
+    desk = Desk(leaves)
+    desk.words("a")
+    await desk.rest()
+    assert desk.troubles == ["the guardrail failed: RuntimeError"]
+
+
 @pytest.mark.parametrize("verdict", [7, b"x"])
 async def test_one_that_returns_nonsense_failed(verdict: object) -> None:
     desk = Desk(lambda call, text: verdict)  # type: ignore[arg-type,return-value]
