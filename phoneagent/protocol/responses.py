@@ -145,6 +145,8 @@ class ResponseGate:
         self._server_may_answer = server_answers
         if server_answers and self.state is State.NONE:
             self._request(now)
+        elif server_answers and self._pending is None:
+            self._drop_next = False  # what was to be dropped has not come, and what comes now answers this turn
 
     def output_posted(self, call_id: str) -> None:
         """A tool's output went to the model."""
