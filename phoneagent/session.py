@@ -41,6 +41,10 @@ FIRST_PAUSE_SECONDS = 0.1
 LAST_PAUSE_SECONDS = 1.6
 """Between two attempts to open another model session; the first comes at once."""
 
+LATE_SECONDS = 1.0
+"""A timer that fires so late was held up, and with it everything that came meanwhile: that is read first."""
+
+CATCH_UP_SECONDS = 0.1
 MEASURED_FRAMES = 50
 """Of so many messages one is measured on its way through: once a second of each call."""
 
@@ -395,7 +399,11 @@ class Session:
         self._timer = self._loop.call_at(due, self._on_timer)
 
     def _on_timer(self) -> None:
+        late = self._timer is not None and self._loop.time() - self._timer.when() > LATE_SECONDS
         self._timer = None
+        if late:  # else a tool that held up the loop would make dead lines of all calls
+            self._timer = self._loop.call_later(CATCH_UP_SECONDS, self._on_timer)
+            return
         try:
             self.bridge.handle_timer(self._loop.time())
             self.flush()
