@@ -97,7 +97,8 @@ def _line(event: Event, pii: bool) -> tuple[int, str]:
             return logging.INFO, f"handed over after {event.at_ms} ms: {event.reason}"
         case CallEnded():
             cost = "" if event.cost is None else f", cost {event.cost}"
-            return logging.INFO, f"ended by {event.ended_by} after {event.duration_ms} ms{cost}: {event.reason}"
+            level = logging.ERROR if event.ended_by == "error" else logging.INFO
+            return level, f"ended by {event.ended_by} after {event.duration_ms} ms{cost}: {event.reason}"
         case _:
             return logging.DEBUG, ""
 

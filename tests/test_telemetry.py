@@ -27,7 +27,7 @@ from phoneagent import (
     UsageReported,
     telemetry,
 )
-from phoneagent.events import CallHandedOver
+from phoneagent.events import CallHandedOver, EndedBy
 from phoneagent.telemetry import JsonFormatter, Metrics, hide_secrets, log_event, watch_loop
 
 TURN = Turn(
@@ -60,6 +60,13 @@ EVENTS = [
     Trouble(call_sid="CA1", at_ms=1, what="something is odd"),
     ENDED,
 ]
+
+
+@pytest.mark.parametrize(("by", "level"), [("agent", logging.INFO), ("line", logging.INFO), ("error", logging.ERROR)])
+def test_a_call_that_we_failed_is_an_alarm(caplog: pytest.LogCaptureFixture, by: EndedBy, level: int) -> None:
+    caplog.set_level(logging.DEBUG)
+    log_event(replace(ENDED, ended_by=by))
+    assert [record.levelno for record in caplog.records] == [level]
 
 
 def test_every_fact_is_a_line_without_numbers_or_speech(caplog: pytest.LogCaptureFixture) -> None:
