@@ -319,9 +319,10 @@ def tool(
     """Make a function a tool that the model may call.
 
     The JSON schema comes from the signature (annotate as for pydantic), the description from the docstring. A parameter
-    annotated `Call` gets the live call and is not in the schema. Plain functions run in a thread. `timeout` is in
-    seconds. What the function returns is given to the model: a string as it is, everything else as JSON. Raise
-    `ToolError` to tell the model what went wrong; any other exception is logged, and the model learns that it failed.
+    annotated `Call` gets the live call and is not in the schema. Plain functions run in a thread. What the function
+    returns is given to the model: a string as it is, everything else as JSON. Raise `ToolError` to tell the model what
+    went wrong; any other exception is logged, and the model learns that it failed. After `timeout` seconds the function
+    is cancelled, or left alone where that cannot be, and the model learns that nobody knows what came of it.
 
     With `once` (a payment, a booking) the same arguments run the function only once in a call: asked again, the model
     gets the first output, whatever that was. This holds also where the call goes on in another process; what was cut
