@@ -187,7 +187,7 @@ class LocalMcpServer:
                     try:
                         tool = self._tool(listed)
                     except DefinitionError as error:
-                        log.error("a tool of the MCP server %s is left out: %s", self.name, error)
+                        log.error("a tool of the MCP server %s is left out: %s", self.name, str(error))
                         continue
                     found.setdefault(tool.name, tool)
             cursor = page.next_cursor

@@ -195,7 +195,7 @@ class Tool:
         try:
             output = sendable(value) if isinstance(value, str) else pydantic_core.to_json(value).decode()
         except pydantic_core.PydanticSerializationError as error:
-            log.error("tool %s returned something that is not JSON: %s", self.name, error)
+            log.error("tool %s returned something that is not JSON: %s", self.name, str(error))
             return failure(f"{self.name} returned something that cannot be written as JSON")
         if len(output) > MAX_OUTPUT_CHARS:
             log.error("tool %s returned %d characters, the limit is %d", self.name, len(output), MAX_OUTPUT_CHARS)
