@@ -14,14 +14,18 @@ from __future__ import annotations
 import asyncio
 import functools
 import hashlib
+import itertools
 import re
+from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from .call import Call
-from .errors import DefinitionError
+from .errors import DefinitionError, ToolError
 from .protocol.history import ToolRun
+from .protocol.realtime import Error, FromModel, SessionUpdated
 from .tools import MAX_NAME_CHARS, Tool
 
 if TYPE_CHECKING:  # an agent has these tools, and so knows this file
@@ -29,6 +33,9 @@ if TYPE_CHECKING:  # an agent has these tools, and so knows this file
 
 INSTRUCTIONS_SECONDS = 5.0
 """How long the next agent's own function may take to write its instructions."""
+
+ANSWER_SECONDS = 2.0
+"""How long the model's server may take to say that it refuses a change; after that it counts as taken."""
 
 
 def hand_off_tool(name: str) -> Tool:
@@ -99,7 +106,8 @@ def check(agent: Agent) -> None:
 
 
 class Desk:
-    """Who of a team has the call. `reconfigure` changes the model's session, `speaks` notes who speaks.
+    """Who of a team has the call. `reconfigure` changes the model's session by an event of that id, `speaks` notes who
+    speaks. Whoever is to have the call has it once the session is theirs: `receive` is shown the server's events.
 
     A model's voice cannot be changed once it was heard: `voice_fixed` tells whether it was.
 
@@ -112,7 +120,7 @@ class Desk:
         call: Call,
         *,
         past: Sequence[ToolRun],
-        reconfigure: Callable[[dict[str, object]], None],
+        reconfigure: Callable[[dict[str, object], str], None],
         speaks: Callable[[str], None],
         voice_fixed: Callable[[], bool],
     ) -> None:
@@ -122,6 +130,8 @@ class Desk:
         self._reconfigure = reconfigure
         self._speaks = speaks
         self._voice_fixed = voice_fixed
+        self._numbers = itertools.count(1)
+        self._asked: OrderedDict[str, asyncio.Future[str | None]] = OrderedDict()  # changes that wait for their answer
         for run in past:
             target = self._target(run.name)
             if target is not None and run.output == _taken_over(target.name):
@@ -142,12 +152,32 @@ class Desk:
         return None if name is None else self._team.get(name)
 
     async def _hand_over(self, target: Agent, arguments: Mapping[str, Any]) -> str:
-        voice = self._voice if self._voice_fixed() else target
-        await self._configure(target, voice)
-        self._voice = voice
-        self.agent = target
-        self._speaks(target.name)
+        answer = await self._configure(target)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(ANSWER_SECONDS):
+                if (refusal := await answer) is not None:
+                    raise ToolError(f"the call was not handed over ({refusal}): you are still the one who has it")
+        self._voice = self._voice if self._voice_fixed() else target
+        self._adjust(target)
+        self._has_it(target)
         return _taken_over(target.name)
+
+    def receive(self, event: FromModel) -> None:
+        """Take a server event: it may be the answer to a change that was asked for."""
+        match event:
+            case SessionUpdated() if self._asked:
+                self._answered_by(next(iter(self._asked)), None)
+            case Error(error=failure) if self._asked:
+                of_session = failure.event_id is None and (failure.param or "").startswith("session")
+                event_id = next(iter(self._asked)) if of_session else failure.event_id
+                self._answered_by(event_id or "", failure.code or failure.type or "error")
+            case _:
+                pass
+
+    def _answered_by(self, event_id: str, refusal: str | None) -> None:
+        answer = self._asked.pop(event_id, None)
+        if answer is not None and not answer.done():
+            answer.set_result(refusal)
 
     async def session_opened(self) -> None:
         """A model session is there, configured for the agent who answered: make it that of whoever has the call.
@@ -155,23 +185,45 @@ class Desk:
         Raises:
             Exception: whatever the agent's own function raises, and TimeoutError; the one who answered has the call.
         """
+        for event_id in list(self._asked):
+            self._answered_by(event_id, "the connection was lost")
         if self.agent is self._answered:
             return
-        target, self.agent = self.agent, self._answered
-        self._speaks(self.agent.name)
+        target = self.agent
+        self._has_it(self._answered)
         async with asyncio.timeout(INSTRUCTIONS_SECONDS):
-            await self._configure(target, self._voice)
-        self.agent = target
-        self._speaks(target.name)
+            answer = await self._configure(target)
+        self._adjust(target)
+        self._has_it(target)
 
-    async def _configure(self, target: Agent, voice: Agent) -> None:
-        """Change the session, one thing at a time: a server that refuses a part of an update refuses all of it."""
+        def settle(answer: asyncio.Future[str | None]) -> None:
+            if not answer.cancelled() and answer.result() is not None and self.agent is target:
+                self._has_it(self._answered)
+
+        answer.add_done_callback(settle)  # it comes once the call goes on
+
+    def _has_it(self, agent: Agent) -> None:
+        self.agent = agent
+        self._speaks(agent.name)
+
+    async def _configure(self, target: Agent) -> asyncio.Future[str | None]:
+        """Make the session that agent's. Returns the server's answer: None, or why it refuses."""
         session = target.session(await target.instructions_for(self._call))
-        self._reconfigure({key: session[key] for key in ("type", "instructions", "tools")})
+        return self._change({key: session[key] for key in ("type", "instructions", "tools")})
+
+    def _adjust(self, target: Agent) -> None:
+        """Change what else is different, one by one: where a part of an update is refused, all of it is."""
+        session, voice = target.session(""), _voice_of(self._voice.session(""))
         if session.get("tool_choice") != self.agent.session("").get("tool_choice"):
-            self._reconfigure({"type": session["type"], "tool_choice": session.get("tool_choice", "auto")})
-        if (spoken := _voice_of(voice.session(""))) != _voice_of(self._answered.session("")):
-            self._reconfigure({"type": session["type"], "audio": {"output": spoken}})
+            self._change({"type": session["type"], "tool_choice": session.get("tool_choice", "auto")})
+        if voice != _voice_of(self._answered.session("")):
+            self._change({"type": session["type"], "audio": {"output": voice}})
+
+    def _change(self, session: dict[str, object]) -> asyncio.Future[str | None]:
+        event_id = f"agent_{next(self._numbers)}"
+        answer = self._asked[event_id] = asyncio.get_running_loop().create_future()
+        self._reconfigure(session, event_id)
+        return answer
 
 
 def _voice_of(session: Mapping[str, Any]) -> dict[str, Any]:

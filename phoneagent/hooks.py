@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import inspect
 import logging
 import types
 import typing
@@ -13,7 +12,7 @@ from typing import Any
 from . import events
 from .errors import DefinitionError
 from .events import Event, ModelEvent
-from .threads import run_in_thread
+from .threads import ask
 
 log = logging.getLogger("phoneagent.hooks")
 
@@ -101,15 +100,8 @@ class Follower:
         name = getattr(hook, "__name__", repr(hook))
         try:
             async with asyncio.timeout(HOOK_SECONDS):
-                if inspect.iscoroutinefunction(hook):
-                    await hook(event)
-                else:
-                    await run_in_thread(hook, event)
+                await ask(hook, event)
         except TimeoutError:
             log.error("hook %s took longer than %g s", name, HOOK_SECONDS, extra={"call_sid": event.call_sid})
-        except asyncio.CancelledError:
-            if (task := asyncio.current_task()) is not None and task.cancelling():
-                raise  # the process ends, or the time of all hooks is over
-            log.warning("hook %s was cancelled from inside", name, extra={"call_sid": event.call_sid})
-        except (Exception, SystemExit):  # a user's function: its failure is logged and changes nothing
+        except Exception:  # a user's function: its failure is logged and changes nothing
             log.exception("hook %s failed", name, extra={"call_sid": event.call_sid})

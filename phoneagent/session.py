@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from contextlib import suppress
+from functools import partial
 from typing import Any, Literal, Protocol, TypeAlias, TypeVar
 
 from .agent import Agent
@@ -42,6 +43,10 @@ FIRST_PAUSE_SECONDS = 0.1
 LAST_PAUSE_SECONDS = 1.6
 """Between two attempts to open another model session; the first comes at once."""
 
+LATE_SECONDS = 1.0
+"""A timer that fires so late was held up, and with it everything that came meanwhile: that is read first."""
+
+CATCH_UP_SECONDS = 0.1
 MEASURED_FRAMES = 50
 """Of so many messages one is measured on its way through: once a second of each call."""
 
@@ -338,6 +343,7 @@ class Session:
         if self._model_events:
             self._emit(ModelEvent(call_sid=self._call.sid, type=data["type"], data=data))
         self._taken_at = self._loop.time()
+        self._desk.receive(event)
         self.bridge.receive_from_model(event, self._taken_at)
         if isinstance(event, realtime.TranscriptDelta | realtime.TranscriptDone):
             self._show_guard(event)
@@ -442,8 +448,12 @@ class Session:
             self._timer.cancel()
         self._timer = self._loop.call_at(due, self._on_timer)
 
-    def _on_timer(self) -> None:
+    def _on_timer(self, *, caught_up: bool = False) -> None:
+        late = not caught_up and self._timer is not None and self._loop.time() - self._timer.when() > LATE_SECONDS
         self._timer = None
+        if late:  # else a tool that held up the loop would make dead lines of all calls
+            self._timer = self._loop.call_later(CATCH_UP_SECONDS, partial(self._on_timer, caught_up=True))
+            return
         try:
             self.bridge.handle_timer(self._loop.time())
             self.flush()

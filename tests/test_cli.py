@@ -96,6 +96,16 @@ def test_a_target_that_is_none_is_one_line(
     assert complaint in line
 
 
+def test_a_key_that_cannot_be_sent_is_one_line(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "“sk-secret”")
+    assert run(monkeypatch, "serve", "cli_app", "--host", "127.0.0.1", "--port", "0") == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("phoneagent: the header 'Authorization' for api.openai.com cannot be sent")
+    assert "secret" not in line
+
+
 def test_what_the_app_s_own_module_lacks_is_not_taken_for_the_app(folder: Path) -> None:
     (folder / "cli_broken.py").write_text("import not_installed", encoding="utf-8")
     with pytest.raises(ModuleNotFoundError, match="not_installed"):

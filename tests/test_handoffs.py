@@ -14,6 +14,7 @@ import pytest
 from phoneagent import Agent, Call, DefinitionError, handoffs, tool
 from phoneagent.handoffs import Desk, check, hand_off_tool, team_of
 from phoneagent.protocol.history import ToolRun
+from phoneagent.protocol.realtime import Error, Failure, SessionUpdated
 
 pytestmark = pytest.mark.anyio
 
@@ -94,10 +95,12 @@ def test_a_tool_may_not_have_the_name_of_a_hand_off() -> None:
 
 
 class Office:
-    """A desk, and what it did to the session."""
+    """A desk, what it did to the session, and the server that takes it, refuses it (a code) or does not answer ("")."""
 
-    def __init__(self, agent: Agent = FRONT, past: Sequence[ToolRun] = ()) -> None:
+    def __init__(self, agent: Agent = FRONT, past: Sequence[ToolRun] = (), refuses: str | None = None) -> None:
         self.updates: list[dict[str, Any]] = []
+        self.refuses = refuses
+        self.names_event = True
         self.speakers: list[str] = []
         self.spoken = True
         self.call = Call(sid="CA1", caller=None, called=None, direction="inbound", started_at=datetime.now(UTC))
@@ -105,10 +108,19 @@ class Office:
             agent,
             self.call,
             past=past,
-            reconfigure=self.updates.append,
+            reconfigure=self.reconfigure,
             speaks=self.speakers.append,
             voice_fixed=lambda: self.spoken,
         )
+
+    def reconfigure(self, session: dict[str, Any], event_id: str) -> None:
+        self.updates.append(session)
+        if self.refuses is None:
+            asyncio.get_running_loop().call_soon(self.desk.receive, SessionUpdated(session=session))
+        elif self.refuses:
+            of = event_id if self.names_event else None
+            failure = Failure(code=self.refuses, param="session.tools", event_id=of)
+            asyncio.get_running_loop().call_soon(self.desk.receive, Error(error=failure))
 
     async def run(self, name: str) -> str:
         found = self.desk.tool(name)
@@ -188,6 +200,50 @@ def test_a_name_that_nobody_has_is_no_tool() -> None:
     assert Office().desk.tool("hand_off_to_ghost") is None
 
 
+@pytest.mark.parametrize("names_event", [True, False])
+async def test_one_whom_the_server_refuses_does_not_get_the_call(names_event: bool) -> None:
+    office = Office(refuses="invalid_value")
+    office.names_event = names_event
+    output = json.loads(await office.run("hand_off_to_billing"))
+    assert output == {"error": "the call was not handed over (invalid_value): you are still the one who has it"}
+    assert office.desk.agent is FRONT
+    assert office.desk.tool("take_message") is not None
+    assert office.speakers == ["Front desk"]
+    assert len(office.updates) == 1  # nothing of the other agent's follows
+    office.refuses = None
+    assert "billing" in await office.run("hand_off_to_billing")
+    assert office.desk.agent is BILLING
+
+
+async def test_other_errors_refuse_nothing() -> None:
+    office = Office(refuses="")
+    handing_over = asyncio.create_task(office.run("hand_off_to_billing"))
+    while not office.updates:
+        await asyncio.sleep(0)
+    for other in (Failure(code="server_error"), Failure(event_id="create_1"), Failure(param="item.id")):
+        office.desk.receive(Error(error=other))
+    office.desk.receive(SessionUpdated(session={}))
+    assert "billing" in await handing_over
+    office.desk.receive(SessionUpdated(session={}))  # of nobody
+
+
+async def test_a_server_that_says_nothing_has_taken_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(handoffs, "ANSWER_SECONDS", 0.01)
+    office = Office(refuses="")
+    assert "billing" in await office.run("hand_off_to_billing")
+    assert office.desk.agent is BILLING
+
+
+async def test_a_session_that_is_lost_meanwhile_leaves_the_call_where_it_is() -> None:
+    office = Office(refuses="")
+    handing_over = asyncio.create_task(office.run("hand_off_to_billing"))
+    while not office.updates:
+        await asyncio.sleep(0)
+    await office.desk.session_opened()
+    assert "the connection was lost" in await handing_over
+    assert office.desk.agent is FRONT
+
+
 # --- a call that goes on in another session ---
 
 
@@ -213,6 +269,16 @@ async def test_where_it_came_back_nothing_is_changed() -> None:
     await office.desk.session_opened()
     assert office.desk.agent is FRONT
     assert office.updates == []
+
+
+async def test_whom_the_next_session_refuses_leaves_the_call_to_the_one_who_answered() -> None:
+    office = Office(past=await handed_over("hand_off_to_billing"), refuses="invalid_value")
+    await office.desk.session_opened()
+    assert office.desk.agent is BILLING
+    while office.desk.agent is BILLING:
+        await asyncio.sleep(0)
+    assert office.desk.agent is FRONT
+    assert office.speakers[-1] == "Front desk"
 
 
 @pytest.mark.parametrize("output", [None, '{"error": "hand_off_to_billing failed"}'])

@@ -62,7 +62,10 @@ async def test_a_hook_that_is_cancelled_or_leaves_does_not_keep_the_rest_from_ot
     async def leaves(event: Any) -> None:
         raise SystemExit(3)
 
-    for hook in (cancelled, leaves, seen.append):
+    async def rude(event: Any) -> None:
+        raise BaseException
+
+    for hook in (cancelled, leaves, rude, seen.append):
         registry.add(CallerSpoke, hook)
     follower = registry.follow()
     follower.tell(spoke(1))

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import socket
+import time
 from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 
-from phoneagent import Agent, Call, CallEnded, Event
+from phoneagent import Agent, Call, CallEnded, Event, session
 from phoneagent.protocol import mediastream
 from phoneagent.protocol.bridge import Bridge
 from phoneagent.protocol.policy import Policy, RunTool
@@ -41,14 +44,14 @@ async def never() -> ModelSocket:
 class Shell:
     """A session without a network."""
 
-    def __init__(self, agent: Agent | None = None, open_model: Any = never) -> None:
+    def __init__(self, agent: Agent | None = None, open_model: Any = never, caller: Caller | None = None) -> None:
         self.told: list[Event] = []
         self.call = Call(sid="CA1", caller=None, called=None, direction="inbound", started_at=datetime.now(UTC))
         self.session = Session(
             call=self.call,
             agent=agent or Agent(instructions="x"),
             bridge=Bridge(Policy(), call_sid="CA1"),
-            caller=Caller(),
+            caller=caller or Caller(),
             open_model=open_model,
             emit=self.told.append,
         )
@@ -108,6 +111,38 @@ async def test_the_end_is_told_before_the_last_tool_is_done() -> None:
     done.set()
     async with asyncio.timeout(5):
         await finishing
+
+
+async def test_who_holds_up_the_loop_makes_no_dead_lines(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What came meanwhile is read before the timers have their say."""
+    monkeypatch.setattr("phoneagent.protocol.limits.LINE_LOST_SECONDS", 0.1)
+    monkeypatch.setattr(session, "LATE_SECONDS", 0.1)
+    ours, theirs = socket.socketpair()
+    reader, writer = await asyncio.open_connection(sock=ours)
+    waits, read = asyncio.Event(), asyncio.Event()
+
+    class Line(Caller):
+        async def receive(self) -> str | bytes | None:
+            (read if waits.is_set() else waits).set()
+            return (await reader.readline()).decode()
+
+    def hold_up() -> None:
+        message = {"event": "media", "streamSid": "MZ1", "media": {"payload": "/w==", "timestamp": "20"}}
+        theirs.send(json.dumps(message).encode() + b"\n")
+        time.sleep(0.3)
+
+    shell = Shell(caller=Line())
+    running = asyncio.create_task(shell.session.run(START))
+    await waits.wait()
+    asyncio.get_running_loop().call_soon(hold_up)
+    async with asyncio.timeout(5):
+        await read.wait()
+        assert shell.told == []
+        await running  # nothing more comes: now the line is dead
+    assert shell.ended().ended_by == "line"
+    theirs.close()
+    writer.close()
+    await writer.wait_closed()
 
 
 async def test_a_session_that_is_stopped_leaves_nothing() -> None:

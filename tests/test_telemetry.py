@@ -27,7 +27,7 @@ from phoneagent import (
     UsageReported,
     telemetry,
 )
-from phoneagent.events import CallHandedOver, RateLimit, RateLimitsUpdated
+from phoneagent.events import CallHandedOver, EndedBy, RateLimit, RateLimitsUpdated
 from phoneagent.telemetry import JsonFormatter, Metrics, hide_secrets, log_event, watch_loop
 
 TURN = Turn(
@@ -62,6 +62,13 @@ EVENTS = [
 ]
 
 
+@pytest.mark.parametrize(("by", "level"), [("agent", logging.INFO), ("line", logging.INFO), ("error", logging.ERROR)])
+def test_a_call_that_we_failed_is_an_alarm(caplog: pytest.LogCaptureFixture, by: EndedBy, level: int) -> None:
+    caplog.set_level(logging.DEBUG)
+    log_event(replace(ENDED, ended_by=by))
+    assert [record.levelno for record in caplog.records] == [level]
+
+
 def test_every_fact_is_a_line_without_numbers_or_speech(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG)
     for event in EVENTS:
@@ -73,13 +80,6 @@ def test_every_fact_is_a_line_without_numbers_or_speech(caplog: pytest.LogCaptur
     for secret in ("+1555", "my secret", "7"):
         assert secret not in "".join(line.removeprefix("CA1") for line in lines)
     assert "interrupted: heard 100 of 900 ms" in "".join(lines)
-
-
-def test_a_call_that_we_lost_is_an_error_of_the_log(caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level(logging.INFO)
-    log_event(ENDED)
-    log_event(replace(ENDED, ended_by="error"))
-    assert [record.levelname for record in caplog.records] == ["INFO", "ERROR"]
 
 
 def test_rate_limits_are_shown_as_the_provider_told_them_last() -> None:

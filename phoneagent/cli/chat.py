@@ -163,6 +163,7 @@ class _Talk:
             except ProtocolError as error:
                 self._screen.complain(str(error))
                 continue
+            self._desk.receive(event)
             self._chat.receive(event, self._loop.time())
             self._changed.set()
 

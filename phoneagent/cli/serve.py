@@ -77,6 +77,7 @@ def serve(
     if insecure:
         _open_up(app, reload)
     loaded = app.settings
+    _ = app.endpoint  # a line here; while the server starts, a mistake in it would be a traceback
     address = _address(host, loaded)
     logs = log_config(loaded.log_level, loaded.log_format)
     listening = _listen(address, loaded.port if port is None else port)

@@ -250,8 +250,7 @@ class Bridge:
             case realtime.InputTranscriptFailed(item_id=item_id):
                 self.narration.understood(item_id, "")
             case realtime.ItemAdded(item=item):
-                if item.type == "function_call_output" and item.call_id:
-                    self.responses.output_added(item.call_id)
+                self.responses.item_added(item)
             case realtime.ItemDone(item=item):
                 self.tools.hosted(item, self.responses)
             case realtime.ResponseCreated(response=response):

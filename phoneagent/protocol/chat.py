@@ -115,9 +115,9 @@ class Chat:
         self._responses.output_posted(call_id)
         self._move_on(now)
 
-    def reconfigure(self, session: dict[str, object]) -> None:
+    def reconfigure(self, session: dict[str, object], event_id: str) -> None:
         """Change the model's session, as where one agent hands over to another."""
-        self._tools.reconfigure(session)
+        self._tools.reconfigure(session, event_id)
 
     # --- what the model says ---
 
@@ -130,8 +130,7 @@ class Chat:
                     self._responses.heard_audio(event.response_id)
                     self._happenings.append(Words(event.item_id, event.delta))
             case realtime.ItemAdded(item=item):
-                if item.type == "function_call_output" and item.call_id:
-                    self._responses.output_added(item.call_id)
+                self._responses.item_added(item)
             case realtime.ItemDone(item=item):
                 self._tools.hosted(item, self._responses)
             case realtime.ResponseCreated(response=response):

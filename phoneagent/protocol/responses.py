@@ -18,7 +18,7 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
 
-from .realtime import ItemCreate, Response, ResponseCancel, ResponseCreate, ToModel
+from .realtime import Item, ItemCreate, Response, ResponseCancel, ResponseCreate, ToModel
 
 CREATED_SECONDS = 5.0
 """A requested response that is not created within this time is requested again."""
@@ -152,10 +152,17 @@ class ResponseGate:
         self._server_may_answer = server_answers
         if server_answers and self.state is State.NONE:
             self._request(now)
+        elif server_answers and self._pending is None:
+            self._drop_next = False  # what was to be dropped has not come, and what comes now answers this turn
 
     def output_posted(self, call_id: str) -> None:
         """A tool's output went to the model."""
         self._outputs[call_id] = False
+
+    def item_added(self, item: Item) -> None:
+        """The server confirmed an item; that of a tool's output matters."""
+        if item.type == "function_call_output" and item.call_id:
+            self.output_added(item.call_id)
 
     def output_added(self, call_id: str) -> None:
         """The server confirmed the item of a tool's output."""

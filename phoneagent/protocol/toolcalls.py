@@ -116,9 +116,9 @@ class ToolCalls:
         self._outputs[call_id] = output
         self._outbox.append(ItemCreate(item={"type": "function_call_output", "call_id": call_id, "output": output}))
 
-    def reconfigure(self, session: dict[str, object]) -> None:
+    def reconfigure(self, session: dict[str, object], event_id: str) -> None:
         """Change the model's session: what is sent from here on finds it changed. `session` is in GA's shape."""
-        self._outbox.append(SessionUpdate(session=session))
+        self._outbox.append(SessionUpdate(event_id=event_id, session=session))
 
     # --- a word while it takes long ---
 

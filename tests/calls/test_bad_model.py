@@ -253,6 +253,7 @@ def halve(session: ModelSession, kind: str) -> list[bytes]:
 
 HALVES = [
     "input_audio_buffer.committed",
+    "response.created",
     "response.output_audio.delta",
     "response.output_audio.done",
     "response.output_item.done",

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from phoneagent import Agent, CallStarted, Trouble, TurnEnded, tool
+from phoneagent import Agent, CallStarted, ToolReturned, Trouble, TurnEnded, tool
 from phoneagent.sim import Faults, Model, Script
 from phoneagent.sim.speech import Murmur
 from phoneagent.store import Store
@@ -126,3 +126,18 @@ async def test_a_server_that_takes_neither_voice_nor_choice_takes_the_agent(worl
             "the model refused an event: unknown_parameter session.audio.output.voice",
             "the model refused an event: unknown_parameter session.tool_choice",
         }
+
+
+async def test_an_agent_whom_the_server_refuses_does_not_get_the_call(world: Worlds) -> None:
+    async with world(FRONT, SCRIPT) as w, w.phone().dial() as line:
+        await line.wait_for_silence(ms=300)
+        (session,) = w.model.sessions
+        session.setup = replace(session.setup, faults=Faults(refuse_fields={"tools"}))  # from now on
+        await line.say(WORD)
+        await line.wait_for_silence(ms=300)
+        await w.until(lambda: w.of(ToolReturned))
+        assert "was not handed over (unknown_parameter)" in w.of(ToolReturned)[0].output
+        assert session.session["instructions"] == "You answer."
+        await w.until(lambda: len(said(w)) == 3)
+        assert {agent for agent, _ in said(w)} == {"front desk"}
+        assert {each.what for each in w.of(Trouble)} == {"the model refused an event: unknown_parameter session.tools"}

@@ -136,6 +136,16 @@ def test_a_response_without_an_id_is_not_dropped_because_another_was(rig: Rig) -
     assert rig.media_ms() == 200
 
 
+def test_what_was_to_be_dropped_and_never_came_does_not_cost_the_next_answer(rig: Rig) -> None:
+    rig.turn("user1")  # its response.created is lost on the way
+    rig.speech()
+    rig.turn("user2")
+    rig.created("r2")
+    rig.audio(response="r2")
+    assert rig.cancels == []
+    assert rig.media_ms() == 100
+
+
 def test_a_response_without_an_id_is_cancelled_without_it(rig: Rig) -> None:
     rig.say()
     rig.error("conversation_already_has_active_response")

@@ -80,9 +80,11 @@ def test_what_it_sends_is_what_the_service_takes(calls: ToolCalls, outbox: deque
     calls.begin(Item(type="mcp_approval_request", id="mcpr_1"), 5.0)
     calls.begin(Item(type="mcp_approval_request", id="mcpr_2"), 5.0)
     calls.post("c1", "42")
-    calls.reconfigure({"type": "realtime", "instructions": "x", "tools": [], "audio": {"output": {"voice": "cedar"}}})
+    session = {"type": "realtime", "instructions": "x", "tools": [], "audio": {"output": {"voice": "cedar"}}}
+    calls.reconfigure(session, "agent_1")
     events = [json.loads(encode(message, Dialect.GA)) for message in outbox]
     for event in events:
         sdk.check(event, Dialect.GA)
     assert events[0]["item"]["id"] != events[1]["item"]["id"]
     assert len(events) == 4
+    assert events[3]["event_id"] == "agent_1"
