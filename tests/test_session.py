@@ -36,7 +36,7 @@ class Caller:
         self.closed.set()
 
 
-async def never() -> ModelSocket:
+async def never(elsewhere: bool) -> ModelSocket:
     await asyncio.Event().wait()
     raise AssertionError
 

@@ -23,8 +23,7 @@ unsent) · THINKING (a response is requested or active, or a tool runs) · CALLE
 | any                      | tool returned                  | its output is posted at once; after the last one: owed   |
 | THINKING, nobody speaks  | a tool takes long              | its filler is said, once (`toolcalls`)                   |
 | no response, turn over   | an answer is owed, not CLOSING | one response.create                                      |
-| any                      | response.done, the active one  | none; failed or empty: owed again, once a turn, and as   |
-|                          |                                | late as rate limits want it (`refusals`)                 |
+| any                      | response.done, the active one  | none; failed or empty: owed again, once (`refusals`)     |
 | speech on                | no media for 750 ms            | silence is made up (`listening`)                         |
 | any                      | no media for 15 s              | the line is lost                                         |
 | any but CLOSING          | hand_over                      | our part ends, and what is open is told to the next      |

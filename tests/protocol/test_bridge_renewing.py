@@ -186,7 +186,7 @@ def test_what_the_code_adds_before_a_resumed_call_has_a_session_comes_after_its_
 
 def test_a_new_session_is_that_of_whoever_has_the_call(rig: Rig) -> None:
     assert away(rig)
-    rig.bridge.tools.reconfigure({"instructions": "You do bills."})
+    rig.bridge.tools.reconfigure({"instructions": "You do bills."}, "hand_off_1")
     rig.connect()
     assert [update.session for update in rig.sent(realtime.SessionUpdate)] == [{"instructions": "You do bills."}]
 

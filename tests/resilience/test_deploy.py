@@ -197,7 +197,8 @@ async def test_a_call_that_is_ended_during_its_goodbye_is_not_taken_up_again(wor
             await (crash(callers, first) if how == "crash" else deploy(callers, first, w.cluster.drain_seconds))
             await parting.line.wait_ended(20)
             assert (len(parting.line.streams), parting.line.verbs) == (1, ["Connect", "Hangup"])
-            assert (await ended_record(w, parting)).stream_sid == parting.line.stream_sid
+            record = await ended_record(w, parting)
+            assert (record.ended_by, record.stream_sid) == ("agent", parting.line.stream_sid)
             await lasting.until(lambda: lasting.pids[-1] == second.pid, "the other one goes on")
             await callers.leave()
         assert [unexcused(caller, ()) for caller in callers.all] == [[], []]
