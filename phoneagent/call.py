@@ -30,8 +30,10 @@ class Call:
     """A live call. Its methods may be called from anywhere, also from a tool's thread, and never block.
 
     `caller` and `called` are what the telephone network says: E.164 as a rule, but None, a SIP address or a word like
-    "anonymous" occur. `direction` is Twilio's: "inbound", "outbound-api" or "outbound-dial". `state` is yours: what of it
-    JSON can carry (16 K characters) is there again in the call's next media stream, also after a crash.
+    "anonymous" occur. `direction` is Twilio's: "inbound", "outbound-api" or "outbound-dial".
+
+    `state` is yours: what of it JSON can carry (16 K characters) is there again in the call's next media stream, also
+    after a crash.
     """
 
     sid: str

@@ -8,9 +8,9 @@ import binascii
 import json
 import logging
 import re
-from collections.abc import Callable, Mapping, Sequence
-from types import MappingProxyType
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
+from urllib.parse import parse_qsl, urlsplit
 
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus, InvalidURI
@@ -40,6 +40,7 @@ _wire_log = logging.getLogger("phoneagent.endpoint.wire")
 _wire_log.setLevel(logging.INFO)  # at DEBUG, websockets writes the handshake's headers, and the key is among them
 _REFUSED_STATUS = frozenset({400, 401, 403, 404})
 _KEY = re.compile(r"\bsk-[^\s,;\"']+")
+_PLAIN = frozenset({"model", "deployment", "api-version"})
 _SECRET_CHARS = 8
 """Shorter words of a header are no secret."""
 
@@ -50,10 +51,11 @@ MAX_REASON_CHARS = 500
 class ModelSession:
     """A configured session: what a call reads from and writes to."""
 
-    def __init__(self, connection: ClientConnection, configuring: Configuring) -> None:
+    def __init__(self, connection: ClientConnection, configuring: Configuring, secrets: Collection[str] = ()) -> None:
         self._connection = connection
+        self._secrets = secrets
         self.dialect = configuring.dialect or realtime.Dialect.GA
-        self.dropped: Sequence[str] = tuple(map(_shown, configuring.dropped))
+        self.dropped: Sequence[str] = tuple(_shown(each, secrets) for each in configuring.dropped)
         """What the server did not take of the configuration, a line each."""
         self.effective: Mapping[str, Any] = configuring.effective
         """The session in the server's words."""
@@ -74,7 +76,7 @@ class ModelSession:
         try:
             await self._connection.send(realtime.encode(message, self.dialect), text=True)
         except ConnectionClosed as error:
-            raise _closed(error) from None
+            raise _closed(error, self._secrets) from None
 
     async def receive(self) -> bytes:
         """Read an event, undecoded.
@@ -85,7 +87,7 @@ class ModelSession:
         try:
             return await self._connection.recv(decode=False)
         except ConnectionClosed as error:  # also a close with 1001, which counts as a clean one
-            raise _closed(error) from None
+            raise _closed(error, self._secrets) from None
 
     def decode(self, raw: bytes) -> realtime.FromModel:
         """Read an event that was received; its audio is a telephone's.
@@ -134,7 +136,7 @@ async def open_session(
 
 
 async def _open(endpoint: Endpoint, session: Mapping[str, Any], call: Call | None, within: float) -> ModelSession:
-    headers: Mapping[str, str] = endpoint.headers
+    secrets = _secrets(endpoint, endpoint.headers)
     waiting_for = "its token provider"
 
     def puzzled(why: ProtocolError) -> None:
@@ -144,24 +146,31 @@ async def _open(endpoint: Endpoint, session: Mapping[str, Any], call: Call | Non
     try:
         async with asyncio.timeout(within):
             headers = await _headers(endpoint, call)
+            secrets = _secrets(endpoint, headers)
             waiting_for = "its answer"
             connection = await _connect(endpoint, headers)
             try:
-                return ModelSession(connection, await _configure(connection, endpoint, session, puzzled))
+                return ModelSession(connection, await _configure(connection, endpoint, session, puzzled), secrets)
             except BaseException:
                 connection.transport.abort()
                 await connection.wait_closed()
                 raise
     except TimeoutError:
         words = f"no model session at {endpoint.host} within {within:g} s, still waiting for {waiting_for}"
-        raise EndpointUnreachable(_shown(words, headers), code="timeout") from None
+        raise EndpointUnreachable(_shown(words, secrets), code="timeout") from None
     except EndpointError as error:  # it may hold the far end's own words
-        raise type(error)(_shown(str(error), headers), code=error.code) from None
+        raise type(error)(_shown(str(error), secrets), code=error.code) from None
 
 
-def _shown(words: str, headers: Mapping[str, str] = MappingProxyType({})) -> str:
+def _secrets(endpoint: Endpoint, headers: Mapping[str, str]) -> Collection[str]:
+    """Return what is said to an endpoint and to nobody else: its headers, and what its address asks with."""
+    query = (value for name, value in parse_qsl(urlsplit(endpoint.url).query) if name not in _PLAIN)
+    return {word for value in (*headers.values(), *query) for word in value.split()}
+
+
+def _shown(words: str, secrets: Collection[str]) -> str:
     """Return words of a far end on one line; some repeat the key that they refuse."""
-    for word in sorted({word for value in headers.values() for word in value.split()}, key=len, reverse=True):
+    for word in sorted(secrets, key=len, reverse=True):
         if len(word) >= _SECRET_CHARS:
             words = words.replace(word, "…")
     words = _KEY.sub("…", " ".join("".join(c if c.isprintable() else " " for c in words).split()))
@@ -248,13 +257,13 @@ async def _configure(
         except ProtocolError as error:
             puzzled(error)  # half an event while configuring; the time-out is the judge
         except ConnectionClosed as error:
-            raise _closed(error) from None
+            raise _closed(error, ()) from None  # whoever called hides what is secret
     return configuring
 
 
-def _closed(error: ConnectionClosed) -> EndpointError:
+def _closed(error: ConnectionClosed, secrets: Collection[str]) -> EndpointError:
     if error.rcvd is None:
         return EndpointUnreachable("the model's socket broke without a close", code="1006")
-    code, reason = error.rcvd.code, _shown(error.rcvd.reason)
+    code, reason = error.rcvd.code, _shown(error.rcvd.reason, secrets)
     kind = EndpointRefused if code in (1008, 4000) else EndpointUnreachable
     return kind(f"the model closed the session with {code} {reason}".rstrip(), code=str(code))

@@ -77,7 +77,7 @@ class RateLimit:
 
     name: str
     limit: float = 0
-    remaining: float = 0
+    remaining: float | None = None
     reset_seconds: float = 0
 
 

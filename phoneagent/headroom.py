@@ -31,13 +31,16 @@ class Headroom:
                 self._told[key] = (limit, now)
 
     def short(self, now: float) -> bool:
-        """Return whether less than the reserve is left of any limit."""
-        return any(_left(limit, now - at) < self._reserve for limit, at in self._told.values())
+        """Return whether each model has a limit of which less than the reserve is left."""
+        short: dict[str, bool] = {}
+        for (model, _), (limit, at) in self._told.items():
+            short[model] = short.get(model, False) or _left(limit, now - at) < self._reserve
+        return bool(short) and all(short.values())
 
 
 def _left(limit: RateLimit, seconds: float) -> float:
     """Return the part of a limit that is left so many seconds after it was told."""
-    if limit.limit <= 0 or seconds >= limit.reset_seconds:
+    if limit.limit <= 0 or limit.remaining is None or seconds >= limit.reset_seconds:
         return 1.0
     left = limit.remaining / limit.limit
     return left + (1 - left) * seconds / limit.reset_seconds

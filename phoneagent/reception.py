@@ -88,7 +88,9 @@ class Reception:
         calls = self._board.answered
         calls.pop(form["CallSid"], None)  # Twilio asks once more for a call that it has asked for
         refused = self._admission.refuse(call_of(form["CallSid"], form).party, [call.party for call in calls.values()])
-        return LIMITED if refused is None and self._headroom.short(time.monotonic()) else refused
+        if refused is None and form["CallStatus"] != LIVE and self._headroom.short(time.monotonic()):
+            return LIMITED  # in favour of those that are live
+        return refused
 
     def _turn_away(self, form: Mapping[str, str], refusal: Refusal) -> str:
         self._metrics.turned_away(refusal.reason)

@@ -78,6 +78,11 @@ class PhoneApp(Starlette):
     ) -> None:
         if not isinstance(agent, Agent) and not callable(agent):
             raise DefinitionError(f"PhoneApp has agent={agent!r}: give it an Agent, or a function that returns one")
+        for each in (*(() if endpoint is None else (endpoint,)), *endpoints):
+            if not isinstance(each, Endpoint):  # its address may hold a key: it is not repeated
+                raise DefinitionError(
+                    f"PhoneApp has a {type(each).__name__} for an endpoint: write Endpoint.gateway(…)"
+                )
         if endpoint is not None and endpoints:
             raise DefinitionError("PhoneApp has endpoint= and endpoints=: name them all in endpoints=, the first first")
         super().__init__(

@@ -289,9 +289,11 @@ class Session:
 
     async def _another_model(self) -> ModelSocket:
         coming, self._next_model = self._next_model, None
-        if coming is not None and (model := await coming) is not None:
-            return model
         elsewhere, self._elsewhere = self._elsewhere, False
+        if coming is not None and (model := await coming) is not None:
+            if not elsewhere:
+                return model
+            model.abort()  # it stands at the endpoint that is of no use
         return await self._open_model(elsewhere)
 
     async def _prepare_next(self) -> ModelSocket | None:

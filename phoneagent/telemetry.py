@@ -271,7 +271,8 @@ class Metrics:
             if name in self._limit_names or len(self._limit_names) < MAX_RATE_LIMITS:
                 self._limit_names.add(name)
                 self._limit.labels(*name).set(limit.limit)
-                self._left.labels(*name).set(limit.remaining)
+                if limit.remaining is not None:
+                    self._left.labels(*name).set(limit.remaining)
 
     def refused(self, what: str) -> None:
         """Count a request that was refused: "webhook" or "socket"."""

@@ -389,3 +389,23 @@ async def test_a_far_end_s_words_are_one_line_and_repeat_no_key() -> None:
                 await open_session(replace(far, headers={"Authorization": "Bearer s3cret-t0ken."}), SESSION)
         assert str(raised.value).isprintable()
         assert len(str(raised.value)) < 600
+
+
+async def test_a_key_is_hidden_when_a_running_session_is_closed_too() -> None:
+    key, in_address = "a-gateway-key-1234", "an-address-key-5678"
+
+    async def revokes(connection: ServerConnection) -> None:
+        await say(connection, **CREATED)
+        await connection.recv()
+        await say(connection, **updated({"audio": {"output": {"format": {"type": "audio/pcmu"}}}}))
+        await connection.close(1011, f"{key} and {in_address} were revoked")
+
+    async with server(revokes) as far:
+        url = f"{far.url}{'&' if '?' in far.url else '?'}key={in_address}"
+        with_keys = replace(far, url=url, headers={"Authorization": f"Bearer {key}"})
+        session = await open_session(with_keys, SESSION)
+        with pytest.raises(EndpointUnreachable, match="revoked") as closed:
+            await session.receive()
+        await session.close()
+    assert key not in str(closed.value)
+    assert in_address not in str(closed.value)

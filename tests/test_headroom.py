@@ -9,10 +9,10 @@ from phoneagent.headroom import MAX_LIMITS, Headroom
 
 
 def told(
-    remaining: float, *, limit: float = 1000, reset_seconds: float = 10, name: str = "tokens"
+    remaining: float | None, *, limit: float = 1000, reset_seconds: float = 10, name: str = "tokens", model: str = "m"
 ) -> RateLimitsUpdated:
     of = RateLimit(name=name, limit=limit, remaining=remaining, reset_seconds=reset_seconds)
-    return RateLimitsUpdated(call_sid="CA1", at_ms=0, model="m", limits=(of,))
+    return RateLimitsUpdated(call_sid="CA1", at_ms=0, model=model, limits=(of,))
 
 
 @pytest.mark.parametrize(
@@ -50,3 +50,17 @@ def test_what_is_remembered_is_bounded() -> None:
     for number in range(2 * MAX_LIMITS):
         headroom.tell(told(0, name=str(number)), 0)
     assert len(headroom._told) == MAX_LIMITS
+
+
+def test_a_model_that_has_room_takes_the_call() -> None:
+    headroom = Headroom(0.2)
+    headroom.tell(told(0, model="first"), 0)
+    assert headroom.short(0)
+    headroom.tell(told(900, model="second"), 0)
+    assert not headroom.short(0)
+
+
+def test_a_limit_of_which_nobody_says_what_is_left_is_none() -> None:
+    headroom = Headroom(0.2)
+    headroom.tell(told(None), 0)
+    assert not headroom.short(0)

@@ -189,7 +189,7 @@ class Bridge:
             self.model_lost(now, reason)
             return False
         if self.sessions.connected:
-            self.narration.trouble(f"model session lost: {reason}", now)
+            self.narration.trouble(f"model session lost (no. {self.sessions.losses}): {reason}", now)
             self.sessions.lost()
             self._heard(self.playback.finish_items(), now)
         return True
@@ -453,7 +453,7 @@ class Bridge:
 
     def _close(self, now: float, by: EndedBy, reason: str, *, goodbye: bool = False) -> None:
         self._closing.begin(now, by, reason, goodbye=goodbye)
-        if (step := step_after(by, "nothing")) is not None:
+        if (step := step_after(self._closing.by, "nothing")) is not None:
             self._requests.append(NoteStep(step))
         self.responses.close()
 

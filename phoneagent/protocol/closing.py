@@ -30,8 +30,10 @@ class Closing:
         self._since = 0.0
 
     def begin(self, now: float, by: EndedBy, reason: str, *, goodbye: bool = False) -> None:
-        """The call is about to end; with `goodbye` the model says one before."""
-        self.active, self._since, self.by, self.reason, self.goodbye_due = True, now, by, reason, goodbye
+        """The call is about to end; with `goodbye` the model says one before. Whoever says so first ends it."""
+        if not self.active:
+            self.by, self.reason = by, reason
+        self.active, self._since, self.goodbye_due = True, now, goodbye
 
     def due(self, playback: Playback, limits: Limits, *, coming: bool) -> float:
         """Return when to hang up; `coming` tells whether more words may come from the model."""

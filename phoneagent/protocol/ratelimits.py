@@ -30,6 +30,8 @@ class RateLimits:
 
     def wait(self, now: float) -> float:
         """Return after how many seconds a request that was refused for a limit may succeed."""
-        left = {name: at + limit.reset_seconds - now for name, (limit, at) in self._told.items()}
-        used_up = [seconds for name, seconds in left.items() if self._told[name][0].remaining <= 0]
-        return max(0.0, max(used_up or left.values(), default=UNKNOWN_WAIT_SECONDS))
+        told = [(limit, at) for limit, at in self._told.values() if limit.remaining is not None and limit.limit > 0]
+        if not told:
+            return UNKNOWN_WAIT_SECONDS
+        limit, at = min(told, key=lambda each: (each[0].remaining or 0) / each[0].limit)  # the scarcest
+        return max(0.0, at + limit.reset_seconds - now)

@@ -352,7 +352,7 @@ def _format(audio: Any, way: str) -> str:
 def expires_at_of(session: Mapping[str, Any]) -> float | None:
     """Return when the session ends by itself, in Unix seconds; None if the server does not say."""
     at = session.get("expires_at")
-    return float(at) if isinstance(at, int | float) and not isinstance(at, bool) and at > 0 else None
+    return float(at) if isinstance(at, int | float) and not isinstance(at, bool) and 0 < at < 1e12 else None
 
 
 def model_of(session: Mapping[str, Any]) -> str:

@@ -31,17 +31,18 @@ class Refusals:
     def judge_response(self, ending: Ending, failure: Failure | None, now: float) -> Verdict | None:
         """Return what the end of a response means; None for nothing. One that failed is asked for once more.
 
-        If that was for a rate limit, it waits until there is room again: as long as a caller may wait, or it is asked
-        for elsewhere.
+        If that was for a rate limit, it waits until there is room again. If that is too long for a caller, it is asked
+        for elsewhere; without another endpoint they may wait twice as long, but not in vain.
         """
         code = failure.code if failure is not None else None
         if code in FATAL_CODES:
             return self._fatal(code)
         if code in RATE_LIMIT_CODES and ending is Ending.RETRIED:
             wait = self.limits.wait(now)
-            if wait > PATIENCE_SECONDS and self._elsewhere:
-                return Verdict("renew", f"the model refuses responses for {wait:.0f} s: {code}")
-            self._responses.wait(now + min(wait, PATIENCE_SECONDS))
+            if wait > (PATIENCE_SECONDS if self._elsewhere else 2 * PATIENCE_SECONDS):
+                kind: Literal["renew", "lost"] = "renew" if self._elsewhere else "lost"
+                return Verdict(kind, f"the model refuses responses for {wait:.0f} s: {code}")
+            self._responses.wait(now + wait)
         if ending is not Ending.FAILED:
             return None
         if code in RATE_LIMIT_CODES and not self._elsewhere:

@@ -120,7 +120,7 @@ class ResponseGate:
                 self.owed = self.owed or (self.state is State.ACTIVE and self.spoke)
             elif current.kind != "filler":
                 self._asks.appendleft(current)
-        self.owed = (self.owed or bool(self._outputs)) and not self._closing
+        self.owed = (self.owed or bool(self._outputs)) and not (self._closing or self._drop_next)
         self._asks = deque(ask for ask in self._asks if ask.kind != "greeting")
         for ask in self._asks:
             ask.told = False
@@ -137,7 +137,10 @@ class ResponseGate:
         """Put a response in line. Returns False if too many wait, or the call is about to end."""
         if len(self._asks) >= MAX_ASKS or (self._closing and ask.kind != "goodbye"):
             return False
-        self._asks.append(ask)
+        if ask.kind == "greeting":
+            self._asks.appendleft(ask)
+        else:
+            self._asks.append(ask)
         return True
 
     def close(self) -> None:
@@ -177,7 +180,7 @@ class ResponseGate:
     @property
     def speaking(self) -> bool:
         """Whether more is to come of a requested or active response that was not cancelled."""
-        return self.state is not State.NONE and not self._cancelled
+        return self.state is not State.NONE and not (self._cancelled or self._drop_next)
 
     def waits_for(self, kind: Kind) -> bool:
         """Tell whether a response of that kind is in line, requested or active."""
@@ -254,7 +257,7 @@ class ResponseGate:
 
     def heard_audio(self, response_id: str) -> None:
         """Note that a response speaks."""
-        self.ever_spoke, self.waiting_since = True, None
+        self.ever_spoke, self.waiting_since, self._wait_until = True, None, None
         if response_id == self.id:
             self.spoke = True
 

@@ -36,6 +36,9 @@ MOST_A_MINUTE = 12
 ROTATE_SECONDS = 300.0
 """So long before a session's time is over the next one is opened; of a short one, in its second half."""
 
+SHORTEST_SECONDS = 60.0
+"""A session that says to last less long is not rotated: another one would say the same, without end."""
+
 QUIET_SECONDS = 1.0
 """For so long nobody has said anything when the next one takes over."""
 
@@ -57,7 +60,8 @@ class Rotation:
     def begin(self, now: float, lasts: float | None) -> None:
         """A session begins that `lasts` so many seconds; None if nobody knows."""
         self._ready, self._quiet_since = False, None
-        self._due = None if lasts is None or lasts <= 0 else now + lasts - min(ROTATE_SECONDS, lasts / 2)
+        known = lasts is not None and lasts >= SHORTEST_SECONDS
+        self._due = now + lasts - min(ROTATE_SECONDS, lasts / 2) if known and lasts is not None else None
 
     def end(self) -> None:
         """The session is gone: what takes its place comes at once."""
@@ -124,6 +128,8 @@ class ModelSessions:
         self._lost_at: deque[float] = deque()
         self._renewed = False
         self.rotation = Rotation()
+        self.losses = 0
+        """How many sessions of this media stream were lost, or did not come."""
         self._again = False  # the caller's turn is heard once more
         self.connected = False
         """Whether there is a session, configured as asked."""
@@ -197,6 +203,7 @@ class ModelSessions:
             self._away_since = now
             self._fruitless += 1
             self._lost_at.append(now)
+            self.losses += 1
             while self._lost_at[0] < now - 60:
                 self._lost_at.popleft()
         self.rotation.end()

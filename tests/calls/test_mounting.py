@@ -52,3 +52,12 @@ def test_endpoints_are_named_in_one_place() -> None:
     there = Endpoint("ws://127.0.0.1:1/v1/realtime?model=m")
     with pytest.raises(DefinitionError, match="endpoints="):
         PhoneApp(Agent(instructions="x"), endpoint=there, endpoints=[there])
+
+
+@pytest.mark.parametrize(
+    "given", [{"endpoint": "wss://host/?key=secret-key"}, {"endpoints": ["wss://host/?key=secret-key"]}]
+)
+def test_what_is_no_endpoint_is_refused_at_the_start(given: dict[str, Any]) -> None:
+    with pytest.raises(DefinitionError, match=r"Endpoint\.gateway") as refused:
+        PhoneApp(Agent(instructions="x"), **given)
+    assert "secret" not in str(refused.value)

@@ -140,8 +140,9 @@ async def test_the_next_endpoint_takes_over_in_mid_call(world: Worlds) -> None:
             assert second.sessions[0].said
 
 
-async def test_sessions_that_expire_are_rotated_unheard(world: Worlds) -> None:
+async def test_sessions_that_expire_are_rotated_unheard(world: Worlds, monkeypatch: pytest.MonkeyPatch) -> None:
     """A call of more than two hours, where an hour has 12 seconds."""
+    monkeypatch.setattr(sessions, "SHORTEST_SECONDS", 1)
     script = "\n".join(f'[[turn]]\ncaller = "?"\nsay = "Here is answer {number}."' for number in range(9))
     model = Model(Script.parse(script), session_seconds=12)
     async with world(Agent(instructions="x", greeting="Hello!"), model=model) as w, w.phone().dial() as line:
@@ -159,7 +160,10 @@ async def test_sessions_that_expire_are_rotated_unheard(world: Worlds) -> None:
         print(f"{len(model.sessions)} sessions, answers after {[event.latency_ms for event in w.of(AgentAnswered)]} ms")
 
 
-async def test_a_call_that_ends_leaves_no_session_that_was_to_come(world: Worlds) -> None:
+async def test_a_call_that_ends_leaves_no_session_that_was_to_come(
+    world: Worlds, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sessions, "SHORTEST_SECONDS", 1)
     model = Model(Script.parse(SCRIPT), session_seconds=4)
     async with world(Agent(instructions="x", greeting="Hello!"), model=model) as w, w.phone().dial() as line:
         talking = asyncio.create_task(line.say(VOICE.render("I go on and on about nothing at all. " * 4)))

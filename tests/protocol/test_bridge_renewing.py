@@ -399,3 +399,54 @@ def test_a_turn_between_two_sessions_comes_after_the_history() -> None:
     assert kinds.index("ItemCreate") < kinds.index("AudioAppend") < kinds.index("AudioCommit")
     assert kinds.count("AudioCommit") == 1
     assert kinds[-1] == "ResponseCreate"
+
+
+# --- small things ---
+
+
+def test_what_was_interrupted_before_it_began_is_not_asked_for_again(rig: Rig) -> None:
+    rig.speech()
+    rig.turn("u1")
+    understood(rig, "u1", "A table?")
+    rig.interrupt()
+    before = len(rig.creates)
+    renewed(rig)
+    assert len(rig.creates) == before
+
+
+def test_a_late_transcript_does_not_settle_the_sentence_after_it(rig: Rig) -> None:
+    rig.media(500)
+    rig.speech()
+    rig.media(1000, 500)
+    rig.turn("u1")
+    rig.speech()
+    for number in range(100):
+        rig.wait(0.02)
+        rig.media(20, 1500 + 20 * number)
+    understood(rig, "u1", "A table?")
+    rig.media(20, 3500)
+    before = sum(len(message.audio) for message in rig.sent(realtime.AudioAppend))
+    renewed(rig)
+    assert sum(len(message.audio) for message in rig.sent(realtime.AudioAppend)) - before > 16_000  # base64
+
+
+def test_the_greeting_comes_first() -> None:
+    rig = Rig(renews=True, greeting="Hello!")
+    rig.say("Your call is recorded.")
+    told = renewed(rig)
+    assert "Hello!" in told[-1]
+    assert len(rig.creates) == 2
+
+
+def test_who_ended_the_call_has_ended_it_though_the_model_is_lost_over_the_goodbye(rig: Rig) -> None:
+    rig.hang_up()
+    assert not away(rig)
+    rig.wait(5)
+    assert rig.ended is not None
+    assert rig.ended.ended_by == "agent"
+
+
+def test_losses_are_counted(rig: Rig) -> None:
+    for _ in range(3):
+        renewed(rig)
+    assert len([what for what in rig.troubles if "model session lost" in what]) == 3

@@ -122,7 +122,7 @@ def test_a_call_of_many_hours_rotates_again_and_again() -> None:
     assert rig.troubles == []
 
 
-@pytest.mark.parametrize("lasts", [None, 0.0, -5.0])
+@pytest.mark.parametrize("lasts", [None, 0.0, -5.0, 30.0])
 def test_a_session_of_unknown_length_is_not_rotated(lasts: float | None) -> None:
     rig = Rig(renews=True, connect=False)
     connect(rig, lasts)
@@ -132,7 +132,7 @@ def test_a_session_of_unknown_length_is_not_rotated(lasts: float | None) -> None
 
 def test_a_short_session_is_rotated_in_its_second_half() -> None:
     rotation = Rotation()
-    rotation.begin(100, 40)
-    assert rotation.get_timer() == 120
-    assert rotation.handle_timer(119.9, quiet=True) is None
-    assert rotation.handle_timer(120, quiet=True) == "open"
+    rotation.begin(100, 80)
+    assert rotation.get_timer() == 140
+    assert rotation.handle_timer(139.9, quiet=True) is None
+    assert rotation.handle_timer(140, quiet=True) == "open"

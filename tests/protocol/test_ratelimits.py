@@ -51,11 +51,36 @@ def test_the_second_try_comes_when_there_is_room_again(code: str) -> None:
     assert rig.asked == []
 
 
-def test_nobody_is_kept_waiting_for_long() -> None:
+def test_without_another_endpoint_a_caller_waits_longer_but_not_in_vain() -> None:
+    rig = Rig(renews=True)
+    limits(rig, 0, 1.6 * PATIENCE_SECONDS)
+    asked_and_refused(rig)
+    rig.talk(1.5 * PATIENCE_SECONDS)
+    assert rig.creates == []
+    rig.talk(0.2 * PATIENCE_SECONDS)
+    assert len(rig.creates) == 1
+
+
+def test_a_limit_that_lasts_is_told_at_once() -> None:
     rig = Rig(renews=True)
     limits(rig, 0, 60)
     asked_and_refused(rig)
-    rig.talk(PATIENCE_SECONDS + 0.1)
+    assert "for 60 s" in rig.given_up
+    assert rig.creates == []
+
+
+def test_who_answers_after_all_is_not_waited_for() -> None:
+    rig = Rig(renews=True)
+    limits(rig, 0, 4)
+    asked_and_refused(rig)
+    rig.speech()
+    rig.turn("u2")
+    rig.created("r2", ours=False)
+    rig.audio(100, "i2", "r2")
+    rig.calls("c1", "r2")
+    rig.done("r2")
+    rig.returns("c1")
+    rig.talk(0.5)
     assert len(rig.creates) == 1
 
 
@@ -116,8 +141,10 @@ def test_how_long_to_wait() -> None:
     assert rates.wait(0) == UNKNOWN_WAIT_SECONDS
     rates.update([RateLimit(name="tokens", limit=9, remaining=5, reset_seconds=9)], 0)
     assert rates.wait(4) == 5
-    rates.update([RateLimit(name="requests", limit=9, remaining=0, reset_seconds=2)], 0)
-    assert rates.wait(1) == 1  # it is the one that is used up
+    rates.update([RateLimit(name="requests", limit=5000, remaining=10, reset_seconds=2)], 0)
+    assert rates.wait(1) == 1  # it is the scarcest
+    rates.update([RateLimit(name="nothing is known of it")], 0)
+    assert rates.wait(1) == 1
     assert rates.wait(50) == 0
     rates.update([RateLimit(name=str(number)) for number in range(2 * MAX_LIMITS)], 0)
     assert len(rates._told) == MAX_LIMITS
