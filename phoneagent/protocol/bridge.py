@@ -398,7 +398,7 @@ class Bridge:
         return (
             self.floor() is Floor.OPEN
             and self.sessions.begun
-            and not (self.turn.open(now) or self.hearing.speaking)
+            and not (self.turn.open(now) or self.hearing.mid_turn)
             and not self.responses.owes
             and not self.narration.awaits_text(now)
             and (heard_again or self.hearing.silent())

@@ -16,17 +16,14 @@ from .audio import BYTES_PER_MS, FRAME_BYTES, base64_bytes, rms, silence
 from .realtime import AudioAppend
 
 MAX_HELD_BYTES = 10_000 * BYTES_PER_MS
-"""Ten seconds of the caller wait for a model that is not ready or does not read; the oldest audio goes first."""
+"""Ten seconds of the caller wait for a model that is not ready or does not read; the oldest audio goes first. As much
+of what was given to one is kept for another, unless it is understood or answered."""
 
 MAX_FILL_MS = 10_000
 """At most so much silence is made up for one hole."""
 
 STALL_SECONDS = 0.75
 """So long without media while the caller speaks means that the line stalls."""
-
-KEPT_BYTES = 1_000 * BYTES_PER_MS
-"""What was given to the model is kept for another one: a second of it, and all that may be held of a turn that nobody
-has understood yet."""
 
 FILL_MS = 100
 """A stalled line is filled in steps of so many milliseconds."""
@@ -155,7 +152,7 @@ class CallerAudio:
         self.sent_bytes += size
         self._given.append((payload, size))
         self._given_bytes += size
-        while self._given_bytes > (MAX_HELD_BYTES if self.unsettled else KEPT_BYTES):
+        while self._given_bytes > MAX_HELD_BYTES:
             self._given_bytes -= self._given.popleft()[1]
         return AudioAppend(payload)
 
@@ -185,6 +182,11 @@ class CallerAudio:
         return max(0.0, self.sent_bytes / BYTES_PER_MS - model_ms)
 
     @property
+    def mid_turn(self) -> bool:
+        """Whether the caller speaks; who holds a key for longer than is kept has let go of it."""
+        return self.speaking and not (self.by_hand and self._given_bytes >= MAX_HELD_BYTES - FRAME_BYTES)
+
+    @property
     def again(self) -> bool:
         """Whether another model would hear once more what is not settled."""
         return self.unsettled and bool(self._given)
@@ -192,7 +194,7 @@ class CallerAudio:
     def new_session(self) -> None:
         """Begin the model's clock anew; what is held stays.
 
-        What is not settled is to be heard once more: a turn, or the last second, in which one may have begun.
+        What is not settled is to be heard once more: a turn, or the last seconds, in which one may have begun.
         """
         if self._given:
             self._queue.extendleft(reversed(self._given))

@@ -192,7 +192,7 @@ class ResponseGate:
 
         Outputs of tools wait for those that still run, so that all of them get one continuation.
         """
-        if not self.owes and self.state is State.NONE:
+        if speech or (not self.owes and self.state is State.NONE):
             self.waiting_since = None
         elif self.waiting_since is None:
             self.waiting_since = now
@@ -314,9 +314,12 @@ class ResponseGate:
         if self._pending is None or event_id != f"create_{self._number}":
             return Ending.IGNORED
         pending, self._pending = self._pending, None
-        self._put_back(pending)
         if self.state is State.REQUESTED:
             self.state, self._deadline = State.NONE, None
+        if self._retried and pending.kind == "asked":  # with options of the user's, which no session will take
+            self._retried = False
+            return Ending.IGNORED
+        self._put_back(pending)
         if self._retried:
             return Ending.FAILED
         self._retried = True

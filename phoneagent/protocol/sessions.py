@@ -26,6 +26,9 @@ from .responses import ResponseGate
 from .toolcalls import ToolCalls
 from .truncation import Truncations
 
+OPENING_SECONDS = 0.5
+"""With less patience than this left, no session is opened any more."""
+
 MAX_FRUITLESS = 6
 """So many sessions in a row of which the caller heard nothing are enough."""
 
@@ -209,7 +212,7 @@ class ModelSessions:
         self.rotation.end()
         since = self._parts.responses.waiting_since
         silent = since is not None and now >= max(since, self._parts.playback.dry_at) + SILENCE_SECONDS
-        in_time = now < self._away_since + PATIENCE_SECONDS and not silent
+        in_time = now < self._away_since + PATIENCE_SECONDS - OPENING_SECONDS and not silent
         return in_time and self._fruitless <= MAX_FRUITLESS and len(self._lost_at) <= MOST_A_MINUTE
 
     def started(self, now: float) -> None:

@@ -9,7 +9,7 @@ from phoneagent.protocol import realtime, sessions
 from phoneagent.protocol.history import Past
 from phoneagent.protocol.listening import REPLAY_SECONDS
 from phoneagent.protocol.mediastream import Clear
-from phoneagent.protocol.policy import Floor, Renew
+from phoneagent.protocol.policy import SILENCE_SECONDS, Floor, Renew
 
 from .rig import Rig, ulaw
 
@@ -450,3 +450,43 @@ def test_losses_are_counted(rig: Rig) -> None:
     for _ in range(3):
         renewed(rig)
     assert len([what for what in rig.troubles if "model session lost" in what]) == 3
+
+
+def test_what_no_session_takes_of_the_code_is_dropped(rig: Rig) -> None:
+    assert rig.bridge.asked.respond({"instructions": "Sing.", "tools": [{"type": "nonsense"}]})
+    for number in range(2):
+        rig.bridge.handle_timer(rig.now)
+        rig.flush()
+        assert len(rig.creates) == number + 1
+        rig.error("invalid_value", rig.creates[-1].event_id)
+    rig.talk(10)
+    assert len(rig.creates) == 2
+    assert rig.asked == []
+    assert any("invalid_value" in what for what in rig.troubles)
+
+
+def test_a_caller_may_speak_for_as_long_as_they_like(rig: Rig) -> None:
+    rig.say("Your code is 1234.")
+    rig.created("r1", ours=True)
+    rig.speech()
+    rig.talk(SILENCE_SECONDS + 5)
+    assert away(rig)
+
+
+def test_a_key_that_nobody_lets_go_of_does_not_stop_a_hand_over_for_ever() -> None:
+    rig = by_hand()
+    hold_the_key(rig, frames=100)
+    assert not rig.bridge.quiet(rig.now, heard_again=True)
+    for _ in range(120):
+        rig.wait(0.05)
+        rig.media(50)
+    assert rig.bridge.quiet(rig.now, heard_again=True)
+
+
+def test_what_was_said_to_a_session_that_heard_nothing_is_heard_by_the_next(rig: Rig) -> None:
+    for _ in range(200):
+        rig.wait(0.02)
+        rig.media()
+    before = len(rig.sent(realtime.AudioAppend))
+    renewed(rig)
+    assert len(rig.sent(realtime.AudioAppend)) == 2 * before

@@ -81,7 +81,7 @@ def test_a_word_that_has_just_begun_is_heard_by_the_next_one(rig: Rig) -> None:
     before = len(rig.sent(realtime.AudioAppend))
     connect(rig)
     again = len(rig.sent(realtime.AudioAppend)) - before
-    assert again == 50 + 1  # a second of it, and what came meanwhile
+    assert again >= 50 + 1  # a second of it at least, and what came meanwhile
 
 
 def test_one_that_does_not_come_is_tried_again(rig: Rig) -> None:

@@ -210,7 +210,7 @@ def test_a_new_session_hears_once_more_what_is_not_settled(audio: CallerAudio) -
     audio.speech(False)
     audio.frame(ulaw(20), 4300, 4.3)
     audio.new_session()
-    assert taken(audio) == speech(800 + 500 + 20)  # the second before it began, and what still waits
+    assert taken(audio) == speech(3000 + 800 + 500 + 20)  # what came before it began, and what still waits
     audio.settled()
     audio.new_session()
     assert taken(audio) == b""
