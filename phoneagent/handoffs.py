@@ -15,6 +15,7 @@ import asyncio
 import functools
 import hashlib
 import itertools
+import logging
 import re
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
@@ -30,6 +31,8 @@ from .tools import MAX_NAME_CHARS, Tool
 
 if TYPE_CHECKING:  # an agent has these tools, and so knows this file
     from .agent import Agent
+
+log = logging.getLogger("phoneagent.handoffs")
 
 INSTRUCTIONS_SECONDS = 5.0
 """How long the next agent's own function may take to write its instructions."""
@@ -131,6 +134,7 @@ class Desk:
         self._speaks = speaks
         self._voice_fixed = voice_fixed
         self._numbers = itertools.count(1)
+        self._given: dict[str, Mapping[str, Any]] = {}  # the sessions of those who have had the call, by name
         self._asked: OrderedDict[str, asyncio.Future[str | None]] = OrderedDict()  # changes that wait for their answer
         for run in past:
             target = self._target(run.name)
@@ -152,7 +156,8 @@ class Desk:
         return None if name is None else self._team.get(name)
 
     async def _hand_over(self, target: Agent, arguments: Mapping[str, Any]) -> str:
-        answer = await self._configure(target)
+        session = await self._session_of(target)
+        answer = self._configure(session)
         with suppress(TimeoutError):
             async with asyncio.timeout(ANSWER_SECONDS):
                 if (refusal := await answer) is not None:
@@ -160,6 +165,7 @@ class Desk:
         self._voice = self._voice if self._voice_fixed() else target
         self._adjust(target)
         self._has_it(target)
+        self._given[target.name] = session
         return _taken_over(target.name)
 
     def receive(self, event: FromModel) -> None:
@@ -182,8 +188,11 @@ class Desk:
     async def session_opened(self) -> None:
         """A model session is there, configured for the agent who answered: make it that of whoever has the call.
 
+        Where they cannot write their instructions now, those of before hold: the caller is in the middle of it.
+
         Raises:
-            Exception: whatever the agent's own function raises, and TimeoutError; the one who answered has the call.
+            Exception: whatever the agent's own function raises, and TimeoutError, where there are none of before in
+                this media stream; the one who answered has the call.
         """
         for event_id in list(self._asked):
             self._answered_by(event_id, "the connection was lost")
@@ -191,8 +200,16 @@ class Desk:
             return
         target = self.agent
         self._has_it(self._answered)
-        async with asyncio.timeout(INSTRUCTIONS_SECONDS):
-            answer = await self._configure(target)
+        try:
+            async with asyncio.timeout(INSTRUCTIONS_SECONDS):
+                self._given[target.name] = await self._session_of(target)
+        except Exception:  # a user's function, or too slow
+            if target.name not in self._given:
+                raise
+            log.exception(
+                "agent %r goes on with the instructions of before", target.name, extra={"call_sid": self._call.sid}
+            )
+        answer = self._configure(self._given[target.name])
         self._adjust(target)
         self._has_it(target)
 
@@ -206,9 +223,11 @@ class Desk:
         self.agent = agent
         self._speaks(agent.name)
 
-    async def _configure(self, target: Agent) -> asyncio.Future[str | None]:
-        """Make the session that agent's. Returns the server's answer: None, or why it refuses."""
-        session = target.session(await target.instructions_for(self._call))
+    async def _session_of(self, target: Agent) -> Mapping[str, Any]:
+        return target.session(await target.instructions_for(self._call))
+
+    def _configure(self, session: Mapping[str, Any]) -> asyncio.Future[str | None]:
+        """Make the model's session that one. Returns the server's answer: None, or why it refuses."""
         return self._change({key: session[key] for key in ("type", "instructions", "tools")})
 
     def _adjust(self, target: Agent) -> None:

@@ -264,6 +264,30 @@ async def test_a_far_end_that_does_not_answer_a_close_keeps_nothing_open() -> No
             checked.set()
 
 
+async def test_a_far_end_that_vanishes_without_a_word_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(endpoint, "PING_SECONDS", 0.1)
+    monkeypatch.setattr(endpoint, "CLOSE_SECONDS", 0.1)
+
+    async def freezes(connection: ServerConnection) -> None:
+        await say(connection, **CREATED)
+        update = json.loads(await connection.recv())
+        await say(connection, **updated(update["session"]))
+        connection.transport.pause_reading()  # its socket stays, and nothing comes any more
+        await noticed.wait()
+        connection.transport.abort()
+
+    noticed = asyncio.Event()
+    async with server(freezes) as far:
+        session = await open_session(far, SESSION)
+        try:
+            with pytest.raises(EndpointUnreachable, match="without a close"):
+                async with asyncio.timeout(10):
+                    await session.receive()
+        finally:
+            noticed.set()
+            await session.close()
+
+
 # --- headers, tokens, and what a refusal says ---
 
 

@@ -294,3 +294,63 @@ async def test_who_cannot_go_on_leaves_the_call_to_the_one_who_answered() -> Non
         await office.desk.session_opened()
     assert office.desk.agent.name == "front"
     assert office.speakers[-1] == "front"
+
+
+class Moody:
+    """Instructions that are written once, and then fail, or take for ever."""
+
+    def __init__(self, *, fails: bool) -> None:
+        self.asked = 0
+        self.fails = fails
+
+    async def __call__(self, call: Call) -> str:
+        self.asked += 1
+        if self.asked > 1 and self.fails:
+            raise OSError("the CRM is away")
+        if self.asked > 1:
+            await asyncio.Event().wait()
+        return f"You do bills, {self.asked}."
+
+
+@pytest.mark.parametrize("fails", [True, False])
+async def test_who_was_handed_the_call_keeps_it_where_their_instructions_fail_the_next_time(
+    fails: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(handoffs, "INSTRUCTIONS_SECONDS", 0.05)
+    moody = Moody(fails=fails)
+    billing = Agent(name="billing", instructions=moody, tools=[refund])
+    office = Office(Agent(name="front", instructions="", handoffs=[billing]))
+    await office.run("hand_off_to_billing")
+    for renewal in range(2):
+        await office.desk.session_opened()
+        assert office.desk.agent is billing
+        assert office.speakers[-1] == "billing"
+        assert office.updates[-1] == office.updates[0]
+        assert len(office.updates) == moody.asked == renewal + 2
+
+
+async def test_instructions_are_written_anew_for_the_next_session_where_that_works() -> None:
+    asked: list[str] = []
+
+    def write(call: Call) -> str:
+        asked.append(call.sid)
+        if len(asked) == 3:
+            raise OSError("the CRM is away")
+        return f"You do bills, {len(asked)}."
+
+    billing = Agent(name="billing", instructions=write)
+    office = Office(Agent(name="front", instructions="", handoffs=[billing]))
+    await office.run("hand_off_to_billing")
+    await office.desk.session_opened()
+    await office.desk.session_opened()
+    assert [update["instructions"][-2:] for update in office.updates] == ["1.", "2.", "2."]
+
+
+async def test_whoever_had_the_call_in_an_earlier_stream_keeps_it_as_well() -> None:
+    moody = Moody(fails=True)
+    billing = Agent(name="billing", instructions=moody)
+    office = Office(Agent(name="front", instructions="", handoffs=[billing]), await handed_over("hand_off_to_billing"))
+    await office.desk.session_opened()
+    await office.desk.session_opened()
+    assert moody.asked == 2
+    assert office.desk.agent is billing

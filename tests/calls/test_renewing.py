@@ -4,20 +4,25 @@ from __future__ import annotations
 
 import asyncio
 import random
+from typing import Any
 
 import pytest
 
 from phoneagent import (
     Agent,
     AgentAnswered,
+    Call,
     CallEnded,
     Endpoint,
+    EndpointUnreachable,
     RateLimitsUpdated,
     Trouble,
     TurnEnded,
     hang_up,
+    switchboard,
     tool,
 )
+from phoneagent.endpoint import ModelSession
 from phoneagent.protocol import sessions
 from phoneagent.sim import Faults, Line, Model, Script
 from phoneagent.sim.speech import Murmur
@@ -232,3 +237,70 @@ async def test_without_another_session_the_caller_hears_the_apology(
             await line.wait_ended(15)
         assert w.of(CallEnded)[0].ended_by == "error"
         assert any("model session lost" in event.what for event in w.of(Trouble))
+
+
+async def test_an_endpoint_that_has_just_failed_is_asked_last(world: Worlds, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(switchboard, "FAILOVER_SECONDS", 0.5)
+    dumb = Model(Script.parse(SCRIPT), faults=Faults(no_created=True))
+    async with dumb as first, Model(Script.parse(SCRIPT)) as second:
+        both = [Endpoint(f"{model.url}?model=m", transcription_models=("whisper-1",)) for model in (first, second)]
+        async with world(Agent(instructions="x", greeting="Hello!"), endpoints=both) as w:
+            for number in range(2):
+                async with w.phone().dial() as line:
+                    await line.wait_for_agent(ms=100)
+                    assert (len(first.sessions), len(second.sessions)) == (1, number + 1)
+                    await line.hang_up()
+            monkeypatch.setattr(switchboard, "FAILED_SECONDS", 0.0)  # that was long ago
+            async with w.phone().dial() as line:
+                await line.wait_for_agent(ms=100)
+                assert (len(first.sessions), len(second.sessions)) == (2, 3)
+
+
+async def test_a_next_session_that_does_not_come_is_tried_again(world: Worlds, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sessions, "OPEN_AGAIN_SECONDS", 0.2)
+    tries: list[int] = []
+    really = switchboard.open_session
+
+    async def hiccups(*given: Any, **more: Any) -> ModelSession:
+        tries.append(living(w))
+        if len(tries) == 2:
+            raise EndpointUnreachable("away for a moment")
+        return await really(*given, **more)
+
+    monkeypatch.setattr(switchboard, "open_session", hiccups)
+    model = Model(Script.parse(SCRIPT), session_seconds=6)
+    async with world(Agent(instructions="x", greeting="Hello!"), model=model) as w, w.phone().dial() as line:
+        await line.wait_for_silence(ms=300)
+        await w.until(lambda: len(tries) == 3)
+        assert tries == [0, 1, 1]  # the third time too while the first session lives
+        assert [event.what for event in w.of(Trouble)] == ["the next model session did not come: away for a moment"]
+
+
+@pytest.mark.parametrize("reserve", [True, False])
+async def test_a_session_that_is_thrown_out_is_replaced(world: Worlds, reserve: bool) -> None:
+    thrown_out = Faults(drop_after_s=1.5, drop_code=1008)
+    async with Model(Script.parse(SCRIPT), faults=thrown_out) as first, Model(Script.parse(SCRIPT)) as second:
+        models = [first, second] if reserve else [first]
+        endpoints = [Endpoint(f"{model.url}?model=m", transcription_models=("whisper-1",)) for model in models]
+        async with world(Agent(instructions="x", greeting="Hello!"), endpoints=endpoints) as w, w.phone().dial():
+            await w.until(lambda: w.of(CallEnded) or sum(len(model.sessions) for model in models) == 2)
+            assert len(models[-1].sessions) == 2 - reserve
+            assert w.of(CallEnded) == []
+
+
+async def test_instructions_are_written_once_for_all_sessions_of_a_stream(world: Worlds) -> None:
+    asked: list[str] = []
+
+    def instructions(call: Call) -> str:
+        asked.append(call.sid)
+        if len(asked) > 1:
+            raise OSError("the CRM is away")
+        return "You answer the phone."
+
+    async with world(Agent(instructions=instructions, greeting="Hello!"), SCRIPT) as w, w.phone().dial() as line:
+        await line.wait_for_silence(ms=300)
+        w.model.sessions[0].kill()
+        await w.until(lambda: w.of(CallEnded) or (len(w.model.sessions) == 2 and w.model.sessions[1].told))
+        assert w.of(CallEnded) == []
+        assert w.model.sessions[1].session["instructions"] == "You answer the phone."
+        assert len(asked) == 1

@@ -9,7 +9,7 @@ from phoneagent.protocol import realtime, sessions
 from phoneagent.protocol.history import Past
 from phoneagent.protocol.listening import REPLAY_SECONDS
 from phoneagent.protocol.mediastream import Clear
-from phoneagent.protocol.policy import SILENCE_SECONDS, Floor, Renew
+from phoneagent.protocol.policy import MODEL_STALLED_SECONDS, SILENCE_SECONDS, Floor, Renew
 
 from .rig import Rig, ulaw
 
@@ -490,3 +490,90 @@ def test_what_was_said_to_a_session_that_heard_nothing_is_heard_by_the_next(rig:
     before = len(rig.sent(realtime.AudioAppend))
     renewed(rig)
     assert len(rig.sent(realtime.AudioAppend)) == 2 * before
+
+
+# --- what must not be lost on the way, and how long it may take ---
+
+
+@pytest.mark.parametrize("begins", [False, True])
+def test_sessions_that_answer_nothing_are_not_waited_for_one_after_another(rig: Rig, begins: bool) -> None:
+    rig.speech()
+    rig.turn("u1")
+    understood(rig, "u1", "A table?")
+    if begins:
+        rig.created("r0", ours=False)
+    since, renewals, asked = rig.now, 0, 0
+    while rig.bridge.floor() is not Floor.CLOSING and rig.now < since + 200:
+        rig.talk(0.5)
+        if sum(isinstance(request, Renew) for request in rig.asked) > renewals:
+            renewals += 1
+            assert away(rig)
+            rig.connect()
+        if begins and len(rig.creates) > asked:
+            asked = len(rig.creates)
+            rig.created(f"r{asked}", ours=True)
+    assert renewals > 0
+    assert rig.now - since < SILENCE_SECONDS + MODEL_STALLED_SECONDS
+    assert rig.given_up
+
+
+def test_a_long_answer_is_no_silence(rig: Rig) -> None:
+    rig.speech()
+    rig.turn("u1")
+    rig.created("r1", ours=False)
+    for _ in range(8):
+        rig.talk(SILENCE_SECONDS / 4)
+        rig.audio(500)
+    assert away(rig)
+
+
+def test_who_calls_waits_from_the_first_moment_on() -> None:
+    rig = Rig(renews=True, connect=False)
+    rig.talk(sessions.PATIENCE_SECONDS)
+    assert not away(rig)
+
+
+def test_a_word_that_was_begun_before_the_loss_is_heard_again(rig: Rig) -> None:
+    rig.talk(2)
+    for _ in range(100):
+        rig.wait(0.02)
+        rig.media()
+    before = len(rig.sent(realtime.AudioAppend))
+    renewed(rig)
+    assert len(rig.sent(realtime.AudioAppend)) - before >= 50  # a second: the model had not told of it yet
+
+
+def test_a_session_that_dies_at_once_swallows_nothing(rig: Rig) -> None:
+    for _ in range(100):
+        rig.wait(0.02)
+        rig.media()
+    renewed(rig)
+    before = len(rig.sent(realtime.AudioAppend))
+    renewed(rig)
+    assert len(rig.sent(realtime.AudioAppend)) - before >= 50
+
+
+def test_what_was_understood_is_not_heard_again(rig: Rig) -> None:
+    rig.media(500)
+    rig.speech()
+    rig.media(500, 500)
+    rig.turn("u1")
+    understood(rig, "u1", "A table?")
+    before = len(rig.sent(realtime.AudioAppend))
+    renewed(rig)
+    assert len(rig.sent(realtime.AudioAppend)) == before
+
+
+def test_an_answer_that_was_stopped_between_two_sessions_does_not_go_on(rig: Rig) -> None:
+    rig.created("r1", ours=False)
+    rig.model(realtime.TranscriptDone(response_id="r1", item_id="i1", transcript="Secret words are these and those."))
+    rig.audio(2000)
+    assert away(rig)
+    rig.interrupt()
+    rig.say("I cannot tell.")
+    told, asked = len(rig.prompts), len(rig.creates)
+    rig.connect()
+    assert not any("go on where you were cut off" in text for text in rig.prompts[told:])
+    assert "I cannot tell." in rig.prompts[-1]
+    rig.heard(f"r{asked}")
+    assert len(rig.creates) == asked + 1  # and nothing is asked for but those words

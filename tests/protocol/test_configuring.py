@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from phoneagent.errors import EndpointRefused
+from phoneagent.errors import EndpointError, EndpointRefused, EndpointUnreachable
 from phoneagent.protocol import realtime
 from phoneagent.protocol.configuring import MAX_ATTEMPTS, Configuring
 from phoneagent.protocol.realtime import Dialect, SessionUpdate
@@ -333,3 +333,22 @@ def test_turns_by_hand_that_are_refused_end_it() -> None:
     assert refused(configuring, "session.audio.input.turn_detection")["audio"]["input"]["turn_detection"] is None
     with pytest.raises(EndpointRefused):
         configuring.receive(refusal("session.audio.input.turn_detection"))
+
+
+@pytest.mark.parametrize(
+    ("code", "type_", "kind"),
+    [
+        ("server_error", None, EndpointUnreachable),
+        (None, "server_error", EndpointUnreachable),
+        ("rate_limit_exceeded", None, EndpointUnreachable),
+        ("insufficient_quota", None, EndpointRefused),
+    ],
+)
+def test_an_error_that_is_not_about_the_session_costs_it_nothing(
+    code: str | None, type_: str | None, kind: type[EndpointError]
+) -> None:
+    configuring, _ = begun("new")
+    with pytest.raises(kind, match=f"{code or type_}: no") as error:
+        configuring.receive(realtime.Error(error=realtime.Failure(code=code, type=type_, message="no")))
+    assert type(error.value) is kind
+    assert configuring.dropped == []
