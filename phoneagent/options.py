@@ -93,7 +93,8 @@ class Hearing:
     """How the caller's side of the transcript is written, and what is done about noise.
 
     The model itself hears the audio; the transcript is a recogniser's. `models` are recognisers that are tried in turn;
-    None takes the endpoint's, an empty sequence goes without. `language` (ISO 639-1) helps it; several are
+    None takes the endpoint's, an empty sequence goes without: then nobody else knows what the caller said, not even the
+    next model session, should this one be lost. `language` (ISO 639-1) helps it; several are
     possible languages. `prompt` is a text in the style to expect; `keywords` are words to expect, such as names.
     `noise_reduction`, before the model hears anything: "near_field" for a handset, "far_field" for a speakerphone.
     """

@@ -35,7 +35,6 @@ MAX_FRUITLESS = 6
 MOST_A_MINUTE = 12
 """So many sessions lost within a minute are enough, whatever was heard of them."""
 
-
 ROTATE_SECONDS = 300.0
 """So long before a session's time is over the next one is opened; of a short one, in its second half."""
 
@@ -63,8 +62,10 @@ class Rotation:
     def begin(self, now: float, lasts: float | None) -> None:
         """A session begins that `lasts` so many seconds; None if nobody knows."""
         self._ready, self._quiet_since = False, None
-        known = lasts is not None and lasts >= SHORTEST_SECONDS
-        self._due = now + lasts - min(ROTATE_SECONDS, lasts / 2) if known and lasts is not None else None
+        if lasts is None or lasts < SHORTEST_SECONDS:
+            self._due = None
+        else:
+            self._due = now + lasts - min(ROTATE_SECONDS, lasts / 2)
 
     def end(self) -> None:
         """The session is gone: what takes its place comes at once."""
@@ -129,7 +130,6 @@ class ModelSessions:
         self._away_since: float | None = None
         self._fruitless = 0
         self._lost_at: deque[float] = deque()
-        self._renewed = False
         self.rotation = Rotation()
         self.losses = 0
         """How many sessions of this media stream were lost, or did not come."""
@@ -262,4 +262,4 @@ class ModelSessions:
             self._parts.hearing.speech(False)
         self._outbox.clear()
         if self.begun:
-            self._past, self._renewed, self.begun = replace(self._earlier, pending=pending), True, False
+            self._past, self.begun = replace(self._earlier, pending=pending), False
