@@ -258,6 +258,7 @@ class ModelSessions:
         self._parts.narration.session_lost(playing, heard_again=again)
         self._parts.truncations.new_session(outcome.item_id for outcome in playing)
         self._parts.turn.forget()
+        self._parts.tools.new_session()
         if not self._parts.hearing.by_hand:
             self._parts.hearing.speech(False)
         self._outbox.clear()

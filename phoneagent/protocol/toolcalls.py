@@ -16,6 +16,9 @@ from .history import ToolRun
 from .realtime import Item, ItemCreate, SessionUpdate, ToModel
 from .responses import ResponseGate, State
 
+HOSTED_SECONDS = 30.0
+"""How long a tool of an MCP server that the model's provider calls counts as being at work."""
+
 MAX_TOOL_CALLS = 1_000
 """So many tool calls in one call are a loop; further ones are refused."""
 
@@ -47,6 +50,7 @@ class ToolCalls:
         """The calls that were made before this media stream, in order."""
         self._seen: set[str] = set()
         self._hosted: set[str] = set()
+        self._elsewhere: dict[str, float] = {}  # hosted calls at work, and since when
         self._running: dict[str, ToolCall] = {}
         self._made: dict[str, ToolCall] = {}
         self._outputs: dict[str, str] = {}
@@ -55,8 +59,8 @@ class ToolCalls:
 
     @property
     def running(self) -> bool:
-        """Whether any tool is at work."""
-        return bool(self._running)
+        """Whether any tool is at work, here or at the model's provider."""
+        return bool(self._running or self._elsewhere)
 
     @property
     def too_many(self) -> bool:
@@ -66,6 +70,8 @@ class ToolCalls:
     def begin(self, item: Item, now: float) -> ToolCall | None:
         """Take an output item. Returns the call to run if it is one, complete, and new."""
         self._refuse(item)
+        if item.type == "mcp_call" and item.id and item.id not in self._hosted and item.status != "completed":
+            self._elsewhere.setdefault(item.id, now)
         if item.type != "function_call" or item.status not in (None, "completed") or not item.call_id or not item.name:
             return None
         if item.call_id in self._seen:
@@ -88,9 +94,14 @@ class ToolCalls:
         if item.id is None or item.id in self._hosted or item.type not in ("mcp_call", "mcp_approval_request"):
             return
         self._hosted.add(item.id)
+        self._elsewhere.pop(item.id, None)
         self._refuse(item)
         responses.output_posted(item.id)
         responses.output_added(item.id)
+
+    def new_session(self) -> None:
+        """Another model session takes over: of what the provider of the one before was at, nothing comes any more."""
+        self._elsewhere.clear()
 
     def runs(self, ms: Callable[[float], int]) -> list[ToolRun]:
         """Return the calls of this media stream, in order; `ms` tells the call's time of a moment."""
@@ -129,10 +140,14 @@ class ToolCalls:
 
     def get_timer(self) -> float | None:
         """Return when `poll` is due."""
-        return min(map(self._due, self._fillers), default=None) if self._quiet_since is not None else None
+        times = [since + HOSTED_SECONDS for since in self._elsewhere.values()]
+        if self._quiet_since is not None:
+            times += map(self._due, self._fillers)
+        return min(times, default=None)
 
     def poll(self, now: float, responses: ResponseGate, *, quiet: bool) -> None:
         """Ask for a filler, if one is due. `quiet`: tools run, and nobody speaks."""
+        self._elsewhere = {call: since for call, since in self._elsewhere.items() if now < since + HOSTED_SECONDS}
         if not quiet or responses.state is not State.NONE:
             self._quiet_since = None
             return

@@ -6,9 +6,9 @@ import pytest
 
 from phoneagent.events import ToolCalled, ToolReturned
 from phoneagent.protocol import realtime
-from phoneagent.protocol.policy import RunTool
+from phoneagent.protocol.policy import Floor, RunTool
 from phoneagent.protocol.realtime import ItemCreate
-from phoneagent.protocol.toolcalls import MAX_TOOL_CALLS
+from phoneagent.protocol.toolcalls import HOSTED_SECONDS, MAX_TOOL_CALLS
 
 from .rig import Rig, function_call
 
@@ -192,3 +192,28 @@ def test_the_refusal_of_a_wish_for_approval_is_answered(rig: Rig) -> None:
     assert rig.creates == []
     rig.done()
     assert len(rig.creates) == 1
+
+
+def test_while_the_provider_calls_a_tool_the_agent_is_at_work(rig: Rig) -> None:
+    rig.turn()
+    rig.created()
+    rig.model(realtime.OutputItemDone(item=realtime.Item(id="m1", type="mcp_call", status="in_progress")))
+    rig.done()
+    assert rig.bridge.floor() is Floor.THINKING
+    assert not rig.bridge.quiet(rig.now)
+    rig.model(realtime.ItemDone(item=realtime.Item(id="m1", type="mcp_call", status="completed")))
+    rig.says(100, "i2", "r2", ours=True)
+    rig.wait(0.2)
+    rig.hear()
+    assert rig.bridge.floor() is Floor.OPEN
+
+
+def test_a_hosted_tool_of_which_nothing_comes_holds_nothing_up_for_ever(rig: Rig) -> None:
+    rig.turn()
+    rig.created()
+    rig.model(realtime.OutputItemDone(item=realtime.Item(id="m1", type="mcp_call")))
+    rig.done()
+    rig.talk(HOSTED_SECONDS - 1)
+    assert rig.bridge.floor() is Floor.THINKING
+    rig.talk(2)
+    assert rig.bridge.floor() is Floor.OPEN
