@@ -373,6 +373,7 @@ class Bridge:
 
     def interrupt(self, now: float) -> None:
         """Stop the agent, as if the caller had begun to speak. Does nothing when it is not its turn."""
+        self.sessions.interrupted()
         if self.floor() in (Floor.AGENT, Floor.THINKING):
             self._interrupt(now)
             self._move_on(now)
@@ -426,7 +427,6 @@ class Bridge:
 
     def _interrupt(self, now: float) -> None:
         self.responses.interrupt(now)
-        self.sessions.interrupted()
         for outcome in self.playback.cut(now):
             self.truncations.truncate(outcome, self.narration.heard(outcome, now))
             self.narration.barge_in(outcome, now, by_caller=self.turn.speaking)

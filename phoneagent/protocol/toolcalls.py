@@ -84,6 +84,8 @@ class ToolCalls:
     def _refuse(self, item: Item) -> None:
         if item.type == "mcp_approval_request" and item.id is not None and item.id not in self._seen:
             self._seen.add(item.id)
+            self._hosted.update(self._elsewhere)  # the call that waits for it is not made
+            self._elsewhere.clear()
             self._outbox.append(ItemCreate(item=_refusal(item.id, len(self._seen))))
 
     def hosted(self, item: Item, responses: ResponseGate) -> None:

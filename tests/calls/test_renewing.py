@@ -257,6 +257,7 @@ async def test_an_endpoint_that_has_just_failed_is_asked_last(world: Worlds, mon
 
 
 async def test_a_next_session_that_does_not_come_is_tried_again(world: Worlds, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sessions, "SHORTEST_SECONDS", 1)
     monkeypatch.setattr(sessions, "OPEN_AGAIN_SECONDS", 0.2)
     tries: list[int] = []
     really = switchboard.open_session

@@ -577,3 +577,16 @@ def test_an_answer_that_was_stopped_between_two_sessions_does_not_go_on(rig: Rig
     assert "I cannot tell." in rig.prompts[-1]
     rig.heard(f"r{asked}")
     assert len(rig.creates) == asked + 1  # and nothing is asked for but those words
+
+
+def test_who_interrupts_between_two_sessions_while_nothing_plays_wants_no_answer(rig: Rig) -> None:
+    rig.speech()
+    rig.turn("u1")
+    understood(rig, "u1", "A table?")
+    rig.created("r1", ours=False)
+    assert away(rig)
+    rig.interrupt()
+    told = len(rig.prompts)
+    rig.connect()
+    assert rig.creates == []
+    assert "Wait until" in rig.prompts[told:][-1]
