@@ -37,7 +37,7 @@ Misbehaviour = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(endpoint, "CONNECT_SECONDS", 2.0)
-    monkeypatch.setattr(sessions, "PATIENCE_SECONDS", 0.5)
+    monkeypatch.setattr(sessions, "PATIENCE_SECONDS", 1.0)
 
 
 @dataclass

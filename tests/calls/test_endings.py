@@ -57,7 +57,7 @@ async def test_a_line_without_media_is_lost(world: Worlds, monkeypatch: pytest.M
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """One other session is tried."""
     monkeypatch.setattr(sessions, "MOST_A_MINUTE", 1)
-    monkeypatch.setattr(sessions, "PATIENCE_SECONDS", 0.5)
+    monkeypatch.setattr(sessions, "PATIENCE_SECONDS", 1.0)
 
 
 def apologised(line: object) -> bool:

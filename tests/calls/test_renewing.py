@@ -146,15 +146,15 @@ async def test_the_next_endpoint_takes_over_in_mid_call(world: Worlds) -> None:
 
 
 async def test_sessions_that_expire_are_rotated_unheard(world: Worlds, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A call of more than two hours, where an hour has 12 seconds."""
+    """A call of more than two hours, where an hour has 16 seconds."""
     monkeypatch.setattr(sessions, "SHORTEST_SECONDS", 1)
     script = "\n".join(f'[[turn]]\ncaller = "?"\nsay = "Here is answer {number}."' for number in range(9))
-    model = Model(Script.parse(script), session_seconds=12)
+    model = Model(Script.parse(script), session_seconds=16)
     async with world(Agent(instructions="x", greeting="Hello!"), model=model) as w, w.phone().dial() as line:
         await line.wait_for_silence(ms=300)
         for number in range(5):
             await line.say(VOICE.render("Question?"))
-            await line.wait_for_silence(ms=2000)
+            await line.wait_for_silence(ms=3000)
             answers = [text for session in model.sessions for text in session.said if "answer" in text]
             assert len(answers) == number + 1
         assert len(model.sessions) >= 3
@@ -227,7 +227,7 @@ async def test_an_endpoint_that_never_answers_is_passed_over_in_time(
 async def test_without_another_session_the_caller_hears_the_apology(
     world: Worlds, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sessions, "PATIENCE_SECONDS", 0.5)
+    monkeypatch.setattr(sessions, "PATIENCE_SECONDS", 1.0)
     model = await Model(Script.parse(SCRIPT)).__aenter__()
     endpoint = Endpoint(f"{model.url}?model=m", transcription_models=("whisper-1",))
     async with world(Agent(instructions="x", greeting="Hello!"), endpoint=endpoint) as w:
