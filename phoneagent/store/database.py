@@ -196,8 +196,15 @@ class Database:
         if self.path is not None:
             self._close_when_idle()
         try:
-            async with asyncio.timeout(seconds), turn, engine.begin() as connection:
-                return await work(connection)
+            async with asyncio.timeout(seconds), turn:
+                try:
+                    async with engine.begin() as connection:
+                        return await work(connection)
+                except exc.DBAPIError as error:
+                    if getattr(_cause(error), "sqlstate", None) not in _RACES:
+                        raise
+                async with engine.begin() as connection:  # the others have won, and are done
+                    return await work(connection)
         except self._errors as error:
             reason = _reason(error)
             if reason == NO_TABLES:
@@ -205,6 +212,10 @@ class Database:
             raise StoreError(f"{self.name}: {reason}", retry=not _is_refusal(error)) from None
         except ValueError as error:  # of a host name that is none, below the driver
             raise StoreError(f"{self.name}: {type(error).__name__}: check DATABASE_URL", retry=True) from None
+
+
+_RACES = frozenset({"40P01", "40001"})
+"""What PostgreSQL says to one of two transactions that stand in each other's way."""
 
 
 def _upgrade_in_thread(url: str) -> None:

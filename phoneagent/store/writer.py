@@ -222,7 +222,7 @@ class Writer:
         of_calls = sorted((row for row in batch if row.kind in CALL_ITSELF), key=lambda row: row.call_sid)
         for kind, group in groupby(of_calls, key=lambda row: row.kind):
             await self._execute(connection, self._statements[kind], list(group))
-        detail = [row for row in batch if row.kind not in CALL_ITSELF]
+        detail = sorted((row for row in batch if row.kind not in CALL_ITSELF), key=lambda row: row.call_sid)
         if detail:
             known = await self._known(connection, detail)
             for kind in Kind:

@@ -89,10 +89,10 @@ def handed_over(struck: Sequence[Caller]) -> None:
 def unexcused(caller: Caller, more: Collection[str]) -> list[str]:
     """What the caller's side complained of, but for what is in the nature of things.
 
-    When a process is killed the streams of its callers break, and a status callback to it is lost. Twilio asks `action`
-    then, and the call goes on.
+    A status callback to a process that ends may be lost, and the streams of one that is killed break. Twilio asks
+    `action` then, and the call goes on.
     """
-    excuses = [*more, *([BROKEN, CALLBACK_LOST] if caller.killed_at else [])]
+    excuses = [*more, CALLBACK_LOST, *([BROKEN] if caller.killed_at else [])]
     return [each for each in caller.line.violations if not any(words in each for words in excuses)]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import signal
 import sqlite3
 import sys
@@ -252,3 +253,25 @@ async def test_a_reader_sees_the_file_that_somebody_has_put_in_place_of_another(
         assert len(await kept.calls()) == 1
         theirs.replace(ours)
         assert len(await kept.calls()) == 2
+
+
+async def test_who_stood_in_another_s_way_tries_again_once(url: str) -> None:
+    await upgrade(url)
+    base = Database(url)
+    tries = itertools.count(1)
+
+    class Deadlock(Exception):
+        sqlstate = "40P01"
+
+    async def work(connection: AsyncConnection) -> int:
+        number = next(tries)
+        if number in (1, 3, 4):
+            raise sa.exc.DBAPIError("update", {}, Deadlock())
+        return number
+
+    assert await base.write(work) == 2
+    with pytest.raises(StoreError) as error:
+        await base.write(work)
+    assert error.value.retry
+    assert next(tries) == 5
+    await base.close()
