@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from tests.resilience.callers import Callers
+from tests.resilience.callers import HANDSHAKE_FAILED, Callers
 from tests.resilience.conftest import Worlds
 from tests.resilience.test_deploy import deploy, go_on, nothing_lost
 
@@ -43,4 +43,5 @@ async def test_all_workers_drain(world: Worlds) -> None:
             await go_on(callers.all, speak=["telling"])
             assert before.isdisjoint(caller.pids[-1] for caller in callers.all)
             await callers.leave()
-        await nothing_lost(w, callers)
+        # a socket may come to the one worker that is just gone: Twilio asks `action` then
+        await nothing_lost(w, callers, excused=[HANDSHAKE_FAILED])
