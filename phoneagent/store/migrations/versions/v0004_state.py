@@ -11,3 +11,7 @@ down_revision = "0003"
 
 def upgrade() -> None:
     op.add_column("calls", sa.Column("state", sa.Text))
+
+
+def downgrade() -> None:
+    op.drop_column("calls", "state")
