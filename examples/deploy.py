@@ -21,8 +21,8 @@ from rich.text import Text
 
 from phoneagent import Agent, Call, PhoneApp, tool
 from phoneagent.sim import CallFailed, Line, Model, Phone, Script
+from phoneagent.sim.model.vad import EnergyGate
 from phoneagent.sim.speech import Murmur
-from phoneagent.sim.vad import EnergyGate
 
 ACCOUNT, TOKEN, PUBLIC = "AC" + "0" * 32, "a-token-for-this-show", "https://agent.example"
 TURN = '[[turn]]\nheard = "read"\ncaller = "Please read to me."\ncall = "next_page"\nthen = "{output}"\n'

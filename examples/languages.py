@@ -14,7 +14,7 @@ Language = Literal["en", "fr", "de"]
 
 
 @dataclass(frozen=True, slots=True)
-class Desk:
+class ActiveAgent:
     """What the house has in a language. `hours` are said as they are: a translation may get a time wrong."""
 
     name: str
@@ -24,22 +24,22 @@ class Desk:
     voice: Voice
 
 
-DESKS: dict[Language, Desk] = {
-    "en": Desk(
+DESKS: dict[Language, ActiveAgent] = {
+    "en": ActiveAgent(
         "English",
         "Hôtel du Lac, good day! What can I do for you?",
         "Reception is open from seven in the morning to eleven at night, the restaurant from six in the evening.",
         "Priya",
         Voice("marin"),
     ),
-    "fr": Desk(
+    "fr": ActiveAgent(
         "French",
         "Hôtel du Lac, bonjour ! Que puis-je faire pour vous ?",
         "La réception est ouverte de sept à vingt-trois heures, le restaurant à partir de dix-huit heures.",
         "Camille",
         Voice("cedar", speed=1.05),
     ),
-    "de": Desk(
+    "de": ActiveAgent(
         "German",
         "Hôtel du Lac, guten Tag! Was kann ich für Sie tun?",
         "Der Empfang ist von sieben bis dreiundzwanzig Uhr besetzt, das Restaurant öffnet um achtzehn Uhr.",

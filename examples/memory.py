@@ -22,7 +22,7 @@ from phoneagent import Agent, Call, PhoneApp, ToolError, hang_up, tool
 
 FILE = os.environ.get("MEMORY_FILE", "memory.db")
 KEY = os.environ.get("MEMORY_KEY", "only to try it out").encode()
-MOST_FACTS = 20
+MAX_FACTS = 20
 KEEP_DAYS = 365
 
 # So many digits survive even if the model writes a JSON number, which is read as a float.
@@ -60,7 +60,7 @@ def remember(call: Call, fact: Fact) -> str:
     with memory() as opened:
         opened.execute("INSERT OR REPLACE INTO facts (caller, fact) VALUES (?, ?)", (caller, fact))
         newest = opened.execute("SELECT rowid FROM facts WHERE caller = ? ORDER BY rowid DESC", (caller,)).fetchall()
-        opened.executemany("DELETE FROM facts WHERE rowid = ?", newest[MOST_FACTS:])
+        opened.executemany("DELETE FROM facts WHERE rowid = ?", newest[MAX_FACTS:])
     return "It will be remembered."
 
 

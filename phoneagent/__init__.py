@@ -1,9 +1,12 @@
 """An AI voice agent on a phone number."""
 
-from .agent import Agent
-from .call import Call
-from .endpoint import Endpoint, TokenProvider
-from .errors import (
+from phoneagent.agent.agent import Agent
+from phoneagent.agent.call import Call
+from phoneagent.agent.mcp import LocalMcpServer, McpServer
+from phoneagent.agent.options import Hearing, Limits, Turns, Voice
+from phoneagent.agent.tools import Tool, hang_up, tool
+from phoneagent.billing.prices import Price
+from phoneagent.errors import (
     ConfigurationError,
     DefinitionError,
     EndpointError,
@@ -15,7 +18,7 @@ from .errors import (
     TelephonyError,
     ToolError,
 )
-from .events import (
+from phoneagent.events import (
     AgentAnswered,
     BargeIn,
     CallEnded,
@@ -37,12 +40,9 @@ from .events import (
     Usage,
     UsageReported,
 )
-from .mcp import LocalMcpServer, McpServer
-from .options import Hearing, Limits, Turns, Voice
-from .protocol.billing import Price
-from .server import PhoneApp
-from .settings import Settings
-from .tools import Tool, hang_up, tool
+from phoneagent.model.connection import Endpoint, TokenProvider
+from phoneagent.server import PhoneApp
+from phoneagent.settings import Settings
 
 __all__ = [
     "Agent",

@@ -1,3 +1,3 @@
-from .cli import main
+from phoneagent.cli import main
 
 main()

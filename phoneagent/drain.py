@@ -17,7 +17,7 @@ from typing import Any
 
 import uvicorn
 
-from .server import PhoneApp
+from phoneagent.server import PhoneApp
 
 log = logging.getLogger("phoneagent.drain")
 

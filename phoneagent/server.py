@@ -19,27 +19,28 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route, WebSocketRoute
 from starlette.websockets import WebSocket
 
-from . import handoffs, telemetry, telephony
-from . import settings as settings_
-from .afterwards import Afterwards
-from .agent import Agent, Answerer
-from .call import Call
-from .carried import unpack
-from .door import Door
-from .endpoint import Endpoint
-from .errors import ConfigurationError, DefinitionError, ProtocolError, RequestRefused, StoreError
-from .events import Event, RateLimitsUpdated
-from .headroom import Headroom
-from .hooks import Hooks
-from .media import TwilioSocket, read_start
-from .numbers import LiveCalls
-from .protocol.billing import PRICES, Price
-from .protocol.history import Past
-from .reception import AFTER_PATH, MEDIA_PATH, OVER, STATUS_PATH, Reception, call_of
-from .reception import VOICE_PATH as VOICE_PATH  # where a number's webhook points
-from .settings import Settings
-from .store import Store
-from .switchboard import Switchboard
+from phoneagent import settings as settings_
+from phoneagent import telemetry
+from phoneagent.agent.agent import Agent, Answerer, check_handoffs
+from phoneagent.agent.call import Call
+from phoneagent.billing.prices import PRICES, Price
+from phoneagent.billing.ratelimits import RateLimitReserve
+from phoneagent.bridge.history import Past
+from phoneagent.calls.calls import Calls
+from phoneagent.calls.hooks import Hooks
+from phoneagent.calls.journal import CallJournal
+from phoneagent.calls.state import unpack
+from phoneagent.errors import ConfigurationError, DefinitionError, ProtocolError, RequestRefused, StoreError
+from phoneagent.events import Event, RateLimitsUpdated
+from phoneagent.model.connection import Endpoint
+from phoneagent.settings import Settings
+from phoneagent.store import Store
+from phoneagent.twilio.rest import LiveCalls
+from phoneagent.twilio.signatures import Ticket
+from phoneagent.twilio.socket import TwilioSocket, read_start
+from phoneagent.twilio.verification import Verifier
+from phoneagent.webhooks import AFTER_PATH, MEDIA_PATH, OVER, STATUS_PATH, Webhooks, call_of
+from phoneagent.webhooks import VOICE_PATH as VOICE_PATH  # where a number's webhook points
 
 log = logging.getLogger("phoneagent.server")
 
@@ -99,7 +100,7 @@ class PhoneApp(Starlette):
         )
         self.router.redirect_slashes = False  # Twilio signs the path as it is
         if isinstance(agent, Agent):
-            handoffs.check(agent)  # to nobody, or to one of two: now rather than in a call
+            check_handoffs(agent)  # to nobody, or to one of two: now rather than in a call
         self.agent = agent
         self.calls: dict[str, Call] = {}
         """The live calls by CallSid."""
@@ -117,12 +118,12 @@ class PhoneApp(Starlette):
     @property
     def coming(self) -> int:
         """How many calls were answered, and their media socket is still to come."""
-        return self._board.coming
+        return self._calls.coming
 
     @property
     def unfinished(self) -> int:
         """How many media streams have something left: the call itself, its tools, or its hooks."""
-        return self._board.unfinished
+        return self._calls.unfinished
 
     def on(self, kinds: Any) -> Callable[[_Hook], _Hook]:
         """Register a hook: `@app.on(CallStarted | CallEnded)`, plain or async, called with each such event.
@@ -141,15 +142,15 @@ class PhoneApp(Starlette):
     @property
     def hands_over(self) -> bool:
         """Whether calls can go on in another process: it takes a store that both of them use."""
-        return self._afterwards is not None
+        return self._journal is not None
 
     def hand_over(self, reason: str) -> None:
         """Let every call go on in another process, from the first moment on at which its caller does not notice."""
-        self._board.hand_over(reason)
+        self._calls.hand_over(reason)
 
     def hand_over_now(self, call_sid: str, reason: str) -> None:
         """Let a call go on in another process at once."""
-        self._board.hand_over_now(call_sid, reason)
+        self._calls.hand_over_now(call_sid, reason)
 
     # --- what is made from the settings, once ---
 
@@ -179,45 +180,48 @@ class PhoneApp(Starlette):
         return Store.from_settings(self.settings)
 
     @cached_property
-    def _door(self) -> Door:
-        return Door(self.settings, self._store.claim if self._store is not None else None)
+    def _verifier(self) -> Verifier:
+        return Verifier(self.settings, self._store.claim if self._store is not None else None)
 
     @cached_property
-    def _afterwards(self) -> Afterwards | None:
+    def _journal(self) -> CallJournal | None:
         if self._store is None:
             return None
         settings, live_calls = self.settings, None
         if not settings.insecure or settings.twilio_api_url is not None:  # an account that is made up has no calls
             live_calls = LiveCalls(
-                settings.twilio_account_sid, settings.auth_tokens[0], api_url=settings.twilio_api_url, backoff_s=0.2
+                settings.twilio_account_sid,
+                settings.auth_tokens[0],
+                api_url=settings.twilio_api_url,
+                backoff_seconds=0.2,
             )
-        return Afterwards(self._store, live_calls, fallback_number=settings.fallback_number)
+        return CallJournal(self._store, live_calls, fallback_number=settings.fallback_number)
 
     @cached_property
-    def _headroom(self) -> Headroom:
-        return Headroom(self.settings.rate_limit_reserve)
+    def _reserve(self) -> RateLimitReserve:
+        return RateLimitReserve(self.settings.rate_limit_reserve)
 
     @cached_property
-    def _reception(self) -> Reception:
-        return Reception(
+    def _webhooks(self) -> Webhooks:
+        return Webhooks(
             self.settings,
-            door=self._door,
-            board=self._board,
-            afterwards=self._afterwards,
-            headroom=self._headroom,
+            verifier=self._verifier,
+            calls=self._calls,
+            journal=self._journal,
+            reserve=self._reserve,
             metrics=self._metrics,
             draining=lambda: self.draining,
         )
 
     @cached_property
-    def _board(self) -> Switchboard:
-        return Switchboard(
+    def _calls(self) -> Calls:
+        return Calls(
             self.agent,
             self.endpoints or [self.endpoint],
             calls=self.calls,
             hooks=self._hooks,
             emit=self._emit,
-            journal=self._afterwards,
+            journal=self._journal,
             measure=self._metrics.bridged,
             keep_state=self._store.keep_state if self._store is not None else None,
             max_call_seconds=self.settings.max_call_seconds,
@@ -229,13 +233,13 @@ class PhoneApp(Starlette):
         telemetry.log_event(event, pii=self.settings.log_pii)
         self._metrics.tell(event)
         if isinstance(event, RateLimitsUpdated):
-            self._headroom.tell(event, time.monotonic())
+            self._reserve.update(event, time.monotonic())
         if self._store is not None:
             self._store.tell(event, stream_sid=stream_sid)
 
     @asynccontextmanager
     async def _lifespan(self, app: Starlette) -> AsyncIterator[None]:
-        _ = self._reception  # fail at the start rather than at the first call
+        _ = self._webhooks  # fail at the start rather than at the first call
         tasks: list[asyncio.Task[Any]] = [asyncio.create_task(telemetry.watch_loop(self._metrics))]
         if isinstance(self.agent, Agent):
             tasks.append(asyncio.create_task(self.agent.open()))  # what its calls need and takes long to start
@@ -245,7 +249,7 @@ class PhoneApp(Starlette):
         await asyncio.gather(*tasks, return_exceptions=True)
         if isinstance(self.agent, Agent):
             await self.agent.close()
-        await self._board.close()
+        await self._calls.close()
         if self._store is not None:
             await self._store.close()
 
@@ -272,11 +276,11 @@ class PhoneApp(Starlette):
 
     async def _voice(self, request: Request) -> Response:
         form = await self._webhook(request, VOICE_PATH)
-        return form if isinstance(form, Response) else _twiml(await self._reception.voice(form))
+        return form if isinstance(form, Response) else _twiml(await self._webhooks.voice(form))
 
     async def _after(self, request: Request) -> Response:
         form = await self._webhook(request, AFTER_PATH)
-        return form if isinstance(form, Response) else _twiml(await self._reception.after(form))
+        return form if isinstance(form, Response) else _twiml(await self._webhooks.after(form))
 
     async def _status(self, request: Request) -> Response:
         form = await self._webhook(request, STATUS_PATH)
@@ -286,13 +290,13 @@ class PhoneApp(Starlette):
         if form.get("StreamEvent") == "stream-error":
             log.warning("Twilio lost the media stream: %.200s", form.get("StreamError"), extra={"call_sid": call_sid})
         elif status in OVER:
-            await self._reception.ended(call_sid, status)
+            await self._webhooks.ended(call_sid, status)
         return Response(status_code=204)
 
     async def _webhook(self, request: Request, path: str) -> ImmutableMultiDict[str, str] | Response:
         """Return the parameters of a webhook of a call, CallSid and CallStatus among them, or how to refuse it."""
         try:
-            form = await self._door.webhook(request, path)
+            form = await self._verifier.webhook(request, path)
         except RequestRefused as refused:
             self._metrics.refused("webhook")
             log.warning("webhook refused: %s", refused)
@@ -308,15 +312,15 @@ class PhoneApp(Starlette):
     # --- the media socket ---
 
     async def _media(self, websocket: WebSocket) -> None:
-        self._board.unfinished += 1  # a drain waits for its handshake too
+        self._calls.unfinished += 1  # a drain waits for its handshake too
         try:
             await self._take(websocket)
         finally:
-            self._board.unfinished -= 1
+            self._calls.unfinished -= 1
 
     async def _take(self, websocket: WebSocket) -> None:
         try:
-            ticket = await self._door.socket(websocket, MEDIA_PATH)
+            ticket = await self._verifier.socket(websocket, MEDIA_PATH)
         except (RequestRefused, ConfigurationError) as refused:
             self._metrics.refused("socket")
             log.warning("media socket refused: %s", telemetry.hidden(str(refused)))
@@ -324,35 +328,35 @@ class PhoneApp(Starlette):
             return
         await websocket.accept()
         socket, call_sid = TwilioSocket(websocket), ticket.call_sid
-        number = self._board.arrived(call_sid)
+        number = self._calls.arrived(call_sid)
         account = None if self.settings.insecure else self.settings.twilio_account_sid
         try:
             start = await read_start(socket, call_sid, account)
             call = call_of(call_sid, start.start.custom_parameters)
             past = await self._past(ticket, call)
-            if not self._board.is_newest(call_sid, number):
+            if not self._calls.is_newest(call_sid, number):
                 raise ProtocolError("a newer media socket of the call has come")
-            await self._board.run(call, start, socket, past)
+            await self._calls.run(call, start, socket, past)
         except (ProtocolError, RequestRefused, StoreError) as error:
             log.warning("media socket closed: %s", str(error), extra={"call_sid": call_sid})
             await socket.close()
         except asyncio.CancelledError:  # the server stops, and this was the last thing it waited for
             log.warning("cut off: the process ends", extra={"call_sid": call_sid})
         finally:
-            self._board.left(call_sid, number)
+            self._calls.left(call_sid, number)
 
-    async def _past(self, ticket: telephony.Ticket, call: Call) -> Past | None:
+    async def _past(self, ticket: Ticket, call: Call) -> Past | None:
         """Return where a call was that goes on in this socket, None for one that begins.
 
         Raises:
             ProtocolError, RequestRefused, StoreError: it cannot go on.
         """
-        pending = self._board.supersede(ticket.call_sid)
+        pending = self._calls.supersede(ticket.call_sid)
         if pending is None and not ticket.resumes:
             return None
-        if self._afterwards is None:
+        if self._journal is None:
             raise ProtocolError("a call goes on that nobody has recorded: give the app a store")
-        past = await self._afterwards.past(ticket.call_sid, pending)
+        past = await self._journal.past(ticket.call_sid, pending)
         if past is not None:
             call.state.update(unpack(past.state))
         return past

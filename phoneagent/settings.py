@@ -17,8 +17,8 @@ import pydantic_core
 from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
-from .errors import ConfigurationError
-from .protocol.billing import Price, read_prices
+from phoneagent.billing.prices import Price, read_prices
+from phoneagent.errors import ConfigurationError
 
 ENV_FILE_VARIABLE = "PHONEAGENT_ENV_FILE"
 """Names another file than `.env`; empty reads none."""

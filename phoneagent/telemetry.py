@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
-from .events import (
+from phoneagent.events import (
     AgentAnswered,
     BargeIn,
     CallEnded,
@@ -30,7 +30,7 @@ from .events import (
     UsageReported,
 )
 
-log = logging.getLogger("phoneagent.call")
+log = logging.getLogger("phoneagent.agent.call")
 
 _SERVERS = ("uvicorn.error", "uvicorn.access", "hypercorn.access", "gunicorn.access")
 _SECRET_IN_PATH = re.compile(r"(/twilio/(?:media/|[^\s\"?]*\?))[^\s\"]+")
@@ -63,7 +63,7 @@ def hide_secrets() -> None:
 
 
 def log_event(event: Event, *, pii: bool = False) -> None:
-    """Write an event to the log `phoneagent.call`, with `call_sid` among the record's fields.
+    """Write an event to the log `phoneagent.agent.call`, with `call_sid` among the record's fields.
 
     Numbers are masked unless `pii` is true; speech is never in it.
     """

@@ -6,18 +6,17 @@ import sys
 
 import typer
 
+from phoneagent.cli.calls import calls
+from phoneagent.cli.chat import chat
+from phoneagent.cli.demo import demo
+from phoneagent.cli.dev import dev
+from phoneagent.cli.doctor import doctor
+from phoneagent.cli.init import init
+from phoneagent.cli.migrate import migrate
+from phoneagent.cli.serve import serve
+from phoneagent.cli.sim_call import call
+from phoneagent.cli.sim_model import model
 from phoneagent.errors import PhoneAgentError
-
-from .calls import calls
-from .chat import chat
-from .demo import demo
-from .dev import dev
-from .doctor import doctor
-from .init import init
-from .migrate import migrate
-from .serve import serve
-from .sim_call import call
-from .sim_model import model
 
 app = typer.Typer(
     name="phoneagent",

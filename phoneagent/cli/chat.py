@@ -16,22 +16,21 @@ import typer
 from rich.console import Console
 
 from phoneagent import settings
-from phoneagent.agent import Agent, choose
-from phoneagent.call import Call
-from phoneagent.control import Control
-from phoneagent.endpoint import Endpoint, ModelSession, open_session
+from phoneagent.agent.agent import Agent, choose
+from phoneagent.agent.call import Call
+from phoneagent.bridge.chat import Answered, Chat, Complaint, Words
+from phoneagent.bridge.policy import RunTool
+from phoneagent.calls.active_agent import ActiveAgent
+from phoneagent.calls.control import Control
+from phoneagent.calls.toolrunner import ToolRunner
+from phoneagent.cli.target import Target
 from phoneagent.errors import ConfigurationError, EndpointError, ProtocolError
-from phoneagent.handoffs import Desk
+from phoneagent.model.connection import Endpoint, ModelSession, open_session
 from phoneagent.protocol import realtime
-from phoneagent.protocol.chat import Answered, Chat, Complaint, Words
-from phoneagent.protocol.policy import RunTool
 from phoneagent.server import PhoneApp
-from phoneagent.sim.model import Model
-from phoneagent.sim.script import Script
-from phoneagent.threads import run_in_thread
-from phoneagent.toolrunner import ToolRunner
-
-from .target import Target
+from phoneagent.sim.model.script import Script
+from phoneagent.sim.model.server import Model
+from phoneagent.usercode import run_in_thread
 
 MAX_LINE_BYTES = 64 * 1024
 """A longer line is taken in pieces."""
@@ -115,7 +114,7 @@ class _Talk:
         self._model = model
         self._screen = screen
         self._chat = Chat(greeting=agent.greeting)
-        self._desk = Desk(
+        self._active_agent = ActiveAgent(
             agent,
             call,
             past=(),
@@ -137,7 +136,9 @@ class _Talk:
         """
         manual = self._answered.turn_detection is None
         self._call.attach(
-            Control(self._chat, lambda: self._desk.agent, manual=manual, flush=self._changed.set, loop=self._loop)
+            Control(
+                self._chat, lambda: self._active_agent.agent, manual=manual, flush=self._changed.set, loop=self._loop
+            )
         )
         self._chat.handle_timer(self._loop.time())  # a greeting may be due
         self._changed.set()
@@ -163,7 +164,7 @@ class _Talk:
             except ProtocolError as error:
                 self._screen.complain(str(error))
                 continue
-            self._desk.receive(event)
+            self._active_agent.receive(event)
             self._chat.receive(event, self._loop.time())
             self._changed.set()
 
@@ -203,7 +204,7 @@ class _Talk:
         for happening in self._chat.happenings():
             match happening:
                 case Words():
-                    self._screen.words(self._desk.agent.name, happening)
+                    self._screen.words(self._active_agent.agent.name, happening)
                 case Answered():
                     self._screen.end_line()
                 case Complaint(what=what):
@@ -215,7 +216,7 @@ class _Talk:
 
     async def _run_tool(self, request: RunTool) -> None:
         self._screen.tool(f"{request.name} {request.arguments}")
-        output = await self._runner.run(self._desk.tool(request.name), request)
+        output = await self._runner.run(self._active_agent.tool(request.name), request)
         self._screen.tool(f"{request.name} → {output}")
         self._chat.tool_returned(request.call_id, output, self._loop.time())
         self._changed.set()

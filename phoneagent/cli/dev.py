@@ -15,14 +15,13 @@ import aiohttp
 import typer
 
 from phoneagent import settings
+from phoneagent.cli.diversion import Diversion, only_one, webhook_of
+from phoneagent.cli.target import Target
+from phoneagent.cli.tunnel import AGENT_APIS, tunnel
 from phoneagent.errors import DefinitionError, PhoneAgentError
-from phoneagent.numbers import PhoneNumbers
 from phoneagent.server import VOICE_PATH
 from phoneagent.settings import Settings
-
-from .diversion import Diversion, only_one, webhook_of
-from .target import Target
-from .tunnel import AGENT_APIS, tunnel
+from phoneagent.twilio.rest import PhoneNumbers
 
 FOLDER = Path(".phoneagent")
 NOT_YET_KNOWN = "https://not-yet-known.invalid"

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import IO
 
 from phoneagent.errors import DefinitionError, TelephonyError
-from phoneagent.numbers import PhoneNumbers, Webhook
 from phoneagent.server import VOICE_PATH
+from phoneagent.twilio.rest import PhoneNumbers, Webhook
 
 STATUS_PATH = "/twilio/status"
 RETRY = "#rc=3&rp=ct,5xx"

@@ -17,11 +17,10 @@ from rich.markup import escape
 from rich.table import Table
 
 from phoneagent import settings
+from phoneagent.cli.target import DEFAULTS, Target
 from phoneagent.doctor import Check, Status, examine, settings_missing
 from phoneagent.errors import ConfigurationError, PhoneAgentError
 from phoneagent.server import PhoneApp
-
-from .target import DEFAULTS, Target
 
 SIGNS = {
     Status.OK: "[green]✓[/]",

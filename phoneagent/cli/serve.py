@@ -13,14 +13,13 @@ from typing import Annotated, Any, Literal
 import typer
 import uvicorn
 
+from phoneagent.cli import workers
+from phoneagent.cli.target import Target
 from phoneagent.errors import ConfigurationError
 from phoneagent.protocol.mediastream import MAX_MESSAGE_BYTES
 from phoneagent.server import VOICE_PATH, PhoneApp
 from phoneagent.settings import Settings, load
 from phoneagent.telemetry import JsonFormatter, TextFormatter
-
-from . import workers
-from .target import Target
 
 log = logging.getLogger("phoneagent.serve")
 

@@ -12,10 +12,10 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from phoneagent.sim.phone import CallFailed, Line, Phone
 from phoneagent.sim.recording import RecordingError, read_wav
-from phoneagent.sim.report import call_report
 from phoneagent.sim.speech import caller_voice
+from phoneagent.sim.twilio.phone import CallFailed, Line, Phone
+from phoneagent.sim.twilio.report import call_report
 
 ANSWER_SECONDS = 20.0
 """How long the caller waits to be answered."""
@@ -50,10 +50,10 @@ class _Plan:
     """What the caller does, in order."""
 
     words: list[_Words]
-    pause_s: float | None
+    pause_seconds: float | None
     barge_in_after_ms: float | None
     dtmf: str | None
-    hang_up_after_s: float | None
+    hang_up_after_seconds: float | None
 
 
 def call(
@@ -150,7 +150,7 @@ async def _converse(line: Line, plan: _Plan, show: _Show) -> str | None:
     """Let the caller do as planned; return what went wrong, if anything."""
     step = "the greeting was heard"
     try:
-        async with asyncio.timeout(plan.hang_up_after_s) as limit:
+        async with asyncio.timeout(plan.hang_up_after_seconds) as limit:
             for index, words in enumerate(plan.words):
                 step = f"line {index + 1} was said"
                 if index == 1 and plan.barge_in_after_ms is not None:
@@ -175,8 +175,8 @@ async def _converse(line: Line, plan: _Plan, show: _Show) -> str | None:
 
 async def _turn(line: Line, plan: _Plan) -> None:
     """Wait until it is the caller's turn."""
-    if plan.pause_s is not None:
-        await asyncio.sleep(plan.pause_s)
+    if plan.pause_seconds is not None:
+        await asyncio.sleep(plan.pause_seconds)
         return
     await line.wait_for_agent(timeout=ANSWER_SECONDS)
     await line.wait_for_silence(timeout=LONGEST_ANSWER_SECONDS)

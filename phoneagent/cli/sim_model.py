@@ -11,10 +11,10 @@ from typing import Annotated, Any, Literal
 import typer
 
 from phoneagent.errors import DefinitionError
-from phoneagent.sim.model import Model
-from phoneagent.sim.model_records import Faults
-from phoneagent.sim.model_session import ModelSession
-from phoneagent.sim.script import Script
+from phoneagent.sim.model.records import Faults
+from phoneagent.sim.model.script import Script
+from phoneagent.sim.model.server import Model
+from phoneagent.sim.model.session import ModelSession
 from phoneagent.sim.speech import agent_voice, default_ear
 
 
@@ -37,9 +37,9 @@ def model(
 ) -> None:
     """Run a simulated Realtime server until Ctrl-C. It refuses what the real one refuses, in its words."""
     faults = Faults(
-        slow_start_s=slow_start,
-        drop_after_s=drop_after,
-        stall_after_s=stall_after,
+        slow_start_seconds=slow_start,
+        drop_after_seconds=drop_after,
+        stall_after_seconds=stall_after,
         error_events=tuple(_error_event(text) for text in error or ()),
         refuse_beta=not beta,
         refuse_fields=frozenset(refuse_field or ()),
@@ -90,7 +90,7 @@ async def _run(server: Model, hearing: str) -> None:
 def _error_event(text: str) -> tuple[float, dict[str, Any]]:
     seconds, _, code = text.partition(":")
     try:
-        after_s = float(seconds)
+        after_seconds = float(seconds)
     except ValueError as problem:
         raise typer.BadParameter(
             f"{text!r} is not SECONDS:CODE, like 5:server_error", param_hint="--error"
@@ -98,7 +98,7 @@ def _error_event(text: str) -> tuple[float, dict[str, Any]]:
     code = code or "server_error"
     kind = "server_error" if code == "server_error" else "invalid_request_error"
     error = {"type": kind, "code": code, "message": f"A simulated error: {code}.", "param": None, "event_id": None}
-    return after_s, error
+    return after_seconds, error
 
 
 class _Narrator:

@@ -17,7 +17,7 @@ AGENT_APIS = tuple(f"http://127.0.0.1:{port}" for port in range(4040, 4045))
 
 LOOK_SECONDS = 2.0
 OPEN_SECONDS = 20.0
-LARGEST_LIST_BYTES = 1 << 20
+MAX_LIST_BYTES = 1 << 20
 
 _PORT = re.compile(r"(?:^|:)(\d{1,5})/?$")
 _CODE = re.compile(r"ERR_NGROK_(\d+)")
@@ -70,7 +70,7 @@ async def _listed(http: aiohttp.ClientSession, api: str) -> list[tuple[str, str]
     ):
         try:
             async with http.get(f"{api}/api/{path}", allow_redirects=False) as answer:
-                if answer.status != 200 or (answer.content_length or 0) > LARGEST_LIST_BYTES:
+                if answer.status != 200 or (answer.content_length or 0) > MAX_LIST_BYTES:
                     continue
                 listed = await answer.json(content_type=None)
             if found := [(str(each[address]), str(each[section][upstream])) for each in listed[path]]:

@@ -24,12 +24,11 @@ from typing import Any
 
 import uvicorn
 
+from phoneagent.cli.target import Target
 from phoneagent.drain import INSIST_SECONDS, Server
 from phoneagent.errors import ConfigurationError, PhoneAgentError
 from phoneagent.server import PhoneApp
 from phoneagent.settings import Settings
-
-from .target import Target
 
 log = logging.getLogger("phoneagent.workers")
 

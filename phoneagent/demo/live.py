@@ -14,8 +14,8 @@ from phoneagent.demo.report import clock, tool_call
 from phoneagent.protocol.audio import BYTES_PER_MS
 
 if TYPE_CHECKING:
-    from phoneagent.sim.model import Model, ModelSession
-    from phoneagent.sim.phone import Line
+    from phoneagent.sim.model.server import Model, ModelSession
+    from phoneagent.sim.twilio.phone import Line
 
 TICK_SECONDS = 0.1
 _HEAD_BYTES = 640

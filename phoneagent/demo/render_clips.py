@@ -13,8 +13,8 @@ import json
 from pathlib import Path
 
 from phoneagent.demo.stories import RESTAURANT, VISITOR
-from phoneagent.sim.hearing import MoonshineEar
-from phoneagent.sim.script import Script
+from phoneagent.sim.model.script import Script
+from phoneagent.sim.recogniser import MoonshineEar
 from phoneagent.sim.speech import Voice, agent_voice, caller_voice, normalised
 
 PACKAGE = Path(__file__).resolve().parent.parent

@@ -38,14 +38,14 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
+from phoneagent.bridge.transcript import heard_part
 from phoneagent.protocol.audio import BYTES_PER_MS, FRAME_BYTES, rms
-from phoneagent.protocol.transcript import heard_part
 
 if TYPE_CHECKING:
-    from phoneagent.sim.model_records import AudioItem, ToolCallRecord, Truncation
-    from phoneagent.sim.model_session import ModelSession
-    from phoneagent.sim.phone import Line
-    from phoneagent.sim.playout import Clear
+    from phoneagent.sim.model.records import AudioItem, ToolCallRecord, Truncation
+    from phoneagent.sim.model.session import ModelSession
+    from phoneagent.sim.twilio.phone import Line
+    from phoneagent.sim.twilio.playout import Clear
 
 _LOUD = 250
 """RMS, 0 to 32767, of 10 ms that hold voice; a soft first consonant still counts, the noise of a clip does not."""

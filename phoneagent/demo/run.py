@@ -17,11 +17,11 @@ from phoneagent.demo.serving import Server, serve
 from phoneagent.demo.stories import AGENT_CLIPS, CALLER_CLIPS, Story
 from phoneagent.demo.timeline import Note, draw
 from phoneagent.protocol.audio import BYTES_PER_MS
-from phoneagent.sim.hearing import MoonshineEar
-from phoneagent.sim.model import Model, ModelSession
-from phoneagent.sim.phone import CallFailed, Line, Phone
+from phoneagent.sim.model.server import Model, ModelSession
+from phoneagent.sim.model.vad import EnergyGate, Vad
+from phoneagent.sim.recogniser import MoonshineEar
 from phoneagent.sim.speech import ClipVoice, Ear, Murmur, Voice, agent_voice, caller_voice, default_ear
-from phoneagent.sim.vad import EnergyGate, Vad
+from phoneagent.sim.twilio.phone import CallFailed, Line, Phone
 
 ANSWER_SECONDS = 25.0
 """How long the caller waits for the agent to have spoken before speaking all the same."""

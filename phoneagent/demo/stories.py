@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from importlib.resources import files
 from importlib.resources.abc import Traversable
 
-from phoneagent.sim.script import Script
+from phoneagent.sim.model.script import Script
 
 FOLDER: Traversable = files(__package__)
 AGENT_CLIPS = FOLDER.joinpath("clips", "agent")

@@ -9,15 +9,14 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
 
-from phoneagent.endpoint import Endpoint
+from phoneagent.doctor.checks import Check, Status, failed, ok, skipped
+from phoneagent.doctor.models import check_models
+from phoneagent.doctor.telephone import check_app, check_twilio
 from phoneagent.errors import ConfigurationError, StoreError
+from phoneagent.model.connection import Endpoint
 from phoneagent.settings import Settings
 from phoneagent.store import Store
 from phoneagent.store.database import Database
-
-from .checks import Check, Status, failed, ok, skipped
-from .models import check_models
-from .telephone import check_app, check_twilio
 
 __all__ = ["Check", "Status", "examine", "settings_missing"]
 

@@ -12,15 +12,14 @@ from urllib.parse import parse_qs, quote, urlencode, urlsplit, urlunsplit
 
 import aiohttp
 
-from phoneagent.agent import Agent
-from phoneagent.endpoint import Endpoint, TokenProvider, open_session
+from phoneagent.agent.agent import Agent
+from phoneagent.doctor.checks import Check, failed, note, ok
 from phoneagent.errors import ConfigurationError, EndpointError
+from phoneagent.model.connection import Endpoint, TokenProvider, open_session
 from phoneagent.settings import Settings
 
-from .checks import Check, failed, note, ok
-
 ENTRY_SECONDS = 10.0
-LARGEST_ENTRY_BYTES = 64 * 1024
+MAX_ENTRY_BYTES = 64 * 1024
 
 LONGEST_WORDS = 400
 """Characters that are shown of what a server says."""
@@ -218,7 +217,7 @@ async def _entry(endpoint: Endpoint, model: str, tokens: Sequence[str]) -> tuple
         ):
             async for chunk in answer.content.iter_chunked(8192):
                 content += chunk
-                if len(content) > LARGEST_ENTRY_BYTES:
+                if len(content) > MAX_ENTRY_BYTES:
                     break
     except (aiohttp.ClientError, OSError):  # a TimeoutError is an OSError
         return None, None

@@ -9,19 +9,18 @@ from datetime import UTC, datetime
 from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidStatus, WebSocketException
 
+from phoneagent.doctor.checks import Check, failed, ok, skipped
 from phoneagent.errors import TelephonyError
-from phoneagent.numbers import Account, PhoneNumbers
 from phoneagent.server import VOICE_PATH
 from phoneagent.settings import Settings
-from phoneagent.sim.alerts import CallFailed
-from phoneagent.sim.twiml import Verb, parse
-from phoneagent.sim.webhook import Web
-
-from .checks import Check, failed, ok, skipped
+from phoneagent.sim.twilio.alerts import CallFailed
+from phoneagent.sim.twilio.twiml import Verb, parse
+from phoneagent.sim.twilio.webhook import Web
+from phoneagent.twilio.rest import Account, PhoneNumbers
 
 REQUEST_SECONDS = 10.0
 
-MOST_SKEW_SECONDS = 60
+MAX_SKEW_SECONDS = 60
 """How far this machine's clock may be from Twilio's."""
 
 
@@ -55,10 +54,10 @@ def check_clock(twilio: datetime | None, ours: datetime) -> Check:
     if twilio is None:
         return skipped("clock", "Twilio's answer had no date")
     skew = (ours - twilio).total_seconds()
-    if abs(skew) > MOST_SKEW_SECONDS:
+    if abs(skew) > MAX_SKEW_SECONDS:
         where = "ahead of" if skew > 0 else "behind"
         return failed("clock", f"this machine is {abs(skew):.0f} s {where} Twilio: synchronise it with a time server")
-    return ok("clock", f"within {MOST_SKEW_SECONDS} s of Twilio's")
+    return ok("clock", f"within {MAX_SKEW_SECONDS} s of Twilio's")
 
 
 async def _check_number(numbers: PhoneNumbers, settings: Settings) -> Check:

@@ -14,8 +14,7 @@ from typing import TypeAlias
 import msgspec
 
 from phoneagent.errors import ProtocolError
-
-from .audio import is_base64
+from phoneagent.protocol.audio import is_base64
 
 _MILLISECONDS = re.compile(r"[0-9]{1,15}")
 

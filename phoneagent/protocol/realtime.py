@@ -17,11 +17,24 @@ import msgspec
 
 from phoneagent.errors import ProtocolError
 from phoneagent.events import RateLimit
-
-from .audio import is_base64
+from phoneagent.protocol.audio import is_base64
 
 MAX_NAME = 200
 """Characters that are kept of a model's name."""
+
+
+FATAL_CODES = frozenset(
+    {
+        "beta_api_shape_disabled",
+        "invalid_api_key",
+        "insufficient_quota",
+        "credit_balance_exhausted",
+        "billing_hard_limit_reached",
+        "account_deactivated",
+        "model_not_found",
+    }
+)
+"""Errors after which the session is of no use; every other error leaves the call alone."""
 
 
 class Dialect(enum.Enum):

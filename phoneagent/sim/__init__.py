@@ -3,13 +3,13 @@
 They are strict: what the real service refuses, they refuse in its words and record as a violation.
 """
 
-from .hosting import serving
-from .line import Line
-from .model import Faults, Model
-from .model_helicone import Helicone
-from .phone import CallFailed, Phone
-from .quirks import Quirks
-from .rest import TwilioRest
-from .script import Script
+from phoneagent.sim.hosting import serving
+from phoneagent.sim.model.helicone import Helicone
+from phoneagent.sim.model.script import Script
+from phoneagent.sim.model.server import Faults, Model
+from phoneagent.sim.twilio.line import Line
+from phoneagent.sim.twilio.phone import CallFailed, Phone
+from phoneagent.sim.twilio.quirks import Quirks
+from phoneagent.sim.twilio.rest import TwilioRest
 
 __all__ = ["CallFailed", "Faults", "Helicone", "Line", "Model", "Phone", "Quirks", "Script", "TwilioRest", "serving"]

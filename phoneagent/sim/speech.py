@@ -213,7 +213,7 @@ def caller_voice(clips: Traversable | None = None) -> Voice:
 
 def default_ear() -> Ear | None:
     """Return a real ear if the extra `demo` is installed, else None: hearing then has to be scripted."""
-    from phoneagent.sim.hearing import MoonshineEar
+    from phoneagent.sim.recogniser import MoonshineEar
 
     return MoonshineEar() if MoonshineEar.available() else None
 

@@ -1,6 +1,6 @@
 """Call records: what was said, heard and done in each call, in SQLite or PostgreSQL."""
 
-from .records import (
+from phoneagent.store.records import (
     Answer,
     CallDetails,
     CallRecord,
@@ -11,7 +11,7 @@ from .records import (
     ToolRecord,
     UsageRecord,
 )
-from .store import Store
+from phoneagent.store.store import Store
 
 __all__ = [
     "Answer",

@@ -13,8 +13,7 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from phoneagent.events import Cost, EndedBy, NextStep, Turn, Usage
-
-from .schema import answers, calls, messages, next_steps, streams, tools, turns, usage
+from phoneagent.store.schema import answers, calls, messages, next_steps, streams, tools, turns, usage
 
 MAX_PARAMETERS = 10_000
 """Fewer than either database takes in one statement."""

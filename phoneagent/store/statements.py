@@ -15,8 +15,8 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.sql.dml import Delete, Insert, Update
 
-from .rows import Kind, Row
-from .schema import UtcTime, answers, calls, claims, messages, streams, tools, turns, usage
+from phoneagent.store.rows import Kind, Row
+from phoneagent.store.schema import UtcTime, answers, calls, claims, messages, streams, tools, turns, usage
 
 CLOCKS_DIFFER_SECONDS = 5.0
 """How far the clocks of two processes may be apart. Streams take a call over in the order in which the database hears

@@ -25,13 +25,21 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from phoneagent.errors import StoreError
 from phoneagent.events import EndedBy, Event, NextStep
 from phoneagent.settings import Records
-
-from .database import Database
-from .records import CallDetails, CallRecord, SoFar, Standing, read_call, read_calls, read_so_far, read_standing
-from .rows import Scribe, clean, now
-from .schema import calls, claims, next_steps, turns
-from .statements import FORGOTTEN, MAY_GO_ON
-from .writer import Writer
+from phoneagent.store.database import Database
+from phoneagent.store.records import (
+    CallDetails,
+    CallRecord,
+    SoFar,
+    Standing,
+    read_call,
+    read_calls,
+    read_so_far,
+    read_standing,
+)
+from phoneagent.store.rows import Scribe, clean, now
+from phoneagent.store.schema import calls, claims, next_steps, turns
+from phoneagent.store.statements import FORGOTTEN, MAY_GO_ON
+from phoneagent.store.writer import Writer
 
 log = logging.getLogger("phoneagent.store")
 

@@ -19,11 +19,10 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from phoneagent.errors import StoreError
-
-from .database import Database
-from .rows import CALL_ITSELF, ENDS, Kind, Row
-from .schema import calls
-from .statements import forget_ended, parameters, statements
+from phoneagent.store.database import Database
+from phoneagent.store.rows import CALL_ITSELF, ENDS, Kind, Row
+from phoneagent.store.schema import calls
+from phoneagent.store.statements import forget_ended, parameters, statements
 
 log = logging.getLogger("phoneagent.store")
 

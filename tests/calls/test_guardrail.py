@@ -1,51 +1,191 @@
-"""A guardrail in a live call: the agent is stopped in mid-sentence and says something else."""
+"""The guardrail: asked about the newest words, one question at a time; whatever it does, the call goes on."""
 
 from __future__ import annotations
 
+import asyncio
+import threading
+from datetime import UTC, datetime
+
 import pytest
 
-from phoneagent import Agent, BargeIn, Call, Trouble, TurnEnded
-from phoneagent.sim.speech import Murmur
-from tests.calls.conftest import World, Worlds
+from phoneagent import Call
+from phoneagent.agent.agent import Guardrail
+from phoneagent.calls import guardrail
+from phoneagent.calls.guardrail import MAX_CHARS, MAX_FAILURES, Guard
 
 pytestmark = pytest.mark.anyio
-WORD = Murmur().render("What does it cost?")
-SECRET = "Well, that is a good question, and I tell you: the secret price of it is ten, and here is why that is so."
-SCRIPT = f'default = "All good."\n[[turn]]\ncaller = "What does it cost?"\nsay = "{SECRET}"\n'
 
 
-def said(w: World) -> list[str]:
-    return [event.turn.text for event in w.of(TurnEnded) if event.turn.role == "agent"]
+class ActiveAgent:
+    """A guard at work."""
+
+    def __init__(self, guardrail: Guardrail) -> None:
+        self.guardrail = guardrail
+        self.said: list[str] = []
+        self.troubles: list[str] = []
+        call = Call(sid="CA1", caller=None, called=None, direction="inbound", started_at=datetime.now(UTC))
+        self.guard = Guard(call, replace=self.said.append, report=self.troubles.append)
+
+    def words(self, words: str, response: str = "r1", item: str = "i1", *, complete: bool = False) -> None:
+        self.guard.words(self.guardrail, response, item, words, complete=complete)
+
+    async def rest(self) -> None:
+        assert self.guard.task is not None
+        async with asyncio.timeout(5):
+            await self.guard.task
 
 
-async def test_the_agent_is_interrupted_and_says_something_else(world: Worlds) -> None:
-    async def no_prices(call: Call, text: str) -> str | None:
-        return "I cannot tell you the secret price." if "secret price" in text else None
-
-    agent = Agent(instructions="x", greeting="My greeting may name the secret price.", guardrail=no_prices)
-    async with world(agent, SCRIPT) as w, w.phone().dial() as line:
-        await line.wait_for_silence(ms=300)
-        assert w.of(BargeIn) == []
-        await line.say(WORD)
-        await w.until(lambda: said(w)[-1] == "I cannot tell you the secret price.", 20)
-        (cut,) = w.of(BargeIn)
-        assert cut.reaction_ms is None
-        (told,) = w.model.sessions[0].truncations
-        assert told.audio_end_ms == cut.audio_end_ms
-        (turn,) = (each.turn for each in w.of(TurnEnded) if each.turn.item_id == cut.item_id)
-        assert turn.interrupted
-        assert "ten" not in turn.heard_text
-        await line.say(WORD)
-        await w.until(lambda: said(w)[-1] == "All good.", 20)
-        assert w.model.violations == []
+def no_prices(call: Call, text: str) -> str | None:
+    return "I cannot talk about prices." if "price" in text else None
 
 
-async def test_one_that_fails_is_told_and_the_agent_goes_on(world: Worlds) -> None:
+async def test_it_sees_the_answer_grow_and_may_replace_it() -> None:
+    desk = ActiveAgent(no_prices)
+    for words in ("Our ", "pri"):
+        desk.words(words)
+        await desk.rest()
+    assert desk.said == []
+    desk.words("ce is ten.")
+    await desk.rest()
+    assert desk.said == ["I cannot talk about prices."]
+
+
+async def test_once_is_enough_for_an_answer() -> None:
+    desk = ActiveAgent(no_prices)
+    desk.words("The price")
+    await desk.rest()
+    desk.words(" is ten.")
+    desk.words("The price is ten.", complete=True)
+    await desk.rest()
+    assert len(desk.said) == 1
+    desk.words("The price", "r2")
+    await desk.rest()
+    assert len(desk.said) == 2
+
+
+async def test_all_items_of_an_answer_are_one_text() -> None:
+    seen: list[str] = []
+
+    async def note(call: Call, text: str) -> None:
+        seen.append(text)
+
+    desk = ActiveAgent(note)
+    desk.words("One.", item="i1")
+    desk.words("Two.", item="i2", complete=True)
+    await desk.rest()
+    desk.words("Two.", item="i2", complete=True)  # nothing new
+    desk.words("Three.", "r2", "i3")
+    await desk.rest()
+    assert seen == ["One. Two.", "Three."]
+
+
+async def test_it_is_asked_one_question_at_a_time_and_about_the_newest_words() -> None:
+    seen: list[str] = []
+    go = asyncio.Event()
+
+    async def slow(call: Call, text: str) -> None:
+        seen.append(text)
+        await go.wait()
+
+    desk = ActiveAgent(slow)
+    desk.words("a")
+    await asyncio.sleep(0)
+    for words in "bcd":
+        desk.words(words)
+        await asyncio.sleep(0)
+    assert seen == ["a"]
+    go.set()
+    await desk.rest()
+    assert seen == ["a", "abcd"]
+
+
+async def test_a_plain_one_runs_in_a_thread() -> None:
+    threads: list[threading.Thread] = []
+    desk = ActiveAgent(lambda call, text: threads.append(threading.current_thread()))
+    desk.words("a")
+    await desk.rest()
+    assert threads[0] is not threading.main_thread()
+
+
+async def test_a_verdict_that_comes_late_is_still_said() -> None:
+    go = asyncio.Event()
+
+    async def slow(call: Call, text: str) -> str | None:
+        await go.wait()
+        return "Sorry." if text == "bad" else None
+
+    desk = ActiveAgent(slow)
+    desk.words("bad")
+    await asyncio.sleep(0)
+    desk.words("good", "r2")
+    go.set()
+    await desk.rest()
+    assert desk.said == ["Sorry."]
+
+
+async def test_one_that_fails_is_reported_and_the_call_goes_on(caplog: pytest.LogCaptureFixture) -> None:
     def broken(call: Call, text: str) -> str:
+        raise LookupError("secret")
+
+    desk = ActiveAgent(broken)
+    desk.words("a")
+    await desk.rest()
+    assert desk.said == []
+    assert desk.troubles == ["the guardrail failed: LookupError"]
+
+
+async def test_one_that_would_end_the_process_failed() -> None:
+    async def leaves(call: Call, text: str) -> str:
+        raise SystemExit(3)
+
+    desk = ActiveAgent(leaves)
+    desk.words("a")
+    await desk.rest()
+    assert desk.troubles == ["the guardrail failed: RuntimeError"]
+
+
+@pytest.mark.parametrize("verdict", [7, b"x"])
+async def test_one_that_returns_nonsense_failed(verdict: object) -> None:
+    desk = ActiveAgent(lambda call, text: verdict)  # type: ignore[arg-type,return-value]
+    desk.words("a")
+    await desk.rest()
+    assert desk.troubles == ["the guardrail failed: TypeError"]
+
+
+async def test_one_that_never_answers_failed(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def never(call: Call, text: str) -> None:
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(guardrail, "GUARDRAIL_SECONDS", 0.01)
+    desk = ActiveAgent(never)
+    desk.words("a")
+    await desk.rest()
+    assert desk.troubles == ["the guardrail failed: TimeoutError"]
+
+
+async def test_one_that_always_fails_is_given_up() -> None:
+    asked: list[str] = []
+
+    async def broken(call: Call, text: str) -> None:
+        asked.append(text)
         raise LookupError
 
-    async with world(Agent(instructions="x", guardrail=broken), SCRIPT) as w, w.phone().dial() as line:
-        await line.say(WORD)
-        await w.until(lambda: said(w) == [SECRET], 20)
-        assert "the guardrail failed: LookupError" in [each.what for each in w.of(Trouble)]
-        assert w.of(BargeIn) == []
+    desk = ActiveAgent(broken)
+    for _ in range(MAX_FAILURES + 3):
+        desk.words("a")
+        await desk.rest()
+    assert len(asked) == MAX_FAILURES
+    assert "without it" in desk.troubles[-1]
+
+
+async def test_an_endless_answer_is_judged_by_its_beginning() -> None:
+    lengths: list[int] = []
+
+    async def note(call: Call, text: str) -> None:
+        lengths.append(len(text))
+
+    desk = ActiveAgent(note)
+    for _ in range(4):
+        desk.words("x" * MAX_CHARS)
+        await desk.rest()
+    assert max(lengths) <= 2 * MAX_CHARS

@@ -12,8 +12,8 @@ import pytest
 
 from phoneagent import DefinitionError, TelephonyError
 from phoneagent.cli.diversion import Diversion, only_one, webhook_of
-from phoneagent.numbers import PhoneNumbers
 from phoneagent.sim import TwilioRest
+from phoneagent.twilio.rest import PhoneNumbers
 
 pytestmark = pytest.mark.anyio
 
@@ -35,7 +35,7 @@ class World:
         return self.rest.numbers[self.sid]
 
     def diversion(self) -> Diversion:
-        numbers = PhoneNumbers(ACCOUNT, TOKEN, api_url=self.rest.url, backoff_s=0.01)
+        numbers = PhoneNumbers(ACCOUNT, TOKEN, api_url=self.rest.url, backoff_seconds=0.01)
         return Diversion(numbers, self.folder)
 
     def as_before(self) -> bool:

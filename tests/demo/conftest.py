@@ -8,8 +8,8 @@ from types import SimpleNamespace
 import pytest
 
 from phoneagent.protocol.audio import FRAME_BYTES, SILENCE, tone
-from phoneagent.sim.model_records import AudioItem, CallerTurn, ToolCallRecord, Truncation
-from phoneagent.sim.playout import Playout
+from phoneagent.sim.model.records import AudioItem, CallerTurn, ToolCallRecord, Truncation
+from phoneagent.sim.twilio.playout import Playout
 
 START = 1000.0
 """The monotonic moment at which the hand-made streams start."""
@@ -20,7 +20,7 @@ class HandmadeCall:
     `bridge_ms`, to a real `Playout`; what the caller says goes to the phone's record and to the model's."""
 
     def __init__(self, bridge_ms: float = 2.0) -> None:
-        self.bridge_s = bridge_ms / 1000
+        self.bridge_seconds = bridge_ms / 1000
         self.playout = Playout(START)
         self.end_ms = 0.0
         self.caller = bytearray()
@@ -47,7 +47,7 @@ class HandmadeCall:
             item.delta_log.append((now, min(end, len(audio))))
         reaching = len(audio) if reaching is None else reaching
         for begin in range(0, reaching, 1200):
-            self.playout.media(audio[begin : min(begin + 1200, reaching)], now + self.bridge_s)
+            self.playout.media(audio[begin : min(begin + 1200, reaching)], now + self.bridge_seconds)
         self.session.audio_items.append(item)
         return item
 
@@ -86,7 +86,7 @@ class HandmadeCall:
         for frame in range(length // FRAME_BYTES):
             sent = START + frame * 0.02
             self.line.sent_log.append(sent)
-            self.session.append_log.append((max(sent, START + 0.3) + self.bridge_s, (frame + 1) * FRAME_BYTES))
+            self.session.append_log.append((max(sent, START + 0.3) + self.bridge_seconds, (frame + 1) * FRAME_BYTES))
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ import pytest
 
 from phoneagent.demo.report import Latency, Report, clock, locate, measure, percentile
 from phoneagent.protocol.audio import tone
-from phoneagent.sim.model_records import AudioItem
+from phoneagent.sim.model.records import AudioItem
 
 LONG = tone(440, 4000)
 SHORT = tone(660, 1000)

@@ -8,7 +8,7 @@ from phoneagent.demo import render_clips, restaurant
 from phoneagent.demo.render_clips import agent_lines, caller_lines, word_errors
 from phoneagent.demo.stories import AGENT_CLIPS, CALLER_CLIPS, RESTAURANT, VISITOR
 from phoneagent.protocol.audio import rms
-from phoneagent.sim.hearing import MoonshineEar
+from phoneagent.sim.recogniser import MoonshineEar
 from phoneagent.sim.speech import ClipVoice, Murmur, normalised
 
 STORIES = [RESTAURANT, VISITOR]

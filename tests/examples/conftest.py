@@ -14,10 +14,10 @@ import pytest
 
 from phoneagent import Turn, TurnEnded
 from phoneagent.sim import Line, Model, Script
-from phoneagent.sim.model import ModelSession
+from phoneagent.sim.model.server import ModelSession
+from phoneagent.sim.model.vad import EnergyGate
 from phoneagent.sim.speech import Murmur
-from phoneagent.sim.vad import EnergyGate
-from tests.calls.conftest import World, Worlds, world
+from tests.end_to_end.conftest import World, Worlds, world
 
 __all__ = ["world"]  # a fixture, which pytest finds here by its name
 

@@ -110,11 +110,11 @@ def test_of_a_call_that_we_make_it_is_the_called_who_is_remembered(notebook: Any
 async def test_what_is_kept_is_bounded(notebook: Any) -> None:
     call = call_of(NUMBER)
     notebook.remember.handler(call_of(OTHER), "Another's.")
-    for count in range(notebook.MOST_FACTS + 3):
+    for count in range(notebook.MAX_FACTS + 3):
         notebook.remember.handler(call, f"Fact {count}.")
     notebook.remember.handler(call, "Fact 5.")  # again: it is the newest then, and there only once
     facts = known(notebook.instructions(call))
-    assert len(facts) == notebook.MOST_FACTS
+    assert len(facts) == notebook.MAX_FACTS
     assert (facts[0], facts[-2], facts[-1]) == ("Fact 3.", "Fact 22.", "Fact 5.")
     assert known(notebook.instructions(call_of(OTHER))) == ["Another's."]
     assert "at most 200 characters" in await notebook.remember.run(call, json.dumps({"fact": "x" * 201}))

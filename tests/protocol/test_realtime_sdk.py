@@ -10,7 +10,7 @@ import pytest
 
 from phoneagent import Agent, Call, Hearing, Limits, Turns, Voice, hang_up, tool
 from phoneagent.protocol import realtime
-from phoneagent.protocol.configuring import Configuring
+from phoneagent.protocol.negotiation import Negotiation
 from phoneagent.protocol.realtime import Dialect, encode
 from tests.protocol.sdk import check
 
@@ -70,7 +70,7 @@ def test_a_custom_voice(dialect: Dialect) -> None:
 
 def configured(agent: Agent, dialect: Dialect, *, written: bool = False) -> Any:
     session = agent.session("Be brief.", written=written)
-    configuring = Configuring(session, transcription_models=["gpt-transcribe"], dialect=dialect)
+    configuring = Negotiation(session, transcription_models=["gpt-transcribe"], dialect=dialect)
     update = configuring.receive(realtime.SessionCreated(session={}))
     assert update is not None
     return json.loads(encode(update, dialect))

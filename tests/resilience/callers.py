@@ -12,11 +12,11 @@ from functools import cache
 from typing import Any, Literal, TypeAlias
 
 from phoneagent.sim import Line, Model, Phone, Script
-from phoneagent.sim.line import StreamSpan
-from phoneagent.sim.model import ModelSession
-from phoneagent.sim.mouth import Utterance
+from phoneagent.sim.model.server import ModelSession
+from phoneagent.sim.model.vad import EnergyGate
 from phoneagent.sim.speech import Murmur
-from phoneagent.sim.vad import EnergyGate
+from phoneagent.sim.twilio.line import StreamSpan
+from phoneagent.sim.twilio.microphone import Utterance
 from tests.resilience.cluster import ACCOUNT_SID, AUTH_TOKEN, PUBLIC_URL, Cluster
 from tests.resilience.front_desk import GREETING
 

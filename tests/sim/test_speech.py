@@ -7,16 +7,8 @@ import pytest
 
 from phoneagent.protocol.audio import FRAME_BYTES, decode_ulaw, rms, silence, tone
 from phoneagent.sim import speech
-from phoneagent.sim.hearing import MoonshineEar, without_loops
-from phoneagent.sim.speech import (
-    ClipVoice,
-    HibariVoice,
-    Murmur,
-    agent_voice,
-    caller_voice,
-    default_ear,
-    normalised,
-)
+from phoneagent.sim.recogniser import MoonshineEar, without_loops
+from phoneagent.sim.speech import ClipVoice, HibariVoice, Murmur, agent_voice, caller_voice, default_ear, normalised
 
 pytestmark = pytest.mark.anyio
 

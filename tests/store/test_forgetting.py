@@ -9,9 +9,7 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
-from phoneagent.events import (
-    NextStep,
-)
+from phoneagent.events import NextStep
 from phoneagent.store import Store, rows, schema, store
 from tests.store.conftest import (
     CALLED,

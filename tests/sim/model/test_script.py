@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from phoneagent.errors import DefinitionError
-from phoneagent.sim.script import Script, ScriptedCall
+from phoneagent.sim.model.script import Script, ScriptedCall
 
 TEXT = """
 default = "What?"

@@ -6,7 +6,7 @@ from collections.abc import Callable
 import pytest
 
 from phoneagent.protocol.audio import FRAME_BYTES, encode_ulaw, silence, tone
-from phoneagent.sim.vad import EarshotVad, EnergyGate, Vad, default_vad
+from phoneagent.sim.model.vad import EarshotVad, EnergyGate, Vad, default_vad
 
 
 def decisions(vad: Vad, ulaw: bytes) -> list[bool]:

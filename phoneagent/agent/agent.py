@@ -1,0 +1,275 @@
+"""The agent: who answers the phone, what it says first, how it listens, and what it can do."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
+
+from phoneagent.agent.call import Call, ToolDefinition, sendable
+from phoneagent.agent.handoffs import hand_off_tool
+from phoneagent.agent.mcp import START_SECONDS, LocalMcpServer, McpServer
+from phoneagent.agent.options import Hearing, Limits, Turns, Voice
+from phoneagent.agent.tools import Tool
+from phoneagent.errors import DefinitionError
+from phoneagent.usercode import ask
+
+Guardrail: TypeAlias = Callable[[Call, str], "str | Awaitable[str | None] | None"]
+"""Gets the call and what the agent has said so far in its answer; returns None, or what it is to say instead."""
+
+Instructions: TypeAlias = str | Callable[[Call], str | Awaitable[str]]
+
+TOOL_CHOICES = ("auto", "none", "required")
+
+MAX_TOOLS = 128
+"""More in a session are refused by the Realtime API."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Agent:
+    """Who answers the phone.
+
+    `instructions` may be a function of the call (today's date, the caller's name), plain or async. `greeting` is said
+    first, word for word; without one the agent waits for the caller. The greeting is protected until it was heard,
+    unless `greeting_interruptible`. With `barge_in=False` the agent is never interrupted; what the caller says
+    meanwhile is answered afterwards. `handoffs` are the agents to whom it may hand a call, or their names.
+    `guardrail` is shown the text of each answer as it comes: if it returns a text, the agent is interrupted and says
+    that instead. It is not shown what the agent is told to say word for word.
+
+    `tool_choice` is "auto", "none", "required" or the name of a tool. The last two hold for each response, also for the
+    one that tells what a tool returned, so they rarely suit a call. `extra` is merged into the session configuration
+    last, for what is newer than this package.
+    """
+
+    name: str = "agent"
+    instructions: Instructions
+    greeting: str | None = None
+    voice: Voice | str = "marin"
+    tools: Sequence[Tool | McpServer | LocalMcpServer] = ()
+    tool_choice: str = "auto"
+    handoffs: Sequence[Agent | str] = ()
+    guardrail: Guardrail | None = None
+    greeting_interruptible: bool = False
+    barge_in: bool = True
+    turns: Turns = field(default_factory=Turns)
+    hearing: Hearing = field(default_factory=Hearing)
+    limits: Limits = field(default_factory=Limits)
+    extra: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Refuse here what would otherwise fail in every call."""
+        self._check_values()
+        for each in self.tools:
+            if not isinstance(each, Tool | McpServer | LocalMcpServer):
+                raise DefinitionError(f"agent {self.name!r} has {each!r} among its tools: decorate it with @tool")
+        for member in self.handoffs:
+            if not isinstance(member, Agent | str) or name_of(member) == self.name:
+                raise DefinitionError(f"agent {self.name!r} hands off to {member!r}: name another agent")
+        team_of(self)  # no two of one name
+        names: set[str] = set()
+        tools = [each.name for each in self.tools if isinstance(each, Tool)]
+        tools += [hand_off_tool(name_of(member)).name for member in self.handoffs]
+        for name in (*tools, *(each.label for each in self._hosted)):
+            if name in names:
+                raise DefinitionError(f"agent {self.name!r} has two tools named {name!r}: rename one of them")
+            names.add(name)
+        if len(names) > MAX_TOOLS:
+            raise DefinitionError(f"agent {self.name!r} has {len(names)} tools: a session takes {MAX_TOOLS}")
+        if self.tool_choice not in (choices := (*TOOL_CHOICES, *tools)):
+            known = ", ".join(map(repr, choices))
+            raise DefinitionError(f"agent {self.name!r} has tool_choice={self.tool_choice!r}: choose one of {known}")
+
+    def _check_values(self) -> None:
+        if not isinstance(self.name, str) or not self.name.strip():
+            raise DefinitionError(f"an agent has name={self.name!r}: write text")
+        if not isinstance(self.instructions, str) and not callable(self.instructions):
+            raise DefinitionError(f"agent {self.name!r} has instructions that are neither text nor a function")
+        if not isinstance(self.greeting, str | None):
+            raise DefinitionError(f"agent {self.name!r} has greeting={self.greeting!r}: write text, or None")
+        for name in ("name", "greeting", "instructions"):
+            if isinstance(text := getattr(self, name), str) and sendable(text) != text:
+                raise DefinitionError(f"agent {self.name!r} has half a character in its {name}: read it as UTF-8")
+        if self.guardrail is not None and not callable(self.guardrail):
+            raise DefinitionError(f"agent {self.name!r} has guardrail={self.guardrail!r}: give it a function, or None")
+        for name in ("tools", "handoffs"):
+            if not isinstance(value := getattr(self, name), Sequence) or isinstance(value, str):
+                raise DefinitionError(f"agent {self.name!r} has {name}={value!r}: put it into a list")
+        for name, kind in (("turns", Turns), ("hearing", Hearing), ("limits", Limits), ("extra", Mapping)):
+            if not isinstance(value := getattr(self, name), kind):
+                raise DefinitionError(f"agent {self.name!r} has {name}={value!r}: make it a {kind.__name__}")
+        try:
+            json.dumps(dict(self.extra), ensure_ascii=False).encode()
+        except (TypeError, ValueError, RecursionError) as error:
+            raise DefinitionError(f"agent {self.name!r} has extra that is not JSON: {error}") from None
+        _ = self._voice
+
+    @property
+    def _voice(self) -> Voice:
+        return self.voice if isinstance(self.voice, Voice) else Voice(self.voice)
+
+    @property
+    def all_tools(self) -> tuple[Tool, ...]:
+        """What the model may call here: the tools, those that hand a call over, and those of local MCP servers.
+
+        A tool of an MCP server that has another one's name is left out, and what is more than a session takes.
+        """
+        tools = {each.name: each for each in self.tools if isinstance(each, Tool)}
+        tools |= {each.name: each for each in map(hand_off_tool, map(name_of, self.handoffs))}
+        for server in self._local:
+            tools = {each.name: each for each in server.tools} | tools
+        return tuple(tools.values())[-(MAX_TOOLS - len(self._hosted)) :]  # an agent's own come last
+
+    @property
+    def _hosted(self) -> list[McpServer]:
+        return [each for each in self.tools if isinstance(each, McpServer)]
+
+    @property
+    def _local(self) -> list[LocalMcpServer]:
+        return [each for each in self.tools if isinstance(each, LocalMcpServer)]
+
+    def tool(self, name: str) -> Tool | None:
+        """Return the tool of that name."""
+        return next((each for each in self.all_tools if each.name == name), None)
+
+    async def open(self) -> None:
+        """Start the local MCP servers, also of those it may hand a call to: the first call finds them up."""
+        await asyncio.gather(*(server.ready(START_SECONDS) for server in self._servers()))
+
+    async def close(self) -> None:
+        """End them."""
+        await asyncio.gather(*(server.close() for server in self._servers()))
+
+    def _servers(self) -> list[LocalMcpServer]:
+        return list({id(each): each for member in team_of(self).values() for each in member._local}.values())
+
+    async def instructions_for(self, call: Call) -> str:
+        """Return the instructions for a call; a function is asked, a plain one in a thread.
+
+        Then the tools of local MCP servers are known too, of those that are up within `mcp.READY_SECONDS`.
+
+        Raises:
+            DefinitionError: the function returns something else than text.
+        """
+        await asyncio.gather(*(server.ready() for server in self._local))
+        if isinstance(self.instructions, str):
+            return self.instructions
+        text = await ask(self.instructions, call)
+        if not isinstance(text, str):
+            raise DefinitionError(f"agent {self.name!r} has instructions that return {type(text).__name__}, not text")
+        return sendable(text)
+
+    def session(self, instructions: str, *, written: bool = False) -> dict[str, Any]:
+        """Return the session configuration of the Realtime API, in GA's shape.
+
+        With `written` it is for a conversation in writing: the model writes, and listens for no turns.
+        """
+        format_ = {"type": "audio/pcmu"}
+        detection = self.turns.session(create_response=self.barge_in)
+        hearing = {"format": format_, "turn_detection": detection, **self.hearing.session()}
+        choice: Any = self.tool_choice
+        if choice not in TOOL_CHOICES:
+            choice = {"type": "function", "name": choice}
+        session: dict[str, Any] = {
+            "type": "realtime",
+            "output_modalities": ["audio"],
+            "instructions": instructions,
+            "audio": {"input": hearing, "output": {"format": dict(format_), **self._voice.session()}},
+            "tools": [each.definition() for each in self.all_tools] + [each.definition() for each in self._hosted],
+            "tool_choice": choice,
+            **self.limits.session(),
+        }
+        session = _merged(session, self.extra)
+        if written:
+            silent = {"output_modalities": ["text"], "audio": {"input": {"turn_detection": None}}}
+            session = _merged(session, silent)
+        return session
+
+    def response(self, instructions: str | None, tools: Sequence[ToolDefinition] | None) -> dict[str, Any]:
+        """Return the options of one response that has its own instructions or tools.
+
+        Raises:
+            DefinitionError: one of the tools is not this agent's.
+        """
+        options: dict[str, Any] = {} if instructions is None else {"instructions": instructions}
+        if tools is not None:
+            foreign = next((each for each in tools if each not in self.all_tools), None)
+            if foreign is not None:
+                name = getattr(foreign, "name", foreign)
+                raise DefinitionError(f"agent {self.name!r} has no tool {name!r} to respond with: add it to its tools")
+            options["tools"] = [each.definition() for each in tools]
+        return options
+
+    @property
+    def turn_detection(self) -> Mapping[str, Any] | None:
+        """What the session says of the caller's turns, `extra` included; None leaves them to your code."""
+        found: Mapping[str, Any] | None = self.session("")["audio"]["input"]["turn_detection"]
+        return found
+
+
+def name_of(member: Agent | str) -> str:
+    """Return the name of a member of `Agent.handoffs`."""
+    return member if isinstance(member, str) else member.name
+
+
+def team_of(agent: Agent) -> dict[str, Agent]:
+    """Return every agent that a call answered by this one can reach by hand-offs, by name.
+
+    Raises:
+        DefinitionError: two of them have the same name.
+    """
+    team = {agent.name: agent}
+    waiting: list[Agent] = [agent]
+    while waiting:
+        for member in waiting.pop().handoffs:
+            if isinstance(member, str):
+                continue
+            if team.setdefault(member.name, member) is not member:
+                raise DefinitionError(f"two agents are named {member.name!r}: give one of them another name")
+            waiting.append(member)
+    return team
+
+
+def check_handoffs(agent: Agent) -> None:
+    """Check that every agent that a call can reach exists.
+
+    Raises:
+        DefinitionError: an agent hands off to a name that no agent has, or two agents have one name.
+    """
+    team = team_of(agent)
+    for each in team.values():
+        for name in map(name_of, each.handoffs):
+            if name not in team:
+                known = ", ".join(sorted(map(repr, team)))
+                raise DefinitionError(
+                    f"agent {each.name!r} hands off to {name!r}, and no agent has that name: use one of {known}, or "
+                    "pass the agent itself"
+                )
+
+
+Answerer: TypeAlias = Agent | Callable[[Call], Agent | Awaitable[Agent]]
+"""Who answers: always the same agent, or a function, plain or async, that chooses one for each call."""
+
+
+async def choose(answerer: Answerer, call: Call) -> Agent:
+    """Return the agent that answers a call; a function is asked, a plain one in a thread.
+
+    Raises:
+        DefinitionError: the function returns something else than an agent, or one who hands off to nobody.
+    """
+    if isinstance(answerer, Agent):
+        return answerer
+    agent = await ask(answerer, call)
+    if not isinstance(agent, Agent):
+        raise DefinitionError(f"the function that chooses an agent returned {type(agent).__name__}: return an Agent")
+    check_handoffs(agent)
+    return agent
+
+
+def _merged(base: Mapping[str, Any], extra: Mapping[str, Any]) -> dict[str, Any]:
+    result = dict(base)
+    for key, value in extra.items():
+        old = result.get(key)
+        result[key] = _merged(old, value) if isinstance(old, Mapping) and isinstance(value, Mapping) else value
+    return result

@@ -1,0 +1,55 @@
+"""Hand-offs: the tools by which the model passes a call from one agent to another.
+
+An agent names the agents to which it may hand a call, as agents, or by name where they form a circle:
+
+    billing = Agent(name="billing", instructions="...", tools=[refund], handoffs=["front desk"])
+    front = Agent(name="front desk", instructions="...", handoffs=[billing])
+
+The model gets one tool for each of them, `hand_off_to_billing`. The model session stays the same; instructions and
+tools change. The settings for the phone, the voice once it was heard, and the way the caller is listened to remain
+those of the agent that answered.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from phoneagent.agent.tools import MAX_NAME_CHARS, Tool
+
+INSTRUCTIONS_SECONDS = 5.0
+"""How long an agent's own function may take to write its instructions; the caller waits."""
+
+
+def hand_off_tool(name: str) -> Tool:
+    """Return the tool that hands a call to the agent of that name, as the model sees it.
+
+    A name without a Latin letter or a digit becomes its hash: tool names have no other characters.
+    """
+    spelled = re.sub(r"[^A-Za-z0-9]+", "_", name).strip("_").lower()
+    return Tool(
+        name=f"hand_off_to_{spelled or hashlib.sha256(name.encode()).hexdigest()[:8]}"[:MAX_NAME_CHARS],
+        description=f'Hand this call over to "{name}", who then goes on with the caller. Tell the caller so first.',
+        parameters={"type": "object", "properties": {}, "additionalProperties": False},
+        handler=_placeholder,
+        timeout=INSTRUCTIONS_SECONDS,
+    )
+
+
+def is_hand_off(tool: Tool) -> bool:
+    """Tell whether a tool was made by `hand_off_tool`."""
+    return tool.handler is _placeholder
+
+
+def hand_off_output(name: str) -> str:
+    """Return the output of a hand-off to the agent of that name; a call's record tells by it which agent speaks."""
+    return (
+        f'The call is handed over: you are "{name}" now, with the instructions and tools that you have just been '
+        "given. Go on with the caller, and do not greet them again."
+    )
+
+
+async def _placeholder(arguments: Mapping[str, Any]) -> str:
+    raise AssertionError("the session of a call replaces this handler")

@@ -1,0 +1,349 @@
+"""Tools: functions that the model may call, and what becomes of their arguments and their outputs."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import itertools
+import json
+import logging
+import math
+import re
+import time
+import types
+import typing
+from collections.abc import Callable, Coroutine, Generator, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias, overload
+
+import pydantic
+import pydantic_core
+
+from phoneagent.agent.call import Call, sendable
+from phoneagent.errors import DefinitionError, ToolError
+from phoneagent.usercode import run_in_thread
+
+log = logging.getLogger("phoneagent.agent.tools")
+
+TOOL_SECONDS = 20.0
+"""How long a tool may take, unless it says otherwise."""
+
+FILLER_SECONDS = 1.0
+"""How long a tool works in silence before its filler is said, unless it says otherwise."""
+
+MAX_ARGUMENTS_CHARS = 64 * 1024
+MAX_OUTPUT_CHARS = 64 * 1024
+"""More than this is not an answer a model can use."""
+
+MAX_FAILURE_CHARS = 2_000
+"""More than this of what went wrong is no help."""
+
+MAX_PROBLEMS = 5
+"""So many of the things that are wrong with arguments are told."""
+
+HELD_SECONDS = 0.5
+"""An async tool that does not wait for so long holds up the audio of every call, and that is logged."""
+
+MAX_NAME_CHARS = 64
+_NAME = re.compile(rf"[A-Za-z0-9_-]{{1,{MAX_NAME_CHARS}}}")
+
+Handler: TypeAlias = Callable[..., Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tool:
+    """A function that the model may call. Made by `@tool`, or by hand from a name, a JSON schema and a handler.
+
+    A handler made by hand is called with the arguments as one dict, and with the call as `call` if it takes one.
+    `timeout` is in seconds. For `once`, `filler` and `filler_after` see `tool`.
+    """
+
+    name: str
+    description: str
+    parameters: Mapping[str, Any] = field(repr=False)
+    handler: Handler = field(repr=False)
+    timeout: float = TOOL_SECONDS
+    once: bool = False
+    filler: str | None = None
+    filler_after: float = FILLER_SECONDS
+    model: type[pydantic.BaseModel] | None = field(default=None, repr=False)
+    call_parameter: str | None = field(default=None, repr=False)
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.name, str) or not _NAME.fullmatch(self.name):
+            raise DefinitionError(
+                f"tool name {self.name!r} cannot be used: 1 to 64 letters, digits, _ and - are allowed"
+            )
+        if not isinstance(self.description, str) or sendable(self.description) != self.description:
+            raise DefinitionError(f"tool {self.name!r} has description={self.description!r}: write text")
+        if not _is_seconds(self.timeout) or self.timeout == 0:
+            raise DefinitionError(f"tool {self.name!r} has timeout={self.timeout!r}: it must be above 0 seconds")
+        if not _is_seconds(self.filler_after):
+            raise DefinitionError(f"tool {self.name!r} has filler_after={self.filler_after!r}: it must be 0 s or more")
+        if self.filler is not None and not (isinstance(self.filler, str) and self.filler.strip()):
+            raise DefinitionError(f"tool {self.name!r} has no text for its filler: write what is to be said, or None")
+        self._check_parameters()
+        if inspect.isasyncgenfunction(self.handler):
+            raise DefinitionError(f"tool {self.name!r} yields its output in pieces: return all of it")
+        if self.model is None and self.call_parameter is None and "call" in _parameters_of(self.handler, self.name):
+            object.__setattr__(self, "call_parameter", "call")
+
+    def _check_parameters(self) -> None:
+        """Refuse a schema with which no session could be opened."""
+        if not isinstance(self.parameters, Mapping):
+            raise DefinitionError(f"tool {self.name!r} has parameters that are no JSON schema: write a dict")
+        if (kind := self.parameters.get("type", "object")) != "object":
+            raise DefinitionError(f"tool {self.name!r} has parameters of type {kind!r}: arguments are an object")
+        try:
+            json.dumps(dict(self.parameters), ensure_ascii=False).encode()
+        except (TypeError, ValueError, RecursionError) as error:
+            raise DefinitionError(f"tool {self.name!r} has parameters that are not JSON: {error}") from None
+
+    def definition(self) -> dict[str, Any]:
+        """Return the tool as the Realtime API takes it."""
+        return {
+            "type": "function",
+            "name": self.name,
+            "description": self.description,
+            "parameters": dict(self.parameters),
+        }
+
+    def canonical(self, arguments: str) -> str | None:
+        """Return the arguments in a spelling in which equal ones are the same; None for such as the tool refuses.
+
+        What is left out counts as its default, unless that is made anew each time.
+        """
+        try:
+            given = pydantic_core.from_json(arguments or "{}")
+            checked = None if self.model is None else self.model.model_validate_json(arguments or "{}")
+        except BaseException:  # noqa: BLE001 - a user's validator may raise anything, and `run` tells what is wrong
+            return None
+        if checked is not None:
+            fields = type(checked).model_fields
+            absent = fields.keys() - checked.model_fields_set
+            made = {name for name in absent if fields[name].default_factory is not None}
+            with suppress(ValueError):  # a type that JSON does not carry: as the model wrote it, then
+                given = pydantic_core.to_jsonable_python(checked.model_dump(exclude=made))
+        return json.dumps(given, sort_keys=True) if isinstance(given, dict) else None
+
+    async def run(self, call: Call, arguments: str) -> str:
+        """Run the tool with the model's JSON. Whatever happens becomes an answer to the model; nothing is raised.
+
+        A tool that goes on although it was cancelled is left to itself, as a thread is.
+        """
+        about = {"call_sid": call.sid}
+        work = asyncio.create_task(self._work(call, arguments), name=f"phoneagent tool {self.name}")
+        try:
+            await asyncio.wait([work], timeout=self.timeout)
+        finally:
+            if not work.done():  # also when the process ends
+                _leave(work)
+        if not work.done():
+            log.warning("tool %s took longer than %g s", self.name, self.timeout, extra=about)
+            return failure(f"{self.name} took longer than {self.timeout:g} s; its outcome is unknown")
+        if work.cancelled():
+            log.warning("tool %s was cancelled from inside", self.name, extra=about)
+            return failure(f"{self.name} failed")
+        if (error := work.exception()) is not None:  # whatever it raised: the model is told, the log has the rest
+            log.error("tool %s failed", self.name, exc_info=error, extra=about)
+            return failure(f"{self.name} failed")
+        return work.result()
+
+    async def _work(self, call: Call, arguments: str) -> str:
+        try:
+            positional, named = self._arguments(call, arguments)
+            return self._output(await self._invoke(call, positional, named))
+        except ToolError as error:
+            return failure(str(error) or f"{self.name} failed")
+        except (SystemExit, KeyboardInterrupt) as error:  # out of a task they would end the process
+            raise RuntimeError(f"it raised {type(error).__name__}") from error
+
+    def _arguments(self, call: Call, arguments: str) -> tuple[list[Any], dict[str, Any]]:
+        if len(arguments) > MAX_ARGUMENTS_CHARS:
+            raise ToolError(f"the arguments are too long: {len(arguments)} of {MAX_ARGUMENTS_CHARS} characters")
+        named: dict[str, Any] = {} if self.call_parameter is None else {self.call_parameter: call}
+        try:
+            if self.model is None:
+                given = pydantic_core.from_json(arguments or "{}")
+                if not isinstance(given, dict):
+                    raise ToolError("the arguments must be a JSON object")
+                return [given], named
+            checked = self.model.model_validate_json(arguments or "{}")
+        except pydantic.ValidationError as error:
+            found = error.errors(include_url=False, include_context=False, include_input=False)
+            told = [f"{'.'.join(map(str, each['loc'])) or 'arguments'}: {each['msg']}" for each in found[:MAX_PROBLEMS]]
+            more = [f"and {len(found) - len(told)} more"] if len(found) > len(told) else []
+            raise ToolError(f"bad arguments: {'; '.join(told + more)}") from None
+        except ValueError as error:
+            raise ToolError(f"the arguments are not JSON: {error}") from None
+        return [], {**named, **{key: getattr(checked, key) for key in type(checked).model_fields}}
+
+    async def _invoke(self, call: Call, positional: list[Any], named: dict[str, Any]) -> Any:
+        def held(seconds: float) -> None:
+            words = "tool %s held up every call for %.1f s: let it await what takes long, or write it without async"
+            log.error(words, self.name, seconds, extra={"call_sid": call.sid})
+
+        if inspect.iscoroutinefunction(self.handler):
+            return _whole(await _watched(self.handler(*positional, **named), held))
+        result = await run_in_thread(lambda: _whole(self.handler(*positional, **named)))
+        if inspect.iscoroutine(result):
+            return _whole(await _watched(result, held))
+        return await result if inspect.isawaitable(result) else result
+
+    def _output(self, value: Any) -> str:
+        try:
+            output = sendable(value) if isinstance(value, str) else pydantic_core.to_json(value).decode()
+        except pydantic_core.PydanticSerializationError as error:
+            log.error("tool %s returned something that is not JSON: %s", self.name, str(error))
+            return failure(f"{self.name} returned something that cannot be written as JSON")
+        if len(output) > MAX_OUTPUT_CHARS:
+            log.error("tool %s returned %d characters, the limit is %d", self.name, len(output), MAX_OUTPUT_CHARS)
+            return failure(f"{self.name} returned too much: {len(output)} of {MAX_OUTPUT_CHARS} characters")
+        return output
+
+
+def failure(message: str) -> str:
+    """Return what the model is told of something that did not work."""
+    if len(message) > MAX_FAILURE_CHARS:
+        message = f"{message[:MAX_FAILURE_CHARS]}… (cut)"
+    return pydantic_core.to_json({"error": sendable(message)}).decode()
+
+
+_left: set[asyncio.Task[str]] = set()
+
+
+def _leave(work: asyncio.Task[str]) -> None:
+    """Cancel a task, and let it go on to its end for as long as it likes."""
+    work.cancel()
+    _left.add(work)  # else nobody would hold it
+    work.add_done_callback(_left.discard)
+
+
+def _whole(value: Any) -> Any:
+    """Return what a function has yielded as a list, of an endless one more than an answer has room for."""
+    return list(itertools.islice(value, MAX_OUTPUT_CHARS)) if isinstance(value, Iterator) else value
+
+
+@types.coroutine
+def _watched(work: Coroutine[Any, Any, Any], held: Callable[[float], None]) -> Generator[Any, Any, Any]:
+    """Run a coroutine, and tell `held` of each time that it kept the event loop from everything else."""
+    value, error = None, None
+    while True:
+        since = time.monotonic()
+        try:
+            awaited = work.send(value) if error is None else work.throw(error)
+        except StopIteration as end:
+            return end.value
+        finally:
+            if (seconds := time.monotonic() - since) > HELD_SECONDS:
+                held(seconds)
+        value, error = None, None
+        try:
+            value = yield awaited
+        except BaseException as raised:  # noqa: BLE001 - it is the coroutine's
+            error = raised
+
+
+def _is_seconds(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value) and value >= 0
+
+
+def _parameters_of(handler: Handler, name: str) -> Mapping[str, inspect.Parameter]:
+    try:
+        return inspect.signature(handler).parameters
+    except (TypeError, ValueError):
+        raise DefinitionError(f"tool {name!r} has a handler that cannot be called: {handler!r}") from None
+
+
+def _from_function(function: Handler, name: str | None, description: str | None, options: Mapping[str, Any]) -> Tool:
+    name = name or function.__name__
+    try:
+        hints = typing.get_type_hints(function, include_extras=True)
+    except NameError as error:
+        raise DefinitionError(f"tool {name!r} has a type hint that cannot be resolved: {error}") from None
+    call_parameter = None
+    fields: dict[str, Any] = {}
+    for parameter in _parameters_of(function, name).values():
+        if parameter.kind not in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY):
+            raise DefinitionError(
+                f"tool {name!r} has parameter {parameter.name!r}: only named parameters can be filled"
+            )
+        hint = hints.get(parameter.name, Any)
+        if hint is Call:
+            call_parameter = parameter.name
+            continue
+        fields[parameter.name] = (hint, ... if parameter.default is parameter.empty else parameter.default)
+    try:
+        model = pydantic.create_model(name, __config__=pydantic.ConfigDict(extra="forbid"), **fields)
+        schema = model.model_json_schema()
+    except (pydantic.errors.PydanticUserError, NameError) as error:
+        raise DefinitionError(f"tool {name!r} has parameters that JSON cannot carry: {error}") from None
+    schema.pop("title", None)
+    for property_ in schema.get("properties", {}).values():
+        property_.pop("title", None)
+    return Tool(
+        name=name,
+        description=description or inspect.getdoc(function) or "",
+        parameters=schema,
+        handler=function,
+        model=model,
+        call_parameter=call_parameter,
+        **options,
+    )
+
+
+@overload
+def tool(function: Handler, /) -> Tool: ...
+@overload
+def tool(
+    *,
+    name: str | None = None,
+    description: str | None = None,
+    timeout: float = TOOL_SECONDS,
+    once: bool = False,
+    filler: str | None = None,
+    filler_after: float = FILLER_SECONDS,
+) -> Callable[[Handler], Tool]: ...
+def tool(
+    function: Handler | None = None,
+    /,
+    *,
+    name: str | None = None,
+    description: str | None = None,
+    timeout: float = TOOL_SECONDS,
+    once: bool = False,
+    filler: str | None = None,
+    filler_after: float = FILLER_SECONDS,
+) -> Tool | Callable[[Handler], Tool]:
+    """Make a function a tool that the model may call.
+
+    The JSON schema comes from the signature (annotate as for pydantic), the description from the docstring. A parameter
+    annotated `Call` gets the live call and is not in the schema. Plain functions run in a thread. What the function
+    returns is given to the model: a string as it is, everything else as JSON. Raise `ToolError` to tell the model what
+    went wrong; any other exception is logged, and the model learns that it failed. After `timeout` seconds the function
+    is cancelled, or left alone where that cannot be, and the model learns that nobody knows what came of it.
+
+    With `once` (a payment, a booking) the same arguments run the function only once in a call: asked again, the model
+    gets the first output, whatever that was. This holds also where the call goes on in another process; what was cut
+    off there is not repeated, nor is anything run that cannot be written down before.
+
+    While the function works the agent says the `filler`, in the caller's language, should there be `filler_after`
+    seconds of silence.
+
+    Raises:
+        DefinitionError: the signature cannot be turned into a schema.
+    """
+
+    def make(function: Handler) -> Tool:
+        options = {"timeout": timeout, "once": once, "filler": filler, "filler_after": filler_after}
+        return _from_function(function, name, description, options)
+
+    return make if function is None else make(function)
+
+
+@tool
+async def hang_up(call: Call) -> str:
+    """End the phone call. Say goodbye in the same breath; the line is cut once the caller has heard it."""
+    call.hang_up()
+    return "The call ends as soon as the caller has heard your goodbye."

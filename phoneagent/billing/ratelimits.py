@@ -1,0 +1,91 @@
+"""The rate limits of a model's provider, as its last report gave them.
+
+A provider reports them with each response, for all calls of the account together. Between two reports, used capacity
+is assumed to come back at a constant rate.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterable
+from typing import Generic, TypeVar
+
+from phoneagent.events import RateLimit, RateLimitsUpdated
+
+RATE_LIMIT_CODES = frozenset({"rate_limit_exceeded", "inference_rate_limit_exceeded"})
+"""Error codes of a request that may succeed later."""
+
+UNKNOWN_WAIT_SECONDS = 1.0
+"""The wait after a refusal, where the provider has reported no limit."""
+
+MAX_LIMITS = 100
+"""Limits of different names that are remembered; further ones are ignored."""
+
+_Key = TypeVar("_Key", bound=Hashable)
+
+
+class _Reports(Generic[_Key]):
+    """The latest report of each limit, and when it came (seconds)."""
+
+    def __init__(self) -> None:
+        self._latest: dict[_Key, tuple[RateLimit, float]] = {}
+
+    def note(self, key: _Key, limit: RateLimit, now: float) -> None:
+        if key in self._latest or len(self._latest) < MAX_LIMITS:
+            self._latest[key] = (limit, now)
+
+    def items(self) -> Iterable[tuple[_Key, tuple[RateLimit, float]]]:
+        return self._latest.items()
+
+
+class RateLimits:
+    """The limits of one call's model: how long a refused request has to wait. `now` is in seconds."""
+
+    def __init__(self) -> None:
+        self._reports: _Reports[str] = _Reports()
+
+    def update(self, limits: Iterable[RateLimit], now: float) -> None:
+        """Take the limits of a `rate_limits.updated`."""
+        for limit in limits:
+            self._reports.note(limit.name, limit, now)
+
+    def wait(self, now: float) -> float:
+        """Return the seconds after which a request that hit a limit may succeed: until the scarcest one is reset."""
+        known = [
+            (limit, at) for _, (limit, at) in self._reports.items() if limit.remaining is not None and limit.limit > 0
+        ]
+        if not known:
+            return UNKNOWN_WAIT_SECONDS
+        limit, at = min(known, key=lambda each: (each[0].remaining or 0) / each[0].limit)
+        return max(0.0, at + limit.reset_seconds - now)
+
+
+class RateLimitReserve:
+    """The part of each limit that new calls may not use: it is kept for live ones. `now` is in seconds.
+
+    Args:
+        reserve: that part, from 0 to 1; with 0 every call is taken.
+    """
+
+    def __init__(self, reserve: float) -> None:
+        self._reserve = reserve
+        self._reports: _Reports[tuple[str, str]] = _Reports()
+
+    def update(self, event: RateLimitsUpdated, now: float) -> None:
+        """Take a provider's report."""
+        for limit in event.limits:
+            self._reports.note((event.model, limit.name), limit, now)
+
+    def short(self, now: float) -> bool:
+        """Tell whether every model has a limit of which less than the reserve is left."""
+        short: dict[str, bool] = {}
+        for (model, _), (limit, at) in self._reports.items():
+            short[model] = short.get(model, False) or _left(limit, now - at) < self._reserve
+        return bool(short) and all(short.values())
+
+
+def _left(limit: RateLimit, seconds: float) -> float:
+    """Return the part of a limit that is left `seconds` after its report."""
+    if limit.limit <= 0 or limit.remaining is None or seconds >= limit.reset_seconds:
+        return 1.0
+    left = limit.remaining / limit.limit
+    return left + (1 - left) * seconds / limit.reset_seconds

@@ -1,0 +1,107 @@
+"""The running cost of a call, and what happens at the highest that it may cost.
+
+At MAX_CALL_COST the model is told to come to an end. The caller may say one thing more and gets an answer; then, or
+after half a minute, the call ends with a goodbye. What that turn costs comes on top: the limit is a soft one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from phoneagent.billing import usage
+from phoneagent.billing.prices import cost_of, price_of
+from phoneagent.bridge import prompts
+from phoneagent.bridge.deadlines import Deadlines
+from phoneagent.bridge.history import Past
+from phoneagent.bridge.policy import ANNOUNCE_SECONDS, Policy
+from phoneagent.bridge.reporting import Reporter
+from phoneagent.bridge.responses import Ask, ResponseGate, State
+from phoneagent.events import Cost, Usage
+from phoneagent.protocol.realtime import (
+    Committed,
+    FromModel,
+    InputTranscript,
+    ResponseCreated,
+    ResponseDone,
+    model_of,
+    transcription_model_of,
+)
+
+REASON = "the call reached its highest cost"
+
+
+class Budget:
+    """Counts what the models of a call report, and tells it. `now` is in seconds."""
+
+    def __init__(
+        self, policy: Policy, past: Past | None, reporter: Reporter, responses: ResponseGate, deadlines: Deadlines
+    ) -> None:
+        self._policy = policy
+        self._reporter = reporter
+        self._responses = responses
+        self._deadlines = deadlines
+        self.total: Cost | None = past.cost if past is not None else None
+        """What the call has cost so far; None if no model has told of anything."""
+        self.model = self._recogniser = "unknown"
+        self._running = 0  # responses that still owe their report
+        self._ask: Ask | None = None  # tells the model to come to an end
+        self._told = self._last_turn = self._answered = False
+
+    def new_session(self, session: Mapping[str, Any], now: float) -> None:
+        """A model session begins; `session` is the server's word for it. What the one before owes never comes."""
+        self.close(now)
+        self.model, self._recogniser = model_of(session), transcription_model_of(session)
+
+    def close(self, now: float) -> None:
+        """No more reports come."""
+        if self._running:
+            self._running = 0
+            self._count("response", None, now)
+
+    def receive(self, event: FromModel, now: float) -> None:
+        """Take an event of the model, before anything that it brings about. Out-of-band responses are paid as well."""
+        match event:
+            case ResponseCreated():
+                self._running += 1
+            case ResponseDone(response=response):
+                self._running = max(0, self._running - 1)
+                self._count("response", usage.of_response(response.usage), now)
+                self._answered = self._answered or (self._last_turn and response.status == "completed")
+            case InputTranscript():
+                self._count("transcription", usage.of_transcription(event.usage), now)
+            case Committed():
+                self._last_turn = self._told
+            case _:
+                pass
+
+    def _count(self, source: Literal["response", "transcription"], reading: usage.Reading | None, now: float) -> None:
+        total = self.total or Cost()
+        model = self.model if source == "response" else self._recogniser
+        if reading is None:
+            used, cost = Usage(), Cost(at_least=True)
+            if total.at_least:
+                return
+        else:
+            used, cost = reading.usage, cost_of(reading.usage, price_of(model, self._policy.prices))
+            if used == Usage():
+                return
+            if reading.assumed:
+                self._reporter.trouble("a model does not tell all kinds of its tokens: they count as the dearest", now)
+        self.total = total + cost
+        self._reporter.used(source, model, used, cost, self.total, now)
+
+    def poll(self, now: float) -> None:
+        """Bring the call to its end if it costs too much, at a moment at which anything may be asked for."""
+        most = self._policy.max_call_cost
+        if most is None or self.total is None or self.total.usd < most:
+            return
+        if self._ask is None:
+            self._ask = prompts.wrap_up()
+            self._told = self._deadlines.announced or not self._responses.want(self._ask)
+            self._deadlines.end_by(now + ANNOUNCE_SECONDS, REASON)
+        self._told = self._told or self._responses.ask is self._ask
+        if self._answered and self._responses.state is State.NONE and not self._responses.owes:
+            self._answered = False
+            if not self._responses.called:  # else the answer comes after the tool
+                self._deadlines.end_by(now, REASON)

@@ -1,0 +1,167 @@
+"""The agent that has the call, and the change from one agent to another: same model session, other instructions."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import itertools
+import logging
+from collections import OrderedDict
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import replace
+from typing import Any
+
+from phoneagent.agent.agent import Agent, name_of, team_of
+from phoneagent.agent.call import Call
+from phoneagent.agent.handoffs import INSTRUCTIONS_SECONDS, hand_off_output, hand_off_tool, is_hand_off
+from phoneagent.agent.tools import Tool
+from phoneagent.bridge.history import ToolRun
+from phoneagent.errors import ToolError
+from phoneagent.protocol.realtime import Error, FromModel, SessionUpdated
+
+log = logging.getLogger("phoneagent.calls.active_agent")
+
+ANSWER_SECONDS = 2.0
+"""How long the model's server may take to say that it refuses a change; after that it counts as taken."""
+
+
+class ActiveAgent:
+    """Who of a team has the call. `reconfigure` changes the model's session by an event of that id, `speaks` notes who
+    speaks. Whoever is to have the call has it once the session is theirs: `receive` is shown the server's events.
+
+    A model's voice cannot be changed once it was heard: `voice_fixed` tells whether it was.
+
+    `past` are the tools that were called before this media stream: whoever had the call then has it again.
+    """
+
+    def __init__(
+        self,
+        agent: Agent,
+        call: Call,
+        *,
+        past: Sequence[ToolRun],
+        reconfigure: Callable[[dict[str, object], str], None],
+        speaks: Callable[[str], None],
+        voice_fixed: Callable[[], bool],
+    ) -> None:
+        self.agent = self._answered = self._voice = agent
+        self._team = team_of(agent)
+        self._call = call
+        self._reconfigure = reconfigure
+        self._speaks = speaks
+        self._voice_fixed = voice_fixed
+        self._numbers = itertools.count(1)
+        self._given: dict[str, Mapping[str, Any]] = {}  # the sessions of those who have had the call, by name
+        self._asked: OrderedDict[str, asyncio.Future[str | None]] = OrderedDict()  # changes that wait for their answer
+        for run in past:
+            target = self._target(run.name)
+            if target is not None and run.output == hand_off_output(target.name):
+                self.agent = target
+        speaks(self.agent.name)
+
+    def tool(self, name: str) -> Tool | None:
+        """Return the tool of that name of whoever has the call."""
+        target = self._target(name)
+        if target is None:
+            known = self.agent.tool(name)
+            return None if known is None or is_hand_off(known) else known
+        return replace(hand_off_tool(target.name), handler=functools.partial(self._hand_over, target))
+
+    def _target(self, tool_name: str) -> Agent | None:
+        names = (name for name in map(name_of, self.agent.handoffs) if hand_off_tool(name).name == tool_name)
+        name = next(names, None)
+        return None if name is None else self._team.get(name)
+
+    async def _hand_over(self, target: Agent, arguments: Mapping[str, Any]) -> str:
+        session = await self._session_of(target)
+        answer = self._configure(session)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(ANSWER_SECONDS):
+                if (refusal := await answer) is not None:
+                    raise ToolError(f"the call was not handed over ({refusal}): you are still the one who has it")
+        self._voice = self._voice if self._voice_fixed() else target
+        self._adjust(target)
+        self._has_it(target)
+        self._given[target.name] = session
+        return hand_off_output(target.name)
+
+    def receive(self, event: FromModel) -> None:
+        """Take a server event: it may be the answer to a change that was asked for."""
+        match event:
+            case SessionUpdated() if self._asked:
+                self._answered_by(next(iter(self._asked)), None)
+            case Error(error=failure) if self._asked:
+                of_session = failure.event_id is None and (failure.param or "").startswith("session")
+                event_id = next(iter(self._asked)) if of_session else failure.event_id
+                self._answered_by(event_id or "", failure.code or failure.type or "error")
+            case _:
+                pass
+
+    def _answered_by(self, event_id: str, refusal: str | None) -> None:
+        answer = self._asked.pop(event_id, None)
+        if answer is not None and not answer.done():
+            answer.set_result(refusal)
+
+    async def session_opened(self) -> None:
+        """A model session is there, configured for the agent who answered: make it that of whoever has the call.
+
+        Where they cannot write their instructions now, those of before hold: the caller is in the middle of it.
+
+        Raises:
+            Exception: whatever the agent's own function raises, and TimeoutError, where there are none of before in
+                this media stream; the one who answered has the call.
+        """
+        for event_id in list(self._asked):
+            self._answered_by(event_id, "the connection was lost")
+        if self.agent is self._answered:
+            return
+        target = self.agent
+        self._has_it(self._answered)
+        try:
+            async with asyncio.timeout(INSTRUCTIONS_SECONDS):
+                self._given[target.name] = await self._session_of(target)
+        except Exception:  # a user's function, or too slow
+            if target.name not in self._given:
+                raise
+            log.exception(
+                "agent %r goes on with the instructions of before", target.name, extra={"call_sid": self._call.sid}
+            )
+        answer = self._configure(self._given[target.name])
+        self._adjust(target)
+        self._has_it(target)
+
+        def settle(answer: asyncio.Future[str | None]) -> None:
+            if not answer.cancelled() and answer.result() is not None and self.agent is target:
+                self._has_it(self._answered)
+
+        answer.add_done_callback(settle)  # it comes once the call goes on
+
+    def _has_it(self, agent: Agent) -> None:
+        self.agent = agent
+        self._speaks(agent.name)
+
+    async def _session_of(self, target: Agent) -> Mapping[str, Any]:
+        return target.session(await target.instructions_for(self._call))
+
+    def _configure(self, session: Mapping[str, Any]) -> asyncio.Future[str | None]:
+        """Make the model's session that one. Returns the server's answer: None, or why it refuses."""
+        return self._change({key: session[key] for key in ("type", "instructions", "tools")})
+
+    def _adjust(self, target: Agent) -> None:
+        """Change what else is different, one by one: where a part of an update is refused, all of it is."""
+        session, voice = target.session(""), _voice_of(self._voice.session(""))
+        if session.get("tool_choice") != self.agent.session("").get("tool_choice"):
+            self._change({"type": session["type"], "tool_choice": session.get("tool_choice", "auto")})
+        if voice != _voice_of(self._answered.session("")):
+            self._change({"type": session["type"], "audio": {"output": voice}})
+
+    def _change(self, session: dict[str, object]) -> asyncio.Future[str | None]:
+        event_id = f"agent_{next(self._numbers)}"
+        answer = self._asked[event_id] = asyncio.get_running_loop().create_future()
+        self._reconfigure(session, event_id)
+        return answer
+
+
+def _voice_of(session: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in session["audio"]["output"].items() if key != "format"}

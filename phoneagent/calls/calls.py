@@ -1,0 +1,382 @@
+"""The calls of one process: the model sessions that are opened ahead for them, and the streams in which they run."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import itertools
+import logging
+import time
+from collections import deque
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import replace
+from decimal import Decimal
+from functools import partial
+from importlib import resources
+from typing import Any, TypeVar
+
+from phoneagent.agent.agent import Agent, Answerer, choose
+from phoneagent.agent.call import Call
+from phoneagent.billing.prices import PRICES, Price
+from phoneagent.bridge.bridge import Bridge
+from phoneagent.bridge.history import Past, Pending, pending_of
+from phoneagent.bridge.policy import Policy
+from phoneagent.calls.hooks import Follower, Hooks
+from phoneagent.calls.pending import Opening, PendingCall
+from phoneagent.calls.session import Direction, Session
+from phoneagent.calls.state import CallState
+from phoneagent.errors import EndpointError, EndpointRefused, EndpointUnreachable, ProtocolError
+from phoneagent.events import CallStarted, Event, Journal
+from phoneagent.model.connection import Endpoint, ModelSession, open_session
+from phoneagent.protocol import mediastream
+from phoneagent.twilio.socket import TwilioSocket
+
+log = logging.getLogger("phoneagent.calls.calls")
+_T = TypeVar("_T")
+
+INSTRUCTIONS_SECONDS = 5.0
+"""How long the user's functions may take to choose an agent and to write its instructions: the caller waits in silence.
+"""
+
+FAILOVER_SECONDS = 2.0
+"""How long an endpoint may take to give a session, where another one could be asked."""
+
+FAILED_SECONDS = 60.0
+"""So long an endpoint that gave no session is asked last."""
+
+MAX_PREPARED = 200
+"""So many callers may be between webhook and socket; further sessions are opened at the socket."""
+
+
+class Calls:
+    """Runs calls that `answerer` answers; with a `journal` they can go on in another process.
+
+    `calls` are the live ones by CallSid.
+
+    `emit` is told every event, with the sid of the media stream that it belongs to.
+    `measure` is told how many seconds a message took through here, now and then.
+    `keep_state` is told the sids of a call and of its stream, and the call's state as JSON, for its next stream.
+    """
+
+    def __init__(
+        self,
+        answerer: Answerer,
+        endpoints: Sequence[Endpoint],
+        *,
+        calls: dict[str, Call],
+        hooks: Hooks,
+        emit: Callable[[Event, str], None],
+        journal: Journal | None,
+        measure: Callable[[Direction, float], None] | None = None,
+        keep_state: Callable[[str, str, str], None] | None = None,
+        max_call_seconds: float,
+        max_call_cost: Decimal | None = None,
+        prices: Mapping[str, Price] = PRICES,
+    ) -> None:
+        self._answerer = answerer
+        self._endpoints = endpoints
+        self._live = calls
+        self._hooks = hooks
+        self._emit = emit
+        self._journal = journal
+        self._measure = measure
+        self._keep_state = keep_state
+        self._sessions: dict[str, Session] = {}
+        self._failed_at: dict[int, float] = {}  # endpoints, by identity
+        self.pending: dict[str, PendingCall] = {}
+        """Calls that were answered, and their media socket is still to come, by CallSid."""
+        self._arrivals: dict[str, int] = {}
+        self._arrived = itertools.count(1)
+        self._followers: dict[str, Follower] = {}
+        self.unfinished = 0
+        """Media streams of which something is left: the call itself, its tools, or its hooks."""
+        self._leaving: str | None = None
+        apology = resources.files(__package__).joinpath("apology.ulaw").read_bytes()
+        self._policy = Policy(
+            apology=base64.b64encode(apology).decode(),
+            max_call_seconds=max_call_seconds,
+            renews=True,
+            elsewhere=len(endpoints) > 1,
+            max_call_cost=max_call_cost,
+            prices=prices,
+        )
+
+    # --- a call that begins, or goes on ---
+
+    def expect(self, call: Call, *, prepare: bool, elsewhere: Callable[[], Awaitable[bool]] | None = None) -> None:
+        """A call was answered. With `prepare` its model session is opened while Twilio opens its media socket.
+
+        `elsewhere` tells whether that has come to another process.
+        """
+        known = self.pending.get(call.sid)
+        if known is not None:  # Twilio asks once more
+            known.arrived, known.elsewhere = False, elsewhere
+            return
+        ahead = prepare and call.sid not in self._live and len(self.pending) < MAX_PREPARED
+        opening = self._begin(call) if ahead else None
+        self.pending[call.sid] = PendingCall(call, opening, self.pending, elsewhere)
+
+    @property
+    def coming(self) -> int:
+        """How many media sockets are still to come."""
+        return sum(not each.arrived for each in self.pending.values())
+
+    @property
+    def answered(self) -> dict[str, Call]:
+        """The calls that are live, or on their way, by CallSid."""
+        return {sid: each.call for sid, each in self.pending.items()} | self._live
+
+    async def forget(self, call_sid: str) -> None:
+        """The media socket of a call is not to come any more."""
+        if (pending := self.pending.get(call_sid)) is not None:
+            await pending.close()
+
+    async def close(self) -> None:
+        """Give up what is still to come."""
+        for pending in list(self.pending.values()):
+            await pending.close()
+
+    def _begin(self, call: Call) -> Opening:
+        """Have the agent chosen and the model session opened."""
+        until = asyncio.get_running_loop().time() + INSTRUCTIONS_SECONDS
+        choice = self._ask(call, partial(choose, self._answerer, call), "the choice of the agent", until)
+        opening = Opening(asyncio.create_task(choice), self._route())
+        opening.model = asyncio.create_task(self._open(call, opening, until))
+        return opening
+
+    def _route(self) -> deque[Endpoint]:
+        """Return the endpoints as they are to be asked: in order, and last those that have just failed."""
+        lately = time.monotonic() - FAILED_SECONDS
+        return deque(sorted(self._endpoints, key=lambda each: self._failed_at.get(id(each), 0.0) > lately))
+
+    def _begin_again(self, call: Call, opening: Opening, *, elsewhere: bool) -> None:
+        """Have another model session opened, `elsewhere` than the one before if possible."""
+        until = asyncio.get_running_loop().time() + INSTRUCTIONS_SECONDS
+        if elsewhere:
+            opening.route.rotate(-1)
+        opening.model = asyncio.create_task(self._open(call, opening, until))
+
+    async def _ask(self, call: Call, question: Callable[[], Awaitable[_T]], what: str, until: float) -> _T:
+        """Wait for a function of the user's. Whatever fails, the caller hears the apology: it is an EndpointError."""
+        try:
+            async with asyncio.timeout_at(until) as limit:
+                return await question()
+        except Exception as error:  # a user's function
+            if limit.expired():
+                raise EndpointRefused(f"{what} took longer than {INSTRUCTIONS_SECONDS:g} s") from None
+            log.exception("%s failed", what, extra={"call_sid": call.sid})
+            raise EndpointRefused(f"{what} failed: {type(error).__name__}") from error
+
+    async def _open(self, call: Call, opening: Opening, until: float) -> ModelSession:
+        """Open the call's model session. Whatever fails is an EndpointError here too."""
+        agent = await opening.agent
+        try:
+            if opening.session is None:
+                asked = partial(agent.instructions_for, call)
+                opening.session = agent.session(await self._ask(call, asked, "the agent's instructions", until))
+            return await self._open_first(call, agent, opening.session, opening.route)
+        except EndpointError:
+            raise
+        except Exception as error:  # what nobody foresaw: a proxy of the environment, a session that is not JSON
+            log.exception("the model session could not be opened", extra={"call_sid": call.sid})
+            raise EndpointRefused(f"the model session could not be opened: {type(error).__name__}") from error
+
+    async def _open_first(
+        self, call: Call, agent: Agent, session: Mapping[str, Any], route: deque[Endpoint]
+    ) -> ModelSession:
+        """Open a session at the first endpoint that gives one; on `route` it becomes the first.
+
+        Raises:
+            EndpointError: none does. If one of them may do so later, it is an EndpointUnreachable.
+        """
+        failed: EndpointError | None = None
+        for passed, tried in enumerate(tuple(route)):
+            endpoint = tried
+            last = passed == len(route) - 1
+            if (models := agent.hearing.transcription_models) is not None:
+                endpoint = replace(endpoint, transcription_models=models)
+            try:
+                opened = await open_session(endpoint, session, call, within=None if last else FAILOVER_SECONDS)
+            except EndpointError as error:
+                self._failed_at[id(tried)] = time.monotonic()
+                if len(route) > 1:
+                    log.error("an endpoint gives no session: %s", error, extra={"call_sid": call.sid})
+                if not isinstance(failed, EndpointUnreachable):
+                    failed = error
+            else:
+                self._failed_at.pop(id(tried), None)
+                route.rotate(-passed)
+                return opened
+        assert failed is not None
+        raise failed
+
+    def arrived(self, call_sid: str) -> int:
+        """A media socket of a call has come; return its number."""
+        if (pending := self.pending.get(call_sid)) is not None:
+            pending.arrived = True
+        self._arrivals[call_sid] = number = next(self._arrived)
+        return number
+
+    def is_newest(self, call_sid: str, number: int) -> bool:
+        """Tell whether no other media socket of the call has come since."""
+        return self._arrivals.get(call_sid) == number
+
+    def left(self, call_sid: str, number: int) -> None:
+        """The media socket with that number is done."""
+        if self.is_newest(call_sid, number):
+            del self._arrivals[call_sid]
+
+    async def run(self, call: Call, start: mediastream.Start, socket: TwilioSocket, past: Past | None) -> None:
+        """Run a call in its media stream; returns when nothing of that is left here.
+
+        A call whose session was opened ahead is the one of then. With a `past` it goes on.
+        """
+        opening: Opening | None = None
+        if (pending := self.pending.get(call.sid)) is not None:
+            pending.claim()
+            call, opening = pending.call, pending.opening
+        opening = opening or self._begin(call)
+        self.unfinished += 1
+        try:
+            agent = await _chosen(opening)
+        except BaseException:  # the process ends
+            self.unfinished -= 1
+            await opening.discard()
+            raise
+        await self._run(call, agent, opening, start, socket, past)
+
+    async def _run(
+        self,
+        call: Call,
+        agent: Agent,
+        opening: Opening,
+        start: mediastream.Start,
+        socket: TwilioSocket,
+        past: Past | None,
+    ) -> None:
+        if (older := self._sessions.get(call.sid)) is not None:  # it came while this one was looked up
+            older.hand_over_now("a newer media stream took over")
+        follower = self._followers[call.sid] = self._hooks.follow(after=self._followers.get(call.sid))
+        emit = self._teller(call, start.stream_sid)
+        session = Session(
+            call=call,
+            agent=agent,
+            bridge=Bridge(self._policy_of(agent), call_sid=call.sid, past=past),
+            caller=socket,
+            open_model=self._opener(call, opening),
+            emit=emit,
+            model_events=self._hooks.wants_model_events,
+            journal=self._journal,
+            measure=self._measure,
+        )
+        emit(_started(call, start, resumed=past is not None))
+        self._live[call.sid], self._sessions[call.sid] = call, session
+        if self._leaving is not None:
+            session.hand_over(self._leaving)
+        try:
+            await session.run(start)
+        finally:
+            if self._sessions.get(call.sid) is session:  # and not a newer one
+                del self._live[call.sid], self._sessions[call.sid]
+            try:
+                await opening.discard()
+                await follower.close()
+                await session.finish_tools()
+            finally:
+                if self._followers.get(call.sid) is follower:
+                    del self._followers[call.sid]
+                self.unfinished -= 1
+
+    def _teller(self, call: Call, stream_sid: str) -> Callable[[Event], None]:
+        """Return what is told the events of a media stream."""
+        keep = self._keep_state
+        carried = None if keep is None else CallState(call, partial(keep, call.sid, stream_sid))
+
+        def emit(event: Event) -> None:
+            self._emit(event, stream_sid)
+            if carried is not None:
+                carried.look(event)
+            self._followers[call.sid].tell(event)  # a tool that outlives its stream is told in the next one
+
+        return emit
+
+    def _opener(self, call: Call, opening: Opening) -> Callable[[bool], Awaitable[ModelSession]]:
+        """Return what opens the model sessions of a media stream; the first of them is on its way."""
+        sessions = itertools.count()
+
+        async def open_model(elsewhere: bool) -> ModelSession:
+            if next(sessions):  # the one before is gone, did not come, or has its time
+                self._begin_again(call, opening, elsewhere=elsewhere)
+            return await opening.latest()
+
+        return open_model
+
+    def _policy_of(self, agent: Agent) -> Policy:
+        """Return an agent's manners; `extra` may have changed how turns are found."""
+        detection = agent.turn_detection
+        return replace(
+            self._policy,
+            greeting=agent.greeting,
+            greeting_interruptible=agent.greeting_interruptible,
+            barge_in=agent.barge_in,
+            server_answers=detection is not None and bool(detection.get("create_response")),
+            manual_turns=detection is None,
+        )
+
+    # --- a call that ends, or goes on elsewhere ---
+
+    def supersede(self, call_sid: str) -> Pending | None:
+        """A newer media stream of a call has come: end the older one, and return what was open in it.
+
+        Raises:
+            ProtocolError: there is no journal with which the call could go on.
+        """
+        older = self._sessions.get(call_sid)
+        if older is None:
+            return None
+        if self._journal is None:
+            raise ProtocolError("the call has a media socket already")
+        step = older.hand_over_now("a newer media stream took over")
+        return None if step is None else pending_of(step.data.get("pending"))
+
+    def end(self, call_sid: str, reason: str) -> bool:
+        """End a call that is over, as is known from Twilio; return whether it was live here."""
+        session = self._sessions.get(call_sid)
+        if session is not None:
+            session.end("caller", reason)
+        return session is not None
+
+    def hand_over(self, reason: str) -> None:
+        """Let every call go on in another process, from the first moment on at which its caller does not notice."""
+        self._leaving = reason
+        for session in list(self._sessions.values()):
+            session.hand_over(reason)
+
+    def hand_over_now(self, call_sid: str, reason: str) -> None:
+        """Let a call go on in another process at once."""
+        if (session := self._sessions.get(call_sid)) is not None:
+            try:
+                session.hand_over_now(reason)
+            except Exception:  # the other calls are to be handed over as well
+                log.exception("the call could not be handed over", extra={"call_sid": call_sid})
+
+
+def _started(call: Call, start: mediastream.Start, *, resumed: bool) -> CallStarted:
+    return CallStarted(
+        call_sid=call.sid,
+        stream_sid=start.stream_sid,
+        caller=call.caller,
+        called=call.called,
+        direction=call.direction,
+        resumed=resumed,
+    )
+
+
+_NOBODY = Agent(instructions="")
+
+
+async def _chosen(opening: Opening) -> Agent:
+    """Wait for the agent. If the choice failed, the opening fails by the same, and the caller hears the apology."""
+    await asyncio.wait([opening.agent])
+    failed = opening.agent.cancelled() or opening.agent.exception() is not None
+    return _NOBODY if failed else opening.agent.result()

@@ -1,0 +1,107 @@
+"""Users' hooks: functions that are told what happens in a call, off its path."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import types
+import typing
+from collections.abc import Callable
+from typing import Any
+
+from phoneagent import events
+from phoneagent.errors import DefinitionError
+from phoneagent.events import Event, ModelEvent
+from phoneagent.usercode import ask
+
+log = logging.getLogger("phoneagent.calls.hooks")
+
+HOOK_SECONDS = 10.0
+"""How long a hook may take for one event."""
+
+MAX_WAITING = 2_000
+"""Events of one call that may wait for slow hooks; further ones are dropped, and that is logged."""
+
+_KINDS = frozenset(typing.get_args(events.Event))
+
+
+class Hooks:
+    """The hooks of an app."""
+
+    def __init__(self) -> None:
+        self._hooks: list[tuple[tuple[type, ...], Callable[[Any], Any]]] = []
+
+    def add(self, kinds: Any, hook: Callable[[Any], Any]) -> None:
+        """Call `hook` with every event of these kinds: a class of `phoneagent.events`, or a union of them.
+
+        Raises:
+            DefinitionError: something among `kinds` is not an event.
+        """
+        members = typing.get_args(kinds) if isinstance(kinds, types.UnionType) else (kinds,)
+        for kind in members:
+            if kind not in _KINDS:
+                raise DefinitionError(f"app.on({kind!r}) names no event: take a class of phoneagent.events")
+        self._hooks.append((members, hook))
+
+    @property
+    def wants_model_events(self) -> bool:
+        """Whether any hook asked for the model's events as they come."""
+        return any(ModelEvent in kinds for kinds, _ in self._hooks)
+
+    def follow(self, after: Follower | None = None) -> Follower:
+        """Begin to follow a media stream; what `after` was told of the call's stream before comes first."""
+        return Follower(self._hooks, after)
+
+
+class Follower:
+    """Tells the hooks of one media stream, in order, one at a time. `tell` never blocks."""
+
+    def __init__(
+        self, hooks: list[tuple[tuple[type, ...], Callable[[Any], Any]]], after: Follower | None = None
+    ) -> None:
+        self._hooks = hooks
+        self._before: asyncio.Task[None] | None = after._task if after is not None else None
+        self._waiting: asyncio.Queue[Event | None] = asyncio.Queue()
+        self._lost = 0
+        self._task: asyncio.Task[None] | None = asyncio.create_task(self._run()) if hooks else None
+
+    def tell(self, event: Event) -> None:
+        """Pass an event on, unless too many wait."""
+        if self._task is None:
+            return
+        if self._waiting.qsize() < MAX_WAITING:
+            self._waiting.put_nowait(event)
+            return
+        if self._lost == 0:
+            log.error("hooks are too slow: events are lost", extra={"call_sid": event.call_sid})
+        self._lost += 1
+
+    async def close(self) -> None:
+        """Let the hooks finish what was told so far; each is bounded by its own limit, all by three of them."""
+        if self._task is None:
+            return
+        self._waiting.put_nowait(None)
+        try:
+            async with asyncio.timeout(3 * HOOK_SECONDS):
+                await self._task
+        except TimeoutError:
+            log.error("hooks did not finish within %g s after the call", 3 * HOOK_SECONDS)
+
+    async def _run(self) -> None:
+        if self._before is not None:
+            await asyncio.wait([self._before])
+            self._before = None
+        while (event := await self._waiting.get()) is not None:
+            for kinds, hook in self._hooks:
+                if isinstance(event, kinds):
+                    await self._call(hook, event)
+
+    async def _call(self, hook: Callable[[Any], Any], event: Event) -> None:
+        name = getattr(hook, "__name__", repr(hook))
+        try:
+            async with asyncio.timeout(HOOK_SECONDS):
+                await ask(hook, event)
+        except TimeoutError:
+            log.error("hook %s took longer than %g s", name, HOOK_SECONDS, extra={"call_sid": event.call_sid})
+        except Exception:  # a user's function: its failure is logged and changes nothing
+            log.exception("hook %s failed", name, extra={"call_sid": event.call_sid})

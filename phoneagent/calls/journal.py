@@ -1,0 +1,285 @@
+"""What comes after a media stream: the call is hung up, passed on, or goes on in another stream, here or elsewhere.
+
+Twilio asks for it whenever our side of a stream has gone, in whatever process. So it is written down before we close a
+stream, and where the database does not take it, it is done over Twilio's REST API instead. What this process has
+decided itself it remembers for a while, so that a call outlives an outage of the database.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections import OrderedDict
+from collections.abc import Awaitable
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from typing import Literal, NamedTuple, TypeAlias, TypeVar
+
+from phoneagent.bridge.history import Note, Past, Pending, ToolRun, pending_of
+from phoneagent.errors import PhoneAgentError, RequestRefused, StoreError
+from phoneagent.events import EndedBy, NextStep
+from phoneagent.store import SoFar, Standing, Store
+from phoneagent.twilio.rest import LiveCalls
+from phoneagent.twilio.twiml import fall_back
+
+log = logging.getLogger("phoneagent.calls.journal")
+
+WRITE_SECONDS = 0.5
+"""How long the caller's line stays silent for the next step to be written, before it is done in another way."""
+
+PATIENT_SECONDS = 2.0
+"""How long a step may take of which nothing is done in another way."""
+
+REST_SECONDS = 4.0
+"""How long it may take Twilio's REST API then."""
+
+READ_SECONDS = 4.0
+"""How long a call that asks how to go on waits for the database; Twilio waits 5 s, and silence beats a lost call."""
+
+KNOWN_SECONDS = 120.0
+MAX_KNOWN = 1000
+"""How long, and of how many calls, this process remembers the next step: a database may go away before Twilio asks."""
+
+KNOWN_READ_SECONDS = 1.0
+"""How long the database is waited for by a call of which this process knows how it goes on."""
+
+FAULTS_AT_ONCE = 5
+FAULTS_A_MINUTE = 1
+MAX_FAULTS = 60
+"""How often a call is connected again after a fault: five times, and once more for every minute of it, sixty times in
+all. Whatever makes a stream end at once must not send a call in a circle."""
+
+Kind: TypeAlias = Literal["hang_up", "fall_back", "resume", "recover", "apologise"]
+"""How a call goes on; "resume" after it was handed over as planned, "recover" after a crash or a broken line."""
+
+
+_Found = TypeVar("_Found", bound=Standing)
+
+
+@dataclass(slots=True)
+class _Known:
+    """A step that this process has given itself."""
+
+    step: NextStep
+    given_at: datetime
+    since: float
+    """The same, of the monotonic clock."""
+    written: bool = False
+
+
+class Answer(NamedTuple):
+    """How a call goes on, after which media stream ("" where that is not known), and with which `call.state`."""
+
+    kind: Kind
+    stream_sid: str = ""
+    state: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RecordedPast(Past):
+    """A call so far, and its `call.state`."""
+
+    state: str | None = field(default=None, repr=False)
+
+
+def may_recover(faults: int, seconds: float) -> bool:
+    """Tell whether a call that had so many faults in its first `seconds` may be connected once more."""
+    return faults < min(MAX_FAULTS, FAULTS_AT_ONCE + int(seconds / 60 * FAULTS_A_MINUTE))
+
+
+class CallJournal:
+    """The journal of calls, and what follows from it. Without `live_calls` there is no REST API to help."""
+
+    def __init__(self, store: Store, live_calls: LiveCalls | None, *, fallback_number: str | None) -> None:
+        self._store = store
+        self._live_calls = live_calls
+        self._fallback_number = fallback_number
+        self._steps: OrderedDict[str, _Known] = OrderedDict()
+
+    # --- the journal ---
+
+    async def tool_started(self, call_sid: str, call_id: str, name: str, arguments: str) -> None:
+        """Write down that a tool is about to run (see `Journal`)."""
+        await self._store.tool_started(call_sid, call_id, name, arguments)
+
+    async def next_step(self, call_sid: str, step: NextStep, *, early: bool = False) -> None:
+        """Write down what comes next, or have Twilio do it (see `Journal`).
+
+        `early`: so it is to end, and its last words are still being said. A process that dies meanwhile has ended it;
+        otherwise the same step, or another one, follows without `early`. Of all steps of a stream the one counts that
+        was given last, in whatever order they reach the database. An early one that does not is only logged.
+
+        Raises:
+            TelephonyError: neither worked. Twilio will ask, and nobody but this process will know.
+        """
+        known = self._known(call_sid)
+        if known is not None and known.written and known.step == step:
+            return  # the early one is there
+        known = self._remember(call_sid, step)
+        rest = None if early or step.kind == "resume" else self._live_calls
+        try:
+            async with asyncio.timeout(PATIENT_SECONDS if rest is None else WRITE_SECONDS):
+                writing = self._write(call_sid, known)
+                await (asyncio.shield(writing) if rest is None else writing)  # what REST does must not be written late
+            return
+        except (StoreError, TimeoutError):
+            remedy = "only this process knows it" if rest is None else "it is done over REST"
+            log.warning("the next step was not written: %s", remedy, extra={"call_sid": call_sid})
+        if rest is not None:
+            async with asyncio.timeout(REST_SECONDS):
+                if step.kind == "fall_back":
+                    await rest.redirect(call_sid, fall_back(self._fallback_number, apologise=False))
+                else:
+                    await rest.complete(call_sid)
+
+    async def _write(self, call_sid: str, known: _Known) -> None:
+        await self._store.flush()  # the step counts for the latest stream, and who goes on needs what was said
+        await self._store.next_step(call_sid, known.step, at=known.given_at)
+        known.written = True
+
+    # --- when Twilio asks ---
+
+    async def answer(self, call_sid: str) -> Answer:
+        """Return how a call goes on whose media stream has ended."""
+        seconds = READ_SECONDS if self._known(call_sid) is None else KNOWN_READ_SECONDS
+        try:
+            standing = await self._look(call_sid, self._store.standing(call_sid), Standing, seconds)
+        except StoreError as error:
+            log.error("nobody knows how the call goes on: %s", error, extra={"call_sid": call_sid})
+            return Answer("apologise")
+        step = standing.step
+        if step is not None and step.kind == "fall_back":
+            return Answer("fall_back")
+        if _over(standing):
+            return Answer("hang_up")
+        if step is None or step.data.get("broke", True):
+            return Answer("recover", standing.stream_sid or "", standing.state)
+        return Answer("resume", str(step.data.get("stream_sid", "")), standing.state)
+
+    async def comes_back(self, call_sid: str) -> Answer | None:
+        """Return how a call goes on that comes to the number's webhook again; None, and it begins.
+
+        Its stream was stopped, as other TwiML had the call for a while. Whatever ended it then, or was to come then,
+        Twilio says that it lives. If the database does not answer soon, it begins.
+        """
+        try:
+            async with asyncio.timeout(KNOWN_READ_SECONDS):
+                standing = await self._store.standing(call_sid)
+                if standing.stream_sid is None:
+                    return None
+                data = {"pending": "answer", "broke": False, "stream_sid": standing.stream_sid}
+                known = self._remember(call_sid, NextStep(kind="resume", data=data))
+                await self._write(call_sid, known)
+        except (StoreError, TimeoutError) as error:
+            why = str(error) or "the database does not answer"
+            log.warning("nobody knows whether the call has come back: %s", why, extra={"call_sid": call_sid})
+            self._steps.pop(call_sid, None)
+            return None
+        return Answer("resume", standing.stream_sid, standing.state)
+
+    async def went_on(self, call_sid: str, after: str) -> bool:
+        """Tell whether the call has a newer media stream than that one ("" for none), in whatever process."""
+        with suppress(StoreError):
+            return (await self._store.standing(call_sid)).stream_sid not in (None, "", after)
+        return False
+
+    async def past(self, call_sid: str, pending: Pending | None = None) -> RecordedPast | None:
+        """Return the call so far, for the session that goes on with it; `pending` is what is known to be open.
+
+        None, and the call has never begun: no stream of it has been recorded, though there is a database. Of a call
+        that has begun and has no record, nobody knows what the last words were about.
+
+        Raises:
+            RequestRefused: the call is over.
+            StoreError: the database does not answer, and this process knows nothing of the call.
+        """
+        try:
+            so_far = await self._look(call_sid, self._store.so_far(call_sid), SoFar, READ_SECONDS)
+        except StoreError as error:
+            if pending is None:
+                raise
+            log.warning("the call goes on without what was said in it: %s", error, extra={"call_sid": call_sid})
+            so_far = SoFar()
+        step = so_far.step
+        if _over(so_far):
+            raise RequestRefused("a media socket for a call that is over")
+        if so_far.started_at is None:
+            begun = step is not None or pending is not None or self._store.empty
+            return RecordedPast(pending="unknown") if begun else None
+        if pending is None:
+            pending = pending_of(step.data.get("pending")) if step is not None else "unknown"
+        tools = tuple(
+            ToolRun(call_id=run.call_id, name=run.name, arguments=run.arguments, output=run.output, at_ms=run.at_ms)
+            for run in so_far.tools
+        )
+        age_ms = round((datetime.now(UTC) - so_far.started_at).total_seconds() * 1000)
+        return RecordedPast(
+            turns=so_far.turns,
+            notes=tuple(Note(role=each.role, text=each.text, at=each.at_ms) for each in so_far.messages),
+            tools=tools,
+            pending=pending,
+            age_ms=max(0, age_ms),
+            cost=so_far.cost,
+            state=so_far.state,
+        )
+
+    async def _look(self, call_sid: str, reading: Awaitable[_Found], kind: type[_Found], seconds: float) -> _Found:
+        """Return what the database says. Where it does not answer, or never took the step, this process may know it.
+
+        Raises:
+            StoreError: the database does not answer within `seconds`, and this process does not know the step.
+        """
+        known = self._known(call_sid)
+        try:
+            async with asyncio.timeout(seconds):
+                found = await reading
+        except (StoreError, TimeoutError) as error:
+            why = str(error) or f"the database did not answer within {seconds:g} s"
+            if known is None:
+                raise StoreError(why) from None
+            log.warning("the call goes on by what this process knows: %s", why, extra={"call_sid": call_sid})
+            return kind(step=known.step, stream_sid=known.step.data.get("stream_sid"))
+        if known is None or found.stream_sid not in (None, known.step.data.get("stream_sid")):
+            return found
+        newer = found.step is None or not known.written
+        return replace(found, step=known.step) if newer else found
+
+    def _remember(self, call_sid: str, step: NextStep) -> _Known:
+        self._steps.pop(call_sid, None)
+        known = _Known(step, datetime.now(UTC), time.monotonic())
+        self._steps[call_sid] = known
+        if len(self._steps) > MAX_KNOWN:
+            self._steps.popitem(last=False)
+        return known
+
+    def _known(self, call_sid: str) -> _Known | None:
+        """Return the next step of a call, if it is one of this process and a recent one."""
+        known = self._steps.get(call_sid)
+        return known if known is not None and time.monotonic() - known.since < KNOWN_SECONDS else None
+
+    async def settle(self, call_sid: str, ended_by: EndedBy, reason: str) -> None:
+        """End the record of a call of which Twilio says that it is over; its own session knows better how.
+
+        If that died over the call's last words, it had written down that they were.
+        """
+        self._steps.pop(call_sid, None)
+        try:
+            async with asyncio.timeout(READ_SECONDS):
+                step = (await self._store.standing(call_sid)).step
+                by = ended_by if step is None else _ENDED_BY.get(step.kind, ended_by)
+                await self._store.settle(call_sid, ended_by=by, reason=reason)
+        except (PhoneAgentError, TimeoutError) as error:
+            why = str(error) or f"no answer within {READ_SECONDS:g} s"
+            log.warning("the end of the call was not recorded: %s", why, extra={"call_sid": call_sid})
+
+
+_ENDED_BY: dict[str, EndedBy] = {"hang_up": "agent", "fall_back": "error"}
+
+
+def _over(standing: Standing) -> bool:
+    """Whether a call has been ended by somebody; a broken line or a fault of ours ends none."""
+    if standing.step is not None:
+        return standing.step.kind != "resume"
+    return standing.ended_by in ("agent", "caller")

@@ -1,0 +1,269 @@
+"""How a model session is opened and configured."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import binascii
+import json
+import logging
+import re
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Any
+from urllib.parse import parse_qsl, urlsplit
+
+from websockets.asyncio.client import ClientConnection, connect
+from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus, InvalidURI
+
+from phoneagent.agent.call import Call
+from phoneagent.errors import EndpointError, EndpointRefused, EndpointUnreachable, ProtocolError
+from phoneagent.model.endpoint import Endpoint, TokenProvider
+from phoneagent.protocol import realtime
+from phoneagent.protocol.negotiation import Negotiation
+from phoneagent.protocol.realtime import FATAL_CODES
+from phoneagent.protocol.transcoding import ToPcm, ToUlaw
+from phoneagent.usercode import ask
+
+__all__ = ["Endpoint", "ModelSession", "TokenProvider", "open_session"]
+
+CONNECT_SECONDS = 5.0
+"""From the first packet, or the token provider's call, to a configured session."""
+
+MAX_EVENT_BYTES = 16 * 1024 * 1024
+"""A session that is read back carries all instructions and tools."""
+
+PING_SECONDS = 5.0
+"""How often a far end is asked whether it is there, and how long it may take to answer: a caller is waiting."""
+
+CLOSE_SECONDS = 2.0
+_wire_log = logging.getLogger("phoneagent.model.connection.wire")
+_wire_log.setLevel(logging.INFO)  # at DEBUG, websockets writes the handshake's headers, and the key is among them
+_REFUSED_STATUS = frozenset({400, 401, 403, 404})
+_KEY = re.compile(r"\bsk-[^\s,;\"']+")
+_PLAIN = frozenset({"model", "deployment", "api-version"})
+_SECRET_CHARS = 8
+"""Shorter words of a header are no secret."""
+
+MAX_REASON_CHARS = 500
+"""What is told of a far end's own words."""
+
+
+class ModelSession:
+    """A configured session: what a call reads from and writes to."""
+
+    def __init__(self, connection: ClientConnection, configuring: Negotiation, secrets: Collection[str] = ()) -> None:
+        self._connection = connection
+        self._secrets = secrets
+        self.dialect = configuring.dialect or realtime.Dialect.GA
+        self.dropped: Sequence[str] = tuple(_shown(each, secrets) for each in configuring.dropped)
+        """What the server did not take of the configuration, a line each."""
+        self.effective: Mapping[str, Any] = configuring.effective
+        """The session in the server's words."""
+        self._to_pcm = ToPcm() if configuring.hears_pcm else None
+        self._speaks_pcm = configuring.speaks_pcm
+        self._to_ulaw = ToUlaw()
+        self._spoken = ""
+
+    async def send(self, message: realtime.ToModel) -> None:
+        """Write an event.
+
+        Raises:
+            EndpointUnreachable: the socket is closed.
+        """
+        if self._to_pcm is not None and isinstance(message, realtime.AudioAppend):
+            pcm = self._to_pcm.feed(base64.b64decode(message.audio))
+            message = realtime.AudioAppend(base64.b64encode(pcm).decode())
+        try:
+            await self._connection.send(realtime.encode(message, self.dialect), text=True)
+        except ConnectionClosed as error:
+            raise _closed(error, self._secrets) from None
+
+    async def receive(self) -> bytes:
+        """Read an event, undecoded.
+
+        Raises:
+            EndpointUnreachable: the socket is closed.
+        """
+        try:
+            return await self._connection.recv(decode=False)
+        except ConnectionClosed as error:  # also a close with 1001, which counts as a clean one
+            raise _closed(error, self._secrets) from None
+
+    def decode(self, raw: bytes) -> realtime.FromModel:
+        """Read an event that was received; its audio is a telephone's.
+
+        Raises:
+            ProtocolError: see `realtime.decode`.
+        """
+        event = realtime.decode(raw)
+        if not self._speaks_pcm or not isinstance(event, realtime.AudioDelta):
+            return event
+        if event.item_id != self._spoken:
+            self._to_ulaw, self._spoken = ToUlaw(), event.item_id  # a sample that was cut off shifts no other item
+        try:
+            pcm = base64.b64decode(event.delta)
+        except binascii.Error:
+            raise ProtocolError("Realtime `response.output_audio.delta` ignored: its delta is not base64") from None
+        event.delta = base64.b64encode(self._to_ulaw.feed(pcm)).decode()
+        return event
+
+    def abort(self) -> None:
+        """Drop the session; whoever reads it learns that it is gone."""
+        self._connection.transport.abort()
+
+    async def close(self) -> None:
+        """Close the session, within `CLOSE_SECONDS`."""
+        try:
+            await self._connection.close()
+        finally:  # also when cut short: a far end that does not answer the close keeps nothing open
+            self._connection.transport.abort()
+
+
+async def open_session(
+    endpoint: Endpoint, session: Mapping[str, Any], call: Call | None = None, *, within: float | None = None
+) -> ModelSession:
+    """Open a session for a call and configure it; `session` is in GA's shape.
+
+    Raises:
+        EndpointUnreachable: no configured session `within` so many seconds (`CONNECT_SECONDS`).
+        EndpointRefused: the server says no: the key, the model, the configuration.
+    """
+    try:
+        return await _open(endpoint, session, call, CONNECT_SECONDS if within is None else within)
+    except EndpointError as error:
+        remedy = endpoint.remedies.get(error.code or "")
+        raise error if remedy is None else type(error)(f"{error}: {remedy}", code=error.code) from None
+
+
+async def _open(endpoint: Endpoint, session: Mapping[str, Any], call: Call | None, within: float) -> ModelSession:
+    secrets = _secrets(endpoint, endpoint.headers)
+    waiting_for = "its token provider"
+
+    def puzzled(why: ProtocolError) -> None:
+        nonlocal waiting_for
+        waiting_for = f"an answer that can be read ({why})"
+
+    try:
+        async with asyncio.timeout(within):
+            headers = await _headers(endpoint, call)
+            secrets = _secrets(endpoint, headers)
+            waiting_for = "its answer"
+            connection = await _connect(endpoint, headers)
+            try:
+                return ModelSession(connection, await _configure(connection, endpoint, session, puzzled), secrets)
+            except BaseException:
+                connection.transport.abort()
+                await connection.wait_closed()
+                raise
+    except TimeoutError:
+        words = f"no model session at {endpoint.host} within {within:g} s, still waiting for {waiting_for}"
+        raise EndpointUnreachable(_shown(words, secrets), code="timeout") from None
+    except EndpointError as error:  # it may hold the far end's own words
+        raise type(error)(_shown(str(error), secrets), code=error.code) from None
+
+
+def _secrets(endpoint: Endpoint, headers: Mapping[str, str]) -> Collection[str]:
+    """Return what is said to an endpoint and to nobody else: its headers, and what its address asks with."""
+    query = (value for name, value in parse_qsl(urlsplit(endpoint.url).query) if name not in _PLAIN)
+    return {word for value in (*headers.values(), *query) for word in value.split()}
+
+
+def _shown(words: str, secrets: Collection[str]) -> str:
+    """Return words of a far end on one line; some repeat the key that they refuse."""
+    for word in sorted(secrets, key=len, reverse=True):
+        if len(word) >= _SECRET_CHARS:
+            words = words.replace(word, "…")
+    words = _KEY.sub("…", " ".join("".join(c if c.isprintable() else " " for c in words).split()))
+    return words if len(words) <= MAX_REASON_CHARS else f"{words[:MAX_REASON_CHARS]}…"
+
+
+async def _headers(endpoint: Endpoint, call: Call | None) -> dict[str, str]:
+    headers = dict(endpoint.headers) | (endpoint.headers_for(call) if call is not None else {})
+    if endpoint.token is not None:
+        headers["Authorization"] = f"Bearer {await _fetch(endpoint.token)}"
+    return headers
+
+
+async def _fetch(provider: TokenProvider) -> str:
+    try:
+        token = await ask(provider)
+    except Exception as error:  # a user's function
+        raise EndpointUnreachable(f"the endpoint's token provider failed: {type(error).__name__}") from error
+    if not isinstance(token, str) or not re.fullmatch(r"[!-~]+", token):
+        raise EndpointRefused("the endpoint's token provider returned no token: it must be text without spaces")
+    return token
+
+
+class _Straight(connect):
+    """A connection that is not led elsewhere: the server that it was led to would be given the keys."""
+
+    def process_redirect(self, exc: Exception) -> Exception:
+        return exc
+
+
+async def _connect(endpoint: Endpoint, headers: Mapping[str, str]) -> ClientConnection:
+    try:
+        return await _Straight(
+            endpoint.url,
+            additional_headers=headers,
+            compression=None,
+            max_size=MAX_EVENT_BYTES,
+            close_timeout=CLOSE_SECONDS,
+            ping_interval=PING_SECONDS,
+            ping_timeout=PING_SECONDS,
+            logger=_wire_log,
+            open_timeout=None,  # the time-out around it covers the configuration too
+        )
+    except InvalidStatus as error:
+        raise _refused(error, endpoint) from None
+    except InvalidURI:
+        raise EndpointRefused("the model endpoint's URL is not a WebSocket URL: check REALTIME_URL") from None
+    except (OSError, InvalidHandshake, EOFError) as error:
+        raise EndpointUnreachable(f"no connection to the model at {endpoint.host}: {type(error).__name__}") from None
+
+
+def _refused(error: InvalidStatus, endpoint: Endpoint) -> EndpointError:
+    status = str(error.response.status_code)
+    reason = _reason(error.response.body)
+    words = f"{endpoint.host} refused the model session with HTTP {status}" + (f" {reason}" if reason else "")
+    code = reason if reason in endpoint.remedies else "no websocket" if status[0] in "23" else status
+    refused = error.response.status_code in _REFUSED_STATUS or reason in FATAL_CODES
+    return EndpointRefused(words, code=code) if refused else EndpointUnreachable(words, code=code)
+
+
+def _reason(body: bytes | bytearray | None) -> str:
+    """Return the `error.code` of an answer; its message may repeat a part of the key."""
+    try:
+        code = str(json.loads(body or b"")["error"]["code"])
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return ""
+    return code if re.fullmatch(r"[A-Za-z_]{1,64}", code) else ""
+
+
+async def _configure(
+    connection: ClientConnection,
+    endpoint: Endpoint,
+    session: Mapping[str, Any],
+    puzzled: Callable[[ProtocolError], None],
+) -> Negotiation:
+    configuring = Negotiation(
+        dict(session), transcription_models=endpoint.transcription_models, dialect=endpoint.dialect
+    )
+    while not configuring.done:
+        try:
+            update = configuring.receive(realtime.decode(await connection.recv(decode=False)))
+            if update is not None:
+                await connection.send(realtime.encode(update, configuring.dialect or realtime.Dialect.GA), text=True)
+        except ProtocolError as error:
+            puzzled(error)  # half an event while configuring; the time-out is the judge
+        except ConnectionClosed as error:
+            raise _closed(error, ()) from None  # whoever called hides what is secret
+    return configuring
+
+
+def _closed(error: ConnectionClosed, secrets: Collection[str]) -> EndpointError:
+    if error.rcvd is None:
+        return EndpointUnreachable("the model's socket broke without a close", code="1006")
+    code, reason = error.rcvd.code, _shown(error.rcvd.reason, secrets)
+    kind = EndpointRefused if code in (1008, 4000) else EndpointUnreachable
+    return kind(f"the model closed the session with {code} {reason}".rstrip(), code=str(code))

@@ -1,0 +1,326 @@
+"""Where model sessions are: OpenAI, Azure, Helicone, any other Realtime server.
+
+An `Endpoint` is data: an address, headers, a spelling. Its servers differ in nothing else.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import re
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import KW_ONLY, dataclass, field, replace
+from typing import Any, TypeAlias
+from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
+
+from phoneagent.agent.call import Call
+from phoneagent.errors import ConfigurationError
+from phoneagent.protocol import realtime
+from phoneagent.settings import DEFAULT_MODEL, DEFAULT_TRANSCRIPTION_MODELS, Settings
+
+OPENAI_URL = "https://api.openai.com/v1"
+HELICONE_URL = "https://api.helicone.ai/v1/gateway/oai"
+
+AZURE_TRANSCRIPTION_MODELS = ("whisper-1",)
+"""Any other needs a deployment of its name, and a session that names one without is taken, and never transcribed."""
+
+TokenProvider: TypeAlias = Callable[[], str | Awaitable[str]]
+"""Returns a bearer token, as those of azure.identity do. A plain one may block: it is called in a thread."""
+
+FACTS = ("{call_sid}", "{caller}", "{direction}")
+"""What a header may tell of a call."""
+
+_NOBODY = frozenset({"anonymous", "unknown", "restricted", "unavailable", "private", "+266696687"})
+"""What the network says in place of a caller who withholds the number; the last spells ANONYMOUS on a keypad."""
+
+_PRINTABLE = re.compile(r"[!-~]{1,256}")
+_PRINTABLE_URL = re.compile(r"[^\s\x00-\x1f\x7f]+")
+_MODEL_NAMES = ("model", "deployment")
+_KEY_HEADERS = ("authorization", "api-key", "helicone-auth")
+_HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,100}")
+_HEADER_VALUE = re.compile(r"[ -~]{0,8192}")
+_WEB_PAGE = "a web page is there, and no Realtime server"
+_GATEWAY_REMEDIES = {
+    "401": "check REALTIME_API_KEY",
+    "invalid_api_key": "check REALTIME_API_KEY",
+    "1008": "check REALTIME_API_KEY, and OPENAI_MODEL for the model's name there",
+    "404": "check REALTIME_URL, and OPENAI_MODEL for the model's name there",
+    "model_not_found": "check OPENAI_MODEL",
+    "no websocket": f"{_WEB_PAGE}: check REALTIME_URL",
+    "timeout": "check that a Realtime server is at REALTIME_URL",
+    "beta_api_shape_disabled": "it takes only the GA interface: set REALTIME_DIALECT=ga",
+}
+_OPENAI_REMEDIES = {
+    "401": "check OPENAI_API_KEY",
+    "invalid_api_key": "check OPENAI_API_KEY",
+    "404": "check OPENAI_MODEL",
+    "model_not_found": "check OPENAI_MODEL",
+    "no websocket": f"{_WEB_PAGE}: check OPENAI_BASE_URL",
+    "insufficient_quota": "the account has no credit left",
+    "beta_api_shape_disabled": "it takes only the GA interface: set REALTIME_DIALECT=ga",
+}
+_AZURE_REMEDIES = {
+    "401": "check AZURE_OPENAI_API_KEY or the token provider; /openai/v1 refuses an api-version like this too",
+    "404": "check AZURE_OPENAI_ENDPOINT and AZURE_OPENAI_DEPLOYMENT",
+    "DeploymentNotFound": "check AZURE_OPENAI_DEPLOYMENT",
+    "no websocket": f"{_WEB_PAGE}: check AZURE_OPENAI_ENDPOINT",
+}
+_HELICONE_REMEDIES = {
+    "401": "check HELICONE_API_KEY",
+    "timeout": "Helicone stays silent when the provider refuses it: check the provider's key and the model",
+    "1000": "Helicone hides the provider's reason for a close",
+    "no websocket": f"{_WEB_PAGE}: check HELICONE_URL",
+    "beta_api_shape_disabled": "Helicone asks its provider for the beta interface, which OpenAI has switched off: "
+    "remove HELICONE_API_KEY to connect directly",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """A Realtime server.
+
+    `url` with all of its query; `headers` for every session. `dialect`: the spelling it must be addressed in; None goes
+    by its first event. `transcription_models` are tried in turn.
+    """
+
+    url: str = field(repr=False)  # some servers want their key in its query
+    headers: Mapping[str, str] = field(default_factory=dict, repr=False)
+    dialect: realtime.Dialect | None = None
+    transcription_models: tuple[str, ...] = ()
+    _: KW_ONLY
+    call_headers: Mapping[str, str] = field(default_factory=dict, repr=False)
+    """Headers that tell of the call: their values hold {call_sid}, {caller} (a pseudonym) or {direction}."""
+    pseudonym_key: bytes = field(default=b"", repr=False)
+    """Makes the pseudonyms of callers; without it headers with {caller} are left out."""
+    token: TokenProvider | None = field(default=None, repr=False)
+    """Asked for a bearer token whenever a session is opened."""
+    remedies: Mapping[str, str] = field(default_factory=dict, repr=False)
+    """What to do about a refusal, by its HTTP status, close code or error code."""
+
+    def __post_init__(self) -> None:
+        """Refuse what no session could be opened with; neither address nor headers are repeated, they hold keys.
+
+        Raises:
+            ConfigurationError: the address is none, or a key or header cannot be sent.
+        """
+        try:
+            parts = urlsplit(self.url)
+            is_address = parts.scheme in ("ws", "wss") and bool(parts.hostname) and parts.port != 0
+        except ValueError:
+            is_address = False
+        if not is_address or not _PRINTABLE_URL.fullmatch(self.url):
+            raise ConfigurationError(["the endpoint's address is none: write it like wss://HOST/v1, without spaces"])
+        if "" in [value for name, value in parse_qsl(parts.query, keep_blank_values=True) if name in _MODEL_NAMES]:
+            raise ConfigurationError([f"the endpoint at {self.host} has an empty name for its model: name one"])
+        for name, value in (*self.headers.items(), *self.call_headers.items()):
+            if not _HEADER_NAME.fullmatch(name) or not _HEADER_VALUE.fullmatch(value):
+                remedy = "use printable ASCII, without line breaks"
+                raise ConfigurationError([f"the header {name!r} for {self.host} cannot be sent: {remedy}"])
+            if name.lower() in _KEY_HEADERS and value.strip() in ("", "Bearer", "Bearer None"):
+                raise ConfigurationError([f"the header {name!r} for {self.host} has no key in it: give one"])
+
+    @property
+    def host(self) -> str:
+        """The server's name, for messages."""
+        return urlsplit(self.url).hostname or "nowhere"
+
+    @classmethod
+    def openai(
+        cls,
+        api_key: str,
+        model: str = DEFAULT_MODEL,
+        *,
+        organization: str | None = None,
+        project: str | None = None,
+        base_url: str = OPENAI_URL,
+        **options: Any,
+    ) -> Endpoint:
+        """OpenAI, or its host in another region (`base_url`). `options` are further fields."""
+        optional = {"OpenAI-Organization": organization, "OpenAI-Project": project}
+        headers = {"Authorization": f"Bearer {api_key}"} | {name: value for name, value in optional.items() if value}
+        given: dict[str, Any] = {
+            "transcription_models": DEFAULT_TRANSCRIPTION_MODELS,
+            "call_headers": {"OpenAI-Safety-Identifier": "{caller}"},
+            "remedies": _OPENAI_REMEDIES,
+        }
+        return cls(realtime_url(base_url, model), headers, **(given | options))
+
+    @classmethod
+    def azure(
+        cls,
+        endpoint: str,
+        deployment: str,
+        *,
+        api_key: str | None = None,
+        token: TokenProvider | None = None,
+        preview: str | None = None,
+        **options: Any,
+    ) -> Endpoint:
+        """Azure OpenAI: the resource's address and the deployment, with a key or an Entra token provider.
+
+        `preview` is an api-version of the retired preview: its own path, and the beta dialect. `options` are further
+        fields.
+
+        Raises:
+            ConfigurationError: neither key nor token provider, or both.
+        """
+        if (api_key is None) == (token is None):
+            raise ConfigurationError(["Endpoint.azure needs either api_key or token"])
+        parts = urlsplit(endpoint)
+        base = parts.path.rstrip("/").removesuffix("/v1").removesuffix("/openai")
+        path, query = f"{base}/openai/v1/realtime", {"model": deployment}
+        if preview is not None:
+            path, query = f"{base}/openai/realtime", {"api-version": preview, "deployment": deployment}
+        url = urlunsplit((_WEBSOCKET.get(parts.scheme, parts.scheme), parts.netloc, path, urlencode(query), ""))
+        given: dict[str, Any] = {
+            "transcription_models": AZURE_TRANSCRIPTION_MODELS,
+            "token": token,
+            "remedies": _AZURE_REMEDIES,
+        }
+        return cls(url, {} if api_key is None else {"api-key": api_key}, **(given | options))
+
+    @classmethod
+    def gateway(
+        cls,
+        url: str,
+        model: str = DEFAULT_MODEL,
+        *,
+        api_key: str | None = None,
+        dialect: realtime.Dialect | None = None,
+        **options: Any,
+    ) -> Endpoint:
+        """Any server that speaks the Realtime protocol; `dialect` None finds out its spelling."""
+        headers = {} if api_key is None else {"Authorization": f"Bearer {api_key}"}
+        if dialect is realtime.Dialect.BETA:
+            headers["OpenAI-Beta"] = "realtime=v1"
+        given: dict[str, Any] = {
+            "transcription_models": DEFAULT_TRANSCRIPTION_MODELS,
+            "remedies": _GATEWAY_REMEDIES,
+        }
+        return cls(realtime_url(url, model), headers, dialect, **(given | options))
+
+    def through_helicone(self, api_key: str, *, gateway: str = HELICONE_URL) -> Endpoint:
+        """Lead sessions with this OpenAI or Azure endpoint through Helicone, which files them by call and caller.
+
+        Raises:
+            ConfigurationError: Azure with a token provider; Helicone passes on keys only.
+        """
+        if self.token is not None:
+            raise ConfigurationError(["Helicone passes on Azure's key and no token: use api_key"])
+        own = dict(parse_qsl(urlsplit(self.url).query))
+        query = {"model": own.get("model", "")}
+        headers = {name: value for name, value in self.headers.items() if name != "api-key"}
+        if (azure_key := self.headers.get("api-key")) is not None:
+            headers["Authorization"] = f"Bearer {azure_key}"
+            query = {"resource": self.host.split(".")[0], "deployment": own.get("deployment") or own["model"]}
+        about = {
+            "Helicone-Session-Id": "{call_sid}",
+            "Helicone-User-Id": "{caller}",
+            "Helicone-Property-Direction": "{direction}",
+        }
+        parts = urlsplit(gateway)
+        scheme = _WEBSOCKET.get(parts.scheme, parts.scheme)
+        return replace(
+            self,
+            url=urlunsplit((scheme, parts.netloc, f"{parts.path.rstrip('/')}/realtime", urlencode(query), "")),
+            headers={**headers, "Helicone-Auth": f"Bearer {api_key}", "Helicone-Session-Name": "phone call"},
+            call_headers={**self.call_headers, **about},
+            remedies={**self.remedies, **_HELICONE_REMEDIES},
+        )
+
+    @classmethod
+    def from_settings(cls, settings: Settings) -> Endpoint:
+        """Return the server that the settings name: REALTIME_URL, else AZURE_OPENAI_ENDPOINT, else OpenAI.
+
+        Raises:
+            ConfigurationError: no model is named.
+        """
+        endpoint = _named(settings)
+        if settings.helicone_api_key is not None and settings.realtime_url is None:
+            gateway = settings.helicone_url or HELICONE_URL
+            endpoint = endpoint.through_helicone(settings.helicone_api_key.get_secret_value(), gateway=gateway)
+        more = {name: value.get_secret_value() for name, value in settings.realtime_headers.items()}
+        of_calls = {name: value for name, value in more.items() if any(fact in value for fact in FACTS)}
+        of_all = {name: value for name, value in more.items() if name not in of_calls}
+        replaced = {name.lower() for name in more}
+        kept = {name: value for name, value in endpoint.headers.items() if name.lower() not in replaced}
+        kept_of_calls = {name: value for name, value in endpoint.call_headers.items() if name.lower() not in replaced}
+        secret = settings.twilio_auth_token.get_secret_value().encode()
+        return replace(
+            endpoint,
+            headers={**kept, **of_all},
+            call_headers={**kept_of_calls, **of_calls},
+            dialect=_dialect(settings),
+            pseudonym_key=hmac.digest(secret, b"phoneagent caller pseudonym v1", hashlib.sha256),
+        )
+
+    def headers_for(self, call: Call) -> dict[str, str]:
+        """Return the headers that tell of a call; one of which the call does not know its fact is left out."""
+        facts = {"{call_sid}": call.sid, "{caller}": self._pseudonym(call), "{direction}": call.direction}
+        headers = {}
+        for name, value in self.call_headers.items():
+            wanted = [fact for fact in FACTS if fact in value]
+            if all(_PRINTABLE.fullmatch(facts[fact] or "") for fact in wanted):
+                for fact in wanted:
+                    value = value.replace(fact, facts[fact] or "")
+                headers[name] = value
+        return headers
+
+    def _pseudonym(self, call: Call) -> str | None:
+        """Return a name for the caller that is always the same and tells nobody the number."""
+        if not self.pseudonym_key or not call.caller or call.caller.lower() in _NOBODY:
+            return None
+        return hmac.digest(self.pseudonym_key, call.caller.encode(), hashlib.sha256).hex()[:32]
+
+
+_WEBSOCKET = {"http": "ws", "https": "wss"}
+
+
+def _named(settings: Settings) -> Endpoint:
+    """Return the endpoint that the settings name, without what they have for any."""
+    heard: dict[str, Any] = {"transcription_models": settings.transcription_models}
+    if settings.realtime_url is not None:
+        key = settings.realtime_api_key
+        return Endpoint.gateway(
+            settings.realtime_url,
+            settings.openai_model,
+            api_key=None if key is None else key.get_secret_value(),
+            dialect=_dialect(settings),
+            **heard,
+        )
+    if settings.azure_openai_endpoint is not None:
+        if settings.azure_openai_deployment is None or settings.azure_openai_api_key is None:
+            raise ConfigurationError(["AZURE_OPENAI_DEPLOYMENT or AZURE_OPENAI_API_KEY is missing"])
+        return Endpoint.azure(
+            settings.azure_openai_endpoint,
+            settings.azure_openai_deployment,
+            api_key=settings.azure_openai_api_key.get_secret_value(),
+            preview=settings.azure_openai_preview,
+            **(heard if "transcription_models" in settings.model_fields_set else {}),
+        )
+    if settings.openai_api_key is None:
+        raise ConfigurationError(["OPENAI_API_KEY is missing: set it, or REALTIME_URL for another Realtime server"])
+    return Endpoint.openai(
+        settings.openai_api_key.get_secret_value(),
+        settings.openai_model,
+        organization=settings.openai_organization,
+        project=settings.openai_project,
+        base_url=settings.openai_base_url or OPENAI_URL,
+        **heard,
+    )
+
+
+def _dialect(settings: Settings) -> realtime.Dialect | None:
+    return None if settings.realtime_dialect == "auto" else realtime.Dialect(settings.realtime_dialect)
+
+
+def realtime_url(base: str, model: str) -> str:
+    """Complete the address of a Realtime server: the path `/realtime`, and the model if the query names none."""
+    parts = urlsplit(base)
+    path = parts.path.rstrip("/")
+    if not path.endswith("/realtime"):
+        path = f"{path if path not in ('', '/openai') else path + '/v1'}/realtime"
+    query = parse_qsl(parts.query, keep_blank_values=True)
+    if not any(name in _MODEL_NAMES for name, _ in query):
+        query.append(("model", model))
+    return urlunsplit((_WEBSOCKET.get(parts.scheme, parts.scheme), parts.netloc, path, urlencode(query), ""))

@@ -1,0 +1,301 @@
+"""What a client may configure: the parameters of a session and of a response, and how an update is merged in.
+
+A table of checks says what every parameter may be; nothing of a refused update takes effect.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from copy import deepcopy
+from typing import Any
+
+from phoneagent.sim.model.checks import (
+    Check,
+    Refusal,
+    any_object,
+    boolean,
+    by_key,
+    either,
+    function_name,
+    integer,
+    invalid_value,
+    list_of,
+    metadata,
+    missing_parameter,
+    modalities,
+    nullable,
+    number,
+    one_of,
+    string,
+    struct,
+    unknown_parameter,
+)
+
+Json = dict[str, Any]
+
+VOICES = ("alloy", "ash", "ballad", "coral", "echo", "sage", "shimmer", "verse", "marin", "cedar")
+TRANSCRIPTION_MODELS = (
+    "whisper-1",
+    "gpt-transcribe",
+    "gpt-live-transcribe",
+    "gpt-4o-mini-transcribe",
+    "gpt-4o-mini-transcribe-2025-12-15",
+    "gpt-4o-transcribe",
+    "gpt-4o-transcribe-diarize",
+    "gpt-realtime-whisper",
+)
+SERVER_VAD: Json = {
+    "type": "server_vad",
+    "threshold": 0.5,
+    "prefix_padding_ms": 300,
+    # Documented as 500, seen as 200 in session.created: a client that cares sets it.
+    "silence_duration_ms": 200,
+    "idle_timeout_ms": None,
+    "create_response": True,
+    "interrupt_response": True,
+}
+SEMANTIC_VAD: Json = {
+    "type": "semantic_vad",
+    "eagerness": "auto",
+    "create_response": True,
+    "interrupt_response": True,
+}
+INSTRUCTIONS = "You are a helpful assistant. You speak with a warm voice and keep your answers short."
+
+TYPE = {"type": string}
+FORMAT = by_key(
+    "type",
+    {
+        "audio/pcm": struct({**TYPE, "rate": one_of(24000)}),
+        "audio/pcmu": struct(TYPE),  # 8 kHz always: `rate` is an unknown parameter
+        "audio/pcma": struct(TYPE),
+    },
+)
+VOICE = either(one_of(*VOICES), str, struct({"id": string}, "id"))
+_TURN = {**TYPE, "create_response": boolean, "interrupt_response": boolean}
+_SERVER_TURN = {
+    **_TURN,
+    "threshold": number(0, 1),
+    "prefix_padding_ms": integer(0, 10_000),
+    "silence_duration_ms": integer(0, 10_000),
+}
+_SEMANTIC_TURN = struct({**_TURN, "eagerness": one_of("low", "medium", "high", "auto")})
+TURN_DETECTION = by_key(
+    "type",
+    {
+        "server_vad": struct({**_SERVER_TURN, "idle_timeout_ms": nullable(integer(5000, 30_000))}),
+        "semantic_vad": _SEMANTIC_TURN,
+    },
+)
+BETA_TURN_DETECTION = by_key("type", {"server_vad": struct(_SERVER_TURN), "semantic_vad": _SEMANTIC_TURN})
+TRANSCRIPTION = struct(
+    {
+        "model": one_of(*TRANSCRIPTION_MODELS),
+        "language": string,
+        "prompt": string,
+        "delay": one_of("minimal", "low", "medium", "high", "xhigh"),
+        "keywords": list_of(string),
+        "languages": list_of(string),
+    }
+)
+NOISE_REDUCTION = struct({"type": one_of("near_field", "far_field")}, "type")
+_FUNCTION = struct({**TYPE, "name": function_name, "description": string, "parameters": any_object}, "name")
+FUNCTIONS = list_of(by_key("type", {"function": _FUNCTION}), limit=128)
+_TOOL_FILTER = nullable(struct({"tool_names": list_of(string), "read_only": boolean}))
+_MCP_SERVER = struct(
+    {
+        **TYPE,
+        "server_label": function_name,
+        "server_url": string,
+        "connector_id": string,
+        "tunnel_id": string,
+        "server_description": string,
+        "authorization": string,
+        "headers": nullable(any_object),
+        "allowed_tools": nullable(either(list_of(string), list, _TOOL_FILTER)),
+        "require_approval": nullable(
+            either(one_of("always", "never"), str, struct({"always": _TOOL_FILTER, "never": _TOOL_FILTER}))
+        ),
+        "defer_loading": boolean,
+        "allowed_callers": list_of(one_of("direct", "programmatic")),
+    },
+    "server_label",
+)
+TOOLS = list_of(by_key("type", {"function": _FUNCTION, "mcp": _MCP_SERVER}), limit=128)
+_MCP_CHOICE = struct({**TYPE, "server_label": string, "name": nullable(string)}, "server_label")
+TOOL_CHOICE = either(
+    one_of("auto", "none", "required"),
+    str,
+    by_key("type", {"function": struct({**TYPE, "name": function_name}, "name"), "mcp": _MCP_CHOICE}),
+)
+MAX_TOKENS = either(one_of("inf"), str, integer(1, 4096))
+REASONING = struct({"effort": one_of("minimal", "low", "medium", "high", "xhigh")})
+TRACING = nullable(
+    either(one_of("auto"), str, struct({"workflow_name": string, "group_id": string, "metadata": any_object}))
+)
+_RETENTION = struct({"type": one_of("retention_ratio"), "retention_ratio": number(0, 1), "token_limits": any_object})
+_SHARED: dict[str, Check] = {
+    "instructions": string,
+    "tools": TOOLS,
+    "tool_choice": TOOL_CHOICE,
+    "prompt": nullable(any_object),
+}
+_MODERN: dict[str, Check] = {
+    "output_modalities": modalities(("text",), ("audio",)),
+    "max_output_tokens": MAX_TOKENS,
+    "parallel_tool_calls": boolean,
+    "reasoning": REASONING,
+}
+SESSION: dict[str, Check] = {
+    **_SHARED,
+    **_MODERN,
+    "type": one_of("realtime"),
+    "model": string,
+    "audio": struct(
+        {
+            "input": struct(
+                {
+                    "format": FORMAT,
+                    "transcription": nullable(TRANSCRIPTION),
+                    "noise_reduction": nullable(NOISE_REDUCTION),
+                    "turn_detection": nullable(TURN_DETECTION),
+                }
+            ),
+            "output": struct({"format": FORMAT, "voice": VOICE, "speed": number(0.25, 1.5)}),
+        }
+    ),
+    "include": nullable(list_of(one_of("item.input_audio_transcription.logprobs"))),
+    "tracing": TRACING,
+    "truncation": either(one_of("auto", "disabled"), str, _RETENTION),
+}
+RESPONSE: dict[str, Check] = {
+    **_SHARED,
+    **_MODERN,
+    "audio": struct({"output": struct({"format": FORMAT, "voice": VOICE})}),
+    "conversation": one_of("auto", "none"),
+    "input": list_of(any_object),
+    "metadata": nullable(metadata),
+}
+
+
+def check_session(update: Any) -> None:
+    """Check the `session` of a `session.update`. Raises `Refusal`."""
+    struct(SESSION, "type")(update, "session")
+
+
+def check_response(params: Any) -> None:
+    """Check the `response` of a `response.create`. Raises `Refusal`."""
+    struct(RESPONSE)(params, "response")
+
+
+def default_session(model: str, session_id: str, expires_at: int) -> Json:
+    """Return the configuration that a session begins with. `expires_at` is in Unix seconds."""
+    pcm = {"type": "audio/pcm", "rate": 24000}
+    session: Json = {
+        "type": "realtime",
+        "object": "realtime.session",
+        "id": session_id,
+        "model": model,
+        "output_modalities": ["audio"],
+        "instructions": INSTRUCTIONS,
+        "tools": [],
+        "tool_choice": "auto",
+        "max_output_tokens": "inf",
+        "tracing": None,
+        "truncation": "auto",
+        "prompt": None,
+        "expires_at": expires_at,
+        "audio": {
+            "input": {
+                "format": dict(pcm),
+                "transcription": None,
+                "noise_reduction": None,
+                "turn_detection": dict(SERVER_VAD),
+            },
+            "output": {"format": dict(pcm), "voice": "alloy", "speed": 1.0},
+        },
+        "include": None,
+    }
+    if reasons(model):
+        session["reasoning"] = {"effort": "low"}
+    return session
+
+
+def reasons(model: str) -> bool:
+    """Tell whether `model` takes `reasoning` and `parallel_tool_calls`: the gpt-realtime-2 family does."""
+    return re.match(r"gpt-realtime-2(?!\d)", model) is not None
+
+
+def updated_session(session: Json, update: Json, *, spoke: bool) -> Json:
+    """Return `session` with a checked `update` merged in, field by field. `spoke`: assistant audio exists already.
+
+    Raises `Refusal` for what depends on the session's state: its model, its voice, its tracing.
+    """
+    model = session["model"]
+    if update.get("model", model) != model:
+        raise invalid_value("Cannot change the model of a session; open a new one.", "session.model")
+    check_model_options(model, update, "session")
+    if "tracing" in update and session["tracing"] not in (None, update["tracing"]):
+        raise invalid_value("Cannot update tracing once it has been set.", "session.tracing")
+    check_voice(session, update, spoke=spoke, at="session")
+    merged = _merge(session, update)
+    _check_transcription(merged["audio"]["input"]["transcription"])
+    for tool in merged["tools"]:
+        tool.pop("authorization", None)  # of an MCP server: it is not read back
+    return merged
+
+
+def refuse_fields(update: Json, paths: Iterable[str]) -> None:
+    """Refuse an update that has one of these parameters (dotted), as if the server had never heard of them."""
+    for path in sorted(paths):
+        holder: Any = update
+        for name in path.split("."):
+            holder = holder.get(name, unknown_parameter) if isinstance(holder, dict) else unknown_parameter
+        if holder is not unknown_parameter:
+            raise unknown_parameter(f"session.{path}", blame="fault")
+
+
+def check_model_options(model: str, params: Json, at: str) -> None:
+    """Refuse what only a reasoning model takes."""
+    for name in ("reasoning", "parallel_tool_calls"):
+        if name in params and not reasons(model):
+            raise invalid_value("Unsupported option for this model.", f"{at}.{name}")
+
+
+def check_voice(session: Json, params: Json, *, spoke: bool, at: str) -> None:
+    """Refuse another voice once the assistant has spoken; the same one may be named again."""
+    current = session["audio"]["output"]["voice"]
+    if spoke and params.get("audio", {}).get("output", {}).get("voice", current) != current:
+        message = "Cannot update a conversation's voice if assistant audio is present."
+        raise Refusal(message, code="cannot_update_voice", param=f"{at}.audio.output.voice")
+
+
+def _check_transcription(transcription: Json | None) -> None:
+    if transcription is None:
+        return
+    at = "session.audio.input.transcription"
+    model = transcription.get("model")
+    if model is None:
+        raise missing_parameter(f"{at}.model")
+    if model not in ("gpt-transcribe", "gpt-live-transcribe"):
+        for name in ("keywords", "languages"):
+            if name in transcription:
+                raise invalid_value("Unsupported option for this model.", f"{at}.{name}")
+    if "delay" in transcription and model != "gpt-realtime-whisper":
+        raise invalid_value("Unsupported option for this model.", f"{at}.delay")
+
+
+def _merge(old: Json, new: Json) -> Json:
+    merged = deepcopy(old)
+    for name, value in new.items():
+        before = merged.get(name)
+        if name == "turn_detection" and value is not None:
+            same = before is not None and before["type"] == value["type"]
+            defaults = SERVER_VAD if value["type"] == "server_vad" else SEMANTIC_VAD
+            merged[name] = {**(before if same and before else defaults), **value}
+        elif name in ("audio", "input", "output", "transcription") and isinstance(before, dict) and value is not None:
+            merged[name] = _merge(before, value)
+        else:
+            merged[name] = deepcopy(value)
+    return merged

@@ -1,0 +1,124 @@
+"""The client events that the simulated Realtime server knows, and the items that a client may add."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from typing import Any
+
+from phoneagent.sim.model.checks import (
+    Check,
+    Refusal,
+    any_object,
+    boolean,
+    by_key,
+    function_name,
+    integer,
+    invalid_value,
+    list_of,
+    nullable,
+    one_of,
+    short_string,
+    string,
+    struct,
+)
+
+MAX_APPEND_BYTES = 15 << 20
+"""What one `input_audio_buffer.append` may carry, decoded."""
+
+_ID = short_string(32)
+"""Of items and calls that a client names; nobody documents the limit, and no client is known to go beyond it."""
+
+_EVENT: dict[str, Check] = {"type": string, "event_id": short_string(512)}
+_EVENTS: dict[str, Check] = {
+    "session.update": struct({**_EVENT, "session": any_object}, "session"),
+    "input_audio_buffer.append": struct({**_EVENT, "audio": string}, "audio"),
+    "input_audio_buffer.commit": struct(_EVENT),
+    "input_audio_buffer.clear": struct(_EVENT),
+    "conversation.item.create": struct(
+        {**_EVENT, "item": any_object, "previous_item_id": nullable(string)},
+        "item",
+    ),
+    "conversation.item.retrieve": struct({**_EVENT, "item_id": string}, "item_id"),
+    "conversation.item.delete": struct({**_EVENT, "item_id": string}, "item_id"),
+    "conversation.item.truncate": struct(
+        {**_EVENT, "item_id": string, "content_index": integer(0, 0), "audio_end_ms": integer(0, 2**31)},
+        "item_id",
+        "content_index",
+        "audio_end_ms",
+    ),
+    "response.create": struct({**_EVENT, "response": nullable(any_object)}),
+    "response.cancel": struct({**_EVENT, "response_id": nullable(string)}),
+}
+
+
+def check_event(event: Any) -> None:
+    """Check a decoded client event down to its own fields, not into `session`, `response` and `item`."""
+    if not isinstance(event, dict):
+        raise Refusal("Invalid event: expected a JSON object.", code="invalid_event")
+    if event.get("type") == "output_audio_buffer.clear":
+        raise invalid_value("output_audio_buffer.clear is for WebRTC and SIP connections only.", "type")
+    by_key("type", _EVENTS)(event, "")
+
+
+def decode_audio(audio: str) -> bytes:
+    """Return the bytes of an append. Raises `Refusal` for what is not base64, or too much."""
+    try:
+        data = base64.b64decode(audio, validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise invalid_value("Invalid 'audio': expected base64-encoded audio bytes.", "audio") from error
+    if len(data) > MAX_APPEND_BYTES:
+        raise invalid_value(f"Invalid 'audio': expected at most {MAX_APPEND_BYTES} bytes of audio.", "audio")
+    return data
+
+
+def encode_audio(audio: bytes | bytearray) -> str:
+    return base64.b64encode(audio).decode("ascii")
+
+
+_ITEM: dict[str, Check] = {
+    "id": _ID,
+    "type": string,
+    "object": one_of("realtime.item"),
+    "status": one_of("completed", "incomplete", "in_progress"),
+}
+_TEXT = struct({"type": string, "text": string}, "text")
+_INPUT_AUDIO = struct({"type": string, "audio": string, "transcript": nullable(string)}, "audio")
+_INPUT_IMAGE = struct({"type": string, "image_url": string, "detail": string}, "image_url")
+
+
+def _message(**parts: Check) -> Check:
+    content = list_of(by_key("type", parts))
+    return struct({**_ITEM, "role": string, "content": content}, "role", "content")
+
+
+_MESSAGE = by_key(
+    "role",
+    {
+        "user": _message(input_text=_TEXT, input_audio=_INPUT_AUDIO, input_image=_INPUT_IMAGE),
+        "system": _message(input_text=_TEXT),
+        # The assistant's audio cannot be brought in from outside.
+        "assistant": _message(output_text=_TEXT),
+    },
+)
+_CALL = struct({**_ITEM, "call_id": _ID, "name": function_name, "arguments": string}, "name", "arguments")
+_OUTPUT = struct({**_ITEM, "call_id": _ID, "output": string}, "call_id", "output")
+_DECISION = struct(
+    {**_ITEM, "approval_request_id": string, "approve": boolean, "reason": nullable(string)},
+    "approval_request_id",
+    "approve",
+)
+_check_item = by_key(
+    "type",
+    {
+        "message": _MESSAGE,
+        "function_call": _CALL,
+        "function_call_output": _OUTPUT,
+        "mcp_approval_response": _DECISION,
+    },
+)
+
+
+def check_item(item: Any, at: str = "item") -> None:
+    """Check an item that a client wants to add. Raises `Refusal`."""
+    _check_item(item, at)

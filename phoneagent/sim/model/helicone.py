@@ -1,0 +1,137 @@
+"""Helicone's gateway in front of a simulated model, with its quirks.
+
+    async with Model(service=OPENAI) as model, Helicone(model, api_key="sk-helicone") as gateway:
+        ...  # connect to gateway.url
+
+It asks its provider for the beta dialect, whatever the client asked for. Where the provider refuses the handshake, it
+keeps the client's socket, and silence. A close of the provider reaches the client as 1000, whatever it was.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+from contextlib import suppress
+from types import TracebackType
+from typing import Self
+from urllib.parse import parse_qsl, urlencode, urlsplit
+
+from websockets.asyncio.client import ClientConnection, connect
+from websockets.asyncio.server import Server, ServerConnection, serve
+from websockets.datastructures import Headers
+from websockets.exceptions import ConnectionClosed, InvalidHandshake
+from websockets.http11 import Request, Response
+
+from phoneagent.sim.model.server import MAX_MESSAGE_BYTES, Model
+from phoneagent.sim.model.service import ANY, rules_broken
+
+PATH = "/v1/gateway/oai/realtime"
+AZURE_PATH = "/openai/realtime"
+AZURE_VERSION = "2024-10-01-preview"
+RESOURCE = "phones"
+"""The Azure resource that the model behind is; any other cannot be reached."""
+
+
+class Helicone:
+    """The gateway, on 127.0.0.1 while the context is entered, in front of a running `Model`."""
+
+    def __init__(self, upstream: Model, *, api_key: str) -> None:
+        self.upstream = upstream
+        self.violations: list[str] = []
+        """Rules that a client broke at this door."""
+        self.filed: list[dict[str, str]] = []
+        """For each session, what it is filed under: its headers that begin with Helicone-, but for the key."""
+        self.failures: list[str] = []
+        """Handshakes that the provider refused, and no client was told."""
+        self._api_key = api_key
+        self._server: Server | None = None
+
+    @property
+    def url(self) -> str:
+        """Where to connect: `ws://127.0.0.1:PORT/v1/gateway/oai/realtime`. Only while the gateway runs."""
+        if self._server is None:
+            raise RuntimeError(
+                "the simulated gateway does not run; enter it first: async with Helicone(...) as gateway"
+            )
+        return f"ws://127.0.0.1:{self._server.sockets[0].getsockname()[1]}{PATH}"
+
+    async def __aenter__(self) -> Self:
+        self._server = await serve(
+            self._serve,
+            "127.0.0.1",
+            0,
+            process_request=self._admit,
+            compression=None,
+            max_size=MAX_MESSAGE_BYTES,
+        )
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        assert self._server is not None
+        self._server.close()
+        await self._server.wait_closed()
+        self._server = None
+
+    def _admit(self, connection: ServerConnection, request: Request) -> Response | None:
+        if urlsplit(request.path).path != PATH:
+            return connection.respond(404, "not found\n")
+        offered = request.headers.get("Helicone-Auth", "").encode()
+        if not hmac.compare_digest(offered, f"Bearer {self._api_key}".encode()):
+            return connection.respond(401, "Unauthorized\n")
+        return None
+
+    async def _serve(self, client: ServerConnection) -> None:
+        assert client.request is not None
+        headers = client.request.headers
+        self.violations += rules_broken(ANY, client.request.path, headers)
+        about = [item for item in headers.raw_items() if item[0].lower().startswith("helicone-")]
+        self.filed.append({name: value for name, value in about if name.lower() != "helicone-auth"})
+        url, forwarded = self._target(client.request.path, headers)
+        try:
+            provider = await connect(url, additional_headers=forwarded, compression=None, max_size=None)
+        except (OSError, InvalidHandshake) as error:
+            self.failures.append(f"{type(error).__name__}: {error}")
+            await _drain(client)
+            return
+        async with provider:
+            await _relay(client, provider)
+
+    def _target(self, target: str, headers: Headers) -> tuple[str, list[tuple[str, str]]]:
+        """Return where a session is led, and with which headers."""
+        url, upstream = urlsplit(target), urlsplit(self.upstream.url)
+        origin = f"ws://{upstream.netloc}"
+        query = dict(parse_qsl(url.query))
+        forwarded = [("OpenAI-Beta", "realtime=v1")]
+        key = headers.get("Authorization", "")
+        if "resource" not in query:
+            return f"{origin}/v1/realtime?{url.query}", [*forwarded, ("Authorization", key)]
+        if query["resource"] != RESOURCE:
+            origin = "ws://127.0.0.1:1"  # a name that nobody has
+        own = urlencode({"api-version": AZURE_VERSION, "deployment": query.get("deployment", "")})
+        return f"{origin}{AZURE_PATH}?{own}", [*forwarded, ("api-key", key.removeprefix("Bearer "))]
+
+
+async def _relay(client: ServerConnection, provider: ClientConnection) -> None:
+    """Pass everything on, until one of them closes."""
+    upward = asyncio.create_task(_pump(client, provider))
+    try:
+        await _pump(provider, client)
+    finally:
+        upward.cancel()
+        await asyncio.gather(upward, return_exceptions=True)
+
+
+async def _pump(source: ServerConnection | ClientConnection, target: ServerConnection | ClientConnection) -> None:
+    with suppress(ConnectionClosed):
+        async for message in source:
+            await target.send(message)
+    await target.close(1000, "Target connection closed")
+
+
+async def _drain(client: ServerConnection) -> None:
+    """Read what the client says, answer nothing, and go when it goes."""
+    with suppress(ConnectionClosed):
+        while True:
+            await client.recv()

@@ -1,0 +1,187 @@
+"""The input buffer of the simulated Realtime server, and the turns that it finds there.
+
+All of it runs in *audio time*, the number of milliseconds received so far, as the real server's does: audio that stops
+in mid-word never ends a turn, and a backlog that arrives at once is heard as if it had been spoken.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from phoneagent.protocol.audio import BYTES_PER_MS, FRAME_BYTES
+from phoneagent.sim.model.vad import FRAME_MS, Vad
+
+ONSET_FRAMES = 3
+"""Consecutive frames of speech (60 ms) that start a turn: a click is shorter."""
+
+LONGEST_TURN_MS = 600_000
+"""What the buffer holds at most; older audio is dropped."""
+
+QUIET_BUFFER_MS = 5_000
+"""What it holds while detection is on and nobody speaks."""
+
+SEMANTIC_SILENCE_MS = {"low": 2000, "medium": 1000, "auto": 1000, "high": 600}
+"""Silence that ends a turn under `semantic_vad`, by eagerness: this server weighs no words, it only waits longer."""
+
+
+@dataclass(frozen=True, slots=True)
+class SpeechStarted:
+    """`audio_start_ms` includes the prefix padding; `speech_start_ms` is where speech began."""
+
+    audio_start_ms: int
+    speech_start_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class SpeechStopped:
+    """`audio_end_ms` includes the silence that ended the turn; `audio` is the whole turn as µ-law."""
+
+    audio_end_ms: int
+    speech_end_ms: int
+    audio: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class IdleTimeout:
+    """Nobody spoke for `idle_timeout_ms`, from `audio_start_ms` to `audio_end_ms`."""
+
+    audio_start_ms: int
+    audio_end_ms: int
+
+
+Heard = SpeechStarted | SpeechStopped | IdleTimeout
+
+
+class InputBuffer:
+    """Collects input audio and finds turns in it. `make_vad` is called with a threshold when detection is set up."""
+
+    def __init__(self, make_vad: Callable[[float], Vad]) -> None:
+        self._make_vad = make_vad
+        self._detection: Mapping[str, Any] | None = None
+        self._vad: Vad | None = None
+        self._received = 0
+        self._buffer = bytearray()
+        self._partial = b""
+        self._idle_from_ms: int | None = None
+        self._forget()
+
+    def _forget(self) -> None:
+        self._run = 0
+        self._speech_start: int | None = None
+        self._turn_start = 0
+        self._speech_end = 0
+
+    @property
+    def position_ms(self) -> int:
+        """All audio so far, in ms."""
+        return self._received // BYTES_PER_MS
+
+    @property
+    def buffered_ms(self) -> int:
+        """What a commit would take, in ms."""
+        return len(self._buffer) // BYTES_PER_MS
+
+    @property
+    def speaking(self) -> bool:
+        """Whether a turn has begun and not ended."""
+        return self._speech_start is not None
+
+    @property
+    def speech_span_ms(self) -> tuple[int, int]:
+        """Where the audio in the buffer lies: the start of speech if there is any, and the newest millisecond."""
+        start = self._received - len(self._buffer) if self._speech_start is None else self._speech_start
+        return start // BYTES_PER_MS, self.position_ms
+
+    def configure(self, detection: Mapping[str, Any] | None) -> None:
+        """Use these turn-detection settings from here on; a turn that has begun is forgotten, the buffer stays."""
+        if detection == self._detection:
+            return
+        self._detection = detection
+        self._vad = None if detection is None else self._make_vad(detection.get("threshold", 0.5))
+        self._forget()
+
+    def expect_answer(self, after_ms: int) -> None:
+        """Start the idle timer `after_ms` of audio from now: when the answer will have been played."""
+        self._idle_from_ms = self.position_ms + after_ms
+
+    def clear(self) -> None:
+        """Drop the buffer and a turn that has begun."""
+        self._buffer.clear()
+        self._forget()
+
+    def take(self) -> bytes:
+        """Return the whole buffer and empty it, as a commit does."""
+        audio = bytes(self._buffer)
+        self.clear()
+        return audio
+
+    def feed(self, ulaw: bytes) -> list[Heard]:
+        """Append audio and return what happened in it, in order."""
+        if self._vad is None:
+            self._partial = b""
+            self._append(ulaw, LONGEST_TURN_MS)
+            return []
+        heard: list[Heard] = []
+        data = self._partial + ulaw
+        whole = len(data) - len(data) % FRAME_BYTES
+        self._partial = data[whole:]
+        for start in range(0, whole, FRAME_BYTES):
+            frame = data[start : start + FRAME_BYTES]
+            self._append(frame, LONGEST_TURN_MS if self.speaking else QUIET_BUFFER_MS)
+            if event := self._frame(self._vad.feed(frame)):
+                heard.append(event)
+        return heard
+
+    def _append(self, audio: bytes, limit_ms: int) -> None:
+        self._buffer += audio
+        self._received += len(audio)
+        excess = len(self._buffer) - limit_ms * BYTES_PER_MS
+        # Cutting the front of a bytearray moves the rest, so it waits until a second's worth is due.
+        if excess > 1000 * BYTES_PER_MS:
+            del self._buffer[:excess]
+
+    def _frame(self, speech: bool) -> Heard | None:
+        if speech:
+            self._idle_from_ms = None
+            self._run += 1
+            if self._speech_start is None and self._run >= ONSET_FRAMES:
+                return self._start()
+            if self._speech_start is not None:
+                self._speech_end = self._received
+            return None
+        self._run = 0
+        if self._speech_start is None:
+            return self._idle()
+        if self._received - self._speech_end >= self._silence_ms() * BYTES_PER_MS:
+            return self._stop()
+        return None
+
+    def _start(self) -> SpeechStarted:
+        assert self._detection is not None
+        begin = self._received - self._run * FRAME_BYTES
+        padding = self._detection.get("prefix_padding_ms", 300) * BYTES_PER_MS
+        self._turn_start = max(begin - padding, self._received - len(self._buffer))
+        self._speech_start, self._speech_end = begin, self._received
+        return SpeechStarted(self._turn_start // BYTES_PER_MS, begin // BYTES_PER_MS)
+
+    def _stop(self) -> SpeechStopped:
+        oldest = self._received - len(self._buffer)
+        audio = bytes(self._buffer[max(0, self._turn_start - oldest) :])
+        speech_end_ms = self._speech_end // BYTES_PER_MS
+        self.clear()
+        return SpeechStopped(self.position_ms, speech_end_ms, audio)
+
+    def _silence_ms(self) -> int:
+        assert self._detection is not None
+        if self._detection["type"] == "semantic_vad":
+            return SEMANTIC_SILENCE_MS[self._detection.get("eagerness", "auto")]
+        return max(FRAME_MS, int(self._detection.get("silence_duration_ms", 500)))
+
+    def _idle(self) -> IdleTimeout | None:
+        limit = self._detection.get("idle_timeout_ms") if self._detection else None
+        if limit is None or self._idle_from_ms is None or self.position_ms < self._idle_from_ms + limit:
+            return None
+        start, self._idle_from_ms = self._idle_from_ms, None
+        return IdleTimeout(start, self.position_ms)

@@ -1,0 +1,223 @@
+"""What the simulated model answers: the script applied to what is new in the conversation."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from phoneagent.sim.model.config import Json
+from phoneagent.sim.model.script import Script, ScriptedCall, ScriptedTurn
+
+_QUOTED = re.compile(r'"([^"]+)"|“([^”]+)”')
+_GOODBYE = re.compile(r"\bgood-?bye\b|\bfarewell\b", re.IGNORECASE)
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedCall:
+    """A function call to make, or one of a tool of an MCP `server`. `then` is said once its output is there.
+
+    `output` or `error` is what such a server answers.
+    """
+
+    name: str
+    arguments: str
+    then: tuple[str, ...] = ()
+    server: str | None = None
+    output: str = ""
+    error: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """What one response says (an audio item each) and calls."""
+
+    say: tuple[str, ...] = ()
+    calls: tuple[PlannedCall, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """What a response has to answer.
+
+    `news` are the unanswered items of system, user and tools, in order; `heard` says what was understood of the user's
+    audio, by item id. `instructions` are the response's own. `hosted` are the tools of MCP servers, as (label, name).
+    `beginning`: nobody has said anything yet.
+    """
+
+    news: Sequence[Json]
+    heard: Mapping[str, str]
+    instructions: str | None
+    tools: Collection[str]
+    tool_choice: Any
+    beginning: bool
+    hosted: Collection[tuple[str, str]] = ()
+
+
+class Replies:
+    """One session's memory of the script: which turn is next, and what follows which call.
+
+    `hears` says whether the caller's audio is really understood; otherwise its n-th turn takes the script's n-th.
+    """
+
+    def __init__(self, script: Script, *, hears: bool) -> None:
+        self._script = script
+        self._hears = hears
+        self._turns = 0
+        self._doubtful = 0
+        self._replaying = True
+        self._scripted: dict[str, int] = {}
+        self._idle: set[str] = set()
+        self._then: dict[str, tuple[str, ...]] = {}
+        self._pending: set[str] = set()
+
+    def turn_began(self, item_id: str) -> str:
+        """Note the caller's next turn and return its line, known only when hearing is scripted."""
+        self._replaying = False
+        number = self._scripted[item_id] = self._turns
+        self._turns += 1
+        turn = self._script.turn(number)
+        return turn.caller if turn and not self._hears else ""
+
+    def recall(self, item: Json) -> None:
+        """Learn of an item that the client brought: a part of a conversation that began in another session.
+
+        As long as nothing was said here, a message of the user counts as one of the script's turns if it is the line
+        of that turn, or if it was answered elsewhere; so a scripted conversation goes on where it was.
+        """
+        if item["type"] == "function_call":
+            self.called(item["call_id"], PlannedCall(item["name"], item["arguments"], self._then_of(item["name"])))
+        if not self._replaying:
+            return
+        if item["type"] == "function_call" or item.get("role") == "assistant":
+            self._turns += self._doubtful
+            self._doubtful = 0
+        elif item.get("role") == "user":
+            turn = self._script.turn(self._turns + self._doubtful)
+            if turn and turn.caller and turn.caller == _text(item):
+                self._turns += self._doubtful
+                self._scripted[item["id"]] = self._turns
+                self._turns, self._doubtful = self._turns + 1, 0
+            else:
+                self._doubtful += 1
+
+    def _then_of(self, name: str) -> tuple[str, ...]:
+        return next((turn.then for turn in self._script.turns for call in turn.calls if call.name == name), ())
+
+    def idled(self, item_id: str) -> None:
+        """Note that this item stands for a caller who said nothing."""
+        self._idle.add(item_id)
+
+    def called(self, call_id: str, call: PlannedCall) -> None:
+        """Note a call that was made; that of an MCP server goes by its item's id."""
+        self._then[call_id] = call.then
+        self._pending.add(call_id)
+
+    def returned(self, call_id: str) -> None:
+        """Note that the output of a call is there."""
+        self._pending.discard(call_id)
+
+    def answer(self, question: Question) -> Reply:
+        """Return the reply; it never calls a tool that the session lacks or that `tool_choice` forbids."""
+        self._replaying = False
+        reply = self._asked_for(question) or self._reply(question)
+        return self._with_choice(reply, question)
+
+    def _asked_for(self, question: Question) -> Reply | None:
+        """Return what was asked for word by word, or a goodbye."""
+        newest = question.news[-1] if question.news else None
+        wish = newest if newest is not None and newest.get("role") == "system" else None
+        for text in (question.instructions or "", _text(wish) if wish else ""):
+            if quoted := _QUOTED.findall(text):
+                return Reply(("".join(quoted[-1]),))
+            if _GOODBYE.search(text):
+                return Reply((self._script.goodbye,))
+        return None
+
+    def _reply(self, question: Question) -> Reply:
+        outputs = [item for item in question.news if item["type"] in ("function_call_output", "mcp_call")]
+        asked = [item for item in question.news if item.get("role") == "user"]
+        say = self._after(outputs) if outputs else ()
+        if asked:
+            turn = self._to_user(asked[-1], question)
+            return Reply((*say, *turn.say), turn.calls)
+        if say:
+            return Reply(say)
+        if question.beginning:
+            return Reply((self._script.greeting,))
+        return Reply((self._script.filler if self._pending else self._script.default,))
+
+    def _to_user(self, item: Json, question: Question) -> Reply:
+        item_id = item["id"]
+        if item_id in self._idle:
+            return Reply((self._script.idle,))
+        turn: ScriptedTurn | None
+        if item_id in self._scripted and not self._hears:
+            turn = self._script.turn(self._scripted[item_id])
+        else:
+            turn = self._script.match(question.heard.get(item_id) or _text(item))
+        if turn is None:
+            return Reply((self._script.default,))
+        may_call = question.tool_choice != "none"
+        calls = tuple(_planned(turn, call) for call in turn.calls if may_call and _offers(question, call))
+        return Reply(turn.say or (() if calls else (self._script.default,)), calls)
+
+    def _after(self, outputs: Sequence[Json]) -> tuple[str, ...]:
+        """Return what follows the outputs: the line of the calls' turn, once, with all that they returned."""
+        returned = " ".join(map(_outcome, outputs))
+        keys = (item["id"] if item["type"] == "mcp_call" else item["call_id"] for item in outputs)
+        lines = next((then for key in keys if (then := self._then.get(key))), ("{output}",))
+        return tuple(line for template in lines if (line := template.replace("{output}", returned).strip()))
+
+    def _with_choice(self, reply: Reply, question: Question) -> Reply:
+        choice = question.tool_choice
+        if isinstance(choice, dict) and choice.get("type") == "mcp":
+            return self._with_server(reply, choice, question)
+        wanted = choice["name"] if isinstance(choice, dict) and choice.get("type") == "function" else None
+        if not question.tools or (wanted is None and choice != "required"):
+            return reply
+        if any(wanted in (None, call.name) for call in reply.calls):
+            return reply
+        name = wanted if wanted is not None else sorted(question.tools)[0]
+        return Reply(reply.say, (*reply.calls, PlannedCall(name, "{}")))
+
+    def _with_server(self, reply: Reply, choice: Json, question: Question) -> Reply:
+        """Return the reply with a call of the MCP server that was chosen, as the script has it."""
+        for turn in self._script.turns:
+            for call in turn.calls:
+                chosen = call.server == choice["server_label"] and choice.get("name") in (None, call.name)
+                if chosen and _offers(question, call):
+                    made = any((each.server, each.name) == (call.server, call.name) for each in reply.calls)
+                    return reply if made else Reply(reply.say, (*reply.calls, _planned(turn, call)))
+        return reply
+
+
+def _text(item: Json) -> str:
+    """Return all text of a message, transcripts included."""
+    content = item.get("content", [])
+    return " ".join(str(part.get("text") or part.get("transcript") or "") for part in content).strip()
+
+
+def _planned(turn: ScriptedTurn, call: ScriptedCall) -> PlannedCall:
+    arguments = json.dumps(dict(call.arguments), default=str)
+    return PlannedCall(call.name, arguments, turn.then, server=call.server, output=call.output, error=call.error)
+
+
+def _offers(question: Question, call: ScriptedCall) -> bool:
+    return call.name in question.tools if call.server is None else (call.server, call.name) in question.hosted
+
+
+def _outcome(item: Json) -> str:
+    """Return what came of a call, as one would say it."""
+    return str(item["error"]["message"]) if item.get("error") else _spoken(item["output"])
+
+
+def _spoken(output: str) -> str:
+    """Return a tool's output as one would say it: a JSON string without its quotes."""
+    try:
+        value = json.loads(output)
+    except ValueError:
+        return output
+    return value if isinstance(value, str) else output

@@ -1,0 +1,358 @@
+"""One response of the simulated Realtime server, from `response.created` to `response.done`."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import re
+import time
+from typing import TYPE_CHECKING, Any, Literal
+
+from phoneagent.sim.model.audio import bytes_per_ms
+from phoneagent.sim.model.config import Json
+from phoneagent.sim.model.events import encode_audio
+from phoneagent.sim.model.records import AudioItem, ResponseRecord, ToolCallRecord
+from phoneagent.sim.model.replies import PlannedCall, Question, Reply
+from phoneagent.sim.model.usage import MODEL_TOKEN_MS, input_tokens, usage
+
+if TYPE_CHECKING:
+    from phoneagent.sim.model.mcp import HostedCall
+    from phoneagent.sim.model.session import ModelSession
+
+log = logging.getLogger(__name__)
+
+_LIMITED = {
+    "type": "tokens",
+    "code": "rate_limit_exceeded",
+    "message": "Rate limit reached for the model on tokens per min (TPM).",
+}
+_SERVER_ERROR = {
+    "type": "server_error",
+    "code": "server_error",
+    "message": "The server had an error while processing your request.",
+}
+_TRANSCRIPT_LEAD = 1.5
+"""The transcript of an item is sent so many times faster than its audio."""
+
+
+class Utterance:
+    """One message item while it is being said, or written if the response is text."""
+
+    def __init__(self, response: Response, text: str, audio: bytes | None) -> None:
+        self._response = response
+        self._audio = audio or b""
+        self._spoken = audio is not None
+        self._words = re.findall(r"\s*\S+", text)
+        self._words_sent = 0
+        step = response.delta_bytes
+        self._deltas = [self._audio[at : at + step] for at in range(0, len(self._audio), step)] or [b""]
+        self._deltas_sent = 0
+        self.item: Json = {
+            "id": response.session.new_id("item"),
+            "object": "realtime.item",
+            "type": "message",
+            "status": "in_progress",
+            "role": "assistant",
+            "content": [],
+        }
+        self.record = AudioItem(self.item["id"], response.record.id, text, response.bytes_per_ms)
+
+    @property
+    def complete(self) -> bool:
+        """Whether everything was sent."""
+        return self._deltas_sent == len(self._deltas)
+
+    def begin(self) -> None:
+        """Announce the item and its only part."""
+        self._response.open_item(self.item)
+        if self._spoken:
+            self._response.session.spoke(self.record, stored=not self._response.record.out_of_band)
+        part = {"type": "audio", "transcript": ""} if self._spoken else {"type": "text", "text": ""}
+        self._emit("response.content_part.added", part=part)
+
+    def send(self) -> None:
+        """Send the next piece of audio, and as many words of the transcript as are due by then."""
+        self._deltas_sent += 1
+        share = min(1.0, _TRANSCRIPT_LEAD * self._deltas_sent / len(self._deltas))
+        due = len(self._words) if self.complete else round(share * len(self._words))
+        words, self._words_sent = "".join(self._words[self._words_sent : due]), due
+        if words:
+            kind = "response.output_audio_transcript.delta" if self._spoken else "response.output_text.delta"
+            self._emit(kind, delta=words)
+        self._fill_content()
+        audio = self._deltas[self._deltas_sent - 1]
+        if audio:
+            self._emit("response.output_audio.delta", delta=encode_audio(audio))
+            now = time.monotonic()
+            self.record.audio += audio
+            self.record.delta_log.append((now, len(self.record.audio)))
+            self._response.heard_first(now)
+
+    def end(self, status: str) -> None:
+        """Announce the end of the part and of the item."""
+        self.record.interrupted = status != "completed" and not self.complete
+        text = "".join(self._words[: self._words_sent])
+        if self._spoken:
+            self._emit("response.output_audio.done")
+            self._emit("response.output_audio_transcript.done", transcript=text)
+            self._emit("response.content_part.done", part={"type": "audio", "transcript": text})
+        else:
+            self._emit("response.output_text.done", text=text)
+            self._emit("response.content_part.done", part={"type": "text", "text": text})
+        self._fill_content()
+        self._response.close_item(self.item, status)
+
+    def _fill_content(self) -> None:
+        # The item has at most what was said; after a truncation it has no transcript and gets none back.
+        if self.record.truncated_ms is None:
+            text = "".join(self._words[: self._words_sent])
+            spoken, written = {"type": "output_audio", "transcript": text}, {"type": "output_text", "text": text}
+            self.item["content"] = [spoken if self._spoken else written]
+
+    def _emit(self, kind: str, **fields: Any) -> None:
+        self._response.emit(kind, item=self.item, content_index=0, **fields)
+
+
+class Response:
+    """A response that is being generated. `params` is a checked `response` of a `response.create`."""
+
+    def __init__(self, session: ModelSession, params: Json, by: Literal["vad", "client", "server"]) -> None:
+        wanted: Json = {**session.session, **params}
+        output: Json = {**session.session["audio"]["output"], **params.get("audio", {}).get("output", {})}
+        self.session = session
+        self.format: Json = output["format"]
+        self.voice = output["voice"]
+        self.bytes_per_ms = bytes_per_ms(self.format)
+        self.delta_bytes = session.setup.delta_ms * self.bytes_per_ms
+        self.modalities: list[str] = wanted["output_modalities"]
+        self.max_tokens: int | Literal["inf"] = wanted["max_output_tokens"]
+        self.output: list[Json] = []
+        self.afterwards: list[HostedCall] = []
+        """Calls of MCP servers that run when it is over."""
+        self._params, self._wanted = params, wanted
+        self._open: list[Utterance] = []
+        self._cancelling = False
+        self._fault = session.next_fault()
+        self._due = 0.0
+        self._details: Json | None = None
+        out_of_band = params.get("conversation") == "none"
+        self.record = ResponseRecord(
+            session.new_id("resp"),
+            by,
+            time.monotonic(),
+            metadata=params.get("metadata"),
+            instructions=params.get("instructions"),
+            out_of_band=out_of_band,
+        )
+        given: list[Json] | None = params.get("input")
+        self._news = session.conversation.news() if given is None else given
+        self._answers = given is None and not out_of_band
+        if self._answers:
+            session.conversation.answer(self._news)
+        self._given = input_tokens(wanted, session.conversation)
+        session.emit("response.created", response=self.as_json())
+        session.emit("rate_limits.updated", rate_limits=[self._rate_limit()])
+        self._task = session.spawn(self._run())
+
+    def as_json(self, usage: Json | None = None) -> Json:
+        """Return the response object as it stands."""
+        record = self.record
+        return {
+            "object": "realtime.response",
+            "id": record.id,
+            "status": record.status,
+            "status_details": None if record.status == "in_progress" else self._details,
+            "output": self.output,
+            "conversation_id": None if record.out_of_band else self.session.conversation_id,
+            "output_modalities": self.modalities,
+            "max_output_tokens": self.max_tokens,
+            "audio": {"output": {"format": self.format, "voice": self.voice}},
+            "usage": usage,
+            "metadata": record.metadata,
+        }
+
+    # -- used by its utterances --
+
+    def emit(self, kind: str, *, item: Json, **fields: Any) -> None:
+        """Send an event about one of this response's items."""
+        about = {"response_id": self.record.id, "item_id": item["id"], "output_index": self.index(item)}
+        self.session.emit(kind, **about, **fields)
+
+    def index(self, item: Json) -> int:
+        """Return the place of one of this response's items."""
+        return next(at for at, other in enumerate(self.output) if other is item)
+
+    def open_item(self, item: Json) -> None:
+        """Announce an item, and add it to the conversation unless the response is out of band."""
+        self.output.append(item)
+        at = len(self.output) - 1
+        self.session.emit("response.output_item.added", response_id=self.record.id, output_index=at, item=item)
+        if not self.record.out_of_band:
+            self.session.conversation.add(item, done=False)
+
+    def close_item(self, item: Json, status: str) -> None:
+        """Announce that an item is finished."""
+        item["status"] = status
+        self.end_output(item)
+        if not self.record.out_of_band:
+            self.session.conversation.finish(item)
+
+    def end_output(self, item: Json) -> None:
+        """Announce that this response has nothing more of an item; in the conversation it may still change."""
+        about = {"response_id": self.record.id, "output_index": self.index(item)}
+        self.session.emit("response.output_item.done", **about, item=item)
+
+    def heard_first(self, now: float) -> None:
+        """Note when audio was sent; only the first time counts."""
+        if self.record.first_audio_at is None:
+            self.record.first_audio_at = now
+
+    # -- its life --
+
+    async def _run(self) -> None:
+        try:
+            reply = Reply() if self._fault else await self._think()
+            await asyncio.sleep(
+                max(0.0, self.record.created_at + self.session.setup.think_ms / 1000 - time.monotonic())
+            )
+            self._due = time.monotonic()
+            if self._fault == "fail":
+                limited = self.session.setup.faults.rate_limit_resets_seconds is not None
+                self._finish("failed", {"type": "failed", "error": _LIMITED if limited else _SERVER_ERROR})
+                return
+            for number, text in enumerate(reply.say, 1):
+                if not await self._say(text, last=number == len(reply.say)):
+                    self._finish("incomplete", {"type": "incomplete", "reason": "max_output_tokens"})
+                    return
+            for call in reply.calls:
+                if call.server is None:
+                    self._call(call)
+                else:
+                    await self.session.mcp.call(self, call)
+            self._finish("completed", None)
+            for hosted in self.afterwards:
+                self.session.spawn(self.session.mcp.run(hosted))
+        except Exception:  # a voice or an ear of the user's own may raise anything
+            log.exception("the simulated model could not finish a response")
+            self._end_open("incomplete")
+            self._finish("failed", {"type": "failed", "error": _SERVER_ERROR})
+
+    def _rate_limit(self) -> Json:
+        resets_seconds = self.session.setup.faults.rate_limit_resets_seconds
+        if self._fault != "fail" or resets_seconds is None:
+            return _RATE_LIMIT
+        return {**_RATE_LIMIT, "remaining": 0, "reset_seconds": resets_seconds}
+
+    async def _think(self) -> Reply:
+        """Understand what was said, decide on the answer and prepare its first words."""
+        session, wanted = self.session, self._wanted
+        heard = await session.understood([item["id"] for item in self._news])
+        question = Question(
+            news=self._news,
+            heard=heard,
+            instructions=self._params.get("instructions"),
+            tools={tool["name"] for tool in wanted["tools"] if tool["type"] == "function"},
+            hosted=set() if self.record.out_of_band else session.mcp.offered(wanted["tools"]),
+            tool_choice=wanted["tool_choice"],
+            beginning=not any(item.get("role") in ("user", "assistant") for item in session.items),
+        )
+        reply = session.mind.answer(question)
+        if reply.say and self.modalities == ["audio"]:
+            await session.setup.voiced(reply.say[0])
+        return reply
+
+    async def _say(self, text: str, *, last: bool) -> bool:
+        """Say one item at the server's speed. Returns False if the tokens were used up on the way."""
+        audio, enough = await self._voiced(text)
+        utterance = Utterance(self, text, audio)
+        utterance.begin()
+        self._open.append(utterance)
+        while not utterance.complete:
+            await asyncio.sleep(max(0.0, self._due - time.monotonic()))
+            utterance.send()
+            self._due += self.session.setup.delta_ms / 1000 / self.session.setup.speed
+            if len(self._open) > 1:
+                self._open.pop(0).end("completed")
+        if last or not self.session.setup.faults.overlap_items:
+            self._end_open("completed" if enough else "incomplete")
+        return enough
+
+    async def _voiced(self, text: str) -> tuple[bytes | None, bool]:
+        """Return the audio of a line (None if the response is text), and whether the tokens sufficed for it."""
+        if self.modalities != ["audio"]:
+            return None, True
+        audio = await self.session.setup.voiced(text, self.format)
+        if isinstance(self.max_tokens, str):
+            return audio, True
+        room = self.max_tokens * MODEL_TOKEN_MS * self.bytes_per_ms - self._audio_bytes()
+        return audio[: max(0, room)], len(audio) <= room
+
+    def _call(self, call: PlannedCall) -> None:
+        session = self.session
+        call_id = session.new_id("call")
+        item: Json = {
+            "id": session.new_id("item"),
+            "object": "realtime.item",
+            "type": "function_call",
+            "status": "in_progress",
+            "name": call.name,
+            "call_id": call_id,
+            "arguments": "",
+        }
+        self.open_item(item)
+        kind = "response.function_call_arguments"
+        for at in range(0, len(call.arguments), 16):
+            self.emit(f"{kind}.delta", item=item, call_id=call_id, delta=call.arguments[at : at + 16])
+        item["arguments"] = call.arguments
+        self.emit(f"{kind}.done", item=item, call_id=call_id, name=call.name, arguments=call.arguments)
+        session.tool_calls.append(ToolCallRecord(call.name, call_id, call.arguments, time.monotonic()))
+        session.mind.called(call_id, call)
+        self.close_item(item, "completed")
+
+    def cancel(self, reason: Literal["turn_detected", "client_cancelled"]) -> None:
+        """Stop generating. The end is announced at once, or after the delay that was asked for as a fault."""
+        if self._cancelling or self.record.status != "in_progress":
+            return
+        self._cancelling = True
+        self._task.cancel()
+        faults = self.session.setup.faults
+        for _ in range(faults.stray_deltas):
+            if self._open and not self._open[-1].complete:
+                self._open[-1].send()
+        if faults.slow_cancel_seconds:
+            self.session.spawn(self._cancelled(reason, faults.slow_cancel_seconds))
+        else:
+            self._wind_up(reason)
+
+    async def _cancelled(self, reason: str, after_seconds: float) -> None:
+        await asyncio.sleep(after_seconds)
+        self._wind_up(reason)
+
+    def _wind_up(self, reason: str) -> None:
+        self._end_open("incomplete")
+        self.record.reason = reason
+        self._finish("cancelled", {"type": "cancelled", "reason": reason})
+
+    def _end_open(self, status: str) -> None:
+        for utterance in self._open:
+            utterance.end("completed" if utterance.complete and utterance is not self._open[-1] else status)
+        self._open.clear()
+
+    def _finish(self, status: str, details: Json | None) -> None:
+        session, record = self.session, self.record
+        record.status, record.done_at, self._details = status, time.monotonic(), details
+        record.reason = (details or {}).get("reason")
+        if self._answers and not self.output:
+            session.conversation.give_back(self._news)
+        audio_ms = self._audio_bytes() // self.bytes_per_ms
+        figures = usage(self._given, session.tokens_read, self.output, audio_ms)
+        session.tokens_read = figures["input_tokens"]
+        session.emit("response.done", response=self.as_json(figures))
+        played_from = record.first_audio_at or record.done_at
+        session.response_ended(self, remaining_ms=max(0, audio_ms - round((record.done_at - played_from) * 1000)))
+
+    def _audio_bytes(self) -> int:
+        return sum(len(item.audio) for item in self.session.audio_items if item.response_id == self.record.id)
+
+
+_RATE_LIMIT = {"name": "tokens", "limit": 40_000, "remaining": 35_000, "reset_seconds": 7.5}

@@ -1,0 +1,216 @@
+"""A Realtime server of one's own: offline, strict, and with a script instead of a mind.
+
+    async with Model("restaurant.toml") as model:
+        ...  # connect any Realtime client to model.url, or set base_url of the official SDK to it
+        assert model.violations == []
+
+It speaks the protocol as the real server does, refuses what that refuses, in its words, and remembers everything:
+`model.sessions` holds one `ModelSession` per connection, with what was said, heard, called and truncated.
+
+It does not do what no telephone call needs: WebRTC, transcription sessions and images. It accepts noise reduction, the
+speed of the voice, prompts and truncation settings, and they change nothing. MCP servers that a session names answer
+what the script says; nothing is connected to.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from http import HTTPStatus
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+from urllib.parse import parse_qsl, urlsplit
+
+from websockets.asyncio.server import Server, ServerConnection, serve
+from websockets.datastructures import Headers
+from websockets.http11 import Request, Response
+
+from phoneagent.sim.model.audio import from_ulaw
+from phoneagent.sim.model.config import Json
+from phoneagent.sim.model.events import MAX_APPEND_BYTES
+from phoneagent.sim.model.records import Faults, Setup, Watch
+from phoneagent.sim.model.script import Script
+from phoneagent.sim.model.service import ANY, Service, rules_broken
+from phoneagent.sim.model.session import ModelSession
+from phoneagent.sim.model.vad import Vad, default_vad
+from phoneagent.sim.speech import Ear, Murmur, Voice
+
+DEFAULT_MODEL = "gpt-realtime-2.1"
+MAX_MESSAGE_BYTES = MAX_APPEND_BYTES * 4 // 3 + (1 << 20)
+KEPT_SESSIONS = 1000
+"""Sessions that are remembered; the oldest is forgotten first."""
+
+HEALTHY = Faults()
+RENDERED_LINES = 200
+"""Lines of speech kept for the next session that says the same."""
+
+
+class Model:
+    """The simulated server, on 127.0.0.1 while the context is entered.
+
+    `script`: what it says: a `Script`, TOML text or the path of a file; by default a built-in small talk.
+    `port`: 0 takes a free one. `voice` speaks (default `Murmur`), `ear` understands the caller (without one, hearing
+    is scripted), `vad` makes a detector for each session (default: the best installed, at the session's threshold).
+
+    `speed`: audio is delivered so many times faster than real time, in deltas of `delta_ms`.
+    `think_ms`: from `response.created` to the first delta. `session_seconds`: the life of a session.
+    `api_key`: what a client must present, where its `service` wants it; None lets everybody in.
+    `service`: whose door it has, one of `phoneagent.sim.model.service`; by default one that takes clients of all.
+    `watch(session, "in" | "out", event)` sees all events but audio. `faults`: what goes wrong.
+    """
+
+    def __init__(
+        self,
+        script: Script | str | Path | None = None,
+        *,
+        port: int = 0,
+        voice: Voice | None = None,
+        ear: Ear | None = None,
+        vad: Callable[[], Vad] | None = None,
+        speed: float = 5.0,
+        delta_ms: int = 150,
+        think_ms: float = 120,
+        session_seconds: float = 3600,
+        api_key: str | None = None,
+        service: Service = ANY,
+        faults: Faults = HEALTHY,
+        watch: Watch | None = None,
+    ) -> None:
+        if speed <= 0 or delta_ms < 10:
+            raise ValueError(f"speed {speed} must be above 0 and delta_ms {delta_ms} at least 10")
+        self.sessions: list[ModelSession] = []
+        self.refusals: list[str] = []
+        """Handshakes that were refused, a line each."""
+        self._violations: list[str] = []
+        self._voice: Voice = Murmur() if voice is None else voice
+        self._rendered: OrderedDict[str, bytes] = OrderedDict()
+        self._changed = asyncio.Event()
+        self._port = port
+        self._api_key = api_key
+        self._service = service
+        self._server: Server | None = None
+        self._setup = Setup(
+            script=Script.of(script),
+            ear=ear,
+            make_vad=default_vad if vad is None else lambda _threshold: vad(),
+            voiced=self._voiced,
+            speed=speed,
+            think_ms=think_ms,
+            delta_ms=delta_ms,
+            session_seconds=session_seconds,
+            faults=faults,
+            service=service,
+            changed=self._changed.set,
+            watch=watch,
+        )
+
+    @property
+    def url(self) -> str:
+        """Where to connect: `ws://127.0.0.1:PORT/v1/realtime`. Only while the server runs."""
+        if self._server is None:
+            raise RuntimeError("the simulated model does not run; enter it first: async with Model() as model")
+        return f"ws://127.0.0.1:{self._server.sockets[0].getsockname()[1]}{self._service.path}"
+
+    @property
+    def violations(self) -> list[str]:
+        """Every rule that a client broke, in all sessions."""
+        return self._violations + [violation for session in self.sessions for violation in session.violations]
+
+    @property
+    def races(self) -> list[str]:
+        """Refusals that nobody is to blame for: client and server acted at the same time."""
+        return [race for session in self.sessions for race in session.races]
+
+    async def __aenter__(self) -> Self:
+        self._server = await serve(
+            self._serve,
+            "127.0.0.1",
+            self._port,
+            process_request=self._admit,
+            select_subprotocol=lambda _connection, offered: "realtime" if "realtime" in offered else None,  # type: ignore[arg-type, return-value]
+            compression=None,
+            max_size=MAX_MESSAGE_BYTES,
+        )
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        assert self._server is not None
+        self._server.close()
+        await self._server.wait_closed()
+        self._server = None
+
+    async def wait_for(self, condition: Callable[[], Any], timeout: float = 10) -> None:
+        """Wait until `condition()` is true; it is looked at whenever something happened in a session.
+
+        Raises `TimeoutError` after `timeout` seconds.
+        """
+        deadline = time.monotonic() + timeout
+        while True:
+            self._changed.clear()
+            if condition():
+                return
+            await asyncio.wait_for(self._changed.wait(), deadline - time.monotonic())
+
+    def _admit(self, connection: ServerConnection, request: Request) -> Response | None:
+        """Refuse a handshake with the wrong path or key, as HTTP."""
+        url = urlsplit(request.path)
+        if (status := self._setup.faults.refuse_status) is not None:
+            return self._refuse(status, "server_error", "The server refuses connections, as it was told to.")
+        unknown = self._service.named(url) in self._setup.faults.refuse_models
+        if (turned := self._service.turned_away(url, request.headers, self._api_key, unknown)) is not None:
+            return self._refuse(turned.status, turned.code, turned.message)
+        described = self._service.described(url.path)
+        return None if described is None else self._describe(described)
+
+    def _describe(self, model: str) -> Response:
+        if model in self._setup.faults.refuse_models:
+            return self._refuse(404, "model_not_found", f"The model '{model}' does not exist.")
+        entry = {"id": model, "object": "model", "created": 1_780_000_000, "owned_by": "system"}
+        return _json(200, entry | {"shutdown_date": self._setup.faults.shutdown_date})
+
+    def _refuse(self, status: int, code: str, message: str) -> Response:
+        self.refusals.append(f"{status} {code}: {message}")
+        self._changed.set()
+        kind = "invalid_request_error" if status < 500 else "server_error"
+        return _json(status, {"error": {"message": message, "type": kind, "param": None, "code": code}})
+
+    async def _serve(self, connection: ServerConnection) -> None:
+        assert connection.request is not None
+        target, headers = connection.request.path, connection.request.headers
+        url = urlsplit(target)
+        self._violations += rules_broken(self._service, target, headers)
+        session = ModelSession(
+            connection,
+            self._setup,
+            model=self._service.named(url) or DEFAULT_MODEL,
+            dialect=self._service.dialect(url, headers),
+            query=dict(parse_qsl(url.query)),
+        )
+        self.sessions.append(session)
+        del self.sessions[:-KEPT_SESSIONS]
+        self._changed.set()
+        await session.serve()
+
+    async def _voiced(self, text: str, audio_format: Json | None = None) -> bytes:
+        """Return `text` as speech in a session's format. Rendering may be slow, so a thread does it."""
+        ulaw = self._rendered.get(text)
+        if ulaw is None:
+            ulaw = self._rendered[text] = await asyncio.to_thread(self._voice.render, text)
+            while len(self._rendered) > RENDERED_LINES:
+                self._rendered.popitem(last=False)
+        return ulaw if audio_format is None else from_ulaw(ulaw, audio_format)
+
+
+def _json(status: int, content: Json) -> Response:
+    body = json.dumps(content).encode()
+    headers = Headers({"Content-Type": "application/json", "Content-Length": str(len(body)), "Connection": "close"})
+    return Response(status, HTTPStatus(status).phrase, headers, body)
+
+
+__all__ = ["Faults", "Model", "ModelSession", "Script"]

@@ -1,0 +1,326 @@
+"""The course of one call at Twilio: the webhook, the verbs of its TwiML, the stream, and what follows it."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from urllib.parse import urljoin, urlsplit, urlunsplit
+
+from phoneagent.sim.twilio.alerts import CallFailed
+from phoneagent.sim.twilio.callbacks import Callbacks
+from phoneagent.sim.twilio.line import Line
+from phoneagent.sim.twilio.messages import Writer
+from phoneagent.sim.twilio.quirks import Quirks
+from phoneagent.sim.twilio.stream import MediaStream, open_socket
+from phoneagent.sim.twilio.twiml import Document, Verb, check_stream, parse
+from phoneagent.sim.twilio.webhook import Web, urldefragged
+
+MAX_DOCUMENTS = 50
+"""TwiML documents of one call: more than that are redirects in a circle."""
+
+PLAY_SECONDS = 1.0
+"""A `<Play>` takes this long; the file itself is not fetched."""
+
+DIALLED_SECONDS = 1.0
+"""How long a dialled party rings and talks."""
+
+SPEECH_RATE = 14.0
+"""Characters that `<Say>` speaks in a second."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Next:
+    """Where the call goes on: a document to ask for, with what is told beyond the usual fields."""
+
+    url: str
+    method: str
+    fields: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class CallFlow:
+    """Drives `line` through a call. `fields` are the form fields of its webhook.
+
+    The REST API may change its mind for it: `complete`, `redirect`.
+    """
+
+    line: Line
+    web: Web
+    fields: Mapping[str, str]
+    method: str
+    delay_ms: float
+    status_callback: str | None
+    fallback_url: str | None = None
+    quirks: Quirks = field(default_factory=Quirks)
+    note_status: Callable[[str], object] = lambda status: None
+    _callbacks: Callbacks = field(init=False)
+    _up: asyncio.Event = field(default_factory=asyncio.Event)
+    _url: str = ""
+    _status: str = "ringing"
+    _documents: int = 0
+    _stream_end: str | None = None
+    _refusal: CallFailed | None = None
+    # The verbs that are being carried out, and what broke them off: a hang-up, or an order to go on elsewhere.
+    _verbs: asyncio.Task[None] | None = None
+    _broken_off: bool = False
+    _over: bool = False
+    _order: _Next | bytes | None = None
+    _action: _Next | None = None
+
+    def __post_init__(self) -> None:
+        self._callbacks = Callbacks(self.line, self.web, self.quirks)
+
+    async def run(self) -> None:
+        """Carry out the whole call.
+
+        Raises:
+            CallFailed: it ended before a stream was up.
+        """
+        began = time.monotonic()
+        ended_by = "error"
+        self.line.on_break_off(lambda: self._end_by("caller"))
+        try:
+            await self._go_on()
+            ended_by = "agent" if self._broken_off else self._stream_end or "agent"
+        except CallFailed as failure:
+            self._fail(failure)
+        finally:
+            self.line.end("caller" if self.line.hung_up else ended_by)
+            status = "completed" if self._status == "in-progress" else "no-answer"
+            self.note_status(status)
+            try:
+                if self.status_callback is not None:
+                    url = urljoin(self.web.entry, self.status_callback)
+                    self._callbacks.post_end(url, self.fields, status, round(time.monotonic() - began))
+                await self._callbacks.finish()
+            finally:
+                self.line.finish()
+        if not self._up.is_set():
+            self._fail(self._refusal or CallFailed("the call ended without a media stream"))
+
+    async def wait_up(self, running: asyncio.Task[None]) -> None:
+        """Wait until the stream is up; `running` is the task of `run`, whose failure is raised here."""
+        up = asyncio.create_task(self._up.wait())
+        try:
+            await asyncio.wait({up, running}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            up.cancel()
+        if not self._up.is_set():
+            await running
+
+    def _fail(self, failure: CallFailed) -> None:
+        """A call that is up has a violation more; one that is not comes to nothing."""
+        if self._up.is_set():
+            self.line.report(str(failure))
+            return
+        failure.verbs, failure.violations = tuple(self.line.verbs), tuple(self.line.violations)
+        raise failure
+
+    # What comes from outside while the call goes on.
+
+    def complete(self) -> None:
+        """End the call, as a hang-up does."""
+        self._end_by("agent")
+
+    def redirect(self, *, url: str | None, twiml: str | None, method: str) -> None:
+        """Leave what is being carried out, and go on with other TwiML: that of `url`, or `twiml` itself."""
+        self._order = _Next(url, method) if url else (twiml or "").encode()
+        self._break_off("agent")
+
+    def _end_by(self, by: str) -> None:
+        self._over = True
+        self._break_off(by)
+
+    def _break_off(self, by: str) -> None:
+        """End what is being carried out: a stream with `stop` and a close, anything else at once."""
+        self._broken_off = True
+        if self.line.stream is not None:
+            self.line.stream.hang_up(by)
+        elif self._verbs is not None:
+            self._verbs.cancel()
+
+    async def _go_on(self) -> None:
+        """Carry out the webhook's document and what follows from it, and then what the REST API ordered instead."""
+        upcoming: _Next | bytes | None = _Next(self.web.entry, self.method)
+        while upcoming is not None and not self._over:
+            self._broken_off = False
+            self._verbs = asyncio.create_task(self._carry_out(upcoming))
+            try:
+                await self._verbs
+            except asyncio.CancelledError:
+                current = asyncio.current_task()
+                if not self._broken_off or (current is not None and current.cancelling()):
+                    raise
+            upcoming, self._order = self._order, None
+            await self._ask_in_vain(redirected=not self._over)
+
+    async def _ask_in_vain(self, *, redirected: bool) -> None:
+        """Request the action of the verb that was broken off, if Twilio does; what it answers is not carried out."""
+        action, self._action = self._action, None
+        if action is None or not self._broken_off:
+            return
+        if self.quirks.action_after_update if redirected else self.quirks.action_after_hang_up:
+            status = self._status if redirected else "completed"
+            try:
+                await self.web.request(
+                    action.url, {**self.fields, "CallStatus": status, **action.fields}, action.method
+                )
+            except CallFailed as failure:
+                self.line.report(f"{failure} (action)")
+
+    # Documents and verbs.
+
+    async def _carry_out(self, upcoming: _Next | bytes) -> None:
+        following: _Next | bytes | None = upcoming
+        while following is not None:
+            self._documents += 1
+            if self._documents > MAX_DOCUMENTS:
+                words = f"more than {MAX_DOCUMENTS} TwiML documents; do they redirect in a circle?"
+                raise CallFailed(words, code=11215)
+            following = await self._verbs_of(await self._document(following))
+
+    async def _document(self, wanted: _Next | bytes) -> Document:
+        """Get a document; if that fails, the fallback's, once.
+
+        Raises:
+            CallFailed: there is none.
+        """
+        try:
+            return await self._fetch(wanted)
+        except CallFailed as failure:
+            if self.fallback_url is None:
+                raise
+            self.line.report(str(failure))
+            failed = wanted.url if isinstance(wanted, _Next) else self._url
+            fields = {"ErrorCode": str(failure.code), "ErrorUrl": urldefragged(failed)}
+        return await self._fetch(_Next(urljoin(self.web.entry, self.fallback_url), "POST", fields))
+
+    async def _fetch(self, wanted: _Next | bytes) -> Document:
+        if isinstance(wanted, bytes):
+            document = parse(wanted, "text/xml")
+        else:
+            fields = {**self.fields, "CallStatus": self._status, **wanted.fields}
+            answer = await self.web.request(wanted.url, fields, wanted.method)
+            self._url = answer.url
+            document = parse(answer.body, answer.content_type)
+        for violation in document.alerts:
+            self.line.report(violation)
+        return document
+
+    async def _verbs_of(self, document: Document) -> _Next | None:
+        """Carry out one document; return the next one to ask for, or None when there is none."""
+        for verb in document.verbs:
+            if not verb.simulated:
+                raise CallFailed(f"<{verb.name}> is more than the simulated phone can carry out")
+            self.line.verbs.append(f"{verb.name} {verb.attributes.get('length', verb.text)}".strip())
+            match verb.name:
+                case "Reject" if self._status == "ringing":
+                    raise CallFailed(f"the call was rejected: {verb.attributes.get('reason', 'rejected')}")
+                case "Reject" | "Hangup":
+                    return None
+                case "Redirect":
+                    return self._next(verb.text, verb.attributes)
+                case "Connect" | "Dial":
+                    self._answer()
+                    if action := await self._connect_or_dial(verb):
+                        return action
+                    if self._broken_off:
+                        return None
+                case _:
+                    if verb.name != "Pause":  # a pause before the first sound delays the answer
+                        self._answer()
+                    await asyncio.sleep(_seconds(verb))
+        return None
+
+    def _answer(self) -> None:
+        """The call is picked up, if it was not yet."""
+        if self._status == "ringing":
+            self._status = "in-progress"
+            self.note_status(self._status)
+
+    def _next(self, url: str, attributes: Mapping[str, str], fields: Mapping[str, str] | None = None) -> _Next:
+        return _Next(urljoin(self._url, url), attributes.get("method", "POST"), fields or {})
+
+    async def _connect_or_dial(self, verb: Verb) -> _Next | None:
+        """Carry out a verb that may have an action; return it, once the verb has come to its end by itself."""
+        fields = {} if verb.name == "Connect" else _dialled(self.line.dial_status)
+        if "action" in verb.attributes:
+            self._action = self._next(verb.attributes["action"], verb.attributes, fields)
+        if verb.name == "Connect":
+            await self._connect(verb)
+        else:
+            await asyncio.sleep(DIALLED_SECONDS)  # the other party answers, and hangs up soon; the caller stays
+        if self._broken_off:
+            return None
+        action, self._action = self._action, None
+        return action
+
+    async def _connect(self, connect: Verb) -> None:
+        if not connect.children:
+            return  # reading it has raised the alert
+        element = connect.children[0]
+        sid = "MZ" + secrets.token_hex(16)
+        try:
+            self._stream_end = await self._stream(element, sid)
+        except CallFailed as failure:
+            # Twilio goes on with the next verb; whether that saves the call is the document's affair.
+            self._stream_end = "error"
+            self._refusal = self._refusal or failure
+            self.line.report(str(failure))
+            self._post_stream(element, sid, "stream-error", failure.reason)
+
+    async def _stream(self, element: Verb, sid: str) -> str:
+        """Run one media stream to its end; return who ended it."""
+        attributes = element.attributes
+        url = urljoin(_websocket(self._url), attributes.get("url", "")) if attributes.get("url") else ""
+        check_stream(element, url, allow_ws=self.web.allows_ws)
+        at = urlsplit(self.web.local(url))
+        socket = await open_socket(
+            urlunsplit((at.scheme, urlsplit(url).netloc, at.path, "", "")),
+            host=at.hostname or "",
+            port=at.port or (443 if at.scheme == "wss" else 80),
+            headers=self.web.signature(url, {}),
+        )
+        stream = MediaStream(
+            socket, Writer(sid, self.line.call_sid, self.line.account_sid), sid, self.line, delay_ms=self.delay_ms
+        )
+        parameters = [child.attributes for child in element.children if {"name", "value"} <= child.attributes.keys()]
+        self.line.attach(stream, await stream.start({each["name"]: each["value"] for each in parameters}))
+        self._post_stream(element, sid, "stream-started")
+        self._up.set()
+        try:
+            ended_by = await stream.run()
+        finally:
+            self.line.detach()
+        if ended_by in {"line", "error"}:
+            self._post_stream(element, sid, "stream-error", "the connection was lost")
+        else:
+            self._post_stream(element, sid, "stream-stopped")
+        return ended_by
+
+    def _post_stream(self, element: Verb, sid: str, event: str, error: str | None = None) -> None:
+        if url := element.attributes.get("statusCallback"):
+            method = element.attributes.get("statusCallbackMethod", "POST")
+            name = element.attributes.get("name", sid)
+            self._callbacks.post_stream(urljoin(self._url, url), method, sid, name, event, error)
+
+
+def _dialled(status: str) -> dict[str, str]:
+    """What is told of a Dial."""
+    return {"DialCallStatus": status, "DialCallDuration": str(round(DIALLED_SECONDS)) if status == "completed" else "0"}
+
+
+def _seconds(verb: Verb) -> float:
+    """How long a verb takes that only sounds, in seconds."""
+    times = max(int(verb.attributes.get("loop", "1")), 1)
+    if verb.name == "Pause":
+        return float(verb.attributes.get("length", "1"))
+    return times * (len(verb.text) / SPEECH_RATE if verb.name == "Say" else PLAY_SECONDS)
+
+
+def _websocket(url: str) -> str:
+    """The address of a document with a WebSocket's scheme: what a relative Stream url is relative to."""
+    return "ws" + url.removeprefix("http")

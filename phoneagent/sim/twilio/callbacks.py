@@ -1,0 +1,92 @@
+"""The status callbacks of one call: one after another, beside the call."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from email.utils import format_datetime
+
+from phoneagent.sim.twilio.alerts import CallFailed
+from phoneagent.sim.twilio.line import Line
+from phoneagent.sim.twilio.quirks import Quirks
+from phoneagent.sim.twilio.webhook import Web
+
+
+@dataclass(frozen=True, slots=True)
+class _Callback:
+    url: str
+    fields: Mapping[str, str] = field(repr=False)
+    method: str
+    token: str
+
+
+@dataclass(slots=True)
+class Callbacks:
+    """Delivers what a call reports. A delivery that fails is a violation, and ends nothing."""
+
+    line: Line
+    web: Web
+    quirks: Quirks
+    _held: list[_Callback] = field(default_factory=list)
+    _tasks: set[asyncio.Task[None]] = field(default_factory=set)
+    _in_turn: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+    def post_stream(self, url: str, method: str, sid: str, name: str, event: str, error: str | None = None) -> None:
+        """Report what became of a stream: stream-started, stream-stopped or stream-error."""
+        now = time.time_ns()
+        stamp = datetime.fromtimestamp(now // 10**9, UTC).strftime("%Y-%m-%dT%H:%M:%S") + f".{now % 10**9:09d}Z"
+        fields = {
+            "AccountSid": self.line.account_sid,
+            "CallSid": self.line.call_sid,
+            "StreamSid": sid,
+            "StreamName": name,
+            "StreamEvent": event,
+            "Timestamp": stamp,
+        }
+        if error is not None:
+            fields["StreamError"] = error
+        self._post(url, fields, method)
+
+    def post_end(self, url: str, fields: Mapping[str, str], status: str, seconds: int) -> None:
+        """Report that the call is over: how, and how long it was."""
+        more = {
+            "CallStatus": status,
+            "Timestamp": format_datetime(datetime.now(UTC)),
+            "CallbackSource": "call-progress-events",
+            "SequenceNumber": "0",
+            "CallDuration": str(seconds),
+            "Duration": str(seconds // 60 + 1),
+        }
+        self._post(url, {**fields, **more}, "POST")
+
+    async def finish(self) -> None:
+        """Deliver what is left; the call is over."""
+        try:
+            while self._held:
+                self._deliver(self._held.pop())
+            await asyncio.gather(*self._tasks)
+        finally:
+            for task in self._tasks:
+                task.cancel()
+
+    def _post(self, url: str, fields: Mapping[str, str], method: str) -> None:
+        callback = _Callback(url, fields, method, str(uuid.uuid4()))
+        if self.quirks.callbacks_reversed:
+            self._held.append(callback)
+        else:
+            self._deliver(callback)
+
+    def _deliver(self, callback: _Callback) -> None:
+        async def deliver() -> None:
+            async with self._in_turn:
+                for _ in range(2 if self.quirks.callbacks_twice else 1):
+                    try:
+                        await self.web.request(callback.url, callback.fields, callback.method, token=callback.token)
+                    except CallFailed as failure:
+                        self.line.report(f"{failure} (status callback)")
+
+        self._tasks.add(asyncio.create_task(deliver()))

@@ -1,0 +1,320 @@
+"""Twilio's REST API, as far as a phone agent uses it: the account, its phone numbers, and calls.
+
+    async with TwilioRest(account_sid=sid, auth_token=token) as rest:
+        rest.add_number("+15550100002", voice_url="https://elsewhere.example/voice")
+        ...  # point a client at rest.url instead of https://api.twilio.com
+        assert rest.violations == []
+
+It refuses what Twilio refuses, with Twilio's codes. A form field that Twilio does not know, which it would ignore
+without a word, is a violation here.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hmac
+import secrets
+import time
+from collections import deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from email.utils import format_datetime, formatdate
+from types import TracebackType
+from typing import Any, Protocol, Self
+
+from aiohttp import web
+
+from phoneagent.sim.twilio.rest_forms import (
+    BAD_VALUE,
+    Refused,
+    check_call,
+    check_call_update,
+    check_number,
+    unknown_fields,
+)
+
+VERSION = "2010-04-01"
+KEPT_REQUESTS = 1000
+"""Requests that are remembered; the oldest is forgotten first."""
+
+MAX_BODY_BYTES = 64 * 1024
+MAX_PAGE = 1000
+
+ENDED = frozenset({"completed", "busy", "failed", "no-answer", "canceled"})
+"""What a call's status can be when it is over."""
+
+_MESSAGES = {
+    20003: "Authenticate",
+    20404: "The requested resource {path} was not found",
+    20429: "Too Many Requests",
+    20500: "An internal server error has occurred",
+    20503: "Service unavailable",
+    21220: "Call is not in-progress. Cannot redirect.",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class RestRequest:
+    """A request that the API got, and the status that it answered. The parameters hold phone numbers."""
+
+    method: str
+    path: str
+    params: Mapping[str, str] = field(repr=False)
+    status: int
+
+
+class LiveCall(Protocol):
+    """A call that is going on somewhere, for the API to act upon."""
+
+    def complete(self) -> None:
+        """End it."""
+
+    def redirect(self, *, url: str | None, twiml: str | None, method: str) -> None:
+        """Go on with other TwiML: that of `url`, or `twiml` itself."""
+
+
+class TwilioRest:
+    """The API of one account, on 127.0.0.1 while the context is entered.
+
+    Args:
+        account_sid, auth_token: what a client must present; anything else is answered with 401 and code 20003.
+        port: 0 takes a free one.
+        clock_skew_s: how far the `Date` of its answers is ahead of this machine's clock, in seconds.
+
+    Attributes:
+        account: the account as JSON; set its `status` to "suspended" or "closed".
+        numbers, calls: the resources as JSON, by sid. Change them to play what happens at Twilio.
+        requests: what was asked, in order.
+        violations: every rule that a client broke.
+    """
+
+    def __init__(self, *, account_sid: str, auth_token: str, port: int = 0, clock_skew_seconds: float = 0) -> None:
+        self.account: dict[str, Any] = {
+            "sid": account_sid,
+            "friendly_name": "A simulated account",
+            "status": "active",
+            "type": "Full",
+            "owner_account_sid": account_sid,
+        }
+        self.numbers: dict[str, dict[str, Any]] = {}
+        self.calls: dict[str, dict[str, Any]] = {}
+        self.requests: deque[RestRequest] = deque(maxlen=KEPT_REQUESTS)
+        self.violations: list[str] = []
+        self._live: dict[str, LiveCall] = {}
+        self.clock_skew_seconds = clock_skew_seconds
+        self._credentials = (account_sid, auth_token)
+        self._port = port
+        self._failures: deque[tuple[int, int]] = deque()
+        self._runner: web.AppRunner | None = None
+
+    # --- the world behind the API ---
+
+    def add_number(self, phone_number: str, **fields: Any) -> str:
+        """Give the account a phone number (E.164) and return its sid; `fields` are as in the API's JSON."""
+        sid = "PN" + secrets.token_hex(16)
+        self.numbers[sid] = {
+            "sid": sid,
+            "account_sid": self._credentials[0],
+            "phone_number": phone_number,
+            "friendly_name": phone_number,
+            "capabilities": {"voice": True, "sms": True, "mms": False, "fax": False},
+            "voice_url": "",
+            "voice_method": "POST",
+            "voice_fallback_url": "",
+            "voice_fallback_method": "POST",
+            "status_callback": "",
+            "status_callback_method": "POST",
+            "voice_application_sid": "",
+            "trunk_sid": None,
+            "voice_receive_mode": "voice",
+            "origin": "twilio",
+            "status": "in-use",
+            "api_version": VERSION,
+            **fields,
+        }
+        return sid
+
+    def add_call(self, call_sid: str | None = None, **fields: Any) -> str:
+        """Let the API know a call, in progress unless `fields` say otherwise, and return its sid."""
+        sid = call_sid or "CA" + secrets.token_hex(16)
+        self.calls[sid] = {
+            "sid": sid,
+            "account_sid": self._credentials[0],
+            "status": "in-progress",
+            "direction": "inbound",
+            "answered_by": None,
+            "duration": None,
+            "date_created": format_datetime(datetime.now(UTC)),
+            "api_version": VERSION,
+            **fields,
+        }
+        return sid
+
+    def add_live_call(self, call_sid: str, live: LiveCall, **fields: Any) -> Callable[[str], None]:
+        """Let the API know a call that rings and that it can act upon; return what takes its further statuses."""
+        self.add_call(call_sid, status="ringing", **fields)
+        self._live[call_sid] = live
+
+        def note_status(status: str) -> None:
+            call = self.calls[call_sid]
+            if call["status"] not in ENDED:
+                call["status"] = status
+            if status in ENDED:
+                self._live.pop(call_sid, None)
+
+        return note_status
+
+    def fail_next(self, status: int, *, times: int = 1) -> None:
+        """Answer the next requests with an HTTP status: 429 (code 20429) or 5xx."""
+        code = {429: 20429, 503: 20503}.get(status, 20500)
+        self._failures.extend([(status, code)] * times)
+
+    # --- the server ---
+
+    @property
+    def url(self) -> str:
+        """What stands for `https://api.twilio.com`. Only while the server runs."""
+        if self._runner is None:
+            raise RuntimeError("the simulated API does not run; enter it first: async with TwilioRest(...) as rest")
+        return f"http://127.0.0.1:{self._runner.addresses[0][1]}"
+
+    async def __aenter__(self) -> Self:
+        app = web.Application(client_max_size=MAX_BODY_BYTES)
+        app.router.add_route("*", "/{path:.*}", self._answer)
+        runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=1)
+        await runner.setup()
+        await web.TCPSite(runner, "127.0.0.1", self._port).start()
+        self._runner = runner
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        assert self._runner is not None
+        await self._runner.cleanup()
+        self._runner = None
+
+    async def _answer(self, request: web.Request) -> web.Response:
+        form = {name: str(value) for name, value in (await request.post()).items()}
+        params = dict(request.query) | form
+        try:
+            self._admit(request)
+            status, body = self._route(request.method, request.path, params)
+        except Refused as refused:
+            message = refused.message or _MESSAGES[refused.code].format(path=request.path)
+            status, body = refused.status, _error(refused.status, refused.code, message)
+        self.requests.append(RestRequest(request.method, request.path, params, status))
+        date = formatdate(time.time() + self.clock_skew_seconds, usegmt=True)
+        return web.json_response(body, status=status, headers={"Date": date})
+
+    def _admit(self, request: web.Request) -> None:
+        if self._failures:
+            raise Refused(*self._failures.popleft())
+        if not _same(_basic(request.headers.get("Authorization", "")), self._credentials):
+            raise Refused(401, 20003)
+
+    def _route(self, method: str, path: str, params: Mapping[str, str]) -> tuple[int, dict[str, Any]]:
+        base = f"/{VERSION}/Accounts/{self._credentials[0]}"
+        rest = path.removeprefix(base)
+        if rest == path or not rest.endswith(".json"):
+            raise Refused(404, 20404)
+        match method, [part for part in rest.removesuffix(".json").split("/") if part]:
+            case "GET", []:
+                return 200, self.account
+            case "GET", ["IncomingPhoneNumbers"]:
+                return 200, self._list_numbers(path, params)
+            case "GET", ["IncomingPhoneNumbers", sid] if sid in self.numbers:
+                return 200, self.numbers[sid]
+            case "POST", ["IncomingPhoneNumbers", sid] if sid in self.numbers:
+                return 200, self._update_number(sid, params)
+            case "POST", ["Calls"]:
+                return 201, self._create_call(params)
+            case "GET", ["Calls", sid] if sid in self.calls:
+                return 200, self.calls[sid]
+            case "POST", ["Calls", sid] if sid in self.calls:
+                return 200, self._update_call(sid, params)
+        raise Refused(404, 20404)
+
+    # --- the resources ---
+
+    def _list_numbers(self, path: str, params: Mapping[str, str]) -> dict[str, Any]:
+        self._note_unknown("IncomingPhoneNumbers, list", "list", params)
+        # Twilio finds parts of numbers too, so a client must compare what it gets.
+        wanted = params.get("PhoneNumber", "").replace("*", "")
+        found = [number for number in self.numbers.values() if wanted in number["phone_number"]]
+        try:
+            size, page = int(params.get("PageSize", 50)), int(params.get("Page", 0))
+        except ValueError:
+            raise Refused(400, BAD_VALUE, "PageSize and Page must be numbers") from None
+        if not 1 <= size <= MAX_PAGE or page < 0:
+            raise Refused(400, BAD_VALUE, f"PageSize must be between 1 and {MAX_PAGE}")
+        more = len(found) > (page + 1) * size
+        return {
+            "incoming_phone_numbers": found[page * size : (page + 1) * size],
+            "page": page,
+            "page_size": size,
+            "uri": path,
+            "next_page_uri": f"{path}?PageSize={size}&Page={page + 1}&PhoneNumber={wanted}" if more else None,
+            "previous_page_uri": None,
+        }
+
+    def _update_number(self, sid: str, params: Mapping[str, str]) -> dict[str, Any]:
+        self._note_unknown("IncomingPhoneNumbers, update", "number", params)
+        check_number(params)
+        self.numbers[sid] |= {_snake(name): value for name, value in params.items()}
+        return self.numbers[sid]
+
+    def _create_call(self, params: Mapping[str, str]) -> dict[str, Any]:
+        self._note_unknown("Calls, create", "call", params)
+        owned = {number["phone_number"] for number in self.numbers.values()}
+        check_call(params, owned)
+        call = {"to": params["To"], "from": params["From"], "status": "queued", "direction": "outbound-api"}
+        return self.calls[self.add_call(**call)]
+
+    def _update_call(self, sid: str, params: Mapping[str, str]) -> dict[str, Any]:
+        self._note_unknown("Calls, update", "call update", params)
+        call = self.calls[sid]
+        redirected = bool(params.get("Url") or params.get("Twiml"))
+        if redirected and call["status"] != "in-progress":
+            raise Refused(400, 21220)
+        if call["status"] in ENDED:
+            raise Refused(404, 20404)
+        check_call_update(params, call["status"])
+        live = self._live.get(sid)
+        if status := params.get("Status"):
+            call["status"] = status
+            if live is not None:
+                live.complete()
+        elif redirected and live is not None:
+            live.redirect(url=params.get("Url"), twiml=params.get("Twiml"), method=params.get("Method", "POST"))
+        return call
+
+    def _note_unknown(self, where: str, form: str, params: Mapping[str, str]) -> None:
+        self.violations += [f"{where}: Twilio knows no field {name!r}" for name in unknown_fields(form, params)]
+
+
+def _error(status: int, code: int, message: str) -> dict[str, Any]:
+    more = f"https://www.twilio.com/docs/errors/{code}"
+    return {"code": code, "message": message, "more_info": more, "status": status}
+
+
+def _basic(header: str) -> tuple[str, str]:
+    """Return user and password of an Authorization header, empty ones if it has none."""
+    kind, _, value = header.partition(" ")
+    if kind.lower() != "basic":
+        return "", ""
+    try:
+        user, _, password = base64.b64decode(value, validate=True).decode().partition(":")
+    except (binascii.Error, ValueError):
+        return "", ""
+    return user, password
+
+
+def _same(offered: tuple[str, str], expected: tuple[str, str]) -> bool:
+    return all(hmac.compare_digest(one.encode(), other.encode()) for one, other in zip(offered, expected, strict=True))
+
+
+def _snake(name: str) -> str:
+    return "".join("_" + char.lower() if char.isupper() else char for char in name).removeprefix("_")

@@ -1,0 +1,316 @@
+"""The media socket of a call, from Twilio's end: a frame every 20 ms out, audio, marks and clears in.
+
+One task writes and one reads. The writer keeps the frame clock: frame n of the call holds what was spoken from n x 20
+to (n + 1) x 20 ms after the stream's start and leaves at the end of that time, or later by the line's delay.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import Protocol
+
+from websockets.asyncio.client import ClientConnection, connect
+from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidMessage, InvalidStatus, InvalidURI
+
+from phoneagent.sim.twilio.alerts import CallFailed, alert
+from phoneagent.sim.twilio.messages import MAX_MESSAGE, Mark, Media, Wipe, Writer, read
+from phoneagent.sim.twilio.microphone import FRAME_MS, Microphone
+from phoneagent.sim.twilio.playout import Playout
+
+FRAME_SECONDS = FRAME_MS / 1000
+
+CONNECT_SECONDS = 5.0
+
+CLOSE_SECONDS = 2.0
+"""What the server gets to answer our closing frame, in seconds; then the connection is cut."""
+
+CONGESTED_SECONDS = 5.0
+"""A server that does not read for so long is congested: frames are dropped."""
+
+_USER_AGENT = "Twilio.TmeWs/1.0"
+
+
+class Party(Protocol):
+    """Whose stream it is: what is said and heard, where to note what happened, and what is wrong with the line."""
+
+    mouth: Microphone
+    playout: Playout
+    sent_log: list[float]
+    media_paused: bool
+    lose_marks: bool
+    stall_reading: bool
+    mark_delay_ms: float
+
+    def report(self, violation: str) -> None:
+        """Note a rule that the server broke."""
+
+    def note(self) -> None:
+        """Something happened that somebody may wait for."""
+
+
+class _NoRedirect(connect):
+    """Twilio takes any answer but 101 for a refusal, redirects included."""
+
+    def process_redirect(self, exc: Exception) -> Exception | str:
+        return exc
+
+
+async def open_socket(url: str, *, host: str, port: int, headers: dict[str, str]) -> ClientConnection:
+    """Dial `url` as Twilio does; the connection goes to `host` and `port`, under the name that is in `url`.
+
+    Raises:
+        CallFailed: no socket; `status` is the server's HTTP status if it gave one.
+    """
+    try:
+        return await _NoRedirect(
+            url,
+            origin=None,
+            compression=None,
+            user_agent_header=_USER_AGENT,
+            additional_headers={"Accept-Encoding": "gzip", **headers},
+            proxy=None,
+            open_timeout=CONNECT_SECONDS,
+            ping_interval=None,
+            close_timeout=CLOSE_SECONDS,
+            max_size=MAX_MESSAGE,
+            host=host,
+            port=port,
+        )
+    except InvalidStatus as error:
+        status = error.response.status_code
+        raise CallFailed(f"the server answered HTTP {status}, not 101", status=status, code=31920) from None
+    except InvalidMessage as error:
+        raise CallFailed("the server closed the connection during the handshake", code=31920) from error
+    except (InvalidHandshake, InvalidURI) as error:
+        raise CallFailed(f"the handshake failed: {error}", code=31920) from error
+    except TimeoutError:
+        raise CallFailed(f"no answer within {CONNECT_SECONDS:.0f} s", code=31901) from None
+    except OSError as error:
+        code = 31902 if isinstance(error, ConnectionError) else 31901
+        raise CallFailed(f"no connection ({type(error).__name__}); is the server running?", code=code) from error
+
+
+class MediaStream:
+    """One stream of a call on an open socket. `run` drives it to its end.
+
+    `delay_ms` is what each message takes on the way, in both directions.
+    """
+
+    def __init__(
+        self, connection: ClientConnection, writer: Writer, stream_sid: str, party: Party, *, delay_ms: float
+    ) -> None:
+        self.stream_sid = stream_sid
+        self.close_code: int | None = None
+        self.ended_by: str | None = None
+        self._connection = connection
+        self._writer = writer
+        self._party = party
+        self.delay_seconds = delay_ms / 1000
+        self._outbox: deque[tuple[float, Callable[[], str | bytes]]] = deque()
+        self._inbox: deque[tuple[float, str | bytes]] = deque()
+        self._timers: dict[str, asyncio.TimerHandle] = {}
+        self._wake = asyncio.Event()
+        self._frame = 0
+        self._chunk = 0
+        self._first_frame = 0
+        self._first_timestamp = 50 + secrets.randbelow(131)
+
+    async def start(self, parameters: dict[str, str]) -> float:
+        """Send `connected` and `start`; return the moment at which `start` went (monotonic, in seconds).
+
+        Raises:
+            CallFailed: the socket was closed by then.
+        """
+        try:
+            await self._send(self._writer.connected())
+            await self._send(self._writer.start(parameters))
+        except ConnectionClosed:
+            raise CallFailed("the server closed the socket before the stream had started", code=31903) from None
+        except asyncio.CancelledError:
+            self._connection.transport.abort()  # the caller has hung up already
+            raise
+        return time.monotonic()
+
+    async def run(self) -> str:
+        """Carry the call's audio until the stream ends; return who ended it: agent, caller, line or error."""
+        now = time.monotonic()
+        self._first_frame = self._frame = max(0, int((now - self._party.playout.started_at) / FRAME_SECONDS))
+        writing = asyncio.create_task(self._write())
+        try:
+            await self._read()
+        except ConnectionClosed as closed:
+            await self._drain_inbox()
+            self._settle(closed)
+        finally:
+            writing.cancel()
+            for timer in self._timers.values():
+                timer.cancel()
+            self._party.playout.stop(time.monotonic())
+            self._connection.transport.abort()
+            await asyncio.gather(writing, return_exceptions=True)
+        assert self.ended_by is not None
+        return self.ended_by
+
+    # What the phone does to the stream.
+
+    def press(self, digit: str) -> None:
+        """Send one key."""
+        self._post(lambda: self._writer.dtmf(digit))
+
+    def post_raw(self, data: str | bytes) -> None:
+        """Send `data` as it is, a text or a binary frame."""
+        self._post(lambda: data)
+
+    def hang_up(self, by: str) -> None:
+        """End the stream from Twilio's side: nothing more is heard; `stop` goes out, then the socket is closed."""
+        if self.ended_by is None:
+            self.ended_by = by
+            now = time.monotonic()
+            self._party.playout.stop(now)
+            self._post(self._writer.stop)
+            # The writer may be stuck in a socket that nobody reads.
+            self._arm("hang-up", now + 2 * CLOSE_SECONDS + self.delay_seconds, self.drop)
+
+    def drop(self) -> None:
+        """Cut the connection, without `stop` or a closing frame."""
+        self.ended_by = self.ended_by or "line"
+        self._connection.transport.abort()
+
+    # Writing.
+
+    def _post(self, compose: Callable[[], str | bytes]) -> None:
+        self._outbox.append((time.monotonic() + self.delay_seconds, compose))
+        self._wake.set()
+
+    async def _write(self) -> None:
+        try:
+            while True:
+                while self.ended_by is None and self._frame_due() <= time.monotonic():
+                    self._speak()
+                while self._outbox and self._outbox[0][0] <= time.monotonic():
+                    await self._send(self._outbox.popleft()[1]())
+                if self.ended_by is not None and not self._outbox:
+                    await self._connection.close(1000)
+                    return
+                due = self._frame_due() if self.ended_by is None else float("inf")
+                await self._sleep_until(min(due, self._outbox[0][0]) if self._outbox else due)
+        except ConnectionClosed:
+            return  # the reader finds out why
+
+    def _frame_due(self) -> float:
+        return self._party.playout.started_at + (self._frame + 1) * FRAME_SECONDS
+
+    def _speak(self) -> None:
+        """Take the next 20 ms of the caller's; frames that the line loses are spoken all the same."""
+        due = self._frame_due()
+        payload = self._party.mouth.frame(self._frame)
+        timestamp = self._first_timestamp + (self._frame - self._first_frame) * FRAME_MS
+        self._frame += 1
+        if self._party.media_paused or time.monotonic() - due > CONGESTED_SECONDS:
+            return
+        self._outbox.append((due + self.delay_seconds, lambda: self._media(payload, timestamp)))
+
+    def _media(self, payload: str | None, timestamp: int) -> str:
+        self._chunk += 1
+        self._party.sent_log.append(time.monotonic())
+        return self._writer.media(payload, self._chunk, timestamp)
+
+    async def _send(self, data: str | bytes) -> None:
+        began = time.monotonic()
+        await self._connection.send(data)
+        if time.monotonic() - began > CONGESTED_SECONDS:
+            self._party.report(alert(31930, "the server does not read; frames of the caller's are dropped"))
+
+    async def _sleep_until(self, moment: float) -> None:
+        """Wait until `moment`, or for something new in the outbox. A timer and an event cost less than a timeout."""
+        timer = None
+        if moment != float("inf"):
+            timer = asyncio.get_running_loop().call_later(max(moment - time.monotonic(), 0), self._wake.set)
+        try:
+            await self._wake.wait()
+        finally:
+            if timer is not None:
+                timer.cancel()
+        self._wake.clear()
+
+    # Reading.
+
+    async def _read(self) -> None:
+        while True:
+            while self._party.stall_reading and self.ended_by is None:  # noqa: ASYNC110 - a fault, set from anywhere
+                await asyncio.sleep(FRAME_SECONDS)
+            message = await self._connection.recv()
+            if self.delay_seconds:
+                self._inbox.append((time.monotonic() + self.delay_seconds, message))
+                self._arm("inbox", self._inbox[0][0], self._take_due)
+            else:
+                self._take(message)
+
+    def _take_due(self) -> None:
+        while self._inbox and self._inbox[0][0] <= time.monotonic():
+            self._take(self._inbox.popleft()[1])
+        if self._inbox:
+            self._arm("inbox", self._inbox[0][0], self._take_due)
+
+    async def _drain_inbox(self) -> None:
+        """Let everything that is still on its way arrive: the close that we saw comes after it."""
+        while self._inbox:
+            await asyncio.sleep(max(self._inbox[-1][0] - time.monotonic(), 0))
+            self._take_due()
+
+    def _take(self, message: str | bytes) -> None:
+        """Let one message of the server's take effect, now."""
+        if self.ended_by is not None:
+            return
+        now = time.monotonic()
+        playout = self._party.playout
+        match read(message, self.stream_sid):
+            case Media(audio):
+                playout.media(audio, now)
+            case Mark(name):
+                playout.mark(name, now, delay_ms=self._party.mark_delay_ms)
+                self._give_marks_back()
+            case Wipe():
+                self._give_marks_back()  # those that were heard before it, should their timer be late
+                playout.clear(now)
+                self._give_marks_back()
+            case str(violation):
+                self._party.report(violation)
+        self._party.note()
+
+    def _give_marks_back(self) -> None:
+        now = time.monotonic()
+        for mark in self._party.playout.due(now):
+            if not self._party.lose_marks:
+                mark.echoed_at = now
+                self._post(lambda name=mark.name: self._writer.mark(name))  # type: ignore[misc]
+        due = self._party.playout.next_due()
+        if due is not None and self.ended_by is None:
+            self._arm("marks", due, self._give_marks_back)
+
+    def _arm(self, name: str, moment: float, action: Callable[[], None]) -> None:
+        """Have `action` called at `moment`, in place of what was set under this `name`."""
+        if name in self._timers:
+            self._timers[name].cancel()
+        loop = asyncio.get_running_loop()
+        self._timers[name] = loop.call_later(max(moment - time.monotonic(), 0), action)
+
+    # The end.
+
+    def _settle(self, closed: ConnectionClosed) -> None:
+        """Find out who ended the stream, and report an end that Twilio would complain about."""
+        self.close_code = closed.rcvd.code if closed.rcvd else 1006
+        if self.ended_by is not None:
+            return
+        if closed.sent is not None and not closed.rcvd_then_sent:
+            self.ended_by, self.close_code = "error", closed.sent.code
+            self._party.report(alert(31924, f"the socket was closed with {closed.sent.code} {closed.sent.reason}"))
+        elif closed.rcvd is None:
+            self.ended_by = "line"
+            self._party.report(alert(31903, "the connection ended without a closing frame"))
+        else:
+            self.ended_by = "agent"

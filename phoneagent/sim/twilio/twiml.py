@@ -1,0 +1,212 @@
+"""TwiML as Twilio reads it: what a server answers to a voice webhook, checked against the schema.
+
+A document that is no TwiML fails the call, as at Twilio; a verb, an attribute or a value that TwiML does not know is
+an alert of its own (12200) and ignored.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from urllib.parse import urlsplit
+from xml.etree import ElementTree
+
+from phoneagent.sim.twilio.alerts import CallFailed, alert
+
+MAX_DOCUMENT_BYTES = 64 * 1024
+"""Bytes of a TwiML document that Twilio accepts."""
+
+LONGEST_PARAMETER = 500
+"""Characters that a Parameter's name and value must stay below, together."""
+
+_SPEECH_MARKUP = frozenset({"break", "emphasis", "lang", "p", "phoneme", "prosody", "s", "say-as", "sub", "w"})
+_DIALLED = frozenset({"Application", "Client", "Conference", "Number", "Queue", "Sim", "Sip", "WhatsApp"})
+
+_ATTRIBUTES: Mapping[str, frozenset[str]] = {
+    name: frozenset(attributes.split())
+    for name, attributes in {
+        "Say": "voice loop language",
+        "Play": "loop digits",
+        "Pause": "length",
+        "Redirect": "method",
+        "Reject": "reason",
+        "Hangup": "",
+        "Connect": "action method",
+        "Stream": "name connectorName url track statusCallback statusCallbackMethod audioFormat sampleRate",
+        "Parameter": "name value",
+        "Dial": "action method timeout hangupOnStar timeLimit callerId record trim recordingStatusCallback "
+        "recordingConfigurationId recordingStatusCallbackMethod recordingStatusCallbackEvent answerOnBridge ringTone "
+        "recordingTrack sequential referUrl referMethod events passports",
+    }.items()
+}
+"""The elements that the phone carries out, and the attributes that each may have."""
+
+_WITH_TEXT = frozenset({"Say", "Play", "Redirect", "Dial"})
+
+_UNSIMULATED_VERBS = "Echo Enqueue Gather Leave Pay Prompt Queue Record Refer Siprec Sms Start Stop"
+_UNSIMULATED_NOUNS = (
+    "AiSession Autopilot Conversation ConversationRelay ConversationRelaySession Room VirtualAgent"  # inside Connect
+)
+_UNSIMULATED = frozenset(f"{_UNSIMULATED_VERBS} {_UNSIMULATED_NOUNS}".split())
+"""Good TwiML that this phone cannot carry out: it says so rather than calling it a mistake of the server's."""
+
+_CHILDREN: Mapping[str, frozenset[str]] = {
+    "Say": _SPEECH_MARKUP,
+    "Dial": _DIALLED,
+    "Connect": frozenset({"Stream", *_UNSIMULATED_NOUNS.split()}),
+    "Stream": frozenset({"Parameter"}),
+}
+
+_METHODS = re.compile("GET|POST")
+_NUMBER = re.compile("[0-9]{1,5}")
+_VALUES = {
+    "method": _METHODS,
+    "statusCallbackMethod": _METHODS,
+    "reason": re.compile("busy|rejected"),
+    "length": _NUMBER,
+    "loop": _NUMBER,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Verb:
+    """One element of TwiML. Text and attributes stay out of the repr: they may hold phone numbers and tokens."""
+
+    name: str
+    attributes: Mapping[str, str] = field(repr=False)
+    text: str = field(repr=False)
+    children: tuple[Verb, ...] = ()
+
+    @property
+    def simulated(self) -> bool:
+        """Whether the phone can carry it out."""
+        return self.name not in _UNSIMULATED and all(child.simulated for child in self.children)
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """The verbs of one answer, in order, and the alerts that reading it raised."""
+
+    verbs: tuple[Verb, ...]
+    alerts: tuple[str, ...]
+
+
+def parse(body: bytes, content_type: str) -> Document:
+    """Read the answer to a voice webhook; `content_type` is the header, empty if there was none.
+
+    Raises:
+        CallFailed: it is no TwiML: too large (11750), of a wrong type (12300), not well-formed (12100).
+    """
+    kind = content_type.partition(";")[0].strip().lower()
+    if len(body) > MAX_DOCUMENT_BYTES:
+        raise CallFailed(f"the answer has more than {MAX_DOCUMENT_BYTES} bytes; send less TwiML", code=11750)
+    if kind.startswith("audio/"):
+        return Document((Verb("Play", {}, ""),), ())
+    if kind == "text/plain":
+        try:
+            return _read(body)
+        except CallFailed:
+            return Document((Verb("Say", {}, body.decode(errors="replace").strip()),), ())
+    if kind not in {"text/xml", "application/xml", "text/html"}:
+        raise CallFailed(f"the answer's type is {kind or 'missing'}; send text/xml or application/xml", code=12300)
+    return _read(body)
+
+
+def _read(body: bytes) -> Document:
+    if b"<!DOCTYPE" in body:
+        # TwiML needs none, and entities would let 64 KB grow without bound.
+        raise CallFailed("the document has a DOCTYPE; remove it", code=12100)
+    try:
+        root = ElementTree.fromstring(body)  # noqa: S314 - short, and without a DOCTYPE there are no entities
+    except (ElementTree.ParseError, LookupError, ValueError) as error:
+        raise CallFailed(f"the document is not well-formed XML: {error}", code=12100) from None
+    if root.tag != "Response":
+        raise CallFailed(f"the root element is <{root.tag}>; it must be <Response>", code=12100)
+    reader = _Reader()
+    verbs = reader.children(
+        root, frozenset(_ATTRIBUTES) - {"Stream", "Parameter"} | frozenset(_UNSIMULATED_VERBS.split())
+    )
+    return Document(verbs, tuple(reader.alerts))
+
+
+class _Reader:
+    """Walks one document; whatever the schema does not know is left out and put into `alerts`."""
+
+    def __init__(self) -> None:
+        self.alerts: list[str] = []
+
+    def children(self, parent: ElementTree.Element, allowed: frozenset[str]) -> tuple[Verb, ...]:
+        verbs = []
+        for element in parent:
+            name = element.tag
+            if name in _SPEECH_MARKUP and name in allowed:
+                continue  # its words belong to the parent's text
+            if name in allowed:
+                verbs.append(self._verb(element))
+            else:
+                self._warn(f"<{name}> is not known inside <{parent.tag}>; names are case-sensitive")
+        stray = [parent.text or "", *(element.tail or "" for element in parent)]
+        if parent.tag not in _WITH_TEXT and any(text.strip() for text in stray):
+            self._warn(f"<{parent.tag}> holds text, and may not")
+        return tuple(verbs)
+
+    def _verb(self, element: ElementTree.Element) -> Verb:
+        name = element.tag
+        if name not in _ATTRIBUTES:
+            return Verb(name, dict(element.attrib), "".join(element.itertext()).strip())
+        attributes = {}
+        for key, value in element.attrib.items():
+            pattern = _VALUES.get(key)
+            if key not in _ATTRIBUTES[name]:
+                self._warn(f"<{name}> has no attribute {key!r}")
+            elif pattern is not None and not pattern.fullmatch(value):
+                self._warn(f"<{name} {key}={value[:40]!r}> is not a value it takes")
+            else:
+                attributes[key] = value
+        verb = Verb(
+            name,
+            attributes,
+            "".join(element.itertext()).strip(),
+            self.children(element, _CHILDREN.get(name, frozenset())),
+        )
+        self._complete(verb)
+        return verb
+
+    def _complete(self, verb: Verb) -> None:
+        """Warn of what an element needs and does not have."""
+        match verb.name:
+            case "Connect" if len(verb.children) != 1:
+                self._warn(f"<Connect> needs exactly one thing to connect to, and has {len(verb.children)}")
+            case "Redirect" if not verb.text:
+                self._warn("<Redirect> names no URL")
+            case "Parameter" if not {"name", "value"} <= verb.attributes.keys():
+                self._warn("<Parameter> needs a name and a value")
+            case "Parameter":
+                size = len(verb.attributes["name"]) + len(verb.attributes["value"])
+                if size >= LONGEST_PARAMETER:
+                    self._warn(f"a <Parameter> has {size} characters in name and value, it must have fewer than 500")
+
+    def _warn(self, detail: str) -> None:
+        self.alerts.append(alert(12200, detail))
+
+
+def check_stream(stream: Verb, url: str, *, allow_ws: bool) -> None:
+    """Check a Stream inside Connect before it is dialled; `url` is its absolute address.
+
+    `allow_ws` lets a plain `ws:` through, which Twilio never does: for a server on this very machine.
+
+    Raises:
+        CallFailed: Twilio would not dial it.
+    """
+    track = stream.attributes.get("track", "inbound_track")
+    parts = urlsplit(url)
+    # The path may carry a token, so no message repeats it.
+    if track != "inbound_track":
+        raise CallFailed(f"track {track[:40]!r} with <Connect>; only inbound_track is possible", code=31941)
+    if not url or re.search(r"\s", stream.attributes.get("url", "")) or not parts.hostname:
+        raise CallFailed("the Stream's url is missing, has white space in it or no host", code=31923)
+    if parts.scheme != "wss" and not (allow_ws and parts.scheme == "ws"):
+        raise CallFailed(f"the Stream's url begins with {parts.scheme}:, it must begin with wss:", code=31922)
+    if parts.query or "?" in url:
+        raise CallFailed("the Stream's url has a query string; use <Parameter> or the path", code=31920)

@@ -1,0 +1,104 @@
+"""Twilio's request signatures, and the short-lived tokens that open a media socket."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import hmac
+import secrets
+import struct
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from twilio.request_validator import RequestValidator
+
+from phoneagent.errors import RequestRefused
+
+TOKEN_SECONDS = 120
+"""How long after the webhook the media socket may be opened."""
+
+SIGNATURE_HEADER = "x-twilio-signature"
+_NONCE_BYTES = 12
+_MAC_BYTES = 32
+_TIME = struct.Struct(">Q")
+_HEAD_BYTES = _TIME.size + _NONCE_BYTES + 1
+_BEGINS, _RESUMES = b"b", b"r"
+
+
+class Signatures:
+    """Checks that a request was signed by Twilio with one of our auth tokens; there are two during a rotation."""
+
+    def __init__(self, auth_tokens: Sequence[str]) -> None:
+        self._validators = [RequestValidator(token) for token in auth_tokens]
+
+    def verify(self, url: str, params: Mapping[str, Any], signature: str | None) -> None:
+        """Return if `signature` is Twilio's for that public URL and those form parameters.
+
+        Raises:
+            RequestRefused: it is missing or wrong. The URL that was checked is named, the signature never.
+        """
+        address, query, _ = url.partition("?")  # the query of a GET holds phone numbers
+        shown = f"{address}?…" if query else address
+        if not signature:
+            raise RequestRefused(f"no {SIGNATURE_HEADER} on a request for {shown}")
+        if not any(validator.validate(url, params, signature) for validator in self._validators):
+            raise RequestRefused(f"wrong signature for {shown}: check PUBLIC_URL and TWILIO_AUTH_TOKEN")
+
+
+@dataclass(frozen=True, slots=True)
+class Ticket:
+    """What a media token says: the call whose media socket it opens, and whether that call goes on or begins."""
+
+    call_sid: str
+    resumes: bool
+    nonce: str
+    """What makes it the only one of its kind."""
+
+
+class MediaTokens:
+    """Short-lived tokens that carry a call from its webhook to its media socket, across processes.
+
+    A token is URL-safe: expiry, nonce, kind and CallSid, and an HMAC over them with a key derived from the first auth
+    token; those of the others are taken as well. `now` is in seconds since the epoch.
+    """
+
+    def __init__(self, auth_tokens: Sequence[str]) -> None:
+        self._keys = [hmac.digest(each.encode(), b"phoneagent media token v2", hashlib.sha256) for each in auth_tokens]
+        self._spent: dict[bytes, int] = {}
+
+    def issue(self, call_sid: str, now: float, *, resumes: bool = False) -> str:
+        """Return a token for the media socket of that call."""
+        kind = _RESUMES if resumes else _BEGINS
+        body = _TIME.pack(int(now) + TOKEN_SECONDS) + secrets.token_bytes(_NONCE_BYTES) + kind + call_sid.encode()
+        return base64.urlsafe_b64encode(_mac(self._keys[0], body) + body).decode().rstrip("=")
+
+    def redeem(self, token: str, now: float) -> Ticket:
+        """Return what a token says, and spend it.
+
+        Raises:
+            RequestRefused: it is not ours, was altered, is too old, or was spent in this process.
+        """
+        try:
+            raw = base64.b64decode(token + "=" * (-len(token) % 4), altchars=b"-_", validate=True)
+        except (binascii.Error, ValueError):
+            raise RequestRefused("a media token is not one of ours") from None
+        mac, body = raw[:_MAC_BYTES], raw[_MAC_BYTES:]
+        genuine = any(hmac.compare_digest(mac, _mac(key, body)) for key in self._keys)
+        if len(body) <= _HEAD_BYTES or not genuine:
+            raise RequestRefused("a media token is not one of ours")
+        (expires,) = _TIME.unpack_from(body)
+        if now > expires:
+            raise RequestRefused(f"a media token is too old: it was good for {TOKEN_SECONDS} s")
+        nonce = body[_TIME.size : _TIME.size + _NONCE_BYTES]
+        if nonce in self._spent:
+            raise RequestRefused("a media token was used twice")
+        self._spent = {old: until for old, until in self._spent.items() if until >= now}
+        self._spent[nonce] = expires
+        kind = body[_HEAD_BYTES - 1 : _HEAD_BYTES]
+        return Ticket(body[_HEAD_BYTES:].decode("utf-8", "replace"), kind == _RESUMES, nonce.hex())
+
+
+def _mac(key: bytes, body: bytes) -> bytes:
+    return hmac.digest(key, body, hashlib.sha256)

@@ -1,0 +1,75 @@
+"""TwiML: the answers to Twilio's webhooks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from twilio.twiml.voice_response import Connect, VoiceResponse
+
+RETRY = "#rc=5&rp=ct,rt,5xx&ct=2000&rt=5000"
+"""Fragment of a webhook's address, never sent nor signed: Twilio asks up to five times again, within its 15 s, where a
+server that restarts does not answer; it waits 2 s for a connection and 5 s for an answer."""
+
+APOLOGY = "We are sorry, something went wrong on our side."
+
+
+def turn_away(fallback_number: str | None, *, reason: str = "busy") -> str:
+    """Return TwiML for a call that is not taken: on to somebody else, or "busy" or "rejected", which costs nothing."""
+    response = VoiceResponse()
+    if fallback_number is None:
+        response.reject(reason=reason)
+    else:
+        response.dial(fallback_number)
+    return str(response)
+
+
+def fall_back(fallback_number: str | None, *, apologise: bool = True) -> str:
+    """Return TwiML for a call that was answered and cannot go on: an apology, then somebody else, or the end."""
+    response = VoiceResponse()
+    if apologise:
+        response.say(APOLOGY)
+    if fallback_number is None:
+        response.hangup()
+    else:
+        response.dial(fallback_number)
+    return str(response)
+
+
+def hang_up() -> str:
+    """Return TwiML that ends the call."""
+    response = VoiceResponse()
+    response.hangup()
+    return str(response)
+
+
+def nothing() -> str:
+    """Return TwiML for a call that is over: Twilio wants an answer, and will do nothing with it."""
+    return str(VoiceResponse())
+
+
+def ask_again(url: str) -> str:
+    """Return TwiML that asks `url` again in a second, when another process may answer."""
+    response = VoiceResponse()
+    response.pause(length=1)
+    response.redirect(url + RETRY, method="POST")
+    return str(response)
+
+
+def connect_stream(
+    url: str, parameters: Mapping[str, str], *, action: str | None = None, status_callback: str | None = None
+) -> str:
+    """Return TwiML that connects the call to a media stream at `url` (wss), with parameters for its `start`.
+
+    Twilio asks `action` how to go on when our side of the stream has gone; without one it hangs up then. It tells
+    `status_callback` when the stream begins, ends or fails.
+    """
+    response = VoiceResponse()
+    callback = {} if status_callback is None else {"status_callback": status_callback}
+    stream = Connect().stream(url=url, **callback)
+    for name, value in parameters.items():
+        if value and len(name) + len(value) < 500:  # Twilio's limit for one parameter
+            stream.parameter(name=name, value=value)
+    connect = Connect() if action is None else Connect(action=action + RETRY, method="POST")
+    connect.append(stream)
+    response.append(connect)
+    return str(response)

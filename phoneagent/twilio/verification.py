@@ -1,0 +1,135 @@
+"""The door: who may talk to the app. Nothing that Twilio has not signed gets further."""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import logging
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any
+from urllib.parse import parse_qsl
+
+from starlette.datastructures import ImmutableMultiDict
+from starlette.requests import ClientDisconnect, HTTPConnection, Request
+from starlette.websockets import WebSocket
+
+from phoneagent.errors import RequestRefused, StoreError
+from phoneagent.settings import Settings
+from phoneagent.twilio.signatures import SIGNATURE_HEADER, TOKEN_SECONDS, MediaTokens, Signatures, Ticket
+
+log = logging.getLogger("phoneagent.twilio.verification")
+
+MAX_BODY_BYTES = 64 * 1024
+MAX_FIELDS = 500
+BODY_SECONDS = 10.0
+"""How long a webhook may take to come; Twilio waits 15 s for the answer."""
+
+CLAIM_SECONDS = 0.5
+"""How long a media socket waits for the database to tell that its token is unused elsewhere."""
+
+
+class Verifier:
+    """Verifies requests against PUBLIC_URL and the auth tokens, and makes the tokens of media sockets.
+
+    `claim` takes a name that only one of all processes may have (see `Store.claim`).
+    """
+
+    def __init__(self, settings: Settings, claim: Callable[[str, float], Awaitable[bool]] | None) -> None:
+        self._settings = settings
+        self._claim = claim
+        self._signatures = Signatures(settings.auth_tokens)
+        self._tokens = MediaTokens(settings.auth_tokens)
+
+    def url(self, path: str, *, scheme: str = "https", query: str = "") -> str:
+        """Return the public address of a path inside this app.
+
+        Host and X-Forwarded-* are what the client says, so they are never used. Without TLS, as `serve --insecure` is
+        on its own machine, https and wss become http and ws.
+        """
+        given, _, rest = self._settings.public_url.partition("://")
+        public = f"{scheme.removesuffix('s') if given == 'http' else scheme}://{rest}"
+        return f"{public}{path}?{query}" if query else f"{public}{path}"
+
+    def media_url(self, path: str, call_sid: str, *, resumes: bool = False) -> str:
+        """Return the address of a media socket for that call, good once."""
+        return self.url(path + self._tokens.issue(call_sid, time.time(), resumes=resumes), scheme="wss")
+
+    async def webhook(self, request: Request, path: str) -> ImmutableMultiDict[str, str]:
+        """Return the parameters of a webhook that Twilio has signed for our account, those of the query too.
+
+        Raises:
+            RequestRefused: it did not come from Twilio, or cannot be read.
+        """
+        body = b""
+        try:
+            async with asyncio.timeout(BODY_SECONDS):
+                async for chunk in request.stream():
+                    body += chunk
+                    if len(body) > MAX_BODY_BYTES:
+                        raise RequestRefused(f"a webhook with more than {MAX_BODY_BYTES} bytes")
+        except TimeoutError:
+            raise RequestRefused(f"a webhook that took longer than {BODY_SECONDS:g} s to come") from None
+        except ClientDisconnect:
+            pass  # half a body has no valid signature
+        try:
+            form = parse_qsl(body.decode(), keep_blank_values=True, max_num_fields=MAX_FIELDS)
+            query = parse_qsl(request.url.query, keep_blank_values=True, max_num_fields=MAX_FIELDS)
+        except ValueError:
+            raise RequestRefused("a webhook whose parameters cannot be read") from None
+        if request.method != "POST":
+            form = []
+        self._verify("https", path, request, ImmutableMultiDict(form))
+        params = ImmutableMultiDict([*query, *form])
+        if params.get("AccountSid") != self._settings.twilio_account_sid and not self._settings.insecure:
+            raise RequestRefused("a webhook of another account than TWILIO_ACCOUNT_SID")
+        return params
+
+    async def socket(self, websocket: WebSocket, path: str) -> Ticket:
+        """Return whose media socket that is; its token is spent then.
+
+        Raises:
+            RequestRefused: Twilio has not signed it, or its token is not good.
+        """
+        token = websocket.path_params["token"]
+        self._verify("wss", path + token, websocket, {})
+        ticket = self._tokens.redeem(token, time.time())
+        if self._claim is not None:
+            try:
+                async with asyncio.timeout(CLAIM_SECONDS):
+                    free = await self._claim(f"media token {ticket.nonce}", TOKEN_SECONDS)
+            except (StoreError, TimeoutError):
+                # A database that is away does not stop calls: the signature holds, and this process has not seen it.
+                sid = ticket.call_sid
+                log.warning("nobody knows whether a media token was used elsewhere", extra={"call_sid": sid})
+                free = True
+            if not free:
+                raise RequestRefused("a media token was used twice")
+        return ticket
+
+    def _verify(self, scheme: str, path: str, request: HTTPConnection, params: Any) -> None:
+        if self._settings.insecure:
+            _check_local(request)
+            return
+        url = self.url(path, scheme=scheme, query=request.scope["query_string"].decode("latin-1"))
+        self._signatures.verify(url, params, request.headers.get(SIGNATURE_HEADER))
+
+
+def _check_local(request: HTTPConnection) -> None:
+    """Return if an unsigned request comes from a program on this machine.
+
+    A page in this machine's browser must not, not even by a name of its own that leads to loopback.
+
+    Raises:
+        RequestRefused: it comes from elsewhere, or from a browser.
+    """
+    client = request.client.host if request.client else None
+    if "origin" in request.headers or not _is_loopback(client) or not _is_loopback(request.url.hostname):
+        raise RequestRefused("an unsigned request that is not of a phone on this machine")
+
+
+def _is_loopback(host: str | None) -> bool:
+    try:
+        return host == "localhost" or ipaddress.ip_address(host or "").is_loopback
+    except ValueError:
+        return False

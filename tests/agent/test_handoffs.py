@@ -1,0 +1,83 @@
+"""Hand-off tools, and the agents that a call can reach by them."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import pytest
+
+from phoneagent import Agent, DefinitionError, tool
+from phoneagent.agent.agent import check_handoffs, team_of
+from phoneagent.agent.handoffs import hand_off_tool
+
+
+@tool
+async def refund() -> str:
+    return "refunded"
+
+
+@tool
+async def take_message() -> str:
+    return "taken"
+
+
+BILLING = Agent(name="billing", instructions="You do bills.", tools=[refund], handoffs=["Front desk"], voice="cedar")
+FRONT = Agent(name="Front desk", instructions="You answer.", tools=[take_message], handoffs=[BILLING])
+
+
+def test_an_agent_has_a_tool_for_each_hand_off() -> None:
+    names = [each["name"] for each in FRONT.session("")["tools"]]
+    assert names == ["take_message", "hand_off_to_billing"]
+    assert [each["name"] for each in BILLING.session("")["tools"]] == ["refund", "hand_off_to_front_desk"]
+
+
+def test_a_circle_is_a_team() -> None:
+    assert team_of(FRONT) == {"Front desk": FRONT, "billing": BILLING}
+    check_handoffs(FRONT)
+
+
+def test_a_hand_off_to_nobody() -> None:
+    with pytest.raises(
+        DefinitionError, match="'billing' hands off to 'Front desk', and no agent has that name: use one of"
+    ):
+        check_handoffs(BILLING)
+
+
+def test_two_agents_of_one_name() -> None:
+    other = Agent(name="billing", instructions="Another one.")
+    middle = Agent(name="middle", instructions="", handoffs=[other])
+    with pytest.raises(DefinitionError, match="two agents are named 'billing'"):
+        Agent(name="front", instructions="", handoffs=[BILLING, middle])
+
+
+def test_one_agent_may_be_reached_in_two_ways() -> None:
+    middle = Agent(name="middle", instructions="", handoffs=[BILLING])
+    Agent(name="front", instructions="", handoffs=[BILLING, middle])
+
+
+@pytest.mark.parametrize("member", ["me", 7, None])
+def test_a_hand_off_is_to_another_agent(member: Any) -> None:
+    with pytest.raises(DefinitionError, match="name another agent"):
+        Agent(name="me", instructions="", handoffs=[member])
+
+
+def test_names_that_make_one_tool_are_refused() -> None:
+    with pytest.raises(DefinitionError, match="two tools named 'hand_off_to_a_b'"):
+        Agent(name="me", instructions="", handoffs=["a b", "a-b"])
+
+
+def test_every_name_makes_a_tool() -> None:
+    names = ["Facturation & devis", "予約", "会計", "x" * 100]
+    tools = [hand_off_tool(name).name for name in names]
+    assert tools[0] == "hand_off_to_facturation_devis"
+    assert len(set(tools)) == 4
+    assert tools == [hand_off_tool(name).name for name in names]  # in any process
+    assert all(re.fullmatch("[a-z0-9_]{1,64}", tool) for tool in tools)
+    Agent(name="me", instructions="", handoffs=names)
+
+
+def test_a_tool_may_not_have_the_name_of_a_hand_off() -> None:
+    own = hand_off_tool("billing")
+    with pytest.raises(DefinitionError, match="two tools named"):
+        Agent(name="me", instructions="", handoffs=["billing"], tools=[own])

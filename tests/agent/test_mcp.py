@@ -1,0 +1,309 @@
+"""MCP servers: what the model's provider is told of one, and one of our own that runs, fails, hangs and dies."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import socket
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+
+from phoneagent import Agent, Call, DefinitionError, LocalMcpServer, McpServer, tool
+from phoneagent.protocol.realtime import Dialect, SessionUpdate, encode
+from tests.protocol import sdk
+
+pytestmark = pytest.mark.anyio
+SCRIPT = str(Path(__file__).parent / "mcp_server.py")
+COMMAND = [sys.executable, SCRIPT]
+UP_SECONDS = 30
+CALL = Call(sid="CA1", caller=None, called=None, direction="inbound", started_at=datetime.now(UTC))
+
+
+# --- one that the model's provider calls ---
+
+HOSTED = McpServer(
+    "shop",
+    "https://shop.example/mcp?key=secret",
+    description="The shop.",
+    headers={"X-Key": "secret"},
+    allowed_tools=["look", "buy"],
+    require_approval=["buy"],
+)
+
+
+def test_a_hosted_server_is_a_part_of_the_session() -> None:
+    session = Agent(instructions="x", tools=[HOSTED]).session("x")
+    assert session["tools"] == [
+        {
+            "type": "mcp",
+            "server_label": "shop",
+            "server_url": "https://shop.example/mcp?key=secret",
+            "server_description": "The shop.",
+            "headers": {"X-Key": "secret"},
+            "allowed_tools": ["look", "buy"],
+            "require_approval": {"always": {"tool_names": ["buy"]}, "never": {"tool_names": ["look"]}},
+        }
+    ]
+    plain = McpServer("shop", "https://shop.example", authorization="secret")
+    assert plain.definition() == {
+        "type": "mcp",
+        "server_label": "shop",
+        "server_url": "https://shop.example",
+        "authorization": "secret",
+        "require_approval": "never",
+    }
+    sdk.check(json.loads(encode(SessionUpdate(session=session), Dialect.GA)), Dialect.GA)
+
+
+def test_the_beta_has_none() -> None:
+    update = SessionUpdate(session=Agent(instructions="x", tools=[HOSTED]).session("x"))
+    assert json.loads(encode(update, Dialect.BETA))["session"]["tools"] == []
+
+
+async def test_of_too_many_tools_or_bad_ones_the_rest_are_offered(caplog: pytest.LogCaptureFixture) -> None:
+    def listed(name: str, **schema: Any) -> SimpleNamespace:
+        return SimpleNamespace(name=name, description=None, title=None, input_schema={"type": "object", **schema})
+
+    class Client:
+        async def list_tools(self, cursor: str | None) -> SimpleNamespace:
+            many = [listed(f"tool_{number}") for number in range(200)]
+            return SimpleNamespace(tools=[listed("odd", type="array"), *many], next_cursor=None)
+
+    @tool
+    def own() -> None: ...
+
+    server = LocalMcpServer("shop", command=["run"])
+    server.tools = await server._list(cast("Any", Client()))
+    assert "odd" not in [each.name for each in server.tools]
+    assert "tool 'odd' has parameters of type 'array'" in caplog.text
+    offered = Agent(instructions="x", tools=[own, server, HOSTED]).session("x")["tools"]
+    assert len(offered) == 128
+    assert "own" in [each.get("name") for each in offered]
+
+
+def test_no_secret_in_a_repr() -> None:
+    local = LocalMcpServer("shop", url="http://localhost/?key=secret", headers={"X": "secret"})
+    process = LocalMcpServer("shop", command=["run", "secret"], env={"X": "secret"})
+    with_token = McpServer("shop", "https://shop.example", authorization="secret")
+    for each in (HOSTED, with_token, local, process, Agent(instructions="x", tools=[HOSTED, local])):
+        assert "secret" not in repr(each)
+
+
+@pytest.mark.parametrize(
+    ("options", "complaint"),
+    [
+        ({"label": "my shop"}, "letters, digits"),
+        ({"url": "shop.example"}, "write https"),
+        ({"authorization": "x", "headers": {"Authorization": "y"}}, "give one of them"),
+        ({"require_approval": "always"}, "write 'never'"),
+        ({"require_approval": ["buy"]}, "allowed_tools"),
+        ({"require_approval": ["sell"], "allowed_tools": ["buy"]}, "add it to allowed_tools"),
+    ],
+)
+def test_what_cannot_work_is_refused_at_once(options: dict[str, Any], complaint: str) -> None:
+    with pytest.raises(DefinitionError, match=complaint):
+        McpServer(**{"label": "shop", "url": "https://shop.example", **options})
+
+
+@pytest.mark.parametrize("options", [{}, {"command": ["x"], "url": "http://x"}, {"command": "python server.py"}])
+def test_a_local_one_is_either_started_or_reached(options: dict[str, Any]) -> None:
+    with pytest.raises(DefinitionError, match="either command"):
+        LocalMcpServer("shop", **options)
+
+
+def test_a_local_one_needs_the_package(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "mcp", None)
+    with pytest.raises(DefinitionError, match=r"pip install 'phoneagent\[mcp\]'"):
+        LocalMcpServer("shop", command=COMMAND)
+
+
+def test_two_of_one_label_are_refused() -> None:
+    with pytest.raises(DefinitionError, match="two tools named 'shop'"):
+        Agent(instructions="", tools=[HOSTED, McpServer("shop", "https://other.example")])
+
+
+# --- one that we call ---
+
+
+@asynccontextmanager
+async def running(**options: Any) -> AsyncIterator[LocalMcpServer]:
+    server = LocalMcpServer("shop", **{"command": COMMAND, **options})
+    try:
+        assert await server.ready(UP_SECONDS)
+        yield server
+    finally:
+        await server.close()
+
+
+async def run(server: LocalMcpServer, name: str, arguments: str = "{}") -> str:
+    (found,) = (each for each in server.tools if each.name == name)
+    return await found.run(CALL, arguments)
+
+
+async def gone(pid: int) -> None:
+    async with asyncio.timeout(10):
+        while True:
+            try:
+                os.kill(pid, 0)
+            except ProcessLookupError:
+                return
+            await asyncio.sleep(0.01)
+
+
+async def test_its_tools_are_offered_and_run_and_its_process_ends_with_it() -> None:
+    async with running(env={"SHOP": "open"}) as server:
+        assert [each.name for each in server.tools] == ["add", "who", "broken", "die", "wait_for-ever"]
+        agent = Agent(instructions="x", tools=[server])
+        definition = agent.session("x")["tools"][0]
+        assert (definition["name"], definition["description"]) == ("add", "Add two numbers.")
+        assert definition["parameters"]["required"] == ["a", "b"]
+        assert await asyncio.gather(*(run(server, "add", f'{{"a": {n}, "b": 1}}') for n in range(5))) == list("12345")
+        assert "error" in json.loads(await run(server, "add", '{"a": 1}'))
+        assert "broken" in json.loads(await run(server, "broken"))["error"]
+        pid, shop = (await run(server, "who")).split()
+        assert shop == "open"
+    await gone(int(pid))
+
+
+async def test_one_that_died_is_started_once_more_and_nothing_is_repeated() -> None:
+    async with running() as server:
+        pid = await run(server, "who")
+        assert "outcome is unknown" in json.loads(await run(server, "die"))["error"]
+        again = await run(server, "who")
+        assert again.isdecimal()
+        assert again != pid
+        os.kill(int(again), 9)
+        async with asyncio.timeout(10):
+            while server._link is not None and not server._link.over:
+                await asyncio.sleep(0.01)
+        assert await server.ready(UP_SECONDS)
+        assert (await run(server, "who")).isdecimal()
+
+
+async def test_one_that_hangs_is_answered_for_and_goes_on() -> None:
+    async with running(timeout=0.5, allowed_tools=["who", "wait.for-ever"]) as server:
+        assert [each.name for each in server.tools] == ["who", "wait_for-ever"]
+        assert "outcome is unknown" in await run(server, "wait_for-ever")
+        assert (await run(server, "who")).isdecimal()
+
+
+async def test_it_ends_with_the_event_loop() -> None:
+    def elsewhere() -> int:
+        async def start() -> int:
+            server = LocalMcpServer("shop", command=COMMAND)
+            assert await server.ready(UP_SECONDS)
+            return int(await run(server, "who"))
+
+        return asyncio.run(start())
+
+    await gone(await asyncio.to_thread(elsewhere))
+
+
+@pytest.mark.parametrize(
+    ("options", "why"),
+    [
+        ({"command": ["/nowhere/at/all"]}, "/nowhere/at/all"),
+        ({"command": [sys.executable, "-c", "print('hello')"]}, "Connection closed"),
+        ({"url": "http://127.0.0.1:9/secret"}, "cannot be used"),
+    ],
+)
+async def test_one_that_does_not_start_leaves_the_agent_without_its_tools(
+    options: dict[str, Any], why: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    server = LocalMcpServer("shop", **options)
+    assert await server.ready(UP_SECONDS) is False
+    (told,) = (record.getMessage() for record in caplog.records if record.name == "phoneagent.agent.mcp")
+    assert why in told
+    assert "secret" not in told
+    agent = Agent(instructions="x", tools=[server])
+    assert agent.session(await agent.instructions_for(CALL))["tools"] == []
+    await agent.close()
+
+
+async def test_a_call_does_not_wait_for_one_that_says_nothing(caplog: pytest.LogCaptureFixture) -> None:
+    server = LocalMcpServer("shop", command=[sys.executable, "-c", "import sys; sys.stdin.read()"])
+    assert await server.ready(0.1) is False
+    assert "not up after 0.1 s" in caplog.text
+    await server.close()
+
+
+async def test_who_waits_for_one_that_is_closed_meanwhile_is_told() -> None:
+    server = LocalMcpServer("shop", command=[sys.executable, "-c", "import sys; sys.stdin.read()"])
+    waiting = asyncio.create_task(server.ready(UP_SECONDS))
+    while server._link is None:
+        await asyncio.sleep(0)
+    await server.close()
+    assert await waiting is False
+
+
+async def test_our_own_tools_come_before_those_of_a_server() -> None:
+    @tool
+    async def add() -> str:
+        """Ours."""
+        return "ours"
+
+    async with running(allowed_tools=["add", "who"]) as server:
+        agent = Agent(instructions="x", tools=[server, add])
+        found = {each["name"]: each["description"] for each in agent.session("x")["tools"]}
+        assert found == {"add": "Ours.", "who": "Tell the process, and what it was given."}
+        assert agent.tool("add") is add
+
+
+async def test_all_servers_of_a_team_are_started_at_once() -> None:
+    shop = LocalMcpServer("shop", command=COMMAND)
+    agent = Agent(
+        instructions="x",
+        tools=[shop],
+        handoffs=[Agent(name="billing", instructions="y", tools=[shop], handoffs=["agent"])],
+    )
+    await agent.open()
+    assert shop.tools
+    pid = int(await run(shop, "who"))
+    await agent.close()
+    await gone(pid)
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
+
+
+@asynccontextmanager
+async def shop(port: int) -> AsyncIterator[None]:
+    process = await asyncio.create_subprocess_exec(*COMMAND, str(port))
+    try:
+        async with asyncio.timeout(UP_SECONDS):
+            while True:
+                try:
+                    _, writer = await asyncio.open_connection("127.0.0.1", port)
+                except OSError:
+                    await asyncio.sleep(0.05)
+                    continue
+                writer.close()
+                await writer.wait_closed()
+                break
+        yield
+    finally:
+        process.kill()
+        await process.wait()
+
+
+async def test_one_that_is_reached_over_http_may_go_and_come_back() -> None:
+    port = free_port()
+    async with shop(port):
+        server = LocalMcpServer("shop", url=f"http://127.0.0.1:{port}/mcp", headers={"X-Key": "secret"})
+        assert await server.ready(UP_SECONDS)
+        assert await run(server, "add", '{"a": 1, "b": 2}') == "3"
+    assert "outcome is unknown" in await run(server, "add", '{"a": 1, "b": 2}')
+    async with shop(port):
+        assert await run(server, "add", '{"a": 1, "b": 2}') == "3"
+        await server.close()

@@ -1,0 +1,276 @@
+"""The rules of the conversation: the start, bad input, the floor, audio, the caller's turns. More of them next door."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from phoneagent.bridge import playback as playback_module
+from phoneagent.bridge.policy import Floor
+from phoneagent.events import AgentAnswered, CallerSpoke, KeyPressed, TurnEnded
+from phoneagent.protocol import mediastream, realtime
+from phoneagent.protocol.mediastream import Audio, SendMark
+from phoneagent.protocol.realtime import AudioAppend, InputTranscript
+from tests.bridge.rig import STREAM, Rig, ulaw
+
+GREETING = "Chez Nous, good evening!"
+
+
+@pytest.fixture
+def rig() -> Rig:
+    return Rig()
+
+
+# --- the start ---
+
+
+def test_nothing_goes_to_the_caller_before_start() -> None:
+    rig = Rig(start=False)
+    assert rig.bridge.stream_sid is None
+    rig.created()
+    rig.audio()
+    assert rig.to_caller == []
+    assert rig.bridge.get_timer() is None
+    rig.bridge.handle_timer(1e9)
+    rig.start()
+    assert rig.bridge.stream_sid == STREAM
+    assert rig.media_ms() == 100
+
+
+def test_the_caller_is_held_until_the_model_listens() -> None:
+    rig = Rig(connect=False)
+    for number in range(3):
+        rig.media(20, 20 * number)
+    assert rig.to_model == []
+    rig.connect()
+    assert len(rig.sent(AudioAppend)) == 3
+    rig.media(20, 60)
+    assert len(rig.sent(AudioAppend)) == 4
+
+
+def test_events_of_a_model_that_is_not_there_are_nothing() -> None:
+    rig = Rig(connect=False)
+    rig.created()
+    rig.audio()
+    assert rig.bridge.floor() is Floor.OPEN
+
+
+@pytest.mark.parametrize("start_first", [True, False])
+def test_the_greeting_is_asked_for_when_both_sides_are_there(start_first: bool) -> None:
+    rig = Rig(start=start_first, connect=not start_first, greeting=GREETING)
+    assert rig.creates == []
+    rig.connect() if start_first else rig.start()
+    assert len(rig.creates) == 1
+    assert GREETING in rig.prompts[0]
+
+
+def test_without_a_greeting_the_caller_begins(rig: Rig) -> None:
+    assert rig.to_model == []
+    assert rig.bridge.floor() is Floor.OPEN
+
+
+def test_a_call_is_greeted_once() -> None:
+    rig = Rig(greeting=GREETING)
+    rig.says(ours=True)
+    rig.wait(1.1)
+    rig.hear()
+    rig.connect()
+    assert len(rig.creates) == 1
+
+
+# --- bad input from the caller's side ---
+
+
+def messages(sid: str) -> list[Any]:
+    return [
+        mediastream.Media(stream_sid=sid, media=mediastream.MediaDetails(payload=ulaw(20))),
+        mediastream.Mark(stream_sid=sid, mark=mediastream.MarkDetails(name="1.1")),
+        mediastream.Dtmf(stream_sid=sid, dtmf=mediastream.DtmfDetails(digit="5")),
+        mediastream.Start(stream_sid=sid, start=mediastream.StartDetails(account_sid="AC2", call_sid="CA2")),
+        mediastream.Stop(stream_sid=sid),
+    ]
+
+
+@pytest.mark.parametrize("kind", range(5))
+def test_messages_of_another_stream_change_nothing_and_are_told_once(rig: Rig, kind: int) -> None:
+    rig.created()
+    rig.audio()
+    for _ in range(3):
+        rig.caller(messages("MZother")[kind])
+    assert rig.bridge.stream_sid == STREAM
+    assert rig.ended is None
+    assert rig.sent(AudioAppend) == []
+    assert rig.events(KeyPressed) == []
+    assert rig.bridge.floor() is Floor.AGENT
+    assert len(rig.troubles) == 1
+
+
+@pytest.mark.parametrize("kind", [0, 1, 2, 4])
+def test_messages_before_start_change_nothing(kind: int) -> None:
+    rig = Rig(start=False)
+    rig.caller(messages(STREAM)[kind])
+    assert rig.to_model == []
+    assert rig.ended is None
+    assert len(rig.troubles) == 1
+
+
+def test_a_second_start_changes_nothing(rig: Rig) -> None:
+    rig.wait(1)
+    rig.start()
+    rig.model(realtime.SpeechStarted())
+    assert rig.events(CallerSpoke)[0].at_ms == 1000
+    assert len(rig.troubles) == 1
+
+
+def test_what_twilio_may_add_is_ignored(rig: Rig) -> None:
+    rig.caller(mediastream.Ignored("video"))
+    rig.caller(mediastream.Connected())
+    assert rig.troubles == []
+
+
+def test_keys_are_told(rig: Rig) -> None:
+    rig.caller(messages(STREAM)[2])
+    assert [event.digit for event in rig.events(KeyPressed)] == ["5"]
+
+
+# --- the floor ---
+
+
+def test_the_floor_goes_round(rig: Rig) -> None:
+    assert rig.bridge.floor() is Floor.OPEN
+    rig.speech()
+    assert rig.bridge.floor() is Floor.CALLER
+    rig.turn()
+    assert rig.bridge.floor() is Floor.THINKING
+    rig.created(ours=False)
+    assert rig.bridge.floor() is Floor.THINKING
+    rig.audio()
+    assert rig.bridge.floor() is Floor.AGENT
+    rig.audio_done()
+    rig.done()
+    assert rig.bridge.floor() is Floor.AGENT
+    rig.hear()
+    assert rig.bridge.floor() is Floor.OPEN
+
+
+def test_a_running_tool_is_thinking(rig: Rig) -> None:
+    rig.created()
+    rig.calls()
+    rig.done()
+    assert rig.bridge.floor() is Floor.THINKING
+
+
+def test_audio_that_waits_for_the_socket_is_the_agents_floor(rig: Rig) -> None:
+    rig.stalled = True
+    rig.says(ours=None)
+    assert rig.to_caller == []
+    assert rig.bridge.floor() is Floor.AGENT
+
+
+# --- audio and marks ---
+
+
+def test_media_and_marks_of_several_items(rig: Rig) -> None:
+    rig.created()
+    rig.audio(60, "i1")
+    rig.audio(60, "i2")
+    rig.audio_done("i1")
+    rig.audio_done("i2")
+    rig.done()
+    assert [type(message) for message in rig.to_caller] == [Audio, Audio, SendMark]
+    rig.hear()
+    assert [(event.turn.item_id, event.turn.heard_ms) for event in rig.events(TurnEnded)] == [("i1", 60), ("i2", 60)]
+
+
+def test_the_end_of_a_response_is_the_end_of_its_items(rig: Rig) -> None:
+    rig.created()
+    rig.audio(30)
+    rig.done()
+    rig.hear()
+    assert rig.bridge.floor() is Floor.OPEN
+    assert len(rig.events(TurnEnded)) == 1
+
+
+def test_a_mark_that_was_cleared_proves_nothing(rig: Rig) -> None:
+    rig.says()
+    old = rig.sent(SendMark)
+    rig.speech()
+    rig.turn()
+    rig.says(1000, "i2", "r2", ours=False)
+    told = len(rig.told)
+    for mark in old:
+        rig.mark(mark.name)
+    assert rig.bridge.floor() is Floor.AGENT
+    assert len(rig.told) == told
+    rig.speech()
+    assert rig.truncations[-1] == ("i2", 0)
+
+
+def test_mark_names_are_unique_in_a_call(rig: Rig) -> None:
+    for number in range(4):
+        rig.says(500, f"i{number}", f"r{number}")
+        rig.speech()
+        rig.turn(f"u{number}")
+    names = [mark.name for mark in rig.sent(SendMark)]
+    assert len(set(names)) == len(names) >= 20
+
+
+def test_audio_of_a_response_that_nobody_announced_is_heard(rig: Rig) -> None:
+    rig.audio(100, "i1", "r7")
+    assert rig.media_ms() == 100
+    rig.created("r8")
+    rig.audio(100, "i2", "r7")
+    assert rig.media_ms() == 200
+    rig.done("r8")
+    assert len(rig.creates) == 1  # r8 itself was empty
+
+
+def test_audio_that_the_caller_does_not_take_is_dropped_at_a_limit(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(playback_module, "MAX_WAITING_BYTES", 1600)
+    rig.stalled = True
+    rig.created()
+    for _ in range(4):
+        rig.audio(100)
+    assert rig.bridge.playback.unsent_ms == 200
+    assert len(rig.troubles) == 1
+
+
+# --- the caller's turns ---
+
+
+def test_a_turn_of_the_caller_with_its_late_text(rig: Rig) -> None:
+    rig.speech()
+    rig.turn("u1")
+    rig.says(ours=False)
+    rig.model(InputTranscript(item_id="u1", transcript="A table, please."))
+    rig.model(realtime.InputTranscriptFailed(item_id="u2"))
+    assert [event.turn.text for event in rig.events(TurnEnded)] == ["A table, please."]
+    assert len(rig.events(AgentAnswered)) == 1
+
+
+def test_a_turn_nobody_understood_is_a_turn(rig: Rig) -> None:
+    rig.speech()
+    rig.turn("u1")
+    rig.model(realtime.InputTranscriptFailed(item_id="u1"))
+    assert [event.turn.text for event in rig.events(TurnEnded)] == [""]
+
+
+def test_what_was_said_before_is_no_answer() -> None:
+    rig = Rig(barge_in=False)
+    rig.created()
+    rig.audio()
+    rig.speech()
+    rig.turn()
+    rig.audio()
+    assert rig.events(AgentAnswered) == []
+
+
+def test_a_line_that_stalls_in_the_middle_of_speech_is_filled(rig: Rig) -> None:
+    rig.media()
+    rig.speech()
+    rig.wait(1.0)
+    assert len(rig.sent(AudioAppend)) == 1 + 3
+    rig.turn()
+    rig.wait(1.0)
+    assert len(rig.sent(AudioAppend)) == 1 + 3

@@ -1,0 +1,188 @@
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from phoneagent.bridge import transcript
+from phoneagent.bridge.transcript import Transcript, heard_part
+from phoneagent.events import Turn
+
+
+def end(
+    log: Transcript, item: str = "i1", *, heard: int = 1000, said: int = 1000, now: int = 5000, cut: bool = False
+) -> Turn:
+    return log.agent_turn(item, heard_ms=heard, said_ms=said, now_ms=now, interrupted=cut, complete=True)
+
+
+# --- what was heard of a text ---
+
+
+def test_half_of_the_audio_is_half_of_the_text_in_whole_words() -> None:
+    assert heard_part("one two three four", 500, 1000, complete=True) == "one two"
+    assert heard_part("one two three four", 400, 1000, complete=True) == "one two"
+    assert heard_part("one two three four", 100, 1000, complete=True) == ""
+
+
+def test_all_of_the_audio_is_all_of_the_text() -> None:
+    assert heard_part("one two", 1000, 1000, complete=True) == "one two"
+
+
+def test_nothing_heard_is_no_text() -> None:
+    assert heard_part("one two", 0, 1000, complete=True) == ""
+
+
+def test_words_run_ahead_of_audio_that_is_not_complete() -> None:
+    text = "word " * 20  # 100 characters, about 6 s of speech
+    assert heard_part(text, 500, 500, complete=False) == "word"
+    assert heard_part(text, 500, 500, complete=True) == text
+
+
+@given(st.text(), st.integers(0, 10_000), st.integers(0, 10_000), st.booleans())
+def test_what_was_heard_is_a_beginning_of_what_was_said(text: str, heard: int, said: int, complete: bool) -> None:
+    assert text.startswith(heard_part(text, heard, said, complete=complete))
+
+
+@given(st.text(), st.integers(0, 5000), st.integers(0, 5000), st.integers(0, 5000))
+def test_hearing_more_is_never_less_text(text: str, heard: int, more: int, said: int) -> None:
+    less = heard_part(text, heard, said, complete=True)
+    assert len(heard_part(text, heard + more, said, complete=True)) >= len(less)
+
+
+# --- the caller ---
+
+
+def test_a_turn_of_the_caller() -> None:
+    log = Transcript()
+    log.caller_spoke(1000, 2500)
+    log.caller_turn("u1", 3000)
+    turn = log.caller_text("u1", " A table, please. ")
+    assert turn == Turn(
+        role="caller", item_id="u1", text="A table, please.", heard_text="A table, please.",
+        start_ms=1000, end_ms=2500, said_ms=1500, heard_ms=1500,
+    )  # fmt: skip
+    assert log.turns() == (turn,)
+
+
+def test_several_stretches_of_speech_are_one_turn() -> None:
+    log = Transcript()
+    log.caller_spoke(1000, 1500)
+    log.caller_spoke(1800, 2500)
+    log.caller_turn("u1", 3000)
+    turn = log.caller_text("u1", "")
+    assert turn is not None
+    assert (turn.start_ms, turn.end_ms) == (1000, 2500)
+
+
+def test_a_turn_without_speech_is_where_it_was_committed() -> None:
+    log = Transcript()
+    log.caller_turn("u1", 3000)
+    turn = log.caller_text("u1", "")
+    assert turn is not None
+    assert (turn.start_ms, turn.end_ms, turn.said_ms) == (3000, 3000, 0)
+
+
+def test_texts_come_out_of_order_or_for_nobody() -> None:
+    log = Transcript()
+    for number in (1, 2):
+        log.caller_spoke(number * 1000, number * 1000 + 500)
+        log.caller_turn(f"u{number}", number * 1000 + 600)
+    assert log.caller_text("nobody", "?") is None
+    log.caller_text("u2", "second")
+    log.caller_text("u1", "first")
+    assert log.caller_text("u1", "again") is None
+    assert [turn.text for turn in log.turns()] == ["first", "second"]
+
+
+def test_turns_whose_text_never_came_end_at_the_end() -> None:
+    log = Transcript()
+    log.caller_turn("u1", 100)
+    log.caller_turn("u2", 200)
+    log.caller_text("u1", "Hi")
+    assert [turn.item_id for turn in log.close()] == ["u2"]
+    assert [turn.text for turn in log.turns()] == ["Hi", ""]
+    assert log.close() == []
+
+
+# --- the agent ---
+
+
+def test_a_turn_heard_to_its_end() -> None:
+    log = Transcript()
+    log.agent_words("i1", "Good ")
+    log.agent_words("i1", "evening!")
+    turn = end(log)
+    assert (turn.role, turn.text, turn.heard_text) == ("agent", "Good evening!", "Good evening!")
+    assert (turn.start_ms, turn.end_ms, turn.interrupted) == (4000, 5000, False)
+
+
+def test_a_turn_that_was_cut() -> None:
+    log = Transcript()
+    log.agent_text("i1", "one two three four")
+    turn = end(log, heard=500, cut=True)
+    assert (turn.text, turn.heard_text, turn.interrupted) == ("one two three four", "one two", True)
+
+
+def test_the_whole_text_replaces_the_words_and_late_words_add_nothing() -> None:
+    log = Transcript()
+    log.agent_words("i1", "Goo")
+    log.agent_text("i1", "Good evening!")
+    log.agent_words("i1", "vening!")
+    assert end(log).text == "Good evening!"
+
+
+def test_items_are_kept_apart() -> None:
+    log = Transcript()
+    log.agent_words("i1", "one")
+    log.agent_words("i2", "two")
+    assert [end(log, "i2").text, end(log, "i1").text] == ["two", "one"]
+
+
+def test_audio_without_words_is_a_turn_as_well() -> None:
+    assert end(Transcript()).text == ""
+
+
+def test_a_turn_does_not_begin_before_the_call() -> None:
+    assert end(Transcript(), heard=1000, now=300).start_ms == 0
+
+
+def test_a_text_that_comes_after_its_turn_is_attached() -> None:
+    log = Transcript()
+    end(log)
+    log.agent_text("i1", "Good evening!")
+    assert [(turn.text, turn.heard_text) for turn in log.turns()] == [("Good evening!", "Good evening!")]
+
+
+def test_words_that_come_after_their_turn_are_attached() -> None:
+    log = Transcript()
+    log.agent_words("i1", "Good ")
+    end(log)
+    log.agent_words("i1", "evening!")
+    assert "evening!" in log.turns()[0].text
+
+
+def test_what_comes_after_an_interruption_was_not_heard() -> None:
+    log = Transcript()
+    log.agent_words("i1", "Good evening, and ")
+    end(log, heard=900, cut=True)
+    log.agent_text("i1", "Good evening, and welcome to this long tale.")
+    (turn,) = log.turns()
+    assert len(turn.heard_text) <= len("Good evening, and")
+    assert "welcome" not in turn.heard_text
+
+
+def test_turns_are_in_the_order_in_which_they_began() -> None:
+    log = Transcript()
+    end(log, "i1", now=9000)
+    log.caller_spoke(2000, 3000)
+    log.caller_turn("u1", 3500)
+    log.caller_text("u1", "Hi")
+    assert [turn.item_id for turn in log.turns()] == ["u1", "i1"]
+
+
+def test_the_number_of_turns_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(transcript, "MAX_TURNS", 3)
+    log = Transcript()
+    for number in range(5):
+        end(log, f"i{number}", now=1000 * (number + 1))
+    assert [turn.item_id for turn in log.turns()] == ["i2", "i3", "i4"]

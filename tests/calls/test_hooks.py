@@ -1,0 +1,130 @@
+"""Hooks: told in order, off the path, and harmless."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from typing import Any
+
+import pytest
+
+from phoneagent import CallerSpoke, DefinitionError, KeyPressed, ModelEvent
+from phoneagent.calls import hooks
+from phoneagent.calls.hooks import Hooks
+
+pytestmark = pytest.mark.anyio
+
+
+def spoke(at_ms: int) -> CallerSpoke:
+    return CallerSpoke(call_sid="CA1", at_ms=at_ms)
+
+
+async def test_hooks_get_their_kinds_in_order() -> None:
+    registry, seen = Hooks(), []
+
+    async def asynchronous(event: Any) -> None:
+        await asyncio.sleep(0)
+        seen.append(("async", event.at_ms))
+
+    def plain(event: Any) -> None:
+        assert threading.current_thread() is not threading.main_thread()
+        seen.append(("plain", event.at_ms))
+
+    registry.add(CallerSpoke | KeyPressed, asynchronous)
+    registry.add(KeyPressed, plain)
+    follower = registry.follow()
+    follower.tell(spoke(1))
+    follower.tell(KeyPressed(call_sid="CA1", at_ms=2, digit="5"))
+    await follower.close()
+    assert seen == [("async", 1), ("async", 2), ("plain", 2)]
+
+
+async def test_a_failing_hook_changes_nothing(caplog: pytest.LogCaptureFixture) -> None:
+    registry, seen = Hooks(), []
+
+    def broken(event: Any) -> None:
+        raise ValueError("oops")
+
+    registry.add(CallerSpoke, broken)
+    registry.add(CallerSpoke, seen.append)
+    follower = registry.follow()
+    follower.tell(spoke(1))
+    await follower.close()
+    assert seen == [spoke(1)]
+    assert "hook broken failed" in caplog.text
+
+
+async def test_a_hook_that_is_cancelled_or_leaves_does_not_keep_the_rest_from_others() -> None:
+    registry, seen = Hooks(), []
+
+    async def cancelled(event: Any) -> None:
+        raise asyncio.CancelledError
+
+    async def leaves(event: Any) -> None:
+        raise SystemExit(3)
+
+    async def rude(event: Any) -> None:
+        raise BaseException
+
+    for hook in (cancelled, leaves, rude, seen.append):
+        registry.add(CallerSpoke, hook)
+    follower = registry.follow()
+    follower.tell(spoke(1))
+    follower.tell(spoke(2))
+    await follower.close()
+    assert seen == [spoke(1), spoke(2)]
+
+
+async def test_a_slow_hook_is_cut_off(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hooks, "HOOK_SECONDS", 0.02)
+    registry, never = Hooks(), asyncio.Event()
+
+    async def slow(event: Any) -> None:
+        await never.wait()
+
+    registry.add(CallerSpoke, slow)
+    follower = registry.follow()
+    follower.tell(spoke(1))
+    await follower.close()
+    assert "hook slow took longer" in caplog.text
+    for number in range(20):
+        follower.tell(spoke(number))
+
+
+async def test_too_many_events_are_dropped_and_that_is_said_once(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hooks, "MAX_WAITING", 3)
+    registry, seen = Hooks(), []
+
+    async def note(event: Any) -> None:
+        seen.append(event.at_ms)
+
+    registry.add(CallerSpoke, note)
+    follower = registry.follow()
+    for number in range(10):
+        follower.tell(spoke(number))
+    await follower.close()
+    assert seen == [0, 1, 2]
+    assert caplog.text.count("events are lost") == 1
+
+
+async def test_without_hooks_nothing_runs() -> None:
+    follower = Hooks().follow()
+    before = len(asyncio.all_tasks())
+    follower.tell(spoke(1))
+    await follower.close()
+    assert len(asyncio.all_tasks()) == before
+
+
+@pytest.mark.parametrize("kind", [int, "CallerSpoke", CallerSpoke | int])
+def test_only_events_can_be_hooked(kind: Any) -> None:
+    with pytest.raises(DefinitionError, match="names no event"):
+        Hooks().add(kind, print)
+
+
+def test_raw_events_are_only_made_when_wanted() -> None:
+    registry = Hooks()
+    assert not registry.wants_model_events
+    registry.add(ModelEvent, print)
+    assert registry.wants_model_events

@@ -1,0 +1,342 @@
+"""How calls go on, by the database and, while that is away, by what this process knows itself."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from phoneagent.bridge.history import Past
+from phoneagent.calls import journal
+from phoneagent.calls.journal import Answer, CallJournal
+from phoneagent.errors import RequestRefused, StoreError, TelephonyError
+from phoneagent.events import CallEnded, CallStarted, NextStep, Turn, TurnEnded
+from phoneagent.store import Store
+from phoneagent.twilio.rest import LiveCalls
+
+pytestmark = pytest.mark.anyio
+SID = "CA" + "1" * 32
+GREETING = Turn(
+    role="agent",
+    item_id="item_1",
+    text="Hello!",
+    heard_text="Hello!",
+    start_ms=20,
+    end_ms=520,
+    said_ms=500,
+    heard_ms=500,
+)
+HANG_UP = NextStep(kind="hang_up", data={"stream_sid": "MZ1"})
+FALL_BACK = NextStep(kind="fall_back", data={"stream_sid": "MZ1"})
+RESUME = NextStep(kind="resume", data={"stream_sid": "MZ1", "pending": "answer", "broke": False})
+BROKEN = NextStep(kind="resume", data={"stream_sid": "MZ1", "pending": "answer", "broke": True})
+
+
+class Rest(LiveCalls):
+    """Twilio's REST API, as far as it comes to be asked here."""
+
+    def __init__(self, *, works: bool = True) -> None:
+        self.done: list[str] = []
+        self._works = works
+
+    async def complete(self, call_sid: str) -> None:
+        await self._do("complete")
+
+    async def redirect(self, call_sid: str, twiml: str) -> None:
+        await self._do("redirect")
+
+    async def _do(self, what: str) -> None:
+        if not self._works:
+            raise TelephonyError("Twilio cannot be asked")
+        self.done.append(what)
+
+
+@pytest.fixture
+async def store(tmp_path: Path) -> AsyncIterator[Store]:
+    """A database with a call in it."""
+    async with Store.from_url(f"sqlite:///{tmp_path}/calls.db") as kept:
+        begin(kept)
+        kept.tell(TurnEnded(call_sid=SID, turn=GREETING))
+        await kept.flush()
+        yield kept
+
+
+def begin(kept: Store, stream_sid: str = "MZ1", *, resumed: bool = False) -> None:
+    kept.tell(
+        CallStarted(
+            call_sid=SID, stream_sid=stream_sid, caller=None, called=None, direction="inbound", resumed=resumed
+        ),
+        stream_sid=stream_sid,
+    )
+
+
+def after(store: Store, rest: Rest | None = None) -> CallJournal:
+    return CallJournal(store, rest or Rest(), fallback_number=None)
+
+
+def take_away(store: Store, monkeypatch: pytest.MonkeyPatch, how: str = "refuses") -> None:
+    async def away(*_: Any) -> Any:
+        if how == "hangs":
+            await asyncio.Event().wait()
+        raise StoreError("the database is away")
+
+    monkeypatch.setattr(journal, "WRITE_SECONDS", 0.02)
+    monkeypatch.setattr(journal, "PATIENT_SECONDS", 0.02)
+    monkeypatch.setattr(journal, "READ_SECONDS", 0.02)
+    monkeypatch.setattr(journal, "KNOWN_READ_SECONDS", 0.02)
+    monkeypatch.setattr(store._database, "read", away)
+    monkeypatch.setattr(store._database, "write", away)
+
+
+ANSWERS = [
+    (HANG_UP, Answer("hang_up")),
+    (FALL_BACK, Answer("fall_back")),
+    (RESUME, Answer("resume", "MZ1")),
+    (BROKEN, Answer("recover", "MZ1")),
+]
+
+
+@pytest.mark.parametrize(("step", "answer"), ANSWERS)
+async def test_what_one_process_has_written_another_one_answers(store: Store, step: NextStep, answer: Answer) -> None:
+    rest = Rest()
+    await after(store, rest).next_step(SID, step)
+    assert await after(store).answer(SID) == answer
+    assert rest.done == []
+
+
+# --- a step that is given early ---
+
+
+@pytest.mark.parametrize("step", [HANG_UP, FALL_BACK])
+async def test_a_process_that_is_killed_during_the_goodbye_has_ended_the_call(store: Store, step: NextStep) -> None:
+    rest = Rest()
+    await after(store, rest).next_step(SID, step, early=True)
+    assert await after(store).answer(SID) == Answer(step.kind)  # type: ignore[arg-type]
+    with pytest.raises(RequestRefused, match="over"):
+        await after(store).past(SID)
+    assert rest.done == []
+
+
+@pytest.mark.parametrize(("step", "answer"), ANSWERS[1:])
+async def test_what_happens_in_the_end_counts_and_not_what_was_to_come(
+    store: Store, step: NextStep, answer: Answer
+) -> None:
+    ours = after(store)
+    await ours.next_step(SID, HANG_UP, early=True)
+    await ours.next_step(SID, step)
+    assert await ours.answer(SID) == answer
+    assert await after(store).answer(SID) == answer
+
+
+async def test_an_early_step_that_is_overtaken_changes_nothing_any_more(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ours = after(store)
+    written, free = store.next_step, asyncio.Event()
+
+    async def slow(call_sid: str, step: NextStep, **options: Any) -> None:
+        if step == HANG_UP:
+            await free.wait()
+        await written(call_sid, step, **options)
+
+    monkeypatch.setattr(store, "next_step", slow)
+    early = asyncio.create_task(ours.next_step(SID, HANG_UP, early=True))
+    await asyncio.sleep(0)  # it has been given
+    await ours.next_step(SID, RESUME)
+    free.set()
+    await early
+    assert await ours.answer(SID) == await after(store).answer(SID) == Answer("resume", "MZ1")
+
+
+async def test_the_step_of_the_end_is_not_written_again_and_needs_no_database(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rest = Rest()
+    ours = after(store, rest)
+    await ours.next_step(SID, HANG_UP, early=True)
+    take_away(store, monkeypatch)
+    await ours.next_step(SID, HANG_UP)
+    assert rest.done == []
+
+
+async def test_an_early_step_that_is_not_written_is_left_to_the_end(
+    store: Store, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    rest = Rest()
+    ours = after(store, rest)
+    with monkeypatch.context() as outage:
+        take_away(store, outage)
+        await ours.next_step(SID, HANG_UP, early=True)
+        assert rest.done == []
+        assert caplog.messages == ["the next step was not written: only this process knows it"]
+        await ours.next_step(SID, HANG_UP)
+    assert rest.done == ["complete"]
+
+
+async def test_a_hand_over_that_is_written_late_is_planned_all_the_same(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A goodbye that is written late must not be: it is done over REST meanwhile."""
+    monkeypatch.setattr(journal, "WRITE_SECONDS", 0.02)
+    monkeypatch.setattr(journal, "PATIENT_SECONDS", 0.02)
+    rest, ours, free = Rest(), after(store), asyncio.Event()
+    write = store._database.write
+
+    async def slow(work: Any) -> Any:
+        await free.wait()
+        return await write(work)
+
+    monkeypatch.setattr(store._database, "write", slow)
+    await ours.next_step(SID, RESUME)
+    await after(store, rest).next_step(SID, replace(HANG_UP, data={"stream_sid": "MZ0"}))
+    assert rest.done == ["complete"]
+    free.set()
+    async with asyncio.timeout(5):
+        while await after(store).answer(SID) != Answer("resume", "MZ1"):
+            await asyncio.sleep(0.005)
+
+
+async def test_a_call_of_which_no_step_is_written_has_broken_unless_somebody_ended_it(store: Store) -> None:
+    ours = after(store)
+    assert await ours.answer(SID) == Answer("recover", "MZ1")
+    assert (await ours.past(SID) or Past()).turns == (GREETING,)
+    store.tell(CallEnded(call_sid=SID, ended_by="agent", reason="goodbye", duration_ms=900, transcript=()))
+    assert await ours.answer(SID) == Answer("hang_up")
+    with pytest.raises(RequestRefused, match="over"):
+        await ours.past(SID)
+
+
+async def test_a_call_that_has_never_begun_has_no_past(store: Store) -> None:
+    assert await after(store).past("CA" + "2" * 32) is None
+
+
+async def test_calls_that_all_ask_at_once_all_go_on(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(journal, "READ_SECONDS", 60.0)  # however slow this machine is
+    ours = after(store)
+    await ours.next_step(SID, RESUME)
+    theirs = after(store)
+    assert set(await asyncio.gather(*(theirs.answer(SID) for _ in range(100)))) == {Answer("resume", "MZ1")}
+    pasts = await asyncio.gather(*(theirs.past(SID) for _ in range(100)))
+    assert {past.pending for past in pasts if past is not None} == {"answer"}
+    assert None not in pasts
+
+
+@pytest.mark.parametrize("how", ["refuses", "hangs"])
+@pytest.mark.parametrize(("step", "answer"), ANSWERS)
+async def test_an_outage_before_twilio_asks_changes_no_answer_of_this_process(
+    store: Store, monkeypatch: pytest.MonkeyPatch, how: str, step: NextStep, answer: Answer
+) -> None:
+    ours = after(store)
+    await ours.next_step(SID, step)
+    take_away(store, monkeypatch, how)
+    assert await ours.answer(SID) == answer
+    if step.kind == "resume":
+        past = await ours.past(SID)
+        assert past is not None
+        assert (past.turns, past.greeted) == ((), True)  # it is not greeted anew
+    else:
+        with pytest.raises(RequestRefused, match="over"):
+            await ours.past(SID)
+    assert await after(store).answer(SID) == Answer("apologise")
+    with pytest.raises(StoreError, match=r"is away|did not answer within 0\.02 s"):
+        await after(store).past(SID)
+
+
+@pytest.mark.parametrize(
+    ("step", "done", "said"),
+    [
+        (HANG_UP, ["complete"], "it is done over REST"),
+        (FALL_BACK, ["redirect"], "it is done over REST"),
+        (RESUME, [], "only this process knows it"),
+    ],
+)
+async def test_a_step_that_is_not_written_is_done_over_rest_where_that_can_be(
+    store: Store,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    step: NextStep,
+    done: list[str],
+    said: str,
+) -> None:
+    caplog.set_level(logging.WARNING, "phoneagent.calls.journal")
+    take_away(store, monkeypatch)
+    rest = Rest()
+    await after(store, rest).next_step(SID, step)
+    assert rest.done == done
+    assert [record.getMessage() for record in caplog.records] == [f"the next step was not written: {said}"]
+
+
+async def test_without_a_rest_api_a_goodbye_that_is_not_written_is_known_here(
+    store: Store, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    ours = CallJournal(store, None, fallback_number=None)
+    take_away(store, monkeypatch)
+    await ours.next_step(SID, HANG_UP)
+    assert caplog.messages == ["the next step was not written: only this process knows it"]
+    assert await ours.answer(SID) == Answer("hang_up")
+
+
+async def test_a_goodbye_is_the_end_although_neither_database_nor_rest_took_it(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ours = after(store, Rest(works=False))
+    with monkeypatch.context() as outage:
+        take_away(store, outage)
+        with pytest.raises(TelephonyError):
+            await ours.next_step(SID, HANG_UP)
+        assert await ours.answer(SID) == Answer("hang_up")
+    assert await ours.answer(SID) == Answer("hang_up")  # the database is back, and has never heard of it
+    assert await after(store).answer(SID) == Answer("recover", "MZ1")
+
+
+async def test_a_step_that_was_not_written_is_known_with_all_that_was_said(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ours = after(store)
+    with monkeypatch.context() as outage:
+        take_away(store, outage)
+        await ours.next_step(SID, RESUME)
+    assert await ours.answer(SID) == Answer("resume", "MZ1")
+    past = await ours.past(SID)
+    assert past is not None
+    assert (past.pending, past.turns) == ("answer", (GREETING,))
+
+
+async def test_a_step_that_only_this_process_knows_is_void_after_a_newer_stream(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ours = after(store)
+    with monkeypatch.context() as outage:
+        take_away(store, outage)
+        await ours.next_step(SID, RESUME)
+    begin(store, "MZ2", resumed=True)
+    assert await ours.answer(SID) == Answer("recover", "MZ2")
+
+
+async def test_a_newer_socket_of_a_live_call_goes_on_without_the_database(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    take_away(store, monkeypatch)
+    past = await after(store).past(SID, "answer")
+    assert past is not None
+    assert past.greeted
+
+
+async def test_what_a_process_remembers_is_bounded_and_ends(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(journal, "MAX_KNOWN", 2)
+    ours = after(store)
+    sids = [f"CA{number:032x}" for number in range(4)]
+    for sid in sids:
+        await ours.next_step(sid, HANG_UP)
+    assert list(ours._steps) == sids[2:]
+    await ours.settle(sids[2], "caller", "completed")
+    assert list(ours._steps) == sids[3:]
+    take_away(store, monkeypatch)
+    assert await ours.answer(sids[3]) == Answer("hang_up")
+    monkeypatch.setattr(journal, "KNOWN_SECONDS", 0.0)
+    assert await ours.answer(sids[3]) == Answer("apologise")

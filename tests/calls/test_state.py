@@ -1,0 +1,104 @@
+"""`call.state` on its way to the next media stream."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+
+from phoneagent import Call, CallerSpoke, ToolReturned
+from phoneagent.calls import state
+from phoneagent.calls.state import CallState, unpack
+from phoneagent.events import CallHandedOver
+
+RETURNED = ToolReturned(call_sid="CA1", at_ms=1, call_id="c", name="t", output="", ms=1)
+HANDED_OVER = CallHandedOver(call_sid="CA1", at_ms=1, reason="")
+SPOKE = CallerSpoke(call_sid="CA1", at_ms=1)
+
+
+def call(**state: Any) -> Call:
+    return Call(sid="CA1", caller=None, called=None, direction="inbound", started_at=datetime.now(UTC), state=state)
+
+
+def test_what_has_changed_is_kept_and_only_that() -> None:
+    ours, kept = call(), []
+    watched = CallState(ours, kept.append)
+    watched.look(RETURNED)
+    assert kept == []
+    ours.state["guests"] = [2, {"Anna": "vegan"}]
+    watched.look(SPOKE)
+    assert kept == []
+    watched.look(RETURNED)
+    watched.look(HANDED_OVER)
+    assert [unpack(text) for text in kept] == [{"guests": [2, {"Anna": "vegan"}]}]
+    ours.state["guests"].append(None)
+    watched.look(HANDED_OVER)
+    del ours.state["guests"]
+    watched.look(HANDED_OVER)
+    assert [unpack(text) for text in kept[1:]] == [{"guests": [2, {"Anna": "vegan"}, None]}, {}]
+
+
+def test_what_was_carried_here_is_not_kept_again() -> None:
+    kept: list[str] = []
+    CallState(call(name="Anna"), kept.append).look(RETURNED)
+    assert kept == []
+
+
+def test_what_json_cannot_carry_is_left_out_and_named_once(caplog: pytest.LogCaptureFixture) -> None:
+    ours, kept = call(), []
+    watched = CallState(ours, kept.append)
+    circle: list[Any] = []
+    circle.append(circle)
+    ours.state |= {"name": "Anna \ud800", "connection": object(), "circle": circle, "secret": b"1234"}
+    watched.look(RETURNED)
+    ours.state["name"] = "Bert"
+    watched.look(RETURNED)
+    assert [unpack(text)["name"] for text in kept] == ["Anna \ud800", "Bert"]
+    assert all(text.isascii() for text in kept)
+    assert caplog.messages == [
+        "call.state is lost at a hand-over: JSON cannot carry connection, circle, secret",
+    ]
+
+
+def test_a_state_that_is_too_long_is_not_carried_by_halves(caplog: pytest.LogCaptureFixture) -> None:
+    ours, kept = call(), []
+    watched = CallState(ours, kept.append)
+    for length in (10, state.MAX_CHARS, 20):
+        ours.state["text"] = "x" * length
+        watched.look(RETURNED)
+    assert [len(unpack(text).get("text", "")) for text in kept] == [10, 0, 20]
+    assert caplog.messages == ["call.state is lost at a hand-over: it has more than 16384 characters as JSON"]
+
+
+def test_a_state_that_a_thread_is_just_changing_is_kept_the_next_time() -> None:
+    class Busy(dict[str, int]):
+        busy = True
+
+        def items(self) -> Any:
+            if self.busy:
+                raise RuntimeError("dictionary changed size during iteration")
+            return super().items()
+
+    ours, kept = call(), []
+    watched = CallState(ours, kept.append)
+    ours.state["inner"] = inner = Busy(one=1)
+    watched.look(RETURNED)
+    assert kept == []
+    inner.busy = False
+    watched.look(RETURNED)
+    assert kept == ['{"inner": {"one": 1}}']
+
+
+@pytest.mark.parametrize("text", [None, "", "{", "[1]", "null"])
+def test_what_was_not_kept_is_nothing(text: str | None) -> None:
+    assert unpack(text) == {}
+
+
+def test_names_need_not_be_texts() -> None:
+    ours, kept = call(), []
+    watched = CallState(ours, kept.append)
+    ours.state[7] = 1  # type: ignore[index]
+    watched.look(RETURNED)
+    assert json.loads(kept[0]) == {"7": 1}

@@ -1,0 +1,121 @@
+"""A whole world for call tests: the real app under uvicorn, the simulated model and a phone, on loopback."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import gc
+import operator
+import typing
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+
+from phoneagent import Agent, Endpoint, Event, ModelEvent, PhoneApp, Settings
+from phoneagent.calls.session import Session
+from phoneagent.sim import Model, Phone, Script, serving
+
+ACCOUNT_SID = "AC" + "0123456789abcdef" * 2
+AUTH_TOKEN = "an-auth-token-of-a-test"
+PUBLIC_URL = "https://agent.example"
+EVENTS = functools.reduce(operator.or_, (kind for kind in typing.get_args(Event) if kind is not ModelEvent))
+
+
+@dataclass
+class World:
+    """The app and everything around it."""
+
+    app: PhoneApp
+    model: Model
+    url: str
+    events: list[Event] = field(default_factory=list)
+
+    def phone(self, **options: Any) -> Phone:
+        options = {"auth_token": AUTH_TOKEN, "public_url": PUBLIC_URL, "account_sid": ACCOUNT_SID, **options}
+        return Phone(f"{self.url}/twilio/voice", **options)
+
+    def of(self, kind: type[Any]) -> list[Any]:
+        return [event for event in self.events if isinstance(event, kind)]
+
+    async def until(self, condition: Callable[[], Any], seconds: float = 10) -> Any:
+        """Wait for a condition that no event announces; fail after `seconds`."""
+        async with asyncio.timeout(seconds):
+            while not (result := condition()):
+                await asyncio.sleep(0.005)
+        return result
+
+    async def nothing_left(self) -> None:
+        """However a call ends, nothing is left of it in the process."""
+        for call in list(self.app._calls.pending.values()):
+            if call.opening is None:  # it was answered, and the test has opened no media socket
+                await call.close()
+        await self.until(lambda: not self.app.calls and not self.app._calls.pending and not self.app._calls._followers)
+        await self.until(lambda: all(session.closed for session in self.model.sessions))
+        ours = ("Session.", "Follower.", "PhoneApp.", "Calls.", "PendingCall.", "open_model")
+
+        def alive() -> list[str]:
+            names = [getattr(task.get_coro(), "__qualname__", "") for task in asyncio.all_tasks()]
+            return [name for name in names if name.startswith(ours)]
+
+        def kept() -> list[Session]:
+            gc.collect()
+            return [thing for thing in gc.get_objects() if type(thing) is Session]
+
+        try:
+            await self.until(lambda: not alive() and not kept(), 30)
+        except TimeoutError:
+            who = [type(holder).__name__ for session in kept() for holder in gc.get_referrers(session)]
+            raise AssertionError(f"left of a call: {alive()}, and a session that is kept by {who}") from None
+
+
+def settings(**changes: Any) -> Settings:
+    given = {
+        "twilio_account_sid": ACCOUNT_SID,
+        "twilio_auth_token": AUTH_TOKEN,
+        "public_url": PUBLIC_URL,
+        "realtime_url": "ws://unused",
+        **changes,
+    }
+    return Settings(**given)
+
+
+Worlds = Callable[..., AbstractAsyncContextManager[World]]
+
+
+@pytest.fixture
+def world(caplog: pytest.LogCaptureFixture) -> Worlds:
+    """Make a world: `async with world(agent, script) as w`; at its end nothing may be left of any call."""
+
+    @asynccontextmanager
+    async def make(
+        agent: Agent | Callable[[Any], Any], script: str | None = None, *, model: Model | None = None, **changes: Any
+    ) -> AsyncIterator[World]:
+        model = model or Model(Script.parse(script) if script else None)
+        async with model:
+            url = f"{model.url}?model=gpt-realtime-2.1"
+            endpoints = changes.pop("endpoints", None)
+            endpoint = changes.pop("endpoint", Endpoint(url, transcription_models=("gpt-transcribe",)))
+            store = changes.pop("store", None)
+            app = PhoneApp(
+                agent,
+                settings=settings(**changes),
+                store=store,
+                **({"endpoints": endpoints} if endpoints else {"endpoint": endpoint}),
+            )
+            seen: list[Event] = []
+
+            async def note(event: Event) -> None:
+                seen.append(event)
+
+            app.on(EVENTS)(note)
+            async with serving(app) as url:
+                made = World(app, model, url, seen)
+                yield made
+                for record in caplog.records:
+                    record.exc_info = None  # a traceback that pytest keeps would keep the call alive
+                await made.nothing_left()
+
+    return make

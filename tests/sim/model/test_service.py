@@ -1,0 +1,137 @@
+"""Whose door the simulated server has: what each provider takes and refuses there."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import aiohttp
+import pytest
+from websockets.asyncio.client import ClientConnection, connect
+from websockets.exceptions import ConnectionClosed, InvalidStatus
+
+from phoneagent.sim import Faults
+from phoneagent.sim.model.service import AZURE, AZURE_PREVIEW, BETA_GATEWAY, OPENAI, Service
+from tests.sim.model.conftest import Client
+
+pytestmark = pytest.mark.anyio
+
+KEY = "sk-test"
+BEARER = [("Authorization", f"Bearer {KEY}")]
+BETA = ("OpenAI-Beta", "realtime=v1")
+VERSION = "api-version=2025-04-01-preview"
+
+
+def open_(model: Any, query: str, headers: Iterable[tuple[str, str]] = BEARER, path: str | None = None) -> connect:
+    url = model.url if path is None else model.url.replace(AZURE.path, path)
+    return connect(f"{url}?{query}", additional_headers=list(headers), compression=None)
+
+
+async def refused(model: Any, *given: Any, **more: Any) -> tuple[int, str]:
+    with pytest.raises(InvalidStatus) as caught:
+        async with open_(model, *given, **more):
+            pass
+    return caught.value.response.status_code, model.refusals[-1].split()[1].rstrip(":")
+
+
+async def first(socket: ClientConnection) -> dict[str, Any]:
+    event: dict[str, Any] = await Client(socket, dialect=None).next()
+    return event
+
+
+async def test_openai_has_switched_the_beta_off(make_model: Any) -> None:
+    async with make_model(service=OPENAI, api_key=KEY) as model:
+        async with open_(model, "model=m", [*BEARER, BETA]) as socket:
+            event = await first(socket)
+            with pytest.raises(ConnectionClosed) as caught:
+                await socket.recv()
+        async with open_(model, "model=m") as socket:
+            assert (await first(socket))["session"]["type"] == "realtime"
+    assert event["error"]["code"] == "beta_api_shape_disabled"
+    assert caught.value.rcvd is not None
+    assert caught.value.rcvd.code == 4000
+
+
+async def test_openai_takes_a_bearer_and_its_own_path(make_model: Any) -> None:
+    async with make_model(service=OPENAI, api_key=KEY) as model:
+        assert await refused(model, "model=m", [("api-key", KEY)]) == (401, "invalid_api_key")
+        assert await refused(model, "model=m&api-key=" + KEY, []) == (401, "invalid_api_key")
+        model_url = model.url
+        with pytest.raises(InvalidStatus):
+            await connect(model_url.replace("/v1/", "/openai/v1/") + "?model=m", additional_headers=BEARER)
+        assert model.refusals[-1].startswith("404")
+
+
+async def test_azure_s_door(make_model: Any) -> None:
+    faults = Faults(refuse_models={"nothing"})
+    async with make_model(service=AZURE, api_key=KEY, faults=faults) as model:
+        for query, headers in (("", BEARER), ("", [("api-key", KEY)]), (f"&api-key={KEY}", []), ("", [*BEARER, BETA])):
+            async with open_(model, f"model=talk{query}", headers) as socket:
+                assert (await first(socket))["session"]["model"] == "talk"
+        assert await refused(model, f"model=talk&{VERSION}") == (401, "Unauthorized")
+        assert await refused(model, "model=nothing") == (404, "DeploymentNotFound")
+        assert await refused(model, "deployment=talk") == (404, "DeploymentNotFound")
+        assert await refused(model, "model=talk", path="/openai/realtime") == (404, "not_found")
+
+
+async def test_azure_s_preview(make_model: Any) -> None:
+    async with make_model(service=AZURE_PREVIEW, api_key=KEY) as model:
+        async with open_(model, f"deployment=talk&{VERSION}", [("api-key", KEY)]) as socket:
+            session = (await first(socket))["session"]
+        assert await refused(model, "deployment=talk") == (404, "NotFound")
+        assert await refused(model, "deployment=talk&api-version=2024-10-21") == (404, "NotFound")
+        assert await refused(model, f"model=talk&{VERSION}") == (404, "DeploymentNotFound")
+    assert (session["modalities"], session["model"]) == (["text", "audio"], "talk")
+
+
+async def test_the_preview_has_not_all_voices(make_model: Any) -> None:
+    async with make_model(service=AZURE_PREVIEW) as model:
+        async with open_(model, f"deployment=talk&{VERSION}") as socket:
+            talker = Client(socket, dialect=None)
+            await talker.until("session.created")
+            error = await talker.refused("session.update", session={"voice": "marin"})
+            await talker.send("session.update", session={"voice": "coral"})
+            await talker.until("session.updated")
+        assert error["param"] == "session.voice"
+        assert "marin" not in error["message"].split("Supported")[1]
+        assert model.violations == []
+
+
+@pytest.mark.parametrize(("recogniser", "outcome"), [("whisper-1", "completed"), ("gpt-4o-transcribe", "failed")])
+async def test_at_azure_a_recogniser_is_a_deployment_too(make_model: Any, recogniser: str, outcome: str) -> None:
+    async with make_model('[[turn]]\ncaller = "Hi."\nsay = "Hello."', service=AZURE) as model:
+        async with open_(model, "model=talk") as socket:
+            talker = Client(socket, dialect="ga")
+            await talker.configure()
+            listening = {"audio": {"input": {"transcription": {"model": recogniser}}}}
+            await talker.send("session.update", session={"type": "realtime", **listening})
+            await talker.until("session.updated")  # taken all the same
+            await talker.speak()
+            event = await talker.until(f"conversation.item.input_audio_transcription.{outcome}")
+        assert event.get("error", {}).get("code") == (None if outcome == "completed" else "DeploymentNotFound")
+
+
+async def test_an_emulator_speaks_beta_to_everybody(make_model: Any) -> None:
+    async with make_model(service=BETA_GATEWAY, api_key=KEY) as model:
+        for headers in (BEARER, [*BEARER, BETA]):
+            async with open_(model, "model=m", headers) as socket:
+                assert "modalities" in (await first(socket))["session"]
+
+
+@pytest.mark.parametrize("service", [OPENAI, AZURE])
+async def test_models_have_entries_beside_the_sessions(make_model: Any, service: Service) -> None:
+    async with make_model(service=service, api_key=KEY) as model:
+        entry = model.url.replace("ws:", "http:").removesuffix("realtime") + "models/talk"
+        async with aiohttp.ClientSession(headers=dict(BEARER)) as http, http.get(entry) as answer:
+            assert (await answer.json())["id"] == "talk"
+
+
+async def test_people_have_no_numbers(make_model: Any) -> None:
+    async with make_model(service=OPENAI) as model:
+        async with open_(model, "model=m", [("OpenAI-Safety-Identifier", "0f" * 16)]) as socket:
+            await first(socket)
+        assert model.violations == []
+        async with open_(model, "model=m", [("OpenAI-Safety-Identifier", "+15550100001")]) as socket:
+            await first(socket)
+        assert len(model.violations) == 1
+        assert "15550100001" not in model.violations[0]

@@ -1,0 +1,144 @@
+"""The REST API and a live call: what the one orders, the other does."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import pytest
+
+from phoneagent.sim import Phone, Quirks, TwilioRest
+from phoneagent.sim.twilio.phone import CallFailed
+from tests.sim.conftest import Leg, Server
+from tests.sim.twilio.test_rest import ACCOUNT, BASE, TOKEN, ask, refusal
+
+pytestmark = pytest.mark.anyio
+
+GOODBYE = "<Response><Say>Bye</Say></Response>"
+
+
+@pytest.fixture
+async def rest() -> AsyncIterator[TwilioRest]:
+    async with TwilioRest(account_sid=ACCOUNT, auth_token=TOKEN) as api:
+        yield api
+
+
+@pytest.fixture
+def phone(server: Server, rest: TwilioRest) -> Phone:
+    server.connect(connect='action="/after"', stream='statusCallback="/status"')
+    server.pages["/status"] = server.pages["/after"] = "<Response/>"
+    return Phone(server.url, account_sid=ACCOUNT, rest=rest, status_callback="/status")
+
+
+def events(server: Server) -> list[str]:
+    return [seen.form.get("StreamEvent") or seen.form["CallStatus"] for seen in server.seen("/status")]
+
+
+async def test_the_api_knows_a_call_and_how_it_goes(server: Server, rest: TwilioRest, phone: Phone):
+    async with phone.dial() as line:
+        call = rest.calls[line.call_sid]
+        assert (call["status"], call["direction"], call["to"]) == ("in-progress", "inbound", "+15550100002")
+    assert call["status"] == "completed"
+
+
+async def test_a_call_that_is_refused_is_over_for_the_api_too(server: Server, rest: TwilioRest, phone: Phone):
+    server.pages["/voice"] = "<Response><Reject/></Response>"
+    with pytest.raises(CallFailed):
+        async with phone.dial():
+            pass
+    assert [call["status"] for call in rest.calls.values()] == ["no-answer"]
+
+
+async def test_completing_a_call_ends_it_like_a_hang_up(server: Server, rest: TwilioRest, phone: Phone):
+    async with phone.dial() as line:
+        path = f"{BASE}/Calls/{line.call_sid}.json"
+        assert (await ask(rest, path, {"Status": "completed"}))[1]["status"] == "completed"
+        await line.wait_ended()
+        assert await refusal(rest, path, {"Status": "completed"}) == (404, 20404)
+        assert await refusal(rest, path, {"Twiml": GOODBYE}) == (400, 21220)
+    assert [message["event"] for message in server.legs[0].messages[-2:]] == ["stop", "closed"]
+    assert events(server) == ["stream-started", "stream-stopped", "completed"]
+    assert not server.seen("/after")
+    assert (line.ended_by, line.close_code, line.violations) == ("agent", 1000, [])
+
+
+@pytest.mark.parametrize("by_url", [False, True])
+async def test_new_twiml_takes_the_place_of_the_stream(server: Server, rest: TwilioRest, phone: Phone, by_url: bool):
+    server.pages["/new"] = GOODBYE
+    new = {"Url": server.url.replace("voice", "new")} if by_url else {"Twiml": GOODBYE}
+    async with phone.dial() as line:
+        status, _, _ = await ask(rest, f"{BASE}/Calls/{line.call_sid}.json", new)
+        await line.wait_ended()
+    assert status == 200
+    assert [message["event"] for message in server.legs[0].messages[-2:]] == ["stop", "closed"]
+    assert line.verbs == ["Connect", "Say Bye"]
+    assert events(server) == ["stream-started", "stream-stopped", "completed"]
+    assert not server.seen("/after")
+    assert [seen.form["CallStatus"] for seen in server.seen("/new")] == ["in-progress"] * by_url
+    assert (line.ended_by, line.violations) == ("agent", [])
+
+
+async def test_new_twiml_can_bring_a_new_stream(server: Server, rest: TwilioRest, phone: Phone):
+    async with phone.dial() as line:
+        twiml = f"<Response><Play/><Connect><Stream url='{server.stream_url}'/></Connect></Response>"
+        await ask(rest, f"{BASE}/Calls/{line.call_sid}.json", {"Twiml": twiml})
+        await line.wait_for_stream(2)
+        assert rest.calls[line.call_sid]["status"] == "in-progress"
+    assert [stream.ended_by for stream in line.streams] == ["agent", "caller"]
+    assert len(server.legs) == 2
+
+
+@pytest.mark.parametrize("asked", [False, True])
+async def test_new_twiml_breaks_off_any_verb(server: Server, rest: TwilioRest, phone: Phone, asked: bool):
+    """The other party of a Dial is cut off; whether its action is asked first is a quirk."""
+    server.connect(after="<Dial action='/after'>+15550100009</Dial>")
+
+    async def close_at_once(leg: Leg) -> None:
+        pass
+
+    server.agent = close_at_once
+    phone.quirks = Quirks(action_after_update=asked)
+    async with phone.dial() as line:
+        async with asyncio.timeout(10):
+            while len(line.verbs) < 2:
+                await asyncio.sleep(0)
+        await ask(rest, f"{BASE}/Calls/{line.call_sid}.json", {"Twiml": GOODBYE})
+        await line.wait_ended()
+    assert line.verbs == ["Connect", "Dial +15550100009", "Say Bye"]
+    assert [seen.form["DialCallStatus"] for seen in server.seen("/after")] == ["completed"] * asked
+
+
+async def test_a_bad_change_leaves_the_call_alone(server: Server, rest: TwilioRest, phone: Phone):
+    async with phone.dial() as line:
+        path = f"{BASE}/Calls/{line.call_sid}.json"
+        assert (await refusal(rest, path, {"Status": "busy"}))[0] == 400
+        assert (await refusal(rest, path, {"Twiml": "x" * 4001}))[0] == 400
+        await line.wait_for_stream()
+        assert line.ended_by is None
+    assert line.verbs == ["Connect"]
+
+
+async def test_new_twiml_that_is_none_ends_the_call(server: Server, rest: TwilioRest, phone: Phone):
+    async with phone.dial() as line:
+        await ask(rest, f"{BASE}/Calls/{line.call_sid}.json", {"Twiml": "no TwiML"})
+        await line.wait_ended()
+    assert line.ended_by == "error"
+    assert line.violations[0].startswith("12100 Document parse failure")
+
+
+async def test_a_call_that_rings_can_be_completed_and_not_redirected(server: Server, rest: TwilioRest, phone: Phone):
+    server.pages["/voice"] = "<Response><Pause length='600'/></Response>"
+    dialling = asyncio.create_task(phone.dial(call_sid="CA" + "5" * 32).__aenter__())
+    async with asyncio.timeout(10):
+        while not server.seen("/voice"):
+            await asyncio.sleep(0)
+    path = f"{BASE}/Calls/CA{'5' * 32}.json"
+    assert await refusal(rest, path, {"Twiml": GOODBYE}) == (400, 21220)
+    await ask(rest, path, {"Status": "completed"})
+    with pytest.raises(CallFailed, match="without a media stream"):
+        await asyncio.wait_for(dialling, 10)
+
+
+async def test_the_api_of_another_account_is_refused(server: Server, rest: TwilioRest):
+    with pytest.raises(ValueError, match="another account"):
+        Phone(server.url, rest=rest)

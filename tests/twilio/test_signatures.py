@@ -1,0 +1,96 @@
+"""Signatures and media tokens."""
+
+from __future__ import annotations
+
+import pytest
+
+from phoneagent import RequestRefused
+from phoneagent.twilio.signatures import TOKEN_SECONDS, MediaTokens, Signatures
+
+# Twilio's published examples, with the auth token "12345".
+PARAMS = {
+    "CallSid": "CA1234567890ABCDE",
+    "Caller": "+14158675310",
+    "Digits": "1234",
+    "From": "+14158675310",
+    "To": "+18005551212",
+}
+VECTORS = [
+    ("https://example.com/myapp.php?foo=1&bar=2", PARAMS, "L/OH5YylLD5NRKLltdqwSvS0BnU="),
+    ("https://example.com/voice", PARAMS, "9g8YAAOQ5ES9VL71cDHaE9dwrzU="),
+    ("wss://example.com/ws", {}, "HXrgvHt0qTHu33oSxSjpOvWtO60="),
+]
+
+
+@pytest.mark.parametrize(("url", "params", "signature"), VECTORS)
+def test_twilio_s_signatures_are_recognised(url: str, params: dict[str, str], signature: str) -> None:
+    Signatures(["12345"]).verify(url, params, signature)
+
+
+@pytest.mark.parametrize("signature", [None, "", "bogus", "L/OH5YylLD5NRKLltdqwSvS0BnU", "é"])
+def test_anything_else_is_refused_and_never_repeated(signature: str | None) -> None:
+    with pytest.raises(RequestRefused) as raised:
+        Signatures(["12345"]).verify(*VECTORS[0][:2], signature)
+    assert "https://example.com/myapp.php?…" in str(raised.value)
+    assert not signature or signature not in str(raised.value)
+
+
+def test_a_token_brings_back_its_call_once() -> None:
+    tokens = MediaTokens(["secret-token"])
+    token = tokens.issue("CA123", now=1000)
+    assert token.replace("-", "").replace("_", "").isalnum()
+    ticket = tokens.redeem(token, now=1000 + TOKEN_SECONDS)
+    assert (ticket.call_sid, ticket.resumes) == ("CA123", False)
+    with pytest.raises(RequestRefused, match="twice"):
+        tokens.redeem(token, now=1001)
+
+
+def test_a_token_works_in_another_process() -> None:
+    token = MediaTokens(["secret-token"]).issue("CA123", now=1000)
+    assert MediaTokens(["secret-token"]).redeem(token, now=1001).call_sid == "CA123"
+    with pytest.raises(RequestRefused, match="not one of ours"):
+        MediaTokens(["another-token"]).redeem(token, now=1001)
+
+
+def test_a_token_says_whether_its_call_goes_on_and_is_one_of_its_kind() -> None:
+    tokens = MediaTokens(["secret-token"])
+    tickets = [tokens.redeem(tokens.issue("CA123", 1000, resumes=resumes), 1000) for resumes in (True, True, False)]
+    assert [ticket.resumes for ticket in tickets] == [True, True, False]
+    assert len({ticket.nonce for ticket in tickets}) == 3
+
+
+def test_during_a_rotation_the_first_token_signs_and_all_of_them_verify() -> None:
+    old, both, new = MediaTokens(["old"]), MediaTokens(["new", "old"]), MediaTokens(["new"])
+    assert both.redeem(old.issue("CA123", 1000), 1000).call_sid == "CA123"
+    assert new.redeem(both.issue("CA123", 1000), 1000).call_sid == "CA123"
+    with pytest.raises(RequestRefused):
+        new.redeem(old.issue("CA123", 1000), 1000)
+    url, params, signature = VECTORS[0]
+    Signatures(["another", "12345"]).verify(url, params, signature)
+    with pytest.raises(RequestRefused):
+        Signatures(["another"]).verify(url, params, signature)
+
+
+def test_a_token_grows_old() -> None:
+    tokens = MediaTokens(["secret-token"])
+    with pytest.raises(RequestRefused, match="too old"):
+        tokens.redeem(tokens.issue("CA123", now=1000), now=1001 + TOKEN_SECONDS)
+
+
+def test_every_altered_character_is_noticed() -> None:
+    tokens = MediaTokens(["secret-token"])
+    token = tokens.issue("CA123", now=1000)
+    for place in range(len(token) - 1):
+        altered = token[:place] + ("A" if token[place] != "A" else "B") + token[place + 1 :]
+        with pytest.raises(RequestRefused):
+            tokens.redeem(altered, now=1000)
+    for nonsense in ("", "A", "é", "a b", token[:40], "=" * 9):
+        with pytest.raises(RequestRefused):
+            tokens.redeem(nonsense, now=1000)
+
+
+def test_spent_tokens_are_forgotten_when_they_are_too_old_anyway() -> None:
+    tokens = MediaTokens(["secret-token"])
+    for now in range(0, 10 * TOKEN_SECONDS, TOKEN_SECONDS // 2):
+        tokens.redeem(tokens.issue("CA123", now), now)
+    assert len(tokens._spent) <= 4
