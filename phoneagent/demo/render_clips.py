@@ -83,7 +83,7 @@ def main() -> None:
         render(folder, voice, lines)
         index = json.loads((folder / "index.json").read_text(encoding="utf-8"))
         asyncio.run(report(name, {line: folder / index[normalised(line)] for line in lines}))
-    apology = PACKAGE / "apology.ulaw"
+    apology = PACKAGE / "calls" / "apology.ulaw"
     apology.write_bytes(agent_voice().render(APOLOGY))
     asyncio.run(report("apology", {APOLOGY: apology}))
 

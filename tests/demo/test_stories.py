@@ -68,7 +68,7 @@ def test_the_clip_of_the_booking_says_what_the_tool_returns():
 
 
 def test_the_apology_is_shipped():
-    apology = (render_clips.PACKAGE / "apology.ulaw").read_bytes()
+    apology = (render_clips.PACKAGE / "calls" / "apology.ulaw").read_bytes()
     assert 3 < len(apology) / 8000 < 8
     assert rms(apology) > 800
 

@@ -29,7 +29,7 @@ pytestmark = pytest.mark.anyio
 VOICE = Murmur()
 KEY, WRONG = "sk-the-right-key", "sk-another-key"
 AGENT = Agent(instructions="x", greeting="Hello!")
-APOLOGY = resources.files("phoneagent").joinpath("apology.ulaw").read_bytes()
+APOLOGY = resources.files("phoneagent").joinpath("calls/apology.ulaw").read_bytes()
 SCRIPT = 'default = "I am still here."'
 
 Misbehaviour = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]

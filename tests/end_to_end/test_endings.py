@@ -18,7 +18,7 @@ from tests.end_to_end.conftest import Worlds
 pytestmark = pytest.mark.anyio
 VOICE = Murmur()
 AGENT = Agent(instructions="Talk.", greeting="Good evening, and welcome.")
-APOLOGY = resources.files("phoneagent").joinpath("apology.ulaw").read_bytes()
+APOLOGY = resources.files("phoneagent").joinpath("calls/apology.ulaw").read_bytes()
 
 
 async def test_the_caller_hangs_up_in_mid_sentence(world: Worlds) -> None:
