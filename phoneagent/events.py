@@ -5,7 +5,6 @@ Times named `at_ms` are milliseconds since the call's media stream started. Noth
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from decimal import Decimal
 from typing import Any, Literal, Protocol, TypeAlias
@@ -269,17 +268,41 @@ Event: TypeAlias = (
 )
 
 
+Pending: TypeAlias = Literal["nothing", "answer", "words", "unknown"]
+"""What was open when a media stream ended: nothing, the caller listens or thinks · the caller waits for an answer, or
+for the rest of one · the caller's last words were lost · unknown, as after a crash."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
-class NextStep:
-    """How a call goes on once its media stream is closed: `kind`, and what that kind needs as JSON can carry it.
+class HangUp:
+    """The next step of a call: it is hung up once the media stream is closed."""
 
-    Kinds: "hang_up"; "fall_back" (to FALLBACK_NUMBER, after a failure of ours); "resume" (in the next media stream;
-    `data["pending"]` tells what was left open, and `data["broke"]` whether the stream ended by a fault).
-    `data["stream_sid"]` is the stream that the step comes after.
-    """
+    stream_sid: str = ""
+    """The media stream that the step comes after; "" where that is not known."""
 
-    kind: str
-    data: Mapping[str, Any] = field(default_factory=dict, repr=False)
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FallBack:
+    """The next step of a call: after a failure of ours, it goes to FALLBACK_NUMBER, or ends with an apology."""
+
+    stream_sid: str = ""
+    """The media stream that the step comes after; "" where that is not known."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Resume:
+    """The next step of a call: it goes on in another media stream."""
+
+    stream_sid: str = ""
+    """The media stream that the step comes after; "" where that is not known."""
+    pending: Pending = "unknown"
+    """What was left open."""
+    broke: bool = True
+    """Whether the media stream ended by a fault, rather than as planned."""
+
+
+NextStep: TypeAlias = HangUp | FallBack | Resume
+"""How a call goes on once its media stream is closed."""
 
 
 class Journal(Protocol):

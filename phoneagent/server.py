@@ -332,7 +332,7 @@ class PhoneApp(Starlette):
         account = None if self.settings.insecure else self.settings.twilio_account_sid
         try:
             start = await read_start(socket, call_sid, account)
-            call = call_of(call_sid, start.start.custom_parameters)
+            call = call_of(call_sid, start.parameters)
             past = await self._past(ticket, call)
             if not self._calls.is_newest(call_sid, number):
                 raise ProtocolError("a newer media socket of the call has come")

@@ -17,7 +17,7 @@ from phoneagent.agent.call import Call
 from phoneagent.billing.ratelimits import RateLimitReserve
 from phoneagent.calls.admission import DENIED, DRAINING, LIMITED, Admission, Refusal
 from phoneagent.calls.calls import Calls
-from phoneagent.calls.journal import Answer, CallJournal, may_recover
+from phoneagent.calls.journal import CallJournal, Continuation, may_recover
 from phoneagent.calls.state import unpack
 from phoneagent.settings import Settings
 from phoneagent.twilio import twiml
@@ -102,7 +102,7 @@ class Webhooks:
         number = self._settings.fallback_number
         return twiml.fall_back(number) if answered else twiml.turn_away(number)
 
-    async def _came_back(self, form: Mapping[str, str]) -> Answer | None:
+    async def _came_back(self, form: Mapping[str, str]) -> Continuation | None:
         """Return how a call goes on that has been here before, and that other TwiML had since; None if it has not."""
         if form["CallStatus"] != LIVE or self._journal is None:  # a new one rings, unless others answer, or we dial
             return None
@@ -119,7 +119,7 @@ class Webhooks:
             await self.ended(call_sid, form["CallStatus"])
             return twiml.nothing()
         faults, since = _number(state.get("faults")), _number(state.get("since")) or int(time.time())
-        answer = Answer("apologise") if self._journal is None else await self._journal.answer(call_sid)
+        answer = Continuation("apologise") if self._journal is None else await self._journal.answer(call_sid)
         step = answer.kind
         goes_on = step in ("resume", "recover", "apologise")  # also where only this process knows nothing
         if goes_on and self._draining() and (again := self._round({**form, **state}, AFTER_PATH)) is not None:
@@ -143,7 +143,7 @@ class Webhooks:
         query = {name: form[name] for name in ("faults", "since", "after") if name in form} | {"again": str(again + 1)}
         return twiml.ask_again(self._verifier.url(path, query=urlencode(query)))
 
-    def _connect(self, form: Mapping[str, str], goes_on: Answer | None, *, faults: int = 0, since: int) -> str:
+    def _connect(self, form: Mapping[str, str], goes_on: Continuation | None, *, faults: int = 0, since: int) -> str:
         """Answer with the address of the call's media socket, and with that of what comes after it.
 
         The latter says how often the call has broken, since when it is up, and after which stream it goes on.

@@ -13,6 +13,7 @@ from phoneagent.agent.handoffs import hand_off_tool
 from phoneagent.agent.mcp import START_SECONDS, LocalMcpServer, McpServer
 from phoneagent.agent.options import Hearing, Limits, Turns, Voice
 from phoneagent.agent.tools import Tool
+from phoneagent.bridge.interruption import Interruption
 from phoneagent.errors import DefinitionError
 from phoneagent.usercode import ask
 
@@ -166,7 +167,7 @@ class Agent:
         With `written` it is for a conversation in writing: the model writes, and listens for no turns.
         """
         format_ = {"type": "audio/pcmu"}
-        detection = self.turns.session(create_response=self.barge_in)
+        detection = self.turns.session(create_response=self.interruption.server_may_answer)
         hearing = {"format": format_, "turn_detection": detection, **self.hearing.session()}
         choice: Any = self.tool_choice
         if choice not in TOOL_CHOICES:
@@ -200,6 +201,11 @@ class Agent:
                 raise DefinitionError(f"agent {self.name!r} has no tool {name!r} to respond with: add it to its tools")
             options["tools"] = [each.definition() for each in tools]
         return options
+
+    @property
+    def interruption(self) -> Interruption:
+        """What of the caller's speech stops the agent: `barge_in` and `greeting_interruptible` as one value."""
+        return Interruption(enabled=self.barge_in, greeting=self.greeting_interruptible)
 
     @property
     def turn_detection(self) -> Mapping[str, Any] | None:

@@ -20,7 +20,7 @@ from typing import Any
 from phoneagent.agent.tools import MAX_NAME_CHARS, Tool
 
 INSTRUCTIONS_SECONDS = 5.0
-"""How long an agent's own function may take to write its instructions; the caller waits."""
+"""How long user functions may take to choose an agent and to write its instructions: the caller waits in silence."""
 
 
 def hand_off_tool(name: str) -> Tool:

@@ -21,7 +21,7 @@ from collections import deque
 from dataclasses import dataclass, field
 
 from phoneagent.protocol.audio import BYTES_PER_MS, base64_bytes
-from phoneagent.protocol.mediastream import Audio, Clear, SendMark, ToCaller
+from phoneagent.protocol.carrier import Audio, Clear, SendMark, ToCarrier
 
 MARK_EVERY_BYTES = 100 * BYTES_PER_MS
 """At most one mark per 100 ms of audio, beside the one at each item's end."""
@@ -163,7 +163,7 @@ class Playback:
         """Tell whether an item is not yet complete and heard to its end."""
         return item_id in self._items
 
-    def pop(self, now: float) -> ToCaller | None:
+    def pop(self, now: float) -> ToCarrier | None:
         """Return the next message to write, if any; it counts as written at `now` (seconds)."""
         if self._clear_due:
             self._clear_due = False

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from phoneagent.agent.call import Call
 from phoneagent.agent.tools import Tool, failure
 from phoneagent.bridge.history import ToolRun
-from phoneagent.bridge.policy import RunTool
+from phoneagent.bridge.requests import RunTool
 from phoneagent.errors import PhoneAgentError
 from phoneagent.events import Journal
 

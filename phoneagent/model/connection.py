@@ -14,6 +14,7 @@ from urllib.parse import parse_qsl, urlsplit
 
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus, InvalidURI
+from websockets.protocol import State
 
 from phoneagent.agent.call import Call
 from phoneagent.errors import EndpointError, EndpointRefused, EndpointUnreachable, ProtocolError
@@ -73,6 +74,8 @@ class ModelSession:
         if self._to_pcm is not None and isinstance(message, realtime.AudioAppend):
             pcm = self._to_pcm.feed(base64.b64decode(message.audio))
             message = realtime.AudioAppend(base64.b64encode(pcm).decode())
+        if self._connection.state is not State.OPEN:  # `send` would wait for the close, and a writer must not
+            raise EndpointUnreachable("the model's socket is closing")
         try:
             await self._connection.send(realtime.encode(message, self.dialect), text=True)
         except ConnectionClosed as error:

@@ -14,6 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from phoneagent.events import Cost, EndedBy, NextStep, Turn, Usage
 from phoneagent.store.schema import answers, calls, messages, next_steps, streams, tools, turns, usage
+from phoneagent.store.steps import from_row
 
 MAX_PARAMETERS = 10_000
 """Fewer than either database takes in one statement."""
@@ -148,7 +149,7 @@ class Standing:
     """What users keep of it, as JSON."""
     step: NextStep | None = None
     """What comes next, None if that was not written since its latest media stream began. It comes after the stream in
-    its `data["stream_sid"]`; one without that holds for any."""
+    its `stream_sid`; one without that holds for any."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -184,7 +185,7 @@ async def read_so_far(connection: AsyncConnection, call_sid: str) -> SoFar:
 async def _stands(connection: AsyncConnection, call_sid: str) -> dict[str, Any]:
     values = dict((await connection.execute(_STANDING, {"sid": call_sid})).mappings().one())
     kind, data = values.pop("kind"), values.pop("data")
-    return {**values, "step": None if kind is None else NextStep(kind=kind, data=data)}
+    return {**values, "step": None if kind is None else from_row(kind, data)}
 
 
 def _standing() -> sa.Select[Any]:

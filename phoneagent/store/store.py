@@ -39,6 +39,7 @@ from phoneagent.store.records import (
 from phoneagent.store.rows import Scribe, clean, now
 from phoneagent.store.schema import calls, claims, next_steps, turns
 from phoneagent.store.statements import FORGOTTEN, MAY_GO_ON
+from phoneagent.store.steps import to_row
 from phoneagent.store.writer import Writer
 
 log = logging.getLogger("phoneagent.store")
@@ -162,8 +163,9 @@ class Store:
         Raises:
             StoreError: it is not written, and is not going to be; the same holds where the caller gives up waiting.
         """
-        key = {"call_sid": clean(call_sid), "stream_sid": clean(str(step.data.get("stream_sid") or ""))}
-        values = {**key, "kind": step.kind, "data": dict(step.data), "at": at or datetime.now(UTC)}
+        key = {"call_sid": clean(call_sid), "stream_sid": clean(step.stream_sid)}
+        kind, data = to_row(step)
+        values = {**key, "kind": kind, "data": data, "at": at or datetime.now(UTC)}
         insert = self._insert(next_steps).values(values)
         changes = {name: insert.excluded[name] for name in ("kind", "data", "at")}
         newer = insert.excluded.at >= next_steps.c.at

@@ -14,7 +14,8 @@ import pytest
 from phoneagent import Agent, Call, CallEnded, Event
 from phoneagent.agent.tools import Tool
 from phoneagent.bridge.bridge import Bridge
-from phoneagent.bridge.policy import Policy, RunTool
+from phoneagent.bridge.policy import Policy
+from phoneagent.bridge.requests import RunTool
 from phoneagent.calls import session
 from phoneagent.calls.session import ModelSocket, Session
 from phoneagent.protocol import mediastream

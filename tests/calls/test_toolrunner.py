@@ -15,7 +15,7 @@ from pydantic import Field, field_validator
 
 from phoneagent import Call, Tool, ToolError, tool
 from phoneagent.bridge.history import ToolRun
-from phoneagent.bridge.policy import RunTool
+from phoneagent.bridge.requests import RunTool
 from phoneagent.calls import toolrunner
 from phoneagent.calls.toolrunner import MOVED, NOT_RUN, OUTCOME_UNKNOWN, ToolRunner
 from phoneagent.errors import StoreError

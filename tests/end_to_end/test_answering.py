@@ -143,7 +143,7 @@ async def test_code_adds_facts_and_asks_for_responses(world: Worlds) -> None:
         assert [item.text for item in session.audio_items] == ["Welcome back!"]
         texts = [item["content"][0]["text"] for item in session.brought]
         assert texts == ["The caller has called before.", "I am still here."]
-        with pytest.raises(DefinitionError, match=r"call\.commit is for turns that your code takes"):
+        with pytest.raises(DefinitionError, match=r"call\.commit is for turns that your code marks"):
             call.commit()
         with pytest.raises(DefinitionError, match=r"call\.clear is for turns"):
             call.clear()

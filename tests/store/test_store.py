@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from phoneagent.errors import StoreError
-from phoneagent.events import Cost, NextStep
+from phoneagent.events import Cost, HangUp, Resume
 from phoneagent.store import MessageRecord, Store, UsageRecord, database, schema
 from tests.store.conftest import (
     CALLED,
@@ -220,12 +220,11 @@ async def test_a_tool_that_started_is_known_to_others_before_it_runs(ready: str)
 
 async def test_the_next_step_is_known_to_others(ready: str) -> None:
     async with stores(ready) as (ours, theirs):
-        await ours.next_step(SID, NextStep(kind="transfer", data={"to": CALLER, "seconds": 20}))
+        await ours.next_step(SID, Resume(stream_sid="MZ1", pending="answer", broke=False))
         step = (await theirs.standing(SID)).step
-        assert step == NextStep(kind="transfer", data={"to": CALLER, "seconds": 20})
-        assert CALLER not in repr(step)
-        await theirs.next_step(SID, NextStep(kind="hang_up"))
-        assert (await ours.standing(SID)).step == NextStep(kind="hang_up")
+        assert step == Resume(stream_sid="MZ1", pending="answer", broke=False)
+        await theirs.next_step(SID, HangUp())
+        assert (await ours.standing(SID)).step == HangUp()
         assert (await ours.standing("CA0")).step is None
 
 
@@ -235,7 +234,7 @@ async def test_a_next_step_that_could_not_be_written_never_is(outage: Outage) ->
         await kept.flush()
         await outage.begin()
         with pytest.raises(StoreError):
-            await kept.next_step(SID, NextStep(kind="hang_up"))
+            await kept.next_step(SID, HangUp())
         await outage.end()
         kept.tell(ended())
         await kept.flush()
@@ -248,14 +247,14 @@ async def test_a_next_step_that_the_call_did_not_wait_for_is_not_written(
     if outage.is_sqlite:
         monkeypatch.setattr(database, "BUSY_SECONDS", 5.0)
     async with Store.from_url(outage.url) as kept:
-        await kept.next_step(SID, NextStep(kind="hang_up"))
+        await kept.next_step(SID, HangUp())
         await outage.hold()
         with pytest.raises(TimeoutError):
             async with asyncio.timeout(0.1):
-                await kept.next_step(SID, NextStep(kind="transfer"))
+                await kept.next_step(SID, Resume())
         await outage.end()
         await until(lambda: not kept._database._at_work)
-        assert (await kept.standing(SID)).step == NextStep(kind="hang_up")
+        assert (await kept.standing(SID)).step == HangUp()
 
 
 async def test_a_tool_whose_start_could_not_be_written_says_so_and_is_written_later(outage: Outage) -> None:
@@ -293,7 +292,7 @@ async def test_many_calls_at_once_from_several_processes_are_no_trouble(ready: s
         kept.tell(started(f"CA{number:032x}"))
         taken = await kept.claim(f"token {number}", 60)
         await kept.tool_started(f"CA{number:032x}", "call_1", "book", "{}")
-        await kept.next_step(f"CA{number:032x}", NextStep(kind="hang_up"))
+        await kept.next_step(f"CA{number:032x}", HangUp())
         return taken
 
     async with stores(ready, 3) as several:

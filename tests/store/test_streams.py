@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from phoneagent.events import CallEnded, CallHandedOver, EndedBy, Event, NextStep
+from phoneagent.events import CallEnded, CallHandedOver, EndedBy, Event, FallBack, HangUp, Resume
 from phoneagent.store import CallDetails, SoFar, Standing, Store, rows, statements, store, writer
 from tests.store.conftest import (
     CALLER,
@@ -266,7 +266,7 @@ async def test_with_record_days_0_a_broken_line_that_nobody_mends_is_forgotten(
 
 
 async def test_a_step_of_an_older_stream_is_void(ready: str) -> None:
-    step = NextStep(kind="resume", data={"stream_sid": "MZ1", "pending": ["an answer"]})
+    step = Resume(stream_sid="MZ1", pending="answer")
     async with stores(ready) as (first, second):
         await first.next_step(SID, step)
         assert (await second.standing(SID)).step == step  # there is no record to say otherwise
@@ -276,23 +276,23 @@ async def test_a_step_of_an_older_stream_is_void(ready: str) -> None:
         second.tell(SECOND)
         await second.flush()
         assert (await first.standing(SID)).step is None
-        await second.next_step(SID, NextStep(kind="hang_up", data={"stream_sid": "MZ2"}))
-        assert (await first.standing(SID)).step == NextStep(kind="hang_up", data={"stream_sid": "MZ2"})
-        await second.next_step(SID, NextStep(kind="hang_up"))
-        assert (await first.standing(SID)).step == NextStep(kind="hang_up")
+        await second.next_step(SID, HangUp(stream_sid="MZ2"))
+        assert (await first.standing(SID)).step == HangUp(stream_sid="MZ2")
+        await second.next_step(SID, HangUp())
+        assert (await first.standing(SID)).step == HangUp()
 
 
 async def test_where_a_call_stands_is_known_without_all_of_it(ready: str) -> None:
     async with Store.from_url(ready) as kept:
         assert await kept.standing(SID) == Standing()
         assert await kept.so_far(SID) == SoFar()
-        step = NextStep(kind="resume", data={"stream_sid": "MZ1", "pending": "answer"})
+        step = Resume(stream_sid="MZ1", pending="answer")
         await kept.next_step(SID, step)
         assert await kept.standing(SID) == Standing(step=step)
         for event in (started(), said(GREETING), TOOL, RETURNED, BROKEN):
             kept.tell(event)
         kept.tell(started("CA" + "2" * 32, stream_sid="MZ9"))
-        await kept.next_step("CA" + "2" * 32, NextStep(kind="hang_up"))
+        await kept.next_step("CA" + "2" * 32, HangUp())
         record = await record_of(kept)
         standing = Standing(stream_sid="MZ1", started_at=record.started_at, ended_by="line", step=step)
         assert await kept.standing(SID) == standing
@@ -318,14 +318,14 @@ async def test_a_step_that_an_older_stream_writes_late_replaces_none(ready: str)
         first.tell(started())
         await first.flush()
         second.tell(SECOND)
-        await second.next_step(SID, NextStep(kind="hang_up", data={"stream_sid": "MZ2"}))
+        await second.next_step(SID, HangUp(stream_sid="MZ2"))
         await second.flush()
-        await first.next_step(SID, NextStep(kind="resume", data={"stream_sid": "MZ1"}))
-        assert (await first.standing(SID)).step == NextStep(kind="hang_up", data={"stream_sid": "MZ2"})
+        await first.next_step(SID, Resume(stream_sid="MZ1"))
+        assert (await first.standing(SID)).step == HangUp(stream_sid="MZ2")
 
 
 async def test_of_two_steps_of_a_stream_the_one_that_was_given_later_stays(ready: str) -> None:
-    early, late = (NextStep(kind=kind, data={"stream_sid": "MZ1"}) for kind in ("hang_up", "fall_back"))
+    early, late = HangUp(stream_sid="MZ1"), FallBack(stream_sid="MZ1")
     moment = rows.now()
     async with Store.from_url(ready) as kept:
         kept.tell(started())
@@ -339,7 +339,7 @@ async def test_of_two_steps_of_a_stream_the_one_that_was_given_later_stays(ready
 async def test_a_stream_that_has_just_begun_voids_the_step_before_it_at_once(ready: str) -> None:
     async with Store.from_url(ready) as kept:
         kept.tell(started())
-        await kept.next_step(SID, NextStep(kind="resume", data={"stream_sid": "MZ1"}))
+        await kept.next_step(SID, Resume(stream_sid="MZ1"))
         kept.tell(SECOND)
         assert (await kept.standing(SID)).step is None
 
@@ -388,8 +388,8 @@ async def test_a_call_whose_stream_begins_after_its_end_has_come_back(
         record = await record_of(first)
         assert (record.stream_sid, record.started_at, record.ended_by) == ("MZ2", before.started_at, None)
         assert record.turns == (GREETING,)
-        await second.next_step(SID, NextStep(kind="resume", data={"stream_sid": "MZ2"}))
-        assert (await first.standing(SID)).step == NextStep(kind="resume", data={"stream_sid": "MZ2"})
+        await second.next_step(SID, Resume(stream_sid="MZ2"))
+        assert (await first.standing(SID)).step == Resume(stream_sid="MZ2")
         second.tell(ended(ended_by="agent", duration_ms=0))
         second.tell(back)
         assert (await record_of(second)).ended_by == "agent"
