@@ -22,7 +22,7 @@ _T = TypeVar("_T")
 _free = threading.Semaphore(MAX_THREADS)
 
 
-async def ask(function: Callable[..., Any], *args: Any) -> Any:
+async def call_user(function: Callable[..., Any], *args: Any) -> Any:
     """Call a function of the user's, an async one here and a plain one in a thread, and return its answer.
 
     Raises:

@@ -22,7 +22,7 @@ from phoneagent.protocol import realtime
 from phoneagent.protocol.negotiation import Negotiation
 from phoneagent.protocol.realtime import FATAL_CODES
 from phoneagent.protocol.transcoding import ToPcm, ToUlaw
-from phoneagent.usercode import ask
+from phoneagent.usercode import call_user
 
 __all__ = ["Endpoint", "ModelSession", "TokenProvider", "open_session"]
 
@@ -186,7 +186,7 @@ async def _headers(endpoint: Endpoint, call: Call | None) -> dict[str, str]:
 
 async def _fetch(provider: TokenProvider) -> str:
     try:
-        token = await ask(provider)
+        token = await call_user(provider)
     except Exception as error:  # a user's function
         raise EndpointUnreachable(f"the endpoint's token provider failed: {type(error).__name__}") from error
     if not isinstance(token, str) or not re.fullmatch(r"[!-~]+", token):
