@@ -88,7 +88,7 @@ class MessageRecord:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Answer:
+class AnswerRecord:
     """The first audio of an answer, `at_ms` into the call, `latency_ms` after the caller had stopped to speak."""
 
     at_ms: int
@@ -116,7 +116,7 @@ class CallDetails(CallRecord):
     turns: tuple[Turn, ...] = field(repr=False)
     messages: tuple[MessageRecord, ...]
     tools: tuple[ToolRecord, ...]
-    answers: tuple[Answer, ...]
+    answers: tuple[AnswerRecord, ...]
     usage: tuple[UsageRecord, ...]
 
     def latency_ms(self, share: float) -> int | None:
@@ -235,7 +235,7 @@ async def read_call(connection: AsyncConnection, call_sid: str) -> CallDetails |
         messages=await _messages(connection, call_sid, start),
         tools=await _tools(connection, call_sid, start),
         answers=tuple(
-            Answer(at_ms=_ms(each.at, start), latency_ms=each.latency_ms)
+            AnswerRecord(at_ms=_ms(each.at, start), latency_ms=each.latency_ms)
             for each in await _hanging(connection, answers, call_sid, answers.c.at)
         ),
     )
