@@ -16,7 +16,7 @@ from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 from phoneagent.agent.call import Call
 from phoneagent.errors import ConfigurationError
 from phoneagent.protocol import realtime
-from phoneagent.settings import DEFAULT_MODEL, DEFAULT_TRANSCRIPTION_MODELS, Settings
+from phoneagent.settings import DEFAULT_MODEL, DEFAULT_TRANSCRIPTION_MODELS, Settings, is_address, is_header
 
 OPENAI_URL = "https://api.openai.com/v1"
 HELICONE_URL = "https://api.helicone.ai/v1/gateway/oai"
@@ -37,8 +37,6 @@ _PRINTABLE = re.compile(r"[!-~]{1,256}")
 _PRINTABLE_URL = re.compile(r"[^\s\x00-\x1f\x7f]+")
 _MODEL_NAMES = ("model", "deployment")
 _KEY_HEADERS = ("authorization", "api-key", "helicone-auth")
-_HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,100}")
-_HEADER_VALUE = re.compile(r"[ -~]{0,8192}")
 _WEB_PAGE = "a web page is there, and no Realtime server"
 _GATEWAY_REMEDIES = {
     "401": "check REALTIME_API_KEY",
@@ -103,17 +101,13 @@ class Endpoint:
         Raises:
             ConfigurationError: the address is none, or a key or header cannot be sent.
         """
-        try:
-            parts = urlsplit(self.url)
-            is_address = parts.scheme in ("ws", "wss") and bool(parts.hostname) and parts.port != 0
-        except ValueError:
-            is_address = False
-        if not is_address or not _PRINTABLE_URL.fullmatch(self.url):
+        if not is_address(self.url, "ws", "wss") or not _PRINTABLE_URL.fullmatch(self.url):
             raise ConfigurationError(["the endpoint's address is none: write it like wss://HOST/v1, without spaces"])
-        if "" in [value for name, value in parse_qsl(parts.query, keep_blank_values=True) if name in _MODEL_NAMES]:
+        query = urlsplit(self.url).query
+        if "" in [value for name, value in parse_qsl(query, keep_blank_values=True) if name in _MODEL_NAMES]:
             raise ConfigurationError([f"the endpoint at {self.host} has an empty name for its model: name one"])
         for name, value in (*self.headers.items(), *self.call_headers.items()):
-            if not _HEADER_NAME.fullmatch(name) or not _HEADER_VALUE.fullmatch(value):
+            if not is_header(name, value):
                 remedy = "use printable ASCII, without line breaks"
                 raise ConfigurationError([f"the header {name!r} for {self.host} cannot be sent: {remedy}"])
             if name.lower() in _KEY_HEADERS and value.strip() in ("", "Bearer", "Bearer None"):
@@ -299,7 +293,9 @@ def _named(settings: Settings) -> Endpoint:
             **(heard if "transcription_models" in settings.model_fields_set else {}),
         )
     if settings.openai_api_key is None:
-        raise ConfigurationError(["OPENAI_API_KEY is missing: set it, or REALTIME_URL for another Realtime server"])
+        raise ConfigurationError(
+            ["OPENAI_API_KEY is missing: set it, or set REALTIME_URL to use another Realtime server"]
+        )
     return Endpoint.openai(
         settings.openai_api_key.get_secret_value(),
         settings.openai_model,
