@@ -1,4 +1,4 @@
-"""Functions of users, and plain ones in threads: what they raise, and what happens when they hang."""
+"""Users' functions, and plain ones in threads: what they raise, and what happens when they hang."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ async def test_what_it_raises_is_raised_here_and_never_ends_the_process(
 
 
 class Rude(BaseException):
-    """Nothing that `except Exception` catches."""
+    """An error that `except Exception` does not catch."""
 
 
 @pytest.mark.parametrize("kind", ["async", "plain"])
