@@ -285,11 +285,8 @@ def _configured(settings: Settings) -> Endpoint:
         )
     if settings.azure_openai_endpoint is not None:
         if settings.azure_openai_deployment is None or settings.azure_openai_api_key is None:
-            raise ConfigurationError(
-                [
-                    "AZURE_OPENAI_DEPLOYMENT or AZURE_OPENAI_API_KEY is missing: set both, or remove AZURE_OPENAI_ENDPOINT"
-                ]
-            )
+            remedy = "set both, or remove AZURE_OPENAI_ENDPOINT"
+            raise ConfigurationError([f"AZURE_OPENAI_DEPLOYMENT or AZURE_OPENAI_API_KEY is missing: {remedy}"])
         return Endpoint.azure(
             settings.azure_openai_endpoint,
             settings.azure_openai_deployment,

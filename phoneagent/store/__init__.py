@@ -1,4 +1,4 @@
-"""Call records: what was said, heard and done in each call, in SQLite or PostgreSQL."""
+"""Call records in SQLite or PostgreSQL: what was said, heard and done in each call."""
 
 from phoneagent.store.records import (
     AnswerRecord,

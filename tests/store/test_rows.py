@@ -9,7 +9,7 @@ import pytest
 
 from phoneagent.events import Event, KeyPressed, RateLimitsUpdated
 from phoneagent.store import rows
-from phoneagent.store.rows import CALL_ITSELF, ROW_BYTES, Kind, Row, Scribe, clean
+from phoneagent.store.rows import CALL_ITSELF, ROW_BYTES, Kind, Row, RowBuilder, clean
 from tests.store.conftest import (
     ANSWERED,
     CALLED,
@@ -73,21 +73,21 @@ def test_what_no_database_takes_is_cleaned(text: str, cleaned: str) -> None:
 
 
 def test_every_text_of_a_row_is_cleaned() -> None:
-    call, _ = Scribe().rows(started("CA\x001", caller="+1\x00555"))
+    call, _ = RowBuilder().rows(started("CA\x001", caller="+1\x00555"))
     assert (call.call_sid, call.values["of_call"], call.values["caller"]) == ("CA1", "CA1", "+1555")
 
 
 def test_a_row_weighs_its_texts() -> None:
-    (row,) = Scribe().rows(said(GREETING))
+    (row,) = RowBuilder().rows(said(GREETING))
     longer = replace(GREETING, text=GREETING.text + "x" * 1000)
-    (heavy,) = Scribe().rows(said(longer))
+    (heavy,) = RowBuilder().rows(said(longer))
     assert row.weight > ROW_BYTES
     assert heavy.weight - row.weight == 1000
 
 
 @pytest.mark.parametrize(("event", "kind"), [(started(), Kind.STARTED), (SECOND, Kind.RESUMED)])
 def test_a_start_is_a_row_of_the_call_and_one_of_its_stream(event: Event, kind: Kind) -> None:
-    call, stream = Scribe().rows(event)
+    call, stream = RowBuilder().rows(event)
     assert (call.kind, stream.kind) == (kind, Kind.STREAM)
     assert (call.values["caller"], call.values["called"], call.values["direction"]) == (CALLER, CALLED, "inbound")
     assert call.values["started_at"] == stream.values["started_at"] == BEGAN
@@ -95,10 +95,10 @@ def test_a_start_is_a_row_of_the_call_and_one_of_its_stream(event: Event, kind: 
 
 
 def test_a_start_that_is_told_twice_keeps_its_first_moment(clock: Clock) -> None:
-    scribe = Scribe()
-    once = scribe.rows(started())
+    builder = RowBuilder()
+    once = builder.rows(started())
     clock.wait(500)
-    assert scribe.rows(started()) == once
+    assert builder.rows(started()) == once
 
 
 @pytest.mark.parametrize(
@@ -114,49 +114,49 @@ def test_a_start_that_is_told_twice_keeps_its_first_moment(clock: Clock) -> None
 def test_what_happens_is_on_the_clock_of_its_stream(
     clock: Clock, event: Event, kind: Kind, when: str, at_ms: int
 ) -> None:
-    scribe = Scribe()
-    scribe.rows(started())
+    builder = RowBuilder()
+    builder.rows(started())
     clock.wait(60_000)  # the event arrives whenever it may
-    assert only(scribe.rows(event), kind).values[when] == after(at_ms)
+    assert only(builder.rows(event), kind).values[when] == after(at_ms)
 
 
 def test_of_several_streams_the_latest_is_meant_unless_another_is_named(clock: Clock) -> None:
-    scribe = Scribe()
-    scribe.rows(started())
+    builder = RowBuilder()
+    builder.rows(started())
     clock.wait(10_000)
-    scribe.rows(SECOND)
-    latest, first = scribe.rows(said(WISH))[0], scribe.rows(said(WISH), "MZ1")[0]
+    builder.rows(SECOND)
+    latest, first = builder.rows(said(WISH))[0], builder.rows(said(WISH), "MZ1")[0]
     assert (latest.values["of_stream"], latest.values["started_at"]) == ("MZ2", after(10_000 + WISH.start_ms))
     assert (first.values["of_stream"], first.values["started_at"]) == ("MZ1", after(WISH.start_ms))
 
 
 def test_an_event_of_an_unknown_stream_happened_just_now() -> None:
-    row = only(Scribe().rows(TOOL), Kind.TOOL_STARTED)
+    row = only(RowBuilder().rows(TOOL), Kind.TOOL_STARTED)
     assert row.values["started_at"] == BEGAN
-    turn = only(Scribe().rows(said(WISH)), Kind.TURN)
+    turn = only(RowBuilder().rows(said(WISH)), Kind.TURN)
     assert turn.values["of_stream"] == ""
     assert turn.values["started_at"] == after(WISH.start_ms - WISH.end_ms)
 
 
 def test_a_turn_keeps_what_was_said_and_what_was_heard() -> None:
     turn = replace(WISH, said_ms=2500, heard_ms=800, heard_text="A", interrupted=True)
-    values = only(Scribe().rows(said(turn)), Kind.TURN).values
+    values = only(RowBuilder().rows(said(turn)), Kind.TURN).values
     assert (values["text"], values["heard_text"], values["interrupted"]) == ("A table", "A", True)
     assert (values["length_ms"], values["said_ms"], values["heard_ms"]) == (1000, 2500, 800)
 
 
 def test_dollars_are_kept_in_whole_billionths() -> None:
-    values = only(Scribe().rows(USED), Kind.USED).values
+    values = only(RowBuilder().rows(USED), Kind.USED).values
     assert (values["nano_usd"], values["at_least"]) == (8_160_001, False)
     assert (values["text_cached"], values["audio_out"], values["number"]) == (900, 70, 1)
-    assert only(Scribe().rows(HEARD), Kind.USED).values["at_least"] is True
+    assert only(RowBuilder().rows(HEARD), Kind.USED).values["at_least"] is True
 
 
 def test_the_end_tells_all_turns_once_more(clock: Clock) -> None:
-    scribe = Scribe()
-    scribe.rows(started())
+    builder = RowBuilder()
+    builder.rows(started())
     clock.wait(60_000)
-    greeting, wish, end = scribe.rows(ended(transcript=(GREETING, WISH)))
+    greeting, wish, end = builder.rows(ended(transcript=(GREETING, WISH)))
     assert [greeting.values["text"], wish.values["text"]] == [GREETING.text, WISH.text]
     assert end.kind is Kind.ENDED
     assert (end.values["ended_by"], end.values["ended_at"]) == ("agent", after(9000))
@@ -164,24 +164,24 @@ def test_the_end_tells_all_turns_once_more(clock: Clock) -> None:
 
 
 def test_the_end_of_a_stream_whose_start_was_never_told_says_when_it_began() -> None:
-    end = only(Scribe().rows(ended(), "MZ9"), Kind.ENDED_UNSEEN)
+    end = only(RowBuilder().rows(ended(), "MZ9"), Kind.ENDED_UNSEEN)
     assert (end.values["of_stream"], end.values["started_at"], end.values["ended_at"]) == ("MZ9", after(-9000), BEGAN)
 
 
 def test_what_is_remembered_of_streams_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rows, "MAX_STREAMS", 2)
-    scribe = Scribe()
+    builder = RowBuilder()
     sids = ["CA1", "CA2", "CA3"]
     for sid in sids:
-        scribe.rows(started(sid))
-    kinds = [scribe.rows(ended(sid))[-1].kind for sid in sids]
+        builder.rows(started(sid))
+    kinds = [builder.rows(ended(sid))[-1].kind for sid in sids]
     assert kinds == [Kind.ENDED_UNSEEN, Kind.ENDED, Kind.ENDED]
 
 
 def test_state_and_a_tool_s_start_have_rows_of_their_own() -> None:
-    state = only([Scribe().state(SID, "MZ1", '{"n": 1}')], Kind.STATE)
+    state = only([RowBuilder().state(SID, "MZ1", '{"n": 1}')], Kind.STATE)
     assert (state.values["of_stream"], state.values["state"]) == ("MZ1", '{"n": 1}')
-    tool = only([Scribe().tool_started(SID, "call_1", "book", "{}", BEGAN)], Kind.TOOL_STARTED)
+    tool = only([RowBuilder().tool_started(SID, "call_1", "book", "{}", BEGAN)], Kind.TOOL_STARTED)
     assert (tool.values["call_id"], tool.values["started_at"]) == ("call_1", BEGAN)
 
 
@@ -190,11 +190,11 @@ def test_other_events_are_not_kept() -> None:
         KeyPressed(call_sid=SID, at_ms=1, digit="7"),
         RateLimitsUpdated(call_sid=SID, at_ms=1, model="m", limits=()),
     ):
-        assert Scribe().rows(event) == []
+        assert RowBuilder().rows(event) == []
 
 
 def test_only_starts_and_ends_may_never_be_dropped() -> None:
-    scribe = Scribe()
-    kinds = {row.kind for event in (*WHOLE, SECOND, ended("CA9")) for row in scribe.rows(event)}
+    builder = RowBuilder()
+    kinds = {row.kind for event in (*WHOLE, SECOND, ended("CA9")) for row in builder.rows(event)}
     assert kinds & CALL_ITSELF == CALL_ITSELF
     assert kinds - CALL_ITSELF == set(Kind) - CALL_ITSELF - {Kind.STATE}

@@ -13,7 +13,7 @@ from sqlalchemy.engine import Dialect
 
 from phoneagent.events import CallEnded, CallHandedOver, EndedBy, Event, NextStep
 from phoneagent.store import Store, rows, statements, store, writer
-from phoneagent.store.rows import Kind, Row, Scribe
+from phoneagent.store.rows import Kind, Row, RowBuilder
 from tests.store.conftest import (
     BROKEN,
     CALLER,
@@ -49,9 +49,9 @@ def in_batches(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) 
 
 
 def rows_of_every_kind() -> dict[Kind, Row]:
-    scribe = Scribe()
-    found = [row for event in (*WHOLE, SECOND, ended("CA2")) for row in scribe.rows(event)]
-    return {row.kind: row for row in [*found, scribe.state(SID, "MZ1", "{}")]}
+    builder = RowBuilder()
+    found = [row for event in (*WHOLE, SECOND, ended("CA2")) for row in builder.rows(event)]
+    return {row.kind: row for row in [*found, builder.state(SID, "MZ1", "{}")]}
 
 
 @pytest.mark.parametrize("dialect", [sqlite.dialect(), postgresql.dialect()], ids=["sqlite", "postgresql"])

@@ -15,7 +15,7 @@ import sqlalchemy as sa
 from phoneagent.errors import StoreError
 from phoneagent.events import Event
 from phoneagent.store import Store, database, store, writer
-from phoneagent.store.rows import Row, Scribe
+from phoneagent.store.rows import Row, RowBuilder
 from phoneagent.store.writer import Writer
 from tests.store.conftest import (
     CALLER,
@@ -86,8 +86,8 @@ def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def rows_of(*events: Event) -> list[Row]:
-    scribe = Scribe()
-    return [row for event in events for row in scribe.rows(event)]
+    builder = RowBuilder()
+    return [row for event in events for row in builder.rows(event)]
 
 
 def turns(number: int, sid: str = SID) -> list[Event]:
@@ -100,26 +100,26 @@ def fake(*failures: BaseException | None, **options: Any) -> tuple[FakeDatabase,
 
 
 async def test_without_rows_there_is_nothing_to_wait_for() -> None:
-    base, pen = fake()
-    await pen.flush()
-    await pen.close(1)
+    base, target = fake()
+    await target.flush()
+    await target.close(1)
     assert base.tries == []
 
 
 async def test_rows_are_gathered_and_written_in_one_transaction() -> None:
-    base, pen = fake()
+    base, target = fake()
     for event in (started(), *turns(3)):
-        pen.add(rows_of(event))
-    assert pen.waiting == 5
-    await pen.flush()
-    assert (base.tries, pen.waiting) == ([5], 0)
+        target.add(rows_of(event))
+    assert target.waiting == 5
+    await target.flush()
+    assert (base.tries, target.waiting) == ([5], 0)
     assert base.items == ["item_0", "item_1", "item_2"]
 
 
 async def test_calls_are_written_before_what_hangs_on_them_in_the_same_order_by_every_process() -> None:
-    base, pen = fake()
-    pen.add(rows_of(*turns(1, OTHER), *turns(1), started(OTHER), started()))
-    await pen.flush()
+    base, target = fake()
+    target.add(rows_of(*turns(1, OTHER), *turns(1), started(OTHER), started()))
+    await target.flush()
     (rows,) = base.transactions
     assert [(row["table"], row["of_call"]) for row in rows] == [
         (table, sid) for table in ("calls", "streams", "turns") for sid in (SID, OTHER)
@@ -127,66 +127,66 @@ async def test_calls_are_written_before_what_hangs_on_them_in_the_same_order_by_
 
 
 async def test_nothing_is_kept_of_a_call_without_a_record() -> None:
-    base, pen = fake()
+    base, target = fake()
     base.known.remove(OTHER)
-    pen.add(rows_of(*turns(1, OTHER), *turns(2)))
-    await pen.flush()
+    target.add(rows_of(*turns(1, OTHER), *turns(2)))
+    await target.flush()
     assert [row["of_call"] for row in base.transactions[0]] == [SID, SID]
 
 
 async def test_a_batch_that_failed_is_written_before_what_came_later(caplog: pytest.LogCaptureFixture) -> None:
-    base, pen = fake(GONE)
+    base, target = fake(GONE)
     first, second, third = turns(3)
-    pen.add(rows_of(first, second))
+    target.add(rows_of(first, second))
     with pytest.raises(StoreError, match="gone"):
-        await pen.flush()
-    assert pen.waiting == 2
-    pen.add(rows_of(third))
-    await pen.flush()
+        await target.flush()
+    assert target.waiting == 2
+    target.add(rows_of(third))
+    await target.flush()
     assert base.items == ["item_0", "item_1", "item_2"]
     assert [text for text in caplog.messages if "not recorded" in text or "recorded again" in text] == [
         "calls are not recorded: gone; trying again until it works",
-        "calls are recorded again: 0 facts were lost, 0 wait",
+        "calls are recorded again: 0 facts were lost, 0 are waiting",
     ]
 
 
 @pytest.mark.usefixtures("at_once")
 async def test_without_anybody_waiting_it_is_tried_again_until_it_works() -> None:
-    base, pen = fake(GONE, GONE, GONE)
-    pen.add(rows_of(*turns(1)))
-    await until(lambda: not pen.waiting and base.items)
+    base, target = fake(GONE, GONE, GONE)
+    target.add(rows_of(*turns(1)))
+    await until(lambda: not target.waiting and base.items)
     assert base.tries == [1, 1, 1, 1]
 
 
 async def test_one_row_that_is_refused_is_found_and_the_others_are_written(caplog: pytest.LogCaptureFixture) -> None:
-    base, pen = fake()
+    base, target = fake()
     base.poison = "item_2"
-    pen.add(rows_of(started(), *turns(5)))
-    await pen.flush()
+    target.add(rows_of(started(), *turns(5)))
+    await target.flush()
     assert base.items == ["item_0", "item_1", "item_3", "item_4"]
     assert base.tries == [7, *[1] * 7]
     assert [text for text in caplog.messages if "lost" in text] == [
-        "a fact of a call (turn) is lost, it was refused: refused"
+        "a fact of a call (turn) is lost: the database refused it: refused"
     ]
-    pen.add(rows_of(*turns(2)))
-    await pen.flush()
+    target.add(rows_of(*turns(2)))
+    await target.flush()
     assert base.tries[8:] == [2], "after the search they are written together again"
 
 
 async def test_a_fault_of_ours_costs_the_row_that_it_is_about(caplog: pytest.LogCaptureFixture) -> None:
-    base, pen = fake(KeyError("item_0"))
-    pen.add(rows_of(*turns(1)))
-    await pen.flush()
-    pen.add(rows_of(started()))
-    await pen.flush()
+    base, target = fake(KeyError("item_0"))
+    target.add(rows_of(*turns(1)))
+    await target.flush()
+    target.add(rows_of(started()))
+    await target.flush()
     assert (base.items, [row["table"] for row in base.transactions[0]]) == ([], ["calls", "streams"])
-    assert "calls cannot be recorded by a fault of phoneagent" in caplog.messages
+    assert "calls cannot be recorded because of a bug in phoneagent" in caplog.messages
 
 
 async def test_a_wait_that_is_given_up_takes_no_other_with_it() -> None:
-    base, pen = fake()
-    pen.add(rows_of(started()))
-    impatient, patient = asyncio.create_task(pen.flush()), asyncio.create_task(pen.flush())
+    base, target = fake()
+    target.add(rows_of(started()))
+    impatient, patient = asyncio.create_task(target.flush()), asyncio.create_task(target.flush())
     await asyncio.sleep(0)
     impatient.cancel()
     await patient
@@ -196,31 +196,31 @@ async def test_a_wait_that_is_given_up_takes_no_other_with_it() -> None:
 
 @pytest.mark.parametrize(("keep_ended", "verbs"), [(True, ["update"]), (False, ["update", "delete"])])
 async def test_an_ended_call_is_deleted_where_nothing_is_kept(keep_ended: bool, verbs: list[str]) -> None:
-    base, pen = fake(keep_ended=keep_ended)
-    scribe = Scribe()
-    scribe.rows(started())
-    pen.add(scribe.rows(ended()))
-    await pen.flush()
+    base, target = fake(keep_ended=keep_ended)
+    builder = RowBuilder()
+    builder.rows(started())
+    target.add(builder.rows(ended()))
+    await target.flush()
     assert [row["verb"] for row in base.transactions[0]] == verbs
 
 
 async def test_closing_gives_up_on_a_database_that_hangs_and_counts_what_is_left(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    base, pen = fake()
+    base, target = fake()
     base.hangs = True
-    pen.add(rows_of(started(), *turns(3)))
+    target.add(rows_of(started(), *turns(3)))
     async with asyncio.timeout(5):
-        await pen.close(0.01)
-    assert pen.waiting == 5
+        await target.close(0.01)
+    assert target.waiting == 5
     assert "5 facts of calls were not recorded" in caplog.text
 
 
 async def test_closing_tries_once_more_and_no_more(caplog: pytest.LogCaptureFixture) -> None:
-    base, pen = fake(GONE, GONE, GONE)
-    pen.add(rows_of(started()))
+    base, target = fake(GONE, GONE, GONE)
+    target.add(rows_of(started()))
     async with asyncio.timeout(5):
-        await pen.close(60)
+        await target.close(60)
     assert base.tries == [2]
     assert "2 facts of calls were not recorded" in caplog.text
 
