@@ -1,4 +1,4 @@
-"""The media socket: Twilio's side of a call, up to its `start`, and as a session reads and writes it."""
+"""The media socket of a call at Twilio: reading its `start`, and the frames that a session reads and writes."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from phoneagent.protocol import mediastream
 log = logging.getLogger("phoneagent.twilio.socket")
 
 START_SECONDS = 10.0
-"""How long a media socket may take to send `start`."""
+"""How long Twilio may take to send `start`."""
 
 MAX_BEFORE_START = 20
 """How many messages may come before `start`."""
 
 
 class TwilioSocket:
-    """The media socket as the session sees it."""
+    """The media socket as a session uses it."""
 
     def __init__(self, websocket: WebSocket) -> None:
         self._websocket = websocket
@@ -41,15 +41,15 @@ class TwilioSocket:
 
     async def close(self) -> None:
         if self._websocket.application_state is WebSocketState.CONNECTED:
-            with suppress(WebSocketDisconnect, RuntimeError, OSError):  # Twilio was faster
+            with suppress(WebSocketDisconnect, RuntimeError, OSError):  # Twilio has already closed it
                 await self._websocket.close(1000)
 
 
 async def read_start(socket: TwilioSocket, call_sid: str, account_sid: str | None) -> mediastream.Start:
-    """Return the `start` of the call with that sid, of that account (None for any).
+    """Return the `start` of the call with that sid and account (None for any account).
 
     Raises:
-        ProtocolError: something else came, or nothing.
+        ProtocolError: Twilio sent something else, or nothing.
     """
     try:
         async with asyncio.timeout(START_SECONDS):
@@ -74,7 +74,7 @@ async def read_start(socket: TwilioSocket, call_sid: str, account_sid: str | Non
 def _checked(message: mediastream.Start, call_sid: str, account_sid: str | None) -> mediastream.Start:
     details = message.start
     if details.call_sid != call_sid or account_sid not in (None, details.account_sid):
-        raise ProtocolError("its `start` is of another call than its token")
+        raise ProtocolError("its `start` names another call than its token")
     if details.media_format != mediastream.MediaFormat():
         raise ProtocolError(f"its audio is {details.media_format}, not µ-law at 8 kHz: remove audioFormat")
     return message

@@ -104,8 +104,8 @@ async def test_what_cannot_be_read_is_logged_with_its_call_and_skipped(caplog: p
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"callSid": "CA" + "8" * 32}, "another call"),
-        ({"accountSid": "AC" + "8" * 32}, "another call"),
+        ({"callSid": "CA" + "8" * 32}, "another call than its token"),
+        ({"accountSid": "AC" + "8" * 32}, "another call than its token"),
         ({"mediaFormat": {**MULAW, "encoding": "audio/x-l16"}}, "audioFormat"),
         ({"mediaFormat": {**MULAW, "sampleRate": 16000}}, "audioFormat"),
     ],

@@ -1,4 +1,4 @@
-"""The media streams of a call: one that was handed over, or whose line broke, has several, and a next step for each."""
+"""The media streams of a call, each with a next step: a call has several after a hand-over or a broken line."""
 
 from __future__ import annotations
 
