@@ -15,7 +15,7 @@ from phoneagent.agent.options import Hearing, Limits, Turns, Voice
 from phoneagent.agent.tools import Tool
 from phoneagent.bridge.interruption import Interruption
 from phoneagent.errors import DefinitionError
-from phoneagent.usercode import ask
+from phoneagent.usercode import call_user
 
 Guardrail: TypeAlias = Callable[[Call, str], "str | Awaitable[str | None] | None"]
 """Gets the call and what the agent has said so far in its answer; returns None, or what it is to say instead."""
@@ -156,7 +156,7 @@ class Agent:
         await asyncio.gather(*(server.ready() for server in self._local))
         if isinstance(self.instructions, str):
             return self.instructions
-        text = await ask(self.instructions, call)
+        text = await call_user(self.instructions, call)
         if not isinstance(text, str):
             raise DefinitionError(f"agent {self.name!r} has instructions that return {type(text).__name__}, not text")
         return sendable(text)
@@ -266,7 +266,7 @@ async def choose(answerer: Answerer, call: Call) -> Agent:
     """
     if isinstance(answerer, Agent):
         return answerer
-    agent = await ask(answerer, call)
+    agent = await call_user(answerer, call)
     if not isinstance(agent, Agent):
         raise DefinitionError(f"the function that chooses an agent returned {type(agent).__name__}: return an Agent")
     check_handoffs(agent)

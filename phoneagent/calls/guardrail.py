@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 from phoneagent.agent.agent import Guardrail
 from phoneagent.agent.call import Call
-from phoneagent.usercode import ask
+from phoneagent.usercode import call_user
 
 log = logging.getLogger("phoneagent.calls.guardrail")
 
@@ -69,7 +69,7 @@ class Guard:
     async def _judge(self, guardrail: Guardrail, text: str) -> str | None:
         try:
             async with asyncio.timeout(GUARDRAIL_SECONDS):
-                verdict: str | None = await ask(guardrail, self._call, text)
+                verdict: str | None = await call_user(guardrail, self._call, text)
             if verdict is not None and not isinstance(verdict, str):
                 raise TypeError(f"it returned {type(verdict).__name__}, not text or None")
         except Exception as error:  # noqa: BLE001 - a user's function, and it is reported

@@ -12,7 +12,7 @@ from typing import Any
 from phoneagent import events
 from phoneagent.errors import DefinitionError
 from phoneagent.events import Event, ModelEvent
-from phoneagent.usercode import ask
+from phoneagent.usercode import call_user
 
 log = logging.getLogger("phoneagent.calls.hooks")
 
@@ -100,7 +100,7 @@ class Follower:
         name = getattr(hook, "__name__", repr(hook))
         try:
             async with asyncio.timeout(HOOK_SECONDS):
-                await ask(hook, event)
+                await call_user(hook, event)
         except TimeoutError:
             log.error("hook %s took longer than %g s", name, HOOK_SECONDS, extra={"call_sid": event.call_sid})
         except Exception:  # a user's function: its failure is logged and changes nothing

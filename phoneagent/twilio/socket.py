@@ -15,7 +15,7 @@ from phoneagent.protocol.mediastream import MediaStream
 log = logging.getLogger("phoneagent.twilio.socket")
 
 START_SECONDS = 10.0
-"""How long a media socket may take to send `start`."""
+"""How long Twilio may take to send `start`."""
 
 MAX_BEFORE_START = 20
 """How many messages may come before `start`."""
@@ -61,7 +61,7 @@ class TwilioSocket:
     async def close(self) -> None:
         """Close the socket."""
         if self._websocket.application_state is WebSocketState.CONNECTED:
-            with suppress(WebSocketDisconnect, RuntimeError, OSError):  # Twilio was faster
+            with suppress(WebSocketDisconnect, RuntimeError, OSError):  # Twilio has already closed it
                 await self._websocket.close(1000)
 
 
@@ -90,7 +90,7 @@ async def read_start(socket: TwilioSocket, call_sid: str, account_sid: str | Non
 
 def _checked(started: Started, call_sid: str, account_sid: str | None) -> Started:
     if started.call_sid != call_sid or account_sid not in (None, started.account_sid):
-        raise ProtocolError("its `start` is of another call than its token")
+        raise ProtocolError("its `start` names another call than its token")
     if started.audio != PHONE_AUDIO:
         raise ProtocolError(f"its audio is {started.audio}, not µ-law at 8 kHz: remove audioFormat")
     return started

@@ -52,7 +52,7 @@ BILLS = {
 def play(name: str) -> Rig:
     recorded = json.loads((RECORDED / f"{name}.json").read_text(encoding="utf-8"))
     rig = Rig()
-    rig.bridge.spending.new_session(recorded["session"], rig.now)
+    rig.bridge.budget.new_session(recorded["session"], rig.now)
     rig.model(*(realtime.decode(json.dumps(event)) for event in recorded["events"]))
     return rig
 

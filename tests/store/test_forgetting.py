@@ -186,7 +186,7 @@ async def test_sweeps_happen_by_themselves_and_survive_an_outage(
         kept.tell(started())
         await kept.flush()
         await outage.begin()
-        await until(lambda: "old records were not looked for" in caplog.text)
+        await until(lambda: "old records were not deleted" in caplog.text)
         await outage.end()
         kept.tell(ended())
         await kept.flush()

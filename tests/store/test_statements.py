@@ -1,25 +1,31 @@
-"""A call with several media streams, in one process or in several: one record, for which the latest stream speaks."""
+"""The statements that write a call with several media streams, in one process or in several: one record, for which the
+latest stream speaks.
+"""
 
 from __future__ import annotations
 
 from dataclasses import replace
 from datetime import timedelta
-from pathlib import Path
 
 import pytest
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.engine import Dialect
 
 from phoneagent.events import CallEnded, CallHandedOver, EndedBy, Event, FallBack, HangUp, Resume
-from phoneagent.store import CallDetails, SoFar, Standing, Store, rows, statements, store, writer
+from phoneagent.store import Store, rows, statements, store, writer
+from phoneagent.store.rows import Kind, Row, RowBuilder
 from tests.store.conftest import (
+    BROKEN,
     CALLER,
     GREETING,
     RETURNED,
     SID,
     TOOL,
+    WHOLE,
     WISH,
     a_moment,
-    contents,
     ended,
+    record_of,
     said,
     started,
     stores,
@@ -31,19 +37,51 @@ SECOND = started(stream_sid="MZ2", resumed=True)
 THIRD = started(stream_sid="MZ3", resumed=True)
 LATER_WISH = replace(WISH, item_id="item_1", text="And a high chair", heard_text="And a high chair")
 HANDED_OVER = CallHandedOver(call_sid=SID, at_ms=4000, reason="this process ends")
-BROKEN = ended(ended_by="line", reason="the media socket closed", duration_ms=4000)
-
-
-async def record_of(kept: Store) -> CallDetails:
-    record = await kept.call(SID)
-    assert record is not None
-    return record
 
 
 @pytest.fixture(params=["one batch", "many batches"])
 def in_batches(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     if request.param == "many batches":
         monkeypatch.setattr(writer, "BATCH_ROWS", 1)
+
+
+# --- without a database ---
+
+
+def rows_of_every_kind() -> dict[Kind, Row]:
+    builder = RowBuilder()
+    found = [row for event in (*WHOLE, SECOND, ended("CA2")) for row in builder.rows(event)]
+    return {row.kind: row for row in [*found, builder.state(SID, "MZ1", "{}")]}
+
+
+@pytest.mark.parametrize("dialect", [sqlite.dialect(), postgresql.dialect()], ids=["sqlite", "postgresql"])
+@pytest.mark.parametrize("kind", Kind)
+def test_the_statement_of_every_kind_asks_for_what_its_row_has(kind: Kind, dialect: Dialect) -> None:
+    wanted = set(statements.statements(dialect.name)[kind].compile(dialect=dialect).params)
+    given = set(statements.parameters(rows_of_every_kind()[kind]))
+    constants = {name for name in wanted if name.startswith(("param_", "stream_sid_", "ended_by_", "name_"))}
+    assert wanted - constants <= given
+
+
+@pytest.mark.parametrize("dialect", [sqlite.dialect(), postgresql.dialect()], ids=["sqlite", "postgresql"])
+def test_forgetting_an_ended_call_asks_for_what_the_end_has(dialect: Dialect) -> None:
+    text = str(statements.forget_ended().compile(dialect=dialect))
+    assert text.startswith("DELETE FROM calls WHERE")
+    wanted = {name for name in statements.forget_ended().compile(dialect=dialect).params if name.startswith("of_")}
+    assert wanted <= set(statements.parameters(rows_of_every_kind()[Kind.ENDED]))
+
+
+def test_only_a_later_stream_minds_that_clocks_differ() -> None:
+    for kind, row in rows_of_every_kind().items():
+        parameters = statements.parameters(row)
+        if kind is Kind.RESUMED:
+            late = parameters["late"] - row.values["started_at"]
+            assert late == timedelta(seconds=statements.CLOCKS_DIFFER_SECONDS)
+        else:
+            assert parameters == row.values
+
+
+# --- in both databases ---
 
 
 @pytest.mark.parametrize(("ended_by", "opens"), [("line", True), ("error", True), ("agent", False), ("caller", False)])
@@ -280,37 +318,6 @@ async def test_a_step_of_an_older_stream_is_void(ready: str) -> None:
         assert (await first.standing(SID)).step == HangUp(stream_sid="MZ2")
         await second.next_step(SID, HangUp())
         assert (await first.standing(SID)).step == HangUp()
-
-
-async def test_where_a_call_stands_is_known_without_all_of_it(ready: str) -> None:
-    async with Store.from_url(ready) as kept:
-        assert await kept.standing(SID) == Standing()
-        assert await kept.so_far(SID) == SoFar()
-        step = Resume(stream_sid="MZ1", pending="answer")
-        await kept.next_step(SID, step)
-        assert await kept.standing(SID) == Standing(step=step)
-        for event in (started(), said(GREETING), TOOL, RETURNED, BROKEN):
-            kept.tell(event)
-        kept.tell(started("CA" + "2" * 32, stream_sid="MZ9"))
-        await kept.next_step("CA" + "2" * 32, HangUp())
-        record = await record_of(kept)
-        standing = Standing(stream_sid="MZ1", started_at=record.started_at, ended_by="line", step=step)
-        assert await kept.standing(SID) == standing
-        so_far = await kept.so_far(SID)
-        assert (so_far.stream_sid, so_far.started_at, so_far.ended_by, so_far.step) == (
-            standing.stream_sid,
-            standing.started_at,
-            standing.ended_by,
-            standing.step,
-        )
-        assert (so_far.turns, so_far.tools) == (record.turns, record.tools)
-        assert len(so_far.turns) == len(so_far.tools) == 1
-
-
-async def test_a_call_stands_nowhere_while_there_is_no_database(tmp_path: Path) -> None:
-    async with Store.from_url(f"sqlite:///{tmp_path}/phoneagent.db") as kept:
-        assert (await kept.standing(SID), await kept.so_far(SID)) == (Standing(), SoFar())
-    assert contents(tmp_path) == []
 
 
 async def test_a_step_that_an_older_stream_writes_late_replaces_none(ready: str) -> None:
