@@ -5,16 +5,15 @@ from __future__ import annotations
 import asyncio
 import hmac
 import logging
-import re
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from functools import cached_property
-from typing import Any, TypeVar
+from functools import cached_property, partial
+from typing import Any, TypeAlias, TypeVar
 
+from pydantic import SecretStr
 from starlette.applications import Starlette
-from starlette.datastructures import ImmutableMultiDict
-from starlette.requests import Request
+from starlette.requests import HTTPConnection, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route, WebSocketRoute
 from starlette.websockets import WebSocket
@@ -25,26 +24,24 @@ from phoneagent.agent.agent import Agent, Answerer, check_handoffs
 from phoneagent.agent.call import Call
 from phoneagent.billing.prices import PRICES, Price
 from phoneagent.billing.ratelimits import RateLimitReserve
-from phoneagent.bridge.history import Past
 from phoneagent.calls.calls import Calls
 from phoneagent.calls.hooks import Hooks
 from phoneagent.calls.journal import CallJournal
-from phoneagent.calls.state import unpack
-from phoneagent.errors import ConfigurationError, DefinitionError, ProtocolError, RequestRefused, StoreError
+from phoneagent.errors import ConfigurationError, DefinitionError
 from phoneagent.events import Event, RateLimitsUpdated
 from phoneagent.model.connection import Endpoint
 from phoneagent.settings import Settings
 from phoneagent.store import Store
 from phoneagent.twilio.rest import LiveCalls
-from phoneagent.twilio.signatures import Ticket
-from phoneagent.twilio.socket import TwilioSocket, read_start
 from phoneagent.twilio.verification import Verifier
-from phoneagent.webhooks import AFTER_PATH, MEDIA_PATH, OVER, STATUS_PATH, Webhooks, call_of
+from phoneagent.webhooks import AFTER_PATH, MEDIA_PATH, STATUS_PATH, MediaSockets, Webhooks
 from phoneagent.webhooks import VOICE_PATH as VOICE_PATH  # where a number's webhook points
 
 log = logging.getLogger("phoneagent.server")
 
-_CALL_SID = re.compile(r"CA[0-9a-fA-F]{32}")
+Observer: TypeAlias = Callable[[Event, str], None]
+"""A function that gets an event, and the sid of the media stream that the event belongs to."""
+
 _Hook = TypeVar("_Hook", bound=Callable[[Any], Any])
 
 
@@ -88,10 +85,10 @@ class PhoneApp(Starlette):
             raise DefinitionError("PhoneApp has endpoint= and endpoints=: name them all in endpoints=, the first first")
         super().__init__(
             routes=[
-                Route(VOICE_PATH, self._voice, methods=["GET", "POST"]),
-                Route(AFTER_PATH, self._after, methods=["POST"]),
-                Route(STATUS_PATH, self._status, methods=["POST"]),
-                WebSocketRoute(MEDIA_PATH + "{token}", self._media),
+                Route(VOICE_PATH, partial(self._answer_webhook, VOICE_PATH), methods=["GET", "POST"]),
+                Route(AFTER_PATH, partial(self._answer_webhook, AFTER_PATH), methods=["POST"]),
+                Route(STATUS_PATH, partial(self._answer_webhook, STATUS_PATH), methods=["POST"]),
+                WebSocketRoute(MEDIA_PATH + "{token}", self._run_media_socket),
                 Route("/healthz", self._healthz),
                 Route("/readyz", self._readyz),
                 Route("/metrics", self._show_metrics),
@@ -214,6 +211,16 @@ class PhoneApp(Starlette):
         )
 
     @cached_property
+    def _media_sockets(self) -> MediaSockets:
+        return MediaSockets(
+            verifier=self._verifier,
+            calls=self._calls,
+            journal=self._journal,
+            metrics=self._metrics,
+            account_sid=None if self.settings.insecure else self.settings.twilio_account_sid,
+        )
+
+    @cached_property
     def _calls(self) -> Calls:
         return Calls(
             self.agent,
@@ -229,13 +236,30 @@ class PhoneApp(Starlette):
             prices={**PRICES, **self.settings.prices, **self._given_prices},
         )
 
+    @cached_property
+    def _observers(self) -> list[Observer]:
+        """What sees each event of each call, in this order. An observer must not block: the call waits for it."""
+        settings, metrics, reserve, store = self.settings, self._metrics, self._reserve, self._store
+
+        def log_event(event: Event, stream_sid: str) -> None:
+            telemetry.log_event(event, pii=settings.log_pii)
+
+        def count(event: Event, stream_sid: str) -> None:
+            metrics.tell(event)
+
+        def update_reserve(event: Event, stream_sid: str) -> None:
+            if isinstance(event, RateLimitsUpdated):
+                reserve.update(event, time.monotonic())
+
+        def record(event: Event, stream_sid: str) -> None:
+            if store is not None:
+                store.tell(event, stream_sid=stream_sid)
+
+        return [log_event, count, update_reserve, record]
+
     def _emit(self, event: Event, stream_sid: str) -> None:
-        telemetry.log_event(event, pii=self.settings.log_pii)
-        self._metrics.tell(event)
-        if isinstance(event, RateLimitsUpdated):
-            self._reserve.update(event, time.monotonic())
-        if self._store is not None:
-            self._store.tell(event, stream_sid=stream_sid)
+        for observe in self._observers:
+            observe(event, stream_sid)
 
     @asynccontextmanager
     async def _lifespan(self, app: Starlette) -> AsyncIterator[None]:
@@ -264,103 +288,39 @@ class PhoneApp(Starlette):
         return JSONResponse({"status": "ok"})
 
     async def _show_metrics(self, request: Request) -> Response:
-        token = self.settings.api_token
-        if token is None:
-            return Response(status_code=404)
-        given = request.headers.get("authorization", "").encode()
-        if not hmac.compare_digest(given, f"Bearer {token.get_secret_value()}".encode()):
-            return Response("give PHONEAGENT_API_TOKEN as a bearer token\n", 401, {"WWW-Authenticate": "Bearer"})
+        if (refusal := refuse_without_token(request, self.settings.api_token)) is not None:
+            return refusal
         return Response(self._metrics.text(), media_type="text/plain; version=0.0.4")
 
-    # --- webhooks ---
+    # --- Twilio's requests ---
+    # A mounted app gets no lifespan, so it may find out only here that its settings are incomplete.
 
-    async def _voice(self, request: Request) -> Response:
-        form = await self._webhook(request, VOICE_PATH)
-        return form if isinstance(form, Response) else _twiml(await self._webhooks.voice(form))
-
-    async def _after(self, request: Request) -> Response:
-        form = await self._webhook(request, AFTER_PATH)
-        return form if isinstance(form, Response) else _twiml(await self._webhooks.after(form))
-
-    async def _status(self, request: Request) -> Response:
-        form = await self._webhook(request, STATUS_PATH)
-        if isinstance(form, Response):
-            return form
-        call_sid, status = form["CallSid"], form["CallStatus"]
-        if form.get("StreamEvent") == "stream-error":
-            log.warning("Twilio lost the media stream: %.200s", form.get("StreamError"), extra={"call_sid": call_sid})
-        elif status in OVER:
-            await self._webhooks.ended(call_sid, status)
-        return Response(status_code=204)
-
-    async def _webhook(self, request: Request, path: str) -> ImmutableMultiDict[str, str] | Response:
-        """Return the parameters of a webhook of a call, CallSid and CallStatus among them, or how to refuse it."""
+    async def _answer_webhook(self, path: str, request: Request) -> Response:
         try:
-            form = await self._verifier.webhook(request, path)
-        except RequestRefused as refused:
-            self._metrics.refused("webhook")
-            log.warning("webhook refused: %s", refused)
-            return Response("forbidden\n", status_code=403, media_type="text/plain")
+            webhooks = self._webhooks
         except ConfigurationError as error:
             log.error("webhook refused, the settings are incomplete:\n%s", error)
             return Response("not configured\n", status_code=500, media_type="text/plain")
-        if not _CALL_SID.fullmatch(form.get("CallSid", "")):
-            log.warning("webhook refused: its CallSid is not CA and 32 hexadecimal digits")
-            return Response("CallSid is missing\n", status_code=400, media_type="text/plain")
-        return ImmutableMultiDict({"CallStatus": "", **form})
+        return await webhooks.answer(request, path)
 
-    # --- the media socket ---
-
-    async def _media(self, websocket: WebSocket) -> None:
-        self._calls.unfinished += 1  # a drain waits for its handshake too
+    async def _run_media_socket(self, websocket: WebSocket) -> None:
         try:
-            await self._take(websocket)
-        finally:
-            self._calls.unfinished -= 1
-
-    async def _take(self, websocket: WebSocket) -> None:
-        try:
-            ticket = await self._verifier.socket(websocket, MEDIA_PATH)
-        except (RequestRefused, ConfigurationError) as refused:
-            self._metrics.refused("socket")
-            log.warning("media socket refused: %s", telemetry.hidden(str(refused)))
+            sockets = self._media_sockets
+        except ConfigurationError as error:
+            log.error("media socket refused, the settings are incomplete:\n%s", error)
             await websocket.close()  # before accept: HTTP 403
             return
-        await websocket.accept()
-        socket, call_sid = TwilioSocket(websocket), ticket.call_sid
-        number = self._calls.arrived(call_sid)
-        account = None if self.settings.insecure else self.settings.twilio_account_sid
-        try:
-            start = await read_start(socket, call_sid, account)
-            call = call_of(call_sid, start.start.custom_parameters)
-            past = await self._past(ticket, call)
-            if not self._calls.is_newest(call_sid, number):
-                raise ProtocolError("a newer media socket of the call has come")
-            await self._calls.run(call, start, socket, past)
-        except (ProtocolError, RequestRefused, StoreError) as error:
-            log.warning("media socket closed: %s", str(error), extra={"call_sid": call_sid})
-            await socket.close()
-        except asyncio.CancelledError:  # the server stops, and this was the last thing it waited for
-            log.warning("cut off: the process ends", extra={"call_sid": call_sid})
-        finally:
-            self._calls.left(call_sid, number)
-
-    async def _past(self, ticket: Ticket, call: Call) -> Past | None:
-        """Return where a call was that goes on in this socket, None for one that begins.
-
-        Raises:
-            ProtocolError, RequestRefused, StoreError: it cannot go on.
-        """
-        pending = self._calls.supersede(ticket.call_sid)
-        if pending is None and not ticket.resumes:
-            return None
-        if self._journal is None:
-            raise ProtocolError("a call goes on that nobody has recorded: give the app a store")
-        past = await self._journal.past(ticket.call_sid, pending)
-        if past is not None:
-            call.state.update(unpack(past.state))
-        return past
+        await sockets.run(websocket)
 
 
-def _twiml(text: str) -> Response:
-    return Response(text, media_type="application/xml")
+def refuse_without_token(connection: HTTPConnection, token: SecretStr | None) -> Response | None:
+    """Return the refusal of a request that does not carry `token` as its bearer token; None if it does.
+
+    Without a token in the settings there is nothing to see, so the refusal is a 404.
+    """
+    if token is None:
+        return Response(status_code=404)
+    given = connection.headers.get("authorization", "").encode()
+    if hmac.compare_digest(given, f"Bearer {token.get_secret_value()}".encode()):
+        return None
+    return Response("give PHONEAGENT_API_TOKEN as a bearer token\n", 401, {"WWW-Authenticate": "Bearer"})

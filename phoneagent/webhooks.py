@@ -4,7 +4,9 @@ a process says that is about to end. Every answer is TwiML.
 
 from __future__ import annotations
 
+import asyncio
 import logging
+import re
 import time
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
@@ -12,15 +14,24 @@ from functools import partial
 from typing import Any
 from urllib.parse import parse_qsl, urlencode, urlsplit
 
+from starlette.datastructures import ImmutableMultiDict
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.websockets import WebSocket
+
 from phoneagent import telemetry
 from phoneagent.agent.call import Call
 from phoneagent.billing.ratelimits import RateLimitReserve
+from phoneagent.bridge.history import Past
 from phoneagent.calls.admission import DENIED, DRAINING, LIMITED, Admission, Refusal
 from phoneagent.calls.calls import Calls
 from phoneagent.calls.journal import Answer, CallJournal, may_recover
 from phoneagent.calls.state import unpack
+from phoneagent.errors import ProtocolError, RequestRefused, StoreError
 from phoneagent.settings import Settings
 from phoneagent.twilio import twiml
+from phoneagent.twilio.signatures import Ticket
+from phoneagent.twilio.socket import TwilioSocket, read_start
 from phoneagent.twilio.verification import Verifier
 
 log = logging.getLogger("phoneagent.webhooks")
@@ -32,6 +43,8 @@ MEDIA_PATH = "/twilio/media/"
 
 MAX_ASKED_AGAIN = 8
 """How often a call is sent round while this process drains, a second each time."""
+
+_CALL_SID = re.compile(r"CA[0-9a-fA-F]{32}")
 
 LIVE = "in-progress"
 OVER = frozenset({"completed", "busy", "failed", "no-answer", "canceled"})
@@ -69,7 +82,39 @@ class Webhooks:
             deny=settings.deny_callers,
         )
 
-    async def voice(self, form: Mapping[str, str]) -> str:
+    async def answer(self, request: Request, path: str) -> Response:
+        """Answer a request of Twilio to `path`, which is one of the three above."""
+        form = await self._read(request, path)
+        if isinstance(form, Response):
+            return form
+        if path == STATUS_PATH:
+            await self._status(form)
+            return Response(status_code=204)
+        text = await (self._voice(form) if path == VOICE_PATH else self._after(form))
+        return Response(text, media_type="application/xml")
+
+    async def _read(self, request: Request, path: str) -> ImmutableMultiDict[str, str] | Response:
+        """Return the parameters of a webhook of a call, CallSid and CallStatus among them, or how to refuse it."""
+        try:
+            form = await self._verifier.webhook(request, path)
+        except RequestRefused as refused:
+            self._metrics.refused("webhook")
+            log.warning("webhook refused: %s", refused)
+            return Response("forbidden\n", status_code=403, media_type="text/plain")
+        if not _CALL_SID.fullmatch(form.get("CallSid", "")):
+            log.warning("webhook refused: its CallSid is not CA and 32 hexadecimal digits")
+            return Response("CallSid is missing\n", status_code=400, media_type="text/plain")
+        return ImmutableMultiDict({"CallStatus": "", **form})
+
+    async def _status(self, form: Mapping[str, str]) -> None:
+        """The status of a call has changed, or that of its media stream."""
+        call_sid, status = form["CallSid"], form["CallStatus"]
+        if form.get("StreamEvent") == "stream-error":
+            log.warning("Twilio lost the media stream: %.200s", form.get("StreamError"), extra={"call_sid": call_sid})
+        elif status in OVER:
+            await self._ended(call_sid, status)
+
+    async def _voice(self, form: Mapping[str, str]) -> str:
         """A call comes in, or comes back, or (the number's fallback) nobody answered somewhere else."""
         failed = urlsplit(form.get("ErrorUrl", ""))
         if form["CallStatus"] == LIVE and failed.path.endswith(AFTER_PATH):
@@ -108,7 +153,7 @@ class Webhooks:
             return None
         return await self._journal.comes_back(form["CallSid"])
 
-    async def after(self, form: Mapping[str, str]) -> str:
+    async def _after(self, form: Mapping[str, str]) -> str:
         """The media stream of a call has ended."""
         return await self._go_on(form, form)
 
@@ -116,7 +161,7 @@ class Webhooks:
         """Answer how a call goes on whose media stream has ended; `state` is what its address says of the call."""
         call_sid = form["CallSid"]
         if form["CallStatus"] != LIVE:
-            await self.ended(call_sid, form["CallStatus"])
+            await self._ended(call_sid, form["CallStatus"])
             return twiml.nothing()
         faults, since = _number(state.get("faults")), _number(state.get("since")) or int(time.time())
         answer = Answer("apologise") if self._journal is None else await self._journal.answer(call_sid)
@@ -164,12 +209,81 @@ class Webhooks:
         url = self._verifier.media_url(MEDIA_PATH, call.sid, resumes=goes_on is not None)
         return twiml.connect_stream(url, parameters, action=action, status_callback=callback)
 
-    async def ended(self, call_sid: str, status: str) -> None:
+    async def _ended(self, call_sid: str, status: str) -> None:
         """Take it from Twilio that a call is over, in whatever order that comes."""
         reason = f"Twilio reports that it is {status}"
         await self._calls.forget(call_sid)
         if not self._calls.end(call_sid, reason) and self._journal is not None:
             await self._journal.settle(call_sid, "caller", reason)
+
+
+class MediaSockets:
+    """Runs a call in each media socket that Twilio opens; `account_sid` is the account of the calls, None for any."""
+
+    def __init__(
+        self,
+        *,
+        verifier: Verifier,
+        calls: Calls,
+        journal: CallJournal | None,
+        metrics: telemetry.Metrics,
+        account_sid: str | None,
+    ) -> None:
+        self._verifier = verifier
+        self._calls = calls
+        self._journal = journal
+        self._metrics = metrics
+        self._account_sid = account_sid
+
+    async def run(self, websocket: WebSocket) -> None:
+        """Run the call of a media socket; return when nothing of it is left."""
+        self._calls.unfinished += 1  # a drain waits for the handshake too
+        try:
+            try:
+                ticket = await self._verifier.socket(websocket, MEDIA_PATH)
+            except RequestRefused as refused:
+                self._metrics.refused("socket")
+                log.warning("media socket refused: %s", telemetry.hidden(str(refused)))
+                await websocket.close()  # before accept: HTTP 403
+                return
+            await websocket.accept()
+            await self._run(TwilioSocket(websocket), ticket)
+        finally:
+            self._calls.unfinished -= 1
+
+    async def _run(self, socket: TwilioSocket, ticket: Ticket) -> None:
+        call_sid = ticket.call_sid
+        number = self._calls.arrived(call_sid)
+        try:
+            start = await read_start(socket, call_sid, self._account_sid)
+            call = call_of(call_sid, start.start.custom_parameters)
+            past = await self._past(ticket, call)
+            if not self._calls.is_newest(call_sid, number):
+                raise ProtocolError("a newer media socket of the call has come")
+            await self._calls.run(call, start, socket, past)
+        except (ProtocolError, RequestRefused, StoreError) as error:
+            log.warning("media socket closed: %s", str(error), extra={"call_sid": call_sid})
+            await socket.close()
+        except asyncio.CancelledError:  # the server stops, and this was the last thing it waited for
+            log.warning("cut off: the process ends", extra={"call_sid": call_sid})
+        finally:
+            self._calls.left(call_sid, number)
+
+    async def _past(self, ticket: Ticket, call: Call) -> Past | None:
+        """Return where a call was that goes on in this socket, None for one that begins.
+
+        Raises:
+            ProtocolError, RequestRefused, StoreError: it cannot go on.
+        """
+        pending = self._calls.supersede(ticket.call_sid)
+        if pending is None and not ticket.resumes:
+            return None
+        if self._journal is None:
+            raise ProtocolError("a call goes on that nobody has recorded: give the app a store")
+        past = await self._journal.past(ticket.call_sid, pending)
+        if past is not None:
+            call.state.update(unpack(past.state))
+        return past
 
 
 def _number(text: str | None) -> int:
