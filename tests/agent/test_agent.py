@@ -45,7 +45,7 @@ async def test_instructions_may_depend_on_the_call(call: Call) -> None:
     assert await Agent(instructions=lambda call: f"now {call.sid}").instructions_for(call) == "now CA1"
     assert await Agent(instructions=later).instructions_for(call) == "later CA1"
     assert await Agent(instructions=lambda call: "caf\udce9").instructions_for(call) == "caf?"
-    with pytest.raises(DefinitionError, match="return NoneType, not text"):
+    with pytest.raises(DefinitionError, match="returned NoneType: return text"):
         await Agent(instructions=lambda call: None).instructions_for(call)  # type: ignore[arg-type,return-value]
 
 
@@ -151,21 +151,21 @@ def test_a_conversation_in_writing_is_the_same_but_for_the_sound() -> None:
         ({"limits": 500}, "limits=500: make it a Limits"),
         ({"extra": []}, r"extra=\[\]: make it a Mapping"),
         ({"voice": ""}, "Voice.name is '': write text"),
-        ({"instructions": None}, "instructions that are neither text nor a function"),
-        ({"instructions": "caf\udce9"}, "half a character in its instructions: read it as UTF-8"),
+        ({"instructions": None}, "instructions=None: write text, or a function that returns it"),
+        ({"instructions": "caf\udce9"}, "a lone surrogate in its instructions: decode it as UTF-8"),
         ({"name": " "}, "an agent has name=' ': write text"),
         ({"name": None}, "an agent has name=None: write text"),
         ({"greeting": 5}, "agent 'agent' has greeting=5: write text, or None"),
-        ({"greeting": "caf\udce9"}, "half a character in its greeting"),
-        ({"guardrail": "none"}, "guardrail='none': give it a function, or None"),
-        ({"tools": add}, r"tools=Tool\(name='add'.*: put it into a list"),
-        ({"handoffs": "billing"}, "handoffs='billing': put it into a list"),
-        ({"handoffs": Agent(name="billing", instructions="")}, "put it into a list"),
+        ({"greeting": "caf\udce9"}, "a lone surrogate in its greeting"),
+        ({"guardrail": "none"}, "guardrail='none': pass a function, or None"),
+        ({"tools": add}, r"tools=Tool\(name='add'.*: write a list"),
+        ({"handoffs": "billing"}, "handoffs='billing': write a list"),
+        ({"handoffs": Agent(name="billing", instructions="")}, "write a list"),
         (
             {"handoffs": [f"agent {number}" for number in range(128)]},
-            "agent 'agent' has 129 tools: a session takes 128",
+            "agent 'agent' has 129 tools: keep at most 128",
         ),
-        ({"extra": {"metadata": object()}}, "agent 'agent' has extra that is not JSON: Object of type object"),
+        ({"extra": {"metadata": object()}}, "agent 'agent' has an `extra` that is not JSON: Object of type object"),
     ],
 )
 def test_an_agent_that_cannot_be_is_refused_where_it_is_written(options: dict[str, Any], words: str) -> None:

@@ -311,7 +311,7 @@ async def test_one_that_holds_up_the_loop_is_named(
     assert await dawdles.run(call, "{}") == "done"
     (record,) = caplog.records
     assert record.levelno == logging.ERROR
-    assert record.getMessage().startswith("tool dawdles held up every call for 1.0 s")
+    assert record.getMessage().startswith("tool dawdles blocked every call for 1.0 s")
 
 
 async def test_waiting_holds_up_nobody(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -489,18 +489,18 @@ async def in_pieces() -> AsyncIterator[int]:
         ({"name": "two words"}, "tool name 'two words' cannot be used: 1 to 64 letters"),
         ({"description": None}, "tool 'x' has description=None: write text"),
         ({"description": "caf\udce9"}, "tool 'x' has description='caf.udce9': write text"),
-        ({"timeout": "20"}, "tool 'x' has timeout='20': it must be above 0 seconds"),
+        ({"timeout": "20"}, "tool 'x' has timeout='20': it must be more than 0 seconds"),
         ({"timeout": float("nan")}, "timeout=nan"),
         ({"timeout": float("inf")}, "timeout=inf"),
         ({"timeout": True}, "timeout=True"),
-        ({"filler_after": "1"}, "filler_after='1': it must be 0 s or more"),
-        ({"filler": 5}, "no text for its filler"),
-        ({"parameters": None}, "tool 'x' has parameters that are no JSON schema: write a dict"),
-        ({"parameters": {"type": "array"}}, "tool 'x' has parameters of type 'array': arguments are an object"),
+        ({"filler_after": "1"}, "filler_after='1': it must be 0 seconds or more"),
+        ({"filler": 5}, "tool 'x' has filler=5: write what the agent says"),
+        ({"parameters": None}, "tool 'x' has parameters=None: write a JSON schema, a dict"),
+        ({"parameters": {"type": "array"}}, "tool 'x' has parameters of type 'array': write the type 'object'"),
         ({"parameters": {"enum": {1, 2}}}, "tool 'x' has parameters that are not JSON: .*set"),
         ({"parameters": {"title": "\udce9"}}, "tool 'x' has parameters that are not JSON: .*surrogates"),
-        ({"handler": None}, "tool 'x' has a handler that cannot be called: None"),
-        ({"handler": in_pieces}, "tool 'x' yields its output in pieces: return all of it"),
+        ({"handler": None}, "tool 'x' has handler=None, which cannot be called: pass a function"),
+        ({"handler": in_pieces}, "tool 'x' is an async generator: return the whole output"),
     ],
 )
 def test_what_the_api_would_refuse_is_refused_where_it_is_written(options: dict[str, Any], words: str) -> None:
@@ -514,5 +514,5 @@ def function_type(number: Callable[[], None]) -> None: ...
 
 
 def test_a_parameter_that_json_cannot_carry() -> None:
-    with pytest.raises(DefinitionError, match="tool 'function_type' has parameters that JSON cannot carry"):
+    with pytest.raises(DefinitionError, match="tool 'function_type' has parameters that JSON cannot express"):
         tool(function_type)
