@@ -1,4 +1,4 @@
-"""The app: Twilio's webhooks, the media socket of each call, and health."""
+"""The Starlette app: its routes, the parts that it is made of, and the observers of each call's events."""
 
 from __future__ import annotations
 
@@ -48,18 +48,21 @@ _Hook = TypeVar("_Hook", bound=Callable[[Any], Any])
 class PhoneApp(Starlette):
     """A Starlette app that answers Twilio's calls with an agent.
 
-    `agent` may be a function of the call, plain or async, that returns one: by the called number, say, so that one app
-    serves many. It is asked once for each call, and once more where a call goes on in another process.
+    `agent` may also be a function of the call, plain or async, that returns an agent. It may choose by the called
+    number, for example, so that one app serves many numbers. It runs once for each call, and again if the call moves to
+    another process.
 
     Routes: `POST|GET /twilio/voice` (the number's voice webhook), `POST /twilio/status` (its status callback), `POST
-    /twilio/after` (how a call goes on whose media stream has ended), `WS /twilio/media/{token}`, `GET /healthz`, `GET
-    /readyz` (503 while draining), `GET /metrics` (with PHONEAGENT_API_TOKEN). It also mounts into another Starlette or
-    FastAPI app; PUBLIC_URL then has the path it is mounted at. Settings are read from the environment when the server
-    starts, or at the first request of a mounted app.
+    /twilio/after` (what a call does after its media stream), `WS /twilio/media/{token}`, `GET /healthz`, `GET /readyz`
+    (503 while draining), `GET /metrics` (with PHONEAGENT_API_TOKEN).
 
-    `prices` (by model) go before those of the settings, and those before the built-in table.
+    The app can be mounted in another Starlette or FastAPI app; PUBLIC_URL then includes the path of the mount. Settings
+    are read from the environment when the server starts, or at the first request if the app is mounted.
 
-    Of several endpoints the first that gives a session is taken, also in the middle of a call whose session was lost.
+    `prices` (by model) override those of the settings, which override the built-in table.
+
+    With several endpoints, a session is opened at the first one that accepts it, even in the middle of a call whose
+    session was lost.
 
     With settings given in code and no `store`, nothing is recorded, and a call ends when its media stream does.
     """
@@ -77,12 +80,10 @@ class PhoneApp(Starlette):
         if not isinstance(agent, Agent) and not callable(agent):
             raise DefinitionError(f"PhoneApp has agent={agent!r}: give it an Agent, or a function that returns one")
         for each in (*(() if endpoint is None else (endpoint,)), *endpoints):
-            if not isinstance(each, Endpoint):  # its address may hold a key: it is not repeated
-                raise DefinitionError(
-                    f"PhoneApp has a {type(each).__name__} for an endpoint: write Endpoint.gateway(…)"
-                )
+            if not isinstance(each, Endpoint):  # a URL may contain a key, so only the type is named
+                raise DefinitionError(f"PhoneApp has a {type(each).__name__} as an endpoint: write Endpoint.gateway(…)")
         if endpoint is not None and endpoints:
-            raise DefinitionError("PhoneApp has endpoint= and endpoints=: name them all in endpoints=, the first first")
+            raise DefinitionError("PhoneApp has both endpoint= and endpoints=: list them all in endpoints=, in order")
         super().__init__(
             routes=[
                 Route(VOICE_PATH, partial(self._answer_webhook, VOICE_PATH), methods=["GET", "POST"]),
@@ -97,15 +98,15 @@ class PhoneApp(Starlette):
         )
         self.router.redirect_slashes = False  # Twilio signs the path as it is
         if isinstance(agent, Agent):
-            check_handoffs(agent)  # to nobody, or to one of two: now rather than in a call
+            check_handoffs(agent)  # report a mistake now rather than in a call
         self.agent = agent
         self.calls: dict[str, Call] = {}
         """The live calls by CallSid."""
         self.draining = False
-        """Whether the process is about to end: new calls are sent to the next one."""
+        """Whether this process is about to end, so that new calls are sent to another one."""
         self._given_settings = settings
         self.endpoints: Sequence[Endpoint] = list(endpoints) if endpoint is None else [endpoint]
-        """Those that code brings, in the order in which they are asked; without any, `endpoint` is of the settings."""
+        """The endpoints given in code, in order of preference; without any, `endpoint` comes from the settings."""
         self._given_store = store
         self._given_prices = prices or {}
         self._hooks = Hooks()
@@ -114,18 +115,19 @@ class PhoneApp(Starlette):
 
     @property
     def coming(self) -> int:
-        """How many calls were answered, and their media socket is still to come."""
+        """The number of calls that were answered and whose media socket has not come yet."""
         return self._calls.coming
 
     @property
     def unfinished(self) -> int:
-        """How many media streams have something left: the call itself, its tools, or its hooks."""
+        """The number of media streams that are not finished: the call, its tools or its hooks still run."""
         return self._calls.unfinished
 
     def on(self, kinds: Any) -> Callable[[_Hook], _Hook]:
-        """Register a hook: `@app.on(CallStarted | CallEnded)`, plain or async, called with each such event.
+        """Register a hook, a plain or async function that gets each event of these kinds: `@app.on(CallEnded)`.
 
-        Hooks run off the call's path, in order, one at a time for each call, within 10 s each; a failure is logged.
+        Several kinds are joined by `|`. Hooks never delay a call. For each call they run in order, one at a time, with
+        10 s for each event; a failure is logged.
         """
 
         def register(hook: _Hook) -> _Hook:
@@ -138,40 +140,40 @@ class PhoneApp(Starlette):
 
     @property
     def hands_over(self) -> bool:
-        """Whether calls can go on in another process: it takes a store that both of them use."""
+        """Whether calls can move to another process, which takes a store that both processes use."""
         return self._journal is not None
 
     def hand_over(self, reason: str) -> None:
-        """Let every call go on in another process, from the first moment on at which its caller does not notice."""
+        """Move every call to another process, each at the first moment when its caller does not notice."""
         self._calls.hand_over(reason)
 
     def hand_over_now(self, call_sid: str, reason: str) -> None:
-        """Let a call go on in another process at once."""
+        """Move a call to another process at once."""
         self._calls.hand_over_now(call_sid, reason)
 
-    # --- what is made from the settings, once ---
+    # --- the parts, each made once from the settings ---
 
     @cached_property
     def settings(self) -> Settings:
-        """The settings.
+        """The settings given in code, else those of the environment.
 
         Raises:
-            ConfigurationError: something is missing or malformed.
+            ConfigurationError: a setting is missing or malformed.
         """
         return self._given_settings or settings_.load({"endpoint_in_code": True} if self.endpoints else None)
 
     @cached_property
     def endpoint(self) -> Endpoint:
-        """Where model sessions are opened: the endpoint given in code, else the one of the settings.
+        """The endpoint at which model sessions are opened: the first given in code, else the one of the settings.
 
         Raises:
-            ConfigurationError: something is missing or malformed.
+            ConfigurationError: a setting is missing or malformed.
         """
         return self.endpoints[0] if self.endpoints else Endpoint.from_settings(self.settings)
 
     @cached_property
     def _store(self) -> Store | None:
-        """Where calls are recorded: DATABASE_URL; with settings from code, only where code says."""
+        """The database of the call records: DATABASE_URL, or `store` alone if the settings are given in code."""
         if self._given_store is not None or self._given_settings is not None:
             return self._given_store
         return Store.from_settings(self.settings)
@@ -185,7 +187,7 @@ class PhoneApp(Starlette):
         if self._store is None:
             return None
         settings, live_calls = self.settings, None
-        if not settings.insecure or settings.twilio_api_url is not None:  # an account that is made up has no calls
+        if not settings.insecure or settings.twilio_api_url is not None:  # `insecure` has a made-up account
             live_calls = LiveCalls(
                 settings.twilio_account_sid,
                 settings.auth_tokens[0],
@@ -238,7 +240,7 @@ class PhoneApp(Starlette):
 
     @cached_property
     def _observers(self) -> list[Observer]:
-        """What sees each event of each call, in this order. An observer must not block: the call waits for it."""
+        """The functions that see each event of each call, in order. A call waits for them, so they must not block."""
         settings, metrics, reserve, store = self.settings, self._metrics, self._reserve, self._store
 
         def log_event(event: Event, stream_sid: str) -> None:
@@ -263,10 +265,10 @@ class PhoneApp(Starlette):
 
     @asynccontextmanager
     async def _lifespan(self, app: Starlette) -> AsyncIterator[None]:
-        _ = self._webhooks  # fail at the start rather than at the first call
+        _ = self._webhooks  # settings that are incomplete stop the start, not the first call
         tasks: list[asyncio.Task[Any]] = [asyncio.create_task(telemetry.watch_loop(self._metrics))]
         if isinstance(self.agent, Agent):
-            tasks.append(asyncio.create_task(self.agent.open()))  # what its calls need and takes long to start
+            tasks.append(asyncio.create_task(self.agent.open()))  # MCP servers start slowly
         yield
         for task in tasks:
             task.cancel()
@@ -293,7 +295,7 @@ class PhoneApp(Starlette):
         return Response(self._metrics.text(), media_type="text/plain; version=0.0.4")
 
     # --- Twilio's requests ---
-    # A mounted app gets no lifespan, so it may find out only here that its settings are incomplete.
+    # A mounted app has no lifespan, so here may be the first place to find out that settings are missing.
 
     async def _answer_webhook(self, path: str, request: Request) -> Response:
         try:
@@ -314,9 +316,9 @@ class PhoneApp(Starlette):
 
 
 def refuse_without_token(connection: HTTPConnection, token: SecretStr | None) -> Response | None:
-    """Return the refusal of a request that does not carry `token` as its bearer token; None if it does.
+    """Return a response that refuses a request without `token` as its bearer token; None if the request has it.
 
-    Without a token in the settings there is nothing to see, so the refusal is a 404.
+    Without a token in the settings the resource does not exist, so the response is a 404.
     """
     if token is None:
         return Response(status_code=404)

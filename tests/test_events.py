@@ -14,7 +14,7 @@ from phoneagent import events
 from phoneagent.events import BargeIn, CallEnded, CallStarted, Cost, Event, RateLimit, Turn, Usage
 
 KINDS = typing.get_args(Event)
-VALUES = {Turn, Usage, Cost, RateLimit}
+VALUES = (Turn, Usage, Cost, RateLimit)
 SECRET = "+15550100001"
 
 

@@ -27,7 +27,7 @@ from phoneagent.twilio.twiml import APOLOGY
 from phoneagent.twilio.verification import Verifier
 from phoneagent.webhooks import (
     AFTER_PATH,
-    MAX_ASKED_AGAIN,
+    MAX_RETRIES,
     MEDIA_PATH,
     STATUS_PATH,
     VOICE_PATH,
@@ -273,9 +273,9 @@ async def test_a_call_is_sent_round_while_the_process_drains(twilio: Any) -> Non
 
 async def test_after_some_rounds_it_is_turned_away(twilio: Any) -> None:
     there = twilio(draining=True)
-    twiml = await there.voice(again=str(MAX_ASKED_AGAIN - 1))
-    assert f"again={MAX_ASKED_AGAIN}" in twiml
-    assert verbs(await there.voice(again=str(MAX_ASKED_AGAIN))) == ["Reject busy"]
+    twiml = await there.voice(again=str(MAX_RETRIES - 1))
+    assert f"again={MAX_RETRIES}" in twiml
+    assert verbs(await there.voice(again=str(MAX_RETRIES))) == ["Reject busy"]
     assert b'reason="draining"} 1.0' in there.metrics.text()
 
 
@@ -339,7 +339,7 @@ async def test_a_call_that_breaks_again_and_again_is_given_up(twilio: Any, caplo
     there = twilio(Journal("recover"))
     assert verbs(await there.after(faults=str(MAX_FAULTS - 1), since=long_ago)) == ["Connect"]
     assert verbs(await there.after(faults=str(MAX_FAULTS), since=long_ago)) == [f"Say {APOLOGY}", "Hangup"]
-    assert "given up" in caplog.text
+    assert "giving up" in caplog.text
 
 
 @pytest.mark.parametrize("nonsense", ["", "-1", "1e3", "1" * 12, "0x10"])
@@ -522,7 +522,7 @@ async def test_a_newer_socket_of_the_call_goes_first(caplog: pytest.LogCaptureFi
     there = await opened(calls, start())
     assert there.calls.ran == []
     assert there.socket.did == ["accept", "close"]
-    assert "a newer media socket" in caplog.text
+    assert "the call has a newer media socket" in caplog.text
 
 
 async def test_a_call_that_goes_on_has_its_past_and_its_state() -> None:
