@@ -1,4 +1,4 @@
-"""The agent: who answers the phone, what it says first, how it listens, and what it can do."""
+"""The agent that answers the phone: its instructions, its voice, its tools and its hand-offs."""
 
 from __future__ import annotations
 
