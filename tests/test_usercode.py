@@ -105,7 +105,7 @@ async def test_threads_are_counted_also_those_that_were_given_up(monkeypatch: py
 HANGING = """
 import asyncio, time
 from phoneagent import CallerSpoke, tool
-from phoneagent.hooks import Hooks
+from phoneagent.calls.hooks import Hooks
 
 @tool(timeout=0.1)
 def stuck() -> str:
@@ -113,7 +113,8 @@ def stuck() -> str:
 
 async def main() -> None:
     from datetime import UTC, datetime
-    from phoneagent import Call, hooks
+    from phoneagent import Call
+    from phoneagent.calls import hooks
     hooks.HOOK_SECONDS = 0.1
     call = Call(sid="CA1", caller=None, called=None, direction="inbound", started_at=datetime.now(UTC))
     print(await stuck.run(call, "{}"))
