@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from phoneagent import Agent, Call, CallEnded, DefinitionError, Hearing, PhoneApp, Turns, hang_up, tool
+from phoneagent import Agent, Call, CallEnded, DefinitionError, Hearing, Turns, hang_up, tool
 from phoneagent.calls import calls as switchboard_
 from phoneagent.sim import Model, Script
 from phoneagent.sim.speech import Murmur
@@ -112,11 +112,6 @@ async def test_an_agent_brings_its_own_recognisers(world: Worlds) -> None:
         )
         assert heard == {"model": "gpt-live-transcribe", "languages": ["fr", "de"]}
         assert w.model.violations == []
-
-
-def test_an_app_without_an_agent_is_refused() -> None:
-    with pytest.raises(DefinitionError, match="give it an Agent, or a function"):
-        PhoneApp("host")  # type: ignore[arg-type]
 
 
 # --- from code ---

@@ -240,7 +240,7 @@ async def test_a_call_that_only_falls_over_is_given_up(
         line.drop()
         await line.wait_ended(20)
     assert line.verbs[-2].startswith("Say We are sorry")
-    assert "broke 3 times: given up" in caplog.text
+    assert "broke 3 times: giving up" in caplog.text
 
 
 def test_how_often_a_call_may_be_resumed() -> None:
