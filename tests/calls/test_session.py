@@ -18,10 +18,10 @@ from phoneagent.bridge.policy import Policy
 from phoneagent.bridge.requests import RunTool
 from phoneagent.calls import session
 from phoneagent.calls.session import ModelSocket, Session
-from phoneagent.protocol import mediastream
+from phoneagent.protocol.carrier import AudioIn, FromCarrier, Started, ToCarrier
 
 pytestmark = pytest.mark.anyio
-START = mediastream.Start("MZ1", mediastream.StartDetails("AC1", "CA1"))
+START = Started(stream_sid="MZ1", call_sid="CA1", account_sid="AC1")
 
 
 class Caller:
