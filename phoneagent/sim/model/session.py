@@ -7,6 +7,7 @@ import logging
 import secrets
 import time
 from collections.abc import Callable, Coroutine, Iterable, Mapping
+from contextlib import suppress
 from functools import partial
 from typing import Any, Literal
 
@@ -140,8 +141,14 @@ class ModelSession(SessionRecord):
         """Run `work` as long as the session lasts."""
         task = asyncio.create_task(work)
         self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(self._discard)
         return task
+
+    def _discard(self, task: asyncio.Task[Any]) -> None:
+        self._tasks.discard(task)
+        if task.cancelled():
+            with suppress(asyncio.CancelledError):
+                task.result()  # else the task keeps the traceback, and that the event loop's frames and old timers
 
     def _plan_faults(self) -> None:
         faults = self.setup.faults
