@@ -124,8 +124,8 @@ class Bridge:
             self.reporter.audio_sent(now)
         return message
 
-    def next_to_model(self) -> realtime.ToModel | None:
-        """Return the next event to write to the model's socket."""
+    def next_to_model(self, now: float) -> realtime.ToModel | None:
+        """Return the next event to write to the model's socket; it counts as written at `now`."""
         if not self.conversation.connected or self._end is not None:
             return None
         return self.conversation.outbox.popleft() if self.conversation.outbox else self.caller_audio.pop()

@@ -113,7 +113,7 @@ class Session:
             watch=self._watch,
         )
         self._to_caller: Writer[carrier.ToCarrier] = Writer(
-            self._next_to_caller, caller.send, closed=OSError, watch=self._watch
+            bridge.next_to_caller, caller.send, closed=OSError, watch=self._watch
         )
         self._to_model: Writer[realtime.ToModel] = Writer(
             bridge.next_to_model, self._send_to_model, closed=EndpointError, watch=self._watch
@@ -231,13 +231,10 @@ class Session:
             taken_at = time()
             if bridge.receive_from_caller(message, taken_at) or self._leaving is not None:
                 self.flush()
-            elif self._to_model.write():  # a frame, and nothing else has changed
-                self._measured("to_model", taken_at)
+            elif self._to_model.write(taken_at):  # a frame, and nothing else has changed
+                self._measure_some("to_model", taken_at)
         bridge.end(time())
         self.flush()
-
-    def _next_to_caller(self) -> carrier.ToCarrier | None:
-        return self.bridge.next_to_caller(self._loop.time())
 
     # --- the model's side -----------------------------------------------------------------------------------------
 
@@ -256,8 +253,8 @@ class Session:
                 self._show_guard(event)
             self.flush()
             return
-        if self._to_caller.write():  # audio, and no timer has come nearer
-            self._measured("to_caller", taken_at)
+        if self._to_caller.write(taken_at):  # audio, and no timer has come nearer
+            self._measure_some("to_caller", taken_at)
         if self.bridge.reporter.events:
             self._tell()
 
@@ -272,7 +269,7 @@ class Session:
             log.exception("the agent that had the call cannot go on with it", extra={"call_sid": self._call.sid})
             self._report(f"the agent that answered has the call again: {type(error).__name__}")
 
-    def _measured(self, direction: Direction, taken_at: float) -> None:
+    def _measure_some(self, direction: Direction, taken_at: float) -> None:
         self._frames += 1
         if self._measure is not None and self._frames % MEASURED_FRAMES == 0:
             self._measure(direction, self._loop.time() - taken_at)
@@ -283,10 +280,11 @@ class Session:
         """Write, do and report what the bridge has; never waits."""
         if self._over.is_set():
             return
-        if self._leaving is not None and self.bridge.quiet(self._loop.time()):
-            self.bridge.hand_over(self._loop.time(), self._leaving)
-        self._to_caller.write()
-        self._to_model.write()
+        now = self._loop.time()
+        if self._leaving is not None and self.bridge.quiet(now):
+            self.bridge.hand_over(now, self._leaving)
+        self._to_caller.write(now)
+        self._to_model.write(now)
         while self.bridge.requests:
             self._do(self.bridge.requests.popleft())
         self._tell()

@@ -15,14 +15,15 @@ T = TypeVar("T")
 
 
 class Writer(Generic[T]):
-    """One side's writer. `take` returns the next message, `send` writes it; what waits meanwhile stays where it is.
+    """One side's writer. `take` returns the next message at a moment of the loop's clock, and `send` writes it.
 
-    A `send` that raises one of `closed` ends the writing quietly: the side's reader knows better how it ended.
+    What is not taken yet stays where it is. A `send` that raises `closed` ends the writing quietly: the side's reader
+    knows better how it ended.
     """
 
     def __init__(
         self,
-        take: Callable[[], T | None],
+        take: Callable[[float], T | None],
         send: Callable[[T], Coroutine[Any, Any, None]],
         *,
         closed: type[Exception],
@@ -35,7 +36,7 @@ class Writer(Generic[T]):
         self.task: asyncio.Task[None] | None = None
         """What waits for the socket, if anything."""
 
-    def write(self) -> int:
+    def write(self, now: float) -> int:
         """Write what there is, unless an earlier write still waits. Never waits; returns how many were written."""
         if self.task is not None:
             if not self.task.done():
@@ -43,7 +44,7 @@ class Writer(Generic[T]):
             self.task = None
         written = 0
         try:
-            while (message := self._take()) is not None:
+            while (message := self._take(now)) is not None:
                 sending = self._send(message)
                 try:
                     waiting = sending.send(None)
@@ -59,7 +60,8 @@ class Writer(Generic[T]):
     async def _finish(self, sending: Coroutine[Any, Any, None], waiting: Any) -> None:
         try:
             await _resume(sending, waiting)
-            while (message := self._take()) is not None:
+            time = asyncio.get_running_loop().time
+            while (message := self._take(time())) is not None:
                 await self._send(message)
         except self._closed:
             pass

@@ -53,7 +53,7 @@ class Rig:
     def flush(self) -> None:
         while not self.stalled and (message := self.bridge.next_to_caller(self.now)) is not None:
             self.to_caller.append(message)
-        while (event := self.bridge.next_to_model()) is not None:
+        while (event := self.bridge.next_to_model(self.now)) is not None:
             self.to_model.append(event)
         self.asked.extend(drain(self.bridge.requests))
         self.told.extend(drain(self.bridge.reporter.events))

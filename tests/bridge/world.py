@@ -217,7 +217,7 @@ class World:
 
     def _after(self) -> None:
         truncated = self._cut() if self.bridge.playback.generation != self.generation else {}
-        while (event := self.bridge.next_to_model()) is not None:
+        while (event := self.bridge.next_to_model(self.clock.now)) is not None:
             self._check_to_model(event, truncated)
             self.server.write(event)
         assert not truncated, f"received, not heard, and not truncated: {truncated}"

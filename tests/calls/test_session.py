@@ -18,7 +18,7 @@ from phoneagent.bridge.policy import Policy
 from phoneagent.bridge.requests import RunTool
 from phoneagent.calls import session
 from phoneagent.calls.session import ModelSocket, Session
-from phoneagent.protocol.carrier import AudioIn, FromCarrier, Started, ToCarrier
+from phoneagent.protocol.carrier import Started
 
 pytestmark = pytest.mark.anyio
 START = Started(stream_sid="MZ1", call_sid="CA1", account_sid="AC1")
