@@ -1,9 +1,11 @@
 """Renewal: how one model session of a call follows another.
 
 A session that is lost is replaced, as long as that is worthwhile: the caller is patient for some seconds, and sessions
-of which nothing is heard are not opened for ever. A session also has its time (an hour, at OpenAI). Some minutes before
-that is over the next one is opened beside it, and takes over once neither side has spoken for a second, so that the
-caller does not notice. If there is no such moment, it takes over when the old one ends, as if that had been lost.
+that bring no word to the caller are not opened for ever.
+
+A session also has its time (an hour, at OpenAI). Some minutes before that is over the next one is opened beside it, and
+takes over once neither side has spoken for a second, so that the caller does not notice. If there is no such moment, it
+takes over when the old one ends, as if that had been lost.
 """
 
 from __future__ import annotations
@@ -27,7 +29,7 @@ OPENING_SECONDS = 0.5
 """With less patience than this left, no further session is opened."""
 
 MAX_FRUITLESS = 6
-"""Sessions in a row of which the caller heard nothing, before no further one is opened."""
+"""Sessions in a row that brought no word to the caller, before no further one is opened."""
 
 MAX_LOSSES_A_MINUTE = 12
 """Sessions lost within a minute, before no further one is opened, whatever was heard of them."""

@@ -230,7 +230,7 @@ MCP_FAILURES = {
     "mcp_list_tools.failed": "an MCP server could not be asked for its tools by the model's provider",
     "response.mcp_call.failed": "a tool of an MCP server failed, called by the model's provider",
 }
-"""What such events tell that nobody needs to act on."""
+"""Failures at the model's provider, by event type: they are reported, and the call goes on."""
 
 
 FromModel: TypeAlias = (
