@@ -6,7 +6,8 @@ They are strict: what the real service refuses, they refuse in its words and rec
 from phoneagent.sim.hosting import serving
 from phoneagent.sim.model.helicone import Helicone
 from phoneagent.sim.model.script import Script
-from phoneagent.sim.model.server import Faults, Model
+from phoneagent.sim.model.server import Model
+from phoneagent.sim.model.setup import Faults
 from phoneagent.sim.twilio.line import Line
 from phoneagent.sim.twilio.phone import CallFailed, Phone
 from phoneagent.sim.twilio.quirks import Quirks

@@ -12,7 +12,7 @@ from typing import Any
 
 from phoneagent.sim.model.checks import (
     Check,
-    Refusal,
+    EventRefused,
     any_object,
     boolean,
     by_key,
@@ -180,12 +180,12 @@ RESPONSE: dict[str, Check] = {
 
 
 def check_session(update: Any) -> None:
-    """Check the `session` of a `session.update`. Raises `Refusal`."""
+    """Check the `session` of a `session.update`. Raises `EventRefused`."""
     struct(SESSION, "type")(update, "session")
 
 
 def check_response(params: Any) -> None:
-    """Check the `response` of a `response.create`. Raises `Refusal`."""
+    """Check the `response` of a `response.create`. Raises `EventRefused`."""
     struct(RESPONSE)(params, "response")
 
 
@@ -230,7 +230,7 @@ def reasons(model: str) -> bool:
 def updated_session(session: Json, update: Json, *, spoke: bool) -> Json:
     """Return `session` with a checked `update` merged in, field by field. `spoke`: assistant audio exists already.
 
-    Raises `Refusal` for what depends on the session's state: its model, its voice, its tracing.
+    Raises `EventRefused` for what depends on the session's state: its model, its voice, its tracing.
     """
     model = session["model"]
     if update.get("model", model) != model:
@@ -268,7 +268,7 @@ def check_voice(session: Json, params: Json, *, spoke: bool, at: str) -> None:
     current = session["audio"]["output"]["voice"]
     if spoke and params.get("audio", {}).get("output", {}).get("voice", current) != current:
         message = "Cannot update a conversation's voice if assistant audio is present."
-        raise Refusal(message, code="cannot_update_voice", param=f"{at}.audio.output.voice")
+        raise EventRefused(message, code="cannot_update_voice", param=f"{at}.audio.output.voice")
 
 
 def _check_transcription(transcription: Json | None) -> None:

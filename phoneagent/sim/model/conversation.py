@@ -6,10 +6,10 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from phoneagent.sim.model.checks import Refusal, invalid_value
+from phoneagent.sim.model.checks import EventRefused, invalid_value
 from phoneagent.sim.model.config import Json
 from phoneagent.sim.model.events import check_item, encode_audio
-from phoneagent.sim.model.records import AudioItem, CallerTurn, Truncation
+from phoneagent.sim.model.records import AudioItem, CommittedTurn, Truncation
 
 Emit = Callable[..., None]
 
@@ -23,7 +23,7 @@ class Conversation:
     def __init__(self, emit: Emit) -> None:
         self.items: list[Json] = []
         self.spoken: dict[str, AudioItem] = {}
-        self.turns: dict[str, CallerTurn] = {}
+        self.turns: dict[str, CommittedTurn] = {}
         self.truncations: list[Truncation] = []
         self._emit = emit
         self._answered: set[str] = set()
@@ -63,13 +63,13 @@ class Conversation:
         """Refuse a client's item that cannot be placed or belongs to no call."""
         if any(other["id"] == item.get("id") for other in self.items):
             message = f"Error adding item: an item with id '{item['id']}' already exists."
-            raise Refusal(message, code="item_create_duplicate_item_id", param="item.id")
+            raise EventRefused(message, code="item_create_duplicate_item_id", param="item.id")
         if after not in (None, "root") and not any(other["id"] == after for other in self.items):
             message = f"Error adding item: the previous item with id '{after}' does not exist."
-            raise Refusal(message, code="item_create_invalid_previous_item_id", param="previous_item_id")
+            raise EventRefused(message, code="item_create_invalid_previous_item_id", param="previous_item_id")
         if item["type"] == "function_call_output" and item["call_id"] not in self.call_ids():
             message = f"Tool call ID '{item['call_id']}' not found in conversation."
-            raise Refusal(message, code="invalid_tool_call_id", param="item.call_id")
+            raise EventRefused(message, code="invalid_tool_call_id", param="item.call_id")
 
     def delete(self, item_id: str) -> None:
         del self.items[self._index(item_id, "delete")]
@@ -88,11 +88,11 @@ class Conversation:
     def truncate(self, item_id: str, audio_end_ms: int) -> None:
         """Forget what comes after `audio_end_ms` of an assistant's audio, and its whole transcript.
 
-        Raises `Refusal`: unknown item, not the model's audio, or more than there is.
+        Raises `EventRefused`: unknown item, not the model's audio, or more than there is.
         """
         try:
             self._truncate(item_id, audio_end_ms)
-        except Refusal:
+        except EventRefused:
             self.truncations.append(Truncation(item_id, audio_end_ms, time.monotonic(), ok=False))
             raise
         self.truncations.append(Truncation(item_id, audio_end_ms, time.monotonic(), ok=True))
@@ -102,7 +102,7 @@ class Conversation:
         item = self.items[self._index(item_id, "truncate")]
         said = self.spoken.get(item_id)
         if said is None or not said.audio:
-            raise Refusal("Only model output audio messages can be truncated", code=None)
+            raise EventRefused("Only model output audio messages can be truncated", code=None)
         if audio_end_ms > said.held_ms:
             message = f"Audio content of {said.held_ms}ms is already shorter than {audio_end_ms}ms"
             raise invalid_value(message, "audio_end_ms")
@@ -113,7 +113,7 @@ class Conversation:
         for index, item in enumerate(self.items):
             if item["id"] == item_id:
                 return index
-        raise Refusal("Item with item_id not found", code=f"item_{doing}_invalid_item_id", param="item_id")
+        raise EventRefused("Item with item_id not found", code=f"item_{doing}_invalid_item_id", param="item_id")
 
     # -- what is to be answered --
 

@@ -94,7 +94,7 @@ _RESPONSE = struct(
 
 
 def session_from_beta(update: Json) -> Json:
-    """Check a flat session update and return it in the modern shape. Raises `Refusal`."""
+    """Check a flat session update and return it in the modern shape. Raises `EventRefused`."""
     _SESSION(update, "session")
     audio_in: Json = {}
     for beta, modern in (
@@ -115,7 +115,7 @@ def session_from_beta(update: Json) -> Json:
 
 
 def response_from_beta(params: Json) -> Json:
-    """Check the flat `response` of a `response.create` and return it in the modern shape. Raises `Refusal`."""
+    """Check the flat `response` of a `response.create` and return it in the modern shape. Raises `EventRefused`."""
     _RESPONSE(params, "response")
     kept = ("max_output_tokens", "conversation", "metadata")
     response = _shared_from_beta(params) | {name: params[name] for name in kept if name in params}
@@ -141,7 +141,10 @@ def _shared_from_beta(flat: Json) -> Json:
 
 
 def item_from_beta(item: Json) -> Json:
-    """Return an item with the modern names of its content parts. Raises `Refusal` for a part that has one already."""
+    """Return an item with the modern names of its content parts.
+
+    Raises `EventRefused` for a part that has one already.
+    """
     content = item.get("content")
     for index, part in enumerate(content if isinstance(content, list) else []):
         if isinstance(part, dict) and part.get("type") in _CONTENT_TO_BETA:

@@ -8,7 +8,7 @@ from typing import Any
 
 from phoneagent.sim.model.checks import (
     Check,
-    Refusal,
+    EventRefused,
     any_object,
     boolean,
     by_key,
@@ -55,14 +55,14 @@ _EVENTS: dict[str, Check] = {
 def check_event(event: Any) -> None:
     """Check a decoded client event down to its own fields, not into `session`, `response` and `item`."""
     if not isinstance(event, dict):
-        raise Refusal("Invalid event: expected a JSON object.", code="invalid_event")
+        raise EventRefused("Invalid event: expected a JSON object.", code="invalid_event")
     if event.get("type") == "output_audio_buffer.clear":
         raise invalid_value("output_audio_buffer.clear is for WebRTC and SIP connections only.", "type")
     by_key("type", _EVENTS)(event, "")
 
 
 def decode_audio(audio: str) -> bytes:
-    """Return the bytes of an append. Raises `Refusal` for what is not base64, or too much."""
+    """Return the bytes of an append. Raises `EventRefused` for what is not base64, or too much."""
     try:
         data = base64.b64decode(audio, validate=True)
     except (binascii.Error, ValueError) as error:
@@ -120,5 +120,5 @@ _check_item = by_key(
 
 
 def check_item(item: Any, at: str = "item") -> None:
-    """Check an item that a client wants to add. Raises `Refusal`."""
+    """Check an item that a client wants to add. Raises `EventRefused`."""
     _check_item(item, at)

@@ -12,17 +12,16 @@ from __future__ import annotations
 import asyncio
 import hmac
 from contextlib import suppress
-from types import TracebackType
-from typing import Self
 from urllib.parse import parse_qsl, urlencode, urlsplit
 
 from websockets.asyncio.client import ClientConnection, connect
-from websockets.asyncio.server import Server, ServerConnection, serve
+from websockets.asyncio.server import ServerConnection
 from websockets.datastructures import Headers
 from websockets.exceptions import ConnectionClosed, InvalidHandshake
 from websockets.http11 import Request, Response
 
-from phoneagent.sim.model.server import MAX_MESSAGE_BYTES, Model
+from phoneagent.sim.model.loopback import LoopbackServer
+from phoneagent.sim.model.server import Model
 from phoneagent.sim.model.service import ANY, rules_broken
 
 PATH = "/v1/gateway/oai/realtime"
@@ -32,10 +31,13 @@ RESOURCE = "phones"
 """The Azure resource that the model behind is; any other cannot be reached."""
 
 
-class Helicone:
+class Helicone(LoopbackServer):
     """The gateway, on 127.0.0.1 while the context is entered, in front of a running `Model`."""
 
     def __init__(self, upstream: Model, *, api_key: str) -> None:
+        super().__init__(
+            not_running="the simulated gateway does not run; enter it first: async with Helicone(...) as gateway"
+        )
         self.upstream = upstream
         self.violations: list[str] = []
         """Rules that a client broke at this door."""
@@ -44,35 +46,11 @@ class Helicone:
         self.failures: list[str] = []
         """Handshakes that the provider refused, and no client was told."""
         self._api_key = api_key
-        self._server: Server | None = None
 
     @property
     def url(self) -> str:
         """Where to connect: `ws://127.0.0.1:PORT/v1/gateway/oai/realtime`. Only while the gateway runs."""
-        if self._server is None:
-            raise RuntimeError(
-                "the simulated gateway does not run; enter it first: async with Helicone(...) as gateway"
-            )
-        return f"ws://127.0.0.1:{self._server.sockets[0].getsockname()[1]}{PATH}"
-
-    async def __aenter__(self) -> Self:
-        self._server = await serve(
-            self._serve,
-            "127.0.0.1",
-            0,
-            process_request=self._admit,
-            compression=None,
-            max_size=MAX_MESSAGE_BYTES,
-        )
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        assert self._server is not None
-        self._server.close()
-        await self._server.wait_closed()
-        self._server = None
+        return self.origin + PATH
 
     def _admit(self, connection: ServerConnection, request: Request) -> Response | None:
         if urlsplit(request.path).path != PATH:
@@ -82,21 +60,21 @@ class Helicone:
             return connection.respond(401, "Unauthorized\n")
         return None
 
-    async def _serve(self, client: ServerConnection) -> None:
-        assert client.request is not None
-        headers = client.request.headers
-        self.violations += rules_broken(ANY, client.request.path, headers)
+    async def _serve(self, connection: ServerConnection) -> None:
+        assert connection.request is not None
+        headers = connection.request.headers
+        self.violations += rules_broken(ANY, connection.request.path, headers)
         about = [item for item in headers.raw_items() if item[0].lower().startswith("helicone-")]
         self.filed.append({name: value for name, value in about if name.lower() != "helicone-auth"})
-        url, forwarded = self._target(client.request.path, headers)
+        url, forwarded = self._target(connection.request.path, headers)
         try:
             provider = await connect(url, additional_headers=forwarded, compression=None, max_size=None)
         except (OSError, InvalidHandshake) as error:
             self.failures.append(f"{type(error).__name__}: {error}")
-            await _drain(client)
+            await _drain(connection)
             return
         async with provider:
-            await _relay(client, provider)
+            await _relay(connection, provider)
 
     def _target(self, target: str, headers: Headers) -> tuple[str, list[tuple[str, str]]]:
         """Return where a session is led, and with which headers."""

@@ -51,7 +51,7 @@ class IdleTimeout:
     audio_end_ms: int
 
 
-Heard = SpeechStarted | SpeechStopped | IdleTimeout
+BufferEvent = SpeechStarted | SpeechStopped | IdleTimeout
 
 
 class InputBuffer:
@@ -117,13 +117,13 @@ class InputBuffer:
         self.clear()
         return audio
 
-    def feed(self, ulaw: bytes) -> list[Heard]:
+    def feed(self, ulaw: bytes) -> list[BufferEvent]:
         """Append audio and return what happened in it, in order."""
         if self._vad is None:
             self._partial = b""
             self._append(ulaw, LONGEST_TURN_MS)
             return []
-        heard: list[Heard] = []
+        heard: list[BufferEvent] = []
         data = self._partial + ulaw
         whole = len(data) - len(data) % FRAME_BYTES
         self._partial = data[whole:]
@@ -142,7 +142,7 @@ class InputBuffer:
         if excess > 1000 * BYTES_PER_MS:
             del self._buffer[:excess]
 
-    def _frame(self, speech: bool) -> Heard | None:
+    def _frame(self, speech: bool) -> BufferEvent | None:
         if speech:
             self._idle_from_ms = None
             self._run += 1

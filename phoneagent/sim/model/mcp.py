@@ -17,22 +17,38 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import Any, Protocol
 from urllib.parse import urlsplit
 
-from phoneagent.sim.model.checks import Refusal, invalid_value, missing_parameter
+from phoneagent.sim.model.checks import EventRefused, invalid_value, missing_parameter
 from phoneagent.sim.model.config import Json
 from phoneagent.sim.model.records import McpCallRecord
 from phoneagent.sim.model.replies import PlannedCall
-
-if TYPE_CHECKING:
-    from phoneagent.sim.model.response import Response
-    from phoneagent.sim.model.session import ModelSession
+from phoneagent.sim.model.state import SessionState
 
 _PLACES = ("server_url", "connector_id", "tunnel_id")
 _DELTA_CHARS = 16
+
+
+class CallingResponse(Protocol):
+    """A response that makes calls: what this module needs of it."""
+
+    after_end: list[HostedCall]
+    """Calls that run when the response is over."""
+
+    def emit(self, kind: str, *, item: Json, **fields: Any) -> None:
+        """Send an event about one of the response's items."""
+
+    def index(self, item: Json) -> int:
+        """Return the place of one of the response's items."""
+
+    def open_item(self, item: Json) -> None:
+        """Announce an item."""
+
+    def end_output(self, item: Json) -> None:
+        """Announce that the response has nothing more of an item."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,16 +56,17 @@ class HostedCall:
     """A call of a tool of an MCP server: its item, the response that made it, and what the script has for it."""
 
     item: Json
-    response: Response
+    response: CallingResponse
     plan: PlannedCall
     record: McpCallRecord
 
 
 class McpServers:
-    """The MCP servers of one session."""
+    """The MCP servers of one session. `settled` is called when one of their calls has returned or was refused."""
 
-    def __init__(self, session: ModelSession) -> None:
+    def __init__(self, session: SessionState, settled: Callable[[], None]) -> None:
         self._session = session
+        self._settled = settled
         self._inline = session.setup.faults.mcp_inline
         self._known: dict[str, Json] = {}
         self._tools: dict[str, tuple[str, ...]] = {}
@@ -61,7 +78,7 @@ class McpServers:
     def resolve(self, tools: Iterable[Json]) -> dict[str, Json]:
         """Return the servers among a session's tools, by label; one that is known need not be described again.
 
-        Raises `Refusal`: no address or several, two of one label, two authorizations.
+        Raises `EventRefused`: no address or several, two of one label, two authorizations.
         """
         servers: dict[str, Json] = {}
         for index, tool in enumerate(tools):
@@ -73,7 +90,7 @@ class McpServers:
                 raise invalid_value(f"Duplicate server_label '{label}' found in tools.", f"{at}.server_label")
             if len(places) > 1:
                 message = f"Mutually exclusive parameters: {', '.join(map(repr, places))}. Provide only one of them."
-                raise Refusal(message, code="mutually_exclusive_parameters", param=at)
+                raise EventRefused(message, code="mutually_exclusive_parameters", param=at)
             if not places and label not in self._known:
                 raise missing_parameter(f"{at}.server_url")
             if tool.get("authorization") and any(name.lower() == "authorization" for name in tool.get("headers") or {}):
@@ -112,7 +129,7 @@ class McpServers:
 
     # -- calls --
 
-    async def call(self, response: Response, plan: PlannedCall) -> None:
+    async def call(self, response: CallingResponse, plan: PlannedCall) -> None:
         """Make a call, as part of a response."""
         assert plan.server is not None
         session, item_id = self._session, self._session.new_id("item")
@@ -126,7 +143,7 @@ class McpServers:
         response.emit(f"{kind}.done", item=item, arguments=plan.arguments)
         call = HostedCall(item, response, plan, McpCallRecord(plan.server, plan.name, plan.arguments))
         session.mcp_calls.append(call.record)
-        session.mind.called(item_id, plan)
+        session.replies.called(item_id, plan)
         if not self._inline:
             response.end_output(item)
         if _needs_approval(self._known[plan.server], plan.name):
@@ -134,7 +151,7 @@ class McpServers:
         elif self._inline:
             await self.run(call)
         else:
-            response.afterwards.append(call)
+            response.after_end.append(call)
 
     def _ask(self, call: HostedCall, about: Json) -> None:
         request_id = self._session.new_id("mcpr")
@@ -153,7 +170,7 @@ class McpServers:
         request_id = item["approval_request_id"]
         if request_id not in self._undecided:
             message = f"Approval request with id '{request_id}' not found, or answered already."
-            raise Refusal(message, code="invalid_approval_request_id", param="item.approval_request_id")
+            raise EventRefused(message, code="invalid_approval_request_id", param="item.approval_request_id")
 
     def decide(self, item: Json) -> None:
         """Obey an `mcp_approval_response`."""
@@ -182,16 +199,14 @@ class McpServers:
         else:
             call.item["error"] = {"type": "tool_execution_error", "message": error}
             call.record.error = error
-        self._session.mind.returned(call.item["id"])
+        self._session.replies.returned(call.item["id"])
         self._owes = self._inline
-        self.go_on()
+        self._settled()
 
-    def go_on(self) -> None:
-        """Answer what came of a call, if nobody has to ask for it and no response is active."""
-        if self._owes and not self._session.responding:
-            self._owes = False
-            if self._session.conversation.news():
-                self._session.answer_by_itself("server")
+    def take_owed(self) -> bool:
+        """Return whether the server owes a response about a call, and count it as given."""
+        owed, self._owes = self._owes, False
+        return owed
 
     async def _pause(self) -> None:
         await asyncio.sleep(self._session.setup.think_ms / 1000)

@@ -6,18 +6,17 @@ import asyncio
 import logging
 import re
 import time
-from typing import TYPE_CHECKING, Any, Literal
+from collections.abc import Callable
+from typing import Any, Literal
 
 from phoneagent.sim.model.audio import bytes_per_ms
 from phoneagent.sim.model.config import Json
 from phoneagent.sim.model.events import encode_audio
+from phoneagent.sim.model.mcp import HostedCall, McpServers
 from phoneagent.sim.model.records import AudioItem, ResponseRecord, ToolCallRecord
 from phoneagent.sim.model.replies import PlannedCall, Question, Reply
+from phoneagent.sim.model.state import SessionState
 from phoneagent.sim.model.usage import MODEL_TOKEN_MS, input_tokens, usage
-
-if TYPE_CHECKING:
-    from phoneagent.sim.model.mcp import HostedCall
-    from phoneagent.sim.model.session import ModelSession
 
 log = logging.getLogger(__name__)
 
@@ -35,7 +34,7 @@ _TRANSCRIPT_LEAD = 1.5
 """The transcript of an item is sent so many times faster than its audio."""
 
 
-class Utterance:
+class OutputMessage:
     """One message item while it is being said, or written if the response is text."""
 
     def __init__(self, response: Response, text: str, audio: bytes | None) -> None:
@@ -66,7 +65,7 @@ class Utterance:
         """Announce the item and its only part."""
         self._response.open_item(self.item)
         if self._spoken:
-            self._response.session.spoke(self.record, stored=not self._response.record.out_of_band)
+            self._response.store(self.record)
         part = {"type": "audio", "transcript": ""} if self._spoken else {"type": "text", "text": ""}
         self._emit("response.content_part.added", part=part)
 
@@ -86,7 +85,7 @@ class Utterance:
             now = time.monotonic()
             self.record.audio += audio
             self.record.delta_log.append((now, len(self.record.audio)))
-            self._response.heard_first(now)
+            self._response.audio_sent(now)
 
     def end(self, status: str) -> None:
         """Announce the end of the part and of the item."""
@@ -116,10 +115,19 @@ class Utterance:
 class Response:
     """A response that is being generated. `params` is a checked `response` of a `response.create`."""
 
-    def __init__(self, session: ModelSession, params: Json, by: Literal["vad", "client", "server"]) -> None:
+    def __init__(
+        self,
+        session: SessionState,
+        mcp: McpServers,
+        params: Json,
+        by: Literal["vad", "client", "server"],
+        ended: Callable[[Response, int], None],
+    ) -> None:
         wanted: Json = {**session.session, **params}
         output: Json = {**session.session["audio"]["output"], **params.get("audio", {}).get("output", {})}
         self.session = session
+        self._mcp = mcp
+        self._ended = ended
         self.format: Json = output["format"]
         self.voice = output["voice"]
         self.bytes_per_ms = bytes_per_ms(self.format)
@@ -127,12 +135,12 @@ class Response:
         self.modalities: list[str] = wanted["output_modalities"]
         self.max_tokens: int | Literal["inf"] = wanted["max_output_tokens"]
         self.output: list[Json] = []
-        self.afterwards: list[HostedCall] = []
+        self.after_end: list[HostedCall] = []
         """Calls of MCP servers that run when it is over."""
         self._params, self._wanted = params, wanted
-        self._open: list[Utterance] = []
+        self._open: list[OutputMessage] = []
         self._cancelling = False
-        self._fault = session.next_fault()
+        self._fault = _next_fault(session)
         self._due = 0.0
         self._details: Json | None = None
         out_of_band = params.get("conversation") == "none"
@@ -171,7 +179,7 @@ class Response:
             "metadata": record.metadata,
         }
 
-    # -- used by its utterances --
+    # -- used by its messages --
 
     def emit(self, kind: str, *, item: Json, **fields: Any) -> None:
         """Send an event about one of this response's items."""
@@ -202,7 +210,13 @@ class Response:
         about = {"response_id": self.record.id, "output_index": self.index(item)}
         self.session.emit("response.output_item.done", **about, item=item)
 
-    def heard_first(self, now: float) -> None:
+    def store(self, audio_item: AudioItem) -> None:
+        """Record an audio item that begins; one of the conversation can be truncated there."""
+        self.session.audio_items.append(audio_item)
+        if not self.record.out_of_band:
+            self.session.conversation.spoken[audio_item.item_id] = audio_item
+
+    def audio_sent(self, now: float) -> None:
         """Note when audio was sent; only the first time counts."""
         if self.record.first_audio_at is None:
             self.record.first_audio_at = now
@@ -228,10 +242,10 @@ class Response:
                 if call.server is None:
                     self._call(call)
                 else:
-                    await self.session.mcp.call(self, call)
+                    await self._mcp.call(self, call)
             self._finish("completed", None)
-            for hosted in self.afterwards:
-                self.session.spawn(self.session.mcp.run(hosted))
+            for hosted in self.after_end:
+                self.session.spawn(self._mcp.run(hosted))
         except Exception:  # a voice or an ear of the user's own may raise anything
             log.exception("the simulated model could not finish a response")
             self._end_open("incomplete")
@@ -252,11 +266,11 @@ class Response:
             heard=heard,
             instructions=self._params.get("instructions"),
             tools={tool["name"] for tool in wanted["tools"] if tool["type"] == "function"},
-            hosted=set() if self.record.out_of_band else session.mcp.offered(wanted["tools"]),
+            hosted=set() if self.record.out_of_band else self._mcp.offered(wanted["tools"]),
             tool_choice=wanted["tool_choice"],
-            beginning=not any(item.get("role") in ("user", "assistant") for item in session.items),
+            beginning=not any(item.get("role") in ("user", "assistant") for item in session.conversation.items),
         )
-        reply = session.mind.answer(question)
+        reply = session.replies.answer(question)
         if reply.say and self.modalities == ["audio"]:
             await session.setup.voiced(reply.say[0])
         return reply
@@ -264,12 +278,12 @@ class Response:
     async def _say(self, text: str, *, last: bool) -> bool:
         """Say one item at the server's speed. Returns False if the tokens were used up on the way."""
         audio, enough = await self._voiced(text)
-        utterance = Utterance(self, text, audio)
-        utterance.begin()
-        self._open.append(utterance)
-        while not utterance.complete:
+        message = OutputMessage(self, text, audio)
+        message.begin()
+        self._open.append(message)
+        while not message.complete:
             await asyncio.sleep(max(0.0, self._due - time.monotonic()))
-            utterance.send()
+            message.send()
             self._due += self.session.setup.delta_ms / 1000 / self.session.setup.speed
             if len(self._open) > 1:
                 self._open.pop(0).end("completed")
@@ -306,7 +320,7 @@ class Response:
         item["arguments"] = call.arguments
         self.emit(f"{kind}.done", item=item, call_id=call_id, name=call.name, arguments=call.arguments)
         session.tool_calls.append(ToolCallRecord(call.name, call_id, call.arguments, time.monotonic()))
-        session.mind.called(call_id, call)
+        session.replies.called(call_id, call)
         self.close_item(item, "completed")
 
     def cancel(self, reason: Literal["turn_detected", "client_cancelled"]) -> None:
@@ -334,8 +348,8 @@ class Response:
         self._finish("cancelled", {"type": "cancelled", "reason": reason})
 
     def _end_open(self, status: str) -> None:
-        for utterance in self._open:
-            utterance.end("completed" if utterance.complete and utterance is not self._open[-1] else status)
+        for message in self._open:
+            message.end("completed" if message.complete and message is not self._open[-1] else status)
         self._open.clear()
 
     def _finish(self, status: str, details: Json | None) -> None:
@@ -349,10 +363,18 @@ class Response:
         session.tokens_read = figures["input_tokens"]
         session.emit("response.done", response=self.as_json(figures))
         played_from = record.first_audio_at or record.done_at
-        session.response_ended(self, remaining_ms=max(0, audio_ms - round((record.done_at - played_from) * 1000)))
+        self._ended(self, max(0, audio_ms - round((record.done_at - played_from) * 1000)))
 
     def _audio_bytes(self) -> int:
         return sum(len(item.audio) for item in self.session.audio_items if item.response_id == self.record.id)
+
+
+def _next_fault(session: SessionState) -> Literal["fail", "silent"] | None:
+    """Return what goes wrong with the response that begins now."""
+    number, faults = len(session.responses), session.setup.faults
+    if number < faults.fail_responses:
+        return "fail"
+    return "silent" if number < faults.fail_responses + faults.silent_response else None
 
 
 _RATE_LIMIT = {"name": "tokens", "limit": 40_000, "remaining": 35_000, "reset_seconds": 7.5}

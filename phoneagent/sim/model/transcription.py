@@ -9,11 +9,12 @@ from typing import Any
 
 from phoneagent.protocol.audio import SAMPLE_RATE
 from phoneagent.sim.model.config import Json
-from phoneagent.sim.model.records import CallerTurn, Setup
+from phoneagent.sim.model.records import CommittedTurn
+from phoneagent.sim.model.setup import Setup
 
 log = logging.getLogger(__name__)
 
-EAR_LIMIT_S = 8.0
+MAX_EAR_SECONDS = 8.0
 """An ear that takes longer has understood nothing."""
 
 _PAID_BY_LENGTH = frozenset({"gpt-transcribe", "gpt-live-transcribe", "gpt-realtime-whisper", "whisper-1"})
@@ -36,28 +37,28 @@ class Transcriber:
         self._spawn = spawn
         self._tasks: dict[str, asyncio.Task[None]] = {}
 
-    def hear(self, turn: CallerTurn, item: Json, transcription: Json | None) -> None:
+    def start(self, turn: CommittedTurn, item: Json, transcription: Json | None) -> None:
         """Begin to understand a turn. Its words go into the record, and into the conversation if it is transcribed."""
-        self._tasks[turn.item_id] = self._spawn(self._hear(turn, item, transcription))
+        self._tasks[turn.item_id] = self._spawn(self._understand(turn, item, transcription))
 
     async def finished(self, item_ids: Iterable[str]) -> None:
         """Wait until these turns, as far as they are turns, have been understood."""
         if tasks := [self._tasks[item_id] for item_id in item_ids if item_id in self._tasks]:
             await asyncio.wait(tasks)
 
-    async def _hear(self, turn: CallerTurn, item: Json, transcription: Json | None) -> None:
+    async def _understand(self, turn: CommittedTurn, item: Json, transcription: Json | None) -> None:
         if self._setup.ear is None:
             # About what a recogniser takes, so that transcripts arrive in the midst of the answer's events.
             await asyncio.sleep(self._setup.think_ms / 2000)
         else:
             try:
-                turn.text = await asyncio.wait_for(self._setup.ear.hear(turn.audio), EAR_LIMIT_S)
+                turn.text = await asyncio.wait_for(self._setup.ear.hear(turn.audio), MAX_EAR_SECONDS)
             except Exception:  # an ear of the user's own may raise anything
                 log.exception("the ear of the simulated model failed")
         if transcription is not None:
             self._transcribe(turn, item, transcription)
 
-    def _transcribe(self, turn: CallerTurn, item: Json, transcription: Json) -> None:
+    def _transcribe(self, turn: CommittedTurn, item: Json, transcription: Json) -> None:
         where = {"item_id": turn.item_id, "content_index": 0}
         if (failure := self._failure(transcription["model"])) is not None:
             self._emit(f"{_EVENT}.failed", **where, error={**failure, "param": None})
@@ -78,7 +79,7 @@ class Transcriber:
         return {"type": "invalid_request_error", "code": "DeploymentNotFound", "message": message}
 
 
-def _usage(turn: CallerTurn, model: str) -> Json:
+def _usage(turn: CommittedTurn, model: str) -> Json:
     seconds = len(turn.audio) / SAMPLE_RATE
     if model in _PAID_BY_LENGTH:
         return {"type": "duration", "seconds": round(seconds, 2)}

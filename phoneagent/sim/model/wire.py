@@ -10,7 +10,7 @@ from websockets.exceptions import ConnectionClosed
 
 log = logging.getLogger(__name__)
 
-OUTBOX_EVENTS = 10_000
+MAX_OUTBOX_EVENTS = 10_000
 """Events that wait for a client that reads slowly; beyond that the connection is cut."""
 
 
@@ -19,7 +19,7 @@ class Wire:
 
     def __init__(self, socket: ServerConnection) -> None:
         self._socket = socket
-        self._outbox: asyncio.Queue[bytes | tuple[int, str]] = asyncio.Queue(OUTBOX_EVENTS)
+        self._outbox: asyncio.Queue[bytes | tuple[int, str]] = asyncio.Queue(MAX_OUTBOX_EVENTS)
         self._stalled = False
 
     def put(self, event: bytes) -> None:
@@ -61,5 +61,5 @@ class Wire:
         try:
             self._outbox.put_nowait(item)
         except asyncio.QueueFull:
-            log.warning("a client of the simulated model reads too slowly: %d events waited for it", OUTBOX_EVENTS)
+            log.warning("a client of the simulated model reads too slowly: %d events waited for it", MAX_OUTBOX_EVENTS)
             self.abort()

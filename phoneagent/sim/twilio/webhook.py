@@ -27,7 +27,7 @@ _USER_AGENT = "TwilioProxy/1.1"
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class WebhookAnswer:
     """What a server answered; `url` is the public address that gave the answer, after all redirects."""
 
     url: str
@@ -124,7 +124,7 @@ class Web:
 
     async def request(
         self, url: str, params: Mapping[str, str], method: str = "POST", *, token: str | None = None
-    ) -> Answer:
+    ) -> WebhookAnswer:
         """Ask the public `url` as Twilio does: again if it fails and its fragment says so, and following redirects.
 
         `token` tells the server that it is the same request as an earlier one; a new one is made if there is none.
@@ -143,7 +143,7 @@ class Web:
         except TimeoutError:
             raise CallFailed(f"no answer within {seconds:g} s; answer sooner", code=11200) from None
 
-    async def _persist(self, request: _Request, overrides: Overrides) -> Answer:
+    async def _persist(self, request: _Request, overrides: Overrides) -> WebhookAnswer:
         """Ask until there is an answer, as often as the overrides have it."""
         for waits in range(overrides.retries + 1):
             if waits and self._retry_waits_seconds:
@@ -162,7 +162,7 @@ class Web:
                 break
         raise failure
 
-    async def _follow(self, request: _Request, overrides: Overrides) -> Answer:
+    async def _follow(self, request: _Request, overrides: Overrides) -> WebhookAnswer:
         """Make one attempt, redirects included."""
         for _ in range(MAX_REDIRECTS + 1):
             answer, location = await self._once(request, overrides)
@@ -177,7 +177,7 @@ class Web:
                 request = replace(request, params={}, method="GET")
         raise CallFailed(f"more than {MAX_REDIRECTS} redirects", code=11215)
 
-    async def _once(self, request: _Request, overrides: Overrides) -> tuple[Answer, str | None]:
+    async def _once(self, request: _Request, overrides: Overrides) -> tuple[WebhookAnswer, str | None]:
         assert self._http is not None
         url, params, method = request.url, request.params, request.method
         headers = {"User-Agent": _USER_AGENT, "Accept": "*/*", "Accept-Encoding": "gzip", "x-home-region": "us1"}
@@ -205,7 +205,7 @@ class Web:
                 content += chunk
                 if len(content) > MAX_DOCUMENT_BYTES:
                     break
-            answer = Answer(url, response.status, response.headers.get("Content-Type", ""), bytes(content))
+            answer = WebhookAnswer(url, response.status, response.headers.get("Content-Type", ""), bytes(content))
             return answer, response.headers.get("Location")
 
 

@@ -17,8 +17,8 @@ from pydantic import TypeAdapter
 from websockets.asyncio.client import ClientConnection, connect
 
 from phoneagent.protocol.audio import silence, tone
-from phoneagent.sim.model.records import Faults
 from phoneagent.sim.model.server import Model
+from phoneagent.sim.model.setup import Faults
 from phoneagent.sim.model.vad import EnergyGate
 
 SDK: dict[str, TypeAdapter[Any]] = {"ga": TypeAdapter(RealtimeServerEvent), "beta": TypeAdapter(BetaServerEvent)}

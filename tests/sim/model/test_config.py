@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from phoneagent.sim.model.checks import Refusal
+from phoneagent.sim.model.checks import EventRefused
 from phoneagent.sim.model.config import check_response, check_session, default_session, updated_session
 from phoneagent.sim.model.dialect import event_to_beta, response_from_beta, session_from_beta
 from phoneagent.sim.model.events import check_event, check_item, decode_audio
@@ -22,8 +22,8 @@ def updated(update: Json, *, onto: Json | None = None, spoke: bool = False) -> J
     return updated_session(onto or session(), update, spoke=spoke)
 
 
-def refusal(update: Json, **options: Any) -> Refusal:
-    with pytest.raises(Refusal) as caught:
+def refusal(update: Json, **options: Any) -> EventRefused:
+    with pytest.raises(EventRefused) as caught:
         updated(update, **options)
     return caught.value
 
@@ -157,7 +157,7 @@ def test_the_real_words() -> None:
     assert str(refusal({"tool_choice": "x"})) == (
         "Invalid value: 'x'. Supported values are: 'auto', 'none', and 'required'."
     )
-    with pytest.raises(Refusal) as caught:
+    with pytest.raises(EventRefused) as caught:
         check_session({"instructions": "x"})
     assert str(caught.value) == "Missing required parameter: 'session.type'."
 
@@ -195,7 +195,7 @@ def test_tracing_is_set_once() -> None:
     ],
 )
 def test_a_response_is_checked_too(params: Json, param: str) -> None:
-    with pytest.raises(Refusal) as caught:
+    with pytest.raises(EventRefused) as caught:
         check_response(params)
 
     assert caught.value.param == param
@@ -219,7 +219,7 @@ def test_a_response_is_checked_too(params: Json, param: str) -> None:
     ],
 )
 def test_items_are_checked(item: Json, param: str) -> None:
-    with pytest.raises(Refusal) as caught:
+    with pytest.raises(EventRefused) as caught:
         check_item(item)
 
     assert caught.value.param == param
@@ -241,13 +241,13 @@ def test_items_are_checked(item: Json, param: str) -> None:
     ],
 )
 def test_events_are_checked(event: Any) -> None:
-    with pytest.raises(Refusal):
+    with pytest.raises(EventRefused):
         check_event(event)
 
 
 @pytest.mark.parametrize("audio", ["a", "====", "AAA", "/w==\n", "ÿ" * 4, "A" * (21 << 20)])
 def test_audio_is_base64_of_a_bounded_size(audio: str) -> None:
-    with pytest.raises(Refusal) as caught:
+    with pytest.raises(EventRefused) as caught:
         decode_audio(audio)
 
     assert caught.value.param == "audio"
@@ -305,7 +305,7 @@ def test_a_flat_session_becomes_a_nested_one_and_back() -> None:
     ],
 )
 def test_the_beta_knows_only_its_own_names(flat: Json, param: str) -> None:
-    with pytest.raises(Refusal) as caught:
+    with pytest.raises(EventRefused) as caught:
         session_from_beta(flat)
 
     assert caught.value.param == param

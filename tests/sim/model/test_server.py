@@ -12,7 +12,7 @@ import pytest
 
 from phoneagent.protocol.audio import silence, tone
 from phoneagent.sim.model.audio import bytes_per_ms, from_ulaw
-from phoneagent.sim.model.session import ModelSession
+from phoneagent.sim.model.session import SimulatedSession
 
 pytestmark = pytest.mark.anyio
 
@@ -73,7 +73,7 @@ async def test_what_is_sent_is_what_the_record_says(make_model: Any, dial: Any) 
         await client.configure()
         await client.speak()
         done = await client.until("response.done")
-    session: ModelSession = model.sessions[0]
+    session: SimulatedSession = model.sessions[0]
     item, response, turn = session.audio_items[0], session.responses[0], session.caller_turns[0]
     transcript = "Of course, a table by the window would be free."
 

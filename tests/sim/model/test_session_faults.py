@@ -11,7 +11,7 @@ from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from phoneagent.protocol.audio import silence, tone
-from phoneagent.sim.model.records import Faults
+from phoneagent.sim.model.setup import Faults
 
 pytestmark = pytest.mark.anyio
 
