@@ -20,13 +20,13 @@ from phoneagent.protocol.audio import BYTES_PER_MS, decode_ulaw, rms
 
 log = logging.getLogger(__name__)
 
-LONGEST_SECONDS = 30
+MAX_SECONDS = 30
 """Only the last so many seconds of a turn are listened to: the model was not trained on more."""
 
-SHORTEST_MS = 250
+MIN_MS = 250
 """Less than this is no word, and too short for the encoder's windows."""
 
-_FAINTEST = 30  # RMS out of 32767; silence itself makes the model say "You"
+_MIN_RMS = 30  # RMS out of 32767; silence itself makes the model say "You"
 _SAMPLE_RATE = 16000
 _TOKENS_PER_SECOND = 6.5
 _START, _END = 1, 2
@@ -70,8 +70,8 @@ def _transcribe(ulaw: bytes, deadline: float) -> str:
     import numpy
     import soxr
 
-    ulaw = ulaw[-LONGEST_SECONDS * 8000 :]
-    if len(ulaw) < SHORTEST_MS * BYTES_PER_MS or rms(ulaw) < _FAINTEST:
+    ulaw = ulaw[-MAX_SECONDS * 8000 :]
+    if len(ulaw) < MIN_MS * BYTES_PER_MS or rms(ulaw) < _MIN_RMS:
         return ""
     model, lock = _moonshine()
     pcm: Any = numpy.frombuffer(decode_ulaw(ulaw), "<i2")

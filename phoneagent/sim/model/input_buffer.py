@@ -16,10 +16,10 @@ from phoneagent.sim.model.vad import FRAME_MS, Vad
 ONSET_FRAMES = 3
 """Consecutive frames of speech (60 ms) that start a turn: a click is shorter."""
 
-LONGEST_TURN_MS = 600_000
+MAX_TURN_MS = 600_000
 """What the buffer holds at most; older audio is dropped."""
 
-QUIET_BUFFER_MS = 5_000
+MAX_QUIET_BUFFER_MS = 5_000
 """What it holds while detection is on and nobody speaks."""
 
 SEMANTIC_SILENCE_MS = {"low": 2000, "medium": 1000, "auto": 1000, "high": 600}
@@ -121,7 +121,7 @@ class InputBuffer:
         """Append audio and return what happened in it, in order."""
         if self._vad is None:
             self._partial = b""
-            self._append(ulaw, LONGEST_TURN_MS)
+            self._append(ulaw, MAX_TURN_MS)
             return []
         heard: list[BufferEvent] = []
         data = self._partial + ulaw
@@ -129,7 +129,7 @@ class InputBuffer:
         self._partial = data[whole:]
         for start in range(0, whole, FRAME_BYTES):
             frame = data[start : start + FRAME_BYTES]
-            self._append(frame, LONGEST_TURN_MS if self.speaking else QUIET_BUFFER_MS)
+            self._append(frame, MAX_TURN_MS if self.speaking else MAX_QUIET_BUFFER_MS)
             if event := self._frame(self._vad.feed(frame)):
                 heard.append(event)
         return heard

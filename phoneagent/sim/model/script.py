@@ -47,7 +47,7 @@ from typing import Any
 
 from phoneagent.errors import DefinitionError
 
-LONGEST_SCRIPT_BYTES = 1 << 20
+MAX_SCRIPT_BYTES = 1 << 20
 """A script file is smaller than this."""
 
 
@@ -92,11 +92,11 @@ class Script:
         """Read a script file. Raises `DefinitionError` if it cannot be read or understood."""
         try:
             data = Path(path).read_bytes()
-            text = data[: LONGEST_SCRIPT_BYTES + 1].decode()
+            text = data[: MAX_SCRIPT_BYTES + 1].decode()
         except (OSError, UnicodeDecodeError) as error:
             raise DefinitionError(f"the script {path} cannot be read: {error}; name a TOML file") from error
-        if len(data) > LONGEST_SCRIPT_BYTES:
-            raise DefinitionError(f"the script {path} has {len(data)} bytes; keep it below {LONGEST_SCRIPT_BYTES}")
+        if len(data) > MAX_SCRIPT_BYTES:
+            raise DefinitionError(f"the script {path} has {len(data)} bytes; keep it below {MAX_SCRIPT_BYTES}")
         return cls.parse(text, source=str(path))
 
     @classmethod

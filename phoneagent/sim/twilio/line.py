@@ -84,7 +84,7 @@ class Line:
         self.stall_reading = False
         self.media_paused = False
         self.sent_log: list[float] = []
-        self.mouth = Microphone()
+        self.microphone = Microphone()
         self.playout = Playout(0.0)
         self.stream: MediaStream | None = None
         self._changed = asyncio.Event()
@@ -96,7 +96,7 @@ class Line:
     @property
     def speech(self) -> list[Utterance]:
         """The caller's lines, in order."""
-        return self.mouth.speech
+        return self.microphone.speech
 
     @property
     def heard(self) -> list[Span]:
@@ -145,7 +145,7 @@ class Line:
 
     def caller_audio(self) -> bytes:
         """What the caller said, from `started_at` until the end (or now): byte n is n/8 ms."""
-        return self.mouth.audio(self._length())
+        return self.microphone.audio(self._length())
 
     def heard_audio(self) -> bytes:
         """What the caller heard, on the same clock and as long as `caller_audio` at the same moment."""
@@ -154,7 +154,7 @@ class Line:
     def recording(self) -> bytes:
         """The call as a stereo WAV file: the caller left, what the caller heard right."""
         length, now = self._length(), self._now()
-        return write_stereo(self.mouth.audio(length), self.playout.audio(length, now))
+        return write_stereo(self.microphone.audio(length), self.playout.audio(length, now))
 
     # What the caller does.
 
@@ -169,7 +169,7 @@ class Line:
         """
         if self.ended_by is not None:
             raise CallFailed(f"cannot say something: the call is over (ended by {self.ended_by})")
-        return await self.mouth.say(ulaw, text)
+        return await self.microphone.say(ulaw, text)
 
     async def press(self, digits: str) -> None:
         """Press keys (0 to 9, A to D, * and #), a tenth of a second apart.
@@ -313,7 +313,7 @@ class Line:
         span.ended_by, span.close_code = self.stream.ended_by, self.stream.close_code
         self.close_code = self.stream.close_code
         self.stream = None
-        self.mouth.pause()
+        self.microphone.pause()
         self.note()
 
     def on_break_off(self, action: Callable[[], object]) -> None:
@@ -323,7 +323,7 @@ class Line:
     def end(self, ended_by: str) -> None:
         """The call is over, and why; the callbacks may still be under way."""
         self.ended_by, self.ended_at = ended_by, time.monotonic()
-        self.mouth.shut(self.duration_ms)
+        self.microphone.shut(self.duration_ms)
         self.note()
 
     def finish(self) -> None:

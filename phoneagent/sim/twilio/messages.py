@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from phoneagent.protocol.audio import FRAME_BYTES, SILENCE
 from phoneagent.sim.twilio.alerts import alert
 
-MAX_MESSAGE = 4 * 1024 * 1024
+MAX_MESSAGE_BYTES = 4 * 1024 * 1024
 """Bytes of one message that the phone takes, more than six minutes of audio. Twilio documents no limit."""
 
 

@@ -13,7 +13,7 @@ from phoneagent.protocol.audio import BYTES_PER_MS, SILENCE
 
 BYTES_PER_SECOND = BYTES_PER_MS * 1000
 
-LONGEST_CALL_MS = 3_600_000
+MAX_CALL_MS = 3_600_000
 """What is kept of a call, in milliseconds of audio: an hour. Audio beyond it is dropped."""
 
 MAX_MARKS = 200_000
@@ -81,7 +81,7 @@ class Playout:
     def media(self, audio: bytes, now: float) -> None:
         """Queue `audio`; it is heard at once if nothing else is queued."""
         self._settle(now)
-        room = LONGEST_CALL_MS * BYTES_PER_MS - len(self.received)
+        room = MAX_CALL_MS * BYTES_PER_MS - len(self.received)
         if audio and room > 0:
             if self._run_at is None:
                 self._run_from, self._run_at = len(self.received), now

@@ -36,11 +36,11 @@ from phoneagent.sim.twilio.rest_forms import (
 )
 
 VERSION = "2010-04-01"
-KEPT_REQUESTS = 1000
+MAX_REQUESTS = 1000
 """Requests that are remembered; the oldest is forgotten first."""
 
 MAX_BODY_BYTES = 64 * 1024
-MAX_PAGE = 1000
+MAX_PAGE_SIZE = 1000
 
 ENDED = frozenset({"completed", "busy", "failed", "no-answer", "canceled"})
 """What a call's status can be when it is over."""
@@ -100,7 +100,7 @@ class TwilioRest:
         }
         self.numbers: dict[str, dict[str, Any]] = {}
         self.calls: dict[str, dict[str, Any]] = {}
-        self.requests: deque[RestRequest] = deque(maxlen=KEPT_REQUESTS)
+        self.requests: deque[RestRequest] = deque(maxlen=MAX_REQUESTS)
         self.violations: list[str] = []
         self._live: dict[str, LiveCall] = {}
         self.clock_skew_seconds = clock_skew_seconds
@@ -248,8 +248,8 @@ class TwilioRest:
             size, page = int(params.get("PageSize", 50)), int(params.get("Page", 0))
         except ValueError:
             raise Refused(400, BAD_VALUE, "PageSize and Page must be numbers") from None
-        if not 1 <= size <= MAX_PAGE or page < 0:
-            raise Refused(400, BAD_VALUE, f"PageSize must be between 1 and {MAX_PAGE}")
+        if not 1 <= size <= MAX_PAGE_SIZE or page < 0:
+            raise Refused(400, BAD_VALUE, f"PageSize must be between 1 and {MAX_PAGE_SIZE}")
         more = len(found) > (page + 1) * size
         return {
             "incoming_phone_numbers": found[page * size : (page + 1) * size],

@@ -6,7 +6,7 @@ import re
 from collections.abc import Collection, Iterable, Mapping
 from urllib.parse import urlsplit
 
-LONGEST_TWIML = 4000
+MAX_TWIML_CHARS = 4000
 """Characters of TwiML that may be given in a form."""
 
 BAD_VALUE = 20001
@@ -105,8 +105,8 @@ def _check_instructions(params: Mapping[str, str]) -> None:
     url = params.get("Url")
     if url and not _is_url(url):
         raise Refused(400, 21205, "Url is not a valid URL")
-    if len(params.get("Twiml", "")) > LONGEST_TWIML:
-        raise Refused(400, BAD_VALUE, f"Twiml may have {LONGEST_TWIML} characters")
+    if len(params.get("Twiml", "")) > MAX_TWIML_CHARS:
+        raise Refused(400, BAD_VALUE, f"Twiml may have {MAX_TWIML_CHARS} characters")
 
 
 def _check_methods(params: Mapping[str, str]) -> None:

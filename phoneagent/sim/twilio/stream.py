@@ -17,7 +17,7 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidMessage, InvalidStatus, InvalidURI
 
 from phoneagent.sim.twilio.alerts import CallFailed, alert
-from phoneagent.sim.twilio.messages import MAX_MESSAGE, Mark, Media, Wipe, Writer, read
+from phoneagent.sim.twilio.messages import MAX_MESSAGE_BYTES, Mark, Media, Wipe, Writer, read
 from phoneagent.sim.twilio.microphone import FRAME_MS, Microphone
 from phoneagent.sim.twilio.playout import Playout
 
@@ -37,7 +37,7 @@ _USER_AGENT = "Twilio.TmeWs/1.0"
 class Party(Protocol):
     """Whose stream it is: what is said and heard, where to note what happened, and what is wrong with the line."""
 
-    mouth: Microphone
+    microphone: Microphone
     playout: Playout
     sent_log: list[float]
     media_paused: bool
@@ -76,7 +76,7 @@ async def open_socket(url: str, *, host: str, port: int, headers: dict[str, str]
             open_timeout=CONNECT_SECONDS,
             ping_interval=None,
             close_timeout=CLOSE_SECONDS,
-            max_size=MAX_MESSAGE,
+            max_size=MAX_MESSAGE_BYTES,
             host=host,
             port=port,
         )
@@ -207,7 +207,7 @@ class MediaStream:
     def _speak(self) -> None:
         """Take the next 20 ms of the caller's; frames that the line loses are spoken all the same."""
         due = self._frame_due()
-        payload = self._party.mouth.frame(self._frame)
+        payload = self._party.microphone.frame(self._frame)
         timestamp = self._first_timestamp + (self._frame - self._first_frame) * FRAME_MS
         self._frame += 1
         if self._party.media_paused or time.monotonic() - due > CONGESTED_SECONDS:

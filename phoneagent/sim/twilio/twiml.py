@@ -17,7 +17,7 @@ from phoneagent.sim.twilio.alerts import CallFailed, alert
 MAX_DOCUMENT_BYTES = 64 * 1024
 """Bytes of a TwiML document that Twilio accepts."""
 
-LONGEST_PARAMETER = 500
+MAX_PARAMETER_CHARS = 500
 """Characters that a Parameter's name and value must stay below, together."""
 
 _SPEECH_MARKUP = frozenset({"break", "emphasis", "lang", "p", "phoneme", "prosody", "s", "say-as", "sub", "w"})
@@ -184,7 +184,7 @@ class _Reader:
                 self._warn("<Parameter> needs a name and a value")
             case "Parameter":
                 size = len(verb.attributes["name"]) + len(verb.attributes["value"])
-                if size >= LONGEST_PARAMETER:
+                if size >= MAX_PARAMETER_CHARS:
                     self._warn(f"a <Parameter> has {size} characters in name and value, it must have fewer than 500")
 
     def _warn(self, detail: str) -> None:
