@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from phoneagent.sim.model.responses import MAX_OUT_OF_BAND
 from tests.sim.model.scripts import SCRIPT, SLOW, speaking
 
 pytestmark = pytest.mark.anyio
@@ -114,3 +115,17 @@ async def test_a_response_out_of_band_is_cancelled_by_its_id(make_model: Any, di
         done = (await client.until("response.done"))["response"]
 
     assert (done["id"], done["status"]) == (created["id"], "cancelled")
+
+
+async def test_responses_out_of_band_are_bounded(make_model: Any, dial: Any) -> None:
+    async with make_model(speaking(), think_ms=10_000) as model, dial(model) as client:
+        await client.configure()
+        for _ in range(MAX_OUT_OF_BAND):
+            await client.send("response.create", response={"conversation": "none"})
+        error = await client.refused("response.create", response={"conversation": "none"})
+        await client.send("response.create")  # the conversation's own is not counted
+        await client.until("response.created")
+
+        assert error["code"] == "rate_limit_exceeded"
+        assert [response.out_of_band for response in model.sessions[0].responses] == [True] * MAX_OUT_OF_BAND + [False]
+        assert len(model.violations) == 1
