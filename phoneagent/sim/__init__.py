@@ -1,4 +1,4 @@
-"""The offline world, for demonstrations and your own tests: a Twilio with a caller, its REST API, a Realtime server.
+"""Offline simulators, for demonstrations and your own tests: a Twilio with a caller, its REST API, a Realtime server.
 
 They are strict: what the real service refuses, they refuse in its words and record as a violation.
 """

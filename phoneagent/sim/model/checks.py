@@ -1,6 +1,6 @@
-"""Checks of what a client sends: small functions that raise `EventRefused` in the real server's words.
+"""Checks of client events: small functions that raise `EventRefused` in the real server's words.
 
-A check takes a value and where it stands (`session.audio.input.format`), for the message.
+A check takes a value and its path (`session.audio.input.format`), which the message names.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ Blame = Literal["client", "race", "fault"]
 
 
 class EventRefused(ProtocolError):
-    """The server does not do what the client asked; `code`, `param` and the message go into the `error` event.
+    """The server refuses a client event; `code`, `param` and the message go into the `error` event.
 
-    `blame` says whose doing it is: the `client` broke a rule, it lost a `race` that it could not see coming, or a
-    `fault` was asked for and a healthy server would have obliged.
+    `blame` names the cause: the `client` broke a rule, the client lost a `race` that it could not foresee, or a
+    configured `fault` refused what a healthy server accepts.
     """
 
     def __init__(self, message: str, *, code: str | None, param: str | None = None, blame: Blame = "client") -> None:
@@ -116,7 +116,7 @@ def nullable(inner: Check) -> Check:
 
 
 def either(first: Check, kind: type, second: Check) -> Check:
-    """Values of `kind` must pass `first`, all others `second`."""
+    """Return a check that applies `first` to values of type `kind` and `second` to all others."""
 
     def check(value: Any, at: str) -> None:
         (first if isinstance(value, kind) else second)(value, at)
@@ -152,7 +152,7 @@ def struct(fields: Mapping[str, Check], *required: str) -> Check:
 
 
 def by_key(key: str, kinds: Mapping[str, Check]) -> Check:
-    """An object whose `key` (its type, its role) says which check it must pass."""
+    """Return a check of an object whose `key` (its type, its role) selects the check for the rest."""
 
     def check(value: Any, at: str) -> None:
         any_object(value, at)

@@ -1,7 +1,7 @@
-"""The beta spelling of the Realtime events, translated from and to the one that the simulated server speaks inside.
+"""The beta dialect of the Realtime events, translated from and to the modern one that the simulated server uses inside.
 
 A connection opened with the header `OpenAI-Beta: realtime=v1` has a flat session object, fewer item events and other
-names for what is said. OpenAI switched it off in May 2026; gateways and emulators still speak it.
+names for output text and audio. OpenAI switched it off in May 2026; gateways and emulators still speak it.
 """
 
 from __future__ import annotations
@@ -143,7 +143,7 @@ def _shared_from_beta(flat: Json) -> Json:
 def item_from_beta(item: Json) -> Json:
     """Return an item with the modern names of its content parts.
 
-    Raises `EventRefused` for a part that has one already.
+    Raises `EventRefused` for a part that has a modern name already.
     """
     content = item.get("content")
     for index, part in enumerate(content if isinstance(content, list) else []):
@@ -153,7 +153,7 @@ def item_from_beta(item: Json) -> Json:
 
 
 def event_to_beta(event: Json) -> Json | None:
-    """Return a server event in the beta spelling, or None for one that the beta does not have."""
+    """Return a server event in the beta dialect, or None for an event that the beta does not have."""
     kind = event["type"]
     if kind in ("conversation.item.done", "input_audio_buffer.timeout_triggered"):
         return None

@@ -3,8 +3,8 @@
     async with Model(service=OPENAI) as model, Helicone(model, api_key="sk-helicone") as gateway:
         ...  # connect to gateway.url
 
-It asks its provider for the beta dialect, whatever the client asked for. Where the provider refuses the handshake, it
-keeps the client's socket, and silence. A close of the provider reaches the client as 1000, whatever it was.
+It requests the beta dialect from its provider, whatever the client requested. If the provider refuses the handshake,
+the client's socket stays open and silent. When the provider closes the connection, the client always sees code 1000.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ PATH = "/v1/gateway/oai/realtime"
 AZURE_PATH = "/openai/realtime"
 AZURE_VERSION = "2024-10-01-preview"
 RESOURCE = "phones"
-"""The Azure resource that the model behind is; any other cannot be reached."""
+"""The Azure resource behind the gateway; any other is unreachable."""
 
 
 class Helicone(LoopbackServer):
@@ -40,16 +40,16 @@ class Helicone(LoopbackServer):
         )
         self.upstream = upstream
         self.violations: list[str] = []
-        """Rules that a client broke at this door."""
+        """Rules that a client broke in its handshake with the gateway."""
         self.filed: list[dict[str, str]] = []
-        """For each session, what it is filed under: its headers that begin with Helicone-, but for the key."""
+        """For each session, its `Helicone-…` headers without the key: what the gateway files the session under."""
         self.failures: list[str] = []
-        """Handshakes that the provider refused, and no client was told."""
+        """Handshakes that the provider refused. The client never learns of them."""
         self._api_key = api_key
 
     @property
     def url(self) -> str:
-        """Where to connect: `ws://127.0.0.1:PORT/v1/gateway/oai/realtime`. Only while the gateway runs."""
+        """The address to connect to: `ws://127.0.0.1:PORT/v1/gateway/oai/realtime`. Only while the gateway runs."""
         return self.origin + PATH
 
     def _admit(self, connection: ServerConnection, request: Request) -> Response | None:
@@ -77,7 +77,7 @@ class Helicone(LoopbackServer):
             await _relay(connection, provider)
 
     def _target(self, target: str, headers: Headers) -> tuple[str, list[tuple[str, str]]]:
-        """Return where a session is led, and with which headers."""
+        """Return the provider's address for a session, and the headers to forward."""
         url, upstream = urlsplit(target), urlsplit(self.upstream.url)
         origin = f"ws://{upstream.netloc}"
         query = dict(parse_qsl(url.query))
@@ -86,13 +86,13 @@ class Helicone(LoopbackServer):
         if "resource" not in query:
             return f"{origin}/v1/realtime?{url.query}", [*forwarded, ("Authorization", key)]
         if query["resource"] != RESOURCE:
-            origin = "ws://127.0.0.1:1"  # a name that nobody has
+            origin = "ws://127.0.0.1:1"  # stands for a host name that does not exist
         own = urlencode({"api-version": AZURE_VERSION, "deployment": query.get("deployment", "")})
         return f"{origin}{AZURE_PATH}?{own}", [*forwarded, ("api-key", key.removeprefix("Bearer "))]
 
 
 async def _relay(client: ServerConnection, provider: ClientConnection) -> None:
-    """Pass everything on, until one of them closes."""
+    """Relay messages both ways until one side closes."""
     upward = asyncio.create_task(_pump(client, provider))
     try:
         await _pump(provider, client)
@@ -109,7 +109,7 @@ async def _pump(source: ServerConnection | ClientConnection, target: ServerConne
 
 
 async def _drain(client: ServerConnection) -> None:
-    """Read what the client says, answer nothing, and go when it goes."""
+    """Read the client's messages without an answer, until it closes the connection."""
     with suppress(ConnectionClosed):
         while True:
             await client.recv()

@@ -1,16 +1,16 @@
-"""MCP servers that the simulated Realtime server calls by itself; what they offer and answer is in the script.
+"""MCP servers that the simulated Realtime server calls by itself. The script holds their tools and their answers.
 
-A server is asked for its tools as soon as a session names it. A call runs when its response is over, and what is to be
-said then has to be asked for: so it was seen of the real server in 2026, by several clients of it.
+The server lists an MCP server's tools as soon as a session names it. A call runs when its response is over, and the
+client has to request the response that follows: several clients saw this of the real server in 2026.
 
     response.output_item.added · response.mcp_call_arguments.delta, done · response.output_item.done
     [conversation.item.added, done: mcp_approval_request   —   the client: mcp_approval_response]
     response.done
     response.mcp_call.in_progress · completed or failed · conversation.item.done, with output or error
 
-Other documents have the call run inside its response, the approval request as an output item, and another response
-follow by itself; `Faults.mcp_inline` does that. What comes of a refusal nobody tells: here the model just knows of it.
-Servers that only a `response.create` names are not asked for tools, and so never called.
+Other documents describe a call that runs inside its response, an approval request that is an output item, and another
+response that follows by itself; `Faults.mcp_inline` does that. The effect of a refused approval is undocumented: here
+the refusal becomes the call's error. MCP servers that only a `response.create` names are never listed, so never called.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _DELTA_CHARS = 16
 
 
 class CallingResponse(Protocol):
-    """A response that makes calls: what this module needs of it."""
+    """The part of `Response` that calls need. A protocol, so that `response` can import this module."""
 
     after_end: list[HostedCall]
     """Calls that run when the response is over."""
@@ -42,18 +42,18 @@ class CallingResponse(Protocol):
         """Send an event about one of the response's items."""
 
     def index(self, item: Json) -> int:
-        """Return the place of one of the response's items."""
+        """Return the index of one of the response's items."""
 
     def open_item(self, item: Json) -> None:
         """Announce an item."""
 
     def end_output(self, item: Json) -> None:
-        """Announce that the response has nothing more of an item."""
+        """Announce that the response is done with an item."""
 
 
 @dataclass(frozen=True, slots=True)
 class HostedCall:
-    """A call of a tool of an MCP server: its item, the response that made it, and what the script has for it."""
+    """A call of an MCP server's tool: its item, the response that made it, and the script's plan for it."""
 
     item: Json
     response: CallingResponse
@@ -62,7 +62,7 @@ class HostedCall:
 
 
 class McpServers:
-    """The MCP servers of one session. `settled` is called when one of their calls has returned or was refused."""
+    """The MCP servers of one session. `settled` is called when a call has returned or was refused."""
 
     def __init__(self, session: SessionState, settled: Callable[[], None]) -> None:
         self._session = session
@@ -73,12 +73,12 @@ class McpServers:
         self._undecided: dict[str, HostedCall] = {}
         self._owes = False
 
-    # -- which there are --
+    # -- servers and their tools --
 
     def resolve(self, tools: Iterable[Json]) -> dict[str, Json]:
-        """Return the servers among a session's tools, by label; one that is known need not be described again.
+        """Return the servers among a session's tools, by label. A known server may be named by its label alone.
 
-        Raises `EventRefused`: no address or several, two of one label, two authorizations.
+        Raises `EventRefused`: no address or several, a duplicate label, two authorizations.
         """
         servers: dict[str, Json] = {}
         for index, tool in enumerate(tools):
@@ -99,7 +99,7 @@ class McpServers:
         return servers
 
     def configure(self, servers: dict[str, Json]) -> None:
-        """Ask those that are new, or described anew, for their tools."""
+        """List the tools of servers that are new or have changed."""
         for label, server in servers.items():
             if self._known.get(label) != server:
                 self._known[label] = server
@@ -123,7 +123,7 @@ class McpServers:
         self._tools[label] = names
 
     def offered(self, tools: Iterable[Json]) -> set[tuple[str, str]]:
-        """Return what the model may call of these tools' servers, as (label, name): only what was listed."""
+        """Return the listed tools of the servers among `tools`, as (label, name): what the model may call."""
         labels = {tool["server_label"] for tool in tools if tool["type"] == "mcp"}
         return {(label, name) for label in labels for name in self._tools.get(label, ())}
 
@@ -147,13 +147,13 @@ class McpServers:
         if not self._inline:
             response.end_output(item)
         if _needs_approval(self._known[plan.server], plan.name):
-            self._ask(call, about)
+            self._request_approval(call, about)
         elif self._inline:
             await self.run(call)
         else:
             response.after_end.append(call)
 
-    def _ask(self, call: HostedCall, about: Json) -> None:
+    def _request_approval(self, call: HostedCall, about: Json) -> None:
         request_id = self._session.new_id("mcpr")
         self._undecided[request_id] = call
         call.item["approval_request_id"] = request_id
@@ -166,14 +166,14 @@ class McpServers:
             self._session.conversation.add(request)
 
     def check_decision(self, item: Json) -> None:
-        """Refuse an `mcp_approval_response` that answers nothing."""
+        """Refuse an `mcp_approval_response` to an unknown or settled request."""
         request_id = item["approval_request_id"]
         if request_id not in self._undecided:
             message = f"Approval request with id '{request_id}' not found, or answered already."
             raise EventRefused(message, code="invalid_approval_request_id", param="item.approval_request_id")
 
     def decide(self, item: Json) -> None:
-        """Obey an `mcp_approval_response`."""
+        """Carry out an `mcp_approval_response`."""
         call = self._undecided.pop(item["approval_request_id"])
         call.record.approved = item["approve"]
         if item["approve"]:
@@ -182,7 +182,7 @@ class McpServers:
             self._settle(call, error=item.get("reason") or "The call was not approved.")
 
     async def run(self, call: HostedCall) -> None:
-        """Have the server answer a call."""
+        """Run a call: the MCP server answers it."""
         place = {"item_id": call.item["id"], "output_index": call.response.index(call.item)}
         await self._pause()
         self._session.emit("response.mcp_call.in_progress", **place)
@@ -204,7 +204,7 @@ class McpServers:
         self._settled()
 
     def take_owed(self) -> bool:
-        """Return whether the server owes a response about a call, and count it as given."""
+        """Return whether the server owes a response about a call, once: the debt is then cleared."""
         owed, self._owes = self._owes, False
         return owed
 
@@ -220,7 +220,7 @@ def _allows(server: Json, tool: str) -> bool:
 
 
 def _needs_approval(server: Json, tool: str) -> bool:
-    """Tell whether somebody has to approve a call: always, unless the session says never."""
+    """Return whether the client has to approve a call: always, unless the session says never."""
     wanted = server.get("require_approval")
     if isinstance(wanted, dict):
         return tool not in ((wanted.get("never") or {}).get("tool_names") or ())
@@ -228,7 +228,7 @@ def _needs_approval(server: Json, tool: str) -> bool:
 
 
 def _is_public(url: str | None) -> bool:
-    """Tell whether a server can be reached from the internet, as far as its name tells; connectors have no address."""
+    """Return whether a server's address looks public. Connectors have no address and count as public."""
     if url is None:
         return True
     host = urlsplit(url).hostname or ""

@@ -12,31 +12,31 @@ from typing import Any, Literal
 
 @dataclass(slots=True)
 class AudioItem:
-    """One assistant message that was spoken."""
+    """One spoken message of the assistant."""
 
     item_id: str
     response_id: str
     text: str
-    """The whole intended transcript, said or not."""
+    """The whole transcript that was planned, including the part never spoken."""
     bytes_per_ms: int = 8
-    """Of `audio`: 8 for µ-law and A-law, 48 for PCM at 24 kHz."""
+    """Bytes per ms of `audio`: 8 for µ-law and A-law, 48 for PCM at 24 kHz."""
     audio: bytearray = field(default_factory=bytearray)
-    """What was really sent in deltas, in the session's output format; a truncation does not shorten it."""
+    """The audio sent in deltas, in the session's output format. A truncation does not shorten it."""
     delta_log: list[tuple[float, int]] = field(default_factory=list)
-    """For each delta, when it was sent and the bytes of this item up to and with it."""
+    """For each delta, when it was sent and the item's total bytes by then."""
     interrupted: bool = False
     """The response was cancelled before this item was complete."""
     truncated_ms: int | None = None
-    """What the client said was heard, after a truncation that was accepted."""
+    """The heard audio in ms, from the last accepted truncation."""
 
     @property
     def sent_ms(self) -> int:
-        """How much audio was sent, in whole ms."""
+        """The audio sent, in whole ms."""
         return len(self.audio) // self.bytes_per_ms
 
     @property
     def held_ms(self) -> int:
-        """How much audio the conversation still holds, in whole ms."""
+        """The audio that the conversation still holds, in whole ms."""
         return self.sent_ms if self.truncated_ms is None else self.truncated_ms
 
 
@@ -52,7 +52,7 @@ class Truncation:
 
 @dataclass(slots=True)
 class ToolCallRecord:
-    """A function call that the model made. `arguments` is the JSON text that was sent."""
+    """A function call of the model's. `arguments` is the JSON text that was sent."""
 
     name: str
     call_id: str
@@ -64,21 +64,21 @@ class ToolCallRecord:
 
 @dataclass(slots=True)
 class McpCallRecord:
-    """A call of a tool of an MCP server, by the model. It has neither `output` nor `error` until it was made."""
+    """A call of an MCP server's tool by the model. `output` and `error` are both None until the call is settled."""
 
     server: str
     name: str
     arguments: str
     approved: bool | None = None
-    """What the client said, if it was asked."""
+    """The client's decision, if it was asked for approval."""
     output: str | None = None
     error: str | None = None
-    """Why it failed, or the reason for which it was refused."""
+    """Why the call failed, or the reason that the client refused it for."""
 
 
 @dataclass(slots=True)
 class CommittedTurn:
-    """One committed stretch of the caller's audio. `text` is what the model understood, heard or scripted."""
+    """One committed turn of the caller's audio. `text` is what the model understood, from the audio or the script."""
 
     item_id: str
     speech_start_ms: int
@@ -86,7 +86,7 @@ class CommittedTurn:
     started_at: float
     text: str = ""
     audio: bytes = b""
-    """The turn as µ-law, padding and closing silence included."""
+    """The turn as µ-law, with its prefix padding and closing silence."""
 
 
 @dataclass(slots=True)
@@ -95,7 +95,7 @@ class ResponseRecord:
 
     id: str
     by: Literal["vad", "client", "server"]
-    """Who asked for it; `server`: nobody, it tells what came of an MCP server's tool."""
+    """The cause: turn detection, the client, or the `server` itself, which reports an MCP call's outcome."""
     created_at: float
     status: str = "in_progress"
     reason: str | None = None
@@ -104,44 +104,46 @@ class ResponseRecord:
     done_at: float | None = None
     metadata: Mapping[str, str] | None = None
     instructions: str | None = None
-    """Its own, in place of the session's."""
+    """The response's own instructions, in place of the session's."""
     out_of_band: bool = False
-    """It was created with `conversation: "none"`: stored nowhere, and allowed beside another response."""
+    """Created with `conversation: "none"`: not stored in the conversation, and allowed beside another response."""
 
 
 class SessionRecord:
-    """What is remembered of a session, each list in order of time."""
+    """The record of one session; each list is in order of time."""
 
     def __init__(self) -> None:
         self.closed = False
         self.violations: list[str] = []
-        """Rules that the client broke, a line each."""
+        """Rules that the client broke, one line each."""
         self.races: list[str] = []
+        """Refusals without blame: client and server acted at the same time."""
         self.events_in: list[tuple[float, str]] = []
-        """When each event but audio came, and its type."""
+        """The time and type of each event of the client's except audio."""
         self.append_log: list[tuple[float, int]] = []
+        """For each append, its time and the total bytes of input audio by then."""
         self.brought: list[dict[str, Any]] = []
-        """Items that the client added: a replayed history, outputs of tools, wishes."""
+        """Items that the client added: a replayed history, tool outputs, instructions."""
         self.audio_items: list[AudioItem] = []
         self.tool_calls: list[ToolCallRecord] = []
-        """Calls that the model made here; calls of a replayed history are in `brought`."""
+        """Calls that the model made in this session; calls of a replayed history are in `brought`."""
         self.mcp_calls: list[McpCallRecord] = []
         self.caller_turns: list[CommittedTurn] = []
         self.responses: list[ResponseRecord] = []
 
     @property
     def said(self) -> list[str]:
-        """The lines that the model began to say, whole even if it was cut."""
+        """The lines that the model began to say, whole even if interrupted."""
         return [item.text for item in self.audio_items]
 
     @property
     def heard(self) -> list[str]:
-        """The caller's turns, as understood or scripted."""
+        """The text of the caller's turns, understood or scripted."""
         return [turn.text for turn in self.caller_turns]
 
     @property
     def told(self) -> list[tuple[str, str]]:
-        """What the client added, as (role or type, text): `("user", "A table, please.")`."""
+        """The items that the client added, as (role or type, text): `("user", "A table, please.")`."""
         return [(str(item.get("role", item["type"])), _words(item)) for item in self.brought]
 
 

@@ -31,11 +31,11 @@ _SERVER_ERROR = {
     "message": "The server had an error while processing your request.",
 }
 _TRANSCRIPT_LEAD = 1.5
-"""The transcript of an item is sent so many times faster than its audio."""
+"""How much faster an item's transcript is sent than its audio."""
 
 
 class OutputMessage:
-    """One message item while it is being said, or written if the response is text."""
+    """One message item while it is being sent, as speech or, if the response is text, in writing."""
 
     def __init__(self, response: Response, text: str, audio: bytes | None) -> None:
         self._response = response
@@ -62,7 +62,7 @@ class OutputMessage:
         return self._deltas_sent == len(self._deltas)
 
     def begin(self) -> None:
-        """Announce the item and its only part."""
+        """Announce the item and its only content part."""
         self._response.open_item(self.item)
         if self._spoken:
             self._response.store(self.record)
@@ -70,7 +70,7 @@ class OutputMessage:
         self._emit("response.content_part.added", part=part)
 
     def send(self) -> None:
-        """Send the next piece of audio, and as many words of the transcript as are due by then."""
+        """Send the next piece of audio, and the words of the transcript that are due by then."""
         self._deltas_sent += 1
         share = min(1.0, _TRANSCRIPT_LEAD * self._deltas_sent / len(self._deltas))
         due = len(self._words) if self.complete else round(share * len(self._words))
@@ -88,7 +88,7 @@ class OutputMessage:
             self._response.audio_sent(now)
 
     def end(self, status: str) -> None:
-        """Announce the end of the part and of the item."""
+        """Announce the end of the content part and of the item."""
         self.record.interrupted = status != "completed" and not self.complete
         text = "".join(self._words[: self._words_sent])
         if self._spoken:
@@ -102,7 +102,7 @@ class OutputMessage:
         self._response.close_item(self.item, status)
 
     def _fill_content(self) -> None:
-        # The item has at most what was said; after a truncation it has no transcript and gets none back.
+        # The item holds no more than was said. A truncation removed its transcript, so it must not come back.
         if self.record.truncated_ms is None:
             text = "".join(self._words[: self._words_sent])
             spoken, written = {"type": "output_audio", "transcript": text}, {"type": "output_text", "text": text}
@@ -113,7 +113,11 @@ class OutputMessage:
 
 
 class Response:
-    """A response that is being generated. `params` is a checked `response` of a `response.create`."""
+    """A response that is being generated.
+
+    `params` is the checked `response` of a `response.create`. `ended(response, remaining_ms)` is called at its end;
+    `remaining_ms` is how long its audio will still play.
+    """
 
     def __init__(
         self,
@@ -136,7 +140,7 @@ class Response:
         self.max_tokens: int | Literal["inf"] = wanted["max_output_tokens"]
         self.output: list[Json] = []
         self.after_end: list[HostedCall] = []
-        """Calls of MCP servers that run when it is over."""
+        """Calls of MCP servers that run when the response is over."""
         self._params, self._wanted = params, wanted
         self._open: list[OutputMessage] = []
         self._cancelling = False
@@ -163,7 +167,7 @@ class Response:
         self._task = session.spawn(self._run())
 
     def as_json(self, usage: Json | None = None) -> Json:
-        """Return the response object as it stands."""
+        """Return the response object in its current state."""
         record = self.record
         return {
             "object": "realtime.response",
@@ -179,7 +183,7 @@ class Response:
             "metadata": record.metadata,
         }
 
-    # -- used by its messages --
+    # -- used by its messages and calls --
 
     def emit(self, kind: str, *, item: Json, **fields: Any) -> None:
         """Send an event about one of this response's items."""
@@ -187,7 +191,7 @@ class Response:
         self.session.emit(kind, **about, **fields)
 
     def index(self, item: Json) -> int:
-        """Return the place of one of this response's items."""
+        """Return the index of one of this response's items."""
         return next(at for at, other in enumerate(self.output) if other is item)
 
     def open_item(self, item: Json) -> None:
@@ -206,26 +210,26 @@ class Response:
             self.session.conversation.finish(item)
 
     def end_output(self, item: Json) -> None:
-        """Announce that this response has nothing more of an item; in the conversation it may still change."""
+        """Announce that this response is done with an item. In the conversation the item may still change."""
         about = {"response_id": self.record.id, "output_index": self.index(item)}
         self.session.emit("response.output_item.done", **about, item=item)
 
     def store(self, audio_item: AudioItem) -> None:
-        """Record an audio item that begins; one of the conversation can be truncated there."""
+        """Record an audio item that begins. In the conversation, unless out of band, it can be truncated."""
         self.session.audio_items.append(audio_item)
         if not self.record.out_of_band:
             self.session.conversation.spoken[audio_item.item_id] = audio_item
 
     def audio_sent(self, now: float) -> None:
-        """Note when audio was sent; only the first time counts."""
+        """Record when audio was first sent."""
         if self.record.first_audio_at is None:
             self.record.first_audio_at = now
 
-    # -- its life --
+    # -- from start to end --
 
     async def _run(self) -> None:
         try:
-            reply = Reply() if self._fault else await self._think()
+            reply = Reply() if self._fault else await self._reply()
             await asyncio.sleep(
                 max(0.0, self.record.created_at + self.session.setup.think_ms / 1000 - time.monotonic())
             )
@@ -246,7 +250,7 @@ class Response:
             self._finish("completed", None)
             for hosted in self.after_end:
                 self.session.spawn(self._mcp.run(hosted))
-        except Exception:  # a voice or an ear of the user's own may raise anything
+        except Exception:  # a user's own voice or ear may raise anything
             log.exception("the simulated model could not finish a response")
             self._end_open("incomplete")
             self._finish("failed", {"type": "failed", "error": _SERVER_ERROR})
@@ -257,8 +261,8 @@ class Response:
             return _RATE_LIMIT
         return {**_RATE_LIMIT, "remaining": 0, "reset_seconds": resets_seconds}
 
-    async def _think(self) -> Reply:
-        """Understand what was said, decide on the answer and prepare its first words."""
+    async def _reply(self) -> Reply:
+        """Wait until the caller is understood, choose the reply and render its first line."""
         session, wanted = self.session, self._wanted
         heard = await session.understood([item["id"] for item in self._news])
         question = Question(
@@ -276,7 +280,7 @@ class Response:
         return reply
 
     async def _say(self, text: str, *, last: bool) -> bool:
-        """Say one item at the server's speed. Returns False if the tokens were used up on the way."""
+        """Send one item at the server's speed. Returns False if the token limit cut it."""
         audio, enough = await self._voiced(text)
         message = OutputMessage(self, text, audio)
         message.begin()
@@ -286,13 +290,14 @@ class Response:
             message.send()
             self._due += self.session.setup.delta_ms / 1000 / self.session.setup.speed
             if len(self._open) > 1:
+                # `overlap_items` left the item before open until this one's first audio.
                 self._open.pop(0).end("completed")
         if last or not self.session.setup.faults.overlap_items:
             self._end_open("completed" if enough else "incomplete")
         return enough
 
     async def _voiced(self, text: str) -> tuple[bytes | None, bool]:
-        """Return the audio of a line (None if the response is text), and whether the tokens sufficed for it."""
+        """Return a line's audio (None if the response is text), and whether it fits into the token limit."""
         if self.modalities != ["audio"]:
             return None, True
         audio = await self.session.setup.voiced(text, self.format)
@@ -324,7 +329,7 @@ class Response:
         self.close_item(item, "completed")
 
     def cancel(self, reason: Literal["turn_detected", "client_cancelled"]) -> None:
-        """Stop generating. The end is announced at once, or after the delay that was asked for as a fault."""
+        """Stop generating. The end is announced at once, or after the delay of `Faults.slow_cancel_seconds`."""
         if self._cancelling or self.record.status != "in_progress":
             return
         self._cancelling = True
@@ -334,15 +339,15 @@ class Response:
             if self._open and not self._open[-1].complete:
                 self._open[-1].send()
         if faults.slow_cancel_seconds:
-            self.session.spawn(self._cancelled(reason, faults.slow_cancel_seconds))
+            self.session.spawn(self._end_cancelled_later(reason, faults.slow_cancel_seconds))
         else:
-            self._wind_up(reason)
+            self._end_cancelled(reason)
 
-    async def _cancelled(self, reason: str, after_seconds: float) -> None:
+    async def _end_cancelled_later(self, reason: str, after_seconds: float) -> None:
         await asyncio.sleep(after_seconds)
-        self._wind_up(reason)
+        self._end_cancelled(reason)
 
-    def _wind_up(self, reason: str) -> None:
+    def _end_cancelled(self, reason: str) -> None:
         self._end_open("incomplete")
         self.record.reason = reason
         self._finish("cancelled", {"type": "cancelled", "reason": reason})
@@ -370,7 +375,7 @@ class Response:
 
 
 def _next_fault(session: SessionState) -> Literal["fail", "silent"] | None:
-    """Return what goes wrong with the response that begins now."""
+    """Return the fault of the response that begins now."""
     number, faults = len(session.responses), session.setup.faults
     if number < faults.fail_responses:
         return "fail"

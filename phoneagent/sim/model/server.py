@@ -1,15 +1,16 @@
-"""A Realtime server of one's own: offline, strict, and with a script instead of a mind.
+"""A simulated Realtime server: offline, strict, and scripted.
 
     async with Model("restaurant.toml") as model:
         ...  # connect any Realtime client to model.url, or set base_url of the official SDK to it
         assert model.violations == []
 
-It speaks the protocol as the real server does, refuses what that refuses, in its words, and remembers everything:
-`model.sessions` holds one `SimulatedSession` per connection, with what was said, heard, called and truncated.
+It speaks the protocol as the real server does, refuses in the real server's words what that refuses, and records
+everything: `model.sessions` holds one `SimulatedSession` per connection, with all that was said, heard, called and
+truncated.
 
-It does not do what no telephone call needs: WebRTC, transcription sessions and images. It accepts noise reduction, the
-speed of the voice, prompts and truncation settings, and they change nothing. MCP servers that a session names answer
-what the script says; nothing is connected to.
+It leaves out what a telephone call does not need: WebRTC, transcription sessions and images. It accepts noise
+reduction, the speed of the voice, prompts and truncation settings, without any effect. MCP servers answer from the
+script; no connection to them is made.
 """
 
 from __future__ import annotations
@@ -40,25 +41,25 @@ from phoneagent.sim.speech import Ear, Murmur, Voice
 
 DEFAULT_MODEL = "gpt-realtime-2.1"
 MAX_SESSIONS = 1000
-"""Sessions that are remembered; the oldest is forgotten first."""
+"""Sessions whose records are kept; the oldest is dropped first."""
 
 HEALTHY = Faults()
 MAX_RENDERED_LINES = 200
-"""Lines of speech kept for the next session that says the same."""
+"""Rendered lines of speech that are kept for later sessions."""
 
 
 class Model(LoopbackServer):
     """The simulated server, on 127.0.0.1 while the context is entered.
 
-    `script`: what it says: a `Script`, TOML text or the path of a file; by default a built-in small talk.
+    `script`: the model's lines, as a `Script`, TOML text or the path of a file; by default built-in small talk.
     `port`: 0 takes a free one. `voice` speaks (default `Murmur`), `ear` understands the caller (without one, hearing
     is scripted), `vad` makes a detector for each session (default: the best installed, at the session's threshold).
 
-    `speed`: audio is delivered so many times faster than real time, in deltas of `delta_ms`.
-    `think_ms`: from `response.created` to the first delta. `session_seconds`: the life of a session.
-    `api_key`: what a client must present, where its `service` wants it; None lets everybody in.
-    `service`: whose door it has, one of `phoneagent.sim.model.service`; by default one that takes clients of all.
-    `watch(session, "in" | "out", event)` sees all events but audio. `faults`: what goes wrong.
+    `speed`: how much faster than real time audio is delivered, in deltas of `delta_ms`.
+    `think_ms`: the time from `response.created` to the first delta. `session_seconds`: the maximum session duration.
+    `api_key`: the key that a client must present where its `service` expects one; None accepts every client.
+    `service`: the provider to imitate, from `phoneagent.sim.model.service`; by default one that accepts all clients.
+    `watch(session, "in" | "out", event)` sees all events but audio. `faults`: the faults to simulate.
     """
 
     def __init__(
@@ -87,7 +88,7 @@ class Model(LoopbackServer):
         )
         self.sessions: list[SimulatedSession] = []
         self.refusals: list[str] = []
-        """Handshakes that were refused, a line each."""
+        """Handshakes that were refused, one line each."""
         self._violations: list[str] = []
         self._voice: Voice = Murmur() if voice is None else voice
         self._rendered: OrderedDict[str, bytes] = OrderedDict()
@@ -111,7 +112,7 @@ class Model(LoopbackServer):
 
     @property
     def url(self) -> str:
-        """Where to connect: `ws://127.0.0.1:PORT/v1/realtime`. Only while the server runs."""
+        """The address to connect to: `ws://127.0.0.1:PORT/v1/realtime`. Only while the server runs."""
         return self.origin + self._service.path
 
     @property
@@ -121,11 +122,11 @@ class Model(LoopbackServer):
 
     @property
     def races(self) -> list[str]:
-        """Refusals that nobody is to blame for: client and server acted at the same time."""
+        """Refusals without blame: client and server acted at the same time."""
         return [race for session in self.sessions for race in session.races]
 
     async def wait_for(self, condition: Callable[[], Any], timeout: float = 10) -> None:
-        """Wait until `condition()` is true; it is looked at whenever something happened in a session.
+        """Wait until `condition()` is true. It is checked after every event of every session.
 
         Raises `TimeoutError` after `timeout` seconds.
         """
@@ -142,8 +143,8 @@ class Model(LoopbackServer):
         if (status := self._setup.faults.refuse_status) is not None:
             return self._refuse(status, "server_error", "The server refuses connections, as it was told to.")
         unknown = self._service.named(url) in self._setup.faults.refuse_models
-        if (turned := self._service.turned_away(url, request.headers, self._api_key, unknown)) is not None:
-            return self._refuse(turned.status, turned.code, turned.message)
+        if (refusal := self._service.refusal(url, request.headers, self._api_key, unknown)) is not None:
+            return self._refuse(refusal.status, refusal.code, refusal.message)
         described = self._service.described(url.path)
         return None if described is None else self._describe(described)
 
@@ -178,7 +179,7 @@ class Model(LoopbackServer):
         await session.serve()
 
     async def _voiced(self, text: str, audio_format: Json | None = None) -> bytes:
-        """Return `text` as speech in a session's format. Rendering may be slow, so a thread does it."""
+        """Return `text` as speech in a session's format. Rendering may be slow, so it runs in a thread."""
         ulaw = self._rendered.get(text)
         if ulaw is None:
             ulaw = self._rendered[text] = await asyncio.to_thread(self._voice.render, text)

@@ -1,4 +1,4 @@
-"""The setup of a simulated Realtime server: what its sessions share, and the faults that a test asks for."""
+"""The setup of a simulated Realtime server: the options that its sessions share, and the faults to simulate."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from phoneagent.sim.speech import Ear
 
 @dataclass(frozen=True, slots=True)
 class Faults:
-    """What goes wrong. All of it counts from the opening of each session; the defaults are a healthy server."""
+    """Faults of the server. Times count from the start of each session. The defaults are a healthy server."""
 
     # the connection
     refuse_status: int | None = None
@@ -22,60 +22,60 @@ class Faults:
     slow_start_seconds: float = 0
     """Wait before `session.created`."""
     no_created: bool = False
-    """Accept the socket and then say nothing at all."""
+    """Accept the socket and never send `session.created`."""
     drop_after_seconds: float | None = None
-    """Break the connection off, without a closing handshake unless there is a `drop_code`."""
+    """Cut the connection after this time, without a closing handshake unless `drop_code` is set."""
     drop_code: int | None = None
-    """Close with this code at `drop_after_s`."""
+    """Close with this code at `drop_after_seconds`."""
     stall_after_seconds: float | None = None
-    """Keep the socket, but send nothing more."""
+    """Keep the socket open, but send nothing after this time."""
     error_events: tuple[tuple[float, Mapping[str, Any]], ...] = ()
-    """`error` objects to send, each after so many seconds."""
+    """`error` objects to send, each with its time in seconds."""
 
-    # what it accepts
+    # what the server accepts
     refuse_beta: bool = False
-    """Answer the beta dialect as OpenAI does since May 2026: an error, and close 4000."""
+    """Answer the beta dialect as OpenAI has since May 2026: with an error and close code 4000."""
     refuse_fields: frozenset[str] | set[str] = frozenset()
-    """Session parameters that this server has never heard of, dotted: `audio.input.transcription`."""
+    """Session parameters that this server does not know, dotted: `audio.input.transcription`."""
     refuse_models: frozenset[str] | set[str] = frozenset()
-    """Models that do not exist here, of speech (refused after the handshake) or of transcription (refused update)."""
+    """Models that do not exist: of speech (refused after the handshake) or of transcription (a refused update)."""
     shutdown_date: str | None = None
-    """The day, YYYY-MM-DD, on which the models are switched off, as `GET /v1/models/{model}` tells it."""
+    """The models' shutdown date, YYYY-MM-DD, in the answer of `GET /v1/models/{model}`."""
 
-    # its answers
+    # responses
     fail_responses: int = 0
-    """The first so many responses end `failed` with a server_error."""
+    """The number of first responses that end `failed` with a server_error."""
     rate_limit_resets_seconds: float | None = None
-    """They fail for a rate limit instead, which resets after so many seconds."""
+    """Failing responses hit a rate limit instead, which resets after this time."""
     silent_response: int = 0
-    """The first so many responses (after the failing ones) end `completed` without any output."""
+    """The number of responses, after the failing ones, that end `completed` without any output."""
     cancel_without_asking: bool = False
     """Speech cancels the response even if `interrupt_response` is false."""
     stray_deltas: int = 0
-    """Audio deltas that a cancelled response still sends."""
+    """The number of audio deltas that a cancelled response still sends."""
     slow_cancel_seconds: float = 0
     """Time from a cancellation to its `response.done`; the response stays active meanwhile."""
     overlap_items: bool = False
-    """The end of an audio item is announced only after the first audio of the next, as newer models do."""
+    """Announce the end of an audio item only after the first audio of the next one, as newer models do."""
     no_transcription: bool = False
     """Every input transcription ends `failed`."""
 
-    # the MCP servers that it calls
+    # MCP servers
     mcp_unreachable: frozenset[str] | set[str] = frozenset()
-    """Labels of servers that cannot be asked for their tools."""
+    """Labels of servers whose tools cannot be listed."""
     mcp_inline: bool = False
-    """Calls run inside their response, and what follows is said without being asked for; see `model_mcp`."""
+    """Calls run inside their response, and the next response follows by itself; see `phoneagent.sim.model.mcp`."""
 
 
 @dataclass(frozen=True, slots=True)
 class Setup:
-    """What all sessions of a server share."""
+    """The options that all sessions of a server share."""
 
     script: Script
     ear: Ear | None
     make_vad: Callable[[float], Vad]
     voiced: Callable[..., Coroutine[Any, Any, bytes]]
-    """`voiced(text, audio_format)` renders a line; without a format it only prepares it."""
+    """`voiced(text, audio_format)` renders a line of speech. Without a format it only renders ahead of time."""
     speed: float
     think_ms: float
     delta_ms: int
@@ -83,4 +83,4 @@ class Setup:
     faults: Faults
     service: Service
     changed: Callable[[], None]
-    """Called after everything that happened."""
+    """Called after every event and change."""
