@@ -1,6 +1,6 @@
 """Offline simulators, for demonstrations and your own tests: a Twilio with a caller, its REST API, a Realtime server.
 
-They are strict: what the real service refuses, they refuse in its words and record as a violation.
+They are strict: they refuse the same mistakes as the real services, in their words, and record each as a violation.
 """
 
 from phoneagent.sim.hosting import serving

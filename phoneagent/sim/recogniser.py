@@ -20,10 +20,10 @@ from phoneagent.protocol.audio import BYTES_PER_MS, decode_ulaw, rms
 
 log = logging.getLogger(__name__)
 
-MAX_SECONDS = 30
+MAX_TURN_SECONDS = 30
 """The end of a turn that is transcribed: the model was not trained on longer audio."""
 
-MIN_MS = 250
+MIN_TURN_MS = 250
 """Shorter audio holds no word, and is too short for the encoder's windows."""
 
 _MIN_RMS = 30  # RMS out of 32767; from silence the model makes the word "You"
@@ -70,8 +70,8 @@ def _transcribe(ulaw: bytes, deadline: float) -> str:
     import numpy
     import soxr
 
-    ulaw = ulaw[-MAX_SECONDS * 8000 :]
-    if len(ulaw) < MIN_MS * BYTES_PER_MS or rms(ulaw) < _MIN_RMS:
+    ulaw = ulaw[-MAX_TURN_SECONDS * 8000 :]
+    if len(ulaw) < MIN_TURN_MS * BYTES_PER_MS or rms(ulaw) < _MIN_RMS:
         return ""
     model, lock = _moonshine()
     pcm: Any = numpy.frombuffer(decode_ulaw(ulaw), "<i2")
@@ -138,7 +138,7 @@ class _Moonshine:
         self._pieces = _read_vocabulary((folder / "tokenizer.bin").read_bytes())
 
     def run(self, samples: Any, deadline: float) -> list[int]:
-        """Return the tokens for float samples at 16 kHz; stops at the monotonic time `deadline` with the tokens so far."""
+        """Return the tokens of float samples at 16 kHz, or those found by the monotonic time `deadline`."""
         import numpy
 
         audio = samples.reshape(1, -1).astype(numpy.float32)

@@ -34,7 +34,7 @@ class Responses:
         self._out_of_band: dict[str, Response] = {}
 
     def start(self, by: Literal["vad", "server"]) -> None:
-        """Begin a response that no client has asked for; if it cannot be, the client gets an `error`."""
+        """Begin a response without a request of the client's. If that is refused, the client gets an `error`."""
         try:
             self.create({}, by)
         except EventRefused as refused:
@@ -97,6 +97,6 @@ class Responses:
         self._follow_up()
 
     def _follow_up(self) -> None:
-        """Answer what MCP servers returned, if no client has to ask for it and no response is active."""
+        """Begin the response that follows MCP calls by itself, if one is owed and none is active."""
         if self._active is None and self.mcp.take_owed() and self._state.conversation.news():
             self.start("server")

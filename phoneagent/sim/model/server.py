@@ -4,8 +4,7 @@
         ...  # connect any Realtime client to model.url, or set base_url of the official SDK to it
         assert model.violations == []
 
-It speaks the protocol as the real server does, refuses in the real server's words what that refuses, and records
-everything: `model.sessions` holds one `SimulatedSession` per connection, with all that was said, heard, called and
+It speaks the real server's protocol, refuses the same mistakes in the same words, and records everything: `model.sessions` holds one `SimulatedSession` per connection, with all that was said, heard, called and
 truncated.
 
 It leaves out what a telephone call does not need: WebRTC, transcription sessions and images. It accepts noise

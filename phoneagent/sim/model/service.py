@@ -107,10 +107,10 @@ def asks_for_beta(headers: Headers) -> bool:
 
 
 def rules_broken(service: Service, target: str, headers: Headers) -> list[str]:
-    """Return what a client did at an open door that it should not, a line each."""
+    """Return the rules that a client broke in an accepted handshake, one line each."""
     broken = [] if service.named(urlsplit(target)) else ["the connection names no model; add ?model= to the URL"]
-    told = [(name, value) for name in _USER_HEADERS for value in headers.get_all(name)]
-    wrong = [name for name, value in told if _PHONE_NUMBER.fullmatch(value) or len(value) > 64]
+    identifiers = [(name, value) for name in _USER_HEADERS for value in headers.get_all(name)]
+    wrong = [name for name, value in identifiers if _PHONE_NUMBER.fullmatch(value) or len(value) > 64]
     return broken + [f"{name} must be a hash of at most 64 characters, never a phone number" for name in wrong]
 
 
