@@ -4,10 +4,10 @@
         ...  # connect any Realtime client to model.url, or set base_url of the official SDK to it
         assert model.violations == []
 
-It speaks the real server's protocol, refuses the same mistakes in the same words, and records everything: `model.sessions` holds one `SimulatedSession` per connection, with all that was said, heard, called and
-truncated.
+It speaks the real server's protocol, refuses the same mistakes in the same words, and records everything:
+`model.sessions` holds one `SimulatedSession` per connection, with all that was said, heard, called and truncated.
 
-It leaves out what a telephone call does not need: WebRTC, transcription sessions and images. It accepts noise
+WebRTC, transcription sessions and images are left out, because telephone calls do not use them. It accepts noise
 reduction, the speed of the voice, prompts and truncation settings, without any effect. MCP servers answer from the
 script; no connection to them is made.
 """
