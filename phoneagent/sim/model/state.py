@@ -6,6 +6,7 @@ import asyncio
 import secrets
 import time
 from collections.abc import Callable, Coroutine, Iterable
+from contextlib import suppress
 from typing import Any, Literal
 
 import msgspec
@@ -76,8 +77,14 @@ class SessionState(SessionRecord):
         """Run `work` until it ends or the session does."""
         task = asyncio.create_task(work)
         self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(self._discard)
         return task
+
+    def _discard(self, task: asyncio.Task[Any]) -> None:
+        self._tasks.discard(task)
+        if task.cancelled():
+            with suppress(asyncio.CancelledError):
+                task.result()  # else the task keeps the traceback, and with it the event loop's frames and old timers
 
     async def stop_tasks(self) -> None:
         """Cancel everything that `spawn` started, and wait for its end."""
