@@ -1,4 +1,8 @@
-"""An AI voice agent on a phone number."""
+"""An AI voice agent on a phone number.
+
+The public API: these names, and those of `phoneagent.events`, `phoneagent.sim` and `phoneagent.sim.speech`.
+ARCHITECTURE.md in the repository is the map of what is behind them.
+"""
 
 from phoneagent.agent.agent import Agent
 from phoneagent.agent.call import Call

@@ -1,8 +1,8 @@
-"""Ending a process without cutting a caller off.
+"""Draining: the end of a process that cuts no caller off.
 
-uvicorn closes every WebSocket at once when it is told to stop. So there are phases before that: take no new calls · let
-the live ones go on · hand over each at its first quiet moment · hand over the rest · stop. A call that is handed over
-loses its media stream; Twilio comes back for it, and another process goes on.
+uvicorn closes every WebSocket at once when it stops. A drain comes before that, in phases: take no new calls · let live
+calls continue · hand each over at its first quiet moment · hand over the rest · stop. When a call is handed over, its
+media stream is closed; Twilio then requests how the call continues, and another process answers.
 """
 
 from __future__ import annotations
@@ -22,33 +22,33 @@ from phoneagent.server import PhoneApp
 log = logging.getLogger("phoneagent.drain")
 
 QUIET_SECONDS = 10.0
-"""So long before the end, calls are handed over at the first moment at which nobody speaks or waits."""
+"""How long before the end the hand-over of quiet calls begins: each goes when neither side speaks or waits."""
 
 SPREAD_SECONDS = 2.0
-"""Over so long the rest is handed over: the next process shall not get all of them in one moment."""
+"""How long the hand-over of the other calls takes: spread out, so that the next process does not get all at once."""
 
 EXIT_SECONDS = 1.0
-"""How long the last of them may take to be gone, and the tools that still run: their calls have gone on."""
+"""How long the last calls may take to close after their hand-over, and how long tools that still run may go on."""
 
 GRACE_SECONDS = 0.3
-"""How long, after that, a request may take that is just being answered; whoever asked asks again."""
+"""How long a request in progress may still take after the drain; its client has to send it again."""
 
 PARTING_SECONDS = 8.0
-"""How long before the end calls that cannot be handed over are asked to say goodbye."""
+"""How long before the end the agents of calls that cannot be handed over say goodbye and hang up."""
 
 INSIST_SECONDS = 1.0
-"""A second Ctrl-C counts from so long after the first: a nervous finger is not a decision."""
+"""How long after the first Ctrl-C a second one counts; an earlier one is taken for an accident."""
 
 
 class Server(uvicorn.Server):
-    """uvicorn with signals of its own: SIGTERM and SIGINT drain the app, within `drain_seconds`, and then stop.
+    """uvicorn with its own signal handling: SIGTERM or SIGINT drains the app within `drain_seconds`, then stops it.
 
-    Further SIGTERMs change nothing, platforms send several. A second SIGINT, at least a second after the first, stops
-    at once.
+    Further SIGTERMs change nothing, because platforms send several. A second SIGINT, at least INSIST_SECONDS after the
+    first, stops at once.
     """
 
     ends_process = False
-    """Whether nothing comes after this server. Then a late SIGTERM is ignored, rather than spoiling a good end."""
+    """Whether the process ends after this server. Then a late SIGTERM is ignored: it would make the exit a failure."""
 
     def __init__(self, config: uvicorn.Config, app: PhoneApp, drain_seconds: float) -> None:
         config.timeout_graceful_shutdown = GRACE_SECONDS  # type: ignore[assignment]  # it may be less than a second
@@ -74,7 +74,7 @@ class Server(uvicorn.Server):
                 signal.signal(each, signal.SIG_IGN if late else handler)
 
     def handle_signal(self, number: int, now: float) -> None:
-        """Take a signal that came at `now`, in seconds."""
+        """Handle a signal that came at `now`, in seconds."""
         if number == signal.SIGINT:
             if self._interrupted_at is not None and now - self._interrupted_at >= INSIST_SECONDS:
                 log.warning("interrupted again: stopping at once, %d calls are cut off", len(self._app.calls))
@@ -92,29 +92,29 @@ class Server(uvicorn.Server):
 
 
 async def drain(app: PhoneApp, seconds: float) -> None:
-    """Wait until no call lives here, for `seconds` and a little more; what is left then was cut off."""
+    """Wait until the app has no calls, at most for `seconds` and a little more. Calls left then are cut off."""
     app.draining = True
-    log.info("draining: no new calls; %d live ones have %g s", len(app.calls), seconds)
+    log.info("draining: no new calls; %d live calls have %g s", len(app.calls), seconds)
     begun = time.monotonic()
 
-    def none_left() -> bool:
+    def nothing_left() -> bool:
         return not app.calls and not app.coming and not app.unfinished
 
     async def wait(until_seconds: float) -> bool:
-        return await _until(none_left, begun + until_seconds)
+        return await _until(nothing_left, begun + until_seconds)
 
     if not app.hands_over:
         if not await wait(seconds - PARTING_SECONDS):
-            log.info("draining: asking %d calls to end", len(app.calls))
+            log.info("draining: asking %d calls to say goodbye", len(app.calls))
             for call in list(app.calls.values()):
                 call.hang_up()
             await wait(seconds)
     elif not await wait(seconds - QUIET_SECONDS):
-        log.info("draining: handing over %d calls, each when nobody speaks", len(app.calls))
+        log.info("draining: handing over %d calls, each when it is quiet", len(app.calls))
         app.hand_over("this process ends")
         if not await wait(seconds):
             left = list(app.calls)
-            log.info("draining: handing over the last %d calls", len(left))
+            log.info("draining: handing over the last %d calls now", len(left))
             for number, call_sid in enumerate(left):
                 await wait(seconds + SPREAD_SECONDS * number / len(left))
                 app.hand_over_now(call_sid, "this process ends")
@@ -125,7 +125,10 @@ async def drain(app: PhoneApp, seconds: float) -> None:
 
 
 async def _until(condition: Callable[[], bool], moment: float) -> bool:
-    """Wait for a condition that nothing announces, until `moment` of the monotonic clock; return whether it holds."""
+    """Wait for a condition until `moment` of the monotonic clock; return whether it holds.
+
+    This polls because nothing signals the condition.
+    """
     while not condition() and time.monotonic() < moment:  # noqa: ASYNC110
         await asyncio.sleep(0.02)
     return condition()

@@ -1,16 +1,16 @@
-"""What can go wrong, and whose fault it is.
+"""The exceptions of phoneagent: what went wrong, and where.
 
     PhoneAgentError
-    ├── ConfigurationError      the environment: what is missing or malformed, everything in one go
+    ├── ConfigurationError      the environment: every setting that is missing or malformed
     ├── DefinitionError         the user's own code: an agent or a tool that cannot work
-    ├── ToolError               raised by a tool: its text is what the model is told
-    ├── ProtocolError           a peer sent something its protocol does not allow
-    ├── RequestRefused          a request that did not prove where it comes from
-    ├── TelephonyError          Twilio's REST API refused, or could not be asked
-    ├── StoreError              the database of call records
-    └── EndpointError           the model session
-        ├── EndpointUnreachable     no session came up; another try may help
-        └── EndpointRefused         the far end said no; trying again will not help
+    ├── ToolError               raised by a tool: its text goes to the model
+    ├── ProtocolError           a peer sent a message that its protocol does not allow
+    ├── RequestRefused          a request did not prove where it comes from
+    ├── TelephonyError          Twilio's REST API refused a request or did not answer
+    ├── StoreError              the database of call records failed
+    └── EndpointError           the model session failed
+        ├── EndpointUnreachable     no session was established; another attempt may help
+        └── EndpointRefused         the server refused; another attempt will not help
 
 Every message is one line that names the thing, the value and the remedy. No message holds a secret or a phone number.
 """
@@ -25,7 +25,7 @@ class PhoneAgentError(Exception):
 
 
 class ConfigurationError(PhoneAgentError):
-    """The environment does not allow a start. `problems` has one line for each setting to repair."""
+    """The settings are incomplete or malformed. `problems` has one line for each setting to correct."""
 
     def __init__(self, problems: Sequence[str]) -> None:
         self.problems = tuple(problems)
@@ -37,21 +37,21 @@ class DefinitionError(PhoneAgentError):
 
 
 class ToolError(PhoneAgentError):
-    """Raise it in a tool to tell the model, in your own words, what did not work."""
+    """An error for your tools to raise: its message tells the model, in your own words, what did not work."""
 
 
 class ProtocolError(PhoneAgentError):
-    """A peer sent a message that its protocol does not allow; the message is ignored, the call goes on."""
+    """A peer sent a message that its protocol does not allow. The message is ignored, and the call goes on."""
 
 
 class RequestRefused(PhoneAgentError):
-    """A webhook or a media socket did not prove that it comes from Twilio; it is answered with 403."""
+    """A webhook or a media socket did not prove that it comes from Twilio. It is answered with 403."""
 
 
 class StoreError(PhoneAgentError):
-    """The database of call records did not take a write or answer a question.
+    """The database of call records failed a read or a write.
 
-    `retry` is False where the data itself was refused, so that writing it again is in vain.
+    `retry` is False if the database refused the data itself, so that another attempt cannot help.
     """
 
     def __init__(self, message: str, *, retry: bool = True) -> None:
@@ -60,7 +60,10 @@ class StoreError(PhoneAgentError):
 
 
 class TelephonyError(PhoneAgentError):
-    """Twilio's REST API refused, or could not be asked. `code` is Twilio's, `retry` whether another try may help."""
+    """Twilio's REST API refused a request or did not answer.
+
+    `code` is Twilio's error code; `retry` tells whether another attempt may help.
+    """
 
     def __init__(self, message: str, *, code: int | None = None, retry: bool = False) -> None:
         self.code = code
@@ -69,7 +72,11 @@ class TelephonyError(PhoneAgentError):
 
 
 class EndpointError(PhoneAgentError):
-    """The model session could not be used. `retry` tells whether another attempt may help; `code` is the far end's."""
+    """The model session failed.
+
+    `code` names the failure: an HTTP status, a close code or an error code. `retry` tells whether another attempt may
+    help.
+    """
 
     retry = False
 
@@ -79,10 +86,10 @@ class EndpointError(PhoneAgentError):
 
 
 class EndpointUnreachable(EndpointError):
-    """No session came up, or it broke off: the network, a time-out, a server in trouble."""
+    """No session was established, or it broke off: a network failure, a timeout, a server error."""
 
     retry = True
 
 
 class EndpointRefused(EndpointError):
-    """The far end refused for a reason that stays: a bad key, an unknown model, no quota, the wrong dialect."""
+    """The server refused for a lasting reason: a bad key, an unknown model, no quota, the wrong dialect."""

@@ -1,25 +1,24 @@
-"""The facts of a call that the outside may know: what hooks, logs, records and metrics are made of.
+"""The events of a call. Hooks get them; logs, records and metrics are made from them.
 
-Times named `at_ms` are milliseconds since the call's media stream started. Nothing in here can change a call.
+Each `at_ms` is in milliseconds since the call's media stream started. An event is frozen and cannot change its call.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from decimal import Decimal
 from typing import Any, Literal, Protocol, TypeAlias
 
 EndedBy: TypeAlias = Literal["agent", "caller", "line", "error"]
-"""Who ended a call: the agent hung up, the caller did, the line broke, or something failed on our side."""
+"""What ended a call: the agent or the caller hung up, the line broke, or something failed on our side."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Turn:
-    """Something that was said. `heard_text` and `heard_ms` are what reached the other side.
+    """A turn of the conversation. `heard_text` and `heard_ms` are the part that reached the other side.
 
-    For the agent, `heard_text` is an estimate: the part of `text` that fits the audio the caller heard. The text of a
-    caller's turn comes from a side recogniser and may be empty. `agent` is the name of the agent who spoke.
+    For the agent, `heard_text` is an estimate: the part of `text` that matches the audio the caller heard. The text of
+    a caller's turn comes from a separate recogniser and may be empty. `agent` is the name of the agent that spoke.
     """
 
     role: Literal["caller", "agent"]
@@ -36,9 +35,10 @@ class Turn:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Usage:
-    """What a model used: tokens by kind, each counted in one place only, and audio that is paid by its length.
+    """A model's usage: tokens by kind, each token in one field only, and audio that is paid by its length.
 
-    `*_in` were read, `*_cached` read as well but known from before, which is cheaper, `*_out` written.
+    `*_in` are tokens that the model read, `*_cached` are cached tokens that it read, which are cheaper, and `*_out` are
+    tokens that it wrote.
     """
 
     text_in: int = 0
@@ -50,7 +50,7 @@ class Usage:
     image_in: int = 0
     image_cached: int = 0
     audio_ms: int = 0
-    """Milliseconds of audio, where a recogniser is paid by the minute."""
+    """Milliseconds of audio, for a recogniser that is paid by the minute."""
 
     def __add__(self, other: Usage) -> Usage:
         names = [each.name for each in fields(self)]
@@ -59,7 +59,7 @@ class Usage:
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """US dollars, exact to a billionth. `at_least`: also something was used of unknown price, or in unknown amount."""
+    """US dollars, exact to a billionth. `at_least` means that some usage has an unknown price or an unknown amount."""
 
     usd: Decimal = Decimal(0)
     at_least: bool = False
@@ -73,7 +73,7 @@ class Cost:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RateLimit:
-    """How much of something (`tokens`, `requests`) may still be used; all of it again after `reset_seconds`."""
+    """A rate limit of `tokens` or `requests`: how much is left, all of it again after `reset_seconds`."""
 
     name: str
     limit: float = 0
@@ -83,18 +83,20 @@ class RateLimit:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CallStarted:
+    """A media stream of a call started: the call's first, or with `resumed` a later one."""
+
     call_sid: str
     stream_sid: str
     caller: str | None = field(repr=False)
     called: str | None = field(repr=False)
     direction: str
     resumed: bool = False
-    """The same call goes on in another media stream, and perhaps in another process than before."""
+    """Whether the call continues in a new media stream, possibly in another process."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CallerSpoke:
-    """The caller began to speak, as the model's voice activity detection heard it."""
+    """The model's voice activity detection heard the caller begin to speak."""
 
     call_sid: str
     at_ms: int
@@ -102,7 +104,7 @@ class CallerSpoke:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AgentAnswered:
-    """The first audio of an answer went to the caller, `latency_ms` after the caller's speech had ended."""
+    """The first audio of an answer was sent to the caller, `latency_ms` after the end of the caller's speech."""
 
     call_sid: str
     at_ms: int
@@ -111,9 +113,9 @@ class AgentAnswered:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BargeIn:
-    """The agent was interrupted: of `item_id` the model was told that `audio_end_ms` of `said_ms` were heard.
+    """The agent was interrupted. The model was told that the caller heard `audio_end_ms` of the item's `said_ms`.
 
-    `reaction_ms` is what passed from the caller's first sound to our `clear`; None if not the caller interrupted.
+    `reaction_ms` is the time from the caller's first sound to our `clear`; None if the caller did not interrupt.
     """
 
     call_sid: str
@@ -126,7 +128,7 @@ class BargeIn:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TurnEnded:
-    """A turn is over: the agent was heard to the end or cut off, or the transcript of the caller's turn came."""
+    """A turn ended: the agent was heard to the end or cut off, or the transcript of the caller's turn arrived."""
 
     call_sid: str
     turn: Turn
@@ -134,7 +136,7 @@ class TurnEnded:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MessageAdded:
-    """The user's code added a message to the conversation (`call.add`); `number` counts those of a media stream."""
+    """The user's code added a message with `call.add`; `number` counts the messages of the media stream."""
 
     call_sid: str
     at_ms: int
@@ -145,7 +147,7 @@ class MessageAdded:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ToolCalled:
-    """The model asked for a tool; `arguments` is the model's JSON, as it came."""
+    """The model called a tool; `arguments` is the model's JSON as received."""
 
     call_sid: str
     at_ms: int
@@ -156,7 +158,7 @@ class ToolCalled:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ToolReturned:
-    """A tool answered after `ms` milliseconds; `output` is what the model was told."""
+    """A tool returned after `ms` milliseconds; `output` is the text that the model got."""
 
     call_sid: str
     at_ms: int
@@ -168,7 +170,7 @@ class ToolReturned:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KeyPressed:
-    """The caller pressed a key of the telephone: 0-9, *, #, A-D."""
+    """The caller pressed a telephone key: 0-9, *, #, A-D."""
 
     call_sid: str
     at_ms: int
@@ -177,26 +179,27 @@ class KeyPressed:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UsageReported:
-    """A model told what it has used for a response, or for the transcript of a turn; interrupted ones are paid too.
+    """A model reported its usage for a response or for the transcript of a turn. Interrupted responses cost money too.
 
-    Where it told nothing, `usage` is empty and `cost` at least nothing: once in a call, for it cannot get truer.
+    If a model reported nothing, `usage` is empty and `cost` is "at least $0". A call has at most one such event,
+    because a second one would add nothing.
     """
 
     call_sid: str
     at_ms: int
     number: int
-    """Counts the reports of this media stream, from 1."""
+    """The number of the report in this media stream, from 1."""
     source: Literal["response", "transcription"]
     model: str
     usage: Usage
     cost: Cost
     total: Cost
-    """What the whole call has cost so far, this and earlier media streams included."""
+    """The cost of the whole call so far, earlier media streams included."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RateLimitsUpdated:
-    """The provider of a model told how much may still be used of it, by all calls of the account together."""
+    """The model's provider reported its rate limits, which all calls of the account share."""
 
     call_sid: str
     at_ms: int
@@ -206,7 +209,7 @@ class RateLimitsUpdated:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Trouble:
-    """Something went wrong that the call survived, or that ended it; one line, without secrets or speech."""
+    """A problem that the call survived, or that ended it. `what` is one line without secrets or speech."""
 
     call_sid: str
     at_ms: int
@@ -215,7 +218,7 @@ class Trouble:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelEvent:
-    """An event of the model as it came, for those who need what phoneagent does not."""
+    """An event of the model as received, for code that needs more than phoneagent uses."""
 
     call_sid: str
     type: str
@@ -224,9 +227,9 @@ class ModelEvent:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CallHandedOver:
-    """Our part of the call is over, and the call is not: it goes on with a `CallStarted(resumed=True)`.
+    """The media stream was closed here, but the call continues with a `CallStarted(resumed=True)`.
 
-    That may be in another process, as when this one ends, or in this one.
+    That may be in another process, for example when this one ends, or in the same one.
     """
 
     call_sid: str
@@ -236,9 +239,10 @@ class CallHandedOver:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CallEnded:
-    """The call is over; `transcript` holds all turns of its last media stream in order, as a rule all of the call.
+    """The call ended. `transcript` has the turns of its last media stream in order, usually those of the whole call.
 
-    If the line broke ("line"), or after a fault of ours ("error"), Twilio may still hold the call and connect it again.
+    If the line broke ("line"), or after a failure on our side ("error"), Twilio may still hold the call and connect it
+    again.
     """
 
     call_sid: str
@@ -247,7 +251,7 @@ class CallEnded:
     duration_ms: int
     transcript: tuple[Turn, ...] = field(repr=False)
     cost: Cost | None = None
-    """What the models cost, in all of the call's media streams; None if they told of nothing."""
+    """The models' cost in all of the call's media streams; None if they reported no usage."""
 
 
 Event: TypeAlias = (
@@ -269,17 +273,41 @@ Event: TypeAlias = (
 )
 
 
+Pending: TypeAlias = Literal["nothing", "answer", "words", "unknown"]
+"""What was open when a media stream ended: nothing, the caller listens or thinks · the caller waits for an answer, or
+for the rest of one · the caller's last words were lost · unknown, as after a crash."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
-class NextStep:
-    """How a call goes on once its media stream is closed: `kind`, and what that kind needs as JSON can carry it.
+class HangUp:
+    """The next step of a call: it is hung up once the media stream is closed."""
 
-    Kinds: "hang_up"; "fall_back" (to FALLBACK_NUMBER, after a failure of ours); "resume" (in the next media stream;
-    `data["pending"]` tells what was left open, and `data["broke"]` whether the stream ended by a fault).
-    `data["stream_sid"]` is the stream that the step comes after.
-    """
+    stream_sid: str = ""
+    """The media stream that the step comes after; "" where that is not known."""
 
-    kind: str
-    data: Mapping[str, Any] = field(default_factory=dict, repr=False)
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FallBack:
+    """The next step of a call: after a failure of ours, it goes to FALLBACK_NUMBER, or ends with an apology."""
+
+    stream_sid: str = ""
+    """The media stream that the step comes after; "" where that is not known."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Resume:
+    """The next step of a call: it goes on in another media stream."""
+
+    stream_sid: str = ""
+    """The media stream that the step comes after; "" where that is not known."""
+    pending: Pending = "unknown"
+    """What was left open."""
+    broke: bool = True
+    """Whether the media stream ended by a fault, rather than as planned."""
+
+
+NextStep: TypeAlias = HangUp | FallBack | Resume
+"""How a call goes on once its media stream is closed."""
 
 
 class Journal(Protocol):

@@ -1,20 +1,19 @@
-"""The app: Twilio's webhooks, the media socket of each call, and health."""
+"""The Starlette app: its routes, the parts that it is made of, and the observers of each call's events."""
 
 from __future__ import annotations
 
 import asyncio
 import hmac
 import logging
-import re
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from functools import cached_property
-from typing import Any, TypeVar
+from functools import cached_property, partial
+from typing import Any, TypeAlias, TypeVar
 
+from pydantic import SecretStr
 from starlette.applications import Starlette
-from starlette.datastructures import ImmutableMultiDict
-from starlette.requests import Request
+from starlette.requests import HTTPConnection, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route, WebSocketRoute
 from starlette.websockets import WebSocket
@@ -25,44 +24,45 @@ from phoneagent.agent.agent import Agent, Answerer, check_handoffs
 from phoneagent.agent.call import Call
 from phoneagent.billing.prices import PRICES, Price
 from phoneagent.billing.ratelimits import RateLimitReserve
-from phoneagent.bridge.history import Past
 from phoneagent.calls.calls import Calls
 from phoneagent.calls.hooks import Hooks
 from phoneagent.calls.journal import CallJournal
-from phoneagent.calls.state import unpack
-from phoneagent.errors import ConfigurationError, DefinitionError, ProtocolError, RequestRefused, StoreError
+from phoneagent.errors import ConfigurationError, DefinitionError
 from phoneagent.events import Event, RateLimitsUpdated
 from phoneagent.model.connection import Endpoint
 from phoneagent.settings import Settings
 from phoneagent.store import Store
 from phoneagent.twilio.rest import LiveCalls
-from phoneagent.twilio.signatures import Ticket
-from phoneagent.twilio.socket import TwilioSocket, read_start
 from phoneagent.twilio.verification import Verifier
-from phoneagent.webhooks import AFTER_PATH, MEDIA_PATH, OVER, STATUS_PATH, Webhooks, call_of
+from phoneagent.webhooks import AFTER_PATH, MEDIA_PATH, STATUS_PATH, MediaSockets, Webhooks
 from phoneagent.webhooks import VOICE_PATH as VOICE_PATH  # where a number's webhook points
 
 log = logging.getLogger("phoneagent.server")
 
-_CALL_SID = re.compile(r"CA[0-9a-fA-F]{32}")
+Observer: TypeAlias = Callable[[Event, str], None]
+"""A function that gets an event, and the sid of the media stream that the event belongs to."""
+
 _Hook = TypeVar("_Hook", bound=Callable[[Any], Any])
 
 
 class PhoneApp(Starlette):
     """A Starlette app that answers Twilio's calls with an agent.
 
-    `agent` may be a function of the call, plain or async, that returns one: by the called number, say, so that one app
-    serves many. It is asked once for each call, and once more where a call goes on in another process.
+    `agent` may also be a function of the call, plain or async, that returns an agent. It may choose by the called
+    number, for example, so that one app serves many numbers. It runs once for each call, and again if the call moves to
+    another process.
 
     Routes: `POST|GET /twilio/voice` (the number's voice webhook), `POST /twilio/status` (its status callback), `POST
-    /twilio/after` (how a call goes on whose media stream has ended), `WS /twilio/media/{token}`, `GET /healthz`, `GET
-    /readyz` (503 while draining), `GET /metrics` (with PHONEAGENT_API_TOKEN). It also mounts into another Starlette or
-    FastAPI app; PUBLIC_URL then has the path it is mounted at. Settings are read from the environment when the server
-    starts, or at the first request of a mounted app.
+    /twilio/after` (what a call does after its media stream), `WS /twilio/media/{token}`, `GET /healthz`, `GET /readyz`
+    (503 while draining), `GET /metrics` (with PHONEAGENT_API_TOKEN).
 
-    `prices` (by model) go before those of the settings, and those before the built-in table.
+    The app can be mounted in another Starlette or FastAPI app; PUBLIC_URL then includes the path of the mount. Settings
+    are read from the environment when the server starts, or at the first request if the app is mounted.
 
-    Of several endpoints the first that gives a session is taken, also in the middle of a call whose session was lost.
+    `prices` (by model) override those of the settings, which override the built-in table.
+
+    With several endpoints, a session is opened at the first one that accepts it, even in the middle of a call whose
+    session was lost.
 
     With settings given in code and no `store`, nothing is recorded, and a call ends when its media stream does.
     """
@@ -80,18 +80,16 @@ class PhoneApp(Starlette):
         if not isinstance(agent, Agent) and not callable(agent):
             raise DefinitionError(f"PhoneApp has agent={agent!r}: give it an Agent, or a function that returns one")
         for each in (*(() if endpoint is None else (endpoint,)), *endpoints):
-            if not isinstance(each, Endpoint):  # its address may hold a key: it is not repeated
-                raise DefinitionError(
-                    f"PhoneApp has a {type(each).__name__} for an endpoint: write Endpoint.gateway(…)"
-                )
+            if not isinstance(each, Endpoint):  # a URL may contain a key, so only the type is named
+                raise DefinitionError(f"PhoneApp has a {type(each).__name__} as an endpoint: write Endpoint.gateway(…)")
         if endpoint is not None and endpoints:
-            raise DefinitionError("PhoneApp has endpoint= and endpoints=: name them all in endpoints=, the first first")
+            raise DefinitionError("PhoneApp has both endpoint= and endpoints=: list them all in endpoints=, in order")
         super().__init__(
             routes=[
-                Route(VOICE_PATH, self._voice, methods=["GET", "POST"]),
-                Route(AFTER_PATH, self._after, methods=["POST"]),
-                Route(STATUS_PATH, self._status, methods=["POST"]),
-                WebSocketRoute(MEDIA_PATH + "{token}", self._media),
+                Route(VOICE_PATH, partial(self._answer_webhook, VOICE_PATH), methods=["GET", "POST"]),
+                Route(AFTER_PATH, partial(self._answer_webhook, AFTER_PATH), methods=["POST"]),
+                Route(STATUS_PATH, partial(self._answer_webhook, STATUS_PATH), methods=["POST"]),
+                WebSocketRoute(MEDIA_PATH + "{token}", self._run_media_socket),
                 Route("/healthz", self._healthz),
                 Route("/readyz", self._readyz),
                 Route("/metrics", self._show_metrics),
@@ -100,15 +98,15 @@ class PhoneApp(Starlette):
         )
         self.router.redirect_slashes = False  # Twilio signs the path as it is
         if isinstance(agent, Agent):
-            check_handoffs(agent)  # to nobody, or to one of two: now rather than in a call
+            check_handoffs(agent)  # report a mistake now rather than in a call
         self.agent = agent
         self.calls: dict[str, Call] = {}
         """The live calls by CallSid."""
         self.draining = False
-        """Whether the process is about to end: new calls are sent to the next one."""
+        """Whether this process is about to end, so that new calls are sent to another one."""
         self._given_settings = settings
         self.endpoints: Sequence[Endpoint] = list(endpoints) if endpoint is None else [endpoint]
-        """Those that code brings, in the order in which they are asked; without any, `endpoint` is of the settings."""
+        """The endpoints given in code, in order of preference; without any, `endpoint` comes from the settings."""
         self._given_store = store
         self._given_prices = prices or {}
         self._hooks = Hooks()
@@ -117,18 +115,19 @@ class PhoneApp(Starlette):
 
     @property
     def coming(self) -> int:
-        """How many calls were answered, and their media socket is still to come."""
+        """The number of calls that were answered and whose media socket has not come yet."""
         return self._calls.coming
 
     @property
     def unfinished(self) -> int:
-        """How many media streams have something left: the call itself, its tools, or its hooks."""
+        """The number of media streams that are not finished: the call, its tools or its hooks still run."""
         return self._calls.unfinished
 
     def on(self, kinds: Any) -> Callable[[_Hook], _Hook]:
-        """Register a hook: `@app.on(CallStarted | CallEnded)`, plain or async, called with each such event.
+        """Register a hook, a plain or async function that gets each event of these kinds: `@app.on(CallEnded)`.
 
-        Hooks run off the call's path, in order, one at a time for each call, within 10 s each; a failure is logged.
+        Several kinds are joined by `|`. Hooks never delay a call. For each call they run in order, one at a time, with
+        10 s for each event; a failure is logged.
         """
 
         def register(hook: _Hook) -> _Hook:
@@ -141,40 +140,40 @@ class PhoneApp(Starlette):
 
     @property
     def hands_over(self) -> bool:
-        """Whether calls can go on in another process: it takes a store that both of them use."""
+        """Whether calls can move to another process, which takes a store that both processes use."""
         return self._journal is not None
 
     def hand_over(self, reason: str) -> None:
-        """Let every call go on in another process, from the first moment on at which its caller does not notice."""
+        """Move every call to another process, each at the first moment when its caller does not notice."""
         self._calls.hand_over(reason)
 
     def hand_over_now(self, call_sid: str, reason: str) -> None:
-        """Let a call go on in another process at once."""
+        """Move a call to another process at once."""
         self._calls.hand_over_now(call_sid, reason)
 
-    # --- what is made from the settings, once ---
+    # --- the parts, each made once from the settings ---
 
     @cached_property
     def settings(self) -> Settings:
-        """The settings.
+        """The settings given in code, else those of the environment.
 
         Raises:
-            ConfigurationError: something is missing or malformed.
+            ConfigurationError: a setting is missing or malformed.
         """
         return self._given_settings or settings_.load({"endpoint_in_code": True} if self.endpoints else None)
 
     @cached_property
     def endpoint(self) -> Endpoint:
-        """Where model sessions are opened: the endpoint given in code, else the one of the settings.
+        """The endpoint at which model sessions are opened: the first given in code, else the one of the settings.
 
         Raises:
-            ConfigurationError: something is missing or malformed.
+            ConfigurationError: a setting is missing or malformed.
         """
         return self.endpoints[0] if self.endpoints else Endpoint.from_settings(self.settings)
 
     @cached_property
     def _store(self) -> Store | None:
-        """Where calls are recorded: DATABASE_URL; with settings from code, only where code says."""
+        """The database of the call records: DATABASE_URL, or `store` alone if the settings are given in code."""
         if self._given_store is not None or self._given_settings is not None:
             return self._given_store
         return Store.from_settings(self.settings)
@@ -188,7 +187,7 @@ class PhoneApp(Starlette):
         if self._store is None:
             return None
         settings, live_calls = self.settings, None
-        if not settings.insecure or settings.twilio_api_url is not None:  # an account that is made up has no calls
+        if not settings.insecure or settings.twilio_api_url is not None:  # `insecure` has a made-up account
             live_calls = LiveCalls(
                 settings.twilio_account_sid,
                 settings.auth_tokens[0],
@@ -214,6 +213,16 @@ class PhoneApp(Starlette):
         )
 
     @cached_property
+    def _media_sockets(self) -> MediaSockets:
+        return MediaSockets(
+            verifier=self._verifier,
+            calls=self._calls,
+            journal=self._journal,
+            metrics=self._metrics,
+            account_sid=None if self.settings.insecure else self.settings.twilio_account_sid,
+        )
+
+    @cached_property
     def _calls(self) -> Calls:
         return Calls(
             self.agent,
@@ -229,20 +238,37 @@ class PhoneApp(Starlette):
             prices={**PRICES, **self.settings.prices, **self._given_prices},
         )
 
+    @cached_property
+    def _observers(self) -> list[Observer]:
+        """The functions that see each event of each call, in order. A call waits for them, so they must not block."""
+        settings, metrics, reserve, store = self.settings, self._metrics, self._reserve, self._store
+
+        def log_event(event: Event, stream_sid: str) -> None:
+            telemetry.log_event(event, pii=settings.log_pii)
+
+        def count(event: Event, stream_sid: str) -> None:
+            metrics.tell(event)
+
+        def update_reserve(event: Event, stream_sid: str) -> None:
+            if isinstance(event, RateLimitsUpdated):
+                reserve.update(event, time.monotonic())
+
+        def record(event: Event, stream_sid: str) -> None:
+            if store is not None:
+                store.tell(event, stream_sid=stream_sid)
+
+        return [log_event, count, update_reserve, record]
+
     def _emit(self, event: Event, stream_sid: str) -> None:
-        telemetry.log_event(event, pii=self.settings.log_pii)
-        self._metrics.tell(event)
-        if isinstance(event, RateLimitsUpdated):
-            self._reserve.update(event, time.monotonic())
-        if self._store is not None:
-            self._store.tell(event, stream_sid=stream_sid)
+        for observe in self._observers:
+            observe(event, stream_sid)
 
     @asynccontextmanager
     async def _lifespan(self, app: Starlette) -> AsyncIterator[None]:
-        _ = self._webhooks  # fail at the start rather than at the first call
+        _ = self._webhooks  # settings that are incomplete stop the start, not the first call
         tasks: list[asyncio.Task[Any]] = [asyncio.create_task(telemetry.watch_loop(self._metrics))]
         if isinstance(self.agent, Agent):
-            tasks.append(asyncio.create_task(self.agent.open()))  # what its calls need and takes long to start
+            tasks.append(asyncio.create_task(self.agent.open()))  # MCP servers start slowly
         yield
         for task in tasks:
             task.cancel()
@@ -264,103 +290,39 @@ class PhoneApp(Starlette):
         return JSONResponse({"status": "ok"})
 
     async def _show_metrics(self, request: Request) -> Response:
-        token = self.settings.api_token
-        if token is None:
-            return Response(status_code=404)
-        given = request.headers.get("authorization", "").encode()
-        if not hmac.compare_digest(given, f"Bearer {token.get_secret_value()}".encode()):
-            return Response("give PHONEAGENT_API_TOKEN as a bearer token\n", 401, {"WWW-Authenticate": "Bearer"})
+        if (refusal := refuse_without_token(request, self.settings.api_token)) is not None:
+            return refusal
         return Response(self._metrics.text(), media_type="text/plain; version=0.0.4")
 
-    # --- webhooks ---
+    # --- Twilio's requests ---
+    # A mounted app has no lifespan, so here may be the first place to find out that settings are missing.
 
-    async def _voice(self, request: Request) -> Response:
-        form = await self._webhook(request, VOICE_PATH)
-        return form if isinstance(form, Response) else _twiml(await self._webhooks.voice(form))
-
-    async def _after(self, request: Request) -> Response:
-        form = await self._webhook(request, AFTER_PATH)
-        return form if isinstance(form, Response) else _twiml(await self._webhooks.after(form))
-
-    async def _status(self, request: Request) -> Response:
-        form = await self._webhook(request, STATUS_PATH)
-        if isinstance(form, Response):
-            return form
-        call_sid, status = form["CallSid"], form["CallStatus"]
-        if form.get("StreamEvent") == "stream-error":
-            log.warning("Twilio lost the media stream: %.200s", form.get("StreamError"), extra={"call_sid": call_sid})
-        elif status in OVER:
-            await self._webhooks.ended(call_sid, status)
-        return Response(status_code=204)
-
-    async def _webhook(self, request: Request, path: str) -> ImmutableMultiDict[str, str] | Response:
-        """Return the parameters of a webhook of a call, CallSid and CallStatus among them, or how to refuse it."""
+    async def _answer_webhook(self, path: str, request: Request) -> Response:
         try:
-            form = await self._verifier.webhook(request, path)
-        except RequestRefused as refused:
-            self._metrics.refused("webhook")
-            log.warning("webhook refused: %s", refused)
-            return Response("forbidden\n", status_code=403, media_type="text/plain")
+            webhooks = self._webhooks
         except ConfigurationError as error:
             log.error("webhook refused, the settings are incomplete:\n%s", error)
             return Response("not configured\n", status_code=500, media_type="text/plain")
-        if not _CALL_SID.fullmatch(form.get("CallSid", "")):
-            log.warning("webhook refused: its CallSid is not CA and 32 hexadecimal digits")
-            return Response("CallSid is missing\n", status_code=400, media_type="text/plain")
-        return ImmutableMultiDict({"CallStatus": "", **form})
+        return await webhooks.answer(request, path)
 
-    # --- the media socket ---
-
-    async def _media(self, websocket: WebSocket) -> None:
-        self._calls.unfinished += 1  # a drain waits for its handshake too
+    async def _run_media_socket(self, websocket: WebSocket) -> None:
         try:
-            await self._take(websocket)
-        finally:
-            self._calls.unfinished -= 1
-
-    async def _take(self, websocket: WebSocket) -> None:
-        try:
-            ticket = await self._verifier.socket(websocket, MEDIA_PATH)
-        except (RequestRefused, ConfigurationError) as refused:
-            self._metrics.refused("socket")
-            log.warning("media socket refused: %s", telemetry.hidden(str(refused)))
+            sockets = self._media_sockets
+        except ConfigurationError as error:
+            log.error("media socket refused, the settings are incomplete:\n%s", error)
             await websocket.close()  # before accept: HTTP 403
             return
-        await websocket.accept()
-        socket, call_sid = TwilioSocket(websocket), ticket.call_sid
-        number = self._calls.arrived(call_sid)
-        account = None if self.settings.insecure else self.settings.twilio_account_sid
-        try:
-            start = await read_start(socket, call_sid, account)
-            call = call_of(call_sid, start.start.custom_parameters)
-            past = await self._past(ticket, call)
-            if not self._calls.is_newest(call_sid, number):
-                raise ProtocolError("a newer media socket of the call has come")
-            await self._calls.run(call, start, socket, past)
-        except (ProtocolError, RequestRefused, StoreError) as error:
-            log.warning("media socket closed: %s", str(error), extra={"call_sid": call_sid})
-            await socket.close()
-        except asyncio.CancelledError:  # the server stops, and this was the last thing it waited for
-            log.warning("cut off: the process ends", extra={"call_sid": call_sid})
-        finally:
-            self._calls.left(call_sid, number)
-
-    async def _past(self, ticket: Ticket, call: Call) -> Past | None:
-        """Return where a call was that goes on in this socket, None for one that begins.
-
-        Raises:
-            ProtocolError, RequestRefused, StoreError: it cannot go on.
-        """
-        pending = self._calls.supersede(ticket.call_sid)
-        if pending is None and not ticket.resumes:
-            return None
-        if self._journal is None:
-            raise ProtocolError("a call goes on that nobody has recorded: give the app a store")
-        past = await self._journal.past(ticket.call_sid, pending)
-        if past is not None:
-            call.state.update(unpack(past.state))
-        return past
+        await sockets.run(websocket)
 
 
-def _twiml(text: str) -> Response:
-    return Response(text, media_type="application/xml")
+def refuse_without_token(connection: HTTPConnection, token: SecretStr | None) -> Response | None:
+    """Return a response that refuses a request without `token` as its bearer token; None if the request has it.
+
+    Without a token in the settings the resource does not exist, so the response is a 404.
+    """
+    if token is None:
+        return Response(status_code=404)
+    given = connection.headers.get("authorization", "").encode()
+    if hmac.compare_digest(given, f"Bearer {token.get_secret_value()}".encode()):
+        return None
+    return Response("give PHONEAGENT_API_TOKEN as a bearer token\n", 401, {"WWW-Authenticate": "Bearer"})

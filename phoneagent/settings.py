@@ -1,4 +1,4 @@
-"""Settings, read from the environment and from `.env`; nothing else in the package reads the environment."""
+"""Settings, read from the environment and from `.env`. No other module of the package reads the environment."""
 
 from __future__ import annotations
 
@@ -21,147 +21,147 @@ from phoneagent.billing.prices import Price, read_prices
 from phoneagent.errors import ConfigurationError
 
 ENV_FILE_VARIABLE = "PHONEAGENT_ENV_FILE"
-"""Names another file than `.env`; empty reads none."""
+"""The file to read instead of `.env`; empty for no file."""
 
 DEFAULT_MODEL = "gpt-realtime-2.1"
 DEFAULT_TRANSCRIPTION_MODELS = ("gpt-transcribe", "gpt-4o-mini-transcribe")
-"""Tried in turn; not every account has the first."""
+"""Tried in order, because not every account has access to the first."""
 
 INSECURE_ACCOUNT = "AC" + "0" * 32
 INSECURE_URL = "https://localhost"
-"""What stands for the account and for the public address where `insecure` does without them."""
+"""Placeholders for the account and the public URL, which `insecure` does not require."""
 
 _DATABASES = frozenset({"sqlite", "sqlite+aiosqlite", "postgres", "postgresql", "postgresql+asyncpg"})
 
 
 class Records(BaseSettings):
-    """Where the records of calls are, and for how long: all that the commands about them need to know."""
+    """The settings of call records: where they are stored, and for how long. Commands on records need no others."""
 
     model_config = SettingsConfigDict(
         frozen=True,
         extra="ignore",
         case_sensitive=False,
         env_ignore_empty=True,
-        env_file_encoding="utf-8-sig",  # Windows editors begin a file with a mark
+        env_file_encoding="utf-8-sig",  # Windows editors put a byte order mark first
         str_strip_whitespace=True,
         populate_by_name=True,
-        hide_input_in_errors=True,  # inputs are secrets
+        hide_input_in_errors=True,  # an input may be a secret
     )
 
     database_url: SecretStr = SecretStr("sqlite:///phoneagent.db")
-    """sqlite:///path (from the working directory), postgres:// or postgresql://; it may hold a password."""
+    """sqlite:///path (relative to the working directory), postgres:// or postgresql://. It may contain a password."""
     record_days: int = Field(90, ge=0, le=36500)
-    """How many days a record is kept after its call; 0 keeps nothing after the call."""
+    """How many days a record is kept after its call. 0 keeps nothing after the call."""
 
     @field_validator("database_url")
     @classmethod
     def _database(cls, value: SecretStr) -> SecretStr:
         scheme, separator, rest = value.get_secret_value().partition("://")
         if not separator or not rest or scheme.lower() not in _DATABASES:
-            raise ValueError("it must be like sqlite:///phoneagent.db or postgresql://user:password@host/database")
+            raise ValueError("write it like sqlite:///phoneagent.db or postgresql://user:password@host/database")
         return value
 
 
 _Group = TypeVar("_Group", bound=Records)
 
 _CALLERS = re.compile(r"\+(?:[1-9][0-9]{6,14}|(?:[1-9][0-9]{0,13})?\*)", re.ASCII)
-"""A number in E.164, or the beginning of one and an asterisk; `+*` is everybody who shows a number."""
+"""A phone number in E.164, or a prefix and an asterisk. `+*` matches every number, but no withheld one."""
 
 
 class Settings(Records):
-    """What phoneagent needs to know about where it runs. Field names in capitals are the environment's."""
+    """The settings of the app. A field's name in capitals is its environment variable, unless it has an alias."""
 
     # Twilio
     twilio_account_sid: str
-    """The account (AC…) whose calls are taken."""
+    """The Twilio account (AC…) whose calls the app answers."""
     twilio_auth_token: SecretStr
-    """Its auth token: every webhook and every media socket is signed with it. Several, comma-separated, during a
-    rotation; see `auth_tokens`."""
+    """The account's auth token, which signs every webhook and every media socket. During a rotation: several,
+    separated by commas; see `auth_tokens`."""
     public_url: str
-    """Where Twilio reaches the app: https, a host, possibly a path."""
+    """The URL at which Twilio reaches the app: https, a host, optionally a path."""
 
     twilio_phone_number: str | None = Field(None, repr=False)
-    """The number (E.164) whose calls are taken: `dev` points it at this machine, `doctor` looks where it points."""
+    """The phone number (E.164): `dev` points it at this machine, and `doctor` checks where it points."""
     twilio_api_url: str | None = None
-    """Another server than Twilio's REST API, as for tests."""
+    """A server to use instead of Twilio's REST API, for example in tests."""
     ngrok_authtoken: SecretStr | None = None
-    """Opens the tunnel of `phoneagent dev`, where no ngrok agent runs."""
+    """Opens the tunnel of `phoneagent dev` if no ngrok agent is running."""
     insecure: bool = False
-    """Takes calls that nobody signed, and does without account, token and address. Code says so or the command line,
-    never the environment: a variable that was left behind must not open the door."""
+    """Accepts unsigned requests from this machine, and requires no account, token or public URL. Only code or the
+    command line can set it, never the environment: a leftover variable must not disable verification."""
 
     # the model
     endpoint_in_code: bool = False
-    """Code brings the endpoint: none has to be named here."""
+    """Whether code provides the endpoint, so that none has to be configured here."""
     realtime_url: str | None = Field(None, repr=False)
-    """Another Realtime server than OpenAI's: ws or wss. It goes before everything below."""
+    """The URL (ws or wss) of a Realtime server other than OpenAI's. It takes precedence over everything below."""
     realtime_api_key: SecretStr | None = None
-    """The key of that server, if it wants one; OPENAI_API_KEY is never sent to it."""
+    """That server's key, if it needs one. OPENAI_API_KEY is never sent to it."""
     realtime_headers: Annotated[dict[str, SecretStr], NoDecode] = Field(default_factory=dict)
-    """More headers for whichever server it is: a JSON object. Values may hold {call_sid}, {caller} (a pseudonym) and
+    """Extra headers for any of the servers: a JSON object. Values may contain {call_sid}, {caller} (a pseudonym) and
     {direction}."""
     realtime_dialect: Literal["auto", "ga", "beta"] = "auto"
-    """How that server spells its events, where it does not show in its first one."""
+    """The dialect of that server's events, if its first event does not reveal it."""
     azure_openai_endpoint: str | None = Field(None, repr=False)
-    """An Azure resource, like https://NAME.openai.azure.com."""
+    """The URL of an Azure OpenAI resource, like https://NAME.openai.azure.com."""
     azure_openai_deployment: str | None = Field(None, validate_default=True)
-    """The name of the model's deployment there."""
+    """The name of the model's deployment in that resource."""
     azure_openai_api_key: SecretStr | None = Field(None, validate_default=True)
     azure_openai_preview: str | None = Field(None, pattern=r"^[0-9-]+-preview$")
-    """An api-version, like 2025-04-01-preview, for the retired form of Azure's address and the beta dialect."""
+    """An api-version like 2025-04-01-preview, for the retired form of Azure's URL and the beta dialect."""
     openai_api_key: SecretStr | None = Field(None, validate_default=True)
     openai_model: str = DEFAULT_MODEL
     openai_base_url: str | None = Field(None, repr=False)
-    """Another host of OpenAI's, like https://eu.api.openai.com/v1; it is sent OPENAI_API_KEY."""
+    """Another OpenAI host, like https://eu.api.openai.com/v1. It receives OPENAI_API_KEY."""
     openai_organization: str | None = Field(None, validation_alias="OPENAI_ORG_ID")
     openai_project: str | None = Field(None, validation_alias="OPENAI_PROJECT_ID")
     helicone_api_key: SecretStr | None = None
-    """Leads the session through Helicone's gateway, to OpenAI or to Azure."""
+    """Routes the session through Helicone's gateway, to OpenAI or to Azure."""
     helicone_url: str | None = Field(None, repr=False)
-    """Another gateway of Helicone's than https://api.helicone.ai/v1/gateway/oai."""
+    """A Helicone gateway other than https://api.helicone.ai/v1/gateway/oai."""
     transcription_models: Annotated[tuple[str, ...], NoDecode] = Field(
         DEFAULT_TRANSCRIPTION_MODELS, validation_alias="PHONEAGENT_TRANSCRIPTION_MODELS"
     )
-    """Recognisers for the caller's side of the transcript, comma-separated, tried in turn; "none" for none."""
+    """Models that transcribe the caller, separated by commas and tried in order; "none" for no transcription."""
 
     # the service
     port: int = Field(8000, ge=0, le=65535)
     web_concurrency: int = Field(1, ge=1)
-    """How many processes share the port; model sessions are opened ahead of the media socket only with one."""
+    """How many processes share the port. Only a single process opens model sessions ahead of the media socket."""
     max_call_seconds: float = Field(3600, gt=0)
-    """The longest call, in seconds: a forgotten one costs money."""
+    """The maximum duration of a call, in seconds: a forgotten call costs money."""
     max_call_cost: Decimal | None = Field(None, gt=0, allow_inf_nan=False)
-    """The highest cost of a call, in US dollars: the agent comes to an end there. The last turn is on top."""
+    """The cost limit of a call, in US dollars, at which the agent ends it. The last turn is charged on top."""
     prices: Annotated[dict[str, Price], NoDecode] = Field(
         default_factory=dict, validation_alias="PHONEAGENT_PRICES", repr=False
     )
-    """What models cost where the built-in table is wrong or silent: JSON, or the path of a JSON file. See `Price`."""
+    """Prices that the built-in table lacks or has wrong: JSON, or the path of a JSON file. See `Price`."""
     rate_limit_reserve: float = Field(0, ge=0, le=1)
-    """The part of the model's rate limits that is kept for live calls: with less left, a new call goes where too many
-    calls go. 0 takes every call."""
+    """The share of the model's rate limits that is reserved for live calls. With less left, a new call is turned away
+    as if `max_calls` were reached. 0 accepts every call."""
     max_calls: int = Field(100, ge=1)
-    """How many calls this process takes at once; further callers are sent to `fallback_number`, or hear busy."""
+    """How many calls this process takes at once. Further ones are sent to `fallback_number`, or hear a busy tone."""
     max_calls_per_caller: int = Field(10, ge=1)
-    """How many calls one number may have here at once; withheld numbers are not counted."""
+    """How many calls with one number this process takes at once. Withheld numbers are not counted."""
     allow_callers: Annotated[tuple[str, ...], NoDecode] = Field((), repr=False)
-    """Numbers (E.164) or beginnings of them (+1555*) whose calls are taken, comma-separated; without it everybody's."""
+    """Numbers (E.164) or prefixes (+1555*) whose calls are accepted, separated by commas. By default all are."""
     deny_callers: Annotated[tuple[str, ...], NoDecode] = Field((), repr=False)
-    """Numbers or beginnings of them whose calls are rejected, whatever `allow_callers` says."""
+    """Numbers or prefixes whose calls are rejected, even if `allow_callers` lists them."""
     fallback_number: str | None = Field(None, repr=False)
-    """The number (E.164) of somebody who answers what this process cannot take."""
+    """The number (E.164) that calls are forwarded to if this process cannot take them."""
     drain_seconds: float = Field(25, ge=0, le=3600)
-    """How long live calls may go on after SIGTERM, in seconds: less than the platform waits before it kills."""
+    """How long live calls may continue after SIGTERM, in seconds: less than the platform waits before SIGKILL."""
     log_level: str = Field("info", validation_alias="PHONEAGENT_LOG_LEVEL")
     log_format: Literal["text", "json"] | None = None
-    """How log lines look; without it text on a terminal and JSON elsewhere."""
+    """The format of log lines. By default text on a terminal and JSON elsewhere."""
     log_pii: bool = Field(False, validation_alias="PHONEAGENT_LOG_PII")
-    """Whether log lines show phone numbers as they are, for a while of debugging."""
+    """Whether log lines show full phone numbers, for debugging."""
     api_token: SecretStr | None = Field(None, validation_alias="PHONEAGENT_API_TOKEN")
-    """Opens `/metrics` to who presents it as a bearer token; without it there is no such route."""
+    """The bearer token that opens `/metrics`. Without it the route does not exist."""
 
     @property
     def auth_tokens(self) -> tuple[str, ...]:
-        """The auth tokens: the first signs what is ours and opens the REST API, each verifies what Twilio signed."""
+        """The auth tokens. The first signs media tokens and opens the REST API; each verifies Twilio's signatures."""
         return tuple(token.strip() for token in self.twilio_auth_token.get_secret_value().split(","))
 
     @classmethod
@@ -180,25 +180,25 @@ class Settings(Records):
     def _without_twilio(cls, values: Any) -> Any:
         if not isinstance(values, dict) or values.get("insecure") is not True:
             return values
-        made_up = {
+        placeholders = {
             "twilio_account_sid": INSECURE_ACCOUNT,
             "twilio_auth_token": secrets.token_hex(16),
             "public_url": INSECURE_URL,
         }
-        return {**made_up, **values}
+        return {**placeholders, **values}
 
     @field_validator("twilio_account_sid")
     @classmethod
     def _account(cls, value: str) -> str:
         if not re.fullmatch(r"AC[0-9a-fA-F]{32}", value):
-            raise ValueError("it must be AC and 32 hexadecimal digits, as on the Twilio console's first page")
+            raise ValueError("it must be AC and 32 hexadecimal digits: copy it from the Twilio console's first page")
         return value
 
     @field_validator("twilio_auth_token")
     @classmethod
     def _token(cls, value: SecretStr) -> SecretStr:
         if any(len(token.strip()) < 8 for token in value.get_secret_value().split(",")):
-            raise ValueError("it is too short to be an auth token; several are separated by commas")
+            raise ValueError("it is too short for an auth token; separate several with commas")
         return value
 
     @field_validator("allow_callers", "deny_callers", mode="before")
@@ -210,9 +210,9 @@ class Settings(Records):
             return value
         entries = tuple(entry.strip() for entry in value if isinstance(entry, str))
         for position, entry in enumerate(entries, 1):
-            # also an empty one: a list of a lone comma would otherwise allow everybody
+            # an empty entry is refused too: otherwise a lone comma would allow every caller
             if not _CALLERS.fullmatch(entry):
-                raise ValueError(f"entry {position} must be a number, or the beginning of one and *, like +1555*")
+                raise ValueError(f"entry {position} must be a number like +15550100001 or a prefix like +1555*")
         return entries if len(entries) == len(value) else value
 
     @field_validator("fallback_number", "twilio_phone_number")
@@ -229,26 +229,26 @@ class Settings(Records):
             parts = urlsplit(value)
             port = parts.port
         except ValueError:
-            raise ValueError("it is not a URL; write it like https://agent.example.com") from None
+            raise ValueError("it is not a URL: write it like https://agent.example.com") from None
         if parts.scheme != "https" or not parts.hostname:
-            raise ValueError("it must begin with https:// and name a host; Twilio's media socket takes nothing else")
+            raise ValueError("it must begin with https:// and name a host: Twilio opens media sockets over TLS only")
         if port is not None or parts.query or parts.fragment or parts.username or parts.password:
             raise ValueError("it may have a path, but no port, query, fragment or user")
         if parts.path.rstrip("/").endswith("/twilio/voice"):
-            raise ValueError("it is where the app is, without the webhook's path: leave /twilio/voice off")
+            raise ValueError("it must be the app's URL, not the webhook's: leave /twilio/voice off")
         return value.rstrip("/")
 
     @field_validator("realtime_url")
     @classmethod
     def _realtime(cls, value: str | None) -> str | None:
-        if value is not None and not _is_address(value, "ws", "wss"):
+        if value is not None and not is_address(value, "ws", "wss"):
             raise ValueError("it must begin with ws:// or wss:// and name a host")
         return value
 
     @field_validator("azure_openai_endpoint", "openai_base_url", "helicone_url")
     @classmethod
     def _base(cls, value: str | None) -> str | None:
-        if value is not None and not _is_address(value, "http", "https"):
+        if value is not None and not is_address(value, "http", "https"):
             raise ValueError("it must begin with https:// and name a host")
         return value
 
@@ -262,11 +262,11 @@ class Settings(Records):
                 value = None
         texts = isinstance(value, dict) and all(isinstance(each, str | SecretStr) for each in value.values())
         if not texts:
-            raise ValueError('it must be a JSON object of texts, like {"X-Team": "phones"}')
+            raise ValueError('it must be a JSON object with text values, like {"X-Team": "phones"}')
         for name, text in value.items():
             text = text.get_secret_value() if isinstance(text, SecretStr) else text
-            if not _HEADER_NAME.fullmatch(name) or not _HEADER_VALUE.fullmatch(text):
-                raise ValueError("one of its names or values cannot be a header: use printable ASCII")
+            if not is_header(name, text):
+                raise ValueError("a name or value cannot be a header: use printable ASCII, at most 8192 characters")
             if name.lower() in _OWN_HEADERS or name.lower().startswith("sec-websocket-"):
                 raise ValueError(f"{name} belongs to the handshake: leave it out")
         return value
@@ -275,7 +275,7 @@ class Settings(Records):
     @classmethod
     def _named(cls, value: Any, info: pydantic.ValidationInfo) -> Any:
         given = info.data
-        known = "realtime_url" in given and "azure_openai_endpoint" in given  # if not, they are told as malformed
+        known = "realtime_url" in given and "azure_openai_endpoint" in given  # if not, they are reported as malformed
         if value is not None or not known or given["endpoint_in_code"] or given["realtime_url"] is not None:
             return value
         name = str(info.field_name).upper()
@@ -297,11 +297,11 @@ class Settings(Records):
             try:
                 text = value if value.lstrip().startswith("{") else Path(value).read_text(encoding="utf-8-sig")
             except (OSError, ValueError):
-                raise ValueError("it is neither JSON nor the path of a file that can be read") from None
+                raise ValueError("it is neither JSON nor the path of a readable file") from None
             try:
                 value = json.loads(text, parse_float=Decimal, parse_constant=str)
             except (ValueError, RecursionError):
-                raise ValueError("it, or the file it names, is not JSON") from None
+                raise ValueError("it is not JSON, or the file it names is not") from None
         return read_prices(value)
 
     @field_validator("log_level")
@@ -313,19 +313,19 @@ class Settings(Records):
 
 
 def load(overrides: Mapping[str, Any] | None = None) -> Settings:
-    """Read the settings; `overrides` (by field name) win over the environment, the environment over `.env`.
+    """Read the settings. `overrides` (by field name) win over the environment, and the environment over `.env`.
 
     Raises:
-        ConfigurationError: everything that is missing or malformed, in one go, without any value.
+        ConfigurationError: names everything that is missing or malformed, without any value.
     """
     return _load(Settings, overrides)
 
 
 def load_records(overrides: Mapping[str, Any] | None = None) -> Records:
-    """Read where the records are, from the same places; nothing else has to be set.
+    """Read the settings of call records, from the same sources. No other setting is required.
 
     Raises:
-        ConfigurationError: something is malformed.
+        ConfigurationError: names everything that is malformed, without any value.
     """
     return _load(Records, overrides)
 
@@ -333,7 +333,7 @@ def load_records(overrides: Mapping[str, Any] | None = None) -> Records:
 def _load(kind: type[_Group], overrides: Mapping[str, Any] | None) -> _Group:
     env_file = os.environ.get(ENV_FILE_VARIABLE, ".env") or None
     if env_file not in (None, ".env") and not os.path.isfile(env_file):
-        raise ConfigurationError([f"{ENV_FILE_VARIABLE} names {env_file}, and there is no such file"])
+        raise ConfigurationError([f"{ENV_FILE_VARIABLE} names {env_file}, which does not exist: correct or unset it"])
     try:
         return kind(_env_file=env_file, **dict(overrides or {}))  # type: ignore[call-arg]
     except pydantic.ValidationError as error:
@@ -344,12 +344,12 @@ def _load(kind: type[_Group], overrides: Mapping[str, Any] | None) -> _Group:
 
 
 def environment(overrides: Mapping[str, str]) -> dict[str, str]:
-    """Return this process's environment with other values for some names, for a process that is started from here."""
+    """Return this process's environment with some values replaced, for a child process."""
     return {**os.environ, **overrides}
 
 
 def _secure(source: PydanticBaseSettingsSource) -> Callable[[], dict[str, Any]]:
-    """Return a source that does not know `insecure`."""
+    """Return the source without `insecure`, which no environment may set."""
     return lambda: {name: value for name, value in source().items() if name.lower() != "insecure"}
 
 
@@ -363,7 +363,8 @@ def _problem(error: Any) -> str:
     return f"{name} is malformed: {message}"
 
 
-def _is_address(value: str, *schemes: str) -> bool:
+def is_address(value: str, *schemes: str) -> bool:
+    """Tell whether `value` is a URL with one of these schemes and a host."""
     try:
         parts = urlsplit(value)
         return parts.scheme in schemes and bool(parts.hostname) and parts.port != 0
@@ -371,16 +372,21 @@ def _is_address(value: str, *schemes: str) -> bool:
         return False
 
 
+def is_header(name: str, value: str) -> bool:
+    """Tell whether a header can be sent as it is: printable ASCII of a bounded length, without line breaks."""
+    return bool(_HEADER_NAME.fullmatch(name) and _HEADER_VALUE.fullmatch(value))
+
+
 _HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,100}")
-_HEADER_VALUE = re.compile(r"[ -~]{0,4096}")
+_HEADER_VALUE = re.compile(r"[ -~]{0,8192}")
 _OWN_HEADERS = frozenset({"host", "connection", "upgrade", "content-length", "transfer-encoding"})
 _NO_MODEL = {
-    "OPENAI_API_KEY": "set it, or REALTIME_URL for another Realtime server",
+    "OPENAI_API_KEY": "set it, or set REALTIME_URL to use another Realtime server",
     "AZURE_OPENAI_DEPLOYMENT": "set it to the deployment's name, or remove AZURE_OPENAI_ENDPOINT",
-    "AZURE_OPENAI_API_KEY": "set it, or bring Endpoint.azure(token=...) in code, or remove AZURE_OPENAI_ENDPOINT",
+    "AZURE_OPENAI_API_KEY": "set it, or use Endpoint.azure(token=...) in code, or remove AZURE_OPENAI_ENDPOINT",
 }
 _REMEDIES = {
     "TWILIO_ACCOUNT_SID": "copy it from the Twilio console's first page",
     "TWILIO_AUTH_TOKEN": "copy it from the Twilio console's first page",
-    "PUBLIC_URL": "set it to where Twilio reaches this app, like https://agent.example.com",
+    "PUBLIC_URL": "set it to the URL at which Twilio reaches this app, like https://agent.example.com",
 }

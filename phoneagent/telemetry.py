@@ -1,5 +1,6 @@
-"""Sinks of events: the log, a line for each fact of a call, and the metrics. Neither has speech in it, and the log has
-numbers only where it was told to.
+"""Observers of events: the log, with one line for each fact of a call, and the metrics.
+
+Neither contains speech. The log contains full phone numbers only if `log_pii` is set.
 """
 
 from __future__ import annotations
@@ -37,14 +38,14 @@ _SECRET_IN_PATH = re.compile(r"(/twilio/(?:media/|[^\s\"?]*\?))[^\s\"]+")
 
 
 def hidden(text: str) -> str:
-    """Return a line of a log without media tokens, and without the query of a webhook: by GET it holds the numbers."""
+    """Return a log line without media tokens and without the query of a webhook, which holds the numbers of a GET."""
     return _SECRET_IN_PATH.sub(r"\1…", text)
 
 
 class _HideSecrets(logging.Filter):
     def filter(self, record: logging.LogRecord) -> bool:
         record.msg = _hidden(record.msg)
-        if isinstance(record.args, tuple):  # an access log's formatter counts on their number
+        if isinstance(record.args, tuple):  # an access log's formatter needs all of them
             record.args = tuple(map(_hidden, record.args))
         return True
 
@@ -57,15 +58,15 @@ _hide_secrets = _HideSecrets()
 
 
 def hide_secrets() -> None:
-    """Keep tokens and numbers out of the log of whatever server runs the app: they write the path of each request."""
+    """Keep tokens and numbers out of the log of any server that runs the app: servers log the path of each request."""
     for name in _SERVERS:
-        logging.getLogger(name).addFilter(_hide_secrets)  # the same one, so once
+        logging.getLogger(name).addFilter(_hide_secrets)  # the same filter each time, so it is added once
 
 
 def log_event(event: Event, *, pii: bool = False) -> None:
     """Write an event to the log `phoneagent.agent.call`, with `call_sid` among the record's fields.
 
-    Numbers are masked unless `pii` is true; speech is never in it.
+    Numbers are masked unless `pii` is true. Speech is never logged.
     """
     level, text = _line(event, pii)
     if text:
@@ -112,7 +113,7 @@ _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]+")
 
 
 def masked(address: str | None) -> str:
-    """Return who calls or is called as a log may show it: of a number its first digit and its last two at most."""
+    """Return a caller or callee as a log may show it: at most the first digit and the last two of a number."""
     if not address or address.lower() in _NO_NUMBER:
         return address or "unknown"
     if sip := _SIP.match(address):
@@ -127,7 +128,7 @@ def _one_line(address: str | None) -> str:
 
 
 class TextFormatter(logging.Formatter):
-    """A log line for a terminal, with the call_sid where the message itself does not name it."""
+    """A log line for a terminal, with the call_sid unless the message contains it."""
 
     def formatMessage(self, record: logging.LogRecord) -> str:
         call_sid = getattr(record, "call_sid", None)
@@ -136,7 +137,7 @@ class TextFormatter(logging.Formatter):
 
 
 class JsonFormatter(logging.Formatter):
-    """A log line as JSON: time (RFC 3339), level, logger, message, call_sid where there is one, and a traceback."""
+    """A log line as JSON: time (RFC 3339), level, logger, message, and if present, call_sid and traceback."""
 
     def format(self, record: logging.LogRecord) -> str:
         line = {
@@ -164,9 +165,9 @@ TURNED_AWAY = ("draining", "full", "denied", "caller", "limited")
 
 
 class Metrics:
-    """What an app counts, in Prometheus's conventions; one registry for each app.
+    """An app's metrics for Prometheus, in a registry of their own.
 
-    Live calls are those that have started or resumed here and have neither ended nor been handed over.
+    A call is live here from its start or resumption until it ends or is handed over.
     """
 
     def __init__(self) -> None:
@@ -180,21 +181,21 @@ class Metrics:
     def _count_calls(self, options: Any) -> None:
         self._live = Gauge("calls_live", "Calls that are live now", **options)
         self._started = Counter("calls_started", "Calls whose first media stream has started", **options)
-        self._resumed = Counter("calls_resumed", "Calls that went on here in another media stream", **options)
+        self._resumed = Counter("calls_resumed", "Calls that continued here in another media stream", **options)
         self._handed_over = Counter("calls_handed_over", "Calls that were left to their next media stream", **options)
-        self._ended = Counter("calls_ended", "Calls that are over, by who ended them", ["ended_by"], **options)
-        self._refused = Counter("requests_refused", "Webhooks and sockets that proved no origin", ["what"], **options)
+        self._ended = Counter("calls_ended", "Calls that have ended, by which side", ["ended_by"], **options)
+        self._refused = Counter("requests_refused", "Webhooks and sockets of unproven origin", ["what"], **options)
         self._away = Counter("calls_turned_away", "Calls that could not be taken, by reason", ["reason"], **options)
         self._interrupted = Counter("barge_ins", "Answers that the caller cut off", **options)
         self._tokens = Counter("tokens", "Tokens of the models, by kind", ["kind"], **options)
-        self._transcribed = Counter("transcribed_seconds", "Audio of recognisers paid by the minute", **options)
-        self._cost = Counter("cost_dollars", "What the models cost, as far as it is known", **options)
-        self._unpriced = Counter("usage_unpriced", "Reports of usage with a part whose cost is unknown", **options)
-        self._limit = Gauge("rate_limit", "What a provider allows of a model", ["model", "name"], **options)
+        self._transcribed = Counter("transcribed_seconds", "Transcribed audio that is paid by the minute", **options)
+        self._cost = Counter("cost_dollars", "Cost of the models, as far as it is known", **options)
+        self._unpriced = Counter("usage_unpriced", "Usage reports with a part whose cost is unknown", **options)
+        self._limit = Gauge("rate_limit", "Rate limit of a model at its provider", ["model", "name"], **options)
         self._left = Gauge(
-            "rate_limit_remaining", "What was left of that when the provider told last", ["model", "name"], **options
+            "rate_limit_remaining", "What was left of it at the provider's last report", ["model", "name"], **options
         )
-        for reason in TURNED_AWAY:  # a series that is there from the start shows its first increase
+        for reason in TURNED_AWAY:  # a series that exists from the start shows its first increase
             self._away.labels(reason)
 
     def _measure(self, options: Any) -> None:
@@ -205,7 +206,7 @@ class Metrics:
             **options,
         )
         self._tools = Histogram(
-            "tool_seconds", "How long tools took", ["name"], buckets=(*LATENCY_SECONDS, 20), **options
+            "tool_seconds", "Duration of tools", ["name"], buckets=(*LATENCY_SECONDS, 20), **options
         )
         self._reactions = Histogram(
             "barge_in_reaction_seconds",
@@ -248,7 +249,7 @@ class Metrics:
             case RateLimitsUpdated():
                 self._show_limits(event)
             case ToolReturned():
-                # The model may invent names, and every one would be a series for ever.
+                # The model may invent names, and each name would be a series forever.
                 if event.name in self._tool_names or len(self._tool_names) < MAX_TOOL_NAMES:
                     self._tool_names.add(event.name)
                     self._tools.labels(event.name).observe(event.ms / 1000)
@@ -275,29 +276,29 @@ class Metrics:
                     self._left.labels(*name).set(limit.remaining)
 
     def refused(self, what: str) -> None:
-        """Count a request that was refused: "webhook" or "socket"."""
+        """Count a refused request: "webhook" or "socket"."""
         self._refused.labels(what).inc()
 
     def turned_away(self, reason: str) -> None:
-        """Count a call that was turned away: "draining", "full", "limited" (by the model's provider), "denied"
-        (the number), "caller" (its many calls)."""
+        """Count a call that was turned away: "draining", "full", "limited" (by the model's rate limits), "denied" (the
+        number is), "caller" (the number has too many calls)."""
         self._away.labels(reason).inc()
 
     def bridged(self, direction: str, seconds: float) -> None:
-        """Measure the way of a frame through this process: "to_model" or "to_caller"."""
+        """Measure the time of a frame in this process: "to_model" or "to_caller"."""
         self._bridge[direction].observe(seconds)
 
     def lagged(self, seconds: float) -> None:
-        """Measure how late the event loop was."""
+        """Measure how late the event loop woke up."""
         self._lag.observe(seconds)
 
     def text(self) -> bytes:
-        """Return everything in Prometheus's text format."""
+        """Return all metrics in Prometheus's text format."""
         return generate_latest(self._registry)
 
 
 async def watch_loop(metrics: Metrics, seconds: float = 1.0) -> NoReturn:
-    """Measure the event loop's lag every `seconds`, until cancelled. Lag counts from each sleep: it does not add up."""
+    """Measure the event loop's lag every `seconds`, until cancelled. Each sleep counts alone: lag does not add up."""
     loop = asyncio.get_running_loop()
     while True:
         due = loop.time() + seconds

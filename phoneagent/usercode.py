@@ -1,8 +1,9 @@
-"""Users' functions, called so that they hold nothing back: plain ones in threads.
+"""Calls of users' functions: async ones on the event loop, plain ones in threads that block nothing else.
 
-A function that hangs cannot be stopped. In the event loop's own pool it would take a place for ever, and name look-ups
-run there too: a few such functions, and no call reaches its model any more. It would also keep the process from ending.
-So each function gets a thread of its own, which ends with the process at the latest.
+A function that hangs cannot be stopped. In the event loop's own thread pool it would occupy a thread forever, and DNS
+lookups use that pool too: after a few such functions, no call would reach its model. A hanging pool thread would also
+keep the process from exiting. So each function gets a daemon thread of its own, which ends with the process at the
+latest.
 """
 
 from __future__ import annotations
@@ -16,41 +17,41 @@ from contextlib import suppress
 from typing import Any, TypeVar
 
 MAX_THREADS = 256
-"""How many may run at once, those that hang included."""
+"""How many threads may run at once, including those that hang."""
 
 _T = TypeVar("_T")
 _free = threading.Semaphore(MAX_THREADS)
 
 
-async def ask(function: Callable[..., Any], *args: Any) -> Any:
-    """Call a function of the user's, an async one here and a plain one in a thread, and return its answer.
+async def call_user(function: Callable[..., Any], *args: Any) -> Any:
+    """Call a user's function, an async one here and a plain one in a thread, and return its result.
 
     Raises:
-        RuntimeError: it tried to end the process, or was cancelled from inside.
-        Exception: whatever the function raises.
+        RuntimeError: the function tried to end the process, or cancelled itself.
+        Exception: any exception that the function raises.
     """
     try:
         if inspect.iscoroutinefunction(function):
             return await function(*args)
-        answer = await run_in_thread(function, *args)
-        return await answer if inspect.isawaitable(answer) else answer
+        result = await run_in_thread(function, *args)
+        return await result if inspect.isawaitable(result) else result
     except (Exception, GeneratorExit):
         raise
     except BaseException as error:
         if isinstance(error, asyncio.CancelledError) and (task := asyncio.current_task()) and task.cancelling():
-            raise  # nobody waits for the answer
+            raise  # our own caller was cancelled: the result is no longer wanted
         raise RuntimeError(f"it raised {type(error).__name__}") from error
 
 
 async def run_in_thread(function: Callable[..., _T], *args: Any) -> _T:
-    """Call a plain function in a thread. When the caller is cancelled, the thread is left to itself.
+    """Call a plain function in a thread. When the caller is cancelled, the thread runs on by itself.
 
     Raises:
-        RuntimeError: `MAX_THREADS` are busy, or the function tried to end the process.
-        Exception: whatever the function raises.
+        RuntimeError: `MAX_THREADS` threads are busy, or the function tried to end the process.
+        Exception: any exception that the function raises.
     """
     if not _free.acquire(blocking=False):
-        raise RuntimeError(f"{MAX_THREADS} threads are busy: functions hang, or take too long")
+        raise RuntimeError(f"all {MAX_THREADS} threads are busy: functions hang or take too long")
     loop = asyncio.get_running_loop()
     done: asyncio.Future[_T] = loop.create_future()
     context = contextvars.copy_context()
@@ -67,20 +68,20 @@ async def run_in_thread(function: Callable[..., _T], *args: Any) -> _T:
         result, failure = None, None
         try:
             result = context.run(function, *args)
-        except Exception as error:  # noqa: BLE001 - it is raised where the function was called
+        except Exception as error:  # noqa: BLE001 - raised again where the function was called
             failure = error
-        except BaseException as error:  # noqa: BLE001 - a SystemExit in there must not end all calls
+        except BaseException as error:  # noqa: BLE001 - a SystemExit in one function must not end every call
             failure = RuntimeError(f"it raised {type(error).__name__}")
         finally:
             _free.release()
-        if isinstance(failure, StopIteration):  # no future takes one
+        if isinstance(failure, StopIteration):  # a future refuses one
             failure = RuntimeError("it raised StopIteration")
-        with suppress(RuntimeError):  # the loop is closed: nobody waits any more
+        with suppress(RuntimeError):  # the loop is closed, and so is the caller
             loop.call_soon_threadsafe(settle, result, failure)
 
     try:
         threading.Thread(target=work, name=f"phoneagent {getattr(function, '__name__', '')}", daemon=True).start()
-    except RuntimeError:  # the system gives no thread
+    except RuntimeError:  # the system has no thread left
         _free.release()
         raise
     return await done

@@ -165,7 +165,7 @@ def test_files_that_cannot_be_read_are_named(monkeypatch: pytest.MonkeyPatch, tm
     with pytest.raises(ConfigurationError, match=r"^\.env cannot be read: save it as UTF-8$"):
         load()
     monkeypatch.setenv("PHONEAGENT_ENV_FILE", "nowhere.env")
-    with pytest.raises(ConfigurationError, match=r"names nowhere\.env, and there is no such file"):
+    with pytest.raises(ConfigurationError, match=r"names nowhere\.env, which does not exist"):
         load()
 
 
@@ -237,7 +237,7 @@ def test_lists_of_callers(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("name", ["ALLOW_CALLERS", "DENY_CALLERS"])
 def test_a_malformed_list_is_refused_without_its_numbers(monkeypatch: pytest.MonkeyPatch, name: str, text: str) -> None:
     (problem,) = problems(monkeypatch, **{name: f"+15550177001,{text}"})
-    assert problem == f"{name} is malformed: entry 2 must be a number, or the beginning of one and *, like +1555*"
+    assert problem == f"{name} is malformed: entry 2 must be a number like +15550100001 or a prefix like +1555*"
     with pytest.raises(ValueError) as raised:
         Settings(**{name.lower(): value for name, value in GOOD.items()}, **{name.lower(): [text, 17]})
     assert "77" not in str(raised.value)
@@ -271,3 +271,20 @@ def test_without_security_there_is_nothing_to_set_but_a_model(monkeypatch: pytes
     monkeypatch.setenv("TWILIO_AUTH_TOKEN", "short")
     with pytest.raises(ConfigurationError, match="too short"):
         load({"insecure": True})
+
+
+@pytest.mark.parametrize(("length", "good"), [(8192, True), (8193, False)])
+def test_a_header_has_the_same_limit_in_the_environment_and_in_code(length: int, good: bool) -> None:
+    def from_environment() -> object:
+        values = {name.lower(): value for name, value in GOOD.items()}
+        return Settings(**values, realtime_headers=f'{{"X-Team": "{"x" * length}"}}')  # type: ignore[arg-type]
+
+    def from_code() -> object:
+        return Endpoint("wss://a.example/v1", {"X-Team": "x" * length})
+
+    for make in (from_environment, from_code):
+        if good:
+            make()
+        else:
+            with pytest.raises((ConfigurationError, ValueError), match="printable ASCII"):
+                make()

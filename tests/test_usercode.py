@@ -1,4 +1,4 @@
-"""Functions of users, and plain ones in threads: what they raise, and what happens when they hang."""
+"""Users' functions, and plain ones in threads: what they raise, and what happens when they hang."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import threading
 import pytest
 
 from phoneagent import usercode
-from phoneagent.usercode import ask, run_in_thread
+from phoneagent.usercode import call_user, run_in_thread
 
 pytestmark = pytest.mark.anyio
 NAME: contextvars.ContextVar[str] = contextvars.ContextVar("NAME")
@@ -38,7 +38,7 @@ async def test_what_it_raises_is_raised_here_and_never_ends_the_process(
 
 
 class Rude(BaseException):
-    """Nothing that `except Exception` catches."""
+    """An error that `except Exception` does not catch."""
 
 
 @pytest.mark.parametrize("kind", ["async", "plain"])
@@ -60,16 +60,16 @@ async def test_who_is_asked_never_ends_the_process(kind: str, raised: type[BaseE
         raise raised("wrong")
 
     with pytest.raises(ValueError if raised is ValueError else RuntimeError, match=words):
-        await ask(asynchronous if kind == "async" else plain, "hi")
+        await call_user(asynchronous if kind == "async" else plain, "hi")
 
 
 async def test_whoever_is_asked_answers() -> None:
     async def later(word: str) -> str:
         return f"{word} {threading.current_thread() is threading.main_thread()}"
 
-    assert await ask(later, "hi") == "hi True"
-    assert await ask(lambda word: later(word), "hi") == "hi True"
-    assert await ask(lambda: threading.current_thread() is threading.main_thread()) is False
+    assert await call_user(later, "hi") == "hi True"
+    assert await call_user(lambda word: later(word), "hi") == "hi True"
+    assert await call_user(lambda: threading.current_thread() is threading.main_thread()) is False
 
 
 async def test_a_question_that_is_given_up_is_cancelled() -> None:
@@ -79,7 +79,7 @@ async def test_a_question_that_is_given_up_is_cancelled() -> None:
         begun.set()
         await asyncio.Event().wait()
 
-    question = asyncio.create_task(ask(never))
+    question = asyncio.create_task(call_user(never))
     await begun.wait()
     question.cancel()
     await asyncio.wait([question])
@@ -105,7 +105,7 @@ async def test_threads_are_counted_also_those_that_were_given_up(monkeypatch: py
 HANGING = """
 import asyncio, time
 from phoneagent import CallerSpoke, tool
-from phoneagent.hooks import Hooks
+from phoneagent.calls.hooks import Hooks
 
 @tool(timeout=0.1)
 def stuck() -> str:
@@ -113,7 +113,8 @@ def stuck() -> str:
 
 async def main() -> None:
     from datetime import UTC, datetime
-    from phoneagent import Call, hooks
+    from phoneagent import Call
+    from phoneagent.calls import hooks
     hooks.HOOK_SECONDS = 0.1
     call = Call(sid="CA1", caller=None, called=None, direction="inbound", started_at=datetime.now(UTC))
     print(await stuck.run(call, "{}"))

@@ -1,4 +1,4 @@
-"""The agent: who answers the phone, what it says first, how it listens, and what it can do."""
+"""The agent that answers the phone: its instructions, its voice, its tools and its hand-offs."""
 
 from __future__ import annotations
 
@@ -13,34 +13,41 @@ from phoneagent.agent.handoffs import hand_off_tool
 from phoneagent.agent.mcp import START_SECONDS, LocalMcpServer, McpServer
 from phoneagent.agent.options import Hearing, Limits, Turns, Voice
 from phoneagent.agent.tools import Tool
+from phoneagent.bridge.interruption import Interruption
 from phoneagent.errors import DefinitionError
-from phoneagent.usercode import ask
+from phoneagent.usercode import call_user
 
 Guardrail: TypeAlias = Callable[[Call, str], "str | Awaitable[str | None] | None"]
-"""Gets the call and what the agent has said so far in its answer; returns None, or what it is to say instead."""
+"""A function of the call and of the answer's text so far; it returns None, or what the agent should say instead."""
 
 Instructions: TypeAlias = str | Callable[[Call], str | Awaitable[str]]
+"""The instructions of an agent, or a function that writes them for a call."""
 
 TOOL_CHOICES = ("auto", "none", "required")
 
 MAX_TOOLS = 128
-"""More in a session are refused by the Realtime API."""
+"""The Realtime API refuses a session with more."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Agent:
-    """Who answers the phone.
+    """An agent that answers the phone.
 
-    `instructions` may be a function of the call (today's date, the caller's name), plain or async. `greeting` is said
-    first, word for word; without one the agent waits for the caller. The greeting is protected until it was heard,
-    unless `greeting_interruptible`. With `barge_in=False` the agent is never interrupted; what the caller says
-    meanwhile is answered afterwards. `handoffs` are the agents to whom it may hand a call, or their names.
-    `guardrail` is shown the text of each answer as it comes: if it returns a text, the agent is interrupted and says
-    that instead. It is not shown what the agent is told to say word for word.
+    `instructions` may be a function of the call (today's date, the caller's name), plain or async.
 
-    `tool_choice` is "auto", "none", "required" or the name of a tool. The last two hold for each response, also for the
-    one that tells what a tool returned, so they rarely suit a call. `extra` is merged into the session configuration
-    last, for what is newer than this package.
+    `greeting` is said first, word for word; without one the agent waits for the caller. The caller cannot interrupt the
+    greeting unless `greeting_interruptible`. With `barge_in=False` the caller never interrupts the agent; what they say
+    meanwhile is answered afterwards.
+
+    `handoffs` are the agents that this one may hand a call to, or their names.
+
+    `guardrail` sees the text of each answer as it comes. If it returns a text, the agent is interrupted and says that
+    text instead. It does not see text that the agent is told to say word for word.
+
+    `tool_choice` is "auto", "none", "required" or the name of a tool. The last two apply to every response, including
+    the one that reports what a tool returned, so they rarely suit a call.
+
+    `extra` is merged into the session configuration last: use it for options that are newer than this package.
     """
 
     name: str = "agent"
@@ -59,7 +66,7 @@ class Agent:
     extra: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        """Refuse here what would otherwise fail in every call."""
+        """Refuse a mistake here, where it was written, rather than in every call."""
         self._check_values()
         for each in self.tools:
             if not isinstance(each, Tool | McpServer | LocalMcpServer):
@@ -67,7 +74,7 @@ class Agent:
         for member in self.handoffs:
             if not isinstance(member, Agent | str) or name_of(member) == self.name:
                 raise DefinitionError(f"agent {self.name!r} hands off to {member!r}: name another agent")
-        team_of(self)  # no two of one name
+        team_of(self)  # it raises if two agents share a name
         names: set[str] = set()
         tools = [each.name for each in self.tools if isinstance(each, Tool)]
         tools += [hand_off_tool(name_of(member)).name for member in self.handoffs]
@@ -76,33 +83,35 @@ class Agent:
                 raise DefinitionError(f"agent {self.name!r} has two tools named {name!r}: rename one of them")
             names.add(name)
         if len(names) > MAX_TOOLS:
-            raise DefinitionError(f"agent {self.name!r} has {len(names)} tools: a session takes {MAX_TOOLS}")
+            raise DefinitionError(f"agent {self.name!r} has {len(names)} tools: keep at most {MAX_TOOLS}")
         if self.tool_choice not in (choices := (*TOOL_CHOICES, *tools)):
             known = ", ".join(map(repr, choices))
             raise DefinitionError(f"agent {self.name!r} has tool_choice={self.tool_choice!r}: choose one of {known}")
 
     def _check_values(self) -> None:
         if not isinstance(self.name, str) or not self.name.strip():
-            raise DefinitionError(f"an agent has name={self.name!r}: write text")
+            raise DefinitionError(f"an agent has name={self.name!r}: write text that is not empty")
         if not isinstance(self.instructions, str) and not callable(self.instructions):
-            raise DefinitionError(f"agent {self.name!r} has instructions that are neither text nor a function")
+            raise DefinitionError(
+                f"agent {self.name!r} has instructions={self.instructions!r}: write text, or a function that returns it"
+            )
         if not isinstance(self.greeting, str | None):
             raise DefinitionError(f"agent {self.name!r} has greeting={self.greeting!r}: write text, or None")
         for name in ("name", "greeting", "instructions"):
             if isinstance(text := getattr(self, name), str) and sendable(text) != text:
-                raise DefinitionError(f"agent {self.name!r} has half a character in its {name}: read it as UTF-8")
+                raise DefinitionError(f"agent {self.name!r} has a lone surrogate in its {name}: decode it as UTF-8")
         if self.guardrail is not None and not callable(self.guardrail):
-            raise DefinitionError(f"agent {self.name!r} has guardrail={self.guardrail!r}: give it a function, or None")
+            raise DefinitionError(f"agent {self.name!r} has guardrail={self.guardrail!r}: pass a function, or None")
         for name in ("tools", "handoffs"):
             if not isinstance(value := getattr(self, name), Sequence) or isinstance(value, str):
-                raise DefinitionError(f"agent {self.name!r} has {name}={value!r}: put it into a list")
+                raise DefinitionError(f"agent {self.name!r} has {name}={value!r}: write a list")
         for name, kind in (("turns", Turns), ("hearing", Hearing), ("limits", Limits), ("extra", Mapping)):
             if not isinstance(value := getattr(self, name), kind):
                 raise DefinitionError(f"agent {self.name!r} has {name}={value!r}: make it a {kind.__name__}")
         try:
             json.dumps(dict(self.extra), ensure_ascii=False).encode()
         except (TypeError, ValueError, RecursionError) as error:
-            raise DefinitionError(f"agent {self.name!r} has extra that is not JSON: {error}") from None
+            raise DefinitionError(f"agent {self.name!r} has an `extra` that is not JSON: {error}") from None
         _ = self._voice
 
     @property
@@ -111,15 +120,16 @@ class Agent:
 
     @property
     def all_tools(self) -> tuple[Tool, ...]:
-        """What the model may call here: the tools, those that hand a call over, and those of local MCP servers.
+        """The functions that the model may call: the agent's tools, its hand-offs, and the tools of local MCP servers.
 
-        A tool of an MCP server that has another one's name is left out, and what is more than a session takes.
+        The agent's own tools take precedence: a tool of an MCP server is left out if its name is taken, or if the
+        session has no room for it.
         """
         tools = {each.name: each for each in self.tools if isinstance(each, Tool)}
         tools |= {each.name: each for each in map(hand_off_tool, map(name_of, self.handoffs))}
         for server in self._local:
             tools = {each.name: each for each in server.tools} | tools
-        return tuple(tools.values())[-(MAX_TOOLS - len(self._hosted)) :]  # an agent's own come last
+        return tuple(tools.values())[-(MAX_TOOLS - len(self._hosted)) :]  # own tools are at the end, so they stay
 
     @property
     def _hosted(self) -> list[McpServer]:
@@ -130,43 +140,44 @@ class Agent:
         return [each for each in self.tools if isinstance(each, LocalMcpServer)]
 
     def tool(self, name: str) -> Tool | None:
-        """Return the tool of that name."""
+        """Return the tool with that name, None if the agent has none."""
         return next((each for each in self.all_tools if each.name == name), None)
 
     async def open(self) -> None:
-        """Start the local MCP servers, also of those it may hand a call to: the first call finds them up."""
+        """Start the local MCP servers of this agent and of its team, so that the first call does not wait for them."""
         await asyncio.gather(*(server.ready(START_SECONDS) for server in self._servers()))
 
     async def close(self) -> None:
-        """End them."""
+        """Stop the local MCP servers of this agent and of its team."""
         await asyncio.gather(*(server.close() for server in self._servers()))
 
     def _servers(self) -> list[LocalMcpServer]:
         return list({id(each): each for member in team_of(self).values() for each in member._local}.values())
 
     async def instructions_for(self, call: Call) -> str:
-        """Return the instructions for a call; a function is asked, a plain one in a thread.
+        """Return the instructions for a call. A plain function runs in a thread.
 
-        Then the tools of local MCP servers are known too, of those that are up within `mcp.READY_SECONDS`.
+        This also waits up to `mcp.READY_SECONDS` for the local MCP servers, so `all_tools` has their tools afterwards.
 
         Raises:
-            DefinitionError: the function returns something else than text.
+            DefinitionError: the function returned something other than text.
         """
         await asyncio.gather(*(server.ready() for server in self._local))
         if isinstance(self.instructions, str):
             return self.instructions
-        text = await ask(self.instructions, call)
+        text = await call_user(self.instructions, call)
         if not isinstance(text, str):
-            raise DefinitionError(f"agent {self.name!r} has instructions that return {type(text).__name__}, not text")
+            kind = type(text).__name__
+            raise DefinitionError(f"agent {self.name!r} has an instructions function that returned {kind}: return text")
         return sendable(text)
 
     def session(self, instructions: str, *, written: bool = False) -> dict[str, Any]:
         """Return the session configuration of the Realtime API, in GA's shape.
 
-        With `written` it is for a conversation in writing: the model writes, and listens for no turns.
+        With `written` the conversation is in text: the model writes, and turn detection is off.
         """
         format_ = {"type": "audio/pcmu"}
-        detection = self.turns.session(create_response=self.barge_in)
+        detection = self.turns.session(create_response=self.interruption.server_may_answer)
         hearing = {"format": format_, "turn_detection": detection, **self.hearing.session()}
         choice: Any = self.tool_choice
         if choice not in TOOL_CHOICES:
@@ -187,10 +198,10 @@ class Agent:
         return session
 
     def response(self, instructions: str | None, tools: Sequence[ToolDefinition] | None) -> dict[str, Any]:
-        """Return the options of one response that has its own instructions or tools.
+        """Return the options of a single response that has its own instructions or tools.
 
         Raises:
-            DefinitionError: one of the tools is not this agent's.
+            DefinitionError: the agent does not have one of the tools.
         """
         options: dict[str, Any] = {} if instructions is None else {"instructions": instructions}
         if tools is not None:
@@ -202,8 +213,13 @@ class Agent:
         return options
 
     @property
+    def interruption(self) -> Interruption:
+        """What of the caller's speech stops the agent: `barge_in` and `greeting_interruptible` as one value."""
+        return Interruption(enabled=self.barge_in, greeting=self.greeting_interruptible)
+
+    @property
     def turn_detection(self) -> Mapping[str, Any] | None:
-        """What the session says of the caller's turns, `extra` included; None leaves them to your code."""
+        """The session's turn detection, `extra` included; None if your code decides where turns end."""
         found: Mapping[str, Any] | None = self.session("")["audio"]["input"]["turn_detection"]
         return found
 
@@ -214,20 +230,20 @@ def name_of(member: Agent | str) -> str:
 
 
 def team_of(agent: Agent) -> dict[str, Agent]:
-    """Return every agent that a call answered by this one can reach by hand-offs, by name.
+    """Return every agent that a call answered by this one can reach through hand-offs, by name.
 
     Raises:
-        DefinitionError: two of them have the same name.
+        DefinitionError: two of the agents have the same name.
     """
     team = {agent.name: agent}
-    waiting: list[Agent] = [agent]
-    while waiting:
-        for member in waiting.pop().handoffs:
+    to_visit: list[Agent] = [agent]
+    while to_visit:
+        for member in to_visit.pop().handoffs:
             if isinstance(member, str):
                 continue
             if team.setdefault(member.name, member) is not member:
                 raise DefinitionError(f"two agents are named {member.name!r}: give one of them another name")
-            waiting.append(member)
+            to_visit.append(member)
     return team
 
 
@@ -249,18 +265,18 @@ def check_handoffs(agent: Agent) -> None:
 
 
 Answerer: TypeAlias = Agent | Callable[[Call], Agent | Awaitable[Agent]]
-"""Who answers: always the same agent, or a function, plain or async, that chooses one for each call."""
+"""The agent that answers every call, or a function, plain or async, that chooses one for each call."""
 
 
 async def choose(answerer: Answerer, call: Call) -> Agent:
-    """Return the agent that answers a call; a function is asked, a plain one in a thread.
+    """Return the agent that answers a call. A plain function runs in a thread.
 
     Raises:
-        DefinitionError: the function returns something else than an agent, or one who hands off to nobody.
+        DefinitionError: the function returned something other than an agent, or the agent's hand-offs are wrong.
     """
     if isinstance(answerer, Agent):
         return answerer
-    agent = await ask(answerer, call)
+    agent = await call_user(answerer, call)
     if not isinstance(agent, Agent):
         raise DefinitionError(f"the function that chooses an agent returned {type(agent).__name__}: return an Agent")
     check_handoffs(agent)

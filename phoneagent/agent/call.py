@@ -1,4 +1,4 @@
-"""The live call, as tools, hooks and functions of the user get it in their hands."""
+"""The handle of a live call, which tools, hooks and the user's other functions get."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from phoneagent.errors import DefinitionError
 
 
 class ToolDefinition(Protocol):
-    """A tool as the model is told of it; every `Tool` is one. (Tools take calls, so this file cannot know `Tool`.)"""
+    """The part of a tool that the model sees; every `Tool` has it. (`Tool` imports this file.)"""
 
     @property
     def name(self) -> str: ...
@@ -19,7 +19,7 @@ class ToolDefinition(Protocol):
 
 
 class CallControl(Protocol):
-    """What can be done to a live call; the session brings it."""
+    """The operations on a live call; its session provides them."""
 
     def say(self, text: str) -> None: ...
     def interrupt(self) -> None: ...
@@ -32,13 +32,13 @@ class CallControl(Protocol):
 
 @dataclass(slots=True, eq=False, kw_only=True)
 class Call:
-    """A live call. Its methods may be called from anywhere, also from a tool's thread, and never block.
+    """A live call. Its methods never block, and any thread may call them.
 
-    `caller` and `called` are what the telephone network says: E.164 as a rule, but None, a SIP address or a word like
-    "anonymous" occur. `direction` is Twilio's: "inbound", "outbound-api" or "outbound-dial".
+    `caller` and `called` come from the telephone network: usually E.164, but also None, a SIP address or a word like
+    "anonymous". `direction` is Twilio's: "inbound", "outbound-api" or "outbound-dial".
 
-    `state` is yours: what of it JSON can carry (16 K characters) is there again in the call's next media stream, also
-    after a crash.
+    `state` is yours. The call's next media stream gets it back, even after a crash: the values that JSON can express,
+    up to 16 K characters.
     """
 
     sid: str
@@ -51,23 +51,23 @@ class Call:
 
     @property
     def party(self) -> str | None:
-        """The other side's number: the caller's, or of a call that we made, the called one's."""
+        """The number at the other end: `caller` for an inbound call, `called` for an outbound one."""
         return self.called if self.direction.startswith("outbound") else self.caller
 
     def say(self, text: str) -> None:
-        """Let the agent say exactly `text` as soon as it may. Does nothing when the call is over or about to end."""
+        """Have the agent say exactly `text` as soon as it can; do nothing if the call is over or about to end."""
         if self._control is not None:
             self._control.say(sendable(text))
 
     def interrupt(self) -> None:
-        """Stop what the agent is saying, as if the caller had begun to speak."""
+        """Interrupt the agent, as if the caller had begun to speak."""
         if self._control is not None:
             self._control.interrupt()
 
     def hang_up(self, *, goodbye: bool = True) -> None:
-        """End the call after what is being said was heard.
+        """End the call once the caller has heard what the agent is saying.
 
-        With `goodbye` the agent then says one, unless a tool hangs up and the model said something as it called it.
+        With `goodbye` the agent then says goodbye, unless a tool hangs up and the model spoke as it called the tool.
         """
         if self._control is not None:
             self._control.hang_up(goodbye=goodbye)
@@ -77,10 +77,10 @@ class Call:
     def add(self, text: str, role: Literal["system", "user"] = "system") -> None:
         """Add a message to the conversation: a fact (`system`), or what the caller did or wrote (`user`).
 
-        By itself it is not answered; `respond` asks for that. A greeting that is still to come is said after it.
+        The agent does not answer it until `respond` is called. If the greeting is still to come, it is said after it.
 
         Raises:
-            DefinitionError: there is no such role.
+            DefinitionError: `role` is neither "system" nor "user".
         """
         if role not in ("system", "user"):
             raise DefinitionError(f'call.add has role={role!r}: choose "system" or "user"')
@@ -88,40 +88,43 @@ class Call:
             self._control.add(sendable(text), role)
 
     def respond(self, instructions: str | None = None, tools: Sequence[ToolDefinition] | None = None) -> None:
-        """Let the agent answer what there is, as soon as it may.
+        """Have the agent respond to the conversation as it stands, as soon as it can.
 
-        `instructions` take the place of the agent's own, and `tools` (some of the agent's, or none) that of all of
-        them, for this one response.
+        For this one response, `instructions` replace the agent's own, and `tools` (a subset of the agent's, possibly
+        empty) replace all of them.
 
         Raises:
-            DefinitionError: one of the tools is not the agent's.
+            DefinitionError: the agent does not have one of the tools.
         """
         if self._control is not None:
             self._control.respond(None if instructions is None else sendable(instructions), tools)
 
     def commit(self) -> None:
-        """Make a turn of what the caller has said since the last one, or since `clear`; `respond` has it answered.
+        """End the caller's turn: all audio since the last turn or since `clear`. `respond` has the agent answer it.
 
         Raises:
-            DefinitionError: the model finds the turns itself, see `Turns`.
+            DefinitionError: turn detection is on (see `Turns`), so the model ends turns itself.
         """
         if self._control is not None:
             self._control.commit()
 
     def clear(self) -> None:
-        """Forget what the caller has said since the last turn, as when they press the key to talk.
+        """Discard the caller's audio since the last turn, for example when they press the push-to-talk key.
 
         Raises:
-            DefinitionError: the model finds the turns itself, see `Turns`.
+            DefinitionError: turn detection is on (see `Turns`), so the model ends turns itself.
         """
         if self._control is not None:
             self._control.clear()
 
     def attach(self, control: CallControl | None) -> None:
-        """Connect this handle with its live call, or (None) part them."""
+        """Connect this handle to its live call, or disconnect it with None."""
         self._control = control
 
 
 def sendable(text: str) -> str:
-    """Return text without lone surrogates (decoding with "surrogateescape" leaves some), which no socket takes."""
+    """Return text with each lone surrogate replaced by "?": no socket can send one.
+
+    Decoding with "surrogateescape" leaves lone surrogates behind.
+    """
     return text.encode("utf-8", "replace").decode()

@@ -1,13 +1,13 @@
-"""Hand-offs: the tools by which the model passes a call from one agent to another.
+"""Hand-offs: the tools with which the model passes a call from one agent to another.
 
-An agent names the agents to which it may hand a call, as agents, or by name where they form a circle:
+An agent lists the agents that it may hand a call to, or their names where the hand-offs form a circle:
 
     billing = Agent(name="billing", instructions="...", tools=[refund], handoffs=["front desk"])
     front = Agent(name="front desk", instructions="...", handoffs=[billing])
 
-The model gets one tool for each of them, `hand_off_to_billing`. The model session stays the same; instructions and
-tools change. The settings for the phone, the voice once it was heard, and the way the caller is listened to remain
-those of the agent that answered.
+The model gets one tool for each of them, for example `hand_off_to_billing`. The model session stays the same; its
+instructions and tools change. The phone's settings, the voice (once it was heard), and how the caller is listened to
+stay those of the agent that answered the call.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from typing import Any
 from phoneagent.agent.tools import MAX_NAME_CHARS, Tool
 
 INSTRUCTIONS_SECONDS = 5.0
-"""How long an agent's own function may take to write its instructions; the caller waits."""
+"""How long user functions may take to choose an agent and to write its instructions: the caller waits in silence."""
 
 
 def hand_off_tool(name: str) -> Tool:
-    """Return the tool that hands a call to the agent of that name, as the model sees it.
+    """Return the tool that hands a call to the agent with that name, as the model sees it.
 
-    A name without a Latin letter or a digit becomes its hash: tool names have no other characters.
+    A tool's name takes only Latin letters and digits, so an agent's name that has none of them becomes a hash.
     """
     spelled = re.sub(r"[^A-Za-z0-9]+", "_", name).strip("_").lower()
     return Tool(
@@ -39,12 +39,12 @@ def hand_off_tool(name: str) -> Tool:
 
 
 def is_hand_off(tool: Tool) -> bool:
-    """Tell whether a tool was made by `hand_off_tool`."""
+    """Return whether a tool was made by `hand_off_tool`."""
     return tool.handler is _placeholder
 
 
 def hand_off_output(name: str) -> str:
-    """Return the output of a hand-off to the agent of that name; a call's record tells by it which agent speaks."""
+    """Return the output of a hand-off to the agent with that name. In a call's record it tells which agent speaks."""
     return (
         f'The call is handed over: you are "{name}" now, with the instructions and tools that you have just been '
         "given. Go on with the caller, and do not greet them again."
@@ -52,4 +52,4 @@ def hand_off_output(name: str) -> str:
 
 
 async def _placeholder(arguments: Mapping[str, Any]) -> str:
-    raise AssertionError("the session of a call replaces this handler")
+    raise AssertionError("a hand-off runs in the call's session, never here")

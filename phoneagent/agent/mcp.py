@@ -1,8 +1,8 @@
-"""Tools of MCP servers: of one that the model's provider calls by itself, and of one that we call.
+"""MCP servers: those that the model's provider calls, and those that this process calls.
 
-`McpServer` is part of the session's configuration: the provider connects to it, and we only see what comes of it.
-`LocalMcpServer` is started or reached from here, with the `mcp` package (`pip install 'phoneagent[mcp]'`); its tools
-are offered to the model as functions, and run like any other tool.
+`McpServer` is part of the session's configuration: the provider connects to it, and this process only sees the results.
+`LocalMcpServer` is started or reached from here, with the `mcp` package (`pip install 'phoneagent[mcp]'`). Its tools
+are offered to the model as functions and run like any other tool.
 """
 
 from __future__ import annotations
@@ -27,30 +27,33 @@ if TYPE_CHECKING:
 log = logging.getLogger("phoneagent.agent.mcp")
 
 READY_SECONDS = 3.0
-"""How long a call waits for a server that is not up yet; without it the call has none of its tools."""
+"""How long a call waits for a server that is not up yet; after that the call goes on without the server's tools."""
 
 START_SECONDS = 30.0
-"""A server that is not up after so long is given up, and started anew for the next call."""
+"""How long a server may take to start; after that it is given up, and the next call starts it anew."""
 
 CLOSE_SECONDS = 5.0
+"""How long a server may take to stop."""
 
 HTTP_SECONDS = 10.0
-"""How long it may take to connect over HTTP, and to send."""
+"""How long connecting over HTTP may take, and sending."""
 
 MAX_PAGES = 20
-"""More of a list of tools is not read."""
+"""How many pages of a server's list of tools are read."""
 
 
 @dataclass(frozen=True, slots=True)
 class McpServer:
     """An MCP server that the model's provider reaches over the internet; put it among an agent's tools.
 
-    `authorization` is an OAuth token. `allowed_tools` are the tools that the model may see, None for all. Nobody is
-    there to approve a call, so none needs approval (`"never"`); with a list, the tools in it do, and are refused.
+    `authorization` is an OAuth token. `allowed_tools` are the tools that the model may see, None for all of them.
+
+    A phone call has no operator to approve tool calls, so by default none needs approval (`"never"`). If
+    `require_approval` is a list, the tools in it need approval, and each call of one is refused.
     """
 
     label: str
-    url: str = field(repr=False)  # some have their key in it
+    url: str = field(repr=False)  # some URLs contain a key
     _: KW_ONLY
     description: str | None = None
     authorization: str | None = field(default=None, repr=False)
@@ -64,22 +67,24 @@ class McpServer:
                 f"MCP server label {self.label!r} cannot be used: 1 to 64 letters, digits, _ and - are allowed"
             )
         if not re.match(r"https?://[^/]", self.url):
-            raise DefinitionError(f"MCP server {self.label!r} has a url that is none: write https://…")
+            raise DefinitionError(f"MCP server {self.label!r} has a malformed url: write https://…")
         if self.authorization is not None and any(name.lower() == "authorization" for name in self.headers):
-            raise DefinitionError(f"MCP server {self.label!r} has authorization and such a header: give one of them")
+            raise DefinitionError(
+                f"MCP server {self.label!r} has both authorization= and an Authorization header: give one of them"
+            )
         if self.require_approval != "never":
             if isinstance(self.require_approval, str) or self.allowed_tools is None:
                 raise DefinitionError(
                     f"MCP server {self.label!r} has require_approval={self.require_approval!r}: write 'never', or a "
-                    "list of tools, and all of them in allowed_tools"
+                    "list of tools that are all in allowed_tools"
                 )
             if unknown := set(self.require_approval) - set(self.allowed_tools):
                 raise DefinitionError(
-                    f"MCP server {self.label!r} requires approval for {sorted(unknown)}: add it to allowed_tools"
+                    f"MCP server {self.label!r} requires approval for {sorted(unknown)}: add them to allowed_tools"
                 )
 
     def definition(self) -> dict[str, Any]:
-        """Return the server as the Realtime API takes it among a session's tools."""
+        """Return the server in the shape that the Realtime API takes among a session's tools."""
         given: dict[str, Any] = {
             "type": "mcp",
             "server_label": self.label,
@@ -87,9 +92,9 @@ class McpServer:
             "require_approval": "never",
         }
         if self.require_approval != "never":
-            asked = list(self.require_approval)
-            free = [name for name in self.allowed_tools or () if name not in asked]
-            given["require_approval"] = {"always": {"tool_names": asked}, "never": {"tool_names": free}}
+            always = list(self.require_approval)
+            never = [name for name in self.allowed_tools or () if name not in always]
+            given["require_approval"] = {"always": {"tool_names": always}, "never": {"tool_names": never}}
         optional = {
             "server_description": self.description,
             "authorization": self.authorization,
@@ -100,12 +105,14 @@ class McpServer:
 
 
 class LocalMcpServer:
-    """An MCP server that we start (`command`) or reach (`url`); put it among an agent's tools.
+    """An MCP server that this process starts (`command`) or connects to (`url`); put it among an agent's tools.
 
-    The process of a `command` gets `env` beside a few harmless variables of ours, starts with the first call or
-    `ready()`, and ends with the event loop or `close()`. `headers` go with each request to a `url`. Of the server's
-    tools the model is offered the `allowed_tools`, None for all. `timeout` (seconds), `filler` and `filler_after` are
-    as for any tool. A server that has died is started, or connected to, once more for the next tool call.
+    The process of a `command` gets `env` and a few harmless variables of our environment. It starts with the first call
+    or `ready()`, and ends with the event loop or `close()`. `headers` go with each request to a `url`.
+
+    The model may see the `allowed_tools` of the server, None for all of them. `timeout` (seconds), `filler` and
+    `filler_after` (seconds) are as for any tool. If the server dies, the next tool call starts it, or connects to it,
+    again.
     """
 
     def __init__(
@@ -128,7 +135,7 @@ class LocalMcpServer:
             raise DefinitionError(f"MCP server {name!r} needs the mcp package: pip install 'phoneagent[mcp]'")
         self.name = name
         self.tools: tuple[Tool, ...] = ()
-        """Its tools, once it was asked for them."""
+        """The server's tools, empty until it has listed them."""
         self._command = tuple(command)
         self._env = None if env is None else dict(env)
         self._cwd = cwd
@@ -140,10 +147,10 @@ class LocalMcpServer:
         self._listed: _Link | None = None
 
     def __repr__(self) -> str:
-        return f"<LocalMcpServer {self.name!r}, {len(self.tools)} tools>"  # arguments and addresses may hold keys
+        return f"<LocalMcpServer {self.name!r}, {len(self.tools)} tools>"  # its arguments and its URL may contain keys
 
     async def ready(self, seconds: float = READY_SECONDS) -> bool:
-        """Have the server up and its tools listed; returns False, and says so in the log, if that does not work."""
+        """Start or reach the server and list its tools. A failure is logged, and returns False."""
         try:
             async with asyncio.timeout(seconds):
                 link = self._open()
@@ -151,27 +158,27 @@ class LocalMcpServer:
                     self.tools = await self._list(await link.client())
                     self._listed = link
         except TimeoutError:
-            log.error("the MCP server %s is not up after %g s: its tools are missing", self.name, seconds)
+            log.error("the MCP server %s is not up after %g s: its tools are missing from the call", self.name, seconds)
             return False
         except Exception as error:  # noqa: BLE001 - a server may do anything, and it is reported
-            log.error("the MCP server %s cannot be used: %s", self.name, self.words(error))
+            log.error("the MCP server %s cannot be used: %s", self.name, self.describe(error))
             return False
         return True
 
     async def close(self) -> None:
-        """End the connection, and with it the process."""
+        """Close the connection, which ends a server that this process started."""
         link, self._link, self._listed = self._link, None, None
         if link is not None and link.loop is asyncio.get_running_loop():
             await link.close()
 
-    def words(self, error: BaseException) -> str:
-        """Return what went wrong, for the log; an address is not repeated, it may hold a key."""
+    def describe(self, error: BaseException) -> str:
+        """Describe an error for the log. The error of a `url` may repeat it, key and all, so only its type is named."""
         while isinstance(error, BaseExceptionGroup):
             error = error.exceptions[0]
         return f"{type(error).__name__}: {error}" if self._url is None else type(error).__name__
 
     def _open(self) -> _Link:
-        """Return the connection, a new one if there is none any more."""
+        """Return the connection; open a new one if there is none, or if it has ended."""
         link = self._link
         if link is None or link.over or link.loop is not asyncio.get_running_loop():
             link = self._link = _Link(self)
@@ -187,7 +194,7 @@ class LocalMcpServer:
                     try:
                         tool = self._tool(listed)
                     except DefinitionError as error:
-                        log.error("a tool of the MCP server %s is left out: %s", self.name, str(error))
+                        log.error("the MCP server %s has a tool that is left out: %s", self.name, str(error))
                         continue
                     found.setdefault(tool.name, tool)
             cursor = page.next_cursor
@@ -215,15 +222,15 @@ class LocalMcpServer:
         try:
             client = await link.client()
         except Exception as error:
-            log.error("the MCP server %s cannot be used: %s", self.name, self.words(error))
+            log.error("the MCP server %s cannot be used: %s", self.name, self.describe(error))
             raise ToolError(f"{self.name} cannot be reached at the moment") from error
         try:
             result = await client.call_tool(name, arguments)
         except MCPError as error:
-            log.error("the MCP server %s failed in %s: %s", self.name, name, self.words(error))
+            log.error("the MCP server %s failed in %s: %s", self.name, name, self.describe(error))
             ended = link.over or error.code == CONNECTION_CLOSED
             if self._url is not None:
-                link.leave()  # whether the server has forgotten us is not told: the next call introduces itself anew
+                link.leave()  # the server may have dropped our session without saying so: the next call opens one anew
             if ended:
                 raise ToolError(f"{self.name} ended while {name} ran: the outcome is unknown") from error
             raise ToolError(f"{name} failed: {error.message}") from error
@@ -236,7 +243,7 @@ class LocalMcpServer:
 
     @asynccontextmanager
     async def connect(self, ended: asyncio.Event) -> AsyncIterator[mcp.Client]:
-        """Connect to the server; `ended` is set when it ends the connection."""
+        """Connect to the server; `ended` is set when the server ends the connection."""
         import httpx2
         from mcp import Client
         from mcp.client.stdio import StdioServerParameters, stdio_client
@@ -244,7 +251,7 @@ class LocalMcpServer:
 
         async with AsyncExitStack() as stack:
             if self._url is not None:
-                patience = httpx2.Timeout(HTTP_SECONDS, read=None)  # answers may take long, each call has its own limit
+                patience = httpx2.Timeout(HTTP_SECONDS, read=None)  # each call has its own time limit
                 http = await stack.enter_async_context(httpx2.AsyncClient(headers=self._headers, timeout=patience))
                 transport = streamable_http_client(self._url, http_client=http)
             else:
@@ -256,7 +263,7 @@ class LocalMcpServer:
 
 
 class _Link:
-    """A connection, held by a task of its own: what opens a connection has to close it."""
+    """A connection that a task of its own holds open: the `mcp` package wants it opened and closed by the same task."""
 
     def __init__(self, server: LocalMcpServer) -> None:
         self._server = server
@@ -267,19 +274,19 @@ class _Link:
 
     @property
     def over(self) -> bool:
-        """Whether it is of no use any more."""
+        """Whether the connection has ended."""
         return self._ended.is_set() or self._task.done()
 
     async def client(self) -> mcp.Client:
-        """Return the client, as soon as it is connected. Raises whatever prevented that."""
+        """Return the client as soon as it is connected; raise the error if connecting failed."""
         return await asyncio.shield(self._client)
 
     def leave(self) -> None:
-        """End it, in its own time."""
+        """Have the connection closed, without waiting for that."""
         self._ended.set()
 
     async def close(self) -> None:
-        """End it, and wait for that."""
+        """Close the connection, and wait up to CLOSE_SECONDS for that."""
         self.leave()
         if not self._client.done():
             self._task.cancel()
@@ -292,18 +299,18 @@ class _Link:
                 self._client.set_result(client)
                 await self._ended.wait()
             log.info("the connection to the MCP server %s has ended", self._server.name)
-        except Exception as error:  # noqa: BLE001 - a server may do anything; whoever waits for it is told
+        except Exception as error:  # noqa: BLE001 - a server may do anything; the caller of `client` gets the error
             if self._client.done():
-                log.warning("the MCP server %s: %s", self._server.name, self._server.words(error))
+                log.warning("the MCP server %s failed: %s", self._server.name, self._server.describe(error))
             else:
                 self._fail(error)
         finally:
             if not self._client.done():
-                self._fail(ConnectionAbortedError("the connection was given up"))
+                self._fail(ConnectionAbortedError("the connection was closed before it was ready"))
 
     def _fail(self, error: Exception) -> None:
         self._client.set_exception(error)
-        self._client.exception()  # perhaps nobody waits for it
+        self._client.exception()  # marks it as retrieved: asyncio would log an error that is never awaited
 
 
 @asynccontextmanager
@@ -313,7 +320,7 @@ async def _watched(transport: Any, ended: asyncio.Event) -> AsyncIterator[Any]:
 
 
 class _Watched:
-    """What a server sends; its end is noted."""
+    """The stream of a server's messages; it sets `ended` when the stream ends."""
 
     def __init__(self, stream: Any, ended: asyncio.Event) -> None:
         self._stream = stream

@@ -1,7 +1,7 @@
-"""What an agent may set of its model session: how it speaks, takes turns and hears, and what it may spend.
+"""An agent's options for its model session: voice, turn-taking, hearing and limits.
 
-Small values, checked where they are written down. Each knows its own part of the session in GA's shape; what a model,
-or the beta dialect, does not take is left out when the session is opened, and that is told.
+Each option is a small value that is checked where it is written. Each writes its own part of the session in GA's shape.
+Fields that a model or the beta dialect does not accept are left out when the session opens, and that is reported.
 
 Source: OpenAI's Realtime API reference, `session.update`.
 """
@@ -22,14 +22,14 @@ Truncation = Literal["auto", "disabled"]
 Effort = Literal["minimal", "low", "medium", "high", "xhigh"]
 
 _SERVER_VAD = {"threshold": 0.5, "prefix_padding_ms": 300, "silence_duration_ms": 500}
-"""Sent in full: what servers take for the default differs from what they document."""
+"""Sent in full, because servers use other defaults than they document."""
 
 _LANGUAGE = re.compile(r"[a-z]{2,3}(-[A-Za-z0-9]{2,8})*")
 
 
 @dataclass(frozen=True, slots=True)
 class Voice:
-    """How the agent sounds.
+    """The agent's voice.
 
     `name` is one of the model's voices, or the id of a custom one (`voice_…`). `speed` is a factor from 0.25 to 1.5.
     """
@@ -49,14 +49,15 @@ class Voice:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Turns:
-    """How the end of the caller's turn is found.
+    """Turn detection: how the model finds the end of the caller's turn.
 
-    - `server_vad`: by silence. `threshold` is 0 to 1 (0.5; higher for noisy lines); `prefix_padding_ms` of audio before
-      the detected start belong to the turn (300); after `silence_duration_ms` without speech it is over (500). After
-      `idle_timeout_ms` (5000 to 30000) in which the caller says nothing, the agent asks whether they are still there.
-    - `semantic_vad`: by what was said. With `eagerness` "low" the model waits 8 s at most, "medium" 4 s, "high" 2 s.
-    - `manual`: not at all, as for push-to-talk: `call.clear()`, `call.commit()`, `call.respond()` and
-      `call.interrupt()` are yours to call.
+    - `server_vad`: by silence. `threshold` is 0 to 1 (default 0.5; higher for noisy lines). The turn includes
+      `prefix_padding_ms` of audio before the detected start (300) and ends after `silence_duration_ms` without speech
+      (500). If the caller says nothing for `idle_timeout_ms` (5000 to 30000), the agent asks whether they are still
+      there.
+    - `semantic_vad`: by the words. With `eagerness` "low" the model waits at most 8 s, "medium" 4 s, "high" 2 s.
+    - `manual`: not at all, as for push-to-talk. Your code calls `call.clear()`, `call.commit()`, `call.respond()` and
+      `call.interrupt()`.
     """
 
     detection: Detection = "server_vad"
@@ -78,7 +79,10 @@ class Turns:
         _belongs(self, "eagerness", "semantic_vad")
 
     def session(self, *, create_response: bool) -> dict[str, Any] | None:
-        """Return `audio.input.turn_detection`. Interrupting is ours: the server does not know what was heard."""
+        """Return `audio.input.turn_detection`.
+
+        `interrupt_response` is off because the server does not know how much the caller heard; the bridge interrupts.
+        """
         if self.detection == "manual":
             return None
         ours = {"create_response": create_response, "interrupt_response": False}
@@ -90,13 +94,18 @@ class Turns:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Hearing:
-    """How the caller's side of the transcript is written, and what is done about noise.
+    """The transcription of the caller's speech, and noise reduction.
 
-    The model itself hears the audio; the transcript is a recogniser's. `models` are recognisers that are tried in turn;
-    None takes the endpoint's, an empty sequence goes without: then nobody else knows what the caller said, not even the
-    next model session, should this one be lost. `language` (ISO 639-1) helps it; several are
-    possible languages. `prompt` is a text in the style to expect; `keywords` are words to expect, such as names.
-    `noise_reduction`, before the model hears anything: "near_field" for a handset, "far_field" for a speakerphone.
+    The model hears the audio itself; the transcript comes from a separate recogniser.
+
+    `models` are recognisers to try in order. None uses the endpoint's. An empty sequence uses none: then the caller's
+    words are in no record, and a new model session does not get them if this one is lost.
+
+    `language` (ISO 639-1) helps the recogniser; give several if the caller may speak any of them. `prompt` is a text in
+    the expected style; `keywords` are expected words, such as names.
+
+    `noise_reduction` is applied before the model hears the audio: "near_field" for a handset, "far_field" for a
+    speakerphone.
     """
 
     models: str | Sequence[str] | None = None
@@ -115,7 +124,7 @@ class Hearing:
                     raise _wrong(self, name, "write text, or a sequence of texts")
                 object.__setattr__(self, name, tuple(value))  # a list that changes later would change sessions
             if not all(isinstance(each, str) and each.strip() for each in _several(value)):
-                raise _wrong(self, name, "an entry is empty, or no text")
+                raise _wrong(self, name, "each entry must be text that is not empty")
         if not all(_LANGUAGE.fullmatch(each) for each in _several(self.language)):
             raise _wrong(self, "language", 'write codes of ISO 639-1, like "fr"')
         if self.prompt is not None:
@@ -124,11 +133,11 @@ class Hearing:
 
     @property
     def transcription_models(self) -> tuple[str, ...] | None:
-        """The recognisers to try in turn; None leaves them to the endpoint."""
+        """The recognisers to try in order; None uses the endpoint's."""
         return None if self.models is None else _several(self.models)
 
     def session(self) -> dict[str, Any]:
-        """Return the parts of `audio.input`; the recogniser's name comes with the endpoint."""
+        """Return the parts of `audio.input`, without the recogniser's name, which comes with the endpoint."""
         several = self.language is not None and not isinstance(self.language, str)
         transcription = _given(
             language=None if several else self.language,
@@ -143,13 +152,16 @@ class Hearing:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
-    """What a response may cost, and what of a long call the model is shown. None leaves it to the server.
+    """Limits of a response and of the conversation that the model sees. None leaves a limit to the server.
 
-    `max_output_tokens` (1 to 4096) are those of one response, tool calls and audio included: a sentence is cut where
-    they end. When a call outgrows the model's context, `truncation` "auto" drops its oldest items and "disabled" fails;
-    `retention_ratio` (0 to 1) drops more at once, down to that share, which keeps more of the rest cached and cheap;
-    with it, `post_instructions_tokens` says how many tokens besides the instructions are the most. `reasoning_effort`
-    and `parallel_tool_calls` are known to models that reason.
+    `max_output_tokens` (1 to 4096) limits one response, tool calls and audio included; a longer sentence is cut off.
+
+    When a call outgrows the model's context, `truncation` "auto" drops its oldest items, and "disabled" fails.
+    `retention_ratio` (0 to 1) instead drops items until only that share is left: fewer truncations keep more of the
+    conversation cached, which is cheaper. With it, `post_instructions_tokens` is the maximum number of tokens besides
+    the instructions.
+
+    `reasoning_effort` and `parallel_tool_calls` apply to models that reason.
     """
 
     max_output_tokens: int | None = None
@@ -167,12 +179,12 @@ class Limits:
         _is_one_of(self, "reasoning_effort", (None, *get_args(Effort)))
         _is_one_of(self, "parallel_tool_calls", (None, True, False))
         if self.truncation is not None and self.retention_ratio is not None:
-            raise _wrong(self, "truncation", "it excludes retention_ratio: leave one of them out")
+            raise _wrong(self, "truncation", "it conflicts with retention_ratio: leave one of them out")
         if self.post_instructions_tokens is not None and self.retention_ratio is None:
             raise _wrong(self, "post_instructions_tokens", "it needs a retention_ratio, like 0.8")
 
     def session(self) -> dict[str, Any]:
-        """Return the parts of the session."""
+        """Return the parts of the session that these limits set."""
         truncation: Any = self.truncation
         if self.retention_ratio is not None:
             tokens = _given(post_instructions=self.post_instructions_tokens)
@@ -226,4 +238,4 @@ def _is_number(owner: object, name: str, low: float, high: float, *, whole: bool
 
 def _belongs(turns: Turns, name: str, detection: Detection) -> None:
     if getattr(turns, name) is not None and turns.detection != detection:
-        raise _wrong(turns, name, f"it belongs to detection={detection!r}, not {turns.detection!r}: leave one out")
+        raise _wrong(turns, name, f"it applies to detection={detection!r}, not {turns.detection!r}: leave one out")

@@ -1,4 +1,4 @@
-"""Tools: functions that the model may call, and what becomes of their arguments and their outputs."""
+"""Tools: functions that the model may call, with checked arguments and limited output."""
 
 from __future__ import annotations
 
@@ -27,36 +27,37 @@ from phoneagent.usercode import run_in_thread
 log = logging.getLogger("phoneagent.agent.tools")
 
 TOOL_SECONDS = 20.0
-"""How long a tool may take, unless it says otherwise."""
+"""How long a tool may take by default."""
 
 FILLER_SECONDS = 1.0
-"""How long a tool works in silence before its filler is said, unless it says otherwise."""
+"""How much silence there is before a tool's filler is said, by default."""
 
 MAX_ARGUMENTS_CHARS = 64 * 1024
 MAX_OUTPUT_CHARS = 64 * 1024
-"""More than this is not an answer a model can use."""
+"""A model cannot use a longer output."""
 
 MAX_FAILURE_CHARS = 2_000
-"""More than this of what went wrong is no help."""
+"""A longer failure message does not help the model."""
 
 MAX_PROBLEMS = 5
-"""So many of the things that are wrong with arguments are told."""
+"""How many problems with a tool call's arguments the model is told about; the rest are counted."""
 
 HELD_SECONDS = 0.5
-"""An async tool that does not wait for so long holds up the audio of every call, and that is logged."""
+"""An async tool that blocks the event loop for longer holds up the audio of every call, and that is logged."""
 
 MAX_NAME_CHARS = 64
 _NAME = re.compile(rf"[A-Za-z0-9_-]{{1,{MAX_NAME_CHARS}}}")
 
 Handler: TypeAlias = Callable[..., Any]
+"""The function of a tool, plain or async."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tool:
-    """A function that the model may call. Made by `@tool`, or by hand from a name, a JSON schema and a handler.
+    """A function that the model may call. `@tool` makes one; or write a name, a JSON schema and a handler by hand.
 
-    A handler made by hand is called with the arguments as one dict, and with the call as `call` if it takes one.
-    `timeout` is in seconds. For `once`, `filler` and `filler_after` see `tool`.
+    A handler that is written by hand gets the arguments as one dict, and the call as `call` if it has that parameter.
+    `timeout` and `filler_after` are in seconds. For `once`, `filler` and `filler_after` see `tool`.
     """
 
     name: str
@@ -78,30 +79,32 @@ class Tool:
         if not isinstance(self.description, str) or sendable(self.description) != self.description:
             raise DefinitionError(f"tool {self.name!r} has description={self.description!r}: write text")
         if not _is_seconds(self.timeout) or self.timeout == 0:
-            raise DefinitionError(f"tool {self.name!r} has timeout={self.timeout!r}: it must be above 0 seconds")
+            raise DefinitionError(f"tool {self.name!r} has timeout={self.timeout!r}: it must be more than 0 seconds")
         if not _is_seconds(self.filler_after):
-            raise DefinitionError(f"tool {self.name!r} has filler_after={self.filler_after!r}: it must be 0 s or more")
+            raise DefinitionError(
+                f"tool {self.name!r} has filler_after={self.filler_after!r}: it must be 0 seconds or more"
+            )
         if self.filler is not None and not (isinstance(self.filler, str) and self.filler.strip()):
-            raise DefinitionError(f"tool {self.name!r} has no text for its filler: write what is to be said, or None")
+            raise DefinitionError(f"tool {self.name!r} has filler={self.filler!r}: write what the agent says, or None")
         self._check_parameters()
         if inspect.isasyncgenfunction(self.handler):
-            raise DefinitionError(f"tool {self.name!r} yields its output in pieces: return all of it")
+            raise DefinitionError(f"tool {self.name!r} is an async generator: return the whole output instead")
         if self.model is None and self.call_parameter is None and "call" in _parameters_of(self.handler, self.name):
             object.__setattr__(self, "call_parameter", "call")
 
     def _check_parameters(self) -> None:
-        """Refuse a schema with which no session could be opened."""
+        """Refuse a schema that the Realtime API would refuse, because then no session could be opened."""
         if not isinstance(self.parameters, Mapping):
-            raise DefinitionError(f"tool {self.name!r} has parameters that are no JSON schema: write a dict")
+            raise DefinitionError(f"tool {self.name!r} has parameters={self.parameters!r}: write a JSON schema, a dict")
         if (kind := self.parameters.get("type", "object")) != "object":
-            raise DefinitionError(f"tool {self.name!r} has parameters of type {kind!r}: arguments are an object")
+            raise DefinitionError(f"tool {self.name!r} has parameters of type {kind!r}: write the type 'object'")
         try:
             json.dumps(dict(self.parameters), ensure_ascii=False).encode()
         except (TypeError, ValueError, RecursionError) as error:
             raise DefinitionError(f"tool {self.name!r} has parameters that are not JSON: {error}") from None
 
     def definition(self) -> dict[str, Any]:
-        """Return the tool as the Realtime API takes it."""
+        """Return the tool in the shape that the Realtime API takes."""
         return {
             "type": "function",
             "name": self.name,
@@ -110,43 +113,43 @@ class Tool:
         }
 
     def canonical(self, arguments: str) -> str | None:
-        """Return the arguments in a spelling in which equal ones are the same; None for such as the tool refuses.
+        """Return the arguments in a canonical spelling, the same for equal arguments; None if the tool refuses them.
 
-        What is left out counts as its default, unless that is made anew each time.
+        An argument that is left out counts as its default, unless a factory makes that default anew each time.
         """
         try:
             given = pydantic_core.from_json(arguments or "{}")
             checked = None if self.model is None else self.model.model_validate_json(arguments or "{}")
-        except BaseException:  # noqa: BLE001 - a user's validator may raise anything, and `run` tells what is wrong
+        except BaseException:  # noqa: BLE001 - a user's validator may raise anything; `run` reports what is wrong
             return None
         if checked is not None:
             fields = type(checked).model_fields
             absent = fields.keys() - checked.model_fields_set
             made = {name for name in absent if fields[name].default_factory is not None}
-            with suppress(ValueError):  # a type that JSON does not carry: as the model wrote it, then
+            with suppress(ValueError):  # JSON cannot express a value: use the arguments as the model wrote them
                 given = pydantic_core.to_jsonable_python(checked.model_dump(exclude=made))
         return json.dumps(given, sort_keys=True) if isinstance(given, dict) else None
 
     async def run(self, call: Call, arguments: str) -> str:
-        """Run the tool with the model's JSON. Whatever happens becomes an answer to the model; nothing is raised.
+        """Run the tool with the model's JSON and return its output. A failure is also an output; nothing is raised.
 
-        A tool that goes on although it was cancelled is left to itself, as a thread is.
+        A tool that keeps running after its cancellation is left running in the background, as a thread would be.
         """
-        about = {"call_sid": call.sid}
+        context = {"call_sid": call.sid}
         work = asyncio.create_task(self._work(call, arguments), name=f"phoneagent tool {self.name}")
         try:
             await asyncio.wait([work], timeout=self.timeout)
         finally:
-            if not work.done():  # also when the process ends
+            if not work.done():  # it timed out, or this task was cancelled because the process ends
                 _leave(work)
         if not work.done():
-            log.warning("tool %s took longer than %g s", self.name, self.timeout, extra=about)
+            log.warning("tool %s took longer than %g s", self.name, self.timeout, extra=context)
             return failure(f"{self.name} took longer than {self.timeout:g} s; its outcome is unknown")
         if work.cancelled():
-            log.warning("tool %s was cancelled from inside", self.name, extra=about)
+            log.warning("tool %s was cancelled by its own code", self.name, extra=context)
             return failure(f"{self.name} failed")
-        if (error := work.exception()) is not None:  # whatever it raised: the model is told, the log has the rest
-            log.error("tool %s failed", self.name, exc_info=error, extra=about)
+        if (error := work.exception()) is not None:  # the traceback is for the log, not for the model
+            log.error("tool %s failed", self.name, exc_info=error, extra=context)
             return failure(f"{self.name} failed")
         return work.result()
 
@@ -156,7 +159,7 @@ class Tool:
             return self._output(await self._invoke(call, positional, named))
         except ToolError as error:
             return failure(str(error) or f"{self.name} failed")
-        except (SystemExit, KeyboardInterrupt) as error:  # out of a task they would end the process
+        except (SystemExit, KeyboardInterrupt) as error:  # raised from a task, these would end the process
             raise RuntimeError(f"it raised {type(error).__name__}") from error
 
     def _arguments(self, call: Call, arguments: str) -> tuple[list[Any], dict[str, Any]]:
@@ -172,62 +175,67 @@ class Tool:
             checked = self.model.model_validate_json(arguments or "{}")
         except pydantic.ValidationError as error:
             found = error.errors(include_url=False, include_context=False, include_input=False)
-            told = [f"{'.'.join(map(str, each['loc'])) or 'arguments'}: {each['msg']}" for each in found[:MAX_PROBLEMS]]
-            more = [f"and {len(found) - len(told)} more"] if len(found) > len(told) else []
-            raise ToolError(f"bad arguments: {'; '.join(told + more)}") from None
+            shown = found[:MAX_PROBLEMS]
+            problems = [f"{'.'.join(map(str, each['loc'])) or 'arguments'}: {each['msg']}" for each in shown]
+            more = [f"and {len(found) - len(shown)} more"] if len(found) > len(shown) else []
+            raise ToolError(f"bad arguments: {'; '.join(problems + more)}") from None
         except ValueError as error:
             raise ToolError(f"the arguments are not JSON: {error}") from None
         return [], {**named, **{key: getattr(checked, key) for key in type(checked).model_fields}}
 
     async def _invoke(self, call: Call, positional: list[Any], named: dict[str, Any]) -> Any:
-        def held(seconds: float) -> None:
-            words = "tool %s held up every call for %.1f s: let it await what takes long, or write it without async"
-            log.error(words, self.name, seconds, extra={"call_sid": call.sid})
+        def report_block(seconds: float) -> None:
+            message = "tool %s blocked every call for %.1f s: await slow work, or make the function plain (no async)"
+            log.error(message, self.name, seconds, extra={"call_sid": call.sid})
 
         if inspect.iscoroutinefunction(self.handler):
-            return _whole(await _watched(self.handler(*positional, **named), held))
+            return _whole(await _watched(self.handler(*positional, **named), report_block))
         result = await run_in_thread(lambda: _whole(self.handler(*positional, **named)))
         if inspect.iscoroutine(result):
-            return _whole(await _watched(result, held))
+            return _whole(await _watched(result, report_block))
         return await result if inspect.isawaitable(result) else result
 
     def _output(self, value: Any) -> str:
         try:
             output = sendable(value) if isinstance(value, str) else pydantic_core.to_json(value).decode()
         except pydantic_core.PydanticSerializationError as error:
-            log.error("tool %s returned something that is not JSON: %s", self.name, str(error))
+            log.error("tool %s returned a value that cannot be written as JSON: %s", self.name, str(error))
             return failure(f"{self.name} returned something that cannot be written as JSON")
         if len(output) > MAX_OUTPUT_CHARS:
-            log.error("tool %s returned %d characters, the limit is %d", self.name, len(output), MAX_OUTPUT_CHARS)
+            log.error("tool %s returned %d characters: the limit is %d", self.name, len(output), MAX_OUTPUT_CHARS)
             return failure(f"{self.name} returned too much: {len(output)} of {MAX_OUTPUT_CHARS} characters")
         return output
 
 
 def failure(message: str) -> str:
-    """Return what the model is told of something that did not work."""
+    """Return the output that tells the model about a failure."""
     if len(message) > MAX_FAILURE_CHARS:
         message = f"{message[:MAX_FAILURE_CHARS]}… (cut)"
     return pydantic_core.to_json({"error": sendable(message)}).decode()
 
 
 _left: set[asyncio.Task[str]] = set()
+"""Cancelled tools that are still running. The event loop holds tasks weakly, so without this they could vanish."""
 
 
 def _leave(work: asyncio.Task[str]) -> None:
-    """Cancel a task, and let it go on to its end for as long as it likes."""
+    """Cancel a task without waiting for its end, which may come late or never."""
     work.cancel()
-    _left.add(work)  # else nobody would hold it
+    _left.add(work)
     work.add_done_callback(_left.discard)
 
 
 def _whole(value: Any) -> Any:
-    """Return what a function has yielded as a list, of an endless one more than an answer has room for."""
+    """Return the values of a generator as a list; any other value as it is.
+
+    The list ends after MAX_OUTPUT_CHARS values: an endless generator then fails for its length.
+    """
     return list(itertools.islice(value, MAX_OUTPUT_CHARS)) if isinstance(value, Iterator) else value
 
 
 @types.coroutine
-def _watched(work: Coroutine[Any, Any, Any], held: Callable[[float], None]) -> Generator[Any, Any, Any]:
-    """Run a coroutine, and tell `held` of each time that it kept the event loop from everything else."""
+def _watched(work: Coroutine[Any, Any, Any], report_block: Callable[[float], None]) -> Generator[Any, Any, Any]:
+    """Run a coroutine, and report how many seconds it blocked the event loop, each time it does so for too long."""
     value, error = None, None
     while True:
         since = time.monotonic()
@@ -237,11 +245,11 @@ def _watched(work: Coroutine[Any, Any, Any], held: Callable[[float], None]) -> G
             return end.value
         finally:
             if (seconds := time.monotonic() - since) > HELD_SECONDS:
-                held(seconds)
+                report_block(seconds)
         value, error = None, None
         try:
             value = yield awaited
-        except BaseException as raised:  # noqa: BLE001 - it is the coroutine's
+        except BaseException as raised:  # noqa: BLE001 - the coroutine gets it
             error = raised
 
 
@@ -253,7 +261,9 @@ def _parameters_of(handler: Handler, name: str) -> Mapping[str, inspect.Paramete
     try:
         return inspect.signature(handler).parameters
     except (TypeError, ValueError):
-        raise DefinitionError(f"tool {name!r} has a handler that cannot be called: {handler!r}") from None
+        raise DefinitionError(
+            f"tool {name!r} has handler={handler!r}, which cannot be called: pass a function"
+        ) from None
 
 
 def _from_function(function: Handler, name: str | None, description: str | None, options: Mapping[str, Any]) -> Tool:
@@ -267,7 +277,7 @@ def _from_function(function: Handler, name: str | None, description: str | None,
     for parameter in _parameters_of(function, name).values():
         if parameter.kind not in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY):
             raise DefinitionError(
-                f"tool {name!r} has parameter {parameter.name!r}: only named parameters can be filled"
+                f"tool {name!r} has parameter {parameter.name!r}, which the model cannot fill: use a named one"
             )
         hint = hints.get(parameter.name, Any)
         if hint is Call:
@@ -278,7 +288,7 @@ def _from_function(function: Handler, name: str | None, description: str | None,
         model = pydantic.create_model(name, __config__=pydantic.ConfigDict(extra="forbid"), **fields)
         schema = model.model_json_schema()
     except (pydantic.errors.PydanticUserError, NameError) as error:
-        raise DefinitionError(f"tool {name!r} has parameters that JSON cannot carry: {error}") from None
+        raise DefinitionError(f"tool {name!r} has parameters that JSON cannot express: {error}") from None
     schema.pop("title", None)
     for property_ in schema.get("properties", {}).values():
         property_.pop("title", None)
@@ -319,17 +329,19 @@ def tool(
     """Make a function a tool that the model may call.
 
     The JSON schema comes from the signature (annotate as for pydantic), the description from the docstring. A parameter
-    annotated `Call` gets the live call and is not in the schema. Plain functions run in a thread. What the function
-    returns is given to the model: a string as it is, everything else as JSON. Raise `ToolError` to tell the model what
-    went wrong; any other exception is logged, and the model learns that it failed. After `timeout` seconds the function
-    is cancelled, or left alone where that cannot be, and the model learns that nobody knows what came of it.
+    annotated `Call` gets the live call and is not in the schema. Plain functions run in a thread.
 
-    With `once` (a payment, a booking) the same arguments run the function only once in a call: asked again, the model
-    gets the first output, whatever that was. This holds also where the call goes on in another process; what was cut
-    off there is not repeated, nor is anything run that cannot be written down before.
+    The model gets what the function returns: a string as it is, any other value as JSON. Raise `ToolError` to tell the
+    model what went wrong. Any other exception is logged, and the model learns only that the tool failed. After
+    `timeout` seconds the function is cancelled (a thread is left running), and the model learns that the outcome is
+    unknown.
 
-    While the function works the agent says the `filler`, in the caller's language, should there be `filler_after`
-    seconds of silence.
+    With `once` (a payment, a booking) the function runs only once in a call for the same arguments. If the model calls
+    it again, it gets the first output, whatever that was. This also holds when the call moves to another process: a run
+    that was cut off there is not repeated. A run that cannot be recorded beforehand does not start.
+
+    While the function runs, the agent says the `filler`, in the caller's language, after `filler_after` seconds of
+    silence.
 
     Raises:
         DefinitionError: the signature cannot be turned into a schema.

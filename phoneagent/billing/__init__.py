@@ -1,1 +1,1 @@
-"""What models use, what it costs, and how much of it a provider still allows. Pure functions and counters; no I/O."""
+"""Prices, usage and rate limits of models. Pure functions and counters, without I/O."""

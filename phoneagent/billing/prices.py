@@ -1,7 +1,7 @@
-"""What usage costs: one dated table of prices, and the sum.
+"""Prices of models, in one dated table, and the cost of usage.
 
-Amounts are decimal: what a call costs is exact to a billionth of a dollar, however many responses it has. A price that
-is not known is not zero: the cost then is "at least".
+Amounts are decimal: the cost of a call is exact to a billionth of a dollar, no matter how many responses it has. An
+unknown price is not zero: it makes the cost "at least".
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ MAX_PRICE = 1_000_000
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Price:
-    """What a model costs, in US dollars for a million tokens of each kind, and for a `minute` of audio.
+    """The prices of a model, in US dollars: for a million tokens of each kind, and for a `minute` of audio.
 
-    Prices may be given as text, whole numbers, floats or Decimals. None is unknown; where only the price of cached
-    tokens is unknown, they cost what others cost.
+    A price may be text, an integer, a float or a Decimal. None means unknown. If only the price of cached tokens is
+    unknown, they cost as much as uncached ones.
 
     Raises:
-        ValueError: a price is no number from 0 to 1,000,000.
+        ValueError: a price is not a number from 0 to 1,000,000.
     """
 
     text_in: Decimal | None = None
@@ -48,7 +48,7 @@ class Price:
                 object.__setattr__(self, each.name, _dollars(each.name, value))
 
     def of(self, kind: str) -> Decimal | None:
-        """Return the dollars for a million of a kind of tokens: a field of `Usage`."""
+        """Return the dollars for a million tokens of a kind, which is a field of `Usage`."""
         price: Decimal | None = getattr(self, kind)
         if price is None and kind.endswith("_cached"):
             price = getattr(self, kind.removesuffix("_cached") + "_in")
@@ -83,7 +83,7 @@ PRICES: Mapping[str, Price] = {
     "gpt-realtime-2.1": _LARGE_2,
     "gpt-realtime-mini": _MINI,
     "gpt-realtime-2.1-mini": _MINI,
-    # recognisers
+    # transcription
     "gpt-transcribe": Price(minute=Decimal(".0045")),
     "gpt-live-transcribe": Price(minute=Decimal(".017")),
     "gpt-realtime-whisper": Price(minute=Decimal(".017")),
@@ -91,18 +91,18 @@ PRICES: Mapping[str, Price] = {
     "gpt-4o-mini-transcribe": Price(text_in=Decimal("1.25"), audio_in=Decimal("3"), text_out=Decimal("5")),
     "whisper-1": Price(minute=Decimal(".006")),
 }
-"""OpenAI's list prices as of `PRICES_AS_OF`, from the models' pages of its documentation."""
+"""OpenAI's list prices as of `PRICES_AS_OF`, from the model pages of its documentation."""
 
 _DATE = re.compile(r"-20\d\d-\d\d-\d\d$", re.ASCII)
 
 
 def price_of(model: str, prices: Mapping[str, Price] = PRICES) -> Price | None:
-    """Return a model's price, None if it is unknown. A dated name costs what the same name costs without its date."""
+    """Return a model's price; None if it is unknown. A dated name has the price of the name without its date."""
     return prices.get(model) or prices.get(_DATE.sub("", model))
 
 
 def cost_of(usage: Usage, price: Price | None) -> Cost:
-    """Return what that usage costs; where a price is needed and unknown, at least the rest."""
+    """Return the cost of usage. If a price is needed and unknown, the cost is "at least" the rest."""
     cost = Cost()
     for each in fields(usage):
         amount: int = getattr(usage, each.name)
@@ -118,10 +118,10 @@ def cost_of(usage: Usage, price: Price | None) -> Cost:
 
 
 def read_prices(table: Any) -> dict[str, Price]:
-    """Read prices from JSON: {"model": {"audio_in": 32, ...}, ...}, the names being those of `Price`.
+    """Read prices from JSON: {"model": {"audio_in": 32, ...}, ...}, with the field names of `Price`.
 
     Raises:
-        ValueError: what it is instead, with the model's name.
+        ValueError: the table is malformed. The message names the model.
     """
     if not isinstance(table, Mapping):
         raise ValueError('it must be a JSON object, like {"gpt-transcribe": {"minute": 0.006}}')

@@ -1,7 +1,7 @@
-"""The rate limits of a model's provider, as its last report gave them.
+"""The rate limits of a model's provider, from its latest report.
 
 A provider reports them with each response, for all calls of the account together. Between two reports, used capacity
-is assumed to come back at a constant rate.
+is assumed to recover at a constant rate.
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ RATE_LIMIT_CODES = frozenset({"rate_limit_exceeded", "inference_rate_limit_excee
 """Error codes of a request that may succeed later."""
 
 UNKNOWN_WAIT_SECONDS = 1.0
-"""The wait after a refusal, where the provider has reported no limit."""
+"""The wait after a refusal if the provider has reported no limit."""
 
 MAX_LIMITS = 100
-"""Limits of different names that are remembered; further ones are ignored."""
+"""How many limits of different names are remembered. Further ones are ignored."""
 
 _Key = TypeVar("_Key", bound=Hashable)
 
 
 class _Reports(Generic[_Key]):
-    """The latest report of each limit, and when it came (seconds)."""
+    """The latest report of each limit, and its time of arrival in seconds."""
 
     def __init__(self) -> None:
         self._latest: dict[_Key, tuple[RateLimit, float]] = {}
@@ -38,18 +38,18 @@ class _Reports(Generic[_Key]):
 
 
 class RateLimits:
-    """The limits of one call's model: how long a refused request has to wait. `now` is in seconds."""
+    """The rate limits of one call's model, which tell how long to wait after a refusal. `now` is in seconds."""
 
     def __init__(self) -> None:
         self._reports: _Reports[str] = _Reports()
 
     def update(self, limits: Iterable[RateLimit], now: float) -> None:
-        """Take the limits of a `rate_limits.updated`."""
+        """Store the limits of a `rate_limits.updated` event."""
         for limit in limits:
             self._reports.note(limit.name, limit, now)
 
     def wait(self, now: float) -> float:
-        """Return the seconds after which a request that hit a limit may succeed: until the scarcest one is reset."""
+        """Return the seconds until a request that hit a limit may succeed: until the scarcest limit is reset."""
         known = [
             (limit, at) for _, (limit, at) in self._reports.items() if limit.remaining is not None and limit.limit > 0
         ]
@@ -60,10 +60,10 @@ class RateLimits:
 
 
 class RateLimitReserve:
-    """The part of each limit that new calls may not use: it is kept for live ones. `now` is in seconds.
+    """The share of each rate limit that is reserved for live calls. `now` is in seconds.
 
     Args:
-        reserve: that part, from 0 to 1; with 0 every call is taken.
+        reserve: the share, from 0 to 1. With 0, every new call is accepted.
     """
 
     def __init__(self, reserve: float) -> None:
@@ -71,12 +71,12 @@ class RateLimitReserve:
         self._reports: _Reports[tuple[str, str]] = _Reports()
 
     def update(self, event: RateLimitsUpdated, now: float) -> None:
-        """Take a provider's report."""
+        """Store a provider's report."""
         for limit in event.limits:
             self._reports.note((event.model, limit.name), limit, now)
 
     def short(self, now: float) -> bool:
-        """Tell whether every model has a limit of which less than the reserve is left."""
+        """Tell whether every model has a limit with less than the reserve left."""
         short: dict[str, bool] = {}
         for (model, _), (limit, at) in self._reports.items():
             short[model] = short.get(model, False) or _left(limit, now - at) < self._reserve
@@ -84,7 +84,7 @@ class RateLimitReserve:
 
 
 def _left(limit: RateLimit, seconds: float) -> float:
-    """Return the part of a limit that is left `seconds` after its report."""
+    """Return the share of a limit that is left `seconds` after its report."""
     if limit.limit <= 0 or limit.remaining is None or seconds >= limit.reset_seconds:
         return 1.0
     left = limit.remaining / limit.limit

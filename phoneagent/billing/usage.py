@@ -1,7 +1,7 @@
-"""What a model used, read from what it reports with each response and each transcript.
+"""A model's usage, read from its report with each response and each transcript.
 
-Reports differ: fields are missing, null, or do not add up. Nothing is billed too low for that: tokens of no known kind
-count as the dearest, audio, and cached ones of no known kind as those that save the least.
+Reports differ: fields are missing, null, or do not add up. Such a report is never billed too low: tokens of unknown
+kind count as audio, the most expensive kind, and cached tokens of unknown kind as the kind that saves the least.
 
 Source: OpenAI's Realtime API reference, `response.done` and `conversation.item.input_audio_transcription.completed`.
 """
@@ -15,13 +15,13 @@ import msgspec
 from phoneagent.events import Usage
 
 MAX_TOKENS = 10_000_000
-"""More than any model reads or writes at once; a figure beyond it is a fault."""
+"""More tokens than any model reads or writes at once. A higher figure is an error in the report."""
 
 MAX_SECONDS = 24 * 3600.0
 
 
 class Reading(NamedTuple):
-    """What was used. `assumed`: the report told less than the bill needs to know."""
+    """The usage of a report. `assumed` tells that the report lacked details that the cost depends on."""
 
     usage: Usage
     assumed: bool
@@ -47,7 +47,7 @@ class _Report(msgspec.Struct):
 
 
 def of_response(reported: Any) -> Reading | None:
-    """Read the `usage` of a response; None if it tells nothing."""
+    """Read the `usage` of a response; None if it contains nothing."""
     report = _parse(reported)
     if report is None:
         return None
@@ -57,14 +57,16 @@ def of_response(reported: Any) -> Reading | None:
 
 
 def of_transcription(reported: Any) -> Reading | None:
-    """Read the `usage` of a transcript, in tokens or in seconds; None if it tells nothing."""
+    """Read the `usage` of a transcript, in tokens or in seconds; None if it contains nothing."""
     report = _parse(reported)
     if report is None:
         return None
     if report.seconds is not None:
         return Reading(Usage(audio_ms=round(min(max(0.0, report.seconds), MAX_SECONDS) * 1000)), assumed=False)
     read, assumed = _input(report)
-    return Reading(read + Usage(text_out=_count(report.output_tokens)), assumed)  # a recogniser writes nothing but text
+    return Reading(
+        read + Usage(text_out=_count(report.output_tokens)), assumed
+    )  # a transcription model outputs only text
 
 
 def _parse(reported: Any) -> _Report | None:
@@ -100,7 +102,7 @@ def _input(report: _Report) -> tuple[Usage, bool]:
 
 
 def _split(total: int | None, details: _ByKind | None) -> tuple[int, int, int]:
-    """Return the tokens of text, of audio, and those of no known kind."""
+    """Return the numbers of text tokens, of audio tokens, and of tokens of unknown kind."""
     details = details or _ByKind()
     text, audio = _count(details.text_tokens), _count(details.audio_tokens)
     return text, audio, max(0, _count(total) - text - audio - _count(details.image_tokens))

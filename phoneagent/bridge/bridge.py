@@ -1,7 +1,8 @@
-"""The call itself: two streams of messages meet here, and every rule of the conversation is in this file.
+"""The call itself: two streams of messages meet here, and this table is its specification.
 
-Sans-I/O. The shell feeds decoded messages with the time, then takes what there is to send (`next_to_caller`,
-`next_to_model`), to do (`requests`) and to tell (`events`), and calls `handle_timer` when `get_timer` is due.
+Sans-I/O. The shell feeds decoded messages with the time. It takes what there is to send (`next_to_caller`,
+`next_to_model`), to do (`requests`) and to report (`reporter.events`), and calls `handle_timer` when `get_timer` is
+due. Each rule has a file of its own, named in the table; the bridge joins them.
 
 The floor is derived, the first that holds: CLOSING (the call is about to end) · AGENT (audio of ours is unheard, or
 unsent) · THINKING (a response is requested or active, or a tool runs) · CALLER (speech is on) · OPEN.
@@ -10,513 +11,440 @@ unsent) · THINKING (a response is requested or active, or a tool runs) · CALLE
 |--------------------------|--------------------------------|----------------------------------------------------------|
 | any                      | response.created               | active; cancelled at once if interrupted meanwhile, if   |
 |                          |                                | speech is on and may interrupt, or if CLOSING and it is  |
-|                          |                                | not our goodbye                                          |
-| any                      | audio of a discarded response  | dropped                                                  |
-| any                      | audio, otherwise               | to the caller, marks in between                          |
+|                          |                                | not our goodbye (`responses`, `conversation`)            |
+| any                      | audio of a discarded response  | dropped (`responses`)                                    |
+| any                      | audio, otherwise               | to the caller, marks in between (`playback`)             |
 | any                      | mark of this generation        | heard up to there; complete items are forgotten          |
 | any                      | mark of an older generation    | ignored: a `clear` gave it back                          |
-| AGENT, THINKING          | speech that may interrupt      | interrupt: clear, cancel, truncate what exists           |
+| AGENT, THINKING          | speech that may interrupt      | clear, cancel, truncate what exists (`interruption`)     |
 | AGENT, THINKING, CLOSING | speech that may not            | noted; answered afterwards (in CLOSING not at all)       |
-| CALLER, OPEN             | speech                         | noted                                                    |
+| CALLER, OPEN             | speech                         | noted (`dialogue`)                                       |
 | any                      | turn committed                 | an answer is owed, by the server or asked for            |
-| any                      | function call complete, new id | the tool runs, once                                      |
+| any                      | function call complete, new id | the tool runs, once (`toolcalls`)                        |
 | any                      | tool returned                  | its output is posted at once; after the last one: owed   |
-| THINKING, nobody speaks  | a tool takes long              | its filler is said, once (`toolcalls`)                   |
-| no response, turn over   | an answer is owed, not CLOSING | one response.create                                      |
-| any                      | response.done, the active one  | none; failed or empty: owed again, once (`refusals`)     |
-| speech on                | no media for 750 ms            | silence is made up (`listening`)                         |
-| any                      | no media for 15 s              | the line is lost                                         |
+| THINKING, neither speaks | a tool takes long              | its filler is said, once (`toolcalls`)                   |
+| no response, turn over   | an answer is owed, not CLOSING | one response.create (`responses`)                        |
+| any                      | response.done, the active one  | none; failed or empty: owed again, once (`model_errors`) |
+| speech on                | no media for 750 ms            | silence is made up (`caller`)                            |
+| any                      | no media for 15 s              | the line is lost (`caller`)                              |
+| any                      | the session is lost            | the next one goes on where it stopped (`renewal`)        |
 | any but CLOSING          | hand_over                      | our part ends, and what is open is told to the next      |
-| OPEN for a second        | the session's time ends soon   | the next session takes over (`sessions`)                 |
-| CLOSING                  | last mark, or unheard ms + 1 s | hang up: the goodbye was heard                           |
+| OPEN for a second        | the session's time ends soon   | the next session takes over (`renewal`)                  |
+| any but CLOSING          | maximum duration, cost limit   | announced; later a goodbye (`deadlines`, `budget`)       |
+| CLOSING                  | last mark, or unheard ms + 1 s | hang up: the goodbye was heard (`closing`)               |
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Mapping
+from functools import partial
+from typing import Any, assert_never
 
-from phoneagent.bridge import prompts
-from phoneagent.bridge.asked import Asked
 from phoneagent.bridge.budget import Budget
-from phoneagent.bridge.caller import CallerAudio, CallerTurn
-from phoneagent.bridge.closing import Closing, step_after
+from phoneagent.bridge.caller import CallerAudio, PushToTalk
+from phoneagent.bridge.clock import CallClock
+from phoneagent.bridge.closing import Closing
+from phoneagent.bridge.conversation import Conversation
 from phoneagent.bridge.deadlines import Deadlines
-from phoneagent.bridge.history import Past, Role
-from phoneagent.bridge.interruption import Truncations
-from phoneagent.bridge.model_errors import ModelErrors, Verdict
-from phoneagent.bridge.playback import Outcome, Playback
-from phoneagent.bridge.policy import (
-    LINE_LOST_SECONDS,
-    MODEL_STALLED_SECONDS,
-    EndCall,
-    Floor,
-    NoteStep,
-    Policy,
-    Renew,
-    Request,
-    RunTool,
-)
-from phoneagent.bridge.renewal import ModelSessions
+from phoneagent.bridge.dialogue import Dialogue
+from phoneagent.bridge.history import Past, pending_now
+from phoneagent.bridge.interruption import Interruptions
+from phoneagent.bridge.playback import Playback
+from phoneagent.bridge.policy import Floor, Policy
+from phoneagent.bridge.renewal import Renewal
 from phoneagent.bridge.reporting import Reporter
-from phoneagent.bridge.responses import MAX_UNANSWERED, Ending, ResponseGate, State
-from phoneagent.bridge.toolcalls import ToolCalls
-from phoneagent.events import EndedBy, Event
-from phoneagent.protocol import mediastream, realtime
+from phoneagent.bridge.requests import EndCall, NoteStep, Renew, Request, Verdict
+from phoneagent.bridge.responses import Ending, State
+from phoneagent.events import EndedBy, Pending
+from phoneagent.protocol import carrier, realtime
 
 
 class Bridge:
-    """One media stream of a call, as a rule all of it: with a `past`, the call goes on.
+    """One media stream of a call, usually all of it; with a `past`, the call goes on.
 
     `now` is in seconds of any clock that does not go back.
     """
 
     def __init__(self, policy: Policy, *, call_sid: str = "", past: Past | None = None) -> None:
         self._policy = policy
-        self._stream_sid: str | None = None
+        self.requests: deque[Request] = deque()
+        """What the shell is to do, oldest first; `reporter.events` has what it is to report."""
         self._end: EndCall | None = None
-        self._greeting_items: set[str] = set()
-        self._deadlines = Deadlines(
-            policy.max_call_seconds, age_seconds=past.age_ms / 1000 if past is not None else 0.0
-        )
-        self._outbox: deque[realtime.ToModel] = deque()
-        self._requests: deque[Request] = deque()
-        self._closing = Closing()
+        self.stream_sid: str | None = None
+        """The media stream; None before it has started."""
+        self.clock = CallClock()
+        self.reporter = Reporter(call_sid, self.clock)
         self.playback = Playback()
         self.caller_audio = CallerAudio()
-        self.turn = CallerTurn()
-        self.responses = ResponseGate(self._outbox)
-        self.truncations = Truncations(self._outbox)
-        self.model_errors = ModelErrors(self.responses, self.truncations, elsewhere=policy.elsewhere)
-        self.asked = Asked(self._outbox, self.caller_audio, self.responses)
-        self.tools = ToolCalls(self._outbox, past.tools if past is not None else ())
-        self.reporter = Reporter(call_sid)
-        self.renewal = ModelSessions(past, policy, self._outbox, self._requests, self)
-        self.budget = Budget(policy, past, self.reporter, self.responses, self._deadlines)
+        self.dialogue = Dialogue(self.clock, self.reporter, self.caller_audio)
+        self.conversation = Conversation(
+            self.requests.append,
+            self.reporter,
+            elsewhere=policy.elsewhere,
+            past=past.tools if past is not None else (),
+            played_until=lambda: self.playback.dry_at,
+        )
+        self.responses = responses = self.conversation.responses
+        outbox = self.conversation.outbox
+        self.push_to_talk = PushToTalk(outbox, self.caller_audio)
+        self.interruptions = Interruptions(policy.interruption, outbox, self.playback, responses)
+        self.closing = Closing(self.playback, self.conversation)
+        self.renewal = Renewal(policy, past, self.requests, quiet=partial(self.quiet, heard_again=True))
+        self.deadlines = Deadlines(
+            policy.max_call_seconds,
+            responses,
+            ready=lambda: self.renewal.begun and not self.closing.active,
+            age_seconds=past.age_ms / 1000 if past is not None else 0.0,
+        )
+        self.budget = Budget(policy, past, self.reporter, responses, self.deadlines)
+        self._timed = (
+            self.caller_audio,
+            self.conversation,
+            self.deadlines,
+            self.renewal,
+            self.dialogue,
+            self.interruptions,
+            self.closing,
+        )
 
     # --- outputs --------------------------------------------------------------------------------------------------
-
-    @property
-    def stream_sid(self) -> str | None:
-        """The stream to address; None before `start`."""
-        return self._stream_sid
 
     @property
     def ended(self) -> bool:
         """The call is over; nothing more will be sent."""
         return self._end is not None
 
-    def next_to_caller(self, now: float) -> mediastream.ToCaller | None:
+    def next_to_caller(self, now: float) -> carrier.ToCarrier | None:
         """Return the next message to write to the caller's socket; it counts as written at `now`."""
-        if self._stream_sid is None or self._end is not None:
+        if self.stream_sid is None or self._end is not None:
             return None
         message = self.playback.pop(now)
-        if isinstance(message, mediastream.Audio):
+        if type(message) is carrier.Audio:
             self.reporter.audio_sent(now)
         return message
 
-    def next_to_model(self) -> realtime.ToModel | None:
-        """Return the next event to write to the model's socket."""
-        if not self.renewal.connected or self._end is not None:
+    def next_to_model(self, now: float) -> realtime.ToModel | None:
+        """Return the next event to write to the model's socket; it counts as written at `now`."""
+        if not self.conversation.connected or self._end is not None:
             return None
-        return self._outbox.popleft() if self._outbox else self.caller_audio.pop()
-
-    def requests(self) -> Iterator[Request]:
-        """Take what is to be done."""
-        while self._requests:
-            yield self._requests.popleft()
-
-    def events(self) -> Iterator[Event]:
-        """Take what is to be told."""
-        return self.reporter.take()
+        return self.conversation.outbox.popleft() if self.conversation.outbox else self.caller_audio.pop()
 
     def floor(self) -> Floor:
-        """Tell who has the word."""
-        if self._closing.active:
+        """Tell which side has the floor."""
+        if self.closing.active:
             return Floor.CLOSING
         if not self.playback.idle:
             return Floor.AGENT
-        if self.responses.state is not State.NONE or self.tools.running:
+        if self.responses.state is not State.NONE or self.conversation.tools.running:
             return Floor.THINKING
-        return Floor.CALLER if self.turn.speaking else Floor.OPEN
+        return Floor.CALLER if self.dialogue.caller_speaks else Floor.OPEN
 
     # --- the caller's side ----------------------------------------------------------------------------------------
 
-    def receive_from_caller(self, message: mediastream.Message | mediastream.Ignored, now: float) -> None:
-        """Take a message of Twilio."""
+    def receive_from_caller(self, message: carrier.FromCarrier, now: float) -> bool:
+        """Take a message of the carrier. Returns False if it only brought audio for the model and moved no timer."""
         if self._end is not None:
-            return
+            return True
         match message:
-            case mediastream.Media(stream_sid=sid, media=media) if sid == self._stream_sid:
-                self._deadlines.media_at = now
-                self.caller_audio.frame(media.payload, int(media.timestamp), now)
-            case mediastream.Mark(stream_sid=sid, mark=mark) if sid == self._stream_sid:
-                self._heard(self.playback.acknowledge(mark.name, now), now)
-                self._move_on(now)
-            case mediastream.Dtmf(stream_sid=sid, dtmf=dtmf) if sid == self._stream_sid:
-                self.reporter.key_pressed(dtmf.digit, now)
-            case mediastream.Start() if self._stream_sid is None:
-                self._stream_sid = message.stream_sid
-                self._deadlines.start(now)
-                self.renewal.started(now)
-                self.reporter.start(now)
+            case carrier.AudioIn(payload=payload, at_ms=at_ms):
+                return self.caller_audio.frame(payload, at_ms, now)
+            case carrier.Played(mark=mark):
+                self.dialogue.items_over(self.playback.acknowledge(mark, now), now)
+                self.move_on(now)
+            case carrier.Key(digit=digit):
+                self.reporter.key_pressed(digit, now)
+            case carrier.Started(stream_sid=stream_sid):
+                self.stream_sid = stream_sid
+                for part in (self.clock, self.caller_audio, self.deadlines, self.closing):
+                    part.start(now)
+                if not self.conversation.connected:
+                    self.renewal.started(now)
                 self._begin(now)
-            case mediastream.Stop(stream_sid=sid) if self._stream_sid is not None and sid in ("", self._stream_sid):
-                self.caller_gone(now, "caller", "the caller hung up")
-            case mediastream.Connected() | mediastream.Ignored():
-                pass
+            case carrier.Stopped():
+                self.end(now, "caller", "the caller hung up")
             case _:
-                where = "before `start`" if self._stream_sid is None else "of another stream, or twice"
-                self.reporter.trouble(
-                    f"Twilio message `{type(message).__name__.lower()}` ignored: it came {where}", now
-                )
-
-    def caller_gone(
-        self, now: float, by: EndedBy = "line", reason: str = "the media socket closed without a stop"
-    ) -> None:
-        """The caller's side is over; without a `stop` before, the line broke."""
-        self._finish(now, by, reason)
+                assert_never(message)
+        return True
 
     # --- the model's side -----------------------------------------------------------------------------------------
 
+    def model_opened(self, session: Mapping[str, Any], now: float) -> None:
+        """A session is open and not in use yet; `session` is the server's word for it."""
+        self.budget.new_session(session, now)
+        self.conversation.opened()
+
     def model_connected(self, now: float, lasts: float | None = None) -> None:
-        """A session is up and configured as asked: what was held goes to it. It ends after `lasts` seconds."""
+        """The session is ready for the call, for `lasts` seconds (None if unknown): what waits goes to it."""
+        self.conversation.connect(now)
         self.renewal.connect(now, lasts)
-        self._deadlines.model_at = now
+        self.caller_audio.replay(self.conversation.outbox)
+        self.dialogue.replayed(now)
         self._begin(now)
 
     def model_away(self, now: float, reason: str) -> bool:
         """There is no session, or none any more. Returns whether to look for another one; else the call ends."""
-        if self._end is not None or self._closing.active or not self.renewal.worthwhile(now):
+        since = self.responses.waiting_since
+        waiting_since = None if since is None else max(since, self.playback.dry_at)
+        if self._end is not None or self.closing.active or not self.renewal.worthwhile(now, waiting_since):
             self.model_lost(now, reason)
             return False
-        if self.renewal.connected:
+        if self.conversation.connected:
             self.reporter.trouble(f"model session lost (no. {self.renewal.losses}): {reason}", now)
-            self.renewal.lost()
-            self._heard(self.playback.finish_items(), now)
+            self._new_session()
+            self.dialogue.items_over(self.playback.finish_items(), now)
         return True
-
-    def _renew(self, now: float, reason: str, *, elsewhere: bool = True) -> None:
-        """The session is of no use any more: have another one opened."""
-        if not self._policy.renews:
-            self.model_lost(now, reason)
-        elif self.model_away(now, reason):
-            self._requests.append(Renew(elsewhere))
 
     def model_lost(self, now: float, reason: str) -> None:
         """The session is gone or never came: the caller hears an apology, and the call ends."""
-        self.renewal.connected = False
         if self._end is not None:
             return
+        self.conversation.disconnect()
+        self.renewal.stop()
         self.reporter.trouble(f"model session lost: {reason}", now)
-        self.turn.forget()
-        self.caller_audio.speech(False)
-        self._heard(self.playback.finish_items(), now)
-        if not self._closing.active or self._closing.goodbye_due:
+        self.dialogue.lost()
+        self.dialogue.items_over(self.playback.finish_items(), now)
+        if not self.closing.active or self.conversation.goodbye_due:
             self.playback.queue(self._policy.apology)
             self.playback.finish()
             self._close(now, "error", reason)
-        self._closing.goodbye_due = False
-        self._move_on(now)
+        self.move_on(now)
 
-    def receive_from_model(self, event: realtime.FromModel, now: float) -> None:
-        """Take a server event."""
-        if not self.renewal.connected or self._end is not None:
-            return
-        self._deadlines.model_at = now
-        self.budget.receive(event, now)
+    def receive_from_model(self, event: realtime.FromModel, now: float) -> bool:
+        """Take a server event. Returns False if it only brought audio for the caller and moved no timer."""
+        if not self.conversation.connected or self._end is not None:
+            return True
+        if isinstance(event, realtime.AudioDelta):
+            self._audio(event, now)
+            return self.closing.active
+        self.conversation.alive(now)
         match event:
-            case realtime.AudioDelta():
-                self._audio(event, now)
-                return
-            case realtime.AudioDone(item_id=item_id):
-                self._heard(self.playback.finish(item_id), now)
             case realtime.TranscriptDelta() | realtime.TranscriptDone():
-                if self.responses.accepts(event.response_id):
-                    self.reporter.agent_says(event)
-                return
-            case realtime.SpeechStarted():
-                self._speech_started(event, now)
-            case realtime.SpeechStopped():
-                self._speech_stopped(event, now)
-            case realtime.Committed():
-                self.turn.commit()
-                self.reporter.committed(event.item_id, now)
+                if self.responses.output(event.response_id):
+                    self.dialogue.words(event)
+                return True
+            case realtime.AudioDone(item_id=item_id):
+                self.dialogue.items_over(self.playback.finish(item_id), now)
+            case realtime.SpeechStarted(audio_start_ms=model_ms):
+                self.dialogue.speech_started(model_ms, now)
+                self.interruptions.speech_started(now)
+            case realtime.SpeechStopped(audio_end_ms=model_ms):
+                self.dialogue.speech_stopped(model_ms, now)
+            case realtime.Committed(item_id=item_id):
+                self.budget.turn_committed()
+                self.dialogue.committed(item_id, now)
                 if not self._policy.manual_turns:
                     self.responses.turn_committed(now, server_answers=self._policy.server_answers)
             case realtime.InputTranscript(item_id=item_id, transcript=text):
-                self.reporter.understood(item_id, text)
-                if not (self.reporter.lacks_text or self.turn.open(now)):
-                    self.caller_audio.settled()
+                self.budget.transcribed(event, now)
+                self.dialogue.understood(item_id, text, now)
             case realtime.InputTranscriptFailed(item_id=item_id):
-                self.reporter.understood(item_id, "")
-            case realtime.ItemAdded(item=item):
-                self.responses.item_added(item)
-            case realtime.ItemDone(item=item):
-                self.tools.hosted(item, self.responses)
+                self.dialogue.not_understood(item_id)
             case realtime.ResponseCreated(response=response):
-                self._response_created(response, now)
-            case realtime.OutputItemDone(item=item):
-                self._function_call(item, now)
+                self.budget.response_created()
+                unwanted = self.dialogue.caller_speaks and self.interruptions.allowed()
+                self.conversation.response_created(response, now, unwanted=unwanted)
+                self.reporter.answer_begins()
             case realtime.ResponseDone(response=response):
+                self.budget.response_done(response, now)
                 self._response_done(response, now)
             case realtime.RateLimits(rate_limits=limits):
-                self.model_errors.limits.update(limits, now)
+                self._act(self.conversation.receive(event, now), now)
                 self.reporter.rate_limits(self.budget.model, limits, now)
-            case realtime.Error(error=failure):
-                self._act(self.model_errors.judge(failure, now), now)
-        self._move_on(now)
+            case realtime.Error(error=failure) if self.interruptions.owns(failure):
+                self._act(self.interruptions.refused(failure), now)
+            case (
+                realtime.SessionUpdated()
+                | realtime.ItemAdded()
+                | realtime.ItemDone()
+                | realtime.OutputItemDone()
+                | realtime.Error()
+            ):
+                self._act(self.conversation.receive(event, now), now)
+            case realtime.Unknown(type=kind):
+                if kind in realtime.MCP_FAILURES:
+                    self.reporter.trouble(realtime.MCP_FAILURES[kind], now)
+            case realtime.SessionCreated() | realtime.TextDelta():
+                pass  # a session is created before it is used, and an agent on the phone does not write
+            case _:
+                assert_never(event)
+        self.move_on(now)
+        return True
 
     def _audio(self, event: realtime.AudioDelta, now: float) -> None:
-        if not self.responses.accepts(event.response_id):
+        if not self.conversation.output(event.response_id, now):
             return
-        self.responses.heard_audio(event.response_id)
         self.renewal.was_heard()
-        if not self.turn.open(now):
-            self.caller_audio.settled()
-        kind = self.responses.ask.kind if self.responses.ask is not None else "turn"
-        if kind == "greeting":
-            self._greeting_items.add(event.item_id)
-        if kind == "goodbye" or self.responses.called:
-            self._closing.goodbye_due = False  # these are the last words
+        self.dialogue.answered(now)
+        current = self.responses.current
+        if current is not None and current.kind == "greeting":
+            self.interruptions.greeting_audio(event.item_id)
         if not self.playback.queue(event.delta, event.item_id, event.content_index):
             self.reporter.trouble("audio of the model dropped: the caller's socket does not take it", now)
 
-    def _speech_started(self, event: realtime.SpeechStarted, now: float) -> None:
-        self.turn.begin()
-        self.caller_audio.speech(True)
-        self.reporter.speech_started(self.caller_audio.behind_ms(event.audio_start_ms), now)
-        if self._may_interrupt() and self.floor() in (Floor.AGENT, Floor.THINKING):
-            self._interrupt(now)
-
-    def _speech_stopped(self, event: realtime.SpeechStopped, now: float) -> None:
-        self.turn.stop(now)
-        self.caller_audio.speech(False)
-        self.reporter.speech_stopped(self.caller_audio.behind_ms(event.audio_end_ms), now)
-
-    def _response_created(self, response: realtime.Response, now: float) -> None:
-        unwanted = self.responses.created(response, now) or (self.turn.speaking and self._may_interrupt())
-        self.reporter.answer_begins()
-        if self._closing.active:
-            unwanted = self.responses.ask is None or self.responses.ask.kind != "goodbye"
-        if unwanted:
-            self.responses.discard(now)
-
     def _response_done(self, response: realtime.Response, now: float) -> None:
-        for item in response.output or ():
-            if response.status == "completed":
-                self._function_call(item, now)
-        was = self.responses.ask
-        ending = self.responses.done(response, now)
+        ending, verdict = self.conversation.response_done(response, now)
         if ending is Ending.IGNORED:
             return
-        self._heard(self.playback.finish_items(), now)
-        details = response.status_details
-        failure = details.error if details is not None else None
-        if failure is not None:
-            why = failure.code or failure.type or "no reason given"
-            self.reporter.trouble(f"response {response.status}: {why}", now)
-        verdict = self.model_errors.judge_response(ending, failure, now)
+        self.dialogue.items_over(self.playback.finish_items(), now)
         if verdict is not None:
             self._act(verdict, now)
-        elif ending is Ending.INTERRUPTED and not self._closing.active:
+        elif ending is Ending.INTERRUPTED and not self.closing.active:
             self._interrupt(now)
-        elif was is not None and was.kind == "goodbye" and ending is not Ending.RETRIED:
-            self._closing.goodbye_due = False
 
-    def _function_call(self, item: realtime.Item, now: float) -> None:
-        call = self.tools.begin(item, now)
-        self.responses.called |= item.type in ("mcp_call", "mcp_approval_request")  # by the model's provider
-        if call is None:
-            return
-        self.responses.called = True
-        self.reporter.tool_called(call.call_id, call.name, call.arguments, now)
-        if self.tools.too_many:
-            self.tool_returned(call.call_id, '{"error": "too many tool calls in this call"}', now)
-        else:
-            self._requests.append(RunTool(call.call_id, call.name, call.arguments))
-
-    def _act(self, verdict: Verdict | None, now: float) -> None:
-        match verdict:
-            case Verdict("lost", reason):
-                self.model_lost(now, reason)
-            case Verdict("renew" | "expired" as kind, reason):
-                self._renew(now, reason, elsewhere=kind == "renew")
-            case Verdict("trouble", what):
-                self.reporter.trouble(what, now)
-
-    # --- what the agent's code asks for ---------------------------------------------------------------------------
-
-    def tool_returned(self, call_id: str, output: str, now: float) -> None:
-        """Post a tool's output, or only tell it if the call is over. Unknown and repeated calls change nothing."""
-        call = self.tools.end(call_id)
-        if call is None:
-            return
-        self.reporter.tool_returned(call_id, call.name, output, call.since, now)
-        if self._end is not None:
-            return
-        self.tools.post(call_id, output)
-        self.responses.output_posted(call_id)
-        self._move_on(now)
-
-    def say(self, text: str, now: float) -> bool:
-        """Let the agent say `text` as soon as it may. Returns False if the call is closing or too much is in line."""
-        if self._closing.active or self._end is not None:
-            return False
-        accepted = self.responses.want(prompts.exactly(text))
-        self._move_on(now)
-        return accepted
-
-    def add(self, text: str, role: Role, now: float) -> bool:
-        """Add a message to the conversation (see `Asked.add`)."""
-        if accepted := self._end is None and self.asked.add(text, role, now):
-            self.reporter.message_added(role, text, now)
-        return accepted
+    # --- what user code asks for, beside `conversation` and `push_to_talk` ------------------------------------------
 
     def interrupt(self, now: float) -> None:
-        """Stop the agent, as if the caller had begun to speak. Does nothing when it is not its turn."""
-        self.renewal.interrupted()
+        """Stop the agent, as if the caller had begun to speak. Does nothing when it is not the agent's turn."""
+        if self.renewal.pending is not None:
+            self.renewal.interrupted()
+            self.responses.owe_nothing()
         if self.floor() in (Floor.AGENT, Floor.THINKING):
             self._interrupt(now)
-            self._move_on(now)
+            self.move_on(now)
 
     def hang_up(self, now: float, *, goodbye: bool = True, reason: str = "the agent hung up") -> None:
         """End the call once everything was heard.
 
         With `goodbye`, the model is asked for one, unless the response that called the tool said something.
         """
-        if self._closing.active or self._end is not None:
+        if self.closing.active or self._end is not None:
             return
-        parting = self.responses.spoke and self.responses.called  # as when it said goodbye and called `hang_up`
-        self._close(now, "agent", reason, goodbye=goodbye and self.renewal.connected and not parting)
-        self._move_on(now)
-
-    # --- going on elsewhere ---------------------------------------------------------------------------------------
+        wanted = goodbye and self.conversation.connected and not self.conversation.parted
+        self._close(now, "agent", reason, goodbye=wanted)
+        self.move_on(now)
 
     def quiet(self, now: float, *, heard_again: bool = False) -> bool:
-        """Tell whether another session can go on without anybody noticing: the floor is open, and nothing is owed.
+        """Tell whether another session can go on unnoticed: the floor is open, and nothing is owed or being said.
 
-        Nor has the caller just begun to speak, unless the last second is `heard_again` there.
+        With `heard_again`, that session hears the caller's last second once more.
         """
-        return (
-            self.floor() is Floor.OPEN
-            and self.renewal.begun
-            and not (self.turn.open(now) or self.caller_audio.mid_turn)
-            and not self.responses.owes
-            and not self.reporter.awaits_text(now)
-            and (heard_again or self.caller_audio.silent())
-        )
+        free = self.floor() is Floor.OPEN and self.renewal.begun and not self.responses.owes
+        return free and self.dialogue.quiet(now, heard_again=heard_again)
 
     def hand_over(self, now: float, reason: str) -> None:
         """End our part of the call, at once: it goes on in another media stream. A call about to end just ends."""
-        by, why = (self._closing.by, self._closing.reason) if self._closing.active else (None, reason)
-        self._finish(now, by, why)
+        by, why = (self.closing.by, self.closing.reason) if self.closing.active else (None, reason)
+        self.end(now, by, why)
+
+    def _pending(self, now: float, *, waits: bool) -> Pending:
+        """Return what is open, for the next media stream; `waits`: the caller waits for the agent."""
+        before = self.renewal.pending
+        if before is not None:
+            return "words" if self.caller_audio.unsettled else before
+        return pending_now(
+            turn_open=self.dialogue.turn_open(now),
+            owes=self.responses.owes or waits,
+            words_lost=self.dialogue.transcript.lacks_text and self.playback.idle,
+        )
 
     # --- rules ----------------------------------------------------------------------------------------------------
 
     def _begin(self, now: float) -> None:
-        """Once both sides are there: ask for the greeting, or tell the model where the call was."""
-        if self._stream_sid is None or not self.renewal.connected:
+        """Once both sides are there: tell the model where the call is, and ask for what is to be said first."""
+        if self.stream_sid is None or not self.conversation.connected:
             return
-        self.renewal.begin(now)
-        self._move_on(now)
+        if not self.renewal.begun:
+            self.renewal.begin(self.conversation, self.dialogue.transcript, self.clock, now)
+            self.push_to_talk.commit_again()
+        self.move_on(now)
 
-    def _may_interrupt(self) -> bool:
-        if self._closing.active or not self._policy.barge_in:
-            return False
-        unheard = self.responses.waits_for("greeting") or any(map(self.playback.holds, self._greeting_items))
-        return self._policy.greeting_interruptible or not unheard
+    def _new_session(self) -> None:
+        """The session is gone: each part drops what was the session's own, and keeps what the next one needs."""
+        again, playing = self.caller_audio.again, self.playback.playing()
+        self.conversation.new_session()
+        pending = pending_now(
+            turn_open=False,  # the caller is heard once more
+            owes=not again and self.responses.owed,
+            words_lost=self.dialogue.transcript.lacks_text and not self.responses.spoke,
+        )
+        self.dialogue.new_session(playing, heard_again=again)
+        self.interruptions.new_session(playing)
+        self.caller_audio.new_session()
+        self.renewal.new_session(pending)
+
+    def _act(self, verdict: Verdict | None, now: float) -> None:
+        """Do what a part has found to be necessary."""
+        if verdict is None or self._end is not None:
+            return
+        match verdict.kind:
+            case "trouble":
+                self.reporter.trouble(verdict.text, now)
+            case "renew" | "expired":
+                if not self._policy.renews:
+                    self.model_lost(now, verdict.text)
+                elif self.model_away(now, verdict.text):
+                    self.requests.append(Renew(elsewhere=verdict.kind == "renew"))
+            case "lost":
+                self.model_lost(now, verdict.text)
+            case "take_over":
+                self._new_session()
+                self.requests.append(Renew())
+            case "line_lost":
+                self.end(now, "line", verdict.text)
+            case "time_up":
+                self.hang_up(now, reason=verdict.text)
+            case "closed":
+                self.end(now, self.closing.by, self.closing.reason)
+            case _:
+                assert_never(verdict.kind)
 
     def _interrupt(self, now: float) -> None:
-        self.responses.interrupt(now)
-        for outcome in self.playback.cut(now):
-            self.truncations.truncate(outcome, self.reporter.heard(outcome, now))
-            self.reporter.barge_in(outcome, now, by_caller=self.turn.speaking)
+        speech_from_ms = self.dialogue.speech_from_ms if self.dialogue.caller_speaks else None
+        for outcome in self.interruptions.interrupt(now):
+            turn = self.dialogue.item_over(outcome, now)
+            self.interruptions.truncate(outcome, turn.heard_text)
+            self.reporter.barge_in(outcome, speech_from_ms, now)
 
-    def _heard(self, outcomes: list[Outcome], now: float) -> None:
-        for outcome in outcomes:
-            self.reporter.heard(outcome, now)
-
-    def _move_on(self, now: float) -> None:
-        """Do what has become possible: ask for the response that is wanted, or hang up."""
-        if self._end is not None or self._stream_sid is None:
+    def move_on(self, now: float) -> None:
+        """Do what has become possible: interrupt, ask for the response that is wanted, or hang up."""
+        if self._end is not None or self.stream_sid is None:
             return
-        if self._closing.goodbye_due and self.responses.state is State.NONE and not self.responses.waits_for("goodbye"):
-            self.responses.want(prompts.goodbye())
-        if self.renewal.connected:
+        if self.interruptions.decide(now, agents_turn=self.floor() in (Floor.AGENT, Floor.THINKING)):
+            self._interrupt(now)
+        if self.conversation.connected:
             self.budget.poll(now)
-            speech = self.turn.open(now)
-            self.responses.poll(now, speech=speech, tools_running=self.tools.running)
-            self.tools.poll(now, self.responses, quiet=not speech and self.floor() is Floor.THINKING)
-            if self.responses.unanswered >= MAX_UNANSWERED and not self._closing.active:
-                self._renew(now, "it answers no request for a response")
-        if self._closing.active and now >= self._hang_up_at():
-            self._finish(now, self._closing.by, self._closing.reason)
+        speech, playing = self.dialogue.turn_open(now), not self.playback.idle
+        self._act(self.conversation.move_on(now, speech=speech, playing=playing), now)
+        self._act(self.closing.handle_timer(now), now)
 
     def _close(self, now: float, by: EndedBy, reason: str, *, goodbye: bool = False) -> None:
-        self._closing.begin(now, by, reason, goodbye=goodbye)
-        if (step := step_after(self._closing.by, "nothing")) is not None:
-            self._requests.append(NoteStep(step))
-        self.responses.close()
+        self.closing.begin(now, by, reason, goodbye=goodbye)
+        if (step := self.closing.step_after(self.closing.by, self.stream_sid or "", "nothing")) is not None:
+            self.requests.append(NoteStep(step))
 
-    def _hang_up_at(self) -> float:
-        coming = self.renewal.connected and (self._closing.goodbye_due or self.responses.speaking)
-        return self._closing.due(self.playback, self._deadlines, coming=coming)
-
-    def _finish(self, now: float, by: EndedBy | None, reason: str) -> None:
-        """End the call at once, or only our part of it."""
+    def end(
+        self, now: float, by: EndedBy | None = "line", reason: str = "the media socket closed without a stop"
+    ) -> None:
+        """End the call at once, or (`by` None) only our part of it. The first end counts."""
         if self._end is not None:
             return
-        closed_by = self._closing.by if self._closing.active and by in (None, "line") else by
-        waits = self.floor() in (Floor.AGENT, Floor.THINKING)
-        step = step_after(closed_by, self.renewal.pending(now, waits=waits))
-        self._heard(self.playback.cut(now), now)
+        pending = self._pending(now, waits=self.floor() in (Floor.AGENT, Floor.THINKING))
+        step = self.closing.step_after(by, self.stream_sid or "", pending)
+        self.dialogue.items_over(self.playback.cut(now), now)
         self.budget.close(now)
+        self.conversation.end()
         self._end = EndCall(by, reason, step)
-        self._requests.append(self._end)
+        self.requests.append(self._end)
         if by is None:
-            self.reporter.hand_over(reason, now)
-        else:
-            self.reporter.end(by, reason, now, self.budget.total)
+            self.reporter.handed_over(reason, now)
+            return
+        self.reporter.ended(by, reason, self.dialogue.end(), now, self.budget.total)
 
     # --- time -----------------------------------------------------------------------------------------------------
 
     def get_timer(self) -> float | None:
         """Return when `handle_timer` is due, in seconds of `now`; None for never."""
-        if self._end is not None or self._stream_sid is None:
+        if self._end is not None or self.stream_sid is None:
             return None
-        times = [self._deadlines.line_lost_at, self.caller_audio.get_timer(), self.renewal.get_timer()]
-        if self.renewal.connected:
-            times += [self.responses.get_timer(), self.turn.get_timer(), self.tools.get_timer()]
-        if self._closing.active:
-            times.append(self._hang_up_at())
-        else:
-            times += [self._deadlines.longest_at if self.renewal.begun else None, self._stalled_at()]
-        return min(time for time in times if time is not None)
-
-    def _stalled_at(self) -> float | None:
-        if not self.renewal.connected or self.tools.running or self.responses.state is not State.ACTIVE:
-            return None
-        return self._deadlines.stalled_at(self.playback.dry_at)
+        times = (part.get_timer() for part in self._timed)
+        return min((time for time in times if time is not None), default=None)
 
     def handle_timer(self, now: float) -> None:
         """Do what time alone brings about. Calling it too early changes nothing."""
-        if self._end is not None or self._stream_sid is None:
+        if self.stream_sid is None:
             return
-        if now >= self._deadlines.line_lost_at:
-            self._finish(now, "line", f"no audio came from the caller's line for {LINE_LOST_SECONDS:.0f} s")
-            return
-        stalled_at = self._stalled_at()
-        if not self._closing.active and stalled_at is not None and now >= stalled_at:
-            self._renew(now, f"nothing came of a response for {MODEL_STALLED_SECONDS:.0f} s")
-        if self.renewal.begun and now >= self._deadlines.longest_at:
-            if self._deadlines.announced:
-                self.hang_up(now, reason=self._deadlines.reason)
-            else:
-                self._deadlines.announced = True
-                self.responses.want(prompts.announcement())
-        self.renewal.handle_timer(now, quiet=self.quiet(now, heard_again=True))
-        self.turn.handle_timer(now)
-        self.caller_audio.handle_timer(now)
-        self.responses.handle_timer(now)
-        self._move_on(now)
+        for part in self._timed:
+            if self._end is None:
+                self._act(part.handle_timer(now), now)
+        self.move_on(now)

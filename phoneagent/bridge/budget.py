@@ -1,7 +1,7 @@
-"""The running cost of a call, and what happens at the highest that it may cost.
+"""The cost of a call, and its limit.
 
-At MAX_CALL_COST the model is told to come to an end. The caller may say one thing more and gets an answer; then, or
-after half a minute, the call ends with a goodbye. What that turn costs comes on top: the limit is a soft one.
+At MAX_CALL_COST the model is asked to come to an end. The caller may say one thing more and gets an answer; then, or
+after half a minute, the call ends with a goodbye. That last turn is paid on top: the limit is a soft one.
 """
 
 from __future__ import annotations
@@ -12,27 +12,20 @@ from typing import Any, Literal
 from phoneagent.billing import usage
 from phoneagent.billing.prices import cost_of, price_of
 from phoneagent.bridge import prompts
-from phoneagent.bridge.deadlines import Deadlines
+from phoneagent.bridge.deadlines import ANNOUNCE_SECONDS, Deadlines
 from phoneagent.bridge.history import Past
-from phoneagent.bridge.policy import ANNOUNCE_SECONDS, Policy
+from phoneagent.bridge.policy import Policy
 from phoneagent.bridge.reporting import Reporter
-from phoneagent.bridge.responses import Ask, ResponseGate, State
+from phoneagent.bridge.responses import ResponseGate, State, Wanted
 from phoneagent.events import Cost, Usage
-from phoneagent.protocol.realtime import (
-    Committed,
-    FromModel,
-    InputTranscript,
-    ResponseCreated,
-    ResponseDone,
-    model_of,
-    transcription_model_of,
-)
+from phoneagent.protocol.realtime import InputTranscript, Response
+from phoneagent.protocol.session_object import model_of, transcription_model_of
 
 REASON = "the call reached its highest cost"
 
 
 class Budget:
-    """Counts what the models of a call report, and tells it. `now` is in seconds."""
+    """The usage that the models of a call report, and its cost. `now` is in seconds."""
 
     def __init__(
         self, policy: Policy, past: Past | None, reporter: Reporter, responses: ResponseGate, deadlines: Deadlines
@@ -42,14 +35,14 @@ class Budget:
         self._responses = responses
         self._deadlines = deadlines
         self.total: Cost | None = past.cost if past is not None else None
-        """What the call has cost so far; None if no model has told of anything."""
+        """What the call has cost so far; None if no model has reported anything."""
         self.model = self._recogniser = "unknown"
-        self._running = 0  # responses that still owe their report
-        self._ask: Ask | None = None  # tells the model to come to an end
+        self._running = 0  # responses whose report is still to come
+        self._wrap_up: Wanted | None = None  # asks the model to come to an end
         self._told = self._last_turn = self._answered = False
 
     def new_session(self, session: Mapping[str, Any], now: float) -> None:
-        """A model session begins; `session` is the server's word for it. What the one before owes never comes."""
+        """A session opens; `session` is the server's word for it. Reports of the one before do not come any more."""
         self.close(now)
         self.model, self._recogniser = model_of(session), transcription_model_of(session)
 
@@ -59,21 +52,25 @@ class Budget:
             self._running = 0
             self._count("response", None, now)
 
-    def receive(self, event: FromModel, now: float) -> None:
-        """Take an event of the model, before anything that it brings about. Out-of-band responses are paid as well."""
-        match event:
-            case ResponseCreated():
-                self._running += 1
-            case ResponseDone(response=response):
-                self._running = max(0, self._running - 1)
-                self._count("response", usage.of_response(response.usage), now)
-                self._answered = self._answered or (self._last_turn and response.status == "completed")
-            case InputTranscript():
-                self._count("transcription", usage.of_transcription(event.usage), now)
-            case Committed():
-                self._last_turn = self._told
-            case _:
-                pass
+    # --- the model's events, each before anything that it brings about; out-of-band responses are paid as well ---
+
+    def turn_committed(self) -> None:
+        """The caller has said something: after the wrap-up, that is the last turn."""
+        self._last_turn = self._told
+
+    def response_created(self) -> None:
+        """A response was created: its report follows."""
+        self._running += 1
+
+    def response_done(self, response: Response, now: float) -> None:
+        """A response is done, and reports its usage."""
+        self._running = max(0, self._running - 1)
+        self._count("response", usage.of_response(response.usage), now)
+        self._answered = self._answered or (self._last_turn and response.status == "completed")
+
+    def transcribed(self, event: InputTranscript, now: float) -> None:
+        """A turn was transcribed, and the recogniser reports its usage."""
+        self._count("transcription", usage.of_transcription(event.usage), now)
 
     def _count(self, source: Literal["response", "transcription"], reading: usage.Reading | None, now: float) -> None:
         total = self.total or Cost()
@@ -93,14 +90,14 @@ class Budget:
 
     def poll(self, now: float) -> None:
         """Bring the call to its end if it costs too much, at a moment at which anything may be asked for."""
-        most = self._policy.max_call_cost
-        if most is None or self.total is None or self.total.usd < most:
+        limit = self._policy.max_call_cost
+        if limit is None or self.total is None or self.total.usd < limit:
             return
-        if self._ask is None:
-            self._ask = prompts.wrap_up()
-            self._told = self._deadlines.announced or not self._responses.want(self._ask)
+        if self._wrap_up is None:
+            self._wrap_up = prompts.wrap_up()
+            self._told = self._deadlines.announced or not self._responses.want(self._wrap_up)
             self._deadlines.end_by(now + ANNOUNCE_SECONDS, REASON)
-        self._told = self._told or self._responses.ask is self._ask
+        self._told = self._told or self._responses.current is self._wrap_up
         if self._answered and self._responses.state is State.NONE and not self._responses.owes:
             self._answered = False
             if not self._responses.called:  # else the answer comes after the tool

@@ -1,8 +1,9 @@
-"""What the model hears of the caller: every frame in order, held until the model listens, with silence in the holes.
+"""The caller's audio on its way to the model, and the caller's turn.
 
-The model's voice activity detection counts *audio* time. When a line stops delivering in the middle of a word, no
-silence ever comes and the turn never ends; so silence is made up for it, and not made up twice when the line returns
-with a jump in its timestamps.
+Every frame goes to the model in order, and waits until the model listens. Holes are filled with silence: the model's
+voice activity detection counts *audio* time. When a line stops delivering in the middle of a word, no silence ever
+comes and the turn never ends; so silence is made up for it, and not made up twice when the line returns with a jump in
+its timestamps.
 """
 
 from __future__ import annotations
@@ -10,69 +11,80 @@ from __future__ import annotations
 import base64
 import math
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
+from phoneagent.bridge.requests import Verdict
 from phoneagent.protocol.audio import BYTES_PER_MS, FRAME_BYTES, base64_bytes, rms, silence
-from phoneagent.protocol.realtime import AudioAppend
+from phoneagent.protocol.realtime import AudioAppend, AudioClear, AudioCommit, ToModel
 
 MAX_HELD_BYTES = 10_000 * BYTES_PER_MS
 """Ten seconds of the caller wait for a model that is not ready or does not read; the oldest audio goes first. As much
-of what was given to one is kept for another, unless it is understood or answered."""
+of what was given to one model is kept for the next, unless it is understood or answered."""
 
 MAX_FILL_MS = 10_000
-"""At most so much silence is made up for one hole."""
+"""The most silence that is made up for one hole."""
+
+LINE_LOST_SECONDS = 15.0
+"""Twilio sends silence too: after this long without any media the line is dead."""
 
 STALL_SECONDS = 0.75
-"""So long without media while the caller speaks means that the line stalls."""
+"""After this long without media while the caller speaks, the line stalls, and silence is made up."""
 
 FILL_MS = 100
-"""A stalled line is filled in steps of so many milliseconds."""
+"""A stalled line is filled in steps of this length."""
 
 COMMIT_SECONDS = 1.0
-"""So long after the end of speech its turn may take to be committed; until then the server may answer by itself."""
+"""How long after the end of speech its turn may take to be committed; until then the server may answer by itself."""
 
 NOTICED_FRAMES = 15
-"""So many of the latest frames (300 ms) tell whether somebody has just begun to speak."""
+"""The latest frames (300 ms) that tell whether the caller has just begun to speak."""
 
 SPEECH_RMS = 400
 """Speech on a telephone is several times as loud, and a quiet line far less; of 32,767."""
 
 REPLAY_SECONDS = 3.0
-"""How long it may take a model to find the turn in what it hears once more; if there is none, the call goes on."""
+"""How long a model may take to find the turn in audio that it hears once more; if it finds none, the call goes on."""
+
+MAX_OUTBOX = 1_000
+"""Messages that may wait for a model that is not there or does not read, before user code's are refused."""
 
 FRAME_MS = FRAME_BYTES // BYTES_PER_MS
 _FILL = base64.b64encode(silence(FILL_MS)).decode()
 
 
 class CallerTurn:
-    """Whether the caller has a turn that is not over: they speak, or have stopped and it is not committed yet."""
+    """The caller's turn: open while they speak, and after that until it is committed. `now` is in seconds."""
 
     def __init__(self) -> None:
         self.speaking = False
         self._open_until = -math.inf
 
     def begin(self) -> None:
+        """The caller speaks."""
         self.speaking, self._open_until = True, math.inf
 
     def stop(self, now: float) -> None:
+        """The caller has stopped; the commit follows."""
         self.speaking, self._open_until = False, now + COMMIT_SECONDS
 
     def commit(self) -> None:
-        """It is over, unless the caller has gone on speaking."""
+        """The turn is over, unless the caller has gone on speaking."""
         self._open_until = math.inf if self.speaking else -math.inf
 
-    def forget(self) -> None:
-        """Who heard it is gone."""
+    def new_session(self) -> None:
+        """The session that heard the turn is gone."""
         self.speaking, self._open_until = False, -math.inf
 
     def replayed(self, now: float) -> None:
-        """Another model hears it once more, and is to tell when it was over."""
+        """Another model hears the turn once more, and will tell when it was over."""
         self._open_until = now + REPLAY_SECONDS
 
     def open(self, now: float) -> bool:
+        """Tell whether the turn is not over."""
         return now < self._open_until
 
     def get_timer(self) -> float | None:
+        """Return when `handle_timer` is due."""
         return self._open_until if math.isfinite(self._open_until) else None
 
     def handle_timer(self, now: float) -> None:
@@ -82,27 +94,39 @@ class CallerTurn:
 
 
 class CallerAudio:
-    """The caller's audio on its way to the model. All of `now` is in seconds."""
+    """The caller's audio on its way to the model. `now` is in seconds."""
 
     def __init__(self) -> None:
         self._queue: deque[tuple[str, int]] = deque()
         self._held = 0
         self._next_timestamp: int | None = None
         self._media_at: float | None = None
-        self.speaking = self.by_hand = False
+        self.speaking = False
+        self.by_hand = False
+        """Whether user code marks the turns, as for push-to-talk."""
         self._filled_ms = 0
         self._filled_at: float | None = None
         self._given: deque[tuple[str, int]] = deque()
         self._given_bytes = 0
+        self.replayed = False
+        """Whether the present session hears audio once more that an earlier one was given."""
         self.unsettled = False
         """Whether the caller has said something that is neither answered nor understood: another model must hear it."""
         self.dropped_bytes = 0
-        """How much was lost because the model did not take it."""
+        """Audio that was lost because the model did not take it."""
         self.sent_bytes = 0
-        """How much the model was given so far; its clock (`audio_start_ms`) counts this."""
+        """Audio that the session was given so far; its clock (`audio_start_ms`) counts this."""
 
-    def frame(self, payload: str, timestamp_ms: int, now: float) -> None:
-        """Take a frame: base64 of µ-law, and its time on the caller's clock."""
+    def start(self, now: float) -> None:
+        """The media stream begins: its first frame is due."""
+        self._media_at = now
+
+    def frame(self, payload: str, timestamp_ms: int, now: float) -> bool:
+        """Take a frame: base64 of µ-law, and its time on the caller's clock.
+
+        Returns whether the line had stalled. A line that delivers only moves its deadlines later, so that the timer
+        may stay as it is.
+        """
         expected = self._next_timestamp
         if expected is not None and timestamp_ms > expected:
             hole = min(timestamp_ms - expected, MAX_FILL_MS) - self._filled_ms
@@ -111,10 +135,15 @@ class CallerAudio:
         size = base64_bytes(payload)
         self._next_timestamp = max(timestamp_ms, expected or 0) + size // BYTES_PER_MS
         self._media_at = now
-        self._filled_ms = 0
-        self._filled_at = None
         if size:
-            self._put(payload)
+            self._queue.append((payload, size))
+            self._held += size
+            if self._held > MAX_HELD_BYTES:
+                self._drop_oldest()
+        if self._filled_at is None:
+            return False
+        self._filled_ms, self._filled_at = 0, None
+        return True
 
     def speech(self, speaking: bool, *, by_hand: bool = False) -> None:
         """Note whether the caller speaks: as the model hears it, or (`by_hand`) as the user's code says."""
@@ -128,33 +157,44 @@ class CallerAudio:
             self.forget_given()
 
     def get_timer(self) -> float | None:
-        """Return when silence has to be made up, unless media comes before."""
+        """Return when silence has to be made up, or the line is dead, unless media comes before."""
+        if self._media_at is None:
+            return None
+        lost_at = self._media_at + LINE_LOST_SECONDS
+        fill_at = self._fill_at()
+        return lost_at if fill_at is None else min(lost_at, fill_at)
+
+    def _fill_at(self) -> float | None:
         if not self.speaking or self._media_at is None or self._filled_ms >= MAX_FILL_MS:
             return None
         if self._filled_at is None:
             return self._media_at + STALL_SECONDS
         return self._filled_at + FILL_MS / 1000
 
-    def handle_timer(self, now: float) -> None:
-        """Make up silence if it is due."""
-        due = self.get_timer()
-        if due is not None and now >= due:
+    def handle_timer(self, now: float) -> Verdict | None:
+        """Make up silence, or give up the line, if it is time."""
+        if self._media_at is not None and now >= self._media_at + LINE_LOST_SECONDS:
+            return Verdict("line_lost", f"no audio came from the caller's line for {LINE_LOST_SECONDS:.0f} s")
+        fill_at = self._fill_at()
+        if fill_at is not None and now >= fill_at:
             self._filled_at = now
             self._filled_ms += FILL_MS
             self._put(_FILL)
+        return None
 
     def pop(self) -> AudioAppend | None:
-        """Return what is next for the model."""
+        """Return what is next for the model. What it was given is kept, should another model have to hear it."""
         if not self._queue:
             return None
-        payload, size = self._queue.popleft()
+        given = self._queue.popleft()
+        size = given[1]
         self._held -= size
         self.sent_bytes += size
-        self._given.append((payload, size))
+        self._given.append(given)
         self._given_bytes += size
         while self._given_bytes > MAX_HELD_BYTES:
             self._given_bytes -= self._given.popleft()[1]
-        return AudioAppend(payload)
+        return AudioAppend(given[0])
 
     def take(self) -> Iterator[AudioAppend]:
         """Take everything that waits."""
@@ -162,18 +202,18 @@ class CallerAudio:
             yield message
 
     def silent(self) -> bool:
-        """Tell whether nothing was heard of the caller lately; of speech the model tells some 200 ms later."""
+        """Tell whether nothing was heard of the caller lately; the model reports speech some 200 ms late."""
         latest = (*self._given, *self._queue)[-NOTICED_FRAMES:]
         return rms(b"".join(base64.b64decode(payload) for payload, _ in latest)) < SPEECH_RMS
 
     def forget(self) -> None:
-        """Drop everything so far: nobody is to hear it."""
+        """Drop everything so far: no model is to hear it."""
         self._queue.clear()
         self._held = 0
         self.forget_given()
 
     def forget_given(self) -> None:
-        """Do not have it heard once more."""
+        """Let no other model hear what this one was given."""
         self._given.clear()
         self._given_bytes = 0
 
@@ -183,7 +223,7 @@ class CallerAudio:
 
     @property
     def mid_turn(self) -> bool:
-        """Whether the caller speaks; who holds a key for longer than is kept has let go of it."""
+        """Whether the caller speaks. A push-to-talk turn longer than the audio that is kept counts as let go of."""
         return self.speaking and not (self.by_hand and self._given_bytes >= MAX_HELD_BYTES - FRAME_BYTES)
 
     @property
@@ -192,10 +232,18 @@ class CallerAudio:
         return self.unsettled and bool(self._given)
 
     def new_session(self) -> None:
-        """Begin the model's clock anew; what is held stays.
+        """The session is gone, and with it its voice activity detection; a turn marked by user code goes on."""
+        if not self.by_hand:
+            self.speech(False)
 
-        What is not settled is to be heard once more: a turn, or the last seconds, in which one may have begun.
+    def replay(self, waiting: Iterable[ToModel]) -> None:
+        """Begin the clock of the next session; what waits stays.
+
+        What is not settled is heard once more: a turn, or the last seconds, in which one may have begun.
         """
+        if any(isinstance(message, AudioAppend) for message in waiting):
+            self.forget_given()  # user code has marked a turn meanwhile: it waits there, whole
+        self.replayed = self.again
         if self._given:
             self._queue.extendleft(reversed(self._given))
             self._held += self._given_bytes
@@ -207,7 +255,41 @@ class CallerAudio:
         size = base64_bytes(payload)
         self._queue.append((payload, size))
         self._held += size
+        self._drop_oldest()
+
+    def _drop_oldest(self) -> None:
         while self._held > MAX_HELD_BYTES:
             _, lost = self._queue.popleft()
             self._held -= lost
             self.dropped_bytes += lost
+
+
+class PushToTalk:
+    """Turns that user code marks (`call.clear`, `call.commit`). Every method returns False if too much waits."""
+
+    def __init__(self, outbox: deque[ToModel], caller_audio: CallerAudio) -> None:
+        self._outbox = outbox
+        self._caller_audio = caller_audio
+
+    def commit(self) -> bool:
+        """Make a turn of the caller's audio so far, also of what waits; it is not answered by itself."""
+        if len(self._outbox) >= MAX_OUTBOX:
+            return False
+        self._caller_audio.speech(False, by_hand=True)
+        self._outbox.extend(self._caller_audio.take())
+        self._outbox.append(AudioCommit())
+        return True
+
+    def commit_again(self) -> None:
+        """Another model hears the turn once more: if it was over, that model has to know."""
+        if self._caller_audio.replayed and self._caller_audio.by_hand and not self._caller_audio.speaking:
+            self.commit()
+
+    def clear(self) -> bool:
+        """Forget the caller's audio that is in no turn, also what waits."""
+        self._caller_audio.forget()
+        self._caller_audio.speech(True, by_hand=True)  # what comes now is meant to be heard
+        if len(self._outbox) >= MAX_OUTBOX:
+            return False
+        self._outbox.append(AudioClear())
+        return True

@@ -1,17 +1,17 @@
-"""The end of a call: it comes when the last words were heard, and not much later, whatever else comes or not."""
+"""The end of a call: it comes when the last words were heard, and soon after, whatever the model does."""
 
 from __future__ import annotations
 
-from phoneagent.bridge.deadlines import Deadlines
-from phoneagent.bridge.history import Pending
+from phoneagent.bridge.conversation import Conversation
 from phoneagent.bridge.playback import Playback
-from phoneagent.events import EndedBy, NextStep
+from phoneagent.bridge.requests import Verdict
+from phoneagent.events import EndedBy, FallBack, HangUp, NextStep, Pending, Resume
 
 GOODBYE_SECONDS = 5.0
-"""In CLOSING the model may be silent for so long before we hang up without waiting for it."""
+"""While the call is closing, the model may be silent this long before we hang up without waiting for it."""
 
 CLOSING_SECONDS = 15.0
-"""The longest that CLOSING waits for words that were not received yet."""
+"""The longest wait for words that were not received yet."""
 
 HEARD_GRACE_SECONDS = 1.0
 """How much later than computed the last mark may come."""
@@ -20,41 +20,56 @@ HEARD_GRACE_SECONDS = 1.0
 class Closing:
     """Whether the call is about to end, why, and when. `now` is in seconds."""
 
-    def __init__(self) -> None:
+    def __init__(self, playback: Playback, conversation: Conversation) -> None:
+        self._playback = playback
+        self._conversation = conversation
         self.active = False
-        self.goodbye_due = False
-        """A goodbye is still to be said by the model."""
         self.by: EndedBy = "agent"
         self.reason = ""
         self._since = 0.0
 
     def begin(self, now: float, by: EndedBy, reason: str, *, goodbye: bool = False) -> None:
-        """The call is about to end; with `goodbye` the model says one before. Whoever says so first ends it."""
+        """The call is about to end; with `goodbye` the model says one first. The first reason counts."""
         if not self.active:
             self.by, self.reason = by, reason
-        self.active, self._since, self.goodbye_due = True, now, goodbye
+        self.active, self._since = True, now
+        self._conversation.close(goodbye=goodbye)
 
-    def due(self, playback: Playback, deadlines: Deadlines, *, coming: bool) -> float:
-        """Return when to hang up; `coming` tells whether more words may come from the model."""
-        if playback.idle and not coming:
+    def start(self, now: float) -> None:
+        """The media stream begins: last words that were asked for before can be heard from here on."""
+        self._since = max(self._since, now)
+
+    def get_timer(self) -> float | None:
+        """Return when to hang up; None while the call is not closing."""
+        if not self.active:
+            return None
+        coming = self._conversation.more_to_come
+        if self._playback.idle and not coming:
             return self._since
-        written = max(playback.dry_at, self._since, deadlines.started_at)
-        heard = written + playback.unsent_ms / 1000 + HEARD_GRACE_SECONDS
+        written = max(self._playback.dry_at, self._since)
+        heard = written + self._playback.unsent_ms / 1000 + HEARD_GRACE_SECONDS
         if not coming:
             return heard
-        silent = max(deadlines.model_at, self._since) + GOODBYE_SECONDS
+        silent = max(self._conversation.event_at, self._since) + GOODBYE_SECONDS
         return max(heard, min(silent, self._since + CLOSING_SECONDS))
 
+    def handle_timer(self, now: float) -> Verdict | None:
+        """Hang up, if it is time."""
+        due = self.get_timer()
+        return Verdict("closed") if due is not None and now >= due else None
 
-def step_after(by: EndedBy | None, pending: Pending) -> NextStep | None:
-    """Return what comes after a media stream that `by` has ended; None, and the caller has hung up.
+    def step_after(self, by: EndedBy | None, stream_sid: str, pending: Pending) -> NextStep | None:
+        """Return what comes after a media stream that `by` has ended; None if the caller has hung up.
 
-    A call that nobody has ended goes on in another stream, and so does one whose line broke, if it is still up.
-    """
-    if by == "caller":
-        return None
-    if by == "agent":
-        return NextStep(kind="hang_up")
-    if by == "error":
-        return NextStep(kind="fall_back")
-    return NextStep(kind="resume", data={"pending": pending, "broke": by is not None})
+        A call that neither side has ended goes on in another stream, and so does one whose line broke, if Twilio still
+        holds it. A line that breaks while the call is closing changes nothing.
+        """
+        if self.active and by in (None, "line"):
+            by = self.by
+        if by == "caller":
+            return None
+        if by == "agent":
+            return HangUp(stream_sid=stream_sid)
+        if by == "error":
+            return FallBack(stream_sid=stream_sid)
+        return Resume(stream_sid=stream_sid, pending=pending, broke=by is not None)

@@ -1,52 +1,76 @@
-"""How long things may take: the line's silence, the model's, and the whole call."""
+"""Deadlines: the maximum duration of a call, which is announced and then ends it with a goodbye."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
-from phoneagent.bridge.policy import ANNOUNCE_SECONDS, LINE_LOST_SECONDS, MODEL_STALLED_SECONDS
+from phoneagent.bridge import prompts
+from phoneagent.bridge.requests import Verdict
+from phoneagent.bridge.responses import ResponseGate
+
+PATIENCE_SECONDS = 5.0
+"""How long the caller waits for a session, or for room within a rate limit, before they hear an apology."""
+
+SILENCE_SECONDS = 20.0
+"""How long the caller waits for an answer, through all sessions that do not give it, before they hear an apology."""
+
+ANNOUNCE_SECONDS = 30.0
+"""The announcement of the call's end comes this long before it; in a very short call, in its last quarter."""
 
 
 class Deadlines:
-    """The clocks of a call; all times are seconds of `now`. `age_seconds` is what passed before this media stream."""
+    """The end of a call that lasts too long, or costs too much. Times are in seconds of `now`.
 
-    def __init__(self, max_call_seconds: float, *, age_seconds: float = 0.0) -> None:
+    `age_seconds` is what passed before this media stream. `ready` tells whether the model can be asked to speak and the
+    call is not closing anyway.
+    """
+
+    def __init__(
+        self,
+        max_call_seconds: float,
+        responses: ResponseGate,
+        ready: Callable[[], bool],
+        *,
+        age_seconds: float = 0.0,
+    ) -> None:
         self._max_call_seconds = max_call_seconds
         self._age_seconds = age_seconds
-        self.started_at = 0.0
-        self.media_at = 0.0
-        """When audio of the caller came last."""
-        self.model_at = 0.0
-        """When anything of the model came last."""
-        self.announced = False
-        """Whether the caller knows that the longest call is about to end."""
-        self.reason = "the call reached its longest duration"
+        self._responses = responses
+        self._ready = ready
+        self._started_at = 0.0
         self._ends_by = math.inf
+        self._reason = "the call reached its longest duration"
+        self.announced = False
+        """Whether the caller knows that the call is about to end."""
 
     def start(self, now: float) -> None:
         """The media stream begins."""
-        self.started_at = self.media_at = self.model_at = now
-
-    @property
-    def line_lost_at(self) -> float:
-        return self.media_at + LINE_LOST_SECONDS
-
-    @property
-    def longest_at(self) -> float:
-        """When the longest call ends; until it is announced, when that is due."""
-        ends_at = self._ends_at
-        return ends_at if self.announced else ends_at - min(ANNOUNCE_SECONDS, self._max_call_seconds / 4)
+        self._started_at = now
 
     @property
     def _ends_at(self) -> float:
-        return min(self._ends_by, self.started_at - self._age_seconds + self._max_call_seconds)
+        return min(self._ends_by, self._started_at - self._age_seconds + self._max_call_seconds)
 
     def end_by(self, when: float, reason: str) -> None:
-        """The call ends then, if not before; whoever says so has it announced."""
+        """End the call then, if not before; the caller has been told, or is about to be."""
         if when < self._ends_at:
-            self._ends_by, self.reason = when, reason
+            self._ends_by, self._reason = when, reason
         self.announced = True
 
-    def stalled_at(self, played_at: float) -> float:
-        """When a response of which nothing comes is dead; what was written plays until `played_at`."""
-        return max(self.model_at, played_at) + MODEL_STALLED_SECONDS
+    def get_timer(self) -> float | None:
+        """Return when `handle_timer` is due."""
+        if not self._ready():
+            return None
+        return self._ends_at if self.announced else self._ends_at - min(ANNOUNCE_SECONDS, self._max_call_seconds / 4)
+
+    def handle_timer(self, now: float) -> Verdict | None:
+        """Announce the end of the call, or bring it about."""
+        due = self.get_timer()
+        if due is None or now < due:
+            return None
+        if self.announced:
+            return Verdict("time_up", self._reason)
+        self.announced = True
+        self._responses.want(prompts.announcement())
+        return None

@@ -1,23 +1,21 @@
-"""What a new model session has to know of a call under way: what was said, what was heard, and where it stopped.
+"""The history of a call, for a model session that joins it: what was said, what was heard, and where it stopped.
 
-A model session cannot be resumed. A new one gets the conversation as items, in order, and a last word of ours that puts
-it back into the call.
+A model session cannot be resumed. A new one gets the conversation as items, in order, and a last message of ours that
+puts it back into the call.
 """
 
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
-from typing import Any, Literal, TypeAlias, get_args
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, TypeAlias
 
-from phoneagent.events import Cost, Turn
+from phoneagent.events import Cost, Pending, Turn
+from phoneagent.protocol.realtime import assistant_message, system_message, tool_call, tool_output, user_message
 
 Role: TypeAlias = Literal["system", "user"]
-"""Whose message the user's code may add: ours, or the caller's."""
-
-Pending: TypeAlias = Literal["nothing", "answer", "words", "unknown"]
-"""What was open: nothing, the caller listens or thinks · the caller waits for an answer, or for the rest of one · the
-caller's last words were lost · nobody knows, as after a crash."""
+"""The roles of messages that user code may add: ours, or the caller's."""
 
 MAX_CHARS = 48_000
 """About 12,000 tokens, less than half of the smallest model's context; of longer calls the latest part is told."""
@@ -42,7 +40,7 @@ _GO_ON: dict[Pending, str] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ToolRun:
-    """A tool call of the model; `output` is None if it was begun and nobody knows how it ended."""
+    """A tool call of the model; `output` is None if it was begun and its outcome is unknown."""
 
     call_id: str
     name: str
@@ -50,20 +48,21 @@ class ToolRun:
     output: str | None = field(repr=False)
     at_ms: int
     running: bool = False
-    """It is at work here, and its output is going to be posted."""
+    """It runs here, and its output will be posted."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Note:
-    """A message that the user's code added to the conversation. `at` is when, in the unit of whoever holds it."""
+    """A message that user code added to the conversation, and when, in milliseconds of the call."""
 
     role: Role
     text: str = field(repr=False)
-    at: float
+    at_ms: int
 
     def item(self) -> dict[str, Any]:
         """Return it as an item of the Realtime API."""
-        return _say(self.role, "input_text", self.text)
+        text = _cut(self.text)
+        return system_message(text) if self.role == "system" else user_message(text)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,17 +75,30 @@ class Past:
     pending: Pending = "unknown"
     age_ms: int = 0
     cost: Cost | None = None
-    """What it cost so far; None if the models told of nothing."""
+    """What it cost so far; None if the models reported nothing."""
 
     @property
     def greeted(self) -> bool:
-        """Whether the caller has heard anything of the agent; if nobody knows, they have."""
+        """Whether the caller has heard anything of the agent; true where that is unknown."""
         return self.pending == "unknown" or any(turn.role == "agent" and turn.heard_ms > 0 for turn in self.turns)
 
     @property
-    def asked(self) -> bool:
+    def caller_spoke(self) -> bool:
         """Whether the caller has said anything."""
         return any(turn.role == "caller" for turn in self.turns)
+
+    def extended(
+        self, *, turns: Iterable[Turn], tools: Iterable[ToolRun], notes: Iterable[Note], pending: Pending
+    ) -> Past:
+        """Return the call with what this media stream adds; its times count from the stream's start."""
+        age_ms = self.age_ms
+        return replace(
+            self,
+            turns=(*self.turns, *(replace(turn, start_ms=turn.start_ms + age_ms) for turn in turns)),
+            tools=(*self.tools, *(replace(run, at_ms=run.at_ms + age_ms) for run in tools)),
+            notes=(*self.notes, *(replace(note, at_ms=note.at_ms + age_ms) for note in notes)),
+            pending=pending,
+        )
 
     def items(self, *, anchor: bool = True) -> list[dict[str, Any]]:
         """Return the conversation as items of the Realtime API, and (`anchor`) our last word."""
@@ -94,7 +106,7 @@ class Past:
             (turn.start_ms, [_message(turn)]) for turn in self.turns if turn.heard_text
         ]
         told += [(tool.at_ms, _tool(tool)) for tool in self.tools]
-        told += [(round(note.at), [note.item()]) for note in self.notes]
+        told += [(note.at_ms, [note.item()]) for note in self.notes]
         told.sort(key=lambda each: each[0])
         items: list[dict[str, Any]] = []
         room = MAX_CHARS
@@ -104,7 +116,7 @@ class Past:
                 break
             items[:0] = part
         if anchor:
-            items.append(_say("system", "input_text", _ANCHOR + _GO_ON[self.pending]))
+            items.append(system_message(_ANCHOR + _GO_ON[self.pending]))
         return items
 
 
@@ -117,19 +129,9 @@ def pending_now(*, turn_open: bool, owes: bool, words_lost: bool) -> Pending:
     return "nothing"
 
 
-def pending_of(value: object) -> Pending:
-    """Read what was open from a next step; anything else than we write means that nobody knows."""
-    return value if value in get_args(Pending) else "unknown"  # type: ignore[return-value]
-
-
 def _message(turn: Turn) -> dict[str, Any]:
-    if turn.role == "caller":
-        return _say("user", "input_text", turn.heard_text)
-    return _say("assistant", "output_text", turn.heard_text)
-
-
-def _say(role: str, kind: str, text: str) -> dict[str, Any]:
-    return {"type": "message", "role": role, "content": [{"type": kind, "text": _cut(text)}]}
+    text = _cut(turn.heard_text)
+    return user_message(text) if turn.role == "caller" else assistant_message(text)
 
 
 def _cut(text: str) -> str:
@@ -137,12 +139,9 @@ def _cut(text: str) -> str:
 
 
 def _tool(tool: ToolRun) -> list[dict[str, Any]]:
-    output = _UNKNOWN_OUTCOME if tool.output is None else _cut(tool.output)
     arguments = tool.arguments if len(tool.arguments) <= MAX_PART_CHARS else "{}"  # half a JSON is none
-    call = {"type": "function_call", "call_id": tool.call_id, "name": tool.name, "arguments": arguments}
+    call = tool_call(tool.call_id, tool.name, arguments)
     if tool.running:
         return [call]
-    return [
-        call,
-        {"type": "function_call_output", "call_id": tool.call_id, "output": output},
-    ]
+    output = _UNKNOWN_OUTCOME if tool.output is None else _cut(tool.output)
+    return [call, tool_output(tool.call_id, output)]

@@ -1,7 +1,8 @@
-"""Telling the model how much of what it said was heard.
+"""Interruption: whether the caller's speech stops the agent, and what the model then has to know.
 
-A refused truncation leaves the model in the belief that it said everything, so a refusal that names the real length is
-answered with that length, once.
+The model runs ahead of the caller: its words are generated faster than they are played. So what was not heard must be
+taken back, item by item (`conversation.item.truncate`). A refused truncation would leave the model in the belief that
+it said everything; a refusal that names the real length is therefore answered with that length, once.
 """
 
 from __future__ import annotations
@@ -9,55 +10,118 @@ from __future__ import annotations
 import re
 from collections import deque
 from collections.abc import Iterable
+from dataclasses import dataclass
 
-from phoneagent.bridge.playback import Outcome
-from phoneagent.protocol.realtime import ItemCreate, ItemTruncate, ToModel
+from phoneagent.bridge.playback import Outcome, Playback
+from phoneagent.bridge.requests import Verdict
+from phoneagent.bridge.responses import ResponseGate
+from phoneagent.protocol.realtime import Failure, ItemCreate, ItemTruncate, ToModel, system_message
 
 MAX_OPEN = 64
-"""Truncations are not acknowledged by number; so many of the latest can still be refused."""
+"""Truncations are not acknowledged by number; this many of the latest can still be refused."""
 
 _SHORTER = re.compile(r"Audio content of (\d+)\s*ms is already shorter than")
 
 
-class Truncations:
-    """The truncations of a session; what it wants to send goes to `outbox`."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Interruption:
+    """What of the caller's speech stops the agent."""
 
-    def __init__(self, outbox: deque[ToModel]) -> None:
+    enabled: bool = True
+    """Whether any speech does. Without it, speech is answered once the agent has finished."""
+    greeting: bool = False
+    """Whether that holds for the greeting too; otherwise the greeting is protected until it was heard."""
+
+    @property
+    def server_may_answer(self) -> bool:
+        """Whether the server may answer each turn by itself. Where speech can be ignored, it would answer that too."""
+        return self.enabled
+
+
+class Interruptions:
+    """The interruptions of one call. `now` is in seconds."""
+
+    def __init__(
+        self, policy: Interruption, outbox: deque[ToModel], playback: Playback, responses: ResponseGate
+    ) -> None:
+        self._policy = policy
         self._outbox = outbox
+        self._playback = playback
+        self._responses = responses
+        self._greeting_items: set[str] = set()
+        self._decide_at: float | None = None
         self._number = 0
         self._open: dict[str, ItemTruncate] = {}
-        self._foreign: set[str] = set()
+        self._foreign: set[str] = set()  # items that play on from an earlier session
 
-    def new_session(self, item_ids: Iterable[str]) -> None:
-        """Another session takes over while these items still play: it knows them as text, under no id."""
+    def new_session(self, playing: Iterable[Outcome]) -> None:
+        """The session is gone while these items still play: the next one knows them as text, under no id."""
         self._open.clear()
-        self._foreign.update(item_ids)
+        self._foreign.update(outcome.item_id for outcome in playing)
+        self._decide_at = None
+
+    # --- whether ---
+
+    def allowed(self) -> bool:
+        """Tell whether speech may stop the agent now."""
+        if not self._policy.enabled:
+            return False
+        protected = self._responses.waits_for("greeting") or any(map(self._playback.holds, self._greeting_items))
+        return self._policy.greeting or not protected
+
+    def greeting_audio(self, item_id: str) -> None:
+        """Note an item that belongs to the greeting."""
+        self._greeting_items.add(item_id)
+
+    def speech_started(self, now: float) -> None:
+        """The caller began to speak; whether that interrupts is decided next."""
+        self._decide_at = now
+
+    def decide(self, now: float, *, agents_turn: bool) -> bool:
+        """Tell, once for each speech, whether it interrupts. `agents_turn`: the agent speaks, or is about to."""
+        if self._decide_at is None or now < self._decide_at:
+            return False
+        self._decide_at = None
+        return agents_turn and self.allowed()
+
+    def get_timer(self) -> float | None:
+        """Return when a speech is to be decided on."""
+        return self._decide_at
+
+    def handle_timer(self, now: float) -> None:
+        """Nothing by itself: the bridge asks `decide` after every timer, since the answer depends on the floor."""
+
+    # --- what follows ---
+
+    def interrupt(self, now: float) -> list[Outcome]:
+        """Stop the response and drop what was not heard. Returns the items that were cut, oldest first."""
+        self._responses.interrupt(now)
+        return self._playback.cut(now)
 
     def truncate(self, outcome: Outcome, heard_text: str = "") -> None:
-        """Tell the model that of this item only `heard_ms` were heard, in words where it has it as text."""
+        """Tell the model that only `heard_ms` of this item were heard; in words, where it knows the item as text."""
         if outcome.item_id in self._foreign:
             heard = heard_text or "nothing"
             text = f"The caller interrupted you. Of your last words they heard only this much: {heard}"
-            content = [{"type": "input_text", "text": text}]
-            self._outbox.append(ItemCreate(item={"type": "message", "role": "system", "content": content}))
+            self._outbox.append(ItemCreate(item=system_message(text)))
             return
         message = self._send(outcome.item_id, outcome.content_index, outcome.heard_ms)
         self._open[message.event_id or ""] = message
         if len(self._open) > MAX_OPEN:
             del self._open[next(iter(self._open))]
 
-    def refused(self, event_id: str, message: str) -> bool:
-        """Take an error that answers a truncation. Returns True if it is asked again with the length that was named."""
-        asked, length = self._open.pop(event_id, None), _SHORTER.search(message)
+    def refused(self, failure: Failure) -> Verdict | None:
+        """Take an error that answers a truncation; None if that was sent once more, with the length that was named."""
+        asked, length = self._open.pop(failure.event_id or "", None), _SHORTER.search(failure.message or "")
         if asked is None or length is None:
-            return False
+            return Verdict("trouble", "a truncation was refused: the model may believe that more was heard")
         self._send(asked.item_id, asked.content_index, min(int(length[1]), asked.audio_end_ms))
-        return True
+        return None
 
     @staticmethod
-    def owns(event_id: str) -> bool:
-        """Tell whether an event of that id was a truncation."""
-        return event_id.startswith("truncate_")
+    def owns(failure: Failure) -> bool:
+        """Tell whether an error answers a truncation."""
+        return (failure.event_id or "").startswith("truncate_")
 
     def _send(self, item_id: str, content_index: int, audio_end_ms: int) -> ItemTruncate:
         self._number += 1

@@ -21,7 +21,7 @@ from collections import deque
 from dataclasses import dataclass, field
 
 from phoneagent.protocol.audio import BYTES_PER_MS, base64_bytes
-from phoneagent.protocol.mediastream import Audio, Clear, SendMark, ToCaller
+from phoneagent.protocol.carrier import Audio, Clear, SendMark, ToCarrier
 
 MARK_EVERY_BYTES = 100 * BYTES_PER_MS
 """At most one mark per 100 ms of audio, beside the one at each item's end."""
@@ -87,22 +87,19 @@ class Playback:
         self._sequence = 0
         self._clear_due = False
         self._items: dict[str, _Item] = {}
-        self._queue: deque[tuple[_Item | None, str]] = deque()
+        self._queue: deque[tuple[_Item | None, str, int]] = deque()  # the item, its base64, and how many bytes that is
         self._waiting = 0
         self._reset()
 
     def _reset(self) -> None:
         self._sent = 0
+        self._marked = 0  # the position of the newest mark
         self._acked = 0
         self._acked_at = -math.inf
         self._spans: deque[_Span] = deque()
         self._open_since = -math.inf  # when the first audio after the last mark was written
         self.dry_at = -math.inf
         """When everything written will have been played at the earliest, in seconds of `now`."""
-
-    @property
-    def _marked(self) -> int:
-        return self._spans[-1].position if self._spans else self._acked
 
     @property
     def idle(self) -> bool:
@@ -132,8 +129,12 @@ class Playback:
             item.received += size
             item.waiting += size
         self._waiting += size
-        step = PIECE_CHARS if len(payload) > CUT_ABOVE_CHARS else len(payload)
-        self._queue.extend((item, payload[start : start + step]) for start in range(0, len(payload), step))
+        if len(payload) <= CUT_ABOVE_CHARS:
+            self._queue.append((item, payload, size))
+            return True
+        for start in range(0, len(payload), PIECE_CHARS):
+            piece = payload[start : start + PIECE_CHARS]
+            self._queue.append((item, piece, base64_bytes(piece)))
         return True
 
     def finish(self, item_id: str | None = None) -> list[Outcome]:
@@ -146,7 +147,7 @@ class Playback:
             if item is None or item.complete:
                 return []
             item.complete = True
-        self._queue.append((None, _END_OF_ITEM))
+        self._queue.append((None, _END_OF_ITEM, 0))
         return self._forget_heard()
 
     def finish_items(self) -> list[Outcome]:
@@ -163,7 +164,7 @@ class Playback:
         """Tell whether an item is not yet complete and heard to its end."""
         return item_id in self._items
 
-    def pop(self, now: float) -> ToCaller | None:
+    def pop(self, now: float) -> ToCarrier | None:
         """Return the next message to write, if any; it counts as written at `now` (seconds)."""
         if self._clear_due:
             self._clear_due = False
@@ -172,7 +173,7 @@ class Playback:
         if unmarked >= MARK_EVERY_BYTES:
             return self._mark()
         while self._queue:
-            item, payload = self._queue[0]
+            item, payload, size = self._queue[0]
             if payload is _END_OF_ITEM:
                 self._queue.popleft()
                 if unmarked:
@@ -181,13 +182,14 @@ class Playback:
             if unmarked and now >= self.dry_at:
                 return self._mark()
             self._queue.popleft()
-            self._written(item, base64_bytes(payload), now)
+            self._written(item, size, now)
             return Audio(payload)
         return None
 
     def _mark(self) -> SendMark:
         self._sequence += 1
         name = f"{self.generation}.{self._sequence}"
+        self._marked = self._sent
         self._spans.append(_Span(name, self._sent, self._open_since))
         return SendMark(name)
 

@@ -1,24 +1,24 @@
-"""What we tell the model in words, besides the agent's instructions: the responses that we ask for by ourselves."""
+"""The prompts of responses that we ask for by ourselves: greeting, prescribed words, filler, goodbye, limits."""
 
 from __future__ import annotations
 
-from phoneagent.bridge.responses import Ask
+from phoneagent.bridge.responses import Wanted
 
 _NO_TOOLS = {"tool_choice": "none"}
 
 
-def greeting(text: str) -> Ask:
-    return Ask(
+def greeting(text: str) -> Wanted:
+    return Wanted(
         "greeting", f"The call was just answered. Greet the caller with exactly these words: {_quote(text)}", _NO_TOOLS
     )
 
 
-def exactly(text: str) -> Ask:
-    return Ask("say", f"Say exactly this to the caller now, and nothing else: {_quote(text)}", _NO_TOOLS)
+def exactly(text: str) -> Wanted:
+    return Wanted("say", f"Say exactly this to the caller now, and nothing else: {_quote(text)}", _NO_TOOLS)
 
 
-def filler(text: str) -> Ask:
-    return Ask(
+def filler(text: str) -> Wanted:
+    return Wanted(
         "filler",
         "This takes a moment. Say this to the caller now, in the language you speak with each other, and nothing else: "
         + _quote(text),
@@ -26,22 +26,22 @@ def filler(text: str) -> Ask:
     )
 
 
-def goodbye() -> Ask:
-    return Ask("goodbye", "The call ends now. Say a short goodbye to the caller, and nothing else.", _NO_TOOLS)
+def goodbye() -> Wanted:
+    return Wanted("goodbye", "The call ends now. Say a short goodbye to the caller, and nothing else.", _NO_TOOLS)
 
 
-def announcement() -> Ask:
-    """The longest call is about to end. Tools stay allowed: the agent may bring things to their end."""
-    return Ask(
+def announcement() -> Wanted:
+    """The call's maximum duration is nearly reached. Tools stay allowed: the agent may finish what it began."""
+    return Wanted(
         "say",
         "This call reaches its longest duration in less than half a minute. Tell the caller so in one short sentence, "
         "and bring the conversation to its end.",
     )
 
 
-def wrap_up() -> Ask:
-    """The call may cost no more. Tools stay allowed: the agent may bring things to their end."""
-    return Ask(
+def wrap_up() -> Wanted:
+    """The call's cost limit is reached. Tools stay allowed: the agent may finish what it began."""
+    return Wanted(
         "say",
         "This call has to end soon. Tell the caller so in one short sentence, without a reason, and bring the "
         "conversation to its end: there is time for one more answer.",

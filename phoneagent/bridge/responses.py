@@ -1,12 +1,18 @@
-"""One response at a time: who asked for the one that runs, and what has to be asked for next.
+"""One response at a time: what the active one is for, and what has to be asked for next.
 
-Two write here, the server's voice activity detection and we, and the server refuses a second response while one is
-active. So every `response.create` of ours goes through this gate.
+Two sides start responses, the server's voice activity detection and this gate, and the server refuses a second one
+while one is active. So every `response.create` of ours goes through here.
 
     NONE ──create sent──▶ REQUESTED ──response.created──▶ ACTIVE ──response.done──▶ NONE
-      └─turn committed, the server answers by itself─▲         └─cancelled: 3 s at most─▲
+                              │                              │
+                         interrupted                    interrupted
+                              ▼                              ▼
+                           DROPPED ──response.created──▶ CANCELLING ──response.done──▶ NONE
 
-An answer is *owed* from a committed turn or a posted tool output until a response is created that can know of it. Of a
+A turn that the server answers by itself leads from NONE to REQUESTED too.
+A request that brings no response within 5 s is made again; a cancelled response counts as done after 3 s.
+
+An answer is *owed* from a committed turn or a posted tool output until a response is created that can know of it. For a
 tool's output that is certain if we asked for the response after posting it, or if the server had added the output's
 item before it created one by itself.
 """
@@ -18,7 +24,15 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
 
-from phoneagent.protocol.realtime import Item, ItemCreate, Response, ResponseCancel, ResponseCreate, ToModel
+from phoneagent.protocol.realtime import (
+    Item,
+    ItemCreate,
+    Response,
+    ResponseCancel,
+    ResponseCreate,
+    ToModel,
+    system_message,
+)
 
 CREATED_SECONDS = 5.0
 """A requested response that is not created within this time is requested again."""
@@ -27,10 +41,10 @@ CANCELLED_SECONDS = 3.0
 """The longest wait for the `response.done` of a cancelled response."""
 
 MAX_UNANSWERED = 2
-"""So many requests in a row without a response mean that the session is dead."""
+"""With this many requests in a row that bring no response, the session is dead."""
 
-MAX_ASKS = 32
-"""What may wait to be said; more is refused."""
+MAX_WANTED = 32
+"""Responses that may wait in line; more are refused."""
 
 MAX_DISCARDED = 64
 """Cancelled responses of which output may still come."""
@@ -39,15 +53,21 @@ METADATA_KEY = "phoneagent"
 """Our responses carry their number under this key, so that the server's own are told apart."""
 
 Kind: TypeAlias = Literal["greeting", "say", "filler", "goodbye", "turn", "asked"]
-"""Said word for word, or answers: to a turn or a tool's output, and (`asked`) those that the user's code asks for."""
+"""Words that are prescribed, or answers: to a turn or a tool's output (`turn`), or asked for by user code (`asked`)."""
 
 ANSWERS = frozenset({"turn", "asked"})
 
 
 class State(enum.Enum):
+    """The state of the one response that may run."""
+
     NONE = "none"
     REQUESTED = "requested"
+    DROPPED = "dropped"
+    """Requested, and interrupted before it was created: it is cancelled when it is."""
     ACTIVE = "active"
+    CANCELLING = "cancelling"
+    """Cancelled by us; its `response.done` is still to come."""
 
 
 class Ending(enum.Enum):
@@ -63,7 +83,7 @@ class Ending(enum.Enum):
 
 
 @dataclass(slots=True)
-class Ask:
+class Wanted:
     """A response that we want. `prompt` becomes a system message before it; `options` go into `response.create`."""
 
     kind: Kind
@@ -74,79 +94,88 @@ class Ask:
 
 
 class ResponseGate:
-    """The gate. What it wants to send goes to `outbox`; `now` is in seconds."""
+    """The gate. Its messages go to `outbox`; `now` is in seconds."""
 
     def __init__(self, outbox: deque[ToModel]) -> None:
         self._outbox = outbox
         self.state = State.NONE
         self.id: str | None = None
-        self.ask: Ask | None = None
+        self.current: Wanted | None = None
         """What the active response is for; None for one that the server began."""
         self.owed = False
+        """An answer is owed, and no response that could give it was created."""
         self.spoke = False
-        """Whether the newest response has spoken, unless it was discarded."""
+        """The newest response has spoken, and was not discarded."""
         self.ever_spoke = False
-        """Whether any response has spoken: the model's voice can no more be changed then."""
+        """Some response has spoken: from then on the model's voice cannot be changed."""
         self.called = False
-        """Whether the newest response has called a tool."""
+        """The newest response has called a tool."""
         self.unanswered = 0
-        self._asks: deque[Ask] = deque()
-        self._pending: Ask | None = None  # our create that was not answered yet
+        self.waiting_since: float | None = None
+        """Since when something is to be said and nothing is, in this session or those before; None if nothing is."""
+        self._wanted: deque[Wanted] = deque()
+        self._pending: Wanted | None = None  # our create that was not answered yet
         self._number = 0
         self._outputs: dict[str, bool] = {}  # posted and in no response yet: call_id -> its item was added
-        self._server_may_answer = False  # a turn was committed since our create, and no response to it was created
-        self._covered: frozenset[str] = frozenset()  # what our pending create covers
+        # A server that gives no metadata back may still answer a turn by itself after our create. Then the next
+        # `response.created` is not known to be ours.
+        self._server_may_answer = False
+        self._covered: frozenset[str] = frozenset()  # the outputs that our pending create covers
         self._discarded: deque[str] = deque(maxlen=MAX_DISCARDED)  # until their response.done
         self._closing = False
-        self._drop_next = False  # interrupted before it was created
-        self._cancelled = False
-        self._retried = False
+        self._retried = False  # the same answer has failed before: once more, and the session is of no use
         self._deadline: float | None = None
         self._wait_until: float | None = None  # the server has asked for patience
-        self.waiting_since: float | None = None
-        """Since when something is to be said and nothing is; in this session or in those before."""
 
     def new_session(self) -> None:
-        """Another model session takes over: what was not said is to be asked for anew, an answer to be finished.
+        """Another session takes over: what was not said is asked for anew, and an answer that was cut off is owed.
 
-        Words that were prescribed are said once more from their beginning: the next session does not know them. A
-        greeting that nobody heard is the business of whoever tells the session where the call is.
+        Prescribed words are said from their beginning, because the next session does not know them. The greeting is
+        left out: the session's opening asks for it, if it was not heard.
         """
-        current = self.ask if self.state is State.ACTIVE else self._pending
-        if self.state is not State.NONE and not self._cancelled and not self._drop_next:
+        current = self.current if self.state is State.ACTIVE else self._pending
+        if self.state in (State.REQUESTED, State.ACTIVE):
             if current is None or current.kind == "turn":
                 self.owed = True
             elif current.kind == "greeting":
                 self.owed = self.owed or (self.state is State.ACTIVE and self.spoke)
             elif current.kind != "filler":
-                self._asks.appendleft(current)
-        self.owed = (self.owed or bool(self._outputs)) and not (self._closing or self._drop_next)
-        self._asks = deque(ask for ask in self._asks if ask.kind != "greeting")
-        for ask in self._asks:
-            ask.told = False
-        self.state, self.id, self.ask, self._pending = State.NONE, None, None, None
+                self._wanted.appendleft(current)
+        self.owed = (self.owed or bool(self._outputs)) and not (self._closing or self.state is State.DROPPED)
+        self._wanted = deque(wanted for wanted in self._wanted if wanted.kind != "greeting")
+        for wanted in self._wanted:
+            wanted.told = False
+        self.state, self.id, self.current, self._pending = State.NONE, None, None, None
         self._deadline = self._wait_until = None
-        self._server_may_answer = self._drop_next = self._cancelled = self._retried = self.called = False
+        self._server_may_answer = self._retried = self.called = False
         self.unanswered = 0
         self._outputs.clear()
         self._discarded.clear()
 
     # --- what is wanted ---
 
-    def want(self, ask: Ask) -> bool:
-        """Put a response in line. Returns False if too many wait, or the call is about to end."""
-        if len(self._asks) >= MAX_ASKS or (self._closing and ask.kind != "goodbye"):
+    def want(self, wanted: Wanted) -> bool:
+        """Put a response in line. Returns False if too many wait, or the call is closing."""
+        if len(self._wanted) >= MAX_WANTED or (self._closing and wanted.kind != "goodbye"):
             return False
-        if ask.kind == "greeting":
-            self._asks.appendleft(ask)
+        if wanted.kind == "greeting":
+            self._wanted.appendleft(wanted)
         else:
-            self._asks.append(ask)
+            self._wanted.append(wanted)
         return True
 
     def close(self) -> None:
-        """The call is about to end: from here on nothing is asked for but a goodbye."""
+        """The call is closing: from here on nothing is asked for but a goodbye."""
         self._closing = True
-        self._asks.clear()
+        self._wanted.clear()
+
+    def owe_answer(self) -> None:
+        """Ask for an answer as soon as one may be asked for."""
+        self.owed = True
+
+    def owe_nothing(self) -> None:
+        """Ask for no answer to what was said so far."""
+        self.owed = False
 
     def turn_committed(self, now: float, *, server_answers: bool) -> None:
         """The caller's turn is complete: an answer is owed, by the server itself or asked for by us."""
@@ -155,8 +184,8 @@ class ResponseGate:
         self._server_may_answer = server_answers
         if server_answers and self.state is State.NONE:
             self._request(now)
-        elif server_answers and self._pending is None:
-            self._drop_next = False  # what was to be dropped has not come, and what comes now answers this turn
+        elif server_answers and self.state is State.DROPPED and self._pending is None:
+            self.state = State.REQUESTED  # what was to be dropped has not come, and what comes now answers this turn
 
     def output_posted(self, call_id: str) -> None:
         """A tool's output went to the model."""
@@ -172,20 +201,44 @@ class ResponseGate:
         if call_id in self._outputs:
             self._outputs[call_id] = True
 
+    def tool_called(self) -> None:
+        """The newest response has called a tool."""
+        self.called = True
+
     @property
     def owes(self) -> bool:
         """Whether something is still to be said that no response was asked for yet."""
-        return self.owed or bool(self._asks or self._outputs)
+        return self.owed or bool(self._wanted or self._outputs)
+
+    @property
+    def busy(self) -> bool:
+        """Whether a response is requested or not done."""
+        return self.state is not State.NONE
+
+    @property
+    def running(self) -> bool:
+        """Whether a response was created and is not done."""
+        return self.state in (State.ACTIVE, State.CANCELLING)
 
     @property
     def speaking(self) -> bool:
-        """Whether more is to come of a requested or active response that was not cancelled."""
-        return self.state is not State.NONE and not (self._cancelled or self._drop_next)
+        """Whether more is to come of a requested or active response."""
+        return self.state in (State.REQUESTED, State.ACTIVE)
+
+    @property
+    def closing(self) -> bool:
+        """Whether nothing may be asked for but a goodbye."""
+        return self._closing
+
+    @property
+    def last_words(self) -> bool:
+        """Whether what the active response says serves as a goodbye: it is one, or it has called a tool as it spoke."""
+        return self.called or (self.current is not None and self.current.kind == "goodbye")
 
     def waits_for(self, kind: Kind) -> bool:
         """Tell whether a response of that kind is in line, requested or active."""
-        current = (*self._asks, self._pending, self.ask if self.state is State.ACTIVE else None)
-        return any(ask is not None and ask.kind == kind for ask in current)
+        current = (*self._wanted, self._pending, self.current if self.running else None)
+        return any(wanted is not None and wanted.kind == kind for wanted in current)
 
     def poll(self, now: float, *, speech: bool, tools_running: bool) -> None:
         """Send a `response.create` if one is wanted and may go.
@@ -198,27 +251,25 @@ class ResponseGate:
             self.waiting_since = now
         if self.state is not State.NONE or self._wait_until is not None:
             return
-        if self._asks and (not speech or self._asks[0].kind in ("greeting", "goodbye")):
-            self._create(self._asks.popleft(), now)
+        if self._wanted and (not speech or self._wanted[0].kind in ("greeting", "goodbye")):
+            self._create(self._wanted.popleft(), now)
         elif (self.owed or (self._outputs and not tools_running)) and not speech and not self._closing:
-            self._create(Ask("turn"), now)
+            self._create(Wanted("turn"), now)
 
-    def _create(self, ask: Ask, now: float) -> None:
-        if ask.prompt is not None and not ask.told:
-            content = [{"type": "input_text", "text": ask.prompt}]
-            self._outbox.append(ItemCreate(item={"type": "message", "role": "system", "content": content}))
-            ask.told = True  # a second attempt finds it there
+    def _create(self, wanted: Wanted, now: float) -> None:
+        if wanted.prompt is not None and not wanted.told:
+            self._outbox.append(ItemCreate(item=system_message(wanted.prompt)))
+            wanted.told = True  # a second attempt finds it there
         self._number += 1
-        options = {**ask.options, "metadata": {METADATA_KEY: str(self._number)}}
+        options = {**wanted.options, "metadata": {METADATA_KEY: str(self._number)}}
         self._outbox.append(ResponseCreate(event_id=f"create_{self._number}", response=options))
-        self._pending = ask
+        self._pending = wanted
         self._server_may_answer = False
         self._covered = frozenset(self._outputs)
         self._request(now)
 
     def _request(self, now: float) -> None:
         self.state = State.REQUESTED
-        self._drop_next = False
         self._deadline = now + CREATED_SECONDS
 
     # --- what the server says ---
@@ -226,20 +277,20 @@ class ResponseGate:
     def created(self, response: Response, now: float) -> bool:
         """Take `response.created`. Returns True if it was interrupted before it began."""
         ours = self._pending is not None and self._is_ours(response)
-        drop = self._drop_next and (ours or self._pending is None)  # one of the server's answers what came after
-        self._drop_next = self._drop_next and not drop
+        # A server's own response that comes while ours is to be dropped answers what was said since.
+        dropped = self.state is State.DROPPED and (ours or self._pending is None)
         if self._pending is not None and ours:
-            self.ask, self._pending = self._pending, None
-            if self.ask.kind in ANSWERS:  # the others say what they were told to: they answer nothing
+            self.current, self._pending = self._pending, None
+            if self.current.kind in ANSWERS:  # prescribed words answer nothing
                 self.owed = False
                 self._outputs = {call: added for call, added in self._outputs.items() if call not in self._covered}
         else:
-            self.ask, self.owed, self._server_may_answer = None, False, False
+            self.current, self.owed, self._server_may_answer = None, False, False
             self._outputs = {call: added for call, added in self._outputs.items() if not added}
         self.state, self.id, self._deadline = State.ACTIVE, response.id, None
-        self._cancelled = self.called = self.spoke = False
+        self.called = self.spoke = False
         self.unanswered = 0
-        return drop
+        return dropped
 
     def _is_ours(self, response: Response) -> bool:
         if response.metadata and METADATA_KEY in response.metadata:
@@ -247,19 +298,26 @@ class ResponseGate:
         # Not every server gives metadata back. Without it, a response is ours unless a turn gave cause for another.
         return not self._server_may_answer
 
-    def accepts(self, response_id: str) -> bool:
-        """Tell whether output of this response is still wanted."""
-        if self.state is State.ACTIVE and self.id is None:
+    def output(self, response_id: str) -> bool:
+        """Take output of a response; tell whether it is wanted. The active one's id is learned here, if need be."""
+        if self.id is None and self.running:
             self.id = response_id
-            if self._cancelled:
+            if self.state is State.CANCELLING:
                 self._discarded.append(response_id)
         return response_id not in self._discarded
 
-    def heard_audio(self, response_id: str) -> None:
-        """Note that a response speaks."""
+    def audio(self, response_id: str) -> bool:
+        """Take audio, or written words, of a response; tell whether they are wanted."""
+        if not self.output(response_id):
+            return False
         self.ever_spoke, self.waiting_since, self._wait_until = True, None, None
         if response_id == self.id:
             self.spoke = True
+        return True
+
+    def answers(self, response_id: str) -> bool:
+        """Tell whether what a response says is a wanted answer of the model's own, and not prescribed words."""
+        return response_id not in self._discarded and (self.current is None or self.current.kind in ANSWERS)
 
     def wait(self, until: float) -> None:
         """Ask for nothing before `until`: the server would refuse it."""
@@ -269,9 +327,9 @@ class ResponseGate:
         """Take `response.done`."""
         if response.id is not None and response.id in self._discarded:
             self._discarded.remove(response.id)
-        if self.state is not State.ACTIVE or (self.id is not None and response.id != self.id):
+        if not self.running or (self.id is not None and response.id != self.id):
             return Ending.IGNORED
-        cancelled, ask = self._cancelled, self.ask
+        cancelled, wanted = self.state is State.CANCELLING, self.current
         said = self.spoke or self.called
         self._finish(now)
         if cancelled:
@@ -283,15 +341,14 @@ class ResponseGate:
             return Ending.SAID
         if self._retried and response.status != "failed":
             return Ending.EMPTY
-        self._put_back(ask)
+        self._put_back(wanted)
         if self._retried:
             return Ending.FAILED
         self._retried = True
         return Ending.RETRIED
 
     def _finish(self, now: float) -> None:
-        self.state, self.id, self.ask, self._deadline = State.NONE, None, None, None
-        self._cancelled = False
+        self.state, self.id, self.current, self._deadline = State.NONE, None, None, None
         if self._pending is not None:
             self._request(now)
 
@@ -303,8 +360,9 @@ class ResponseGate:
             self.owed = True  # the server's own response to a turn failed, ours is still on its way
             return
         pending, self._pending = self._pending, None
-        if self.state is not State.ACTIVE:
-            self.state, self.id, self.ask, self._deadline = State.ACTIVE, None, None, None
+        if not self.running:
+            # A response is active of which we have not heard: its id comes with its output.
+            self.state, self.id, self.current, self._deadline = State.ACTIVE, None, None, None
             self._put_back(pending)
         elif pending is not None and pending.kind != "turn":
             self._put_back(pending)  # a turn is answered by the one that was created instead
@@ -314,9 +372,9 @@ class ResponseGate:
         if self._pending is None or event_id != f"create_{self._number}":
             return Ending.IGNORED
         pending, self._pending = self._pending, None
-        if self.state is State.REQUESTED:
+        if not self.running:
             self.state, self._deadline = State.NONE, None
-        if self._retried and pending.kind == "asked":  # with options of the user's, which no session will take
+        if self._retried and pending.kind == "asked":  # its options are user code's, and no session takes them
             self._retried = False
             return Ending.IGNORED
         self._put_back(pending)
@@ -325,35 +383,37 @@ class ResponseGate:
         self._retried = True
         return Ending.RETRIED
 
-    def _put_back(self, ask: Ask | None) -> None:
+    def _put_back(self, wanted: Wanted | None) -> None:
         """Put what a response was for back in line; None for one of the server's."""
-        if self._closing and (ask is None or ask.kind != "goodbye"):
+        if self._closing and (wanted is None or wanted.kind != "goodbye"):
             return
-        if ask is None or ask.kind == "turn":
+        if wanted is None or wanted.kind == "turn":
             self.owed = True
-        elif ask.kind != "filler":  # its moment has passed
-            self._asks.appendleft(ask)
+        elif wanted.kind != "filler":  # its moment has passed
+            self._wanted.appendleft(wanted)
 
     # --- interruption and time ---
 
     def interrupt(self, now: float) -> None:
         """Stop the active response, or the requested one as soon as it begins."""
         if self.state is State.REQUESTED:
-            self._drop_next = True
+            self.state = State.DROPPED
         elif self.state is State.ACTIVE:
             self.discard(now)
 
     def discard(self, now: float) -> None:
         """Cancel the active response and drop all that still comes of it."""
-        if self.id is not None and self.id not in self._discarded:
+        if self.state is not State.ACTIVE:
+            return
+        self.state = State.CANCELLING
+        if self.id is not None:
             self._discarded.append(self.id)
-        if not self._cancelled:
-            self._cancelled = True
-            self.spoke = False
-            self._deadline = now + CANCELLED_SECONDS
-            self._outbox.append(ResponseCancel(response_id=self.id))
+        self.spoke = False
+        self._deadline = now + CANCELLED_SECONDS
+        self._outbox.append(ResponseCancel(response_id=self.id))
 
     def get_timer(self) -> float | None:
+        """Return when `handle_timer` is due."""
         return min((time for time in (self._deadline, self._wait_until) if time is not None), default=None)
 
     def handle_timer(self, now: float) -> None:
@@ -362,11 +422,12 @@ class ResponseGate:
             self._wait_until = None
         if self._deadline is None or now < self._deadline:
             return
-        if self.state is State.ACTIVE:
+        if self.running:
             self._finish(now)
             return
         self.unanswered += 1
-        self.state, self._deadline = State.NONE, None
         pending, self._pending = self._pending, None
-        if not self._drop_next:
+        dropped = self.state is State.DROPPED
+        self.state, self._deadline = State.NONE, None
+        if not dropped:
             self._put_back(pending)

@@ -1,4 +1,4 @@
-"""Who said what, and what of it was heard.
+"""The transcript of a call: what each side said, and what of it was heard.
 
 Transcripts come late, out of order, in pieces or not at all; everything is attached by its item. Times are
 milliseconds of the call.
@@ -6,9 +6,10 @@ milliseconds of the call.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from phoneagent.bridge.playback import Outcome
 from phoneagent.events import Turn
 
 MAX_TURNS = 10_000
@@ -16,6 +17,9 @@ MAX_TURNS = 10_000
 
 SLOWEST_CHARS_PER_MS = 1 / 60
 """About 16 characters a second: how fast speech is taken to be while its length is not known yet."""
+
+TEXT_MS = 5_000
+"""How long the text of a turn of the caller's may take; not every session has a recogniser."""
 
 
 def heard_part(text: str, heard_ms: int, said_ms: int, *, complete: bool) -> str:
@@ -54,13 +58,17 @@ class Transcript:
     """The turns of a call. A method that ends a turn returns it."""
 
     def __init__(self) -> None:
-        self.speaker: str | None = None
-        """The name of the agent who has the call: of what begins from here on."""
+        self._speaker: str | None = None
         self._ended: dict[str, Turn] = {}
         self._agent: dict[str, _AgentTurn] = {}
         self._caller: dict[str, _CallerTurn] = {}
         self._speech: tuple[int, int] | None = None
         self._latest = ""
+        self._committed_ms = -TEXT_MS
+
+    def agent_named(self, name: str) -> None:
+        """What the agent begins to say from here on is said by the agent of that name."""
+        self._speaker = name
 
     def caller_spoke(self, start_ms: int, end_ms: int) -> None:
         """Note a stretch of speech of the caller; the turn it belongs to is committed later."""
@@ -73,6 +81,7 @@ class Transcript:
         self._speech = None
         self._caller[item_id] = _CallerTurn(item_id, start, end)
         self._latest = item_id
+        self._committed_ms = now_ms
 
     def caller_text(self, item_id: str, text: str) -> Turn | None:
         """Attach what the recogniser understood of an item, or "" if it failed."""
@@ -103,12 +112,12 @@ class Transcript:
         if ended is not None:
             self._amend(ended, ended.text + words)
             return
-        turn = self._agent.setdefault(item_id, _AgentTurn(item_id, self.speaker))
+        turn = self._agent.setdefault(item_id, _AgentTurn(item_id, self._speaker))
         if not turn.complete:
             turn.text += words
 
     def _amend(self, ended: Turn, text: str) -> None:
-        """Give a turn that was heard already its text, which came late."""
+        """Give its text, which came late, to a turn that was heard already."""
         if not ended.interrupted:
             self._ended[ended.item_id] = replace(ended, text=text.strip(), heard_text=text.strip())
 
@@ -118,24 +127,24 @@ class Transcript:
         if ended is not None:
             self._amend(ended, text)
             return
-        turn = self._agent.setdefault(item_id, _AgentTurn(item_id, self.speaker))
+        turn = self._agent.setdefault(item_id, _AgentTurn(item_id, self._speaker))
         turn.text, turn.complete = text, True
 
-    def no_more(self, said_ms: Mapping[str, int | None]) -> None:
-        """Nothing more comes of what the agent says.
+    def new_session(self, playing: Sequence[Outcome], *, heard_again: bool) -> None:
+        """The session is gone: nothing more comes of what the agent says; the caller may be heard once more.
 
-        Of the items in `said_ms` so much audio came, and their words may have run ahead of it; None where all came. Of
-        the others nothing was said.
+        Of the items that still play some audio came, and their words may have run ahead of it. Of all others nothing
+        was said.
         """
-        self._agent = {item_id: self._agent.get(item_id) or _AgentTurn(item_id, self.speaker) for item_id in said_ms}
-        for item_id, ms in said_ms.items():
-            turn = self._agent[item_id]
-            if ms is not None:
+        self._agent = {
+            each.item_id: self._agent.get(each.item_id) or _AgentTurn(each.item_id, self._speaker) for each in playing
+        }
+        for each in playing:
+            turn, ms = self._agent[each.item_id], each.received_ms
+            if not each.complete:
                 turn.text, turn.complete = heard_part(turn.text, ms, ms, complete=False), True
-
-    def forget_caller(self) -> None:
-        """Nobody will understand the turn that has no text yet: the caller is heard once more."""
-        self._caller.pop(self._latest, None)
+        if heard_again:
+            self._caller.pop(self._latest, None)
 
     def so_far(self, now_ms: int) -> list[Turn]:
         """Return the ended turns, and what the agent is saying as if it were heard."""
@@ -154,16 +163,13 @@ class Transcript:
         ]
         return [*self.turns(), *playing]
 
-    def agent_turn(
-        self, item_id: str, *, heard_ms: int, said_ms: int, now_ms: int, interrupted: bool, complete: bool
-    ) -> Turn:
-        """End the turn of an item: it was heard to its end at `now_ms`, or cut off then.
-
-        `complete` tells whether all of its audio had come.
-        """
-        turn = self._agent.pop(item_id, None) or _AgentTurn(item_id, self.speaker)
+    def agent_turn(self, outcome: Outcome, now_ms: int) -> Turn:
+        """End the turn of an item: it was heard to its end at `now_ms`, or cut off then."""
+        item_id, heard_ms, said_ms = outcome.item_id, outcome.heard_ms, outcome.received_ms
+        interrupted = heard_ms < said_ms or not outcome.complete
+        turn = self._agent.pop(item_id, None) or _AgentTurn(item_id, self._speaker)
         text = turn.text.strip()
-        heard_text = heard_part(text, heard_ms, said_ms, complete=complete) if interrupted else text
+        heard_text = heard_part(text, heard_ms, said_ms, complete=outcome.complete) if interrupted else text
         return self._keep(
             Turn(
                 role="agent",
@@ -183,6 +189,10 @@ class Transcript:
     def lacks_text(self) -> bool:
         """Whether the caller's latest turn has no text yet."""
         return self._latest in self._caller
+
+    def awaits_text(self, now_ms: int) -> bool:
+        """Tell whether the text of the caller's latest turn may still come."""
+        return self.lacks_text and now_ms < self._committed_ms + TEXT_MS
 
     def close(self) -> list[Turn]:
         """End the turns of the caller whose text never came, and return them."""

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
-import itertools
 import logging
-from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -17,22 +15,23 @@ from phoneagent.agent.call import Call
 from phoneagent.agent.handoffs import INSTRUCTIONS_SECONDS, hand_off_output, hand_off_tool, is_hand_off
 from phoneagent.agent.tools import Tool
 from phoneagent.bridge.history import ToolRun
+from phoneagent.bridge.requests import SessionChanged
 from phoneagent.errors import ToolError
-from phoneagent.protocol.realtime import Error, FromModel, SessionUpdated
 
 log = logging.getLogger("phoneagent.calls.active_agent")
 
 ANSWER_SECONDS = 2.0
-"""How long the model's server may take to say that it refuses a change; after that it counts as taken."""
+"""How long the model's server may take to refuse a change; after that the change counts as taken."""
 
 
 class ActiveAgent:
-    """Who of a team has the call. `reconfigure` changes the model's session by an event of that id, `speaks` notes who
-    speaks. Whoever is to have the call has it once the session is theirs: `receive` is shown the server's events.
+    """The agent of a team that has the call.
 
-    A model's voice cannot be changed once it was heard: `voice_fixed` tells whether it was.
+    `change_session` changes the model's session and returns an id, under which the server's answer comes back to
+    `session_changed`. An agent gets the call once the session is its own. `agent_named` is told which agent speaks. A
+    model's voice cannot be changed once it was heard: `voice_fixed` tells whether it was.
 
-    `past` are the tools that were called before this media stream: whoever had the call then has it again.
+    `past` are the tools that were called before this media stream: the agent that had the call then has it again.
     """
 
     def __init__(
@@ -41,27 +40,26 @@ class ActiveAgent:
         call: Call,
         *,
         past: Sequence[ToolRun],
-        reconfigure: Callable[[dict[str, object], str], None],
-        speaks: Callable[[str], None],
+        change_session: Callable[[Mapping[str, Any]], str],
+        agent_named: Callable[[str], None],
         voice_fixed: Callable[[], bool],
     ) -> None:
         self.agent = self._answered = self._voice = agent
         self._team = team_of(agent)
         self._call = call
-        self._reconfigure = reconfigure
-        self._speaks = speaks
+        self._change_session = change_session
+        self._agent_named = agent_named
         self._voice_fixed = voice_fixed
-        self._numbers = itertools.count(1)
-        self._given: dict[str, Mapping[str, Any]] = {}  # the sessions of those who have had the call, by name
-        self._asked: OrderedDict[str, asyncio.Future[str | None]] = OrderedDict()  # changes that wait for their answer
+        self._given: dict[str, Mapping[str, Any]] = {}  # the sessions of agents that have had the call, by name
+        self._changes: dict[str, asyncio.Future[str | None]] = {}  # that wait for their answer
         for run in past:
             target = self._target(run.name)
             if target is not None and run.output == hand_off_output(target.name):
                 self.agent = target
-        speaks(self.agent.name)
+        agent_named(self.agent.name)
 
     def tool(self, name: str) -> Tool | None:
-        """Return the tool of that name of whoever has the call."""
+        """Return the tool of that name of the agent that has the call."""
         target = self._target(name)
         if target is None:
             known = self.agent.tool(name)
@@ -82,42 +80,30 @@ class ActiveAgent:
                     raise ToolError(f"the call was not handed over ({refusal}): you are still the one who has it")
         self._voice = self._voice if self._voice_fixed() else target
         self._adjust(target)
-        self._has_it(target)
+        self._give_to(target)
         self._given[target.name] = session
         return hand_off_output(target.name)
 
-    def receive(self, event: FromModel) -> None:
-        """Take a server event: it may be the answer to a change that was asked for."""
-        match event:
-            case SessionUpdated() if self._asked:
-                self._answered_by(next(iter(self._asked)), None)
-            case Error(error=failure) if self._asked:
-                of_session = failure.event_id is None and (failure.param or "").startswith("session")
-                event_id = next(iter(self._asked)) if of_session else failure.event_id
-                self._answered_by(event_id or "", failure.code or failure.type or "error")
-            case _:
-                pass
-
-    def _answered_by(self, event_id: str, refusal: str | None) -> None:
-        answer = self._asked.pop(event_id, None)
+    def session_changed(self, changed: SessionChanged) -> None:
+        """Take the server's answer to a change."""
+        answer = self._changes.pop(changed.change_id, None)
         if answer is not None and not answer.done():
-            answer.set_result(refusal)
+            answer.set_result(changed.refusal)
 
     async def session_opened(self) -> None:
-        """A model session is there, configured for the agent who answered: make it that of whoever has the call.
+        """Make a new session, configured for the agent that answered, that of the agent that has the call.
 
-        Where they cannot write their instructions now, those of before hold: the caller is in the middle of it.
+        Where that agent's instructions cannot be written now, the earlier ones hold: the caller is in the middle of a
+        conversation.
 
         Raises:
-            Exception: whatever the agent's own function raises, and TimeoutError, where there are none of before in
-                this media stream; the one who answered has the call.
+            Exception: whatever the agent's own function raises, and TimeoutError, where there are no earlier ones in
+                this media stream; the agent that answered has the call then.
         """
-        for event_id in list(self._asked):
-            self._answered_by(event_id, "the connection was lost")
         if self.agent is self._answered:
             return
         target = self.agent
-        self._has_it(self._answered)
+        self._give_to(self._answered)
         try:
             async with asyncio.timeout(INSTRUCTIONS_SECONDS):
                 self._given[target.name] = await self._session_of(target)
@@ -125,27 +111,27 @@ class ActiveAgent:
             if target.name not in self._given:
                 raise
             log.exception(
-                "agent %r goes on with the instructions of before", target.name, extra={"call_sid": self._call.sid}
+                "agent %r goes on with its earlier instructions", target.name, extra={"call_sid": self._call.sid}
             )
         answer = self._configure(self._given[target.name])
         self._adjust(target)
-        self._has_it(target)
+        self._give_to(target)
 
         def settle(answer: asyncio.Future[str | None]) -> None:
             if not answer.cancelled() and answer.result() is not None and self.agent is target:
-                self._has_it(self._answered)
+                self._give_to(self._answered)
 
         answer.add_done_callback(settle)  # it comes once the call goes on
 
-    def _has_it(self, agent: Agent) -> None:
+    def _give_to(self, agent: Agent) -> None:
         self.agent = agent
-        self._speaks(agent.name)
+        self._agent_named(agent.name)
 
     async def _session_of(self, target: Agent) -> Mapping[str, Any]:
         return target.session(await target.instructions_for(self._call))
 
     def _configure(self, session: Mapping[str, Any]) -> asyncio.Future[str | None]:
-        """Make the model's session that one. Returns the server's answer: None, or why it refuses."""
+        """Change the model's session to that one. Returns the server's answer: None, or why it refuses."""
         return self._change({key: session[key] for key in ("type", "instructions", "tools")})
 
     def _adjust(self, target: Agent) -> None:
@@ -156,10 +142,9 @@ class ActiveAgent:
         if voice != _voice_of(self._answered.session("")):
             self._change({"type": session["type"], "audio": {"output": voice}})
 
-    def _change(self, session: dict[str, object]) -> asyncio.Future[str | None]:
-        event_id = f"agent_{next(self._numbers)}"
-        answer = self._asked[event_id] = asyncio.get_running_loop().create_future()
-        self._reconfigure(session, event_id)
+    def _change(self, session: Mapping[str, Any]) -> asyncio.Future[str | None]:
+        answer: asyncio.Future[str | None] = asyncio.get_running_loop().create_future()
+        self._changes[self._change_session(session)] = answer
         return answer
 
 

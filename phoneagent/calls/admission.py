@@ -1,11 +1,11 @@
-"""Who is put through: a list of callers, a share for each of them, and what the process can carry.
+"""Admission: which new calls are taken, and what happens to the others.
 
-    denied by the list → rejected, as a number that does not take such calls
-    too many calls of one caller → busy
-    too many calls at all → whoever answers at FALLBACK_NUMBER, busy without one
+    the caller is denied by a list → rejected
+    the caller has too many calls → busy
+    the process has too many calls → forwarded to FALLBACK_NUMBER, or busy if there is none
 
-The other party of a call is a number in E.164, `sip:…`, `client:…`, or a word where the number is withheld; a party is
-never named in what is returned.
+The other party of a call is a number in E.164, `sip:…`, `client:…`, or a word where the number is withheld. A refusal
+never contains the party.
 """
 
 from __future__ import annotations
@@ -16,14 +16,15 @@ from typing import Literal
 
 _IDENTIFIED = ("+", "sip:", "sips:", "client:")
 _SPELLED = frozenset({"+266696687", "+7378742833", "+2562533", "+8656696", "+86282452253"})
-"""ANONYMOUS, RESTRICTED, BLOCKED, UNKNOWN and UNAVAILABLE on a phone's keys: some carriers withhold numbers so."""
+"""Some carriers spell a withheld number on a phone's keys: ANONYMOUS, RESTRICTED, BLOCKED, UNKNOWN, UNAVAILABLE."""
 
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """Why a call is not taken, and what its caller gets.
+    """A refusal of a new call.
 
-    `reason` is for the log and the metrics; `answer` is `busy` or `rejected`, or `fallback`: somebody else answers.
+    `reason` is for the log and the metrics. `answer` is what the caller gets: `busy`, `rejected`, or `fallback`, which
+    forwards the call.
     """
 
     reason: Literal["full", "denied", "caller", "draining", "limited"]
@@ -34,19 +35,19 @@ DENIED = Refusal("denied", "rejected")
 CALLER = Refusal("caller", "busy")
 FULL = Refusal("full", "fallback")
 LIMITED = Refusal("limited", "fallback")
-"""Little is left of the model's rate limits, and that is for the calls that are live."""
+"""The model's rate limits are nearly used up; the rest is reserved for live calls."""
 DRAINING = Refusal("draining", "fallback")
-"""The process ends, and no other one has come to take the call."""
+"""This process is about to end, and no other process has taken the call."""
 
 
 class Admission:
-    """Decides about one call at a time, from what is live at that moment; it keeps no count of its own.
+    """Decides which new calls are taken. It keeps no count of its own: each decision gets the live calls.
 
     Args:
-        max_calls: how many calls the process takes at once.
-        max_calls_per_caller: how many of them one party may have; withheld parties are not counted.
-        allow, deny: numbers in E.164, or the beginning of some and an asterisk, as `+1555*`. `deny` beats `allow`;
-            where `allow` has entries, whoever is not on it is denied, withheld parties too.
+        max_calls: the maximum number of calls of this process.
+        max_calls_per_caller: the maximum number of calls of one party; withheld parties are not counted.
+        allow, deny: numbers in E.164, or prefixes with an asterisk, like `+1555*`. `deny` overrides `allow`. If `allow`
+            has entries, every party that it does not list is denied, and so are withheld parties.
     """
 
     def __init__(
@@ -58,12 +59,12 @@ class Admission:
         self._deny = _Numbers(deny)
 
     def refuse(self, party: str | None, live: Collection[str | None]) -> Refusal | None:
-        """Return why a call with `party` is not taken, None if it is.
+        """Return the refusal of a call with `party`, None if the call is taken.
 
-        `live` has the party of each call that counts. Somebody who is denied learns nothing of how busy we are, so that
-        comes first.
+        `live` has the party of each live call.
         """
         known = _identity(party)
+        # The lists come first, so that a denied caller does not learn how busy the process is.
         if known in self._deny or (self._allow is not None and known not in self._allow):
             return DENIED
         if known is not None and sum(_identity(each) == known for each in live) >= self._max_calls_per_caller:
@@ -74,17 +75,17 @@ class Admission:
 
 
 class _Numbers:
-    """A set of numbers and of beginnings of numbers."""
+    """A set of numbers and of prefixes of numbers."""
 
     def __init__(self, entries: Sequence[str]) -> None:
         self._exact = frozenset(entry for entry in entries if not entry.endswith("*"))
-        self._beginnings = tuple(entry[:-1] for entry in entries if entry.endswith("*"))
+        self._prefixes = tuple(entry[:-1] for entry in entries if entry.endswith("*"))
 
     def __contains__(self, party: str | None) -> bool:
-        return party is not None and (party in self._exact or party.startswith(self._beginnings))
+        return party is not None and (party in self._exact or party.startswith(self._prefixes))
 
 
 def _identity(party: str | None) -> str | None:
-    """Return who that is, None where it is withheld."""
-    who = (party or "").strip()
-    return who if who.lower().startswith(_IDENTIFIED) and who not in _SPELLED else None
+    """Return the party without blanks around it, None if the number is withheld."""
+    stripped = (party or "").strip()
+    return stripped if stripped.lower().startswith(_IDENTIFIED) and stripped not in _SPELLED else None

@@ -17,26 +17,23 @@ from typing import Any, TypeVar
 
 from phoneagent.agent.agent import Agent, Answerer, choose
 from phoneagent.agent.call import Call
+from phoneagent.agent.handoffs import INSTRUCTIONS_SECONDS
 from phoneagent.billing.prices import PRICES, Price
 from phoneagent.bridge.bridge import Bridge
-from phoneagent.bridge.history import Past, Pending, pending_of
+from phoneagent.bridge.history import Past
 from phoneagent.bridge.policy import Policy
 from phoneagent.calls.hooks import Follower, Hooks
 from phoneagent.calls.pending import Opening, PendingCall
 from phoneagent.calls.session import Direction, Session
 from phoneagent.calls.state import CallState
 from phoneagent.errors import EndpointError, EndpointRefused, EndpointUnreachable, ProtocolError
-from phoneagent.events import CallStarted, Event, Journal
+from phoneagent.events import CallStarted, Event, Journal, Pending, Resume
 from phoneagent.model.connection import Endpoint, ModelSession, open_session
-from phoneagent.protocol import mediastream
+from phoneagent.protocol.carrier import Started
 from phoneagent.twilio.socket import TwilioSocket
 
 log = logging.getLogger("phoneagent.calls.calls")
 _T = TypeVar("_T")
-
-INSTRUCTIONS_SECONDS = 5.0
-"""How long the user's functions may take to choose an agent and to write its instructions: the caller waits in silence.
-"""
 
 FAILOVER_SECONDS = 2.0
 """How long an endpoint may take to give a session, where another one could be asked."""
@@ -226,7 +223,7 @@ class Calls:
         if self.is_newest(call_sid, number):
             del self._arrivals[call_sid]
 
-    async def run(self, call: Call, start: mediastream.Start, socket: TwilioSocket, past: Past | None) -> None:
+    async def run(self, call: Call, start: Started, socket: TwilioSocket, past: Past | None) -> None:
         """Run a call in its media stream; returns when nothing of that is left here.
 
         A call whose session was opened ahead is the one of then. With a `past` it goes on.
@@ -250,7 +247,7 @@ class Calls:
         call: Call,
         agent: Agent,
         opening: Opening,
-        start: mediastream.Start,
+        start: Started,
         socket: TwilioSocket,
         past: Past | None,
     ) -> None:
@@ -317,8 +314,7 @@ class Calls:
         return replace(
             self._policy,
             greeting=agent.greeting,
-            greeting_interruptible=agent.greeting_interruptible,
-            barge_in=agent.barge_in,
+            interruption=agent.interruption,
             server_answers=detection is not None and bool(detection.get("create_response")),
             manual_turns=detection is None,
         )
@@ -337,7 +333,9 @@ class Calls:
         if self._journal is None:
             raise ProtocolError("the call has a media socket already")
         step = older.hand_over_now("a newer media stream took over")
-        return None if step is None else pending_of(step.data.get("pending"))
+        if step is None:
+            return None
+        return step.pending if isinstance(step, Resume) else "unknown"
 
     def end(self, call_sid: str, reason: str) -> bool:
         """End a call that is over, as is known from Twilio; return whether it was live here."""
@@ -361,7 +359,7 @@ class Calls:
                 log.exception("the call could not be handed over", extra={"call_sid": call_sid})
 
 
-def _started(call: Call, start: mediastream.Start, *, resumed: bool) -> CallStarted:
+def _started(call: Call, start: Started, *, resumed: bool) -> CallStarted:
     return CallStarted(
         call_sid=call.sid,
         stream_sid=start.stream_sid,

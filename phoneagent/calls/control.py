@@ -1,4 +1,4 @@
-"""What a `Call` in the user's hands does to its session, from any thread."""
+"""The control of a live call by user code (`Call`), from any thread."""
 
 from __future__ import annotations
 
@@ -8,47 +8,48 @@ from typing import Protocol
 
 from phoneagent.agent.agent import Agent
 from phoneagent.agent.call import ToolDefinition
-from phoneagent.bridge.asked import Asked
+from phoneagent.bridge.caller import PushToTalk
+from phoneagent.bridge.conversation import Conversation
 from phoneagent.bridge.history import Role
 from phoneagent.errors import DefinitionError
 
 
-class Conversation(Protocol):
-    """The sans-I/O machine of a call, or of a conversation in writing."""
+class Talk(Protocol):
+    """The sans-I/O machine of a call (`Bridge`), or of a conversation in writing (`Chat`)."""
 
     @property
-    def asked(self) -> Asked: ...
-    def say(self, text: str, now: float) -> bool: ...
-    def add(self, text: str, role: Role, now: float) -> bool: ...
+    def conversation(self) -> Conversation: ...
+    @property
+    def push_to_talk(self) -> PushToTalk: ...
     def interrupt(self, now: float) -> None: ...
     def hang_up(self, now: float, *, goodbye: bool = True) -> None: ...
-    def handle_timer(self, now: float) -> None: ...
+    def move_on(self, now: float) -> None: ...
 
 
 class Control:
-    """Passes on what is asked for: at once in the call's own loop, else as soon as that gets to it.
+    """The control of one call: what is asked for happens at once in the call's own loop, else as soon as that runs it.
 
-    `agent` tells who has the call now; with `manual` the user's code takes the turns; `flush` writes what the
-    conversation then has.
+    `agent` returns the agent that has the call now; with `manual` the user's code marks the turns; `flush` writes what
+    there is to write then.
     """
 
     def __init__(
         self,
-        conversation: Conversation,
+        talk: Talk,
         agent: Callable[[], Agent],
         *,
         manual: bool,
         flush: Callable[[], None],
         loop: asyncio.AbstractEventLoop,
     ) -> None:
-        self._conversation = conversation
+        self._talk = talk
         self._agent = agent
         self._manual = manual
         self._flush = flush
         self._loop = loop
 
     def say(self, text: str) -> None:
-        self._do(lambda talk, now: talk.say(text, now))
+        self._do(lambda talk, now: talk.conversation.say(text))
 
     def interrupt(self) -> None:
         self._do(lambda talk, now: talk.interrupt(now))
@@ -57,32 +58,32 @@ class Control:
         self._do(lambda talk, now: talk.hang_up(now, goodbye=goodbye))
 
     def add(self, text: str, role: Role) -> None:
-        self._do(lambda talk, now: talk.add(text, role, now))
+        self._do(lambda talk, now: talk.conversation.add(text, role, now))
 
     def respond(self, instructions: str | None, tools: Sequence[ToolDefinition] | None) -> None:
         options = self._agent().response(instructions, tools)
-        self._do(lambda talk, now: talk.asked.respond(options))
+        self._do(lambda talk, now: talk.conversation.respond(options))
 
     def commit(self) -> None:
         self._by_hand("commit")
-        self._do(lambda talk, now: talk.asked.commit())
+        self._do(lambda talk, now: talk.push_to_talk.commit())
 
     def clear(self) -> None:
         self._by_hand("clear")
-        self._do(lambda talk, now: talk.asked.clear())
+        self._do(lambda talk, now: talk.push_to_talk.clear())
 
     def _by_hand(self, what: str) -> None:
         if not self._manual:
             raise DefinitionError(
-                f"call.{what} is for turns that your code takes: give the agent who answers "
-                'turns=Turns(detection="manual"), or leave it to the model'
+                f"call.{what} is for turns that your code marks: give the agent that answers "
+                'turns=Turns(detection="manual"), or leave turns to the model'
             )
 
-    def _do(self, act: Callable[[Conversation, float], object]) -> None:
+    def _do(self, act: Callable[[Talk, float], object]) -> None:
         def run() -> None:
             now = self._loop.time()
-            act(self._conversation, now)
-            self._conversation.handle_timer(now)  # what was asked for may be possible at once
+            act(self._talk, now)
+            self._talk.move_on(now)  # what was asked for may be possible at once
             self._flush()
 
         try:

@@ -1,7 +1,7 @@
-"""The guardrail: a function of the user that sees what the agent is saying, and may have it say something else.
+"""The guardrail: the user's function that sees what the agent is saying and may replace it.
 
-The words of a model run ahead of their audio, so a guardrail that is quick is often faster than the voice. It is asked
-about the newest text whenever it has answered, never twice at a time, and nothing waits for it.
+A model's text runs ahead of its audio, so a quick guardrail often decides before the caller hears the words. It judges
+one text at a time: when it is done, it gets the newest one. Nothing waits for it.
 """
 
 from __future__ import annotations
@@ -12,22 +12,22 @@ from collections.abc import Callable
 
 from phoneagent.agent.agent import Guardrail
 from phoneagent.agent.call import Call
-from phoneagent.usercode import ask
+from phoneagent.usercode import call_user
 
 log = logging.getLogger("phoneagent.calls.guardrail")
 
 GUARDRAIL_SECONDS = 2.0
-"""How long it may take to judge a text: what is said meanwhile is heard."""
+"""How long a guardrail may take to judge a text; the caller hears what the agent says meanwhile."""
 
 MAX_FAILURES = 5
-"""After so many failures in a row the call goes on without it."""
+"""How many failures in a row disable the guardrail for the rest of the call."""
 
 MAX_CHARS = 64 * 1024
-"""No answer is longer; of one that is, the beginning is judged."""
+"""How much of an answer is judged; no answer should be longer."""
 
 
 class Guard:
-    """Shows the words of each answer to a guardrail. `replace` is given what to say instead, `report` troubles."""
+    """Passes the text of each answer to a guardrail. `replace` gets the text to say instead, `report` gets problems."""
 
     def __init__(self, call: Call, *, replace: Callable[[str], None], report: Callable[[str], None]) -> None:
         self._call = call
@@ -39,12 +39,12 @@ class Guard:
         self._unseen = self._replaced = False
         self._failures = 0
         self.task: asyncio.Task[None] | None = None
-        """What is at work, if anything."""
+        """The task in which the guardrail runs or last ran, if any."""
 
     def words(
         self, guardrail: Guardrail, response_id: str, item_id: str, words: str, *, complete: bool = False
     ) -> None:
-        """Take more words of an item of an answer, or (`complete`) all of them."""
+        """Add words to an item of an answer, or replace the item's text with all its words if `complete`."""
         if response_id != self._response:
             self._response, self._replaced = response_id, False
             self._items.clear()
@@ -62,6 +62,8 @@ class Guard:
             self._unseen = False
             response = self._response
             replacement = await self._judge(self._guardrail, " ".join(filter(None, self._items.values())))
+            # An answer is replaced once. A replacement that comes after the next answer began still counts: the caller
+            # may have heard words that the guardrail objects to.
             if replacement and not (self._replaced and response == self._response):
                 self._replaced, self._unseen = response == self._response, False
                 self._replace(replacement)
@@ -69,10 +71,10 @@ class Guard:
     async def _judge(self, guardrail: Guardrail, text: str) -> str | None:
         try:
             async with asyncio.timeout(GUARDRAIL_SECONDS):
-                verdict: str | None = await ask(guardrail, self._call, text)
+                verdict: str | None = await call_user(guardrail, self._call, text)
             if verdict is not None and not isinstance(verdict, str):
                 raise TypeError(f"it returned {type(verdict).__name__}, not text or None")
-        except Exception as error:  # noqa: BLE001 - a user's function, and it is reported
+        except Exception as error:  # noqa: BLE001 - a user's function may raise anything, and the error is reported
             self._failed(error)
             return None
         self._failures = 0

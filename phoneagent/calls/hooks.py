@@ -1,4 +1,4 @@
-"""Users' hooks: functions that are told what happens in a call, off its path."""
+"""Hooks: the user's functions that get a call's events, without delaying the call."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 from phoneagent import events
 from phoneagent.errors import DefinitionError
 from phoneagent.events import Event, ModelEvent
-from phoneagent.usercode import ask
+from phoneagent.usercode import call_user
 
 log = logging.getLogger("phoneagent.calls.hooks")
 
@@ -20,7 +20,7 @@ HOOK_SECONDS = 10.0
 """How long a hook may take for one event."""
 
 MAX_WAITING = 2_000
-"""Events of one call that may wait for slow hooks; further ones are dropped, and that is logged."""
+"""How many events of one call may wait for slow hooks. Further events are dropped, and that is logged once."""
 
 _KINDS = frozenset(typing.get_args(events.Event))
 
@@ -32,29 +32,29 @@ class Hooks:
         self._hooks: list[tuple[tuple[type, ...], Callable[[Any], Any]]] = []
 
     def add(self, kinds: Any, hook: Callable[[Any], Any]) -> None:
-        """Call `hook` with every event of these kinds: a class of `phoneagent.events`, or a union of them.
+        """Call `hook` with every event of these kinds: a class of `phoneagent.events`, or a union of such classes.
 
         Raises:
-            DefinitionError: something among `kinds` is not an event.
+            DefinitionError: one of `kinds` is not an event.
         """
         members = typing.get_args(kinds) if isinstance(kinds, types.UnionType) else (kinds,)
         for kind in members:
             if kind not in _KINDS:
-                raise DefinitionError(f"app.on({kind!r}) names no event: take a class of phoneagent.events")
+                raise DefinitionError(f"app.on({kind!r}) names no event: use a class of phoneagent.events")
         self._hooks.append((members, hook))
 
     @property
     def wants_model_events(self) -> bool:
-        """Whether any hook asked for the model's events as they come."""
+        """Whether a hook wants the model's events as received."""
         return any(ModelEvent in kinds for kinds, _ in self._hooks)
 
     def follow(self, after: Follower | None = None) -> Follower:
-        """Begin to follow a media stream; what `after` was told of the call's stream before comes first."""
+        """Start calling the hooks for a media stream. The events of the call's previous stream, `after`, come first."""
         return Follower(self._hooks, after)
 
 
 class Follower:
-    """Tells the hooks of one media stream, in order, one at a time. `tell` never blocks."""
+    """Calls the hooks with the events of one media stream, in order, one at a time. `tell` never blocks."""
 
     def __init__(
         self, hooks: list[tuple[tuple[type, ...], Callable[[Any], Any]]], after: Follower | None = None
@@ -66,18 +66,22 @@ class Follower:
         self._task: asyncio.Task[None] | None = asyncio.create_task(self._run()) if hooks else None
 
     def tell(self, event: Event) -> None:
-        """Pass an event on, unless too many wait."""
+        """Queue an event for the hooks, or drop it if too many wait."""
         if self._task is None:
             return
         if self._waiting.qsize() < MAX_WAITING:
             self._waiting.put_nowait(event)
             return
         if self._lost == 0:
-            log.error("hooks are too slow: events are lost", extra={"call_sid": event.call_sid})
+            log.error(
+                "hooks are too slow, and events are lost: %d wait already",
+                MAX_WAITING,
+                extra={"call_sid": event.call_sid},
+            )
         self._lost += 1
 
     async def close(self) -> None:
-        """Let the hooks finish what was told so far; each is bounded by its own limit, all by three of them."""
+        """Let the hooks finish with the events so far, for up to three times HOOK_SECONDS in all."""
         if self._task is None:
             return
         self._waiting.put_nowait(None)
@@ -90,7 +94,7 @@ class Follower:
     async def _run(self) -> None:
         if self._before is not None:
             await asyncio.wait([self._before])
-            self._before = None
+            self._before = None  # else every stream of a call would keep all the streams before it alive
         while (event := await self._waiting.get()) is not None:
             for kinds, hook in self._hooks:
                 if isinstance(event, kinds):
@@ -100,7 +104,7 @@ class Follower:
         name = getattr(hook, "__name__", repr(hook))
         try:
             async with asyncio.timeout(HOOK_SECONDS):
-                await ask(hook, event)
+                await call_user(hook, event)
         except TimeoutError:
             log.error("hook %s took longer than %g s", name, HOOK_SECONDS, extra={"call_sid": event.call_sid})
         except Exception:  # a user's function: its failure is logged and changes nothing

@@ -15,11 +15,11 @@ from collections.abc import Awaitable
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from typing import Literal, NamedTuple, TypeAlias, TypeVar
+from typing import Literal, NamedTuple, TypeAlias, TypeVar, assert_never
 
-from phoneagent.bridge.history import Note, Past, Pending, ToolRun, pending_of
+from phoneagent.bridge.history import Note, Past, ToolRun
 from phoneagent.errors import PhoneAgentError, RequestRefused, StoreError
-from phoneagent.events import EndedBy, NextStep
+from phoneagent.events import EndedBy, FallBack, HangUp, NextStep, Pending, Resume
 from phoneagent.store import SoFar, Standing, Store
 from phoneagent.twilio.rest import LiveCalls
 from phoneagent.twilio.twiml import fall_back
@@ -69,7 +69,7 @@ class _Known:
     written: bool = False
 
 
-class Answer(NamedTuple):
+class Continuation(NamedTuple):
     """How a call goes on, after which media stream ("" where that is not known), and with which `call.state`."""
 
     kind: Kind
@@ -118,7 +118,7 @@ class CallJournal:
         if known is not None and known.written and known.step == step:
             return  # the early one is there
         known = self._remember(call_sid, step)
-        rest = None if early or step.kind == "resume" else self._live_calls
+        rest = None if early or isinstance(step, Resume) else self._live_calls
         try:
             async with asyncio.timeout(PATIENT_SECONDS if rest is None else WRITE_SECONDS):
                 writing = self._write(call_sid, known)
@@ -129,7 +129,7 @@ class CallJournal:
             log.warning("the next step was not written: %s", remedy, extra={"call_sid": call_sid})
         if rest is not None:
             async with asyncio.timeout(REST_SECONDS):
-                if step.kind == "fall_back":
+                if isinstance(step, FallBack):
                     await rest.redirect(call_sid, fall_back(self._fallback_number, apologise=False))
                 else:
                     await rest.complete(call_sid)
@@ -141,24 +141,24 @@ class CallJournal:
 
     # --- when Twilio asks ---
 
-    async def answer(self, call_sid: str) -> Answer:
+    async def answer(self, call_sid: str) -> Continuation:
         """Return how a call goes on whose media stream has ended."""
         seconds = READ_SECONDS if self._known(call_sid) is None else KNOWN_READ_SECONDS
         try:
             standing = await self._look(call_sid, self._store.standing(call_sid), Standing, seconds)
         except StoreError as error:
             log.error("nobody knows how the call goes on: %s", error, extra={"call_sid": call_sid})
-            return Answer("apologise")
+            return Continuation("apologise")
         step = standing.step
-        if step is not None and step.kind == "fall_back":
-            return Answer("fall_back")
+        if isinstance(step, FallBack):
+            return Continuation("fall_back")
         if _over(standing):
-            return Answer("hang_up")
-        if step is None or step.data.get("broke", True):
-            return Answer("recover", standing.stream_sid or "", standing.state)
-        return Answer("resume", str(step.data.get("stream_sid", "")), standing.state)
+            return Continuation("hang_up")
+        if not isinstance(step, Resume) or step.broke:
+            return Continuation("recover", standing.stream_sid or "", standing.state)
+        return Continuation("resume", step.stream_sid, standing.state)
 
-    async def comes_back(self, call_sid: str) -> Answer | None:
+    async def comes_back(self, call_sid: str) -> Continuation | None:
         """Return how a call goes on that comes to the number's webhook again; None, and it begins.
 
         Its stream was stopped, as other TwiML had the call for a while. Whatever ended it then, or was to come then,
@@ -169,15 +169,15 @@ class CallJournal:
                 standing = await self._store.standing(call_sid)
                 if standing.stream_sid is None:
                     return None
-                data = {"pending": "answer", "broke": False, "stream_sid": standing.stream_sid}
-                known = self._remember(call_sid, NextStep(kind="resume", data=data))
+                step = Resume(stream_sid=standing.stream_sid, pending="answer", broke=False)
+                known = self._remember(call_sid, step)
                 await self._write(call_sid, known)
         except (StoreError, TimeoutError) as error:
             why = str(error) or "the database does not answer"
             log.warning("nobody knows whether the call has come back: %s", why, extra={"call_sid": call_sid})
             self._steps.pop(call_sid, None)
             return None
-        return Answer("resume", standing.stream_sid, standing.state)
+        return Continuation("resume", standing.stream_sid, standing.state)
 
     async def went_on(self, call_sid: str, after: str) -> bool:
         """Tell whether the call has a newer media stream than that one ("" for none), in whatever process."""
@@ -209,7 +209,7 @@ class CallJournal:
             begun = step is not None or pending is not None or self._store.empty
             return RecordedPast(pending="unknown") if begun else None
         if pending is None:
-            pending = pending_of(step.data.get("pending")) if step is not None else "unknown"
+            pending = step.pending if isinstance(step, Resume) else "unknown"
         tools = tuple(
             ToolRun(call_id=run.call_id, name=run.name, arguments=run.arguments, output=run.output, at_ms=run.at_ms)
             for run in so_far.tools
@@ -217,7 +217,7 @@ class CallJournal:
         age_ms = round((datetime.now(UTC) - so_far.started_at).total_seconds() * 1000)
         return RecordedPast(
             turns=so_far.turns,
-            notes=tuple(Note(role=each.role, text=each.text, at=each.at_ms) for each in so_far.messages),
+            notes=tuple(Note(role=each.role, text=each.text, at_ms=each.at_ms) for each in so_far.messages),
             tools=tools,
             pending=pending,
             age_ms=max(0, age_ms),
@@ -240,8 +240,8 @@ class CallJournal:
             if known is None:
                 raise StoreError(why) from None
             log.warning("the call goes on by what this process knows: %s", why, extra={"call_sid": call_sid})
-            return kind(step=known.step, stream_sid=known.step.data.get("stream_sid"))
-        if known is None or found.stream_sid not in (None, known.step.data.get("stream_sid")):
+            return kind(step=known.step, stream_sid=known.step.stream_sid or None)
+        if known is None or found.stream_sid not in (None, known.step.stream_sid):
             return found
         newer = found.step is None or not known.written
         return replace(found, step=known.step) if newer else found
@@ -268,18 +268,28 @@ class CallJournal:
         try:
             async with asyncio.timeout(READ_SECONDS):
                 step = (await self._store.standing(call_sid)).step
-                by = ended_by if step is None else _ENDED_BY.get(step.kind, ended_by)
+                by = _ended_by(step) or ended_by
                 await self._store.settle(call_sid, ended_by=by, reason=reason)
         except (PhoneAgentError, TimeoutError) as error:
             why = str(error) or f"no answer within {READ_SECONDS:g} s"
             log.warning("the end of the call was not recorded: %s", why, extra={"call_sid": call_sid})
 
 
-_ENDED_BY: dict[str, EndedBy] = {"hang_up": "agent", "fall_back": "error"}
+def _ended_by(step: NextStep | None) -> EndedBy | None:
+    """Return which side has ended a call with that next step; None if neither has."""
+    match step:
+        case HangUp():
+            return "agent"
+        case FallBack():
+            return "error"
+        case Resume() | None:
+            return None
+        case _:
+            assert_never(step)
 
 
 def _over(standing: Standing) -> bool:
     """Whether a call has been ended by somebody; a broken line or a fault of ours ends none."""
     if standing.step is not None:
-        return standing.step.kind != "resume"
+        return not isinstance(standing.step, Resume)
     return standing.ended_by in ("agent", "caller")

@@ -1,6 +1,6 @@
-"""A call on its way: it was answered, and Twilio opens its media socket.
+"""Pending calls: the webhook was answered, and Twilio has not opened the media socket yet.
 
-Meanwhile its agent is chosen and its model session opened, which saves the caller the wait.
+Meanwhile the agent is chosen and the model session opened, so that the caller does not wait for them.
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ from phoneagent.model.connection import Endpoint, ModelSession
 log = logging.getLogger("phoneagent.calls.pending")
 
 CLAIM_SECONDS = 10.0
-"""How long a call that was answered counts, and its session waits, before its media socket comes."""
+"""How long a pending call, with its model session, waits for its media socket."""
 
 LOOK_SECONDS = 1.0
-"""How often it is looked whether that came to another process: a router sends it to any."""
+"""How often a pending call checks whether its media socket came to another process; a router may choose any process."""
 
 
 @dataclass(slots=True)
 class Opening:
-    """The choice of the agent who answers a call, and the model session that is opened for them.
+    """The agent of a call, while it is chosen, and the call's model session, while it is opened.
 
-    `route` has the endpoints in the order in which they are asked; whichever gave the latest session comes first.
-    `session` is how the agent wants it, once that is known: in all of a media stream it is the same.
+    `route` has the endpoints in the order in which they are tried; the endpoint of the latest session comes first.
+    `session` is the agent's session configuration, None until it is known; it stays the same for the media stream.
     """
 
     agent: asyncio.Task[Agent]
@@ -45,7 +45,7 @@ class Opening:
         return await self.model
 
     async def discard(self) -> None:
-        """Make sure that nothing of it goes on or stays open."""
+        """Cancel what is not finished, and close the model session if it was opened."""
         tasks = [task for task in (self.model, self.agent) if task is not None]
         for task in tasks:
             task.cancel()
@@ -55,9 +55,9 @@ class Opening:
 
 
 class PendingCall:
-    """A call that waits to be claimed by its media socket, as a rule with an opening that was begun at the webhook.
+    """A call that waits for its media socket, usually with an opening that the webhook began.
 
-    `elsewhere` tells whether that socket has come to another process; None where there is none.
+    `elsewhere` returns whether the socket came to another process; None if no record tells.
     """
 
     def __init__(
@@ -70,24 +70,24 @@ class PendingCall:
         self.call = call
         self.opening = opening
         self.arrived = False
-        """Its media socket has come here, and is in its handshake."""
+        """Whether the media socket has come here and is in its handshake."""
         self.elsewhere = elsewhere
         self._registry = registry
         self._expiry = asyncio.create_task(self._expire())
 
     def claim(self) -> None:
-        """Take it: from here on the call closes it."""
+        """Hand the opening over to the call's media socket, which closes it from now on."""
         self._expiry.cancel()
         del self._registry[self.call.sid]
 
     async def close(self) -> None:
-        """Give it up."""
+        """Stop waiting, and discard the opening."""
         self._expiry.cancel()
         self._registry.pop(self.call.sid, None)
         await self._discard()
 
     async def _expire(self) -> None:
-        why = f"no media socket came within {CLAIM_SECONDS:g} s of the webhook"
+        why = f"no media socket opened within {CLAIM_SECONDS:g} s of the webhook"
         with suppress(TimeoutError):
             async with asyncio.timeout(CLAIM_SECONDS):
                 await self._until_elsewhere()

@@ -1,98 +1,70 @@
-"""The I/O shell of one call: two readers, two writers, one timer, and the tools.
+"""The I/O shell of one call: it reads and writes both sockets, runs the tools, and keeps the bridge's one timer.
 
 Every rule is in the bridge; here its inputs are read and its outputs written. A reader writes what its message brought
-about by itself, without a queue or a task switch, as long as the other socket takes it; where it does not, one writer
-per side waits for it, and everything unsent stays in the bridge.
+about by itself, without a queue or a task, as long as the other socket takes it. Where it does not, one task per side
+waits for it, and everything unsent stays in the bridge.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import sys
-import time
-from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import suppress
 from functools import partial
-from typing import Any, Literal, Protocol, TypeAlias, TypeVar
+from typing import Any, Literal, Protocol, TypeAlias, TypeVar, assert_never
 
 from phoneagent.agent.agent import Agent
 from phoneagent.agent.call import Call, sendable
 from phoneagent.agent.tools import Tool
 from phoneagent.bridge.bridge import Bridge
-from phoneagent.bridge.policy import EndCall, NoteStep, OpenNext, Renew, RunTool
-from phoneagent.bridge.responses import ANSWERS
+from phoneagent.bridge.requests import EndCall, NoteStep, OpenNext, Renew, Request, RunTool, SessionChanged
 from phoneagent.bridge.toolcalls import Filler
 from phoneagent.calls.active_agent import ActiveAgent
 from phoneagent.calls.control import Control
 from phoneagent.calls.guardrail import Guard
+from phoneagent.calls.model_sessions import ModelSessions, ModelSocket
+from phoneagent.calls.next_step import StepWriter
 from phoneagent.calls.toolrunner import ToolRunner
-from phoneagent.errors import EndpointError, EndpointUnreachable, PhoneAgentError, ProtocolError
+from phoneagent.calls.writer import Writer
+from phoneagent.errors import EndpointError, ProtocolError
 from phoneagent.events import EndedBy, Event, Journal, ModelEvent, NextStep
-from phoneagent.protocol import mediastream, realtime
+from phoneagent.protocol import carrier, realtime
 
 log = logging.getLogger("phoneagent.calls.session")
 
 CLOSE_SECONDS = 2.0
-"""How long each socket may take to close."""
-
-STEP_SECONDS = 5.0
-"""How long the end of a call waits for its next step to be settled, one way or another."""
-
-FIRST_PAUSE_SECONDS = 0.1
-LAST_PAUSE_SECONDS = 1.6
-"""Between two attempts to open another model session; the first comes at once."""
+"""How long both sockets may take to close."""
 
 LATE_SECONDS = 1.0
-"""A timer that fires so late was held up, and with it everything that came meanwhile: that is read first."""
+"""A timer that fires this late was held up, and with it everything that came meanwhile: that is read first."""
 
 CATCH_UP_SECONDS = 0.1
 MEASURED_FRAMES = 50
-"""Of so many messages one is measured on its way through: once a second of each call."""
+"""Of this many frames one is measured on its way through: once a second of each call."""
 
 _T = TypeVar("_T")
 Direction: TypeAlias = Literal["to_model", "to_caller"]
 
 
 class CallerSocket(Protocol):
-    """The media socket of a call."""
+    """The media socket of a call, in the carrier's neutral messages."""
 
-    async def receive(self) -> str | bytes | None:
-        """Return the next message, None when the socket is closed."""
+    async def receive(self) -> carrier.FromCarrier | None:
+        """Return the next message, None when the socket is closed; ProtocolError for one that makes no sense."""
 
-    async def send(self, text: str) -> None:
-        """Write a text frame; raises OSError when the socket is closed."""
+    async def send(self, message: carrier.ToCarrier) -> None:
+        """Write a message; OSError when the socket is closed."""
 
     async def close(self) -> None:
         """Close the socket."""
 
 
-class ModelSocket(Protocol):
-    """A configured model session."""
-
-    dropped: Any
-    effective: Mapping[str, Any]
-
-    async def send(self, message: realtime.ToModel) -> None: ...
-    async def receive(self) -> bytes: ...
-    def decode(self, raw: bytes) -> realtime.FromModel: ...
-    async def close(self) -> None: ...
-    def abort(self) -> None: ...
-
-
-def _start(coroutine: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-    """Run a coroutine at once, up to where it first waits; one that never waits costs no task switch."""
-    if sys.version_info >= (3, 12):
-        return asyncio.Task(coroutine, loop=asyncio.get_running_loop(), eager_start=True)
-    return asyncio.create_task(coroutine)
-
-
 class Session:
-    """Runs one media stream of a call from its `start` message to its end.
+    """One media stream of a call, from its start to its end.
 
-    `open_model` is told whether to look for another endpoint than that of the session before, if there is one.
-    `journal` is written before a tool runs, and before the stream is closed by us. `measure` is told how many seconds a
-    message took through here, now and then.
+    `open_model` is told whether to try another endpoint than that of the session before. `journal` is written before a
+    tool runs, and before we close the stream. `measure` gets the seconds that a frame took through here, now and then.
     """
 
     def __init__(
@@ -110,34 +82,41 @@ class Session:
     ) -> None:
         self._call = call
         self.bridge = bridge
+        self._caller = caller
+        self._emit = emit
+        self._model_events = model_events
+        self._measure = measure
+        self._frames = 0
+        self._loop = asyncio.get_running_loop()
+        self._leaving: str | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._unfinished: set[asyncio.Task[None]] = set()
+        self._over = asyncio.Event()
+        self._steps = StepWriter(call.sid, journal)
+        past = bridge.conversation.tools.past
         self._active_agent = ActiveAgent(
             agent,
             call,
-            past=bridge.tools.past,
-            reconfigure=bridge.tools.reconfigure,
-            speaks=bridge.reporter.speaks,
+            past=past,
+            change_session=bridge.conversation.change_session,
+            agent_named=bridge.dialogue.transcript.agent_named,
             voice_fixed=lambda: bridge.responses.ever_spoke,
         )
-        self._caller = caller
-        self._open_model = open_model
-        self._emit = emit
-        self._model_events = model_events
-        self._journal = journal
-        self._measure = measure
-        self._taken = 0
-        self._taken_at = 0.0
-        self._leaving: str | None = None
-        self._step: NextStep | None = None
-        self._loop = asyncio.get_running_loop()
-        self._model: ModelSocket | None = None
-        self._next_model: asyncio.Task[ModelSocket | None] | None = None
-        self._elsewhere = False
-        self._caller_writer: asyncio.Task[None] | None = None
-        self._model_writer: asyncio.Task[None] | None = None
-        self._timer: asyncio.TimerHandle | None = None
         self._guard = Guard(call, replace=self._say_instead, report=self._report)
-        self._runner = ToolRunner(
-            call, journal, past=bridge.tools.past, report=self._report, moved=self._goes_on_elsewhere
+        self._runner = ToolRunner(call, journal, past=past, report=self._report, moved=self._goes_on_elsewhere)
+        self._models = ModelSessions(
+            bridge,
+            open_model,
+            prepare=self._keep_agent,
+            take=self._take_event,
+            flush=self.flush,
+            watch=self._watch,
+        )
+        self._to_caller: Writer[carrier.ToCarrier] = Writer(
+            bridge.next_to_caller, caller.send, closed=OSError, watch=self._watch
+        )
+        self._to_model: Writer[realtime.ToModel] = Writer(
+            bridge.next_to_model, self._send_to_model, closed=EndpointError, watch=self._watch
         )
         self._control = Control(
             bridge,
@@ -146,32 +125,13 @@ class Session:
             flush=self.flush,
             loop=self._loop,
         )
-        self._unfinished: set[asyncio.Task[None]] = set()
-        self._over = asyncio.Event()
 
-    def hand_over(self, reason: str) -> None:
-        """Let the call go on elsewhere, from the first moment on at which nobody notices. Never raises."""
-        self._leaving = reason
-        try:
-            self.flush()
-        except Exception as error:  # noqa: BLE001 - the other calls are to be handed over as well
-            self._fail(error)
+    # --- the life of a stream -------------------------------------------------------------------------------------
 
-    def hand_over_now(self, reason: str) -> NextStep | None:
-        """Let the call go on elsewhere at once, and return where it was; None if it is over."""
-        self.bridge.hand_over(self._loop.time(), reason)
-        self.flush()
-        return self._step
-
-    def end(self, by: EndedBy, reason: str) -> None:
-        """The call is over, as is known from elsewhere."""
-        self.bridge.caller_gone(self._loop.time(), by, reason)
-        self.flush()
-
-    async def run(self, start: mediastream.Start) -> None:
+    async def run(self, start: carrier.Started) -> None:
         """Run the call; returns when it is over, and nothing of it is left but tools that have not finished."""
         self._call.attach(self._control)
-        model = self._watch(asyncio.create_task(self._run_model()))
+        model = self._watch(asyncio.create_task(self._models.run()))
         reader = self._watch(asyncio.create_task(self._read_caller()))
         try:
             self.bridge.receive_from_caller(start, self._loop.time())
@@ -184,45 +144,50 @@ class Session:
         self._give_up("the server stopped the call")  # unless it has ended
         if self._timer is not None:
             self._timer.cancel()
-        ours = (reader, model, self._next_model, self._caller_writer, self._model_writer, self._guard.task)
+        ours = (reader, model, *self._models.tasks, self._to_caller.task, self._to_model.task, self._guard.task)
         tasks = [task for task in ours if task is not None]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        await self._settle_step()  # never raises: the sockets are to be closed
-        closing = [self._caller.close()] + ([self._model.close()] if self._model is not None else [])
+        await self._steps.settle()
+        current = self._models.current
+        closing = [self._caller.close()] + ([current.close()] if current is not None else [])
         with suppress(TimeoutError):
             async with asyncio.timeout(CLOSE_SECONDS):
                 await asyncio.gather(*closing, return_exceptions=True)
         self._call.attach(None)
 
+    def hand_over(self, reason: str) -> None:
+        """Let the call go on elsewhere, from the first moment on at which the caller does not notice. Never raises."""
+        self._leaving = reason
+        try:
+            self.flush()
+        except Exception as error:  # noqa: BLE001 - the other calls are to be handed over as well
+            self._fail(error)
+
+    def hand_over_now(self, reason: str) -> NextStep | None:
+        """Let the call go on elsewhere at once, and return where it was; None if it is over."""
+        self.bridge.hand_over(self._loop.time(), reason)
+        self.flush()
+        return self._steps.step
+
+    def end(self, by: EndedBy, reason: str) -> None:
+        """The call is over, as is known from another source."""
+        self.bridge.end(self._loop.time(), by, reason)
+        self.flush()
+
     async def finish_tools(self) -> None:
-        """Let the tools of a call that is over come to their end, and tell it.
+        """Let the tools of a call that is over come to their end, and report it.
 
         One in the middle of its work (a booking, a payment) is better finished than cut; each has its own limit.
         """
         await asyncio.gather(*self._unfinished, return_exceptions=True)
         self._tell()
 
-    async def _settle_step(self) -> None:
-        """Have it written what comes next, before Twilio asks for it."""
-        if self._step is not None:
-            await self._write_step(self._step, early=False)
-
-    async def _write_step(self, step: NextStep, *, early: bool) -> None:
-        if self._journal is None:
-            return
-        try:
-            async with asyncio.timeout(STEP_SECONDS):
-                await self._journal.next_step(self._call.sid, step, early=early)
-        except (PhoneAgentError, TimeoutError) as error:
-            why = str(error) or f"it took longer than {STEP_SECONDS:g} s"
-            log.error("the next step of the call is not settled: %s", why, extra={"call_sid": self._call.sid})
-        except Exception:  # whatever the journal raises: Twilio asks, and the caller is not left on a dead line
-            log.exception("the next step of the call is not settled", extra={"call_sid": self._call.sid})
+    # --- faults of our own ----------------------------------------------------------------------------------------
 
     def _watch(self, task: asyncio.Task[_T]) -> asyncio.Task[_T]:
-        """End the call, and only this call, should one of its tasks fail in a way that nobody foresaw."""
+        """End the call, and only this call, should one of its tasks fail unforeseen."""
         task.add_done_callback(self._on_done)
         return task
 
@@ -241,99 +206,37 @@ class Session:
     def _give_up(self, reason: str) -> None:
         """End our part by a fault of ours; with a journal, Twilio connects the call again."""
         self._over.set()
-        if self._journal is None:
-            self.bridge.caller_gone(self._loop.time(), "error", reason)
-        else:
+        if self._steps.can_resume:
             self.bridge.hand_over(self._loop.time(), reason)
-        for request in self.bridge.requests():
+        else:
+            self.bridge.end(self._loop.time(), "error", reason)
+        while self.bridge.requests:
+            request = self.bridge.requests.popleft()
             if isinstance(request, EndCall):
-                self._take_step(request.next_step, broke=True)
+                self._steps.take(request.next_step, broke=True)
         self._tell()
 
-    # --- readers --------------------------------------------------------------------------------------------------
+    # --- the caller's side ----------------------------------------------------------------------------------------
 
     async def _read_caller(self) -> None:
-        while (text := await self._caller.receive()) is not None:
-            if isinstance(text, bytes):
-                self._report("Media Streams message ignored: a binary frame")
-                continue
+        bridge, time = self.bridge, self._loop.time
+        while True:
             try:
-                message = mediastream.decode(text)
+                message = await self._caller.receive()
             except ProtocolError as error:
                 self._report(str(error))
                 continue
-            self._taken_at = self._loop.time()
-            self.bridge.receive_from_caller(message, self._taken_at)
-            self.flush()
-        self.bridge.caller_gone(self._loop.time())
+            if message is None:
+                break
+            taken_at = time()
+            if bridge.receive_from_caller(message, taken_at) or self._leaving is not None:
+                self.flush()
+            elif self._to_model.write(taken_at):  # a frame, and nothing else has changed
+                self._measure_some("to_model", taken_at)
+        bridge.end(time())
         self.flush()
 
-    async def _run_model(self) -> None:
-        """Hold a model session, and open another one where it is lost, as long as the bridge thinks it worthwhile."""
-        pause = 0.0
-        while True:
-            try:
-                self._model = model = await self._another_model()
-                pause, lost = 0.0, await self._hold(model)
-            except EndpointUnreachable as error:
-                lost = str(error)
-            except EndpointError as error:  # all of them would say the same again
-                self._lost(str(error))
-                return
-            going_on = self.bridge.model_away(self._loop.time(), lost)
-            self.flush()
-            if not going_on:
-                return
-            await asyncio.sleep(pause)
-            pause = min(max(2 * pause, FIRST_PAUSE_SECONDS), LAST_PAUSE_SECONDS)
-
-    async def _another_model(self) -> ModelSocket:
-        coming, self._next_model = self._next_model, None
-        elsewhere, self._elsewhere = self._elsewhere, False
-        if coming is not None and (model := await coming) is not None:
-            if not elsewhere:
-                return model
-            model.abort()  # it stands at the endpoint that is of no use
-        return await self._open_model(elsewhere)
-
-    async def _prepare_next(self) -> ModelSocket | None:
-        """Open the session that is to come, while there is one."""
-        model: ModelSocket | None = None
-        try:
-            model = await self._open_model(False)
-        except EndpointError as error:
-            self._report(f"the next model session did not come: {error}")
-            self._next_model = None
-        self.bridge.renewal.rotation.opened(self._loop.time(), ready=model is not None)
-        self.flush()
-        return model
-
-    async def _hold(self, model: ModelSocket) -> str:
-        """Tell a new session where the call is, and read it to its end; return how that came."""
-        for refused in model.dropped:
-            self._report(f"the model does without {refused}")
-        self.bridge.budget.new_session(model.effective, self._loop.time())
-        await self._keep_agent()
-        expires_at = realtime.expires_at_of(model.effective)
-        self.bridge.model_connected(self._loop.time(), None if expires_at is None else expires_at - time.time())
-        self.flush()
-        try:
-            while True:
-                self._take_event(model, await model.receive())
-        except EndpointUnreachable as error:
-            return str(error)
-        except EndpointError as error:  # it throws us out: whether it lets us in again, the next opening tells
-            self._elsewhere = True
-            return str(error)
-        finally:
-            model.abort()
-
-    async def _keep_agent(self) -> None:
-        try:
-            await self._active_agent.session_opened()
-        except Exception as error:  # a user's function, or too slow
-            log.exception("the agent who had the call cannot go on with it", extra={"call_sid": self._call.sid})
-            self._report(f"the agent who answered has the call again: {type(error).__name__}")
+    # --- the model's side -----------------------------------------------------------------------------------------
 
     def _take_event(self, model: ModelSocket, raw: bytes) -> None:
         try:
@@ -344,64 +247,66 @@ class Session:
             return
         if self._model_events:
             self._emit(ModelEvent(call_sid=self._call.sid, type=data["type"], data=data))
-        self._taken_at = self._loop.time()
-        self._active_agent.receive(event)
-        self.bridge.receive_from_model(event, self._taken_at)
-        if isinstance(event, realtime.TranscriptDelta | realtime.TranscriptDone):
-            self._show_guard(event)
-        elif isinstance(event, realtime.Unknown) and event.type in realtime.MCP_FAILURES:
-            self._report(realtime.MCP_FAILURES[event.type])
-        self.flush()
+        taken_at = self._loop.time()
+        if self.bridge.receive_from_model(event, taken_at):
+            if isinstance(event, realtime.TranscriptDelta | realtime.TranscriptDone):
+                self._show_guard(event)
+            self.flush()
+            return
+        if self._to_caller.write(taken_at):  # audio, and no timer has come nearer
+            self._measure_some("to_caller", taken_at)
+        if self.bridge.reporter.events:
+            self._tell()
 
-    def _lost(self, reason: str) -> None:
-        self.bridge.model_lost(self._loop.time(), reason)
-        self.flush()
+    async def _send_to_model(self, message: realtime.ToModel) -> None:
+        assert self._models.current is not None  # the bridge gives nothing out before a session is connected
+        await self._models.current.send(message)
 
-    def _report(self, what: str) -> None:
-        self.bridge.reporter.trouble(what, self._loop.time())
-        self._tell()
+    async def _keep_agent(self) -> None:
+        try:
+            await self._active_agent.session_opened()
+        except Exception as error:  # a user's function, or too slow
+            log.exception("the agent that had the call cannot go on with it", extra={"call_sid": self._call.sid})
+            self._report(f"the agent that answered has the call again: {type(error).__name__}")
 
-    # --- writers --------------------------------------------------------------------------------------------------
+    def _measure_some(self, direction: Direction, taken_at: float) -> None:
+        self._frames += 1
+        if self._measure is not None and self._frames % MEASURED_FRAMES == 0:
+            self._measure(direction, self._loop.time() - taken_at)
+
+    # --- outputs --------------------------------------------------------------------------------------------------
 
     def flush(self) -> None:
-        """Write, do and tell what the bridge has; never waits."""
+        """Write, do and report what the bridge has; never waits."""
         if self._over.is_set():
             return
-        if self._leaving is not None and self.bridge.quiet(self._loop.time()):
-            self.bridge.hand_over(self._loop.time(), self._leaving)
-        if self._caller_writer is None or self._caller_writer.done():
-            message = self.bridge.next_to_caller(self._loop.time())
-            if message is not None:
-                self._caller_writer = self._watch(_start(self._write_caller(message)))
-        if self._model is not None and (self._model_writer is None or self._model_writer.done()):
-            event = self.bridge.next_to_model()
-            if event is not None:
-                self._model_writer = self._watch(_start(self._write_model(self._model, event)))
-        for request in self.bridge.requests():
-            match request:
-                case RunTool():
-                    self._start_tool(request)
-                case OpenNext():
-                    if self._next_model is None:
-                        self._next_model = self._watch(asyncio.create_task(self._prepare_next()))
-                case Renew(elsewhere=elsewhere):
-                    self._elsewhere = elsewhere
-                    if self._model is not None:
-                        self._model.abort()  # which ends its reader
-                case NoteStep(step=step):
-                    self._aside(self._write_step(self._of_this_stream(step), early=True))
-                case EndCall():
-                    self._take_step(request.next_step)
-                    self._over.set()
+        now = self._loop.time()
+        if self._leaving is not None and self.bridge.quiet(now):
+            self.bridge.hand_over(now, self._leaving)
+        self._to_caller.write(now)
+        self._to_model.write(now)
+        while self.bridge.requests:
+            self._do(self.bridge.requests.popleft())
         self._tell()
         self._set_timer()
 
-    def _take_step(self, step: NextStep | None, **more: Any) -> None:
-        if step is not None:
-            self._step = self._of_this_stream(step, **more)
-
-    def _of_this_stream(self, step: NextStep, **more: Any) -> NextStep:
-        return NextStep(kind=step.kind, data={**step.data, **more, "stream_sid": self.bridge.stream_sid})
+    def _do(self, request: Request) -> None:
+        match request:
+            case RunTool():
+                self._start_tool(request)
+            case SessionChanged():
+                self._active_agent.session_changed(request)
+            case OpenNext():
+                self._models.open_next()
+            case Renew(elsewhere=elsewhere):
+                self._models.renew(elsewhere=elsewhere)
+            case NoteStep(step=step):
+                self._aside(self._steps.write(step, early=True))
+            case EndCall(next_step=step):
+                self._steps.take(step)
+                self._over.set()
+            case _:
+                assert_never(request)
 
     def _aside(self, work: Coroutine[Any, Any, None]) -> None:
         """Do something that may outlive the stream."""
@@ -409,36 +314,16 @@ class Session:
         self._unfinished.add(task)
         task.add_done_callback(self._unfinished.discard)
 
-    def _measured(self, direction: Direction) -> None:
-        """A message that was taken at `_taken_at` is on its way."""
-        self._taken += 1
-        if self._measure is not None and self._taken % MEASURED_FRAMES == 0:
-            self._measure(direction, self._loop.time() - self._taken_at)
-
-    async def _write_caller(self, message: mediastream.ToCaller | None) -> None:
-        stream_sid = self.bridge.stream_sid or ""
-        try:
-            while message is not None:
-                await self._caller.send(mediastream.encode(message, stream_sid))
-                self._measured("to_caller")
-                message = self.bridge.next_to_caller(self._loop.time())
-        except OSError:
-            pass  # its reader knows better how it ended: a `stop` may be on the way
-
-    async def _write_model(self, model: ModelSocket, event: realtime.ToModel | None) -> None:
-        try:
-            while event is not None:
-                await model.send(event)
-                self._measured("to_model")
-                event = self.bridge.next_to_model()
-        except EndpointError:
-            pass  # the reader finds out too
+    def _report(self, what: str) -> None:
+        self.bridge.reporter.trouble(what, self._loop.time())
+        self._tell()
 
     def _tell(self) -> None:
-        for event in self.bridge.events():
-            self._emit(event)
+        events = self.bridge.reporter.events
+        while events:
+            self._emit(events.popleft())
 
-    # --- the timer and the tools ----------------------------------------------------------------------------------
+    # --- the timer ------------------------------------------------------------------------------------------------
 
     def _set_timer(self) -> None:
         due = self.bridge.get_timer()
@@ -462,19 +347,27 @@ class Session:
         except Exception as error:  # noqa: BLE001 - without its timer a call would go on in silence
             self._fail(error)
 
+    # --- tools and the guardrail ----------------------------------------------------------------------------------
+
     def _goes_on_elsewhere(self) -> bool:
-        return self._over.is_set() and self._step is not None and self._step.kind == "resume"
+        return self._over.is_set() and self._steps.resumes
 
     def _start_tool(self, request: RunTool) -> None:
         tool = self._active_agent.tool(request.name)
         if tool is not None and tool.filler is not None:
-            self.bridge.tools.fill(request.call_id, Filler(tool.filler, tool.filler_after))
+            self.bridge.conversation.tools.fill(request.call_id, Filler(tool.filler, tool.filler_after))
         self._aside(self._run_tool(tool, request))
 
+    async def _run_tool(self, tool: Tool | None, request: RunTool) -> None:
+        output = await self._runner.run(tool, request)
+        now = self._loop.time()
+        self.bridge.conversation.tool_returned(request.call_id, output, now)
+        self.bridge.move_on(now)
+        self.flush()
+
     def _show_guard(self, event: realtime.TranscriptDelta | realtime.TranscriptDone) -> None:
-        guardrail, responses = self._active_agent.agent.guardrail, self.bridge.responses
-        answers = responses.ask is None or responses.ask.kind in ANSWERS  # and is not told what to say
-        if guardrail is None or not answers or not responses.accepts(event.response_id):
+        guardrail = self._active_agent.agent.guardrail
+        if guardrail is None or not self.bridge.responses.answers(event.response_id):
             return
         complete = isinstance(event, realtime.TranscriptDone)
         words = event.transcript if isinstance(event, realtime.TranscriptDone) else event.delta
@@ -483,10 +376,6 @@ class Session:
     def _say_instead(self, text: str) -> None:
         now = self._loop.time()
         self.bridge.interrupt(now)
-        self.bridge.say(sendable(text), now)
-        self.flush()
-
-    async def _run_tool(self, tool: Tool | None, request: RunTool) -> None:
-        output = await self._runner.run(tool, request)
-        self.bridge.tool_returned(request.call_id, output, self._loop.time())
+        self.bridge.conversation.say(sendable(text))
+        self.bridge.move_on(now)
         self.flush()

@@ -1,7 +1,7 @@
-"""Running the tools of a call: each call is written down before it runs, and a `once` tool acts once for its arguments.
+"""The tool runner of a call: it records each tool call before the tool runs, and runs a `once` tool once per arguments.
 
-Whether an earlier call of the same arguments has acted is known from this media stream, and from the record of those
-before it, in whatever process they were. If nobody knows how it ended, it is not run again: the model is told.
+An earlier call with the same arguments is known from this media stream, or from the record of the call's earlier
+streams, in any process. If its outcome is unknown, the tool is not run again, and the model learns so.
 """
 
 from __future__ import annotations
@@ -12,27 +12,27 @@ from collections.abc import Callable, Sequence
 from phoneagent.agent.call import Call
 from phoneagent.agent.tools import Tool, failure
 from phoneagent.bridge.history import ToolRun
-from phoneagent.bridge.policy import RunTool
+from phoneagent.bridge.requests import RunTool
 from phoneagent.errors import PhoneAgentError
 from phoneagent.events import Journal
 
 JOURNAL_SECONDS = 0.5
-"""How long a tool waits to be written down before it runs."""
+"""How long a tool waits for the database to record it before it runs."""
 
 OUTCOME_UNKNOWN = failure(
     "outcome unknown: the same call was begun before and cut off. It was not run again. Check before you repeat it."
 )
 NOT_RUN = failure("it was not run: nothing can be written down at the moment. It may be tried again later.")
-"""What becomes of a `once` tool without a journal: it acts only if everybody will know that it has."""
+"""The output of a `once` tool whose run cannot be recorded: another process could not know of it."""
 
 MOVED = failure("not run: the connection was lost before")
-"""The call goes on elsewhere, and the model asks again there if it still wants it."""
+"""The output of a tool whose call has moved to another media stream: the model may call the tool again there."""
 
 
 class ToolRunner:
-    """The tools of one call. `past` are the calls that were made before this media stream; `report` takes troubles.
+    """Runs the tools of one call. `past` are the tool calls of earlier media streams; `report` takes problems.
 
-    `moved` tells whether the call has left this media stream for another one.
+    `moved` returns whether the call has moved to another media stream. `journal` is None where nothing is recorded.
     """
 
     def __init__(
@@ -52,13 +52,13 @@ class ToolRunner:
         self._first: dict[tuple[str, str], asyncio.Future[str]] = {}
 
     async def run(self, tool: Tool | None, request: RunTool) -> str:
-        """Run a tool, and return what the model is told; None is a tool that nobody has."""
+        """Run a tool, and return its output for the model; `tool` is None if the agent does not have it."""
         if tool is None:
             return failure(f"there is no tool named {request.name}")
         if tool.once and (arguments := tool.canonical(request.arguments)) is not None:
             return await self._run_once(tool, request, arguments)
-        if not await self._note(request):
-            self._report("a tool runs that could not be written down before")
+        if not await self._record(request):
+            self._report("a tool runs although it could not be recorded beforehand")
         if self._moved():
             return MOVED
         return await tool.run(self._call, request.arguments)
@@ -66,16 +66,16 @@ class ToolRunner:
     async def _run_once(self, tool: Tool, request: RunTool, arguments: str) -> str:
         key = (tool.name, arguments)
         if (first := self._first.get(key)) is not None:
-            return await asyncio.shield(first)  # the one who waits may be cancelled, the others still wait
+            return await asyncio.shield(first)  # a cancelled waiter must not cancel the run for the others
         first = self._first[key] = asyncio.get_running_loop().create_future()
         output = OUTCOME_UNKNOWN
         try:
             if (before := self._before(tool, arguments)) is not None:
                 output = before
-            elif not await self._note(request):
-                del self._first[key]
+            elif not await self._record(request):
+                del self._first[key]  # the model may try again
                 output = NOT_RUN
-                self._report("a tool that acts once was not run: it could not be written down before")
+                self._report("a tool with once=True was not run: it could not be recorded beforehand")
             elif self._moved():
                 output = MOVED
             else:
@@ -85,15 +85,18 @@ class ToolRunner:
             first.set_result(output)
 
     def _before(self, tool: Tool, arguments: str) -> str | None:
-        """Return what came of the same call in an earlier media stream; None if there was none."""
+        """Return the output of the same tool call in an earlier media stream; None if the tool did not run there."""
         same = [run for run in self._past if run.name == tool.name and tool.canonical(run.arguments) == arguments]
-        begun = [run for run in same if run.output not in (NOT_RUN, MOVED)]
-        if not begun:
+        started = [run for run in same if run.output not in (NOT_RUN, MOVED)]
+        if not started:
             return None
-        return next((run.output for run in begun if run.output is not None), OUTCOME_UNKNOWN)
+        return next((run.output for run in started if run.output is not None), OUTCOME_UNKNOWN)
 
-    async def _note(self, request: RunTool) -> bool:
-        """Write down that a tool is about to run; a database that is away does not keep the caller waiting."""
+    async def _record(self, request: RunTool) -> bool:
+        """Record that a tool is about to run, and return whether that worked.
+
+        The time limit keeps a database that does not answer from making the caller wait.
+        """
         if self._journal is None:
             return True
         try:

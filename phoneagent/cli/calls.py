@@ -14,7 +14,7 @@ from rich.text import Text
 
 from phoneagent import settings
 from phoneagent.events import Cost, Turn, Usage
-from phoneagent.store import Answer, CallDetails, CallRecord, Store, ToolRecord
+from phoneagent.store import AnswerRecord, CallDetails, CallRecord, Store, ToolRecord
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]+")
 _STYLES = {"caller": "bold cyan", "agent": "bold green", "tool": "bold magenta", "note": "dim", "—": "dim"}
@@ -158,7 +158,7 @@ def _print_entry(console: Console, clock: str, who: str, text: Text) -> None:
     console.print(line)
 
 
-def _answered(record: CallDetails) -> list[tuple[Turn, Answer]]:
+def _answered(record: CallDetails) -> list[tuple[Turn, AnswerRecord]]:
     """Pair each answer with the turn that it began: the agent's turn that starts closest to it."""
     agent = [turn for turn in record.turns if turn.role == "agent"]
     if not agent:
@@ -166,7 +166,7 @@ def _answered(record: CallDetails) -> list[tuple[Turn, Answer]]:
     return [(min(agent, key=lambda turn: abs(turn.start_ms - answer.at_ms)), answer) for answer in record.answers]
 
 
-def _said(turn: Turn, answer: Answer | None) -> Text:
+def _said(turn: Turn, answer: AnswerRecord | None) -> Text:
     heard = _plain(turn.heard_text)
     text = Text(heard if turn.text else "(no transcript)")
     unheard = turn.text[len(turn.heard_text) :] if turn.text.startswith(turn.heard_text) else ""

@@ -19,7 +19,7 @@ from phoneagent import settings
 from phoneagent.agent.agent import Agent, choose
 from phoneagent.agent.call import Call
 from phoneagent.bridge.chat import Answered, Chat, Complaint, Words
-from phoneagent.bridge.policy import RunTool
+from phoneagent.bridge.requests import RunTool, SessionChanged
 from phoneagent.calls.active_agent import ActiveAgent
 from phoneagent.calls.control import Control
 from phoneagent.calls.toolrunner import ToolRunner
@@ -118,8 +118,8 @@ class _Talk:
             agent,
             call,
             past=(),
-            reconfigure=self._chat.reconfigure,
-            speaks=lambda name: None,  # it is asked when there is something to show
+            change_session=self._chat.conversation.change_session,
+            agent_named=lambda name: None,  # it is asked when there is something to show
             voice_fixed=lambda: True,  # there is none
         )
         self._runner = ToolRunner(call, None, past=(), report=screen.complain, moved=lambda: False)
@@ -164,7 +164,6 @@ class _Talk:
             except ProtocolError as error:
                 self._screen.complain(str(error))
                 continue
-            self._active_agent.receive(event)
             self._chat.receive(event, self._loop.time())
             self._changed.set()
 
@@ -209,6 +208,8 @@ class _Talk:
                     self._screen.end_line()
                 case Complaint(what=what):
                     self._screen.complain(what)
+                case SessionChanged():
+                    self._active_agent.session_changed(happening)
                 case RunTool():
                     task = asyncio.create_task(self._run_tool(happening))
                     self._tools.add(task)
@@ -218,7 +219,8 @@ class _Talk:
         self._screen.tool(f"{request.name} {request.arguments}")
         output = await self._runner.run(self._active_agent.tool(request.name), request)
         self._screen.tool(f"{request.name} → {output}")
-        self._chat.tool_returned(request.call_id, output, self._loop.time())
+        self._chat.conversation.tool_returned(request.call_id, output, self._loop.time())
+        self._chat.move_on(self._loop.time())
         self._changed.set()
 
 

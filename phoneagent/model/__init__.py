@@ -1,1 +1,1 @@
-"""Adapters of the model: where sessions are opened (`endpoint`), and one session's socket (`connection`)."""
+"""Adapters of the model: the servers that sessions are opened at (`endpoint`), and one session (`connection`)."""

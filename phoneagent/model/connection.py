@@ -1,4 +1,4 @@
-"""How a model session is opened and configured."""
+"""The connection to a model: a session is opened, configured, read and written."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from urllib.parse import parse_qsl, urlsplit
 
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus, InvalidURI
+from websockets.protocol import State
 
 from phoneagent.agent.call import Call
 from phoneagent.errors import EndpointError, EndpointRefused, EndpointUnreachable, ProtocolError
@@ -22,43 +23,43 @@ from phoneagent.protocol import realtime
 from phoneagent.protocol.negotiation import Negotiation
 from phoneagent.protocol.realtime import FATAL_CODES
 from phoneagent.protocol.transcoding import ToPcm, ToUlaw
-from phoneagent.usercode import ask
+from phoneagent.usercode import call_user
 
 __all__ = ["Endpoint", "ModelSession", "TokenProvider", "open_session"]
 
 CONNECT_SECONDS = 5.0
-"""From the first packet, or the token provider's call, to a configured session."""
+"""The time from the first packet, or from the call of the token provider, to a configured session."""
 
 MAX_EVENT_BYTES = 16 * 1024 * 1024
-"""A session that is read back carries all instructions and tools."""
+"""The maximum size of an event: a `session.updated` repeats all instructions and tools."""
 
 PING_SECONDS = 5.0
-"""How often a far end is asked whether it is there, and how long it may take to answer: a caller is waiting."""
+"""The interval of pings, and how long a pong may take. Both are short because a caller is waiting."""
 
 CLOSE_SECONDS = 2.0
 _wire_log = logging.getLogger("phoneagent.model.connection.wire")
-_wire_log.setLevel(logging.INFO)  # at DEBUG, websockets writes the handshake's headers, and the key is among them
+_wire_log.setLevel(logging.INFO)  # at DEBUG, websockets logs the handshake's headers, including the key
 _REFUSED_STATUS = frozenset({400, 401, 403, 404})
 _KEY = re.compile(r"\bsk-[^\s,;\"']+")
 _PLAIN = frozenset({"model", "deployment", "api-version"})
 _SECRET_CHARS = 8
-"""Shorter words of a header are no secret."""
+"""Shorter words of a header are not secret."""
 
 MAX_REASON_CHARS = 500
-"""What is told of a far end's own words."""
+"""How much of a server's own words is shown."""
 
 
 class ModelSession:
-    """A configured session: what a call reads from and writes to."""
+    """A configured session, which a call reads and writes."""
 
     def __init__(self, connection: ClientConnection, configuring: Negotiation, secrets: Collection[str] = ()) -> None:
         self._connection = connection
         self._secrets = secrets
         self.dialect = configuring.dialect or realtime.Dialect.GA
         self.dropped: Sequence[str] = tuple(_shown(each, secrets) for each in configuring.dropped)
-        """What the server did not take of the configuration, a line each."""
+        """The parts of the configuration that the server did not accept, one line each."""
         self.effective: Mapping[str, Any] = configuring.effective
-        """The session in the server's words."""
+        """The session as the server reports it."""
         self._to_pcm = ToPcm() if configuring.hears_pcm else None
         self._speaks_pcm = configuring.speaks_pcm
         self._to_ulaw = ToUlaw()
@@ -73,6 +74,8 @@ class ModelSession:
         if self._to_pcm is not None and isinstance(message, realtime.AudioAppend):
             pcm = self._to_pcm.feed(base64.b64decode(message.audio))
             message = realtime.AudioAppend(base64.b64encode(pcm).decode())
+        if self._connection.state is not State.OPEN:  # `send` would wait for the close, and a writer must not
+            raise EndpointUnreachable("the model's socket is closing")
         try:
             await self._connection.send(realtime.encode(message, self.dialect), text=True)
         except ConnectionClosed as error:
@@ -90,7 +93,7 @@ class ModelSession:
             raise _closed(error, self._secrets) from None
 
     def decode(self, raw: bytes) -> realtime.FromModel:
-        """Read an event that was received; its audio is a telephone's.
+        """Decode a received event. Its audio is µ-law at 8 kHz.
 
         Raises:
             ProtocolError: see `realtime.decode`.
@@ -99,7 +102,10 @@ class ModelSession:
         if not self._speaks_pcm or not isinstance(event, realtime.AudioDelta):
             return event
         if event.item_id != self._spoken:
-            self._to_ulaw, self._spoken = ToUlaw(), event.item_id  # a sample that was cut off shifts no other item
+            self._to_ulaw, self._spoken = (
+                ToUlaw(),
+                event.item_id,
+            )  # so that half a sample at the end of one item does not shift the next
         try:
             pcm = base64.b64decode(event.delta)
         except binascii.Error:
@@ -108,25 +114,25 @@ class ModelSession:
         return event
 
     def abort(self) -> None:
-        """Drop the session; whoever reads it learns that it is gone."""
+        """Drop the connection at once. A pending `receive` then raises EndpointUnreachable."""
         self._connection.transport.abort()
 
     async def close(self) -> None:
         """Close the session, within `CLOSE_SECONDS`."""
         try:
             await self._connection.close()
-        finally:  # also when cut short: a far end that does not answer the close keeps nothing open
+        finally:  # also if cancelled: a server that does not answer the close keeps no socket open
             self._connection.transport.abort()
 
 
 async def open_session(
     endpoint: Endpoint, session: Mapping[str, Any], call: Call | None = None, *, within: float | None = None
 ) -> ModelSession:
-    """Open a session for a call and configure it; `session` is in GA's shape.
+    """Open a session for a call and configure it. `session` has the shape of the GA dialect.
 
     Raises:
-        EndpointUnreachable: no configured session `within` so many seconds (`CONNECT_SECONDS`).
-        EndpointRefused: the server says no: the key, the model, the configuration.
+        EndpointUnreachable: no configured session `within` that many seconds (by default `CONNECT_SECONDS`).
+        EndpointRefused: the server refused the key, the model or the configuration.
     """
     try:
         return await _open(endpoint, session, call, CONNECT_SECONDS if within is None else within)
@@ -158,18 +164,18 @@ async def _open(endpoint: Endpoint, session: Mapping[str, Any], call: Call | Non
     except TimeoutError:
         words = f"no model session at {endpoint.host} within {within:g} s, still waiting for {waiting_for}"
         raise EndpointUnreachable(_shown(words, secrets), code="timeout") from None
-    except EndpointError as error:  # it may hold the far end's own words
+    except EndpointError as error:  # it may contain the server's own words
         raise type(error)(_shown(str(error), secrets), code=error.code) from None
 
 
 def _secrets(endpoint: Endpoint, headers: Mapping[str, str]) -> Collection[str]:
-    """Return what is said to an endpoint and to nobody else: its headers, and what its address asks with."""
+    """Return the secrets of an endpoint: the words of its headers, and the values in its URL's query."""
     query = (value for name, value in parse_qsl(urlsplit(endpoint.url).query) if name not in _PLAIN)
     return {word for value in (*headers.values(), *query) for word in value.split()}
 
 
 def _shown(words: str, secrets: Collection[str]) -> str:
-    """Return words of a far end on one line; some repeat the key that they refuse."""
+    """Return a server's words on one line, without secrets: some servers repeat the key that they refuse."""
     for word in sorted(secrets, key=len, reverse=True):
         if len(word) >= _SECRET_CHARS:
             words = words.replace(word, "…")
@@ -186,16 +192,16 @@ async def _headers(endpoint: Endpoint, call: Call | None) -> dict[str, str]:
 
 async def _fetch(provider: TokenProvider) -> str:
     try:
-        token = await ask(provider)
-    except Exception as error:  # a user's function
+        token = await call_user(provider)
+    except Exception as error:  # of a user's function
         raise EndpointUnreachable(f"the endpoint's token provider failed: {type(error).__name__}") from error
     if not isinstance(token, str) or not re.fullmatch(r"[!-~]+", token):
         raise EndpointRefused("the endpoint's token provider returned no token: it must be text without spaces")
     return token
 
 
-class _Straight(connect):
-    """A connection that is not led elsewhere: the server that it was led to would be given the keys."""
+class _ConnectWithoutRedirects(connect):
+    """A connection that follows no redirect: the other server would receive the keys."""
 
     def process_redirect(self, exc: Exception) -> Exception:
         return exc
@@ -203,7 +209,7 @@ class _Straight(connect):
 
 async def _connect(endpoint: Endpoint, headers: Mapping[str, str]) -> ClientConnection:
     try:
-        return await _Straight(
+        return await _ConnectWithoutRedirects(
             endpoint.url,
             additional_headers=headers,
             compression=None,
@@ -212,7 +218,7 @@ async def _connect(endpoint: Endpoint, headers: Mapping[str, str]) -> ClientConn
             ping_interval=PING_SECONDS,
             ping_timeout=PING_SECONDS,
             logger=_wire_log,
-            open_timeout=None,  # the time-out around it covers the configuration too
+            open_timeout=None,  # the timeout around this call also covers the configuration
         )
     except InvalidStatus as error:
         raise _refused(error, endpoint) from None
@@ -232,7 +238,7 @@ def _refused(error: InvalidStatus, endpoint: Endpoint) -> EndpointError:
 
 
 def _reason(body: bytes | bytearray | None) -> str:
-    """Return the `error.code` of an answer; its message may repeat a part of the key."""
+    """Return the `error.code` of a response, but not its message, which may repeat a part of the key."""
     try:
         code = str(json.loads(body or b"")["error"]["code"])
     except (ValueError, KeyError, TypeError, RecursionError):
@@ -255,9 +261,9 @@ async def _configure(
             if update is not None:
                 await connection.send(realtime.encode(update, configuring.dialect or realtime.Dialect.GA), text=True)
         except ProtocolError as error:
-            puzzled(error)  # half an event while configuring; the time-out is the judge
+            puzzled(error)  # ignore a malformed event: the timeout decides
         except ConnectionClosed as error:
-            raise _closed(error, ()) from None  # whoever called hides what is secret
+            raise _closed(error, ()) from None  # the caller hides secrets
     return configuring
 
 

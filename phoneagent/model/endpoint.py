@@ -1,6 +1,6 @@
-"""Where model sessions are: OpenAI, Azure, Helicone, any other Realtime server.
+"""The model's endpoint: OpenAI, Azure, Helicone or any other Realtime server.
 
-An `Endpoint` is data: an address, headers, a spelling. Its servers differ in nothing else.
+An `Endpoint` is data: a URL, headers, a dialect. The servers differ in nothing else.
 """
 
 from __future__ import annotations
@@ -16,35 +16,34 @@ from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 from phoneagent.agent.call import Call
 from phoneagent.errors import ConfigurationError
 from phoneagent.protocol import realtime
-from phoneagent.settings import DEFAULT_MODEL, DEFAULT_TRANSCRIPTION_MODELS, Settings
+from phoneagent.settings import DEFAULT_MODEL, DEFAULT_TRANSCRIPTION_MODELS, Settings, is_address, is_header
 
 OPENAI_URL = "https://api.openai.com/v1"
 HELICONE_URL = "https://api.helicone.ai/v1/gateway/oai"
 
 AZURE_TRANSCRIPTION_MODELS = ("whisper-1",)
-"""Any other needs a deployment of its name, and a session that names one without is taken, and never transcribed."""
+"""Azure transcribes with another model only if a deployment has that model's name. Without such a deployment, Azure
+accepts the session and never transcribes."""
 
 TokenProvider: TypeAlias = Callable[[], str | Awaitable[str]]
-"""Returns a bearer token, as those of azure.identity do. A plain one may block: it is called in a thread."""
+"""Returns a bearer token, like the providers of azure.identity. A plain function may block: it runs in a thread."""
 
 FACTS = ("{call_sid}", "{caller}", "{direction}")
-"""What a header may tell of a call."""
+"""Placeholders in a header's value for facts of the call."""
 
-_NOBODY = frozenset({"anonymous", "unknown", "restricted", "unavailable", "private", "+266696687"})
-"""What the network says in place of a caller who withholds the number; the last spells ANONYMOUS on a keypad."""
+_WITHHELD = frozenset({"anonymous", "unknown", "restricted", "unavailable", "private", "+266696687"})
+"""What the network sends in place of a withheld number. The last one spells ANONYMOUS on a keypad."""
 
 _PRINTABLE = re.compile(r"[!-~]{1,256}")
 _PRINTABLE_URL = re.compile(r"[^\s\x00-\x1f\x7f]+")
 _MODEL_NAMES = ("model", "deployment")
 _KEY_HEADERS = ("authorization", "api-key", "helicone-auth")
-_HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,100}")
-_HEADER_VALUE = re.compile(r"[ -~]{0,8192}")
 _WEB_PAGE = "a web page is there, and no Realtime server"
 _GATEWAY_REMEDIES = {
     "401": "check REALTIME_API_KEY",
     "invalid_api_key": "check REALTIME_API_KEY",
-    "1008": "check REALTIME_API_KEY, and OPENAI_MODEL for the model's name there",
-    "404": "check REALTIME_URL, and OPENAI_MODEL for the model's name there",
+    "1008": "check REALTIME_API_KEY, and OPENAI_MODEL, which names the server's model",
+    "404": "check REALTIME_URL, and OPENAI_MODEL, which names the server's model",
     "model_not_found": "check OPENAI_MODEL",
     "no websocket": f"{_WEB_PAGE}: check REALTIME_URL",
     "timeout": "check that a Realtime server is at REALTIME_URL",
@@ -60,7 +59,7 @@ _OPENAI_REMEDIES = {
     "beta_api_shape_disabled": "it takes only the GA interface: set REALTIME_DIALECT=ga",
 }
 _AZURE_REMEDIES = {
-    "401": "check AZURE_OPENAI_API_KEY or the token provider; /openai/v1 refuses an api-version like this too",
+    "401": "check AZURE_OPENAI_API_KEY or the token provider; /openai/v1 answers an api-version with 401 too",
     "404": "check AZURE_OPENAI_ENDPOINT and AZURE_OPENAI_DEPLOYMENT",
     "DeploymentNotFound": "check AZURE_OPENAI_DEPLOYMENT",
     "no websocket": f"{_WEB_PAGE}: check AZURE_OPENAI_ENDPOINT",
@@ -77,51 +76,47 @@ _HELICONE_REMEDIES = {
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """A Realtime server.
+    """A Realtime server: its `url` with the whole query, and the `headers` of every session.
 
-    `url` with all of its query; `headers` for every session. `dialect`: the spelling it must be addressed in; None goes
-    by its first event. `transcription_models` are tried in turn.
+    `dialect` is what the server speaks; with None, the server's first event shows it. `transcription_models` are tried
+    in order.
     """
 
-    url: str = field(repr=False)  # some servers want their key in its query
+    url: str = field(repr=False)  # some servers take their key in the query
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
     dialect: realtime.Dialect | None = None
     transcription_models: tuple[str, ...] = ()
     _: KW_ONLY
     call_headers: Mapping[str, str] = field(default_factory=dict, repr=False)
-    """Headers that tell of the call: their values hold {call_sid}, {caller} (a pseudonym) or {direction}."""
+    """Headers that describe the call: their values contain {call_sid}, {caller} (a pseudonym) or {direction}."""
     pseudonym_key: bytes = field(default=b"", repr=False)
-    """Makes the pseudonyms of callers; without it headers with {caller} are left out."""
+    """The key that makes the callers' pseudonyms. Without it, headers with {caller} are left out."""
     token: TokenProvider | None = field(default=None, repr=False)
-    """Asked for a bearer token whenever a session is opened."""
+    """Called for a bearer token whenever a session is opened."""
     remedies: Mapping[str, str] = field(default_factory=dict, repr=False)
     """What to do about a refusal, by its HTTP status, close code or error code."""
 
     def __post_init__(self) -> None:
-        """Refuse what no session could be opened with; neither address nor headers are repeated, they hold keys.
+        """Refuse an endpoint that cannot open a session. Messages repeat neither URL nor headers: both may hold keys.
 
         Raises:
-            ConfigurationError: the address is none, or a key or header cannot be sent.
+            ConfigurationError: the URL is malformed, or a key or header cannot be sent.
         """
-        try:
-            parts = urlsplit(self.url)
-            is_address = parts.scheme in ("ws", "wss") and bool(parts.hostname) and parts.port != 0
-        except ValueError:
-            is_address = False
-        if not is_address or not _PRINTABLE_URL.fullmatch(self.url):
-            raise ConfigurationError(["the endpoint's address is none: write it like wss://HOST/v1, without spaces"])
-        if "" in [value for name, value in parse_qsl(parts.query, keep_blank_values=True) if name in _MODEL_NAMES]:
-            raise ConfigurationError([f"the endpoint at {self.host} has an empty name for its model: name one"])
+        if not is_address(self.url, "ws", "wss") or not _PRINTABLE_URL.fullmatch(self.url):
+            raise ConfigurationError(["the endpoint's URL is malformed: write it like wss://HOST/v1, without spaces"])
+        query = urlsplit(self.url).query
+        if "" in [value for name, value in parse_qsl(query, keep_blank_values=True) if name in _MODEL_NAMES]:
+            raise ConfigurationError([f"the endpoint at {self.host} has an empty model name: set one"])
         for name, value in (*self.headers.items(), *self.call_headers.items()):
-            if not _HEADER_NAME.fullmatch(name) or not _HEADER_VALUE.fullmatch(value):
+            if not is_header(name, value):
                 remedy = "use printable ASCII, without line breaks"
                 raise ConfigurationError([f"the header {name!r} for {self.host} cannot be sent: {remedy}"])
             if name.lower() in _KEY_HEADERS and value.strip() in ("", "Bearer", "Bearer None"):
-                raise ConfigurationError([f"the header {name!r} for {self.host} has no key in it: give one"])
+                raise ConfigurationError([f"the header {name!r} for {self.host} contains no key: set one"])
 
     @property
     def host(self) -> str:
-        """The server's name, for messages."""
+        """The server's host name, for messages."""
         return urlsplit(self.url).hostname or "nowhere"
 
     @classmethod
@@ -135,7 +130,7 @@ class Endpoint:
         base_url: str = OPENAI_URL,
         **options: Any,
     ) -> Endpoint:
-        """OpenAI, or its host in another region (`base_url`). `options` are further fields."""
+        """OpenAI, or its host in another region (`base_url`). `options` are further fields of `Endpoint`."""
         optional = {"OpenAI-Organization": organization, "OpenAI-Project": project}
         headers = {"Authorization": f"Bearer {api_key}"} | {name: value for name, value in optional.items() if value}
         given: dict[str, Any] = {
@@ -156,13 +151,13 @@ class Endpoint:
         preview: str | None = None,
         **options: Any,
     ) -> Endpoint:
-        """Azure OpenAI: the resource's address and the deployment, with a key or an Entra token provider.
+        """Azure OpenAI: the resource's URL and the deployment, with a key or an Entra token provider.
 
-        `preview` is an api-version of the retired preview: its own path, and the beta dialect. `options` are further
-        fields.
+        `preview` is an api-version of the retired preview, which has its own path and the beta dialect. `options` are
+        further fields of `Endpoint`.
 
         Raises:
-            ConfigurationError: neither key nor token provider, or both.
+            ConfigurationError: both `api_key` and `token` are given, or neither.
         """
         if (api_key is None) == (token is None):
             raise ConfigurationError(["Endpoint.azure needs either api_key or token"])
@@ -189,7 +184,7 @@ class Endpoint:
         dialect: realtime.Dialect | None = None,
         **options: Any,
     ) -> Endpoint:
-        """Any server that speaks the Realtime protocol; `dialect` None finds out its spelling."""
+        """Any server that speaks the Realtime protocol. With `dialect` None, its first event shows the dialect."""
         headers = {} if api_key is None else {"Authorization": f"Bearer {api_key}"}
         if dialect is realtime.Dialect.BETA:
             headers["OpenAI-Beta"] = "realtime=v1"
@@ -200,13 +195,13 @@ class Endpoint:
         return cls(realtime_url(url, model), headers, dialect, **(given | options))
 
     def through_helicone(self, api_key: str, *, gateway: str = HELICONE_URL) -> Endpoint:
-        """Lead sessions with this OpenAI or Azure endpoint through Helicone, which files them by call and caller.
+        """Return this OpenAI or Azure endpoint behind Helicone's gateway, which groups sessions by call and caller.
 
         Raises:
-            ConfigurationError: Azure with a token provider; Helicone passes on keys only.
+            ConfigurationError: this is Azure with a token provider, and Helicone forwards only keys.
         """
         if self.token is not None:
-            raise ConfigurationError(["Helicone passes on Azure's key and no token: use api_key"])
+            raise ConfigurationError(["Helicone forwards Azure's API key, but no token: use api_key"])
         own = dict(parse_qsl(urlsplit(self.url).query))
         query = {"model": own.get("model", "")}
         headers = {name: value for name, value in self.headers.items() if name != "api-key"}
@@ -230,12 +225,12 @@ class Endpoint:
 
     @classmethod
     def from_settings(cls, settings: Settings) -> Endpoint:
-        """Return the server that the settings name: REALTIME_URL, else AZURE_OPENAI_ENDPOINT, else OpenAI.
+        """Return the endpoint that is configured: REALTIME_URL, else AZURE_OPENAI_ENDPOINT, else OpenAI.
 
         Raises:
-            ConfigurationError: no model is named.
+            ConfigurationError: no endpoint is configured.
         """
-        endpoint = _named(settings)
+        endpoint = _configured(settings)
         if settings.helicone_api_key is not None and settings.realtime_url is None:
             gateway = settings.helicone_url or HELICONE_URL
             endpoint = endpoint.through_helicone(settings.helicone_api_key.get_secret_value(), gateway=gateway)
@@ -255,7 +250,7 @@ class Endpoint:
         )
 
     def headers_for(self, call: Call) -> dict[str, str]:
-        """Return the headers that tell of a call; one of which the call does not know its fact is left out."""
+        """Return the headers that describe a call. A header is left out if the call lacks its fact."""
         facts = {"{call_sid}": call.sid, "{caller}": self._pseudonym(call), "{direction}": call.direction}
         headers = {}
         for name, value in self.call_headers.items():
@@ -267,8 +262,8 @@ class Endpoint:
         return headers
 
     def _pseudonym(self, call: Call) -> str | None:
-        """Return a name for the caller that is always the same and tells nobody the number."""
-        if not self.pseudonym_key or not call.caller or call.caller.lower() in _NOBODY:
+        """Return a name for the caller that is always the same and does not reveal the number."""
+        if not self.pseudonym_key or not call.caller or call.caller.lower() in _WITHHELD:
             return None
         return hmac.digest(self.pseudonym_key, call.caller.encode(), hashlib.sha256).hex()[:32]
 
@@ -276,9 +271,9 @@ class Endpoint:
 _WEBSOCKET = {"http": "ws", "https": "wss"}
 
 
-def _named(settings: Settings) -> Endpoint:
-    """Return the endpoint that the settings name, without what they have for any."""
-    heard: dict[str, Any] = {"transcription_models": settings.transcription_models}
+def _configured(settings: Settings) -> Endpoint:
+    """Return the endpoint that is configured, without the settings that apply to every endpoint."""
+    transcription: dict[str, Any] = {"transcription_models": settings.transcription_models}
     if settings.realtime_url is not None:
         key = settings.realtime_api_key
         return Endpoint.gateway(
@@ -286,27 +281,30 @@ def _named(settings: Settings) -> Endpoint:
             settings.openai_model,
             api_key=None if key is None else key.get_secret_value(),
             dialect=_dialect(settings),
-            **heard,
+            **transcription,
         )
     if settings.azure_openai_endpoint is not None:
         if settings.azure_openai_deployment is None or settings.azure_openai_api_key is None:
-            raise ConfigurationError(["AZURE_OPENAI_DEPLOYMENT or AZURE_OPENAI_API_KEY is missing"])
+            remedy = "set both, or remove AZURE_OPENAI_ENDPOINT"
+            raise ConfigurationError([f"AZURE_OPENAI_DEPLOYMENT or AZURE_OPENAI_API_KEY is missing: {remedy}"])
         return Endpoint.azure(
             settings.azure_openai_endpoint,
             settings.azure_openai_deployment,
             api_key=settings.azure_openai_api_key.get_secret_value(),
             preview=settings.azure_openai_preview,
-            **(heard if "transcription_models" in settings.model_fields_set else {}),
+            **(transcription if "transcription_models" in settings.model_fields_set else {}),
         )
     if settings.openai_api_key is None:
-        raise ConfigurationError(["OPENAI_API_KEY is missing: set it, or REALTIME_URL for another Realtime server"])
+        raise ConfigurationError(
+            ["OPENAI_API_KEY is missing: set it, or set REALTIME_URL to use another Realtime server"]
+        )
     return Endpoint.openai(
         settings.openai_api_key.get_secret_value(),
         settings.openai_model,
         organization=settings.openai_organization,
         project=settings.openai_project,
         base_url=settings.openai_base_url or OPENAI_URL,
-        **heard,
+        **transcription,
     )
 
 
@@ -315,7 +313,7 @@ def _dialect(settings: Settings) -> realtime.Dialect | None:
 
 
 def realtime_url(base: str, model: str) -> str:
-    """Complete the address of a Realtime server: the path `/realtime`, and the model if the query names none."""
+    """Complete the URL of a Realtime server: the path `/realtime`, and the model unless the query names one."""
     parts = urlsplit(base)
     path = parts.path.rstrip("/")
     if not path.endswith("/realtime"):

@@ -20,9 +20,8 @@ from phoneagent.protocol.realtime import (
     SessionCreated,
     SessionUpdate,
     SessionUpdated,
-    dialect_of,
-    formats_of,
 )
+from phoneagent.protocol.session_object import dialect_of, formats_of
 
 MAX_ATTEMPTS = 12
 """More fields than this are not dropped one by one."""

@@ -10,7 +10,6 @@ Source: OpenAI's Realtime API reference, "client events" and "server events".
 from __future__ import annotations
 
 import enum
-from collections.abc import Mapping
 from typing import Any, TypeAlias
 
 import msgspec
@@ -18,10 +17,7 @@ import msgspec
 from phoneagent.errors import ProtocolError
 from phoneagent.events import RateLimit
 from phoneagent.protocol.audio import is_base64
-
-MAX_NAME = 200
-"""Characters that are kept of a model's name."""
-
+from phoneagent.protocol.beta import beta_item, beta_response, beta_session
 
 FATAL_CODES = frozenset(
     {
@@ -333,60 +329,6 @@ def as_dict(raw: bytes | str) -> dict[str, Any]:
         raise ProtocolError(f"Realtime event ignored: {error}") from None
 
 
-def dialect_of(session: Mapping[str, Any]) -> Dialect:
-    """Tell from the session of `session.created` which spelling the server speaks."""
-    if "audio" in session or session.get("type") == "realtime":
-        return Dialect.GA
-    if "modalities" in session or "input_audio_format" in session:
-        return Dialect.BETA
-    return Dialect.GA
-
-
-def formats_of(session: Mapping[str, Any]) -> tuple[str, str]:
-    """Return the audio formats that a session hears and speaks, in GA's spelling, e.g. "audio/pcmu"."""
-    if "output_audio_format" in session or "input_audio_format" in session:
-        beta = (str(session.get(f"{way}_audio_format", "unknown")) for way in ("input", "output"))
-        hears, speaks = (_GA_FORMATS.get(each, each) for each in beta)
-        return hears, speaks
-    audio = session.get("audio")
-    hears, speaks = (_format(audio, way) for way in ("input", "output"))
-    return hears, speaks
-
-
-def _format(audio: Any, way: str) -> str:
-    side = audio.get(way) if isinstance(audio, Mapping) else None
-    format_ = side.get("format") if isinstance(side, Mapping) else None
-    if not isinstance(format_, Mapping):
-        return "unknown"
-    kind, rate = str(format_.get("type")), format_.get("rate")
-    return f"{kind} at {rate} Hz" if kind == "audio/pcm" and rate not in (None, 24_000) else kind
-
-
-def expires_at_of(session: Mapping[str, Any]) -> float | None:
-    """Return when the session ends by itself, in Unix seconds; None if the server does not say."""
-    at = session.get("expires_at")
-    return float(at) if isinstance(at, int | float) and not isinstance(at, bool) and 0 < at < 1e12 else None
-
-
-def model_of(session: Mapping[str, Any]) -> str:
-    """Return the model's name as the server spells it; "unknown" if it does not."""
-    return _name(session)
-
-
-def transcription_model_of(session: Mapping[str, Any]) -> str:
-    """Return the name of the recogniser for the caller's turns; "unknown" if the server does not tell."""
-    audio = session.get("audio")
-    modern = audio.get("input") if isinstance(audio, Mapping) else None
-    if isinstance(modern, Mapping):
-        return _name(modern.get("transcription"))
-    return _name(session.get("input_audio_transcription"))
-
-
-def _name(holder: Any) -> str:
-    model = holder.get("model") if isinstance(holder, Mapping) else None
-    return model[:MAX_NAME] if isinstance(model, str) and model else "unknown"
-
-
 # --- to the model ---------------------------------------------------------------------------------------------------
 
 
@@ -445,73 +387,52 @@ def encode(message: ToModel, dialect: Dialect) -> bytes:
     if dialect is Dialect.BETA:
         match message:
             case SessionUpdate():
-                message = msgspec.structs.replace(message, session=_beta_session(message.session))
+                message = msgspec.structs.replace(message, session=beta_session(message.session))
             case ResponseCreate(response=dict() as response):
-                message = msgspec.structs.replace(message, response=_beta_response(response))
+                message = msgspec.structs.replace(message, response=beta_response(response))
             case ItemCreate():
-                message = msgspec.structs.replace(message, item=_beta_item(message.item))
+                message = msgspec.structs.replace(message, item=beta_item(message.item))
     return _encode(message)
 
 
-_BETA_FORMATS = {"audio/pcmu": "g711_ulaw", "audio/pcma": "g711_alaw", "audio/pcm": "pcm16"}
-_GA_FORMATS = {beta: modern for modern, beta in _BETA_FORMATS.items()}
-_BETA_INPUT = {
-    "transcription": ("input_audio_transcription", frozenset({"model", "language", "prompt"})),
-    "noise_reduction": ("input_audio_noise_reduction", frozenset({"type"})),
-    "turn_detection": (
-        "turn_detection",
-        frozenset(
-            {"type", "threshold", "prefix_padding_ms", "silence_duration_ms", "eagerness"}
-            | {"create_response", "interrupt_response"}
-        ),
-    ),
-}
-"""The beta's names, and what it knows of each; a field that is newer would have the whole update refused."""
-
-_BETA_CONTENT = {"output_text": "text", "output_audio": "audio"}
-_GA_ONLY = frozenset(
-    {"type", "audio", "output_modalities", "max_output_tokens", "truncation", "include", "reasoning"}
-    | {"parallel_tool_calls"}
-)
+# --- conversation items ---------------------------------------------------------------------------------------------
 
 
-def _beta_session(session: Mapping[str, Any]) -> dict[str, Any]:
-    flat = _beta_shared(session)
-    for key, value in session.get("audio", {}).get("input", {}).items():
-        if key == "format":
-            flat["input_audio_format"] = _BETA_FORMATS.get(value["type"], value["type"])
-        elif key in _BETA_INPUT:
-            name, known = _BETA_INPUT[key]
-            flat[name] = value and {field: each for field, each in value.items() if field in known}
-    return flat
+def system_message(text: str) -> dict[str, Any]:
+    """Return an item: a message of ours to the model."""
+    return _message("system", "input_text", text)
 
 
-def _beta_response(response: Mapping[str, Any]) -> dict[str, Any]:
-    flat = _beta_shared(response)
-    flat.pop("metadata", None)  # it joined the beta late; emulators of it may refuse a field they do not know
-    if "input" in response:
-        flat["input"] = [_beta_item(item) for item in response["input"]]
-    return flat
+def user_message(text: str) -> dict[str, Any]:
+    """Return an item: words of the caller."""
+    return _message("user", "input_text", text)
 
 
-def _beta_shared(modern: Mapping[str, Any]) -> dict[str, Any]:
-    flat = {key: value for key, value in modern.items() if key not in _GA_ONLY}
-    if "tools" in flat:  # the beta has no MCP servers
-        flat["tools"] = [each for each in flat["tools"] if each.get("type") != "mcp"]
-    if "output_modalities" in modern:
-        flat["modalities"] = ["text"] if modern["output_modalities"] == ["text"] else ["audio", "text"]
-    if "max_output_tokens" in modern:
-        flat["max_response_output_tokens"] = modern["max_output_tokens"]
-    for key, value in modern.get("audio", {}).get("output", {}).items():
-        if key == "format":
-            flat["output_audio_format"] = _BETA_FORMATS.get(value["type"], value["type"])
-        else:
-            flat[key] = value
-    return flat
+def assistant_message(text: str) -> dict[str, Any]:
+    """Return an item: words of the agent."""
+    return _message("assistant", "output_text", text)
 
 
-def _beta_item(item: Mapping[str, Any]) -> dict[str, Any]:
-    if "content" not in item:
-        return dict(item)
-    content = [{**part, "type": _BETA_CONTENT.get(part["type"], part["type"])} for part in item["content"]]
-    return {**item, "content": content}
+def _message(role: str, kind: str, text: str) -> dict[str, Any]:
+    return {"type": "message", "role": role, "content": [{"type": kind, "text": text}]}
+
+
+def tool_call(call_id: str, name: str, arguments: str) -> dict[str, Any]:
+    """Return an item: a call that the model made; `arguments` is JSON."""
+    return {"type": "function_call", "call_id": call_id, "name": name, "arguments": arguments}
+
+
+def tool_output(call_id: str, output: str) -> dict[str, Any]:
+    """Return an item: the output of a tool."""
+    return {"type": "function_call_output", "call_id": call_id, "output": output}
+
+
+def approval_refusal(item_id: str, request_id: str, reason: str) -> dict[str, Any]:
+    """Return an item: the refusal of a request to approve a tool of a hosted MCP server."""
+    return {
+        "id": item_id,
+        "type": "mcp_approval_response",
+        "approval_request_id": request_id,
+        "approve": False,
+        "reason": reason,
+    }

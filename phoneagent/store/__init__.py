@@ -1,7 +1,7 @@
-"""Call records: what was said, heard and done in each call, in SQLite or PostgreSQL."""
+"""Call records in SQLite or PostgreSQL: what was said, heard and done in each call."""
 
 from phoneagent.store.records import (
-    Answer,
+    AnswerRecord,
     CallDetails,
     CallRecord,
     MessageRecord,
@@ -14,7 +14,7 @@ from phoneagent.store.records import (
 from phoneagent.store.store import Store
 
 __all__ = [
-    "Answer",
+    "AnswerRecord",
     "CallDetails",
     "CallRecord",
     "MessageRecord",

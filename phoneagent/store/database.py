@@ -1,4 +1,4 @@
-"""One database by its URL: transactions, migrations, and errors in plain words without any data in them."""
+"""One database, given by its URL: transactions, migrations, and errors that contain no data of calls."""
 
 from __future__ import annotations
 
@@ -26,36 +26,36 @@ BUSY_SECONDS = 5.0
 """How long SQLite waits for another process that is writing."""
 
 READERS = 3
-"""How many of SQLite's connections read. With one for each reader, a hundred calls that ask at once would all wait as
-long as the last of them."""
+"""How many SQLite connections read. If each reader had its own connection, a hundred calls that read at once would all
+wait as long as the slowest one."""
 
 IDLE_SECONDS = 1.0
-"""How long SQLite's connections stay open after use. Then what was deleted leaves its log as well."""
+"""How long SQLite connections stay open after use. Closing them also removes deleted data from the write-ahead log."""
 
 TRANSACTION_SECONDS = 15.0
-"""How long a transaction may take, its connection included."""
+"""How long a transaction may take, including the time to connect."""
 
 MIGRATION_SECONDS = 600.0
 
 MIGRATION_LOCK = 0x70686F6E65
-"""The advisory lock that keeps two processes from migrating the same PostgreSQL at once."""
+"""The advisory lock that keeps two processes from migrating the same PostgreSQL database at once."""
 
 NO_TABLES = "its tables are missing or old: run `phoneagent migrate`"
 _LIBPQ_ONLY = frozenset({"channel_binding", "connect_timeout", "gssencmode"})
-"""Query parameters that hosts put into their URLs and that asyncpg would pass on to the server, which refuses them."""
+"""Query parameters in the URLs of some hosts. asyncpg would forward them to the server, which refuses them."""
 
 _T = TypeVar("_T")
 Work: TypeAlias = Callable[[AsyncConnection], Awaitable[_T]]
-"""What is done in a transaction."""
+"""The body of a transaction."""
 
-logging.getLogger("alembic.runtime").setLevel(logging.WARNING)  # it writes two lines at INFO for each look
+logging.getLogger("alembic.runtime").setLevel(logging.WARNING)  # at INFO it writes two lines for each check
 
 
 class Database:
-    """An engine and how to use it. Engines open connections when asked to, so making one costs nothing.
+    """A database and its engines. Creating one is cheap: connections are opened on first use.
 
     Raises:
-        ConfigurationError: the URL names no database that is known here.
+        ConfigurationError: the URL is malformed, or names an unsupported database.
     """
 
     def __init__(self, url: str) -> None:
@@ -63,8 +63,8 @@ class Database:
         self.path: Path | None = None
         """The file of a SQLite database."""
         self._migrated = False
-        self._turns: dict[AsyncEngine, _Turns] = {}
-        """Taken by each transaction of SQLite."""
+        self._slots: dict[AsyncEngine, _Slots] = {}
+        """The queue of each SQLite engine, which every transaction passes."""
         self._migrating = asyncio.Lock()
         self._at_work: set[asyncio.Task[Any]] = set()
         self._idle: asyncio.TimerHandle | None = None
@@ -72,9 +72,9 @@ class Database:
         if scheme in ("sqlite", "sqlite+aiosqlite"):
             self.path = _sqlite_path(url)
             self.name = f"SQLite in {self.path}"
-            # Who finds SQLite's only writer at work sleeps and tries again, in no order. With one, they queue here.
+            # SQLite lets a blocked writer sleep and retry, in no order. With one connection, writers queue here.
             self.engine, self.writing = _sqlite(self.path, READERS), _sqlite(self.path, 1, "BEGIN IMMEDIATE")
-            self._turns = {self.engine: _Turns(READERS), self.writing: _Turns(1)}
+            self._slots = {self.engine: _Slots(READERS), self.writing: _Slots(1)}
             drivers: tuple[type[Exception], ...] = (sqlite3.Error,)
         elif scheme in ("postgres", "postgresql", "postgresql+asyncpg"):
             self.name = f"PostgreSQL at {_host(url)}"
@@ -91,24 +91,24 @@ class Database:
 
     @property
     def absent(self) -> bool:
-        """Whether there is no database yet: a SQLite file is made by the first write."""
+        """Whether there is no database yet: the first write creates a SQLite file."""
         return self.path is not None and not self.path.exists()
 
     async def read(self, work: Work[_T]) -> _T:
-        """Do `work` in a transaction that only reads, and return what it returns.
+        """Run `work` in a read-only transaction and return its result.
 
         Raises:
-            StoreError: the database does not answer, or there is none.
+            StoreError: the database does not answer, or does not exist.
         """
         if self.absent:
-            raise StoreError(f"there is no database {self.path}: no call was recorded, or DATABASE_URL names another")
+            raise StoreError(f"there is no database {self.path}: no call was recorded yet, or DATABASE_URL is wrong")
         return await self._apart(self._transaction(self.engine, TRANSACTION_SECONDS, work))
 
     async def write(self, work: Work[_T]) -> _T:
-        """Do `work` in a transaction that writes, and return what it returns. A new SQLite file gets its tables here.
+        """Run `work` in a transaction that writes, and return its result. A new SQLite file gets its tables first.
 
         Raises:
-            StoreError: it was not committed.
+            StoreError: the transaction was not committed.
         """
         if self.path is not None:
             async with self._migrating:
@@ -119,19 +119,20 @@ class Database:
 
     async def _migrate(self) -> None:
         try:
-            await asyncio.to_thread(_upgrade_in_thread, self.url)  # alembic would hold up this loop's calls
+            await asyncio.to_thread(_upgrade_in_thread, self.url)  # on this loop, alembic would delay the calls
         except sqlite3.Error as error:
             raise StoreError(f"{self.name}: {_reason(error)}", retry=True) from None
         except CommandError:
             raise StoreError(
-                f"{self.name}: a newer release has changed its tables: run that one, or restore a copy", retry=True
+                f"{self.name}: a newer release has changed its tables: run that release, or restore a backup",
+                retry=True,
             ) from None
 
     async def upgrade(self) -> str:
-        """Bring the tables up to date, all or nothing, and return the revision.
+        """Migrate the tables to the latest revision, all or nothing, and return that revision.
 
         Raises:
-            StoreError: it did not work; the tables are as they were.
+            StoreError: the migration failed; the tables are unchanged.
         """
 
         async def work(connection: AsyncConnection) -> str:
@@ -143,7 +144,7 @@ class Database:
         return await self._apart(self._transaction(self.writing, MIGRATION_SECONDS, work))
 
     async def close(self, seconds: float = CONNECT_SECONDS) -> None:
-        """Let transactions come to their end, for at most `seconds`, and close what is open."""
+        """Wait up to `seconds` for running transactions, cancel the others, and close all connections."""
         if self._at_work:
             _, late = await asyncio.wait(self._at_work, timeout=seconds)
             for task in late:
@@ -167,15 +168,15 @@ class Database:
             self._start(self._dispose())
 
     async def _dispose(self) -> None:
-        for engine, turns in self._turns.items():
+        for engine, slots in self._slots.items():
             async with AsyncExitStack() as stack:
-                for _ in range(turns.room):  # who asks a pool that is being disposed of waits for what never comes back
-                    await stack.enter_async_context(turns)
+                for _ in range(slots.count):  # a checkout during the disposal would wait forever
+                    await stack.enter_async_context(slots)
                 await engine.dispose()
 
     async def _apart(self, work: Coroutine[Any, Any, _T]) -> _T:
-        """Do `work` in a task of its own: who waits for it may give up, but a transaction that is cancelled half-way
-        may leave its connection open."""
+        """Run `work` in its own task. The caller may be cancelled, but a transaction that is cancelled midway may
+        leave its connection open."""
         task = self._start(work)
         await asyncio.wait([task])
         return task.result()
@@ -189,40 +190,42 @@ class Database:
     def _done(self, task: asyncio.Task[Any]) -> None:
         self._at_work.discard(task)
         if not task.cancelled():
-            task.exception()  # seen, also where nobody waits any more
+            task.exception()  # marks the exception as retrieved, even if the caller was cancelled
 
     async def _transaction(self, engine: AsyncEngine, seconds: float, work: Work[_T]) -> _T:
-        turn: AbstractAsyncContextManager[Any] = self._turns.get(engine) or nullcontext()
+        slot: AbstractAsyncContextManager[Any] = self._slots.get(engine) or nullcontext()
         if self.path is not None:
             self._close_when_idle()
         try:
-            async with asyncio.timeout(seconds), turn:
+            async with asyncio.timeout(seconds), slot:
                 try:
                     async with engine.begin() as connection:
                         return await work(connection)
                 except exc.DBAPIError as error:
                     if getattr(_cause(error), "sqlstate", None) not in _RACES:
                         raise
-                async with engine.begin() as connection:  # the others have won, and are done
+                async with engine.begin() as connection:  # the other transaction has won and is done
                     return await work(connection)
         except self._errors as error:
             reason = _reason(error)
             if reason == NO_TABLES:
-                self._migrated = False  # somebody has removed the file: it is made anew
+                self._migrated = False  # the file was removed: the next write creates it again
             raise StoreError(f"{self.name}: {reason}", retry=not _is_refusal(error)) from None
-        except ValueError as error:  # of a host name that is none, below the driver
+        except ValueError as error:  # an invalid host name, raised below the driver
             raise StoreError(f"{self.name}: {type(error).__name__}: check DATABASE_URL", retry=True) from None
 
 
 _RACES = frozenset({"40P01", "40001"})
-"""What PostgreSQL says to one of two transactions that stand in each other's way."""
+"""PostgreSQL's SQLSTATEs for a deadlock and a serialization failure: one of two conflicting transactions loses."""
 
 
 def _upgrade_in_thread(url: str) -> None:
     async def run() -> None:
         database = Database(url)
         if database.path is not None:
-            sqlite3.connect(database.path).close()  # the driver's thread, if it cannot, would outlive this loop
+            sqlite3.connect(
+                database.path
+            ).close()  # fails here if it must: a failed driver's thread would outlive this loop
         try:
             await database.upgrade()
         finally:
@@ -244,16 +247,16 @@ def _upgrade(connection: sa.Connection, revision: str = "head") -> None:
 def _sqlite_path(url: str) -> Path:
     path = url.partition("://")[2].partition("?")[0].removeprefix("/")
     if not path or path == ":memory:":
-        raise _malformed("it names no file; write it like sqlite:///phoneagent.db")
+        raise _malformed("it names no file: write it like sqlite:///phoneagent.db")
     return Path(path)
 
 
-class _Turns(asyncio.Semaphore):
-    """Room for as many transactions at once as an engine has connections, in the order in which they come."""
+class _Slots(asyncio.Semaphore):
+    """A first-in, first-out queue for an engine's connections: at most `count` transactions run at once."""
 
-    def __init__(self, room: int) -> None:
-        super().__init__(room)
-        self.room = room
+    def __init__(self, count: int) -> None:
+        super().__init__(count)
+        self.count = count
 
 
 def _identity(path: Path) -> tuple[int, int] | None:
@@ -265,14 +268,14 @@ def _identity(path: Path) -> tuple[int, int] | None:
 
 
 def _sqlite(path: Path, connections: int, begin_with: str = "BEGIN") -> AsyncEngine:
-    """Return an engine that keeps so many connections; to open a file costs forty times as much as to write a row."""
+    """Return an engine that keeps its connections open: opening a file takes forty times as long as writing a row."""
     engine = create_async_engine(
         sa.URL.create("sqlite+aiosqlite", database=str(path)),
         hide_parameters=True,
         pool_size=connections,
         max_overflow=0,
         pool_timeout=TRANSACTION_SECONDS,
-        # The driver begins no transactions: ours cover reads and changes of the schema, and writers queue at the start.
+        # The driver begins no transactions: ours also cover reads and schema changes, and a writer locks at its start.
         connect_args={"timeout": BUSY_SECONDS, "isolation_level": None},
     )
 
@@ -283,16 +286,16 @@ def _sqlite(path: Path, connections: int, begin_with: str = "BEGIN") -> AsyncEng
     @event.listens_for(engine.sync_engine, "checkout")
     def compare(_: Any, record: Any, __: Any) -> None:
         if record.info["file"] != _identity(path):
-            raise exc.DisconnectionError("somebody has replaced the file")  # the pool connects anew
+            raise exc.DisconnectionError("the file was replaced")  # the pool reconnects
 
     @event.listens_for(engine.sync_engine, "connect")
     def configure(connection: Any, _: Any) -> None:
         cursor = connection.cursor()
-        with suppress(sqlite3.OperationalError):  # another process is just doing it, and it stays done
+        with suppress(sqlite3.OperationalError):  # another process is doing so right now, and the mode persists
             cursor.execute("PRAGMA journal_mode=WAL")
-        cursor.execute("PRAGMA synchronous=NORMAL")  # in WAL it may lose the last moment to a power cut, no more
+        cursor.execute("PRAGMA synchronous=NORMAL")  # with WAL, a power failure costs at most the last transactions
         cursor.execute("PRAGMA foreign_keys=ON")
-        cursor.execute("PRAGMA secure_delete=ON")  # what is forgotten is overwritten
+        cursor.execute("PRAGMA secure_delete=ON")  # deleted data is overwritten
         cursor.close()
 
     @event.listens_for(engine.sync_engine, "begin")
@@ -308,14 +311,14 @@ def _sqlite(path: Path, connections: int, begin_with: str = "BEGIN") -> AsyncEng
 def _postgres(url: str) -> tuple[AsyncEngine, tuple[type[Exception], ...]]:
     if importlib.util.find_spec("asyncpg") is None:
         raise ConfigurationError(
-            ["DATABASE_URL names PostgreSQL, whose driver is missing: install phoneagent[postgres]"]
+            ["DATABASE_URL names PostgreSQL, but its driver is missing: install phoneagent[postgres]"]
         )
     import asyncpg
 
     dsn = _dsn(url)
 
     async def connect() -> Any:
-        # asyncpg reads the URL itself: it knows `sslmode` and the rest of what hosts write into one.
+        # asyncpg reads the URL itself: it knows `sslmode` and the other parameters that hosts put there.
         return await asyncpg.connect(dsn, timeout=CONNECT_SECONDS, command_timeout=TRANSACTION_SECONDS)
 
     engine = create_async_engine(
@@ -334,15 +337,15 @@ def _postgres(url: str) -> tuple[AsyncEngine, tuple[type[Exception], ...]]:
 def _dsn(url: str) -> str:
     try:
         parts = urlsplit(url)
-        _ = parts.port  # raises for what is not a number
+        _ = parts.port  # raises if it is not a number
         query = [(name, value) for name, value in parse_qsl(parts.query) if name not in _LIBPQ_ONLY]
     except ValueError:
-        raise _malformed("it is not a URL; write it like postgresql://user:password@host/database") from None
+        raise _malformed("it is not a URL: write it like postgresql://user:password@host/database") from None
     return urlunsplit(("postgresql", parts.netloc, parts.path, urlencode(query), ""))
 
 
 def _host(url: str) -> str:
-    """Return host and database of a URL, without the user and the password."""
+    """Return the host and database of a URL, without user and password."""
     parts = urlsplit(_dsn(url))
     return parts.netloc.rpartition("@")[2] + parts.path
 
@@ -355,14 +358,14 @@ def _malformed(remedy: str) -> ConfigurationError:
 
 
 def _cause(error: Exception) -> BaseException:
-    """Return the driver's own error, which SQLAlchemy wraps, for asyncpg twice."""
+    """Return the driver's own error. SQLAlchemy wraps it once, and asyncpg's twice."""
     if not isinstance(error, exc.StatementError) or error.orig is None:
         return error
     return error.orig.__cause__ or error.orig
 
 
 def _is_refusal(error: Exception) -> bool:
-    """Tell whether the data was refused rather than the database in trouble."""
+    """Tell whether the database refused the data, rather than failed itself."""
     cause = _cause(error)
     if state := getattr(cause, "sqlstate", None):
         return str(state)[:2] in ("22", "23")
@@ -370,14 +373,14 @@ def _is_refusal(error: Exception) -> bool:
 
 
 def _reason(error: Exception) -> str:
-    """Say what is wrong. Drivers quote the data in their messages, so only messages that cannot are passed on."""
+    """Describe an error. Drivers quote data in their messages, so only messages that cannot contain any are used."""
     cause = _cause(error)
     if getattr(cause, "sqlstate", None) in ("42P01", "42703", "3F000"):
         return NO_TABLES
     if isinstance(cause, sqlite3.OperationalError):
         text = str(cause)
         if text == "unable to open database file":
-            return f"{text}: there is no such folder, or it is not ours"
+            return f"{text}: create its folder, or make it writable"
         return NO_TABLES if text.startswith(("no such table", "no such column")) else text
     if isinstance(cause, TimeoutError | exc.TimeoutError):
         return "it does not answer"

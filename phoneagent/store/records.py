@@ -1,4 +1,4 @@
-"""What is read back: a call's record, and how it is found."""
+"""Records of calls as they are read back, and the queries that read them."""
 
 from __future__ import annotations
 
@@ -14,18 +14,19 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from phoneagent.events import Cost, EndedBy, NextStep, Turn, Usage
 from phoneagent.store.schema import answers, calls, messages, next_steps, streams, tools, turns, usage
+from phoneagent.store.steps import from_row
 
 MAX_PARAMETERS = 10_000
-"""Fewer than either database takes in one statement."""
+"""The parameters of one statement: fewer than the limit of either database."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CallRecord:
-    """A call. What ended it is None while it lives, and where its end was never reported."""
+    """A call. Its end is None while it is live, and also if the end was never reported."""
 
     call_sid: str
     stream_sid: str
-    """Its latest media stream."""
+    """The call's latest media stream."""
     caller: str | None = field(repr=False)
     called: str | None = field(repr=False)
     direction: str
@@ -34,15 +35,15 @@ class CallRecord:
     ended_by: EndedBy | None
     reason: str | None
     cost: Cost | None
-    """What it cost so far; None if its models told of nothing."""
+    """The cost so far; None if no usage was reported."""
 
     @property
     def duration_ms(self) -> int | None:
-        """From its start to its end, in milliseconds, all of its streams and what was between them."""
+        """From the call's start to its end, in milliseconds, including the gaps between its media streams."""
         return None if self.ended_at is None else _ms(self.ended_at, self.started_at)
 
     def as_dict(self) -> dict[str, Any]:
-        """Return what JSON can carry, phone numbers included."""
+        """Return the record for JSON, including phone numbers."""
         return {
             "call_sid": self.call_sid,
             "stream_sid": self.stream_sid,
@@ -60,7 +61,7 @@ class CallRecord:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StreamRecord:
-    """A media stream of a call, which began `at_ms` into the call; the first one begins it."""
+    """A media stream of a call, which began `at_ms` into the call. The first one begins the call."""
 
     stream_sid: str
     at_ms: int
@@ -68,7 +69,7 @@ class StreamRecord:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ToolRecord:
-    """A tool call, `at_ms` into the call; `output` and `ms` are None while it runs, and if it never returned."""
+    """A tool call, `at_ms` into the call. `output` and `ms` are None while it runs, and if it never returned."""
 
     call_id: str
     name: str
@@ -80,7 +81,7 @@ class ToolRecord:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MessageRecord:
-    """What the user's code added to the conversation, `at_ms` into the call."""
+    """A message that the user's code added to the conversation, `at_ms` into the call."""
 
     role: Literal["system", "user"]
     text: str = field(repr=False)
@@ -88,8 +89,8 @@ class MessageRecord:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Answer:
-    """The first audio of an answer, `at_ms` into the call, `latency_ms` after the caller had stopped to speak."""
+class AnswerRecord:
+    """The first audio of an answer, `at_ms` into the call, `latency_ms` after the caller stopped speaking."""
 
     at_ms: int
     latency_ms: int
@@ -97,26 +98,26 @@ class Answer:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UsageRecord:
-    """What one model of a call used in all, and what that cost."""
+    """The total usage of one model in a call, and its cost."""
 
     model: str
     usage: Usage
     cost: Cost
 
     def as_dict(self) -> dict[str, Any]:
-        """Return what JSON can carry."""
+        """Return the record for JSON."""
         return {"model": self.model, **asdict(self.usage), "cost": _cost(self.cost)}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CallDetails(CallRecord):
-    """A call with everything that is known of it, each in the order in which it happened, on the call's own clock."""
+    """A call with all its details, each kind in chronological order, on the call's own clock."""
 
     streams: tuple[StreamRecord, ...]
     turns: tuple[Turn, ...] = field(repr=False)
     messages: tuple[MessageRecord, ...]
     tools: tuple[ToolRecord, ...]
-    answers: tuple[Answer, ...]
+    answers: tuple[AnswerRecord, ...]
     usage: tuple[UsageRecord, ...]
 
     def latency_ms(self, share: float) -> int | None:
@@ -125,7 +126,7 @@ class CallDetails(CallRecord):
         return latencies[max(0, math.ceil(share * len(latencies)) - 1)] if latencies else None
 
     def as_dict(self) -> dict[str, Any]:
-        """Return what JSON can carry; turns, tool_calls and latency_ms are shaped as in the demo's report."""
+        """Return the record for JSON. turns, tool_calls and latency_ms have the shape of the demo's report."""
         return CallRecord.as_dict(self) | {
             "streams": [asdict(stream) for stream in self.streams],
             "turns": [asdict(turn) for turn in self.turns],
@@ -139,21 +140,24 @@ class CallDetails(CallRecord):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Standing:
-    """Where a call is. `stream_sid` is its latest media stream; it and `started_at` are None if there is no record."""
+    """The current state of a call, as other processes need it.
+
+    `stream_sid` is its latest media stream; it and `started_at` are None if there is no record.
+    """
 
     stream_sid: str | None = None
     started_at: datetime | None = None
     ended_by: EndedBy | None = None
     state: str | None = field(default=None, repr=False)
-    """What users keep of it, as JSON."""
+    """The user's state of the call, as JSON."""
     step: NextStep | None = None
-    """What comes next, None if that was not written since its latest media stream began. It comes after the stream in
-    its `data["stream_sid"]`; one without that holds for any."""
+    """What comes next; None if no step was written since the latest media stream began. A step applies after the
+    stream in its `stream_sid`, or after any stream if that is missing."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SoFar(Standing):
-    """Where a call is, and what was said and done in it."""
+    """The current state of a call, and what was said and done in it."""
 
     turns: tuple[Turn, ...] = field(default=(), repr=False)
     messages: tuple[MessageRecord, ...] = ()
@@ -162,13 +166,13 @@ class SoFar(Standing):
 
 
 async def read_standing(connection: AsyncConnection, call_sid: str) -> Standing:
-    """Return where a call is. It takes a single query: after a crash, all calls of a process ask at once."""
-    return Standing(**await _stands(connection, call_sid))
+    """Read the current state of a call, in a single query: after a crash, all calls of a process ask for it at once."""
+    return Standing(**await _standing_values(connection, call_sid))
 
 
 async def read_so_far(connection: AsyncConnection, call_sid: str) -> SoFar:
-    """Return where a call is, and what was said and done in it."""
-    standing = await _stands(connection, call_sid)
+    """Read the current state of a call, and what was said and done in it."""
+    standing = await _standing_values(connection, call_sid)
     start = standing["started_at"]
     if start is None:
         return SoFar(**standing)
@@ -181,18 +185,18 @@ async def read_so_far(connection: AsyncConnection, call_sid: str) -> SoFar:
     )
 
 
-async def _stands(connection: AsyncConnection, call_sid: str) -> dict[str, Any]:
+async def _standing_values(connection: AsyncConnection, call_sid: str) -> dict[str, Any]:
     values = dict((await connection.execute(_STANDING, {"sid": call_sid})).mappings().one())
     kind, data = values.pop("kind"), values.pop("data")
-    return {**values, "step": None if kind is None else NextStep(kind=kind, data=data)}
+    return {**values, "step": None if kind is None else from_row(kind, data)}
 
 
-def _standing() -> sa.Select[Any]:
+def _standing_query() -> sa.Select[Any]:
     asked = sa.select(sa.bindparam("sid", type_=sa.Text()).label("sid")).subquery()
     of_latest = sa.or_(
         next_steps.c.stream_sid == "",
         next_steps.c.stream_sid == calls.c.stream_sid,
-        sa.func.coalesce(calls.c.stream_sid, "") == "",  # there is no record to say which one is the latest
+        sa.func.coalesce(calls.c.stream_sid, "") == "",  # without a record, no stream is known to be the latest
     )
     found = asked.outerjoin(calls, calls.c.sid == asked.c.sid)
     found = found.outerjoin(next_steps, (next_steps.c.call_sid == asked.c.sid) & of_latest)
@@ -205,44 +209,44 @@ def _standing() -> sa.Select[Any]:
     )
 
 
-_STANDING = _standing()
+_STANDING = _standing_query()
 
 
 async def read_calls(connection: AsyncConnection, limit: int) -> list[CallRecord]:
-    """Return the latest calls, the newest first."""
+    """Read the latest calls, newest first."""
     query = sa.select(calls).order_by(calls.c.started_at.desc(), calls.c.sid).limit(limit)
     rows = (await connection.execute(query)).all()
     costs = await _costs(connection, [row.sid for row in rows])
-    return [CallRecord(**_of_call(row), cost=costs.get(row.sid)) for row in rows]
+    return [CallRecord(**_call_values(row), cost=costs.get(row.sid)) for row in rows]
 
 
 async def read_call(connection: AsyncConnection, call_sid: str) -> CallDetails | None:
-    """Return a call, None if it is not recorded."""
+    """Read a call; None if it is not recorded."""
     row = (await connection.execute(sa.select(calls).where(calls.c.sid == call_sid))).one_or_none()
     if row is None:
         return None
     start: datetime = row.started_at
-    used = _used(await _hanging(connection, usage, call_sid, usage.c.number))
+    used = _used(await _rows_of_call(connection, usage, call_sid, usage.c.number))
     return CallDetails(
-        **_of_call(row),
+        **_call_values(row),
         cost=sum((each.cost for each in used[1:]), used[0].cost) if used else None,
         usage=used,
         streams=tuple(
             StreamRecord(stream_sid=each.stream_sid, at_ms=_ms(each.started_at, start))
-            for each in await _hanging(connection, streams, call_sid, streams.c.started_at)
+            for each in await _rows_of_call(connection, streams, call_sid, streams.c.started_at)
         ),
         turns=await _turns(connection, call_sid, start),
         messages=await _messages(connection, call_sid, start),
         tools=await _tools(connection, call_sid, start),
         answers=tuple(
-            Answer(at_ms=_ms(each.at, start), latency_ms=each.latency_ms)
-            for each in await _hanging(connection, answers, call_sid, answers.c.at)
+            AnswerRecord(at_ms=_ms(each.at, start), latency_ms=each.latency_ms)
+            for each in await _rows_of_call(connection, answers, call_sid, answers.c.at)
         ),
     )
 
 
 async def _costs(connection: AsyncConnection, call_sids: Sequence[str]) -> dict[str, Cost]:
-    """Return what these calls cost, those that are known to have cost anything."""
+    """Read the cost of each of these calls, except those without any reported usage."""
     guessed = sa.func.max(sa.case((usage.c.at_least, 1), else_=0))
     query = sa.select(usage.c.call_sid, sa.func.sum(usage.c.nano_usd), guessed).group_by(usage.c.call_sid)
     costs: dict[str, Cost] = {}
@@ -254,30 +258,30 @@ async def _costs(connection: AsyncConnection, call_sids: Sequence[str]) -> dict[
 
 
 async def _turns(connection: AsyncConnection, call_sid: str, start: datetime) -> tuple[Turn, ...]:
-    return tuple(_turn(each, start) for each in await _hanging(connection, turns, call_sid, turns.c.started_at))
+    return tuple(_turn(each, start) for each in await _rows_of_call(connection, turns, call_sid, turns.c.started_at))
 
 
 async def _messages(connection: AsyncConnection, call_sid: str, start: datetime) -> tuple[MessageRecord, ...]:
     return tuple(
         MessageRecord(role=each.role, text=each.text, at_ms=_ms(each.at, start))
-        for each in await _hanging(connection, messages, call_sid, messages.c.at)
+        for each in await _rows_of_call(connection, messages, call_sid, messages.c.at)
     )
 
 
 async def _tools(connection: AsyncConnection, call_sid: str, start: datetime) -> tuple[ToolRecord, ...]:
-    return tuple(_tool(each, start) for each in await _hanging(connection, tools, call_sid, tools.c.started_at))
+    return tuple(_tool(each, start) for each in await _rows_of_call(connection, tools, call_sid, tools.c.started_at))
 
 
-async def _hanging(
+async def _rows_of_call(
     connection: AsyncConnection, table: sa.Table, call_sid: str, order: sa.Column[Any]
 ) -> Sequence[sa.Row[Any]]:
     query = sa.select(table).where(table.c.call_sid == call_sid).order_by(order)
     return (await connection.execute(query)).all()
 
 
-def _of_call(row: sa.Row[Any]) -> dict[str, Any]:
+def _call_values(row: sa.Row[Any]) -> dict[str, Any]:
     values = dict(row._mapping)
-    del values["state"]  # which is nobody's business once the call is over
+    del values["state"]  # private to the call, and no part of its record
     return {"call_sid": values.pop("sid"), **values}
 
 
@@ -298,7 +302,7 @@ def _turn(row: sa.Row[Any], start: datetime) -> Turn:
 
 
 def _used(rows: Sequence[sa.Row[Any]]) -> tuple[UsageRecord, ...]:
-    """Add up the reports of each model."""
+    """Sum the usage reports of each model."""
     kinds = [each.name for each in fields(Usage)]
     models: dict[str, UsageRecord] = {}
     for row in rows:
@@ -315,7 +319,7 @@ def _usd(nano: int) -> Decimal:
 
 
 def _cost(cost: Cost) -> dict[str, Any]:
-    """Return a cost as JSON can carry it; the dollars are text, so that they stay exact."""
+    """Return a cost for JSON. The dollars are text, so that they stay exact."""
     return {"usd": f"{cost.usd:f}", "at_least": cost.at_least}
 
 

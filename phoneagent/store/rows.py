@@ -1,4 +1,4 @@
-"""From events to rows: which ones are kept, and when they were."""
+"""Events turned into rows: which ones are recorded, and when they happened."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ from phoneagent.events import (
 )
 
 MAX_STREAMS = 10_000
-"""Media streams that are remembered, ended ones included; far more than are live at once."""
+"""Media streams that are remembered, including ended ones: far more than are live at once."""
 
 ROW_BYTES = 400
-"""What a row weighs in memory besides its texts."""
+"""The size of a row in memory, without its texts."""
 
 
 class Kind(Enum):
-    """What a row tells."""
+    """The kinds of rows."""
 
     STARTED = auto()
     RESUMED = auto()
@@ -46,13 +46,13 @@ class Kind(Enum):
 
 
 CALL_ITSELF = frozenset({Kind.STARTED, Kind.RESUMED, Kind.ENDED, Kind.ENDED_UNSEEN})
-"""Rows that are never dropped to save memory, and whose order matters; the others are detail."""
+"""Rows about the call itself. They are not dropped as detail is to save memory, and their order matters."""
 
 ENDS = frozenset({Kind.ENDED, Kind.ENDED_UNSEEN})
 
 
 class Row(NamedTuple):
-    """One row to write. `call_sid` is what it hangs on."""
+    """One row to write. It belongs to the call `call_sid`."""
 
     kind: Kind
     call_sid: str
@@ -60,18 +60,18 @@ class Row(NamedTuple):
 
     @property
     def weight(self) -> int:
-        """About how many bytes it takes in memory."""
+        """The approximate size in memory, in bytes."""
         return ROW_BYTES + sum(len(value) for value in self.values.values() if isinstance(value, str))
 
 
 def now() -> datetime:
-    """Return the time, to the millisecond."""
+    """Return the current time in UTC, to the millisecond."""
     moment = datetime.now(UTC)
     return moment.replace(microsecond=moment.microsecond // 1000 * 1000)
 
 
 def clean(text: str) -> str:
-    """Return `text` without what databases refuse: NUL and halves of surrogate pairs."""
+    """Return `text` without what databases refuse: NUL and lone surrogates."""
     return text.replace("\0", "").encode("utf-8", "replace").decode()
 
 
@@ -81,17 +81,17 @@ class _Stream:
     began_at: datetime
 
 
-class Scribe:
-    """Turns events into rows. It remembers when each stream began, for events count their time from there."""
+class RowBuilder:
+    """Turns events into rows. It remembers when each media stream began, because events count their time from there."""
 
     def __init__(self) -> None:
         self._began: OrderedDict[tuple[str, str], datetime] = OrderedDict()
         self._latest: OrderedDict[str, str] = OrderedDict()
 
     def rows(self, event: Event, stream_sid: str | None = None) -> list[Row]:
-        """Return the rows of an event that happened just now; most kinds have one, some none.
+        """Return the rows of an event that happened just now. Most events have one row, some none.
 
-        `stream_sid` is the stream it belongs to; without it, that is the call's latest stream in this process.
+        `stream_sid` is the event's stream. By default it is the call's latest stream in this process.
         """
         match event:
             case CallStarted():
@@ -121,11 +121,11 @@ class Scribe:
         return _row(Kind.TOOL_STARTED, call_sid, call_id=call_id, name=name, arguments=arguments, started_at=at)
 
     def state(self, call_sid: str, stream_sid: str, state: str) -> Row:
-        """Return the row of what users keep of a call."""
+        """Return the row of the user's state of a call."""
         return _row(Kind.STATE, call_sid, of_stream=stream_sid, state=state)
 
     def _stream(self, call_sid: str, stream_sid: str | None, ms: int) -> _Stream:
-        """Return a stream of a call; of an unknown one, `ms` have passed by now."""
+        """Return a stream of a call. An unknown one is assumed to have begun `ms` milliseconds ago."""
         sid = stream_sid or self._latest.get(call_sid, "")
         return _Stream(sid, self._began.get((call_sid, sid)) or now() - timedelta(milliseconds=ms))
 
@@ -142,9 +142,9 @@ class Scribe:
                     memory.popitem(last=False)
         began_at = self._began[key]
         stream = {"of_stream": event.stream_sid, "started_at": began_at}
-        who = {"caller": event.caller, "called": event.called, "direction": event.direction}
+        parties = {"caller": event.caller, "called": event.called, "direction": event.direction}
         kind = Kind.RESUMED if event.resumed else Kind.STARTED
-        return [_row(kind, event.call_sid, **stream, **who), _row(Kind.STREAM, event.call_sid, **stream)]
+        return [_row(kind, event.call_sid, **stream, **parties), _row(Kind.STREAM, event.call_sid, **stream)]
 
     def _turn(self, call_sid: str, turn: Turn, stream: _Stream) -> Row:
         return _row(
@@ -200,7 +200,7 @@ class Scribe:
         )
 
     def _ended(self, event: CallEnded, stream_sid: str | None) -> list[Row]:
-        """Return the end, and all turns once more: the text of one may have come after it had ended."""
+        """Return the end, and all turns once more: a turn's text may have arrived after the turn ended."""
         stream = self._stream(event.call_sid, stream_sid, event.duration_ms)
         rows = [self._turn(event.call_sid, turn, stream) for turn in event.transcript]
         end = {

@@ -1,7 +1,7 @@
-"""The tables. `migrations/` builds them; a test holds the two against each other.
+"""The tables. `migrations/` creates them, and a test compares the two.
 
-Times are UTC with milliseconds. A turn has its moment rather than its place in a media stream, because a call that was
-resumed has several streams. Everything that hangs on a call goes with it.
+Times are UTC with milliseconds. A turn stores its absolute time, not its offset in a media stream, because a resumed
+call has several streams. Deleting a call deletes everything that belongs to it.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from sqlalchemy.engine import Dialect
 
 
 class UtcTime(sa.types.TypeDecorator[datetime]):
-    """A moment, always aware; SQLite keeps no time zone, so there it is UTC by agreement."""
+    """A timezone-aware moment. SQLite stores no time zone, so there the stored value is always UTC."""
 
     impl = sa.DateTime(timezone=True)
     cache_ok = True
@@ -131,8 +131,8 @@ usage = sa.Table(
     sa.Column("at_least", sa.Boolean, nullable=False),
 )
 
-# The two below are no records of calls but what processes tell each other; a sweep empties them within a day. A step
-# comes after a stream; '' stands for any.
+# The two tables below are not records of calls but messages between processes: a sweep empties them within a day. A
+# next step applies after its stream; '' means any stream.
 
 next_steps = sa.Table(
     "next_steps",

@@ -1,8 +1,8 @@
-"""From rows to the database: the statement that writes each kind of row.
+"""The SQL statements that write each kind of row.
 
-Each may run twice: a row is inserted, or brought up to date. A call may have several media streams, in several
-processes. The latest of them speaks for the call: its end is the call's end, and the end of an older one is not. That
-is decided in the statements themselves, because no process knows the others.
+Each statement may run twice: it inserts a row, or updates it. A call may have several media streams, in several
+processes. The latest stream decides for the call: its end is the call's end, and the end of an older stream is not. The
+statements themselves decide this, because no process knows the others.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from phoneagent.store.rows import Kind, Row
 from phoneagent.store.schema import UtcTime, answers, calls, claims, messages, streams, tools, turns, usage
 
 CLOCKS_DIFFER_SECONDS = 5.0
-"""How far the clocks of two processes may be apart. Streams take a call over in the order in which the database hears
-of them; one that began before another by more than this was only heard of late."""
+"""How far apart the clocks of two processes may be. A stream takes over the call when it is written, unless it began
+longer than this before a stream that is already there: then it is only being written late."""
 
 FORGOTTEN = "forgotten "
-"""With this and its CallSid a call is claimed that was forgotten: while it lives on, nothing of it is recorded."""
+"""The prefix of the claim on a forgotten call's CallSid. While the call is live, nothing more of it is recorded."""
 
 MAY_GO_ON = ("line", "error")
 """Ends after which Twilio may still hold the call and connect it again."""
@@ -39,14 +39,14 @@ _CALLER = ("caller", "called", "direction")
 
 
 def parameters(row: Row) -> dict[str, Any]:
-    """Return what the statement of a row takes."""
+    """Return the parameters of a row's statement."""
     if row.kind is not Kind.RESUMED:
         return row.values
     return {**row.values, "late": row.values["started_at"] + timedelta(seconds=CLOCKS_DIFFER_SECONDS)}
 
 
 def statements(dialect: str) -> dict[Kind, Insert | Update]:
-    """Return the statement of each kind of row."""
+    """Return the statement for each kind of row."""
     insert: _Insert = sqlite.insert if dialect == "sqlite" else postgresql.insert
     return {
         Kind.STARTED: _started(insert),
@@ -59,17 +59,19 @@ def statements(dialect: str) -> dict[Kind, Insert | Update]:
 
 
 def forget_ended() -> Delete:
-    """Return the statement that deletes a call that has just ended; its parameters are those of the end.
+    """Return the statement that deletes a call that has just ended. It takes the parameters of the end.
 
-    It stays where it may go on: the next stream needs what was said. A sweep takes it if there is none.
+    A call that may go on is not deleted, because its next stream needs what was said. If no stream follows, a sweep
+    deletes it.
     """
     return sa.delete(calls).where(_THIS_STREAM, calls.c.ended_by.not_in(MAY_GO_ON))
 
 
 def _started(insert: _Insert) -> Insert:
-    """A call's first stream. If it is heard of after a later one, that one goes on speaking for the call.
+    """A call's first stream. If a later stream was written before, that one remains the call's latest.
 
-    Unless that one had ended before: then the call was somewhere else in between, and has come back.
+    The exception is a later stream that ended before this one began: then the call was elsewhere in between, and has
+    come back.
     """
     statement = _insert_call(insert, (*_CALLER, "started_at"))
     new = statement.excluded
@@ -81,20 +83,20 @@ def _started(insert: _Insert) -> Insert:
             "stream_sid": sa.case((sa.or_(calls.c.stream_sid == "", back), new.stream_sid), else_=calls.c.stream_sid),
             "started_at": sa.case((new.started_at < calls.c.started_at, new.started_at), else_=calls.c.started_at),
             **{name: new[name] for name in _CALLER},
-            **_opened_if(back),
+            **_reopened_if(back),
         },
     )
 
 
 def _resumed(insert: _Insert) -> Insert:
-    """A later stream takes the call over, once, and opens it again unless it has ended for good.
+    """A later stream takes over the call, once, and reopens it unless the call has ended for good.
 
-    If the stream began after that end, it was none: Twilio opens no stream for a call that is over.
+    A stream that began after such an end disproves it: Twilio opens no stream for a call that is over.
     """
     statement = _insert_call(insert, (*_CALLER, "started_at"))
     new = statement.excluded
     over = (streams.c.stream_sid == _OF_STREAM) | (streams.c.started_at > sa.bindparam("late", type_=UtcTime()))
-    # no IN here: SQLAlchemy runs a statement with one for a single row only
+    # no IN here: with one, SQLAlchemy runs the statement for a single row only
     goes_on = sa.or_(*(calls.c.ended_by == by for by in MAY_GO_ON), new.started_at > calls.c.ended_at)
     return statement.on_conflict_do_update(
         index_elements=["sid"],
@@ -102,18 +104,18 @@ def _resumed(insert: _Insert) -> Insert:
             "stream_sid": new.stream_sid,
             "caller": sa.func.coalesce(calls.c.caller, new.caller),
             "called": sa.func.coalesce(calls.c.called, new.called),
-            **_opened_if(goes_on),
+            **_reopened_if(goes_on),
         },
         where=~sa.exists().where(streams.c.call_sid == calls.c.sid, over).correlate(calls),
     )
 
 
-def _opened_if(condition: sa.ColumnElement[bool]) -> dict[str, sa.ColumnElement[Any]]:
+def _reopened_if(condition: sa.ColumnElement[bool]) -> dict[str, sa.ColumnElement[Any]]:
     return {name: sa.case((condition, None), else_=calls.c[name]) for name in _END}
 
 
 def _ended_unseen(insert: _Insert) -> Insert:
-    """The end of a stream whose start nobody told: all that is known of a call, perhaps."""
+    """The end of a stream whose start was never reported. It may be all that is known of the call."""
     statement = _insert_call(insert, ("started_at", *_END), direction=sa.literal(""))
     return statement.on_conflict_do_update(
         index_elements=["sid"],
@@ -125,7 +127,7 @@ def _ended_unseen(insert: _Insert) -> Insert:
 def _insert_call(
     insert: _Insert, names: tuple[str, ...], **more: sa.ColumnElement[str]
 ) -> postgresql.Insert | sqlite.Insert:
-    """Insert a call, unless it has been forgotten."""
+    """Return an insert of a call that has no effect if the call was forgotten."""
     values = {"sid": _OF_CALL, "stream_sid": _OF_STREAM, **more}
     values |= {name: sa.bindparam(name, type_=calls.c[name].type) for name in names}
     forgotten = sa.exists().where(claims.c.name == sa.literal(FORGOTTEN) + _OF_CALL)

@@ -2,10 +2,10 @@
 
     store = Store.from_url("sqlite:///phoneagent.db")
     store.tell(event, stream_sid="MZ…")  # never waits, never raises; on disk within a second
-    record = await store.call("CA…")     # what was told so far is in it
+    record = await store.call("CA…")     # includes every event so far
 
-Nothing has to be opened: the first event does it, and a database that is away then is tried again. `close` writes what
-waits. A store belongs to one event loop.
+A store needs no opening: the first event connects, and an unreachable database is retried. `close` writes what is still
+waiting. A store belongs to one event loop.
 """
 
 from __future__ import annotations
@@ -36,9 +36,10 @@ from phoneagent.store.records import (
     read_so_far,
     read_standing,
 )
-from phoneagent.store.rows import Scribe, clean, now
+from phoneagent.store.rows import RowBuilder, clean, now
 from phoneagent.store.schema import calls, claims, next_steps, turns
 from phoneagent.store.statements import FORGOTTEN, MAY_GO_ON
+from phoneagent.store.steps import to_row
 from phoneagent.store.writer import Writer
 
 log = logging.getLogger("phoneagent.store")
@@ -47,17 +48,17 @@ RECORD_DAYS = 90
 
 FIRST_SWEEP_SECONDS = 10.0
 SWEEP_SECONDS = 3600.0
-"""How often old records are looked for."""
+"""How often old records are deleted."""
 
 LONGEST_CALL_SECONDS = 24 * 3600.0
-"""The longest call Twilio carries."""
+"""The maximum duration of a call at Twilio."""
 
 RESUME_SECONDS = 60.0
-"""How long the record of a call whose line broke is kept with RECORD_DAYS=0: Twilio asks for the next stream, and that
-one needs what was said, within seconds."""
+"""How long RECORD_DAYS=0 keeps the record of a call whose line broke. Within seconds, Twilio asks for the next stream,
+which needs what was said."""
 
 STEP_HOURS = 24
-"""How long a next step is kept; it is asked for within seconds."""
+"""How long a next step is kept. Twilio asks for it within seconds."""
 
 CLOSE_SECONDS = 2.0
 _CALL_SID = re.compile(r"CA[0-9a-fA-F]{32}")
@@ -65,16 +66,16 @@ _NOT_A_DIGIT = re.compile(r"[\s().\-/]")
 
 
 class Store:
-    """Records of calls in one database. `record_days` is how long they are kept; with 0 they go when the call ends.
+    """Records of calls in one database. `record_days` is how long they are kept; 0 deletes a record when its call ends.
 
-    A call that goes on in another media stream, here or in another process, is one record: its latest stream speaks for
-    it, and the end of an older one changes nothing.
+    A call that goes on in another media stream, here or in another process, is one record. Its latest stream represents
+    it, and the end of an older stream changes nothing.
     """
 
     def __init__(self, database: Database, *, record_days: int = RECORD_DAYS) -> None:
         self._database = database
         self._record_days = record_days
-        self._scribe = Scribe()
+        self._row_builder = RowBuilder()
         self._writer = Writer(database, keep_ended=record_days > 0)
         self._next_sweep: asyncio.TimerHandle | None = None
         self._sweeping: asyncio.Task[None] | None = None
@@ -109,7 +110,7 @@ class Store:
         await self.close()
 
     async def close(self) -> None:
-        """Write what waits, within 2 s, and let go of the database."""
+        """Write what is still waiting, within 2 s, and disconnect from the database."""
         if self._next_sweep is not None:
             self._next_sweep.cancel()
             self._next_sweep = None
@@ -122,48 +123,49 @@ class Store:
     # --- writing ------------------------------------------------------------------------------------------------------
 
     def tell(self, event: Event, *, stream_sid: str | None = None) -> None:
-        """Keep an event; never waits and never raises. Must be called on the event loop.
+        """Record an event. Never waits and never raises. Must be called on the event loop.
 
-        `stream_sid` is the stream the event belongs to; without it, that is the call's latest one in this process.
+        `stream_sid` is the event's stream. By default it is the call's latest stream in this process.
         """
         try:
-            if rows := self._scribe.rows(event, stream_sid):
+            if rows := self._row_builder.rows(event, stream_sid):
                 self._writer.add(rows)
                 self._schedule_sweep(FIRST_SWEEP_SECONDS)
-        except Exception:  # an observer must not harm the call it observes
+        except Exception:  # an observer must not harm the call that it observes
             log.exception("an event was not recorded: %s", type(event).__name__)
 
     def keep_state(self, call_sid: str, stream_sid: str, state: str) -> None:
-        """Keep what users keep of a call, as JSON; never waits. Only its latest stream has a say."""
-        self._writer.add([self._scribe.state(call_sid, stream_sid, state)])
+        """Save the user's state of a call, as JSON. Never waits. Only the call's latest stream may change it."""
+        self._writer.add([self._row_builder.state(call_sid, stream_sid, state)])
 
     async def flush(self) -> None:
-        """Wait until what was told is written.
+        """Wait until everything recorded so far is written.
 
         Raises:
-            StoreError: the database does not take it now; it is tried again later.
+            StoreError: the database cannot write it now; it will be retried.
         """
         await self._writer.flush()
 
     async def tool_started(self, call_sid: str, call_id: str, name: str, arguments: str) -> None:
-        """Write down that a tool is about to run (see `Journal`).
+        """Record that a tool is about to run (see `Journal`).
 
         Raises:
-            StoreError: it is not written yet; it will be, once the database is back.
+            StoreError: it is not written yet, but will be once the database is back.
         """
-        self._writer.add([self._scribe.tool_started(call_sid, call_id, name, arguments, now())])
+        self._writer.add([self._row_builder.tool_started(call_sid, call_id, name, arguments, now())])
         await self._writer.flush()
 
     async def next_step(self, call_sid: str, step: NextStep, *, at: datetime | None = None) -> None:
-        """Write down what comes after a media stream (see `Journal`); a later step replaces an earlier one of it.
+        """Record what comes after a media stream (see `Journal`). A later step replaces an earlier one.
 
-        `at` is when it was given, if not now: of two that overtake each other on their way, the later one stays.
+        `at` is when the step was given, by default now: if two steps overtake each other, the later one stays.
 
         Raises:
-            StoreError: it is not written, and is not going to be; the same holds where the caller gives up waiting.
+            StoreError: the step is not written, and will not be. The same holds if this call is cancelled.
         """
-        key = {"call_sid": clean(call_sid), "stream_sid": clean(str(step.data.get("stream_sid") or ""))}
-        values = {**key, "kind": step.kind, "data": dict(step.data), "at": at or datetime.now(UTC)}
+        key = {"call_sid": clean(call_sid), "stream_sid": clean(step.stream_sid)}
+        kind, data = to_row(step)
+        values = {**key, "kind": kind, "data": data, "at": at or datetime.now(UTC)}
         insert = self._insert(next_steps).values(values)
         changes = {name: insert.excluded[name] for name in ("kind", "data", "at")}
         newer = insert.excluded.at >= next_steps.c.at
@@ -172,7 +174,7 @@ class Store:
 
         async def write(connection: AsyncConnection) -> None:
             await connection.execute(latest)
-            if given_up:  # the call does it in another way, and it must not be done twice
+            if given_up:  # the call has done it in another way, and it must not be done twice
                 raise StoreError("the call did not wait for its next step")
 
         try:
@@ -182,12 +184,12 @@ class Store:
             raise
 
     async def settle(self, call_sid: str, *, ended_by: EndedBy, reason: str) -> bool:
-        """End the record of a call whose end was not told by its own session; return whether that was so.
+        """End the record of a call whose session has reported no end; return whether the record was still open.
 
-        To be used once the call is over for sure. Its own session's end, should it still come, replaces this one.
+        Use it only once the call is certainly over. If the session still reports its end, that end replaces this one.
 
         Raises:
-            StoreError: it is not written.
+            StoreError: the end is not written.
         """
         await self._writer.flush()
         sid = clean(call_sid)
@@ -196,17 +198,17 @@ class Store:
         async def write(connection: AsyncConnection) -> bool:
             still_open = sa.update(calls).where(calls.c.sid == sid, calls.c.ended_at.is_(None))
             closed = (await connection.execute(still_open.values(end))).rowcount > 0
-            if self._record_days == 0:  # also what waited for another stream
+            if self._record_days == 0:  # also a record that was kept for a next stream
                 await connection.execute(sa.delete(calls).where(calls.c.sid == sid))
             return closed
 
         return await self._database.write(write)
 
     async def claim(self, name: str, seconds: float) -> bool:
-        """Take a name that only one of all processes may have, for `seconds`; return whether it was free.
+        """Claim a name for `seconds`, which only one process can; return whether it was free.
 
         Raises:
-            StoreError: nobody knows.
+            StoreError: the database does not answer, so the name may be free or not.
         """
         moment = now()
         values = {"name": clean(name), "until": moment + timedelta(seconds=seconds)}
@@ -222,13 +224,13 @@ class Store:
 
     @property
     def empty(self) -> bool:
-        """Whether there is no database yet, as on a disk that did not outlive the process before."""
+        """Whether there is no database yet, for example on a disk that was lost with the previous process."""
         return self._database.absent
 
     # --- reading ------------------------------------------------------------------------------------------------------
 
     async def calls(self, limit: int = 50) -> list[CallRecord]:
-        """Return the latest calls, the newest first, without what was said in them.
+        """Return the latest calls, newest first, without what was said in them.
 
         Raises:
             StoreError: the database does not answer.
@@ -237,7 +239,7 @@ class Store:
         return await self._database.read(partial(read_calls, limit=limit))
 
     async def call(self, call_sid: str) -> CallDetails | None:
-        """Return all of a call, None if it is not recorded. A resumed call is one record, on one clock.
+        """Return a call with all its details; None if it is not recorded. A resumed call is one record, on one clock.
 
         Raises:
             StoreError: the database does not answer.
@@ -246,7 +248,7 @@ class Store:
         return await self._database.read(partial(read_call, call_sid=clean(call_sid)))
 
     async def standing(self, call_sid: str) -> Standing:
-        """Return where a call is; nowhere, if there is no database yet.
+        """Return the current state of a call. It is empty if there is no database yet.
 
         Raises:
             StoreError: the database does not answer.
@@ -257,7 +259,7 @@ class Store:
         return await self._database.read(partial(read_standing, call_sid=clean(call_sid)))
 
     async def so_far(self, call_sid: str) -> SoFar:
-        """Return where a call is, and what was said and done in it; nothing, if there is no database yet.
+        """Return the current state of a call, and what was said and done in it; empty if there is no database yet.
 
         Raises:
             StoreError: the database does not answer.
@@ -272,7 +274,7 @@ class Store:
     async def forget(self, what: str) -> int:
         """Delete a call, or all calls with a person's number; return how many.
 
-        A live call goes on unrecorded, in whatever process: for a day it is known by its CallSid as forgotten.
+        A live call goes on unrecorded in every process: its CallSid is remembered as forgotten for a day.
 
         Raises:
             StoreError: nothing was deleted.
@@ -281,7 +283,7 @@ class Store:
         what = clean(what).strip()
         if _CALL_SID.fullmatch(what):
             which: sa.ColumnElement[bool] = calls.c.sid == what
-        else:  # the person is the other side: our own number is on every call
+        else:  # the other side of a call is the person: our own number is on every call
             number = _NOT_A_DIGIT.sub("", what) if not re.search(r"[A-Za-z]", what) else what
             outbound = calls.c.direction.startswith("outbound")
             which = sa.or_(sa.and_(sa.not_(outbound), calls.c.caller == number), outbound & (calls.c.called == number))
@@ -304,8 +306,8 @@ class Store:
     async def sweep(self, days: int | None = None) -> int:
         """Delete calls that ended more than `days` ago (default: RECORD_DAYS); return how many.
 
-        One that may go on in another stream is left alone for a minute. A call whose end was never reported is ended
-        first, at the last thing known of it. Runs by itself once an hour, and with RECORD_DAYS=0 every minute.
+        A call that may go on in another stream is kept for a minute. A call whose end was never reported is ended
+        first, at its last known moment. This runs automatically once an hour, and with RECORD_DAYS=0 every minute.
 
         Raises:
             StoreError: nothing was changed.
@@ -345,7 +347,7 @@ class Store:
             if count := await self.sweep():
                 log.info("%d records older than %d days were deleted", count, self._record_days)
         except StoreError as error:
-            log.warning("old records were not looked for: %s", error)
+            log.warning("old records were not deleted: %s; trying again later", error)
 
     def _insert(self, table: sa.Table) -> sqlite.Insert | postgresql.Insert:
         return sqlite.insert(table) if self._database.dialect == "sqlite" else postgresql.insert(table)

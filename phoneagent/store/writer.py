@@ -1,7 +1,7 @@
-"""The writer: takes what is to be kept without ever waiting, and writes it in batches from one background task.
+"""The writer: accepts rows without ever waiting, and writes them in batches from one background task.
 
-The task lives as long as there is something to write. While the database does not take it, rows wait here, and the same
-batch is tried again, less and less often. What waits is bounded: detail goes first, a call's start and end do not.
+The task runs as long as there are rows to write. While the database fails, rows wait here, and the same batch is
+retried at growing intervals. The memory is bounded: detail is dropped first, before any call's start or end.
 """
 
 from __future__ import annotations
@@ -27,21 +27,24 @@ from phoneagent.store.statements import forget_ended, parameters, statements
 log = logging.getLogger("phoneagent.store")
 
 LINGER_SECONDS = 0.1
-"""How long rows are gathered before they are written together."""
+"""How long rows are collected before they are written together."""
 
 BATCH_ROWS = 200
 FIRST_RETRY_SECONDS = 0.5
 LAST_RETRY_SECONDS = 15.0
 
 MAX_DETAIL_BYTES = 32 * 1024 * 1024
-"""What may wait of turns, tools and latencies while the database is away; beyond it the oldest are dropped."""
+"""The memory for waiting turns, tools and other detail while the database is away. Beyond it the oldest are dropped."""
 
 MAX_CALL_ROWS = 100_000
-"""Starts and ends of calls that may wait: days of calls, about 60 MB."""
+"""How many starts and ends of calls may wait: days of calls, about 60 MB."""
 
 
 class _Waiter(NamedTuple):
-    """Somebody waits until so many rows are written, of all that were ever added: other calls go on adding."""
+    """A waiting `flush`: it is done once the first `calls` and `detail` rows ever added are written.
+
+    Counts are needed because other calls add rows meanwhile.
+    """
 
     done: asyncio.Future[None]
     calls: int
@@ -62,7 +65,7 @@ class Writer:
         self._calls_added = self._detail_added = 0
         self._lost = 0
         self._down = False
-        self._one_by_one = 0  # so many rows are tried alone, to find the one that is refused
+        self._one_by_one = 0  # how many rows are still to be tried alone, to find the one that is refused
         self._waiters: list[_Waiter] = []
         self._hurry = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
@@ -74,7 +77,7 @@ class Writer:
         return len(self._calls) + len(self._detail)
 
     def add(self, rows: Iterable[Row]) -> None:
-        """Take rows to write; must be called on the event loop."""
+        """Accept rows to write. Must be called on the event loop."""
         for row in rows:
             if row.kind in CALL_ITSELF:
                 self._calls.append(row)
@@ -87,10 +90,10 @@ class Writer:
         self._start()
 
     async def flush(self) -> None:
-        """Wait until everything is written that was added so far, with a try right now.
+        """Write everything that was added so far, starting now, and wait for it.
 
         Raises:
-            StoreError: that try failed; the rows go on waiting.
+            StoreError: the attempt failed; the rows keep waiting.
         """
         if not self.waiting and (self._task is None or self._task.done()):
             return
@@ -101,8 +104,8 @@ class Writer:
         await done
 
     async def close(self, seconds: float) -> None:
-        """Write what waits, for at most `seconds`, and stop; what is left is counted in the log."""
-        self._closing = True  # the task ends by itself
+        """Write the waiting rows, for at most `seconds`, and stop. The log counts the rows that are left."""
+        self._closing = True  # the task ends after its next attempt
         with suppress(StoreError, TimeoutError):
             async with asyncio.timeout(seconds):
                 await self.flush()
@@ -110,7 +113,7 @@ class Writer:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
         if self.waiting:
-            log.error("%d facts of calls were not recorded: the database does not take them", self.waiting)
+            log.error("%d facts of calls were not recorded: the database cannot write them", self.waiting)
 
     # --- the task -----------------------------------------------------------------------------------------------------
 
@@ -137,7 +140,7 @@ class Writer:
                 return
 
     async def _attempt(self) -> StoreError | None:
-        """Write the next batch; return why it was not taken."""
+        """Write the next batch; return the error if it failed."""
         batch = self._take(1 if self._one_by_one else BATCH_ROWS)
         try:
             await self._database.write(partial(self._write, batch))
@@ -153,31 +156,31 @@ class Writer:
                 self._down = True
                 log.error("calls are not recorded: %s; trying again until it works", error)
             return error
-        except Exception as error:  # a fault of ours must not end the writer: what it is about is found and given up
-            log.exception("calls cannot be recorded by a fault of phoneagent")
+        except Exception as error:  # our own bug must not end the writer: the row that causes it is found and dropped
+            log.exception("calls cannot be recorded because of a bug in phoneagent")
             fault = StoreError(type(error).__name__, retry=False)
             self._refused(batch, fault)
             return fault
         self._one_by_one = max(0, self._one_by_one - 1)
         if self._down:
             self._down = False
-            log.warning("calls are recorded again: %d facts were lost, %d wait", self._lost, self.waiting)
+            log.warning("calls are recorded again: %d facts were lost, %d are waiting", self._lost, self.waiting)
             self._lost = 0
         return None
 
     def _refused(self, batch: Sequence[Row], error: StoreError) -> None:
-        """The database refuses something in this batch: find it, and go on without it."""
+        """Find the row of this batch that the database refuses, and go on without it."""
         if len(batch) > 1:
             self._put_back(batch)
             self._one_by_one = len(batch)
             return
         self._one_by_one = max(0, self._one_by_one - 1)
-        log.error("a fact of a call (%s) is lost, it was refused: %s", batch[0].kind.name.lower(), error)
+        log.error("a fact of a call (%s) is lost: the database refused it: %s", batch[0].kind.name.lower(), error)
 
     def _tell_waiters(self, failed: StoreError | None) -> None:
         calls_done, detail_done = self._calls_added - len(self._calls), self._detail_added - len(self._detail)
         for waiter in self._waiters:
-            if waiter.done.done():  # given up
+            if waiter.done.done():  # its flush was cancelled
                 continue
             if failed is not None and failed.retry:
                 waiter.done.set_exception(StoreError(str(failed)))
@@ -188,7 +191,7 @@ class Writer:
     # --- what waits ---------------------------------------------------------------------------------------------------
 
     def _take(self, limit: int) -> list[Row]:
-        """Take the next rows: calls first, for detail of a call that is not there is not written."""
+        """Take the next rows, calls first: detail is only written for a recorded call."""
         batch = [self._calls.popleft() for _ in range(min(limit, len(self._calls)))]
         for _ in range(min(limit - len(batch), len(self._detail))):
             row = self._detail.popleft()
@@ -214,9 +217,9 @@ class Writer:
             self._lost += 1
 
     async def _write(self, batch: Sequence[Row], connection: AsyncConnection) -> None:
-        """Write the calls, each in the order of its facts, and then what hangs on them.
+        """Write the calls, each in the order of its facts, and then their detail.
 
-        Processes that write the same calls go through them in the same order, so that none waits for the other.
+        All processes write calls in the same order, so that two of them cannot deadlock.
         """
         of_calls = sorted((row for row in batch if row.kind in CALL_ITSELF), key=lambda row: row.call_sid)
         for kind, group in groupby(of_calls, key=lambda row: row.kind):
@@ -235,6 +238,6 @@ class Writer:
             await connection.execute(statement, [parameters(row) for row in rows])
 
     async def _known(self, connection: AsyncConnection, batch: Sequence[Row]) -> set[str]:
-        """Return which calls of a batch have a record: of one that was forgotten, nothing more is kept."""
+        """Return which calls of a batch have a record: nothing more is written of a forgotten call."""
         sids = {row.call_sid for row in batch}
         return set(await connection.scalars(sa.select(calls.c.sid).where(calls.c.sid.in_(sids))))

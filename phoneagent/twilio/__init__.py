@@ -1,1 +1,1 @@
-"""Adapters of the carrier: signatures, TwiML, the REST API, the media socket. Rules of a call live in `bridge`."""
+"""Adapters of Twilio: signatures, TwiML, the REST API, the media socket. The rules of a call are in `bridge`."""

@@ -1,7 +1,7 @@
-"""Twilio's REST API: the account's phone numbers and where their calls go, and what can be done to a live call.
+"""Twilio's REST API: the account, its phone numbers and their webhooks, and changes to a live call.
 
-Twilio's client is blocking, so it runs in threads, and not in asyncio's own: those resolve names for new calls.
-What may help when it is tried again (429, 5xx) is tried again, `TRIES` times in all.
+Twilio's client blocks, so it runs in threads, but not in asyncio's own pool: DNS lookups of new calls need that pool.
+A request that fails with 429 or 5xx is retried, up to `TRIES` attempts in all.
 """
 
 from __future__ import annotations
@@ -24,21 +24,21 @@ from phoneagent.usercode import run_in_thread
 API_URL = "https://api.twilio.com"
 
 REQUEST_SECONDS = 10.0
-"""What one request may take; Twilio's client would wait for ever."""
+"""The timeout of a request. Twilio's client has none by default."""
 
 LIVE_SECONDS = 3.0
-"""What a request about a live call may take: its caller waits."""
+"""The timeout of a request about a live call, whose caller is waiting."""
 
 TRIES = 3
 _Result = TypeVar("_Result")
 
 _quiet = logging.getLogger("phoneagent.twilio.rest.twilio")
-_quiet.setLevel(logging.WARNING)  # below that, Twilio's client writes the parameters: phone numbers
+_quiet.setLevel(logging.WARNING)  # below that, Twilio's client logs parameters, including phone numbers
 
 
 @dataclass(frozen=True, slots=True)
 class Webhook:
-    """Where Twilio asks about a number's calls. Addresses are "" where there is none, methods POST or GET."""
+    """A number's webhook settings at Twilio. A URL that is not set is ""; methods are POST or GET."""
 
     voice_url: str = ""
     voice_method: str = "POST"
@@ -55,13 +55,13 @@ class PhoneNumber:
     sid: str
     webhook: Webhook
     overridden_by: str | None
-    """What takes the calls instead of the webhook, in words, with its sid: a TwiML app or a SIP trunk."""
+    """The TwiML app or SIP trunk that takes the calls instead of the webhook, in words, with its sid."""
     has_voice: bool = True
 
 
 @dataclass(frozen=True, slots=True)
 class Account:
-    """The account: its status (active, suspended, closed), its kind (Trial, Full) and what time it is at Twilio."""
+    """An account: its status (active, suspended, closed), its kind (Trial, Full), and the time at Twilio."""
 
     status: str
     kind: str
@@ -69,7 +69,7 @@ class Account:
 
 
 class PhoneNumbers:
-    """The numbers of one account. `api_url` is another server than Twilio's; `backoff_s` the first wait, in seconds."""
+    """The phone numbers of one account. `api_url` replaces Twilio's; retries start after `backoff_seconds`."""
 
     def __init__(
         self, account_sid: str, auth_token: str, *, api_url: str | None = None, backoff_seconds: float = 0.5
@@ -80,19 +80,19 @@ class PhoneNumbers:
         self._backoff_seconds = backoff_seconds
 
     async def account(self) -> Account:
-        """Return the account itself, which proves the credentials.
+        """Return the account, which also verifies the credentials.
 
         Raises:
-            TelephonyError: Twilio refuses the credentials, or cannot be asked.
+            TelephonyError: Twilio refuses the credentials, or does not answer.
         """
         found = await self._ask("the account", lambda: self._client.api.accounts(self._account_sid).fetch())
         return Account(str(found.status), str(found.type), _date(self._http.date))
 
     async def find(self, number: str) -> PhoneNumber:
-        """Return the account's phone number `number`, in E.164.
+        """Return the account's phone number `number`, given in E.164.
 
         Raises:
-            TelephonyError: it is not among the account's numbers, or Twilio cannot be asked.
+            TelephonyError: the account does not have that number, or Twilio does not answer.
         """
         listed = await self._ask(
             "the numbers", lambda: self._client.incoming_phone_numbers.list(phone_number=number, limit=20)
@@ -106,20 +106,20 @@ class PhoneNumbers:
         )
 
     async def set_webhook(self, sid: str, webhook: Webhook) -> None:
-        """Point the calls of the number with that sid (PN…) somewhere.
+        """Set the webhook of the number with that sid (PN…).
 
         Raises:
-            TelephonyError: the number is gone, Twilio refuses an address, or cannot be asked.
+            TelephonyError: the number is gone, or Twilio refuses a URL or does not answer.
         """
         await self._ask(
             "the number's webhook", lambda: self._client.incoming_phone_numbers(sid).update(**asdict(webhook))
         )
 
     async def webhook(self, sid: str) -> Webhook:
-        """Return where the calls of the number with that sid (PN…) go.
+        """Return the webhook of the number with that sid (PN…).
 
         Raises:
-            TelephonyError: the number is gone, or Twilio cannot be asked.
+            TelephonyError: the number is gone, or Twilio does not answer.
         """
         found = await self._ask("the number", lambda: self._client.incoming_phone_numbers(sid).fetch())
         return _number(found).webhook
@@ -129,7 +129,7 @@ class PhoneNumbers:
 
 
 class LiveCalls:
-    """The calls of one account, while they are up. `api_url` and `backoff_s` are as for `PhoneNumbers`."""
+    """The live calls of one account. `api_url` and `backoff_seconds` are as for `PhoneNumbers`."""
 
     def __init__(
         self, account_sid: str, auth_token: str, *, api_url: str | None = None, backoff_seconds: float = 0.5
@@ -139,18 +139,18 @@ class LiveCalls:
         self._backoff_seconds = backoff_seconds
 
     async def complete(self, call_sid: str) -> None:
-        """Hang up.
+        """Hang up a call. A call that is already over is no error.
 
         Raises:
-            TelephonyError: Twilio refuses it, or cannot be asked.
+            TelephonyError: Twilio refuses, or does not answer.
         """
         await self._update(call_sid, status="completed")
 
     async def redirect(self, call_sid: str, twiml: str) -> None:
-        """Let the call go on with other TwiML, in place of its media stream.
+        """Continue a call with other TwiML, which replaces its media stream. A call that is already over is no error.
 
         Raises:
-            TelephonyError: Twilio refuses it, or cannot be asked.
+            TelephonyError: Twilio refuses, or does not answer.
         """
         await self._update(call_sid, twiml=twiml)
 
@@ -158,7 +158,7 @@ class LiveCalls:
         try:
             await _ask("the call", lambda: self._client.calls(call_sid).update(**changes), self._backoff_seconds)
         except TelephonyError as error:
-            if error.code not in (20404, 21220):  # it is over
+            if error.code not in (20404, 21220):  # the call is over
                 raise
 
 
@@ -167,19 +167,19 @@ async def _ask(what: str, request: Callable[[], _Result], backoff_seconds: float
         try:
             return await run_in_thread(_answer, what, request)
         except TelephonyError as error:
-            if not error.retry or error.code is None:  # without an answer, a second wait only takes longer
+            if not error.retry or error.code is None:  # after a timeout, another attempt only adds another
                 raise
         await asyncio.sleep(wait)
     return await run_in_thread(_answer, what, request)
 
 
 class _Http(TwilioHttpClient):  # type: ignore[misc]
-    """Twilio's HTTP client, with a limit in time, for an API that may be elsewhere."""
+    """Twilio's HTTP client with a timeout, for an API that may be at another URL."""
 
     def __init__(self, api_url: str, seconds: float = REQUEST_SECONDS) -> None:
         super().__init__(timeout=seconds, logger=_quiet)
         self.date: str | None = None
-        """The `Date` of the latest answer."""
+        """The `Date` header of the latest response."""
         self._api_url = api_url
 
     def request(self, method: str, url: str, *args: Any, **kwargs: Any) -> Any:
@@ -189,18 +189,18 @@ class _Http(TwilioHttpClient):  # type: ignore[misc]
 
 
 def _answer(what: str, request: Callable[[], _Result]) -> _Result:
-    """Carry a request out; what Twilio's client raises becomes a TelephonyError without any phone number."""
+    """Make a request. An exception of Twilio's client becomes a TelephonyError without phone numbers."""
     try:
         return request()
     except TwilioException as error:
-        # Of its two exceptions only this is common; their text may hold numbers, so it is not repeated.
+        # Both exceptions of the client derive from this one. Their text may contain numbers, so it is not repeated.
         raise _refusal(what, int(getattr(error, "status", 0)), int(getattr(error, "code", 0) or 0)) from None
     except OSError as error:  # requests' exceptions are OSErrors
         raise TelephonyError(
             f"no connection to Twilio's API ({type(error).__name__}): check the network", retry=True
         ) from None
     except ValueError:
-        raise TelephonyError("what answers for Twilio's API is not Twilio: check proxy and TWILIO_API_URL") from None
+        raise TelephonyError("the server at Twilio's API is not Twilio: check the proxy and TWILIO_API_URL") from None
 
 
 def _refusal(what: str, status: int, code: int) -> TelephonyError:
@@ -209,7 +209,7 @@ def _refusal(what: str, status: int, code: int) -> TelephonyError:
     elif status == 404:
         text, retry = f"Twilio does not have {what}: check TWILIO_ACCOUNT_SID and TWILIO_PHONE_NUMBER", False
     elif status == 429:
-        text, retry = "Twilio gets too many requests from this account: try again in a minute", True
+        text, retry = "Twilio received too many requests from this account: try again in a minute", True
     elif status >= 500:
         text, retry = f"Twilio's API is in trouble (HTTP {status}): try again later", True
     else:

@@ -17,7 +17,7 @@ from twilio.request_validator import RequestValidator
 from phoneagent.errors import RequestRefused
 
 TOKEN_SECONDS = 120
-"""How long after the webhook the media socket may be opened."""
+"""How long after the webhook the media socket can be opened."""
 
 SIGNATURE_HEADER = "x-twilio-signature"
 _NONCE_BYTES = 12
@@ -28,18 +28,18 @@ _BEGINS, _RESUMES = b"b", b"r"
 
 
 class Signatures:
-    """Checks that a request was signed by Twilio with one of our auth tokens; there are two during a rotation."""
+    """Verifies that Twilio signed a request with one of our auth tokens. During a rotation there are two."""
 
     def __init__(self, auth_tokens: Sequence[str]) -> None:
         self._validators = [RequestValidator(token) for token in auth_tokens]
 
     def verify(self, url: str, params: Mapping[str, Any], signature: str | None) -> None:
-        """Return if `signature` is Twilio's for that public URL and those form parameters.
+        """Return if `signature` is Twilio's signature of that public URL and those form parameters.
 
         Raises:
-            RequestRefused: it is missing or wrong. The URL that was checked is named, the signature never.
+            RequestRefused: the signature is missing or wrong. The message names the URL, but never the signature.
         """
-        address, query, _ = url.partition("?")  # the query of a GET holds phone numbers
+        address, query, _ = url.partition("?")  # the query of a GET contains phone numbers
         shown = f"{address}?…" if query else address
         if not signature:
             raise RequestRefused(f"no {SIGNATURE_HEADER} on a request for {shown}")
@@ -49,19 +49,19 @@ class Signatures:
 
 @dataclass(frozen=True, slots=True)
 class Ticket:
-    """What a media token says: the call whose media socket it opens, and whether that call goes on or begins."""
+    """The content of a media token: the call whose media socket it opens, and whether that call begins or resumes."""
 
     call_sid: str
     resumes: bool
     nonce: str
-    """What makes it the only one of its kind."""
+    """A random value that makes the token unique."""
 
 
 class MediaTokens:
     """Short-lived tokens that carry a call from its webhook to its media socket, across processes.
 
-    A token is URL-safe: expiry, nonce, kind and CallSid, and an HMAC over them with a key derived from the first auth
-    token; those of the others are taken as well. `now` is in seconds since the epoch.
+    A token is URL-safe. It contains expiry, nonce, kind and CallSid, and an HMAC over them. The HMAC's key is derived
+    from the first auth token; keys of the other auth tokens are accepted too. `now` is in seconds since the epoch.
     """
 
     def __init__(self, auth_tokens: Sequence[str]) -> None:
@@ -75,10 +75,10 @@ class MediaTokens:
         return base64.urlsafe_b64encode(_mac(self._keys[0], body) + body).decode().rstrip("=")
 
     def redeem(self, token: str, now: float) -> Ticket:
-        """Return what a token says, and spend it.
+        """Return the content of a token, and spend it.
 
         Raises:
-            RequestRefused: it is not ours, was altered, is too old, or was spent in this process.
+            RequestRefused: the token is not ours, was altered, has expired, or was already used in this process.
         """
         try:
             raw = base64.b64decode(token + "=" * (-len(token) % 4), altchars=b"-_", validate=True)
@@ -90,7 +90,7 @@ class MediaTokens:
             raise RequestRefused("a media token is not one of ours")
         (expires,) = _TIME.unpack_from(body)
         if now > expires:
-            raise RequestRefused(f"a media token is too old: it was good for {TOKEN_SECONDS} s")
+            raise RequestRefused(f"a media token is too old: it was valid for {TOKEN_SECONDS} s")
         nonce = body[_TIME.size : _TIME.size + _NONCE_BYTES]
         if nonce in self._spent:
             raise RequestRefused("a media token was used twice")

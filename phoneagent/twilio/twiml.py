@@ -1,4 +1,4 @@
-"""TwiML: the answers to Twilio's webhooks."""
+"""TwiML, the XML documents that answer Twilio's webhooks."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from collections.abc import Mapping
 from twilio.twiml.voice_response import Connect, VoiceResponse
 
 RETRY = "#rc=5&rp=ct,rt,5xx&ct=2000&rt=5000"
-"""Fragment of a webhook's address, never sent nor signed: Twilio asks up to five times again, within its 15 s, where a
-server that restarts does not answer; it waits 2 s for a connection and 5 s for an answer."""
+"""The fragment of a webhook's URL, which is neither sent nor signed. It makes Twilio retry up to five times within its
+15 s, for example while a server restarts, and wait 2 s for a connection and 5 s for an answer."""
 
 APOLOGY = "We are sorry, something went wrong on our side."
 
 
 def turn_away(fallback_number: str | None, *, reason: str = "busy") -> str:
-    """Return TwiML for a call that is not taken: on to somebody else, or "busy" or "rejected", which costs nothing."""
+    """Return TwiML for a call that is not taken: a forward, or else "busy" or "rejected", which costs nothing."""
     response = VoiceResponse()
     if fallback_number is None:
         response.reject(reason=reason)
@@ -24,7 +24,7 @@ def turn_away(fallback_number: str | None, *, reason: str = "busy") -> str:
 
 
 def fall_back(fallback_number: str | None, *, apologise: bool = True) -> str:
-    """Return TwiML for a call that was answered and cannot go on: an apology, then somebody else, or the end."""
+    """Return TwiML for an answered call that cannot go on: an apology, then a forward, or else a hang-up."""
     response = VoiceResponse()
     if apologise:
         response.say(APOLOGY)
@@ -43,12 +43,12 @@ def hang_up() -> str:
 
 
 def nothing() -> str:
-    """Return TwiML for a call that is over: Twilio wants an answer, and will do nothing with it."""
+    """Return TwiML for a call that is over. Twilio requires an answer, and ignores it."""
     return str(VoiceResponse())
 
 
 def ask_again(url: str) -> str:
-    """Return TwiML that asks `url` again in a second, when another process may answer."""
+    """Return TwiML that requests `url` after a second, when another process may answer."""
     response = VoiceResponse()
     response.pause(length=1)
     response.redirect(url + RETRY, method="POST")
@@ -60,8 +60,8 @@ def connect_stream(
 ) -> str:
     """Return TwiML that connects the call to a media stream at `url` (wss), with parameters for its `start`.
 
-    Twilio asks `action` how to go on when our side of the stream has gone; without one it hangs up then. It tells
-    `status_callback` when the stream begins, ends or fails.
+    Twilio requests `action` once our side of the stream is gone, and hangs up without one. It calls `status_callback`
+    when the stream begins, ends or fails.
     """
     response = VoiceResponse()
     callback = {} if status_callback is None else {"status_callback": status_callback}

@@ -1,4 +1,4 @@
-"""The door: who may talk to the app. Nothing that Twilio has not signed gets further."""
+"""Verification of webhooks and media sockets: only requests that Twilio signed get through."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ log = logging.getLogger("phoneagent.twilio.verification")
 MAX_BODY_BYTES = 64 * 1024
 MAX_FIELDS = 500
 BODY_SECONDS = 10.0
-"""How long a webhook may take to come; Twilio waits 15 s for the answer."""
+"""How long the body of a webhook may take to arrive. Twilio waits 15 s for the answer."""
 
 CLAIM_SECONDS = 0.5
-"""How long a media socket waits for the database to tell that its token is unused elsewhere."""
+"""How long a media socket waits for the database to confirm that no other process has used its token."""
 
 
 class Verifier:
-    """Verifies requests against PUBLIC_URL and the auth tokens, and makes the tokens of media sockets.
+    """Verifies requests against PUBLIC_URL and the auth tokens, and issues the tokens of media sockets.
 
-    `claim` takes a name that only one of all processes may have (see `Store.claim`).
+    `claim` claims a name that only one process can have (see `Store.claim`).
     """
 
     def __init__(self, settings: Settings, claim: Callable[[str, float], Awaitable[bool]] | None) -> None:
@@ -42,24 +42,24 @@ class Verifier:
         self._tokens = MediaTokens(settings.auth_tokens)
 
     def url(self, path: str, *, scheme: str = "https", query: str = "") -> str:
-        """Return the public address of a path inside this app.
+        """Return the public URL of a path in this app.
 
-        Host and X-Forwarded-* are what the client says, so they are never used. Without TLS, as `serve --insecure` is
-        on its own machine, https and wss become http and ws.
+        The headers Host and X-Forwarded-* come from the client, so they are never used. Without TLS, as in a local
+        `serve --insecure`, https and wss become http and ws.
         """
         given, _, rest = self._settings.public_url.partition("://")
         public = f"{scheme.removesuffix('s') if given == 'http' else scheme}://{rest}"
         return f"{public}{path}?{query}" if query else f"{public}{path}"
 
     def media_url(self, path: str, call_sid: str, *, resumes: bool = False) -> str:
-        """Return the address of a media socket for that call, good once."""
+        """Return the URL of a media socket for that call. It can be used once."""
         return self.url(path + self._tokens.issue(call_sid, time.time(), resumes=resumes), scheme="wss")
 
     async def webhook(self, request: Request, path: str) -> ImmutableMultiDict[str, str]:
-        """Return the parameters of a webhook that Twilio has signed for our account, those of the query too.
+        """Return the parameters of a webhook that Twilio signed for our account, including those of the query.
 
         Raises:
-            RequestRefused: it did not come from Twilio, or cannot be read.
+            RequestRefused: the webhook did not come from Twilio, or cannot be read.
         """
         body = b""
         try:
@@ -67,29 +67,29 @@ class Verifier:
                 async for chunk in request.stream():
                     body += chunk
                     if len(body) > MAX_BODY_BYTES:
-                        raise RequestRefused(f"a webhook with more than {MAX_BODY_BYTES} bytes")
+                        raise RequestRefused(f"a webhook has more than {MAX_BODY_BYTES} bytes")
         except TimeoutError:
-            raise RequestRefused(f"a webhook that took longer than {BODY_SECONDS:g} s to come") from None
+            raise RequestRefused(f"a webhook took longer than {BODY_SECONDS:g} s to arrive") from None
         except ClientDisconnect:
-            pass  # half a body has no valid signature
+            pass  # a partial body fails the signature check below
         try:
             form = parse_qsl(body.decode(), keep_blank_values=True, max_num_fields=MAX_FIELDS)
             query = parse_qsl(request.url.query, keep_blank_values=True, max_num_fields=MAX_FIELDS)
         except ValueError:
-            raise RequestRefused("a webhook whose parameters cannot be read") from None
+            raise RequestRefused("a webhook has parameters that cannot be read") from None
         if request.method != "POST":
             form = []
         self._verify("https", path, request, ImmutableMultiDict(form))
         params = ImmutableMultiDict([*query, *form])
         if params.get("AccountSid") != self._settings.twilio_account_sid and not self._settings.insecure:
-            raise RequestRefused("a webhook of another account than TWILIO_ACCOUNT_SID")
+            raise RequestRefused("a webhook is for another account than TWILIO_ACCOUNT_SID: check that setting")
         return params
 
     async def socket(self, websocket: WebSocket, path: str) -> Ticket:
-        """Return whose media socket that is; its token is spent then.
+        """Return the ticket of a media socket, and spend its token.
 
         Raises:
-            RequestRefused: Twilio has not signed it, or its token is not good.
+            RequestRefused: Twilio did not sign the request, or the token is not valid.
         """
         token = websocket.path_params["token"]
         self._verify("wss", path + token, websocket, {})
@@ -99,9 +99,9 @@ class Verifier:
                 async with asyncio.timeout(CLAIM_SECONDS):
                     free = await self._claim(f"media token {ticket.nonce}", TOKEN_SECONDS)
             except (StoreError, TimeoutError):
-                # A database that is away does not stop calls: the signature holds, and this process has not seen it.
-                sid = ticket.call_sid
-                log.warning("nobody knows whether a media token was used elsewhere", extra={"call_sid": sid})
+                # An unreachable database stops no call: the signature is valid, and the token is new to this process.
+                words = "the database does not answer: a media token is accepted that another process may have used"
+                log.warning(words, extra={"call_sid": ticket.call_sid})
                 free = True
             if not free:
                 raise RequestRefused("a media token was used twice")
@@ -118,14 +118,14 @@ class Verifier:
 def _check_local(request: HTTPConnection) -> None:
     """Return if an unsigned request comes from a program on this machine.
 
-    A page in this machine's browser must not, not even by a name of its own that leads to loopback.
+    A web page in a browser on this machine is refused, even if its own host name resolves to loopback (DNS rebinding).
 
     Raises:
-        RequestRefused: it comes from elsewhere, or from a browser.
+        RequestRefused: the request comes from another machine, or from a browser.
     """
     client = request.client.host if request.client else None
     if "origin" in request.headers or not _is_loopback(client) or not _is_loopback(request.url.hostname):
-        raise RequestRefused("an unsigned request that is not of a phone on this machine")
+        raise RequestRefused("an unsigned request does not come from a phone on this machine")
 
 
 def _is_loopback(host: str | None) -> bool:

@@ -1,50 +1,17 @@
-"""Agents, and tools: schemas, arguments, and the promise that whatever happens becomes an answer to the model."""
+"""Agents: what they refuse where they are written, the session they configure, and who answers a call."""
 
 from __future__ import annotations
 
-import asyncio
-import json
 import threading
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Annotated, Any, Literal
+from typing import Any
 
 import pytest
-from pydantic import BaseModel, Field
 
-from phoneagent import Agent, Call, DefinitionError, Hearing, Limits, Tool, ToolError, Turns, Voice, hang_up, tool
+from phoneagent import Agent, Call, DefinitionError, Hearing, Limits, Turns, Voice, hang_up, tool
 from phoneagent.agent.agent import choose
 
 pytestmark = pytest.mark.anyio
-
-
-class Control:
-    """Stands for the live call."""
-
-    def __init__(self) -> None:
-        self.done: list[Any] = []
-
-    def say(self, text: str) -> None:
-        self.done.append(("say", text))
-
-    def interrupt(self) -> None:
-        self.done.append("interrupt")
-
-    def hang_up(self, *, goodbye: bool) -> None:
-        self.done.append(("hang_up", goodbye))
-
-    def add(self, text: str, role: str) -> None:
-        self.done.append(("add", text, role))
-
-    def respond(self, instructions: str | None, tools: Sequence[Tool] | None) -> None:
-        self.done.append(("respond", instructions, tools))
-
-    def commit(self) -> None:
-        self.done.append("commit")
-
-    def clear(self) -> None:
-        self.done.append("clear")
 
 
 @pytest.fixture
@@ -52,268 +19,9 @@ def call() -> Call:
     return Call(sid="CA1", caller="+15550100001", called=None, direction="inbound", started_at=datetime.now(UTC))
 
 
-def error_of(output: str) -> str:
-    return str(json.loads(output)["error"])
-
-
-# --- schemas ---
-
-
-def test_schema_comes_from_the_signature_and_the_docstring() -> None:
-    @tool
-    async def book(
-        call: Call, guests: Annotated[int, Field(ge=1)], time: str, where: Literal["in", "out"] = "in"
-    ) -> str:
-        """Book a table."""
-        return ""
-
-    assert book.name == "book"
-    assert book.description == "Book a table."
-    assert book.parameters == {
-        "type": "object",
-        "properties": {
-            "guests": {"type": "integer", "minimum": 1},
-            "time": {"type": "string"},
-            "where": {"type": "string", "enum": ["in", "out"], "default": "in"},
-        },
-        "required": ["guests", "time"],
-        "additionalProperties": False,
-    }
-    assert book.definition()["type"] == "function"
-
-
-def test_names_and_descriptions_can_be_given() -> None:
-    @tool(name="look-up", description="Look it up.", timeout=3)
-    def anything() -> None: ...
-
-    assert (anything.name, anything.description, anything.timeout) == ("look-up", "Look it up.", 3)
-
-
-def variadic(*numbers: int) -> None: ...
-def positional(number: int, /) -> None: ...
-def unresolvable(number: "Missing") -> None: ...  # type: ignore[name-defined]  # noqa: F821, UP037
-
-
-@pytest.mark.parametrize("function", [variadic, positional, unresolvable])
-def test_signatures_that_cannot_work_are_refused_at_once(function: Callable[..., None]) -> None:
-    with pytest.raises(DefinitionError, match=function.__name__):
-        tool(function)
-
-
-@pytest.mark.parametrize("name", ["", "two words", "é", "x" * 65])
-def test_bad_names_are_refused(name: str) -> None:
-    with pytest.raises(DefinitionError, match="letters, digits"):
-        Tool(name=name, description="", parameters={}, handler=print)
-
-
-def test_a_timeout_is_positive() -> None:
-    with pytest.raises(DefinitionError, match="timeout"):
-        Tool(name="x", description="", parameters={}, handler=lambda arguments: None, timeout=0)
-
-
-@pytest.mark.parametrize(("option", "value"), [("filler", " "), ("filler_after", -1)])
-def test_a_filler_is_said_at_some_time(option: str, value: Any) -> None:
-    with pytest.raises(DefinitionError, match=option.split("_")[0]):
-        Tool(name="x", description="", parameters={}, handler=lambda arguments: None, **{option: value})
-
-
-# --- running ---
-
-
-async def test_an_async_tool_gets_checked_arguments_and_the_call(call: Call) -> None:
-    @tool
-    async def book(guests: int, call: Call, when: datetime) -> str:
-        return f"{guests} {call.sid} {when.year}"
-
-    assert await book.run(call, '{"guests": 4, "when": "2026-11-20T19:30:00"}') == "4 CA1 2026"
-
-
-async def test_a_plain_tool_runs_in_a_thread(call: Call) -> None:
-    @tool
-    def where() -> bool:
-        return threading.current_thread() is threading.main_thread()
-
-    assert await where.run(call, "{}") == "false"
-
-
-class Guest(BaseModel):
-    name: str
-
-
-@dataclass
-class Booking:
-    guest: str
-    at: datetime
-
-
-async def test_rich_arguments_and_results(call: Call) -> None:
-    @tool
-    async def book(guest: Guest) -> Booking:
-        return Booking(guest.name, datetime(2026, 11, 20, tzinfo=UTC))
-
-    output = await book.run(call, '{"guest": {"name": "Ann"}}')
-    assert json.loads(output) == {"guest": "Ann", "at": "2026-11-20T00:00:00Z"}
-
-
-async def test_a_tool_by_hand_gets_a_dict(call: Call) -> None:
-    def handler(arguments: dict[str, Any], call: Call) -> Any:
-        return {"sid": call.sid, **arguments}
-
-    by_hand = Tool(name="echo", description="", parameters={"type": "object"}, handler=handler)
-    assert json.loads(await by_hand.run(call, '{"a": [1]}')) == {"sid": "CA1", "a": [1]}
-    plain = Tool(name="echo", description="", parameters={}, handler=lambda arguments: len(arguments))
-    assert await plain.run(call, "") == "0"
-
-
 @tool
 async def add(a: int, b: int = 1) -> int:
     return a + b
-
-
-@pytest.mark.parametrize(
-    ("arguments", "complaint"),
-    [
-        ("{", "EOF"),
-        ("[]", "arguments"),
-        ("{}", "a: Field required"),
-        ('{"a": "x"}', "a: Input should be a valid integer"),
-        ('{"a": 1, "c": 2}', "c: Extra inputs"),
-        ('"' + "x" * 300_000 + '"', "too long"),
-    ],
-)
-async def test_bad_arguments_are_told_to_the_model(call: Call, arguments: str, complaint: str) -> None:
-    assert complaint in error_of(await add.run(call, arguments))
-
-
-@pytest.mark.parametrize("arguments", ["nonsense", "[1]"])
-async def test_bad_arguments_of_a_tool_by_hand(call: Call, arguments: str) -> None:
-    by_hand = Tool(name="echo", description="", parameters={}, handler=lambda arguments: arguments)
-    assert "JSON" in error_of(await by_hand.run(call, arguments))
-
-
-async def test_a_tool_error_speaks_to_the_model_any_other_does_not(
-    call: Call, caplog: pytest.LogCaptureFixture
-) -> None:
-    @tool
-    async def full() -> None:
-        raise ToolError("no table is free")
-
-    @tool
-    def broken() -> None:
-        raise RuntimeError("password=hunter2")
-
-    assert error_of(await full.run(call, "{}")) == "no table is free"
-    assert error_of(await broken.run(call, "{}")) == "broken failed"
-    assert [record.message for record in caplog.records] == ["tool broken failed"]
-
-
-async def test_a_slow_tool_is_answered_for(call: Call) -> None:
-    never = asyncio.Event()
-
-    @tool(timeout=0.01)
-    async def slow() -> None:
-        await never.wait()
-
-    assert "outcome is unknown" in error_of(await slow.run(call, "{}"))
-
-
-async def test_a_thread_that_hangs_is_left_behind(call: Call) -> None:
-    release = threading.Event()
-
-    @tool(timeout=0.01)
-    def stuck() -> None:
-        release.wait()
-
-    try:
-        assert "outcome is unknown" in error_of(await stuck.run(call, "{}"))
-    finally:
-        release.set()
-
-
-async def test_a_tool_cannot_end_the_process_nor_leave_the_model_without_an_answer(call: Call) -> None:
-    @tool
-    def leave() -> None:
-        raise SystemExit(3)
-
-    @tool
-    async def leave_at_once() -> None:
-        raise SystemExit(3)
-
-    @tool
-    async def cancelled() -> None:
-        raise asyncio.CancelledError  # as awaiting a task does that somebody cancelled
-
-    for each in (leave, leave_at_once, cancelled):
-        assert error_of(await each.run(call, "{}")) == f"{each.name} failed"
-
-
-async def test_a_tool_that_is_cancelled_from_outside_is_cancelled(call: Call) -> None:
-    begun, never = asyncio.Event(), asyncio.Event()
-
-    @tool
-    async def waits() -> None:
-        begun.set()
-        await never.wait()
-
-    task = asyncio.create_task(waits.run(call, "{}"))
-    await begun.wait()
-    task.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await task
-
-
-async def test_text_that_no_socket_takes_is_made_sendable(call: Call) -> None:
-    @tool
-    async def odd() -> str:
-        return "caf\udce9"
-
-    @tool
-    async def odd_failure() -> str:
-        raise ToolError("caf\udce9")
-
-    assert await odd.run(call, "{}") == "caf?"
-    assert error_of(await odd_failure.run(call, "{}")) == "caf?"
-
-
-async def test_results_that_are_no_answer(call: Call) -> None:
-    @tool
-    async def strange() -> object:
-        return object()
-
-    @tool
-    async def endless() -> str:
-        return "x" * 100_000
-
-    assert "JSON" in error_of(await strange.run(call, "{}"))
-    assert "too much" in error_of(await endless.run(call, "{}"))
-
-
-async def test_hang_up_hangs_up(call: Call) -> None:
-    control = Control()
-    call.attach(control)
-    await hang_up.run(call, "{}")
-    assert control.done == [("hang_up", True)]
-
-
-# --- the call ---
-
-
-def test_a_call_reaches_its_session_only_while_it_lives(call: Call) -> None:
-    call.say("before")
-    control = Control()
-    call.attach(control)
-    call.say("hello")
-    call.interrupt()
-    call.hang_up(goodbye=False)
-    call.attach(None)
-    call.say("after")
-    call.interrupt()
-    call.hang_up()
-    assert control.done == [("say", "hello"), "interrupt", ("hang_up", False)]
-
-
-def test_no_phone_number_in_a_repr(call: Call) -> None:
-    assert "+1555" not in repr(call)
 
 
 # --- agents ---
@@ -337,7 +45,7 @@ async def test_instructions_may_depend_on_the_call(call: Call) -> None:
     assert await Agent(instructions=lambda call: f"now {call.sid}").instructions_for(call) == "now CA1"
     assert await Agent(instructions=later).instructions_for(call) == "later CA1"
     assert await Agent(instructions=lambda call: "caf\udce9").instructions_for(call) == "caf?"
-    with pytest.raises(DefinitionError, match="return NoneType, not text"):
+    with pytest.raises(DefinitionError, match="returned NoneType: return text"):
         await Agent(instructions=lambda call: None).instructions_for(call)  # type: ignore[arg-type,return-value]
 
 
@@ -443,21 +151,21 @@ def test_a_conversation_in_writing_is_the_same_but_for_the_sound() -> None:
         ({"limits": 500}, "limits=500: make it a Limits"),
         ({"extra": []}, r"extra=\[\]: make it a Mapping"),
         ({"voice": ""}, "Voice.name is '': write text"),
-        ({"instructions": None}, "instructions that are neither text nor a function"),
-        ({"instructions": "caf\udce9"}, "half a character in its instructions: read it as UTF-8"),
+        ({"instructions": None}, "instructions=None: write text, or a function that returns it"),
+        ({"instructions": "caf\udce9"}, "a lone surrogate in its instructions: decode it as UTF-8"),
         ({"name": " "}, "an agent has name=' ': write text"),
         ({"name": None}, "an agent has name=None: write text"),
         ({"greeting": 5}, "agent 'agent' has greeting=5: write text, or None"),
-        ({"greeting": "caf\udce9"}, "half a character in its greeting"),
-        ({"guardrail": "none"}, "guardrail='none': give it a function, or None"),
-        ({"tools": add}, r"tools=Tool\(name='add'.*: put it into a list"),
-        ({"handoffs": "billing"}, "handoffs='billing': put it into a list"),
-        ({"handoffs": Agent(name="billing", instructions="")}, "put it into a list"),
+        ({"greeting": "caf\udce9"}, "a lone surrogate in its greeting"),
+        ({"guardrail": "none"}, "guardrail='none': pass a function, or None"),
+        ({"tools": add}, r"tools=Tool\(name='add'.*: write a list"),
+        ({"handoffs": "billing"}, "handoffs='billing': write a list"),
+        ({"handoffs": Agent(name="billing", instructions="")}, "write a list"),
         (
             {"handoffs": [f"agent {number}" for number in range(128)]},
-            "agent 'agent' has 129 tools: a session takes 128",
+            "agent 'agent' has 129 tools: keep at most 128",
         ),
-        ({"extra": {"metadata": object()}}, "agent 'agent' has extra that is not JSON: Object of type object"),
+        ({"extra": {"metadata": object()}}, "agent 'agent' has an `extra` that is not JSON: Object of type object"),
     ],
 )
 def test_an_agent_that_cannot_be_is_refused_where_it_is_written(options: dict[str, Any], words: str) -> None:
@@ -492,29 +200,3 @@ def test_a_response_of_its_own() -> None:
     assert agent.response(None, [add]) == {"tools": [add.definition()]}
     with pytest.raises(DefinitionError, match="no tool 'hang_up' to respond with: add it"):
         agent.response(None, [hang_up])
-
-
-def test_what_a_call_passes_on(call: Call) -> None:
-    control = Control()
-    call.attach(control)
-    call.add("caf\udce9")
-    call.add("Hello.", role="user")
-    call.respond()
-    call.respond("S\udce9", [add])
-    call.clear()
-    call.commit()
-    with pytest.raises(DefinitionError, match="role='assistant'"):
-        call.add("x", role="assistant")  # type: ignore[arg-type]
-    call.attach(None)
-    call.add("after")
-    call.respond()
-    call.commit()
-    call.clear()
-    assert control.done == [
-        ("add", "caf?", "system"),
-        ("add", "Hello.", "user"),
-        ("respond", None, None),
-        ("respond", "S?", [add]),
-        "clear",
-        "commit",
-    ]

@@ -105,7 +105,7 @@ def test_no_secret_in_a_repr() -> None:
         ({"authorization": "x", "headers": {"Authorization": "y"}}, "give one of them"),
         ({"require_approval": "always"}, "write 'never'"),
         ({"require_approval": ["buy"]}, "allowed_tools"),
-        ({"require_approval": ["sell"], "allowed_tools": ["buy"]}, "add it to allowed_tools"),
+        ({"require_approval": ["sell"], "allowed_tools": ["buy"]}, "add them to allowed_tools"),
     ],
 )
 def test_what_cannot_work_is_refused_at_once(options: dict[str, Any], complaint: str) -> None:

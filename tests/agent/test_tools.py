@@ -1,4 +1,4 @@
-"""Tools that misbehave: whatever they do becomes one short answer to the model, and nothing else is touched."""
+"""Tools: their schemas and arguments. Whatever a tool does becomes one short answer to the model, and no more."""
 
 from __future__ import annotations
 
@@ -6,13 +6,15 @@ import asyncio
 import itertools
 import json
 import logging
+import threading
 from collections.abc import AsyncIterator, Callable, Iterator
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from types import SimpleNamespace
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import pytest
-from pydantic import AfterValidator
+from pydantic import AfterValidator, BaseModel, Field
 
 from phoneagent import Call, DefinitionError, Tool, ToolError, tool
 from phoneagent.agent import tools
@@ -30,7 +32,239 @@ def error_of(output: str) -> str:
     return str(json.loads(output)["error"])
 
 
-# --- that do not end ---
+# --- schemas ---
+
+
+def test_schema_comes_from_the_signature_and_the_docstring() -> None:
+    @tool
+    async def book(
+        call: Call, guests: Annotated[int, Field(ge=1)], time: str, where: Literal["in", "out"] = "in"
+    ) -> str:
+        """Book a table."""
+        return ""
+
+    assert book.name == "book"
+    assert book.description == "Book a table."
+    assert book.parameters == {
+        "type": "object",
+        "properties": {
+            "guests": {"type": "integer", "minimum": 1},
+            "time": {"type": "string"},
+            "where": {"type": "string", "enum": ["in", "out"], "default": "in"},
+        },
+        "required": ["guests", "time"],
+        "additionalProperties": False,
+    }
+    assert book.definition()["type"] == "function"
+
+
+def test_names_and_descriptions_can_be_given() -> None:
+    @tool(name="look-up", description="Look it up.", timeout=3)
+    def anything() -> None: ...
+
+    assert (anything.name, anything.description, anything.timeout) == ("look-up", "Look it up.", 3)
+
+
+def variadic(*numbers: int) -> None: ...
+def positional(number: int, /) -> None: ...
+def unresolvable(number: "Missing") -> None: ...  # type: ignore[name-defined]  # noqa: F821, UP037
+
+
+@pytest.mark.parametrize("function", [variadic, positional, unresolvable])
+def test_signatures_that_cannot_work_are_refused_at_once(function: Callable[..., None]) -> None:
+    with pytest.raises(DefinitionError, match=function.__name__):
+        tool(function)
+
+
+@pytest.mark.parametrize("name", ["", "two words", "é", "x" * 65])
+def test_bad_names_are_refused(name: str) -> None:
+    with pytest.raises(DefinitionError, match="letters, digits"):
+        Tool(name=name, description="", parameters={}, handler=print)
+
+
+def test_a_timeout_is_positive() -> None:
+    with pytest.raises(DefinitionError, match="timeout"):
+        Tool(name="x", description="", parameters={}, handler=lambda arguments: None, timeout=0)
+
+
+@pytest.mark.parametrize(("option", "value"), [("filler", " "), ("filler_after", -1)])
+def test_a_filler_is_said_at_some_time(option: str, value: Any) -> None:
+    with pytest.raises(DefinitionError, match=option.split("_")[0]):
+        Tool(name="x", description="", parameters={}, handler=lambda arguments: None, **{option: value})
+
+
+# --- running ---
+
+
+async def test_an_async_tool_gets_checked_arguments_and_the_call(call: Call) -> None:
+    @tool
+    async def book(guests: int, call: Call, when: datetime) -> str:
+        return f"{guests} {call.sid} {when.year}"
+
+    assert await book.run(call, '{"guests": 4, "when": "2026-11-20T19:30:00"}') == "4 CA1 2026"
+
+
+async def test_a_plain_tool_runs_in_a_thread(call: Call) -> None:
+    @tool
+    def where() -> bool:
+        return threading.current_thread() is threading.main_thread()
+
+    assert await where.run(call, "{}") == "false"
+
+
+class Guest(BaseModel):
+    name: str
+
+
+@dataclass
+class Booking:
+    guest: str
+    at: datetime
+
+
+async def test_rich_arguments_and_results(call: Call) -> None:
+    @tool
+    async def book(guest: Guest) -> Booking:
+        return Booking(guest.name, datetime(2026, 11, 20, tzinfo=UTC))
+
+    output = await book.run(call, '{"guest": {"name": "Ann"}}')
+    assert json.loads(output) == {"guest": "Ann", "at": "2026-11-20T00:00:00Z"}
+
+
+async def test_a_tool_by_hand_gets_a_dict(call: Call) -> None:
+    def handler(arguments: dict[str, Any], call: Call) -> Any:
+        return {"sid": call.sid, **arguments}
+
+    by_hand = Tool(name="echo", description="", parameters={"type": "object"}, handler=handler)
+    assert json.loads(await by_hand.run(call, '{"a": [1]}')) == {"sid": "CA1", "a": [1]}
+    plain = Tool(name="echo", description="", parameters={}, handler=lambda arguments: len(arguments))
+    assert await plain.run(call, "") == "0"
+
+
+@tool
+async def add(a: int, b: int = 1) -> int:
+    return a + b
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        ("{", "EOF"),
+        ("[]", "arguments"),
+        ("{}", "a: Field required"),
+        ('{"a": "x"}', "a: Input should be a valid integer"),
+        ('{"a": 1, "c": 2}', "c: Extra inputs"),
+        ('"' + "x" * 300_000 + '"', "too long"),
+    ],
+)
+async def test_bad_arguments_are_told_to_the_model(call: Call, arguments: str, complaint: str) -> None:
+    assert complaint in error_of(await add.run(call, arguments))
+
+
+@pytest.mark.parametrize("arguments", ["nonsense", "[1]"])
+async def test_bad_arguments_of_a_tool_by_hand(call: Call, arguments: str) -> None:
+    by_hand = Tool(name="echo", description="", parameters={}, handler=lambda arguments: arguments)
+    assert "JSON" in error_of(await by_hand.run(call, arguments))
+
+
+async def test_a_tool_error_speaks_to_the_model_any_other_does_not(
+    call: Call, caplog: pytest.LogCaptureFixture
+) -> None:
+    @tool
+    async def full() -> None:
+        raise ToolError("no table is free")
+
+    @tool
+    def broken() -> None:
+        raise RuntimeError("password=hunter2")
+
+    assert error_of(await full.run(call, "{}")) == "no table is free"
+    assert error_of(await broken.run(call, "{}")) == "broken failed"
+    assert [record.message for record in caplog.records] == ["tool broken failed"]
+
+
+async def test_a_slow_tool_is_answered_for(call: Call) -> None:
+    never = asyncio.Event()
+
+    @tool(timeout=0.01)
+    async def slow() -> None:
+        await never.wait()
+
+    assert "outcome is unknown" in error_of(await slow.run(call, "{}"))
+
+
+async def test_a_thread_that_hangs_is_left_behind(call: Call) -> None:
+    release = threading.Event()
+
+    @tool(timeout=0.01)
+    def stuck() -> None:
+        release.wait()
+
+    try:
+        assert "outcome is unknown" in error_of(await stuck.run(call, "{}"))
+    finally:
+        release.set()
+
+
+async def test_a_tool_cannot_end_the_process_nor_leave_the_model_without_an_answer(call: Call) -> None:
+    @tool
+    def leave() -> None:
+        raise SystemExit(3)
+
+    @tool
+    async def leave_at_once() -> None:
+        raise SystemExit(3)
+
+    @tool
+    async def cancelled() -> None:
+        raise asyncio.CancelledError  # as awaiting a task does that somebody cancelled
+
+    for each in (leave, leave_at_once, cancelled):
+        assert error_of(await each.run(call, "{}")) == f"{each.name} failed"
+
+
+async def test_a_tool_that_is_cancelled_from_outside_is_cancelled(call: Call) -> None:
+    begun, never = asyncio.Event(), asyncio.Event()
+
+    @tool
+    async def waits() -> None:
+        begun.set()
+        await never.wait()
+
+    task = asyncio.create_task(waits.run(call, "{}"))
+    await begun.wait()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+
+async def test_text_that_no_socket_takes_is_made_sendable(call: Call) -> None:
+    @tool
+    async def odd() -> str:
+        return "caf\udce9"
+
+    @tool
+    async def odd_failure() -> str:
+        raise ToolError("caf\udce9")
+
+    assert await odd.run(call, "{}") == "caf?"
+    assert error_of(await odd_failure.run(call, "{}")) == "caf?"
+
+
+async def test_results_that_are_no_answer(call: Call) -> None:
+    @tool
+    async def strange() -> object:
+        return object()
+
+    @tool
+    async def endless() -> str:
+        return "x" * 100_000
+
+    assert "JSON" in error_of(await strange.run(call, "{}"))
+    assert "too much" in error_of(await endless.run(call, "{}"))
+
+
+# --- tools that do not end ---
 
 
 async def test_one_that_does_not_let_itself_be_cancelled_is_left_behind(call: Call) -> None:
@@ -77,7 +311,7 @@ async def test_one_that_holds_up_the_loop_is_named(
     assert await dawdles.run(call, "{}") == "done"
     (record,) = caplog.records
     assert record.levelno == logging.ERROR
-    assert record.getMessage().startswith("tool dawdles held up every call for 1.0 s")
+    assert record.getMessage().startswith("tool dawdles blocked every call for 1.0 s")
 
 
 async def test_waiting_holds_up_nobody(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -255,18 +489,18 @@ async def in_pieces() -> AsyncIterator[int]:
         ({"name": "two words"}, "tool name 'two words' cannot be used: 1 to 64 letters"),
         ({"description": None}, "tool 'x' has description=None: write text"),
         ({"description": "caf\udce9"}, "tool 'x' has description='caf.udce9': write text"),
-        ({"timeout": "20"}, "tool 'x' has timeout='20': it must be above 0 seconds"),
+        ({"timeout": "20"}, "tool 'x' has timeout='20': it must be more than 0 seconds"),
         ({"timeout": float("nan")}, "timeout=nan"),
         ({"timeout": float("inf")}, "timeout=inf"),
         ({"timeout": True}, "timeout=True"),
-        ({"filler_after": "1"}, "filler_after='1': it must be 0 s or more"),
-        ({"filler": 5}, "no text for its filler"),
-        ({"parameters": None}, "tool 'x' has parameters that are no JSON schema: write a dict"),
-        ({"parameters": {"type": "array"}}, "tool 'x' has parameters of type 'array': arguments are an object"),
+        ({"filler_after": "1"}, "filler_after='1': it must be 0 seconds or more"),
+        ({"filler": 5}, "tool 'x' has filler=5: write what the agent says"),
+        ({"parameters": None}, "tool 'x' has parameters=None: write a JSON schema, a dict"),
+        ({"parameters": {"type": "array"}}, "tool 'x' has parameters of type 'array': write the type 'object'"),
         ({"parameters": {"enum": {1, 2}}}, "tool 'x' has parameters that are not JSON: .*set"),
         ({"parameters": {"title": "\udce9"}}, "tool 'x' has parameters that are not JSON: .*surrogates"),
-        ({"handler": None}, "tool 'x' has a handler that cannot be called: None"),
-        ({"handler": in_pieces}, "tool 'x' yields its output in pieces: return all of it"),
+        ({"handler": None}, "tool 'x' has handler=None, which cannot be called: pass a function"),
+        ({"handler": in_pieces}, "tool 'x' is an async generator: return the whole output"),
     ],
 )
 def test_what_the_api_would_refuse_is_refused_where_it_is_written(options: dict[str, Any], words: str) -> None:
@@ -280,5 +514,5 @@ def function_type(number: Callable[[], None]) -> None: ...
 
 
 def test_a_parameter_that_json_cannot_carry() -> None:
-    with pytest.raises(DefinitionError, match="tool 'function_type' has parameters that JSON cannot carry"):
+    with pytest.raises(DefinitionError, match="tool 'function_type' has parameters that JSON cannot express"):
         tool(function_type)

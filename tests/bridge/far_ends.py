@@ -17,8 +17,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from phoneagent.protocol import mediastream, realtime
-from phoneagent.protocol.mediastream import Audio, Clear, SendMark
+from phoneagent.protocol import realtime
+from phoneagent.protocol.carrier import Audio, Clear, SendMark, ToCarrier
 
 
 class Clock:
@@ -74,7 +74,7 @@ class Line:
     _free_at: float = 0.0  # when all that was written will have been played
     _pending: dict[str, float] = field(default_factory=dict)  # mark -> when it will be reached
 
-    def write(self, message: mediastream.ToCaller) -> None:
+    def write(self, message: ToCarrier) -> None:
         arrival = self.clock.now + self.out_seconds
         match message:
             case Audio(payload):

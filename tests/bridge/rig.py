@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import base64
+from collections import deque
 from typing import Any, TypeVar
 
 from msgspec import UNSET
 
 from phoneagent.bridge.bridge import Bridge
 from phoneagent.bridge.history import Past
-from phoneagent.bridge.policy import EndCall, Floor, Policy, RunTool
+from phoneagent.bridge.interruption import Interruption
+from phoneagent.bridge.policy import Floor, Policy
+from phoneagent.bridge.requests import EndCall, RunTool
 from phoneagent.events import CallEnded, EndedBy, ToolReturned
-from phoneagent.protocol import mediastream, realtime
+from phoneagent.protocol import carrier, realtime
 
 T = TypeVar("T")
 STREAM = "MZ" + "1" * 32
@@ -22,14 +25,23 @@ def ulaw(ms: float, byte: int = 0x55) -> str:
     return base64.b64encode(bytes([byte]) * round(ms * 8)).decode()
 
 
+def drain(queue: deque[T]) -> list[T]:
+    taken = list(queue)
+    queue.clear()
+    return taken
+
+
 class Rig:
     """One call, `now` in seconds. Everything the bridge has to send is taken at once, unless `stalled`."""
 
     def __init__(self, *, start: bool = True, connect: bool = True, past: Past | None = None, **policy: Any) -> None:
-        self.bridge = Bridge(Policy(**policy), call_sid="CA1", past=past)
+        manners = Interruption(
+            enabled=policy.pop("barge_in", True), greeting=policy.pop("greeting_interruptible", False)
+        )
+        self.bridge = Bridge(Policy(interruption=manners, **policy), call_sid="CA1", past=past)
         self.now = 100.0
         self.stalled = False
-        self.to_caller: list[mediastream.ToCaller] = []
+        self.to_caller: list[carrier.ToCarrier] = []
         self.to_model: list[realtime.ToModel] = []
         self.asked: list[RunTool | EndCall] = []
         self.told: list[Any] = []
@@ -41,10 +53,10 @@ class Rig:
     def flush(self) -> None:
         while not self.stalled and (message := self.bridge.next_to_caller(self.now)) is not None:
             self.to_caller.append(message)
-        while (event := self.bridge.next_to_model()) is not None:
+        while (event := self.bridge.next_to_model(self.now)) is not None:
             self.to_model.append(event)
-        self.asked.extend(self.bridge.requests())
-        self.told.extend(self.bridge.events())
+        self.asked.extend(drain(self.bridge.requests))
+        self.told.extend(drain(self.bridge.reporter.events))
 
     def wait(self, seconds: float) -> None:
         """Let time pass, as the shell does: the timer fires when it is due."""
@@ -109,21 +121,22 @@ class Rig:
         return self.ended.reason if self.ended is not None and self.ended.ended_by == "error" else ""
 
     def media_ms(self) -> float:
-        return sum(len(base64.b64decode(audio.payload)) for audio in self.sent(mediastream.Audio)) / 8
+        return sum(len(base64.b64decode(audio.payload)) for audio in self.sent(carrier.Audio)) / 8
 
     # --- the caller's side ---
 
-    def caller(self, message: mediastream.Message | mediastream.Ignored) -> None:
+    def caller(self, message: carrier.FromCarrier) -> None:
         self.bridge.receive_from_caller(message, self.now)
         self.flush()
 
-    def start(self, sid: str = STREAM) -> None:
-        details = mediastream.StartDetails(account_sid="AC1", call_sid="CA1")
-        self.caller(mediastream.Start(stream_sid=sid, start=details))
+    def start(self) -> None:
+        self.caller(carrier.Started(stream_sid=STREAM, account_sid="AC1", call_sid="CA1"))
 
-    def media(self, ms: float = 20, timestamp: int = 0, sid: str = STREAM, *, byte: int = 0x55) -> None:
-        details = mediastream.MediaDetails(payload=ulaw(ms, byte), timestamp=str(timestamp))
-        self.caller(mediastream.Media(stream_sid=sid, media=details))
+    def media(self, ms: float = 20, timestamp: int = 0, *, byte: int = 0x55) -> None:
+        self.caller(carrier.AudioIn(ulaw(ms, byte), timestamp))
+
+    def key(self, digit: str) -> None:
+        self.caller(carrier.Key(digit))
 
     def talk(self, seconds: float) -> None:
         """Let time pass on a line that delivers, and nobody speaks."""
@@ -132,12 +145,12 @@ class Rig:
             self.wait(min(0.5, until - self.now))
             self.media(byte=0xFF)
 
-    def mark(self, name: str, sid: str = STREAM) -> None:
-        self.caller(mediastream.Mark(stream_sid=sid, mark=mediastream.MarkDetails(name=name)))
+    def mark(self, name: str) -> None:
+        self.caller(carrier.Played(name))
 
     def hear(self) -> None:
         """Everything that was sent was played: the newest mark comes back."""
-        self.mark(self.sent(mediastream.SendMark)[-1].name)
+        self.mark(self.sent(carrier.SendMark)[-1].name)
 
     # --- the model's side ---
 
@@ -186,7 +199,8 @@ class Rig:
 
     def returns(self, call_id: str = "c1", output: str = "42", *, added: bool = True) -> None:
         """A tool returns, and (`added`) the server takes its output."""
-        self.bridge.tool_returned(call_id, output, self.now)
+        self.bridge.conversation.tool_returned(call_id, output, self.now)
+        self.bridge.move_on(self.now)
         self.flush()
         if added:
             self.added(call_id)
@@ -198,7 +212,8 @@ class Rig:
         self.model(realtime.Error(error=realtime.Failure(code=code, event_id=event_id, message=message)))
 
     def say(self, text: str = "One moment.") -> bool:
-        accepted = self.bridge.say(text, self.now)
+        accepted = self.bridge.conversation.say(text)
+        self.bridge.move_on(self.now)
         self.flush()
         return accepted
 
@@ -220,8 +235,8 @@ class Rig:
 
     # --- how it ends ---
 
-    def stop(self, sid: str = STREAM) -> None:
-        self.caller(mediastream.Stop(stream_sid=sid))
+    def stop(self) -> None:
+        self.caller(carrier.Stopped())
 
     def heard(self, response: str, *, ours: bool = True) -> None:
         """A whole response that is heard to its end."""
@@ -238,8 +253,7 @@ class Rig:
         assert self.facts[-1].ended_by == by
         before = (len(self.to_caller), len(self.to_model), len(self.asked), len(self.facts))
         self.stop()
-        self.caller(mediastream.Dtmf(stream_sid=STREAM, dtmf=mediastream.DtmfDetails(digit="1")))
-        self.caller(mediastream.Dtmf(stream_sid="MZother", dtmf=mediastream.DtmfDetails(digit="1")))
+        self.key("1")
         self.media()
         self.mark("1.1")
         self.created("r99")
@@ -256,7 +270,7 @@ class Rig:
         self.interrupt()
         assert self.say() is False
         self.hang_up()
-        self.bridge.caller_gone(self.now)
+        self.bridge.end(self.now)
         self.bridge.handle_timer(self.now + 1e6)
         self.flush()
         assert self.bridge.get_timer() is None

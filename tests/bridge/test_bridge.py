@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 
 from phoneagent.bridge import playback as playback_module
 from phoneagent.bridge.policy import Floor
-from phoneagent.events import AgentAnswered, CallerSpoke, KeyPressed, TurnEnded
-from phoneagent.protocol import mediastream, realtime
-from phoneagent.protocol.mediastream import Audio, SendMark
+from phoneagent.events import AgentAnswered, KeyPressed, TurnEnded
+from phoneagent.protocol import realtime
+from phoneagent.protocol.carrier import Audio, SendMark
 from phoneagent.protocol.realtime import AudioAppend, InputTranscript
-from tests.bridge.rig import STREAM, Rig, ulaw
+from tests.bridge.rig import STREAM, Rig
 
 GREETING = "Chez Nous, good evening!"
 
@@ -79,58 +77,11 @@ def test_a_call_is_greeted_once() -> None:
     assert len(rig.creates) == 1
 
 
-# --- bad input from the caller's side ---
-
-
-def messages(sid: str) -> list[Any]:
-    return [
-        mediastream.Media(stream_sid=sid, media=mediastream.MediaDetails(payload=ulaw(20))),
-        mediastream.Mark(stream_sid=sid, mark=mediastream.MarkDetails(name="1.1")),
-        mediastream.Dtmf(stream_sid=sid, dtmf=mediastream.DtmfDetails(digit="5")),
-        mediastream.Start(stream_sid=sid, start=mediastream.StartDetails(account_sid="AC2", call_sid="CA2")),
-        mediastream.Stop(stream_sid=sid),
-    ]
-
-
-@pytest.mark.parametrize("kind", range(5))
-def test_messages_of_another_stream_change_nothing_and_are_told_once(rig: Rig, kind: int) -> None:
-    rig.created()
-    rig.audio()
-    for _ in range(3):
-        rig.caller(messages("MZother")[kind])
-    assert rig.bridge.stream_sid == STREAM
-    assert rig.ended is None
-    assert rig.sent(AudioAppend) == []
-    assert rig.events(KeyPressed) == []
-    assert rig.bridge.floor() is Floor.AGENT
-    assert len(rig.troubles) == 1
-
-
-@pytest.mark.parametrize("kind", [0, 1, 2, 4])
-def test_messages_before_start_change_nothing(kind: int) -> None:
-    rig = Rig(start=False)
-    rig.caller(messages(STREAM)[kind])
-    assert rig.to_model == []
-    assert rig.ended is None
-    assert len(rig.troubles) == 1
-
-
-def test_a_second_start_changes_nothing(rig: Rig) -> None:
-    rig.wait(1)
-    rig.start()
-    rig.model(realtime.SpeechStarted())
-    assert rig.events(CallerSpoke)[0].at_ms == 1000
-    assert len(rig.troubles) == 1
-
-
-def test_what_twilio_may_add_is_ignored(rig: Rig) -> None:
-    rig.caller(mediastream.Ignored("video"))
-    rig.caller(mediastream.Connected())
-    assert rig.troubles == []
+# --- keys ---
 
 
 def test_keys_are_told(rig: Rig) -> None:
-    rig.caller(messages(STREAM)[2])
+    rig.key("5")
     assert [event.digit for event in rig.events(KeyPressed)] == ["5"]
 
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import pytest
-
 from phoneagent.bridge.asked import MAX_ADDED, MAX_WAITING
+
 from phoneagent.bridge.history import Role
 from phoneagent.bridge.policy import Floor
-from phoneagent.bridge.responses import MAX_ASKS
+from phoneagent.bridge.responses import MAX_WANTED
 from phoneagent.protocol import realtime
 from tests.bridge.rig import Rig
 
@@ -127,7 +127,7 @@ def test_a_response_that_never_begins_is_asked_for_again_as_it_was() -> None:
 
 def test_what_may_wait_is_bounded() -> None:
     rig = Rig(connect=False)
-    assert [ask(rig) for _ in range(MAX_ASKS + 1)].count(False) == 1
+    assert [ask(rig) for _ in range(MAX_WANTED + 1)].count(False) == 1
 
 
 def test_nothing_is_asked_of_a_call_that_ends() -> None:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from phoneagent.bridge.policy import EndCall, RunTool
-from phoneagent.bridge.responses import MAX_ASKS
-from phoneagent.events import NextStep
-from phoneagent.protocol.mediastream import Clear, SendMark
+from phoneagent.bridge.requests import EndCall, RunTool
+from phoneagent.bridge.responses import MAX_WANTED
+from phoneagent.events import HangUp
+from phoneagent.protocol.carrier import Clear, SendMark
 from tests.bridge.rig import Rig, ulaw
 
 APOLOGY = ulaw(730, 0x22)
@@ -199,7 +199,7 @@ def test_hang_up_starts_no_other_continuation(rig: Rig) -> None:
 
 def test_what_was_in_line_is_not_said_any_more(rig: Rig) -> None:
     rig.created()
-    for _ in range(MAX_ASKS + 1):
+    for _ in range(MAX_WANTED + 1):
         rig.say()
     rig.hang_up()
     rig.done()
@@ -240,7 +240,7 @@ def test_hang_up_twice_is_hang_up_once(rig: Rig) -> None:
     assert rig.ended is None
     rig.says(100, ours=True)
     rig.hear()
-    assert rig.ended == EndCall("agent", "the agent hung up", NextStep(kind="hang_up"))
+    assert rig.ended == EndCall("agent", "the agent hung up", HangUp())
 
 
 @pytest.mark.parametrize("status", ["completed", "failed"])
@@ -346,7 +346,7 @@ def test_a_call_has_a_longest_duration_and_a_goodbye() -> None:
     assert "goodbye" in rig.prompts[1]
     rig.says(500, "i3", "r3", ours=True)
     rig.hear()
-    assert rig.ended == EndCall("agent", "the call reached its longest duration", NextStep(kind="hang_up"))
+    assert rig.ended == EndCall("agent", "the call reached its longest duration", HangUp())
     rig.assert_over("agent")
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from phoneagent.bridge.policy import RunTool
+from phoneagent.bridge.requests import RunTool
 from phoneagent.bridge.toolcalls import Filler
 from tests.bridge.rig import Rig
 

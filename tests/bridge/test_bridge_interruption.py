@@ -7,7 +7,7 @@ import pytest
 from phoneagent.bridge.policy import Floor
 from phoneagent.events import BargeIn, TurnEnded
 from phoneagent.protocol import realtime
-from phoneagent.protocol.mediastream import Clear, SendMark
+from phoneagent.protocol.carrier import Clear, SendMark
 from phoneagent.protocol.realtime import TranscriptDelta, TranscriptDone
 from tests.bridge.rig import Rig
 

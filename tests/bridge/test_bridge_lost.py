@@ -8,10 +8,10 @@ import pytest
 
 from phoneagent.bridge.policy import Floor
 from phoneagent.events import CallEnded
-from phoneagent.protocol import mediastream, realtime
-from phoneagent.protocol.mediastream import Clear
+from phoneagent.protocol import realtime
+from phoneagent.protocol.carrier import Clear
 from phoneagent.protocol.realtime import FATAL_CODES
-from tests.bridge.rig import STREAM, Rig, ulaw
+from tests.bridge.rig import Rig, ulaw
 
 APOLOGY = ulaw(730, 0x22)
 
@@ -24,18 +24,17 @@ def rig() -> Rig:
 # --- the caller's side ends ---
 
 
-@pytest.mark.parametrize("sid", [STREAM, ""])
-def test_the_caller_hangs_up(rig: Rig, sid: str) -> None:
+def test_the_caller_hangs_up(rig: Rig) -> None:
     rig.created()
     rig.audio(1000)
-    rig.caller(mediastream.Stop(stream_sid=sid))
+    rig.stop()
     rig.assert_over("caller")
     (turn,) = rig.events(CallEnded)[0].transcript
     assert (turn.interrupted, turn.said_ms) == (True, 1000)
 
 
 def test_the_socket_closes_without_a_stop(rig: Rig) -> None:
-    rig.bridge.caller_gone(rig.now)
+    rig.bridge.end(rig.now)
     rig.flush()
     rig.assert_over("line")
 

@@ -6,7 +6,8 @@ import pytest
 
 from phoneagent import RateLimit, RateLimitsUpdated
 from phoneagent.billing.ratelimits import UNKNOWN_WAIT_SECONDS
-from phoneagent.bridge.policy import PATIENCE_SECONDS, Renew
+from phoneagent.bridge.deadlines import PATIENCE_SECONDS
+from phoneagent.bridge.requests import Renew
 from phoneagent.protocol import realtime
 from tests.bridge.rig import Rig
 

@@ -6,11 +6,14 @@ import pytest
 
 from phoneagent.bridge import renewal
 from phoneagent.bridge.caller import REPLAY_SECONDS
+from phoneagent.bridge.conversation import MODEL_STALLED_SECONDS
+from phoneagent.bridge.deadlines import SILENCE_SECONDS
 from phoneagent.bridge.history import Past
-from phoneagent.bridge.policy import MODEL_STALLED_SECONDS, SILENCE_SECONDS, Floor, Renew
+from phoneagent.bridge.policy import Floor
+from phoneagent.bridge.requests import Renew
 from phoneagent.events import ToolReturned, Turn, TurnEnded
 from phoneagent.protocol import realtime
-from phoneagent.protocol.mediastream import Clear
+from phoneagent.protocol.carrier import Clear
 from tests.bridge.rig import Rig, ulaw
 
 

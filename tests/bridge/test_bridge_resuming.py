@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 
 from phoneagent.bridge.history import Past
-from phoneagent.bridge.policy import EndCall, Floor
-from phoneagent.events import CallEnded, CallHandedOver, NextStep, ToolReturned, Turn, TurnEnded
+from phoneagent.bridge.policy import Floor
+from phoneagent.bridge.requests import EndCall
+from phoneagent.events import CallEnded, CallHandedOver, FallBack, HangUp, Resume, ToolReturned, Turn, TurnEnded
 from phoneagent.protocol import realtime
 from tests.bridge.rig import Rig, ulaw
 
@@ -234,7 +235,7 @@ def test_a_call_that_says_goodbye_is_not_handed_over_but_ends() -> None:
     rig.says(1000, ours=False)
     rig.hang_up()
     rig.hand_over()
-    assert rig.ended == EndCall("agent", "the agent hung up", NextStep(kind="hang_up"))
+    assert rig.ended == EndCall("agent", "the agent hung up", HangUp())
     rig.assert_over("agent")
 
 
@@ -255,11 +256,11 @@ def test_handed_over_twice_is_once() -> None:
 def test_a_broken_line_may_come_back() -> None:
     rig = Rig()
     rig.speech()
-    rig.bridge.caller_gone(rig.now)
+    rig.bridge.end(rig.now)
     rig.flush()
     assert rig.ended is not None
     assert rig.ended.ended_by == "line"
-    assert rig.ended.next_step == NextStep(kind="resume", data={"pending": "words", "broke": True})
+    assert rig.ended.next_step == Resume(pending="words", broke=True)
 
 
 def test_a_caller_who_hung_up_needs_nothing_and_a_failure_of_ours_somebody_else() -> None:
@@ -271,7 +272,7 @@ def test_a_caller_who_hung_up_needs_nothing_and_a_failure_of_ours_somebody_else(
     rig.lose_model()
     rig.wait(3)
     assert rig.ended is not None
-    assert rig.ended.next_step == NextStep(kind="fall_back")
+    assert rig.ended.next_step == FallBack()
 
 
 def test_a_tool_that_outlives_its_call_is_told() -> None:
@@ -289,8 +290,8 @@ def test_a_line_that_breaks_in_the_goodbye_does_not_bring_the_call_back() -> Non
     rig = Rig()
     rig.says(1000, ours=False)
     rig.hang_up(goodbye=False)
-    rig.bridge.caller_gone(rig.now)
+    rig.bridge.end(rig.now)
     rig.flush()
     assert rig.ended is not None
     assert rig.ended.ended_by == "line"
-    assert rig.ended.next_step == NextStep(kind="hang_up")
+    assert rig.ended.next_step == HangUp()

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from phoneagent.bridge.policy import OpenNext, Renew
 from phoneagent.bridge.renewal import LOOK_SECONDS, OPEN_AGAIN_SECONDS, QUIET_SECONDS, ROTATE_SECONDS, Rotation
+from phoneagent.bridge.requests import OpenNext, Renew
 from phoneagent.protocol import realtime
-from phoneagent.protocol.mediastream import Audio, Clear
+from phoneagent.protocol.carrier import Audio, Clear
 from tests.bridge.rig import Rig
 
 HOUR = 3600.0

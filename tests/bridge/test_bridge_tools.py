@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from phoneagent.bridge.policy import Floor, RunTool
+from phoneagent.bridge.policy import Floor
+from phoneagent.bridge.requests import RunTool
 from phoneagent.bridge.toolcalls import HOSTED_SECONDS, MAX_TOOL_CALLS
 from phoneagent.events import ToolCalled, ToolReturned
 from phoneagent.protocol import realtime

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from phoneagent.bridge.chat import Answered, Chat, Complaint, Happening, Words
-from phoneagent.bridge.policy import RunTool
+from phoneagent.bridge.requests import RunTool
 from phoneagent.errors import EndpointRefused, EndpointUnreachable
 from phoneagent.protocol import realtime
 from tests.bridge.rig import function_call

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from phoneagent.bridge import playback as module
 from phoneagent.bridge.playback import CUT_ABOVE_CHARS, MAX_WAITING_BYTES, Outcome, Playback
 from phoneagent.protocol.audio import base64_bytes, is_base64
-from phoneagent.protocol.mediastream import Audio, SendMark, ToCaller
+from phoneagent.protocol.carrier import Audio, SendMark, ToCaller
 from tests.bridge.rig import ulaw
 
 

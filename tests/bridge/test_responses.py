@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from phoneagent.bridge.policy import Floor
-from phoneagent.bridge.responses import MAX_ASKS, METADATA_KEY
+from phoneagent.bridge.responses import MAX_WANTED, METADATA_KEY
 from phoneagent.protocol.realtime import ItemCreate, ResponseCreate
 from tests.bridge.rig import Rig
 
@@ -97,7 +97,7 @@ def test_what_is_to_be_said_goes_before_its_create(rig: Rig) -> None:
 
 def test_so_much_may_be_in_line(rig: Rig) -> None:
     rig.created()
-    assert [rig.say() for _ in range(MAX_ASKS + 2)] == [True] * MAX_ASKS + [False] * 2
+    assert [rig.say() for _ in range(MAX_WANTED + 2)] == [True] * MAX_WANTED + [False] * 2
 
 
 # --- answers that do not come ---

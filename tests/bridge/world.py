@@ -7,14 +7,16 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from phoneagent.bridge.bridge import Bridge
-from phoneagent.bridge.policy import EndCall, Floor, Policy, RunTool
+from phoneagent.bridge.interruption import Interruption
+from phoneagent.bridge.policy import Floor, Policy
+from phoneagent.bridge.requests import EndCall, RunTool
 from phoneagent.bridge.responses import CANCELLED_SECONDS, CREATED_SECONDS, METADATA_KEY
 from phoneagent.bridge.toolcalls import Filler
 from phoneagent.events import CallEnded, ToolReturned
-from phoneagent.protocol import mediastream, realtime
-from phoneagent.protocol.mediastream import Audio, Clear, SendMark
+from phoneagent.protocol import carrier, realtime
+from phoneagent.protocol.carrier import Audio, Clear, SendMark
 from tests.bridge.far_ends import Clock, Line, Plan, Server
-from tests.bridge.rig import STREAM, ulaw
+from tests.bridge.rig import STREAM, drain, ulaw
 
 OVER_MS = 20.0
 """How far the estimate of what was heard may exceed the truth."""
@@ -65,8 +67,7 @@ class World:
         self.bridge = Bridge(
             Policy(
                 greeting=setting.greeting,
-                greeting_interruptible=setting.greeting_interruptible,
-                barge_in=setting.barge_in,
+                interruption=Interruption(enabled=setting.barge_in, greeting=setting.greeting_interruptible),
                 server_answers=setting.server_answers,
                 apology=ulaw(300, 0xFE),
             )
@@ -107,8 +108,7 @@ class World:
 
     def begin(self) -> None:
         self.started = True
-        details = mediastream.StartDetails(account_sid="AC1", call_sid="CA1")
-        self._caller(mediastream.Start(stream_sid=STREAM, start=details))
+        self._caller(carrier.Started(stream_sid=STREAM, account_sid="AC1", call_sid="CA1"))
         self.clock.spawn(self._media())
 
     def connect(self) -> None:
@@ -140,8 +140,7 @@ class World:
         timestamp = 57
         while self.ended_at is None:
             if self.clock.now >= self.media_from:
-                details = mediastream.MediaDetails(payload=ulaw(MEDIA_MS), timestamp=str(timestamp))
-                self._caller(mediastream.Media(stream_sid=STREAM, media=details))
+                self._caller(carrier.AudioIn(ulaw(MEDIA_MS), timestamp))
             timestamp += MEDIA_MS
             yield MEDIA_MS / 1000
 
@@ -150,9 +149,9 @@ class World:
             for item, sent in self.marks.get(name, {}).items():
                 self.items[item].proven = sent
             self._forget_heard()
-        self._caller(mediastream.Mark(stream_sid=STREAM, mark=mediastream.MarkDetails(name=name)))
+        self._caller(carrier.Played(name))
 
-    def _caller(self, message: mediastream.Message) -> None:
+    def _caller(self, message: carrier.FromCarrier) -> None:
         self.bridge.receive_from_caller(message, self.clock.now)
         self._after()
 
@@ -218,23 +217,23 @@ class World:
 
     def _after(self) -> None:
         truncated = self._cut() if self.bridge.playback.generation != self.generation else {}
-        while (event := self.bridge.next_to_model()) is not None:
+        while (event := self.bridge.next_to_model(self.clock.now)) is not None:
             self._check_to_model(event, truncated)
             self.server.write(event)
         assert not truncated, f"received, not heard, and not truncated: {truncated}"
         self.write()
-        for request in self.bridge.requests():
+        for request in drain(self.bridge.requests):
             assert self.ended_at is None, "nothing is asked for after the end"
             match request:
                 case RunTool(call_id=call_id):
                     assert call_id not in self.ran, "a tool runs once"
                     self.ran.add(call_id)
                     if self.setting.filler_ms is not None:
-                        self.bridge.tools.fill(call_id, Filler("Hold on.", self.setting.filler_ms / 1000))
+                        self.bridge.conversation.tools.fill(call_id, Filler("Hold on.", self.setting.filler_ms / 1000))
                     self.clock.after(self.setting.tool_ms / 1000, lambda call=call_id: self._returned(call))
                 case EndCall():
                     self.ended_at = self.clock.now
-        for told in self.bridge.events():
+        for told in drain(self.bridge.reporter.events):
             if self.told and isinstance(self.told[-1], CallEnded):
                 assert isinstance(told, ToolReturned), "after CallEnded only a tool that outlived it is told"
                 continue
@@ -250,7 +249,7 @@ class World:
             self._written(message)
             self.line.write(message)
 
-    def _written(self, message: mediastream.ToCaller) -> None:
+    def _written(self, message: carrier.ToCarrier) -> None:
         match message:
             case Audio(payload):
                 size = len(payload) // 4 * 3 - payload[-2:].count("=")
@@ -330,13 +329,15 @@ class World:
     # --- the agent's code, and mishaps ---
 
     def _returned(self, call_id: str) -> None:
-        self.bridge.tool_returned(call_id, "42", self.clock.now)
+        self.bridge.conversation.tool_returned(call_id, "42", self.clock.now)
+        self.bridge.move_on(self.clock.now)
         if self.ended_at is None:
             self.returned.add(call_id)
         self._after()
 
     def say(self) -> None:
-        self.bridge.say("One moment.", self.clock.now)
+        self.bridge.conversation.say("One moment.")
+        self.bridge.move_on(self.clock.now)
         self._after()
 
     def interrupt(self) -> None:
@@ -360,14 +361,11 @@ class World:
         self.clock.after(seconds, self.write)
 
     def junk(self) -> None:
-        """Messages that must change nothing: stale and unknown marks, a second start, somebody else's frame."""
+        """Messages that must change nothing: stale and unknown marks."""
         if not self.started:
             return
         floor, heard = self.bridge.floor(), self.bridge.playback.heard(self.clock.now)
         for name in [*self.line.names, "9.9", "x"]:
             if not name.startswith(f"{self.generation}."):
-                self._caller(mediastream.Mark(stream_sid=STREAM, mark=mediastream.MarkDetails(name=name)))
-        details = mediastream.StartDetails(account_sid="AC1", call_sid="CA2")
-        self._caller(mediastream.Start(stream_sid="MZother", start=details))
-        self._caller(mediastream.Stop(stream_sid="MZother"))
+                self._caller(carrier.Played(name))
         assert (self.bridge.floor(), self.bridge.playback.heard(self.clock.now)) == (floor, heard)

@@ -16,7 +16,7 @@ from phoneagent.calls.guardrail import MAX_CHARS, MAX_FAILURES, Guard
 pytestmark = pytest.mark.anyio
 
 
-class ActiveAgent:
+class Guarded:
     """A guard at work."""
 
     def __init__(self, guardrail: Guardrail) -> None:
@@ -40,27 +40,27 @@ def no_prices(call: Call, text: str) -> str | None:
 
 
 async def test_it_sees_the_answer_grow_and_may_replace_it() -> None:
-    desk = ActiveAgent(no_prices)
+    guarded = Guarded(no_prices)
     for words in ("Our ", "pri"):
-        desk.words(words)
-        await desk.rest()
-    assert desk.said == []
-    desk.words("ce is ten.")
-    await desk.rest()
-    assert desk.said == ["I cannot talk about prices."]
+        guarded.words(words)
+        await guarded.rest()
+    assert guarded.said == []
+    guarded.words("ce is ten.")
+    await guarded.rest()
+    assert guarded.said == ["I cannot talk about prices."]
 
 
 async def test_once_is_enough_for_an_answer() -> None:
-    desk = ActiveAgent(no_prices)
-    desk.words("The price")
-    await desk.rest()
-    desk.words(" is ten.")
-    desk.words("The price is ten.", complete=True)
-    await desk.rest()
-    assert len(desk.said) == 1
-    desk.words("The price", "r2")
-    await desk.rest()
-    assert len(desk.said) == 2
+    guarded = Guarded(no_prices)
+    guarded.words("The price")
+    await guarded.rest()
+    guarded.words(" is ten.")
+    guarded.words("The price is ten.", complete=True)
+    await guarded.rest()
+    assert len(guarded.said) == 1
+    guarded.words("The price", "r2")
+    await guarded.rest()
+    assert len(guarded.said) == 2
 
 
 async def test_all_items_of_an_answer_are_one_text() -> None:
@@ -69,13 +69,13 @@ async def test_all_items_of_an_answer_are_one_text() -> None:
     async def note(call: Call, text: str) -> None:
         seen.append(text)
 
-    desk = ActiveAgent(note)
-    desk.words("One.", item="i1")
-    desk.words("Two.", item="i2", complete=True)
-    await desk.rest()
-    desk.words("Two.", item="i2", complete=True)  # nothing new
-    desk.words("Three.", "r2", "i3")
-    await desk.rest()
+    guarded = Guarded(note)
+    guarded.words("One.", item="i1")
+    guarded.words("Two.", item="i2", complete=True)
+    await guarded.rest()
+    guarded.words("Two.", item="i2", complete=True)  # nothing new
+    guarded.words("Three.", "r2", "i3")
+    await guarded.rest()
     assert seen == ["One. Two.", "Three."]
 
 
@@ -87,23 +87,23 @@ async def test_it_is_asked_one_question_at_a_time_and_about_the_newest_words() -
         seen.append(text)
         await go.wait()
 
-    desk = ActiveAgent(slow)
-    desk.words("a")
+    guarded = Guarded(slow)
+    guarded.words("a")
     await asyncio.sleep(0)
     for words in "bcd":
-        desk.words(words)
+        guarded.words(words)
         await asyncio.sleep(0)
     assert seen == ["a"]
     go.set()
-    await desk.rest()
+    await guarded.rest()
     assert seen == ["a", "abcd"]
 
 
 async def test_a_plain_one_runs_in_a_thread() -> None:
     threads: list[threading.Thread] = []
-    desk = ActiveAgent(lambda call, text: threads.append(threading.current_thread()))
-    desk.words("a")
-    await desk.rest()
+    guarded = Guarded(lambda call, text: threads.append(threading.current_thread()))
+    guarded.words("a")
+    await guarded.rest()
     assert threads[0] is not threading.main_thread()
 
 
@@ -114,42 +114,42 @@ async def test_a_verdict_that_comes_late_is_still_said() -> None:
         await go.wait()
         return "Sorry." if text == "bad" else None
 
-    desk = ActiveAgent(slow)
-    desk.words("bad")
+    guarded = Guarded(slow)
+    guarded.words("bad")
     await asyncio.sleep(0)
-    desk.words("good", "r2")
+    guarded.words("good", "r2")
     go.set()
-    await desk.rest()
-    assert desk.said == ["Sorry."]
+    await guarded.rest()
+    assert guarded.said == ["Sorry."]
 
 
 async def test_one_that_fails_is_reported_and_the_call_goes_on(caplog: pytest.LogCaptureFixture) -> None:
     def broken(call: Call, text: str) -> str:
         raise LookupError("secret")
 
-    desk = ActiveAgent(broken)
-    desk.words("a")
-    await desk.rest()
-    assert desk.said == []
-    assert desk.troubles == ["the guardrail failed: LookupError"]
+    guarded = Guarded(broken)
+    guarded.words("a")
+    await guarded.rest()
+    assert guarded.said == []
+    assert guarded.troubles == ["the guardrail failed: LookupError"]
 
 
 async def test_one_that_would_end_the_process_failed() -> None:
     async def leaves(call: Call, text: str) -> str:
         raise SystemExit(3)
 
-    desk = ActiveAgent(leaves)
-    desk.words("a")
-    await desk.rest()
-    assert desk.troubles == ["the guardrail failed: RuntimeError"]
+    guarded = Guarded(leaves)
+    guarded.words("a")
+    await guarded.rest()
+    assert guarded.troubles == ["the guardrail failed: RuntimeError"]
 
 
 @pytest.mark.parametrize("verdict", [7, b"x"])
 async def test_one_that_returns_nonsense_failed(verdict: object) -> None:
-    desk = ActiveAgent(lambda call, text: verdict)  # type: ignore[arg-type,return-value]
-    desk.words("a")
-    await desk.rest()
-    assert desk.troubles == ["the guardrail failed: TypeError"]
+    guarded = Guarded(lambda call, text: verdict)  # type: ignore[arg-type,return-value]
+    guarded.words("a")
+    await guarded.rest()
+    assert guarded.troubles == ["the guardrail failed: TypeError"]
 
 
 async def test_one_that_never_answers_failed(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -157,10 +157,10 @@ async def test_one_that_never_answers_failed(monkeypatch: pytest.MonkeyPatch) ->
         await asyncio.Event().wait()
 
     monkeypatch.setattr(guardrail, "GUARDRAIL_SECONDS", 0.01)
-    desk = ActiveAgent(never)
-    desk.words("a")
-    await desk.rest()
-    assert desk.troubles == ["the guardrail failed: TimeoutError"]
+    guarded = Guarded(never)
+    guarded.words("a")
+    await guarded.rest()
+    assert guarded.troubles == ["the guardrail failed: TimeoutError"]
 
 
 async def test_one_that_always_fails_is_given_up() -> None:
@@ -170,12 +170,12 @@ async def test_one_that_always_fails_is_given_up() -> None:
         asked.append(text)
         raise LookupError
 
-    desk = ActiveAgent(broken)
+    guarded = Guarded(broken)
     for _ in range(MAX_FAILURES + 3):
-        desk.words("a")
-        await desk.rest()
+        guarded.words("a")
+        await guarded.rest()
     assert len(asked) == MAX_FAILURES
-    assert "without it" in desk.troubles[-1]
+    assert "without it" in guarded.troubles[-1]
 
 
 async def test_an_endless_answer_is_judged_by_its_beginning() -> None:
@@ -184,8 +184,8 @@ async def test_an_endless_answer_is_judged_by_its_beginning() -> None:
     async def note(call: Call, text: str) -> None:
         lengths.append(len(text))
 
-    desk = ActiveAgent(note)
+    guarded = Guarded(note)
     for _ in range(4):
-        desk.words("x" * MAX_CHARS)
-        await desk.rest()
+        guarded.words("x" * MAX_CHARS)
+        await guarded.rest()
     assert max(lengths) <= 2 * MAX_CHARS

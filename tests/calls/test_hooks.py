@@ -128,3 +128,50 @@ def test_raw_events_are_only_made_when_wanted() -> None:
     assert not registry.wants_model_events
     registry.add(ModelEvent, print)
     assert registry.wants_model_events
+
+
+async def test_a_streams_hooks_run_after_those_of_the_stream_before() -> None:
+    registry, seen, go_on = Hooks(), [], asyncio.Event()
+
+    async def note(event: Any) -> None:
+        await go_on.wait()
+        seen.append(event.at_ms)
+
+    registry.add(CallerSpoke, note)
+    first = registry.follow()
+    second = registry.follow(after=first)
+    second.tell(spoke(2))
+    first.tell(spoke(1))
+    await asyncio.sleep(0)
+    go_on.set()
+    await first.close()
+    await second.close()
+    assert seen == [1, 2]
+
+
+async def test_a_stream_that_has_begun_keeps_the_one_before_it_no_longer() -> None:
+    registry = Hooks()
+    registry.add(CallerSpoke, lambda event: None)
+    first = registry.follow()
+    await first.close()
+    second = registry.follow(after=first)
+    second.tell(spoke(1))
+    await second.close()
+    assert second._before is None
+
+
+async def test_the_end_of_a_call_waits_for_hooks_but_not_for_ever(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    registry, never = Hooks(), asyncio.Event()
+
+    async def slow(event: Any) -> None:
+        await never.wait()
+
+    registry.add(CallerSpoke, slow)
+    follower = registry.follow()
+    follower.tell(spoke(1))
+    await asyncio.sleep(0)  # the hook runs, with its own limit
+    monkeypatch.setattr(hooks, "HOOK_SECONDS", 0.01)
+    await follower.close()
+    assert "hooks did not finish within 0.03 s" in caplog.text

@@ -13,9 +13,9 @@ import pytest
 
 from phoneagent.bridge.history import Past
 from phoneagent.calls import journal
-from phoneagent.calls.journal import Answer, CallJournal
+from phoneagent.calls.journal import CallJournal, Continuation
 from phoneagent.errors import RequestRefused, StoreError, TelephonyError
-from phoneagent.events import CallEnded, CallStarted, NextStep, Turn, TurnEnded
+from phoneagent.events import CallEnded, CallStarted, FallBack, HangUp, NextStep, Resume, Turn, TurnEnded
 from phoneagent.store import Store
 from phoneagent.twilio.rest import LiveCalls
 
@@ -31,10 +31,10 @@ GREETING = Turn(
     said_ms=500,
     heard_ms=500,
 )
-HANG_UP = NextStep(kind="hang_up", data={"stream_sid": "MZ1"})
-FALL_BACK = NextStep(kind="fall_back", data={"stream_sid": "MZ1"})
-RESUME = NextStep(kind="resume", data={"stream_sid": "MZ1", "pending": "answer", "broke": False})
-BROKEN = NextStep(kind="resume", data={"stream_sid": "MZ1", "pending": "answer", "broke": True})
+HANG_UP = HangUp(stream_sid="MZ1")
+FALL_BACK = FallBack(stream_sid="MZ1")
+RESUME = Resume(stream_sid="MZ1", pending="answer", broke=False)
+BROKEN = Resume(stream_sid="MZ1", pending="answer", broke=True)
 
 
 class Rest(LiveCalls):
@@ -94,15 +94,17 @@ def take_away(store: Store, monkeypatch: pytest.MonkeyPatch, how: str = "refuses
 
 
 ANSWERS = [
-    (HANG_UP, Answer("hang_up")),
-    (FALL_BACK, Answer("fall_back")),
-    (RESUME, Answer("resume", "MZ1")),
-    (BROKEN, Answer("recover", "MZ1")),
+    (HANG_UP, Continuation("hang_up")),
+    (FALL_BACK, Continuation("fall_back")),
+    (RESUME, Continuation("resume", "MZ1")),
+    (BROKEN, Continuation("recover", "MZ1")),
 ]
 
 
 @pytest.mark.parametrize(("step", "answer"), ANSWERS)
-async def test_what_one_process_has_written_another_one_answers(store: Store, step: NextStep, answer: Answer) -> None:
+async def test_what_one_process_has_written_another_one_answers(
+    store: Store, step: NextStep, answer: Continuation
+) -> None:
     rest = Rest()
     await after(store, rest).next_step(SID, step)
     assert await after(store).answer(SID) == answer
@@ -116,7 +118,7 @@ async def test_what_one_process_has_written_another_one_answers(store: Store, st
 async def test_a_process_that_is_killed_during_the_goodbye_has_ended_the_call(store: Store, step: NextStep) -> None:
     rest = Rest()
     await after(store, rest).next_step(SID, step, early=True)
-    assert await after(store).answer(SID) == Answer(step.kind)  # type: ignore[arg-type]
+    assert await after(store).answer(SID) == Continuation(step.kind)  # type: ignore[arg-type]
     with pytest.raises(RequestRefused, match="over"):
         await after(store).past(SID)
     assert rest.done == []
@@ -124,7 +126,7 @@ async def test_a_process_that_is_killed_during_the_goodbye_has_ended_the_call(st
 
 @pytest.mark.parametrize(("step", "answer"), ANSWERS[1:])
 async def test_what_happens_in_the_end_counts_and_not_what_was_to_come(
-    store: Store, step: NextStep, answer: Answer
+    store: Store, step: NextStep, answer: Continuation
 ) -> None:
     ours = after(store)
     await ours.next_step(SID, HANG_UP, early=True)
@@ -150,7 +152,7 @@ async def test_an_early_step_that_is_overtaken_changes_nothing_any_more(
     await ours.next_step(SID, RESUME)
     free.set()
     await early
-    assert await ours.answer(SID) == await after(store).answer(SID) == Answer("resume", "MZ1")
+    assert await ours.answer(SID) == await after(store).answer(SID) == Continuation("resume", "MZ1")
 
 
 async def test_the_step_of_the_end_is_not_written_again_and_needs_no_database(
@@ -197,16 +199,16 @@ async def test_a_hand_over_that_is_written_late_is_planned_all_the_same(
     assert rest.done == ["complete"]
     free.set()
     async with asyncio.timeout(5):
-        while await after(store).answer(SID) != Answer("resume", "MZ1"):
+        while await after(store).answer(SID) != Continuation("resume", "MZ1"):
             await asyncio.sleep(0.005)
 
 
 async def test_a_call_of_which_no_step_is_written_has_broken_unless_somebody_ended_it(store: Store) -> None:
     ours = after(store)
-    assert await ours.answer(SID) == Answer("recover", "MZ1")
+    assert await ours.answer(SID) == Continuation("recover", "MZ1")
     assert (await ours.past(SID) or Past()).turns == (GREETING,)
     store.tell(CallEnded(call_sid=SID, ended_by="agent", reason="goodbye", duration_ms=900, transcript=()))
-    assert await ours.answer(SID) == Answer("hang_up")
+    assert await ours.answer(SID) == Continuation("hang_up")
     with pytest.raises(RequestRefused, match="over"):
         await ours.past(SID)
 
@@ -220,7 +222,7 @@ async def test_calls_that_all_ask_at_once_all_go_on(store: Store, monkeypatch: p
     ours = after(store)
     await ours.next_step(SID, RESUME)
     theirs = after(store)
-    assert set(await asyncio.gather(*(theirs.answer(SID) for _ in range(100)))) == {Answer("resume", "MZ1")}
+    assert set(await asyncio.gather(*(theirs.answer(SID) for _ in range(100)))) == {Continuation("resume", "MZ1")}
     pasts = await asyncio.gather(*(theirs.past(SID) for _ in range(100)))
     assert {past.pending for past in pasts if past is not None} == {"answer"}
     assert None not in pasts
@@ -229,7 +231,7 @@ async def test_calls_that_all_ask_at_once_all_go_on(store: Store, monkeypatch: p
 @pytest.mark.parametrize("how", ["refuses", "hangs"])
 @pytest.mark.parametrize(("step", "answer"), ANSWERS)
 async def test_an_outage_before_twilio_asks_changes_no_answer_of_this_process(
-    store: Store, monkeypatch: pytest.MonkeyPatch, how: str, step: NextStep, answer: Answer
+    store: Store, monkeypatch: pytest.MonkeyPatch, how: str, step: NextStep, answer: Continuation
 ) -> None:
     ours = after(store)
     await ours.next_step(SID, step)
@@ -242,7 +244,7 @@ async def test_an_outage_before_twilio_asks_changes_no_answer_of_this_process(
     else:
         with pytest.raises(RequestRefused, match="over"):
             await ours.past(SID)
-    assert await after(store).answer(SID) == Answer("apologise")
+    assert await after(store).answer(SID) == Continuation("apologise")
     with pytest.raises(StoreError, match=r"is away|did not answer within 0\.02 s"):
         await after(store).past(SID)
 
@@ -278,7 +280,7 @@ async def test_without_a_rest_api_a_goodbye_that_is_not_written_is_known_here(
     take_away(store, monkeypatch)
     await ours.next_step(SID, HANG_UP)
     assert caplog.messages == ["the next step was not written: only this process knows it"]
-    assert await ours.answer(SID) == Answer("hang_up")
+    assert await ours.answer(SID) == Continuation("hang_up")
 
 
 async def test_a_goodbye_is_the_end_although_neither_database_nor_rest_took_it(
@@ -289,9 +291,9 @@ async def test_a_goodbye_is_the_end_although_neither_database_nor_rest_took_it(
         take_away(store, outage)
         with pytest.raises(TelephonyError):
             await ours.next_step(SID, HANG_UP)
-        assert await ours.answer(SID) == Answer("hang_up")
-    assert await ours.answer(SID) == Answer("hang_up")  # the database is back, and has never heard of it
-    assert await after(store).answer(SID) == Answer("recover", "MZ1")
+        assert await ours.answer(SID) == Continuation("hang_up")
+    assert await ours.answer(SID) == Continuation("hang_up")  # the database is back, and has never heard of it
+    assert await after(store).answer(SID) == Continuation("recover", "MZ1")
 
 
 async def test_a_step_that_was_not_written_is_known_with_all_that_was_said(
@@ -301,7 +303,7 @@ async def test_a_step_that_was_not_written_is_known_with_all_that_was_said(
     with monkeypatch.context() as outage:
         take_away(store, outage)
         await ours.next_step(SID, RESUME)
-    assert await ours.answer(SID) == Answer("resume", "MZ1")
+    assert await ours.answer(SID) == Continuation("resume", "MZ1")
     past = await ours.past(SID)
     assert past is not None
     assert (past.pending, past.turns) == ("answer", (GREETING,))
@@ -315,7 +317,7 @@ async def test_a_step_that_only_this_process_knows_is_void_after_a_newer_stream(
         take_away(store, outage)
         await ours.next_step(SID, RESUME)
     begin(store, "MZ2", resumed=True)
-    assert await ours.answer(SID) == Answer("recover", "MZ2")
+    assert await ours.answer(SID) == Continuation("recover", "MZ2")
 
 
 async def test_a_newer_socket_of_a_live_call_goes_on_without_the_database(
@@ -337,6 +339,6 @@ async def test_what_a_process_remembers_is_bounded_and_ends(store: Store, monkey
     await ours.settle(sids[2], "caller", "completed")
     assert list(ours._steps) == sids[3:]
     take_away(store, monkeypatch)
-    assert await ours.answer(sids[3]) == Answer("hang_up")
+    assert await ours.answer(sids[3]) == Continuation("hang_up")
     monkeypatch.setattr(journal, "KNOWN_SECONDS", 0.0)
-    assert await ours.answer(sids[3]) == Answer("apologise")
+    assert await ours.answer(sids[3]) == Continuation("apologise")

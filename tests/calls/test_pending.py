@@ -89,3 +89,48 @@ async def test_an_agent_that_is_still_being_chosen_is_given_up() -> None:
     assert begun.agent.cancelled()
     assert begun.model is not None
     assert begun.model.cancelled()
+
+
+async def test_a_call_whose_socket_came_to_another_process_is_waited_for_no_longer(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    monkeypatch.setattr(pending, "LOOK_SECONDS", 0)
+    answers = [False, True]
+
+    async def elsewhere() -> bool:
+        return answers.pop(0)
+
+    registry: dict[str, Any] = {}
+    session = Session()
+    registry["CA1"] = PendingCall(CALL, opening(opened(session)), registry, elsewhere)
+    async with asyncio.timeout(5):
+        await session.closed.wait()
+    assert (registry, answers) == ({}, [])
+    assert caplog.messages == ["the media socket came to another process"]
+
+
+async def test_a_call_whose_socket_is_in_its_handshake_here_is_not_looked_for_elsewhere(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(pending, "LOOK_SECONDS", 0)
+
+    async def elsewhere() -> bool:
+        raise AssertionError
+
+    registry: dict[str, Any] = {}
+    registry["CA1"] = waiting = PendingCall(CALL, None, registry, elsewhere)
+    waiting.arrived = True
+    for _ in range(5):
+        await asyncio.sleep(0)
+    assert registry == {"CA1": waiting}
+    await waiting.close()
+    assert registry == {}
+
+
+async def test_a_call_that_was_given_up_can_be_given_up_again() -> None:
+    registry: dict[str, Any] = {}
+    registry["CA1"] = waiting = PendingCall(CALL, None, registry)
+    await waiting.close()
+    await waiting.close()
+    assert registry == {}

@@ -14,13 +14,14 @@ import pytest
 from phoneagent import Agent, Call, CallEnded, Event
 from phoneagent.agent.tools import Tool
 from phoneagent.bridge.bridge import Bridge
-from phoneagent.bridge.policy import Policy, RunTool
+from phoneagent.bridge.policy import Policy
+from phoneagent.bridge.requests import RunTool
 from phoneagent.calls import session
 from phoneagent.calls.session import ModelSocket, Session
-from phoneagent.protocol import mediastream
+from phoneagent.protocol.carrier import Started
 
 pytestmark = pytest.mark.anyio
-START = mediastream.Start("MZ1", mediastream.StartDetails("AC1", "CA1"))
+START = Started(stream_sid="MZ1", call_sid="CA1", account_sid="AC1")
 
 
 class Caller:
@@ -116,7 +117,7 @@ async def test_the_end_is_told_before_the_last_tool_is_done() -> None:
 
 async def test_who_holds_up_the_loop_makes_no_dead_lines(monkeypatch: pytest.MonkeyPatch) -> None:
     """What came meanwhile is read before the timers have their say."""
-    monkeypatch.setattr("phoneagent.bridge.deadlines.LINE_LOST_SECONDS", 0.1)
+    monkeypatch.setattr("phoneagent.bridge.caller.LINE_LOST_SECONDS", 0.1)
     monkeypatch.setattr(session, "LATE_SECONDS", 0.1)
     ours, theirs = socket.socketpair()
     reader, writer = await asyncio.open_connection(sock=ours)

@@ -58,7 +58,7 @@ def test_what_json_cannot_carry_is_left_out_and_named_once(caplog: pytest.LogCap
     assert [unpack(text)["name"] for text in kept] == ["Anna \ud800", "Bert"]
     assert all(text.isascii() for text in kept)
     assert caplog.messages == [
-        "call.state is lost at a hand-over: JSON cannot carry connection, circle, secret",
+        "call.state is lost at a hand-over: JSON cannot express connection, circle, secret",
     ]
 
 

@@ -15,7 +15,7 @@ from pydantic import Field, field_validator
 
 from phoneagent import Call, Tool, ToolError, tool
 from phoneagent.bridge.history import ToolRun
-from phoneagent.bridge.policy import RunTool
+from phoneagent.bridge.requests import RunTool
 from phoneagent.calls import toolrunner
 from phoneagent.calls.toolrunner import MOVED, NOT_RUN, OUTCOME_UNKNOWN, ToolRunner
 from phoneagent.errors import StoreError
@@ -258,7 +258,7 @@ async def test_any_other_tool_runs_all_the_same() -> None:
     assert till.journal is not None
     till.journal.away = True
     assert await till.run(tool=tool(name="pay")(till.pay.handler)) == "paid 1"
-    assert till.troubles == ["a tool runs that could not be written down before"]
+    assert till.troubles == ["a tool runs although it could not be recorded beforehand"]
 
 
 async def test_where_no_call_is_recorded_it_acts_once_too() -> None:

@@ -8,6 +8,7 @@ import signal
 import socket
 import sys
 from collections.abc import AsyncIterator, Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -49,6 +50,19 @@ class World:
             while not condition():
                 await asyncio.sleep(0.02)
 
+    async def pointed(self, public_url: str, running: asyncio.Task[int]) -> None:
+        """Wait until the number points to an app's address; fail with what ended the command if it ended before."""
+        await self.until(lambda: self.points_to() == f"{public_url}/twilio/voice" or running.done())
+        assert not running.done(), f"it ended with {running.exception() or running.result()}"
+
+    def port_is_free(self) -> bool:
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            with suppress(OSError):
+                probe.bind(("127.0.0.1", self.port))
+                return True
+        return False
+
     async def run(self, public_url: str = PUBLIC, *, agent_apis: Any = ()) -> tuple[asyncio.Task[int], asyncio.Event]:
         stop = asyncio.Event()
         loaded = load({"public_url": public_url})
@@ -81,7 +95,7 @@ async def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterato
 
 async def test_a_call_comes_here_and_the_number_goes_back(world: World, capfd: pytest.CaptureFixture[str]) -> None:
     running, stop = await world.run()
-    await world.until(lambda: world.points_to() == f"{PUBLIC}/twilio/voice" or running.done())
+    await world.pointed(PUBLIC, running)
     phone = Phone(
         f"http://127.0.0.1:{world.port}/twilio/voice", auth_token=TOKEN, public_url=PUBLIC, account_sid=ACCOUNT
     )
@@ -110,10 +124,11 @@ async def test_after_a_crash_the_next_start_puts_the_number_back(world: World) -
     finally:
         os.killpg(process.pid, signal.SIGKILL)
         await process.wait()
+    await world.until(world.port_is_free)  # the server is not our child: its end cannot be waited for otherwise
     assert world.points_to() == f"{PUBLIC}/twilio/voice", "nobody was there to put it back"
     world.rest.requests.clear()
     running, stop = await world.run("https://other.example")
-    await world.until(lambda: world.points_to() == "https://other.example/twilio/voice" or running.done())
+    await world.pointed("https://other.example", running)
     assert [
         each.params.get("VoiceUrl", "").partition("#")[0] for each in world.rest.requests if each.method == "POST"
     ] == [
@@ -184,7 +199,7 @@ async def test_a_port_that_is_taken(world: World) -> None:
 
 async def test_two_in_one_folder(world: World) -> None:
     first, stop = await world.run()
-    await world.until(lambda: world.points_to() != OLD or first.done())
+    await world.pointed(PUBLIC, first)
     second, _ = await world.run("https://other.example")
     with pytest.raises(DefinitionError, match="already runs"):
         await second

@@ -6,7 +6,9 @@ import asyncio
 import functools
 import gc
 import operator
+import time
 import typing
+import weakref
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
@@ -24,6 +26,34 @@ PUBLIC_URL = "https://agent.example"
 EVENTS = functools.reduce(operator.or_, (kind for kind in typing.get_args(Event) if kind is not ModelEvent))
 
 
+class Search:
+    """The search for sessions that the process still holds, for all worlds together.
+
+    The collector stops everything else, calls and stores included. So it runs seldom, however many worlds wait for it,
+    and in between only what it found is watched.
+    """
+
+    SECONDS_BETWEEN = 0.5
+
+    def __init__(self) -> None:
+        self._began = self._ended = -self.SECONDS_BETWEEN
+        self._found: list[weakref.ref[Session]] = []
+
+    def kept(self, since: float) -> list[Session] | None:
+        """Return the sessions that were there at the latest look and still are; None if that was before `since`."""
+        if time.monotonic() >= self._ended + self.SECONDS_BETWEEN:
+            self._began = time.monotonic()
+            gc.collect()
+            self._found = [weakref.ref(thing) for thing in gc.get_objects() if type(thing) is Session]
+            self._ended = time.monotonic()
+        if self._began < since:
+            return None
+        return [session for each in self._found if (session := each()) is not None]
+
+
+SEARCH = Search()
+
+
 @dataclass
 class World:
     """The app and everything around it."""
@@ -31,6 +61,7 @@ class World:
     app: PhoneApp
     model: Model
     url: str
+    log: pytest.LogCaptureFixture
     events: list[Event] = field(default_factory=list)
 
     def phone(self, **options: Any) -> Phone:
@@ -54,20 +85,24 @@ class World:
                 await call.close()
         await self.until(lambda: not self.app.calls and not self.app._calls.pending and not self.app._calls._followers)
         await self.until(lambda: all(session.closed for session in self.model.sessions))
-        ours = ("Session.", "Follower.", "PhoneApp.", "Calls.", "PendingCall.", "open_model")
+        ours = ("Session.", "Follower.", "PhoneApp.", "MediaSockets.", "Calls.", "PendingCall.", "open_model")
 
         def alive() -> list[str]:
             names = [getattr(task.get_coro(), "__qualname__", "") for task in asyncio.all_tasks()]
             return [name for name in names if name.startswith(ours)]
 
-        def kept() -> list[Session]:
-            gc.collect()
-            return [thing for thing in gc.get_objects() if type(thing) is Session]
+        since = time.monotonic()
+
+        def gone() -> bool:
+            for record in self.log.records:
+                record.exc_info = None  # a traceback that pytest keeps would keep the call alive
+            return not alive() and SEARCH.kept(since) == []
 
         try:
-            await self.until(lambda: not alive() and not kept(), 30)
+            await self.until(gone, 30)
         except TimeoutError:
-            who = [type(holder).__name__ for session in kept() for holder in gc.get_referrers(session)]
+            kept = SEARCH.kept(since) or []
+            who = [type(holder).__name__ for session in kept for holder in gc.get_referrers(session)]
             raise AssertionError(f"left of a call: {alive()}, and a session that is kept by {who}") from None
 
 
@@ -112,10 +147,8 @@ def world(caplog: pytest.LogCaptureFixture) -> Worlds:
 
             app.on(EVENTS)(note)
             async with serving(app) as url:
-                made = World(app, model, url, seen)
+                made = World(app, model, url, caplog, seen)
                 yield made
-                for record in caplog.records:
-                    record.exc_info = None  # a traceback that pytest keeps would keep the call alive
                 await made.nothing_left()
 
     return make

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from phoneagent import Agent, Call, CallEnded, DefinitionError, Hearing, PhoneApp, Turns, hang_up, tool
+from phoneagent import Agent, Call, CallEnded, DefinitionError, Hearing, Turns, hang_up, tool
 from phoneagent.calls import calls as switchboard_
 from phoneagent.sim import Model, Script
 from phoneagent.sim.speech import Murmur
@@ -114,11 +114,6 @@ async def test_an_agent_brings_its_own_recognisers(world: Worlds) -> None:
         assert w.model.violations == []
 
 
-def test_an_app_without_an_agent_is_refused() -> None:
-    with pytest.raises(DefinitionError, match="give it an Agent, or a function"):
-        PhoneApp("host")  # type: ignore[arg-type]
-
-
 # --- from code ---
 
 
@@ -143,7 +138,7 @@ async def test_code_adds_facts_and_asks_for_responses(world: Worlds) -> None:
         assert [item.text for item in session.audio_items] == ["Welcome back!"]
         texts = [item["content"][0]["text"] for item in session.brought]
         assert texts == ["The caller has called before.", "I am still here."]
-        with pytest.raises(DefinitionError, match=r"call\.commit is for turns that your code takes"):
+        with pytest.raises(DefinitionError, match=r"call\.commit is for turns that your code marks"):
             call.commit()
         with pytest.raises(DefinitionError, match=r"call\.clear is for turns"):
             call.clear()

@@ -13,7 +13,7 @@ import pytest
 from phoneagent import Agent, Call, CallEnded, CallStarted, ToolReturned, TurnEnded, tool
 from phoneagent.calls import journal, pending
 from phoneagent.errors import StoreError
-from phoneagent.events import NextStep
+from phoneagent.events import HangUp
 from phoneagent.sim.speech import Murmur
 from phoneagent.store import CallDetails, Store
 from tests.end_to_end.by_hand import CALL_SID, after, listen, open_stream, post, stop, told
@@ -80,7 +80,7 @@ async def test_a_call_that_has_come_back_survives_a_crash_too(world: Worlds, sto
         await store.flush()
         async with Store.from_url(store._database.url) as other:  # another process, which knows nothing by itself
             answer = await journal.CallJournal(other, None, fallback_number=None).answer(CALL_SID)
-        assert answer == journal.Answer("recover", STREAMS[1])
+        assert answer == journal.Continuation("recover", STREAMS[1])
         await second.close()
 
 
@@ -88,7 +88,7 @@ async def test_an_old_goodbye_does_not_end_a_call_that_has_come_back(world: Worl
     """It was about to be hung up when other TwiML took it away."""
     async with world(AGENT, store=store) as w:
         await first_stream(w)
-        await store.next_step(CALL_SID, NextStep(kind="hang_up", data={"stream_sid": STREAMS[0]}))
+        await store.next_step(CALL_SID, HangUp(stream_sid=STREAMS[0]))
         second = await open_stream(w, await post(w, "/twilio/voice", CALL_SID, **LIVES), STREAMS[1])
         await w.until(lambda: len(w.of(CallStarted)) == 2)
         await second.close()
@@ -98,7 +98,7 @@ async def test_an_old_goodbye_does_not_end_a_call_that_has_come_back(world: Worl
 async def test_a_call_that_lives_and_has_never_been_here_is_greeted(world: Worlds, store: Store, known: bool) -> None:
     """Others have answered it before, or we have dialled. Without a database too, as before the first call of all."""
     if known:
-        await store.next_step("CA" + "8" * 32, NextStep(kind="hang_up"))
+        await store.next_step("CA" + "8" * 32, HangUp())
     async with world(AGENT, store=store) as w:
         socket = await open_stream(w, await post(w, "/twilio/voice", CALL_SID, **LIVES), STREAMS[0])
         await w.until(lambda: w.model.sessions and w.model.sessions[0].said == ["Hello!"])

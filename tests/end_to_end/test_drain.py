@@ -5,15 +5,13 @@ from __future__ import annotations
 import asyncio
 import re
 import signal
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import aiohttp
 import pytest
-import uvicorn
 
-from phoneagent import Agent, Call, PhoneApp, drain
+from phoneagent import Agent, drain
 from phoneagent.demo import serving as subprocess_serving
 from phoneagent.sim import CallFailed, Model, Phone, Script
 from phoneagent.sim.speech import Murmur
@@ -21,124 +19,6 @@ from tests.end_to_end.conftest import World, Worlds, settings
 
 pytestmark = pytest.mark.anyio
 AGENT = Agent(instructions="x", greeting="Hello!")
-
-
-class App:
-    """An app as `drain` sees it; time passes only in its limits, which are small."""
-
-    def __init__(self, *live: str, hands_over: bool = True, quiet: bool = True, ends: bool = True) -> None:
-        self.calls = dict.fromkeys(live, self)
-        self.coming = 0
-        self.unfinished = 0
-        self.draining = False
-        self.hands_over = hands_over
-        self.quiet, self.ends = quiet, ends
-        self.did: list[str] = []
-
-    def hang_up(self) -> None:
-        self.did.append("hang up")
-        if self.ends:
-            self.calls.popitem()
-
-    def hand_over(self, reason: str) -> None:
-        self.did.append("hand over")
-        if self.quiet:
-            self.calls.clear()
-
-    def hand_over_now(self, call_sid: str, reason: str) -> None:
-        self.did.append(f"hand over {call_sid}")
-        if self.ends:
-            self.calls.pop(call_sid, None)
-
-
-@pytest.fixture(autouse=True)
-def short(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(drain, "SPREAD_SECONDS", 0.2)
-    monkeypatch.setattr(drain, "EXIT_SECONDS", 0.2)
-
-
-async def drained(app: App, seconds: float) -> list[str]:
-    async with asyncio.timeout(5):
-        await drain.drain(app, seconds)  # type: ignore[arg-type]
-    assert app.draining
-    return app.did
-
-
-async def test_without_calls_there_is_nothing_to_wait_for() -> None:
-    assert await drained(App(), 3600) == []
-
-
-async def test_a_call_that_ends_in_time_is_let_alone() -> None:
-    app = App("CA1")
-    draining = asyncio.create_task(drained(app, 3600))
-    await asyncio.sleep(0)
-    app.calls.clear()
-    assert await draining == []
-
-
-async def test_a_call_on_its_way_is_waited_for() -> None:
-    app = App()
-    app.coming = 1
-    draining = asyncio.create_task(drained(app, 3600))
-    await asyncio.sleep(0.1)
-    assert not draining.done()
-    app.coming = 0
-    assert await draining == []
-
-
-async def test_hooks_and_tools_of_calls_that_ended_are_waited_for() -> None:
-    app = App()
-    app.unfinished = 1
-    draining = asyncio.create_task(drained(app, 3600))
-    await asyncio.sleep(0.1)
-    assert not draining.done()
-    app.unfinished = 0
-    assert await draining == []
-
-
-async def test_in_the_end_calls_are_handed_over_when_they_are_quiet() -> None:
-    assert await drained(App("CA1", "CA2"), drain.QUIET_SECONDS) == ["hand over"]
-
-
-async def test_those_that_never_are_quiet_are_handed_over_at_the_end() -> None:
-    app = App("CA1", "CA2", quiet=False)
-    assert await drained(app, 0.1) == ["hand over", "hand over CA1", "hand over CA2"]
-
-
-async def test_calls_that_cannot_be_handed_over_are_asked_to_say_goodbye() -> None:
-    assert await drained(App("CA1", hands_over=False), drain.PARTING_SECONDS) == ["hang up"]
-
-
-@pytest.mark.parametrize("hands_over", [True, False])
-async def test_a_call_that_does_not_go_is_cut_off_and_that_is_said(
-    hands_over: bool, caplog: pytest.LogCaptureFixture
-) -> None:
-    await drained(App("CA1", hands_over=hands_over, quiet=False, ends=False), 0.1)
-    assert "1 calls are cut off" in caplog.text
-
-
-def live(sid: str) -> Call:
-    return Call(sid=sid, caller=None, called=None, direction="inbound", started_at=datetime.now(UTC))
-
-
-async def test_signals(monkeypatch: pytest.MonkeyPatch) -> None:
-    app = PhoneApp(AGENT, settings=settings())
-    app.calls["CA1"] = live("CA1")
-    server = drain.Server(uvicorn.Config(app), app, drain_seconds=3600)
-    for _ in range(3):
-        server.handle_signal(signal.SIGTERM, now=0.0)
-    server.handle_signal(signal.SIGINT, now=1.0)
-    server.handle_signal(signal.SIGINT, now=1.5)
-    await asyncio.sleep(0)
-    assert app.draining
-    assert not server.should_exit
-    server.handle_signal(signal.SIGINT, now=2.5)
-    assert server.should_exit
-    assert server.force_exit
-    app.calls.clear()
-    assert server._draining is not None
-    async with asyncio.timeout(5):
-        await server._draining
 
 
 async def ready(w: World) -> int:

@@ -9,7 +9,7 @@ from fastapi import FastAPI
 from starlette.applications import Starlette
 from starlette.routing import Mount
 
-from phoneagent import Agent, DefinitionError, Endpoint, PhoneApp
+from phoneagent import Agent, PhoneApp
 from phoneagent.sim import Model, Phone, serving
 from tests.end_to_end.conftest import ACCOUNT_SID, AUTH_TOKEN, settings
 
@@ -46,18 +46,3 @@ async def test_a_call_to_a_mounted_app(mount: Any) -> None:
                 await line.wait_for_silence(ms=100)
             assert line.violations == []
             assert [item.text for item in model.sessions[0].audio_items] == ["Hello from below!"]
-
-
-def test_endpoints_are_named_in_one_place() -> None:
-    there = Endpoint("ws://127.0.0.1:1/v1/realtime?model=m")
-    with pytest.raises(DefinitionError, match="endpoints="):
-        PhoneApp(Agent(instructions="x"), endpoint=there, endpoints=[there])
-
-
-@pytest.mark.parametrize(
-    "given", [{"endpoint": "wss://host/?key=secret-key"}, {"endpoints": ["wss://host/?key=secret-key"]}]
-)
-def test_what_is_no_endpoint_is_refused_at_the_start(given: dict[str, Any]) -> None:
-    with pytest.raises(DefinitionError, match=r"Endpoint\.gateway") as refused:
-        PhoneApp(Agent(instructions="x"), **given)
-    assert "secret" not in str(refused.value)

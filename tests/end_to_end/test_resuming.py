@@ -17,7 +17,7 @@ from phoneagent import Agent, CallEnded, CallHandedOver, CallStarted, hang_up, t
 from phoneagent.bridge import renewal
 from phoneagent.calls import journal
 from phoneagent.errors import StoreError
-from phoneagent.events import NextStep
+from phoneagent.events import HangUp, NextStep, Resume
 from phoneagent.sim import Line
 from phoneagent.sim.speech import Murmur
 from phoneagent.store import CallDetails, Store
@@ -178,7 +178,7 @@ async def test_the_goodbye_is_followed_by_a_hang_up_that_was_written_before(worl
         await line.wait_for_silence(ms=300)
         w.app.calls[line.call_sid].hang_up()
         await line.wait_ended(20)
-    assert [step.kind for step in steps] == ["hang_up"]
+    assert [type(step) for step in steps] == [HangUp]
     assert line.verbs[-1] == "Hangup"
     assert len(w.of(CallStarted)) == 1
 
@@ -240,7 +240,7 @@ async def test_a_call_that_only_falls_over_is_given_up(
         line.drop()
         await line.wait_ended(20)
     assert line.verbs[-2].startswith("Say We are sorry")
-    assert "broke 3 times: given up" in caplog.text
+    assert "broke 3 times: giving up" in caplog.text
 
 
 def test_how_often_a_call_may_be_resumed() -> None:
@@ -252,7 +252,7 @@ def test_how_often_a_call_may_be_resumed() -> None:
 
 
 async def test_a_hand_over_after_which_nobody_comes_is_not_planned_for_ever(world: Worlds, store: Store) -> None:
-    step = NextStep(kind="resume", data={"pending": "nothing", "broke": False, "stream_sid": STREAM_SID})
+    step = Resume(stream_sid=STREAM_SID, pending="nothing", broke=False)
     async with world(AGENT, store=store, web_concurrency=2) as w:
         await store.next_step(CALL_SID, step)
         query, answers = "", []
@@ -267,7 +267,7 @@ async def test_a_hand_over_after_which_nobody_comes_is_not_planned_for_ever(worl
 
 async def test_a_call_whose_first_socket_never_came_is_greeted(world: Worlds, store: Store) -> None:
     async with world(AGENT, store=store, web_concurrency=2) as w:
-        await store.next_step("CA" + "8" * 32, NextStep(kind="hang_up"))  # there is a database
+        await store.next_step("CA" + "8" * 32, HangUp())  # there is a database
         path = re.search(r'url="[^"]*(/twilio/media/[^"]*)', await after(w, CALL_SID))
         assert path
         socket = await dial(w, path[1])
@@ -291,7 +291,7 @@ async def test_of_two_sockets_at_once_the_newer_one_has_the_call(
         return await look(self, call_sid)
 
     async with world(AGENT, store=store, web_concurrency=2) as w:
-        await store.next_step(CALL_SID, NextStep(kind="resume"))
+        await store.next_step(CALL_SID, Resume())
         monkeypatch.setattr(Store, "so_far", slow)
         paths = [
             w.app._verifier.media_url("/twilio/media/", CALL_SID, resumes=True)[len("wss://agent.example") :]

@@ -282,7 +282,7 @@ async def test_tools_that_misbehave_touch_neither_their_call_nor_another_one(
         assert w.model.violations == []
         assert w.of(Trouble) == []
     assert capsys.readouterr().out == "this is not for the model\n" * 2
-    assert "tool blocks held up every call" in caplog.text
+    assert "tool blocks blocked every call" in caplog.text
 
 
 BAD_ARGUMENTS = {

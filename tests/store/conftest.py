@@ -35,7 +35,7 @@ from phoneagent.events import (
     Usage,
     UsageReported,
 )
-from phoneagent.store import Store, database, rows, writer
+from phoneagent.store import CallDetails, Store, database, rows, writer
 from phoneagent.store.database import Database
 
 POSTGRES = os.environ.get("TEST_DATABASE_URL")
@@ -113,6 +113,7 @@ HEARD = replace(
     cost=Cost(at_least=True),
     total=Cost(USED.total.usd, at_least=True),
 )
+BROKEN = ended(ended_by="line", reason="the media socket closed", duration_ms=4000)
 FACT = MessageAdded(call_sid=SID, at_ms=1200, number=1, role="system", text="A regular.")
 
 WHOLE: list[Event] = [
@@ -190,6 +191,12 @@ async def written(kept: Store) -> None:
                 return
             except StoreError:
                 await asyncio.sleep(0.005)
+
+
+async def record_of(kept: Store) -> CallDetails:
+    record = await kept.call(SID)
+    assert record is not None
+    return record
 
 
 async def rows_left(kept: Store, *tables: sa.Table) -> list[Any]:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
-from phoneagent.events import NextStep
+from phoneagent.events import HangUp
 from phoneagent.store import Store, rows, schema, store
 from tests.store.conftest import (
     CALLED,
@@ -40,7 +40,7 @@ async def test_a_call_is_forgotten_with_all_that_hangs_on_it(ready: str) -> None
         for event in WHOLE:
             kept.tell(event)
         kept.tell(started(other))
-        await kept.next_step(SID, NextStep(kind="hang_up"))
+        await kept.next_step(SID, HangUp())
         assert await kept.forget(SID) == 1
         assert await kept.forget(SID) == 0
         assert await kept.call(SID) is None
@@ -137,13 +137,13 @@ async def test_with_record_days_0_nothing_is_left_after_the_call(ready: str) -> 
         for event in WHOLE[:-1]:
             kept.tell(event)
         assert await kept.call(SID) is not None
-        await kept.next_step(SID, NextStep(kind="hang_up"))
+        await kept.next_step(SID, HangUp())
         kept.tell(WHOLE[-1])
         assert await kept.call(SID) is None
         kept.tell(RETURNED)  # a tool that was slower than its call
         kept.tell(WHOLE[-1])
         assert await kept.calls() == []
-        assert (await kept.standing(SID)).step == NextStep(kind="hang_up")  # Twilio is going to ask for it
+        assert (await kept.standing(SID)).step == HangUp()  # Twilio is going to ask for it
         kept.tell(started())
         assert await kept.settle(SID, ended_by="caller", reason="completed")
         assert await kept.calls() == []
@@ -186,7 +186,7 @@ async def test_sweeps_happen_by_themselves_and_survive_an_outage(
         kept.tell(started())
         await kept.flush()
         await outage.begin()
-        await until(lambda: "old records were not looked for" in caplog.text)
+        await until(lambda: "old records were not deleted" in caplog.text)
         await outage.end()
         kept.tell(ended())
         await kept.flush()

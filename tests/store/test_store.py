@@ -4,31 +4,24 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import replace
-from itertools import count
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from phoneagent.errors import StoreError
-from phoneagent.events import Cost, NextStep
-from phoneagent.store import MessageRecord, Store, UsageRecord, database, schema
+from phoneagent.events import HangUp, Resume
+from phoneagent.store import Store, database
 from tests.store.conftest import (
-    CALLED,
     CALLER,
     GREETING,
-    HEARD,
     OFFER,
     RETURNED,
     SID,
     TOOL,
-    USED,
     WHOLE,
     WISH,
     Outage,
-    a_moment,
     ended,
-    rows_left,
     said,
     started,
     stores,
@@ -37,55 +30,6 @@ from tests.store.conftest import (
 )
 
 pytestmark = pytest.mark.anyio
-
-
-async def test_a_call_is_recorded_as_it_happened(ready: str) -> None:
-    async with Store.from_url(ready) as kept:
-        for event in WHOLE:
-            kept.tell(event)
-        record = await kept.call(SID)
-        assert record is not None
-        assert (record.caller, record.called, record.direction, record.stream_sid) == (CALLER, CALLED, "inbound", "MZ1")
-        assert (record.ended_by, record.reason, record.duration_ms) == ("agent", "the goodbye was heard", 9000)
-        assert record.turns == (GREETING, WISH, OFFER)
-        assert record.messages == (MessageRecord(role="system", text="A regular.", at_ms=1200),)
-        assert [(tool.name, tool.arguments, tool.output, tool.at_ms, tool.ms) for tool in record.tools] == [
-            ("book", '{"guests":4}', "Booked", 3100, 50)
-        ]
-        assert [(answer.at_ms, answer.latency_ms) for answer in record.answers] == [(3600, 600)]
-        assert record.cost == HEARD.total
-        assert record.usage == (
-            UsageRecord(model="gpt-realtime-2.1", usage=USED.usage, cost=USED.cost),
-            UsageRecord(model="house-recogniser", usage=HEARD.usage, cost=HEARD.cost),
-        )
-        assert record.latency_ms(0.5) == record.latency_ms(0.95) == 600
-        assert CALLER not in repr(record)
-        assert GREETING.text not in repr(record)
-        (listed,) = await kept.calls()
-        assert (listed.call_sid, listed.started_at, listed.duration_ms) == (SID, record.started_at, 9000)
-        assert listed.cost == record.cost
-        assert listed.as_dict()["cost"] == {"usd": "0.008160001", "at_least": True}
-
-
-async def test_the_cost_of_all_streams_of_a_call_is_added_up(ready: str) -> None:
-    async with stores(ready) as (first, second):
-        first.tell(started())
-        first.tell(started("CA2"))
-        first.tell(USED)
-        await first.flush()
-        second.tell(started(stream_sid="MZ2", resumed=True))
-        second.tell(replace(USED, model="gpt-realtime-mini"))  # the first report of its stream as well
-        second.tell(replace(USED, number=2))
-        record = await second.call(SID)
-        assert record is not None
-        assert record.cost == Cost(3 * USED.cost.usd)
-        assert {used.model: used.usage.audio_out for used in record.usage} == {
-            "gpt-realtime-2.1": 140,
-            "gpt-realtime-mini": 70,
-        }
-        assert {each.call_sid: each.cost for each in await second.calls()} == {SID: record.cost, "CA2": None}
-        assert await second.forget(SID) == 1
-        assert await rows_left(second, schema.usage) == []
 
 
 async def test_another_process_reads_it_within_a_second_while_the_call_goes_on(ready: str) -> None:
@@ -167,34 +111,6 @@ async def test_text_that_no_database_takes_is_cleaned(ready: str) -> None:
         assert record.turns[0].text == "ab?c 😀"
 
 
-async def test_a_row_that_is_refused_is_lost_alone(ready: str, caplog: pytest.LogCaptureFixture) -> None:
-    async with Store.from_url(ready) as kept:
-        kept.tell(started())
-        kept.tell(said(GREETING))
-        kept.tell(said(replace(WISH, heard_ms=2**70)))
-        kept.tell(said(OFFER))
-        record = await kept.call(SID)
-        assert record is not None
-        assert record.turns == (GREETING, OFFER)
-        assert "a fact of a call (turn) is lost" in caplog.text
-        assert WISH.text not in caplog.text
-
-
-async def test_the_latest_calls_are_listed_first(ready: str) -> None:
-    async with Store.from_url(ready) as kept:
-        for number in range(4):
-            kept.tell(started(f"CA{number:032x}"))
-            await a_moment()
-        assert [record.call_sid[-1] for record in await kept.calls(3)] == ["3", "2", "1"]
-
-
-async def test_nothing_runs_while_there_is_nothing_to_write(ready: str) -> None:
-    async with Store.from_url(ready) as kept:
-        kept.tell(started())
-        await kept.flush()
-        await until(lambda: not [task for task in asyncio.all_tasks() if task.get_name() == "phoneagent store"])
-
-
 async def test_what_is_told_outside_of_a_loop_is_reported_and_harms_nobody(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -220,12 +136,11 @@ async def test_a_tool_that_started_is_known_to_others_before_it_runs(ready: str)
 
 async def test_the_next_step_is_known_to_others(ready: str) -> None:
     async with stores(ready) as (ours, theirs):
-        await ours.next_step(SID, NextStep(kind="transfer", data={"to": CALLER, "seconds": 20}))
+        await ours.next_step(SID, Resume(stream_sid="MZ1", pending="answer", broke=False))
         step = (await theirs.standing(SID)).step
-        assert step == NextStep(kind="transfer", data={"to": CALLER, "seconds": 20})
-        assert CALLER not in repr(step)
-        await theirs.next_step(SID, NextStep(kind="hang_up"))
-        assert (await ours.standing(SID)).step == NextStep(kind="hang_up")
+        assert step == Resume(stream_sid="MZ1", pending="answer", broke=False)
+        await theirs.next_step(SID, HangUp())
+        assert (await ours.standing(SID)).step == HangUp()
         assert (await ours.standing("CA0")).step is None
 
 
@@ -235,7 +150,7 @@ async def test_a_next_step_that_could_not_be_written_never_is(outage: Outage) ->
         await kept.flush()
         await outage.begin()
         with pytest.raises(StoreError):
-            await kept.next_step(SID, NextStep(kind="hang_up"))
+            await kept.next_step(SID, HangUp())
         await outage.end()
         kept.tell(ended())
         await kept.flush()
@@ -248,14 +163,14 @@ async def test_a_next_step_that_the_call_did_not_wait_for_is_not_written(
     if outage.is_sqlite:
         monkeypatch.setattr(database, "BUSY_SECONDS", 5.0)
     async with Store.from_url(outage.url) as kept:
-        await kept.next_step(SID, NextStep(kind="hang_up"))
+        await kept.next_step(SID, HangUp())
         await outage.hold()
         with pytest.raises(TimeoutError):
             async with asyncio.timeout(0.1):
-                await kept.next_step(SID, NextStep(kind="transfer"))
+                await kept.next_step(SID, Resume())
         await outage.end()
         await until(lambda: not kept._database._at_work)
-        assert (await kept.standing(SID)).step == NextStep(kind="hang_up")
+        assert (await kept.standing(SID)).step == HangUp()
 
 
 async def test_a_tool_whose_start_could_not_be_written_says_so_and_is_written_later(outage: Outage) -> None:
@@ -293,7 +208,7 @@ async def test_many_calls_at_once_from_several_processes_are_no_trouble(ready: s
         kept.tell(started(f"CA{number:032x}"))
         taken = await kept.claim(f"token {number}", 60)
         await kept.tool_started(f"CA{number:032x}", "call_1", "book", "{}")
-        await kept.next_step(f"CA{number:032x}", NextStep(kind="hang_up"))
+        await kept.next_step(f"CA{number:032x}", HangUp())
         return taken
 
     async with stores(ready, 3) as several:
@@ -302,27 +217,6 @@ async def test_many_calls_at_once_from_several_processes_are_no_trouble(ready: s
         for kept in several:
             await kept.flush()
         assert len(await several[0].calls()) == 30
-
-
-async def test_waiting_for_what_was_told_is_not_waiting_for_what_is_told_meanwhile(
-    ready: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    async with Store.from_url(ready) as kept:
-        write, numbers = kept._database.write, count()
-
-        async def busy_write(work: Any) -> Any:
-            kept.tell(said(replace(WISH, item_id=f"item_{next(numbers)}")))  # another call, as it were
-            return await write(work)
-
-        monkeypatch.setattr(kept._database, "write", busy_write)
-        kept.tell(started())
-        async with asyncio.timeout(5):
-            await kept.tool_started(SID, "call_1", "book", "{}")
-        assert kept._writer.waiting
-        monkeypatch.undo()
-        record = await kept.call(SID)
-        assert record is not None
-        assert len(record.turns) == next(numbers)
 
 
 async def test_a_name_is_claimed_once_by_all_processes(ready: str) -> None:

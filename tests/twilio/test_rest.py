@@ -1,4 +1,4 @@
-"""The account's numbers, against the simulated REST API."""
+"""The account, its numbers and its live calls, against the simulated REST API."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from aiohttp import web
 
 from phoneagent import TelephonyError
 from phoneagent.sim import TwilioRest
-from phoneagent.twilio.rest import PhoneNumbers, Webhook
+from phoneagent.twilio.rest import LiveCalls, PhoneNumbers, Webhook
 
 pytestmark = pytest.mark.anyio
 
@@ -139,3 +139,21 @@ async def test_no_number_reaches_the_log(rest: TwilioRest, caplog: pytest.LogCap
     caplog.set_level(logging.INFO)
     await numbers(rest).find(NUMBER)
     assert NUMBER[1:] not in caplog.text
+
+
+# --- live calls ---
+
+
+async def test_a_call_that_is_over_can_be_ended_and_redirected_without_an_error(rest: TwilioRest) -> None:
+    calls = LiveCalls(ACCOUNT, TOKEN, api_url=rest.url, backoff_seconds=0.01)
+    await calls.complete("CA" + "0" * 32)
+    await calls.redirect("CA" + "0" * 32, "<Response/>")
+    assert [each.status for each in rest.requests] == [404, 404]
+
+
+async def test_a_live_call_s_change_is_tried_again_and_refused_credentials_are_told(rest: TwilioRest) -> None:
+    rest.fail_next(503, times=1)
+    await LiveCalls(ACCOUNT, TOKEN, api_url=rest.url, backoff_seconds=0.01).complete("CA" + "0" * 32)
+    assert [each.status for each in rest.requests] == [503, 404]
+    with pytest.raises(TelephonyError, match="check TWILIO_ACCOUNT_SID"):
+        await LiveCalls(ACCOUNT, "wrong-token", api_url=rest.url, backoff_seconds=0.01).complete("CA" + "0" * 32)

@@ -1,4 +1,4 @@
-"""Run by alembic: applies the migrations on the connection that `database.py` has opened."""
+"""Alembic's entry point, which applies the migrations on the connection that `database.py` opened."""
 
 from __future__ import annotations
 

@@ -134,6 +134,7 @@ async def test_nothing_is_left_of_a_session(make_model: Any, dial: Any) -> None:
     gc.collect()
 
     assert asyncio.all_tasks() == before
+    assert not [each for each in gc.get_objects() if type(each) is asyncio.CancelledError and each.__traceback__]
     assert model.sessions[0].responses[0].status == "in_progress"
     with pytest.raises(RuntimeError, match="async with Model"):
         _ = model.url

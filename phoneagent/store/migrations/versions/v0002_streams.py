@@ -1,4 +1,4 @@
-"""The media streams of a call: one that was handed over, or whose line broke, has several, and a next step for each."""
+"""The media streams of a call, each with a next step: a call has several after a hand-over or a broken line."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def upgrade() -> None:
         sa.Column("stream_sid", sa.Text, primary_key=True),
         sa.Column("started_at", UtcTime, nullable=False),
     )
-    # So far a call had one stream, which began with it; '' stands for one that nobody knew.
+    # So far a call had one stream, which began with it; '' stands for an unknown stream.
     op.execute(
         "INSERT INTO streams (call_sid, stream_sid, started_at) "
         "SELECT sid, stream_sid, started_at FROM calls WHERE stream_sid <> ''"

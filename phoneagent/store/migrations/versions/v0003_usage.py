@@ -1,4 +1,4 @@
-"""What the models of a call used, report by report, and what it cost."""
+"""The usage of a call's models and its cost, report by report."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What users keep of a call, for its next media stream."""
+"""The user's state of a call, for its next media stream."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the user's code added to the conversation, and which agent said what."""
+"""Messages that the user's code added to the conversation, and the agent of each turn."""
 
 from __future__ import annotations
 

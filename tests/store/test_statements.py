@@ -1,25 +1,31 @@
-"""A call with several media streams, in one process or in several: one record, for which the latest stream speaks."""
+"""The statements that write a call with several media streams, in one process or in several: one record, for which the
+latest stream speaks.
+"""
 
 from __future__ import annotations
 
 from dataclasses import replace
 from datetime import timedelta
-from pathlib import Path
 
 import pytest
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.engine import Dialect
 
-from phoneagent.events import CallEnded, CallHandedOver, EndedBy, Event, NextStep
-from phoneagent.store import CallDetails, SoFar, Standing, Store, rows, statements, store, writer
+from phoneagent.events import CallEnded, CallHandedOver, EndedBy, Event, FallBack, HangUp, Resume
+from phoneagent.store import Store, rows, statements, store, writer
+from phoneagent.store.rows import Kind, Row, RowBuilder
 from tests.store.conftest import (
+    BROKEN,
     CALLER,
     GREETING,
     RETURNED,
     SID,
     TOOL,
+    WHOLE,
     WISH,
     a_moment,
-    contents,
     ended,
+    record_of,
     said,
     started,
     stores,
@@ -31,19 +37,51 @@ SECOND = started(stream_sid="MZ2", resumed=True)
 THIRD = started(stream_sid="MZ3", resumed=True)
 LATER_WISH = replace(WISH, item_id="item_1", text="And a high chair", heard_text="And a high chair")
 HANDED_OVER = CallHandedOver(call_sid=SID, at_ms=4000, reason="this process ends")
-BROKEN = ended(ended_by="line", reason="the media socket closed", duration_ms=4000)
-
-
-async def record_of(kept: Store) -> CallDetails:
-    record = await kept.call(SID)
-    assert record is not None
-    return record
 
 
 @pytest.fixture(params=["one batch", "many batches"])
 def in_batches(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     if request.param == "many batches":
         monkeypatch.setattr(writer, "BATCH_ROWS", 1)
+
+
+# --- without a database ---
+
+
+def rows_of_every_kind() -> dict[Kind, Row]:
+    builder = RowBuilder()
+    found = [row for event in (*WHOLE, SECOND, ended("CA2")) for row in builder.rows(event)]
+    return {row.kind: row for row in [*found, builder.state(SID, "MZ1", "{}")]}
+
+
+@pytest.mark.parametrize("dialect", [sqlite.dialect(), postgresql.dialect()], ids=["sqlite", "postgresql"])
+@pytest.mark.parametrize("kind", Kind)
+def test_the_statement_of_every_kind_asks_for_what_its_row_has(kind: Kind, dialect: Dialect) -> None:
+    wanted = set(statements.statements(dialect.name)[kind].compile(dialect=dialect).params)
+    given = set(statements.parameters(rows_of_every_kind()[kind]))
+    constants = {name for name in wanted if name.startswith(("param_", "stream_sid_", "ended_by_", "name_"))}
+    assert wanted - constants <= given
+
+
+@pytest.mark.parametrize("dialect", [sqlite.dialect(), postgresql.dialect()], ids=["sqlite", "postgresql"])
+def test_forgetting_an_ended_call_asks_for_what_the_end_has(dialect: Dialect) -> None:
+    text = str(statements.forget_ended().compile(dialect=dialect))
+    assert text.startswith("DELETE FROM calls WHERE")
+    wanted = {name for name in statements.forget_ended().compile(dialect=dialect).params if name.startswith("of_")}
+    assert wanted <= set(statements.parameters(rows_of_every_kind()[Kind.ENDED]))
+
+
+def test_only_a_later_stream_minds_that_clocks_differ() -> None:
+    for kind, row in rows_of_every_kind().items():
+        parameters = statements.parameters(row)
+        if kind is Kind.RESUMED:
+            late = parameters["late"] - row.values["started_at"]
+            assert late == timedelta(seconds=statements.CLOCKS_DIFFER_SECONDS)
+        else:
+            assert parameters == row.values
+
+
+# --- in both databases ---
 
 
 @pytest.mark.parametrize(("ended_by", "opens"), [("line", True), ("error", True), ("agent", False), ("caller", False)])
@@ -266,7 +304,7 @@ async def test_with_record_days_0_a_broken_line_that_nobody_mends_is_forgotten(
 
 
 async def test_a_step_of_an_older_stream_is_void(ready: str) -> None:
-    step = NextStep(kind="resume", data={"stream_sid": "MZ1", "pending": ["an answer"]})
+    step = Resume(stream_sid="MZ1", pending="answer")
     async with stores(ready) as (first, second):
         await first.next_step(SID, step)
         assert (await second.standing(SID)).step == step  # there is no record to say otherwise
@@ -276,41 +314,10 @@ async def test_a_step_of_an_older_stream_is_void(ready: str) -> None:
         second.tell(SECOND)
         await second.flush()
         assert (await first.standing(SID)).step is None
-        await second.next_step(SID, NextStep(kind="hang_up", data={"stream_sid": "MZ2"}))
-        assert (await first.standing(SID)).step == NextStep(kind="hang_up", data={"stream_sid": "MZ2"})
-        await second.next_step(SID, NextStep(kind="hang_up"))
-        assert (await first.standing(SID)).step == NextStep(kind="hang_up")
-
-
-async def test_where_a_call_stands_is_known_without_all_of_it(ready: str) -> None:
-    async with Store.from_url(ready) as kept:
-        assert await kept.standing(SID) == Standing()
-        assert await kept.so_far(SID) == SoFar()
-        step = NextStep(kind="resume", data={"stream_sid": "MZ1", "pending": "answer"})
-        await kept.next_step(SID, step)
-        assert await kept.standing(SID) == Standing(step=step)
-        for event in (started(), said(GREETING), TOOL, RETURNED, BROKEN):
-            kept.tell(event)
-        kept.tell(started("CA" + "2" * 32, stream_sid="MZ9"))
-        await kept.next_step("CA" + "2" * 32, NextStep(kind="hang_up"))
-        record = await record_of(kept)
-        standing = Standing(stream_sid="MZ1", started_at=record.started_at, ended_by="line", step=step)
-        assert await kept.standing(SID) == standing
-        so_far = await kept.so_far(SID)
-        assert (so_far.stream_sid, so_far.started_at, so_far.ended_by, so_far.step) == (
-            standing.stream_sid,
-            standing.started_at,
-            standing.ended_by,
-            standing.step,
-        )
-        assert (so_far.turns, so_far.tools) == (record.turns, record.tools)
-        assert len(so_far.turns) == len(so_far.tools) == 1
-
-
-async def test_a_call_stands_nowhere_while_there_is_no_database(tmp_path: Path) -> None:
-    async with Store.from_url(f"sqlite:///{tmp_path}/phoneagent.db") as kept:
-        assert (await kept.standing(SID), await kept.so_far(SID)) == (Standing(), SoFar())
-    assert contents(tmp_path) == []
+        await second.next_step(SID, HangUp(stream_sid="MZ2"))
+        assert (await first.standing(SID)).step == HangUp(stream_sid="MZ2")
+        await second.next_step(SID, HangUp())
+        assert (await first.standing(SID)).step == HangUp()
 
 
 async def test_a_step_that_an_older_stream_writes_late_replaces_none(ready: str) -> None:
@@ -318,14 +325,14 @@ async def test_a_step_that_an_older_stream_writes_late_replaces_none(ready: str)
         first.tell(started())
         await first.flush()
         second.tell(SECOND)
-        await second.next_step(SID, NextStep(kind="hang_up", data={"stream_sid": "MZ2"}))
+        await second.next_step(SID, HangUp(stream_sid="MZ2"))
         await second.flush()
-        await first.next_step(SID, NextStep(kind="resume", data={"stream_sid": "MZ1"}))
-        assert (await first.standing(SID)).step == NextStep(kind="hang_up", data={"stream_sid": "MZ2"})
+        await first.next_step(SID, Resume(stream_sid="MZ1"))
+        assert (await first.standing(SID)).step == HangUp(stream_sid="MZ2")
 
 
 async def test_of_two_steps_of_a_stream_the_one_that_was_given_later_stays(ready: str) -> None:
-    early, late = (NextStep(kind=kind, data={"stream_sid": "MZ1"}) for kind in ("hang_up", "fall_back"))
+    early, late = HangUp(stream_sid="MZ1"), FallBack(stream_sid="MZ1")
     moment = rows.now()
     async with Store.from_url(ready) as kept:
         kept.tell(started())
@@ -339,7 +346,7 @@ async def test_of_two_steps_of_a_stream_the_one_that_was_given_later_stays(ready
 async def test_a_stream_that_has_just_begun_voids_the_step_before_it_at_once(ready: str) -> None:
     async with Store.from_url(ready) as kept:
         kept.tell(started())
-        await kept.next_step(SID, NextStep(kind="resume", data={"stream_sid": "MZ1"}))
+        await kept.next_step(SID, Resume(stream_sid="MZ1"))
         kept.tell(SECOND)
         assert (await kept.standing(SID)).step is None
 
@@ -388,8 +395,8 @@ async def test_a_call_whose_stream_begins_after_its_end_has_come_back(
         record = await record_of(first)
         assert (record.stream_sid, record.started_at, record.ended_by) == ("MZ2", before.started_at, None)
         assert record.turns == (GREETING,)
-        await second.next_step(SID, NextStep(kind="resume", data={"stream_sid": "MZ2"}))
-        assert (await first.standing(SID)).step == NextStep(kind="resume", data={"stream_sid": "MZ2"})
+        await second.next_step(SID, Resume(stream_sid="MZ2"))
+        assert (await first.standing(SID)).step == Resume(stream_sid="MZ2")
         second.tell(ended(ended_by="agent", duration_ms=0))
         second.tell(back)
         assert (await record_of(second)).ended_by == "agent"

@@ -1,4 +1,4 @@
-"""Who gets in: signatures before anything, tokens for one call, once."""
+"""Verification in a running app: signatures before anything else, and tokens that open one call once."""
 
 from __future__ import annotations
 

@@ -1,0 +1,323 @@
+"""The conversation with a model, by telephone or in writing: responses, tools, errors, and the goodbye.
+
+A phone call (`bridge`) and `phoneagent chat` (`chat`) are its two users. It knows neither audio nor the floor: its
+owner passes on the model's events, and acts on the verdicts that come back.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol, TypeAlias, assert_never
+
+from phoneagent.bridge import prompts
+from phoneagent.bridge.caller import MAX_OUTBOX
+from phoneagent.bridge.history import Note, Role, ToolRun
+from phoneagent.bridge.model_errors import ModelErrors
+from phoneagent.bridge.requests import RunTool, SessionChanged, Verdict
+from phoneagent.bridge.responses import MAX_UNANSWERED, Ending, ResponseGate, State, Wanted
+from phoneagent.bridge.toolcalls import ToolCall, ToolCalls
+from phoneagent.protocol.realtime import (
+    Error,
+    Failure,
+    Item,
+    ItemAdded,
+    ItemCreate,
+    ItemDone,
+    ItemTruncate,
+    OutputItemDone,
+    RateLimits,
+    Response,
+    SessionUpdate,
+    SessionUpdated,
+    ToModel,
+)
+
+MODEL_STALLED_SECONDS = 12.0
+"""A response that brings nothing for this long, while nothing plays, is dead."""
+
+MAX_NOTES = 100
+"""Messages of user code that are remembered for the next session; the oldest is forgotten first."""
+
+ConversationEvent: TypeAlias = SessionUpdated | ItemAdded | ItemDone | OutputItemDone | RateLimits | Error
+
+
+class Observer(Protocol):
+    """What wants to know of the conversation; it decides nothing."""
+
+    def trouble(self, what: str, now: float) -> None: ...
+    def tool_called(self, call: ToolCall, now: float) -> None: ...
+    def tool_returned(self, call: ToolCall, output: str, now: float) -> None: ...
+    def message_added(self, role: Role, text: str, now: float) -> None: ...
+
+
+class Conversation:
+    """One conversation. `now` is in seconds.
+
+    `request` takes what the shell is to do, and `observer` what happened. `played_until` gives when everything that was
+    written will have been played.
+    """
+
+    def __init__(
+        self,
+        request: Callable[[RunTool | SessionChanged], None],
+        observer: Observer,
+        *,
+        elsewhere: bool = False,
+        past: Sequence[ToolRun] = (),
+        played_until: Callable[[], float] = lambda: -math.inf,
+    ) -> None:
+        self._request = request
+        self._observer = observer
+        self._played_until = played_until
+        self.outbox: deque[ToModel] = deque()
+        self.responses = ResponseGate(self.outbox)
+        self.tools = ToolCalls(self.outbox, self.responses, past)
+        self.errors = ModelErrors(self.responses, elsewhere=elsewhere)
+        self._changes = _SessionChanges(self.outbox, request)
+        self._notes: deque[tuple[float, Role, str]] = deque(maxlen=MAX_NOTES)
+        self.connected = False
+        """Whether there is a session, configured as asked."""
+        self.event_at = 0.0
+        """When anything of the model came last."""
+        self.goodbye_due = False
+        """The model is to say a goodbye, and has not begun to."""
+        self._over = False
+
+    # --- sessions ---
+
+    def opened(self) -> None:
+        """A session is open, and not in use yet: changes of the one before are void."""
+        self._changes.new_session()
+
+    def connect(self, now: float) -> None:
+        """The session is ready: what waits goes to it."""
+        self.connected, self.event_at = True, now
+
+    def disconnect(self) -> None:
+        """There is no session any more, and none will follow."""
+        self.connected = False
+
+    def new_session(self) -> None:
+        """The session is gone: drop what was its own, and keep what the next one needs."""
+        self.connected = False
+        self.responses.new_session()
+        self.tools.new_session()
+        self.outbox.clear()
+
+    def tell_past(self, items: Sequence[Mapping[str, Any]]) -> None:
+        """Tell a new session the conversation so far; items that wait are among it."""
+        kept = [message for message in self.outbox if not isinstance(message, ItemCreate | ItemTruncate)]
+        self.outbox.clear()
+        self.outbox.extend(ItemCreate(item=dict(item)) for item in items)
+        self.outbox.extend(kept)
+
+    def notes(self, ms: Callable[[float], int]) -> list[Note]:
+        """Return what user code has added, in order; `ms` gives the call's time of a moment."""
+        return [Note(role=role, text=text, at_ms=ms(at)) for at, role, text in self._notes]
+
+    # --- user code ---
+
+    def say(self, text: str) -> bool:
+        """Have exactly this said. Returns False if too much is in line, or the conversation is closing."""
+        return not self._over and self.responses.want(prompts.exactly(text))
+
+    def add(self, text: str, role: Role, now: float) -> bool:
+        """Add a message, which is not answered by itself. Returns False if too much waits."""
+        if self._over or len(self.outbox) >= MAX_OUTBOX:
+            return False
+        self.outbox.append(ItemCreate(item=Note(role=role, text=text, at_ms=0).item()))
+        self._notes.append((now, role, text))
+        self._observer.message_added(role, text, now)
+        return True
+
+    def respond(self, options: Mapping[str, Any]) -> bool:
+        """Ask for a response with options of its own, to all there is. Returns False as `say` does."""
+        return not self._over and self.responses.want(Wanted("asked", options=dict(options)))
+
+    def change_session(self, session: Mapping[str, Any]) -> str:
+        """Change the session (`session` is in GA's shape). Returns the id under which `SessionChanged` follows."""
+        return self._changes.request(session)
+
+    def tool_returned(self, call_id: str, output: str, now: float) -> None:
+        """Post a tool's output, or only report it if the conversation is over. Unknown calls change nothing."""
+        call = self.tools.end(call_id)
+        if call is None:
+            return
+        self._observer.tool_returned(call, output, now)
+        if not self._over:
+            self.tools.post(call_id, output)
+
+    # --- the goodbye ---
+
+    @property
+    def parted(self) -> bool:
+        """Whether the newest response spoke as it called a tool: as when it said goodbye and called `hang_up`."""
+        return self.responses.spoke and self.responses.called
+
+    def close(self, *, goodbye: bool) -> None:
+        """The conversation is about to end: nothing more is asked for but (with `goodbye`) a goodbye."""
+        self.goodbye_due = goodbye
+        self.responses.close()
+
+    def end(self) -> None:
+        """The conversation is over: nothing more is said or added."""
+        self._over = True
+
+    @property
+    def more_to_come(self) -> bool:
+        """Whether the model is going to say more."""
+        return self.connected and (self.goodbye_due or self.responses.speaking)
+
+    # --- the model's events ---
+
+    def alive(self, now: float) -> None:
+        """Note that the model has sent something."""
+        self.event_at = now
+
+    def output(self, response_id: str, now: float) -> bool:
+        """Take audio, or written words, of a response. Returns whether they are wanted."""
+        self.event_at = now
+        if not self.responses.audio(response_id):
+            return False
+        if self.goodbye_due and self.responses.last_words:
+            self.goodbye_due = False
+        return True
+
+    def response_created(self, response: Response, now: float, *, unwanted: bool = False) -> None:
+        """Take `response.created`; one that is `unwanted`, or was interrupted before, is cancelled at once."""
+        dropped = self.responses.created(response, now)
+        if self.responses.closing:  # only our goodbye is heard
+            unwanted = self.responses.current is None or self.responses.current.kind != "goodbye"
+        elif dropped:
+            unwanted = True
+        if unwanted:
+            self.responses.discard(now)
+
+    def response_done(self, response: Response, now: float) -> tuple[Ending, Verdict | None]:
+        """Take `response.done`. Returns how the response ended, and what that means."""
+        for item in response.output or ():
+            if response.status == "completed":
+                self._function_call(item, now)
+        was = self.responses.current
+        ending = self.responses.done(response, now)
+        if ending is Ending.IGNORED:
+            return ending, None
+        details = response.status_details
+        failure = details.error if details is not None else None
+        if failure is not None:
+            why = failure.code or failure.type or "no reason given"
+            self._observer.trouble(f"response {response.status}: {why}", now)
+        verdict = self.errors.response_ended(ending, failure, now)
+        if verdict is None and was is not None and was.kind == "goodbye" and ending is not Ending.RETRIED:
+            self.goodbye_due = False
+        return ending, verdict
+
+    def receive(self, event: ConversationEvent, now: float) -> Verdict | None:
+        """Take any other event that is not about audio. Returns what it means for the session."""
+        match event:
+            case SessionUpdated():
+                self._changes.taken()
+            case ItemAdded(item=item):
+                self.responses.item_added(item)
+            case ItemDone(item=item):
+                self.tools.hosted(item)
+            case OutputItemDone(item=item):
+                self._function_call(item, now)
+            case RateLimits(rate_limits=limits):
+                self.errors.limits.update(limits, now)
+            case Error(error=failure):
+                self._changes.refused(failure)
+                return self.errors.error(failure, now)
+            case _:
+                assert_never(event)
+        return None
+
+    def _function_call(self, item: Item, now: float) -> None:
+        call = self.tools.begin(item, now)
+        if call is None:
+            return
+        self._observer.tool_called(call, now)
+        if self.tools.too_many:
+            self.tool_returned(call.call_id, '{"error": "too many tool calls in this call"}', now)
+        else:
+            self._request(RunTool(call.call_id, call.name, call.arguments))
+
+    # --- what follows, and time ---
+
+    def move_on(self, now: float, *, speech: bool = False, playing: bool = False) -> Verdict | None:
+        """Ask for the response that is wanted, if it may be. Returns what is wrong with the session, if anything.
+
+        `speech`: the caller has the turn. `playing`: the agent is heard.
+        """
+        if self.goodbye_due and self.responses.state is State.NONE and not self.responses.waits_for("goodbye"):
+            self.responses.want(prompts.goodbye())
+        if not self.connected:
+            return None
+        self.responses.poll(now, speech=speech, tools_running=self.tools.running)
+        self.tools.poll(now, quiet=not (speech or playing or self.responses.closing))
+        if self.responses.unanswered >= MAX_UNANSWERED:
+            return Verdict("renew", "it answers no request for a response")
+        return None
+
+    def get_timer(self) -> float | None:
+        """Return when `handle_timer` is due; None while there is no session."""
+        if not self.connected:
+            return None
+        times = (self.responses.get_timer(), self.tools.get_timer(), self._stalled_at())
+        return min((time for time in times if time is not None), default=None)
+
+    def handle_timer(self, now: float) -> Verdict | None:
+        """Give up what the model does not do in time."""
+        stalled_at = self._stalled_at()
+        if stalled_at is not None and now >= stalled_at:
+            return Verdict("renew", f"nothing came of a response for {MODEL_STALLED_SECONDS:.0f} s")
+        self.responses.handle_timer(now)
+        self.tools.handle_timer(now)
+        return None
+
+    def _stalled_at(self) -> float | None:
+        if self.responses.state is not State.ACTIVE or self.tools.running or not self.connected:
+            return None
+        return max(self.event_at, self._played_until()) + MODEL_STALLED_SECONDS
+
+
+class _SessionChanges:
+    """Changes of the session that wait for the server's answer, oldest first.
+
+    A `session.updated` names no event: the server answers in order, so it means the oldest one.
+    """
+
+    def __init__(self, outbox: deque[ToModel], request: Callable[[SessionChanged], None]) -> None:
+        self._outbox = outbox
+        self._request = request
+        self._number = 0
+        self._waiting: deque[str] = deque()
+
+    def request(self, session: Mapping[str, Any]) -> str:
+        self._number += 1
+        change_id = f"agent_{self._number}"
+        self._waiting.append(change_id)
+        self._outbox.append(SessionUpdate(event_id=change_id, session=dict(session)))
+        return change_id
+
+    def taken(self) -> None:
+        if self._waiting:
+            self._request(SessionChanged(self._waiting.popleft(), None))
+
+    def refused(self, failure: Failure) -> None:
+        """Take an error: it may answer a change, by its event id, or without one by naming a part of the session."""
+        change_id = failure.event_id
+        if change_id is None and self._waiting and (failure.param or "").startswith("session"):
+            change_id = self._waiting[0]
+        if change_id is not None and change_id in self._waiting:
+            self._waiting.remove(change_id)
+            self._request(SessionChanged(change_id, failure.code or failure.type or "error"))
+
+    def new_session(self) -> None:
+        kept = [message for message in self._outbox if getattr(message, "event_id", None) not in self._waiting]
+        self._outbox.clear()
+        self._outbox.extend(kept)
+        while self._waiting:
+            self._request(SessionChanged(self._waiting.popleft(), "the connection was lost"))

@@ -1,0 +1,144 @@
+"""The model's side of a live call: one session at a time, and the next one where it is lost.
+
+Whether another session is worth opening is the bridge's decision; here it is opened, read, and given up.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, Protocol
+
+from phoneagent.bridge.bridge import Bridge
+from phoneagent.errors import EndpointError, EndpointUnreachable
+from phoneagent.protocol import realtime
+from phoneagent.protocol.session_object import expires_at_of
+
+log = logging.getLogger("phoneagent.calls.model_sessions")
+
+FIRST_PAUSE_SECONDS = 0.1
+LAST_PAUSE_SECONDS = 1.6
+"""Between two attempts to open another session; the first one comes at once."""
+
+
+class ModelSocket(Protocol):
+    """A configured model session."""
+
+    dropped: Any
+    effective: Mapping[str, Any]
+
+    async def send(self, message: realtime.ToModel) -> None: ...
+    async def receive(self) -> bytes: ...
+    def decode(self, raw: bytes) -> realtime.FromModel: ...
+    async def close(self) -> None: ...
+    def abort(self) -> None: ...
+
+
+class ModelSessions:
+    """The sessions of one call.
+
+    `open_model` is told whether to try another endpoint than that of the session before. `prepare` makes a new session
+    that of the agent that has the call, `take` gets each event, undecoded, and `flush` writes what there is.
+    """
+
+    def __init__(
+        self,
+        bridge: Bridge,
+        open_model: Callable[[bool], Awaitable[ModelSocket]],
+        *,
+        prepare: Callable[[], Awaitable[None]],
+        take: Callable[[ModelSocket, bytes], None],
+        flush: Callable[[], None],
+        watch: Callable[[asyncio.Task[Any]], asyncio.Task[Any]],
+    ) -> None:
+        self._bridge = bridge
+        self._open_model = open_model
+        self._prepare = prepare
+        self._take = take
+        self._flush = flush
+        self._watch = watch
+        self._loop = asyncio.get_running_loop()
+        self._next: asyncio.Task[ModelSocket | None] | None = None
+        self._elsewhere = False
+        self.current: ModelSocket | None = None
+        """The session that is used, or was used last."""
+
+    @property
+    def tasks(self) -> list[asyncio.Task[Any]]:
+        """What is at work beside `run`."""
+        return [] if self._next is None else [self._next]
+
+    async def run(self) -> None:
+        """Hold a session, and open another one where it is lost, as long as the bridge finds that worthwhile."""
+        pause = 0.0
+        while True:
+            try:
+                self.current = model = await self._open()
+                pause, lost = 0.0, await self._hold(model)
+            except EndpointUnreachable as error:
+                lost = str(error)
+            except EndpointError as error:  # every endpoint would say the same again
+                self._bridge.model_lost(self._loop.time(), str(error))
+                self._flush()
+                return
+            going_on = self._bridge.model_away(self._loop.time(), lost)
+            self._flush()
+            if not going_on:
+                return
+            await asyncio.sleep(pause)
+            pause = min(max(2 * pause, FIRST_PAUSE_SECONDS), LAST_PAUSE_SECONDS)
+
+    def open_next(self) -> None:
+        """Open the next session beside the present one."""
+        if self._next is None:
+            self._next = self._watch(asyncio.create_task(self._open_beside()))
+
+    def renew(self, *, elsewhere: bool) -> None:
+        """Give up the present session; with `elsewhere` the next one is at another endpoint."""
+        self._elsewhere = elsewhere
+        if self.current is not None:
+            self.current.abort()  # which ends its reader
+
+    async def _open(self) -> ModelSocket:
+        coming, self._next = self._next, None
+        elsewhere, self._elsewhere = self._elsewhere, False
+        if coming is not None and (model := await coming) is not None:
+            if not elsewhere:
+                return model
+            model.abort()  # it is at the endpoint that is of no use
+        return await self._open_model(elsewhere)
+
+    async def _open_beside(self) -> ModelSocket | None:
+        model: ModelSocket | None = None
+        try:
+            model = await self._open_model(False)
+        except EndpointError as error:
+            self._bridge.reporter.trouble(f"the next model session did not come: {error}", self._loop.time())
+            self._next = None
+        self._bridge.renewal.next_opened(self._loop.time(), ready=model is not None)
+        self._flush()
+        return model
+
+    async def _hold(self, model: ModelSocket) -> str:
+        """Give a new session to the bridge, and read it to its end; return how that came."""
+        now = self._loop.time()
+        for refused in model.dropped:
+            self._bridge.reporter.trouble(f"the model does without {refused}", now)
+        self._bridge.model_opened(model.effective, now)
+        self._flush()
+        await self._prepare()
+        expires_at = expires_at_of(model.effective)
+        self._bridge.model_connected(self._loop.time(), None if expires_at is None else expires_at - time.time())
+        self._flush()
+        try:
+            while True:
+                self._take(model, await model.receive())
+        except EndpointUnreachable as error:
+            return str(error)
+        except EndpointError as error:  # it throws us out: whether it lets us in again, the next opening tells
+            self._elsewhere = True
+            return str(error)
+        finally:
+            model.abort()

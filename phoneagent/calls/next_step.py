@@ -1,0 +1,58 @@
+"""Writing down the next step of a call, before Twilio asks for it."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from dataclasses import replace
+
+from phoneagent.errors import PhoneAgentError
+from phoneagent.events import Journal, NextStep, Resume
+
+log = logging.getLogger("phoneagent.calls.next_step")
+
+STEP_SECONDS = 5.0
+"""How long the end of a call waits for its next step to be settled, one way or another."""
+
+
+class StepWriter:
+    """The next step of one media stream. Without a journal there is none."""
+
+    def __init__(self, call_sid: str, journal: Journal | None) -> None:
+        self._call_sid = call_sid
+        self._journal = journal
+        self.step: NextStep | None = None
+        """What comes after the stream, once that is known."""
+
+    @property
+    def can_resume(self) -> bool:
+        """Whether a call can go on in another media stream."""
+        return self._journal is not None
+
+    @property
+    def resumes(self) -> bool:
+        """Whether the call goes on in another media stream."""
+        return isinstance(self.step, Resume)
+
+    def take(self, step: NextStep | None, *, broke: bool = False) -> None:
+        """Note what comes after the stream, which ends now; `broke`: by a fault of ours."""
+        if step is not None:
+            self.step = replace(step, broke=True) if broke and isinstance(step, Resume) else step
+
+    async def settle(self) -> None:
+        """Write down the step that was taken. Never raises: the sockets are still to be closed."""
+        if self.step is not None:
+            await self.write(self.step, early=False)
+
+    async def write(self, step: NextStep, *, early: bool) -> None:
+        """Write a step down; an `early` one while the last words are still being said."""
+        if self._journal is None:
+            return
+        try:
+            async with asyncio.timeout(STEP_SECONDS):
+                await self._journal.next_step(self._call_sid, step, early=early)
+        except (PhoneAgentError, TimeoutError) as error:
+            why = str(error) or f"it took longer than {STEP_SECONDS:g} s"
+            log.error("the next step of the call is not settled: %s", why, extra={"call_sid": self._call_sid})
+        except Exception:  # whatever the journal raises: Twilio asks, and the caller is not left on a dead line
+            log.exception("the next step of the call is not settled", extra={"call_sid": self._call_sid})

@@ -1,0 +1,83 @@
+"""Writing to one side of a call: at once, without a task, for as long as its socket takes everything.
+
+Most writes never wait. A task for each would cost more than the write, fifty times a second for each call; so the
+coroutine that writes is run where it stands, and gets a task only if it has to wait.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import types
+from collections.abc import Callable, Coroutine, Generator
+from typing import Any, Generic, TypeVar
+
+T = TypeVar("T")
+
+
+class Writer(Generic[T]):
+    """One side's writer. `take` returns the next message at a moment of the loop's clock, and `send` writes it.
+
+    What is not taken yet stays where it is. A `send` that raises `closed` ends the writing quietly: the side's reader
+    knows better how it ended.
+    """
+
+    def __init__(
+        self,
+        take: Callable[[float], T | None],
+        send: Callable[[T], Coroutine[Any, Any, None]],
+        *,
+        closed: type[Exception],
+        watch: Callable[[asyncio.Task[None]], asyncio.Task[None]],
+    ) -> None:
+        self._take = take
+        self._send = send
+        self._closed = closed
+        self._watch = watch
+        self.task: asyncio.Task[None] | None = None
+        """What waits for the socket, if anything."""
+
+    def write(self, now: float) -> int:
+        """Write what there is, unless an earlier write still waits. Never waits; returns how many were written."""
+        if self.task is not None:
+            if not self.task.done():
+                return 0
+            self.task = None
+        written = 0
+        try:
+            while (message := self._take(now)) is not None:
+                sending = self._send(message)
+                try:
+                    waiting = sending.send(None)
+                except StopIteration:
+                    written += 1
+                    continue
+                self.task = self._watch(asyncio.create_task(self._finish(sending, waiting)))
+                break
+        except self._closed:
+            pass
+        return written
+
+    async def _finish(self, sending: Coroutine[Any, Any, None], waiting: Any) -> None:
+        try:
+            await _resume(sending, waiting)
+            time = asyncio.get_running_loop().time
+            while (message := self._take(time())) is not None:
+                await self._send(message)
+        except self._closed:
+            pass
+
+
+@types.coroutine
+def _resume(coroutine: Coroutine[Any, Any, None], waiting: Any) -> Generator[Any, Any, None]:
+    """Go on with a coroutine that was run up to its first wait, for what it waits for."""
+    while True:
+        error: BaseException | None = None
+        value: Any = None
+        try:
+            value = yield waiting
+        except BaseException as raised:  # noqa: BLE001 - it is the coroutine's, a cancellation too
+            error = raised
+        try:
+            waiting = coroutine.send(value) if error is None else coroutine.throw(error)
+        except StopIteration:
+            return

@@ -1,0 +1,74 @@
+"""The messages between a carrier and the bridge, in no carrier's spelling.
+
+A carrier's codec (`mediastream` for Twilio) turns its wire into these and back, so that no rule of a call knows a wire.
+Audio is base64 of µ-law at 8 kHz throughout: it passes from socket to socket as text.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TypeAlias
+
+import msgspec
+
+# --- from the caller's side -----------------------------------------------------------------------------------------
+
+
+class Started(msgspec.Struct, frozen=True, kw_only=True):
+    """The media stream of a call begins."""
+
+    stream_sid: str
+    call_sid: str
+    account_sid: str
+    parameters: Mapping[str, str] = {}
+    """What the webhook's answer gave the stream to carry."""
+    audio: tuple[str, int, int] = ("audio/x-mulaw", 8000, 1)
+    """Encoding, samples a second, channels."""
+
+
+class AudioIn(msgspec.Struct):
+    """Audio of the caller (`payload`, usually 20 ms), and its time on the stream's own clock."""
+
+    payload: str
+    at_ms: int
+
+
+class Played(msgspec.Struct):
+    """All audio sent before the mark of that name was played, or a `Clear` gave the mark back."""
+
+    mark: str
+
+
+class Key(msgspec.Struct):
+    """The caller pressed a key: 0-9, *, #, A-D."""
+
+    digit: str
+
+
+class Stopped(msgspec.Struct):
+    """The media stream ended: the caller hung up, or the call was changed from outside."""
+
+
+FromCarrier: TypeAlias = Started | AudioIn | Played | Key | Stopped
+
+
+# --- to the caller's side -------------------------------------------------------------------------------------------
+
+
+class Audio(msgspec.Struct):
+    """Audio for the caller, any length."""
+
+    payload: str
+
+
+class SendMark(msgspec.Struct):
+    """A request for `Played(name)` once everything before was played. `name` is unique within the call."""
+
+    name: str
+
+
+class Clear(msgspec.Struct):
+    """Drop what was not played yet. Every pending mark comes back at once, which proves nothing about playback."""
+
+
+ToCarrier: TypeAlias = Audio | SendMark | Clear

@@ -1,0 +1,42 @@
+"""Next steps, to rows and back."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from phoneagent.events import FallBack, HangUp, NextStep, Resume
+from phoneagent.store.steps import from_row, to_row
+
+
+@pytest.mark.parametrize(
+    ("step", "row"),
+    [
+        (HangUp(stream_sid="MZ1"), ("hang_up", {"stream_sid": "MZ1"})),
+        (FallBack(stream_sid="MZ1"), ("fall_back", {"stream_sid": "MZ1"})),
+        (
+            Resume(stream_sid="MZ1", pending="answer", broke=False),
+            ("resume", {"stream_sid": "MZ1", "pending": "answer", "broke": False}),
+        ),
+    ],
+)
+def test_a_step_comes_back_as_it_was(step: NextStep, row: tuple[str, dict[str, Any]]) -> None:
+    assert to_row(step) == row
+    assert from_row(*row) == step
+
+
+@pytest.mark.parametrize(
+    ("data", "step"),
+    [
+        ({}, Resume(stream_sid="", pending="unknown", broke=True)),
+        ({"pending": ["an answer"], "stream_sid": None}, Resume(stream_sid="", pending="unknown", broke=True)),
+        ({"pending": "a poem", "broke": False, "more": 1}, Resume(stream_sid="", pending="unknown", broke=False)),
+    ],
+)
+def test_what_is_missing_or_strange_is_unknown(data: dict[str, Any], step: NextStep) -> None:
+    assert from_row("resume", data) == step
+
+
+def test_a_kind_of_another_version_hangs_up() -> None:
+    assert from_row("transfer", {"stream_sid": "MZ1", "to": "+15550100001"}) == HangUp(stream_sid="MZ1")

@@ -1,0 +1,140 @@
+"""The media socket up to its `start`, over a WebSocket whose far end is a list of messages."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import Any
+
+import pytest
+from starlette.websockets import WebSocket
+
+from phoneagent import ProtocolError
+from phoneagent.twilio import socket as socket_module
+from phoneagent.twilio.socket import MAX_BEFORE_START, TwilioSocket, read_start
+
+pytestmark = pytest.mark.anyio
+ACCOUNT, CALL = "AC" + "1" * 32, "CA" + "7" * 32
+CONNECTED = json.dumps({"event": "connected", "protocol": "Call", "version": "1.0.0"})
+MULAW = {"encoding": "audio/x-mulaw", "sampleRate": 8000, "channels": 1}
+
+
+def start(**changes: Any) -> str:
+    details = {
+        "accountSid": ACCOUNT,
+        "streamSid": "MZ1",
+        "callSid": CALL,
+        "tracks": ["inbound"],
+        "mediaFormat": MULAW,
+        "customParameters": {"caller": "+15550100001"},
+        **changes,
+    }
+    return json.dumps({"event": "start", "sequenceNumber": "1", "streamSid": "MZ1", "start": details})
+
+
+class FarEnd:
+    """What Twilio sends: text or binary frames, then silence, or its end of the socket."""
+
+    def __init__(self, *frames: str | bytes, hangs_up: bool = False) -> None:
+        self.frames = list(frames)
+        self.hangs_up = hangs_up
+        self.got: list[dict[str, Any]] = []
+        self.breaks: Exception | None = None
+
+    async def receive(self) -> dict[str, Any]:
+        if self.frames:
+            frame = self.frames.pop(0)
+            return {"type": "websocket.receive", "text" if isinstance(frame, str) else "bytes": frame}
+        if not self.hangs_up:
+            await asyncio.Event().wait()
+        return {"type": "websocket.disconnect", "code": 1005}
+
+    async def send(self, message: Any) -> None:
+        if self.breaks is not None:
+            raise self.breaks
+        self.got.append(dict(message))
+
+
+async def opened(far_end: FarEnd) -> TwilioSocket:
+    async def receive() -> dict[str, Any]:
+        return {"type": "websocket.connect"} if not far_end.got else await far_end.receive()
+
+    websocket = WebSocket({"type": "websocket", "headers": []}, receive, far_end.send)
+    await websocket.accept()
+    return TwilioSocket(websocket)
+
+
+async def test_frames_are_read_as_they_are_and_the_end_is_none() -> None:
+    socket = await opened(FarEnd("text", b"binary", "", hangs_up=True))
+    assert [await socket.receive() for _ in range(4)] == ["text", b"binary", "", None]
+
+
+async def test_closing_says_goodbye_once() -> None:
+    far_end = FarEnd()
+    socket = await opened(far_end)
+    await socket.close()
+    await socket.close()
+    closes = [message for message in far_end.got if message["type"] == "websocket.close"]
+    assert [message["code"] for message in closes] == [1000]
+
+
+@pytest.mark.parametrize("error", [OSError("reset"), RuntimeError("closed already")])
+async def test_closing_a_broken_socket_is_no_error(error: Exception) -> None:
+    far_end = FarEnd()
+    socket = await opened(far_end)
+    far_end.breaks = error
+    await socket.close()
+
+
+@pytest.mark.parametrize("account", [ACCOUNT, None])
+async def test_the_start_is_found_behind_what_may_come_before_it(account: str | None) -> None:
+    far_end = FarEnd(CONNECTED, b"binary", '{"event": "of the future"}', start(), "after it")
+    found = await read_start(await opened(far_end), CALL, account)
+    assert found.stream_sid == "MZ1"
+    assert found.start.custom_parameters == {"caller": "+15550100001"}
+    assert far_end.frames == ["after it"]
+
+
+async def test_what_cannot_be_read_is_logged_with_its_call_and_skipped(caplog: pytest.LogCaptureFixture) -> None:
+    found = await read_start(await opened(FarEnd("garbage", start())), CALL, ACCOUNT)
+    assert found.stream_sid == "MZ1"
+    assert [record.call_sid for record in caplog.records] == [CALL]  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"callSid": "CA" + "8" * 32}, "another call than its token"),
+        ({"accountSid": "AC" + "8" * 32}, "another call than its token"),
+        ({"mediaFormat": {**MULAW, "encoding": "audio/x-l16"}}, "audioFormat"),
+        ({"mediaFormat": {**MULAW, "sampleRate": 16000}}, "audioFormat"),
+    ],
+)
+async def test_a_start_that_does_not_fit_is_refused(changes: dict[str, Any], words: str) -> None:
+    with pytest.raises(ProtocolError, match=words):
+        await read_start(await opened(FarEnd(start(**changes))), CALL, ACCOUNT)
+
+
+async def test_another_account_is_good_where_any_is() -> None:
+    other = "AC" + "8" * 32
+    found = await read_start(await opened(FarEnd(start(accountSid=other))), CALL, None)
+    assert found.start.account_sid == other
+
+
+async def test_a_socket_that_closes_before_its_start_is_refused() -> None:
+    with pytest.raises(ProtocolError, match="closed before"):
+        await read_start(await opened(FarEnd(CONNECTED, hangs_up=True)), CALL, ACCOUNT)
+
+
+async def test_a_socket_that_stays_silent_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(socket_module, "START_SECONDS", 0.01)
+    with pytest.raises(ProtocolError, match=r"within 0\.01 s"):
+        await read_start(await opened(FarEnd(CONNECTED)), CALL, ACCOUNT)
+
+
+@pytest.mark.parametrize("noise", [CONNECTED, b"binary", '{"event": "of the future"}'])
+async def test_a_socket_that_only_chatters_is_refused(noise: str | bytes) -> None:
+    far_end = FarEnd(*[noise] * MAX_BEFORE_START, start())
+    with pytest.raises(ProtocolError, match=f"first {MAX_BEFORE_START} messages"):
+        await read_start(await opened(far_end), CALL, ACCOUNT)
+    assert far_end.frames == [start()]
