@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Literal
+from typing import Literal, assert_never
 
 from phoneagent.bridge import prompts
 from phoneagent.bridge.clock import CallClock
@@ -198,14 +198,18 @@ class Renewal:
 
     def handle_timer(self, now: float) -> Verdict | None:
         """Have the next session opened in time, and let it take over."""
-        due = self._rotation.get_timer()
-        if due is None or now < due:
+        due_at = self._rotation.get_timer()
+        if due_at is None or now < due_at:
             return None
-        match self._rotation.handle_timer(now, quiet=self._quiet(now)):
+        match due := self._rotation.handle_timer(now, quiet=self._quiet(now)):
             case "open":
                 self._requests.append(OpenNext())
+                return None
             case "take over":
                 self._away_since = now  # and not for any fault
                 self._rotation.end()
                 return Verdict("take_over")
-        return None
+            case None:
+                return None
+            case _:
+                assert_never(due)
