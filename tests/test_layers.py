@@ -142,3 +142,21 @@ def test_files_and_functions_can_be_held_in_the_head() -> None:
                 if size > MAX_FUNCTION_LINES:
                     too_long.append(f"{path.name}: {node.name} has {size} lines")
     assert not too_long
+
+
+def test_every_module_has_the_test_file_of_its_name() -> None:
+    missing = []
+    for path in FILES:
+        if path.name.startswith("__") or "migrations" in path.parts:
+            continue
+        there = path.relative_to(ROOT)
+        if not (REPOSITORY / "tests" / there.parent / f"test_{there.name}").is_file():
+            missing.append(str(there))
+    assert not missing
+
+
+def test_the_map_leads_to_files_that_exist() -> None:
+    text = (REPOSITORY / "ARCHITECTURE.md").read_text("utf-8")
+    for name in re.findall(r"`((?:[a-z_]+/)*[a-z_]+\.py)`", text):
+        candidates = (ROOT / name, REPOSITORY / name, ROOT / "bridge" / name)
+        assert any(path.is_file() for path in candidates), f"ARCHITECTURE.md names {name}"

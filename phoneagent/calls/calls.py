@@ -2,45 +2,36 @@
 
 from __future__ import annotations
 
-import asyncio
 import base64
 import itertools
 import logging
-import time
-from collections import deque
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from decimal import Decimal
 from functools import partial
 from importlib import resources
-from typing import Any, TypeVar
+from typing import TypeVar
 
-from phoneagent.agent.agent import Agent, Answerer, choose
+from phoneagent.agent.agent import Agent, Answerer
 from phoneagent.agent.call import Call
-from phoneagent.agent.handoffs import INSTRUCTIONS_SECONDS
 from phoneagent.billing.prices import PRICES, Price
 from phoneagent.bridge.bridge import Bridge
 from phoneagent.bridge.history import Past
 from phoneagent.bridge.policy import Policy
 from phoneagent.calls.hooks import Follower, Hooks
-from phoneagent.calls.pending import Opening, PendingCall
+from phoneagent.calls.opening import EndpointRouter, Opening
+from phoneagent.calls.pending import PendingCall
 from phoneagent.calls.session import Direction, Session
 from phoneagent.calls.state import CallState
-from phoneagent.errors import EndpointError, EndpointRefused, EndpointUnreachable, ProtocolError
+from phoneagent.errors import ProtocolError
 from phoneagent.events import CallStarted, Event, Journal, Pending, Resume
-from phoneagent.model.connection import Endpoint, ModelSession, open_session
+from phoneagent.model.connection import Endpoint, ModelSession
 from phoneagent.protocol.carrier import Started
 from phoneagent.twilio.socket import TwilioSocket
 
 log = logging.getLogger("phoneagent.calls.calls")
 _T = TypeVar("_T")
-
-FAILOVER_SECONDS = 2.0
-"""How long an endpoint may take to give a session, where another one could be asked."""
-
-FAILED_SECONDS = 60.0
-"""How long an endpoint that gave no session is asked last."""
 
 MAX_PREPARED = 200
 """Callers that may be between webhook and socket with a session opened ahead; for more it is opened at the socket."""
@@ -72,7 +63,7 @@ class Calls:
         prices: Mapping[str, Price] = PRICES,
     ) -> None:
         self._answerer = answerer
-        self._endpoints = endpoints
+        self._router = EndpointRouter(endpoints)
         self._live = calls
         self._hooks = hooks
         self._emit = emit
@@ -80,7 +71,6 @@ class Calls:
         self._measure = measure
         self._keep_state = keep_state
         self._sessions: dict[str, Session] = {}
-        self._failed_at: dict[int, float] = {}  # endpoints, by identity
         self.pending: dict[str, PendingCall] = {}
         """Calls that were answered and have no media socket yet, by CallSid."""
         self._arrivals: dict[str, int] = {}
@@ -110,7 +100,7 @@ class Calls:
             known.arrived, known.elsewhere = False, elsewhere
             return
         ahead = prepare and call.sid not in self._live and len(self.pending) < MAX_PREPARED
-        opening = self._begin(call) if ahead else None
+        opening = Opening(call, self._answerer, self._router) if ahead else None
         self.pending[call.sid] = PendingCall(call, opening, self.pending, elsewhere)
 
     @property
@@ -147,80 +137,6 @@ class Calls:
         for pending in list(self.pending.values()):
             await pending.close()
 
-    def _begin(self, call: Call) -> Opening:
-        """Have the agent chosen and the model session opened."""
-        until = asyncio.get_running_loop().time() + INSTRUCTIONS_SECONDS
-        choice = self._ask(call, partial(choose, self._answerer, call), "the choice of the agent", until)
-        opening = Opening(asyncio.create_task(choice), self._route())
-        opening.model = asyncio.create_task(self._open(call, opening, until))
-        return opening
-
-    def _route(self) -> deque[Endpoint]:
-        """Return the endpoints in the order in which they are asked: those that have just failed come last."""
-        lately = time.monotonic() - FAILED_SECONDS
-        return deque(sorted(self._endpoints, key=lambda each: self._failed_at.get(id(each), 0.0) > lately))
-
-    def _begin_again(self, call: Call, opening: Opening, *, elsewhere: bool) -> None:
-        """Have another model session opened, with `elsewhere` at another endpoint if possible."""
-        until = asyncio.get_running_loop().time() + INSTRUCTIONS_SECONDS
-        if elsewhere:
-            opening.route.rotate(-1)
-        opening.model = asyncio.create_task(self._open(call, opening, until))
-
-    async def _ask(self, call: Call, question: Callable[[], Awaitable[_T]], what: str, until: float) -> _T:
-        """Wait for a user function. Every failure becomes an EndpointError, so that the caller hears the apology."""
-        try:
-            async with asyncio.timeout_at(until) as limit:
-                return await question()
-        except Exception as error:  # a user's function
-            if limit.expired():
-                raise EndpointRefused(f"{what} took longer than {INSTRUCTIONS_SECONDS:g} s") from None
-            log.exception("%s failed", what, extra={"call_sid": call.sid})
-            raise EndpointRefused(f"{what} failed: {type(error).__name__}") from error
-
-    async def _open(self, call: Call, opening: Opening, until: float) -> ModelSession:
-        """Open the call's model session. Every failure is an EndpointError here too."""
-        agent = await opening.agent
-        try:
-            if opening.session is None:
-                asked = partial(agent.instructions_for, call)
-                opening.session = agent.session(await self._ask(call, asked, "the agent's instructions", until))
-            return await self._open_first(call, agent, opening.session, opening.route)
-        except EndpointError:
-            raise
-        except Exception as error:  # unforeseen: a proxy of the environment, a session that is not JSON
-            log.exception("the model session could not be opened", extra={"call_sid": call.sid})
-            raise EndpointRefused(f"the model session could not be opened: {type(error).__name__}") from error
-
-    async def _open_first(
-        self, call: Call, agent: Agent, session: Mapping[str, Any], route: deque[Endpoint]
-    ) -> ModelSession:
-        """Open a session at the first endpoint that gives one; that endpoint moves to the front of `route`.
-
-        Raises:
-            EndpointError: none does. If one of them may do so later, it is an EndpointUnreachable.
-        """
-        failed: EndpointError | None = None
-        for passed, tried in enumerate(tuple(route)):
-            endpoint = tried
-            last = passed == len(route) - 1
-            if (models := agent.hearing.transcription_models) is not None:
-                endpoint = replace(endpoint, transcription_models=models)
-            try:
-                opened = await open_session(endpoint, session, call, within=None if last else FAILOVER_SECONDS)
-            except EndpointError as error:
-                self._failed_at[id(tried)] = time.monotonic()
-                if len(route) > 1:
-                    log.error("an endpoint gives no session: %s", error, extra={"call_sid": call.sid})
-                if not isinstance(failed, EndpointUnreachable):
-                    failed = error
-            else:
-                self._failed_at.pop(id(tried), None)
-                route.rotate(-passed)
-                return opened
-        assert failed is not None
-        raise failed
-
     def arrived(self, call_sid: str) -> int:
         """Note that a media socket of a call has come; return its number."""
         if (pending := self.pending.get(call_sid)) is not None:
@@ -246,10 +162,10 @@ class Calls:
         if (pending := self.pending.get(call.sid)) is not None:
             pending.claim()
             call, opening = pending.call, pending.opening
-        opening = opening or self._begin(call)
+        opening = opening or Opening(call, self._answerer, self._router)
         self._unfinished += 1
         try:
-            agent = await _chosen(opening)
+            agent = await opening.chosen()
         except BaseException:  # the process ends
             self._unfinished -= 1
             await opening.discard()
@@ -317,7 +233,7 @@ class Calls:
 
         async def open_model(elsewhere: bool) -> ModelSession:
             if next(sessions):  # the one before is gone, did not come, or has its time
-                self._begin_again(call, opening, elsewhere=elsewhere)
+                opening.begin_again(elsewhere=elsewhere)
             return await opening.latest()
 
         return open_model
@@ -382,13 +298,3 @@ def _started(call: Call, start: Started, *, resumed: bool) -> CallStarted:
         direction=call.direction,
         resumed=resumed,
     )
-
-
-_NO_AGENT = Agent(instructions="")
-
-
-async def _chosen(opening: Opening) -> Agent:
-    """Wait for the agent. If the choice failed, the opening fails with it, and the caller hears the apology."""
-    await asyncio.wait([opening.agent])
-    failed = opening.agent.cancelled() or opening.agent.exception() is not None
-    return _NO_AGENT if failed else opening.agent.result()

@@ -7,15 +7,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import deque
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from dataclasses import dataclass
-from typing import Any
 
-from phoneagent.agent.agent import Agent
 from phoneagent.agent.call import Call
-from phoneagent.model.connection import Endpoint, ModelSession
+from phoneagent.calls.opening import Opening
 
 log = logging.getLogger("phoneagent.calls.pending")
 
@@ -24,34 +20,6 @@ CLAIM_SECONDS = 10.0
 
 LOOK_SECONDS = 1.0
 """How often a pending call checks whether its media socket came to another process; a router may choose any process."""
-
-
-@dataclass(slots=True)
-class Opening:
-    """The agent of a call, while it is chosen, and the call's model session, while it is opened.
-
-    `route` has the endpoints in the order in which they are tried; the endpoint of the latest session comes first.
-    `session` is the agent's session configuration, None until it is known; it stays the same for the media stream.
-    """
-
-    agent: asyncio.Task[Agent]
-    route: deque[Endpoint]
-    session: Mapping[str, Any] | None = None
-    model: asyncio.Task[ModelSession] | None = None
-
-    async def latest(self) -> ModelSession:
-        """Return the model session that was opened last."""
-        assert self.model is not None
-        return await self.model
-
-    async def discard(self) -> None:
-        """Cancel what is not finished, and close the model session if it was opened."""
-        tasks = [task for task in (self.model, self.agent) if task is not None]
-        for task in tasks:
-            task.cancel()
-        for result in await asyncio.gather(*tasks, return_exceptions=True):
-            if isinstance(result, ModelSession):
-                await result.close()
 
 
 class PendingCall:

@@ -85,7 +85,18 @@ class World:
                 await call.close()
         await self.until(lambda: not self.app.calls and not self.app._calls.pending and not self.app._calls._followers)
         await self.until(lambda: all(session.closed for session in self.model.sessions))
-        ours = ("Session.", "Follower.", "PhoneApp.", "MediaSockets.", "Calls.", "PendingCall.", "open_model")
+        ours = (
+            "Session.",
+            "Follower.",
+            "PhoneApp.",
+            "MediaSockets.",
+            "Calls.",
+            "PendingCall.",
+            "Opening.",
+            "ModelSessions.",
+            "Writer.",
+            "open_model",
+        )
 
         def alive() -> list[str]:
             names = [getattr(task.get_coro(), "__qualname__", "") for task in asyncio.all_tasks()]

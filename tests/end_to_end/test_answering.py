@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from phoneagent import Agent, Call, CallEnded, DefinitionError, Hearing, Turns, hang_up, tool
-from phoneagent.calls import calls as switchboard_
+from phoneagent.calls import opening as opening_module
 from phoneagent.sim import Model, Script
 from phoneagent.sim.speech import Murmur
 from tests.end_to_end.conftest import Worlds
@@ -75,7 +75,7 @@ async def test_a_choice_that_fails_leads_to_an_apology(world: Worlds, choice: An
 
 
 async def test_a_choice_that_takes_too_long_leads_to_an_apology(world: Worlds, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(switchboard_, "INSTRUCTIONS_SECONDS", 0.2)
+    monkeypatch.setattr(opening_module, "INSTRUCTIONS_SECONDS", 0.2)
 
     async def choose(call: Call) -> Agent:
         await asyncio.Event().wait()

@@ -98,7 +98,7 @@ async def test_without_a_model_the_caller_hears_an_apology(world: Worlds, monkey
 async def test_instructions_that_hang_lead_to_an_apology_and_hold_up_nobody(
     world: Worlds, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
-    monkeypatch.setattr("phoneagent.calls.calls.INSTRUCTIONS_SECONDS", 0.3)
+    monkeypatch.setattr("phoneagent.calls.opening.INSTRUCTIONS_SECONDS", 0.3)
     release, never = threading.Event(), asyncio.Event()
 
     async def asynchronous(call: object) -> str:

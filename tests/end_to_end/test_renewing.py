@@ -22,8 +22,8 @@ from phoneagent import (
     tool,
 )
 from phoneagent.bridge import renewal
-from phoneagent.calls import calls
-from phoneagent.calls.calls import FAILOVER_SECONDS
+from phoneagent.calls import opening
+from phoneagent.calls.opening import FAILOVER_SECONDS
 from phoneagent.model.connection import ModelSession
 from phoneagent.sim import Faults, Line, Model, Script
 from phoneagent.sim.speech import Murmur
@@ -240,7 +240,7 @@ async def test_without_another_session_the_caller_hears_the_apology(
 
 
 async def test_an_endpoint_that_has_just_failed_is_asked_last(world: Worlds, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(calls, "FAILOVER_SECONDS", 0.5)
+    monkeypatch.setattr(opening, "FAILOVER_SECONDS", 0.5)
     dumb = Model(Script.parse(SCRIPT), faults=Faults(no_created=True))
     async with dumb as first, Model(Script.parse(SCRIPT)) as second:
         both = [Endpoint(f"{model.url}?model=m", transcription_models=("whisper-1",)) for model in (first, second)]
@@ -250,7 +250,7 @@ async def test_an_endpoint_that_has_just_failed_is_asked_last(world: Worlds, mon
                     await line.wait_for_agent(ms=100)
                     assert (len(first.sessions), len(second.sessions)) == (1, number + 1)
                     await line.hang_up()
-            monkeypatch.setattr(calls, "FAILED_SECONDS", 0.0)  # that was long ago
+            monkeypatch.setattr(opening, "FAILED_SECONDS", 0.0)  # that was long ago
             async with w.phone().dial() as line:
                 await line.wait_for_agent(ms=100)
                 assert (len(first.sessions), len(second.sessions)) == (2, 3)
@@ -260,7 +260,7 @@ async def test_a_next_session_that_does_not_come_is_tried_again(world: Worlds, m
     monkeypatch.setattr(renewal, "SHORTEST_SECONDS", 1)
     monkeypatch.setattr(renewal, "OPEN_AGAIN_SECONDS", 0.2)
     tries: list[int] = []
-    really = calls.open_session
+    really = opening.open_session
 
     async def hiccups(*given: Any, **more: Any) -> ModelSession:
         tries.append(living(w))
@@ -268,7 +268,7 @@ async def test_a_next_session_that_does_not_come_is_tried_again(world: Worlds, m
             raise EndpointUnreachable("away for a moment")
         return await really(*given, **more)
 
-    monkeypatch.setattr(calls, "open_session", hiccups)
+    monkeypatch.setattr(opening, "open_session", hiccups)
     model = Model(Script.parse(SCRIPT), session_seconds=6)
     async with world(Agent(instructions="x", greeting="Hello!"), model=model) as w, w.phone().dial() as line:
         await line.wait_for_silence(ms=300)

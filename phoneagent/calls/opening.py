@@ -1,0 +1,143 @@
+"""The opening of a call: its agent is chosen, and its model session opened, at the first endpoint that gives one."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections import deque
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import Any, TypeVar
+
+from phoneagent.agent.agent import Agent, Answerer, choose
+from phoneagent.agent.call import Call
+from phoneagent.agent.handoffs import INSTRUCTIONS_SECONDS
+from phoneagent.errors import EndpointError, EndpointRefused, EndpointUnreachable
+from phoneagent.model.connection import ModelSession, open_session
+from phoneagent.model.endpoint import Endpoint
+
+log = logging.getLogger("phoneagent.calls.opening")
+_T = TypeVar("_T")
+
+FAILOVER_SECONDS = 2.0
+"""How long an endpoint may take to give a session, where another one could be asked."""
+
+FAILED_SECONDS = 60.0
+"""How long an endpoint that gave no session is asked last."""
+
+_NO_AGENT = Agent(instructions="")
+
+
+class EndpointRouter:
+    """The endpoints of a process, and which of them have failed lately."""
+
+    def __init__(self, endpoints: Sequence[Endpoint]) -> None:
+        self._endpoints = endpoints
+        self._failed_at: dict[int, float] = {}  # by identity
+
+    def route(self) -> deque[Endpoint]:
+        """Return the endpoints in the order in which they are asked: those that have just failed come last."""
+        lately = time.monotonic() - FAILED_SECONDS
+        return deque(sorted(self._endpoints, key=lambda each: self._failed_at.get(id(each), 0.0) > lately))
+
+    async def open_first(
+        self, call: Call, agent: Agent, session: Mapping[str, Any], route: deque[Endpoint]
+    ) -> ModelSession:
+        """Open a session at the first endpoint that gives one; that endpoint moves to the front of `route`.
+
+        Raises:
+            EndpointError: none does. If one of them may do so later, it is an EndpointUnreachable.
+        """
+        failed: EndpointError | None = None
+        for passed, tried in enumerate(tuple(route)):
+            endpoint = tried
+            last = passed == len(route) - 1
+            if (models := agent.hearing.transcription_models) is not None:
+                endpoint = replace(endpoint, transcription_models=models)
+            try:
+                opened = await open_session(endpoint, session, call, within=None if last else FAILOVER_SECONDS)
+            except EndpointError as error:
+                self._failed_at[id(tried)] = time.monotonic()
+                if len(route) > 1:
+                    log.error("an endpoint gives no session: %s", error, extra={"call_sid": call.sid})
+                if not isinstance(failed, EndpointUnreachable):
+                    failed = error
+            else:
+                self._failed_at.pop(id(tried), None)
+                route.rotate(-passed)
+                return opened
+        assert failed is not None
+        raise failed
+
+
+class Opening:
+    """The agent of a call, while it is chosen, and the call's model session, while it is opened.
+
+    Both begin at once. The agent's session configuration stays the same for the media stream.
+    """
+
+    def __init__(self, call: Call, answerer: Answerer, router: EndpointRouter) -> None:
+        self._call = call
+        self._router = router
+        self._route = router.route()
+        self._session: Mapping[str, Any] | None = None
+        until = asyncio.get_running_loop().time() + INSTRUCTIONS_SECONDS
+        choice = self._ask(partial(choose, answerer, call), "the choice of the agent", until)
+        self._agent = asyncio.create_task(choice)
+        self._model = asyncio.create_task(self._open(until))
+
+    def begin_again(self, *, elsewhere: bool) -> None:
+        """Open another model session, with `elsewhere` at another endpoint if possible."""
+        if elsewhere:
+            self._route.rotate(-1)
+        self._model = asyncio.create_task(self._open(asyncio.get_running_loop().time() + INSTRUCTIONS_SECONDS))
+
+    async def chosen(self) -> Agent:
+        """Wait for the agent. If the choice failed, the opening fails with it, and the caller hears the apology."""
+        await asyncio.wait([self._agent])
+        failed = self._agent.cancelled() or self._agent.exception() is not None
+        return _NO_AGENT if failed else self._agent.result()
+
+    async def latest(self) -> ModelSession:
+        """Return the model session that was opened last.
+
+        Raises:
+            EndpointError: it was not opened, for whatever reason.
+        """
+        return await self._model
+
+    async def discard(self) -> None:
+        """Cancel what is not finished, and close the model session if it was opened."""
+        tasks = (self._model, self._agent)
+        for task in tasks:
+            task.cancel()
+        for result in await asyncio.gather(*tasks, return_exceptions=True):
+            if isinstance(result, ModelSession):
+                await result.close()
+
+    async def _open(self, until: float) -> ModelSession:
+        """Open the call's model session. Every failure is an EndpointError here too."""
+        agent = await self._agent
+        try:
+            if self._session is None:
+                asked = partial(agent.instructions_for, self._call)
+                self._session = agent.session(await self._ask(asked, "the agent's instructions", until))
+            return await self._router.open_first(self._call, agent, self._session, self._route)
+        except EndpointError:
+            raise
+        except Exception as error:  # unforeseen: a proxy of the environment, a session that is not JSON
+            log.exception("the model session could not be opened", extra={"call_sid": self._call.sid})
+            raise EndpointRefused(f"the model session could not be opened: {type(error).__name__}") from error
+
+    async def _ask(self, question: Callable[[], Awaitable[_T]], what: str, until: float) -> _T:
+        """Wait for a user function. Every failure becomes an EndpointError, so that the caller hears the apology."""
+        try:
+            async with asyncio.timeout_at(until) as limit:
+                return await question()
+        except Exception as error:  # a user's function
+            if limit.expired():
+                raise EndpointRefused(f"{what} took longer than {INSTRUCTIONS_SECONDS:g} s") from None
+            log.exception("%s failed", what, extra={"call_sid": self._call.sid})
+            raise EndpointRefused(f"{what} failed: {type(error).__name__}") from error
