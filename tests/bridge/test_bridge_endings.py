@@ -8,7 +8,7 @@ from phoneagent.bridge.requests import EndCall, RunTool
 from phoneagent.bridge.responses import MAX_WANTED
 from phoneagent.events import HangUp
 from phoneagent.protocol.carrier import Clear, SendMark
-from tests.bridge.rig import Rig, ulaw
+from tests.bridge.rig import STREAM, Rig, ulaw
 
 APOLOGY = ulaw(730, 0x22)
 
@@ -240,7 +240,7 @@ def test_hang_up_twice_is_hang_up_once(rig: Rig) -> None:
     assert rig.ended is None
     rig.says(100, ours=True)
     rig.hear()
-    assert rig.ended == EndCall("agent", "the agent hung up", HangUp())
+    assert rig.ended == EndCall("agent", "the agent hung up", HangUp(stream_sid=STREAM))
 
 
 @pytest.mark.parametrize("status", ["completed", "failed"])
@@ -346,7 +346,7 @@ def test_a_call_has_a_longest_duration_and_a_goodbye() -> None:
     assert "goodbye" in rig.prompts[1]
     rig.says(500, "i3", "r3", ours=True)
     rig.hear()
-    assert rig.ended == EndCall("agent", "the call reached its longest duration", HangUp())
+    assert rig.ended == EndCall("agent", "the call reached its longest duration", HangUp(stream_sid=STREAM))
     rig.assert_over("agent")
 
 

@@ -54,7 +54,8 @@ class Bench:
         self.receive(realtime.OutputItemDone(item=function_call(call_id)))
 
     def returns(self, call_id: str = "c1", output: str = "42") -> None:
-        self.chat.tool_returned(call_id, output, self.now)
+        self.chat.conversation.tool_returned(call_id, output, self.now)
+        self.chat.move_on(self.now)
         self.flush()
 
     def done(self, response: str = "r1", status: str = "completed", code: str | None = None) -> None:
@@ -176,8 +177,9 @@ def test_a_tool_that_hangs_up_without_a_word_is_waited_for() -> None:
 
 def test_what_the_agent_s_code_asks_for() -> None:
     bench = Bench()
-    bench.chat.asked.add("It rains.", "system", bench.now)
-    assert bench.chat.say("One moment.", bench.now)
+    bench.chat.conversation.add("It rains.", "system", bench.now)
+    assert bench.chat.conversation.say("One moment.")
+    bench.chat.move_on(bench.now)
     bench.flush()
     assert [item["role"] for item in bench.items] == ["system", "system"]
     bench.created()
@@ -188,7 +190,7 @@ def test_what_the_agent_s_code_asks_for() -> None:
     bench.says("ment.")
     assert bench.shown == [Words("i1", "One mo")]
     bench.done(status="cancelled")
-    assert bench.chat.asked.respond({"instructions": "Sing."})
+    assert bench.chat.conversation.respond({"instructions": "Sing."})
     bench.wait(0)
     assert bench.creates[-1].response["instructions"] == "Sing."
 

@@ -26,7 +26,7 @@ def connect(rig: Rig, lasts: float | None = HOUR) -> None:
 
 
 def ready(rig: Rig, *, ready: bool = True) -> None:
-    rig.bridge.renewal.rotation.opened(rig.now, ready=ready)
+    rig.bridge.renewal.next_opened(rig.now, ready=ready)
     rig.flush()
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import pytest
-from phoneagent.bridge.asked import MAX_ADDED, MAX_WAITING
 
+from phoneagent.bridge.caller import MAX_OUTBOX
+from phoneagent.bridge.conversation import MAX_NOTES
 from phoneagent.bridge.history import Role
 from phoneagent.bridge.policy import Floor
 from phoneagent.bridge.responses import MAX_WANTED
@@ -16,14 +17,14 @@ SING = {"instructions": "Sing.", "tools": []}
 
 def ask(rig: Rig, **options: object) -> bool:
     """As the shell does: what is asked for may be possible at once."""
-    accepted = rig.bridge.asked.respond(options)
+    accepted = rig.bridge.conversation.respond(options)
     rig.bridge.handle_timer(rig.now)
     rig.flush()
     return accepted
 
 
 def add(rig: Rig, text: str = "It rains.", role: Role = "system") -> bool:
-    accepted = rig.bridge.asked.add(text, role, rig.now)
+    accepted = rig.bridge.conversation.add(text, role, rig.now)
     rig.flush()
     return accepted
 
@@ -44,17 +45,17 @@ def test_an_item_joins_the_conversation_and_is_not_answered() -> None:
     assert add(rig, "Hello?", "user")
     (sent,) = rig.sent(realtime.ItemCreate)
     assert sent.item == {"type": "message", "role": "user", "content": [{"type": "input_text", "text": "Hello?"}]}
-    assert [note.item() for note in rig.bridge.asked.added] == [sent.item]
+    assert [note.item() for note in rig.bridge.conversation.notes(int)] == [sent.item]
     rig.talk(10)
     assert rig.creates == []
 
 
 def test_an_item_waits_for_the_model_within_bounds() -> None:
     rig = Rig(connect=False)
-    assert [add(rig) for _ in range(MAX_WAITING + 2)].count(False) == 2
-    assert len(rig.bridge.asked.added) == MAX_ADDED
+    assert [add(rig) for _ in range(MAX_OUTBOX + 2)].count(False) == 2
+    assert len(rig.bridge.conversation.notes(int)) == MAX_NOTES
     rig.connect()
-    assert len(rig.sent(realtime.ItemCreate)) == MAX_WAITING
+    assert len(rig.sent(realtime.ItemCreate)) == MAX_OUTBOX
 
 
 def test_a_response_has_its_own_instructions_and_tools_once() -> None:
@@ -150,9 +151,9 @@ def manual() -> Rig:
 def test_a_turn_by_hand_is_the_audio_between_clear_and_commit() -> None:
     rig = manual()
     rig.media(timestamp=0)
-    assert rig.bridge.asked.clear()
+    assert rig.bridge.push_to_talk.clear()
     rig.media(timestamp=20)
-    assert rig.bridge.asked.commit()
+    assert rig.bridge.push_to_talk.commit()
     rig.flush()
     assert kinds(rig) == ["AudioAppend", "AudioClear", "AudioAppend", "AudioCommit"]
 
@@ -160,10 +161,10 @@ def test_a_turn_by_hand_is_the_audio_between_clear_and_commit() -> None:
 def test_what_waits_for_the_model_belongs_to_the_turn() -> None:
     rig = Rig(connect=False, manual_turns=True, server_answers=False)
     rig.media(timestamp=0)
-    rig.bridge.asked.clear()
+    rig.bridge.push_to_talk.clear()
     rig.media(timestamp=20)
-    rig.bridge.asked.commit()
-    rig.bridge.asked.respond({})
+    rig.bridge.push_to_talk.commit()
+    rig.bridge.conversation.respond({})
     rig.media(timestamp=40)
     rig.connect()
     assert kinds(rig) == ["AudioClear", "AudioAppend", "AudioCommit", "ResponseCreate", "AudioAppend"]
@@ -172,7 +173,7 @@ def test_what_waits_for_the_model_belongs_to_the_turn() -> None:
 def test_nobody_answers_a_turn_by_hand_but_who_is_asked_to() -> None:
     rig = manual()
     rig.media()
-    rig.bridge.asked.commit()
+    rig.bridge.push_to_talk.commit()
     rig.flush()
     rig.model(realtime.Committed(item_id="u1"))
     rig.talk(10)
@@ -186,7 +187,7 @@ def test_nobody_answers_a_turn_by_hand_but_who_is_asked_to() -> None:
 
 def test_an_empty_turn_by_hand_is_refused_and_the_call_goes_on() -> None:
     rig = manual()
-    rig.bridge.asked.commit()
+    rig.bridge.push_to_talk.commit()
     rig.flush()
     rig.error("input_audio_buffer_commit_empty")
     assert rig.troubles == ["the model refused an event: input_audio_buffer_commit_empty"]
@@ -195,5 +196,5 @@ def test_an_empty_turn_by_hand_is_refused_and_the_call_goes_on() -> None:
 
 def test_turns_by_hand_are_bounded() -> None:
     rig = Rig(connect=False, manual_turns=True, server_answers=False)
-    assert [rig.bridge.asked.commit() for _ in range(MAX_WAITING + 1)].count(False) == 1
-    assert not rig.bridge.asked.clear()
+    assert [rig.bridge.push_to_talk.commit() for _ in range(MAX_OUTBOX + 1)].count(False) == 1
+    assert not rig.bridge.push_to_talk.clear()
