@@ -33,7 +33,7 @@ class Closing:
         if not self.active:
             self.by, self.reason = by, reason
         self.active, self._since = True, now
-        self._conversation.close(goodbye=goodbye)
+        self._conversation.close(goodbye=goodbye, timed=True)
 
     def start(self, now: float) -> None:
         """The media stream begins: last words that were asked for before can be heard from here on."""

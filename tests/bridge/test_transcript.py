@@ -1,3 +1,5 @@
+"""The transcript: what each side said, and what of it was heard."""
+
 from __future__ import annotations
 
 import pytest
@@ -5,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from phoneagent.bridge import transcript
+from phoneagent.bridge.playback import Outcome
 from phoneagent.bridge.transcript import Transcript, heard_part
 from phoneagent.events import Turn
 
@@ -12,7 +15,8 @@ from phoneagent.events import Turn
 def end(
     log: Transcript, item: str = "i1", *, heard: int = 1000, said: int = 1000, now: int = 5000, cut: bool = False
 ) -> Turn:
-    return log.agent_turn(item, heard_ms=heard, said_ms=said, now_ms=now, interrupted=cut, complete=True)
+    assert cut is (heard < said)
+    return log.agent_turn(Outcome(item, 0, heard, said, complete=True), now)
 
 
 # --- what was heard of a text ---
