@@ -121,7 +121,10 @@ class Interruptions:
     @staticmethod
     def owns(failure: Failure) -> bool:
         """Tell whether an error answers a truncation, and says nothing of the session."""
-        return (failure.event_id or "").startswith("truncate_") and failure.code not in (*FATAL_CODES, "session_expired")
+        return (failure.event_id or "").startswith("truncate_") and failure.code not in (
+            *FATAL_CODES,
+            "session_expired",
+        )
 
     def _send(self, item_id: str, content_index: int, audio_end_ms: int) -> ItemTruncate:
         self._number += 1

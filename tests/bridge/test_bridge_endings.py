@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import pytest
 
+from phoneagent.bridge.closing import GOODBYE_SECONDS
+from phoneagent.bridge.conversation import MODEL_STALLED_SECONDS
 from phoneagent.bridge.requests import EndCall, RunTool
 from phoneagent.bridge.responses import MAX_WANTED
 from phoneagent.events import HangUp
+from phoneagent.protocol import realtime
 from phoneagent.protocol.carrier import Clear, SendMark
 from tests.bridge.rig import STREAM, Rig, ulaw
 
@@ -328,6 +331,29 @@ def test_a_caller_who_talks_on_does_not_keep_the_call_open(rig: Rig) -> None:
         rig.talk(1)
         rig.turn(f"u{number}")
         rig.talk(0.5)
+    rig.assert_over("agent")
+
+
+def test_a_model_that_brings_nothing_is_not_given_up_in_closing(rig: Rig) -> None:
+    rig.created(ours=False)
+    rig.talk(MODEL_STALLED_SECONDS - 1)
+    rig.hang_up()
+    rig.talk(GOODBYE_SECONDS - 0.5)
+    assert (rig.troubles, rig.ended) == ([], None)
+    rig.talk(1)
+    assert rig.media_ms() == 0  # no apology
+    rig.assert_over("agent")
+
+
+def test_nor_is_one_that_begins_no_goodbye(rig: Rig) -> None:
+    rig.hang_up()
+    for _ in range(14):
+        rig.talk(1)
+        rig.model(realtime.SpeechStarted())  # so it is alive
+    assert len(rig.creates) == 3
+    assert (rig.troubles, rig.ended) == ([], None)
+    rig.talk(1.5)
+    assert rig.media_ms() == 0
     rig.assert_over("agent")
 
 

@@ -399,7 +399,9 @@ def test_a_full_outbox_takes_no_turn(key: PushToTalk, outbox: deque[ToModel], au
     assert taken(audio) == b""  # cleared here all the same
 
 
-@pytest.mark.parametrize(("by_hand", "held", "again"), [(True, False, True), (True, True, False), (False, False, False)])
+@pytest.mark.parametrize(
+    ("by_hand", "held", "again"), [(True, False, True), (True, True, False), (False, False, False)]
+)
 def test_a_turn_that_was_over_is_committed_again(
     key: PushToTalk, outbox: deque[ToModel], audio: CallerAudio, by_hand: bool, held: bool, again: bool
 ) -> None:
@@ -433,7 +435,6 @@ def test_a_key_held_for_longer_than_is_kept_counts_as_let_go_of(audio: CallerAud
 
 
 # --- everything at once ---
-
 
 
 frames = st.tuples(st.just("frame"), st.integers(0, 400), st.integers(-500, 20_000))

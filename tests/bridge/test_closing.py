@@ -125,8 +125,14 @@ def test_what_comes_after_a_stream(bench: Bench, by: Any, step: Any) -> None:
 
 @pytest.mark.parametrize(
     ("by", "step"),
-    [("caller", None), ("line", HangUp(stream_sid=STREAM)), (None, HangUp(stream_sid=STREAM))],
+    [
+        ("caller", None),
+        ("error", FallBack(stream_sid=STREAM)),
+        ("line", HangUp(stream_sid=STREAM)),
+        (None, HangUp(stream_sid=STREAM)),
+    ],
 )
 def test_a_closing_call_does_not_come_back(bench: Bench, by: Any, step: Any) -> None:
     bench.closing.begin(110.0, "agent", "done")
+    assert bench.closing.step(STREAM) == HangUp(stream_sid=STREAM)
     assert bench.closing.step_after(by, STREAM, "nothing") == step

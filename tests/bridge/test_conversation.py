@@ -1,4 +1,4 @@
-"""The conversation with the model: what user code asks of it, changes of the session, and a model that gives nothing."""
+"""The conversation with the model: what user code asks of it, changes of the session, a model that gives nothing."""
 
 from __future__ import annotations
 
@@ -327,7 +327,11 @@ def test_a_change_is_refused_by_its_id(bench: Bench) -> None:
 
 @pytest.mark.parametrize(
     ("fields", "refusal"),
-    [({"type": "invalid_request_error"}, "invalid_request_error"), ({"code": "bad", "type": "x"}, "bad"), ({}, "error")],
+    [
+        ({"type": "invalid_request_error"}, "invalid_request_error"),
+        ({"code": "bad", "type": "x"}, "bad"),
+        ({}, "error"),
+    ],
 )
 def test_an_error_without_an_id_that_names_the_session_refuses_the_oldest(
     bench: Bench, fields: dict[str, str], refusal: str
