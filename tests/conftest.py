@@ -1,8 +1,12 @@
-"""Fixtures of the whole suite."""
+"""Fixtures of the whole suite, and Hypothesis: the same examples on every run, no deadline for a slow machine."""
 
 from __future__ import annotations
 
 import pytest
+from hypothesis import settings
+
+settings.register_profile("steady", derandomize=True, deadline=None)
+settings.load_profile("steady")
 
 
 @pytest.fixture

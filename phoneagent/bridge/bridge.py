@@ -44,7 +44,7 @@ from typing import Any, assert_never
 from phoneagent.bridge.budget import Budget
 from phoneagent.bridge.caller import CallerAudio, PushToTalk
 from phoneagent.bridge.clock import CallClock
-from phoneagent.bridge.closing import Closing
+from phoneagent.bridge.closing import ClosedBy, Closing
 from phoneagent.bridge.conversation import Conversation
 from phoneagent.bridge.deadlines import Deadlines
 from phoneagent.bridge.dialogue import Dialogue
@@ -408,10 +408,9 @@ class Bridge:
         self._act(self.conversation.move_on(now, speech=speech, playing=playing), now)
         self._act(self.closing.handle_timer(now), now)
 
-    def _close(self, now: float, by: EndedBy, reason: str, *, goodbye: bool = False) -> None:
+    def _close(self, now: float, by: ClosedBy, reason: str, *, goodbye: bool = False) -> None:
         self.closing.begin(now, by, reason, goodbye=goodbye)
-        if (step := self.closing.step_after(self.closing.by, self.stream_sid or "", "nothing")) is not None:
-            self.requests.append(NoteStep(step))
+        self.requests.append(NoteStep(self.closing.step(self.stream_sid or "")))
 
     def end(
         self, now: float, by: EndedBy | None = "line", reason: str = "the media socket closed without a stop"

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TypeAlias, assert_never
 
+from phoneagent.billing.ratelimits import RATE_LIMIT_CODES
 from phoneagent.bridge import prompts
 from phoneagent.bridge.caller import CallerAudio, PushToTalk
 from phoneagent.bridge.conversation import Conversation
@@ -118,9 +119,10 @@ class Chat:
                 | realtime.ItemDone()
                 | realtime.OutputItemDone()
                 | realtime.RateLimits()
-                | realtime.Error()
             ):
-                self._act(self.conversation.receive(event, now))
+                self.conversation.receive(event, now)
+            case realtime.Error():
+                self._act(self.conversation.receive(event, now), refused=True)
             case realtime.Unknown(type=kind):
                 if kind in realtime.MCP_FAILURES:
                     self._happenings.append(Complaint(realtime.MCP_FAILURES[kind]))
@@ -149,14 +151,18 @@ class Chat:
             self._happenings.append(Complaint("the model answered with nothing, twice"))
         self._act(verdict)
 
-    def _act(self, verdict: Verdict | None) -> None:
-        """Do what the conversation has found: there is no other session here, so that a lost one is a failure."""
+    def _act(self, verdict: Verdict | None, *, refused: bool = False) -> None:
+        """Do what the conversation has found: there is no other session here, so that a lost one is a failure.
+
+        `refused`: the server refused a request of ours, which it would do again, except for a rate limit.
+        """
         if verdict is None:
             return
         if verdict.kind == "trouble":
             self._happenings.append(Complaint(verdict.text))
-        elif verdict.code in realtime.FATAL_CODES or verdict.kind == "expired":
-            self.failure = EndpointRefused(f"the model refused: {verdict.code}", code=verdict.code)
+        elif verdict.code in realtime.FATAL_CODES or (refused and verdict.code not in RATE_LIMIT_CODES):
+            words = f"the model refused: {verdict.code}" if verdict.kind == "expired" else verdict.text
+            self.failure = EndpointRefused(words, code=verdict.code)
         else:
             self.failure = EndpointUnreachable(verdict.text, code=verdict.code)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal, TypeAlias
+
 from phoneagent.bridge.conversation import Conversation
 from phoneagent.bridge.playback import Playback
 from phoneagent.bridge.requests import Verdict
@@ -16,6 +18,9 @@ CLOSING_SECONDS = 15.0
 HEARD_GRACE_SECONDS = 1.0
 """How much later than computed the last mark may come."""
 
+ClosedBy: TypeAlias = Literal["agent", "error"]
+"""Which end of a call has last words: the agent's own, and one for want of a model."""
+
 
 class Closing:
     """Whether the call is about to end, why, and when. `now` is in seconds."""
@@ -24,16 +29,16 @@ class Closing:
         self._playback = playback
         self._conversation = conversation
         self.active = False
-        self.by: EndedBy = "agent"
+        self.by: ClosedBy = "agent"
         self.reason = ""
         self._since = 0.0
 
-    def begin(self, now: float, by: EndedBy, reason: str, *, goodbye: bool = False) -> None:
+    def begin(self, now: float, by: ClosedBy, reason: str, *, goodbye: bool = False) -> None:
         """The call is about to end; with `goodbye` the model says one first. The first reason counts."""
         if not self.active:
             self.by, self.reason = by, reason
         self.active, self._since = True, now
-        self._conversation.close(goodbye=goodbye)
+        self._conversation.close(goodbye=goodbye, timed=True)
 
     def start(self, now: float) -> None:
         """The media stream begins: last words that were asked for before can be heard from here on."""
@@ -58,6 +63,10 @@ class Closing:
         due = self.get_timer()
         return Verdict("closed") if due is not None and now >= due else None
 
+    def step(self, stream_sid: str) -> NextStep:
+        """Return what comes after the last words."""
+        return _step(self.by, stream_sid)
+
     def step_after(self, by: EndedBy | None, stream_sid: str, pending: Pending) -> NextStep | None:
         """Return what comes after a media stream that `by` has ended; None if the caller has hung up.
 
@@ -68,8 +77,10 @@ class Closing:
             by = self.by
         if by == "caller":
             return None
-        if by == "agent":
-            return HangUp(stream_sid=stream_sid)
-        if by == "error":
-            return FallBack(stream_sid=stream_sid)
+        if by in ("agent", "error"):
+            return _step(by, stream_sid)
         return Resume(stream_sid=stream_sid, pending=pending, broke=by is not None)
+
+
+def _step(by: ClosedBy, stream_sid: str) -> NextStep:
+    return HangUp(stream_sid=stream_sid) if by == "agent" else FallBack(stream_sid=stream_sid)

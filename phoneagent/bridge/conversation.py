@@ -84,6 +84,7 @@ class Conversation:
         self.goodbye_due = False
         """The model is to say a goodbye, and has not begun to."""
         self._over = False
+        self._ends_in_time = False
 
     # --- sessions ---
 
@@ -156,9 +157,13 @@ class Conversation:
         """Whether the newest response spoke as it called a tool: as when it said goodbye and called `hang_up`."""
         return self.responses.spoke and self.responses.called
 
-    def close(self, *, goodbye: bool) -> None:
-        """The conversation is about to end: nothing more is asked for but (with `goodbye`) a goodbye."""
+    def close(self, *, goodbye: bool, timed: bool = False) -> None:
+        """The conversation is about to end: nothing more is asked for but (with `goodbye`) a goodbye.
+
+        `timed`: the owner ends it in time, whatever the model does; so a model that does nothing is not given up.
+        """
         self.goodbye_due = goodbye
+        self._ends_in_time = timed
         self.responses.close()
 
     def end(self) -> None:
@@ -257,8 +262,8 @@ class Conversation:
             return None
         self.responses.poll(now, speech=speech, tools_running=self.tools.running)
         self.tools.poll(now, quiet=not (speech or playing or self.responses.closing))
-        if self.responses.unanswered >= MAX_UNANSWERED:
-            return Verdict("renew", "it answers no request for a response")
+        if self.responses.unanswered >= MAX_UNANSWERED and not self._ends_in_time:
+            return Verdict("renew", "the model answers no request for a response")
         return None
 
     def get_timer(self) -> float | None:
@@ -278,7 +283,8 @@ class Conversation:
         return None
 
     def _stalled_at(self) -> float | None:
-        if self.responses.state is not State.ACTIVE or self.tools.running or not self.connected:
+        waits = self.connected and self.responses.state is State.ACTIVE and not self.tools.running
+        if not waits or self._ends_in_time:
             return None
         return max(self.event_at, self._played_until()) + MODEL_STALLED_SECONDS
 

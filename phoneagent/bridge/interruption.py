@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from phoneagent.bridge.playback import Outcome, Playback
 from phoneagent.bridge.requests import Verdict
 from phoneagent.bridge.responses import ResponseGate
-from phoneagent.protocol.realtime import Failure, ItemCreate, ItemTruncate, ToModel, system_message
+from phoneagent.protocol.realtime import FATAL_CODES, Failure, ItemCreate, ItemTruncate, ToModel, system_message
 
 MAX_OPEN = 64
 """Truncations are not acknowledged by number; this many of the latest can still be refused."""
@@ -120,8 +120,11 @@ class Interruptions:
 
     @staticmethod
     def owns(failure: Failure) -> bool:
-        """Tell whether an error answers a truncation."""
-        return (failure.event_id or "").startswith("truncate_")
+        """Tell whether an error answers a truncation, and says nothing of the session."""
+        return (failure.event_id or "").startswith("truncate_") and failure.code not in (
+            *FATAL_CODES,
+            "session_expired",
+        )
 
     def _send(self, item_id: str, content_index: int, audio_end_ms: int) -> ItemTruncate:
         self._number += 1

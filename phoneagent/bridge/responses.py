@@ -403,8 +403,6 @@ class ResponseGate:
 
     def discard(self, now: float) -> None:
         """Cancel the active response and drop all that still comes of it."""
-        if self.state is not State.ACTIVE:
-            return
         self.state = State.CANCELLING
         if self.id is not None:
             self._discarded.append(self.id)

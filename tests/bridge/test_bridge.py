@@ -6,11 +6,12 @@ import pytest
 
 from phoneagent.bridge import playback as playback_module
 from phoneagent.bridge.policy import Floor
+from phoneagent.bridge.requests import SessionChanged
 from phoneagent.events import AgentAnswered, KeyPressed, TurnEnded
-from phoneagent.protocol import realtime
+from phoneagent.protocol import carrier, realtime
 from phoneagent.protocol.carrier import Audio, SendMark
 from phoneagent.protocol.realtime import AudioAppend, InputTranscript
-from tests.bridge.rig import STREAM, Rig
+from tests.bridge.rig import STREAM, Rig, ulaw
 
 GREETING = "Chez Nous, good evening!"
 
@@ -45,6 +46,50 @@ def test_the_caller_is_held_until_the_model_listens() -> None:
     assert len(rig.sent(AudioAppend)) == 3
     rig.media(20, 60)
     assert len(rig.sent(AudioAppend)) == 4
+
+
+def test_a_session_that_opens_names_its_model_and_voids_what_the_one_before_was_asked() -> None:
+    rig = Rig(connect=False)
+    change_id = rig.bridge.conversation.change_session({"type": "realtime"})
+    rig.bridge.model_opened({"model": "gpt-realtime-2.1"}, rig.now)
+    rig.connect()
+    assert rig.bridge.budget.model == "gpt-realtime-2.1"
+    assert rig.asked == [SessionChanged(change_id, "the connection was lost")]
+    assert rig.sent(realtime.SessionUpdate) == []
+
+
+def test_what_does_not_belong_in_a_call_changes_nothing() -> None:
+    rig = Rig()
+    rig.model(
+        realtime.SessionCreated(session={}),
+        realtime.TextDelta(response_id="r1", item_id="i1", delta="Hello"),
+        realtime.Unknown("conversation.updated"),
+    )
+    assert (rig.told, rig.asked, rig.to_caller, rig.to_model) == ([], [], [], [])
+
+
+def test_what_goes_wrong_with_a_hosted_server_is_a_trouble() -> None:
+    rig = Rig()
+    rig.model(realtime.Unknown("mcp_list_tools.failed"))
+    assert rig.troubles == ["an MCP server could not be asked for its tools by the model's provider"]
+
+
+def test_only_what_moves_a_timer_says_so() -> None:
+    """The shell sets its timer anew when a message says so, which a frame of audio need not."""
+    rig = Rig()
+    audio = carrier.AudioIn(ulaw(20), 0)
+    delta = realtime.AudioDelta(response_id="r1", item_id="i1", delta=ulaw(20))
+    assert not rig.bridge.receive_from_caller(audio, rig.now)
+    assert not rig.bridge.receive_from_model(delta, rig.now)
+    rig.speech()
+    rig.wait(1)  # the line stalls
+    assert rig.bridge.receive_from_caller(carrier.AudioIn(ulaw(20), 1020), rig.now)
+    assert rig.bridge.receive_from_caller(carrier.Key("1"), rig.now)
+    rig.hang_up()
+    assert rig.bridge.receive_from_model(delta, rig.now)  # a closing call ends once that is heard
+    rig.stop()
+    assert rig.bridge.receive_from_caller(audio, rig.now)
+    assert rig.bridge.receive_from_model(delta, rig.now)
 
 
 def test_events_of_a_model_that_is_not_there_are_nothing() -> None:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import pytest
 
+from phoneagent.bridge.closing import GOODBYE_SECONDS
+from phoneagent.bridge.conversation import MODEL_STALLED_SECONDS
 from phoneagent.bridge.requests import EndCall, RunTool
 from phoneagent.bridge.responses import MAX_WANTED
 from phoneagent.events import HangUp
+from phoneagent.protocol import realtime
 from phoneagent.protocol.carrier import Clear, SendMark
-from tests.bridge.rig import Rig, ulaw
+from tests.bridge.rig import STREAM, Rig, ulaw
 
 APOLOGY = ulaw(730, 0x22)
 
@@ -240,7 +243,7 @@ def test_hang_up_twice_is_hang_up_once(rig: Rig) -> None:
     assert rig.ended is None
     rig.says(100, ours=True)
     rig.hear()
-    assert rig.ended == EndCall("agent", "the agent hung up", HangUp())
+    assert rig.ended == EndCall("agent", "the agent hung up", HangUp(stream_sid=STREAM))
 
 
 @pytest.mark.parametrize("status", ["completed", "failed"])
@@ -331,6 +334,29 @@ def test_a_caller_who_talks_on_does_not_keep_the_call_open(rig: Rig) -> None:
     rig.assert_over("agent")
 
 
+def test_a_model_that_brings_nothing_is_not_given_up_in_closing(rig: Rig) -> None:
+    rig.created(ours=False)
+    rig.talk(MODEL_STALLED_SECONDS - 1)
+    rig.hang_up()
+    rig.talk(GOODBYE_SECONDS - 0.5)
+    assert (rig.troubles, rig.ended) == ([], None)
+    rig.talk(1)
+    assert rig.media_ms() == 0  # no apology
+    rig.assert_over("agent")
+
+
+def test_nor_is_one_that_begins_no_goodbye(rig: Rig) -> None:
+    rig.hang_up()
+    for _ in range(14):
+        rig.talk(1)
+        rig.model(realtime.SpeechStarted())  # so it is alive
+    assert len(rig.creates) == 3
+    assert (rig.troubles, rig.ended) == ([], None)
+    rig.talk(1.5)
+    assert rig.media_ms() == 0
+    rig.assert_over("agent")
+
+
 def test_a_call_has_a_longest_duration_and_a_goodbye() -> None:
     rig = Rig(max_call_seconds=120)
     rig.says()
@@ -346,7 +372,7 @@ def test_a_call_has_a_longest_duration_and_a_goodbye() -> None:
     assert "goodbye" in rig.prompts[1]
     rig.says(500, "i3", "r3", ours=True)
     rig.hear()
-    assert rig.ended == EndCall("agent", "the call reached its longest duration", HangUp())
+    assert rig.ended == EndCall("agent", "the call reached its longest duration", HangUp(stream_sid=STREAM))
     rig.assert_over("agent")
 
 

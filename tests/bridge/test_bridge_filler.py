@@ -25,7 +25,7 @@ def rig() -> Rig:
 def calls(rig: Rig, call_id: str, text: str = "One moment.", response: str = "r1") -> None:
     rig.calls(call_id, response)
     assert isinstance(rig.asked[-1], RunTool)
-    rig.bridge.tools.fill(call_id, Filler(text, AFTER))
+    rig.bridge.conversation.tools.fill(call_id, Filler(text, AFTER))
 
 
 def fillers(rig: Rig) -> list[str]:
@@ -173,7 +173,7 @@ def test_a_tool_without_one_works_in_silence() -> None:
 
 def test_a_call_that_does_not_run_takes_none(rig: Rig) -> None:
     rig.returns()
-    rig.bridge.tools.fill("c1", Filler("One moment.", AFTER))
+    rig.bridge.conversation.tools.fill("c1", Filler("One moment.", AFTER))
     rig.says(100, "i2", "r2", ours=True)
     rig.wait(0.2)
     rig.hear()

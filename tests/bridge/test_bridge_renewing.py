@@ -11,10 +11,10 @@ from phoneagent.bridge.deadlines import SILENCE_SECONDS
 from phoneagent.bridge.history import Past
 from phoneagent.bridge.policy import Floor
 from phoneagent.bridge.requests import Renew
-from phoneagent.events import ToolReturned, Turn, TurnEnded
+from phoneagent.events import Resume, ToolReturned, Turn, TurnEnded
 from phoneagent.protocol import realtime
 from phoneagent.protocol.carrier import Clear
-from tests.bridge.rig import Rig, ulaw
+from tests.bridge.rig import STREAM, Rig, ulaw
 
 
 @pytest.fixture
@@ -157,7 +157,7 @@ def test_the_past_of_an_earlier_stream_comes_first() -> None:
 
 def test_what_the_code_added_is_told_in_its_place(rig: Rig) -> None:
     rig.wait(1)
-    assert rig.bridge.asked.add("It rains.", "system", rig.now)
+    assert rig.bridge.conversation.add("It rains.", "system", rig.now)
     rig.wait(1)
     rig.speech()
     rig.turn("u1")
@@ -172,7 +172,7 @@ def test_what_the_code_adds_between_two_sessions_is_told_once(rig: Rig) -> None:
     told = len(rig.prompts)
     assert away(rig)
     rig.wait(0.1)
-    assert rig.bridge.asked.add("It rains.", "system", rig.now)
+    assert rig.bridge.conversation.add("It rains.", "system", rig.now)
     rig.connect()
     assert rig.prompts[told:][:2] == ["A table?", "It rains."]
     assert rig.prompts[told:].count("It rains.") == 1
@@ -181,7 +181,7 @@ def test_what_the_code_adds_between_two_sessions_is_told_once(rig: Rig) -> None:
 def test_what_the_code_adds_before_a_resumed_call_has_a_session_comes_after_its_past() -> None:
     turn = Turn(role="caller", item_id="x", text="Hi", heard_text="Hi", start_ms=0, end_ms=1, said_ms=1, heard_ms=1)
     rig = Rig(connect=False, past=Past(turns=(turn,), pending="nothing", age_ms=5000))
-    assert rig.bridge.asked.add("It rains.", "system", rig.now)
+    assert rig.bridge.conversation.add("It rains.", "system", rig.now)
     rig.connect()
     assert rig.prompts[:2] == ["Hi", "It rains."]
     assert len(rig.prompts) == 3  # and what puts it back into the call
@@ -189,7 +189,7 @@ def test_what_the_code_adds_before_a_resumed_call_has_a_session_comes_after_its_
 
 def test_a_new_session_is_that_of_whoever_has_the_call(rig: Rig) -> None:
     assert away(rig)
-    rig.bridge.tools.reconfigure({"instructions": "You do bills."}, "hand_off_1")
+    rig.bridge.conversation.change_session({"instructions": "You do bills."})
     rig.connect()
     assert [update.session for update in rig.sent(realtime.SessionUpdate)] == [{"instructions": "You do bills."}]
 
@@ -338,8 +338,7 @@ def test_a_hand_over_between_two_sessions_knows_of_the_words_that_nobody_underst
     assert away(rig)
     rig.hand_over()
     assert rig.ended is not None
-    assert rig.ended.next_step is not None
-    assert rig.ended.next_step.data["pending"] == "words"
+    assert rig.ended.next_step == Resume(stream_sid=STREAM, pending="words", broke=False)
 
 
 # --- turns that the user's code takes ---
@@ -350,7 +349,7 @@ def by_hand() -> Rig:
 
 
 def hold_the_key(rig: Rig, frames: int = 60) -> None:
-    rig.bridge.asked.clear()
+    rig.bridge.push_to_talk.clear()
     for _ in range(frames):
         rig.wait(0.05)
         rig.media(50)
@@ -360,7 +359,7 @@ def test_who_holds_the_key_is_not_handed_over() -> None:
     rig = by_hand()
     hold_the_key(rig)
     assert not rig.bridge.quiet(rig.now, heard_again=True)
-    rig.bridge.asked.commit()
+    rig.bridge.push_to_talk.commit()
     rig.flush()
     assert rig.bridge.quiet(rig.now, heard_again=True)
 
@@ -377,8 +376,8 @@ def test_what_was_said_since_the_key_was_pressed_is_heard_again() -> None:
 def test_a_turn_that_was_committed_and_not_understood_is_committed_again() -> None:
     rig = by_hand()
     hold_the_key(rig)
-    rig.bridge.asked.commit()
-    rig.bridge.asked.respond({})
+    rig.bridge.push_to_talk.commit()
+    rig.bridge.conversation.respond({})
     rig.wait(0.1)
     told = len(rig.to_model)
     renewed(rig)
@@ -392,10 +391,10 @@ def test_a_turn_between_two_sessions_comes_after_the_history() -> None:
     rig.model(realtime.Committed(item_id="u1"))
     understood(rig, "u1", "A table?")
     assert away(rig)
-    rig.bridge.asked.clear()
+    rig.bridge.push_to_talk.clear()
     rig.media(500)
-    rig.bridge.asked.commit()
-    rig.bridge.asked.respond({})
+    rig.bridge.push_to_talk.commit()
+    rig.bridge.conversation.respond({})
     told = len(rig.to_model)
     rig.connect()
     kinds = [type(message).__name__ for message in rig.to_model[told:]]
@@ -456,7 +455,7 @@ def test_losses_are_counted(rig: Rig) -> None:
 
 
 def test_what_no_session_takes_of_the_code_is_dropped(rig: Rig) -> None:
-    assert rig.bridge.asked.respond({"instructions": "Sing.", "tools": [{"type": "nonsense"}]})
+    assert rig.bridge.conversation.respond({"instructions": "Sing.", "tools": [{"type": "nonsense"}]})
     for number in range(2):
         rig.bridge.handle_timer(rig.now)
         rig.flush()

@@ -11,7 +11,7 @@ from phoneagent.bridge.policy import Floor
 from phoneagent.bridge.requests import EndCall
 from phoneagent.events import CallEnded, CallHandedOver, FallBack, HangUp, Resume, ToolReturned, Turn, TurnEnded
 from phoneagent.protocol import realtime
-from tests.bridge.rig import Rig, ulaw
+from tests.bridge.rig import STREAM, Rig, ulaw
 
 
 def turn(role: Any, text: str, at_ms: int = 0) -> Turn:
@@ -28,11 +28,12 @@ def pending(rig: Rig) -> str:
     rig.hand_over()
     assert rig.ended is not None
     assert rig.ended.ended_by is None
-    assert rig.ended.next_step is not None
-    assert rig.ended.next_step.kind == "resume"
+    step = rig.ended.next_step
+    assert isinstance(step, Resume)
+    assert (step.stream_sid, step.broke) == (STREAM, False)
     assert isinstance(rig.facts[-1], CallHandedOver)
     assert rig.events(CallEnded) == []
-    return str(rig.ended.next_step.data["pending"])
+    return step.pending
 
 
 # --- taken up ---
@@ -235,7 +236,7 @@ def test_a_call_that_says_goodbye_is_not_handed_over_but_ends() -> None:
     rig.says(1000, ours=False)
     rig.hang_up()
     rig.hand_over()
-    assert rig.ended == EndCall("agent", "the agent hung up", HangUp())
+    assert rig.ended == EndCall("agent", "the agent hung up", HangUp(stream_sid=STREAM))
     rig.assert_over("agent")
 
 
@@ -260,7 +261,7 @@ def test_a_broken_line_may_come_back() -> None:
     rig.flush()
     assert rig.ended is not None
     assert rig.ended.ended_by == "line"
-    assert rig.ended.next_step == Resume(pending="words", broke=True)
+    assert rig.ended.next_step == Resume(stream_sid=STREAM, pending="words", broke=True)
 
 
 def test_a_caller_who_hung_up_needs_nothing_and_a_failure_of_ours_somebody_else() -> None:
@@ -272,7 +273,7 @@ def test_a_caller_who_hung_up_needs_nothing_and_a_failure_of_ours_somebody_else(
     rig.lose_model()
     rig.wait(3)
     assert rig.ended is not None
-    assert rig.ended.next_step == FallBack()
+    assert rig.ended.next_step == FallBack(stream_sid=STREAM)
 
 
 def test_a_tool_that_outlives_its_call_is_told() -> None:
@@ -294,4 +295,4 @@ def test_a_line_that_breaks_in_the_goodbye_does_not_bring_the_call_back() -> Non
     rig.flush()
     assert rig.ended is not None
     assert rig.ended.ended_by == "line"
-    assert rig.ended.next_step == HangUp()
+    assert rig.ended.next_step == HangUp(stream_sid=STREAM)

@@ -97,6 +97,14 @@ def test_a_report_of_nothing_is_not_told() -> None:
     assert rig.events(UsageReported) == []
 
 
+def test_a_report_without_its_kinds_of_tokens_is_told_once_and_counts_as_the_dearest() -> None:
+    rig = make()
+    turn(rig, 1, usage={"output_tokens": 100})
+    turn(rig, 2, usage={"output_tokens": 100})
+    assert totals(rig)[-1] == Cost(Decimal("0.0128"))
+    assert rig.troubles == ["a model does not tell all kinds of its tokens: they count as the dearest"]
+
+
 def test_what_a_response_used_that_the_end_of_the_call_cut_off_is_unknown() -> None:
     rig = make()
     turn(rig, 1)

@@ -1,12 +1,28 @@
+"""The caller's audio on its way to the model, the caller's turn, and push-to-talk."""
+
 from __future__ import annotations
 
 import base64
+from collections import deque
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from phoneagent.bridge.caller import FILL_MS, MAX_FILL_MS, MAX_HELD_BYTES, CallerAudio
+from phoneagent.bridge.caller import (
+    COMMIT_SECONDS,
+    FILL_MS,
+    LINE_LOST_SECONDS,
+    MAX_FILL_MS,
+    MAX_HELD_BYTES,
+    MAX_OUTBOX,
+    NOTICED_FRAMES,
+    REPLAY_SECONDS,
+    CallerAudio,
+    CallerTurn,
+    PushToTalk,
+)
+from phoneagent.protocol.realtime import AudioAppend, AudioClear, AudioCommit, ToModel
 from tests.bridge.rig import ulaw
 
 
@@ -35,7 +51,7 @@ def stall(audio: CallerAudio, until: float) -> float:
     """Let the timer fire whenever it is due; return when it fired last."""
     fired = 0.0
     while (due := audio.get_timer()) is not None and due <= until:
-        audio.handle_timer(due)
+        assert audio.handle_timer(due) is None
         fired = due
     return fired
 
@@ -122,10 +138,11 @@ def test_silence_is_made_up_while_the_caller_speaks_and_nothing_comes(audio: Cal
 def test_there_is_nothing_to_make_up_without_speech_or_before_the_first_frame(audio: CallerAudio) -> None:
     audio.speech(True)
     assert audio.get_timer() is None
+    audio.handle_timer(99.0)
     audio.frame(ulaw(20), 0, 10.0)
     audio.speech(False)
-    assert audio.get_timer() is None
-    audio.handle_timer(99.0)
+    assert audio.get_timer() == 10.0 + LINE_LOST_SECONDS
+    audio.handle_timer(24.0)
     assert taken(audio) == speech(20)
 
 
@@ -134,7 +151,7 @@ def test_it_ends_when_the_speech_stops_or_media_returns(audio: CallerAudio) -> N
     audio.speech(True)
     stall(audio, 1.0)
     audio.speech(False)
-    assert audio.get_timer() is None
+    assert audio.get_timer() == LINE_LOST_SECONDS
     audio.speech(True)
     audio.frame(ulaw(20), 1020, 1.02)
     assert audio.get_timer() == pytest.approx(1.77)
@@ -143,8 +160,8 @@ def test_it_ends_when_the_speech_stops_or_media_returns(audio: CallerAudio) -> N
 def test_a_stalled_line_is_filled_to_a_limit(audio: CallerAudio) -> None:
     audio.frame(ulaw(20), 0, 0.0)
     audio.speech(True)
-    assert stall(audio, 60.0) == pytest.approx(0.75 + MAX_FILL_MS / 1000 - 0.1)
-    assert audio.get_timer() is None
+    assert stall(audio, 14.9) == pytest.approx(0.75 + MAX_FILL_MS / 1000 - 0.1)
+    assert audio.get_timer() == LINE_LOST_SECONDS
     assert audio.dropped_bytes + len(taken(audio)) == 8 * (20 + MAX_FILL_MS)
 
 
@@ -169,9 +186,38 @@ def test_too_much_made_up_is_not_made_up_for(audio: CallerAudio) -> None:
 def test_the_limit_is_one_for_the_whole_hole(audio: CallerAudio) -> None:
     audio.frame(ulaw(20), 0, 0.0)
     audio.speech(True)
-    stall(audio, 60.0)
+    stall(audio, 14.0)
     audio.frame(ulaw(20), 30_000, 14.0)
     assert audio.dropped_bytes + len(taken(audio)) == 8 * (40 + MAX_FILL_MS)
+
+
+def test_a_frame_tells_whether_the_line_had_stalled(audio: CallerAudio) -> None:
+    assert not audio.frame(ulaw(20), 0, 0.0)
+    audio.speech(True)
+    assert not audio.frame(ulaw(20), 20, 0.02)
+    stall(audio, 1.0)
+    assert audio.frame(ulaw(20), 1020, 1.02)
+    assert not audio.frame(ulaw(20), 1040, 1.04)
+
+
+@pytest.mark.parametrize("speaking", [True, False])
+def test_a_line_without_any_media_is_lost(audio: CallerAudio, speaking: bool) -> None:
+    audio.start(100.0)
+    audio.speech(speaking)
+    stall(audio, 114.9)
+    assert audio.get_timer() == 115.0
+    verdict = audio.handle_timer(115.0)
+    assert verdict is not None
+    assert (verdict.kind, verdict.text) == ("line_lost", "no audio came from the caller's line for 15 s")
+
+
+def test_each_frame_moves_the_loss_of_the_line(audio: CallerAudio) -> None:
+    audio.start(100.0)
+    for second in range(30):
+        now = 100.0 + second
+        assert audio.handle_timer(now) is None
+        audio.frame("" if second % 2 else ulaw(20), 1000 * second, now)
+    assert audio.get_timer() == 129.0 + LINE_LOST_SECONDS
 
 
 # --- the model's clock ---
@@ -193,7 +239,8 @@ def test_a_new_session_has_a_new_clock_and_takes_what_is_held(audio: CallerAudio
     audio.speech(False)
     audio.settled()
     audio.new_session()
-    assert audio.get_timer() is None
+    audio.replay(())
+    assert not audio.replayed
     assert taken(audio) == speech(20)
     assert audio.behind_ms(0) == 20
 
@@ -208,11 +255,186 @@ def test_a_new_session_hears_once_more_what_is_not_settled(audio: CallerAudio) -
     taken(audio)
     audio.speech(False)
     audio.frame(ulaw(20), 4300, 4.3)
+    assert audio.again
     audio.new_session()
+    audio.replay(())
+    assert audio.replayed
     assert taken(audio) == speech(3000 + 800 + 500 + 20)  # what came before it began, and what still waits
     audio.settled()
     audio.new_session()
+    audio.replay(())
+    assert not audio.replayed
     assert taken(audio) == b""
+
+
+def test_what_is_heard_once_more_is_kept_until_it_is_settled(audio: CallerAudio) -> None:
+    audio.frame(ulaw(500), 0, 0.0)
+    audio.speech(True)
+    for _ in range(3):
+        assert taken(audio) == speech(500)
+        audio.new_session()
+        audio.replay(())
+    audio.settled()
+    assert taken(audio) == speech(500)  # it waits, and is not given yet
+
+
+def test_of_what_was_given_the_latest_ten_seconds_are_kept(audio: CallerAudio) -> None:
+    audio.speech(True)
+    for number in range(3):
+        audio.frame(ulaw(5000, number), 5000 * number, 5.0 * number)
+        taken(audio)
+    audio.replay(())
+    assert taken(audio) == bytes([1]) * 40_000 + bytes([2]) * 40_000
+
+
+def test_a_turn_that_user_code_has_marked_meanwhile_is_not_heard_twice(audio: CallerAudio) -> None:
+    audio.frame(ulaw(500), 0, 0.0)
+    taken(audio)
+    audio.speech(True, by_hand=True)
+    audio.replay([AudioAppend(ulaw(500)), AudioCommit()])
+    assert taken(audio) == b""
+    assert not audio.replayed
+
+
+def test_the_voice_activity_of_a_session_ends_with_it_and_a_key_stays_pressed(audio: CallerAudio) -> None:
+    audio.speech(True)
+    audio.new_session()
+    assert not audio.speaking
+    audio.speech(True, by_hand=True)
+    audio.new_session()
+    audio.replay(())
+    assert audio.speaking
+
+
+def test_a_line_is_silent_until_somebody_is_loud(audio: CallerAudio) -> None:
+    assert audio.silent()
+    for number in range(20):
+        audio.frame(ulaw(20, 0xFF), 20 * number, number / 50)
+    taken(audio)
+    assert audio.silent()
+    audio.frame(ulaw(60, 0x10), 400, 0.4)
+    assert not audio.silent()
+    for number in range(NOTICED_FRAMES):
+        audio.frame(ulaw(20, 0xFF), 460 + 20 * number, 0.46 + number / 50)
+    assert audio.silent()
+
+
+# --- the caller's turn ---
+
+
+def test_a_turn_is_open_until_it_is_committed() -> None:
+    turn = CallerTurn()
+    assert not turn.open(10.0)
+    turn.begin()
+    assert (turn.speaking, turn.open(1e9), turn.get_timer()) == (True, True, None)
+    turn.stop(20.0)
+    assert (turn.speaking, turn.open(20.5)) == (False, True)
+    turn.commit()
+    assert not turn.open(20.5)
+    assert turn.get_timer() is None
+
+
+def test_a_commit_is_not_waited_for_without_end() -> None:
+    turn = CallerTurn()
+    turn.begin()
+    turn.stop(20.0)
+    assert turn.get_timer() == 20.0 + COMMIT_SECONDS
+    turn.handle_timer(20.9)
+    assert turn.get_timer() == 20.0 + COMMIT_SECONDS
+    turn.handle_timer(20.0 + COMMIT_SECONDS)
+    assert turn.get_timer() is None
+    assert not turn.open(20.0 + COMMIT_SECONDS)
+
+
+def test_a_caller_who_went_on_keeps_the_turn() -> None:
+    turn = CallerTurn()
+    turn.begin()
+    turn.stop(20.0)
+    turn.begin()
+    turn.commit()
+    assert turn.open(1e9)
+
+
+def test_a_turn_that_is_heard_once_more_is_open_for_a_while() -> None:
+    turn = CallerTurn()
+    turn.begin()
+    turn.new_session()
+    assert (turn.speaking, turn.open(30.0)) == (False, False)
+    turn.replayed(30.0)
+    assert turn.open(30.0 + REPLAY_SECONDS - 0.01)
+    assert turn.get_timer() == 30.0 + REPLAY_SECONDS
+
+
+# --- push-to-talk ---
+
+
+@pytest.fixture
+def outbox() -> deque[ToModel]:
+    return deque()
+
+
+@pytest.fixture
+def key(outbox: deque[ToModel], audio: CallerAudio) -> PushToTalk:
+    return PushToTalk(outbox, audio)
+
+
+def test_a_marked_turn_is_the_audio_between_clear_and_commit(
+    key: PushToTalk, outbox: deque[ToModel], audio: CallerAudio
+) -> None:
+    audio.frame(ulaw(20, 1), 0, 0.0)
+    assert key.clear()
+    assert (audio.speaking, audio.by_hand) == (True, True)
+    audio.frame(ulaw(20, 2), 20, 0.02)
+    assert key.commit()
+    assert not audio.speaking
+    assert list(outbox) == [AudioClear(), AudioAppend(ulaw(20, 2)), AudioCommit()]
+
+
+def test_a_full_outbox_takes_no_turn(key: PushToTalk, outbox: deque[ToModel], audio: CallerAudio) -> None:
+    outbox.extend(AudioCommit() for _ in range(MAX_OUTBOX))
+    audio.frame(ulaw(20), 0, 0.0)
+    assert not key.commit()
+    assert not key.clear()
+    assert len(outbox) == MAX_OUTBOX
+    assert taken(audio) == b""  # cleared here all the same
+
+
+@pytest.mark.parametrize(
+    ("by_hand", "held", "again"), [(True, False, True), (True, True, False), (False, False, False)]
+)
+def test_a_turn_that_was_over_is_committed_again(
+    key: PushToTalk, outbox: deque[ToModel], audio: CallerAudio, by_hand: bool, held: bool, again: bool
+) -> None:
+    audio.speech(True, by_hand=by_hand)
+    audio.frame(ulaw(500), 0, 0.0)
+    taken(audio)
+    audio.speech(held, by_hand=by_hand)
+    audio.new_session()
+    audio.replay(())
+    key.commit_again()
+    assert (list(outbox) == [AudioAppend(ulaw(500)), AudioCommit()]) is again
+    assert bool(outbox) is again
+
+
+def test_a_turn_that_is_not_heard_once_more_is_not_committed_again(key: PushToTalk, outbox: deque[ToModel]) -> None:
+    key.commit()
+    outbox.clear()
+    key.commit_again()
+    assert not outbox
+
+
+def test_a_key_held_for_longer_than_is_kept_counts_as_let_go_of(audio: CallerAudio) -> None:
+    audio.speech(True, by_hand=True)
+    for number in range(10):
+        assert audio.mid_turn
+        audio.frame(ulaw(1000), 1000 * number, float(number))
+        taken(audio)
+    assert not audio.mid_turn
+    audio.speech(True)  # as the model hears it, a turn may be of any length
+    assert audio.mid_turn
+
+
+# --- everything at once ---
 
 
 frames = st.tuples(st.just("frame"), st.integers(0, 400), st.integers(-500, 20_000))
@@ -234,7 +456,8 @@ def test_all_that_is_put_in_is_taken_out_or_counted_as_dropped(steps: list[tuple
             case "wait":
                 now += amount / 1000
                 while (due := audio.get_timer()) is not None and due <= now:
-                    audio.handle_timer(due)
+                    if audio.handle_timer(due) is not None:
+                        break  # the line is lost, and with it the call
                     after = audio.get_timer()
                     assert after is None or after > due
             case _:

@@ -7,10 +7,11 @@ from typing import Any
 import pytest
 
 from phoneagent.bridge.chat import Answered, Chat, Complaint, Happening, Words
-from phoneagent.bridge.requests import RunTool
+from phoneagent.bridge.requests import RunTool, SessionChanged
 from phoneagent.errors import EndpointRefused, EndpointUnreachable
+from phoneagent.events import RateLimit
 from phoneagent.protocol import realtime
-from tests.bridge.rig import function_call
+from tests.bridge.rig import function_call, ulaw
 
 
 class Bench:
@@ -54,7 +55,8 @@ class Bench:
         self.receive(realtime.OutputItemDone(item=function_call(call_id)))
 
     def returns(self, call_id: str = "c1", output: str = "42") -> None:
-        self.chat.tool_returned(call_id, output, self.now)
+        self.chat.conversation.tool_returned(call_id, output, self.now)
+        self.chat.move_on(self.now)
         self.flush()
 
     def done(self, response: str = "r1", status: str = "completed", code: str | None = None) -> None:
@@ -176,8 +178,9 @@ def test_a_tool_that_hangs_up_without_a_word_is_waited_for() -> None:
 
 def test_what_the_agent_s_code_asks_for() -> None:
     bench = Bench()
-    bench.chat.asked.add("It rains.", "system", bench.now)
-    assert bench.chat.say("One moment.", bench.now)
+    bench.chat.conversation.add("It rains.", "system", bench.now)
+    assert bench.chat.conversation.say("One moment.")
+    bench.chat.move_on(bench.now)
     bench.flush()
     assert [item["role"] for item in bench.items] == ["system", "system"]
     bench.created()
@@ -188,7 +191,7 @@ def test_what_the_agent_s_code_asks_for() -> None:
     bench.says("ment.")
     assert bench.shown == [Words("i1", "One mo")]
     bench.done(status="cancelled")
-    assert bench.chat.asked.respond({"instructions": "Sing."})
+    assert bench.chat.conversation.respond({"instructions": "Sing."})
     bench.wait(0)
     assert bench.creates[-1].response["instructions"] == "Sing."
 
@@ -252,6 +255,80 @@ def test_a_create_that_is_refused_twice_ends_it() -> None:
     assert len(bench.creates) == 2
     bench.error("invalid_value", bench.creates[-1].event_id)
     assert isinstance(bench.chat.failure, EndpointRefused)
+    assert bench.chat.failure.code == "invalid_value"
+
+
+def limits(bench: Bench, reset_seconds: float) -> None:
+    limit = RateLimit(name="tokens", limit=40_000, remaining=0, reset_seconds=reset_seconds)
+    bench.receive(realtime.RateLimits(rate_limits=[limit]))
+
+
+@pytest.mark.parametrize("refused", ["response", "create"])
+def test_a_rate_limit_is_waited_out_as_in_a_call(refused: str) -> None:
+    bench = Bench()
+    limits(bench, 3)
+    bench.write()
+    if refused == "create":
+        bench.error("rate_limit_exceeded", bench.creates[-1].event_id)
+    else:
+        bench.created()
+        bench.done(status="failed", code="rate_limit_exceeded")
+    assert bench.chat.get_timer() == bench.now + 3
+    assert not bench.chat.idle
+    bench.wait(2.9)
+    assert len(bench.creates) == 1
+    bench.wait(0.1)
+    assert len(bench.creates) == 2
+    bench.created("r2")
+    bench.says("Yes.", "r2")
+    bench.done("r2")
+    assert bench.chat.failure is None
+    assert bench.chat.idle
+
+
+@pytest.mark.parametrize("refused", ["response", "create"])
+def test_a_rate_limit_that_lasts_ends_it_and_another_attempt_may_help(refused: str) -> None:
+    bench = Bench()
+    limits(bench, 60)
+    bench.write()
+    if refused == "create":
+        bench.error("rate_limit_exceeded", bench.creates[-1].event_id)
+    else:
+        bench.created()
+        bench.done(status="failed", code="rate_limit_exceeded")
+    assert isinstance(bench.chat.failure, EndpointUnreachable)
+    assert str(bench.chat.failure) == "the model refuses responses for 60 s: rate_limit_exceeded"
+    assert bench.chat.failure.code == "rate_limit_exceeded"
+
+
+def test_a_change_of_the_session_is_answered() -> None:
+    bench = Bench()
+    change_id = bench.chat.conversation.change_session({"type": "realtime"})
+    bench.receive(realtime.SessionUpdated(session={}))
+    assert bench.shown == [SessionChanged(change_id, None)]
+
+
+def test_nothing_is_heard_or_spoken() -> None:
+    bench = Bench()
+    bench.receive(
+        realtime.SessionCreated(session={}),
+        realtime.SpeechStarted(),
+        realtime.SpeechStopped(),
+        realtime.Committed(item_id="u1"),
+        realtime.InputTranscript(item_id="u1", transcript="Hello?"),
+        realtime.InputTranscriptFailed(item_id="u1"),
+        realtime.AudioDelta(response_id="r1", item_id="i1", delta=ulaw(20)),
+        realtime.AudioDone(response_id="r1", item_id="i1"),
+        realtime.TranscriptDone(response_id="r1", item_id="i1", transcript="Yes."),
+    )
+    assert (bench.shown, bench.sent) == ([], [])
+    assert bench.chat.idle
+
+
+def test_a_response_that_is_not_the_active_one_is_nothing() -> None:
+    bench = Bench()
+    bench.done("r9")
+    assert bench.shown == []
 
 
 def test_a_response_that_runs_already_is_waited_for() -> None:

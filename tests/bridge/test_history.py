@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from phoneagent.bridge.history import MAX_CHARS, MAX_PART_CHARS, Past, ToolRun, pending_now, pending_of
+from phoneagent.bridge.history import MAX_CHARS, MAX_PART_CHARS, Past, ToolRun, pending_now
 from phoneagent.events import Turn
 
 
@@ -125,11 +125,6 @@ def test_whether_the_caller_was_greeted() -> None:
 )
 def test_what_is_open(turn_open: bool, owes: bool, words_lost: bool, pending: str) -> None:
     assert pending_now(turn_open=turn_open, owes=owes, words_lost=words_lost) == pending
-
-
-def test_a_pending_that_we_did_not_write_is_unknown() -> None:
-    assert pending_of("answer") == "answer"
-    assert pending_of("anything") == pending_of(None) == pending_of(["words"]) == "unknown"
 
 
 def test_nothing_said_is_shown_by_accident() -> None:

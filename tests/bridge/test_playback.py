@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from phoneagent.bridge import playback as module
 from phoneagent.bridge.playback import CUT_ABOVE_CHARS, MAX_WAITING_BYTES, Outcome, Playback
 from phoneagent.protocol.audio import base64_bytes, is_base64
-from phoneagent.protocol.carrier import Audio, SendMark, ToCaller
+from phoneagent.protocol.carrier import Audio, SendMark, ToCarrier
 from tests.bridge.rig import ulaw
 
 
@@ -18,7 +18,7 @@ def playback() -> Playback:
     return Playback()
 
 
-def take(playback: Playback, now: float = 0.0) -> list[ToCaller]:
+def take(playback: Playback, now: float = 0.0) -> list[ToCarrier]:
     """Everything that goes to the caller now."""
     messages = []
     while (message := playback.pop(now)) is not None:
@@ -26,7 +26,7 @@ def take(playback: Playback, now: float = 0.0) -> list[ToCaller]:
     return messages
 
 
-def shape(messages: list[ToCaller]) -> list[str | float]:
+def shape(messages: list[ToCarrier]) -> list[str | float]:
     """Milliseconds for audio, a name for a mark, "clear"."""
     return [
         base64_bytes(message.payload) / 8 if isinstance(message, Audio)

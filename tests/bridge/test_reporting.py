@@ -1,37 +1,58 @@
+"""What happened in a call, as events on the call's clock."""
+
 from __future__ import annotations
 
 from typing import Any
 
 import pytest
 
+from phoneagent.bridge.clock import CallClock
 from phoneagent.bridge.playback import Outcome
 from phoneagent.bridge.reporting import MAX_TROUBLES, Reporter
-from phoneagent.events import AgentAnswered, BargeIn, CallEnded, CallerSpoke, KeyPressed, ToolCalled, TurnEnded
-from phoneagent.protocol.realtime import TranscriptDelta, TranscriptDone
+from phoneagent.bridge.toolcalls import ToolCall
+from phoneagent.events import (
+    AgentAnswered,
+    BargeIn,
+    CallEnded,
+    CallerSpoke,
+    CallHandedOver,
+    Cost,
+    KeyPressed,
+    MessageAdded,
+    RateLimit,
+    RateLimitsUpdated,
+    ToolCalled,
+    Turn,
+    TurnEnded,
+    Usage,
+)
+
+TURN = Turn(role="caller", item_id="u1", text="Hi", heard_text="Hi", start_ms=1000, end_ms=2000, said_ms=1, heard_ms=1)
 
 
 @pytest.fixture
 def reporter() -> Reporter:
-    reporter = Reporter("CA1")
-    reporter.start(100.0)
-    return reporter
+    clock = CallClock()
+    clock.start(100.0)
+    return Reporter("CA1", clock)
 
 
 def told(reporter: Reporter) -> list[Any]:
-    return list(reporter.take())
+    events = list(reporter.events)
+    reporter.events.clear()
+    return events
 
 
 def test_times_count_from_the_start_of_the_stream() -> None:
-    reporter = Reporter("CA1")
-    assert reporter.ms(99.0) == 0
-    reporter.start(100.0)
-    assert reporter.ms(101.2345) == 1234
-
-
-def test_events_are_taken_once(reporter: Reporter) -> None:
-    reporter.key_pressed("5", 100.5)
-    assert told(reporter) == [KeyPressed(call_sid="CA1", at_ms=500, digit="5")]
-    assert told(reporter) == []
+    clock = CallClock()
+    reporter = Reporter("CA1", clock)
+    reporter.key_pressed("5", 99.0)
+    clock.start(100.0)
+    reporter.key_pressed("6", 100.5)
+    assert told(reporter) == [
+        KeyPressed(call_sid="CA1", at_ms=0, digit="5"),
+        KeyPressed(call_sid="CA1", at_ms=500, digit="6"),
+    ]
 
 
 def test_the_same_trouble_is_told_once(reporter: Reporter) -> None:
@@ -40,30 +61,10 @@ def test_the_same_trouble_is_told_once(reporter: Reporter) -> None:
     assert [(event.what, event.at_ms) for event in told(reporter)] == [("bad", 1000), ("worse", 1000)]
 
 
-def test_so_many_troubles_are_told(reporter: Reporter) -> None:
+def test_the_number_of_troubles_is_bounded(reporter: Reporter) -> None:
     for number in range(MAX_TROUBLES + 5):
         reporter.trouble(f"bad {number}", 101.0)
     assert len(told(reporter)) == MAX_TROUBLES
-
-
-def test_speech_is_dated_when_it_was_not_when_it_was_noticed(reporter: Reporter) -> None:
-    reporter.speech_started(300, 102.0)
-    assert told(reporter) == [CallerSpoke(call_sid="CA1", at_ms=1700)]
-    reporter.speech_stopped(500, 104.0)
-    reporter.committed("u1", 104.0)
-    reporter.understood("u1", "Hello")
-    (event,) = told(reporter)
-    assert (event.turn.start_ms, event.turn.end_ms, event.turn.text) == (1700, 3500, "Hello")
-
-
-def test_speech_did_not_begin_before_the_call(reporter: Reporter) -> None:
-    reporter.speech_started(5000, 102.0)
-    assert told(reporter)[0].at_ms == 0
-
-
-def test_a_text_for_no_turn_tells_nothing(reporter: Reporter) -> None:
-    reporter.understood("u9", "Hello")
-    assert told(reporter) == []
 
 
 def test_latency_counts_from_the_end_of_speech_to_the_first_audio(reporter: Reporter) -> None:
@@ -77,68 +78,86 @@ def test_latency_counts_from_the_end_of_speech_to_the_first_audio(reporter: Repo
 
 def test_a_caller_who_goes_on_is_not_waiting(reporter: Reporter) -> None:
     reporter.speech_stopped(0, 102.0)
-    reporter.speech_started(0, 102.1)
-    told(reporter)
+    reporter.speech_started(2100)
     reporter.answer_begins()
     reporter.audio_sent(102.3)
-    assert told(reporter) == []
+    assert told(reporter) == [CallerSpoke(call_sid="CA1", at_ms=2100)]
 
 
 def test_a_caller_who_goes_on_after_the_answer_began_is_not_waiting_either(reporter: Reporter) -> None:
     reporter.speech_stopped(0, 102.0)
     reporter.answer_begins()
-    reporter.speech_started(0, 102.1)
-    told(reporter)
+    reporter.speech_started(2100)
     reporter.audio_sent(102.3)
-    assert told(reporter) == []
+    assert told(reporter) == [CallerSpoke(call_sid="CA1", at_ms=2100)]
 
 
-@pytest.mark.parametrize(
-    ("heard", "complete", "interrupted"), [(1000, True, False), (500, True, True), (1000, False, True)]
-)
-def test_a_turn_of_the_agent(reporter: Reporter, heard: int, complete: bool, interrupted: bool) -> None:
-    reporter.agent_says(TranscriptDelta(response_id="r1", item_id="i1", delta="one two "))
-    reporter.agent_says(TranscriptDone(response_id="r1", item_id="i1", transcript="one two three four"))
-    reporter.heard(Outcome("i1", 0, heard, 1000, complete), 103.0)
-    (event,) = told(reporter)
-    assert isinstance(event, TurnEnded)
-    assert (event.turn.heard_ms, event.turn.said_ms, event.turn.interrupted) == (heard, 1000, interrupted)
-    assert event.turn.text.startswith(event.turn.heard_text)
-    assert (event.turn.heard_text == event.turn.text) is not interrupted
+def test_a_barge_in_by_the_caller_has_a_reaction_time_and_one_by_code_has_none(reporter: Reporter) -> None:
+    outcome = Outcome("i1", 0, 400, 1000, True)
+    reporter.barge_in(outcome, 2850, 103.0)
+    reporter.barge_in(outcome, 3100, 103.0)  # a clock of the model that runs ahead
+    reporter.barge_in(outcome, None, 104.0)
+    figures = {"call_sid": "CA1", "item_id": "i1", "audio_end_ms": 400, "said_ms": 1000}
+    assert told(reporter) == [
+        BargeIn(at_ms=3000, reaction_ms=150, **figures),
+        BargeIn(at_ms=3000, reaction_ms=0, **figures),
+        BargeIn(at_ms=4000, **figures),
+    ]
 
 
-def test_a_barge_in(reporter: Reporter) -> None:
-    reporter.speech_started(150.0, 103.0)
-    reporter.barge_in(Outcome("i1", 0, 400, 1000, True), 103.0, by_caller=True)
-    reporter.barge_in(Outcome("i1", 0, 400, 1000, True), 104.0, by_caller=False)
-    caller = BargeIn(call_sid="CA1", at_ms=3000, item_id="i1", audio_end_ms=400, said_ms=1000, reaction_ms=150)
-    code = BargeIn(call_sid="CA1", at_ms=4000, item_id="i1", audio_end_ms=400, said_ms=1000)
-    assert told(reporter)[1:] == [caller, code]
+def test_messages_are_numbered(reporter: Reporter) -> None:
+    reporter.message_added("system", "It rains.", 101.0)
+    reporter.message_added("user", "Hello?", 102.0)
+    assert told(reporter) == [
+        MessageAdded(call_sid="CA1", at_ms=1000, number=1, role="system", text="It rains."),
+        MessageAdded(call_sid="CA1", at_ms=2000, number=2, role="user", text="Hello?"),
+    ]
 
 
 def test_a_tool(reporter: Reporter) -> None:
-    reporter.tool_called("c1", "f", "{}", 101.0)
-    reporter.tool_returned("c1", "f", "42", 101.0, 101.25)
+    call = ToolCall("c1", "f", "{}", 101.0)
+    reporter.tool_called(call, 101.0)
+    reporter.tool_returned(call, "42", 101.25)
     called, returned = told(reporter)
     assert called == ToolCalled(call_sid="CA1", at_ms=1000, call_id="c1", name="f", arguments="{}")
     assert (returned.at_ms, returned.ms, returned.output) == (1250, 250, "42")
 
 
-def test_the_end_tells_of_turns_without_text_and_then_of_everything(reporter: Reporter) -> None:
-    reporter.speech_started(0, 101.0)
-    reporter.speech_stopped(0, 102.0)
-    reporter.committed("u1", 102.0)
-    told(reporter)
-    reporter.end("caller", "the caller hung up", 110.0)
-    turn, ended = told(reporter)
-    assert isinstance(turn, TurnEnded)
-    assert ended == CallEnded(
-        call_sid="CA1", ended_by="caller", reason="the caller hung up", duration_ms=10_000, transcript=(turn.turn,)
-    )
+def test_reports_of_usage_are_numbered(reporter: Reporter) -> None:
+    for source in ("response", "transcription"):
+        reporter.used(source, "m", Usage(), Cost(), Cost(), 101.0)  # type: ignore[arg-type]
+    assert [(event.number, event.source, event.model) for event in told(reporter)] == [
+        (1, "response", "m"),
+        (2, "transcription", "m"),
+    ]
+
+
+def test_rate_limits(reporter: Reporter) -> None:
+    limit = RateLimit(name="tokens", limit=100, remaining=7, reset_seconds=3.0)
+    reporter.rate_limits("m", iter([limit]), 101.0)
+    assert told(reporter) == [RateLimitsUpdated(call_sid="CA1", at_ms=1000, model="m", limits=(limit,))]
+
+
+def test_a_turn_and_the_end(reporter: Reporter) -> None:
+    reporter.turn_ended(TURN)
+    reporter.ended("caller", "the caller hung up", (TURN,), 110.0)
+    assert told(reporter) == [
+        TurnEnded(call_sid="CA1", turn=TURN),
+        CallEnded(
+            call_sid="CA1", ended_by="caller", reason="the caller hung up", duration_ms=10_000, transcript=(TURN,)
+        ),
+    ]
+
+
+def test_a_call_that_goes_on_elsewhere_has_not_ended(reporter: Reporter) -> None:
+    reporter.handed_over("the process ends", 110.0)
+    assert told(reporter) == [CallHandedOver(call_sid="CA1", at_ms=10_000, reason="the process ends")]
 
 
 def test_numbers_and_speech_stay_out_of_what_is_printed(reporter: Reporter) -> None:
+    call = ToolCall("c1", "f", '{"card": 4929}', 101.0)
     reporter.key_pressed("7", 101.0)
-    reporter.tool_called("c1", "f", '{"card": 4929}', 101.0)
-    reporter.tool_returned("c1", "f", "4929", 101.0, 101.0)
+    reporter.tool_called(call, 101.0)
+    reporter.tool_returned(call, "4929", 101.0)
+    reporter.message_added("system", "4929", 101.0)
     assert not any(secret in repr(event) for event in told(reporter) for secret in ("7'", "4929"))

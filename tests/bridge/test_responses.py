@@ -1,12 +1,16 @@
-"""One response at a time: the rules of `protocol/responses.py`, seen from the bridge that keeps them."""
+"""One response at a time: the gate by itself, and its rules seen from the bridge that keeps them."""
 
 from __future__ import annotations
 
+from collections import deque
+from typing import Any
+
 import pytest
 
+from phoneagent.bridge import prompts
 from phoneagent.bridge.policy import Floor
-from phoneagent.bridge.responses import MAX_WANTED, METADATA_KEY
-from phoneagent.protocol.realtime import ItemCreate, ResponseCreate
+from phoneagent.bridge.responses import MAX_WANTED, METADATA_KEY, Ending, ResponseGate, State, Wanted
+from phoneagent.protocol.realtime import ItemCreate, Response, ResponseCreate, ToModel
 from tests.bridge.rig import Rig
 
 
@@ -297,3 +301,56 @@ def test_a_greeting_is_not_the_answer_to_who_was_quicker() -> None:
     rig.turn()
     rig.heard("r1")
     assert len(rig.creates) == 2
+
+
+# --- the gate by itself ---
+
+
+@pytest.fixture
+def outbox() -> deque[ToModel]:
+    return deque()
+
+
+@pytest.fixture
+def gate(outbox: deque[ToModel]) -> ResponseGate:
+    return ResponseGate(outbox)
+
+
+def test_the_next_session_says_no_filler_whose_moment_has_passed(gate: ResponseGate, outbox: deque[ToModel]) -> None:
+    gate.want(prompts.filler("One moment."))
+    gate.poll(1.0, speech=False, tools_running=True)
+    assert gate.state is State.REQUESTED
+    gate.new_session()
+    assert not gate.owes
+    outbox.clear()
+    gate.poll(2.0, speech=False, tools_running=True)
+    assert not outbox
+
+
+@pytest.mark.parametrize(("kind", "answers"), [("turn", True), ("asked", True), ("say", False), ("greeting", False)])
+def test_only_the_models_own_words_answer(gate: ResponseGate, kind: Any, answers: bool) -> None:
+    gate.want(Wanted(kind))
+    gate.poll(1.0, speech=False, tools_running=False)
+    gate.created(Response(id="r1"), 1.0)
+    assert gate.answers("r1") is answers
+
+
+def test_a_response_of_the_server_answers_until_it_is_discarded(gate: ResponseGate) -> None:
+    gate.created(Response(id="r1"), 1.0)
+    assert gate.answers("r1")
+    gate.discard(1.0)
+    assert not gate.answers("r1")
+
+
+def test_the_id_of_a_cancelled_response_is_learned_from_its_output(gate: ResponseGate) -> None:
+    gate.created(Response(), 1.0)
+    gate.discard(1.0)
+    assert not gate.audio("r1")
+    assert gate.done(Response(id="r1", status="cancelled"), 2.0) is Ending.CANCELLED
+
+
+def test_what_is_wanted_is_bounded_and_a_closing_call_wants_only_a_goodbye(gate: ResponseGate) -> None:
+    assert [gate.want(Wanted("say")) for _ in range(MAX_WANTED + 1)].count(True) == MAX_WANTED
+    gate.close()
+    assert not gate.want(Wanted("say"))
+    assert gate.want(prompts.goodbye())

@@ -1,3 +1,5 @@
+"""The transcript: what each side said, and what of it was heard."""
+
 from __future__ import annotations
 
 import pytest
@@ -5,14 +7,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from phoneagent.bridge import transcript
-from phoneagent.bridge.transcript import Transcript, heard_part
+from phoneagent.bridge.playback import Outcome
+from phoneagent.bridge.transcript import TEXT_MS, Transcript, heard_part
 from phoneagent.events import Turn
 
 
 def end(
     log: Transcript, item: str = "i1", *, heard: int = 1000, said: int = 1000, now: int = 5000, cut: bool = False
 ) -> Turn:
-    return log.agent_turn(item, heard_ms=heard, said_ms=said, now_ms=now, interrupted=cut, complete=True)
+    assert cut is (heard < said)
+    return log.agent_turn(Outcome(item, 0, heard, said, complete=True), now)
 
 
 # --- what was heard of a text ---
@@ -186,3 +190,63 @@ def test_the_number_of_turns_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None
     for number in range(5):
         end(log, f"i{number}", now=1000 * (number + 1))
     assert [turn.item_id for turn in log.turns()] == ["i2", "i3", "i4"]
+
+
+def test_each_turn_has_the_agent_that_began_it() -> None:
+    log = Transcript()
+    log.agent_words("i0", "Hi")
+    log.agent_named("reservations")
+    log.agent_words("i1", "One ")
+    log.agent_named("bills")
+    log.agent_words("i1", "moment.")
+    log.agent_words("i2", "Hello")
+    assert [end(log, item).agent for item in ("i0", "i1", "i2", "i3")] == [None, "reservations", "bills", "bills"]
+
+
+# --- another session ---
+
+
+def test_of_what_plays_on_the_words_count_as_far_as_its_audio_came() -> None:
+    log = Transcript()
+    log.agent_words("i1", "one two three four five six")
+    log.agent_text("i2", "seven eight")
+    log.agent_words("i3", "nothing came of this")
+    playing = [Outcome("i1", 0, 0, 400, complete=False), Outcome("i2", 0, 0, 500, complete=True)]
+    log.new_session([*playing, Outcome("i4", 0, 0, 20, complete=False)], heard_again=False)
+    assert [turn.text for turn in log.so_far(9000)] == ["one", "seven eight", ""]
+    log.agent_words("i1", " two")
+    assert log.agent_turn(Outcome("i1", 0, 400, 400, complete=True), 9000).text == "one"
+
+
+def test_a_turn_that_is_heard_once_more_gets_no_text_from_its_first_hearing() -> None:
+    log = Transcript()
+    log.caller_turn("u1", 1000)
+    log.new_session([], heard_again=False)
+    assert log.lacks_text
+    log.new_session([], heard_again=True)
+    assert not log.lacks_text
+    assert log.caller_text("u1", "Hi") is None
+
+
+def test_a_text_is_awaited_for_a_while() -> None:
+    log = Transcript()
+    assert not log.awaits_text(0)
+    log.caller_turn("u1", 1000)
+    assert log.awaits_text(1000 + TEXT_MS - 1)
+    assert not log.awaits_text(1000 + TEXT_MS)
+    assert log.lacks_text
+    log.caller_text("u1", "Hi")
+    assert not log.awaits_text(1500)
+
+
+def test_so_far_the_agent_is_taken_to_be_heard() -> None:
+    log = Transcript()
+    log.caller_turn("u1", 1000)
+    log.caller_text("u1", "Hi")
+    log.agent_words("i1", "Hello ")
+    said = log.so_far(3000)
+    assert [(turn.role, turn.heard_text, turn.start_ms) for turn in said] == [
+        ("caller", "Hi", 1000),
+        ("agent", "Hello ", 3000),
+    ]
+    assert [turn.item_id for turn in log.turns()] == ["u1"]
