@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import ipaddress
 import logging
 import logging.config
 import socket
@@ -20,6 +19,7 @@ from phoneagent.protocol.mediastream import MAX_MESSAGE_BYTES
 from phoneagent.server import VOICE_PATH, PhoneApp
 from phoneagent.settings import Settings, load
 from phoneagent.telemetry import JsonFormatter, TextFormatter
+from phoneagent.twilio.verification import is_loopback
 
 log = logging.getLogger("phoneagent.serve")
 
@@ -122,16 +122,9 @@ def _address(host: str | None, loaded: Settings) -> str:
     """
     if not loaded.insecure:
         return host or EVERYWHERE
-    if host is not None and not _is_loopback(host):
+    if host is not None and not is_loopback(host):
         raise ConfigurationError([f"--insecure listens on loopback only, not on {host}: leave --host out"])
     return host or "127.0.0.1"
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host.lower() == "localhost"
 
 
 def _listen(host: str, port: int) -> socket.socket:
