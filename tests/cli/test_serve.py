@@ -160,7 +160,8 @@ def test_an_app_that_says_so_itself_listens_on_loopback_too(
 
 
 @pytest.mark.parametrize(
-    ("host", "complaint"), [("192.0.2.1", "192.0.2.1 is no address of this machine"), ("no.such.invalid", "no.such.")]
+    ("host", "complaint"),
+    [("192.0.2.1", "192.0.2.1 is not an address of this machine"), ("no.such.invalid", "no.such.")],
 )
 def test_an_address_that_is_not_ours(
     served: list[tuple[Any, Any, float]],
