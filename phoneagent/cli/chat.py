@@ -1,4 +1,4 @@
-"""`phoneagent chat`: a conversation with the agent in the terminal, without a phone."""
+"""`phoneagent chat`: type to the agent, without a telephone, and see its tools run."""
 
 from __future__ import annotations
 
@@ -33,10 +33,10 @@ from phoneagent.sim.model.server import Model
 from phoneagent.usercode import run_in_thread
 
 MAX_LINE_BYTES = 64 * 1024
-"""Longer lines are split."""
+"""A longer line is taken in pieces."""
 
-MAX_SHOWN_CHARS = 400
-"""How much of a tool's arguments and of its output is shown."""
+SHOWN_CHARS = 400
+"""So much of a tool's arguments and output is shown."""
 
 QUIT = frozenset({"/quit", "/exit", "/q"})
 STDIN = 0
@@ -44,16 +44,14 @@ STDIN = 0
 
 def chat(
     target: Annotated[
-        str | None, typer.Argument(help="The app, `module:app` or `file.py`. Without it: main.py, app.py or agent.py.")
+        str | None, typer.Argument(help="The app: `module:app` or `file.py`; without it main.py, app.py or agent.py.")
     ] = None,
     sim: Annotated[bool, typer.Option("--sim", help="Talk to the simulated model, which follows a script.")] = False,
-    script: Annotated[Path | None, typer.Option(help="The script of the simulated model, a TOML file.")] = None,
-    caller: Annotated[
-        str | None, typer.Option(help="The number that the call comes from, for agents that use it.")
-    ] = None,
-    called: Annotated[str | None, typer.Option(help="The number that was called, for agents that use it.")] = None,
+    script: Annotated[Path | None, typer.Option(help="What the simulated model says, a TOML file.")] = None,
+    caller: Annotated[str | None, typer.Option(help="The number that calls, for what goes by it.")] = None,
+    called: Annotated[str | None, typer.Option(help="The number that is called, likewise.")] = None,
 ) -> None:
-    """Type to the agent and watch its tools run. Ctrl-D or /quit ends the chat. Input can also come from a pipe."""
+    """Type to the agent, and see its tools run. Ctrl-D or /quit ends it; lines may come from a pipe."""
     app = Target.find(target).load()
     endpoint = None if sim or script is not None else _endpoint(app)
     call = Call(
@@ -69,10 +67,10 @@ def chat(
 
 
 def _endpoint(app: PhoneApp) -> Endpoint | None:
-    """Return the app's endpoint, or None if nothing names one. Settings that only Twilio needs may be missing.
+    """Return the app's endpoint, None if nothing names one. What only Twilio needs may be missing.
 
     Raises:
-        ConfigurationError: the settings of the model are malformed or incomplete.
+        ConfigurationError: something of the model's is malformed, or half of it is missing.
     """
     with suppress(ConfigurationError):
         return app.endpoint
@@ -92,23 +90,23 @@ async def _chat(app: PhoneApp, call: Call, endpoint: Endpoint | None, script: Pa
         if endpoint is None:
             model = await stack.enter_async_context(Model(Script.of(script)))
             endpoint = Endpoint(f"{model.url}?model={settings.DEFAULT_MODEL}")
-            screen.note(f"This is the simulated model. It follows a script and understands nothing else.{why}")
+            screen.note(f"This is the simulated model, which follows a script and understands nothing else.{why}")
         else:
             screen.note(f"{agent.name} at {endpoint.host}")
         opened = await open_session(replace(endpoint, transcription_models=()), session, call)
         stack.push_async_callback(opened.close)
         for each in opened.dropped:
-            screen.note(f"the model does not support {each}")
+            screen.note(f"the model does without {each}")
         screen.note("Ctrl-D or /quit ends the conversation.")
         try:
             await _Talk(agent, call, opened, screen).run()
         except EndpointError as error:
-            remedy = endpoint.remedies.get(error.code or "", "start the chat again")
+            remedy = endpoint.remedies.get(error.code or "", "start anew")
             raise type(error)(f"{error}: {remedy}", code=error.code) from None
 
 
 class _Talk:
-    """The I/O of a conversation: it reads the model and the user, writes what the chat returns, and runs the tools."""
+    """The shell of a conversation: reads model and user, writes what the chat has, and runs the tools."""
 
     def __init__(self, agent: Agent, call: Call, model: ModelSession, screen: _Screen) -> None:
         self._answered = agent
@@ -121,8 +119,8 @@ class _Talk:
             call,
             past=(),
             change_session=self._chat.conversation.change_session,
-            agent_named=lambda name: None,  # only the past of a call needs it, and a chat has none
-            voice_fixed=lambda: True,  # a chat has no voice
+            agent_named=lambda name: None,  # it is asked when there is something to show
+            voice_fixed=lambda: True,  # there is none
         )
         self._runner = ToolRunner(call, None, past=(), report=screen.complain, moved=lambda: False)
         self._loop = asyncio.get_running_loop()
@@ -131,10 +129,10 @@ class _Talk:
         self._tools: set[asyncio.Task[None]] = set()
 
     async def run(self) -> None:
-        """Talk until one side ends the conversation. Tools that are running are awaited: one may be making a booking.
+        """Talk until one side ends it. A tool that was begun comes to its end: it may be a booking.
 
         Raises:
-            EndpointError: the model ended the conversation.
+            EndpointError: the model does.
         """
         manual = self._answered.turn_detection is None
         self._call.attach(
@@ -142,7 +140,7 @@ class _Talk:
                 self._chat, lambda: self._active_agent.agent, manual=manual, flush=self._changed.set, loop=self._loop
             )
         )
-        self._chat.handle_timer(self._loop.time())  # the agent may have a greeting
+        self._chat.handle_timer(self._loop.time())  # a greeting may be due
         self._changed.set()
         tasks = [asyncio.create_task(each) for each in (self._read(), self._type(), self._work())]
         try:
@@ -184,7 +182,7 @@ class _Talk:
                 self._changed.set()
 
     async def _work(self) -> None:
-        """Send and show what the chat returns, whenever something has changed or its timer is due."""
+        """Do what the chat has whenever something has changed, or it is time."""
         while not self._chat.over:
             due = self._chat.get_timer()
             with suppress(TimeoutError):
@@ -199,7 +197,7 @@ class _Talk:
                 raise self._chat.failure
             if self._chat.idle:
                 self._idle.set()
-        self._show()  # the last words
+        self._show()  # what came with the end
 
     def _show(self) -> None:
         for happening in self._chat.happenings():
@@ -227,12 +225,12 @@ class _Talk:
 
 
 class _Screen:
-    """The terminal. Text is shown without control characters, because the model or a tool may have written it."""
+    """What the user sees. What others wrote is shown without the characters that command a terminal."""
 
     def __init__(self) -> None:
         self._console = Console(highlight=False, markup=False, soft_wrap=True)
         self._typed = os.isatty(STDIN)
-        self._saying: str | None = None  # the message on the unfinished line, "" for the user's
+        self._saying: str | None = None  # the message that the open line belongs to, "" for the user's
 
     def note(self, text: str) -> None:
         self._line(text, "dim")
@@ -241,7 +239,7 @@ class _Screen:
         self._line(f"! {text}", "red")
 
     def tool(self, text: str) -> None:
-        cut = text if len(text) <= MAX_SHOWN_CHARS else text[:MAX_SHOWN_CHARS] + "…"
+        cut = text if len(text) <= SHOWN_CHARS else text[:SHOWN_CHARS] + "…"
         self._line(f"tool: {cut}", "cyan")
 
     def ask(self) -> None:
@@ -251,7 +249,7 @@ class _Screen:
             self._saying = ""
 
     def echo(self, line: str) -> None:
-        """Show a line that came from a pipe. A terminal itself shows what is typed."""
+        """Show a line that came from a pipe; a terminal shows by itself what is typed."""
         self._saying = None
         if not self._typed:
             self._line(f"you: {line}", "bold")
@@ -278,7 +276,7 @@ def _shown(text: str) -> str:
 
 
 async def _lines() -> AsyncIterator[str]:
-    """Yield the input line by line. It is read in a daemon thread, so that the process can end while it waits."""
+    """Yield what is typed, or piped in, line by line. The thread that waits for it keeps nobody from leaving."""
     rest = b""
     while chunk := await run_in_thread(os.read, STDIN, MAX_LINE_BYTES):
         *lines, rest = (rest + chunk).split(b"\n")

@@ -245,11 +245,11 @@ async def test_who_answers_may_go_by_the_number(folder: Path) -> None:
     ("faults", "words"),
     [
         (Faults(refuse_status=401), "refused the model session with HTTP 401 server_error: check REALTIME_API_KEY"),
-        (Faults(fail_responses=9), "the model failed two responses in a row: server_error: start the chat again"),
-        (Faults(drop_after_seconds=0.5), "the model's socket broke without a close: start the chat again"),
+        (Faults(fail_responses=9), "two responses of the model in a row failed: start anew"),
+        (Faults(drop_after_seconds=0.5), "the model's socket broke without a close: start anew"),
         (
             Faults(error_events=((0.5, {"type": "x", "code": "session_expired"}),)),
-            "refused: session_expired: start the chat again",
+            "refused: session_expired: start anew",
         ),
         (
             Faults(error_events=((0.5, {"type": "x", "code": "model_not_found"}),)),
@@ -328,7 +328,7 @@ async def test_a_tool_is_finished_though_the_session_is_lost(folder: Path) -> No
     os.close(read)
     os.close(write)
     assert out.decode().splitlines() == ["tool: slow → It is done."]
-    assert err.decode() == "phoneagent: the model's socket broke without a close: start the chat again\n"
+    assert err.decode() == "phoneagent: the model's socket broke without a close: start anew\n"
     assert process.returncode == 2
 
 
