@@ -1,6 +1,7 @@
-"""A dental practice: the front desk books appointments and hands over to billing, all in one call.
+"""A dental practice: the front desk books appointments and hands off to billing, all in one call.
 
-Run it with `phoneagent serve examples/appointments.py`. Diary and bills are in memory: yours go behind these functions.
+Run it with `phoneagent serve examples/appointments.py`. The diary and the bills are in memory: in your app, these
+functions ask your own systems.
 """
 
 from datetime import date, datetime, time, timedelta
@@ -25,13 +26,13 @@ def now() -> datetime:
 
 
 def refusal(start: datetime) -> str | None:
-    """Tell why nobody can come at that time, in words with which the model can help the caller on."""
+    """Return why that time cannot be booked, in words that help the model help the caller; None if it can."""
     if start <= now():
         return f"is in the past: it is {now():%A, %d %B %Y, %H:%M}"
     if start > now() + AHEAD:
         return f"is too far ahead: the diary ends {AHEAD.days} days from now"
     if start.weekday() > 4 or start.time() not in STARTS:
-        return f"is no time to come: Monday to Friday, every half hour from {STARTS[0]:%H:%M}, not from 12 to 1"
+        return f"is outside opening hours: Monday to Friday, every half hour from {STARTS[0]:%H:%M}, not from 12 to 1"
     return "is taken" if start in diary else None
 
 
@@ -41,11 +42,11 @@ def free(day: date) -> list[str]:
 
 @tool
 async def free_times(day: date) -> list[str]:
-    """List when somebody can come on a day, like 2026-11-23; nothing means that it is full, or closed."""
+    """List the free times on a day, like 2026-11-23. An empty list means that the day is full, or closed."""
     return free(day)
 
 
-@tool(once=True, filler="One moment, I am writing that down.")  # yours asks another system, which may take a while
+@tool(once=True, filler="One moment, I am writing that down.")  # a real one asks another system, which may take a while
 async def book(call: Call, start: NaiveDatetime, name: str) -> str:
     """Book half an hour, once the caller has agreed to the time. `start` is like 2026-11-23T10:30."""
     if (why := refusal(start)) is not None:
@@ -58,7 +59,7 @@ async def book(call: Call, start: NaiveDatetime, name: str) -> str:
 def owed(number: str, surname: str) -> Decimal:
     name, amount = bills.get(number, ("", Decimal()))
     if not name or name.casefold() != surname.casefold():
-        raise ToolError("No bill has this number and this surname.")  # a stranger is not told which of them is wrong
+        raise ToolError("No bill has this number and this surname.")  # tells no stranger which of the two is wrong
     return amount
 
 
@@ -68,7 +69,7 @@ async def find_bill(number: str, surname: str) -> str:
     return f"{owed(number, surname)} euros are owed."
 
 
-@tool(once=True)  # said twice by the caller, or asked for twice by the model: it is agreed once
+@tool(once=True)  # agreed once, even if the caller says it twice or the model calls it twice
 async def pay_in_instalments(number: str, surname: str, months: Annotated[int, Field(ge=2, le=6)]) -> str:
     """Let a bill be paid in two to six monthly instalments."""
     each, left = divmod(owed(number, surname), months)  # whole euros, and what is left over is paid first
@@ -98,7 +99,7 @@ app = PhoneApp(
         greeting="Hill Street Dental, good day!",
         tools=[free_times, book, hang_up],
         handoffs=[billing],
-        turns=Turns(silence_duration_ms=700, idle_timeout_ms=10_000),  # who looks into a diary pauses, or falls silent
+        turns=Turns(silence_duration_ms=700, idle_timeout_ms=10_000),  # a caller who checks a diary pauses
         limits=Limits(max_output_tokens=1200),  # about a minute of speech
     )
 )

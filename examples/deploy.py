@@ -1,8 +1,8 @@
 """Watch calls survive a crash and a deploy: `python examples/deploy.py`, with no account, no key and no network.
 
-Two servers answer with this file's agent and share one database. While callers listen, server A is killed in the middle
-of a sentence and started again; then B is asked to end, as in a deploy. Each call is a line of letters: the server that
-carries it, a capital while the agent is heard, a dot while nobody is there.
+Two servers answer with this file's agent and share one database. While callers listen, server A is killed in
+mid-sentence and started again. Then server B is asked to end, as in a deploy. Each call is drawn as a line of letters,
+the name of the server that carries it: a capital while the agent is heard, a dot while no server has the call.
 """
 
 import asyncio
@@ -36,7 +36,7 @@ def next_page() -> str:
 
 
 def instructions(call: Call) -> str:
-    return f"You read to those who call. {call.sid} is answered by server {os.environ.get('SERVER')}"
+    return f"You read to callers. {call.sid} is answered by server {os.environ.get('SERVER')}"
 
 
 app = PhoneApp(Agent(instructions=instructions, greeting="The story line, good evening!", tools=[next_page]))
@@ -71,7 +71,7 @@ class Server:
 
 
 async def route(servers: list[Server], near: asyncio.StreamReader, back: asyncio.StreamWriter) -> None:
-    """Do what a platform's router does: pass a connection to the next server that takes it."""
+    """Pass a connection to the next server that accepts it, as a platform's router does."""
     servers.append(servers.pop(0))
     for server in list(servers):
         with suppress(OSError):
@@ -94,7 +94,7 @@ async def listen(line: Line, pause_ms: int) -> None:
     wish = Murmur(pitch_hz=120).render("Please read to me.")
     while line.ended_by is None:
         with suppress(CallFailed):
-            with suppress(TimeoutError):  # nobody answers: the words were lost on the way, and are said again
+            with suppress(TimeoutError):  # no answer: the words were lost on the way, so say them again
                 await line.wait_for_agent(timeout=3)
                 await line.wait_for_silence(ms=pause_ms, timeout=20)
             await line.say(wish)
@@ -120,8 +120,8 @@ async def happen(a: Server, b: Server, console: Console) -> None:
     await a.end(signal.SIGKILL)
     await a.start()
     await asyncio.sleep(5)
-    console.print("A is back, and B is asked to end: it hands its calls over, in a silence if there is one in time")
-    console.print(f"B has ended with {await b.end(signal.SIGTERM)}")
+    console.print("A is back. B is asked to end: it hands its calls over, during a silence if one comes in time")
+    console.print(f"B has ended with status {await b.end(signal.SIGTERM)}")
     await asyncio.sleep(6)
 
 

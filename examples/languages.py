@@ -1,7 +1,7 @@
 """A hotel that answers in the caller's language and has a person for each: `phoneagent serve examples/languages.py`.
 
-The greeting goes by the country of whoever calls, and from then on the agent follows the caller. Try it without a
-telephone: `phoneagent chat examples/languages.py --caller +33555010000`.
+The country code of the caller's number decides the language of the greeting. From then on the agent follows the caller.
+Try it without a telephone: `phoneagent chat examples/languages.py --caller +33555010000`.
 """
 
 from collections import defaultdict
@@ -14,8 +14,8 @@ Language = Literal["en", "fr", "de"]
 
 
 @dataclass(frozen=True, slots=True)
-class ActiveAgent:
-    """What the house has in a language. `hours` are said as they are: a translation may get a time wrong."""
+class FrontDesk:
+    """What the hotel offers in one language. `hours` are said as written: a translation may get a time wrong."""
 
     name: str
     greeting: str
@@ -24,22 +24,22 @@ class ActiveAgent:
     voice: Voice
 
 
-DESKS: dict[Language, ActiveAgent] = {
-    "en": ActiveAgent(
+DESKS: dict[Language, FrontDesk] = {
+    "en": FrontDesk(
         "English",
         "Hôtel du Lac, good day! What can I do for you?",
         "Reception is open from seven in the morning to eleven at night, the restaurant from six in the evening.",
         "Priya",
         Voice("marin"),
     ),
-    "fr": ActiveAgent(
+    "fr": FrontDesk(
         "French",
         "Hôtel du Lac, bonjour ! Que puis-je faire pour vous ?",
         "La réception est ouverte de sept à vingt-trois heures, le restaurant à partir de dix-huit heures.",
         "Camille",
         Voice("cedar", speed=1.05),
     ),
-    "de": ActiveAgent(
+    "de": FrontDesk(
         "German",
         "Hôtel du Lac, guten Tag! Was kann ich für Sie tun?",
         "Der Empfang ist von sieben bis dreiundzwanzig Uhr besetzt, das Restaurant öffnet um achtzehn Uhr.",
@@ -49,7 +49,7 @@ DESKS: dict[Language, ActiveAgent] = {
 }
 COUNTRIES: dict[str, Language] = {"+33": "fr", "+49": "de", "+43": "de"}
 
-# For each person of the house who wants what, and at which number. Yours is a mailbox, or a list in the office.
+# Per member of staff: the caller's name, wish and number. In your app this is a mailbox, or a list in the office.
 to_call_back: dict[str, list[tuple[str, str, str]]] = defaultdict(list)
 
 
@@ -61,7 +61,7 @@ async def opening_hours(language: Language) -> str:
 
 @tool(once=True)
 async def have_called_back(call: Call, language: Language, name: str, wish: str, number: str | None = None) -> str:
-    """Let a person who speaks the caller's language call back. Without `number` that is the number they call from."""
+    """Have a person who speaks the caller's language call back: at `number`, or at the number they call from."""
     number = number or call.party
     if number is None or not number.startswith("+"):  # withheld: the network says "anonymous", or nothing
         raise ToolError("The number is withheld. Ask for one with its country code, like +33 5 55 01 00 00.")
@@ -84,7 +84,7 @@ def agent(language: Language) -> Agent:
         greeting=desk.greeting,
         voice=desk.voice,
         tools=[opening_hours, have_called_back, hang_up],
-        # No language is set: the recogniser finds out, as the model does. Names of the house it could not know.
+        # No language is set: the recognizer detects it, as the model does. The keywords are names it could not know.
         hearing=Hearing(keywords=["Hôtel du Lac", *(each.person for each in DESKS.values())]),
     )
 

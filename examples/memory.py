@@ -1,9 +1,9 @@
-"""It adds numbers exactly, and remembers callers from one call to the next: `phoneagent serve examples/memory.py`.
+"""An assistant that adds numbers exactly and remembers callers between calls: `phoneagent serve examples/memory.py`.
 
-The file MEMORY_FILE holds what callers want remembered, and of their numbers only a hash: by itself it tells nobody who
-called. The hash needs a key, MEMORY_KEY, because phone numbers are few enough to try them all. A caller's number can be
-forged, so keep nothing here that must stay secret. Without a telephone, twice:
-`phoneagent chat examples/memory.py --caller +15550100001`.
+The file MEMORY_FILE holds what callers want remembered. It has only a hash of each caller's number, so the file alone
+does not reveal who called. The hash needs a key, MEMORY_KEY, because there are few enough phone numbers to try them
+all. A caller's number can be forged, so keep nothing here that must stay secret. To try it without a telephone, run
+this twice: `phoneagent chat examples/memory.py --caller +15550100001`.
 """
 
 import hmac
@@ -25,14 +25,14 @@ KEY = os.environ.get("MEMORY_KEY", "only to try it out").encode()
 MAX_FACTS = 20
 KEEP_DAYS = 365
 
-# So many digits survive even if the model writes a JSON number, which is read as a float.
+# 15 digits stay exact even if the model writes a JSON number, which is read as a float.
 Number = Annotated[Decimal, Field(max_digits=15)]
 Fact = Annotated[str, Field(min_length=1, max_length=200)]
 
 
 @contextmanager
 def memory() -> Iterator[sqlite3.Connection]:
-    """Open the file for one question or change. Plain functions run in a thread, so SQLite holds no call up."""
+    """Open the file for one query or change. Plain functions run in a thread, so SQLite delays no call."""
     with closing(sqlite3.connect(FILE)) as opened, opened:
         opened.execute("CREATE TABLE IF NOT EXISTS facts (caller, fact, at DEFAULT current_date, UNIQUE(caller, fact))")
         opened.execute("DELETE FROM facts WHERE at < date('now', ?)", (f"-{KEEP_DAYS} days",))
@@ -40,7 +40,7 @@ def memory() -> Iterator[sqlite3.Connection]:
 
 
 def key_of(call: Call) -> str | None:
-    """Return what stands for the caller, None if the number is withheld: all of those would share one memory."""
+    """Return the key of the caller's facts, None if the number is withheld: those callers would share one memory."""
     number = call.party or ""
     return hmac.new(KEY, number.encode(), "sha256").hexdigest() if re.fullmatch(r"\+\d{5,15}", number) else None
 

@@ -10,13 +10,13 @@ def instructions(call: Call) -> str:
     return (
         "You answer the phone of Miller & Daughters, piano tuners. Be brief and warm, one question at a time. "
         f"It is {today}. The workshop is open on weekdays from nine to five. "
-        "Take a message if somebody wants to be called back, then say goodbye and hang up."
+        "Take a message if the caller wants to be called back, then say goodbye and hang up."
     )
 
 
 @tool
 async def take_message(call: Call, name: str, message: str) -> str:
-    """Write down a message for the workshop, with the name of who called."""
+    """Write down a message for the workshop, with the caller's name."""
     call.state.setdefault("messages", []).append((name, message))
     return "The message is written down."
 

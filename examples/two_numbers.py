@@ -1,4 +1,4 @@
-"""A shop and a hotline behind one app; who answers goes by the number that was called.
+"""A shop and a hotline in one app: the called number decides which agent answers.
 
 Try both without a telephone: `phoneagent chat examples/two_numbers.py --called +15550100009`.
 """
@@ -35,7 +35,7 @@ hotline = Agent(
     greeting="The breakdown line. What happened?",
     voice="cedar",
     tools=[open_ticket, hang_up],
-    turns=Turns(detection="semantic_vad", eagerness="low"),  # who stands at a roadside pauses
+    turns=Turns(detection="semantic_vad", eagerness="low"),  # a caller at the roadside pauses
     hearing=Hearing(keywords=["derailleur", "spoke", "tubeless"], noise_reduction="far_field"),
     limits=Limits(max_output_tokens=1000, retention_ratio=0.8),
 )

@@ -34,7 +34,7 @@ app.add_typer(sim, name="sim")
 
 
 def main() -> None:
-    """Run the command line; errors that are ours are a line each, not a traceback."""
+    """Run the command line. phoneagent's own errors are printed as one line each, without a traceback."""
     try:
         app()
     except PhoneAgentError as error:

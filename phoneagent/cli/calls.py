@@ -1,4 +1,4 @@
-"""`phoneagent calls`: the records of calls, as a list, as a transcript, as JSON; and forgetting them."""
+"""`phoneagent calls`: the records of calls, as a list, a transcript or JSON, and their deletion."""
 
 from __future__ import annotations
 
@@ -18,22 +18,24 @@ from phoneagent.store import AnswerRecord, CallDetails, CallRecord, Store, ToolR
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]+")
 _STYLES = {"caller": "bold cyan", "agent": "bold green", "tool": "bold magenta", "note": "dim", "—": "dim"}
-_MAX_SHOWN = 300
-"""Characters of a tool's arguments and of its output that the transcript shows; --json has them all."""
+_MAX_SHOWN_CHARS = 300
+"""How much of a tool's arguments and of its output the transcript shows. --json has everything."""
 
 
 def calls(
-    call_sid: Annotated[str | None, typer.Argument(help="The call to show; without it the latest are listed.")] = None,
+    call_sid: Annotated[
+        str | None, typer.Argument(help="The call to show. Without it, the latest calls are listed.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON, with whole phone numbers.")] = False,
     forget: Annotated[
-        str | None, typer.Option(metavar="CALL_SID|NUMBER", help="Delete a call, or all calls with a person's number.")
+        str | None, typer.Option(metavar="CALL_SID|NUMBER", help="Delete a call, or all calls with a phone number.")
     ] = None,
     limit: Annotated[int, typer.Option(min=1, max=10_000, help="How many calls to list.")] = 20,
     numbers: Annotated[bool, typer.Option("--numbers", help="Show whole phone numbers.")] = False,
 ) -> None:
-    """Show the records of calls: the latest ones, or one call as a transcript."""
+    """List the latest calls, or show one call as a transcript."""
     if call_sid is not None and forget is not None:
-        raise typer.BadParameter("name the call after --forget only", param_hint="--forget")
+        raise typer.BadParameter("name the call only after --forget", param_hint="--forget")
     asyncio.run(_run(call_sid, as_json, forget, limit, numbers))
 
 
@@ -53,7 +55,9 @@ async def _run(call_sid: str | None, as_json: bool, forget: str | None, limit: i
             return
         record = await store.call(call_sid)
         if record is None:
-            typer.echo(f"phoneagent: no call {call_sid} is recorded: `phoneagent calls` lists those that are", err=True)
+            typer.echo(
+                f"phoneagent: no call {call_sid} is recorded: `phoneagent calls` lists the recorded ones", err=True
+            )
             raise typer.Exit(1)
         if as_json:
             _print_json(record.as_dict())
@@ -80,7 +84,7 @@ def _print_list(console: Console, records: list[CallRecord], numbers: bool) -> N
 
 
 def _number(number: str | None, whole: bool) -> str:
-    """Return a number as it may be shown: its beginning and its last two digits, unless asked for whole."""
+    """Return a phone number, shortened to its beginning and its last two digits unless `whole` is set."""
     if not number:
         return "unknown"
     number = _plain(number)
@@ -88,7 +92,7 @@ def _number(number: str | None, whole: bool) -> str:
 
 
 def _price(cost: Cost | None) -> str:
-    """Return a cost in short; nothing where it is unknown, and a plus where it is more than that."""
+    """Return a cost in short: empty if it is unknown, with a plus if it is a lower bound."""
     return "" if cost is None else f"${cost.usd:.4f}{'+' if cost.at_least else ''}"
 
 
@@ -117,8 +121,8 @@ def _print_call(console: Console, record: CallDetails, numbers: bool) -> None:
         entries.append((turn.start_ms, turn.role, said))
     entries += [(note.at_ms, "note", Text(f"({note.role}) {_short(note.text)}", "dim")) for note in record.messages]
     entries += [(tool.at_ms, "tool", _used(tool, running=_may_run(tool, record))) for tool in record.tools]
-    for at_ms, who, text in sorted(entries, key=lambda entry: entry[0]):
-        _print_entry(console, _clock(at_ms), who, text)
+    for at_ms, name, text in sorted(entries, key=lambda entry: entry[0]):
+        _print_entry(console, _clock(at_ms), name, text)
     if record.duration_ms is None:
         console.print(Text("not ended", "bold"))
     else:
@@ -145,21 +149,21 @@ def _amounts(usage: Usage) -> str:
     return "".join(f"; {each}" for each in told)
 
 
-def _print_entry(console: Console, clock: str, who: str, text: Text) -> None:
-    name = Text(f"{who:<6}", _STYLES[who])
-    if not console.is_terminal:  # a line each, for other programs
-        console.print(Text("  ").join([Text(f"{clock:>8}"), name, text]), soft_wrap=True)
+def _print_entry(console: Console, clock: str, name: str, text: Text) -> None:
+    label = Text(f"{name:<6}", _STYLES[name])
+    if not console.is_terminal:  # one line for each entry, for other programs
+        console.print(Text("  ").join([Text(f"{clock:>8}"), label, text]), soft_wrap=True)
         return
     line = Table.grid(padding=(0, 2))
     line.add_column(no_wrap=True)
     line.add_column(no_wrap=True)
     line.add_column(overflow="fold")
-    line.add_row(Text(f"{clock:>8}", "dim"), name, text)
+    line.add_row(Text(f"{clock:>8}", "dim"), label, text)
     console.print(line)
 
 
 def _answered(record: CallDetails) -> list[tuple[Turn, AnswerRecord]]:
-    """Pair each answer with the turn that it began: the agent's turn that starts closest to it."""
+    """Pair each answer with its turn: the agent's turn that starts closest to it."""
     agent = [turn for turn in record.turns if turn.role == "agent"]
     if not agent:
         return []
@@ -185,7 +189,7 @@ def _said(turn: Turn, answer: AnswerRecord | None) -> Text:
 
 
 def _may_run(tool: ToolRecord, record: CallDetails) -> bool:
-    """Tell whether the process that runs a tool may still live: it has gone with its stream otherwise."""
+    """Return whether a tool may still be running: its process carries the call until the stream changes or ends."""
     return record.ended_at is None and all(stream.at_ms <= tool.at_ms for stream in record.streams)
 
 
@@ -198,11 +202,11 @@ def _used(tool: ToolRecord, *, running: bool) -> Text:
 
 def _short(text: str) -> str:
     text = _plain(text)
-    return text if len(text) <= _MAX_SHOWN else text[:_MAX_SHOWN] + "…"
+    return text if len(text) <= _MAX_SHOWN_CHARS else text[:_MAX_SHOWN_CHARS] + "…"
 
 
 def _plain(text: str) -> str:
-    """Return text without what would steer the terminal: a caller or a tool may have put it there."""
+    """Return text without control characters: a caller or a tool could use them to control the terminal."""
     return _CONTROL.sub(" ", text)
 
 

@@ -17,17 +17,17 @@ from phoneagent.demo.stories import RESTAURANT, VISITOR
 
 def demo(
     target: Annotated[
-        str | None, typer.Argument(help="The app: `module:app` or `file.py`; without it the built-in restaurant.")
+        str | None, typer.Argument(help="The app, `module:app` or `file.py`. Without it: the built-in restaurant.")
     ] = None,
     out: Annotated[Path, typer.Option(help="The folder for the recording, the picture and the report.")] = Path(
         "demo-call"
     ),
-    report: Annotated[Path | None, typer.Option(help="Where the report goes; without it OUT/report.json.")] = None,
+    report: Annotated[Path | None, typer.Option(help="The file for the report. Without it: OUT/report.json.")] = None,
     scripted: Annotated[
-        bool, typer.Option("--scripted", "--no-speech", help="Use neither real voice nor real ear, installed or not.")
+        bool, typer.Option("--scripted", "--no-speech", help="Use no speech models, even if they are installed.")
     ] = False,
 ) -> None:
-    """Play a phone call: the app, a simulated model and a simulated caller, in real time. Exit 0 if all went well."""
+    """Play a phone call in real time: the app, a simulated model and a simulated caller. Exit 0 if all went well."""
     console = Console(highlight=False)
     story = RESTAURANT if target is None else VISITOR
     senses = Senses.scripted() if scripted else Senses.best()
@@ -45,7 +45,7 @@ def demo(
         console.print(f"[red]{escape(str(problem))}[/]: choose another folder with --out")
         raise typer.Exit(1) from None
     except KeyboardInterrupt:
-        console.print("[red]the call was broken off[/]")
+        console.print("[red]the call was aborted[/]")
         raise typer.Exit(130) from None
     _summarise(console, outcome, out, file)
     if not outcome.passed:
@@ -57,9 +57,9 @@ def _introduce(console: Console, target: str | None, senses: Senses) -> None:
     if senses.ear is not None:
         console.print("[dim]The simulated model really listens (Moonshine tiny) and speaks (hibari).[/]")
         return
-    words = "The simulated model's hearing is scripted: it takes its script's next line at each turn of the caller's."
+    words = "The simulated model's hearing is scripted: at each of the caller's turns it says its script's next line."
     console.print(f"[dim]{words}[/]")
-    console.print("[dim]With pip install 'phoneagent\\[demo]' it understands what it hears, and speaks any text.[/]")
+    console.print("[dim]With pip install 'phoneagent\\[demo]' it understands what it hears and can speak any text.[/]")
 
 
 def _summarise(console: Console, outcome: Outcome, out: Path, report: Path) -> None:

@@ -1,4 +1,4 @@
-"""`phoneagent dev`: the app on this machine, on a real phone number, while you change it."""
+"""`phoneagent dev`: the app on this machine behind a real phone number, with reload."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ FOLDER = Path(".phoneagent")
 NOT_YET_KNOWN = "https://not-yet-known.invalid"
 
 PATIENCE_SECONDS = 20.0
-"""How long the app may take to answer before a word is said about it; what it says itself is above that."""
+"""How long the app may take to answer before a message says that it does not. Its own output is above the message."""
 
 POLL_SECONDS = 0.1
 STOP_SECONDS = 8.0
@@ -36,16 +36,16 @@ RESTORE_SECONDS = 30.0
 
 def dev(
     target: Annotated[
-        str | None, typer.Argument(help="The app: `module:app` or `file.py`; without it main.py, app.py or agent.py.")
+        str | None, typer.Argument(help="The app, `module:app` or `file.py`. Without it: main.py, app.py or agent.py.")
     ] = None,
     public_url: Annotated[
-        str | None, typer.Option(help="Where Twilio reaches this machine, if you have a tunnel of your own.")
+        str | None, typer.Option(help="The public address of this machine, if you run your own tunnel.")
     ] = None,
     port: Annotated[
-        int | None, typer.Option(help="The local port; without it PORT, or 8000.", min=1, max=65535)
+        int | None, typer.Option(help="The local port. Without it: PORT, or 8000.", min=1, max=65535)
     ] = None,
 ) -> None:
-    """Run the app with reload, open a tunnel, and point TWILIO_PHONE_NUMBER at it; Ctrl-C puts everything back."""
+    """Run the app with reload, open a tunnel, and point TWILIO_PHONE_NUMBER at it. Ctrl-C restores the old webhook."""
     Target.find(target)
     loaded = settings.load({"public_url": public_url or NOT_YET_KNOWN, **({"port": port} if port else {})})
     status = asyncio.run(_until_signal(lambda stop: run(target, loaded, stop)))
@@ -66,19 +66,19 @@ async def _until_signal(work: Callable[[asyncio.Event], Coroutine[Any, Any, int]
 async def run(
     target: str | None, loaded: Settings, stop: asyncio.Event, *, agent_apis: Sequence[str] = AGENT_APIS
 ) -> int:
-    """Do what the command does, in the working directory, until `stop` is set or the app ends; returns the status.
+    """Run the command in the working directory until `stop` is set or the app ends, and return the exit status.
 
-    The settings' `public_url` is used if it is known, otherwise a tunnel is looked for or opened.
+    If the settings have no `public_url`, a running tunnel is used, or else a new one is opened.
 
     Raises:
-        PhoneAgentError: no tunnel, no number, or Twilio cannot be asked; what was changed is put back first.
+        PhoneAgentError: there is no tunnel or no such number, or Twilio does not answer. The webhook is restored first.
     """
     numbers = PhoneNumbers(loaded.twilio_account_sid, loaded.auth_tokens[0], api_url=loaded.twilio_api_url)
     diversion = Diversion(numbers, FOLDER)
     async with AsyncExitStack() as stack:
         stack.enter_context(only_one(FOLDER))
         if await diversion.restore():
-            typer.echo("The webhook that an earlier run left on your number is put back.")
+            typer.echo("Your number's old webhook, which an earlier run had replaced, is restored.")
         _check_free(loaded.port)
         public = loaded.public_url
         if public == NOT_YET_KNOWN:
@@ -87,7 +87,7 @@ async def run(
         server = await stack.enter_async_context(_server(target, loaded.port, public))
         if not await _answers(server, loaded.port, stop):
             return _status(server, stop)
-        stack.push_async_callback(_put_back, diversion)
+        stack.push_async_callback(_restore, diversion)
         await _point(diversion, loaded.twilio_phone_number, public)
         await _first(server.wait(), stop.wait())
         return _status(server, stop)
@@ -99,7 +99,7 @@ def _check_free(port: int) -> None:
         try:
             probe.bind(("127.0.0.1", port))
         except OSError:
-            raise DefinitionError(f"port {port} is in use: end what listens there, or give --port") from None
+            raise DefinitionError(f"port {port} is in use: stop the program there, or use --port") from None
 
 
 @asynccontextmanager
@@ -122,7 +122,7 @@ async def _server(target: str | None, port: int, public_url: str) -> AsyncIterat
 
 
 async def _answers(server: asyncio.subprocess.Process, port: int, stop: asyncio.Event) -> bool:
-    """Wait until the app answers, for as long as its author needs to mend it; False if it ended, or was told to."""
+    """Wait until the app answers, even if its author has to fix it first; False if the app ended or `stop` was set."""
     loop = asyncio.get_running_loop()
     speak_at = loop.time() + PATIENCE_SECONDS
     async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=2)) as http:
@@ -134,7 +134,7 @@ async def _answers(server: asyncio.subprocess.Process, port: int, stop: asyncio.
             except (aiohttp.ClientError, OSError):
                 pass  # not listening yet
             if loop.time() > speak_at:
-                typer.echo("The app does not answer yet: see above. Your number is pointed at it as soon as it does.")
+                typer.echo("The app does not answer yet: see above. Your number will point to it as soon as it does.")
                 speak_at = float("inf")
             await asyncio.sleep(POLL_SECONDS)
     return False
@@ -145,16 +145,16 @@ async def _point(diversion: Diversion, number: str | None, public: str) -> None:
         typer.echo(f'TWILIO_PHONE_NUMBER is not set: set "A call comes in" of your number to {public}{VOICE_PATH}')
         return
     await diversion.divert(number, webhook_of(public))
-    typer.echo(f"Call {number}. It comes here by way of {public}; Ctrl-C puts the number's webhook back.")
+    typer.echo(f"Call {number}. Calls arrive through {public}. Ctrl-C restores the number's webhook.")
 
 
-async def _put_back(diversion: Diversion) -> None:
+async def _restore(diversion: Diversion) -> None:
     try:
         async with asyncio.timeout(RESTORE_SECONDS):
             if await diversion.restore():
-                typer.echo("The number's webhook is put back.")
+                typer.echo("The number's webhook is restored.")
     except (PhoneAgentError, TimeoutError) as error:
-        typer.echo(f"The number's webhook is not put back yet, the next start tries again: {error}", err=True)
+        typer.echo(f"The number's webhook could not be restored, the next start tries again: {error}", err=True)
 
 
 async def _first(*waiting: Coroutine[Any, Any, Any]) -> None:

@@ -1,7 +1,7 @@
-"""A number's calls, sent to this machine for a while, and where they went before, remembered on disk.
+"""The diversion of a number's calls to this machine, with the number's old webhook in a file.
 
-The file is written before the number is touched and removed after it was put back, so that whatever happens in between,
-the next start finds out.
+The file is written before the number is changed and removed after it is restored. If the process dies in between, the
+next start restores the number.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from phoneagent.twilio.rest import PhoneNumbers, Webhook
 
 STATUS_PATH = "/twilio/status"
 RETRY = "#rc=3&rp=ct,5xx"
-"""Tells Twilio to ask again while a changed file restarts the app; Twilio keeps what is after the # for itself."""
+"""Makes Twilio retry while a changed file restarts the app. Twilio does not send the part after the #."""
 
 GONE = 20404
 
@@ -32,7 +32,7 @@ def webhook_of(public_url: str) -> Webhook:
 
 
 class Diversion:
-    """Points a number somewhere else and back; `folder` holds what has to be remembered."""
+    """A number that points somewhere else for a while; the file in `folder` says what to restore."""
 
     def __init__(self, numbers: PhoneNumbers, folder: Path) -> None:
         self._numbers = numbers
@@ -42,24 +42,24 @@ class Diversion:
         """Send the calls of `number` (E.164) to `webhook`.
 
         Raises:
-            TelephonyError: it is not ours, something else takes its calls, or Twilio cannot be asked.
-            DefinitionError: the folder cannot be written to; then the number is as it was.
+            TelephonyError: the number is not ours, something else takes its calls, or Twilio does not answer.
+            DefinitionError: the folder cannot be written to; the number is unchanged.
         """
         found = await self._numbers.find(number)
         if found.overridden_by is not None:
             raise TelephonyError(
-                f"{found.overridden_by} takes the number's calls, whatever its webhook: remove that in the console"
+                f"{found.overridden_by} takes the number's calls, not its webhook: remove it in the Twilio console"
             )
         if found.webhook != webhook:
             self._remember({"number": found.sid, "before": asdict(found.webhook), "ours": asdict(webhook)})
             await self._numbers.set_webhook(found.sid, webhook)
 
     async def restore(self) -> bool:
-        """Put back the webhook that is remembered, unless somebody has changed it since; returns whether it was.
+        """Restore the webhook in the file, unless it was changed in the meantime; return whether it was restored.
 
         Raises:
-            TelephonyError: Twilio cannot be asked; it stays remembered.
-            DefinitionError: what is remembered cannot be read.
+            TelephonyError: Twilio does not answer; the file stays.
+            DefinitionError: the file cannot be read.
         """
         try:
             content = json.loads(self._file.read_text(encoding="utf-8"))
@@ -68,7 +68,7 @@ class Diversion:
             return False
         except (OSError, ValueError, KeyError, TypeError):
             raise DefinitionError(
-                f"{self._file} cannot be read: see where your number points in the Twilio console, then delete the file"
+                f"{self._file} cannot be read: check your number's webhook in the Twilio console, then delete the file"
             ) from None
         try:
             changed = _address(await self._numbers.webhook(sid)) == _address(ours)
@@ -87,29 +87,27 @@ class Diversion:
             fresh.write_text(json.dumps(content, indent=2), encoding="utf-8")
             os.replace(fresh, self._file)
         except OSError as error:
-            raise DefinitionError(
-                f"{self._file} cannot be written ({error.strerror}): run it in another folder"
-            ) from None
+            raise DefinitionError(f"{self._file} cannot be written ({error.strerror}): use another folder") from None
 
 
 def _address(webhook: Webhook) -> str:
-    # Not all of the webhook: Twilio may spell what is after the # in its own way.
+    # The part after the # is not compared, because Twilio may spell it differently.
     return webhook.voice_url.partition("#")[0]
 
 
 @contextmanager
 def only_one(folder: Path) -> Iterator[None]:
-    """Make the folder, and have it to oneself: another process that has it refuses.
+    """Create the folder and lock it while the context lasts.
 
     Raises:
-        DefinitionError: `phoneagent dev` runs here already, or the folder cannot be made.
+        DefinitionError: `phoneagent dev` already runs here, or the folder cannot be created.
     """
     try:
         folder.mkdir(exist_ok=True)
         (folder / ".gitignore").write_text("*\n", encoding="utf-8")
         file = (folder / "lock").open("w")
     except OSError as error:
-        raise DefinitionError(f"{folder} cannot be made ({error.strerror}): run it in another folder") from None
+        raise DefinitionError(f"{folder} cannot be created ({error.strerror}): use another folder") from None
     with file:
         _lock(file)
         yield
@@ -118,9 +116,9 @@ def only_one(folder: Path) -> Iterator[None]:
 def _lock(file: IO[str]) -> None:
     try:
         import fcntl
-    except ImportError:  # Windows: two at once are the user's own affair
+    except ImportError:  # Windows has no such lock: two runs at once are not detected
         return
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
-        raise DefinitionError("`phoneagent dev` already runs in this folder: end that one first") from None
+        raise DefinitionError("`phoneagent dev` already runs in this folder: stop it first") from None

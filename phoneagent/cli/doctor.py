@@ -1,4 +1,4 @@
-"""`phoneagent doctor`: what stands between a caller and the agent."""
+"""`phoneagent doctor`: the checks of an installation, as a table or as JSON."""
 
 from __future__ import annotations
 
@@ -34,24 +34,26 @@ def doctor(
     target: Annotated[
         str | None,
         typer.Argument(
-            help="The app, for endpoints that its code brings: `module:app` or `file.py`; without it main.py, app.py "
-            "or agent.py, if there is one."
+            help="The app, for endpoints in its code: `module:app` or `file.py`. Without it: main.py, app.py or "
+            "agent.py, if there is one."
         ),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Write the report as JSON.")] = False,
     local: Annotated[
         str | None,
-        typer.Option(metavar="URL", help="Ask the app there, like http://127.0.0.1:8000, not at PUBLIC_URL."),
+        typer.Option(
+            metavar="URL", help="Check the app at this address, like http://127.0.0.1:8000, not at PUBLIC_URL."
+        ),
     ] = None,
 ) -> None:
-    """Look at settings, Twilio, the number, the public address, the model and the records. Exit 1 if one is wrong."""
+    """Check settings, Twilio, the number, the public address, the model and the database. Exit 1 if a check fails."""
     if local is not None and urlsplit(local).scheme not in ("http", "https"):
         raise typer.BadParameter(f"{local!r} does not begin with http:// or https://", param_hint="--local")
-    logging.basicConfig(handlers=[logging.NullHandler()])  # the report says it all
+    logging.basicConfig(handlers=[logging.NullHandler()])  # the report has it all
     console = Console(highlight=False)
-    with console.status("Looking …") if console.is_terminal and not as_json else nullcontext():
-        app, troubles = _app(target)
-        checks = [*troubles, *asyncio.run(_report(app, local))]
+    with console.status("Checking …") if console.is_terminal and not as_json else nullcontext():
+        app, problems = _app(target)
+        checks = [*problems, *asyncio.run(_report(app, local))]
     if as_json:
         wrong = any(check.status is Status.FAILED for check in checks)
         typer.echo(json.dumps({"ok": not wrong, "checks": [asdict(check) for check in checks]}, indent=2))
@@ -62,16 +64,16 @@ def doctor(
 
 
 def _app(target: str | None) -> tuple[PhoneApp | None, list[Check]]:
-    """Return the app, if there is one here, and what is to be said about it."""
+    """Return the app, if there is one here, and the checks about it."""
     if target is None and not any(Path(name).is_file() for name in DEFAULTS):
         return None, []
     try:
         return Target.find(target).load(), []
-    except (Exception, SystemExit) as error:  # noqa: BLE001 - a user's code may do anything, and it is reported
+    except (Exception, SystemExit) as error:  # noqa: BLE001 - a user's code may raise anything, and it is reported
         words = str(error) if isinstance(error, PhoneAgentError) else f"it cannot be imported: {type(error).__name__}"
         if target is not None:
             return None, [Check("app", Status.FAILED, words)]
-        return None, [Check("app", Status.SKIPPED, f"{words}; what code says of the model is not known then")]
+        return None, [Check("app", Status.SKIPPED, f"{words}; endpoints in its code are not checked")]
 
 
 async def _report(app: PhoneApp | None, local: str | None) -> list[Check]:

@@ -1,4 +1,4 @@
-"""`phoneagent init`: the beginnings of an agent, in a folder."""
+"""`phoneagent init`: a new project, with a small agent and its test."""
 
 from __future__ import annotations
 
@@ -11,25 +11,25 @@ import typer
 from phoneagent.errors import DefinitionError
 
 FILES = ("main.py", "tests/test_agent.py", ".env.example", "Procfile", "ngrok.yml")
-"""What is written, and never over anything that is there."""
+"""The files that are written. If one of them exists, nothing is written."""
 
 EXTRAS = (".gitignore", "requirements.txt")
-"""Written too, each where there is none: `.env` will hold secrets, and a PaaS looks for what to install."""
+"""Files that are written if they do not exist: `.env` will hold secrets, and a PaaS installs the requirements."""
 
 NEXT_STEPS = """\
 Next{where}:
   phoneagent demo main.py       hear a call with it: no account, no key, no network
-  pytest                        its test calls it through the simulated phone (pip install pytest)
+  pytest                        run its test, which calls it with a simulated phone (pip install pytest)
   cp .env.example .env          fill it in, then
   phoneagent dev                call it from a real phone, while you change it"""
 
 
 def init(
     folder: Annotated[
-        Path, typer.Argument(metavar="[DIR]", help="Where; without it, here.", show_default=False)
+        Path, typer.Argument(metavar="[DIR]", help="The folder. Without it: the current one.", show_default=False)
     ] = Path(),
 ) -> None:
-    """Write a small agent, its test, and what it takes to deploy it."""
+    """Write a small agent, its test, and the files to deploy it."""
     for name in write(folder):
         typer.echo(f"  {folder / name}")
     typer.echo(NEXT_STEPS.format(where="" if folder.resolve() == Path.cwd() else f", in {folder}"))
@@ -39,7 +39,7 @@ def write(folder: Path) -> list[str]:
     """Write the files into the folder and return their names.
 
     Raises:
-        DefinitionError: some are there already, or the folder cannot be written to; then nothing was written.
+        DefinitionError: some exist already, so nothing was written, or the folder cannot be written to.
     """
     there = [name for name in FILES if (folder / name).exists()]
     if there:
@@ -58,6 +58,6 @@ def write(folder: Path) -> list[str]:
 
 
 def _template(name: str) -> str:
-    # They end in .txt so that neither Python, linters nor git take them for what they are going to be.
+    # They end in .txt so that Python, linters and git do not treat them as part of this package.
     file = f"{name.removeprefix('.').removesuffix('.txt')}.txt"
     return resources.files(__package__).joinpath("templates", file).read_text("utf-8")

@@ -1,4 +1,4 @@
-"""`phoneagent migrate`: the tables of the records, brought up to date."""
+"""`phoneagent migrate`: brings the tables of the call records up to date."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from phoneagent.store.database import Database
 
 
 def migrate() -> None:
-    """Bring the database at DATABASE_URL up to date. It may be run at any time, and by several at once."""
+    """Bring the database at DATABASE_URL up to date. Safe to run at any time, and several times at once."""
     database = Database(settings.load_records().database_url.get_secret_value())
 
     async def run() -> str:

@@ -1,9 +1,8 @@
-"""`phoneagent serve`: the app, for real."""
+"""`phoneagent serve`: the app under uvicorn, in one process or several."""
 
 from __future__ import annotations
 
 import errno
-import ipaddress
 import logging
 import logging.config
 import socket
@@ -20,30 +19,31 @@ from phoneagent.protocol.mediastream import MAX_MESSAGE_BYTES
 from phoneagent.server import VOICE_PATH, PhoneApp
 from phoneagent.settings import Settings, load
 from phoneagent.telemetry import JsonFormatter, TextFormatter
+from phoneagent.twilio.verification import is_loopback
 
 log = logging.getLogger("phoneagent.serve")
 
-EVERYWHERE = "0.0.0.0"  # noqa: S104 - a PaaS needs it
+EVERYWHERE = "0.0.0.0"  # noqa: S104 - a PaaS connects from outside
 BACKLOG = 2048
-"""Connections that may wait while a worker is busy or on its way, as in uvicorn."""
+"""How many connections may wait while a worker is busy or starting; uvicorn has the same limit."""
 
 UVICORN: dict[str, Any] = {
     "ws": "websockets-sansio",
     "ws_per_message_deflate": False,  # Twilio offers none
     "ws_max_size": MAX_MESSAGE_BYTES,
-    "proxy_headers": False,  # nothing is ever concluded from X-Forwarded-*
+    "proxy_headers": False,  # X-Forwarded-* come from the client and are never used
     "server_header": False,
 }
 """How uvicorn serves phone calls."""
 
 NOISY = ("websockets", "asyncio", "twilio", "urllib3", "uvicorn.access")
-"""Loggers that are heard from a warning on."""
+"""Loggers that log warnings and errors only."""
 
 
 def log_config(level: str, form: Literal["text", "json"] | None) -> dict[str, Any]:
-    """Return how to log: to standard error, text on a terminal and JSON elsewhere, unless `form` says.
+    """Return the configuration of the log: to standard error, by default as text on a terminal and as JSON elsewhere.
 
-    It is a value because uvicorn carries it into the process that `--reload` starts anew.
+    It is a dict because uvicorn passes it to the process that `--reload` starts.
     """
     as_json = form == "json" or (form is None and not sys.stderr.isatty())
     text = {"()": TextFormatter, "fmt": "%(asctime)s %(levelname)-7s %(name)s: %(message)s"}
@@ -59,36 +59,36 @@ def log_config(level: str, form: Literal["text", "json"] | None) -> dict[str, An
 
 def serve(
     target: Annotated[
-        str | None, typer.Argument(help="The app: `module:app` or `file.py`; without it main.py, app.py or agent.py.")
+        str | None, typer.Argument(help="The app, `module:app` or `file.py`. Without it: main.py, app.py or agent.py.")
     ] = None,
     host: Annotated[
-        str | None, typer.Option(help="The address to listen on; without it every one of this machine's.")
+        str | None, typer.Option(help="The address to listen on. Without it: all addresses of this machine.")
     ] = None,
-    port: Annotated[int | None, typer.Option(help="The port; without it PORT, or 8000.", min=0, max=65535)] = None,
+    port: Annotated[int | None, typer.Option(help="The port. Without it: PORT, or 8000.", min=0, max=65535)] = None,
     reload: Annotated[bool, typer.Option("--reload", help="Restart when a file changes, for development.")] = False,
     insecure: Annotated[
-        bool, typer.Option("--insecure", help="Take unsigned calls, from this machine only; needs no Twilio account.")
+        bool, typer.Option("--insecure", help="Take unsigned calls, from this machine only. Needs no Twilio account.")
     ] = False,
 ) -> None:
     """Answer calls: run the app on PORT, in WEB_CONCURRENCY processes."""
     found = Target.find(target)
     app = found.load()
     if insecure:
-        _open_up(app, reload)
+        _make_insecure(app, reload)
     loaded = app.settings
-    _ = app.endpoint  # a line here; while the server starts, a mistake in it would be a traceback
+    _ = app.endpoint  # an error here is one line; while the server starts, it would be a traceback
     address = _address(host, loaded)
     logs = log_config(loaded.log_level, loaded.log_format)
     listening = _listen(address, loaded.port if port is None else port)
     options: dict[str, Any] = {"host": address, "port": listening.getsockname()[1], **UVICORN}
     if reload:
-        listening.close()  # it was free; uvicorn listens itself
+        listening.close()  # it was only a check that the port is free: uvicorn opens its own socket
         name = f"{found.module}:{found.attribute}"
         folders = [found.folder]
         uvicorn.run(name, app_dir=found.folder, reload=True, reload_dirs=folders, log_config=logs, workers=1, **options)
         return
     logging.config.dictConfig(logs)
-    if loaded.insecure:  # a phone on this machine, which is given no address of ours, has to find the media socket
+    if loaded.insecure:  # there is no PUBLIC_URL, but a phone on this machine must find the media socket
         app.settings = loaded = loaded.model_copy(update={"public_url": _url(address, options["port"])})
     with listening:
         _announce(_url(address, options["port"]), loaded)
@@ -99,13 +99,13 @@ def serve(
             raise typer.Exit(status)
 
 
-def _open_up(app: PhoneApp, reload: bool) -> None:
-    """Let the app do without a Twilio account, and without signatures whatever its settings.
+def _make_insecure(app: PhoneApp, reload: bool) -> None:
+    """Make the app run without a Twilio account and without signatures, whatever its settings say.
 
     Raises:
-        ConfigurationError: something else than Twilio's settings is missing or malformed.
+        ConfigurationError: a setting that is not Twilio's is missing or malformed.
     """
-    if reload:  # the process that it starts anew would know nothing of this
+    if reload:  # the process that it starts would not know of --insecure
         raise ConfigurationError(["--insecure and --reload do not go together: leave one of them out"])
     try:
         found = app.settings
@@ -115,37 +115,30 @@ def _open_up(app: PhoneApp, reload: bool) -> None:
 
 
 def _address(host: str | None, loaded: Settings) -> str:
-    """Return where to listen.
+    """Return the address to listen on.
 
     Raises:
-        ConfigurationError: it would let strangers in.
+        ConfigurationError: an insecure app would be open to other machines.
     """
     if not loaded.insecure:
         return host or EVERYWHERE
-    if host is not None and not _is_loopback(host):
+    if host is not None and not is_loopback(host):
         raise ConfigurationError([f"--insecure listens on loopback only, not on {host}: leave --host out"])
     return host or "127.0.0.1"
 
 
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host.lower() == "localhost"
-
-
 def _listen(host: str, port: int) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    dualstack = family is socket.AF_INET6 and socket.has_dualstack_ipv6()  # `::` is every address, of either kind
+    dualstack = family is socket.AF_INET6 and socket.has_dualstack_ipv6()  # `::` stands for all IPv4 and IPv6 addresses
     try:
         return socket.create_server((host, port), family=family, backlog=BACKLOG, dualstack_ipv6=dualstack)
     except OSError as problem:
         if problem.errno == errno.EADDRINUSE:
-            words = f"port {port} is in use: end what listens there, or choose another with --port or PORT"
+            words = f"port {port} is in use: stop the program there, or choose another with --port or PORT"
         elif problem.errno == errno.EACCES:
-            words = f"port {port} is not for everybody: choose one from 1024 up with --port or PORT"
+            words = f"port {port} needs special privileges: choose 1024 or higher with --port or PORT"
         else:
-            words = f"{host} is no address of this machine: give another --host, or none"
+            words = f"{host} is not an address of this machine: change --host, or leave it out"
         typer.echo(f"phoneagent: {words}", err=True)
         raise typer.Exit(1) from None
 
@@ -158,5 +151,5 @@ def _announce(url: str, loaded: Settings) -> None:
     processes = f", {loaded.web_concurrency} processes" if loaded.web_concurrency > 1 else ""
     log.info("listening on %s%s", url, processes)
     if loaded.insecure:
-        words = "INSECURE: unsigned calls are taken from programs on this machine, and each costs what the model costs"
+        words = "INSECURE: programs on this machine can make unsigned calls, and each call costs what the model costs"
         log.warning("%s; try `phoneagent sim call %s%s`", words, url, VOICE_PATH)

@@ -1,4 +1,4 @@
-"""`phoneagent sim call`: a Twilio phone, and a caller with lines to say, against any server."""
+"""`phoneagent sim call`: a Twilio phone, with a caller that says given lines, for any server."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from phoneagent.sim.twilio.phone import CallFailed, Line, Phone
 from phoneagent.sim.twilio.report import call_report
 
 ANSWER_SECONDS = 20.0
-"""How long the caller waits to be answered."""
+"""How long the caller waits for an answer."""
 
-LONGEST_ANSWER_SECONDS = 120.0
-"""How long the caller listens before giving up."""
+MAX_ANSWER_SECONDS = 120.0
+"""How long the caller listens to one answer before giving up."""
 
 GOODBYE_MS = 5000
 """The silence after which a caller with nothing more to say hangs up, in milliseconds."""
 
 POLL_SECONDS = 0.05
 
-_WHY = {
+_ENDS = {
     "agent": "the agent's side closed it",
     "caller": "the caller hung up",
     "line": "the connection broke",
@@ -38,7 +38,7 @@ _WHY = {
 
 @dataclass(frozen=True, slots=True)
 class _Words:
-    """A line to say, and how it is shown; `text` is empty when it comes from a recording."""
+    """A line to say, and how it is shown. `text` is empty if the line is a recording."""
 
     shown: str
     text: str
@@ -47,7 +47,7 @@ class _Words:
 
 @dataclass(frozen=True, slots=True)
 class _Plan:
-    """What the caller does, in order."""
+    """The caller's actions, in order."""
 
     words: list[_Words]
     pause_seconds: float | None
@@ -62,32 +62,34 @@ def call(
         str | None, typer.Option(envvar="TWILIO_AUTH_TOKEN", help="Sign every request with this Twilio auth token.")
     ] = None,
     say: Annotated[
-        list[str] | None, typer.Option(metavar="TEXT|FILE.wav", help="What the caller says; give it once a line.")
+        list[str] | None, typer.Option(metavar="TEXT|FILE.wav", help="A line for the caller to say. Repeatable.")
     ] = None,
     after_agent: Annotated[
-        bool, typer.Option("--after-agent", help="Say each line once the agent was heard and is silent. The default.")
+        bool, typer.Option("--after-agent", help="Say each line when the agent has spoken and is silent. The default.")
     ] = False,
-    pause: Annotated[float | None, typer.Option(min=0, help="Wait so many seconds before each line instead.")] = None,
+    pause: Annotated[
+        float | None, typer.Option(min=0, help="Instead, wait this many seconds before each line.")
+    ] = None,
     barge_in_after: Annotated[
-        float | None, typer.Option(min=0, help="Say the second line once the answer was heard for so many ms.")
+        float | None, typer.Option(min=0, help="Say the second line after this many ms of the agent's answer.")
     ] = None,
     dtmf: Annotated[str | None, typer.Option(help="Keys to press after the last line, like 12#.")] = None,
-    hang_up_after: Annotated[float | None, typer.Option(min=0, help="Hang up so many seconds into the call.")] = None,
-    public_url: Annotated[str | None, typer.Option(help="The public address that stands for the server's own.")] = None,
+    hang_up_after: Annotated[float | None, typer.Option(min=0, help="Hang up this many seconds into the call.")] = None,
+    public_url: Annotated[str | None, typer.Option(help="The public address of the server, for signatures.")] = None,
     fallback_url: Annotated[
-        str | None, typer.Option(help="Asked when the server fails, like the fallback of a Twilio number.")
+        str | None, typer.Option(help="The webhook to use when the server fails, like a Twilio number's fallback.")
     ] = None,
-    delay: Annotated[float, typer.Option(min=0, help="Milliseconds on the line, in each direction.")] = 0,
-    report: Annotated[Path | None, typer.Option(help="Write a report of the call here, as JSON.")] = None,
+    delay: Annotated[float, typer.Option(min=0, help="The delay of the line in each direction, in ms.")] = 0,
+    report: Annotated[Path | None, typer.Option(help="The file for a report of the call, as JSON.")] = None,
     wav: Annotated[
-        Path | None, typer.Option(help="Write a recording here: the caller left, what was heard right.")
+        Path | None, typer.Option(help="The file for a recording: the caller left, what the caller heard right.")
     ] = None,
 ) -> None:
-    """Call a server as Twilio would, say the lines given, and check every rule of Twilio's.
+    """Call a server as Twilio would, say the given lines, and check every rule of Twilio's.
 
-    Without --pause the caller listens first: each line waits until the agent was heard and has then been silent for
-    0.7 s. After the last line the caller hears the answer out and, if the agent does not hang up, does so after 5 s of
-    silence. The exit status is 1 if the call failed, a line could not be said, or the server broke a rule.
+    Without --pause, the caller says each line after the agent has spoken and then been silent for 0.7 s. After the last
+    line, the caller listens to the whole answer, and hangs up after 5 s of silence if the agent does not. The exit
+    status is 1 if the call failed, a line could not be said, or the server broke a rule.
     """
     if after_agent and pause is not None:
         raise typer.BadParameter("give either --after-agent or --pause")
@@ -110,7 +112,7 @@ def call(
 
 
 def _voiced(words: str) -> _Words:
-    """Turn a --say into audio: a WAV file is read, anything else is spoken."""
+    """Turn a --say into audio: read it if it names a WAV file, speak it otherwise."""
     if not words.lower().endswith(".wav"):
         return _Words(words, words, caller_voice().render(words))
     try:
@@ -120,7 +122,7 @@ def _voiced(words: str) -> _Words:
 
 
 async def _call(phone: Phone, plan: _Plan, show: _Show, report: Path | None, wav: Path | None) -> bool:
-    """Make the call; return whether all went well."""
+    """Make the call and return whether all went well."""
     problem: str | None = None
     try:
         async with phone.dial() as line:
@@ -137,7 +139,9 @@ async def _call(phone: Phone, plan: _Plan, show: _Show, report: Path | None, wav
             _write(report, json.dumps(_failed(failure), indent=2) + "\n")
         return False
     if line.ended_by in {"line", "error"}:
-        problem = problem or f"the call did not end well: {line.ended_by}, the socket's code {line.close_code}"
+        problem = (
+            problem or f"the call did not end properly: {line.ended_by}, close code {line.close_code} of the socket"
+        )
     if report is not None:
         _write(report, json.dumps(call_report(line), indent=2) + "\n")
     if wav is not None:
@@ -147,7 +151,7 @@ async def _call(phone: Phone, plan: _Plan, show: _Show, report: Path | None, wav
 
 
 async def _converse(line: Line, plan: _Plan, show: _Show) -> str | None:
-    """Let the caller do as planned; return what went wrong, if anything."""
+    """Carry out the plan and return what went wrong, if anything did."""
     step = "the greeting was heard"
     try:
         async with asyncio.timeout(plan.hang_up_after_seconds) as limit:
@@ -179,28 +183,28 @@ async def _turn(line: Line, plan: _Plan) -> None:
         await asyncio.sleep(plan.pause_seconds)
         return
     await line.wait_for_agent(timeout=ANSWER_SECONDS)
-    await line.wait_for_silence(timeout=LONGEST_ANSWER_SECONDS)
+    await line.wait_for_silence(timeout=MAX_ANSWER_SECONDS)
 
 
 async def _hear_out(line: Line) -> None:
-    """Wait for the last answer, and for the agent to hang up, or for a silence that asks the caller to."""
+    """Wait for the last answer, and then for the agent to hang up or for a long silence."""
     try:
         await line.wait_for_agent(timeout=ANSWER_SECONDS)
-        await line.wait_for_silence(ms=GOODBYE_MS, timeout=LONGEST_ANSWER_SECONDS)
+        await line.wait_for_silence(ms=GOODBYE_MS, timeout=MAX_ANSWER_SECONDS)
     except CallFailed:
         await line.wait_ended(timeout=ANSWER_SECONDS)
 
 
 class _Show:
-    """The call in the terminal, a line for each thing that happens."""
+    """The call in the terminal, one line for each event."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
 
-    def say(self, line: Line, who: str, what: str) -> None:
-        colour = {"caller": "cyan", "agent": "green", "violation": "red"}.get(who, "dim")
+    def say(self, line: Line, name: str, what: str) -> None:
+        colour = {"caller": "cyan", "agent": "green", "violation": "red"}.get(name, "dim")
         text = Text(f"{line.duration_ms / 1000:6.1f} s  ", style="dim")
-        self._print(text.append(f"{who:<9}", style=colour).append(what, style="default"))
+        self._print(text.append(f"{name:<9}", style=colour).append(what, style="default"))
 
     def fail(self, what: str) -> None:
         self._print(Text(what, style="red"))
@@ -209,7 +213,7 @@ class _Show:
         self._console.print(text, soft_wrap=True)
 
     async def watch(self, line: Line) -> None:
-        """Tell what the agent does, until cancelled."""
+        """Print what the agent does, until cancelled."""
         talking = False
         clears, violations, streams = 0, 0, 1
         while True:
@@ -227,18 +231,18 @@ class _Show:
             await asyncio.sleep(POLL_SECONDS)
 
     def _streams(self, line: Line, shown: int) -> int:
-        """Tell which streams ended and began since `shown`, which counts both; return how many it are now."""
+        """Print the starts and ends of streams from number `shown` on, and return how many there are by now."""
         happened = [each for stream in line.streams for each in (stream.start_ms, stream.end_ms) if each is not None]
         for index in range(shown, len(happened)):
             number = index // 2 + 1
             if index % 2:
-                self.say(line, "phone", f"stream {number} ended: {_WHY[line.streams[number - 1].ended_by or 'agent']}")
+                self.say(line, "phone", f"stream {number} ended: {_ENDS[line.streams[number - 1].ended_by or 'agent']}")
             else:
                 self.say(line, "phone", f"stream {number} after {line.gaps_ms[number - 2] / 1000:.1f} s")
         return len(happened)
 
     def end(self, line: Line, problem: str | None) -> None:
-        """Sum up."""
+        """Print the summary."""
         streams = f", after {len(line.streams)} streams" if len(line.streams) > 1 else ""
         self.say(line, "phone", f"the call is over, ended by the {line.ended_by}{streams}")
         if problem:
@@ -250,7 +254,7 @@ class _Show:
 
 
 def _failed(failure: CallFailed) -> dict[str, Any]:
-    """The report of a call that never reached a stream."""
+    """Return the report of a call that never reached a stream."""
     empty = dict.fromkeys(("first_audio", "response_p50", "response_p95", "bridge_up_p99", "bridge_down_p99"))
     return {
         "call_sid": None,

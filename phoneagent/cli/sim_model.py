@@ -1,4 +1,4 @@
-"""`phoneagent sim model`: a Realtime server for any Realtime client, offline."""
+"""`phoneagent sim model`: an offline Realtime server for any Realtime client."""
 
 from __future__ import annotations
 
@@ -19,23 +19,27 @@ from phoneagent.sim.speech import agent_voice, default_ear
 
 
 def model(
-    port: Annotated[int, typer.Option(help="Port on 127.0.0.1; 0 takes a free one.", min=0, max=65535)] = 9000,
-    script: Annotated[Path | None, typer.Option(help="What the model says, a TOML file.")] = None,
-    scripted: Annotated[bool, typer.Option(help="Don't listen: each turn takes the script's next line.")] = False,
-    api_key: Annotated[str | None, typer.Option(help="The key that clients must present.", show_default=False)] = None,
-    speed: Annotated[float, typer.Option(help="Audio is sent so many times faster than real time.", min=0.1)] = 5.0,
-    think_ms: Annotated[float, typer.Option(help="From response.created to the first audio.", min=0)] = 120,
-    session_seconds: Annotated[float, typer.Option(help="A session expires after this.", min=0.1)] = 3600,
-    beta: Annotated[bool, typer.Option("--beta/--refuse-beta", help="Speak the beta dialect to who asks.")] = True,
-    slow_start: Annotated[float, typer.Option(help="Seconds before session.created.", min=0)] = 0,
-    drop_after: Annotated[float | None, typer.Option(help="Cut the connection after so many seconds.", min=0)] = None,
-    stall_after: Annotated[float | None, typer.Option(help="Send nothing after so many seconds.", min=0)] = None,
+    port: Annotated[int, typer.Option(help="The port on 127.0.0.1; 0 uses a free one.", min=0, max=65535)] = 9000,
+    script: Annotated[Path | None, typer.Option(help="The script of the model, a TOML file.")] = None,
+    scripted: Annotated[bool, typer.Option(help="Do not listen: at each turn, say the script's next line.")] = False,
+    api_key: Annotated[str | None, typer.Option(help="The key that clients must send.", show_default=False)] = None,
+    speed: Annotated[float, typer.Option(help="How many times faster than real time audio is sent.", min=0.1)] = 5.0,
+    think_ms: Annotated[float, typer.Option(help="The time from response.created to the first audio.", min=0)] = 120,
+    session_seconds: Annotated[float, typer.Option(help="The time after which a session expires.", min=0.1)] = 3600,
+    beta: Annotated[
+        bool, typer.Option("--beta/--refuse-beta", help="Speak the beta dialect to clients that ask for it.")
+    ] = True,
+    slow_start: Annotated[float, typer.Option(help="How many seconds session.created is delayed.", min=0)] = 0,
+    drop_after: Annotated[float | None, typer.Option(help="Cut the connection after this many seconds.", min=0)] = None,
+    stall_after: Annotated[float | None, typer.Option(help="Send nothing more after this many seconds.", min=0)] = None,
     error: Annotated[list[str] | None, typer.Option(help="Send an error: SECONDS:CODE. Repeatable.")] = None,
-    fail_responses: Annotated[int, typer.Option(help="The first N responses fail.", min=0)] = 0,
-    refuse_field: Annotated[list[str] | None, typer.Option(help="A session field not to know, dotted.")] = None,
-    refuse_model: Annotated[list[str] | None, typer.Option(help="A model not to have.")] = None,
+    fail_responses: Annotated[int, typer.Option(help="Let this many responses fail first.", min=0)] = 0,
+    refuse_field: Annotated[
+        list[str] | None, typer.Option(help="A session field to refuse as unknown, as a dotted path. Repeatable.")
+    ] = None,
+    refuse_model: Annotated[list[str] | None, typer.Option(help="A model to refuse as unknown. Repeatable.")] = None,
 ) -> None:
-    """Run a simulated Realtime server until Ctrl-C. It refuses what the real one refuses, in its words."""
+    """Run a simulated Realtime server until Ctrl-C. It refuses what the real server refuses, with the same messages."""
     faults = Faults(
         slow_start_seconds=slow_start,
         drop_after_seconds=drop_after,
@@ -64,9 +68,13 @@ def model(
     except DefinitionError as problem:
         raise typer.BadParameter(str(problem), param_hint="--script") from problem
     try:
-        asyncio.run(_run(server, "listens to the caller" if ear else "follows its script, whatever the caller says"))
+        asyncio.run(
+            _run(server, "that listens to the caller" if ear else "that follows its script, whatever the caller says")
+        )
     except OSError as problem:
-        typer.echo(f"Port {port} cannot be used: {problem.strerror or problem}. Choose another with --port.", err=True)
+        typer.echo(
+            f"Port {port} cannot be used: {problem.strerror or problem}. Choose another port with --port.", err=True
+        )
         raise typer.Exit(1) from problem
 
 
@@ -79,7 +87,7 @@ async def _run(server: Model, hearing: str) -> None:
         except NotImplementedError:  # Windows: Ctrl-C arrives as KeyboardInterrupt
             signal.signal(name, lambda *_: loop.call_soon_threadsafe(stop.set))
     async with server:
-        typer.echo(f"A simulated Realtime server {hearing}; Ctrl-C ends it.")
+        typer.echo(f"A simulated Realtime server {hearing}. Ctrl-C stops it.")
         typer.echo(server.url)
         await stop.wait()
     typer.echo(f"{len(server.sessions)} sessions, {len(server.violations)} rules broken")
@@ -102,7 +110,7 @@ def _error_event(text: str) -> tuple[float, dict[str, Any]]:
 
 
 class _Narrator:
-    """Prints a line for each event that a person wants to see."""
+    """The printer of a session: one line for each event that is worth a look."""
 
     def __init__(self) -> None:
         self._numbers: dict[str, int] = {}

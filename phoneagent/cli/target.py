@@ -1,4 +1,4 @@
-"""Finding the app that a command is about: `module:app` or `file.py`."""
+"""Targets: the app that a command works on, as `module:app` or `file.py`."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from phoneagent.errors import DefinitionError
 from phoneagent.server import PhoneApp
 
 DEFAULTS = ("main.py", "app.py", "agent.py")
-"""Files that are looked for when no target is named."""
+"""The files to try when no target is named."""
 
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """An app to import: the module, the name in it, and the folder it is found in."""
+    """An app to import: its module, its name there, and the folder of the module."""
 
     module: str
     attribute: str
@@ -24,10 +24,10 @@ class Target:
 
     @classmethod
     def find(cls, text: str | None) -> Target:
-        """Read a target as a user writes it.
+        """Parse a target as the user writes it.
 
         Raises:
-            DefinitionError: it names nothing.
+            DefinitionError: it names no app.
         """
         if text is None:
             text = next((name for name in DEFAULTS if Path(name).is_file()), None)
@@ -47,7 +47,7 @@ class Target:
         """Import the app.
 
         Raises:
-            DefinitionError: there is none under that name.
+            DefinitionError: there is no app of that name.
         """
         if self.folder not in sys.path:
             sys.path.insert(0, self.folder)
@@ -55,7 +55,7 @@ class Target:
             module = importlib.import_module(self.module)
         except ModuleNotFoundError as error:
             if error.name is None or not f"{self.module}.".startswith(f"{error.name}."):
-                raise  # something that the module itself imports
+                raise  # a module that the app's own module imports
             raise DefinitionError(f"there is no module {self.module} here: name `module:app` or `file.py`") from None
         found = getattr(module, self.attribute, None)
         if found is None:

@@ -1,4 +1,4 @@
-"""A public address for this machine: an ngrok agent that runs already, or the official `ngrok` package."""
+"""Tunnels: a public address for this machine, from a running ngrok agent or from the official `ngrok` package."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import aiohttp
 from phoneagent.errors import PhoneAgentError
 
 AGENT_APIS = tuple(f"http://127.0.0.1:{port}" for port in range(4040, 4045))
-"""Where agents on this machine tell of their tunnels: each further one takes the next port."""
+"""The APIs of ngrok agents on this machine, which list their tunnels. Each further agent takes the next port."""
 
 LOOK_SECONDS = 2.0
 OPEN_SECONDS = 20.0
@@ -26,44 +26,44 @@ _ANOTHER_RUNS = frozenset({"108", "334"})
 
 
 class TunnelFailed(PhoneAgentError):
-    """There is no public address; the message says what to do."""
+    """There is no public address. The message says what to do."""
 
 
 @asynccontextmanager
 async def tunnel(port: int, token: str | None, *, agent_apis: Sequence[str] = AGENT_APIS) -> AsyncIterator[str]:
-    """Find a tunnel to that local port, or open one with the authtoken while the context lasts; yields its address.
+    """Find a tunnel to that local port, or open one with the authtoken while the context lasts. Yields its address.
 
     Raises:
-        TunnelFailed: none was found, and none could be opened.
+        TunnelFailed: no tunnel runs, and none could be opened.
     """
-    found, elsewhere = await running_tunnel(port, agent_apis)
+    found, others = await running_tunnel(port, agent_apis)
     if found is not None:
         yield found
         return
-    listener = await _open(port, token, elsewhere)
+    listener = await _open(port, token, others)
     try:
         yield str(listener.url()).rstrip("/")
     finally:
-        with suppress(ValueError, TimeoutError):  # it may be gone already, and the process is about to end
+        with suppress(ValueError, TimeoutError):  # it may be closed already, and the process is about to end
             await asyncio.wait_for(_awaited(listener.close()), LOOK_SECONDS)
 
 
 async def running_tunnel(port: int, agent_apis: Sequence[str] = AGENT_APIS) -> tuple[str | None, bool]:
-    """Ask the agents on this machine for an https tunnel to that port; also tells whether there are others."""
-    elsewhere = False
+    """Return an https tunnel to that port from the lists of the agents, and whether they have other tunnels."""
+    others = False
     timeout = aiohttp.ClientTimeout(total=LOOK_SECONDS)
     async with aiohttp.ClientSession(timeout=timeout) as http:
         for api in agent_apis:
             for public, upstream in await _listed(http, api):
                 leads_to = _PORT.search(upstream)
                 if public.startswith("https://") and leads_to is not None and int(leads_to[1]) == port:
-                    return public.rstrip("/"), elsewhere
-                elsewhere = True
-    return None, elsewhere
+                    return public.rstrip("/"), others
+                others = True
+    return None, others
 
 
 async def _listed(http: aiohttp.ClientSession, api: str) -> list[tuple[str, str]]:
-    """Return public address and upstream of what an agent serves, from its newer or its older list."""
+    """Return the public address and the upstream of each tunnel of an agent, from its newer or its older API."""
     for path, address, section, upstream in (
         ("endpoints", "url", "upstream", "url"),
         ("tunnels", "public_url", "config", "addr"),
@@ -76,16 +76,16 @@ async def _listed(http: aiohttp.ClientSession, api: str) -> list[tuple[str, str]
             if found := [(str(each[address]), str(each[section][upstream])) for each in listed[path]]:
                 return found
         except (aiohttp.ClientError, OSError, ValueError, KeyError, TypeError):
-            continue  # no agent there, or something that is none
+            continue  # no agent there, or not an agent
     return []
 
 
-async def _open(port: int, token: str | None, elsewhere: bool) -> Any:
+async def _open(port: int, token: str | None, others: bool) -> Any:
     try:
         import ngrok  # type: ignore[import-not-found, unused-ignore]
     except ImportError:
-        why = f"the ngrok agent's tunnels do not lead to port {port}" if elsewhere else "no ngrok agent runs"
-        remedy = f"run `ngrok http {port}`, or pip install 'phoneagent[ngrok]', or give --public-url"
+        why = f"no tunnel of the ngrok agent leads to port {port}" if others else "no ngrok agent is running"
+        remedy = f"run `ngrok http {port}`, pip install 'phoneagent[ngrok]', or use --public-url"
         raise TunnelFailed(f"no tunnel ({why}): {remedy}") from None
     if token is None:
         raise TunnelFailed(
@@ -100,18 +100,18 @@ async def _open(port: int, token: str | None, elsewhere: bool) -> Any:
 
 
 def _refusal(error: Exception) -> str:
-    """Put ngrok's refusal into words. Its own repeat the token, so none of them are used."""
+    """Explain ngrok's refusal. Its own message repeats the token, so none of it is used."""
     text = " ".join(str(part) for part in error.args)
     found = _CODE.search(text)
     if found is None:
-        return "ngrok could not be reached: check the network, or give --public-url"
+        return "ngrok could not be reached: check the network, or use --public-url"
     code = found[1]
     if code in _BAD_TOKEN:
-        return f"ngrok refuses NGROK_AUTHTOKEN (ERR_NGROK_{code}): copy it anew from its dashboard"
+        return f"ngrok refuses NGROK_AUTHTOKEN (ERR_NGROK_{code}): copy it again from the ngrok dashboard"
     if code in _ANOTHER_RUNS:
-        return f"another ngrok session has the address (ERR_NGROK_{code}): end that one, or give --public-url"
+        return f"another ngrok session uses the address (ERR_NGROK_{code}): end that session, or give --public-url"
     return f"ngrok refused the tunnel (ERR_NGROK_{code}): see https://ngrok.com/docs/errors/err_ngrok_{code}"
 
 
 async def _awaited(pending: Any) -> Any:
-    return await pending  # ngrok returns futures of its own kind
+    return await pending  # ngrok returns its own kind of future

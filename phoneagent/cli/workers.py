@@ -1,8 +1,8 @@
-"""Several processes behind one port. Each answers calls and drains by itself; the parent starts them, replaces those
-that die, passes signals on, and waits.
+"""Workers: several processes behind one port. Each answers calls and drains by itself. The parent starts the workers,
+replaces those that die, forwards signals, and waits.
 
-uvicorn's own supervisor makes its workers itself, with a plain server in them that closes every WebSocket at SIGTERM,
-and it ends them when they do not answer a ping; a process with live calls in it must do neither.
+uvicorn's own supervisor does not fit: its workers run a plain server, which closes every WebSocket at SIGTERM, and it
+kills workers that do not answer a ping. Both would cut off live calls.
 """
 
 from __future__ import annotations
@@ -33,16 +33,16 @@ from phoneagent.settings import Settings
 log = logging.getLogger("phoneagent.workers")
 
 STARTUP_FAILURE = 3
-"""The exit status of a worker that never served; uvicorn's own when the app's start fails."""
+"""The exit status of a worker that never served. uvicorn uses the same when the app fails to start."""
 
 PAUSE_SECONDS = 1.0
-"""The least time between two starts of the same worker: one that dies at once must not eat the machine."""
+"""The minimum time between two starts of the same worker, so that one that dies at once does not use up the CPU."""
 
 GRACE_SECONDS = 10.0
-"""How much longer than DRAIN_SECONDS a worker may take to end before it is killed."""
+"""A worker that takes this much longer than DRAIN_SECONDS to end is killed."""
 
 FORCED_SECONDS = 5.0
-"""How long a worker may take to end once it was told to stop at once."""
+"""How long a worker may take to end after a second Ctrl-C, which means: stop at once."""
 
 _POLL_SECONDS = 0.5
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
@@ -50,7 +50,7 @@ _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """What a process has to know to answer calls; it goes to another process as it is, settings included."""
+    """Everything that a process needs to answer calls. It is pickled for a worker, settings included."""
 
     target: Target
     settings: Settings
@@ -65,10 +65,10 @@ class Job:
 
 
 class PunctualServer(Server):
-    """A server for which no signal comes too early or too late.
+    """A server that loses no early signal and survives a late one.
 
-    What was held back while the process was on its way reaches it now; and a SIGTERM that comes when it is through, as
-    platforms send several, does not turn its good end into a bad one.
+    Signals are held back while the process starts, and delivered once this server can handle them. Platforms may send
+    several SIGTERMs; one that arrives after the drain does not turn a clean exit into a failure.
     """
 
     ends_process = True
@@ -85,8 +85,8 @@ class Workers:
 
     Args:
         start: returns a process that is ready to be started.
-        count: how many there are to be.
-        drain_seconds: how long each may take to drain, in seconds.
+        count: the number of processes.
+        drain_seconds: how long each process may take to drain, in seconds.
     """
 
     def __init__(self, start: Callable[[], SpawnProcess], count: int, drain_seconds: float) -> None:
@@ -94,14 +94,13 @@ class Workers:
         self._slots = [_Slot() for _ in range(count)]
         self._drain_seconds = drain_seconds
         self._interrupted_at: float | None = None
-        self._kill_at: float | None = None  # set once it is over
+        self._kill_at: float | None = None  # None until the workers are told to end
         self._status = 0
 
     def run(self) -> int:
-        """Keep the processes running until a signal ends them; returns the exit status.
+        """Keep the processes running until a signal ends them, and return the exit status.
 
-        Signals are ignored from then on. The status is 1 if a process could not start in the first place, or had to be
-        killed in the end.
+        Signals are ignored from then on. The status is 1 if a process failed its first start, or had to be killed.
         """
         for each in _SIGNALS:
             signal.signal(each, self._on_signal)
@@ -111,7 +110,7 @@ class Workers:
             self._reap()
             self._kill_late()
         for each in _SIGNALS:
-            signal.signal(each, signal.SIG_IGN)  # everything is done: another one changes nothing
+            signal.signal(each, signal.SIG_IGN)  # the workers have ended: a late signal must change nothing
         return self._status
 
     def _live(self) -> list[SpawnProcess]:
@@ -120,7 +119,7 @@ class Workers:
     def _start(self) -> None:
         now = time.monotonic()
         for slot in self._slots:
-            with _signals_held():  # for the parent until the process is in its slot, for the child until it listens
+            with _signals_held():  # in the parent until the slot has the process, in the child until it listens
                 if self._kill_at is None and slot.process is None and now >= slot.not_before:
                     process = self._make()
                     process.start()
@@ -142,12 +141,12 @@ class Workers:
                 self._status = 1
                 self._stop(signal.SIGTERM)
             else:
-                log.warning("worker %d ended with status %s: another takes its place", process.pid, status)
+                log.warning("worker %d ended with status %s: a new worker replaces it", process.pid, status)
 
     def _kill_late(self) -> None:
         if self._kill_at is not None and time.monotonic() >= self._kill_at:
             for process in self._live():
-                log.error("worker %d does not end: killed", process.pid)
+                log.error("worker %d does not end in time: killing it", process.pid)
                 process.kill()
                 self._status = 1
             self._kill_at = float("inf")
@@ -164,14 +163,14 @@ class Workers:
         if self._kill_at is None:
             self._kill_at = time.monotonic() + self._drain_seconds + GRACE_SECONDS
         for process in self._live():
-            # A worker knows which of several signals to heed; a Ctrl-C in the terminal has reached it already.
+            # In a terminal, Ctrl-C has reached the workers already. They ignore a second signal that comes this soon.
             if process.pid is not None and process.is_alive():
                 os.kill(process.pid, number)
 
 
 @dataclass(slots=True)
 class _Slot:
-    """One of the processes, whichever it is at the moment."""
+    """The place of one worker, which successive processes may fill."""
 
     process: SpawnProcess | None = None
     not_before: float = 0.0
@@ -179,42 +178,42 @@ class _Slot:
 
 
 def run(job: Job, listening: socket.socket, count: int) -> int:
-    """Answer calls in `count` processes on one listening socket; returns the exit status.
+    """Answer calls in `count` processes on one listening socket, and return the exit status.
 
     Raises:
-        ConfigurationError: this system has no signals that could be held back.
+        ConfigurationError: this system cannot hold signals back (Windows).
     """
     if not hasattr(signal, "pthread_sigmask"):
-        raise ConfigurationError([f"WEB_CONCURRENCY is {count}, and on Windows there is one process: set it to 1"])
+        raise ConfigurationError([f"WEB_CONCURRENCY is {count}, but Windows supports one process only: set it to 1"])
     context = multiprocessing.get_context("spawn")
-    resource_tracker.ensure_running()  # when it starts it lets the signals loose that _start holds back
+    resource_tracker.ensure_running()  # its start would unblock the signals that _start blocks
     return Workers(
         lambda: context.Process(target=_work, args=(job, listening)), count, job.settings.drain_seconds
     ).run()
 
 
 def _work(job: Job, listening: socket.socket) -> None:
-    """The life of a worker."""
+    """Run a worker."""
     logging.config.dictConfig(job.log_config)
     threading.Thread(target=_follow_parent, daemon=True).start()
     try:
         app = job.target.load()
-        app.settings = job.settings  # the parent's, so that all agree, whatever a file says by now
+        app.settings = job.settings  # the parent's, so that all workers agree even if .env has changed
     except PhoneAgentError as error:
         log.error("%s", error)
         raise SystemExit(STARTUP_FAILURE) from None
-    except Exception:  # the user's own module, which the parent could import
+    except Exception:  # the user's module may fail here although the parent imported it
         log.exception("the app cannot be imported")
         raise SystemExit(STARTUP_FAILURE) from None
     job.run(app, listening)
 
 
 def _follow_parent() -> None:
-    """Drain when the parent is gone, as after `kill -9`: nobody would end this process, and it holds the port."""
+    """Drain when the parent is gone, as after `kill -9`. Nothing else would end this process, and it holds the port."""
     parent = multiprocessing.parent_process()
     if parent is not None:
         parent.join()
-        log.warning("the parent process is gone")
+        log.warning("the parent process is gone: this worker drains and ends")
         os.kill(os.getpid(), signal.SIGTERM)
 
 
@@ -228,5 +227,5 @@ def _signals_held() -> Iterator[None]:
 
 
 def _mask(how: str, *signals: int) -> None:
-    if hasattr(signal, "pthread_sigmask"):  # not on Windows, where there is one process, and no platform that signals
+    if hasattr(signal, "pthread_sigmask"):  # Windows has no such mask, and runs one process
         signal.pthread_sigmask(getattr(signal, how), signals)

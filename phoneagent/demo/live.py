@@ -1,4 +1,4 @@
-"""The call as it happens, in the terminal: who speaks, what and when, what was cut off, and how long answers took."""
+"""The live view of a call in the terminal: each turn, tool call and interruption, and how long answers took."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ if TYPE_CHECKING:
 
 TICK_SECONDS = 0.1
 _HEAD_BYTES = 640
-"""The first 80 ms of an item, by which it is found in what the phone received."""
+"""The first 80 ms of an item: by these bytes it is found in what the phone received."""
 
 
 class Live:
-    """Looks at the two simulators' records ten times a second and prints what is new.
+    """The printer of a call: it reads the two simulators' records ten times a second and prints what is new.
 
-    It only reads, and what it reads is cheap: the processor belongs to the call.
+    It only reads, and only what is cheap to read, because the call on the same processor must not be delayed.
     """
 
     def __init__(self, console: Console, line: Line, model: Model) -> None:
@@ -40,17 +40,17 @@ class Live:
         self._voice_ended_ms: float | None = None
 
     async def run(self) -> None:
-        """Print until cancelled; the last look is the caller's to take, with `look`."""
+        """Print until cancelled. Call `look` once more afterwards to print what came last."""
         while True:
             self.look()
             await asyncio.sleep(TICK_SECONDS)
 
     def caller_says(self, text: str) -> None:
-        """The caller begins to speak."""
+        """Print that the caller begins to speak."""
         self._print(self._now_ms(), "caller", "bold green", text)
 
     def caller_ends(self, silent_ms: float) -> None:
-        """The caller's line is over; its last `silent_ms` held no voice."""
+        """Time the next answer from the end of this line, whose last `silent_ms` are silent."""
         self._voice_ended_ms = self._line.speech[-1].end_ms - silent_ms if self._line.speech else None
 
     def look(self) -> None:
@@ -62,7 +62,7 @@ class Live:
             self._tool_calls(session)
 
     def _agent(self, session: SimulatedSession) -> None:
-        """Name each item of the agent's when the caller begins to hear it."""
+        """Print each of the agent's items when the caller begins to hear it."""
         received = self._line.received
         for item in session.audio_items[self._items :]:
             start = received.find(bytes(item.audio[:_HEAD_BYTES]), self._position) if item.audio else -1
@@ -70,7 +70,7 @@ class Live:
                 if not item.interrupted and item.truncated_ms is None:
                     return  # still on its way
             elif self._line.playout.position(time.monotonic()) <= start:
-                return  # waits behind what is being heard
+                return  # queued behind what is playing
             else:
                 self._places[item.item_id] = start
                 self._position = start + 1
@@ -78,7 +78,7 @@ class Live:
             self._items += 1
 
     def _latency(self) -> str:
-        """How long the caller waited for what begins now, empty if it isn't an answer."""
+        """Return how long the caller waited for what begins now, or "" if it is no answer."""
         ended_ms, self._voice_ended_ms = self._voice_ended_ms, None
         begun = [span.start_ms for span in self._line.heard if ended_ms is not None and span.start_ms >= ended_ms]
         return "" if ended_ms is None or not begun else f"+{(begun[0] - ended_ms) / 1000:.2f} s"
@@ -104,12 +104,12 @@ class Live:
             self._print(at_ms, "tool", "magenta", told.words(), wait=f"{told.ms} ms")
             self._tools += 1
 
-    def _print(self, at_ms: float, who: str, style: str, text: str, *, wait: str = "") -> None:
+    def _print(self, at_ms: float, name: str, style: str, text: str, *, wait: str = "") -> None:
         row = Table.grid(padding=(0, 2))
         row.add_column(width=6, justify="right", style="dim")
         row.add_column(width=8, style=style)
         row.add_column(width=7, style="dim")
-        row.add_row(clock(at_ms), who, wait, escape(text))
+        row.add_row(clock(at_ms), name, wait, escape(text))
         self._console.print(row)
 
     def _now_ms(self) -> float:

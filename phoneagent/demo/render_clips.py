@@ -1,9 +1,9 @@
-"""Render the lines of the demo's two calls, and the app's apology, to the clips that the package ships.
+"""The clips that the package ships, rendered from the lines of the demo's two calls and the app's apology.
 
     pip install 'phoneagent[demo]' && python -m phoneagent.demo.render_clips
 
-The same versions on the same kind of machine give the same bytes. What the ear makes of each clip is printed beside
-it, with the share of words it got wrong, so that a clip nobody can understand is noticed before it is shipped.
+The same versions on the same kind of machine give the same bytes. Each clip is printed with what the recogniser heard
+in it and the share of words that it got wrong, so that an unintelligible clip is noticed before it is shipped.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def caller_lines(*scripts: Script) -> list[str]:
 
 
 def render(folder: Path, voice: Voice, lines: list[str]) -> None:
-    """Write a clip of each line into `folder`, and the index; what else is in there goes."""
+    """Write a clip of each line, and the index, into `folder`; delete all other clips there."""
     folder.mkdir(parents=True, exist_ok=True)
     for old in folder.glob("*.ulaw"):
         old.unlink()
@@ -53,7 +53,7 @@ def render(folder: Path, voice: Voice, lines: list[str]) -> None:
 
 
 def word_errors(said: str, heard: str) -> float:
-    """Return the share of words to change, drop or add to get from `said` to `heard` (Levenshtein over words)."""
+    """Return the word error rate: how many words differ between `said` and `heard`, as a share of `said`."""
     want, got = normalised(said).split(), normalised(heard).split()
     row = list(range(len(got) + 1))
     for i, word in enumerate(want, 1):
@@ -64,16 +64,16 @@ def word_errors(said: str, heard: str) -> float:
 
 
 async def report(name: str, clips: dict[str, Path]) -> None:
-    """Print what the ear hears in each of `clips`, by line."""
-    ear = MoonshineEar(limit_seconds=30)
+    """Print what the recogniser hears in each of `clips`, by line."""
+    recogniser = MoonshineEar(limit_seconds=30)
     for line, path in clips.items():
         ulaw = path.read_bytes()
-        heard = await ear.hear(ulaw)
+        heard = await recogniser.hear(ulaw)
         print(f"{name:7} {len(ulaw) / 8000:5.1f} s {word_errors(line, heard):4.0%}  {line}\n{'':21}{heard}")
 
 
 def main() -> None:
-    """Render everything, and print what the ear made of it."""
+    """Render everything, and print what the recogniser heard."""
     scripts = (RESTAURANT.script(), VISITOR.script())
     for name, voice, lines in (
         ("agent", agent_voice(), agent_lines(*scripts)),

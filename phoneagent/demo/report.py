@@ -1,7 +1,7 @@
-"""What a simulated call measured: `report.json`, from the records of the phone and of the model.
+"""The report of a simulated call, `report.json`, measured from the records of the phone and of the model.
 
-Neither record comes from the app under test: the phone knows what was spoken and heard, and when; the model knows what
-it said, what it was told about it, and which tools answered. The shape is stable:
+Neither record comes from the app under test. The phone knows what was spoken and heard, and when. The model knows what
+it said, what the app told it about that, and which tools answered. The shape is stable:
 
     {"call_sid": "CA…", "ended_by": "agent" | "caller" | "line" | "error", "duration_ms": 33120,
      "turns": [{"role": "caller" | "agent", "text": "…", "heard_text": "…", "start_ms": 0, "end_ms": 0,
@@ -14,18 +14,18 @@ it said, what it was told about it, and which tools answered. The shape is stabl
 
 All times are milliseconds; `start_ms` and `end_ms` count from the start of the media stream on the phone's clock.
 
-turns           in the order in which they began. For the caller, start and end are where the voice really begins and
-                ends, `text` is what was said and `heard_text` what the model understood. For the agent there is a turn
-                for each audio item: start and end are those of the audio heard, `said_ms` is what the model sent,
-                `heard_ms` what the phone played of it, and `heard_text` the share of the words that fits.
+turns           in the order in which they began. For the caller, start and end are those of the voice itself, `text` is
+                what was said and `heard_text` what the model understood. For the agent there is a turn for each audio
+                item: start and end are those of the audio that was heard, `said_ms` is what the model sent, `heard_ms`
+                what the phone played of it, and `heard_text` the corresponding share of the words.
 barge_ins       one for each item that was truncated. `audio_end_ms` is what the app told the model; `truth_heard_ms` is
                 the phone's own playback position in that item when the `clear` took effect; `reaction_ms` is the time
-                from the true beginning of the caller's speech to that `clear`, null if none came.
+                from the true start of the caller's speech to that `clear`, null if there was none.
 tool_calls      `ms` is the time from the call to its output as the model saw it; null, like `output`, if none came.
 latency_ms      `first_audio`: from the start of the stream to the first audio heard. `response_*`: from the true end
-                of the caller's speech to the first audio of the agent heard after it. `bridge_up_p99`: from a frame
-                leaving the phone to the model having it (frames from before the model session was ready are left out).
-                `bridge_down_p99`: from a delta leaving the model to its last byte at the phone. Null: not measured.
+                of the caller's speech to the first audio of the agent heard after it. `bridge_up_p99`: from the phone
+                sending a frame to the model having it (frames from before the model session was ready do not count).
+                `bridge_down_p99`: from the model sending a delta to the phone having its last byte. Null: not measured.
 violations      every protocol rule that either simulator saw broken, in the words of the service.
 """
 
@@ -48,12 +48,12 @@ if TYPE_CHECKING:
     from phoneagent.sim.twilio.playout import Clear
 
 _LOUD = 250
-"""RMS, 0 to 32767, of 10 ms that hold voice; a soft first consonant still counts, the noise of a clip does not."""
+"""RMS (0 to 32767) above which 10 ms hold voice. A soft first consonant is above it, the noise of a clip is not."""
 
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """Something that was said, by either side."""
+    """One utterance of either side."""
 
     role: Literal["caller", "agent"]
     text: str
@@ -67,7 +67,7 @@ class Turn:
 
 @dataclass(frozen=True, slots=True)
 class BargeIn:
-    """What the app told the model about an interrupted item, beside the truth."""
+    """An interrupted item: what the app told the model that the caller heard, and what the caller really heard."""
 
     item_id: str
     audio_end_ms: int
@@ -95,7 +95,7 @@ class ToolCall:
 
 @dataclass(frozen=True, slots=True)
 class Latency:
-    """How long the caller waited, and how much of it the app added."""
+    """How long the caller waited, and how much of that the app added."""
 
     first_audio: int | None = None
     response_p50: int | None = None
@@ -106,7 +106,7 @@ class Latency:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """A measured call; the module's documentation describes each field."""
+    """A measured call; the docstring of the module describes each field."""
 
     call_sid: str
     ended_by: str
@@ -119,7 +119,7 @@ class Report:
 
     @property
     def passed(self) -> bool:
-        """Whether the call came to an end as calls should, and no rule was broken."""
+        """Whether one of the two sides ended the call properly, and no rule was broken."""
         return self.ended_by in ("agent", "caller") and not self.violations
 
     def json(self) -> str:
@@ -127,7 +127,7 @@ class Report:
         return json.dumps(asdict(self), indent=2, ensure_ascii=False) + "\n"
 
     def transcript(self) -> str:
-        """Return who said what and when, a line for each turn; what the caller did not hear stands in brackets."""
+        """Return the transcript, a line for each turn; what the caller did not hear is in brackets."""
         return "".join(
             f"{clock(turn.start_ms)}  {turn.role:6}  {turn.heard_text if turn.role == 'agent' else turn.text}"
             f"{_unheard(turn)}\n"
@@ -147,9 +147,9 @@ def _unheard(turn: Turn) -> str:
 
 
 def measure(line: Line, session: SimulatedSession | None) -> Report:
-    """Measure a call that is over; `session` is the model's side of it, None if the app never opened one.
+    """Measure a call that is over. `session` is the model's side of it, None if the app never opened one.
 
-    Violations are the phone's; those of the model's sessions are the caller's to add.
+    The report has the violations that the phone saw; add those of the model's sessions to it.
     """
     items = list(session.audio_items) if session else []
     places = locate(items, bytes(line.received), [clear.received_to for clear in line.clears])
@@ -169,7 +169,7 @@ def measure(line: Line, session: SimulatedSession | None) -> Report:
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where an item's audio is in the bytes that the phone received; it holds `length` bytes from the item's first."""
+    """The position of an item's audio in the bytes that the phone received: the item's first `length` bytes arrived."""
 
     item: AudioItem
     start: int
@@ -181,8 +181,8 @@ class Place:
 def locate(items: Sequence[AudioItem], received: bytes, clears: Sequence[int]) -> dict[str, Place]:
     """Find each item in `received`, in order; `clears` are the lengths of `received` at which a `clear` came.
 
-    The phone got a beginning of each item: all of it, or as much as there was before the `clear` (or the end of the
-    call) that stopped it. What is neither is another sound that happens to begin alike.
+    The phone received the start of each item: all of it, or what arrived before the `clear` (or the end of the call)
+    that stopped it. Any other match is a different sound with the same first bytes.
     """
     places: dict[str, Place] = {}
     at = 0
@@ -190,9 +190,9 @@ def locate(items: Sequence[AudioItem], received: bytes, clears: Sequence[int]) -
         audio = bytes(item.audio)
         start = received.find(audio[: 4 * FRAME_BYTES], at)
         if start < 0:
-            # Cut off within its first frames, or never let through.
+            # It was cut off within its first frames, or never forwarded.
             start = at
-        # A clear at the very position where the item starts came before it, unless nothing of the item follows.
+        # A clear at exactly the item's start came before the item, unless nothing of the item follows.
         number = next((index for index, end in enumerate(clears) if end > start), None)
         limit = len(received) if number is None else clears[number]
         length = _common_prefix(audio, received[start:limit])
@@ -206,7 +206,7 @@ def locate(items: Sequence[AudioItem], received: bytes, clears: Sequence[int]) -
 
 
 def _common_prefix(one: bytes, other: bytes) -> int:
-    """Return how many first bytes the two share, by halving."""
+    """Return the length of the common prefix, by binary search: comparing byte by byte in Python is slow."""
     low, high = 0, min(len(one), len(other))
     while low < high:
         middle = (low + high + 1) // 2
@@ -218,7 +218,7 @@ def _common_prefix(one: bytes, other: bytes) -> int:
 
 
 class Speech(NamedTuple):
-    """Where the caller's voice really begins and ends in one utterance, and where it begins in the next; in ms."""
+    """One utterance of the caller: where the voice itself begins and ends, and where the next one begins, in ms."""
 
     start: float
     end: float
@@ -237,7 +237,7 @@ def _voices(line: Line) -> list[Speech]:
 
 
 def voice_bounds(ulaw: bytes) -> tuple[float, float]:
-    """Return where the voice begins and ends in `ulaw`, in ms: without the silence before and after the words."""
+    """Return where the voice begins and ends in `ulaw`, in ms, without the silence before and after it."""
     step = 10 * BYTES_PER_MS
     loud = [index for index in range(0, len(ulaw), step) if rms(ulaw[index : index + step]) > _LOUD]
     if not loud:
@@ -248,7 +248,7 @@ def voice_bounds(ulaw: bytes) -> tuple[float, float]:
 def _caller_turns(line: Line, session: SimulatedSession | None, voice: Sequence[Speech]) -> list[Turn]:
     turns = []
     for spoken, (start, end, until) in zip(line.speech, voice, strict=True):
-        # The model notices speech a little late, and may take one utterance for two turns.
+        # The model detects speech a little late, and may split one utterance into two turns.
         understood = [
             turn.text
             for turn in (session.caller_turns if session else ())
@@ -293,7 +293,7 @@ def _agent_turns(line: Line, items: Sequence[AudioItem], places: dict[str, Place
 
 
 def _heard_parts(line: Line, place: Place) -> list[tuple[float, float]]:
-    """Return the stretches, in ms of the call, in which an item was heard."""
+    """Return the periods of the call, in ms, in which an item was heard."""
     parts = []
     for span in line.heard:
         first, last = max(span.stream_start, place.start), min(span.stream_end, place.start + place.length)
@@ -323,7 +323,7 @@ def _barge_in(line: Line, truncation: Truncation, place: Place | None, voice: Se
 
 
 def tool_call(record: ToolCallRecord) -> ToolCall:
-    """Return the model's record of a call as the report has it; arguments that are no JSON stay text."""
+    """Convert the model's record of a tool call for the report; arguments that are not JSON stay text."""
     try:
         arguments = json.loads(record.arguments)
     except ValueError:
@@ -351,7 +351,7 @@ def _latency(
 
 
 def _bridge_up(sent: Sequence[float], appended: Sequence[tuple[float, int]]) -> list[float]:
-    """Return the ms that each frame took; those sent before the first append were held back and are left out."""
+    """Return how many ms each frame took, without those sent before the first append, which had to wait for it."""
     if not appended:
         return []
     totals = [total for _, total in appended]
@@ -365,7 +365,7 @@ def _bridge_up(sent: Sequence[float], appended: Sequence[tuple[float, int]]) -> 
 
 
 def _bridge_down(received: Sequence[tuple[float, int]], places: dict[str, Place]) -> list[float]:
-    """Return the ms that each delta took to reach the phone whole; those that were dropped are left out."""
+    """Return how many ms each delta took to reach the phone in full, without those that were dropped."""
     totals = [total for _, total in received]
     waits = []
     for place in places.values():
@@ -377,7 +377,7 @@ def _bridge_down(received: Sequence[tuple[float, int]], places: dict[str, Place]
 
 
 def percentile(values: Sequence[float], percent: float) -> float | None:
-    """Return the smallest value that `percent` % of them do not exceed, to a tenth; None if there are none."""
+    """Return the smallest value that `percent` % of the values do not exceed, to a tenth; None if there is no value."""
     if not values:
         return None
     return round(sorted(values)[math.ceil(len(values) * percent / 100) - 1], 1)

@@ -1,4 +1,4 @@
-"""A restaurant whose telephone is answered by an agent: the example that `phoneagent demo` plays.
+"""A restaurant with an agent that answers its phone: the example that `phoneagent demo` plays.
 
 Run it for real with `phoneagent serve phoneagent.demo.restaurant:app`.
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 from phoneagent import Agent, Call, PhoneApp, hang_up, tool
 
 diary: dict[int, tuple[str, int]] = {}
-"""The evening's tables, by reference: the time and how many guests."""
+"""The evening's bookings, by reference: the time and the number of guests."""
 
 
 @tool

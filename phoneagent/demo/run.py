@@ -24,18 +24,18 @@ from phoneagent.sim.speech import ClipVoice, Ear, Murmur, Voice, agent_voice, ca
 from phoneagent.sim.twilio.phone import CallFailed, Line, Phone
 
 ANSWER_SECONDS = 25.0
-"""How long the caller waits for the agent to have spoken before speaking all the same."""
+"""How long the caller waits for the agent before speaking anyway."""
 
 POLITE_MS = 900
-"""How long the agent has been silent when the caller speaks."""
+"""How long the agent must be silent before the caller speaks."""
 
 PATIENT_MS = 3000
-"""How long it has been silent after the caller's last line when the caller hangs up."""
+"""How long the agent must be silent after the caller's last line before the caller hangs up."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Senses:
-    """What speaks and hears in the simulated world. `ear` None: hearing is scripted; `vad` None: the best installed."""
+    """What speaks and hears in the simulated world. No `ear`: hearing is scripted. No `vad`: the best one installed."""
 
     agent: Voice
     caller: Voice
@@ -44,12 +44,12 @@ class Senses:
 
     @classmethod
     def best(cls) -> Senses:
-        """Everything that is installed."""
+        """Return the best senses that are installed."""
         return cls(agent=agent_voice(AGENT_CLIPS), caller=caller_voice(CALLER_CLIPS), ear=default_ear(), vad=None)
 
     @classmethod
     def scripted(cls) -> Senses:
-        """What a base installation has: clips, a murmur for other words, a level for voice activity; no ear."""
+        """Return what a base installation has: clips, a murmur for other words, an energy gate as VAD, and no ear."""
         return cls(
             agent=ClipVoice(AGENT_CLIPS, Murmur(pitch_hz=200)),
             caller=ClipVoice(CALLER_CLIPS, Murmur(pitch_hz=120)),
@@ -58,7 +58,7 @@ class Senses:
         )
 
     async def warm_up(self) -> None:
-        """Load what is loaded by the first use, so that nobody in the call waits for it."""
+        """Load the models now instead of at their first use, so that the call does not wait for them."""
         await asyncio.to_thread(self.agent.render, "One, two.")
         if isinstance(self.ear, MoonshineEar):
             await self.ear.warm_up()
@@ -66,7 +66,7 @@ class Senses:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What came of a demonstration. `trouble` says in a line why the call did not go as it should, if it did not."""
+    """The result of a demonstration. `trouble` is a line that says what went wrong in the call, if anything did."""
 
     report: Report
     trouble: str | None = None
@@ -77,10 +77,10 @@ class Outcome:
 
 
 async def demonstrate(target: str, story: Story, senses: Senses, out: Path, console: Console) -> Outcome:
-    """Play `story` with the app `target`, write the call's files into the folder `out`, and tell `console` about it.
+    """Play `story` with the app `target`, write the call's files into the folder `out`, and print it to `console`.
 
     Raises:
-        ServerFailed: the app did not come up.
+        ServerFailed: the app did not start.
     """
     await senses.warm_up()
     key = secrets.token_hex(16)
@@ -90,7 +90,7 @@ async def demonstrate(target: str, story: Story, senses: Senses, out: Path, cons
         serve(target, model_url=model.url, model_key=key, log=out / "server.log") as server,
     ):
         line, trouble = await _call(server, story, senses.caller, model, console)
-        # The app closes its model session after the call; what it sends until then counts.
+        # The app closes its model session after the call, and a rule that it breaks until then counts.
         with suppress(TimeoutError):
             await model.wait_for(lambda: all(session.closed for session in model.sessions), timeout=5)
     if line is None:
@@ -119,12 +119,12 @@ async def _call(
     try:
         async with phone.dial() as line:
             live = Live(console, line, model)
-            looking = asyncio.create_task(live.run())
+            watching = asyncio.create_task(live.run())
             try:
                 trouble = await _converse(line, story, voice, live)
             finally:
-                looking.cancel()
-                await asyncio.wait({looking})
+                watching.cancel()
+                await asyncio.wait({watching})
             live.look()
     except CallFailed as failure:
         return line, str(failure)
@@ -132,7 +132,7 @@ async def _call(
 
 
 async def _converse(line: Line, story: Story, voice: Voice, live: Live) -> str | None:
-    """Say the caller's lines, the second into the agent's words, and wait for the end."""
+    """Say the caller's lines, interrupt the agent with the second one, and wait for the end."""
     texts = [turn.caller for turn in story.script().turns]
     clips = [await asyncio.to_thread(voice.render, text) for text in texts]
     for number, (text, clip) in enumerate(zip(texts, clips, strict=True)):

@@ -1,4 +1,4 @@
-"""The app under demonstration: the real one, in a process of its own, on loopback."""
+"""The server of the demonstration: the real app, in its own process, on loopback."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ import aiohttp
 from phoneagent.errors import PhoneAgentError
 
 START_SECONDS = 20.0
-"""From the start of the process to a healthy answer."""
+"""How long the process may take to answer GET /healthz."""
 
 STOP_SECONDS = 8.0
-"""How long the process may take to end after it was asked to."""
+"""How long the process may take to end after SIGTERM."""
 
 TAIL_LINES = 15
 PUBLIC_URL = "https://phoneagent.example"
 
-_OWN = ("OPENAI_", "REALTIME_", "TWILIO_", "PHONEAGENT_")
+_OWN_PREFIXES = ("OPENAI_", "REALTIME_", "TWILIO_", "PHONEAGENT_")
 _OWN_NAMES = frozenset(
     {
         "ALLOW_CALLERS",
@@ -42,7 +42,7 @@ _OWN_NAMES = frozenset(
 
 
 class ServerFailed(PhoneAgentError):
-    """The app did not come up. `tail` holds the last lines of its log."""
+    """The app did not start. `tail` holds the last lines of its log."""
 
     def __init__(self, message: str, tail: str) -> None:
         self.tail = tail
@@ -51,7 +51,7 @@ class ServerFailed(PhoneAgentError):
 
 @dataclass(frozen=True, slots=True)
 class Server:
-    """An app that is up: its voice webhook, and what its calls are to be signed with."""
+    """A running app: its voice webhook, and the credentials that sign its calls."""
 
     webhook_url: str
     account_sid: str
@@ -63,8 +63,8 @@ class Server:
 async def serve(target: str, *, model_url: str, model_key: str, log: Path) -> AsyncIterator[Server]:
     """Run `phoneagent serve TARGET` with made-up credentials and the model at `model_url` while the context lasts.
 
-    What the environment says about accounts, keys and addresses does not count, nor does `.env`. The process's output
-    goes to the file `log`.
+    Accounts, keys and addresses from the environment and from `.env` are ignored. The process writes its output to the
+    file `log`.
 
     Raises:
         ServerFailed: the process ended, or did not answer within `START_SECONDS`.
@@ -103,11 +103,11 @@ def tail(log: Path) -> str:
 
 
 def _neutral(environment: Mapping[str, str]) -> dict[str, str]:
-    """The environment without anything that phoneagent reads: the user's own app may need the rest."""
+    """Return the environment without anything that phoneagent reads. The user's own app may need the rest."""
     return {
         name: value
         for name, value in environment.items()
-        if not name.upper().startswith(_OWN) and name.upper() not in _OWN_NAMES
+        if not name.upper().startswith(_OWN_PREFIXES) and name.upper() not in _OWN_NAMES
     }
 
 

@@ -1,4 +1,4 @@
-"""The calls that the demo can play: a script for the simulated model, with the caller's lines in it."""
+"""The calls that the demo can play. Each is a script for the simulated model that includes the caller's lines."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ CALLER_CLIPS = FOLDER.joinpath("clips", "caller")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Story:
-    """One call: the agent that answers, the script, and when the caller's second line interrupts.
+    """One call: the app that answers, the script, and when the caller's second line interrupts.
 
-    `target` is the app in the form `module:app`, None where the user names one. The caller's lines are the turns' in
-    order; each waits for the agent to finish, except the second: it starts when the caller has heard the agent's
+    `target` is the app as `module:app`, or None if the user names one. The caller says the lines of the turns in order,
+    each after the agent has finished. The second line is the exception: it starts when the caller has heard the agent's
     answer for `interrupts_after_ms`.
     """
 
@@ -39,4 +39,4 @@ RESTAURANT = Story(
 """The built-in example: a restaurant host that books tables."""
 
 VISITOR = Story(target=None, source=FOLDER.joinpath("visitor.toml"), interrupts_after_ms=4500)
-"""For an agent of the user's: questions that fit any agent."""
+"""The call for a user's own agent: questions that fit any agent."""

@@ -1,7 +1,7 @@
-"""A picture of a call: two lanes of speech with the words, as an SVG that reads on light and on dark pages.
+"""A picture of a call: two lanes of speech with the words, as an SVG for light and dark pages.
 
-The call is laid out in rows of some twenty seconds, like staves of music; a row ends where nobody speaks. In each row
-the caller is above and the agent below, time runs between them, and the wait for each answer is marked there.
+The call is laid out in rows of about twenty seconds, like staves of music; a row ends in a silence. In each row the
+caller is above and the agent below. The time axis is between them, and shows the wait for each answer.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from phoneagent.protocol.audio import BYTES_PER_MS, rms
 
 WIDTH = 1200
 ROW_MS = 20_000
-"""About how much of a call one row shows."""
+"""About how much of a call one row shows, in ms."""
 
 _LEFT, _RIGHT = 84, 24
-_WAVE = 26  # half the height of a lane's waveform
+_WAVE = 26  # half the height of a lane's waveform, in px
 _LINE = 16  # from one line of words to the next
 _STRIP = 34  # between the lanes: time, and the waits
-_CHAR = 6.7  # the widest that a character of 12.5 px text is taken to be, on average
+_CHAR = 6.7  # an upper estimate of a character's average width in 12.5 px text
 _COLUMN = 2  # one bar of a waveform, in px
 
 _STYLE = """
@@ -49,7 +49,7 @@ _STYLE = """
 
 @dataclass(frozen=True, slots=True)
 class Note:
-    """Something that happened at one moment of the call: a tool call and its text."""
+    """A label for one moment of the call, like a tool call."""
 
     at_ms: float
     text: str
@@ -58,8 +58,8 @@ class Note:
 def draw(report: Report, *, caller: bytes, agent: bytes, tools: Sequence[Note] = ()) -> str:
     """Return the picture of a call as SVG text.
 
-    `caller` and `agent` are the two legs on one clock, µ-law from the start of the stream: what was said, and what the
-    caller heard.
+    `caller` and `agent` are µ-law from the start of the stream, on the same clock: what the caller said, and what they
+    heard.
     """
     windows = rows(report.turns, report.duration_ms)
     scale = (WIDTH - _LEFT - _RIGHT) / max(end - start for start, end in windows)
@@ -76,7 +76,7 @@ def draw(report: Report, *, caller: bytes, agent: bytes, tools: Sequence[Note] =
 
 
 def rows(turns: Sequence[Turn], duration_ms: float) -> list[tuple[float, float]]:
-    """Cut a call into rows of about equal length, at moments when nobody speaks; each is (start, end) in ms."""
+    """Cut a call into rows of about equal length, at silences if possible; each is (start, end) in ms."""
     duration_ms = max(duration_ms, 1.0)
     length = duration_ms / math.ceil(duration_ms / ROW_MS)
     ends, quiet_from = [0.0], 0.0
@@ -168,20 +168,20 @@ class _Row:
         return max((len(lines) for _, lines in self._words[role]), default=0)
 
     def _lines(self, role: str) -> Iterator[tuple[float, list[tuple[str, str]]]]:
-        """The words of each turn of a lane, wrapped to the room until the lane's next turn."""
+        """Yield each turn of a lane: its position, and its words wrapped to the space before the lane's next turn."""
         turns = [turn for turn in self._turns if turn.role == role and self._is_mine(turn)]
         for index, turn in enumerate(turns):
             x = self._x(turn.start_ms)
             until = self._x(turns[index + 1].start_ms) - 12 if index + 1 < len(turns) else WIDTH - _RIGHT
             heard = turn.heard_text if turn.interrupted else turn.text
             unheard = turn.text[len(turn.heard_text) :] if turn.interrupted else ""
-            # A moment's turn just before the next has no room for its words; the transcript has them.
+            # A short turn just before the next one has no space for its words; the transcript has them.
             chars = int(min(until - x, 560) / _CHAR)
             longest = max((len(word) for word in turn.text.split()), default=0)
             yield x, wrap(heard, unheard, chars) if chars >= longest else []
 
     def _is_mine(self, turn: Turn) -> bool:
-        """Whether the words of a turn that goes on over several rows stand in this one: where it begins."""
+        """Return whether this row shows the turn's words: a turn over several rows has them where it begins."""
         return turn.start_ms >= self._start or self._start == 0
 
     def _axis(self) -> Iterator[str]:
@@ -197,7 +197,7 @@ class _Row:
                 yield _text(x + 3, y + 14, f"{second // 60}:{second % 60:02}", "faint small")
 
     def _wave(self, role: str, y: float) -> Iterator[str]:
-        """The envelope of one lane as a single path of bars, square-rooted so that soft speech shows too."""
+        """Draw the envelope of one lane as a single path of bars, square-rooted so that soft speech is visible."""
         track, bars = self._tracks[role], []
         step = _COLUMN / self._scale
         for column in range(int((self._end - self._start) / step)):
@@ -210,7 +210,7 @@ class _Row:
         yield f'<path class="{role}" d="{"".join(bars)}"/>'
 
     def _ghosts(self) -> Iterator[str]:
-        """What was said and never heard: a dashed block from the cut to the agent's next turn or the row's end."""
+        """Draw what was said but never heard: a dashed block from the cut to the agent's next turn or the row's end."""
         for index, turn in enumerate(self._all):
             if turn.role != "agent" or not turn.interrupted:
                 continue
@@ -237,7 +237,7 @@ class _Row:
                 )
 
     def _waits(self) -> Iterator[str]:
-        """From the end of each of the caller's turns to the agent's first sound after it."""
+        """Mark the time from the end of each of the caller's turns to the agent's first sound after it."""
         for index, turn in enumerate(self._all):
             if turn.role != "caller":
                 continue
@@ -247,14 +247,14 @@ class _Row:
             x1, x2, y = self._x(turn.end_ms), self._x(following.start_ms), self._strip_y - 8
             yield f'<path class="wait" fill="none" d="M{x1:.1f} {y - 4}V{y}H{x2:.1f}V{y + 4}"/>'
             label = f"{(following.start_ms - turn.end_ms) / 1000:.2f} s"
-            beside = x2 + 5 if x2 + 45 < WIDTH - _RIGHT else x1 - 42  # before it, if the row ends there
+            beside = x2 + 5 if x2 + 45 < WIDTH - _RIGHT else x1 - 42  # before it, if the row ends behind it
             yield _text(beside, y + 3, label, "waited small")
 
     def _spoken(self) -> Iterator[str]:
         for role, words in self._words.items():
             for x, lines in words:
                 y = self._agent_y + _WAVE + 18 if role == "agent" else self._caller_y - _WAVE - 8
-                # The caller's words stand on the waveform, the agent's hang from it.
+                # The caller's words are above the waveform, the agent's below it.
                 y -= (len(lines) - 1) * _LINE if role == "caller" else 0
                 for number, (heard, unheard) in enumerate(lines):
                     gap = " " if heard and unheard else ""
@@ -262,10 +262,10 @@ class _Row:
                     yield f'<text class="ink" x="{x:.1f}" y="{y + number * _LINE:.1f}">{escape(heard)}{gap}{cut}</text>'
 
     def _pills(self) -> Iterator[str]:
-        """A label for each tool call, with a line up to the agent's lane; one under the other."""
+        """Draw a label for each tool call, one below the other, with a line up to the time axis."""
         for number, tool in enumerate(self._tools):
             text = tool.text if len(tool.text) <= 110 else tool.text[:109] + "…"
-            width = len(text) * 7 + 24  # as wide as a line of code may get
+            width = len(text) * 7 + 24  # an upper estimate of a character's width in code
             at, y = self._x(tool.at_ms), self._pills_y + number * 26
             x = max(_LEFT, min(at - 12, WIDTH - _RIGHT - width))
             yield (

@@ -1,7 +1,7 @@
-"""What stands between a caller and the agent: everything from the settings to the model, looked at one by one.
+"""The doctor: checks of an installation, from the settings to the model.
 
-Each check is a line of the report. What is wrong says what to do; what cannot be looked at before something else is
-repaired says that. Nothing here places a call: the webhook and the media socket are asked as Twilio asks them, and the
+Each check is a line of the report. A failed check says what to do. A check that needs another repair first is skipped,
+and says so. Nothing here places a call: the webhook and the media socket are requested as Twilio requests them, and the
 socket is closed before a call would start.
 """
 
@@ -22,19 +22,19 @@ __all__ = ["Check", "Status", "examine", "settings_missing"]
 
 
 def settings_missing(error: ConfigurationError) -> list[Check]:
-    """Return the report when the settings cannot be read: nothing else can be looked at."""
+    """Return the report for settings that cannot be read. Nothing else can be checked then."""
     found = [failed("settings", problem) for problem in error.problems]
     rest = ("Twilio", "clock", "number", "webhook", "media socket", "model", "database")
-    return [*found, *(skipped(name, "repair the settings first") for name in rest)]
+    return [*found, *(skipped(name, "fix the settings first") for name in rest)]
 
 
 async def examine(
     settings: Settings, *, endpoints: Sequence[Endpoint] = (), local: str | None = None
 ) -> AsyncIterator[Check]:
-    """Look at everything, in the order of a call; each check is yielded when it is done.
+    """Check everything, in the order of a call, and yield each check when it is done.
 
-    `endpoints` are those that code brings, in order; without any, the settings name one. `local` is where the app
-    really listens (http://127.0.0.1:8000), to ask it there instead of at PUBLIC_URL.
+    `endpoints` are the endpoints in the app's code, in order; if there are none, the settings name one. `local` is an
+    address where the app listens, like http://127.0.0.1:8000. The app is then checked there instead of at PUBLIC_URL.
     """
     yield ok("settings", "complete")
     async for check in check_twilio(settings):
@@ -49,7 +49,7 @@ async def examine(
 async def _check_database(settings: Settings) -> Check:
     database = Database(settings.database_url.get_secret_value())
     if database.path is not None and not database.path.exists():
-        return ok("database", f"{database.name}, made at the first call")
+        return ok("database", f"{database.name}, created at the first call")
     async with Store(database) as store:
         try:
             await store.calls(limit=1)

@@ -1,4 +1,4 @@
-"""A line of the doctor's report."""
+"""Checks: the lines of the doctor's report."""
 
 from __future__ import annotations
 
@@ -7,18 +7,18 @@ from enum import StrEnum
 
 
 class Status(StrEnum):
-    """How a check came out."""
+    """The result of a check."""
 
     OK = "ok"
     FAILED = "failed"
     SKIPPED = "skipped"
     NOTE = "note"
-    """Nothing was checked: something that is good to know."""
+    """Nothing was checked: the line is for information."""
 
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One line of the report: what was looked at, how it is, and in words what was found and what to do."""
+    """One line of the report: what was checked, the result, and in words what was found and what to do."""
 
     name: str
     status: Status
@@ -26,20 +26,20 @@ class Check:
 
 
 def ok(name: str, text: str) -> Check:
-    """Return a check that came out well."""
+    """Return a check that passed."""
     return Check(name, Status.OK, text)
 
 
 def failed(name: str, text: str) -> Check:
-    """Return a check that found something wrong; the text says what to do."""
+    """Return a check that failed; the text says what to do."""
     return Check(name, Status.FAILED, text)
 
 
 def skipped(name: str, text: str) -> Check:
-    """Return a check that was not done; the text says why."""
+    """Return a check that was skipped; the text says why."""
     return Check(name, Status.SKIPPED, text)
 
 
 def note(name: str, text: str) -> Check:
-    """Return what is good to know."""
+    """Return a line for information."""
     return Check(name, Status.NOTE, text)

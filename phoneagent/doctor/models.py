@@ -1,4 +1,4 @@
-"""The model's side of the doctor: a session at every endpoint, and the day on which its model is switched off."""
+"""Checks of the model: a session at every endpoint, and the date on which its model is switched off."""
 
 from __future__ import annotations
 
@@ -21,23 +21,23 @@ from phoneagent.settings import Settings
 ENTRY_SECONDS = 10.0
 MAX_ENTRY_BYTES = 64 * 1024
 
-LONGEST_WORDS = 400
-"""Characters that are shown of what a server says."""
+MAX_SHOWN_CHARS = 400
+"""Characters of a server's error message that are shown."""
 
 SHUTDOWN_DAYS = 90
-"""How long before a model is switched off it is time to choose another."""
+"""A model that is switched off within this many days fails its check: choosing another takes time."""
 
 _NO_MODEL = frozenset({"400", "404", "model_not_found"})
 _CREDIT = frozenset({"429", "insufficient_quota", "credit_balance_exhausted", "billing_hard_limit_reached"})
 _HELICONE = (
     "Helicone asks its provider for the beta interface, and OpenAI has switched that off. A provider that refuses it "
-    "ends every session at once or stays silent, and why is hidden: then remove {gateway_key}, to connect directly"
+    "ends every session at once or stays silent, with no reason given. Then remove {gateway_key} to connect directly"
 )
 
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """Where the parts of an endpoint are from: what to look at when one of them is wrong."""
+    """Where each part of an endpoint comes from: the setting, or the code, to change when that part is wrong."""
 
     address: str
     key: str
@@ -46,11 +46,11 @@ class Source:
     gateway_key: str = "Helicone's key in your code"
     dialect: str = "dialect=GA in your code"
     behind: Endpoint | None = None
-    """The provider behind Helicone's gateway, where it is known."""
+    """The provider behind Helicone's gateway, if it is known."""
 
 
 async def check_models(settings: Settings, endpoints: Sequence[Endpoint]) -> AsyncIterator[Check]:
-    """Look at the endpoints that code brings, in order, or at the one that the settings name."""
+    """Check the endpoints in the app's code, in order, or else the one that the settings name."""
     try:
         found = [(each, _from_code(each)) for each in endpoints] or [_from_settings(settings)]
     except ConfigurationError as error:
@@ -92,15 +92,15 @@ def _through_helicone(endpoint: Endpoint) -> bool:
 
 async def _check(name: str, endpoint: Endpoint, source: Source) -> list[Check]:
     query = parse_qs(urlsplit(endpoint.url).query)
-    model = next((query[key][0] for key in ("model", "deployment") if key in query), "a model without a name")
+    model = next((query[key][0] for key in ("model", "deployment") if key in query), "an unnamed model")
     helicone = _through_helicone(endpoint)
     tokens: list[str] = []
-    asked = replace(endpoint, token=_noting(endpoint.token, tokens), remedies={})  # the remedies are our own here
+    asked = replace(endpoint, token=_noting(endpoint.token, tokens), remedies={})  # the doctor has remedies of its own
     code = None
     try:
         session = await open_session(asked, Agent(instructions="Say nothing.").session("Say nothing."))
     except EndpointError as error:
-        words = " ".join(str(error).split())[:LONGEST_WORDS]  # a server's own may be a page
+        words = " ".join(str(error).split())[:MAX_SHOWN_CHARS]  # some servers answer with a whole page
         words = words if endpoint.host in words else f"{endpoint.host}: {words}"
         checks = [failed(name, f"{words}: {await _remedy(error, endpoint, source, model)}")]
         code = error.code or "unknown"
@@ -118,15 +118,15 @@ async def _check(name: str, endpoint: Endpoint, source: Source) -> list[Check]:
 
 
 def check_shutdown(model: str, day: date, today: date, *, name: str = "model", where: str = "OPENAI_MODEL") -> Check:
-    """Judge the day on which a model is switched off; `where` it is named."""
+    """Check the day on which a model is switched off. `where` is the setting, or the code, that names the model."""
     left = (day - today).days
     if left > SHUTDOWN_DAYS:
-        return ok(f"{name}'s end", f"{model} stays until {day}")
+        return ok(f"{name}'s end", f"{model} is available until {day}")
     when = f"is switched off on {day}, in {left} days" if left > 0 else f"was switched off on {day}"
     return failed(f"{name}'s end", f"{model} {when}: choose a newer one, and change {where}")
 
 
-# --- what to do -------------------------------------------------------------------------------------------------------
+# --- remedies ---------------------------------------------------------------------------------------------------------
 
 
 async def _remedy(error: EndpointError, endpoint: Endpoint, source: Source, model: str) -> str:
@@ -134,11 +134,11 @@ async def _remedy(error: EndpointError, endpoint: Endpoint, source: Source, mode
     helicone = _through_helicone(endpoint)
     address = source.gateway if helicone else source.address
     if code in _CREDIT:
-        return "see to the account's credit and limits"
+        return "check the account's credit and limits"
     if code == "account_deactivated":
-        return "see to the account"
+        return "check the account"
     if code == "401" and "/openai/v1/" in endpoint.url and "api-version=" in endpoint.url:
-        return f"leave api-version out of {source.address}, Azure's /openai/v1 takes none; then check {source.key}"
+        return f"leave api-version out of {source.address}: Azure's /openai/v1 takes none. Then check {source.key}"
     if code in ("401", "403", "invalid_api_key"):
         return f"check {source.gateway_key if helicone and code != 'invalid_api_key' else source.key}"
     if code == "1008":
@@ -150,32 +150,34 @@ async def _remedy(error: EndpointError, endpoint: Endpoint, source: Source, mode
     if code in _NO_MODEL:
         return f"check {source.model}" + (f", and {address}" if code == "404" and address != "the network" else "")
     if code in ("format", "session"):
-        return f"it does not take what a phone call needs: check {source.model}"
+        return f"it does not support what a phone call needs: check {source.model}"
     if code == "no websocket":
-        return f"a web page is there, and no model: check {address}"
+        return f"that address has a web page, not a model: check {address}"
     if code.startswith("5") and len(code) == 3:
-        return f"it is in trouble, or not what is meant: try again later, or check {address}"
+        return f"the server has a problem, or is the wrong server: try again later, or check {address}"
     if endpoint.token is not None and "token provider" in str(error):
-        return "see to it first"
+        return "fix it first"
     return f"check {address}" + ("" if address == "the network" else ", and the network")
 
 
 async def _behind(source: Source, model: str) -> str:
-    """Say what to do about a gateway that does not tell why; its provider may."""
+    """Return what to do about a gateway that gives no reason. The provider behind it may give one."""
     guess = f"check {source.key} and {source.model}, or remove {source.gateway_key} to connect directly"
     if source.behind is None:
         return guess
     status, _ = await _entry(source.behind, model, [])
     if status in (401, 403):
-        return f"{source.behind.host} behind it refuses the key: check {source.key}"
-    return guess if status is not None else f"{source.behind.host} behind it cannot be asked either: check the network"
+        return f"its provider {source.behind.host} refuses the key: check {source.key}"
+    if status is None:
+        return f"its provider {source.behind.host} cannot be reached either: check the network"
+    return guess
 
 
-# --- what the provider tells of a model -------------------------------------------------------------------------------
+# --- the provider's entry of a model ----------------------------------------------------------------------------------
 
 
 def _noting(provider: TokenProvider | None, noted: list[str]) -> TokenProvider | None:
-    """Return a token provider that notes what it gives: it is asked once, for the session."""
+    """Return a token provider that keeps a copy of each token, so that the real one is called only once."""
     if provider is None:
         return None
 
@@ -197,9 +199,9 @@ def _noting(provider: TokenProvider | None, noted: list[str]) -> TokenProvider |
 
 
 async def _entry(endpoint: Endpoint, model: str, tokens: Sequence[str]) -> tuple[int | None, date | None]:
-    """Ask for the entry of a model; returns HTTP status and shutdown date, as far as there are any.
+    """Request the entry of a model; return the HTTP status and the shutdown date, each None if there is none.
 
-    Servers other than OpenAI's need not have entries, nor dates in them, and nothing is wrong with one that has not.
+    Servers other than OpenAI's may have no entries, or entries without dates. That is not a fault.
     """
     url = urlsplit(endpoint.url)
     path = f"{url.path.removesuffix('/realtime')}/models/{quote(model, safe='')}"
@@ -223,5 +225,5 @@ async def _entry(endpoint: Endpoint, model: str, tokens: Sequence[str]) -> tuple
         return None, None
     try:
         return answer.status, date.fromisoformat(json.loads(content)["shutdown_date"])
-    except (ValueError, KeyError, TypeError, RecursionError):  # no date, or something else altogether
+    except (ValueError, KeyError, TypeError, RecursionError):  # no date, or no entry at all
         return answer.status, None

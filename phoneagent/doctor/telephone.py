@@ -1,4 +1,4 @@
-"""The telephone's side of the doctor: Twilio's account and number, and the app as Twilio sees it."""
+"""Checks of the telephone: Twilio's account and number, and the app as Twilio sees it."""
 
 from __future__ import annotations
 
@@ -21,21 +21,21 @@ from phoneagent.twilio.rest import Account, PhoneNumbers
 REQUEST_SECONDS = 10.0
 
 MAX_SKEW_SECONDS = 60
-"""How far this machine's clock may be from Twilio's."""
+"""How far this machine's clock may differ from Twilio's."""
 
 
 # --- Twilio -----------------------------------------------------------------------------------------------------------
 
 
 async def check_twilio(settings: Settings) -> AsyncIterator[Check]:
-    """Look at the account, this machine's clock and the number."""
+    """Check the account, this machine's clock and the number."""
     numbers = PhoneNumbers(settings.twilio_account_sid, settings.auth_tokens[0], api_url=settings.twilio_api_url)
     try:
         account = await numbers.account()
     except TelephonyError as error:
         yield failed("Twilio", str(error))
         for name in ("clock", "number"):
-            yield skipped(name, "Twilio has to answer first")
+            yield skipped(name, "Twilio must answer first")
     else:
         yield _check_account(account)
         yield check_clock(account.date, datetime.now(UTC))
@@ -44,19 +44,19 @@ async def check_twilio(settings: Settings) -> AsyncIterator[Check]:
 
 def _check_account(account: Account) -> Check:
     if account.status != "active":
-        return failed("Twilio", f"the account is {account.status}: see to it in the Twilio console")
-    kind = ", a trial account: only verified callers are put through" if account.kind == "Trial" else ""
-    return ok("Twilio", f"the credentials are good{kind}")
+        return failed("Twilio", f"the account is {account.status}: check it in the Twilio console")
+    kind = ", a trial account: only verified callers get through" if account.kind == "Trial" else ""
+    return ok("Twilio", f"the credentials are valid{kind}")
 
 
 def check_clock(twilio: datetime | None, ours: datetime) -> Check:
-    """Compare this machine's clock with Twilio's; both know their time zone."""
+    """Compare this machine's clock with Twilio's; both times are aware of their time zone."""
     if twilio is None:
         return skipped("clock", "Twilio's answer had no date")
     skew = (ours - twilio).total_seconds()
     if abs(skew) > MAX_SKEW_SECONDS:
         where = "ahead of" if skew > 0 else "behind"
-        return failed("clock", f"this machine is {abs(skew):.0f} s {where} Twilio: synchronise it with a time server")
+        return failed("clock", f"this machine is {abs(skew):.0f} s {where} Twilio: synchronize it with a time server")
     return ok("clock", f"within {MAX_SKEW_SECONDS} s of Twilio's")
 
 
@@ -76,14 +76,14 @@ async def _check_number(numbers: PhoneNumbers, settings: Settings) -> Check:
     if points_to != expected:
         where = f"points to {points_to}" if points_to else "has no webhook"
         return failed("number", f'it {where}: set "A call comes in" to {expected}')
-    return ok("number", f"its calls come to {expected}")
+    return ok("number", f"its calls go to {expected}")
 
 
 # --- the app, as Twilio sees it ---------------------------------------------------------------------------------------
 
 
 async def check_app(settings: Settings, local: str | None) -> list[Check]:
-    """Ask webhook and media socket, with a good signature and with a forged one; for `local` see `examine`."""
+    """Request the webhook and the media socket, with a valid and with a forged signature. For `local` see `examine`."""
     public = settings.public_url
     address = ((local or public).rstrip("/") + VOICE_PATH, public if local else None)
     form = _webhook_form(settings)
@@ -97,7 +97,7 @@ async def check_app(settings: Settings, local: str | None) -> list[Check]:
         except CallFailed as failure:
             return [failed("webhook", webhook_trouble(failure, twilio.entry)), skipped("media socket", _AFTER_WEBHOOK)]
         if stream is None:
-            words = "the app takes no call at the moment: it is ending, or as many calls are live as MAX_CALLS allows"
+            words = "the app takes no calls now: it is shutting down, or MAX_CALLS calls are live. Try again later"
             return [failed("webhook", words), skipped("media socket", _AFTER_WEBHOOK)]
         refused = await _is_refused(stranger, {**form, "CallSid": _call_sid()})
         forged = await _handshake(stranger, stream)
@@ -105,7 +105,7 @@ async def check_app(settings: Settings, local: str | None) -> list[Check]:
     return [_judge_webhook(refused, twilio.entry), _judge_socket(forged, signed)]
 
 
-_AFTER_WEBHOOK = "the webhook has to answer first"
+_AFTER_WEBHOOK = "the webhook must answer first"
 
 
 def _call_sid() -> str:
@@ -128,22 +128,22 @@ def _webhook_form(settings: Settings) -> dict[str, str]:
 
 
 def stream_url(verbs: tuple[Verb, ...]) -> str | None:
-    """Return the address of the media stream that TwiML connects a call to, None if it does not."""
+    """Return the address of the media stream that TwiML connects a call to, None if there is none."""
     streams = (child for verb in verbs if verb.name == "Connect" for child in verb.children if child.name == "Stream")
     return next((stream.attributes.get("url") for stream in streams), None)
 
 
 def webhook_trouble(failure: CallFailed, url: str) -> str:
-    """Say what a webhook at `url` that did not answer with TwiML means, and what to do."""
+    """Explain why the webhook at `url` did not answer with TwiML, and what to do."""
     if failure.status == 403:
-        return f"{url} refuses what Twilio signs: give the app the same PUBLIC_URL and TWILIO_AUTH_TOKEN as here"
+        return f"{url} refuses Twilio's signature: give the app the same PUBLIC_URL and TWILIO_AUTH_TOKEN as here"
     if failure.status == 404:
         return f"there is no phoneagent at {url}: check PUBLIC_URL, and the path of a mounted app"
     if failure.status is not None:
-        return f"{url} answers HTTP {failure.status}: see the app's log"
+        return f"{url} answers with HTTP {failure.status}: see the app's log"
     if failure.code in (11200, 11205):
-        return f"nothing answers at {url}: start the app, and its tunnel if there is one"
-    return f"{url} does not answer as phoneagent does ({failure.reason}): check PUBLIC_URL"
+        return f"nothing answers at {url}: start the app, and its tunnel if it has one"
+    return f"the answer of {url} is not phoneagent's ({failure.reason}): check PUBLIC_URL"
 
 
 async def _is_refused(stranger: Web, form: dict[str, str]) -> bool:
@@ -154,15 +154,15 @@ async def _is_refused(stranger: Web, form: dict[str, str]) -> bool:
     return False
 
 
-async def _handshake(who: Web, url: str) -> str | None:
-    """Open a media socket as `who` would and close it at once; returns what went wrong, None if it opened.
+async def _handshake(signer: Web, url: str) -> str | None:
+    """Open a media socket, signed by `signer`, and close it at once; return what went wrong, None if it opened.
 
-    No `start` is sent, so no call begins and nothing is spoken.
+    No `start` is sent, so no call begins and nothing is said.
     """
     try:
         async with connect(
-            who.local(url),
-            additional_headers=who.signature(url, {}),
+            signer.local(url),
+            additional_headers=signer.signature(url, {}),
             user_agent_header="Twilio.TmeWs/1.0",
             compression=None,
             open_timeout=REQUEST_SECONDS,
@@ -177,14 +177,15 @@ async def _handshake(who: Web, url: str) -> str | None:
 
 def _judge_webhook(refused: bool, url: str) -> Check:
     if not refused:
-        return failed("webhook", f"{url} answers whoever asks: run the app with TWILIO_AUTH_TOKEN, not --insecure")
-    return ok("webhook", "answers Twilio, and refuses a forged signature")
+        return failed("webhook", f"{url} answers unsigned requests: run the app with TWILIO_AUTH_TOKEN, not --insecure")
+    return ok("webhook", "answers Twilio and refuses a forged signature")
 
 
 def _judge_socket(forged: str | None, signed: str | None) -> Check:
     if forged is None:
-        return failed("media socket", "it opens for whoever asks: run the app with TWILIO_AUTH_TOKEN, not --insecure")
-    if signed is not None:
-        words = f"it does not open ({signed}): let proxy and tunnel pass WebSockets on, and the path as it is"
+        words = "it opens for unsigned requests: run the app with TWILIO_AUTH_TOKEN, not --insecure"
         return failed("media socket", words)
-    return ok("media socket", "opens for Twilio, and refuses a forged signature")
+    if signed is not None:
+        words = f"it does not open ({signed}): let proxy and tunnel forward WebSockets, with the path unchanged"
+        return failed("media socket", words)
+    return ok("media socket", "opens for Twilio and refuses a forged signature")

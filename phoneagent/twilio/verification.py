@@ -124,12 +124,13 @@ def _check_local(request: HTTPConnection) -> None:
         RequestRefused: the request comes from another machine, or from a browser.
     """
     client = request.client.host if request.client else None
-    if "origin" in request.headers or not _is_loopback(client) or not _is_loopback(request.url.hostname):
+    if "origin" in request.headers or not is_loopback(client) or not is_loopback(request.url.hostname):
         raise RequestRefused("an unsigned request does not come from a phone on this machine")
 
 
-def _is_loopback(host: str | None) -> bool:
+def is_loopback(host: str | None) -> bool:
+    """Tell whether a host is this machine: a loopback address, or the name localhost."""
     try:
-        return host == "localhost" or ipaddress.ip_address(host or "").is_loopback
+        return (host or "").lower() == "localhost" or ipaddress.ip_address(host or "").is_loopback
     except ValueError:
         return False

@@ -245,7 +245,7 @@ async def test_who_answers_may_go_by_the_number(folder: Path) -> None:
     ("faults", "words"),
     [
         (Faults(refuse_status=401), "refused the model session with HTTP 401 server_error: check REALTIME_API_KEY"),
-        (Faults(fail_responses=9), "two responses of the model in a row failed: start anew"),
+        (Faults(fail_responses=9), "the model failed two responses in a row: server_error: start anew"),
         (Faults(drop_after_seconds=0.5), "the model's socket broke without a close: start anew"),
         (
             Faults(error_events=((0.5, {"type": "x", "code": "session_expired"}),)),

@@ -1,305 +1,69 @@
-"""The command line: what `serve` finds and how it runs it, and what a newcomer reads after a mistake."""
+"""The command line as a whole: its help, and what it prints for errors that are ours and for those that are not."""
 
 from __future__ import annotations
 
-import json
-import logging
-import logging.config
-import pickle
-import socket
-import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
+import typer
 
-from phoneagent import DefinitionError
-from phoneagent.cli import main, workers
-from phoneagent.cli.serve import log_config
-from phoneagent.cli.target import Target
+from phoneagent import ConfigurationError, DefinitionError, cli
+from tests.cli.conftest import run
 
-SETTINGS = {
-    "TWILIO_ACCOUNT_SID": "AC" + "0" * 32,
-    "TWILIO_AUTH_TOKEN": "0123456789abcdef",
-    "PUBLIC_URL": "https://agent.example.com",
-    "OPENAI_API_KEY": "sk-secret",
-    "PORT": "8123",
-}
-AGENT = """
-from phoneagent import Agent, PhoneApp
-agent = Agent(instructions="x")
-app = PhoneApp(agent)
-other = PhoneApp(agent)
-"""
+COMMANDS = ("demo", "init", "chat", "dev", "serve", "doctor", "calls", "migrate", "sim")
 
 
-@pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A user's folder with an app in it, and all settings made."""
-    monkeypatch.chdir(tmp_path)
-    for name, value in SETTINGS.items():
-        monkeypatch.setenv(name, value)
-    monkeypatch.setenv("PHONEAGENT_ENV_FILE", "")
-    monkeypatch.setattr(sys, "path", [*sys.path])
-    (tmp_path / "cli_app.py").write_text(AGENT, encoding="utf-8")
-    monkeypatch.delitem(sys.modules, "cli_app", raising=False)
-    return tmp_path
-
-
-def run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
-    monkeypatch.setattr(sys, "argv", ["phoneagent", *arguments])
-    with pytest.raises(SystemExit) as left:
-        main()
-    return int(left.value.code or 0)
-
-
-# --- finding the app ---
-
-
-@pytest.mark.parametrize(
-    ("text", "name"),
-    [("cli_app", "app"), ("cli_app:other", "other"), ("cli_app.py", "app"), ("./cli_app.py:other", "other")],
-)
-def test_an_app_is_a_module_or_a_file(folder: Path, text: str, name: str) -> None:
-    target = Target.find(text)
-    assert target == Target("cli_app", name, str(folder))
-    assert target.load() is getattr(sys.modules["cli_app"], name)
-
-
-def test_without_a_target_the_usual_files_are_looked_for(folder: Path) -> None:
-    with pytest.raises(DefinitionError, match=r"there is no main.py, app.py, agent.py here"):
-        Target.find(None)
-    (folder / "agent.py").touch()
-    assert Target.find(None).module == "agent"
-    (folder / "main.py").touch()
-    assert Target.find(None).module == "main"
-
-
-@pytest.mark.parametrize(
-    ("text", "complaint"),
-    [
-        ("nowhere.py", "there is no file nowhere.py"),
-        ("nowhere:app", "there is no module nowhere here"),
-        ("nowhere.deeper:app", "there is no module nowhere.deeper here"),
-        ("cli_app:nothing", "there is no nothing in "),
-        ("cli_app:agent", "cli_app:agent is not a PhoneApp but Agent"),
-        (":app", "':app' names no app"),
-        (".cli_app:app", "'.cli_app:app' names no app"),
-        ("", "'' names no app"),
-    ],
-)
-def test_a_target_that_is_none_is_one_line(
-    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], text: str, complaint: str
+@pytest.mark.parametrize("arguments", [[], ["--help"]], ids=["nothing", "help"])
+def test_the_help_names_every_command(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], arguments: list[str]
 ) -> None:
-    assert run(monkeypatch, "serve", text) == 2
-    (line,) = capsys.readouterr().err.splitlines()
-    assert complaint in line
+    run(monkeypatch, *arguments)  # the exit status without arguments differs between versions of click
+    shown = capsys.readouterr()
+    words = (shown.out + shown.err).split()
+    assert [name for name in COMMANDS if name not in words] == []
 
 
-def test_a_key_that_cannot_be_sent_is_one_line(
-    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize("command", [*COMMANDS[:-1], "sim call", "sim model"])
+def test_each_command_explains_itself(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], command: str
 ) -> None:
-    monkeypatch.setenv("OPENAI_API_KEY", "“sk-secret”")
-    assert run(monkeypatch, "serve", "cli_app", "--host", "127.0.0.1", "--port", "0") == 2
-    (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith("phoneagent: the header 'Authorization' for api.openai.com cannot be sent")
-    assert "secret" not in line
+    assert run(monkeypatch, *command.split(), "--help") == 0
+    usage, sentence, *_ = [line.strip() for line in capsys.readouterr().out.splitlines() if line.strip()]
+    assert f"phoneagent {command}" in usage
+    assert " " in sentence, "a sentence about the command comes before its options"
 
 
-def test_what_the_app_s_own_module_lacks_is_not_taken_for_the_app(folder: Path) -> None:
-    (folder / "cli_broken.py").write_text("import not_installed", encoding="utf-8")
-    with pytest.raises(ModuleNotFoundError, match="not_installed"):
-        Target.find("cli_broken").load()
+def raising(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
+    """Let the command `fail` be the whole command line."""
+    app = typer.Typer(pretty_exceptions_enable=False)
+
+    @app.command()
+    def fail() -> None:
+        raise error
+
+    monkeypatch.setattr(cli, "app", app)
 
 
-# --- serving ---
-
-
-class _Server:
-    made: list[tuple[Any, Any, float]]
-
-    def __init__(self, config: Any, app: Any, drain_seconds: float) -> None:
-        self.made.append((config, app, drain_seconds))
-
-    def run(self, sockets: Any) -> None:
-        (listening,) = sockets
-        self.made[-1][0].listens_at = listening.getsockname()
-
-
-@pytest.fixture
-def served(folder: Path, monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, Any, float]]:
-    """What would be served: configuration, app and DRAIN_SECONDS of each server that was made."""
-    monkeypatch.setattr(_Server, "made", [], raising=False)
-    monkeypatch.setattr(logging.config, "dictConfig", lambda config: None)
-    monkeypatch.setattr(workers, "PunctualServer", _Server)
-    monkeypatch.setenv("PORT", "0")
-    return _Server.made
-
-
-def test_serve_runs_the_app_as_phone_calls_need_it(
-    served: list[tuple[Any, Any, float]], monkeypatch: pytest.MonkeyPatch
+def test_each_problem_is_one_line_on_standard_error(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setenv("DRAIN_SECONDS", "7")
-    assert run(monkeypatch, "serve", "cli_app:other", "--host", "127.0.0.1") == 0
-    assert run(monkeypatch, "serve", "cli_app.py") == 0
-    (config, app, drain_seconds), (second, _, _) = served
-    assert (config.listens_at[0], drain_seconds) == ("127.0.0.1", 7)
-    assert app is sys.modules["cli_app"].other
-    assert (config.ws_max_size, config.ws_per_message_deflate, config.proxy_headers) == (65536, False, False)
-    assert second.listens_at[0] == "0.0.0.0"
+    raising(monkeypatch, ConfigurationError(["A is missing: set it", "B is malformed: correct it"]))
+    assert run(monkeypatch) == 2
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    assert shown.err == "phoneagent: A is missing: set it\nphoneagent: B is malformed: correct it\n"
 
 
-@pytest.mark.parametrize("option", [True, False])
-def test_the_port_is_the_option_s_or_the_environment_s(
-    served: list[tuple[Any, Any, float]], monkeypatch: pytest.MonkeyPatch, option: bool
+def test_an_error_that_is_ours_has_no_traceback(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        free = str(probe.getsockname()[1])
-    monkeypatch.setenv("PORT", "1" if option else free)
-    assert run(monkeypatch, "serve", "cli_app", "--host", "127.0.0.1", *(["--port", free] if option else [])) == 0
-    assert served[0][0].listens_at[1] == int(free)
+    raising(monkeypatch, DefinitionError("there is no app"))
+    assert run(monkeypatch) == 2
+    assert capsys.readouterr().err == "phoneagent: there is no app\n"
 
 
-def test_several_processes_get_everything_by_way_of_the_parent(
-    served: list[tuple[Any, Any, float]], folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    ran: list[tuple[workers.Job, int]] = []
-
-    def take(job: workers.Job, listening: Any, count: int) -> int:
-        ran.append((pickle.loads(pickle.dumps(job)), count))
-        return len(ran) - 1
-
-    monkeypatch.setattr(workers, "run", take)
-    monkeypatch.setenv("WEB_CONCURRENCY", "3")
-    assert run(monkeypatch, "serve", "cli_app") == 0
-    assert run(monkeypatch, "serve", "cli_app") == 1
-    (job, count), _ = ran
-    assert (count, job.target) == (3, Target("cli_app", "app", str(folder)))
-    assert job.settings == sys.modules["cli_app"].app.settings
-    assert job.uvicorn["ws_max_size"] == 65536
-    assert served == []
-
-
-def test_reload_starts_from_a_name_and_takes_the_log_with_it(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    ran: list[tuple[str, dict[str, Any]]] = []
-    monkeypatch.setattr("uvicorn.run", lambda name, **options: ran.append((name, options)))
-    monkeypatch.setenv("PORT", "0")
-    assert run(monkeypatch, "serve", "cli_app.py:other", "--reload") == 0
-    ((name, options),) = ran
-    assert name == "cli_app:other"
-    assert (options["app_dir"], options["reload_dirs"]) == (str(folder), [str(folder)])
-    assert pickle.loads(pickle.dumps(options["log_config"]))["root"]["handlers"] == ["stderr"]
-    with socket.create_server(("0.0.0.0", options["port"])):
-        pass  # it is free again
-
-
-# --- without a Twilio account ---
-
-
-def test_without_an_account_it_listens_on_loopback(
-    served: list[tuple[Any, Any, float]], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    for name in ("TWILIO_ACCOUNT_SID", "TWILIO_AUTH_TOKEN", "PUBLIC_URL"):
-        monkeypatch.delenv(name)
-    assert run(monkeypatch, "serve", "cli_app") == 2
-    assert run(monkeypatch, "serve", "cli_app", "--insecure") == 0
-    assert run(monkeypatch, "serve", "cli_app:other", "--insecure", "--host", "localhost") == 0
-    (config, app, _), (second, _, _) = served
-    assert config.listens_at[0] == second.listens_at[0] == "127.0.0.1"
-    assert app.settings.insecure
-    assert app.settings.public_url == f"http://127.0.0.1:{config.listens_at[1]}"
-    assert f"sim call {app.settings.public_url}/twilio/voice" in caplog.text
-    assert app.settings.auth_tokens[0] not in caplog.text
-
-
-def test_with_an_account_insecure_is_still_what_it_says(
-    served: list[tuple[Any, Any, float]], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    assert run(monkeypatch, "serve", "cli_app", "--insecure") == 0
-    ((config, app, _),) = served
-    assert config.listens_at[0] == "127.0.0.1"
-    assert app.settings.insecure
-    assert app.settings.auth_tokens == (SETTINGS["TWILIO_AUTH_TOKEN"],)
-
-
-@pytest.mark.parametrize(
-    ("arguments", "complaint"),
-    [
-        (["--insecure", "--host", "0.0.0.0"], "listens on loopback only, not on 0.0.0.0"),
-        (["--insecure", "--host", "192.0.2.1"], "listens on loopback only, not on 192.0.2.1"),
-        (["--insecure", "--host", "example.com"], "listens on loopback only, not on example.com"),
-        (["--insecure", "--reload"], "--insecure and --reload do not go together"),
-    ],
-)
-def test_strangers_are_not_let_in(
-    served: list[tuple[Any, Any, float]],
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-    arguments: list[str],
-    complaint: str,
-) -> None:
-    assert run(monkeypatch, "serve", "cli_app", *arguments) == 2
-    (line,) = capsys.readouterr().err.splitlines()
-    assert complaint in line
-    assert served == []
-
-
-def test_an_app_that_says_so_itself_listens_on_loopback_too(
-    served: list[tuple[Any, Any, float]], folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    code = "\nfrom phoneagent import Settings\nopen_ = PhoneApp(agent, settings=Settings(insecure=True))"
-    (folder / "cli_app.py").write_text(AGENT + code)
-    assert run(monkeypatch, "serve", "cli_app:open_") == 0
-    assert run(monkeypatch, "serve", "cli_app:open_", "--host", "0.0.0.0") == 2
-    assert [config.listens_at[0] for config, _, _ in served] == ["127.0.0.1"]
-
-
-@pytest.mark.parametrize(
-    ("host", "complaint"), [("192.0.2.1", "192.0.2.1 is no address of this machine"), ("no.such.invalid", "no.such.")]
-)
-def test_an_address_that_is_not_ours(
-    served: list[tuple[Any, Any, float]],
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-    host: str,
-    complaint: str,
-) -> None:
-    assert run(monkeypatch, "serve", "cli_app", "--host", host) == 1
-    (line,) = capsys.readouterr().err.splitlines()
-    assert complaint in line
-
-
-def test_settings_are_checked_before_anything_runs(
-    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.delenv("OPENAI_API_KEY")
-    monkeypatch.setenv("PORT", "eighty")
-    monkeypatch.setenv("TWILIO_AUTH_TOKEN", "s3cret")
-    assert run(monkeypatch, "serve", "cli_app") == 2
-    words = capsys.readouterr().err
-    assert [line.split(" is ")[0].removeprefix("phoneagent: ") for line in words.splitlines()] == [
-        "TWILIO_AUTH_TOKEN",
-        "OPENAI_API_KEY",
-        "PORT",
-    ]
-    assert "s3cret" not in words
-
-
-@pytest.mark.parametrize("form", ["text", "json", None])
-def test_the_log_is_a_line_each(form: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    root = logging.getLogger()
-    handlers, level = root.handlers[:], root.level
-    config = log_config("info", form)  # the tests' standard error is no terminal
-    config["loggers"] = {}
-    try:
-        logging.config.dictConfig(config)
-        logging.getLogger("phoneagent.x").info("hello", extra={"call_sid": "CA1"})
-        logging.getLogger("phoneagent.x").debug("not this")
-    finally:
-        root.handlers[:], root.level = handlers, level
-    (line,) = capsys.readouterr().err.splitlines()
-    if form == "text":
-        assert line.endswith("INFO    phoneagent.x: hello [CA1]")
-    else:
-        assert json.loads(line)["call_sid"] == "CA1"
+def test_a_bug_is_not_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
+    raising(monkeypatch, ZeroDivisionError("a bug"))
+    monkeypatch.setattr("sys.argv", ["phoneagent"])
+    with pytest.raises(ZeroDivisionError):
+        cli.main()

@@ -1,4 +1,4 @@
-"""`phoneagent dev`: a real app under reload, the number pointed at it, and everything put back."""
+"""`phoneagent dev`: a real app under reload, the number pointed at it, and its old webhook restored."""
 
 from __future__ import annotations
 
@@ -108,7 +108,7 @@ async def test_a_call_comes_here_and_the_number_goes_back(world: World, capfd: p
     assert not (world.folder / ".phoneagent" / "webhook.json").exists()
     printed = capfd.readouterr().out
     assert f"Call {NUMBER}" in printed
-    assert "put back" in printed
+    assert "webhook is restored" in printed
     assert TOKEN not in printed
 
 
@@ -183,7 +183,7 @@ async def test_no_number_is_no_obstacle(
 async def test_no_tunnel(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "ngrok", None)
     running, _ = await world.run(NOT_YET_KNOWN)
-    with pytest.raises(TunnelFailed, match="no ngrok agent runs"):
+    with pytest.raises(TunnelFailed, match="no ngrok agent is running"):
         await running
     assert world.points_to() == OLD
 

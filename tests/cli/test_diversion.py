@@ -135,7 +135,7 @@ async def test_a_number_that_is_gone_is_forgotten(world: World) -> None:
 @pytest.mark.parametrize("content", ["", "[]", "{}", json.dumps({"number": "PN1", "before": {"x": 1}, "ours": {}})])
 async def test_a_damaged_file_is_not_guessed_at(world: World, content: str) -> None:
     (world.folder / "webhook.json").write_text(content)
-    with pytest.raises(DefinitionError, match="see where your number points"):
+    with pytest.raises(DefinitionError, match="check your number's webhook"):
         await world.diversion().restore()
     assert world.remembered()
 
@@ -159,5 +159,5 @@ def test_only_one_at_a_time(tmp_path: Path) -> None:
 
 def test_a_folder_that_cannot_be(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(DefinitionError, match="cannot be made"), only_one(tmp_path / "file"):
+    with pytest.raises(DefinitionError, match="cannot be created"), only_one(tmp_path / "file"):
         pass

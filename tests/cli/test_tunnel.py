@@ -124,14 +124,14 @@ async def refusal(monkeypatch: pytest.MonkeyPatch, package: Any, token: str | No
 
 async def test_no_package_and_no_agent(monkeypatch: pytest.MonkeyPatch) -> None:
     words = await refusal(monkeypatch, None, TOKEN)
-    assert "no ngrok agent runs" in words
+    assert "no ngrok agent is running" in words
     assert "ngrok http 8000" in words
     assert "--public-url" in words
 
 
 async def test_an_agent_whose_tunnels_lead_elsewhere(monkeypatch: pytest.MonkeyPatch, agent: Agent) -> None:
     agent.endpoints(("https://other.ngrok.app", "http://localhost:80"))
-    assert "do not lead to port 8000" in await refusal(monkeypatch, None, TOKEN, [agent.url])
+    assert "no tunnel of the ngrok agent leads to port 8000" in await refusal(monkeypatch, None, TOKEN, [agent.url])
 
 
 async def test_no_token(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,11 +1,12 @@
+"""The stories: a clip for every line, and words that lead the simulated model to the right turn."""
+
 from __future__ import annotations
 
 import json
 
 import pytest
 
-from phoneagent.demo import render_clips, restaurant
-from phoneagent.demo.render_clips import agent_lines, caller_lines, word_errors
+from phoneagent.demo.render_clips import agent_lines, caller_lines
 from phoneagent.demo.stories import AGENT_CLIPS, CALLER_CLIPS, RESTAURANT, VISITOR
 from phoneagent.protocol.audio import rms
 from phoneagent.sim.recogniser import MoonshineEar
@@ -54,41 +55,3 @@ async def test_what_a_real_ear_makes_of_the_clips_does_too(story):
     for turn in script.turns:
         heard = await MoonshineEar().hear(ClipVoice(CALLER_CLIPS, Murmur()).render(turn.caller))
         assert script.match(heard) is turn
-
-
-def test_the_script_greets_as_the_agent_does():
-    assert RESTAURANT.script().greeting == restaurant.host.greeting
-
-
-def test_the_clip_of_the_booking_says_what_the_tool_returns():
-    called = RESTAURANT.script().turns[1].calls[0]
-    assert called.name == restaurant.book_table.name
-    arguments = called.arguments
-    assert f"Booked for {arguments['guests']} at {arguments['time']}, reference 41." == render_clips.BOOKED
-
-
-def test_the_apology_is_shipped():
-    apology = (render_clips.PACKAGE / "calls" / "apology.ulaw").read_bytes()
-    assert 3 < len(apology) / 8000 < 8
-    assert rms(apology) > 800
-
-
-def test_render_writes_clips_and_index_and_removes_what_is_old(tmp_path):
-    (tmp_path / "old.ulaw").write_bytes(b"")
-    render_clips.render(tmp_path, Murmur(), ["Hello!", "Good-bye."])
-    assert json.loads((tmp_path / "index.json").read_text()) == {"hello": "hello.ulaw", "good bye": "good-bye.ulaw"}
-    assert (tmp_path / "hello.ulaw").read_bytes() == Murmur().render("Hello!")
-    assert not (tmp_path / "old.ulaw").exists()
-
-
-def test_render_refuses_two_lines_for_one_file(tmp_path):
-    with pytest.raises(ValueError, match="same six words"):
-        render_clips.render(tmp_path, Murmur(), ["a b c d e f g", "a b c d e f h"])
-
-
-@pytest.mark.parametrize(
-    ("said", "heard", "share"),
-    [("a b c d", "A, b; c d!", 0), ("a b c d", "a x c d", 0.25), ("a b", "a b c", 0.5), ("a b", "", 1), ("", "", 0)],
-)
-def test_word_errors(said, heard, share):
-    assert word_errors(said, heard) == share

@@ -289,13 +289,13 @@ async def test_a_web_page(status: str) -> None:
     page = f"HTTP/1.1 {status}\r\nContent-Type: text/html\r\nContent-Length: 6\r\n\r\n<html>".encode()
     async with listening(page) as origin:
         text = await fault(**gateway(origin))
-    assert text.endswith("a web page is there, and no model: check REALTIME_URL")
+    assert text.endswith("that address has a web page, not a model: check REALTIME_URL")
 
 
 @pytest.mark.parametrize(
     ("faults", "words"),
     [
-        (Faults(refuse_status=429), "see to the account's credit and limits"),
+        (Faults(refuse_status=429), "check the account's credit and limits"),
         (Faults(refuse_status=503), "try again later, or check REALTIME_URL"),
         (Faults(error_events=((0, {"type": "x", "code": "insufficient_quota"}),), no_created=True), "account's credit"),
         (Faults(drop_after_seconds=0.0, drop_code=1008, no_created=True), "check REALTIME_API_KEY and OPENAI_MODEL"),
@@ -334,7 +334,7 @@ async def test_a_token_provider_that_does_not_provide(provider: Callable[[], str
     async with running(AZURE) as (model, origin):
         text = await fault(Endpoint.azure(origin, "talk", token=provider))
         assert "token provider" in text
-        assert text.endswith("see to it first")
+        assert text.endswith("fix it first")
         assert model.refusals == []
 
 
@@ -374,7 +374,7 @@ async def test_helicone_hides_that_the_provider_refuses_the_key(monkeypatch: pyt
     async with running(ANY) as (model, origin), Helicone(model, api_key=HELICONE_KEY) as helicone:
         text = await fault(**openai(origin) | {"openai_api_key": "sk-wrong"}, **through(helicone))
     assert "still waiting for its answer" in text
-    assert text.endswith("127.0.0.1 behind it refuses the key: check OPENAI_API_KEY")
+    assert text.endswith("its provider 127.0.0.1 refuses the key: check OPENAI_API_KEY")
 
 
 async def test_helicone_hides_that_there_is_no_such_resource(monkeypatch: pytest.MonkeyPatch) -> None:

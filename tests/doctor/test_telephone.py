@@ -193,9 +193,9 @@ def page(content: Any, status: int = 200, kind: str = "text/xml") -> Any:
     ("app", "words"),
     [
         (page("oops", 500), "HTTP 500: see the app's log"),
-        (page("<html><body>Hello", kind="text/html"), "does not answer as phoneagent does"),
-        (page("{}", kind="application/json"), "does not answer as phoneagent does"),
-        (page('<Response><Reject reason="busy"/></Response>'), "takes no call at the moment"),
+        (page("<html><body>Hello", kind="text/html"), "is not phoneagent's"),
+        (page("{}", kind="application/json"), "is not phoneagent's"),
+        (page('<Response><Reject reason="busy"/></Response>'), "takes no calls now"),
     ],
 )
 async def test_something_else_answers(world: World, app: Any, words: str) -> None:
@@ -228,14 +228,14 @@ def careless(*, webhook: bool, socket: bool) -> Starlette:
 async def test_an_app_that_answers_whoever_asks(world: World) -> None:
     world.served = careless(webhook=True, socket=True)
     checks = await world.report()
-    assert "answers whoever asks" in checks["webhook"].text
-    assert "opens for whoever asks" in checks["media socket"].text
+    assert "answers unsigned requests" in checks["webhook"].text
+    assert "opens for unsigned requests" in checks["media socket"].text
     assert checks["webhook"].status is checks["media socket"].status is Status.FAILED
 
 
 async def test_a_proxy_that_does_not_let_websockets_through(world: World) -> None:
     world.served = careless(webhook=False, socket=False)
-    assert "does not open (HTTP 403): let proxy and tunnel pass WebSockets" in await world.only_fault("media socket")
+    assert "does not open (HTTP 403): let proxy and tunnel forward WebSockets" in await world.only_fault("media socket")
 
 
 # --- the model and the records ---
@@ -288,9 +288,9 @@ async def test_a_database_without_tables(world: World) -> None:
 
 
 def test_missing_settings_are_a_line_each() -> None:
-    checks = settings_missing(ConfigurationError(["A is missing: set it", "B is malformed: mend it"]))
+    checks = settings_missing(ConfigurationError(["A is missing: set it", "B is malformed: fix it"]))
     assert [check.text for check in checks if check.status is Status.FAILED] == [
         "A is missing: set it",
-        "B is malformed: mend it",
+        "B is malformed: fix it",
     ]
     assert all(check.status is Status.SKIPPED for check in checks[2:])

@@ -16,7 +16,7 @@ from phoneagent import RequestRefused, Settings
 from phoneagent.errors import StoreError
 from phoneagent.twilio import verification
 from phoneagent.twilio.signatures import TOKEN_SECONDS, MediaTokens
-from phoneagent.twilio.verification import MAX_BODY_BYTES, MAX_FIELDS, Verifier
+from phoneagent.twilio.verification import MAX_BODY_BYTES, MAX_FIELDS, Verifier, is_loopback
 
 pytestmark = pytest.mark.anyio
 
@@ -303,3 +303,23 @@ async def test_unsigned_requests_from_elsewhere_or_from_a_browser_are_refused(
 ) -> None:
     with pytest.raises(RequestRefused, match="unsigned"):
         await insecure().webhook(webhook(headers=headers, client=client), PATH)
+
+
+@pytest.mark.parametrize(
+    ("host", "expected"),
+    [
+        ("localhost", True),
+        ("LocalHost", True),
+        ("127.0.0.1", True),
+        ("127.8.8.8", True),
+        ("::1", True),
+        ("0.0.0.0", False),
+        ("::", False),
+        ("192.0.2.1", False),
+        ("localhost.example", False),
+        ("", False),
+        (None, False),
+    ],
+)
+def test_loopback(host: str | None, expected: bool) -> None:
+    assert is_loopback(host) is expected
