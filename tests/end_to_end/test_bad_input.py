@@ -67,6 +67,7 @@ async def test_garbage_of_the_caller_s_side(world: Worlds) -> None:
             )
         )
         await still_talks(w, line)
+        await w.until(lambda: len(w.of(Trouble)) >= 5)
         complaints = [trouble.what for trouble in w.of(Trouble)]
         assert len(complaints) == len(set(complaints)), "each is told once"
         for word in ("binary", "not base64", "timestamp", "start", "`mark`"):
@@ -80,6 +81,7 @@ async def test_a_message_beyond_the_limit_ends_this_socket_only(world: Worlds) -
             await line.send_raw("x" * 1_000_000)
             await line.wait_ended(5)
             await other.wait_for_agent(ms=200)
+            await w.until(lambda: w.of(CallEnded))
             assert [each.call_sid for each in w.of(CallEnded)] == [line.call_sid]
         assert other.ended_by == "caller"
 
@@ -184,6 +186,7 @@ async def test_a_mistake_of_whoever_chooses_costs_its_own_call_only(world: World
 
         await asyncio.gather(*map(bad, mistakes))
         await still_talks(w, good)
+        await w.until(lambda: len(w.of(CallEnded)) >= len(mistakes))
         assert len(w.of(CallEnded)) == len(mistakes)
         assert w.model.violations == []
 

@@ -206,6 +206,7 @@ async def one_bad_call(world: Worlds, each: Bad, store: Store, done: asyncio.Bar
                 assert APOLOGY in bytes(line.received)
                 assert way.taken == each.tries or (each.tries is None and 1 <= way.taken < 10)
                 await heard_an_answer(good)
+                await w.until(lambda: w.of(CallEnded))
                 (ended,) = w.of(CallEnded)
                 await store.flush()
                 record = await store.call(line.call_sid)
@@ -288,6 +289,7 @@ async def test_half_of_an_event_costs_an_answer_at_most(world: Worlds) -> None:
 
     async with world(BY_CALL, SCRIPT) as w:
         await asyncio.gather(*(one(w, kind) for kind in HALVES))
+        await w.until(lambda: len(w.of(CallEnded)) == len(HALVES))
         assert len(w.of(Trouble)) == len(HALVES)
         assert {each.what for each in w.of(Trouble)} == {"Realtime event ignored: Input data was truncated"}
         assert {each.ended_by for each in w.of(CallEnded)} == {"caller"}
@@ -325,6 +327,7 @@ async def test_a_session_that_ends_in_mid_tool(world: Worlds) -> None:
         await asyncio.gather(*(one(w, code) for code in (None, 1000, 1001, 1011)))
         assert len(runs) == len(set(runs)) == 4
         assert not untouched.closed
+        await w.until(lambda: len(w.of(CallEnded)) >= 4)
         assert other.call_sid not in [each.call_sid for each in w.of(CallEnded)]
         assert {each.ended_by for each in w.of(CallEnded)} == {"caller"}
         assert w.model.violations == []

@@ -54,6 +54,7 @@ async def test_a_whole_call(world: Worlds) -> None:
         assert line.ended_by == "agent"
         assert line.violations == []
         assert w.model.violations == []
+        await w.until(lambda: w.of(CallEnded))
         (ended,) = w.of(CallEnded)
         assert ended.ended_by == "agent"
         assert [(turn.role, turn.interrupted) for turn in ended.transcript] == [

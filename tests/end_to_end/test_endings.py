@@ -51,6 +51,7 @@ async def test_a_line_without_media_is_lost(world: Worlds, monkeypatch: pytest.M
     async with world(AGENT) as w, w.phone().dial() as line:
         line.pause_media(True)
         await line.wait_ended(10)
+        await w.until(lambda: w.of(CallEnded))
         assert w.of(CallEnded)[0].ended_by == "line"
 
 
@@ -114,6 +115,7 @@ async def test_instructions_that_hang_lead_to_an_apology_and_hold_up_nobody(
             async with w.phone().dial() as line:
                 await line.wait_ended(15)
             assert apologised(line)
+            await w.until(lambda: w.of(CallEnded))
             assert w.of(CallEnded)[0].reason == "the agent's instructions took longer than 0.3 s"
     finally:
         release.set()
@@ -127,6 +129,7 @@ async def test_a_session_that_cannot_be_sent_leads_to_an_apology(world: Worlds) 
         async with w.phone().dial() as line:
             await line.wait_ended(15)
         assert apologised(line)
+        await w.until(lambda: w.of(CallEnded))
         assert w.of(CallEnded)[0].reason == "the model session could not be opened: TypeError"
 
 
@@ -143,6 +146,7 @@ async def test_a_model_that_stalls_in_mid_answer(world: Worlds, monkeypatch: pyt
         async with w.phone().dial() as line:
             await line.wait_ended(20)
         assert apologised(line)
+        await w.until(lambda: w.of(CallEnded))
         assert any("nothing came" in each.what for each in w.of(Trouble))
 
 
@@ -151,6 +155,7 @@ async def test_a_model_that_answers_nothing(world: Worlds, monkeypatch: pytest.M
     async with world(AGENT, model=Model(faults=Faults(stall_after_seconds=0))) as w:
         async with w.phone().dial() as line:
             await line.wait_ended(20)
+        await w.until(lambda: w.of(CallEnded))
         assert w.of(CallEnded)[0].ended_by == "error"
 
 
@@ -188,6 +193,7 @@ async def test_one_bad_call_does_not_touch_another(world: Worlds) -> None:
         assert good.ended_by is None
         await good.say(VOICE.render("Hello?"))
         await good.wait_for_agent(ms=200)
+        await w.until(lambda: w.of(CallEnded))
         assert [each.call_sid for each in w.of(CallEnded)] == [bad.call_sid]
 
 

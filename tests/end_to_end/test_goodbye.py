@@ -44,6 +44,7 @@ async def test_the_whole_goodbye_is_played(world: Worlds, script: str, talks_ove
         assert item.text == GOODBYE
         assert bytes(line.received) == bytes(item.audio)
         assert sum(span.stream_end - span.stream_start for span in line.heard) == len(item.audio)
+        await w.until(lambda: w.of(CallEnded))
         (ended,) = w.of(CallEnded)
         assert ended.ended_by == "agent"
         assert [turn.heard_text for turn in ended.transcript if turn.role == "agent"] == [GOODBYE]
@@ -77,6 +78,7 @@ call = "finish"
             await line.say(VOICE.render("Bye."))
             await line.wait_ended(10)
         assert [item.text for item in w.model.sessions[0].audio_items] == ["So long!"]
+        await w.until(lambda: w.of(CallEnded))
         assert [turn.turn.text for turn in w.of(TurnEnded) if turn.turn.role == "agent"] == ["So long!"]
 
 
@@ -85,6 +87,7 @@ async def test_the_longest_call_ends_politely(world: Worlds) -> None:
     async with world(Agent(instructions="x"), script, max_call_seconds=4) as w:
         async with w.phone().dial() as line:
             await line.wait_ended(15)
+        await w.until(lambda: w.of(CallEnded))
         (ended,) = w.of(CallEnded)
         assert (ended.ended_by, ended.reason) == ("agent", "the call reached its longest duration")
         assert [item.text for item in w.model.sessions[0].audio_items] == ["We end soon.", "Our time is up."]

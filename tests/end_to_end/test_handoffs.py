@@ -122,6 +122,7 @@ async def test_a_server_that_takes_neither_voice_nor_choice_takes_the_agent(worl
         (session,) = w.model.sessions
         assert session.session["instructions"] == "You do bills."
         assert [each["name"] for each in session.session["tools"]] == ["refund", "hand_off_to_router"]
+        await w.until(lambda: len(w.of(Trouble)) >= 2)
         assert {each.what for each in w.of(Trouble)} >= {
             "the model refused an event: unknown_parameter session.audio.output.voice",
             "the model refused an event: unknown_parameter session.tool_choice",

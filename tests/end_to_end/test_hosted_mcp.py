@@ -75,6 +75,7 @@ async def test_the_caller_hears_what_a_server_answers(world: Worlds, inline: boo
 async def test_a_server_that_fails_is_told_and_talked_about(world: Worlds, inline: bool) -> None:
     async with world(shop(), model=model(CLOSED, inline=inline)) as w, w.phone().dial() as line:
         await said(w, line, "Pity.")
+        await w.until(lambda: w.of(Trouble))
         assert "a tool of an MCP server failed" in w.of(Trouble)[0].what
 
 

@@ -38,6 +38,7 @@ async def test_the_greeting_may_be_open_to_interruption(world: Worlds) -> None:
         await line.wait_for_agent(ms=300)
         await line.say(VOICE.render("Hello?"))
         await line.wait_for_clear()
+        await w.until(lambda: w.of(BargeIn))
         assert w.of(BargeIn)[0].item_id == w.model.sessions[0].audio_items[0].item_id
 
 
@@ -126,6 +127,7 @@ async def test_a_picky_server_gets_what_it_takes_and_that_is_said(world: Worlds)
     async with world(Agent(instructions="x", greeting="Hi!"), model=Model(faults=faults)) as w:
         async with w.phone().dial() as line:
             await line.wait_for_silence(ms=100)
+        await w.until(lambda: len(w.of(Trouble)) >= 2)
         said = " ".join(each.what for each in w.of(Trouble))
         assert "transcription by gpt-transcribe" in said
         assert "audio.output.voice" in said
@@ -148,4 +150,5 @@ async def test_a_beta_server_is_spoken_to_in_beta(world: Worlds) -> None:
             assert session.dialect == "beta"
             assert session.truncations[0].ok
             assert model.violations == []
+            await w.until(lambda: w.of(TurnEnded))
             assert w.of(TurnEnded)[0].turn.text == "Hi!"

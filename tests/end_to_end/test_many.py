@@ -47,5 +47,6 @@ async def test_fifty_calls_at_once_run_to_their_end(world: Worlds) -> None:
         for line in lines:  # no crosstalk: each caller heard their own session, and nothing else
             said = b"".join(bytes(item.audio) for item in sessions[line.call_sid].audio_items if not item.interrupted)
             assert bytes(line.received).endswith(said[-1600:])
+        await w.until(lambda: len(w.of(CallEnded)) >= CALLERS)
         assert {each.ended_by for each in w.of(CallEnded)} == {"agent"}
         assert len(w.of(CallEnded)) == CALLERS

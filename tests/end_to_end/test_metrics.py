@@ -26,7 +26,7 @@ async def test_a_call_is_counted(world: Worlds) -> None:
             await line.say(Murmur().render("Hello?"))
             await line.wait_for_agent(ms=100)
             assert "phoneagent_calls_live 1.0" in (await metrics(w, "let-me-in"))[1]
-        await w.until(lambda: w.of(CallEnded))
+        await w.until(lambda: w.of(CallEnded) and not w.app.calls)
         async with aiohttp.ClientSession() as http, http.post(f"{w.url}/twilio/voice") as answer:
             assert answer.status == 403
         _, text = await metrics(w, "let-me-in")

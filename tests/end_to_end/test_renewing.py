@@ -188,6 +188,7 @@ async def test_a_rate_limit_is_waited_for(world: Worlds) -> None:
         assert session.said == ["Hello!"]
         failed, said = session.responses
         assert said.created_at - (failed.done_at or 0) >= 1.3
+        await w.until(lambda: w.of(RateLimitsUpdated))
         (first, *_) = w.of(RateLimitsUpdated)
         assert first.limits[0].remaining == 0
 
@@ -235,6 +236,7 @@ async def test_without_another_session_the_caller_hears_the_apology(
             await line.wait_for_silence(ms=300)
             await model.__aexit__(None, None, None)
             await line.wait_ended(15)
+        await w.until(lambda: w.of(CallEnded))
         assert w.of(CallEnded)[0].ended_by == "error"
         assert any("model session lost" in event.what for event in w.of(Trouble))
 

@@ -75,6 +75,7 @@ async def test_a_quiet_call_is_handed_over_and_nobody_notices(world: Worlds, sto
         heard = len(line.heard)
         w.app._calls._sessions[line.call_sid].hand_over("test")
         await resumed(w)
+        await w.until(lambda: w.of(CallHandedOver))
         (over,) = w.of(CallHandedOver)
         assert over.call_sid == line.call_sid
         await w.until(lambda: len(w.model.sessions) == 2 and told(w.model.sessions[1]))
@@ -143,6 +144,7 @@ async def test_a_stream_that_breaks_is_taken_up_again(world: Worlds, store: Stor
         await line.wait_for_agent(ms=500)
         line.drop()
         await resumed(w)
+        await w.until(lambda: w.of(CallEnded))
         assert [event.ended_by for event in w.of(CallEnded)] == ["line"]
         await w.until(lambda: len(told(w.model.sessions[1])) > 3)
         assert not any("Hello" in text for text in told(w.model.sessions[1])[3:])

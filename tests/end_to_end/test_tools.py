@@ -77,6 +77,7 @@ async def test_tools_of_every_kind_get_one_continuation(world: Worlds) -> None:
         assert [item.text for item in session.audio_items] == ["All done."]
         assert [response.by for response in session.responses] == ["vad", "client"]
         assert runs == [line.call_sid]
+        await w.until(lambda: len(w.of(ToolReturned)) >= 5)
         assert len(w.of(ToolCalled)) == len(w.of(ToolReturned)) == 5
         assert w.model.violations == []
 
@@ -268,6 +269,7 @@ async def test_tools_that_misbehave_touch_neither_their_call_nor_another_one(
             await line.wait_for_silence(ms=200)
         await other.say(VOICE.render("And I?"))  # a script that hears nothing calls the tools once more
         await w.until(lambda: len(w.of(ToolReturned)) == 2 * (len(BAD) + len(ODD)))
+        await w.until(lambda: w.of(CallEnded))
         assert [each.call_sid for each in w.of(CallEnded)] == [line.call_sid]
         await store.flush()
         record = await store.call(line.call_sid)
