@@ -11,7 +11,7 @@ import logging
 import re
 from dataclasses import asdict
 from datetime import UTC, datetime
-from typing import Any, NoReturn
+from typing import Any, NoReturn, assert_never
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
@@ -19,10 +19,13 @@ from phoneagent.events import (
     AgentAnswered,
     BargeIn,
     CallEnded,
+    CallerSpoke,
     CallHandedOver,
     CallStarted,
     Event,
     KeyPressed,
+    MessageAdded,
+    ModelEvent,
     RateLimitsUpdated,
     ToolCalled,
     ToolReturned,
@@ -101,8 +104,10 @@ def _line(event: Event, pii: bool) -> tuple[int, str]:
             cost = "" if event.cost is None else f", cost {event.cost}"
             level = logging.ERROR if event.ended_by == "error" else logging.INFO
             return level, f"ended by {event.ended_by} after {event.duration_ms} ms{cost}: {event.reason}"
-        case _:
+        case CallerSpoke() | MessageAdded() | RateLimitsUpdated() | ModelEvent():
             return logging.DEBUG, ""
+        case _:
+            assert_never(event)
 
 
 _MASK = "••••••"
@@ -253,8 +258,10 @@ class Metrics:
                 if event.name in self._tool_names or len(self._tool_names) < MAX_TOOL_NAMES:
                     self._tool_names.add(event.name)
                     self._tools.labels(event.name).observe(event.ms / 1000)
-            case _:
+            case CallerSpoke() | TurnEnded() | MessageAdded() | ToolCalled() | KeyPressed() | Trouble() | ModelEvent():
                 pass
+            case _:
+                assert_never(event)
 
     def _count_usage(self, event: UsageReported) -> None:
         self._cost.inc(float(event.cost.usd))

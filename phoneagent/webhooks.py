@@ -251,8 +251,7 @@ class MediaSockets:
 
     async def run(self, websocket: WebSocket) -> None:
         """Run the call of a media socket; return when nothing of it is left."""
-        self._calls.unfinished += 1  # a drain waits for the handshake too
-        try:
+        with self._calls.handshake():
             try:
                 ticket = await self._verifier.socket(websocket, MEDIA_PATH)
             except RequestRefused as refused:
@@ -262,8 +261,6 @@ class MediaSockets:
                 return
             await websocket.accept()
             await self._run(TwilioSocket(websocket), ticket)
-        finally:
-            self._calls.unfinished -= 1
 
     async def _run(self, socket: TwilioSocket, ticket: Ticket) -> None:
         call_sid = ticket.call_sid

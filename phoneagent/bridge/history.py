@@ -18,10 +18,10 @@ Role: TypeAlias = Literal["system", "user"]
 """The roles of messages that user code may add: ours, or the caller's."""
 
 MAX_CHARS = 48_000
-"""About 12,000 tokens, less than half of the smallest model's context; of longer calls the latest part is told."""
+"""About 12,000 tokens, less than half of the smallest model's context; of a longer call, the latest part is kept."""
 
 MAX_PART_CHARS = 8_000
-"""What is told of one turn, or of one tool's arguments or output."""
+"""The most characters of one turn, or of one tool's arguments or output."""
 
 _UNKNOWN_OUTCOME = json.dumps(
     {"error": "outcome unknown: the connection was lost while this ran. Check before you repeat it."}

@@ -1,9 +1,11 @@
 """Renewal: how one model session of a call follows another.
 
 A session that is lost is replaced, as long as that is worthwhile: the caller is patient for some seconds, and sessions
-of which nothing is heard are not opened for ever. A session also has its time (an hour, at OpenAI). Some minutes before
-that is over the next one is opened beside it, and takes over once neither side has spoken for a second, so that the
-caller does not notice. If there is no such moment, it takes over when the old one ends, as if that had been lost.
+that bring no word to the caller are not opened for ever.
+
+A session also has its time (an hour, at OpenAI). Some minutes before that is over the next one is opened beside it, and
+takes over once neither side has spoken for a second, so that the caller does not notice. If there is no such moment, it
+takes over when the old one ends, as if that had been lost.
 """
 
 from __future__ import annotations
@@ -11,7 +13,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Literal
+from typing import Literal, assert_never
 
 from phoneagent.bridge import prompts
 from phoneagent.bridge.clock import CallClock
@@ -27,7 +29,7 @@ OPENING_SECONDS = 0.5
 """With less patience than this left, no further session is opened."""
 
 MAX_FRUITLESS = 6
-"""Sessions in a row of which the caller heard nothing, before no further one is opened."""
+"""Sessions in a row that brought no word to the caller, before no further one is opened."""
 
 MAX_LOSSES_A_MINUTE = 12
 """Sessions lost within a minute, before no further one is opened, whatever was heard of them."""
@@ -196,14 +198,18 @@ class Renewal:
 
     def handle_timer(self, now: float) -> Verdict | None:
         """Have the next session opened in time, and let it take over."""
-        due = self._rotation.get_timer()
-        if due is None or now < due:
+        due_at = self._rotation.get_timer()
+        if due_at is None or now < due_at:
             return None
-        match self._rotation.handle_timer(now, quiet=self._quiet(now)):
+        match due := self._rotation.handle_timer(now, quiet=self._quiet(now)):
             case "open":
                 self._requests.append(OpenNext())
+                return None
             case "take over":
                 self._away_since = now  # and not for any fault
                 self._rotation.end()
                 return Verdict("take_over")
-        return None
+            case None:
+                return None
+            case _:
+                assert_never(due)

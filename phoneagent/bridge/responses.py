@@ -47,7 +47,7 @@ MAX_WANTED = 32
 """Responses that may wait in line; more are refused."""
 
 MAX_DISCARDED = 64
-"""Cancelled responses of which output may still come."""
+"""Cancelled responses whose output may still come."""
 
 METADATA_KEY = "phoneagent"
 """Our responses carry their number under this key, so that the server's own are told apart."""
@@ -361,7 +361,7 @@ class ResponseGate:
             return
         pending, self._pending = self._pending, None
         if not self.running:
-            # A response is active of which we have not heard: its id comes with its output.
+            # The server has an active response that it has not told us of: its id comes with its output.
             self.state, self.id, self.current, self._deadline = State.ACTIVE, None, None, None
             self._put_back(pending)
         elif pending is not None and pending.kind != "turn":

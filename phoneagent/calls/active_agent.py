@@ -28,8 +28,8 @@ class ActiveAgent:
     """The agent of a team that has the call.
 
     `change_session` changes the model's session and returns an id, under which the server's answer comes back to
-    `session_changed`. An agent gets the call once the session is its own. `agent_named` is told which agent speaks. A
-    model's voice cannot be changed once it was heard: `voice_fixed` tells whether it was.
+    `session_changed`. An agent gets the call once the session is its own. `agent_named` takes the name of the agent
+    that speaks. A model's voice cannot be changed once it was heard: `voice_fixed` tells whether it was.
 
     `past` are the tools that were called before this media stream: the agent that had the call then has it again.
     """

@@ -1,4 +1,4 @@
-"""The calls of one process: the model sessions that are opened ahead for them, and the streams in which they run."""
+"""The calls of one process: their model sessions, opened ahead of the media socket, and the streams they run in."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ import itertools
 import logging
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from decimal import Decimal
 from functools import partial
@@ -39,20 +40,20 @@ FAILOVER_SECONDS = 2.0
 """How long an endpoint may take to give a session, where another one could be asked."""
 
 FAILED_SECONDS = 60.0
-"""So long an endpoint that gave no session is asked last."""
+"""How long an endpoint that gave no session is asked last."""
 
 MAX_PREPARED = 200
-"""So many callers may be between webhook and socket; further sessions are opened at the socket."""
+"""Callers that may be between webhook and socket with a session opened ahead; for more it is opened at the socket."""
 
 
 class Calls:
-    """Runs calls that `answerer` answers; with a `journal` they can go on in another process.
+    """All calls of one process, answered by `answerer`; with a `journal` they can go on in another process.
 
-    `calls` are the live ones by CallSid.
-
-    `emit` is told every event, with the sid of the media stream that it belongs to.
-    `measure` is told how many seconds a message took through here, now and then.
-    `keep_state` is told the sids of a call and of its stream, and the call's state as JSON, for its next stream.
+    Args:
+        calls: the live ones by CallSid; kept up to date here.
+        emit: takes each event, with the sid of the media stream that it belongs to.
+        measure: takes the seconds that a frame took through the process, now and then.
+        keep_state: takes the sids of a call and its stream, and the call's state as JSON, for its next stream.
     """
 
     def __init__(
@@ -81,12 +82,11 @@ class Calls:
         self._sessions: dict[str, Session] = {}
         self._failed_at: dict[int, float] = {}  # endpoints, by identity
         self.pending: dict[str, PendingCall] = {}
-        """Calls that were answered, and their media socket is still to come, by CallSid."""
+        """Calls that were answered and have no media socket yet, by CallSid."""
         self._arrivals: dict[str, int] = {}
         self._arrived = itertools.count(1)
         self._followers: dict[str, Follower] = {}
-        self.unfinished = 0
-        """Media streams of which something is left: the call itself, its tools, or its hooks."""
+        self._unfinished = 0
         self._leaving: str | None = None
         apology = resources.files(__package__).joinpath("apology.ulaw").read_bytes()
         self._policy = Policy(
@@ -101,7 +101,7 @@ class Calls:
     # --- a call that begins, or goes on ---
 
     def expect(self, call: Call, *, prepare: bool, elsewhere: Callable[[], Awaitable[bool]] | None = None) -> None:
-        """A call was answered. With `prepare` its model session is opened while Twilio opens its media socket.
+        """Expect the media socket of a call that was answered; with `prepare`, open its model session meanwhile.
 
         `elsewhere` tells whether that has come to another process.
         """
@@ -114,22 +114,36 @@ class Calls:
         self.pending[call.sid] = PendingCall(call, opening, self.pending, elsewhere)
 
     @property
+    def unfinished(self) -> int:
+        """Media streams that are not finished: their handshake, the call itself, its tools, or its hooks."""
+        return self._unfinished
+
+    @contextmanager
+    def handshake(self) -> Iterator[None]:
+        """Count a media socket as unfinished: a drain waits for its handshake too."""
+        self._unfinished += 1
+        try:
+            yield
+        finally:
+            self._unfinished -= 1
+
+    @property
     def coming(self) -> int:
-        """How many media sockets are still to come."""
+        """Media sockets that are still to come."""
         return sum(not each.arrived for each in self.pending.values())
 
     @property
     def answered(self) -> dict[str, Call]:
-        """The calls that are live, or on their way, by CallSid."""
+        """The calls that are live, or wait for their media socket, by CallSid."""
         return {sid: each.call for sid, each in self.pending.items()} | self._live
 
     async def forget(self, call_sid: str) -> None:
-        """The media socket of a call is not to come any more."""
+        """Stop waiting for the media socket of a call."""
         if (pending := self.pending.get(call_sid)) is not None:
             await pending.close()
 
     async def close(self) -> None:
-        """Give up what is still to come."""
+        """Stop waiting for all media sockets."""
         for pending in list(self.pending.values()):
             await pending.close()
 
@@ -142,19 +156,19 @@ class Calls:
         return opening
 
     def _route(self) -> deque[Endpoint]:
-        """Return the endpoints as they are to be asked: in order, and last those that have just failed."""
+        """Return the endpoints in the order in which they are asked: those that have just failed come last."""
         lately = time.monotonic() - FAILED_SECONDS
         return deque(sorted(self._endpoints, key=lambda each: self._failed_at.get(id(each), 0.0) > lately))
 
     def _begin_again(self, call: Call, opening: Opening, *, elsewhere: bool) -> None:
-        """Have another model session opened, `elsewhere` than the one before if possible."""
+        """Have another model session opened, with `elsewhere` at another endpoint if possible."""
         until = asyncio.get_running_loop().time() + INSTRUCTIONS_SECONDS
         if elsewhere:
             opening.route.rotate(-1)
         opening.model = asyncio.create_task(self._open(call, opening, until))
 
     async def _ask(self, call: Call, question: Callable[[], Awaitable[_T]], what: str, until: float) -> _T:
-        """Wait for a function of the user's. Whatever fails, the caller hears the apology: it is an EndpointError."""
+        """Wait for a user function. Every failure becomes an EndpointError, so that the caller hears the apology."""
         try:
             async with asyncio.timeout_at(until) as limit:
                 return await question()
@@ -165,7 +179,7 @@ class Calls:
             raise EndpointRefused(f"{what} failed: {type(error).__name__}") from error
 
     async def _open(self, call: Call, opening: Opening, until: float) -> ModelSession:
-        """Open the call's model session. Whatever fails is an EndpointError here too."""
+        """Open the call's model session. Every failure is an EndpointError here too."""
         agent = await opening.agent
         try:
             if opening.session is None:
@@ -174,14 +188,14 @@ class Calls:
             return await self._open_first(call, agent, opening.session, opening.route)
         except EndpointError:
             raise
-        except Exception as error:  # what nobody foresaw: a proxy of the environment, a session that is not JSON
+        except Exception as error:  # unforeseen: a proxy of the environment, a session that is not JSON
             log.exception("the model session could not be opened", extra={"call_sid": call.sid})
             raise EndpointRefused(f"the model session could not be opened: {type(error).__name__}") from error
 
     async def _open_first(
         self, call: Call, agent: Agent, session: Mapping[str, Any], route: deque[Endpoint]
     ) -> ModelSession:
-        """Open a session at the first endpoint that gives one; on `route` it becomes the first.
+        """Open a session at the first endpoint that gives one; that endpoint moves to the front of `route`.
 
         Raises:
             EndpointError: none does. If one of them may do so later, it is an EndpointUnreachable.
@@ -208,7 +222,7 @@ class Calls:
         raise failed
 
     def arrived(self, call_sid: str) -> int:
-        """A media socket of a call has come; return its number."""
+        """Note that a media socket of a call has come; return its number."""
         if (pending := self.pending.get(call_sid)) is not None:
             pending.arrived = True
         self._arrivals[call_sid] = number = next(self._arrived)
@@ -219,12 +233,12 @@ class Calls:
         return self._arrivals.get(call_sid) == number
 
     def left(self, call_sid: str, number: int) -> None:
-        """The media socket with that number is done."""
+        """Note that the media socket with that number is done."""
         if self.is_newest(call_sid, number):
             del self._arrivals[call_sid]
 
     async def run(self, call: Call, start: Started, socket: TwilioSocket, past: Past | None) -> None:
-        """Run a call in its media stream; returns when nothing of that is left here.
+        """Run a call in its media stream; returns when nothing of the stream is left.
 
         A call whose session was opened ahead is the one of then. With a `past` it goes on.
         """
@@ -233,11 +247,11 @@ class Calls:
             pending.claim()
             call, opening = pending.call, pending.opening
         opening = opening or self._begin(call)
-        self.unfinished += 1
+        self._unfinished += 1
         try:
             agent = await _chosen(opening)
         except BaseException:  # the process ends
-            self.unfinished -= 1
+            self._unfinished -= 1
             await opening.discard()
             raise
         await self._run(call, agent, opening, start, socket, past)
@@ -282,10 +296,10 @@ class Calls:
             finally:
                 if self._followers.get(call.sid) is follower:
                     del self._followers[call.sid]
-                self.unfinished -= 1
+                self._unfinished -= 1
 
     def _teller(self, call: Call, stream_sid: str) -> Callable[[Event], None]:
-        """Return what is told the events of a media stream."""
+        """Return the function that takes the events of a media stream."""
         keep = self._keep_state
         carried = None if keep is None else CallState(call, partial(keep, call.sid, stream_sid))
 
@@ -293,12 +307,12 @@ class Calls:
             self._emit(event, stream_sid)
             if carried is not None:
                 carried.look(event)
-            self._followers[call.sid].tell(event)  # a tool that outlives its stream is told in the next one
+            self._followers[call.sid].tell(event)  # a tool that outlives its stream is reported in the next one
 
         return emit
 
     def _opener(self, call: Call, opening: Opening) -> Callable[[bool], Awaitable[ModelSession]]:
-        """Return what opens the model sessions of a media stream; the first of them is on its way."""
+        """Return the function that opens a media stream's model sessions; the first one is being opened already."""
         sessions = itertools.count()
 
         async def open_model(elsewhere: bool) -> ModelSession:
@@ -309,7 +323,7 @@ class Calls:
         return open_model
 
     def _policy_of(self, agent: Agent) -> Policy:
-        """Return an agent's manners; `extra` may have changed how turns are found."""
+        """Return the bridge's policy for an agent; `extra` may have changed how turns are found."""
         detection = agent.turn_detection
         return replace(
             self._policy,
@@ -322,7 +336,7 @@ class Calls:
     # --- a call that ends, or goes on elsewhere ---
 
     def supersede(self, call_sid: str) -> Pending | None:
-        """A newer media stream of a call has come: end the older one, and return what was open in it.
+        """End the older media stream of a call for a newer one, and return what was open in it.
 
         Raises:
             ProtocolError: there is no journal with which the call could go on.
@@ -338,14 +352,14 @@ class Calls:
         return step.pending if isinstance(step, Resume) else "unknown"
 
     def end(self, call_sid: str, reason: str) -> bool:
-        """End a call that is over, as is known from Twilio; return whether it was live here."""
+        """End a call that Twilio reports as over; return whether it was live here."""
         session = self._sessions.get(call_sid)
         if session is not None:
             session.end("caller", reason)
         return session is not None
 
     def hand_over(self, reason: str) -> None:
-        """Let every call go on in another process, from the first moment on at which its caller does not notice."""
+        """Let every call go on in another process, at the first moment at which its caller does not notice."""
         self._leaving = reason
         for session in list(self._sessions.values()):
             session.hand_over(reason)
@@ -370,11 +384,11 @@ def _started(call: Call, start: Started, *, resumed: bool) -> CallStarted:
     )
 
 
-_NOBODY = Agent(instructions="")
+_NO_AGENT = Agent(instructions="")
 
 
 async def _chosen(opening: Opening) -> Agent:
-    """Wait for the agent. If the choice failed, the opening fails by the same, and the caller hears the apology."""
+    """Wait for the agent. If the choice failed, the opening fails with it, and the caller hears the apology."""
     await asyncio.wait([opening.agent])
     failed = opening.agent.cancelled() or opening.agent.exception() is not None
-    return _NOBODY if failed else opening.agent.result()
+    return _NO_AGENT if failed else opening.agent.result()

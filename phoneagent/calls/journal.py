@@ -1,8 +1,9 @@
-"""What comes after a media stream: the call is hung up, passed on, or goes on in another stream, here or elsewhere.
+"""The journal of calls: tools before they run, and the step that follows a media stream.
 
-Twilio asks for it whenever our side of a stream has gone, in whatever process. So it is written down before we close a
-stream, and where the database does not take it, it is done over Twilio's REST API instead. What this process has
-decided itself it remembers for a while, so that a call outlives an outage of the database.
+After a stream the call is hung up, passed on, or goes on in another stream, in this process or another one. Twilio asks
+any process for that step once our side of a stream has gone. So the step is written down before we close the stream;
+where the database does not take it, it is carried out over Twilio's REST API instead. This process remembers its own
+steps for a while, so that a call outlives an outage of the database.
 """
 
 from __future__ import annotations
@@ -27,32 +28,32 @@ from phoneagent.twilio.twiml import fall_back
 log = logging.getLogger("phoneagent.calls.journal")
 
 WRITE_SECONDS = 0.5
-"""How long the caller's line stays silent for the next step to be written, before it is done in another way."""
+"""How long the caller's line stays silent for the next step to be written, before REST carries it out."""
 
 PATIENT_SECONDS = 2.0
-"""How long a step may take of which nothing is done in another way."""
+"""How long a step may take to be written where REST cannot carry it out."""
 
 REST_SECONDS = 4.0
-"""How long it may take Twilio's REST API then."""
+"""How long Twilio's REST API may take."""
 
 READ_SECONDS = 4.0
-"""How long a call that asks how to go on waits for the database; Twilio waits 5 s, and silence beats a lost call."""
+"""How long Twilio's question waits for the database. Twilio waits 5 s, and silence beats a lost call."""
 
 KNOWN_SECONDS = 120.0
 MAX_KNOWN = 1000
-"""How long, and of how many calls, this process remembers the next step: a database may go away before Twilio asks."""
+"""For how long, and of how many calls, this process remembers the next step: a database may fail before Twilio asks."""
 
 KNOWN_READ_SECONDS = 1.0
-"""How long the database is waited for by a call of which this process knows how it goes on."""
+"""How long Twilio's question waits for the database where this process knows the step itself."""
 
 FAULTS_AT_ONCE = 5
 FAULTS_A_MINUTE = 1
 MAX_FAULTS = 60
-"""How often a call is connected again after a fault: five times, and once more for every minute of it, sixty times in
-all. Whatever makes a stream end at once must not send a call in a circle."""
+"""How often a call is connected again after a fault: five times, once more for every minute of it, and sixty times at
+most. A fault that ends each stream at once must not connect a call for ever."""
 
 Kind: TypeAlias = Literal["hang_up", "fall_back", "resume", "recover", "apologise"]
-"""How a call goes on; "resume" after it was handed over as planned, "recover" after a crash or a broken line."""
+"""How a call goes on; "resume" after a planned hand-over, "recover" after a crash or a broken line."""
 
 
 _Found = TypeVar("_Found", bound=Standing)
@@ -85,12 +86,12 @@ class RecordedPast(Past):
 
 
 def may_recover(faults: int, seconds: float) -> bool:
-    """Tell whether a call that had so many faults in its first `seconds` may be connected once more."""
+    """Tell whether a call that had this many faults in its first `seconds` may be connected once more."""
     return faults < min(MAX_FAULTS, FAULTS_AT_ONCE + int(seconds / 60 * FAULTS_A_MINUTE))
 
 
 class CallJournal:
-    """The journal of calls, and what follows from it. Without `live_calls` there is no REST API to help."""
+    """The journal of calls, and the answers that follow from it. `live_calls` is the REST API, if there is one."""
 
     def __init__(self, store: Store, live_calls: LiveCalls | None, *, fallback_number: str | None) -> None:
         self._store = store
@@ -107,12 +108,12 @@ class CallJournal:
     async def next_step(self, call_sid: str, step: NextStep, *, early: bool = False) -> None:
         """Write down what comes next, or have Twilio do it (see `Journal`).
 
-        `early`: so it is to end, and its last words are still being said. A process that dies meanwhile has ended it;
-        otherwise the same step, or another one, follows without `early`. Of all steps of a stream the one counts that
-        was given last, in whatever order they reach the database. An early one that does not is only logged.
+        An `early` step is written while the last words are still being said: should the process die meanwhile, the call
+        has ended. Otherwise the same step, or another one, follows without `early`. The step that was given last
+        counts, in whatever order the steps of a stream reach the database. A failure to write an early one is logged.
 
         Raises:
-            TelephonyError: neither worked. Twilio will ask, and nobody but this process will know.
+            TelephonyError: neither worked. Twilio will ask, and only this process will know.
         """
         known = self._known(call_sid)
         if known is not None and known.written and known.step == step:
@@ -135,7 +136,7 @@ class CallJournal:
                     await rest.complete(call_sid)
 
     async def _write(self, call_sid: str, known: _Known) -> None:
-        await self._store.flush()  # the step counts for the latest stream, and who goes on needs what was said
+        await self._store.flush()  # the step belongs to the latest stream, and the next process needs what was said
         await self._store.next_step(call_sid, known.step, at=known.given_at)
         known.written = True
 
@@ -147,7 +148,7 @@ class CallJournal:
         try:
             standing = await self._look(call_sid, self._store.standing(call_sid), Standing, seconds)
         except StoreError as error:
-            log.error("nobody knows how the call goes on: %s", error, extra={"call_sid": call_sid})
+            log.error("the next step of the call is unknown: %s", error, extra={"call_sid": call_sid})
             return Continuation("apologise")
         step = standing.step
         if isinstance(step, FallBack):
@@ -159,10 +160,10 @@ class CallJournal:
         return Continuation("resume", step.stream_sid, standing.state)
 
     async def comes_back(self, call_sid: str) -> Continuation | None:
-        """Return how a call goes on that comes to the number's webhook again; None, and it begins.
+        """Return how a call goes on that comes to the number's webhook again; None for a call that begins.
 
-        Its stream was stopped, as other TwiML had the call for a while. Whatever ended it then, or was to come then,
-        Twilio says that it lives. If the database does not answer soon, it begins.
+        Its stream was stopped because other TwiML had the call for a while. Whatever step was written then, Twilio says
+        that the call is up. Where the database does not answer soon, the call begins anew.
         """
         try:
             async with asyncio.timeout(KNOWN_READ_SECONDS):
@@ -174,7 +175,7 @@ class CallJournal:
                 await self._write(call_sid, known)
         except (StoreError, TimeoutError) as error:
             why = str(error) or "the database does not answer"
-            log.warning("nobody knows whether the call has come back: %s", why, extra={"call_sid": call_sid})
+            log.warning("whether the call has come back is unknown: %s", why, extra={"call_sid": call_sid})
             self._steps.pop(call_sid, None)
             return None
         return Continuation("resume", standing.stream_sid, standing.state)
@@ -188,8 +189,8 @@ class CallJournal:
     async def past(self, call_sid: str, pending: Pending | None = None) -> RecordedPast | None:
         """Return the call so far, for the session that goes on with it; `pending` is what is known to be open.
 
-        None, and the call has never begun: no stream of it has been recorded, though there is a database. Of a call
-        that has begun and has no record, nobody knows what the last words were about.
+        None for a call that has never begun: no stream of it was recorded, though there is a database. Of a call that
+        has begun and has no record, it is unknown what was open.
 
         Raises:
             RequestRefused: the call is over.
@@ -260,7 +261,7 @@ class CallJournal:
         return known if known is not None and time.monotonic() - known.since < KNOWN_SECONDS else None
 
     async def settle(self, call_sid: str, ended_by: EndedBy, reason: str) -> None:
-        """End the record of a call of which Twilio says that it is over; its own session knows better how.
+        """End the record of a call that Twilio reports as over. Its own session, if there is one, knows better how.
 
         If that died over the call's last words, it had written down that they were.
         """
@@ -289,7 +290,7 @@ def _ended_by(step: NextStep | None) -> EndedBy | None:
 
 
 def _over(standing: Standing) -> bool:
-    """Whether a call has been ended by somebody; a broken line or a fault of ours ends none."""
+    """Tell whether either side has ended the call; a broken line or a fault of ours has not."""
     if standing.step is not None:
         return not isinstance(standing.step, Resume)
     return standing.ended_by in ("agent", "caller")

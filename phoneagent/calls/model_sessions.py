@@ -39,7 +39,7 @@ class ModelSocket(Protocol):
 class ModelSessions:
     """The sessions of one call.
 
-    `open_model` is told whether to try another endpoint than that of the session before. `prepare` makes a new session
+    `open_model` takes whether to try another endpoint than that of the session before. `prepare` makes a new session
     that of the agent that has the call, `take` gets each event, undecoded, and `flush` writes what there is.
     """
 

@@ -63,7 +63,7 @@ class CallerSocket(Protocol):
 class Session:
     """One media stream of a call, from its start to its end.
 
-    `open_model` is told whether to try another endpoint than that of the session before. `journal` is written before a
+    `open_model` takes whether to try another endpoint than that of the session before. `journal` is written before a
     tool runs, and before we close the stream. `measure` gets the seconds that a frame took through here, now and then.
     """
 

@@ -10,7 +10,7 @@ from contextlib import AsyncExitStack, suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, assert_never
 
 import typer
 from rich.console import Console
@@ -214,6 +214,8 @@ class _Talk:
                     task = asyncio.create_task(self._run_tool(happening))
                     self._tools.add(task)
                     task.add_done_callback(self._tools.discard)
+                case _:
+                    assert_never(happening)
 
     async def _run_tool(self, request: RunTool) -> None:
         self._screen.tool(f"{request.name} {request.arguments}")

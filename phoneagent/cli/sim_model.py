@@ -11,10 +11,10 @@ from typing import Annotated, Any, Literal
 import typer
 
 from phoneagent.errors import DefinitionError
-from phoneagent.sim.model.records import Faults
 from phoneagent.sim.model.script import Script
 from phoneagent.sim.model.server import Model
-from phoneagent.sim.model.session import ModelSession
+from phoneagent.sim.model.session import SimulatedSession
+from phoneagent.sim.model.setup import Faults
 from phoneagent.sim.speech import agent_voice, default_ear
 
 
@@ -108,7 +108,7 @@ class _Narrator:
         self._numbers: dict[str, int] = {}
         self._began = time.monotonic()
 
-    def watch(self, session: ModelSession, direction: Literal["in", "out"], event: dict[str, Any]) -> None:
+    def watch(self, session: SimulatedSession, direction: Literal["in", "out"], event: dict[str, Any]) -> None:
         words = _received(event) if direction == "in" else _sent(event)
         if words is not None:
             number = self._numbers.setdefault(session.session["id"], len(self._numbers) + 1)

@@ -14,7 +14,7 @@ from phoneagent.demo.report import clock, tool_call
 from phoneagent.protocol.audio import BYTES_PER_MS
 
 if TYPE_CHECKING:
-    from phoneagent.sim.model.server import Model, ModelSession
+    from phoneagent.sim.model.server import Model, SimulatedSession
     from phoneagent.sim.twilio.phone import Line
 
 TICK_SECONDS = 0.1
@@ -61,7 +61,7 @@ class Live:
             self._cuts(session)
             self._tool_calls(session)
 
-    def _agent(self, session: ModelSession) -> None:
+    def _agent(self, session: SimulatedSession) -> None:
         """Name each item of the agent's when the caller begins to hear it."""
         received = self._line.received
         for item in session.audio_items[self._items :]:
@@ -83,7 +83,7 @@ class Live:
         begun = [span.start_ms for span in self._line.heard if ended_ms is not None and span.start_ms >= ended_ms]
         return "" if ended_ms is None or not begun else f"+{(begun[0] - ended_ms) / 1000:.2f} s"
 
-    def _cuts(self, session: ModelSession) -> None:
+    def _cuts(self, session: SimulatedSession) -> None:
         truncations = [truncation for truncation in session.truncations if truncation.ok]
         for truncation in truncations[self._truncations :]:
             item = next((item for item in session.audio_items if item.item_id == truncation.item_id), None)
@@ -95,7 +95,7 @@ class Live:
                 self._print(self._line.clears[-1].at_ms, "barge-in", "red", f"{said}; {told}")
         self._truncations = len(truncations)
 
-    def _tool_calls(self, session: ModelSession) -> None:
+    def _tool_calls(self, session: SimulatedSession) -> None:
         for call in session.tool_calls[self._tools :]:
             if call.returned_at is None:
                 return

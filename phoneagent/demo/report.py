@@ -43,7 +43,7 @@ from phoneagent.protocol.audio import BYTES_PER_MS, FRAME_BYTES, rms
 
 if TYPE_CHECKING:
     from phoneagent.sim.model.records import AudioItem, ToolCallRecord, Truncation
-    from phoneagent.sim.model.session import ModelSession
+    from phoneagent.sim.model.session import SimulatedSession
     from phoneagent.sim.twilio.phone import Line
     from phoneagent.sim.twilio.playout import Clear
 
@@ -146,7 +146,7 @@ def _unheard(turn: Turn) -> str:
     return f" [cut off, not heard: {rest}]" if rest else ""
 
 
-def measure(line: Line, session: ModelSession | None) -> Report:
+def measure(line: Line, session: SimulatedSession | None) -> Report:
     """Measure a call that is over; `session` is the model's side of it, None if the app never opened one.
 
     Violations are the phone's; those of the model's sessions are the caller's to add.
@@ -245,7 +245,7 @@ def voice_bounds(ulaw: bytes) -> tuple[float, float]:
     return loud[0] / BYTES_PER_MS, min(loud[-1] + step, len(ulaw)) / BYTES_PER_MS
 
 
-def _caller_turns(line: Line, session: ModelSession | None, voice: Sequence[Speech]) -> list[Turn]:
+def _caller_turns(line: Line, session: SimulatedSession | None, voice: Sequence[Speech]) -> list[Turn]:
     turns = []
     for spoken, (start, end, until) in zip(line.speech, voice, strict=True):
         # The model notices speech a little late, and may take one utterance for two turns.
@@ -332,7 +332,9 @@ def tool_call(record: ToolCallRecord) -> ToolCall:
     return ToolCall(record.name, arguments, record.output, ms)
 
 
-def _latency(line: Line, session: ModelSession | None, places: dict[str, Place], voice: Sequence[Speech]) -> Latency:
+def _latency(
+    line: Line, session: SimulatedSession | None, places: dict[str, Place], voice: Sequence[Speech]
+) -> Latency:
     begins = [span.start_ms for span in line.heard]
     waits: list[float] = []
     for _, end, until in voice:

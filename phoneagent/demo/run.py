@@ -17,7 +17,7 @@ from phoneagent.demo.serving import Server, serve
 from phoneagent.demo.stories import AGENT_CLIPS, CALLER_CLIPS, Story
 from phoneagent.demo.timeline import Note, draw
 from phoneagent.protocol.audio import BYTES_PER_MS
-from phoneagent.sim.model.server import Model, ModelSession
+from phoneagent.sim.model.server import Model, SimulatedSession
 from phoneagent.sim.model.vad import EnergyGate, Vad
 from phoneagent.sim.recogniser import MoonshineEar
 from phoneagent.sim.speech import ClipVoice, Ear, Murmur, Voice, agent_voice, caller_voice, default_ear
@@ -154,7 +154,7 @@ async def _converse(line: Line, story: Story, voice: Voice, live: Live) -> str |
     return None
 
 
-def _write(report: Report, line: Line, session: ModelSession | None, out: Path) -> None:
+def _write(report: Report, line: Line, session: SimulatedSession | None, out: Path) -> None:
     tools = [
         Note((record.called_at - line.started_at) * 1000, call.words())
         for record, call in zip(session.tool_calls if session else (), report.tool_calls, strict=True)

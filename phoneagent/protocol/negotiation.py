@@ -1,4 +1,4 @@
-"""Bringing a model session into the shape a call needs, whatever the far end refuses.
+"""Session negotiation: bringing a model session into the shape a call needs, whatever the far end refuses.
 
 A server refuses a `session.update` as a whole if one field of it is unknown or invalid. The refused field is dropped
 (the transcription model is replaced by the next one first) and the rest is sent again, down to what a call cannot do
@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, assert_never
 
 from phoneagent.errors import EndpointRefused, EndpointUnreachable
 from phoneagent.protocol.realtime import (
     FATAL_CODES,
     Dialect,
     Error,
+    Failure,
     FromModel,
     SessionCreated,
     SessionUpdate,
@@ -24,7 +25,7 @@ from phoneagent.protocol.realtime import (
 from phoneagent.protocol.session_object import dialect_of, formats_of
 
 MAX_ATTEMPTS = 12
-"""More fields than this are not dropped one by one."""
+"""After this many updates, everything optional is dropped at once."""
 
 _PASSING = frozenset({"server_error", "rate_limit_exceeded", "inference_rate_limit_exceeded", "session_expired"})
 _TRANSCRIPTION = ("audio", "input", "transcription")
@@ -43,10 +44,10 @@ _WHOLE = (
 
 _SERVER_VAD = {"type": "server_vad", "threshold": 0.5, "prefix_padding_ms": 300, "silence_duration_ms": 500}
 _FORMATS = frozenset({("audio", "input", "format"), ("audio", "output", "format")})
-"""Without them a server hears or speaks as it likes, and its session says how."""
+"""Without these a server hears and speaks in formats of its own choice, which its session names."""
 
 PHONE_FORMAT, PCM_FORMAT = "audio/pcmu", "audio/pcm"
-"""What a call speaks, and what can be made of it (see `transcoding`)."""
+"""The format of a call, and the one that it can be converted to (see `transcoding`)."""
 
 _VITAL = frozenset(
     {
@@ -104,35 +105,49 @@ class Negotiation:
         """Take an event; return the update to send, if one is due.
 
         Raises:
-            EndpointRefused: the far end refuses the least a call needs, or to talk at all.
-            EndpointUnreachable: it refuses for a reason that passes.
+            EndpointRefused: the far end refuses what a call cannot do without, or any session at all.
+            EndpointUnreachable: it refuses for a reason that will pass.
         """
+        if not isinstance(event, SessionCreated | SessionUpdated | Error):
+            return None
         match event:
-            case SessionCreated(session=session) if self._attempt == 0:
+            case SessionCreated(session=session):
+                if self._attempt:
+                    return None
                 self.dialect = self.dialect or dialect_of(session)
                 return self._update()
-            case SessionUpdated(session=session) if self._attempt:
-                self.effective = session
-                self.done = True
-                hears, speaks = formats_of(session)
-                if speaks not in (PHONE_FORMAT, PCM_FORMAT) or hears not in (PHONE_FORMAT, PCM_FORMAT, "unknown"):
-                    raise EndpointRefused(
-                        f"the model would hear {hears} and speak {speaks}: a phone call needs audio/pcmu (g711_ulaw), "
-                        "or audio/pcm at 24000 Hz (pcm16) to make that of",
-                        code="format",
-                    )
-                self.speaks_pcm = speaks == PCM_FORMAT
-                self.hears_pcm = self.speaks_pcm if hears == "unknown" else hears == PCM_FORMAT
-            case Error(error=failure) if self._attempt == 0 or {failure.code, failure.type} & (_PASSING | FATAL_CODES):
-                code = failure.code or failure.type or "error"
-                kind = EndpointUnreachable if {failure.code, failure.type} & _PASSING else EndpointRefused
-                raise kind(f"the model refused the session: {code}: {failure.message}", code=failure.code)
-            case Error(error=failure) if failure.event_id in (None, self._event_id):
-                self._drop(failure.param or "", f"{failure.code or failure.type}: {failure.message}")
-                return self._update()
+            case SessionUpdated(session=session):
+                if self._attempt:
+                    self._take(session)
+                return None
+            case Error(error=failure):
+                return self._refused(failure)
             case _:
-                pass
-        return None
+                assert_never(event)
+
+    def _take(self, session: dict[str, Any]) -> None:
+        self.effective = session
+        self.done = True
+        hears, speaks = formats_of(session)
+        if speaks not in (PHONE_FORMAT, PCM_FORMAT) or hears not in (PHONE_FORMAT, PCM_FORMAT, "unknown"):
+            raise EndpointRefused(
+                f"the model would hear {hears} and speak {speaks}: a phone call needs audio/pcmu (g711_ulaw), "
+                "or audio/pcm at 24000 Hz (pcm16) to make that of",
+                code="format",
+            )
+        self.speaks_pcm = speaks == PCM_FORMAT
+        self.hears_pcm = self.speaks_pcm if hears == "unknown" else hears == PCM_FORMAT
+
+    def _refused(self, failure: Failure) -> SessionUpdate | None:
+        codes = {failure.code, failure.type}
+        if self._attempt == 0 or codes & (_PASSING | FATAL_CODES):
+            code = failure.code or failure.type or "error"
+            kind = EndpointUnreachable if codes & _PASSING else EndpointRefused
+            raise kind(f"the model refused the session: {code}: {failure.message}", code=failure.code)
+        if failure.event_id not in (None, self._event_id):
+            return None
+        self._drop(failure.param or "", f"{failure.code or failure.type}: {failure.message}")
+        return self._update()
 
     @property
     def _event_id(self) -> str:

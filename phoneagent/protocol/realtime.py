@@ -10,7 +10,7 @@ Source: OpenAI's Realtime API reference, "client events" and "server events".
 from __future__ import annotations
 
 import enum
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, assert_never
 
 import msgspec
 
@@ -230,7 +230,7 @@ MCP_FAILURES = {
     "mcp_list_tools.failed": "an MCP server could not be asked for its tools by the model's provider",
     "response.mcp_call.failed": "a tool of an MCP server failed, called by the model's provider",
 }
-"""What such events tell that nobody needs to act on."""
+"""Failures at the model's provider, by event type: they are reported, and the call goes on."""
 
 
 FromModel: TypeAlias = (
@@ -384,15 +384,21 @@ _encode = msgspec.json.Encoder().encode
 
 def encode(message: ToModel, dialect: Dialect) -> bytes:
     """Write one client event, as the UTF-8 of a text frame."""
-    if dialect is Dialect.BETA:
-        match message:
-            case SessionUpdate():
-                message = msgspec.structs.replace(message, session=beta_session(message.session))
-            case ResponseCreate(response=dict() as response):
-                message = msgspec.structs.replace(message, response=beta_response(response))
-            case ItemCreate():
-                message = msgspec.structs.replace(message, item=beta_item(message.item))
-    return _encode(message)
+    return _encode(message if dialect is Dialect.GA else _in_beta(message))
+
+
+def _in_beta(message: ToModel) -> ToModel:
+    match message:
+        case SessionUpdate(session=session):
+            return msgspec.structs.replace(message, session=beta_session(session))
+        case ResponseCreate(response=response):
+            return message if response is None else msgspec.structs.replace(message, response=beta_response(response))
+        case ItemCreate(item=item):
+            return msgspec.structs.replace(message, item=beta_item(item))
+        case AudioAppend() | AudioCommit() | AudioClear() | ItemTruncate() | ResponseCancel():
+            return message
+        case _:
+            assert_never(message)
 
 
 # --- conversation items ---------------------------------------------------------------------------------------------

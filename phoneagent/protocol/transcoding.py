@@ -1,8 +1,8 @@
 """µ-law at 8 kHz to linear PCM at 24 kHz and back, for a far end that speaks nothing else.
 
-Both directions keep their state from piece to piece, so that a stream may be cut anywhere, and pass one low-pass: going
-up it takes away the images of the voice above 4 kHz, going down what would fold into it. Lengths are exact: after so
-many milliseconds in, so many are out, the filter's 1.2 ms of delay included.
+Both directions keep their state from piece to piece, so that a stream may be cut anywhere, and share one low-pass
+filter: going up it removes the images of the voice above 4 kHz, going down what would fold into the band. Lengths are
+exact: as many milliseconds come out as went in, the filter's 1.2 ms of delay included.
 
 The filter works by its three phases: each is a sum of shifted copies, and audioop does sums and products of whole
 pieces. That is some 90 µs for a frame of 20 ms; an ordinary call never comes here.

@@ -1,12 +1,13 @@
-"""The offline world, for demonstrations and your own tests: a Twilio with a caller, its REST API, a Realtime server.
+"""Offline simulators, for demonstrations and your own tests: a Twilio with a caller, its REST API, a Realtime server.
 
-They are strict: what the real service refuses, they refuse in its words and record as a violation.
+They are strict: they refuse the same mistakes as the real services, in their words, and record each as a violation.
 """
 
 from phoneagent.sim.hosting import serving
 from phoneagent.sim.model.helicone import Helicone
 from phoneagent.sim.model.script import Script
-from phoneagent.sim.model.server import Faults, Model
+from phoneagent.sim.model.server import Model
+from phoneagent.sim.model.setup import Faults
 from phoneagent.sim.twilio.line import Line
 from phoneagent.sim.twilio.phone import CallFailed, Phone
 from phoneagent.sim.twilio.quirks import Quirks

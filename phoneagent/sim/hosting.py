@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 import uvicorn
@@ -35,7 +35,7 @@ async def serving(app: Any) -> AsyncIterator[str]:
         access_log=False,
     )
     server = uvicorn.Server(config)
-    task = asyncio.create_task(server._serve())  # not serve(), which takes the process's signals
+    task = asyncio.create_task(_run(server))
     try:
         async with asyncio.timeout(START_SECONDS):
             while not server.started:
@@ -47,3 +47,9 @@ async def serving(app: Any) -> AsyncIterator[str]:
         server.should_exit = True
         async with asyncio.timeout(START_SECONDS):
             await asyncio.wait({task})
+
+
+async def _run(server: uvicorn.Server) -> None:
+    # uvicorn exits the process if the app does not start; here that would end the test run.
+    with suppress(SystemExit):
+        await server._serve()  # not serve(), which takes the process's signals

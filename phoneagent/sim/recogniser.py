@@ -1,7 +1,7 @@
-"""An ear that understands English telephone speech offline: Moonshine tiny, run by plain onnxruntime.
+"""Offline recognition of English telephone speech: Moonshine tiny, run by plain onnxruntime.
 
-The weights come inside the wheel `moonshine-voice==0.1.0` (MIT; part of the extra `demo`); the package's own code is
-not imported, only its files are read. On human speech at telephone quality about one word in fifty comes out wrong.
+The weights come inside the wheel `moonshine-voice==0.1.0` (MIT; part of the extra `demo`). Only the package's files are
+read; its code is not imported. On human speech at telephone quality about one word in fifty comes out wrong.
 """
 
 from __future__ import annotations
@@ -20,23 +20,23 @@ from phoneagent.protocol.audio import BYTES_PER_MS, decode_ulaw, rms
 
 log = logging.getLogger(__name__)
 
-LONGEST_SECONDS = 30
-"""Only the last so many seconds of a turn are listened to: the model was not trained on more."""
+MAX_TURN_SECONDS = 30
+"""The end of a turn that is transcribed: the model was not trained on longer audio."""
 
-SHORTEST_MS = 250
-"""Less than this is no word, and too short for the encoder's windows."""
+MIN_TURN_MS = 250
+"""Shorter audio holds no word, and is too short for the encoder's windows."""
 
-_FAINTEST = 30  # RMS out of 32767; silence itself makes the model say "You"
+_MIN_RMS = 30  # RMS out of 32767; from silence the model makes the word "You"
 _SAMPLE_RATE = 16000
 _TOKENS_PER_SECOND = 6.5
 _START, _END = 1, 2
 
 
 class MoonshineEar:
-    """Hears with Moonshine tiny, one turn at a time, in a thread of its own.
+    """Recognises speech with Moonshine tiny, one turn at a time, in a thread.
 
-    `limit_seconds` bounds one turn, waiting included; what could not be made out by then is heard as "". The weights
-    are loaded by the first turn, or by `warm_up`.
+    `limit_seconds` bounds one turn, waiting included. A turn that takes longer yields "". The first turn loads the
+    weights, unless `warm_up` already has.
     """
 
     def __init__(self, *, limit_seconds: float = 6.0) -> None:
@@ -49,7 +49,7 @@ class MoonshineEar:
         return _weights() is not None and all(importlib.util.find_spec(module) for module in modules)
 
     async def warm_up(self) -> None:
-        """Load the weights now, about half a second, so that the first turn needn't wait for them."""
+        """Load the weights now, so the first turn does not wait for them. It takes about half a second."""
         await asyncio.to_thread(_moonshine)
 
     async def hear(self, ulaw: bytes) -> str:
@@ -70,8 +70,8 @@ def _transcribe(ulaw: bytes, deadline: float) -> str:
     import numpy
     import soxr
 
-    ulaw = ulaw[-LONGEST_SECONDS * 8000 :]
-    if len(ulaw) < SHORTEST_MS * BYTES_PER_MS or rms(ulaw) < _FAINTEST:
+    ulaw = ulaw[-MAX_TURN_SECONDS * 8000 :]
+    if len(ulaw) < MIN_TURN_MS * BYTES_PER_MS or rms(ulaw) < _MIN_RMS:
         return ""
     model, lock = _moonshine()
     pcm: Any = numpy.frombuffer(decode_ulaw(ulaw), "<i2")
@@ -82,9 +82,9 @@ def _transcribe(ulaw: bytes, deadline: float) -> str:
 
 
 def without_loops(tokens: list[int]) -> list[int]:
-    """Cut an answer that goes round in circles, as the model does on music: a phrase said three times is said once.
+    """Cut an answer that loops, as the model's do on music: a phrase that comes three times is kept once.
 
-    Only repeats that make up six tokens or more count, so that a telephone number keeps its digits.
+    Only repeats of six tokens or more in all count, so a telephone number keeps its digits.
     """
     for start in range(len(tokens)):
         for length in range(1, (len(tokens) - start) // 3 + 1):
@@ -99,7 +99,7 @@ def without_loops(tokens: list[int]) -> list[int]:
 
 @functools.cache
 def _moonshine() -> tuple[_Moonshine, threading.Lock]:
-    """Load the weights, once in a process, with the lock that keeps them to one turn at a time."""
+    """Load the weights once per process, with the lock that admits one turn at a time."""
     folder = _weights()
     if folder is None:
         raise ModuleNotFoundError("moonshine-voice 0.1.0 is not installed: pip install 'phoneagent[demo]'")
@@ -107,7 +107,7 @@ def _moonshine() -> tuple[_Moonshine, threading.Lock]:
 
 
 def _weights() -> Path | None:
-    """Return the folder of the weights, without importing the package that carries them."""
+    """Return the folder of the weights, without importing the package that holds them."""
     spec = importlib.util.find_spec("moonshine_voice")
     if spec is None or spec.origin is None:
         return None
@@ -123,7 +123,7 @@ class _Moonshine:
 
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = options.inter_op_num_threads = 1
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # the call needs the processor
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # leaves the processor to the call
         options.log_severity_level = 3
 
         def load(name: str) -> Any:
@@ -138,7 +138,7 @@ class _Moonshine:
         self._pieces = _read_vocabulary((folder / "tokenizer.bin").read_bytes())
 
     def run(self, samples: Any, deadline: float) -> list[int]:
-        """Return the tokens for float samples at 16 kHz; stops at the monotonic time `deadline` with what it has."""
+        """Return the tokens of float samples at 16 kHz, or those found by the monotonic time `deadline`."""
         import numpy
 
         audio = samples.reshape(1, -1).astype(numpy.float32)
@@ -163,7 +163,7 @@ class _Moonshine:
                 break
             tokens.append(token)
             for name in past:
-                # With the cache in use the encoder's keys come back empty: those of the first step stay.
+                # Once the cache is in use the encoder's keys come back empty, so keep those of the first step.
                 if step == 0 or ".decoder." in name:
                     past[name] = results[name.replace("past_key_values", "present")]
         return tokens
@@ -175,7 +175,7 @@ class _Moonshine:
 
 
 def _read_vocabulary(data: bytes) -> list[bytes]:
-    """Read pieces that are each preceded by their length: one byte, or two (low seven bits first) from 128 on."""
+    """Read the pieces, each after its length: one byte, or two (low seven bits first) from 128 on."""
     pieces = []
     at = 0
     while at < len(data):

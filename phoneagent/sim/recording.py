@@ -1,6 +1,6 @@
-"""WAV files of telephone audio: read what somebody recorded, write what a call sounded like.
+"""WAV files of telephone audio: read a recording, write the two sides of a call.
 
-The standard library's `wave` reads PCM only, and telephone recordings are often µ-law: a file's chunks are read here.
+The standard library's `wave` reads PCM only, and telephone recordings are often µ-law, so this module reads the chunks.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ class RecordingError(PhoneAgentError):
 def read_wav(data: bytes) -> bytes:
     """Return a WAV file's audio as µ-law, 8 kHz, mono.
 
-    Takes µ-law at 8 kHz and 16-bit PCM at 8, 16 or 24 kHz, mono or stereo.
+    Supported are µ-law at 8 kHz and 16-bit PCM at 8, 16 or 24 kHz, mono or stereo.
 
     Raises:
-        RecordingError: it is no WAV file, or of another kind.
+        RecordingError: the file is not a WAV file, or its format is not supported.
     """
     kind, channels, rate, bits, audio = _chunks(data)
     if channels not in (1, 2) or (kind, bits) not in ((_PCM, 16), (_ULAW, 8)):
@@ -71,7 +71,7 @@ def _chunks(data: bytes) -> tuple[int, int, int, int, bytes]:
 
 
 def _at_8_khz(samples: array[int], rate: int) -> array[int]:
-    """Keep every second or third sample, after a low-pass that leaves nothing to fold back."""
+    """Keep every second or third sample, after a low-pass against aliasing."""
     factor = rate // SAMPLE_RATE
     if factor == 1:
         return samples
@@ -84,7 +84,7 @@ def _at_8_khz(samples: array[int], rate: int) -> array[int]:
 
 @cache
 def _low_pass(rate: int) -> list[float]:
-    """A windowed sinc that cuts at 3.6 kHz, symmetric, with a sum of 1."""
+    """Return the taps of a windowed sinc that cuts at 3.6 kHz: symmetric, with a sum of 1."""
     reach = 24 * rate // SAMPLE_RATE
     cut = 2 * 3600 / rate
     taps = []
@@ -114,7 +114,7 @@ def write_stereo(left: bytes, right: bytes) -> bytes:
 
 
 def _samples(pcm: bytes) -> array[int]:
-    """The samples of 16-bit little-endian PCM."""
+    """Return the samples of 16-bit little-endian PCM."""
     samples = array("h", pcm)
     if sys.byteorder == "big":
         samples.byteswap()

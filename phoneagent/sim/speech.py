@@ -1,9 +1,9 @@
-"""Voices and ears of the offline world: what turns a line of text into telephone audio, and back.
+"""Offline voices and ears: text to telephone audio, and back.
 
-Everything speaks and hears G.711 µ-law at 8 kHz, mono, eight bytes a millisecond. A base installation has `Murmur`,
-which voices any text as a murmur of the right length, and `ClipVoice`, which plays lines that were rendered earlier.
-The extra `demo` brings a real voice (`HibariVoice`) and a real ear (`MoonshineEar`); both are imported late, so that
-nothing here needs them.
+All audio is G.711 µ-law at 8 kHz, mono, eight bytes a millisecond. A base installation has `Murmur`, which voices any
+text as a murmur of the right length, and `ClipVoice`, which plays lines that were rendered earlier. The extra `demo`
+adds a real voice (`HibariVoice`) and a real ear (`MoonshineEar`). Both are imported late, so this module does not need
+them.
 """
 
 from __future__ import annotations
@@ -24,34 +24,34 @@ from typing import Any, Protocol
 from phoneagent.protocol.audio import FRAME_BYTES, SILENCE, encode_ulaw, silence
 
 LONGEST_TEXT = 2000
-"""Characters of one line that are voiced, about two and a half minutes; the rest is left unsaid."""
+"""The maximum length of a line in characters, about two and a half minutes of speech; the rest is cut."""
 
 _PAUSE_MS = 250
-"""Between two sentences. The engine's own pauses are longer than the silence that ends a turn by default."""
+"""The pause between two sentences. The engine's own pauses exceed the silence that ends a turn by default."""
 
 log = logging.getLogger(__name__)
 
 
 class Voice(Protocol):
-    """Something that speaks."""
+    """A text-to-speech engine."""
 
     def render(self, text: str) -> bytes:
-        """Return `text` spoken, as µ-law. May take some 100 ms (call it in a thread); never raises for odd text."""
+        """Return `text` as speech in µ-law. May take some 100 ms (call it in a thread); no text makes it raise."""
         ...
 
 
 class Ear(Protocol):
-    """Something that understands speech."""
+    """A speech recogniser."""
 
     async def hear(self, ulaw: bytes) -> str:
-        """Return the words in `ulaw`, empty if there are none or they could not be made out in time."""
+        """Return the words in `ulaw`; empty if there are none or they were not recognised in time."""
         ...
 
 
 class Murmur:
     """Voices any text as a soft murmur: one hum for each syllable or so, about 14 characters a second.
 
-    The same text always gives the same bytes, and two texts give different ones. `pitch_hz` is the height of the voice.
+    The same text always gives the same bytes, and two texts give different ones. `pitch_hz` is the pitch of the voice.
     """
 
     def __init__(self, *, pitch_hz: float = 170.0) -> None:
@@ -68,7 +68,7 @@ class Murmur:
         return bytes(spoken) or silence(200)
 
     def _hum(self, hue: int, ms: int) -> bytes:
-        """One syllable: a voiced tone that swells and fades, its pitch and vowel taken from the number `hue`."""
+        """Return one syllable: a voiced tone that swells and fades. The number `hue` sets its pitch and vowel."""
         period = round(8000 / (self._pitch_hz * (0.85 + 0.3 * (hue & 0xFF) / 0xFF)))
         wave = _vowel(period, 350 + (hue >> 8 & 0xF) * 30, 900 + (hue >> 12 & 0xF) * 90)
         count = ms * 8
@@ -84,7 +84,7 @@ class Murmur:
 
 @cache
 def _vowel(period: int, first_hz: int, second_hz: int) -> tuple[float, ...]:
-    """One period of a hum, `period` samples long: harmonics that are strongest near two formants."""
+    """Return one period of a hum, `period` samples long: harmonics that are strongest near two formants."""
     pitch = 8000 / period
     harmonics = []
     for number in range(1, int(3400 / pitch) + 1):
@@ -96,10 +96,10 @@ def _vowel(period: int, first_hz: int, second_hz: int) -> tuple[float, ...]:
 
 
 class ClipVoice:
-    """Plays lines rendered earlier; a line that it has no clip of goes to `fallback`.
+    """A voice that plays lines rendered earlier; `fallback` speaks lines without a clip.
 
-    `folder` holds `index.json`, an object from the line (as `normalised` writes it) to a file of raw µ-law beside it.
-    A line is found whatever its capitals and punctuation.
+    `folder` holds `index.json`, which maps each line (as `normalised` writes it) to a file of raw µ-law beside it.
+    Capitals and punctuation of a line do not matter.
 
     Raises:
         OSError, ValueError: the folder has no readable index.
@@ -116,16 +116,16 @@ class ClipVoice:
 
 
 def normalised(text: str) -> str:
-    """Return the words of `text` alone: lower case, no punctuation, one space between them."""
+    """Return only the words of `text`: lower case, no punctuation, one space between them."""
     return " ".join(re.findall(r"[^\W_]+", text.lower().replace("’", "").replace("'", "")))
 
 
 class HibariVoice:
     """Speaks any English text with hibari-tts, a small neural voice (needs the extra `demo`).
 
-    Silence around the words is trimmed and the level set to about -20 dBFS. Two figures make another person of the
-    same voice: `size` below 1 lengthens the throat (the audio is taken at a lower rate, and spoken faster to make up
-    for it), `pitch` is a factor on the melody's height. The model is loaded by the first line.
+    Silence around the words is trimmed and the level set to about -20 dBFS. Two factors turn the voice into another
+    person's: `size` below 1 lengthens the throat (the audio is taken at a lower rate, and spoken faster to compensate),
+    `pitch` scales the melody's pitch. The first line loads the model.
     """
 
     def __init__(self, *, size: float = 1.0, pitch: float = 1.0) -> None:
@@ -136,7 +136,7 @@ class HibariVoice:
     def render(self, text: str) -> bytes:
         try:
             spoken = self._speak(text[:LONGEST_TEXT])
-        except Exception:  # a young library; a line it stumbles over must not end the conversation
+        except Exception:  # a young library; a line that it cannot speak must not end the conversation
             log.warning("hibari-tts could not speak a line of %d characters; it is murmured", len(text), exc_info=True)
             spoken = b""
         return spoken or self._fallback.render(text)
@@ -168,14 +168,14 @@ class HibariVoice:
 
 @cache
 def _hibari() -> tuple[Any, threading.Lock]:
-    """Load the one engine of the process, and the lock that keeps it to one line at a time."""
+    """Load the engine once per process, with the lock that admits one line at a time."""
     from hibari import Hibari
 
     return Hibari(), threading.Lock()
 
 
 def _gain(numpy: Any, audio: Any) -> float:
-    """Return the factor that brings float samples to about -20 dBFS while they sound, without clipping."""
+    """Return the factor that brings the loud parts of float samples to about -20 dBFS, without clipping."""
     loud = audio[numpy.abs(audio) > 0.01]
     if not len(loud):
         return 1.0
@@ -183,7 +183,7 @@ def _gain(numpy: Any, audio: Any) -> float:
 
 
 def _trimmed(ulaw: bytes, *, keep_ms: int = 40) -> bytes:
-    """Cut the silence before and after the words, but for `keep_ms`."""
+    """Cut the silence before and after the words down to `keep_ms`."""
     loud = [index for index in range(0, len(ulaw), 80) if _peak(ulaw[index : index + 80]) > 300]
     if not loud:
         return b""
@@ -198,13 +198,13 @@ def _peak(ulaw: bytes) -> int:
 
 
 def agent_voice(clips: Traversable | None = None) -> Voice:
-    """Return the best voice installed for an agent; lines that the folder `clips` has are played from there."""
+    """Return the best installed voice for an agent. Lines with a clip in the folder `clips` are played from it."""
     voice: Voice = HibariVoice() if _installed("hibari", "onnxruntime", "soxr", "numpy") else Murmur(pitch_hz=200)
     return voice if clips is None else ClipVoice(clips, voice)
 
 
 def caller_voice(clips: Traversable | None = None) -> Voice:
-    """Return the best voice installed for a caller, clearly another person than `agent_voice`."""
+    """Return the best installed voice for a caller, clearly different from `agent_voice`."""
     voice: Voice = Murmur(pitch_hz=120)
     if _installed("hibari", "onnxruntime", "soxr", "numpy"):
         voice = HibariVoice(size=0.85, pitch=0.8)
@@ -212,7 +212,7 @@ def caller_voice(clips: Traversable | None = None) -> Voice:
 
 
 def default_ear() -> Ear | None:
-    """Return a real ear if the extra `demo` is installed, else None: hearing then has to be scripted."""
+    """Return a real ear if the extra `demo` is installed, else None: hearing must then be scripted."""
     from phoneagent.sim.recogniser import MoonshineEar
 
     return MoonshineEar() if MoonshineEar.available() else None

@@ -6,16 +6,23 @@ from collections import OrderedDict
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
 from enum import Enum, auto
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, assert_never
 
 from phoneagent.events import (
     AgentAnswered,
+    BargeIn,
     CallEnded,
+    CallerSpoke,
+    CallHandedOver,
     CallStarted,
     Event,
+    KeyPressed,
     MessageAdded,
+    ModelEvent,
+    RateLimitsUpdated,
     ToolCalled,
     ToolReturned,
+    Trouble,
     Turn,
     TurnEnded,
     UsageReported,
@@ -113,8 +120,18 @@ class RowBuilder:
                 return [self._used(event, self._stream(event.call_sid, stream_sid, event.at_ms))]
             case CallEnded():
                 return self._ended(event, stream_sid)
-            case _:
+            case (
+                CallerSpoke()
+                | BargeIn()
+                | KeyPressed()
+                | RateLimitsUpdated()
+                | Trouble()
+                | ModelEvent()
+                | CallHandedOver()
+            ):
                 return []
+            case _:
+                assert_never(event)
 
     def tool_started(self, call_sid: str, call_id: str, name: str, arguments: str, at: datetime) -> Row:
         """Return the row of a tool that starts at `at`."""

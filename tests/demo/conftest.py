@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 
 from phoneagent.protocol.audio import FRAME_BYTES, SILENCE, tone
-from phoneagent.sim.model.records import AudioItem, CallerTurn, ToolCallRecord, Truncation
+from phoneagent.sim.model.records import AudioItem, CommittedTurn, ToolCallRecord, Truncation
 from phoneagent.sim.twilio.playout import Playout
 
 START = 1000.0
@@ -66,7 +66,7 @@ class HandmadeCall:
         self.line.speech.append(SimpleNamespace(text=text, start_ms=start_ms, end_ms=end_ms))
         began = START + (start_ms + 160) / 1000
         self.session.caller_turns.append(
-            CallerTurn("c" + str(len(self.line.speech)), 0, 0, began, began + 1, understood or text)
+            CommittedTurn("c" + str(len(self.line.speech)), 0, 0, began, understood or text)
         )
 
     def tool(self, name: str, arguments: dict[str, object], output: str, at_ms: float, ms: float) -> None:

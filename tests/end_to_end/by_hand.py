@@ -9,14 +9,14 @@ import aiohttp
 from twilio.request_validator import RequestValidator
 from websockets.asyncio.client import ClientConnection, connect
 
-from phoneagent.sim.model.session import ModelSession
+from phoneagent.sim.model.session import SimulatedSession
 from tests.end_to_end.conftest import ACCOUNT_SID, AUTH_TOKEN, PUBLIC_URL, World
 
 CALL_SID = "CA" + "5" * 32
 STREAM_SID = "MZ" + "5" * 32
 
 
-def told(session: ModelSession) -> list[str]:
+def told(session: SimulatedSession) -> list[str]:
     """What a session was told and said, as `who: text`."""
     return [
         f"{item['role']}: {part.get('text') or part.get('transcript')}"

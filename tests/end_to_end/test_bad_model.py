@@ -18,7 +18,7 @@ from phoneagent import Agent, Call, CallEnded, Endpoint, ToolCalled, Trouble, to
 from phoneagent.bridge import renewal
 from phoneagent.model import connection
 from phoneagent.sim import Faults, Line, Model
-from phoneagent.sim.model.server import ModelSession
+from phoneagent.sim.model.server import SimulatedSession
 from phoneagent.sim.model.service import ANY, AZURE, AZURE_PREVIEW, OPENAI
 from phoneagent.sim.speech import Murmur
 from phoneagent.store import Store
@@ -238,7 +238,7 @@ async def run_bad(world: Worlds, each: Bad, store: Store, done: asyncio.Barrier)
 # --- a session that goes bad during the call ---
 
 
-def halve(session: ModelSession, kind: str) -> list[bytes]:
+def halve(session: SimulatedSession, kind: str) -> list[bytes]:
     """Send only the first half of the session's next event of a kind; returns where that is kept."""
     put, halved = session._wire.put, list[bytes]()
 
@@ -263,14 +263,14 @@ HALVES = [
 BY_CALL = Agent(instructions=lambda call: call.sid, greeting="Hello!")
 
 
-async def session_of(w: World, line: Line) -> ModelSession:
+async def session_of(w: World, line: Line) -> SimulatedSession:
     """Return the open model session of a call, once it is configured."""
 
-    def find() -> ModelSession | None:
+    def find() -> SimulatedSession | None:
         open_ = [each for each in w.model.sessions if not each.closed]
         return next((each for each in open_ if each.session["instructions"] == line.call_sid), None)
 
-    found: ModelSession = await w.until(find)
+    found: SimulatedSession = await w.until(find)
     return found
 
 

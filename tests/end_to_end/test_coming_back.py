@@ -80,7 +80,7 @@ async def test_a_call_that_has_come_back_survives_a_crash_too(world: Worlds, sto
         await store.flush()
         async with Store.from_url(store._database.url) as other:  # another process, which knows nothing by itself
             answer = await journal.CallJournal(other, None, fallback_number=None).answer(CALL_SID)
-        assert answer == journal.Answer("recover", STREAMS[1])
+        assert answer == journal.Continuation("recover", STREAMS[1])
         await second.close()
 
 

@@ -47,7 +47,7 @@ async def test_the_line_breaks(world: Worlds) -> None:
 
 
 async def test_a_line_without_media_is_lost(world: Worlds, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("phoneagent.bridge.deadlines.LINE_LOST_SECONDS", 0.5)
+    monkeypatch.setattr("phoneagent.bridge.caller.LINE_LOST_SECONDS", 0.5)
     async with world(AGENT) as w, w.phone().dial() as line:
         line.pause_media(True)
         await line.wait_ended(10)
@@ -138,7 +138,7 @@ async def test_nobody_at_the_model_s_address(world: Worlds) -> None:
 
 
 async def test_a_model_that_stalls_in_mid_answer(world: Worlds, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("phoneagent.bridge.deadlines.MODEL_STALLED_SECONDS", 0.5)
+    monkeypatch.setattr("phoneagent.bridge.conversation.MODEL_STALLED_SECONDS", 0.5)
     async with world(AGENT, model=Model(faults=Faults(stall_after_seconds=0.4))) as w:
         async with w.phone().dial() as line:
             await line.wait_ended(20)

@@ -178,7 +178,7 @@ async def test_the_goodbye_is_followed_by_a_hang_up_that_was_written_before(worl
         await line.wait_for_silence(ms=300)
         w.app.calls[line.call_sid].hang_up()
         await line.wait_ended(20)
-    assert [step.kind for step in steps] == ["hang_up"]
+    assert [type(step) for step in steps] == [HangUp]
     assert line.verbs[-1] == "Hangup"
     assert len(w.of(CallStarted)) == 1
 

@@ -27,7 +27,7 @@ from phoneagent import (
     Trouble,
     tool,
 )
-from phoneagent.sim.model.server import ModelSession
+from phoneagent.sim.model.server import SimulatedSession
 from phoneagent.sim.speech import Murmur
 from phoneagent.store import Store
 from tests.end_to_end.conftest import Worlds
@@ -297,7 +297,7 @@ BAD_ARGUMENTS = {
 }
 
 
-def rewrite(session: ModelSession, arguments: Iterator[str]) -> None:
+def rewrite(session: SimulatedSession, arguments: Iterator[str]) -> None:
     """Give a session's function calls these arguments, one after the other, on their way to us."""
     put, given = session._wire.put, defaultdict[str, str](lambda: next(arguments))
 

@@ -14,7 +14,7 @@ import pytest
 
 from phoneagent import Turn, TurnEnded
 from phoneagent.sim import Line, Model, Script
-from phoneagent.sim.model.server import ModelSession
+from phoneagent.sim.model.server import SimulatedSession
 from phoneagent.sim.model.vad import EnergyGate
 from phoneagent.sim.speech import Murmur
 from tests.end_to_end.conftest import World, Worlds, world
@@ -62,7 +62,7 @@ class Caller:
     greeting: Turn | None = None
 
     @property
-    def session(self) -> ModelSession:
+    def session(self) -> SimulatedSession:
         """What the model knows of the call, which is the latest."""
         return self.world.model.sessions[-1]
 

@@ -12,7 +12,7 @@ from functools import cache
 from typing import Any, Literal, TypeAlias
 
 from phoneagent.sim import Line, Model, Phone, Script
-from phoneagent.sim.model.server import ModelSession
+from phoneagent.sim.model.server import SimulatedSession
 from phoneagent.sim.model.vad import EnergyGate
 from phoneagent.sim.speech import Murmur
 from phoneagent.sim.twilio.line import StreamSpan
@@ -152,7 +152,7 @@ class Caller:
         return self.line.call_sid
 
     @property
-    def sessions(self) -> list[ModelSession]:
+    def sessions(self) -> list[SimulatedSession]:
         """The model's sessions that heard this call, in the order in which they did; their instructions name it.
 
         Those that were opened ahead may have waited for a call that went elsewhere first, or for good.

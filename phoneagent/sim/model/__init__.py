@@ -1,4 +1,4 @@
-"""A Realtime server: sessions, voice activity detection, responses, tools and faults, as strict as the real one.
+"""A simulated Realtime server, as strict as the real one: sessions, voice activity, responses, tools and faults.
 
 It shares no codec with the product: a shared mistake would cancel out.
 """

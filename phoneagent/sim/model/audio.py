@@ -1,4 +1,4 @@
-"""Audio of the simulated Realtime server: it thinks in µ-law at 8 kHz and speaks what the session asks for."""
+"""Audio formats of the simulated Realtime server: µ-law at 8 kHz inside, the session's formats outside."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ with warnings.catch_warnings():
     import audioop
 
 PCM_RATE = 24000
-"""Hz of `audio/pcm`: 16-bit little-endian, mono. There is no other rate."""
+"""Hz of `audio/pcm`: 16-bit little-endian, mono. The server supports no other rate."""
 
 
 def bytes_per_ms(audio_format: Mapping[str, Any]) -> int:
@@ -38,7 +38,7 @@ class Resampler:
 
 
 class _SoxResampler:
-    """The same with `soxr`, which filters before it drops samples, so that sibilants stay what they are."""
+    """A resampler on top of `soxr`. It filters before it drops samples, so sibilants stay intelligible."""
 
     def __init__(self, from_hz: int, to_hz: int) -> None:
         self._numpy = importlib.import_module("numpy")
@@ -50,7 +50,7 @@ class _SoxResampler:
 
 
 class Intake:
-    """Turns a session's input audio into µ-law, whatever its format, piece by piece."""
+    """Converts a session's input audio to µ-law, piece by piece."""
 
     def __init__(self, audio_format: Mapping[str, Any]) -> None:
         self._type: str = audio_format["type"]
@@ -61,7 +61,7 @@ class Intake:
             self._down = (_SoxResampler if sox else Resampler)(PCM_RATE, SAMPLE_RATE)
 
     def feed(self, audio: bytes) -> bytes:
-        """Return `audio` as µ-law. Half a sample at the end waits for its other half."""
+        """Return `audio` as µ-law. Half a sample at the end is kept for the next piece."""
         if self._down is not None:
             audio = self._half + audio
             whole = len(audio) & ~1

@@ -1,6 +1,6 @@
-"""Checks of what a client sends: small functions that raise `Refusal` in the real server's words.
+"""Checks of client events: small functions that raise `EventRefused` in the real server's words.
 
-A check takes a value and where it stands (`session.audio.input.format`), for the message.
+A check takes a value and its path (`session.audio.input.format`), which the message names.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ Check = Callable[[Any, str], None]
 Blame = Literal["client", "race", "fault"]
 
 
-class Refusal(ProtocolError):
-    """The server does not do what the client asked; `code`, `param` and the message go into the `error` event.
+class EventRefused(ProtocolError):
+    """The server refuses a client event; `code`, `param` and the message go into the `error` event.
 
-    `blame` says whose doing it is: the `client` broke a rule, it lost a `race` that it could not see coming, or a
-    `fault` was asked for and a healthy server would have obliged.
+    `blame` names the cause: the `client` broke a rule, the client lost a `race` that it could not foresee, or a
+    configured `fault` refused what a healthy server accepts.
     """
 
     def __init__(self, message: str, *, code: str | None, param: str | None = None, blame: Blame = "client") -> None:
@@ -27,29 +27,29 @@ class Refusal(ProtocolError):
         super().__init__(message)
 
 
-def unknown_parameter(at: str, *, blame: Blame = "client") -> Refusal:
-    return Refusal(f"Unknown parameter: '{at}'.", code="unknown_parameter", param=at, blame=blame)
+def unknown_parameter(at: str, *, blame: Blame = "client") -> EventRefused:
+    return EventRefused(f"Unknown parameter: '{at}'.", code="unknown_parameter", param=at, blame=blame)
 
 
-def missing_parameter(at: str) -> Refusal:
-    return Refusal(f"Missing required parameter: '{at}'.", code="missing_required_parameter", param=at)
+def missing_parameter(at: str) -> EventRefused:
+    return EventRefused(f"Missing required parameter: '{at}'.", code="missing_required_parameter", param=at)
 
 
-def invalid_value(message: str, at: str | None = None, *, blame: Blame = "client") -> Refusal:
-    return Refusal(message, code="invalid_value", param=at, blame=blame)
+def invalid_value(message: str, at: str | None = None, *, blame: Blame = "client") -> EventRefused:
+    return EventRefused(message, code="invalid_value", param=at, blame=blame)
 
 
-def unsupported_values(value: object, allowed: tuple[Any, ...], at: str, *, blame: Blame = "client") -> Refusal:
+def unsupported_values(value: object, allowed: tuple[Any, ...], at: str, *, blame: Blame = "client") -> EventRefused:
     *others, last = [f"'{item}'" for item in allowed]
     listed = f"Supported values are: {', '.join(others)}, and {last}" if others else f"Supported value is: {last}"
     return invalid_value(f"Invalid value: '{str(value)[:80]}'. {listed}.", at, blame=blame)
 
 
-def wrong_type(expected: str, value: object, at: str) -> Refusal:
+def wrong_type(expected: str, value: object, at: str) -> EventRefused:
     kinds = {bool: "a boolean", int: "an integer", float: "a decimal", str: "a string", list: "an array"}
     kind = "null" if value is None else kinds.get(type(value), "an object")
     message = f"Invalid type for '{at}': expected {expected}, but got {kind} instead."
-    return Refusal(message, code="invalid_type", param=at)
+    return EventRefused(message, code="invalid_type", param=at)
 
 
 def _join(at: str, name: str) -> str:
@@ -77,7 +77,7 @@ def short_string(limit: int) -> Check:
         if len(value) > limit:
             message = f"Invalid '{at}': string too long. Expected a string with maximum length {limit}"
             message += f", but got a string with length {len(value)} instead."
-            raise Refusal(message, code="string_above_max_length", param=at)
+            raise EventRefused(message, code="string_above_max_length", param=at)
 
     return check
 
@@ -116,7 +116,7 @@ def nullable(inner: Check) -> Check:
 
 
 def either(first: Check, kind: type, second: Check) -> Check:
-    """Values of `kind` must pass `first`, all others `second`."""
+    """Return a check that applies `first` to values of type `kind` and `second` to all others."""
 
     def check(value: Any, at: str) -> None:
         (first if isinstance(value, kind) else second)(value, at)
@@ -152,7 +152,7 @@ def struct(fields: Mapping[str, Check], *required: str) -> Check:
 
 
 def by_key(key: str, kinds: Mapping[str, Check]) -> Check:
-    """An object whose `key` (its type, its role) says which check it must pass."""
+    """Return a check of an object whose `key` (its type, its role) selects the check for the rest."""
 
     def check(value: Any, at: str) -> None:
         any_object(value, at)

@@ -1,6 +1,6 @@
-"""What a client may configure: the parameters of a session and of a response, and how an update is merged in.
+"""The configuration of sessions and responses: which parameters there are, and how an update is merged in.
 
-A table of checks says what every parameter may be; nothing of a refused update takes effect.
+A table of checks defines the allowed values of every parameter. A refused update changes nothing.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any
 
 from phoneagent.sim.model.checks import (
     Check,
-    Refusal,
+    EventRefused,
     any_object,
     boolean,
     by_key,
@@ -49,7 +49,7 @@ SERVER_VAD: Json = {
     "type": "server_vad",
     "threshold": 0.5,
     "prefix_padding_ms": 300,
-    # Documented as 500, seen as 200 in session.created: a client that cares sets it.
+    # Documented as 500 but seen as 200 in session.created, so a client that depends on it must set it.
     "silence_duration_ms": 200,
     "idle_timeout_ms": None,
     "create_response": True,
@@ -180,17 +180,17 @@ RESPONSE: dict[str, Check] = {
 
 
 def check_session(update: Any) -> None:
-    """Check the `session` of a `session.update`. Raises `Refusal`."""
+    """Check the `session` of a `session.update`. Raises `EventRefused`."""
     struct(SESSION, "type")(update, "session")
 
 
 def check_response(params: Any) -> None:
-    """Check the `response` of a `response.create`. Raises `Refusal`."""
+    """Check the `response` of a `response.create`. Raises `EventRefused`."""
     struct(RESPONSE)(params, "response")
 
 
 def default_session(model: str, session_id: str, expires_at: int) -> Json:
-    """Return the configuration that a session begins with. `expires_at` is in Unix seconds."""
+    """Return the configuration of a new session. `expires_at` is in Unix seconds."""
     pcm = {"type": "audio/pcm", "rate": 24000}
     session: Json = {
         "type": "realtime",
@@ -223,14 +223,14 @@ def default_session(model: str, session_id: str, expires_at: int) -> Json:
 
 
 def reasons(model: str) -> bool:
-    """Tell whether `model` takes `reasoning` and `parallel_tool_calls`: the gpt-realtime-2 family does."""
+    """Return whether `model` takes `reasoning` and `parallel_tool_calls`: the gpt-realtime-2 family does."""
     return re.match(r"gpt-realtime-2(?!\d)", model) is not None
 
 
 def updated_session(session: Json, update: Json, *, spoke: bool) -> Json:
     """Return `session` with a checked `update` merged in, field by field. `spoke`: assistant audio exists already.
 
-    Raises `Refusal` for what depends on the session's state: its model, its voice, its tracing.
+    Raises `EventRefused` if the session's state forbids a change of its model, its voice or its tracing.
     """
     model = session["model"]
     if update.get("model", model) != model:
@@ -242,12 +242,12 @@ def updated_session(session: Json, update: Json, *, spoke: bool) -> Json:
     merged = _merge(session, update)
     _check_transcription(merged["audio"]["input"]["transcription"])
     for tool in merged["tools"]:
-        tool.pop("authorization", None)  # of an MCP server: it is not read back
+        tool.pop("authorization", None)  # an MCP server's secret is never read back
     return merged
 
 
 def refuse_fields(update: Json, paths: Iterable[str]) -> None:
-    """Refuse an update that has one of these parameters (dotted), as if the server had never heard of them."""
+    """Refuse an update with one of these parameters (dotted), as a server that does not know them."""
     for path in sorted(paths):
         holder: Any = update
         for name in path.split("."):
@@ -257,18 +257,18 @@ def refuse_fields(update: Json, paths: Iterable[str]) -> None:
 
 
 def check_model_options(model: str, params: Json, at: str) -> None:
-    """Refuse what only a reasoning model takes."""
+    """Refuse parameters that only a reasoning model takes."""
     for name in ("reasoning", "parallel_tool_calls"):
         if name in params and not reasons(model):
             raise invalid_value("Unsupported option for this model.", f"{at}.{name}")
 
 
 def check_voice(session: Json, params: Json, *, spoke: bool, at: str) -> None:
-    """Refuse another voice once the assistant has spoken; the same one may be named again."""
+    """Refuse a change of voice once the assistant has spoken. Naming the current voice again is fine."""
     current = session["audio"]["output"]["voice"]
     if spoke and params.get("audio", {}).get("output", {}).get("voice", current) != current:
         message = "Cannot update a conversation's voice if assistant audio is present."
-        raise Refusal(message, code="cannot_update_voice", param=f"{at}.audio.output.voice")
+        raise EventRefused(message, code="cannot_update_voice", param=f"{at}.audio.output.voice")
 
 
 def _check_transcription(transcription: Json | None) -> None:

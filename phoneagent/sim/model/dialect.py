@@ -1,7 +1,7 @@
-"""The beta spelling of the Realtime events, translated from and to the one that the simulated server speaks inside.
+"""The beta dialect of the Realtime events, translated from and to the modern one that the simulated server uses inside.
 
 A connection opened with the header `OpenAI-Beta: realtime=v1` has a flat session object, fewer item events and other
-names for what is said. OpenAI switched it off in May 2026; gateways and emulators still speak it.
+names for output text and audio. OpenAI switched it off in May 2026; gateways and emulators still speak it.
 """
 
 from __future__ import annotations
@@ -94,7 +94,7 @@ _RESPONSE = struct(
 
 
 def session_from_beta(update: Json) -> Json:
-    """Check a flat session update and return it in the modern shape. Raises `Refusal`."""
+    """Check a flat session update and return it in the modern shape. Raises `EventRefused`."""
     _SESSION(update, "session")
     audio_in: Json = {}
     for beta, modern in (
@@ -115,7 +115,7 @@ def session_from_beta(update: Json) -> Json:
 
 
 def response_from_beta(params: Json) -> Json:
-    """Check the flat `response` of a `response.create` and return it in the modern shape. Raises `Refusal`."""
+    """Check the flat `response` of a `response.create` and return it in the modern shape. Raises `EventRefused`."""
     _RESPONSE(params, "response")
     kept = ("max_output_tokens", "conversation", "metadata")
     response = _shared_from_beta(params) | {name: params[name] for name in kept if name in params}
@@ -141,7 +141,10 @@ def _shared_from_beta(flat: Json) -> Json:
 
 
 def item_from_beta(item: Json) -> Json:
-    """Return an item with the modern names of its content parts. Raises `Refusal` for a part that has one already."""
+    """Return an item with the modern names of its content parts.
+
+    Raises `EventRefused` for a part that has a modern name already.
+    """
     content = item.get("content")
     for index, part in enumerate(content if isinstance(content, list) else []):
         if isinstance(part, dict) and part.get("type") in _CONTENT_TO_BETA:
@@ -150,7 +153,7 @@ def item_from_beta(item: Json) -> Json:
 
 
 def event_to_beta(event: Json) -> Json | None:
-    """Return a server event in the beta spelling, or None for one that the beta does not have."""
+    """Return a server event in the beta dialect, or None for an event that the beta does not have."""
     kind = event["type"]
     if kind in ("conversation.item.done", "input_audio_buffer.timeout_triggered"):
         return None

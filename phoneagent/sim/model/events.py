@@ -1,4 +1,4 @@
-"""The client events that the simulated Realtime server knows, and the items that a client may add."""
+"""The client events of the Realtime protocol, and the items that a client may add."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 from phoneagent.sim.model.checks import (
     Check,
-    Refusal,
+    EventRefused,
     any_object,
     boolean,
     by_key,
@@ -24,10 +24,10 @@ from phoneagent.sim.model.checks import (
 )
 
 MAX_APPEND_BYTES = 15 << 20
-"""What one `input_audio_buffer.append` may carry, decoded."""
+"""Decoded bytes of one `input_audio_buffer.append`."""
 
 _ID = short_string(32)
-"""Of items and calls that a client names; nobody documents the limit, and no client is known to go beyond it."""
+"""The id of an item or call that the client chooses. The limit is undocumented; no known client exceeds it."""
 
 _EVENT: dict[str, Check] = {"type": string, "event_id": short_string(512)}
 _EVENTS: dict[str, Check] = {
@@ -55,14 +55,14 @@ _EVENTS: dict[str, Check] = {
 def check_event(event: Any) -> None:
     """Check a decoded client event down to its own fields, not into `session`, `response` and `item`."""
     if not isinstance(event, dict):
-        raise Refusal("Invalid event: expected a JSON object.", code="invalid_event")
+        raise EventRefused("Invalid event: expected a JSON object.", code="invalid_event")
     if event.get("type") == "output_audio_buffer.clear":
         raise invalid_value("output_audio_buffer.clear is for WebRTC and SIP connections only.", "type")
     by_key("type", _EVENTS)(event, "")
 
 
 def decode_audio(audio: str) -> bytes:
-    """Return the bytes of an append. Raises `Refusal` for what is not base64, or too much."""
+    """Return the audio of an append. Raises `EventRefused` if it is not base64 or too large."""
     try:
         data = base64.b64decode(audio, validate=True)
     except (binascii.Error, ValueError) as error:
@@ -97,7 +97,7 @@ _MESSAGE = by_key(
     {
         "user": _message(input_text=_TEXT, input_audio=_INPUT_AUDIO, input_image=_INPUT_IMAGE),
         "system": _message(input_text=_TEXT),
-        # The assistant's audio cannot be brought in from outside.
+        # A client cannot add audio of the assistant's.
         "assistant": _message(output_text=_TEXT),
     },
 )
@@ -120,5 +120,5 @@ _check_item = by_key(
 
 
 def check_item(item: Any, at: str = "item") -> None:
-    """Check an item that a client wants to add. Raises `Refusal`."""
+    """Check an item that a client wants to add. Raises `EventRefused`."""
     _check_item(item, at)

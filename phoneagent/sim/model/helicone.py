@@ -3,8 +3,8 @@
     async with Model(service=OPENAI) as model, Helicone(model, api_key="sk-helicone") as gateway:
         ...  # connect to gateway.url
 
-It asks its provider for the beta dialect, whatever the client asked for. Where the provider refuses the handshake, it
-keeps the client's socket, and silence. A close of the provider reaches the client as 1000, whatever it was.
+It requests the beta dialect from its provider, whatever the client requested. If the provider refuses the handshake,
+the client's socket stays open and silent. When the provider closes the connection, the client always sees code 1000.
 """
 
 from __future__ import annotations
@@ -12,67 +12,45 @@ from __future__ import annotations
 import asyncio
 import hmac
 from contextlib import suppress
-from types import TracebackType
-from typing import Self
 from urllib.parse import parse_qsl, urlencode, urlsplit
 
 from websockets.asyncio.client import ClientConnection, connect
-from websockets.asyncio.server import Server, ServerConnection, serve
+from websockets.asyncio.server import ServerConnection
 from websockets.datastructures import Headers
 from websockets.exceptions import ConnectionClosed, InvalidHandshake
 from websockets.http11 import Request, Response
 
-from phoneagent.sim.model.server import MAX_MESSAGE_BYTES, Model
+from phoneagent.sim.model.loopback import LoopbackServer
+from phoneagent.sim.model.server import Model
 from phoneagent.sim.model.service import ANY, rules_broken
 
 PATH = "/v1/gateway/oai/realtime"
 AZURE_PATH = "/openai/realtime"
 AZURE_VERSION = "2024-10-01-preview"
 RESOURCE = "phones"
-"""The Azure resource that the model behind is; any other cannot be reached."""
+"""The Azure resource behind the gateway; any other is unreachable."""
 
 
-class Helicone:
+class Helicone(LoopbackServer):
     """The gateway, on 127.0.0.1 while the context is entered, in front of a running `Model`."""
 
     def __init__(self, upstream: Model, *, api_key: str) -> None:
+        super().__init__(
+            not_running="the simulated gateway does not run; enter it first: async with Helicone(...) as gateway"
+        )
         self.upstream = upstream
         self.violations: list[str] = []
-        """Rules that a client broke at this door."""
+        """Rules that a client broke in its handshake with the gateway."""
         self.filed: list[dict[str, str]] = []
-        """For each session, what it is filed under: its headers that begin with Helicone-, but for the key."""
+        """For each session, its `Helicone-…` headers without the key: what the gateway files the session under."""
         self.failures: list[str] = []
-        """Handshakes that the provider refused, and no client was told."""
+        """Handshakes that the provider refused. The client never learns of them."""
         self._api_key = api_key
-        self._server: Server | None = None
 
     @property
     def url(self) -> str:
-        """Where to connect: `ws://127.0.0.1:PORT/v1/gateway/oai/realtime`. Only while the gateway runs."""
-        if self._server is None:
-            raise RuntimeError(
-                "the simulated gateway does not run; enter it first: async with Helicone(...) as gateway"
-            )
-        return f"ws://127.0.0.1:{self._server.sockets[0].getsockname()[1]}{PATH}"
-
-    async def __aenter__(self) -> Self:
-        self._server = await serve(
-            self._serve,
-            "127.0.0.1",
-            0,
-            process_request=self._admit,
-            compression=None,
-            max_size=MAX_MESSAGE_BYTES,
-        )
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        assert self._server is not None
-        self._server.close()
-        await self._server.wait_closed()
-        self._server = None
+        """The address to connect to: `ws://127.0.0.1:PORT/v1/gateway/oai/realtime`. Only while the gateway runs."""
+        return self.origin + PATH
 
     def _admit(self, connection: ServerConnection, request: Request) -> Response | None:
         if urlsplit(request.path).path != PATH:
@@ -82,24 +60,24 @@ class Helicone:
             return connection.respond(401, "Unauthorized\n")
         return None
 
-    async def _serve(self, client: ServerConnection) -> None:
-        assert client.request is not None
-        headers = client.request.headers
-        self.violations += rules_broken(ANY, client.request.path, headers)
+    async def _serve(self, connection: ServerConnection) -> None:
+        assert connection.request is not None
+        headers = connection.request.headers
+        self.violations += rules_broken(ANY, connection.request.path, headers)
         about = [item for item in headers.raw_items() if item[0].lower().startswith("helicone-")]
         self.filed.append({name: value for name, value in about if name.lower() != "helicone-auth"})
-        url, forwarded = self._target(client.request.path, headers)
+        url, forwarded = self._target(connection.request.path, headers)
         try:
             provider = await connect(url, additional_headers=forwarded, compression=None, max_size=None)
         except (OSError, InvalidHandshake) as error:
             self.failures.append(f"{type(error).__name__}: {error}")
-            await _drain(client)
+            await _drain(connection)
             return
         async with provider:
-            await _relay(client, provider)
+            await _relay(connection, provider)
 
     def _target(self, target: str, headers: Headers) -> tuple[str, list[tuple[str, str]]]:
-        """Return where a session is led, and with which headers."""
+        """Return the provider's address for a session, and the headers to forward."""
         url, upstream = urlsplit(target), urlsplit(self.upstream.url)
         origin = f"ws://{upstream.netloc}"
         query = dict(parse_qsl(url.query))
@@ -108,13 +86,13 @@ class Helicone:
         if "resource" not in query:
             return f"{origin}/v1/realtime?{url.query}", [*forwarded, ("Authorization", key)]
         if query["resource"] != RESOURCE:
-            origin = "ws://127.0.0.1:1"  # a name that nobody has
+            origin = "ws://127.0.0.1:1"  # stands for a host name that does not exist
         own = urlencode({"api-version": AZURE_VERSION, "deployment": query.get("deployment", "")})
         return f"{origin}{AZURE_PATH}?{own}", [*forwarded, ("api-key", key.removeprefix("Bearer "))]
 
 
 async def _relay(client: ServerConnection, provider: ClientConnection) -> None:
-    """Pass everything on, until one of them closes."""
+    """Relay messages both ways until one side closes."""
     upward = asyncio.create_task(_pump(client, provider))
     try:
         await _pump(provider, client)
@@ -131,7 +109,7 @@ async def _pump(source: ServerConnection | ClientConnection, target: ServerConne
 
 
 async def _drain(client: ServerConnection) -> None:
-    """Read what the client says, answer nothing, and go when it goes."""
+    """Read the client's messages without an answer, until it closes the connection."""
     with suppress(ConnectionClosed):
         while True:
             await client.recv()

@@ -1,7 +1,7 @@
-"""The input buffer of the simulated Realtime server, and the turns that it finds there.
+"""The input audio buffer of the simulated Realtime server, and the turns that it detects.
 
-All of it runs in *audio time*, the number of milliseconds received so far, as the real server's does: audio that stops
-in mid-word never ends a turn, and a backlog that arrives at once is heard as if it had been spoken.
+Time here is *audio time*, the milliseconds received so far, as in the real server: audio that stops in mid-word never
+ends a turn, and a backlog that arrives at once counts as if it had been spoken in real time.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from phoneagent.sim.model.vad import FRAME_MS, Vad
 ONSET_FRAMES = 3
 """Consecutive frames of speech (60 ms) that start a turn: a click is shorter."""
 
-LONGEST_TURN_MS = 600_000
-"""What the buffer holds at most; older audio is dropped."""
+MAX_TURN_MS = 600_000
+"""The buffer's maximum; older audio is dropped."""
 
-QUIET_BUFFER_MS = 5_000
-"""What it holds while detection is on and nobody speaks."""
+MAX_QUIET_BUFFER_MS = 5_000
+"""The buffer's maximum while detection is on and the caller is silent."""
 
 SEMANTIC_SILENCE_MS = {"low": 2000, "medium": 1000, "auto": 1000, "high": 600}
-"""Silence that ends a turn under `semantic_vad`, by eagerness: this server weighs no words, it only waits longer."""
+"""Silence that ends a turn under `semantic_vad`, by eagerness. The real server weighs words; this one only waits."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,17 +45,17 @@ class SpeechStopped:
 
 @dataclass(frozen=True, slots=True)
 class IdleTimeout:
-    """Nobody spoke for `idle_timeout_ms`, from `audio_start_ms` to `audio_end_ms`."""
+    """The caller was silent for `idle_timeout_ms`, from `audio_start_ms` to `audio_end_ms`."""
 
     audio_start_ms: int
     audio_end_ms: int
 
 
-Heard = SpeechStarted | SpeechStopped | IdleTimeout
+BufferEvent = SpeechStarted | SpeechStopped | IdleTimeout
 
 
 class InputBuffer:
-    """Collects input audio and finds turns in it. `make_vad` is called with a threshold when detection is set up."""
+    """Collects input audio and detects turns in it. `make_vad(threshold)` makes the detector of speech."""
 
     def __init__(self, make_vad: Callable[[float], Vad]) -> None:
         self._make_vad = make_vad
@@ -65,9 +65,9 @@ class InputBuffer:
         self._buffer = bytearray()
         self._partial = b""
         self._idle_from_ms: int | None = None
-        self._forget()
+        self._reset_turn()
 
-    def _forget(self) -> None:
+    def _reset_turn(self) -> None:
         self._run = 0
         self._speech_start: int | None = None
         self._turn_start = 0
@@ -75,12 +75,12 @@ class InputBuffer:
 
     @property
     def position_ms(self) -> int:
-        """All audio so far, in ms."""
+        """All audio received so far, in ms."""
         return self._received // BYTES_PER_MS
 
     @property
     def buffered_ms(self) -> int:
-        """What a commit would take, in ms."""
+        """The length of the buffer, in ms: what a commit would take."""
         return len(self._buffer) // BYTES_PER_MS
 
     @property
@@ -90,26 +90,26 @@ class InputBuffer:
 
     @property
     def speech_span_ms(self) -> tuple[int, int]:
-        """Where the audio in the buffer lies: the start of speech if there is any, and the newest millisecond."""
+        """The start of speech (or of the buffer, without speech) and the newest audio, in ms of audio time."""
         start = self._received - len(self._buffer) if self._speech_start is None else self._speech_start
         return start // BYTES_PER_MS, self.position_ms
 
     def configure(self, detection: Mapping[str, Any] | None) -> None:
-        """Use these turn-detection settings from here on; a turn that has begun is forgotten, the buffer stays."""
+        """Use these turn-detection settings from here on. A turn that has begun is discarded; the buffer stays."""
         if detection == self._detection:
             return
         self._detection = detection
         self._vad = None if detection is None else self._make_vad(detection.get("threshold", 0.5))
-        self._forget()
+        self._reset_turn()
 
     def expect_answer(self, after_ms: int) -> None:
-        """Start the idle timer `after_ms` of audio from now: when the answer will have been played."""
+        """Start the idle timer `after_ms` of audio from now, when the model's answer will have been played."""
         self._idle_from_ms = self.position_ms + after_ms
 
     def clear(self) -> None:
-        """Drop the buffer and a turn that has begun."""
+        """Discard the buffer, and a turn that has begun."""
         self._buffer.clear()
-        self._forget()
+        self._reset_turn()
 
     def take(self) -> bytes:
         """Return the whole buffer and empty it, as a commit does."""
@@ -117,32 +117,32 @@ class InputBuffer:
         self.clear()
         return audio
 
-    def feed(self, ulaw: bytes) -> list[Heard]:
-        """Append audio and return what happened in it, in order."""
+    def feed(self, ulaw: bytes) -> list[BufferEvent]:
+        """Append audio and return the events in it, in order."""
         if self._vad is None:
             self._partial = b""
-            self._append(ulaw, LONGEST_TURN_MS)
+            self._append(ulaw, MAX_TURN_MS)
             return []
-        heard: list[Heard] = []
+        events: list[BufferEvent] = []
         data = self._partial + ulaw
         whole = len(data) - len(data) % FRAME_BYTES
         self._partial = data[whole:]
         for start in range(0, whole, FRAME_BYTES):
             frame = data[start : start + FRAME_BYTES]
-            self._append(frame, LONGEST_TURN_MS if self.speaking else QUIET_BUFFER_MS)
+            self._append(frame, MAX_TURN_MS if self.speaking else MAX_QUIET_BUFFER_MS)
             if event := self._frame(self._vad.feed(frame)):
-                heard.append(event)
-        return heard
+                events.append(event)
+        return events
 
     def _append(self, audio: bytes, limit_ms: int) -> None:
         self._buffer += audio
         self._received += len(audio)
         excess = len(self._buffer) - limit_ms * BYTES_PER_MS
-        # Cutting the front of a bytearray moves the rest, so it waits until a second's worth is due.
+        # Cutting the front of a bytearray moves the rest, so cut a second's worth at a time.
         if excess > 1000 * BYTES_PER_MS:
             del self._buffer[:excess]
 
-    def _frame(self, speech: bool) -> Heard | None:
+    def _frame(self, speech: bool) -> BufferEvent | None:
         if speech:
             self._idle_from_ms = None
             self._run += 1

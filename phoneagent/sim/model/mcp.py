@@ -1,67 +1,84 @@
-"""MCP servers that the simulated Realtime server calls by itself; what they offer and answer is in the script.
+"""MCP servers that the simulated Realtime server calls by itself. The script holds their tools and their answers.
 
-A server is asked for its tools as soon as a session names it. A call runs when its response is over, and what is to be
-said then has to be asked for: so it was seen of the real server in 2026, by several clients of it.
+The server lists an MCP server's tools as soon as a session names it. A call runs when its response is over, and the
+client has to request the response that follows: several clients saw this of the real server in 2026.
 
     response.output_item.added · response.mcp_call_arguments.delta, done · response.output_item.done
     [conversation.item.added, done: mcp_approval_request   —   the client: mcp_approval_response]
     response.done
     response.mcp_call.in_progress · completed or failed · conversation.item.done, with output or error
 
-Other documents have the call run inside its response, the approval request as an output item, and another response
-follow by itself; `Faults.mcp_inline` does that. What comes of a refusal nobody tells: here the model just knows of it.
-Servers that only a `response.create` names are not asked for tools, and so never called.
+Other documents describe a call that runs inside its response, an approval request that is an output item, and another
+response that follows by itself; `Faults.mcp_inline` does that. The effect of a refused approval is undocumented: here
+the refusal becomes the call's error. MCP servers that only a `response.create` names are never listed, so never called.
 """
 
 from __future__ import annotations
 
 import asyncio
 import ipaddress
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import Any, Protocol
 from urllib.parse import urlsplit
 
-from phoneagent.sim.model.checks import Refusal, invalid_value, missing_parameter
+from phoneagent.sim.model.checks import EventRefused, invalid_value, missing_parameter
 from phoneagent.sim.model.config import Json
 from phoneagent.sim.model.records import McpCallRecord
 from phoneagent.sim.model.replies import PlannedCall
-
-if TYPE_CHECKING:
-    from phoneagent.sim.model.response import Response
-    from phoneagent.sim.model.session import ModelSession
+from phoneagent.sim.model.state import SessionState
 
 _PLACES = ("server_url", "connector_id", "tunnel_id")
 _DELTA_CHARS = 16
 
 
+class CallingResponse(Protocol):
+    """The part of `Response` that calls need. A protocol, so that `response` can import this module."""
+
+    after_end: list[HostedCall]
+    """Calls that run when the response is over."""
+
+    def emit(self, kind: str, *, item: Json, **fields: Any) -> None:
+        """Send an event about one of the response's items."""
+
+    def index(self, item: Json) -> int:
+        """Return the index of one of the response's items."""
+
+    def open_item(self, item: Json) -> None:
+        """Announce an item."""
+
+    def end_output(self, item: Json) -> None:
+        """Announce that the response is done with an item."""
+
+
 @dataclass(frozen=True, slots=True)
 class HostedCall:
-    """A call of a tool of an MCP server: its item, the response that made it, and what the script has for it."""
+    """A call of an MCP server's tool: its item, the response that made it, and the script's plan for it."""
 
     item: Json
-    response: Response
+    response: CallingResponse
     plan: PlannedCall
     record: McpCallRecord
 
 
 class McpServers:
-    """The MCP servers of one session."""
+    """The MCP servers of one session. `settled` is called when a call has returned or was refused."""
 
-    def __init__(self, session: ModelSession) -> None:
+    def __init__(self, session: SessionState, settled: Callable[[], None]) -> None:
         self._session = session
+        self._settled = settled
         self._inline = session.setup.faults.mcp_inline
         self._known: dict[str, Json] = {}
         self._tools: dict[str, tuple[str, ...]] = {}
         self._undecided: dict[str, HostedCall] = {}
         self._owes = False
 
-    # -- which there are --
+    # -- servers and their tools --
 
     def resolve(self, tools: Iterable[Json]) -> dict[str, Json]:
-        """Return the servers among a session's tools, by label; one that is known need not be described again.
+        """Return the servers among a session's tools, by label. A known server may be named by its label alone.
 
-        Raises `Refusal`: no address or several, two of one label, two authorizations.
+        Raises `EventRefused`: no address or several, a duplicate label, two authorizations.
         """
         servers: dict[str, Json] = {}
         for index, tool in enumerate(tools):
@@ -73,7 +90,7 @@ class McpServers:
                 raise invalid_value(f"Duplicate server_label '{label}' found in tools.", f"{at}.server_label")
             if len(places) > 1:
                 message = f"Mutually exclusive parameters: {', '.join(map(repr, places))}. Provide only one of them."
-                raise Refusal(message, code="mutually_exclusive_parameters", param=at)
+                raise EventRefused(message, code="mutually_exclusive_parameters", param=at)
             if not places and label not in self._known:
                 raise missing_parameter(f"{at}.server_url")
             if tool.get("authorization") and any(name.lower() == "authorization" for name in tool.get("headers") or {}):
@@ -82,7 +99,7 @@ class McpServers:
         return servers
 
     def configure(self, servers: dict[str, Json]) -> None:
-        """Ask those that are new, or described anew, for their tools."""
+        """List the tools of servers that are new or have changed."""
         for label, server in servers.items():
             if self._known.get(label) != server:
                 self._known[label] = server
@@ -106,13 +123,13 @@ class McpServers:
         self._tools[label] = names
 
     def offered(self, tools: Iterable[Json]) -> set[tuple[str, str]]:
-        """Return what the model may call of these tools' servers, as (label, name): only what was listed."""
+        """Return the listed tools of the servers among `tools`, as (label, name): what the model may call."""
         labels = {tool["server_label"] for tool in tools if tool["type"] == "mcp"}
         return {(label, name) for label in labels for name in self._tools.get(label, ())}
 
     # -- calls --
 
-    async def call(self, response: Response, plan: PlannedCall) -> None:
+    async def call(self, response: CallingResponse, plan: PlannedCall) -> None:
         """Make a call, as part of a response."""
         assert plan.server is not None
         session, item_id = self._session, self._session.new_id("item")
@@ -126,17 +143,17 @@ class McpServers:
         response.emit(f"{kind}.done", item=item, arguments=plan.arguments)
         call = HostedCall(item, response, plan, McpCallRecord(plan.server, plan.name, plan.arguments))
         session.mcp_calls.append(call.record)
-        session.mind.called(item_id, plan)
+        session.replies.called(item_id, plan)
         if not self._inline:
             response.end_output(item)
         if _needs_approval(self._known[plan.server], plan.name):
-            self._ask(call, about)
+            self._request_approval(call, about)
         elif self._inline:
             await self.run(call)
         else:
-            response.afterwards.append(call)
+            response.after_end.append(call)
 
-    def _ask(self, call: HostedCall, about: Json) -> None:
+    def _request_approval(self, call: HostedCall, about: Json) -> None:
         request_id = self._session.new_id("mcpr")
         self._undecided[request_id] = call
         call.item["approval_request_id"] = request_id
@@ -149,14 +166,14 @@ class McpServers:
             self._session.conversation.add(request)
 
     def check_decision(self, item: Json) -> None:
-        """Refuse an `mcp_approval_response` that answers nothing."""
+        """Refuse an `mcp_approval_response` to an unknown or settled request."""
         request_id = item["approval_request_id"]
         if request_id not in self._undecided:
             message = f"Approval request with id '{request_id}' not found, or answered already."
-            raise Refusal(message, code="invalid_approval_request_id", param="item.approval_request_id")
+            raise EventRefused(message, code="invalid_approval_request_id", param="item.approval_request_id")
 
     def decide(self, item: Json) -> None:
-        """Obey an `mcp_approval_response`."""
+        """Carry out an `mcp_approval_response`."""
         call = self._undecided.pop(item["approval_request_id"])
         call.record.approved = item["approve"]
         if item["approve"]:
@@ -165,7 +182,7 @@ class McpServers:
             self._settle(call, error=item.get("reason") or "The call was not approved.")
 
     async def run(self, call: HostedCall) -> None:
-        """Have the server answer a call."""
+        """Run a call: the MCP server answers it."""
         place = {"item_id": call.item["id"], "output_index": call.response.index(call.item)}
         await self._pause()
         self._session.emit("response.mcp_call.in_progress", **place)
@@ -182,16 +199,14 @@ class McpServers:
         else:
             call.item["error"] = {"type": "tool_execution_error", "message": error}
             call.record.error = error
-        self._session.mind.returned(call.item["id"])
+        self._session.replies.returned(call.item["id"])
         self._owes = self._inline
-        self.go_on()
+        self._settled()
 
-    def go_on(self) -> None:
-        """Answer what came of a call, if nobody has to ask for it and no response is active."""
-        if self._owes and not self._session.responding:
-            self._owes = False
-            if self._session.conversation.news():
-                self._session.answer_by_itself("server")
+    def take_owed(self) -> bool:
+        """Return whether the server owes a response about a call, once: the debt is then cleared."""
+        owed, self._owes = self._owes, False
+        return owed
 
     async def _pause(self) -> None:
         await asyncio.sleep(self._session.setup.think_ms / 1000)
@@ -205,7 +220,7 @@ def _allows(server: Json, tool: str) -> bool:
 
 
 def _needs_approval(server: Json, tool: str) -> bool:
-    """Tell whether somebody has to approve a call: always, unless the session says never."""
+    """Return whether the client has to approve a call: always, unless the session says never."""
     wanted = server.get("require_approval")
     if isinstance(wanted, dict):
         return tool not in ((wanted.get("never") or {}).get("tool_names") or ())
@@ -213,7 +228,7 @@ def _needs_approval(server: Json, tool: str) -> bool:
 
 
 def _is_public(url: str | None) -> bool:
-    """Tell whether a server can be reached from the internet, as far as its name tells; connectors have no address."""
+    """Return whether a server's address looks public. Connectors have no address and count as public."""
     if url is None:
         return True
     host = urlsplit(url).hostname or ""

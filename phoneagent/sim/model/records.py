@@ -1,52 +1,42 @@
-"""What the simulated Realtime server is told (`Setup`, `Faults`) and what it remembers of its sessions.
+"""The records that the simulated Realtime server keeps of a session.
 
-Times are `time.monotonic()` seconds, `*_ms` of the caller count input audio, `*_ms` of an item count its own audio.
+Times are seconds of `time.monotonic()`. `*_ms` of the caller count input audio, `*_ms` of an item its own audio.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
-
-from phoneagent.sim.model.script import Script
-from phoneagent.sim.model.service import Service
-from phoneagent.sim.model.vad import Vad
-from phoneagent.sim.speech import Ear
-
-if TYPE_CHECKING:
-    from phoneagent.sim.model.session import ModelSession
-
-Watch = Callable[["ModelSession", Literal["in", "out"], dict[str, Any]], None]
+from typing import Any, Literal
 
 
 @dataclass(slots=True)
 class AudioItem:
-    """One assistant message that was spoken."""
+    """One spoken message of the assistant."""
 
     item_id: str
     response_id: str
     text: str
-    """The whole intended transcript, said or not."""
+    """The whole transcript that was planned, including the part never spoken."""
     bytes_per_ms: int = 8
-    """Of `audio`: 8 for µ-law and A-law, 48 for PCM at 24 kHz."""
+    """Bytes per ms of `audio`: 8 for µ-law and A-law, 48 for PCM at 24 kHz."""
     audio: bytearray = field(default_factory=bytearray)
-    """What was really sent in deltas, in the session's output format; a truncation does not shorten it."""
+    """The audio sent in deltas, in the session's output format. A truncation does not shorten it."""
     delta_log: list[tuple[float, int]] = field(default_factory=list)
-    """For each delta, when it was sent and the bytes of this item up to and with it."""
+    """For each delta, when it was sent and the item's total bytes by then."""
     interrupted: bool = False
     """The response was cancelled before this item was complete."""
     truncated_ms: int | None = None
-    """What the client said was heard, after a truncation that was accepted."""
+    """The heard audio in ms, from the last accepted truncation."""
 
     @property
     def sent_ms(self) -> int:
-        """How much audio was sent, in whole ms."""
+        """The audio sent, in whole ms."""
         return len(self.audio) // self.bytes_per_ms
 
     @property
     def held_ms(self) -> int:
-        """How much audio the conversation still holds, in whole ms."""
+        """The audio that the conversation still holds, in whole ms."""
         return self.sent_ms if self.truncated_ms is None else self.truncated_ms
 
 
@@ -62,7 +52,7 @@ class Truncation:
 
 @dataclass(slots=True)
 class ToolCallRecord:
-    """A function call that the model made. `arguments` is the JSON text that was sent."""
+    """A function call of the model's. `arguments` is the JSON text that was sent."""
 
     name: str
     call_id: str
@@ -74,30 +64,29 @@ class ToolCallRecord:
 
 @dataclass(slots=True)
 class McpCallRecord:
-    """A call of a tool of an MCP server, by the model. It has neither `output` nor `error` until it was made."""
+    """A call of an MCP server's tool by the model. `output` and `error` are both None until the call is settled."""
 
     server: str
     name: str
     arguments: str
     approved: bool | None = None
-    """What the client said, if it was asked."""
+    """The client's decision, if it was asked for approval."""
     output: str | None = None
     error: str | None = None
-    """Why it failed, or the reason for which it was refused."""
+    """Why the call failed, or the reason that the client refused it for."""
 
 
 @dataclass(slots=True)
-class CallerTurn:
-    """One committed stretch of the caller's audio. `text` is what the model understood, heard or scripted."""
+class CommittedTurn:
+    """One committed turn of the caller's audio. `text` is what the model understood, from the audio or the script."""
 
     item_id: str
     speech_start_ms: int
     speech_end_ms: int
     started_at: float
-    committed_at: float
     text: str = ""
     audio: bytes = b""
-    """The turn as µ-law, padding and closing silence included."""
+    """The turn as µ-law, with its prefix padding and closing silence."""
 
 
 @dataclass(slots=True)
@@ -106,7 +95,7 @@ class ResponseRecord:
 
     id: str
     by: Literal["vad", "client", "server"]
-    """Who asked for it; `server`: nobody, it tells what came of an MCP server's tool."""
+    """The cause: turn detection, the client, or the `server` itself, which reports an MCP call's outcome."""
     created_at: float
     status: str = "in_progress"
     reason: str | None = None
@@ -115,44 +104,46 @@ class ResponseRecord:
     done_at: float | None = None
     metadata: Mapping[str, str] | None = None
     instructions: str | None = None
-    """Its own, in place of the session's."""
+    """The response's own instructions, in place of the session's."""
     out_of_band: bool = False
-    """It was created with `conversation: "none"`: stored nowhere, and allowed beside another response."""
+    """Created with `conversation: "none"`: not stored in the conversation, and allowed beside another response."""
 
 
 class SessionRecord:
-    """What is remembered of a session, each list in order of time."""
+    """The record of one session; each list is in order of time."""
 
     def __init__(self) -> None:
         self.closed = False
         self.violations: list[str] = []
-        """Rules that the client broke, a line each."""
+        """Rules that the client broke, one line each."""
         self.races: list[str] = []
+        """Refusals without blame: client and server acted at the same time."""
         self.events_in: list[tuple[float, str]] = []
-        """When each event but audio came, and its type."""
+        """The time and type of each event of the client's except audio."""
         self.append_log: list[tuple[float, int]] = []
+        """For each append, its time and the total bytes of input audio by then."""
         self.brought: list[dict[str, Any]] = []
-        """Items that the client added: a replayed history, outputs of tools, wishes."""
+        """Items that the client added: a replayed history, tool outputs, instructions."""
         self.audio_items: list[AudioItem] = []
         self.tool_calls: list[ToolCallRecord] = []
-        """Calls that the model made here; calls of a replayed history are in `brought`."""
+        """Calls that the model made in this session; calls of a replayed history are in `brought`."""
         self.mcp_calls: list[McpCallRecord] = []
-        self.caller_turns: list[CallerTurn] = []
+        self.caller_turns: list[CommittedTurn] = []
         self.responses: list[ResponseRecord] = []
 
     @property
     def said(self) -> list[str]:
-        """The lines that the model began to say, whole even if it was cut."""
+        """The lines that the model began to say, whole even if interrupted."""
         return [item.text for item in self.audio_items]
 
     @property
     def heard(self) -> list[str]:
-        """The caller's turns, as understood or scripted."""
+        """The text of the caller's turns, understood or scripted."""
         return [turn.text for turn in self.caller_turns]
 
     @property
     def told(self) -> list[tuple[str, str]]:
-        """What the client added, as (role or type, text): `("user", "A table, please.")`."""
+        """The items that the client added, as (role or type, text): `("user", "A table, please.")`."""
         return [(str(item.get("role", item["type"])), _words(item)) for item in self.brought]
 
 
@@ -162,78 +153,3 @@ def _words(item: Mapping[str, Any]) -> str:
     if item["type"] == "function_call_output":
         return str(item["output"])
     return " ".join(str(part.get("text", "")) for part in item.get("content", []))
-
-
-@dataclass(frozen=True, slots=True)
-class Faults:
-    """What goes wrong. All of it counts from the opening of each session; the defaults are a healthy server."""
-
-    # the connection
-    refuse_status: int | None = None
-    """Refuse the handshake with this HTTP status (429, 503, ...)."""
-    slow_start_seconds: float = 0
-    """Wait before `session.created`."""
-    no_created: bool = False
-    """Accept the socket and then say nothing at all."""
-    drop_after_seconds: float | None = None
-    """Break the connection off, without a closing handshake unless there is a `drop_code`."""
-    drop_code: int | None = None
-    """Close with this code at `drop_after_s`."""
-    stall_after_seconds: float | None = None
-    """Keep the socket, but send nothing more."""
-    error_events: tuple[tuple[float, Mapping[str, Any]], ...] = ()
-    """`error` objects to send, each after so many seconds."""
-
-    # what it accepts
-    refuse_beta: bool = False
-    """Answer the beta dialect as OpenAI does since May 2026: an error, and close 4000."""
-    refuse_fields: frozenset[str] | set[str] = frozenset()
-    """Session parameters that this server has never heard of, dotted: `audio.input.transcription`."""
-    refuse_models: frozenset[str] | set[str] = frozenset()
-    """Models that do not exist here, of speech (refused after the handshake) or of transcription (refused update)."""
-    shutdown_date: str | None = None
-    """The day, YYYY-MM-DD, on which the models are switched off, as `GET /v1/models/{model}` tells it."""
-
-    # its answers
-    fail_responses: int = 0
-    """The first so many responses end `failed` with a server_error."""
-    rate_limit_resets_seconds: float | None = None
-    """They fail for a rate limit instead, which resets after so many seconds."""
-    silent_response: int = 0
-    """The first so many responses (after the failing ones) end `completed` without any output."""
-    cancel_without_asking: bool = False
-    """Speech cancels the response even if `interrupt_response` is false."""
-    stray_deltas: int = 0
-    """Audio deltas that a cancelled response still sends."""
-    slow_cancel_seconds: float = 0
-    """Time from a cancellation to its `response.done`; the response stays active meanwhile."""
-    overlap_items: bool = False
-    """The end of an audio item is announced only after the first audio of the next, as newer models do."""
-    no_transcription: bool = False
-    """Every input transcription ends `failed`."""
-
-    # the MCP servers that it calls
-    mcp_unreachable: frozenset[str] | set[str] = frozenset()
-    """Labels of servers that cannot be asked for their tools."""
-    mcp_inline: bool = False
-    """Calls run inside their response, and what follows is said without being asked for; see `model_mcp`."""
-
-
-@dataclass(frozen=True, slots=True)
-class Setup:
-    """What all sessions of a server share."""
-
-    script: Script
-    ear: Ear | None
-    make_vad: Callable[[float], Vad]
-    voiced: Callable[..., Coroutine[Any, Any, bytes]]
-    """`voiced(text, audio_format)` renders a line; without a format it only prepares it."""
-    speed: float
-    think_ms: float
-    delta_ms: int
-    session_seconds: float
-    faults: Faults
-    service: Service
-    changed: Callable[[], None]
-    """Called after everything that happened."""
-    watch: Watch | None

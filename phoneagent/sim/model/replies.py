@@ -1,4 +1,4 @@
-"""What the simulated model answers: the script applied to what is new in the conversation."""
+"""The replies of the simulated model: the script, applied to the unanswered items of the conversation."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ _GOODBYE = re.compile(r"\bgood-?bye\b|\bfarewell\b", re.IGNORECASE)
 
 @dataclass(frozen=True, slots=True)
 class PlannedCall:
-    """A function call to make, or one of a tool of an MCP `server`. `then` is said once its output is there.
+    """A function call to make, or a call of an MCP `server`'s tool. `then` is said once the output is there.
 
-    `output` or `error` is what such a server answers.
+    `output` or `error` is the MCP server's answer.
     """
 
     name: str
@@ -32,7 +32,7 @@ class PlannedCall:
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """What one response says (an audio item each) and calls."""
+    """The lines of one response (an audio item each), and its calls."""
 
     say: tuple[str, ...] = ()
     calls: tuple[PlannedCall, ...] = ()
@@ -40,11 +40,11 @@ class Reply:
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """What a response has to answer.
+    """The input of one reply.
 
-    `news` are the unanswered items of system, user and tools, in order; `heard` says what was understood of the user's
-    audio, by item id. `instructions` are the response's own. `hosted` are the tools of MCP servers, as (label, name).
-    `beginning`: nobody has said anything yet.
+    `news` are the unanswered items of system, user and tools, in order. `heard` is the text of the user's audio, by
+    item id. `instructions` are the response's own. `hosted` are the tools of MCP servers, as (label, name).
+    `beginning`: the conversation has no message of user or assistant yet.
     """
 
     news: Sequence[Json]
@@ -57,9 +57,9 @@ class Question:
 
 
 class Replies:
-    """One session's memory of the script: which turn is next, and what follows which call.
+    """One session's position in the script: the next turn, and the lines that follow each call.
 
-    `hears` says whether the caller's audio is really understood; otherwise its n-th turn takes the script's n-th.
+    With `hears`, the caller's audio is really understood; without it, the caller's n-th turn takes the script's n-th.
     """
 
     def __init__(self, script: Script, *, hears: bool) -> None:
@@ -74,7 +74,7 @@ class Replies:
         self._pending: set[str] = set()
 
     def turn_began(self, item_id: str) -> str:
-        """Note the caller's next turn and return its line, known only when hearing is scripted."""
+        """Record the caller's next turn. Returns its line, known only when hearing is scripted."""
         self._replaying = False
         number = self._scripted[item_id] = self._turns
         self._turns += 1
@@ -82,10 +82,10 @@ class Replies:
         return turn.caller if turn and not self._hears else ""
 
     def recall(self, item: Json) -> None:
-        """Learn of an item that the client brought: a part of a conversation that began in another session.
+        """Take in an item that the client added: part of a conversation that began in another session.
 
-        As long as nothing was said here, a message of the user counts as one of the script's turns if it is the line
-        of that turn, or if it was answered elsewhere; so a scripted conversation goes on where it was.
+        Until something is said in this session, a message of the user counts as one of the script's turns if it is the
+        line of that turn, or if the assistant answered it. So a scripted conversation continues where it was.
         """
         if item["type"] == "function_call":
             self.called(item["call_id"], PlannedCall(item["name"], item["arguments"], self._then_of(item["name"])))
@@ -107,29 +107,29 @@ class Replies:
         return next((turn.then for turn in self._script.turns for call in turn.calls if call.name == name), ())
 
     def idled(self, item_id: str) -> None:
-        """Note that this item stands for a caller who said nothing."""
+        """Record that this item stands for a caller's silence."""
         self._idle.add(item_id)
 
     def called(self, call_id: str, call: PlannedCall) -> None:
-        """Note a call that was made; that of an MCP server goes by its item's id."""
+        """Record a call by its `call_id`; an MCP server's call goes by its item's id."""
         self._then[call_id] = call.then
         self._pending.add(call_id)
 
     def returned(self, call_id: str) -> None:
-        """Note that the output of a call is there."""
+        """Record that a call has its output."""
         self._pending.discard(call_id)
 
     def answer(self, question: Question) -> Reply:
-        """Return the reply; it never calls a tool that the session lacks or that `tool_choice` forbids."""
+        """Return the reply. It never calls a tool that the session lacks or that `tool_choice` forbids."""
         self._replaying = False
-        reply = self._asked_for(question) or self._reply(question)
+        reply = self._requested(question) or self._reply(question)
         return self._with_choice(reply, question)
 
-    def _asked_for(self, question: Question) -> Reply | None:
-        """Return what was asked for word by word, or a goodbye."""
+    def _requested(self, question: Question) -> Reply | None:
+        """Return the reply that instructions ask for: words in quotes, or a goodbye."""
         newest = question.news[-1] if question.news else None
-        wish = newest if newest is not None and newest.get("role") == "system" else None
-        for text in (question.instructions or "", _text(wish) if wish else ""):
+        system = newest if newest is not None and newest.get("role") == "system" else None
+        for text in (question.instructions or "", _text(system) if system else ""):
             if quoted := _QUOTED.findall(text):
                 return Reply(("".join(quoted[-1]),))
             if _GOODBYE.search(text):
@@ -138,10 +138,10 @@ class Replies:
 
     def _reply(self, question: Question) -> Reply:
         outputs = [item for item in question.news if item["type"] in ("function_call_output", "mcp_call")]
-        asked = [item for item in question.news if item.get("role") == "user"]
+        from_user = [item for item in question.news if item.get("role") == "user"]
         say = self._after(outputs) if outputs else ()
-        if asked:
-            turn = self._to_user(asked[-1], question)
+        if from_user:
+            turn = self._to_user(from_user[-1], question)
             return Reply((*say, *turn.say), turn.calls)
         if say:
             return Reply(say)
@@ -165,7 +165,7 @@ class Replies:
         return Reply(turn.say or (() if calls else (self._script.default,)), calls)
 
     def _after(self, outputs: Sequence[Json]) -> tuple[str, ...]:
-        """Return what follows the outputs: the line of the calls' turn, once, with all that they returned."""
+        """Return the `then` lines of the calls' turn, once, filled with all outputs."""
         returned = " ".join(map(_outcome, outputs))
         keys = (item["id"] if item["type"] == "mcp_call" else item["call_id"] for item in outputs)
         lines = next((then for key in keys if (then := self._then.get(key))), ("{output}",))
@@ -184,7 +184,7 @@ class Replies:
         return Reply(reply.say, (*reply.calls, PlannedCall(name, "{}")))
 
     def _with_server(self, reply: Reply, choice: Json, question: Question) -> Reply:
-        """Return the reply with a call of the MCP server that was chosen, as the script has it."""
+        """Return the reply with the script's call of the MCP server that `tool_choice` names."""
         for turn in self._script.turns:
             for call in turn.calls:
                 chosen = call.server == choice["server_label"] and choice.get("name") in (None, call.name)
@@ -210,12 +210,12 @@ def _offers(question: Question, call: ScriptedCall) -> bool:
 
 
 def _outcome(item: Json) -> str:
-    """Return what came of a call, as one would say it."""
+    """Return the outcome of a call in words to say."""
     return str(item["error"]["message"]) if item.get("error") else _spoken(item["output"])
 
 
 def _spoken(output: str) -> str:
-    """Return a tool's output as one would say it: a JSON string without its quotes."""
+    """Return a tool's output in words to say: a JSON string without its quotes."""
     try:
         value = json.loads(output)
     except ValueError:

@@ -6,18 +6,17 @@ import asyncio
 import logging
 import re
 import time
-from typing import TYPE_CHECKING, Any, Literal
+from collections.abc import Callable
+from typing import Any, Literal
 
 from phoneagent.sim.model.audio import bytes_per_ms
 from phoneagent.sim.model.config import Json
 from phoneagent.sim.model.events import encode_audio
+from phoneagent.sim.model.mcp import HostedCall, McpServers
 from phoneagent.sim.model.records import AudioItem, ResponseRecord, ToolCallRecord
 from phoneagent.sim.model.replies import PlannedCall, Question, Reply
+from phoneagent.sim.model.state import SessionState
 from phoneagent.sim.model.usage import MODEL_TOKEN_MS, input_tokens, usage
-
-if TYPE_CHECKING:
-    from phoneagent.sim.model.mcp import HostedCall
-    from phoneagent.sim.model.session import ModelSession
 
 log = logging.getLogger(__name__)
 
@@ -32,11 +31,11 @@ _SERVER_ERROR = {
     "message": "The server had an error while processing your request.",
 }
 _TRANSCRIPT_LEAD = 1.5
-"""The transcript of an item is sent so many times faster than its audio."""
+"""How much faster an item's transcript is sent than its audio."""
 
 
-class Utterance:
-    """One message item while it is being said, or written if the response is text."""
+class OutputMessage:
+    """One message item while it is being sent, as speech or, if the response is text, in writing."""
 
     def __init__(self, response: Response, text: str, audio: bytes | None) -> None:
         self._response = response
@@ -63,15 +62,15 @@ class Utterance:
         return self._deltas_sent == len(self._deltas)
 
     def begin(self) -> None:
-        """Announce the item and its only part."""
+        """Announce the item and its only content part."""
         self._response.open_item(self.item)
         if self._spoken:
-            self._response.session.spoke(self.record, stored=not self._response.record.out_of_band)
+            self._response.store(self.record)
         part = {"type": "audio", "transcript": ""} if self._spoken else {"type": "text", "text": ""}
         self._emit("response.content_part.added", part=part)
 
     def send(self) -> None:
-        """Send the next piece of audio, and as many words of the transcript as are due by then."""
+        """Send the next piece of audio, and the words of the transcript that are due by then."""
         self._deltas_sent += 1
         share = min(1.0, _TRANSCRIPT_LEAD * self._deltas_sent / len(self._deltas))
         due = len(self._words) if self.complete else round(share * len(self._words))
@@ -86,10 +85,10 @@ class Utterance:
             now = time.monotonic()
             self.record.audio += audio
             self.record.delta_log.append((now, len(self.record.audio)))
-            self._response.heard_first(now)
+            self._response.audio_sent(now)
 
     def end(self, status: str) -> None:
-        """Announce the end of the part and of the item."""
+        """Announce the end of the content part and of the item."""
         self.record.interrupted = status != "completed" and not self.complete
         text = "".join(self._words[: self._words_sent])
         if self._spoken:
@@ -103,7 +102,7 @@ class Utterance:
         self._response.close_item(self.item, status)
 
     def _fill_content(self) -> None:
-        # The item has at most what was said; after a truncation it has no transcript and gets none back.
+        # The item holds no more than was said. A truncation removed its transcript, so it must not come back.
         if self.record.truncated_ms is None:
             text = "".join(self._words[: self._words_sent])
             spoken, written = {"type": "output_audio", "transcript": text}, {"type": "output_text", "text": text}
@@ -114,12 +113,25 @@ class Utterance:
 
 
 class Response:
-    """A response that is being generated. `params` is a checked `response` of a `response.create`."""
+    """A response that is being generated.
 
-    def __init__(self, session: ModelSession, params: Json, by: Literal["vad", "client", "server"]) -> None:
+    `params` is the checked `response` of a `response.create`. `ended(response, remaining_ms)` is called at its end;
+    `remaining_ms` is how long its audio will still play.
+    """
+
+    def __init__(
+        self,
+        session: SessionState,
+        mcp: McpServers,
+        params: Json,
+        by: Literal["vad", "client", "server"],
+        ended: Callable[[Response, int], None],
+    ) -> None:
         wanted: Json = {**session.session, **params}
         output: Json = {**session.session["audio"]["output"], **params.get("audio", {}).get("output", {})}
         self.session = session
+        self._mcp = mcp
+        self._ended = ended
         self.format: Json = output["format"]
         self.voice = output["voice"]
         self.bytes_per_ms = bytes_per_ms(self.format)
@@ -127,12 +139,12 @@ class Response:
         self.modalities: list[str] = wanted["output_modalities"]
         self.max_tokens: int | Literal["inf"] = wanted["max_output_tokens"]
         self.output: list[Json] = []
-        self.afterwards: list[HostedCall] = []
-        """Calls of MCP servers that run when it is over."""
+        self.after_end: list[HostedCall] = []
+        """Calls of MCP servers that run when the response is over."""
         self._params, self._wanted = params, wanted
-        self._open: list[Utterance] = []
+        self._open: list[OutputMessage] = []
         self._cancelling = False
-        self._fault = session.next_fault()
+        self._fault = _next_fault(session)
         self._due = 0.0
         self._details: Json | None = None
         out_of_band = params.get("conversation") == "none"
@@ -155,7 +167,7 @@ class Response:
         self._task = session.spawn(self._run())
 
     def as_json(self, usage: Json | None = None) -> Json:
-        """Return the response object as it stands."""
+        """Return the response object in its current state."""
         record = self.record
         return {
             "object": "realtime.response",
@@ -171,7 +183,7 @@ class Response:
             "metadata": record.metadata,
         }
 
-    # -- used by its utterances --
+    # -- used by its messages and calls --
 
     def emit(self, kind: str, *, item: Json, **fields: Any) -> None:
         """Send an event about one of this response's items."""
@@ -179,7 +191,7 @@ class Response:
         self.session.emit(kind, **about, **fields)
 
     def index(self, item: Json) -> int:
-        """Return the place of one of this response's items."""
+        """Return the index of one of this response's items."""
         return next(at for at, other in enumerate(self.output) if other is item)
 
     def open_item(self, item: Json) -> None:
@@ -198,20 +210,26 @@ class Response:
             self.session.conversation.finish(item)
 
     def end_output(self, item: Json) -> None:
-        """Announce that this response has nothing more of an item; in the conversation it may still change."""
+        """Announce that this response is done with an item. In the conversation the item may still change."""
         about = {"response_id": self.record.id, "output_index": self.index(item)}
         self.session.emit("response.output_item.done", **about, item=item)
 
-    def heard_first(self, now: float) -> None:
-        """Note when audio was sent; only the first time counts."""
+    def store(self, audio_item: AudioItem) -> None:
+        """Record an audio item that begins. In the conversation, unless out of band, it can be truncated."""
+        self.session.audio_items.append(audio_item)
+        if not self.record.out_of_band:
+            self.session.conversation.spoken[audio_item.item_id] = audio_item
+
+    def audio_sent(self, now: float) -> None:
+        """Record when audio was first sent."""
         if self.record.first_audio_at is None:
             self.record.first_audio_at = now
 
-    # -- its life --
+    # -- from start to end --
 
     async def _run(self) -> None:
         try:
-            reply = Reply() if self._fault else await self._think()
+            reply = Reply() if self._fault else await self._reply()
             await asyncio.sleep(
                 max(0.0, self.record.created_at + self.session.setup.think_ms / 1000 - time.monotonic())
             )
@@ -228,11 +246,11 @@ class Response:
                 if call.server is None:
                     self._call(call)
                 else:
-                    await self.session.mcp.call(self, call)
+                    await self._mcp.call(self, call)
             self._finish("completed", None)
-            for hosted in self.afterwards:
-                self.session.spawn(self.session.mcp.run(hosted))
-        except Exception:  # a voice or an ear of the user's own may raise anything
+            for hosted in self.after_end:
+                self.session.spawn(self._mcp.run(hosted))
+        except Exception:  # a user's own voice or ear may raise anything
             log.exception("the simulated model could not finish a response")
             self._end_open("incomplete")
             self._finish("failed", {"type": "failed", "error": _SERVER_ERROR})
@@ -243,8 +261,8 @@ class Response:
             return _RATE_LIMIT
         return {**_RATE_LIMIT, "remaining": 0, "reset_seconds": resets_seconds}
 
-    async def _think(self) -> Reply:
-        """Understand what was said, decide on the answer and prepare its first words."""
+    async def _reply(self) -> Reply:
+        """Wait until the caller is understood, choose the reply and render its first line."""
         session, wanted = self.session, self._wanted
         heard = await session.understood([item["id"] for item in self._news])
         question = Question(
@@ -252,33 +270,34 @@ class Response:
             heard=heard,
             instructions=self._params.get("instructions"),
             tools={tool["name"] for tool in wanted["tools"] if tool["type"] == "function"},
-            hosted=set() if self.record.out_of_band else session.mcp.offered(wanted["tools"]),
+            hosted=set() if self.record.out_of_band else self._mcp.offered(wanted["tools"]),
             tool_choice=wanted["tool_choice"],
-            beginning=not any(item.get("role") in ("user", "assistant") for item in session.items),
+            beginning=not any(item.get("role") in ("user", "assistant") for item in session.conversation.items),
         )
-        reply = session.mind.answer(question)
+        reply = session.replies.answer(question)
         if reply.say and self.modalities == ["audio"]:
             await session.setup.voiced(reply.say[0])
         return reply
 
     async def _say(self, text: str, *, last: bool) -> bool:
-        """Say one item at the server's speed. Returns False if the tokens were used up on the way."""
+        """Send one item at the server's speed. Returns False if the token limit cut it."""
         audio, enough = await self._voiced(text)
-        utterance = Utterance(self, text, audio)
-        utterance.begin()
-        self._open.append(utterance)
-        while not utterance.complete:
+        message = OutputMessage(self, text, audio)
+        message.begin()
+        self._open.append(message)
+        while not message.complete:
             await asyncio.sleep(max(0.0, self._due - time.monotonic()))
-            utterance.send()
+            message.send()
             self._due += self.session.setup.delta_ms / 1000 / self.session.setup.speed
             if len(self._open) > 1:
+                # `overlap_items` left the item before open until this one's first audio.
                 self._open.pop(0).end("completed")
         if last or not self.session.setup.faults.overlap_items:
             self._end_open("completed" if enough else "incomplete")
         return enough
 
     async def _voiced(self, text: str) -> tuple[bytes | None, bool]:
-        """Return the audio of a line (None if the response is text), and whether the tokens sufficed for it."""
+        """Return a line's audio (None if the response is text), and whether it fits into the token limit."""
         if self.modalities != ["audio"]:
             return None, True
         audio = await self.session.setup.voiced(text, self.format)
@@ -306,11 +325,11 @@ class Response:
         item["arguments"] = call.arguments
         self.emit(f"{kind}.done", item=item, call_id=call_id, name=call.name, arguments=call.arguments)
         session.tool_calls.append(ToolCallRecord(call.name, call_id, call.arguments, time.monotonic()))
-        session.mind.called(call_id, call)
+        session.replies.called(call_id, call)
         self.close_item(item, "completed")
 
     def cancel(self, reason: Literal["turn_detected", "client_cancelled"]) -> None:
-        """Stop generating. The end is announced at once, or after the delay that was asked for as a fault."""
+        """Stop generating. The end is announced at once, or after the delay of `Faults.slow_cancel_seconds`."""
         if self._cancelling or self.record.status != "in_progress":
             return
         self._cancelling = True
@@ -320,22 +339,22 @@ class Response:
             if self._open and not self._open[-1].complete:
                 self._open[-1].send()
         if faults.slow_cancel_seconds:
-            self.session.spawn(self._cancelled(reason, faults.slow_cancel_seconds))
+            self.session.spawn(self._end_cancelled_later(reason, faults.slow_cancel_seconds))
         else:
-            self._wind_up(reason)
+            self._end_cancelled(reason)
 
-    async def _cancelled(self, reason: str, after_seconds: float) -> None:
+    async def _end_cancelled_later(self, reason: str, after_seconds: float) -> None:
         await asyncio.sleep(after_seconds)
-        self._wind_up(reason)
+        self._end_cancelled(reason)
 
-    def _wind_up(self, reason: str) -> None:
+    def _end_cancelled(self, reason: str) -> None:
         self._end_open("incomplete")
         self.record.reason = reason
         self._finish("cancelled", {"type": "cancelled", "reason": reason})
 
     def _end_open(self, status: str) -> None:
-        for utterance in self._open:
-            utterance.end("completed" if utterance.complete and utterance is not self._open[-1] else status)
+        for message in self._open:
+            message.end("completed" if message.complete and message is not self._open[-1] else status)
         self._open.clear()
 
     def _finish(self, status: str, details: Json | None) -> None:
@@ -349,10 +368,18 @@ class Response:
         session.tokens_read = figures["input_tokens"]
         session.emit("response.done", response=self.as_json(figures))
         played_from = record.first_audio_at or record.done_at
-        session.response_ended(self, remaining_ms=max(0, audio_ms - round((record.done_at - played_from) * 1000)))
+        self._ended(self, max(0, audio_ms - round((record.done_at - played_from) * 1000)))
 
     def _audio_bytes(self) -> int:
         return sum(len(item.audio) for item in self.session.audio_items if item.response_id == self.record.id)
+
+
+def _next_fault(session: SessionState) -> Literal["fail", "silent"] | None:
+    """Return the fault of the response that begins now."""
+    number, faults = len(session.responses), session.setup.faults
+    if number < faults.fail_responses:
+        return "fail"
+    return "silent" if number < faults.fail_responses + faults.silent_response else None
 
 
 _RATE_LIMIT = {"name": "tokens", "limit": 40_000, "remaining": 35_000, "reset_seconds": 7.5}

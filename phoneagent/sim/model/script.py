@@ -1,39 +1,39 @@
-"""What the simulated model says: a small TOML file of turns.
+"""The script of the simulated model: a small TOML file of turns.
 
-    default = "Sorry, could you say that again?"   # nothing matched, or the turns are used up
-    greeting = "Hello! How can I help you?"        # asked to speak first
-    goodbye = "Goodbye!"                           # asked for a goodbye
+    default = "Sorry, could you say that again?"   # no turn matched, or the turns are used up
+    greeting = "Hello! How can I help you?"        # the model speaks first
+    goodbye = "Goodbye!"                           # the model is asked for a goodbye
     idle = "Are you still there?"                  # the caller said nothing for `idle_timeout_ms`
-    filler = "One moment, please."                 # asked to speak while a tool runs
+    filler = "One moment, please."                 # the model speaks while a tool runs
 
     [[turn]]
-    heard = "table|book"                           # a regular expression, searched in what was heard; case is ignored
-    caller = "Hello, a table for four, please."    # what the caller said, when hearing is scripted
+    heard = "table|book"                           # a regular expression for the caller's words; case is ignored
+    caller = "Hello, a table for four, please."    # the caller's words, when hearing is scripted
     say = "Of course. For what time?"              # or a list: one audio item each
 
     [[turn]]
     heard = "half past seven"
     caller = "Half past seven."
-    say = "Let me see."                            # spoken before the call, in the same response; may be left out
+    say = "Let me see."                            # spoken before the call, in the same response; optional
     call = "book_table"                            # a function call, if the session has that tool
     arguments = { guests = 4, time = "19:30" }
-    then = "Done. {output}"                        # spoken once the output is there; {output} is what the tool returned
+    then = "Done. {output}"                        # spoken once the output is there; {output} is the tool's output
 
     [[turn]]
     heard = "parcel"
     caller = "Where is my parcel?"
     call = "track"                                 # a tool of an MCP server, if the session has that server
     server = "shop"                                # its server_label
-    output = "It left on Monday."                  # what the server answers; or `error`, why it does not
+    output = "It left on Monday."                  # the server's answer; or `error`, why it fails
     then = "{output}"
 
-Several calls in one response: `calls = [{ name = "...", arguments = {} }, ...]`, with `server` and so on likewise.
+Several calls in one response: `calls = [{ name = "...", arguments = {} }, ...]`; `server` and its keys work there too.
 
-With an ear, and always for text, the first turn whose `heard` matches is taken, however often. Without an ear hearing
-is *scripted*: the caller's n-th turn takes the n-th `[[turn]]`, whatever was said, and its transcript is `caller`.
-A conversation that began in another session and is brought along as items goes on after the turns that it holds.
+With an ear, and always for text, the first turn whose `heard` matches is taken, as often as it matches. Without an ear,
+hearing is *scripted*: the caller's n-th turn takes the n-th `[[turn]]`, whatever the caller said, and its transcript is
+`caller`. If the client adds the items of an earlier session's conversation, the script continues after their turns.
 
-Keys of a turn: heard, caller, say, call, arguments, server, output, error, calls, then. An unknown key is refused.
+Keys of a turn: heard, caller, say, call, arguments, server, output, error, calls, then. Unknown keys are refused.
 """
 
 from __future__ import annotations
@@ -47,15 +47,15 @@ from typing import Any
 
 from phoneagent.errors import DefinitionError
 
-LONGEST_SCRIPT_BYTES = 1 << 20
-"""A script file is smaller than this."""
+MAX_SCRIPT_BYTES = 1 << 20
+"""The maximum size of a script file."""
 
 
 @dataclass(frozen=True, slots=True)
 class ScriptedCall:
-    """A function call that a turn makes; with a `server`, the call of a tool of that MCP server.
+    """A function call of a turn; with a `server`, a call of that MCP server's tool.
 
-    Such a server answers with the `output`, or fails with the `error`.
+    The MCP server answers with the `output`, or fails with the `error`.
     """
 
     name: str
@@ -67,7 +67,7 @@ class ScriptedCall:
 
 @dataclass(frozen=True, slots=True)
 class ScriptedTurn:
-    """One answer: what it answers (`heard`), and what is said and called. `caller` is the line of scripted hearing."""
+    """One answer: the words that trigger it (`heard`), its lines and its calls. `caller` is for scripted hearing."""
 
     heard: re.Pattern[str] | None = None
     caller: str = ""
@@ -78,7 +78,7 @@ class ScriptedTurn:
 
 @dataclass(frozen=True, slots=True)
 class Script:
-    """Everything that the model can say. The module's documentation describes the file that it is read from."""
+    """Everything that the model can say. The module's documentation describes the file format."""
 
     turns: tuple[ScriptedTurn, ...] = ()
     default: str = "Sorry, could you say that again?"
@@ -92,16 +92,16 @@ class Script:
         """Read a script file. Raises `DefinitionError` if it cannot be read or understood."""
         try:
             data = Path(path).read_bytes()
-            text = data[: LONGEST_SCRIPT_BYTES + 1].decode()
+            text = data[: MAX_SCRIPT_BYTES + 1].decode()
         except (OSError, UnicodeDecodeError) as error:
             raise DefinitionError(f"the script {path} cannot be read: {error}; name a TOML file") from error
-        if len(data) > LONGEST_SCRIPT_BYTES:
-            raise DefinitionError(f"the script {path} has {len(data)} bytes; keep it below {LONGEST_SCRIPT_BYTES}")
+        if len(data) > MAX_SCRIPT_BYTES:
+            raise DefinitionError(f"the script {path} has {len(data)} bytes; keep it below {MAX_SCRIPT_BYTES}")
         return cls.parse(text, source=str(path))
 
     @classmethod
     def parse(cls, text: str, *, source: str = "script") -> Script:
-        """Read a script from its text; `source` is named in errors. Raises `DefinitionError`."""
+        """Read a script from its text. Errors name the `source`. Raises `DefinitionError`."""
         try:
             document = tomllib.loads(text)
         except tomllib.TOMLDecodeError as error:
@@ -118,12 +118,12 @@ class Script:
 
     @classmethod
     def of(cls, script: Script | str | Path | None) -> Script:
-        """Return a script given as itself, as TOML text, as the path of a file, or (None) the built-in one."""
+        """Return the script given as a `Script`, as TOML text or as the path of a file; None is the built-in one."""
         if script is None:
             return cls.parse(BUILT_IN, source="the built-in script")
         if isinstance(script, Script):
             return script
-        # A path has no line break and no TOML file of one line is without an equals sign.
+        # A path has no line break, and TOML of one line needs an equals sign.
         if isinstance(script, str) and ("\n" in script or "=" in script):
             return cls.parse(script)
         return cls.load(script)
@@ -231,4 +231,4 @@ caller = "That is all. Thank you, goodbye."
 say = "Thank you for calling. Goodbye!"
 call = "hang_up"
 """
-"""The script of a model that was given none: enough to chat with."""
+"""The default script: enough for small talk."""

@@ -1,15 +1,15 @@
-"""A Realtime server of one's own: offline, strict, and with a script instead of a mind.
+"""A simulated Realtime server: offline, strict, and scripted.
 
     async with Model("restaurant.toml") as model:
         ...  # connect any Realtime client to model.url, or set base_url of the official SDK to it
         assert model.violations == []
 
-It speaks the protocol as the real server does, refuses what that refuses, in its words, and remembers everything:
-`model.sessions` holds one `ModelSession` per connection, with what was said, heard, called and truncated.
+It speaks the real server's protocol, refuses the same mistakes in the same words, and records everything:
+`model.sessions` holds one `SimulatedSession` per connection, with all that was said, heard, called and truncated.
 
-It does not do what no telephone call needs: WebRTC, transcription sessions and images. It accepts noise reduction, the
-speed of the voice, prompts and truncation settings, and they change nothing. MCP servers that a session names answer
-what the script says; nothing is connected to.
+WebRTC, transcription sessions and images are left out, because telephone calls do not use them. It accepts noise
+reduction, the speed of the voice, prompts and truncation settings, without any effect. MCP servers answer from the
+script; no connection to them is made.
 """
 
 from __future__ import annotations
@@ -21,46 +21,44 @@ from collections import OrderedDict
 from collections.abc import Callable
 from http import HTTPStatus
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
-from websockets.asyncio.server import Server, ServerConnection, serve
+from websockets.asyncio.server import ServerConnection
 from websockets.datastructures import Headers
 from websockets.http11 import Request, Response
 
 from phoneagent.sim.model.audio import from_ulaw
 from phoneagent.sim.model.config import Json
-from phoneagent.sim.model.events import MAX_APPEND_BYTES
-from phoneagent.sim.model.records import Faults, Setup, Watch
+from phoneagent.sim.model.loopback import LoopbackServer
 from phoneagent.sim.model.script import Script
 from phoneagent.sim.model.service import ANY, Service, rules_broken
-from phoneagent.sim.model.session import ModelSession
+from phoneagent.sim.model.session import SimulatedSession, Watch
+from phoneagent.sim.model.setup import Faults, Setup
 from phoneagent.sim.model.vad import Vad, default_vad
 from phoneagent.sim.speech import Ear, Murmur, Voice
 
 DEFAULT_MODEL = "gpt-realtime-2.1"
-MAX_MESSAGE_BYTES = MAX_APPEND_BYTES * 4 // 3 + (1 << 20)
-KEPT_SESSIONS = 1000
-"""Sessions that are remembered; the oldest is forgotten first."""
+MAX_SESSIONS = 1000
+"""Sessions whose records are kept; the oldest is dropped first."""
 
 HEALTHY = Faults()
-RENDERED_LINES = 200
-"""Lines of speech kept for the next session that says the same."""
+MAX_RENDERED_LINES = 200
+"""Rendered lines of speech that are kept for later sessions."""
 
 
-class Model:
+class Model(LoopbackServer):
     """The simulated server, on 127.0.0.1 while the context is entered.
 
-    `script`: what it says: a `Script`, TOML text or the path of a file; by default a built-in small talk.
+    `script`: the model's lines, as a `Script`, TOML text or the path of a file; by default built-in small talk.
     `port`: 0 takes a free one. `voice` speaks (default `Murmur`), `ear` understands the caller (without one, hearing
     is scripted), `vad` makes a detector for each session (default: the best installed, at the session's threshold).
 
-    `speed`: audio is delivered so many times faster than real time, in deltas of `delta_ms`.
-    `think_ms`: from `response.created` to the first delta. `session_seconds`: the life of a session.
-    `api_key`: what a client must present, where its `service` wants it; None lets everybody in.
-    `service`: whose door it has, one of `phoneagent.sim.model.service`; by default one that takes clients of all.
-    `watch(session, "in" | "out", event)` sees all events but audio. `faults`: what goes wrong.
+    `speed`: how much faster than real time audio is delivered, in deltas of `delta_ms`.
+    `think_ms`: the time from `response.created` to the first delta. `session_seconds`: the maximum session duration.
+    `api_key`: the key that a client must present where its `service` expects one; None accepts every client.
+    `service`: the provider to imitate, from `phoneagent.sim.model.service`; by default one that accepts all clients.
+    `watch(session, "in" | "out", event)` sees all events but audio. `faults`: the faults to simulate.
     """
 
     def __init__(
@@ -82,17 +80,21 @@ class Model:
     ) -> None:
         if speed <= 0 or delta_ms < 10:
             raise ValueError(f"speed {speed} must be above 0 and delta_ms {delta_ms} at least 10")
-        self.sessions: list[ModelSession] = []
+        super().__init__(
+            not_running="the simulated model does not run; enter it first: async with Model() as model",
+            port=port,
+            select_subprotocol=lambda _connection, offered: "realtime" if "realtime" in offered else None,
+        )
+        self.sessions: list[SimulatedSession] = []
         self.refusals: list[str] = []
-        """Handshakes that were refused, a line each."""
+        """Handshakes that were refused, one line each."""
         self._violations: list[str] = []
         self._voice: Voice = Murmur() if voice is None else voice
         self._rendered: OrderedDict[str, bytes] = OrderedDict()
         self._changed = asyncio.Event()
-        self._port = port
         self._api_key = api_key
         self._service = service
-        self._server: Server | None = None
+        self._watch = watch
         self._setup = Setup(
             script=Script.of(script),
             ear=ear,
@@ -105,15 +107,12 @@ class Model:
             faults=faults,
             service=service,
             changed=self._changed.set,
-            watch=watch,
         )
 
     @property
     def url(self) -> str:
-        """Where to connect: `ws://127.0.0.1:PORT/v1/realtime`. Only while the server runs."""
-        if self._server is None:
-            raise RuntimeError("the simulated model does not run; enter it first: async with Model() as model")
-        return f"ws://127.0.0.1:{self._server.sockets[0].getsockname()[1]}{self._service.path}"
+        """The address to connect to: `ws://127.0.0.1:PORT/v1/realtime`. Only while the server runs."""
+        return self.origin + self._service.path
 
     @property
     def violations(self) -> list[str]:
@@ -122,31 +121,11 @@ class Model:
 
     @property
     def races(self) -> list[str]:
-        """Refusals that nobody is to blame for: client and server acted at the same time."""
+        """Refusals without blame: client and server acted at the same time."""
         return [race for session in self.sessions for race in session.races]
 
-    async def __aenter__(self) -> Self:
-        self._server = await serve(
-            self._serve,
-            "127.0.0.1",
-            self._port,
-            process_request=self._admit,
-            select_subprotocol=lambda _connection, offered: "realtime" if "realtime" in offered else None,  # type: ignore[arg-type, return-value]
-            compression=None,
-            max_size=MAX_MESSAGE_BYTES,
-        )
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        assert self._server is not None
-        self._server.close()
-        await self._server.wait_closed()
-        self._server = None
-
     async def wait_for(self, condition: Callable[[], Any], timeout: float = 10) -> None:
-        """Wait until `condition()` is true; it is looked at whenever something happened in a session.
+        """Wait until `condition()` is true. It is checked after every event of every session.
 
         Raises `TimeoutError` after `timeout` seconds.
         """
@@ -163,8 +142,8 @@ class Model:
         if (status := self._setup.faults.refuse_status) is not None:
             return self._refuse(status, "server_error", "The server refuses connections, as it was told to.")
         unknown = self._service.named(url) in self._setup.faults.refuse_models
-        if (turned := self._service.turned_away(url, request.headers, self._api_key, unknown)) is not None:
-            return self._refuse(turned.status, turned.code, turned.message)
+        if (refusal := self._service.refusal(url, request.headers, self._api_key, unknown)) is not None:
+            return self._refuse(refusal.status, refusal.code, refusal.message)
         described = self._service.described(url.path)
         return None if described is None else self._describe(described)
 
@@ -185,24 +164,25 @@ class Model:
         target, headers = connection.request.path, connection.request.headers
         url = urlsplit(target)
         self._violations += rules_broken(self._service, target, headers)
-        session = ModelSession(
+        session = SimulatedSession(
             connection,
             self._setup,
             model=self._service.named(url) or DEFAULT_MODEL,
             dialect=self._service.dialect(url, headers),
             query=dict(parse_qsl(url.query)),
+            watch=self._watch,
         )
         self.sessions.append(session)
-        del self.sessions[:-KEPT_SESSIONS]
+        del self.sessions[:-MAX_SESSIONS]
         self._changed.set()
         await session.serve()
 
     async def _voiced(self, text: str, audio_format: Json | None = None) -> bytes:
-        """Return `text` as speech in a session's format. Rendering may be slow, so a thread does it."""
+        """Return `text` as speech in a session's format. Rendering may be slow, so it runs in a thread."""
         ulaw = self._rendered.get(text)
         if ulaw is None:
             ulaw = self._rendered[text] = await asyncio.to_thread(self._voice.render, text)
-            while len(self._rendered) > RENDERED_LINES:
+            while len(self._rendered) > MAX_RENDERED_LINES:
                 self._rendered.popitem(last=False)
         return ulaw if audio_format is None else from_ulaw(ulaw, audio_format)
 
@@ -213,4 +193,4 @@ def _json(status: int, content: Json) -> Response:
     return Response(status, HTTPStatus(status).phrase, headers, body)
 
 
-__all__ = ["Faults", "Model", "ModelSession", "Script"]
+__all__ = ["Faults", "Model", "Script", "SimulatedSession"]

@@ -1,4 +1,4 @@
-"""Understanding the caller: each committed turn goes to the ear, and its words back to whoever wants a transcript."""
+"""Transcription of the caller: each committed turn goes to the ear, and its words into record and transcript."""
 
 from __future__ import annotations
 
@@ -9,21 +9,25 @@ from typing import Any
 
 from phoneagent.protocol.audio import SAMPLE_RATE
 from phoneagent.sim.model.config import Json
-from phoneagent.sim.model.records import CallerTurn, Setup
+from phoneagent.sim.model.records import CommittedTurn
+from phoneagent.sim.model.setup import Setup
 
 log = logging.getLogger(__name__)
 
-EAR_LIMIT_S = 8.0
-"""An ear that takes longer has understood nothing."""
+MAX_EAR_SECONDS = 8.0
+"""The maximum time for one turn; a slower ear counts as having understood nothing."""
 
-_PAID_BY_LENGTH = frozenset({"gpt-transcribe", "gpt-live-transcribe", "gpt-realtime-whisper", "whisper-1"})
-"""Recognisers that report seconds; the others report tokens."""
+_BILLED_BY_SECONDS = frozenset({"gpt-transcribe", "gpt-live-transcribe", "gpt-realtime-whisper", "whisper-1"})
+"""Transcription models that report seconds; the others report tokens."""
 
 _EVENT = "conversation.item.input_audio_transcription"
 
 
 class Transcriber:
-    """The ear of one session, or its script: `emit` sends an event, `spawn` runs work for as long as the session."""
+    """Understands the turns of one session, by its ear or by the script.
+
+    `emit` sends an event, `spawn` runs work until the session ends.
+    """
 
     def __init__(
         self,
@@ -36,28 +40,28 @@ class Transcriber:
         self._spawn = spawn
         self._tasks: dict[str, asyncio.Task[None]] = {}
 
-    def hear(self, turn: CallerTurn, item: Json, transcription: Json | None) -> None:
-        """Begin to understand a turn. Its words go into the record, and into the conversation if it is transcribed."""
-        self._tasks[turn.item_id] = self._spawn(self._hear(turn, item, transcription))
+    def start(self, turn: CommittedTurn, item: Json, transcription: Json | None) -> None:
+        """Begin to understand a turn. Its words go into `turn`, and with a `transcription` also into `item`."""
+        self._tasks[turn.item_id] = self._spawn(self._understand(turn, item, transcription))
 
     async def finished(self, item_ids: Iterable[str]) -> None:
-        """Wait until these turns, as far as they are turns, have been understood."""
+        """Wait until these turns have been understood. Ids of other items are ignored."""
         if tasks := [self._tasks[item_id] for item_id in item_ids if item_id in self._tasks]:
             await asyncio.wait(tasks)
 
-    async def _hear(self, turn: CallerTurn, item: Json, transcription: Json | None) -> None:
+    async def _understand(self, turn: CommittedTurn, item: Json, transcription: Json | None) -> None:
         if self._setup.ear is None:
-            # About what a recogniser takes, so that transcripts arrive in the midst of the answer's events.
+            # About as long as a real one takes, so that transcripts arrive amid the answer's events.
             await asyncio.sleep(self._setup.think_ms / 2000)
         else:
             try:
-                turn.text = await asyncio.wait_for(self._setup.ear.hear(turn.audio), EAR_LIMIT_S)
-            except Exception:  # an ear of the user's own may raise anything
+                turn.text = await asyncio.wait_for(self._setup.ear.hear(turn.audio), MAX_EAR_SECONDS)
+            except Exception:  # a user's own ear may raise anything
                 log.exception("the ear of the simulated model failed")
         if transcription is not None:
             self._transcribe(turn, item, transcription)
 
-    def _transcribe(self, turn: CallerTurn, item: Json, transcription: Json) -> None:
+    def _transcribe(self, turn: CommittedTurn, item: Json, transcription: Json) -> None:
         where = {"item_id": turn.item_id, "content_index": 0}
         if (failure := self._failure(transcription["model"])) is not None:
             self._emit(f"{_EVENT}.failed", **where, error={**failure, "param": None})
@@ -78,9 +82,9 @@ class Transcriber:
         return {"type": "invalid_request_error", "code": "DeploymentNotFound", "message": message}
 
 
-def _usage(turn: CallerTurn, model: str) -> Json:
+def _usage(turn: CommittedTurn, model: str) -> Json:
     seconds = len(turn.audio) / SAMPLE_RATE
-    if model in _PAID_BY_LENGTH:
+    if model in _BILLED_BY_SECONDS:
         return {"type": "duration", "seconds": round(seconds, 2)}
     heard, written = round(seconds * 10), -(-len(turn.text) // 4)
     details = {"audio_tokens": heard, "text_tokens": 0}

@@ -19,7 +19,7 @@ def _tokens(text: str) -> int:
 
 
 def input_tokens(wanted: Json, conversation: Conversation) -> tuple[int, int]:
-    """Return the text and the audio tokens of a response that is configured so and is given the whole conversation."""
+    """Return the text and audio tokens of a response's input: its configuration and the whole conversation."""
     text = _tokens(wanted["instructions"]) + _tokens(json.dumps(wanted["tools"]))
     audio = 0
     for item in conversation.items:
@@ -37,7 +37,7 @@ def _text_tokens(item: Json) -> int:
 
 
 def usage(given: tuple[int, int], cached: int, output: Sequence[Json], audio_ms: int) -> Json:
-    """Return the `usage` of a response: `given` text and audio tokens, of which about `cached` had been read before."""
+    """Return the `usage` of a response. `given` are its text and audio input tokens, about `cached` of them cached."""
     text, audio = given
     cached_text = min(text, cached)
     cached_audio = min(audio, cached - cached_text)

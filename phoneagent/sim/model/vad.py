@@ -1,7 +1,7 @@
-"""Voice activity: is there speech in these 20 ms?
+"""Voice activity detection: is there speech in these 20 ms?
 
-A `Vad` answers for one frame of telephone audio at a time and keeps what it must remember. What makes a *turn* of it
-(how long speech must last to count, how much silence ends it) is the listener's business, not the detector's.
+A `Vad` decides about one frame of telephone audio at a time and keeps its own state. `InputBuffer` makes *turns* of its
+decisions: it knows how long speech must last to count, and how much silence ends it.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from phoneagent.protocol.audio import FRAME_BYTES, SILENCE, decode_ulaw, rms
 from phoneagent.sim.model.audio import Resampler
 
 FRAME_MS = 20
-"""What one frame lasts."""
+"""The duration of one frame."""
 
 _SILENT_FRAME = SILENCE * FRAME_BYTES
 
@@ -23,12 +23,12 @@ class Vad(Protocol):
     """A detector of speech for one stream of audio."""
 
     def feed(self, frame: bytes) -> bool:
-        """Tell whether the next frame, 160 bytes of µ-law (20 ms), holds speech."""
+        """Return whether the next frame, 160 bytes of µ-law (20 ms), holds speech."""
         ...
 
 
 class EnergyGate:
-    """Calls speech whatever is louder than a fixed level: deterministic, cheap and without dependencies.
+    """A detector that takes anything louder than a fixed level for speech: deterministic, cheap, no dependencies.
 
     `level` is the root mean square of the samples, 0 to 32767: 500 (-36 dB of full scale) lies between the noise of an
     ordinary line (below 270) and quiet speech (about 800). `hang_ms` bridges the short gaps between sounds.
@@ -56,10 +56,10 @@ class EarshotVad:
     """
 
     _WINDOW_BYTES = 512
-    """256 samples of 16-bit PCM at 16 kHz: the only size that the detector takes."""
+    """256 samples of 16-bit PCM at 16 kHz: the only size that the detector accepts."""
 
     _REST_FRAMES = 50
-    """After this many frames of digital silence (1 s) the detector is left alone until something is heard."""
+    """After this many frames of digital silence (1 s) the detector rests until other audio comes."""
 
     def __init__(self, threshold: float = 0.5) -> None:
         self._detector: Any = importlib.import_module("earshot").Detector()
@@ -85,7 +85,7 @@ class EarshotVad:
 
 
 def default_vad(threshold: float = 0.5) -> Vad:
-    """Return the best detector that is installed: `EarshotVad`, else an `EnergyGate` of a level to match."""
+    """Return the best installed detector: `EarshotVad`, else an `EnergyGate` with a matching level."""
     if importlib.util.find_spec("earshot") is not None:
         return EarshotVad(threshold)
     return EnergyGate(round(1000 * threshold))

@@ -10,43 +10,43 @@ from websockets.exceptions import ConnectionClosed
 
 log = logging.getLogger(__name__)
 
-OUTBOX_EVENTS = 10_000
-"""Events that wait for a client that reads slowly; beyond that the connection is cut."""
+MAX_OUTBOX_EVENTS = 10_000
+"""Events that may wait for a slow client; beyond that the connection is cut."""
 
 
 class Wire:
-    """A bounded queue of encoded events and the connection that they go to."""
+    """A bounded queue of encoded events, and the connection that they go to."""
 
     def __init__(self, socket: ServerConnection) -> None:
         self._socket = socket
-        self._outbox: asyncio.Queue[bytes | tuple[int, str]] = asyncio.Queue(OUTBOX_EVENTS)
+        self._outbox: asyncio.Queue[bytes | tuple[int, str]] = asyncio.Queue(MAX_OUTBOX_EVENTS)
         self._stalled = False
 
     def put(self, event: bytes) -> None:
-        """Send an encoded event after those before it."""
+        """Queue an encoded event."""
         self._put(event)
 
     def close(self, code: int, reason: str) -> None:
-        """Close the connection once everything before this was sent."""
+        """Close the connection once everything queued before is sent."""
         self._put((code, reason[:120]))
 
     def stall(self) -> None:
-        """Send nothing from here on, and keep the connection."""
+        """Send nothing from here on, but keep the connection open."""
         self._stalled = True
 
     async def drop(self, code: int | None) -> None:
-        """Close the connection now with a code, or cut it without a word (None)."""
+        """Close the connection now with a code, or cut it without a close frame (None)."""
         if code is None:
             self.abort()
         else:
             await self._socket.close(code)
 
     def abort(self) -> None:
-        """Cut the connection without a word."""
+        """Cut the connection without a close frame."""
         self._socket.transport.abort()
 
     async def write(self) -> None:
-        """Send what is put, until the connection is closed."""
+        """Send the queue until the connection is closed."""
         while True:
             item = await self._outbox.get()
             try:
@@ -61,5 +61,5 @@ class Wire:
         try:
             self._outbox.put_nowait(item)
         except asyncio.QueueFull:
-            log.warning("a client of the simulated model reads too slowly: %d events waited for it", OUTBOX_EVENTS)
+            log.warning("a client of the simulated model reads too slowly: %d events waited for it", MAX_OUTBOX_EVENTS)
             self.abort()

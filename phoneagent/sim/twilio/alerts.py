@@ -1,7 +1,7 @@
-"""Twilio's own words for what a server does wrong, and the exception of a call that came to nothing.
+"""Twilio's alerts, as lines of text, and the exception of a call that failed.
 
-Twilio shows these codes in its console's debugger. Here each of them is a violation: a line of text that names the
-code, Twilio's title for it, and what was seen.
+Twilio shows these codes in its console's debugger. Here each of them is a violation: a line of text with the code,
+Twilio's title for it, and what was seen.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ TITLES = {
     31950: "Stream - Protocol - Malformed Message",
     31951: "Stream - Protocol - Invalid Message",
 }
-"""Twilio's titles by code. Those of 31903 and 31930 are ours: Twilio describes them, but its wording was not found."""
+"""Twilio's titles by code. The titles of 31903 and 31930 are ours: Twilio's exact wording was not found."""
 
 
 def alert(code: int, detail: str) -> str:
@@ -43,11 +43,11 @@ def alert(code: int, detail: str) -> str:
 
 
 class CallFailed(PhoneAgentError):
-    """The call ended before it could do what was asked: the server refused it, or it is over.
+    """The call failed: the server refused it, or it ended too early.
 
-    `reason` says why in a few words; `code` is Twilio's code and `status` the server's HTTP status, where there is
-    one. `verbs` are the TwiML verbs carried out until then and `violations` the rules the server broke, for a caller
-    who never got a `Line`.
+    `reason` says why in a few words. `code` is Twilio's code and `status` the server's HTTP status, if there is one.
+    `verbs` are the TwiML verbs carried out so far and `violations` the rules the server broke: a call that fails
+    before its stream starts has no `Line` to read them from.
     """
 
     def __init__(

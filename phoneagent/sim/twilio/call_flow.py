@@ -1,4 +1,4 @@
-"""The course of one call at Twilio: the webhook, the verbs of its TwiML, the stream, and what follows it."""
+"""The flow of one call at Twilio: the webhook, the verbs of its TwiML, the stream, and the verbs after it."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ from phoneagent.sim.twilio.twiml import Document, Verb, check_stream, parse
 from phoneagent.sim.twilio.webhook import Web, urldefragged
 
 MAX_DOCUMENTS = 50
-"""TwiML documents of one call: more than that are redirects in a circle."""
+"""TwiML documents of one call. More than this are taken for a redirect loop."""
 
 PLAY_SECONDS = 1.0
-"""A `<Play>` takes this long; the file itself is not fetched."""
+"""The duration of a `<Play>`. The file itself is not fetched."""
 
 DIALLED_SECONDS = 1.0
-"""How long a dialled party rings and talks."""
+"""The duration of a `<Dial>`, ringing and talking."""
 
 SPEECH_RATE = 14.0
-"""Characters that `<Say>` speaks in a second."""
+"""The speed of `<Say>`, in characters per second."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Next:
-    """Where the call goes on: a document to ask for, with what is told beyond the usual fields."""
+    """The next document to request, with extra form fields."""
 
     url: str
     method: str
@@ -44,7 +44,7 @@ class _Next:
 class CallFlow:
     """Drives `line` through a call. `fields` are the form fields of its webhook.
 
-    The REST API may change its mind for it: `complete`, `redirect`.
+    The REST API can intervene: `complete`, `redirect`.
     """
 
     line: Line
@@ -63,11 +63,12 @@ class CallFlow:
     _documents: int = 0
     _stream_end: str | None = None
     _refusal: CallFailed | None = None
-    # The verbs that are being carried out, and what broke them off: a hang-up, or an order to go on elsewhere.
+    # The verbs in progress, and whether a hang-up or the REST API broke them off.
     _verbs: asyncio.Task[None] | None = None
     _broken_off: bool = False
     _over: bool = False
-    _order: _Next | bytes | None = None
+    _redirected_to: _Next | bytes | None = None
+    # The action of the Connect or Dial in progress.
     _action: _Next | None = None
 
     def __post_init__(self) -> None:
@@ -83,7 +84,7 @@ class CallFlow:
         ended_by = "error"
         self.line.on_break_off(lambda: self._end_by("caller"))
         try:
-            await self._go_on()
+            await self._follow_documents()
             ended_by = "agent" if self._broken_off else self._stream_end or "agent"
         except CallFailed as failure:
             self._fail(failure)
@@ -102,7 +103,7 @@ class CallFlow:
             self._fail(self._refusal or CallFailed("the call ended without a media stream"))
 
     async def wait_up(self, running: asyncio.Task[None]) -> None:
-        """Wait until the stream is up; `running` is the task of `run`, whose failure is raised here."""
+        """Wait until the stream is up. `running` is the task of `run`; its failure is raised here."""
         up = asyncio.create_task(self._up.wait())
         try:
             await asyncio.wait({up, running}, return_when=asyncio.FIRST_COMPLETED)
@@ -112,22 +113,22 @@ class CallFlow:
             await running
 
     def _fail(self, failure: CallFailed) -> None:
-        """A call that is up has a violation more; one that is not comes to nothing."""
+        """Report a failure: as a violation once the call has a stream, as an exception before."""
         if self._up.is_set():
             self.line.report(str(failure))
             return
         failure.verbs, failure.violations = tuple(self.line.verbs), tuple(self.line.violations)
         raise failure
 
-    # What comes from outside while the call goes on.
+    # Orders of the caller and of the REST API.
 
     def complete(self) -> None:
         """End the call, as a hang-up does."""
         self._end_by("agent")
 
     def redirect(self, *, url: str | None, twiml: str | None, method: str) -> None:
-        """Leave what is being carried out, and go on with other TwiML: that of `url`, or `twiml` itself."""
-        self._order = _Next(url, method) if url else (twiml or "").encode()
+        """Break off the verbs in progress, and continue with other TwiML: that of `url`, or `twiml` itself."""
+        self._redirected_to = _Next(url, method) if url else (twiml or "").encode()
         self._break_off("agent")
 
     def _end_by(self, by: str) -> None:
@@ -135,15 +136,15 @@ class CallFlow:
         self._break_off(by)
 
     def _break_off(self, by: str) -> None:
-        """End what is being carried out: a stream with `stop` and a close, anything else at once."""
+        """End the verb in progress: a stream with `stop` and a close, any other verb at once."""
         self._broken_off = True
         if self.line.stream is not None:
             self.line.stream.hang_up(by)
         elif self._verbs is not None:
             self._verbs.cancel()
 
-    async def _go_on(self) -> None:
-        """Carry out the webhook's document and what follows from it, and then what the REST API ordered instead."""
+    async def _follow_documents(self) -> None:
+        """Carry out the webhook's document and those that follow from it, and then each redirect of the REST API."""
         upcoming: _Next | bytes | None = _Next(self.web.entry, self.method)
         while upcoming is not None and not self._over:
             self._broken_off = False
@@ -154,11 +155,11 @@ class CallFlow:
                 current = asyncio.current_task()
                 if not self._broken_off or (current is not None and current.cancelling()):
                     raise
-            upcoming, self._order = self._order, None
-            await self._ask_in_vain(redirected=not self._over)
+            upcoming, self._redirected_to = self._redirected_to, None
+            await self._request_action(redirected=not self._over)
 
-    async def _ask_in_vain(self, *, redirected: bool) -> None:
-        """Request the action of the verb that was broken off, if Twilio does; what it answers is not carried out."""
+    async def _request_action(self, *, redirected: bool) -> None:
+        """Request the action of the verb that was broken off, if the quirks say so, and ignore the answer."""
         action, self._action = self._action, None
         if action is None or not self._broken_off:
             return
@@ -183,10 +184,10 @@ class CallFlow:
             following = await self._verbs_of(await self._document(following))
 
     async def _document(self, wanted: _Next | bytes) -> Document:
-        """Get a document; if that fails, the fallback's, once.
+        """Return a document; if that fails, the fallback's, once.
 
         Raises:
-            CallFailed: there is none.
+            CallFailed: neither gave a document.
         """
         try:
             return await self._fetch(wanted)
@@ -211,7 +212,7 @@ class CallFlow:
         return document
 
     async def _verbs_of(self, document: Document) -> _Next | None:
-        """Carry out one document; return the next one to ask for, or None when there is none."""
+        """Carry out one document; return the next one to request, None at the end of the call."""
         for verb in document.verbs:
             if not verb.simulated:
                 raise CallFailed(f"<{verb.name}> is more than the simulated phone can carry out")
@@ -230,13 +231,13 @@ class CallFlow:
                     if self._broken_off:
                         return None
                 case _:
-                    if verb.name != "Pause":  # a pause before the first sound delays the answer
+                    if verb.name != "Pause":  # a pause before the first sound does not answer the call
                         self._answer()
                     await asyncio.sleep(_seconds(verb))
         return None
 
     def _answer(self) -> None:
-        """The call is picked up, if it was not yet."""
+        """Answer the call, unless it is already answered."""
         if self._status == "ringing":
             self._status = "in-progress"
             self.note_status(self._status)
@@ -245,14 +246,14 @@ class CallFlow:
         return _Next(urljoin(self._url, url), attributes.get("method", "POST"), fields or {})
 
     async def _connect_or_dial(self, verb: Verb) -> _Next | None:
-        """Carry out a verb that may have an action; return it, once the verb has come to its end by itself."""
+        """Carry out a Connect or Dial; return its action, None if it has none or was broken off."""
         fields = {} if verb.name == "Connect" else _dialled(self.line.dial_status)
         if "action" in verb.attributes:
             self._action = self._next(verb.attributes["action"], verb.attributes, fields)
         if verb.name == "Connect":
             await self._connect(verb)
         else:
-            await asyncio.sleep(DIALLED_SECONDS)  # the other party answers, and hangs up soon; the caller stays
+            await asyncio.sleep(DIALLED_SECONDS)  # the other party answers and soon hangs up; the caller stays
         if self._broken_off:
             return None
         action, self._action = self._action, None
@@ -260,20 +261,20 @@ class CallFlow:
 
     async def _connect(self, connect: Verb) -> None:
         if not connect.children:
-            return  # reading it has raised the alert
+            return  # the parser has raised the alert
         element = connect.children[0]
         sid = "MZ" + secrets.token_hex(16)
         try:
             self._stream_end = await self._stream(element, sid)
         except CallFailed as failure:
-            # Twilio goes on with the next verb; whether that saves the call is the document's affair.
+            # Twilio continues with the next verb, which may bring a stream after all.
             self._stream_end = "error"
             self._refusal = self._refusal or failure
             self.line.report(str(failure))
             self._post_stream(element, sid, "stream-error", failure.reason)
 
     async def _stream(self, element: Verb, sid: str) -> str:
-        """Run one media stream to its end; return who ended it."""
+        """Run one media stream to its end; return its `ended_by`."""
         attributes = element.attributes
         url = urljoin(_websocket(self._url), attributes.get("url", "")) if attributes.get("url") else ""
         check_stream(element, url, allow_ws=self.web.allows_ws)
@@ -309,12 +310,12 @@ class CallFlow:
 
 
 def _dialled(status: str) -> dict[str, str]:
-    """What is told of a Dial."""
+    """Return the fields that the action of a Dial gets."""
     return {"DialCallStatus": status, "DialCallDuration": str(round(DIALLED_SECONDS)) if status == "completed" else "0"}
 
 
 def _seconds(verb: Verb) -> float:
-    """How long a verb takes that only sounds, in seconds."""
+    """Return the duration of a Say, Play or Pause, in seconds."""
     times = max(int(verb.attributes.get("loop", "1")), 1)
     if verb.name == "Pause":
         return float(verb.attributes.get("length", "1"))
@@ -322,5 +323,5 @@ def _seconds(verb: Verb) -> float:
 
 
 def _websocket(url: str) -> str:
-    """The address of a document with a WebSocket's scheme: what a relative Stream url is relative to."""
+    """Return a document's address with a WebSocket scheme, the base of a relative Stream url."""
     return "ws" + url.removeprefix("http")

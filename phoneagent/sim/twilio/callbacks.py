@@ -1,4 +1,4 @@
-"""The status callbacks of one call: one after another, beside the call."""
+"""The status callbacks of one call: delivered one after another, beside the call."""
 
 from __future__ import annotations
 
@@ -26,17 +26,17 @@ class _Callback:
 
 @dataclass(slots=True)
 class Callbacks:
-    """Delivers what a call reports. A delivery that fails is a violation, and ends nothing."""
+    """Delivers the status callbacks of a call. A failed delivery is a violation; the call continues."""
 
     line: Line
     web: Web
     quirks: Quirks
     _held: list[_Callback] = field(default_factory=list)
     _tasks: set[asyncio.Task[None]] = field(default_factory=set)
-    _in_turn: asyncio.Lock = field(default_factory=asyncio.Lock)
+    _one_at_a_time: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     def post_stream(self, url: str, method: str, sid: str, name: str, event: str, error: str | None = None) -> None:
-        """Report what became of a stream: stream-started, stream-stopped or stream-error."""
+        """Report an event of a stream: stream-started, stream-stopped or stream-error."""
         now = time.time_ns()
         stamp = datetime.fromtimestamp(now // 10**9, UTC).strftime("%Y-%m-%dT%H:%M:%S") + f".{now % 10**9:09d}Z"
         fields = {
@@ -52,7 +52,7 @@ class Callbacks:
         self._post(url, fields, method)
 
     def post_end(self, url: str, fields: Mapping[str, str], status: str, seconds: int) -> None:
-        """Report that the call is over: how, and how long it was."""
+        """Report the end of the call: its status and its duration."""
         more = {
             "CallStatus": status,
             "Timestamp": format_datetime(datetime.now(UTC)),
@@ -64,7 +64,7 @@ class Callbacks:
         self._post(url, {**fields, **more}, "POST")
 
     async def finish(self) -> None:
-        """Deliver what is left; the call is over."""
+        """Deliver the callbacks that are left. The call is over."""
         try:
             while self._held:
                 self._deliver(self._held.pop())
@@ -82,7 +82,7 @@ class Callbacks:
 
     def _deliver(self, callback: _Callback) -> None:
         async def deliver() -> None:
-            async with self._in_turn:
+            async with self._one_at_a_time:
                 for _ in range(2 if self.quirks.callbacks_twice else 1):
                     try:
                         await self.web.request(callback.url, callback.fields, callback.method, token=callback.token)

@@ -1,4 +1,4 @@
-"""One call from the caller's side: what was said, heard and cut off, with the clock of whoever held the phone."""
+"""One call from the caller's side: its speech, the audio heard, and its interruptions, on the phone's clock."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from phoneagent.sim.twilio.stream import MediaStream
 MAX_VIOLATIONS = 200
 
 KEY_SECONDS = 0.1
-"""From one key to the next when several are pressed."""
+"""The time between two keys that are pressed in a row."""
 
 _KEYS = re.compile("[0-9A-D*#]+")
 
@@ -28,7 +28,7 @@ _KEYS = re.compile("[0-9A-D*#]+")
 class StreamSpan:
     """One media stream of the call. Milliseconds are on the call's clock, moments in seconds of `time.monotonic()`.
 
-    While it is running `ended_at`, `end_ms`, `ended_by` and `close_code` are None. `ended_by` is as in `Line`.
+    While it is running, `ended_at`, `end_ms`, `ended_by` and `close_code` are None. `ended_by` is as in `Line`.
     """
 
     sid: str
@@ -41,28 +41,28 @@ class StreamSpan:
 
 
 class Line:
-    """A call that is up, in the caller's hand; `Phone.dial` makes it.
+    """A live call, for a test to act as the caller; `Phone.dial` makes it.
 
-    Milliseconds count from `started_at`, moments are seconds of `time.monotonic()`, audio is µ-law at 8 kHz.
+    Milliseconds count from `started_at`, moments are in seconds of `time.monotonic()`, audio is µ-law at 8 kHz.
 
     Attributes:
-        call_sid, account_sid, stream_sid: Twilio's names for it; `stream_sid` is that of the latest stream.
-        streams: every media stream of the call, in order. They share one clock, that of the first.
+        call_sid, account_sid, stream_sid: Twilio's ids of the call; `stream_sid` is that of the latest stream.
+        streams: every media stream of the call, in order. They share the clock of the first one.
         started_at: when `start` was sent, on the first stream; 0 before.
         ended_at: when the call was over; None before.
         ended_by: "agent" (the server closed the socket, its TwiML ended, or it ended the call by the REST API),
-            "caller" (`hang_up`), "line" (the connection broke) or "error" (the server did what Twilio ends calls for);
-            None while the call is up.
-        close_code: the code with which the socket was closed, 1006 if it broke.
-        violations: each rule that the server broke, once, in Twilio's words.
+            "caller" (`hang_up`), "line" (the connection broke) or "error" (the server made an error that Twilio ends
+            calls for); None while the call is up.
+        close_code: the close code of the socket, 1006 if the connection broke.
+        violations: each rule that the server broke, listed once, in Twilio's words.
         verbs: the TwiML verbs carried out, with their text: "Connect", "Say Goodbye.", "Pause 3", "Hangup", and
-            whom a Dial called.
+            for a Dial the party called.
         digits: the keys pressed, each with its moment.
-        sent_log: the moment at which each frame of the caller's was sent; frames that the line lost are not in it.
-        dial_status: how a `<Dial>` will end: completed, busy, no-answer, failed.
-        lose_marks: set it, and marks are never given back.
-        mark_delay_ms: how long after its moment a mark received from now on is given back; a clear returns it at once.
-        stall_reading: set it, and the socket is not read any more, so that the server's writes back up.
+        sent_log: the moment at which each frame of the caller's was sent, without the frames that the line lost.
+        dial_status: the outcome of a `<Dial>`: completed, busy, no-answer, failed.
+        lose_marks: set it, and marks are never sent back.
+        mark_delay_ms: the extra delay of marks received from now on; a clear sends them back at once.
+        stall_reading: set it, and the phone stops reading its socket, so the server's writes back up.
     """
 
     def __init__(self, *, call_sid: str, account_sid: str) -> None:
@@ -84,23 +84,23 @@ class Line:
         self.stall_reading = False
         self.media_paused = False
         self.sent_log: list[float] = []
-        self.mouth = Microphone()
+        self.microphone = Microphone()
         self.playout = Playout(0.0)
         self.stream: MediaStream | None = None
         self._changed = asyncio.Event()
         self._over = asyncio.Event()
         self._break_off: Callable[[], object] = lambda: None
 
-    # What was said and heard.
+    # What the caller said and heard.
 
     @property
     def speech(self) -> list[Utterance]:
         """The caller's lines, in order."""
-        return self.mouth.speech
+        return self.microphone.speech
 
     @property
     def heard(self) -> list[Span]:
-        """The agent's audio as it was heard until now; silence separates the spans, and a clear cuts them."""
+        """The agent's audio heard so far. Silence separates the spans, and a clear cuts them."""
         return self.playout.spans(self._now())
 
     def heard_during(self, stream: StreamSpan) -> list[Span]:
@@ -110,7 +110,7 @@ class Line:
 
     @property
     def gaps_ms(self) -> list[float]:
-        """How long the caller was without a stream, before the second one, the third one, and so on."""
+        """The time without a stream before the second stream, before the third one, and so on."""
         return [later.start_ms - (earlier.end_ms or 0) for earlier, later in pairwise(self.streams)]
 
     @property
@@ -120,62 +120,62 @@ class Line:
 
     @property
     def received_log(self) -> list[tuple[float, int]]:
-        """For each media message: its moment, and how many bytes had been received with it."""
+        """For each media message, its moment and the total bytes received by then."""
         return self.playout.received_log
 
     @property
     def clears(self) -> list[Clear]:
-        """Each `clear`, and how far playback was when it took effect."""
+        """Each `clear`, with the playback position when it took effect."""
         return self.playout.clears
 
     @property
     def marks(self) -> list[MarkEcho]:
-        """Each mark; its moments are those at the phone, before the line's delay."""
+        """Each mark. Its moments are taken at the phone, without the line's delay."""
         return self.playout.marks
 
     @property
     def playing(self) -> bool:
-        """Whether audio of the agent's is queued and unheard."""
+        """Whether audio of the agent's is still queued."""
         return self.playout.queued_ms(self._now()) > 0
 
     @property
     def duration_ms(self) -> float:
-        """From the start of the stream to the end of the call, or until now."""
+        """The time from the start of the first stream to the end of the call, or until now."""
         return (self._now() - self.started_at) * 1000
 
     def caller_audio(self) -> bytes:
-        """What the caller said, from `started_at` until the end (or now): byte n is n/8 ms."""
-        return self.mouth.audio(self._length())
+        """Return the caller's audio from `started_at` until the end (or now): byte n is at n/8 ms."""
+        return self.microphone.audio(self._length())
 
     def heard_audio(self) -> bytes:
-        """What the caller heard, on the same clock and as long as `caller_audio` at the same moment."""
+        """Return the audio that the caller heard, on the clock of `caller_audio` and of the same length."""
         return self.playout.audio(self._length(), self._now())
 
     def recording(self) -> bytes:
-        """The call as a stereo WAV file: the caller left, what the caller heard right."""
+        """Return the call as a stereo WAV file: the caller on the left, the audio heard on the right."""
         length, now = self._length(), self._now()
-        return write_stereo(self.mouth.audio(length), self.playout.audio(length, now))
+        return write_stereo(self.microphone.audio(length), self.playout.audio(length, now))
 
-    # What the caller does.
+    # The caller's actions.
 
     async def say(self, ulaw: bytes, text: str | None = None) -> Utterance:
         """Speak `ulaw` in frames of 20 ms, from the next one on (or after a line that is still being spoken).
 
-        Returns when its last frame was spoken. If the stream ends meanwhile, the utterance is what was said until then;
-        words not begun wait for the next stream of the call.
+        Returns when its last frame was spoken. If the stream ends before, the utterance ends there too; a line that has
+        not begun waits for the next stream of the call.
 
         Raises:
             CallFailed: the call is over.
         """
         if self.ended_by is not None:
             raise CallFailed(f"cannot say something: the call is over (ended by {self.ended_by})")
-        return await self.mouth.say(ulaw, text)
+        return await self.microphone.say(ulaw, text)
 
     async def press(self, digits: str) -> None:
         """Press keys (0 to 9, A to D, * and #), a tenth of a second apart.
 
         Raises:
-            ValueError: there is no such key.
+            ValueError: a telephone has no such key.
             CallFailed: the call is over.
         """
         if not _KEYS.fullmatch(digits):
@@ -187,9 +187,9 @@ class Line:
             self.digits.append((digit, time.monotonic()))
 
     async def hang_up(self) -> None:
-        """Put the receiver down: `stop`, then the socket is closed, then the callbacks that were asked for.
+        """Hang up: Twilio sends `stop`, closes the socket, and delivers the status callbacks.
 
-        Does nothing if the call is over. Returns when nothing is left of it.
+        Does nothing if the call is over. Returns when all of that is done.
         """
         if self._over.is_set():
             return
@@ -201,17 +201,17 @@ class Line:
         """Wait until the call is over: the socket closed, the TwiML after it carried out.
 
         Raises:
-            TimeoutError: it is not, after `timeout` seconds.
+            TimeoutError: the call is still up after `timeout` seconds.
         """
         async with asyncio.timeout(timeout):
             await self._over.wait()
 
-    # What the caller waits for.
+    # Waiting.
 
     async def wait_for_agent(self, *, ms: float = 1, timeout: float = 20) -> None:
-        """Wait until `ms` of the agent's audio were heard since the end of the caller's last line.
+        """Wait until `ms` of the agent's audio have been heard since the end of the caller's last line.
 
-        Before the first line it counts from the start of the call; what is heard during a line does not count.
+        Before the first line the count begins with the call. Audio heard during a line does not count.
 
         Raises:
             TimeoutError: not within `timeout` seconds.
@@ -227,7 +227,7 @@ class Line:
         await self._until(missing, timeout, "the agent was heard")
 
     async def wait_for_silence(self, *, ms: float = 700, timeout: float = 60) -> None:
-        """Wait until the agent was heard since the caller's last line, and has then been silent for `ms`.
+        """Wait until the agent has been heard since the caller's last line, and has then been silent for `ms`.
 
         Raises:
             TimeoutError: not within `timeout` seconds.
@@ -263,7 +263,7 @@ class Line:
         """Wait until the call's n-th stream has started, from 1, and return it.
 
         Raises:
-            TimeoutError: it has not, after `timeout` seconds.
+            TimeoutError: it has not started within `timeout` seconds.
             CallFailed: the call ended before.
         """
         started = f"stream {number} had started"
@@ -277,27 +277,27 @@ class Line:
         self._require("send").post_raw(data)
 
     def pause_media(self, paused: bool) -> None:
-        """Lose the caller's frames on the way, or stop losing them; timestamps go on either way."""
+        """Lose the caller's frames on the way, or stop losing them. Timestamps continue either way."""
         self.media_paused = paused
 
     def drop(self) -> None:
-        """Cut the connection as a dying network does: no `stop`, no closing frame."""
+        """Cut the connection as a network failure does: no `stop`, no closing frame."""
         self._require("drop").drop()
 
-    # For the course of the call, which drives the line.
+    # For `CallFlow` and `MediaStream`, which drive the line.
 
     def report(self, violation: str) -> None:
-        """Note a rule that the server broke; the same one is noted once."""
+        """Record a rule that the server broke; each one is recorded once."""
         if violation not in self.violations and len(self.violations) < MAX_VIOLATIONS:
             self.violations.append(violation)
             self.note()
 
     def note(self) -> None:
-        """Something changed: whoever waits looks again."""
+        """Wake every waiting method to look again: something has changed."""
         self._changed.set()
 
     def attach(self, stream: MediaStream, started_at: float) -> None:
-        """A stream has started. The clock of the call is that of its first stream."""
+        """Record a stream that has started. The first one starts the call's clock."""
         self.stream, self.stream_sid = stream, stream.stream_sid
         if not self.started_at:
             self.started_at = self.playout.started_at = started_at
@@ -305,7 +305,7 @@ class Line:
         self.note()
 
     def detach(self) -> None:
-        """The stream is over."""
+        """Record the end of the stream."""
         assert self.stream is not None
         span = self.streams[-1]
         span.ended_at = time.monotonic()
@@ -313,24 +313,24 @@ class Line:
         span.ended_by, span.close_code = self.stream.ended_by, self.stream.close_code
         self.close_code = self.stream.close_code
         self.stream = None
-        self.mouth.pause()
+        self.microphone.pause()
         self.note()
 
     def on_break_off(self, action: Callable[[], object]) -> None:
-        """Have `action` called if the caller hangs up."""
+        """Call `action` if the caller hangs up."""
         self._break_off = action
 
     def end(self, ended_by: str) -> None:
-        """The call is over, and why; the callbacks may still be under way."""
+        """Record the end of the call and its cause. Callbacks may still be under way."""
         self.ended_by, self.ended_at = ended_by, time.monotonic()
-        self.mouth.shut(self.duration_ms)
+        self.microphone.shut(self.duration_ms)
         self.note()
 
     def finish(self) -> None:
-        """Nothing is left of the call."""
+        """Release `wait_ended` and `hang_up`: the callbacks are delivered too."""
         self._over.set()
 
-    # Within.
+    # Helpers.
 
     def _now(self) -> float:
         return time.monotonic() if self.ended_at is None else self.ended_at
@@ -348,7 +348,7 @@ class Line:
         return self.stream
 
     async def _until(self, missing: Callable[[], float | None], timeout: float, what: str) -> None:
-        """Wait until `missing()` is 0; otherwise it tells in how many seconds to look again, None for at any change."""
+        """Wait until `missing()` returns 0. Other values: seconds until the next look, None to look at any change."""
         loop = asyncio.get_running_loop()
         try:
             async with asyncio.timeout(timeout):

@@ -1,5 +1,6 @@
-"""The messages of Media Streams as Twilio sends and takes them. Written anew here: a fake that shared the server's
-codec would repeat its mistakes.
+"""The messages of Media Streams, as Twilio sends and accepts them.
+
+This codec is independent of the product's: a fake that shared it would repeat its mistakes.
 """
 
 from __future__ import annotations
@@ -12,8 +13,8 @@ from typing import Any, NamedTuple
 from phoneagent.protocol.audio import FRAME_BYTES, SILENCE
 from phoneagent.sim.twilio.alerts import alert
 
-MAX_MESSAGE = 4 * 1024 * 1024
-"""Bytes of one message that the phone takes, more than six minutes of audio. Twilio documents no limit."""
+MAX_MESSAGE_BYTES = 4 * 1024 * 1024
+"""Bytes of one message: more than six minutes of audio. Twilio documents no limit."""
 
 
 class Media(NamedTuple):
@@ -23,13 +24,13 @@ class Media(NamedTuple):
 
 
 class Mark(NamedTuple):
-    """A name to give back once everything before it has been played."""
+    """A name to send back once everything before it has been played."""
 
     name: str
 
 
 class Wipe(NamedTuple):
-    """The server's `clear`: drop what is queued."""
+    """The server's `clear`: drop the queued audio."""
 
 
 _SHAPES: dict[str, dict[str, frozenset[str]]] = {
@@ -40,7 +41,7 @@ _SHAPES: dict[str, dict[str, frozenset[str]]] = {
 
 
 def read(message: str | bytes, stream_sid: str) -> Media | Mark | Wipe | str:
-    """Read a message of the server's; return a violation, a line of text, if Twilio would ignore it with a warning."""
+    """Read a message of the server's. Returns a violation (a line of text) if Twilio would warn and ignore it."""
     if isinstance(message, bytes):
         return alert(31950, "a binary frame; only text frames are taken")
     try:
@@ -97,12 +98,12 @@ def _short(value: object) -> str:
 
 
 class Writer:
-    """Writes what Twilio sends on one stream. Numbers are strings, and `sequenceNumber` counts everything written."""
+    """Writes Twilio's messages on one stream. Numbers are strings; `sequenceNumber` skips only `connected`."""
 
     def __init__(self, stream_sid: str, call_sid: str, account_sid: str) -> None:
         self._stream_sid, self._call_sid, self._account_sid = stream_sid, call_sid, account_sid
         self._sequence = 0
-        # Media is nearly all that is written, 50 times a second and call, so the JSON around the numbers is ready.
+        # Nearly all messages are media, 50 per second and call, so the JSON around the numbers is prepared.
         self._tail = f'"}},"streamSid":"{stream_sid}"}}'
         self._silence = base64.b64encode(SILENCE * FRAME_BYTES).decode() + self._tail
 
@@ -123,7 +124,7 @@ class Writer:
         )
 
     def media(self, payload: str | None, chunk: int, timestamp: int) -> str:
-        """A frame, base64 in `payload` or None for silence; `chunk` counts from 1, `timestamp` is in ms."""
+        """Return a frame: base64 in `payload`, None for silence. `chunk` counts from 1, `timestamp` is in ms."""
         self._sequence += 1
         return (
             f'{{"event":"media","sequenceNumber":"{self._sequence}","media":{{"track":"inbound","chunk":"{chunk}",'

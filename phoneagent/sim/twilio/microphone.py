@@ -1,4 +1,4 @@
-"""What the caller says, cut into the 20 ms frames that the line takes."""
+"""The caller's speech, cut into the 20 ms frames of the line."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ FRAME_MS = 20
 
 @dataclass(slots=True)
 class Utterance:
-    """One line of the caller's, `text` if it is known. Milliseconds count from the start of the stream.
+    """One line of the caller's, with its `text` if known. Milliseconds count from the start of the stream.
 
-    While it is being spoken `end_ms` is when it will end; if the call ends earlier, so does the utterance.
+    While the line is being spoken, `end_ms` is its planned end; if the call ends earlier, so does the utterance.
     """
 
     text: str | None
@@ -37,7 +37,7 @@ class _Line:
 
 
 class Microphone:
-    """The caller's mouth: lines wait for one another, and each frame of the call takes the next 20 ms."""
+    """The queue of the caller's lines. Each frame of the call takes the next 20 ms of it."""
 
     def __init__(self) -> None:
         self.speech: list[Utterance] = []
@@ -45,9 +45,9 @@ class Microphone:
         self._spoken: list[tuple[int, bytes]] = []
 
     async def say(self, ulaw: bytes, text: str | None) -> Utterance:
-        """Speak `ulaw` from the next free frame on; return when the last frame was spoken or the mouth was shut.
+        """Speak `ulaw` from the next free frame on; return when its last frame was taken or the line was broken off.
 
-        Cancelling it breaks the line off.
+        Cancellation breaks the line off.
         """
         padded = ulaw + SILENCE * (-len(ulaw) % FRAME_BYTES) or SILENCE * FRAME_BYTES
         frames = deque(padded[at : at + FRAME_BYTES] for at in range(0, len(padded), FRAME_BYTES))
@@ -62,7 +62,7 @@ class Microphone:
             raise
 
     def frame(self, number: int) -> str | None:
-        """Return the base64 of frame `number` of the call, None for silence. To be called once for every frame."""
+        """Return frame `number` of the call in base64, None for silence. Must be called once per frame."""
         if not self._lines:
             return None
         line = self._lines[0]
@@ -80,7 +80,7 @@ class Microphone:
         return base64.b64encode(audio).decode()
 
     def pause(self) -> None:
-        """Break off the line that is being spoken: nobody takes its frames any more. Those not begun stay."""
+        """Break off the line that is being spoken: its stream has ended. Lines not begun stay queued."""
         if self._lines and self._lines[0].utterance is not None:
             line = self._lines.popleft()
             utterance = self._cut(line)
@@ -88,7 +88,7 @@ class Microphone:
                 line.finished.set_result(utterance)
 
     def shut(self, at_ms: float) -> None:
-        """Break off everything: the call is over, at `at_ms`."""
+        """Break off all lines: the call ended at `at_ms`."""
         while self._lines:
             line = self._lines.popleft()
             utterance = self._cut(line) or Utterance(line.text, at_ms, at_ms)
@@ -96,7 +96,7 @@ class Microphone:
                 line.finished.set_result(utterance)
 
     def audio(self, length: int) -> bytes:
-        """What was said, as µ-law from the start of the stream: `length` bytes, with silence between the words."""
+        """Return the speech as µ-law from the start of the stream: `length` bytes, with silence between the lines."""
         track = bytearray(SILENCE * length)
         for number, audio in self._spoken:
             start = number * FRAME_BYTES

@@ -1,7 +1,7 @@
-"""Connection overrides: what a webhook's address asks of Twilio in its fragment, like `#rc=5&rp=ct,5xx,rt`.
+"""Connection overrides: Twilio's options in the fragment of a webhook's URL, like `#rc=5&rp=ct,5xx,rt`.
 
-The fragment is neither sent nor signed. What the documentation does not allow is a violation, and
-the usual value holds.
+The fragment is neither sent nor signed. An override that the documentation does not allow is a violation, and the
+default applies.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ _EDGES = re.compile("[a-z]+(-[a-z]+)*(,[a-z]+(-[a-z]+)*)*")
 
 @dataclass(frozen=True, slots=True)
 class Overrides:
-    """How one request is made.
+    """The timeouts and retries of one request.
 
     Attributes:
-        connect_ms: what a TCP connection and its TLS handshake may take, each attempt.
-        read_ms: the longest silence of the server's while an answer is awaited or read.
-        total_ms: what the request may take in all, with its retries and redirects.
-        retries: how often it is repeated.
+        connect_ms: the time limit of the TCP connection and its TLS handshake, for each attempt.
+        read_ms: the maximum silence of the server while Twilio waits for its answer or reads it.
+        total_ms: the time limit of the whole request, with its retries and redirects.
+        retries: how often the request is repeated.
         retried: after which failures: "ct" (no connection), "rt" (no whole answer), "4xx", "5xx".
     """
 
@@ -44,7 +44,7 @@ class Overrides:
 
 
 def read_overrides(url: str) -> tuple[Overrides, list[str]]:
-    """Return what the fragment of `url` asks for, and a violation for each part of it that Twilio would not take."""
+    """Return the overrides in the fragment of `url`, and a violation for each that Twilio would not accept."""
     overrides, violations = Overrides(), []
     seen: set[str] = set()
     for pair in filter(None, urlsplit(url).fragment.split("&")):
@@ -62,10 +62,10 @@ def read_overrides(url: str) -> tuple[Overrides, list[str]]:
 
 
 def _read(name: str, value: str) -> dict[str, Any]:
-    """Return what one override changes. Edge and SNI change nothing here.
+    """Return the fields that one override changes. Edge and SNI change nothing here.
 
     Raises:
-        ValueError: Twilio has no such override, or not with this value.
+        ValueError: Twilio has no such override, or does not accept this value.
     """
     if name in _RANGES:
         attribute, least, most = _RANGES[name]

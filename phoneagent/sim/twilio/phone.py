@@ -6,8 +6,8 @@
         ...
     assert not line.violations
 
-The phone posts a signed voice webhook, carries out the TwiML, opens the media socket and plays what it is sent in real
-time. It is strict: whatever Twilio would refuse, it refuses; whatever Twilio would warn about is a violation.
+The phone posts a signed voice webhook, carries out the TwiML, opens the media socket and plays the audio it receives in
+real time. It is strict: it refuses what Twilio would refuse, and records a violation where Twilio would warn.
 """
 
 from __future__ import annotations
@@ -29,29 +29,29 @@ from phoneagent.sim.twilio.webhook import Web
 __all__ = ["CallFailed", "Line", "Phone"]
 
 ACCOUNT_SID = "AC" + "0123456789abcdef" * 2
-"""The account that calls belong to unless another is named."""
+"""The default account of calls."""
 
 
 class Phone:
-    """Calls the server whose voice webhook is `webhook_url`.
+    """A phone that calls the server with the voice webhook `webhook_url`.
 
     Args:
-        webhook_url: where the server is to be reached.
+        webhook_url: the address at which the server is reachable.
         auth_token: signs every request as Twilio does; None sends no signature.
-        public_url: the address that stands for scheme and host of the server, with a path before the server's own if it
-            has one. It is what is signed and named in `Host`; connections still go to `webhook_url`.
+        public_url: the public address in place of the server's scheme and host; a path of its own is put before the
+            server's. Signatures and `Host` use it; connections still go to `webhook_url`.
         account_sid, caller, called: as in the webhook; `caller` None is a withheld number.
-        delay_ms: what everything takes on the media socket, in each direction.
-        method: of the webhook, POST or GET.
-        extra_params: more form fields for the webhook, or other values for the usual ones.
-        status_callback: where the end of the call is posted to, absolute or relative to the webhook.
-        voice_fallback_url: what is asked when a document cannot be had, with ErrorCode and ErrorUrl; absolute or
-            relative to the webhook. Without one such a call ends.
-        rest: the account's REST API; it knows the calls of this phone, and ends or redirects them.
-        quirks: what Twilio does that nobody knows for sure; may be set anew between calls.
+        delay_ms: the latency of the media socket, in each direction.
+        method: the webhook's method, POST or GET.
+        extra_params: additional form fields for the webhook, or other values for the default ones.
+        status_callback: the URL that gets the end of the call, absolute or relative to the webhook.
+        voice_fallback_url: the URL that is requested, with ErrorCode and ErrorUrl, if a document cannot be fetched;
+            absolute or relative to the webhook. Without one the call ends.
+        rest: the account's REST API. It lists the calls of this phone, and can end or redirect them.
+        quirks: undocumented behaviour of Twilio's; may be changed between calls.
 
     Raises:
-        ValueError: an address is not one, or `rest` is another account's.
+        ValueError: an address is invalid, or `rest` belongs to another account.
     """
 
     def __init__(
@@ -84,18 +84,18 @@ class Phone:
         self.quirks = quirks or Quirks()
         if rest is not None and rest.account["sid"] != account_sid:
             raise ValueError("rest is the API of another account; give both the same account_sid")
-        Web(*self._address)  # complains of an address that is none
+        Web(*self._address)  # raises for an invalid address
 
     @asynccontextmanager
     async def dial(self, *, call_sid: str | None = None) -> AsyncIterator[Line]:
-        """Call; the `Line` is up, its stream started. Leaving hangs up and waits until nothing is left of the call.
+        """Call, and yield the `Line` once its stream has started. Leaving hangs up and waits for the end of the call.
 
         Raises:
             CallFailed: the server refused the call or its TwiML never reached a stream.
         """
         line = Line(call_sid=call_sid or "CA" + secrets.token_hex(16), account_sid=self._account_sid)
         async with Web(*self._address, quirks=self.quirks, report=line.report) as web:
-            course = CallFlow(
+            flow = CallFlow(
                 line,
                 web,
                 self._fields(line),
@@ -106,22 +106,22 @@ class Phone:
                 quirks=self.quirks,
             )
             if self._rest is not None:
-                parties = {"from": course.fields["From"], "to": course.fields["To"]}
-                course.note_status = self._rest.add_live_call(line.call_sid, course, **parties)
-            running = asyncio.create_task(course.run())
+                parties = {"from": flow.fields["From"], "to": flow.fields["To"]}
+                flow.note_status = self._rest.add_live_call(line.call_sid, flow, **parties)
+            running = asyncio.create_task(flow.run())
             try:
-                await course.wait_up(running)
+                await flow.wait_up(running)
                 yield line
             finally:
                 try:
                     await line.hang_up()
                 finally:
-                    running.cancel()  # already over, unless we are being cancelled ourselves
+                    running.cancel()  # already over, unless this task is being cancelled
                     await asyncio.wait({running})
             await running
 
     def _fields(self, line: Line) -> dict[str, str]:
-        """The form fields of a call's webhook. Blank ones are sent too, and signed."""
+        """Return the form fields of a call's webhook. Twilio sends and signs empty ones too."""
         caller = self._caller or "anonymous"
         fields = {
             "CallSid": line.call_sid,

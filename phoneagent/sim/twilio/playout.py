@@ -1,7 +1,7 @@
-"""What Twilio does with the audio it gets: it queues it, plays 8 bytes a millisecond, and can tell what was heard.
+"""Twilio's playback queue: it plays 8 bytes of audio per millisecond, and knows which of them were heard.
 
-Pure: every call says what time it is (`now`, in seconds of the monotonic clock). The position is a continuous line
-through the start of the run that is playing, not a count of ticks, so that a `clear` cuts at the exact byte.
+Pure: every call gets the time (`now`, in seconds of the monotonic clock). The position is computed from the start of
+the run that is playing, not counted in ticks, so a `clear` cuts at the exact byte.
 """
 
 from __future__ import annotations
@@ -13,16 +13,16 @@ from phoneagent.protocol.audio import BYTES_PER_MS, SILENCE
 
 BYTES_PER_SECOND = BYTES_PER_MS * 1000
 
-LONGEST_CALL_MS = 3_600_000
-"""What is kept of a call, in milliseconds of audio: an hour. Audio beyond it is dropped."""
+MAX_CALL_MS = 3_600_000
+"""The audio that is kept of a call, in milliseconds: an hour. Audio beyond it is dropped."""
 
 MAX_MARKS = 200_000
-"""Marks of one call that are answered: more than 50 a second for an hour."""
+"""Marks of one call that are sent back: more than 50 per second for an hour."""
 
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """A stretch of the agent's audio as it was heard.
+    """A span of the agent's audio as it was heard.
 
     `start_ms` and `end_ms` count from the start of the stream, `stream_start` and `stream_end` are the positions in
     the bytes received.
@@ -36,10 +36,10 @@ class Span:
 
 @dataclass(slots=True)
 class MarkEcho:
-    """One mark: when it came and when it was given back, both in seconds of the monotonic clock.
+    """One mark: when it was received and when it was sent back, both in seconds of the monotonic clock.
 
-    `position` is the byte it stands behind. `cleared` means that it was given back because of a `clear` before that
-    byte was heard. `echoed_at` stays None until then (and for good, if the line loses marks).
+    `position` is the byte before the mark. `cleared` means that a `clear` sent it back before that byte was heard.
+    `echoed_at` is None until the mark is sent back (and stays None if the line loses marks).
     """
 
     name: str
@@ -53,8 +53,8 @@ class MarkEcho:
 class Clear:
     """One `clear`: `at` in seconds of the monotonic clock, `at_ms` from the start of the stream.
 
-    Of the bytes received, everything up to `heard_to` had been played or dropped by then, and those from there to
-    `received_to` were dropped.
+    Of the bytes received, those before `heard_to` had been played or dropped by then; the clear dropped the rest, up to
+    `received_to`.
     """
 
     at: float
@@ -65,7 +65,7 @@ class Clear:
 
 @dataclass(slots=True)
 class Playout:
-    """The queue between the server and the caller's ear. `started_at` is the origin of all milliseconds."""
+    """The queue of the agent's audio. `started_at` is the origin of all milliseconds."""
 
     started_at: float
     received: bytearray = field(default_factory=bytearray, repr=False)
@@ -74,14 +74,14 @@ class Playout:
     marks: list[MarkEcho] = field(default_factory=list, repr=False)
     _spans: list[Span] = field(default_factory=list)
     _pending: deque[tuple[float, MarkEcho]] = field(default_factory=deque)
-    # The run that is playing: which byte began at which moment. It ends where the bytes received end.
+    # The run that is playing: its first byte, and when that began. A run ends where the bytes received end.
     _run_from: int = 0
     _run_at: float | None = None
 
     def media(self, audio: bytes, now: float) -> None:
-        """Queue `audio`; it is heard at once if nothing else is queued."""
+        """Queue `audio`. It plays at once if nothing else is queued."""
         self._settle(now)
-        room = LONGEST_CALL_MS * BYTES_PER_MS - len(self.received)
+        room = MAX_CALL_MS * BYTES_PER_MS - len(self.received)
         if audio and room > 0:
             if self._run_at is None:
                 self._run_from, self._run_at = len(self.received), now
@@ -89,17 +89,17 @@ class Playout:
             self.received_log.append((now, len(self.received)))
 
     def mark(self, name: str, now: float, *, delay_ms: float = 0.0) -> None:
-        """Take a mark; it is due when everything received before it has been played, and `delay_ms` later."""
+        """Take a mark. It is due `delay_ms` after everything received before it has been played."""
         if len(self.marks) >= MAX_MARKS:
             return
         self._settle(now)
         mark = MarkEcho(name, now, len(self.received))
         self.marks.append(mark)
-        # What is queued plays on whatever comes after it, so the moment is known now; only a `clear` changes it.
+        # Later audio does not delay the queue, so the moment is known now; only a `clear` changes it.
         self._pending.append((now + (self.queued_ms(now) + delay_ms) / 1000, mark))
 
     def clear(self, now: float) -> Clear:
-        """Drop what is queued. All pending marks are due at once, in order."""
+        """Drop the queued audio. All pending marks are due at once, in order."""
         heard_to = self._cut(now)
         for _, mark in self._pending:
             mark.cleared = mark.position > heard_to
@@ -109,12 +109,12 @@ class Playout:
         return cleared
 
     def stop(self, now: float) -> None:
-        """End the stream: what is queued is never heard, and pending marks are never given back."""
+        """End the stream: queued audio is never heard, and pending marks are never sent back."""
         self._cut(now)
         self._pending.clear()
 
     def due(self, now: float) -> list[MarkEcho]:
-        """Hand out the marks that are due by `now`, in order, each once; `echoed_at` is for the receiver to set."""
+        """Return the marks that are due by `now`, in order, each once. The receiver sets `echoed_at`."""
         marks = []
         while self._pending and self._pending[0][0] <= now:
             marks.append(self._pending.popleft()[1])
@@ -125,23 +125,23 @@ class Playout:
         return self._pending[0][0] if self._pending else None
 
     def position(self, now: float) -> float:
-        """How many of the bytes received have been played (or dropped) by `now`."""
+        """Return how many of the bytes received have been played (or dropped) by `now`."""
         if self._run_at is None:
             return len(self.received)
         return min(self._run_from + (now - self._run_at) * BYTES_PER_SECOND, len(self.received))
 
     def queued_ms(self, now: float) -> float:
-        """Milliseconds of audio that are still to be heard."""
+        """Return the milliseconds of audio that are still queued."""
         return (len(self.received) - self.position(now)) / BYTES_PER_MS
 
     def spans(self, now: float) -> list[Span]:
-        """Everything heard until `now`, in order; the last one may still be going on."""
+        """Return the spans heard until `now`, in order. The last one may still be playing."""
         self._settle(now)
         current = self._current(int(self.position(now)))
         return [*self._spans, current] if current else list(self._spans)
 
     def heard(self, since_ms: float, now: float) -> tuple[float, float | None]:
-        """How many milliseconds were heard from `since_ms` on, and when the last of them ended (in ms)."""
+        """Return how many milliseconds were heard since `since_ms`, and when the last of them ended (in ms)."""
         self._settle(now)
         current = self._current(int(self.position(now)))
         latest = [current] if current else []
@@ -154,7 +154,7 @@ class Playout:
         return total, ended_ms
 
     def audio(self, length: int, now: float) -> bytes:
-        """What the ear heard, as µ-law from the start of the stream: `length` bytes, silence where nothing played."""
+        """Return the heard audio as µ-law from the start of the stream: `length` bytes, with silence in the gaps."""
         track = bytearray(SILENCE * length)
         for span in self.spans(now):
             start = round(span.start_ms * BYTES_PER_MS)
@@ -168,7 +168,7 @@ class Playout:
             self._close(len(self.received))
 
     def _cut(self, now: float) -> int:
-        """End the run that is playing at `now`; return the byte that was reached."""
+        """End the run that is playing at `now`; return the byte it reached."""
         reached = int(self.position(now))
         self._close(reached)
         return reached
@@ -180,7 +180,7 @@ class Playout:
         self._run_at = None
 
     def _current(self, reached: int) -> Span | None:
-        """The run that is playing, up to the byte `reached`."""
+        """Return the run that is playing, up to the byte `reached`."""
         if self._run_at is None or reached <= self._run_from:
             return None
         start_ms = (self._run_at - self.started_at) * 1000

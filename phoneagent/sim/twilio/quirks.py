@@ -1,4 +1,4 @@
-"""What Twilio does that no document settles: the assumptions of the simulated phone, for a test to vary."""
+"""Undocumented behaviour of Twilio's: the assumptions of the simulated phone, for a test to vary."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Quirks:
-    """A server should get along with any of these.
+    """A server should work with any of these.
 
     Attributes:
-        retry_waits_s: what passes before each retry of a request, in seconds; the last one holds for all further ones.
-            Twilio does not tell; these spread five retries over five seconds.
+        retry_waits_seconds: the waits before the retries of a request; the last one applies to all further retries.
+            Twilio does not document them; these spread five retries over five seconds.
         action_after_hang_up: when the caller hangs up, the `action` of the Connect or Dial that was running is
-            requested all the same, with CallStatus completed.
+            requested anyway, with CallStatus completed.
         action_after_update: when the REST API gives a call new TwiML, the `action` of the Connect or Dial that was
-            running is requested first, and its answer ignored. Seen at Twilio for Dial; for Connect nobody tells.
+            running is requested first, and its answer ignored. Observed at Twilio for Dial; for Connect it is unknown.
         callbacks_twice: every status callback is delivered twice, with the same idempotency token.
-        callbacks_reversed: status callbacks are held back until the call is over, and come last first.
+        callbacks_reversed: status callbacks are held back until the call is over, and come in reverse order.
     """
 
     retry_waits_seconds: tuple[float, ...] = (0.25, 0.5, 1.0, 1.5, 2.0)

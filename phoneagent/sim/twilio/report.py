@@ -1,6 +1,6 @@
-"""What a call was like, as the phone alone can tell: the figures of `report.json`.
+"""The figures of `report.json`, as far as the phone alone can measure a call.
 
-A phone hears audio, not words: the text of the agent's turns is empty, and what only the server knows is null.
+A phone hears audio, not words: the text of the agent's turns is empty, and figures that only the server knows are null.
 """
 
 from __future__ import annotations
@@ -46,9 +46,9 @@ def call_report(line: Line) -> dict[str, Any]:
 
 
 def response_ms(line: Line) -> list[float]:
-    """For each line of the caller's that was answered: from its end to the agent's next sound, in milliseconds.
+    """Return the response times: from the end of each answered line of the caller's to the agent's next sound, in ms.
 
-    A line that the agent still talked over when it ended has no figure, nor has one that the caller went on from.
+    A line has no figure if the agent was still talking at its end, or if the caller went on before an answer.
     """
     waits = []
     spans = line.heard
@@ -97,7 +97,7 @@ def _turn(role: str, text: str, start_ms: float, end_ms: float, heard_ms: float)
 
 
 def _barge_in(line: Line, clear: Clear, agent: list[Turn]) -> dict[str, Any]:
-    """A clear that dropped something: how much of that turn was heard, and how long after the caller began."""
+    """Return the entry of a clear that dropped audio: how much of the turn was heard, and the reaction time."""
     began = [each.start_ms for each in line.speech if each.start_ms <= clear.at_ms]
     cut = [turn for turn in agent if turn["start_ms"] <= round(clear.at_ms)]
     return {

@@ -1,12 +1,12 @@
-"""Twilio's REST API, as far as a phone agent uses it: the account, its phone numbers, and calls.
+"""A simulated Twilio REST API, with the parts that a phone agent uses: the account, its phone numbers, and calls.
 
     async with TwilioRest(account_sid=sid, auth_token=token) as rest:
         rest.add_number("+15550100002", voice_url="https://elsewhere.example/voice")
         ...  # point a client at rest.url instead of https://api.twilio.com
         assert rest.violations == []
 
-It refuses what Twilio refuses, with Twilio's codes. A form field that Twilio does not know, which it would ignore
-without a word, is a violation here.
+It refuses what Twilio refuses, with Twilio's codes. Twilio silently ignores unknown form fields; here each one is a
+violation.
 """
 
 from __future__ import annotations
@@ -36,14 +36,14 @@ from phoneagent.sim.twilio.rest_forms import (
 )
 
 VERSION = "2010-04-01"
-KEPT_REQUESTS = 1000
-"""Requests that are remembered; the oldest is forgotten first."""
+MAX_REQUESTS = 1000
+"""Requests that are kept; the oldest is dropped first."""
 
 MAX_BODY_BYTES = 64 * 1024
-MAX_PAGE = 1000
+MAX_PAGE_SIZE = 1000
 
 ENDED = frozenset({"completed", "busy", "failed", "no-answer", "canceled"})
-"""What a call's status can be when it is over."""
+"""The statuses of a call that is over."""
 
 _MESSAGES = {
     20003: "Authenticate",
@@ -57,7 +57,7 @@ _MESSAGES = {
 
 @dataclass(frozen=True, slots=True)
 class RestRequest:
-    """A request that the API got, and the status that it answered. The parameters hold phone numbers."""
+    """A request to the API, and the status of its answer. The parameters hold phone numbers."""
 
     method: str
     path: str
@@ -66,27 +66,27 @@ class RestRequest:
 
 
 class LiveCall(Protocol):
-    """A call that is going on somewhere, for the API to act upon."""
+    """A call in progress, as the API controls it."""
 
     def complete(self) -> None:
-        """End it."""
+        """End the call."""
 
     def redirect(self, *, url: str | None, twiml: str | None, method: str) -> None:
-        """Go on with other TwiML: that of `url`, or `twiml` itself."""
+        """Continue the call with other TwiML: that of `url`, or `twiml` itself."""
 
 
 class TwilioRest:
     """The API of one account, on 127.0.0.1 while the context is entered.
 
     Args:
-        account_sid, auth_token: what a client must present; anything else is answered with 401 and code 20003.
+        account_sid, auth_token: the credentials of clients; any others get 401 and code 20003.
         port: 0 takes a free one.
-        clock_skew_s: how far the `Date` of its answers is ahead of this machine's clock, in seconds.
+        clock_skew_seconds: how far the `Date` of its answers is ahead of this machine's clock.
 
     Attributes:
         account: the account as JSON; set its `status` to "suspended" or "closed".
-        numbers, calls: the resources as JSON, by sid. Change them to play what happens at Twilio.
-        requests: what was asked, in order.
+        numbers, calls: the resources as JSON, by sid. Change them to simulate changes at Twilio.
+        requests: the requests so far, in order.
         violations: every rule that a client broke.
     """
 
@@ -100,7 +100,7 @@ class TwilioRest:
         }
         self.numbers: dict[str, dict[str, Any]] = {}
         self.calls: dict[str, dict[str, Any]] = {}
-        self.requests: deque[RestRequest] = deque(maxlen=KEPT_REQUESTS)
+        self.requests: deque[RestRequest] = deque(maxlen=MAX_REQUESTS)
         self.violations: list[str] = []
         self._live: dict[str, LiveCall] = {}
         self.clock_skew_seconds = clock_skew_seconds
@@ -109,7 +109,7 @@ class TwilioRest:
         self._failures: deque[tuple[int, int]] = deque()
         self._runner: web.AppRunner | None = None
 
-    # --- the world behind the API ---
+    # --- the account behind the API ---
 
     def add_number(self, phone_number: str, **fields: Any) -> str:
         """Give the account a phone number (E.164) and return its sid; `fields` are as in the API's JSON."""
@@ -137,7 +137,7 @@ class TwilioRest:
         return sid
 
     def add_call(self, call_sid: str | None = None, **fields: Any) -> str:
-        """Let the API know a call, in progress unless `fields` say otherwise, and return its sid."""
+        """Add a call, in progress unless `fields` say otherwise, and return its sid."""
         sid = call_sid or "CA" + secrets.token_hex(16)
         self.calls[sid] = {
             "sid": sid,
@@ -153,7 +153,7 @@ class TwilioRest:
         return sid
 
     def add_live_call(self, call_sid: str, live: LiveCall, **fields: Any) -> Callable[[str], None]:
-        """Let the API know a call that rings and that it can act upon; return what takes its further statuses."""
+        """Add a ringing call that the API controls through `live`; return the function that updates its status."""
         self.add_call(call_sid, status="ringing", **fields)
         self._live[call_sid] = live
 
@@ -175,7 +175,7 @@ class TwilioRest:
 
     @property
     def url(self) -> str:
-        """What stands for `https://api.twilio.com`. Only while the server runs."""
+        """The address in place of `https://api.twilio.com`. Only while the server runs."""
         if self._runner is None:
             raise RuntimeError("the simulated API does not run; enter it first: async with TwilioRest(...) as rest")
         return f"http://127.0.0.1:{self._runner.addresses[0][1]}"
@@ -241,15 +241,15 @@ class TwilioRest:
 
     def _list_numbers(self, path: str, params: Mapping[str, str]) -> dict[str, Any]:
         self._note_unknown("IncomingPhoneNumbers, list", "list", params)
-        # Twilio finds parts of numbers too, so a client must compare what it gets.
+        # Twilio also matches parts of numbers, so a client must compare the results.
         wanted = params.get("PhoneNumber", "").replace("*", "")
         found = [number for number in self.numbers.values() if wanted in number["phone_number"]]
         try:
             size, page = int(params.get("PageSize", 50)), int(params.get("Page", 0))
         except ValueError:
             raise Refused(400, BAD_VALUE, "PageSize and Page must be numbers") from None
-        if not 1 <= size <= MAX_PAGE or page < 0:
-            raise Refused(400, BAD_VALUE, f"PageSize must be between 1 and {MAX_PAGE}")
+        if not 1 <= size <= MAX_PAGE_SIZE or page < 0:
+            raise Refused(400, BAD_VALUE, f"PageSize must be between 1 and {MAX_PAGE_SIZE}")
         more = len(found) > (page + 1) * size
         return {
             "incoming_phone_numbers": found[page * size : (page + 1) * size],
@@ -301,7 +301,7 @@ def _error(status: int, code: int, message: str) -> dict[str, Any]:
 
 
 def _basic(header: str) -> tuple[str, str]:
-    """Return user and password of an Authorization header, empty ones if it has none."""
+    """Return the user and password of an Authorization header, empty strings without them."""
     kind, _, value = header.partition(" ")
     if kind.lower() != "basic":
         return "", ""

@@ -1,4 +1,4 @@
-"""The forms that Twilio's REST API takes: which fields it knows, and which values it refuses."""
+"""The forms of Twilio's REST API: the fields it knows, and the values it refuses."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import re
 from collections.abc import Collection, Iterable, Mapping
 from urllib.parse import urlsplit
 
-LONGEST_TWIML = 4000
-"""Characters of TwiML that may be given in a form."""
+MAX_TWIML_CHARS = 4000
+"""The maximum length of TwiML in a form."""
 
 BAD_VALUE = 20001
-"""The code of a value that is refused, where Twilio's own more exact one was not found."""
+"""The code of a refused value, used where Twilio's more specific code is unknown."""
 
 _FIELDS: Mapping[str, frozenset[str]] = {
     name: frozenset(fields.split())
@@ -38,7 +38,7 @@ _METHODS = frozenset({"GET", "POST"})
 
 
 class Refused(Exception):
-    """A request that the API answers with an error. Without a message, the usual one of the code is sent."""
+    """The API answers a request with an error. Without a message, the code's default one is sent."""
 
     def __init__(self, status: int, code: int, message: str = "") -> None:
         self.status = status
@@ -48,7 +48,7 @@ class Refused(Exception):
 
 
 def unknown_fields(form: str, names: Iterable[str]) -> list[str]:
-    """Return which of the fields the form does not have."""
+    """Return the fields that the form does not have."""
     return sorted(set(names) - _FIELDS[form])
 
 
@@ -56,7 +56,7 @@ def check_number(params: Mapping[str, str]) -> None:
     """Check the update of a phone number.
 
     Raises:
-        Refused: an address or a method is not one.
+        Refused: an address or a method is invalid.
     """
     for name, value in params.items():
         if name in _URLS and value and not _is_url(value):
@@ -68,7 +68,7 @@ def check_call(params: Mapping[str, str], owned: Collection[str]) -> None:
     """Check the creation of a call from one of the `owned` numbers.
 
     Raises:
-        Refused: there is nobody to call, nobody who calls, or nothing to say.
+        Refused: the callee, the caller or the instructions are missing or invalid.
     """
     if not params.get("To"):
         raise Refused(400, 21201, "No 'To' number is specified")
@@ -85,10 +85,10 @@ def check_call(params: Mapping[str, str], owned: Collection[str]) -> None:
 
 
 def check_call_update(params: Mapping[str, str], status: str) -> None:
-    """Check a change to a live call that has that status.
+    """Check a change to a live call with the given status.
 
     Raises:
-        Refused: the new status is none, or Url and Twiml contradict each other.
+        Refused: the new status is invalid, or both Url and Twiml are given.
     """
     wanted = params.get("Status")
     if wanted is not None and wanted not in ("completed", "canceled"):
@@ -105,8 +105,8 @@ def _check_instructions(params: Mapping[str, str]) -> None:
     url = params.get("Url")
     if url and not _is_url(url):
         raise Refused(400, 21205, "Url is not a valid URL")
-    if len(params.get("Twiml", "")) > LONGEST_TWIML:
-        raise Refused(400, BAD_VALUE, f"Twiml may have {LONGEST_TWIML} characters")
+    if len(params.get("Twiml", "")) > MAX_TWIML_CHARS:
+        raise Refused(400, BAD_VALUE, f"Twiml may have {MAX_TWIML_CHARS} characters")
 
 
 def _check_methods(params: Mapping[str, str]) -> None:

@@ -1,7 +1,7 @@
-"""The media socket of a call, from Twilio's end: a frame every 20 ms out, audio, marks and clears in.
+"""The media socket of a call, from Twilio's end: a frame every 20 ms out; audio, marks and clears in.
 
-One task writes and one reads. The writer keeps the frame clock: frame n of the call holds what was spoken from n x 20
-to (n + 1) x 20 ms after the stream's start and leaves at the end of that time, or later by the line's delay.
+One task writes and one reads. The writer keeps the frame clock: frame n of the call holds the speech from n x 20 to
+(n + 1) x 20 ms after the stream's start. It leaves at the end of that time, plus the line's delay.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidMessage, InvalidStatus, InvalidURI
 
 from phoneagent.sim.twilio.alerts import CallFailed, alert
-from phoneagent.sim.twilio.messages import MAX_MESSAGE, Mark, Media, Wipe, Writer, read
+from phoneagent.sim.twilio.messages import MAX_MESSAGE_BYTES, Mark, Media, Wipe, Writer, read
 from phoneagent.sim.twilio.microphone import FRAME_MS, Microphone
 from phoneagent.sim.twilio.playout import Playout
 
@@ -26,18 +26,18 @@ FRAME_SECONDS = FRAME_MS / 1000
 CONNECT_SECONDS = 5.0
 
 CLOSE_SECONDS = 2.0
-"""What the server gets to answer our closing frame, in seconds; then the connection is cut."""
+"""The time that the server gets to answer our closing frame; then the connection is cut."""
 
 CONGESTED_SECONDS = 5.0
-"""A server that does not read for so long is congested: frames are dropped."""
+"""A server that does not read for this long is congested: frames are dropped."""
 
 _USER_AGENT = "Twilio.TmeWs/1.0"
 
 
-class Party(Protocol):
-    """Whose stream it is: what is said and heard, where to note what happened, and what is wrong with the line."""
+class StreamOwner(Protocol):
+    """The owner of a stream (`Line`): its speech, its playback, and the faults of the line."""
 
-    mouth: Microphone
+    microphone: Microphone
     playout: Playout
     sent_log: list[float]
     media_paused: bool
@@ -46,24 +46,24 @@ class Party(Protocol):
     mark_delay_ms: float
 
     def report(self, violation: str) -> None:
-        """Note a rule that the server broke."""
+        """Record a rule that the server broke."""
 
     def note(self) -> None:
-        """Something happened that somebody may wait for."""
+        """Wake the owner's waiting methods: something has changed."""
 
 
 class _NoRedirect(connect):
-    """Twilio takes any answer but 101 for a refusal, redirects included."""
+    """A client without redirects: Twilio takes any answer but 101 for a refusal."""
 
     def process_redirect(self, exc: Exception) -> Exception | str:
         return exc
 
 
 async def open_socket(url: str, *, host: str, port: int, headers: dict[str, str]) -> ClientConnection:
-    """Dial `url` as Twilio does; the connection goes to `host` and `port`, under the name that is in `url`.
+    """Open a WebSocket as Twilio does. The connection goes to `host` and `port`, with the name in `url` as `Host`.
 
     Raises:
-        CallFailed: no socket; `status` is the server's HTTP status if it gave one.
+        CallFailed: the server did not accept it; `status` is its HTTP status if it gave one.
     """
     try:
         return await _NoRedirect(
@@ -76,7 +76,7 @@ async def open_socket(url: str, *, host: str, port: int, headers: dict[str, str]
             open_timeout=CONNECT_SECONDS,
             ping_interval=None,
             close_timeout=CLOSE_SECONDS,
-            max_size=MAX_MESSAGE,
+            max_size=MAX_MESSAGE_BYTES,
             host=host,
             port=port,
         )
@@ -97,18 +97,18 @@ async def open_socket(url: str, *, host: str, port: int, headers: dict[str, str]
 class MediaStream:
     """One stream of a call on an open socket. `run` drives it to its end.
 
-    `delay_ms` is what each message takes on the way, in both directions.
+    `delay_ms` is the latency of each message, in both directions.
     """
 
     def __init__(
-        self, connection: ClientConnection, writer: Writer, stream_sid: str, party: Party, *, delay_ms: float
+        self, connection: ClientConnection, writer: Writer, stream_sid: str, owner: StreamOwner, *, delay_ms: float
     ) -> None:
         self.stream_sid = stream_sid
         self.close_code: int | None = None
         self.ended_by: str | None = None
         self._connection = connection
         self._writer = writer
-        self._party = party
+        self._owner = owner
         self.delay_seconds = delay_ms / 1000
         self._outbox: deque[tuple[float, Callable[[], str | bytes]]] = deque()
         self._inbox: deque[tuple[float, str | bytes]] = deque()
@@ -120,10 +120,10 @@ class MediaStream:
         self._first_timestamp = 50 + secrets.randbelow(131)
 
     async def start(self, parameters: dict[str, str]) -> float:
-        """Send `connected` and `start`; return the moment at which `start` went (monotonic, in seconds).
+        """Send `connected` and `start`; return the moment at which `start` was sent (monotonic, in seconds).
 
         Raises:
-            CallFailed: the socket was closed by then.
+            CallFailed: the server closed the socket before.
         """
         try:
             await self._send(self._writer.connected())
@@ -136,9 +136,9 @@ class MediaStream:
         return time.monotonic()
 
     async def run(self) -> str:
-        """Carry the call's audio until the stream ends; return who ended it: agent, caller, line or error."""
+        """Carry the call's audio until the stream ends; return its `ended_by`: agent, caller, line or error."""
         now = time.monotonic()
-        self._first_frame = self._frame = max(0, int((now - self._party.playout.started_at) / FRAME_SECONDS))
+        self._first_frame = self._frame = max(0, int((now - self._owner.playout.started_at) / FRAME_SECONDS))
         writing = asyncio.create_task(self._write())
         try:
             await self._read()
@@ -149,30 +149,30 @@ class MediaStream:
             writing.cancel()
             for timer in self._timers.values():
                 timer.cancel()
-            self._party.playout.stop(time.monotonic())
+            self._owner.playout.stop(time.monotonic())
             self._connection.transport.abort()
             await asyncio.gather(writing, return_exceptions=True)
         assert self.ended_by is not None
         return self.ended_by
 
-    # What the phone does to the stream.
+    # Actions of the phone.
 
     def press(self, digit: str) -> None:
         """Send one key."""
         self._post(lambda: self._writer.dtmf(digit))
 
     def post_raw(self, data: str | bytes) -> None:
-        """Send `data` as it is, a text or a binary frame."""
+        """Send `data` unchanged, as a text or a binary frame."""
         self._post(lambda: data)
 
     def hang_up(self, by: str) -> None:
-        """End the stream from Twilio's side: nothing more is heard; `stop` goes out, then the socket is closed."""
+        """End the stream from Twilio's side: playback stops, `stop` is sent, then the socket is closed."""
         if self.ended_by is None:
             self.ended_by = by
             now = time.monotonic()
-            self._party.playout.stop(now)
+            self._owner.playout.stop(now)
             self._post(self._writer.stop)
-            # The writer may be stuck in a socket that nobody reads.
+            # The writer may be stuck if the server does not read.
             self._arm("hang-up", now + 2 * CLOSE_SECONDS + self.delay_seconds, self.drop)
 
     def drop(self) -> None:
@@ -190,7 +190,7 @@ class MediaStream:
         try:
             while True:
                 while self.ended_by is None and self._frame_due() <= time.monotonic():
-                    self._speak()
+                    self._queue_frame()
                 while self._outbox and self._outbox[0][0] <= time.monotonic():
                     await self._send(self._outbox.popleft()[1]())
                 if self.ended_by is not None and not self._outbox:
@@ -199,34 +199,35 @@ class MediaStream:
                 due = self._frame_due() if self.ended_by is None else float("inf")
                 await self._sleep_until(min(due, self._outbox[0][0]) if self._outbox else due)
         except ConnectionClosed:
-            return  # the reader finds out why
+            return  # the reader sees the cause
 
     def _frame_due(self) -> float:
-        return self._party.playout.started_at + (self._frame + 1) * FRAME_SECONDS
+        return self._owner.playout.started_at + (self._frame + 1) * FRAME_SECONDS
 
-    def _speak(self) -> None:
-        """Take the next 20 ms of the caller's; frames that the line loses are spoken all the same."""
+    def _queue_frame(self) -> None:
+        """Take the next 20 ms of the caller's speech. Frames that the line loses are spoken too."""
         due = self._frame_due()
-        payload = self._party.mouth.frame(self._frame)
+        payload = self._owner.microphone.frame(self._frame)
         timestamp = self._first_timestamp + (self._frame - self._first_frame) * FRAME_MS
         self._frame += 1
-        if self._party.media_paused or time.monotonic() - due > CONGESTED_SECONDS:
+        if self._owner.media_paused or time.monotonic() - due > CONGESTED_SECONDS:
             return
         self._outbox.append((due + self.delay_seconds, lambda: self._media(payload, timestamp)))
 
     def _media(self, payload: str | None, timestamp: int) -> str:
         self._chunk += 1
-        self._party.sent_log.append(time.monotonic())
+        self._owner.sent_log.append(time.monotonic())
         return self._writer.media(payload, self._chunk, timestamp)
 
     async def _send(self, data: str | bytes) -> None:
         began = time.monotonic()
         await self._connection.send(data)
         if time.monotonic() - began > CONGESTED_SECONDS:
-            self._party.report(alert(31930, "the server does not read; frames of the caller's are dropped"))
+            self._owner.report(alert(31930, "the server does not read; frames of the caller's are dropped"))
 
     async def _sleep_until(self, moment: float) -> None:
-        """Wait until `moment`, or for something new in the outbox. A timer and an event cost less than a timeout."""
+        """Wait until `moment`, or for a new message in the outbox."""
+        # A timer and an event cost less than a timeout, and this runs for every frame.
         timer = None
         if moment != float("inf"):
             timer = asyncio.get_running_loop().call_later(max(moment - time.monotonic(), 0), self._wake.set)
@@ -241,7 +242,7 @@ class MediaStream:
 
     async def _read(self) -> None:
         while True:
-            while self._party.stall_reading and self.ended_by is None:  # noqa: ASYNC110 - a fault, set from anywhere
+            while self._owner.stall_reading and self.ended_by is None:  # noqa: ASYNC110 - a fault, set from anywhere
                 await asyncio.sleep(FRAME_SECONDS)
             message = await self._connection.recv()
             if self.delay_seconds:
@@ -257,43 +258,43 @@ class MediaStream:
             self._arm("inbox", self._inbox[0][0], self._take_due)
 
     async def _drain_inbox(self) -> None:
-        """Let everything that is still on its way arrive: the close that we saw comes after it."""
+        """Let delayed messages arrive: the server sent them before its close."""
         while self._inbox:
             await asyncio.sleep(max(self._inbox[-1][0] - time.monotonic(), 0))
             self._take_due()
 
     def _take(self, message: str | bytes) -> None:
-        """Let one message of the server's take effect, now."""
+        """Apply one message of the server's now."""
         if self.ended_by is not None:
             return
         now = time.monotonic()
-        playout = self._party.playout
+        playout = self._owner.playout
         match read(message, self.stream_sid):
             case Media(audio):
                 playout.media(audio, now)
             case Mark(name):
-                playout.mark(name, now, delay_ms=self._party.mark_delay_ms)
-                self._give_marks_back()
+                playout.mark(name, now, delay_ms=self._owner.mark_delay_ms)
+                self._echo_marks()
             case Wipe():
-                self._give_marks_back()  # those that were heard before it, should their timer be late
+                self._echo_marks()  # marks that were due before it, in case their timer is late
                 playout.clear(now)
-                self._give_marks_back()
+                self._echo_marks()
             case str(violation):
-                self._party.report(violation)
-        self._party.note()
+                self._owner.report(violation)
+        self._owner.note()
 
-    def _give_marks_back(self) -> None:
+    def _echo_marks(self) -> None:
         now = time.monotonic()
-        for mark in self._party.playout.due(now):
-            if not self._party.lose_marks:
+        for mark in self._owner.playout.due(now):
+            if not self._owner.lose_marks:
                 mark.echoed_at = now
                 self._post(lambda name=mark.name: self._writer.mark(name))  # type: ignore[misc]
-        due = self._party.playout.next_due()
+        due = self._owner.playout.next_due()
         if due is not None and self.ended_by is None:
-            self._arm("marks", due, self._give_marks_back)
+            self._arm("marks", due, self._echo_marks)
 
     def _arm(self, name: str, moment: float, action: Callable[[], None]) -> None:
-        """Have `action` called at `moment`, in place of what was set under this `name`."""
+        """Call `action` at `moment`; this replaces the timer of the same `name`."""
         if name in self._timers:
             self._timers[name].cancel()
         loop = asyncio.get_running_loop()
@@ -302,15 +303,15 @@ class MediaStream:
     # The end.
 
     def _settle(self, closed: ConnectionClosed) -> None:
-        """Find out who ended the stream, and report an end that Twilio would complain about."""
+        """Determine `ended_by`, and report an end that Twilio would warn about."""
         self.close_code = closed.rcvd.code if closed.rcvd else 1006
         if self.ended_by is not None:
             return
         if closed.sent is not None and not closed.rcvd_then_sent:
             self.ended_by, self.close_code = "error", closed.sent.code
-            self._party.report(alert(31924, f"the socket was closed with {closed.sent.code} {closed.sent.reason}"))
+            self._owner.report(alert(31924, f"the socket was closed with {closed.sent.code} {closed.sent.reason}"))
         elif closed.rcvd is None:
             self.ended_by = "line"
-            self._party.report(alert(31903, "the connection ended without a closing frame"))
+            self._owner.report(alert(31903, "the connection ended without a closing frame"))
         else:
             self.ended_by = "agent"

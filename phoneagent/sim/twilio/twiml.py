@@ -1,7 +1,7 @@
-"""TwiML as Twilio reads it: what a server answers to a voice webhook, checked against the schema.
+"""TwiML as Twilio reads it: the answer to a voice webhook, checked against the schema.
 
-A document that is no TwiML fails the call, as at Twilio; a verb, an attribute or a value that TwiML does not know is
-an alert of its own (12200) and ignored.
+As at Twilio, a document that is not TwiML fails the call; each unknown verb, attribute or value raises an alert (12200)
+and is ignored.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from xml.etree import ElementTree
 from phoneagent.sim.twilio.alerts import CallFailed, alert
 
 MAX_DOCUMENT_BYTES = 64 * 1024
-"""Bytes of a TwiML document that Twilio accepts."""
+"""The maximum size of a TwiML document."""
 
-LONGEST_PARAMETER = 500
-"""Characters that a Parameter's name and value must stay below, together."""
+MAX_PARAMETER_CHARS = 500
+"""A Parameter's name and value must have fewer characters than this in total."""
 
 _SPEECH_MARKUP = frozenset({"break", "emphasis", "lang", "p", "phoneme", "prosody", "s", "say-as", "sub", "w"})
 _DIALLED = frozenset({"Application", "Client", "Conference", "Number", "Queue", "Sim", "Sip", "WhatsApp"})
@@ -40,7 +40,7 @@ _ATTRIBUTES: Mapping[str, frozenset[str]] = {
         "recordingTrack sequential referUrl referMethod events passports",
     }.items()
 }
-"""The elements that the phone carries out, and the attributes that each may have."""
+"""The elements that the phone carries out, and the attributes of each."""
 
 _WITH_TEXT = frozenset({"Say", "Play", "Redirect", "Dial"})
 
@@ -49,7 +49,7 @@ _UNSIMULATED_NOUNS = (
     "AiSession Autopilot Conversation ConversationRelay ConversationRelaySession Room VirtualAgent"  # inside Connect
 )
 _UNSIMULATED = frozenset(f"{_UNSIMULATED_VERBS} {_UNSIMULATED_NOUNS}".split())
-"""Good TwiML that this phone cannot carry out: it says so rather than calling it a mistake of the server's."""
+"""Valid TwiML that this phone cannot carry out. It fails the call with that reason, not with an alert."""
 
 _CHILDREN: Mapping[str, frozenset[str]] = {
     "Say": _SPEECH_MARKUP,
@@ -71,7 +71,7 @@ _VALUES = {
 
 @dataclass(frozen=True, slots=True)
 class Verb:
-    """One element of TwiML. Text and attributes stay out of the repr: they may hold phone numbers and tokens."""
+    """One TwiML element. The repr leaves out text and attributes: they may hold phone numbers and tokens."""
 
     name: str
     attributes: Mapping[str, str] = field(repr=False)
@@ -80,7 +80,7 @@ class Verb:
 
     @property
     def simulated(self) -> bool:
-        """Whether the phone can carry it out."""
+        """Whether the phone can carry out this element."""
         return self.name not in _UNSIMULATED and all(child.simulated for child in self.children)
 
 
@@ -96,7 +96,7 @@ def parse(body: bytes, content_type: str) -> Document:
     """Read the answer to a voice webhook; `content_type` is the header, empty if there was none.
 
     Raises:
-        CallFailed: it is no TwiML: too large (11750), of a wrong type (12300), not well-formed (12100).
+        CallFailed: the answer is not TwiML: too large (11750), of a wrong type (12300), or not well-formed (12100).
     """
     kind = content_type.partition(";")[0].strip().lower()
     if len(body) > MAX_DOCUMENT_BYTES:
@@ -115,7 +115,7 @@ def parse(body: bytes, content_type: str) -> Document:
 
 def _read(body: bytes) -> Document:
     if b"<!DOCTYPE" in body:
-        # TwiML needs none, and entities would let 64 KB grow without bound.
+        # TwiML needs none, and its entities could expand 64 KB without bound.
         raise CallFailed("the document has a DOCTYPE; remove it", code=12100)
     try:
         root = ElementTree.fromstring(body)  # noqa: S314 - short, and without a DOCTYPE there are no entities
@@ -131,7 +131,7 @@ def _read(body: bytes) -> Document:
 
 
 class _Reader:
-    """Walks one document; whatever the schema does not know is left out and put into `alerts`."""
+    """Walks one document. Anything that the schema does not know is left out and added to `alerts`."""
 
     def __init__(self) -> None:
         self.alerts: list[str] = []
@@ -141,7 +141,7 @@ class _Reader:
         for element in parent:
             name = element.tag
             if name in _SPEECH_MARKUP and name in allowed:
-                continue  # its words belong to the parent's text
+                continue  # its text is part of the parent's
             if name in allowed:
                 verbs.append(self._verb(element))
             else:
@@ -170,11 +170,11 @@ class _Reader:
             "".join(element.itertext()).strip(),
             self.children(element, _CHILDREN.get(name, frozenset())),
         )
-        self._complete(verb)
+        self._check_complete(verb)
         return verb
 
-    def _complete(self, verb: Verb) -> None:
-        """Warn of what an element needs and does not have."""
+    def _check_complete(self, verb: Verb) -> None:
+        """Warn if an element lacks something that it needs."""
         match verb.name:
             case "Connect" if len(verb.children) != 1:
                 self._warn(f"<Connect> needs exactly one thing to connect to, and has {len(verb.children)}")
@@ -184,7 +184,7 @@ class _Reader:
                 self._warn("<Parameter> needs a name and a value")
             case "Parameter":
                 size = len(verb.attributes["name"]) + len(verb.attributes["value"])
-                if size >= LONGEST_PARAMETER:
+                if size >= MAX_PARAMETER_CHARS:
                     self._warn(f"a <Parameter> has {size} characters in name and value, it must have fewer than 500")
 
     def _warn(self, detail: str) -> None:
@@ -192,12 +192,12 @@ class _Reader:
 
 
 def check_stream(stream: Verb, url: str, *, allow_ws: bool) -> None:
-    """Check a Stream inside Connect before it is dialled; `url` is its absolute address.
+    """Check a Stream inside Connect before it is opened; `url` is its absolute address.
 
-    `allow_ws` lets a plain `ws:` through, which Twilio never does: for a server on this very machine.
+    `allow_ws` permits plain `ws:`, for a server on this machine; Twilio never does.
 
     Raises:
-        CallFailed: Twilio would not dial it.
+        CallFailed: Twilio would not open the stream.
     """
     track = stream.attributes.get("track", "inbound_track")
     parts = urlsplit(url)

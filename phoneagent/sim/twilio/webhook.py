@@ -1,7 +1,7 @@
-"""The HTTP side of Twilio: signed requests to a server, retries, redirects, and the public face of a local address.
+"""The HTTP side of Twilio: signed requests to a server, with retries, redirects and public addresses.
 
-A server behind a tunnel knows itself by its public address: that is what Twilio signs and names in `Host`. `Web`
-sends such requests to the server on this machine instead.
+A server behind a tunnel expects its public address in signatures and in `Host`. `Web` uses that address there, and
+sends the requests to the server on this machine.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ _USER_AGENT = "TwilioProxy/1.1"
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
-    """What a server answered; `url` is the public address that gave the answer, after all redirects."""
+class WebhookAnswer:
+    """A server's answer. `url` is the public address that gave it, after all redirects."""
 
     url: str
     status: int
@@ -38,7 +38,7 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class _Request:
-    """What is asked; the token stays the same however often it is."""
+    """A request. Its repetitions have the same token."""
 
     url: str
     params: Mapping[str, str] = field(repr=False)
@@ -49,8 +49,8 @@ class _Request:
 class Web:
     """Requests as Twilio makes them, for one call.
 
-    `webhook_url` is where the server listens; with `public_url` it is called as if it lived there. Without `auth_token`
-    nothing is signed. `report` takes the violations that a URL's fragment holds.
+    `webhook_url` is the server's address; with `public_url`, requests are signed and named as if it were there. Without
+    `auth_token` nothing is signed. `report` gets the violations in a URL's fragment.
     """
 
     def __init__(
@@ -76,9 +76,9 @@ class Web:
             raise ValueError("public_url must be an http or https address with a host, like https://agent.example")
 
     async def __aenter__(self) -> Web:
-        # Twilio keeps cookies for a call. Ours come from an IP address, and secure ones arrive over plain http.
+        # Twilio keeps cookies during a call. Here they come from an IP address, and secure ones over plain http.
         jar = aiohttp.CookieJar(unsafe=True, treat_as_secure_origin=urldefragged(urlunsplit(self._server)))
-        # Each request dials anew: one on a connection that has died meanwhile would fail for a reason of our own.
+        # Each request opens a connection: one that died while idle would fail for a reason of our own.
         self._http = aiohttp.ClientSession(cookie_jar=jar, connector=aiohttp.TCPConnector(force_close=True))
         return self
 
@@ -96,11 +96,11 @@ class Web:
 
     @property
     def allows_ws(self) -> bool:
-        """Whether a plain `ws:` stream may be dialled: the server is on this machine and claims no public address."""
+        """Whether a plain `ws:` stream is permitted: the server is on this machine and has no public address."""
         return self._public is None and self._server.hostname in _LOOPBACK
 
     def local(self, url: str) -> str:
-        """Return where the public address `url` is really served; another host's address stays as it is."""
+        """Return the local address behind the public address `url`; another host's address is returned unchanged."""
         parts = urlsplit(url)
         if self._public is None or _host(parts) != _host(self._public):
             return url
@@ -112,25 +112,25 @@ class Web:
         return _at(parts, scheme, self._server.netloc, parts.path[len(base) :])
 
     def signature(self, url: str, params: Mapping[str, str]) -> dict[str, str]:
-        """Return the signature header of a request to the public `url`, none without an auth token."""
+        """Return the signature header of a request to the public `url`; empty without an auth token."""
         if self._auth_token is None:
             return {}
         from twilio.request_validator import RequestValidator
 
         parts = urlsplit(url)
-        if parts.scheme == "https":  # as Twilio does for calls: the port is left out of https, and kept in http
+        if parts.scheme == "https":  # Twilio leaves the port out for https and keeps it for http
             url = _at(parts, parts.scheme, parts.hostname or "", parts.path)
         return {"X-Twilio-Signature": RequestValidator(self._auth_token).compute_signature(url, dict(params))}
 
     async def request(
         self, url: str, params: Mapping[str, str], method: str = "POST", *, token: str | None = None
-    ) -> Answer:
-        """Ask the public `url` as Twilio does: again if it fails and its fragment says so, and following redirects.
+    ) -> WebhookAnswer:
+        """Request the public `url` as Twilio does, with the retries of its fragment and with redirects.
 
-        `token` tells the server that it is the same request as an earlier one; a new one is made if there is none.
+        `token` is the idempotency token of an earlier request that this one repeats; by default a new one is made.
 
         Raises:
-            CallFailed: no answer in time, no connection, bad redirects, or a status that is not 2xx.
+            CallFailed: no answer in time, no connection, bad redirects, or a status other than 2xx.
         """
         overrides, violations = read_overrides(url)
         for violation in violations:
@@ -139,12 +139,12 @@ class Web:
         try:
             async with asyncio.timeout(seconds):
                 request = _Request(urldefragged(url), params, method, token or str(uuid.uuid4()))
-                return await self._persist(request, overrides)
+                return await self._with_retries(request, overrides)
         except TimeoutError:
             raise CallFailed(f"no answer within {seconds:g} s; answer sooner", code=11200) from None
 
-    async def _persist(self, request: _Request, overrides: Overrides) -> Answer:
-        """Ask until there is an answer, as often as the overrides have it."""
+    async def _with_retries(self, request: _Request, overrides: Overrides) -> WebhookAnswer:
+        """Repeat the request until it is answered or the retries of the overrides are used up."""
         for waits in range(overrides.retries + 1):
             if waits and self._retry_waits_seconds:
                 await asyncio.sleep(self._retry_waits_seconds[:waits][-1])
@@ -162,8 +162,8 @@ class Web:
                 break
         raise failure
 
-    async def _follow(self, request: _Request, overrides: Overrides) -> Answer:
-        """Make one attempt, redirects included."""
+    async def _follow(self, request: _Request, overrides: Overrides) -> WebhookAnswer:
+        """Make one attempt, with its redirects."""
         for _ in range(MAX_REDIRECTS + 1):
             answer, location = await self._once(request, overrides)
             if not 300 <= answer.status < 400:
@@ -173,11 +173,11 @@ class Web:
                     f"HTTP {answer.status} is no redirect that is followed", status=answer.status, code=11216
                 )
             request = replace(request, url=urldefragged(urljoin(request.url, location)))
-            if answer.status != 307:  # the parameters are not repeated
+            if answer.status != 307:  # Twilio does not repeat the parameters
                 request = replace(request, params={}, method="GET")
         raise CallFailed(f"more than {MAX_REDIRECTS} redirects", code=11215)
 
-    async def _once(self, request: _Request, overrides: Overrides) -> tuple[Answer, str | None]:
+    async def _once(self, request: _Request, overrides: Overrides) -> tuple[WebhookAnswer, str | None]:
         assert self._http is not None
         url, params, method = request.url, request.params, request.method
         headers = {"User-Agent": _USER_AGENT, "Accept": "*/*", "Accept-Encoding": "gzip", "x-home-region": "us1"}
@@ -205,20 +205,20 @@ class Web:
                 content += chunk
                 if len(content) > MAX_DOCUMENT_BYTES:
                     break
-            answer = Answer(url, response.status, response.headers.get("Content-Type", ""), bytes(content))
+            answer = WebhookAnswer(url, response.status, response.headers.get("Content-Type", ""), bytes(content))
             return answer, response.headers.get("Location")
 
 
 def urldefragged(url: str) -> str:
-    """Return `url` without its fragment, where Twilio keeps per-request settings, and without user and password."""
+    """Return `url` without user and password, and without the fragment with its connection overrides."""
     parts = urlsplit(url)
     return _at(parts, parts.scheme, parts.netloc.rpartition("@")[2], parts.path)
 
 
 def _broken(error: Exception, overrides: Overrides) -> tuple[str, CallFailed]:
-    """Return which kind of failure `error` is to the retry policy, and what a call says that fails of it.
+    """Return the retry policy's name for `error`, and the failure of a call that ends with it.
 
-    A connection that breaks before the answer is whole counts as "rt": the documentation does not name that case.
+    A connection that breaks in the middle of an answer counts as "rt": the documentation does not name that case.
     """
     name = type(error).__name__
     if isinstance(error, aiohttp.ClientConnectorError | aiohttp.ConnectionTimeoutError):

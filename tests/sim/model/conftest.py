@@ -15,10 +15,11 @@ from openai.types.beta.realtime.realtime_server_event import RealtimeServerEvent
 from openai.types.realtime.realtime_server_event import RealtimeServerEvent
 from pydantic import TypeAdapter
 from websockets.asyncio.client import ClientConnection, connect
+from websockets.exceptions import ConnectionClosed
 
 from phoneagent.protocol.audio import silence, tone
-from phoneagent.sim.model.records import Faults
 from phoneagent.sim.model.server import Model
+from phoneagent.sim.model.setup import Faults
 from phoneagent.sim.model.vad import EnergyGate
 
 SDK: dict[str, TypeAdapter[Any]] = {"ga": TypeAdapter(RealtimeServerEvent), "beta": TypeAdapter(BetaServerEvent)}
@@ -106,6 +107,19 @@ class Client:
         """All audio received, or that of one item."""
         deltas = [event for event in self.events if event["type"] == "response.output_audio.delta"]
         return b"".join(base64.b64decode(event["delta"]) for event in deltas if item_id in (None, event["item_id"]))
+
+
+async def closing(client: Any) -> ConnectionClosed:
+    """Receive until the connection is closed."""
+    while True:
+        try:
+            await client.next()
+        except ConnectionClosed as closed:
+            return closed
+
+
+def code_of(closed: ConnectionClosed) -> int | None:
+    return closed.rcvd.code if closed.rcvd else None
 
 
 Dial = Callable[..., AbstractAsyncContextManager[Client]]

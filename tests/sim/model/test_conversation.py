@@ -8,30 +8,9 @@ from typing import Any
 import pytest
 
 from phoneagent.protocol.audio import tone
+from tests.sim.model.scripts import OF_COURSE, SCRIPT, SLOW, speaking
 
 pytestmark = pytest.mark.anyio
-
-OF_COURSE = "Of course, a table by the window would be free."
-SCRIPT = """
-[[turn]]
-caller = "A table, please."
-heard = "table"
-say = "Of course, a table by the window would be free."
-
-[[turn]]
-caller = "Half past seven."
-heard = "seven"
-say = "Let me see."
-call = "book"
-arguments = { n = 4 }
-then = "Done. {output}"
-"""
-LONG = "This is a sentence that takes a while to be said, " * 4
-SLOW: dict[str, Any] = {"speed": 2}
-
-
-def speaking(text: str = LONG) -> str:
-    return f'[[turn]]\nheard = "."\ncaller = "Hm."\nsay = "{text}"\n'
 
 
 async def test_truncation_forgets_the_rest_and_the_words(make_model: Any, dial: Any) -> None:
@@ -161,29 +140,3 @@ async def test_a_response_can_be_given_its_own_context(make_model: Any, dial: An
     assert texts == ["Let me see.", OF_COURSE, OF_COURSE]  # the question stayed open for the conversation's own answer
     assert error["code"] == "item_reference_invalid_item_id"
     assert wrong["param"] == "response.input[0].type"
-
-
-async def test_a_response_out_of_band_is_cancelled_by_its_id(make_model: Any, dial: Any) -> None:
-    async with make_model(SCRIPT, think_ms=10_000) as model, dial(model) as client:
-        await client.configure()
-        await client.send("response.create", response={"conversation": "none"})
-        created = (await client.until("response.created"))["response"]
-        await client.send("response.cancel", response_id=created["id"])
-        done = (await client.until("response.done"))["response"]
-
-    assert (done["id"], done["status"]) == (created["id"], "cancelled")
-
-
-async def test_a_commit_in_mid_speech_splits_the_turn(make_model: Any, dial: Any) -> None:
-    async with make_model(SCRIPT) as model, dial(model) as client:
-        await client.configure(turn={"create_response": False})
-        await client.say(tone(300, 500))
-        await client.send("input_audio_buffer.commit")
-        await client.until("input_audio_buffer.committed")
-        await client.speak()
-        await client.until("input_audio_buffer.committed")
-
-    first, second = model.sessions[0].caller_turns
-    assert (first.speech_start_ms, first.speech_end_ms) == (0, 500)
-    assert second.speech_start_ms == 500
-    assert first.item_id != second.item_id

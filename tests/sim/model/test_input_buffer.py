@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from phoneagent.protocol.audio import silence, tone
-from phoneagent.sim.model.input_buffer import Heard, IdleTimeout, InputBuffer, SpeechStarted, SpeechStopped
+from phoneagent.sim.model.input_buffer import BufferEvent, IdleTimeout, InputBuffer, SpeechStarted, SpeechStopped
 from phoneagent.sim.model.vad import EarshotVad, EnergyGate, Vad
 
 TURN = {"type": "server_vad", "prefix_padding_ms": 300, "silence_duration_ms": 500}
@@ -19,7 +19,7 @@ def listener(detection: dict[str, Any] | None = None, vad: type[Vad] | None = No
     return made
 
 
-def feed(to: InputBuffer, audio: bytes, step: int = 160) -> list[Heard]:
+def feed(to: InputBuffer, audio: bytes, step: int = 160) -> list[BufferEvent]:
     return [event for at in range(0, len(audio), step) for event in to.feed(audio[at : at + step])]
 
 

@@ -6,8 +6,6 @@ from typing import Any
 
 import pytest
 
-from phoneagent.protocol.audio import tone
-
 pytestmark = pytest.mark.anyio
 
 SCRIPT = """
@@ -139,27 +137,6 @@ async def test_a_history_is_checked(make_model: Any, dial: Any, item: dict[str, 
         error = await client.refused("conversation.item.create", item=item)
         assert error["param"] == param
         assert model.sessions[0].items == model.sessions[0].brought == []
-
-
-async def test_a_call_without_an_id_gets_one(make_model: Any, dial: Any) -> None:
-    async with make_model(SCRIPT) as model, dial(model) as client:
-        await replay(client, {name: value for name, value in CALL.items() if name != "call_id"})
-        assert model.sessions[0].items[0]["call_id"].startswith("call_")
-
-
-async def test_a_session_is_killed_at_a_moment_of_one_s_choice(make_model: Any, dial: Any) -> None:
-    def kill(session: Any, direction: str, event: dict[str, Any]) -> None:
-        if (direction, event["type"]) == ("out", "response.content_part.added"):
-            session.kill()
-
-    async with make_model(SCRIPT, watch=kill) as model, dial(model) as client:
-        await client.configure()
-        await client.say(tone(300, 600))
-        await client.speak()
-        with pytest.raises(Exception, match="no close frame"):
-            await client.until("response.output_audio.delta")
-        await model.wait_for(lambda: model.sessions[0].closed)
-        assert model.sessions[0].said == ["For how many?"]
 
 
 async def test_a_turn_that_nobody_transcribed_counts_once_it_was_answered(make_model: Any, dial: Any) -> None:

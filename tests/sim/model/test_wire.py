@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from phoneagent.sim.model.wire import OUTBOX_EVENTS, Wire
+from phoneagent.sim.model.wire import MAX_OUTBOX_EVENTS, Wire
 
 pytestmark = pytest.mark.anyio
 
@@ -24,7 +24,7 @@ async def test_a_client_that_does_not_read_is_cut_off(caplog: pytest.LogCaptureF
     socket: Any = Socket()
     wire = Wire(socket)
 
-    for _ in range(OUTBOX_EVENTS):
+    for _ in range(MAX_OUTBOX_EVENTS):
         wire.put(b"{}")
     assert socket.aborted == 0
     wire.put(b"{}")

@@ -244,31 +244,3 @@ async def test_a_fallback_that_fails_too_ends_the_call(server: Server):
             pass
     assert [seen.path for seen in server.requests] == ["/voice", "/fallback"]
     assert caught.value.code == 11200
-
-
-# What nobody knows for sure.
-
-
-@pytest.mark.parametrize("asked", [False, True])
-async def test_whether_the_action_is_asked_after_a_hang_up(server: Server, asked: bool):
-    server.connect(connect='action="/after"')
-    server.pages["/after"] = "<Response><Say>Nobody hears this.</Say></Response>"
-    async with Phone(server.url, quirks=Quirks(action_after_hang_up=asked)).dial() as line:
-        pass
-    assert [seen.form["CallStatus"] for seen in server.seen("/after")] == ["completed"] * asked
-    assert (line.verbs, line.ended_by, line.violations) == (["Connect"], "caller", [])
-
-
-async def test_callbacks_twice_and_last_first(server: Server):
-    server.connect(stream='statusCallback="/status"')
-    server.pages["/status"] = "<Response/>"
-    phone = Phone(server.url, status_callback="/status")
-    phone.quirks = Quirks(callbacks_twice=True, callbacks_reversed=True)
-    async with phone.dial():
-        assert not server.seen("/status")
-    seen = server.seen("/status")
-    events = [each.form.get("StreamEvent") or each.form["CallStatus"] for each in seen]
-    assert events == ["completed"] * 2 + ["stream-stopped"] * 2 + ["stream-started"] * 2
-    tokens = [each.headers["i-twilio-idempotency-token"] for each in seen]
-    assert tokens[::2] == tokens[1::2]
-    assert len(set(tokens)) == 3

@@ -12,31 +12,15 @@ from twilio.request_validator import RequestValidator
 
 from phoneagent.protocol.audio import tone
 from phoneagent.sim.twilio import call_flow, stream
-from phoneagent.sim.twilio.phone import CallFailed, Line, Phone
-from tests.sim.conftest import Leg, Seen, Server
+from phoneagent.sim.twilio.phone import CallFailed, Phone
+from tests.sim.conftest import Leg, Server
+from tests.sim.twilio.calls import TOKEN, called, close_at_once, signed
 
 pytestmark = pytest.mark.anyio
-
-TOKEN = "secret-token"
-
-
-def signed(url: str, seen: Seen) -> bool:
-    return bool(RequestValidator(TOKEN).validate(url, seen.form, seen.headers["x-twilio-signature"]))
 
 
 async def until_closed(leg: Leg) -> None:
     await leg.event("closed")
-
-
-async def close_at_once(leg: Leg) -> None:
-    pass
-
-
-async def called(server: Server, **options: object) -> Line:
-    """A call that the server ends, or that comes to nothing."""
-    async with Phone(server.url, auth_token=TOKEN, **options).dial() as line:  # type: ignore[arg-type]
-        await line.wait_ended(15)
-    return line
 
 
 async def refused(server: Server, **options: object) -> CallFailed:
@@ -302,34 +286,6 @@ async def test_an_action_that_fails_is_a_violation_of_a_call_that_was_up(server:
     assert line.violations == ["11200 HTTP retrieval failure: the server answered HTTP 404"]
 
 
-# Callbacks.
-
-
-async def test_callbacks_of_stream_and_call_in_order(server: Server):
-    server.connect(stream='statusCallback="/stream" name="voice"')
-    server.pages["/stream"] = server.pages["/status"] = "<Response/>"
-    async with Phone(server.url, auth_token=TOKEN, status_callback="/status").dial() as line:
-        pass
-    first, second, last = server.seen("/stream") + server.seen("/status")
-    assert server.requests[1:] == [first, second, last]
-    assert [first.form["StreamEvent"], second.form["StreamEvent"]] == ["stream-started", "stream-stopped"]
-    assert first.form["StreamName"] == "voice"
-    assert first.form["StreamSid"] == line.stream_sid
-    assert first.form["Timestamp"].endswith("Z")
-    assert last.form["CallStatus"] == "completed"
-    assert last.form["CallSid"] == line.call_sid
-    assert signed(server.url.replace("/voice", "/status"), last)
-    assert line.violations == []
-
-
-async def test_a_callback_that_fails_is_a_violation(server: Server):
-    server.connect(stream='statusCallback="/nowhere"')
-    server.agent = close_at_once
-    line = await called(server)
-    assert line.violations == ["11200 HTTP retrieval failure: the server answered HTTP 404 (status callback)"]
-    assert line.ended_by == "agent"
-
-
 # The end.
 
 
@@ -388,40 +344,6 @@ async def test_giving_up_before_the_stream_is_up(server: Server):
         with pytest.raises(asyncio.CancelledError):
             await call
         release.set()
-
-
-async def test_the_server_breaks_the_connection(server: Server):
-    async def agent(leg: Leg) -> None:
-        await leg.until(lambda: leg.media)
-        server.cut()
-
-    server.agent = agent
-    line = await called(server)
-    assert (line.ended_by, line.close_code) == ("line", 1006)
-    assert line.violations == [
-        "31903 Stream - WebSocket - Connection Broken: the connection ended without a closing frame"
-    ]
-
-
-@pytest.mark.parametrize("code", [1000, 1011, 4000])
-async def test_the_servers_closing_code(server: Server, code: int):
-    async def agent(leg: Leg) -> None:
-        await leg.socket.close(code)
-
-    server.agent = agent
-    line = await called(server)
-    assert (line.ended_by, line.close_code, line.violations) == ("agent", code, [])
-
-
-async def test_a_message_that_is_too_large_ends_the_stream(server: Server):
-    async def agent(leg: Leg) -> None:
-        await leg.socket.send_text("x" * (5 * 1024 * 1024))
-        await leg.event("closed")
-
-    server.agent = agent
-    line = await called(server)
-    assert (line.ended_by, line.close_code) == ("error", 1009)
-    assert line.violations[0].startswith("31924 Stream - Websocket - Protocol Error: ")
 
 
 async def test_no_secret_and_no_number_in_what_can_be_printed(server: Server):

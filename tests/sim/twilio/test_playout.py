@@ -135,7 +135,7 @@ def test_what_the_ear_heard(queue: Playout):
 
 
 def test_an_hour_is_kept_and_no_more(queue: Playout, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(playout, "LONGEST_CALL_MS", 1500)
+    monkeypatch.setattr(playout, "MAX_CALL_MS", 1500)
     queue.media(SECOND, 101.0)
     queue.media(SECOND, 101.0)
     queue.media(SECOND, 110.0)

@@ -15,7 +15,7 @@ from twilio.request_validator import RequestValidator
 
 from phoneagent.sim.twilio.alerts import CallFailed
 from phoneagent.sim.twilio.quirks import Quirks
-from phoneagent.sim.twilio.webhook import Answer, Web
+from phoneagent.sim.twilio.webhook import Web, WebhookAnswer
 from tests.sim.conftest import Seen, Server
 
 pytestmark = pytest.mark.anyio
@@ -28,7 +28,7 @@ def signed(url: str, params: dict[str, str], seen: Seen) -> bool:
     return bool(RequestValidator(TOKEN).validate(url, params, seen.headers["x-twilio-signature"]))
 
 
-async def ask(server: Server, *, public_url: str | None = None, method: str = "POST", url: str = "") -> Answer:
+async def ask(server: Server, *, public_url: str | None = None, method: str = "POST", url: str = "") -> WebhookAnswer:
     async with Web(server.url, public_url, TOKEN) as web:
         return await web.request(url or web.entry, PARAMS, method)
 

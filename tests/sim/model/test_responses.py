@@ -6,28 +6,10 @@ from typing import Any
 
 import pytest
 
+from phoneagent.sim.model.responses import MAX_OUT_OF_BAND
+from tests.sim.model.scripts import SCRIPT, SLOW, speaking
+
 pytestmark = pytest.mark.anyio
-
-SCRIPT = """
-[[turn]]
-caller = "A table, please."
-heard = "table"
-say = "Of course, a table by the window would be free."
-
-[[turn]]
-caller = "Half past seven."
-heard = "seven"
-say = "Let me see."
-call = "book"
-arguments = { n = 4 }
-then = "Done. {output}"
-"""
-LONG = "This is a sentence that takes a while to be said, " * 4
-SLOW: dict[str, Any] = {"speed": 2}
-
-
-def speaking(text: str = LONG) -> str:
-    return f'[[turn]]\nheard = "."\ncaller = "Hm."\nsay = "{text}"\n'
 
 
 @pytest.mark.parametrize("create", [True, False])
@@ -61,30 +43,6 @@ async def test_speech_during_a_response(make_model: Any, dial: Any, create: bool
         assert session.violations == session.races == []
 
 
-async def test_an_interrupted_response_ends_in_order(make_model: Any, dial: Any) -> None:
-    async with make_model(speaking(), **SLOW) as model, dial(model) as client:
-        await client.configure(turn={"interrupt_response": True})
-        await client.add("hello")
-        await client.send("response.create")
-        await client.until("response.output_audio.delta")
-        await client.speak()
-        done = (await client.until("response.done"))["response"]
-        start = client.types.index("input_audio_buffer.speech_started")
-
-    assert client.steps(start) == [
-        "input_audio_buffer.speech_started",
-        "response.output_audio.done",
-        "response.output_audio_transcript.done",
-        "response.content_part.done",
-        "response.output_item.done",
-        "conversation.item.done",
-        "response.done",
-    ]
-    assert done["status_details"] == {"type": "cancelled", "reason": "turn_detected"}
-    assert done["output"][0]["status"] == "incomplete"
-    assert len(done["output"][0]["content"][0]["transcript"]) < len(LONG)
-
-
 @pytest.mark.parametrize("with_id", [True, False])
 async def test_a_client_cancels(make_model: Any, dial: Any, with_id: bool) -> None:
     async with make_model(speaking(), **SLOW) as model, dial(model) as client:
@@ -102,20 +60,6 @@ async def test_a_client_cancels(make_model: Any, dial: Any, with_id: bool) -> No
     assert error["code"] == "response_cancel_not_active"
     assert model.violations == []
     assert len(model.races) == 1
-
-
-async def test_a_response_cancelled_before_it_spoke_leaves_the_question_open(make_model: Any, dial: Any) -> None:
-    async with make_model(SCRIPT, think_ms=300) as model, dial(model) as client:
-        await client.configure()
-        await client.add("a table")
-        await client.send("response.create")
-        await client.until("response.created")
-        await client.send("response.cancel")
-        cancelled = (await client.until("response.done"))["response"]
-        answered = await client.answer()
-
-    assert cancelled["output"] == []
-    assert answered["output"][0]["content"][0]["transcript"].startswith("Of course")
 
 
 async def test_a_second_response_is_refused_while_one_is_active(make_model: Any, dial: Any) -> None:
@@ -160,3 +104,28 @@ async def test_a_response_out_of_band_runs_beside_and_is_not_stored(make_model: 
         assert (done["conversation_id"], done["metadata"]) == (None, {"topic": "x"})
         assert done["output"][0]["content"] == [{"type": "output_text", "text": "aside"}]
         assert done["output"][0]["id"] not in [item["id"] for item in items]
+
+
+async def test_a_response_out_of_band_is_cancelled_by_its_id(make_model: Any, dial: Any) -> None:
+    async with make_model(SCRIPT, think_ms=10_000) as model, dial(model) as client:
+        await client.configure()
+        await client.send("response.create", response={"conversation": "none"})
+        created = (await client.until("response.created"))["response"]
+        await client.send("response.cancel", response_id=created["id"])
+        done = (await client.until("response.done"))["response"]
+
+    assert (done["id"], done["status"]) == (created["id"], "cancelled")
+
+
+async def test_responses_out_of_band_are_bounded(make_model: Any, dial: Any) -> None:
+    async with make_model(speaking(), think_ms=10_000) as model, dial(model) as client:
+        await client.configure()
+        for _ in range(MAX_OUT_OF_BAND):
+            await client.send("response.create", response={"conversation": "none"})
+        error = await client.refused("response.create", response={"conversation": "none"})
+        await client.send("response.create")  # the conversation's own is not counted
+        await client.until("response.created")
+
+        assert error["code"] == "rate_limit_exceeded"
+        assert [response.out_of_band for response in model.sessions[0].responses] == [True] * MAX_OUT_OF_BAND + [False]
+        assert len(model.violations) == 1
