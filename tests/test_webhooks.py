@@ -19,7 +19,7 @@ from phoneagent import Agent, Call, Endpoint, RateLimit, RateLimitsUpdated, Requ
 from phoneagent.billing.ratelimits import RateLimitReserve
 from phoneagent.calls.calls import Calls
 from phoneagent.calls.hooks import Hooks
-from phoneagent.calls.journal import MAX_FAULTS, Answer, Kind, RecordedPast
+from phoneagent.calls.journal import MAX_FAULTS, Continuation, Kind, RecordedPast
 from phoneagent.errors import StoreError
 from phoneagent.telemetry import Metrics
 from phoneagent.twilio.signatures import MediaTokens
@@ -48,15 +48,15 @@ class Journal:
     """What is written of calls: how one goes on, and what it is told."""
 
     def __init__(self, kind: Kind | None = None, stream_sid: str = "MZ1", state: str | None = None) -> None:
-        self.goes_on = None if kind is None else Answer(kind, stream_sid, state)
+        self.goes_on = None if kind is None else Continuation(kind, stream_sid, state)
         self.settled: list[tuple[str, str, str]] = []
         self.past_or_error: RecordedPast | Exception | None = None
 
-    async def answer(self, call_sid: str) -> Answer:
+    async def answer(self, call_sid: str) -> Continuation:
         assert self.goes_on is not None
         return self.goes_on
 
-    async def comes_back(self, call_sid: str) -> Answer | None:
+    async def comes_back(self, call_sid: str) -> Continuation | None:
         return self.goes_on
 
     async def went_on(self, call_sid: str, after: str) -> bool:

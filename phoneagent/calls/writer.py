@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import types
 from collections.abc import Callable, Coroutine, Generator
+from functools import partial
 from typing import Any, Generic, TypeVar
 
 T = TypeVar("T")
@@ -52,9 +53,13 @@ class Writer(Generic[T]):
                     written += 1
                     continue
                 self.task = self._watch(asyncio.create_task(self._finish(sending, waiting)))
+                # A task that is cancelled before its first step never comes to `sending`, which is to end all the same.
+                self.task.add_done_callback(partial(_close, sending))
                 break
         except self._closed:
             pass
+        except Exception as error:  # noqa: BLE001 - it is the call's fault, and not that of the code which flushed
+            self.task = self._watch(asyncio.create_task(_fail(error)))
         return written
 
     async def _finish(self, sending: Coroutine[Any, Any, None], waiting: Any) -> None:
@@ -65,6 +70,14 @@ class Writer(Generic[T]):
                 await self._send(message)
         except self._closed:
             pass
+
+
+def _close(sending: Coroutine[Any, Any, None], task: asyncio.Task[None]) -> None:
+    sending.close()
+
+
+async def _fail(error: Exception) -> None:
+    raise error
 
 
 @types.coroutine

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 
 from phoneagent import Agent, Call, tool
-from phoneagent.bridge.history import ToolRun
+from phoneagent.bridge.conversation import Conversation
+from phoneagent.bridge.history import Role, ToolRun
+from phoneagent.bridge.requests import RunTool, SessionChanged
+from phoneagent.bridge.toolcalls import ToolCall
 from phoneagent.calls import active_agent
 from phoneagent.calls.active_agent import ActiveAgent
-from phoneagent.protocol.realtime import Error, Failure, SessionUpdated
+from phoneagent.protocol.realtime import Error, Failure, SessionUpdate, SessionUpdated
 
 pytestmark = pytest.mark.anyio
 
@@ -33,33 +36,67 @@ BILLING = Agent(name="billing", instructions="You do bills.", tools=[refund], ha
 FRONT = Agent(name="Front desk", instructions="You answer.", tools=[take_message], handoffs=[BILLING])
 
 
+class Ignored:
+    """An observer that needs to know nothing."""
+
+    def trouble(self, what: str, now: float) -> None: ...
+    def tool_called(self, call: ToolCall, now: float) -> None: ...
+    def tool_returned(self, call: ToolCall, output: str, now: float) -> None: ...
+    def message_added(self, role: Role, text: str, now: float) -> None: ...
+
+
 class Office:
-    """A desk, what it did to the session, and the server that takes it, refuses it (a code) or does not answer ("")."""
+    """An agent that has a call, over a real conversation, and what was changed in its session.
+
+    The server takes each change, refuses it (`refuses` is a code), or does not answer (`refuses` is empty).
+    """
 
     def __init__(self, agent: Agent = FRONT, past: Sequence[ToolRun] = (), refuses: str | None = None) -> None:
         self.updates: list[dict[str, Any]] = []
         self.refuses = refuses
+        self.refuses_only: str | None = None
         self.names_event = True
+        self.away = False
         self.speakers: list[str] = []
         self.spoken = True
         self.call = Call(sid="CA1", caller=None, called=None, direction="inbound", started_at=datetime.now(UTC))
+        self.conversation = Conversation(self.take, Ignored())
         self.desk = ActiveAgent(
             agent,
             self.call,
             past=past,
-            reconfigure=self.reconfigure,
-            speaks=self.speakers.append,
+            change_session=self.change_session,
+            agent_named=self.speakers.append,
             voice_fixed=lambda: self.spoken,
         )
 
-    def reconfigure(self, session: dict[str, Any], event_id: str) -> None:
-        self.updates.append(session)
-        if self.refuses is None:
-            asyncio.get_running_loop().call_soon(self.desk.receive, SessionUpdated(session=session))
+    def take(self, request: RunTool | SessionChanged) -> None:
+        assert isinstance(request, SessionChanged)
+        self.desk.session_changed(request)
+
+    def change_session(self, session: Mapping[str, Any]) -> str:
+        self.updates.append(dict(session))
+        asyncio.get_running_loop().call_soon(self.serve)
+        return self.conversation.change_session(session)
+
+    def serve(self) -> None:
+        """Answer the next change as the model's server does."""
+        if self.away or not self.conversation.outbox:
+            return
+        update = self.conversation.outbox.popleft()
+        assert isinstance(update, SessionUpdate)
+        if self.refuses is None or self.refuses_only not in (None, *update.session):
+            self.hear(SessionUpdated(session=update.session))
         elif self.refuses:
-            of = event_id if self.names_event else None
-            failure = Failure(code=self.refuses, param="session.tools", event_id=of)
-            asyncio.get_running_loop().call_soon(self.desk.receive, Error(error=failure))
+            of = update.event_id if self.names_event else None
+            self.hear(Error(error=Failure(code=self.refuses, param="session.tools", event_id=of)))
+
+    def hear(self, event: SessionUpdated | Error) -> None:
+        self.conversation.receive(event, 0.0)
+
+    async def session_opened(self) -> None:
+        self.conversation.opened()
+        await self.desk.session_opened()
 
     async def run(self, name: str) -> str:
         found = self.desk.tool(name)
@@ -98,6 +135,16 @@ async def test_before_anything_was_heard_the_voice_changes_too() -> None:
     office.spoken = True
     await office.run("hand_off_to_front_desk")
     assert office.updates[3] == spoken  # as it is: that is always allowed
+
+
+async def test_a_voice_that_is_refused_does_not_undo_the_hand_off() -> None:
+    office = Office(refuses="invalid_value")
+    office.spoken, office.refuses_only = False, "audio"
+    assert "billing" in await office.run("hand_off_to_billing")
+    for _ in range(3):
+        await asyncio.sleep(0)
+    assert len(office.updates) == 2
+    assert office.desk.agent is BILLING
 
 
 async def test_a_choice_of_tools_goes_along() -> None:
@@ -160,10 +207,10 @@ async def test_other_errors_refuse_nothing() -> None:
     while not office.updates:
         await asyncio.sleep(0)
     for other in (Failure(code="server_error"), Failure(event_id="create_1"), Failure(param="item.id")):
-        office.desk.receive(Error(error=other))
-    office.desk.receive(SessionUpdated(session={}))
+        office.hear(Error(error=other))
+    office.hear(SessionUpdated(session={}))
     assert "billing" in await handing_over
-    office.desk.receive(SessionUpdated(session={}))  # of nobody
+    office.hear(SessionUpdated(session={}))  # of nobody
 
 
 async def test_a_server_that_says_nothing_has_taken_it(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -178,8 +225,38 @@ async def test_a_session_that_is_lost_meanwhile_leaves_the_call_where_it_is() ->
     handing_over = asyncio.create_task(office.run("hand_off_to_billing"))
     while not office.updates:
         await asyncio.sleep(0)
-    await office.desk.session_opened()
+    await office.session_opened()
     assert "the connection was lost" in await handing_over
+    assert office.desk.agent is FRONT
+
+
+async def test_a_change_that_was_not_sent_before_the_session_was_lost_is_not_sent_to_the_next() -> None:
+    office = Office()
+    office.away = True
+    handing_over = asyncio.create_task(office.run("hand_off_to_billing"))
+    while not office.updates:
+        await asyncio.sleep(0)
+    assert len(office.conversation.outbox) == 1
+    await office.session_opened()
+    assert not office.conversation.outbox
+    assert "the connection was lost" in await handing_over
+    office.away = False
+    assert "billing" in await office.run("hand_off_to_billing")
+
+
+async def test_an_answer_that_comes_too_late_is_not_the_answer_to_the_next_change(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(active_agent, "ANSWER_SECONDS", 0.01)
+    office = Office(refuses="")
+    await office.run("hand_off_to_billing")
+    monkeypatch.setattr(active_agent, "ANSWER_SECONDS", 60.0)
+    going_back = asyncio.create_task(office.run("hand_off_to_front_desk"))
+    while len(office.updates) < 2:
+        await asyncio.sleep(0)
+    office.hear(Error(error=Failure(code="invalid_value", param="session.tools")))  # to the first change
+    office.hear(SessionUpdated(session={}))
+    assert "Front desk" in await going_back
     assert office.desk.agent is FRONT
 
 
@@ -198,21 +275,21 @@ async def test_whoever_had_the_call_has_it_again() -> None:
     office = Office(past=await handed_over("hand_off_to_billing"))
     assert office.desk.agent is BILLING
     assert office.speakers == ["billing"]
-    await office.desk.session_opened()
+    await office.session_opened()
     assert office.updates[0]["instructions"] == "You do bills."
     assert office.desk.agent is BILLING
 
 
 async def test_where_it_came_back_nothing_is_changed() -> None:
     office = Office(past=await handed_over("hand_off_to_billing", "hand_off_to_front_desk"))
-    await office.desk.session_opened()
+    await office.session_opened()
     assert office.desk.agent is FRONT
     assert office.updates == []
 
 
 async def test_whom_the_next_session_refuses_leaves_the_call_to_the_one_who_answered() -> None:
     office = Office(past=await handed_over("hand_off_to_billing"), refuses="invalid_value")
-    await office.desk.session_opened()
+    await office.session_opened()
     assert office.desk.agent is BILLING
     while office.desk.agent is BILLING:
         await asyncio.sleep(0)
@@ -230,7 +307,7 @@ async def test_who_cannot_go_on_leaves_the_call_to_the_one_who_answered() -> Non
     broken = Agent(name="billing", instructions=lambda call: str(1 / 0))
     office = Office(Agent(name="front", instructions="", handoffs=[broken]), await handed_over("hand_off_to_billing"))
     with pytest.raises(ZeroDivisionError):
-        await office.desk.session_opened()
+        await office.session_opened()
     assert office.desk.agent.name == "front"
     assert office.speakers[-1] == "front"
 
@@ -261,7 +338,7 @@ async def test_who_was_handed_the_call_keeps_it_where_their_instructions_fail_th
     office = Office(Agent(name="front", instructions="", handoffs=[billing]))
     await office.run("hand_off_to_billing")
     for renewal in range(2):
-        await office.desk.session_opened()
+        await office.session_opened()
         assert office.desk.agent is billing
         assert office.speakers[-1] == "billing"
         assert office.updates[-1] == office.updates[0]
@@ -280,8 +357,8 @@ async def test_instructions_are_written_anew_for_the_next_session_where_that_wor
     billing = Agent(name="billing", instructions=write)
     office = Office(Agent(name="front", instructions="", handoffs=[billing]))
     await office.run("hand_off_to_billing")
-    await office.desk.session_opened()
-    await office.desk.session_opened()
+    await office.session_opened()
+    await office.session_opened()
     assert [update["instructions"][-2:] for update in office.updates] == ["1.", "2.", "2."]
 
 
@@ -289,7 +366,7 @@ async def test_whoever_had_the_call_in_an_earlier_stream_keeps_it_as_well() -> N
     moody = Moody(fails=True)
     billing = Agent(name="billing", instructions=moody)
     office = Office(Agent(name="front", instructions="", handoffs=[billing]), await handed_over("hand_off_to_billing"))
-    await office.desk.session_opened()
-    await office.desk.session_opened()
+    await office.session_opened()
+    await office.session_opened()
     assert moody.asked == 2
     assert office.desk.agent is billing

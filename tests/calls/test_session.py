@@ -1,9 +1,8 @@
-"""The shell of a call, where something fails that nobody foresaw: the call ends, and it says so at once."""
+"""The shell of a call between a caller's socket and a model's, both made of lists of messages."""
 
 from __future__ import annotations
 
 import asyncio
-import json
 import socket
 import time
 from datetime import UTC, datetime
@@ -18,7 +17,7 @@ from phoneagent.bridge.policy import Policy
 from phoneagent.bridge.requests import RunTool
 from phoneagent.calls import session
 from phoneagent.calls.session import ModelSocket, Session
-from phoneagent.protocol.carrier import Started
+from phoneagent.protocol.carrier import AudioIn, FromCarrier, Started, ToCarrier
 
 pytestmark = pytest.mark.anyio
 START = Started(stream_sid="MZ1", call_sid="CA1", account_sid="AC1")
@@ -28,11 +27,11 @@ class Caller:
     def __init__(self) -> None:
         self.closed = asyncio.Event()
 
-    async def receive(self) -> str | bytes | None:
+    async def receive(self) -> FromCarrier | None:
         await self.closed.wait()
         return None
 
-    async def send(self, text: str) -> None: ...
+    async def send(self, message: ToCarrier) -> None: ...
 
     async def close(self) -> None:
         self.closed.set()
@@ -99,7 +98,7 @@ async def test_the_end_is_told_before_the_last_tool_is_done() -> None:
     shell = Shell(Agent(instructions="x", tools=[tool]))
     running = asyncio.create_task(shell.session.run(START))
     await asyncio.sleep(0)
-    shell.session.bridge._requests.append(RunTool("c1", "slow", "{}"))
+    shell.session.bridge.requests.append(RunTool("c1", "slow", "{}"))
     shell.session.flush()
     await begun.wait()
     running.cancel()
@@ -124,13 +123,13 @@ async def test_who_holds_up_the_loop_makes_no_dead_lines(monkeypatch: pytest.Mon
     waits, read = asyncio.Event(), asyncio.Event()
 
     class Line(Caller):
-        async def receive(self) -> str | bytes | None:
+        async def receive(self) -> FromCarrier | None:
             (read if waits.is_set() else waits).set()
-            return (await reader.readline()).decode()
+            payload = (await reader.readline()).decode().strip()
+            return AudioIn(payload, 20) if payload else None
 
     def hold_up() -> None:
-        message = {"event": "media", "streamSid": "MZ1", "media": {"payload": "/w==", "timestamp": "20"}}
-        theirs.send(json.dumps(message).encode() + b"\n")
+        theirs.send(b"/w==\n")
         time.sleep(0.3)
 
     shell = Shell(caller=Line())

@@ -1,3 +1,5 @@
+"""Twilio's media socket, both ways: what it sends, what it must never send, and what it takes."""
+
 from __future__ import annotations
 
 import contextlib
@@ -9,77 +11,125 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from phoneagent.errors import ProtocolError
-from phoneagent.protocol import mediastream
-from phoneagent.protocol.mediastream import (
-    Audio,
-    Clear,
-    Connected,
-    Dtmf,
-    Ignored,
-    Mark,
-    Media,
-    SendMark,
-    Start,
-    Stop,
-    decode,
-    encode,
-)
+from phoneagent.protocol.carrier import Audio, AudioIn, Clear, FromCarrier, Key, Played, SendMark, Started, Stopped
+from phoneagent.protocol.mediastream import MediaStream
 
 SID = "MZ" + "0" * 32
+OTHER = "MZ" + "1" * 32
 
 
-def media(**fields: Any) -> str:
+def decode(text: str, stream_sid: str | None = SID) -> FromCarrier | None:
+    """Decode a message in a stream that has started; with `stream_sid` None in one that has not."""
+    return MediaStream(stream_sid).decode(text)
+
+
+def media(stream_sid: str = SID, **fields: Any) -> str:
     details = {"track": "inbound", "chunk": "1", "timestamp": "57", "payload": "/" * 213 + "w=="} | fields
-    return json.dumps({"event": "media", "sequenceNumber": "2", "media": details, "streamSid": SID})
+    return json.dumps({"event": "media", "sequenceNumber": "2", "media": details, "streamSid": stream_sid})
+
+
+def start(stream_sid: str = SID, **fields: Any) -> str:
+    details = {"accountSid": "AC1", "callSid": "CA1", "streamSid": stream_sid} | fields
+    return json.dumps({"event": "start", "sequenceNumber": "1", "streamSid": stream_sid, "start": details})
+
+
+def messages(stream_sid: str) -> dict[str, str]:
+    """Every kind of message that belongs to a stream."""
+    return {
+        "media": media(stream_sid),
+        "mark": json.dumps({"event": "mark", "streamSid": stream_sid, "mark": {"name": "1.1"}}),
+        "dtmf": json.dumps({"event": "dtmf", "streamSid": stream_sid, "dtmf": {"digit": "5"}}),
+        "start": start(stream_sid),
+        "stop": json.dumps({"event": "stop", "streamSid": stream_sid}),
+    }
 
 
 # --- what Twilio sends ---
 
 
-def test_connected() -> None:
-    assert isinstance(decode('{"event":"connected","protocol":"Call","version":"1.0.0"}'), Connected)
+@pytest.mark.parametrize("stream_sid", [None, SID])
+def test_connected_is_nothing_that_a_call_needs(stream_sid: str | None) -> None:
+    assert decode('{"event":"connected","protocol":"Call","version":"1.0.0"}', stream_sid) is None
 
 
 def test_start_with_all_it_carries() -> None:
     format_ = {"encoding": "audio/x-mulaw", "sampleRate": 8000, "channels": 1}
-    details = {"accountSid": "AC1", "callSid": "CA1", "streamSid": SID, "tracks": ["inbound"], "mediaFormat": format_}
-    text = json.dumps({
-        "event": "start", "sequenceNumber": "1", "streamSid": SID,
-        "start": {**details, "customParameters": {"token": "t"}},
-    })  # fmt: skip
-    start = decode(text)
-    assert isinstance(start, Start)
-    assert (start.stream_sid, start.start.call_sid, start.start.account_sid) == (SID, "CA1", "AC1")
-    assert start.start.media_format == mediastream.MediaFormat("audio/x-mulaw", 8000, 1)
-    assert start.start.custom_parameters == {"token": "t"}
+    stream = MediaStream()
+    message = stream.decode(start(tracks=["inbound"], mediaFormat=format_, customParameters={"token": "t"}))
+    assert message == Started(
+        stream_sid=SID,
+        call_sid="CA1",
+        account_sid="AC1",
+        parameters={"token": "t"},
+        audio=("audio/x-mulaw", 8000, 1),
+    )
+    assert stream.stream_sid == SID
+
+
+def test_start_names_any_other_audio_as_it_is() -> None:
+    message = decode(start(mediaFormat={"encoding": "audio/x-l16", "sampleRate": 16000, "channels": 2}), None)
+    assert isinstance(message, Started)
+    assert message.audio == ("audio/x-l16", 16000, 2)
 
 
 def test_start_without_what_may_be_missing() -> None:
-    start = decode(json.dumps({"event": "start", "streamSid": SID, "start": {"accountSid": "AC1", "callSid": "CA1"}}))
-    assert isinstance(start, Start)
-    assert start.start.custom_parameters == {}
+    assert decode(start(), None) == Started(stream_sid=SID, call_sid="CA1", account_sid="AC1")
 
 
 def test_media_keeps_its_payload_as_text() -> None:
-    message = decode(media())
-    assert isinstance(message, Media)
-    assert (message.stream_sid, message.media.timestamp, len(message.media.payload)) == (SID, "57", 216)
+    assert decode(media()) == AudioIn("/" * 213 + "w==", 57)
+
+
+def test_media_without_a_time_is_at_the_start() -> None:
+    assert decode(json.dumps({"event": "media", "streamSid": SID, "media": {"payload": "AAAA"}})) == AudioIn("AAAA", 0)
 
 
 def test_dtmf_mark_and_stop() -> None:
-    dtmf = decode(json.dumps({"event": "dtmf", "streamSid": SID, "dtmf": {"track": "inbound_track", "digit": "5"}}))
-    mark = decode(json.dumps({"event": "mark", "sequenceNumber": "9", "streamSid": SID, "mark": {"name": "1.2"}}))
-    stop = decode(json.dumps({"event": "stop", "streamSid": SID, "stop": {"accountSid": "AC1", "callSid": "CA1"}}))
-    assert isinstance(dtmf, Dtmf)
-    assert dtmf.dtmf.digit == "5"
-    assert isinstance(mark, Mark)
-    assert mark.mark.name == "1.2"
-    assert isinstance(stop, Stop)
-    assert stop.stream_sid == SID
+    dtmf = json.dumps({"event": "dtmf", "streamSid": SID, "dtmf": {"track": "inbound_track", "digit": "5"}})
+    mark = json.dumps({"event": "mark", "sequenceNumber": "9", "streamSid": SID, "mark": {"name": "1.2"}})
+    stop = json.dumps({"event": "stop", "streamSid": SID, "stop": {"accountSid": "AC1", "callSid": "CA1"}})
+    assert [decode(text) for text in (dtmf, mark, stop)] == [Key("5"), Played("1.2"), Stopped()]
 
 
-def test_an_event_that_twilio_may_add_is_ignored() -> None:
-    assert decode('{"event":"video","frame":{"a":[1,2]}}') == Ignored("video")
+def test_a_stop_that_names_no_stream_is_of_this_one() -> None:
+    assert decode('{"event":"stop"}') == Stopped()
+
+
+@pytest.mark.parametrize("stream_sid", [None, SID])
+def test_an_event_that_twilio_may_add_is_skipped(stream_sid: str | None) -> None:
+    assert decode('{"event":"video","frame":{"a":[1,2]}}', stream_sid) is None
+
+
+# --- messages at the wrong place ---
+
+
+@pytest.mark.parametrize("event", ["media", "mark", "dtmf", "start", "stop"])
+def test_a_message_of_another_stream_is_refused_by_name(event: str) -> None:
+    stream = MediaStream(SID)
+    with pytest.raises(ProtocolError, match=f"`{event}` ignored: it came of another stream, or twice"):
+        stream.decode(messages(OTHER)[event])
+    assert stream.stream_sid == SID
+
+
+@pytest.mark.parametrize("event", ["media", "mark", "dtmf", "stop"])
+def test_a_message_before_start_is_refused_by_name(event: str) -> None:
+    stream = MediaStream()
+    with pytest.raises(ProtocolError, match=f"`{event}` ignored: it came before `start`"):
+        stream.decode(messages(SID)[event])
+    assert isinstance(stream.decode(start()), Started)  # and the stream may still begin
+
+
+def test_a_stop_without_a_stream_is_refused_before_start_too() -> None:
+    with pytest.raises(ProtocolError, match="before `start`"):
+        decode('{"event":"stop"}', None)
+
+
+def test_a_second_start_is_refused() -> None:
+    stream = MediaStream()
+    stream.decode(start())
+    with pytest.raises(ProtocolError, match="`start` ignored"):
+        stream.decode(start())
+    assert stream.stream_sid == SID
 
 
 # --- bad input: one exception, whatever came ---
@@ -123,11 +173,11 @@ def test_bad_input_is_a_protocol_error_of_one_line(text: str) -> None:
 
 def test_a_known_event_that_lacks_something_is_named() -> None:
     with pytest.raises(ProtocolError, match="`dtmf` ignored"):
-        decode('{"event":"dtmf","streamSid":"MZ1"}')
+        decode(json.dumps({"event": "dtmf", "streamSid": SID}))
 
 
 def test_a_message_beyond_the_limit_is_refused_unread() -> None:
-    assert isinstance(decode(media(payload="A" * 60_000)), Media)
+    assert isinstance(decode(media(payload="A" * 60_000)), AudioIn)
     with pytest.raises(ProtocolError, match="limit is 65536"):
         decode(media(payload="A" * 65_536))
 
@@ -147,8 +197,9 @@ names = st.sampled_from(["connected", "start", "media", "dtmf", "mark", "stop", 
     )
 )
 def test_any_json_is_a_message_or_a_protocol_error(value: dict[str, Any]) -> None:
-    with contextlib.suppress(ProtocolError):
-        decode(json.dumps(value))
+    for stream_sid in (None, SID):
+        with contextlib.suppress(ProtocolError):
+            decode(json.dumps(value), stream_sid)
 
 
 @given(st.text(st.characters(codec="utf-8")))
@@ -161,6 +212,16 @@ def test_any_text_is_a_message_or_a_protocol_error(text: str) -> None:
 
 
 def test_exactly_the_documented_fields_are_sent() -> None:
-    assert json.loads(encode(Audio("AAAA"), SID)) == {"event": "media", "streamSid": SID, "media": {"payload": "AAAA"}}
-    assert json.loads(encode(SendMark("1.7"), SID)) == {"event": "mark", "streamSid": SID, "mark": {"name": "1.7"}}
-    assert json.loads(encode(Clear(), SID)) == {"event": "clear", "streamSid": SID}
+    stream = MediaStream(SID)
+    sent = [json.loads(stream.encode(message)) for message in (Audio("AAAA"), SendMark("1.7"), Clear())]
+    assert sent == [
+        {"event": "media", "streamSid": SID, "media": {"payload": "AAAA"}},
+        {"event": "mark", "streamSid": SID, "mark": {"name": "1.7"}},
+        {"event": "clear", "streamSid": SID},
+    ]
+
+
+def test_what_is_sent_names_the_stream_that_started() -> None:
+    stream = MediaStream()
+    stream.decode(start(OTHER))
+    assert json.loads(stream.encode(Clear())) == {"event": "clear", "streamSid": OTHER}

@@ -1,3 +1,5 @@
+"""The Realtime events: both spellings are read, either is written, and bad input is one exception."""
+
 from __future__ import annotations
 
 import base64
@@ -10,7 +12,7 @@ from hypothesis import strategies as st
 
 from phoneagent.errors import ProtocolError
 from phoneagent.protocol import realtime
-from phoneagent.protocol.realtime import Dialect, decode, dialect_of, encode, formats_of
+from phoneagent.protocol.realtime import Dialect, decode, encode
 
 
 def event(type_: str, **fields: Any) -> bytes:
@@ -169,53 +171,6 @@ def test_an_event_with_everything_that_is_in_it() -> None:
         realtime.as_dict(b'{"type":"x","a":' + DEEP + b"}")
 
 
-# --- the session's own words ---
-
-
-@pytest.mark.parametrize(
-    ("session", "dialect"),
-    [
-        ({"type": "realtime", "model": "m"}, Dialect.GA),
-        ({"audio": {"output": {}}}, Dialect.GA),
-        ({"modalities": ["audio", "text"]}, Dialect.BETA),
-        ({"input_audio_format": "pcm16"}, Dialect.BETA),
-        ({"id": "s"}, Dialect.GA),
-    ],
-)
-def test_the_dialect_shows_in_the_first_session(session: dict[str, Any], dialect: Dialect) -> None:
-    assert dialect_of(session) is dialect
-
-
-@pytest.mark.parametrize(
-    ("session", "format_"),
-    [
-        ({"audio": {"output": {"format": {"type": "audio/pcmu"}}}}, "audio/pcmu"),
-        ({"audio": {"output": {"format": {"type": "audio/pcm", "rate": 24000}}}}, "audio/pcm"),
-        ({"audio": {"output": {"format": {"type": "audio/pcm", "rate": 16000}}}}, "audio/pcm at 16000 Hz"),
-        ({"audio": {"output": {"format": {"type": "audio/pcmu", "rate": 8000}}}}, "audio/pcmu"),
-        ({"output_audio_format": "g711_ulaw"}, "audio/pcmu"),
-        ({"output_audio_format": "g711_alaw"}, "audio/pcma"),
-        ({"output_audio_format": "pcm16"}, "audio/pcm"),
-        ({"output_audio_format": "opus"}, "opus"),
-        ({"audio": {"output": {"format": None}}}, "unknown"),
-        ({"audio": {"output": "loud"}}, "unknown"),
-        ({"audio": None}, "unknown"),
-        ({}, "unknown"),
-    ],
-)
-def test_what_the_model_will_speak_in(session: dict[str, Any], format_: str) -> None:
-    assert formats_of(session)[1] == format_
-
-
-def test_what_the_model_hears_is_told_apart_from_what_it_speaks() -> None:
-    assert formats_of({"input_audio_format": "pcm16", "output_audio_format": "g711_ulaw"}) == (
-        "audio/pcm",
-        "audio/pcmu",
-    )
-    modern = {"input": {"format": {"type": "audio/pcmu"}}, "output": {"format": {"type": "audio/pcm"}}}
-    assert formats_of({"audio": modern}) == ("audio/pcmu", "audio/pcm")
-
-
 # --- client events ---
 
 
@@ -251,11 +206,6 @@ def test_a_create_in_both_dialects() -> None:
         assert wire(realtime.ResponseCreate(), dialect) == {"type": "response.create"}
 
 
-def test_a_beta_create_without_modalities() -> None:
-    message = realtime.ResponseCreate(response={"tool_choice": "none"})
-    assert wire(message, Dialect.BETA)["response"] == {"tool_choice": "none"}
-
-
 def test_an_item_in_both_dialects() -> None:
     said = {"type": "message", "role": "assistant", "content": [{"type": "output_text", "text": "Hi"}]}
     assert wire(realtime.ItemCreate(item=said))["item"] == said
@@ -266,85 +216,45 @@ def test_an_item_in_both_dialects() -> None:
     assert wire(realtime.ItemCreate(item=output), Dialect.BETA)["item"] == output
 
 
-GA_SESSION: dict[str, Any] = {
-    "type": "realtime",
-    "output_modalities": ["audio"],
-    "instructions": "Be brief.",
-    "tools": [],
-    "tool_choice": "auto",
-    "max_output_tokens": 400,
-    "parallel_tool_calls": True,
-    "truncation": "auto",
-    "audio": {
-        "input": {
-            "format": {"type": "audio/pcmu"},
-            "transcription": {"model": "whisper-1"},
-            "noise_reduction": {"type": "near_field"},
-            "turn_detection": {"type": "server_vad"},
-        },
-        "output": {"format": {"type": "audio/pcmu"}, "voice": "alloy", "speed": 1.1},
-    },
-}
+def test_a_session_update_in_both_dialects() -> None:
+    session = {"type": "realtime", "audio": {"output": {"voice": "alloy"}}}
+    message = realtime.SessionUpdate(event_id="s1", session=session)
+    assert wire(message) == {"type": "session.update", "event_id": "s1", "session": session}
+    assert wire(message, Dialect.BETA) == {"type": "session.update", "event_id": "s1", "session": {"voice": "alloy"}}
+    assert message.session == session  # it may be sent again, to a server of the other dialect
 
 
-def test_a_session_is_flat_in_beta() -> None:
-    message = realtime.SessionUpdate(event_id="s1", session=GA_SESSION)
-    assert wire(message) == {"type": "session.update", "event_id": "s1", "session": GA_SESSION}
-    assert wire(message, Dialect.BETA)["session"] == {
-        "modalities": ["audio", "text"],
-        "instructions": "Be brief.",
-        "tools": [],
-        "tool_choice": "auto",
-        "max_response_output_tokens": 400,
-        "input_audio_format": "g711_ulaw",
-        "input_audio_transcription": {"model": "whisper-1"},
-        "input_audio_noise_reduction": {"type": "near_field"},
-        "turn_detection": {"type": "server_vad"},
-        "output_audio_format": "g711_ulaw",
-        "voice": "alloy",
-        "speed": 1.1,
+def test_messages_without_content_are_the_same_in_both_dialects() -> None:
+    for dialect in Dialect:
+        assert wire(realtime.AudioCommit(), dialect) == {"type": "input_audio_buffer.commit"}
+        assert wire(realtime.AudioClear(event_id="c1"), dialect) == {
+            "type": "input_audio_buffer.clear",
+            "event_id": "c1",
+        }
+
+
+# --- conversation items ---
+
+
+def test_the_items_of_a_conversation() -> None:
+    message = {"type": "message", "role": "system", "content": [{"type": "input_text", "text": "x"}]}
+    assert realtime.system_message("x") == message
+    assert realtime.user_message("x") == message | {"role": "user"}
+    assert realtime.assistant_message("x") == message | {
+        "role": "assistant",
+        "content": [{"type": "output_text", "text": "x"}],
     }
-
-
-def test_a_small_session_stays_small_in_beta() -> None:
-    text_only = realtime.SessionUpdate(session={"type": "realtime", "output_modalities": ["text"]})
-    assert wire(text_only, Dialect.BETA)["session"] == {"modalities": ["text"]}
-    assert wire(realtime.SessionUpdate(session={"type": "realtime"}), Dialect.BETA)["session"] == {}
-
-
-def test_what_is_newer_than_the_beta_is_left_out() -> None:
-    session = {
-        "type": "realtime",
-        "audio": {
-            "input": {
-                "format": {"type": "audio/opus"},
-                "transcription": {"model": "gpt-transcribe", "language": "fr", "keywords": ["x"]},
-                "turn_detection": {"type": "server_vad", "idle_timeout_ms": 6000},
-                "noise_reduction": None,
-                "echo_cancellation": {"type": "new"},
-            }
-        },
+    assert realtime.tool_call("c1", "f", "{}") == {
+        "type": "function_call",
+        "call_id": "c1",
+        "name": "f",
+        "arguments": "{}",
     }
-    assert wire(realtime.SessionUpdate(session=session), Dialect.BETA)["session"] == {
-        "input_audio_format": "audio/opus",
-        "input_audio_transcription": {"model": "gpt-transcribe", "language": "fr"},
-        "turn_detection": {"type": "server_vad"},
-        "input_audio_noise_reduction": None,
-    }
-
-
-def test_a_response_with_its_own_context_in_beta() -> None:
-    said = {"type": "message", "role": "assistant", "content": [{"type": "output_text", "text": "Hi"}]}
-    options = {
-        "conversation": "none",
-        "input": [said],
-        "max_output_tokens": 100,
-        "audio": {"output": {"voice": "coral", "format": {"type": "audio/pcmu"}}},
-    }
-    assert wire(realtime.ResponseCreate(response=options), Dialect.BETA)["response"] == {
-        "conversation": "none",
-        "input": [{**said, "content": [{"type": "text", "text": "Hi"}]}],
-        "max_response_output_tokens": 100,
-        "voice": "coral",
-        "output_audio_format": "g711_ulaw",
+    assert realtime.tool_output("c1", "42") == {"type": "function_call_output", "call_id": "c1", "output": "42"}
+    assert realtime.approval_refusal("i1", "r1", "no") == {
+        "id": "i1",
+        "type": "mcp_approval_response",
+        "approval_request_id": "r1",
+        "approve": False,
+        "reason": "no",
     }

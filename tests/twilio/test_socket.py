@@ -1,4 +1,4 @@
-"""The media socket up to its `start`, over a WebSocket whose far end is a list of messages."""
+"""The media socket and its `start`, over a WebSocket whose far end is a list of messages."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import pytest
 from starlette.websockets import WebSocket
 
 from phoneagent import ProtocolError
+from phoneagent.protocol.carrier import Audio, AudioIn, Clear, Key, SendMark, Started, Stopped
 from phoneagent.twilio import socket as socket_module
 from phoneagent.twilio.socket import MAX_BEFORE_START, TwilioSocket, read_start
 
@@ -17,6 +18,12 @@ pytestmark = pytest.mark.anyio
 ACCOUNT, CALL = "AC" + "1" * 32, "CA" + "7" * 32
 CONNECTED = json.dumps({"event": "connected", "protocol": "Call", "version": "1.0.0"})
 MULAW = {"encoding": "audio/x-mulaw", "sampleRate": 8000, "channels": 1}
+
+
+PRESSED = json.dumps({"event": "dtmf", "streamSid": "MZ1", "dtmf": {"digit": "5"}})
+MEDIA = json.dumps({"event": "media", "streamSid": "MZ1", "media": {"payload": "AAAA", "timestamp": "20"}})
+STOP = json.dumps({"event": "stop", "streamSid": "MZ1"})
+NEW = '{"event": "of the future"}'
 
 
 def start(**changes: Any) -> str:
@@ -41,6 +48,11 @@ class FarEnd:
         self.got: list[dict[str, Any]] = []
         self.breaks: Exception | None = None
 
+    @property
+    def written(self) -> list[Any]:
+        """What was written to it since the socket was accepted."""
+        return [json.loads(message["text"]) for message in self.got if message["type"] == "websocket.send"]
+
     async def receive(self) -> dict[str, Any]:
         if self.frames:
             frame = self.frames.pop(0)
@@ -64,9 +76,58 @@ async def opened(far_end: FarEnd) -> TwilioSocket:
     return TwilioSocket(websocket)
 
 
-async def test_frames_are_read_as_they_are_and_the_end_is_none() -> None:
-    socket = await opened(FarEnd("text", b"binary", "", hangs_up=True))
-    assert [await socket.receive() for _ in range(4)] == ["text", b"binary", "", None]
+# --- a socket that is open ---
+
+
+async def test_frames_are_read_as_neutral_messages_and_the_end_is_none() -> None:
+    socket = await opened(FarEnd(start(), MEDIA, PRESSED, STOP, hangs_up=True))
+    messages = [await socket.receive() for _ in range(5)]
+    assert isinstance(messages[0], Started)
+    assert messages[1:] == [AudioIn("AAAA", 20), Key("5"), Stopped(), None]
+
+
+async def test_what_a_call_does_not_need_is_skipped() -> None:
+    socket = await opened(FarEnd(CONNECTED, NEW, start(), NEW, MEDIA))
+    assert isinstance(await socket.receive(), Started)
+    assert await socket.receive() == AudioIn("AAAA", 20)
+
+
+@pytest.mark.parametrize("bad", ["garbage", "", b"binary", b"", PRESSED.replace("MZ1", "MZ2"), start()])
+async def test_after_a_bad_message_the_next_one_can_be_read(bad: str | bytes) -> None:
+    socket = await opened(FarEnd(start(), bad, MEDIA))
+    await socket.receive()
+    with pytest.raises(ProtocolError, match="ignored"):
+        await socket.receive()
+    assert await socket.receive() == AudioIn("AAAA", 20)
+
+
+async def test_messages_are_written_as_text_frames_of_the_stream() -> None:
+    far_end = FarEnd(start())
+    socket = await opened(far_end)
+    await socket.receive()
+    for message in (Audio("AAAA"), SendMark("1.1"), Clear()):
+        await socket.send(message)
+    assert far_end.written == [
+        {"event": "media", "streamSid": "MZ1", "media": {"payload": "AAAA"}},
+        {"event": "mark", "streamSid": "MZ1", "mark": {"name": "1.1"}},
+        {"event": "clear", "streamSid": "MZ1"},
+    ]
+
+
+@pytest.mark.parametrize("error", [OSError("reset"), RuntimeError("closed already")])
+async def test_writing_to_a_broken_socket_is_an_os_error(error: Exception) -> None:
+    far_end = FarEnd(start())
+    socket = await opened(far_end)
+    far_end.breaks = error
+    with pytest.raises(ConnectionError):
+        await socket.send(Clear())
+
+
+async def test_writing_to_a_closed_socket_is_an_os_error() -> None:
+    socket = await opened(FarEnd(start()))
+    await socket.close()
+    with pytest.raises(ConnectionError):
+        await socket.send(Clear())
 
 
 async def test_closing_says_goodbye_once() -> None:
@@ -86,12 +147,15 @@ async def test_closing_a_broken_socket_is_no_error(error: Exception) -> None:
     await socket.close()
 
 
+# --- the start ---
+
+
 @pytest.mark.parametrize("account", [ACCOUNT, None])
 async def test_the_start_is_found_behind_what_may_come_before_it(account: str | None) -> None:
-    far_end = FarEnd(CONNECTED, b"binary", '{"event": "of the future"}', start(), "after it")
+    far_end = FarEnd(CONNECTED, b"binary", NEW, start(), "after it")
     found = await read_start(await opened(far_end), CALL, account)
     assert found.stream_sid == "MZ1"
-    assert found.start.custom_parameters == {"caller": "+15550100001"}
+    assert found.parameters == {"caller": "+15550100001"}
     assert far_end.frames == ["after it"]
 
 
@@ -118,7 +182,7 @@ async def test_a_start_that_does_not_fit_is_refused(changes: dict[str, Any], wor
 async def test_another_account_is_good_where_any_is() -> None:
     other = "AC" + "8" * 32
     found = await read_start(await opened(FarEnd(start(accountSid=other))), CALL, None)
-    assert found.start.account_sid == other
+    assert found.account_sid == other
 
 
 async def test_a_socket_that_closes_before_its_start_is_refused() -> None:
@@ -132,9 +196,21 @@ async def test_a_socket_that_stays_silent_is_refused(monkeypatch: pytest.MonkeyP
         await read_start(await opened(FarEnd(CONNECTED)), CALL, ACCOUNT)
 
 
-@pytest.mark.parametrize("noise", [CONNECTED, b"binary", '{"event": "of the future"}'])
-async def test_a_socket_that_only_chatters_is_refused(noise: str | bytes) -> None:
+@pytest.mark.parametrize("noise", ["garbage", b"binary", MEDIA])
+async def test_a_socket_that_only_sends_bad_messages_is_refused(noise: str | bytes) -> None:
     far_end = FarEnd(*[noise] * MAX_BEFORE_START, start())
     with pytest.raises(ProtocolError, match=f"first {MAX_BEFORE_START} messages"):
         await read_start(await opened(far_end), CALL, ACCOUNT)
     assert far_end.frames == [start()]
+
+
+@pytest.mark.parametrize("noise", [CONNECTED, NEW])
+async def test_a_socket_that_only_chatters_is_refused_in_time(noise: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Chatterbox(FarEnd):
+        async def receive(self) -> dict[str, Any]:
+            await asyncio.sleep(0)
+            return {"type": "websocket.receive", "text": noise}
+
+    monkeypatch.setattr(socket_module, "START_SECONDS", 0.01)
+    with pytest.raises(ProtocolError, match=r"within 0\.01 s"):
+        await read_start(await opened(Chatterbox()), CALL, ACCOUNT)

@@ -1,0 +1,227 @@
+"""The calls of one process, between media sockets and model servers that are lists of messages."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from phoneagent import Agent, Call
+from phoneagent.bridge.history import Past
+from phoneagent.calls import calls as calls_module
+from phoneagent.errors import ProtocolError
+from phoneagent.events import CallEnded, CallHandedOver, CallStarted, Resume
+from phoneagent.protocol.carrier import Started
+from tests.calls.office import SID, Journal, Rig, Socket, new_call, until
+
+pytestmark = pytest.mark.anyio
+
+# --- one call ---
+
+
+async def test_a_call_is_live_while_its_stream_runs(rig: Callable[..., Rig]) -> None:
+    office = rig()
+    call = new_call()
+    async with office.running(call=call) as (socket, _):
+        assert office.live == office.calls.answered == {SID: call}
+        assert office.calls.unfinished == 1
+    assert office.live == office.calls.answered == {}
+    assert office.calls.unfinished == 0
+    assert socket.closed
+    assert all(model.closed for model in office.models)
+    assert {stream_sid for _, stream_sid in office.told} == {"MZ1"}
+    assert [event.ended_by for event in office.events(CallEnded)] == ["caller"]
+
+
+@pytest.mark.parametrize("past", [None, Past(pending="answer")])
+async def test_a_stream_that_begins_tells_whether_the_call_goes_on(rig: Callable[..., Rig], past: Past | None) -> None:
+    office = rig()
+    async with office.running(past=past):
+        pass
+    (started,) = office.events(CallStarted)
+    assert (started.stream_sid, started.caller, started.resumed) == ("MZ1", "+15550100001", past is not None)
+
+
+async def test_the_session_is_that_of_the_agent_and_greets(rig: Callable[..., Rig]) -> None:
+    office = rig(Agent(instructions="Be brief.", greeting="Chez Nous!"))
+    async with office.running():
+        await until(lambda: bool(office.models and len(office.models[0].sent) == 2))
+    (model,) = office.models
+    assert model.session["instructions"] == "Be brief."
+    assert "Chez Nous!" in str(model.sent)
+
+
+async def test_the_agent_may_depend_on_the_call(rig: Callable[..., Rig]) -> None:
+    office = rig(lambda call: Agent(instructions=f"You speak with {call.caller}."))
+    async with office.running():
+        await until(lambda: bool(office.models))
+    assert office.models[0].session["instructions"] == "You speak with +15550100001."
+
+
+@pytest.mark.parametrize(
+    "answerer",
+    [lambda call: 1 / 0, Agent(instructions=lambda call: str(1 / 0))],
+    ids=["the choice of the agent", "the agent's instructions"],
+)
+async def test_where_users_code_fails_the_caller_hears_the_apology(
+    rig: Callable[..., Rig], answerer: Any, request: pytest.FixtureRequest
+) -> None:
+    office = rig(answerer)
+    async with office.running():
+        await until(lambda: bool(office.calls._sessions[SID].bridge.closing.active))
+    assert office.asked == []
+    assert request.node.callspec.id in str(office.told)
+    assert "failed: ZeroDivisionError" in str(office.told)
+
+
+async def test_a_choice_that_takes_too_long_is_given_up(
+    rig: Callable[..., Rig], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def undecided(call: Call) -> Agent:
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    monkeypatch.setattr(calls_module, "INSTRUCTIONS_SECONDS", 0.01)
+    office = rig(undecided)
+    async with office.running():
+        await until(lambda: bool(office.calls._sessions[SID].bridge.closing.active))
+    assert "the choice of the agent took longer than 0.01 s" in str(office.told)
+
+
+async def test_a_process_that_ends_while_the_agent_is_chosen_leaves_nothing(rig: Callable[..., Rig]) -> None:
+    async def undecided(call: Call) -> Agent:
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    office = rig(undecided)
+    before = asyncio.all_tasks()
+    start = Started(stream_sid="MZ1", call_sid=SID, account_sid="AC1")
+    running = asyncio.create_task(office.calls.run(new_call(), start, Socket(), None))  # type: ignore[arg-type]
+    await until(lambda: office.calls.unfinished == 1)
+    await asyncio.sleep(0)
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await running
+    assert office.calls.unfinished == 0
+    assert asyncio.all_tasks() == before
+
+
+# --- media sockets ---
+
+
+async def test_a_handshake_is_unfinished_business_even_where_it_fails(rig: Callable[..., Rig]) -> None:
+    calls = rig().calls
+
+    def fail() -> None:
+        with calls.handshake():
+            assert calls.unfinished == 1
+            raise ProtocolError("no start")
+
+    with pytest.raises(ProtocolError):
+        fail()
+    assert calls.unfinished == 0
+
+
+async def test_of_two_media_sockets_of_a_call_the_later_one_is_the_newest(rig: Callable[..., Rig]) -> None:
+    calls = rig().calls
+    first, second = calls.arrived(SID), calls.arrived(SID)
+    assert not calls.is_newest(SID, first)
+    assert calls.is_newest(SID, second)
+    calls.left(SID, first)
+    assert calls.is_newest(SID, second)
+    calls.left(SID, second)
+    assert not calls.is_newest(SID, second)
+
+
+# --- a call that ends, or goes on elsewhere ---
+
+
+async def test_a_call_that_twilio_reports_as_over_ends(rig: Callable[..., Rig]) -> None:
+    office = rig()
+    async with office.running() as (_, running):
+        assert office.calls.end(SID, "Twilio reports that it is completed")
+        await running
+    assert not office.calls.end(SID, "again")
+    (ended,) = office.events(CallEnded)
+    assert (ended.ended_by, ended.reason) == ("caller", "Twilio reports that it is completed")
+
+
+async def test_a_call_without_a_stream_here_has_nothing_to_supersede(rig: Callable[..., Rig]) -> None:
+    assert rig().calls.supersede(SID) is None
+
+
+async def test_without_a_journal_a_second_media_socket_is_refused(rig: Callable[..., Rig]) -> None:
+    office = rig()
+    async with office.running() as (_, running):
+        with pytest.raises(ProtocolError, match="has a media socket already"):
+            office.calls.supersede(SID)
+        assert not running.done()
+
+
+async def test_a_newer_media_socket_takes_over_and_learns_what_was_open(rig: Callable[..., Rig]) -> None:
+    office = rig(journal=Journal())
+    async with office.running() as (_, running):
+        await until(lambda: bool(office.models and office.calls._sessions[SID].bridge.conversation.connected))
+        assert office.calls.supersede(SID) == "nothing"
+        await running
+    (handed_over,) = office.events(CallHandedOver)
+    assert handed_over.reason == "a newer media stream took over"
+
+
+async def test_of_a_call_that_was_about_to_end_it_is_unknown_what_was_open(rig: Callable[..., Rig]) -> None:
+    office = rig(journal=Journal())
+    call = new_call()
+    async with office.running(call=call):
+        await until(lambda: bool(office.models and office.calls._sessions[SID].bridge.conversation.connected))
+        call.hang_up()
+        assert office.calls.supersede(SID) == "unknown"
+
+
+async def test_a_stream_that_came_while_the_older_one_was_looked_up_ends_that(rig: Callable[..., Rig]) -> None:
+    office = rig(journal=Journal())
+    async with office.running("MZ1") as (_, older), office.running("MZ2", past=Past(pending="nothing")):
+        await older
+        assert SID in office.live  # it is the newer stream's
+        assert [stream_sid for event, stream_sid in office.told if isinstance(event, CallHandedOver)] == ["MZ1"]
+    assert office.live == {}
+    assert [stream_sid for event, stream_sid in office.told if isinstance(event, CallEnded)] == ["MZ2"]
+
+
+async def test_when_the_process_leaves_its_calls_go_on_elsewhere_and_so_do_those_that_come(
+    rig: Callable[..., Rig],
+) -> None:
+    journal = Journal()
+    office = rig(journal=journal)
+    async with office.running() as (_, running):
+        await until(lambda: bool(office.models and office.calls._sessions[SID].bridge.conversation.connected))
+        office.calls.hand_over("the process ends")
+        await running
+    async with office.running("MZ2", past=Past(pending="nothing")) as (_, running):
+        await running
+    assert [event.reason for event in office.events(CallHandedOver)] == ["the process ends"] * 2
+    assert [step.stream_sid for step in journal.steps if isinstance(step, Resume) and not step.broke] == ["MZ1", "MZ2"]
+
+
+async def test_a_call_can_be_handed_over_at_once(rig: Callable[..., Rig]) -> None:
+    journal = Journal()
+    office = rig(journal=journal)
+    office.calls.hand_over_now("CA2", "not here")
+    async with office.running() as (_, running):
+        office.calls.hand_over_now(SID, "the process ends now")
+        await running
+    assert [type(step) for step in journal.steps] == [Resume]
+
+
+async def test_a_call_that_cannot_be_handed_over_does_not_keep_the_others(
+    rig: Callable[..., Rig], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def broken(reason: str) -> None:
+        raise LookupError
+
+    office = rig(journal=Journal())
+    async with office.running():
+        monkeypatch.setattr(office.calls._sessions[SID], "hand_over_now", broken)
+        office.calls.hand_over_now(SID, "the process ends")
+    assert caplog.messages == ["the call could not be handed over"]
