@@ -10,7 +10,7 @@ import pytest
 
 from phoneagent import Agent, Call
 from phoneagent.bridge.history import Past
-from phoneagent.calls import calls as calls_module
+from phoneagent.calls import opening
 from phoneagent.errors import ProtocolError
 from phoneagent.events import CallEnded, CallHandedOver, CallStarted, Resume
 from phoneagent.protocol.carrier import Started
@@ -83,7 +83,7 @@ async def test_a_choice_that_takes_too_long_is_given_up(
         await asyncio.Event().wait()
         raise AssertionError
 
-    monkeypatch.setattr(calls_module, "INSTRUCTIONS_SECONDS", 0.01)
+    monkeypatch.setattr(opening, "INSTRUCTIONS_SECONDS", 0.01)
     office = rig(undecided)
     async with office.running():
         await until(lambda: bool(office.calls._sessions[SID].bridge.closing.active))

@@ -8,7 +8,8 @@ from collections.abc import Callable
 import pytest
 
 from phoneagent.calls import calls as calls_module
-from phoneagent.calls.calls import FAILOVER_SECONDS
+from phoneagent.calls import opening
+from phoneagent.calls.opening import FAILOVER_SECONDS
 from phoneagent.errors import EndpointError, EndpointRefused, EndpointUnreachable
 from tests.calls.office import SID, Rig, new_call, until
 
@@ -38,7 +39,7 @@ async def test_an_endpoint_that_has_just_failed_is_asked_last(
     async with office.running("MZ2"):
         await until(lambda: len(office.models) == 2)
     assert office.asked == [("1", FAILOVER_SECONDS)]
-    monkeypatch.setattr(calls_module, "FAILED_SECONDS", 0.0)
+    monkeypatch.setattr(opening, "FAILED_SECONDS", 0.0)
     office.asked.clear()
     async with office.running("MZ3"):
         await until(lambda: len(office.models) == 3)

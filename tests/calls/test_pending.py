@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections import deque
-from collections.abc import Coroutine
 from datetime import UTC, datetime
 from typing import Any
 
@@ -12,7 +10,8 @@ import pytest
 
 from phoneagent import Agent, Call
 from phoneagent.calls import pending
-from phoneagent.calls.pending import Opening, PendingCall
+from phoneagent.calls.opening import EndpointRouter, Opening
+from phoneagent.calls.pending import PendingCall
 from phoneagent.model.connection import ModelSession
 
 pytestmark = pytest.mark.anyio
@@ -27,30 +26,30 @@ class Session(ModelSession):
         self.closed.set()
 
 
-async def opened(session: Session) -> ModelSession:
-    return session
+class Router(EndpointRouter):
+    """Endpoints that give that session."""
+
+    def __init__(self, session: ModelSession | None) -> None:
+        super().__init__([])
+        self.session = session
+
+    async def open_first(self, *given: Any) -> ModelSession:
+        if self.session is None:
+            await asyncio.Event().wait()
+        assert self.session is not None
+        return self.session
 
 
-async def never() -> ModelSession:
-    await asyncio.Event().wait()
-    raise AssertionError
-
-
-async def nobody() -> Agent:
-    return Agent(instructions="")
-
-
-def opening(model: Coroutine[Any, Any, ModelSession], agent: Coroutine[Any, Any, Agent] | None = None) -> Opening:
-    begun = Opening(asyncio.create_task(agent or nobody()), deque())
-    begun.model = asyncio.create_task(model)
-    return begun
+def opening(session: ModelSession | None = None) -> Opening:
+    """An opening that gives that session, or (None) is still at it."""
+    return Opening(CALL, Agent(instructions=""), Router(session))
 
 
 async def test_a_claimed_session_belongs_to_its_call(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pending, "CLAIM_SECONDS", 0.01)
     registry: dict[str, Any] = {}
     session = Session()
-    registry["CA1"] = PendingCall(CALL, opening(opened(session)), registry)
+    registry["CA1"] = PendingCall(CALL, opening(session), registry)
     registry["CA1"].claim()
     assert registry == {}
     await asyncio.sleep(0.05)
@@ -61,7 +60,7 @@ async def test_an_unclaimed_session_is_closed(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(pending, "CLAIM_SECONDS", 0.01)
     registry: dict[str, Any] = {}
     session = Session()
-    registry["CA1"] = PendingCall(CALL, opening(opened(session)), registry)
+    registry["CA1"] = PendingCall(CALL, opening(session), registry)
     async with asyncio.timeout(5):
         await session.closed.wait()
     assert registry == {}
@@ -69,26 +68,12 @@ async def test_an_unclaimed_session_is_closed(monkeypatch: pytest.MonkeyPatch) -
 
 async def test_one_that_is_still_being_opened_is_given_up() -> None:
     registry: dict[str, Any] = {}
-    begun = opening(never())
+    begun = opening()
     registry["CA1"] = PendingCall(CALL, begun, registry)
     async with asyncio.timeout(5):
         await registry["CA1"].close()
-    assert begun.model is not None
-    assert begun.model.cancelled()
+    assert begun._model.cancelled()
     assert registry == {}
-
-
-async def test_an_agent_that_is_still_being_chosen_is_given_up() -> None:
-    async def undecided() -> Agent:
-        await asyncio.Event().wait()
-        raise AssertionError
-
-    begun = opening(never(), undecided())
-    async with asyncio.timeout(5):
-        await begun.discard()
-    assert begun.agent.cancelled()
-    assert begun.model is not None
-    assert begun.model.cancelled()
 
 
 async def test_a_call_whose_socket_came_to_another_process_is_waited_for_no_longer(
@@ -103,7 +88,7 @@ async def test_a_call_whose_socket_came_to_another_process_is_waited_for_no_long
 
     registry: dict[str, Any] = {}
     session = Session()
-    registry["CA1"] = PendingCall(CALL, opening(opened(session)), registry, elsewhere)
+    registry["CA1"] = PendingCall(CALL, opening(session), registry, elsewhere)
     async with asyncio.timeout(5):
         await session.closed.wait()
     assert (registry, answers) == ({}, [])
