@@ -6,7 +6,8 @@ import asyncio
 import json
 import time
 import xml.etree.ElementTree as ET
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import parse_qsl, urlencode, urlsplit
@@ -411,6 +412,14 @@ class Live:
         self.cancelled = False
         self.arrivals: list[str] = []
         self.ran: list[tuple[Call, Any, int]] = []
+
+    @contextmanager
+    def handshake(self) -> Iterator[None]:
+        self.unfinished += 1
+        try:
+            yield
+        finally:
+            self.unfinished -= 1
 
     def arrived(self, call_sid: str) -> int:
         self.arrivals.append(call_sid)
