@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from phoneagent.calls import calls as calls_module
+from phoneagent.calls import opening
 from tests.calls.office import Rig
 
 
@@ -17,7 +17,7 @@ def rig(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Rig]:
 
     def make(*args: Any, **options: Any) -> Rig:
         made = Rig(*args, **options)
-        monkeypatch.setattr(calls_module, "open_session", made.open_session)
+        monkeypatch.setattr(opening, "open_session", made.open_session)
         return made
 
     return make

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections import deque
-from collections.abc import Coroutine
 from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 
-from phoneagent import Agent, Call
-from phoneagent.calls import pending
-from phoneagent.calls.pending import Opening, PendingCall
+from phoneagent import Agent, Call, Endpoint
+from phoneagent.calls import opening, pending
+from phoneagent.calls.opening import EndpointRouter, Opening
+from phoneagent.calls.pending import PendingCall
 from phoneagent.model.connection import ModelSession
 
 pytestmark = pytest.mark.anyio
@@ -27,72 +26,71 @@ class Session(ModelSession):
         self.closed.set()
 
 
-async def opened(session: Session) -> ModelSession:
-    return session
+class Server:
+    """A model's server that gives one session, unless it never answers."""
+
+    def __init__(self) -> None:
+        self.session = Session()
+        self.asked = asyncio.Event()
+        self.answers = True
+        self.given_up = False
+
+    async def open_session(self, *_: Any, **__: Any) -> ModelSession:
+        self.asked.set()
+        try:
+            if not self.answers:
+                await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            self.given_up = True
+            raise
+        return self.session
 
 
-async def never() -> ModelSession:
-    await asyncio.Event().wait()
-    raise AssertionError
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> Server:
+    made = Server()
+    monkeypatch.setattr(opening, "open_session", made.open_session)
+    return made
 
 
-async def nobody() -> Agent:
-    return Agent(instructions="")
+def begun() -> Opening:
+    return Opening(CALL, Agent(instructions=""), EndpointRouter([Endpoint("ws://server/?model=m")]))
 
 
-def opening(model: Coroutine[Any, Any, ModelSession], agent: Coroutine[Any, Any, Agent] | None = None) -> Opening:
-    begun = Opening(asyncio.create_task(agent or nobody()), deque())
-    begun.model = asyncio.create_task(model)
-    return begun
-
-
-async def test_a_claimed_session_belongs_to_its_call(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_claimed_session_belongs_to_its_call(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pending, "CLAIM_SECONDS", 0.01)
     registry: dict[str, Any] = {}
-    session = Session()
-    registry["CA1"] = PendingCall(CALL, opening(opened(session)), registry)
+    opened = begun()
+    registry["CA1"] = PendingCall(CALL, opened, registry)
+    assert await opened.latest() is server.session
     registry["CA1"].claim()
     assert registry == {}
     await asyncio.sleep(0.05)
-    assert not session.closed.is_set()
+    assert not server.session.closed.is_set()
 
 
-async def test_an_unclaimed_session_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_an_unclaimed_session_is_closed(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pending, "CLAIM_SECONDS", 0.01)
     registry: dict[str, Any] = {}
-    session = Session()
-    registry["CA1"] = PendingCall(CALL, opening(opened(session)), registry)
+    registry["CA1"] = PendingCall(CALL, begun(), registry)
     async with asyncio.timeout(5):
-        await session.closed.wait()
+        await server.session.closed.wait()
     assert registry == {}
 
 
-async def test_one_that_is_still_being_opened_is_given_up() -> None:
+async def test_one_that_is_still_being_opened_is_given_up(server: Server) -> None:
+    server.answers = False
     registry: dict[str, Any] = {}
-    begun = opening(never())
-    registry["CA1"] = PendingCall(CALL, begun, registry)
+    registry["CA1"] = PendingCall(CALL, begun(), registry)
     async with asyncio.timeout(5):
+        await server.asked.wait()
         await registry["CA1"].close()
-    assert begun.model is not None
-    assert begun.model.cancelled()
+    assert server.given_up
     assert registry == {}
-
-
-async def test_an_agent_that_is_still_being_chosen_is_given_up() -> None:
-    async def undecided() -> Agent:
-        await asyncio.Event().wait()
-        raise AssertionError
-
-    begun = opening(never(), undecided())
-    async with asyncio.timeout(5):
-        await begun.discard()
-    assert begun.agent.cancelled()
-    assert begun.model is not None
-    assert begun.model.cancelled()
 
 
 async def test_a_call_whose_socket_came_to_another_process_is_waited_for_no_longer(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    server: Server, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO")
     monkeypatch.setattr(pending, "LOOK_SECONDS", 0)
@@ -102,10 +100,9 @@ async def test_a_call_whose_socket_came_to_another_process_is_waited_for_no_long
         return answers.pop(0)
 
     registry: dict[str, Any] = {}
-    session = Session()
-    registry["CA1"] = PendingCall(CALL, opening(opened(session)), registry, elsewhere)
+    registry["CA1"] = PendingCall(CALL, begun(), registry, elsewhere)
     async with asyncio.timeout(5):
-        await session.closed.wait()
+        await server.session.closed.wait()
     assert (registry, answers) == ({}, [])
     assert caplog.messages == ["the media socket came to another process"]
 
