@@ -10,7 +10,7 @@ import pytest
 
 from phoneagent import Agent, Call
 from phoneagent.bridge.history import Past
-from phoneagent.calls import opening
+from phoneagent.calls import calls as calls_module
 from phoneagent.errors import ProtocolError
 from phoneagent.events import CallEnded, CallHandedOver, CallStarted, Resume
 from phoneagent.protocol.carrier import Started
@@ -76,20 +76,6 @@ async def test_where_users_code_fails_the_caller_hears_the_apology(
     assert "failed: ZeroDivisionError" in str(office.told)
 
 
-async def test_a_choice_that_takes_too_long_is_given_up(
-    rig: Callable[..., Rig], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    async def undecided(call: Call) -> Agent:
-        await asyncio.Event().wait()
-        raise AssertionError
-
-    monkeypatch.setattr(opening, "INSTRUCTIONS_SECONDS", 0.01)
-    office = rig(undecided)
-    async with office.running():
-        await until(lambda: bool(office.calls._sessions[SID].bridge.closing.active))
-    assert "the choice of the agent took longer than 0.01 s" in str(office.told)
-
-
 async def test_a_process_that_ends_while_the_agent_is_chosen_leaves_nothing(rig: Callable[..., Rig]) -> None:
     async def undecided(call: Call) -> Agent:
         await asyncio.Event().wait()
@@ -106,6 +92,86 @@ async def test_a_process_that_ends_while_the_agent_is_chosen_leaves_nothing(rig:
         await running
     assert office.calls.unfinished == 0
     assert asyncio.all_tasks() == before
+
+
+async def test_the_next_session_elsewhere_is_at_the_next_endpoint(rig: Callable[..., Rig]) -> None:
+    office = rig(endpoints=2)
+    async with office.running():
+        await until(lambda: bool(office.models and office.calls._sessions[SID].bridge.conversation.connected))
+        office.calls._sessions[SID]._models.renew(elsewhere=True)
+        await until(lambda: len(office.models) == 2)
+        assert [model.endpoint.host for model in office.models] == ["0", "1"]
+        await until(lambda: office.calls._sessions[SID].bridge.conversation.connected)
+    assert office.models[1].closed
+
+
+# --- sessions that are opened ahead ---
+
+
+async def test_a_session_that_was_opened_ahead_is_the_calls(rig: Callable[..., Rig]) -> None:
+    office = rig()
+    call = new_call()
+    office.calls.expect(call, prepare=True)
+    assert office.calls.coming == 1
+    assert office.calls.answered == {SID: call}
+    await until(lambda: bool(office.models))
+    async with office.running() as _:
+        assert office.live == {SID: call}  # and not the one that was made for the socket
+        assert office.calls.coming == 0
+        await until(lambda: office.calls._sessions[SID].bridge.conversation.connected)
+    assert len(office.asked) == 1
+
+
+async def test_without_opening_ahead_the_call_is_expected_all_the_same(rig: Callable[..., Rig]) -> None:
+    office = rig()
+    office.calls.expect(new_call(), prepare=False)
+    assert office.calls.coming == 1
+    for _ in range(5):
+        await asyncio.sleep(0)
+    assert office.asked == []
+    await office.calls.forget(SID)
+    assert office.calls.coming == 0
+
+
+async def test_where_twilio_asks_twice_one_session_is_opened(rig: Callable[..., Rig]) -> None:
+    office = rig()
+    office.calls.expect(new_call(), prepare=True)
+    office.calls.arrived(SID)
+    assert office.calls.coming == 0
+    office.calls.expect(new_call(), prepare=True)
+    assert office.calls.coming == 1
+    await until(lambda: bool(office.models))
+    await office.calls.close()
+    assert [model.closed for model in office.models] == [True]
+    assert office.calls.answered == {}
+
+
+async def test_of_too_many_calls_the_sessions_are_opened_at_their_sockets(
+    rig: Callable[..., Rig], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(calls_module, "MAX_PREPARED", 2)
+    office = rig()
+    for number in range(4):
+        office.calls.expect(new_call(f"CA{number}"), prepare=True)
+    assert office.calls.coming == 4
+    await until(lambda: len(office.models) == 2)
+    await office.calls.close()
+    assert len(office.asked) == 2
+
+
+async def test_for_a_call_that_is_live_nothing_is_opened_ahead(rig: Callable[..., Rig]) -> None:
+    office = rig()
+    async with office.running():
+        await until(lambda: bool(office.models))
+        office.calls.expect(new_call(), prepare=True)
+        for _ in range(5):
+            await asyncio.sleep(0)
+        assert len(office.asked) == 1
+        await office.calls.forget(SID)
+
+
+async def test_a_call_that_nobody_expects_can_be_forgotten(rig: Callable[..., Rig]) -> None:
+    await rig().calls.forget(SID)
 
 
 # --- media sockets ---

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from phoneagent import Agent, Call
-from phoneagent.calls import pending
+from phoneagent import Agent, Call, Endpoint
+from phoneagent.calls import opening, pending
 from phoneagent.calls.opening import EndpointRouter, Opening
 from phoneagent.calls.pending import PendingCall
 from phoneagent.model.connection import ModelSession
@@ -26,58 +26,71 @@ class Session(ModelSession):
         self.closed.set()
 
 
-class Router(EndpointRouter):
-    """Endpoints that give that session."""
+class Server:
+    """A model's server that gives one session, unless it never answers."""
 
-    def __init__(self, session: ModelSession | None) -> None:
-        super().__init__([])
-        self.session = session
+    def __init__(self) -> None:
+        self.session = Session()
+        self.asked = asyncio.Event()
+        self.answers = True
+        self.given_up = False
 
-    async def open_first(self, *given: Any) -> ModelSession:
-        if self.session is None:
-            await asyncio.Event().wait()
-        assert self.session is not None
+    async def open_session(self, *_: Any, **__: Any) -> ModelSession:
+        self.asked.set()
+        try:
+            if not self.answers:
+                await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            self.given_up = True
+            raise
         return self.session
 
 
-def opening(session: ModelSession | None = None) -> Opening:
-    """An opening that gives that session, or (None) is still at it."""
-    return Opening(CALL, Agent(instructions=""), Router(session))
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> Server:
+    made = Server()
+    monkeypatch.setattr(opening, "open_session", made.open_session)
+    return made
 
 
-async def test_a_claimed_session_belongs_to_its_call(monkeypatch: pytest.MonkeyPatch) -> None:
+def begun() -> Opening:
+    return Opening(CALL, Agent(instructions=""), EndpointRouter([Endpoint("ws://server/?model=m")]))
+
+
+async def test_a_claimed_session_belongs_to_its_call(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pending, "CLAIM_SECONDS", 0.01)
     registry: dict[str, Any] = {}
-    session = Session()
-    registry["CA1"] = PendingCall(CALL, opening(session), registry)
+    opened = begun()
+    registry["CA1"] = PendingCall(CALL, opened, registry)
+    assert await opened.latest() is server.session
     registry["CA1"].claim()
     assert registry == {}
     await asyncio.sleep(0.05)
-    assert not session.closed.is_set()
+    assert not server.session.closed.is_set()
 
 
-async def test_an_unclaimed_session_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_an_unclaimed_session_is_closed(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pending, "CLAIM_SECONDS", 0.01)
     registry: dict[str, Any] = {}
-    session = Session()
-    registry["CA1"] = PendingCall(CALL, opening(session), registry)
+    registry["CA1"] = PendingCall(CALL, begun(), registry)
     async with asyncio.timeout(5):
-        await session.closed.wait()
+        await server.session.closed.wait()
     assert registry == {}
 
 
-async def test_one_that_is_still_being_opened_is_given_up() -> None:
+async def test_one_that_is_still_being_opened_is_given_up(server: Server) -> None:
+    server.answers = False
     registry: dict[str, Any] = {}
-    begun = opening()
-    registry["CA1"] = PendingCall(CALL, begun, registry)
+    registry["CA1"] = PendingCall(CALL, begun(), registry)
     async with asyncio.timeout(5):
+        await server.asked.wait()
         await registry["CA1"].close()
-    assert begun._model.cancelled()
+    assert server.given_up
     assert registry == {}
 
 
 async def test_a_call_whose_socket_came_to_another_process_is_waited_for_no_longer(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    server: Server, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO")
     monkeypatch.setattr(pending, "LOOK_SECONDS", 0)
@@ -87,10 +100,9 @@ async def test_a_call_whose_socket_came_to_another_process_is_waited_for_no_long
         return answers.pop(0)
 
     registry: dict[str, Any] = {}
-    session = Session()
-    registry["CA1"] = PendingCall(CALL, opening(session), registry, elsewhere)
+    registry["CA1"] = PendingCall(CALL, begun(), registry, elsewhere)
     async with asyncio.timeout(5):
-        await session.closed.wait()
+        await server.session.closed.wait()
     assert (registry, answers) == ({}, [])
     assert caplog.messages == ["the media socket came to another process"]
 
