@@ -99,7 +99,8 @@ class Bridge:
         )
         self.budget = Budget(policy, past, self.reporter, responses, self.deadlines)
         self._timed = (self.caller_audio, self.conversation, self.deadlines, self.renewal, self.dialogue)
-        self._waiting = (*self._timed, self.interruptions, self.closing)  # `move_on` does what these two wait for
+        # What these two wait for depends on all others, so `move_on` looks after them once everything else is done.
+        self._timed_last = (self.interruptions, self.closing)
 
     # --- outputs --------------------------------------------------------------------------------------------------
 
@@ -429,7 +430,7 @@ class Bridge:
         """Return when `handle_timer` is due, in seconds of `now`; None for never."""
         if self._end is not None or self.stream_sid is None:
             return None
-        times = (part.get_timer() for part in self._waiting)
+        times = (part.get_timer() for part in (*self._timed, *self._timed_last))
         return min((time for time in times if time is not None), default=None)
 
     def handle_timer(self, now: float) -> None:

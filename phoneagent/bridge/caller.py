@@ -124,8 +124,8 @@ class CallerAudio:
     def frame(self, payload: str, timestamp_ms: int, now: float) -> bool:
         """Take a frame: base64 of µ-law, and its time on the caller's clock.
 
-        Returns whether the line had stalled. A line that delivers only moves its deadlines later, so that the timer
-        may stay as it is.
+        Returns whether a deadline may have come nearer: with the first frame, and where the line had stalled. A line
+        that delivers only moves its deadlines later, so that the timer may stay as it is.
         """
         expected = self._next_timestamp
         if expected is not None and timestamp_ms > expected:
@@ -141,7 +141,7 @@ class CallerAudio:
             if self._held > MAX_HELD_BYTES:
                 self._drop_oldest()
         if self._filled_at is None:
-            return False
+            return expected is None
         self._filled_ms, self._filled_at = 0, None
         return True
 

@@ -193,9 +193,12 @@ def test_the_limit_is_one_for_the_whole_hole(audio: CallerAudio) -> None:
     assert audio.dropped_bytes + len(taken(audio)) == 8 * (40 + MAX_FILL_MS)
 
 
-def test_a_frame_tells_whether_the_line_had_stalled(audio: CallerAudio) -> None:
-    assert not audio.frame(ulaw(20), 0, 0.0)
-    audio.speech(True)
+def test_a_frame_tells_whether_a_deadline_may_have_come_nearer(audio: CallerAudio) -> None:
+    audio.start(0.0)
+    audio.speech(True, by_hand=True)  # user code waits for the caller before the line has brought anything
+    before = audio.get_timer()
+    assert audio.frame(ulaw(20), 0, 0.0)
+    assert (before, audio.get_timer()) == (15.0, 0.75)
     assert not audio.frame(ulaw(20), 20, 0.02)
     stall(audio, 1.0)
     assert audio.frame(ulaw(20), 1020, 1.02)
