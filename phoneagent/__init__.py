@@ -44,7 +44,7 @@ from phoneagent.events import (
     Usage,
     UsageReported,
 )
-from phoneagent.model.connection import Endpoint, TokenProvider
+from phoneagent.model.endpoint import Endpoint, TokenProvider
 from phoneagent.server import PhoneApp
 from phoneagent.settings import Settings
 

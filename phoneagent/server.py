@@ -29,7 +29,7 @@ from phoneagent.calls.hooks import Hooks
 from phoneagent.calls.journal import CallJournal
 from phoneagent.errors import ConfigurationError, DefinitionError
 from phoneagent.events import Event, RateLimitsUpdated
-from phoneagent.model.connection import Endpoint
+from phoneagent.model.endpoint import Endpoint
 from phoneagent.settings import Settings
 from phoneagent.store import Store
 from phoneagent.twilio.rest import LiveCalls

@@ -26,7 +26,8 @@ from phoneagent.calls.session import Direction, Session
 from phoneagent.calls.state import CallState
 from phoneagent.errors import ProtocolError
 from phoneagent.events import CallStarted, Event, Journal, Pending, Resume
-from phoneagent.model.connection import Endpoint, ModelSession
+from phoneagent.model.connection import ModelSession
+from phoneagent.model.endpoint import Endpoint
 from phoneagent.protocol.carrier import Started
 from phoneagent.twilio.socket import TwilioSocket
 

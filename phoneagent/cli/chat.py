@@ -25,7 +25,8 @@ from phoneagent.calls.control import Control
 from phoneagent.calls.toolrunner import ToolRunner
 from phoneagent.cli.target import Target
 from phoneagent.errors import ConfigurationError, EndpointError, ProtocolError
-from phoneagent.model.connection import Endpoint, ModelSession, open_session
+from phoneagent.model.connection import ModelSession, open_session
+from phoneagent.model.endpoint import Endpoint
 from phoneagent.protocol import realtime
 from phoneagent.server import PhoneApp
 from phoneagent.sim.model.script import Script

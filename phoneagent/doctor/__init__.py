@@ -13,7 +13,7 @@ from phoneagent.doctor.checks import Check, Status, failed, ok, skipped
 from phoneagent.doctor.models import check_models
 from phoneagent.doctor.telephone import check_app, check_twilio
 from phoneagent.errors import ConfigurationError, StoreError
-from phoneagent.model.connection import Endpoint
+from phoneagent.model.endpoint import Endpoint
 from phoneagent.settings import Settings
 from phoneagent.store import Store
 from phoneagent.store.database import Database

@@ -15,7 +15,8 @@ import aiohttp
 from phoneagent.agent.agent import Agent
 from phoneagent.doctor.checks import Check, failed, note, ok
 from phoneagent.errors import ConfigurationError, EndpointError
-from phoneagent.model.connection import Endpoint, TokenProvider, open_session
+from phoneagent.model.connection import open_session
+from phoneagent.model.endpoint import Endpoint, TokenProvider
 from phoneagent.settings import Settings
 
 ENTRY_SECONDS = 10.0

@@ -25,8 +25,6 @@ from phoneagent.protocol.realtime import FATAL_CODES
 from phoneagent.protocol.transcoding import ToPcm, ToUlaw
 from phoneagent.usercode import call_user
 
-__all__ = ["Endpoint", "ModelSession", "TokenProvider", "open_session"]
-
 CONNECT_SECONDS = 5.0
 """The time from the first packet, or from the call of the token provider, to a configured session."""
 
