@@ -98,15 +98,8 @@ class Bridge:
             age_seconds=past.age_ms / 1000 if past is not None else 0.0,
         )
         self.budget = Budget(policy, past, self.reporter, responses, self.deadlines)
-        self._timed = (
-            self.caller_audio,
-            self.conversation,
-            self.deadlines,
-            self.renewal,
-            self.dialogue,
-            self.interruptions,
-            self.closing,
-        )
+        self._timed = (self.caller_audio, self.conversation, self.deadlines, self.renewal, self.dialogue)
+        self._waiting = (*self._timed, self.interruptions, self.closing)  # `move_on` does what these two wait for
 
     # --- outputs --------------------------------------------------------------------------------------------------
 
@@ -436,7 +429,7 @@ class Bridge:
         """Return when `handle_timer` is due, in seconds of `now`; None for never."""
         if self._end is not None or self.stream_sid is None:
             return None
-        times = (part.get_timer() for part in self._timed)
+        times = (part.get_timer() for part in self._waiting)
         return min((time for time in times if time is not None), default=None)
 
     def handle_timer(self, now: float) -> None:

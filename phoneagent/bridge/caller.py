@@ -165,7 +165,9 @@ class CallerAudio:
         return lost_at if fill_at is None else min(lost_at, fill_at)
 
     def _fill_at(self) -> float | None:
-        if not self.speaking or self._media_at is None or self._filled_ms >= MAX_FILL_MS:
+        if self._media_at is None or self._next_timestamp is None:  # before the first frame, nothing stalls
+            return None
+        if not self.speaking or self._filled_ms >= MAX_FILL_MS:
             return None
         if self._filled_at is None:
             return self._media_at + STALL_SECONDS

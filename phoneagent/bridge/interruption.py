@@ -88,9 +88,6 @@ class Interruptions:
         """Return when a speech is to be decided on."""
         return self._decide_at
 
-    def handle_timer(self, now: float) -> None:
-        """Nothing by itself: the bridge asks `decide` after every timer, since the answer depends on the floor."""
-
     # --- what follows ---
 
     def interrupt(self, now: float) -> list[Outcome]:

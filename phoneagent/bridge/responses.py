@@ -120,6 +120,7 @@ class ResponseGate:
         # A server that gives no metadata back may still answer a turn by itself after our create. Then the next
         # `response.created` is not known to be ours.
         self._server_may_answer = False
+        self._drop_late = False  # a dropped request brought nothing in time: what it brings later is not wanted either
         self._covered: frozenset[str] = frozenset()  # the outputs that our pending create covers
         self._discarded: deque[str] = deque(maxlen=MAX_DISCARDED)  # until their response.done
         self._closing = False
@@ -141,13 +142,14 @@ class ResponseGate:
                 self.owed = self.owed or (self.state is State.ACTIVE and self.spoke)
             elif current.kind != "filler":
                 self._wanted.appendleft(current)
-        self.owed = (self.owed or bool(self._outputs)) and not (self._closing or self.state is State.DROPPED)
+        dropped = self.state is State.DROPPED or self._drop_late
+        self.owed = (self.owed or bool(self._outputs)) and not (self._closing or dropped)
         self._wanted = deque(wanted for wanted in self._wanted if wanted.kind != "greeting")
         for wanted in self._wanted:
             wanted.told = False
         self.state, self.id, self.current, self._pending = State.NONE, None, None, None
         self._deadline = self._wait_until = None
-        self._server_may_answer = self._retried = self.called = False
+        self._server_may_answer = self._retried = self.called = self._drop_late = False
         self.unanswered = 0
         self._outputs.clear()
         self._discarded.clear()
@@ -269,7 +271,7 @@ class ResponseGate:
         self._request(now)
 
     def _request(self, now: float) -> None:
-        self.state = State.REQUESTED
+        self.state, self._drop_late = State.REQUESTED, False
         self._deadline = now + CREATED_SECONDS
 
     # --- what the server says ---
@@ -278,7 +280,8 @@ class ResponseGate:
         """Take `response.created`. Returns True if it was interrupted before it began."""
         ours = self._pending is not None and self._is_ours(response)
         # A server's own response that comes while ours is to be dropped answers what was said since.
-        dropped = self.state is State.DROPPED and (ours or self._pending is None)
+        dropped = self._drop_late or (self.state is State.DROPPED and (ours or self._pending is None))
+        self._drop_late = False
         if self._pending is not None and ours:
             self.current, self._pending = self._pending, None
             if self.current.kind in ANSWERS:  # prescribed words answer nothing
@@ -425,7 +428,7 @@ class ResponseGate:
             return
         self.unanswered += 1
         pending, self._pending = self._pending, None
-        dropped = self.state is State.DROPPED
+        self._drop_late = self.state is State.DROPPED
         self.state, self._deadline = State.NONE, None
-        if not dropped:
+        if not self._drop_late:
             self._put_back(pending)

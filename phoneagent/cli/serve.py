@@ -88,7 +88,7 @@ def serve(
         uvicorn.run(name, app_dir=found.folder, reload=True, reload_dirs=folders, log_config=logs, workers=1, **options)
         return
     logging.config.dictConfig(logs)
-    if loaded.insecure:  # there is no PUBLIC_URL, but a phone on this machine must find the media socket
+    if loaded.insecure:  # a phone on this machine has no PUBLIC_URL, but must find the media socket
         app.settings = loaded = loaded.model_copy(update={"public_url": _url(address, options["port"])})
     with listening:
         _announce(_url(address, options["port"]), loaded)

@@ -75,7 +75,9 @@ def call(
     ] = None,
     dtmf: Annotated[str | None, typer.Option(help="Keys to press after the last line, like 12#.")] = None,
     hang_up_after: Annotated[float | None, typer.Option(min=0, help="Hang up this many seconds into the call.")] = None,
-    public_url: Annotated[str | None, typer.Option(help="The public address of the server, for signatures.")] = None,
+    public_url: Annotated[
+        str | None, typer.Option(help="The server's public address, if WEBHOOK_URL is a local one.")
+    ] = None,
     fallback_url: Annotated[
         str | None, typer.Option(help="The webhook to use when the server fails, like a Twilio number's fallback.")
     ] = None,

@@ -25,7 +25,7 @@ def model(
     api_key: Annotated[str | None, typer.Option(help="The key that clients must send.", show_default=False)] = None,
     speed: Annotated[float, typer.Option(help="How many times faster than real time audio is sent.", min=0.1)] = 5.0,
     think_ms: Annotated[float, typer.Option(help="The time from response.created to the first audio.", min=0)] = 120,
-    session_seconds: Annotated[float, typer.Option(help="The time after which a session expires.", min=0.1)] = 3600,
+    session_seconds: Annotated[float, typer.Option(help="How many seconds a session lasts.", min=0.1)] = 3600,
     beta: Annotated[
         bool, typer.Option("--beta/--refuse-beta", help="Speak the beta dialect to clients that ask for it.")
     ] = True,

@@ -139,6 +139,8 @@ def test_there_is_nothing_to_make_up_without_speech_or_before_the_first_frame(au
     audio.speech(True)
     assert audio.get_timer() is None
     audio.handle_timer(99.0)
+    audio.start(9.0)  # as with a key that is pressed before the line delivers
+    assert audio.get_timer() == 9.0 + LINE_LOST_SECONDS
     audio.frame(ulaw(20), 0, 10.0)
     audio.speech(False)
     assert audio.get_timer() == 10.0 + LINE_LOST_SECONDS

@@ -86,7 +86,6 @@ def test_a_speech_is_decided_on_once_and_at_its_time(bench: Bench) -> None:
     bench.interruptions.speech_started(10.0)
     assert bench.interruptions.get_timer() == 10.0
     assert not decide(9.9, agents_turn=True)
-    bench.interruptions.handle_timer(10.0)
     assert decide(10.0, agents_turn=True)
     assert not decide(10.0, agents_turn=True)
     assert bench.interruptions.get_timer() is None

@@ -9,7 +9,7 @@ import pytest
 
 from phoneagent.bridge import prompts
 from phoneagent.bridge.policy import Floor
-from phoneagent.bridge.responses import MAX_WANTED, METADATA_KEY, Ending, ResponseGate, State, Wanted
+from phoneagent.bridge.responses import CREATED_SECONDS, MAX_WANTED, METADATA_KEY, Ending, ResponseGate, State, Wanted
 from phoneagent.protocol.realtime import ItemCreate, Response, ResponseCreate, ToModel
 from tests.bridge.rig import Rig
 
@@ -354,3 +354,32 @@ def test_what_is_wanted_is_bounded_and_a_closing_call_wants_only_a_goodbye(gate:
     gate.close()
     assert not gate.want(Wanted("say"))
     assert gate.want(prompts.goodbye())
+
+
+def test_what_was_dropped_is_not_wanted_either_when_it_comes_late(gate: ResponseGate) -> None:
+    gate.want(Wanted("say"))
+    gate.poll(1.0, speech=False, tools_running=False)
+    gate.interrupt(2.0)
+    gate.handle_timer(1.0 + CREATED_SECONDS)
+    assert gate.state is State.NONE
+    assert gate.created(Response(id="r1"), 7.0)
+    gate.done(Response(id="r1", status="cancelled"), 8.0)
+    assert not gate.created(Response(id="r2"), 9.0)  # that one is another
+
+
+def test_what_is_asked_for_after_that_is_wanted(gate: ResponseGate) -> None:
+    gate.want(Wanted("say"))
+    gate.poll(1.0, speech=False, tools_running=False)
+    gate.interrupt(2.0)
+    gate.handle_timer(1.0 + CREATED_SECONDS)
+    gate.want(Wanted("say"))
+    gate.poll(7.0, speech=False, tools_running=False)
+    assert not gate.created(Response(id="r1"), 8.0)
+
+
+def test_the_next_session_owes_no_answer_that_was_interrupted_before_it_began(gate: ResponseGate) -> None:
+    gate.turn_committed(1.0, server_answers=True)
+    gate.interrupt(2.0)
+    gate.handle_timer(1.0 + CREATED_SECONDS)
+    gate.new_session()
+    assert not gate.owes

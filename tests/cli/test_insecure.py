@@ -1,4 +1,4 @@
-"""`phoneagent serve --insecure` and `phoneagent sim call`: a call without an account, and nobody else's."""
+"""`phoneagent serve --insecure` and `phoneagent sim call`: a call without an account, from this machine only."""
 
 from __future__ import annotations
 
