@@ -219,7 +219,7 @@ class Session:
     # --- the caller's side ----------------------------------------------------------------------------------------
 
     async def _read_caller(self) -> None:
-        bridge, time = self.bridge, self._loop.time
+        bridge, time, events = self.bridge, self._loop.time, self.bridge.reporter.events
         while True:
             try:
                 message = await self._caller.receive()
@@ -233,6 +233,8 @@ class Session:
                 self.flush()
             elif self._to_model.write(taken_at):  # a frame, and nothing else has changed
                 self._measure_some("to_model", taken_at)
+            if events:  # of a writer that had to wait, and wrote on its own since
+                self._tell()
         bridge.end(time())
         self.flush()
 
