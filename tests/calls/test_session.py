@@ -165,9 +165,9 @@ async def test_a_frame_is_measured_now_and_then_in_both_directions(monkeypatch: 
         measured.append(direction)
 
     async with Running(measure=measure) as shell:
-        for number in range(10):
+        for number in range(11):  # the first one also sets the timer
             shell.line.incoming.put_nowait(AudioIn(base64.b64encode(bytes(160)).decode(), 20 * number))
-        await shell.until(lambda: len(shell.models[0].sent) == 10)
+        await shell.until(lambda: len(shell.models[0].sent) == 11)
         assert measured == ["to_model"] * 2
         shell.models[0].says("response.created", response={"id": "r1"})
         shell.models[0].speaks(5)
