@@ -4,7 +4,7 @@ Sans-I/O. The shell feeds decoded messages with the time. It takes what there is
 `next_to_model`), to do (`requests`) and to report (`reporter.events`), and calls `handle_timer` when `get_timer` is
 due. Each rule has a file of its own, named in the table; the bridge joins them.
 
-The floor is derived, the first that holds: CLOSING (the call is about to end) · AGENT (audio of ours is unheard, or
+The floor is the first of these that holds: CLOSING (the call is about to end) · AGENT (audio of ours is unheard, or
 unsent) · THINKING (a response is requested or active, or a tool runs) · CALLER (speech is on) · OPEN.
 
 | floor                    | input                          | what happens                                             |
@@ -164,7 +164,7 @@ class Bridge:
     # --- the model's side -----------------------------------------------------------------------------------------
 
     def model_opened(self, session: Mapping[str, Any], now: float) -> None:
-        """A session is open and not in use yet; `session` is the server's word for it."""
+        """A session is open and not in use yet; `session` is the server's description of it."""
         self.budget.new_session(session, now)
         self.conversation.opened()
 
@@ -224,6 +224,7 @@ class Bridge:
                 self.interruptions.speech_started(now)
             case realtime.SpeechStopped(audio_end_ms=model_ms):
                 self.dialogue.speech_stopped(model_ms, now)
+                self.interruptions.speech_stopped()
             case realtime.Committed(item_id=item_id):
                 self.budget.turn_committed()
                 self.dialogue.committed(item_id, now)
@@ -236,8 +237,7 @@ class Bridge:
                 self.dialogue.not_understood(item_id)
             case realtime.ResponseCreated(response=response):
                 self.budget.response_created()
-                unwanted = self.dialogue.caller_speaks and self.interruptions.allowed()
-                self.conversation.response_created(response, now, unwanted=unwanted)
+                self.conversation.response_created(response, now, unwanted=self.interruptions.forbids_response())
                 self.reporter.answer_begins()
             case realtime.ResponseDone(response=response):
                 self.budget.response_done(response, now)
@@ -274,7 +274,7 @@ class Bridge:
         if current is not None and current.kind == "greeting":
             self.interruptions.greeting_audio(event.item_id)
         if not self.playback.queue(event.delta, event.item_id, event.content_index):
-            self.reporter.trouble("audio of the model dropped: the caller's socket does not take it", now)
+            self.reporter.trouble("model audio dropped: the caller's socket is not accepting it", now)
 
     def _response_done(self, response: realtime.Response, now: float) -> None:
         ending, verdict = self.conversation.response_done(response, now)

@@ -21,7 +21,7 @@ from phoneagent.events import Cost, Usage
 from phoneagent.protocol.realtime import InputTranscript, Response
 from phoneagent.protocol.session_object import model_of, transcription_model_of
 
-REASON = "the call reached its highest cost"
+REASON = "the call reached its cost limit"
 
 
 class Budget:
@@ -84,7 +84,9 @@ class Budget:
             if used == Usage():
                 return
             if reading.assumed:
-                self._reporter.trouble("a model does not tell all kinds of its tokens: they count as the dearest", now)
+                self._reporter.trouble(
+                    "a model does not break down its tokens by kind: they are priced at the highest rate", now
+                )
         self.total = total + cost
         self._reporter.used(source, model, used, cost, self.total, now)
 

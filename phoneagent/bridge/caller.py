@@ -2,7 +2,7 @@
 
 Every frame goes to the model in order, and waits until the model listens. Holes are filled with silence: the model's
 voice activity detection counts *audio* time. When a line stops delivering in the middle of a word, no silence ever
-comes and the turn never ends; so silence is made up for it, and not made up twice when the line returns with a jump in
+comes and the turn never ends; so silence is inserted, and not inserted twice when the line returns with a jump in
 its timestamps.
 """
 
@@ -225,7 +225,7 @@ class CallerAudio:
 
     @property
     def mid_turn(self) -> bool:
-        """Whether the caller speaks. A push-to-talk turn longer than the audio that is kept counts as let go of."""
+        """Whether the caller speaks. A push-to-talk turn longer than the audio that is kept counts as released."""
         return self.speaking and not (self.by_hand and self._given_bytes >= MAX_HELD_BYTES - FRAME_BYTES)
 
     @property

@@ -19,7 +19,7 @@ HEARD_GRACE_SECONDS = 1.0
 """How much later than computed the last mark may come."""
 
 ClosedBy: TypeAlias = Literal["agent", "error"]
-"""Which end of a call has last words: the agent's own, and one for want of a model."""
+"""The endings that have last words: the agent hung up, or the model was lost."""
 
 
 class Closing:

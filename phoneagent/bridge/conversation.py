@@ -160,7 +160,7 @@ class Conversation:
     def close(self, *, goodbye: bool, timed: bool = False) -> None:
         """The conversation is about to end: nothing more is asked for but (with `goodbye`) a goodbye.
 
-        `timed`: the owner ends it in time, whatever the model does; so a model that does nothing is not given up.
+        `timed`: the owner ends it in time, whatever the model does; so a model that does nothing is not given up on.
         """
         self.goodbye_due = goodbye
         self._ends_in_time = timed
@@ -263,7 +263,7 @@ class Conversation:
         self.responses.poll(now, speech=speech, tools_running=self.tools.running)
         self.tools.poll(now, quiet=not (speech or playing or self.responses.closing))
         if self.responses.unanswered >= MAX_UNANSWERED and not self._ends_in_time:
-            return Verdict("renew", "the model answers no request for a response")
+            return Verdict("renew", "the model did not answer repeated requests for a response")
         return None
 
     def get_timer(self) -> float | None:
@@ -277,7 +277,7 @@ class Conversation:
         """Give up what the model does not do in time."""
         stalled_at = self._stalled_at()
         if stalled_at is not None and now >= stalled_at:
-            return Verdict("renew", f"nothing came of a response for {MODEL_STALLED_SECONDS:.0f} s")
+            return Verdict("renew", f"a response stalled for {MODEL_STALLED_SECONDS:.0f} s")
         self.responses.handle_timer(now)
         self.tools.handle_timer(now)
         return None

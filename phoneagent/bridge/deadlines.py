@@ -40,7 +40,7 @@ class Deadlines:
         self._ready = ready
         self._started_at = 0.0
         self._ends_by = math.inf
-        self._reason = "the call reached its longest duration"
+        self._reason = "the call reached its maximum duration"
         self.announced = False
         """Whether the caller knows that the call is about to end."""
 

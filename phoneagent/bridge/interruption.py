@@ -49,7 +49,8 @@ class Interruptions:
         self._playback = playback
         self._responses = responses
         self._greeting_items: set[str] = set()
-        self._decide_at: float | None = None
+        self._speaking = False
+        self._decide_at: float | None = None  # a speech that was not decided on yet
         self._number = 0
         self._open: dict[str, ItemTruncate] = {}
         self._foreign: set[str] = set()  # items that play on from an earlier session
@@ -58,7 +59,7 @@ class Interruptions:
         """The session is gone while these items still play: the next one knows them as text, under no id."""
         self._open.clear()
         self._foreign.update(outcome.item_id for outcome in playing)
-        self._decide_at = None
+        self._speaking, self._decide_at = False, None
 
     # --- whether ---
 
@@ -75,7 +76,11 @@ class Interruptions:
 
     def speech_started(self, now: float) -> None:
         """The caller began to speak; whether that interrupts is decided next."""
-        self._decide_at = now
+        self._speaking, self._decide_at = True, now
+
+    def speech_stopped(self) -> None:
+        """The caller stopped speaking: a speech that was not decided on does not interrupt."""
+        self._speaking, self._decide_at = False, None
 
     def decide(self, now: float, *, agents_turn: bool) -> bool:
         """Tell, once for each speech, whether it interrupts. `agents_turn`: the agent speaks, or is about to."""
@@ -83,6 +88,10 @@ class Interruptions:
             return False
         self._decide_at = None
         return agents_turn and self.allowed()
+
+    def forbids_response(self) -> bool:
+        """Tell whether a response that begins now would be interrupted at once: the caller speaks, and may stop it."""
+        return self._speaking and self.allowed()
 
     def get_timer(self) -> float | None:
         """Return when a speech is to be decided on."""
@@ -111,7 +120,9 @@ class Interruptions:
         """Take an error that answers a truncation; None if that was sent once more, with the length that was named."""
         asked, length = self._open.pop(failure.event_id or "", None), _SHORTER.search(failure.message or "")
         if asked is None or length is None:
-            return Verdict("trouble", "a truncation was refused: the model may believe that more was heard")
+            return Verdict(
+                "trouble", "a truncation was refused: the model may think the caller heard more than they did"
+            )
         self._send(asked.item_id, asked.content_index, min(int(length[1]), asked.audio_end_ms))
         return None
 

@@ -42,7 +42,7 @@ class ModelErrors:
         """Take an `error` event; return what it means, None for nothing."""
         code = failure.code or ""
         if code == "session_expired":
-            return Verdict("expired", "its time is over", code)
+            return Verdict("expired", "the session expired", code)
         if code in FATAL_CODES:
             return self._fatal(code)
         if code == "conversation_already_has_active_response":

@@ -3,7 +3,7 @@
 A session that is lost is replaced, as long as that is worthwhile: the caller is patient for some seconds, and sessions
 that bring no word to the caller are not opened for ever.
 
-A session also has its time (an hour, at OpenAI). Some minutes before that is over the next one is opened beside it, and
+A session also has a time limit (an hour, at OpenAI). Some minutes before it, the next one is opened in parallel, and
 takes over once neither side has spoken for a second, so that the caller does not notice. If there is no such moment, it
 takes over when the old one ends, as if that had been lost.
 """
@@ -38,7 +38,7 @@ ROTATE_SECONDS = 300.0
 """The next session is opened this long before a session's time is over; of a short one, in its second half."""
 
 SHORTEST_SECONDS = 60.0
-"""A session that says to last less long is not rotated: another one would say the same, without end."""
+"""A session that announces a shorter life than this is not rotated: the next would announce the same, endlessly."""
 
 QUIET_SECONDS = 1.0
 """How long neither side has spoken when the next session takes over."""

@@ -91,7 +91,7 @@ class ActiveAgent:
             answer.set_result(changed.refusal)
 
     async def session_opened(self) -> None:
-        """Make a new session, configured for the agent that answered, that of the agent that has the call.
+        """Reconfigure a new session, set up for the agent that answered, for the agent that has the call now.
 
         Where that agent's instructions cannot be written now, the earlier ones hold: the caller is in the middle of a
         conversation.

@@ -157,7 +157,7 @@ class Calls:
     async def run(self, call: Call, start: Started, socket: TwilioSocket, past: Past | None) -> None:
         """Run a call in its media stream; returns when nothing of the stream is left.
 
-        A call whose session was opened ahead is the one of then. With a `past` it goes on.
+        If the session was opened ahead, that earlier `Call` is the one used. With a `past`, the call goes on.
         """
         opening: Opening | None = None
         if (pending := self.pending.get(call.sid)) is not None:

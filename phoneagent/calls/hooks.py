@@ -74,7 +74,7 @@ class Follower:
             return
         if self._lost == 0:
             log.error(
-                "hooks are too slow, and events are lost: %d wait already",
+                "hooks are too slow, so events are being dropped: %d are already waiting",
                 MAX_WAITING,
                 extra={"call_sid": event.call_sid},
             )

@@ -126,8 +126,10 @@ class CallJournal:
                 await (asyncio.shield(writing) if rest is None else writing)  # what REST does must not be written late
             return
         except (StoreError, TimeoutError):
-            remedy = "only this process knows it" if rest is None else "it is done over REST"
-            log.warning("the next step was not written: %s", remedy, extra={"call_sid": call_sid})
+            remedy = (
+                "only this process knows it" if rest is None else "carrying it out through Twilio's REST API instead"
+            )
+            log.warning("the call's next step was not saved: %s", remedy, extra={"call_sid": call_sid})
         if rest is not None:
             async with asyncio.timeout(REST_SECONDS):
                 if isinstance(step, FallBack):
@@ -175,7 +177,7 @@ class CallJournal:
                 await self._write(call_sid, known)
         except (StoreError, TimeoutError) as error:
             why = str(error) or "the database does not answer"
-            log.warning("whether the call has come back is unknown: %s", why, extra={"call_sid": call_sid})
+            log.warning("cannot tell whether the call has come back: %s", why, extra={"call_sid": call_sid})
             self._steps.pop(call_sid, None)
             return None
         return Continuation("resume", standing.stream_sid, standing.state)
@@ -240,7 +242,7 @@ class CallJournal:
             why = str(error) or f"the database did not answer within {seconds:g} s"
             if known is None:
                 raise StoreError(why) from None
-            log.warning("the call goes on by what this process knows: %s", why, extra={"call_sid": call_sid})
+            log.warning("the call continues from what this process remembers: %s", why, extra={"call_sid": call_sid})
             return kind(step=known.step, stream_sid=known.step.stream_sid or None)
         if known is None or found.stream_sid not in (None, known.step.stream_sid):
             return found

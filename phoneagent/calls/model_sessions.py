@@ -115,7 +115,7 @@ class ModelSessions:
         try:
             model = await self._open_model(False)
         except EndpointError as error:
-            self._bridge.reporter.trouble(f"the next model session did not come: {error}", self._loop.time())
+            self._bridge.reporter.trouble(f"the next model session did not open: {error}", self._loop.time())
             self._next = None
         self._bridge.renewal.next_opened(self._loop.time(), ready=model is not None)
         self._flush()
@@ -125,7 +125,7 @@ class ModelSessions:
         """Give a new session to the bridge, and read it to its end; return how that came."""
         now = self._loop.time()
         for refused in model.dropped:
-            self._bridge.reporter.trouble(f"the model does without {refused}", now)
+            self._bridge.reporter.trouble(f"the session runs without {refused}", now)
         self._bridge.model_opened(model.effective, now)
         self._flush()
         await self._prepare()
@@ -137,7 +137,9 @@ class ModelSessions:
                 self._take(model, await model.receive())
         except EndpointUnreachable as error:
             return str(error)
-        except EndpointError as error:  # it throws us out: whether it lets us in again, the next opening tells
+        except (
+            EndpointError
+        ) as error:  # it ended the session; the next attempt to open one shows whether it will have us back
             self._elsewhere = True
             return str(error)
         finally:

@@ -53,6 +53,8 @@ class StepWriter:
                 await self._journal.next_step(self._call_sid, step, early=early)
         except (PhoneAgentError, TimeoutError) as error:
             why = str(error) or f"it took longer than {STEP_SECONDS:g} s"
-            log.error("the next step of the call is not settled: %s", why, extra={"call_sid": self._call_sid})
+            log.error(
+                "the call's next step could not be saved or carried out: %s", why, extra={"call_sid": self._call_sid}
+            )
         except Exception:  # whatever the journal raises: Twilio asks, and the caller is not left on a dead line
-            log.exception("the next step of the call is not settled", extra={"call_sid": self._call_sid})
+            log.exception("the call's next step could not be saved or carried out", extra={"call_sid": self._call_sid})

@@ -61,7 +61,7 @@ class EndpointRouter:
             except EndpointError as error:
                 self._failed_at[id(tried)] = time.monotonic()
                 if len(route) > 1:
-                    log.error("an endpoint gives no session: %s", error, extra={"call_sid": call.sid})
+                    log.error("an endpoint did not open a session: %s", error, extra={"call_sid": call.sid})
                 if not isinstance(failed, EndpointUnreachable):
                     failed = error
             else:

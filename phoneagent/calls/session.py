@@ -200,7 +200,11 @@ class Session:
             self._fail(error)
 
     def _fail(self, error: BaseException) -> None:
-        log.error("call ended by a fault of phoneagent", exc_info=error, extra={"call_sid": self._call.sid})
+        log.error(
+            "internal error in phoneagent: this media stream of the call is ended",
+            exc_info=error,
+            extra={"call_sid": self._call.sid},
+        )
         self._give_up(f"internal fault: {type(error).__name__}")
 
     def _give_up(self, reason: str) -> None:
@@ -268,8 +272,8 @@ class Session:
         try:
             await self._active_agent.session_opened()
         except Exception as error:  # a user's function, or too slow
-            log.exception("the agent that had the call cannot go on with it", extra={"call_sid": self._call.sid})
-            self._report(f"the agent that answered has the call again: {type(error).__name__}")
+            log.exception("the current agent cannot continue the call", extra={"call_sid": self._call.sid})
+            self._report(f"the call went back to the agent that answered: {type(error).__name__}")
 
     def _measure_some(self, direction: Direction, taken_at: float) -> None:
         self._frames += 1
@@ -340,7 +344,7 @@ class Session:
     def _on_timer(self, *, caught_up: bool = False) -> None:
         late = not caught_up and self._timer is not None and self._loop.time() - self._timer.when() > LATE_SECONDS
         self._timer = None
-        if late:  # else a tool that held up the loop would make dead lines of all calls
+        if late:  # otherwise a tool that blocked the loop would make every line look dead
             self._timer = self._loop.call_later(CATCH_UP_SECONDS, partial(self._on_timer, caught_up=True))
             return
         try:

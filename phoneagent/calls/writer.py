@@ -53,7 +53,7 @@ class Writer(Generic[T]):
                     written += 1
                     continue
                 self.task = self._watch(asyncio.create_task(self._finish(sending, waiting)))
-                # A task that is cancelled before its first step never comes to `sending`, which is to end all the same.
+                # A task that is cancelled before its first step never reaches `sending`, which must be closed anyway.
                 self.task.add_done_callback(partial(_close, sending))
                 break
         except self._closed:

@@ -97,7 +97,7 @@ async def _chat(app: PhoneApp, call: Call, endpoint: Endpoint | None, script: Pa
         opened = await open_session(replace(endpoint, transcription_models=()), session, call)
         stack.push_async_callback(opened.close)
         for each in opened.dropped:
-            screen.note(f"the model does without {each}")
+            screen.note(f"the session runs without {each}")
         screen.note("Ctrl-D or /quit ends the conversation.")
         try:
             await _Talk(agent, call, opened, screen).run()

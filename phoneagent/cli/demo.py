@@ -57,7 +57,7 @@ def _introduce(console: Console, target: str | None, senses: Senses) -> None:
     if senses.ear is not None:
         console.print("[dim]The simulated model really listens (Moonshine tiny) and speaks (hibari).[/]")
         return
-    words = "The simulated model's hearing is scripted: at each of the caller's turns it says its script's next line."
+    words = "The simulated model's hearing is scripted: after each turn of the caller, it says its script's next line."
     console.print(f"[dim]{words}[/]")
     console.print("[dim]With pip install 'phoneagent\\[demo]' it understands what it hears and can speak any text.[/]")
 
@@ -85,4 +85,4 @@ def _summarise(console: Console, outcome: Outcome, out: Path, report: Path) -> N
         console.print(f"  [red]{escape(outcome.trouble)}[/]")
     if measured.turns:
         names = ", ".join(["call.wav", "timeline.svg", "transcript.txt"])
-        console.print(f"[dim]{escape(str(out))}/: {names}; {escape(str(report))}[/]")
+        console.print(f"[dim]Saved in {escape(str(out))}/: {names}. Report: {escape(str(report))}[/]")

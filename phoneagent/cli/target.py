@@ -56,7 +56,9 @@ class Target:
         except ModuleNotFoundError as error:
             if error.name is None or not f"{self.module}.".startswith(f"{error.name}."):
                 raise  # a module that the app's own module imports
-            raise DefinitionError(f"there is no module {self.module} here: name `module:app` or `file.py`") from None
+            raise DefinitionError(
+                f"no module named {self.module!r} in this folder: pass the app as `module:app` or `file.py`"
+            ) from None
         found = getattr(module, self.attribute, None)
         if found is None:
             raise DefinitionError(f"there is no {self.attribute} in {module.__file__}: name it, `module:NAME`")

@@ -211,7 +211,7 @@ def _refusal(what: str, status: int, code: int) -> TelephonyError:
     elif status == 429:
         text, retry = "Twilio received too many requests from this account: try again in a minute", True
     elif status >= 500:
-        text, retry = f"Twilio's API is in trouble (HTTP {status}): try again later", True
+        text, retry = f"Twilio's API is having problems (HTTP {status}): try again later", True
     else:
         text, retry = f"Twilio refused {what} (HTTP {status}): see https://www.twilio.com/docs/errors/{code}", False
     return TelephonyError(text, code=code, retry=retry)

@@ -100,7 +100,9 @@ class Verifier:
                     free = await self._claim(f"media token {ticket.nonce}", TOKEN_SECONDS)
             except (StoreError, TimeoutError):
                 # An unreachable database stops no call: the signature is valid, and the token is new to this process.
-                words = "the database does not answer: a media token is accepted that another process may have used"
+                words = (
+                    "the database is not answering: accepting a media token that another process may already have used"
+                )
                 log.warning(words, extra={"call_sid": ticket.call_sid})
                 free = True
             if not free:

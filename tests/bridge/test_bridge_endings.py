@@ -372,7 +372,7 @@ def test_a_call_has_a_longest_duration_and_a_goodbye() -> None:
     assert "goodbye" in rig.prompts[1]
     rig.says(500, "i3", "r3", ours=True)
     rig.hear()
-    assert rig.ended == EndCall("agent", "the call reached its longest duration", HangUp(stream_sid=STREAM))
+    assert rig.ended == EndCall("agent", "the call reached its maximum duration", HangUp(stream_sid=STREAM))
     rig.assert_over("agent")
 
 

@@ -102,7 +102,7 @@ def test_a_report_without_its_kinds_of_tokens_is_told_once_and_counts_as_the_dea
     turn(rig, 1, usage={"output_tokens": 100})
     turn(rig, 2, usage={"output_tokens": 100})
     assert totals(rig)[-1] == Cost(Decimal("0.0128"))
-    assert rig.troubles == ["a model does not tell all kinds of its tokens: they count as the dearest"]
+    assert rig.troubles == ["a model does not break down its tokens by kind: they are priced at the highest rate"]
 
 
 def test_what_a_response_used_that_the_end_of_the_call_cut_off_is_unknown() -> None:
@@ -182,7 +182,7 @@ def test_at_the_limit_the_caller_hears_of_it_and_gets_one_more_answer(rig: Rig) 
     rig.hear()
     rig.assert_over("agent")
     assert rig.ended is not None
-    assert rig.ended.reason == "the call reached its highest cost"
+    assert rig.ended.reason == "the call reached its cost limit"
 
 
 def test_it_is_told_once(rig: Rig) -> None:
@@ -260,7 +260,7 @@ def test_the_longest_duration_keeps_its_own_reason() -> None:
     assert not any("has to end" in prompt for prompt in rig.prompts)
     rig.talk(60)
     assert rig.ended is not None
-    assert rig.ended.reason == "the call reached its longest duration"
+    assert rig.ended.reason == "the call reached its maximum duration"
 
 
 def test_unknown_costs_do_not_end_a_call(rig: Rig) -> None:

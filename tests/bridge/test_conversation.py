@@ -372,7 +372,7 @@ def test_a_response_of_which_nothing_comes_is_given_up_unless_a_tool_runs(bench:
     due = 100.0 + MODEL_STALLED_SECONDS
     assert bench.conversation.get_timer() == due
     assert bench.conversation.handle_timer(due - 0.1) is None
-    assert bench.conversation.handle_timer(due) == Verdict("renew", "nothing came of a response for 12 s")
+    assert bench.conversation.handle_timer(due) == Verdict("renew", "a response stalled for 12 s")
     bench.conversation.receive(realtime.OutputItemDone(item=function_call("c1")), 101.0)
     assert bench.conversation.get_timer() is None
     assert bench.conversation.handle_timer(due) is None
@@ -400,7 +400,7 @@ def test_a_model_that_begins_no_response_is_given_up(bench: Bench) -> None:
         now = 100.0 + number * CREATED_SECONDS
         bench.conversation.handle_timer(now)
         verdicts.append(bench.conversation.move_on(now))
-    assert verdicts == [None, None, Verdict("renew", "the model answers no request for a response")]
+    assert verdicts == [None, None, Verdict("renew", "the model did not answer repeated requests for a response")]
 
 
 def test_in_a_closing_that_ends_in_time_no_model_is_given_up(bench: Bench) -> None:

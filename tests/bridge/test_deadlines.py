@@ -11,7 +11,7 @@ from phoneagent.bridge.requests import Verdict
 from phoneagent.bridge.responses import ResponseGate
 from phoneagent.protocol.realtime import ToModel
 
-REASON = "the call reached its longest duration"
+REASON = "the call reached its maximum duration"
 
 
 class Bench:

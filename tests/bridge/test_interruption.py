@@ -15,7 +15,7 @@ from phoneagent.protocol.realtime import Failure, ItemCreate, ItemTruncate, Resp
 from tests.bridge.rig import ulaw
 
 SHORTER = "Audio content of {}ms is already shorter than {}ms"
-TROUBLE = Verdict("trouble", "a truncation was refused: the model may believe that more was heard")
+TROUBLE = Verdict("trouble", "a truncation was refused: the model may think the caller heard more than they did")
 
 
 class Bench:

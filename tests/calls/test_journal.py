@@ -177,7 +177,7 @@ async def test_an_early_step_that_is_not_written_is_left_to_the_end(
         take_away(store, outage)
         await ours.next_step(SID, HANG_UP, early=True)
         assert rest.done == []
-        assert caplog.messages == ["the next step was not written: only this process knows it"]
+        assert caplog.messages == ["the call's next step was not saved: only this process knows it"]
         await ours.next_step(SID, HANG_UP)
     assert rest.done == ["complete"]
 
@@ -185,7 +185,7 @@ async def test_an_early_step_that_is_not_written_is_left_to_the_end(
 async def test_a_hand_over_that_is_written_late_is_planned_all_the_same(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A goodbye that is written late must not be: it is done over REST meanwhile."""
+    """A goodbye that is written late must not be: carrying it out through Twilio's REST API instead meanwhile."""
     monkeypatch.setattr(journal, "WRITE_SECONDS", 0.02)
     monkeypatch.setattr(journal, "PATIENT_SECONDS", 0.02)
     rest, ours, free = Rest(), after(store), asyncio.Event()
@@ -254,8 +254,8 @@ async def test_an_outage_before_twilio_asks_changes_no_answer_of_this_process(
 @pytest.mark.parametrize(
     ("step", "done", "said"),
     [
-        (HANG_UP, ["complete"], "it is done over REST"),
-        (FALL_BACK, ["redirect"], "it is done over REST"),
+        (HANG_UP, ["complete"], "carrying it out through Twilio's REST API instead"),
+        (FALL_BACK, ["redirect"], "carrying it out through Twilio's REST API instead"),
         (RESUME, [], "only this process knows it"),
     ],
 )
@@ -272,7 +272,7 @@ async def test_a_step_that_is_not_written_is_done_over_rest_where_that_can_be(
     rest = Rest()
     await after(store, rest).next_step(SID, step)
     assert rest.done == done
-    assert [record.getMessage() for record in caplog.records] == [f"the next step was not written: {said}"]
+    assert [record.getMessage() for record in caplog.records] == [f"the call's next step was not saved: {said}"]
 
 
 async def test_without_a_rest_api_a_goodbye_that_is_not_written_is_known_here(
@@ -281,7 +281,7 @@ async def test_without_a_rest_api_a_goodbye_that_is_not_written_is_known_here(
     ours = CallJournal(store, None, fallback_number=None)
     take_away(store, monkeypatch)
     await ours.next_step(SID, HANG_UP)
-    assert caplog.messages == ["the next step was not written: only this process knows it"]
+    assert caplog.messages == ["the call's next step was not saved: only this process knows it"]
     assert await ours.answer(SID) == Continuation("hang_up")
 
 

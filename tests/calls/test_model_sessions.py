@@ -138,7 +138,7 @@ async def test_what_the_server_refused_of_the_session_is_reported() -> None:
     rig = Rig(Model(dropped=("tracing (unknown field)",)))
     async with rig.running():
         await until(lambda: rig.bridge.conversation.connected)
-    assert rig.troubles == ["the model does without tracing (unknown field)"]
+    assert rig.troubles == ["the session runs without tracing (unknown field)"]
 
 
 async def test_when_the_session_ends_by_itself_is_known_from_the_server() -> None:
@@ -304,7 +304,7 @@ async def test_a_session_that_does_not_open_beside_is_reported_and_opened_once_i
         await until(lambda: rig.sessions.current is first)
         rig.sessions.open_next()
         await until(lambda: bool(rig.troubles))
-        assert rig.troubles == [f"the next model session did not come: {error}"]
+        assert rig.troubles == [f"the next model session did not open: {error}"]
         assert rig.sessions.tasks == []
         first.incoming.put_nowait(AWAY)
         await until(lambda: rig.sessions.current is second)

@@ -150,7 +150,7 @@ async def test_a_journal_that_never_answers_is_given_up_in_time(
     steps.take(HANG_UP)
     async with asyncio.timeout(5):
         await steps.settle()
-    assert caplog.messages == ["the next step of the call is not settled: it took longer than 0.01 s"]
+    assert caplog.messages == ["the call's next step could not be saved or carried out: it took longer than 0.01 s"]
 
 
 async def test_whoever_cancels_it_is_not_held_up() -> None:

@@ -89,5 +89,5 @@ async def test_the_longest_call_ends_politely(world: Worlds) -> None:
             await line.wait_ended(15)
         await w.until(lambda: w.of(CallEnded))
         (ended,) = w.of(CallEnded)
-        assert (ended.ended_by, ended.reason) == ("agent", "the call reached its longest duration")
+        assert (ended.ended_by, ended.reason) == ("agent", "the call reached its maximum duration")
         assert [item.text for item in w.model.sessions[0].audio_items] == ["We end soon.", "Our time is up."]

@@ -56,7 +56,7 @@ async def test_a_call_that_costs_too_much_ends_politely(world: Worlds) -> None:
         assert w.model.violations == []
         await w.until(lambda: w.of(CallEnded))
         (ended,) = w.of(CallEnded)
-        assert ended.reason == "the call reached its highest cost"
+        assert ended.reason == "the call reached its cost limit"
         assert ended.transcript[-1].text == "Goodbye!"
 
 

@@ -276,7 +276,7 @@ async def test_a_next_session_that_does_not_come_is_tried_again(world: Worlds, m
         await line.wait_for_silence(ms=300)
         await w.until(lambda: len(tries) == 3)
         assert tries == [0, 1, 1]  # the third time too while the first session lives
-        assert [event.what for event in w.of(Trouble)] == ["the next model session did not come: away for a moment"]
+        assert [event.what for event in w.of(Trouble)] == ["the next model session did not open: away for a moment"]
 
 
 @pytest.mark.parametrize("reserve", [True, False])
