@@ -309,7 +309,8 @@ class PhoneApp(Starlette):
         try:
             sockets = self._media_sockets
         except ConfigurationError as error:
-            log.error("media socket refused, the settings are incomplete:\n%s", error)
+            self._metrics.refused("socket")
+            log.warning("media socket refused: %s", telemetry.hidden(str(error)))
             await websocket.close()  # before accept: HTTP 403
             return
         await sockets.run(websocket)

@@ -34,7 +34,7 @@ from phoneagent.events import (
     UsageReported,
 )
 
-log = logging.getLogger("phoneagent.agent.call")
+log = logging.getLogger("phoneagent.call")
 
 _SERVERS = ("uvicorn.error", "uvicorn.access", "hypercorn.access", "gunicorn.access")
 _SECRET_IN_PATH = re.compile(r"(/twilio/(?:media/|[^\s\"?]*\?))[^\s\"]+")

@@ -168,10 +168,10 @@ class Bridge:
         self.budget.new_session(session, now)
         self.conversation.opened()
 
-    def model_connected(self, now: float, lasts: float | None = None) -> None:
-        """The session is ready for the call, for `lasts` seconds (None if unknown): what waits goes to it."""
+    def model_connected(self, now: float, lasts_seconds: float | None = None) -> None:
+        """The session is ready for the call, for `lasts_seconds` (None if unknown): what waits goes to it."""
         self.conversation.connect(now)
-        self.renewal.connect(now, lasts)
+        self.renewal.connect(now, lasts_seconds)
         self.caller_audio.replay(self.conversation.outbox)
         self.dialogue.replayed(now)
         self._begin(now)
@@ -277,13 +277,15 @@ class Bridge:
             self.reporter.trouble("model audio dropped: the caller's socket is not accepting it", now)
 
     def _response_done(self, response: realtime.Response, now: float) -> None:
-        ending, verdict = self.conversation.response_done(response, now)
-        if ending is Ending.IGNORED:
+        done = self.conversation.response_done(response, now)
+        if done.ending is Ending.IGNORED:
             return
         self.dialogue.items_over(self.playback.finish_items(), now)
-        if verdict is not None:
-            self._act(verdict, now)
-        elif ending is Ending.INTERRUPTED and not self.closing.active:
+        if done.trouble:
+            self.reporter.trouble(done.trouble, now)
+        if done.verdict is not None:
+            self._act(done.verdict, now)
+        elif done.ending is Ending.INTERRUPTED and not self.closing.active:
             self._interrupt(now)
 
     # --- what user code asks for, beside `conversation` and `push_to_talk` ------------------------------------------

@@ -51,7 +51,7 @@ class Chat:
 
     def __init__(self, *, greeting: str | None = None) -> None:
         self._happenings: deque[Happening] = deque()
-        self.conversation = Conversation(self._happenings.append, _Complaints(self._happenings))
+        self.conversation = Conversation(self._happenings.append, _NoObserver())
         self.push_to_talk = PushToTalk(self.conversation.outbox, CallerAudio())
         self._closing = False
         self.over = False
@@ -143,13 +143,15 @@ class Chat:
         self.move_on(now)
 
     def _response_done(self, response: realtime.Response, now: float) -> None:
-        ending, verdict = self.conversation.response_done(response, now)
-        if ending is Ending.IGNORED:
+        done = self.conversation.response_done(response, now)
+        if done.ending is Ending.IGNORED:
             return
         self._happenings.append(Answered())
-        if ending is Ending.EMPTY:
+        if done.trouble:
+            self._happenings.append(Complaint(done.trouble))
+        if done.ending is Ending.EMPTY:
             self._happenings.append(Complaint("the model answered with nothing, twice"))
-        self._act(verdict)
+        self._act(done.verdict)
 
     def _act(self, verdict: Verdict | None, *, refused: bool = False) -> None:
         """Do what the conversation has found: there is no other session here, so that a lost one is a failure.
@@ -160,7 +162,11 @@ class Chat:
             return
         if verdict.kind == "trouble":
             self._happenings.append(Complaint(verdict.text))
-        elif verdict.code in realtime.FATAL_CODES or (refused and verdict.code not in RATE_LIMIT_CODES):
+        elif (
+            verdict.code in realtime.FATAL_CODES
+            or verdict.kind == "expired"
+            or (refused and verdict.code not in RATE_LIMIT_CODES)
+        ):
             words = f"the model refused: {verdict.code}" if verdict.kind == "expired" else verdict.text
             self.failure = EndpointRefused(words, code=verdict.code)
         else:
@@ -184,20 +190,9 @@ class Chat:
         self.move_on(now)
 
 
-class _Complaints:
-    """The troubles of a conversation, as something to show; everything else is shown from elsewhere."""
+class _NoObserver:
+    """No observer: what happens in writing is shown by the shell."""
 
-    def __init__(self, happenings: deque[Happening]) -> None:
-        self._happenings = happenings
-
-    def trouble(self, what: str, now: float) -> None:
-        self._happenings.append(Complaint(what))
-
-    def tool_called(self, call: ToolCall, now: float) -> None:
-        pass
-
-    def tool_returned(self, call: ToolCall, output: str, now: float) -> None:
-        pass
-
-    def message_added(self, role: Role, text: str, now: float) -> None:
-        pass
+    def tool_called(self, call: ToolCall, now: float) -> None: ...
+    def tool_returned(self, call: ToolCall, output: str, now: float) -> None: ...
+    def message_added(self, role: Role, text: str, now: float) -> None: ...

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol, TypeAlias, assert_never
+from typing import Any, NamedTuple, Protocol, TypeAlias, assert_never
 
 from phoneagent.bridge import prompts
 from phoneagent.bridge.caller import MAX_OUTBOX
@@ -43,10 +43,17 @@ MAX_NOTES = 100
 ConversationEvent: TypeAlias = SessionUpdated | ItemAdded | ItemDone | OutputItemDone | RateLimits | Error
 
 
-class Observer(Protocol):
-    """What wants to know of the conversation; it decides nothing."""
+class Done(NamedTuple):
+    """How a response ended, the trouble to report of it, and what it means for the session."""
 
-    def trouble(self, what: str, now: float) -> None: ...
+    ending: Ending
+    trouble: str = ""
+    verdict: Verdict | None = None
+
+
+class Observer(Protocol):
+    """An observer of the conversation; it decides nothing."""
+
     def tool_called(self, call: ToolCall, now: float) -> None: ...
     def tool_returned(self, call: ToolCall, output: str, now: float) -> None: ...
     def message_added(self, role: Role, text: str, now: float) -> None: ...
@@ -200,7 +207,7 @@ class Conversation:
         if unwanted:
             self.responses.discard(now)
 
-    def response_done(self, response: Response, now: float) -> tuple[Ending, Verdict | None]:
+    def response_done(self, response: Response, now: float) -> Done:
         """Take `response.done`. Returns how the response ended, and what that means."""
         for item in response.output or ():
             if response.status == "completed":
@@ -208,16 +215,16 @@ class Conversation:
         was = self.responses.current
         ending = self.responses.done(response, now)
         if ending is Ending.IGNORED:
-            return ending, None
+            return Done(ending)
         details = response.status_details
         failure = details.error if details is not None else None
+        trouble = ""
         if failure is not None:
-            why = failure.code or failure.type or "no reason given"
-            self._observer.trouble(f"response {response.status}: {why}", now)
+            trouble = f"response {response.status}: {failure.code or failure.type or 'no reason given'}"
         verdict = self.errors.response_ended(ending, failure, now)
         if verdict is None and was is not None and was.kind == "goodbye" and ending is not Ending.RETRIED:
             self.goodbye_due = False
-        return ending, verdict
+        return Done(ending, trouble, verdict)
 
     def receive(self, event: ConversationEvent, now: float) -> Verdict | None:
         """Take any other event that is not about audio. Returns what it means for the session."""

@@ -1,4 +1,4 @@
-"""What an error of the model means for the call; most of them mean little."""
+"""Errors of the model, and what each means for the call; most of them mean little."""
 
 from __future__ import annotations
 
@@ -7,6 +7,9 @@ from phoneagent.bridge.deadlines import PATIENCE_SECONDS
 from phoneagent.bridge.requests import Verdict
 from phoneagent.bridge.responses import Ending, ResponseGate
 from phoneagent.protocol.realtime import FATAL_CODES, Failure
+
+EXPIRED_CODE = "session_expired"
+"""The error code of a session that has reached its time limit."""
 
 
 class ModelErrors:
@@ -23,7 +26,9 @@ class ModelErrors:
         After a rate limit the second try waits until there is room again. If that is too long for a caller, another
         endpoint is asked; where there is none, the caller waits up to twice as long, but not in vain.
         """
-        code = failure.code if failure is not None else None
+        code = (failure.code or failure.type) if failure is not None else None
+        if code == EXPIRED_CODE:
+            return Verdict("expired", "the session expired", code)
         if code in FATAL_CODES:
             return self._fatal(code)
         if code in RATE_LIMIT_CODES and ending is Ending.RETRIED:
@@ -41,7 +46,7 @@ class ModelErrors:
     def error(self, failure: Failure, now: float) -> Verdict | None:
         """Take an `error` event; return what it means, None for nothing."""
         code = failure.code or ""
-        if code == "session_expired":
+        if code == EXPIRED_CODE:
             return Verdict("expired", "the session expired", code)
         if code in FATAL_CODES:
             return self._fatal(code)

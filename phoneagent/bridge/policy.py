@@ -1,4 +1,4 @@
-"""How the agent behaves on the phone: one frozen value that the shell hands to the bridge."""
+"""The policy of a call: how the agent behaves on the phone, one frozen value that the shell hands to the bridge."""
 
 from __future__ import annotations
 

@@ -34,7 +34,7 @@ def announcement() -> Wanted:
     """The call's maximum duration is nearly reached. Tools stay allowed: the agent may finish what it began."""
     return Wanted(
         "say",
-        "This call reaches its longest duration in less than half a minute. Tell the caller so in one short sentence, "
+        "This call reaches its time limit in less than half a minute. Tell the caller so in one short sentence, "
         "and bring the conversation to its end.",
     )
 

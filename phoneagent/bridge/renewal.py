@@ -58,13 +58,13 @@ class Rotation:
         self._quiet_since: float | None = None
         self._ready = False
 
-    def begin(self, now: float, lasts: float | None) -> None:
+    def begin(self, now: float, lasts_seconds: float | None) -> None:
         """A session begins that lasts this many seconds; None if that is unknown."""
         self._ready, self._quiet_since = False, None
-        if lasts is None or lasts < SHORTEST_SECONDS:
+        if lasts_seconds is None or lasts_seconds < SHORTEST_SECONDS:
             self._due = None
         else:
-            self._due = now + lasts - min(ROTATE_SECONDS, lasts / 2)
+            self._due = now + lasts_seconds - min(ROTATE_SECONDS, lasts_seconds / 2)
 
     def end(self) -> None:
         """The session is gone: the one in its place comes at once."""
@@ -130,9 +130,9 @@ class Renewal:
         """The media stream begins without a session: the caller waits from now on."""
         self._away_since = now
 
-    def connect(self, now: float, lasts: float | None) -> None:
-        """A session is ready, for `lasts` seconds; None if that is unknown."""
-        self._rotation.begin(now, lasts if self._rotates else None)
+    def connect(self, now: float, lasts_seconds: float | None) -> None:
+        """A session is ready, for `lasts_seconds`; None if that is unknown."""
+        self._rotation.begin(now, lasts_seconds if self._rotates else None)
 
     def begin(self, conversation: Conversation, transcript: Transcript, clock: CallClock, now: float) -> None:
         """Tell the session where the call is, and ask for what is to be said first."""

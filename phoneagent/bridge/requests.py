@@ -1,4 +1,4 @@
-"""What the bridge asks of the shell around it, and what a part asks of the bridge."""
+"""Requests of the bridge to the shell around it, and the verdicts of its parts."""
 
 from __future__ import annotations
 

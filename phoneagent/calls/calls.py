@@ -98,7 +98,7 @@ class Calls:
         """
         known = self.pending.get(call.sid)
         if known is not None:  # Twilio asks once more
-            known.arrived, known.elsewhere = False, elsewhere
+            known.expect_again(elsewhere)
             return
         ahead = prepare and call.sid not in self._live and len(self.pending) < MAX_PREPARED
         opening = Opening(call, self._answerer, self._router) if ahead else None
@@ -141,7 +141,7 @@ class Calls:
     def arrived(self, call_sid: str) -> int:
         """Note that a media socket of a call has come; return its number."""
         if (pending := self.pending.get(call_sid)) is not None:
-            pending.arrived = True
+            pending.arrive()
         self._arrivals[call_sid] = number = next(self._arrived)
         return number
 
@@ -218,12 +218,12 @@ class Calls:
     def _teller(self, call: Call, stream_sid: str) -> Callable[[Event], None]:
         """Return the function that takes the events of a media stream."""
         keep = self._keep_state
-        carried = None if keep is None else CallState(call, partial(keep, call.sid, stream_sid))
+        state = None if keep is None else CallState(call, partial(keep, call.sid, stream_sid))
 
         def emit(event: Event) -> None:
             self._emit(event, stream_sid)
-            if carried is not None:
-                carried.look(event)
+            if state is not None:
+                state.look(event)
             self._followers[call.sid].tell(event)  # a tool that outlives its stream is reported in the next one
 
         return emit

@@ -1,4 +1,4 @@
-"""Writing down the next step of a call, before Twilio asks for it."""
+"""The next step of a call, written down before Twilio asks for it."""
 
 from __future__ import annotations
 

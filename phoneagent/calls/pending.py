@@ -43,6 +43,14 @@ class PendingCall:
         self._registry = registry
         self._expiry = asyncio.create_task(self._expire())
 
+    def expect_again(self, elsewhere: Callable[[], Awaitable[bool]] | None) -> None:
+        """Twilio has requested the webhook once more: another media socket is to come."""
+        self.arrived, self.elsewhere = False, elsewhere
+
+    def arrive(self) -> None:
+        """The media socket has come here, and is in its handshake."""
+        self.arrived = True
+
     def claim(self) -> None:
         """Hand the opening over to the call's media socket, which closes it from now on."""
         self._expiry.cancel()

@@ -1,4 +1,4 @@
-"""Writing to one side of a call: at once, without a task, for as long as its socket takes everything.
+"""The writer of one side of a call: at once, without a task, for as long as its socket takes everything.
 
 Most writes never wait. A task for each would cost more than the write, fifty times a second for each call; so the
 coroutine that writes is run where it stands, and gets a task only if it has to wait.
@@ -7,6 +7,7 @@ coroutine that writes is run where it stands, and gets a task only if it has to 
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import types
 from collections.abc import Callable, Coroutine, Generator
 from functools import partial
@@ -18,7 +19,9 @@ T = TypeVar("T")
 class Writer(Generic[T]):
     """One side's writer. `take` returns the next message at a moment of the loop's clock, and `send` writes it.
 
-    What is not taken yet stays where it is. A `send` that raises `closed` ends the writing quietly: the side's reader
+    All sends run in one context of the writer's own, also one that goes on in a task. They must not use
+    `asyncio.timeout` around a wait: its first part runs in the task of whatever calls `write`. What is not taken yet
+    stays where it is. A `send` that raises `closed` ends the writing quietly: the side's reader
     knows better how it ended.
     """
 
@@ -34,6 +37,7 @@ class Writer(Generic[T]):
         self._send = send
         self._closed = closed
         self._watch = watch
+        self._context = contextvars.copy_context()
         self.task: asyncio.Task[None] | None = None
         """What waits for the socket, if anything."""
 
@@ -48,11 +52,11 @@ class Writer(Generic[T]):
             while (message := self._take(now)) is not None:
                 sending = self._send(message)
                 try:
-                    waiting = sending.send(None)
+                    waiting = self._context.run(sending.send, None)
                 except StopIteration:
                     written += 1
                     continue
-                self.task = self._watch(asyncio.create_task(self._finish(sending, waiting)))
+                self.task = self._watch(asyncio.create_task(self._finish(sending, waiting), context=self._context))
                 # A task that is cancelled before its first step never reaches `sending`, which must be closed anyway.
                 self.task.add_done_callback(partial(_close, sending))
                 break

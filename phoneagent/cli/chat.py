@@ -24,7 +24,7 @@ from phoneagent.calls.active_agent import ActiveAgent
 from phoneagent.calls.control import Control
 from phoneagent.calls.toolrunner import ToolRunner
 from phoneagent.cli.target import Target
-from phoneagent.errors import ConfigurationError, EndpointError, ProtocolError
+from phoneagent.errors import ConfigurationError, EndpointError, EndpointUnreachable, ProtocolError
 from phoneagent.model.connection import ModelSession, open_session
 from phoneagent.model.endpoint import Endpoint
 from phoneagent.protocol import realtime
@@ -192,7 +192,8 @@ class _Talk:
             self._changed.clear()
             self._chat.handle_timer(self._loop.time())
             while (event := self._chat.next_to_model()) is not None:
-                await self._model.send(event)
+                with suppress(EndpointUnreachable):  # `_read` learns why, and ends the conversation
+                    await self._model.send(event)
             self._show()
             if self._chat.failure is not None:
                 raise self._chat.failure

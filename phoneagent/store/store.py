@@ -50,7 +50,7 @@ FIRST_SWEEP_SECONDS = 10.0
 SWEEP_SECONDS = 3600.0
 """How often old records are deleted."""
 
-LONGEST_CALL_SECONDS = 24 * 3600.0
+MAX_CALL_SECONDS = 24 * 3600.0
 """The maximum duration of a call at Twilio."""
 
 RESUME_SECONDS = 60.0
@@ -289,8 +289,8 @@ class Store:
             which = sa.or_(sa.and_(sa.not_(outbound), calls.c.caller == number), outbound & (calls.c.called == number))
 
         moment = now()
-        may_live = calls.c.started_at > moment - timedelta(seconds=LONGEST_CALL_SECONDS)
-        until = sa.literal(moment + timedelta(seconds=LONGEST_CALL_SECONDS), claims.c.until.type)
+        may_live = calls.c.started_at > moment - timedelta(seconds=MAX_CALL_SECONDS)
+        until = sa.literal(moment + timedelta(seconds=MAX_CALL_SECONDS), claims.c.until.type)
         names = sa.select(sa.literal(FORGOTTEN) + calls.c.sid, until).where(which, may_live)
         forgotten = self._insert(claims).from_select(["name", "until"], names)
         forgotten = forgotten.on_conflict_do_update(index_elements=["name"], set_={"until": forgotten.excluded.until})
@@ -314,7 +314,7 @@ class Store:
         """
         moment = now()
         keep = timedelta(days=self._record_days if days is None else days)
-        orphan = (calls.c.ended_at.is_(None)) & (calls.c.started_at < moment - timedelta(seconds=LONGEST_CALL_SECONDS))
+        orphan = (calls.c.ended_at.is_(None)) & (calls.c.started_at < moment - timedelta(seconds=MAX_CALL_SECONDS))
         last_turn = sa.select(sa.func.max(turns.c.started_at)).where(turns.c.call_sid == calls.c.sid).scalar_subquery()
         may_go_on = calls.c.ended_by.in_(MAY_GO_ON) & (calls.c.ended_at > moment - timedelta(seconds=RESUME_SECONDS))
         old = (calls.c.ended_at <= moment - keep) & sa.not_(may_go_on)

@@ -37,7 +37,7 @@ class TwilioSocket:
         Raises:
             ProtocolError: a message that Twilio would not send; the next one can be read.
         """
-        while True:
+        for _ in range(MAX_BEFORE_START):
             frame = await self._websocket.receive()
             if frame["type"] == "websocket.disconnect":
                 return None
@@ -46,6 +46,7 @@ class TwilioSocket:
                 raise ProtocolError("Media Streams message ignored: a binary frame")
             if (message := self._stream.decode(text)) is not None:
                 return message
+        raise ProtocolError(f"Media Streams: {MAX_BEFORE_START} messages in a row that no call needs")
 
     async def send(self, message: ToCarrier) -> None:
         """Write a message.

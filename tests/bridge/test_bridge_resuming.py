@@ -111,7 +111,7 @@ def test_the_longest_call_counts_from_its_beginning() -> None:
     rig.talk(9)
     assert len(rig.creates) == 0
     rig.talk(2)
-    assert "longest duration" in rig.prompts[-1]
+    assert "time limit" in rig.prompts[-1]
 
 
 # --- handed over ---

@@ -255,7 +255,7 @@ def test_the_longest_duration_keeps_its_own_reason() -> None:
     rig = make(max_call_cost=LIMIT, max_call_seconds=40)
     turn(rig, 1)
     rig.talk(30)
-    assert "longest duration" in rig.prompts[-1]
+    assert "time limit" in rig.prompts[-1]
     answer(rig, 2, ours=True)
     assert not any("has to end" in prompt for prompt in rig.prompts)
     rig.talk(60)

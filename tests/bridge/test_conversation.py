@@ -10,13 +10,13 @@ import pytest
 
 from phoneagent.bridge.caller import MAX_OUTBOX
 from phoneagent.bridge.clock import CallClock
-from phoneagent.bridge.conversation import MAX_NOTES, MODEL_STALLED_SECONDS, Conversation
+from phoneagent.bridge.conversation import MAX_NOTES, MODEL_STALLED_SECONDS, Conversation, Done
 from phoneagent.bridge.history import Role
 from phoneagent.bridge.policy import Floor
 from phoneagent.bridge.reporting import Reporter
 from phoneagent.bridge.requests import RunTool, SessionChanged, Verdict
 from phoneagent.bridge.responses import CREATED_SECONDS, MAX_WANTED, Ending
-from phoneagent.events import MessageAdded, ToolCalled, ToolReturned, Trouble
+from phoneagent.events import MessageAdded, ToolCalled, ToolReturned
 from phoneagent.protocol import realtime
 from phoneagent.protocol.realtime import Dialect, Failure, Response
 from tests.bridge.rig import Rig, function_call
@@ -252,7 +252,7 @@ def test_a_tool_is_run_told_and_answered(bench: Bench) -> None:
     bench.creates(100.0)
     bench.conversation.receive(realtime.OutputItemDone(item=function_call("c1")), 101.0)
     done = Response(id="r1", status="completed", output=[function_call("c1")])
-    assert bench.conversation.response_done(done, 102.0) == (Ending.SAID, None)
+    assert bench.conversation.response_done(done, 102.0) == Done(Ending.SAID)
     assert bench.requests == [RunTool("c1", "look_up", '{"a": 1}')]
     bench.conversation.move_on(102.0)
     assert bench.kinds() == []
@@ -290,12 +290,12 @@ def test_a_message_is_told_once_it_is_taken(bench: Bench) -> None:
 
 
 def test_a_response_that_fails_is_told_with_its_reason(bench: Bench) -> None:
+    troubles = []
     for details in (Failure(code="server_error", type="x"), Failure(type="server_error"), Failure()):
         bench.creates(100.0)
         failed = Response(id="r1", status="failed", status_details=realtime.StatusDetails(error=details))
-        bench.conversation.response_done(failed, 101.0)
-    troubles = [event.what for event in bench.reporter.events if isinstance(event, Trouble)]
-    assert troubles == ["response failed: server_error", "response failed: no reason given"]
+        troubles.append(bench.conversation.response_done(failed, 101.0).trouble)
+    assert troubles == ["response failed: server_error"] * 2 + ["response failed: no reason given"]
 
 
 # --- changes of the session ---

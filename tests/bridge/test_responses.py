@@ -125,7 +125,7 @@ def test_a_turn_the_server_does_not_answer_is_asked_for(rig: Rig) -> None:
 def test_a_model_that_answers_no_request_is_lost(rig: Rig) -> None:
     rig.say()
     rig.talk(10.5)
-    assert "answers no request" in rig.given_up
+    assert "did not answer repeated requests" in rig.given_up
 
 
 def test_an_answer_in_between_is_a_sign_of_life(rig: Rig) -> None:

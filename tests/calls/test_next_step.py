@@ -126,8 +126,8 @@ async def test_without_a_journal_nothing_is_written_and_the_step_is_known_all_th
 @pytest.mark.parametrize(
     ("error", "why", "traceback"),
     [
-        (StoreError("the database is away"), "not settled: the database is away", False),
-        (LookupError("x"), "not settled", True),
+        (StoreError("the database is away"), "carried out: the database is away", False),
+        (LookupError("x"), "carried out", True),
     ],
 )
 async def test_a_journal_that_fails_is_logged_and_not_raised(

@@ -118,7 +118,7 @@ async def test_twilio_is_away_when_it_is_to_be_put_back(world: World) -> None:
     diversion = world.diversion()
     await diversion.divert(NUMBER, OURS)
     world.rest.fail_next(503, times=3)
-    with pytest.raises(TelephonyError, match="in trouble"):
+    with pytest.raises(TelephonyError, match="having problems"):
         await diversion.restore()
     assert await diversion.restore(), "it was still remembered"
     assert world.as_before()

@@ -221,7 +221,8 @@ async def test_an_endpoint_that_never_answers_is_passed_over_in_time(
             second.sessions[0].kill()
             await heard_more(w, line)
             assert len(first.sessions) == 1  # it was not asked first any more
-            (told,) = {record.getMessage() for record in caplog.records if "gives no session" in record.getMessage()}
+            messages = (record.getMessage() for record in caplog.records)
+            (told,) = {message for message in messages if "did not open a session" in message}
             assert f"within {FAILOVER_SECONDS:g} s" in told
 
 

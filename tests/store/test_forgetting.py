@@ -98,7 +98,7 @@ async def test_a_call_that_is_over_for_long_is_forgotten_without_a_trace(
         kept.tell(started())
         await kept.flush()
         await a_moment()
-        monkeypatch.setattr(store, "LONGEST_CALL_SECONDS", 0.001)
+        monkeypatch.setattr(store, "MAX_CALL_SECONDS", 0.001)
         assert await kept.forget(SID) == 1
         assert await rows_left(kept, schema.claims) == []
 
@@ -165,7 +165,7 @@ async def test_old_records_are_swept(ready: str) -> None:
 
 
 async def test_a_call_that_never_reported_its_end_is_closed(ready: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(store, "LONGEST_CALL_SECONDS", -1.0)
+    monkeypatch.setattr(store, "MAX_CALL_SECONDS", -1.0)
     async with Store.from_url(ready) as kept:
         kept.tell(started())
         kept.tell(said(WISH))

@@ -92,7 +92,7 @@ async def test_trouble_that_passes_is_waited_out(rest: TwilioRest, status: int) 
     assert [each.status for each in rest.requests] == [status, status, 200]
 
 
-@pytest.mark.parametrize(("status", "words"), [(429, "too many requests"), (503, "in trouble .HTTP 503.")])
+@pytest.mark.parametrize(("status", "words"), [(429, "too many requests"), (503, "having problems .HTTP 503.")])
 async def test_trouble_that_stays_is_told(rest: TwilioRest, status: int, words: str) -> None:
     rest.fail_next(status, times=9)
     with pytest.raises(TelephonyError, match=words) as raised:
