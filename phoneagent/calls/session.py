@@ -26,7 +26,7 @@ from phoneagent.calls.guardrail import Guard
 from phoneagent.calls.model_sessions import ModelSessions, ModelSocket
 from phoneagent.calls.next_step import StepWriter
 from phoneagent.calls.toolrunner import ToolRunner
-from phoneagent.calls.writer import Writer
+from phoneagent.calls.writer import SocketWriter
 from phoneagent.errors import EndpointError, ProtocolError
 from phoneagent.events import EndedBy, Event, Journal, ModelEvent, NextStep
 from phoneagent.protocol import carrier, realtime
@@ -112,10 +112,10 @@ class Session:
             flush=self.flush,
             watch=self._watch,
         )
-        self._to_caller: Writer[carrier.ToCarrier] = Writer(
+        self._to_caller: SocketWriter[carrier.ToCarrier] = SocketWriter(
             bridge.next_to_caller, caller.send, closed=OSError, watch=self._watch
         )
-        self._to_model: Writer[realtime.ToModel] = Writer(
+        self._to_model: SocketWriter[realtime.ToModel] = SocketWriter(
             bridge.next_to_model, self._send_to_model, closed=EndpointError, watch=self._watch
         )
         self._control = Control(

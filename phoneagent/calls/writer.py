@@ -16,7 +16,7 @@ from typing import Any, Generic, TypeVar
 T = TypeVar("T")
 
 
-class Writer(Generic[T]):
+class SocketWriter(Generic[T]):
     """One side's writer. `take` returns the next message at a moment of the loop's clock, and `send` writes it.
 
     All sends run in one context of the writer's own, also one that goes on in a task. They must not use

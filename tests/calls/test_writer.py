@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from phoneagent.calls.writer import Writer
+from phoneagent.calls.writer import SocketWriter
 
 pytestmark = pytest.mark.anyio
 
@@ -53,7 +53,7 @@ class Rig:
         self.times: list[float] = []
         self.faults: list[BaseException] = []
         self.watched: list[asyncio.Task[None]] = []
-        self.writer: Writer[str] = Writer(self.take, self.socket.send, closed=Closed, watch=self.watch)
+        self.writer: SocketWriter[str] = SocketWriter(self.take, self.socket.send, closed=Closed, watch=self.watch)
 
     def take(self, now: float) -> str | None:
         self.times.append(now)
@@ -145,7 +145,7 @@ async def test_what_is_written_before_it_waits_counts() -> None:
             rig.socket.open.clear()
         await rig.socket.send(message)
 
-    rig.writer = Writer(rig.take, send, closed=Closed, watch=rig.watch)
+    rig.writer = SocketWriter(rig.take, send, closed=Closed, watch=rig.watch)
     assert rig.write("a", "b", "c") == 2
     rig.socket.open.set()
     await rig.settle()
@@ -169,7 +169,7 @@ async def test_a_send_may_wait_several_times_and_for_nothing_at_all() -> None:
         await rig.socket.send(message)
         await asyncio.sleep(0)
 
-    rig.writer = Writer(rig.take, send, closed=Closed, watch=rig.watch)
+    rig.writer = SocketWriter(rig.take, send, closed=Closed, watch=rig.watch)
     rig.write("a", "b")
     await rig.settle()
     assert rig.socket.got == ["a", "b"]
@@ -221,7 +221,7 @@ async def test_a_timeout_within_a_send_that_waits_is_its_own_and_does_not_touch_
                 await asyncio.Event().wait()
         wrote.set()
 
-    rig.writer = Writer(rig.take, send, closed=Closed, watch=rig.watch)
+    rig.writer = SocketWriter(rig.take, send, closed=Closed, watch=rig.watch)
     rig.write("a")
     async with asyncio.timeout(5):
         await wrote.wait()
@@ -271,7 +271,7 @@ async def test_a_message_that_cannot_be_taken_is_a_fault_too() -> None:
     def take(now: float) -> str | None:
         raise LookupError
 
-    rig.writer = Writer(take, rig.socket.send, closed=Closed, watch=rig.watch)
+    rig.writer = SocketWriter(take, rig.socket.send, closed=Closed, watch=rig.watch)
     assert rig.write() == 0
     await rig.settle()
     assert [type(fault) for fault in rig.faults] == [LookupError]
@@ -308,7 +308,7 @@ async def test_a_send_that_ends_well_although_it_is_cancelled_ends_the_task_well
         except asyncio.CancelledError:
             raise Closed from None
 
-    rig.writer = Writer(rig.take, send, closed=Closed, watch=rig.watch)
+    rig.writer = SocketWriter(rig.take, send, closed=Closed, watch=rig.watch)
     rig.write("a")
     await asyncio.sleep(0)
     assert rig.writer.task is not None

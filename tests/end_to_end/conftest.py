@@ -95,7 +95,7 @@ class World:
             "PendingCall.",
             "Opening.",
             "ModelSessions.",
-            "Writer.",
+            "SocketWriter.",
             "open_model",
         )
 
