@@ -22,7 +22,7 @@ async def test_no_call_is_lost_before_the_eyes_of_a_person() -> None:
     spec.loader.exec_module(module)
     screen = io.StringIO()
     assert await module.show(Console(file=screen, width=100)) == 0, screen.getvalue()
-    assert "B has ended with 0" in screen.getvalue()
+    assert "B has ended with status 0" in screen.getvalue()
     assert "3 calls, 0 lost" in screen.getvalue()
     strips = [line for line in screen.getvalue().splitlines() if line.startswith("call ")]
     assert len(strips) == 3
