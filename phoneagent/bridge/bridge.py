@@ -28,7 +28,7 @@ unsent) · THINKING (a response is requested or active, or a tool runs) · CALLE
 | speech on                | no media for 750 ms            | silence is made up (`caller`)                            |
 | any                      | no media for 15 s              | the line is lost (`caller`)                              |
 | any                      | the session is lost            | the next one goes on where it stopped (`renewal`)        |
-| any but CLOSING          | hand_over                      | our part ends, and what is open is told to the next      |
+| any but CLOSING          | hand_over                      | our part ends; what is open is passed on to the next     |
 | OPEN for a second        | the session's time ends soon   | the next session takes over (`renewal`)                  |
 | any but CLOSING          | maximum duration, cost limit   | announced; later a goodbye (`deadlines`, `budget`)       |
 | CLOSING                  | last mark, or unheard ms + 1 s | hang up: the goodbye was heard (`closing`)               |

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from types import TracebackType
 from typing import Any, Self
 
@@ -13,7 +14,7 @@ from phoneagent.sim.model.events import MAX_APPEND_BYTES
 MAX_MESSAGE_BYTES = MAX_APPEND_BYTES * 4 // 3 + (1 << 20)
 
 
-class LoopbackServer:
+class LoopbackServer(ABC):
     """A server whose handshakes go to `_admit` and whose connections go to `_serve`.
 
     `not_running` is the message of the error that `origin` raises while the server does not run; `port` 0 takes a free
@@ -53,10 +54,10 @@ class LoopbackServer:
         await self._server.wait_closed()
         self._server = None
 
+    @abstractmethod
     def _admit(self, connection: ServerConnection, request: Request) -> Response | None:
         """Return the answer that refuses a handshake, None to let it in."""
-        raise NotImplementedError
 
+    @abstractmethod
     async def _serve(self, connection: ServerConnection) -> None:
         """Serve one connection to its end."""
-        raise NotImplementedError
