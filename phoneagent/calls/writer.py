@@ -19,10 +19,9 @@ T = TypeVar("T")
 class SocketWriter(Generic[T]):
     """One side's writer. `take` returns the next message at a moment of the loop's clock, and `send` writes it.
 
-    All sends run in one context of the writer's own, also one that goes on in a task. They must not use
-    `asyncio.timeout` around a wait: its first part runs in the task of whatever calls `write`. What is not taken yet
-    stays where it is. A `send` that raises `closed` ends the writing quietly: the side's reader
-    knows better how it ended.
+    What is not taken yet stays where it is. A `send` that raises `closed` ends the writing quietly: the side's reader
+    knows better how it ended. All sends run in one context of the writer's own, also one that goes on in a task. They
+    must not put `asyncio.timeout` around a wait, because their first part runs in the task that calls `write`.
     """
 
     def __init__(
