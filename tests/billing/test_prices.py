@@ -73,7 +73,7 @@ def test_a_call_costs_what_was_computed_by_hand(name: str) -> None:
 
 
 def test_missing_details_are_said() -> None:
-    assert ["does not tell all kinds" in what for what in play("10-few-details").troubles] == [True]
+    assert ["does not break down its tokens" in what for what in play("10-few-details").troubles] == [True]
     assert play("02-three-turns").troubles == []
 
 

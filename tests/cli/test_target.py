@@ -35,8 +35,8 @@ def test_without_a_target_the_usual_files_are_looked_for(folder: Path) -> None:
     ("text", "complaint"),
     [
         ("nowhere.py", "there is no file nowhere.py"),
-        ("nowhere:app", "no module named nowhere here"),
-        ("nowhere.deeper:app", "no module named nowhere.deeper here"),
+        ("nowhere:app", "no module named 'nowhere' in this folder"),
+        ("nowhere.deeper:app", "no module named 'nowhere.deeper' in this folder"),
         ("cli_app:nothing", "there is no nothing in "),
         ("cli_app:agent", "cli_app:agent is not a PhoneApp but Agent"),
         (":app", "':app' names no app"),
