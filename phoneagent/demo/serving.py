@@ -15,6 +15,7 @@ from pathlib import Path
 import aiohttp
 
 from phoneagent.errors import PhoneAgentError
+from phoneagent.settings import Settings
 
 START_SECONDS = 20.0
 """How long the process may take to answer GET /healthz."""
@@ -26,19 +27,7 @@ TAIL_LINES = 15
 PUBLIC_URL = "https://phoneagent.example"
 
 _OWN_PREFIXES = ("OPENAI_", "REALTIME_", "TWILIO_", "PHONEAGENT_")
-_OWN_NAMES = frozenset(
-    {
-        "ALLOW_CALLERS",
-        "DENY_CALLERS",
-        "FALLBACK_NUMBER",
-        "MAX_CALLS",
-        "MAX_CALLS_PER_CALLER",
-        "MAX_CALL_SECONDS",
-        "PORT",
-        "PUBLIC_URL",
-        "WEB_CONCURRENCY",
-    }
-)
+_OWN_NAMES = frozenset(name.upper() for name in Settings.model_fields)
 
 
 class ServerFailed(PhoneAgentError):

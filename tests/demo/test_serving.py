@@ -66,6 +66,9 @@ async def test_accounts_and_keys_of_the_user_do_not_reach_the_app(target, tmp_pa
         "DENY_CALLERS": "+15550100001",
         "PORT": "1",
         "WEB_CONCURRENCY": "2",
+        "MAX_CALL_COST": "0.01",
+        "RATE_LIMIT_RESERVE": "1",
+        "HELICONE_API_KEY": "sk-helicone-real",
         "A_SETTING_OF_THE_APP": "kept",
     }.items():
         monkeypatch.setenv(name, value)
@@ -75,6 +78,7 @@ async def test_accounts_and_keys_of_the_user_do_not_reach_the_app(target, tmp_pa
     assert "sk-real" not in seen.values()
     assert (seen["PUBLIC_URL"], seen["PHONEAGENT_ENV_FILE"]) == (PUBLIC_URL, "")
     assert seen.keys().isdisjoint({"twilio_auth_token", "DENY_CALLERS", "PORT", "WEB_CONCURRENCY"})
+    assert seen.keys().isdisjoint({"MAX_CALL_COST", "RATE_LIMIT_RESERVE", "HELICONE_API_KEY"})
     assert seen["A_SETTING_OF_THE_APP"] == "kept"
     assert (seen["REALTIME_URL"], seen["REALTIME_API_KEY"]) == (MODEL["model_url"], MODEL["model_key"])
     assert (seen["TWILIO_ACCOUNT_SID"], seen["TWILIO_AUTH_TOKEN"]) == (server.account_sid, server.auth_token)
