@@ -134,3 +134,10 @@ def test_a_new_session_waits_for_nothing() -> None:
     assert rig.bridge.model_away(rig.now, "1006")
     rig.connect()
     assert len(rig.creates) == 1
+
+
+def test_a_response_that_fails_because_the_session_expired_is_not_asked_for_again() -> None:
+    rig = Rig(renews=True)
+    asked_and_refused(rig, "session_expired")
+    assert rig.asked == [Renew(elsewhere=False)]
+    assert rig.creates == []
