@@ -56,6 +56,7 @@ from phoneagent.bridge.renewal import Renewal
 from phoneagent.bridge.reporting import Reporter
 from phoneagent.bridge.requests import EndCall, NoteStep, Renew, Request, Verdict
 from phoneagent.bridge.responses import Ending, State
+from phoneagent.bridge.signs import AnsweredTurn
 from phoneagent.events import EndedBy, Pending
 from phoneagent.protocol import carrier, realtime
 
@@ -85,19 +86,18 @@ class Bridge:
             past=past.tools if past is not None else (),
             played_until=lambda: self.playback.dry_at,
         )
-        self.responses = responses = self.conversation.responses
-        outbox = self.conversation.outbox
-        self.push_to_talk = PushToTalk(outbox, self.caller_audio)
-        self.interruptions = Interruptions(policy.interruption, outbox, self.playback, responses)
+        self.signs, self.responses = self.conversation.signs, self.conversation.responses
+        self.push_to_talk = PushToTalk(self.conversation.outbox, self.caller_audio)
+        self.interruptions = Interruptions(policy.interruption, self.playback, self.conversation)
         self.closing = Closing(self.playback, self.conversation)
         self.renewal = Renewal(policy, past, self.requests, quiet=partial(self.quiet, heard_again=True))
         self.deadlines = Deadlines(
             policy.max_call_seconds,
-            responses,
+            self.responses,
             ready=lambda: self.renewal.begun and not self.closing.active,
             age_seconds=past.age_ms / 1000 if past is not None else 0.0,
         )
-        self.budget = Budget(policy, past, self.reporter, responses, self.deadlines)
+        self.budget = Budget(policy, past, self.reporter, self.responses, self.deadlines)
         self._timed = (self.caller_audio, self.conversation, self.deadlines, self.renewal, self.dialogue)
         # What these two wait for depends on all others, so `move_on` looks after them once everything else is done.
         self._timed_last = (self.interruptions, self.closing)
@@ -208,15 +208,25 @@ class Bridge:
         """Take a server event. Returns False if it only brought audio for the caller and moved no timer."""
         if not self.conversation.connected or self._end is not None:
             return True
-        if isinstance(event, realtime.AudioDelta):
+        if isinstance(event, realtime.AudioDelta) and (event.response_id, event.item_id) == self.signs.known:
             self._audio(event, now)
             return self.closing.active
+        for each in self.signs.read(event, now):
+            self._receive(each, now)
+        return True
+
+    def _receive(self, event: realtime.FromModel, now: float) -> None:
+        if not self.conversation.connected or self._end is not None:
+            return
         self.conversation.alive(now)
         match event:
+            case realtime.AudioDelta():
+                self._audio(event, now)
             case realtime.TranscriptDelta() | realtime.TranscriptDone():
                 if self.responses.output(event.response_id):
                     self.dialogue.words(event)
-                return True
+            case realtime.TextDelta(response_id=response_id):
+                self.responses.text(response_id)  # the caller hears nothing of it
             case realtime.AudioDone(item_id=item_id):
                 self.dialogue.items_over(self.playback.finish(item_id), now)
             case realtime.SpeechStarted(audio_start_ms=model_ms):
@@ -228,7 +238,7 @@ class Bridge:
             case realtime.Committed(item_id=item_id):
                 self.budget.turn_committed()
                 self.dialogue.committed(item_id, now)
-                if not self._policy.manual_turns:
+                if not (self._policy.manual_turns or isinstance(event, AnsweredTurn)):
                     self.responses.turn_committed(now, server_answers=self._policy.server_answers)
             case realtime.InputTranscript(item_id=item_id, transcript=text):
                 self.budget.transcribed(event, now)
@@ -258,21 +268,18 @@ class Bridge:
             case realtime.Unknown(type=kind):
                 if kind in realtime.MCP_FAILURES:
                     self.reporter.trouble(realtime.MCP_FAILURES[kind], now)
-            case realtime.SessionCreated() | realtime.TextDelta():
-                pass  # a session is created before it is used, and an agent on the phone does not write
+            case realtime.SessionCreated() | realtime.OutputItemAdded() | realtime.ArgumentsDone():
+                pass  # a session is created before it is used; of the others, `signs` has made what they mean
             case _:
                 assert_never(event)
         self.move_on(now)
-        return True
 
     def _audio(self, event: realtime.AudioDelta, now: float) -> None:
         if not self.conversation.output(event.response_id, now):
             return
         self.renewal.was_heard()
         self.dialogue.answered(now)
-        current = self.responses.current
-        if current is not None and current.kind == "greeting":
-            self.interruptions.greeting_audio(event.item_id)
+        self.interruptions.agent_speaks(event.item_id)
         if not self.playback.queue(event.delta, event.item_id, event.content_index):
             self.reporter.trouble("model audio dropped: the caller's socket is not accepting it", now)
 
@@ -280,7 +287,7 @@ class Bridge:
         done = self.conversation.response_done(response, now)
         if done.ending is Ending.IGNORED:
             return
-        self.dialogue.items_over(self.playback.finish_items(), now)
+        self.dialogue.items_over(self.playback.finish_items(cut=done.ending is Ending.CUT), now)
         if done.trouble:
             self.reporter.trouble(done.trouble, now)
         if done.verdict is not None:
@@ -439,6 +446,8 @@ class Bridge:
         """Do what time alone brings about. Calling it too early changes nothing."""
         if self.stream_sid is None:
             return
+        for event in self.signs.overdue(now):
+            self._receive(event, now)
         for part in self._timed:
             if self._end is None:
                 self._act(part.handle_timer(now), now)

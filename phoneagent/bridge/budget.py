@@ -15,8 +15,9 @@ from phoneagent.bridge import prompts
 from phoneagent.bridge.deadlines import ANNOUNCE_SECONDS, Deadlines
 from phoneagent.bridge.history import Past
 from phoneagent.bridge.policy import Policy
+from phoneagent.bridge.prompts import Wanted
 from phoneagent.bridge.reporting import Reporter
-from phoneagent.bridge.responses import ResponseGate, State, Wanted
+from phoneagent.bridge.responses import ResponseGate, State
 from phoneagent.events import Cost, Usage
 from phoneagent.protocol.realtime import InputTranscript, Response
 from phoneagent.protocol.session_object import model_of, transcription_model_of

@@ -104,6 +104,11 @@ class Chat:
 
     def receive(self, event: realtime.FromModel, now: float) -> None:
         """Take a server event."""
+        for each in self.conversation.signs.read(event, now):
+            self._receive(each, now)
+        self.move_on(now)
+
+    def _receive(self, event: realtime.FromModel, now: float) -> None:
         self.conversation.alive(now)
         match event:
             case realtime.TextDelta() | realtime.TranscriptDelta():
@@ -136,11 +141,12 @@ class Chat:
                 | realtime.AudioDelta()
                 | realtime.AudioDone()
                 | realtime.TranscriptDone()
+                | realtime.OutputItemAdded()
+                | realtime.ArgumentsDone()
             ):
                 pass  # nothing is heard or spoken here
             case _:
                 assert_never(event)
-        self.move_on(now)
 
     def _response_done(self, response: realtime.Response, now: float) -> None:
         done = self.conversation.response_done(response, now)
@@ -149,8 +155,6 @@ class Chat:
         self._happenings.append(Answered())
         if done.trouble:
             self._happenings.append(Complaint(done.trouble))
-        if done.ending is Ending.EMPTY:
-            self._happenings.append(Complaint("the model answered with nothing, twice"))
         self._act(done.verdict)
 
     def _act(self, verdict: Verdict | None, *, refused: bool = False) -> None:
@@ -186,6 +190,8 @@ class Chat:
 
     def handle_timer(self, now: float) -> None:
         """Do what time alone brings about. Calling it too early changes nothing."""
+        for event in self.conversation.signs.overdue(now):
+            self._receive(event, now)
         self._act(self.conversation.handle_timer(now))
         self.move_on(now)
 

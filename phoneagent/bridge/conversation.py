@@ -15,8 +15,10 @@ from phoneagent.bridge import prompts
 from phoneagent.bridge.caller import MAX_OUTBOX
 from phoneagent.bridge.history import Note, Role, ToolRun
 from phoneagent.bridge.model_errors import ModelErrors
+from phoneagent.bridge.prompts import Wanted
 from phoneagent.bridge.requests import RunTool, SessionChanged, Verdict
-from phoneagent.bridge.responses import MAX_UNANSWERED, Ending, ResponseGate, State, Wanted
+from phoneagent.bridge.responses import MAX_UNANSWERED, Ending, ResponseGate, State
+from phoneagent.bridge.signs import Signs
 from phoneagent.bridge.toolcalls import ToolCall, ToolCalls
 from phoneagent.protocol.realtime import (
     Error,
@@ -37,8 +39,16 @@ from phoneagent.protocol.realtime import (
 MODEL_STALLED_SECONDS = 12.0
 """A response that brings nothing for this long, while nothing plays, is dead."""
 
+MAX_CONTINUED = 2
+"""How many times in a row an answer is continued that a limit of the server's has cut off."""
+
 MAX_NOTES = 100
 """Messages of user code that are remembered for the next session; the oldest is forgotten first."""
+
+_REQUESTS = (
+    "session", "item", "input_audio_buffer", "audio", "response_cancel", "conversation_already_has_active_response"
+)  # fmt: skip
+"""What the codes, or the parameters, of errors begin with that refuse a request and end no response."""
 
 ConversationEvent: TypeAlias = SessionUpdated | ItemAdded | ItemDone | OutputItemDone | RateLimits | Error
 
@@ -80,6 +90,7 @@ class Conversation:
         self._played_until = played_until
         self.outbox: deque[ToModel] = deque()
         self.responses = ResponseGate(self.outbox)
+        self.signs = Signs(self.responses)
         self.tools = ToolCalls(self.outbox, self.responses, past)
         self.errors = ModelErrors(self.responses, elsewhere=elsewhere)
         self._changes = _SessionChanges(self.outbox, request)
@@ -92,6 +103,7 @@ class Conversation:
         """The model is to say a goodbye, and has not begun to."""
         self._over = False
         self._ends_in_time = False
+        self._continued = 0
 
     # --- sessions ---
 
@@ -110,6 +122,7 @@ class Conversation:
     def new_session(self) -> None:
         """The session is gone: drop what was its own, and keep what the next one needs."""
         self.connected = False
+        self.signs.new_session()
         self.responses.new_session()
         self.tools.new_session()
         self.outbox.clear()
@@ -211,8 +224,8 @@ class Conversation:
         """Take `response.done`. Returns how the response ended, and what that means."""
         for item in response.output or ():
             if response.status == "completed":
-                self._function_call(item, now)
-        was = self.responses.current
+                self._function_call(item, response.id, now)
+        was, wrote = self.responses.current, self.responses.wrote
         ending = self.responses.done(response, now)
         if ending is Ending.IGNORED:
             return Done(ending)
@@ -221,10 +234,28 @@ class Conversation:
         trouble = ""
         if failure is not None:
             trouble = f"response {response.status}: {failure.code or failure.type or 'no reason given'}"
+        elif ending is Ending.CUT:
+            trouble = f"response incomplete: {(details and details.reason) or 'no reason given'}"
+        elif ending in (Ending.RETRIED, Ending.EMPTY, Ending.MUTE) and wrote:
+            trouble = "the model answered in text where audio is due: check that the server speaks, and with this voice"
+        elif ending is Ending.EMPTY:
+            trouble = "the model answered with nothing, twice"
+        self._follow_up(ending, was)
         verdict = self.errors.response_ended(ending, failure, now)
         if verdict is None and was is not None and was.kind == "goodbye" and ending is not Ending.RETRIED:
             self.goodbye_due = False
         return Done(ending, trouble, verdict)
+
+    def _follow_up(self, ending: Ending, was: Wanted | None) -> None:
+        """Ask for more after an answer that was cut off, and for words after two that had none."""
+        if ending is Ending.SAID:
+            self._continued = 0
+        elif ending is Ending.CUT and self._continued < MAX_CONTINUED and not self.responses.called:
+            if was is None or was.kind not in ("filler", "goodbye"):
+                self._continued += 1
+                self.responses.want(prompts.go_on())
+        elif ending is Ending.EMPTY and (was is None or was.kind in prompts.ANSWERS):
+            self.responses.want(prompts.unheard())
 
     def receive(self, event: ConversationEvent, now: float) -> Verdict | None:
         """Take any other event that is not about audio. Returns what it means for the session."""
@@ -235,19 +266,20 @@ class Conversation:
                 self.responses.item_added(item)
             case ItemDone(item=item):
                 self.tools.hosted(item)
-            case OutputItemDone(item=item):
-                self._function_call(item, now)
+            case OutputItemDone(item=item, response_id=response_id):
+                self._function_call(item, response_id, now)
             case RateLimits(rate_limits=limits):
                 self.errors.limits.update(limits, now)
             case Error(error=failure):
-                self._changes.refused(failure)
+                if not self._changes.refused(failure) and not _names_request(failure):
+                    self.signs.failed(failure, now)
                 return self.errors.error(failure, now)
             case _:
                 assert_never(event)
         return None
 
-    def _function_call(self, item: Item, now: float) -> None:
-        call = self.tools.begin(item, now)
+    def _function_call(self, item: Item, response_id: str | None, now: float) -> None:
+        call = self.tools.begin(item, self.signs.number(response_id), now)
         if call is None:
             return
         self._observer.tool_called(call, now)
@@ -277,7 +309,7 @@ class Conversation:
         """Return when `handle_timer` is due; None while there is no session."""
         if not self.connected:
             return None
-        times = (self.responses.get_timer(), self.tools.get_timer(), self._stalled_at())
+        times = (self.responses.get_timer(), self.tools.get_timer(), self.signs.get_timer(), self._stalled_at())
         return min((time for time in times if time is not None), default=None)
 
     def handle_timer(self, now: float) -> Verdict | None:
@@ -294,6 +326,12 @@ class Conversation:
         if not waits or self._ends_in_time:
             return None
         return max(self.event_at, self._played_until()) + MODEL_STALLED_SECONDS
+
+
+def _names_request(failure: Failure) -> bool:
+    """Tell whether an error says which request it refuses; else it may be the end of a response."""
+    about = (failure.param or "", failure.code or "")
+    return bool(failure.event_id) or any(each.startswith(_REQUESTS) for each in about)
 
 
 class _SessionChanges:
@@ -319,7 +357,7 @@ class _SessionChanges:
         if self._waiting:
             self._request(SessionChanged(self._waiting.popleft(), None))
 
-    def refused(self, failure: Failure) -> None:
+    def refused(self, failure: Failure) -> bool:
         """Take an error: it may answer a change, by its event id, or without one by naming a part of the session."""
         change_id = failure.event_id
         if change_id is None and self._waiting and (failure.param or "").startswith("session"):
@@ -327,6 +365,8 @@ class _SessionChanges:
         if change_id is not None and change_id in self._waiting:
             self._waiting.remove(change_id)
             self._request(SessionChanged(change_id, failure.code or failure.type or "error"))
+            return True
+        return False
 
     def new_session(self) -> None:
         kept = [message for message in self._outbox if getattr(message, "event_id", None) not in self._waiting]

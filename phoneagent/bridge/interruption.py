@@ -8,14 +8,13 @@ it said everything; a refusal that names the real length is therefore answered w
 from __future__ import annotations
 
 import re
-from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from phoneagent.bridge.conversation import Conversation
 from phoneagent.bridge.playback import Outcome, Playback
 from phoneagent.bridge.requests import Verdict
-from phoneagent.bridge.responses import ResponseGate
-from phoneagent.protocol.realtime import FATAL_CODES, Failure, ItemCreate, ItemTruncate, ToModel, system_message
+from phoneagent.protocol.realtime import FATAL_CODES, Failure, ItemCreate, ItemTruncate, system_message
 
 MAX_OPEN = 64
 """Truncations are not acknowledged by number; this many of the latest can still be refused."""
@@ -41,13 +40,12 @@ class Interruption:
 class Interruptions:
     """The interruptions of one call. `now` is in seconds."""
 
-    def __init__(
-        self, policy: Interruption, outbox: deque[ToModel], playback: Playback, responses: ResponseGate
-    ) -> None:
+    def __init__(self, policy: Interruption, playback: Playback, conversation: Conversation) -> None:
         self._policy = policy
-        self._outbox = outbox
         self._playback = playback
-        self._responses = responses
+        self._outbox = conversation.outbox
+        self._responses = conversation.responses
+        self._signs = conversation.signs
         self._greeting_items: set[str] = set()
         self._speaking = False
         self._decide_at: float | None = None  # a speech that was not decided on yet
@@ -70,9 +68,11 @@ class Interruptions:
         protected = self._responses.waits_for("greeting") or any(map(self._playback.holds, self._greeting_items))
         return self._policy.greeting or not protected
 
-    def greeting_audio(self, item_id: str) -> None:
-        """Note an item that belongs to the greeting."""
-        self._greeting_items.add(item_id)
+    def agent_speaks(self, item_id: str) -> None:
+        """Take audio of an item, which may belong to the greeting."""
+        current = self._responses.current
+        if current is not None and current.kind == "greeting":
+            self._greeting_items.add(item_id)
 
     def speech_started(self, now: float) -> None:
         """The caller began to speak; whether that interrupts is decided next."""
@@ -111,7 +111,7 @@ class Interruptions:
             text = f"The caller interrupted you. Of your last words they heard only this much: {heard}"
             self._outbox.append(ItemCreate(item=system_message(text)))
             return
-        message = self._send(outcome.item_id, outcome.content_index, outcome.heard_ms)
+        message = self._send(self._signs.wire_id(outcome.item_id), outcome.content_index, outcome.heard_ms)
         self._open[message.event_id or ""] = message
         if len(self._open) > MAX_OPEN:
             del self._open[next(iter(self._open))]

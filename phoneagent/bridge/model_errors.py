@@ -37,6 +37,8 @@ class ModelErrors:
                 words = f"the model refuses responses for {wait:.0f} s: {code}"
                 return Verdict("renew" if self._elsewhere else "lost", words, code)
             self._responses.wait(now + wait)
+        if ending is Ending.MUTE:
+            return Verdict("renew", "the model did not speak in three responses in a row")
         if ending is not Ending.FAILED:
             return None
         if code in RATE_LIMIT_CODES and not self._elsewhere:

@@ -56,6 +56,7 @@ class _Item:
     received: int = 0
     waiting: int = 0
     complete: bool = False
+    cut: bool = False
     runs: list[tuple[int, int]] = field(default_factory=list)
 
     def heard(self, position: int) -> int:
@@ -150,8 +151,10 @@ class Playback:
         self._queue.append((None, _END_OF_ITEM, 0))
         return self._forget_heard()
 
-    def finish_items(self) -> list[Outcome]:
-        """Note that no more audio of any item will come: their response is done."""
+    def finish_items(self, *, cut: bool = False) -> list[Outcome]:
+        """Note that no more audio of any item will come: their response is done, or (`cut`) broke off in the last."""
+        if cut and self._items:
+            self._items[next(reversed(self._items))].cut = True
         return [outcome for item_id in tuple(self._items) for outcome in self.finish(item_id)]
 
     def _forget_heard(self) -> list[Outcome]:
@@ -249,4 +252,5 @@ class Playback:
         return cuts
 
     def _figures(self, item: _Item, heard: int) -> Outcome:
-        return Outcome(item.id, item.content_index, heard // BYTES_PER_MS, item.received // BYTES_PER_MS, item.complete)
+        whole = item.complete and not item.cut
+        return Outcome(item.id, item.content_index, heard // BYTES_PER_MS, item.received // BYTES_PER_MS, whole)

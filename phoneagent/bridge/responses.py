@@ -21,9 +21,8 @@ from __future__ import annotations
 
 import enum
 from collections import deque
-from dataclasses import dataclass, field
-from typing import Any, Literal, TypeAlias
 
+from phoneagent.bridge.prompts import ANSWERS, Kind, Wanted
 from phoneagent.protocol.realtime import (
     Item,
     ItemCreate,
@@ -52,11 +51,6 @@ MAX_DISCARDED = 64
 METADATA_KEY = "phoneagent"
 """Our responses carry their number under this key, so that the server's own are told apart."""
 
-Kind: TypeAlias = Literal["greeting", "say", "filler", "goodbye", "turn", "asked"]
-"""Words that are prescribed, or answers: to a turn or a tool's output (`turn`), or asked for by user code (`asked`)."""
-
-ANSWERS = frozenset({"turn", "asked"})
-
 
 class State(enum.Enum):
     """The state of the one response that may run."""
@@ -77,20 +71,11 @@ class Ending(enum.Enum):
     SAID = "said"  # audio, or a tool was called
     CANCELLED = "cancelled"  # by us
     INTERRUPTED = "interrupted"  # by the server, though we had not asked
+    CUT = "cut"  # said something, and was cut off by a limit of the server's
     RETRIED = "retried"  # failed or empty: asked for once more
-    EMPTY = "empty"  # empty again
+    EMPTY = "empty"  # empty again: prescribed words are asked for once more
+    MUTE = "mute"  # empty a third time
     FAILED = "failed"  # failed again
-
-
-@dataclass(slots=True)
-class Wanted:
-    """A response that we want. `prompt` becomes a system message before it; `options` go into `response.create`."""
-
-    kind: Kind
-    prompt: str | None = None
-    options: dict[str, Any] = field(default_factory=dict)
-    told: bool = False
-    """The prompt is in the conversation already."""
 
 
 class ResponseGate:
@@ -110,6 +95,8 @@ class ResponseGate:
         """Some response has spoken: from then on the model's voice cannot be changed."""
         self.called = False
         """The newest response has called a tool."""
+        self.wrote = False
+        """The newest response has written where a voice is due."""
         self.unanswered = 0
         self.waiting_since: float | None = None
         """Since when something is to be said and nothing is, in this session or those before; None if nothing is."""
@@ -124,7 +111,7 @@ class ResponseGate:
         self._covered: frozenset[str] = frozenset()  # the outputs that our pending create covers
         self._discarded: deque[str] = deque(maxlen=MAX_DISCARDED)  # until their response.done
         self._closing = False
-        self._retried = False  # the same answer has failed before: once more, and the session is of no use
+        self._misses = 0  # responses in a row that failed or brought nothing
         self._deadline: float | None = None
         self._wait_until: float | None = None  # the server has asked for patience
 
@@ -149,8 +136,8 @@ class ResponseGate:
             wanted.told = False
         self.state, self.id, self.current, self._pending = State.NONE, None, None, None
         self._deadline = self._wait_until = None
-        self._server_may_answer = self._retried = self.called = self._drop_late = False
-        self.unanswered = 0
+        self._server_may_answer = self.called = self.wrote = self._drop_late = False
+        self.unanswered = self._misses = 0
         self._outputs.clear()
         self._discarded.clear()
 
@@ -182,7 +169,10 @@ class ResponseGate:
     def turn_committed(self, now: float, *, server_answers: bool) -> None:
         """The caller's turn is complete: an answer is owed, by the server itself or asked for by us."""
         self.owed = True
-        self._retried = False
+        self._misses = 0
+        self._wanted = deque(
+            wanted for wanted in self._wanted if wanted.kind != "turn"
+        )  # the answer comes in its place
         self._server_may_answer = server_answers
         if server_answers and self.state is State.NONE:
             self._request(now)
@@ -263,7 +253,8 @@ class ResponseGate:
             self._outbox.append(ItemCreate(item=system_message(wanted.prompt)))
             wanted.told = True  # a second attempt finds it there
         self._number += 1
-        options = {**wanted.options, "metadata": {METADATA_KEY: str(self._number)}}
+        aloud = {"output_modalities": ["audio"]} if self.wrote else {}  # the session's own, but it was not kept to
+        options = {**aloud, **wanted.options, "metadata": {METADATA_KEY: str(self._number)}}
         self._outbox.append(ResponseCreate(event_id=f"create_{self._number}", response=options))
         self._pending = wanted
         self._server_may_answer = False
@@ -291,9 +282,15 @@ class ResponseGate:
             self.current, self.owed, self._server_may_answer = None, False, False
             self._outputs = {call: added for call, added in self._outputs.items() if not added}
         self.state, self.id, self._deadline = State.ACTIVE, response.id, None
-        self.called = self.spoke = False
+        self.called = self.spoke = self.wrote = False
         self.unanswered = 0
+        if response.id is not None and response.id in self._discarded:
+            self._discarded.remove(response.id)  # the id comes again
         return dropped
+
+    def expects(self, response: Response) -> bool:
+        """Tell whether a response that begins now is one that we have asked for."""
+        return self._pending is not None and self._is_ours(response)
 
     def _is_ours(self, response: Response) -> bool:
         if response.metadata and METADATA_KEY in response.metadata:
@@ -304,7 +301,7 @@ class ResponseGate:
     def output(self, response_id: str) -> bool:
         """Take output of a response; tell whether it is wanted. The active one's id is learned here, if need be."""
         if self.id is None and self.running:
-            self.id = response_id
+            self.id = response_id or None
             if self.state is State.CANCELLING:
                 self._discarded.append(response_id)
         return response_id not in self._discarded
@@ -317,6 +314,11 @@ class ResponseGate:
         if response_id == self.id:
             self.spoke = True
         return True
+
+    def text(self, response_id: str) -> None:
+        """Take written words of a response, where a voice is due."""
+        if self.output(response_id) and response_id == self.id:
+            self.wrote = True
 
     def answers(self, response_id: str) -> bool:
         """Tell whether what a response says is a wanted answer of the model's own, and not prescribed words."""
@@ -333,22 +335,29 @@ class ResponseGate:
         if not self.running or (self.id is not None and response.id != self.id):
             return Ending.IGNORED
         cancelled, wanted = self.state is State.CANCELLING, self.current
-        said = self.spoke or self.called
+        silent = wanted is not None and "audio" not in wanted.options.get("output_modalities", ("audio",))
+        said = self.spoke or self.called or (self.wrote and silent)
         self._finish(now)
         if cancelled:
             return Ending.CANCELLED
         if response.status == "cancelled":
             return Ending.INTERRUPTED
         if said and response.status != "failed":
-            self._retried = False
-            return Ending.SAID
-        if self._retried and response.status != "failed":
-            return Ending.EMPTY
-        self._put_back(wanted)
-        if self._retried:
+            self._misses = 0
+            return Ending.SAID if response.status != "incomplete" else Ending.CUT
+        return self._missed(wanted, failed=response.status == "failed")
+
+    def _missed(self, wanted: Wanted | None, *, failed: bool) -> Ending:
+        """Take it that what was wanted was not said, and ask for it again if that may help."""
+        self._misses += 1
+        again = self._misses == 1 or failed or (wanted is not None and wanted.kind not in ANSWERS)
+        if again:
+            self._put_back(wanted)
+        if self._misses == 1:
+            return Ending.RETRIED
+        if failed:
             return Ending.FAILED
-        self._retried = True
-        return Ending.RETRIED
+        return Ending.EMPTY if self._misses == 2 else Ending.MUTE
 
     def _finish(self, now: float) -> None:
         self.state, self.id, self.current, self._deadline = State.NONE, None, None, None
@@ -377,14 +386,10 @@ class ResponseGate:
         pending, self._pending = self._pending, None
         if not self.running:
             self.state, self._deadline = State.NONE, None
-        if self._retried and pending.kind == "asked":  # its options are user code's, and no session takes them
-            self._retried = False
+        if self._misses and pending.kind == "asked":  # its options are user code's, and no session takes them
+            self._misses = 0
             return Ending.IGNORED
-        self._put_back(pending)
-        if self._retried:
-            return Ending.FAILED
-        self._retried = True
-        return Ending.RETRIED
+        return self._missed(pending, failed=True)
 
     def _put_back(self, wanted: Wanted | None) -> None:
         """Put what a response was for back in line; None for one of the server's."""
@@ -412,6 +417,11 @@ class ResponseGate:
         self.spoke = False
         self._deadline = now + CANCELLED_SECONDS
         self._outbox.append(ResponseCancel(response_id=self.id))
+
+    def hurry(self, now: float) -> None:
+        """Wait for a requested response until `now`, and no longer."""
+        if self.state is State.REQUESTED and self._deadline is not None:
+            self._deadline = min(self._deadline, now)
 
     def get_timer(self) -> float | None:
         """Return when `handle_timer` is due."""

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from phoneagent.bridge import prompts
 from phoneagent.bridge.history import ToolRun
 from phoneagent.bridge.responses import ResponseGate, State
+from phoneagent.bridge.signs import Names
 from phoneagent.protocol.realtime import Item, ItemCreate, ToModel, approval_refusal, tool_output
 
 HOSTED_SECONDS = 30.0
@@ -26,7 +27,10 @@ _NO_APPROVAL = "Nobody can approve this during a phone call. Tell the caller tha
 
 @dataclass(frozen=True, slots=True)
 class ToolCall:
-    """A call that the model made: `arguments` is its JSON as it came, `since` when it came, in seconds."""
+    """A call that the model made: `arguments` is its JSON as it came, `since` when it came, in seconds.
+
+    `call_id` is unique in the call. It is the model's own id unless that has come before.
+    """
 
     call_id: str
     name: str
@@ -50,7 +54,11 @@ class ToolCalls:
         self._responses = responses
         self.past = tuple(past)
         """The calls that were made before this media stream, in order."""
-        self._seen: set[str] = set()
+        self._names = Names(run.call_id for run in past)
+        self._seen: set[tuple[int, str]] = set()  # of this session: the response's number, and the model's id
+        self._wire: dict[str, str] = {}  # call_id -> the id by which this session knows the call
+        self._refusals: set[str] = set()
+        self._number = 0
         self._hosted_done: set[str] = set()
         self._hosted_since: dict[str, float] = {}  # hosted calls that run, and since when
         self._running: dict[str, ToolCall] = {}
@@ -67,14 +75,18 @@ class ToolCalls:
     @property
     def too_many(self) -> bool:
         """Whether there were more calls than `MAX_TOOL_CALLS`."""
-        return len(self._seen) > MAX_TOOL_CALLS
+        return self._number > MAX_TOOL_CALLS
 
     def new_session(self) -> None:
-        """Another session takes over: hosted calls of the one before bring nothing any more."""
-        self._hosted_since.clear()
+        """Another session takes over: hosted calls of the one before bring nothing any more, and ids come again.
 
-    def begin(self, item: Item, now: float) -> ToolCall | None:
-        """Take an output item. Returns the call to run if it is one, complete, and new."""
+        It knows the calls so far by `ToolCall.call_id`.
+        """
+        for ids in (self._hosted_since, self._hosted_done, self._refusals, self._seen, self._wire):
+            ids.clear()
+
+    def begin(self, item: Item, response: int, now: float) -> ToolCall | None:
+        """Take an output item of a response, by its number. Returns the call to run if it is one, complete, and new."""
         if item.type in ("mcp_call", "mcp_approval_request"):  # called by the model's provider
             self._responses.tool_called()
         self._refuse_approval(item)
@@ -82,20 +94,23 @@ class ToolCalls:
             self._hosted_since.setdefault(item.id, now)
         if item.type != "function_call" or item.status not in (None, "completed") or not item.call_id or not item.name:
             return None
-        if item.call_id in self._seen:
+        if (response, item.call_id) in self._seen:
             return None
-        self._seen.add(item.call_id)
-        call = ToolCall(item.call_id, item.name, item.arguments or "{}", now)
-        self._running[item.call_id] = self._made[item.call_id] = call
+        self._seen.add((response, item.call_id))
+        self._number += 1
+        call = ToolCall(self._names.new(item.call_id), item.name, item.arguments or "{}", now)
+        self._wire[call.call_id] = item.call_id
+        self._running[call.call_id] = self._made[call.call_id] = call
         self._responses.tool_called()
         return call
 
     def _refuse_approval(self, item: Item) -> None:
-        if item.type == "mcp_approval_request" and item.id is not None and item.id not in self._seen:
-            self._seen.add(item.id)
+        if item.type == "mcp_approval_request" and item.id is not None and item.id not in self._refusals:
+            self._refusals.add(item.id)
+            self._number += 1
             self._hosted_done.update(self._hosted_since)  # the call that waits for approval is not made
             self._hosted_since.clear()
-            refusal = approval_refusal(f"refusal_{len(self._seen)}", item.id, _NO_APPROVAL)
+            refusal = approval_refusal(f"refusal_{self._number}", item.id, _NO_APPROVAL)
             self._outbox.append(ItemCreate(item=refusal))
 
     def hosted(self, item: Item) -> None:
@@ -133,8 +148,9 @@ class ToolCalls:
     def post(self, call_id: str, output: str) -> None:
         """Give the model the output of a call."""
         self._outputs[call_id] = output
-        self._outbox.append(ItemCreate(item=tool_output(call_id, output)))
-        self._responses.output_posted(call_id)
+        wire_id = self._wire.get(call_id, call_id)
+        self._outbox.append(ItemCreate(item=tool_output(wire_id, output)))
+        self._responses.output_posted(wire_id)
 
     # --- the filler ---
 

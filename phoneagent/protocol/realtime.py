@@ -154,6 +154,23 @@ class OutputItemDone(_FromModel, tag="response.output_item.done"):
     response_id: str | None = None
 
 
+class OutputItemAdded(_FromModel, tag="response.output_item.added"):
+    """An output item begins; of a function call this gives the name."""
+
+    item: Item
+    response_id: str = ""
+
+
+class ArgumentsDone(_FromModel, tag="response.function_call_arguments.done"):
+    """The arguments of a function call, as far as they came; also of one that was cut off."""
+
+    response_id: str = ""
+    item_id: str = ""
+    call_id: str | None = None
+    name: str | None = None
+    arguments: str | None = None
+
+
 class AudioDelta(_FromModel, tag="response.output_audio.delta"):
     """Audio of the agent: `delta` is base64 in the session's output format."""
 
@@ -245,7 +262,9 @@ FromModel: TypeAlias = (
     | InputTranscriptFailed
     | ResponseCreated
     | ResponseDone
+    | OutputItemAdded
     | OutputItemDone
+    | ArgumentsDone
     | AudioDelta
     | AudioDone
     | TranscriptDelta
@@ -268,7 +287,9 @@ _WIRE = (
     | InputTranscriptFailed
     | ResponseCreated
     | ResponseDone
+    | OutputItemAdded
     | OutputItemDone
+    | ArgumentsDone
     | AudioDelta
     | _BetaAudioDelta
     | AudioDone

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from phoneagent.bridge import prompts
-from phoneagent.bridge.responses import ANSWERS, Wanted
+from phoneagent.bridge.prompts import ANSWERS, Wanted
 
 PRESCRIBED = [prompts.greeting, prompts.exactly, prompts.filler]
 

@@ -9,7 +9,8 @@ import pytest
 
 from phoneagent.bridge import prompts
 from phoneagent.bridge.policy import Floor
-from phoneagent.bridge.responses import CREATED_SECONDS, MAX_WANTED, METADATA_KEY, Ending, ResponseGate, State, Wanted
+from phoneagent.bridge.prompts import Wanted
+from phoneagent.bridge.responses import CREATED_SECONDS, MAX_WANTED, METADATA_KEY, Ending, ResponseGate, State
 from phoneagent.protocol.realtime import ItemCreate, Response, ResponseCreate, ToModel
 from tests.bridge.rig import Rig
 
