@@ -51,7 +51,7 @@ class Chat:
 
     def __init__(self, *, greeting: str | None = None) -> None:
         self._happenings: deque[Happening] = deque()
-        self.conversation = Conversation(self._happenings.append, _NoObserver())
+        self.conversation = Conversation(self._happenings.append, _NoObserver(), spoken=False)
         self.push_to_talk = PushToTalk(self.conversation.outbox, CallerAudio())
         self._closing = False
         self.over = False

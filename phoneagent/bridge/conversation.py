@@ -73,7 +73,7 @@ class Conversation:
     """One conversation. `now` is in seconds.
 
     `request` takes what the shell is to do, and `observer` what happened. `played_until` gives when everything that was
-    written will have been played.
+    written will have been played. With `spoken`, the model is to speak.
     """
 
     def __init__(
@@ -84,7 +84,9 @@ class Conversation:
         elsewhere: bool = False,
         past: Sequence[ToolRun] = (),
         played_until: Callable[[], float] = lambda: -math.inf,
+        spoken: bool = True,
     ) -> None:
+        self._spoken = spoken
         self._request = request
         self._observer = observer
         self._played_until = played_until
@@ -254,7 +256,7 @@ class Conversation:
             if was is None or was.kind not in ("filler", "goodbye"):
                 self._continued += 1
                 self.responses.want(prompts.go_on())
-        elif ending is Ending.EMPTY and (was is None or was.kind in prompts.ANSWERS):
+        elif ending is Ending.EMPTY and self._spoken and (was is None or was.kind in prompts.ANSWERS):
             self.responses.want(prompts.unheard())
 
     def receive(self, event: ConversationEvent, now: float) -> Verdict | None:

@@ -350,7 +350,7 @@ class ResponseGate:
     def _missed(self, wanted: Wanted | None, *, failed: bool) -> Ending:
         """Take it that what was wanted was not said, and ask for it again if that may help."""
         self._misses += 1
-        again = self._misses == 1 or failed or (wanted is not None and wanted.kind not in ANSWERS)
+        again = self._misses == 1 or failed or (wanted is not None and wanted.kind not in (*ANSWERS, "goodbye"))
         if again:
             self._put_back(wanted)
         if self._misses == 1:

@@ -249,7 +249,7 @@ class Signs:
         if turn is not None:
             yield from self._complete(turn, event.item_id, now)
             event.item_id = event.item_id or self._textless[-1]
-        elif event.item_id not in self._users:
+        elif event.item_id not in self._users and isinstance(event, InputTranscript) and event.transcript.strip():
             name = self._user(event.item_id)
             event.item_id = event.item_id or self._textless[-1]
             answered, self._answered = self._answered, False
@@ -359,6 +359,8 @@ class Signs:
             response.id = gate.id or response.id  # only this one can be meant
         elif unknown and gate.busy and not gate.running and response.status != "cancelled":
             yield from self._created(ResponseCreated(Response(id=response.id)), now)
+        elif unknown and response.id:
+            self._remember(response.id)
         details = response.status_details
         response.status = response.status or ("failed" if details is not None and details.error else "completed")
         if gate.running and response.id == gate.id:

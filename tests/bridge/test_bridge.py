@@ -81,6 +81,7 @@ def test_only_what_moves_a_timer_says_so() -> None:
     delta = realtime.AudioDelta(response_id="r1", item_id="i1", delta=ulaw(20))
     assert rig.bridge.receive_from_caller(audio, rig.now)  # from the first frame on, the line can stall
     assert not rig.bridge.receive_from_caller(audio, rig.now)
+    assert rig.bridge.receive_from_model(delta, rig.now)  # the first one begins a response
     assert not rig.bridge.receive_from_model(delta, rig.now)
     rig.speech()
     rig.wait(1)  # the line stalls

@@ -188,7 +188,7 @@ def test_a_goodbye_that_lost_the_race_is_asked_for_again(rig: Rig) -> None:
 def test_hang_up_starts_no_other_continuation(rig: Rig) -> None:
     rig.created()
     rig.audio(100)
-    rig.turn()
+    rig.model(realtime.Committed(item_id="u1"))
     rig.calls("c1")
     rig.calls("c2")
     rig.hang_up()

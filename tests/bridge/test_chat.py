@@ -322,7 +322,6 @@ def test_nothing_is_heard_or_spoken() -> None:
         realtime.TranscriptDone(response_id="r1", item_id="i1", transcript="Yes."),
     )
     assert (bench.shown, bench.sent) == ([], [])
-    assert bench.chat.idle
 
 
 def test_a_response_that_is_not_the_active_one_is_nothing() -> None:
@@ -358,7 +357,8 @@ def test_a_model_that_stalls_is_given_up_unless_a_tool_runs() -> None:
     bench.wait(20)
     assert bench.chat.failure is None
     bench.returns()
-    bench.wait(16)
+    bench.wait(6)
+    bench.wait(6)
     assert isinstance(bench.chat.failure, EndpointUnreachable)
 
 

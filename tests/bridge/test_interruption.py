@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections import deque
-
 import pytest
 
 from phoneagent.bridge import prompts
+from phoneagent.bridge.clock import CallClock
+from phoneagent.bridge.conversation import Conversation
 from phoneagent.bridge.interruption import MAX_OPEN, Interruption, Interruptions
 from phoneagent.bridge.playback import Outcome, Playback
+from phoneagent.bridge.reporting import Reporter
 from phoneagent.bridge.requests import Verdict
-from phoneagent.bridge.responses import ResponseGate, State
-from phoneagent.protocol.realtime import Failure, ItemCreate, ItemTruncate, Response, ResponseCancel, ToModel
+from phoneagent.bridge.responses import State
+from phoneagent.protocol.realtime import Failure, ItemCreate, ItemTruncate, Response, ResponseCancel
 from tests.bridge.rig import ulaw
 
 SHORTER = "Audio content of {}ms is already shorter than {}ms"
@@ -22,11 +23,11 @@ class Bench:
     """Interruptions with the parts around them."""
 
     def __init__(self, *, enabled: bool = True, greeting: bool = False) -> None:
-        self.sent: deque[ToModel] = deque()
         self.playback = Playback()
-        self.responses = ResponseGate(self.sent)
+        conversation = Conversation([].append, Reporter("CA1", CallClock()))
+        self.sent, self.responses = conversation.outbox, conversation.responses
         policy = Interruption(enabled=enabled, greeting=greeting)
-        self.interruptions = Interruptions(policy, self.sent, self.playback, self.responses)
+        self.interruptions = Interruptions(policy, self.playback, conversation)
 
     def refused(self, event_id: str, message: str = "") -> Verdict | None:
         failure = Failure(code="invalid_value", event_id=event_id, message=message)
@@ -67,7 +68,7 @@ def test_the_greeting_is_protected_until_it_was_heard(greeting: bool) -> None:
     bench.responses.poll(10.0, speech=False, tools_running=False)
     assert bench.interruptions.allowed() is greeting  # requested
     bench.responses.created(Response(id="r1"), 10.0)
-    bench.interruptions.greeting_audio("i1")
+    bench.interruptions.agent_speaks("i1")
     bench.says("i1")
     bench.responses.audio("r1")
     bench.responses.done(Response(id="r1", status="completed"), 11.0)

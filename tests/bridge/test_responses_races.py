@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from phoneagent.bridge import prompts
 from phoneagent.bridge.policy import Floor
+from phoneagent.bridge.requests import Renew
 from phoneagent.events import Trouble
 from phoneagent.protocol import realtime
 from tests.bridge.rig import Rig
@@ -177,7 +179,7 @@ def test_a_refusal_of_another_create_than_the_pending_one_is_not_its_refusal(rig
 
 def test_a_failed_answer_of_the_server_is_not_taken_for_a_refusal_of_ours(rig: Rig) -> None:
     rig.say()
-    rig.turn()
+    rig.model(realtime.Committed(item_id="u1"))
     rig.error("conversation_already_has_active_response", None)
     rig.heard("r1")  # ours, which was active before the turn
     assert len(rig.creates) == 2
@@ -195,13 +197,17 @@ def test_nothing_is_asked_for_between_the_end_of_speech_and_the_commit(rig: Rig)
     assert rig.creates == []
     rig.wait(0.5)
     assert rig.creates == []
-    rig.wait(0.6)  # no commit came
+    rig.wait(0.6)  # no commit came: the turn counts as complete, and the server answers it by itself
+    assert rig.creates == []
+    rig.created(ours=False)
+    rig.audio()
+    rig.done()
     assert len(rig.creates) == 1
 
 
 def test_a_commit_while_the_caller_speaks_on_lets_nothing_through() -> None:
     rig = Rig(server_answers=False)
-    rig.speech()
+    rig.model(realtime.SpeechStarted(item_id="u2"))
     rig.model(realtime.Committed(item_id="u1"))
     assert rig.creates == []
     rig.turn("u2")
@@ -220,15 +226,39 @@ def test_an_empty_response_is_asked_for_once_more(rig: Rig, status: str) -> None
     assert rig.ended is None
 
 
-def test_an_empty_response_twice_is_silence(rig: Rig) -> None:
+def test_two_answers_without_a_word_are_followed_by_words_that_we_prescribe(rig: Rig) -> None:
     rig.turn()
     rig.created("r1", ours=False)
     rig.done("r1")
     rig.created("r2", ours=True)
     rig.done("r2")
+    assert rig.troubles == ["the model answered with nothing, twice"]
+    assert rig.prompts == [prompts.unheard().prompt]
+    rig.heard("r3")
     rig.talk(10)
-    assert len(rig.creates) == 1
+    assert len(rig.creates) == 2
     assert rig.bridge.floor() is Floor.OPEN
+
+
+def test_a_model_that_stays_silent_is_replaced() -> None:
+    rig = Rig(renews=True)
+    rig.turn()
+    rig.created("r1", ours=False)
+    rig.done("r1")
+    for response in ("r2", "r3"):
+        rig.created(response, ours=True)
+        rig.done(response)
+    assert "did not speak in three responses" in rig.troubles[-1]
+    assert any(isinstance(request, Renew) for request in rig.asked)
+
+
+def test_prescribed_words_that_were_not_said_are_prescribed_a_third_time(rig: Rig) -> None:
+    rig.say("One moment.")
+    for response in ("r1", "r2"):
+        rig.created(response, ours=True)
+        rig.done(response)
+    assert len(rig.creates) == 3
+    assert len(rig.prompts) == 1
 
 
 def test_a_failed_response_twice_is_the_end_of_the_model(rig: Rig) -> None:

@@ -31,19 +31,19 @@ def calls(outbox: deque[ToModel], responses: ResponseGate) -> ToolCalls:
 
 
 def test_a_call_begins_once_and_ends_once(calls: ToolCalls) -> None:
-    call = calls.begin(function_call("c1"), 5.0)
+    call = calls.begin(function_call("c1"), 1, 5.0)
     assert call == ToolCall("c1", "look_up", '{"a": 1}', 5.0)
     assert calls.running
-    assert calls.begin(function_call("c1"), 6.0) is None
+    assert calls.begin(function_call("c1"), 1, 6.0) is None
     assert calls.end("c1") == call
     assert not calls.running
     assert calls.end("c1") is None
-    assert calls.begin(function_call("c1"), 7.0) is None
+    assert calls.begin(function_call("c1"), 1, 7.0) is None
 
 
 def test_several_calls_run_beside_each_other(calls: ToolCalls) -> None:
-    calls.begin(function_call("c1"), 5.0)
-    calls.begin(function_call("c2"), 5.0)
+    calls.begin(function_call("c1"), 1, 5.0)
+    calls.begin(function_call("c2"), 1, 5.0)
     calls.end("c1")
     assert calls.running
 
@@ -60,12 +60,12 @@ def test_several_calls_run_beside_each_other(calls: ToolCalls) -> None:
     ],
 )
 def test_half_a_call_is_none(calls: ToolCalls, item: Item) -> None:
-    assert calls.begin(item, 5.0) is None
+    assert calls.begin(item, 1, 5.0) is None
     assert not calls.running
 
 
 def test_a_call_may_have_no_arguments(calls: ToolCalls) -> None:
-    call = calls.begin(Item(type="function_call", call_id="c1", name="f"), 5.0)
+    call = calls.begin(Item(type="function_call", call_id="c1", name="f"), 1, 5.0)
     assert call is not None
     assert call.arguments == "{}"
 
@@ -74,18 +74,18 @@ def test_so_many_calls_are_too_many(calls: ToolCalls, monkeypatch: pytest.Monkey
     monkeypatch.setattr(toolcalls, "MAX_TOOL_CALLS", 2)
     told = []
     for number in range(3):
-        calls.begin(function_call(f"c{number}"), 5.0)
+        calls.begin(function_call(f"c{number}"), 1, 5.0)
         told.append(calls.too_many)
     assert told == [False, False, True]
 
 
 def test_arguments_stay_out_of_what_is_printed(calls: ToolCalls) -> None:
-    assert '"a"' not in repr(calls.begin(function_call("c1"), 5.0))
+    assert '"a"' not in repr(calls.begin(function_call("c1"), 1, 5.0))
 
 
 def test_what_it_sends_is_what_the_service_takes(calls: ToolCalls, outbox: deque[ToModel]) -> None:
-    calls.begin(Item(type="mcp_approval_request", id="mcpr_1"), 5.0)
-    calls.begin(Item(type="mcp_approval_request", id="mcpr_2"), 5.0)
+    calls.begin(Item(type="mcp_approval_request", id="mcpr_1"), 1, 5.0)
+    calls.begin(Item(type="mcp_approval_request", id="mcpr_2"), 1, 5.0)
     calls.post("c1", "42")
     events = [json.loads(encode(message, Dialect.GA)) for message in outbox]
     for event in events:
