@@ -37,6 +37,10 @@ class _Reports(Generic[_Key]):
         return self._latest.items()
 
 
+MAX_WAIT_SECONDS = 3600.0
+"""A limit that claims to be reset later than this is taken to be reset then: no call lasts longer."""
+
+
 class RateLimits:
     """The rate limits of one call's model, which tell how long to wait after a refusal. `now` is in seconds."""
 
@@ -56,7 +60,7 @@ class RateLimits:
         if not known:
             return UNKNOWN_WAIT_SECONDS
         limit, at = min(known, key=lambda each: (each[0].remaining or 0) / each[0].limit)
-        return max(0.0, at + limit.reset_seconds - now)
+        return max(0.0, at + min(limit.reset_seconds, MAX_WAIT_SECONDS) - now)
 
 
 class RateLimitReserve:

@@ -257,18 +257,13 @@ class Bridge:
                 self.reporter.rate_limits(self.budget.model, limits, now)
             case realtime.Error(error=failure) if self.interruptions.owns(failure):
                 self._act(self.interruptions.refused(failure), now)
-            case (
-                realtime.SessionUpdated()
-                | realtime.ItemAdded()
-                | realtime.ItemDone()
-                | realtime.OutputItemDone()
-                | realtime.Error()
-            ):
+            case realtime.SessionUpdated() | realtime.Error():
                 self._act(self.conversation.receive(event, now), now)
-            case realtime.Unknown(type=kind):
-                if kind in realtime.MCP_FAILURES:
-                    self.reporter.trouble(realtime.MCP_FAILURES[kind], now)
-            case realtime.SessionCreated() | realtime.OutputItemAdded() | realtime.ArgumentsDone():
+            case realtime.ItemAdded() | realtime.ItemDone() | realtime.OutputItemDone():
+                self._act(self.conversation.receive(event, now), now)
+            case realtime.Unknown(type=kind) if kind in realtime.MCP_FAILURES:
+                self.reporter.trouble(realtime.MCP_FAILURES[kind], now)
+            case realtime.Unknown() | realtime.SessionCreated() | realtime.OutputItemAdded() | realtime.ArgumentsDone():
                 pass  # a session is created before it is used; of the others, `signs` has made what they mean
             case _:
                 assert_never(event)
@@ -290,9 +285,8 @@ class Bridge:
         self.dialogue.items_over(self.playback.finish_items(cut=done.ending is Ending.CUT), now)
         if done.trouble:
             self.reporter.trouble(done.trouble, now)
-        if done.verdict is not None:
-            self._act(done.verdict, now)
-        elif done.ending is Ending.INTERRUPTED and not self.closing.active:
+        self._act(done.verdict, now)
+        if done.verdict is None and done.ending is Ending.INTERRUPTED and not self.closing.active:
             self._interrupt(now)
 
     # --- what user code asks for, beside `conversation` and `push_to_talk` ------------------------------------------

@@ -40,6 +40,16 @@ ROTATE_SECONDS = 300.0
 SHORTEST_SECONDS = 60.0
 """A session that announces a shorter life than this is not rotated: the next would announce the same, endlessly."""
 
+SPREAD_SECONDS = 0.25
+"""A provider that restarts loses the sessions of all calls: within this time each of them opens another one."""
+
+FIRST_PAUSE_SECONDS = 0.2
+LAST_PAUSE_SECONDS = 1.6
+"""The pause after the second attempt that came to nothing, and the longest one; each is twice as long as the last."""
+
+QUICK_SECONDS = 10.0
+"""Losses within this time are attempts that came to nothing."""
+
 QUIET_SECONDS = 1.0
 """How long neither side has spoken when the next session takes over."""
 
@@ -114,6 +124,7 @@ class Renewal:
         self._quiet = quiet
         self._away_since: float | None = None
         self._fruitless = 0
+        self._unopened = 0  # attempts in a row that brought no session
         self._lost_at: deque[float] = deque()
         self._rotation = Rotation()
         self.losses = 0
@@ -132,6 +143,7 @@ class Renewal:
 
     def connect(self, now: float, lasts_seconds: float | None) -> None:
         """A session is ready, for `lasts_seconds`; None if that is unknown."""
+        self._unopened = 0
         self._rotation.begin(now, lasts_seconds if self._rotates else None)
 
     def begin(self, conversation: Conversation, transcript: Transcript, clock: CallClock, now: float) -> None:
@@ -187,6 +199,16 @@ class Renewal:
         silent = waiting_since is not None and now >= waiting_since + SILENCE_SECONDS
         in_time = now < self._away_since + PATIENCE_SECONDS - OPENING_SECONDS and not silent
         return in_time and self._fruitless <= MAX_FRUITLESS and len(self._lost_at) <= MAX_LOSSES_A_MINUTE
+
+    def pause_seconds(self, now: float, chance: float) -> float:
+        """Return how long to wait before the next attempt; `chance`, from 0 to 1, tells this call from all others."""
+        self._unopened += 1
+        lost = sum(at > now - QUICK_SECONDS for at in self._lost_at)
+        attempts = max(lost, 1) + self._unopened - 1
+        if attempts == 1:
+            return SPREAD_SECONDS * chance
+        pause = min(FIRST_PAUSE_SECONDS * 2.0 ** (attempts - 2), LAST_PAUSE_SECONDS)
+        return pause * (0.5 + chance / 2)
 
     def next_opened(self, now: float, *, ready: bool) -> None:
         """The session beside the present one is open, or did not open."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import random
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Protocol
@@ -17,10 +18,6 @@ from phoneagent.protocol import realtime
 from phoneagent.protocol.session_object import expires_at_of
 
 log = logging.getLogger("phoneagent.calls.model_sessions")
-
-FIRST_PAUSE_SECONDS = 0.1
-LAST_PAUSE_SECONDS = 1.6
-"""Between two attempts to open another session; the first one comes at once."""
 
 
 class ModelSocket(Protocol):
@@ -72,11 +69,10 @@ class ModelSessions:
 
     async def run(self) -> None:
         """Hold a session, and open another one where it is lost, as long as the bridge finds that worthwhile."""
-        pause = 0.0
         while True:
             try:
                 self.current = model = await self._open()
-                pause, lost = 0.0, await self._hold(model)
+                lost = await self._hold(model)
             except EndpointUnreachable as error:
                 lost = str(error)
             except EndpointError as error:  # every endpoint would say the same again
@@ -87,8 +83,9 @@ class ModelSessions:
             self._flush()
             if not going_on:
                 return
-            await asyncio.sleep(pause)
-            pause = min(max(2 * pause, FIRST_PAUSE_SECONDS), LAST_PAUSE_SECONDS)
+            if self._next is None:
+                # The losses of all calls at a time come from one cause, so that chance must tell them apart.
+                await asyncio.sleep(self._bridge.renewal.pause_seconds(self._loop.time(), random.random()))  # noqa: S311
 
     def open_next(self) -> None:
         """Open the next session beside the present one."""

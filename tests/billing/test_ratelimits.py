@@ -4,7 +4,13 @@ from __future__ import annotations
 
 import pytest
 
-from phoneagent.billing.ratelimits import MAX_LIMITS, UNKNOWN_WAIT_SECONDS, RateLimitReserve, RateLimits
+from phoneagent.billing.ratelimits import (
+    MAX_LIMITS,
+    MAX_WAIT_SECONDS,
+    UNKNOWN_WAIT_SECONDS,
+    RateLimitReserve,
+    RateLimits,
+)
 from phoneagent.events import RateLimit, RateLimitsUpdated
 
 
@@ -64,6 +70,12 @@ def test_a_limit_of_which_nobody_says_what_is_left_is_none() -> None:
     reserve = RateLimitReserve(0.2)
     reserve.update(told(None), 0)
     assert not reserve.short(0)
+
+
+def test_a_limit_that_is_never_reset_is_taken_to_be_reset_in_an_hour() -> None:
+    rates = RateLimits()
+    rates.update([RateLimit(name="tokens", limit=9, remaining=0, reset_seconds=1e160)], 0)
+    assert rates.wait(0) == MAX_WAIT_SECONDS
 
 
 def test_how_long_to_wait() -> None:

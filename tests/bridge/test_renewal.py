@@ -13,13 +13,17 @@ from phoneagent.bridge.deadlines import PATIENCE_SECONDS, SILENCE_SECONDS
 from phoneagent.bridge.history import Past
 from phoneagent.bridge.policy import Policy
 from phoneagent.bridge.renewal import (
+    FIRST_PAUSE_SECONDS,
+    LAST_PAUSE_SECONDS,
     LOOK_SECONDS,
     MAX_FRUITLESS,
     MAX_LOSSES_A_MINUTE,
     OPEN_AGAIN_SECONDS,
     OPENING_SECONDS,
+    QUICK_SECONDS,
     QUIET_SECONDS,
     ROTATE_SECONDS,
+    SPREAD_SECONDS,
     Renewal,
     Rotation,
 )
@@ -292,3 +296,40 @@ def test_losses_are_counted_by_the_minute() -> None:
     bench.begin(270.0)
     bench.renewal.was_heard()
     assert bench.renewal.worthwhile(270.5, None)
+
+
+# --- how soon ---
+
+
+def renewal() -> Renewal:
+    return Renewal(Policy(renews=True), None, deque(), quiet=lambda now: True)
+
+
+def lose(renewal: Renewal, now: float) -> None:
+    """A session comes, says something, and is lost."""
+    clock, responses = CallClock(), Conversation(print, Reporter("CA1", CallClock()))
+    renewal.connect(now, None)
+    renewal.begin(responses, Transcript(), clock, now)
+    renewal.was_heard()
+    assert renewal.worthwhile(now, None)
+
+
+def test_the_calls_of_a_provider_that_restarts_come_back_one_after_another() -> None:
+    pauses = []
+    for chance in (0.0, 0.3, 1.0):
+        each = renewal()
+        lose(each, 100.0)
+        pauses.append(each.pause_seconds(100.0, chance))
+    assert pauses == pytest.approx([0.0, 0.3 * SPREAD_SECONDS, SPREAD_SECONDS])
+
+
+def test_sessions_that_are_accepted_and_dropped_are_spaced_out_although_they_speak() -> None:
+    each = renewal()
+    pauses = []
+    for _ in range(6):
+        lose(each, 100.0)
+        pauses.append(each.pause_seconds(100.0, 1.0))
+    assert pauses[:3] == pytest.approx([SPREAD_SECONDS, FIRST_PAUSE_SECONDS, 2 * FIRST_PAUSE_SECONDS])
+    assert pauses[-1] == LAST_PAUSE_SECONDS
+    lose(each, 100.0 + QUICK_SECONDS)
+    assert each.pause_seconds(100.0 + QUICK_SECONDS, 1.0) == SPREAD_SECONDS  # that one has lasted

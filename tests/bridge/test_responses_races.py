@@ -7,9 +7,9 @@ import pytest
 from phoneagent.bridge import prompts
 from phoneagent.bridge.policy import Floor
 from phoneagent.bridge.requests import Renew
-from phoneagent.events import Trouble
+from phoneagent.events import ToolCalled, Trouble, TurnEnded
 from phoneagent.protocol import realtime
-from tests.bridge.rig import Rig
+from tests.bridge.rig import Rig, function_call
 
 
 @pytest.fixture
@@ -369,3 +369,127 @@ def test_a_refusal_of_something_else_is_told_and_changes_nothing(rig: Rig) -> No
     assert len(rig.creates) == 1
     assert len(rig.events(Trouble)) == 2
     assert rig.ended is None
+
+
+# --- answers that were cut off ---
+
+
+def cut(rig: Rig, response: str = "r1", *, ours: bool | None = False, reason: str = "max_output_tokens") -> None:
+    """An answer that a limit of the server's ends in the middle."""
+    item = f"item_{response}"
+    rig.created(response, ours=ours)
+    rig.model(realtime.TranscriptDelta(response_id=response, item_id=item, delta="We are open from"))
+    rig.audio(1000, item, response)
+    rig.audio_done(item, response)
+    details = realtime.StatusDetails(reason=reason)
+    rig.model(realtime.ResponseDone(realtime.Response(id=response, status="incomplete", status_details=details)))
+
+
+def test_an_answer_that_was_cut_off_is_told_recorded_as_cut_and_continued(rig: Rig) -> None:
+    rig.turn()
+    cut(rig)
+    assert rig.troubles == ["response incomplete: max_output_tokens"]
+    assert rig.prompts == [prompts.go_on().prompt]
+    rig.wait(1.1)
+    rig.hear()
+    (turn,) = [event.turn for event in rig.events(TurnEnded) if event.turn.role == "agent"]
+    assert turn.interrupted
+    assert turn.heard_text == "We are open from"
+
+
+def test_an_answer_is_continued_twice_and_no_more(rig: Rig) -> None:
+    rig.turn()
+    cut(rig)
+    for response in ("r2", "r3", "r4"):
+        cut(rig, response, ours=True)
+    assert len(rig.creates) == 2
+
+
+def test_a_whole_answer_lets_the_next_one_be_continued(rig: Rig) -> None:
+    rig.turn()
+    for response in ("r1", "r2"):
+        cut(rig, response, ours=None)
+    rig.heard("r3")
+    rig.turn("u2")
+    cut(rig, "r4", ours=False)
+    assert len(rig.creates) == 3
+
+
+def test_what_the_caller_says_meanwhile_is_answered_and_nothing_continued(rig: Rig) -> None:
+    rig.turn()
+    rig.created("r1", ours=False)
+    rig.audio(100)
+    rig.speech()
+    rig.wait(0.1)
+    cut(rig, "r2", ours=False)
+    rig.model(realtime.SpeechStopped(), realtime.Committed(item_id="u2"))
+    rig.heard("r3", ours=False)
+    rig.wait(10)
+    assert rig.creates == []
+
+
+def test_an_answer_that_was_cut_off_after_a_call_goes_on_with_its_output(rig: Rig) -> None:
+    rig.turn()
+    rig.created("r1", ours=False)
+    rig.audio()
+    rig.calls("c1")
+    rig.model(realtime.ResponseDone(realtime.Response(id="r1", status="incomplete")))
+    assert rig.creates == []
+    assert rig.troubles == ["response incomplete: no reason given"]
+    rig.returns()
+    assert len(rig.creates) == 1
+
+
+def test_a_goodbye_that_was_cut_off_is_the_end(rig: Rig) -> None:
+    rig.hang_up()
+    cut(rig, ours=True)
+    assert len(rig.creates) == 1
+    rig.wait(3)
+    rig.assert_over("agent")
+
+
+def test_half_a_call_does_not_run(rig: Rig) -> None:
+    rig.turn()
+    rig.created("r1", ours=False)
+    rig.calls("c1", status="incomplete")
+    rig.model(realtime.ResponseDone(realtime.Response(id="r1", status="incomplete", output=[function_call("c1")])))
+    assert rig.events(ToolCalled) == []
+    assert len(rig.creates) == 1  # it brought nothing
+
+
+# --- text where audio is due ---
+
+
+def write(rig: Rig, response: str, *, ours: bool) -> None:
+    rig.created(response, ours=ours)
+    rig.model(realtime.TextDelta(response_id=response, item_id=f"item_{response}", delta="We open at nine."))
+    rig.done(response)
+
+
+def test_an_answer_in_text_is_told_and_asked_for_aloud(rig: Rig) -> None:
+    rig.turn()
+    write(rig, "r1", ours=False)
+    assert "in text where audio is due" in rig.troubles[0]
+    (create,) = rig.creates
+    assert (create.response or {})["output_modalities"] == ["audio"]
+    rig.heard("r2")
+    rig.turn("u2")
+    rig.heard("r3", ours=False)
+    assert len(rig.creates) == 1
+
+
+def test_an_answer_in_text_that_user_code_asked_for_is_one(rig: Rig) -> None:
+    rig.bridge.conversation.respond({"output_modalities": ["text"]})
+    rig.bridge.move_on(rig.now)
+    rig.flush()
+    write(rig, "r1", ours=True)
+    rig.wait(10)
+    assert (len(rig.creates), rig.troubles) == (1, [])
+
+
+def test_text_of_a_response_before_says_nothing_of_this_one(rig: Rig) -> None:
+    rig.says(100, ours=False)
+    rig.created("r2")
+    rig.model(realtime.TextDelta(response_id="r1", item_id="i1", delta="?"))
+    rig.done("r2")
+    assert rig.troubles == []

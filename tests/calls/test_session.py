@@ -170,7 +170,7 @@ async def test_a_frame_is_measured_now_and_then_in_both_directions(monkeypatch: 
         await shell.until(lambda: len(shell.models[0].sent) == 11)
         assert measured == ["to_model"] * 2
         shell.models[0].says("response.created", response={"id": "r1"})
-        shell.models[0].speaks(5)
+        shell.models[0].speaks(6)  # the first delta is not on the fast path
         await shell.until(lambda: len(measured) == 3)
     assert measured[2] == "to_caller"
 
