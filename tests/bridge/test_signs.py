@@ -680,3 +680,20 @@ def test_what_is_remembered_is_bounded() -> None:
 
 def test_an_answered_turn_is_a_turn() -> None:
     assert issubclass(AnsweredTurn, Committed)
+
+
+def test_a_call_whose_arguments_never_came_does_not_run(rig: Rig) -> None:
+    rig.created("r1")
+    item = Item(id="f1", type="function_call", status="in_progress", call_id="c1", name="look_up")
+    rig.model(OutputItemAdded(item=item, response_id="r1"))
+    rig.audio()
+    rig.done("r1")
+    assert runs(rig) == []
+
+
+def test_a_response_that_bears_the_id_of_a_discarded_one_is_heard(rig: Rig) -> None:
+    rig.created("r1", ours=False)
+    rig.interrupt()
+    rig.wait(5)  # no end of it came
+    rig.says(100, ours=False)
+    assert rig.media_ms() == 100
