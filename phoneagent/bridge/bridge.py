@@ -9,6 +9,7 @@ unsent) · THINKING (a response is requested or active, or a tool runs) · CALLE
 
 | floor                    | input                          | what happens                                             |
 |--------------------------|--------------------------------|----------------------------------------------------------|
+| any                      | any event of the model         | what it means is made of its first sign (`signs`)        |
 | any                      | response.created               | active; cancelled at once if interrupted meanwhile, if   |
 |                          |                                | speech is on and may interrupt, or if CLOSING and it is  |
 |                          |                                | not our goodbye (`responses`, `conversation`)            |
@@ -24,7 +25,7 @@ unsent) · THINKING (a response is requested or active, or a tool runs) · CALLE
 | any                      | tool returned                  | its output is posted at once; after the last one: owed   |
 | THINKING, neither speaks | a tool takes long              | its filler is said, once (`toolcalls`)                   |
 | no response, turn over   | an answer is owed, not CLOSING | one response.create (`responses`)                        |
-| any                      | response.done, the active one  | none; failed or empty: owed again, once (`model_errors`) |
+| any                      | response.done, the active one  | none; failed or empty: owed again; cut off: goes on      |
 | speech on                | no media for 750 ms            | silence is made up (`caller`)                            |
 | any                      | no media for 15 s              | the line is lost (`caller`)                              |
 | any                      | the session is lost            | the next one goes on where it stopped (`renewal`)        |
