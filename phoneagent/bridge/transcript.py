@@ -9,32 +9,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from phoneagent.bridge.heard import heard_part
 from phoneagent.bridge.playback import Outcome
 from phoneagent.events import Turn
 
 MAX_TURNS = 10_000
 """Far more than a call has; beyond it the oldest are forgotten."""
 
-SLOWEST_CHARS_PER_MS = 1 / 60
-"""About 16 characters a second: how fast speech is taken to be while its length is not known yet."""
-
 TEXT_MS = 5_000
 """How long the text of a turn of the caller's may take; not every session has a recogniser."""
-
-
-def heard_part(text: str, heard_ms: int, said_ms: int, *, complete: bool) -> str:
-    """Estimate which beginning of `text` was heard, cut back to whole words.
-
-    Words run ahead of their audio: as long as the audio is not `complete`, `said_ms` is not the length of the whole
-    text, so the length of the text counts if it is longer.
-    """
-    length = float(said_ms) if complete else max(said_ms, len(text) / SLOWEST_CHARS_PER_MS)
-    if heard_ms >= length:
-        return text
-    end = int(len(text) * heard_ms / length)
-    while end > 0 and not text[end].isspace():
-        end -= 1
-    return text[:end].rstrip()
 
 
 @dataclass(slots=True)

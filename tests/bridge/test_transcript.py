@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from phoneagent.bridge import transcript
 from phoneagent.bridge.playback import Outcome
-from phoneagent.bridge.transcript import TEXT_MS, Transcript, heard_part
+from phoneagent.bridge.transcript import TEXT_MS, Transcript
 from phoneagent.events import Turn
 
 
@@ -17,40 +15,6 @@ def end(
 ) -> Turn:
     assert cut is (heard < said)
     return log.agent_turn(Outcome(item, 0, heard, said, complete=True), now)
-
-
-# --- what was heard of a text ---
-
-
-def test_half_of_the_audio_is_half_of_the_text_in_whole_words() -> None:
-    assert heard_part("one two three four", 500, 1000, complete=True) == "one two"
-    assert heard_part("one two three four", 400, 1000, complete=True) == "one two"
-    assert heard_part("one two three four", 100, 1000, complete=True) == ""
-
-
-def test_all_of_the_audio_is_all_of_the_text() -> None:
-    assert heard_part("one two", 1000, 1000, complete=True) == "one two"
-
-
-def test_nothing_heard_is_no_text() -> None:
-    assert heard_part("one two", 0, 1000, complete=True) == ""
-
-
-def test_words_run_ahead_of_audio_that_is_not_complete() -> None:
-    text = "word " * 20  # 100 characters, about 6 s of speech
-    assert heard_part(text, 500, 500, complete=False) == "word"
-    assert heard_part(text, 500, 500, complete=True) == text
-
-
-@given(st.text(), st.integers(0, 10_000), st.integers(0, 10_000), st.booleans())
-def test_what_was_heard_is_a_beginning_of_what_was_said(text: str, heard: int, said: int, complete: bool) -> None:
-    assert text.startswith(heard_part(text, heard, said, complete=complete))
-
-
-@given(st.text(), st.integers(0, 5000), st.integers(0, 5000), st.integers(0, 5000))
-def test_hearing_more_is_never_less_text(text: str, heard: int, more: int, said: int) -> None:
-    less = heard_part(text, heard, said, complete=True)
-    assert len(heard_part(text, heard + more, said, complete=True)) >= len(less)
 
 
 # --- the caller ---
