@@ -23,6 +23,24 @@ _T = TypeVar("_T")
 _free = threading.Semaphore(MAX_THREADS)
 
 
+def takes(function: Callable[..., Any], count: int, *names: str) -> bool:
+    """Tell whether a function can be called with so many arguments, and with arguments of these names.
+
+    True where the function does not show its parameters, as some that are written in C.
+    """
+    try:
+        signature = inspect.signature(function)
+    except ValueError:
+        return True
+    except TypeError:
+        return False
+    try:
+        signature.bind(*[None] * count, **dict.fromkeys(names))
+    except TypeError:
+        return False
+    return True
+
+
 async def call_user(function: Callable[..., Any], *args: Any) -> Any:
     """Call a user's function, an async one here and a plain one in a thread, and return its result.
 
