@@ -24,7 +24,7 @@ from phoneagent.agent.schemas import problem_of, written_out
 from phoneagent.agent.signatures import parameters_of, read_signature
 from phoneagent.bridge.scripts import begin_of, tokens_of
 from phoneagent.errors import DefinitionError, ToolError
-from phoneagent.usercode import run_in_thread, takes
+from phoneagent.usercode import run_in_thread, signature_problem
 
 log = logging.getLogger("phoneagent.agent.tools")
 
@@ -93,14 +93,7 @@ class Tool:
             )
         if not is_text(self.description):
             raise DefinitionError(f"tool {self.name!r} has description={self.description!r}: write text")
-        if not _is_seconds(self.timeout) or self.timeout == 0:
-            raise DefinitionError(f"tool {self.name!r} has timeout={self.timeout!r}: it must be more than 0 seconds")
-        if not _is_seconds(self.filler_after):
-            raise DefinitionError(
-                f"tool {self.name!r} has filler_after={self.filler_after!r}: it must be 0 seconds or more"
-            )
-        if self.filler is not None and not (is_text(self.filler) and self.filler.strip()):
-            raise DefinitionError(f"tool {self.name!r} has filler={self.filler!r}: write what the agent says, or None")
+        check_pace(f"tool {self.name!r}", timeout=self.timeout, filler=self.filler, filler_after=self.filler_after)
         self._check_parameters()
         self._check_handler()
         if len(self.description) > MAX_DESCRIPTION_CHARS:
@@ -110,7 +103,7 @@ class Tool:
                 len(self.description),
                 MAX_DESCRIPTION_CHARS,
             )
-            object.__setattr__(self, "description", begin_of(self.description, MAX_DESCRIPTION_CHARS - 1) + "…")
+            object.__setattr__(self, "description", shortened(self.description))
         object.__setattr__(self, "tokens", tokens_of(json.dumps(self.definition(), ensure_ascii=False)))
 
     def _check_parameters(self) -> None:
@@ -133,11 +126,10 @@ class Tool:
         if self.call_parameter is None and "call" in parameters_of(self.handler, self.name):
             object.__setattr__(self, "call_parameter", "call")
         named = () if self.call_parameter is None else (self.call_parameter,)
-        if not takes(self.handler, 1, *named):
-            raise DefinitionError(
-                f"tool {self.name!r} has a handler that cannot be called with the arguments: write def handler("
-                "arguments) or def handler(arguments, call)"
-            )
+        if not inspect.isgeneratorfunction(self.handler):  # of one of those we make a list
+            problem = signature_problem(self.handler, "arguments", named=named)
+            if problem is not None:
+                raise DefinitionError(f"tool {self.name!r} has a handler that {problem}")
 
     def definition(self) -> dict[str, Any]:
         """Return the tool in the shape that the Realtime API takes."""
@@ -308,6 +300,25 @@ def _watched(work: Coroutine[Any, Any, Any], report_block: Callable[[float], Non
             value = yield awaited
         except BaseException as raised:  # noqa: BLE001 - the coroutine gets it
             error = raised
+
+
+def shortened(description: str) -> str:
+    """Return a description that is too long as far as a server takes it."""
+    return begin_of(description, MAX_DESCRIPTION_CHARS - 1) + "…"
+
+
+def check_pace(owner: str, *, timeout: float, filler: str | None, filler_after: float) -> None:
+    """Check how long a tool may take, and what is said meanwhile.
+
+    Raises:
+        DefinitionError: one of them cannot be used; the message begins with `owner`.
+    """
+    if not _is_seconds(timeout) or timeout == 0:
+        raise DefinitionError(f"{owner} has timeout={timeout!r}: it must be more than 0 seconds")
+    if not _is_seconds(filler_after):
+        raise DefinitionError(f"{owner} has filler_after={filler_after!r}: it must be 0 seconds or more")
+    if filler is not None and not (is_text(filler) and filler.strip()):
+        raise DefinitionError(f"{owner} has filler={filler!r}: write what the agent says, or None")
 
 
 def _is_seconds(value: object) -> bool:

@@ -122,6 +122,12 @@ def tokens_of(text: str) -> int:
     return math.ceil(sum(1 / script_of(char).chars_per_token for char in text))
 
 
+def begin_of_tokens(text: str, max_tokens: int) -> str:
+    """Return the beginning of a text that is about so many tokens, cut between two characters."""
+    costs = accumulate(1 / script_of(char).chars_per_token for char in text)
+    return begin_of(text, sum(1 for _ in takewhile(lambda cost: cost <= max_tokens, costs)))
+
+
 def char_ms(char: str) -> int:
     """Estimate how long a character takes to say; its first code point tells."""
     return _DIGIT_MS if char.isdecimal() else script_of(char).char_ms

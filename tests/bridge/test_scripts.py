@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from phoneagent.bridge.scripts import LATIN, begin_of, char_ms, chars_of, script_of, tokens_of
+from phoneagent.bridge.scripts import LATIN, begin_of, begin_of_tokens, char_ms, chars_of, script_of, tokens_of
 
 
 @pytest.mark.parametrize(
@@ -72,6 +72,11 @@ def test_a_sentence_takes_about_as_long_as_it_is_spoken(text: str, seconds: floa
 )
 def test_tokens_are_more_in_other_scripts(text: str, fewest: int, most: int) -> None:
     assert fewest <= tokens_of(text) <= most
+
+
+@pytest.mark.parametrize(("text", "begin"), [("four" * 5, "four" * 3), ("é" * 20, "é" * 12), ("ab", "ab"), ("", "")])
+def test_a_beginning_of_so_many_tokens(text: str, begin: str) -> None:
+    assert begin_of_tokens(text, 3) == begin
 
 
 def test_every_code_point_has_a_script() -> None:
