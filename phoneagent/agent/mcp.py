@@ -84,7 +84,9 @@ class McpServer:
             raise DefinitionError(f"MCP server {self.label!r} has a malformed url: write https://…")
         for name in ("description", "authorization"):
             if (value := getattr(self, name)) is not None and not is_text(value):
-                raise DefinitionError(f"MCP server {self.label!r} has a {name} of {type(value).__name__}: write text")
+                raise DefinitionError(
+                    f"MCP server {self.label!r} has {name} of type {type(value).__name__}: write text"
+                )
         _check_texts(self.label, "headers", self.headers)
         _check_names(self.label, self.allowed_tools)
         if self.authorization is not None and any(name.lower() == "authorization" for name in self.headers):
