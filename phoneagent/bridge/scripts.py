@@ -11,6 +11,7 @@ several code points, which must not be torn apart. (Unicode's rules for it, UAX 
 from __future__ import annotations
 
 import math
+import re
 import unicodedata
 from bisect import bisect_right
 from collections.abc import Iterator
@@ -98,6 +99,9 @@ _RANGES: tuple[tuple[int, Script], ...] = (
 
 _STARTS = tuple(start for start, _ in _RANGES)
 
+_PIECES = re.compile(
+    "(?P<space> )|(?P<word>[A-Za-z\u00c0-\u024f]+)|(?P<number>[0-9]+)|(?P<marks>[!-/:-@[-`{-~]+)|(?P<gap>\\s+)|(?P<other>.)"
+)
 _MARKS = frozenset({"Mn", "Mc", "Me", "Cf"})
 _PICTURES = frozenset({"So", "Sm", "Sk"})
 _ZERO_WIDTH_JOINER = "\u200d"
@@ -117,15 +121,33 @@ def script_of(char: str) -> Script:
 
 def tokens_of(text: str) -> int:
     """Estimate how many tokens a text is for a model."""
-    if text.isascii():
-        return math.ceil(len(text) / LATIN.chars_per_token)
-    return math.ceil(sum(1 / script_of(char).chars_per_token for char in text))
+    return math.ceil(sum(cost for _, cost in _tokens(text)))
 
 
 def begin_of_tokens(text: str, max_tokens: int) -> str:
     """Return the beginning of a text that is about so many tokens, cut between two characters."""
-    costs = accumulate(1 / script_of(char).chars_per_token for char in text)
-    return begin_of(text, sum(1 for _ in takewhile(lambda cost: cost <= max_tokens, costs)))
+    costs = accumulate(_tokens(text), lambda one, two: (two[0], one[1] + two[1]))
+    return begin_of(text, max((end for end, _ in takewhile(lambda each: each[1] <= max_tokens, costs)), default=0))
+
+
+def _tokens(text: str) -> Iterator[tuple[int, float]]:
+    """Return where each piece of a text ends that a tokenizer would not join with the next one, and its tokens."""
+    for piece in _PIECES.finditer(text):
+        length = len(piece[0])
+        match piece.lastgroup:
+            case "space":  # it belongs to the word after it
+                cost = 0.0
+            case "word":
+                cost = math.ceil(length / 8)
+            case "gap":
+                cost = 1.0
+            case "number":
+                cost = math.ceil(length / 3)
+            case "marks":
+                cost = math.ceil(length / 2)
+            case _:
+                cost = 1 / script_of(piece[0]).chars_per_token
+        yield piece.end(), cost
 
 
 def char_ms(char: str) -> int:

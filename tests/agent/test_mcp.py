@@ -146,7 +146,7 @@ async def test_what_the_session_has_no_room_for_is_left_out_and_told_once(
     monkeypatch.setattr(server, "ready", ready)
     many = [listed(f"tool_{number}", description="word " * 200) for number in range(100)]
     server.tools = await server._list(cast("Any", Lister(listed("own"), *many)))
-    agent = Agent(instructions="x" * 4 * 10_000, tools=[server, own])
+    agent = Agent(instructions="word " * 10_000, tools=[server, own])
     for _ in range(2):
         await agent.instructions_for(CALL)
     offered = agent.all_tools

@@ -72,7 +72,7 @@ def test_a_tool_without_an_output_may_have_run() -> None:
 
 
 def test_of_a_very_long_call_the_end_is_told_and_a_tool_keeps_its_output() -> None:
-    turns = tuple(said("caller", f"{number} " + "x" * 1000, number * 1000) for number in range(100))
+    turns = tuple(said("caller", f"{number} " + "word " * 250, number * 1000) for number in range(100))
     items = told(Past(turns=turns, tools=(tool(99_500, "done"),)))
     assert 40 < len(items) < 50
     assert sum(tokens_of(text) for *_, text in items) < MAX_TOKENS

@@ -68,15 +68,37 @@ def test_a_sentence_takes_about_as_long_as_it_is_spoken(text: str, seconds: floa
 
 
 @pytest.mark.parametrize(
-    ("text", "fewest", "most"), [("", 0, 0), ("four", 1, 1), ("word " * 800, 900, 1100), ("予約" * 500, 700, 1000)]
+    ("text", "tokens"),
+    [
+        ("", 0),
+        ("The table for two people is free at seven tomorrow.", 11),
+        ("Your reservation number is 4711-2026, isn't it?", 16),
+        ('{"price": 12.50, "currency": "EUR"}', 13),
+        ("\n\n    - one\n    - two\n", 7),
+        ("ご予約は明日の午後七時に二名様で承りました。", 17),
+        ("안녕하세요 무엇을 도와드릴까요", 9),
+        ("مرحبا، كيف يمكنني مساعدتك اليوم؟", 12),
+        ("Grüße aus Österreich", 4),
+    ],
 )
-def test_tokens_are_more_in_other_scripts(text: str, fewest: int, most: int) -> None:
-    assert fewest <= tokens_of(text) <= most
+def test_what_a_text_costs_in_tokens(text: str, tokens: int) -> None:
+    assert tokens_of(text) == tokens
 
 
-@pytest.mark.parametrize(("text", "begin"), [("four" * 5, "four" * 3), ("é" * 20, "é" * 12), ("ab", "ab"), ("", "")])
+@pytest.mark.parametrize(
+    ("text", "begin"),
+    [("four " * 5, "four " * 3), ("予約" * 20, "予約予"), ("ab", "ab"), ("", ""), ("a👍🏽👍🏽", "a👍🏽")],
+)
 def test_a_beginning_of_so_many_tokens(text: str, begin: str) -> None:
     assert begin_of_tokens(text, 3) == begin
+
+
+@given(st.text(), st.integers(0, 20))
+def test_a_beginning_costs_no_more_than_it_may(text: str, most: int) -> None:
+    begin = begin_of_tokens(text, most)
+    assert text.startswith(begin)
+    assert tokens_of(begin) <= most
+    assert begin == text or tokens_of(text) > most or not tokens_of(text[len(begin) :])
 
 
 def test_every_code_point_has_a_script() -> None:
