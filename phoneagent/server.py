@@ -87,6 +87,8 @@ class PhoneApp(Starlette):
                 raise DefinitionError(f"PhoneApp has a {type(each).__name__} as an endpoint: write Endpoint.gateway(…)")
         if endpoint is not None and endpoints:
             raise DefinitionError("PhoneApp has both endpoint= and endpoints=: list them all in endpoints=, in order")
+        if settings is not None and not isinstance(settings, Settings):
+            raise DefinitionError(f"PhoneApp has settings of type {type(settings).__name__}: write Settings(…)")
         for model, price in (prices or {}).items():
             if not isinstance(price, Price):
                 raise DefinitionError(f"PhoneApp has the price {price!r} for {model!r}: write Price(…)")

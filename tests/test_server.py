@@ -73,6 +73,7 @@ def in_pieces(call: Call) -> Iterator[Agent]:
         ({"agent": lambda: AGENT}, r"a function that chooses the agent and cannot be called .*: let it take \(call\)"),
         ({"agent": Agent}, r"a function that chooses the agent and cannot be called"),
         ({"agent": in_pieces}, "a function that chooses the agent and is a generator: return the value"),
+        ({"settings": {"public_url": "x"}}, r"PhoneApp has settings of type dict: write Settings\(…\)"),
         ({"prices": {"m": 5}}, r"PhoneApp has the price 5 for 'm': write Price\(…\)"),
     ],
 )

@@ -54,7 +54,8 @@ _SHAPE: dict[str, type | tuple[type, ...]] = {
 class Agent:
     """An agent that answers the phone.
 
-    `instructions` may be a function of the call (today's date, the caller's name), plain or async.
+    `instructions` may be a function of the call (today's date, the caller's name), plain or async. Together with the
+    tools they may have about 16,000 tokens: text that is longer is refused here, and what a function returns is cut.
 
     `greeting` is said first, word for word; without one the agent waits for the caller. The caller cannot interrupt the
     greeting unless `greeting_interruptible`. With `barge_in=False` the caller never interrupts the agent; what they say
@@ -69,6 +70,10 @@ class Agent:
     the one that reports what a tool returned, so they rarely suit a call.
 
     `extra` is merged into the session configuration last: use it for options that are newer than this package.
+
+    Raises:
+        DefinitionError: an option has the wrong type, a function cannot be called as it would be, two tools have one
+            name, or the Realtime API would refuse the session.
     """
 
     name: str = "agent"
@@ -111,6 +116,8 @@ class Agent:
         if self.tool_choice not in (choices := (*TOOL_CHOICES, *tools)):
             known = ", ".join(map(repr, choices))
             raise DefinitionError(f"agent {self.name!r} has tool_choice={self.tool_choice!r}: choose one of {known}")
+        if self.tool_choice == "required" and not self.tools and not self.handoffs:
+            raise DefinitionError(f"agent {self.name!r} has tool_choice='required' and no tools: write 'auto'")
         self._check_session()
 
     def _check_values(self) -> None:

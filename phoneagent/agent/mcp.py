@@ -52,6 +52,9 @@ HTTP_SECONDS = 10.0
 MAX_TOLD = 200
 """How many different complaints about a server's tools are logged."""
 
+MAX_NAMED = 20
+"""How many of a server's tools are named where one that is wanted is not among them."""
+
 MAX_PAGES = 20
 """How many pages of a server's list of tools are read."""
 
@@ -64,6 +67,9 @@ class McpServer:
 
     A phone call has no operator to approve tool calls, so by default none needs approval (`"never"`). If
     `require_approval` is a list, the tools in it need approval, and each call of one is refused.
+
+    Raises:
+        DefinitionError: an option has the wrong type, or the provider would refuse it.
     """
 
     label: str
@@ -138,6 +144,12 @@ class LocalMcpServer:
     The model may see the `allowed_tools` of the server, None for all of them. `timeout` (seconds), `filler` and
     `filler_after` (seconds) are as for any tool. If the server dies, the next tool call starts it, or connects to it,
     again.
+
+    What the Realtime API refuses is cut or left out, and logged once: descriptions of more than 1024 characters,
+    schemas that are not objects or that are malformed, and tools for which the session has no room.
+
+    Raises:
+        DefinitionError: an option has the wrong type, or the `mcp` package is not installed.
     """
 
     def __init__(
@@ -228,10 +240,12 @@ class LocalMcpServer:
 
     async def _list(self, client: mcp.Client) -> tuple[Tool, ...]:
         found: dict[str, Tool] = {}
+        seen: set[str] = set()
         cursor: str | None = None
         for _ in range(MAX_PAGES):
             page = await client.list_tools(cursor=cursor)
             for listed in page.tools:
+                seen.add(listed.name)
                 if self._allowed is None or listed.name in self._allowed:
                     try:
                         tool = self._tool(listed)
@@ -244,6 +258,10 @@ class LocalMcpServer:
             cursor = page.next_cursor
             if cursor is None:
                 break
+        if missing := (self._allowed or frozenset()) - seen:
+            self.tell(
+                f"allowed_tools has {sorted(missing)}, which the server does not: it has {sorted(seen)[:MAX_NAMED]}"
+            )
         return tuple(found.values())
 
     def _tool(self, listed: mcp.Tool) -> Tool:

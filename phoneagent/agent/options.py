@@ -1,7 +1,8 @@
 """An agent's options for its model session: voice, turn-taking, hearing and limits.
 
-Each option is a small value that is checked where it is written. Each writes its own part of the session in GA's shape.
-Fields that a model or the beta dialect does not accept are left out when the session opens, and that is reported.
+Each option is a small value that is checked where it is written; a mistake is a `DefinitionError`. Each writes its own
+part of the session in GA's shape. Fields that a model or the beta dialect does not accept are left out when the session
+opens, and that is reported.
 
 Source: OpenAI's Realtime API reference, `session.update`.
 """

@@ -160,9 +160,7 @@ class Tool:
         return json.dumps(given, sort_keys=True) if isinstance(given, dict) else None
 
     async def run(self, call: Call, arguments: Arguments) -> str:
-        """Run the tool with the model's arguments and return its output. A failure is also an output.
-
-        Nothing is raised.
+        """Run the tool with the model's arguments and return its output. Nothing is raised: a failure is an output too.
 
         A tool that keeps running after its cancellation is left running in the background, as a thread would be.
         """
@@ -365,8 +363,9 @@ def tool(
 ) -> Tool | Callable[[Handler], Tool]:
     """Make a function a tool that the model may call.
 
-    The JSON schema comes from the signature (annotate as for pydantic), the description from the docstring. A parameter
-    annotated `Call` gets the live call and is not in the schema. Plain functions run in a thread.
+    The JSON schema comes from the signature (annotate as for pydantic), the description from the docstring, of which
+    the model gets 1024 characters. A parameter annotated `Call`, or named `call` without an annotation, gets the live
+    call and is not in the schema. Plain functions run in a thread.
 
     The model gets what the function returns: a string as it is, any other value as JSON. Raise `ToolError` to tell the
     model what went wrong. Any other exception is logged, and the model learns only that the tool failed. After
@@ -381,7 +380,7 @@ def tool(
     silence.
 
     Raises:
-        DefinitionError: the signature cannot be turned into a schema.
+        DefinitionError: the signature cannot be turned into a schema, or an option cannot be used.
     """
 
     def make(function: Handler) -> Tool:

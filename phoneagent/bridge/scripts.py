@@ -100,8 +100,11 @@ _RANGES: tuple[tuple[int, Script], ...] = (
 _STARTS = tuple(start for start, _ in _RANGES)
 
 _PIECES = re.compile(
-    "(?P<space> )|(?P<word>[A-Za-z\u00c0-\u024f]+)|(?P<number>[0-9]+)|(?P<marks>[!-/:-@[-`{-~]+)|(?P<gap>\\s+)|(?P<other>.)"
+    "(?P<space> )|(?P<word>[A-Za-z\u00c0-\u024f]+)|(?P<number>[0-9]+)|(?P<marks>[!-/:-@[-`{-~]+)|(?P<gap>\\s+)"
+    "|(?P<other>.)"
 )
+"""What a tokenizer joins: at most a word, a number, or a few marks."""
+
 _MARKS = frozenset({"Mn", "Mc", "Me", "Cf"})
 _PICTURES = frozenset({"So", "Sm", "Sk"})
 _ZERO_WIDTH_JOINER = "\u200d"

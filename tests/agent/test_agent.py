@@ -169,6 +169,7 @@ async def test_instructions_of_a_function_that_are_too_long_are_cut_and_told(
     ("options", "words"),
     [
         ({"tool_choice": "divide"}, "tool_choice='divide': choose one of 'auto', 'none', 'required', 'add'"),
+        ({"tool_choice": "required", "tools": []}, "has tool_choice='required' and no tools: write 'auto'"),
         ({"turns": "server_vad"}, "turns='server_vad': make it a Turns"),
         ({"hearing": "fr"}, "hearing='fr': make it a Hearing"),
         ({"limits": 500}, "limits=500: make it a Limits"),

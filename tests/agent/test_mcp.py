@@ -162,6 +162,15 @@ async def test_what_the_session_has_no_room_for_is_left_out_and_told_once(
     assert "tool_99 (the session has no room for it)" in message
 
 
+async def test_a_tool_that_is_allowed_and_does_not_exist_is_told(caplog: pytest.LogCaptureFixture) -> None:
+    server = LocalMcpServer("shop", command=["run"], allowed_tools=["look", "bye"])
+    (found,) = await server._list(cast("Any", Lister(listed("look"), listed("buy"))))
+    assert found.name == "look"
+    assert caplog.messages == [
+        "MCP server shop: allowed_tools has ['bye'], which the server does not: it has ['buy', 'look']"
+    ]
+
+
 def test_what_is_told_of_a_server_is_bounded(caplog: pytest.LogCaptureFixture) -> None:
     server = LocalMcpServer("shop", command=["run"])
     for number in range(2 * MAX_TOLD):
