@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import json
 import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -168,7 +169,7 @@ class Agent:
             if not isinstance(node, kinds):
                 raise DefinitionError(f"agent {self.name!r} has an `extra` that makes {path} {node!r}: leave that out")
         tools = json.dumps(session["tools"], ensure_ascii=False)
-        if (tokens := tokens_of(session["instructions"]) + tokens_of(tools)) > MAX_TOKENS:
+        if (tokens := _instructions_tokens(session["instructions"]) + tokens_of(tools)) > MAX_TOKENS:
             raise DefinitionError(
                 f"agent {self.name!r} has instructions and tools of about {tokens} tokens, and the Realtime API takes "
                 f"{MAX_TOKENS}: shorten them, or let a tool return the long texts"
@@ -191,7 +192,7 @@ class Agent:
         """Return the tools by name, and of each MCP server those that are left out, with the reason."""
         tools = {each.name: each for each in self.tools if isinstance(each, Tool)}
         tools |= {each.name: each for each in map(hand_off_tool, map(name_of, self.handoffs))}
-        fixed = tokens_of(self.instructions) if isinstance(self.instructions, str) else MAX_TOKENS // 2
+        fixed = _instructions_tokens(self.instructions) if isinstance(self.instructions, str) else MAX_TOKENS // 2
         room = MAX_TOKENS - fixed - sum(each.tokens for each in tools.values())
         left_out: dict[LocalMcpServer, list[str]] = {}
         for server in self._local:
@@ -245,18 +246,8 @@ class Agent:
         if not isinstance(text, str):
             kind = type(text).__name__
             raise DefinitionError(f"agent {self.name!r} has an instructions function that returned {kind}: return text")
-        text, room = sendable(text), MAX_TOKENS - sum(each.tokens for each in self.all_tools)
-        if (tokens := tokens_of(text)) > room:
-            log.error(
-                "agent %r has an instructions function that returned about %d tokens: the model gets the first %d, as "
-                "the Realtime API takes no more",
-                self.name,
-                tokens,
-                room,
-                extra={"call_sid": call.sid},
-            )
-            text = begin_of_tokens(text, room)
-        return text
+        room = MAX_TOKENS - sum(each.tokens for each in self.all_tools)
+        return _fitted(sendable(text), room, f"agent {self.name!r} has an instructions function that returned", call)
 
     def session(self, instructions: str, *, written: bool = False) -> dict[str, Any]:
         """Return the session configuration of the Realtime API, in GA's shape.
@@ -309,6 +300,21 @@ class Agent:
         """The session's turn detection, `extra` included; None if your code decides where turns end."""
         found: Mapping[str, Any] | None = self.session("")["audio"]["input"]["turn_detection"]
         return found
+
+
+@functools.lru_cache(maxsize=64)
+def _instructions_tokens(text: str) -> int:
+    """Count a text that is asked about again and again, with each tool call."""
+    return tokens_of(text)
+
+
+def _fitted(text: str, room: int, who: str, call: Call) -> str:
+    """Return text that fits into a session; if it was longer, that is logged: the call must not end for it."""
+    if (tokens := tokens_of(text)) <= room:
+        return text
+    message = "%s about %d tokens: the model gets the first %d, because the Realtime API takes no more"
+    log.error(message, who, tokens, room, extra={"call_sid": call.sid})
+    return begin_of_tokens(text, room)
 
 
 def _is_name(value: object) -> bool:

@@ -41,6 +41,8 @@ class Voice:
 
     def __post_init__(self) -> None:
         _is_text(self, "name")
+        if self.name != self.name.strip():
+            raise _wrong(self, "name", "remove the spaces around it")
         _is_number(self, "speed", 0.25, 1.5)
 
     def session(self) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
+from urllib.parse import unquote
 
 MAX_DEPTH = 64
 """How deep a schema may be nested; a model would not fill in a deeper one."""
@@ -114,10 +115,16 @@ def _parts(schema: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
 
 
 def _resolves(reference: str, root: Mapping[str, Any]) -> bool:
-    start, *keys = reference.split("/")
+    """Tell whether a reference leads to a schema. Some generators let one lead into a list (`#/…/anyOf/1`)."""
+    start, *keys = unquote(reference).split("/")
     node: Any = root
     for key in keys:
-        node = node.get(key.replace("~1", "/").replace("~0", "~")) if isinstance(node, Mapping) else None
+        if isinstance(node, Mapping):
+            node = node.get(key.replace("~1", "/").replace("~0", "~"))
+        elif isinstance(node, list | tuple) and key.isdecimal() and int(key) < len(node):
+            node = node[int(key)]
+        else:
+            return False
     return start == "#" and isinstance(node, Mapping | bool)
 
 

@@ -198,6 +198,7 @@ async def test_instructions_of_a_function_that_are_too_long_are_cut_and_told(
         ({"handoffs": [""]}, "agent 'agent' hands off to '': name another agent"),
         ({"handoffs": ["caf\udce9"]}, "hands off to 'caf.udce9': name another agent"),
         ({"handoffs": ["x" * 201]}, "name another agent"),
+        ({"voice": "marin "}, "Voice.name is 'marin ': remove the spaces around it"),
         ({"voice": "caf\udce9"}, "Voice.name is 'caf.udce9': write text"),
         ({"extra": {"audio": None}}, "an `extra` that makes audio None: leave that out"),
         ({"extra": {"audio": {"input": "pcm"}}}, "an `extra` that makes audio.input 'pcm': leave that out"),
