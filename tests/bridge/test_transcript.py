@@ -139,6 +139,23 @@ def test_what_comes_after_an_interruption_was_not_heard() -> None:
     assert "welcome" not in turn.heard_text
 
 
+def test_of_a_text_that_comes_after_all_audio_the_part_is_estimated_that_was_heard() -> None:
+    log = Transcript()
+    assert end(log, heard=1000, said=4000, cut=True).text == ""
+    log.agent_words("i1", "Good evening,")
+    log.agent_text("i1", "Good evening, and welcome to this long tale of two cities, my friend.")
+    (turn,) = log.turns()
+    assert turn.text.endswith("my friend.")
+    assert turn.heard_text == "Good evening,"
+
+
+def test_a_turn_in_japanese_is_cut_where_its_audio_was() -> None:
+    log = Transcript()
+    log.agent_text("i1", "明日の午後七時に二名様で、ご予約を承りました。")
+    turn = end(log, heard=2000, said=4000, cut=True)
+    assert (turn.heard_text, turn.interrupted) == ("明日の午後七時に二名", True)
+
+
 def test_turns_are_in_the_order_in_which_they_began() -> None:
     log = Transcript()
     end(log, "i1", now=9000)
