@@ -25,7 +25,7 @@ from phoneagent.agent.call import Call
 from phoneagent.billing.prices import PRICES, Price
 from phoneagent.billing.ratelimits import RateLimitReserve
 from phoneagent.calls.calls import Calls
-from phoneagent.calls.hooks import Hooks
+from phoneagent.calls.hooks import Hooks, kinds_of
 from phoneagent.calls.journal import CallJournal
 from phoneagent.errors import ConfigurationError, DefinitionError
 from phoneagent.events import Event, RateLimitsUpdated
@@ -34,6 +34,7 @@ from phoneagent.settings import Settings
 from phoneagent.store import Store
 from phoneagent.twilio.rest import LiveCalls
 from phoneagent.twilio.verification import Verifier
+from phoneagent.usercode import signature_problem
 from phoneagent.webhooks import AFTER_PATH, MEDIA_PATH, STATUS_PATH, MediaSockets, Webhooks
 from phoneagent.webhooks import VOICE_PATH as VOICE_PATH  # where a number's webhook points
 
@@ -79,11 +80,18 @@ class PhoneApp(Starlette):
     ) -> None:
         if not isinstance(agent, Agent) and not callable(agent):
             raise DefinitionError(f"PhoneApp has agent={agent!r}: give it an Agent, or a function that returns one")
+        if not isinstance(agent, Agent) and (problem := signature_problem(agent, "call")) is not None:
+            raise DefinitionError(f"PhoneApp has a function that chooses the agent and {problem}")
         for each in (*(() if endpoint is None else (endpoint,)), *endpoints):
             if not isinstance(each, Endpoint):  # a URL may contain a key, so only the type is named
                 raise DefinitionError(f"PhoneApp has a {type(each).__name__} as an endpoint: write Endpoint.gateway(…)")
         if endpoint is not None and endpoints:
             raise DefinitionError("PhoneApp has both endpoint= and endpoints=: list them all in endpoints=, in order")
+        if settings is not None and not isinstance(settings, Settings):
+            raise DefinitionError(f"PhoneApp has settings of type {type(settings).__name__}: write Settings(…)")
+        for model, price in (prices or {}).items():
+            if not isinstance(price, Price):
+                raise DefinitionError(f"PhoneApp has the price {price!r} for {model!r}: write Price(…)")
         super().__init__(
             routes=[
                 Route(VOICE_PATH, partial(self._answer_webhook, VOICE_PATH), methods=["GET", "POST"]),
@@ -129,6 +137,8 @@ class PhoneApp(Starlette):
         Several kinds are joined by `|`. Hooks never delay a call. For each call they run in order, one at a time, with
         10 s for each event; a failure is logged.
         """
+
+        kinds_of(kinds)  # report a mistake here: `@app.on` without parentheses would register nothing
 
         def register(hook: _Hook) -> _Hook:
             self._hooks.add(kinds, hook)

@@ -12,7 +12,7 @@ import asyncio
 import contextvars
 import inspect
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any, TypeVar
 
@@ -21,6 +21,25 @@ MAX_THREADS = 256
 
 _T = TypeVar("_T")
 _free = threading.Semaphore(MAX_THREADS)
+
+
+def signature_problem(function: Callable[..., Any], *positional: str, named: Sequence[str] = ()) -> str | None:
+    """Return why a user's function would fail in every call; None if nothing shows that.
+
+    It gets arguments by position, which are named here for the message alone, and others by name.
+    """
+    if inspect.isasyncgenfunction(function) or inspect.isgeneratorfunction(function):
+        return "is a generator: return the value instead of yielding it"
+    try:
+        signature = inspect.signature(function)
+    except (ValueError, TypeError):
+        return None  # written in C, and it does not tell
+    try:
+        signature.bind(*positional, **dict.fromkeys(named))
+    except TypeError as error:
+        wanted = ", ".join((*positional, *named))
+        return f"cannot be called ({error}): let it take ({wanted})"
+    return None
 
 
 async def call_user(function: Callable[..., Any], *args: Any) -> Any:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from starlette.requests import HTTPConnection
 
 from phoneagent import (
     Agent,
+    Call,
     CallEnded,
     CallerSpoke,
     CallStarted,
@@ -59,6 +61,25 @@ def bare(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 def test_what_is_no_agent_is_refused() -> None:
     with pytest.raises(DefinitionError, match="give it an Agent, or a function"):
         PhoneApp("host")  # type: ignore[arg-type]
+
+
+def in_pieces(call: Call) -> Iterator[Agent]:
+    yield AGENT
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"agent": lambda: AGENT}, r"a function that chooses the agent and cannot be called .*: let it take \(call\)"),
+        ({"agent": Agent}, r"a function that chooses the agent and cannot be called"),
+        ({"agent": in_pieces}, "a function that chooses the agent and is a generator: return the value"),
+        ({"settings": {"public_url": "x"}}, r"PhoneApp has settings of type dict: write Settings\(…\)"),
+        ({"prices": {"m": 5}}, r"PhoneApp has the price 5 for 'm': write Price\(…\)"),
+    ],
+)
+def test_what_would_fail_in_every_call_is_refused(given: dict[str, Any], words: str) -> None:
+    with pytest.raises(DefinitionError, match=words):
+        PhoneApp(**{"agent": AGENT, **given})
 
 
 def test_hand_offs_are_checked_before_any_call() -> None:
@@ -110,7 +131,9 @@ def test_a_hook_stays_the_function_it_is() -> None:
 
     assert app_with().on(CallEnded)(hook) is hook
     with pytest.raises(DefinitionError, match="names no event"):
-        app_with().on("CallEnded")(hook)
+        app_with().on("CallEnded")
+    with pytest.raises(DefinitionError, match="names no event"):
+        app_with().on(hook)  # without parentheses
 
 
 # --- observers ---

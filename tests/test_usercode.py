@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import functools
 import subprocess
 import sys
 import threading
+from collections.abc import AsyncIterator, Callable, Iterator
+from typing import Any
 
 import pytest
 
 from phoneagent import usercode
-from phoneagent.usercode import call_user, run_in_thread
+from phoneagent.usercode import call_user, run_in_thread, signature_problem
 
 pytestmark = pytest.mark.anyio
 NAME: contextvars.ContextVar[str] = contextvars.ContextVar("NAME")
@@ -132,3 +135,46 @@ def test_a_process_ends_although_a_tool_and_a_hook_hang() -> None:
     done = subprocess.run([sys.executable, "-c", HANGING], capture_output=True, text=True, timeout=30, check=False)
     assert done.returncode == 0, done.stderr
     assert "took longer than 0.1 s" in done.stdout
+
+
+# --- functions that would fail in every call ---
+
+
+def no_arguments() -> None: ...
+def one(call: object) -> None: ...
+def one_and_more(call: object, more: int = 1) -> None: ...
+def any_arguments(*arguments: object, **named: object) -> None: ...
+def in_pieces(call: object) -> Iterator[int]:
+    yield 1
+
+
+async def in_pieces_later(call: object) -> AsyncIterator[int]:
+    yield 1
+
+
+class Written:
+    def __call__(self, call: object) -> None: ...
+
+
+@pytest.mark.parametrize("function", [one, one_and_more, any_arguments, Written(), len, functools.partial(one), dict])
+def test_functions_that_can_be_called(function: Callable[..., Any]) -> None:
+    assert signature_problem(function, "call") is None
+
+
+@pytest.mark.parametrize(
+    ("function", "problem"),
+    [
+        (no_arguments, "cannot be called (too many positional arguments): let it take (call)"),
+        (functools.partial(one, 1), "cannot be called (too many positional arguments): let it take (call)"),
+        (Written, "cannot be called (too many positional arguments): let it take (call)"),
+        (in_pieces, "is a generator: return the value instead of yielding it"),
+        (in_pieces_later, "is a generator: return the value instead of yielding it"),
+    ],
+)
+def test_functions_that_cannot_be_called(function: Callable[..., Any], problem: str) -> None:
+    assert signature_problem(function, "call") == problem
+
+
+def test_arguments_by_name() -> None:
+    assert signature_problem(any_arguments, "one", named=["call"]) is None
+    assert signature_problem(one, "one", named=["call"]) is not None

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import json
+import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
-from phoneagent.agent.call import Call, ToolDefinition, sendable
+from phoneagent.agent.call import Call, ToolDefinition, is_text, sendable
 from phoneagent.agent.handoffs import hand_off_tool
 from phoneagent.agent.mcp import START_SECONDS, LocalMcpServer, McpServer
 from phoneagent.agent.options import Hearing, Limits, Turns, Voice
 from phoneagent.agent.tools import Tool
 from phoneagent.bridge.interruption import Interruption
+from phoneagent.bridge.scripts import begin_of_tokens, tokens_of
 from phoneagent.errors import DefinitionError
-from phoneagent.usercode import call_user
+from phoneagent.usercode import call_user, signature_problem
 
 Guardrail: TypeAlias = Callable[[Call, str], "str | Awaitable[str | None] | None"]
 """A function of the call and of the answer's text so far; it returns None, or what the agent should say instead."""
@@ -23,17 +26,37 @@ Guardrail: TypeAlias = Callable[[Call, str], "str | Awaitable[str | None] | None
 Instructions: TypeAlias = str | Callable[[Call], str | Awaitable[str]]
 """The instructions of an agent, or a function that writes them for a call."""
 
+log = logging.getLogger("phoneagent.agent.agent")
+
 TOOL_CHOICES = ("auto", "none", "required")
 
 MAX_TOOLS = 128
 """The Realtime API refuses a session with more."""
+
+MAX_TOKENS = 16_384
+"""The Realtime API refuses a session whose instructions and tools have more; how many they have is estimated."""
+
+MAX_NAME_CHARS = 200
+"""An agent's name is part of what its hand-off tells the model."""
+
+
+_SHAPE: dict[str, type | tuple[type, ...]] = {
+    "audio": Mapping,
+    "audio.input": Mapping,
+    "audio.input.turn_detection": (Mapping, type(None)),
+    "audio.output": Mapping,
+    "instructions": str,
+    "tools": list,
+}
+"""What `extra` must leave as it is."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Agent:
     """An agent that answers the phone.
 
-    `instructions` may be a function of the call (today's date, the caller's name), plain or async.
+    `instructions` may be a function of the call (today's date, the caller's name), plain or async. Together with the
+    tools they may have about 16,000 tokens: text that is longer is refused here, and what a function returns is cut.
 
     `greeting` is said first, word for word; without one the agent waits for the caller. The caller cannot interrupt the
     greeting unless `greeting_interruptible`. With `barge_in=False` the caller never interrupts the agent; what they say
@@ -48,6 +71,10 @@ class Agent:
     the one that reports what a tool returned, so they rarely suit a call.
 
     `extra` is merged into the session configuration last: use it for options that are newer than this package.
+
+    Raises:
+        DefinitionError: an option has the wrong type, a function cannot be called as it would be, two tools have one
+            name, or the Realtime API would refuse the session.
     """
 
     name: str = "agent"
@@ -68,12 +95,15 @@ class Agent:
     def __post_init__(self) -> None:
         """Refuse a mistake here, where it was written, rather than in every call."""
         self._check_values()
+        self._check_functions()
         for each in self.tools:
             if not isinstance(each, Tool | McpServer | LocalMcpServer):
                 raise DefinitionError(f"agent {self.name!r} has {each!r} among its tools: decorate it with @tool")
         for member in self.handoffs:
-            if not isinstance(member, Agent | str) or name_of(member) == self.name:
+            if not isinstance(member, Agent) and not _is_name(member):
                 raise DefinitionError(f"agent {self.name!r} hands off to {member!r}: name another agent")
+            if name_of(member) == self.name:
+                raise DefinitionError(f"agent {self.name!r} hands off to itself: name another agent")
         team_of(self)  # it raises if two agents share a name
         names: set[str] = set()
         tools = [each.name for each in self.tools if isinstance(each, Tool)]
@@ -87,21 +117,24 @@ class Agent:
         if self.tool_choice not in (choices := (*TOOL_CHOICES, *tools)):
             known = ", ".join(map(repr, choices))
             raise DefinitionError(f"agent {self.name!r} has tool_choice={self.tool_choice!r}: choose one of {known}")
+        if self.tool_choice == "required" and not self.tools and not self.handoffs:
+            raise DefinitionError(f"agent {self.name!r} has tool_choice='required' and no tools: write 'auto'")
+        self._check_session()
 
     def _check_values(self) -> None:
         if not isinstance(self.name, str) or not self.name.strip():
             raise DefinitionError(f"an agent has name={self.name!r}: write text that is not empty")
+        if len(self.name) > MAX_NAME_CHARS:
+            raise DefinitionError(f"an agent has a name of {len(self.name)} characters: keep to {MAX_NAME_CHARS}")
         if not isinstance(self.instructions, str) and not callable(self.instructions):
             raise DefinitionError(
                 f"agent {self.name!r} has instructions={self.instructions!r}: write text, or a function that returns it"
             )
-        if not isinstance(self.greeting, str | None):
+        if not isinstance(self.greeting, str | None) or (self.greeting and not self.greeting.strip()):
             raise DefinitionError(f"agent {self.name!r} has greeting={self.greeting!r}: write text, or None")
         for name in ("name", "greeting", "instructions"):
             if isinstance(text := getattr(self, name), str) and sendable(text) != text:
                 raise DefinitionError(f"agent {self.name!r} has a lone surrogate in its {name}: decode it as UTF-8")
-        if self.guardrail is not None and not callable(self.guardrail):
-            raise DefinitionError(f"agent {self.name!r} has guardrail={self.guardrail!r}: pass a function, or None")
         for name in ("tools", "handoffs"):
             if not isinstance(value := getattr(self, name), Sequence) or isinstance(value, str):
                 raise DefinitionError(f"agent {self.name!r} has {name}={value!r}: write a list")
@@ -109,10 +142,38 @@ class Agent:
             if not isinstance(value := getattr(self, name), kind):
                 raise DefinitionError(f"agent {self.name!r} has {name}={value!r}: make it a {kind.__name__}")
         try:
-            json.dumps(dict(self.extra), ensure_ascii=False).encode()
+            json.dumps(dict(self.extra), ensure_ascii=False, allow_nan=False).encode()
         except (TypeError, ValueError, RecursionError) as error:
             raise DefinitionError(f"agent {self.name!r} has an `extra` that is not JSON: {error}") from None
         _ = self._voice
+
+    def _check_functions(self) -> None:
+        """Refuse functions that would fail in every call."""
+        if callable(self.instructions) and (problem := signature_problem(self.instructions, "call")) is not None:
+            raise DefinitionError(f"agent {self.name!r} has an instructions function that {problem}")
+        if self.guardrail is None:
+            return
+        if not callable(self.guardrail):
+            raise DefinitionError(f"agent {self.name!r} has guardrail={self.guardrail!r}: pass a function, or None")
+        if (problem := signature_problem(self.guardrail, "call", "text")) is not None:
+            raise DefinitionError(f"agent {self.name!r} has a guardrail that {problem}")
+
+    def _check_session(self) -> None:
+        """Refuse a session that no server takes, `extra` included. Local MCP servers add their tools later."""
+        fixed = self.instructions if isinstance(self.instructions, str) else ""
+        session = self.session(fixed)
+        for path, kinds in _SHAPE.items():
+            node: Any = session
+            for key in path.split("."):
+                node = node.get(key)
+            if not isinstance(node, kinds):
+                raise DefinitionError(f"agent {self.name!r} has an `extra` that makes {path} {node!r}: leave that out")
+        tools = json.dumps(session["tools"], ensure_ascii=False)
+        if (tokens := _instructions_tokens(session["instructions"]) + tokens_of(tools)) > MAX_TOKENS:
+            raise DefinitionError(
+                f"agent {self.name!r} has instructions and tools of about {tokens} tokens, and the Realtime API takes "
+                f"{MAX_TOKENS}: shorten them, or let a tool return the long texts"
+            )
 
     @property
     def _voice(self) -> Voice:
@@ -125,11 +186,25 @@ class Agent:
         The agent's own tools take precedence: a tool of an MCP server is left out if its name is taken, or if the
         session has no room for it.
         """
+        return tuple(self._offer()[0].values())
+
+    def _offer(self) -> tuple[dict[str, Tool], dict[LocalMcpServer, list[str]]]:
+        """Return the tools by name, and of each MCP server those that are left out, with the reason."""
         tools = {each.name: each for each in self.tools if isinstance(each, Tool)}
         tools |= {each.name: each for each in map(hand_off_tool, map(name_of, self.handoffs))}
+        fixed = _instructions_tokens(self.instructions) if isinstance(self.instructions, str) else MAX_TOKENS // 2
+        room = MAX_TOKENS - fixed - sum(each.tokens for each in tools.values())
+        left_out: dict[LocalMcpServer, list[str]] = {}
         for server in self._local:
-            tools = {each.name: each for each in server.tools} | tools
-        return tuple(tools.values())[-(MAX_TOOLS - len(self._hosted)) :]  # own tools are at the end, so they stay
+            for each in server.tools:
+                if each.name in tools:
+                    left_out.setdefault(server, []).append(f"{each.name} (another tool has that name)")
+                elif len(tools) + len(self._hosted) >= MAX_TOOLS or each.tokens > room:
+                    left_out.setdefault(server, []).append(f"{each.name} (the session has no room for it)")
+                else:
+                    tools[each.name] = each
+                    room -= each.tokens
+        return tools, left_out
 
     @property
     def _hosted(self) -> list[McpServer]:
@@ -141,7 +216,7 @@ class Agent:
 
     def tool(self, name: str) -> Tool | None:
         """Return the tool with that name, None if the agent has none."""
-        return next((each for each in self.all_tools if each.name == name), None)
+        return self._offer()[0].get(name)
 
     async def open(self) -> None:
         """Start the local MCP servers of this agent and of its team, so that the first call does not wait for them."""
@@ -163,13 +238,16 @@ class Agent:
             DefinitionError: the function returned something other than text.
         """
         await asyncio.gather(*(server.ready() for server in self._local))
+        for server, left_out in self._offer()[1].items():
+            server.tell(f"agent {self.name!r} goes without some of its tools: {', '.join(left_out)}")
         if isinstance(self.instructions, str):
             return self.instructions
         text = await call_user(self.instructions, call)
         if not isinstance(text, str):
             kind = type(text).__name__
             raise DefinitionError(f"agent {self.name!r} has an instructions function that returned {kind}: return text")
-        return sendable(text)
+        room = MAX_TOKENS - sum(each.tokens for each in self.all_tools)
+        return _fitted(sendable(text), room, f"agent {self.name!r} has an instructions function that returned", call)
 
     def session(self, instructions: str, *, written: bool = False) -> dict[str, Any]:
         """Return the session configuration of the Realtime API, in GA's shape.
@@ -222,6 +300,25 @@ class Agent:
         """The session's turn detection, `extra` included; None if your code decides where turns end."""
         found: Mapping[str, Any] | None = self.session("")["audio"]["input"]["turn_detection"]
         return found
+
+
+@functools.lru_cache(maxsize=64)
+def _instructions_tokens(text: str) -> int:
+    """Count a text that is asked about again and again, with each tool call."""
+    return tokens_of(text)
+
+
+def _fitted(text: str, room: int, who: str, call: Call) -> str:
+    """Return text that fits into a session; if it was longer, that is logged: the call must not end for it."""
+    if (tokens := tokens_of(text)) <= room:
+        return text
+    message = "%s about %d tokens: the model gets the first %d, because the Realtime API takes no more"
+    log.error(message, who, tokens, room, extra={"call_sid": call.sid})
+    return begin_of_tokens(text, room)
+
+
+def _is_name(value: object) -> bool:
+    return is_text(value) and bool(value.strip()) and len(value) <= MAX_NAME_CHARS
 
 
 def name_of(member: Agent | str) -> str:

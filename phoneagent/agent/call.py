@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, TypeGuard
 
 from phoneagent.errors import DefinitionError
 
@@ -128,3 +128,8 @@ def sendable(text: str) -> str:
     Decoding with "surrogateescape" leaves lone surrogates behind.
     """
     return text.encode("utf-8", "replace").decode()
+
+
+def is_text(value: object) -> TypeGuard[str]:
+    """Tell whether a value is text that a socket can send."""
+    return isinstance(value, str) and sendable(value) == value

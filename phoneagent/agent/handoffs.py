@@ -12,6 +12,7 @@ stay those of the agent that answered the call.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import re
 from collections.abc import Mapping
@@ -23,6 +24,7 @@ INSTRUCTIONS_SECONDS = 5.0
 """How long user functions may take to choose an agent and to write its instructions: the caller waits in silence."""
 
 
+@functools.lru_cache(maxsize=256)
 def hand_off_tool(name: str) -> Tool:
     """Return the tool that hands a call to the agent with that name, as the model sees it.
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import importlib.util
 import logging
+import os
 import re
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -18,7 +19,17 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import pydantic_core
 
-from phoneagent.agent.tools import FILLER_SECONDS, TOOL_SECONDS, Tool
+from phoneagent.agent.call import is_text, sendable
+from phoneagent.agent.schemas import ALTERNATIVES
+from phoneagent.agent.tools import (
+    FILLER_SECONDS,
+    MAX_DESCRIPTION_CHARS,
+    MAX_NAME_CHARS,
+    TOOL_SECONDS,
+    Tool,
+    check_pace,
+    shortened,
+)
 from phoneagent.errors import DefinitionError, ToolError
 
 if TYPE_CHECKING:
@@ -38,6 +49,12 @@ CLOSE_SECONDS = 5.0
 HTTP_SECONDS = 10.0
 """How long connecting over HTTP may take, and sending."""
 
+MAX_TOLD = 200
+"""How many different complaints about a server's tools are logged."""
+
+MAX_NAMED = 20
+"""How many of a server's tools are named where one that is wanted is not among them."""
+
 MAX_PAGES = 20
 """How many pages of a server's list of tools are read."""
 
@@ -50,6 +67,9 @@ class McpServer:
 
     A phone call has no operator to approve tool calls, so by default none needs approval (`"never"`). If
     `require_approval` is a list, the tools in it need approval, and each call of one is refused.
+
+    Raises:
+        DefinitionError: an option has the wrong type, or the provider would refuse it.
     """
 
     label: str
@@ -62,18 +82,29 @@ class McpServer:
     require_approval: Literal["never"] | Sequence[str] = "never"
 
     def __post_init__(self) -> None:
-        if not re.fullmatch(r"[A-Za-z0-9_-]{1,64}", self.label):
+        if not isinstance(self.label, str) or not re.fullmatch(r"[A-Za-z0-9_-]{1,64}", self.label):
             raise DefinitionError(
                 f"MCP server label {self.label!r} cannot be used: 1 to 64 letters, digits, _ and - are allowed"
             )
-        if not re.match(r"https?://[^/]", self.url):
+        if not is_text(self.url) or not re.match(r"https?://[^/]", self.url):
             raise DefinitionError(f"MCP server {self.label!r} has a malformed url: write https://…")
+        for name in ("description", "authorization"):
+            if (value := getattr(self, name)) is not None and not is_text(value):
+                raise DefinitionError(
+                    f"MCP server {self.label!r} has {name} of type {type(value).__name__}: write text"
+                )
+        _check_texts(self.label, "headers", self.headers)
+        _check_names(self.label, self.allowed_tools)
         if self.authorization is not None and any(name.lower() == "authorization" for name in self.headers):
             raise DefinitionError(
                 f"MCP server {self.label!r} has both authorization= and an Authorization header: give one of them"
             )
         if self.require_approval != "never":
-            if isinstance(self.require_approval, str) or self.allowed_tools is None:
+            if (
+                isinstance(self.require_approval, str)
+                or not _are_texts(self.require_approval)
+                or self.allowed_tools is None
+            ):
                 raise DefinitionError(
                     f"MCP server {self.label!r} has require_approval={self.require_approval!r}: write 'never', or a "
                     "list of tools that are all in allowed_tools"
@@ -113,6 +144,12 @@ class LocalMcpServer:
     The model may see the `allowed_tools` of the server, None for all of them. `timeout` (seconds), `filler` and
     `filler_after` (seconds) are as for any tool. If the server dies, the next tool call starts it, or connects to it,
     again.
+
+    What the Realtime API refuses is cut or left out, and logged once: descriptions of more than 1024 characters,
+    schemas that are not objects or that are malformed, and tools for which the session has no room.
+
+    Raises:
+        DefinitionError: an option has the wrong type, or the `mcp` package is not installed.
     """
 
     def __init__(
@@ -129,8 +166,18 @@ class LocalMcpServer:
         filler: str | None = None,
         filler_after: float = FILLER_SECONDS,
     ) -> None:
-        if bool(command) == (url is not None) or isinstance(command, str):
+        if not is_text(name) or not name.strip():
+            raise DefinitionError(f"an MCP server has name={name!r}: write text that is not empty")
+        if bool(command) == (url is not None) or isinstance(command, str) or not _are_texts(command):
             raise DefinitionError(f"MCP server {name!r} needs either command=[program, argument, …] or url=…")
+        if url is not None and not (is_text(url) and re.match(r"https?://[^/]", url)):
+            raise DefinitionError(f"MCP server {name!r} has a malformed url: write http://… or https://…")
+        if cwd is not None and not isinstance(cwd, str | os.PathLike):
+            raise DefinitionError(f"MCP server {name!r} has cwd={cwd!r}: write the path of a folder")
+        _check_texts(name, "env", env or {})
+        _check_texts(name, "headers", headers or {})
+        _check_names(name, allowed_tools)
+        check_pace(f"MCP server {name!r}", timeout=timeout, filler=filler, filler_after=filler_after)
         if importlib.util.find_spec("mcp") is None:
             raise DefinitionError(f"MCP server {name!r} needs the mcp package: pip install 'phoneagent[mcp]'")
         self.name = name
@@ -145,6 +192,7 @@ class LocalMcpServer:
         self._options: dict[str, Any] = {"timeout": timeout, "filler": filler, "filler_after": filler_after}
         self._link: _Link | None = None
         self._listed: _Link | None = None
+        self._told: set[str] = set()
 
     def __repr__(self) -> str:
         return f"<LocalMcpServer {self.name!r}, {len(self.tools)} tools>"  # its arguments and its URL may contain keys
@@ -177,6 +225,12 @@ class LocalMcpServer:
             error = error.exceptions[0]
         return f"{type(error).__name__}: {error}" if self._url is None else type(error).__name__
 
+    def tell(self, message: str) -> None:
+        """Log something about this server's tools, once."""
+        if message not in self._told and len(self._told) < MAX_TOLD:
+            self._told.add(message)
+            log.warning("MCP server %s: %s", self.name, message)
+
     def _open(self) -> _Link:
         """Return the connection; open a new one if there is none, or if it has ended."""
         link = self._link
@@ -186,30 +240,48 @@ class LocalMcpServer:
 
     async def _list(self, client: mcp.Client) -> tuple[Tool, ...]:
         found: dict[str, Tool] = {}
+        seen: set[str] = set()
         cursor: str | None = None
         for _ in range(MAX_PAGES):
             page = await client.list_tools(cursor=cursor)
             for listed in page.tools:
+                seen.add(listed.name)
                 if self._allowed is None or listed.name in self._allowed:
                     try:
                         tool = self._tool(listed)
                     except DefinitionError as error:
-                        log.error("the MCP server %s has a tool that is left out: %s", self.name, str(error))
+                        self.tell(f"a tool is left out: {error}")
                         continue
+                    if tool.name in found:
+                        self.tell(f"tool {listed.name!r} is left out: another one is spelled {tool.name!r} as well")
                     found.setdefault(tool.name, tool)
             cursor = page.next_cursor
             if cursor is None:
                 break
+        if missing := (self._allowed or frozenset()) - seen:
+            self.tell(
+                f"allowed_tools has {sorted(missing)}, which the server does not: it has {sorted(seen)[:MAX_NAMED]}"
+            )
         return tuple(found.values())
 
     def _tool(self, listed: mcp.Tool) -> Tool:
         async def run(arguments: dict[str, Any]) -> str:
             return await self._call(listed.name, arguments)
 
+        description = sendable(listed.description or listed.title or "")
+        if len(description) > MAX_DESCRIPTION_CHARS:
+            self.tell(f"tool {listed.name!r} has a description of {len(description)} characters, which is cut")
+            description = shortened(description)
+        schema = dict(listed.input_schema)
+        if "properties" in schema and (extra := schema.keys() & set(ALTERNATIVES)):
+            self.tell(
+                f"tool {listed.name!r} has {', '.join(sorted(extra))} at the top of its schema, which is left out"
+            )
+            schema = {key: value for key, value in schema.items() if key not in extra}
         return Tool(
-            name=re.sub(r"[^A-Za-z0-9_-]", "_", listed.name)[:64] or "tool",
-            description=listed.description or listed.title or "",
-            parameters=listed.input_schema,
+            name=re.sub(r"[^A-Za-z0-9_-]", "_", listed.name)[:MAX_NAME_CHARS] or "tool",
+            description=description,
+            parameters=schema,
             handler=run,
             **self._options,
         )
@@ -311,6 +383,20 @@ class _Link:
     def _fail(self, error: Exception) -> None:
         self._client.set_exception(error)
         self._client.exception()  # marks it as retrieved: asyncio would log an error that is never awaited
+
+
+def _are_texts(values: object) -> bool:
+    return isinstance(values, Sequence) and all(isinstance(value, str) for value in values)
+
+
+def _check_texts(name: str, what: str, values: object) -> None:
+    if not isinstance(values, Mapping) or not _are_texts([*values.keys(), *values.values()]):
+        raise DefinitionError(f"MCP server {name!r} has {what} that are not text: write a dict of texts")
+
+
+def _check_names(name: str, allowed_tools: object) -> None:
+    if allowed_tools is not None and (isinstance(allowed_tools, str) or not _are_texts(allowed_tools)):
+        raise DefinitionError(f"MCP server {name!r} has allowed_tools={allowed_tools!r}: write a list of names")
 
 
 @asynccontextmanager

@@ -1,7 +1,8 @@
 """An agent's options for its model session: voice, turn-taking, hearing and limits.
 
-Each option is a small value that is checked where it is written. Each writes its own part of the session in GA's shape.
-Fields that a model or the beta dialect does not accept are left out when the session opens, and that is reported.
+Each option is a small value that is checked where it is written; a mistake is a `DefinitionError`. Each writes its own
+part of the session in GA's shape. Fields that a model or the beta dialect does not accept are left out when the session
+opens, and that is reported.
 
 Source: OpenAI's Realtime API reference, `session.update`.
 """
@@ -13,6 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
+from phoneagent.agent.call import is_text
 from phoneagent.errors import DefinitionError
 
 Detection = Literal["server_vad", "semantic_vad", "manual"]
@@ -39,6 +41,8 @@ class Voice:
 
     def __post_init__(self) -> None:
         _is_text(self, "name")
+        if self.name != self.name.strip():
+            raise _wrong(self, "name", "remove the spaces around it")
         _is_number(self, "speed", 0.25, 1.5)
 
     def session(self) -> dict[str, Any]:
@@ -123,7 +127,7 @@ class Hearing:
                 if not isinstance(value, Sequence):
                     raise _wrong(self, name, "write text, or a sequence of texts")
                 object.__setattr__(self, name, tuple(value))  # a list that changes later would change sessions
-            if not all(isinstance(each, str) and each.strip() for each in _several(value)):
+            if not all(is_text(each) and each.strip() for each in _several(value)):
                 raise _wrong(self, name, "each entry must be text that is not empty")
         if not all(_LANGUAGE.fullmatch(each) for each in _several(self.language)):
             raise _wrong(self, "language", 'write codes of ISO 639-1, like "fr"')
@@ -217,7 +221,7 @@ def _wrong(owner: object, name: str, remedy: str) -> DefinitionError:
 
 def _is_text(owner: object, name: str) -> None:
     value = getattr(owner, name)
-    if not isinstance(value, str) or not value.strip():
+    if not is_text(value) or not value.strip():
         raise _wrong(owner, name, "write text that is not empty")
 
 

@@ -11,7 +11,6 @@ import math
 import re
 import time
 import types
-import typing
 from collections.abc import Callable, Coroutine, Generator, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -20,9 +19,12 @@ from typing import Any, TypeAlias, overload
 import pydantic
 import pydantic_core
 
-from phoneagent.agent.call import Call, sendable
+from phoneagent.agent.call import Call, is_text, sendable
+from phoneagent.agent.schemas import problem_of, written_out
+from phoneagent.agent.signatures import parameters_of, read_signature
+from phoneagent.bridge.scripts import begin_of, tokens_of
 from phoneagent.errors import DefinitionError, ToolError
-from phoneagent.usercode import run_in_thread
+from phoneagent.usercode import run_in_thread, signature_problem
 
 log = logging.getLogger("phoneagent.agent.tools")
 
@@ -46,10 +48,16 @@ HELD_SECONDS = 0.5
 """An async tool that blocks the event loop for longer holds up the audio of every call, and that is logged."""
 
 MAX_NAME_CHARS = 64
+MAX_DESCRIPTION_CHARS = 1024
+"""Longer, the Realtime API refuses the session."""
+
 _NAME = re.compile(rf"[A-Za-z0-9_-]{{1,{MAX_NAME_CHARS}}}")
 
 Handler: TypeAlias = Callable[..., Any]
 """The function of a tool, plain or async."""
+
+Arguments: TypeAlias = str | Mapping[str, Any] | None
+"""The arguments of a tool call as the model wrote them: JSON. Some servers have parsed it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,6 +66,11 @@ class Tool:
 
     A handler that is written by hand gets the arguments as one dict, and the call as `call` if it has that parameter.
     `timeout` and `filler_after` are in seconds. For `once`, `filler` and `filler_after` see `tool`.
+
+    The model gets the first 1024 characters of the `description`; that more were written is logged.
+
+    Raises:
+        DefinitionError: the Realtime API would refuse the tool, or the handler cannot be called.
     """
 
     name: str
@@ -70,38 +83,53 @@ class Tool:
     filler_after: float = FILLER_SECONDS
     model: type[pydantic.BaseModel] | None = field(default=None, repr=False)
     call_parameter: str | None = field(default=None, repr=False)
+    tokens: int = field(init=False, repr=False, compare=False)
+    """About how many tokens the model's context has less for it."""
 
     def __post_init__(self) -> None:
         if not isinstance(self.name, str) or not _NAME.fullmatch(self.name):
             raise DefinitionError(
                 f"tool name {self.name!r} cannot be used: 1 to 64 letters, digits, _ and - are allowed"
             )
-        if not isinstance(self.description, str) or sendable(self.description) != self.description:
+        if not is_text(self.description):
             raise DefinitionError(f"tool {self.name!r} has description={self.description!r}: write text")
-        if not _is_seconds(self.timeout) or self.timeout == 0:
-            raise DefinitionError(f"tool {self.name!r} has timeout={self.timeout!r}: it must be more than 0 seconds")
-        if not _is_seconds(self.filler_after):
-            raise DefinitionError(
-                f"tool {self.name!r} has filler_after={self.filler_after!r}: it must be 0 seconds or more"
-            )
-        if self.filler is not None and not (isinstance(self.filler, str) and self.filler.strip()):
-            raise DefinitionError(f"tool {self.name!r} has filler={self.filler!r}: write what the agent says, or None")
+        check_pace(f"tool {self.name!r}", timeout=self.timeout, filler=self.filler, filler_after=self.filler_after)
         self._check_parameters()
-        if inspect.isasyncgenfunction(self.handler):
-            raise DefinitionError(f"tool {self.name!r} is an async generator: return the whole output instead")
-        if self.model is None and self.call_parameter is None and "call" in _parameters_of(self.handler, self.name):
-            object.__setattr__(self, "call_parameter", "call")
+        self._check_handler()
+        if len(self.description) > MAX_DESCRIPTION_CHARS:
+            log.warning(
+                "tool %s has a description of %d characters: the model gets the first %d, so shorten it",
+                self.name,
+                len(self.description),
+                MAX_DESCRIPTION_CHARS,
+            )
+            object.__setattr__(self, "description", shortened(self.description))
+        object.__setattr__(self, "tokens", tokens_of(json.dumps(self.definition(), ensure_ascii=False)))
 
     def _check_parameters(self) -> None:
         """Refuse a schema that the Realtime API would refuse, because then no session could be opened."""
         if not isinstance(self.parameters, Mapping):
             raise DefinitionError(f"tool {self.name!r} has parameters={self.parameters!r}: write a JSON schema, a dict")
-        if (kind := self.parameters.get("type", "object")) != "object":
-            raise DefinitionError(f"tool {self.name!r} has parameters of type {kind!r}: write the type 'object'")
+        if (problem := problem_of(self.parameters)) is not None:
+            raise DefinitionError(f"tool {self.name!r} {problem}")
+        object.__setattr__(self, "parameters", written_out(self.parameters))
         try:
-            json.dumps(dict(self.parameters), ensure_ascii=False).encode()
+            json.dumps(self.parameters, ensure_ascii=False, allow_nan=False).encode()
         except (TypeError, ValueError, RecursionError) as error:
             raise DefinitionError(f"tool {self.name!r} has parameters that are not JSON: {error}") from None
+
+    def _check_handler(self) -> None:
+        if inspect.isasyncgenfunction(self.handler):
+            raise DefinitionError(f"tool {self.name!r} is an async generator: return the whole output instead")
+        if self.model is not None:
+            return
+        if self.call_parameter is None and "call" in parameters_of(self.handler, self.name):
+            object.__setattr__(self, "call_parameter", "call")
+        named = () if self.call_parameter is None else (self.call_parameter,)
+        if not inspect.isgeneratorfunction(self.handler):  # of one of those we make a list
+            problem = signature_problem(self.handler, "arguments", named=named)
+            if problem is not None:
+                raise DefinitionError(f"tool {self.name!r} has a handler that {problem}")
 
     def definition(self) -> dict[str, Any]:
         """Return the tool in the shape that the Realtime API takes."""
@@ -112,14 +140,15 @@ class Tool:
             "parameters": dict(self.parameters),
         }
 
-    def canonical(self, arguments: str) -> str | None:
+    def canonical(self, arguments: Arguments) -> str | None:
         """Return the arguments in a canonical spelling, the same for equal arguments; None if the tool refuses them.
 
         An argument that is left out counts as its default, unless a factory makes that default anew each time.
         """
         try:
-            given = pydantic_core.from_json(arguments or "{}")
-            checked = None if self.model is None else self.model.model_validate_json(arguments or "{}")
+            arguments = _as_json(arguments)
+            given = pydantic_core.from_json(arguments)
+            checked = None if self.model is None else self.model.model_validate_json(arguments)
         except BaseException:  # noqa: BLE001 - a user's validator may raise anything; `run` reports what is wrong
             return None
         if checked is not None:
@@ -130,8 +159,8 @@ class Tool:
                 given = pydantic_core.to_jsonable_python(checked.model_dump(exclude=made))
         return json.dumps(given, sort_keys=True) if isinstance(given, dict) else None
 
-    async def run(self, call: Call, arguments: str) -> str:
-        """Run the tool with the model's JSON and return its output. A failure is also an output; nothing is raised.
+    async def run(self, call: Call, arguments: Arguments) -> str:
+        """Run the tool with the model's arguments and return its output. Nothing is raised: a failure is an output too.
 
         A tool that keeps running after its cancellation is left running in the background, as a thread would be.
         """
@@ -153,7 +182,7 @@ class Tool:
             return failure(f"{self.name} failed")
         return work.result()
 
-    async def _work(self, call: Call, arguments: str) -> str:
+    async def _work(self, call: Call, arguments: Arguments) -> str:
         try:
             positional, named = self._arguments(call, arguments)
             return self._output(await self._invoke(call, positional, named))
@@ -162,17 +191,18 @@ class Tool:
         except (SystemExit, KeyboardInterrupt) as error:  # raised from a task, these would end the process
             raise RuntimeError(f"it raised {type(error).__name__}") from error
 
-    def _arguments(self, call: Call, arguments: str) -> tuple[list[Any], dict[str, Any]]:
+    def _arguments(self, call: Call, given: Arguments) -> tuple[list[Any], dict[str, Any]]:
+        arguments = _as_json(given)
         if len(arguments) > MAX_ARGUMENTS_CHARS:
             raise ToolError(f"the arguments are too long: {len(arguments)} of {MAX_ARGUMENTS_CHARS} characters")
         named: dict[str, Any] = {} if self.call_parameter is None else {self.call_parameter: call}
         try:
             if self.model is None:
-                given = pydantic_core.from_json(arguments or "{}")
-                if not isinstance(given, dict):
+                plain = pydantic_core.from_json(arguments)
+                if not isinstance(plain, dict):
                     raise ToolError("the arguments must be a JSON object")
-                return [given], named
-            checked = self.model.model_validate_json(arguments or "{}")
+                return [plain], named
+            checked = self.model.model_validate_json(arguments)
         except pydantic.ValidationError as error:
             found = error.errors(include_url=False, include_context=False, include_input=False)
             shown = found[:MAX_PROBLEMS]
@@ -205,6 +235,23 @@ class Tool:
             log.error("tool %s returned %d characters: the limit is %d", self.name, len(output), MAX_OUTPUT_CHARS)
             return failure(f"{self.name} returned too much: {len(output)} of {MAX_OUTPUT_CHARS} characters")
         return output
+
+
+def _as_json(arguments: Arguments) -> str:
+    """Return the arguments of a tool call as a JSON object, if they are one in any of its spellings.
+
+    A model that has no arguments to give may write nothing, or null; some write the object as text within JSON.
+    """
+    if isinstance(arguments, Mapping):
+        return json.dumps(dict(arguments), ensure_ascii=False, default=str)
+    text = (arguments or "").strip()
+    if text in ("", "null", '""', '"null"'):
+        return "{}"
+    if text.startswith('"') and len(text) <= MAX_ARGUMENTS_CHARS:
+        with suppress(ValueError):
+            inner = pydantic_core.from_json(text)
+            return inner if isinstance(inner, str) and inner.strip().startswith("{") else text
+    return text
 
 
 def failure(message: str) -> str:
@@ -253,52 +300,40 @@ def _watched(work: Coroutine[Any, Any, Any], report_block: Callable[[float], Non
             error = raised
 
 
+def shortened(description: str) -> str:
+    """Return a description that is too long as far as a server takes it."""
+    return begin_of(description, MAX_DESCRIPTION_CHARS - 1) + "…"
+
+
+def check_pace(owner: str, *, timeout: float, filler: str | None, filler_after: float) -> None:
+    """Check how long a tool may take, and what is said meanwhile.
+
+    Raises:
+        DefinitionError: one of them cannot be used; the message begins with `owner`.
+    """
+    if not _is_seconds(timeout) or timeout == 0:
+        raise DefinitionError(f"{owner} has timeout={timeout!r}: it must be more than 0 seconds")
+    if not _is_seconds(filler_after):
+        raise DefinitionError(f"{owner} has filler_after={filler_after!r}: it must be 0 seconds or more")
+    if filler is not None and not (is_text(filler) and filler.strip()):
+        raise DefinitionError(f"{owner} has filler={filler!r}: write what the agent says, or None")
+
+
 def _is_seconds(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value) and value >= 0
 
 
-def _parameters_of(handler: Handler, name: str) -> Mapping[str, inspect.Parameter]:
-    try:
-        return inspect.signature(handler).parameters
-    except (TypeError, ValueError):
-        raise DefinitionError(
-            f"tool {name!r} has handler={handler!r}, which cannot be called: pass a function"
-        ) from None
-
-
 def _from_function(function: Handler, name: str | None, description: str | None, options: Mapping[str, Any]) -> Tool:
-    name = name or function.__name__
-    try:
-        hints = typing.get_type_hints(function, include_extras=True)
-    except NameError as error:
-        raise DefinitionError(f"tool {name!r} has a type hint that cannot be resolved: {error}") from None
-    call_parameter = None
-    fields: dict[str, Any] = {}
-    for parameter in _parameters_of(function, name).values():
-        if parameter.kind not in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY):
-            raise DefinitionError(
-                f"tool {name!r} has parameter {parameter.name!r}, which the model cannot fill: use a named one"
-            )
-        hint = hints.get(parameter.name, Any)
-        if hint is Call:
-            call_parameter = parameter.name
-            continue
-        fields[parameter.name] = (hint, ... if parameter.default is parameter.empty else parameter.default)
-    try:
-        model = pydantic.create_model(name, __config__=pydantic.ConfigDict(extra="forbid"), **fields)
-        schema = model.model_json_schema()
-    except (pydantic.errors.PydanticUserError, NameError) as error:
-        raise DefinitionError(f"tool {name!r} has parameters that JSON cannot express: {error}") from None
-    schema.pop("title", None)
-    for property_ in schema.get("properties", {}).values():
-        property_.pop("title", None)
+    if (name := name or getattr(function, "__name__", None)) is None:
+        raise DefinitionError(f"a tool is made of {function!r}, which has no name: write tool(name=…)(…)")
+    read = read_signature(function, name)
     return Tool(
         name=name,
         description=description or inspect.getdoc(function) or "",
-        parameters=schema,
+        parameters=read.schema,
         handler=function,
-        model=model,
-        call_parameter=call_parameter,
+        model=read.model,
+        call_parameter=read.call_parameter,
         **options,
     )
 
@@ -328,8 +363,9 @@ def tool(
 ) -> Tool | Callable[[Handler], Tool]:
     """Make a function a tool that the model may call.
 
-    The JSON schema comes from the signature (annotate as for pydantic), the description from the docstring. A parameter
-    annotated `Call` gets the live call and is not in the schema. Plain functions run in a thread.
+    The JSON schema comes from the signature (annotate as for pydantic), the description from the docstring, of which
+    the model gets 1024 characters. A parameter annotated `Call`, or named `call` without an annotation, gets the live
+    call and is not in the schema. Plain functions run in a thread.
 
     The model gets what the function returns: a string as it is, any other value as JSON. Raise `ToolError` to tell the
     model what went wrong. Any other exception is logged, and the model learns only that the tool failed. After
@@ -344,7 +380,7 @@ def tool(
     silence.
 
     Raises:
-        DefinitionError: the signature cannot be turned into a schema.
+        DefinitionError: the signature cannot be turned into a schema, or an option cannot be used.
     """
 
     def make(function: Handler) -> Tool:

@@ -11,14 +11,15 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, TypeAlias
 
+from phoneagent.bridge.scripts import begin_of, tokens_of
 from phoneagent.events import Cost, Pending, Turn
 from phoneagent.protocol.realtime import assistant_message, system_message, tool_call, tool_output, user_message
 
 Role: TypeAlias = Literal["system", "user"]
 """The roles of messages that user code may add: ours, or the caller's."""
 
-MAX_CHARS = 48_000
-"""About 12,000 tokens, less than half of the smallest model's context; of a longer call, the latest part is kept."""
+MAX_TOKENS = 12_000
+"""Less than half of the smallest model's context; of a longer call, the latest part is kept."""
 
 MAX_PART_CHARS = 8_000
 """The most characters of one turn, or of one tool's arguments or output."""
@@ -109,9 +110,9 @@ class Past:
         told += [(note.at_ms, [note.item()]) for note in self.notes]
         told.sort(key=lambda each: each[0])
         items: list[dict[str, Any]] = []
-        room = MAX_CHARS
+        room = MAX_TOKENS
         for _, part in reversed(told):
-            room -= sum(len(str(value)) for item in part for value in item.values())
+            room -= sum(tokens_of(str(value)) for item in part for value in item.values())
             if room < 0:
                 break
             items[:0] = part
@@ -135,7 +136,7 @@ def _message(turn: Turn) -> dict[str, Any]:
 
 
 def _cut(text: str) -> str:
-    return text if len(text) <= MAX_PART_CHARS else f"{text[:MAX_PART_CHARS]}… (cut)"
+    return text if len(text) <= MAX_PART_CHARS else f"{begin_of(text, MAX_PART_CHARS)}… (cut)"
 
 
 def _tool(tool: ToolRun) -> list[dict[str, Any]]:

@@ -9,32 +9,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from phoneagent.bridge.heard import heard_part
 from phoneagent.bridge.playback import Outcome
 from phoneagent.events import Turn
 
 MAX_TURNS = 10_000
 """Far more than a call has; beyond it the oldest are forgotten."""
 
-SLOWEST_CHARS_PER_MS = 1 / 60
-"""About 16 characters a second: how fast speech is taken to be while its length is not known yet."""
-
 TEXT_MS = 5_000
 """How long the text of a turn of the caller's may take; not every session has a recogniser."""
-
-
-def heard_part(text: str, heard_ms: int, said_ms: int, *, complete: bool) -> str:
-    """Estimate which beginning of `text` was heard, cut back to whole words.
-
-    Words run ahead of their audio: as long as the audio is not `complete`, `said_ms` is not the length of the whole
-    text, so the length of the text counts if it is longer.
-    """
-    length = float(said_ms) if complete else max(said_ms, len(text) / SLOWEST_CHARS_PER_MS)
-    if heard_ms >= length:
-        return text
-    end = int(len(text) * heard_ms / length)
-    while end > 0 and not text[end].isspace():
-        end -= 1
-    return text[:end].rstrip()
 
 
 @dataclass(slots=True)
@@ -62,6 +45,7 @@ class Transcript:
         self._ended: dict[str, Turn] = {}
         self._agent: dict[str, _AgentTurn] = {}
         self._caller: dict[str, _CallerTurn] = {}
+        self._wordless: set[str] = set()  # turns of the agent that were cut before any of their words came
         self._speech: tuple[int, int] | None = None
         self._latest = ""
         self._committed_ms = -TEXT_MS
@@ -117,9 +101,17 @@ class Transcript:
             turn.text += words
 
     def _amend(self, ended: Turn, text: str) -> None:
-        """Give its text, which came late, to a turn that was heard already."""
-        if not ended.interrupted:
-            self._ended[ended.item_id] = replace(ended, text=text.strip(), heard_text=text.strip())
+        """Give its text, which came late, to a turn that has ended.
+
+        A turn that was cut has the words that were known then; more of them the caller did not hear. But some servers
+        give the text after all of the audio: then it is estimated now which part of it was heard.
+        """
+        text = heard = text.strip()
+        if ended.interrupted:
+            if ended.item_id not in self._wordless:
+                return
+            heard = heard_part(text, ended.heard_ms, ended.said_ms, complete=False)
+        self._ended[ended.item_id] = replace(ended, text=text, heard_text=heard)
 
     def agent_text(self, item_id: str, text: str) -> None:
         """Set the whole text of an item."""
@@ -170,6 +162,9 @@ class Transcript:
         turn = self._agent.pop(item_id, None) or _AgentTurn(item_id, self._speaker)
         text = turn.text.strip()
         heard_text = heard_part(text, heard_ms, said_ms, complete=outcome.complete) if interrupted else text
+        self._wordless.discard(item_id)
+        if interrupted and not text:
+            self._wordless.add(item_id)
         return self._keep(
             Turn(
                 role="agent",
@@ -207,5 +202,7 @@ class Transcript:
     def _keep(self, turn: Turn) -> Turn:
         self._ended[turn.item_id] = turn
         if len(self._ended) > MAX_TURNS:
-            del self._ended[next(iter(self._ended))]
+            oldest = next(iter(self._ended))
+            del self._ended[oldest]
+            self._wordless.discard(oldest)
         return turn

@@ -12,7 +12,7 @@ from typing import Any
 from phoneagent import events
 from phoneagent.errors import DefinitionError
 from phoneagent.events import Event, ModelEvent
-from phoneagent.usercode import call_user
+from phoneagent.usercode import call_user, signature_problem
 
 log = logging.getLogger("phoneagent.calls.hooks")
 
@@ -25,6 +25,20 @@ MAX_WAITING = 2_000
 _KINDS = frozenset(typing.get_args(events.Event))
 
 
+def kinds_of(kinds: Any) -> tuple[type, ...]:
+    """Return the classes of events that `kinds` names.
+
+    Raises:
+        DefinitionError: one of them is not an event.
+    """
+    joined = typing.get_origin(kinds) in (types.UnionType, typing.Union)
+    members = typing.get_args(kinds) if joined else (kinds,)
+    for kind in members:
+        if not isinstance(kind, type) or kind not in _KINDS:
+            raise DefinitionError(f"app.on({kind!r}) names no event: use a class of phoneagent.events")
+    return members
+
+
 class Hooks:
     """The hooks of an app."""
 
@@ -35,13 +49,13 @@ class Hooks:
         """Call `hook` with every event of these kinds: a class of `phoneagent.events`, or a union of such classes.
 
         Raises:
-            DefinitionError: one of `kinds` is not an event.
+            DefinitionError: one of `kinds` is not an event, or the hook cannot be called with one.
         """
-        members = typing.get_args(kinds) if isinstance(kinds, types.UnionType) else (kinds,)
-        for kind in members:
-            if kind not in _KINDS:
-                raise DefinitionError(f"app.on({kind!r}) names no event: use a class of phoneagent.events")
-        self._hooks.append((members, hook))
+        if not callable(hook):
+            raise DefinitionError(f"app.on(…) is put before {hook!r}: put it before a function of the event")
+        if (problem := signature_problem(hook, "event")) is not None:
+            raise DefinitionError(f"the hook {getattr(hook, '__name__', hook)!r} {problem}")
+        self._hooks.append((kinds_of(kinds), hook))
 
     @property
     def wants_model_events(self) -> bool:

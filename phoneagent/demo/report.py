@@ -38,7 +38,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-from phoneagent.bridge.transcript import heard_part
+from phoneagent.bridge.heard import heard_part
 from phoneagent.protocol.audio import BYTES_PER_MS, FRAME_BYTES, rms
 
 if TYPE_CHECKING:

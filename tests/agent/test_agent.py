@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 
-from phoneagent import Agent, Call, DefinitionError, Hearing, Limits, Turns, Voice, hang_up, tool
-from phoneagent.agent.agent import choose
+from phoneagent import Agent, Call, DefinitionError, Hearing, Limits, Tool, Turns, Voice, hang_up, tool
+from phoneagent.agent.agent import MAX_TOKENS, choose
+from phoneagent.bridge.scripts import tokens_of
 
 pytestmark = pytest.mark.anyio
 
@@ -142,10 +144,32 @@ def test_a_conversation_in_writing_is_the_same_but_for_the_sound() -> None:
     assert {key for key in spoken if spoken[key] != written[key]} == {"output_modalities", "audio"}
 
 
+async def in_pieces(call: Call) -> AsyncIterator[str]:
+    yield "x"
+
+
+LARGE = [
+    Tool(name=f"tool_{number}", description="word " * 200, parameters={}, handler=lambda arguments: None)
+    for number in range(120)
+]
+
+
+async def test_instructions_of_a_function_that_are_too_long_are_cut_and_told(
+    call: Call, caplog: pytest.LogCaptureFixture
+) -> None:
+    agent = Agent(instructions=lambda call: "word " * 20_000, tools=LARGE[:40])
+    text = await agent.instructions_for(call)
+    tools = sum(each.tokens for each in agent.all_tools)
+    assert MAX_TOKENS - 5 < tokens_of(text) + tools <= MAX_TOKENS
+    assert "returned about 20000 tokens: the model gets the first" in caplog.text
+    assert text.startswith("word word")
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [
         ({"tool_choice": "divide"}, "tool_choice='divide': choose one of 'auto', 'none', 'required', 'add'"),
+        ({"tool_choice": "required", "tools": []}, "has tool_choice='required' and no tools: write 'auto'"),
         ({"turns": "server_vad"}, "turns='server_vad': make it a Turns"),
         ({"hearing": "fr"}, "hearing='fr': make it a Hearing"),
         ({"limits": 500}, "limits=500: make it a Limits"),
@@ -165,6 +189,25 @@ def test_a_conversation_in_writing_is_the_same_but_for_the_sound() -> None:
             {"handoffs": [f"agent {number}" for number in range(128)]},
             "agent 'agent' has 129 tools: keep at most 128",
         ),
+        ({"instructions": lambda: "x"}, r"an instructions function that cannot be called .*: let it take \(call\)"),
+        ({"instructions": in_pieces}, "an instructions function that is a generator: return the value"),
+        ({"guardrail": lambda call: None}, r"a guardrail that cannot be called .*: let it take \(call, text\)"),
+        ({"greeting": " \n"}, "agent 'agent' has greeting=' .n': write text, or None"),
+        ({"name": "x" * 201}, "an agent has a name of 201 characters: keep to 200"),
+        ({"name": "add"} | {"handoffs": ["add"]}, "agent 'add' hands off to itself: name another agent"),
+        ({"handoffs": [""]}, "agent 'agent' hands off to '': name another agent"),
+        ({"handoffs": ["caf\udce9"]}, "hands off to 'caf.udce9': name another agent"),
+        ({"handoffs": ["x" * 201]}, "name another agent"),
+        ({"voice": "marin "}, "Voice.name is 'marin ': remove the spaces around it"),
+        ({"voice": "caf\udce9"}, "Voice.name is 'caf.udce9': write text"),
+        ({"extra": {"audio": None}}, "an `extra` that makes audio None: leave that out"),
+        ({"extra": {"audio": {"input": "pcm"}}}, "an `extra` that makes audio.input 'pcm': leave that out"),
+        ({"extra": {"audio": {"input": {"turn_detection": "server_vad"}}}}, "makes audio.input.turn_detection"),
+        ({"extra": {"tools": {}}}, "an `extra` that makes tools {}"),
+        ({"extra": {"temperature": float("nan")}}, "an `extra` that is not JSON: "),
+        ({"instructions": "word " * 17_000}, "instructions and tools of about 170[0-9]{2} tokens, and .* takes 16384"),
+        ({"instructions": "予約" * 12_000}, "instructions and tools of about 18[0-9]{3} tokens"),
+        ({"tools": LARGE}, "instructions and tools of about 2[0-9]{4} tokens"),
         ({"extra": {"metadata": object()}}, "agent 'agent' has an `extra` that is not JSON: Object of type object"),
     ],
 )

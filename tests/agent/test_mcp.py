@@ -17,6 +17,8 @@ from typing import Any, cast
 import pytest
 
 from phoneagent import Agent, Call, DefinitionError, LocalMcpServer, McpServer, tool
+from phoneagent.agent.agent import MAX_TOKENS
+from phoneagent.agent.mcp import MAX_TOLD
 from phoneagent.protocol.realtime import Dialect, SessionUpdate, encode
 from tests.protocol import sdk
 
@@ -68,25 +70,112 @@ def test_the_beta_has_none() -> None:
     assert json.loads(encode(update, Dialect.BETA))["session"]["tools"] == []
 
 
-async def test_of_too_many_tools_or_bad_ones_the_rest_are_offered(caplog: pytest.LogCaptureFixture) -> None:
-    def listed(name: str, **schema: Any) -> SimpleNamespace:
-        return SimpleNamespace(name=name, description=None, title=None, input_schema={"type": "object", **schema})
+class Lister:
+    """A client of a server with those tools."""
 
-    class Client:
-        async def list_tools(self, cursor: str | None) -> SimpleNamespace:
-            many = [listed(f"tool_{number}") for number in range(200)]
-            return SimpleNamespace(tools=[listed("odd", type="array"), *many], next_cursor=None)
+    def __init__(self, *tools: SimpleNamespace) -> None:
+        self._tools = list(tools)
+
+    async def list_tools(self, cursor: str | None) -> SimpleNamespace:
+        return SimpleNamespace(tools=self._tools, next_cursor=None)
+
+
+def listed(name: str, schema: dict[str, Any] | None = None, description: str | None = None) -> SimpleNamespace:
+    given = {"type": "object"} if schema is None else schema
+    return SimpleNamespace(name=name, description=description, title=None, input_schema=given)
+
+
+async def test_of_too_many_tools_or_bad_ones_the_rest_are_offered(caplog: pytest.LogCaptureFixture) -> None:
+    many = [listed(f"tool_{number}") for number in range(200)]
 
     @tool
     def own() -> None: ...
 
     server = LocalMcpServer("shop", command=["run"])
-    server.tools = await server._list(cast("Any", Client()))
+    server.tools = await server._list(cast("Any", Lister(listed("odd", {"type": "array"}), *many)))
     assert "odd" not in [each.name for each in server.tools]
     assert "tool 'odd' has parameters of type 'array'" in caplog.text
     offered = Agent(instructions="x", tools=[own, server, HOSTED]).session("x")["tools"]
     assert len(offered) == 128
     assert "own" in [each.get("name") for each in offered]
+
+
+async def test_what_the_api_refuses_in_its_tools_is_cut_or_left_out_and_told_once(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    either = {"type": "object", "properties": {"a": {"type": "array"}}, "anyOf": [{"required": ["a"]}]}
+    client = Lister(
+        listed("long", description="👍🏽" * 1000),
+        listed("either", either),
+        listed("whole", {"type": "object", "oneOf": [{"properties": {}}]}),
+        listed("bad.type", {"type": "object", "properties": {"a": {"type": "int"}}}),
+        listed("x" * 70),
+        listed("a.b"),
+        listed("a_b"),
+    )
+    server = LocalMcpServer("shop", command=["run"])
+    for _ in range(2):
+        server.tools = await server._list(cast("Any", client))
+    assert [each.name for each in server.tools] == ["long", "either", "x" * 64, "a_b"]
+    assert len(server.tools[0].description) == 1023
+    assert server.tools[1].parameters == {
+        "type": "object",
+        "properties": {"a": {"type": "array", "items": {}}},
+    }
+    assert caplog.messages == [
+        "MCP server shop: tool 'long' has a description of 2000 characters, which is cut",
+        "MCP server shop: tool 'either' has anyOf at the top of its schema, which is left out",
+        "MCP server shop: a tool is left out: tool 'whole' has 'oneOf' at the top of its parameters: write it into one "
+        "of the `properties`",
+        "MCP server shop: a tool is left out: tool 'bad_type' has parameters.properties.a.type='int': choose from "
+        "'object', 'array', 'string', 'number', 'integer', 'boolean', 'null'",
+        "MCP server shop: tool 'a_b' is left out: another one is spelled 'a_b' as well",
+    ]
+
+
+async def test_what_the_session_has_no_room_for_is_left_out_and_told_once(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    @tool
+    def own() -> None: ...
+
+    async def ready() -> bool:
+        return True
+
+    server = LocalMcpServer("shop", command=["run"])
+    monkeypatch.setattr(server, "ready", ready)
+    many = [listed(f"tool_{number}", description="word " * 200) for number in range(100)]
+    server.tools = await server._list(cast("Any", Lister(listed("own"), *many)))
+    agent = Agent(instructions="word " * 10_000, tools=[server, own])
+    for _ in range(2):
+        await agent.instructions_for(CALL)
+    offered = agent.all_tools
+    assert offered[0] is own
+    assert [each.name for each in offered[1:]] == [f"tool_{number}" for number in range(len(offered) - 1)]
+    assert 5000 < sum(each.tokens for each in offered) <= MAX_TOKENS - 10_000
+    assert agent.tool("tool_0") is offered[1]
+    assert agent.tool("tool_99") is None
+    (message,) = caplog.messages
+    assert message.startswith(
+        "MCP server shop: agent 'agent' goes without some of its tools: own (another tool has that name), tool_"
+    )
+    assert "tool_99 (the session has no room for it)" in message
+
+
+async def test_a_tool_that_is_allowed_and_does_not_exist_is_told(caplog: pytest.LogCaptureFixture) -> None:
+    server = LocalMcpServer("shop", command=["run"], allowed_tools=["look", "bye"])
+    (found,) = await server._list(cast("Any", Lister(listed("look"), listed("buy"))))
+    assert found.name == "look"
+    assert caplog.messages == [
+        "MCP server shop: allowed_tools has ['bye'], which the server does not: it has ['buy', 'look']"
+    ]
+
+
+def test_what_is_told_of_a_server_is_bounded(caplog: pytest.LogCaptureFixture) -> None:
+    server = LocalMcpServer("shop", command=["run"])
+    for number in range(2 * MAX_TOLD):
+        server.tell(f"complaint {number}")
+    assert len(caplog.messages) == MAX_TOLD
 
 
 def test_no_secret_in_a_repr() -> None:
@@ -106,6 +195,15 @@ def test_no_secret_in_a_repr() -> None:
         ({"require_approval": "always"}, "write 'never'"),
         ({"require_approval": ["buy"]}, "allowed_tools"),
         ({"require_approval": ["sell"], "allowed_tools": ["buy"]}, "add them to allowed_tools"),
+        ({"require_approval": [5], "allowed_tools": ["buy"]}, "write 'never'"),
+        ({"require_approval": None}, "write 'never'"),
+        ({"label": 5}, "letters, digits"),
+        ({"url": None}, "write https"),
+        ({"description": 5}, "MCP server 'shop' has description of type int: write text"),
+        ({"authorization": b"secret"}, "MCP server 'shop' has authorization of type bytes: write text"),
+        ({"headers": {"X": 5}}, "MCP server 'shop' has headers that are not text: write a dict of texts"),
+        ({"headers": ["X"]}, "headers that are not text"),
+        ({"allowed_tools": "buy"}, "MCP server 'shop' has allowed_tools='buy': write a list of names"),
     ],
 )
 def test_what_cannot_work_is_refused_at_once(options: dict[str, Any], complaint: str) -> None:
@@ -117,6 +215,25 @@ def test_what_cannot_work_is_refused_at_once(options: dict[str, Any], complaint:
 def test_a_local_one_is_either_started_or_reached(options: dict[str, Any]) -> None:
     with pytest.raises(DefinitionError, match="either command"):
         LocalMcpServer("shop", **options)
+
+
+@pytest.mark.parametrize(
+    ("options", "complaint"),
+    [
+        ({"command": ["run", 5]}, "either command="),
+        ({"name": " "}, "an MCP server has name=' ': write text"),
+        ({"command": (), "url": "shop.example"}, "MCP server 'shop' has a malformed url: write http"),
+        ({"cwd": 5}, "MCP server 'shop' has cwd=5: write the path of a folder"),
+        ({"env": {"X": 5}}, "MCP server 'shop' has env that are not text"),
+        ({"headers": {"X": None}}, "MCP server 'shop' has headers that are not text"),
+        ({"allowed_tools": "buy"}, "MCP server 'shop' has allowed_tools='buy': write a list of names"),
+        ({"timeout": 0}, "MCP server 'shop' has timeout=0: it must be more than 0 seconds"),
+        ({"filler": " "}, "MCP server 'shop' has filler=' ': write what the agent says"),
+    ],
+)
+def test_a_local_one_that_cannot_work_is_refused_at_once(options: dict[str, Any], complaint: str) -> None:
+    with pytest.raises(DefinitionError, match=complaint):
+        LocalMcpServer(**{"name": "shop", "command": ["run"], **options})
 
 
 def test_a_local_one_needs_the_package(monkeypatch: pytest.MonkeyPatch) -> None:

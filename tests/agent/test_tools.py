@@ -18,7 +18,7 @@ from pydantic import AfterValidator, BaseModel, Field
 
 from phoneagent import Call, DefinitionError, Tool, ToolError, tool
 from phoneagent.agent import tools
-from phoneagent.agent.tools import MAX_FAILURE_CHARS
+from phoneagent.agent.tools import MAX_DESCRIPTION_CHARS, MAX_FAILURE_CHARS
 
 pytestmark = pytest.mark.anyio
 
@@ -93,6 +93,32 @@ def test_a_filler_is_said_at_some_time(option: str, value: Any) -> None:
         Tool(name="x", description="", parameters={}, handler=lambda arguments: None, **{option: value})
 
 
+def test_what_a_server_misses_in_a_schema_is_written_out() -> None:
+    @tool
+    def go(to: tuple[float, float]) -> None: ...
+
+    assert go.parameters["properties"]["to"]["items"] == {}
+    assert Tool(name="x", description="", parameters={}, handler=print).definition()["parameters"] == {
+        "type": "object",
+        "properties": {},
+    }
+
+
+def test_a_description_that_is_too_long_is_told_and_cut(caplog: pytest.LogCaptureFixture) -> None:
+    @tool(description="Looks up an order. " * 100)
+    def look_up(number: str) -> None: ...
+
+    assert len(look_up.definition()["description"]) == MAX_DESCRIPTION_CHARS
+    assert look_up.description.startswith("Looks up an order. Looks")
+    assert caplog.messages == [
+        "tool look_up has a description of 1900 characters: the model gets the first 1024, so shorten it"
+    ]
+    caplog.clear()
+    emoji = tool(description="👍🏽" * 1000)(look_up.handler)
+    assert emoji.description == "👍🏽" * 511 + "…"
+    assert len(caplog.messages) == 1
+
+
 # --- running ---
 
 
@@ -165,6 +191,34 @@ async def test_bad_arguments_are_told_to_the_model(call: Call, arguments: str, c
 async def test_bad_arguments_of_a_tool_by_hand(call: Call, arguments: str) -> None:
     by_hand = Tool(name="echo", description="", parameters={}, handler=lambda arguments: arguments)
     assert "JSON" in error_of(await by_hand.run(call, arguments))
+
+
+NOTHING: list[Any] = ["", "  ", "null", " null\n", '""', '"null"', None, {}, "{}", '"{}"']
+
+
+@pytest.mark.parametrize("arguments", NOTHING)
+async def test_no_arguments_in_any_spelling_are_an_empty_object(call: Call, arguments: Any) -> None:
+    @tool
+    def count(most: int = 3) -> int:
+        return most
+
+    by_hand = Tool(name="echo", description="", parameters={}, handler=lambda arguments: arguments)
+    assert await count.run(call, arguments) == "3"
+    assert await by_hand.run(call, arguments) == "{}"
+    assert count.canonical(arguments) == count.canonical("{}") == '{"most": 3}'
+    assert "a: Field required" in error_of(await add.run(call, arguments))
+
+
+@pytest.mark.parametrize("arguments", [{"a": 2}, '{"a": 2}', '"{\\"a\\": 2}"', ' {"a": 2} '])
+async def test_arguments_may_be_an_object_or_its_json(call: Call, arguments: Any) -> None:
+    assert await add.run(call, arguments) == "3"
+    assert add.canonical(arguments) == '{"a": 2, "b": 1}'
+
+
+@pytest.mark.parametrize("arguments", ['"', '"some words"', '"[1]"', "[null]", "0"])
+async def test_arguments_that_are_no_object_are_told_to_the_model(call: Call, arguments: str) -> None:
+    assert "arguments" in error_of(await add.run(call, arguments))
+    assert add.canonical(arguments) is None
 
 
 async def test_a_tool_error_speaks_to_the_model_any_other_does_not(
@@ -497,9 +551,15 @@ async def in_pieces() -> AsyncIterator[int]:
         ({"filler": 5}, "tool 'x' has filler=5: write what the agent says"),
         ({"parameters": None}, "tool 'x' has parameters=None: write a JSON schema, a dict"),
         ({"parameters": {"type": "array"}}, "tool 'x' has parameters of type 'array': write the type 'object'"),
-        ({"parameters": {"enum": {1, 2}}}, "tool 'x' has parameters that are not JSON: .*set"),
+        ({"parameters": {"default": {1, 2}}}, "tool 'x' has parameters that are not JSON: .*set"),
+        ({"parameters": {"maximum": float("nan")}}, "tool 'x' has parameters that are not JSON: .*float"),
+        ({"parameters": {"oneOf": [{}]}}, "tool 'x' has 'oneOf' at the top of its parameters: write it into"),
+        ({"parameters": {"required": "name"}}, "tool 'x' has parameters.required='name': write a list of names"),
         ({"parameters": {"title": "\udce9"}}, "tool 'x' has parameters that are not JSON: .*surrogates"),
         ({"handler": None}, "tool 'x' has handler=None, which cannot be called: pass a function"),
+        ({"handler": lambda: None}, "tool 'x' has a handler that cannot be called .*: let it take .arguments"),
+        ({"handler": lambda one, two: None}, "cannot be called .*: let it take .arguments"),
+        ({"filler": "caf\udce9"}, "tool 'x' has filler='caf.udce9': write what the agent says"),
         ({"handler": in_pieces}, "tool 'x' is an async generator: return the whole output"),
     ],
 )

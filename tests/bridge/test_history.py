@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from phoneagent.bridge.history import MAX_CHARS, MAX_PART_CHARS, Past, ToolRun, pending_now
+from phoneagent.bridge.history import MAX_PART_CHARS, MAX_TOKENS, Past, ToolRun, pending_now
+from phoneagent.bridge.scripts import tokens_of
 from phoneagent.events import Turn
 
 
@@ -71,12 +72,24 @@ def test_a_tool_without_an_output_may_have_run() -> None:
 
 
 def test_of_a_very_long_call_the_end_is_told_and_a_tool_keeps_its_output() -> None:
-    turns = tuple(said("caller", f"{number} " + "x" * 1000, number * 1000) for number in range(100))
+    turns = tuple(said("caller", f"{number} " + "word " * 250, number * 1000) for number in range(100))
     items = told(Past(turns=turns, tools=(tool(99_500, "done"),)))
     assert 40 < len(items) < 50
-    assert sum(len(text) for *_, text in items) < MAX_CHARS
+    assert sum(tokens_of(text) for *_, text in items) < MAX_TOKENS
     assert [kind for kind, *_ in items[-2:]] == ["function_call", "function_call_output"]
     assert items[-3][2].startswith("99 ")
+
+
+def test_of_a_long_call_in_japanese_less_is_told() -> None:
+    turns = tuple(said("caller", f"{number} " + "予約" * 500, number * 1000) for number in range(100))
+    items = told(Past(turns=turns))
+    assert 10 < len(items) < 20
+    assert items[-1][2].startswith("99 ")
+
+
+def test_a_long_turn_is_cut_between_characters() -> None:
+    (item,) = told(Past(turns=(said("caller", "x" + "👍🏽" * MAX_PART_CHARS, 0),)))
+    assert item[2] == "x" + "👍🏽" * (MAX_PART_CHARS // 2 - 1) + "… (cut)"
 
 
 def test_one_long_output_does_not_empty_the_history() -> None:

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from phoneagent.bridge import transcript
 from phoneagent.bridge.playback import Outcome
-from phoneagent.bridge.transcript import TEXT_MS, Transcript, heard_part
+from phoneagent.bridge.transcript import TEXT_MS, Transcript
 from phoneagent.events import Turn
 
 
@@ -17,40 +15,6 @@ def end(
 ) -> Turn:
     assert cut is (heard < said)
     return log.agent_turn(Outcome(item, 0, heard, said, complete=True), now)
-
-
-# --- what was heard of a text ---
-
-
-def test_half_of_the_audio_is_half_of_the_text_in_whole_words() -> None:
-    assert heard_part("one two three four", 500, 1000, complete=True) == "one two"
-    assert heard_part("one two three four", 400, 1000, complete=True) == "one two"
-    assert heard_part("one two three four", 100, 1000, complete=True) == ""
-
-
-def test_all_of_the_audio_is_all_of_the_text() -> None:
-    assert heard_part("one two", 1000, 1000, complete=True) == "one two"
-
-
-def test_nothing_heard_is_no_text() -> None:
-    assert heard_part("one two", 0, 1000, complete=True) == ""
-
-
-def test_words_run_ahead_of_audio_that_is_not_complete() -> None:
-    text = "word " * 20  # 100 characters, about 6 s of speech
-    assert heard_part(text, 500, 500, complete=False) == "word"
-    assert heard_part(text, 500, 500, complete=True) == text
-
-
-@given(st.text(), st.integers(0, 10_000), st.integers(0, 10_000), st.booleans())
-def test_what_was_heard_is_a_beginning_of_what_was_said(text: str, heard: int, said: int, complete: bool) -> None:
-    assert text.startswith(heard_part(text, heard, said, complete=complete))
-
-
-@given(st.text(), st.integers(0, 5000), st.integers(0, 5000), st.integers(0, 5000))
-def test_hearing_more_is_never_less_text(text: str, heard: int, more: int, said: int) -> None:
-    less = heard_part(text, heard, said, complete=True)
-    assert len(heard_part(text, heard + more, said, complete=True)) >= len(less)
 
 
 # --- the caller ---
@@ -173,6 +137,23 @@ def test_what_comes_after_an_interruption_was_not_heard() -> None:
     (turn,) = log.turns()
     assert len(turn.heard_text) <= len("Good evening, and")
     assert "welcome" not in turn.heard_text
+
+
+def test_of_a_text_that_comes_after_all_audio_the_part_is_estimated_that_was_heard() -> None:
+    log = Transcript()
+    assert end(log, heard=1000, said=4000, cut=True).text == ""
+    log.agent_words("i1", "Good evening,")
+    log.agent_text("i1", "Good evening, and welcome to this long tale of two cities, my friend.")
+    (turn,) = log.turns()
+    assert turn.text.endswith("my friend.")
+    assert turn.heard_text == "Good evening,"
+
+
+def test_a_turn_in_japanese_is_cut_where_its_audio_was() -> None:
+    log = Transcript()
+    log.agent_text("i1", "明日の午後七時に二名様で、ご予約を承りました。")
+    turn = end(log, heard=2000, said=4000, cut=True)
+    assert (turn.heard_text, turn.interrupted) == ("明日の午後七時に二名", True)
 
 
 def test_turns_are_in_the_order_in_which_they_began() -> None:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from typing import Any
+from typing import Any, Union
 
 import pytest
 
 from phoneagent import CallerSpoke, DefinitionError, KeyPressed, ModelEvent
 from phoneagent.calls import hooks
-from phoneagent.calls.hooks import Hooks
+from phoneagent.calls.hooks import Hooks, kinds_of
 
 pytestmark = pytest.mark.anyio
 
@@ -37,6 +37,29 @@ async def test_hooks_get_their_kinds_in_order() -> None:
     follower.tell(KeyPressed(call_sid="CA1", at_ms=2, digit="5"))
     await follower.close()
     assert seen == [("async", 1), ("async", 2), ("plain", 2)]
+
+
+def no_event() -> None: ...
+def any_event(event: Any) -> None: ...
+
+
+@pytest.mark.parametrize(
+    ("kinds", "hook", "words"),
+    [
+        ("CallerSpoke", any_event, "app.on.'CallerSpoke'. names no event"),
+        ([CallerSpoke, KeyPressed], any_event, "names no event"),
+        (int | KeyPressed, any_event, "app.on.<class 'int'>. names no event"),
+        (CallerSpoke, no_event, "the hook 'no_event' cannot be called .*: let it take .event."),
+        (CallerSpoke, 5, "app.on.…. is put before 5: put it before a function of the event"),
+    ],
+)
+def test_a_hook_that_cannot_be_told_is_refused(kinds: Any, hook: Any, words: str) -> None:
+    with pytest.raises(DefinitionError, match=words):
+        Hooks().add(kinds, hook)
+
+
+def test_kinds_may_be_joined_in_either_way() -> None:
+    assert kinds_of(Union[CallerSpoke, KeyPressed]) == kinds_of(CallerSpoke | KeyPressed) == (CallerSpoke, KeyPressed)  # noqa: UP007
 
 
 async def test_a_failing_hook_changes_nothing(caplog: pytest.LogCaptureFixture) -> None:
