@@ -8,6 +8,7 @@ from datetime import datetime
 from typing import Any, Literal, Protocol
 
 from phoneagent.errors import DefinitionError
+from phoneagent.protocol.callerid import caller_id
 
 
 class ToolDefinition(Protocol):
@@ -34,8 +35,9 @@ class CallControl(Protocol):
 class Call:
     """A live call. Its methods never block, and any thread may call them.
 
-    `caller` and `called` come from the telephone network: usually E.164, but also None, a SIP address or a word like
-    "anonymous". `direction` is Twilio's: "inbound", "outbound-api" or "outbound-dial".
+    `caller` and `called` are caller IDs: a phone number in E.164, in whatever spelling the network sent it; another
+    address, like "sip:anna@host" or "client:anna"; or None if the number is withheld. `direction` is Twilio's:
+    "inbound", "outbound-api" or "outbound-dial".
 
     `state` is yours. The call's next media stream gets it back, even after a crash: the values that JSON can express,
     up to 16 K characters.
@@ -48,6 +50,9 @@ class Call:
     started_at: datetime
     state: dict[str, Any] = field(default_factory=dict, repr=False)
     _control: CallControl | None = field(default=None, repr=False)
+
+    def __post_init__(self) -> None:
+        self.caller, self.called = caller_id(self.caller), caller_id(self.called)
 
     @property
     def party(self) -> str | None:
