@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from functools import partial
 from typing import Any
-from urllib.parse import parse_qsl, urlencode, urlsplit
+from urllib.parse import parse_qsl, urlsplit
 
 from starlette.datastructures import ImmutableMultiDict
 from starlette.requests import Request
@@ -96,6 +96,14 @@ class Webhooks:
             return Response(status_code=204)
         text = await (self._voice(form) if path == VOICE_PATH else self._after(form))
         return Response(text, media_type="application/xml")
+
+    async def explain(self, request: Request) -> None:
+        """Log why Twilio requests a path where nothing is, if its signature proves that it is Twilio."""
+        came = request.url.path.rstrip("/")
+        for path in (VOICE_PATH, AFTER_PATH, STATUS_PATH):
+            if came.endswith(path) and (why := await self._verifier.misdirected(request, path)) is not None:
+                self._metrics.refused("webhook")
+                log.warning("webhook refused: %s", why)
 
     async def _read(self, request: Request, path: str) -> ImmutableMultiDict[str, str] | Response:
         """Return the request's parameters, always with a CallSid and a CallStatus, or the response that refuses it."""
@@ -199,7 +207,7 @@ class Webhooks:
             return None
         query = {name: form[name] for name in ("faults", "since", "after") if name in form}
         query["again"] = str(retries + 1)
-        return twiml.ask_again(self._verifier.url(path, query=urlencode(query)))
+        return twiml.ask_again(self._verifier.url(path, query=query))
 
     def _connect(self, form: Mapping[str, str], earlier: Continuation | None, *, faults: int = 0, since: int) -> str:
         """Connect the call to a media socket; `earlier` is how a call continues, None for one that begins.
@@ -214,7 +222,7 @@ class Webhooks:
             call.state.update(unpack(earlier.state))
         action = callback = elsewhere = None
         if self._journal is not None:
-            action = self._verifier.url(AFTER_PATH, query=urlencode(state))
+            action = self._verifier.url(AFTER_PATH, query=state)
             callback = self._verifier.url(STATUS_PATH)
             elsewhere = partial(self._journal.went_on, call.sid, after)
         # With several processes the media socket may come to another one, so nothing is opened ahead for it here.
