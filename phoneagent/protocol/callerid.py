@@ -77,7 +77,7 @@ def _legible(text: str) -> str:
     if text.isascii() and text.isprintable():
         return text.strip()
     text = text.encode("utf-8", "replace").decode()
-    text = "".join(char for char in text if unicodedata.category(char) not in ("Cc", "Cf"))
+    text = "".join(char for char in text if unicodedata.category(char) not in ("Cc", "Cf", "Cn", "Cs"))
     text = unicodedata.normalize("NFKC", text)
     return "".join(str(unicodedata.decimal(char)) if char.isdecimal() else char for char in text).strip()
 

@@ -13,7 +13,7 @@ from itertools import islice, permutations, product
 from typing import TypeAlias
 from urllib.parse import parse_qsl, quote, urlsplit, urlunsplit
 
-MAX_SPELLINGS = 200
+MAX_SPELLINGS = 100
 MAX_PERMUTED = 3
 """Up to this many names in a query, every order of them is tried. With more, the given order and the sorted one."""
 MAX_QUERY_CHARS = 8192
