@@ -146,7 +146,7 @@ class Webhooks:
                 return retry
             refusal = DRAINING
         if refusal is not None:
-            return self._turn_away(form, refusal)
+            return self._turn_away(call, form["CallStatus"], refusal)
         return self._connect(call, await self._came_back(form), since=int(time.time()))
 
     def _refusal(self, call: Call, status: str) -> Refusal | None:
@@ -158,14 +158,21 @@ class Webhooks:
             return LIMITED  # what is left of the rate limits is reserved for live calls
         return refusal
 
-    def _turn_away(self, form: Mapping[str, str], refusal: Refusal) -> str:
+    def _turn_away(self, call: Call, status: str, refusal: Refusal) -> str:
         self._metrics.turned_away(refusal.reason)
-        log.warning("call turned away: %s", refusal.reason, extra={"call_sid": form["CallSid"]})
-        answered = form["CallStatus"] == ANSWERED  # an answered call can no longer be rejected, only ended
+        log.warning("call turned away: %s", refusal.reason, extra={"call_sid": call.sid})
+        answered = status == ANSWERED  # an answered call can no longer be rejected, only ended
         if refusal.answer != "fallback":
             return twiml.hang_up() if answered else twiml.turn_away(None, reason=refusal.answer)
-        number = self._settings.fallback_number
-        return twiml.fall_back(number) if answered else twiml.turn_away(number)
+        number, caller_id = self._settings.fallback_number, self._caller_id(call)
+        return (twiml.fall_back if answered else twiml.turn_away)(number, caller_id=caller_id)
+
+    def _caller_id(self, call: Call) -> str | None:
+        """Return the number that a forward shows; None for the caller's own, which Twilio takes only if it is one."""
+        if call.caller is not None and call.caller.startswith("+"):
+            return None
+        called = call.called if call.called is not None and call.called.startswith("+") else None
+        return called or self._settings.twilio_phone_number
 
     async def _came_back(self, form: Mapping[str, str]) -> Continuation | None:
         """Return how a call continues that was here before and that other TwiML controlled since; None for a new call.
@@ -186,6 +193,7 @@ class Webhooks:
         if form["CallStatus"] != ANSWERED:
             await self._ended(call_sid, form["CallStatus"])
             return twiml.nothing()
+        call = call_of_form(call_sid, form, (*STATE, RETRIES))
         faults, since = _number(state.get("faults")), _number(state.get("since")) or int(time.time())
         answer = Continuation("apologise") if self._journal is None else await self._journal.answer(call_sid)
         step = answer.kind
@@ -200,11 +208,11 @@ class Webhooks:
             log.error("the call's media stream broke %d times: giving up", faults + 1, extra={"call_sid": call_sid})
             step = "apologise"
         if step in ("resume", "recover"):
-            call = call_of_form(call_sid, form, (*STATE, RETRIES))
             return self._connect(call, answer, faults=faults + (step == "recover"), since=since)
         if step == "hang_up":
             return twiml.hang_up()
-        return twiml.fall_back(self._settings.fallback_number, apologise=step == "apologise")
+        number, caller_id = self._settings.fallback_number, self._caller_id(call)
+        return twiml.fall_back(number, apologise=step == "apologise", caller_id=caller_id)
 
     def _retry(self, form: Mapping[str, str], path: str, query: Mapping[str, str]) -> str | None:
         """Answer that Twilio should request `path` again with that query, so that another process takes the call.

@@ -275,6 +275,27 @@ async def test_one_call_too_many(twilio: Any, fallback: str | None, status: str,
     assert verbs(await there.voice(status)) == answer
 
 
+@pytest.mark.parametrize(
+    ("caller", "called", "shown"),
+    [
+        (ANNA, OURS, None),
+        (f"sip:{ANNA}@pbx.example", OURS, None),
+        ("anonymous", OURS, OURS),
+        ("client:anna", OURS, OURS),
+        ("sip:1001@pbx.example", "sip:desk@ours.sip.twilio.com", "+15550100003"),
+    ],
+)
+@pytest.mark.parametrize("status", ["ringing", "in-progress"])
+async def test_a_forward_shows_a_number_that_twilio_takes(
+    twilio: Any, caller: str, called: str, shown: str | None, status: str
+) -> None:
+    there = twilio(max_calls=1, fallback_number=FALLBACK, twilio_phone_number="+15550100003")
+    there.live["CA1"] = call_of_form("CA1", {"From": "+15550100007"})
+    for twiml in (await there.voice(status, From=caller, To=called), await there.after(From=caller, To=called)):
+        (dial,) = ET.fromstring(twiml).iter("Dial")
+        assert dial.get("callerId") == shown
+
+
 async def test_rate_limits_turn_new_calls_away_and_none_that_is_up(twilio: Any) -> None:
     there = twilio(rate_limit_reserve=0.5)
     limit = RateLimit(name="tokens", limit=100, remaining=1, reset_seconds=3600)
