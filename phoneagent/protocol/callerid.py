@@ -19,12 +19,14 @@ _WITHHELD = ("anonymous", "blocked", "private", "restricted", "unavailable", "un
 _KEYS = str.maketrans("abcdefghijklmnopqrstuvwxyz", "22233344455566677778889999")
 _NOBODY = frozenset(
     {
-        *_WITHHELD,
+        *(
+            f"{before}{word}{behind}"
+            for before in ("", "caller", "callerid", "id", "number")
+            for word in (*_WITHHELD, "anon", "hidden", "no", "notavailable", "suppressed", "unidentified")
+            for behind in ("", "caller", "callerid", "id", "name", "number", "user")
+        ),
         *(word.translate(_KEYS) for word in _WITHHELD),  # some carriers spell it on a phone's keys; none is a number
-        *("anon", "hidden", "id", "na", "none", "null", "suppressed", "undefined", "unidentified"),
-        *("callerunknown", "idunavailable", "idwithheld", "nocallerid", "noid", "nonumber", "notavailable"),
-        *("numberunavailable", "numberwithheld", "outofarea", "privatecaller", "privatenumber"),
-        *("unknowncaller", "unknownnumber", "withheldnumber"),
+        *("id", "na", "none", "null", "outofarea", "undefined"),
         "asterisk",  # what that exchange writes if it has no number
     }
 )

@@ -42,6 +42,17 @@ def spellings(url: str, hosts: Sequence[str] = ()) -> Iterator[str]:
     return islice(dict.fromkeys(found), MAX_SPELLINGS)
 
 
+def plain_host(host: str) -> str:
+    """Return a host in the one spelling that we write."""
+    return host.lower().rstrip(".")
+
+
+def is_same_page(url: str, other: str) -> bool:
+    """Tell whether two URLs name the same page, whatever their queries and fragments are."""
+    one, two = urlsplit(url), urlsplit(other)
+    return (one.scheme, plain_host(one.netloc), one.path) == (two.scheme, plain_host(two.netloc), two.path)
+
+
 def _with_and_without_port(scheme: str, netloc: str) -> list[str]:
     """Return a host without its port, and with the port; Twilio is not consistent about it."""
     host, port = re.fullmatch(r"(.*?)(:[0-9]*)?", netloc, re.DOTALL).groups()  # type: ignore[union-attr]

@@ -18,6 +18,7 @@ from phoneagent.errors import RequestRefused, StoreError
 from phoneagent.settings import Settings
 from phoneagent.twilio.misdirection import Misdirected, hosts_of, places
 from phoneagent.twilio.signatures import SIGNATURE_HEADER, TOKEN_SECONDS, MediaTokens, Signatures, Ticket
+from phoneagent.twilio.spellings import plain_host
 
 log = logging.getLogger("phoneagent.twilio.verification")
 
@@ -40,7 +41,7 @@ class Verifier:
         self._settings = settings
         self._claim = claim
         self._public = urlsplit(settings.public_url)
-        self._host = _plain(self._public.netloc)
+        self._host = plain_host(self._public.netloc)
         self._signatures = Signatures(settings.auth_tokens)
         self._tokens = MediaTokens(settings.auth_tokens)
 
@@ -138,7 +139,7 @@ class Verifier:
         query = _query(request)
         url = self.url(path, scheme=scheme) + (f"?{query}" if query else "")
         # Twilio signs the host as it was written. The headers' spelling counts only for the host that is ours.
-        hosts = [host for host in (self._public.netloc, *hosts_of(request)) if _plain(host) == self._host]
+        hosts = [host for host in (self._public.netloc, *hosts_of(request)) if plain_host(host) == self._host]
         self._signatures.verify(url, params, request.headers.get(SIGNATURE_HEADER), hosts=hosts)
 
     def _explained(self, request: Request, path: str, form: Mapping[str, str]) -> Misdirected | None:
@@ -155,11 +156,6 @@ class Verifier:
 
 def _query(request: HTTPConnection) -> str:
     return str(request.scope["query_string"].decode("latin-1"))
-
-
-def _plain(host: str) -> str:
-    """Return a host in the one spelling that we write."""
-    return host.lower().rstrip(".")
 
 
 def _check_local(request: HTTPConnection) -> None:

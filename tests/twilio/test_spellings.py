@@ -9,7 +9,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from phoneagent.twilio.spellings import MAX_PERMUTED, MAX_QUERY_CHARS, MAX_QUERY_FIELDS, MAX_SPELLINGS, spellings
+from phoneagent.twilio.spellings import (
+    MAX_PERMUTED,
+    MAX_QUERY_CHARS,
+    MAX_QUERY_FIELDS,
+    MAX_SPELLINGS,
+    is_same_page,
+    spellings,
+)
 
 ADDRESS = "https://agent.example/twilio/voice"
 
@@ -48,6 +55,21 @@ def test_a_host_may_be_spelled_otherwise() -> None:
     assert found[0] == ADDRESS
     assert "https://Agent.Example/twilio/voice" in found
     assert len(found) == len(set(found)) == 4
+
+
+@pytest.mark.parametrize(
+    ("url", "same"),
+    [
+        ("https://Agent.Example./twilio/voice?tenant=7#rc=3", True),
+        (ADDRESS, True),
+        (ADDRESS + "/", False),
+        ("http://agent.example/twilio/voice", False),
+        ("https://other.example/twilio/voice", False),
+        ("", False),
+    ],
+)
+def test_a_page_is_the_same_with_any_query(url: str, same: bool) -> None:
+    assert is_same_page(url, ADDRESS) is same
 
 
 @pytest.mark.parametrize(
