@@ -8,13 +8,13 @@ or an apostrophe. Every spelling here names the same resource, and its query rea
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice, permutations, product
 from typing import TypeAlias
-from urllib.parse import parse_qsl, quote, urlsplit, urlunsplit
+from urllib.parse import parse_qsl, quote, urlsplit
 
-MAX_SPELLINGS = 100
-MAX_PERMUTED = 3
+MAX_SPELLINGS = 200
+MAX_PERMUTED = 4
 """Up to this many names in a query, every order of them is tried. With more, the given order and the sorted one."""
 MAX_QUERY_CHARS = 8192
 MAX_QUERY_FIELDS = 64
@@ -31,15 +31,26 @@ _UNESCAPED = ("", ":@", "':@", "!'()*", _LEGAL)
 
 def spellings(url: str, hosts: Sequence[str] = ()) -> Iterator[str]:
     """Return the spellings of a URL, first the URL itself; `hosts` are further spellings of its host."""
-    scheme, netloc, path, query, _ = urlsplit(url)
-    paths = (path, f"{path}/") if scheme in ("ws", "wss") else (path,)  # Twilio's documentation: try a trailing slash
-    places = [
-        (place, path) for path in paths for host in (netloc, *hosts) for place in _with_and_without_port(scheme, host)
+    # urlsplit would drop a fragment, and a line break: what was sent must stay whole.
+    scheme, _, rest = url.partition("://")
+    address, mark, query = rest.partition("?")
+    host, slash, path = address.partition("/")
+    endings = ("", "/") if scheme in ("ws", "wss") else ("",)  # Twilio's documentation: try a trailing slash
+    pages = [
+        f"{scheme}://{place}{slash}{path}{ending}{mark}"
+        for ending in endings
+        for spelled in (host, *hosts)
+        for place in _with_and_without_port(scheme, spelled)
     ]
-    found = (
-        urlunsplit((scheme, place, path, spelling, "")) for spelling, (place, path) in product(_queries(query), places)
-    )
-    return islice(dict.fromkeys(found), MAX_SPELLINGS)
+    return islice(_distinct(page + spelling for spelling in _queries(query) for page in pages), MAX_SPELLINGS)
+
+
+def _distinct(texts: Iterable[str]) -> Iterator[str]:
+    seen: set[str] = set()
+    for text in texts:
+        if text not in seen:
+            seen.add(text)
+            yield text
 
 
 def plain_host(host: str) -> str:
@@ -59,17 +70,23 @@ def _with_and_without_port(scheme: str, netloc: str) -> list[str]:
     return [netloc, host, host + (port or f":{_PORTS.get(scheme, 443)}")]
 
 
-def _queries(raw: str) -> list[str]:
+def _queries(raw: str) -> Iterator[str]:
+    """Return the spellings of a query, first the one that was sent: usually no other one is needed."""
+    yield raw
     if len(raw) > MAX_QUERY_CHARS or raw.count("&") >= MAX_QUERY_FIELDS or not (pairs := _read(raw)):
-        return [raw]
-    found = {raw: None}
+        return
+    meaning = _by_name(pairs)
+    for query in _distinct(_candidates(raw, pairs)):
+        if _by_name(_read(query)) == meaning:
+            yield query
+
+
+def _candidates(raw: str, pairs: _Pairs) -> Iterator[str]:
     for safe in _UNESCAPED:
-        found[_unescape(raw, safe)] = None
+        yield _unescape(raw, safe)
     styles = _styles("".join(name + value for name, value in pairs))
     for ordered, style in product(_orders(pairs), styles):
-        found["&".join(f"{_written(name, *style)}={_written(value, *style)}" for name, value in ordered)] = None
-    meaning = _by_name(pairs)
-    return [query for query in found if query == raw or _by_name(_read(query)) == meaning]
+        yield "&".join(f"{_written(name, *style)}={_written(value, *style)}" for name, value in ordered)
 
 
 def _styles(text: str) -> list[tuple[str, str, bool]]:

@@ -80,7 +80,7 @@ class Verifier:
             pass  # a partial body fails the signature check below
         try:
             form = parse_qsl(body.decode(), keep_blank_values=True, max_num_fields=MAX_FIELDS)
-            query = parse_qsl(request.url.query, keep_blank_values=True, max_num_fields=MAX_FIELDS)
+            query = parse_qsl(_query(request), keep_blank_values=True, max_num_fields=MAX_FIELDS)
         except ValueError:
             raise RequestRefused("a webhook has parameters that cannot be read") from None
         if request.method != "POST":
@@ -129,8 +129,8 @@ class Verifier:
             return str(error)
         except RequestRefused:
             return None
-        came = request.scope["path"]
-        return f"a proxy requests {came} where the app has {path}: have it strip PUBLIC_URL's path, or mount the app"
+        where = f"a proxy requests {request.scope['path']} where the app has {path}"
+        return f"{where}: have it strip the path of PUBLIC_URL, or mount the app there"
 
     def _verify(self, scheme: str, path: str, request: HTTPConnection, params: Any) -> None:
         if self._settings.insecure:
@@ -155,7 +155,8 @@ class Verifier:
 
 
 def _query(request: HTTPConnection) -> str:
-    return str(request.scope["query_string"].decode("latin-1"))
+    """Return the query as it was sent."""
+    return str(request.scope["query_string"].decode("utf-8", "replace"))
 
 
 def _check_local(request: HTTPConnection) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from urllib.parse import parse_qsl, quote, urlencode, urlsplit
+from urllib.parse import parse_qsl, quote, urlencode
 
 import pytest
 from hypothesis import given
@@ -22,7 +22,7 @@ ADDRESS = "https://agent.example/twilio/voice"
 
 
 def queries(raw: str) -> set[str]:
-    return {urlsplit(url).query for url in spellings(f"{ADDRESS}?{raw}")}
+    return {url.partition("?")[2] for url in spellings(f"{ADDRESS}?{raw}")}
 
 
 def meaning(query: str) -> dict[str, list[str]]:
@@ -101,6 +101,8 @@ def test_a_query_is_found_in_the_spelling_that_was_signed(sent: str, signed: str
         ("a=1&a=2", "a=2&a=1"),
         ("a=%2541", "a=%41"),
         ("a=b%23c", "a=b#c"),
+        ("a=b#c", "a=b"),
+        ("a=1\n&b=2", "a=1&b=2"),
     ],
 )
 def test_no_spelling_means_something_else(sent: str, signed: str) -> None:

@@ -175,6 +175,13 @@ async def test_a_query_is_verified_in_the_spelling_that_twilio_signed(left: str,
     assert dict(params) == (SIP if method == "GET" else {"a": "@", "b": "a:b c", **FORM})
 
 
+async def test_a_query_is_read_to_its_end() -> None:
+    query = urlencode({"CallSid": CALL, "AccountSid": ACCOUNT}) + "&a=1%232&b=é"
+    request = webhook(b"", signature=sign(f"{PUBLIC_URL}{PATH}?{query}"), query=query.replace("%23", "#"), method="GET")
+    params = await Verifier(settings(), None).webhook(request, PATH)
+    assert (params["a"], params["b"]) == ("1#2", "é")
+
+
 @pytest.mark.parametrize(
     ("signed_query", "sent"),
     [
@@ -184,6 +191,7 @@ async def test_a_query_is_verified_in_the_spelling_that_twilio_signed(left: str,
         ("a=1", "a=1&b="),
         ("a=1", "A=1"),
         ("a=%2541", "a=A"),
+        ("a=1", "a=1#2"),
     ],
 )
 async def test_a_query_that_means_something_else_is_refused(signed_query: str, sent: str) -> None:
@@ -207,7 +215,7 @@ async def test_an_address_beside_public_url_is_refused_and_explained() -> None:
 @pytest.mark.parametrize(
     ("path", "signed_url", "said"),
     [
-        (f"/phone{PATH}", PUBLIC_URL + PATH, "strip PUBLIC_URL's path"),
+        (f"/phone{PATH}", PUBLIC_URL + PATH, "strip the path of PUBLIC_URL, or mount the app there"),
         (f"/a/b{PATH}", f"https://agent.example/a/b{PATH}", "set PUBLIC_URL=https://agent.example/a/b,"),
         (f"{PATH}/", f"{PUBLIC_URL}{PATH}/", "so have it request https://agent.example/phone/twilio/voice"),
         (f"/phone{PATH}", "https://agent.example/other", None),
