@@ -19,8 +19,8 @@ log = logging.getLogger("phoneagent.twilio.parameters")
 MAX_PARAMETERS = 64
 MAX_PARAMETER_CHARS = 499
 """The maximum length of a parameter's name and value together: Twilio's limit for a stream."""
-MAX_CHARS = 8192
-"""The maximum length of all parameters together."""
+MAX_CHARS = 4096
+"""The maximum length of all parameters together. Escaped in TwiML or in JSON they are several times as long."""
 MAX_REDIRECTED_CHARS = 1024
 """The maximum length of the parameters in a redirect's URL."""
 
