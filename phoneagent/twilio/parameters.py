@@ -81,10 +81,10 @@ def redirected(call: Call) -> dict[str, str]:
     """Return the parameters that a redirect of the call must repeat, because Twilio does not."""
     found: dict[str, str] = {}
     chars = 0
-    for name, value in call.parameters.items():
-        chars += len(name) + len(value)
-        if name not in _REPEATED and chars <= MAX_REDIRECTED_CHARS:
-            found[name] = value
+    for name in sorted(call.parameters.keys() - _REPEATED):
+        chars += len(name) + len(call.parameters[name])
+        if chars <= MAX_REDIRECTED_CHARS:
+            found[name] = call.parameters[name]
     return found
 
 
