@@ -83,7 +83,10 @@ class RateLimit:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CallStarted:
-    """A media stream of a call started: the call's first, or with `resumed` a later one."""
+    """A media stream of a call started: the call's first, or with `resumed` a later one.
+
+    `caller` and `called` are as in `Call`.
+    """
 
     call_sid: str
     stream_sid: str

@@ -7,7 +7,7 @@ import hmac
 import logging
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from functools import cached_property, partial
 from typing import Any, TypeAlias, TypeVar
 
@@ -16,6 +16,7 @@ from starlette.applications import Starlette
 from starlette.requests import HTTPConnection, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route, WebSocketRoute
+from starlette.types import Receive, Scope, Send
 from starlette.websockets import WebSocket
 
 from phoneagent import settings as settings_
@@ -105,6 +106,7 @@ class PhoneApp(Starlette):
             lifespan=self._lifespan,
         )
         self.router.redirect_slashes = False  # Twilio signs the path as it is
+        self._not_found, self.router.default = self.router.default, self._answer_elsewhere
         if isinstance(agent, Agent):
             check_handoffs(agent)  # report a mistake now rather than in a call
         self.agent = agent
@@ -314,6 +316,13 @@ class PhoneApp(Starlette):
             log.error("webhook refused, the settings are incomplete:\n%s", error)
             return Response("not configured\n", status_code=500, media_type="text/plain")
         return await webhooks.answer(request, path)
+
+    async def _answer_elsewhere(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a request for a path where nothing is; if Twilio asks, the log says what leads it there."""
+        if scope["type"] == "http" and scope["method"] in ("GET", "POST"):
+            with suppress(ConfigurationError):
+                await self._webhooks.explain(Request(scope, receive))
+        await self._not_found(scope, receive, send)
 
     async def _run_media_socket(self, websocket: WebSocket) -> None:
         try:

@@ -33,6 +33,7 @@ from phoneagent.events import (
     TurnEnded,
     UsageReported,
 )
+from phoneagent.protocol.callerid import caller_id
 
 log = logging.getLogger("phoneagent.call")
 
@@ -111,19 +112,19 @@ def _line(event: Event, pii: bool) -> tuple[int, str]:
 
 
 _MASK = "••••••"
-_NO_NUMBER = frozenset({"anonymous", "blocked", "private", "restricted", "unavailable", "unknown"})
-_SIP = re.compile(r"(sips?):(?:[^@]*)@([A-Za-z0-9.\-]+)", re.ASCII)
+_SIP = re.compile(r"sip:[^@]*@([A-Za-z0-9.\-]+)", re.ASCII)
 _NUMBER = re.compile(r"(\+[0-9])?[0-9]{5,}([0-9]{2})", re.ASCII)
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]+")
 
 
 def masked(address: str | None) -> str:
     """Return a caller or callee as a log may show it: at most the first digit and the last two of a number."""
-    if not address or address.lower() in _NO_NUMBER:
-        return address or "unknown"
-    if sip := _SIP.match(address):
-        return f"{sip[1]}:{_MASK}@{sip[2]}"
-    if number := _NUMBER.fullmatch(address):
+    known = caller_id(address)
+    if known is None:
+        return "unknown"
+    if sip := _SIP.match(known):
+        return f"sip:{_MASK}@{sip[1]}"
+    if number := _NUMBER.fullmatch(known):
         return f"{number[1] or ''}{_MASK}{number[2]}"
     return _MASK
 

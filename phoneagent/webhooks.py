@@ -11,10 +11,9 @@ import logging
 import re
 import time
 from collections.abc import Callable, Mapping
-from datetime import UTC, datetime
 from functools import partial
 from typing import Any
-from urllib.parse import parse_qsl, urlencode, urlsplit
+from urllib.parse import parse_qsl, urlsplit
 
 from starlette.datastructures import ImmutableMultiDict
 from starlette.requests import Request
@@ -28,10 +27,11 @@ from phoneagent.bridge.history import Past
 from phoneagent.calls.admission import DENIED, DRAINING, LIMITED, Admission, Refusal
 from phoneagent.calls.calls import Calls
 from phoneagent.calls.journal import CallJournal, Continuation, may_recover
-from phoneagent.calls.state import unpack
+from phoneagent.calls.state import restore
 from phoneagent.errors import ProtocolError, RequestRefused, StoreError
 from phoneagent.settings import Settings
 from phoneagent.twilio import twiml
+from phoneagent.twilio.parameters import call_of_form, call_of_stream, redirected, stream_parameters
 from phoneagent.twilio.signatures import Ticket
 from phoneagent.twilio.socket import TwilioSocket, read_start
 from phoneagent.twilio.verification import Verifier
@@ -45,6 +45,12 @@ MEDIA_PATH = "/twilio/media/"
 
 MAX_RETRIES = 8
 """How often a call is sent to the webhook again while this process drains, after a second each time."""
+
+STATE = ("faults", "since", "after")
+"""What the query of AFTER_PATH says of a call (see `Webhooks._connect`)."""
+
+RETRIES = "again"
+"""What the query of VOICE_PATH or AFTER_PATH says of the retries while a process drains."""
 
 _CALL_SID = re.compile(r"CA[0-9a-fA-F]{32}")
 
@@ -97,6 +103,14 @@ class Webhooks:
         text = await (self._voice(form) if path == VOICE_PATH else self._after(form))
         return Response(text, media_type="application/xml")
 
+    async def explain(self, request: Request) -> None:
+        """Log why Twilio requests a path where nothing is, if its signature proves that it is Twilio."""
+        came = request.url.path.rstrip("/")
+        for path in (VOICE_PATH, AFTER_PATH, STATUS_PATH):
+            if came.endswith(path) and (why := await self._verifier.misdirected(request, path)) is not None:
+                self._metrics.refused("webhook")
+                log.warning("webhook refused: %s", why)
+
     async def _read(self, request: Request, path: str) -> ImmutableMultiDict[str, str] | Response:
         """Return the request's parameters, always with a CallSid and a CallStatus, or the response that refuses it."""
         try:
@@ -125,32 +139,40 @@ class Webhooks:
             # This URL is also the number's fallback, which Twilio requests after AFTER_PATH gave no answer. The query
             # of the failed request has what is known of the call, so the call continues as it would have there.
             return await self._continue(form, dict(parse_qsl(failed.query)))
-        refusal = self._refusal(form)
+        call = call_of_form(form["CallSid"], form, (RETRIES,))
+        refusal = self._refusal(call, form["CallStatus"])
         if self._draining() and refusal is not DENIED:
-            if (retry := self._retry(form, VOICE_PATH)) is not None:
+            if (retry := self._retry(form, VOICE_PATH, redirected(call))) is not None:
                 return retry
             refusal = DRAINING
         if refusal is not None:
-            return self._turn_away(form, refusal)
-        return self._connect(form, await self._came_back(form), since=int(time.time()))
+            return self._turn_away(call, form["CallStatus"], refusal)
+        return self._connect(call, await self._came_back(form), since=int(time.time()))
 
-    def _refusal(self, form: Mapping[str, str]) -> Refusal | None:
+    def _refusal(self, call: Call, status: str) -> Refusal | None:
         """Return why a new call is not taken, None if it is."""
         calls = self._calls.answered
-        calls.pop(form["CallSid"], None)  # Twilio may repeat a webhook; a call does not compete with itself
-        refusal = self._admission.refuse(call_of(form["CallSid"], form).party, [call.party for call in calls.values()])
-        if refusal is None and form["CallStatus"] != ANSWERED and self._reserve.short(time.monotonic()):
+        calls.pop(call.sid, None)  # Twilio may repeat a webhook; a call does not compete with itself
+        refusal = self._admission.refuse(call.party, [each.party for each in calls.values()])
+        if refusal is None and status != ANSWERED and self._reserve.short(time.monotonic()):
             return LIMITED  # what is left of the rate limits is reserved for live calls
         return refusal
 
-    def _turn_away(self, form: Mapping[str, str], refusal: Refusal) -> str:
+    def _turn_away(self, call: Call, status: str, refusal: Refusal) -> str:
         self._metrics.turned_away(refusal.reason)
-        log.warning("call turned away: %s", refusal.reason, extra={"call_sid": form["CallSid"]})
-        answered = form["CallStatus"] == ANSWERED  # an answered call can no longer be rejected, only ended
+        log.warning("call turned away: %s", refusal.reason, extra={"call_sid": call.sid})
+        answered = status == ANSWERED  # an answered call can no longer be rejected, only ended
         if refusal.answer != "fallback":
             return twiml.hang_up() if answered else twiml.turn_away(None, reason=refusal.answer)
-        number = self._settings.fallback_number
-        return twiml.fall_back(number) if answered else twiml.turn_away(number)
+        number, caller_id = self._settings.fallback_number, self._caller_id(call)
+        return (twiml.fall_back if answered else twiml.turn_away)(number, caller_id=caller_id)
+
+    def _caller_id(self, call: Call) -> str | None:
+        """Return the number that a forward shows; None for the caller's own, which Twilio takes only if it is one."""
+        if call.caller is not None and call.caller.startswith("+"):
+            return None
+        called = call.called if call.called is not None and call.called.startswith("+") else None
+        return called or self._settings.twilio_phone_number
 
     async def _came_back(self, form: Mapping[str, str]) -> Continuation | None:
         """Return how a call continues that was here before and that other TwiML controlled since; None for a new call.
@@ -171,12 +193,14 @@ class Webhooks:
         if form["CallStatus"] != ANSWERED:
             await self._ended(call_sid, form["CallStatus"])
             return twiml.nothing()
+        call = call_of_form(call_sid, form, (*STATE, RETRIES))
         faults, since = _number(state.get("faults")), _number(state.get("since")) or int(time.time())
         answer = Continuation("apologise") if self._journal is None else await self._journal.answer(call_sid)
         step = answer.kind
         # "apologise" is retried too: another process may know of the call what this one could not read.
         lives_on = step in ("resume", "recover", "apologise")
-        if lives_on and self._draining() and (retry := self._retry({**form, **state}, AFTER_PATH)) is not None:
+        known = {name: state[name] for name in STATE if name in state}
+        if lives_on and self._draining() and (retry := self._retry({**form, **state}, AFTER_PATH, known)) is not None:
             return retry
         if step == "resume" and state.get("after") == answer.stream_sid:
             step = "recover"  # it was resumed after this stream once already, and no newer stream has come
@@ -184,44 +208,42 @@ class Webhooks:
             log.error("the call's media stream broke %d times: giving up", faults + 1, extra={"call_sid": call_sid})
             step = "apologise"
         if step in ("resume", "recover"):
-            return self._connect(form, answer, faults=faults + (step == "recover"), since=since)
+            return self._connect(call, answer, faults=faults + (step == "recover"), since=since)
         if step == "hang_up":
             return twiml.hang_up()
-        return twiml.fall_back(self._settings.fallback_number, apologise=step == "apologise")
+        number, caller_id = self._settings.fallback_number, self._caller_id(call)
+        return twiml.fall_back(number, apologise=step == "apologise", caller_id=caller_id)
 
-    def _retry(self, form: Mapping[str, str], path: str) -> str | None:
-        """Answer that Twilio should request `path` again, so that another process takes the call.
+    def _retry(self, form: Mapping[str, str], path: str, query: Mapping[str, str]) -> str | None:
+        """Answer that Twilio should request `path` again with that query, so that another process takes the call.
 
         None after MAX_RETRIES.
         """
-        retries = _number(form.get("again"))
+        retries = _number(form.get(RETRIES))
         if retries >= MAX_RETRIES:
             return None
-        query = {name: form[name] for name in ("faults", "since", "after") if name in form}
-        query["again"] = str(retries + 1)
-        return twiml.ask_again(self._verifier.url(path, query=urlencode(query)))
+        return twiml.ask_again(self._verifier.url(path, query={**query, RETRIES: retries + 1}))
 
-    def _connect(self, form: Mapping[str, str], earlier: Continuation | None, *, faults: int = 0, since: int) -> str:
+    def _connect(self, call: Call, earlier: Continuation | None, *, faults: int = 0, since: int) -> str:
         """Connect the call to a media socket; `earlier` is how a call continues, None for one that begins.
 
         The action URL, which Twilio requests after the stream, carries how often the stream broke (`faults`), when the
         call began (`since`, seconds since the epoch), and the stream that this one follows (`after`).
         """
-        call, after = call_of(form["CallSid"], form), ""
+        after = ""
         state: dict[str, Any] = {"faults": faults, "since": since}
         if earlier is not None:
             after = state["after"] = earlier.stream_sid
-            call.state.update(unpack(earlier.state))
+            restore(call, earlier.state)
         action = callback = elsewhere = None
         if self._journal is not None:
-            action = self._verifier.url(AFTER_PATH, query=urlencode(state))
+            action = self._verifier.url(AFTER_PATH, query=state)
             callback = self._verifier.url(STATUS_PATH)
             elsewhere = partial(self._journal.went_on, call.sid, after)
         # With several processes the media socket may come to another one, so nothing is opened ahead for it here.
         self._calls.expect(call, prepare=self._settings.web_concurrency == 1, elsewhere=elsewhere)
-        parameters = {"caller": call.caller or "", "called": call.called or "", "direction": call.direction}
         url = self._verifier.media_url(MEDIA_PATH, call.sid, resumes=earlier is not None)
-        return twiml.connect_stream(url, parameters, action=action, status_callback=callback)
+        return twiml.connect_stream(url, stream_parameters(call), action=action, status_callback=callback)
 
     async def _ended(self, call_sid: str, status: str) -> None:
         """Close a call that Twilio reports as over. The report may come before or after our own end of the call."""
@@ -267,7 +289,7 @@ class MediaSockets:
         number = self._calls.arrived(call_sid)
         try:
             start = await read_start(socket, call_sid, self._account_sid)
-            call = call_of(call_sid, start.parameters)
+            call = call_of_stream(call_sid, start.parameters)
             past = await self._past(ticket, call)
             if not self._calls.is_newest(call_sid, number):
                 raise ProtocolError("the call has a newer media socket")
@@ -293,21 +315,10 @@ class MediaSockets:
             raise ProtocolError("the call cannot continue because it was not recorded: give the app a store")
         past = await self._journal.past(ticket.call_sid, pending)
         if past is not None:
-            call.state.update(unpack(past.state))
+            restore(call, past.state)
         return past
 
 
 def _number(text: str | None) -> int:
     """Return a number that `_connect` or `_retry` wrote into a URL; 0 for anything else."""
     return int(text) if text is not None and text.isdecimal() and len(text) < 12 else 0
-
-
-def call_of(call_sid: str, given: Mapping[str, str]) -> Call:
-    """Make a call from the form of a webhook, or from the parameters that the webhook gave to the media stream."""
-    return Call(
-        sid=call_sid,
-        caller=given.get("From") or given.get("caller") or None,
-        called=given.get("To") or given.get("called") or None,
-        direction=given.get("Direction") or given.get("direction") or "inbound",
-        started_at=datetime.now(UTC),
-    )

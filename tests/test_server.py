@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from pydantic import SecretStr
 from starlette.requests import HTTPConnection
+from twilio.request_validator import RequestValidator
 
 from phoneagent import (
     Agent,
@@ -280,6 +281,20 @@ def test_the_token_is_let_through_and_without_one_nothing_is_there() -> None:
 )
 async def test_other_requests_are_not_answered(method: str, path: str, status: int) -> None:
     assert (await request(app_with(), method, path)).status == status
+
+
+async def test_twilio_s_request_for_a_path_where_nothing_is_says_what_to_set(caplog: pytest.LogCaptureFixture) -> None:
+    account = {"twilio_account_sid": "AC" + "0" * 32, "twilio_auth_token": "a-token-for-tests"}
+    app = PhoneApp(AGENT, settings=settings(insecure=False, public_url="https://agent.example", **account))
+    form = {"CallSid": "CA" + "1" * 32, "AccountSid": account["twilio_account_sid"]}
+    url = "https://agent.example/phone/twilio/voice"
+    signature = RequestValidator(account["twilio_auth_token"]).compute_signature(url, form)
+    for headers in ({}, {"X-Twilio-Signature": "forged"}, {"X-Twilio-Signature": signature}):
+        assert not caplog.records
+        answer = await request(app, "POST", "/phone/twilio/voice", form=form, headers=headers)
+        assert (answer.status, answer.text) == (404, "Not Found")
+    (record,) = caplog.records
+    assert "set PUBLIC_URL=https://agent.example/phone," in record.getMessage()
 
 
 # --- without settings ---

@@ -99,11 +99,13 @@ def test_rate_limits_are_shown_as_the_provider_told_them_last() -> None:
         ("+33123456789", "+3••••••89"),
         ("0123456789", "••••••89"),
         ("12345", "••••••"),
-        ("anonymous", "anonymous"),
+        ("anonymous", "unknown"),
         (None, "unknown"),
         ("sip:alice@pbx.example:5060;transport=tls", "sip:••••••@pbx.example"),
         ("client:alice", "••••••"),
-        ("+15550100001\nCA2 ended", "••••••"),
+        ("+15550100001\nCA2 ended", "unknown"),
+        ("sip:+15550100001@pbx.example:5060", "+1••••••01"),
+        ("sip:anonymous@anonymous.invalid", "unknown"),
     ],
 )
 def test_who_calls_is_masked(caller: str | None, shown: str, caplog: pytest.LogCaptureFixture) -> None:

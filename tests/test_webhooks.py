@@ -23,6 +23,7 @@ from phoneagent.calls.hooks import Hooks
 from phoneagent.calls.journal import MAX_FAULTS, Continuation, Kind, RecordedPast
 from phoneagent.errors import StoreError
 from phoneagent.telemetry import Metrics
+from phoneagent.twilio.parameters import call_of_form, call_of_stream
 from phoneagent.twilio.signatures import MediaTokens
 from phoneagent.twilio.twiml import APOLOGY
 from phoneagent.twilio.verification import Verifier
@@ -34,7 +35,6 @@ from phoneagent.webhooks import (
     VOICE_PATH,
     MediaSockets,
     Webhooks,
-    call_of,
 )
 from tests.asgi import Socket, scope
 
@@ -175,17 +175,6 @@ async def test_a_webhook_that_is_not_twilios_is_refused_and_counted(twilio: Any,
     assert b'phoneagent_requests_refused_total{what="webhook"} 1.0' in there.metrics.text()
 
 
-async def test_a_call_has_what_the_form_says() -> None:
-    call = call_of(SID, FORM)
-    assert (call.sid, call.caller, call.called, call.direction) == (SID, ANNA, OURS, "inbound")
-
-
-async def test_a_call_has_what_its_stream_was_given_and_nothing_empty() -> None:
-    call = call_of(SID, {"caller": ANNA, "called": "", "direction": "outbound-api"})
-    assert (call.caller, call.called, call.direction) == (ANNA, None, "outbound-api")
-    assert call_of(SID, {}).direction == "inbound"
-
-
 # --- a call comes in ---
 
 
@@ -198,6 +187,39 @@ async def test_a_call_is_connected_to_its_media_socket(twilio: Any) -> None:
     given = {each.attrib["name"]: each.attrib["value"] for each in ET.fromstring(twiml).iter("Parameter")}
     assert given == {"caller": ANNA, "called": OURS, "direction": "inbound"}
     assert "action" not in ET.fromstring(twiml)[0].attrib  # nothing is recorded: the call ends with its stream
+
+
+async def test_a_call_has_the_parameters_of_its_webhook_and_the_stream_carries_them(twilio: Any) -> None:
+    there = twilio()
+    given_here = {"tenant": "7", "CallerName": "ANNA", "SipHeader_X_Queue": '<"&', "caller": "x"}
+    twiml = await there.voice(FromCity="", again="1", **given_here)
+    assert there.calls.pending[SID].call.parameters == given_here
+    given = {each.attrib["name"]: each.attrib["value"] for each in ET.fromstring(twiml).iter("Parameter")}
+    assert call_of_stream(SID, given).parameters == given_here
+    assert "ANNA" not in repr(there.calls.pending[SID].call)
+
+
+async def test_a_call_keeps_its_parameters_when_it_continues(twilio: Any) -> None:
+    kept = {"phoneagent.parameters": {"tenant": "7", "CallerName": "OLD"}, "name": "Anna"}
+    there = twilio(Journal("resume", "MZ1", json.dumps(kept)))
+    twiml = await there.after(CallerName="ANNA", faults="0", since="1700000000")
+    call = there.calls.pending[SID].call
+    assert call.parameters == {"tenant": "7", "CallerName": "ANNA"}
+    assert call.state == {"name": "Anna"}
+    given = {each.attrib["name"]: each.attrib["value"] for each in ET.fromstring(twiml).iter("Parameter")}
+    assert call_of_stream(SID, given).parameters == call.parameters
+    assert next_step(twiml).keys() == {"faults", "since", "after"}
+
+
+async def test_a_withheld_number_is_nobody_in_each_spelling_and_a_denied_one_is_denied(twilio: Any) -> None:
+    there = twilio(max_calls_per_caller=1, deny_callers=[ANNA])
+    for number, address in enumerate(("anonymous", "+266696687", "sip:anonymous@anonymous.invalid", "Restricted")):
+        sid = f"CA{number:032}"
+        assert verbs(await there.voice(From=address, CallSid=sid)) == ["Connect"]
+        call = there.calls.pending[sid].call
+        assert (call.caller, call.parameters) == (None, {"From": address})
+    for address in (ANNA[1:], f"sip:{ANNA}@pbx.example:5061;transport=tls", f"tel:{ANNA}", f"whatsapp:{ANNA}"):
+        assert verbs(await there.voice(From=address)) == ["Reject rejected"]
 
 
 async def test_a_recorded_call_comes_back_when_its_stream_has_ended(twilio: Any) -> None:
@@ -249,8 +271,29 @@ async def test_a_denied_caller_is_rejected_and_counted(twilio: Any, status: str,
 )
 async def test_one_call_too_many(twilio: Any, fallback: str | None, status: str, answer: list[str]) -> None:
     there = twilio(max_calls=1, fallback_number=fallback)
-    there.live["CA1"] = call_of("CA1", {"From": "+15550100007"})
+    there.live["CA1"] = call_of_form("CA1", {"From": "+15550100007"})
     assert verbs(await there.voice(status)) == answer
+
+
+@pytest.mark.parametrize(
+    ("caller", "called", "shown"),
+    [
+        (ANNA, OURS, None),
+        (f"sip:{ANNA}@pbx.example", OURS, None),
+        ("anonymous", OURS, OURS),
+        ("client:anna", OURS, OURS),
+        ("sip:1001@pbx.example", "sip:desk@ours.sip.twilio.com", "+15550100003"),
+    ],
+)
+@pytest.mark.parametrize("status", ["ringing", "in-progress"])
+async def test_a_forward_shows_a_number_that_twilio_takes(
+    twilio: Any, caller: str, called: str, shown: str | None, status: str
+) -> None:
+    there = twilio(max_calls=1, fallback_number=FALLBACK, twilio_phone_number="+15550100003")
+    there.live["CA1"] = call_of_form("CA1", {"From": "+15550100007"})
+    for twiml in (await there.voice(status, From=caller, To=called), await there.after(From=caller, To=called)):
+        (dial,) = ET.fromstring(twiml).iter("Dial")
+        assert dial.get("callerId") == shown
 
 
 async def test_rate_limits_turn_new_calls_away_and_none_that_is_up(twilio: Any) -> None:
@@ -270,6 +313,17 @@ async def test_a_call_is_sent_round_while_the_process_drains(twilio: Any) -> Non
     assert [verb.split()[0] for verb in verbs(twiml)] == ["Pause", "Redirect"]
     address = urlsplit(ET.fromstring(twiml)[1].text or "")
     assert (address.path, address.query) == (VOICE_PATH, "again=1")
+
+
+async def test_a_call_that_is_sent_round_takes_the_query_of_its_webhook_along(twilio: Any) -> None:
+    there = twilio(draining=True)
+    twiml = await there.voice(tenant="a&b c", SipHeader_X="1", CallerName="ANNA", again="1")
+    query = urlsplit(ET.fromstring(twiml)[1].text or "").query
+    assert query == "SipHeader_X=1&again=2&tenant=a%26b%20c"
+    there.draining = False
+    await there.voice(CallerName="ANNA", **dict(parse_qsl(query)))
+    expected = {"tenant": "a&b c", "SipHeader_X": "1", "CallerName": "ANNA"}
+    assert there.calls.pending[SID].call.parameters == expected
 
 
 async def test_after_some_rounds_it_is_turned_away(twilio: Any) -> None:

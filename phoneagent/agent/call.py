@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Literal, Protocol, TypeGuard
 
 from phoneagent.errors import DefinitionError
+from phoneagent.protocol.callerid import caller_id
 
 
 class ToolDefinition(Protocol):
@@ -34,8 +35,14 @@ class CallControl(Protocol):
 class Call:
     """A live call. Its methods never block, and any thread may call them.
 
-    `caller` and `called` come from the telephone network: usually E.164, but also None, a SIP address or a word like
-    "anonymous". `direction` is Twilio's: "inbound", "outbound-api" or "outbound-dial".
+    `caller` and `called` are caller IDs: a phone number in E.164, in whatever spelling the network sent it; another
+    address, like "sip:anna@host" or "client:anna"; or None if the number is withheld. `direction` is Twilio's:
+    "inbound", "outbound-api" or "outbound-dial".
+
+    `parameters` is what else Twilio's webhook says, by Twilio's names: `SipHeader_X-…` of a SIP call, `CallerName`,
+    `ForwardedFrom`, `StirVerstat`, `FromCity`, the query of the webhook's address, and custom parameters of the stream.
+    `From` and `To` are among them if they are spelled differently from `caller` and `called`. The caller may choose
+    some values, so trust none of them.
 
     `state` is yours. The call's next media stream gets it back, even after a crash: the values that JSON can express,
     up to 16 K characters.
@@ -46,8 +53,12 @@ class Call:
     called: str | None = field(repr=False)
     direction: str
     started_at: datetime
+    parameters: Mapping[str, str] = field(default_factory=dict, repr=False)
     state: dict[str, Any] = field(default_factory=dict, repr=False)
     _control: CallControl | None = field(default=None, repr=False)
+
+    def __post_init__(self) -> None:
+        self.caller, self.called = caller_id(self.caller), caller_id(self.called)
 
     @property
     def party(self) -> str | None:

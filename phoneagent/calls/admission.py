@@ -4,8 +4,8 @@
     the caller has too many calls → busy
     the process has too many calls → forwarded to FALLBACK_NUMBER, or busy if there is none
 
-The other party of a call is a number in E.164, `sip:…`, `client:…`, or a word where the number is withheld. A refusal
-never contains the party.
+Parties are compared by their caller IDs, so another spelling of an address changes nothing. A withheld party has none.
+A refusal never contains the party.
 """
 
 from __future__ import annotations
@@ -14,9 +14,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-_IDENTIFIED = ("+", "sip:", "sips:", "client:")
-_SPELLED = frozenset({"+266696687", "+7378742833", "+2562533", "+8656696", "+86282452253"})
-"""Some carriers spell a withheld number on a phone's keys: ANONYMOUS, RESTRICTED, BLOCKED, UNKNOWN, UNAVAILABLE."""
+from phoneagent.protocol.callerid import caller_id
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,11 +61,11 @@ class Admission:
 
         `live` has the party of each live call.
         """
-        known = _identity(party)
+        known = caller_id(party)
         # The lists come first, so that a denied caller does not learn how busy the process is.
         if known in self._deny or (self._allow is not None and known not in self._allow):
             return DENIED
-        if known is not None and sum(_identity(each) == known for each in live) >= self._max_calls_per_caller:
+        if known is not None and sum(caller_id(each) == known for each in live) >= self._max_calls_per_caller:
             return CALLER
         if len(live) >= self._max_calls:
             return FULL
@@ -78,14 +76,8 @@ class _Numbers:
     """A set of numbers and of prefixes of numbers."""
 
     def __init__(self, entries: Sequence[str]) -> None:
-        self._exact = frozenset(entry for entry in entries if not entry.endswith("*"))
+        self._exact = frozenset(caller_id(entry) for entry in entries if not entry.endswith("*"))
         self._prefixes = tuple(entry[:-1] for entry in entries if entry.endswith("*"))
 
     def __contains__(self, party: str | None) -> bool:
         return party is not None and (party in self._exact or party.startswith(self._prefixes))
-
-
-def _identity(party: str | None) -> str | None:
-    """Return the party without blanks around it, None if the number is withheld."""
-    stripped = (party or "").strip()
-    return stripped if stripped.lower().startswith(_IDENTIFIED) and stripped not in _SPELLED else None

@@ -29,6 +29,7 @@ from phoneagent.events import CallStarted, Event, Journal, Pending, Resume
 from phoneagent.model.connection import ModelSession
 from phoneagent.model.endpoint import Endpoint
 from phoneagent.protocol.carrier import Started
+from phoneagent.twilio.parameters import bounded
 from phoneagent.twilio.socket import TwilioSocket
 
 log = logging.getLogger("phoneagent.calls.calls")
@@ -162,6 +163,7 @@ class Calls:
         opening: Opening | None = None
         if (pending := self.pending.get(call.sid)) is not None:
             pending.claim()
+            pending.call.parameters = bounded({**pending.call.parameters, **call.parameters}, call.sid)
             call, opening = pending.call, pending.opening
         opening = opening or Opening(call, self._answerer, self._router)
         self._unfinished += 1

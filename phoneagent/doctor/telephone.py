@@ -17,6 +17,7 @@ from phoneagent.sim.twilio.alerts import CallFailed
 from phoneagent.sim.twilio.twiml import Verb, parse
 from phoneagent.sim.twilio.webhook import Web
 from phoneagent.twilio.rest import Account, PhoneNumbers
+from phoneagent.twilio.spellings import is_same_page
 
 REQUEST_SECONDS = 10.0
 
@@ -73,7 +74,7 @@ async def _check_number(numbers: PhoneNumbers, settings: Settings) -> Check:
         return failed("number", "the number cannot take voice calls: buy one that can")
     if number.overridden_by is not None:
         return failed("number", f"{number.overridden_by} takes its calls: remove that from the number in the console")
-    if points_to != expected:
+    if not is_same_page(points_to, expected):  # a query becomes `call.parameters`
         where = f"points to {points_to}" if points_to else "has no webhook"
         return failed("number", f'it {where}: set "A call comes in" to {expected}')
     return ok("number", f"its calls go to {expected}")

@@ -16,6 +16,7 @@ from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 from phoneagent.agent.call import Call
 from phoneagent.errors import ConfigurationError
 from phoneagent.protocol import realtime
+from phoneagent.protocol.callerid import caller_id
 from phoneagent.settings import DEFAULT_MODEL, DEFAULT_TRANSCRIPTION_MODELS, Settings, is_address, is_header
 
 OPENAI_URL = "https://api.openai.com/v1"
@@ -30,9 +31,6 @@ TokenProvider: TypeAlias = Callable[[], str | Awaitable[str]]
 
 FACTS = ("{call_sid}", "{caller}", "{direction}")
 """Placeholders in a header's value for facts of the call."""
-
-_WITHHELD = frozenset({"anonymous", "unknown", "restricted", "unavailable", "private", "+266696687"})
-"""What the network sends in place of a withheld number. The last one spells ANONYMOUS on a keypad."""
 
 _PRINTABLE = re.compile(r"[!-~]{1,256}")
 _PRINTABLE_URL = re.compile(r"[^\s\x00-\x1f\x7f]+")
@@ -263,9 +261,10 @@ class Endpoint:
 
     def _pseudonym(self, call: Call) -> str | None:
         """Return a name for the caller that is always the same and does not reveal the number."""
-        if not self.pseudonym_key or not call.caller or call.caller.lower() in _WITHHELD:
+        caller = caller_id(call.caller)
+        if not self.pseudonym_key or caller is None:
             return None
-        return hmac.digest(self.pseudonym_key, call.caller.encode(), hashlib.sha256).hex()[:32]
+        return hmac.digest(self.pseudonym_key, caller.encode(), hashlib.sha256).hex()[:32]
 
 
 _WEBSOCKET = {"http": "ws", "https": "wss"}

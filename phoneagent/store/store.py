@@ -24,6 +24,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from phoneagent.errors import StoreError
 from phoneagent.events import EndedBy, Event, NextStep
+from phoneagent.protocol.callerid import caller_id
 from phoneagent.settings import Records
 from phoneagent.store.database import Database
 from phoneagent.store.records import (
@@ -62,7 +63,6 @@ STEP_HOURS = 24
 
 CLOSE_SECONDS = 2.0
 _CALL_SID = re.compile(r"CA[0-9a-fA-F]{32}")
-_NOT_A_DIGIT = re.compile(r"[\s().\-/]")
 
 
 class Store:
@@ -284,9 +284,10 @@ class Store:
         if _CALL_SID.fullmatch(what):
             which: sa.ColumnElement[bool] = calls.c.sid == what
         else:  # the other side of a call is the person: our own number is on every call
-            number = _NOT_A_DIGIT.sub("", what) if not re.search(r"[A-Za-z]", what) else what
+            person = (what, caller_id(what))  # older versions recorded an address as it came
             outbound = calls.c.direction.startswith("outbound")
-            which = sa.or_(sa.and_(sa.not_(outbound), calls.c.caller == number), outbound & (calls.c.called == number))
+            inbound = sa.not_(outbound)
+            which = sa.or_(inbound & calls.c.caller.in_(person), outbound & calls.c.called.in_(person))
 
         moment = now()
         may_live = calls.c.started_at > moment - timedelta(seconds=MAX_CALL_SECONDS)

@@ -8,18 +8,23 @@ import hashlib
 import hmac
 import secrets
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from starlette.datastructures import ImmutableMultiDict
 from twilio.request_validator import RequestValidator
 
 from phoneagent.errors import RequestRefused
+from phoneagent.twilio.spellings import spellings
 
 TOKEN_SECONDS = 120
 """How long after the webhook the media socket can be opened."""
 
 SIGNATURE_HEADER = "x-twilio-signature"
+MAX_SIGNED_CHARS = 1_000_000
+"""The maximum length of what is hashed for one request: a large form is not tried with every spelling of its URL."""
+
 _NONCE_BYTES = 12
 _MAC_BYTES = 32
 _TIME = struct.Struct(">Q")
@@ -33,8 +38,10 @@ class Signatures:
     def __init__(self, auth_tokens: Sequence[str]) -> None:
         self._validators = [RequestValidator(token) for token in auth_tokens]
 
-    def verify(self, url: str, params: Mapping[str, Any], signature: str | None) -> None:
-        """Return if `signature` is Twilio's signature of that public URL and those form parameters.
+    def verify(self, url: str, params: Mapping[str, Any], signature: str | None, *, hosts: Sequence[str] = ()) -> None:
+        """Return if `signature` is Twilio's signature of that public URL, in any spelling, and those form parameters.
+
+        `hosts` are further spellings of the URL's host.
 
         Raises:
             RequestRefused: the signature is missing or wrong. The message names the URL, but never the signature.
@@ -43,8 +50,24 @@ class Signatures:
         shown = f"{address}?…" if query else address
         if not signature:
             raise RequestRefused(f"no {SIGNATURE_HEADER} on a request for {shown}")
-        if not any(validator.validate(url, params, signature) for validator in self._validators):
-            raise RequestRefused(f"wrong signature for {shown}: check PUBLIC_URL and TWILIO_AUTH_TOKEN")
+        if self.find(spellings(url, hosts), params, signature) is None:
+            raise RequestRefused(
+                f"wrong signature for {shown}: check TWILIO_AUTH_TOKEN, and that PUBLIC_URL is the address that Twilio "
+                "requests, with the path that a proxy may strip from it"
+            )
+
+    def find(self, urls: Iterable[str], params: Mapping[str, Any], signature: str) -> str | None:
+        """Return the one of these URLs that was signed together with those form parameters, None if none was."""
+        tail = _tail(params)
+        chars = 0
+        for url in urls:
+            if (chars := chars + len(url) + len(tail)) > MAX_SIGNED_CHARS:
+                return None
+            for validator in self._validators:
+                expected: str = validator.compute_signature(url + tail, {})
+                if hmac.compare_digest(expected.encode(), signature.encode()):
+                    return url
+        return None
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +121,17 @@ class MediaTokens:
         self._spent[nonce] = expires
         kind = body[_HEAD_BYTES - 1 : _HEAD_BYTES]
         return Ticket(body[_HEAD_BYTES:].decode("utf-8", "replace"), kind == _RESUMES, nonce.hex())
+
+
+def _tail(params: Mapping[str, Any]) -> str:
+    """Return what a signature covers besides the URL: the form's names in order, each with its distinct values.
+
+    Twilio's library builds it anew for each URL, which takes long with many fields.
+    """
+    values: dict[str, set[str]] = {}
+    for name, value in params.multi_items() if isinstance(params, ImmutableMultiDict) else params.items():
+        values.setdefault(name, set()).add(value)
+    return "".join(name + value for name in sorted(values) for value in sorted(values[name]))
 
 
 def _mac(key: bytes, body: bytes) -> bytes:

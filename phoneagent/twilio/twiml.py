@@ -13,25 +13,31 @@ RETRY = "#rc=5&rp=ct,rt,5xx&ct=2000&rt=5000"
 APOLOGY = "We are sorry, something went wrong on our side."
 
 
-def turn_away(fallback_number: str | None, *, reason: str = "busy") -> str:
-    """Return TwiML for a call that is not taken: a forward, or else "busy" or "rejected", which costs nothing."""
+def turn_away(fallback_number: str | None, *, reason: str = "busy", caller_id: str | None = None) -> str:
+    """Return TwiML for a call that is not taken: a forward, or else "busy" or "rejected", which costs nothing.
+
+    A forward shows `caller_id`, or else the caller's number.
+    """
     response = VoiceResponse()
     if fallback_number is None:
         response.reject(reason=reason)
     else:
-        response.dial(fallback_number)
+        response.dial(fallback_number, caller_id=caller_id)
     return str(response)
 
 
-def fall_back(fallback_number: str | None, *, apologise: bool = True) -> str:
-    """Return TwiML for an answered call that cannot go on: an apology, then a forward, or else a hang-up."""
+def fall_back(fallback_number: str | None, *, apologise: bool = True, caller_id: str | None = None) -> str:
+    """Return TwiML for an answered call that cannot go on: an apology, then a forward, or else a hang-up.
+
+    A forward shows `caller_id`, or else the caller's number.
+    """
     response = VoiceResponse()
     if apologise:
         response.say(APOLOGY)
     if fallback_number is None:
         response.hangup()
     else:
-        response.dial(fallback_number)
+        response.dial(fallback_number, caller_id=caller_id)
     return str(response)
 
 

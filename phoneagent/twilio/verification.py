@@ -6,9 +6,9 @@ import asyncio
 import ipaddress
 import logging
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
-from urllib.parse import parse_qsl
+from urllib.parse import parse_qsl, quote, urlencode, urlsplit
 
 from starlette.datastructures import ImmutableMultiDict
 from starlette.requests import ClientDisconnect, HTTPConnection, Request
@@ -16,7 +16,9 @@ from starlette.websockets import WebSocket
 
 from phoneagent.errors import RequestRefused, StoreError
 from phoneagent.settings import Settings
+from phoneagent.twilio.misdirection import Misdirected, hosts_of, places
 from phoneagent.twilio.signatures import SIGNATURE_HEADER, TOKEN_SECONDS, MediaTokens, Signatures, Ticket
+from phoneagent.twilio.spellings import plain_host
 
 log = logging.getLogger("phoneagent.twilio.verification")
 
@@ -38,18 +40,22 @@ class Verifier:
     def __init__(self, settings: Settings, claim: Callable[[str, float], Awaitable[bool]] | None) -> None:
         self._settings = settings
         self._claim = claim
+        self._public = urlsplit(settings.public_url)
+        self._host = plain_host(self._public.netloc)
         self._signatures = Signatures(settings.auth_tokens)
         self._tokens = MediaTokens(settings.auth_tokens)
 
-    def url(self, path: str, *, scheme: str = "https", query: str = "") -> str:
+    def url(self, path: str, *, scheme: str = "https", query: Mapping[str, object] | None = None) -> str:
         """Return the public URL of a path in this app.
 
         The headers Host and X-Forwarded-* come from the client, so they are never used. Without TLS, as in a local
-        `serve --insecure`, https and wss become http and ws.
+        `serve --insecure`, https and wss become http and ws. Twilio may sort the query before it requests the URL, so
+        the query is sorted already.
         """
-        given, _, rest = self._settings.public_url.partition("://")
-        public = f"{scheme.removesuffix('s') if given == 'http' else scheme}://{rest}"
-        return f"{public}{path}?{query}" if query else f"{public}{path}"
+        if self._public.scheme == "http":
+            scheme = scheme.removesuffix("s")
+        public = f"{scheme}://{self._host}{self._public.path}{path}"
+        return f"{public}?{urlencode(sorted(query.items()), quote_via=quote)}" if query else public
 
     def media_url(self, path: str, call_sid: str, *, resumes: bool = False) -> str:
         """Return the URL of a media socket for that call. It can be used once."""
@@ -74,12 +80,16 @@ class Verifier:
             pass  # a partial body fails the signature check below
         try:
             form = parse_qsl(body.decode(), keep_blank_values=True, max_num_fields=MAX_FIELDS)
-            query = parse_qsl(request.url.query, keep_blank_values=True, max_num_fields=MAX_FIELDS)
+            query = parse_qsl(_query(request), keep_blank_values=True, max_num_fields=MAX_FIELDS)
         except ValueError:
             raise RequestRefused("a webhook has parameters that cannot be read") from None
         if request.method != "POST":
             form = []
-        self._verify("https", path, request, ImmutableMultiDict(form))
+        fields = ImmutableMultiDict(form)
+        try:
+            self._verify("https", path, request, fields)
+        except RequestRefused as refused:
+            raise self._explained(request, path, fields) or refused from None
         params = ImmutableMultiDict([*query, *form])
         if params.get("AccountSid") != self._settings.twilio_account_sid and not self._settings.insecure:
             raise RequestRefused("a webhook is for another account than TWILIO_ACCOUNT_SID: check that setting")
@@ -109,12 +119,44 @@ class Verifier:
                 raise RequestRefused("a media token was used twice")
         return ticket
 
+    async def misdirected(self, request: Request, path: str) -> str | None:
+        """Return why a webhook for `path` came to another path, with the remedy; None if Twilio did not send it."""
+        if self._settings.insecure:
+            return None
+        try:
+            await self.webhook(request, path)
+        except Misdirected as error:
+            return str(error)
+        except RequestRefused:
+            return None
+        where = f"a proxy requests {request.scope['path']} where the app has {path}"
+        return f"{where}: have it strip the path of PUBLIC_URL, or mount the app there"
+
     def _verify(self, scheme: str, path: str, request: HTTPConnection, params: Any) -> None:
         if self._settings.insecure:
             _check_local(request)
             return
-        url = self.url(path, scheme=scheme, query=request.scope["query_string"].decode("latin-1"))
-        self._signatures.verify(url, params, request.headers.get(SIGNATURE_HEADER))
+        query = _query(request)
+        url = self.url(path, scheme=scheme) + (f"?{query}" if query else "")
+        # Twilio signs the host as it was written. The headers' spelling counts only for the host that is ours.
+        hosts = [host for host in (self._public.netloc, *hosts_of(request)) if plain_host(host) == self._host]
+        self._signatures.verify(url, params, request.headers.get(SIGNATURE_HEADER), hosts=hosts)
+
+    def _explained(self, request: Request, path: str, form: Mapping[str, str]) -> Misdirected | None:
+        """Return an explanation for a request that Twilio signed for another address than the one under PUBLIC_URL."""
+        signature = request.headers.get(SIGNATURE_HEADER)
+        if self._settings.insecure or not signature:
+            return None
+        query = _query(request)
+        for place in places(request, path, self._public):
+            if self._signatures.find([f"{place.url}?{query}" if query else place.url], form, signature):
+                return Misdirected(place.remedy(self.url(path)))
+        return None
+
+
+def _query(request: HTTPConnection) -> str:
+    """Return the query as it was sent."""
+    return str(request.scope["query_string"].decode("utf-8", "replace"))
 
 
 def _check_local(request: HTTPConnection) -> None:

@@ -10,16 +10,54 @@ import pytest
 
 from phoneagent import Call, CallerSpoke, ToolReturned
 from phoneagent.calls import state
-from phoneagent.calls.state import CallState, unpack
-from phoneagent.events import CallHandedOver
+from phoneagent.calls.state import CallState, restore
+from phoneagent.events import CallHandedOver, CallStarted
+from phoneagent.twilio.parameters import MAX_PARAMETERS
 
 RETURNED = ToolReturned(call_sid="CA1", at_ms=1, call_id="c", name="t", output="", ms=1)
 HANDED_OVER = CallHandedOver(call_sid="CA1", at_ms=1, reason="")
+STARTED = CallStarted(call_sid="CA1", stream_sid="MZ1", caller=None, called=None, direction="inbound")
 SPOKE = CallerSpoke(call_sid="CA1", at_ms=1)
 
 
 def call(**state: Any) -> Call:
     return Call(sid="CA1", caller=None, called=None, direction="inbound", started_at=datetime.now(UTC), state=state)
+
+
+def unpack(text: str | None) -> dict[str, Any]:
+    """Return the state of a call that continues with `text`."""
+    restored = call()
+    restore(restored, text)
+    return restored.state
+
+
+def test_parameters_are_kept_at_the_start_and_with_every_state() -> None:
+    ours, kept = call(), []
+    ours.parameters = {"tenant": "7"}
+    watched = CallState(ours, kept.append)
+    watched.look(STARTED)
+    watched.look(STARTED)
+    ours.state["text"] = "x" * state.MAX_CHARS
+    watched.look(RETURNED)
+    ours.state["text"] = "short"
+    watched.look(RETURNED)
+    for text, expected in zip(kept, [{}, {"text": "short"}], strict=True):
+        restored = call(name="Anna")
+        restored.parameters = {"CallerName": "ANNA"}
+        restore(restored, text)
+        assert restored.parameters == {"CallerName": "ANNA", "tenant": "7"}
+        assert restored.state == {"name": "Anna", **expected}
+
+
+def test_a_newer_parameter_replaces_one_that_was_kept_and_their_sum_is_bounded() -> None:
+    restored = call()
+    restored.parameters = {"tenant": "8"}
+    many = {f"n{number}": "x" for number in range(MAX_PARAMETERS)}
+    restore(restored, json.dumps({state.PARAMETERS: {"tenant": "7", **many}}))
+    assert restored.parameters["tenant"] == "8"
+    assert len(restored.parameters) == MAX_PARAMETERS
+    restore(restored, json.dumps({state.PARAMETERS: [1]}))
+    assert len(restored.parameters) == MAX_PARAMETERS
 
 
 def test_what_has_changed_is_kept_and_only_that() -> None:

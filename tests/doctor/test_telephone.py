@@ -160,6 +160,11 @@ async def test_a_number_that_does_not_lead_here(world: World, fault: dict[str, A
     assert words in await world.only_fault("number")
 
 
+async def test_a_number_may_lead_here_in_another_spelling_and_with_a_query(world: World) -> None:
+    world.rest.numbers[world.number]["voice_url"] = VOICE.replace("agent", "AGENT") + "?tenant=7"
+    assert (await world.report())["number"].status is Status.OK
+
+
 # --- the app ---
 
 

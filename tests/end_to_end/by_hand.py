@@ -43,24 +43,24 @@ async def dial(w: World, path: str) -> ClientConnection:
     return await connect(w.url.replace("http", "ws") + path, additional_headers={"X-Twilio-Signature": signature})
 
 
-def start(call_sid: str, stream_sid: str = STREAM_SID) -> str:
+def start(call_sid: str, stream_sid: str = STREAM_SID, **custom: str) -> str:
     details = {
         "accountSid": ACCOUNT_SID,
         "streamSid": stream_sid,
         "callSid": call_sid,
         "tracks": ["inbound"],
         "mediaFormat": {"encoding": "audio/x-mulaw", "sampleRate": 8000, "channels": 1},
-        "customParameters": {},
+        "customParameters": custom,
     }
     return json.dumps({"event": "start", "sequenceNumber": "1", "start": details, "streamSid": stream_sid})
 
 
-async def open_stream(w: World, twiml: str, stream_sid: str = STREAM_SID) -> ClientConnection:
+async def open_stream(w: World, twiml: str, stream_sid: str = STREAM_SID, **custom: str) -> ClientConnection:
     """Do what Twilio does with `<Connect><Stream>`."""
     path = re.search(r'url="[^"]*(/twilio/media/[^"]*)', twiml)
     assert path is not None, twiml
     socket = await dial(w, path[1])
-    await socket.send(start(CALL_SID, stream_sid))
+    await socket.send(start(CALL_SID, stream_sid, **custom))
     return socket
 
 

@@ -84,6 +84,30 @@ async def test_a_call_that_has_come_back_survives_a_crash_too(world: Worlds, sto
         await second.close()
 
 
+async def test_who_calls_and_the_parameters_stay_when_a_call_goes_on(world: Worlds, store: Store) -> None:
+    sip = {"From": f"sip:{WHO['From']}@pbx.example:5061", "SipHeader_X-Queue": "vip", "CallerName": "ANNA"}
+    seen: list[tuple[str | None, dict[str, str]]] = []
+
+    def choose(call: Call) -> Agent:
+        seen.append((call.caller, dict(call.parameters)))
+        return AGENT
+
+    async with world(choose, store=store) as w:
+        first = await open_stream(w, await post(w, "/twilio/voice", CALL_SID, **RINGS | sip), STREAMS[0])
+        await w.until(lambda: w.of(CallStarted))
+        await first.close()
+        second = await open_stream(w, await after(w, CALL_SID), STREAMS[1], stream="x")
+        await w.until(lambda: len(w.of(CallStarted)) == 2)
+        assert w.of(CallStarted)[0].caller == WHO["From"]
+        assert seen[0] == (WHO["From"], sip)
+        assert seen[1][1] == sip  # Twilio's request for what comes next has none of it
+        assert len(seen) == 2
+        assert w.app.calls[CALL_SID].parameters == sip | {"stream": "x"}
+        await second.close()
+    assert (await record(store)).caller == WHO["From"]
+    assert "vip" not in w.log.text
+
+
 async def test_an_old_goodbye_does_not_end_a_call_that_has_come_back(world: Worlds, store: Store) -> None:
     """It was about to be hung up when other TwiML took it away."""
     async with world(AGENT, store=store) as w:

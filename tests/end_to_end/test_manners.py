@@ -107,8 +107,8 @@ async def test_who_calls_may_be_unknown(world: Worlds) -> None:
     async with world(Agent(instructions=lambda call: f"{call.caller} {call.called}")) as w:
         async with w.phone(caller=None).dial():
             await w.until(lambda: w.of(CallStarted))
-        assert w.of(CallStarted)[0].caller == "anonymous"
-        assert w.model.sessions[0].session["instructions"] == "anonymous +15550100002"
+        assert w.of(CallStarted)[0].caller is None
+        assert w.model.sessions[0].session["instructions"] == "None +15550100002"
 
 
 async def test_instructions_that_fail_lead_to_an_apology(world: Worlds) -> None:

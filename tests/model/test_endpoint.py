@@ -271,11 +271,14 @@ def test_the_caller_has_a_pseudonym_that_stays(monkeypatch: pytest.MonkeyPatch) 
     assert name == again.headers_for(call(sid="CA" + "2" * 32))["OpenAI-Safety-Identifier"]
     assert name != far.headers_for(call("+15550100003"))["OpenAI-Safety-Identifier"]
     assert name != elsewhere.headers_for(call())["OpenAI-Safety-Identifier"]
+    assert name == far.headers_for(call(f"sip:{NUMBER}@pbx.example:5061"))["OpenAI-Safety-Identifier"]
     assert NUMBER.strip("+") not in str(far.headers_for(call()))
     assert len(name) == 32
 
 
-@pytest.mark.parametrize("nobody", [None, "", "anonymous", "Restricted", "+266696687"])
+@pytest.mark.parametrize(
+    "nobody", [None, "", "anonymous", "Restricted", "+266696687", "sip:anonymous@anonymous.invalid"]
+)
 def test_callers_who_hide_are_not_one_person(monkeypatch: pytest.MonkeyPatch, nobody: str | None) -> None:
     far = Endpoint.from_settings(environment(monkeypatch, OPENAI, HELICONE))
     assert far.headers_for(call(nobody)).keys() == {"Helicone-Session-Id", "Helicone-Property-Direction"}

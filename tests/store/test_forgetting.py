@@ -50,13 +50,17 @@ async def test_a_call_is_forgotten_with_all_that_hangs_on_it(ready: str) -> None
 
 
 async def test_a_number_is_forgotten_where_it_is_the_person_s(ready: str) -> None:
-    inbound, outbound, ours = (f"CA{number:032x}" for number in range(3))
+    inbound, outbound, ours, older, nobody = (f"CA{number:032x}" for number in range(5))
     async with Store.from_url(ready) as kept:
         kept.tell(started(inbound))
         kept.tell(started(outbound, caller=CALLED, called=CALLER, direction="outbound-api"))
         kept.tell(started(ours, caller="+4930123456", called=CALLER))  # called, but by somebody else
+        kept.tell(started(older, caller="sip:anna@pbx.example:5060"))
+        kept.tell(started(nobody, caller=None))
         assert await kept.forget(" +33 (1) 23-45.67 89 ") == 2
-        assert [record.call_sid for record in await kept.calls()] == [ours]
+        assert await kept.forget("sip:anna@pbx.example:5060") == 1
+        assert await kept.forget("anonymous") == 0
+        assert {record.call_sid for record in await kept.calls()} == {ours, nobody}
 
 
 async def test_a_live_call_that_is_forgotten_stays_so(ready: str) -> None:

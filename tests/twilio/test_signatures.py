@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from starlette.datastructures import ImmutableMultiDict
+from twilio.request_validator import RequestValidator
 
 from phoneagent import RequestRefused
-from phoneagent.twilio.signatures import TOKEN_SECONDS, MediaTokens, Signatures
+from phoneagent.twilio.signatures import MAX_SIGNED_CHARS, TOKEN_SECONDS, MediaTokens, Signatures
 
 # Twilio's published examples, with the auth token "12345".
 PARAMS = {
@@ -33,6 +37,32 @@ def test_anything_else_is_refused_and_never_repeated(signature: str | None) -> N
         Signatures(["12345"]).verify(*VECTORS[0][:2], signature)
     assert "https://example.com/myapp.php?…" in str(raised.value)
     assert not signature or signature not in str(raised.value)
+
+
+texts = st.text(st.characters(codec="utf-8"), max_size=5)
+
+
+@given(st.lists(st.tuples(texts, texts), max_size=8))
+def test_a_form_is_signed_as_twilio_s_library_signs_it(fields: list[tuple[str, str]]) -> None:
+    url, form = "https://example.com/voice?x=1", ImmutableMultiDict(fields)
+    signature = RequestValidator("12345").compute_signature(url, form)
+    Signatures(["12345"]).verify(url, form, signature)
+    with pytest.raises(RequestRefused):
+        Signatures(["12345"]).verify(url, ImmutableMultiDict([*fields, ("x", "another value")]), signature)
+
+
+def test_a_large_form_is_not_tried_with_every_spelling() -> None:
+    url = "https://example.com/voice?"
+    signature = RequestValidator("12345").compute_signature(f"{url}a=%3A&b=1", {})
+    Signatures(["12345"]).verify(f"{url}b=1&a=:", {}, signature)
+    form = {"f": "x" * (MAX_SIGNED_CHARS // 4)}
+    for signed in ("b=1&a=:", "b=1&a=%3A"):
+        Signatures(["12345"]).verify(
+            f"{url}b=1&a=:", form, RequestValidator("12345").compute_signature(url + signed, form)
+        )
+    signature = RequestValidator("12345").compute_signature(f"{url}a=%3A&b=1", form)
+    with pytest.raises(RequestRefused):
+        Signatures(["12345"]).verify(f"{url}b=1&a=:", form, signature)
 
 
 def test_a_token_brings_back_its_call_once() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any
-from urllib.parse import urlencode
+from urllib.parse import parse_qsl, quote, quote_plus, urlencode
 
 import pytest
 from starlette.requests import Request
@@ -100,7 +100,7 @@ def signed(form: dict[str, str] = FORM, token: str = NEW, **options: Any) -> Req
 def test_addresses_come_from_public_url_alone() -> None:
     verifier = Verifier(settings(), None)
     assert verifier.url("/a") == "https://agent.example/phone/a"
-    assert verifier.url("/a", scheme="wss", query="b=1") == "wss://agent.example/phone/a?b=1"
+    assert verifier.url("/a", scheme="wss", query={"c": "a b", "b": 1}) == "wss://agent.example/phone/a?b=1&c=a%20b"
     address = verifier.media_url("/m/", CALL, resumes=True)
     assert address.startswith("wss://agent.example/phone/m/")
     ticket = MediaTokens([NEW]).redeem(address.rpartition("/")[2], 0)
@@ -143,6 +143,92 @@ async def test_a_get_has_its_parameters_in_the_query_only() -> None:
     signature = sign(f"{PUBLIC_URL}{PATH}?{query}")
     request = webhook(b"Extra=1", signature=signature, query=query, method="GET")
     assert dict(await Verifier(settings(), None).webhook(request, PATH)) == FORM
+
+
+@pytest.mark.parametrize("host", ["agent.example", "Agent.Example", "AGENT.example."])
+@pytest.mark.parametrize("signed_host", ["agent.example", "agent.example:443", "host of PUBLIC_URL", "host of Host"])
+async def test_the_host_is_the_same_in_upper_and_in_lower_case(host: str, signed_host: str) -> None:
+    verifier = Verifier(settings(public_url=f"https://{host}/phone"), None)
+    assert verifier.url("/a") == "https://agent.example/phone/a"
+    of_host = "aGENT.example"
+    written = {"host of PUBLIC_URL": host, "host of Host": of_host}.get(signed_host, signed_host)
+    signature = sign(f"https://{written}/phone{PATH}", FORM)
+    request = webhook(signature=signature, headers={"Host": of_host, "X-Forwarded-Host": "evil.example"})
+    assert dict(await verifier.webhook(request, PATH)) == FORM
+
+
+SIP = FORM | {"From": "sip:o'hara+1@192.0.2.7:5060", "Name": "José & Söhne"}
+
+
+@pytest.mark.parametrize("left", ["", ":@", "':@", "!$'()*,/:;?@"])
+@pytest.mark.parametrize("quoting", [quote, quote_plus])
+@pytest.mark.parametrize("method", ["GET", "POST"])
+async def test_a_query_is_verified_in_the_spelling_that_twilio_signed(left: str, quoting: Any, method: str) -> None:
+    query = urlencode(SIP if method == "GET" else {"b": "a:b c", "a": "@"}, quote_via=quoting, safe=left)
+    signature = sign(f"{PUBLIC_URL}{PATH}?{query}", {} if method == "GET" else FORM)
+    sent = urlencode(parse_qsl(query, keep_blank_values=True))
+    if method == "POST":
+        sent = "&".join(sorted(sent.split("&")))
+    params = await Verifier(settings(), None).webhook(
+        webhook(b"" if method == "GET" else FORM, signature=signature, query=sent, method=method), PATH
+    )
+    assert dict(params) == (SIP if method == "GET" else {"a": "@", "b": "a:b c", **FORM})
+
+
+async def test_a_query_is_read_to_its_end() -> None:
+    query = urlencode({"CallSid": CALL, "AccountSid": ACCOUNT}) + "&a=1%232&b=é"
+    request = webhook(b"", signature=sign(f"{PUBLIC_URL}{PATH}?{query}"), query=query.replace("%23", "#"), method="GET")
+    params = await Verifier(settings(), None).webhook(request, PATH)
+    assert (params["a"], params["b"]) == ("1#2", "é")
+
+
+@pytest.mark.parametrize(
+    ("signed_query", "sent"),
+    [
+        ("a=1%262&b=3", "a=1&2=&b=3"),
+        ("Q=+1555", "Q=%2B1555"),
+        ("a=1&a=2", "a=2&a=1"),
+        ("a=1", "a=1&b="),
+        ("a=1", "A=1"),
+        ("a=%2541", "a=A"),
+        ("a=1", "a=1#2"),
+    ],
+)
+async def test_a_query_that_means_something_else_is_refused(signed_query: str, sent: str) -> None:
+    form = urlencode({"CallSid": CALL, "AccountSid": ACCOUNT})
+    signature = sign(f"{PUBLIC_URL}{PATH}?{form}&{signed_query}")
+    request = webhook(b"", signature=signature, query=f"{form}&{sent}", method="GET")
+    with pytest.raises(RequestRefused, match="wrong signature"):
+        await Verifier(settings(), None).webhook(request, PATH)
+
+
+async def test_an_address_beside_public_url_is_refused_and_explained() -> None:
+    signature = sign(f"https://agent.example{PATH}", FORM)
+    with pytest.raises(RequestRefused) as refused:
+        await Verifier(settings(), None).webhook(webhook(signature=signature), PATH)
+    assert str(refused.value) == (
+        "wrong signature for https://agent.example/phone/twilio/voice: "
+        "Twilio signed https://agent.example/twilio/voice; set PUBLIC_URL=https://agent.example, or have it request https://agent.example/phone/twilio/voice"
+    )
+
+
+@pytest.mark.parametrize(
+    ("path", "signed_url", "said"),
+    [
+        (f"/phone{PATH}", PUBLIC_URL + PATH, "strip the path of PUBLIC_URL, or mount the app there"),
+        (f"/a/b{PATH}", f"https://agent.example/a/b{PATH}", "set PUBLIC_URL=https://agent.example/a/b,"),
+        (f"{PATH}/", f"{PUBLIC_URL}{PATH}/", "so have it request https://agent.example/phone/twilio/voice"),
+        (f"/phone{PATH}", "https://agent.example/other", None),
+    ],
+)
+async def test_a_webhook_that_came_to_another_path_is_explained_if_it_is_twilio_s(
+    path: str, signed_url: str, said: str | None
+) -> None:
+    verifier = Verifier(settings(), None)
+    why = await verifier.misdirected(webhook(signature=sign(signed_url, FORM), path=path), PATH)
+    assert why is None if said is None else (why is not None and said in why)
+    assert await verifier.misdirected(webhook(path=path), PATH) is None
+    assert await insecure().misdirected(webhook(path=path), PATH) is None
 
 
 @pytest.mark.parametrize(
