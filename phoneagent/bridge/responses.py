@@ -379,9 +379,14 @@ class ResponseGate:
         elif pending is not None and pending.kind != "turn":
             self._put_back(pending)  # a turn is answered by the one that was created instead
 
+    @property
+    def request_id(self) -> str:
+        """The event id of our create that was not answered yet; "" without one."""
+        return f"create_{self._number}" if self._pending is not None else ""
+
     def create_refused(self, event_id: str) -> Ending:
         """Take the refusal of our create `event_id` for any other reason."""
-        if self._pending is None or event_id != f"create_{self._number}":
+        if self._pending is None or event_id != self.request_id:
             return Ending.IGNORED
         pending, self._pending = self._pending, None
         if not self.running:

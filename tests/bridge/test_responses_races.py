@@ -7,7 +7,7 @@ import pytest
 from phoneagent.bridge import prompts
 from phoneagent.bridge.policy import Floor
 from phoneagent.bridge.requests import Renew
-from phoneagent.events import ToolCalled, Trouble, TurnEnded
+from phoneagent.events import RateLimit, ToolCalled, Trouble, TurnEnded
 from phoneagent.protocol import realtime
 from tests.bridge.rig import Rig, function_call
 
@@ -493,3 +493,13 @@ def test_text_of_a_response_before_says_nothing_of_this_one(rig: Rig) -> None:
     rig.model(realtime.TextDelta(response_id="r1", item_id="i1", delta="?"))
     rig.done("r2")
     assert rig.troubles == []
+
+
+def test_a_rate_limit_that_names_no_request_is_of_the_one_that_waits(rig: Rig) -> None:
+    rig.model(realtime.RateLimits(rate_limits=[RateLimit(name="tokens", limit=100, remaining=0, reset_seconds=4)]))
+    rig.say("One moment.")
+    rig.error("rate_limit_exceeded")
+    rig.wait(3.5)
+    assert len(rig.creates) == 1
+    rig.wait(1)
+    assert len(rig.creates) == 2
