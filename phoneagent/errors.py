@@ -19,6 +19,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+MAX_SHOWN_CHARS = 500
+"""How much of a far end's own words a message repeats."""
+
+
+def shown(words: object, limit: int = MAX_SHOWN_CHARS) -> str:
+    """Return a far end's own words as they may stand in a log, an event or an error: printable, one line, and cut."""
+    text = str(words)[: 4 * limit]  # no work on what is cut anyway
+    line = " ".join("".join(each if each.isprintable() else " " for each in text).split())
+    return line if len(line) <= limit else f"{line[:limit]}…"
+
 
 class PhoneAgentError(Exception):
     """Anything that phoneagent raises on purpose."""

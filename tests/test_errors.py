@@ -17,6 +17,7 @@ from phoneagent.errors import (
     PhoneAgentError,
     StoreError,
     TelephonyError,
+    shown,
 )
 
 CLASSES = {name: each for name, each in vars(errors).items() if inspect.isclass(each) and issubclass(each, Exception)}
@@ -77,3 +78,27 @@ def test_twilio_s_api_is_asked_again_only_where_it_may_help() -> None:
     assert (TelephonyError("no").code, TelephonyError("no").retry) == (None, False)
     busy = TelephonyError("too many requests", code=20429, retry=True)
     assert (busy.code, busy.retry, str(busy)) == (20429, True, "too many requests")
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        ("Bad key", "Bad key"),
+        ("  two\r\nlines\t", "two lines"),
+        ("\x1b[31mred\x00\x07", "[31mred"),
+        ("\u202eback\u2028wards", "back wards"),
+        ("\ud800", ""),
+        ("é 日本 😀", "é 日本 😀"),
+        (503, "503"),
+        ("", ""),
+    ],
+)
+def test_a_far_ends_words_are_one_printable_line(words: object, line: str) -> None:
+    assert shown(words) == line
+
+
+def test_a_far_ends_words_are_cut() -> None:
+    assert shown("x" * 500) == "x" * 500
+    assert shown("x" * 501) == "x" * 500 + "…"
+    assert shown("x" * 10**6, 10) == "x" * 10 + "…"
+    assert shown("\n" * 10**6) == ""

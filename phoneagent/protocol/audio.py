@@ -25,6 +25,7 @@ FRAME_BYTES = 160
 """One frame of Media Streams: 20 ms."""
 
 _BASE64 = re.compile(r"[A-Za-z0-9+/]*={0,2}")
+_STANDARD = str.maketrans("-_", "+/")
 
 SILENCE = b"\xff"
 """The µ-law byte of a zero sample. A zero *byte* is the loudest sample there is."""
@@ -61,6 +62,17 @@ def rms(ulaw: bytes) -> int:
 def is_base64(text: str) -> bool:
     """Tell whether `text` is padded base64, without decoding it."""
     return len(text) % 4 == 0 and _BASE64.fullmatch(text) is not None
+
+
+def repaired_base64(text: str) -> str | None:
+    """Return base64 with padding, in the standard alphabet, of text that lacks the one or uses the URL's alphabet.
+
+    It may be broken into lines. None if it is no base64 at all.
+    """
+    joined = "".join(text.split()).translate(_STANDARD).rstrip("=")
+    if len(joined) % 4 == 1 or not is_base64(padded := joined + "=" * (-len(joined) % 4)):
+        return None
+    return padded
 
 
 def base64_bytes(text: str) -> int:

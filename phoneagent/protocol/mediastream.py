@@ -1,20 +1,19 @@
 """Twilio Media Streams: the codec of a call's media socket.
 
-Text frames of JSON. Numbers arrive as strings. Unknown events and fields are tolerated on the way in; on the way out
-only the documented fields are sent, because Twilio warns about anything else.
+Text frames of JSON. Numbers arrive as strings. Unknown events and odd fields are tolerated on the way in; on the way
+out only the documented fields are sent, because Twilio warns about anything else.
 
 Source: Twilio's "Media Streams: WebSocket messages".
 """
 
 from __future__ import annotations
 
-import re
-from typing import TypeAlias, assert_never
+from typing import Annotated, TypeAlias, assert_never
 
 import msgspec
 
 from phoneagent.errors import ProtocolError
-from phoneagent.protocol.audio import is_base64
+from phoneagent.protocol.audio import is_base64, repaired_base64
 from phoneagent.protocol.carrier import (
     Audio,
     AudioIn,
@@ -27,8 +26,7 @@ from phoneagent.protocol.carrier import (
     Stopped,
     ToCarrier,
 )
-
-_MILLISECONDS = re.compile(r"[0-9]{1,15}")
+from phoneagent.protocol.lenient import BASE64, UNREADABLE, Wire
 
 MAX_MESSAGE_BYTES = 64 * 1024
 """A media message is under half a kilobyte, a `start` a few: anything longer is not Twilio's."""
@@ -38,7 +36,9 @@ MAX_MESSAGE_BYTES = 64 * 1024
 
 
 class _FromTwilio(msgspec.Struct, tag_field="event", rename="camel"):
-    pass
+    """A message of Twilio's. Every field has a default: one that is odd is left out, and the message counts."""
+
+    stream_sid: str = ""
 
 
 class _Connected(_FromTwilio, tag="connected"):
@@ -52,63 +52,64 @@ class _MediaFormat(msgspec.Struct, rename="camel"):
 
 
 class _StartDetails(msgspec.Struct, rename="camel"):
-    account_sid: str
-    call_sid: str
+    stream_sid: str = ""
+    account_sid: str = ""
+    call_sid: str = ""
+    tracks: list[str] = []
     media_format: _MediaFormat = msgspec.field(default_factory=_MediaFormat)
-    custom_parameters: dict[str, str] = msgspec.field(default_factory=dict)
+    custom_parameters: dict[str, str] = {}
 
 
 class _Start(_FromTwilio, tag="start"):
     """The stream begins; its sid must be in every message we send."""
 
-    stream_sid: str
-    start: _StartDetails
+    start: _StartDetails = msgspec.field(default_factory=_StartDetails)
 
 
 class _MediaDetails(msgspec.Struct):
-    payload: str
-    timestamp: str = "0"
-    """Milliseconds since the stream began."""
+    payload: Annotated[str, msgspec.Meta(extra=BASE64)] = ""
+    timestamp: Annotated[str, msgspec.Meta(pattern=r"^[0-9]{1,8}\Z")] = "0"
+    """Milliseconds since the stream began, which is a day ago at most."""
+    track: str = ""
 
 
 class _Media(_FromTwilio, tag="media"):
-    stream_sid: str
-    media: _MediaDetails
+    media: _MediaDetails = msgspec.field(default_factory=_MediaDetails)
 
 
 class _DtmfDetails(msgspec.Struct):
-    digit: str
+    digit: Annotated[str, msgspec.Meta(pattern=r"^[0-9*#A-D]\Z")] = ""
 
 
 class _Dtmf(_FromTwilio, tag="dtmf"):
-    stream_sid: str
-    dtmf: _DtmfDetails
+    dtmf: _DtmfDetails = msgspec.field(default_factory=_DtmfDetails)
 
 
 class _MarkDetails(msgspec.Struct):
-    name: str
+    name: str = ""
 
 
 class _Mark(_FromTwilio, tag="mark"):
-    stream_sid: str
-    mark: _MarkDetails
+    mark: _MarkDetails = msgspec.field(default_factory=_MarkDetails)
 
 
 class _Stop(_FromTwilio, tag="stop"):
-    stream_sid: str = ""
+    pass
 
 
 _Wire: TypeAlias = _Connected | _Start | _Media | _Dtmf | _Mark | _Stop
-_decoder: msgspec.json.Decoder[_Wire] = msgspec.json.Decoder(_Wire)
+KNOWN: dict[str, type[_Wire]] = {
+    "connected": _Connected,
+    "start": _Start,
+    "media": _Media,
+    "dtmf": _Dtmf,
+    "mark": _Mark,
+    "stop": _Stop,
+}
+"""The messages that this version knows, by their `event`."""
 
-
-class _Head(msgspec.Struct):
-    event: str
-
-
-_head_decoder = msgspec.json.Decoder(_Head)
-_KNOWN = frozenset({"connected", "start", "media", "dtmf", "mark", "stop"})
-_UNREADABLE = (msgspec.DecodeError, UnicodeError, RecursionError)
+_wire: Wire[_Wire] = Wire("Media Streams message", "event", KNOWN)
+_OUTBOUND = frozenset({"outbound", "outbound_track"})
 
 
 class _ToTwilio(msgspec.Struct, tag_field="event", rename="camel"):
@@ -148,37 +149,43 @@ class MediaStream:
 
     def __init__(self, stream_sid: str | None = None) -> None:
         self.stream_sid = stream_sid
+        self._outbound = False
 
     def decode(self, text: str) -> FromCarrier | None:
         """Read one message; None for one that carries nothing a call needs, as an event of a newer Twilio.
 
+        A field that is odd is left out, and the message counts. One that names no stream is of this one.
+
         Raises:
-            ProtocolError: not JSON, no `event`, a known event that lacks what it must have, or one of another stream.
+            ProtocolError: not JSON, no `event`, or a message that is not of this stream or not of the caller.
         """
         if len(text) > MAX_MESSAGE_BYTES:
             raise ProtocolError(
                 f"Media Streams message of {len(text)} characters ignored: the limit is {MAX_MESSAGE_BYTES}"
             )
         try:
-            message = _decoder.decode(text)
-        except _UNREADABLE as error:
-            _check_unknown(text, error)
-            return None
+            message = _wire.strict(text)
+        except UNREADABLE:
+            read = _wire.read(text)
+            if isinstance(read, str):
+                return None
+            message = read
+        sid = message.stream_sid or self.stream_sid
         match message:
-            case _Media(stream_sid=sid, media=media) if sid == self.stream_sid:
+            case _Media(media=media) if sid == self.stream_sid is not None:
                 # A frame is checked, never decoded: its text goes to the model as it is.
                 if not is_base64(media.payload):
-                    raise ProtocolError("Media Streams `media` ignored: its payload is not base64")
-                if not _MILLISECONDS.fullmatch(media.timestamp):
-                    raise ProtocolError("Media Streams `media` ignored: its timestamp is not a number of milliseconds")
+                    media.payload = repaired_base64(media.payload) or ""
+                if media.track in _OUTBOUND or (self._outbound and not media.track):
+                    raise ProtocolError("Media Streams `media` ignored: the outbound track is not the caller")
                 return AudioIn(media.payload, int(media.timestamp))
-            case _Mark(stream_sid=sid, mark=mark) if sid == self.stream_sid:
+            case _Mark(mark=mark) if sid == self.stream_sid is not None:
                 return Played(mark.name)
-            case _Dtmf(stream_sid=sid, dtmf=dtmf) if sid == self.stream_sid:
-                return Key(dtmf.digit)
+            case _Dtmf(dtmf=dtmf) if sid == self.stream_sid is not None:
+                return Key(dtmf.digit) if dtmf.digit else None
             case _Start() if self.stream_sid is None:
                 return self._started(message)
-            case _Stop(stream_sid=sid) if self.stream_sid is not None and sid in ("", self.stream_sid):
+            case _Stop() if sid == self.stream_sid is not None:
                 return Stopped()
             case _Connected():
                 return None
@@ -190,11 +197,12 @@ class MediaStream:
                 assert_never(message)
 
     def _started(self, message: _Start) -> Started:
-        self.stream_sid = message.stream_sid
         details = message.start
+        self.stream_sid = message.stream_sid or details.stream_sid
+        self._outbound = bool(details.tracks) and _OUTBOUND.issuperset(details.tracks)
         format_ = details.media_format
         return Started(
-            stream_sid=message.stream_sid,
+            stream_sid=self.stream_sid,
             call_sid=details.call_sid,
             account_sid=details.account_sid,
             parameters=details.custom_parameters,
@@ -213,13 +221,3 @@ class MediaStream:
                 return _encode(_SendClear(stream_sid)).decode()
             case _:
                 assert_never(message)
-
-
-def _check_unknown(text: str, error: Exception) -> None:
-    """Raise unless it is an event that this version does not know."""
-    try:
-        event = _head_decoder.decode(text).event
-    except _UNREADABLE:
-        raise ProtocolError(f"Media Streams message ignored: {error}") from None
-    if event in _KNOWN:
-        raise ProtocolError(f"Media Streams `{event}` ignored: {error}") from None

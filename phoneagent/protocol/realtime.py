@@ -10,14 +10,15 @@ Source: OpenAI's Realtime API reference, "client events" and "server events".
 from __future__ import annotations
 
 import enum
-from typing import Any, TypeAlias, assert_never
+import types
+from typing import Annotated, Any, ClassVar, TypeAlias, assert_never, get_args
 
 import msgspec
 
-from phoneagent.errors import ProtocolError
 from phoneagent.events import RateLimit
 from phoneagent.protocol.audio import is_base64
 from phoneagent.protocol.beta import beta_item, beta_response, beta_session
+from phoneagent.protocol.lenient import BASE64, JSON_TEXT, UNREADABLE, Wire
 
 FATAL_CODES = frozenset(
     {
@@ -43,83 +44,97 @@ class Dialect(enum.Enum):
 # --- from the model -------------------------------------------------------------------------------------------------
 
 
+Milliseconds: TypeAlias = Annotated[float, msgspec.Meta(ge=0, le=1e9)]
+Word: TypeAlias = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z][\w.]*\Z")]
+"""One of a few names, and never a number."""
+
+
 class _FromModel(msgspec.Struct, tag_field="type"):
-    pass
+    """A server event. Every field has a default: one that is odd is left out, and the event counts (see `lenient`)."""
 
 
 class SessionCreated(_FromModel, tag="session.created"):
-    session: dict[str, Any]
+    session: dict[str, Any] = {}
 
 
 class SessionUpdated(_FromModel, tag="session.updated"):
-    session: dict[str, Any]
+    session: dict[str, Any] = {}
 
 
 class SpeechStarted(_FromModel, tag="input_audio_buffer.speech_started"):
     """The server's VAD heard the caller begin. `item_id` is the user item to come."""
 
     item_id: str | None = None
-    audio_start_ms: float = 0
+    audio_start_ms: Milliseconds = 0
 
 
 class SpeechStopped(_FromModel, tag="input_audio_buffer.speech_stopped"):
     item_id: str | None = None
-    audio_end_ms: float = 0
+    audio_end_ms: Milliseconds = 0
 
 
 class Committed(_FromModel, tag="input_audio_buffer.committed"):
     """The caller's turn is complete and became the user item `item_id`."""
 
-    item_id: str
+    item_id: str = ""
 
 
 class Item(msgspec.Struct):
     """A conversation item; of its kinds only function calls matter in full."""
 
     id: str | None = None
-    type: str | None = None
-    status: str | None = None
-    role: str | None = None
+    type: Word | None = None
+    status: Word | None = None
+    role: Word | None = None
     call_id: str | None = None
     name: str | None = None
-    arguments: str | None = None
+    arguments: Annotated[str | None, msgspec.Meta(extra=JSON_TEXT)] = None
+
+    def __post_init__(self) -> None:
+        self.id, self.call_id, self.name = self.id or None, self.call_id or None, self.name or None
+        if self.type is None and self.call_id is not None:  # no other kind has a `call_id`
+            self.type = "function_call_output" if self.name is None else "function_call"
 
 
 class ItemAdded(_FromModel, tag="conversation.item.added"):
-    item: Item
-
-
-class _ItemCreated(ItemAdded, tag="conversation.item.created"):
-    """Beta; some GA servers send it as well."""
+    item: Item = msgspec.field(default_factory=Item)
 
 
 class ItemDone(_FromModel, tag="conversation.item.done"):
     """An item is complete: for a tool of an MCP server, this is the moment at which its output is there."""
 
-    item: Item
+    item: Item = msgspec.field(default_factory=Item)
 
 
 class InputTranscript(_FromModel, tag="conversation.item.input_audio_transcription.completed"):
     """What the caller said, by a side recogniser; late, out of order, or never."""
 
-    item_id: str
-    transcript: str
+    item_id: str = ""
+    transcript: str = ""
     usage: Any = None
     """See `usage`; whatever shape it has, the event counts."""
 
 
 class InputTranscriptFailed(_FromModel, tag="conversation.item.input_audio_transcription.failed"):
-    item_id: str
+    item_id: str = ""
 
 
 class Failure(msgspec.Struct):
-    """What the server says of an error; every field may be missing."""
+    """What the server says of an error; every field may be missing. `code` is its name, wherever that stood."""
+
+    IN_TEXT: ClassVar[str] = "message"
 
     type: str | None = None
     code: str | None = None
     message: str | None = None
     param: str | None = None
     event_id: str | None = None
+
+    def __post_init__(self) -> None:
+        self.event_id = self.event_id or None
+        name = self.type if self.type != "error" else None  # as the event itself is called
+        if not self.code or (name and self.code.isdecimal()):  # an HTTP status says less than a name
+            self.code = name or self.code or None
 
 
 class StatusDetails(msgspec.Struct):
@@ -129,112 +144,105 @@ class StatusDetails(msgspec.Struct):
 
 class Response(msgspec.Struct):
     id: str | None = None
-    status: str | None = None
+    status: Word | None = None
     status_details: StatusDetails | None = None
     output: list[Item] | None = None
-    metadata: dict[str, Any] | None = None
+    metadata: dict[str, str] | None = None
     usage: Any = None
     """See `usage`; whatever shape it has, the response counts."""
 
+    def __post_init__(self) -> None:
+        self.id = self.id or None
+
 
 class ResponseCreated(_FromModel, tag="response.created"):
-    response: Response
+    response: Response = msgspec.field(default_factory=Response)
 
 
 class ResponseDone(_FromModel, tag="response.done"):
     """A response ended: completed, cancelled, incomplete or failed. There is no `response.cancelled`."""
 
-    response: Response
+    response: Response = msgspec.field(default_factory=Response)
 
 
 class OutputItemDone(_FromModel, tag="response.output_item.done"):
     """An output item is complete; for a function call this is the moment to run it."""
 
-    item: Item
+    item: Item = msgspec.field(default_factory=Item)
     response_id: str | None = None
 
 
 class OutputItemAdded(_FromModel, tag="response.output_item.added"):
     """An output item begins; of a function call this gives the name."""
 
-    item: Item
+    item: Item = msgspec.field(default_factory=Item)
     response_id: str = ""
 
 
 class ArgumentsDone(_FromModel, tag="response.function_call_arguments.done"):
-    """The arguments of a function call, as far as they came; also of one that was cut off."""
+    """The arguments of a function call, as far as they came; also of one that was cut off. The beta gives no `name`."""
 
     response_id: str = ""
     item_id: str = ""
     call_id: str | None = None
     name: str | None = None
-    arguments: str | None = None
+    arguments: Annotated[str | None, msgspec.Meta(extra=JSON_TEXT)] = None
 
 
 class AudioDelta(_FromModel, tag="response.output_audio.delta"):
-    """Audio of the agent: `delta` is base64 in the session's output format."""
+    """Audio of the agent: `delta` is base64 in the session's output format, "" if what came is not base64."""
 
-    response_id: str
-    item_id: str
-    delta: str
-    content_index: int = 0
-
-
-class _BetaAudioDelta(AudioDelta, tag="response.audio.delta"):
-    pass
+    response_id: str = ""
+    item_id: str = ""
+    delta: Annotated[str, msgspec.Meta(extra=BASE64)] = ""
+    content_index: Annotated[int, msgspec.Meta(ge=0, le=1000)] = 0
 
 
 class AudioDone(_FromModel, tag="response.output_audio.done"):
-    response_id: str
-    item_id: str
-
-
-class _BetaAudioDone(AudioDone, tag="response.audio.done"):
-    pass
+    response_id: str = ""
+    item_id: str = ""
 
 
 class TranscriptDelta(_FromModel, tag="response.output_audio_transcript.delta"):
     """Words of the agent; they run ahead of their audio."""
 
-    response_id: str
-    item_id: str
-    delta: str
-
-
-class _BetaTranscriptDelta(TranscriptDelta, tag="response.audio_transcript.delta"):
-    pass
+    response_id: str = ""
+    item_id: str = ""
+    delta: str = ""
 
 
 class TranscriptDone(_FromModel, tag="response.output_audio_transcript.done"):
-    response_id: str
-    item_id: str
-    transcript: str
-
-
-class _BetaTranscriptDone(TranscriptDone, tag="response.audio_transcript.done"):
-    pass
+    response_id: str = ""
+    item_id: str = ""
+    transcript: str = ""
 
 
 class TextDelta(_FromModel, tag="response.output_text.delta"):
     """Words of an agent that writes."""
 
-    response_id: str
-    item_id: str
-    delta: str
-
-
-class _BetaTextDelta(TextDelta, tag="response.text.delta"):
-    pass
+    response_id: str = ""
+    item_id: str = ""
+    delta: str = ""
 
 
 class RateLimits(_FromModel, tag="rate_limits.updated"):
-    rate_limits: list[RateLimit]
+    rate_limits: list[RateLimit] = []
 
 
 class Error(_FromModel, tag="error"):
-    """Something we sent was refused, or the server is in trouble. Most are not fatal."""
+    """Something we sent was refused, or the server is in trouble. Most are not fatal.
 
-    error: Failure
+    Some servers write what belongs into `error` beside it.
+    """
+
+    error: Failure = msgspec.field(default_factory=Failure)
+    code: str | None = None
+    message: str | None = None
+    param: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.error == Failure():
+            self.error = Failure(code=self.code, message=self.message, param=self.param)
 
 
 class Unknown(msgspec.Struct):
@@ -274,80 +282,48 @@ FromModel: TypeAlias = (
     | Error
     | Unknown
 )
-_WIRE = (
-    SessionCreated
-    | SessionUpdated
-    | SpeechStarted
-    | SpeechStopped
-    | Committed
-    | ItemAdded
-    | _ItemCreated
-    | ItemDone
-    | InputTranscript
-    | InputTranscriptFailed
-    | ResponseCreated
-    | ResponseDone
-    | OutputItemAdded
-    | OutputItemDone
-    | ArgumentsDone
-    | AudioDelta
-    | _BetaAudioDelta
-    | AudioDone
-    | _BetaAudioDone
-    | TranscriptDelta
-    | _BetaTranscriptDelta
-    | TranscriptDone
-    | _BetaTranscriptDone
-    | TextDelta
-    | _BetaTextDelta
-    | RateLimits
-    | Error
-)
-_decoder: msgspec.json.Decoder[FromModel] = msgspec.json.Decoder(_WIRE)
+_OTHER_SPELLINGS: dict[str, type[_FromModel]] = {
+    "conversation.item.created": ItemAdded,  # the beta's; some GA servers send it as well
+    "response.audio.delta": AudioDelta,
+    "response.audio.done": AudioDone,
+    "response.audio_transcript.delta": TranscriptDelta,
+    "response.audio_transcript.done": TranscriptDone,
+    "response.text.delta": TextDelta,
+}
+KNOWN: dict[str, type[FromModel]] = {
+    str(kind.__struct_config__.tag): kind
+    for kind in (
+        *(kind for kind in get_args(FromModel) if kind is not Unknown),
+        *(types.new_class(kind.__name__, (kind,), {"tag": tag}) for tag, kind in _OTHER_SPELLINGS.items()),
+    )
+}
+"""The event types that a call needs, in either spelling."""
 
-
-class _Head(msgspec.Struct):
-    type: str
-
-
-_head_decoder = msgspec.json.Decoder(_Head)
-_KNOWN = frozenset(str(kind.__struct_config__.tag) for kind in _WIRE.__args__)
-
-
-_UNREADABLE = (msgspec.DecodeError, UnicodeError, RecursionError)
+_wire: Wire[FromModel] = Wire("Realtime event", "type", KNOWN)
 
 
 def decode(raw: bytes | str) -> FromModel:
-    """Read one server event.
+    """Read one server event. A field that is odd is left out, and the event counts.
 
     Raises:
-        ProtocolError: not JSON, no `type`, or a known event that lacks what it must have.
+        ProtocolError: not JSON, or no `type`.
     """
     try:
-        event = _decoder.decode(raw)
-    except _UNREADABLE as error:
-        try:
-            kind = _head_decoder.decode(raw).type
-        except _UNREADABLE:
-            raise ProtocolError(f"Realtime event ignored: {error}") from None
-        if kind in _KNOWN:
-            raise ProtocolError(f"Realtime `{kind}` ignored: {error}") from None
-        return Unknown(kind)
-    if isinstance(event, AudioDelta) and not is_base64(event.delta):
-        raise ProtocolError("Realtime `response.output_audio.delta` ignored: its delta is not base64")
-    return event
+        event = _wire.strict(raw)
+        if not isinstance(event, AudioDelta) or is_base64(event.delta):
+            return event
+    except UNREADABLE:
+        pass
+    read = _wire.read(raw)
+    return Unknown(read) if isinstance(read, str) else read
 
 
 def as_dict(raw: bytes | str) -> dict[str, Any]:
-    """Return an event that `decode` has taken with everything that is in it.
-
-    Raises:
-        ProtocolError: it is nested deeper than anything a server sends.
-    """
+    """Return an event that `decode` has taken with everything that is in it."""
     try:
         return msgspec.json.decode(raw, type=dict[str, Any])
-    except _UNREADABLE as error:
-        raise ProtocolError(f"Realtime event ignored: {error}") from None
+    except UNREADABLE:
+        return _wire.parse(raw)
 
 
 # --- to the model ---------------------------------------------------------------------------------------------------
