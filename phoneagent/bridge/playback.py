@@ -215,7 +215,12 @@ class Playback:
         return [self._figures(item, 0) for item in self._items.values()]
 
     def acknowledge(self, name: str, now: float) -> list[Outcome]:
-        """Take the echo of a mark. Returns the items that are now complete and heard to their end."""
+        """Take the echo of a mark. Returns the items that are now complete and heard to their end.
+
+        One without a name is that of the oldest mark, if what came before that may have been played.
+        """
+        if not name and self._spans and self.heard(now) >= self._spans[0].position:
+            name = self._spans[0].name
         if not any(span.name == name for span in self._spans):
             return []
         while True:  # an echo proves the marks before it as well, should one have been lost

@@ -124,6 +124,7 @@ class Signs:
         self._users: dict[str, str] = {}  # the server's id of a complete turn -> name
         self._textless: deque[str] = deque(maxlen=MAX_REMEMBERED)  # complete turns without a transcript
         self._answered = False  # the server has answered a turn that nothing had announced
+        self._announces = False  # the server has sent a response.created
         self._new_response()
 
     def _new_response(self) -> None:
@@ -163,6 +164,7 @@ class Signs:
             case InputTranscript() | InputTranscriptFailed():
                 yield from self._transcript(event, now)
             case ResponseCreated():
+                self._announces = True
                 yield from self._created(event, now)
             case ResponseDone():
                 yield from self._done(event, now)
@@ -312,6 +314,8 @@ class Signs:
             if gate.running and gate.id is None:
                 if response_id:
                     self._remember(response_id)  # the gate learns it as well
+            elif gate.running and self._announces:
+                event.response_id = gate.id or ""  # a new one would have been announced: this id is odd
             else:
                 event.response_id = response_id or f"response_{self._number + 1}"
                 yield from self._created(ResponseCreated(Response(id=event.response_id)), now)

@@ -19,7 +19,7 @@ from phoneagent.protocol import realtime
 from phoneagent.protocol.carrier import Audio, Clear, SendMark
 from phoneagent.protocol.mediastream import MediaStream
 from tests.bridge.rig import Rig
-from tests.protocol.mutations import SERVER_EVENTS, SID, server_event, twilio_message
+from tests.protocol.mutations import SERVER_EVENTS, server_event, twilio_message
 
 SPEECH = ((4.0, 5.0), (14.0, 15.0))
 """When the caller speaks, in seconds of the call."""
@@ -81,7 +81,9 @@ class OddWorld:
         self.after(0, lambda: self.twilio("start"))
         self.after(0.05, self._connect)
         for number, (begins, ends) in enumerate(SPEECH, 1):
-            self.after(begins, lambda number=number: self.model("input_audio_buffer.speech_started", item_id=f"u{number}"))
+            self.after(
+                begins, lambda number=number: self.model("input_audio_buffer.speech_started", item_id=f"u{number}")
+            )
             self.after(ends, lambda number=number: self._turn(number))
         for tick in range(1, int(HANGS_UP_AT * 2)):
             self.after(tick / 2, lambda tick=tick: self.twilio("media", media={"timestamp": str(tick * 500)}))

@@ -142,6 +142,19 @@ def test_it_waits_at_the_next_mark_for_its_echo(playback: Playback) -> None:
     assert playback.idle
 
 
+def test_an_echo_without_a_name_is_that_of_the_oldest_mark_if_it_may_be(playback: Playback) -> None:
+    playback.acknowledge("", 0.0)
+    for _ in range(2):
+        playback.queue(ulaw(100), "i1")
+    take(playback, 0.0)
+    playback.acknowledge("", 0.09)  # not played yet: of an older generation
+    assert bytes_heard(playback, 9.0) == 100
+    playback.acknowledge("", 0.11)
+    assert bytes_heard(playback, 0.11) == 100
+    playback.acknowledge("", 0.22)
+    assert playback.idle
+
+
 def test_it_counts_on_to_audio_that_has_no_mark_yet(playback: Playback) -> None:
     playback.queue(ulaw(100), "i1")
     playback.queue(ulaw(50), "i1")
