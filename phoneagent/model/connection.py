@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import binascii
 import json
 import logging
 import re
@@ -17,10 +16,11 @@ from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidSta
 from websockets.protocol import State
 
 from phoneagent.agent.call import Call
-from phoneagent.errors import EndpointError, EndpointRefused, EndpointUnreachable, ProtocolError
+from phoneagent.errors import EndpointError, EndpointRefused, EndpointUnreachable, ProtocolError, shown
 from phoneagent.model.endpoint import Endpoint, TokenProvider
 from phoneagent.protocol import realtime
 from phoneagent.protocol.negotiation import Negotiation
+from phoneagent.protocol.pcm_check import PcmCheck
 from phoneagent.protocol.realtime import FATAL_CODES
 from phoneagent.protocol.transcoding import ToPcm, ToUlaw
 from phoneagent.usercode import call_user
@@ -43,8 +43,10 @@ _PLAIN = frozenset({"model", "deployment", "api-version"})
 _SECRET_CHARS = 8
 """Shorter words of a header are not secret."""
 
-MAX_REASON_CHARS = 500
-"""How much of a server's own words is shown."""
+NOISE = (
+    "the model says that it speaks audio/pcmu, but sends PCM, and the caller hears noise: "
+    "correct the server's output format, or set REALTIME_AUDIO=pcm16 if it is PCM at 24 kHz"
+)
 
 
 class ModelSession:
@@ -61,6 +63,7 @@ class ModelSession:
         self._to_pcm = ToPcm() if configuring.hears_pcm else None
         self._speaks_pcm = configuring.speaks_pcm
         self._to_ulaw = ToUlaw()
+        self._pcm_check = PcmCheck()
         self._spoken = ""
 
     async def send(self, message: realtime.ToModel) -> None:
@@ -94,20 +97,21 @@ class ModelSession:
         """Decode a received event. Its audio is µ-law at 8 kHz.
 
         Raises:
-            ProtocolError: see `realtime.decode`.
+            ProtocolError: see `realtime.decode`; and once, with a piece of audio that is left out, if it is noise.
         """
         event = realtime.decode(raw)
-        if not self._speaks_pcm or not isinstance(event, realtime.AudioDelta):
+        if not isinstance(event, realtime.AudioDelta):
+            return event
+        if not self._speaks_pcm:
+            if not self._pcm_check.over and self._pcm_check.hear(event.delta):
+                raise ProtocolError(NOISE)
             return event
         if event.item_id != self._spoken:
             self._to_ulaw, self._spoken = (
                 ToUlaw(),
                 event.item_id,
             )  # so that half a sample at the end of one item does not shift the next
-        try:
-            pcm = base64.b64decode(event.delta)
-        except binascii.Error:
-            raise ProtocolError("Realtime `response.output_audio.delta` ignored: its delta is not base64") from None
+        pcm = base64.b64decode(event.delta)
         event.delta = base64.b64encode(self._to_ulaw.feed(pcm)).decode()
         return event
 
@@ -177,8 +181,7 @@ def _shown(words: str, secrets: Collection[str]) -> str:
     for word in sorted(secrets, key=len, reverse=True):
         if len(word) >= _SECRET_CHARS:
             words = words.replace(word, "…")
-    words = _KEY.sub("…", " ".join("".join(c if c.isprintable() else " " for c in words).split()))
-    return words if len(words) <= MAX_REASON_CHARS else f"{words[:MAX_REASON_CHARS]}…"
+    return shown(_KEY.sub("…", words))
 
 
 async def _headers(endpoint: Endpoint, call: Call | None) -> dict[str, str]:

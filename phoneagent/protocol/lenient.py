@@ -20,7 +20,7 @@ from typing import Any, Final, Generic, TypeVar
 import msgspec
 from msgspec import inspect
 
-from phoneagent.errors import ProtocolError, shown
+from phoneagent.errors import ProtocolError
 from phoneagent.protocol.audio import repaired_base64
 
 T = TypeVar("T")
@@ -86,8 +86,10 @@ class Wire(Generic[T]):
             message = json.loads(text, parse_int=_whole, parse_float=_finite, parse_constant=lambda name: None)
             if _SURROGATE.search(text) is not None:  # half of one cannot be written anywhere
                 message = json.loads(json.dumps(message, ensure_ascii=False).encode("utf-8", "replace"))
-        except (ValueError, RecursionError) as error:
-            raise ProtocolError(f"{self._name} ignored: {shown(error)}") from None
+        except ValueError:
+            raise ProtocolError(f"{self._name} ignored: it is not JSON") from None
+        except RecursionError:
+            raise ProtocolError(f"{self._name} ignored: it is nested too deeply") from None
         if not isinstance(message, dict):
             raise ProtocolError(f"{self._name} ignored: it is not an object")
         return message
