@@ -308,7 +308,7 @@ class LocalMcpServer:
             raise ToolError(f"{name} failed: {error.message}") from error
         text = "\n".join(part.text for part in result.content if part.type == "text")
         if not text and result.structured_content is not None:
-            text = pydantic_core.to_json(result.structured_content).decode()
+            text = pydantic_core.to_json(result.structured_content, inf_nan_mode="null").decode()
         if result.is_error:
             raise ToolError(text or f"{name} failed")
         return text

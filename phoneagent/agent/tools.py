@@ -227,7 +227,7 @@ class Tool:
 
     def _output(self, value: Any) -> str:
         try:
-            output = sendable(value) if isinstance(value, str) else pydantic_core.to_json(value).decode()
+            output = sendable(value) if isinstance(value, str) else _json(value)
         except pydantic_core.PydanticSerializationError as error:
             log.error("tool %s returned a value that cannot be written as JSON: %s", self.name, str(error))
             return failure(f"{self.name} returned something that cannot be written as JSON")
@@ -252,6 +252,10 @@ def _as_json(arguments: Arguments) -> str:
             inner = pydantic_core.from_json(text)
             return inner if isinstance(inner, str) and inner.strip().startswith("{") else text
     return text
+
+
+def _json(value: Any) -> str:
+    return pydantic_core.to_json(value, inf_nan_mode="null").decode()  # JSON has no infinite number, and no NaN
 
 
 def failure(message: str) -> str:

@@ -47,7 +47,7 @@ class CallState:
         left_out: list[str] = []
         for name, value in dict(self._call.state).items():
             try:
-                parts[json.dumps(str(name))] = json.dumps(value)
+                parts[json.dumps(str(name))] = json.dumps(value, allow_nan=False)
             except (TypeError, ValueError, RecursionError):
                 left_out.append(str(name))
             except RuntimeError:  # a thread is changing the value: the next event looks again

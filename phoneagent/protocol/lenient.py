@@ -38,6 +38,7 @@ UNREADABLE = (msgspec.DecodeError, UnicodeError, RecursionError)
 """What a strict decoder raises."""
 
 _ODD: Any = object()  # a value that makes no sense where it stands
+_NOT_FINITE = re.compile(r"NaN|Infinity|[eE]\+?[0-9]{3}")
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 
 
@@ -83,7 +84,7 @@ class Wire(Generic[T]):
         """
         try:
             text = raw if isinstance(raw, str) else raw.decode("utf-8", "replace")
-            message = json.loads(text, parse_int=_whole, parse_float=_finite, parse_constant=lambda name: None)
+            message = _loads(text)
             if _SURROGATE.search(text) is not None:  # half of one cannot be written anywhere
                 message = json.loads(json.dumps(message, ensure_ascii=False).encode("utf-8", "replace"))
         except ValueError:
@@ -93,6 +94,20 @@ class Wire(Generic[T]):
         if not isinstance(message, dict):
             raise ProtocolError(f"{self._name} ignored: it is not an object")
         return message
+
+
+def finite_json(text: str | None) -> str | None:
+    """Return text that is JSON with null for each number that JSON does not know; other text as it is."""
+    if text is None or _NOT_FINITE.search(text) is None:
+        return text
+    try:
+        return json.dumps(_loads(text), ensure_ascii=False)
+    except (ValueError, RecursionError):
+        return text
+
+
+def _loads(text: str) -> Any:
+    return json.loads(text, parse_int=_whole, parse_float=_finite, parse_constant=lambda name: None)
 
 
 def _whole(digits: str) -> int | None:

@@ -18,7 +18,7 @@ import msgspec
 from phoneagent.events import RateLimit
 from phoneagent.protocol.audio import is_base64
 from phoneagent.protocol.beta import beta_item, beta_response, beta_session
-from phoneagent.protocol.lenient import BASE64, JSON_TEXT, UNREADABLE, Wire
+from phoneagent.protocol.lenient import BASE64, JSON_TEXT, UNREADABLE, Wire, finite_json
 
 FATAL_CODES = frozenset(
     {
@@ -92,6 +92,7 @@ class Item(msgspec.Struct):
 
     def __post_init__(self) -> None:
         self.id, self.call_id, self.name = self.id or None, self.call_id or None, self.name or None
+        self.arguments = finite_json(self.arguments)
         if self.type is None and self.call_id is not None:  # no other kind has a `call_id`
             self.type = "function_call_output" if self.name is None else "function_call"
 
@@ -187,6 +188,9 @@ class ArgumentsDone(_FromModel, tag="response.function_call_arguments.done"):
     call_id: str | None = None
     name: str | None = None
     arguments: Annotated[str | None, msgspec.Meta(extra=JSON_TEXT)] = None
+
+    def __post_init__(self) -> None:
+        self.arguments = finite_json(self.arguments)
 
 
 class AudioDelta(_FromModel, tag="response.output_audio.delta"):

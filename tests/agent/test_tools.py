@@ -519,6 +519,14 @@ async def test_results_that_json_does_not_carry(call: Call) -> None:
         assert "cannot be written as JSON" in error_of(await by_hand.run(call, "{}"))
 
 
+async def test_a_number_that_json_does_not_know_is_null(call: Call) -> None:
+    @tool
+    async def divide() -> dict[str, Any]:
+        return {"a": float("nan"), "b": [float("inf"), 1.5]}
+
+    assert await divide.run(call, "{}") == '{"a":null,"b":[null,1.5]}'
+
+
 async def test_one_that_prints_disturbs_nothing(call: Call, capsys: pytest.CaptureFixture[str]) -> None:
     @tool
     async def loud() -> str:

@@ -100,6 +100,16 @@ def test_what_json_cannot_carry_is_left_out_and_named_once(caplog: pytest.LogCap
     ]
 
 
+@pytest.mark.parametrize("number", [float("nan"), float("-inf")])
+def test_a_number_that_json_does_not_know_is_not_carried(number: float, caplog: pytest.LogCaptureFixture) -> None:
+    ours, kept = call(), []
+    watched = CallState(ours, kept.append)
+    ours.state.update(a=1, b=[number])
+    watched.look(RETURNED)
+    assert kept == ['{"a": 1}']
+    assert caplog.messages == ["call.state is lost at a hand-over: JSON cannot express b"]
+
+
 def test_a_state_that_is_too_long_is_not_carried_by_halves(caplog: pytest.LogCaptureFixture) -> None:
     ours, kept = call(), []
     watched = CallState(ours, kept.append)

@@ -12,7 +12,7 @@ from openai.types.realtime import RealtimeServerEvent
 
 from phoneagent.errors import ProtocolError
 from phoneagent.protocol import carrier, mediastream, realtime
-from phoneagent.protocol.lenient import BASE64, JSON_TEXT, UNREADABLE, Wire
+from phoneagent.protocol.lenient import BASE64, JSON_TEXT, UNREADABLE, Wire, finite_json
 from phoneagent.protocol.mediastream import MediaStream
 from tests.protocol.mutations import (
     ODD,
@@ -253,6 +253,23 @@ def test_what_json_does_not_allow_costs_the_value(raw: bytes, text: str, anythin
     assert isinstance(read, Thing)
     assert read.text == text
     assert read.anything == (anything if b"NaN" not in raw else [None, None, None, 1.5, None])
+
+
+@pytest.mark.parametrize(
+    ("text", "finite"),
+    [
+        ('{"a": 1, "b": "x"}', '{"a": 1, "b": "x"}'),
+        ('{"a":NaN,"b":[Infinity,-Infinity,1e999,1.5]}', '{"a": null, "b": [null, null, null, 1.5]}'),
+        ('{"name":"NaN","é":1e300}', '{"name": "NaN", "é": 1e+300}'),
+        ('{"a": NaN', '{"a": NaN'),
+        ("NaN" + "[" * 100_000, "NaN" + "[" * 100_000),
+        ("[NaN," + "[" * 100_000, "[NaN," + "[" * 100_000),
+        ("", ""),
+        (None, None),
+    ],
+)
+def test_a_number_that_json_does_not_know_is_null_in_text_too(text: str | None, finite: str | None) -> None:
+    assert finite_json(text) == finite
 
 
 def test_an_unknown_type_is_its_name() -> None:

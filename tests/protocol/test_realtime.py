@@ -99,6 +99,7 @@ def test_the_arguments_of_a_function_call() -> None:
     done = decode(event(kind, **ids, output_index=0, name="f", arguments='{"a":1}'))
     assert done == realtime.ArgumentsDone(**ids, name="f", arguments='{"a":1}')
     assert decode(event(kind, **ids, arguments={"a": 1})) == realtime.ArgumentsDone(**ids, arguments='{"a": 1}')
+    assert decode(event(kind, **ids, arguments='{"a":NaN}')) == realtime.ArgumentsDone(**ids, arguments='{"a": null}')
 
 
 @pytest.mark.parametrize("kind", ["response.output_item.added", "conversation.item.added"])
@@ -248,6 +249,20 @@ def test_an_event_with_everything_that_is_in_it() -> None:
 
 
 # --- client events ---
+
+
+@pytest.mark.parametrize("dialect", Dialect)
+def test_no_number_that_json_does_not_know_is_sent(dialect: Dialect) -> None:
+    nan = float("nan")
+    session = {"audio": {"output": {"speed": nan}}, "include": [float("inf")]}
+    messages = [
+        realtime.SessionUpdate(session=session),
+        realtime.ResponseCreate(response={"temperature": nan}),
+        realtime.ItemCreate(item={"type": "message", "content": [{"type": "input_text", "text": "x", "score": -nan}]}),
+    ]
+    for message in messages:
+        assert b"null" in encode(message, dialect)
+        json.loads(encode(message, dialect), parse_constant=lambda name: pytest.fail(name))
 
 
 def test_audio_goes_as_the_text_it_came_as() -> None:
