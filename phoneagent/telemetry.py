@@ -15,6 +15,7 @@ from typing import Any, NoReturn, assert_never
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
+from phoneagent.errors import shown
 from phoneagent.events import (
     AgentAnswered,
     BargeIn,
@@ -80,7 +81,10 @@ def log_event(event: Event, *, pii: bool = False) -> None:
 def _line(event: Event, pii: bool) -> tuple[int, str]:
     match event:
         case CallStarted():
-            caller, called = (_one_line(each) if pii else masked(each) for each in (event.caller, event.called))
+            caller, called = (
+                shown(each or "unknown", MAX_NAME_CHARS) if pii else masked(each)
+                for each in (event.caller, event.called)
+            )
             begun = "resumed" if event.resumed else "started"
             return logging.INFO, f"{begun}, {event.direction} from {caller} to {called}"
         case AgentAnswered():
@@ -90,9 +94,9 @@ def _line(event: Event, pii: bool) -> tuple[int, str]:
         case TurnEnded():
             return logging.DEBUG, f"{event.turn.role} spoke for {event.turn.heard_ms} ms"
         case ToolCalled():
-            return logging.INFO, f"tool {event.name} called"
+            return logging.INFO, f"tool {shown(event.name, MAX_NAME_CHARS)} called"
         case ToolReturned():
-            return logging.INFO, f"tool {event.name} returned after {event.ms} ms"
+            return logging.INFO, f"tool {shown(event.name, MAX_NAME_CHARS)} returned after {event.ms} ms"
         case KeyPressed():
             return logging.DEBUG, "key pressed"
         case UsageReported():
@@ -114,7 +118,6 @@ def _line(event: Event, pii: bool) -> tuple[int, str]:
 _MASK = "••••••"
 _SIP = re.compile(r"sip:[^@]*@([A-Za-z0-9.\-]+)", re.ASCII)
 _NUMBER = re.compile(r"(\+[0-9])?[0-9]{5,}([0-9]{2})", re.ASCII)
-_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]+")
 
 
 def masked(address: str | None) -> str:
@@ -127,10 +130,6 @@ def masked(address: str | None) -> str:
     if number := _NUMBER.fullmatch(known):
         return f"{number[1] or ''}{_MASK}{number[2]}"
     return _MASK
-
-
-def _one_line(address: str | None) -> str:
-    return _CONTROL.sub(" ", address or "unknown")
 
 
 class TextFormatter(logging.Formatter):
@@ -158,6 +157,9 @@ class JsonFormatter(logging.Formatter):
             line["traceback"] = self.formatException(record.exc_info)
         return json.dumps(line, ensure_ascii=False)
 
+
+MAX_NAME_CHARS = 100
+"""Characters that are shown of a name or a number which a far end has written."""
 
 MAX_TOOL_NAMES = 100
 MAX_RATE_LIMITS = 100
@@ -256,9 +258,10 @@ class Metrics:
                 self._show_limits(event)
             case ToolReturned():
                 # The model may invent names, and each name would be a series forever.
-                if event.name in self._tool_names or len(self._tool_names) < MAX_TOOL_NAMES:
-                    self._tool_names.add(event.name)
-                    self._tools.labels(event.name).observe(event.ms / 1000)
+                name = shown(event.name, MAX_NAME_CHARS)
+                if name in self._tool_names or len(self._tool_names) < MAX_TOOL_NAMES:
+                    self._tool_names.add(name)
+                    self._tools.labels(name).observe(event.ms / 1000)
             case CallerSpoke() | TurnEnded() | MessageAdded() | ToolCalled() | KeyPressed() | Trouble() | ModelEvent():
                 pass
             case _:

@@ -28,7 +28,7 @@ from phoneagent.calls.admission import DENIED, DRAINING, LIMITED, Admission, Ref
 from phoneagent.calls.calls import Calls
 from phoneagent.calls.journal import CallJournal, Continuation, may_recover
 from phoneagent.calls.state import restore
-from phoneagent.errors import ProtocolError, RequestRefused, StoreError
+from phoneagent.errors import ProtocolError, RequestRefused, StoreError, shown
 from phoneagent.settings import Settings
 from phoneagent.twilio import twiml
 from phoneagent.twilio.parameters import call_of_form, call_of_stream, redirected, stream_parameters
@@ -128,7 +128,9 @@ class Webhooks:
         """Handle a changed status of a call or of its media stream."""
         call_sid, status = form["CallSid"], form["CallStatus"]
         if form.get("StreamEvent") == "stream-error":
-            log.warning("Twilio lost the media stream: %.200s", form.get("StreamError"), extra={"call_sid": call_sid})
+            log.warning(
+                "Twilio lost the media stream: %s", shown(form.get("StreamError"), 200), extra={"call_sid": call_sid}
+            )
         elif status in OVER:
             await self._ended(call_sid, status)
 

@@ -140,6 +140,13 @@ def test_lines_as_json() -> None:
     assert "\n" not in JsonFormatter().format(record)
 
 
+def test_a_tool_s_name_that_the_model_made_up_is_one_line_and_cut(caplog: pytest.LogCaptureFixture) -> None:
+    name = "look\nup\x1b" + "x" * 1000
+    with caplog.at_level(logging.INFO):
+        log_event(ToolCalled(call_sid="CA1", at_ms=1, call_id="c1", name=name, arguments="{}"))
+    assert caplog.messages == ["CA1 tool look up " + "x" * 91 + "… called"]
+
+
 def test_the_end_of_a_call_tells_what_it_cost(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG)
     log_event(USED)

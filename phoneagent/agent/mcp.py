@@ -30,7 +30,7 @@ from phoneagent.agent.tools import (
     check_pace,
     shortened,
 )
-from phoneagent.errors import DefinitionError, ToolError
+from phoneagent.errors import DefinitionError, ToolError, shown
 
 if TYPE_CHECKING:
     import mcp
@@ -223,7 +223,7 @@ class LocalMcpServer:
         """Describe an error for the log. The error of a `url` may repeat it, key and all, so only its type is named."""
         while isinstance(error, BaseExceptionGroup):
             error = error.exceptions[0]
-        return f"{type(error).__name__}: {error}" if self._url is None else type(error).__name__
+        return f"{type(error).__name__}: {shown(error)}" if self._url is None else type(error).__name__
 
     def tell(self, message: str) -> None:
         """Log something about this server's tools, once."""

@@ -10,6 +10,7 @@ from phoneagent.bridge.clock import CallClock
 from phoneagent.bridge.history import Role
 from phoneagent.bridge.playback import Outcome
 from phoneagent.bridge.toolcalls import ToolCall
+from phoneagent.errors import shown
 from phoneagent.events import (
     AgentAnswered,
     BargeIn,
@@ -50,7 +51,8 @@ class Reporter:
         """Events that were not taken yet."""
 
     def trouble(self, what: str, now: float) -> None:
-        """Something is wrong; the same trouble is reported once."""
+        """Something is wrong; the same trouble is reported once. It may repeat words of a far end."""
+        what = shown(what)
         if what in self._troubles or len(self._troubles) >= MAX_TROUBLES:
             return
         self._troubles.add(what)
@@ -167,7 +169,7 @@ class Reporter:
 
     def handed_over(self, reason: str, now: float) -> None:
         """Our part of the call is over, and the call goes on."""
-        self.events.append(CallHandedOver(call_sid=self._call_sid, at_ms=self._ms(now), reason=reason))
+        self.events.append(CallHandedOver(call_sid=self._call_sid, at_ms=self._ms(now), reason=shown(reason)))
 
     def ended(
         self, by: EndedBy, reason: str, transcript: tuple[Turn, ...], now: float, cost: Cost | None = None
@@ -177,7 +179,7 @@ class Reporter:
             CallEnded(
                 call_sid=self._call_sid,
                 ended_by=by,
-                reason=reason,
+                reason=shown(reason),
                 duration_ms=self._ms(now),
                 transcript=transcript,
                 cost=cost,

@@ -4,7 +4,7 @@ A codec reads strictly, because that is fast. What it cannot read so comes here,
 stands for a number becomes one, a number becomes text, base64 gets its padding back, and an object where text with JSON
 is due is written as JSON. A field that still makes no sense is left out, so that its default holds.
 
-Two marks of a field matter beside its type, given as `msgspec.Meta(extra=...)`: `JSON_TEXT` and `BASE64`.
+The types of such fields are here: `JsonText`, `Base64`, `Word`, `Milliseconds`.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import re
 from collections.abc import Callable, Mapping
 from functools import reduce
 from operator import or_
-from typing import Any, Final, Generic, TypeVar
+from typing import Annotated, Any, Generic, TypeAlias, TypeVar
 
 import msgspec
 from msgspec import inspect
@@ -25,11 +25,19 @@ from phoneagent.protocol.audio import repaired_base64
 
 T = TypeVar("T")
 
-JSON_TEXT: Final = {"json": True}
-"""The mark of text that is JSON itself."""
+_JSON_TEXT = {"json": True}
+_BASE64 = {"base64": True}
 
-BASE64: Final = {"base64": True}
-"""The mark of text that is base64."""
+JsonText: TypeAlias = Annotated[str | None, msgspec.Meta(extra=_JSON_TEXT)]
+"""Text that is JSON itself."""
+
+Base64: TypeAlias = Annotated[str, msgspec.Meta(extra=_BASE64)]
+"""Audio. The strict reading takes any text: see `audio.is_base64`."""
+
+Word: TypeAlias = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z][\w.]*\Z")]
+"""One of a few names, and never a number."""
+
+Milliseconds: TypeAlias = Annotated[float, msgspec.Meta(ge=0, le=1e9)]
 
 MAX_DIGITS = 18
 """A whole number of more digits is no number that a message could mean."""
@@ -163,9 +171,9 @@ def _object(value: Any, kind: inspect.StructType | inspect.DataclassType, in_tex
 
 
 def _text(value: Any, marks: dict[str, Any]) -> Any:
-    if marks == JSON_TEXT and isinstance(value, dict | list):
+    if marks == _JSON_TEXT and isinstance(value, dict | list):
         return json.dumps(value, ensure_ascii=False)
-    if marks == BASE64:
+    if marks == _BASE64:
         repaired = repaired_base64(value) if isinstance(value, str) else None
         return _ODD if repaired is None else repaired
     if isinstance(value, int | float) and not isinstance(value, bool):

@@ -26,7 +26,7 @@ from phoneagent.protocol.carrier import (
     Stopped,
     ToCarrier,
 )
-from phoneagent.protocol.lenient import BASE64, UNREADABLE, Wire
+from phoneagent.protocol.lenient import UNREADABLE, Base64, Wire
 
 MAX_MESSAGE_BYTES = 64 * 1024
 """A media message is under half a kilobyte, a `start` a few: anything longer is not Twilio's."""
@@ -67,7 +67,7 @@ class _Start(_FromTwilio, tag="start"):
 
 
 class _MediaDetails(msgspec.Struct):
-    payload: Annotated[str, msgspec.Meta(extra=BASE64)] = ""
+    payload: Base64 = ""
     timestamp: Annotated[str, msgspec.Meta(pattern=r"^[0-9]{1,8}\Z")] = "0"
     """Milliseconds since the stream began, which is a day ago at most."""
     track: str = ""

@@ -11,15 +11,18 @@ from __future__ import annotations
 
 import enum
 import types
+from dataclasses import replace
 from typing import Annotated, Any, ClassVar, TypeAlias, assert_never, get_args
 
 import msgspec
 
+from phoneagent.errors import shown
 from phoneagent.events import RateLimit
 from phoneagent.protocol.audio import is_base64
 from phoneagent.protocol.beta import beta_item, beta_response, beta_session
-from phoneagent.protocol.lenient import BASE64, JSON_TEXT, UNREADABLE, Wire, finite_json
+from phoneagent.protocol.lenient import UNREADABLE, Base64, JsonText, Milliseconds, Wire, Word, finite_json
 
+MAX_LIMIT_NAME_CHARS = 100
 FATAL_CODES = frozenset(
     {
         "beta_api_shape_disabled",
@@ -42,11 +45,6 @@ class Dialect(enum.Enum):
 
 
 # --- from the model -------------------------------------------------------------------------------------------------
-
-
-Milliseconds: TypeAlias = Annotated[float, msgspec.Meta(ge=0, le=1e9)]
-Word: TypeAlias = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z][\w.]*\Z")]
-"""One of a few names, and never a number."""
 
 
 class _FromModel(msgspec.Struct, tag_field="type"):
@@ -88,7 +86,7 @@ class Item(msgspec.Struct):
     role: Word | None = None
     call_id: str | None = None
     name: str | None = None
-    arguments: Annotated[str | None, msgspec.Meta(extra=JSON_TEXT)] = None
+    arguments: JsonText = None
 
     def __post_init__(self) -> None:
         self.id, self.call_id, self.name = self.id or None, self.call_id or None, self.name or None
@@ -133,13 +131,16 @@ class Failure(msgspec.Struct):
 
     def __post_init__(self) -> None:
         self.event_id = self.event_id or None
+        for field in ("type", "code", "param", "message"):
+            if (words := getattr(self, field)) is not None:
+                setattr(self, field, shown(words))
         name = self.type if self.type != "error" else None  # as the event itself is called
         if not self.code or (name and self.code.isdecimal()):  # an HTTP status says less than a name
             self.code = name or self.code or None
 
 
 class StatusDetails(msgspec.Struct):
-    reason: str | None = None
+    reason: Word | None = None
     error: Failure | None = None
 
 
@@ -187,7 +188,7 @@ class ArgumentsDone(_FromModel, tag="response.function_call_arguments.done"):
     item_id: str = ""
     call_id: str | None = None
     name: str | None = None
-    arguments: Annotated[str | None, msgspec.Meta(extra=JSON_TEXT)] = None
+    arguments: JsonText = None
 
     def __post_init__(self) -> None:
         self.arguments = finite_json(self.arguments)
@@ -198,7 +199,7 @@ class AudioDelta(_FromModel, tag="response.output_audio.delta"):
 
     response_id: str = ""
     item_id: str = ""
-    delta: Annotated[str, msgspec.Meta(extra=BASE64)] = ""
+    delta: Base64 = ""
     content_index: Annotated[int, msgspec.Meta(ge=0, le=1000)] = 0
 
 
@@ -231,6 +232,9 @@ class TextDelta(_FromModel, tag="response.output_text.delta"):
 
 class RateLimits(_FromModel, tag="rate_limits.updated"):
     rate_limits: list[RateLimit] = []
+
+    def __post_init__(self) -> None:
+        self.rate_limits = [replace(limit, name=shown(limit.name, MAX_LIMIT_NAME_CHARS)) for limit in self.rate_limits]
 
 
 class Error(_FromModel, tag="error"):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from phoneagent.errors import shown
 from phoneagent.protocol.beta import GA_FORMATS
 from phoneagent.protocol.realtime import Dialect
 
@@ -63,4 +64,4 @@ def transcription_model_of(session: Mapping[str, Any]) -> str:
 
 def _name(holder: Any) -> str:
     model = holder.get("model") if isinstance(holder, Mapping) else None
-    return model[:MAX_NAME_CHARS] if isinstance(model, str) and model else "unknown"
+    return (shown(model, MAX_NAME_CHARS) if isinstance(model, str) else "") or "unknown"

@@ -8,7 +8,7 @@ from contextlib import suppress
 
 from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
 
-from phoneagent.errors import ProtocolError
+from phoneagent.errors import ProtocolError, shown
 from phoneagent.protocol.carrier import FromCarrier, Started, ToCarrier
 from phoneagent.protocol.mediastream import MediaStream
 
@@ -93,5 +93,5 @@ def _checked(started: Started, call_sid: str, account_sid: str | None) -> Starte
     if started.call_sid != call_sid or account_sid not in (None, started.account_sid):
         raise ProtocolError("its `start` names another call than its token")
     if started.audio != PHONE_AUDIO:
-        raise ProtocolError(f"its audio is {started.audio}, not µ-law at 8 kHz: remove audioFormat")
+        raise ProtocolError(f"its audio is {shown(started.audio, 100)}, not µ-law at 8 kHz: remove audioFormat")
     return started

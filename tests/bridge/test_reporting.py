@@ -61,6 +61,16 @@ def test_the_same_trouble_is_told_once(reporter: Reporter) -> None:
     assert [(event.what, event.at_ms) for event in told(reporter)] == [("bad", 1000), ("worse", 1000)]
 
 
+def test_words_of_a_far_end_are_one_line_and_cut(reporter: Reporter) -> None:
+    words = "refused:\n\x1b[2J" + "x" * 1000
+    reporter.trouble(words, 101.0)
+    reporter.trouble(words, 101.0)
+    reporter.handed_over(words, 101.0)
+    reporter.ended("error", words, (), 101.0)
+    trouble, handed_over, ended = told(reporter)
+    assert trouble.what == handed_over.reason == ended.reason == "refused: [2J" + "x" * 488 + "…"
+
+
 def test_the_number_of_troubles_is_bounded(reporter: Reporter) -> None:
     for number in range(MAX_TROUBLES + 5):
         reporter.trouble(f"bad {number}", 101.0)

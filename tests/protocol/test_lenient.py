@@ -12,7 +12,7 @@ from openai.types.realtime import RealtimeServerEvent
 
 from phoneagent.errors import ProtocolError
 from phoneagent.protocol import carrier, mediastream, realtime
-from phoneagent.protocol.lenient import BASE64, JSON_TEXT, UNREADABLE, Wire, finite_json
+from phoneagent.protocol.lenient import UNREADABLE, Base64, JsonText, Wire, finite_json
 from phoneagent.protocol.mediastream import MediaStream
 from tests.protocol.mutations import (
     ODD,
@@ -120,8 +120,8 @@ class Demanding(msgspec.Struct):
 class Thing(msgspec.Struct, tag_field="kind", tag="thing", rename="camel"):
     text: str = "default"
     digit: Annotated[str, msgspec.Meta(pattern=r"^[0-9]\Z")] | None = None
-    written_json: Annotated[str | None, msgspec.Meta(extra=JSON_TEXT)] = None
-    audio: Annotated[str, msgspec.Meta(extra=BASE64)] = ""
+    written_json: JsonText = None
+    audio: Base64 = ""
     count: int = -1
     length: Annotated[float, msgspec.Meta(ge=0, le=100)] = -1
     inner: Inner | None = None

@@ -156,6 +156,16 @@ def test_an_error_is_called_by_its_name_wherever_that_stands(type_: Any, code: A
     assert done.response.status_details.error.code == name
 
 
+def test_a_servers_words_are_printable_and_cut() -> None:
+    long = {"type": "a\nb", "code": "c" * 10**6, "message": "\x1b[0m" + "m" * 10**6, "param": "p\u2028"}
+    error = decode(event("error", error=long))
+    assert isinstance(error, realtime.Error)
+    assert error.error == realtime.Failure("a b", "c" * 500 + "…", "[0m" + "m" * 497 + "…", "p")
+    limits = decode(event("rate_limits.updated", rate_limits=[{"name": "t\t" + "x" * 1000, "limit": 1}]))
+    assert isinstance(limits, realtime.RateLimits)
+    assert [limit.name for limit in limits.rate_limits] == ["t " + "x" * 98 + "…"]
+
+
 @pytest.mark.parametrize(
     "fields", [{"code": "x", "message": "m", "param": "p"}, {"error": None, "code": "x", "message": "m", "param": "p"}]
 )

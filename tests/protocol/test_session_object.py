@@ -96,7 +96,9 @@ def test_when_a_session_ends_by_itself(expires_at: Any, seconds: float | None) -
     ("model", "name"),
     [
         ("gpt-realtime", "gpt-realtime"),
-        ("m" * 300, "m" * MAX_NAME_CHARS),
+        ("m" * 300, "m" * MAX_NAME_CHARS + "…"),
+        ("gpt\nrealtime\x1b", "gpt realtime"),
+        ("\x00", "unknown"),
         ("", "unknown"),
         (7, "unknown"),
         (None, "unknown"),
