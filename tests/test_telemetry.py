@@ -19,6 +19,7 @@ from phoneagent import (
     CallStarted,
     Cost,
     KeyPressed,
+    ToolCalled,
     ToolReturned,
     Trouble,
     Turn,
@@ -144,7 +145,7 @@ def test_a_tool_s_name_that_the_model_made_up_is_one_line_and_cut(caplog: pytest
     name = "look\nup\x1b" + "x" * 1000
     with caplog.at_level(logging.INFO):
         log_event(ToolCalled(call_sid="CA1", at_ms=1, call_id="c1", name=name, arguments="{}"))
-    assert caplog.messages == ["CA1 tool look up " + "x" * 91 + "… called"]
+    assert caplog.messages == ["CA1 tool look up " + "x" * 92 + "… called"]
 
 
 def test_the_end_of_a_call_tells_what_it_cost(caplog: pytest.LogCaptureFixture) -> None:

@@ -143,8 +143,6 @@ class Bridge:
             return True
         match message:
             case carrier.AudioIn(payload=payload, at_ms=at_ms):
-                if not payload:
-                    self.reporter.trouble("caller audio left out: it is not base64", now)
                 return self.caller_audio.frame(payload, at_ms, now)
             case carrier.Played(mark=mark):
                 self.dialogue.items_over(self.playback.acknowledge(mark, now), now)
@@ -273,10 +271,7 @@ class Bridge:
         self.move_on(now)
 
     def _audio(self, event: realtime.AudioDelta, now: float) -> None:
-        if not event.delta:
-            self.reporter.trouble("model audio left out: it is not base64", now)
-            return
-        if not self.conversation.output(event.response_id, now):
+        if not (event.delta and self.conversation.output(event.response_id, now)):
             return
         self.renewal.was_heard()
         self.dialogue.answered(now)

@@ -70,7 +70,7 @@ async def test_garbage_of_the_caller_s_side(world: Worlds) -> None:
         await w.until(lambda: len(w.of(Trouble)) >= 5)
         complaints = [trouble.what for trouble in w.of(Trouble)]
         assert len(complaints) == len(set(complaints)), "each is told once"
-        for word in ("binary", "not base64", "not text", "`start`", "another stream"):
+        for word in ("binary", "not JSON", "not text", "`start`", "another stream"):
             assert any(word in complaint for complaint in complaints), word
     assert line.violations == []
 
