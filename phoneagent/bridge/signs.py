@@ -328,6 +328,7 @@ class Signs:
         key = (number, given)
         name = self._items.get(key)
         if name is None:
+            self._last_item = given
             name = self._items[key] = self._names.new(given)
             self._wire[name] = given
             if len(self._wire) > MAX_NAMES:
@@ -336,9 +337,9 @@ class Signs:
                 del self._items[next(iter(self._items))]
         same = event.response_id == self._responses.id and name == event.item_id
         self.known = (event.response_id, name) if same else None
-        self._last_item, event.item_id = given, name
+        event.item_id = name
         if isinstance(event, AudioDone):
-            self._item_over, self.known = True, None
+            self._item_over, self.known = given == self._last_item, None  # that of an item before may come late
         yield event
 
     def _call(self, item: Item) -> None:

@@ -90,7 +90,8 @@ async def read_start(socket: TwilioSocket, call_sid: str, account_sid: str | Non
 
 
 def _checked(started: Started, call_sid: str, account_sid: str | None) -> Started:
-    if started.call_sid != call_sid or account_sid not in (None, started.account_sid):
+    # One that names no call at all is of the call that the token names.
+    if started.call_sid not in ("", call_sid) or account_sid not in (None, started.account_sid or account_sid):
         raise ProtocolError("its `start` names another call than its token")
     if started.audio != PHONE_AUDIO:
         raise ProtocolError(f"its audio is {shown(started.audio, 100)}, not µ-law at 8 kHz: remove audioFormat")

@@ -20,7 +20,7 @@ from phoneagent.bridge.signs import (
     Signs,
 )
 from phoneagent.events import BargeIn, ToolCalled, TurnEnded
-from phoneagent.protocol import realtime
+from phoneagent.protocol import carrier, realtime
 from phoneagent.protocol.realtime import (
     ArgumentsDone,
     AudioDelta,
@@ -697,3 +697,25 @@ def test_a_response_that_bears_the_id_of_a_discarded_one_is_heard(rig: Rig) -> N
     rig.wait(5)  # no end of it came
     rig.says(100, ours=False)
     assert rig.media_ms() == 100
+
+
+def test_an_odd_response_id_is_the_active_one_s_where_responses_are_announced(rig: Rig) -> None:
+    rig.created("r1")
+    rig.audio(100, "i1", "7")
+    rig.done("r1")
+    rig.wait(DONE_SECONDS + 1)
+    assert len(rig.sent(carrier.Audio)) == 1
+    assert rig.creates == []
+    assert rig.troubles == []
+
+
+def test_the_end_of_an_item_before_ends_no_item_after_it(rig: Rig) -> None:
+    rig.created("r1")
+    rig.audio(100, "i1")
+    rig.audio(100, "i2")
+    rig.audio_done("i1")
+    rig.wait(DONE_SECONDS + 1)
+    assert rig.bridge.responses.state is State.ACTIVE
+    rig.audio_done("i2")
+    rig.wait(DONE_SECONDS + 1)
+    assert rig.bridge.responses.state is State.NONE

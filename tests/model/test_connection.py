@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import json
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -10,14 +11,17 @@ from contextlib import asynccontextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
 from http import HTTPStatus
+from random import Random
 from typing import Any
 
 import pytest
 from websockets.asyncio.server import Request, Response, ServerConnection, serve
 
 from phoneagent import Agent, Call, Endpoint, EndpointError, EndpointRefused, EndpointUnreachable, TokenProvider
+from phoneagent.errors import ProtocolError
 from phoneagent.model import connection
 from phoneagent.model.connection import open_session
+from phoneagent.protocol import realtime
 from phoneagent.protocol.realtime import AudioAppend, Dialect
 
 pytestmark = pytest.mark.anyio
@@ -405,6 +409,27 @@ async def test_a_far_end_s_words_are_one_line_and_repeat_no_key() -> None:
                 await open_session(replace(far, headers={"Authorization": "Bearer s3cret-t0ken."}), SESSION)
         assert str(raised.value).isprintable()
         assert len(str(raised.value)) < 600
+
+
+async def test_pcm_that_is_said_to_be_pcmu_is_told_once() -> None:
+    noise = Random(1)
+    pcm = b"".join(noise.randrange(-3000, 3000).to_bytes(2, "little", signed=True) for _ in range(12_000))
+
+    async def speaks_noise(connection: ServerConnection) -> None:
+        await say(connection, **CREATED)
+        await connection.recv()
+        await say(connection, **updated({"audio": {"output": {"format": {"type": "audio/pcmu"}}}}))
+
+    def delta(audio: bytes) -> bytes:
+        fields = {"response_id": "r1", "item_id": "i1", "delta": base64.b64encode(audio).decode()}
+        return json.dumps({"type": "response.output_audio.delta", **fields}).encode()
+
+    async with server(speaks_noise) as far:
+        session = await open_session(far, SESSION)
+        with pytest.raises(ProtocolError, match=r"the caller hears noise: .*REALTIME_AUDIO=pcm16"):
+            session.decode(delta(pcm))
+        assert isinstance(session.decode(delta(pcm)), realtime.AudioDelta)
+        await session.close()
 
 
 async def test_a_key_is_hidden_when_a_running_session_is_closed_too() -> None:

@@ -179,6 +179,12 @@ async def test_a_start_that_does_not_fit_is_refused(changes: dict[str, Any], wor
         await read_start(await opened(FarEnd(start(**changes))), CALL, ACCOUNT)
 
 
+@pytest.mark.parametrize("changes", [{"callSid": None}, {"accountSid": []}, {"mediaFormat": {"sampleRate": "8000"}}])
+async def test_a_start_with_an_odd_field_is_of_the_call_that_its_token_names(changes: dict[str, Any]) -> None:
+    found = await read_start(await opened(FarEnd(start(**changes))), CALL, ACCOUNT)
+    assert found.stream_sid == "MZ1"
+
+
 async def test_another_account_is_good_where_any_is() -> None:
     other = "AC" + "8" * 32
     found = await read_start(await opened(FarEnd(start(accountSid=other))), CALL, None)
