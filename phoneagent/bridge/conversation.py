@@ -7,6 +7,7 @@ owner passes on the model's events, and acts on the verdicts that come back.
 from __future__ import annotations
 
 import math
+import re
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol, TypeAlias, assert_never
@@ -49,6 +50,8 @@ _REQUESTS = (
     "session", "item", "input_audio_buffer", "audio", "response_cancel", "conversation_already_has_active_response"
 )  # fmt: skip
 """What the codes, or the parameters, of errors begin with that refuse a request and end no response."""
+
+_OUR_EVENT = re.compile(r"(create|truncate|agent)_[0-9]+")
 
 ConversationEvent: TypeAlias = SessionUpdated | ItemAdded | ItemDone | OutputItemDone | RateLimits | Error
 
@@ -273,12 +276,21 @@ class Conversation:
             case RateLimits(rate_limits=limits):
                 self.errors.limits.update(limits, now)
             case Error(error=failure):
-                if not self._changes.refused(failure) and not _names_request(failure):
+                if not self._changes.refused(failure) and not self._names_request(failure):
                     self.signs.failed(failure, now)
                 return self.errors.error(failure, now)
             case _:
                 assert_never(event)
         return None
+
+    def _names_request(self, failure: Failure) -> bool:
+        """Tell whether an error says which request it refuses; else it may be the end of a response.
+
+        The error of a response that was created may name the request that created it.
+        """
+        if failure.event_id is not None and _OUR_EVENT.fullmatch(failure.event_id):
+            return failure.event_id != self.responses.latest_request
+        return any((each or "").startswith(_REQUESTS) for each in (failure.param, failure.code))
 
     def _function_call(self, item: Item, response_id: str | None, now: float) -> None:
         call = self.tools.begin(item, self.signs.number(response_id), now)
@@ -328,12 +340,6 @@ class Conversation:
         if not waits or self._ends_in_time:
             return None
         return max(self.event_at, self._played_until()) + MODEL_STALLED_SECONDS
-
-
-def _names_request(failure: Failure) -> bool:
-    """Tell whether an error says which request it refuses; else it may be the end of a response."""
-    about = (failure.param or "", failure.code or "")
-    return bool(failure.event_id) or any(each.startswith(_REQUESTS) for each in about)
 
 
 class _SessionChanges:

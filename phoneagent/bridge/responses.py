@@ -255,7 +255,7 @@ class ResponseGate:
         self._number += 1
         aloud = {"output_modalities": ["audio"]} if self.wrote else {}  # the session's own, but it was not kept to
         options = {**aloud, **wanted.options, "metadata": {METADATA_KEY: str(self._number)}}
-        self._outbox.append(ResponseCreate(event_id=f"create_{self._number}", response=options))
+        self._outbox.append(ResponseCreate(event_id=self.latest_request, response=options))
         self._pending = wanted
         self._server_may_answer = False
         self._covered = frozenset(self._outputs)
@@ -293,8 +293,9 @@ class ResponseGate:
         return self._pending is not None and self._is_ours(response)
 
     def _is_ours(self, response: Response) -> bool:
-        if response.metadata and METADATA_KEY in response.metadata:
-            return bool(response.metadata[METADATA_KEY] == str(self._number))
+        given = (response.metadata or {}).get(METADATA_KEY)
+        if isinstance(given, str) and given.isdecimal() and 0 < int(given) <= self._number:
+            return int(given) == self._number
         # Not every server gives metadata back. Without it, a response is ours unless a turn gave cause for another.
         return not self._server_may_answer
 
@@ -366,7 +367,7 @@ class ResponseGate:
 
     def already_active(self, event_id: str | None = None) -> None:
         """Take the refusal of a response because another one is active; `event_id` is of the create, if it was ours."""
-        if event_id is not None and event_id != f"create_{self._number}":
+        if event_id is not None and event_id != self.latest_request:
             return
         if event_id is None and self._pending is not None and self._server_may_answer:
             self.owed = True  # the server's own response to a turn failed, ours is still on its way
@@ -382,7 +383,12 @@ class ResponseGate:
     @property
     def request_id(self) -> str:
         """The event id of our create that was not answered yet; "" without one."""
-        return f"create_{self._number}" if self._pending is not None else ""
+        return self.latest_request if self._pending is not None else ""
+
+    @property
+    def latest_request(self) -> str:
+        """The event id of our latest create."""
+        return f"create_{self._number}"
 
     def create_refused(self, event_id: str) -> Ending:
         """Take the refusal of our create `event_id` for any other reason."""

@@ -719,3 +719,22 @@ def test_the_end_of_an_item_before_ends_no_item_after_it(rig: Rig) -> None:
     rig.audio_done("i2")
     rig.wait(DONE_SECONDS + 1)
     assert rig.bridge.responses.state is State.NONE
+
+
+@pytest.mark.parametrize("event_id", ["create_1", "event_of_the_server"])
+def test_an_error_that_names_the_request_of_the_active_response_may_be_its_end(rig: Rig, event_id: str) -> None:
+    rig.say("One moment.")
+    rig.created("r1", ours=True)
+    rig.error("inference_failed", event_id)
+    rig.wait(FAILED_SECONDS + 0.1)
+    assert len(rig.creates) == 2
+
+
+@pytest.mark.parametrize("number", ["7", 7, "0", "?", "9" * 30])
+def test_metadata_that_is_none_of_ours_says_nothing(rig: Rig, number: Any) -> None:
+    rig.say("One moment.")
+    rig.created("r1", metadata={"phoneagent": number})
+    rig.audio()
+    rig.done("r1")
+    rig.wait(10)
+    assert len(rig.creates) == 1
