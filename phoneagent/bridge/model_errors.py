@@ -57,7 +57,7 @@ class ModelErrors:
             return None
         if code == "response_cancel_not_active":
             return None  # it had just ended; its `response.done` is here or on its way
-        refused = failure.event_id or (self._responses.request_id if code in RATE_LIMIT_CODES else "")
+        refused = failure.event_id or (self._responses.latest_request if code in RATE_LIMIT_CODES else "")
         verdict = self.response_ended(self._responses.create_refused(refused), failure, now)
         what = f"the model refused an event: {code or failure.type} {failure.param or ''}".rstrip()
         return verdict or Verdict("trouble", what)

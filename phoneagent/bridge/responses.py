@@ -381,18 +381,13 @@ class ResponseGate:
             self._put_back(pending)  # a turn is answered by the one that was created instead
 
     @property
-    def request_id(self) -> str:
-        """The event id of our create that was not answered yet; "" without one."""
-        return self.latest_request if self._pending is not None else ""
-
-    @property
     def latest_request(self) -> str:
         """The event id of our latest create."""
         return f"create_{self._number}"
 
     def create_refused(self, event_id: str) -> Ending:
         """Take the refusal of our create `event_id` for any other reason."""
-        if self._pending is None or event_id != self.request_id:
+        if self._pending is None or event_id != self.latest_request:
             return Ending.IGNORED
         pending, self._pending = self._pending, None
         if not self.running:

@@ -248,6 +248,10 @@ class Signs:
         if not event.item_id and self._textless:
             event.item_id = self._textless[0]
         turn = self._turn(event.item_id)
+        if turn is None and event.item_id not in self._users and len(self._textless) == 1:
+            event.item_id = self._textless[
+                0
+            ]  # LocalAI names another item here than in the turn; only this can be meant
         if turn is not None:
             yield from self._complete(turn, event.item_id, now)
             event.item_id = event.item_id or self._textless[-1]

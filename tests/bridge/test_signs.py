@@ -738,3 +738,10 @@ def test_metadata_that_is_none_of_ours_says_nothing(rig: Rig, number: Any) -> No
     rig.done("r1")
     rig.wait(10)
     assert len(rig.creates) == 1
+
+
+def test_a_transcript_may_name_another_item_than_the_turn(rig: Rig) -> None:
+    """LocalAI does so: only the turn without a text can be meant."""
+    rig.model(SpeechStarted(item_id="u1"), SpeechStopped(item_id="u1"), Committed(item_id="u1"))
+    rig.model(InputTranscript(item_id="t1", transcript=WORDS))
+    assert callers(rig) == [WORDS]

@@ -11,6 +11,7 @@ from phoneagent.bridge.interruption import Interruption
 from phoneagent.bridge.policy import Floor, Policy
 from phoneagent.bridge.requests import EndCall, RunTool
 from phoneagent.bridge.responses import CANCELLED_SECONDS, CREATED_SECONDS, METADATA_KEY
+from phoneagent.bridge.signs import DONE_SECONDS
 from phoneagent.bridge.toolcalls import Filler
 from phoneagent.events import CallEnded, ToolReturned
 from phoneagent.protocol import carrier, realtime
@@ -101,6 +102,8 @@ class World:
         self.creating: tuple[str, float] | None = None  # our create without an answer, and when it was sent
         self.active: str | None = None  # as the bridge was told
         self.cancelled_at: float | None = None
+        self.said_at = 0.0
+        """When the model sent something last."""
         self.speaking = False
         self.late_responses: set[str] = set()  # created in CLOSING, not ours
 
@@ -162,6 +165,7 @@ class World:
         if self.lost:
             return
         self._note(event)
+        self.said_at = self.clock.now
         self.bridge.receive_from_model(event, self.clock.now)
         if isinstance(event, realtime.AudioDelta) and self.bridge.playback.unsent_ms > before:
             self._taken(event)
@@ -299,7 +303,7 @@ class World:
         now = self.clock.now
         if self.creating is not None:
             assert now >= self.creating[1] + CREATED_SECONDS - 1e-6, "one create at a time"
-        if self.active is not None:
+        if self.active is not None and now < self.said_at + DONE_SECONDS - 1e-6:  # a silent one may count as done
             assert self.cancelled_at is not None, "no create while a response is active"
             assert now >= self.cancelled_at + CANCELLED_SECONDS - 1e-6, "no create before the cancelled one is done"
         assert not self.closing or self.goodbye_asked, "in CLOSING only the goodbye is asked for"
