@@ -320,7 +320,7 @@ async def test_a_server_that_takes_no_calls() -> None:
 
 
 async def test_what_a_server_says_is_a_line() -> None:
-    error = {"type": "x", "code": "broken", "message": "a\nb" * 1000}
+    error = {"type": "x", "code": "model_not_found", "message": "a\nb" * 1000}
     async with running(ANY, faults=Faults(error_events=((0, error),), no_created=True)) as (_, origin):
         assert len(await fault(**gateway(origin))) < 500
 
