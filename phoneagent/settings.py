@@ -295,8 +295,8 @@ class Settings(Records):
     def _named(cls, value: Any, info: pydantic.ValidationInfo) -> Any:
         given, name = info.data, str(info.field_name).upper()
         known = {"realtime_url", "realtime_provider"}  # if not, they are reported as malformed
-        if name not in ("REALTIME_API_KEY", "AZURE_OPENAI_ENDPOINT"):
-            known |= {"azure_openai_endpoint"}
+        if name in ("OPENAI_API_KEY", "AZURE_OPENAI_DEPLOYMENT", "AZURE_OPENAI_API_KEY"):
+            known |= set() if given.get("realtime_provider") == "azure" else {"azure_openai_endpoint"}
         if value is not None or not known <= given.keys() or given["endpoint_in_code"]:
             return value
         azure = given.get("azure_openai_endpoint") is not None
