@@ -129,9 +129,7 @@ class Negotiation:
         self._provider = provider
         self._audio = audio
         if audio == "pcm16":
-            for path in _FORMATS:
-                if (side := at(self._session, path[:-1])) is not None:
-                    side["format"] = {"type": PCM_FORMAT, "rate": 24_000}
+            self._ask_for_pcm()
         named = (at(self._session, _TRANSCRIPTION) or {}).pop("model", None)
         self._models = [model for model in transcription_models if model != named]
         if named is not None:
@@ -155,7 +153,7 @@ class Negotiation:
 
     def start(self, now: float) -> None:
         """The connection is open: the server announces the session, or will be configured without that."""
-        self._due = now + ANNOUNCED_SECONDS
+        self._due = now + (ANNOUNCED_SECONDS if self._provider.announces else 0.0)
 
     def get_timer(self) -> float | None:
         """Return when `handle_timer` is due, None if only an event can change anything."""
@@ -359,6 +357,9 @@ class Negotiation:
         if path and path not in _VITAL and self._attempt < MAX_ATTEMPTS and self._remove(path):
             self.dropped.append(f"{'.'.join(path)} ({why})")
             return
+        if (self._minimal or "format" in why.lower()) and self._ask_for_pcm():
+            self.dropped.append(f"{PHONE_FORMAT} ({why}): audio is converted")
+            return
         if self._minimal:
             raise EndpointRefused(f"the model refused the session: {why}", code="session")
         self._minimal = True
@@ -372,6 +373,13 @@ class Negotiation:
         take(self._session, path)
         self._removed.append(path)
         return True
+
+    def _ask_for_pcm(self) -> bool:
+        """Ask for linear PCM where a telephone's format was asked for; return whether it was."""
+        asked = [path for path in _FORMATS if at(self._session, (*path, "type")) == PHONE_FORMAT]
+        for path in asked:
+            at(self._session, path[:-1])["format"] = {"type": PCM_FORMAT, "rate": 24_000}
+        return bool(asked)
 
     def _find_turns_by_silence(self) -> bool:
         detection = at(self._session, _TURNS)

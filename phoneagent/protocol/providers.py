@@ -29,6 +29,8 @@ class Provider:
     """The address before the path `/realtime`; None if each customer has their own."""
     dialect: Dialect | None = None
     """The spelling of its events; None if it shows in the server's first session object."""
+    announces: bool = True
+    """Whether it sends `session.created` before it is configured."""
     audio: Audio | None = None
     """What to ask for, and what is meant where the server does not say; None: ask for µ-law, and assume nothing."""
     key_header: str = "Authorization"
@@ -109,6 +111,7 @@ PROVIDERS: Mapping[str, Provider] = {
     "xai": Provider(
         url="wss://api.x.ai/v1",
         dialect=Dialect.GA,
+        announces=False,
         audio="pcmu",
         needs_key=True,
         model="grok-voice-latest",

@@ -18,6 +18,7 @@ from phoneagent.protocol.providers import PROVIDERS
 from phoneagent.protocol.realtime import Dialect, SessionUpdate
 
 PCMU = {"type": "audio/pcmu"}
+PCM = {"type": "audio/pcm", "rate": 24000}
 SESSION: dict[str, Any] = {
     "type": "realtime",
     "output_modalities": ["audio"],
@@ -196,11 +197,30 @@ def test_anything_else_reduces_the_session_to_what_a_call_needs(param: str | Non
     assert configuring.dropped == ["everything optional (invalid_value: no)"]
 
 
-def test_a_refusal_of_the_least_ends_it() -> None:
+def in_pcm(session: dict[str, Any]) -> dict[str, Any]:
+    converted = copy.deepcopy(session)
+    for way in ("input", "output"):
+        converted["audio"][way]["format"] = PCM
+    return converted
+
+
+def test_a_refusal_of_the_least_ends_it_if_pcm_does_not_help() -> None:
     configuring, _ = begun()
     refused(configuring, "session.instructions")
+    assert refused(configuring, "session.instructions") == in_pcm(LEAST)
+    assert configuring.dropped[-1] == "audio/pcmu (invalid_value: no): audio is converted"
     with pytest.raises(EndpointRefused, match="refused the session: invalid_value: no"):
         configuring.receive(refusal("session.instructions"), 0.0)
+
+
+def test_a_server_that_wants_another_format_and_names_no_field_is_asked_for_pcm() -> None:
+    configuring, first = begun()
+    failure = realtime.Failure(code="unsupported_audio_format", message="Only PCM16", event_id=first.event_id)
+    again = configuring.receive(realtime.Error(error=failure), 0.1)
+    assert again is not None
+    assert again.session == in_pcm(SESSION)
+    configuring.receive(SILENT_ON_AUDIO, 0.2)
+    assert (configuring.hears_pcm, configuring.speaks_pcm) == (True, True)
 
 
 def test_the_number_of_attempts_is_bounded() -> None:
@@ -210,6 +230,7 @@ def test_the_number_of_attempts_is_bounded() -> None:
     for n in range(MAX_ATTEMPTS - 1):
         assert f"extra_{n}" not in refused(configuring, f"session.extra_{n}")
     assert refused(configuring, "session.extra_30") == LEAST
+    refused(configuring, "session.extra_31")
     with pytest.raises(EndpointRefused):
         configuring.receive(refusal("session.extra_31"), 0.0)
 
@@ -248,7 +269,7 @@ def test_the_least_has_no_transcription() -> None:
 
 def test_transcription_refused_although_there_is_none_ends_within_bounds() -> None:
     configuring, _ = begun()
-    for _ in range(MAX_ATTEMPTS):
+    for _ in range(MAX_ATTEMPTS + 1):
         refused(configuring, "session.audio.input.transcription")
     with pytest.raises(EndpointRefused):
         configuring.receive(refusal("session.audio.input.transcription"), 0.0)
@@ -347,7 +368,9 @@ def test_turns_by_hand_that_are_refused_end_it() -> None:
     session["audio"]["input"]["turn_detection"] = None
     configuring = Negotiation(session)
     configuring.receive(CREATED, 0.0)
-    assert refused(configuring, "session.audio.input.turn_detection")["audio"]["input"]["turn_detection"] is None
+    for _ in range(2):
+        again = refused(configuring, "session.audio.input.turn_detection")
+        assert again["audio"]["input"]["turn_detection"] is None
     with pytest.raises(EndpointRefused):
         configuring.receive(refusal("session.audio.input.turn_detection"), 0.0)
 
@@ -390,6 +413,12 @@ def test_a_session_that_is_not_announced_is_configured_after_a_while() -> None:
     assert (configuring.done, configuring.acknowledged, configuring.dropped) == (True, True, [])
     assert configuring.get_timer() is None
     assert configuring.handle_timer(99.0) is None
+
+
+def test_a_server_that_is_known_to_wait_is_configured_at_once() -> None:
+    configuring = started(provider=PROVIDERS["xai"])
+    assert configuring.get_timer() == 10.0
+    assert configuring.handle_timer(10.0) is not None
 
 
 def test_an_announcement_that_comes_late_changes_nothing() -> None:
@@ -529,8 +558,10 @@ def test_an_error_that_names_nothing_refuses_the_session_if_no_acknowledgement_f
     again = configuring.handle_timer(0.6)
     assert again == SessionUpdate(event_id="session_2", session=LEAST)
     configuring.receive(refusal(), 0.7)
+    assert configuring.handle_timer(1.2) == SessionUpdate(event_id="session_3", session=in_pcm(LEAST))
+    configuring.receive(refusal(), 1.3)
     with pytest.raises(EndpointRefused, match="refused the session: invalid_value: no"):
-        configuring.handle_timer(1.2)
+        configuring.handle_timer(1.8)
 
 
 def test_an_error_with_our_event_id_refuses_the_session_at_once() -> None:
@@ -542,7 +573,6 @@ def test_an_error_with_our_event_id_refuses_the_session_at_once() -> None:
 
 # --- the audio that is asked for, and what is known of a server ---
 
-PCM = {"type": "audio/pcm", "rate": 24000}
 SILENT_ON_AUDIO = realtime.SessionUpdated(session={"type": "realtime"})
 
 
