@@ -283,7 +283,10 @@ class Negotiation:
         return None
 
     def _names_the_session(self, param: str) -> bool:
-        return param.startswith("session") or (_path(param) or ("",))[0] in self._session
+        path = _path(param)
+        if self.dialect is Dialect.BETA and path in _GA_ONLY:
+            return False  # it answers an update that went out in GA's spelling
+        return param.startswith("session") or (path or ("",))[0] in self._session
 
     def _refused(self, failure: Failure, now: float) -> SessionUpdate:
         """Take out what an error refuses, and send the rest again."""

@@ -446,6 +446,15 @@ def test_a_dialect_that_was_guessed_wrong_is_corrected(shows: Any) -> None:
     assert (configuring.dialect, configuring.done) == (Dialect.BETA, False)
 
 
+def test_a_late_refusal_of_the_guessed_dialect_costs_nothing() -> None:
+    configuring = started()
+    configuring.handle_timer(11.0)
+    configuring.receive(realtime.SessionCreated(session={"modalities": ["text"]}), 11.2)
+    assert configuring.receive(refusal("session.type"), 11.3) is None
+    configuring.receive(realtime.SessionUpdated(session={"output_audio_format": "g711_ulaw"}), 11.4)
+    assert (configuring.done, configuring.dropped) == (True, [])
+
+
 def test_an_update_that_is_never_acknowledged_counts() -> None:
     configuring = started()
     created = realtime.SessionCreated(session={"type": "realtime", "model": "m"})
