@@ -197,11 +197,12 @@ class Negotiation:
                 assert_never(event)
 
     def adapt(self, message: ToModel) -> ToModel:
-        """Return a message to a session that is open, without what its server has refused or does not know."""
+        """Return a message to a session that is open, without the tools that were refused and what is not known there.
+
+        Other fields are tried again: another agent's voice may be one that the server has.
+        """
         if isinstance(message, SessionUpdate):
             session = self._without_tools(message.session)
-            for path in self._removed:
-                take(session, path)
             return msgspec.structs.replace(message, session=self._provider.session(session))
         if isinstance(message, ResponseCreate) and message.response is not None:
             return msgspec.structs.replace(message, response=self._without_tools(message.response))
