@@ -85,13 +85,14 @@ class EndpointError(PhoneAgentError):
     """The model session failed.
 
     `code` names the failure: an HTTP status, a close code or an error code. `retry` tells whether another attempt may
-    help.
+    help. `answered` is what the server answered before that, in its order.
     """
 
     retry = False
 
-    def __init__(self, message: str, *, code: str | None = None) -> None:
+    def __init__(self, message: str, *, code: str | None = None, answered: Sequence[str] = ()) -> None:
         self.code = code
+        self.answered = tuple(answered)
         super().__init__(message)
 
 

@@ -19,6 +19,7 @@ from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource
 
 from phoneagent.billing.prices import Price, read_prices
 from phoneagent.errors import ConfigurationError
+from phoneagent.protocol.providers import PROVIDERS, Audio
 
 ENV_FILE_VARIABLE = "PHONEAGENT_ENV_FILE"
 """The file to read instead of `.env`; empty for no file."""
@@ -26,6 +27,9 @@ ENV_FILE_VARIABLE = "PHONEAGENT_ENV_FILE"
 DEFAULT_MODEL = "gpt-realtime-2.1"
 DEFAULT_TRANSCRIPTION_MODELS = ("gpt-transcribe", "gpt-4o-mini-transcribe")
 """Tried in order, because not every account has access to the first."""
+
+OWN_SETTINGS = frozenset({"openai", "azure", "helicone"})
+"""The providers that are configured by settings of their own; the others have REALTIME_API_KEY and OPENAI_MODEL."""
 
 INSECURE_ACCOUNT = "AC" + "0" * 32
 INSECURE_URL = "https://localhost"
@@ -95,14 +99,19 @@ class Settings(Records):
     """Whether code provides the endpoint, so that none has to be configured here."""
     realtime_url: str | None = Field(None, repr=False)
     """The URL (ws or wss) of a Realtime server other than OpenAI's. It takes precedence over everything below."""
-    realtime_api_key: SecretStr | None = None
+    realtime_provider: str | None = None
+    """The kind of server, like xai or localai: what is known of it need not be configured or found out. It has its
+    usual address unless REALTIME_URL names another."""
+    realtime_audio: Audio | None = None
+    """The audio of the model's sessions, if the server does not say: pcmu, or pcm16, which is converted."""
+    realtime_api_key: SecretStr | None = Field(None, validate_default=True)
     """That server's key, if it needs one. OPENAI_API_KEY is never sent to it."""
     realtime_headers: Annotated[dict[str, SecretStr], NoDecode] = Field(default_factory=dict)
     """Extra headers for any of the servers: a JSON object. Values may contain {call_sid}, {caller} (a pseudonym) and
     {direction}."""
     realtime_dialect: Literal["auto", "ga", "beta"] = "auto"
     """The dialect of that server's events, if its first event does not reveal it."""
-    azure_openai_endpoint: str | None = Field(None, repr=False)
+    azure_openai_endpoint: str | None = Field(None, repr=False, validate_default=True)
     """The URL of an Azure OpenAI resource, like https://NAME.openai.azure.com."""
     azure_openai_deployment: str | None = Field(None, validate_default=True)
     """The name of the model's deployment in that resource."""
@@ -115,7 +124,7 @@ class Settings(Records):
     """Another OpenAI host, like https://eu.api.openai.com/v1. It receives OPENAI_API_KEY."""
     openai_organization: str | None = Field(None, validation_alias="OPENAI_ORG_ID")
     openai_project: str | None = Field(None, validation_alias="OPENAI_PROJECT_ID")
-    helicone_api_key: SecretStr | None = None
+    helicone_api_key: SecretStr | None = Field(None, validate_default=True)
     """Routes the session through Helicone's gateway, to OpenAI or to Azure."""
     helicone_url: str | None = Field(None, repr=False)
     """A Helicone gateway other than https://api.helicone.ai/v1/gateway/oai."""
@@ -271,15 +280,27 @@ class Settings(Records):
                 raise ValueError(f"{name} belongs to the handshake: leave it out")
         return value
 
-    @field_validator("azure_openai_deployment", "azure_openai_api_key", "openai_api_key")
+    @field_validator("realtime_provider")
+    @classmethod
+    def _provider(cls, value: str | None) -> str | None:
+        if value is not None and value not in PROVIDERS:
+            raise ValueError(f"it must be one of {', '.join(PROVIDERS)}")
+        return value
+
+    @field_validator(
+        *("realtime_api_key", "azure_openai_endpoint", "azure_openai_deployment", "azure_openai_api_key"),
+        *("openai_api_key", "helicone_api_key"),
+    )
     @classmethod
     def _named(cls, value: Any, info: pydantic.ValidationInfo) -> Any:
-        given = info.data
-        known = "realtime_url" in given and "azure_openai_endpoint" in given  # if not, they are reported as malformed
-        if value is not None or not known or given["endpoint_in_code"] or given["realtime_url"] is not None:
+        given, name = info.data, str(info.field_name).upper()
+        known = {"realtime_url", "realtime_provider"}  # if not, they are reported as malformed
+        if name in ("OPENAI_API_KEY", "AZURE_OPENAI_DEPLOYMENT", "AZURE_OPENAI_API_KEY"):
+            known |= set() if given.get("realtime_provider") == "azure" else {"azure_openai_endpoint"}
+        if value is not None or not known <= given.keys() or given["endpoint_in_code"]:
             return value
-        name = str(info.field_name).upper()
-        if name.startswith("AZURE") == (given["azure_openai_endpoint"] is not None):
+        azure = given.get("azure_openai_endpoint") is not None
+        if name in _needed(given["realtime_provider"], has_url=given["realtime_url"] is not None, azure=azure):
             raise pydantic_core.PydanticCustomError("no_model", f"{name} is missing: {_NO_MODEL[name]}")
         return value
 
@@ -377,10 +398,26 @@ def is_header(name: str, value: str) -> bool:
     return bool(_HEADER_NAME.fullmatch(name) and _HEADER_VALUE.fullmatch(value))
 
 
+def _needed(provider: str | None, *, has_url: bool, azure: bool) -> frozenset[str]:
+    """Return the settings that an endpoint cannot do without."""
+    if has_url:
+        return frozenset()
+    if provider is not None and provider not in OWN_SETTINGS:
+        return frozenset({"REALTIME_API_KEY"} if PROVIDERS[provider].needs_key else ())
+    if provider == "azure" or (azure and provider != "openai"):
+        needed = {"AZURE_OPENAI_ENDPOINT", "AZURE_OPENAI_DEPLOYMENT", "AZURE_OPENAI_API_KEY"}
+    else:
+        needed = {"OPENAI_API_KEY"}
+    return frozenset(needed | ({"HELICONE_API_KEY"} if provider == "helicone" else set()))
+
+
 _HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,100}")
 _HEADER_VALUE = re.compile(r"[ -~]{0,8192}")
 _OWN_HEADERS = frozenset({"host", "connection", "upgrade", "content-length", "transfer-encoding"})
 _NO_MODEL = {
+    "REALTIME_API_KEY": "set it to the provider's key",
+    "AZURE_OPENAI_ENDPOINT": "set it to the resource's URL, like https://NAME.openai.azure.com",
+    "HELICONE_API_KEY": "set it, or choose another REALTIME_PROVIDER",
     "OPENAI_API_KEY": "set it, or set REALTIME_URL to use another Realtime server",
     "AZURE_OPENAI_DEPLOYMENT": "set it to the deployment's name, or remove AZURE_OPENAI_ENDPOINT",
     "AZURE_OPENAI_API_KEY": "set it, or use Endpoint.azure(token=...) in code, or remove AZURE_OPENAI_ENDPOINT",

@@ -59,6 +59,7 @@ class ModelSessions:
         self._loop = asyncio.get_running_loop()
         self._next: asyncio.Task[ModelSocket | None] | None = None
         self._elsewhere = False
+        self._told: set[str] = set()
         self.current: ModelSocket | None = None
         """The session that is used, or was used last."""
 
@@ -122,7 +123,9 @@ class ModelSessions:
         """Give a new session to the bridge, and read it to its end; return how that came."""
         now = self._loop.time()
         for refused in model.dropped:
-            self._bridge.reporter.trouble(f"the session runs without {refused}", now)
+            if refused not in self._told:  # the next session is opened by the same server, as a rule
+                self._told.add(refused)
+                self._bridge.reporter.trouble(f"the session runs without {refused}", now)
         self._bridge.model_opened(model.effective, now)
         self._flush()
         await self._prepare()

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any, TypeVar
@@ -21,26 +22,37 @@ from phoneagent.model.endpoint import Endpoint
 log = logging.getLogger("phoneagent.calls.opening")
 _T = TypeVar("_T")
 
-FAILOVER_SECONDS = 2.0
-"""How long an endpoint may take to give a session, where another one could be asked."""
+FAILOVER_SECONDS = 3.0
+"""How long an endpoint may take to give a session, where another one could be asked. One that neither announces nor
+acknowledges the session takes 2.5 s and its handshake; see `negotiation`."""
 
 FAILED_SECONDS = 60.0
 """How long an endpoint that gave no session is asked last."""
+
+BRIEF_SECONDS = 5.0
+"""A session that is lost within this time counts as none."""
 
 _NO_AGENT = Agent(instructions="")
 
 
 class EndpointRouter:
-    """The endpoints of a process, and which of them have failed lately."""
+    """The endpoints of a process, and which of them have failed lately: what one call finds out, all calls know.
+
+    An endpoint that has failed is asked last. Once its time is over, one call asks it, and the others when that call
+    got a session.
+    """
 
     def __init__(self, endpoints: Sequence[Endpoint]) -> None:
         self._endpoints = endpoints
         self._failed_at: dict[int, float] = {}  # by identity
 
     def route(self) -> deque[Endpoint]:
-        """Return the endpoints in the order in which they are asked: those that have just failed come last."""
-        lately = time.monotonic() - FAILED_SECONDS
-        return deque(sorted(self._endpoints, key=lambda each: self._failed_at.get(id(each), 0.0) > lately))
+        """Return the endpoints in the order in which a call prefers them."""
+        return deque(self._in_order(self._endpoints))
+
+    def failed(self, endpoint: Endpoint) -> None:
+        """Take note that an endpoint gave no session, or one that was of no use."""
+        self._failed_at[id(endpoint)] = time.monotonic()
 
     async def open_first(
         self, call: Call, agent: Agent, session: Mapping[str, Any], route: deque[Endpoint]
@@ -51,25 +63,33 @@ class EndpointRouter:
             EndpointError: none does. If one of them may do so later, it is an EndpointUnreachable.
         """
         failed: EndpointError | None = None
-        for passed, tried in enumerate(tuple(route)):
+        in_order = self._in_order(route)
+        for tried in in_order:
             endpoint = tried
-            last = passed == len(route) - 1
+            last = tried is in_order[-1]
             if (models := agent.hearing.transcription_models) is not None:
                 endpoint = replace(endpoint, transcription_models=models)
+            if id(tried) in self._failed_at:
+                self.failed(tried)  # until this call knows better, no other call need try it
             try:
                 opened = await open_session(endpoint, session, call, within=None if last else FAILOVER_SECONDS)
             except EndpointError as error:
-                self._failed_at[id(tried)] = time.monotonic()
+                self.failed(tried)
                 if len(route) > 1:
                     log.error("an endpoint did not open a session: %s", error, extra={"call_sid": call.sid})
                 if not isinstance(failed, EndpointUnreachable):
                     failed = error
             else:
                 self._failed_at.pop(id(tried), None)
-                route.rotate(-passed)
+                while route[0] is not tried:
+                    route.rotate(-1)
                 return opened
         assert failed is not None
         raise failed
+
+    def _in_order(self, endpoints: Iterable[Endpoint]) -> list[Endpoint]:
+        lately = time.monotonic() - FAILED_SECONDS
+        return sorted(endpoints, key=lambda each: self._failed_at.get(id(each), -math.inf) > lately)
 
 
 class Opening:
@@ -83,6 +103,7 @@ class Opening:
         self._router = router
         self._route = router.route()
         self._session: Mapping[str, Any] | None = None
+        self._opened_at = -math.inf
         until = asyncio.get_running_loop().time() + INSTRUCTIONS_SECONDS
         choice = self._ask(partial(choose, answerer, call), "the choice of the agent", until)
         self._agent = asyncio.create_task(choice)
@@ -90,9 +111,12 @@ class Opening:
 
     def begin_again(self, *, elsewhere: bool) -> None:
         """Open another model session, with `elsewhere` at another endpoint if possible."""
+        now = asyncio.get_running_loop().time()
+        if now - self._opened_at < BRIEF_SECONDS:
+            self._router.failed(self._route[0])
         if elsewhere:
             self._route.rotate(-1)
-        self._model = asyncio.create_task(self._open(asyncio.get_running_loop().time() + INSTRUCTIONS_SECONDS))
+        self._model = asyncio.create_task(self._open(now + INSTRUCTIONS_SECONDS))
 
     async def chosen(self) -> Agent:
         """Wait for the agent. If the choice failed, the opening fails with it, and the caller hears the apology."""
@@ -124,7 +148,10 @@ class Opening:
             if self._session is None:
                 asked = partial(agent.instructions_for, self._call)
                 self._session = agent.session(await self._ask(asked, "the agent's instructions", until))
-            return await self._router.open_first(self._call, agent, self._session, self._route)
+            self._opened_at = -math.inf
+            opened = await self._router.open_first(self._call, agent, self._session, self._route)
+            self._opened_at = asyncio.get_running_loop().time()
+            return opened
         except EndpointError:
             raise
         except Exception as error:  # unforeseen: a proxy of the environment, a session that is not JSON

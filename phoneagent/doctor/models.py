@@ -17,13 +17,16 @@ from phoneagent.doctor.checks import Check, failed, note, ok
 from phoneagent.errors import ConfigurationError, EndpointError
 from phoneagent.model.connection import open_session
 from phoneagent.model.endpoint import Endpoint, TokenProvider
-from phoneagent.settings import Settings
+from phoneagent.settings import OWN_SETTINGS, Settings
 
 ENTRY_SECONDS = 10.0
 MAX_ENTRY_BYTES = 64 * 1024
 
 MAX_SHOWN_CHARS = 400
 """Characters of a server's error message that are shown."""
+
+MAX_ANSWER_CHARS = 100
+"""Characters of each of a server's answers that are shown."""
 
 SHUTDOWN_DAYS = 90
 """A model that is switched off within this many days fails its check: choosing another takes time."""
@@ -72,7 +75,9 @@ def _from_settings(settings: Settings) -> tuple[Endpoint, Source]:
     if settings.realtime_url is not None:
         in_url = parse_qs(urlsplit(settings.realtime_url).query).keys() & {"model", "deployment"}
         source = Source("REALTIME_URL", "REALTIME_API_KEY", "the model in REALTIME_URL" if in_url else "OPENAI_MODEL")
-    elif settings.azure_openai_endpoint is not None:
+    elif settings.realtime_provider not in (None, *OWN_SETTINGS):
+        source = Source("REALTIME_PROVIDER", "REALTIME_API_KEY", "OPENAI_MODEL")
+    elif settings.azure_openai_endpoint is not None and settings.realtime_provider != "openai":
         source = Source("AZURE_OPENAI_ENDPOINT", "AZURE_OPENAI_API_KEY", "AZURE_OPENAI_DEPLOYMENT")
     else:
         address = "the network" if settings.openai_base_url is None else "OPENAI_BASE_URL"
@@ -104,10 +109,18 @@ async def _check(name: str, endpoint: Endpoint, source: Source) -> list[Check]:
         words = " ".join(str(error).split())[:MAX_SHOWN_CHARS]  # some servers answer with a whole page
         words = words if endpoint.host in words else f"{endpoint.host}: {words}"
         checks = [failed(name, f"{words}: {await _remedy(error, endpoint, source, model)}")]
+        if error.answered:
+            checks.append(note(f"{name}'s answers", _in_order(error.answered)))
         code = error.code or "unknown"
     else:
         await session.close()
         checks = [ok(name, f"a session with {model} opens at {endpoint.host}")]
+        checks += (
+            [note(f"{name}'s session", f"it runs without {'; '.join(session.dropped)}")] if session.dropped else []
+        )
+    if left_out := endpoint.provider.unsupported:
+        paths = ", ".join(".".join(path) for path in left_out)
+        checks.append(note(f"{name}'s provider", f"it does not know these, so no session has them: {paths}"))
     if helicone:
         checks.append(note(f"{name}'s gateway", _HELICONE.format(gateway_key=source.gateway_key)))
     provider = source.behind if helicone else endpoint
@@ -116,6 +129,12 @@ async def _check(name: str, endpoint: Endpoint, source: Source) -> list[Check]:
         if day is not None:
             checks.append(check_shutdown(model, day, datetime.now(UTC).date(), name=name, where=source.model))
     return checks
+
+
+def _in_order(answered: Sequence[str]) -> str:
+    """Return what a server answered before an opening failed, on one line."""
+    parts = [each if len(each) <= MAX_ANSWER_CHARS else f"{each[:MAX_ANSWER_CHARS]}…" for each in answered]
+    return ", then ".join(parts) if len(parts) > 1 else f"{parts[0]}, and then nothing"
 
 
 def check_shutdown(model: str, day: date, today: date, *, name: str = "model", where: str = "OPENAI_MODEL") -> Check:

@@ -7,7 +7,8 @@ import base64
 import json
 import logging
 import re
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
@@ -18,8 +19,9 @@ from websockets.protocol import State
 from phoneagent.agent.call import Call
 from phoneagent.errors import EndpointError, EndpointRefused, EndpointUnreachable, ProtocolError, shown
 from phoneagent.model.endpoint import Endpoint, TokenProvider
+from phoneagent.model.liveness import LivingConnection
 from phoneagent.protocol import realtime
-from phoneagent.protocol.negotiation import Negotiation
+from phoneagent.protocol.negotiation import Negotiation, words_of
 from phoneagent.protocol.pcm_check import PcmCheck
 from phoneagent.protocol.realtime import FATAL_CODES
 from phoneagent.protocol.transcoding import ToPcm, ToUlaw
@@ -32,7 +34,7 @@ MAX_EVENT_BYTES = 16 * 1024 * 1024
 """The maximum size of an event: a `session.updated` repeats all instructions and tools."""
 
 PING_SECONDS = 5.0
-"""The interval of pings, and how long a pong may take. Both are short because a caller is waiting."""
+"""The interval of pings, whose pongs show that a session is alive in which nobody speaks."""
 
 CLOSE_SECONDS = 2.0
 _wire_log = logging.getLogger("phoneagent.model.connection.wire")
@@ -48,6 +50,11 @@ NOISE = (
     "correct the server's output format, or set REALTIME_AUDIO=pcm16 if it is PCM at 24 kHz"
 )
 
+MAX_ANSWERS = 8
+"""How many of the events that a server answered an opening with are kept."""
+
+log = logging.getLogger("phoneagent.model.connection")
+
 
 class ModelSession:
     """A configured session, which a call reads and writes."""
@@ -60,11 +67,16 @@ class ModelSession:
         """The parts of the configuration that the server did not accept, one line each."""
         self.effective: Mapping[str, Any] = configuring.effective
         """The session as the server reports it."""
-        self._to_pcm = ToPcm() if configuring.hears_pcm else None
-        self._speaks_pcm = configuring.speaks_pcm
+        self._configuring = configuring
+        self._unacknowledged = not configuring.acknowledged
+        self._take_formats()
         self._to_ulaw = ToUlaw()
         self._pcm_check = PcmCheck()
         self._spoken = ""
+
+    def _take_formats(self) -> None:
+        self._to_pcm = ToPcm() if self._configuring.hears_pcm else None
+        self._speaks_pcm = self._configuring.speaks_pcm
 
     async def send(self, message: realtime.ToModel) -> None:
         """Write an event.
@@ -72,9 +84,12 @@ class ModelSession:
         Raises:
             EndpointUnreachable: the socket is closed.
         """
-        if self._to_pcm is not None and isinstance(message, realtime.AudioAppend):
-            pcm = self._to_pcm.feed(base64.b64decode(message.audio))
-            message = realtime.AudioAppend(base64.b64encode(pcm).decode())
+        if isinstance(message, realtime.AudioAppend):
+            if self._to_pcm is not None:
+                pcm = self._to_pcm.feed(base64.b64decode(message.audio))
+                message = realtime.AudioAppend(base64.b64encode(pcm).decode())
+        elif isinstance(message, realtime.SessionUpdate | realtime.ResponseCreate):
+            message = self._configuring.adapt(message)
         if self._connection.state is not State.OPEN:  # `send` would wait for the close, and a writer must not
             raise EndpointUnreachable("the model's socket is closing")
         try:
@@ -89,9 +104,28 @@ class ModelSession:
             EndpointUnreachable: the socket is closed.
         """
         try:
-            return await self._connection.recv(decode=False)
+            raw = await self._connection.recv(decode=False)
         except ConnectionClosed as error:  # also a close with 1001, which counts as a clean one
             raise _closed(error, self._secrets) from None
+        if self._unacknowledged:
+            await self._take_late_answer(raw)
+        return raw
+
+    async def _take_late_answer(self, raw: bytes) -> None:
+        """Look for the server's answer to the configuration, which did not come in time: it may refuse something."""
+        try:
+            event = realtime.decode(raw)
+        except ProtocolError:
+            return  # the call is told of it
+        told = len(self._configuring.dropped)
+        update = self._configuring.receive(event, asyncio.get_running_loop().time())
+        for line in self._configuring.dropped[told:]:
+            log.warning("the session runs without %s", _shown(line, self._secrets))
+        if update is not None:
+            await self._connection.send(realtime.encode(update, self.dialect), text=True)
+        # A server answers in order: with a response it has taken the configuration, whether it says so or not.
+        self._unacknowledged = not self._configuring.acknowledged and not isinstance(event, realtime.ResponseCreated)
+        self._take_formats()
 
     def decode(self, raw: bytes) -> realtime.FromModel:
         """Decode a received event. Its audio is µ-law at 8 kHz.
@@ -140,34 +174,72 @@ async def open_session(
         return await _open(endpoint, session, call, CONNECT_SECONDS if within is None else within)
     except EndpointError as error:
         remedy = endpoint.remedies.get(error.code or "")
-        raise error if remedy is None else type(error)(f"{error}: {remedy}", code=error.code) from None
+        if remedy is None:
+            raise
+        raise type(error)(f"{error}: {remedy}", code=error.code, answered=error.answered) from None
 
 
 async def _open(endpoint: Endpoint, session: Mapping[str, Any], call: Call | None, within: float) -> ModelSession:
     secrets = _secrets(endpoint, endpoint.headers)
     waiting_for = "its token provider"
-
-    def puzzled(why: ProtocolError) -> None:
-        nonlocal waiting_for
-        waiting_for = f"an answer that can be read ({why})"
-
+    answers = _Answers()
     try:
         async with asyncio.timeout(within):
             headers = await _headers(endpoint, call)
             secrets = _secrets(endpoint, headers)
             waiting_for = "its answer"
             connection = await _connect(endpoint, headers)
+            answers.connected = True
             try:
-                return ModelSession(connection, await _configure(connection, endpoint, session, puzzled), secrets)
+                return ModelSession(connection, await _configure(connection, endpoint, session, answers), secrets)
             except BaseException:
                 connection.transport.abort()
                 await connection.wait_closed()
                 raise
     except TimeoutError:
+        waiting_for = answers.unreadable or waiting_for
         words = f"no model session at {endpoint.host} within {within:g} s, still waiting for {waiting_for}"
-        raise EndpointUnreachable(_shown(words, secrets), code="timeout") from None
+        raise EndpointUnreachable(_shown(words, secrets), code="timeout", answered=answers.shown(secrets)) from None
     except EndpointError as error:  # it may contain the server's own words
-        raise type(error)(_shown(str(error), secrets), code=error.code) from None
+        raise type(error)(_shown(str(error), secrets), code=error.code, answered=answers.shown(secrets)) from None
+
+
+class _Answers:
+    """What a server answered while a session was opened, in its order: for the reader of a failure."""
+
+    def __init__(self) -> None:
+        self.connected = False
+        self.unreadable = ""
+        self._events: list[str] = []
+        self._more = 0
+
+    def note(self, event: realtime.FromModel) -> None:
+        said = event.type if isinstance(event, realtime.Unknown) else str(event.__struct_config__.tag)
+        if isinstance(event, realtime.Error):
+            failure = event.error
+            named = (failure.code or failure.type, failure.param and f"about {failure.param}", failure.message)
+            said = f"error ({', '.join(filter(None, named))})"
+        self._add(said)
+
+    def note_unreadable(self, why: ProtocolError) -> None:
+        self.unreadable = f"an answer that can be read ({why})"
+        self._add("something that is no event")
+
+    def note_close(self, code: int | None) -> None:
+        self._add("a break of the connection" if code is None else f"a close with {code}")
+
+    def _add(self, said: str) -> None:
+        if len(self._events) < MAX_ANSWERS:
+            self._events.append(said)
+        else:
+            self._more += 1
+
+    def shown(self, secrets: Collection[str]) -> tuple[str, ...]:
+        """Return the answers, each on one line; none if there was no connection."""
+        if not self.connected:
+            return ()
+        more = (f"{self._more} more",) if self._more else ()
+        return ("the WebSocket's handshake", *(_shown(each, secrets) for each in self._events), *more)
 
 
 def _secrets(endpoint: Endpoint, headers: Mapping[str, str]) -> Collection[str]:
@@ -211,13 +283,14 @@ class _ConnectWithoutRedirects(connect):
 async def _connect(endpoint: Endpoint, headers: Mapping[str, str]) -> ClientConnection:
     try:
         return await _ConnectWithoutRedirects(
-            endpoint.url,
+            endpoint.address(),
+            create_connection=LivingConnection,
             additional_headers=headers,
             compression=None,
             max_size=MAX_EVENT_BYTES,
             close_timeout=CLOSE_SECONDS,
             ping_interval=PING_SECONDS,
-            ping_timeout=PING_SECONDS,
+            ping_timeout=None,  # see `liveness`
             logger=_wire_log,
             open_timeout=None,  # the timeout around this call also covers the configuration
         )
@@ -248,24 +321,49 @@ def _reason(body: bytes | bytearray | None) -> str:
 
 
 async def _configure(
-    connection: ClientConnection,
-    endpoint: Endpoint,
-    session: Mapping[str, Any],
-    puzzled: Callable[[ProtocolError], None],
+    connection: ClientConnection, endpoint: Endpoint, session: Mapping[str, Any], answers: _Answers
 ) -> Negotiation:
     configuring = Negotiation(
-        dict(session), transcription_models=endpoint.transcription_models, dialect=endpoint.dialect
+        {**session, **endpoint.session},
+        transcription_models=endpoint.transcription_models,
+        dialect=endpoint.dialect,
+        provider=endpoint.provider,
+        audio=endpoint.audio,
     )
+    loop = asyncio.get_running_loop()
+    configuring.start(loop.time())
     while not configuring.done:
         try:
-            update = configuring.receive(realtime.decode(await connection.recv(decode=False)))
+            update = await _next_update(connection, configuring, answers)
             if update is not None:
-                await connection.send(realtime.encode(update, configuring.dialect or realtime.Dialect.GA), text=True)
+                encoded = realtime.encode(update, configuring.dialect or realtime.Dialect.GA)
+                with suppress(ConnectionClosed):  # what came before the close is read first: it may have the reason
+                    await connection.send(encoded, text=True)
         except ProtocolError as error:
-            puzzled(error)  # ignore a malformed event: the timeout decides
+            answers.note_unreadable(error)  # ignore a malformed event: the timers decide
         except ConnectionClosed as error:
-            raise _closed(error, ()) from None  # the caller hides secrets
+            answers.note_close(None if error.rcvd is None else error.rcvd.code)
+            closed = _closed(error, ())  # the caller hides secrets
+            if configuring.last_error is None:
+                raise closed from None
+            reason = words_of(configuring.last_error)
+            raise type(closed)(f"{closed}, after the error {reason}", code=closed.code) from None
     return configuring
+
+
+async def _next_update(
+    connection: ClientConnection, configuring: Negotiation, answers: _Answers
+) -> realtime.SessionUpdate | None:
+    """Wait for an event, or for the moment to go on without one; return the update that is due then."""
+    loop = asyncio.get_running_loop()
+    try:
+        async with asyncio.timeout_at(configuring.get_timer()):
+            raw = await connection.recv(decode=False)
+    except TimeoutError:
+        return configuring.handle_timer(loop.time())
+    event = realtime.decode(raw)
+    answers.note(event)
+    return configuring.receive(event, loop.time())
 
 
 def _closed(error: ConnectionClosed, secrets: Collection[str]) -> EndpointError:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import re
+import secrets
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import KW_ONLY, dataclass, field, replace
 from typing import Any, TypeAlias
@@ -17,14 +18,18 @@ from phoneagent.agent.call import Call
 from phoneagent.errors import ConfigurationError
 from phoneagent.protocol import realtime
 from phoneagent.protocol.callerid import caller_id
-from phoneagent.settings import DEFAULT_MODEL, DEFAULT_TRANSCRIPTION_MODELS, Settings, is_address, is_header
+from phoneagent.protocol.providers import ANY, PROVIDERS, Audio, Provider
+from phoneagent.settings import (
+    DEFAULT_MODEL,
+    DEFAULT_TRANSCRIPTION_MODELS,
+    OWN_SETTINGS,
+    Settings,
+    is_address,
+    is_header,
+)
 
-OPENAI_URL = "https://api.openai.com/v1"
-HELICONE_URL = "https://api.helicone.ai/v1/gateway/oai"
-
-AZURE_TRANSCRIPTION_MODELS = ("whisper-1",)
-"""Azure transcribes with another model only if a deployment has that model's name. Without such a deployment, Azure
-accepts the session and never transcribes."""
+OPENAI_URL = str(PROVIDERS["openai"].url)
+HELICONE_URL = str(PROVIDERS["helicone"].url)
 
 TokenProvider: TypeAlias = Callable[[], str | Awaitable[str]]
 """Returns a bearer token, like the providers of azure.identity. A plain function may block: it runs in a thread."""
@@ -93,6 +98,13 @@ class Endpoint:
     """Called for a bearer token whenever a session is opened."""
     remedies: Mapping[str, str] = field(default_factory=dict, repr=False)
     """What to do about a refusal, by its HTTP status, close code or error code."""
+    provider: Provider = field(default=ANY, repr=False)
+    """What is known of the server; see `preset`."""
+    audio: Audio | None = None
+    """The audio to ask for ("pcmu" or "pcm16"), and what is meant where the server does not say. With None, µ-law is
+    asked for, and a server that does not say has PCM."""
+    session: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    """Fields of the session that this server needs besides the agent's."""
 
     def __post_init__(self) -> None:
         """Refuse an endpoint that cannot open a session. Messages repeat neither URL nor headers: both may hold keys.
@@ -166,7 +178,7 @@ class Endpoint:
             path, query = f"{base}/openai/realtime", {"api-version": preview, "deployment": deployment}
         url = urlunsplit((_WEBSOCKET.get(parts.scheme, parts.scheme), parts.netloc, path, urlencode(query), ""))
         given: dict[str, Any] = {
-            "transcription_models": AZURE_TRANSCRIPTION_MODELS,
+            "transcription_models": PROVIDERS["azure"].transcription_models,
             "token": token,
             "remedies": _AZURE_REMEDIES,
         }
@@ -191,6 +203,48 @@ class Endpoint:
             "remedies": _GATEWAY_REMEDIES,
         }
         return cls(realtime_url(url, model), headers, dialect, **(given | options))
+
+    @classmethod
+    def preset(
+        cls, name: str, model: str | None = None, *, api_key: str | None = None, url: str | None = None, **options: Any
+    ) -> Endpoint:
+        """A server that is known by name, like "xai" or "localai" (`PROVIDERS` has them all).
+
+        `url` replaces its usual address, `model` its usual model. `options` are further fields of `Endpoint`.
+
+        Raises:
+            ConfigurationError: the name is unknown, or an address or key is missing.
+        """
+        provider = PROVIDERS.get(name)
+        if provider is None:
+            raise ConfigurationError([f"the provider {name!r} is not known: use one of {', '.join(PROVIDERS)}"])
+        base = url or provider.url
+        if base is None:
+            raise ConfigurationError([f"the provider {name!r} has no address of its own: give a url"])
+        if provider.needs_key and api_key is None and url is None and "token" not in options:
+            raise ConfigurationError([f"the provider {name!r} needs a key: give an api_key"])
+        model = model or provider.model or DEFAULT_MODEL
+        headers = {}
+        if api_key is not None:
+            bare = provider.key_header != "Authorization"
+            headers[provider.key_header] = api_key if bare else f"{provider.key_scheme} {api_key}"
+        models = provider.transcription_models
+        given: dict[str, Any] = {
+            "dialect": provider.dialect,
+            "transcription_models": DEFAULT_TRANSCRIPTION_MODELS if models is None else models,
+            "remedies": _GATEWAY_REMEDIES,
+            "provider": provider,
+            "audio": provider.audio,
+            "session": {"model": model} if provider.model_in_session else {},
+        }
+        return cls(_preset_url(provider, base, model), headers, **(given | options))
+
+    def address(self) -> str:
+        """Return the URL for a new session."""
+        if self.provider.session_key is None:
+            return self.url
+        joint = "&" if urlsplit(self.url).query else "?"
+        return f"{self.url}{joint}{self.provider.session_key}={secrets.token_hex(16)}"
 
     def through_helicone(self, api_key: str, *, gateway: str = HELICONE_URL) -> Endpoint:
         """Return this OpenAI or Azure endpoint behind Helicone's gateway, which groups sessions by call and caller.
@@ -223,13 +277,14 @@ class Endpoint:
 
     @classmethod
     def from_settings(cls, settings: Settings) -> Endpoint:
-        """Return the endpoint that is configured: REALTIME_URL, else AZURE_OPENAI_ENDPOINT, else OpenAI.
+        """Return the endpoint that is configured: what REALTIME_PROVIDER names, else REALTIME_URL, Azure or OpenAI.
 
         Raises:
             ConfigurationError: no endpoint is configured.
         """
         endpoint = _configured(settings)
-        if settings.helicone_api_key is not None and settings.realtime_url is None:
+        direct = settings.realtime_url is not None or settings.realtime_provider not in (None, "helicone")
+        if settings.helicone_api_key is not None and not direct:
             gateway = settings.helicone_url or HELICONE_URL
             endpoint = endpoint.through_helicone(settings.helicone_api_key.get_secret_value(), gateway=gateway)
         more = {name: value.get_secret_value() for name, value in settings.realtime_headers.items()}
@@ -243,7 +298,8 @@ class Endpoint:
             endpoint,
             headers={**kept, **of_all},
             call_headers={**kept_of_calls, **of_calls},
-            dialect=_dialect(settings),
+            dialect=_dialect(settings) or endpoint.dialect,
+            audio=settings.realtime_audio or endpoint.audio,
             pseudonym_key=hmac.digest(secret, b"phoneagent caller pseudonym v1", hashlib.sha256),
         )
 
@@ -273,16 +329,21 @@ _WEBSOCKET = {"http": "ws", "https": "wss"}
 def _configured(settings: Settings) -> Endpoint:
     """Return the endpoint that is configured, without the settings that apply to every endpoint."""
     transcription: dict[str, Any] = {"transcription_models": settings.transcription_models}
+    chosen = transcription if "transcription_models" in settings.model_fields_set else {}
+    provider, key = settings.realtime_provider, settings.realtime_api_key
+    api_key = None if key is None else key.get_secret_value()
+    if provider is not None and (settings.realtime_url is not None or provider not in OWN_SETTINGS):
+        model = settings.openai_model if "openai_model" in settings.model_fields_set else None
+        return Endpoint.preset(provider, model, api_key=api_key, url=settings.realtime_url, **chosen)
     if settings.realtime_url is not None:
-        key = settings.realtime_api_key
         return Endpoint.gateway(
             settings.realtime_url,
             settings.openai_model,
-            api_key=None if key is None else key.get_secret_value(),
+            api_key=api_key,
             dialect=_dialect(settings),
             **transcription,
         )
-    if settings.azure_openai_endpoint is not None:
+    if settings.azure_openai_endpoint is not None and provider != "openai":
         if settings.azure_openai_deployment is None or settings.azure_openai_api_key is None:
             remedy = "set both, or remove AZURE_OPENAI_ENDPOINT"
             raise ConfigurationError([f"AZURE_OPENAI_DEPLOYMENT or AZURE_OPENAI_API_KEY is missing: {remedy}"])
@@ -291,7 +352,7 @@ def _configured(settings: Settings) -> Endpoint:
             settings.azure_openai_deployment,
             api_key=settings.azure_openai_api_key.get_secret_value(),
             preview=settings.azure_openai_preview,
-            **(transcription if "transcription_models" in settings.model_fields_set else {}),
+            **chosen,
         )
     if settings.openai_api_key is None:
         raise ConfigurationError(
@@ -309,6 +370,14 @@ def _configured(settings: Settings) -> Endpoint:
 
 def _dialect(settings: Settings) -> realtime.Dialect | None:
     return None if settings.realtime_dialect == "auto" else realtime.Dialect(settings.realtime_dialect)
+
+
+def _preset_url(provider: Provider, base: str, model: str) -> str:
+    url = base if provider.model_in_session else realtime_url(base, model)
+    parts = urlsplit(url)
+    query = parse_qsl(parts.query, keep_blank_values=True)
+    query += [(name, value) for name, value in provider.query.items() if name not in dict(query)]
+    return urlunsplit((_WEBSOCKET.get(parts.scheme, parts.scheme), parts.netloc, parts.path, urlencode(query), ""))
 
 
 def realtime_url(base: str, model: str) -> str:

@@ -1,31 +1,57 @@
 """Session negotiation: bringing a model session into the shape a call needs, whatever the far end refuses.
 
 A server refuses a `session.update` as a whole if one field of it is unknown or invalid. The refused field is dropped
-(the transcription model is replaced by the next one first) and the rest is sent again, down to what a call cannot do
-without.
+(the transcription model is replaced by the next one first, a refused tool is left out) and the rest is sent again, down
+to what a call cannot do without.
+
+Not every server opens a session as OpenAI does. One that does not announce it is configured all the same, one that does
+not acknowledge the update counts as configured, and an error refuses the update only if it names it.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from typing import Any, assert_never
 
-from phoneagent.errors import EndpointRefused, EndpointUnreachable
+import msgspec
+
+from phoneagent.errors import EndpointError, EndpointRefused, EndpointUnreachable
+from phoneagent.protocol.providers import ANY, Audio, Provider, at, has, take
 from phoneagent.protocol.realtime import (
     FATAL_CODES,
     Dialect,
     Error,
     Failure,
     FromModel,
+    ResponseCreate,
     SessionCreated,
     SessionUpdate,
     SessionUpdated,
+    ToModel,
 )
 from phoneagent.protocol.session_object import dialect_of, formats_of
 
 MAX_ATTEMPTS = 12
 """After this many updates, everything optional is dropped at once."""
+
+ANNOUNCED_SECONDS = 1.0
+"""How long a server may take to announce the session, before it is configured without that. A server that announces it
+does so with the handshake, so that even from another continent half a second is long. A longer wait would be the
+caller's, and a shorter one would have a server that loads its models first be told the dialect before it names its own.
+"""
+
+ACKNOWLEDGED_SECONDS = 1.5
+"""How long a server may take to acknowledge the configuration. It takes some 100 ms; with many tools on a busy server a
+second was seen. Together with `ANNOUNCED_SECONDS` this ends before a caller wonders (3 s), and before an opening that
+could be tried elsewhere is given up (`FAILOVER_SECONDS` of calls/opening)."""
+
+REFUSED_SECONDS = 0.5
+"""How long after an error that names nothing an acknowledgement may still come: both are answers to one message."""
+
+_OF_THE_KEY = frozenset({"authentication_error", "permission_error", "unauthorized", "forbidden", "401", "403"})
+"""Other servers' names for `invalid_api_key`."""
 
 _PASSING = frozenset({"server_error", "rate_limit_exceeded", "inference_rate_limit_exceeded", "session_expired"})
 _TRANSCRIPTION = ("audio", "input", "transcription")
@@ -43,11 +69,14 @@ _WHOLE = (
 """Fields that are dropped as a whole: without the part that was refused, the rest of them says nothing."""
 
 _SERVER_VAD = {"type": "server_vad", "threshold": 0.5, "prefix_padding_ms": 300, "silence_duration_ms": 500}
-_FORMATS = frozenset({("audio", "input", "format"), ("audio", "output", "format")})
+_FORMATS = (("audio", "input", "format"), ("audio", "output", "format"))
 """Without these a server hears and speaks in formats of its own choice, which its session names."""
 
 PHONE_FORMAT, PCM_FORMAT = "audio/pcmu", "audio/pcm"
 """The format of a call, and the one that it can be converted to (see `transcoding`)."""
+
+_GA_ONLY = frozenset({("type",), ("audio",), ("output_modalities",)})
+"""What a server that speaks the beta refuses first of a session in GA's spelling."""
 
 _VITAL = frozenset(
     {
@@ -79,82 +108,232 @@ _BETA_PATHS = {
 class Negotiation:
     """The first exchange with a model: `receive` takes each event and returns what to send next.
 
-    `session` is in GA's shape; `transcription_models` are tried in turn, after one that the session names. When `done`,
-    `effective` is the server's word for the session, `dialect` its spelling, and `dropped` lists what it refused, a
-    line each.
+    `session` is in GA's shape; `transcription_models` are tried in turn, after one that the session names. `audio` is
+    the format to ask for, and the one that is meant where the server does not say. When `done`, `effective` is the
+    server's word for the session, `dialect` its spelling, and `dropped` lists what the session goes without, a line
+    each.
+
+    A session that is done without an acknowledgement may still get one: `receive` takes it, or the late refusal.
     """
 
     def __init__(
-        self, session: dict[str, Any], *, transcription_models: Sequence[str] = (), dialect: Dialect | None = None
+        self,
+        session: dict[str, Any],
+        *,
+        transcription_models: Sequence[str] = (),
+        dialect: Dialect | None = None,
+        provider: Provider = ANY,
+        audio: Audio | None = None,
     ) -> None:
         self._session = copy.deepcopy(session)
-        named = (_at(self._session, _TRANSCRIPTION) or {}).pop("model", None)
+        self._provider = provider
+        self._audio = audio
+        if audio == "pcm16":
+            self._ask_for_pcm()
+        named = (at(self._session, _TRANSCRIPTION) or {}).pop("model", None)
         self._models = [model for model in transcription_models if model != named]
         if named is not None:
             self._models.insert(0, named)
         self._attempt = 0
         self._minimal = False
+        self._removed: list[tuple[str, ...]] = []
+        self._refused_tools: set[str] = set()
+        self._heard = False  # anything but an error: it shows that a Realtime server is there
+        self._held: Failure | None = None  # an error since the last update that names nothing
+        self._due: float | None = None
         self.dialect = dialect
         self.done = False
+        self.acknowledged = False
         self.effective: dict[str, Any] = {}
         self.dropped: list[str] = []
+        self.last_error: Failure | None = None
+        """The last error that ended nothing."""
         self.hears_pcm = self.speaks_pcm = False
         """Whether the far end has linear PCM at 24 kHz instead of a telephone's µ-law."""
 
-    def receive(self, event: FromModel) -> SessionUpdate | None:
+    def start(self, now: float) -> None:
+        """The connection is open: the server announces the session, or will be configured without that."""
+        self._due = now + (ANNOUNCED_SECONDS if self._provider.announces else 0.0)
+
+    def get_timer(self) -> float | None:
+        """Return when `handle_timer` is due, None if only an event can change anything."""
+        return self._due
+
+    def handle_timer(self, now: float) -> SessionUpdate | None:
+        """Go on without what did not come; return the update to send, if one is due. It raises what `receive` does."""
+        if self._due is None or now < self._due:
+            return None
+        self._due = None
+        if not self._attempt:
+            return self._update(now)
+        if self._held is not None:
+            return self._refused(self._held, now)
+        if self._heard:
+            self._go_on_unacknowledged()
+        elif self.last_error is not None:
+            raise _error_of(self.last_error)
+        return None  # a server that says nothing at all is none: the opening's limit ends it
+
+    def receive(self, event: FromModel, now: float) -> SessionUpdate | None:
         """Take an event; return the update to send, if one is due.
 
         Raises:
             EndpointRefused: the far end refuses what a call cannot do without, or any session at all.
             EndpointUnreachable: it refuses for a reason that will pass.
         """
-        if not isinstance(event, SessionCreated | SessionUpdated | Error):
+        if isinstance(event, Error):
+            return self._failed(event.error, now)
+        self._heard = True
+        if self._attempt and self._due is None and not self.done:  # it was silent until now
+            self._due = now + REFUSED_SECONDS
+        if not isinstance(event, SessionCreated | SessionUpdated) or self.acknowledged:
             return None
         match event:
             case SessionCreated(session=session):
-                if self._attempt:
-                    return None
-                self.dialect = self.dialect or dialect_of(session)
-                return self._update()
+                return self._created(session, now)
             case SessionUpdated(session=session):
-                if self._attempt:
-                    self._take(session)
-                return None
-            case Error(error=failure):
-                return self._refused(failure)
+                return self._updated(session, now) if self._attempt else None
             case _:
                 assert_never(event)
 
-    def _take(self, session: dict[str, Any]) -> None:
+    def adapt(self, message: ToModel) -> ToModel:
+        """Return a message to a session that is open, without the tools that were refused and what is not known there.
+
+        Other fields are tried again: another agent's voice may be one that the server has.
+        """
+        if isinstance(message, SessionUpdate):
+            session = self._without_tools(message.session)
+            return msgspec.structs.replace(message, session=self._provider.session(session))
+        if isinstance(message, ResponseCreate) and message.response is not None:
+            return msgspec.structs.replace(message, response=self._without_tools(message.response))
+        return message
+
+    def _created(self, session: dict[str, Any], now: float) -> SessionUpdate | None:
+        if self.done:
+            return None
+        dialect = dialect_of(session)
+        if self._attempt and (self.dialect is not None or dialect is not Dialect.BETA):
+            return None  # else the update went out in a spelling that was guessed wrong
         self.effective = session
+        self.dialect = self.dialect or dialect
+        return self._update(now)
+
+    def _updated(self, session: dict[str, Any], now: float) -> SessionUpdate | None:
+        if self.dialect is None and dialect_of(session) is Dialect.BETA and not self.done:
+            self.dialect = Dialect.BETA
+            return self._update(now)
+        self.effective = session
+        self.acknowledged = self.done = True
+        self._due = None
+        self._settle_audio(formats_of(session))
+        return None
+
+    def _go_on_unacknowledged(self) -> None:
         self.done = True
-        hears, speaks = formats_of(session)
-        if speaks not in (PHONE_FORMAT, PCM_FORMAT) or hears not in (PHONE_FORMAT, PCM_FORMAT, "unknown"):
+        last = "" if self.last_error is None else f", and its last error was {words_of(self.last_error)}"
+        self.dropped.append(
+            f"an acknowledgement (no session.updated came within {ACKNOWLEDGED_SECONDS:g} s{last}): "
+            "it counts as configured"
+        )
+        self._settle_audio(formats_of(self._session))  # as it was asked for
+
+    def _settle_audio(self, said: tuple[str, str]) -> None:
+        """Decide on the formats: what is said of them holds, then the setting, then the Realtime default."""
+        if said == ("unknown", "unknown") and self._audio is None:
+            self.dropped.append(
+                "its server's word on audio formats: audio/pcm at 24 kHz is assumed, the Realtime default "
+                "(REALTIME_AUDIO=pcmu assumes the telephone's)"
+            )
+        formats = [
+            each if each != "unknown" else self._assumed(path, other)
+            for each, other, path in zip(said, reversed(said), _FORMATS, strict=True)
+        ]
+        hears, speaks = formats
+        if not {hears, speaks} <= {PHONE_FORMAT, PCM_FORMAT}:
             raise EndpointRefused(
                 f"the model would hear {hears} and speak {speaks}: a phone call needs audio/pcmu (g711_ulaw), "
                 "or audio/pcm at 24000 Hz (pcm16) to make that of",
                 code="format",
             )
-        self.speaks_pcm = speaks == PCM_FORMAT
-        self.hears_pcm = self.speaks_pcm if hears == "unknown" else hears == PCM_FORMAT
+        self.hears_pcm, self.speaks_pcm = hears == PCM_FORMAT, speaks == PCM_FORMAT
 
-    def _refused(self, failure: Failure) -> SessionUpdate | None:
-        codes = {failure.code, failure.type}
-        if self._attempt == 0 or codes & (_PASSING | FATAL_CODES):
-            code = failure.code or failure.type or "error"
-            kind = EndpointUnreachable if codes & _PASSING else EndpointRefused
-            raise kind(f"the model refused the session: {code}: {failure.message}", code=failure.code)
-        if failure.event_id not in (None, self._event_id):
+    def _assumed(self, path: tuple[str, ...], other: str) -> str:
+        """Return the format of a direction that the server does not name; `other` is that of the other one."""
+        if path in self._removed:
+            return PCM_FORMAT  # it refused to be asked for another
+        if self._audio is not None:
+            return PHONE_FORMAT if self._audio == "pcmu" else PCM_FORMAT
+        return PCM_FORMAT if other == "unknown" else other
+
+    def _failed(self, failure: Failure, now: float) -> SessionUpdate | None:
+        if self.acknowledged:
             return None
-        self._drop(failure.param or "", f"{failure.code or failure.type}: {failure.message}")
-        return self._update()
+        if {failure.code, failure.type} & (_PASSING | FATAL_CODES | _OF_THE_KEY):
+            raise _error_of(failure)
+        ours = failure.event_id == self._event_id
+        if self.done:  # what else there is in the call may bring errors too
+            return self._refused(failure, now) if ours else None
+        if failure.event_id in {f"session_{attempt}" for attempt in range(1, self._attempt)}:
+            return None  # it is answered already
+        if self._attempt and (ours or self._names_the_session(failure.param or "")):
+            return self._refused(failure, now)
+        self.last_error = failure
+        if self._attempt:
+            self._held = failure
+            self._due = now + REFUSED_SECONDS if self._due is None else min(self._due, now + REFUSED_SECONDS)
+        return None
+
+    def _names_the_session(self, param: str) -> bool:
+        path = _path(param)
+        if self.dialect is Dialect.BETA and path in _GA_ONLY:
+            return False  # it answers an update that went out in GA's spelling
+        return param.startswith("session") or (path or ("",))[0] in self._session
+
+    def _refused(self, failure: Failure, now: float) -> SessionUpdate:
+        """Take out what an error refuses, and send the rest again."""
+        path, why = _path(failure.param or ""), words_of(failure)
+        if self.dialect is None and path in _GA_ONLY:
+            self.dialect = Dialect.BETA
+        elif (tool := self._refused_tool(path, failure.message or "")) is not None:
+            self._refused_tools.add(tool)
+            self._session = self._without_tools(self._session)
+            self.dropped.append(f"the tool {tool} ({why})")
+        else:
+            self._drop(path, why)
+        self.done = False
+        return self._update(now)
+
+    def _refused_tool(self, path: tuple[str, ...], message: str) -> str | None:
+        """Return the name of the tool that an error is about: the error has its index, its name, or quotes it."""
+        offered = [
+            each for each in self._session.get("tools") or () if self.dialect is not Dialect.BETA or "name" in each
+        ]  # the beta is not sent the others
+        if path[:1] == ("tools",) and len(path) > 1 and path[1].isdecimal():
+            return _name(offered[int(path[1])]) if int(path[1]) < len(offered) else None
+        if path[:1] not in ((), ("tools",)):
+            return None
+        names = {_name(each) for each in offered}
+        quoted = (set(path[1:2]) | set(re.findall(r"['\"`]([^'\"`]+)['\"`]", message))) & names
+        return quoted.pop() if len(quoted) == 1 else None
+
+    def _without_tools(self, session: Mapping[str, Any]) -> dict[str, Any]:
+        """Return a copy of a session, or of a response, that offers no tool that was refused."""
+        kept = copy.deepcopy(dict(session))
+        if self._refused_tools and "tools" in kept:
+            kept["tools"] = [each for each in kept["tools"] if _name(each) not in self._refused_tools]
+        choice = kept.get("tool_choice")
+        if isinstance(choice, Mapping) and _name(choice) in self._refused_tools:
+            kept["tool_choice"] = "auto"
+        return kept
 
     @property
     def _event_id(self) -> str:
         return f"session_{self._attempt}"
 
-    def _update(self) -> SessionUpdate:
+    def _update(self, now: float) -> SessionUpdate:
         self._attempt += 1
+        self._held = None
+        self._due = now + ACKNOWLEDGED_SECONDS
         session = self._session
         if self._models:
             session = copy.deepcopy(session)
@@ -162,11 +341,10 @@ class Negotiation:
             hearing["transcription"] = {"model": self._models[0], **(hearing.get("transcription") or {})}
         else:
             self._remove(_TRANSCRIPTION)  # a language without a recogniser is refused
-        return SessionUpdate(event_id=self._event_id, session=session)
+        return SessionUpdate(event_id=self._event_id, session=self._provider.session(session))
 
-    def _drop(self, param: str, why: str) -> None:
+    def _drop(self, path: tuple[str, ...], why: str) -> None:
         """Take out what was refused; raise if that was vital."""
-        path = _path(param)
         if path in (_TRANSCRIPTION, (*_TRANSCRIPTION, "model")) and self._models:
             refused = self._models.pop(0)
             instead = f"trying {self._models[0]}" if self._models else "going without"
@@ -183,6 +361,9 @@ class Negotiation:
         if path and path not in _VITAL and self._attempt < MAX_ATTEMPTS and self._remove(path):
             self.dropped.append(f"{'.'.join(path)} ({why})")
             return
+        if (self._minimal or "format" in why.lower()) and self._ask_for_pcm():
+            self.dropped.append(f"{PHONE_FORMAT} ({why}): audio is converted")
+            return
         if self._minimal:
             raise EndpointRefused(f"the model refused the session: {why}", code="session")
         self._minimal = True
@@ -191,17 +372,22 @@ class Negotiation:
         self.dropped.append(f"everything optional ({why})")
 
     def _remove(self, path: tuple[str, ...]) -> bool:
-        node: Any = self._session
-        for key in path[:-1]:
-            node = node.get(key) if isinstance(node, dict) else None
-        if not isinstance(node, dict) or path[-1] not in node:
+        if not has(self._session, path):
             return path[:3] == _TRANSCRIPTION
-        del node[path[-1]]
+        take(self._session, path)
+        self._removed.append(path)
         return True
 
+    def _ask_for_pcm(self) -> bool:
+        """Ask for linear PCM where a telephone's format was asked for; return whether it was."""
+        asked = [path for path in _FORMATS if at(self._session, (*path, "type")) == PHONE_FORMAT]
+        for path in asked:
+            at(self._session, path[:-1])["format"] = {"type": PCM_FORMAT, "rate": 24_000}
+        return bool(asked)
+
     def _find_turns_by_silence(self) -> bool:
-        detection = _at(self._session, _TURNS)
-        if detection is None or detection.get("type") != "semantic_vad":
+        detection = at(self._session, _TURNS)
+        if not isinstance(detection, dict) or detection.get("type") != "semantic_vad":
             return False
         kept = {name: detection[name] for name in ("create_response", "interrupt_response") if name in detection}
         self._session["audio"]["input"]["turn_detection"] = _SERVER_VAD | kept
@@ -211,22 +397,31 @@ class Negotiation:
         for key in list(node):
             here = (*path, key)
             if here not in _VITAL:
-                del node[key]
+                self._remove(here)
             elif isinstance(node[key], dict) and here in (("audio",), ("audio", "input"), ("audio", "output")):
                 self._reduce(node[key], here)
 
 
-def _at(session: dict[str, Any], path: tuple[str, ...]) -> dict[str, Any] | None:
-    """Return the object at a path, None if there is none."""
-    node: Any = session
-    for key in path:
-        node = node.get(key) if isinstance(node, dict) else None
-    return node if isinstance(node, dict) else None
+def _name(tool: Mapping[str, Any]) -> str:
+    """Return the name of a tool or of a choice of one; for an MCP server, its label."""
+    return str(tool.get("name") or tool.get("server_label"))
+
+
+def words_of(failure: Failure) -> str:
+    """Return what an error says, with its name first."""
+    return f"{failure.code or failure.type or 'error'}: {failure.message}"
+
+
+def _error_of(failure: Failure) -> EndpointError:
+    names = {failure.code, failure.type}
+    kind = EndpointUnreachable if names & _PASSING else EndpointRefused
+    code = "401" if names & _OF_THE_KEY else failure.code or failure.type
+    return kind(f"the model refused the session: {words_of(failure)}", code=code)
 
 
 def _path(param: str) -> tuple[str, ...]:
-    """Turn `session.audio.output.voice`, or its beta spelling, into a path in the GA session."""
-    keys = tuple(key for key in param.split(".") if key)
+    """Turn `session.audio.output.voice`, `session.tools[3].name` or a beta spelling into a path in the GA session."""
+    keys = tuple(re.findall(r"[^.\[\]/]+", param))
     if keys[:1] == ("session",):
         keys = keys[1:]
     if keys and keys[0] in _BETA_PATHS:

@@ -10,36 +10,37 @@ from phoneagent.protocol.beta import GA_FORMATS
 from phoneagent.protocol.realtime import Dialect
 
 MAX_NAME_CHARS = 200
-"""Characters that are kept of a model's name."""
+"""Characters that are kept of a name."""
+
+_FORMATS = {**GA_FORMATS, "pcm": "audio/pcm", "pcmu": "audio/pcmu", "pcma": "audio/pcma"}
+"""Spellings of the formats; some servers have the beta's names in GA's place."""
 
 
-def dialect_of(session: Mapping[str, Any]) -> Dialect:
-    """Tell from the session of `session.created` which spelling the server speaks."""
+def dialect_of(session: Mapping[str, Any]) -> Dialect | None:
+    """Tell from a server's session object which spelling the server speaks; None if it does not show."""
     if "audio" in session or session.get("type") == "realtime":
         return Dialect.GA
-    if "modalities" in session or "input_audio_format" in session:
+    if "modalities" in session or "input_audio_format" in session or "output_audio_format" in session:
         return Dialect.BETA
-    return Dialect.GA
+    return None
 
 
 def formats_of(session: Mapping[str, Any]) -> tuple[str, str]:
-    """Return the audio formats that a session hears and speaks, in GA's spelling, e.g. "audio/pcmu"."""
-    if "output_audio_format" in session or "input_audio_format" in session:
-        beta = (str(session.get(f"{way}_audio_format", "unknown")) for way in ("input", "output"))
-        hears, speaks = (GA_FORMATS.get(each, each) for each in beta)
-        return hears, speaks
+    """Return the audio formats that a session hears and speaks, in GA's spelling, e.g. "audio/pcmu"; else "unknown"."""
+    return _format(session, "input"), _format(session, "output")
+
+
+def _format(session: Mapping[str, Any], way: str) -> str:
     audio = session.get("audio")
-    hears, speaks = (_format(audio, way) for way in ("input", "output"))
-    return hears, speaks
-
-
-def _format(audio: Any, way: str) -> str:
     side = audio.get(way) if isinstance(audio, Mapping) else None
     format_ = side.get("format") if isinstance(side, Mapping) else None
-    if not isinstance(format_, Mapping):
+    if format_ is None:
+        format_ = session.get(f"{way}_audio_format")
+    kind, rate = (format_.get("type"), format_.get("rate")) if isinstance(format_, Mapping) else (format_, None)
+    if not isinstance(kind, str) or not kind:
         return "unknown"
-    kind, rate = str(format_.get("type")), format_.get("rate")
-    return f"{kind} at {rate} Hz" if kind == "audio/pcm" and rate not in (None, 24_000) else kind
+    kind = _FORMATS.get(kind.lower(), kind.lower())[:MAX_NAME_CHARS]
+    return f"{kind} at {rate} Hz" if kind == "audio/pcm" and rate not in (None, 24_000, "24000") else kind
 
 
 def expires_at_of(session: Mapping[str, Any]) -> float | None:

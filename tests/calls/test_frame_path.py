@@ -79,7 +79,9 @@ class Counted:
         return socket
 
     async def open_model(self, elsewhere: bool) -> ModelSession:
-        return ModelSession(self.realtime, Negotiation({}))  # type: ignore[arg-type]
+        configured = Negotiation({})
+        configured.acknowledged = True
+        return ModelSession(self.realtime, configured)  # type: ignore[arg-type]
 
     def from_twilio(self, number: int) -> None:
         media = {"payload": FRAME, "timestamp": str(20 * number)}

@@ -141,6 +141,16 @@ async def test_what_the_server_refused_of_the_session_is_reported() -> None:
     assert rig.troubles == ["the session runs without tracing (unknown field)"]
 
 
+async def test_what_the_next_session_goes_without_as_well_is_reported_once() -> None:
+    first, second = Model(dropped=("the tool f (no)",)), Model("second", dropped=("the tool f (no)", "tracing (no)"))
+    rig = Rig(first, second)
+    async with rig.running():
+        first.incoming.put_nowait(AWAY)
+        await until(lambda: rig.sessions.current is second and rig.bridge.conversation.connected)
+    told = [trouble for trouble in rig.troubles if "runs without" in trouble]
+    assert told == ["the session runs without the tool f (no)", "the session runs without tracing (no)"]
+
+
 async def test_when_the_session_ends_by_itself_is_known_from_the_server() -> None:
     rig = Rig(Model(expires_at=time.time() + 1000))
     now = asyncio.get_running_loop().time()

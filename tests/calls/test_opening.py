@@ -68,13 +68,60 @@ async def test_the_next_call_asks_the_one_that_failed_last(servers: Servers, mon
     assert [each.host for each in router.route()] == ["first.example", "second.example"]
 
 
+async def test_an_endpoint_that_failed_long_ago_is_tried_by_one_call_only(
+    servers: Servers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 1000.0
+    monkeypatch.setattr(opening.time, "monotonic", lambda: now)
+    servers.answers["first.example"] = EndpointUnreachable("down")
+    router = EndpointRouter([FIRST, SECOND])
+    await Opening(a_call(), AGENT, router).latest()
+    now += opening.FAILED_SECONDS + 1
+    calls = [Opening(a_call(), AGENT, router) for _ in range(3)]
+    assert [await each.latest() for each in calls] == ["second.example"] * 3
+    assert servers.asked.count("first.example") == 2
+    now += opening.FAILED_SECONDS + 1
+    del servers.answers["first.example"]
+    calls = [Opening(a_call(), AGENT, router) for _ in range(2)]
+    assert [await each.latest() for each in calls] == ["first.example", "second.example"]
+    assert [each.host for each in router.route()] == ["first.example", "second.example"]
+
+
+async def test_a_live_call_knows_what_another_one_found_out(servers: Servers) -> None:
+    router = EndpointRouter([FIRST, SECOND])
+    live = Opening(a_call(), AGENT, router)
+    assert await live.latest() == "first.example"
+    servers.answers["first.example"] = EndpointUnreachable("down")
+    assert await Opening(a_call(), AGENT, router).latest() == "second.example"
+    live.begin_again(elsewhere=False)
+    assert await live.latest() == "second.example"
+    assert servers.asked.count("first.example") == 2
+
+
+@pytest.mark.parametrize("brief", [True, False])
+async def test_a_session_that_is_lost_at_once_counts_as_none(
+    servers: Servers, monkeypatch: pytest.MonkeyPatch, brief: bool
+) -> None:
+    monkeypatch.setattr(opening, "BRIEF_SECONDS", 5.0 if brief else 0.0)
+    router = EndpointRouter([FIRST, SECOND])
+    live = Opening(a_call(), AGENT, router)
+    await live.latest()
+    live.begin_again(elsewhere=False)
+    expected = ["second.example", "first.example"]
+    assert await live.latest() == expected[not brief]
+    assert [each.host for each in router.route()] == (expected if brief else expected[::-1])
+
+
 async def test_one_that_may_answer_later_counts_more_than_one_that_refuses(servers: Servers) -> None:
     servers.answers = {"first.example": EndpointUnreachable("down"), "second.example": EndpointRefused("no key")}
     with pytest.raises(EndpointUnreachable, match="down"):
         await Opening(a_call(), AGENT, EndpointRouter([FIRST, SECOND])).latest()
 
 
-async def test_another_session_has_the_same_configuration_and_another_endpoint_if_asked(servers: Servers) -> None:
+async def test_another_session_has_the_same_configuration_and_another_endpoint_if_asked(
+    servers: Servers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(opening, "BRIEF_SECONDS", 0.0)
     written = 0
 
     def instructions(call: Call) -> str:

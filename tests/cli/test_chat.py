@@ -334,7 +334,7 @@ async def test_a_tool_is_finished_though_the_session_is_lost(folder: Path) -> No
 
 @pytest.mark.parametrize("moment", ["while it connects", "at the prompt", "while a tool runs"])
 async def test_ctrl_c_ends_it_politely(folder: Path, moment: str) -> None:
-    faults = Faults(no_created=moment == "while it connects")
+    faults = Faults(stall_after_seconds=0.0 if moment == "while it connects" else None)
     read, write = os.pipe()
     async with Model(Script.parse(SCRIPT), faults=faults) as model, chatting(folder, model, read) as process:
         if moment == "while it connects":

@@ -4,6 +4,7 @@ remedy: the variable that is really used."""
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
@@ -16,6 +17,7 @@ from phoneagent import Endpoint, Settings
 from phoneagent.doctor import Check, Status
 from phoneagent.doctor import models as module
 from phoneagent.doctor.models import check_models
+from phoneagent.protocol.providers import PROVIDERS
 from phoneagent.protocol.realtime import Dialect
 from phoneagent.sim import Faults, Helicone, Model
 from phoneagent.sim.model.service import ANY, AZURE, AZURE_PREVIEW, BETA_GATEWAY, OPENAI, Service
@@ -195,7 +197,8 @@ async def test_helicone_in_front_of_azure(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(module, "_entry", entry)
     async with running(AZURE_PREVIEW) as (model, _), Helicone(model, api_key=HELICONE_KEY) as helicone:
         checks = await look(**azure("https://phones.openai.azure.com"), **through(helicone))
-    assert [check.status for check in checks.values()] == [Status.OK, Status.NOTE]
+    assert [check.status for check in checks.values()] == [Status.OK, Status.NOTE, Status.NOTE]
+    assert "audio.output.voice" in checks["model's session"].text
     assert asked == ["talk at phones.openai.azure.com"]
 
 
@@ -320,9 +323,51 @@ async def test_a_server_that_takes_no_calls() -> None:
 
 
 async def test_what_a_server_says_is_a_line() -> None:
-    error = {"type": "x", "code": "broken", "message": "a\nb" * 1000}
+    error = {"type": "x", "code": "model_not_found", "message": "a\nb" * 1000}
     async with running(ANY, faults=Faults(error_events=((0, error),), no_created=True)) as (_, origin):
         assert len(await fault(**gateway(origin))) < 500
+
+
+async def test_what_a_server_answered_is_shown_in_order_if_the_opening_fails() -> None:
+    error = {"type": "x", "code": "insufficient_quota", "message": "no " * 200}
+    async with running(ANY, faults=Faults(error_events=((0.0, error),), no_created=True)) as (_, origin):
+        answers = (await look(**gateway(origin)))["model's answers"]
+        assert answers.status is Status.NOTE
+        assert answers.text.startswith("the WebSocket's handshake, then error (insufficient_quota, no no no")
+        assert len(answers.text) < 200
+    async with running(ANY, faults=Faults(drop_after_seconds=0.0, drop_code=1008)) as (_, origin):
+        answers = (await look(**gateway(origin)))["model's answers"]
+        assert answers.text.endswith("then a close with 1008")
+
+
+async def test_a_server_that_answered_with_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("phoneagent.model.connection.CONNECT_SECONDS", 0.3)
+    async with running(ANY, faults=Faults(stall_after_seconds=0.0)) as (_, origin):
+        assert (await look(**gateway(origin)))["model's answers"].text == "the WebSocket's handshake, and then nothing"
+
+
+async def test_what_a_session_goes_without_is_a_note() -> None:
+    async with running(ANY, faults=Faults(refuse_fields={"audio.output.voice"})) as (_, origin):
+        checks = await look(**gateway(origin))
+    assert checks["model"].status is Status.OK
+    assert checks["model's session"].status is Status.NOTE
+    assert checks["model's session"].text.startswith("it runs without audio.output.voice (")
+
+
+async def test_what_a_provider_does_not_know_is_a_note() -> None:
+    async with running(ANY) as (_, origin):
+        checks = await look(**gateway(origin), realtime_provider="localai")
+    assert checks["model"].status is Status.OK
+    assert "audio.input.noise_reduction, reasoning" in checks["model's provider"].text
+
+
+async def test_a_provider_s_own_address_that_does_not_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with running(ANY) as (_, origin):
+        gone = origin.replace("http", "ws")
+    provider = dataclasses.replace(PROVIDERS["localai"], url=gone)
+    monkeypatch.setattr("phoneagent.model.endpoint.PROVIDERS", {"localai": provider})
+    text = await fault(realtime_provider="localai")
+    assert text.endswith("check REALTIME_PROVIDER, and the network")
 
 
 def broken() -> str:

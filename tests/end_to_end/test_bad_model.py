@@ -178,7 +178,9 @@ def bad() -> dict[str, Bad]:
             preview, faulty(AZURE_PREVIEW, refuse_models={"talk"}), f"{unknown} AZURE_OPENAI_DEPLOYMENT", AZURE_PREVIEW
         ),
         "no answer at all": Bad(compatible, silence, f"{nothing}.*for its answer: check that a Realtime", tries=None),
-        "a session that says nothing": Bad(compatible, faulty(no_created=True), f"{nothing}.*its answer", tries=None),
+        "a session that says nothing": Bad(
+            compatible, faulty(stall_after_seconds=0.0), f"{nothing}.*its answer", tries=None
+        ),
         "a page, 200": Bad(compatible, page("200 OK"), f"HTTP 200: {page_there}.*check REALTIME_URL", tries=None),
         "a page, 302": Bad(azure, page("302 Found"), f"HTTP 302: {page_there}.*AZURE_OPENAI_ENDPOINT", tries=None),
         "a page, 502": Bad(openai, page("502 Bad Gateway"), "refused the model session with HTTP 502$", tries=None),

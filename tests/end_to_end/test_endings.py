@@ -69,7 +69,7 @@ def apologised(line: object) -> bool:
 FAULTS = {
     "401": Faults(refuse_status=401),
     "503": Faults(refuse_status=503),
-    "silent": Faults(no_created=True),
+    "silent": Faults(stall_after_seconds=0.0),
     "no such model": Faults(refuse_models=frozenset({"gpt-realtime-2.1"})),
     "drop": Faults(drop_after_seconds=0.6),
     "expired": Faults(drop_after_seconds=0.6, drop_code=1001),

@@ -213,7 +213,7 @@ async def test_a_rate_limit_that_lasts_is_gone_round(world: Worlds) -> None:
 async def test_an_endpoint_that_never_answers_is_passed_over_in_time(
     world: Worlds, caplog: pytest.LogCaptureFixture
 ) -> None:
-    dumb = Model(Script.parse(SCRIPT), faults=Faults(no_created=True))
+    dumb = Model(Script.parse(SCRIPT), faults=Faults(stall_after_seconds=0.0))
     async with dumb as first, Model(Script.parse(SCRIPT)) as second:
         both = [Endpoint(f"{model.url}?model=m", transcription_models=("whisper-1",)) for model in (first, second)]
         async with world(Agent(instructions="x", greeting="Hello!"), endpoints=both) as w, w.phone().dial() as line:
@@ -244,7 +244,7 @@ async def test_without_another_session_the_caller_hears_the_apology(
 
 async def test_an_endpoint_that_has_just_failed_is_asked_last(world: Worlds, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(opening, "FAILOVER_SECONDS", 0.5)
-    dumb = Model(Script.parse(SCRIPT), faults=Faults(no_created=True))
+    dumb = Model(Script.parse(SCRIPT), faults=Faults(stall_after_seconds=0.0))
     async with dumb as first, Model(Script.parse(SCRIPT)) as second:
         both = [Endpoint(f"{model.url}?model=m", transcription_models=("whisper-1",)) for model in (first, second)]
         async with world(Agent(instructions="x", greeting="Hello!"), endpoints=both) as w:

@@ -21,8 +21,8 @@ from phoneagent import Agent, Call, Endpoint, EndpointError, EndpointRefused, En
 from phoneagent.errors import ProtocolError
 from phoneagent.model import connection
 from phoneagent.model.connection import open_session
-from phoneagent.protocol import realtime
-from phoneagent.protocol.realtime import AudioAppend, Dialect
+from phoneagent.protocol import negotiation, realtime
+from phoneagent.protocol.realtime import AudioAppend, AudioDelta, Dialect, SessionUpdate
 
 pytestmark = pytest.mark.anyio
 SESSION = Agent(instructions="Be brief.").session("Be brief.")
@@ -260,28 +260,159 @@ async def test_a_far_end_that_does_not_answer_a_close_keeps_nothing_open() -> No
             checked.set()
 
 
-async def test_a_far_end_that_vanishes_without_a_word_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(connection, "PING_SECONDS", 0.1)
-    monkeypatch.setattr(connection, "CLOSE_SECONDS", 0.1)
+# --- openings that are not OpenAI's ---
 
-    async def freezes(connection: ServerConnection) -> None:
+
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("ANNOUNCED_SECONDS", "ACKNOWLEDGED_SECONDS", "REFUSED_SECONDS"):
+        monkeypatch.setattr(negotiation, name, 0.02)
+
+
+async def test_a_server_that_waits_to_be_spoken_to(monkeypatch: pytest.MonkeyPatch) -> None:
+    quick(monkeypatch)
+
+    async def waits(connection: ServerConnection) -> None:
+        await say(connection, type="conversation.created", conversation={"id": "c"})
+        await say(connection, **updated(json.loads(await connection.recv())["session"]))
+        await connection.wait_closed()
+
+    async with server(waits) as far:
+        session = await open_session(far, SESSION)
+        assert session.effective["instructions"] == "Be brief."
+        assert session.dropped == ()
+        await session.close()
+
+
+@pytest.mark.parametrize("late", ["session.updated", "a refusal", "a refused key", "nothing"])
+async def test_a_server_that_acknowledges_late_or_never(monkeypatch: pytest.MonkeyPatch, late: str) -> None:
+    quick(monkeypatch)
+    again: list[Any] = []
+
+    async def slow(connection: ServerConnection) -> None:
         await say(connection, **CREATED)
         update = json.loads(await connection.recv())
-        await say(connection, **updated(update["session"]))
-        connection.transport.pause_reading()  # its socket stays, and nothing comes any more
-        await noticed.wait()
+        await opened.wait()
+        await connection.send("no event")
+        if late == "session.updated":
+            await say(connection, **updated({"input_audio_format": "pcm16", "output_audio_format": "pcm16"}))
+        elif late == "nothing":
+            await say(connection, type="response.created", response={"id": "r"})
+        else:
+            code = "invalid_value" if late == "a refusal" else "invalid_api_key"
+            error = {"code": code, "param": "session.audio.output.voice", "event_id": update["event_id"]}
+            await say(connection, type="error", error={**error, "message": "no"})
+            again.append(json.loads(await connection.recv()))
+            await say(connection, **updated(again[0]["session"]))
+        await say(connection, type="response.output_audio.delta", response_id="r", item_id="i", delta="A" * 640)
+        await connection.wait_closed()
+
+    opened = asyncio.Event()
+    async with server(slow) as far:
+        session = await open_session(far, SESSION)
+        assert "no session.updated came within 0.02 s" in session.dropped[0]
+        opened.set()
+        assert await session.receive() == b"no event"
+        if late == "a refused key":
+            with pytest.raises(EndpointRefused, match="invalid_api_key: no"):
+                await session.receive()
+        else:
+            received = [await session.receive() for _ in range(3 if late == "a refusal" else 2)]
+            heard = session.decode(received[-1])
+            assert isinstance(heard, AudioDelta)
+            assert len(heard.delta) == (108 if late == "session.updated" else 640)  # 480 bytes of PCM are 80 of µ-law
+            await session.close()
+    assert ["voice" in update["session"]["audio"]["output"] for update in again] == [False] * (late == "a refusal")
+
+
+async def test_what_a_server_refused_is_not_sent_to_it_later() -> None:
+    async def picky(connection: ServerConnection) -> None:
+        await say(connection, **CREATED)
+        first = json.loads(await connection.recv())
+        error = {"code": "invalid_value", "message": "no", "param": "session.tools[0].name"}
+        await say(connection, type="error", error={**error, "event_id": first["event_id"]})
+        await say(connection, **updated(json.loads(await connection.recv())["session"]))
+        async for message in connection:
+            await connection.send(message)
+
+    tools = [{"type": "function", "name": name} for name in ("bad", "good")]
+    async with server(picky) as far:
+        session = await open_session(far, {**SESSION, "tools": tools})
+        assert session.dropped == ("the tool bad (invalid_value: no)",)
+        await session.send(SessionUpdate(event_id="agent_1", session={"type": "realtime", "tools": tools}))
+        assert json.loads(await session.receive())["session"]["tools"] == tools[1:]
+        await session.close()
+
+
+async def test_a_known_server_gets_its_own_session_and_a_new_key_each_time() -> None:
+    asked: list[tuple[str, Any]] = []
+
+    async def inworld(connection: ServerConnection) -> None:
+        assert connection.request is not None
+        await say(connection, **CREATED)
+        update = json.loads(await connection.recv())
+        asked.append((connection.request.path, update["session"]))
+        await say(connection, **updated({}))
+        await connection.wait_closed()
+
+    async with server(inworld) as far:
+        url = far.url.split("?")[0]
+        for _ in range(2):
+            session = await open_session(Endpoint.preset("inworld", "some/model", url=url), SESSION)
+            assert session.dropped == ()
+            await session.close()
+    paths, sessions = zip(*asked, strict=True)
+    assert len(set(paths)) == 2
+    assert all(path.startswith("/v1/realtime?protocol=realtime&key=") for path in paths)
+    assert sessions[0]["model"] == "some/model"
+    assert "voice" not in sessions[0]["audio"]["output"]
+
+
+# --- what a server answered, when an opening fails ---
+
+
+async def answers(behaviour: Behaviour, monkeypatch: pytest.MonkeyPatch) -> tuple[str, tuple[str, ...]]:
+    monkeypatch.setattr(connection, "CONNECT_SECONDS", 0.3)
+    async with server(behaviour) as far:
+        with pytest.raises(EndpointError) as raised:
+            await open_session(replace(far, headers={"Authorization": "Bearer s3cret-t0ken"}), SESSION)
+    return str(raised.value), raised.value.answered
+
+
+async def test_the_answers_are_kept_in_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def talks(connection: ServerConnection) -> None:
+        await say(connection, type="conversation.created", conversation={})
+        await say(connection, **CREATED)
+        await connection.send("[]")
+        error = {"code": "odd", "message": "s3cret-t0ken\n is odd", "param": "item.id"}
+        await say(connection, type="error", error=error)
+        await connection.close(1000, "bye")
+
+    words, answered = await answers(talks, monkeypatch)
+    assert words == "the model closed the session with 1000 bye, after the error odd: … is odd"
+    assert answered == (
+        "the WebSocket's handshake",
+        "conversation.created",
+        "session.created",
+        "something that is no event",
+        "error (odd, about item.id, … is odd)",
+        "a close with 1000",
+    )
+
+
+async def test_a_server_that_talks_without_end_is_cut_short(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def talks(connection: ServerConnection) -> None:
+        for _ in range(30):
+            await say(connection, type="error", error={"type": "odd"})
         connection.transport.abort()
 
-    noticed = asyncio.Event()
-    async with server(freezes) as far:
-        session = await open_session(far, SESSION)
-        try:
-            with pytest.raises(EndpointUnreachable, match="without a close"):
-                async with asyncio.timeout(10):
-                    await session.receive()
-        finally:
-            noticed.set()
-            await session.close()
+    _, answered = await answers(talks, monkeypatch)
+    assert answered[1:] == ("error (odd)",) * connection.MAX_ANSWERS + (f"{31 - connection.MAX_ANSWERS} more",)
+
+
+async def test_a_silent_server_answered_the_handshake(monkeypatch: pytest.MonkeyPatch) -> None:
+    words, answered = await answers(silent, monkeypatch)
+    assert "within 0.3 s, still waiting for its answer" in words
+    assert answered == ("the WebSocket's handshake",)
 
 
 # --- headers, tokens, and what a refusal says ---

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any, cast
@@ -11,6 +12,7 @@ import pytest
 
 from phoneagent import Call, ConfigurationError, Endpoint, Settings
 from phoneagent.model.endpoint import realtime_url
+from phoneagent.protocol.providers import PROVIDERS, Provider
 from phoneagent.protocol.realtime import Dialect
 from phoneagent.settings import load
 
@@ -258,6 +260,102 @@ def test_no_secret_shows(monkeypatch: pytest.MonkeyPatch) -> None:
     shown = repr(settings) + repr(Endpoint.from_settings(settings))
     for secret in ("sk-openai", "azure-key", "sk-helicone", "k3y", "0123456789"):
         assert secret not in shown
+
+
+# --- servers that are known ---
+
+LOCAL = {"litellm": 4000, "localai": 8080, "speaches": 8000, "speech-to-speech": 8765, "vllm": 8000}
+
+
+@pytest.mark.parametrize("name", LOCAL)
+def test_a_known_server_on_this_machine_needs_nothing_but_its_name(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    far = Endpoint.from_settings(environment(monkeypatch, REALTIME_PROVIDER=name))
+    known = PROVIDERS[name]
+    assert far.url == f"ws://127.0.0.1:{LOCAL[name]}/v1/realtime?model=gpt-realtime-2.1"
+    assert far.headers == {}
+    assert (far.provider, far.audio, far.dialect) == (known, known.audio, known.dialect)
+    assert far.address() == far.url
+
+
+def test_xai(monkeypatch: pytest.MonkeyPatch) -> None:
+    far = Endpoint.from_settings(environment(monkeypatch, REALTIME_PROVIDER="xai", REALTIME_API_KEY="own"))
+    assert far.url == "wss://api.x.ai/v1/realtime?model=grok-voice-latest"
+    assert far.headers == {"Authorization": "Bearer own"}
+    assert (far.audio, far.dialect, far.transcription_models) == ("pcmu", Dialect.GA, ())
+
+
+def test_inworld(monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = environment(monkeypatch, REALTIME_PROVIDER="inworld", REALTIME_API_KEY="b3du", OPENAI_MODEL="a/b")
+    far = Endpoint.from_settings(settings)
+    assert far.url == "wss://api.inworld.ai/api/v1/realtime/session?protocol=realtime"
+    assert far.headers == {"Authorization": "Basic b3du"}
+    assert far.session == {"model": "a/b"}
+    addresses = {far.address() for _ in range(3)}
+    assert len(addresses) == 3
+    assert all(address.startswith(f"{far.url}&key=") for address in addresses)
+
+
+def test_the_address_of_a_known_server_may_have_a_query_or_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert query(Endpoint.preset("inworld", api_key="k", url="wss://a/s?protocol=mine")) == {"protocol": "mine"}
+    keyed = dataclasses.replace(PROVIDERS["inworld"], query={})
+    monkeypatch.setitem(cast("dict[str, Provider]", PROVIDERS), "inworld", keyed)
+    assert Endpoint.preset("inworld", api_key="k").address().startswith(f"{keyed.url}?key=")
+
+
+def test_the_settings_replace_what_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    more = {"REALTIME_URL": "ws://127.0.0.1:9000", "REALTIME_AUDIO": "pcmu", "REALTIME_DIALECT": "ga"}
+    heard = {"PHONEAGENT_TRANSCRIPTION_MODELS": "own"}
+    far = Endpoint.from_settings(environment(monkeypatch, heard, REALTIME_PROVIDER="speaches", **more))
+    assert far.url == "ws://127.0.0.1:9000/v1/realtime?model=gpt-realtime-2.1"
+    assert (far.audio, far.dialect, far.transcription_models) == ("pcmu", Dialect.GA, ("own",))
+
+
+@pytest.mark.parametrize("name", ["openai", "azure", "helicone"])
+def test_a_provider_of_own_settings_may_be_named_too(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    far = Endpoint.from_settings(environment(monkeypatch, OPENAI, AZURE, HELICONE, REALTIME_PROVIDER=name))
+    hosts = {"openai": "api.openai.com", "azure": "phones.openai.azure.com", "helicone": "api.helicone.ai"}
+    assert far.host == hosts[name]
+    elsewhere = environment(monkeypatch, REALTIME_URL="ws://127.0.0.1:9000", REALTIME_API_KEY="own")
+    assert Endpoint.from_settings(elsewhere).headers == {
+        PROVIDERS[name].key_header: "own" if name == "azure" else "Bearer own"
+    }
+
+
+def test_the_audio_of_any_server_may_be_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert Endpoint.from_settings(environment(monkeypatch, OPENAI)).audio is None
+    assert Endpoint.from_settings(environment(monkeypatch, REALTIME_AUDIO="pcm16")).audio == "pcm16"
+
+
+@pytest.mark.parametrize(
+    ("name", "missing"),
+    [
+        ("xai", ["REALTIME_API_KEY"]),
+        ("azure", ["AZURE_OPENAI_ENDPOINT", "AZURE_OPENAI_DEPLOYMENT", "AZURE_OPENAI_API_KEY"]),
+        ("openai", ["OPENAI_API_KEY"]),
+        ("helicone", ["OPENAI_API_KEY", "HELICONE_API_KEY"]),
+        ("opennai", ["REALTIME_PROVIDER"]),
+    ],
+)
+def test_what_a_provider_lacks_is_named(monkeypatch: pytest.MonkeyPatch, name: str, missing: list[str]) -> None:
+    assert [each.split()[0] for each in problems(monkeypatch, REALTIME_PROVIDER=name)] == missing
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda: Endpoint.preset("grok", api_key="s3cret"), "'grok' is not known: use one of openai, azure"),
+        (lambda: Endpoint.preset("azure", api_key="s3cret"), "'azure' has no address of its own: give a url"),
+        (lambda: Endpoint.preset("xai"), "'xai' needs a key: give an api_key"),
+    ],
+)
+def test_a_preset_that_cannot_be_opened(make: Callable[[], Endpoint], words: str) -> None:
+    with pytest.raises(ConfigurationError, match=words):
+        make()
+
+
+def test_a_preset_may_have_a_token_provider_or_options() -> None:
+    far = Endpoint.preset("xai", token=lambda: "t", transcription_models=("own",))
+    assert (far.headers, far.transcription_models) == ({}, ("own",))
 
 
 # --- what a session tells of its call ---

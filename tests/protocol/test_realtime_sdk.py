@@ -71,7 +71,7 @@ def test_a_custom_voice(dialect: Dialect) -> None:
 def configured(agent: Agent, dialect: Dialect, *, written: bool = False) -> Any:
     session = agent.session("Be brief.", written=written)
     configuring = Negotiation(session, transcription_models=["gpt-transcribe"], dialect=dialect)
-    update = configuring.receive(realtime.SessionCreated(session={}))
+    update = configuring.receive(realtime.SessionCreated(session={}), 0.0)
     assert update is not None
     return json.loads(encode(update, dialect))
 

@@ -26,10 +26,11 @@ from phoneagent.protocol.session_object import (
         ({"audio": {"output": {}}}, Dialect.GA),
         ({"modalities": ["audio", "text"]}, Dialect.BETA),
         ({"input_audio_format": "pcm16"}, Dialect.BETA),
-        ({"id": "s"}, Dialect.GA),
+        ({"output_audio_format": "pcm16"}, Dialect.BETA),
+        ({"id": "s"}, None),
     ],
 )
-def test_the_dialect_shows_in_the_first_session(session: dict[str, Any], dialect: Dialect) -> None:
+def test_the_dialect_shows_in_a_session(session: dict[str, Any], dialect: Dialect | None) -> None:
     assert dialect_of(session) is dialect
 
 
@@ -47,6 +48,14 @@ def test_the_dialect_shows_in_the_first_session(session: dict[str, Any], dialect
         ({"output_audio_format": "g711_alaw"}, "audio/pcma"),
         ({"output_audio_format": "pcm16"}, "audio/pcm"),
         ({"output_audio_format": "opus"}, "opus"),
+        ({"output_audio_format": "audio/pcmu"}, "audio/pcmu"),
+        ({"output_audio_format": {"type": "pcmu"}}, "audio/pcmu"),
+        ({"output_audio_format": 16}, "unknown"),
+        ({"audio": {"output": {"format": "pcm16"}}}, "audio/pcm"),
+        ({"audio": {"output": {"format": "PCM"}}}, "audio/pcm"),
+        ({"audio": {"output": {"format": {"type": "audio/pcm", "rate": "24000"}}}}, "audio/pcm"),
+        ({"audio": {"output": {"format": {"type": None}}}}, "unknown"),
+        ({"audio": {"output": {}}, "output_audio_format": "g711_ulaw"}, "audio/pcmu"),
         ({"audio": {"output": {"format": None}}}, "unknown"),
         ({"audio": {"output": "loud"}}, "unknown"),
         ({"audio": None}, "unknown"),

@@ -1,0 +1,85 @@
+"""Whether a connection is alive: whatever arrives says so, and silence for long says that it is not."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
+
+import pytest
+from websockets.asyncio.client import ClientConnection, connect
+from websockets.asyncio.server import ServerConnection, serve
+from websockets.exceptions import ConnectionClosedError
+from websockets.protocol import State
+
+from phoneagent.model import liveness
+from phoneagent.model.liveness import LivingConnection
+
+pytestmark = pytest.mark.anyio
+
+
+@asynccontextmanager
+async def connected(behaviour: Callable[[ServerConnection], Awaitable[None]]) -> AsyncIterator[ClientConnection]:
+    async with serve(behaviour, "127.0.0.1", 0) as server:
+        port = next(iter(server.sockets)).getsockname()[1]
+        async with connect(
+            f"ws://127.0.0.1:{port}",
+            create_connection=LivingConnection,
+            ping_interval=0.02,
+            ping_timeout=None,
+            close_timeout=0.1,
+        ) as connection:
+            yield connection
+
+
+async def test_a_far_end_that_vanishes_without_a_word_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(liveness, "SILENT_SECONDS", 0.1)
+    noticed = asyncio.Event()
+
+    async def freezes(connection: ServerConnection) -> None:
+        connection.transport.pause_reading()  # its socket stays, and nothing comes any more
+        await noticed.wait()
+        connection.transport.abort()
+
+    async with connected(freezes) as connection:
+        try:
+            with pytest.raises(ConnectionClosedError) as raised:
+                async with asyncio.timeout(10):
+                    await connection.recv()
+        finally:
+            noticed.set()
+        assert raised.value.rcvd is None
+
+
+@pytest.mark.parametrize("sign", ["audio", "pongs"])
+async def test_whatever_arrives_is_a_sign_of_life(monkeypatch: pytest.MonkeyPatch, sign: str) -> None:
+    monkeypatch.setattr(liveness, "SILENT_SECONDS", 0.1)
+    over = asyncio.Event()
+
+    async def lives(connection: ServerConnection) -> None:
+        if sign == "audio":
+            connection.transport.pause_reading()  # it answers no ping
+            while not over.is_set():
+                await connection.send("audio")
+                await asyncio.sleep(0.01)
+            connection.transport.resume_reading()
+        await over.wait()
+
+    async with connected(lives) as connection:
+        with suppress(TimeoutError):  # longer than the silence that would end it
+            async with asyncio.timeout(0.35):
+                while True:
+                    await connection.recv()
+        assert connection.state is State.OPEN
+        over.set()
+
+
+async def test_a_connection_that_is_over_is_not_watched() -> None:
+    async def closes(connection: ServerConnection) -> None:
+        await connection.close()
+
+    async with connected(closes) as connection:
+        await connection.wait_closed()
+        assert isinstance(connection, LivingConnection)
+        assert connection._watching is not None
+        assert connection._watching.cancelled()
