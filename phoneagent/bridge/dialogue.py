@@ -22,6 +22,7 @@ class Dialogue:
         self._caller_audio = caller_audio
         self._turn = CallerTurn()
         self.transcript = Transcript()
+        self._speech_model_ms = 0.0
         self.speech_from_ms = 0
         """When the caller's latest speech began, on the call's clock."""
 
@@ -40,6 +41,7 @@ class Dialogue:
         """The caller began to speak."""
         self._turn.begin()
         self._caller_audio.speech(True)
+        self._speech_model_ms = model_ms
         self.speech_from_ms = max(0, round(self._clock.ms(now) - self._caller_audio.behind_ms(model_ms)))
         self._reporter.speech_started(self.speech_from_ms)
 
@@ -47,7 +49,9 @@ class Dialogue:
         """The caller stopped speaking."""
         self._turn.stop(now)
         self._caller_audio.speech(False)
-        behind_ms = self._caller_audio.behind_ms(model_ms)
+        # Some servers give no time, or 0, for the end. An end that is not after the beginning counts as now: counted from
+        # there, the answer to a call's tenth minute would take ten minutes.
+        behind_ms = self._caller_audio.behind_ms(model_ms) if model_ms > self._speech_model_ms else 0.0
         self._reporter.speech_stopped(behind_ms, now)
         self.transcript.caller_spoke(self.speech_from_ms, round(self._clock.ms(now) - behind_ms))
 

@@ -78,6 +78,20 @@ def test_speech_did_not_begin_before_the_call(bench: Bench) -> None:
     assert bench.told()[0].at_ms == 0
 
 
+@pytest.mark.parametrize("started_ms", [0.0, 8700.0])
+def test_an_end_that_has_no_time_is_now(bench: Bench, started_ms: float) -> None:
+    bench.hears(9000, 109.0)
+    bench.dialogue.speech_started(started_ms, 109.0)
+    bench.dialogue.speech_stopped(0, 111.0)
+    bench.dialogue.committed("u1", 111.0)
+    bench.dialogue.understood("u1", "Hello", 111.5)
+    bench.reporter.answer_begins()
+    bench.reporter.audio_sent(111.75)
+    _, turn_ended, answered = bench.told()
+    assert turn_ended.turn.end_ms == 11_000
+    assert answered.latency_ms == 750
+
+
 def test_a_text_for_no_turn_tells_nothing(bench: Bench) -> None:
     bench.dialogue.understood("u9", "Hello", 101.0)
     bench.dialogue.not_understood("u9")
