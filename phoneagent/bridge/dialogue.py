@@ -49,8 +49,8 @@ class Dialogue:
         """The caller stopped speaking."""
         self._turn.stop(now)
         self._caller_audio.speech(False)
-        # Some servers give no time, or 0, for the end. An end that is not after the beginning counts as now: counted from
-        # there, the answer to a call's tenth minute would take ten minutes.
+        # Some servers give no time for the end, or 0. An end that is not after the beginning is now; counted from
+        # 0, an answer in the call's tenth minute would have taken ten minutes.
         behind_ms = self._caller_audio.behind_ms(model_ms) if model_ms > self._speech_model_ms else 0.0
         self._reporter.speech_stopped(behind_ms, now)
         self.transcript.caller_spoke(self.speech_from_ms, round(self._clock.ms(now) - behind_ms))

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from phoneagent.sim.model.checks import EventRefused, invalid_value
-from phoneagent.sim.model.config import Json
+from phoneagent.sim.model.config import Json, given
 from phoneagent.sim.model.events import check_item, encode_audio
 from phoneagent.sim.model.records import AudioItem, CommittedTurn, Truncation
 
@@ -126,7 +126,7 @@ class Conversation:
         if item.get("type") == "item_reference":
             return self.items[self._index(str(item.get("id")), "reference")]
         check_item(item, at)
-        return {"id": "", **item}
+        return {"id": "", **given(item)}
 
     def answer(self, news: list[Json]) -> None:
         """Mark these items as answered."""

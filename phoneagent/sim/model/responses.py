@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Literal
 
 from phoneagent.sim.model.checks import EventRefused
-from phoneagent.sim.model.config import Json, check_model_options, check_response, check_voice
+from phoneagent.sim.model.config import Json, check_model_options, check_response, check_voice, given
 from phoneagent.sim.model.dialect import response_from_beta
 from phoneagent.sim.model.mcp import McpServers
 from phoneagent.sim.model.response import Response
@@ -66,12 +66,13 @@ class Responses:
             params = response_from_beta(params)
         else:
             check_response(params)
+            params = given(params)
         check_model_options(state.model, params, "response")
         check_voice(state.session, params, spoke=bool(state.audio_items), at="response")
         if "input" in params:
             resolve = state.conversation.resolve
-            given = [resolve(item, f"response.input[{index}]") for index, item in enumerate(params["input"])]
-            params = {**params, "input": given}
+            items = [resolve(item, f"response.input[{index}]") for index, item in enumerate(params["input"])]
+            params = {**params, "input": items}
         return params
 
     def cancel(self, response_id: str | None) -> None:

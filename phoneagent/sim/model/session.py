@@ -20,6 +20,7 @@ from phoneagent.sim.model.config import (
     VOICES,
     Json,
     check_session,
+    given,
     refuse_fields,
     updated_session,
 )
@@ -205,6 +206,7 @@ class SimulatedSession(SessionState):
             update = session_from_beta(update)
         else:
             check_session(update)
+            update = given(update)
         voice = update.get("audio", {}).get("output", {}).get("voice")
         if isinstance(voice, str) and voice in self.setup.service.voices_lacking:
             known = tuple(name for name in VOICES if name not in self.setup.service.voices_lacking)
@@ -226,6 +228,7 @@ class SimulatedSession(SessionState):
         if self.dialect == "beta":
             item = item_from_beta(item)
         check_item(item)
+        item = given(item)
         self.conversation.check_new(item, after)
         item = {"id": self.new_id("item"), "object": "realtime.item", "status": "completed", **item}
         if item["type"] == "function_call":
