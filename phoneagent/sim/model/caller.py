@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from typing import assert_never
 
 from phoneagent.sim.model.audio import Intake
 from phoneagent.sim.model.checks import EventRefused
@@ -91,6 +92,8 @@ class CallerInput:
                 state.replies.idled(self._item_id)
                 self._buffer.clear()
                 self._add_item()
+            case _:
+                assert_never(event)
         if detection["create_response"]:
             self._responses.start("vad")
 

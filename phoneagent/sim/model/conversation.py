@@ -138,5 +138,5 @@ class Conversation:
 
 
 def _asks(item: dict[str, Any]) -> bool:
-    returned = item["type"] == "mcp_call" and ("output" in item or "error" in item)
+    returned = item["type"] == "mcp_call" and (item["output"] is not None or item["error"] is not None)
     return returned or item["type"] == "function_call_output" or item.get("role") in ("user", "system")
