@@ -80,7 +80,8 @@ class CallerInput:
             case SpeechStarted():
                 self._speech_started = (event.speech_start_ms, time.monotonic())
                 state.emit(f"{name}.speech_started", audio_start_ms=event.audio_start_ms, item_id=self._item_id)
-                if detection["interrupt_response"] or state.setup.faults.cancel_without_asking:
+                faults, obeys = state.setup.faults, state.setup.stand_in.obeys_turns
+                if detection["interrupt_response"] or faults.cancel_without_asking or not obeys:
                     self._responses.interrupt()
                 return
             case SpeechStopped():
@@ -94,7 +95,7 @@ class CallerInput:
                 self._add_item()
             case _:
                 assert_never(event)
-        if detection["create_response"]:
+        if not state.only_transcribes and (detection["create_response"] or not state.setup.stand_in.obeys_turns):
             self._responses.start("vad")
 
     def _add_turn(self, audio: bytes, start_ms: int, end_ms: int) -> None:
@@ -104,7 +105,8 @@ class CallerInput:
         state.caller_turns.append(turn)
         state.conversation.turns[turn.item_id] = turn
         item = self._add_item()
-        state.transcriber.start(turn, item, state.session["audio"]["input"]["transcription"])
+        wanted = state.setup.stand_in.transcription(state.session["audio"]["input"]["transcription"])
+        state.transcriber.start(turn, item, wanted)
 
     def _add_item(self) -> Json:
         state = self._state

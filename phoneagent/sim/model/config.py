@@ -215,13 +215,8 @@ def given(value: Any) -> Any:
 
 
 def check_session(update: Any) -> None:
-    """Check the `session` of a `session.update`. Raises `EventRefused`."""
-    struct(SESSION, "type")(update, "session")
-
-
-def check_transcription_session(update: Any) -> None:
-    """Check the `session` of a `session.update` in a session that only transcribes. Raises `EventRefused`."""
-    struct(TRANSCRIPTION_SESSION, "type")(update, "session")
+    """Check the `session` of a `session.update`, of either type. Raises `EventRefused`."""
+    by_key("type", {"realtime": struct(SESSION), "transcription": struct(TRANSCRIPTION_SESSION)})(update, "session")
 
 
 def check_response(params: Any) -> None:
@@ -262,6 +257,19 @@ def default_session(model: str, session_id: str, expires_at: int) -> Json:
     return session
 
 
+def default_transcription_session(session_id: str, expires_at: int) -> Json:
+    """Return the configuration of a new session that only transcribes."""
+    session = default_session("", session_id, expires_at)
+    return {
+        "type": "transcription",
+        "object": "realtime.transcription_session",
+        "id": session_id,
+        "expires_at": expires_at,
+        "audio": {"input": session["audio"]["input"]},
+        "include": None,
+    }
+
+
 def reasons(model: str) -> bool:
     """Return whether `model` takes `reasoning` and `parallel_tool_calls`: the gpt-realtime-2 family does."""
     return re.match(r"gpt-realtime-2(?!\d)", model) is not None
@@ -270,8 +278,17 @@ def reasons(model: str) -> bool:
 def updated_session(session: Json, update: Json, *, spoke: bool) -> Json:
     """Return `session` with a checked `update` merged in, field by field. `spoke`: assistant audio exists already.
 
-    Raises `EventRefused` if the session's state forbids a change of its model, its voice or its tracing.
+    Raises `EventRefused` if the session's state forbids a change of its type, its model, its voice or its tracing.
     """
+    if update.get("type", session["type"]) != session["type"]:
+        # The words are the real server's; its code is not documented.
+        message = f"Passing a {update['type']} session update event to a {session['type']} session is not allowed."
+        raise invalid_value(message, "session.type")
+    if session["type"] == "transcription":
+        merged = _merge(session, update)
+        _check_transcription(merged["audio"]["input"]["transcription"])
+        _check_whisper(merged["audio"]["input"])
+        return merged
     model = session["model"]
     if update.get("model", model) != model:
         raise invalid_value("Cannot change the model of a session; open a new one.", "session.model")
@@ -324,6 +341,14 @@ def _check_transcription(transcription: Json | None) -> None:
                 raise invalid_value("Unsupported option for this model.", f"{at}.{name}")
     if "delay" in transcription and model != "gpt-realtime-whisper":
         raise invalid_value("Unsupported option for this model.", f"{at}.delay")
+
+
+def _check_whisper(audio_in: Json) -> None:
+    """Refuse turn detection for the one recogniser that finds the turns itself."""
+    transcription = audio_in["transcription"] or {}
+    if transcription.get("model") == "gpt-realtime-whisper" and audio_in["turn_detection"] is not None:
+        message = "Turn detection is not supported for transcription model 'gpt-realtime-whisper'."
+        raise invalid_value(message, "session.audio.input.turn_detection")
 
 
 def _merge(old: Json, new: Json) -> Json:

@@ -251,8 +251,8 @@ class Response:
                 else:
                     await self._mcp.call(self, call)
             if self.output:
-                # As in the real service, the response is still active for a moment after its last item is done. A client
-                # that asks for the next one at output_item.done is refused.
+                # As in the real service, the response is still active for a moment after its last item is done, and a
+                # client that asks for the next one at output_item.done is refused.
                 await asyncio.sleep(CLOSING_SECONDS)
             self._finish("completed", None)
             for hosted in self.after_end:

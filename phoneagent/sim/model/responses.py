@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from typing import Literal
 
-from phoneagent.sim.model.checks import EventRefused
+from phoneagent.sim.model.checks import EventRefused, invalid_value
 from phoneagent.sim.model.config import Json, check_model_options, check_response, check_voice, given
 from phoneagent.sim.model.dialect import response_from_beta
 from phoneagent.sim.model.mcp import McpServers
@@ -42,8 +42,14 @@ class Responses:
 
     def create(self, params: Json, by: Literal["vad", "client", "server"]) -> None:
         """Begin a response; `params` are those of a `response.create`. Raises `EventRefused`."""
+        if self._state.only_transcribes:
+            raise invalid_value("This session only transcribes: it makes no responses.", "type")
         params = self._checked(params)
+        for complaint in self._state.setup.stand_in.complaints(params):
+            self._state.send_error(complaint, None)
         out_of_band = params.get("conversation") == "none"
+        if not out_of_band and self._active is not None and not self._state.setup.stand_in.one_response:
+            self._active.cancel("client_cancelled")
         if not out_of_band and self._active is not None:
             record = self._active.record
             racing = record.by != "client" and time.monotonic() - record.created_at < RACE_SECONDS

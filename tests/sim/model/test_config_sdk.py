@@ -20,7 +20,7 @@ from openai.types.realtime.realtime_client_event import RealtimeClientEvent
 from pydantic import BaseModel
 
 from phoneagent.sim.model.checks import EventRefused
-from phoneagent.sim.model.config import check_response, check_session, check_transcription_session
+from phoneagent.sim.model.config import check_response, check_session
 from phoneagent.sim.model.events import check_event, check_item
 
 VALUES: dict[str, Any] = {
@@ -139,7 +139,7 @@ def identity(value: Any) -> Any:
 def cases() -> Iterator[tuple[Callable[..., None], str, bool, Any, Any]]:
     shapes: list[tuple[Callable[..., None], str, type[BaseModel]]] = [
         (check_session, "session", RealtimeSessionCreateRequest),
-        (check_transcription_session, "transcription", RealtimeTranscriptionSessionCreateRequest),
+        (check_session, "transcription", RealtimeTranscriptionSessionCreateRequest),
         (check_response, "response", RealtimeResponseCreateParams),
     ]
     for check, at, model in shapes:

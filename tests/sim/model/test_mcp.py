@@ -10,6 +10,7 @@ import pytest
 from phoneagent.errors import DefinitionError
 from phoneagent.sim import Faults, Script
 from phoneagent.sim.model.records import McpCallRecord
+from phoneagent.sim.model.service import ANY_BETA
 from tests.sim.model.conftest import Client, Dial
 
 pytestmark = pytest.mark.anyio
@@ -290,8 +291,11 @@ async def test_a_server_that_is_described_wrongly(
         assert model.sessions[0].session["tools"] == []
 
 
+BETA = [("OpenAI-Beta", "realtime=v1")]
+
+
 async def test_the_beta_knows_no_servers(make_model: Any, dial: Dial) -> None:
-    async with make_model(SCRIPT) as model, dial(model, headers=[("OpenAI-Beta", "realtime=v1")]) as client:
+    async with make_model(SCRIPT, service=ANY_BETA) as model, dial(model, headers=BETA) as client:
         error = await client.refused("session.update", session={"tools": [SHOP]})
         assert error["param"] == "session.tools[0].type"
 
