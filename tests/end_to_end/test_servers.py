@@ -47,7 +47,8 @@ say = "Goodbye!"
 call = "hang_up"
 """
 
-GREETED = "the greeting is heard"
+GREETED = "the agent speaks first"
+IN_WORDS = "it greets with the words of `greeting`"
 ANSWERED = "a question is answered"
 RECORDED = "the caller's words are on record"
 STOPPED = "the agent stops when the caller interrupts, and what was heard is known to 0.1 s"
@@ -56,7 +57,7 @@ CALLED = "a tool runs, and its outcome is spoken"
 HUNG_UP = "the agent hangs up after its goodbye"
 COSTED = "what the call costs is known"
 RENEWED = "a lost session is replaced, and the call goes on"
-CAPABILITIES = (GREETED, ANSWERED, RECORDED, STOPPED, TRUNCATED, CALLED, HUNG_UP, COSTED, RENEWED)
+CAPABILITIES = (GREETED, IN_WORDS, ANSWERED, RECORDED, STOPPED, TRUNCATED, CALLED, HUNG_UP, COSTED, RENEWED)
 
 MISSING: dict[str, dict[str, str]] = {
     "localai": {
@@ -64,7 +65,10 @@ MISSING: dict[str, dict[str, str]] = {
         COSTED: "its responses carry no usage",
     },
     "speaches": {COSTED: "its responses carry no usage"},
-    "speech-to-speech": {TRUNCATED: "it does not know `conversation.item.truncate`"},
+    "speech-to-speech": {
+        IN_WORDS: "it drops messages of the role `system`, and so the wish for these words",
+        TRUNCATED: "it does not know `conversation.item.truncate`",
+    },
     "vllm": {RECORDED: "it transcribes nothing"},
 }
 
@@ -101,7 +105,7 @@ FAMILIES = {
 
 def preset(name: str, model: Model) -> dict[str, Any]:
     url = model.url.removesuffix("/realtime")
-    return {"realtime_provider": name, "realtime_url": url, "realtime_api_key": KEY}
+    return {"realtime_provider": name, "realtime_url": url, "realtime_api_key": KEY, "openai_model": "gpt-realtime-2.1"}
 
 
 @tool
@@ -123,10 +127,15 @@ async def at(name: str, world: Worlds) -> AsyncIterator[World]:
             assert model.violations == []
 
 
+def spoken(w: World, line: Line) -> list[str]:
+    """Return what the caller has heard of the agent, turn by turn."""
+    turns = [each.turn for each in w.of(TurnEnded) if each.call_sid == line.call_sid]
+    return [turn.heard_text for turn in turns if turn.role == "agent"]
+
+
 def heard(w: World, line: Line, words: str) -> bool:
     """Tell whether the caller has heard these words of the agent to their end."""
-    turns = [each.turn for each in w.of(TurnEnded) if each.call_sid == line.call_sid]
-    return any(turn.role == "agent" and turn.heard_text == words for turn in turns)
+    return words in spoken(w, line)
 
 
 def sessions(w: World, line: Line) -> list[SimulatedSession]:
@@ -136,8 +145,10 @@ def sessions(w: World, line: Line) -> list[SimulatedSession]:
 async def whole_call(w: World, shown: set[str]) -> None:
     """Have a call: a greeting, a question, an interruption, a tool, a goodbye. Note in `shown` what worked."""
     async with w.phone().dial() as line:
-        await w.until(lambda: heard(w, line, GREETING))
+        await w.until(lambda: spoken(w, line))
         shown.add(GREETED)
+        if heard(w, line, GREETING):
+            shown.add(IN_WORDS)
         start = len(line.received)
         await line.say(VOICE.render("A table, please."))
         await line.wait_for_agent(ms=900)
@@ -163,14 +174,14 @@ async def whole_call(w: World, shown: set[str]) -> None:
     words = [turn.text for turn in ended.transcript if turn.role == "caller"]
     if words == ["A table, please.", "At seven.", "Goodbye."]:
         shown.add(RECORDED)
-    if ended.cost is not None:
+    if ended.cost is not None and not ended.cost.at_least:
         shown.add(COSTED)
 
 
 async def interrupted_call(w: World, shown: set[str]) -> None:
     """Have a call whose session is lost in the middle of an answer. Note whether another one goes on."""
     async with w.phone().dial() as line:
-        await w.until(lambda: heard(w, line, GREETING))
+        await w.until(lambda: spoken(w, line))
         await line.say(VOICE.render("A table, please."))
         await line.wait_for_agent(ms=900)
         (first,) = sessions(w, line)

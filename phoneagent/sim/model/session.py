@@ -217,6 +217,8 @@ class SimulatedSession(SessionState):
             self.races.append(f"{kind}: {refused}")
 
     def _update(self, update: Json) -> None:
+        asked = update
+        update = self.setup.stand_in.prepare(update)
         refuse_fields(update, self.setup.faults.refuse_fields)
         if self.dialect == "beta":
             update = session_from_beta(update)
@@ -227,7 +229,7 @@ class SimulatedSession(SessionState):
         if isinstance(voice, str) and voice in self.setup.service.voices_lacking:
             known = tuple(name for name in VOICES if name not in self.setup.service.voices_lacking)
             raise unsupported_values(voice, known, "session.voice", blame="fault")
-        asked, (update, complaints) = update, self.setup.stand_in.take_update(update)
+        update, complaints = self.setup.stand_in.take_update(update)
         session = self.session
         if self.setup.stand_in.model_by_update:
             session = {**session, "model": update.get("model", session["model"])}

@@ -9,6 +9,7 @@ it takes is no more than what all of them take.
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -49,6 +50,10 @@ class StandIn:
     """Client events that are answered with an error."""
     model_by_update: bool = False
     """Whether `session.update` may name another model."""
+    own_voices: bool = False
+    """Whether it has voices of its own, under any name."""
+    flat: tuple[tuple[str, ...], ...] = ()
+    """Parts of the session that a client may write at its top level, as in the beta; its type may then be missing."""
     close_code: int | None = None
     """The close code that a client sees, whatever the reason of the close."""
 
@@ -80,6 +85,21 @@ class StandIn:
             message = f"Unknown or invalid event: {kind}"
             raise EventRefused(message, code="unknown_or_invalid_event", blame="fault")
         return kind not in self.ignores
+
+    def prepare(self, update: Any) -> Any:
+        """Return a session update as OpenAI would be sent it, for its checks."""
+        if not isinstance(update, dict):
+            return update
+        update = copy.deepcopy(update)
+        for path in self.flat:
+            if path[-1] in update:
+                _put(update, path, update.pop(path[-1]))
+                update.setdefault("type", "realtime")
+        output = (update.get("audio") or {}).get("output") or {}
+        for holder in (output, update):
+            if self.own_voices and isinstance(holder.get("voice"), str):
+                holder["voice"] = {"id": holder["voice"]}
+        return update
 
     def take_update(self, update: Json) -> tuple[Json, list[EventRefused]]:
         """Return what of a checked session update takes effect, and what is complained of.
@@ -153,6 +173,13 @@ class StandIn:
         return {"type": kind, "message": error["message"]}
 
 
+def _put(session: Json, path: tuple[str, ...], value: Any) -> None:
+    holder = session
+    for name in path[:-1]:
+        holder = holder.setdefault(name, {})
+    holder[path[-1]] = value
+
+
 def _not_supported(name: str) -> EventRefused:
     """Return the words of speaches for a field that it does not take."""
     message = f"Specifying `{name}` is not supported. "
@@ -213,8 +240,11 @@ _XAI = StandIn(
     # send session.created as well.
     service=replace(OPENAI, beta_header="ignored"),
     opening=("conversation.created",),
-    # Seen: session.updated repeats what was asked, in the shape that it was asked in.
+    # Documented: the voice and the turn detection are at the top level of the session. UNSURE whether OpenAI's places
+    # for them do as well; here they do. Seen: session.updated repeats what was asked, in the shape it was asked in.
     acknowledges="echo",
+    own_voices=True,
+    flat=(("audio", "output", "voice"), ("audio", "input", "turn_detection")),
     # Seen: every turn is transcribed, whether a session asks for it or not.
     transcribes="always",
     # Seen: these events and fields are in no client's model of the server. UNSURE whether it sends them nowadays.
@@ -236,6 +266,7 @@ _INWORLD = StandIn(
         query=(("key", None), ("protocol", "realtime")),
     ),
     model_by_update=True,
+    own_voices=True,
     # Seen: an object where OpenAI has text. UNSURE whether always.
     object_arguments=True,
     # Seen: speech comes without its times. UNSURE: conversation.item.done is in no client's model of the server.
@@ -249,6 +280,7 @@ _LOCALAI = StandIn(
     # Read, all of it, in the source of spring 2026.
     service=Service(paths={"/v1/realtime": "ga"}, keys=_BEARER),
     # A telephone's format is no error: it is not looked at, and the audio stays PCM. The session names no format.
+    own_voices=True,
     formats="pcm, others ignored",
     session_lacks=frozenset(
         {
@@ -284,6 +316,7 @@ _SPEACHES = StandIn(
     service=replace(BETA_GATEWAY, keys=_BEARER),
     # One error event for each format, without a code, a parameter or the id of the client's event; and after them
     # session.updated, with the rest applied.
+    own_voices=True,
     formats="pcm, others complained of",
     transcribes="always",
     one_response=False,
@@ -303,6 +336,7 @@ _SPEECH_TO_SPEECH = StandIn(
     service=Service(paths={"/v1/realtime": "ga"}, keys=_BEARER, model=()),
     acknowledges="never",
     # It resamples from the rate that the format names, and µ-law has none: audio is PCM whatever the update says.
+    own_voices=True,
     formats="pcm, others ignored",
     transcribes="always",
     unknown=frozenset(
@@ -329,6 +363,7 @@ _VLLM = StandIn(
     # Read, all of it, in vLLM-Omni's turn-based handler of autumn 2026. vLLM itself only transcribes.
     service=Service(paths={"/v1/realtime": "ga"}, keys=_BEARER, model=()),
     opening=("session.created", "conversation.created"),
+    own_voices=True,
     formats="pcm, others refused",
     semantic_turns=False,
     # A recogniser may be named, and the effective session has none.

@@ -74,8 +74,11 @@ async def test_each_opens_and_answers_a_plain_client(dialect: str, make_model: A
 
 async def test_xai_greets_with_a_conversation_and_repeats_what_was_asked(make_model: Any) -> None:
     async with client_of("xai", make_model) as (model, client):
-        await client.send("session.update", session=SESSION)
-        assert (await client.until("session.updated"))["session"] == SESSION
+        flat = {"voice": "Eve", "instructions": "Be brief.", "turn_detection": TURNS}
+        for update in (flat, SESSION):
+            await client.send("session.update", session=update)
+            assert (await client.until("session.updated"))["session"] == update
+        assert model.sessions[0].session["audio"]["output"]["voice"] == {"id": "Eve"}
         assert "session.created" not in client.types
         await client.say(tone(300, 600) + silence(400))
         assert "audio_start_ms" not in await client.until("input_audio_buffer.speech_started")
