@@ -50,8 +50,8 @@ class StandIn:
     """Client events that are answered with an error."""
     model_by_update: bool = False
     """Whether `session.update` may name another model."""
-    own_voices: bool = False
-    """Whether it has voices of its own, under any name."""
+    own_names: bool = False
+    """Whether it has voices and recognisers of its own, under any name."""
     flat: tuple[tuple[str, ...], ...] = ()
     """Parts of the session that a client may write at its top level, as in the beta; its type may then be missing."""
     close_code: int | None = None
@@ -95,10 +95,14 @@ class StandIn:
             if path[-1] in update:
                 _put(update, path, update.pop(path[-1]))
                 update.setdefault("type", "realtime")
-        output = (update.get("audio") or {}).get("output") or {}
-        for holder in (output, update):
-            if self.own_voices and isinstance(holder.get("voice"), str):
-                holder["voice"] = {"id": holder["voice"]}
+        if self.own_names:
+            audio = update.get("audio") or {}
+            for holder in (audio.get("output") or {}, update):
+                if isinstance(holder.get("voice"), str):
+                    holder["voice"] = {"id": holder["voice"]}
+            hearing = (audio.get("input") or {}).get("transcription") or {}
+            if "model" in hearing:
+                hearing["model"] = "whisper-1"  # stands for any other
         return update
 
     def take_update(self, update: Json) -> tuple[Json, list[EventRefused]]:
@@ -243,7 +247,7 @@ _XAI = StandIn(
     # Documented: the voice and the turn detection are at the top level of the session. UNSURE whether OpenAI's places
     # for them do as well; here they do. Seen: session.updated repeats what was asked, in the shape it was asked in.
     acknowledges="echo",
-    own_voices=True,
+    own_names=True,
     flat=(("audio", "output", "voice"), ("audio", "input", "turn_detection")),
     # Seen: every turn is transcribed, whether a session asks for it or not.
     transcribes="always",
@@ -266,7 +270,7 @@ _INWORLD = StandIn(
         query=(("key", None), ("protocol", "realtime")),
     ),
     model_by_update=True,
-    own_voices=True,
+    own_names=True,
     # Seen: an object where OpenAI has text. UNSURE whether always.
     object_arguments=True,
     # Seen: speech comes without its times. UNSURE: conversation.item.done is in no client's model of the server.
@@ -280,7 +284,7 @@ _LOCALAI = StandIn(
     # Read, all of it, in the source of spring 2026.
     service=Service(paths={"/v1/realtime": "ga"}, keys=_BEARER),
     # A telephone's format is no error: it is not looked at, and the audio stays PCM. The session names no format.
-    own_voices=True,
+    own_names=True,
     formats="pcm, others ignored",
     session_lacks=frozenset(
         {
@@ -316,7 +320,7 @@ _SPEACHES = StandIn(
     service=replace(BETA_GATEWAY, keys=_BEARER),
     # One error event for each format, without a code, a parameter or the id of the client's event; and after them
     # session.updated, with the rest applied.
-    own_voices=True,
+    own_names=True,
     formats="pcm, others complained of",
     transcribes="always",
     one_response=False,
@@ -336,7 +340,7 @@ _SPEECH_TO_SPEECH = StandIn(
     service=Service(paths={"/v1/realtime": "ga"}, keys=_BEARER, model=()),
     acknowledges="never",
     # It resamples from the rate that the format names, and µ-law has none: audio is PCM whatever the update says.
-    own_voices=True,
+    own_names=True,
     formats="pcm, others ignored",
     transcribes="always",
     unknown=frozenset(
@@ -363,7 +367,7 @@ _VLLM = StandIn(
     # Read, all of it, in vLLM-Omni's turn-based handler of autumn 2026. vLLM itself only transcribes.
     service=Service(paths={"/v1/realtime": "ga"}, keys=_BEARER, model=()),
     opening=("session.created", "conversation.created"),
-    own_voices=True,
+    own_names=True,
     formats="pcm, others refused",
     semantic_turns=False,
     # A recogniser may be named, and the effective session has none.

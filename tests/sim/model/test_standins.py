@@ -90,6 +90,9 @@ async def test_inworld_wants_its_query_takes_a_model_and_sends_objects(make_mode
     async with client_of("inworld", make_model) as (model, client):
         await client.send("session.update", session={"type": "realtime", "model": "openai/gpt-4.1", "tools": [BOOK]})
         assert (await client.until("session.updated"))["session"]["model"] == "openai/gpt-4.1"
+        hearing = {"input": {"transcription": {"model": "inworld/inworld-stt-1"}}, "output": {"voice": "Clive"}}
+        await client.send("session.update", session={"type": "realtime", "audio": hearing})
+        assert (await client.until("session.updated"))["session"]["audio"]["input"]["transcription"] is not None
         response = await ask(client)
         assert response["output"][1]["arguments"] == {"n": 4}
         done = next(event for event in client.events if event["type"] == "response.function_call_arguments.done")
