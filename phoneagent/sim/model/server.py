@@ -191,7 +191,7 @@ class Model(LoopbackServer):
             return self._refuse(400, "beta_api_shape_disabled", message)
         if name != "client_secrets":
             message = f"This simulated server has no /{name[:80]}: it plays sessions over WebSockets, at {self.url}, "
-            return self._refuse(501, "not_supported", message + "and no WebRTC or SIP calls.")
+            return self._refuse(400, "not_supported", message + "and no WebRTC or SIP calls.")
         if connection.method != "POST":
             return self._refuse(405, "method_not_allowed", f"{connection.method} is not allowed here; send a POST.")
         parameters = connection.parameters()
