@@ -44,8 +44,8 @@ class Responses:
         """Begin a response; `params` are those of a `response.create`. Raises `EventRefused`."""
         if self._state.only_transcribes:
             raise invalid_value("This session only transcribes: it makes no responses.", "type")
-        params = self._checked(params)
-        for complaint in self._state.setup.stand_in.complaints(params):
+        written, params = params, self._checked(params)
+        for complaint in self._state.setup.stand_in.complaints(response=written):
             self._state.send_error(complaint, None)
         out_of_band = params.get("conversation") == "none"
         if not out_of_band and self._active is not None and not self._state.setup.stand_in.one_response:

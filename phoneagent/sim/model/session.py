@@ -229,7 +229,7 @@ class SimulatedSession(SessionState):
         if isinstance(voice, str) and voice in self.setup.service.voices_lacking:
             known = tuple(name for name in VOICES if name not in self.setup.service.voices_lacking)
             raise unsupported_values(voice, known, "session.voice", blame="fault")
-        update, complaints = self.setup.stand_in.take_update(update)
+        update = self.setup.stand_in.take_update(update)
         session = self.session
         if self.setup.stand_in.model_by_update:
             session = {**session, "model": update.get("model", session["model"])}
@@ -243,7 +243,7 @@ class SimulatedSession(SessionState):
         # From here on nothing is refused: an update takes effect whole or not at all.
         self.session = session
         self._caller.configure()
-        for complaint in complaints:
+        for complaint in self.setup.stand_in.complaints(session=asked):
             self.send_error(complaint, None)
         if self.setup.stand_in.acknowledges != "never":
             self.emit("session.updated", session=session if self.setup.stand_in.acknowledges == "whole" else asked)

@@ -32,8 +32,8 @@ class StandIn:
     """The events that greet a client before it has configured the session."""
     acknowledges: Literal["whole", "echo", "never"] = "whole"
     """The session of `session.updated`: all of it, what the update said, or no such event."""
-    formats: Literal["all", "pcm, others ignored", "pcm, others refused", "pcm, others complained of"] = "all"
-    """Audio formats. PCM alone means 16 bits at 24 kHz, both ways; `complained of` applies the rest of the update."""
+    formats: Literal["all", "pcm, others ignored", "pcm, others refused"] = "all"
+    """Audio formats. PCM alone means 16 bits at 24 kHz, both ways."""
     semantic_turns: bool = True
     obeys_turns: bool = True
     """Without it, speech always interrupts and a turn is always answered, whatever the session says."""
@@ -41,7 +41,7 @@ class StandIn:
     one_response: bool = True
     """Whether a request while a response is active is refused; otherwise it takes the place of that response."""
     complains_of: frozenset[str] = frozenset()
-    """Fields of `response.create` that get an error event, while the response is made all the same."""
+    """Fields of a session or response, dotted, that get an error event while the rest is done all the same."""
     ignores: frozenset[str] = frozenset()
     """Client events that are taken and have no effect."""
     drops_roles: frozenset[str] = frozenset()
@@ -52,6 +52,8 @@ class StandIn:
     """Whether `session.update` may name another model."""
     own_names: bool = False
     """Whether it has voices and recognisers of its own, under any name."""
+    refuses_recognisers: bool = False
+    """Whether an update that names a recogniser is refused, by an error that names nothing."""
     flat: tuple[tuple[str, ...], ...] = ()
     """Parts of the session that a client may write at its top level, as in the beta; its type may then be missing."""
     close_code: int | None = None
@@ -73,7 +75,8 @@ class StandIn:
     """Events whose `item_id` belongs to no item."""
     object_arguments: bool = False
     """Whether a call's arguments are an object, not text with JSON in it."""
-    errors: Literal["openai", "no code", "code as type"] = "openai"
+    errors: Literal["openai", "anonymous", "no code", "code as type"] = "openai"
+    """The shape of errors. An `anonymous` one does not say which event of the client's it is about."""
     fails_by_error: bool = False
     """Whether a failed response ends with an error event alone."""
 
@@ -105,14 +108,13 @@ class StandIn:
                 hearing["model"] = "whisper-1"  # stands for any other
         return update
 
-    def take_update(self, update: Json) -> tuple[Json, list[EventRefused]]:
-        """Return what of a checked session update takes effect, and what is complained of.
+    def take_update(self, update: Json) -> Json:
+        """Return what of a checked session update takes effect.
 
         Raises `EventRefused` if this server refuses the whole update.
         """
         audio = update.get("audio") or {}
         sides = {side: dict(audio[side]) for side in ("input", "output") if side in audio}
-        complaints = []
         for side, fields in sides.items():
             wanted = fields.get("format")
             if self.formats == "all" or wanted is None:
@@ -120,18 +122,18 @@ class StandIn:
             if wanted["type"] != "audio/pcm" and self.formats == "pcm, others refused":
                 message = f"Only 24 kHz PCM16 {side} audio is supported"
                 raise EventRefused(message, code="unsupported_audio_format", blame="fault")
-            if self.formats == "pcm, others complained of":
-                complaints.append(_not_supported(f"session.{side}_audio_format"))
-            if wanted["type"] != "audio/pcm" or self.formats == "pcm, others complained of":
+            if wanted["type"] != "audio/pcm":
                 del fields["format"]
         hearing = sides.get("input", {})
         if not self.semantic_turns and (hearing.get("turn_detection") or {}).get("type") == "semantic_vad":
             message = "Only server_vad turn detection is supported"
             raise EventRefused(message, code="unsupported_turn_detection", blame="fault")
+        if self.refuses_recognisers and (hearing.get("transcription") or {}).get("model"):
+            raise EventRefused("Failed to update session", code="session_update_error", blame="fault")
         if self.transcribes == "never":
             hearing.pop("transcription", None)
             hearing.pop("noise_reduction", None)
-        return ({**update, "audio": {**audio, **sides}} if sides else update), complaints
+        return {**update, "audio": {**audio, **sides}} if sides else update
 
     def transcription(self, wanted: Json | None) -> Json | None:
         """Return the recogniser of a session that asked for `wanted`."""
@@ -139,9 +141,9 @@ class StandIn:
             return None
         return {"model": "whisper-1"} if wanted is None and self.transcribes == "always" else wanted
 
-    def complaints(self, params: Json) -> list[EventRefused]:
-        """Return what is complained of in a `response.create` that is obeyed all the same."""
-        return [_not_supported(f"response.{name}") for name in sorted(self.complains_of & params.keys())]
+    def complaints(self, **written: Any) -> list[EventRefused]:
+        """Return what is complained of in a `session` or `response` as the client wrote it."""
+        return [_not_supported(path) for path in sorted(self.complains_of) if _has(written, path)]
 
     # -- server events --
 
@@ -173,6 +175,8 @@ class StandIn:
     def _error(self, error: Json) -> Json:
         if self.errors == "openai":
             return error
+        if self.errors == "anonymous":
+            return {**error, "param": "", "event_id": ""}
         kind = error["code"] if self.errors == "code as type" and error.get("code") else error["type"]
         return {"type": kind, "message": error["message"]}
 
@@ -182,6 +186,12 @@ def _put(session: Json, path: tuple[str, ...], value: Any) -> None:
     for name in path[:-1]:
         holder = holder.setdefault(name, {})
     holder[path[-1]] = value
+
+
+def _has(written: Any, path: str) -> bool:
+    for name in path.split("."):
+        written = written.get(name) if isinstance(written, dict) else None
+    return written is not None
 
 
 def _not_supported(name: str) -> EventRefused:
@@ -293,6 +303,8 @@ _LOCALAI = StandIn(
         }
     ),
     obeys_turns=False,
+    # A recogniser is loaded at once; one that is not installed fails the whole update.
+    refuses_recognisers=True,
     transcribes="always",
     one_response=False,
     # They are parsed and no case of the switch takes them; deleting is the one that is refused in words.
@@ -313,6 +325,7 @@ _LOCALAI = StandIn(
         }
     ),
     response_fields=frozenset({"id", "object", "status"}),
+    errors="anonymous",
     fails_by_error=True,
 )
 _SPEACHES = StandIn(
@@ -321,10 +334,15 @@ _SPEACHES = StandIn(
     # One error event for each format, without a code, a parameter or the id of the client's event; and after them
     # session.updated, with the rest applied.
     own_names=True,
-    formats="pcm, others complained of",
+    formats="pcm, others ignored",
     transcribes="always",
     one_response=False,
-    complains_of=frozenset({"conversation", "input", "metadata"}),
+    complains_of=frozenset(
+        {
+            *("session.input_audio_format", "session.output_audio_format", "session.turn_detection.prefix_padding_ms"),
+            *("response.conversation", "response.input", "response.metadata", "response.output_audio_format"),
+        }
+    ),
     ignores=frozenset({"conversation.item.retrieve"}),
     lacks=_EXTRAS,
     leaves_out={

@@ -105,6 +105,10 @@ async def test_inworld_wants_its_query_takes_a_model_and_sends_objects(make_mode
 
 async def test_localai_keeps_to_pcm_answers_regardless_and_leaves_much_out(make_model: Any) -> None:
     async with client_of("localai", make_model) as (model, client):
+        hearing = {"input": {"transcription": {"model": "gpt-transcribe"}}}
+        await client.send("session.update", event_id="u1", session={"type": "realtime", "audio": hearing})
+        error = (await client.until("error"))["error"]
+        assert (error["code"], error["param"], error["event_id"]) == ("session_update_error", "", "")
         await client.send("session.update", session=SESSION)
         session = (await client.until("session.updated"))["session"]
         assert "format" not in session["audio"]["output"]
@@ -138,14 +142,15 @@ async def test_localai_s_failed_response_is_an_error_alone(make_model: Any) -> N
 
 async def test_speaches_complains_and_goes_on(make_model: Any) -> None:
     async with client_of("speaches", make_model) as (model, client):
-        update = {"input_audio_format": "g711_ulaw", "output_audio_format": "g711_ulaw", "instructions": "Be brief."}
+        update: dict[str, Any] = {"input_audio_format": "g711_ulaw", "output_audio_format": "g711_ulaw"}
+        update |= {"instructions": "Be brief.", "turn_detection": {"type": "server_vad", "prefix_padding_ms": 300}}
         await client.send("session.update", event_id="u1", session=update)
         session = (await client.until("session.updated"))["session"]
         errors = [event["error"] for event in client.events if event["type"] == "error"]
-        assert [set(error) for error in errors] == [{"type", "message"}] * 2
+        assert [set(error) for error in errors] == [{"type", "message"}] * 3
         assert (session["instructions"], session["output_audio_format"]) == ("Be brief.", "pcm16")
         response = await ask(client, metadata={"purpose": "greeting"})
-        assert [event["type"] for event in client.events].count("error") == 3
+        assert [event["type"] for event in client.events].count("error") == 4
         assert "metadata" not in response
         assert "usage" not in response
     assert model.violations == []
