@@ -22,6 +22,7 @@ class Dialogue:
         self._caller_audio = caller_audio
         self._turn = CallerTurn()
         self.transcript = Transcript()
+        self._told_ms = 0.0  # the latest time that the session told, on the model's clock
         self.speech_from_ms = 0
         """When the caller's latest speech began, on the call's clock."""
 
@@ -40,16 +41,28 @@ class Dialogue:
         """The caller began to speak."""
         self._turn.begin()
         self._caller_audio.speech(True)
-        self.speech_from_ms = max(0, round(self._clock.ms(now) - self._caller_audio.behind_ms(model_ms)))
+        self.speech_from_ms = max(0, round(self._clock.ms(now) - self._behind_ms(model_ms)))
         self._reporter.speech_started(self.speech_from_ms)
 
     def speech_stopped(self, model_ms: float, now: float) -> None:
         """The caller stopped speaking."""
         self._turn.stop(now)
         self._caller_audio.speech(False)
-        behind_ms = self._caller_audio.behind_ms(model_ms)
+        behind_ms = self._behind_ms(model_ms)
         self._reporter.speech_stopped(behind_ms, now)
         self.transcript.caller_spoke(self.speech_from_ms, round(self._clock.ms(now) - behind_ms))
+
+    def _behind_ms(self, model_ms: float) -> float:
+        """Return how long ago a time on the model's clock was.
+
+        Some servers tell no times, or always 0. A time that is not after the one before counts as now: counted from 0,
+        an answer in the call's tenth minute would have taken ten minutes. Only audio that is heard again may well begin
+        with speech.
+        """
+        if model_ms <= self._told_ms and not (self._told_ms == 0 and self._caller_audio.replayed):
+            return 0.0
+        self._told_ms = model_ms
+        return self._caller_audio.behind_ms(model_ms)
 
     def committed(self, item_id: str, now: float) -> None:
         """The caller's turn became an item."""
@@ -88,7 +101,7 @@ class Dialogue:
         """Take words of the agent, or all of an item's."""
         if isinstance(event, TranscriptDelta):
             self.transcript.agent_words(event.item_id, event.delta)
-        else:
+        elif event.transcript:  # some servers send it without: what came before still counts
             self.transcript.agent_text(event.item_id, event.transcript)
 
     def item_over(self, outcome: Outcome, now: float) -> Turn:
@@ -112,6 +125,7 @@ class Dialogue:
     def new_session(self, playing: Sequence[Outcome], *, heard_again: bool) -> None:
         """The session is gone while these items still play; the caller may be heard once more by the next one."""
         self._turn.new_session()
+        self._told_ms = 0.0
         self.transcript.new_session(playing, heard_again=heard_again)
 
     def lost(self) -> None:

@@ -10,11 +10,13 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from phoneagent.errors import DefinitionError
+from phoneagent.errors import ConfigurationError, DefinitionError
 from phoneagent.sim.model.script import Script
 from phoneagent.sim.model.server import Model
+from phoneagent.sim.model.service import ANY_BETA
 from phoneagent.sim.model.session import SimulatedSession
 from phoneagent.sim.model.setup import Faults
+from phoneagent.sim.model.standins import STAND_INS
 from phoneagent.sim.speech import agent_voice, default_ear
 
 
@@ -26,9 +28,13 @@ def model(
     speed: Annotated[float, typer.Option(help="How many times faster than real time audio is sent.", min=0.1)] = 5.0,
     think_ms: Annotated[float, typer.Option(help="The time from response.created to the first audio.", min=0)] = 120,
     session_seconds: Annotated[float, typer.Option(help="How many seconds a session lasts.", min=0.1)] = 3600,
-    beta: Annotated[
-        bool, typer.Option("--beta/--refuse-beta", help="Speak the beta dialect to clients that ask for it.")
-    ] = True,
+    beta: Annotated[bool, typer.Option("--beta/--refuse-beta", help="Speak the retired beta, if asked to.")] = False,
+    dialect: Annotated[
+        str | None, typer.Option(help=f"Behave as another server: {', '.join(STAND_INS)}.", show_default=False)
+    ] = None,
+    tls: Annotated[
+        bool, typer.Option("--tls", help="Serve wss:// with a certificate made now; needs openssl.")
+    ] = False,
     slow_start: Annotated[float, typer.Option(help="How many seconds session.created is delayed.", min=0)] = 0,
     drop_after: Annotated[float | None, typer.Option(help="Cut the connection after this many seconds.", min=0)] = None,
     stall_after: Annotated[float | None, typer.Option(help="Send nothing more after this many seconds.", min=0)] = None,
@@ -45,13 +51,15 @@ def model(
         drop_after_seconds=drop_after,
         stall_after_seconds=stall_after,
         error_events=tuple(_error_event(text) for text in error or ()),
-        refuse_beta=not beta,
         refuse_fields=frozenset(refuse_field or ()),
         refuse_models=frozenset(refuse_model or ()),
         fail_responses=fail_responses,
     )
+    if beta and dialect is not None:
+        raise typer.BadParameter(
+            "a dialect says itself whether it is of the beta; leave --beta out", param_hint="--beta"
+        )
     ear = None if scripted else default_ear()
-    narrator = _Narrator()
     try:
         server = Model(
             Script.of(script),
@@ -62,15 +70,24 @@ def model(
             think_ms=think_ms,
             session_seconds=session_seconds,
             api_key=api_key,
+            dialect=dialect,
+            service=ANY_BETA if beta else None,
+            tls=tls,
             faults=faults,
-            watch=narrator.watch,
+            watch=_Narrator().watch,
         )
     except DefinitionError as problem:
-        raise typer.BadParameter(str(problem), param_hint="--script") from problem
+        raise typer.BadParameter(str(problem)) from problem
+    _serve(server, port, "that listens to the caller" if ear else "that follows its script, whatever the caller says")
+
+
+def _serve(server: Model, port: int, hearing: str) -> None:
+    """Run the server until it is told to stop, and say why it cannot be run."""
     try:
-        asyncio.run(
-            _run(server, "that listens to the caller" if ear else "that follows its script, whatever the caller says")
-        )
+        asyncio.run(_run(server, hearing))
+    except ConfigurationError as problem:
+        typer.echo(str(problem), err=True)
+        raise typer.Exit(1) from problem
     except OSError as problem:
         typer.echo(
             f"Port {port} cannot be used: {problem.strerror or problem}. Choose another port with --port.", err=True
@@ -88,7 +105,9 @@ async def _run(server: Model, hearing: str) -> None:
             signal.signal(name, lambda *_: loop.call_soon_threadsafe(stop.set))
     async with server:
         typer.echo(f"A simulated Realtime server {hearing}. Ctrl-C stops it.")
-        typer.echo(server.url)
+        typer.echo(f"{server.url}   (for SDKs, the base address {server.base_url})")
+        if server.certificate is not None:
+            typer.echo(f"Its certificate is {server.certificate}: trust it by SSL_CERT_FILE or NODE_EXTRA_CA_CERTS.")
         await stop.wait()
     typer.echo(f"{len(server.sessions)} sessions, {len(server.violations)} rules broken")
     for violation in server.violations:
@@ -137,7 +156,7 @@ def _received(event: dict[str, Any]) -> str | None:
 def _sent(event: dict[str, Any]) -> str | None:
     match event["type"]:
         case "session.created":
-            return f"session.created {event['session']['model']}"
+            return f"session.created {event['session'].get('model', 'for transcription')}"
         case "input_audio_buffer.speech_started":
             return f"the caller speaks, from {event['audio_start_ms']} ms"
         case "input_audio_buffer.speech_stopped":

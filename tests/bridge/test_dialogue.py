@@ -74,8 +74,42 @@ def test_speech_is_dated_when_it_was_not_when_it_was_noticed(bench: Bench) -> No
 
 def test_speech_did_not_begin_before_the_call(bench: Bench) -> None:
     bench.hears(9000, 100.0)
-    bench.dialogue.speech_started(0, 102.0)
+    bench.dialogue.speech_started(1, 102.0)
     assert bench.told()[0].at_ms == 0
+
+
+def test_a_beginning_that_has_no_time_is_now(bench: Bench) -> None:
+    bench.hears(9000, 109.0)
+    bench.dialogue.speech_started(0, 109.0)
+    assert bench.told()[0].at_ms == 9000
+    bench.dialogue.speech_stopped(8900, 109.5)
+    bench.hears(1000, 110.0)
+    bench.dialogue.speech_started(0, 110.0)
+    assert bench.told()[0].at_ms == 10_000
+    bench.dialogue.new_session([], heard_again=True)
+    bench.audio.replayed = True  # what is heard again may begin with speech
+    bench.dialogue.speech_started(0, 110.5)
+    assert bench.told()[0].at_ms == 500
+
+
+def test_words_that_were_heard_are_not_taken_back_by_an_end_without_words(bench: Bench) -> None:
+    bench.dialogue.words(TranscriptDelta(response_id="r1", item_id="i1", delta="Good evening!"))
+    bench.dialogue.words(TranscriptDone(response_id="r1", item_id="i1", transcript=""))
+    assert bench.dialogue.item_over(outcome(), 101.0).text == "Good evening!"
+
+
+@pytest.mark.parametrize("started_ms", [0.0, 8700.0])
+def test_an_end_that_has_no_time_is_now(bench: Bench, started_ms: float) -> None:
+    bench.hears(9000, 109.0)
+    bench.dialogue.speech_started(started_ms, 109.0)
+    bench.dialogue.speech_stopped(0, 111.0)
+    bench.dialogue.committed("u1", 111.0)
+    bench.dialogue.understood("u1", "Hello", 111.5)
+    bench.reporter.answer_begins()
+    bench.reporter.audio_sent(111.75)
+    _, turn_ended, answered = bench.told()
+    assert turn_ended.turn.end_ms == 11_000
+    assert answered.latency_ms == 750
 
 
 def test_a_text_for_no_turn_tells_nothing(bench: Bench) -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from phoneagent.sim import Faults, Model, Script
+from phoneagent.sim.model.service import ANY_BETA
 
 pytestmark = pytest.mark.anyio
 
@@ -176,7 +177,7 @@ async def test_a_conversation_through_a_pipe(folder: Path) -> None:
 
 
 async def test_a_beta_server_is_written_to_as_well(folder: Path) -> None:
-    async with Model(Script.parse(SCRIPT)) as model:
+    async with Model(Script.parse(SCRIPT), service=ANY_BETA) as model:
         status, out, err = await chat(
             folder, lines="A table!\n", REALTIME_URL=model.url, REALTIME_DIALECT="beta", REALTIME_API_KEY="sk"
         )

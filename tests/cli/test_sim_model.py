@@ -45,7 +45,7 @@ async def test_it_serves_narrates_and_stops_cleanly(tmp_path: Path) -> None:
     process = await asyncio.create_subprocess_exec(*arguments, stdout=PIPE, stderr=subprocess.STDOUT, env=environment)
     try:
         assert "follows its script" in await until(process, "simulated Realtime server")
-        url = (await until(process, "ws://")).strip()
+        url = (await until(process, "ws://")).split()[0]
         async with connect(url + "?model=gpt-realtime-2.1", max_queue=None) as session:
             content = [{"type": "input_text", "text": "hello"}]
             item = {"type": "message", "role": "user", "content": content}
@@ -88,3 +88,20 @@ def test_a_port_in_use_is_named() -> None:
 
     assert result.exit_code == 1
     assert f"Port {port} cannot be used" in result.output
+
+
+def test_a_dialect_is_named_or_refused() -> None:
+    for arguments, words in (
+        (["--dialect", "opanai"], "no stand-in 'opanai'"),
+        (["--dialect", "xai", "--beta"], "leave --beta out"),
+    ):
+        result = invoke(*arguments)
+        assert result.exit_code == 2
+        assert words in " ".join(result.output.replace("│", " ").split())
+
+
+def test_tls_without_openssl_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    result = invoke("--tls", "--port", "0", "--scripted")
+    assert result.exit_code == 1
+    assert "TLS needs the command openssl" in result.output

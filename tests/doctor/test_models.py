@@ -20,7 +20,7 @@ from phoneagent.doctor.models import check_models
 from phoneagent.protocol.providers import PROVIDERS
 from phoneagent.protocol.realtime import Dialect
 from phoneagent.sim import Faults, Helicone, Model
-from phoneagent.sim.model.service import ANY, AZURE, AZURE_PREVIEW, BETA_GATEWAY, OPENAI, Service
+from phoneagent.sim.model.service import ANY, ANY_BETA, AZURE, AZURE_PREVIEW, BETA_GATEWAY, OPENAI, Service
 
 pytestmark = pytest.mark.anyio
 
@@ -175,7 +175,7 @@ async def test_a_token_provider_is_asked_once() -> None:
 
 async def test_helicone_in_front_of_a_provider_that_still_takes_the_beta() -> None:
     async with (
-        running(ANY, faults=Faults(shutdown_date=SOON.isoformat())) as (model, origin),
+        running(ANY_BETA, faults=Faults(shutdown_date=SOON.isoformat())) as (model, origin),
         Helicone(model, api_key=HELICONE_KEY) as helicone,
     ):
         checks = await look(**openai(origin), **through(helicone))

@@ -14,7 +14,7 @@ from phoneagent.demo.report import measure
 from phoneagent.model import connection
 from phoneagent.protocol.realtime import Dialect
 from phoneagent.sim import Faults, Helicone, Line, Model
-from phoneagent.sim.model.service import ANY, AZURE, AZURE_PREVIEW, BETA_GATEWAY, OPENAI
+from phoneagent.sim.model.service import ANY, ANY_BETA, AZURE, AZURE_PREVIEW, BETA_GATEWAY, OPENAI
 from phoneagent.sim.speech import Murmur
 from tests.end_to_end.conftest import World, Worlds
 from tests.protocol.sdk import check
@@ -144,8 +144,8 @@ STAND_INS = {
     "Azure preview": (azure_preview, AZURE_PREVIEW, "beta"),
     "GA gateway": (gateway, ANY, "ga"),
     "beta gateway": (gateway, BETA_GATEWAY, "beta"),
-    "beta on request": (forced_beta, ANY, "beta"),
-    "Helicone to OpenAI": (helicone, ANY, "beta"),  # a provider that still speaks the beta
+    "beta on request": (forced_beta, ANY_BETA, "beta"),
+    "Helicone to OpenAI": (helicone, ANY_BETA, "beta"),  # a provider that still speaks the beta
     "Helicone to Azure": (helicone_to_azure, AZURE_PREVIEW, "beta"),
 }
 

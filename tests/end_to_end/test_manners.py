@@ -8,6 +8,7 @@ import pytest
 
 from phoneagent import Agent, BargeIn, CallEnded, CallStarted, KeyPressed, Trouble, TurnEnded
 from phoneagent.sim import Faults, Model, Script
+from phoneagent.sim.model.service import ANY_BETA
 from phoneagent.sim.recording import read_wav
 from phoneagent.sim.speech import Murmur
 from tests.end_to_end.conftest import Worlds
@@ -136,7 +137,7 @@ async def test_a_picky_server_gets_what_it_takes_and_that_is_said(world: Worlds)
 async def test_a_beta_server_is_spoken_to_in_beta(world: Worlds) -> None:
     from phoneagent import Endpoint
 
-    model = Model(Script.parse('default = "Certainly, that is what we do here all day long."'))
+    model = Model(Script.parse('default = "Certainly, that is what we do here all day long."'), service=ANY_BETA)
     async with model:
         far = Endpoint(f"{model.url}?model=m", {"OpenAI-Beta": "realtime=v1"})
         async with world(Agent(instructions="x", greeting="Hi!"), endpoint=far) as w:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from typing import assert_never
 
 from phoneagent.sim.model.audio import Intake
 from phoneagent.sim.model.checks import EventRefused
@@ -79,7 +80,8 @@ class CallerInput:
             case SpeechStarted():
                 self._speech_started = (event.speech_start_ms, time.monotonic())
                 state.emit(f"{name}.speech_started", audio_start_ms=event.audio_start_ms, item_id=self._item_id)
-                if detection["interrupt_response"] or state.setup.faults.cancel_without_asking:
+                faults, obeys = state.setup.faults, state.setup.stand_in.obeys_turns
+                if detection["interrupt_response"] or faults.cancel_without_asking or not obeys:
                     self._responses.interrupt()
                 return
             case SpeechStopped():
@@ -91,7 +93,9 @@ class CallerInput:
                 state.replies.idled(self._item_id)
                 self._buffer.clear()
                 self._add_item()
-        if detection["create_response"]:
+            case _:
+                assert_never(event)
+        if not state.only_transcribes and (detection["create_response"] or not state.setup.stand_in.obeys_turns):
             self._responses.start("vad")
 
     def _add_turn(self, audio: bytes, start_ms: int, end_ms: int) -> None:
@@ -101,7 +105,8 @@ class CallerInput:
         state.caller_turns.append(turn)
         state.conversation.turns[turn.item_id] = turn
         item = self._add_item()
-        state.transcriber.start(turn, item, state.session["audio"]["input"]["transcription"])
+        wanted = state.setup.stand_in.transcription(state.session["audio"]["input"]["transcription"])
+        state.transcriber.start(turn, item, wanted)
 
     def _add_item(self) -> Json:
         state = self._state

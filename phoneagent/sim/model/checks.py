@@ -107,14 +107,6 @@ def one_of(*allowed: Any) -> Check:
     return check
 
 
-def nullable(inner: Check) -> Check:
-    def check(value: Any, at: str) -> None:
-        if value is not None:
-            inner(value, at)
-
-    return check
-
-
 def either(first: Check, kind: type, second: Check) -> Check:
     """Return a check that applies `first` to values of type `kind` and `second` to all others."""
 
@@ -137,6 +129,8 @@ def list_of(inner: Check, *, limit: int = 1000) -> Check:
 
 
 def struct(fields: Mapping[str, Check], *required: str) -> Check:
+    """Return a check of an object with these fields. All but the `required` ones may be missing or null."""
+
     def check(value: Any, at: str) -> None:
         any_object(value, at)
         for name in value:
@@ -146,7 +140,8 @@ def struct(fields: Mapping[str, Check], *required: str) -> Check:
             if name not in value:
                 raise missing_parameter(_join(at, name))
         for name, item in value.items():
-            fields[name](item, _join(at, name))
+            if item is not None or name in required:
+                fields[name](item, _join(at, name))
 
     return check
 

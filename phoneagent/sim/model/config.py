@@ -24,7 +24,6 @@ from phoneagent.sim.model.checks import (
     metadata,
     missing_parameter,
     modalities,
-    nullable,
     number,
     one_of,
     string,
@@ -84,7 +83,7 @@ _SEMANTIC_TURN = struct({**_TURN, "eagerness": one_of("low", "medium", "high", "
 TURN_DETECTION = by_key(
     "type",
     {
-        "server_vad": struct({**_SERVER_TURN, "idle_timeout_ms": nullable(integer(5000, 30_000))}),
+        "server_vad": struct({**_SERVER_TURN, "idle_timeout_ms": integer(5000, 30_000)}),
         "semantic_vad": _SEMANTIC_TURN,
     },
 )
@@ -99,10 +98,10 @@ TRANSCRIPTION = struct(
         "languages": list_of(string),
     }
 )
-NOISE_REDUCTION = struct({"type": one_of("near_field", "far_field")}, "type")
+NOISE_REDUCTION = struct({"type": one_of("near_field", "far_field"), "strength": number(0, 1)})
 _FUNCTION = struct({**TYPE, "name": function_name, "description": string, "parameters": any_object}, "name")
 FUNCTIONS = list_of(by_key("type", {"function": _FUNCTION}), limit=128)
-_TOOL_FILTER = nullable(struct({"tool_names": list_of(string), "read_only": boolean}))
+_TOOL_FILTER = struct({"tool_names": list_of(string), "read_only": boolean})
 _MCP_SERVER = struct(
     {
         **TYPE,
@@ -112,10 +111,10 @@ _MCP_SERVER = struct(
         "tunnel_id": string,
         "server_description": string,
         "authorization": string,
-        "headers": nullable(any_object),
-        "allowed_tools": nullable(either(list_of(string), list, _TOOL_FILTER)),
-        "require_approval": nullable(
-            either(one_of("always", "never"), str, struct({"always": _TOOL_FILTER, "never": _TOOL_FILTER}))
+        "headers": any_object,
+        "allowed_tools": either(list_of(string), list, _TOOL_FILTER),
+        "require_approval": either(
+            one_of("always", "never"), str, struct({"always": _TOOL_FILTER, "never": _TOOL_FILTER})
         ),
         "defer_loading": boolean,
         "allowed_callers": list_of(one_of("direct", "programmatic")),
@@ -123,7 +122,7 @@ _MCP_SERVER = struct(
     "server_label",
 )
 TOOLS = list_of(by_key("type", {"function": _FUNCTION, "mcp": _MCP_SERVER}), limit=128)
-_MCP_CHOICE = struct({**TYPE, "server_label": string, "name": nullable(string)}, "server_label")
+_MCP_CHOICE = struct({**TYPE, "server_label": string, "name": string}, "server_label")
 TOOL_CHOICE = either(
     one_of("auto", "none", "required"),
     str,
@@ -131,15 +130,22 @@ TOOL_CHOICE = either(
 )
 MAX_TOKENS = either(one_of("inf"), str, integer(1, 4096))
 REASONING = struct({"effort": one_of("minimal", "low", "medium", "high", "xhigh")})
-TRACING = nullable(
-    either(one_of("auto"), str, struct({"workflow_name": string, "group_id": string, "metadata": any_object}))
+TRACING = either(one_of("auto"), str, struct({"workflow_name": string, "group_id": string, "metadata": any_object}))
+_RETENTION = struct(
+    {
+        "type": one_of("retention_ratio"),
+        "retention_ratio": number(0, 1),
+        "token_limits": struct({"post_instructions": integer(0, 2**31)}),
+    },
+    "type",
+    "retention_ratio",
 )
-_RETENTION = struct({"type": one_of("retention_ratio"), "retention_ratio": number(0, 1), "token_limits": any_object})
+PROMPT = struct({"id": string, "variables": any_object, "version": string}, "id")
 _SHARED: dict[str, Check] = {
     "instructions": string,
     "tools": TOOLS,
     "tool_choice": TOOL_CHOICE,
-    "prompt": nullable(any_object),
+    "prompt": PROMPT,
 }
 _MODERN: dict[str, Check] = {
     "output_modalities": modalities(("text",), ("audio",)),
@@ -147,27 +153,31 @@ _MODERN: dict[str, Check] = {
     "parallel_tool_calls": boolean,
     "reasoning": REASONING,
 }
+_AUDIO_IN = struct(
+    {
+        "format": FORMAT,
+        "transcription": TRANSCRIPTION,
+        "noise_reduction": NOISE_REDUCTION,
+        "turn_detection": TURN_DETECTION,
+    }
+)
+_INCLUDE = list_of(one_of("item.input_audio_transcription.logprobs"))
 SESSION: dict[str, Check] = {
     **_SHARED,
     **_MODERN,
     "type": one_of("realtime"),
     "model": string,
     "audio": struct(
-        {
-            "input": struct(
-                {
-                    "format": FORMAT,
-                    "transcription": nullable(TRANSCRIPTION),
-                    "noise_reduction": nullable(NOISE_REDUCTION),
-                    "turn_detection": nullable(TURN_DETECTION),
-                }
-            ),
-            "output": struct({"format": FORMAT, "voice": VOICE, "speed": number(0.25, 1.5)}),
-        }
+        {"input": _AUDIO_IN, "output": struct({"format": FORMAT, "voice": VOICE, "speed": number(0.25, 1.5)})}
     ),
-    "include": nullable(list_of(one_of("item.input_audio_transcription.logprobs"))),
+    "include": _INCLUDE,
     "tracing": TRACING,
     "truncation": either(one_of("auto", "disabled"), str, _RETENTION),
+}
+TRANSCRIPTION_SESSION: dict[str, Check] = {
+    "type": one_of("transcription"),
+    "audio": struct({"input": _AUDIO_IN}),
+    "include": _INCLUDE,
 }
 RESPONSE: dict[str, Check] = {
     **_SHARED,
@@ -175,13 +185,38 @@ RESPONSE: dict[str, Check] = {
     "audio": struct({"output": struct({"format": FORMAT, "voice": VOICE})}),
     "conversation": one_of("auto", "none"),
     "input": list_of(any_object),
-    "metadata": nullable(metadata),
+    "metadata": metadata,
 }
 
 
+_CLEARED_BY_NULL = frozenset(
+    {
+        *("turn_detection", "transcription", "noise_reduction", "idle_timeout_ms", "tracing", "prompt", "include"),
+        *("input_audio_transcription", "input_audio_noise_reduction"),  # the beta's names
+    }
+)
+_FREE_FORM = frozenset({"parameters", "metadata", "headers", "prompt"})
+
+
+def given(value: Any) -> Any:
+    """Return checked parameters without those that are null, which says no more than leaving them out.
+
+    Only what can be switched off keeps its null. What a client writes freely, a tool's schema say, is left as it is.
+    """
+    if isinstance(value, list):
+        return [given(element) for element in value]
+    if not isinstance(value, dict):
+        return value
+    return {
+        name: item if name in _FREE_FORM else given(item)
+        for name, item in value.items()
+        if item is not None or name in _CLEARED_BY_NULL
+    }
+
+
 def check_session(update: Any) -> None:
-    """Check the `session` of a `session.update`. Raises `EventRefused`."""
-    struct(SESSION, "type")(update, "session")
+    """Check the `session` of a `session.update`, of either type. Raises `EventRefused`."""
+    by_key("type", {"realtime": struct(SESSION), "transcription": struct(TRANSCRIPTION_SESSION)})(update, "session")
 
 
 def check_response(params: Any) -> None:
@@ -222,6 +257,19 @@ def default_session(model: str, session_id: str, expires_at: int) -> Json:
     return session
 
 
+def default_transcription_session(session_id: str, expires_at: int) -> Json:
+    """Return the configuration of a new session that only transcribes."""
+    session = default_session("", session_id, expires_at)
+    return {
+        "type": "transcription",
+        "object": "realtime.transcription_session",
+        "id": session_id,
+        "expires_at": expires_at,
+        "audio": {"input": session["audio"]["input"]},
+        "include": None,
+    }
+
+
 def reasons(model: str) -> bool:
     """Return whether `model` takes `reasoning` and `parallel_tool_calls`: the gpt-realtime-2 family does."""
     return re.match(r"gpt-realtime-2(?!\d)", model) is not None
@@ -230,8 +278,17 @@ def reasons(model: str) -> bool:
 def updated_session(session: Json, update: Json, *, spoke: bool) -> Json:
     """Return `session` with a checked `update` merged in, field by field. `spoke`: assistant audio exists already.
 
-    Raises `EventRefused` if the session's state forbids a change of its model, its voice or its tracing.
+    Raises `EventRefused` if the session's state forbids a change of its type, its model, its voice or its tracing.
     """
+    if update.get("type", session["type"]) != session["type"]:
+        # The words are the real server's; its code is not documented.
+        message = f"Passing a {update['type']} session update event to a {session['type']} session is not allowed."
+        raise invalid_value(message, "session.type")
+    if session["type"] == "transcription":
+        merged = _merge(session, update)
+        _check_transcription(merged["audio"]["input"]["transcription"])
+        _check_whisper(merged["audio"]["input"])
+        return merged
     model = session["model"]
     if update.get("model", model) != model:
         raise invalid_value("Cannot change the model of a session; open a new one.", "session.model")
@@ -286,6 +343,14 @@ def _check_transcription(transcription: Json | None) -> None:
         raise invalid_value("Unsupported option for this model.", f"{at}.delay")
 
 
+def _check_whisper(audio_in: Json) -> None:
+    """Refuse turn detection for the one recogniser that finds the turns itself."""
+    transcription = audio_in["transcription"] or {}
+    if transcription.get("model") == "gpt-realtime-whisper" and audio_in["turn_detection"] is not None:
+        message = "Turn detection is not supported for transcription model 'gpt-realtime-whisper'."
+        raise invalid_value(message, "session.audio.input.turn_detection")
+
+
 def _merge(old: Json, new: Json) -> Json:
     merged = deepcopy(old)
     for name, value in new.items():
@@ -294,7 +359,11 @@ def _merge(old: Json, new: Json) -> Json:
             same = before is not None and before["type"] == value["type"]
             defaults = SERVER_VAD if value["type"] == "server_vad" else SEMANTIC_VAD
             merged[name] = {**(before if same and before else defaults), **value}
-        elif name in ("audio", "input", "output", "transcription") and isinstance(before, dict) and value is not None:
+        elif (
+            name in ("audio", "input", "output", "transcription", "noise_reduction")
+            and isinstance(before, dict)
+            and value is not None
+        ):
             merged[name] = _merge(before, value)
         else:
             merged[name] = deepcopy(value)

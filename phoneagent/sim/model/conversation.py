@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from phoneagent.sim.model.checks import EventRefused, invalid_value
-from phoneagent.sim.model.config import Json
+from phoneagent.sim.model.config import Json, given
 from phoneagent.sim.model.events import check_item, encode_audio
 from phoneagent.sim.model.records import AudioItem, CommittedTurn, Truncation
 
@@ -126,7 +126,7 @@ class Conversation:
         if item.get("type") == "item_reference":
             return self.items[self._index(str(item.get("id")), "reference")]
         check_item(item, at)
-        return {"id": "", **item}
+        return {"id": "", **given(item)}
 
     def answer(self, news: list[Json]) -> None:
         """Mark these items as answered."""
@@ -138,5 +138,5 @@ class Conversation:
 
 
 def _asks(item: dict[str, Any]) -> bool:
-    returned = item["type"] == "mcp_call" and ("output" in item or "error" in item)
+    returned = item["type"] == "mcp_call" and (item["output"] is not None or item["error"] is not None)
     return returned or item["type"] == "function_call_output" or item.get("role") in ("user", "system")

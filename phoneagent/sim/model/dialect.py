@@ -19,7 +19,6 @@ from phoneagent.sim.model.checks import (
     list_of,
     metadata,
     modalities,
-    nullable,
     number,
     one_of,
     string,
@@ -31,10 +30,12 @@ from phoneagent.sim.model.config import (
     FUNCTIONS,
     MAX_TOKENS,
     NOISE_REDUCTION,
+    PROMPT,
     TRACING,
     TRANSCRIPTION_MODELS,
     VOICE,
     Json,
+    given,
 )
 
 FORMATS: dict[str, Json] = {
@@ -71,14 +72,14 @@ _SESSION = struct(
         **_SHARED,
         "model": string,
         "input_audio_format": one_of(*FORMATS),
-        "input_audio_transcription": nullable(
-            struct({"model": one_of(*TRANSCRIPTION_MODELS), "language": string, "prompt": string})
+        "input_audio_transcription": struct(
+            {"model": one_of(*TRANSCRIPTION_MODELS), "language": string, "prompt": string}
         ),
-        "input_audio_noise_reduction": nullable(NOISE_REDUCTION),
-        "turn_detection": nullable(BETA_TURN_DETECTION),
+        "input_audio_noise_reduction": NOISE_REDUCTION,
+        "turn_detection": BETA_TURN_DETECTION,
         "speed": number(0.25, 1.5),
         "tracing": TRACING,
-        "prompt": nullable(any_object),
+        "prompt": PROMPT,
     }
 )
 _RESPONSE = struct(
@@ -87,7 +88,7 @@ _RESPONSE = struct(
         "max_output_tokens": MAX_TOKENS,
         "conversation": one_of("auto", "none"),
         "input": list_of(any_object),
-        "metadata": nullable(metadata),
+        "metadata": metadata,
         "parallel_tool_calls": boolean,
     }
 )
@@ -96,6 +97,7 @@ _RESPONSE = struct(
 def session_from_beta(update: Json) -> Json:
     """Check a flat session update and return it in the modern shape. Raises `EventRefused`."""
     _SESSION(update, "session")
+    update = given(update)
     audio_in: Json = {}
     for beta, modern in (
         ("input_audio_transcription", "transcription"),
@@ -117,6 +119,7 @@ def session_from_beta(update: Json) -> Json:
 def response_from_beta(params: Json) -> Json:
     """Check the flat `response` of a `response.create` and return it in the modern shape. Raises `EventRefused`."""
     _RESPONSE(params, "response")
+    params = given(params)
     kept = ("max_output_tokens", "conversation", "metadata")
     response = _shared_from_beta(params) | {name: params[name] for name in kept if name in params}
     if "input" in params:

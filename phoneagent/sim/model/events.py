@@ -16,11 +16,11 @@ from phoneagent.sim.model.checks import (
     integer,
     invalid_value,
     list_of,
-    nullable,
     one_of,
     short_string,
     string,
     struct,
+    unknown_parameter,
 )
 
 MAX_APPEND_BYTES = 15 << 20
@@ -36,7 +36,7 @@ _EVENTS: dict[str, Check] = {
     "input_audio_buffer.commit": struct(_EVENT),
     "input_audio_buffer.clear": struct(_EVENT),
     "conversation.item.create": struct(
-        {**_EVENT, "item": any_object, "previous_item_id": nullable(string)},
+        {**_EVENT, "item": any_object, "previous_item_id": string},
         "item",
     ),
     "conversation.item.retrieve": struct({**_EVENT, "item_id": string}, "item_id"),
@@ -47,8 +47,8 @@ _EVENTS: dict[str, Check] = {
         "content_index",
         "audio_end_ms",
     ),
-    "response.create": struct({**_EVENT, "response": nullable(any_object)}),
-    "response.cancel": struct({**_EVENT, "response_id": nullable(string)}),
+    "response.create": struct({**_EVENT, "response": any_object}),
+    "response.cancel": struct({**_EVENT, "response_id": string}),
 }
 
 
@@ -82,9 +82,21 @@ _ITEM: dict[str, Check] = {
     "object": one_of("realtime.item"),
     "status": one_of("completed", "incomplete", "in_progress"),
 }
-_TEXT = struct({"type": string, "text": string}, "text")
-_INPUT_AUDIO = struct({"type": string, "audio": string, "transcript": nullable(string)}, "audio")
-_INPUT_IMAGE = struct({"type": string, "image_url": string, "detail": string}, "image_url")
+
+
+def _absent(value: Any, at: str) -> None:
+    raise unknown_parameter(at)
+
+
+def _part(required: str, **fields: Check) -> Check:
+    """Return a check of a content part. Fields of other parts may be there as null: the SDK has one class for all."""
+    others = dict.fromkeys(("text", "audio", "transcript", "image_url", "detail"), _absent)
+    return struct({**others, "type": string, **fields}, required)
+
+
+_TEXT = _part("text", text=string)
+_INPUT_AUDIO = _part("audio", audio=string, transcript=string)
+_INPUT_IMAGE = _part("image_url", image_url=string, detail=one_of("auto", "low", "high"))
 
 
 def _message(**parts: Check) -> Check:
@@ -104,7 +116,7 @@ _MESSAGE = by_key(
 _CALL = struct({**_ITEM, "call_id": _ID, "name": function_name, "arguments": string}, "name", "arguments")
 _OUTPUT = struct({**_ITEM, "call_id": _ID, "output": string}, "call_id", "output")
 _DECISION = struct(
-    {**_ITEM, "approval_request_id": string, "approve": boolean, "reason": nullable(string)},
+    {**_ITEM, "approval_request_id": string, "approve": boolean, "reason": string},
     "approval_request_id",
     "approve",
 )

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 from abc import ABC, abstractmethod
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 from websockets.asyncio.server import Server, ServerConnection, serve
 from websockets.http11 import Request, Response
 
+from phoneagent.sim.model.certificate import Certificate
 from phoneagent.sim.model.events import MAX_APPEND_BYTES
 
 MAX_MESSAGE_BYTES = MAX_APPEND_BYTES * 4 // 3 + (1 << 20)
@@ -18,10 +21,14 @@ class LoopbackServer(ABC):
     """A server whose handshakes go to `_admit` and whose connections go to `_serve`.
 
     `not_running` is the message of the error that `origin` raises while the server does not run; `port` 0 takes a free
-    one; `options` go to `websockets.serve`.
+    one; `tls` makes a certificate while it runs; `options` go to `websockets.serve`.
     """
 
-    def __init__(self, *, not_running: str, port: int = 0, **options: Any) -> None:
+    def __init__(self, *, not_running: str, port: int = 0, tls: bool = False, **options: Any) -> None:
+        self.certificate: Path | None = None
+        """With `tls`, the file that clients have to trust. Only while it runs."""
+        self._tls = tls
+        self._made: Certificate | None = None
         self._not_running = not_running
         self._port = port
         self._options = options
@@ -29,22 +36,33 @@ class LoopbackServer(ABC):
 
     @property
     def origin(self) -> str:
-        """The server's address, `ws://127.0.0.1:PORT`. Only while it runs."""
+        """The server's address, `ws://127.0.0.1:PORT`, with `tls` `wss://`. Only while it runs."""
         if self._server is None:
             raise RuntimeError(self._not_running)
-        return f"ws://127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
+        return f"{'wss' if self._tls else 'ws'}://127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
 
     async def __aenter__(self) -> Self:
-        self._server = await serve(
+        if self._tls:
+            self._made = await asyncio.to_thread(Certificate)
+            self.certificate = self._made.path
+        try:
+            self._server = await self._start()
+        except OSError:
+            self._forget_certificate()
+            raise
+        return self
+
+    async def _start(self) -> Server:
+        return await serve(
             self._serve,
             "127.0.0.1",
             self._port,
             process_request=self._admit,
             compression=None,
             max_size=MAX_MESSAGE_BYTES,
+            ssl=self._made.context if self._made else None,
             **self._options,
         )
-        return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
@@ -53,6 +71,12 @@ class LoopbackServer(ABC):
         self._server.close()
         await self._server.wait_closed()
         self._server = None
+        self._forget_certificate()
+
+    def _forget_certificate(self) -> None:
+        if self._made is not None:
+            self._made.delete()
+            self._made = self.certificate = None
 
     @abstractmethod
     def _admit(self, connection: ServerConnection, request: Request) -> Response | None:

@@ -109,16 +109,18 @@ class McpServers:
     async def _list(self, label: str, server: Json) -> None:
         session = self._session
         item_id = session.new_id("item")
+        item: Json = {"id": item_id, "type": "mcp_list_tools", "server_label": label, "tools": []}
         session.emit("mcp_list_tools.in_progress", item_id=item_id)
+        # It is known from here on: clients ask for it as soon as they have its id.
+        session.conversation.add(item, done=False)
         await self._pause()
         if label in session.setup.faults.mcp_unreachable or not _is_public(server.get("server_url")):
             session.emit("mcp_list_tools.failed", item_id=item_id)
             return
         calls = (call for turn in session.setup.script.turns for call in turn.calls if call.server == label)
         names = tuple(dict.fromkeys(call.name for call in calls if _allows(server, call.name)))
-        tools = [{"name": name, "description": "", "input_schema": {"type": "object"}} for name in names]
-        item = {"id": item_id, "type": "mcp_list_tools", "server_label": label, "tools": tools}
-        session.conversation.add(item)
+        item["tools"] = [{"name": name, "description": "", "input_schema": {"type": "object"}} for name in names]
+        session.conversation.finish(item)
         session.emit("mcp_list_tools.completed", item_id=item_id)
         self._tools[label] = names
 
@@ -134,7 +136,9 @@ class McpServers:
         assert plan.server is not None
         session, item_id = self._session, self._session.new_id("item")
         about = {"server_label": plan.server, "name": plan.name}
-        item: Json = {"id": item_id, "type": "mcp_call", **about, "arguments": ""}
+        # The keys that nothing is known of yet are there as null: clients read them.
+        unknown = {"approval_request_id": None, "output": None, "error": None}
+        item: Json = {"id": item_id, "type": "mcp_call", **about, "arguments": "", **unknown}
         response.open_item(item)
         kind = "response.mcp_call_arguments"
         for at in range(0, len(plan.arguments), _DELTA_CHARS):

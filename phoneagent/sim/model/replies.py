@@ -44,7 +44,7 @@ class Question:
 
     `news` are the unanswered items of system, user and tools, in order. `heard` is the text of the user's audio, by
     item id. `instructions` are the response's own. `hosted` are the tools of MCP servers, as (label, name).
-    `beginning`: the conversation has no message of user or assistant yet.
+    `beginning`: nobody has spoken yet; a text of the user's may be there, with which some clients ask for a greeting.
     """
 
     news: Sequence[Json]
@@ -159,7 +159,7 @@ class Replies:
         else:
             turn = self._script.match(question.heard.get(item_id) or _text(item))
         if turn is None:
-            return Reply((self._script.default,))
+            return Reply((self._script.greeting if question.beginning else self._script.default,))
         may_call = question.tool_choice != "none"
         calls = tuple(_planned(turn, call) for call in turn.calls if may_call and _offers(question, call))
         return Reply(turn.say or (() if calls else (self._script.default,)), calls)

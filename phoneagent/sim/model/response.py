@@ -30,6 +30,9 @@ _SERVER_ERROR = {
     "code": "server_error",
     "message": "The server had an error while processing your request.",
 }
+CLOSING_SECONDS = 0.02
+"""From the end of a response's last item to the end of the response."""
+
 _TRANSCRIPT_LEAD = 1.5
 """How much faster an item's transcript is sent than its audio."""
 
@@ -247,6 +250,10 @@ class Response:
                     self._call(call)
                 else:
                     await self._mcp.call(self, call)
+            if self.output:
+                # As in the real service, the response is still active for a moment after its last item is done, and a
+                # client that asks for the next one at output_item.done is refused.
+                await asyncio.sleep(CLOSING_SECONDS)
             self._finish("completed", None)
             for hosted in self.after_end:
                 self.session.spawn(self._mcp.run(hosted))
@@ -272,7 +279,10 @@ class Response:
             tools={tool["name"] for tool in wanted["tools"] if tool["type"] == "function"},
             hosted=set() if self.record.out_of_band else self._mcp.offered(wanted["tools"]),
             tool_choice=wanted["tool_choice"],
-            beginning=not any(item.get("role") in ("user", "assistant") for item in session.conversation.items),
+            beginning=not any(
+                item.get("role") == "assistant" or item["id"] in session.conversation.turns
+                for item in session.conversation.items
+            ),
         )
         reply = session.replies.answer(question)
         if reply.say and self.modalities == ["audio"]:

@@ -6,8 +6,8 @@ import time
 from collections.abc import Callable
 from typing import Literal
 
-from phoneagent.sim.model.checks import EventRefused
-from phoneagent.sim.model.config import Json, check_model_options, check_response, check_voice
+from phoneagent.sim.model.checks import EventRefused, invalid_value
+from phoneagent.sim.model.config import Json, check_model_options, check_response, check_voice, given
 from phoneagent.sim.model.dialect import response_from_beta
 from phoneagent.sim.model.mcp import McpServers
 from phoneagent.sim.model.response import Response
@@ -42,8 +42,14 @@ class Responses:
 
     def create(self, params: Json, by: Literal["vad", "client", "server"]) -> None:
         """Begin a response; `params` are those of a `response.create`. Raises `EventRefused`."""
-        params = self._checked(params)
+        if self._state.only_transcribes:
+            raise invalid_value("This session only transcribes: it makes no responses.", "type")
+        written, params = params, self._checked(params)
+        for complaint in self._state.setup.stand_in.complaints(response=written):
+            self._state.send_error(complaint, None)
         out_of_band = params.get("conversation") == "none"
+        if not out_of_band and self._active is not None and not self._state.setup.stand_in.one_response:
+            self._active.cancel("client_cancelled")
         if not out_of_band and self._active is not None:
             record = self._active.record
             racing = record.by != "client" and time.monotonic() - record.created_at < RACE_SECONDS
@@ -66,12 +72,13 @@ class Responses:
             params = response_from_beta(params)
         else:
             check_response(params)
+            params = given(params)
         check_model_options(state.model, params, "response")
         check_voice(state.session, params, spoke=bool(state.audio_items), at="response")
         if "input" in params:
             resolve = state.conversation.resolve
-            given = [resolve(item, f"response.input[{index}]") for index, item in enumerate(params["input"])]
-            params = {**params, "input": given}
+            items = [resolve(item, f"response.input[{index}]") for index, item in enumerate(params["input"])]
+            params = {**params, "input": items}
         return params
 
     def cancel(self, response_id: str | None) -> None:

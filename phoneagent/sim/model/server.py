@@ -6,39 +6,42 @@
 
 It speaks the real server's protocol, refuses the same mistakes in the same words, and records everything:
 `model.sessions` holds one `SimulatedSession` per connection, with all that was said, heard, called and truncated.
+With a `dialect` it behaves as another server that speaks that protocol; see `phoneagent.sim.model.standins`.
 
-WebRTC, transcription sessions and images are left out, because telephone calls do not use them. It accepts noise
-reduction, the speed of the voice, prompts and truncation settings, without any effect. MCP servers answer from the
-script; no connection to them is made.
+It issues ephemeral keys and plays sessions that only transcribe. WebRTC, SIP and images are left out, because calls
+over Media Streams do not use them; requests for them are refused. It accepts noise reduction, the speed of the voice,
+prompts and truncation settings, without any effect. MCP servers answer from the script; no connection to them is made.
 """
 
 from __future__ import annotations
 
 import asyncio
-import json
 import time
 from collections import OrderedDict
 from collections.abc import Callable
-from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
 from websockets.asyncio.server import ServerConnection
-from websockets.datastructures import Headers
 from websockets.http11 import Request, Response
 
 from phoneagent.sim.model.audio import from_ulaw
-from phoneagent.sim.model.config import Json
+from phoneagent.sim.model.checks import EventRefused
+from phoneagent.sim.model.client_secrets import ClientSecrets
+from phoneagent.sim.model.config import TRANSCRIPTION_MODELS, Json
+from phoneagent.sim.model.http import HttpConnection, answer, refusal
 from phoneagent.sim.model.loopback import LoopbackServer
 from phoneagent.sim.model.script import Script
-from phoneagent.sim.model.service import ANY, Service, rules_broken
+from phoneagent.sim.model.service import ANY, Service, rules_broken, transcribes
 from phoneagent.sim.model.session import SimulatedSession, Watch
 from phoneagent.sim.model.setup import Faults, Setup
+from phoneagent.sim.model.standins import StandIn, stand_in
 from phoneagent.sim.model.vad import Vad, default_vad
 from phoneagent.sim.speech import Ear, Murmur, Voice
 
 DEFAULT_MODEL = "gpt-realtime-2.1"
+MODELS = (DEFAULT_MODEL, "gpt-realtime-2.1-mini", "gpt-realtime-2", "gpt-realtime-1.5")
 MAX_SESSIONS = 1000
 """Sessions whose records are kept; the oldest is dropped first."""
 
@@ -57,7 +60,9 @@ class Model(LoopbackServer):
     `speed`: how much faster than real time audio is delivered, in deltas of `delta_ms`.
     `think_ms`: the time from `response.created` to the first delta. `session_seconds`: the maximum session duration.
     `api_key`: the key that a client must present where its `service` expects one; None accepts every client.
-    `service`: the provider to imitate, from `phoneagent.sim.model.service`; by default one that accepts all clients.
+    `dialect`: the server to imitate: `openai`, `azure`, `localai`, `xai` and others, see `STAND_INS`; or only its
+    handshake, as a `service`. By default a server like OpenAI's that accepts the clients of all providers.
+    `tls`: serve `wss://`, with a certificate that is made for the occasion: `certificate` is the file to trust.
     `watch(session, "in" | "out", event)` sees all events but audio. `faults`: the faults to simulate.
     """
 
@@ -74,13 +79,19 @@ class Model(LoopbackServer):
         think_ms: float = 120,
         session_seconds: float = 3600,
         api_key: str | None = None,
-        service: Service = ANY,
+        dialect: str | None = None,
+        service: Service | None = None,
+        tls: bool = False,
         faults: Faults = HEALTHY,
         watch: Watch | None = None,
     ) -> None:
         if speed <= 0 or delta_ms < 10:
             raise ValueError(f"speed {speed} must be above 0 and delta_ms {delta_ms} at least 10")
+        if dialect is not None and service is not None:
+            raise ValueError("dialect and service exclude each other: a dialect has its own service")
         super().__init__(
+            tls=tls,
+            create_connection=HttpConnection,
             not_running="the simulated model does not run; enter it first: async with Model() as model",
             port=port,
             select_subprotocol=lambda _connection, offered: "realtime" if "realtime" in offered else None,
@@ -93,7 +104,9 @@ class Model(LoopbackServer):
         self._rendered: OrderedDict[str, bytes] = OrderedDict()
         self._changed = asyncio.Event()
         self._api_key = api_key
-        self._service = service
+        self._stand_in = StandIn(service=service or ANY) if dialect is None else stand_in(dialect)
+        self._service = self._stand_in.service
+        self._secrets = ClientSecrets()
         self._watch = watch
         self._setup = Setup(
             script=Script.of(script),
@@ -105,7 +118,7 @@ class Model(LoopbackServer):
             delta_ms=delta_ms,
             session_seconds=session_seconds,
             faults=faults,
-            service=service,
+            stand_in=self._stand_in,
             changed=self._changed.set,
         )
 
@@ -113,6 +126,11 @@ class Model(LoopbackServer):
     def url(self) -> str:
         """The address to connect to: `ws://127.0.0.1:PORT/v1/realtime`. Only while the server runs."""
         return self.origin + self._service.path
+
+    @property
+    def base_url(self) -> str:
+        """The base address for SDKs: `http://127.0.0.1:PORT/v1`. Only while the server runs."""
+        return self.origin.replace("ws", "http", 1) + self._service.base
 
     @property
     def violations(self) -> list[str]:
@@ -137,39 +155,86 @@ class Model(LoopbackServer):
             await asyncio.wait_for(self._changed.wait(), deadline - time.monotonic())
 
     def _admit(self, connection: ServerConnection, request: Request) -> Response | None:
-        """Refuse a handshake with the wrong path or key, as HTTP."""
-        url = urlsplit(request.path)
-        if (status := self._setup.faults.refuse_status) is not None:
-            return self._refuse(status, "server_error", "The server refuses connections, as it was told to.")
-        unknown = self._service.named(url) in self._setup.faults.refuse_models
-        if (refusal := self._service.refusal(url, request.headers, self._api_key, unknown)) is not None:
-            return self._refuse(refusal.status, refusal.code, refusal.message)
-        described = self._service.described(url.path)
-        return None if described is None else self._describe(described)
+        """Answer everything but the handshakes of sessions: refusals, models, ephemeral keys."""
+        assert isinstance(connection, HttpConnection)
+        url, faults = urlsplit(request.path), self._setup.faults
+        if faults.refuse_status is not None:
+            return self._refuse(
+                faults.refuse_status, "server_error", "The server refuses connections, as it was told to."
+            )
+        below, described = self._service.below(url.path), self._service.described(url.path)
+        is_session = url.path in self._service.paths and connection.method == "GET"
+        if not is_session and below is None and (described is None or connection.method != "GET"):
+            where = f"Invalid URL ({connection.method} {url.path}); sessions are at {self._service.path}."
+            return self._refuse(404, "not_found", where)
+        secret = self._secrets.find(self._service.keys_offered(url, request.headers))
+        as_client = is_session and secret is not None
+        if (
+            self._api_key is not None
+            and not as_client
+            and not self._service.has_key(url, request.headers, self._api_key)
+        ):
+            return self._refuse(401, "invalid_api_key", "Incorrect API key provided.")
+        if below is not None:
+            return self._endpoint(connection, below)
+        if described is not None:
+            return self._describe(described) if described else self._list()
+        unknown = self._service.named(url) in faults.refuse_models
+        chosen = transcribes(url) or secret is not None
+        refused = self._service.refusal(url, request.headers, unknown=unknown, chosen=chosen)
+        return None if refused is None else self._refuse(refused.status, refused.code, refused.message)
+
+    def _endpoint(self, connection: HttpConnection, name: str) -> Response:
+        """Answer a request below the path of sessions."""
+        if name in ("sessions", "transcription_sessions"):
+            message = "The Realtime Beta API is no longer supported. Please use /v1/realtime/client_secrets."
+            return self._refuse(400, "beta_api_shape_disabled", message)
+        if name != "client_secrets":
+            message = f"This simulated server has no /{name[:80]}: it plays sessions over WebSockets, at {self.url}, "
+            return self._refuse(400, "not_supported", message + "and no WebRTC or SIP calls.")
+        if connection.method != "POST":
+            return self._refuse(405, "method_not_allowed", f"{connection.method} is not allowed here; send a POST.")
+        parameters = connection.parameters()
+        if connection.unreadable is not None or parameters is None:
+            return self._refuse(400, "invalid_json", connection.unreadable or "The body is not a JSON object.")
+        try:
+            return answer(200, self._secrets.issue(parameters, default_model=DEFAULT_MODEL))
+        except EventRefused as error:
+            return self._refuse(400, error.code, str(error), param=error.param)
+
+    def _list(self) -> Response:
+        names = [name for name in (*MODELS, *TRANSCRIPTION_MODELS) if name not in self._setup.faults.refuse_models]
+        return answer(200, {"object": "list", "data": [self._entry(name) for name in names]})
 
     def _describe(self, model: str) -> Response:
         if model in self._setup.faults.refuse_models:
             return self._refuse(404, "model_not_found", f"The model '{model}' does not exist.")
-        entry = {"id": model, "object": "model", "created": 1_780_000_000, "owned_by": "system"}
-        return _json(200, entry | {"shutdown_date": self._setup.faults.shutdown_date})
+        return answer(200, self._entry(model))
 
-    def _refuse(self, status: int, code: str, message: str) -> Response:
+    def _entry(self, model: str) -> Json:
+        entry = {"id": model, "object": "model", "created": 1_780_000_000, "owned_by": "system"}
+        return entry | {"shutdown_date": self._setup.faults.shutdown_date}
+
+    def _refuse(self, status: int, code: str | None, message: str, *, param: str | None = None) -> Response:
         self.refusals.append(f"{status} {code}: {message}")
         self._changed.set()
-        kind = "invalid_request_error" if status < 500 else "server_error"
-        return _json(status, {"error": {"message": message, "type": kind, "param": None, "code": code}})
+        return refusal(status, code, message, param=param)
 
     async def _serve(self, connection: ServerConnection) -> None:
         assert connection.request is not None
         target, headers = connection.request.path, connection.request.headers
         url = urlsplit(target)
-        self._violations += rules_broken(self._service, target, headers)
+        secret = self._secrets.find(self._service.keys_offered(url, headers))
+        only_transcribes = secret.transcribes if secret is not None else transcribes(url)
+        self._violations += rules_broken(self._service, target, headers, chosen=only_transcribes or secret is not None)
         session = SimulatedSession(
             connection,
             self._setup,
-            model=self._service.named(url) or DEFAULT_MODEL,
+            model=self._service.named(url) or (secret.model if secret else None) or DEFAULT_MODEL,
             dialect=self._service.dialect(url, headers),
             query=dict(parse_qsl(url.query)),
+            transcribes=only_transcribes,
+            given_session=None if secret is None else secret.configuration,
             watch=self._watch,
         )
         self.sessions.append(session)
@@ -185,12 +250,6 @@ class Model(LoopbackServer):
             while len(self._rendered) > MAX_RENDERED_LINES:
                 self._rendered.popitem(last=False)
         return ulaw if audio_format is None else from_ulaw(ulaw, audio_format)
-
-
-def _json(status: int, content: Json) -> Response:
-    body = json.dumps(content).encode()
-    headers = Headers({"Content-Type": "application/json", "Content-Length": str(len(body)), "Connection": "close"})
-    return Response(status, HTTPStatus(status).phrase, headers, body)
 
 
 __all__ = ["Faults", "Model", "Script", "SimulatedSession"]

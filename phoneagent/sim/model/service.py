@@ -5,17 +5,19 @@ from __future__ import annotations
 import hmac
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 from urllib.parse import SplitResult, parse_qsl, urlsplit
 
 from websockets.datastructures import Headers
 
 Dialect = Literal["ga", "beta"]
-KeyPlace = Literal["bearer", "api-key", "query"]
+KeyPlace = Literal["bearer", "basic", "api-key", "query", "subprotocol"]
 
 _USER_HEADERS = ("OpenAI-Safety-Identifier", "Helicone-User-Id")
 _PHONE_NUMBER = re.compile(r"\+?[0-9 ()-]{7,20}")
+_KEY_SUBPROTOCOL = "openai-insecure-api-key."
+_BETA_SUBPROTOCOL = "openai-beta.realtime-v1"
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,12 +34,16 @@ class Service:
     """A provider's rules for a handshake.
 
     `paths` are the paths of sessions, each with the dialect spoken there by default. `keys`: where a client may put its
-    key. `model`: the query parameters that may name the model; a single one is strictly required.
+    key. `model`: the query parameters that may name the model; a single one is strictly required, none leaves the
+    choice to the session. `query` and `headers` are demanded besides.
     """
 
     paths: Mapping[str, Dialect]
     keys: frozenset[KeyPlace]
     model: tuple[str, ...] = ("model",)
+    query: tuple[tuple[str, str | None], ...] = ()
+    """Query parameters that have to be there, each with its value (None: any)."""
+    headers: tuple[str, ...] = ()
     api_version: Literal["ignored", "refused", "demanded"] = "ignored"
     beta_header: Literal["obeyed", "refused", "ignored"] = "ignored"
     unknown_model: Literal["error event", "404"] = "error event"
@@ -51,13 +57,23 @@ class Service:
         """The path to connect to."""
         return next(iter(self.paths))
 
+    @property
+    def base(self) -> str:
+        """The path that clients which ask for a base address append their own to."""
+        return self.path.removesuffix("/realtime")
+
     def described(self, path: str) -> str | None:
-        """Return the model that a path below `/models/` describes."""
+        """Return the model that a path below `/models` describes; "" for the list of all."""
         for own in self.paths:
-            models = own.removesuffix("realtime") + "models/"
-            if path.startswith(models):
-                return path.removeprefix(models)
+            models = own.removesuffix("realtime") + "models"
+            if path == models or path.startswith(models + "/"):
+                return path.removeprefix(models).removeprefix("/")
         return None
+
+    def below(self, path: str) -> str | None:
+        """Return what a path below that of the sessions names: "client_secrets" or "calls", say."""
+        found = (own for own in self.paths if path.startswith(own + "/"))
+        return next((path.removeprefix(own + "/") for own in found), None)
 
     def named(self, url: SplitResult) -> str | None:
         """Return the model that the query names."""
@@ -73,54 +89,84 @@ class Service:
         """Return whether the session ends at once because the client requests the retired beta."""
         return self.beta_header == "refused" and asks_for_beta(headers)
 
-    def refusal(
-        self, url: SplitResult, headers: Headers, api_key: str | None, unknown: bool
-    ) -> HandshakeRefusal | None:
-        """Return the refusal of a handshake, None to accept it. `unknown`: the model does not exist."""
-        if url.path not in self.paths and self.described(url.path) is None:
-            return HandshakeRefusal(404, "not_found", f"Invalid URL (GET {url.path}); sessions are at {self.path}.")
-        if api_key is not None and not self._has_key(url, headers, api_key):
-            return HandshakeRefusal(401, "invalid_api_key", "Incorrect API key provided.")
-        if url.path not in self.paths:
-            return None
+    def keys_offered(self, url: SplitResult, headers: Headers) -> list[str]:
+        """Return the keys that a client presents where this provider looks for them."""
+        subprotocols = [
+            name.strip() for value in headers.get_all("Sec-WebSocket-Protocol") for name in value.split(",")
+        ]
+        authorizations = [value.partition(" ") for value in headers.get_all("Authorization")]
+        offered: dict[KeyPlace, list[str]] = {
+            "bearer": [key for scheme, _, key in authorizations if scheme.lower() == "bearer"],
+            "basic": [key for scheme, _, key in authorizations if scheme.lower() == "basic"],
+            "api-key": headers.get_all("api-key"),
+            "query": [value for name, value in parse_qsl(url.query) if name == "api-key"],
+            "subprotocol": [
+                name.removeprefix(_KEY_SUBPROTOCOL) for name in subprotocols if name.startswith(_KEY_SUBPROTOCOL)
+            ],
+        }
+        return [value for place in self.keys for value in offered[place]]
+
+    def has_key(self, url: SplitResult, headers: Headers, key: str) -> bool:
+        """Return whether a client presents this key."""
+        offered = self.keys_offered(url, headers)
+        return any(hmac.compare_digest(value.encode(), key.encode()) for value in offered)
+
+    def refusal(self, url: SplitResult, headers: Headers, *, unknown: bool, chosen: bool) -> HandshakeRefusal | None:
+        """Return the refusal of a session, None to open it.
+
+        `unknown`: the model does not exist. `chosen`: an ephemeral key or the kind of session has chosen it already.
+        """
+        query = dict(parse_qsl(url.query))
+        if "call_id" in query:
+            message = f"No call with id '{query['call_id'][:80]}'. This simulated server plays no WebRTC or SIP calls, "
+            return HandshakeRefusal(404, "call_not_found", message + "so there is none to join; connect with ?model=.")
+        for name, value in self.query:
+            if name not in query or value not in (None, query[name]):
+                return HandshakeRefusal(400, "bad_request", f"The query must have {name}={value or '…'}.")
+        for name in self.headers:
+            if name not in headers:
+                return HandshakeRefusal(401, "unauthorized", f"The header {name} is missing.")
         versions = [value for name, value in parse_qsl(url.query) if name == "api-version"]
         if self.api_version == "refused" and versions:
             return HandshakeRefusal(401, "Unauthorized", "Access denied: this path takes no api-version.")
         if self.api_version == "demanded" and not any(value.endswith("-preview") for value in versions):
             return HandshakeRefusal(404, "NotFound", "Resource not found: api-version must be one of the previews.")
-        if self.unknown_model == "404" and (unknown or self.named(url) is None):
+        if self.unknown_model == "404" and (unknown or (self.named(url) is None and not chosen)):
             return HandshakeRefusal(404, "DeploymentNotFound", "The API deployment for this resource does not exist.")
         return None
 
-    def _has_key(self, url: SplitResult, headers: Headers, key: str) -> bool:
-        offered = {
-            "bearer": [value.removeprefix("Bearer ") for value in headers.get_all("Authorization")],
-            "api-key": headers.get_all("api-key"),
-            "query": [value for name, value in parse_qsl(url.query) if name == "api-key"],
-        }
-        values = [value for place in self.keys for value in offered[place]]
-        return any(hmac.compare_digest(value.encode(), key.encode()) for value in values)
-
 
 def asks_for_beta(headers: Headers) -> bool:
-    return "realtime=v1" in ", ".join(headers.get_all("OpenAI-Beta"))
+    subprotocols = ", ".join(headers.get_all("Sec-WebSocket-Protocol"))
+    return "realtime=v1" in ", ".join(headers.get_all("OpenAI-Beta")) or _BETA_SUBPROTOCOL in subprotocols
 
 
-def rules_broken(service: Service, target: str, headers: Headers) -> list[str]:
-    """Return the rules that a client broke in an accepted handshake, one line each."""
-    broken = [] if service.named(urlsplit(target)) else ["the connection names no model; add ?model= to the URL"]
+def transcribes(url: SplitResult) -> bool:
+    """Return whether the query asks for a session that only transcribes."""
+    return ("intent", "transcription") in parse_qsl(url.query)
+
+
+def rules_broken(service: Service, target: str, headers: Headers, *, chosen: bool = False) -> list[str]:
+    """Return the rules that a client broke in an accepted handshake, one line each. `chosen`: so is the model."""
+    named = chosen or not service.model or service.named(urlsplit(target))
+    broken = [] if named else ["the connection names no model; add ?model= to the URL"]
     identifiers = [(name, value) for name in _USER_HEADERS for value in headers.get_all(name)]
     wrong = [name for name, value in identifiers if _PHONE_NUMBER.fullmatch(value) or len(value) > 64]
     return broken + [f"{name} must be a hash of at most 64 characters, never a phone number" for name in wrong]
 
 
-_ANYWHERE: dict[str, Dialect] = {"/v1/realtime": "ga", "/openai/v1/realtime": "ga", "/openai/realtime": "beta"}
 ANY = Service(
-    paths=_ANYWHERE, keys=frozenset({"bearer", "api-key"}), model=("model", "deployment"), beta_header="obeyed"
+    paths={"/v1/realtime": "ga", "/openai/v1/realtime": "ga"},
+    keys=frozenset({"bearer", "api-key", "subprotocol"}),
+    model=("model", "deployment"),
+    beta_header="refused",
 )
-"""No provider in particular: it accepts the clients of all others, each at its path."""
+"""No provider in particular: it accepts the clients of all others, each at its path, but not of the retired beta."""
 
-OPENAI = Service(paths={"/v1/realtime": "ga"}, keys=frozenset({"bearer"}), beta_header="refused")
+ANY_BETA = replace(ANY, paths={**ANY.paths, "/openai/realtime": "beta"}, beta_header="obeyed")
+"""The same for clients of the beta as well, which gateways and emulators still speak."""
+
+OPENAI = Service(paths={"/v1/realtime": "ga"}, keys=frozenset({"bearer", "subprotocol"}), beta_header="refused")
 """OpenAI since May 2026: a client that requests the beta gets an error event and close code 4000."""
 
 AZURE = Service(

@@ -20,6 +20,7 @@ from phoneagent.sim.model.config import (
     VOICES,
     Json,
     check_session,
+    given,
     refuse_fields,
     updated_session,
 )
@@ -49,13 +50,17 @@ class SimulatedSession(SessionState):
         model: str,
         dialect: Literal["ga", "beta"],
         query: Mapping[str, str],
+        transcribes: bool = False,
+        given_session: Json | None = None,
         watch: Watch | None = None,
     ) -> None:
         self.query = query
         self.headers = socket.request.headers if socket.request else Headers()
         self._socket = socket
         shown = None if watch is None else partial(watch, self)
-        super().__init__(setup, Wire(socket), model=model, dialect=dialect, watch=shown)
+        super().__init__(setup, Wire(socket), model=model, dialect=dialect, transcribes=transcribes, watch=shown)
+        if given_session is not None:  # of an ephemeral key; it was checked when the key was issued
+            self.session = updated_session(self.session, given_session, spoke=False)
         self._responses = Responses(self, self._played_in)
         self._caller = CallerInput(self, self._responses)
         self._mcp = self._responses.mcp
@@ -82,7 +87,7 @@ class SimulatedSession(SessionState):
 
     async def drop(self, code: int | None = None) -> None:
         """Close the connection with a code, or cut it without a close frame (None)."""
-        await self._wire.drop(code)
+        await self._wire.drop(self._code(code))
 
     def kill(self) -> None:
         """Cut the connection at once, without a close frame; events that wait to be sent are lost."""
@@ -114,7 +119,7 @@ class SimulatedSession(SessionState):
             self.spawn(self._after(faults.stall_after_seconds, self._wire.stall))
         for after_seconds, error in faults.error_events:
             self.spawn(self._after(after_seconds, partial(self.emit, "error", error=dict(error))))
-        if (self.dialect == "beta" and faults.refuse_beta) or self.setup.service.refuses_beta(self.headers):
+        if self.setup.service.refuses_beta(self.headers):
             message = "The Realtime Beta API is no longer supported. Please use /v1/realtime for the GA API."
             self._end_with_error("beta_api_shape_disabled", message, close=4000)
         elif self.model in faults.refuse_models:
@@ -129,10 +134,20 @@ class SimulatedSession(SessionState):
         action()
 
     def _drop_soon(self, code: int | None) -> None:
-        self.spawn(self._wire.drop(code))
+        self.spawn(self._wire.drop(self._code(code)))
+
+    def _code(self, code: int | None) -> int | None:
+        """Return the close code that the client sees in place of this one."""
+        return None if code is None else self.setup.stand_in.close_code or code
 
     def _greet(self) -> None:
-        self.emit("session.created", session=self.session)
+        conversation = {"id": self.conversation_id, "object": "realtime.conversation"}
+        about: dict[str, Json] = {
+            "session.created": {"session": self.session},
+            "conversation.created": {"conversation": conversation},
+        }
+        for kind in self.setup.stand_in.opening:
+            self.emit(kind, **about[kind])
 
     def _expire(self) -> None:
         message = "Your session hit the maximum duration of 60 minutes."
@@ -140,7 +155,7 @@ class SimulatedSession(SessionState):
 
     def _end_with_error(self, code: str, message: str, *, close: int) -> None:
         self.send_error(EventRefused(message, code=code), None)
-        self._wire.close(close, message)
+        self._wire.close(self._code(close) or close, message)
 
     # -- events of the client --
 
@@ -171,6 +186,8 @@ class SimulatedSession(SessionState):
             return
         self.events_in.append((time.monotonic(), kind))
         self.show("in", event)
+        if not self.setup.stand_in.check(kind):
+            return
         match kind:
             case "session.update":
                 self._update(event["session"])
@@ -200,16 +217,23 @@ class SimulatedSession(SessionState):
             self.races.append(f"{kind}: {refused}")
 
     def _update(self, update: Json) -> None:
+        asked = update
+        update = self.setup.stand_in.prepare(update)
         refuse_fields(update, self.setup.faults.refuse_fields)
         if self.dialect == "beta":
             update = session_from_beta(update)
         else:
             check_session(update)
+            update = given(update)
         voice = update.get("audio", {}).get("output", {}).get("voice")
         if isinstance(voice, str) and voice in self.setup.service.voices_lacking:
             known = tuple(name for name in VOICES if name not in self.setup.service.voices_lacking)
             raise unsupported_values(voice, known, "session.voice", blame="fault")
-        session = updated_session(self.session, update, spoke=bool(self.audio_items))
+        update = self.setup.stand_in.take_update(update)
+        session = self.session
+        if self.setup.stand_in.model_by_update:
+            session = {**session, "model": update.get("model", session["model"])}
+        session = updated_session(session, update, spoke=bool(self.audio_items))
         transcription = session["audio"]["input"]["transcription"]
         if transcription and transcription["model"] in self.setup.faults.refuse_models:
             models = tuple(model for model in TRANSCRIPTION_MODELS if model not in self.setup.faults.refuse_models)
@@ -219,13 +243,19 @@ class SimulatedSession(SessionState):
         # From here on nothing is refused: an update takes effect whole or not at all.
         self.session = session
         self._caller.configure()
-        self.emit("session.updated", session=session)
+        for complaint in self.setup.stand_in.complaints(session=asked):
+            self.send_error(complaint, None)
+        if self.setup.stand_in.acknowledges != "never":
+            self.emit("session.updated", session=session if self.setup.stand_in.acknowledges == "whole" else asked)
         self._mcp.configure(servers)
 
     def _add_item(self, item: Json, after: str | None) -> None:
         if self.dialect == "beta":
             item = item_from_beta(item)
         check_item(item)
+        if item.get("role") in self.setup.stand_in.drops_roles:
+            return
+        item = given(item)
         self.conversation.check_new(item, after)
         item = {"id": self.new_id("item"), "object": "realtime.item", "status": "completed", **item}
         if item["type"] == "function_call":

@@ -8,6 +8,7 @@ from typing import Any
 
 from phoneagent.sim.model.script import Script
 from phoneagent.sim.model.service import Service
+from phoneagent.sim.model.standins import StandIn
 from phoneagent.sim.model.vad import Vad
 from phoneagent.sim.speech import Ear
 
@@ -33,8 +34,6 @@ class Faults:
     """`error` objects to send, each with its time in seconds."""
 
     # what the server accepts
-    refuse_beta: bool = False
-    """Answer the beta dialect as OpenAI has since May 2026: with an error and close code 4000."""
     refuse_fields: frozenset[str] | set[str] = frozenset()
     """Session parameters that this server does not know, dotted: `audio.input.transcription`."""
     refuse_models: frozenset[str] | set[str] = frozenset()
@@ -81,6 +80,11 @@ class Setup:
     delta_ms: int
     session_seconds: float
     faults: Faults
-    service: Service
+    stand_in: StandIn
     changed: Callable[[], None]
     """Called after every event and change."""
+
+    @property
+    def service(self) -> Service:
+        """The rules for handshakes."""
+        return self.stand_in.service

@@ -12,7 +12,7 @@ from typing import Any, Literal
 import msgspec
 
 from phoneagent.sim.model.checks import EventRefused
-from phoneagent.sim.model.config import Json, default_session
+from phoneagent.sim.model.config import Json, default_session, default_transcription_session
 from phoneagent.sim.model.conversation import Conversation
 from phoneagent.sim.model.dialect import event_to_beta
 from phoneagent.sim.model.records import SessionRecord
@@ -31,13 +31,25 @@ class SessionState(SessionRecord):
     """
 
     def __init__(
-        self, setup: Setup, wire: Wire, *, model: str, dialect: Literal["ga", "beta"], watch: SessionWatch | None
+        self,
+        setup: Setup,
+        wire: Wire,
+        *,
+        model: str,
+        dialect: Literal["ga", "beta"],
+        transcribes: bool = False,
+        watch: SessionWatch | None,
     ) -> None:
         super().__init__()
         self.setup = setup
         self.model = model
         self.dialect = dialect
-        self.session = default_session(model, self.new_id("sess"), int(time.time() + setup.session_seconds))
+        session_id, expires_at = self.new_id("sess"), int(time.time() + setup.session_seconds)
+        self.session = (
+            default_transcription_session(session_id, expires_at)
+            if transcribes
+            else default_session(model, session_id, expires_at)
+        )
         self.conversation_id = self.new_id("conv")
         self.conversation = Conversation(self.emit)
         self.replies = Replies(setup.script, hears=setup.ear is not None)
@@ -47,6 +59,11 @@ class SessionState(SessionRecord):
         self._wire = wire
         self._watch = watch
         self._tasks: set[asyncio.Task[Any]] = set()
+
+    @property
+    def only_transcribes(self) -> bool:
+        """Whether this session never answers."""
+        return bool(self.session["type"] == "transcription")
 
     def new_id(self, kind: str) -> str:
         """Return a new identifier like `item_3f…`."""
@@ -58,6 +75,8 @@ class SessionState(SessionRecord):
         if kind != "response.output_audio.delta":
             self.show("out", event)
         spelled = event_to_beta(event) if self.dialect == "beta" else event
+        if spelled is not None:
+            spelled = self.setup.stand_in.spell(spelled, self.new_id)
         if spelled is not None:
             # Encoded at once: items go on changing after they were announced.
             self._wire.put(msgspec.json.encode(spelled))

@@ -33,7 +33,7 @@ def input_tokens(wanted: Json, conversation: Conversation) -> tuple[int, int]:
 
 def _text_tokens(item: Json) -> int:
     parts = [str(part.get("text") or "") for part in item.get("content", [])]
-    return sum(map(_tokens, (*parts, item.get("arguments", ""), item.get("output", ""))))
+    return sum(map(_tokens, (*parts, item.get("arguments") or "", item.get("output") or "")))
 
 
 def usage(given: tuple[int, int], cached: int, output: Sequence[Json], audio_ms: int) -> Json:

@@ -97,11 +97,11 @@ def test_a_choice_does_not_take_a_boolean_for_a_number() -> None:
     checks.one_of(1, True)(True, "x")
 
 
-def test_null_passes_where_it_may() -> None:
-    check = checks.nullable(checks.string)
-    check(None, "x")
-    check("", "x")
-    assert refused(check, 1).code == "invalid_type"
+def test_null_passes_where_nothing_is_required() -> None:
+    check = checks.struct({"name": checks.string, "note": checks.string}, "name")
+    check({"name": "x", "note": None}, "x")
+    assert refused(check, {"name": None}).param == "session.x.name"
+    assert refused(check, {"name": "x", "note": 1}).code == "invalid_type"
 
 
 def test_either_goes_by_the_type() -> None:

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from phoneagent.sim.model.checks import EventRefused
-from phoneagent.sim.model.config import check_response, check_session, default_session, updated_session
+from phoneagent.sim.model.config import check_response, check_session, default_session, given, updated_session
 
 Json = dict[str, Any]
 
@@ -17,7 +17,7 @@ def session(model: str = "gpt-realtime-2.1") -> Json:
 def updated(update: Json, *, onto: Json | None = None, spoke: bool = False) -> Json:
     update = {"type": "realtime", **update}
     check_session(update)
-    return updated_session(onto or session(), update, spoke=spoke)
+    return updated_session(onto or session(), given(update), spoke=spoke)
 
 
 def refusal(update: Json, **options: Any) -> EventRefused:
@@ -74,6 +74,19 @@ def test_another_kind_of_detection_starts_from_its_defaults() -> None:
     assert turn == {"type": "semantic_vad", "eagerness": "auto", "create_response": True, "interrupt_response": True}
 
 
+def test_null_says_nothing_where_there_is_nothing_to_switch_off() -> None:
+    update: Json = {"instructions": None, "tools": None, "audio": {"input": {"format": None}, "output": None}}
+    update["audio"]["input"]["turn_detection"] = {"type": "server_vad", "threshold": None, "idle_timeout_ms": None}
+    assert updated(update) == session()
+
+
+def test_what_a_client_writes_freely_keeps_its_nulls() -> None:
+    tool = {"type": "function", "name": "book", "description": None, "parameters": {"default": None}}
+    assert updated({"tools": [tool]})["tools"] == [
+        {"type": "function", "name": "book", "parameters": {"default": None}}
+    ]
+
+
 def test_null_clears() -> None:
     first = updated(audio_in(transcription={"model": "whisper-1"}))
     second = updated(audio_in(transcription=None, turn_detection=None), onto=first)
@@ -104,7 +117,7 @@ TURN = "session.audio.input.turn_detection"
         (audio_in(turn_detection={"type": "server_vad", "threshold": 2}), "invalid_value", f"{TURN}.threshold"),
         (audio_in(turn_detection={"type": "server_vad", "eagerness": "low"}), "unknown_parameter", f"{TURN}.eagerness"),
         (
-            audio_in(turn_detection={"type": "server_vad", "create_response": None}),
+            audio_in(turn_detection={"type": "server_vad", "create_response": "yes"}),
             "invalid_type",
             f"{TURN}.create_response",
         ),
@@ -132,7 +145,7 @@ TURN = "session.audio.input.turn_detection"
         ({"output_modalities": ["audio", "text"]}, "invalid_value", "session.output_modalities"),
         ({"max_output_tokens": 5000}, "invalid_value", "session.max_output_tokens"),
         ({"max_output_tokens": True}, "invalid_type", "session.max_output_tokens"),
-        ({"instructions": None}, "invalid_type", "session.instructions"),
+        ({"instructions": 5}, "invalid_type", "session.instructions"),
         ({"tools": [{"name": "x"}]}, "missing_required_parameter", "session.tools[0].type"),
         ({"tools": [{"type": "function", "name": "a b"}]}, "invalid_value", "session.tools[0].name"),
         ({"tools": [{"type": "function", "name": "a", "meta": 1}]}, "unknown_parameter", "session.tools[0].meta"),

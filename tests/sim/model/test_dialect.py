@@ -10,7 +10,7 @@ from phoneagent.protocol.audio import silence, tone
 from phoneagent.sim.model.checks import EventRefused
 from phoneagent.sim.model.config import default_session, updated_session
 from phoneagent.sim.model.dialect import event_to_beta, response_from_beta, session_from_beta
-from phoneagent.sim.model.setup import Faults
+from phoneagent.sim.model.service import ANY_BETA
 from tests.sim.model.conftest import closing, code_of
 from tests.sim.model.scripts import SCRIPT
 
@@ -94,7 +94,7 @@ def test_a_flat_response_becomes_a_nested_one() -> None:
 
 @pytest.mark.anyio
 async def test_a_conversation_in_the_beta_spelling(make_model: Any, dial: Any) -> None:
-    async with make_model(SCRIPT) as model, dial(model, headers=[BETA]) as client:
+    async with make_model(SCRIPT, service=ANY_BETA) as model, dial(model, headers=[BETA]) as client:
         created = await client.until("session.created")
         turn = {"type": "server_vad", "silence_duration_ms": 300}
         flat = {"input_audio_format": "g711_ulaw", "output_audio_format": "g711_ulaw", "turn_detection": turn}
@@ -123,15 +123,15 @@ async def test_a_conversation_in_the_beta_spelling(make_model: Any, dial: Any) -
 
 @pytest.mark.anyio
 async def test_the_modern_shape_is_refused_in_the_beta(make_model: Any, dial: Any) -> None:
-    async with make_model() as model, dial(model, headers=[BETA]) as client:
+    async with make_model(service=ANY_BETA) as model, dial(model, headers=[BETA]) as client:
         error = await client.refused("session.update", session={"type": "realtime"})
 
     assert error["param"] == "session.type"
 
 
 @pytest.mark.anyio
-async def test_the_beta_can_be_off(make_model: Any, dial: Any) -> None:
-    async with make_model(faults=Faults(refuse_beta=True)) as model:
+async def test_the_beta_is_off(make_model: Any, dial: Any) -> None:
+    async with make_model() as model:
         async with dial(model, headers=[BETA]) as client:
             closed = await closing(client)
         async with dial(model) as modern:

@@ -63,3 +63,11 @@ def test_audio_is_base64_of_a_bounded_size(audio: str) -> None:
 
     assert caught.value.param == "audio"
     assert len(str(caught.value)) < 200
+
+
+def test_a_part_may_name_the_fields_of_other_parts_as_null() -> None:
+    part = {"type": "input_text", "text": "Hello", "audio": None, "transcript": None, "image_url": None, "detail": None}
+    check_item({"type": "message", "role": "user", "content": [part], "id": None, "status": None})
+    with pytest.raises(EventRefused) as caught:
+        check_item({"type": "message", "role": "user", "content": [{**part, "audio": ""}]})
+    assert (caught.value.code, caught.value.param) == ("unknown_parameter", "item.content[0].audio")

@@ -12,7 +12,7 @@ from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from phoneagent.sim import Helicone
-from phoneagent.sim.model.service import ANY, AZURE_PREVIEW, OPENAI
+from phoneagent.sim.model.service import ANY_BETA, AZURE_PREVIEW, OPENAI
 
 pytestmark = pytest.mark.anyio
 
@@ -34,7 +34,7 @@ async def closing(socket: Any) -> ConnectionClosed:
 
 async def test_it_asks_for_beta_and_passes_everything_on(make_model: Any) -> None:
     async with (
-        make_model(api_key="sk-openai", service=ANY) as model,
+        make_model(api_key="sk-openai", service=ANY_BETA) as model,
         Helicone(model, api_key="sk-helicone") as gateway,
         open_(gateway, headers=[*KEYS, ("Helicone-Session-Id", "CA1")]) as socket,
     ):

@@ -10,6 +10,7 @@ import pytest
 from phoneagent.errors import DefinitionError
 from phoneagent.sim import Faults, Script
 from phoneagent.sim.model.records import McpCallRecord
+from phoneagent.sim.model.service import ANY_BETA
 from tests.sim.model.conftest import Client, Dial
 
 pytestmark = pytest.mark.anyio
@@ -87,6 +88,20 @@ async def test_a_server_is_asked_for_its_tools(make_model: Any, dial: Dial) -> N
     assert model.violations == []
 
 
+async def test_the_list_of_tools_is_known_while_it_is_made(make_model: Any, dial: Dial) -> None:
+    """A client of OpenAI's asks for the item as soon as it is named."""
+    async with make_model(SCRIPT, think_ms=300) as model, dial(model) as client:
+        await client.send("session.update", session={"type": "realtime", "tools": [SHOP]})
+        item_id = (await client.until("mcp_list_tools.in_progress"))["item_id"]
+        await client.send("conversation.item.retrieve", item_id=item_id)
+        assert (await client.until("conversation.item.retrieved"))["item"]["tools"] == []
+        await client.until("mcp_list_tools.completed")
+        await client.send("conversation.item.retrieve", item_id=item_id)
+        listed = (await client.until("conversation.item.retrieved"))["item"]["tools"]
+        assert [tool["name"] for tool in listed] == ["track", "refund"]
+    assert model.violations == []
+
+
 async def test_a_call_runs_after_its_response_and_the_client_asks_for_what_follows(make_model: Any, dial: Dial) -> None:
     async with make_model(SCRIPT) as model, dial(model) as client:
         await ready(client, SHOP)
@@ -95,7 +110,7 @@ async def test_a_call_runs_after_its_response_and_the_client_asks_for_what_follo
         assert steps[-5:] == [*CALLED, "response.done"]
         assert "response.output_text.done" in steps[:-5], "it says a word before"
         (call,) = items(client, "mcp_call", "response.output_item.done")
-        assert "output" not in call
+        assert (call["output"], call["error"], call["approval_request_id"]) == (None, None, None)
         start = len(client.events)
         await client.until("conversation.item.done")
         assert client.types[start:] == RUN
@@ -116,7 +131,7 @@ async def test_a_call_may_fail(make_model: Any, dial: Dial) -> None:
         await client.until("conversation.item.done")
         (call,) = items(client, "mcp_call")
         assert call["error"] == {"type": "tool_execution_error", "message": "The till is closed."}
-        assert "output" not in call
+        assert call["output"] is None
         assert (await client.answer())["output"][0]["content"][0]["text"] == "Sorry: The till is closed."
     assert model.sessions[0].mcp_calls[0].error == "The till is closed."
 
@@ -276,8 +291,11 @@ async def test_a_server_that_is_described_wrongly(
         assert model.sessions[0].session["tools"] == []
 
 
+BETA = [("OpenAI-Beta", "realtime=v1")]
+
+
 async def test_the_beta_knows_no_servers(make_model: Any, dial: Dial) -> None:
-    async with make_model(SCRIPT) as model, dial(model, headers=[("OpenAI-Beta", "realtime=v1")]) as client:
+    async with make_model(SCRIPT, service=ANY_BETA) as model, dial(model, headers=BETA) as client:
         error = await client.refused("session.update", session={"tools": [SHOP]})
         assert error["param"] == "session.tools[0].type"
 

@@ -157,3 +157,9 @@ def test_asked_for_nothing_in_particular_it_greets_fills_in_or_wonders() -> None
     assert ask(thinking).say == (SCRIPT.filler,)
     thinking.returned("c1")
     assert ask(thinking).say == ("Pardon?",)
+
+
+def test_a_text_with_which_a_client_kicks_off_gets_the_greeting_unless_the_script_knows_it() -> None:
+    assert ask(mind(), user("Greet the caller."), beginning=True).say == ("Hello!",)
+    assert ask(mind(), user("a table please"), beginning=True).say == ("When?",)
+    assert ask(mind(), user("Greet the caller.")).say == ("Pardon?",)

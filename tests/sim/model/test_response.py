@@ -140,3 +140,30 @@ async def test_the_tokens_can_run_out(make_model: Any, dial: Any) -> None:
     assert (done["status"], done["status_details"]["reason"]) == ("incomplete", "max_output_tokens")
     assert len(client.audio()) == 20 * 50 * 8
     assert done["output"][0]["status"] == "incomplete"
+
+
+async def test_the_next_response_is_not_due_at_the_end_of_the_last_item(make_model: Any, dial: Any) -> None:
+    """The response is active until response.done, so the real service refuses a client that does not wait for it."""
+    async with make_model(SCRIPT) as model, dial(model) as client:
+        await client.configure()
+        await client.send("response.create")
+        await client.until("response.output_item.done")
+        await client.send("response.create", event_id="early")
+        error = (await client.until("error"))["error"]
+        await client.until("response.done")
+        await client.answer()
+
+    assert (error["code"], error["event_id"]) == ("conversation_already_has_active_response", "early")
+    assert len(model.violations) == 1
+
+
+async def test_a_kick_off_is_greeted_and_a_caller_is_not(make_model: Any, dial: Any) -> None:
+    async with make_model(SCRIPT) as model, dial(model) as client:
+        await client.configure()
+        await client.add("Please greet the caller now.")
+        first = await client.answer()
+        await client.add("What is the weather like?")
+        second = await client.answer()
+
+    said = [response["output"][0]["content"][0]["transcript"] for response in (first, second)]
+    assert said == [model._setup.script.greeting, model._setup.script.default]

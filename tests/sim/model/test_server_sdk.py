@@ -94,3 +94,39 @@ async def test_a_model_s_entry_tells_when_it_ends(make_model: Any) -> None:
         async with AsyncOpenAI(api_key="sk-other", base_url=base) as client:
             with pytest.raises(AuthenticationError):
                 await client.models.retrieve("gpt-realtime-2.1")
+
+
+async def test_models_are_listed(make_model: Any) -> None:
+    faults = Faults(refuse_models={"gpt-realtime-2"})
+    async with make_model(faults=faults) as model, AsyncOpenAI(api_key="k", base_url=model.base_url) as client:
+        names = [entry.id async for entry in client.models.list()]
+    assert "gpt-realtime-2.1" in names
+    assert "gpt-realtime-2" not in names
+
+
+async def test_a_session_that_only_transcribes(make_model: Any, dial: Any) -> None:
+    """The whole of it with the SDK's types: it hears turns, writes them down and answers none."""
+    async with make_model(SCRIPT) as model, dial(model, query="?intent=transcription") as client:
+        session = (await client.until("session.created"))["session"]
+        assert (session["type"], session["object"]) == ("transcription", "realtime.transcription_session")
+        detection = {"type": "server_vad", "silence_duration_ms": 300}
+        heard = {"format": {"type": "audio/pcmu"}, "turn_detection": detection, "transcription": {"model": "whisper-1"}}
+        await client.send("session.update", session={"type": "transcription", "audio": {"input": heard}})
+        assert (await client.until("session.updated"))["session"]["audio"]["input"]["format"] == {"type": "audio/pcmu"}
+        await client.speak()
+        completed = await client.until("conversation.item.input_audio_transcription.completed")
+        assert completed["transcript"] == "A table for four at half past seven, please."
+        error = await client.refused("response.create")
+        assert error["message"] == "This session only transcribes: it makes no responses."
+        error = await client.refused("session.update", session={"type": "realtime"})
+        assert (error["code"], error["param"]) == ("invalid_value", "session.type")
+        error = await client.refused("session.update", session={"type": "transcription", "instructions": "x"})
+        assert error["param"] == "session.instructions"
+        live = {"transcription": {"model": "gpt-realtime-whisper"}}
+        error = await client.refused("session.update", session={"type": "transcription", "audio": {"input": live}})
+        assert error["param"] == "session.audio.input.turn_detection"
+        live["turn_detection"] = None
+        await client.send("session.update", session={"type": "transcription", "audio": {"input": live}})
+        await client.until("session.updated")
+    assert "response.created" not in client.types
+    assert len(model.violations) == 4

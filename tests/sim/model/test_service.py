@@ -135,3 +135,41 @@ async def test_people_have_no_numbers(make_model: Any) -> None:
             await first(socket)
         assert len(model.violations) == 1
         assert "15550100001" not in model.violations[0]
+
+
+async def test_a_call_of_webrtc_or_sip_cannot_be_joined(make_model: Any) -> None:
+    async with make_model() as model:
+        assert await refused(model, "call_id=rtc_1") == (404, "call_not_found")
+    assert model.refusals[0].endswith("connect with ?model=.")
+
+
+async def test_a_transcription_needs_no_model(make_model: Any) -> None:
+    async with make_model() as model, open_(model, "intent=transcription") as socket:
+        assert (await first(socket))["session"]["type"] == "transcription"
+    assert model.violations == []
+
+
+@pytest.mark.parametrize(
+    ("offered", "accepted"),
+    [
+        (["realtime", f"openai-insecure-api-key.{KEY}"], True),
+        ([f"openai-insecure-api-key.{KEY}"], True),
+        (["realtime", "openai-insecure-api-key.sk-wrong"], False),
+        (["realtime"], False),
+    ],
+)
+async def test_a_browser_s_key_is_a_subprotocol(make_model: Any, offered: list[Any], accepted: bool) -> None:
+    async with make_model(service=OPENAI, api_key=KEY) as model:
+        dialling = connect(f"{model.url}?model=m", subprotocols=offered, compression=None)
+        if accepted:
+            async with dialling as socket:
+                assert (await first(socket))["type"] == "session.created"
+        else:
+            with pytest.raises(InvalidStatus):
+                await dialling
+
+
+async def test_a_browser_asks_for_the_beta_by_a_subprotocol(make_model: Any) -> None:
+    offered: list[Any] = ["realtime", "openai-beta.realtime-v1"]
+    async with make_model() as model, connect(f"{model.url}?model=m", subprotocols=offered) as socket:
+        assert (await first(socket))["error"]["code"] == "beta_api_shape_disabled"

@@ -6,6 +6,8 @@ from typing import Any
 
 import pytest
 
+from phoneagent.sim.model.service import ANY_BETA
+
 pytestmark = pytest.mark.anyio
 
 SCRIPT = """
@@ -108,7 +110,7 @@ async def test_a_turn_that_is_taken_in_mid_answer_stays_open(make_model: Any, di
 
 async def test_beta_has_its_own_word_for_the_agent_s_text(make_model: Any, dial: Any) -> None:
     create = "conversation.item.create"
-    async with make_model(SCRIPT) as model, dial(model, headers=BETA) as client:
+    async with make_model(SCRIPT, service=ANY_BETA) as model, dial(model, headers=BETA) as client:
         modern = await client.refused(create, item=agent("Hello."))
         await client.send(create, item=agent("Hello.", "text"))
         await client.until("conversation.item.created")

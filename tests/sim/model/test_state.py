@@ -13,6 +13,7 @@ from phoneagent.sim.model.records import CommittedTurn
 from phoneagent.sim.model.script import Script
 from phoneagent.sim.model.service import ANY
 from phoneagent.sim.model.setup import Faults, Setup
+from phoneagent.sim.model.standins import StandIn
 from phoneagent.sim.model.state import SessionState
 from phoneagent.sim.model.vad import EnergyGate
 
@@ -46,7 +47,7 @@ class Rig:
             delta_ms=100,
             session_seconds=60,
             faults=Faults(),
-            service=ANY,
+            stand_in=StandIn(service=ANY),
             changed=self._changed,
         )
         wire: Any = self.wire

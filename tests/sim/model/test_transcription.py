@@ -15,6 +15,7 @@ from phoneagent.sim.model.records import CommittedTurn
 from phoneagent.sim.model.script import Script
 from phoneagent.sim.model.service import ANY
 from phoneagent.sim.model.setup import Faults, Setup
+from phoneagent.sim.model.standins import StandIn
 from phoneagent.sim.model.transcription import Transcriber
 from phoneagent.sim.model.vad import EnergyGate
 from tests.sim.model.scripts import SCRIPT
@@ -91,7 +92,7 @@ SETUP = Setup(
     delta_ms=100,
     session_seconds=60,
     faults=Faults(),
-    service=ANY,
+    stand_in=StandIn(service=ANY),
     changed=lambda: None,
 )
 
@@ -153,7 +154,7 @@ async def test_a_turn_without_words_has_an_empty_transcript_and_no_delta() -> No
 
 
 async def test_a_recogniser_that_is_not_deployed_fails_every_turn() -> None:
-    setup = replace(SETUP, service=replace(ANY, transcribes=frozenset({"whisper-1"})))
+    setup = replace(SETUP, stand_in=StandIn(service=replace(ANY, transcribes=frozenset({"whisper-1"}))))
 
     assert [kind for kind, _ in (await understand(setup, "whisper-1"))[0]] == ["delta", "completed"]
     events, turn, part = await understand(setup, "gpt-4o-transcribe")
