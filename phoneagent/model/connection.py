@@ -50,6 +50,11 @@ NOISE = (
     "correct the server's output format, or set REALTIME_AUDIO=pcm16 if it is PCM at 24 kHz"
 )
 
+CONVERTED = (
+    "the model was asked for audio/pcmu, never said what it speaks, and sends PCM: audio is converted from here on "
+    "(REALTIME_AUDIO=pcm16 converts it from the start)"
+)
+
 MAX_ANSWERS = 8
 """How many of the events that a server answered an opening with are kept."""
 
@@ -138,7 +143,11 @@ class ModelSession:
             return event
         if not self._speaks_pcm:
             if not self._pcm_check.over and self._pcm_check.hear(event.delta):
-                raise ProtocolError(NOISE)
+                if self._configuring.acknowledged:
+                    raise ProtocolError(NOISE)
+                self._configuring.hears_pcm = self._configuring.speaks_pcm = True
+                self._take_formats()
+                raise ProtocolError(CONVERTED)
             return event
         if event.item_id != self._spoken:
             self._to_ulaw, self._spoken = (

@@ -11,6 +11,7 @@ from contextlib import asynccontextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
 from http import HTTPStatus
+from pathlib import Path
 from random import Random
 from typing import Any
 
@@ -23,6 +24,7 @@ from phoneagent.model import connection
 from phoneagent.model.connection import open_session
 from phoneagent.protocol import negotiation, realtime
 from phoneagent.protocol.realtime import AudioAppend, AudioDelta, Dialect, SessionUpdate
+from phoneagent.protocol.transcoding import ToPcm
 
 pytestmark = pytest.mark.anyio
 SESSION = Agent(instructions="Be brief.").session("Be brief.")
@@ -322,6 +324,37 @@ async def test_a_server_that_acknowledges_late_or_never(monkeypatch: pytest.Monk
             assert len(heard.delta) == (108 if late == "session.updated" else 640)  # 480 bytes of PCM are 80 of µ-law
             await session.close()
     assert ["voice" in update["session"]["audio"]["output"] for update in again] == [False] * (late == "a refusal")
+
+
+async def test_pcm_from_a_server_that_never_said_what_it_speaks_is_converted(monkeypatch: pytest.MonkeyPatch) -> None:
+    quick(monkeypatch)
+    recording = sorted((Path(__file__).parents[1] / "data").glob("*.wav"))[0].read_bytes()
+    pcm = ToPcm().feed(recording[recording.index(b"data") + 8 :])
+    pieces = [base64.b64encode(pcm[start : start + 9600]).decode() for start in range(0, len(pcm) - 9600, 9600)]
+
+    async def speaks_pcm(connection: ServerConnection) -> None:
+        await say(connection, **CREATED)
+        await connection.recv()
+        await opened.wait()
+        for delta in pieces:
+            await say(connection, type="response.output_audio.delta", response_id="r", item_id="i", delta=delta)
+        await connection.wait_closed()
+
+    told, sizes, opened = [], [], asyncio.Event()
+    async with server(speaks_pcm) as far:
+        session = await open_session(far, SESSION)
+        opened.set()
+        for _ in pieces:
+            try:
+                event = session.decode(await session.receive())
+                assert isinstance(event, AudioDelta)
+                sizes.append(len(base64.b64decode(event.delta)))
+            except ProtocolError as error:
+                told.append(str(error))
+        await session.close()
+    assert len(told) == 1
+    assert "audio is converted from here on" in told[0]
+    assert (sizes[0], sizes[-1]) == (9600, 1600)
 
 
 async def test_what_a_server_refused_is_not_sent_to_it_later() -> None:
