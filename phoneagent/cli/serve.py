@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 import typer
 import uvicorn
 
-from phoneagent.cli import workers
+from phoneagent.cli import limits, workers
 from phoneagent.cli.target import Target
 from phoneagent.errors import ConfigurationError
 from phoneagent.protocol.mediastream import MAX_MESSAGE_BYTES
@@ -27,8 +27,10 @@ EVERYWHERE = "0.0.0.0"  # noqa: S104 - a PaaS connects from outside
 BACKLOG = 2048
 """How many connections may wait while a worker is busy or starting; uvicorn has the same limit."""
 
-UVICORN: dict[str, Any] = {
-    "ws": "websockets-sansio",
+UVICORN: dict[str, Any] = {  # classes by name, because a worker gets it pickled
+    "http": "phoneagent.cli.limits:RequestProtocol",
+    "h11_max_incomplete_event_size": limits.MAX_HEAD_BYTES,
+    "ws": "phoneagent.cli.limits:MediaProtocol",
     "ws_per_message_deflate": False,  # Twilio offers none
     "ws_max_size": MAX_MESSAGE_BYTES,
     "proxy_headers": False,  # X-Forwarded-* come from the client and are never used
@@ -90,6 +92,7 @@ def serve(
     logging.config.dictConfig(logs)
     if loaded.insecure:  # a phone on this machine has no PUBLIC_URL, but must find the media socket
         app.settings = loaded = loaded.model_copy(update={"public_url": _url(address, options["port"])})
+    limits.raise_max_files()  # workers inherit it
     with listening:
         _announce(_url(address, options["port"]), loaded)
         job = workers.Job(found, loaded, options, logs)
