@@ -14,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import sys
 import time
 from asyncio import TimerHandle
 from collections.abc import Callable
@@ -25,10 +26,8 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 from uvicorn.server import ServerState
 
-try:
+if sys.platform != "win32":  # which has no such limit
     import resource
-except ImportError:  # Windows has no such limit
-    resource = None  # type: ignore[assignment]
 
 log = logging.getLogger("phoneagent.serve")
 
@@ -88,7 +87,9 @@ class SilentConnections:
         """Cut the oldest silent connection; return whether there was one."""
         if (now := time.monotonic()) >= self._told_at + TELL_SECONDS:
             self._told_at = now
-            log.warning("all %d connections are taken: the oldest silent one goes for each new one", self.max_connections)
+            log.warning(
+                "all %d connections are taken: the oldest silent one goes for each new one", self.max_connections
+            )
         while self._silent:
             if self._cut(next(iter(self._silent))):
                 return True
@@ -137,8 +138,8 @@ class RequestProtocol(H11Protocol):
         if self._received_bytes > MAX_REQUEST_BYTES:
             self.transport.abort()
             return
-        if self.conn.their_state is h11.IDLE:  # h11 bounds an incomplete head; one that comes at once is cut here
-            room = MAX_HEAD_BYTES + 1 - len(self.conn.trailing_data[0])
+        if self.conn.their_state is h11.IDLE:  # h11 bounds only what is incomplete, so it first gets no more than that
+            room = MAX_HEAD_BYTES - len(self.conn.trailing_data[0])
             super().data_received(data[:room])
             data = data[room:]
         if data and not self.transport.is_closing() and self.transport.get_protocol() is self:
@@ -153,6 +154,13 @@ class RequestProtocol(H11Protocol):
             self.transport.write(_UNREADABLE)
             self.transport.close()
         self._silent.add(self.transport, lambda: not media.handshake_complete)
+
+    def send_400_response(self, msg: str) -> None:
+        if self.cycle is None or self.conn.our_state is h11.IDLE:
+            super().send_400_response(msg)
+        else:  # the app is answering this request, or has done so
+            self.cycle.disconnected = True
+            self.transport.abort()
 
     def on_response_complete(self) -> None:
         self._received_bytes = 0
@@ -182,7 +190,7 @@ class MediaProtocol(WebSocketsSansIOProtocol):
 
 def raise_max_files() -> None:
     """Raise this process's limit of open files as far as the system lets it, and tell if that is not far."""
-    if resource is None:
+    if sys.platform == "win32":
         return
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = MAX_FILES if hard == resource.RLIM_INFINITY else min(hard, MAX_FILES)
@@ -200,7 +208,7 @@ def max_connections() -> int:
 
 
 def _max_files() -> int:
-    if resource is None:
+    if sys.platform == "win32":
         return MAX_FILES
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     return MAX_FILES if soft == resource.RLIM_INFINITY else min(soft, MAX_FILES)

@@ -29,7 +29,7 @@ BACKLOG = 2048
 
 UVICORN: dict[str, Any] = {  # classes by name, because a worker gets it pickled
     "http": "phoneagent.cli.limits:RequestProtocol",
-    "h11_max_incomplete_event_size": limits.MAX_HEAD_BYTES,
+    "h11_max_incomplete_event_size": limits.MAX_HEAD_BYTES - 1,
     "ws": "phoneagent.cli.limits:MediaProtocol",
     "ws_per_message_deflate": False,  # Twilio offers none
     "ws_max_size": MAX_MESSAGE_BYTES,

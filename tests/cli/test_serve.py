@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from phoneagent.cli import workers
+from phoneagent.cli import limits, workers
 from phoneagent.cli.serve import log_config
 from phoneagent.cli.target import Target
 from tests.cli.conftest import AGENT, SETTINGS, run
@@ -36,6 +36,7 @@ def served(folder: Path, monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, Any
     monkeypatch.setattr(_Server, "made", [], raising=False)
     monkeypatch.setattr(logging.config, "dictConfig", lambda config: None)
     monkeypatch.setattr(workers, "PunctualServer", _Server)
+    monkeypatch.setattr(limits, "raise_max_files", lambda: None)
     monkeypatch.setenv("PORT", "0")
     return _Server.made
 
@@ -51,6 +52,8 @@ def test_serve_runs_the_app_as_phone_calls_need_it(
     assert app is sys.modules["cli_app"].other
     assert (config.ws_max_size, config.ws_per_message_deflate, config.proxy_headers) == (65536, False, False)
     assert second.listens_at[0] == "0.0.0.0"
+    config.load()
+    assert (config.http_protocol_class, config.ws_protocol_class) == (limits.RequestProtocol, limits.MediaProtocol)
 
 
 @pytest.mark.parametrize("option", [True, False])
