@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import pydantic_core
 
 from phoneagent.agent.tools import FILLER_SECONDS, TOOL_SECONDS, Tool
-from phoneagent.errors import DefinitionError, ToolError
+from phoneagent.errors import DefinitionError, ToolError, network
 
 if TYPE_CHECKING:
     import mcp
@@ -172,10 +172,13 @@ class LocalMcpServer:
             await link.close()
 
     def describe(self, error: BaseException) -> str:
-        """Describe an error for the log. The error of a `url` may repeat it, key and all, so only its type is named."""
+        """Describe an error for the log. That of a `url` may repeat it, key and all, so its words are not shown."""
         while isinstance(error, BaseExceptionGroup):
             error = error.exceptions[0]
-        return f"{type(error).__name__}: {error}" if self._url is None else type(error).__name__
+        if self._url is None:
+            return f"{type(error).__name__}: {error}"
+        fault = network.find(error, self._url, network.HTTPX)
+        return type(error).__name__ if fault is None else str(fault)
 
     def _open(self) -> _Link:
         """Return the connection; open a new one if there is none, or if it has ended."""

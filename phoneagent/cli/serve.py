@@ -15,10 +15,12 @@ import uvicorn
 from phoneagent.cli import limits, workers
 from phoneagent.cli.target import Target
 from phoneagent.errors import ConfigurationError
+from phoneagent.errors.network import REQUESTS, WEBSOCKETS, find_faults
 from phoneagent.protocol.mediastream import MAX_MESSAGE_BYTES
 from phoneagent.server import VOICE_PATH, PhoneApp
 from phoneagent.settings import Settings, load
 from phoneagent.telemetry import JsonFormatter, TextFormatter
+from phoneagent.twilio.rest import API_URL
 from phoneagent.twilio.verification import is_loopback
 
 log = logging.getLogger("phoneagent.serve")
@@ -93,6 +95,7 @@ def serve(
     if loaded.insecure:  # a phone on this machine has no PUBLIC_URL, but must find the media socket
         app.settings = loaded = loaded.model_copy(update={"public_url": _url(address, options["port"])})
     limits.raise_max_files()  # workers inherit it
+    _tell_faults(app)
     with listening:
         _announce(_url(address, options["port"]), loaded)
         job = workers.Job(found, loaded, options, logs)
@@ -100,6 +103,15 @@ def serve(
             job.run(app, listening)
         elif status := workers.run(job, listening, loaded.web_concurrency):
             raise typer.Exit(status)
+
+
+def _tell_faults(app: PhoneApp) -> None:
+    """Tell what the environment has wrong for the connections of a call. A call may find another way, so it is told."""
+    faults = [fault for each in app.endpoints or [app.endpoint] for fault in find_faults(each.url, WEBSOCKETS)]
+    if not app.settings.insecure:
+        faults += find_faults(app.settings.twilio_api_url or API_URL, REQUESTS)
+    for line in dict.fromkeys(map(str, faults)):
+        log.warning("%s", line)
 
 
 def _make_insecure(app: PhoneApp, reload: bool) -> None:

@@ -265,7 +265,7 @@ async def test_a_model_that_the_url_names() -> None:
 @kinds
 async def test_a_place_out_of_reach(kind: str) -> None:
     text = await fault(**KINDS[kind][1]("http://127.0.0.1:1"))
-    assert "no connection to the model at 127.0.0.1: ConnectionRefusedError" in text
+    assert "no connection to the model at 127.0.0.1: 127.0.0.1:1 refuses the connection: check the address" in text
     expected = {"OpenAI": "OPENAI_BASE_URL", "Azure": "AZURE_OPENAI_ENDPOINT"}
     assert variables(text) == {expected.get(kind.split("'")[0], "REALTIME_URL")}
 
