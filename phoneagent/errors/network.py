@@ -287,7 +287,7 @@ def _system_fault(cause: BaseException, where: str, remedy: str) -> str | None:
     if number in _NO_ROUTE:
         return f"there is no way to {where}: check this machine's network"
     if number in _CUT:
-        return f"{where} ends the connection at once: {remedy}, and firewalls on the way"
+        return f"{where} ends the connection at once: {remedy}"
     if number in (errno.EMFILE, errno.ENFILE):
         return "too many files are open in this process: raise the limit (ulimit -n)"
     if number in (errno.EACCES, errno.EPERM):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import logging.config
+import os
 import pickle
 import socket
 import sys
@@ -176,6 +177,24 @@ def test_an_address_that_is_not_ours(
     assert run(monkeypatch, "serve", "cli_app", "--host", host) == 1
     (line,) = capsys.readouterr().err.splitlines()
     assert complaint in line
+
+
+def test_what_the_environment_has_wrong_for_connections_is_told_at_start(
+    served: list[tuple[Any, Any, float]], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    for name in [name for name in os.environ if name.lower().endswith("_proxy")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("HTTPS_PROXY", "socks5h://me:s3cret-word@127.0.0.1:9")
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", "/no/such/ca.pem")
+    assert run(monkeypatch, "serve", "cli_app") == 0
+    lines = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
+    assert [line.split(",")[0] for line in lines] == [
+        "HTTPS_PROXY names a SOCKS proxy (socks5h://127.0.0.1:9)",
+        "HTTPS_PROXY names a SOCKS proxy (socks5h://127.0.0.1:9)",
+        "REQUESTS_CA_BUNDLE names /no/such/ca.pem",
+    ]
+    assert "python-socks" in lines[0]
+    assert "requests[socks]" in lines[1]
 
 
 def test_a_key_that_cannot_be_sent_is_one_line(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import socket
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -107,9 +108,11 @@ async def tunnelling(port: int) -> AsyncIterator[int]:
     """Run an HTTP proxy that leads every CONNECT to a port of this machine."""
 
     async def copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        while data := await reader.read(65536):
-            writer.write(data)
-        writer.close()
+        try:
+            while data := await reader.read(65536):
+                writer.write(data)
+        finally:
+            writer.close()
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readuntil(b"\r\n\r\n")
@@ -262,8 +265,6 @@ async def test_a_closed_door(way: Way) -> None:
 
 @every_way
 async def test_a_name_that_dns_does_not_know(way: Way, monkeypatch: pytest.MonkeyPatch) -> None:
-    import socket
-
     for number, words in (
         (socket.EAI_NONAME, "DNS does not know realtime.example:443: check the address"),
         (socket.EAI_AGAIN, "DNS does not answer for realtime.example:443: check this machine's network"),
