@@ -127,7 +127,8 @@ def test_only_settings_reads_the_environment() -> None:
         for path in FILES
         if any(word in path.read_text(encoding="utf-8") for word in ("os.environ", "os.getenv", "getenv("))
     }
-    assert readers <= {"settings.py", "demo/serving.py"}  # the demo makes an environment for the server it starts
+    # The demo makes an environment for the server it starts. A network fault names the variable that a library read.
+    assert readers <= {"settings.py", "demo/serving.py", "errors/network.py"}
 
 
 def test_files_and_functions_can_be_held_in_the_head() -> None:

@@ -30,7 +30,7 @@ from phoneagent.agent.tools import (
     check_pace,
     shortened,
 )
-from phoneagent.errors import DefinitionError, ToolError, shown
+from phoneagent.errors import DefinitionError, ToolError, network, shown
 
 if TYPE_CHECKING:
     import mcp
@@ -220,10 +220,13 @@ class LocalMcpServer:
             await link.close()
 
     def describe(self, error: BaseException) -> str:
-        """Describe an error for the log. The error of a `url` may repeat it, key and all, so only its type is named."""
+        """Describe an error for the log. That of a `url` may repeat it, key and all, so its words are not shown."""
         while isinstance(error, BaseExceptionGroup):
             error = error.exceptions[0]
-        return f"{type(error).__name__}: {shown(error)}" if self._url is None else type(error).__name__
+        if self._url is None:
+            return f"{type(error).__name__}: {shown(error)}"
+        fault = network.find(error, self._url, network.HTTPX)
+        return type(error).__name__ if fault is None else str(fault)
 
     def tell(self, message: str) -> None:
         """Log something about this server's tools, once."""

@@ -12,13 +12,15 @@ from typing import Annotated, Any, Literal
 import typer
 import uvicorn
 
-from phoneagent.cli import workers
+from phoneagent.cli import limits, workers
 from phoneagent.cli.target import Target
 from phoneagent.errors import ConfigurationError
+from phoneagent.errors.network import REQUESTS, WEBSOCKETS, find_faults
 from phoneagent.protocol.mediastream import MAX_MESSAGE_BYTES
 from phoneagent.server import VOICE_PATH, PhoneApp
 from phoneagent.settings import Settings, load
 from phoneagent.telemetry import JsonFormatter, TextFormatter
+from phoneagent.twilio.rest import API_URL
 from phoneagent.twilio.verification import is_loopback
 
 log = logging.getLogger("phoneagent.serve")
@@ -27,8 +29,10 @@ EVERYWHERE = "0.0.0.0"  # noqa: S104 - a PaaS connects from outside
 BACKLOG = 2048
 """How many connections may wait while a worker is busy or starting; uvicorn has the same limit."""
 
-UVICORN: dict[str, Any] = {
-    "ws": "websockets-sansio",
+UVICORN: dict[str, Any] = {  # classes by name, because a worker gets it pickled
+    "http": "phoneagent.cli.limits:RequestProtocol",
+    "h11_max_incomplete_event_size": limits.MAX_HEAD_BYTES - 1,
+    "ws": "phoneagent.cli.limits:MediaProtocol",
     "ws_per_message_deflate": False,  # Twilio offers none
     "ws_max_size": MAX_MESSAGE_BYTES,
     "proxy_headers": False,  # X-Forwarded-* come from the client and are never used
@@ -90,6 +94,8 @@ def serve(
     logging.config.dictConfig(logs)
     if loaded.insecure:  # a phone on this machine has no PUBLIC_URL, but must find the media socket
         app.settings = loaded = loaded.model_copy(update={"public_url": _url(address, options["port"])})
+    limits.raise_max_files()  # workers inherit it
+    _tell_faults(app)
     with listening:
         _announce(_url(address, options["port"]), loaded)
         job = workers.Job(found, loaded, options, logs)
@@ -97,6 +103,15 @@ def serve(
             job.run(app, listening)
         elif status := workers.run(job, listening, loaded.web_concurrency):
             raise typer.Exit(status)
+
+
+def _tell_faults(app: PhoneApp) -> None:
+    """Tell what the environment has wrong for the connections of a call. A call may find another way, so it is told."""
+    faults = [fault for each in app.endpoints or [app.endpoint] for fault in find_faults(each.url, WEBSOCKETS)]
+    if not app.settings.insecure:
+        faults += find_faults(app.settings.twilio_api_url or API_URL, REQUESTS)
+    for line in dict.fromkeys(map(str, faults)):
+        log.warning("%s", line)
 
 
 def _make_insecure(app: PhoneApp, reload: bool) -> None:

@@ -108,7 +108,11 @@ async def _check(name: str, endpoint: Endpoint, source: Source) -> list[Check]:
     except EndpointError as error:
         words = " ".join(str(error).split())[:MAX_SHOWN_CHARS]  # some servers answer with a whole page
         words = words if endpoint.host in words else f"{endpoint.host}: {words}"
-        checks = [failed(name, f"{words}: {await _remedy(error, endpoint, source, model)}")]
+        if error.code not in ("environment", "network"):  # these have their remedy
+            words = f"{words}: {await _remedy(error, endpoint, source, model)}"
+        elif error.code == "network":
+            words = f"{words} (it comes from {source.gateway if helicone else source.address})"
+        checks = [failed(name, words)]
         if error.answered:
             checks.append(note(f"{name}'s answers", _in_order(error.answered)))
         code = error.code or "unknown"

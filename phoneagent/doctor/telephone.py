@@ -6,11 +6,12 @@ import secrets
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 
+import aiohttp
 from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidStatus, WebSocketException
 
 from phoneagent.doctor.checks import Check, failed, ok, skipped
-from phoneagent.errors import TelephonyError
+from phoneagent.errors import TelephonyError, network
 from phoneagent.server import VOICE_PATH
 from phoneagent.settings import Settings
 from phoneagent.sim.twilio.alerts import CallFailed
@@ -96,7 +97,8 @@ async def check_app(settings: Settings, local: str | None) -> list[Check]:
             answer = await twilio.request(twilio.entry, form)
             stream = stream_url(parse(answer.body, answer.content_type).verbs)
         except CallFailed as failure:
-            return [failed("webhook", webhook_trouble(failure, twilio.entry)), skipped("media socket", _AFTER_WEBHOOK)]
+            words = webhook_trouble(failure, twilio.entry, twilio.local(twilio.entry))
+            return [failed("webhook", words), skipped("media socket", _AFTER_WEBHOOK)]
         if stream is None:
             words = "the app takes no calls now: it is shutting down, or MAX_CALLS calls are live. Try again later"
             return [failed("webhook", words), skipped("media socket", _AFTER_WEBHOOK)]
@@ -134,14 +136,19 @@ def stream_url(verbs: tuple[Verb, ...]) -> str | None:
     return next((stream.attributes.get("url") for stream in streams), None)
 
 
-def webhook_trouble(failure: CallFailed, url: str) -> str:
-    """Explain why the webhook at `url` did not answer with TwiML, and what to do."""
+def webhook_trouble(failure: CallFailed, url: str, address: str) -> str:
+    """Explain why the webhook at `url`, requested at `address`, did not answer with TwiML, and what to do."""
     if failure.status == 403:
         return f"{url} refuses Twilio's signature: give the app the same PUBLIC_URL and TWILIO_AUTH_TOKEN as here"
     if failure.status == 404:
         return f"there is no phoneagent at {url}: check PUBLIC_URL, and the path of a mounted app"
     if failure.status is not None:
         return f"{url} answers with HTTP {failure.status}: see the app's log"
+    cause = failure.__cause__
+    if isinstance(cause, aiohttp.ClientConnectorError) and not isinstance(
+        getattr(cause, "os_error", None), ConnectionRefusedError
+    ):
+        return f"{url} cannot be reached: {network.explain(cause, address, network.DIRECT)}"
     if failure.code in (11200, 11205):
         return f"nothing answers at {url}: start the app, and its tunnel if it has one"
     return f"the answer of {url} is not phoneagent's ({failure.reason}): check PUBLIC_URL"
@@ -168,6 +175,7 @@ async def _handshake(signer: Web, url: str) -> str | None:
             compression=None,
             open_timeout=REQUEST_SECONDS,
             close_timeout=1,
+            proxy=None,  # like the webhook's client
         ):
             return None
     except InvalidStatus as error:

@@ -13,11 +13,11 @@ from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
 from websockets.asyncio.client import ClientConnection, connect
-from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus, InvalidURI
+from websockets.exceptions import ConnectionClosed, InvalidStatus, InvalidURI, WebSocketException
 from websockets.protocol import State
 
 from phoneagent.agent.call import Call
-from phoneagent.errors import EndpointError, EndpointRefused, EndpointUnreachable, ProtocolError, shown
+from phoneagent.errors import EndpointError, EndpointRefused, EndpointUnreachable, ProtocolError, network, shown
 from phoneagent.model.endpoint import Endpoint, TokenProvider
 from phoneagent.model.liveness import LivingConnection
 from phoneagent.protocol import realtime
@@ -302,19 +302,25 @@ async def _connect(endpoint: Endpoint, headers: Mapping[str, str]) -> ClientConn
             ping_timeout=None,  # see `liveness`
             logger=_wire_log,
             open_timeout=None,  # the timeout around this call also covers the configuration
+            proxy=None if network.is_loopback(endpoint.url) else True,
         )
     except InvalidStatus as error:
         raise _refused(error, endpoint) from None
     except InvalidURI:
         raise EndpointRefused("the model endpoint's URL is not a WebSocket URL: check REALTIME_URL") from None
-    except (OSError, InvalidHandshake, EOFError) as error:
-        raise EndpointUnreachable(f"no connection to the model at {endpoint.host}: {type(error).__name__}") from None
+    # A proxy of the environment may be malformed (ValueError), or need a package that is missing (ImportError).
+    except (OSError, WebSocketException, EOFError, ValueError, ImportError) as error:
+        fault = network.explain(error, endpoint.url, network.WEBSOCKETS)
+        words = f"no connection to the model at {endpoint.host}: {fault}"
+        raise EndpointUnreachable(words, code="environment" if fault.own else "network") from None
 
 
 def _refused(error: InvalidStatus, endpoint: Endpoint) -> EndpointError:
     status = str(error.response.status_code)
     reason = _reason(error.response.body)
     words = f"{endpoint.host} refused the model session with HTTP {status}" + (f" {reason}" if reason else "")
+    if status in ("407", "511"):
+        words += ": a proxy on the way asks for a login: check HTTPS_PROXY"
     code = reason if reason in endpoint.remedies else "no websocket" if status[0] in "23" else status
     refused = error.response.status_code in _REFUSED_STATUS or reason in FATAL_CODES
     return EndpointRefused(words, code=code) if refused else EndpointUnreachable(words, code=code)

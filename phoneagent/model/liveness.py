@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import asyncio
 
-from websockets.asyncio.client import ClientConnection
+from phoneagent.model.tunnel import Connection
 
 SILENT_SECONDS = 10.0
 """How long nothing at all may arrive, not a pong and not a byte, before a connection counts as lost. It is two
 intervals of the pings, and short because a caller is waiting."""
 
 
-class LivingConnection(ClientConnection):
+class LivingConnection(Connection):
     """A connection that is dropped when nothing arrives any more.
 
     The library's own limit is on pongs: a server that sends audio all the time and answers a ping late would lose the

@@ -12,13 +12,14 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
+from functools import partial
 from typing import Any, TypeVar
 
 from twilio.base.exceptions import TwilioException
 from twilio.http.http_client import TwilioHttpClient
 from twilio.rest import Client
 
-from phoneagent.errors import TelephonyError
+from phoneagent.errors import TelephonyError, network
 from phoneagent.usercode import run_in_thread
 
 API_URL = "https://api.twilio.com"
@@ -125,7 +126,7 @@ class PhoneNumbers:
         return _number(found).webhook
 
     async def _ask(self, what: str, request: Callable[[], _Result]) -> _Result:
-        return await _ask(what, request, self._backoff_seconds)
+        return await _ask(what, request, self._backoff_seconds, self._http.api_url)
 
 
 class LiveCalls:
@@ -134,8 +135,8 @@ class LiveCalls:
     def __init__(
         self, account_sid: str, auth_token: str, *, api_url: str | None = None, backoff_seconds: float = 0.5
     ) -> None:
-        http = _Http((api_url or API_URL).rstrip("/"), LIVE_SECONDS)
-        self._client = Client(account_sid, auth_token, http_client=http)
+        self._http = _Http((api_url or API_URL).rstrip("/"), LIVE_SECONDS)
+        self._client = Client(account_sid, auth_token, http_client=self._http)
         self._backoff_seconds = backoff_seconds
 
     async def complete(self, call_sid: str) -> None:
@@ -156,21 +157,22 @@ class LiveCalls:
 
     async def _update(self, call_sid: str, **changes: str) -> None:
         try:
-            await _ask("the call", lambda: self._client.calls(call_sid).update(**changes), self._backoff_seconds)
+            update = partial(self._client.calls(call_sid).update, **changes)
+            await _ask("the call", update, self._backoff_seconds, self._http.api_url)
         except TelephonyError as error:
             if error.code not in (20404, 21220):  # the call is over
                 raise
 
 
-async def _ask(what: str, request: Callable[[], _Result], backoff_seconds: float) -> _Result:
+async def _ask(what: str, request: Callable[[], _Result], backoff_seconds: float, api_url: str) -> _Result:
     for wait in [backoff_seconds * 2**count for count in range(TRIES - 1)]:
         try:
-            return await run_in_thread(_answer, what, request)
+            return await run_in_thread(_answer, what, request, api_url)
         except TelephonyError as error:
             if not error.retry or error.code is None:  # after a timeout, another attempt only adds another
                 raise
         await asyncio.sleep(wait)
-    return await run_in_thread(_answer, what, request)
+    return await run_in_thread(_answer, what, request, api_url)
 
 
 class _Http(TwilioHttpClient):  # type: ignore[misc]
@@ -180,27 +182,27 @@ class _Http(TwilioHttpClient):  # type: ignore[misc]
         super().__init__(timeout=seconds, logger=_quiet)
         self.date: str | None = None
         """The `Date` header of the latest response."""
-        self._api_url = api_url
+        self.api_url = api_url
 
     def request(self, method: str, url: str, *args: Any, **kwargs: Any) -> Any:
-        answer = super().request(method, url.replace(API_URL, self._api_url, 1), *args, **kwargs)
+        answer = super().request(method, url.replace(API_URL, self.api_url, 1), *args, **kwargs)
         self.date = answer.headers.get("Date")
         return answer
 
 
-def _answer(what: str, request: Callable[[], _Result]) -> _Result:
+def _answer(what: str, request: Callable[[], _Result], api_url: str) -> _Result:
     """Make a request. An exception of Twilio's client becomes a TelephonyError without phone numbers."""
     try:
         return request()
     except TwilioException as error:
         # Both exceptions of the client derive from this one. Their text may contain numbers, so it is not repeated.
         raise _refusal(what, int(getattr(error, "status", 0)), int(getattr(error, "code", 0) or 0)) from None
-    except OSError as error:  # requests' exceptions are OSErrors
-        raise TelephonyError(
-            f"no connection to Twilio's API ({type(error).__name__}): check the network", retry=True
-        ) from None
-    except ValueError:
-        raise TelephonyError("the server at Twilio's API is not Twilio: check the proxy and TWILIO_API_URL") from None
+    except (OSError, ValueError) as error:  # requests' exceptions are OSErrors
+        if not isinstance(error, OSError) and not network.find_faults(api_url, network.REQUESTS):
+            words = "the server at Twilio's API is not Twilio: check the proxy and TWILIO_API_URL"
+            raise TelephonyError(words) from None
+        fault = network.explain(error, api_url, network.REQUESTS)
+        raise TelephonyError(f"no connection to Twilio's API: {fault}", retry=True) from None
 
 
 def _refusal(what: str, status: int, code: int) -> TelephonyError:
@@ -208,6 +210,8 @@ def _refusal(what: str, status: int, code: int) -> TelephonyError:
         text, retry = "Twilio refused the credentials: check TWILIO_ACCOUNT_SID and TWILIO_AUTH_TOKEN", False
     elif status == 404:
         text, retry = f"Twilio does not have {what}: check TWILIO_ACCOUNT_SID and TWILIO_PHONE_NUMBER", False
+    elif status in (407, 511):
+        text, retry = f"a proxy between here and Twilio asks for a login (HTTP {status}): check HTTPS_PROXY", False
     elif status == 429:
         text, retry = "Twilio received too many requests from this account: try again in a minute", True
     elif status >= 500:

@@ -424,3 +424,53 @@ async def test_one_that_is_reached_over_http_may_go_and_come_back() -> None:
     async with shop(port):
         assert await run(server, "add", '{"a": 1, "b": 2}') == "3"
         await server.close()
+
+
+@pytest.mark.parametrize(
+    ("url", "environment", "words"),
+    [
+        ("http://127.0.0.1:1/mcp?key=s3cret-word", {}, "127.0.0.1:1 refuses the connection: nothing listens there"),
+        ("https://127.0.0.1:{}/mcp?key=s3cret-word", {}, "TLS"),
+        (
+            "https://shop.example/mcp?key=s3cret-word",
+            {"ALL_PROXY": "socks5://me:s3cret-word@127.0.0.1:9"},
+            "ALL_PROXY names a SOCKS proxy (socks5://127.0.0.1:9), which needs another package: pip install 'socksio'",
+        ),
+        (
+            "https://shop.example/mcp?key=s3cret-word",
+            {"HTTPS_PROXY": "gopher://me:s3cret-word@127.0.0.1:9"},
+            "HTTPS_PROXY is not the address of a proxy",
+        ),
+        (
+            "https://shop.example/mcp?key=s3cret-word",
+            {"SSL_CERT_FILE": "/no/such/ca.pem"},
+            "SSL_CERT_FILE names /no/such/ca.pem, which does not exist",
+        ),
+    ],
+    ids=["refused", "no TLS", "SOCKS", "broken", "no certificates"],
+)
+async def test_why_one_cannot_be_reached_is_told_without_its_key(
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    url: str,
+    environment: dict[str, str],
+    words: str,
+) -> None:
+    for name in [name for name in os.environ if name.lower().endswith("_proxy")]:
+        monkeypatch.delenv(name)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read(100)
+        writer.write(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+        writer.close()
+
+    async with await asyncio.start_server(answer, "127.0.0.1", 0) as plain:
+        server = LocalMcpServer("shop", url=url.format(plain.sockets[0].getsockname()[1]))
+        assert not await server.ready(UP_SECONDS)
+        await server.close()
+    (line,) = [record.getMessage() for record in caplog.records if record.name == "phoneagent.agent.mcp"]
+    assert line.startswith("the MCP server shop cannot be used: ")
+    assert words in line
+    assert "s3cret-word" not in line

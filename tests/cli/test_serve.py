@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import logging.config
+import os
 import pickle
 import socket
 import sys
@@ -13,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from phoneagent.cli import workers
+from phoneagent.cli import limits, workers
 from phoneagent.cli.serve import log_config
 from phoneagent.cli.target import Target
 from tests.cli.conftest import AGENT, SETTINGS, run
@@ -36,6 +37,7 @@ def served(folder: Path, monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, Any
     monkeypatch.setattr(_Server, "made", [], raising=False)
     monkeypatch.setattr(logging.config, "dictConfig", lambda config: None)
     monkeypatch.setattr(workers, "PunctualServer", _Server)
+    monkeypatch.setattr(limits, "raise_max_files", lambda: None)
     monkeypatch.setenv("PORT", "0")
     return _Server.made
 
@@ -51,6 +53,8 @@ def test_serve_runs_the_app_as_phone_calls_need_it(
     assert app is sys.modules["cli_app"].other
     assert (config.ws_max_size, config.ws_per_message_deflate, config.proxy_headers) == (65536, False, False)
     assert second.listens_at[0] == "0.0.0.0"
+    config.load()
+    assert (config.http_protocol_class, config.ws_protocol_class) == (limits.RequestProtocol, limits.MediaProtocol)
 
 
 @pytest.mark.parametrize("option", [True, False])
@@ -173,6 +177,24 @@ def test_an_address_that_is_not_ours(
     assert run(monkeypatch, "serve", "cli_app", "--host", host) == 1
     (line,) = capsys.readouterr().err.splitlines()
     assert complaint in line
+
+
+def test_what_the_environment_has_wrong_for_connections_is_told_at_start(
+    served: list[tuple[Any, Any, float]], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    for name in [name for name in os.environ if name.lower().endswith("_proxy")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("HTTPS_PROXY", "socks5h://me:s3cret-word@127.0.0.1:9")
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", "/no/such/ca.pem")
+    assert run(monkeypatch, "serve", "cli_app") == 0
+    lines = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
+    assert [line.split(",")[0] for line in lines] == [
+        "HTTPS_PROXY names a SOCKS proxy (socks5h://127.0.0.1:9)",
+        "HTTPS_PROXY names a SOCKS proxy (socks5h://127.0.0.1:9)",
+        "REQUESTS_CA_BUNDLE names /no/such/ca.pem",
+    ]
+    assert "python-socks" in lines[0]
+    assert "requests[socks]" in lines[1]
 
 
 def test_a_key_that_cannot_be_sent_is_one_line(

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import os
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
@@ -268,9 +269,19 @@ async def test_a_model_that_the_url_names() -> None:
 @kinds
 async def test_a_place_out_of_reach(kind: str) -> None:
     text = await fault(**KINDS[kind][1]("http://127.0.0.1:1"))
-    assert "no connection to the model at 127.0.0.1: ConnectionRefusedError" in text
+    assert "no connection to the model at 127.0.0.1: 127.0.0.1:1 refuses the connection: nothing listens" in text
     expected = {"OpenAI": "OPENAI_BASE_URL", "Azure": "AZURE_OPENAI_ENDPOINT"}
     assert variables(text) == {expected.get(kind.split("'")[0], "REALTIME_URL")}
+
+
+async def test_a_proxy_of_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in os.environ if name.lower().endswith("_proxy")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("HTTPS_PROXY", "socks5h://me:s3cret-word@127.0.0.1:9")
+    text = await fault(realtime_url="wss://realtime.example/v1", realtime_api_key=KEY)
+    assert text.startswith("no connection to the model at realtime.example: HTTPS_PROXY names a SOCKS proxy")
+    assert text.endswith("or list realtime.example in NO_PROXY")
+    assert "s3cret-word" not in text
 
 
 async def test_a_place_that_never_answers(monkeypatch: pytest.MonkeyPatch) -> None:

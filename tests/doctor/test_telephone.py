@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 from starlette.applications import Starlette
@@ -185,6 +186,15 @@ async def test_nothing_there(world: World) -> None:
         checks = {check.name: check async for check in examine(settings, local="http://127.0.0.1:1")}
     assert "nothing answers at" in checks["webhook"].text
     assert checks["media socket"].status is Status.SKIPPED
+
+
+async def test_a_public_address_that_cannot_be_reached_says_why(world: World) -> None:
+    async with Model(api_key=KEY) as model:  # it has no TLS
+        settings = world.made(realtime_url=model.url, realtime_api_key=KEY)
+        local = f"https://{urlsplit(model.url).netloc}"
+        checks = {check.name: check async for check in examine(settings, local=local)}
+    assert checks["webhook"].text.startswith("https://agent.example/base/twilio/voice cannot be reached: 127.0.0.1:")
+    assert "connection" in checks["webhook"].text or "TLS" in checks["webhook"].text
 
 
 def page(content: Any, status: int = 200, kind: str = "text/xml") -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import AsyncIterator
 
 import pytest
@@ -115,6 +116,25 @@ async def test_nobody_there() -> None:
     with pytest.raises(TelephonyError, match="no connection to Twilio's API") as raised:
         await api.account()
     assert raised.value.retry
+
+
+@pytest.mark.parametrize(
+    ("proxy", "words"),
+    [
+        ("socks5://me:s3cret-word@127.0.0.1:9", "HTTPS_PROXY names a SOCKS proxy (socks5://127.0.0.1:9)"),
+        ("http://me:s3cret-word@127.0.0.1:1", "the proxy of HTTPS_PROXY (http://127.0.0.1:1) refuses the connection"),
+        ("http://me:s3cret-word@[::1", "HTTPS_PROXY is not the address of a proxy"),
+        ("http://me:s3cret-word@127.0.0.1:port", "HTTPS_PROXY is not the address of a proxy"),
+    ],
+)
+async def test_a_proxy_of_the_environment_is_named(monkeypatch: pytest.MonkeyPatch, proxy: str, words: str) -> None:
+    for name in [name for name in os.environ if name.lower().endswith("_proxy")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("HTTPS_PROXY", proxy)
+    with pytest.raises(TelephonyError) as raised:
+        await PhoneNumbers(ACCOUNT, TOKEN).account()
+    assert str(raised.value).startswith(f"no connection to Twilio's API: {words}")
+    assert "s3cret-word" not in str(raised.value)
 
 
 async def test_something_else_answers() -> None:

@@ -1,0 +1,214 @@
+"""Limits of the server: each request has a size and a time, connections have a number, and files have a limit.
+
+uvicorn has none of these, so one stranger could hold up every live call, and a thousand silent ones keep new calls out.
+The classes here are uvicorn's own, h11 for HTTP and websockets for media sockets, and `phoneagent serve` configures
+them by name. A user who runs `uvicorn main:app` by hand gets uvicorn's limits instead.
+
+A connection is *silent* as long as it has no whole request, or does not take its answer. A silent connection ends after
+`request_seconds`. It ends earlier if the server is full: the oldest silent one makes room for a newcomer, a live call
+never does.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import sys
+import time
+from asyncio import TimerHandle
+from collections.abc import Callable
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import h11
+from uvicorn.protocols.http.h11_impl import H11Protocol
+from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
+from uvicorn.server import ServerState
+
+if sys.platform != "win32":  # which has no such limit
+    import resource
+
+log = logging.getLogger("phoneagent.serve")
+
+MAX_HEAD_BYTES = 16 * 1024
+"""The maximum size of a request's head. Twilio's are smaller than 2 KiB."""
+
+MAX_REQUEST_BYTES = 1024 * 1024
+"""The maximum size of a whole request. A webhook has less than 64 KiB."""
+
+REQUEST_SECONDS = 10.0
+"""How long a whole request may take to arrive, a WebSocket to open, and an answer to be taken."""
+
+MAX_FILES = 65536
+"""The limit of open files that is asked of the system; sockets count as files."""
+
+ENOUGH_FILES = 4096
+"""With a lower limit than this, the log says what it means."""
+
+OWN_FILES = 64
+"""Files that are no connection: the database, the log, the event loop."""
+
+FILES_PER_CONNECTION = 3
+"""A call has its media socket and its model session, and for a moment the session that replaces it."""
+
+TELL_SECONDS = 60.0
+"""How often the log may say that the server is full."""
+
+_UNREADABLE = b"HTTP/1.1 400 Bad Request\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
+
+
+class SilentConnections:
+    """The silent connections of one server, oldest first.
+
+    Args:
+        max_connections: how many connections the server may have in all.
+        seconds: how long a connection may be silent.
+    """
+
+    def __init__(self, max_connections: int, seconds: float) -> None:
+        self.max_connections = max_connections
+        self._seconds = seconds
+        self._silent: dict[asyncio.Transport, tuple[Callable[[], bool], TimerHandle]] = {}
+        self._told_at = float("-inf")
+
+    def add(self, transport: asyncio.Transport, still: Callable[[], bool]) -> None:
+        """Watch a connection from now on. It is cut if `still()` at its end says that it is silent."""
+        self.discard(transport)
+        timer = asyncio.get_running_loop().call_later(self._seconds, self._cut, transport)
+        self._silent[transport] = (still, timer)
+
+    def discard(self, transport: asyncio.Transport) -> None:
+        """Watch a connection no longer."""
+        if (entry := self._silent.pop(transport, None)) is not None:
+            entry[1].cancel()
+
+    def make_room(self) -> bool:
+        """Cut the oldest silent connection; return whether there was one."""
+        if (now := time.monotonic()) >= self._told_at + TELL_SECONDS:
+            self._told_at = now
+            log.warning(
+                "all %d connections are taken: the oldest silent one goes for each new one", self.max_connections
+            )
+        while self._silent:
+            if self._cut(next(iter(self._silent))):
+                return True
+        return False
+
+    def _cut(self, transport: asyncio.Transport) -> bool:
+        still, timer = self._silent.pop(transport)
+        timer.cancel()
+        if silent := still():
+            transport.abort()
+        return silent
+
+
+_silent_connections: WeakKeyDictionary[ServerState, SilentConnections] = WeakKeyDictionary()
+
+
+class RequestProtocol(H11Protocol):
+    """HTTP with limits. h11 copies no byte twice, however slowly a header comes, and bounds what is incomplete."""
+
+    max_connections: int | None = None
+    """None stands for as many as the limit of open files allows."""
+    request_seconds = REQUEST_SECONDS
+
+    def __init__(self, config: Any, server_state: ServerState, *args: Any, **options: Any) -> None:
+        super().__init__(config, server_state, *args, **options)
+        if server_state not in _silent_connections:
+            number = max_connections() if self.max_connections is None else self.max_connections
+            _silent_connections[server_state] = SilentConnections(number, self.request_seconds)
+        self._silent = _silent_connections[server_state]
+        self._received_bytes = 0
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        full = len(self.connections) >= self._silent.max_connections
+        super().connection_made(transport)
+        if full and not self._silent.make_room():
+            transport.abort()
+        else:
+            self._silent.add(transport, self._is_silent)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._silent.discard(self.transport)
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        self._received_bytes += len(data)
+        if self._received_bytes > MAX_REQUEST_BYTES:
+            self.transport.abort()
+            return
+        if self.conn.their_state is h11.IDLE:  # h11 bounds only what is incomplete, so it first gets no more than that
+            room = MAX_HEAD_BYTES - len(self.conn.trailing_data[0])
+            super().data_received(data[:room])
+            data = data[room:]
+        if data and not self.transport.is_closing() and self.transport.get_protocol() is self:
+            super().data_received(data)
+
+    def handle_websocket_upgrade(self, event: h11.Request) -> None:
+        self._silent.discard(self.transport)
+        super().handle_websocket_upgrade(event)
+        media = self.transport.get_protocol()
+        assert isinstance(media, WebSocketsSansIOProtocol)
+        if not media.handshake_initiated:  # websockets cannot read it, and uvicorn would never answer
+            self.transport.write(_UNREADABLE)
+            self.transport.close()
+        self._silent.add(self.transport, lambda: not media.handshake_complete)
+
+    def send_400_response(self, msg: str) -> None:
+        if self.cycle is None or self.conn.our_state is h11.IDLE:
+            super().send_400_response(msg)
+        else:  # the app is answering this request, or has done so
+            self.cycle.disconnected = True
+            self.transport.abort()
+
+    def on_response_complete(self) -> None:
+        self._received_bytes = 0
+        self._silent.add(self.transport, self._is_silent)
+        super().on_response_complete()
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._silent.add(self.transport, self._is_silent)
+
+    def _is_silent(self) -> bool:
+        answering = self.cycle is not None and not self.cycle.more_body and not self.cycle.response_complete
+        return not answering or self.flow.write_paused
+
+
+class MediaProtocol(WebSocketsSansIOProtocol):
+    """A media socket that a `RequestProtocol` watches until it is open. Its frames pass as in uvicorn's own class."""
+
+    def __init__(self, config: Any, server_state: ServerState, *args: Any, **options: Any) -> None:
+        super().__init__(config, server_state, *args, **options)
+        self._silent = _silent_connections[server_state]
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._silent.discard(self.transport)
+        super().connection_lost(exc)
+
+
+def raise_max_files() -> None:
+    """Raise this process's limit of open files as far as the system lets it, and tell if that is not far."""
+    if sys.platform == "win32":
+        return
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = MAX_FILES if hard == resource.RLIM_INFINITY else min(hard, MAX_FILES)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        with contextlib.suppress(OSError, ValueError):  # macOS has a second, lower limit
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+    if (found := _max_files()) < ENOUGH_FILES:
+        words = "this process may open only %d files, so it takes %d connections at once: raise the limit to %d (%s)"
+        log.warning(words, found, max_connections(), ENOUGH_FILES, "ulimit -n, or LimitNOFILE of systemd")
+
+
+def max_connections() -> int:
+    """Return how many connections this process takes, so that each live call also gets its model session."""
+    return max(1, (_max_files() - OWN_FILES) // FILES_PER_CONNECTION)
+
+
+def _max_files() -> int:
+    if sys.platform == "win32":
+        return MAX_FILES
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return MAX_FILES if soft == resource.RLIM_INFINITY else min(soft, MAX_FILES)
