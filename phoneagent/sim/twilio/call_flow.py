@@ -283,7 +283,7 @@ class CallFlow:
             urlunsplit((at.scheme, urlsplit(url).netloc, at.path, "", "")),
             host=at.hostname or "",
             port=at.port or (443 if at.scheme == "wss" else 80),
-            headers=self.web.signature(url, {}),
+            headers={**self.web.signature(url, {}), **self.web.forwarded(url)},
         )
         stream = MediaStream(
             socket, Writer(sid, self.line.call_sid, self.line.account_sid), sid, self.line, delay_ms=self.delay_ms

@@ -40,7 +40,10 @@ async def test_a_callback_that_fails_is_a_violation(server: Server):
     server.connect(stream='statusCallback="/nowhere"')
     server.agent = close_at_once
     line = await called(server)
-    assert line.violations == ["11200 HTTP retrieval failure: the server answered HTTP 404 (status callback)"]
+    assert line.violations == [
+        "11200 HTTP retrieval failure: the server answered HTTP 404 to POST "
+        f"{server.url.replace('/voice', '/nowhere')} (status callback)"
+    ]
     assert line.ended_by == "agent"
 
 

@@ -71,6 +71,13 @@ async def test_a_public_address_is_signed_and_the_local_one_dialled(server: Serv
     assert (handshake.path, handshake.headers["host"]) == ("/media/token", "agent.example")
     expected = RequestValidator(TOKEN).compute_signature("wss://agent.example/base/media/token", {})
     assert handshake.headers["x-twilio-signature"] == expected
+    for seen in (server.requests[0], handshake):
+        forwarded = {name: value for name, value in seen.headers.items() if name.startswith("x-forwarded-")}
+        assert forwarded == {
+            "x-forwarded-for": "203.0.113.1",
+            "x-forwarded-host": "agent.example",
+            "x-forwarded-proto": "https",
+        }
     assert (line.ended_by, line.violations, line.verbs) == ("agent", [], ["Connect", "Hangup"])
 
 
@@ -106,7 +113,7 @@ async def test_a_webhook_that_refuses(server: Server):
     server.pages["/voice"] = lambda request: Response("Forbidden", 403)
     failed = await refused(server)
     assert (failed.status, failed.code, failed.verbs) == (403, 11200, ())
-    assert str(failed) == "11200 HTTP retrieval failure: the server answered HTTP 403"
+    assert str(failed) == f"11200 HTTP retrieval failure: the server answered HTTP 403 to POST {server.url}"
 
 
 @pytest.mark.parametrize(
@@ -283,7 +290,9 @@ async def test_an_action_that_fails_is_a_violation_of_a_call_that_was_up(server:
     server.agent = close_at_once
     line = await called(server)
     assert line.ended_by == "error"
-    assert line.violations == ["11200 HTTP retrieval failure: the server answered HTTP 404"]
+    assert line.violations == [
+        f"11200 HTTP retrieval failure: the server answered HTTP 404 to POST {server.url.replace('/voice', '/missing')}"
+    ]
 
 
 # The end.
