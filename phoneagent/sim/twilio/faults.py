@@ -12,8 +12,8 @@ def tls_failure(error: BaseException) -> str | None:
     for cause in reversed(_causes(error)):  # aiohttp wraps the error that knows the reason
         if isinstance(cause, ssl.SSLCertVerificationError):
             return (
-                f"the server's certificate is refused ({cause.verify_message.rstrip('.')}); Twilio takes those of public "
-                "authorities, and here SSL_CERT_FILE may name another authority's"
+                f"the server's certificate is refused ({cause.verify_message.rstrip('.')}); Twilio takes only those of "
+                "public authorities, and here SSL_CERT_FILE may name another authority's"
             )
         if isinstance(cause, ssl.SSLError):
             reason = (getattr(cause, "reason", None) or type(cause).__name__).replace("_", " ").lower()

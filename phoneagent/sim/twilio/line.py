@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -40,6 +41,19 @@ class StreamSpan:
     close_code: int | None = None
 
 
+@dataclass(slots=True)
+class Announcement:
+    """A `<Say>` or `<Play>` that the caller heard. Moments are in seconds of `time.monotonic()`; no end while it runs.
+
+    `text` is what a Say says; it is empty for a Play, whose file is not fetched.
+    """
+
+    verb: str
+    text: str
+    started_at: float
+    ended_at: float | None = None
+
+
 class Line:
     """A live call, for a test to act as the caller; `Phone.dial` makes it.
 
@@ -57,6 +71,8 @@ class Line:
         violations: each rule that the server broke, listed once, in Twilio's words.
         verbs: the TwiML verbs carried out, with their text: "Connect", "Say Goodbye.", "Pause 3", "Hangup", and
             for a Dial the party called.
+        announcements: each Say and Play that the caller heard, also those before the first stream. They are no part of
+            `heard`, which is the audio of the streams.
         digits: the keys pressed, each with its moment.
         sent_log: the moment at which each frame of the caller's was sent, without the frames that the line lost.
         dial_status: the outcome of a `<Dial>`: completed, busy, no-answer, failed.
@@ -76,6 +92,7 @@ class Line:
         self.close_code: int | None = None
         self.violations: list[str] = []
         self.verbs: list[str] = []
+        self.announcements: list[Announcement] = []
         self.digits: list[tuple[str, float]] = []
         self.dial_status = "completed"
         self.hung_up = False
@@ -295,6 +312,18 @@ class Line:
     def note(self) -> None:
         """Wake every waiting method to look again: something has changed."""
         self._changed.set()
+
+    @contextmanager
+    def announcing(self, verb: str, text: str) -> Iterator[None]:
+        """Record a Say or Play, which lasts as long as this context."""
+        announcement = Announcement(verb, text, time.monotonic())
+        self.announcements.append(announcement)
+        self.note()
+        try:
+            yield
+        finally:
+            announcement.ended_at = time.monotonic()
+            self.note()
 
     def attach(self, stream: MediaStream, started_at: float) -> None:
         """Record a stream that has started. The first one starts the call's clock."""
