@@ -31,6 +31,9 @@ __all__ = ["CallFailed", "Line", "Phone"]
 ACCOUNT_SID = "AC" + "0123456789abcdef" * 2
 """The default account of calls."""
 
+CALLER, CALLED = "+15550100001", "+15550100002"
+"""The default parties of calls."""
+
 
 class Phone:
     """A phone that calls the server with the voice webhook `webhook_url`.
@@ -62,8 +65,8 @@ class Phone:
         auth_token: str | None = None,
         public_url: str | None = None,
         account_sid: str = ACCOUNT_SID,
-        caller: str | None = "+15550100001",
-        called: str = "+15550100002",
+        caller: str | None = CALLER,
+        called: str = CALLED,
         delay_ms: float = 0,
         method: str = "POST",
         extra_params: Mapping[str, str] | None = None,

@@ -319,6 +319,8 @@ class TwilioRest:
 
     def _list_calls(self, path: str, params: Mapping[str, str]) -> dict[str, Any]:
         self._note_unknown("Calls, list", "calls", params)
+        if any("Time" in name for name in params):
+            raise Refused(400, BAD_VALUE, "the simulated API does not filter calls by time")
         wanted = {key: params[name] for name, key in _CALL_FILTERS.items() if name in params}
         found = [call for call in self.calls.values() if wanted.items() <= call.items()]
         return _page("calls", found[::-1], path, params)  # the latest first

@@ -27,7 +27,8 @@ _FIELDS: Mapping[str, frozenset[str]] = {
         "MachineDetectionSpeechThreshold MachineDetectionSpeechEndThreshold MachineDetectionSilenceTimeout AsyncAmd "
         "AsyncAmdStatusCallback AsyncAmdStatusCallbackMethod SipAuthUsername SipAuthPassword Byoc Passports "
         "ClientNotificationUrl",
-        "calls": "To From ParentCallSid Status PageToken Page PageSize",
+        "calls": "To From ParentCallSid Status StartTime StartTime< StartTime> EndTime EndTime< EndTime> PageToken "
+        "Page PageSize",
         "recording": "RecordingStatusCallbackEvent RecordingStatusCallback RecordingStatusCallbackMethod Trim "
         "RecordingChannels RecordingTrack RecordingConfigurationId",
         "recording update": "Status PauseBehavior",
