@@ -1,0 +1,93 @@
+"""One whole call of each stranger: its server is called by the simulated phone, its client speaks with the simulated model.
+
+The caller is greeted, books a table, which takes a tool call, hears the confirmation, and hangs up. Neither simulator
+may find fault with it: these packages work with the real services.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+
+import pytest
+
+from phoneagent.sim import Line, Model, Phone, TwilioRest
+from phoneagent.sim.speech import Murmur
+from phoneagent.sim.twilio.phone import ACCOUNT_SID
+from tests.strangers.conftest import API_KEY, AUTH_TOKEN, HERE, PUBLIC_URL, interpreter, running
+
+pytestmark = pytest.mark.anyio
+
+SCRIPT = """
+greeting = "The bicycle shop, hello!"
+
+[[turn]]
+caller = "A table for four at half past seven, please."
+say = "Let me see."
+call = "book_table"
+arguments = { guests = 4, time = "19:30" }
+then = "Done. {output}"
+
+[[turn]]
+caller = "Thank you."
+say = "See you then!"
+"""
+
+WAIT_SECONDS = 20.0
+
+
+@dataclass
+class Played:
+    """A call that is over, and both simulators' records of it."""
+
+    line: Line
+    model: Model
+    rest: TwilioRest
+
+
+async def turn(line: Line, words: str) -> None:
+    """Say something and hear the answer out."""
+    await line.say(Murmur().render(words))
+    await line.wait_for_agent(timeout=WAIT_SECONDS)
+    await line.wait_for_silence(ms=1500, timeout=WAIT_SECONDS)
+
+
+@contextlib.asynccontextmanager
+async def call(command: list[str], *, greets: bool) -> AsyncIterator[Played]:
+    """Call a stranger and book a table. The caller then still holds the line."""
+    rest = TwilioRest(account_sid=ACCOUNT_SID, auth_token=AUTH_TOKEN, api_key=API_KEY)
+    async with Model(SCRIPT, api_key="sk-test") as model, rest, running(command, model, rest) as url:
+        phone = Phone(url, auth_token=AUTH_TOKEN, public_url=PUBLIC_URL, rest=rest)
+        async with phone.dial() as line:
+            if greets:
+                await line.wait_for_agent(timeout=WAIT_SECONDS)
+                await line.wait_for_silence(timeout=WAIT_SECONDS)
+            await turn(line, "A table for four, please.")
+            await turn(line, "Thank you.")
+            yield Played(line, model, rest)
+        assert line.violations == []
+        assert rest.violations == []
+        assert model.violations == []
+        assert model.refusals == []
+
+
+def booked(played: Played) -> None:
+    """The model's record of the call: it heard the caller, and its tool ran."""
+    (session,) = played.model.sessions
+    assert session.heard == ["A table for four at half past seven, please.", "Thank you."]
+    assert any(line.startswith("Done. ") and "41" in line for line in session.said), session.said
+    assert session.said[-1] == "See you then!"
+
+
+@pytest.mark.parametrize(
+    ("script", "packages", "greets"),
+    [
+        ("openai_sdk", ["openai", "twilio", "starlette", "uvicorn", "websockets"], False),
+        ("openai_agents", ["agents", "starlette", "uvicorn", "websockets"], True),
+    ],
+)
+async def test_a_stranger_takes_a_booking(script: str, packages: list[str], greets: bool):
+    command = [interpreter(script, packages), str(HERE / f"{script}.py")]
+    async with call(command, greets=greets) as played:
+        booked(played)
