@@ -32,6 +32,10 @@ then = "Done. {output}"
 [[turn]]
 caller = "Thank you."
 say = "See you then!"
+
+[[turn]]
+caller = "Hang up, please."
+call = "end_call"
 """
 
 WAIT_SECONDS = 20.0
@@ -91,3 +95,13 @@ async def test_a_stranger_takes_a_booking(script: str, packages: list[str], gree
     command = [interpreter(script, packages), str(HERE / f"{script}.py")]
     async with call(command, greets=greets) as played:
         booked(played)
+
+
+async def test_pipecat_hangs_up_by_the_rest_api():
+    command = [interpreter("pipecat_bot", ["pipecat", "fastapi", "uvicorn"]), str(HERE / "pipecat_bot.py")]
+    async with call(command, greets=True) as played:
+        booked(played)
+        await played.line.say(Murmur().render("Hang up, please."))
+        await played.line.wait_ended(WAIT_SECONDS)
+        assert played.line.ended_by == "agent"
+        assert [(each.method, each.status) for each in played.rest.requests] == [("POST", 200)]
