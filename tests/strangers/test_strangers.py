@@ -89,6 +89,8 @@ def booked(played: Played) -> None:
     [
         ("openai_sdk", ["openai", "twilio", "starlette", "uvicorn", "websockets"], False),
         ("openai_agents", ["agents", "starlette", "uvicorn", "websockets"], True),
+        ("livekit_agents", ["livekit.agents", "livekit.plugins.openai", "audioop", "starlette", "uvicorn"], True),
+        ("agent_connect", ["tac", "fastapi", "uvicorn", "openai"], True),
     ],
 )
 async def test_a_stranger_takes_a_booking(script: str, packages: list[str], greets: bool):
