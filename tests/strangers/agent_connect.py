@@ -22,7 +22,7 @@ async def book_table(guests: int, time: str) -> str:
 
 
 class Elsewhere:
-    """The package's `websockets`, which connects to the model of this test: the package has no setting for its address."""
+    """The package's `websockets`, connecting to the test's model: the package has no setting for the address."""
 
     @staticmethod
     def connect(address: str, **options: object):

@@ -9,8 +9,8 @@ A stranger is one script of this folder. It gets its world by environment variab
 
 and prints `ready PORT` once it listens for `POST /voice` on that port of 127.0.0.1.
 
-Where a stranger's packages come from: the folder that the variable STRANGERS names (`setup.sh` fills it), otherwise this
-interpreter's own. A stranger whose packages are nowhere is skipped.
+A stranger's packages come from the folder that the variable STRANGERS names (`setup.sh` fills it), otherwise they are
+this interpreter's own. A stranger whose packages are nowhere is skipped.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""One whole call of each stranger: its server is called by the simulated phone, its client speaks with the simulated model.
+"""One whole call of each stranger: the simulated phone calls its server, its client speaks with the simulated model.
 
 The caller is greeted, books a table, which takes a tool call, hears the confirmation, and hangs up. Neither simulator
 may find fault with it: these packages work with the real services.
@@ -15,7 +15,7 @@ import pytest
 from phoneagent.sim import Line, Model, Phone, TwilioRest
 from phoneagent.sim.speech import Murmur
 from phoneagent.sim.twilio.phone import ACCOUNT_SID
-from tests.strangers.conftest import API_KEY, AUTH_TOKEN, HERE, PUBLIC_URL, interpreter, running
+from tests.strangers.conftest import API_KEY, AUTH_TOKEN, HERE, PUBLIC_URL, interpreter, node, running
 
 pytestmark = pytest.mark.anyio
 
@@ -96,6 +96,18 @@ def booked(played: Played) -> None:
 async def test_a_stranger_takes_a_booking(script: str, packages: list[str], greets: bool):
     command = [interpreter(script, packages), str(HERE / f"{script}.py")]
     async with call(command, greets=greets) as played:
+        booked(played)
+
+
+@pytest.mark.parametrize(
+    ("script", "packages", "greets"),
+    [
+        ("twilio_node", ["fastify", "@fastify/formbody", "@fastify/websocket", "twilio", "ws"], False),
+        ("agents_node", ["@openai/agents", "@openai/agents-extensions", "fastify", "@fastify/websocket"], True),
+    ],
+)
+async def test_a_stranger_in_node_takes_a_booking(script: str, packages: list[str], greets: bool):
+    async with call([node(packages), str(HERE / f"{script}.cjs")], greets=greets) as played:
         booked(played)
 
 
