@@ -74,6 +74,8 @@ async def running(command: list[str], model: Model, rest: TwilioRest) -> AsyncIt
         "API_KEY": API_KEY[0],
         "API_SECRET": API_KEY[1],
     }
+    if model.certificate is not None:
+        environment["NODE_EXTRA_CA_CERTS"] = str(model.certificate)
     process = await asyncio.create_subprocess_exec(
         *command, env=environment, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT, limit=1 << 20
     )

@@ -6,6 +6,7 @@ may find fault with it: these packages work with the real services.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
@@ -39,6 +40,8 @@ call = "end_call"
 """
 
 WAIT_SECONDS = 20.0
+CALL_SECONDS = 150.0
+"""The longest that a stranger takes in all."""
 
 
 @dataclass
@@ -58,10 +61,15 @@ async def turn(line: Line, words: str) -> None:
 
 
 @contextlib.asynccontextmanager
-async def call(command: list[str], *, greets: bool) -> AsyncIterator[Played]:
-    """Call a stranger and book a table. The caller then still holds the line."""
+async def call(command: list[str], *, greets: bool, tls: bool = False) -> AsyncIterator[Played]:
+    """Call a stranger and book a table. The caller then still holds the line. With `tls` the model is at wss://."""
     rest = TwilioRest(account_sid=ACCOUNT_SID, auth_token=AUTH_TOKEN, api_key=API_KEY)
-    async with Model(SCRIPT, api_key="sk-test") as model, rest, running(command, model, rest) as url:
+    async with (
+        asyncio.timeout(CALL_SECONDS),
+        Model(SCRIPT, api_key="sk-test", tls=tls) as model,
+        rest,
+        running(command, model, rest) as url,
+    ):
         phone = Phone(url, auth_token=AUTH_TOKEN, public_url=PUBLIC_URL, rest=rest)
         async with phone.dial() as line:
             if greets:
@@ -100,14 +108,16 @@ async def test_a_stranger_takes_a_booking(script: str, packages: list[str], gree
 
 
 @pytest.mark.parametrize(
-    ("script", "packages", "greets"),
+    ("script", "packages", "greets", "tls"),
     [
-        ("twilio_node", ["fastify", "@fastify/formbody", "@fastify/websocket", "twilio", "ws"], False),
-        ("agents_node", ["@openai/agents", "@openai/agents-extensions", "fastify", "@fastify/websocket"], True),
+        ("twilio_node", ["twilio", "ws"], False, False),
+        ("agents_node", ["@openai/agents", "@openai/agents-extensions"], True, False),
+        ("openai_node", ["openai"], True, True),
     ],
 )
-async def test_a_stranger_in_node_takes_a_booking(script: str, packages: list[str], greets: bool):
-    async with call([node(packages), str(HERE / f"{script}.cjs")], greets=greets) as played:
+async def test_a_stranger_in_node_takes_a_booking(script: str, packages: list[str], greets: bool, tls: bool):
+    command = [node([*packages, "fastify", "@fastify/formbody", "@fastify/websocket"]), str(HERE / f"{script}.cjs")]
+    async with call(command, greets=greets, tls=tls) as played:
         booked(played)
 
 
