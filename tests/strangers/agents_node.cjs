@@ -37,6 +37,7 @@ async function main() {
       transport: new TwilioRealtimeTransportLayer({ twilioWebSocket: phone }),
       model: 'gpt-realtime-2.1',
       tracingDisabled: true,
+      config: { audio: { input: { format: 'g711_ulaw' }, output: { format: 'g711_ulaw' } } },
     });
     session.on('error', (error) => console.log('error of the session:', error));
     await session.connect({ apiKey: 'sk-test', url: `${process.env.MODEL_URL}?model=gpt-realtime-2.1` });

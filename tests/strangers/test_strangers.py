@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 import pytest
 
+from phoneagent.protocol.audio import BYTES_PER_MS
 from phoneagent.sim import Line, Model, Phone, TwilioRest
 from phoneagent.sim.speech import Murmur
 from phoneagent.sim.twilio.phone import ACCOUNT_SID
@@ -85,11 +86,17 @@ async def call(command: list[str], *, greets: bool, tls: bool = False) -> AsyncI
 
 
 def booked(played: Played) -> None:
-    """The model's record of the call: it heard the caller, and its tool ran."""
+    """Check the call: the model heard the caller, the tool ran, and the caller heard all that the model said.
+
+    If audio is in a wrong format on the way, it lasts several times as long.
+    """
     (session,) = played.model.sessions
     assert session.heard == ["A table for four at half past seven, please.", "Thank you."]
     assert any(line.startswith("Done. ") and "41" in line for line in session.said), session.said
     assert session.said[-1] == "See you then!"
+    said_ms = sum(len(Murmur().render(line)) for line in session.said) / BYTES_PER_MS
+    heard_ms = sum(span.end_ms - span.start_ms for span in played.line.heard)
+    assert 0.8 < heard_ms / said_ms < 1.25, f"{heard_ms} ms of {said_ms} ms"
 
 
 @pytest.mark.parametrize(
