@@ -26,6 +26,7 @@ for name in "$@"; do
     "$folder/$name/bin/python" -c 'import audioop' 2>/dev/null || "$folder/$name/bin/pip" install --quiet audioop-lts
     ;;
   node)
+    command -v npm >/dev/null || { echo "npm is not on this machine" >&2; exit 1; }
     mkdir -p "$folder/node"
     (cd "$folder/node" && npm install --silent --no-audit --no-fund ws twilio fastify @fastify/formbody @fastify/websocket \
       openai @openai/agents @openai/agents-extensions)
