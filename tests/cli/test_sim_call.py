@@ -158,10 +158,10 @@ async def test_the_rest_api_hangs_up(server: Server):
         client = Client("SK1", "secret", ACCOUNT_SID)
         client.api.base_url = f"http://127.0.0.1:{port}"
         call = client.calls(leg.messages[1]["start"]["callSid"])
-        await asyncio.to_thread(call.update, status="completed")
         if strange:
             calls = f"{client.api.base_url}/2010-04-01/Accounts/{ACCOUNT_SID}/Calls.json"
             await asyncio.to_thread(client.request, "GET", calls, params={"Colour": "red"})
+        await asyncio.to_thread(call.update, status="completed")
         await leg.event("closed")
 
     with socket.socket() as free:

@@ -59,8 +59,8 @@ def node(packages: list[str]) -> str:
 
 
 @contextlib.asynccontextmanager
-async def running(command: list[str], model: Model, rest: TwilioRest) -> AsyncIterator[str]:
-    """Run a stranger; yields the address of its webhook. Its output is shown if the test fails."""
+async def running(command: list[str], model: Model, rest: TwilioRest, more: dict[str, str]) -> AsyncIterator[str]:
+    """Run a stranger with `more` variables; yields the address of its webhook. Its output is shown if a test fails."""
     environment = {
         "PATH": os.environ["PATH"],
         "HOME": os.environ.get("HOME", "/"),
@@ -74,8 +74,7 @@ async def running(command: list[str], model: Model, rest: TwilioRest) -> AsyncIt
         "API_KEY": API_KEY[0],
         "API_SECRET": API_KEY[1],
     }
-    if model.certificate is not None:
-        environment["NODE_EXTRA_CA_CERTS"] = str(model.certificate)
+    environment |= more
     process = await asyncio.create_subprocess_exec(
         *command, env=environment, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT, limit=1 << 20
     )

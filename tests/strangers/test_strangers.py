@@ -67,9 +67,9 @@ async def call(command: list[str], *, greets: bool, tls: bool = False) -> AsyncI
     rest = TwilioRest(account_sid=ACCOUNT_SID, auth_token=AUTH_TOKEN, api_key=API_KEY)
     async with (
         asyncio.timeout(CALL_SECONDS),
-        Model(SCRIPT, api_key="sk-test", tls=tls) as model,
+        Model(SCRIPT, api_key="sk-test", **({"tls": True} if tls else {})) as model,
         rest,
-        running(command, model, rest) as url,
+        running(command, model, rest, {"NODE_EXTRA_CA_CERTS": str(model.certificate)} if tls else {}) as url,
     ):
         phone = Phone(url, auth_token=AUTH_TOKEN, public_url=PUBLIC_URL, rest=rest)
         async with phone.dial() as line:
