@@ -14,6 +14,7 @@ from phoneagent.protocol.audio import BYTES_PER_MS
 from phoneagent.sim.recording import write_stereo
 from phoneagent.sim.twilio.alerts import CallFailed
 from phoneagent.sim.twilio.microphone import Microphone, Utterance
+from phoneagent.sim.twilio.noise import MAX_BYTES, is_pcm16
 from phoneagent.sim.twilio.playout import Clear, MarkEcho, Playout, Span
 from phoneagent.sim.twilio.stream import MediaStream
 
@@ -104,6 +105,7 @@ class Line:
         self.microphone = Microphone()
         self.playout = Playout(0.0)
         self.stream: MediaStream | None = None
+        self._received_before = 0
         self._changed = asyncio.Event()
         self._over = asyncio.Event()
         self._break_off: Callable[[], object] = lambda: None
@@ -328,6 +330,7 @@ class Line:
     def attach(self, stream: MediaStream, started_at: float) -> None:
         """Record a stream that has started. The first one starts the call's clock."""
         self.stream, self.stream_sid = stream, stream.stream_sid
+        self._received_before = len(self.received)
         if not self.started_at:
             self.started_at = self.playout.started_at = started_at
         self.streams.append(StreamSpan(stream.stream_sid, started_at, (started_at - self.started_at) * 1000))
@@ -342,6 +345,9 @@ class Line:
         span.ended_by, span.close_code = self.stream.ended_by, self.stream.close_code
         self.close_code = self.stream.close_code
         self.stream = None
+        begin = self._received_before
+        if is_pcm16(bytes(self.received[begin : begin + MAX_BYTES])):
+            self.report("the audio looks like 16-bit PCM, and Twilio plays it as µ-law: send audio/x-mulaw at 8000 Hz")
         self.microphone.pause()
         self.note()
 

@@ -11,6 +11,8 @@ from starlette.responses import RedirectResponse, Response
 from twilio.request_validator import RequestValidator
 
 from phoneagent.protocol.audio import tone
+from phoneagent.sim.model.audio import from_ulaw
+from phoneagent.sim.speech import Murmur
 from phoneagent.sim.twilio import call_flow, stream
 from phoneagent.sim.twilio.phone import CallFailed, Phone
 from tests.sim.conftest import Leg, Server
@@ -104,6 +106,17 @@ async def test_two_calls_at_once_do_not_mix(server: Server):
         assert first.stream_sid != second.stream_sid
         await second.hang_up()
         assert (first.ended_by, second.ended_by) == (None, "caller")
+
+
+async def test_pcm_is_noise_to_the_caller(server: Server):
+    spoken = from_ulaw(Murmur().render("The bicycle shop, hello!"), {"type": "audio/pcm", "rate": 24000})
+
+    async def talks_pcm(leg: Leg) -> None:
+        await leg.play(spoken)
+
+    server.agent = talks_pcm
+    (violation,) = (await called(server)).violations
+    assert "looks like 16-bit PCM" in violation
 
 
 # Refusals.
