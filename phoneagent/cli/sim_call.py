@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -14,11 +15,18 @@ from rich.text import Text
 
 from phoneagent.sim.recording import RecordingError, read_wav
 from phoneagent.sim.speech import caller_voice
-from phoneagent.sim.twilio.phone import CallFailed, Line, Phone
+from phoneagent.sim.twilio.phone import ACCOUNT_SID, CALLED, CALLER, CallFailed, Line, Phone
 from phoneagent.sim.twilio.report import call_report
+from phoneagent.sim.twilio.rest import TwilioRest
 
 ANSWER_SECONDS = 20.0
 """How long the caller waits for an answer."""
+
+GREETED_SECONDS = 3.0
+"""How long the caller waits for the agent to speak after a greeting by TwiML, before taking the turn."""
+
+RING_SECONDS = 600.0
+"""How long --answer waits for the server to make a call."""
 
 MAX_ANSWER_SECONDS = 120.0
 """How long the caller listens to one answer before giving up."""
@@ -27,6 +35,9 @@ GOODBYE_MS = 5000
 """The silence after which a caller with nothing more to say hangs up, in milliseconds."""
 
 POLL_SECONDS = 0.05
+
+_UNREACHED_STREAM = frozenset({31901, 31902, 31910, 31920, 31922})
+"""The alerts of a Stream whose url leads elsewhere than to the server."""
 
 _ENDS = {
     "agent": "the agent's side closed it",
@@ -54,40 +65,78 @@ class _Plan:
     barge_in_after_ms: float | None
     dtmf: str | None
     hang_up_after_seconds: float | None
+    answer: bool
+
+
+_WebhookUrl = Annotated[str, typer.Argument(help="The server's voice webhook, like http://127.0.0.1:8000/voice.")]
+_AuthToken = Annotated[
+    str | None, typer.Option(envvar="TWILIO_AUTH_TOKEN", help="Sign every request with this Twilio auth token.")
+]
+_Say = Annotated[
+    list[str] | None, typer.Option(metavar="TEXT|FILE.wav", help="A line for the caller to say. Repeatable.")
+]
+_AfterAgent = Annotated[
+    bool, typer.Option("--after-agent", help="Say each line when the agent has spoken and is silent. The default.")
+]
+_Pause = Annotated[float | None, typer.Option(min=0, help="Instead, wait this many seconds before each line.")]
+_BargeInAfter = Annotated[
+    float | None, typer.Option(min=0, help="Say the second line after this many ms of the agent's answer.")
+]
+_Dtmf = Annotated[str | None, typer.Option(help="Keys to press after the last line, like 12#.")]
+_HangUpAfter = Annotated[float | None, typer.Option(min=0, help="Hang up this many seconds into the call.")]
+_PublicUrl = Annotated[str | None, typer.Option(help="The server's public address, if WEBHOOK_URL is a local one.")]
+_FallbackUrl = Annotated[
+    str | None, typer.Option(help="The webhook to use when the server fails, like a Twilio number's fallback.")
+]
+_Delay = Annotated[float, typer.Option(min=0, help="The delay of the line in each direction, in ms.")]
+_Report = Annotated[Path | None, typer.Option(help="The file for a report of the call, as JSON.")]
+_Wav = Annotated[
+    Path | None, typer.Option(help="The file for a recording: the caller left, what the caller heard right.")
+]
+_Caller = Annotated[str, typer.Option("--from", help="The caller: a number, anonymous, sip:alice@example.com, …")]
+_Called = Annotated[str, typer.Option("--to", help="The number that is called.")]
+_Param = Annotated[
+    list[str] | None,
+    typer.Option(metavar="NAME=VALUE", help="A form field of the webhook, like SipHeader_X-Id=7. Repeatable."),
+]
+_RestPort = Annotated[
+    int | None, typer.Option(help="Serve Twilio's REST API on this port of 127.0.0.1.", min=0, max=65535)
+]
+_AccountSid = Annotated[
+    str, typer.Option(envvar="TWILIO_ACCOUNT_SID", help="The account of the call and of the REST API.")
+]
+_ApiKey = Annotated[str | None, typer.Option(metavar="SID:SECRET", help="An API key that the REST API takes, too.")]
+_Answer = Annotated[
+    bool, typer.Option("--answer", help="Wait for the server to make a call by the REST API, and answer it.")
+]
 
 
 def call(
-    webhook_url: Annotated[str, typer.Argument(help="The server's voice webhook, like http://127.0.0.1:8000/voice.")],
-    auth_token: Annotated[
-        str | None, typer.Option(envvar="TWILIO_AUTH_TOKEN", help="Sign every request with this Twilio auth token.")
-    ] = None,
-    say: Annotated[
-        list[str] | None, typer.Option(metavar="TEXT|FILE.wav", help="A line for the caller to say. Repeatable.")
-    ] = None,
-    after_agent: Annotated[
-        bool, typer.Option("--after-agent", help="Say each line when the agent has spoken and is silent. The default.")
-    ] = False,
-    pause: Annotated[
-        float | None, typer.Option(min=0, help="Instead, wait this many seconds before each line.")
-    ] = None,
-    barge_in_after: Annotated[
-        float | None, typer.Option(min=0, help="Say the second line after this many ms of the agent's answer.")
-    ] = None,
-    dtmf: Annotated[str | None, typer.Option(help="Keys to press after the last line, like 12#.")] = None,
-    hang_up_after: Annotated[float | None, typer.Option(min=0, help="Hang up this many seconds into the call.")] = None,
-    public_url: Annotated[
-        str | None, typer.Option(help="The server's public address, if WEBHOOK_URL is a local one.")
-    ] = None,
-    fallback_url: Annotated[
-        str | None, typer.Option(help="The webhook to use when the server fails, like a Twilio number's fallback.")
-    ] = None,
-    delay: Annotated[float, typer.Option(min=0, help="The delay of the line in each direction, in ms.")] = 0,
-    report: Annotated[Path | None, typer.Option(help="The file for a report of the call, as JSON.")] = None,
-    wav: Annotated[
-        Path | None, typer.Option(help="The file for a recording: the caller left, what the caller heard right.")
-    ] = None,
+    webhook_url: _WebhookUrl,
+    auth_token: _AuthToken = None,
+    say: _Say = None,
+    after_agent: _AfterAgent = False,
+    pause: _Pause = None,
+    barge_in_after: _BargeInAfter = None,
+    dtmf: _Dtmf = None,
+    hang_up_after: _HangUpAfter = None,
+    public_url: _PublicUrl = None,
+    fallback_url: _FallbackUrl = None,
+    delay: _Delay = 0,
+    report: _Report = None,
+    wav: _Wav = None,
+    caller: _Caller = CALLER,
+    called: _Called = CALLED,
+    param: _Param = None,
+    rest_port: _RestPort = None,
+    account_sid: _AccountSid = ACCOUNT_SID,
+    api_key: _ApiKey = None,
+    answer: _Answer = False,
 ) -> None:
     """Call a server as Twilio would, say the given lines, and check every rule of Twilio's.
+
+    A server that uses Twilio's REST API finds it at the address printed for --rest-port. Twilio's SDKs are pointed at
+    it by `client.api.base_url = "http://127.0.0.1:PORT"` (Python) or `client.api.baseUrl = …` (Node).
 
     Without --pause, the caller says each line after the agent has spoken and then been silent for 0.7 s. After the last
     line, the caller listens to the whole answer, and hangs up after 5 s of silence if the agent does not. The exit
@@ -97,20 +146,68 @@ def call(
         raise typer.BadParameter("give either --after-agent or --pause")
     if dtmf is not None and set(dtmf) - set("0123456789ABCD*#"):
         raise typer.BadParameter("--dtmf takes the keys 0-9, A-D, * and #")
-    plan = _Plan([_voiced(each) for each in say or []], pause, barge_in_after, dtmf, hang_up_after)
+    if answer and rest_port is None:
+        raise typer.BadParameter("--answer needs the REST API that the call is made with; give --rest-port")
+    plan = _Plan([_voiced(each) for each in say or []], pause, barge_in_after, dtmf, hang_up_after, answer)
+    rest = None if rest_port is None else _rest(rest_port, account_sid, auth_token, api_key, called)
     try:
         phone = Phone(
             webhook_url,
             auth_token=auth_token,
             public_url=public_url,
+            account_sid=account_sid,
+            caller=caller,
+            called=called,
+            extra_params=dict(_split(each, "=", "--param", "NAME=VALUE") for each in param or []),
             voice_fallback_url=fallback_url,
             delay_ms=delay,
+            rest=rest,
         )
     except ValueError as error:
         raise typer.BadParameter(str(error)) from None
-    show = _Show(Console(highlight=False))
-    if not asyncio.run(_call(phone, plan, show, report, wav)):
+    show = _Show(Console(highlight=False), _hint(webhook_url, public_url, auth_token))
+    if not asyncio.run(_session(phone, rest, plan, show, report, wav)):
         raise typer.Exit(1)
+
+
+def _rest(port: int, account_sid: str, auth_token: str | None, api_key: str | None, number: str) -> TwilioRest:
+    """Return the account's REST API, with the number that is called as the account's."""
+    if auth_token is None:
+        raise typer.BadParameter("--rest-port needs the password of its clients; give --auth-token")
+    key = _split(api_key, ":", "--api-key", "SID:SECRET") if api_key else None
+    rest = TwilioRest(account_sid=account_sid, auth_token=auth_token, api_key=key, port=port)
+    rest.add_number(number)
+    return rest
+
+
+def _split(text: str, separator: str, option: str, shape: str) -> tuple[str, str]:
+    name, found, value = text.partition(separator)
+    if not found or not name:
+        raise typer.BadParameter(f"{option} takes {shape}")
+    return name, value
+
+
+def _hint(webhook_url: str, public_url: str | None, auth_token: str | None) -> Callable[[CallFailed], str | None]:
+    """Return the function that names the option which a failed call may have lacked."""
+
+    def hint(failure: CallFailed) -> str | None:
+        if failure.status in {401, 403} and auth_token is None:
+            return "nothing was signed: if the server checks signatures, give its Twilio auth token with --auth-token"
+        if public_url is not None:
+            return None
+        if failure.status in {401, 403}:
+            return (
+                f"the signature is for {webhook_url}: if the server checks it for its public address, give that one "
+                "with --public-url; connections still go to WEBHOOK_URL"
+            )
+        if failure.code in _UNREACHED_STREAM:
+            return (
+                "if the Stream's url is a public address of this server, give that address with --public-url, like "
+                "https://agent.example; connections still go to WEBHOOK_URL"
+            )
+        return None
+
+    return hint
 
 
 def _voiced(words: str) -> _Words:
@@ -123,11 +220,29 @@ def _voiced(words: str) -> _Words:
         raise typer.BadParameter(f"--say {words}: {error}") from None
 
 
+async def _session(
+    phone: Phone, rest: TwilioRest | None, plan: _Plan, show: _Show, report: Path | None, wav: Path | None
+) -> bool:
+    """Make the call, beside the REST API if there is one, and return whether all went well."""
+    if rest is None:
+        return await _call(phone, plan, show, report, wav)
+    try:
+        async with rest:
+            show.note(f"Twilio's REST API: {rest.url} in place of https://api.twilio.com")
+            went_well = await _call(phone, plan, show, report, wav)
+    except OSError as error:
+        show.fail(f"--rest-port cannot be used: {error.strerror or error}")
+        return False
+    for violation in rest.violations:
+        show.fail(f"the server's request to the REST API: {violation}")
+    return went_well and not rest.violations
+
+
 async def _call(phone: Phone, plan: _Plan, show: _Show, report: Path | None, wav: Path | None) -> bool:
-    """Make the call and return whether all went well."""
+    """Make or take the call and return whether all went well."""
     problem: str | None = None
     try:
-        async with phone.dial() as line:
+        async with phone.answer(timeout=RING_SECONDS) if plan.answer else phone.dial() as line:
             show.say(line, "phone", f"the stream is up, {line.stream_sid}")
             watching = asyncio.create_task(show.watch(line))
             try:
@@ -136,9 +251,12 @@ async def _call(phone: Phone, plan: _Plan, show: _Show, report: Path | None, wav
             finally:
                 watching.cancel()
     except CallFailed as failure:
-        show.fail(f"the call failed: {failure}")
+        show.fail_call(failure)
         if report is not None:
             _write(report, json.dumps(_failed(failure), indent=2) + "\n")
+        return False
+    except TimeoutError as error:  # of --answer
+        show.fail(str(error))
         return False
     if line.ended_by in {"line", "error"}:
         problem = (
@@ -184,15 +302,27 @@ async def _turn(line: Line, plan: _Plan) -> None:
     if plan.pause_seconds is not None:
         await asyncio.sleep(plan.pause_seconds)
         return
-    await line.wait_for_agent(timeout=ANSWER_SECONDS)
-    await line.wait_for_silence(timeout=MAX_ANSWER_SECONDS)
+    if await _agent_speaks(line):
+        await line.wait_for_silence(timeout=MAX_ANSWER_SECONDS)
+
+
+async def _agent_speaks(line: Line) -> bool:
+    """Wait for the agent to speak; return False if TwiML has greeted the caller and the agent adds nothing."""
+    greeted = bool(line.announcements) and not line.speech
+    try:
+        await line.wait_for_agent(timeout=GREETED_SECONDS if greeted else ANSWER_SECONDS)
+    except TimeoutError:
+        if not greeted:
+            raise
+        return False
+    return True
 
 
 async def _hear_out(line: Line) -> None:
     """Wait for the last answer, and then for the agent to hang up or for a long silence."""
     try:
-        await line.wait_for_agent(timeout=ANSWER_SECONDS)
-        await line.wait_for_silence(ms=GOODBYE_MS, timeout=MAX_ANSWER_SECONDS)
+        if await _agent_speaks(line):
+            await line.wait_for_silence(ms=GOODBYE_MS, timeout=MAX_ANSWER_SECONDS)
     except CallFailed:
         await line.wait_ended(timeout=ANSWER_SECONDS)
 
@@ -200,8 +330,12 @@ async def _hear_out(line: Line) -> None:
 class _Show:
     """The call in the terminal, one line for each event."""
 
-    def __init__(self, console: Console) -> None:
+    def __init__(self, console: Console, hint: Callable[[CallFailed], str | None]) -> None:
         self._console = console
+        self._hint = hint
+
+    def note(self, what: str) -> None:
+        self._print(Text(what, style="dim"))
 
     def say(self, line: Line, name: str, what: str) -> None:
         colour = {"caller": "cyan", "agent": "green", "violation": "red"}.get(name, "dim")
@@ -211,14 +345,25 @@ class _Show:
     def fail(self, what: str) -> None:
         self._print(Text(what, style="red"))
 
+    def fail_call(self, failure: CallFailed) -> None:
+        """Print why a call failed, what TwiML did before, and which option may help."""
+        self.fail(f"the call failed: {failure}")
+        if failure.verbs:
+            self.fail(f"its TwiML was carried out up to: {'; '.join(failure.verbs)}")
+        if hint := self._hint(failure):
+            self.fail(hint)
+
     def _print(self, text: Text) -> None:
         self._console.print(text, soft_wrap=True)
 
     async def watch(self, line: Line) -> None:
         """Print what the agent does, until cancelled."""
         talking = False
-        clears, violations, streams = 0, 0, 1
+        clears, violations, streams, announced = 0, 0, 1, 0
         while True:
+            for each in line.announcements[announced:]:
+                self.say(line, "agent", f"says by TwiML: {each.text}" if each.text else "plays a file by TwiML")
+            announced = len(line.announcements)
             streams = self._streams(line, streams)
             if line.playing != talking:
                 talking = line.playing

@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import json
+import socket
 import wave
 from pathlib import Path
 
 import pytest
 import typer
 from click.testing import Result
+from starlette.responses import Response
 from twilio.request_validator import RequestValidator
+from twilio.rest import Client
 from typer.testing import CliRunner
 
 from phoneagent.cli import sim_call
 from phoneagent.protocol.audio import tone
+from phoneagent.sim import TwilioRest
 from phoneagent.sim.speech import Murmur
+from phoneagent.sim.twilio.phone import ACCOUNT_SID
 from tests.sim.conftest import Leg, Server
 
 pytestmark = pytest.mark.anyio
@@ -30,7 +35,9 @@ app.command()(sim_call.call)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sim_call, "caller_voice", Murmur)
     monkeypatch.setattr(sim_call, "GOODBYE_MS", 300)
+    monkeypatch.setattr(sim_call, "GREETED_SECONDS", 0.2)
     monkeypatch.delenv("TWILIO_AUTH_TOKEN", raising=False)
+    monkeypatch.delenv("TWILIO_ACCOUNT_SID", raising=False)
 
 
 async def run(*arguments: object) -> Result:
@@ -98,6 +105,146 @@ async def test_the_caller_barges_in_presses_keys_and_hangs_up(server: Server, tm
     (barge_in,) = written["barge_ins"]
     assert 400 <= barge_in["truth_heard_ms"] < 1500
     assert 0 < barge_in["reaction_ms"] < 1000
+
+
+async def test_a_greeting_by_twiml_counts_as_heard(server: Server, tmp_path: Path):
+    """Nothing follows it in the stream, so the caller takes the turn, and hears the answer."""
+
+    async def answers(leg: Leg) -> None:
+        await leg.until(lambda: any(leg.loud()))
+        await leg.until(lambda: not any(leg.loud()[-10:]))
+        await leg.play(tone(500, 200))
+        await leg.event("closed")
+
+    server.agent = answers
+    connect = server.pages["/voice"]
+    assert isinstance(connect, str)
+    server.pages["/voice"] = connect.replace("<Connect", "<Say>Hi!</Say><Play>/hold.mp3</Play><Connect")
+    report = tmp_path / "report.json"
+    result = await run(server.url, "--say", "Hello", "--report", report)
+    assert result.exit_code == 0, result.output
+    assert "agent    says by TwiML: Hi!" in result.output
+    assert "agent    plays a file by TwiML" in result.output
+    written = json.loads(report.read_text())
+    turns = [(turn["role"], turn.get("twiml"), turn["text"]) for turn in written["turns"]]
+    assert turns == [
+        ("agent", "Say", "Hi!"),
+        ("agent", "Play", ""),
+        ("caller", None, "Hello"),
+        ("agent", None, ""),
+    ]
+    assert written["turns"][0]["start_ms"] < 0
+
+
+async def test_an_agent_that_adds_nothing_to_its_greeting_by_twiml(server: Server):
+    server.pages["/voice"] = str(server.pages["/voice"]).replace("<Connect", "<Say>Hi!</Say><Connect")
+    result = await run(server.url)
+    assert result.exit_code == 0, result.output
+
+
+async def test_a_caller_of_another_kind(server: Server):
+    await run(
+        server.url, "--from", "sip:alice@example.com", "--to", "+4930123", "--param", "SipHeader_X-Id=7=7",
+        "--account-sid", "AC" + "2" * 32, "--hang-up-after", 0,
+    )  # fmt: skip
+    form = server.requests[0].form
+    assert (form["From"], form["Caller"], form["FromCountry"]) == (*["sip:alice@example.com"] * 2, "")
+    assert (form["To"], form["SipHeader_X-Id"], form["AccountSid"]) == ("+4930123", "7=7", "AC" + "2" * 32)
+
+
+async def test_the_rest_api_hangs_up(server: Server):
+    async def hangs_up(leg: Leg) -> None:
+        await leg.play(tone(440, 100))
+        client = Client("SK1", "secret", ACCOUNT_SID)
+        client.api.base_url = f"http://127.0.0.1:{port}"
+        call = client.calls(leg.messages[1]["start"]["callSid"])
+        if strange:
+            calls = f"{client.api.base_url}/2010-04-01/Accounts/{ACCOUNT_SID}/Calls.json"
+            await asyncio.to_thread(client.request, "GET", calls, params={"Colour": "red"})
+        await asyncio.to_thread(call.update, status="completed")
+        await leg.event("closed")
+
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    strange = False
+    server.agent = hangs_up
+    options = (server.url, "--auth-token", "t", "--rest-port", port, "--api-key", "SK1:secret")
+    result = await run(*options)
+    assert result.exit_code == 0, result.output
+    assert f"Twilio's REST API: http://127.0.0.1:{port} in place of https://api.twilio.com" in result.output
+    assert "ended by the agent" in result.output
+    strange = True
+    result = await run(*options)
+    assert result.exit_code == 1
+    assert "the server's request to the REST API: Calls, list: Twilio knows no field 'Colour'" in result.output
+
+
+async def test_a_rest_port_that_is_taken(server: Server):
+    result = await run(server.url, "--auth-token", "t", "--rest-port", server.url.split(":")[2].partition("/")[0])
+    assert result.exit_code == 1
+    assert "--rest-port cannot be used" in result.output
+
+
+async def test_a_call_that_the_server_makes_is_answered(server: Server, monkeypatch: pytest.MonkeyPatch):
+    async def greets(leg: Leg) -> None:
+        await leg.play(tone(440, 100))
+        await leg.mark("heard")
+        await leg.event("mark")
+
+    server.agent = greets
+    ports: list[int] = []
+
+    class Announced(TwilioRest):
+        """Makes the call as soon as it is up, as the server would."""
+
+        async def __aenter__(self) -> TwilioRest:
+            await super().__aenter__()
+            ports.append(int(self.url.rpartition(":")[2]))
+            client = Client(ACCOUNT_SID, "t")
+            client.api.base_url = self.url
+            await asyncio.to_thread(client.calls.create, to="+15550100007", from_="+15550100002", url=server.url)
+            return self
+
+    monkeypatch.setattr(sim_call, "TwilioRest", Announced)
+    result = await run(server.url, "--auth-token", "t", "--rest-port", 0, "--answer")
+    assert result.exit_code == 0, result.output
+    assert server.requests[0].form["Direction"] == "outbound-api"
+
+
+async def test_nobody_calls(server: Server, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(sim_call, "RING_SECONDS", 0.05)
+    result = await run(server.url, "--auth-token", "t", "--rest-port", 0, "--answer")
+    assert result.exit_code == 1
+    assert "0.05 s passed before a call was made by the REST API" in result.output
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ([], "--auth-token"),
+        (["--auth-token", "t"], "--public-url"),
+        (["--auth-token", "t", "--public-url", "https://agent.example"], "as https://agent.example/voice"),
+    ],
+)
+async def test_a_refusal_says_what_was_dialled_and_which_option_may_help(
+    server: Server, options: list[str], words: str
+):
+    server.pages["/voice"] = lambda request: Response("", 403)
+    result = await run(server.url, *options)
+    assert result.exit_code == 1
+    assert f"the server answered HTTP 403 to POST {server.url}" in result.output
+    assert words in result.output
+
+
+async def test_a_stream_at_the_public_address_says_how_to_get_there(server: Server):
+    server.connect(url=server.stream_url.replace("ws:", "wss:"))
+    server.pages["/voice"] = str(server.pages["/voice"]).replace("<Connect", "<Say>Hi!</Say><Connect")
+    result = await run(server.url)
+    assert result.exit_code == 1
+    assert "31910 Stream - WebSocket - SSL Protocol Error" in result.output
+    assert "its TwiML was carried out up to: Say Hi!; Connect" in result.output
+    assert "--public-url, like https://agent.example" in result.output
 
 
 async def test_a_stream_that_is_taken_up_again(server: Server, tmp_path: Path):
@@ -186,6 +333,9 @@ async def test_an_agent_that_hangs_up_too_soon(server: Server):
         (["http://127.0.0.1:1/", "--dtmf", "x"], "keys"),
         (["http://127.0.0.1:1/", "--after-agent", "--pause", "1"], "either"),
         (["127.0.0.1:8000"], "webhook_url"),
+        (["http://127.0.0.1:1/", "--answer"], "--rest-port"),
+        (["http://127.0.0.1:1/", "--rest-port", "0"], "--auth-token"),
+        (["http://127.0.0.1:1/", "--param", "=1"], "NAME=VALUE"),
     ],
 )
 async def test_options_that_cannot_be(arguments: list[str], words: str):

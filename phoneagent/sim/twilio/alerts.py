@@ -15,6 +15,7 @@ TITLES = {
     11205: "HTTP connection failure",
     11215: "HTTP too many redirects",
     11216: "HTTP invalid redirect",
+    11220: "SSL/TLS Handshake Error",
     11240: "HTTP connection edge location is invalid",
     11243: "HTTP retry policy is invalid",
     11750: "TwiML response body too large",

@@ -32,8 +32,8 @@ SPEECH_RATE = 14.0
 
 
 @dataclass(frozen=True, slots=True)
-class _Next:
-    """The next document to request, with extra form fields."""
+class Next:
+    """A document to request, with extra form fields."""
 
     url: str
     method: str
@@ -42,24 +42,28 @@ class _Next:
 
 @dataclass(slots=True)
 class CallFlow:
-    """Drives `line` through a call. `fields` are the form fields of its webhook.
+    """Drives `line` through a call, from its `first` document on. `fields` are the form fields of its requests.
 
-    The REST API can intervene: `complete`, `redirect`.
+    A call that is `placed` by the REST API is answered before that document is requested. `status_events` are the
+    events of the call that the status callback gets. The REST API can intervene: `complete`, `redirect`.
     """
 
     line: Line
     web: Web
     fields: Mapping[str, str]
-    method: str
+    first: Next | bytes
     delay_ms: float
-    status_callback: str | None
+    status_callback: Next | None
+    status_events: frozenset[str] = frozenset({"completed"})
     fallback_url: str | None = None
     quirks: Quirks = field(default_factory=Quirks)
+    placed: bool = False
     note_status: Callable[[str], object] = lambda status: None
     _callbacks: Callbacks = field(init=False)
     _up: asyncio.Event = field(default_factory=asyncio.Event)
     _url: str = ""
     _status: str = "ringing"
+    _began_at: float = 0.0
     _documents: int = 0
     _stream_end: str | None = None
     _refusal: CallFailed | None = None
@@ -67,9 +71,9 @@ class CallFlow:
     _verbs: asyncio.Task[None] | None = None
     _broken_off: bool = False
     _over: bool = False
-    _redirected_to: _Next | bytes | None = None
+    _redirected_to: Next | bytes | None = None
     # The action of the Connect or Dial in progress.
-    _action: _Next | None = None
+    _action: Next | None = None
 
     def __post_init__(self) -> None:
         self._callbacks = Callbacks(self.line, self.web, self.quirks)
@@ -80,10 +84,14 @@ class CallFlow:
         Raises:
             CallFailed: it ended before a stream was up.
         """
-        began = time.monotonic()
+        self._began_at = time.monotonic()
         ended_by = "error"
         self.line.on_break_off(lambda: self._end_by("caller"))
         try:
+            if self.placed:
+                self._report("initiated", "initiated")
+                self._report("ringing", "ringing")
+                self._answer()
             await self._follow_documents()
             ended_by = "agent" if self._broken_off else self._stream_end or "agent"
         except CallFailed as failure:
@@ -93,9 +101,7 @@ class CallFlow:
             status = "completed" if self._status == "in-progress" else "no-answer"
             self.note_status(status)
             try:
-                if self.status_callback is not None:
-                    url = urljoin(self.web.entry, self.status_callback)
-                    self._callbacks.post_end(url, self.fields, status, round(time.monotonic() - began))
+                self._report("completed", status)
                 await self._callbacks.finish()
             finally:
                 self.line.finish()
@@ -120,6 +126,14 @@ class CallFlow:
         failure.verbs, failure.violations = tuple(self.line.verbs), tuple(self.line.violations)
         raise failure
 
+    def _report(self, event: str, status: str) -> None:
+        """Deliver an event of the call to its status callback: initiated, ringing, answered or completed."""
+        if self.status_callback is None or event not in self.status_events:
+            return
+        seconds = round(time.monotonic() - self._began_at) if event == "completed" else None
+        to = self.status_callback
+        self._callbacks.post_status(urljoin(self.web.entry, to.url), self.fields, status, to.method, seconds)
+
     # Orders of the caller and of the REST API.
 
     def complete(self) -> None:
@@ -128,8 +142,12 @@ class CallFlow:
 
     def redirect(self, *, url: str | None, twiml: str | None, method: str) -> None:
         """Break off the verbs in progress, and continue with other TwiML: that of `url`, or `twiml` itself."""
-        self._redirected_to = _Next(url, method) if url else (twiml or "").encode()
+        self._redirected_to = Next(url, method) if url else (twiml or "").encode()
         self._break_off("agent")
+
+    def notify(self, url: str, fields: Mapping[str, str], method: str) -> None:
+        """Deliver a status callback of the REST API's."""
+        self._callbacks.post(urljoin(self.web.entry, url), fields, method)
 
     def _end_by(self, by: str) -> None:
         self._over = True
@@ -145,7 +163,7 @@ class CallFlow:
 
     async def _follow_documents(self) -> None:
         """Carry out the webhook's document and those that follow from it, and then each redirect of the REST API."""
-        upcoming: _Next | bytes | None = _Next(self.web.entry, self.method)
+        upcoming: Next | bytes | None = self.first
         while upcoming is not None and not self._over:
             self._broken_off = False
             self._verbs = asyncio.create_task(self._carry_out(upcoming))
@@ -174,8 +192,8 @@ class CallFlow:
 
     # Documents and verbs.
 
-    async def _carry_out(self, upcoming: _Next | bytes) -> None:
-        following: _Next | bytes | None = upcoming
+    async def _carry_out(self, upcoming: Next | bytes) -> None:
+        following: Next | bytes | None = upcoming
         while following is not None:
             self._documents += 1
             if self._documents > MAX_DOCUMENTS:
@@ -183,7 +201,7 @@ class CallFlow:
                 raise CallFailed(words, code=11215)
             following = await self._verbs_of(await self._document(following))
 
-    async def _document(self, wanted: _Next | bytes) -> Document:
+    async def _document(self, wanted: Next | bytes) -> Document:
         """Return a document; if that fails, the fallback's, once.
 
         Raises:
@@ -195,11 +213,11 @@ class CallFlow:
             if self.fallback_url is None:
                 raise
             self.line.report(str(failure))
-            failed = wanted.url if isinstance(wanted, _Next) else self._url
+            failed = wanted.url if isinstance(wanted, Next) else self._url
             fields = {"ErrorCode": str(failure.code), "ErrorUrl": urldefragged(failed)}
-        return await self._fetch(_Next(urljoin(self.web.entry, self.fallback_url), "POST", fields))
+        return await self._fetch(Next(urljoin(self.web.entry, self.fallback_url), "POST", fields))
 
-    async def _fetch(self, wanted: _Next | bytes) -> Document:
+    async def _fetch(self, wanted: Next | bytes) -> Document:
         if isinstance(wanted, bytes):
             document = parse(wanted, "text/xml")
         else:
@@ -211,7 +229,7 @@ class CallFlow:
             self.line.report(violation)
         return document
 
-    async def _verbs_of(self, document: Document) -> _Next | None:
+    async def _verbs_of(self, document: Document) -> Next | None:
         """Carry out one document; return the next one to request, None at the end of the call."""
         for verb in document.verbs:
             if not verb.simulated:
@@ -230,22 +248,34 @@ class CallFlow:
                         return action
                     if self._broken_off:
                         return None
+                case "Pause":  # one before the first sound does not answer the call
+                    await asyncio.sleep(float(verb.attributes.get("length", "1")))
                 case _:
-                    if verb.name != "Pause":  # a pause before the first sound does not answer the call
-                        self._answer()
-                    await asyncio.sleep(_seconds(verb))
+                    self._answer()
+                    await self._announce(verb)
         return None
+
+    async def _announce(self, verb: Verb) -> None:
+        """Carry out a Say or Play."""
+        times = max(int(verb.attributes.get("loop", "1")), 1)
+        seconds = times * (len(verb.text) / SPEECH_RATE if verb.name == "Say" else PLAY_SECONDS)
+        if not seconds or "digits" in verb.attributes:  # nothing that a caller would take for a greeting
+            await asyncio.sleep(seconds)
+            return
+        with self.line.announcing(verb.name, verb.text if verb.name == "Say" else ""):
+            await asyncio.sleep(seconds)
 
     def _answer(self) -> None:
         """Answer the call, unless it is already answered."""
         if self._status == "ringing":
             self._status = "in-progress"
             self.note_status(self._status)
+            self._report("answered", self._status)
 
-    def _next(self, url: str, attributes: Mapping[str, str], fields: Mapping[str, str] | None = None) -> _Next:
-        return _Next(urljoin(self._url, url), attributes.get("method", "POST"), fields or {})
+    def _next(self, url: str, attributes: Mapping[str, str], fields: Mapping[str, str] | None = None) -> Next:
+        return Next(urljoin(self._url, url), attributes.get("method", "POST"), fields or {})
 
-    async def _connect_or_dial(self, verb: Verb) -> _Next | None:
+    async def _connect_or_dial(self, verb: Verb) -> Next | None:
         """Carry out a Connect or Dial; return its action, None if it has none or was broken off."""
         fields = {} if verb.name == "Connect" else _dialled(self.line.dial_status)
         if "action" in verb.attributes:
@@ -283,7 +313,7 @@ class CallFlow:
             urlunsplit((at.scheme, urlsplit(url).netloc, at.path, "", "")),
             host=at.hostname or "",
             port=at.port or (443 if at.scheme == "wss" else 80),
-            headers=self.web.signature(url, {}),
+            headers={**self.web.signature(url, {}), **self.web.forwarded(url)},
         )
         stream = MediaStream(
             socket, Writer(sid, self.line.call_sid, self.line.account_sid), sid, self.line, delay_ms=self.delay_ms
@@ -312,14 +342,6 @@ class CallFlow:
 def _dialled(status: str) -> dict[str, str]:
     """Return the fields that the action of a Dial gets."""
     return {"DialCallStatus": status, "DialCallDuration": str(round(DIALLED_SECONDS)) if status == "completed" else "0"}
-
-
-def _seconds(verb: Verb) -> float:
-    """Return the duration of a Say, Play or Pause, in seconds."""
-    times = max(int(verb.attributes.get("loop", "1")), 1)
-    if verb.name == "Pause":
-        return float(verb.attributes.get("length", "1"))
-    return times * (len(verb.text) / SPEECH_RATE if verb.name == "Say" else PLAY_SECONDS)
 
 
 def _websocket(url: str) -> str:

@@ -31,6 +31,7 @@ class Callbacks:
     line: Line
     web: Web
     quirks: Quirks
+    _sequence: int = 0
     _held: list[_Callback] = field(default_factory=list)
     _tasks: set[asyncio.Task[None]] = field(default_factory=set)
     _one_at_a_time: asyncio.Lock = field(default_factory=asyncio.Lock)
@@ -49,19 +50,28 @@ class Callbacks:
         }
         if error is not None:
             fields["StreamError"] = error
-        self._post(url, fields, method)
+        self.post(url, fields, method)
 
-    def post_end(self, url: str, fields: Mapping[str, str], status: str, seconds: int) -> None:
-        """Report the end of the call: its status and its duration."""
+    def post_status(self, url: str, fields: Mapping[str, str], status: str, method: str, seconds: int | None) -> None:
+        """Report an event of the call: its status, and at the end its duration."""
         more = {
             "CallStatus": status,
             "Timestamp": format_datetime(datetime.now(UTC)),
             "CallbackSource": "call-progress-events",
-            "SequenceNumber": "0",
-            "CallDuration": str(seconds),
-            "Duration": str(seconds // 60 + 1),
+            "SequenceNumber": str(self._sequence),
         }
-        self._post(url, {**fields, **more}, "POST")
+        if seconds is not None:
+            more |= {"CallDuration": str(seconds), "Duration": str(seconds // 60 + 1)}
+        self._sequence += 1
+        self.post(url, {**fields, **more}, method)
+
+    def post(self, url: str, fields: Mapping[str, str], method: str) -> None:
+        """Deliver one callback."""
+        callback = _Callback(url, fields, method, str(uuid.uuid4()))
+        if self.quirks.callbacks_reversed:
+            self._held.append(callback)
+        else:
+            self._deliver(callback)
 
     async def finish(self) -> None:
         """Deliver the callbacks that are left. The call is over."""
@@ -72,13 +82,6 @@ class Callbacks:
         finally:
             for task in self._tasks:
                 task.cancel()
-
-    def _post(self, url: str, fields: Mapping[str, str], method: str) -> None:
-        callback = _Callback(url, fields, method, str(uuid.uuid4()))
-        if self.quirks.callbacks_reversed:
-            self._held.append(callback)
-        else:
-            self._deliver(callback)
 
     def _deliver(self, callback: _Callback) -> None:
         async def deliver() -> None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -13,6 +14,7 @@ from phoneagent.protocol.audio import BYTES_PER_MS
 from phoneagent.sim.recording import write_stereo
 from phoneagent.sim.twilio.alerts import CallFailed
 from phoneagent.sim.twilio.microphone import Microphone, Utterance
+from phoneagent.sim.twilio.noise import MAX_BYTES, is_pcm16
 from phoneagent.sim.twilio.playout import Clear, MarkEcho, Playout, Span
 from phoneagent.sim.twilio.stream import MediaStream
 
@@ -40,6 +42,19 @@ class StreamSpan:
     close_code: int | None = None
 
 
+@dataclass(slots=True)
+class Announcement:
+    """A `<Say>` or `<Play>` that the caller heard. Moments are in seconds of `time.monotonic()`; no end while it runs.
+
+    `text` is what a Say says; it is empty for a Play, whose file is not fetched.
+    """
+
+    verb: str
+    text: str
+    started_at: float
+    ended_at: float | None = None
+
+
 class Line:
     """A live call, for a test to act as the caller; `Phone.dial` makes it.
 
@@ -57,6 +72,8 @@ class Line:
         violations: each rule that the server broke, listed once, in Twilio's words.
         verbs: the TwiML verbs carried out, with their text: "Connect", "Say Goodbye.", "Pause 3", "Hangup", and
             for a Dial the party called.
+        announcements: each Say and Play that the caller heard, also those before the first stream. They are no part of
+            `heard`, which is the audio of the streams.
         digits: the keys pressed, each with its moment.
         sent_log: the moment at which each frame of the caller's was sent, without the frames that the line lost.
         dial_status: the outcome of a `<Dial>`: completed, busy, no-answer, failed.
@@ -76,6 +93,7 @@ class Line:
         self.close_code: int | None = None
         self.violations: list[str] = []
         self.verbs: list[str] = []
+        self.announcements: list[Announcement] = []
         self.digits: list[tuple[str, float]] = []
         self.dial_status = "completed"
         self.hung_up = False
@@ -87,6 +105,7 @@ class Line:
         self.microphone = Microphone()
         self.playout = Playout(0.0)
         self.stream: MediaStream | None = None
+        self._received_before = 0
         self._changed = asyncio.Event()
         self._over = asyncio.Event()
         self._break_off: Callable[[], object] = lambda: None
@@ -296,9 +315,22 @@ class Line:
         """Wake every waiting method to look again: something has changed."""
         self._changed.set()
 
+    @contextmanager
+    def announcing(self, verb: str, text: str) -> Iterator[None]:
+        """Record a Say or Play, which lasts as long as this context."""
+        announcement = Announcement(verb, text, time.monotonic())
+        self.announcements.append(announcement)
+        self.note()
+        try:
+            yield
+        finally:
+            announcement.ended_at = time.monotonic()
+            self.note()
+
     def attach(self, stream: MediaStream, started_at: float) -> None:
         """Record a stream that has started. The first one starts the call's clock."""
         self.stream, self.stream_sid = stream, stream.stream_sid
+        self._received_before = len(self.received)
         if not self.started_at:
             self.started_at = self.playout.started_at = started_at
         self.streams.append(StreamSpan(stream.stream_sid, started_at, (started_at - self.started_at) * 1000))
@@ -313,6 +345,9 @@ class Line:
         span.ended_by, span.close_code = self.stream.ended_by, self.stream.close_code
         self.close_code = self.stream.close_code
         self.stream = None
+        begin = self._received_before
+        if is_pcm16(bytes(self.received[begin : begin + MAX_BYTES])):
+            self.report("the audio looks like 16-bit PCM, and Twilio plays it as µ-law: send audio/x-mulaw at 8000 Hz")
         self.microphone.pause()
         self.note()
 

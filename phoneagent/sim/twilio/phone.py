@@ -20,7 +20,7 @@ from contextlib import asynccontextmanager
 from urllib.parse import quote
 
 from phoneagent.sim.twilio.alerts import CallFailed
-from phoneagent.sim.twilio.call_flow import CallFlow
+from phoneagent.sim.twilio.call_flow import CallFlow, Next
 from phoneagent.sim.twilio.line import Line
 from phoneagent.sim.twilio.quirks import Quirks
 from phoneagent.sim.twilio.rest import TwilioRest
@@ -30,6 +30,9 @@ __all__ = ["CallFailed", "Line", "Phone"]
 
 ACCOUNT_SID = "AC" + "0123456789abcdef" * 2
 """The default account of calls."""
+
+CALLER, CALLED = "+15550100001", "+15550100002"
+"""The default parties of calls."""
 
 
 class Phone:
@@ -47,7 +50,8 @@ class Phone:
         status_callback: the URL that gets the end of the call, absolute or relative to the webhook.
         voice_fallback_url: the URL that is requested, with ErrorCode and ErrorUrl, if a document cannot be fetched;
             absolute or relative to the webhook. Without one the call ends.
-        rest: the account's REST API. It lists the calls of this phone, and can end or redirect them.
+        rest: the account's REST API. It lists the calls of this phone, and can end or redirect them; a call that it
+            makes rings here (`answer`).
         quirks: undocumented behaviour of Twilio's; may be changed between calls.
 
     Raises:
@@ -61,8 +65,8 @@ class Phone:
         auth_token: str | None = None,
         public_url: str | None = None,
         account_sid: str = ACCOUNT_SID,
-        caller: str | None = "+15550100001",
-        called: str = "+15550100002",
+        caller: str | None = CALLER,
+        called: str = CALLED,
         delay_ms: float = 0,
         method: str = "POST",
         extra_params: Mapping[str, str] | None = None,
@@ -98,38 +102,80 @@ class Phone:
             flow = CallFlow(
                 line,
                 web,
-                self._fields(line),
-                self._method,
+                self._fields(line, self._caller or "anonymous", self._called),
+                Next(web.entry, self._method),
                 self._delay_ms,
-                self._status_callback,
+                Next(self._status_callback, "POST") if self._status_callback else None,
                 fallback_url=self._voice_fallback_url,
                 quirks=self.quirks,
             )
-            if self._rest is not None:
-                parties = {"from": flow.fields["From"], "to": flow.fields["To"]}
-                flow.note_status = self._rest.add_live_call(line.call_sid, flow, **parties)
-            running = asyncio.create_task(flow.run())
-            try:
-                await flow.wait_up(running)
+            async with self._running(flow):
                 yield line
-            finally:
-                try:
-                    await line.hang_up()
-                finally:
-                    running.cancel()  # already over, unless this task is being cancelled
-                    await asyncio.wait({running})
-            await running
 
-    def _fields(self, line: Line) -> dict[str, str]:
+    @asynccontextmanager
+    async def answer(self, *, timeout: float = 60) -> AsyncIterator[Line]:
+        """Wait for a call that the server makes by the REST API, answer it, and yield the `Line` as `dial` does.
+
+        The call is the server's in all: its TwiML or the URL of it, its callbacks and its fallback.
+
+        Raises:
+            ValueError: the phone has no REST API.
+            TimeoutError: no call was made within `timeout` seconds.
+            CallFailed: its TwiML never reached a stream.
+        """
+        if self._rest is None:
+            raise ValueError("answer() takes calls that are made by a REST API; give one: Phone(..., rest=rest)")
+        placed = await self._rest.wait_for_call(timeout)
+        form = placed.params
+        line = Line(call_sid=placed.sid, account_sid=self._account_sid)
+        async with Web(*self._address, quirks=self.quirks, report=line.report) as web:
+            first: Next | bytes = form.get("Twiml", "").encode()
+            if "Url" in form:
+                first = Next(form["Url"], form.get("Method", "POST"))
+            callback = form.get("StatusCallback")
+            flow = CallFlow(
+                line,
+                web,
+                self._fields(line, form["From"], form["To"]) | {"Direction": "outbound-api"},
+                first,
+                self._delay_ms,
+                Next(callback, form.get("StatusCallbackMethod", "POST")) if callback else None,
+                status_events=frozenset(form.get("StatusCallbackEvent", "completed").split()),
+                fallback_url=form.get("FallbackUrl"),
+                quirks=self.quirks,
+                placed=True,
+            )
+            async with self._running(flow):
+                yield line
+
+    @asynccontextmanager
+    async def _running(self, flow: CallFlow) -> AsyncIterator[None]:
+        """Run a call: enter when its stream has started, hang up on leaving."""
+        line = flow.line
+        if self._rest is not None:
+            parties = {"from": flow.fields["From"], "to": flow.fields["To"]}
+            flow.note_status = self._rest.add_live_call(line.call_sid, flow, **parties)
+        running = asyncio.create_task(flow.run())
+        try:
+            await flow.wait_up(running)
+            yield
+        finally:
+            try:
+                await line.hang_up()
+            finally:
+                running.cancel()  # already over, unless this task is being cancelled
+                await asyncio.wait({running})
+        await running
+
+    def _fields(self, line: Line, caller: str, called: str) -> dict[str, str]:
         """Return the form fields of a call's webhook. Twilio sends and signs empty ones too."""
-        caller = self._caller or "anonymous"
         fields = {
             "CallSid": line.call_sid,
             "AccountSid": self._account_sid,
             "From": caller,
-            "To": self._called,
+            "To": called,
             "Caller": caller,
-            "Called": self._called,
+            "Called": called,
             "CallStatus": "ringing",
             "ApiVersion": "2010-04-01",
             "Direction": "inbound",
@@ -137,5 +183,6 @@ class Phone:
             "CallToken": quote(json.dumps({"parentCallInfoToken": secrets.token_urlsafe(48)})),
         }
         for party in ("From", "To", "Caller", "Called"):
-            fields |= {f"{party}City": "", f"{party}State": "", f"{party}Zip": "", f"{party}Country": "US"}
+            country = "US" if fields[party].startswith("+1") else ""
+            fields |= {f"{party}City": "", f"{party}State": "", f"{party}Zip": "", f"{party}Country": country}
         return fields | self._extra_params

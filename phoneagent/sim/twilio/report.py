@@ -1,6 +1,8 @@
 """The figures of `report.json`, as far as the phone alone can measure a call.
 
 A phone hears audio, not words: the text of the agent's turns is empty, and figures that only the server knows are null.
+What TwiML says is a turn of the agent's too, with its words. Such a turn has a `twiml`, the verb, and if it came before
+the first stream, a negative start. The latencies are those of the streams.
 """
 
 from __future__ import annotations
@@ -9,7 +11,7 @@ import statistics
 from typing import Any
 
 from phoneagent.protocol.audio import BYTES_PER_MS
-from phoneagent.sim.twilio.line import Line
+from phoneagent.sim.twilio.line import Announcement, Line
 from phoneagent.sim.twilio.playout import Clear, Span
 
 TURN_GAP_MS = 700
@@ -25,13 +27,14 @@ def call_report(line: Line) -> dict[str, Any]:
         _turn("caller", each.text or "", each.start_ms, each.end_ms, each.end_ms - each.start_ms)
         for each in line.speech
     ]
+    announced = [_announced_turn(line, each) for each in line.announcements]
     waits = response_ms(line)
     return {
         "call_sid": line.call_sid,
         "ended_by": line.ended_by,
         "duration_ms": round(line.duration_ms),
         "streams": len(line.streams),
-        "turns": sorted([*caller, *agent], key=lambda turn: turn["start_ms"]),
+        "turns": sorted([*announced, *caller, *agent], key=lambda turn: turn["start_ms"]),
         "barge_ins": [_barge_in(line, clear, agent) for clear in line.clears if clear.received_to > clear.heard_to],
         "tool_calls": [],
         "latency_ms": {
@@ -77,6 +80,12 @@ def _agent_turns(line: Line) -> list[Turn]:
         turn = _turn("agent", "", spans[0].start_ms, spans[-1].end_ms, heard_ms)
         turns.append({**turn, "said_ms": round(heard_ms + dropped_ms), "interrupted": bool(cut)})
     return turns
+
+
+def _announced_turn(line: Line, heard: Announcement) -> Turn:
+    start_ms = (heard.started_at - line.started_at) * 1000
+    end_ms = start_ms if heard.ended_at is None else (heard.ended_at - line.started_at) * 1000
+    return {**_turn("agent", heard.text, start_ms, end_ms, end_ms - start_ms), "twiml": heard.verb}
 
 
 def _spoke(line: Line, from_ms: float, to_ms: float) -> bool:

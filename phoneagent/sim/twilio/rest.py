@@ -1,8 +1,8 @@
-"""A simulated Twilio REST API, with the parts that a phone agent uses: the account, its phone numbers, and calls.
+"""A simulated Twilio REST API, with the parts that a phone agent uses: the account, its numbers, calls and recordings.
 
     async with TwilioRest(account_sid=sid, auth_token=token) as rest:
         rest.add_number("+15550100002", voice_url="https://elsewhere.example/voice")
-        ...  # point a client at rest.url instead of https://api.twilio.com
+        ...  # point a client at rest.url instead of https://api.twilio.com: client.api.base_url = rest.url
         assert rest.violations == []
 
 It refuses what Twilio refuses, with Twilio's codes. Twilio silently ignores unknown form fields; here each one is a
@@ -11,6 +11,7 @@ violation.
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import binascii
 import hmac
@@ -23,6 +24,7 @@ from datetime import UTC, datetime
 from email.utils import format_datetime, formatdate
 from types import TracebackType
 from typing import Any, Protocol, Self
+from urllib.parse import urlencode
 
 from aiohttp import web
 
@@ -34,6 +36,7 @@ from phoneagent.sim.twilio.rest_forms import (
     check_number,
     unknown_fields,
 )
+from phoneagent.sim.twilio.rest_recordings import Recordings
 
 VERSION = "2010-04-01"
 MAX_REQUESTS = 1000
@@ -41,6 +44,11 @@ MAX_REQUESTS = 1000
 
 MAX_BODY_BYTES = 64 * 1024
 MAX_PAGE_SIZE = 1000
+
+MAX_PLACED = 100
+"""Calls that a client has made and no phone has answered yet. More are refused."""
+
+_CALL_FILTERS = {"To": "to", "From": "from", "Status": "status", "ParentCallSid": "parent_call_sid"}
 
 ENDED = frozenset({"completed", "busy", "failed", "no-answer", "canceled"})
 """The statuses of a call that is over."""
@@ -51,6 +59,7 @@ _MESSAGES = {
     20429: "Too Many Requests",
     20500: "An internal server error has occurred",
     20503: "Service unavailable",
+    10004: "Call concurrency limit exceeded",
     21220: "Call is not in-progress. Cannot redirect.",
 }
 
@@ -65,6 +74,14 @@ class RestRequest:
     status: int
 
 
+@dataclass(frozen=True, slots=True)
+class PlacedCall:
+    """A call that a client made, before anybody answers. The parameters are those of its form."""
+
+    sid: str
+    params: Mapping[str, str] = field(repr=False)
+
+
 class LiveCall(Protocol):
     """A call in progress, as the API controls it."""
 
@@ -74,12 +91,16 @@ class LiveCall(Protocol):
     def redirect(self, *, url: str | None, twiml: str | None, method: str) -> None:
         """Continue the call with other TwiML: that of `url`, or `twiml` itself."""
 
+    def notify(self, url: str, fields: Mapping[str, str], method: str) -> None:
+        """Deliver a status callback, signed as the call's others."""
+
 
 class TwilioRest:
     """The API of one account, on 127.0.0.1 while the context is entered.
 
     Args:
         account_sid, auth_token: the credentials of clients; any others get 401 and code 20003.
+        api_key: the sid and the secret of an API key of the account's, which are credentials too.
         port: 0 takes a free one.
         clock_skew_seconds: how far the `Date` of its answers is ahead of this machine's clock.
 
@@ -90,7 +111,15 @@ class TwilioRest:
         violations: every rule that a client broke.
     """
 
-    def __init__(self, *, account_sid: str, auth_token: str, port: int = 0, clock_skew_seconds: float = 0) -> None:
+    def __init__(
+        self,
+        *,
+        account_sid: str,
+        auth_token: str,
+        api_key: tuple[str, str] | None = None,
+        port: int = 0,
+        clock_skew_seconds: float = 0,
+    ) -> None:
         self.account: dict[str, Any] = {
             "sid": account_sid,
             "friendly_name": "A simulated account",
@@ -104,8 +133,11 @@ class TwilioRest:
         self.violations: list[str] = []
         self._live: dict[str, LiveCall] = {}
         self.clock_skew_seconds = clock_skew_seconds
-        self._credentials = (account_sid, auth_token)
+        self._sid = account_sid
+        self._credentials = [(account_sid, auth_token), *([api_key] if api_key else [])]
         self._port = port
+        self._placed: asyncio.Queue[PlacedCall] = asyncio.Queue(MAX_PLACED)
+        self._recordings = Recordings(lambda: f"{self.url}{self._base}")
         self._failures: deque[tuple[int, int]] = deque()
         self._runner: web.AppRunner | None = None
 
@@ -116,7 +148,7 @@ class TwilioRest:
         sid = "PN" + secrets.token_hex(16)
         self.numbers[sid] = {
             "sid": sid,
-            "account_sid": self._credentials[0],
+            "account_sid": self._sid,
             "phone_number": phone_number,
             "friendly_name": phone_number,
             "capabilities": {"voice": True, "sms": True, "mms": False, "fax": False},
@@ -141,7 +173,7 @@ class TwilioRest:
         sid = call_sid or "CA" + secrets.token_hex(16)
         self.calls[sid] = {
             "sid": sid,
-            "account_sid": self._credentials[0],
+            "account_sid": self._sid,
             "status": "in-progress",
             "direction": "inbound",
             "answered_by": None,
@@ -153,8 +185,11 @@ class TwilioRest:
         return sid
 
     def add_live_call(self, call_sid: str, live: LiveCall, **fields: Any) -> Callable[[str], None]:
-        """Add a ringing call that the API controls through `live`; return the function that updates its status."""
-        self.add_call(call_sid, status="ringing", **fields)
+        """Let the API control a ringing call through `live`; return the function that updates its status."""
+        if call_sid in self.calls:
+            self.calls[call_sid] |= {"status": "ringing", **fields}
+        else:
+            self.add_call(call_sid, status="ringing", **fields)
         self._live[call_sid] = live
 
         def note_status(status: str) -> None:
@@ -162,9 +197,25 @@ class TwilioRest:
             if call["status"] not in ENDED:
                 call["status"] = status
             if status in ENDED:
+                self._recordings.end_call(call_sid)
                 self._live.pop(call_sid, None)
 
         return note_status
+
+    async def wait_for_call(self, timeout: float = 60) -> PlacedCall:
+        """Wait for a client to make a call, and return it. Each call is returned once.
+
+        Raises:
+            TimeoutError: not within `timeout` seconds.
+        """
+        try:
+            async with asyncio.timeout(timeout):
+                while True:
+                    placed = await self._placed.get()
+                    if self.calls[placed.sid]["status"] == "queued":  # not canceled meanwhile
+                        return placed
+        except TimeoutError:
+            raise TimeoutError(f"{timeout:g} s passed before a call was made by the REST API") from None
 
     def fail_next(self, status: int, *, times: int = 1) -> None:
         """Answer the next requests with an HTTP status: 429 (code 20429) or 5xx."""
@@ -197,8 +248,9 @@ class TwilioRest:
         self._runner = None
 
     async def _answer(self, request: web.Request) -> web.Response:
-        form = {name: str(value) for name, value in (await request.post()).items()}
-        params = dict(request.query) | form
+        form = await request.post()
+        # A list is a field that is repeated, like StatusCallbackEvent.
+        params = dict(request.query) | {name: " ".join(str(each) for each in form.getall(name)) for name in form}
         try:
             self._admit(request)
             status, body = self._route(request.method, request.path, params)
@@ -206,18 +258,24 @@ class TwilioRest:
             message = refused.message or _MESSAGES[refused.code].format(path=request.path)
             status, body = refused.status, _error(refused.status, refused.code, message)
         self.requests.append(RestRequest(request.method, request.path, params, status))
-        date = formatdate(time.time() + self.clock_skew_seconds, usegmt=True)
-        return web.json_response(body, status=status, headers={"Date": date})
+        headers = {"Date": formatdate(time.time() + self.clock_skew_seconds, usegmt=True)}
+        if status == 204:
+            return web.Response(status=status, headers=headers)
+        return web.json_response(body, status=status, headers=headers)
 
     def _admit(self, request: web.Request) -> None:
         if self._failures:
             raise Refused(*self._failures.popleft())
-        if not _same(_basic(request.headers.get("Authorization", "")), self._credentials):
+        offered = _basic(request.headers.get("Authorization", ""))
+        if not any(_same(offered, each) for each in self._credentials):
             raise Refused(401, 20003)
 
+    @property
+    def _base(self) -> str:
+        return f"/{VERSION}/Accounts/{self._sid}"
+
     def _route(self, method: str, path: str, params: Mapping[str, str]) -> tuple[int, dict[str, Any]]:
-        base = f"/{VERSION}/Accounts/{self._credentials[0]}"
-        rest = path.removeprefix(base)
+        rest = path.removeprefix(self._base)
         if rest == path or not rest.endswith(".json"):
             raise Refused(404, 20404)
         match method, [part for part in rest.removesuffix(".json").split("/") if part]:
@@ -229,12 +287,19 @@ class TwilioRest:
                 return 200, self.numbers[sid]
             case "POST", ["IncomingPhoneNumbers", sid] if sid in self.numbers:
                 return 200, self._update_number(sid, params)
+            case "GET", ["Calls"]:
+                return 200, self._list_calls(path, params)
             case "POST", ["Calls"]:
                 return 201, self._create_call(params)
             case "GET", ["Calls", sid] if sid in self.calls:
                 return 200, self.calls[sid]
             case "POST", ["Calls", sid] if sid in self.calls:
                 return 200, self._update_call(sid, params)
+            case _, ["Calls", sid, "Recordings", *which] if sid in self.calls:
+                return self._route_recordings(method, path, sid, which, params)
+            case "POST", ["Calls", sid, "Streams"] if sid in self.calls:
+                # A bidirectional stream is none of this resource's: its socket or the call is closed instead.
+                raise Refused(400, BAD_VALUE, "a one-way stream is more than the simulated phone can carry out")
         raise Refused(404, 20404)
 
     # --- the resources ---
@@ -244,21 +309,7 @@ class TwilioRest:
         # Twilio also matches parts of numbers, so a client must compare the results.
         wanted = params.get("PhoneNumber", "").replace("*", "")
         found = [number for number in self.numbers.values() if wanted in number["phone_number"]]
-        try:
-            size, page = int(params.get("PageSize", 50)), int(params.get("Page", 0))
-        except ValueError:
-            raise Refused(400, BAD_VALUE, "PageSize and Page must be numbers") from None
-        if not 1 <= size <= MAX_PAGE_SIZE or page < 0:
-            raise Refused(400, BAD_VALUE, f"PageSize must be between 1 and {MAX_PAGE_SIZE}")
-        more = len(found) > (page + 1) * size
-        return {
-            "incoming_phone_numbers": found[page * size : (page + 1) * size],
-            "page": page,
-            "page_size": size,
-            "uri": path,
-            "next_page_uri": f"{path}?PageSize={size}&Page={page + 1}&PhoneNumber={wanted}" if more else None,
-            "previous_page_uri": None,
-        }
+        return _page("incoming_phone_numbers", found, path, params)
 
     def _update_number(self, sid: str, params: Mapping[str, str]) -> dict[str, Any]:
         self._note_unknown("IncomingPhoneNumbers, update", "number", params)
@@ -266,12 +317,46 @@ class TwilioRest:
         self.numbers[sid] |= {_snake(name): value for name, value in params.items()}
         return self.numbers[sid]
 
+    def _list_calls(self, path: str, params: Mapping[str, str]) -> dict[str, Any]:
+        self._note_unknown("Calls, list", "calls", params)
+        if any("Time" in name for name in params):
+            raise Refused(400, BAD_VALUE, "the simulated API does not filter calls by time")
+        wanted = {key: params[name] for name, key in _CALL_FILTERS.items() if name in params}
+        found = [call for call in self.calls.values() if wanted.items() <= call.items()]
+        return _page("calls", found[::-1], path, params)  # the latest first
+
+    def _route_recordings(
+        self, method: str, path: str, call_sid: str, which: list[str], params: Mapping[str, str]
+    ) -> tuple[int, dict[str, Any]]:
+        match method, which:
+            case "GET", []:
+                self._note_unknown("Recordings, list", "recordings", params)
+                return 200, _page("recordings", self._recordings.of(call_sid), path, params)
+            case "POST", []:
+                self._note_unknown("Recordings, create", "recording", params)
+                live = self._live.get(call_sid)
+                notify = live.notify if live is not None else lambda *callback: None
+                return 201, self._recordings.start(self.calls[call_sid], params, notify)
+            case "GET", [sid]:
+                return 200, self._recordings.get(call_sid, sid)
+            case "POST", [sid]:
+                self._note_unknown("Recordings, update", "recording update", params)
+                return 200, self._recordings.update(call_sid, sid, params)
+            case "DELETE", [sid]:
+                self._recordings.delete(call_sid, sid)
+                return 204, {}
+        raise Refused(404, 20404)
+
     def _create_call(self, params: Mapping[str, str]) -> dict[str, Any]:
         self._note_unknown("Calls, create", "call", params)
         owned = {number["phone_number"] for number in self.numbers.values()}
         check_call(params, owned)
+        if self._placed.full():
+            raise Refused(429, 10004)
         call = {"to": params["To"], "from": params["From"], "status": "queued", "direction": "outbound-api"}
-        return self.calls[self.add_call(**call)]
+        sid = self.add_call(**call)
+        self._placed.put_nowait(PlacedCall(sid, params))
+        return self.calls[sid]
 
     def _update_call(self, sid: str, params: Mapping[str, str]) -> dict[str, Any]:
         self._note_unknown("Calls, update", "call update", params)
@@ -293,6 +378,29 @@ class TwilioRest:
 
     def _note_unknown(self, where: str, form: str, params: Mapping[str, str]) -> None:
         self.violations += [f"{where}: Twilio knows no field {name!r}" for name in unknown_fields(form, params)]
+
+
+def _page(key: str, found: list[dict[str, Any]], path: str, params: Mapping[str, str]) -> dict[str, Any]:
+    """Return one page of a list.
+
+    Raises:
+        Refused: the page is not a number, or too large.
+    """
+    try:
+        size, page = int(params.get("PageSize", 50)), int(params.get("Page", 0))
+    except ValueError:
+        raise Refused(400, BAD_VALUE, "PageSize and Page must be numbers") from None
+    if not 1 <= size <= MAX_PAGE_SIZE or page < 0:
+        raise Refused(400, BAD_VALUE, f"PageSize must be between 1 and {MAX_PAGE_SIZE}")
+    following = f"{path}?{urlencode({**params, 'PageSize': size, 'Page': page + 1})}"
+    return {
+        key: found[page * size : (page + 1) * size],
+        "page": page,
+        "page_size": size,
+        "uri": path,
+        "next_page_uri": following if len(found) > (page + 1) * size else None,
+        "previous_page_uri": None,
+    }
 
 
 def _error(status: int, code: int, message: str) -> dict[str, Any]:

@@ -27,6 +27,12 @@ _FIELDS: Mapping[str, frozenset[str]] = {
         "MachineDetectionSpeechThreshold MachineDetectionSpeechEndThreshold MachineDetectionSilenceTimeout AsyncAmd "
         "AsyncAmdStatusCallback AsyncAmdStatusCallbackMethod SipAuthUsername SipAuthPassword Byoc Passports "
         "ClientNotificationUrl",
+        "calls": "To From ParentCallSid Status StartTime StartTime< StartTime> EndTime EndTime< EndTime> PageToken "
+        "Page PageSize",
+        "recording": "RecordingStatusCallbackEvent RecordingStatusCallback RecordingStatusCallbackMethod Trim "
+        "RecordingChannels RecordingTrack RecordingConfigurationId",
+        "recording update": "Status PauseBehavior",
+        "recordings": "PageToken Page PageSize",
         "call update": "Url Method Status FallbackUrl FallbackMethod StatusCallback StatusCallbackMethod Twiml "
         "TimeLimit",
     }.items()
@@ -99,6 +105,36 @@ def check_call_update(params: Mapping[str, str], status: str) -> None:
         raise Refused(400, BAD_VALUE, "Url and Twiml exclude each other")
     _check_instructions(params)
     _check_methods(params)
+
+
+def check_recording(params: Mapping[str, str]) -> None:
+    """Check the start of a recording.
+
+    Raises:
+        Refused: a value is invalid.
+    """
+    _check_values(params, {"RecordingChannels": "mono dual", "RecordingTrack": "inbound outbound both"})
+    url = params.get("RecordingStatusCallback")
+    if url and not _is_url(url):
+        raise Refused(400, BAD_VALUE, "RecordingStatusCallback is not a valid URL")
+    _check_methods(params)
+
+
+def check_recording_update(params: Mapping[str, str]) -> None:
+    """Check a change to a recording.
+
+    Raises:
+        Refused: there is no new status, or a value is invalid.
+    """
+    if "Status" not in params:
+        raise Refused(400, BAD_VALUE, "Status is required")
+    _check_values(params, {"Status": "paused in-progress stopped", "PauseBehavior": "skip silence"})
+
+
+def _check_values(params: Mapping[str, str], allowed: Mapping[str, str]) -> None:
+    for name, values in allowed.items():
+        if name in params and params[name] not in values.split():
+            raise Refused(400, BAD_VALUE, f"{name} must be one of: {', '.join(values.split())}")
 
 
 def _check_instructions(params: Mapping[str, str]) -> None:

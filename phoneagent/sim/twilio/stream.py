@@ -8,15 +8,18 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+import socket
 import time
 from collections import deque
 from collections.abc import Callable
-from typing import Protocol
+from typing import Protocol, assert_never
+from urllib.parse import urlsplit
 
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidMessage, InvalidStatus, InvalidURI
 
 from phoneagent.sim.twilio.alerts import CallFailed, alert
+from phoneagent.sim.twilio.faults import no_connection, tls_failure
 from phoneagent.sim.twilio.messages import MAX_MESSAGE_BYTES, Mark, Media, Wipe, Writer, read
 from phoneagent.sim.twilio.microphone import FRAME_MS, Microphone
 from phoneagent.sim.twilio.playout import Playout
@@ -65,6 +68,8 @@ async def open_socket(url: str, *, host: str, port: int, headers: dict[str, str]
     Raises:
         CallFailed: the server did not accept it; `status` is its HTTP status if it gave one.
     """
+    parts = urlsplit(url)
+    dialled = f"{parts.scheme}://{parts.netloc} at {host}:{port}"  # the path may carry a token
     try:
         return await _NoRedirect(
             url,
@@ -82,16 +87,18 @@ async def open_socket(url: str, *, host: str, port: int, headers: dict[str, str]
         )
     except InvalidStatus as error:
         status = error.response.status_code
-        raise CallFailed(f"the server answered HTTP {status}, not 101", status=status, code=31920) from None
+        raise CallFailed(f"{dialled} answered HTTP {status}, not 101", status=status, code=31920) from None
     except InvalidMessage as error:
-        raise CallFailed("the server closed the connection during the handshake", code=31920) from error
+        raise CallFailed(f"{dialled} closed the connection during the handshake", code=31920) from error
     except (InvalidHandshake, InvalidURI) as error:
-        raise CallFailed(f"the handshake failed: {error}", code=31920) from error
+        raise CallFailed(f"the handshake with {dialled} failed: {error}", code=31920) from error
     except TimeoutError:
-        raise CallFailed(f"no answer within {CONNECT_SECONDS:.0f} s", code=31901) from None
+        raise CallFailed(f"no answer from {dialled} within {CONNECT_SECONDS:.0f} s", code=31901) from None
     except OSError as error:
-        code = 31902 if isinstance(error, ConnectionError) else 31901
-        raise CallFailed(f"no connection ({type(error).__name__}); is the server running?", code=code) from error
+        if why := tls_failure(error):
+            raise CallFailed(f"{why}; dialled {dialled}", code=31910) from error
+        code = 31901 if isinstance(error, socket.gaierror) else 31902
+        raise CallFailed(f"{no_connection(error)}; dialled {dialled}", code=code) from error
 
 
 class MediaStream:
@@ -281,6 +288,8 @@ class MediaStream:
                 self._echo_marks()
             case str(violation):
                 self._owner.report(violation)
+            case unknown:
+                assert_never(unknown)
         self._owner.note()
 
     def _echo_marks(self) -> None:

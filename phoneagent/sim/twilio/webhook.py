@@ -16,6 +16,7 @@ import aiohttp
 from yarl import URL
 
 from phoneagent.sim.twilio.alerts import CallFailed
+from phoneagent.sim.twilio.faults import no_connection, tls_failure
 from phoneagent.sim.twilio.overrides import Overrides, read_overrides
 from phoneagent.sim.twilio.quirks import Quirks
 from phoneagent.sim.twilio.twiml import MAX_DOCUMENT_BYTES
@@ -24,6 +25,9 @@ MAX_REDIRECTS = 10
 
 _LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
 _USER_AGENT = "TwilioProxy/1.1"
+
+_TWILIO_ADDRESS = "203.0.113.1"
+"""The address that a proxy sees Twilio come from; one that is reserved for examples."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +126,17 @@ class Web:
             url = _at(parts, parts.scheme, parts.hostname or "", parts.path)
         return {"X-Twilio-Signature": RequestValidator(self._auth_token).compute_signature(url, dict(params))}
 
+    def forwarded(self, url: str) -> dict[str, str]:
+        """Return the headers that the proxy of the public address adds to a request; empty if `url` is not behind it.
+
+        They are those of ngrok. A secure WebSocket counts as https.
+        """
+        parts = urlsplit(url)
+        if self._public is None or _host(parts) != _host(self._public):
+            return {}
+        proto = "https" if parts.scheme in {"https", "wss"} else "http"
+        return {"X-Forwarded-For": _TWILIO_ADDRESS, "X-Forwarded-Host": parts.netloc, "X-Forwarded-Proto": proto}
+
     async def request(
         self, url: str, params: Mapping[str, str], method: str = "POST", *, token: str | None = None
     ) -> WebhookAnswer:
@@ -141,7 +156,8 @@ class Web:
                 request = _Request(urldefragged(url), params, method, token or str(uuid.uuid4()))
                 return await self._with_retries(request, overrides)
         except TimeoutError:
-            raise CallFailed(f"no answer within {seconds:g} s; answer sooner", code=11200) from None
+            asked = self._asked(url, method)
+            raise CallFailed(f"no answer within {seconds:g} s to {asked}; answer sooner", code=11200) from None
 
     async def _with_retries(self, request: _Request, overrides: Overrides) -> WebhookAnswer:
         """Repeat the request until it is answered or the retries of the overrides are used up."""
@@ -151,13 +167,14 @@ class Web:
             try:
                 answer = await self._follow(request, overrides)
             except (aiohttp.ClientError, OSError) as error:
-                kind, failure = _broken(error, overrides)
+                kind, failure = _broken(error, overrides, self._asked(request.url, request.method))
                 failure.__cause__ = error
             else:
                 if 200 <= answer.status < 300:
                     return answer
                 kind = f"{answer.status // 100}xx"
-                failure = CallFailed(f"the server answered HTTP {answer.status}", status=answer.status, code=11200)
+                words = f"the server answered HTTP {answer.status} to {self._asked(answer.url, request.method)}"
+                failure = CallFailed(words, status=answer.status, code=11200)
             if kind not in overrides.retried:
                 break
         raise failure
@@ -177,6 +194,12 @@ class Web:
                 request = replace(request, params={}, method="GET")
         raise CallFailed(f"more than {MAX_REDIRECTS} redirects", code=11215)
 
+    def _asked(self, url: str, method: str) -> str:
+        """Return a request in words: where it goes, and under which public address. Queries may hold secrets."""
+        public = urlsplit(urldefragged(url))._replace(query="").geturl()
+        local = urlsplit(self.local(urldefragged(url)))._replace(query="").geturl()
+        return f"{method} {local}" if local == public else f"{method} {local} as {public}"
+
     async def _once(self, request: _Request, overrides: Overrides) -> tuple[WebhookAnswer, str | None]:
         assert self._http is not None
         url, params, method = request.url, request.params, request.method
@@ -192,7 +215,7 @@ class Web:
             headers["Content-Type"] = "application/x-www-form-urlencoded; charset=UTF-8"
             headers |= self.signature(url, params)
         if self._public is not None:
-            headers |= {"Host": urlsplit(url).netloc, "X-Forwarded-Proto": urlsplit(url).scheme}
+            headers |= {"Host": urlsplit(url).netloc, **self.forwarded(url)}
         target = URL(self.local(url), encoded=True)
         timeout = aiohttp.ClientTimeout(
             total=None, sock_connect=overrides.connect_ms / 1000, sock_read=overrides.read_ms / 1000
@@ -215,17 +238,20 @@ def urldefragged(url: str) -> str:
     return _at(parts, parts.scheme, parts.netloc.rpartition("@")[2], parts.path)
 
 
-def _broken(error: Exception, overrides: Overrides) -> tuple[str, CallFailed]:
+def _broken(error: Exception, overrides: Overrides, asked: str) -> tuple[str, CallFailed]:
     """Return the retry policy's name for `error`, and the failure of a call that ends with it.
 
     A connection that breaks in the middle of an answer counts as "rt": the documentation does not name that case.
     """
-    name = type(error).__name__
+    if why := tls_failure(error):
+        return "ct", CallFailed(f"{why}; asked for {asked}", code=11220)
     if isinstance(error, aiohttp.ClientConnectorError | aiohttp.ConnectionTimeoutError):
-        return "ct", CallFailed(f"no connection ({name}); is the server running?", code=11205)
+        return "ct", CallFailed(f"{no_connection(error)}; asked for {asked}", code=11205)
     if isinstance(error, TimeoutError):
-        return "rt", CallFailed(f"no answer within {overrides.read_ms / 1000:g} s; answer sooner", code=11200)
-    return "rt", CallFailed(f"the connection broke ({name}); is the server running?", code=11205)
+        words = f"no answer within {overrides.read_ms / 1000:g} s to {asked}; answer sooner"
+        return "rt", CallFailed(words, code=11200)
+    name = type(error).__name__
+    return "rt", CallFailed(f"the connection broke ({name}) during {asked}; is the server running?", code=11205)
 
 
 def _at(parts: SplitResult, scheme: str, netloc: str, path: str) -> str:

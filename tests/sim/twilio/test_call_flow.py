@@ -140,7 +140,10 @@ async def test_nobody_takes_the_call_up(server: Server, monkeypatch: pytest.Monk
             await line.wait_for_stream(2)
     assert len(server.seen("/after")) == 3
     assert len({seen.headers["i-twilio-idempotency-token"] for seen in server.seen("/after")}) == 1
-    assert line.violations == [BROKEN, "11200 HTTP retrieval failure: the server answered HTTP 503"]
+    assert line.violations == [
+        BROKEN,
+        "11200 HTTP retrieval failure: the server answered HTTP 503 to POST " + server.url.replace("/voice", "/after"),
+    ]
 
 
 async def test_words_wait_for_the_next_stream(server: Server):
@@ -213,7 +216,7 @@ async def test_the_fallback_takes_a_call_that_the_webhook_lost(server: Server):
     assert len(server.seen("/voice")) == 2
     assert (asked.form["ErrorCode"], asked.form["ErrorUrl"]) == ("11200", server.url)
     assert (asked.form["CallSid"], asked.form["CallStatus"]) == (line.call_sid, "ringing")
-    assert line.violations == ["11200 HTTP retrieval failure: the server answered HTTP 503"]
+    assert line.violations == [f"11200 HTTP retrieval failure: the server answered HTTP 503 to POST {server.url}"]
     assert line.ended_by == "caller"
 
 

@@ -40,7 +40,10 @@ async def test_a_callback_that_fails_is_a_violation(server: Server):
     server.connect(stream='statusCallback="/nowhere"')
     server.agent = close_at_once
     line = await called(server)
-    assert line.violations == ["11200 HTTP retrieval failure: the server answered HTTP 404 (status callback)"]
+    assert line.violations == [
+        "11200 HTTP retrieval failure: the server answered HTTP 404 to POST "
+        f"{server.url.replace('/voice', '/nowhere')} (status callback)"
+    ]
     assert line.ended_by == "agent"
 
 
@@ -99,7 +102,7 @@ async def test_a_callback_that_fails_does_not_stop_the_next():
     web.gate.set()
     posted = callbacks(web)
     posted.post_stream("/fails", "POST", "MZ1", "voice", "stream-error", "the connection was lost")
-    posted.post_end("/end", {"CallSid": "CA1"}, "completed", 61)
+    posted.post_status("/end", {"CallSid": "CA1"}, "completed", "POST", 61)
     await posted.finish()
     assert [url for url, _, _ in web.requests] == ["/fails", "/end"]
     assert web.requests[0][1]["StreamError"] == "the connection was lost"
@@ -111,12 +114,23 @@ async def test_the_end_tells_the_seconds_and_the_minutes_that_are_billed(seconds
     web = SlowWeb()
     web.gate.set()
     posted = callbacks(web)
-    posted.post_end("/end", {"CallSid": "CA1", "CallStatus": "in-progress"}, "no-answer", seconds)
+    posted.post_status("/end", {"CallSid": "CA1", "CallStatus": "in-progress"}, "no-answer", "POST", seconds)
     await posted.finish()
     ((_, fields, method),) = web.requests
     assert (fields["CallDuration"], fields["Duration"], fields["CallStatus"]) == (str(seconds), minutes, "no-answer")
     assert method == "POST"
     assert "StreamError" not in fields
+
+
+async def test_the_events_of_a_call_are_numbered_and_only_the_last_has_a_duration():
+    web = SlowWeb()
+    web.gate.set()
+    posted = callbacks(web)
+    posted.post_status("/status", {}, "ringing", "GET", None)
+    posted.post_status("/status", {}, "completed", "GET", 3)
+    await posted.finish()
+    numbered = [(each["CallStatus"], each["SequenceNumber"], "Duration" in each) for _, each, _ in web.requests]
+    assert numbered == [("ringing", "0", False), ("completed", "1", True)]
 
 
 async def test_a_call_that_is_cancelled_while_it_waits_leaves_no_delivery_behind():

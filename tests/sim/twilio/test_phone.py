@@ -11,6 +11,8 @@ from starlette.responses import RedirectResponse, Response
 from twilio.request_validator import RequestValidator
 
 from phoneagent.protocol.audio import tone
+from phoneagent.sim.model.audio import from_ulaw
+from phoneagent.sim.speech import Murmur
 from phoneagent.sim.twilio import call_flow, stream
 from phoneagent.sim.twilio.phone import CallFailed, Phone
 from tests.sim.conftest import Leg, Server
@@ -71,6 +73,13 @@ async def test_a_public_address_is_signed_and_the_local_one_dialled(server: Serv
     assert (handshake.path, handshake.headers["host"]) == ("/media/token", "agent.example")
     expected = RequestValidator(TOKEN).compute_signature("wss://agent.example/base/media/token", {})
     assert handshake.headers["x-twilio-signature"] == expected
+    for seen in (server.requests[0], handshake):
+        forwarded = {name: value for name, value in seen.headers.items() if name.startswith("x-forwarded-")}
+        assert forwarded == {
+            "x-forwarded-for": "203.0.113.1",
+            "x-forwarded-host": "agent.example",
+            "x-forwarded-proto": "https",
+        }
     assert (line.ended_by, line.violations, line.verbs) == ("agent", [], ["Connect", "Hangup"])
 
 
@@ -99,6 +108,17 @@ async def test_two_calls_at_once_do_not_mix(server: Server):
         assert (first.ended_by, second.ended_by) == (None, "caller")
 
 
+async def test_pcm_is_noise_to_the_caller(server: Server):
+    spoken = from_ulaw(Murmur().render("The bicycle shop, hello!"), {"type": "audio/pcm", "rate": 24000})
+
+    async def talks_pcm(leg: Leg) -> None:
+        await leg.play(spoken)
+
+    server.agent = talks_pcm
+    (violation,) = (await called(server)).violations
+    assert "looks like 16-bit PCM" in violation
+
+
 # Refusals.
 
 
@@ -106,7 +126,7 @@ async def test_a_webhook_that_refuses(server: Server):
     server.pages["/voice"] = lambda request: Response("Forbidden", 403)
     failed = await refused(server)
     assert (failed.status, failed.code, failed.verbs) == (403, 11200, ())
-    assert str(failed) == "11200 HTTP retrieval failure: the server answered HTTP 403"
+    assert str(failed) == f"11200 HTTP retrieval failure: the server answered HTTP 403 to POST {server.url}"
 
 
 @pytest.mark.parametrize(
@@ -283,7 +303,9 @@ async def test_an_action_that_fails_is_a_violation_of_a_call_that_was_up(server:
     server.agent = close_at_once
     line = await called(server)
     assert line.ended_by == "error"
-    assert line.violations == ["11200 HTTP retrieval failure: the server answered HTTP 404"]
+    assert line.violations == [
+        f"11200 HTTP retrieval failure: the server answered HTTP 404 to POST {server.url.replace('/voice', '/missing')}"
+    ]
 
 
 # The end.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from phoneagent.sim.twilio.line import Line
+from phoneagent.sim.twilio.line import Announcement, Line
 from phoneagent.sim.twilio.microphone import Utterance
 from phoneagent.sim.twilio.report import call_report, response_ms
 
@@ -57,6 +57,21 @@ def test_turns_barge_ins_and_latency():
         "bridge_up_p99": None,
         "bridge_down_p99": None,
     }
+
+
+def test_what_twiml_said_is_a_turn_with_its_words():
+    line = finished_call()
+    line.announcements += [Announcement("Say", "Please hold.", 98.0, 99.5), Announcement("Play", "", 106.5)]
+    report = call_report(line)
+    greeting, last = report["turns"][0], report["turns"][-1]
+    assert (greeting["twiml"], greeting["text"], greeting["start_ms"], greeting["heard_ms"]) == (
+        "Say",
+        "Please hold.",
+        -2000,
+        1500,
+    )
+    assert (last["twiml"], last["text"], last["start_ms"], last["heard_ms"]) == ("Play", "", 6500, 0)
+    assert report["latency_ms"]["first_audio"] == 200, "that of the stream"
 
 
 def test_a_line_that_the_agent_talked_over_has_no_response_time():

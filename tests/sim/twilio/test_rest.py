@@ -200,3 +200,48 @@ async def test_twilio_s_own_client_is_at_home(rest: TwilioRest) -> None:
 def test_it_must_run_to_have_an_address() -> None:
     with pytest.raises(RuntimeError, match="enter it first"):
         _ = TwilioRest(account_sid=ACCOUNT, auth_token=TOKEN).url
+
+
+async def test_calls_are_listed_and_filtered(rest: TwilioRest) -> None:
+    older = rest.add_call(to=NUMBER)
+    newer = rest.add_call(to=NUMBER, status="completed")
+    rest.add_call(to=CALLEE)
+    _, body, _ = await ask(rest, f"{BASE}/Calls.json?To=%2B15550100002&PageSize=1")
+    assert [call["sid"] for call in body["calls"]] == [newer]
+    _, following, _ = await ask(rest, body["next_page_uri"])
+    assert [call["sid"] for call in following["calls"]] == [older]
+    assert following["next_page_uri"] is None
+    _, body, _ = await ask(rest, f"{BASE}/Calls.json?Status=completed")
+    assert [call["sid"] for call in body["calls"]] == [newer]
+    assert await refusal(rest, f"{BASE}/Calls.json?StartTime=2026-01-01") == (400, 20001)
+    assert rest.violations == []
+
+
+async def test_the_recordings_of_a_call(rest: TwilioRest) -> None:
+    path = f"{BASE}/Calls/{rest.add_call()}/Recordings"
+    status, made, _ = await ask(rest, f"{path}.json", {"RecordingChannels": "dual"})
+    assert (status, made["channels"]) == (201, 2)
+    assert (await ask(rest, f"{path}/{made['sid']}.json"))[1]["status"] == "in-progress"
+    stopped = await ask(rest, f"{path}/Twilio.CURRENT.json", {"Status": "stopped"})
+    assert (stopped[0], stopped[1]["status"]) == (200, "stopped")
+    assert [each["sid"] for each in (await ask(rest, f"{path}.json"))[1]["recordings"]] == [made["sid"]]
+    basic = "Basic " + base64.b64encode(f"{ACCOUNT}:{TOKEN}".encode()).decode()
+    async with aiohttp.ClientSession(headers={"Authorization": basic}) as http:
+        deleted = await http.delete(f"{rest.url}{path}/{made['sid']}.json")
+        put = await http.put(f"{rest.url}{path}/{made['sid']}.json")
+    assert (deleted.status, put.status) == (204, 404)
+    assert await refusal(rest, f"{path}/{made['sid']}.json") == (404, 20404)
+    assert rest.violations == []
+
+
+async def test_a_one_way_stream_is_refused_with_the_reason(rest: TwilioRest) -> None:
+    path = f"{BASE}/Calls/{rest.add_call()}/Streams.json"
+    status, body, _ = await ask(rest, path, {"Url": "wss://agent.example/media"})
+    assert (status, body["message"]) == (400, "a one-way stream is more than the simulated phone can carry out")
+
+
+async def test_an_api_key_is_a_credential_too() -> None:
+    async with TwilioRest(account_sid=ACCOUNT, auth_token=TOKEN, api_key=("SK1", "secret")) as api:
+        assert (await ask(api, f"{BASE}.json", user="SK1", token="secret"))[0] == 200
+        assert (await ask(api, f"{BASE}.json"))[0] == 200
+        assert await refusal(api, f"{BASE}.json", user="SK1", token=TOKEN) == (401, 20003)

@@ -6,9 +6,11 @@ import asyncio
 from collections.abc import AsyncIterator
 
 import pytest
+from twilio.rest import Client
 
 from phoneagent.sim import Phone, Quirks, TwilioRest
 from phoneagent.sim.twilio.phone import CallFailed
+from phoneagent.sim.twilio.rest import MAX_PLACED
 from tests.sim.conftest import Leg, Server
 from tests.sim.twilio.test_rest import ACCOUNT, BASE, TOKEN, ask, refusal
 
@@ -142,3 +144,79 @@ async def test_a_call_that_rings_can_be_completed_and_not_redirected(server: Ser
 async def test_the_api_of_another_account_is_refused(server: Server, rest: TwilioRest):
     with pytest.raises(ValueError, match="another account"):
         Phone(server.url, rest=rest)
+
+
+async def start_call(rest: TwilioRest, server: Server, **form: str) -> str:
+    """Make a call as a client does and return its sid."""
+    rest.add_number("+15550100002")
+    form = {"To": "+15550100007", "From": "+15550100002", **form}
+    status, call, _ = await ask(rest, f"{BASE}/Calls.json", form)
+    assert (status, call["status"], call["direction"]) == (201, "queued", "outbound-api")
+    return str(call["sid"])
+
+
+async def test_a_call_that_the_api_makes_rings_and_is_answered(server: Server, rest: TwilioRest, phone: Phone):
+    every = ["initiated", "ringing", "answered", "completed"]
+    rest.add_number("+15550100002")
+    client = Client(ACCOUNT, TOKEN)
+    client.api.base_url = rest.url  # what a user writes to point Twilio's SDK here
+    call = await asyncio.to_thread(
+        client.calls.create,
+        to="+15550100007",
+        from_="+15550100002",
+        url=server.url,
+        status_callback=server.url.replace("voice", "status"),
+        status_callback_event=every,
+    )
+    async with phone.answer() as line:
+        assert line.call_sid == call.sid
+        assert rest.calls[line.call_sid]["status"] == "in-progress"
+        await asyncio.to_thread(client.calls(call.sid).update, status="completed")
+        await line.wait_ended()
+    webhook = server.seen("/voice")[0].form
+    assert (webhook["Direction"], webhook["CallStatus"]) == ("outbound-api", "in-progress")
+    assert (webhook["From"], webhook["To"]) == ("+15550100002", "+15550100007")
+    of_the_call = [seen.form for seen in server.seen("/status") if "StreamEvent" not in seen.form]
+    assert [form["CallStatus"] for form in of_the_call] == ["initiated", "ringing", "in-progress", "completed"]
+    assert [form["SequenceNumber"] for form in of_the_call] == ["0", "1", "2", "3"]
+    assert (line.ended_by, line.violations, rest.violations) == ("agent", [], [])
+
+
+async def test_a_call_with_its_own_twiml(server: Server, rest: TwilioRest, phone: Phone):
+    twiml = f"<Response><Connect><Stream url='{server.stream_url}'/></Connect></Response>"
+    sid = await start_call(rest, server, Twiml=twiml)
+    async with phone.answer() as line:
+        assert line.call_sid == sid
+    assert not server.seen("/voice")
+    assert not server.seen("/status"), "it named no callback, and the phone's own is for calls that it makes"
+
+
+async def test_a_call_that_is_canceled_does_not_ring(server: Server, rest: TwilioRest, phone: Phone):
+    sid = await start_call(rest, server, Url=server.url)
+    await ask(rest, f"{BASE}/Calls/{sid}.json", {"Status": "canceled"})
+    with pytest.raises(TimeoutError, match="before a call was made by the REST API"):
+        async with phone.answer(timeout=0.05):
+            pass
+    with pytest.raises(ValueError, match="rest=rest"):
+        async with Phone(server.url).answer():
+            pass
+
+
+async def test_calls_that_nobody_answers_are_bounded(server: Server, rest: TwilioRest):
+    for _ in range(MAX_PLACED):
+        await start_call(rest, server, Url=server.url)
+    form = {"To": "+15550100007", "From": "+15550100002", "Url": server.url}
+    assert await refusal(rest, f"{BASE}/Calls.json", form) == (429, 10004)
+
+
+async def test_a_recording_is_reported_when_the_call_is_over(server: Server, rest: TwilioRest, phone: Phone):
+    server.pages["/recorded"] = "<Response/>"
+    callback = server.url.replace("voice", "recorded")
+    async with phone.dial() as line:
+        path = f"{BASE}/Calls/{line.call_sid}/Recordings.json"
+        _, made, _ = await ask(rest, path, {"RecordingStatusCallback": callback})
+        assert made["status"] == "in-progress"
+    (seen,) = server.seen("/recorded")
+    assert (seen.form["RecordingSid"], seen.form["RecordingStatus"]) == (made["sid"], "completed")
+    assert seen.form["RecordingUrl"] == f"{rest.url}{BASE}/Recordings/{made['sid']}"
+    assert (await ask(rest, path))[1]["recordings"][0]["status"] == "completed"

@@ -84,6 +84,19 @@ def test_public_addresses_and_where_they_are_served():
     assert plain.local("ws://127.0.0.1:8000/m") == "ws://127.0.0.1:8000/m"
 
 
+def test_only_a_proxy_adds_forwarded_headers():
+    web = Web("http://127.0.0.1:8000/voice", "https://agent.example/base", None)
+    assert web.forwarded("wss://agent.example/base/media")["X-Forwarded-Proto"] == "https"
+    assert web.forwarded("https://other.example/base/media") == {}
+    assert Web("http://127.0.0.1:8000/voice", None, None).forwarded("http://127.0.0.1:8000/voice") == {}
+    plain = Web("http://127.0.0.1:8000/voice", "http://agent.example:8080", None)
+    assert plain.forwarded("http://agent.example:8080/voice") == {
+        "X-Forwarded-For": "203.0.113.1",
+        "X-Forwarded-Host": "agent.example:8080",
+        "X-Forwarded-Proto": "http",
+    }
+
+
 def test_where_a_plain_stream_is_allowed():
     assert Web("http://localhost:1/", None, None).allows_ws
     assert not Web("http://localhost:1/", "https://agent.example", None).allows_ws
