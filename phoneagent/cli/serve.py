@@ -35,6 +35,7 @@ UVICORN: dict[str, Any] = {  # classes by name, because a worker gets it pickled
     "ws": "phoneagent.cli.limits:MediaProtocol",
     "ws_per_message_deflate": False,  # Twilio offers none
     "ws_max_size": MAX_MESSAGE_BYTES,
+    "ws_ping_timeout": None,  # a late pong ends no call whose media flows; without media for 15 s the bridge ends it
     "proxy_headers": False,  # X-Forwarded-* come from the client and are never used
     "server_header": False,
 }

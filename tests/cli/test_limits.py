@@ -38,14 +38,16 @@ PART = b"a" * 65536
 
 
 @asynccontextmanager
-async def served(app: Any, *, seconds: float = 30, connections: int | None = None) -> AsyncIterator[uvicorn.Server]:
+async def served(
+    app: Any, *, seconds: float = 30, connections: int | None = None, **options: Any
+) -> AsyncIterator[uvicorn.Server]:
     """Run an app as `phoneagent serve` does, with other limits; yields the server, its port in `config.port`."""
 
     class Protocol(RequestProtocol):
         request_seconds = seconds
         max_connections = connections
 
-    config = uvicorn.Config(app, host="127.0.0.1", port=0, log_config=None, **UVICORN | {"http": Protocol})
+    config = uvicorn.Config(app, host="127.0.0.1", port=0, log_config=None, **UVICORN | {"http": Protocol} | options)
     server = uvicorn.Server(config)
     task = asyncio.create_task(server._serve())
     await until(lambda: server.started)
@@ -356,3 +358,20 @@ APP = Starlette(
         WebSocketRoute("/never", never),
     ]
 )
+
+
+async def test_a_socket_that_answers_no_ping_lives_on() -> None:
+    async def echo(socket: WebSocket) -> None:
+        await socket.accept()
+        while True:
+            await socket.send_text(await socket.receive_text())
+
+    async with served(Starlette(routes=[WebSocketRoute("/", echo)]), ws_ping_interval=0.001) as server:
+        stranger = await Stranger.at(server, b"GET / HTTP/1.1\r\n" + HANDSHAKE + b"\r\n")
+        await stranger.reader.readuntil(b"\r\n\r\n")
+        pings = b""
+        while pings.count(b"\x89\x04") < 5:  # each answered by nothing
+            pings += await stranger.reader.read(64)
+        stranger.writer.write(b"\x81\x82" + bytes(4) + b"hi")
+        await stranger.reader.readuntil(b"\x81\x02hi")
+        stranger.close()
