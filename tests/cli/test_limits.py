@@ -370,8 +370,9 @@ async def test_a_socket_that_answers_no_ping_lives_on() -> None:
         stranger = await Stranger.at(server, b"GET / HTTP/1.1\r\n" + HANDSHAKE + b"\r\n")
         await stranger.reader.readuntil(b"\r\n\r\n")
         pings = b""
-        while pings.count(b"\x89\x04") < 5:  # each answered by nothing
-            pings += await stranger.reader.read(64)
-        stranger.writer.write(b"\x81\x82" + bytes(4) + b"hi")
-        await stranger.reader.readuntil(b"\x81\x02hi")
+        async with asyncio.timeout(10):
+            while pings.count(b"\x89\x04") < 5:  # each answered by nothing
+                pings += await stranger.reader.read(64)
+            stranger.writer.write(b"\x81\x82" + bytes(4) + b"hi")
+            await stranger.reader.readuntil(b"\x81\x02hi")
         stranger.close()
