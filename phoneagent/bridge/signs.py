@@ -124,6 +124,7 @@ class Signs:
         self._users: dict[str, str] = {}  # the server's id of a complete turn -> name
         self._textless: deque[str] = deque(maxlen=MAX_REMEMBERED)  # complete turns without a transcript
         self._answered = False  # the server has answered a turn that nothing had announced
+        self._presumed_over = ""  # the response that counts as done because nothing followed
         self._announces = False  # the server has sent a response.created
         self._new_response()
 
@@ -323,6 +324,13 @@ class Signs:
             else:
                 event.response_id = response_id or f"response_{self._number + 1}"
                 yield from self._created(ResponseCreated(Response(id=event.response_id)), now)
+        elif (
+            response_id == self._presumed_over
+            and gate.state is State.NONE
+            and isinstance(event, AudioDelta | OutputItemAdded)
+        ):  # it was only thinking
+            self._presumed_over = ""
+            yield ResponseCreated(Response(id=response_id))
         self._item_over, self._quiet_since, self._failure = False, now, None
 
     def _output(self, event: Output, now: float) -> Iterator[FromModel]:
@@ -421,4 +429,5 @@ class Signs:
             response.status, response.status_details = "failed", StatusDetails(error=self._failure[1])
             yield from self._done(ResponseDone(response), now)
         elif self._item_over and now >= self._quiet_since + DONE_SECONDS:
+            self._presumed_over = response.id or ""
             yield from self._done(ResponseDone(response), now)

@@ -120,8 +120,8 @@ PROVIDERS: Mapping[str, Provider] = {
         flat=(_VOICE, _TURNS),
         unsupported=(_NOISE_REDUCTION, ("truncation",), ("tracing",), ("parallel_tool_calls",)),
     ),
-    # documented: address, Basic with the key as it is issued, the model in the session. Reported: µ-law both ways, and
-    # that any new value will do for `key`
+    # documented: address, Basic with the key as it is issued, the model in the session. Reported: µ-law both ways, the
+    # recogniser's name, and that any new value will do for `key`
     "inworld": Provider(
         url="wss://api.inworld.ai/api/v1/realtime/session",
         dialect=Dialect.GA,
@@ -132,7 +132,7 @@ PROVIDERS: Mapping[str, Provider] = {
         model_in_session=True,
         query={"protocol": "realtime"},
         session_key="key",
-        transcription_models=(),
+        transcription_models=("inworld/inworld-stt-1",),
         has_openai_voices=False,
         unsupported=_OF_OPENAI_S_MODELS,
     ),

@@ -745,3 +745,31 @@ def test_a_transcript_may_name_another_item_than_the_turn(rig: Rig) -> None:
     rig.model(SpeechStarted(item_id="u1"), SpeechStopped(item_id="u1"), Committed(item_id="u1"))
     rig.model(InputTranscript(item_id="t1", transcript=WORDS))
     assert callers(rig) == [WORDS]
+
+
+def test_a_response_that_only_paused_goes_on_and_can_be_interrupted(rig: Rig) -> None:
+    """A model may think for longer between a preamble and what follows than a response may be silent."""
+    rig.turn()
+    rig.created("r1", ours=False)
+    rig.audio(100, "i1", "r1")
+    rig.audio_done("i1", "r1")
+    rig.wait(DONE_SECONDS + 0.1)
+    rig.hear()
+    rig.model(realtime.TranscriptDone(response_id="r1", item_id="i1", transcript="One moment."))
+    assert rig.bridge.responses.state is State.NONE
+    rig.audio(1000, "i2", "r1")
+    assert rig.bridge.responses.state is State.ACTIVE
+    rig.speech()
+    assert rig.cancels == ["r1"]
+    rig.audio(1000, "i2", "r1")
+    assert rig.media_ms() == 1100
+
+
+def test_a_call_after_a_pause_runs_once(rig: Rig) -> None:
+    rig.created("r1")
+    rig.calls("c1")
+    rig.wait(DONE_SECONDS + 0.1)
+    rig.model(OutputItemAdded(item=Item(id="item_c2", type="function_call"), response_id="r1"))
+    rig.calls("c2")
+    rig.done("r1", output=[function_call("c1"), function_call("c2")])
+    assert [call_id for call_id, *_ in runs(rig)] == ["c1", "c2"]

@@ -88,10 +88,7 @@ SERVERS: dict[str, tuple[str, Callable[[Model], dict[str, Any]]]] = {
     ),
     "litellm": ("LiteLLM", lambda model: preset("litellm", model)),
     "xai": ("xAI", lambda model: preset("xai", model)),
-    "inworld": (
-        "Inworld",  # which transcribes only if a recogniser is named
-        lambda model: preset("inworld", model) | {"transcription_models": ("inworld/inworld-stt-1",)},
-    ),
+    "inworld": ("Inworld", lambda model: preset("inworld", model)),
     "localai": ("LocalAI", lambda model: preset("localai", model)),
     "speaches": ("speaches", lambda model: preset("speaches", model)),
     "speech-to-speech": ("Hugging Face speech-to-speech", lambda model: preset("speech-to-speech", model)),

@@ -76,7 +76,7 @@ def test_an_entry_can_be_used(name: str) -> None:
     assert provider.url is None or (urlsplit(provider.url).scheme in ("ws", "wss", "https") and provider.url[-1] != "/")
     local = urlsplit(provider.url or "").hostname == "127.0.0.1"
     assert provider.needs_key is not local
-    assert provider.has_openai_voices or provider.transcription_models == (), "a model that is not OpenAI's"
+    assert provider.has_openai_voices or provider.transcription_models is not None, "its recognisers are not OpenAI's"
     assert not OPENAI_VOICES & {provider.model}
 
 
