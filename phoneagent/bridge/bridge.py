@@ -39,7 +39,6 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Mapping
-from functools import partial
 from typing import Any, assert_never
 
 from phoneagent.bridge.budget import Budget
@@ -55,9 +54,10 @@ from phoneagent.bridge.playback import Playback
 from phoneagent.bridge.policy import Floor, Policy
 from phoneagent.bridge.renewal import Renewal
 from phoneagent.bridge.reporting import Reporter
-from phoneagent.bridge.requests import EndCall, NoteStep, Renew, Request, Verdict
-from phoneagent.bridge.responses import Ending, State
-from phoneagent.bridge.signs import AnsweredTurn
+from phoneagent.bridge.requests import EndCall, Ending, NoteStep, Renew, Request, Verdict
+from phoneagent.bridge.responses import State
+from phoneagent.bridge.signs import PresumedDone
+from phoneagent.bridge.turn_signs import AnsweredTurn
 from phoneagent.events import EndedBy, Pending
 from phoneagent.protocol import carrier, realtime
 
@@ -91,7 +91,7 @@ class Bridge:
         self.push_to_talk = PushToTalk(self.conversation.outbox, self.caller_audio)
         self.interruptions = Interruptions(policy.interruption, self.playback, self.conversation)
         self.closing = Closing(self.playback, self.conversation)
-        self.renewal = Renewal(policy, past, self.requests, quiet=partial(self.quiet, heard_again=True))
+        self.renewal = Renewal(policy, past, self.requests, quiet=lambda now: self.quiet(now, heard_again=True))
         self.deadlines = Deadlines(
             policy.max_call_seconds,
             self.responses,
@@ -214,12 +214,14 @@ class Bridge:
             return self.closing.active
         for each in self.signs.read(event, now):
             self._receive(each, now)
+        self.move_on(now)
         return True
 
     def _receive(self, event: realtime.FromModel, now: float) -> None:
         if not self.conversation.connected or self._end is not None:
             return
-        self.conversation.alive(now)
+        if not isinstance(event, realtime.Unknown) or event.type.startswith("response."):
+            self.conversation.alive(now)
         match event:
             case realtime.AudioDelta():
                 self._audio(event, now)
@@ -233,6 +235,7 @@ class Bridge:
             case realtime.SpeechStarted(audio_start_ms=model_ms):
                 self.dialogue.speech_started(model_ms, now)
                 self.interruptions.speech_started(now)
+                self.move_on(now)  # its end may have come along with it
             case realtime.SpeechStopped(audio_end_ms=model_ms):
                 self.dialogue.speech_stopped(model_ms, now)
                 self.interruptions.speech_stopped()
@@ -247,12 +250,12 @@ class Bridge:
             case realtime.InputTranscriptFailed(item_id=item_id):
                 self.dialogue.not_understood(item_id)
             case realtime.ResponseCreated(response=response):
+                self.dialogue.items_over(self.playback.finish_items(), now)
                 self.budget.response_created()
                 self.conversation.response_created(response, now, unwanted=self.interruptions.forbids_response())
                 self.reporter.answer_begins()
-            case realtime.ResponseDone(response=response):
-                self.budget.response_done(response, now)
-                self._response_done(response, now)
+            case realtime.ResponseDone():
+                self._response_done(event, now)
             case realtime.RateLimits(rate_limits=limits):
                 self._act(self.conversation.receive(event, now), now)
                 self.reporter.rate_limits(self.budget.model, limits, now)
@@ -268,7 +271,6 @@ class Bridge:
                 pass  # a session is created before it is used; of the others, `signs` has made what they mean
             case _:
                 assert_never(event)
-        self.move_on(now)
 
     def _audio(self, event: realtime.AudioDelta, now: float) -> None:
         if not (event.delta and self.conversation.output(event.response_id, now)):
@@ -279,11 +281,13 @@ class Bridge:
         if not self.playback.queue(event.delta, event.item_id, event.content_index):
             self.reporter.trouble("model audio dropped: the caller's socket is not accepting it", now)
 
-    def _response_done(self, response: realtime.Response, now: float) -> None:
-        done = self.conversation.response_done(response, now)
+    def _response_done(self, event: realtime.ResponseDone, now: float) -> None:
+        self.budget.response_done(event.response, now)
+        done = self.conversation.response_done(event.response, now)
         if done.ending is Ending.IGNORED:
             return
-        self.dialogue.items_over(self.playback.finish_items(cut=done.ending is Ending.CUT), now)
+        if not isinstance(event, PresumedDone):
+            self.dialogue.items_over(self.playback.finish_items(cut=done.ending is Ending.CUT), now)
         if done.trouble:
             self.reporter.trouble(done.trouble, now)
         self._act(done.verdict, now)
@@ -313,10 +317,7 @@ class Bridge:
         self.move_on(now)
 
     def quiet(self, now: float, *, heard_again: bool = False) -> bool:
-        """Tell whether another session can go on unnoticed: the floor is open, and nothing is owed or being said.
-
-        With `heard_again`, that session hears the caller's last second once more.
-        """
+        """Tell whether another session, by which the last second may be `heard_again`, could go on unnoticed."""
         free = self.floor() is Floor.OPEN and self.renewal.begun and not self.responses.owes
         return free and self.dialogue.quiet(now, heard_again=heard_again)
 

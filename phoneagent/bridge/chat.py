@@ -16,8 +16,7 @@ from phoneagent.bridge import prompts
 from phoneagent.bridge.caller import CallerAudio, PushToTalk
 from phoneagent.bridge.conversation import Conversation
 from phoneagent.bridge.history import Role
-from phoneagent.bridge.requests import RunTool, SessionChanged, Verdict
-from phoneagent.bridge.responses import Ending
+from phoneagent.bridge.requests import Ending, RunTool, SessionChanged, Verdict
 from phoneagent.bridge.toolcalls import ToolCall
 from phoneagent.errors import EndpointError, EndpointRefused, EndpointUnreachable
 from phoneagent.protocol import realtime

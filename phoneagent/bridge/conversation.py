@@ -17,8 +17,8 @@ from phoneagent.bridge.caller import MAX_OUTBOX
 from phoneagent.bridge.history import Note, Role, ToolRun
 from phoneagent.bridge.model_errors import ModelErrors
 from phoneagent.bridge.prompts import Wanted
-from phoneagent.bridge.requests import RunTool, SessionChanged, Verdict
-from phoneagent.bridge.responses import MAX_UNANSWERED, Ending, ResponseGate, State
+from phoneagent.bridge.requests import Ending, RunTool, SessionChanged, Verdict
+from phoneagent.bridge.responses import MAX_UNANSWERED, ResponseGate, State
 from phoneagent.bridge.signs import Signs
 from phoneagent.bridge.toolcalls import ToolCall, ToolCalls
 from phoneagent.protocol.realtime import (
@@ -47,9 +47,12 @@ MAX_NOTES = 100
 """Messages of user code that are remembered for the next session; the oldest is forgotten first."""
 
 _REQUESTS = (
-    "session", "item", "input_audio_buffer", "audio", "response_cancel", "conversation_already_has_active_response"
+    "item_", "input_audio_buffer", "response_cancel", "conversation_already_has_active_response"
 )  # fmt: skip
-"""What the codes, or the parameters, of errors begin with that refuse a request and end no response."""
+"""What the codes of errors begin with that refuse a request and end no response."""
+
+_PARAMETERS = ("session", "item", "audio")
+"""What their parameters begin with."""
 
 _OUR_EVENT = re.compile(r"(create|truncate|agent)_[0-9]+")
 
@@ -137,6 +140,7 @@ class Conversation:
         kept = [message for message in self.outbox if not isinstance(message, ItemCreate | ItemTruncate)]
         self.outbox.clear()
         self.outbox.extend(ItemCreate(item=dict(item)) for item in items)
+        self.signs.told(item["call_id"] for item in items if item["type"] == "function_call")
         self.outbox.extend(kept)
 
     def notes(self, ms: Callable[[float], int]) -> list[Note]:
@@ -239,7 +243,7 @@ class Conversation:
         trouble = ""
         if failure is not None:
             trouble = f"response {response.status}: {failure.code or failure.type or 'no reason given'}"
-        elif ending is Ending.CUT:
+        elif response.status == "incomplete":
             trouble = f"response incomplete: {(details and details.reason) or 'no reason given'}"
         elif ending in (Ending.RETRIED, Ending.EMPTY, Ending.MUTE) and wrote:
             trouble = "the model answered in text where audio is due: check that the server speaks, and with this voice"
@@ -269,6 +273,7 @@ class Conversation:
                 self._changes.taken()
             case ItemAdded(item=item):
                 self.responses.item_added(item)
+                self.tools.announced(item)
             case ItemDone(item=item):
                 self.tools.hosted(item)
             case OutputItemDone(item=item, response_id=response_id):
@@ -290,7 +295,7 @@ class Conversation:
         """
         if failure.event_id is not None and _OUR_EVENT.fullmatch(failure.event_id):
             return failure.event_id != self.responses.latest_request
-        return any((each or "").startswith(_REQUESTS) for each in (failure.param, failure.code))
+        return (failure.code or "").startswith(_REQUESTS) or (failure.param or "").startswith(_PARAMETERS)
 
     def _function_call(self, item: Item, response_id: str | None, now: float) -> None:
         call = self.tools.begin(item, self.signs.number(response_id), now)

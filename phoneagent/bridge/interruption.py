@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from phoneagent.bridge.conversation import Conversation
+from phoneagent.bridge.names import known_id
 from phoneagent.bridge.playback import Outcome, Playback
 from phoneagent.bridge.requests import Verdict
 from phoneagent.protocol.realtime import FATAL_CODES, Failure, ItemCreate, ItemTruncate, system_message
@@ -106,12 +107,13 @@ class Interruptions:
 
     def truncate(self, outcome: Outcome, heard_text: str = "") -> None:
         """Tell the model that only `heard_ms` of this item were heard; in words, where it knows the item as text."""
-        if outcome.item_id in self._foreign:
+        item_id = known_id(self._signs.wire_id(outcome.item_id))
+        if outcome.item_id in self._foreign or item_id is None:
             heard = heard_text or "nothing"
             text = f"The caller interrupted you. Of your last words they heard only this much: {heard}"
             self._outbox.append(ItemCreate(item=system_message(text)))
             return
-        message = self._send(self._signs.wire_id(outcome.item_id), outcome.content_index, outcome.heard_ms)
+        message = self._send(item_id, outcome.content_index, outcome.heard_ms)
         self._open[message.event_id or ""] = message
         if len(self._open) > MAX_OPEN:
             del self._open[next(iter(self._open))]

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from phoneagent.billing.ratelimits import RATE_LIMIT_CODES, RateLimits
 from phoneagent.bridge.deadlines import PATIENCE_SECONDS
-from phoneagent.bridge.requests import Verdict
-from phoneagent.bridge.responses import Ending, ResponseGate
+from phoneagent.bridge.requests import Ending, Verdict
+from phoneagent.bridge.responses import ResponseGate
 from phoneagent.protocol.realtime import FATAL_CODES, Failure
 
 EXPIRED_CODE = "session_expired"

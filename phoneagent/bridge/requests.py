@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple, TypeAlias
 
@@ -61,6 +62,20 @@ class EndCall:
 Request: TypeAlias = RunTool | SessionChanged | OpenNext | Renew | NoteStep | EndCall
 
 # --- of the bridge ---
+
+
+class Ending(enum.Enum):
+    """How a response ended."""
+
+    IGNORED = "ignored"  # not the active one
+    SAID = "said"  # audio, or a tool was called
+    CANCELLED = "cancelled"  # by us
+    INTERRUPTED = "interrupted"  # by the server, though we had not asked
+    CUT = "cut"  # said something, and was cut off by a limit of the server's
+    RETRIED = "retried"  # failed or empty: asked for once more
+    EMPTY = "empty"  # empty again: prescribed words are asked for once more
+    MUTE = "mute"  # empty a third time
+    FAILED = "failed"  # failed again
 
 
 class Verdict(NamedTuple):

@@ -22,7 +22,9 @@ from __future__ import annotations
 import enum
 from collections import deque
 
+from phoneagent.bridge.names import known_id
 from phoneagent.bridge.prompts import ANSWERS, Kind, Wanted
+from phoneagent.bridge.requests import Ending
 from phoneagent.protocol.realtime import (
     Item,
     ItemCreate,
@@ -64,20 +66,6 @@ class State(enum.Enum):
     """Cancelled by us; its `response.done` is still to come."""
 
 
-class Ending(enum.Enum):
-    """How a response ended."""
-
-    IGNORED = "ignored"  # not the active one
-    SAID = "said"  # audio, or a tool was called
-    CANCELLED = "cancelled"  # by us
-    INTERRUPTED = "interrupted"  # by the server, though we had not asked
-    CUT = "cut"  # said something, and was cut off by a limit of the server's
-    RETRIED = "retried"  # failed or empty: asked for once more
-    EMPTY = "empty"  # empty again: prescribed words are asked for once more
-    MUTE = "mute"  # empty a third time
-    FAILED = "failed"  # failed again
-
-
 class ResponseGate:
     """The gate. Its messages go to `outbox`; `now` is in seconds."""
 
@@ -112,6 +100,7 @@ class ResponseGate:
         self._discarded: deque[str] = deque(maxlen=MAX_DISCARDED)  # until their response.done
         self._closing = False
         self._misses = 0  # responses in a row that failed or brought nothing
+        self._again: Wanted | None = None  # what the last one of them was for
         self._deadline: float | None = None
         self._wait_until: float | None = None  # the server has asked for patience
 
@@ -124,7 +113,8 @@ class ResponseGate:
         current = self.current if self.state is State.ACTIVE else self._pending
         if self.state in (State.REQUESTED, State.ACTIVE):
             if current is None or current.kind == "turn":
-                self.owed = True
+                # One that has called a tool is answered once its output is there.
+                self.owed = self.owed or not (self.state is State.ACTIVE and self.called)
             elif current.kind == "greeting":
                 self.owed = self.owed or (self.state is State.ACTIVE and self.spoke)
             elif current.kind != "filler":
@@ -351,14 +341,23 @@ class ResponseGate:
     def _missed(self, wanted: Wanted | None, *, failed: bool) -> Ending:
         """Take it that what was wanted was not said, and ask for it again if that may help."""
         self._misses += 1
-        again = self._misses == 1 or failed or (wanted is not None and wanted.kind not in (*ANSWERS, "goodbye"))
-        if again:
+        self._again = None
+        if self._misses == 1 or failed or (wanted is not None and wanted.kind not in (*ANSWERS, "goodbye")):
+            self._again = wanted
             self._put_back(wanted)
         if self._misses == 1:
             return Ending.RETRIED
         if failed:
             return Ending.FAILED
         return Ending.EMPTY if self._misses == 2 else Ending.MUTE
+
+    def resume(self, response_id: str) -> None:
+        """A response that counted as over goes on: what was asked for again because of that is not wanted."""
+        if self._pending is not None:
+            self._pending = Wanted("turn")  # the server refuses it
+        self._wanted = deque(wanted for wanted in self._wanted if wanted is not self._again)
+        self.state, self.id, self.current, self._deadline = State.ACTIVE, response_id, self._again, None
+        self.owed, self._misses = False, 0
 
     def _finish(self, now: float) -> None:
         self.state, self.id, self.current, self._deadline = State.NONE, None, None, None
@@ -422,7 +421,7 @@ class ResponseGate:
             self._discarded.append(self.id)
         self.spoke = False
         self._deadline = now + CANCELLED_SECONDS
-        self._outbox.append(ResponseCancel(response_id=self.id))
+        self._outbox.append(ResponseCancel(response_id=known_id(self.id)))
 
     def hurry(self, now: float) -> None:
         """Wait for a requested response until `now`, and no longer."""

@@ -19,12 +19,13 @@ number the items of each response or session from the beginning.
 
 from __future__ import annotations
 
-from collections import deque
+import re
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from typing import TypeAlias
 
+from phoneagent.bridge.names import MADE_UP, MAX_NAMES, Names
 from phoneagent.bridge.responses import ResponseGate, State
+from phoneagent.bridge.turn_signs import TurnSigns
 from phoneagent.protocol.realtime import (
     ArgumentsDone,
     AudioDelta,
@@ -51,20 +52,17 @@ from phoneagent.protocol.realtime import (
     Unknown,
 )
 
-COMMIT_SECONDS = 1.0
-"""How long after the end of speech another sign of the turn may take; then the turn counts as complete."""
-
 DONE_SECONDS = 3.0
 """How long after its last complete item a response counts as done; between two items a model may think."""
 
 FAILED_SECONDS = 0.5
-"""How long after an error that names no request the active response may be silent, before it counts as failed."""
+"""How long after an error of the response the active one may be silent, before it counts as failed."""
+
+UNCLEAR_SECONDS = 2.5
+"""The same after an error that may be about anything."""
 
 MAX_REMEMBERED = 64
 """Responses and turns that are remembered for what comes late."""
-
-MAX_NAMES = 10_000
-"""Ids that are kept apart; more than a call has items."""
 
 Output: TypeAlias = AudioDelta | AudioDone | TranscriptDelta | TranscriptDone | TextDelta
 _OfItem: TypeAlias = OutputItemAdded | OutputItemDone | ArgumentsDone
@@ -74,34 +72,14 @@ _ENDINGS = {
 }  # not in the API, but in some servers
 
 
-class AnsweredTurn(Committed):
-    """A turn that is complete, and that the server has answered already."""
+_OF_RESPONSES = re.compile(
+    r"inference|response|generat|server|internal|overload|backend|model|limit|timeout|unavailable"
+)
+_BAD_ENDINGS = ("failed", "cancelled", "incomplete")
 
 
-@dataclass(slots=True)
-class _Turn:
-    """A turn that is not complete; `over_at` tells when its speech stopped."""
-
-    item_id: str
-    over_at: float | None = None
-
-
-class Names:
-    """Names that are unique in a call, for ids that may come again. `reserved` are in use already."""
-
-    def __init__(self, reserved: Iterable[str] = ()) -> None:
-        self._used = dict.fromkeys(reserved)
-
-    def new(self, wanted: str) -> str:
-        """Return `wanted`, or something like it that was not used yet. It has 32 characters at most if it is new."""
-        name, number = wanted, 1
-        while name in self._used:
-            number += 1
-            name = f"{wanted[:26]}~{number}"
-        self._used[name] = None
-        if len(self._used) > MAX_NAMES:
-            del self._used[next(iter(self._used))]
-        return name
+class PresumedDone(ResponseDone):
+    """The end of a response that the server has not reported: it may go on."""
 
 
 class Signs:
@@ -114,18 +92,16 @@ class Signs:
         self._number = 0
         self._names = Names()
         self._wire: dict[str, str] = {}  # name of an item of the agent -> the server's id
-        self._turn_number = 0
+        self._turns = TurnSigns(self._names)
         self._forget()
 
     def _forget(self) -> None:
         self._numbers: dict[str, int] = {}  # response id -> its number in the call
         self._items: dict[tuple[int, str], str] = {}  # (response, the server's id) -> name
-        self._turns: deque[_Turn] = deque(maxlen=MAX_REMEMBERED)
-        self._users: dict[str, str] = {}  # the server's id of a complete turn -> name
-        self._textless: deque[str] = deque(maxlen=MAX_REMEMBERED)  # complete turns without a transcript
-        self._answered = False  # the server has answered a turn that nothing had announced
+        self._turns.new_session()
         self._presumed_over = ""  # the response that counts as done because nothing followed
-        self._announces = False  # the server has sent a response.created
+        self._announces = self._ends = False  # the server has sent a response.created, a response.done
+        self._told: frozenset[str] = frozenset()  # the ids of the tool calls that we told the session
         self._new_response()
 
     def _new_response(self) -> None:
@@ -139,6 +115,10 @@ class Signs:
     def new_session(self) -> None:
         """Another session takes over: nothing more comes of the one before, and its ids may come again."""
         self._forget()
+
+    def told(self, call_ids: Iterable[str]) -> None:
+        """Note the tool calls of the past that we tell the session: it confirms their items."""
+        self._told = frozenset(call_ids)
 
     def number(self, response_id: str | None) -> int:
         """Return the number of a response in the call: the newest one's if the id is unknown."""
@@ -156,18 +136,19 @@ class Signs:
             case AudioDelta() | AudioDone() | TranscriptDelta() | TranscriptDone() | TextDelta():
                 yield from self._output(event, now)
             case SpeechStarted():
-                self._speech_started(event)
+                self._turns.speech_started(event)
                 yield event
             case SpeechStopped():
-                yield from self._speech_stopped(event, now)
+                yield from self._turns.speech_stopped(event, now)
             case Committed():
-                yield from self._committed(event, now)
+                yield from self._turns.committed(event, now)
             case InputTranscript() | InputTranscriptFailed():
-                yield from self._transcript(event, now)
+                yield from self._turns.transcript(event, now)
             case ResponseCreated():
                 self._announces = True
                 yield from self._created(event, now)
             case ResponseDone():
+                self._ends = True
                 yield from self._done(event, now)
             case OutputItemAdded():
                 yield from self._of_response(event, now)
@@ -175,7 +156,7 @@ class Signs:
             case OutputItemDone(item=item):
                 yield from self._of_response(event, now)
                 self._item_over = True
-                item.call_id = item.call_id or item.id
+                self._mend_call(item)
                 yield event
             case ArgumentsDone():
                 yield from self._of_response(event, now)
@@ -189,95 +170,19 @@ class Signs:
             case _:
                 yield event
 
-    # --- the caller's turn --------------------------------------------------------------------------------------------
-
-    def _speech_started(self, event: SpeechStarted) -> None:
-        item_id = event.item_id or ""
-        turn = self._turns[-1] if self._turns else None
-        if turn is not None and (turn.over_at is None or (item_id and turn.item_id == item_id)):
-            turn.item_id, turn.over_at = item_id or turn.item_id, None
-        else:
-            self._turns.append(_Turn(item_id))
-
-    def _speech_stopped(self, event: SpeechStopped, now: float) -> Iterator[FromModel]:
-        if not self._turns or self._turns[-1].over_at is not None:
-            if event.item_id and (event.item_id in self._users or self._turn(event.item_id) is not None):
-                return
-            started = SpeechStarted(event.item_id, event.audio_end_ms)
-            self._speech_started(started)
-            yield started
-        self._turns[-1].over_at = now
-        yield event
-
-    def _committed(self, event: Committed, now: float) -> Iterator[FromModel]:
-        turn = self._turn(event.item_id)
-        if turn is not None:
-            yield from self._complete(turn, event.item_id, now)
-        elif event.item_id not in self._users or not event.item_id:
-            yield Committed(self._user(event.item_id))
-
-    def _turn(self, item_id: str) -> _Turn | None:
-        """Return the turn that is meant: that of this id, or the oldest one that is over, or the only one."""
-        for turn in self._turns:
-            if item_id and turn.item_id == item_id:
-                return turn
-        if item_id in self._users:
-            return None
-        for turn in self._turns:
-            if turn.over_at is not None or not (item_id and turn.item_id):
-                return turn
-        return None
-
-    def _complete(self, turn: _Turn, item_id: str, now: float) -> Iterator[FromModel]:
-        """Report that a turn became the item `item_id`, and with it those before, which did not become one."""
-        while self._turns and self._turns.popleft() is not turn:
-            pass
-        if turn.over_at is None:
-            yield SpeechStopped(turn.item_id)
-        yield Committed(self._user(item_id or turn.item_id))
-
-    def _user(self, item_id: str) -> str:
-        self._turn_number += 1
-        item_id = item_id or f"turn_{self._turn_number}"
-        name = self._users[item_id] = self._names.new(item_id)
-        self._textless.append(item_id)
-        if len(self._users) > MAX_REMEMBERED:
-            del self._users[next(iter(self._users))]
-        return name
-
-    def _transcript(self, event: InputTranscript | InputTranscriptFailed, now: float) -> Iterator[FromModel]:
-        if not event.item_id and self._textless:
-            event.item_id = self._textless[0]
-        turn = self._turn(event.item_id)
-        if turn is None and event.item_id not in self._users and len(self._textless) == 1:
-            event.item_id = self._textless[
-                0
-            ]  # LocalAI names another item here than in the turn; only this can be meant
-        if turn is not None:
-            yield from self._complete(turn, event.item_id, now)
-            event.item_id = event.item_id or self._textless[-1]
-        elif event.item_id not in self._users and isinstance(event, InputTranscript) and event.transcript.strip():
-            name = self._user(event.item_id)
-            event.item_id = event.item_id or self._textless[-1]
-            answered, self._answered = self._answered, False
-            yield AnsweredTurn(name) if answered else Committed(name)
-        if event.item_id in self._textless:
-            self._textless.remove(event.item_id)
-        event.item_id = self._users.get(event.item_id, event.item_id)
-        yield event
+    # --- items --------------------------------------------------------------------------------------------------------
 
     def _item(self, item: Item, now: float, *, done: bool) -> Iterator[FromModel]:
         """Take an item of the conversation, which may be one of ours."""
         if item.role == "user" and item.id:
-            turn = next((turn for turn in self._turns if turn.item_id == item.id), None)
-            if turn is not None:
-                yield from self._complete(turn, item.id, now)
+            yield from self._turns.user_item(item.id, now)
         if item.type != "function_call" or not self._responses.running:
             return
-        if done and item.status != "incomplete" and (item.id or "") in self._calls:
-            self._calls[item.id or ""] = item
-            item.status = "completed"
-        elif not done and item.status == "in_progress":
+        if item.call_id in self._told and item.id not in self._calls:
+            return
+        if done:
+            self._mend_call(item)
+        if done or item.status in ("in_progress", "completed"):
             self._call(item)
 
     # --- responses ----------------------------------------------------------------------------------------------------
@@ -287,17 +192,14 @@ class Signs:
         if gate.running and gate.id is not None:
             if response.id == gate.id:
                 return
-            yield ResponseDone(Response(id=gate.id, status="completed"))
+            yield from self._done(ResponseDone(Response(id=gate.id)), now)
         if not gate.expects(response):
-            turn = next((turn for turn in self._turns if turn.over_at is not None), None)
-            if turn is not None:
-                yield from self._complete(turn, turn.item_id, now)
-            else:
-                self._answered = True
+            yield from self._turns.answered(now, due=gate.busy or gate.owes)
         self._number += 1
-        if response.id:
-            self._remember(response.id)
+        response.id = response.id or f"{MADE_UP}{self._number}"
+        self._remember(response.id)
         self._new_response()
+        self._presumed_over = ""
         yield event
 
     def _remember(self, response_id: str) -> None:
@@ -322,21 +224,19 @@ class Signs:
             elif gate.running and self._announces:
                 event.response_id = gate.id or ""  # a new one would have been announced: this id is odd
             else:
-                event.response_id = response_id or f"response_{self._number + 1}"
+                event.response_id = response_id or f"{MADE_UP}{self._number + 1}"
                 yield from self._created(ResponseCreated(Response(id=event.response_id)), now)
         elif (
-            response_id == self._presumed_over
-            and gate.state is State.NONE
-            and isinstance(event, AudioDelta | OutputItemAdded)
+            response_id == self._presumed_over and not gate.running and isinstance(event, AudioDelta | OutputItemAdded)
         ):  # it was only thinking
             self._presumed_over = ""
-            yield ResponseCreated(Response(id=response_id))
+            gate.resume(response_id)
         self._item_over, self._quiet_since, self._failure = False, now, None
 
     def _output(self, event: Output, now: float) -> Iterator[FromModel]:
         yield from self._of_response(event, now)
         number = self.number(event.response_id)
-        given = event.item_id or self._last_item or f"item_{number}"
+        given = event.item_id or self._last_item or f"{MADE_UP}{number}"
         key = (number, given)
         name = self._items.get(key)
         if name is None:
@@ -356,13 +256,24 @@ class Signs:
 
     def _call(self, item: Item) -> None:
         if item.type == "function_call" and len(self._calls) < MAX_REMEMBERED:
-            self._calls[item.id or ""] = item
+            self._calls[item.id or item.call_id or ""] = item
+
+    def _mend_call(self, item: Item) -> None:
+        """Give an item that is done what it lacks of a tool call, and was said of it before."""
+        if item.type != "function_call":
+            return
+        before = self._calls.get(item.id or item.call_id or "", item)
+        item.call_id = item.call_id or before.call_id or item.id
+        item.name = item.name or before.name
+        if item.status not in _BAD_ENDINGS:
+            item.status = "completed"
 
     def _arguments(self, event: ArgumentsDone) -> None:
         """Take the arguments of a call. They also come of a call that was cut off, so its end is waited for."""
         if self.number(event.response_id) != self._number:
             return
-        call = self._calls.get(event.item_id or "") or Item(id=event.item_id, type="function_call")
+        key = event.item_id or event.call_id or ""
+        call = self._calls.get(key) or Item(id=event.item_id or None, type="function_call")
         call.call_id = event.call_id or call.call_id or call.id
         call.name = event.name or call.name
         call.arguments, call.status = event.arguments, "completed"
@@ -379,7 +290,13 @@ class Signs:
         elif unknown and response.id:
             self._remember(response.id)
         details = response.status_details
-        response.status = response.status or ("failed" if details is not None and details.error else "completed")
+        if response.status not in _BAD_ENDINGS:
+            response.status = "failed" if details is not None and details.error else "completed"
+        by_turn = self._turns.pending or gate.owed or (details is not None and details.reason == "turn_detected")
+        if response.status == "cancelled" and gate.state is State.ACTIVE and not by_turn:
+            response.status = "incomplete" if gate.spoke else "failed"  # neither the caller nor we did it
+        for item in response.output or () if response.status == "completed" else ():
+            self._mend_call(item)
         if gate.running and response.id == gate.id:
             if response.status == "completed":
                 for item in self._calls.values():
@@ -394,40 +311,43 @@ class Signs:
         if kind in _ENDINGS:
             yield from self._done(ResponseDone(Response(id=self._responses.id, status=_ENDINGS[kind])), now)
             return
+        if kind == "response.error":
+            self.failed(Failure(code=kind), now)
+            return
         self._quiet_since, self._failure = now, None
         self._item_over = self._item_over and kind.endswith(".done")
 
     def failed(self, failure: Failure, now: float) -> None:
         """Take an error that answers no request: perhaps the active response, or the requested one, has failed."""
+        words = " ".join((failure.code or "", failure.type or "", failure.message or "")).lower()
+        until = now + (FAILED_SECONDS if _OF_RESPONSES.search(words) else UNCLEAR_SECONDS)
         if self._responses.state is State.ACTIVE:
-            self._failure = (now + FAILED_SECONDS, failure)
+            self._failure = (until, failure)
             self.known = None
         else:
-            self._responses.hurry(now + FAILED_SECONDS)
+            self._responses.hurry(until)
 
     # --- time ---------------------------------------------------------------------------------------------------------
 
     def get_timer(self) -> float | None:
         """Return when `overdue` has something to give, unless another sign comes before."""
-        times = [turn.over_at + COMMIT_SECONDS for turn in self._turns if turn.over_at is not None]
+        times = [at for at in (self._turns.get_timer(),) if at is not None]
         if self._responses.state is State.ACTIVE:
             if self._failure is not None:
                 times.append(self._failure[0])
-            if self._item_over:
+            if self._item_over and not self._ends:
                 times.append(self._quiet_since + DONE_SECONDS)
         return min(times, default=None)
 
     def overdue(self, now: float) -> Iterator[FromModel]:
         """Give the events that stand for facts that no further sign has announced in time."""
-        for turn in tuple(self._turns):
-            if turn.over_at is not None and now >= turn.over_at + COMMIT_SECONDS:
-                yield from self._complete(turn, turn.item_id, now)
+        yield from self._turns.overdue(now)
         if self._responses.state is not State.ACTIVE:
             return
         response = Response(id=self._responses.id)
         if self._failure is not None and now >= self._failure[0]:
             response.status, response.status_details = "failed", StatusDetails(error=self._failure[1])
-            yield from self._done(ResponseDone(response), now)
-        elif self._item_over and now >= self._quiet_since + DONE_SECONDS:
-            self._presumed_over = response.id or ""
-            yield from self._done(ResponseDone(response), now)
+        elif self._ends or not self._item_over or now < self._quiet_since + DONE_SECONDS:
+            return
+        self._presumed_over = response.id or ""
+        yield from self._done(PresumedDone(response), now)

@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 
 from phoneagent.bridge import prompts
 from phoneagent.bridge.history import ToolRun
+from phoneagent.bridge.names import Names
 from phoneagent.bridge.responses import ResponseGate, State
-from phoneagent.bridge.signs import Names
 from phoneagent.protocol.realtime import Item, ItemCreate, ToModel, approval_refusal, tool_output
 
 HOSTED_SECONDS = 30.0
@@ -55,7 +55,7 @@ class ToolCalls:
         self.past = tuple(past)
         """The calls that were made before this media stream, in order."""
         self._names = Names(run.call_id for run in past)
-        self._seen: set[tuple[int, str]] = set()  # of this session: the response's number, and the model's id
+        self._seen: dict[int, list[Item]] = {}  # of this session: the calls of each response, by its number
         self._wire: dict[str, str] = {}  # call_id -> the id by which this session knows the call
         self._refusals: set[str] = set()
         self._number = 0
@@ -94,15 +94,21 @@ class ToolCalls:
             self._hosted_since.setdefault(item.id, now)
         if item.type != "function_call" or item.status not in (None, "completed") or not item.call_id or not item.name:
             return None
-        if (response, item.call_id) in self._seen:
+        seen = self._seen.setdefault(response, [])
+        if any(_same(item, before) for before in seen):
             return None
-        self._seen.add((response, item.call_id))
+        seen.append(item)
         self._number += 1
         call = ToolCall(self._names.new(item.call_id), item.name, item.arguments or "{}", now)
         self._wire[call.call_id] = item.call_id
         self._running[call.call_id] = self._made[call.call_id] = call
         self._responses.tool_called()
         return call
+
+    def announced(self, item: Item) -> None:
+        """Take an item that begins: if its id has come before, it is that of another hosted call now."""
+        if item.id is not None and item.status != "completed":
+            self._hosted_done.discard(item.id)
 
     def _refuse_approval(self, item: Item) -> None:
         if item.type == "mcp_approval_request" and item.id is not None and item.id not in self._refusals:
@@ -189,3 +195,11 @@ class ToolCalls:
     def _due(self, call_id: str) -> float:
         assert self._quiet_since is not None
         return max(self._quiet_since, self._running[call_id].since) + self._fillers[call_id].after_seconds
+
+
+def _same(item: Item, before: Item) -> bool:
+    """Tell whether two items of a response are one call: a server may correct an id, and may give one id to several."""
+    if item.id is not None and item.id == before.id:
+        return True
+    alike = (item.name, item.arguments) == (before.name, before.arguments)
+    return item.call_id == before.call_id and (alike or item.id is None or before.id is None)

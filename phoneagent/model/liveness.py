@@ -38,7 +38,9 @@ class LivingConnection(Connection):
     def _watch(self) -> None:
         """Drop the connection if it has been silent for too long; else look again when it could have been."""
         silent_at = self._heard_at + SILENT_SECONDS
-        if self.loop.time() >= silent_at:
+        if not self.latency:  # it has answered no ping yet, so silence says nothing: some servers answer none
+            self._watching = self.loop.call_later(SILENT_SECONDS, self._watch)
+        elif self.loop.time() >= silent_at:
             self.transport.abort()
         else:
             self._watching = self.loop.call_at(silent_at, self._watch)

@@ -12,8 +12,19 @@ from phoneagent.protocol.realtime import Dialect
 MAX_NAME_CHARS = 200
 """Characters that are kept of a name."""
 
-_FORMATS = {**GA_FORMATS, "pcm": "audio/pcm", "pcmu": "audio/pcmu", "pcma": "audio/pcma"}
-"""Spellings of the formats; some servers have the beta's names in GA's place."""
+_ULAW = (
+    "pcmu",
+    "ulaw",
+    "mulaw",
+    "g711u",
+    "audio/ulaw",
+    "audio/mulaw",
+    "audio/x-mulaw",
+    "audio/basic",
+    "audio/g711-ulaw",
+)
+_FORMATS = {**GA_FORMATS, "pcm": "audio/pcm", "pcma": "audio/pcma", **dict.fromkeys(_ULAW, "audio/pcmu")}
+"""Spellings of the formats; some servers have the beta's names in GA's place, or others' names."""
 
 
 def dialect_of(session: Mapping[str, Any]) -> Dialect | None:

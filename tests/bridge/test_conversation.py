@@ -14,8 +14,8 @@ from phoneagent.bridge.conversation import MAX_NOTES, MODEL_STALLED_SECONDS, Con
 from phoneagent.bridge.history import Role
 from phoneagent.bridge.policy import Floor
 from phoneagent.bridge.reporting import Reporter
-from phoneagent.bridge.requests import RunTool, SessionChanged, Verdict
-from phoneagent.bridge.responses import CREATED_SECONDS, MAX_WANTED, Ending
+from phoneagent.bridge.requests import Ending, RunTool, SessionChanged, Verdict
+from phoneagent.bridge.responses import CREATED_SECONDS, MAX_WANTED
 from phoneagent.events import MessageAdded, ToolCalled, ToolReturned
 from phoneagent.protocol import realtime
 from phoneagent.protocol.realtime import Dialect, Failure, Response

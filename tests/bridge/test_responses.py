@@ -10,7 +10,9 @@ import pytest
 from phoneagent.bridge import prompts
 from phoneagent.bridge.policy import Floor
 from phoneagent.bridge.prompts import Wanted
-from phoneagent.bridge.responses import CREATED_SECONDS, MAX_WANTED, METADATA_KEY, Ending, ResponseGate, State
+from phoneagent.bridge.requests import Ending
+from phoneagent.bridge.responses import CREATED_SECONDS, MAX_WANTED, METADATA_KEY, ResponseGate, State
+from phoneagent.protocol import realtime
 from phoneagent.protocol.realtime import ItemCreate, Response, ResponseCreate, ToModel
 from tests.bridge.rig import Rig
 
@@ -249,7 +251,8 @@ def test_one_cancel_is_enough(rig: Rig) -> None:
 
 
 def test_a_response_that_begins_while_the_caller_speaks_is_cancelled(rig: Rig) -> None:
-    rig.speech()
+    rig.turn("u1")
+    rig.model(realtime.SpeechStarted(item_id="u2"))
     rig.created(ours=False)
     assert rig.cancels == ["r1"]
 
@@ -258,7 +261,8 @@ def test_a_response_the_server_cancelled_by_itself_is_an_interruption(rig: Rig) 
     rig.created()
     rig.audio(500)
     rig.wait(0.1005)
-    rig.done(status="cancelled")
+    details = realtime.StatusDetails(reason="turn_detected")
+    rig.model(realtime.ResponseDone(realtime.Response(id="r1", status="cancelled", status_details=details)))
     assert rig.truncations == [("i1", 100)]
     assert rig.cancels == []
     rig.wait(6)

@@ -415,13 +415,13 @@ def test_a_whole_answer_lets_the_next_one_be_continued(rig: Rig) -> None:
     assert len(rig.creates) == 3
 
 
-def test_what_the_caller_says_meanwhile_is_answered_and_nothing_continued(rig: Rig) -> None:
+def test_what_the_caller_says_meanwhile_is_answered_and_nothing_continued() -> None:
+    rig = Rig(barge_in=False)
     rig.turn()
     rig.created("r1", ours=False)
-    rig.audio(100)
     rig.speech()
-    rig.wait(0.1)
-    cut(rig, "r2", ours=False)
+    cut(rig, ours=None)
+    assert rig.creates == []
     rig.model(realtime.SpeechStopped(), realtime.Committed(item_id="u2"))
     rig.heard("r3", ours=False)
     rig.wait(10)
@@ -503,3 +503,21 @@ def test_a_rate_limit_that_names_no_request_is_of_the_one_that_waits(rig: Rig) -
     assert len(rig.creates) == 1
     rig.wait(1)
     assert len(rig.creates) == 2
+
+
+def test_a_response_that_neither_side_has_cancelled_is_asked_for_again(rig: Rig) -> None:
+    rig.turn()
+    rig.created("r1", ours=False)
+    rig.done("r1", "cancelled")
+    assert len(rig.creates) == 1
+
+
+def test_an_answer_that_neither_side_has_cut_off_is_continued(rig: Rig) -> None:
+    rig.turn()
+    rig.created("r1", ours=False)
+    rig.audio(400)
+    rig.done("r1", "cancelled")
+    assert (rig.truncations, rig.prompts) == ([], [prompts.go_on().prompt])
+    rig.wait(0.5)
+    rig.hear()
+    assert rig.media_ms() == 400

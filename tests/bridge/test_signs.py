@@ -7,19 +7,18 @@ from typing import Any
 
 import pytest
 
+from phoneagent.bridge.history import Past, ToolRun
+from phoneagent.bridge.names import MAX_NAMES
 from phoneagent.bridge.requests import RunTool
-from phoneagent.bridge.responses import CREATED_SECONDS, ResponseGate, State
+from phoneagent.bridge.responses import ResponseGate, State
 from phoneagent.bridge.signs import (
-    COMMIT_SECONDS,
     DONE_SECONDS,
     FAILED_SECONDS,
-    MAX_NAMES,
     MAX_REMEMBERED,
-    AnsweredTurn,
-    Names,
+    UNCLEAR_SECONDS,
     Signs,
 )
-from phoneagent.events import BargeIn, ToolCalled, TurnEnded
+from phoneagent.events import ToolCalled, TurnEnded
 from phoneagent.protocol import carrier, realtime
 from phoneagent.protocol.realtime import (
     ArgumentsDone,
@@ -28,7 +27,6 @@ from phoneagent.protocol.realtime import (
     Committed,
     Failure,
     InputTranscript,
-    InputTranscriptFailed,
     Item,
     ItemAdded,
     ItemDone,
@@ -104,199 +102,6 @@ def done(id: str | None = "r1", status: str | None = "completed", **fields: Any)
 
 def audio(response: str = "r1", item: str = "i1") -> AudioDelta:
     return AudioDelta(response_id=response, item_id=item, delta=ulaw(20))
-
-
-# --- the caller speaks, and stops ---
-
-
-def test_a_server_that_says_everything_is_taken_at_its_word() -> None:
-    bench = Bench()
-    events = [
-        SpeechStarted(item_id="u1", audio_start_ms=100),
-        SpeechStopped(item_id="u1", audio_end_ms=900),
-        Committed(item_id="u1"),
-        ItemAdded(item=Item(id="u1", type="message", role="user")),
-        created("r1"),
-        InputTranscript(item_id="u1", transcript=WORDS),
-        OutputItemAdded(item=Item(id="i1", type="message", role="assistant"), response_id="r1"),
-        audio(),
-        AudioDone(response_id="r1", item_id="i1"),
-        done("r1"),
-    ]
-    silent = (OutputItemAdded,)
-    assert bench.read(*events) == [type(each).__name__ for each in events if not isinstance(each, silent)]
-    assert bench.signs.get_timer() is None
-
-
-def test_speech_whose_beginning_was_not_reported_interrupts_all_the_same(rig: Rig) -> None:
-    rig.says(2000, ours=False)
-    rig.wait(0.5)
-    rig.model(SpeechStopped(item_id="u1"))
-    assert len(rig.events(BargeIn)) == 1
-
-
-def test_the_end_of_speech_is_taken_once() -> None:
-    bench = Bench()
-    assert bench.read(SpeechStopped(item_id="u1")) == ["SpeechStarted", "SpeechStopped"]
-    assert bench.read(SpeechStopped(item_id="u1")) == []
-    assert bench.read(Committed(item_id="u1")) == ["Committed"]
-    assert bench.read(SpeechStopped(item_id="u1")) == []
-
-
-def test_a_turn_that_is_committed_is_over_although_its_end_was_not_reported(rig: Rig) -> None:
-    rig.model(SpeechStarted(item_id="u1"), Committed(item_id="u1"))
-    assert not rig.bridge.dialogue.caller_speaks
-
-
-def test_a_commit_of_the_turn_before_does_not_end_the_speech_of_the_next() -> None:
-    bench = Bench()
-    bench.read(SpeechStarted(item_id="u1"), SpeechStopped(item_id="u1"), SpeechStarted(item_id="u2"))
-    assert bench.read(Committed(item_id="u1")) == ["Committed"]
-    assert bench.read(Committed(item_id="other")) == ["Committed"]  # as after an idle time-out
-    assert bench.read(Committed(item_id="u2")) == ["SpeechStopped", "Committed"]
-
-
-def test_speech_that_goes_on_is_one_turn() -> None:
-    bench = Bench()
-    bench.read(SpeechStarted(item_id="u1"), SpeechStopped(item_id="u1"), SpeechStarted(item_id="u1"))
-    bench.read(SpeechStarted())
-    bench.now += 2 * COMMIT_SECONDS
-    assert bench.overdue() == []  # it is not over
-    assert bench.read(SpeechStopped(), Committed(item_id="u1")) == ["SpeechStopped", "Committed"]
-
-
-# --- the turn is complete ---
-
-
-def test_a_transcript_makes_a_turn_complete_that_was_not_committed(rig: Rig) -> None:
-    rig.model(SpeechStarted(item_id="u1"), SpeechStopped(item_id="u1"))
-    rig.model(InputTranscript(item_id="u1", transcript=WORDS))
-    assert callers(rig) == [WORDS]
-    rig.model(Committed(item_id="u1"))
-    rig.heard("r1", ours=False)
-    rig.wait(20)
-    assert rig.creates == []  # it was answered, once
-
-
-def test_a_transcript_alone_is_a_turn(rig: Rig) -> None:
-    rig.model(InputTranscript(item_id="u1", transcript=WORDS))
-    assert callers(rig) == [WORDS]
-    rig.wait(CREATED_SECONDS + 0.1)
-    assert len(rig.creates) == 1  # nothing came by itself
-
-
-def test_a_transcript_that_comes_after_its_answer_is_not_answered_again(rig: Rig) -> None:
-    rig.heard("r1", ours=False)
-    rig.model(InputTranscript(item_id="u1", transcript=WORDS))
-    assert callers(rig) == [WORDS]
-    rig.wait(20)
-    assert rig.creates == []
-
-
-def test_a_failed_or_empty_transcript_of_nothing_is_no_turn(rig: Rig) -> None:
-    rig.model(InputTranscriptFailed(item_id="u1"), InputTranscript(item_id="u2", transcript=" "))
-    rig.wait(20)
-    assert (callers(rig), rig.creates) == ([], [])
-
-
-def test_a_failed_transcript_makes_a_turn_complete() -> None:
-    bench = Bench()
-    bench.read(SpeechStarted(item_id="u1"))
-    read = bench.read(InputTranscriptFailed(item_id="u1"))
-    assert read == ["SpeechStopped", "Committed", "InputTranscriptFailed"]
-
-
-def test_a_users_item_makes_a_turn_complete_if_it_is_the_one_that_was_announced() -> None:
-    bench = Bench()
-    bench.read(SpeechStarted(item_id="u1"), SpeechStopped(item_id="u1"))
-    assert bench.read(ItemAdded(item=Item(id="note", type="message", role="user"))) == ["ItemAdded"]
-    assert bench.read(ItemAdded(item=Item(id="u1", type="message", role="user"))) == ["Committed", "ItemAdded"]
-    assert bench.read(Committed(item_id="u1")) == []
-
-
-def test_a_response_of_the_servers_own_makes_a_turn_complete(rig: Rig) -> None:
-    rig.model(SpeechStarted(item_id="u1"), SpeechStopped(item_id="u1"))
-    rig.heard("r1", ours=False)
-    rig.model(InputTranscript(item_id="u1", transcript=WORDS))
-    assert callers(rig) == [WORDS]
-    rig.wait(20)
-    assert rig.creates == []
-
-
-def test_a_response_of_ours_says_nothing_of_the_turn() -> None:
-    bench = Bench()
-    bench.gate.owe_answer()
-    bench.gate.poll(bench.now, speech=False, tools_running=False)
-    bench.read(SpeechStarted(item_id="u1"), SpeechStopped(item_id="u1"))
-    assert bench.read(created("r1")) == ["ResponseCreated"]
-
-
-def test_a_turn_that_nothing_makes_complete_is_complete_after_a_second(rig: Rig) -> None:
-    rig.model(SpeechStarted(), SpeechStopped())
-    rig.wait(COMMIT_SECONDS + CREATED_SECONDS + 0.1)
-    assert len(rig.creates) == 1
-    rig.heard("r1")
-    rig.stop()
-    assert len(callers(rig)) == 1
-
-
-def test_of_several_turns_the_later_commit_counts_for_those_before() -> None:
-    bench = Bench()
-    for item in ("u1", "u2"):
-        bench.read(SpeechStarted(item_id=item), SpeechStopped(item_id=item))
-    assert bench.read(Committed(item_id="u2")) == ["Committed"]
-    bench.now += COMMIT_SECONDS
-    assert bench.overdue() == []
-
-
-def test_several_turns_are_overdue_one_after_another() -> None:
-    bench = Bench()
-    for item in ("u1", "u2"):
-        bench.read(SpeechStarted(item_id=item), SpeechStopped(item_id=item))
-        bench.now += 0.5
-    bench.now = 10 + COMMIT_SECONDS
-    assert [event.item_id for event in bench.overdue()] == ["u1"]  # type: ignore[union-attr]
-    assert bench.signs.get_timer() == pytest.approx(10.5 + COMMIT_SECONDS)
-
-
-def test_turns_without_ids_get_their_texts_in_order(rig: Rig) -> None:
-    for words in ("One.", "Two."):
-        rig.model(SpeechStarted(), SpeechStopped(), Committed(item_id=""))
-        rig.heard(words, ours=False)
-    rig.model(InputTranscript(item_id="", transcript="One."), InputTranscript(item_id="", transcript="Two."))
-    assert callers(rig) == ["One.", "Two."]
-
-
-def test_a_transcript_without_an_id_and_without_a_turn_is_one() -> None:
-    bench = Bench()
-    assert bench.read(InputTranscript(item_id="", transcript=WORDS)) == ["Committed", "InputTranscript"]
-    bench.read(SpeechStarted())
-    read = bench.read(InputTranscript(item_id="", transcript=WORDS))
-    assert read == ["SpeechStopped", "Committed", "InputTranscript"]
-
-
-def test_the_ids_of_turns_may_come_again(rig: Rig) -> None:
-    for number, words in enumerate(("One.", "Two.", "Three.")):
-        rig.model(SpeechStarted(item_id="u"), SpeechStopped(item_id="u"), Committed(item_id="u"))
-        rig.model(InputTranscript(item_id="u", transcript=words))
-        rig.heard(f"r{number}", ours=False)
-    rig.stop()
-    assert callers(rig) == ["One.", "Two.", "Three."]
-
-
-def test_of_many_turns_the_latest_are_remembered() -> None:
-    bench = Bench()
-    for number in range(2 * MAX_REMEMBERED):
-        bench.read(Committed(item_id=f"u{number}"))
-    assert len(bench.signs._users) == MAX_REMEMBERED
-
-
-def test_what_the_caller_said_to_a_lost_session_is_nothing_to_the_next(rig: Rig) -> None:
-    bench = Bench()
-    bench.read(SpeechStarted(item_id="u1"), SpeechStopped(item_id="u1"))
-    bench.signs.new_session()
-    assert bench.signs.get_timer() is None
-    assert bench.read(Committed(item_id="u1")) == ["Committed"]
 
 
 # --- a response is active ---
@@ -545,7 +350,8 @@ def test_the_name_of_a_call_may_come_with_the_item_of_the_conversation(rig: Rig)
     assert runs(rig) == [("c1", "look_up", "{}")]
 
 
-def test_an_item_of_the_conversation_that_is_done_is_a_call_if_the_response_began_it(rig: Rig) -> None:
+def test_an_item_of_the_conversation_that_is_done_is_a_call_unless_we_told_it(rig: Rig) -> None:
+    rig.bridge.signs.told(["c2"])
     rig.created("r1")
     rig.model(ItemAdded(item=Item(id="f1", type="function_call", status="in_progress", call_id="c1", name="look_up")))
     rig.model(ItemDone(item=Item(id="f1", type="function_call", call_id="c1", name="look_up", arguments="{}")))
@@ -554,7 +360,9 @@ def test_an_item_of_the_conversation_that_is_done_is_a_call_if_the_response_bega
     assert [call_id for call_id, *_ in runs(rig)] == ["c1"]  # the other one is of the past that we told
 
 
-def test_a_call_of_the_past_that_is_confirmed_does_not_run(rig: Rig) -> None:
+def test_a_call_of_the_past_that_is_confirmed_does_not_run() -> None:
+    run = ToolRun(call_id="c1", name="look_up", arguments="{}", output="42", at_ms=0)
+    rig = Rig(past=Past(tools=(run,), pending="answer"))
     rig.model(ItemAdded(item=function_call("c1")), ItemDone(item=function_call("c1")))
     rig.created("r1")
     rig.model(ItemAdded(item=function_call("c1")), ItemDone(item=function_call("c1")))
@@ -656,14 +464,6 @@ def test_a_truncation_bears_the_servers_own_id(rig: Rig) -> None:
     assert item == "item_r1"
 
 
-def test_names_are_unique_and_short() -> None:
-    names = Names(["a"])
-    assert [names.new("a"), names.new("a"), names.new("b")] == ["a~2", "a~3", "b"]
-    long = "x" * 40
-    assert names.new(long) == long
-    assert len(names.new(long)) <= 32
-
-
 def test_what_is_remembered_is_bounded() -> None:
     bench = Bench()
     bench.read(created("r0"))
@@ -676,10 +476,6 @@ def test_what_is_remembered_is_bounded() -> None:
     assert len(signs._items) <= MAX_NAMES
     assert len(signs._numbers) == MAX_REMEMBERED
     assert len(signs._names._used) == MAX_NAMES
-
-
-def test_an_answered_turn_is_a_turn() -> None:
-    assert issubclass(AnsweredTurn, Committed)
 
 
 def test_a_call_whose_arguments_never_came_does_not_run(rig: Rig) -> None:
@@ -773,3 +569,176 @@ def test_a_call_after_a_pause_runs_once(rig: Rig) -> None:
     rig.calls("c2")
     rig.done("r1", output=[function_call("c1"), function_call("c2")])
     assert [call_id for call_id, *_ in runs(rig)] == ["c1", "c2"]
+
+
+# --- what a hostile tester found ---
+
+
+def test_a_server_that_never_says_that_the_caller_has_stopped_answers_all_the_same(rig: Rig) -> None:
+    rig.model(SpeechStarted(item_id="u1"))
+    rig.heard("r1", ours=False)
+    rig.model(InputTranscript(item_id="u1", transcript=WORDS))
+    assert rig.media_ms() == 100
+    assert callers(rig) == [WORDS]
+    assert rig.cancels == []
+
+
+def test_a_server_without_ids_of_responses_can_be_interrupted_and_heard_again(rig: Rig) -> None:
+    for _ in range(2):
+        rig.model(created(None))
+        rig.audio(1000, "", "")
+        rig.wait(0.5)
+        rig.speech()
+        rig.model(done(None, "cancelled"))
+        rig.turn("")
+    assert rig.media_ms() == 2000
+    assert rig.cancels == [None, None]
+    assert rig.truncations == []  # of an item that it gave no id
+    assert len(rig.prompts) == 2
+    assert rig.troubles == []
+
+
+def test_a_call_whose_id_comes_later_runs_once(rig: Rig) -> None:
+    rig.created("r1")
+    rig.model(
+        OutputItemDone(item=Item(id="f1", type="function_call", name="look_up", arguments="{}"), response_id="r1")
+    )
+    item = Item(id="f1", type="function_call", call_id="c1", name="look_up", arguments="{}", status="completed")
+    rig.model(done("r1", output=[item]))
+    assert len(runs(rig)) == 1
+
+
+def test_two_items_of_a_response_may_have_one_call_id(rig: Rig) -> None:
+    rig.created("r1")
+    for number in ("1", "2"):
+        item = Item(id=f"f{number}", type="function_call", call_id="c", name="look_up", arguments=number)
+        rig.model(OutputItemDone(item=item, response_id="r1"))
+    rig.done("r1")
+    assert [arguments for *_, arguments in runs(rig)] == ["1", "2"]
+
+
+@pytest.mark.parametrize("status", ["done", "in_progress", "success"])
+def test_another_word_for_complete_is_complete(rig: Rig, status: str) -> None:
+    rig.created("r1")
+    rig.model(done("r1", status, output=[function_call("c1", status)]))
+    assert len(runs(rig)) == 1
+
+
+def test_the_name_of_a_call_is_known_from_its_beginning(rig: Rig) -> None:
+    rig.created("r1")
+    rig.model(OutputItemAdded(item=Item(id="f1", type="function_call", name="look_up"), response_id="r1"))
+    item = Item(id="f1", type="function_call", call_id="c1", arguments="{}")
+    rig.model(OutputItemDone(item=item, response_id="r1"))
+    rig.done("r1")
+    assert runs(rig) == [("c1", "look_up", "{}")]
+
+
+def test_calls_of_a_response_that_only_the_next_one_ends_run(rig: Rig) -> None:
+    rig.created("r1")
+    rig.model(ArgumentsDone(response_id="r1", item_id="f1", call_id="c1", name="look_up", arguments="{}"))
+    rig.model(ArgumentsDone(response_id="r1", call_id="c2", name="look_up", arguments="{}"))
+    rig.created("r2")
+    assert [call_id for call_id, *_ in runs(rig)] == ["c1", "c2"]
+
+
+def test_between_an_end_that_was_not_reported_and_the_next_response_nothing_is_asked_for(rig: Rig) -> None:
+    rig.created("r1", ours=False)
+    rig.audio(100)
+    rig.turn()
+    rig.says(100, "i2", "r2", ours=False)
+    rig.wait(20)
+    assert rig.creates == []
+
+
+def test_a_server_that_reports_ends_is_waited_for(rig: Rig) -> None:
+    """A model may think for long between two items of a response."""
+    rig.heard("r1", ours=False)
+    rig.turn()
+    rig.created("r2", ours=False)
+    rig.calls("c1", "r2")
+    rig.returns("c1")
+    rig.wait(DONE_SECONDS + 1)
+    rig.calls("c2", "r2")
+    rig.done("r2")
+    assert rig.creates == []
+    rig.returns("c2")
+    assert len(rig.creates) == 1
+
+
+def test_a_response_that_goes_on_after_an_error_is_not_answered_twice(rig: Rig) -> None:
+    rig.turn()
+    rig.created("r1", ours=False)
+    rig.audio(400)
+    rig.error("server_error")
+    rig.wait(FAILED_SECONDS + 0.1)
+    assert len(rig.creates) == 1
+    rig.audio(400)
+    rig.error("conversation_already_has_active_response", "create_1")
+    rig.audio_done()
+    rig.done("r1")
+    rig.wait(1)
+    rig.hear()
+    rig.wait(20)
+    assert len(rig.creates) == 1
+    assert [event.turn.said_ms for event in rig.events(TurnEnded) if event.turn.role == "agent"] == [800]
+
+
+def test_prescribed_words_that_go_on_after_an_error_are_not_said_twice(rig: Rig) -> None:
+    rig.say("One moment.")
+    rig.created("r1", ours=True)
+    rig.error("server_error")
+    rig.stalled = True
+    rig.bridge.responses.wait(rig.now + 5)  # a rate limit holds the second attempt back
+    rig.wait(FAILED_SECONDS + 0.1)
+    rig.audio()
+    rig.done("r1")
+    rig.wait(20)
+    assert len(rig.creates) == 1
+
+
+@pytest.mark.parametrize("code", ["audio_generation_failed", "session_error"])
+def test_the_name_of_a_failure_is_not_mistaken_for_that_of_a_request(rig: Rig, code: str) -> None:
+    rig.turn()
+    rig.created("r1", ours=False)
+    rig.error(code)
+    rig.wait(UNCLEAR_SECONDS + 0.1)
+    assert len(rig.creates) == 1
+
+
+def test_a_failure_may_be_an_event_of_the_response(rig: Rig) -> None:
+    rig.turn()
+    rig.created("r1", ours=False)
+    rig.model(Unknown("response.error"))
+    rig.wait(FAILED_SECONDS + 0.1)
+    assert len(rig.creates) == 1
+
+
+def test_what_does_not_belong_to_a_response_does_not_keep_it_alive() -> None:
+    rig = Rig(renews=True)
+    rig.turn()
+    rig.created("r1", ours=False)
+    for _ in range(4):
+        rig.wait(4)
+        rig.model(Unknown("keepalive"))
+    assert "stalled" in rig.troubles[0]
+
+
+def test_the_id_of_a_hosted_call_may_come_again(rig: Rig) -> None:
+    for response in ("r1", "r2"):
+        rig.created(response)
+        rig.model(ItemAdded(item=Item(id="mcp_0", type="mcp_call", status="in_progress")))
+        rig.model(OutputItemDone(item=Item(id="mcp_0", type="mcp_call", status="completed"), response_id=response))
+        rig.model(ItemDone(item=Item(id="mcp_0", type="mcp_call", status="completed")))
+        rig.done(response)
+    assert len(rig.creates) == 2
+    rig.heard("r3")
+    rig.wait(20)
+    assert len(rig.creates) == 2
+
+
+def test_an_answer_that_was_cut_off_before_its_first_word_is_told(rig: Rig) -> None:
+    rig.turn()
+    rig.created("r1", ours=False)
+    rig.done("r1", "incomplete")
+    assert rig.troubles == ["response incomplete: no reason given"]
+    assert len(rig.creates) == 1

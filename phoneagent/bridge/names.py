@@ -1,0 +1,34 @@
+"""Names for the ids of a server: unique in a call, where the server's may come again or are missing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+MAX_NAMES = 10_000
+"""Ids that are kept apart; more than a call has items."""
+
+MADE_UP = "~"
+"""What an id begins with that the server does not know, because it gave none."""
+
+
+def known_id(name: str | None) -> str | None:
+    """Return an id as the server knows it; None if it does not."""
+    return None if name is None or name.startswith(MADE_UP) else name
+
+
+class Names:
+    """Names that are unique in a call, for ids that may come again. `reserved` are in use already."""
+
+    def __init__(self, reserved: Iterable[str] = ()) -> None:
+        self._used = dict.fromkeys(reserved)
+
+    def new(self, wanted: str) -> str:
+        """Return `wanted`, or something like it that was not used yet. It has 32 characters at most if it is new."""
+        name, number = wanted, 1
+        while name in self._used:
+            number += 1
+            name = f"{wanted[:26]}~{number}"
+        self._used[name] = None
+        if len(self._used) > MAX_NAMES:
+            del self._used[next(iter(self._used))]
+        return name
