@@ -742,3 +742,20 @@ def test_an_answer_that_was_cut_off_before_its_first_word_is_told(rig: Rig) -> N
     rig.done("r1", "incomplete")
     assert rig.troubles == ["response incomplete: no reason given"]
     assert len(rig.creates) == 1
+
+
+def test_an_item_that_begins_and_is_not_complete_is_no_call(rig: Rig) -> None:
+    rig.created("r1")
+    rig.model(ItemAdded(item=function_call("c1", "incomplete")))
+    rig.audio()
+    rig.done("r1")
+    assert runs(rig) == []
+
+
+def test_a_response_that_is_active_unseen_may_have_no_id(rig: Rig) -> None:
+    rig.say("One moment.")
+    rig.error("conversation_already_has_active_response", "create_1")
+    rig.audio(100, "", "")
+    assert rig.media_ms() == 100
+    rig.model(done(None))
+    assert len(rig.creates) == 2

@@ -378,7 +378,8 @@ async def test_a_provider_s_own_address_that_does_not_answer(monkeypatch: pytest
     provider = dataclasses.replace(PROVIDERS["localai"], url=gone)
     monkeypatch.setattr("phoneagent.model.endpoint.PROVIDERS", {"localai": provider})
     text = await fault(realtime_provider="localai")
-    assert text.endswith("check REALTIME_PROVIDER, and the network")
+    assert "refuses the connection" in text
+    assert text.endswith("(it comes from REALTIME_PROVIDER)")
 
 
 def broken() -> str:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import pytest
 from starlette.applications import Starlette
@@ -189,9 +189,10 @@ async def test_nothing_there(world: World) -> None:
 
 
 async def test_a_public_address_that_cannot_be_reached_says_why(world: World) -> None:
-    async with Model(api_key=KEY) as model:  # it has no TLS
+    no_tls = await asyncio.start_server(lambda _, writer: writer.close(), "127.0.0.1", 0)
+    async with no_tls, Model(api_key=KEY) as model:
         settings = world.made(realtime_url=model.url, realtime_api_key=KEY)
-        local = f"https://{urlsplit(model.url).netloc}"
+        local = f"https://127.0.0.1:{no_tls.sockets[0].getsockname()[1]}"
         checks = {check.name: check async for check in examine(settings, local=local)}
     assert checks["webhook"].text.startswith("https://agent.example/base/twilio/voice cannot be reached: 127.0.0.1:")
     assert "connection" in checks["webhook"].text or "TLS" in checks["webhook"].text

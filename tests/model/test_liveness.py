@@ -37,11 +37,14 @@ async def test_a_far_end_that_vanishes_without_a_word_is_noticed(monkeypatch: py
     noticed = asyncio.Event()
 
     async def freezes(connection: ServerConnection) -> None:
+        await connection.recv()
         connection.transport.pause_reading()  # its socket stays, and nothing comes any more
         await noticed.wait()
         connection.transport.abort()
 
     async with connected(freezes) as connection:
+        await (await connection.ping())  # it is one that answers pings
+        await connection.send("freeze")
         try:
             with pytest.raises(ConnectionClosedError) as raised:
                 async with asyncio.timeout(10):
@@ -70,6 +73,23 @@ async def test_whatever_arrives_is_a_sign_of_life(monkeypatch: pytest.MonkeyPatc
             async with asyncio.timeout(0.35):
                 while True:
                     await connection.recv()
+        assert connection.state is State.OPEN
+        over.set()
+
+
+async def test_a_far_end_that_answers_no_ping_may_be_silent(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(liveness, "SILENT_SECONDS", 0.02)
+    over = asyncio.Event()
+
+    async def listens(connection: ServerConnection) -> None:
+        connection.transport.pause_reading()
+        await over.wait()
+        connection.transport.resume_reading()
+
+    async with connected(listens) as connection:
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.2):
+                await connection.recv()
         assert connection.state is State.OPEN
         over.set()
 
