@@ -223,7 +223,8 @@ class Negotiation:
             self.dialect = Dialect.BETA
             return self._update(now)
         self.effective = session
-        self.acknowledged = self.done = True
+        self.done = True
+        self.acknowledged = formats_of(session) != ("unknown", "unknown")  # else one that names them may follow
         self._due = None
         self._settle_audio(formats_of(session))
         return None

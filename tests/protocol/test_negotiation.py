@@ -720,3 +720,12 @@ def test_what_is_sent_later_is_without_the_tools_that_were_refused() -> None:
     for other in (realtime.ResponseCreate(), realtime.AudioCommit()):
         assert configuring.adapt(other) is other
     assert later["tools"] == TOOLS
+
+
+def test_formats_that_are_named_later_hold() -> None:
+    configuring, _ = begun()
+    assert configuring.receive(realtime.SessionUpdated(session={"type": "realtime"}), 0.1) is None
+    assert (configuring.done, configuring.speaks_pcm) == (True, True)
+    formats = {"audio": {"input": {"format": PCMU}, "output": {"format": PCMU}}}
+    assert configuring.receive(realtime.SessionUpdated(session=formats), 0.2) is None
+    assert (configuring.hears_pcm, configuring.speaks_pcm, configuring.acknowledged) == (False, False, True)
