@@ -41,8 +41,8 @@ UVICORN: dict[str, Any] = {  # classes by name, because a worker gets it pickled
 }
 """How uvicorn serves phone calls."""
 
-NOISY = ("websockets", "asyncio", "twilio", "urllib3", "uvicorn.access")
-"""Loggers that log warnings and errors only."""
+NOISY = ("websockets", "asyncio", "twilio", "urllib3", "uvicorn.access", "aiosqlite", "asyncpg", "sqlalchemy")
+"""Loggers that log warnings and errors only: below that, some repeat what callers say."""
 
 
 def log_config(level: str, form: Literal["text", "json"] | None) -> dict[str, Any]:

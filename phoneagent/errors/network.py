@@ -35,8 +35,8 @@ class Client:
 
 
 WEBSOCKETS = Client(
-    secure=("wss", "socks", "https"),
-    plain=("ws", "socks", "https", "http"),
+    secure=("wss", "socks", "https", "all"),  # it does not read ALL_PROXY itself: see `proxy_of`
+    plain=("ws", "socks", "https", "http", "all"),
     socks_module="python_socks",
     socks_package="python-socks[asyncio]",
     ca_variables=("SSL_CERT_FILE", "SSL_CERT_DIR"),
@@ -104,6 +104,12 @@ def is_loopback(url: str) -> bool:
         return ip_address(host).is_loopback
     except ValueError:
         return host == "localhost" or host.endswith(".localhost")
+
+
+def proxy_of(url: str, client: Client) -> str | None:
+    """Return the address of the proxy through which `client` is to reach `url`, password and all; None for none."""
+    proxy = _proxy(url, client)
+    return None if proxy is None else proxy.value
 
 
 def find_faults(url: str, client: Client) -> list[Fault]:
@@ -216,8 +222,21 @@ def _ca_fault(client: Client) -> Fault | None:
     for name in client.ca_variables:
         path = os.environ.get(name)
         if path and not os.path.exists(path):
-            return Fault(f"{name} names {path}, which does not exist: correct it, or unset it", own=True)
+            return Fault(
+                f"{name} names {path.strip() or repr(path)}, which does not exist: correct it, or unset it", own=True
+            )
+        if path and name == "SSL_CERT_FILE" and not _holds_certificate(path):
+            words = f"{name} names {path.strip() or repr(path)}, which holds no certificate"
+            return Fault(f"{words}: write a PEM file there, or unset it", own=True)
     return None
+
+
+def _holds_certificate(path: str) -> bool:
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(path)
+    except OSError:  # also that of OpenSSL
+        return False
+    return True
 
 
 def _tls_fault(error: ssl.SSLError, url: str, proxy: _Proxy | None, client: Client) -> Fault:

@@ -302,7 +302,7 @@ async def _connect(endpoint: Endpoint, headers: Mapping[str, str]) -> ClientConn
             ping_timeout=None,  # see `liveness`
             logger=_wire_log,
             open_timeout=None,  # the timeout around this call also covers the configuration
-            proxy=None if network.is_loopback(endpoint.url) else True,
+            proxy=network.proxy_of(endpoint.url, network.WEBSOCKETS),
         )
     except InvalidStatus as error:
         raise _refused(error, endpoint) from None

@@ -30,8 +30,8 @@ _NOBODY = frozenset(
         "asterisk",  # what that exchange writes if it has no number
     }
 )
-_ZEROS = re.compile(r"\+?1?0+", re.ASCII)
-"""A placeholder that exchanges write if they have no number."""
+_ZEROS = re.compile(r"0+|10{7,}", re.ASCII)
+"""A placeholder that exchanges write if they have no number; 100 and 1000 are extensions."""
 
 _SAFE = "!$&'()*+,/=?~"
 """Characters that the user of a SIP address may contain unescaped, besides letters and digits (RFC 3261)."""
@@ -60,15 +60,15 @@ def caller_id(address: str | None) -> str | None:
     as they are. A caller ID is its own caller ID.
     """
     text = _legible(address or "")
-    if bracketed := _IN_BRACKETS.search(text):  # "a display name" <sip:…>
-        text = bracketed[1].strip()
+    if bracketed := _IN_BRACKETS.findall(text):  # "a display name" <sip:…>
+        text = bracketed[-1].strip()
     scheme, rest = "", text
     if match := _SCHEME.match(text):
         scheme, rest = match[1].lower(), text[match.end() :]
     if scheme in ("sip", "sips") or (not scheme and "@" in rest):
         found = _sip(rest)
     elif scheme in ("", "tel", "callto"):
-        found = _telephone(rest)
+        found = _telephone(unquote(rest))
     else:
         found = _named(scheme, rest)
     return None if found is None or len(found) > MAX_CHARS else found

@@ -17,6 +17,8 @@ MAX_SPELLINGS = 200
 MAX_PERMUTED = 4
 """Up to this many names in a query, every order of them is tried. With more, the given order and the sorted one."""
 MAX_QUERY_CHARS = 8192
+MAX_SEARCHED_CHARS = 100_000
+"""How much is written in search of the spelling that was signed: a stranger may send what has many, at little cost."""
 MAX_QUERY_FIELDS = 64
 """A longer query is taken as it is: strangers can send one too, and Twilio's own have 40 fields."""
 
@@ -25,8 +27,9 @@ _LEGAL = "!$'()*,/:;?@"
 """What RFC 3986 allows unescaped in a query, without the characters that a form gives a meaning."""
 
 _Pairs: TypeAlias = Sequence[tuple[str, str]]
-_UNESCAPED = ("", ":@", "':@", "!'()*", _LEGAL)
-"""The characters to leave as they are: none, those that were seen so in signatures, JavaScript's, all legal ones."""
+_UNESCAPED = ("~", ":@~", "':@~", "!'()*~", _LEGAL + "~", "*")
+"""The characters to leave as they are: Python's, those that were seen so in signatures, JavaScript's, all legal ones,
+and Java's."""
 
 
 def spellings(url: str, hosts: Sequence[str] = ()) -> Iterator[str]:
@@ -75,10 +78,13 @@ def _queries(raw: str) -> Iterator[str]:
     yield raw
     if len(raw) > MAX_QUERY_CHARS or raw.count("&") >= MAX_QUERY_FIELDS or not (pairs := _read(raw)):
         return
-    meaning = _by_name(pairs)
-    for query in _distinct(_candidates(raw, pairs)):
-        if _by_name(_read(query)) == meaning:
+    meaning, seen, chars = _by_name(pairs), {raw}, 0
+    for query in _candidates(raw, pairs):
+        if (chars := chars + len(query)) > MAX_SEARCHED_CHARS:
+            return
+        if query not in seen and _by_name(_read(query)) == meaning:
             yield query
+        seen.add(query)
 
 
 def _candidates(raw: str, pairs: _Pairs) -> Iterator[str]:
@@ -121,6 +127,8 @@ def _written(text: str, safe: str, space: str, non_ascii: bool) -> str:
         written = re.sub(r"[\0-\x7f]+", lambda plain: quote(plain[0], safe=safe), text)
     else:
         written = quote(text, safe=safe)
+    if "~" not in safe:  # which `quote` leaves
+        written = written.replace("~", "%7E")
     return written.replace("%20", space)
 
 

@@ -81,6 +81,9 @@ class Verifier:
         try:
             form = parse_qsl(body.decode(), keep_blank_values=True, max_num_fields=MAX_FIELDS)
             query = parse_qsl(_query(request), keep_blank_values=True, max_num_fields=MAX_FIELDS)
+            # Twilio signs names and values without separators, so that a name could hide others.
+            if any(mark in name for name, _ in form for mark in "&="):
+                raise ValueError
         except ValueError:
             raise RequestRefused("a webhook has parameters that cannot be read") from None
         if request.method != "POST":

@@ -226,6 +226,11 @@ def test_settings_are_checked_before_anything_runs(
     assert "s3cret" not in words
 
 
+def test_the_database_logs_no_values() -> None:
+    loggers = log_config("debug", "text")["loggers"]
+    assert {loggers[name]["level"] for name in ("aiosqlite", "asyncpg", "sqlalchemy")} == {"WARNING"}
+
+
 @pytest.mark.parametrize("form", ["text", "json", None])
 def test_the_log_is_a_line_each(form: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     root = logging.getLogger()

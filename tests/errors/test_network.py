@@ -409,7 +409,7 @@ async def test_a_name_without_a_password(monkeypatch: pytest.MonkeyPatch) -> Non
         (WEBSOCKETS, "wss://a.example", "HTTPS_PROXY", True),
         (WEBSOCKETS, "wss://a.example", "wss_proxy", True),
         (WEBSOCKETS, "wss://a.example", "SOCKS_PROXY", True),
-        (WEBSOCKETS, "wss://a.example", "ALL_PROXY", False),
+        (WEBSOCKETS, "wss://a.example", "ALL_PROXY", True),
         (WEBSOCKETS, "wss://a.example", "HTTP_PROXY", False),
         (WEBSOCKETS, "ws://a.example", "HTTP_PROXY", True),
         (WEBSOCKETS, "ws://a.example", "https_proxy", True),
@@ -444,12 +444,36 @@ def test_a_lower_case_variable_wins_and_an_empty_one_is_none(monkeypatch: pytest
 
 @pytest.mark.parametrize("client", [WEBSOCKETS, REQUESTS, HTTPX])
 def test_missing_certificates_are_found_before_anything_connects(
-    monkeypatch: pytest.MonkeyPatch, client: Client, tmp_path: Path
+    monkeypatch: pytest.MonkeyPatch, client: Client
 ) -> None:
     for variable in client.ca_variables:
         monkeypatch.setenv(variable, "/no/such/file.pem")
         (fault,) = network.find_faults("https://a.example", client)
         assert fault.line == f"{variable} names /no/such/file.pem, which does not exist: correct it, or unset it"
         assert network.find_faults("http://a.example", client) == []
-        monkeypatch.setenv(variable, str(tmp_path))
-        assert network.find_faults("https://a.example", client) == []
+        monkeypatch.delenv(variable)
+
+
+@pytest.mark.parametrize(
+    "content", ["", "garbage", "-----BEGIN CERTIFICATE-----\nx\n-----END CERTIFICATE-----\n", None]
+)
+def test_a_file_without_a_certificate_is_found_before_anything_connects(
+    monkeypatch: pytest.MonkeyPatch, content: str | None, tmp_path: Path
+) -> None:
+    path = tmp_path / "ca.pem"
+    if content is not None:
+        path.write_text(content)
+    else:
+        path.mkdir()
+    monkeypatch.setenv("SSL_CERT_FILE", str(path))
+    (fault,) = network.find_faults("https://a.example", WEBSOCKETS)
+    assert fault.line == f"SSL_CERT_FILE names {path}, which holds no certificate: write a PEM file there, or unset it"
+    assert network.find_faults("https://a.example", REQUESTS) == []
+
+
+def test_the_proxy_that_is_used_is_the_one_that_is_told_of(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ALL_PROXY", "http://name:word@proxy.example:3128")
+    assert network.proxy_of("wss://a.example", WEBSOCKETS) == "http://name:word@proxy.example:3128"
+    assert network.proxy_of("ws://127.0.0.1:9", WEBSOCKETS) is None
+    monkeypatch.setenv("HTTPS_PROXY", "http://other.example:3128")
+    assert network.proxy_of("wss://a.example", WEBSOCKETS) == "http://other.example:3128"

@@ -13,6 +13,7 @@ from phoneagent.twilio.spellings import (
     MAX_PERMUTED,
     MAX_QUERY_CHARS,
     MAX_QUERY_FIELDS,
+    MAX_SEARCHED_CHARS,
     MAX_SPELLINGS,
     is_same_page,
     spellings,
@@ -87,6 +88,8 @@ def test_a_page_is_the_same_with_any_query(url: str, same: bool) -> None:
         ("a&b=1", "a=&b=1"),
         ("t=a%2fb", "t=a/b"),
         ("a=1&amp;=2", "a=1&amp;=2"),
+        ("a=x~y*z'", "a=x%7Ey*z%27"),
+        ("a=x%7Ey", "a=x~y"),
     ],
 )
 def test_a_query_is_found_in_the_spelling_that_was_signed(sent: str, signed: str) -> None:
@@ -125,6 +128,13 @@ def test_every_spelling_reads_the_same(given_pairs: list[tuple[str, str]], unesc
 def test_many_names_are_tried_as_sent_and_sorted() -> None:
     names = [f"n{number}" for number in range(MAX_PERMUTED + 1, 0, -1)]
     assert len(queries("&".join(f"{name}=1" for name in names))) == 2
+
+
+def test_the_search_for_what_a_long_query_may_have_been_is_short() -> None:
+    part = "%E6%97%A5%27%20%21%40" * 90
+    raw = "&".join(f"{name}={part}" for name in "dbca")
+    assert len(raw) < MAX_QUERY_CHARS
+    assert 1 < len(queries(raw)) <= MAX_SEARCHED_CHARS / (len(raw) / 4)
 
 
 @pytest.mark.parametrize("raw", ["a=" + "b" * MAX_QUERY_CHARS + "%7Ec", "&".join(["b=%7E"] * (MAX_QUERY_FIELDS + 1))])

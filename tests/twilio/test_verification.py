@@ -255,7 +255,13 @@ async def test_a_webhook_of_another_account_is_refused() -> None:
 
 
 @pytest.mark.parametrize(
-    "content", [b"\xff\xfe=1", "&".join(f"a{n}=1" for n in range(MAX_FIELDS + 1)).encode()], ids=["bytes", "fields"]
+    "content",
+    [
+        b"\xff\xfe=1",
+        "&".join(f"a{n}=1" for n in range(MAX_FIELDS + 1)).encode(),
+        b"CallStatus=ringing&%26From%3D%2B15550100009=",
+    ],
+    ids=["bytes", "fields", "a name that hides a parameter"],
 )
 async def test_an_unreadable_webhook_is_refused(content: bytes) -> None:
     with pytest.raises(RequestRefused, match="cannot be read"):
