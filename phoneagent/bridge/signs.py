@@ -226,12 +226,16 @@ class Signs:
             else:
                 event.response_id = response_id or f"{MADE_UP}{self._number + 1}"
                 yield from self._created(ResponseCreated(Response(id=event.response_id)), now)
-        elif (
-            response_id == self._presumed_over and not gate.running and isinstance(event, AudioDelta | OutputItemAdded)
-        ):  # it was only thinking
+        elif response_id == self._presumed_over and self._resumes(event):
             self._presumed_over = ""
             gate.resume(response_id)
         self._item_over, self._quiet_since, self._failure = False, now, None
+
+    def _resumes(self, event: Output | _OfItem) -> bool:
+        """Tell whether a response that counted as over was only thinking, and nothing has interrupted it since."""
+        gate = self._responses
+        free = gate.id is None and gate.state not in (State.DROPPED, State.CANCELLING)
+        return free and isinstance(event, AudioDelta | OutputItemAdded)
 
     def _output(self, event: Output, now: float) -> Iterator[FromModel]:
         yield from self._of_response(event, now)

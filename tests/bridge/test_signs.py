@@ -759,3 +759,28 @@ def test_a_response_that_is_active_unseen_may_have_no_id(rig: Rig) -> None:
     assert rig.media_ms() == 100
     rig.model(done(None))
     assert len(rig.creates) == 2
+
+
+def test_a_response_that_goes_on_after_our_retry_was_refused_is_not_answered_twice(rig: Rig) -> None:
+    rig.turn()
+    rig.created("r1", ours=False)
+    rig.error("server_error")
+    rig.wait(FAILED_SECONDS + 0.1)
+    rig.error("conversation_already_has_active_response", "create_1")
+    rig.audio(400)
+    rig.audio_done()
+    rig.done("r1")
+    rig.wait(1)
+    rig.hear()
+    rig.wait(20)
+    assert len(rig.creates) == 1
+
+
+def test_a_response_that_goes_on_after_its_retry_was_interrupted_is_not_active_again(rig: Rig) -> None:
+    rig.turn()
+    rig.created("r1", ours=False)
+    rig.error("server_error")
+    rig.wait(FAILED_SECONDS + 0.1)
+    rig.interrupt()
+    rig.audio(400)
+    assert rig.bridge.responses.state is State.DROPPED
