@@ -61,7 +61,7 @@ DIRECT = Client(secure=(), plain=(), socks_module="", socks_package="", ca_varia
 
 _SOCKS = ("socks4", "socks4a", "socks5", "socks5h")
 _UNKNOWN_NAME = frozenset({socket.EAI_NONAME, getattr(socket, "EAI_NODATA", socket.EAI_NONAME)})
-_CUT = frozenset({errno.ECONNRESET, errno.EPIPE, errno.ECONNABORTED})
+_CUT = frozenset({errno.ECONNRESET, errno.EPIPE, errno.ECONNABORTED, 0})  # 0: what TLS makes of an end
 _NO_ROUTE = frozenset({errno.ENETUNREACH, errno.EHOSTUNREACH, errno.ENETDOWN, errno.EADDRNOTAVAIL})
 _NOT_TLS = frozenset(
     {"WRONG_VERSION_NUMBER", "HTTP_REQUEST", "RECORD_LAYER_FAILURE", "UNKNOWN_PROTOCOL", "PACKET_LENGTH_TOO_LONG"}

@@ -241,6 +241,13 @@ async def test_a_file_without_certificates_is_named(
     )
 
 
+def test_an_end_in_the_middle_of_a_tls_handshake_may_have_no_number() -> None:
+    error = ConnectionError("Connection aborted.")
+    error.__cause__ = OSError(0, "Error")
+    fault = network.explain(error, "https://a.example", REQUESTS)
+    assert fault.line == "a.example ends the connection at once: check the address"
+
+
 @every_way
 @pytest.mark.parametrize("answer", [b"HTTP/1.1 400 Bad Request\r\n\r\n", None], ids=["HTTP", "an end"])
 async def test_a_server_without_tls(way: Way, answer: bytes | None) -> None:
