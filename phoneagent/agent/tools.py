@@ -367,9 +367,9 @@ def tool(
 ) -> Tool | Callable[[Handler], Tool]:
     """Make a function a tool that the model may call.
 
-    The JSON schema comes from the signature (annotate as for pydantic), the description from the docstring, of which
-    the model gets 1024 characters. A parameter annotated `Call`, or named `call` without an annotation, gets the live
-    call and is not in the schema. Plain functions run in a thread.
+    The JSON schema comes from the signature, which is annotated as for pydantic. The description is the docstring; the
+    model gets its first 1024 characters. A parameter annotated `Call`, or named `call` without an annotation, gets the
+    live call and is not in the schema. Plain functions run in a thread.
 
     The model gets what the function returns: a string as it is, any other value as JSON. Raise `ToolError` to tell the
     model what went wrong. Any other exception is logged, and the model learns only that the tool failed. After

@@ -328,8 +328,7 @@ class Bridge:
 
     def _pending(self, now: float, *, waits: bool) -> Pending:
         """Return what is open, for the next media stream; `waits`: the caller waits for the agent."""
-        before = self.renewal.pending
-        if before is not None:
+        if (before := self.renewal.pending) is not None:
             return "words" if self.caller_audio.unsettled else before
         return pending_now(
             turn_open=self.dialogue.turn_open(now),

@@ -128,7 +128,7 @@ def tokens_of(text: str) -> int:
 
 
 def begin_of_tokens(text: str, max_tokens: int) -> str:
-    """Return the beginning of a text that is about so many tokens, cut between two characters."""
+    """Return the beginning of a text of at most about that many tokens, cut between two characters."""
     costs = accumulate(_tokens(text), lambda one, two: (two[0], one[1] + two[1]))
     return begin_of(text, max((end for end, _ in takewhile(lambda each: each[1] <= max_tokens, costs)), default=0))
 
@@ -170,7 +170,7 @@ def chars_of(text: str) -> Iterator[str]:
 
 
 def begin_of(text: str, max_length: int) -> str:
-    """Return the beginning of a text, at most so many code points, cut between two characters."""
+    """Return the beginning of a text of at most that many code points, cut between two characters."""
     ends = accumulate(map(len, chars_of(text)))
     return text[: max(takewhile(lambda end: end <= max_length, ends), default=0)]
 

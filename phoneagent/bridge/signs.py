@@ -62,15 +62,13 @@ UNCLEAR_SECONDS = 2.5
 """The same after an error that may be about anything."""
 
 MAX_REMEMBERED = 64
-"""Responses and turns that are remembered for what comes late."""
+"""Responses that are remembered for what comes late, and tool calls of one response."""
 
 Output: TypeAlias = AudioDelta | AudioDone | TranscriptDelta | TranscriptDone | TextDelta
 _OfItem: TypeAlias = OutputItemAdded | OutputItemDone | ArgumentsDone
 
-_ENDINGS = {
-    f"response.{status}": status for status in ("completed", "cancelled", "incomplete", "failed")
-}  # not in the API, but in some servers
-
+_ENDINGS = {f"response.{status}": status for status in ("completed", "cancelled", "incomplete", "failed")}
+"""The ends of responses as events that are not in the API, but in some servers."""
 
 _OF_RESPONSES = re.compile(
     r"inference|response|generat|server|internal|overload|backend|model|limit|timeout|unavailable"
@@ -141,15 +139,15 @@ class Signs:
             case SpeechStopped():
                 yield from self._turns.speech_stopped(event, now)
             case Committed():
-                yield from self._turns.committed(event, now)
+                yield from self._turns.committed(event)
             case InputTranscript() | InputTranscriptFailed():
-                yield from self._turns.transcript(event, now)
+                yield from self._turns.transcript(event)
             case ResponseCreated():
                 self._announces = True
-                yield from self._created(event, now)
+                yield from self._created(event)
             case ResponseDone():
                 self._ends = True
-                yield from self._done(event, now)
+                yield from self._done(event)
             case OutputItemAdded():
                 yield from self._of_response(event, now)
                 self._call(event.item)
@@ -162,7 +160,7 @@ class Signs:
                 yield from self._of_response(event, now)
                 self._arguments(event)
             case ItemAdded(item=item) | ItemDone(item=item):
-                yield from self._item(item, now, done=isinstance(event, ItemDone))
+                yield from self._item(item, done=isinstance(event, ItemDone))
                 yield event
             case Unknown(type=kind):
                 yield from self._unknown(kind, now)
@@ -172,10 +170,10 @@ class Signs:
 
     # --- items --------------------------------------------------------------------------------------------------------
 
-    def _item(self, item: Item, now: float, *, done: bool) -> Iterator[FromModel]:
+    def _item(self, item: Item, *, done: bool) -> Iterator[FromModel]:
         """Take an item of the conversation, which may be one of ours."""
         if item.role == "user" and item.id:
-            yield from self._turns.user_item(item.id, now)
+            yield from self._turns.user_item(item.id)
         if item.type != "function_call" or not self._responses.running:
             return
         if item.call_id in self._told and item.id not in self._calls:
@@ -187,14 +185,14 @@ class Signs:
 
     # --- responses ----------------------------------------------------------------------------------------------------
 
-    def _created(self, event: ResponseCreated, now: float) -> Iterator[FromModel]:
+    def _created(self, event: ResponseCreated) -> Iterator[FromModel]:
         gate, response = self._responses, event.response
         if gate.running and gate.id is not None:
             if response.id == gate.id:
                 return
-            yield from self._done(ResponseDone(Response(id=gate.id)), now)
+            yield from self._done(ResponseDone(Response(id=gate.id)))
         if not gate.expects(response):
-            yield from self._turns.answered(now, due=gate.busy or gate.owes)
+            yield from self._turns.answered(due=gate.busy or gate.owes)
         self._number += 1
         response.id = response.id or f"{MADE_UP}{self._number}"
         self._remember(response.id)
@@ -225,7 +223,7 @@ class Signs:
                 event.response_id = gate.id or ""  # a new one would have been announced: this id is odd
             else:
                 event.response_id = response_id or f"{MADE_UP}{self._number + 1}"
-                yield from self._created(ResponseCreated(Response(id=event.response_id)), now)
+                yield from self._created(ResponseCreated(Response(id=event.response_id)))
         elif response_id == self._presumed_over and self._resumes(event):
             self._presumed_over = ""
             gate.resume(response_id)
@@ -284,13 +282,13 @@ class Signs:
         self._call(call)
         self._item_over = True
 
-    def _done(self, event: ResponseDone, now: float) -> Iterator[FromModel]:
+    def _done(self, event: ResponseDone) -> Iterator[FromModel]:
         gate, response = self._responses, event.response
         unknown = response.id not in self._numbers
         if unknown and gate.running and (response.status != "cancelled" or not response.id):
             response.id = gate.id or response.id  # only this one can be meant
         elif unknown and gate.busy and not gate.running and response.status != "cancelled":
-            yield from self._created(ResponseCreated(Response(id=response.id)), now)
+            yield from self._created(ResponseCreated(Response(id=response.id)))
         elif unknown and response.id:
             self._remember(response.id)
         details = response.status_details
@@ -313,7 +311,7 @@ class Signs:
         if not self._responses.running or not kind.startswith("response."):
             return
         if kind in _ENDINGS:
-            yield from self._done(ResponseDone(Response(id=self._responses.id, status=_ENDINGS[kind])), now)
+            yield from self._done(ResponseDone(Response(id=self._responses.id, status=_ENDINGS[kind])))
             return
         if kind == "response.error":
             self.failed(Failure(code=kind), now)
@@ -335,13 +333,13 @@ class Signs:
 
     def get_timer(self) -> float | None:
         """Return when `overdue` has something to give, unless another sign comes before."""
-        times = [at for at in (self._turns.get_timer(),) if at is not None]
+        times = [self._turns.get_timer()]
         if self._responses.state is State.ACTIVE:
             if self._failure is not None:
                 times.append(self._failure[0])
             if self._item_over and not self._ends:
                 times.append(self._quiet_since + DONE_SECONDS)
-        return min(times, default=None)
+        return min((time for time in times if time is not None), default=None)
 
     def overdue(self, now: float) -> Iterator[FromModel]:
         """Give the events that stand for facts that no further sign has announced in time."""
@@ -354,4 +352,4 @@ class Signs:
         elif self._ends or not self._item_over or now < self._quiet_since + DONE_SECONDS:
             return
         self._presumed_over = response.id or ""
-        yield from self._done(PresumedDone(response), now)
+        yield from self._done(PresumedDone(response))

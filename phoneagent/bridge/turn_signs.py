@@ -69,14 +69,16 @@ class TurnSigns:
                 return
             started = SpeechStarted(event.item_id, event.audio_end_ms)
             self.speech_started(started)
+            self._turns[-1].over_at = now  # before the bridge takes the beginning: it may begin another session then
             yield started
-        self._turns[-1].over_at = now
+        else:
+            self._turns[-1].over_at = now
         yield event
 
-    def committed(self, event: Committed, now: float) -> Iterator[FromModel]:
+    def committed(self, event: Committed) -> Iterator[FromModel]:
         turn = self._turn(event.item_id)
         if turn is not None:
-            yield from self.complete(turn, event.item_id, now)
+            yield from self.complete(turn, event.item_id)
         elif event.item_id not in self._users or not event.item_id:
             yield Committed(self._user(event.item_id))
 
@@ -92,7 +94,7 @@ class TurnSigns:
                 return turn
         return None
 
-    def complete(self, turn: _Turn, item_id: str, now: float) -> Iterator[FromModel]:
+    def complete(self, turn: _Turn, item_id: str) -> Iterator[FromModel]:
         """Report that a turn became the item `item_id`, and with it those before, which did not become one."""
         while self._turns and self._turns.popleft() is not turn:
             pass
@@ -101,48 +103,48 @@ class TurnSigns:
         yield Committed(self._user(item_id or turn.item_id))
 
     def _user(self, item_id: str) -> str:
-        self._turn_number += 1
-        item_id = item_id or f"turn_{self._turn_number}"
+        item_id = item_id or self._made_up()
         name = self._users[item_id] = self._names.new(item_id)
         self._textless.append(item_id)
         if len(self._users) > MAX_TURNS:
             del self._users[next(iter(self._users))]
         return name
 
-    def transcript(self, event: InputTranscript | InputTranscriptFailed, now: float) -> Iterator[FromModel]:
+    def _made_up(self) -> str:
+        self._turn_number += 1
+        return f"turn_{self._turn_number}"
+
+    def transcript(self, event: InputTranscript | InputTranscriptFailed) -> Iterator[FromModel]:
         if not event.item_id and self._textless:
             event.item_id = self._textless[0]
         turn = self._turn(event.item_id)
         if turn is None and event.item_id not in self._users and len(self._textless) == 1:
-            event.item_id = self._textless[
-                0
-            ]  # LocalAI names another item here than in the turn; only this can be meant
+            event.item_id = self._textless[0]  # LocalAI names another item here, and only this one can be meant
+        event.item_id = event.item_id or (turn.item_id if turn is not None else "") or self._made_up()
         if turn is not None:
-            yield from self.complete(turn, event.item_id, now)
-            event.item_id = event.item_id or self._textless[-1]
+            yield from self.complete(turn, event.item_id)
         elif event.item_id not in self._users and isinstance(event, InputTranscript) and event.transcript.strip():
-            name = self._user(event.item_id)
-            event.item_id = event.item_id or self._textless[-1]
             answered, self._answered = self._answered, False
+            name = self._user(event.item_id)
             yield AnsweredTurn(name) if answered else Committed(name)
         if event.item_id in self._textless:
             self._textless.remove(event.item_id)
         event.item_id = self._users.get(event.item_id, event.item_id)
         yield event
 
-    def user_item(self, item_id: str, now: float) -> Iterator[FromModel]:
+    def user_item(self, item_id: str) -> Iterator[FromModel]:
         """Take a user's item, which may be one of ours."""
         turn = next((turn for turn in self._turns if turn.item_id == item_id), None)
         if turn is not None:
-            yield from self.complete(turn, item_id, now)
+            yield from self.complete(turn, item_id)
 
-    def answered(self, now: float, *, due: bool) -> Iterator[FromModel]:
+    def answered(self, *, due: bool) -> Iterator[FromModel]:
         """Take a response of the server's own. Without one that was `due`, it answers what the caller says now."""
         turn = next((turn for turn in self._turns if turn.over_at is not None), None)
         if turn is None and self._turns and not due:
             turn = self._turns[0]
         if turn is not None:
-            yield from self.complete(turn, turn.item_id, now)
+            yield from self.complete(turn, turn.item_id)
         else:
             self._answered = True
 
@@ -154,4 +156,4 @@ class TurnSigns:
         """Give what stands for the ends of turns that no further sign has announced in time."""
         for turn in tuple(self._turns):
             if turn.over_at is not None and now >= turn.over_at + COMMIT_SECONDS:
-                yield from self.complete(turn, turn.item_id, now)
+                yield from self.complete(turn, turn.item_id)

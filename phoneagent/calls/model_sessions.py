@@ -123,7 +123,7 @@ class ModelSessions:
         """Give a new session to the bridge, and read it to its end; return how that came."""
         now = self._loop.time()
         for refused in model.dropped:
-            if refused not in self._told:  # the next session is opened by the same server, as a rule
+            if refused not in self._told:  # the next session is usually at the same server, which refuses the same
                 self._told.add(refused)
                 self._bridge.reporter.trouble(f"the session runs without {refused}", now)
         self._bridge.model_opened(model.effective, now)

@@ -107,7 +107,7 @@ def serve(
 
 
 def _tell_faults(app: PhoneApp) -> None:
-    """Tell what the environment has wrong for the connections of a call. A call may find another way, so it is told."""
+    """Log what the environment has wrong for the connections of a call. The process starts all the same."""
     faults = [fault for each in app.endpoints or [app.endpoint] for fault in find_faults(each.url, WEBSOCKETS)]
     if not app.settings.insecure:
         faults += find_faults(app.settings.twilio_api_url or API_URL, REQUESTS)

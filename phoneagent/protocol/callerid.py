@@ -13,7 +13,7 @@ import unicodedata
 from urllib.parse import quote, unquote
 
 MAX_CHARS = 256
-"""The maximum length of a caller ID. A longer address belongs to nobody."""
+"""The maximum length of a caller ID. A longer address counts as withheld."""
 
 _WITHHELD = ("anonymous", "blocked", "private", "restricted", "unavailable", "unknown", "withheld")
 _KEYS = str.maketrans("abcdefghijklmnopqrstuvwxyz", "22233344455566677778889999")
@@ -53,7 +53,7 @@ _INTERNATIONAL = re.compile(
 
 
 def caller_id(address: str | None) -> str | None:
-    """Return the caller ID of an address, None if the address is withheld or belongs to nobody.
+    """Return the caller ID of an address, None if the address is withheld.
 
     A phone number is returned in E.164, in whatever form it came. Another address is returned without port and
     parameters, like `sip:anna@host` or `client:anna`. Digits that are no E.164 number, like a short code, are returned

@@ -218,3 +218,12 @@ def test_what_the_caller_said_to_a_lost_session_is_nothing_to_the_next(rig: Rig)
     bench.signs.new_session()
     assert bench.signs.get_timer() is None
     assert bench.read(Committed(item_id="u1")) == ["Committed"]
+
+
+def test_a_beginning_that_costs_the_session_takes_its_end_along() -> None:
+    bench = Bench()
+    events = bench.signs.read(SpeechStopped(item_id="u1"), bench.now)
+    assert isinstance(next(events), SpeechStarted)
+    bench.signs.new_session()  # as the bridge may, when it moves on
+    assert isinstance(next(events), SpeechStopped)
+    assert bench.signs.get_timer() is None

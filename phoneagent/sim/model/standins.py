@@ -315,6 +315,7 @@ _LOCALAI = StandIn(
         "input_audio_buffer.speech_started": frozenset({"item_id"}),
         "input_audio_buffer.speech_stopped": frozenset({"item_id"}),
     },
+    # These words are what it really sends.
     fixed={"event_id": "event_TODO", "previous_item_id": "TODO"},
     # The committed item, its transcript and the item in the conversation have an id each.
     strange_ids=frozenset(
