@@ -9,8 +9,9 @@ import asyncio
 import logging
 import random
 import time
-from collections.abc import Awaitable, Callable, Mapping
-from typing import Any, Protocol
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from functools import partial
+from typing import Any, Never, Protocol
 
 from phoneagent.bridge.bridge import Bridge
 from phoneagent.errors import EndpointError, EndpointUnreachable
@@ -26,8 +27,10 @@ class ModelSocket(Protocol):
     dropped: Any
     effective: Mapping[str, Any]
 
-    async def send(self, message: realtime.ToModel) -> None: ...
-    async def receive(self) -> bytes: ...
+    @property
+    def writable(self) -> bool: ...
+    def write(self, messages: Iterable[realtime.ToModel]) -> None: ...
+    async def read(self, take: Callable[[bytes], None], resumed: Callable[[], None]) -> Never: ...
     def decode(self, raw: bytes) -> realtime.FromModel: ...
     async def close(self) -> None: ...
     def abort(self) -> None: ...
@@ -38,6 +41,7 @@ class ModelSessions:
 
     `open_model` takes whether to try another endpoint than that of the session before. `prepare` makes a new session
     that of the agent that has the call, `take` gets each event, undecoded, and `flush` writes what there is.
+    `resumed` runs when a session's socket is writable again.
     """
 
     def __init__(
@@ -48,6 +52,7 @@ class ModelSessions:
         prepare: Callable[[], Awaitable[None]],
         take: Callable[[ModelSocket, bytes], None],
         flush: Callable[[], None],
+        resumed: Callable[[], None],
         watch: Callable[[asyncio.Task[Any]], asyncio.Task[Any]],
     ) -> None:
         self._bridge = bridge
@@ -55,6 +60,7 @@ class ModelSessions:
         self._prepare = prepare
         self._take = take
         self._flush = flush
+        self._resumed = resumed
         self._watch = watch
         self._loop = asyncio.get_running_loop()
         self._next: asyncio.Task[ModelSocket | None] | None = None
@@ -133,13 +139,11 @@ class ModelSessions:
         self._bridge.model_connected(self._loop.time(), None if expires_at is None else expires_at - time.time())
         self._flush()
         try:
-            while True:
-                self._take(model, await model.receive())
+            await model.read(partial(self._take, model), self._resumed)
         except EndpointUnreachable as error:
             return str(error)
-        except (
-            EndpointError
-        ) as error:  # it ended the session; the next attempt to open one shows whether it will have us back
+        except EndpointError as error:
+            # It ended the session; the next attempt to open one shows whether it will have us back.
             self._elsewhere = True
             return str(error)
         finally:

@@ -1,15 +1,15 @@
 """The I/O shell of one call: it reads and writes both sockets, runs the tools, and keeps the bridge's one timer.
 
-Every rule is in the bridge; here its inputs are read and its outputs written. A reader writes what its message brought
-about by itself, without a queue or a task, as long as the other socket takes it. Where it does not, one task per side
-waits for it, and everything unsent stays in the bridge.
+Every rule is in the bridge; here its inputs are read and its outputs written. A socket passes each message to the
+session at once, and the session writes what the message brought about, without a queue or a task, as long as the other
+socket takes it. What it does not take stays in the bridge until the socket has resumed.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from contextlib import suppress
 from functools import partial
 from typing import Any, Literal, Protocol, TypeAlias, TypeVar, assert_never
@@ -50,11 +50,18 @@ Direction: TypeAlias = Literal["to_model", "to_caller"]
 class CallerSocket(Protocol):
     """The media socket of a call, in the carrier's neutral messages."""
 
-    async def receive(self) -> carrier.FromCarrier | None:
-        """Return the next message, None when the socket is closed; ProtocolError for one that makes no sense."""
+    async def read(self, take: Callable[[str | bytes], None], resumed: Callable[[], None]) -> None:
+        """Pass each message, undecoded, to `take`, until the socket is closed; `resumed` tells when it is writable."""
 
-    async def send(self, message: carrier.ToCarrier) -> None:
-        """Write a message; OSError when the socket is closed."""
+    def decode(self, raw: str | bytes) -> carrier.FromCarrier | None:
+        """Return a message, None for one that no call needs; ProtocolError for one that makes no sense."""
+
+    @property
+    def writable(self) -> bool:
+        """Whether the carrier takes what it is sent."""
+
+    def write(self, messages: Iterable[carrier.ToCarrier]) -> None:
+        """Write messages at once; OSError when the socket is closed."""
 
     async def close(self) -> None:
         """Close the socket."""
@@ -110,13 +117,12 @@ class Session:
             prepare=self._keep_agent,
             take=self._take_event,
             flush=self.flush,
+            resumed=self._resumed,
             watch=self._watch,
         )
-        self._to_caller: SocketWriter[carrier.ToCarrier] = SocketWriter(
-            bridge.next_to_caller, caller.send, closed=OSError, watch=self._watch
-        )
+        self._to_caller: SocketWriter[carrier.ToCarrier] = SocketWriter(bridge.next_to_caller, lambda: caller, OSError)
         self._to_model: SocketWriter[realtime.ToModel] = SocketWriter(
-            bridge.next_to_model, self._send_to_model, closed=EndpointError, watch=self._watch
+            bridge.next_to_model, lambda: self._models.current, EndpointError
         )
         self._control = Control(
             bridge,
@@ -144,7 +150,7 @@ class Session:
         self._give_up("the server stopped the call")  # unless it has ended
         if self._timer is not None:
             self._timer.cancel()
-        ours = (reader, model, *self._models.tasks, self._to_caller.task, self._to_model.task, self._guard.task)
+        ours = (reader, model, *self._models.tasks, self._guard.task)
         tasks = [task for task in ours if task is not None]
         for task in tasks:
             task.cancel()
@@ -223,50 +229,56 @@ class Session:
     # --- the caller's side ----------------------------------------------------------------------------------------
 
     async def _read_caller(self) -> None:
-        bridge, time, events = self.bridge, self._loop.time, self.bridge.reporter.events
-        while True:
-            try:
-                message = await self._caller.receive()
-            except ProtocolError as error:
-                self._report(str(error))
-                continue
+        await self._caller.read(self._take_message, self._resumed)
+        self.bridge.end(self._loop.time())
+        self.flush()
+
+    def _take_message(self, raw: str | bytes) -> None:
+        """Take a message of the carrier's, and write what it brings about."""
+        try:
+            message = self._caller.decode(raw)
             if message is None:
-                break
-            taken_at = time()
-            if bridge.receive_from_caller(message, taken_at) or self._leaving is not None:
+                return
+            taken_at = self._loop.time()
+            if self.bridge.receive_from_caller(message, taken_at) or self._leaving is not None:
                 self.flush()
             elif self._to_model.write(taken_at):  # a frame, and nothing else has changed
                 self._measure_some("to_model", taken_at)
-            if events:  # of a writer that had to wait, and wrote on its own since
-                self._tell()
-        bridge.end(time())
-        self.flush()
+        except ProtocolError as error:
+            self._report(str(error))
+        except Exception as error:  # noqa: BLE001 - it ends this call, and no other one
+            self._fail(error)
+
+    def _resumed(self) -> None:
+        """Write what waited for a socket."""
+        try:
+            self.flush()
+        except Exception as error:  # noqa: BLE001 - it ends this call, and no other one
+            self._fail(error)
 
     # --- the model's side -----------------------------------------------------------------------------------------
 
     def _take_event(self, model: ModelSocket, raw: bytes) -> None:
+        """Take an event of the model's, and write what it brings about."""
         try:
             event = model.decode(raw)
-            data = realtime.as_dict(raw) if self._model_events else {}
+            if self._model_events:
+                data = realtime.as_dict(raw)
+                self._emit(ModelEvent(call_sid=self._call.sid, type=data["type"], data=data))
+            taken_at = self._loop.time()
+            if self.bridge.receive_from_model(event, taken_at):
+                if isinstance(event, realtime.TranscriptDelta | realtime.TranscriptDone):
+                    self._show_guard(event)
+                self.flush()
+                return
+            if self._to_caller.write(taken_at):  # audio, and no timer has come nearer
+                self._measure_some("to_caller", taken_at)
+            if self.bridge.reporter.events:
+                self._tell()
         except ProtocolError as error:
             self._report(str(error))
-            return
-        if self._model_events:
-            self._emit(ModelEvent(call_sid=self._call.sid, type=data["type"], data=data))
-        taken_at = self._loop.time()
-        if self.bridge.receive_from_model(event, taken_at):
-            if isinstance(event, realtime.TranscriptDelta | realtime.TranscriptDone):
-                self._show_guard(event)
-            self.flush()
-            return
-        if self._to_caller.write(taken_at):  # audio, and no timer has come nearer
-            self._measure_some("to_caller", taken_at)
-        if self.bridge.reporter.events:
-            self._tell()
-
-    async def _send_to_model(self, message: realtime.ToModel) -> None:
-        assert self._models.current is not None  # the bridge gives nothing out before a session is connected
-        await self._models.current.send(message)
+        except Exception as error:  # noqa: BLE001 - it ends this call, and no other one
+            self._fail(error)
 
     async def _keep_agent(self) -> None:
         try:

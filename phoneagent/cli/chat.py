@@ -159,14 +159,16 @@ class _Talk:
             self._screen.end_line()
 
     async def _read(self) -> None:
-        while True:
-            try:
-                event = realtime.decode(await self._model.receive())
-            except ProtocolError as error:
-                self._screen.complain(str(error))
-                continue
-            self._chat.receive(event, self._loop.time())
-            self._changed.set()
+        await self._model.read(self._take, self._changed.set)
+
+    def _take(self, raw: bytes) -> None:
+        try:
+            event = realtime.decode(raw)
+        except ProtocolError as error:
+            self._screen.complain(str(error))
+            return
+        self._chat.receive(event, self._loop.time())
+        self._changed.set()
 
     async def _type(self) -> None:
         lines = _lines()
@@ -193,7 +195,7 @@ class _Talk:
             self._chat.handle_timer(self._loop.time())
             while (event := self._chat.next_to_model()) is not None:
                 with suppress(EndpointUnreachable):  # `_read` learns why, and ends the conversation
-                    await self._model.send(event)
+                    self._model.write([event])
             self._show()
             if self._chat.failure is not None:
                 raise self._chat.failure

@@ -177,7 +177,7 @@ class RequestProtocol(H11Protocol):
 
 
 class MediaProtocol(WebSocketsSansIOProtocol):
-    """A media socket that a `RequestProtocol` watches until it is open. Its frames pass as in uvicorn's own class."""
+    """A media socket that a `RequestProtocol` watches until it is open, and again when the app is done with it."""
 
     def __init__(self, config: Any, server_state: ServerState, *args: Any, **options: Any) -> None:
         super().__init__(config, server_state, *args, **options)
@@ -186,6 +186,11 @@ class MediaProtocol(WebSocketsSansIOProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._silent.discard(self.transport)
         super().connection_lost(exc)
+
+    async def run_asgi(self) -> None:
+        await super().run_asgi()
+        if not self.disconnected:  # a peer that reads nothing would keep the socket for ever
+            self._silent.add(self.transport, lambda: True)
 
 
 def raise_max_files() -> None:

@@ -32,7 +32,7 @@ BACKLOG = 2048
 UVICORN: dict[str, Any] = {  # classes by name, because a worker gets it pickled
     "http": "phoneagent.cli.limits:RequestProtocol",
     "h11_max_incomplete_event_size": limits.MAX_HEAD_BYTES - 1,
-    "ws": "phoneagent.cli.limits:MediaProtocol",
+    "ws": "phoneagent.cli.direct:DirectProtocol",
     "ws_per_message_deflate": False,  # Twilio offers none
     "ws_max_size": MAX_MESSAGE_BYTES,
     "ws_ping_timeout": None,  # a late pong ends no call whose media flows; without media for 15 s the bridge ends it
@@ -40,6 +40,9 @@ UVICORN: dict[str, Any] = {  # classes by name, because a worker gets it pickled
     "server_header": False,
 }
 """How uvicorn serves phone calls."""
+
+MEDIA_SOCKETS = {"direct": UVICORN["ws"], "asgi": "phoneagent.cli.limits:MediaProtocol"}
+"""How the frames of a call reach the app, by the value of `--media-socket`."""
 
 NOISY = ("websockets", "asyncio", "twilio", "urllib3", "uvicorn.access", "aiosqlite", "asyncpg", "sqlalchemy")
 """Loggers that log warnings and errors only: below that, some repeat what callers say."""
@@ -74,6 +77,10 @@ def serve(
     insecure: Annotated[
         bool, typer.Option("--insecure", help="Take unsigned calls, from this machine only. Needs no Twilio account.")
     ] = False,
+    media_socket: Annotated[
+        Literal["direct", "asgi"],
+        typer.Option(help="How audio reaches the app: directly, or as ASGI messages, which costs more CPU."),
+    ] = "direct",
 ) -> None:
     """Answer calls: run the app on PORT, in WEB_CONCURRENCY processes."""
     found = Target.find(target)
@@ -86,6 +93,7 @@ def serve(
     logs = log_config(loaded.log_level, loaded.log_format)
     listening = _listen(address, loaded.port if port is None else port)
     options: dict[str, Any] = {"host": address, "port": listening.getsockname()[1], **UVICORN}
+    options["ws"] = MEDIA_SOCKETS[media_socket]
     if reload:
         listening.close()  # it was only a check that the port is free: uvicorn opens its own socket
         name = f"{found.module}:{found.attribute}"

@@ -7,19 +7,18 @@ import base64
 import json
 import logging
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
-from typing import Any
+from typing import Any, Never
 from urllib.parse import parse_qsl, urlsplit
 
-from websockets.asyncio.client import ClientConnection, connect
+from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus, InvalidURI, WebSocketException
-from websockets.protocol import State
 
 from phoneagent.agent.call import Call
 from phoneagent.errors import EndpointError, EndpointRefused, EndpointUnreachable, ProtocolError, network, shown
+from phoneagent.model.direct import DirectConnection
 from phoneagent.model.endpoint import Endpoint, TokenProvider
-from phoneagent.model.liveness import LivingConnection
 from phoneagent.protocol import realtime
 from phoneagent.protocol.negotiation import Negotiation, words_of
 from phoneagent.protocol.pcm_check import PcmCheck
@@ -64,7 +63,7 @@ log = logging.getLogger("phoneagent.model.connection")
 class ModelSession:
     """A configured session, which a call reads and writes."""
 
-    def __init__(self, connection: ClientConnection, configuring: Negotiation, secrets: Collection[str] = ()) -> None:
+    def __init__(self, connection: DirectConnection, configuring: Negotiation, secrets: Collection[str] = ()) -> None:
         self._connection = connection
         self._secrets = secrets
         self.dialect = configuring.dialect or realtime.Dialect.GA
@@ -83,41 +82,64 @@ class ModelSession:
         self._to_pcm = ToPcm() if self._configuring.hears_pcm else None
         self._speaks_pcm = self._configuring.speaks_pcm
 
-    async def send(self, message: realtime.ToModel) -> None:
-        """Write an event.
+    @property
+    def writable(self) -> bool:
+        """Whether the server takes what it is sent."""
+        return self._connection.writable
+
+    def write(self, messages: Iterable[realtime.ToModel]) -> None:
+        """Write events at once.
 
         Raises:
-            EndpointUnreachable: the socket is closed.
+            EndpointUnreachable: the socket is closed, or closing.
         """
+        try:
+            self._connection.write([self._encoded(message) for message in messages])
+        except ConnectionError:
+            raise EndpointUnreachable("the model's socket is closing") from None
+
+    def _encoded(self, message: realtime.ToModel) -> bytes:
         if isinstance(message, realtime.AudioAppend):
             if self._to_pcm is not None:
                 pcm = self._to_pcm.feed(base64.b64decode(message.audio))
                 message = realtime.AudioAppend(base64.b64encode(pcm).decode())
         elif isinstance(message, realtime.SessionUpdate | realtime.ResponseCreate):
             message = self._configuring.adapt(message)
-        if self._connection.state is not State.OPEN:  # `send` would wait for the close, and a writer must not
-            raise EndpointUnreachable("the model's socket is closing")
-        try:
-            await self._connection.send(realtime.encode(message, self.dialect), text=True)
-        except ConnectionClosed as error:
-            raise _closed(error, self._secrets) from None
+        return realtime.encode(message, self.dialect)
 
-    async def receive(self) -> bytes:
-        """Read an event, undecoded.
+    async def read(self, take: Callable[[bytes], None], resumed: Callable[[], None]) -> Never:
+        """Pass each event, undecoded, to `take`, which must not raise, until the socket is closed.
+
+        `resumed` runs when the socket is `writable` again.
 
         Raises:
-            EndpointUnreachable: the socket is closed.
+            EndpointError: the socket is closed; every event that came before was passed on.
         """
-        try:
-            raw = await self._connection.recv(decode=False)
-        except ConnectionClosed as error:  # also a close with 1001, which counts as a clean one
-            raise _closed(error, self._secrets) from None
-        if self._unacknowledged:
-            await self._take_late_answer(raw)
-        return raw
 
-    async def _take_late_answer(self, raw: bytes) -> None:
-        """Look for the server's answer to the configuration, which did not come in time: it may refuse something."""
+        refusal: EndpointError | None = None
+
+        def take_late_answer(raw: bytes) -> None:
+            nonlocal refusal
+            if refusal is None and self._unacknowledged:
+                try:
+                    self._take_late_answer(raw)
+                except EndpointError as error:
+                    refusal = error
+                    self.abort()
+            if refusal is None:
+                take(raw)
+
+        try:
+            await self._connection.read(take_late_answer if self._unacknowledged else take, resumed)
+        except ConnectionClosed as error:  # also a close with 1001, which counts as a clean one
+            raise refusal or _closed(error, self._secrets) from None
+
+    def _take_late_answer(self, raw: bytes) -> None:
+        """Look for the server's answer to the configuration, which did not come in time: it may refuse something.
+
+        Raises:
+            EndpointRefused: it refuses the session.
+        """
         try:
             event = realtime.decode(raw)
         except ProtocolError:
@@ -127,7 +149,8 @@ class ModelSession:
         for line in self._configuring.dropped[told:]:
             log.warning("the session runs without %s", _shown(line, self._secrets))
         if update is not None:
-            await self._connection.send(realtime.encode(update, self.dialect), text=True)
+            with suppress(ConnectionError):  # the reader learns why it closes
+                self._connection.write([realtime.encode(update, self.dialect)])
         # A server answers in order: with a response it has taken the configuration, whether it says so or not.
         self._unacknowledged = not self._configuring.acknowledged and not isinstance(event, realtime.ResponseCreated)
         self._take_formats()
@@ -150,10 +173,8 @@ class ModelSession:
                 raise ProtocolError(CONVERTED)
             return event
         if event.item_id != self._spoken:
-            self._to_ulaw, self._spoken = (
-                ToUlaw(),
-                event.item_id,
-            )  # so that half a sample at the end of one item does not shift the next
+            # Half a sample at the end of one item must not shift the next one.
+            self._to_ulaw, self._spoken = ToUlaw(), event.item_id
         pcm = base64.b64decode(event.delta)
         event.delta = base64.b64encode(self._to_ulaw.feed(pcm)).decode()
         return event
@@ -289,11 +310,11 @@ class _ConnectWithoutRedirects(connect):
         return exc
 
 
-async def _connect(endpoint: Endpoint, headers: Mapping[str, str]) -> ClientConnection:
+async def _connect(endpoint: Endpoint, headers: Mapping[str, str]) -> DirectConnection:
     try:
-        return await _ConnectWithoutRedirects(
+        connection = await _ConnectWithoutRedirects(
             endpoint.address(),
-            create_connection=LivingConnection,
+            create_connection=DirectConnection,
             additional_headers=headers,
             compression=None,
             max_size=MAX_EVENT_BYTES,
@@ -304,6 +325,8 @@ async def _connect(endpoint: Endpoint, headers: Mapping[str, str]) -> ClientConn
             open_timeout=None,  # the timeout around this call also covers the configuration
             proxy=network.proxy_of(endpoint.url, network.WEBSOCKETS),
         )
+        assert isinstance(connection, DirectConnection)
+        return connection
     except InvalidStatus as error:
         raise _refused(error, endpoint) from None
     except InvalidURI:
@@ -336,7 +359,7 @@ def _reason(body: bytes | bytearray | None) -> str:
 
 
 async def _configure(
-    connection: ClientConnection, endpoint: Endpoint, session: Mapping[str, Any], answers: _Answers
+    connection: DirectConnection, endpoint: Endpoint, session: Mapping[str, Any], answers: _Answers
 ) -> Negotiation:
     configuring = Negotiation(
         {**session, **endpoint.session},
@@ -352,8 +375,8 @@ async def _configure(
             update = await _next_update(connection, configuring, answers)
             if update is not None:
                 encoded = realtime.encode(update, configuring.dialect or realtime.Dialect.GA)
-                with suppress(ConnectionClosed):  # what came before the close is read first: it may have the reason
-                    await connection.send(encoded, text=True)
+                with suppress(ConnectionError):  # what came before the close is read first: it may have the reason
+                    connection.write([encoded])
         except ProtocolError as error:
             answers.note_unreadable(error)  # ignore a malformed event: the timers decide
         except ConnectionClosed as error:
@@ -367,13 +390,13 @@ async def _configure(
 
 
 async def _next_update(
-    connection: ClientConnection, configuring: Negotiation, answers: _Answers
+    connection: DirectConnection, configuring: Negotiation, answers: _Answers
 ) -> realtime.SessionUpdate | None:
     """Wait for an event, or for the moment to go on without one; return the update that is due then."""
     loop = asyncio.get_running_loop()
     try:
         async with asyncio.timeout_at(configuring.get_timer()):
-            raw = await connection.recv(decode=False)
+            raw = await connection.receive()
     except TimeoutError:
         return configuring.handle_timer(loop.time())
     event = realtime.decode(raw)

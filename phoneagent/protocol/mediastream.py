@@ -209,15 +209,15 @@ class MediaStream:
             audio=(format_.encoding, format_.sample_rate, format_.channels),
         )
 
-    def encode(self, message: ToCarrier) -> str:
-        """Write one message, as the text of a text frame (Twilio refuses binary ones). `start` has come before."""
+    def encode(self, message: ToCarrier) -> bytes:
+        """Write one message, as the UTF-8 of a text frame (Twilio refuses binary ones). `start` has come before."""
         stream_sid = self.stream_sid or ""
         match message:
             case Audio(payload=payload):
-                return _encode(_SendMedia(stream_sid, _Payload(payload))).decode()
+                return _encode(_SendMedia(stream_sid, _Payload(payload)))
             case SendMark(name=name):
-                return _encode(_SendMark(stream_sid, _Name(name))).decode()
+                return _encode(_SendMark(stream_sid, _Name(name)))
             case Clear():
-                return _encode(_SendClear(stream_sid)).decode()
+                return _encode(_SendClear(stream_sid))
             case _:
                 assert_never(message)

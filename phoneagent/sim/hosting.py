@@ -14,8 +14,10 @@ START_SECONDS = 10.0
 
 
 @asynccontextmanager
-async def serving(app: Any) -> AsyncIterator[str]:
+async def serving(app: Any, **options: Any) -> AsyncIterator[str]:
     """Run an ASGI app under uvicorn on a free loopback port, in this event loop; yields its address.
+
+    `options` are further ones of `uvicorn.Config`.
 
         async with serving(app) as url, Phone(f"{url}/twilio/voice").dial() as line:
             ...
@@ -23,17 +25,17 @@ async def serving(app: Any) -> AsyncIterator[str]:
     Raises:
         RuntimeError: the app did not start; its log says why.
     """
-    config = uvicorn.Config(
-        app,
-        host="127.0.0.1",
-        port=0,
-        ws="websockets-sansio",
-        ws_per_message_deflate=False,
-        ws_max_size=64 * 1024,
-        proxy_headers=False,
-        log_config=None,
-        access_log=False,
-    )
+    given = {
+        "host": "127.0.0.1",
+        "port": 0,
+        "ws": "websockets-sansio",
+        "ws_per_message_deflate": False,
+        "ws_max_size": 64 * 1024,
+        "proxy_headers": False,
+        "log_config": None,
+        "access_log": False,
+    }
+    config = uvicorn.Config(app, **{**given, **options})
     server = uvicorn.Server(config)
     task = asyncio.create_task(_run(server))
     try:

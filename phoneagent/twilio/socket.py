@@ -1,18 +1,29 @@
-"""Twilio's media socket: text frames in, the carrier's neutral messages out, and back."""
+"""Twilio's media socket: text frames in, the carrier's neutral messages out, and back.
+
+A server may offer the accepted socket itself, in the ASGI extension DIRECT, as `phoneagent serve` does. Then a frame
+passes through no ASGI message, no queue and no task. Under any other server, and in a mounted app, ASGI's own messages
+carry the call; see `asgi_socket`.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Callable, Iterable
 from contextlib import suppress
+from typing import Protocol
 
 from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
 
 from phoneagent.errors import ProtocolError, shown
 from phoneagent.protocol.carrier import FromCarrier, Started, ToCarrier
 from phoneagent.protocol.mediastream import MediaStream
+from phoneagent.twilio.asgi_socket import AsgiSocket
 
 log = logging.getLogger("phoneagent.twilio.socket")
+
+DIRECT = "phoneagent.direct"
+"""The ASGI extension of a WebSocket scope whose `socket` is a `RawSocket`."""
 
 START_SECONDS = 10.0
 """How long Twilio may take to send `start`."""
@@ -24,15 +35,31 @@ PHONE_AUDIO = ("audio/x-mulaw", 8000, 1)
 """Encoding, samples a second, channels."""
 
 
+class RawSocket(Protocol):
+    """An accepted WebSocket, read and written at once."""
+
+    @property
+    def writable(self) -> bool:
+        """Whether the other side takes what it is sent."""
+
+    def write(self, texts: Iterable[bytes]) -> None:
+        """Write text messages; OSError when the socket is closed."""
+
+    async def read(self, take: Callable[[str | bytes], None], resumed: Callable[[], None]) -> None:
+        """Pass each message to `take`, binary ones as bytes, until the socket is closed."""
+
+
 class TwilioSocket:
     """One media socket, as a session reads and writes it."""
 
     def __init__(self, websocket: WebSocket) -> None:
         self._websocket = websocket
         self._stream = MediaStream()
+        direct = (websocket.scope.get("extensions") or {}).get(DIRECT)
+        self._raw: RawSocket = AsgiSocket(websocket) if direct is None else direct["socket"]
 
     async def receive(self) -> FromCarrier | None:
-        """Return the next message that a call needs, None when the socket is closed.
+        """Return the next message that a call needs, None when the socket is closed: for what comes before `read`.
 
         Raises:
             ProtocolError: a message that Twilio would not send; the next one can be read.
@@ -42,22 +69,40 @@ class TwilioSocket:
             if frame["type"] == "websocket.disconnect":
                 return None
             text = frame.get("text")
-            if text is None:
-                raise ProtocolError("Media Streams message ignored: a binary frame")
-            if (message := self._stream.decode(text)) is not None:
+            if (message := self.decode(frame["bytes"] if text is None else text)) is not None:
                 return message
         raise ProtocolError(f"Media Streams: {MAX_BEFORE_START} messages in a row that no call needs")
 
-    async def send(self, message: ToCarrier) -> None:
-        """Write a message.
+    def decode(self, raw: str | bytes) -> FromCarrier | None:
+        """Return a message, None for one that no call needs.
 
         Raises:
-            ConnectionError: the socket is closed.
+            ProtocolError: a message that Twilio would not send.
         """
-        try:
-            await self._websocket.send({"type": "websocket.send", "text": self._stream.encode(message)})
-        except (WebSocketDisconnect, RuntimeError) as error:
-            raise ConnectionError("the media socket is closed") from error
+        if isinstance(raw, bytes):
+            raise ProtocolError("Media Streams message ignored: a binary frame")
+        return self._stream.decode(raw)
+
+    async def read(self, take: Callable[[str | bytes], None], resumed: Callable[[], None]) -> None:
+        """Pass each message, undecoded, to `take`, which must not raise, until the socket is closed.
+
+        `resumed` runs when the socket is `writable` again.
+        """
+        await self._raw.read(take, resumed)
+
+    @property
+    def writable(self) -> bool:
+        """Whether Twilio takes what it is sent."""
+        return self._raw.writable
+
+    def write(self, messages: Iterable[ToCarrier]) -> None:
+        """Write messages at once.
+
+        Raises:
+            OSError: the socket is closed.
+        """
+        encode = self._stream.encode
+        self._raw.write([encode(message) for message in messages])
 
     async def close(self) -> None:
         """Close the socket."""

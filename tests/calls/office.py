@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Never
 
 from phoneagent import Agent, Call, Endpoint
 from phoneagent.agent.agent import Answerer
@@ -29,10 +29,17 @@ class Socket:
         self.incoming: asyncio.Queue[FromCarrier | None] = asyncio.Queue()
         self.closed = False
 
-    async def receive(self) -> FromCarrier | None:
-        return await self.incoming.get()
+    writable = True
 
-    async def send(self, message: ToCarrier) -> None: ...
+    async def read(self, take: Callable[[Any], None], resumed: Callable[[], None]) -> None:
+        while (message := await self.incoming.get()) is not None:
+            take(message)
+
+    def decode(self, raw: Any) -> FromCarrier | None:
+        message: FromCarrier = raw
+        return message
+
+    def write(self, messages: Iterable[ToCarrier]) -> None: ...
 
     async def close(self) -> None:
         self.closed = True
@@ -50,10 +57,12 @@ class Model(ModelSession):
         self.closed = False
         self._broken = asyncio.Event()
 
-    async def send(self, message: realtime.ToModel) -> None:
-        self.sent.append(message)
+    writable = True
 
-    async def receive(self) -> bytes:
+    def write(self, messages: Iterable[realtime.ToModel]) -> None:
+        self.sent.extend(messages)
+
+    async def read(self, take: Callable[[bytes], None], resumed: Callable[[], None]) -> Never:
         await self._broken.wait()
         raise EndpointUnreachable("aborted")
 

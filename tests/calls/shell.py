@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Never
 
 from phoneagent import Agent, Call, CallEnded, Event
 from phoneagent.bridge.bridge import Bridge
@@ -31,11 +31,18 @@ class Caller:
     def __init__(self) -> None:
         self.closed = asyncio.Event()
 
-    async def receive(self) -> FromCarrier | None:
-        await self.closed.wait()
-        return None
+    writable = True
 
-    async def send(self, message: ToCarrier) -> None: ...
+    async def read(self, take: Callable[[Any], None], resumed: Callable[[], None]) -> None:
+        await self.closed.wait()
+
+    def decode(self, raw: Any) -> FromCarrier | None:
+        if isinstance(raw, ProtocolError):
+            raise raw
+        message: FromCarrier = raw
+        return message
+
+    def write(self, messages: Iterable[ToCarrier]) -> None: ...
 
     async def close(self) -> None:
         self.closed.set()
@@ -78,14 +85,12 @@ class Line(Caller):
         self.incoming: asyncio.Queue[FromCarrier | ProtocolError | None] = asyncio.Queue()
         self.sent: list[ToCarrier] = []
 
-    async def receive(self) -> FromCarrier | None:
-        message = await self.incoming.get()
-        if isinstance(message, ProtocolError):
-            raise message
-        return message
+    async def read(self, take: Callable[[Any], None], resumed: Callable[[], None]) -> None:
+        while (message := await self.incoming.get()) is not None:
+            take(message)
 
-    async def send(self, message: ToCarrier) -> None:
-        self.sent.append(message)
+    def write(self, messages: Iterable[ToCarrier]) -> None:
+        self.sent.extend(messages)
 
 
 class Model:
@@ -104,13 +109,15 @@ class Model:
         for _ in range(count):
             self.says("response.output_audio.delta", response_id="r1", item_id="i1", delta="////")
 
-    async def send(self, message: realtime.ToModel) -> None:
-        self.sent.append(message)
+    writable = True
 
-    async def receive(self) -> bytes:
-        if (raw := await self.incoming.get()) is None:
-            raise EndpointUnreachable("the model's socket broke")
-        return raw
+    def write(self, messages: Iterable[realtime.ToModel]) -> None:
+        self.sent.extend(messages)
+
+    async def read(self, take: Callable[[bytes], None], resumed: Callable[[], None]) -> Never:
+        while (raw := await self.incoming.get()) is not None:
+            take(raw)
+        raise EndpointUnreachable("the model's socket broke")
 
     def decode(self, raw: bytes) -> realtime.FromModel:
         return realtime.decode(raw)

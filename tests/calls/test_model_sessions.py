@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, Never
 
 import pytest
 
@@ -35,18 +35,19 @@ class Model:
         self.incoming: asyncio.Queue[bytes | EndpointError] = asyncio.Queue()
         self.aborted = False
 
-    async def receive(self) -> bytes:
-        received = await self.incoming.get()
-        if isinstance(received, EndpointError):
-            raise received
-        return received
+    writable = True
+
+    async def read(self, take: Callable[[bytes], None], resumed: Callable[[], None]) -> Never:
+        while not isinstance(received := await self.incoming.get(), EndpointError):
+            take(received)
+        raise received
 
     def abort(self) -> None:
         if not self.aborted:
             self.aborted = True
             self.incoming.put_nowait(EndpointUnreachable("aborted"))
 
-    async def send(self, message: realtime.ToModel) -> None: ...
+    def write(self, messages: Iterable[realtime.ToModel]) -> None: ...
     async def close(self) -> None: ...
     def decode(self, raw: bytes) -> realtime.FromModel:
         return realtime.decode(raw)
@@ -66,7 +67,13 @@ class Rig:
         self.done: list[str] = []
         self.taken: list[tuple[str, bytes]] = []
         self.sessions = ModelSessions(
-            self.bridge, self.open, prepare=self.prepare, take=self.take, flush=self.flush, watch=lambda task: task
+            self.bridge,
+            self.open,
+            prepare=self.prepare,
+            take=self.take,
+            flush=self.flush,
+            resumed=self.flush,
+            watch=lambda task: task,
         )
 
     async def open(self, elsewhere: bool) -> ModelSocket:

@@ -6,6 +6,7 @@ import asyncio
 import base64
 import socket
 import time
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -33,7 +34,6 @@ from phoneagent.protocol.carrier import (
     Audio,
     AudioIn,
     Clear,
-    FromCarrier,
     Key,
     Played,
     SendMark,
@@ -105,10 +105,11 @@ async def test_who_holds_up_the_loop_makes_no_dead_lines(monkeypatch: pytest.Mon
     waits, read = asyncio.Event(), asyncio.Event()
 
     class Line(Caller):
-        async def receive(self) -> FromCarrier | None:
-            (read if waits.is_set() else waits).set()
-            payload = (await reader.readline()).decode().strip()
-            return AudioIn(payload, 20) if payload else None
+        async def read(self, take: Callable[[Any], None], resumed: Callable[[], None]) -> None:
+            waits.set()
+            while payload := (await reader.readline()).decode().strip():
+                take(AudioIn(payload, 20))
+                read.set()
 
     def hold_up() -> None:
         theirs.send(b"/w==\n")

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from phoneagent.cli import limits, workers
+from phoneagent.cli import direct, limits, workers
 from phoneagent.cli.serve import log_config
 from phoneagent.cli.target import Target
 from tests.cli.conftest import AGENT, SETTINGS, run
@@ -54,7 +54,7 @@ def test_serve_runs_the_app_as_phone_calls_need_it(
     assert (config.ws_max_size, config.ws_per_message_deflate, config.proxy_headers) == (65536, False, False)
     assert second.listens_at[0] == "0.0.0.0"
     config.load()
-    assert (config.http_protocol_class, config.ws_protocol_class) == (limits.RequestProtocol, limits.MediaProtocol)
+    assert (config.http_protocol_class, config.ws_protocol_class) == (limits.RequestProtocol, direct.DirectProtocol)
 
 
 @pytest.mark.parametrize("option", [True, False])

@@ -19,6 +19,7 @@ import pytest
 
 from phoneagent import Agent, Endpoint, Event, ModelEvent, PhoneApp, Settings
 from phoneagent.calls.session import Session
+from phoneagent.cli.serve import MEDIA_SOCKETS, UVICORN
 from phoneagent.sim import Model, Phone, Script, serving
 
 ACCOUNT_SID = "AC" + "0123456789abcdef" * 2
@@ -95,7 +96,10 @@ class World:
             "PendingCall.",
             "Opening.",
             "ModelSessions.",
-            "SocketWriter.",
+            "AsgiSocket.",
+            "DirectSocket.",
+            "TwilioSocket.",
+            "ModelSession.",
             "open_model",
         )
 
@@ -133,7 +137,16 @@ Worlds = Callable[..., AbstractAsyncContextManager[World]]
 
 
 @pytest.fixture
-def world(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> Worlds:
+def media_socket() -> str:
+    """How the frames of a call reach the app; BOTH_SOCKETS runs a test with each."""
+    return "direct"
+
+
+BOTH_SOCKETS = pytest.mark.parametrize("media_socket", sorted(MEDIA_SOCKETS))
+
+
+@pytest.fixture
+def world(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, media_socket: str) -> Worlds:
     """Make a world: `async with world(agent, script) as w`; at its end nothing may be left of any call."""
     # With more than 100 timers, half of them cancelled, the event loop copies their list, and its frame keeps the copy.
     # An exception that is kept keeps that frame, as websockets' connections do, and so timers that ran long ago, with
@@ -162,7 +175,7 @@ def world(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> 
                 seen.append(event)
 
             app.on(EVENTS)(note)
-            async with serving(app) as url:
+            async with serving(app, **UVICORN | {"ws": MEDIA_SOCKETS[media_socket]}) as url:
                 made = World(app, model, url, caplog, seen)
                 yield made
                 await made.nothing_left()

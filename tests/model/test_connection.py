@@ -21,7 +21,7 @@ from websockets.asyncio.server import Request, Response, ServerConnection, serve
 from phoneagent import Agent, Call, Endpoint, EndpointError, EndpointRefused, EndpointUnreachable, TokenProvider
 from phoneagent.errors import ProtocolError
 from phoneagent.model import connection
-from phoneagent.model.connection import open_session
+from phoneagent.model.connection import ModelSession, open_session
 from phoneagent.protocol import negotiation, realtime
 from phoneagent.protocol.realtime import AudioAppend, AudioDelta, Dialect, SessionUpdate
 from phoneagent.protocol.transcoding import ToPcm
@@ -58,17 +58,37 @@ async def agreeable(connection: ServerConnection) -> None:
         await connection.send(message)
 
 
+class Reader:
+    """The reader of a session, which keeps what it was passed."""
+
+    def __init__(self, session: ModelSession) -> None:
+        self._events: asyncio.Queue[bytes] = asyncio.Queue()
+        self._reading = asyncio.create_task(session.read(self._events.put_nowait, lambda: None))
+        self._reading.add_done_callback(lambda task: task.cancelled() or task.exception())  # it may end unread
+
+    async def next(self) -> bytes:
+        """Return the next event, or raise what ended the session."""
+        event = asyncio.create_task(self._events.get())
+        async with asyncio.timeout(10):
+            await asyncio.wait((event, self._reading), return_when=asyncio.FIRST_COMPLETED)
+        if event.done():
+            return event.result()
+        event.cancel()
+        return await self._reading
+
+
 async def test_a_session_is_configured_and_carries_events() -> None:
     async with server(agreeable) as far:
         session = await open_session(far, SESSION)
+        reader = Reader(session)
         assert (session.dialect, session.dropped) == (Dialect.GA, ())
-        await session.send(AudioAppend("AAAA"))
-        assert json.loads(await session.receive()) == {"type": "input_audio_buffer.append", "audio": "AAAA"}
+        session.write([AudioAppend("AAAA")])
+        assert json.loads(await reader.next()) == {"type": "input_audio_buffer.append", "audio": "AAAA"}
         await session.close()
         with pytest.raises(EndpointUnreachable):
-            await session.receive()
+            await reader.next()
         with pytest.raises(EndpointUnreachable):
-            await session.send(AudioAppend("AAAA"))
+            session.write([AudioAppend("AAAA")])
 
 
 async def test_the_key_is_never_logged(caplog: pytest.LogCaptureFixture) -> None:
@@ -312,14 +332,15 @@ async def test_a_server_that_acknowledges_late_or_never(monkeypatch: pytest.Monk
     opened = asyncio.Event()
     async with server(slow) as far:
         session = await open_session(far, SESSION)
+        reader = Reader(session)
         assert "no session.updated came within 0.02 s" in session.dropped[0]
         opened.set()
-        assert await session.receive() == b"no event"
+        assert await reader.next() == b"no event"
         if late == "a refused key":
             with pytest.raises(EndpointRefused, match="invalid_api_key: no"):
-                await session.receive()
+                await reader.next()
         else:
-            received = [await session.receive() for _ in range(3 if late == "a refusal" else 2)]
+            received = [await reader.next() for _ in range(3 if late == "a refusal" else 2)]
             heard = session.decode(received[-1])
             assert isinstance(heard, AudioDelta)
             assert len(heard.delta) == (108 if late == "session.updated" else 640)  # 480 bytes of PCM are 80 of µ-law
@@ -344,10 +365,11 @@ async def test_pcm_from_a_server_that_never_said_what_it_speaks_is_converted(mon
     told, sizes, opened = [], [], asyncio.Event()
     async with server(speaks_pcm) as far:
         session = await open_session(far, SESSION)
+        reader = Reader(session)
         opened.set()
         for _ in pieces:
             try:
-                event = session.decode(await session.receive())
+                event = session.decode(await reader.next())
                 assert isinstance(event, AudioDelta)
                 sizes.append(len(base64.b64decode(event.delta)))
             except ProtocolError as error:
@@ -371,9 +393,10 @@ async def test_what_a_server_refused_is_not_sent_to_it_later() -> None:
     tools = [{"type": "function", "name": name} for name in ("bad", "good")]
     async with server(picky) as far:
         session = await open_session(far, {**SESSION, "tools": tools})
+        reader = Reader(session)
         assert session.dropped == ("the tool bad (invalid_value: no)",)
-        await session.send(SessionUpdate(event_id="agent_1", session={"type": "realtime", "tools": tools}))
-        assert json.loads(await session.receive())["session"]["tools"] == tools[1:]
+        session.write([SessionUpdate(event_id="agent_1", session={"type": "realtime", "tools": tools})])
+        assert json.loads(await reader.next())["session"]["tools"] == tools[1:]
         await session.close()
 
 
@@ -610,8 +633,9 @@ async def test_a_key_is_hidden_when_a_running_session_is_closed_too() -> None:
         url = f"{far.url}{'&' if '?' in far.url else '?'}key={in_address}"
         with_keys = replace(far, url=url, headers={"Authorization": f"Bearer {key}"})
         session = await open_session(with_keys, SESSION)
+        reader = Reader(session)
         with pytest.raises(EndpointUnreachable, match="revoked") as closed:
-            await session.receive()
+            await reader.next()
         await session.close()
     assert key not in str(closed.value)
     assert in_address not in str(closed.value)

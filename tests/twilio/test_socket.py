@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ from starlette.websockets import WebSocket
 from phoneagent import ProtocolError
 from phoneagent.protocol.carrier import Audio, AudioIn, Clear, Key, SendMark, Started, Stopped
 from phoneagent.twilio import socket as socket_module
-from phoneagent.twilio.socket import MAX_BEFORE_START, TwilioSocket, read_start
+from phoneagent.twilio.socket import DIRECT, MAX_BEFORE_START, TwilioSocket, read_start
 
 pytestmark = pytest.mark.anyio
 ACCOUNT, CALL = "AC" + "1" * 32, "CA" + "7" * 32
@@ -67,11 +68,11 @@ class FarEnd:
         self.got.append(dict(message))
 
 
-async def opened(far_end: FarEnd) -> TwilioSocket:
+async def opened(far_end: FarEnd, **scope: Any) -> TwilioSocket:
     async def receive() -> dict[str, Any]:
         return {"type": "websocket.connect"} if not far_end.got else await far_end.receive()
 
-    websocket = WebSocket({"type": "websocket", "headers": []}, receive, far_end.send)
+    websocket = WebSocket({"type": "websocket", "headers": [], **scope}, receive, far_end.send)
     await websocket.accept()
     return TwilioSocket(websocket)
 
@@ -105,8 +106,7 @@ async def test_messages_are_written_as_text_frames_of_the_stream() -> None:
     far_end = FarEnd(start())
     socket = await opened(far_end)
     await socket.receive()
-    for message in (Audio("AAAA"), SendMark("1.1"), Clear()):
-        await socket.send(message)
+    socket.write([Audio("AAAA"), SendMark("1.1"), Clear()])
     assert far_end.written == [
         {"event": "media", "streamSid": "MZ1", "media": {"payload": "AAAA"}},
         {"event": "mark", "streamSid": "MZ1", "mark": {"name": "1.1"}},
@@ -120,14 +120,14 @@ async def test_writing_to_a_broken_socket_is_an_os_error(error: Exception) -> No
     socket = await opened(far_end)
     far_end.breaks = error
     with pytest.raises(ConnectionError):
-        await socket.send(Clear())
+        socket.write([Clear()])
 
 
 async def test_writing_to_a_closed_socket_is_an_os_error() -> None:
     socket = await opened(FarEnd(start()))
     await socket.close()
     with pytest.raises(ConnectionError):
-        await socket.send(Clear())
+        socket.write([Clear()])
 
 
 async def test_closing_says_goodbye_once() -> None:
@@ -145,6 +145,41 @@ async def test_closing_a_broken_socket_is_no_error(error: Exception) -> None:
     socket = await opened(far_end)
     far_end.breaks = error
     await socket.close()
+
+
+async def test_what_comes_after_the_start_is_passed_on_undecoded() -> None:
+    socket = await opened(FarEnd(start(), MEDIA, b"binary", NEW, hangs_up=True))
+    await socket.receive()
+    taken: list[str | bytes] = []
+    await socket.read(taken.append, lambda: None)
+    assert taken == [MEDIA, b"binary", NEW]
+    assert socket.decode(MEDIA) == AudioIn("AAAA", 20)
+    assert socket.decode(NEW) is None
+    with pytest.raises(ProtocolError, match="binary"):
+        socket.decode(b"binary")
+
+
+async def test_a_server_that_offers_its_socket_is_read_and_written_directly() -> None:
+    class Raw:
+        writable = True
+
+        def __init__(self) -> None:
+            self.written: list[bytes] = []
+
+        def write(self, texts: Iterable[bytes]) -> None:
+            self.written.extend(texts)
+
+        async def read(self, take: Callable[[str | bytes], None], resumed: Callable[[], None]) -> None:
+            take(MEDIA)
+
+    raw, taken = Raw(), list[str | bytes]()
+    socket = await opened(FarEnd(start()), extensions={DIRECT: {"socket": raw}})
+    await socket.receive()
+    assert socket.writable
+    await socket.read(taken.append, lambda: None)
+    socket.write([Clear()])
+    assert taken == [MEDIA]
+    assert [json.loads(text)["event"] for text in raw.written] == ["clear"]
 
 
 # --- the start ---

@@ -1,0 +1,116 @@
+"""The direct path of a media socket: `phoneagent serve` gives the accepted socket to the app, in the ASGI extension
+`phoneagent.direct`.
+
+Up to the extension's `read`, the socket is uvicorn's, and its messages are ASGI's. From then on each message reaches
+its reader in the callback that read it. The handshake, pings, limits, fragments and closes stay with uvicorn and the
+WebSocket library; see `protocol/frames`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from uvicorn.server import ServerState
+from websockets.protocol import OPEN
+
+from phoneagent.cli.limits import MediaProtocol
+from phoneagent.protocol.frames import FrameReader, text_frame
+from phoneagent.twilio.socket import DIRECT
+
+MAX_UNSENT_BYTES = 1024 * 1024
+"""How much a peer may leave unread. A call stops writing long before, so only answers to pings come this far."""
+
+
+class DirectSocket:
+    """An accepted media socket, read and written at once."""
+
+    def __init__(self, protocol: DirectProtocol) -> None:
+        self._protocol = protocol
+        self._over = asyncio.get_running_loop().create_future()
+        self._take: Callable[[str | bytes], None] | None = None
+        self.resumed: Callable[[], None] | None = None
+
+    @property
+    def writable(self) -> bool:
+        """Whether the other side takes what it is sent."""
+        return self._protocol.writable.is_set()
+
+    def write(self, texts: Iterable[bytes]) -> None:
+        """Write text messages.
+
+        Raises:
+            ConnectionError: the socket is closed, or closing.
+        """
+        protocol = self._protocol
+        if protocol.conn.state is not OPEN or protocol.transport.is_closing():
+            raise ConnectionError("the media socket is closed")
+        protocol.transport.write(b"".join([text_frame(text) for text in texts]))
+
+    async def read(self, take: Callable[[str | bytes], None], resumed: Callable[[], None]) -> None:
+        """Pass each message to `take`, which must not raise, until the socket is closed.
+
+        Binary messages are passed as bytes. `resumed` runs when the socket is `writable` again.
+        """
+        self._take, self.resumed = take, resumed
+        self._protocol.pass_events_to(self)
+        try:
+            await self._over
+        finally:
+            self._take = self.resumed = None
+
+    def put_nowait(self, event: Any) -> None:
+        """Take an event of ASGI's; the name is that of the queue that it would otherwise go to."""
+        if event["type"] == "websocket.disconnect":
+            if not self._over.done():
+                self._over.set_result(None)
+        elif self._take is not None and not self._over.done():
+            text = event.get("text")
+            self._take(event["bytes"] if text is None else text)
+
+
+class DirectProtocol(MediaProtocol):
+    """uvicorn's protocol of a media socket, which offers the socket to the app."""
+
+    def __init__(self, config: Any, server_state: ServerState, *args: Any, **options: Any) -> None:
+        super().__init__(config, server_state, *args, **options)
+        self._frames = FrameReader(masked=True)
+        self._direct = DirectSocket(self)
+
+    async def run_asgi(self) -> None:
+        self.scope["extensions"][DIRECT] = {"socket": self._direct}
+        await super().run_asgi()
+
+    def pass_events_to(self, direct: DirectSocket) -> None:
+        """Pass the events that wait, and from now on each event as it comes, to `direct` instead of the queue."""
+        waiting, self.queue = self.queue, direct  # type: ignore[assignment]  # of a queue, uvicorn only puts
+        while not waiting.empty():
+            direct.put_nowait(waiting.get_nowait())
+        paused, self.read_paused = self.read_paused, True  # uvicorn pauses after each message, unless it has paused
+        if paused and not self.transport.is_closing():
+            self.transport.resume_reading()
+        self._frames.direct = True
+
+    def data_received(self, data: bytes) -> None:
+        if not self.handshake_initiated:
+            super().data_received(data)
+            return
+        for plain, piece in self._frames.feed(data):
+            if self.conn.parser_exc is not None:  # the socket is closing for an error, and nothing more counts
+                return
+            if not plain:
+                super().data_received(piece)
+            elif self.conn.state is OPEN:  # otherwise we have closed it
+                self.curr_msg_data_type, self.frames = "text", [piece]
+                self.send_receive_event_to_app()
+
+    def handle_ping(self) -> None:
+        super().handle_ping()
+        if self.transport.get_write_buffer_size() > MAX_UNSENT_BYTES:
+            self.transport.abort()
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        if self._direct.resumed is not None:
+            self._direct.resumed()

@@ -1,0 +1,150 @@
+"""A session's connection whose messages reach their reader at once: no queue, no task and no wait on a frame's path.
+
+The WebSocket library opens the connection (proxies, TLS, the handshake), answers pings, watches limits and closes.
+Plain messages go past its parser; see `protocol/frames`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections import deque
+from collections.abc import Callable, Iterable
+from typing import Any, Never
+
+from websockets.frames import DATA_OPCODES, Frame
+from websockets.protocol import CONNECTING, OPEN, Event
+
+from phoneagent.model.liveness import LivingConnection
+from phoneagent.protocol.frames import FrameReader, Masks, text_frame
+
+MAX_WAITING = 64
+"""How many messages may wait for a reader before the connection is no longer read."""
+
+MAX_UNSENT_BYTES = 4 * 1024 * 1024
+"""How much a server may leave unread. Writers stop long before, so only answers to a flood of pings come this far."""
+
+_END_OF_HEAD = b"\r\n\r\n"
+_masks = Masks(os.urandom)
+
+
+class DirectConnection(LivingConnection):
+    """A connection that passes each message to its reader as soon as it has arrived."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self._frames = FrameReader(masked=False)
+        self._head = b""
+        self._parts: list[bytes] = []
+        self._waiting: deque[bytes] = deque()
+        self._full = False
+        self._arrival: asyncio.Future[None] | None = None
+        self._take: Callable[[bytes], None] = self._keep
+        self._resumed: Callable[[], None] | None = None
+
+    # --- reading --------------------------------------------------------------------------------------------------
+
+    async def receive(self) -> bytes:
+        """Return the next message, as long as there is no reader.
+
+        Raises:
+            ConnectionClosed: the connection is closed, and everything that came before is read.
+        """
+        while not self._waiting:
+            if self.connection_lost_waiter.done():
+                raise self.protocol.close_exc
+            self._arrival = self.loop.create_future()
+            await asyncio.wait((self._arrival, self.connection_lost_waiter), return_when=asyncio.FIRST_COMPLETED)
+        message = self._waiting.popleft()
+        self._read_on()
+        return message
+
+    async def read(self, take: Callable[[bytes], None], resumed: Callable[[], None]) -> Never:
+        """Pass each message to `take`, which must not raise, until the connection is lost.
+
+        `resumed` runs when the connection is `writable` again.
+
+        Raises:
+            ConnectionClosed: the connection is closed, and everything that came before is read.
+        """
+        while self._waiting:
+            take(self._waiting.popleft())
+        self._read_on()
+        self._take, self._resumed, self._frames.direct = take, resumed, True
+        try:
+            await asyncio.shield(self.connection_lost_waiter)
+            raise self.protocol.close_exc
+        finally:
+            self._take, self._resumed, self._frames.direct = self._keep, None, False
+
+    def data_received(self, data: bytes) -> None:
+        if self.protocol.state is CONNECTING:
+            end = self._end_of_head(data)
+            super().data_received(data[:end])
+            data = data[end:]
+            if self.protocol.state is CONNECTING:  # the response goes on, or it is a refusal with a body
+                if data:
+                    super().data_received(data)
+                return
+        self._heard_at = self.loop.time()
+        for plain, piece in self._frames.feed(data):
+            if not plain:
+                super().data_received(piece)
+            elif self.protocol.state is OPEN:  # otherwise we have closed it
+                self._take(piece)
+
+    def process_event(self, event: Event) -> None:
+        if self.response is None or not isinstance(event, Frame) or event.opcode not in DATA_OPCODES:
+            super().process_event(event)
+            return
+        self._parts.append(bytes(event.data))
+        if event.fin:
+            message, self._parts = b"".join(self._parts), []
+            self._take(message)
+
+    def _keep(self, message: bytes) -> None:
+        self._waiting.append(message)
+        if len(self._waiting) >= MAX_WAITING and not self._full:
+            self._full = True
+            self.transport.pause_reading()
+        if self._arrival is not None and not self._arrival.done():
+            self._arrival.set_result(None)
+
+    def _read_on(self) -> None:
+        if self._full and len(self._waiting) < MAX_WAITING and not self.transport.is_closing():
+            self._full = False
+            self.transport.resume_reading()
+
+    def _end_of_head(self, data: bytes) -> int:
+        """Return where in `data` the head of the handshake's response ends; its length if that is still to come."""
+        known = len(self._head)
+        end = (self._head + data).find(_END_OF_HEAD)
+        self._head = (self._head + data)[-len(_END_OF_HEAD) + 1 :]
+        return len(data) if end < 0 else end + len(_END_OF_HEAD) - known
+
+    # --- writing --------------------------------------------------------------------------------------------------
+
+    @property
+    def writable(self) -> bool:
+        """Whether the server takes what it is sent."""
+        return not self.paused
+
+    def write(self, messages: Iterable[bytes]) -> None:
+        """Write text messages at once.
+
+        Raises:
+            ConnectionError: the connection is closed, or closing.
+        """
+        if self.protocol.state is not OPEN or self.transport.is_closing():
+            raise ConnectionError("the connection is closing")
+        self.transport.write(b"".join([text_frame(message, _masks.take()) for message in messages]))
+
+    def send_data(self) -> None:
+        super().send_data()
+        if self.paused and self.transport.get_write_buffer_size() > MAX_UNSENT_BYTES:
+            self.transport.abort()
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        if self._resumed is not None:
+            self._resumed()

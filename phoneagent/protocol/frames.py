@@ -1,0 +1,136 @@
+"""WebSocket frames on the path of a call's audio: whole text messages are read and written here, at once.
+
+Every message of Twilio and of a Realtime server is one small text frame, fifty a second each way. A general parser
+takes several times longer than all the rest of a frame's path. So a `FrameReader` stands in front of the WebSocket
+library: it unpacks the plain frames, and passes everything else on to the library, which alone knows pings, closes,
+fragments and errors. The library therefore always stands at the beginning of a frame, or inside one that is its own.
+
+Source: RFC 6455, section 5.2.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from struct import Struct
+
+try:
+    from websockets.speedups import apply_mask
+except ImportError:  # its C extension is optional
+    from websockets.utils import apply_mask
+
+MAX_PLAIN_BYTES = 0xFFFF
+"""The maximum size of a frame that is unpacked here. The library gets a longer one as it comes, without a copy."""
+
+_PLAIN_TEXT = 0x81
+"""The first byte of a text message that is one frame: FIN, no reserved bit, opcode 1."""
+
+_FIN = 0x80
+_MASKED = 0x80
+_MAX_DATA_OPCODE = 2
+_HEAD_16 = Struct("!BBH").pack
+_HEAD_64 = Struct("!BBQ").pack
+
+
+class FrameReader:
+    """The bytes of a connection, cut into plain messages and everything else.
+
+    Args:
+        masked: whether the other side masks its frames, as clients do.
+    """
+
+    def __init__(self, *, masked: bool) -> None:
+        self.direct = False
+        """Whether plain messages are unpacked. Until then the library gets all bytes."""
+        self._mask_bit = _MASKED if masked else 0
+        self._mask_bytes = 4 if masked else 0
+        self._held = bytearray()
+        self._held_until = 0
+        """How many bytes must be held before the frame that they begin can be read on."""
+        self._left = 0
+        """How many bytes of the present frame the library is still to get."""
+        self._fragmented = False
+        """Whether the library is inside a message of several frames; no plain message may come then."""
+
+    def feed(self, data: bytes) -> list[tuple[bool, bytes]]:
+        """Return what came, in order: (True, the text of a plain message) or (False, bytes for the library)."""
+        if self._held:
+            self._held += data
+            if len(self._held) < self._held_until:
+                return []
+            data = bytes(self._held)
+            self._held.clear()
+        pieces: list[tuple[bool, bytes]] = []
+        start, end = 0, len(data)
+        while start < end:
+            if self._left:
+                stop = min(start + self._left, end)
+                self._left -= stop - start
+                pieces.append((False, data[start:stop]))
+                start = stop
+                continue
+            body = start + 2
+            if body > end:
+                return self._hold(data, start, 2, pieces)
+            first, second = data[start], data[start + 1]
+            length = second & 0x7F
+            if length > 125:
+                body += 2 if length == 126 else 8
+                if body > end:
+                    return self._hold(data, start, body - start, pieces)
+                length = int.from_bytes(data[start + 2 : body], "big")
+            if second & _MASKED:
+                body += 4
+            stop = body + length
+            if (
+                first == _PLAIN_TEXT
+                and self.direct
+                and second & _MASKED == self._mask_bit
+                and length <= MAX_PLAIN_BYTES
+                and not self._fragmented
+            ):
+                if stop > end:
+                    return self._hold(data, start, stop - start, pieces)
+                text = data[body:stop]
+                pieces.append((True, apply_mask(text, data[body - 4 : body]) if self._mask_bytes else text))
+                start = stop
+                continue
+            if first & 0x0F <= _MAX_DATA_OPCODE:
+                self._fragmented = not first & _FIN
+            self._left = stop - start
+        return pieces
+
+    def _hold(self, data: bytes, start: int, until: int, pieces: list[tuple[bool, bytes]]) -> list[tuple[bool, bytes]]:
+        self._held += data[start:]
+        self._held_until = until
+        return pieces
+
+
+class Masks:
+    """The masks of a client's frames. `entropy` returns that many random bytes; one system call yields many masks."""
+
+    _AT_ONCE = 1024
+
+    def __init__(self, entropy: Callable[[int], bytes]) -> None:
+        self._entropy = entropy
+        self._bytes = b""
+        self._used = 0
+
+    def take(self) -> bytes:
+        """Return a mask of 4 bytes."""
+        start = self._used
+        if start >= len(self._bytes):
+            self._bytes, start = self._entropy(4 * self._AT_ONCE), 0
+        self._used = start + 4
+        return self._bytes[start : start + 4]
+
+
+def text_frame(text: bytes, mask: bytes = b"") -> bytes:
+    """Return a text message as one frame; a client gives it a mask of 4 bytes."""
+    length, masked = len(text), _MASKED if mask else 0
+    if length < 126:
+        head = bytes((_PLAIN_TEXT, masked | length))
+    elif length <= 0xFFFF:
+        head = _HEAD_16(_PLAIN_TEXT, masked | 126, length)
+    else:
+        head = _HEAD_64(_PLAIN_TEXT, masked | 127, length)
+    return head + mask + apply_mask(text, mask) if mask else head + text

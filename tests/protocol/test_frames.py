@@ -1,0 +1,169 @@
+"""Frames, cut out of a stream of bytes however it arrives, and held against the WebSocket library's own parser."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from itertools import count
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from websockets.frames import Frame, Opcode
+
+from phoneagent.protocol import frames
+from phoneagent.protocol.frames import MAX_PLAIN_BYTES, FrameReader, Masks, text_frame
+
+TEXT = b'{"event": "media"}'
+
+
+def wire(data: bytes, opcode: Opcode = Opcode.TEXT, *, masked: bool = False, fin: bool = True) -> bytes:
+    return Frame(opcode, data, fin).serialize(mask=masked)
+
+
+def reader(*, masked: bool = False) -> FrameReader:
+    made = FrameReader(masked=masked)
+    made.direct = True
+    return made
+
+
+def joined(pieces: list[tuple[bool, bytes]]) -> list[tuple[bool, bytes]]:
+    """Return the pieces with those for the library put together, as it reads them as one stream."""
+    made: list[tuple[bool, bytes]] = []
+    for plain, piece in pieces:
+        if not plain and made and not made[-1][0]:
+            made[-1] = (False, made[-1][1] + piece)
+        else:
+            made.append((plain, piece))
+    return made
+
+
+@pytest.mark.parametrize("masked", [True, False])
+@pytest.mark.parametrize("size", [0, 1, 125, 126, 400, MAX_PLAIN_BYTES])
+def test_a_plain_message_is_unpacked(masked: bool, size: int) -> None:
+    data = b"x" * size
+    assert reader(masked=masked).feed(wire(data, masked=masked)) == [(True, data)]
+
+
+def test_several_messages_of_one_read_come_in_order() -> None:
+    ping, binary = wire(b"1", Opcode.PING), wire(b"2", Opcode.BINARY)
+    stream = wire(b"a") + wire(b"b") + ping + binary + wire(b"c")
+    assert joined(reader().feed(stream)) == [(True, b"a"), (True, b"b"), (False, ping + binary), (True, b"c")]
+
+
+ODD = {
+    "a message that is too long": wire(b"x" * (MAX_PLAIN_BYTES + 1)),
+    "a binary message": wire(b"x", Opcode.BINARY),
+    "a ping": wire(b"x", Opcode.PING),
+    "a close": wire(b"\x03\xe8", Opcode.CLOSE),
+    "a compressed message": b"\xc1\x01x",
+    "a masked message of a server": wire(b"x", masked=True),
+    "an unknown opcode": b"\x83\x00",
+    "fragments with a ping between": wire(b"x", fin=False)
+    + wire(b"", Opcode.PING)
+    + wire(b"y", Opcode.CONT, fin=False)
+    + wire(b"z", Opcode.CONT),
+}
+
+
+@pytest.mark.parametrize("odd", ODD.values(), ids=ODD)
+def test_everything_else_is_passed_on_as_it_came(odd: bytes) -> None:
+    assert joined(reader().feed(wire(b"a") + odd + wire(b"b"))) == [(True, b"a"), (False, odd), (True, b"b")]
+
+
+def test_an_unmasked_message_of_a_client_is_passed_on() -> None:
+    assert reader(masked=True).feed(wire(TEXT)) == [(False, wire(TEXT))]
+
+
+def test_a_message_inside_a_fragmented_one_is_passed_on_since_it_is_an_error() -> None:
+    stream = wire(b"x", fin=False) + wire(b"plain")
+    assert joined(reader().feed(stream)) == [(False, stream)]
+
+
+def test_until_it_is_direct_everything_is_passed_on_at_once_and_a_frame_under_way_goes_on_so() -> None:
+    made = FrameReader(masked=False)
+    frame = wire(b"x" * 300)
+    assert made.feed(wire(b"a")) == [(False, wire(b"a"))]
+    assert made.feed(frame[:100]) == [(False, frame[:100])]
+    made.direct = True
+    assert made.feed(frame[100:] + wire(b"b")) == [(False, frame[100:]), (True, b"b")]
+
+
+def test_a_long_frame_is_passed_on_as_it_comes() -> None:
+    frame, made = wire(b"x" * 200_000), reader()
+    assert [made.feed(frame[start : start + 50_000]) for start in range(0, len(frame), 50_000)] == [
+        [(False, frame[start : start + 50_000])] for start in range(0, len(frame), 50_000)
+    ]
+
+
+MESSAGES = st.lists(
+    st.one_of(
+        st.binary(max_size=300).map(wire),
+        st.sampled_from([*ODD.values(), wire(b"x" * 70_000)]),
+    ),
+    max_size=8,
+)
+
+
+@given(MESSAGES, st.lists(st.integers(1, 200), max_size=60), st.booleans())
+def test_however_a_stream_is_cut_it_gives_the_same_and_loses_nothing(
+    messages: list[bytes], cuts: list[int], byte_by_byte: bool
+) -> None:
+    stream = b"".join(messages)
+    whole = joined(reader().feed(stream))
+    made, pieces, start = reader(), [], 0
+    for cut in [1] * min(len(stream), 2000) if byte_by_byte else cuts:
+        pieces += made.feed(stream[start : start + cut])
+        start += cut
+    pieces += made.feed(stream[start:])
+    assert joined(pieces) == whole
+    again = b"".join(wire(piece) if plain else piece for plain, piece in whole)
+    assert again == stream
+
+
+def test_an_empty_read_gives_nothing() -> None:
+    assert reader().feed(b"") == []
+
+
+@pytest.mark.parametrize("size", [0, 125, 126, 0xFFFF, 0x10000])
+@pytest.mark.parametrize("mask", [b"", b"\x01\x02\x03\x04"])
+def test_a_message_is_written_as_the_library_reads_it(size: int, mask: bytes) -> None:
+    data = bytes(each % 251 for each in range(size))
+    stream = bytearray(text_frame(data, mask))
+
+    def read_exact(count: int) -> object:
+        taken = bytes(stream[:count])
+        del stream[:count]
+        return taken
+        yield
+
+    parsing = Frame.parse(read_exact, mask=bool(mask))  # type: ignore[arg-type]
+    with pytest.raises(StopIteration) as done:
+        next(parsing)
+    assert done.value.value == Frame(Opcode.TEXT, data)
+    assert stream == b""
+
+
+def test_a_mask_is_four_bytes_and_used_once() -> None:
+    asked, numbers = [], count()
+
+    def entropy(size: int) -> bytes:
+        asked.append(size)
+        return b"".join(next(numbers).to_bytes(4, "big") for _ in range(size // 4))
+
+    masks = Masks(entropy)
+    taken = [masks.take() for _ in range(2500)]
+    assert all(len(mask) == 4 for mask in taken)
+    assert len(set(taken)) == 2500
+    assert len(asked) == 3
+
+
+def test_without_the_librarys_extension_masks_are_applied_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "websockets.speedups", None)
+    spec = importlib.util.spec_from_file_location("frames_without_speedups", frames.__file__)
+    assert spec is not None
+    assert spec.loader is not None
+    slow = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(slow)
+    assert slow.apply_mask.__module__ == "websockets.utils"
+    assert slow.text_frame(b"ab", b"\x01\x01\x01\x01")[-2:] == b"`c"
