@@ -18,7 +18,7 @@ FILES = sorted(ROOT.rglob("*.py"))
 SIM_MAY_IMPORT = {"phoneagent.errors", "phoneagent.protocol.audio"}
 PURE_ROOMS = ("protocol", "billing", "bridge")
 IMPURE = {"asyncio", "socket", "time", "random", "secrets", "os", "pathlib", "io", "threading", "datetime", "logging"}
-PURE_ROOMS_MAY_INSTALL = {"msgspec", "audioop", "phoneagent"}
+PURE_ROOMS_MAY_INSTALL = {"msgspec", "audioop", "phoneagent", "websockets"}
 MAX_LINES = 450
 MAX_FUNCTION_LINES = 60
 

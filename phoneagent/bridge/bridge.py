@@ -61,6 +61,9 @@ from phoneagent.bridge.turn_signs import AnsweredTurn
 from phoneagent.events import EndedBy, Pending
 from phoneagent.protocol import carrier, realtime
 
+MAX_AT_ONCE = 16
+"""How many messages are taken at once for a socket, before it is asked whether it takes more."""
+
 
 class Bridge:
     """One media stream of a call, usually all of it; with a `past`, the call goes on.
@@ -110,20 +113,23 @@ class Bridge:
         """The call is over; nothing more will be sent."""
         return self._end is not None
 
-    def next_to_caller(self, now: float) -> carrier.ToCarrier | None:
-        """Return the next message to write to the caller's socket; it counts as written at `now`."""
+    def take_for_caller(self, now: float, limit: int = MAX_AT_ONCE) -> list[carrier.ToCarrier]:
+        """Return the next messages to write to the caller's socket; they count as written at `now`."""
         if self.stream_sid is None or self._end is not None:
-            return None
-        message = self.playback.pop(now)
-        if type(message) is carrier.Audio:
+            return []
+        messages = self.playback.take(now, limit)
+        if self.reporter.awaits_answer and any(type(message) is carrier.Audio for message in messages):
             self.reporter.audio_sent(now)
-        return message
+        return messages
 
-    def next_to_model(self, now: float) -> realtime.ToModel | None:
-        """Return the next event to write to the model's socket; it counts as written at `now`."""
+    def take_for_model(self, now: float, limit: int = MAX_AT_ONCE) -> list[realtime.ToModel]:
+        """Return the next events to write to the model's socket; they count as written at `now`."""
         if not self.conversation.connected or self._end is not None:
-            return None
-        return self.conversation.outbox.popleft() if self.conversation.outbox else self.caller_audio.pop()
+            return []
+        if not (outbox := self.conversation.outbox):
+            return self.caller_audio.take(limit)
+        events = [outbox.popleft() for _ in range(min(limit, len(outbox)))]
+        return events + self.caller_audio.take(limit - len(events))
 
     def floor(self) -> Floor:
         """Tell which side has the floor."""
@@ -138,14 +144,17 @@ class Bridge:
     # --- the caller's side ----------------------------------------------------------------------------------------
 
     def receive_from_caller(self, message: carrier.FromCarrier, now: float) -> bool:
-        """Take a message of the carrier. Returns False if it only brought audio for the model and moved no timer."""
+        """Take a message of the carrier. Returns False if at most audio for the model came of it, and no timer moved."""
         if self._end is not None:
             return True
         match message:
             case carrier.AudioIn(payload=payload, at_ms=at_ms):
                 return self.caller_audio.frame(payload, at_ms, now)
             case carrier.Played(mark=mark):
-                self.dialogue.items_over(self.playback.acknowledge(mark, now), now)
+                over = self.playback.acknowledge(mark, now)
+                if not over and not self.playback.idle:
+                    return False  # the agent speaks on
+                self.dialogue.items_over(over, now)
                 self.move_on(now)
             case carrier.Key(digit=digit):
                 self.reporter.key_pressed(digit, now)

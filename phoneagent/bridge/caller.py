@@ -11,7 +11,7 @@ from __future__ import annotations
 import base64
 import math
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 
 from phoneagent.bridge.requests import Verdict
 from phoneagent.protocol.audio import BYTES_PER_MS, FRAME_BYTES, base64_bytes, rms, silence
@@ -184,24 +184,23 @@ class CallerAudio:
             self._put(_FILL)
         return None
 
-    def pop(self) -> AudioAppend | None:
-        """Return what is next for the model. What it was given is kept, should another model have to hear it."""
-        if not self._queue:
-            return None
-        given = self._queue.popleft()
-        size = given[1]
-        self._held -= size
-        self.sent_bytes += size
-        self._given.append(given)
-        self._given_bytes += size
-        while self._given_bytes > MAX_HELD_BYTES:
-            self._given_bytes -= self._given.popleft()[1]
-        return AudioAppend(given[0])
+    def take(self, limit: int | None = None) -> list[ToModel]:
+        """Take what is next for the model, all of it or up to `limit` frames.
 
-    def take(self) -> Iterator[AudioAppend]:
-        """Take everything that waits."""
-        while (message := self.pop()) is not None:
-            yield message
+        What the model was given is kept, should another model have to hear it.
+        """
+        queue, given, taken = self._queue, self._given, list[ToModel]()
+        while queue and (limit is None or len(taken) < limit):
+            frame = queue.popleft()
+            given.append(frame)
+            taken.append(AudioAppend(frame[0]))
+            size = frame[1]
+            self._held -= size
+            self.sent_bytes += size
+            self._given_bytes += size
+        while self._given_bytes > MAX_HELD_BYTES:
+            self._given_bytes -= given.popleft()[1]
+        return taken
 
     def silent(self) -> bool:
         """Tell whether nothing was heard of the caller lately; the model reports speech some 200 ms late."""

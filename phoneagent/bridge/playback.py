@@ -81,7 +81,7 @@ _END_OF_ITEM = ""  # in the queue: everything of an item went before, let a mark
 
 
 class Playback:
-    """Audio for the caller in order: `queue` and `finish` put it in, `pop` takes out what to send, `cut` drops it."""
+    """Audio for the caller in order: `queue` and `finish` put it in, `take` takes out what to send, `cut` drops it."""
 
     def __init__(self) -> None:
         self.generation = 1
@@ -167,27 +167,32 @@ class Playback:
         """Tell whether an item is not yet complete and heard to its end."""
         return item_id in self._items
 
-    def pop(self, now: float) -> ToCarrier | None:
-        """Return the next message to write, if any; it counts as written at `now` (seconds)."""
+    def take(self, now: float, limit: int) -> list[ToCarrier]:
+        """Return the next messages to write, `limit` at most; they count as written at `now` (seconds)."""
+        taken: list[ToCarrier] = []
         if self._clear_due:
             self._clear_due = False
-            return Clear()
-        unmarked = self._sent - self._marked
-        if unmarked >= MARK_EVERY_BYTES:
-            return self._mark()
-        while self._queue:
-            item, payload, size = self._queue[0]
-            if payload is _END_OF_ITEM:
-                self._queue.popleft()
-                if unmarked:
-                    return self._mark()
+            taken.append(Clear())
+        queue = self._queue
+        while len(taken) < limit:
+            unmarked = self._sent - self._marked
+            if unmarked >= MARK_EVERY_BYTES:
+                taken.append(self._mark())
                 continue
-            if unmarked and now >= self.dry_at:
-                return self._mark()
-            self._queue.popleft()
-            self._written(item, size, now)
-            return Audio(payload)
-        return None
+            if not queue:
+                break
+            item, payload, size = queue[0]
+            if payload is _END_OF_ITEM:
+                queue.popleft()
+                if unmarked:
+                    taken.append(self._mark())
+            elif unmarked and now >= self.dry_at:
+                taken.append(self._mark())
+            else:
+                queue.popleft()
+                self._written(item, size, now)
+                taken.append(Audio(payload))
+        return taken
 
     def _mark(self) -> SendMark:
         self._sequence += 1

@@ -79,6 +79,11 @@ class Reporter:
         """A response was created: its words answer what was said before."""
         self._answers_since, self._unanswered_since = self._unanswered_since, None
 
+    @property
+    def awaits_answer(self) -> bool:
+        """Whether the caller waits for the first audio of an answer."""
+        return self._answers_since is not None
+
     def audio_sent(self, now: float) -> None:
         """Audio of the agent goes out: if the caller waited for an answer, this is its latency."""
         since, self._answers_since = self._answers_since, None

@@ -120,10 +120,8 @@ class Session:
             resumed=self._resumed,
             watch=self._watch,
         )
-        self._to_caller: SocketWriter[carrier.ToCarrier] = SocketWriter(bridge.next_to_caller, lambda: caller, OSError)
-        self._to_model: SocketWriter[realtime.ToModel] = SocketWriter(
-            bridge.next_to_model, lambda: self._models.current, EndpointError
-        )
+        self._to_caller = SocketWriter(bridge.take_for_caller, OSError)
+        self._to_model = SocketWriter(bridge.take_for_model, EndpointError)
         self._control = Control(
             bridge,
             lambda: self._active_agent.agent,
@@ -242,7 +240,7 @@ class Session:
             taken_at = self._loop.time()
             if self.bridge.receive_from_caller(message, taken_at) or self._leaving is not None:
                 self.flush()
-            elif self._to_model.write(taken_at):  # a frame, and nothing else has changed
+            elif self._to_model.write(self._models.current, taken_at):  # a frame, and nothing else has changed
                 self._measure_some("to_model", taken_at)
         except ProtocolError as error:
             self._report(str(error))
@@ -271,7 +269,7 @@ class Session:
                     self._show_guard(event)
                 self.flush()
                 return
-            if self._to_caller.write(taken_at):  # audio, and no timer has come nearer
+            if self._to_caller.write(self._caller, taken_at):  # audio, and no timer has come nearer
                 self._measure_some("to_caller", taken_at)
             if self.bridge.reporter.events:
                 self._tell()
@@ -301,8 +299,8 @@ class Session:
         now = self._loop.time()
         if self._leaving is not None and self.bridge.quiet(now):
             self.bridge.hand_over(now, self._leaving)
-        self._to_caller.write(now)
-        self._to_model.write(now)
+        self._to_caller.write(self._caller, now)
+        self._to_model.write(self._models.current, now)
         while self.bridge.requests:
             self._do(self.bridge.requests.popleft())
         self._tell()

@@ -19,9 +19,6 @@ from phoneagent.cli.limits import MediaProtocol
 from phoneagent.protocol.frames import FrameReader, text_frame
 from phoneagent.twilio.socket import DIRECT
 
-MAX_UNSENT_BYTES = 1024 * 1024
-"""How much a peer may leave unread. A call stops writing long before, so only answers to pings come this far."""
-
 
 class DirectSocket:
     """An accepted media socket, read and written at once."""
@@ -29,13 +26,21 @@ class DirectSocket:
     def __init__(self, protocol: DirectProtocol) -> None:
         self._protocol = protocol
         self._over = asyncio.get_running_loop().create_future()
-        self._take: Callable[[str | bytes], None] | None = None
-        self.resumed: Callable[[], None] | None = None
-
-    @property
-    def writable(self) -> bool:
+        self.take: Callable[[str | bytes], None] | None = None
+        """The reader of each message, from `read` on until the socket is closed."""
+        self._resumed: Callable[[], None] | None = None
+        self.writable = True
         """Whether the other side takes what it is sent."""
-        return self._protocol.writable.is_set()
+
+    def pause(self) -> None:
+        """The other side takes no more for now."""
+        self.writable = False
+
+    def resume(self) -> None:
+        """The other side takes more again."""
+        self.writable = True
+        if self._resumed is not None:
+            self._resumed()
 
     def write(self, texts: Iterable[bytes]) -> None:
         """Write text messages.
@@ -53,21 +58,22 @@ class DirectSocket:
 
         Binary messages are passed as bytes. `resumed` runs when the socket is `writable` again.
         """
-        self._take, self.resumed = take, resumed
+        self.take, self._resumed = take, resumed
         self._protocol.pass_events_to(self)
         try:
             await self._over
         finally:
-            self._take = self.resumed = None
+            self.take = self._resumed = None
 
     def put_nowait(self, event: Any) -> None:
         """Take an event of ASGI's; the name is that of the queue that it would otherwise go to."""
         if event["type"] == "websocket.disconnect":
+            self.take = None
             if not self._over.done():
                 self._over.set_result(None)
-        elif self._take is not None and not self._over.done():
+        elif self.take is not None:
             text = event.get("text")
-            self._take(event["bytes"] if text is None else text)
+            self.take(event["bytes"] if text is None else text)
 
 
 class DirectProtocol(MediaProtocol):
@@ -96,21 +102,25 @@ class DirectProtocol(MediaProtocol):
         if not self.handshake_initiated:
             super().data_received(data)
             return
+        direct = self._direct
         for plain, piece in self._frames.feed(data):
             if self.conn.parser_exc is not None:  # the socket is closing for an error, and nothing more counts
                 return
             if not plain:
                 super().data_received(piece)
-            elif self.conn.state is OPEN:  # otherwise we have closed it
-                self.curr_msg_data_type, self.frames = "text", [piece]
-                self.send_receive_event_to_app()
+            elif direct.take is not None:  # otherwise the socket is closing
+                try:
+                    text = piece.decode()
+                except UnicodeDecodeError:
+                    self.curr_msg_data_type, self.frames = "text", [piece]
+                    self.send_receive_event_to_app()  # which closes the socket for it
+                else:
+                    direct.take(text)
 
-    def handle_ping(self) -> None:
-        super().handle_ping()
-        if self.transport.get_write_buffer_size() > MAX_UNSENT_BYTES:
-            self.transport.abort()
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._direct.pause()
 
     def resume_writing(self) -> None:
         super().resume_writing()
-        if self._direct.resumed is not None:
-            self._direct.resumed()
+        self._direct.resume()

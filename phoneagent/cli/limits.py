@@ -55,6 +55,10 @@ FILES_PER_CONNECTION = 3
 TELL_SECONDS = 60.0
 """How often the log may say that the server is full."""
 
+MAX_UNSENT_BYTES = 1024 * 1024
+"""How much the peer of a media socket may leave unread. A call stops writing long before, so only the answers to a
+flood of pings come this far."""
+
 _UNREADABLE = b"HTTP/1.1 400 Bad Request\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
 
 
@@ -186,6 +190,11 @@ class MediaProtocol(WebSocketsSansIOProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._silent.discard(self.transport)
         super().connection_lost(exc)
+
+    def handle_ping(self) -> None:
+        super().handle_ping()
+        if self.transport.get_write_buffer_size() > MAX_UNSENT_BYTES:
+            self.transport.abort()
 
     async def run_asgi(self) -> None:
         await super().run_asgi()

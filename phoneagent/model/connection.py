@@ -94,18 +94,18 @@ class ModelSession:
             EndpointUnreachable: the socket is closed, or closing.
         """
         try:
-            self._connection.write([self._encoded(message) for message in messages])
+            self._connection.write([realtime.encode(self._adapted(message), self.dialect) for message in messages])
         except ConnectionError:
             raise EndpointUnreachable("the model's socket is closing") from None
 
-    def _encoded(self, message: realtime.ToModel) -> bytes:
+    def _adapted(self, message: realtime.ToModel) -> realtime.ToModel:
         if isinstance(message, realtime.AudioAppend):
             if self._to_pcm is not None:
                 pcm = self._to_pcm.feed(base64.b64decode(message.audio))
                 message = realtime.AudioAppend(base64.b64encode(pcm).decode())
         elif isinstance(message, realtime.SessionUpdate | realtime.ResponseCreate):
             message = self._configuring.adapt(message)
-        return realtime.encode(message, self.dialect)
+        return message
 
     async def read(self, take: Callable[[bytes], None], resumed: Callable[[], None]) -> Never:
         """Pass each event, undecoded, to `take`, which must not raise, until the socket is closed.

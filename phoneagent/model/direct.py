@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Any, Never
 
-from websockets.frames import DATA_OPCODES, Frame
+from websockets.frames import DATA_OPCODES, Frame, Opcode
 from websockets.protocol import CONNECTING, OPEN, Event
 
 from phoneagent.model.liveness import LivingConnection
@@ -34,6 +34,7 @@ class DirectConnection(LivingConnection):
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
         self._frames = FrameReader(masked=False)
+        self._opening = True
         self._head = b""
         self._parts: list[bytes] = []
         self._waiting: deque[bytes] = deque()
@@ -41,6 +42,8 @@ class DirectConnection(LivingConnection):
         self._arrival: asyncio.Future[None] | None = None
         self._take: Callable[[bytes], None] = self._keep
         self._resumed: Callable[[], None] | None = None
+        self.writable = True
+        """Whether the server takes what it is sent."""
 
     # --- reading --------------------------------------------------------------------------------------------------
 
@@ -78,7 +81,7 @@ class DirectConnection(LivingConnection):
             self._take, self._resumed, self._frames.direct = self._keep, None, False
 
     def data_received(self, data: bytes) -> None:
-        if self.protocol.state is CONNECTING:
+        if self._opening:
             end = self._end_of_head(data)
             super().data_received(data[:end])
             data = data[end:]
@@ -86,6 +89,7 @@ class DirectConnection(LivingConnection):
                 if data:
                     super().data_received(data)
                 return
+            self._opening = False
         self._heard_at = self.loop.time()
         for plain, piece in self._frames.feed(data):
             if not plain:
@@ -96,6 +100,8 @@ class DirectConnection(LivingConnection):
     def process_event(self, event: Event) -> None:
         if self.response is None or not isinstance(event, Frame) or event.opcode not in DATA_OPCODES:
             super().process_event(event)
+            if isinstance(event, Frame) and event.opcode is Opcode.CLOSE:
+                self.transport.close()  # the close is answered; a server that does not hang up must not hold a call up
             return
         self._parts.append(bytes(event.data))
         if event.fin:
@@ -124,11 +130,6 @@ class DirectConnection(LivingConnection):
 
     # --- writing --------------------------------------------------------------------------------------------------
 
-    @property
-    def writable(self) -> bool:
-        """Whether the server takes what it is sent."""
-        return not self.paused
-
     def write(self, messages: Iterable[bytes]) -> None:
         """Write text messages at once.
 
@@ -144,7 +145,12 @@ class DirectConnection(LivingConnection):
         if self.paused and self.transport.get_write_buffer_size() > MAX_UNSENT_BYTES:
             self.transport.abort()
 
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self.writable = False
+
     def resume_writing(self) -> None:
         super().resume_writing()
+        self.writable = True
         if self._resumed is not None:
             self._resumed()

@@ -151,14 +151,18 @@ class MediaStream:
         self.stream_sid = stream_sid
         self._outbound = False
 
-    def decode(self, text: str) -> FromCarrier | None:
+    def decode(self, text: str | bytes) -> FromCarrier | None:
         """Read one message; None for one that carries nothing a call needs, as an event of a newer Twilio.
+
+        Twilio sends text frames, so bytes are a binary one.
 
         A field that is odd is left out, and the message counts. One that names no stream is of this one.
 
         Raises:
             ProtocolError: not JSON, no `event`, or a message that is not of this stream or not of the caller.
         """
+        if isinstance(text, bytes):
+            raise ProtocolError("Media Streams message ignored: a binary frame")
         if len(text) > MAX_MESSAGE_BYTES:
             raise ProtocolError(
                 f"Media Streams message of {len(text)} characters ignored: the limit is {MAX_MESSAGE_BYTES}"

@@ -55,6 +55,7 @@ class TwilioSocket:
     def __init__(self, websocket: WebSocket) -> None:
         self._websocket = websocket
         self._stream = MediaStream()
+        self.decode = self._stream.decode
         direct = (websocket.scope.get("extensions") or {}).get(DIRECT)
         self._raw: RawSocket = AsgiSocket(websocket) if direct is None else direct["socket"]
 
@@ -72,16 +73,6 @@ class TwilioSocket:
             if (message := self.decode(frame["bytes"] if text is None else text)) is not None:
                 return message
         raise ProtocolError(f"Media Streams: {MAX_BEFORE_START} messages in a row that no call needs")
-
-    def decode(self, raw: str | bytes) -> FromCarrier | None:
-        """Return a message, None for one that no call needs.
-
-        Raises:
-            ProtocolError: a message that Twilio would not send.
-        """
-        if isinstance(raw, bytes):
-            raise ProtocolError("Media Streams message ignored: a binary frame")
-        return self._stream.decode(raw)
 
     async def read(self, take: Callable[[str | bytes], None], resumed: Callable[[], None]) -> None:
         """Pass each message, undecoded, to `take`, which must not raise, until the socket is closed.

@@ -51,10 +51,10 @@ class Rig:
             self.connect()
 
     def flush(self) -> None:
-        while not self.stalled and (message := self.bridge.next_to_caller(self.now)) is not None:
-            self.to_caller.append(message)
-        while (event := self.bridge.next_to_model(self.now)) is not None:
-            self.to_model.append(event)
+        while not self.stalled and (messages := self.bridge.take_for_caller(self.now)):
+            self.to_caller.extend(messages)
+        while events := self.bridge.take_for_model(self.now):
+            self.to_model.extend(events)
         self.asked.extend(drain(self.bridge.requests))
         self.told.extend(drain(self.bridge.reporter.events))
 

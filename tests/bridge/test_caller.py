@@ -28,10 +28,8 @@ from tests.bridge.rig import ulaw
 
 def taken(audio: CallerAudio) -> bytes:
     """Everything that goes to the model now."""
-    data = b""
-    while (append := audio.pop()) is not None:
-        data += base64.b64decode(append.audio, validate=True)
-    return data
+    appends = [append for append in audio.take() if isinstance(append, AudioAppend)]
+    return b"".join(base64.b64decode(append.audio, validate=True) for append in appends)
 
 
 def speech(ms: float) -> bytes:
@@ -63,13 +61,13 @@ def test_frames_go_in_order_as_they_came(audio: CallerAudio) -> None:
     for number in range(3):
         audio.frame(ulaw(20, number), 20 * number, number / 50)
     assert taken(audio) == b"".join(bytes([number]) * 160 for number in range(3))
-    assert audio.pop() is None
+    assert audio.take() == []
     assert audio.sent_bytes == 480
 
 
 def test_an_empty_frame_is_nothing(audio: CallerAudio) -> None:
     audio.frame("", 0, 0.0)
-    assert audio.pop() is None
+    assert audio.take() == []
 
 
 def test_a_model_that_does_not_listen_gets_the_latest_ten_seconds(audio: CallerAudio) -> None:
@@ -456,8 +454,9 @@ def test_all_that_is_put_in_is_taken_out_or_counted_as_dropped(steps: list[tuple
                 audio.frame(ulaw(amount), clock, now)
                 came += speech(amount)
             case "pop":
-                append = audio.pop()
-                went += base64.b64decode(append.audio) if append else b""
+                for append in audio.take(1):
+                    assert isinstance(append, AudioAppend)
+                    went += base64.b64decode(append.audio)
             case "wait":
                 now += amount / 1000
                 while (due := audio.get_timer()) is not None and due <= now:

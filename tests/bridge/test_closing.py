@@ -31,7 +31,7 @@ class Bench:
 
     def writes(self, ms: float, now: float) -> None:
         self.playback.queue(ulaw(ms))
-        while self.playback.pop(now) is not None:
+        while self.playback.take(now, 16):
             pass
 
     def goodbye(self, now: float) -> None:

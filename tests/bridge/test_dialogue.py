@@ -30,7 +30,7 @@ class Bench:
     def hears(self, ms: float, now: float) -> None:
         """The model is given audio of the caller's."""
         self.audio.frame(ulaw(ms), round((now - 100) * 1000), now)
-        assert self.audio.pop() is not None
+        assert len(self.audio.take()) == 1
 
     def told(self) -> list[Any]:
         events = list(self.reporter.events)

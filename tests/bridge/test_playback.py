@@ -20,9 +20,10 @@ def playback() -> Playback:
 
 def take(playback: Playback, now: float = 0.0) -> list[ToCarrier]:
     """Everything that goes to the caller now."""
-    messages = []
-    while (message := playback.pop(now)) is not None:
-        messages.append(message)
+    messages: list[ToCarrier] = []
+    while taken := playback.take(now, 3):
+        assert len(taken) <= 3
+        messages += taken
     return messages
 
 
@@ -352,11 +353,11 @@ def test_every_byte_is_sent_or_dropped_by_a_cut_or_waiting(sequence: list[tuple[
             case "all":
                 playback.finish_items()
             case "pop":
-                message = playback.pop(now)
-                if isinstance(message, Audio):
-                    sent += base64_bytes(message.payload)
-                elif isinstance(message, SendMark):
-                    names.append(message.name)
+                for message in playback.take(now, 1):
+                    if isinstance(message, Audio):
+                        sent += base64_bytes(message.payload)
+                    elif isinstance(message, SendMark):
+                        names.append(message.name)
             case "echo" if names:
                 for outcome in playback.acknowledge(names[amount % len(names)], now):
                     assert outcome.complete

@@ -221,9 +221,10 @@ class World:
 
     def _after(self) -> None:
         truncated = self._cut() if self.bridge.playback.generation != self.generation else {}
-        while (event := self.bridge.next_to_model(self.clock.now)) is not None:
-            self._check_to_model(event, truncated)
-            self.server.write(event)
+        while events := self.bridge.take_for_model(self.clock.now):
+            for event in events:
+                self._check_to_model(event, truncated)
+                self.server.write(event)
         assert not truncated, f"received, not heard, and not truncated: {truncated}"
         self.write()
         for request in drain(self.bridge.requests):
@@ -246,9 +247,10 @@ class World:
 
     def write(self) -> None:
         while self.clock.now >= self.writable_at:
-            message = self.bridge.next_to_caller(self.clock.now)
-            if message is None:
+            messages = self.bridge.take_for_caller(self.clock.now, 1)
+            if not messages:
                 return
+            (message,) = messages
             assert self.started, "nothing goes to Twilio before `start`"
             self._written(message)
             self.line.write(message)

@@ -45,8 +45,8 @@ class Rig:
 
     def flush(self) -> None:
         self.flushed_in.append(threading.get_ident())
-        while (message := self.bridge.next_to_model(self.loop.time())) is not None:
-            self.to_model.append(message)
+        while messages := self.bridge.take_for_model(self.loop.time()):
+            self.to_model.extend(messages)
 
     def sent(self, kind: type) -> list[Any]:
         return [message for message in self.to_model if isinstance(message, kind)]
@@ -57,7 +57,7 @@ class Rig:
         created = realtime.ResponseCreated(response=realtime.Response(id="r1", status="in_progress"))
         self.bridge.receive_from_model(created, now)
         self.bridge.receive_from_model(realtime.AudioDelta(response_id="r1", item_id="i1", delta="////"), now)
-        while self.bridge.next_to_caller(now) is not None:
+        while self.bridge.take_for_caller(now):
             pass
 
 
@@ -102,7 +102,7 @@ async def test_the_agent_is_interrupted() -> None:
     rig = Rig()
     rig.speaks()
     rig.control.interrupt()
-    assert isinstance(rig.bridge.next_to_caller(rig.loop.time()), carrier.Clear)
+    assert isinstance(rig.bridge.take_for_caller(rig.loop.time())[0], carrier.Clear)
     assert rig.sent(realtime.ResponseCancel)
 
 

@@ -1,181 +1,270 @@
-"""The path of a frame, counted: how many of our functions run for it, from socket to socket."""
+"""The path of a frame, counted: what runs for it, from the bytes of one socket to the bytes of the other one.
+
+The sockets' protocols are the real ones, between transports that only keep what is written: one write is one system
+call at most.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import base64
+import gc
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime
-from pathlib import Path
 from types import FrameType
 from typing import Any
 
 import pytest
-from websockets.protocol import State
+import uvicorn
+from starlette.websockets import WebSocket
+from uvicorn.server import ServerState
+from websockets.client import ClientProtocol
+from websockets.frames import Frame, Opcode
+from websockets.server import ServerProtocol
+from websockets.uri import parse_uri
 
-import phoneagent
 from phoneagent import Agent, Call
 from phoneagent.bridge.bridge import Bridge
 from phoneagent.bridge.policy import Policy
 from phoneagent.calls.session import Session
+from phoneagent.cli import limits
+from phoneagent.cli.direct import DirectProtocol
 from phoneagent.model.connection import ModelSession
+from phoneagent.model.direct import DirectConnection
 from phoneagent.protocol.carrier import Started
 from phoneagent.protocol.negotiation import Negotiation
 from phoneagent.twilio.socket import TwilioSocket
 
 pytestmark = pytest.mark.anyio
-OURS = str(Path(phoneagent.__file__).parent)
-FRAME = base64.b64encode(bytes(160)).decode()
+PAYLOAD = base64.b64encode(bytes(160)).decode()
 DELTA = base64.b64encode(b"\x55" * 800).decode()  # 100 ms
 CHECKED = 30
 """After so many deltas the check for PCM is over."""
 
-
-class Pipe:
-    """A fake socket of either kind: what it was sent, and what it is about to receive."""
-
-    def __init__(self) -> None:
-        self.state = State.OPEN
-        self.transport = self
-        self.sent: list[Any] = []
-        self.incoming: asyncio.Queue[Any] = asyncio.Queue()
-
-    async def receive(self) -> Any:
-        return await self.incoming.get()
-
-    async def recv(self, decode: bool | None = None) -> Any:
-        return await self.incoming.get()
-
-    async def send(self, message: Any, text: bool | None = None) -> None:
-        self.sent.append(message)
-
-    async def close(self, code: int = 1000) -> None: ...
-
-    def abort(self) -> None: ...
+START = json.dumps(
+    {"event": "start", "streamSid": "MZ1", "start": {"streamSid": "MZ1", "callSid": "CA1", "accountSid": "AC1"}}
+)
 
 
-class Counted:
-    """A call between two pipes, and a profile of what runs in it."""
+class Wire(asyncio.Transport):
+    """A transport that keeps what is written, each write by itself."""
 
     def __init__(self) -> None:
-        self.twilio, self.realtime = Pipe(), Pipe()
-        call = Call(sid="CA1", caller=None, called=None, direction="inbound", started_at=datetime.now(UTC))
+        super().__init__()
+        self.writes: list[bytes] = []
+        self.closed = False
+
+    def write(self, data: Any) -> None:
+        self.writes.append(bytes(data))
+
+    def get_write_buffer_size(self) -> int:
+        return 0
+
+    def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None: ...
+    def pause_reading(self) -> None: ...
+    def resume_reading(self) -> None: ...
+    def can_write_eof(self) -> bool:
+        return False
+
+    def is_closing(self) -> bool:
+        return self.closed
+
+    def close(self) -> None:
+        self.closed = True
+
+    def abort(self) -> None:
+        self.closed = True
+
+
+def messages(data: bytes, *, masked: bool) -> list[dict[str, Any]]:
+    """Return the messages of a write."""
+    stream, found = bytearray(data), []
+
+    def read_exact(count: int) -> Any:
+        taken = bytes(stream[:count])
+        del stream[:count]
+        return taken
+        yield
+
+    while stream:
+        try:
+            next(Frame.parse(read_exact, mask=masked))
+        except StopIteration as done:
+            found.append(json.loads(bytes(done.value.data)))
+    return found
+
+
+class Path:
+    """A call between the two protocols of its sockets."""
+
+    def __init__(self) -> None:
+        self.to_twilio, self.to_model = Wire(), Wire()
+        state = ServerState()
+        limits._silent_connections[state] = limits.SilentConnections(10, 60)
+        config = uvicorn.Config(
+            self.app,
+            interface="asgi3",
+            ws=DirectProtocol,
+            ws_per_message_deflate=False,
+            lifespan="off",
+            log_config=None,
+        )
+        config.load()
+        self.twilio = DirectProtocol(config, state, app_state={})
+        self.model = DirectConnection(ClientProtocol(parse_uri("ws://model/")), ping_interval=None)
+        self.session: Session | None = None
+
+    async def app(self, scope: Any, receive: Any, send: Any) -> None:
+        websocket = WebSocket(scope, receive, send)
+        await websocket.accept()
+        socket = TwilioSocket(websocket)
+        start = await socket.receive()
+        assert isinstance(start, Started)
         self.session = Session(
-            call=call,
+            call=Call(sid="CA1", caller=None, called=None, direction="inbound", started_at=datetime.now(UTC)),
             agent=Agent(instructions="x"),
             bridge=Bridge(Policy(), call_sid="CA1"),
-            caller=self.socket(),
+            caller=socket,
             open_model=self.open_model,
             emit=lambda event: None,
         )
-        self.names: list[str] = []
-        self.tasks = 0
-
-    def socket(self) -> TwilioSocket:
-        socket = TwilioSocket(self.twilio)  # type: ignore[arg-type]
-        socket._stream.stream_sid = "MZ1"
-        return socket
+        await self.session.run(start)
 
     async def open_model(self, elsewhere: bool) -> ModelSession:
+        server = ServerProtocol()
+        client = self.model.protocol
+        self.model.connection_made(self.to_model)
+        client.send_request(client.connect())
+        server.receive_data(b"".join(client.data_to_send()))
+        (request,) = server.events_received()
+        server.send_response(server.accept(request))  # type: ignore[arg-type]
+        self.model.data_received(b"".join(server.data_to_send()))
         configured = Negotiation({})
         configured.acknowledged = True
-        return ModelSession(self.realtime, configured)  # type: ignore[arg-type]
+        return ModelSession(self.model, configured)
 
-    def from_twilio(self, number: int) -> None:
-        media = {"payload": FRAME, "timestamp": str(20 * number)}
+    def from_twilio(self, number: int) -> bytes:
+        media = {"payload": PAYLOAD, "timestamp": str(20 * number)}
         text = json.dumps({"event": "media", "streamSid": "MZ1", "media": media})
-        self.twilio.incoming.put_nowait({"type": "websocket.receive", "text": text})
+        return Frame(Opcode.TEXT, text.encode()).serialize(mask=True)
 
-    def from_model(self, kind: str, **fields: Any) -> None:
-        self.realtime.incoming.put_nowait(json.dumps({"type": kind, **fields}).encode())
+    def from_model(self, kind: str, **fields: Any) -> bytes:
+        return Frame(Opcode.TEXT, json.dumps({"type": kind, **fields}).encode()).serialize(mask=False)
 
-    def delta(self) -> None:
-        self.from_model("response.output_audio.delta", response_id="r1", item_id="i1", content_index=0, delta=DELTA)
+    def delta(self) -> bytes:
+        return self.from_model(
+            "response.output_audio.delta", response_id="r1", item_id="i1", content_index=0, delta=DELTA
+        )
 
-    async def settle(self) -> None:
-        """Let everything that was put into the pipes come out at the other end."""
-        while not (self.twilio.incoming.empty() and self.realtime.incoming.empty()):
-            await asyncio.sleep(0)
-        for _ in range(5):
-            await asyncio.sleep(0)
+    async def until(self, condition: Callable[[], Any]) -> None:
+        async with asyncio.timeout(5):
+            while not condition():
+                await asyncio.sleep(0)
 
-    async def count(self, put: Callable[[], None]) -> list[str]:
-        """Return the functions of ours that run for what `put` does."""
-        self.names.clear()
-
-        def profile(frame: FrameType, event: str, argument: object) -> None:
-            if event == "call" and frame.f_code.co_filename.startswith(OURS):
-                self.names.append(frame.f_code.co_qualname if sys.version_info >= (3, 11) else "")
-
-        put()
-        sys.setprofile(profile)
-        try:
-            await self.settle()
-        finally:
-            sys.setprofile(None)
-        return list(self.names)
+    def speak(self) -> None:
+        """Let the agent speak, until only its audio comes."""
+        self.model.data_received(self.from_model("response.created", response={"id": "r1", "status": "in_progress"}))
+        for _ in range(CHECKED):
+            self.model.data_received(self.delta())
 
 
-async def running(counted: Counted) -> asyncio.Task[None]:
-    started = Started(stream_sid="MZ1", call_sid="CA1", account_sid="AC1")
-    task = asyncio.create_task(counted.session.run(started))
+@asynccontextmanager
+async def running() -> AsyncIterator[Path]:
+    path = Path()
+    head = b"GET / HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n"
+    path.twilio.connection_made(path.to_twilio)
+    path.twilio.data_received(head + b"Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n")
+    await path.until(lambda: path.to_twilio.writes)
+    path.twilio.data_received(Frame(Opcode.TEXT, START.encode()).serialize(mask=True))
+    await path.until(lambda: path.session is not None and path.session.bridge.conversation.connected)
+    await asyncio.sleep(0)
     for number in range(5):
-        counted.from_twilio(number)
-    await counted.settle()
-    assert len(counted.realtime.sent) >= 5
-    return task
-
-
-async def test_a_frame_takes_twenty_calls_at_most_no_task_and_no_timer_pass() -> None:
-    counted = Counted()
-    task = await running(counted)
-    sent, tasks, timer = len(counted.realtime.sent), asyncio.all_tasks(), counted.session._timer
-    names = await counted.count(lambda: counted.from_twilio(5))
-    assert len(counted.realtime.sent) == sent + 1
-    assert len(names) <= 20, "\n".join(names)
-    assert not any("timer" in name for name in names)
-    assert counted.session._timer is timer
-    assert asyncio.all_tasks() == tasks
-    counted.twilio.incoming.put_nowait({"type": "websocket.disconnect"})
-    await task
-
-
-async def test_an_audio_delta_takes_thirty_five_calls_at_most_no_task_and_no_timer_pass() -> None:
-    counted = Counted()
-    task = await running(counted)
-    counted.from_model("response.created", response={"id": "r1", "status": "in_progress"})
-    for _ in range(CHECKED):
-        counted.delta()
-    await counted.settle()
-    sent, tasks, timer = len(counted.twilio.sent), asyncio.all_tasks(), counted.session._timer
-    names = await counted.count(counted.delta)
-    written = [json.loads(message["text"])["event"] for message in counted.twilio.sent[sent:]]
-    assert written == ["media", "mark"]
-    assert len(names) <= 35, "\n".join(names)
-    assert not any("timer" in name for name in names)
-    assert counted.session._timer is timer
-    assert asyncio.all_tasks() == tasks
-    counted.twilio.incoming.put_nowait({"type": "websocket.disconnect"})
-    await task
-
-
-async def test_a_frame_makes_no_task_even_for_a_moment(monkeypatch: pytest.MonkeyPatch) -> None:
-    counted = Counted()
-    task = await running(counted)
-    made: list[Any] = []
-    loop = asyncio.get_running_loop()
-    loop.set_task_factory(
-        lambda loop, coroutine, **options: made.append(1) or asyncio.Task(coroutine, loop=loop, **options)
-    )
+        path.twilio.data_received(path.from_twilio(number))
+    assert len(path.to_model.writes) >= 5
     try:
-        for number in range(5, 15):
-            counted.from_twilio(number)
-            counted.delta()
-        await counted.settle()
+        yield path
     finally:
-        loop.set_task_factory(None)
-    assert made == []
-    counted.twilio.incoming.put_nowait({"type": "websocket.disconnect"})
-    await task
+        path.twilio.connection_lost(None)
+        path.model.connection_lost(None)
+        await path.until(lambda: not path.twilio.tasks)
+
+
+def functions(work: Callable[[], None]) -> list[str]:
+    """Return the Python functions that run for something, ours and those of libraries."""
+    names: list[str] = []
+
+    def profile(frame: FrameType, event: str, argument: object) -> None:
+        if event == "call":
+            names.append(frame.f_code.co_qualname if sys.version_info >= (3, 11) else "")
+
+    sys.setprofile(profile)
+    try:
+        work()
+    finally:
+        sys.setprofile(None)
+    return names[1:]  # without `work` itself
+
+
+async def test_a_frame_takes_thirty_functions_at_most_one_write_no_task_and_no_timer_pass() -> None:
+    async with running() as path:
+        assert path.session is not None
+        frame, tasks, timer = path.from_twilio(5), asyncio.all_tasks(), path.session._timer
+        path.to_model.writes.clear()
+        names = functions(lambda: path.twilio.data_received(frame))
+        (write,) = path.to_model.writes
+        assert messages(write, masked=True) == [{"type": "input_audio_buffer.append", "audio": PAYLOAD}]
+        assert len(names) <= 30, "\n".join(names)
+        assert not any("timer" in name for name in names)
+        assert path.session._timer is timer
+        assert asyncio.all_tasks() == tasks
+
+
+async def test_an_audio_delta_takes_fifty_functions_at_most_one_write_no_task_and_no_timer_pass() -> None:
+    async with running() as path:
+        assert path.session is not None
+        path.speak()
+        delta, tasks, timer = path.delta(), asyncio.all_tasks(), path.session._timer
+        path.to_twilio.writes.clear()
+        names = functions(lambda: path.model.data_received(delta))
+        (write,) = path.to_twilio.writes
+        assert [message["event"] for message in messages(write, masked=False)] == ["media", "mark"]
+        assert len(names) <= 50, "\n".join(names)
+        assert not any("timer" in name for name in names)
+        assert path.session._timer is timer
+        assert asyncio.all_tasks() == tasks
+
+
+async def test_a_frame_makes_no_task_even_for_a_moment() -> None:
+    async with running() as path:
+        path.speak()
+        made: list[Any] = []
+        loop = asyncio.get_running_loop()
+        loop.set_task_factory(
+            lambda loop, coroutine, **options: made.append(1) or asyncio.Task(coroutine, loop=loop, **options)
+        )
+        try:
+            for number in range(5, 15):
+                path.twilio.data_received(path.from_twilio(number))
+                path.model.data_received(path.delta())
+                await asyncio.sleep(0)
+        finally:
+            loop.set_task_factory(None)
+        assert made == []
+
+
+async def test_frames_leave_no_memory_behind() -> None:
+    async with running() as path:
+        frames = [path.from_twilio(number) for number in range(5, 1505)]
+        for frame in frames[:500]:
+            path.twilio.data_received(frame)
+        path.to_model.writes.clear()
+        gc.collect()
+        before = sys.getallocatedblocks()
+        for frame in frames[500:]:
+            path.twilio.data_received(frame)
+            path.to_model.writes.clear()
+        gc.collect()
+        assert sys.getallocatedblocks() - before < 100  # a thousand frames; the odd cache may have grown

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 
 import pytest
 
-from phoneagent.calls.writer import MAX_AT_ONCE, SocketWriter
+from phoneagent.bridge.bridge import MAX_AT_ONCE
+from phoneagent.calls.writer import SocketWriter
 
 
 class Closed(Exception):
@@ -39,15 +40,16 @@ class Rig:
     def __init__(self, socket: Socket | None) -> None:
         self.queue: deque[str] = deque()
         self.times: list[float] = []
-        self.writer: SocketWriter[str] = SocketWriter(self.take, lambda: socket, Closed)
+        self.socket = socket
+        self.writer: SocketWriter[str] = SocketWriter(self.take, Closed)
 
-    def take(self, now: float) -> str | None:
+    def take(self, now: float) -> list[str]:
         self.times.append(now)
-        return self.queue.popleft() if self.queue else None
+        return [self.queue.popleft() for _ in range(min(MAX_AT_ONCE, len(self.queue)))]
 
     def write(self, *messages: str) -> int:
         self.queue.extend(messages)
-        return self.writer.write(1.0)
+        return self.writer.write(self.socket, 1.0)
 
 
 def test_everything_is_written_together_in_order() -> None:
