@@ -144,7 +144,7 @@ class Bridge:
     # --- the caller's side ----------------------------------------------------------------------------------------
 
     def receive_from_caller(self, message: carrier.FromCarrier, now: float) -> bool:
-        """Take a message of the carrier. Returns False if at most audio for the model came of it, and no timer moved."""
+        """Take a message of the carrier. Returns False if no timer moved, and nothing but audio for the model came."""
         if self._end is not None:
             return True
         match message:

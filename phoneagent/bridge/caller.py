@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import base64
 import math
+from binascii import a2b_base64
 from collections import deque
 from collections.abc import Iterable
 
@@ -36,8 +37,11 @@ FILL_MS = 100
 COMMIT_SECONDS = 1.0
 """How long after the end of speech its turn may take to be committed; until then the server may answer by itself."""
 
-NOTICED_FRAMES = 15
-"""The latest frames (300 ms) that tell whether the caller has just begun to speak."""
+NOTICED_BYTES = 300 * BYTES_PER_MS
+"""The latest audio that tells whether the caller has just begun to speak."""
+
+KEPT_BYTES = 2_000 * BYTES_PER_MS
+"""A server that speaks has reported the caller's speech up to about a second ago: older silence need not be kept."""
 
 SPEECH_RMS = 400
 """Speech on a telephone is several times as loud, and a quiet line far less; of 32,767."""
@@ -106,8 +110,7 @@ class CallerAudio:
         """Whether user code marks the turns, as for push-to-talk."""
         self._filled_ms = 0
         self._filled_at: float | None = None
-        self._given: deque[tuple[str, int]] = deque()
-        self._given_bytes = 0
+        self._given = bytearray()  # µ-law, because base64 in frames takes twice the memory, for each call
         self.replayed = False
         """Whether the present session hears audio once more that an earlier one was given."""
         self.unsettled = False
@@ -155,6 +158,8 @@ class CallerAudio:
         if self.unsettled:
             self.unsettled = False
             self.forget_given()
+        elif len(self._given) > KEPT_BYTES:
+            del self._given[:-KEPT_BYTES]
 
     def get_timer(self) -> float | None:
         """Return when silence has to be made up, or the line is dead, unless media comes before."""
@@ -191,21 +196,19 @@ class CallerAudio:
         """
         queue, given, taken = self._queue, self._given, list[ToModel]()
         while queue and (limit is None or len(taken) < limit):
-            frame = queue.popleft()
-            given.append(frame)
-            taken.append(AudioAppend(frame[0]))
-            size = frame[1]
+            payload, size = queue.popleft()
+            given += a2b_base64(payload)
+            taken.append(AudioAppend(payload))
             self._held -= size
             self.sent_bytes += size
-            self._given_bytes += size
-        while self._given_bytes > MAX_HELD_BYTES:
-            self._given_bytes -= given.popleft()[1]
+        if len(given) > MAX_HELD_BYTES:
+            del given[:-MAX_HELD_BYTES]
         return taken
 
     def silent(self) -> bool:
         """Tell whether nothing was heard of the caller lately; the model reports speech some 200 ms late."""
-        latest = (*self._given, *self._queue)[-NOTICED_FRAMES:]
-        return rms(b"".join(base64.b64decode(payload) for payload, _ in latest)) < SPEECH_RMS
+        waiting = (a2b_base64(payload) for payload, _ in list(self._queue)[-NOTICED_BYTES // FRAME_BYTES :])
+        return rms(b"".join((self._given[-NOTICED_BYTES:], *waiting))[-NOTICED_BYTES:]) < SPEECH_RMS
 
     def forget(self) -> None:
         """Drop everything so far: no model is to hear it."""
@@ -216,7 +219,6 @@ class CallerAudio:
     def forget_given(self) -> None:
         """Let no other model hear what this one was given."""
         self._given.clear()
-        self._given_bytes = 0
 
     def behind_ms(self, model_ms: float) -> float:
         """Return how long ago a time on the model's clock was, which counts the audio it was given."""
@@ -225,7 +227,7 @@ class CallerAudio:
     @property
     def mid_turn(self) -> bool:
         """Whether the caller speaks. A push-to-talk turn longer than the audio that is kept counts as released."""
-        return self.speaking and not (self.by_hand and self._given_bytes >= MAX_HELD_BYTES - FRAME_BYTES)
+        return self.speaking and not (self.by_hand and len(self._given) >= MAX_HELD_BYTES - FRAME_BYTES)
 
     @property
     def again(self) -> bool:
@@ -245,9 +247,10 @@ class CallerAudio:
         if any(isinstance(message, AudioAppend) for message in waiting):
             self.forget_given()  # user code has marked a turn meanwhile: it waits there, whole
         self.replayed = self.again
-        if self._given:
-            self._queue.extendleft(reversed(self._given))
-            self._held += self._given_bytes
+        for end in range(len(self._given), 0, -FRAME_BYTES):  # the latest piece first
+            piece = self._given[max(0, end - FRAME_BYTES) : end]
+            self._queue.appendleft((base64.b64encode(piece).decode(), len(piece)))
+            self._held += len(piece)
         self.forget_given()
         self.sent_bytes = 0
         self.speaking = self.speaking and self.by_hand

@@ -15,6 +15,7 @@ from phoneagent.bridge.policy import Floor, Policy
 from phoneagent.bridge.requests import EndCall, RunTool
 from phoneagent.events import CallEnded, EndedBy, ToolReturned
 from phoneagent.protocol import carrier, realtime
+from phoneagent.protocol.audio import base64_bytes
 
 T = TypeVar("T")
 STREAM = "MZ" + "1" * 32
@@ -57,6 +58,10 @@ class Rig:
             self.to_model.extend(events)
         self.asked.extend(drain(self.bridge.requests))
         self.told.extend(drain(self.bridge.reporter.events))
+
+    def given_bytes(self) -> int:
+        """How much audio of the caller the model was given, each time that it was."""
+        return sum(base64_bytes(append.audio) for append in self.sent(realtime.AudioAppend))
 
     def wait(self, seconds: float) -> None:
         """Let time pass, as the shell does: the timer fires when it is due."""

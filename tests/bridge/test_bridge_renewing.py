@@ -91,9 +91,9 @@ def test_a_turn_that_nobody_understood_is_heard_once_more(rig: Rig) -> None:
     rig.media(500)
     rig.speech()
     rig.media(500, 500)
-    before = len(rig.sent(realtime.AudioAppend))
+    before = rig.given_bytes()
     assert "Wait until" in renewed(rig)[-1]
-    assert len(rig.sent(realtime.AudioAppend)) == 2 * before
+    assert rig.given_bytes() == 2 * before
     assert rig.creates == []
     rig.speech()
     rig.turn("u2")
@@ -367,9 +367,9 @@ def test_who_holds_the_key_is_not_handed_over() -> None:
 def test_what_was_said_since_the_key_was_pressed_is_heard_again() -> None:
     rig = by_hand()
     hold_the_key(rig)
-    before = len(rig.sent(realtime.AudioAppend))
+    before = rig.given_bytes()
     renewed(rig)
-    assert len(rig.sent(realtime.AudioAppend)) == 2 * before
+    assert rig.given_bytes() == 2 * before
     assert rig.sent(realtime.AudioCommit) == []
 
 
@@ -489,9 +489,9 @@ def test_what_was_said_to_a_session_that_heard_nothing_is_heard_by_the_next(rig:
     for _ in range(200):
         rig.wait(0.02)
         rig.media()
-    before = len(rig.sent(realtime.AudioAppend))
+    before = rig.given_bytes()
     renewed(rig)
-    assert len(rig.sent(realtime.AudioAppend)) == 2 * before
+    assert rig.given_bytes() == 2 * before
 
 
 # --- what must not be lost on the way, and how long it may take ---

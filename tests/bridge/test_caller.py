@@ -16,7 +16,7 @@ from phoneagent.bridge.caller import (
     MAX_FILL_MS,
     MAX_HELD_BYTES,
     MAX_OUTBOX,
-    NOTICED_FRAMES,
+    NOTICED_BYTES,
     REPLAY_SECONDS,
     CallerAudio,
     CallerTurn,
@@ -317,7 +317,7 @@ def test_a_line_is_silent_until_somebody_is_loud(audio: CallerAudio) -> None:
     assert audio.silent()
     audio.frame(ulaw(60, 0x10), 400, 0.4)
     assert not audio.silent()
-    for number in range(NOTICED_FRAMES):
+    for number in range(NOTICED_BYTES // 160):
         audio.frame(ulaw(20, 0xFF), 460 + 20 * number, 0.46 + number / 50)
     assert audio.silent()
 
@@ -415,7 +415,8 @@ def test_a_turn_that_was_over_is_committed_again(
     audio.new_session()
     audio.replay(())
     key.commit_again()
-    assert (list(outbox) == [AudioAppend(ulaw(500)), AudioCommit()]) is again
+    commits = [AudioAppend(ulaw(20))] * 25 + [AudioCommit()]
+    assert (list(outbox) == commits) is again
     assert bool(outbox) is again
 
 
@@ -475,3 +476,13 @@ def test_all_that_is_put_in_is_taken_out_or_counted_as_dropped(steps: list[tuple
     assert came.endswith(spoken) if not audio.dropped_bytes else len(spoken) <= len(came)
     if not audio.dropped_bytes:
         assert spoken == came
+
+
+def test_of_older_silence_a_server_that_speaks_has_said_enough(audio: CallerAudio) -> None:
+    for number in range(5):
+        audio.frame(ulaw(1000, number), 1000 * number, number)
+        taken(audio)
+    audio.settled()  # it speaks, and has reported no speech
+    audio.new_session()
+    audio.replay(())
+    assert taken(audio) == bytes([3]) * 8000 + bytes([4]) * 8000
