@@ -1,8 +1,8 @@
 """The call itself: two streams of messages meet here, and this table is its specification.
 
-Sans-I/O. The shell feeds decoded messages with the time. It takes what there is to send (`next_to_caller`,
-`next_to_model`), to do (`requests`) and to report (`reporter.events`), and calls `handle_timer` when `get_timer` is
-due. Each rule has a file of its own, named in the table; the bridge joins them.
+Sans-I/O. The shell feeds decoded messages with the time. It takes what there is to send (`take_for_caller`,
+`take_for_model`), to do (`requests`) and to report (`reporter.events`), and calls `handle_timer` when it is due. Each
+rule has a file of its own, named in the table; the bridge joins them.
 
 The floor is the first of these that holds: CLOSING (the call is about to end) · AGENT (audio of ours is unheard, or
 unsent) · THINKING (a response is requested or active, or a tool runs) · CALLER (speech is on) · OPEN.
@@ -61,9 +61,6 @@ from phoneagent.bridge.turn_signs import AnsweredTurn
 from phoneagent.events import EndedBy, Pending
 from phoneagent.protocol import carrier, realtime
 
-MAX_AT_ONCE = 16
-"""How many messages are taken at once for a socket, before it is asked whether it takes more."""
-
 
 class Bridge:
     """One media stream of a call, usually all of it; with a `past`, the call goes on.
@@ -108,26 +105,20 @@ class Bridge:
 
     # --- outputs --------------------------------------------------------------------------------------------------
 
-    @property
-    def ended(self) -> bool:
-        """The call is over; nothing more will be sent."""
-        return self._end is not None
-
-    def take_for_caller(self, now: float, limit: int = MAX_AT_ONCE) -> list[carrier.ToCarrier]:
+    def take_for_caller(self, now: float, limit: int) -> list[carrier.ToCarrier]:
         """Return the next messages to write to the caller's socket; they count as written at `now`."""
         if self.stream_sid is None or self._end is not None:
             return []
         messages = self.playback.take(now, limit)
-        if self.reporter.awaits_answer and any(type(message) is carrier.Audio for message in messages):
+        if self.reporter.awaits_answer and any(type(each) is carrier.Audio for each in messages):
             self.reporter.audio_sent(now)
         return messages
 
-    def take_for_model(self, now: float, limit: int = MAX_AT_ONCE) -> list[realtime.ToModel]:
+    def take_for_model(self, now: float, limit: int) -> list[realtime.ToModel]:
         """Return the next events to write to the model's socket; they count as written at `now`."""
         if not self.conversation.connected or self._end is not None:
             return []
-        if not (outbox := self.conversation.outbox):
-            return self.caller_audio.take(limit)
+        outbox = self.conversation.outbox
         events = [outbox.popleft() for _ in range(min(limit, len(outbox)))]
         return events + self.caller_audio.take(limit - len(events))
 

@@ -94,7 +94,7 @@ class DirectConnection(LivingConnection):
         for plain, piece in self._frames.feed(data):
             if not plain:
                 super().data_received(piece)
-            elif self.protocol.state is OPEN:  # otherwise we have closed it
+            elif self.protocol.state is OPEN:  # after a close or an error nothing more counts
                 self._take(piece)
 
     def process_event(self, event: Event) -> None:

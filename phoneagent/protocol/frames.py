@@ -11,6 +11,7 @@ Source: RFC 6455, section 5.2.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import lru_cache
 from struct import Struct
 
 try:
@@ -126,11 +127,15 @@ class Masks:
 
 def text_frame(text: bytes, mask: bytes = b"") -> bytes:
     """Return a text message as one frame; a client gives it a mask of 4 bytes."""
-    length, masked = len(text), _MASKED if mask else 0
+    if mask:
+        return _head(len(text), _MASKED) + mask + apply_mask(text, mask)
+    return _head(len(text), 0) + text
+
+
+@lru_cache(4096)  # most frames of a call have one of a few lengths
+def _head(length: int, masked: int) -> bytes:
     if length < 126:
-        head = bytes((_PLAIN_TEXT, masked | length))
-    elif length <= 0xFFFF:
-        head = _HEAD_16(_PLAIN_TEXT, masked | 126, length)
-    else:
-        head = _HEAD_64(_PLAIN_TEXT, masked | 127, length)
-    return head + mask + apply_mask(text, mask) if mask else head + text
+        return bytes((_PLAIN_TEXT, masked | length))
+    if length <= 0xFFFF:
+        return _HEAD_16(_PLAIN_TEXT, masked | 126, length)
+    return _HEAD_64(_PLAIN_TEXT, masked | 127, length)

@@ -52,9 +52,9 @@ class Rig:
             self.connect()
 
     def flush(self) -> None:
-        while not self.stalled and (messages := self.bridge.take_for_caller(self.now)):
+        while not self.stalled and (messages := self.bridge.take_for_caller(self.now, 16)):
             self.to_caller.extend(messages)
-        while events := self.bridge.take_for_model(self.now):
+        while events := self.bridge.take_for_model(self.now, 16):
             self.to_model.extend(events)
         self.asked.extend(drain(self.bridge.requests))
         self.told.extend(drain(self.bridge.reporter.events))

@@ -221,7 +221,7 @@ class World:
 
     def _after(self) -> None:
         truncated = self._cut() if self.bridge.playback.generation != self.generation else {}
-        while events := self.bridge.take_for_model(self.clock.now):
+        while events := self.bridge.take_for_model(self.clock.now, 16):
             for event in events:
                 self._check_to_model(event, truncated)
                 self.server.write(event)

@@ -13,6 +13,7 @@ from phoneagent import Agent, tool
 from phoneagent.bridge.bridge import Bridge
 from phoneagent.bridge.chat import Chat
 from phoneagent.bridge.policy import Policy
+from phoneagent.bridge.requests import EndCall
 from phoneagent.calls.control import Control
 from phoneagent.errors import DefinitionError
 from phoneagent.protocol import carrier, realtime
@@ -45,7 +46,7 @@ class Rig:
 
     def flush(self) -> None:
         self.flushed_in.append(threading.get_ident())
-        while messages := self.bridge.take_for_model(self.loop.time()):
+        while messages := self.bridge.take_for_model(self.loop.time(), 16):
             self.to_model.extend(messages)
 
     def sent(self, kind: type) -> list[Any]:
@@ -57,7 +58,7 @@ class Rig:
         created = realtime.ResponseCreated(response=realtime.Response(id="r1", status="in_progress"))
         self.bridge.receive_from_model(created, now)
         self.bridge.receive_from_model(realtime.AudioDelta(response_id="r1", item_id="i1", delta="////"), now)
-        while self.bridge.take_for_caller(now):
+        while self.bridge.take_for_caller(now, 16):
             pass
 
 
@@ -102,7 +103,7 @@ async def test_the_agent_is_interrupted() -> None:
     rig = Rig()
     rig.speaks()
     rig.control.interrupt()
-    assert isinstance(rig.bridge.take_for_caller(rig.loop.time())[0], carrier.Clear)
+    assert isinstance(rig.bridge.take_for_caller(rig.loop.time(), 16)[0], carrier.Clear)
     assert rig.sent(realtime.ResponseCancel)
 
 
@@ -111,7 +112,8 @@ async def test_the_call_is_hung_up_with_or_without_a_goodbye(goodbye: bool) -> N
     rig = Rig()
     rig.control.hang_up(goodbye=goodbye)
     assert len(rig.sent(ResponseCreate)) == goodbye
-    assert rig.bridge.ended is not goodbye  # with nothing more to be heard it is over at once
+    over = any(isinstance(request, EndCall) for request in rig.bridge.requests)
+    assert over is not goodbye  # with nothing more to be heard it is over at once
 
 
 # --- turns that the user's code marks ---

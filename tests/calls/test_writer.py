@@ -7,8 +7,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from phoneagent.bridge.bridge import MAX_AT_ONCE
-from phoneagent.calls.writer import SocketWriter
+from phoneagent.calls.writer import MAX_AT_ONCE, SocketWriter
 
 
 class Closed(Exception):
@@ -43,9 +42,9 @@ class Rig:
         self.socket = socket
         self.writer: SocketWriter[str] = SocketWriter(self.take, Closed)
 
-    def take(self, now: float) -> list[str]:
+    def take(self, now: float, limit: int) -> list[str]:
         self.times.append(now)
-        return [self.queue.popleft() for _ in range(min(MAX_AT_ONCE, len(self.queue)))]
+        return [self.queue.popleft() for _ in range(min(limit, len(self.queue)))]
 
     def write(self, *messages: str) -> int:
         self.queue.extend(messages)
