@@ -12,9 +12,9 @@ from phoneagent import Agent, BargeIn
 from phoneagent.demo.report import Report, measure
 from phoneagent.protocol.audio import silence
 from phoneagent.sim.speech import Murmur
-from tests.end_to_end.conftest import World, Worlds
+from tests.end_to_end.conftest import BOTH_SOCKETS, World, Worlds
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, BOTH_SOCKETS]
 
 TALKATIVE = Agent(instructions=lambda call: call.sid)  # tells the sessions apart
 LONG = "There is a lot to say about this, and every word of it takes its time, so listen well until I have finished it."

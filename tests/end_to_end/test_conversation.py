@@ -7,9 +7,9 @@ import pytest
 from phoneagent import Agent, BargeIn, Call, CallEnded, ToolReturned, hang_up, tool
 from phoneagent.demo.report import measure
 from phoneagent.sim.speech import Murmur
-from tests.end_to_end.conftest import Worlds
+from tests.end_to_end.conftest import BOTH_SOCKETS, Worlds
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, BOTH_SOCKETS]
 
 SCRIPT = """
 [[turn]]
