@@ -116,14 +116,19 @@ class Settings(Records):
     azure_openai_deployment: str | None = Field(None, validate_default=True)
     """The name of the model's deployment in that resource."""
     azure_openai_api_key: SecretStr | None = Field(None, validate_default=True)
+    """One of that resource's keys. Code can give a token provider instead: `Endpoint.azure(token=...)`."""
     azure_openai_preview: str | None = Field(None, pattern=r"^[0-9-]+-preview$")
     """An api-version like 2025-04-01-preview, for the retired form of Azure's URL and the beta dialect."""
     openai_api_key: SecretStr | None = Field(None, validate_default=True)
+    """The key for OpenAI, or for the host that OPENAI_BASE_URL names."""
     openai_model: str = DEFAULT_MODEL
+    """The name of the model, for every server but Azure, where the deployment names it."""
     openai_base_url: str | None = Field(None, repr=False)
     """Another OpenAI host, like https://eu.api.openai.com/v1. It receives OPENAI_API_KEY."""
     openai_organization: str | None = Field(None, validation_alias="OPENAI_ORG_ID")
+    """The organization that is charged, if the key belongs to several."""
     openai_project: str | None = Field(None, validation_alias="OPENAI_PROJECT_ID")
+    """The project that is charged, if the key belongs to several."""
     helicone_api_key: SecretStr | None = Field(None, validate_default=True)
     """Routes the session through Helicone's gateway, to OpenAI or to Azure."""
     helicone_url: str | None = Field(None, repr=False)
@@ -135,6 +140,7 @@ class Settings(Records):
 
     # the service
     port: int = Field(8000, ge=0, le=65535)
+    """The port that the server listens on. 0 takes any that is free."""
     web_concurrency: int = Field(1, ge=1)
     """How many processes share the port. Only a single process opens model sessions ahead of the media socket."""
     max_call_seconds: float = Field(3600, gt=0)
@@ -161,6 +167,7 @@ class Settings(Records):
     drain_seconds: float = Field(25, ge=0, le=3600)
     """How long live calls may continue after SIGTERM, in seconds: less than the platform waits before SIGKILL."""
     log_level: str = Field("info", validation_alias="PHONEAGENT_LOG_LEVEL")
+    """The least severe lines that are logged: debug, info, warning or error."""
     log_format: Literal["text", "json"] | None = None
     """The format of log lines. By default text on a terminal and JSON elsewhere."""
     log_pii: bool = Field(False, validation_alias="PHONEAGENT_LOG_PII")
