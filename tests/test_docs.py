@@ -27,11 +27,14 @@ from tests.examples.conftest import HUM, Quick
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
 PAGES = sorted(DOCS.glob("*.md"))
+FILES = [*PAGES, *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "SECURITY.md"))]
 REPOSITORY = "https://github.com/phoneagent/phoneagent/blob/main/"
 
 ACCOUNT, TOKEN, PUBLIC = "AC" + "0" * 32, "a-token-for-tests", "https://agent.example"
 OURS = ("TWILIO", "OPENAI", "AZURE", "REALTIME", "HELICONE", "PHONEAGENT", "PUBLIC_URL", "DATABASE", "MAX_", "PORT")
-PROGRAMS = {".", "cd", "cp", "curl", "docker", "git", "heroku", "kubectl", "python3"}
+PROGRAMS = frozenset(
+    [".", "cd", "cp", "curl", "docker", "git", "heroku", "kubectl", "mkdocs", "mypy", "pytest", "python3", "ruff"]
+)
 """Programs whose options are not checked here."""
 
 BLOCK = re.compile(r"^```(\w+)([^\n]*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -80,7 +83,7 @@ def _blank(found: re.Match[str]) -> str:
     return re.sub(r"[^\n]", " ", found[0])
 
 
-BLOCKS = {page.name: blocks(page) for page in PAGES}
+BLOCKS = {page.name: blocks(page) for page in FILES}
 PYTHON = {name: [each for each in found if each.language == "python"] for name, found in BLOCKS.items()}
 
 
@@ -120,7 +123,7 @@ def run_blocks(found: list[Block], folder: Path) -> dict[str, Any]:
             (folder / block.title).write_text(block.text, encoding="utf-8")
             sys.modules.pop(block.title.removesuffix(".py"), None)
             continue
-        code = compile("\n" * block.line + block.text, str(DOCS / block.page), "exec")
+        code = compile("\n" * block.line + block.text, block.page, "exec")
         exec(code, module.__dict__)
     return module.__dict__
 
@@ -263,6 +266,16 @@ CALLS = {
     ("mounting.md", "run-its-lifespan"): Conversation(mounted="/phone"),
     ("mounting.md", "serve-the-phone-app-instead"): Conversation(),
     ("events.md", "events"): Conversation(),
+    ("README.md", "write-an-agent"): Conversation(
+        """
+        [[turn]]
+        caller = "A table for two at eight, please."
+        call = "book_table"
+        arguments = { guests = 2, time = "20:00" }
+        then = "{output} Goodbye!"
+        """,
+        says="Booked for 2 at 20:00, reference",
+    ),
     ("index.md", "3-write-your-own"): Conversation(
         """
         [[turn]]
@@ -356,6 +369,7 @@ def test_a_command_exists(page: str, command: str, user: Path) -> None:
             check_extras(arguments)
         else:
             assert program in PROGRAMS, f"{page}: {program}"
+            assert all((ROOT / each).exists() for each in arguments if each.startswith("tests/")), part
 
 
 def check_ours(arguments: list[str]) -> None:
@@ -383,7 +397,7 @@ def anchors(page: Path) -> set[str]:
     return {slug(found[2]) for found in HEADING.finditer(without_blocks(read(page)))}
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", FILES, ids=lambda page: page.name)
 def test_links_lead_somewhere(page: Path) -> None:
     for target in LINK.findall(without_blocks(read(page))):
         if target.startswith(REPOSITORY):
@@ -391,7 +405,8 @@ def test_links_lead_somewhere(page: Path) -> None:
         elif not target.startswith("http"):
             name, _, anchor = target.partition("#")
             there = page.parent / name if name else page
-            assert there in PAGES, target
+            assert there.exists(), target
+            assert page not in PAGES or there in PAGES, f"{target} is outside the site: link it by {REPOSITORY}"
             assert not anchor or anchor in anchors(there), target
 
 
