@@ -146,7 +146,7 @@ def usage(path: str, command: Any) -> str:
 
 
 def option_row(option: Any) -> str:
-    value = "" if option.is_flag else f" {option.metavar or option.opts[0].lstrip('-').upper()}"
+    value = "" if option.is_flag else f" {(option.metavar or option.opts[0].lstrip('-').upper()).replace('|', ' or ')}"
     names = ", ".join(f"`{name}{value}`" for name in (*option.opts, *option.secondary_opts))
     default = "" if option.default in (None, False, ()) or callable(option.default) else f"`{option.default}`"
     return f"| {escaped(names)} | {default} | {escaped(option.help or '')} |"
