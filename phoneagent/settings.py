@@ -79,8 +79,7 @@ class Settings(Records):
     twilio_account_sid: str
     """The Twilio account (AC…) whose calls the app answers."""
     twilio_auth_token: SecretStr
-    """The account's auth token, which signs every webhook and every media socket. During a rotation: several,
-    separated by commas; see `auth_tokens`."""
+    """The account's auth token, which signs webhooks and media sockets. In a rotation: new,old."""
     public_url: str
     """The URL at which Twilio reaches the app: https, a host, optionally a path."""
 
@@ -92,7 +91,7 @@ class Settings(Records):
     """Opens the tunnel of `phoneagent dev` if no ngrok agent is running."""
     insecure: bool = False
     """Accepts unsigned requests from this machine, and requires no account, token or public URL. Only code or the
-    command line can set it, never the environment: a leftover variable must not disable verification."""
+    command line can set it: a leftover variable must not disable verification."""
 
     # the model
     endpoint_in_code: bool = False
@@ -100,15 +99,13 @@ class Settings(Records):
     realtime_url: str | None = Field(None, repr=False)
     """The URL (ws or wss) of a Realtime server other than OpenAI's. It takes precedence over everything below."""
     realtime_provider: str | None = None
-    """The kind of server, like xai or localai: what is known of it need not be configured or found out. It has its
-    usual address unless REALTIME_URL names another."""
+    """The kind of server, like xai or localai. It has its usual address unless REALTIME_URL names another."""
     realtime_audio: Audio | None = None
     """The audio of the model's sessions, if the server does not say: pcmu, or pcm16, which is converted."""
     realtime_api_key: SecretStr | None = Field(None, validate_default=True)
     """That server's key, if it needs one. OPENAI_API_KEY is never sent to it."""
     realtime_headers: Annotated[dict[str, SecretStr], NoDecode] = Field(default_factory=dict)
-    """Extra headers for any of the servers: a JSON object. Values may contain {call_sid}, {caller} (a pseudonym) and
-    {direction}."""
+    """Extra headers for any server, as JSON. Values may contain {call_sid}, {caller} (a pseudonym) and {direction}."""
     realtime_dialect: Literal["auto", "ga", "beta"] = "auto"
     """The dialect of that server's events, if its first event does not reveal it."""
     azure_openai_endpoint: str | None = Field(None, repr=False, validate_default=True)
