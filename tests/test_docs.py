@@ -7,6 +7,7 @@ import os
 import re
 import shlex
 import sys
+import tomllib
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -332,6 +333,13 @@ async def call(names: dict[str, Any], expected: Conversation, database: str) -> 
     assert line.violations == model.violations == []
     if expected.outputs:
         assert tuple(each.output for each in session.tool_calls) == expected.outputs
+
+
+@pytest.mark.parametrize("page", FILES, ids=lambda page: page.name)
+def test_toml_is_toml(page: Path) -> None:
+    for block in BLOCKS[page.name]:
+        if block.language == "toml":
+            tomllib.loads(block.text)
 
 
 # --- commands ---------------------------------------------------------------------------------------------------------
