@@ -11,7 +11,7 @@ ENV PYTHONUNBUFFERED=1 \
     PORT=8000 \
     DATABASE_URL=sqlite:////data/phoneagent.db
 
-RUN useradd --system --uid 10001 --create-home agent && install --directory --owner=agent /data
+RUN useradd --uid 10001 --create-home agent && install --directory --owner=agent /data
 
 WORKDIR /app
 COPY . .

@@ -23,6 +23,7 @@ from phoneagent.settings import load
 from phoneagent.sim import Model, Phone, Script, serving
 from phoneagent.sim.speech import Murmur
 from phoneagent.telemetry import Metrics
+from tests.cli.conftest import run
 from tests.examples.conftest import HUM, Quick
 
 ROOT = Path(__file__).parent.parent
@@ -396,6 +397,16 @@ def check_extras(arguments: list[str]) -> None:
         for extras in re.findall(r"\[([a-z,]+)\]", argument):
             for extra in extras.split(","):
                 assert re.search(rf"^{extra} = \[", text, re.MULTILINE), f"there is no extra {extra}"
+
+
+QUICK = [each for _, each in COMMANDS if re.match(r"phoneagent (init|calls|migrate)\b(?!.*\.\.)", each)]
+
+
+def test_quick_commands_run(user: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    assert len(QUICK) >= 5
+    for command in ["phoneagent migrate", *QUICK]:
+        status = run(monkeypatch, *words(command)[1:])
+        assert status < 2, f"{command}: {capsys.readouterr().err}"  # 1: there is no such call
 
 
 # --- links ------------------------------------------------------------------------------------------------------------
