@@ -149,7 +149,8 @@ class Settings(Records):
     )
     """Prices that the built-in table lacks or has wrong: JSON, or the path of a JSON file. See `Price`."""
     rate_limit_reserve: float = Field(0, ge=0, le=1)
-    """The share of the model's rate limits that live calls keep: with less left, new calls are turned away."""
+    """The share of the model's rate limits that is reserved for live calls. With less left, a new call is turned away
+    as if `max_calls` were reached. 0 accepts every call."""
     max_calls: int = Field(100, ge=1)
     """How many calls this process takes at once. Further ones are sent to `fallback_number`, or hear a busy tone."""
     max_calls_per_caller: int = Field(10, ge=1)
