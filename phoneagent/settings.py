@@ -79,8 +79,7 @@ class Settings(Records):
     twilio_account_sid: str
     """The Twilio account (AC…) whose calls the app answers."""
     twilio_auth_token: SecretStr
-    """The account's auth token, which signs every webhook and every media socket. During a rotation: several,
-    separated by commas; see `auth_tokens`."""
+    """The account's auth token, which signs webhooks and media sockets. In a rotation: new,old."""
     public_url: str
     """The URL at which Twilio reaches the app: https, a host, optionally a path."""
 
@@ -92,7 +91,7 @@ class Settings(Records):
     """Opens the tunnel of `phoneagent dev` if no ngrok agent is running."""
     insecure: bool = False
     """Accepts unsigned requests from this machine, and requires no account, token or public URL. Only code or the
-    command line can set it, never the environment: a leftover variable must not disable verification."""
+    command line can set it: a leftover variable must not disable verification."""
 
     # the model
     endpoint_in_code: bool = False
@@ -100,15 +99,13 @@ class Settings(Records):
     realtime_url: str | None = Field(None, repr=False)
     """The URL (ws or wss) of a Realtime server other than OpenAI's. It takes precedence over everything below."""
     realtime_provider: str | None = None
-    """The kind of server, like xai or localai: what is known of it need not be configured or found out. It has its
-    usual address unless REALTIME_URL names another."""
+    """The kind of server, like xai or localai. It has its usual address unless REALTIME_URL names another."""
     realtime_audio: Audio | None = None
     """The audio of the model's sessions, if the server does not say: pcmu, or pcm16, which is converted."""
     realtime_api_key: SecretStr | None = Field(None, validate_default=True)
     """That server's key, if it needs one. OPENAI_API_KEY is never sent to it."""
     realtime_headers: Annotated[dict[str, SecretStr], NoDecode] = Field(default_factory=dict)
-    """Extra headers for any of the servers: a JSON object. Values may contain {call_sid}, {caller} (a pseudonym) and
-    {direction}."""
+    """Extra headers for any server, as JSON. Values may contain {call_sid}, {caller} (a pseudonym) and {direction}."""
     realtime_dialect: Literal["auto", "ga", "beta"] = "auto"
     """The dialect of that server's events, if its first event does not reveal it."""
     azure_openai_endpoint: str | None = Field(None, repr=False, validate_default=True)
@@ -116,14 +113,19 @@ class Settings(Records):
     azure_openai_deployment: str | None = Field(None, validate_default=True)
     """The name of the model's deployment in that resource."""
     azure_openai_api_key: SecretStr | None = Field(None, validate_default=True)
+    """One of that resource's keys. Code can give a token provider instead: `Endpoint.azure(token=...)`."""
     azure_openai_preview: str | None = Field(None, pattern=r"^[0-9-]+-preview$")
     """An api-version like 2025-04-01-preview, for the retired form of Azure's URL and the beta dialect."""
     openai_api_key: SecretStr | None = Field(None, validate_default=True)
+    """The key for OpenAI, or for the host that OPENAI_BASE_URL names."""
     openai_model: str = DEFAULT_MODEL
+    """The name of the model, for every server but Azure, where the deployment names it."""
     openai_base_url: str | None = Field(None, repr=False)
     """Another OpenAI host, like https://eu.api.openai.com/v1. It receives OPENAI_API_KEY."""
     openai_organization: str | None = Field(None, validation_alias="OPENAI_ORG_ID")
+    """The organization that is charged, if the key belongs to several."""
     openai_project: str | None = Field(None, validation_alias="OPENAI_PROJECT_ID")
+    """The project that is charged, if the key belongs to several."""
     helicone_api_key: SecretStr | None = Field(None, validate_default=True)
     """Routes the session through Helicone's gateway, to OpenAI or to Azure."""
     helicone_url: str | None = Field(None, repr=False)
@@ -135,6 +137,7 @@ class Settings(Records):
 
     # the service
     port: int = Field(8000, ge=0, le=65535)
+    """The port that the server listens on. 0 takes any that is free."""
     web_concurrency: int = Field(1, ge=1)
     """How many processes share the port. Only a single process opens model sessions ahead of the media socket."""
     max_call_seconds: float = Field(3600, gt=0)
@@ -161,6 +164,7 @@ class Settings(Records):
     drain_seconds: float = Field(25, ge=0, le=3600)
     """How long live calls may continue after SIGTERM, in seconds: less than the platform waits before SIGKILL."""
     log_level: str = Field("info", validation_alias="PHONEAGENT_LOG_LEVEL")
+    """The least severe lines that are logged: debug, info, warning or error."""
     log_format: Literal["text", "json"] | None = None
     """The format of log lines. By default text on a terminal and JSON elsewhere."""
     log_pii: bool = Field(False, validation_alias="PHONEAGENT_LOG_PII")

@@ -6,6 +6,7 @@ import asyncio
 import importlib.util
 import logging
 import sqlite3
+import threading
 from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, nullcontext, suppress
 from pathlib import Path
@@ -219,6 +220,10 @@ _RACES = frozenset({"40P01", "40001"})
 """PostgreSQL's SQLSTATEs for a deadlock and a serialization failure: one of two conflicting transactions loses."""
 
 
+_MIGRATING = threading.Lock()
+"""Held by the one thread that migrates: alembic keeps its state in the process, not in the migration."""
+
+
 def _upgrade_in_thread(url: str) -> None:
     async def run() -> None:
         database = Database(url)
@@ -231,7 +236,8 @@ def _upgrade_in_thread(url: str) -> None:
         finally:
             await database.close()
 
-    asyncio.run(run())
+    with _MIGRATING:
+        asyncio.run(run())
 
 
 def _upgrade(connection: sa.Connection, revision: str = "head") -> None:

@@ -27,6 +27,19 @@ async def test_processes_that_migrate_at_once_do_not_disturb_each_other(url: str
     assert await asyncio.gather(*(upgrade(url) for _ in range(4))) == ["0005"] * 4
 
 
+async def test_several_apps_of_one_process_make_their_databases_at_once(tmp_path: Path) -> None:
+    """Alembic keeps its state in the process, so two migrations at once would mix up their tables."""
+    made = [Database(f"sqlite:///{tmp_path}/{number}.db") for number in range(6)]
+
+    async def tables(connection: AsyncConnection) -> list[str]:
+        return await connection.run_sync(lambda sync: sa.inspect(sync).get_table_names())
+
+    found = await asyncio.gather(*(each.write(tables) for each in made))
+    assert all({"calls", "claims"} <= set(names) for names in found)
+    for each in made:
+        await each.close()
+
+
 async def test_an_interrupted_migration_leaves_nothing_behind(url: str) -> None:
     base = Database(url)
 
