@@ -110,6 +110,11 @@ class ClipVoice:
         self._fallback = fallback
         self._files: dict[str, str] = json.loads(folder.joinpath("index.json").read_text(encoding="utf-8"))
 
+    @property
+    def murmurs(self) -> bool:
+        """Whether lines without a clip are murmured."""
+        return isinstance(self._fallback, Murmur)
+
     def render(self, text: str) -> bytes:
         name = self._files.get(normalised(text))
         return self._fallback.render(text) if name is None else self._folder.joinpath(name).read_bytes()
