@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import sys
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
@@ -13,6 +15,7 @@ from rich.markup import escape
 
 from phoneagent.cli.brain import BrainModelOption, BrainOption, brain_of, wake
 from phoneagent.cli.own_agent import derived_script, target_named
+from phoneagent.demo.playing import open_picture, play, players
 from phoneagent.demo.run import Outcome, Senses, demonstrate
 from phoneagent.demo.serving import ServerFailed
 from phoneagent.demo.stories import RESTAURANT, Story
@@ -33,6 +36,8 @@ def demo(
     ] = None,
     brain: BrainOption = None,
     brain_model: BrainModelOption = None,
+    play_it: Annotated[bool, typer.Option("--play", help="Play the recorded call at the end.")] = False,
+    open_it: Annotated[bool, typer.Option("--open", help="Open the picture of the call in the browser.")] = False,
     scripted: Annotated[
         bool, typer.Option("--scripted", "--no-speech", help="Use no speech models, even if they are installed.")
     ] = False,
@@ -59,6 +64,8 @@ def demo(
         console.print("[red]the call was aborted[/]")
         raise typer.Exit(130) from None
     _summarise(console, outcome, out, file)
+    if outcome.report.turns:
+        _present(console, outcome, out, play_it=play_it, open_it=open_it)
     if not outcome.passed:
         raise typer.Exit(1)
 
@@ -105,6 +112,19 @@ def _introduce(console: Console, target: str | None, senses: Senses, script: Pat
         console.print(f"[dim]{words}[/]")
     if senses.murmurs:
         console.print("[dim]Words without a recording are murmured: pip install 'phoneagent\\[demo]' has a voice.[/]")
+
+
+def _present(console: Console, outcome: Outcome, out: Path, *, play_it: bool, open_it: bool) -> None:
+    """Open the picture and play the recording, if that is wanted; on a terminal the second is a question."""
+    problems = [open_picture(out / "timeline.svg")] if open_it else []
+    if not play_it and sys.stdin.isatty() and sys.stdout.isatty() and players():
+        play_it = typer.confirm("Play the call?", default=False)
+    if play_it:
+        with suppress(KeyboardInterrupt):
+            problems.append(play(out / "call.wav", outcome.report.duration_ms / 1000))
+    for problem in problems:
+        if problem is not None:
+            console.print(f"[red]{escape(problem)}[/]")
 
 
 def _summarise(console: Console, outcome: Outcome, out: Path, report: Path) -> None:

@@ -65,7 +65,11 @@ class Senses:
     @property
     def murmurs(self) -> bool:
         """Whether the agent has no voice for words without a clip."""
-        return isinstance(self.agent, Murmur) or (isinstance(self.agent, ClipVoice) and self.agent.murmurs)
+        return self.murmured("Words of no clip: the agent's own.")
+
+    def murmured(self, text: str) -> bool:
+        """Return whether a line, of the agent or of the caller, is murmured and not spoken."""
+        return all(isinstance(voice, ClipVoice) and voice.murmurs(text) for voice in (self.agent, self.caller))
 
     async def warm_up(self) -> None:
         """Load the models now instead of at their first use, so that the call does not wait for them."""
@@ -100,7 +104,7 @@ async def demonstrate(target: str, story: Story, senses: Senses, out: Path, cons
         Model(story.script(), voice=voice, ear=ear, vad=vad, brain=brain, api_key=key) as model,
         serve(target, model_url=model.url, model_key=key, log=log) as server,
     ):
-        line, trouble = await _call(server, story, senses.caller, model, console)
+        line, trouble = await _call(server, story, senses, model, console)
         # The app closes its model session after the call, and a rule that it breaks until then counts.
         with suppress(TimeoutError):
             await model.wait_for(lambda: all(session.closed for session in model.sessions), timeout=5)
@@ -119,7 +123,7 @@ async def demonstrate(target: str, story: Story, senses: Senses, out: Path, cons
 
 
 async def _call(
-    server: Server, story: Story, voice: Voice, model: Model, console: Console
+    server: Server, story: Story, senses: Senses, model: Model, console: Console
 ) -> tuple[Line | None, str | None]:
     """Call the app and hold the conversation; return the line and what went wrong, if anything did."""
     phone = Phone(
@@ -131,10 +135,10 @@ async def _call(
     line: Line | None = None
     try:
         async with phone.dial() as line:
-            live = Live(console, line, model)
+            live = Live(console, line, model, murmured=senses.murmured)
             watching = asyncio.create_task(live.run())
             try:
-                trouble = await _converse(line, story, voice, live)
+                trouble = await _converse(line, story, senses.caller, live)
             finally:
                 watching.cancel()
                 await asyncio.wait({watching})

@@ -110,10 +110,9 @@ class ClipVoice:
         self._fallback = fallback
         self._files: dict[str, str] = json.loads(folder.joinpath("index.json").read_text(encoding="utf-8"))
 
-    @property
-    def murmurs(self) -> bool:
-        """Whether lines without a clip are murmured."""
-        return isinstance(self._fallback, Murmur)
+    def murmurs(self, text: str) -> bool:
+        """Return whether a line is murmured: it has no clip, and there is no real voice."""
+        return isinstance(self._fallback, Murmur) and normalised(text) not in self._files
 
     def render(self, text: str) -> bytes:
         name = self._files.get(normalised(text))

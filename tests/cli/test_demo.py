@@ -164,3 +164,14 @@ def test_a_base_installation_is_scripted_and_says_how_to_hear(invoke, monkeypatc
     result, (_, _, senses, _) = invoke(Outcome(GOOD))
     assert senses.ear is None
     assert "phoneagent[demo]" in result.stdout
+
+
+def test_the_call_is_played_and_its_picture_opened_if_that_is_wanted(invoke, monkeypatch, tmp_path):
+    played, opened = [], []
+    monkeypatch.setattr(cli, "play", lambda file, seconds: played.append((str(file), seconds)))
+    monkeypatch.setattr(cli, "open_picture", lambda file: opened.append(str(file)) or "no browser opens here")
+    result, _ = invoke(Outcome(GOOD), "--out", "here", "--play", "--open")
+    assert (played, opened) == ([("here/call.wav", 31.0)], ["here/timeline.svg"])
+    assert "no browser opens here" in result.stdout
+    invoke(Outcome(GOOD))
+    assert len(played) == 1, "without a terminal nothing is asked"

@@ -120,9 +120,9 @@ class Brain:
             async for line in answer.content:
                 if words := stream.feed(line):
                     yield words
-                if stream.ended:
+                if stream.over:
                     break
-            else:
+            if not stream.ended:
                 raise BadStream("the answer broke off in the middle")
         if stream.cut_short:
             yield CutShort()

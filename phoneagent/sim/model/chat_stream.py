@@ -40,12 +40,13 @@ class ToolCall:
 class ChatStream:
     """The reader of one stream, line by line.
 
-    `ended`: the server said that the answer is over; a stream that stops before was cut. `cut_short`: the answer
-    reached a limit of its length.
+    `ended`: the server said that the answer is over; a stream that stops before was cut. `over`: nothing more comes.
+    `cut_short`: the answer reached a limit of its length.
     """
 
     def __init__(self) -> None:
         self.ended = False
+        self.over = False
         self.cut_short = False
         self.calls: list[ToolCall] = []
         self._by_index: dict[int, ToolCall] = {}
@@ -59,7 +60,7 @@ class ChatStream:
         if name != b"data" or not data:
             return ""  # a comment, a blank line, another field
         if data == b"[DONE]":
-            self.ended = True
+            self.ended = self.over = True
             return self._thoughts.rest()
         try:
             event = msgspec.json.decode(data)
@@ -111,7 +112,7 @@ class ChatStream:
     def _count(self, text: str) -> None:
         self._chars += len(text)
         if self._chars > MAX_ANSWER_CHARS:
-            self.ended = self.cut_short = True
+            self.ended = self.over = self.cut_short = True
 
 
 class _Thoughts:
