@@ -34,7 +34,7 @@ BrainModelOption = Annotated[
 def brain_of(url: str | None, model: str | None) -> Brain | None:
     """Return the brain that the options name, with its key from the settings; None without the option.
 
-    BRAIN_API_KEY goes to any endpoint, OPENAI_API_KEY to OpenAI's own hosts alone.
+    BRAIN_API_KEY goes to any endpoint that is named, OPENAI_API_KEY to OpenAI's own hosts alone.
 
     Raises:
         DefinitionError: `url` is not an address.
@@ -46,6 +46,8 @@ def brain_of(url: str | None, model: str | None) -> Brain | None:
         return None
     keys = settings.load_brain_keys()
     key = keys.brain_api_key or (keys.openai_api_key if is_openai(url) else None)
+    if url == "auto":  # whatever listens there was not named
+        key = None
     return Brain(url, model=model, key=None if key is None else key.get_secret_value())
 
 

@@ -35,6 +35,7 @@ def test_openais_key_goes_to_openai_alone(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setenv("BRAIN_API_KEY", "own")
     assert key_for(OPENAI) == "own"
     assert key_for("http://127.0.0.1:11434") == "own"
+    assert key_for("auto") is None
 
 
 async def test_one_line_says_what_thinks(monkeypatch: pytest.MonkeyPatch) -> None:
