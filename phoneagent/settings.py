@@ -66,7 +66,7 @@ class Records(BaseSettings):
         return value
 
 
-_Group = TypeVar("_Group", bound=Records)
+_Group = TypeVar("_Group", bound=BaseSettings)
 
 _CALLERS = re.compile(r"\+(?:[1-9][0-9]{6,14}|(?:[1-9][0-9]{0,13})?\*)", re.ASCII)
 """A phone number in E.164, or a prefix and an asterisk. `+*` matches every number, but no withheld one."""
@@ -346,6 +346,22 @@ def load(overrides: Mapping[str, Any] | None = None) -> Settings:
     return _load(Settings, overrides)
 
 
+class BrainKeys(BaseSettings):
+    """The keys for the brain of the simulated model. No command needs them but those with `--brain`."""
+
+    model_config = Records.model_config
+
+    openai_api_key: SecretStr | None = None
+    """Sent to OpenAI's own hosts only."""
+    brain_api_key: SecretStr | None = None
+    """Sent to the endpoint that `--brain` names."""
+
+
+def load_brain_keys() -> BrainKeys:
+    """Read the keys for a brain, from the same sources as the settings. No other setting is required."""
+    return _load(BrainKeys, None)
+
+
 def load_records(overrides: Mapping[str, Any] | None = None) -> Records:
     """Read the settings of call records, from the same sources. No other setting is required.
 
@@ -360,7 +376,7 @@ def _load(kind: type[_Group], overrides: Mapping[str, Any] | None) -> _Group:
     if env_file not in (None, ".env") and not os.path.isfile(env_file):
         raise ConfigurationError([f"{ENV_FILE_VARIABLE} names {env_file}, which does not exist: correct or unset it"])
     try:
-        return kind(_env_file=env_file, **dict(overrides or {}))  # type: ignore[call-arg]
+        return kind(_env_file=env_file, **dict(overrides or {}))
     except pydantic.ValidationError as error:
         problems = [_problem(each) for each in error.errors(include_input=False, include_url=False)]
     except UnicodeDecodeError:

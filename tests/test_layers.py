@@ -15,7 +15,7 @@ REPOSITORY = Path(__file__).parent.parent
 ROOT = REPOSITORY / "phoneagent"
 FILES = sorted(ROOT.rglob("*.py"))
 
-SIM_MAY_IMPORT = {"phoneagent.errors", "phoneagent.protocol.audio"}
+SIM_MAY_IMPORT = {"phoneagent.errors", "phoneagent.errors.network", "phoneagent.protocol.audio"}
 PURE_ROOMS = ("protocol", "billing", "bridge")
 IMPURE = {"asyncio", "socket", "time", "random", "secrets", "os", "pathlib", "io", "threading", "datetime", "logging"}
 PURE_ROOMS_MAY_INSTALL = {"msgspec", "audioop", "phoneagent", "websockets"}

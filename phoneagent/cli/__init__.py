@@ -16,6 +16,7 @@ from phoneagent.cli.migrate import migrate
 from phoneagent.cli.serve import serve
 from phoneagent.cli.sim_call import call
 from phoneagent.cli.sim_model import model
+from phoneagent.cli.sim_script import script
 from phoneagent.errors import PhoneAgentError
 
 app = typer.Typer(
@@ -30,6 +31,7 @@ for command in (demo, init, chat, dev, serve, doctor, calls, migrate):
     app.command()(command)
 sim.command()(call)
 sim.command()(model)
+sim.command()(script)
 app.add_typer(sim, name="sim")
 
 

@@ -7,7 +7,7 @@ import os
 import secrets
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, assert_never
@@ -23,12 +23,14 @@ from phoneagent.bridge.requests import RunTool, SessionChanged
 from phoneagent.calls.active_agent import ActiveAgent
 from phoneagent.calls.control import Control
 from phoneagent.calls.toolrunner import ToolRunner
+from phoneagent.cli.brain import BrainModelOption, BrainOption, brain_of, wake
 from phoneagent.cli.target import Target
 from phoneagent.errors import ConfigurationError, EndpointError, EndpointUnreachable, ProtocolError
 from phoneagent.model.connection import ModelSession, open_session
 from phoneagent.model.endpoint import Endpoint
 from phoneagent.protocol import realtime
 from phoneagent.server import PhoneApp
+from phoneagent.sim.model.brain import Brain
 from phoneagent.sim.model.script import Script
 from phoneagent.sim.model.server import Model
 from phoneagent.usercode import run_in_thread
@@ -39,6 +41,7 @@ MAX_LINE_BYTES = 64 * 1024
 SHOWN_CHARS = 400
 """So much of a tool's arguments and output is shown."""
 
+_FOLLOWS_SCRIPT = "This is the simulated model, which follows a script and understands nothing else."
 QUIT = frozenset({"/quit", "/exit", "/q"})
 STDIN = 0
 
@@ -49,12 +52,16 @@ def chat(
     ] = None,
     sim: Annotated[bool, typer.Option("--sim", help="Talk to the simulated model, which follows a script.")] = False,
     script: Annotated[Path | None, typer.Option(help="What the simulated model says, a TOML file.")] = None,
+    brain: BrainOption = None,
+    brain_model: BrainModelOption = None,
     caller: Annotated[str | None, typer.Option(help="The number that calls, for what goes by it.")] = None,
     called: Annotated[str | None, typer.Option(help="The number that is called, likewise.")] = None,
 ) -> None:
     """Type to the agent, and see its tools run. Ctrl-D or /quit ends it; lines may come from a pipe."""
+    thinker = brain_of(brain, brain_model)
     app = Target.find(target).load()
-    endpoint = None if sim or script is not None else _endpoint(app)
+    simulated = sim or script is not None or thinker is not None
+    endpoint = None if simulated else _endpoint(app)
     call = Call(
         sid=f"CA{secrets.token_hex(16)}",
         caller=caller,
@@ -62,9 +69,10 @@ def chat(
         direction="inbound",
         started_at=datetime.now(UTC),
     )
-    why = "" if sim or script is not None else " OPENAI_API_KEY is not set."
+    why = "" if simulated else " OPENAI_API_KEY is not set."
+    offline = _Offline(script, thinker, f"{_FOLLOWS_SCRIPT}{why}")
     with suppress(KeyboardInterrupt):
-        asyncio.run(_chat(app, call, endpoint, script, why))
+        asyncio.run(_chat(app, call, endpoint, offline))
 
 
 def _endpoint(app: PhoneApp) -> Endpoint | None:
@@ -81,7 +89,19 @@ def _endpoint(app: PhoneApp) -> Endpoint | None:
     return Endpoint.from_settings(loaded)
 
 
-async def _chat(app: PhoneApp, call: Call, endpoint: Endpoint | None, script: Path | None, why: str) -> None:
+@dataclass(frozen=True, slots=True)
+class _Offline:
+    """The simulated model of a conversation: its script, its brain, and the line that introduces one without."""
+
+    script: Path | None
+    brain: Brain | None
+    scripted: str
+
+    async def introduce(self) -> str:
+        return self.scripted if self.brain is None else await wake(self.brain)
+
+
+async def _chat(app: PhoneApp, call: Call, endpoint: Endpoint | None, offline: _Offline) -> None:
     screen = _Screen()
     agent = await choose(app.agent, call)
     async with AsyncExitStack() as stack:
@@ -89,9 +109,10 @@ async def _chat(app: PhoneApp, call: Call, endpoint: Endpoint | None, script: Pa
         await agent.open()
         session = agent.session(await agent.instructions_for(call), written=True)
         if endpoint is None:
-            model = await stack.enter_async_context(Model(Script.of(script)))
+            note = await offline.introduce()
+            model = await stack.enter_async_context(Model(Script.of(offline.script), brain=offline.brain))
             endpoint = Endpoint(f"{model.url}?model={settings.DEFAULT_MODEL}")
-            screen.note(f"This is the simulated model, which follows a script and understands nothing else.{why}")
+            screen.note(note)
         else:
             screen.note(f"{agent.name} at {endpoint.host}")
         opened = await open_session(replace(endpoint, transcription_models=()), session, call)

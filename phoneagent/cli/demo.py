@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import sys
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -10,9 +13,17 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
+from phoneagent.cli.brain import BrainModelOption, BrainOption, brain_of, wake
+from phoneagent.cli.own_agent import derived_script, target_named
+from phoneagent.demo.playing import open_picture, play, players
 from phoneagent.demo.run import Outcome, Senses, demonstrate
 from phoneagent.demo.serving import ServerFailed
-from phoneagent.demo.stories import RESTAURANT, VISITOR
+from phoneagent.demo.stories import RESTAURANT, Story
+from phoneagent.sim.model.brain import Brain
+from phoneagent.sim.model.script import Script
+
+BRAIN_INTERRUPTED_MS = 2500
+"""How long the caller listens to a brain's answer before the second line interrupts it."""
 
 
 def demo(
@@ -23,17 +34,25 @@ def demo(
         "demo-call"
     ),
     report: Annotated[Path | None, typer.Option(help="The file for the report. Without it: OUT/report.json.")] = None,
+    script: Annotated[
+        Path | None, typer.Option(help="What model and caller say, a TOML file. Without it: made from the agent.")
+    ] = None,
+    brain: BrainOption = None,
+    brain_model: BrainModelOption = None,
+    play_it: Annotated[bool, typer.Option("--play", help="Play the recorded call at the end.")] = False,
+    open_it: Annotated[bool, typer.Option("--open", help="Open the picture of the call in the browser.")] = False,
     scripted: Annotated[
         bool, typer.Option("--scripted", "--no-speech", help="Use no speech models, even if they are installed.")
     ] = False,
 ) -> None:
     """Play a phone call in real time: the app, a simulated model and a simulated caller. Exit 0 if all went well."""
     console = Console(highlight=False)
-    story = RESTAURANT if target is None else VISITOR
-    senses = Senses.scripted() if scripted else Senses.best()
+    thinker = brain_of(brain, brain_model)
+    story = _story(target, script, thinker)
+    senses = _senses(scripted=scripted, thinker=thinker, own=target is not None or script is not None)
     try:
         out.mkdir(parents=True, exist_ok=True)
-        _introduce(console, target, senses)
+        _introduce(console, target, senses, script)
         outcome = asyncio.run(demonstrate(target or story.target or "", story, senses, out, console))
         file = report or out / "report.json"
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -48,18 +67,69 @@ def demo(
         console.print("[red]the call was aborted[/]")
         raise typer.Exit(130) from None
     _summarise(console, outcome, out, file)
+    if outcome.report.turns:
+        _present(console, outcome, out, play_it=play_it, open_it=open_it)
     if not outcome.passed:
         raise typer.Exit(1)
 
 
-def _introduce(console: Console, target: str | None, senses: Senses) -> None:
+def _story(target: str | None, script: Path | None, brain: Brain | None) -> Story:
+    """Return the call to play: of a script, of the user's agent, or the restaurant's.
+
+    A brain decides itself how long it speaks, so the caller interrupts it sooner, and when the call ends.
+    """
+    if script is not None:
+        named = RESTAURANT.target if target is None else target
+        return Story(target=named, source=Script.load(script), interrupts_after_ms=None, free=True)
+    if target is None:
+        return RESTAURANT if brain is None else replace(RESTAURANT, interrupts_after_ms=BRAIN_INTERRUPTED_MS, free=True)
+    app, named = target_named(target)
+    made = Script.parse(asyncio.run(derived_script(app, named)), source=f"the script made for {named}")
+    return Story(
+        target=target, source=made, interrupts_after_ms=4500 if brain is None else BRAIN_INTERRUPTED_MS, free=True
+    )
+
+
+def _senses(*, scripted: bool, thinker: Brain | None, own: bool) -> Senses:
+    """Return what speaks, hears and thinks. A script that is not the restaurant's goes turn by turn, without an ear:
+    its words are not made for one."""
+    senses = Senses.scripted() if scripted else Senses.best()
+    if own and thinker is None:
+        senses = replace(senses, ear=None)
+    return replace(senses, brain=thinker)
+
+
+def _introduce(console: Console, target: str | None, senses: Senses, script: Path | None) -> None:
+    note = None if senses.brain is None else asyncio.run(wake(senses.brain))
     console.print(f"[bold]A phone call with {escape(target or 'a restaurant')}[/], on this machine, in real time.")
-    if senses.ear is not None:
+    if note is not None:
+        heard = (
+            "hears what the caller says" if senses.ear is not None else "reads the caller's lines, as there is no ear"
+        )
+        console.print(f"[dim]{escape(note)} It has your agent's instructions and tools, and {heard}.[/]")
+    elif target is not None and script is None:
+        words = "The model is scripted: it reads no instructions, but calls each of your tools once, with made-up "
+        console.print(f"[dim]{words}arguments. --brain auto thinks with them; --script FILE plays your own lines.[/]")
+    elif senses.ear is not None:
         console.print("[dim]The simulated model really listens (Moonshine tiny) and speaks (hibari).[/]")
-        return
-    words = "The simulated model's hearing is scripted: after each turn of the caller, it says its script's next line."
-    console.print(f"[dim]{words}[/]")
-    console.print("[dim]With pip install 'phoneagent\\[demo]' it understands what it hears and can speak any text.[/]")
+    else:
+        words = "The simulated model's hearing is scripted: after each turn of the caller, it says its next line."
+        console.print(f"[dim]{words}[/]")
+    if senses.murmurs:
+        console.print("[dim]Words without a recording are murmured: pip install 'phoneagent\\[demo]' has a voice.[/]")
+
+
+def _present(console: Console, outcome: Outcome, out: Path, *, play_it: bool, open_it: bool) -> None:
+    """Open the picture and play the recording, if that is wanted; on a terminal the second is a question."""
+    problems = [open_picture(out / "timeline.svg")] if open_it else []
+    if not play_it and sys.stdin.isatty() and sys.stdout.isatty() and players():
+        play_it = typer.confirm("Play the call?", default=False)
+    if play_it:
+        with suppress(KeyboardInterrupt):
+            problems.append(play(out / "call.wav", outcome.report.duration_ms / 1000))
+    for problem in problems:
+        if problem is not None:
+            console.print(f"[red]{escape(problem)}[/]")
 
 
 def _summarise(console: Console, outcome: Outcome, out: Path, report: Path) -> None:

@@ -10,20 +10,24 @@ from typing import Annotated, Any, Literal
 
 import typer
 
+from phoneagent.cli.brain import BrainModelOption, BrainOption, brain_of, wake
 from phoneagent.errors import ConfigurationError, DefinitionError
+from phoneagent.sim.model.brain import Brain, BrainFailed
 from phoneagent.sim.model.script import Script
 from phoneagent.sim.model.server import Model
 from phoneagent.sim.model.service import ANY_BETA
 from phoneagent.sim.model.session import SimulatedSession
 from phoneagent.sim.model.setup import Faults
 from phoneagent.sim.model.standins import STAND_INS
-from phoneagent.sim.speech import agent_voice, default_ear
+from phoneagent.sim.speech import Ear, agent_voice, default_ear
 
 
 def model(
     port: Annotated[int, typer.Option(help="The port on 127.0.0.1; 0 uses a free one.", min=0, max=65535)] = 9000,
     script: Annotated[Path | None, typer.Option(help="The script of the model, a TOML file.")] = None,
     scripted: Annotated[bool, typer.Option(help="Do not listen: at each turn, say the script's next line.")] = False,
+    brain: BrainOption = None,
+    brain_model: BrainModelOption = None,
     api_key: Annotated[str | None, typer.Option(help="The key that clients must send.", show_default=False)] = None,
     speed: Annotated[float, typer.Option(help="How many times faster than real time audio is sent.", min=0.1)] = 5.0,
     think_ms: Annotated[float, typer.Option(help="The time from response.created to the first audio.", min=0)] = 120,
@@ -55,14 +59,13 @@ def model(
         refuse_models=frozenset(refuse_model or ()),
         fail_responses=fail_responses,
     )
-    if beta and dialect is not None:
-        raise typer.BadParameter(
-            "a dialect says itself whether it is of the beta; leave --beta out", param_hint="--beta"
-        )
+    _check_dialect(dialect, beta=beta)
     ear = None if scripted else default_ear()
+    thinker = brain_of(brain, brain_model)
     try:
         server = Model(
             Script.of(script),
+            brain=thinker,
             port=port,
             voice=agent_voice(),
             ear=ear,
@@ -78,14 +81,29 @@ def model(
         )
     except DefinitionError as problem:
         raise typer.BadParameter(str(problem)) from problem
-    _serve(server, port, "that listens to the caller" if ear else "that follows its script, whatever the caller says")
+    _serve(server, port, _hearing(ear, thinker), thinker)
 
 
-def _serve(server: Model, port: int, hearing: str) -> None:
+def _hearing(ear: Ear | None, brain: Brain | None) -> str:
+    if ear is not None:
+        return "that listens to the caller"
+    if brain is None:
+        return "that follows its script, whatever the caller says"
+    return "that reads what clients write, but has no ear: pip install 'phoneagent[demo]'"
+
+
+def _check_dialect(dialect: str | None, *, beta: bool) -> None:
+    if beta and dialect is not None:
+        raise typer.BadParameter(
+            "a dialect says itself whether it is of the beta; leave --beta out", param_hint="--beta"
+        )
+
+
+def _serve(server: Model, port: int, hearing: str, brain: Brain | None) -> None:
     """Run the server until it is told to stop, and say why it cannot be run."""
     try:
-        asyncio.run(_run(server, hearing))
-    except ConfigurationError as problem:
+        asyncio.run(_run(server, hearing, brain))
+    except (ConfigurationError, BrainFailed) as problem:
         typer.echo(str(problem), err=True)
         raise typer.Exit(1) from problem
     except OSError as problem:
@@ -95,7 +113,8 @@ def _serve(server: Model, port: int, hearing: str) -> None:
         raise typer.Exit(1) from problem
 
 
-async def _run(server: Model, hearing: str) -> None:
+async def _run(server: Model, hearing: str, brain: Brain | None) -> None:
+    note = None if brain is None else await wake(brain)
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for name in (signal.SIGINT, signal.SIGTERM):
@@ -105,6 +124,8 @@ async def _run(server: Model, hearing: str) -> None:
             signal.signal(name, lambda *_: loop.call_soon_threadsafe(stop.set))
     async with server:
         typer.echo(f"A simulated Realtime server {hearing}. Ctrl-C stops it.")
+        if note is not None:
+            typer.echo(note)
         typer.echo(f"{server.url}   (for SDKs, the base address {server.base_url})")
         if server.certificate is not None:
             typer.echo(f"Its certificate is {server.certificate}: trust it by SSL_CERT_FILE or NODE_EXTRA_CA_CERTS.")

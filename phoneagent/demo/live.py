@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from phoneagent.bridge.heard import heard_part
 from phoneagent.demo.report import clock, tool_call
 from phoneagent.protocol.audio import BYTES_PER_MS
 
@@ -28,13 +30,17 @@ class Live:
     It only reads, and only what is cheap to read, because the call on the same processor must not be delayed.
     """
 
-    def __init__(self, console: Console, line: Line, model: Model) -> None:
+    def __init__(
+        self, console: Console, line: Line, model: Model, *, murmured: Callable[[str], bool] = lambda _text: False
+    ) -> None:
         self._console = console
         self._line = line
         self._model = model
         self._items = 0
         self._position = 0
         self._places: dict[str, int] = {}
+        self._shown: dict[str, int] = {}
+        self._murmured = murmured
         self._truncations = 0
         self._tools = 0
         self._voice_ended_ms: float | None = None
@@ -47,7 +53,7 @@ class Live:
 
     def caller_says(self, text: str) -> None:
         """Print that the caller begins to speak."""
-        self._print(self._now_ms(), "caller", "bold green", text)
+        self._print(self._now_ms(), "caller", "bold green", self._marked(text))
 
     def caller_ends(self, silent_ms: float) -> None:
         """Time the next answer from the end of this line, whose last `silent_ms` are silent."""
@@ -58,6 +64,7 @@ class Live:
         session = next(iter(self._model.sessions[-1:]), None)
         if session is not None:
             self._agent(session)
+            self._rest(session)
             self._cuts(session)
             self._tool_calls(session)
 
@@ -74,8 +81,20 @@ class Live:
             else:
                 self._places[item.item_id] = start
                 self._position = start + 1
-                self._print(self._now_ms(), "agent", "bold blue", item.text, wait=self._latency())
+                self._print(self._now_ms(), "agent", "bold blue", self._marked(item.text), wait=self._latency())
+                self._shown[item.item_id] = len(item.text)
             self._items += 1
+
+    def _rest(self, session: SimulatedSession) -> None:
+        """Print what a brain has added to items that are shown already."""
+        for item in session.audio_items[: self._items]:
+            shown = self._shown.get(item.item_id)
+            if shown is not None and shown < len(item.text):
+                self._shown[item.item_id] = len(item.text)
+                self._print(None, "", "dim", escape(item.text[shown:].strip()))
+
+    def _marked(self, text: str) -> str:
+        return escape(text) + (" [dim](murmured)[/]" if self._murmured(text) else "")
 
     def _latency(self) -> str:
         """Return how long the caller waited for what begins now, or "" if it is no answer."""
@@ -93,6 +112,9 @@ class Live:
                 told = f"the model was told {truncation.audio_end_ms / 1000:.2f} s"
                 said = f"{item.sent_ms / 1000:.2f} s said, {max(heard_ms, 0) / 1000:.2f} s heard"
                 self._print(self._line.clears[-1].at_ms, "barge-in", "red", f"{said}; {told}")
+                heard = heard_part(item.text, round(max(heard_ms, 0)), item.sent_ms, complete=not item.interrupted)
+                if unheard := item.text[len(heard) :].strip():
+                    self._print(None, "unheard", "dim", f"[strike]{escape(unheard)}[/]")
         self._truncations = len(truncations)
 
     def _tool_calls(self, session: SimulatedSession) -> None:
@@ -101,15 +123,15 @@ class Live:
                 return
             told = tool_call(call)
             at_ms = (call.called_at - self._line.started_at) * 1000
-            self._print(at_ms, "tool", "magenta", told.words(), wait=f"{told.ms} ms")
+            self._print(at_ms, "tool", "magenta", escape(told.words()), wait=f"{told.ms} ms")
             self._tools += 1
 
-    def _print(self, at_ms: float, name: str, style: str, text: str, *, wait: str = "") -> None:
+    def _print(self, at_ms: float | None, name: str, style: str, text: str, *, wait: str = "") -> None:
         row = Table.grid(padding=(0, 2))
         row.add_column(width=6, justify="right", style="dim")
         row.add_column(width=8, style=style)
         row.add_column(width=7, style="dim")
-        row.add_row(clock(at_ms), name, wait, escape(text))
+        row.add_row("" if at_ms is None else clock(at_ms), name, wait, text)
         self._console.print(row)
 
     def _now_ms(self) -> float:

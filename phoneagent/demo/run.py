@@ -13,10 +13,11 @@ from rich.console import Console
 
 from phoneagent.demo.live import Live
 from phoneagent.demo.report import Report, measure, voice_bounds
-from phoneagent.demo.serving import Server, serve
+from phoneagent.demo.serving import Server, cause_in, serve
 from phoneagent.demo.stories import AGENT_CLIPS, CALLER_CLIPS, Story
 from phoneagent.demo.timeline import Note, draw
 from phoneagent.protocol.audio import BYTES_PER_MS
+from phoneagent.sim.model.brain import Brain
 from phoneagent.sim.model.server import Model, SimulatedSession
 from phoneagent.sim.model.vad import EnergyGate, Vad
 from phoneagent.sim.recogniser import MoonshineEar
@@ -35,12 +36,16 @@ PATIENT_MS = 3000
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Senses:
-    """What speaks and hears in the simulated world. No `ear`: hearing is scripted. No `vad`: the best one installed."""
+    """What speaks, hears and thinks in the simulated world.
+
+    No `ear`: hearing is scripted. No `vad`: the best one installed. No `brain`: the model follows the story's script.
+    """
 
     agent: Voice
     caller: Voice
     ear: Ear | None
     vad: Callable[[], Vad] | None
+    brain: Brain | None = None
 
     @classmethod
     def best(cls) -> Senses:
@@ -56,6 +61,15 @@ class Senses:
             ear=None,
             vad=EnergyGate,
         )
+
+    @property
+    def murmurs(self) -> bool:
+        """Whether the agent has no voice for words without a clip."""
+        return self.murmured("Words of no clip: the agent's own.")
+
+    def murmured(self, text: str) -> bool:
+        """Return whether a line, of the agent or of the caller, is murmured and not spoken."""
+        return all(isinstance(voice, ClipVoice) and voice.murmurs(text) for voice in (self.agent, self.caller))
 
     async def warm_up(self) -> None:
         """Load the models now instead of at their first use, so that the call does not wait for them."""
@@ -84,15 +98,18 @@ async def demonstrate(target: str, story: Story, senses: Senses, out: Path, cons
     """
     await senses.warm_up()
     key = secrets.token_hex(16)
-    voice, ear, vad = senses.agent, senses.ear, senses.vad
+    voice, ear, vad, brain = senses.agent, senses.ear, senses.vad, senses.brain
+    log = out / "server.log"
     async with (
-        Model(story.script(), voice=voice, ear=ear, vad=vad, api_key=key) as model,
-        serve(target, model_url=model.url, model_key=key, log=out / "server.log") as server,
+        Model(story.script(), voice=voice, ear=ear, vad=vad, brain=brain, api_key=key) as model,
+        serve(target, model_url=model.url, model_key=key, log=log) as server,
     ):
-        line, trouble = await _call(server, story, senses.caller, model, console)
+        line, trouble = await _call(server, story, senses, model, console)
         # The app closes its model session after the call, and a rule that it breaks until then counts.
         with suppress(TimeoutError):
             await model.wait_for(lambda: all(session.closed for session in model.sessions), timeout=5)
+    if cause := cause_in(log):
+        trouble = cause if trouble is None else f"{trouble}: {cause}"
     if line is None:
         violations = [f"model: {violation}" for violation in model.violations]
         return Outcome(Report("", "error", 0, violations=violations), trouble)
@@ -106,7 +123,7 @@ async def demonstrate(target: str, story: Story, senses: Senses, out: Path, cons
 
 
 async def _call(
-    server: Server, story: Story, voice: Voice, model: Model, console: Console
+    server: Server, story: Story, senses: Senses, model: Model, console: Console
 ) -> tuple[Line | None, str | None]:
     """Call the app and hold the conversation; return the line and what went wrong, if anything did."""
     phone = Phone(
@@ -118,10 +135,10 @@ async def _call(
     line: Line | None = None
     try:
         async with phone.dial() as line:
-            live = Live(console, line, model)
+            live = Live(console, line, model, murmured=senses.murmured)
             watching = asyncio.create_task(live.run())
             try:
-                trouble = await _converse(line, story, voice, live)
+                trouble = await _converse(line, story, senses.caller, live)
             finally:
                 watching.cancel()
                 await asyncio.wait({watching})
@@ -133,18 +150,20 @@ async def _call(
 
 async def _converse(line: Line, story: Story, voice: Voice, live: Live) -> str | None:
     """Say the caller's lines, interrupt the agent with the second one, and wait for the end."""
-    texts = [turn.caller for turn in story.script().turns]
+    texts = [turn.caller for turn in story.script().turns if turn.caller]
     clips = [await asyncio.to_thread(voice.render, text) for text in texts]
     for number, (text, clip) in enumerate(zip(texts, clips, strict=True)):
         try:
-            if number == 1:
-                await line.wait_for_agent(ms=story.interrupts_after_ms, timeout=ANSWER_SECONDS)
+            if number == 1 and story.interrupts_after_ms is not None:
+                await _moment_to_interrupt(line, story.interrupts_after_ms)
             else:
                 await line.wait_for_silence(ms=POLITE_MS, timeout=ANSWER_SECONDS)
         except TimeoutError:
             if not line.heard:
                 return f"the agent was not heard within {ANSWER_SECONDS:g} s"
         except CallFailed:
+            if story.free and line.heard and line.ended_by == "agent":
+                return None
             return f"the call ended (by {line.ended_by}) before the caller said {text!r}"
         live.caller_says(text)
         await line.say(clip, text)
@@ -152,6 +171,22 @@ async def _converse(line: Line, story: Story, voice: Voice, live: Live) -> str |
     with suppress(CallFailed, TimeoutError):
         await line.wait_for_silence(ms=PATIENT_MS, timeout=ANSWER_SECONDS)
     return None
+
+
+async def _moment_to_interrupt(line: Line, after_ms: int) -> None:
+    """Wait until the agent's answer was heard for `after_ms`, or until it is over: a brain's may be shorter."""
+    waits = (
+        line.wait_for_agent(ms=after_ms, timeout=ANSWER_SECONDS),
+        line.wait_for_silence(ms=POLITE_MS, timeout=ANSWER_SECONDS),
+    )
+    tasks = [asyncio.create_task(each) for each in waits]
+    try:
+        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        done.pop().result()
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 def _write(report: Report, line: Line, session: SimulatedSession | None, out: Path) -> None:

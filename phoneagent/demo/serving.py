@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import secrets
 import socket
 import sys
@@ -14,7 +15,7 @@ from pathlib import Path
 
 import aiohttp
 
-from phoneagent.errors import PhoneAgentError
+from phoneagent.errors import PhoneAgentError, shown
 from phoneagent.settings import Settings
 
 START_SECONDS = 20.0
@@ -26,6 +27,7 @@ STOP_SECONDS = 8.0
 TAIL_LINES = 15
 PUBLIC_URL = "https://phoneagent.example"
 
+_ENDED = re.compile(r"phoneagent\.call: CA\w+ ended by error after \d+ ms: (.+)$", re.M)
 _OWN_PREFIXES = ("OPENAI_", "REALTIME_", "TWILIO_", "PHONEAGENT_")
 _OWN_NAMES = frozenset(name.upper() for name in Settings.model_fields)
 
@@ -89,6 +91,22 @@ async def serve(target: str, *, model_url: str, model_key: str, log: Path) -> As
 def tail(log: Path) -> str:
     """Return the last lines of a log."""
     return "\n".join(log.read_text(encoding="utf-8", errors="replace").splitlines()[-TAIL_LINES:])
+
+
+def cause_in(log: Path) -> str | None:
+    """Return why a call failed, in one line, as the log of its app has it; None if it does not say."""
+    text = log.read_text(encoding="utf-8", errors="replace") if log.exists() else ""
+    ends = _ENDED.findall(text)
+    if not ends:
+        return None
+    reason = ends[-1]
+    last = text.rpartition("Traceback (most recent call last):\n")[2] if "Traceback" in text else ""
+    raised = next((line for line in last.splitlines() if line and not line.startswith(" ")), "")
+    places = re.findall(r'^  File "([^"]+)", line (\d+)', last.partition(raised)[0], re.M) if raised else []
+    if not raised.startswith(reason.rpartition(": ")[2]):
+        return shown(reason)  # the traceback is of something else
+    place = f" ({Path(places[-1][0]).name}, line {places[-1][1]})" if places else ""
+    return shown(f"{reason.rpartition(': ')[0]}: {raised}{place}")
 
 
 def _neutral(environment: Mapping[str, str]) -> dict[str, str]:

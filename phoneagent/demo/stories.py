@@ -19,15 +19,18 @@ class Story:
 
     `target` is the app as `module:app`, or None if the user names one. The caller says the lines of the turns in order,
     each after the agent has finished. The second line is the exception: it starts when the caller has heard the agent's
-    answer for `interrupts_after_ms`.
+    answer for `interrupts_after_ms`; None: no line interrupts. In a `free` story the agent may end the call early.
     """
 
     target: str | None
-    source: Traversable
-    interrupts_after_ms: int
+    source: Traversable | Script
+    interrupts_after_ms: int | None
+    free: bool = False
 
     def script(self) -> Script:
-        """Read the script from its file."""
+        """Return the script, from its file if it is in one."""
+        if isinstance(self.source, Script):
+            return self.source
         return Script.parse(self.source.read_text(encoding="utf-8"), source=self.source.name)
 
 

@@ -26,7 +26,7 @@ from phoneagent.protocol.audio import FRAME_BYTES, SILENCE, encode_ulaw, silence
 LONGEST_TEXT = 2000
 """The maximum length of a line in characters, about two and a half minutes of speech; the rest is cut."""
 
-_PAUSE_MS = 250
+PAUSE_MS = 250
 """The pause between two sentences. The engine's own pauses exceed the silence that ends a turn by default."""
 
 log = logging.getLogger(__name__)
@@ -110,6 +110,10 @@ class ClipVoice:
         self._fallback = fallback
         self._files: dict[str, str] = json.loads(folder.joinpath("index.json").read_text(encoding="utf-8"))
 
+    def murmurs(self, text: str) -> bool:
+        """Return whether a line is murmured: it has no clip, and there is no real voice."""
+        return isinstance(self._fallback, Murmur) and normalised(text) not in self._files
+
     def render(self, text: str) -> bytes:
         name = self._files.get(normalised(text))
         return self._fallback.render(text) if name is None else self._folder.joinpath(name).read_bytes()
@@ -162,7 +166,7 @@ class HibariVoice:
             return b""
         gain = _gain(numpy, numpy.concatenate(sentences))
         trimmed = [_trimmed(encode_ulaw((audio * gain * 32767).astype("<i2").tobytes())) for audio in sentences]
-        spoken = silence(_PAUSE_MS).join(part for part in trimmed if part)
+        spoken = silence(PAUSE_MS).join(part for part in trimmed if part)
         return spoken + SILENCE * (-len(spoken) % FRAME_BYTES)
 
 

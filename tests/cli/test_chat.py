@@ -15,6 +15,7 @@ import pytest
 
 from phoneagent.sim import Faults, Model, Script
 from phoneagent.sim.model.service import ANY_BETA
+from tests.sim.model.chat_server import ChatServer, called, chat_server, said
 
 pytestmark = pytest.mark.anyio
 
@@ -377,3 +378,36 @@ async def test_settings_that_are_wrong_are_a_line_each(folder: Path) -> None:
     status, _, err = await chat(folder, AZURE_OPENAI_ENDPOINT="https://x.openai.azure.com")
     assert status == 2
     assert err.startswith("phoneagent: AZURE_OPENAI_DEPLOYMENT")
+
+
+async def test_with_a_brain_it_thinks_with_the_agents_own_instructions_and_tools(folder: Path) -> None:
+    answers = [said("For how many?"), called("book_table", '{"guests": 4}'), said("The window is yours.")]
+    async with chat_server(ChatServer(*answers)) as server:
+        status, out, err = await chat(
+            folder, "--brain", server.url, lines="A table, please.\nFour.\n", BRAIN_API_KEY="secret"
+        )
+    assert (status, err) == (0, "")
+    assert out[0] == f"The simulated model thinks with tiny at {server.url.split('/')[2]}."
+    assert out[2:] == [
+        "host: Good evening!",
+        "you: A table, please.",
+        "host: For how many? ",
+        "you: Four.",
+        'tool: book_table {"guests": 4}',
+        "tool: book_table → Booked for 4.",
+        "host: The window is yours. ",
+    ]
+    assert server.requests[0]["messages"][0] == {"role": "system", "content": "You book tables."}
+    assert set(server.keys) == {"Bearer secret"}
+
+
+async def test_a_brain_that_fails_is_one_line(folder: Path) -> None:
+    async with chat_server(ChatServer((500, "out of memory"))) as server:
+        _, _, err = await chat(folder, "--brain", server.url, lines="A table, please.\n")
+    line = f"the brain tiny at {server.url.split('/')[2]} answers HTTP 500 (out of memory): see the server's own log"
+    assert line in err.splitlines()
+    assert "Traceback" not in err
+    status, _, err = await chat(folder, "--brain", server.url)
+    assert status == 2
+    assert err.startswith("phoneagent: the brain does not answer: 127.0.0.1:")
+    assert "nothing listens there" in err

@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import asyncio
 import importlib
 import importlib.util
 import json
+from functools import partial
 
 import pytest
 import typer
@@ -11,7 +13,10 @@ from typer.testing import CliRunner
 from phoneagent.demo.report import BargeIn, Latency, Report, Turn
 from phoneagent.demo.run import Outcome
 from phoneagent.demo.serving import ServerFailed
-from phoneagent.demo.stories import RESTAURANT, VISITOR
+from phoneagent.demo.stories import RESTAURANT
+from tests.sim.model.chat_server import ChatServer, chat_server, said
+
+pytestmark = pytest.mark.anyio
 
 cli = importlib.import_module("phoneagent.cli.demo")  # the package has the function under this name
 
@@ -55,10 +60,56 @@ def test_a_good_call_is_told_and_written(invoke, tmp_path):
         assert words in result.stdout
 
 
-def test_another_app_gets_the_visitor(invoke):
-    result, (target, story, *_) = invoke(Outcome(GOOD), "main:app")
+AGENT = """
+from phoneagent import Agent, PhoneApp, hang_up, tool
+
+@tool
+def book_table(guests: int) -> str:
+    \"\"\"Book a table.\"\"\"
+    return "Booked."
+
+app = PhoneApp(Agent(name="host", instructions="Be brief.", tools=[book_table, hang_up]))
+"""
+
+
+@pytest.fixture
+def own(tmp_path, monkeypatch):
+    (tmp_path / "agent_of_a_demo.py").write_text(AGENT)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    return "agent_of_a_demo:app"
+
+
+def test_the_users_own_agent_gets_a_script_of_its_tools_and_that_is_said(invoke, own):
+    result, (target, story, senses, _) = invoke(Outcome(GOOD), own)
+    assert (result.exit_code, target) == (0, own)
+    assert [call.name for turn in story.script().turns for call in turn.calls] == ["book_table", "hang_up"]
+    assert senses.ear is None
+    assert "The model is scripted: it reads no instructions" in result.stdout
+
+
+def test_an_app_that_is_none_is_told_before_anything_else(invoke):
+    result, seen = invoke(Outcome(GOOD), "no_such_module:app")
+    assert "no module named 'no_such_module'" in str(result.exception)
+    assert (result.stdout, seen) == ("", [])
+
+
+def test_a_script_of_ones_own(invoke, own, tmp_path):
+    (tmp_path / "call.toml").write_text('[[turn]]\ncaller = "Hello?"\nsay = "Hi."\n')
+    result, (_, story, _, _) = invoke(Outcome(GOOD), own, "--script", "call.toml")
     assert result.exit_code == 0
-    assert (target, story) == ("main:app", VISITOR)
+    assert [turn.caller for turn in story.script().turns] == ["Hello?"]
+    assert story.interrupts_after_ms is None
+
+
+async def test_with_a_brain_nothing_is_scripted_but_the_caller(invoke, own):
+    async with chat_server(ChatServer(said("Hi"))) as server:
+        run = partial(invoke, Outcome(GOOD), own, "--scripted", "--brain", server.url)
+        result, (_, story, senses, _) = await asyncio.to_thread(run)
+    assert result.exit_code == 0
+    assert str(senses.brain).startswith("tiny at 127.0.0.1:")
+    assert story.interrupts_after_ms == cli.BRAIN_INTERRUPTED_MS
+    assert "thinks with tiny" in result.stdout
+    assert "reads the caller's lines" in " ".join(result.stdout.split())
 
 
 def test_the_report_goes_where_it_is_wanted(invoke, tmp_path):
@@ -113,3 +164,14 @@ def test_a_base_installation_is_scripted_and_says_how_to_hear(invoke, monkeypatc
     result, (_, _, senses, _) = invoke(Outcome(GOOD))
     assert senses.ear is None
     assert "phoneagent[demo]" in result.stdout
+
+
+def test_the_call_is_played_and_its_picture_opened_if_that_is_wanted(invoke, monkeypatch, tmp_path):
+    played, opened = [], []
+    monkeypatch.setattr(cli, "play", lambda file, seconds: played.append((str(file), seconds)))
+    monkeypatch.setattr(cli, "open_picture", lambda file: opened.append(str(file)) or "no browser opens here")
+    result, _ = invoke(Outcome(GOOD), "--out", "here", "--play", "--open")
+    assert (played, opened) == ([("here/call.wav", 31.0)], ["here/timeline.svg"])
+    assert "no browser opens here" in result.stdout
+    invoke(Outcome(GOOD))
+    assert len(played) == 1, "without a terminal nothing is asked"

@@ -79,8 +79,32 @@ def test_a_barge_in_says_what_was_heard_and_what_the_model_was_told(show):
     show.call.truncate("unknown", 100)
     assert show.look(1600) == [
         "0:01.5 barge-in 4.00 s said, 1.50 s heard; the model was told 1.48 s",
+        "unheard long answer.",
     ]
     assert show.look(1700) == []
+
+
+def test_what_was_not_heard_is_struck_through(show):
+    show.live._console = show.console = Console(file=io.StringIO(), width=120, force_terminal=True, no_color=True)
+    show.call.agent("one", "A long answer.", ANSWER, 0)
+    show.look(500)
+    show.call.clear(1502)
+    show.call.truncate("one", 1480)
+    assert any("\x1b[9mlong answer.\x1b[0m" in line for line in show.look(1600))
+
+
+def test_sentences_that_a_brain_adds_follow(show):
+    item = show.call.agent("one", "Hello!", HELLO, 0)
+    assert show.look(60) == ["0:00.1 agent Hello!"]
+    item.text += " How are you?"
+    assert show.look(160) == ["How are you?"]
+    assert show.look(260) == []
+
+
+def test_what_is_murmured_is_marked(show):
+    show.live._murmured = lambda text: text == "Hello!"
+    show.call.agent("one", "Hello!", HELLO, 0)
+    assert show.look(60) == ["0:00.1 agent Hello! (murmured)"]
 
 
 def test_a_truncation_that_the_model_refused_is_not_shown(show):

@@ -6,6 +6,7 @@ import io
 import json
 import wave
 from contextlib import asynccontextmanager
+from dataclasses import replace
 
 import pytest
 from rich.console import Console
@@ -15,6 +16,9 @@ from phoneagent.demo.run import Senses, demonstrate
 from phoneagent.demo.serving import Server
 from phoneagent.demo.stories import Story
 from phoneagent.protocol.audio import tone
+from phoneagent.sim.model.brain import Brain
+from phoneagent.sim.model.script import Script
+from tests.sim.model.chat_server import ChatServer, called, chat_server, said
 
 pytestmark = pytest.mark.anyio
 
@@ -103,6 +107,41 @@ async def test_a_whole_call(story, agent, tmp_path, console):
     shown = console.file.getvalue()
     for words in ("Table, please.", "Goodbye!", "barge-in", "book_table(guests=2", "+0."):
         assert words in shown
+
+
+async def test_a_call_that_fails_shows_its_reason(tmp_path, console):
+    file = tmp_path / "agent_that_fails.py"
+    file.write_text(
+        AGENT.replace("app =", "def ask(call):\n    raise RuntimeError('no menu')\napp =").replace('"Be brief."', "ask")
+    )
+    script = Script.parse('[[turn]]\ncaller = "Hello?"\nsay = "Hi."\n')
+    story = Story(target=None, source=script, interrupts_after_ms=None, free=True)
+    outcome = await demonstrate(str(file), story, Senses.scripted(), tmp_path, console)
+    assert not outcome.passed
+    assert outcome.trouble == "the agent's instructions failed: RuntimeError: no menu (agent_that_fails.py, line 9)"
+
+
+async def test_an_agent_with_a_brain_answers_what_the_caller_said(agent, tmp_path, console):
+    lines = ("Hm, hello?", "A table for two.")
+    script = Script.parse("".join(f'[[turn]]\ncaller = "{line}"\nsay = "Never said."\n' for line in lines))
+    story = Story(target=None, source=script, interrupts_after_ms=9000, free=True)  # the answer is shorter
+    answers = [
+        said("What can I do?"),
+        called("book_table", '{"guests": 2, "time": "20:00"}'),
+        [*said("Done. Goodbye!")[:-2], *called("hang_up", "{}")],
+    ]
+    async with chat_server(ChatServer(*answers)) as server:
+        senses = replace(Senses.scripted(), brain=Brain(server.url))
+        outcome = await demonstrate(agent, story, senses, tmp_path, console)
+    report = outcome.report
+    assert (outcome.trouble, report.violations) == (None, [])
+    assert [turn.text for turn in report.turns] == [
+        *("Hello!", "Hm, hello?", "What can I do?", "A table for two.", "Done. Goodbye!")
+    ]
+    assert [(call.name, call.output) for call in report.tool_calls][:1] == [("book_table", "2 at 20:00")]
+    first = server.requests[1]["messages"]
+    assert first[0]["content"].startswith("Be brief.")
+    assert first[-1] == {"role": "user", "content": "A table for two."}
 
 
 async def test_a_call_that_is_refused(story, tmp_path, console, monkeypatch):

@@ -17,7 +17,7 @@ class AudioItem:
     item_id: str
     response_id: str
     text: str
-    """The whole transcript that was planned, including the part never spoken."""
+    """The whole transcript that was planned, including the part never spoken. A brain's grows with each sentence."""
     bytes_per_ms: int = 8
     """Bytes per ms of `audio`: 8 for µ-law and A-law, 48 for PCM at 24 kHz."""
     audio: bytearray = field(default_factory=bytearray)
@@ -28,6 +28,8 @@ class AudioItem:
     """The response was cancelled before this item was complete."""
     truncated_ms: int | None = None
     """The heard audio in ms, from the last accepted truncation."""
+    parts: list[tuple[str, int]] = field(default_factory=list)
+    """The sentences of `text`, each with the bytes of its audio, including what was never sent."""
 
     @property
     def sent_ms(self) -> int:
@@ -38,6 +40,18 @@ class AudioItem:
     def held_ms(self) -> int:
         """The audio that the conversation still holds, in whole ms."""
         return self.sent_ms if self.truncated_ms is None else self.truncated_ms
+
+    def text_until(self, end_ms: int) -> str:
+        """Return the words within the first `end_ms`; "…" follows if that is not all."""
+        left, found = end_ms * self.bytes_per_ms, ""
+        for text, size in self.parts:
+            if left < size:
+                words = text[: len(text) * left // size].rpartition(" ")[0]
+                found = " ".join(part for part in (found, words) if part)
+                return f"{found}…" if found else ""
+            found = " ".join(part for part in (found, text) if part)
+            left -= size
+        return found
 
 
 @dataclass(frozen=True, slots=True)

@@ -69,7 +69,8 @@ class Replies:
         self._doubtful = 0
         self._replaying = True
         self._scripted: dict[str, int] = {}
-        self._idle: set[str] = set()
+        self.idle: set[str] = set()
+        """The items that stand for a caller's silence."""
         self._then: dict[str, tuple[str, ...]] = {}
         self._pending: set[str] = set()
 
@@ -108,7 +109,7 @@ class Replies:
 
     def idled(self, item_id: str) -> None:
         """Record that this item stands for a caller's silence."""
-        self._idle.add(item_id)
+        self.idle.add(item_id)
 
     def called(self, call_id: str, call: PlannedCall) -> None:
         """Record a call by its `call_id`; an MCP server's call goes by its item's id."""
@@ -151,7 +152,7 @@ class Replies:
 
     def _to_user(self, item: Json, question: Question) -> Reply:
         item_id = item["id"]
-        if item_id in self._idle:
+        if item_id in self.idle:
             return Reply((self._script.idle,))
         turn: ScriptedTurn | None
         if item_id in self._scripted and not self._hears:

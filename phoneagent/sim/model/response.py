@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import re
 import time
 from collections.abc import Callable
-from typing import Any, Literal
+from contextlib import aclosing
+from typing import Any, Literal, assert_never
 
-from phoneagent.sim.model.audio import bytes_per_ms
+from phoneagent.protocol.audio import silence
+from phoneagent.sim.model.audio import bytes_per_ms, from_ulaw
+from phoneagent.sim.model.brain import Brain, BrainFailed, CutShort
 from phoneagent.sim.model.config import Json
-from phoneagent.sim.model.events import encode_audio
+from phoneagent.sim.model.improvising import improvise
 from phoneagent.sim.model.mcp import HostedCall, McpServers
+from phoneagent.sim.model.output import OutputMessage
 from phoneagent.sim.model.records import AudioItem, ResponseRecord, ToolCallRecord
 from phoneagent.sim.model.replies import PlannedCall, Question, Reply
 from phoneagent.sim.model.state import SessionState
 from phoneagent.sim.model.usage import MODEL_TOKEN_MS, input_tokens, usage
+from phoneagent.sim.speech import PAUSE_MS
 
 log = logging.getLogger(__name__)
 
@@ -32,87 +36,6 @@ _SERVER_ERROR = {
 }
 CLOSING_SECONDS = 0.02
 """From the end of a response's last item to the end of the response."""
-
-_TRANSCRIPT_LEAD = 1.5
-"""How much faster an item's transcript is sent than its audio."""
-
-
-class OutputMessage:
-    """One message item while it is being sent, as speech or, if the response is text, in writing."""
-
-    def __init__(self, response: Response, text: str, audio: bytes | None) -> None:
-        self._response = response
-        self._audio = audio or b""
-        self._spoken = audio is not None
-        self._words = re.findall(r"\s*\S+", text)
-        self._words_sent = 0
-        step = response.delta_bytes
-        self._deltas = [self._audio[at : at + step] for at in range(0, len(self._audio), step)] or [b""]
-        self._deltas_sent = 0
-        self.item: Json = {
-            "id": response.session.new_id("item"),
-            "object": "realtime.item",
-            "type": "message",
-            "status": "in_progress",
-            "role": "assistant",
-            "content": [],
-        }
-        self.record = AudioItem(self.item["id"], response.record.id, text, response.bytes_per_ms)
-
-    @property
-    def complete(self) -> bool:
-        """Whether everything was sent."""
-        return self._deltas_sent == len(self._deltas)
-
-    def begin(self) -> None:
-        """Announce the item and its only content part."""
-        self._response.open_item(self.item)
-        if self._spoken:
-            self._response.store(self.record)
-        part = {"type": "audio", "transcript": ""} if self._spoken else {"type": "text", "text": ""}
-        self._emit("response.content_part.added", part=part)
-
-    def send(self) -> None:
-        """Send the next piece of audio, and the words of the transcript that are due by then."""
-        self._deltas_sent += 1
-        share = min(1.0, _TRANSCRIPT_LEAD * self._deltas_sent / len(self._deltas))
-        due = len(self._words) if self.complete else round(share * len(self._words))
-        words, self._words_sent = "".join(self._words[self._words_sent : due]), due
-        if words:
-            kind = "response.output_audio_transcript.delta" if self._spoken else "response.output_text.delta"
-            self._emit(kind, delta=words)
-        self._fill_content()
-        audio = self._deltas[self._deltas_sent - 1]
-        if audio:
-            self._emit("response.output_audio.delta", delta=encode_audio(audio))
-            now = time.monotonic()
-            self.record.audio += audio
-            self.record.delta_log.append((now, len(self.record.audio)))
-            self._response.audio_sent(now)
-
-    def end(self, status: str) -> None:
-        """Announce the end of the content part and of the item."""
-        self.record.interrupted = status != "completed" and not self.complete
-        text = "".join(self._words[: self._words_sent])
-        if self._spoken:
-            self._emit("response.output_audio.done")
-            self._emit("response.output_audio_transcript.done", transcript=text)
-            self._emit("response.content_part.done", part={"type": "audio", "transcript": text})
-        else:
-            self._emit("response.output_text.done", text=text)
-            self._emit("response.content_part.done", part={"type": "text", "text": text})
-        self._fill_content()
-        self._response.close_item(self.item, status)
-
-    def _fill_content(self) -> None:
-        # The item holds no more than was said. A truncation removed its transcript, so it must not come back.
-        if self.record.truncated_ms is None:
-            text = "".join(self._words[: self._words_sent])
-            spoken, written = {"type": "output_audio", "transcript": text}, {"type": "output_text", "text": text}
-            self.item["content"] = [spoken if self._spoken else written]
-
-    def _emit(self, kind: str, **fields: Any) -> None:
-        self._response.emit(kind, item=self.item, content_index=0, **fields)
 
 
 class Response:
@@ -188,6 +111,9 @@ class Response:
 
     # -- used by its messages and calls --
 
+    def new_item_id(self) -> str:
+        return self.session.new_id("item")
+
     def emit(self, kind: str, *, item: Json, **fields: Any) -> None:
         """Send an event about one of this response's items."""
         about = {"response_id": self.record.id, "item_id": item["id"], "output_index": self.index(item)}
@@ -231,25 +157,17 @@ class Response:
     # -- from start to end --
 
     async def _run(self) -> None:
+        brain = self.session.setup.brain
         try:
-            reply = Reply() if self._fault else await self._reply()
-            await asyncio.sleep(
-                max(0.0, self.record.created_at + self.session.setup.think_ms / 1000 - time.monotonic())
-            )
-            self._due = time.monotonic()
-            if self._fault == "fail":
-                limited = self.session.setup.faults.rate_limit_resets_seconds is not None
-                self._finish("failed", {"type": "failed", "error": _LIMITED if limited else _SERVER_ERROR})
-                return
-            for number, text in enumerate(reply.say, 1):
-                if not await self._say(text, last=number == len(reply.say)):
-                    self._finish("incomplete", {"type": "incomplete", "reason": "max_output_tokens"})
+            if self._fault is not None:
+                await self._think()
+                if self._fault == "fail":
+                    limited = self.session.setup.faults.rate_limit_resets_seconds is not None
+                    self._finish("failed", {"type": "failed", "error": _LIMITED if limited else _SERVER_ERROR})
                     return
-            for call in reply.calls:
-                if call.server is None:
-                    self._call(call)
-                else:
-                    await self._mcp.call(self, call)
+            elif not await (self._recite() if brain is None else self._improvise(brain)):
+                self._finish("incomplete", {"type": "incomplete", "reason": "max_output_tokens"})
+                return
             if self.output:
                 # As in the real service, the response is still active for a moment after its last item is done, and a
                 # client that asks for the next one at output_item.done is refused.
@@ -257,10 +175,19 @@ class Response:
             self._finish("completed", None)
             for hosted in self.after_end:
                 self.session.spawn(self._mcp.run(hosted))
+        except BrainFailed as failure:
+            log.warning("%s", failure)
+            self._end_open("incomplete")
+            self._finish("failed", {"type": "failed", "error": {**_SERVER_ERROR, "message": str(failure)}})
         except Exception:  # a user's own voice or ear may raise anything
             log.exception("the simulated model could not finish a response")
             self._end_open("incomplete")
             self._finish("failed", {"type": "failed", "error": _SERVER_ERROR})
+
+    async def _think(self) -> None:
+        """Wait until the response is as old as the model thinks."""
+        await asyncio.sleep(max(0.0, self.record.created_at + self.session.setup.think_ms / 1000 - time.monotonic()))
+        self._due = time.monotonic()
 
     def _rate_limit(self) -> Json:
         resets_seconds = self.session.setup.faults.rate_limit_resets_seconds
@@ -292,9 +219,21 @@ class Response:
     async def _say(self, text: str, *, last: bool) -> bool:
         """Send one item at the server's speed. Returns False if the token limit cut it."""
         audio, enough = await self._voiced(text)
-        message = OutputMessage(self, text, audio)
+        message = self._open_message()
+        message.add(text, audio)
+        await self._send_added(message)
+        if last or not self.session.setup.faults.overlap_items:
+            self._end_open("completed" if enough else "incomplete")
+        return enough
+
+    def _open_message(self) -> OutputMessage:
+        message = OutputMessage(self, spoken=self.modalities == ["audio"])
         message.begin()
         self._open.append(message)
+        return message
+
+    async def _send_added(self, message: OutputMessage) -> None:
+        """Send what was added to a message, at the server's speed."""
         while not message.complete:
             await asyncio.sleep(max(0.0, self._due - time.monotonic()))
             message.send()
@@ -302,15 +241,59 @@ class Response:
             if len(self._open) > 1:
                 # `overlap_items` left the item before open until this one's first audio.
                 self._open.pop(0).end("completed")
-        if last or not self.session.setup.faults.overlap_items:
-            self._end_open("completed" if enough else "incomplete")
+
+    async def _improvise(self, brain: Brain) -> bool:
+        """Send what the brain says while it says it, and make its calls. Returns False if a limit cut it."""
+        message: OutputMessage | None = None
+        enough = True
+        async with aclosing(improvise(brain, self.session, self._params, self._wanted)) as pieces:
+            async for piece in pieces:
+                match piece:
+                    case str():
+                        audio, enough = await self._voiced(piece, paused=message is not None)
+                        message = message or self._open_message()
+                        message.whole = False
+                        message.add(piece, audio)
+                        # What is written goes out as it comes; what is spoken, not faster than the server's speed.
+                        self._due = max(self._due, time.monotonic()) if audio is not None else 0.0
+                        await self._send_added(message)
+                        if not enough:
+                            break
+                    case PlannedCall():
+                        self._end_open("completed")
+                        message = None
+                        self._call(piece)
+                    case CutShort():
+                        enough = False
+                    case _:
+                        assert_never(piece)
+        self._end_open("completed" if enough else "incomplete")
         return enough
 
-    async def _voiced(self, text: str) -> tuple[bytes | None, bool]:
-        """Return a line's audio (None if the response is text), and whether it fits into the token limit."""
+    async def _recite(self) -> bool:
+        """Send what the script says, and make its calls. Returns False if the token limit cut it."""
+        reply = await self._reply()
+        await self._think()
+        for number, text in enumerate(reply.say, 1):
+            if not await self._say(text, last=number == len(reply.say)):
+                return False
+        for call in reply.calls:
+            if call.server is None:
+                self._call(call)
+            else:
+                await self._mcp.call(self, call)
+        return True
+
+    async def _voiced(self, text: str, *, paused: bool = False) -> tuple[bytes | None, bool]:
+        """Return a line's audio (None if the response is text), and whether it fits into the token limit.
+
+        With `paused`, the pause between two sentences comes first.
+        """
         if self.modalities != ["audio"]:
             return None, True
         audio = await self.session.setup.voiced(text, self.format)
+        if paused:
+            audio = from_ulaw(silence(PAUSE_MS), self.format) + audio
         if isinstance(self.max_tokens, str):
             return audio, True
         room = self.max_tokens * MODEL_TOKEN_MS * self.bytes_per_ms - self._audio_bytes()

@@ -218,12 +218,12 @@ say = "I am the simulated model that phoneagent brings along. I follow a script,
 [[turn]]
 heard = "what time|open|hours"
 caller = "What are your opening hours?"
-say = "We are open from nine in the morning to six in the evening, from Monday to Saturday."
+say = "I follow a script, so I know nothing of opening hours. A real model asks your agent."
 
 [[turn]]
 heard = "book|appointment|table|reserv"
 caller = "I would like to book an appointment."
-say = "Gladly. I have something free on Tuesday afternoon, on Wednesday morning, and on nearly all of Friday."
+say = "That is for a real model: I follow a script. Give me one that calls your tools, and I will."
 
 [[turn]]
 heard = "bye|that's all|that is all|nothing else"

@@ -1,4 +1,4 @@
-"""A simulated Realtime server: offline, strict, and scripted.
+"""A simulated Realtime server: offline, strict, and scripted or with a brain.
 
     async with Model("restaurant.toml") as model:
         ...  # connect any Realtime client to model.url, or set base_url of the official SDK to it
@@ -27,6 +27,7 @@ from websockets.asyncio.server import ServerConnection
 from websockets.http11 import Request, Response
 
 from phoneagent.sim.model.audio import from_ulaw
+from phoneagent.sim.model.brain import Brain
 from phoneagent.sim.model.checks import EventRefused
 from phoneagent.sim.model.client_secrets import ClientSecrets
 from phoneagent.sim.model.config import TRANSCRIPTION_MODELS, Json
@@ -54,6 +55,7 @@ class Model(LoopbackServer):
     """The simulated server, on 127.0.0.1 while the context is entered.
 
     `script`: the model's lines, as a `Script`, TOML text or the path of a file; by default built-in small talk.
+    `brain`: a language model that answers in place of the script, of which only the caller's lines then count.
     `port`: 0 takes a free one. `voice` speaks (default `Murmur`), `ear` understands the caller (without one, hearing
     is scripted), `vad` makes a detector for each session (default: the best installed, at the session's threshold).
 
@@ -70,6 +72,7 @@ class Model(LoopbackServer):
         self,
         script: Script | str | Path | None = None,
         *,
+        brain: Brain | None = None,
         port: int = 0,
         voice: Voice | None = None,
         ear: Ear | None = None,
@@ -120,6 +123,7 @@ class Model(LoopbackServer):
             faults=faults,
             stand_in=self._stand_in,
             changed=self._changed.set,
+            brain=brain,
         )
 
     @property

@@ -6,6 +6,7 @@ from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from phoneagent.sim.model.brain import Brain
 from phoneagent.sim.model.script import Script
 from phoneagent.sim.model.service import Service
 from phoneagent.sim.model.standins import StandIn
@@ -83,6 +84,8 @@ class Setup:
     stand_in: StandIn
     changed: Callable[[], None]
     """Called after every event and change."""
+    brain: Brain | None = None
+    """What answers in place of the script."""
 
     @property
     def service(self) -> Service:

@@ -63,3 +63,11 @@ def test_what_the_client_brought_is_told_in_a_line(item: dict[str, Any], told: t
     record.brought.append(item)
 
     assert record.told == [told]
+
+
+def test_the_words_until_a_time_are_those_of_the_sentences_heard() -> None:
+    item = AudioItem("i", "r", "One two. Three four.", parts=[("One two.", 800), ("Three four.", 800)])
+    assert item.text_until(200) == "One two. Three four."
+    assert item.text_until(100) == "One two.…"
+    assert item.text_until(60) == "One…"
+    assert item.text_until(0) == ""

@@ -1,0 +1,47 @@
+"""A user's agent as a script is made for it: chosen for a made-up call, its MCP servers started, its tools read."""
+
+from __future__ import annotations
+
+import secrets
+from datetime import UTC, datetime
+
+from phoneagent.agent.agent import choose
+from phoneagent.agent.call import Call
+from phoneagent.cli.target import Target
+from phoneagent.demo.derived import derive
+from phoneagent.errors import DefinitionError, PhoneAgentError, shown
+from phoneagent.server import PhoneApp
+
+
+async def derived_script(app: PhoneApp, target: str) -> str:
+    """Return a commented script for the app's agent, as TOML. `target` is the app as the user names it.
+
+    Raises:
+        DefinitionError: the user's code fails to choose an agent.
+    """
+    call = Call(
+        sid=f"CA{secrets.token_hex(16)}",
+        caller="+15550100001",
+        called="+15550100002",
+        direction="inbound",
+        started_at=datetime.now(UTC),
+    )
+    try:
+        agent = await choose(app.agent, call)
+    except PhoneAgentError:
+        raise
+    except Exception as error:
+        told = f"{type(error).__name__}: {shown(error, 200)}"
+        raise DefinitionError(f"the function that chooses the agent fails for a made-up call ({told})") from error
+    try:
+        await agent.open()
+        session = agent.session("", written=True)
+        return derive(agent.name, session["tools"], greeting=agent.greeting, target=target)
+    finally:
+        await agent.close()
+
+
+def target_named(text: str | None) -> tuple[PhoneApp, str]:
+    """Return the app that a target names, and the target as text. Raises `DefinitionError`: there is none."""
+    found = Target.find(text)
+    return found.load(), text or f"{found.module}.py"

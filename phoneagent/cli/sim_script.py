@@ -1,0 +1,37 @@
+"""`phoneagent sim script`: a commented script of the simulated model for one's own agent."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from phoneagent.cli.own_agent import derived_script, target_named
+
+
+def script(
+    target: Annotated[
+        str | None, typer.Argument(help="The app: `module:app` or `file.py`; without it main.py, app.py or agent.py.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="The file to write. Without it: standard output.", show_default=False)
+    ] = None,
+) -> None:
+    """Write a script that greets, calls each of the agent's tools once and hangs up. Edit it, and play it."""
+    app, named = target_named(target)
+    text = asyncio.run(derived_script(app, named))
+    if out is None:
+        typer.echo(text, nl=False)
+        return
+    try:
+        with out.open("x", encoding="utf-8") as file:
+            file.write(text)
+    except FileExistsError:
+        typer.echo(f"{out} exists, and is left as it is: name another file with --out", err=True)
+        raise typer.Exit(1) from None
+    except OSError as problem:
+        typer.echo(f"{out} cannot be written: {problem.strerror or problem}", err=True)
+        raise typer.Exit(1) from None
+    typer.echo(f"{out} is written. Play it: phoneagent demo {named} --script {out}")

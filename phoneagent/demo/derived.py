@@ -1,0 +1,201 @@
+"""A script for a user's own agent, made from its tools: it calls each of them once and says what came back.
+
+The arguments are made up from the tool's JSON schema, so the tools really run, with values that mean nothing.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+MAX_TOOLS = 8
+"""The maximum number of tools that one call tries, so that it stays short."""
+
+MAX_DEPTH = 5
+"""How deep an argument is made up; a schema may contain itself."""
+
+_PHONE_NUMBER = "+15550100001"
+_FORMATS = {
+    "date": "2027-01-15",
+    "date-time": "2027-01-15T19:30:00Z",
+    "time": "19:30:00",
+    "email": "caller@example.com",
+    "uri": "https://example.com",
+    "uuid": "00000000-0000-4000-8000-000000000000",
+}
+_HEADER = """\
+# What the simulated model says and does in a call with {name}, and what the caller says.
+# Play it: phoneagent demo {target} --script FILE, or type to it: phoneagent chat {target} --script FILE.
+# The format: docs/scripts.md. The model reads no instructions here; it only follows these lines.
+
+greeting = {greeting}    # if the agent has no greeting of its own and is asked to speak first
+default = "I see. Tell me a little more about that, please."    # when no turn matches
+goodbye = "Thank you for calling. Goodbye!"
+
+[[turn]]
+heard = "help|hello|what can"    # a regular expression for what the caller says or types
+caller = "Hello! What can you help me with?"    # the caller's line in the demo
+say = "I am a simulated model, so I say what my script tells me, whatever your instructions are. I can talk for quite \
+a while, and you can stop me at any time, in the middle of a sentence, as you would stop a person."
+
+[[turn]]
+heard = "stop|prices|wait"
+caller = "Sorry, can I stop you there? Tell me about your prices."
+say = "Of course. I am free of charge, and I need neither an account nor a key. Is there anything else?"
+"""
+_TOOL = """
+[[turn]]
+heard = {heard}
+caller = {caller}
+call = {name}
+arguments = {arguments}    # made up from the tool's schema: change them
+then = {then}    # {{output}} is what the tool returned
+"""
+_END = """
+[[turn]]
+heard = "bye|that's all|thank"
+caller = "No, that's all. Thank you, goodbye!"
+say = "Thank you for calling. Goodbye!"
+"""
+
+
+def derive(name: str, tools: Sequence[Mapping[str, Any]], *, greeting: str | None, target: str) -> str:
+    """Return a commented script, as TOML, for an agent. `tools` are its functions as a session has them."""
+    functions = [tool for tool in tools if tool["type"] == "function"]
+    parts = [_HEADER.format(name=_comment(name), target=_comment(target), greeting=_toml(greeting or "Hello!"))]
+    tried = [each for each in functions if each["name"] != "hang_up" and not each["name"].startswith("hand_off_to_")]
+    parts += [_turn(tool) for tool in tried[:MAX_TOOLS]]
+    if left := [tool["name"] for tool in tried[MAX_TOOLS:]]:
+        parts.append(f"\n# Left out, so that the call stays short: {', '.join(left)}\n")
+    parts.append(_END)
+    if any(each["name"] == "hang_up" for each in functions):
+        parts.append('call = "hang_up"\n')
+    return "".join(parts)
+
+
+def made_up(schema: Mapping[str, Any], name: str = "value", *, root: Mapping[str, Any] | None = None) -> Any:
+    """Return a value that a JSON schema allows, as far as types, choices and limits go; `name` is the parameter's."""
+    return _value(schema, name, schema if root is None else root, MAX_DEPTH)
+
+
+def _value(schema: Any, name: str, root: Mapping[str, Any], depth: int) -> Any:
+    if not isinstance(schema, Mapping) or depth == 0:
+        return name
+    schema = _resolved(schema, root)
+    for key in ("const", "default"):
+        if schema.get(key) is not None:
+            return schema[key]
+    for key in ("examples", "enum"):
+        if chosen := [each for each in schema.get(key) or () if each is not None]:
+            return chosen[0]
+    kind = schema.get("type")
+    if isinstance(kind, list):
+        kind = next((each for each in kind if each != "null"), "string")
+    match kind:
+        case "object":
+            known = schema.get("properties") or {}
+            return {each: _value(known.get(each), each, root, depth - 1) for each in schema.get("required") or ()}
+        case "array":
+            count = max(1, int(schema.get("minItems", 1)))
+            return [_value(schema.get("items"), name, root, depth - 1)] * min(count, 10)
+        case "boolean":
+            return True
+        case "integer" | "number":
+            return _number(schema, whole=kind == "integer")
+        case _:
+            return _text(schema, name)
+
+
+def _resolved(schema: Mapping[str, Any], root: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Follow references and take the first choice that is not null."""
+    for _ in range(MAX_DEPTH):
+        if reference := str(schema.get("$ref", "")).removeprefix("#/"):
+            found: Any = root
+            for step in reference.split("/"):
+                found = found.get(step, {}) if isinstance(found, Mapping) else {}
+            schema = found
+        elif options := schema.get("anyOf") or schema.get("oneOf") or schema.get("allOf"):
+            schema = next((each for each in options if each.get("type") != "null"), {})
+        else:
+            break
+    return schema
+
+
+def _number(schema: Mapping[str, Any], *, whole: bool) -> int | float:
+    step = schema.get("multipleOf") or (1 if whole else 0.5)
+    least = schema.get("minimum")
+    if least is None and "exclusiveMinimum" in schema:
+        least = schema["exclusiveMinimum"] + step
+    most = schema.get("maximum")
+    if most is None and "exclusiveMaximum" in schema:
+        most = schema["exclusiveMaximum"] - step
+    value = max(2, step) if least is None else max(2, least)
+    value = value if most is None else min(value, most)
+    if "multipleOf" in schema:
+        value = -(-value // step) * step
+    return int(value) if whole else float(value)
+
+
+def _text(schema: Mapping[str, Any], name: str) -> str:
+    text = _FORMATS.get(str(schema.get("format")), name.replace("_", " "))
+    if "format" not in schema:
+        lowered = name.lower()
+        if "phone" in lowered:
+            text = _PHONE_NUMBER
+        elif lowered in ("date", "day"):
+            text = _FORMATS["date"]
+        elif lowered in ("time", "hour"):
+            text = "19:30"
+    text = text.ljust(int(schema.get("minLength", 0)), "x")
+    return text[: int(schema["maxLength"])] if "maxLength" in schema else text
+
+
+def _turn(tool: Mapping[str, Any]) -> str:
+    name = tool["name"]
+    words = [re.escape(word) for word in re.split(r"[\W_]+", name) if word]
+    arguments = made_up(tool.get("parameters") or {})
+    return _TOOL.format(
+        heard=_toml(".*".join(words)),
+        caller=_toml(_request(name, str(tool.get("description") or ""))),
+        name=_toml(name),
+        arguments=_toml(arguments if isinstance(arguments, dict) else {}),
+        then=_toml(f"{name.replace('_', ' ')} returned: {{output}}"),
+    )
+
+
+def _request(name: str, description: str) -> str:
+    """Return a caller's words that ask for a tool: its name in words, and what its description says first."""
+    spoken = name.replace("_", " ").replace("-", " ")
+    sentence = re.split(r"[.\n]", description.strip(), maxsplit=1)[0].strip()[:120]
+    if not sentence:
+        return f"Please {spoken}."
+    wish = sentence[0].lower() + sentence[1:]
+    return f"Please {wish}." if _in_order(spoken, wish) else f"Please {wish}: {spoken}."
+
+
+def _in_order(words: str, sentence: str) -> bool:
+    return re.search(".*".join(map(re.escape, words.lower().split())), sentence.lower()) is not None
+
+
+def _toml(value: Any) -> str:
+    """Return a JSON value as TOML on one line. Null has no spelling there, so it becomes text."""
+    match value:
+        case dict():
+            inner = ", ".join(f"{_key(key)} = {_toml(each)}" for key, each in value.items())
+            return f"{{ {inner} }}" if inner else "{}"
+        case list():
+            return f"[{', '.join(map(_toml, value))}]"
+        case bool() | int() | float():
+            return json.dumps(value)
+        case _:
+            return json.dumps("" if value is None else str(value)).replace("\x7f", "\\u007f")
+
+
+def _key(key: str) -> str:
+    return key if re.fullmatch(r"[A-Za-z0-9_-]+", key) else _toml(key)
+
+
+def _comment(text: str) -> str:
+    return "".join(each for each in text if each.isprintable())

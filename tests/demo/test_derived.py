@@ -1,0 +1,102 @@
+"""The script that is made for an agent: arguments that its schemas allow, and lines that lead to the turns in order."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jsonschema
+import pytest
+
+from phoneagent.demo.derived import derive, made_up
+from phoneagent.sim.model.script import Script
+
+BOOK = {
+    "type": "function",
+    "name": "book_table",
+    "description": "Book a table for this evening. `time` is like 19:30.",
+    "parameters": {
+        "type": "object",
+        "properties": {"guests": {"type": "integer"}, "time": {"type": "string"}, "note": {"type": "string"}},
+        "required": ["guests", "time"],
+    },
+}
+
+
+def tool(name: str, description: str = "") -> dict[str, Any]:
+    return {"type": "function", "name": name, "description": description, "parameters": {"type": "object"}}
+
+
+def script_for(*tools: dict[str, Any], greeting: str | None = None) -> Script:
+    return Script.parse(derive("host", tools, greeting=greeting, target="main.py"))
+
+
+def test_each_tool_is_called_once_and_what_it_returned_is_said() -> None:
+    script = script_for(BOOK, tool("hang_up"), tool("hand_off_to_billing"), tool("menu"), {"type": "mcp"})
+    calls = [[(call.name, call.arguments) for call in turn.calls] for turn in script.turns]
+    assert calls == [[], [], [("book_table", {"guests": 2, "time": "19:30"})], [("menu", {})], [("hang_up", {})]]
+    assert script.turns[2].then == ("book table returned: {output}",)
+    assert [turn.caller for turn in script.turns[2:4]] == ["Please book a table for this evening.", "Please menu."]
+
+
+def test_without_hang_up_the_agent_only_says_goodbye() -> None:
+    assert [turn.calls for turn in script_for().turns] == [(), (), ()]
+
+
+def test_the_callers_lines_lead_to_their_turns() -> None:
+    script = script_for(BOOK, tool("cancel_order", "Cancel what was ordered."), tool("menu", "Read the dishes."))
+    for turn in script.turns:
+        assert script.match(turn.caller) is turn
+
+
+def test_a_long_list_of_tools_is_cut_and_says_so() -> None:
+    text = derive("host", [tool(f"tool_{number}") for number in range(12)], greeting="Hi", target="main.py")
+    assert sum(len(turn.calls) for turn in Script.parse(text).turns) == 8
+    assert "# Left out, so that the call stays short: tool_8, tool_9, tool_10, tool_11" in text
+
+
+def test_odd_words_are_quoted() -> None:
+    script = script_for(tool("say", 'Say "hello"\\ {now}\x7f.'), greeting='The "Blue" \\ Café\n')
+    assert script.greeting == 'The "Blue" \\ Café\n'
+    assert script.turns[2].caller == 'Please say "hello"\\ {now}\x7f.'
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {"type": "string"},
+        {"type": "string", "minLength": 12, "maxLength": 15},
+        {"type": "string", "enum": ["red", "blue"]},
+        {"const": 7},
+        {"type": "integer", "minimum": 5},
+        {"type": "integer", "exclusiveMinimum": 5, "maximum": 6},
+        {"type": "integer", "maximum": -3},
+        {"type": "integer", "minimum": 5, "multipleOf": 4},
+        {"type": "number", "exclusiveMaximum": 1},
+        {"type": "boolean"},
+        {"type": ["null", "integer"]},
+        {"type": "array", "items": {"type": "number"}, "minItems": 2},
+        {"anyOf": [{"type": "null"}, {"type": "string", "format": "date"}]},
+        {
+            "type": "object",
+            "properties": {"a": {"$ref": "#/$defs/A"}},
+            "required": ["a"],
+            "$defs": {"A": {"enum": [3]}},
+        },
+        {},
+    ],
+)
+def test_made_up_values_are_allowed_by_their_schema(schema: dict[str, Any]) -> None:
+    jsonschema.validate(made_up(schema), schema)
+
+
+def test_a_schema_that_contains_itself_ends() -> None:
+    node = {"type": "object", "properties": {"next": {"$ref": "#/$defs/N"}}, "required": ["next"]}
+    value = made_up({"$ref": "#/$defs/N", "$defs": {"N": node}})
+    assert list(value) == ["next"]
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("customer_phone", "+15550100001"), ("date", "2027-01-15"), ("first_name", "first name")]
+)
+def test_names_of_parameters_help(name: str, value: str) -> None:
+    assert made_up({"type": "string"}, name) == value
