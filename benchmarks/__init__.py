@@ -1,1 +1,1 @@
-"""Benchmarks of the bridge under full-duplex calls, against a bridge as tutorials write it. See benchmarks/README.md."""
+"""Benchmarks of the bridge, against a bridge as tutorials write it: see benchmarks/README.md."""

@@ -1,22 +1,22 @@
-"""`python -m benchmarks.bridge`: full-duplex calls through the app and through the tutorial's bridge, measured alike."""
+"""`python -m benchmarks.bridge`: full-duplex calls through the app and through the tutorial's bridge."""
 
 from __future__ import annotations
 
 import argparse
-import asyncio
 import dataclasses
 import json
 import os
 import sys
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Awaitable, Callable, Collection, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import uvloop
 
-from benchmarks import process, report
-from benchmarks.flow import Latency, summary
-from benchmarks.load import BargeIns, Load, ModelPort, Window
+from benchmarks import plot, process, report
+from benchmarks.flow import summary
+from benchmarks.load import Load, ModelPort
+from benchmarks.results import Result, Window
 from benchmarks.subject import Bridge, Running, phoneagent, tutorial
 
 BARGE_IN_CALLS = 40
@@ -34,31 +34,6 @@ SEARCH_SECONDS = 5.0
 MAX_SEARCH = 2560
 PLOT_POINTS = (0.1, 0.25, 0.5, 0.75, 1.0)
 """The shares of --calls at which latencies are measured for the plot."""
-
-
-@dataclass(slots=True)
-class Result:
-    """Everything that was measured of one bridge."""
-
-    bridge: str
-    workers: int
-    idle_kb: float = 0.0
-    """Resident memory of all its processes after one call that is over."""
-    kb_per_call: float = 0.0
-    accept: Latency | None = None
-    """From the webhook to the first audio at the model."""
-    greeting: Latency | None = None
-    """From the webhook to the first audio at the phone, without the model's own time."""
-    barge_ins: BargeIns | None = None
-    main: Window | None = None
-    """At --calls."""
-    windows: list[Window] = field(default_factory=list)
-    """All windows, in the order of their measurement."""
-    most: int | None = None
-    """The most calls within the limits; None if that was not looked for."""
-    shares: list[float] = field(default_factory=list)
-    """The share of the calls that each worker carries."""
-    faults: dict[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +72,7 @@ async def measure(bridge: Bridge, port: ModelPort, cores: Cores, options: argpar
 
 
 async def _measure(running: Running, load: Load, port: ModelPort, result: Result, options: argparse.Namespace) -> None:
-    pids = running.pids()
+    pids, core = running.pids(), running.core
     await load.grow(1, per_second=CALLS_PER_SECOND)
     await load.shrink(0)  # the first call brings in what stays
     result.idle_kb = process.resident_kb(pids)
@@ -108,7 +83,7 @@ async def _measure(running: Running, load: Load, port: ModelPort, result: Result
     async def window(number: int, seconds: float) -> Window:
         await load.shrink(number)
         new.extend(await load.grow(number, per_second=CALLS_PER_SECOND))
-        found = await load.measure(seconds, lambda: process.cpu_ms(pids))
+        found = await load.measure(seconds, lambda: process.usage(pids, core))
         result.windows.append(found)
         report.say(report.line_of(found))
         return found
@@ -129,7 +104,7 @@ async def _measure(running: Running, load: Load, port: ModelPort, result: Result
     await load.shrink(0)
 
 
-async def _search(window: report.Measure, begin: int) -> int:
+async def _search(window: Callable[[int, float], Awaitable[Window]], begin: int) -> int:
     """Return the largest number of calls within the limits: doubled until it is too large, then halved in between."""
 
     async def bears(number: int) -> bool:
@@ -215,7 +190,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     else:
         report.show(results)
     if options.plot:
-        Path(options.plot).write_text(report.plot(results, LIMIT_MS), encoding="utf-8")
+        Path(options.plot).write_text(plot.draw(results, LIMIT_MS), encoding="utf-8")
     if options.profile:
         report.show_profile(Path(options.profile))
     return 1 if any(each.main is None or each.faults for each in results) else 0

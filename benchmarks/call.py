@@ -65,7 +65,7 @@ class Call:
     @property
     def greeting_seconds(self) -> float | None:
         """From the webhook to the first audio at the phone, without the model's own time."""
-        if None in (self.dialed_at, self.asked_at, self.spoke_at, self.greeted_at):
+        dialed_at, asked_at, spoke_at, greeted_at = self.dialed_at, self.asked_at, self.spoke_at, self.greeted_at
+        if dialed_at is None or asked_at is None or spoke_at is None or greeted_at is None:
             return None
-        assert self.dialed_at and self.asked_at and self.spoke_at and self.greeted_at
-        return self.greeted_at - self.dialed_at - (self.spoke_at - self.asked_at)
+        return greeted_at - dialed_at - (spoke_at - asked_at)

@@ -11,9 +11,11 @@ from dataclasses import dataclass
 from time import perf_counter
 
 from benchmarks.call import Call
-from benchmarks.flow import FRAME_SECONDS, Flow, Latency, summary
+from benchmarks.flow import FRAME_SECONDS, Flow, summary
 from benchmarks.model import SPEECH_SECONDS, ModelServer
 from benchmarks.phone import PUBLIC_URL, Phone, Signer, form_of, post, stream_of
+from benchmarks.process import Usage
+from benchmarks.results import BargeIns, Generator, Side, Window
 
 SLOTS = 10
 SLOT_SECONDS = FRAME_SECONDS / SLOTS
@@ -67,60 +69,6 @@ class Clock:
             now = perf_counter()
         # At least a millisecond, which is the timer's resolution: uvloop would spin on a shorter one.
         self._timer = asyncio.get_running_loop().call_later(max(0.001, self._due - now), self._tick)
-
-
-@dataclass(frozen=True, slots=True)
-class Generator:
-    """What the generator itself was like while it measured."""
-
-    cpu_share: float
-    """Of one core."""
-    late_p99_ms: float
-    late_max_ms: float
-
-    @property
-    def worthless(self) -> bool:
-        """Whether the generator was so late that latencies say more of it than of the bridge."""
-        return self.late_p99_ms > 5.0
-
-
-@dataclass(frozen=True, slots=True)
-class Window:
-    """What was measured in one window of time, at a number of calls."""
-
-    calls: int
-    seconds: float
-    cpu_ms: float
-    """CPU-ms of the bridge per second of each call."""
-    to_model: Latency
-    to_caller: Latency
-    lost_to_model: int
-    lost_to_caller: int
-    broken: int
-    """Calls that ended although nobody had hung up."""
-    generator: Generator
-
-    @property
-    def worst_p99(self) -> float:
-        """Return the worse of the two sides, in milliseconds."""
-        return max(self.to_model.p99, self.to_caller.p99)
-
-    @property
-    def lost(self) -> int:
-        """Return the frames that never came, both ways."""
-        return self.lost_to_model + self.lost_to_caller
-
-
-@dataclass(frozen=True, slots=True)
-class BargeIns:
-    """The reactions to barge-ins: from `speech_started`, as the model wrote it, to `clear` at the phone."""
-
-    calls: int
-    reaction: Latency
-    unanswered: int
-    """Barge-ins without a `clear`."""
-    silent: int
-    """Calls in which the model was not heard again afterwards."""
 
 
 @dataclass(slots=True)
@@ -249,8 +197,8 @@ class Load:
             async with asyncio.timeout(OPEN_SECONDS):
                 if line.phone is not None:
                     await line.phone.closed
-                while line.model is not None and not line.model.closed:
-                    await asyncio.sleep(FRAME_SECONDS)
+                if line.model is not None:
+                    await line.model.closed
         except TimeoutError:
             line.call.fault = line.call.fault or f"its sockets were open {OPEN_SECONDS:g} s after the hang-up"
         if line.phone is not None:
@@ -259,10 +207,10 @@ class Load:
 
     # --- measuring ---
 
-    async def measure(self, seconds: float, cpu_ms: Callable[[], float]) -> Window:
+    async def measure(self, seconds: float, usage: Callable[[], Usage]) -> Window:
         """Measure everything for that long, then wait for the frames that are on their way.
 
-        `cpu_ms` returns the CPU time that the bridge has used so far.
+        `usage` returns the CPU time that the bridge has used so far.
         """
         flows = [(call.up, call.down) for call in self.calls]
         gaps = [(up.missing, down.missing) for up, down in flows]
@@ -271,10 +219,10 @@ class Load:
         self._clock.lateness.clear()
         gc.collect()
         gc.disable()  # a pause of the generator's would be taken for one of the bridge's
-        own, bridge, began = time.process_time(), cpu_ms(), perf_counter()
+        own, before, began = time.process_time(), usage(), perf_counter()
         await asyncio.sleep(seconds)
         lasted = perf_counter() - began
-        used_ms = cpu_ms() - bridge
+        after = usage()
         generator = self._generator(time.process_time() - own, lasted)
         to_model, to_caller = list(self._up), list(self._down)
         sent = [(up.sent, down.sent) for up, down in flows]
@@ -284,16 +232,19 @@ class Load:
             (up.lost(gap[0], number[0]), down.lost(gap[1], number[1]))
             for (up, down), gap, number in zip(flows, gaps, sent, strict=True)
         ]
+        used_ms = after.bridge_ms - before.bridge_ms
+        others = None
+        if after.core_ms is not None and before.core_ms is not None:
+            others = max(0.0, after.core_ms - before.core_ms - used_ms) / (lasted * 1000)
         return Window(
             calls=len(flows),
             seconds=lasted,
             cpu_ms=used_ms / lasted / max(1, len(flows)),
-            to_model=summary(to_model),
-            to_caller=summary(to_caller),
-            lost_to_model=sum(count[0] for count in counts),
-            lost_to_caller=sum(count[1] for count in counts),
+            to_model=Side(summary(to_model), sum(count[0] for count in counts)),
+            to_caller=Side(summary(to_caller), sum(count[1] for count in counts)),
             broken=sum(1 for call in self.calls if call.fault is not None),
             generator=generator,
+            others=others,
         )
 
     def _generator(self, cpu_seconds: float, seconds: float) -> Generator:

@@ -1,4 +1,4 @@
-"""The Realtime model server of a load: it speaks all the time, 20 ms of audio every 20 ms, and does what a bridge asks."""
+"""The Realtime model server of a load: it speaks all the time, 20 ms of audio every 20 ms, and obeys the bridge."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from time import perf_counter
 from typing import Any
 
 from benchmarks.call import Call
-from benchmarks.flow import DOWN, UP_MARK, Flow, payload_head
+from benchmarks.flow import DOWN, UP_MARK, payload_head
 from benchmarks.sound import REST
 from benchmarks.wire import CLOSE, PING, PONG, TEXT, Cache, FrameReader, accept_key, head, server_frame
 
@@ -35,7 +35,7 @@ _DELTAS = Cache(lambda number: f'"delta":"{payload_head(DOWN, number)}{REST}"}}'
 
 
 class ModelServer(asyncio.Protocol):
-    """One session. `begun` returns the call of the sid that the handshake names; `ended` gets the session at its end."""
+    """One session. `begun` returns the call that the handshake names; `ended` gets the session at its end."""
 
     def __init__(self, begun: Callable[[str, ModelServer], Call | None], ended: Callable[[ModelServer], None]) -> None:
         self._begun = begun
@@ -52,13 +52,14 @@ class ModelServer(asyncio.Protocol):
         self._size = 0
         self._spoken = 0
         self._greeting = True
-        self.closed = False
+        self.closed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         self._transport = transport
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._response, self.closed = None, True
+        self._response = None
+        self.closed.set_result(None)
         if self._call is not None:
             self._call.fail("the bridge closed the model's socket")
             self._ended(self)
@@ -143,7 +144,7 @@ class ModelServer(asyncio.Protocol):
         self._take_turn()
 
     def _take_turn(self) -> None:
-        if not self.closed:
+        if not self.closed.done():
             self._speech_started()
             asyncio.get_running_loop().call_later(SPEECH_SECONDS, self._speech_stopped)
 
@@ -155,7 +156,7 @@ class ModelServer(asyncio.Protocol):
 
     def _speech_stopped(self) -> None:
         """The turn is complete, and answered if the session says so."""
-        if self.closed:
+        if self.closed.done():
             return
         item: Json = {
             "id": self._turn,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 
 PROC = Path("/proc")
@@ -32,6 +33,26 @@ def cpu_ms(pids: Iterable[int]) -> float:
 def _cpu_ticks(pid: int) -> int:
     fields = (PROC / str(pid) / "stat").read_text().rpartition(")")[2].split()
     return int(fields[11]) + int(fields[12])
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """CPU time up to a moment, in milliseconds."""
+
+    bridge_ms: float
+    core_ms: float | None
+    """What all programs together had of the bridge's core, None if it has none of its own."""
+
+
+def usage(pids: Iterable[int], core: int | None) -> Usage:
+    """Return the CPU time that these processes used so far, and that of the core they share."""
+    return Usage(cpu_ms(pids), None if core is None else _busy_ms(core))
+
+
+def _busy_ms(core: int) -> float:
+    line = next(line for line in (PROC / "stat").read_text().splitlines() if line.startswith(f"cpu{core} "))
+    user, nice, system, _idle, _iowait, interrupts, soft, stolen = map(int, line.split()[1:9])
+    return (user + nice + system + interrupts + soft + stolen) * _TICK_MS
 
 
 def resident_kb(pids: Iterable[int]) -> float:

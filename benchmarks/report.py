@@ -1,28 +1,27 @@
-"""The results of a benchmark as a table, and as a plot of latency against the number of calls."""
+"""The results of a benchmark as a table."""
 
 from __future__ import annotations
 
 import math
 import pstats
 import sys
-from collections.abc import Awaitable, Callable, Sequence
-from html import escape
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TypeAlias
 
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.flow import LATE_MS, Latency
-from benchmarks.load import Window
-
-if TYPE_CHECKING:
-    from benchmarks.bridge import Result
-
-Measure: TypeAlias = Callable[[int, float], Awaitable[Window]]
+from benchmarks.flow import LATE_MS
+from benchmarks.results import Result, Side, Window
 
 PROFILED = 30
 """How many functions of a profile are shown."""
+
+CROWDED = 0.05
+"""Other programs that take more of the bridge's core than this are named."""
+
+Figure: TypeAlias = float | str | None
 
 
 def say(text: str) -> None:
@@ -34,87 +33,89 @@ def line_of(window: Window) -> str:
     """Return a window in one line."""
     generator = window.generator
     words = (
-        f"  {window.calls} calls, {window.seconds:.0f} s: p99 {window.to_model.p99:.1f} ms to the model, "
-        f"{window.to_caller.p99:.1f} ms to the caller, {window.lost} lost, {window.cpu_ms:.2f} CPU-ms per call-second; "
+        f"  {window.calls} calls, {window.seconds:.0f} s: p99 {window.to_model.latency.p99:.1f} ms to the model, "
+        f"{window.to_caller.latency.p99:.1f} ms to the caller, {window.lost} lost, "
+        f"{window.cpu_ms:.2f} CPU-ms per call-second; "
         f"generator {generator.cpu_share:.0%} of a core, p99 {generator.late_p99_ms:.1f} ms late"
     )
-    return words + (", TOO LATE: these latencies say nothing" if generator.worthless else "")
+    if window.others is not None and window.others > CROWDED:
+        words += f"; other programs took {window.others:.0%} of the bridge's core"
+    return words + ("; TOO LATE: these latencies say nothing" if generator.worthless else "")
 
 
 def show(results: Sequence[Result]) -> None:
-    """Print the results as a table, the first bridge also as a ratio to the last."""
+    """Print the results as a table, with the first bridge as a ratio to the last."""
     table = Table(title="Full-duplex calls, 50 frames a second each way", title_justify="left")
     table.add_column("")
     for each in results:
         table.add_column(each.bridge, justify="right")
     compared = len(results) > 1
     if compared:
-        table.add_column(f"{results[0].bridge} / {results[-1].bridge}", justify="right")
-    for name, figures in rows(results):
-        cells = [_figure(figure) for figure in figures]
-        table.add_row(name, *cells, *([_ratio(figures)] if compared else []))
+        table.add_column("first / last", justify="right")
+    for name, *figures in rows(results):
+        cells = [_written(figure) for figure in figures]
+        table.add_row(str(name), *cells, *([_ratio(figures)] if compared else []))
     Console().print(table)
     for each in results:
-        for window in each.windows:
-            if window.generator.worthless:
-                say(f"{each.bridge}, {window.calls} calls: the generator was late, so these latencies say nothing")
         for fault, number in each.faults.items():
             say(f"{each.bridge}: {number} calls: {fault}")
 
 
-Figure: TypeAlias = float | str | None
-
-
-def rows(results: Sequence[Result]) -> list[tuple[str, list[Figure]]]:
+def rows(results: Sequence[Result]) -> list[list[Figure]]:
     """Return the lines of the table: a name, and a figure of each bridge."""
+    found = _window_rows(results)
 
-    def line(name: str, figure: Callable[[Result], Figure]) -> tuple[str, list[Figure]]:
-        return name, [figure(each) for each in results]
+    def add(name: str, figure: Callable[[Result], Figure]) -> None:
+        found.append([name, *map(figure, results)])
 
-    def of_main(name: str, figure: Callable[[Window], Figure]) -> tuple[str, list[Figure]]:
-        return line(name, lambda each: None if each.main is None else figure(each.main))
-
-    lines = [of_main("calls", lambda main: str(main.calls))]
-    for words, side, lost in (
-        ("to the model", "to_model", "lost_to_model"),
-        ("to the caller", "to_caller", "lost_to_caller"),
-    ):
-        for name in ("p50", "p99", "max"):
-            lines.append(
-                of_main(f"added {words}, {name}, ms", lambda main, s=side, n=name: getattr(getattr(main, s), n))
-            )  # type: ignore[misc]
-        lines.append(of_main(f"lost {words}", lambda main, at=lost: str(getattr(main, at))))  # type: ignore[misc]
-        lines.append(of_main(f"late {words} (> {LATE_MS:g} ms)", lambda main, s=side: _late(getattr(main, s))))  # type: ignore[misc]
-    lines += [
-        of_main("CPU-ms per call-second", lambda main: main.cpu_ms),
-        line("resident KB per call", lambda each: each.kb_per_call),
-        line("barge-in reaction p50, ms", lambda each: each.barge_ins and each.barge_ins.reaction.p50),
-        line("barge-in reaction p99, ms", lambda each: each.barge_ins and each.barge_ins.reaction.p99),
-        line(
-            "barge-ins without clear / answer",
-            lambda each: each.barge_ins and f"{each.barge_ins.unanswered} / {each.barge_ins.silent}",
-        ),
-        line("webhook to first audio at the model p50, ms", lambda each: each.accept and each.accept.p50),
-        line("webhook to first audio at the model p99, ms", lambda each: each.accept and each.accept.p99),
-        line("webhook to greeting p50, ms", lambda each: each.greeting and each.greeting.p50),
-        line("webhook to greeting p99, ms", lambda each: each.greeting and each.greeting.p99),
-    ]
+    add("resident KB per call", lambda each: each.kb_per_call)
+    add("barge-in reaction p50, ms", lambda each: each.barge_ins.reaction.p50 if each.barge_ins else None)
+    add("barge-in reaction p99, ms", lambda each: each.barge_ins.reaction.p99 if each.barge_ins else None)
+    add("barge-ins without a clear", lambda each: str(each.barge_ins.unanswered) if each.barge_ins else None)
+    add("calls silent after a barge-in", lambda each: str(each.barge_ins.silent) if each.barge_ins else None)
+    add("webhook to audio at the model p50, ms", lambda each: each.accept.p50 if each.accept else None)
+    add("webhook to audio at the model p99, ms", lambda each: each.accept.p99 if each.accept else None)
+    add("webhook to greeting p50, ms", lambda each: each.greeting.p50 if each.greeting else None)
+    add("webhook to greeting p99, ms", lambda each: each.greeting.p99 if each.greeting else None)
     if any(each.most is not None for each in results):
-        lines.append(line("most calls with p99 < 20 ms, nothing lost", lambda each: each.most))
+        add("most calls, p99 < 20 ms, none lost", lambda each: each.most)
     if any(each.shares for each in results):
-        lines.append(
-            line("share of the calls of each worker", lambda each: " ".join(f"{share:.0%}" for share in each.shares))
-        )
-    lines.append(of_main("generator: share of a core", lambda main: f"{main.generator.cpu_share:.0%}"))
-    lines.append(of_main("generator: late p99, ms", lambda main: main.generator.late_p99_ms))
-    return lines
+        add("calls of each worker", lambda each: " ".join(f"{share:.0%}" for share in each.shares))
+    return found
 
 
-def _late(latency: Latency) -> str:
-    return f"{latency.late / latency.count:.2%}" if latency.count else ""
+def _window_rows(results: Sequence[Result]) -> list[list[Figure]]:
+    found: list[list[Figure]] = []
+
+    def add(name: str, figure: Callable[[Window], Figure]) -> None:
+        found.append([name, *(None if each.main is None else figure(each.main) for each in results)])
+
+    def add_side(words: str, side: Callable[[Window], Side]) -> None:
+        add(f"added {words} p50, ms", lambda window: side(window).latency.p50)
+        add(f"added {words} p99, ms", lambda window: side(window).latency.p99)
+        add(f"added {words} max, ms", lambda window: side(window).latency.max)
+        add(f"lost {words}", lambda window: str(side(window).lost))
+        add(f"late {words} (> {LATE_MS:g} ms)", lambda window: _late(side(window)))
+
+    add("calls", lambda window: str(window.calls))
+    add_side("to the model", lambda window: window.to_model)
+    add_side("to the caller", lambda window: window.to_caller)
+    add("CPU-ms per call-second", lambda window: window.cpu_ms)
+    add("other programs, of the bridge's core", lambda window: _percent(window.others))
+    add("generator, of its core", lambda window: _percent(window.generator.cpu_share))
+    add("generator late p99, ms", lambda window: window.generator.late_p99_ms)
+    return found
 
 
-def _figure(figure: Figure) -> str:
+def _late(side: Side) -> str:
+    return f"{side.latency.late / side.latency.count:.2%}" if side.latency.count else ""
+
+
+def _percent(share: float | None) -> str:
+    return "" if share is None else f"{share:.0%}"
+
+
+def _written(figure: Figure) -> str:
     if figure is None or isinstance(figure, str):
         return figure or ""
     if math.isnan(figure):
@@ -132,8 +133,3 @@ def _ratio(figures: Sequence[Figure]) -> str:
 def show_profile(path: Path) -> None:
     """Print the functions that took most time by themselves."""
     pstats.Stats(str(path)).sort_stats("tottime").print_stats(PROFILED)
-
-
-def plot(results: Sequence[Result], limit_ms: float) -> str:
-    """Return a plot as SVG."""
-    return ""

@@ -14,7 +14,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.error import URLError
-from urllib.request import urlopen
+from urllib.request import Request, urlopen
 
 from benchmarks import process
 from benchmarks.call import ACCOUNT_SID
@@ -26,8 +26,10 @@ STOP_SECONDS = 20.0
 API_TOKEN = "benchmark-token"
 """Opens /metrics."""
 
+LISTEN = ("--host", "127.0.0.1", "--port", "{port}")
+
 KEPT = ("PATH", "HOME", "LANG", "TMPDIR", "VIRTUAL_ENV", "SYSTEMROOT")
-"""Variables that a bridge gets of this process's environment: settings of the user's must not change what is measured."""
+"""Variables that a bridge gets of this process's environment. The user's settings must not change what is measured."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +87,7 @@ def tutorial() -> Bridge:
         name="tutorial",
         voice_path="/voice",
         status_path=None,
-        command=("-m", "uvicorn", "benchmarks.tutorial_bridge:app", "--host", "127.0.0.1", "--port", "{port}"),
+        command=("-m", "uvicorn", "benchmarks.tutorial_bridge:app", *LISTEN),
         environment={"OPENAI_API_KEY": "sk-benchmark"},
     )
 
@@ -106,7 +108,7 @@ class Running:
 
     async def __aenter__(self) -> Running:
         environment = {name: os.environ[name] for name in KEPT if name in os.environ}
-        paths = [str(HERE.parent), os.environ.get("PYTHONPATH", "")]
+        paths = [os.environ.get("PYTHONPATH", ""), str(HERE.parent)]  # so that another tree's app can be measured
         environment |= {
             "PYTHONPATH": os.pathsep.join(filter(None, paths)),
             "REALTIME_URL": self._model_url,
@@ -121,7 +123,7 @@ class Running:
             if self._cores is not None:
                 os.sched_setaffinity(0, self._cores)  # the child inherits it, and so do its workers
             with self.log.open("wb") as log:
-                self._process = subprocess.Popen(
+                self._process = subprocess.Popen(  # noqa: ASYNC220 - the load has not begun
                     [sys.executable, *command], cwd=self._folder.name, env=environment, stdout=log, stderr=log
                 )
         finally:
@@ -157,6 +159,11 @@ class Running:
                 self._process.wait()
         self._folder.cleanup()
 
+    @property
+    def core(self) -> int | None:
+        """Return the core that it has for itself, None if it may use several."""
+        return next(iter(self._cores)) if self._cores is not None and len(self._cores) == 1 else None
+
     def pids(self) -> list[int]:
         """Return the processes of the bridge: the one that was started, and its workers."""
         return process.family(self._process.pid)
@@ -167,8 +174,6 @@ class Running:
 
     def metrics(self) -> str:
         """Return what the app's /metrics says, "" if it has none."""
-        from urllib.request import Request
-
         host, port = self.address
         request = Request(f"http://{host}:{port}/metrics", headers={"Authorization": f"Bearer {API_TOKEN}"})
         try:
