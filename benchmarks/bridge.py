@@ -55,7 +55,7 @@ class Cores:
 async def measure(bridge: Bridge, port: ModelPort, cores: Cores, options: argparse.Namespace) -> Result:
     """Measure one bridge in a process of its own."""
     result = Result(bridge.name, bridge.workers)
-    profile = Path(options.profile) if options.profile and bridge.status_path else None
+    profile = Path(options.profile) if options.profile and bridge.status_path and bridge.workers == 1 else None
     async with Running(bridge, port.url, cores.bridge, profile) as running:
         if cores.generator is not None:
             os.sched_setaffinity(0, cores.generator)

@@ -10,8 +10,8 @@ FRAME_SECONDS = 0.020
 LATE_MS = 20.0
 """A frame with a higher added latency than this is late: it comes after the moment of its successor."""
 
-_RING = 4096
-"""Frames of one direction that can be on their way: more than a minute."""
+_RING = 1024
+"""Frames of one direction that can be on their way: twenty seconds."""
 
 
 class Flow:

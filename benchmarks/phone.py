@@ -28,14 +28,16 @@ CALLED = "+15550100000"
 _PARAMETER = re.compile(r'<Parameter\s+name="([^"]*)"\s+value="([^"]*)"')
 
 
+_TAIL_BYTES = len("MZ") + 32 + len('"}')
+
+
 def _front(number: int) -> bytes:
-    """Return the masked start of a frame with the numbers in it: all calls share it."""
-    return masked(
-        (
-            f'{{"event":"media","sequenceNumber":"{number + 2}","media":{{"track":"inbound","chunk":"{number + 1}",'
-            f'"timestamp":"{number * 20 + 20}","payload":"{payload_head(UP, number)}{REST}"}},"streamSid":"'
-        ).encode()
-    )
+    """Return the start of a frame with the numbers in it, masked, with the frame's head: all calls share it."""
+    text = (
+        f'{{"event":"media","sequenceNumber":"{number + 2}","media":{{"track":"inbound","chunk":"{number + 1}",'
+        f'"timestamp":"{number * 20 + 20}","payload":"{payload_head(UP, number)}{REST}"}},"streamSid":"'
+    ).encode()
+    return head(len(text) + _TAIL_BYTES, mask=True) + masked(text)
 
 
 _FRONTS = Cache(_front)
@@ -141,8 +143,8 @@ class Phone(asyncio.Protocol):
         self._played_until = 0.0
         self._sequence = 1
         tail = f'{call.stream_sid}"}}'.encode()
-        self._tails = [masked(tail, turn) for turn in range(4)]
-        self._tail_bytes = len(tail)
+        assert len(tail) == _TAIL_BYTES
+        self._tails = [masked(tail, turn) for turn in range(4)]  # by how many bytes are before it
         self._transport: asyncio.Transport
         self.opened: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.closed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -250,10 +252,8 @@ class Phone(asyncio.Protocol):
 
     def tick(self, now: float) -> None:
         """Send the caller's next 20 ms, and the marks whose audio was played by now."""
-        number = self._call.up.send(now)
-        front = _FRONTS[number]
-        size = len(front) + self._tail_bytes
-        self._transport.write(head(size, mask=True) + front + self._tails[len(front) % 4])
+        front = _FRONTS[self._call.up.send(now)]
+        self._transport.write(front + self._tails[len(front) % 4])  # the head has eight bytes
         if self._marks:
             self._echo(now)
 

@@ -21,6 +21,9 @@ PROFILED = 30
 CROWDED = 0.05
 """Other programs that take more of the bridge's core than this are named."""
 
+PAGE_COLUMNS = 120
+"""The width of a table that goes to a file."""
+
 Figure: TypeAlias = float | str | None
 
 
@@ -55,7 +58,7 @@ def show(results: Sequence[Result]) -> None:
     for name, *figures in rows(results):
         cells = [_written(figure) for figure in figures]
         table.add_row(str(name), *cells, *([_ratio(figures)] if compared else []))
-    Console().print(table)
+    Console(width=None if sys.stdout.isatty() else PAGE_COLUMNS).print(table)
     for each in results:
         for fault, number in each.faults.items():
             say(f"{each.bridge}: {number} calls: {fault}")
