@@ -24,6 +24,9 @@ SLOT_SECONDS = FRAME_SECONDS / SLOTS
 OPEN_SECONDS = 15.0
 """How long a call may take to be connected at both ends."""
 
+LOOK_SECONDS = 0.01
+"""How often is looked whether a call is as far as it should be."""
+
 DRAIN_SECONDS = 1.0
 """How long after a window its last frames may take, before they count as lost."""
 
@@ -137,8 +140,19 @@ class Load:
             tasks.append(asyncio.create_task(self.dial()))
         return list(await asyncio.gather(*tasks))
 
-    async def dial(self) -> Call:
-        """Begin one call; return when its audio flows both ways.
+    async def short_call(self) -> None:
+        """Make a call that is over once the first of its greeting was heard.
+
+        Raises:
+            ConnectionError: it was not connected.
+        """
+        call = await self.dial(lambda call: call.greeted_at is not None)
+        line = self._lines[call.sid]
+        await self._hang_up(line)
+        await self._gone(line)
+
+    async def dial(self, until: Callable[[Call], bool] = lambda call: call.talking) -> Call:
+        """Begin one call; return when `until` is true, by default when its audio flows both ways.
 
         Raises:
             ConnectionError: it was not connected.
@@ -164,8 +178,8 @@ class Load:
                 await phone.opened
                 line.phone = phone
                 self._clock.add(phone.tick)
-                while not call.talking:
-                    await asyncio.sleep(FRAME_SECONDS)
+                while not until(call):
+                    await asyncio.sleep(LOOK_SECONDS)
                     if call.fault is not None:
                         raise ConnectionError(call.fault)
         except TimeoutError:
