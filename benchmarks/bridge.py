@@ -100,11 +100,11 @@ async def _measure(running: Running, load: Load, port: ModelPort, result: Result
         held = [number for number in process.connections(pids, port.port).values() if number]
         result.shares = sorted((number / sum(held) for number in held), reverse=True)
     if options.max:
-        result.most = await _search(window, options.calls)
+        result.most = await search(window, options.calls)
     await load.shrink(0)
 
 
-async def _search(window: Callable[[int, float], Awaitable[Window]], begin: int) -> int:
+async def search(window: Callable[[int, float], Awaitable[Window]], begin: int) -> int:
     """Return the largest number of calls within the limits: doubled until it is too large, then halved in between."""
 
     async def bears(number: int) -> bool:

@@ -27,8 +27,11 @@ OPEN_SECONDS = 15.0
 LOOK_SECONDS = 0.01
 """How often is looked whether a call is as far as it should be."""
 
-DRAIN_SECONDS = 1.0
+DRAIN_SECONDS = 5.0
 """How long after a window its last frames may take, before they count as lost."""
+
+RESUME_SECONDS = 1.0
+"""How long after the caller's words the agent may take to be heard again."""
 
 
 class Clock:
@@ -241,11 +244,18 @@ class Load:
         to_model, to_caller = list(self._up), list(self._down)
         sent = [(up.sent, down.sent) for up, down in flows]
         gc.enable()
-        await asyncio.sleep(DRAIN_SECONDS)
-        counts = [
-            (up.lost(gap[0], number[0]), down.lost(gap[1], number[1]))
-            for (up, down), gap, number in zip(flows, gaps, sent, strict=True)
-        ]
+
+        def lost() -> list[tuple[int, int]]:
+            return [
+                (up.lost(gap[0], number[0]), down.lost(gap[1], number[1]))
+                for (up, down), gap, number in zip(flows, gaps, sent, strict=True)
+            ]
+
+        for _ in range(round(DRAIN_SECONDS / FRAME_SECONDS)):
+            if not any(map(any, lost())):
+                break
+            await asyncio.sleep(FRAME_SECONDS)
+        counts = lost()
         used_ms = after.bridge_ms - before.bridge_ms
         others = None
         if after.core_ms is not None and before.core_ms is not None:
@@ -275,7 +285,7 @@ class Load:
             for model in models:
                 model.barge_in()
                 await asyncio.sleep(1 / len(models))
-            await asyncio.sleep(2 * SPEECH_SECONDS + DRAIN_SECONDS)
+            await asyncio.sleep(SPEECH_SECONDS + RESUME_SECONDS)
         reactions = [each for call in calls for each in call.reactions]
         silent = sum(1 for call in calls if call.resumed_at is None)
         return BargeIns(len(calls), summary(reactions), rounds * len(models) - len(reactions), silent)

@@ -31,8 +31,7 @@ def draw(results: Sequence[Result], limit_ms: float) -> str:
         *scale.axes(),
         f'<line x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{scale.y(limit_ms):.1f}" y2="{scale.y(limit_ms):.1f}" '
         f'stroke="#888" stroke-dasharray="2 3"/>',
-        f'<text x="{WIDTH - RIGHT}" y="{scale.y(limit_ms) - 5:.1f}" text-anchor="end" fill="#666">'
-        f"{limit_ms:g} ms: one frame</text>",
+        f'<text x="{LEFT + 8}" y="{scale.y(limit_ms) - 5:.1f}" fill="#666">{limit_ms:g} ms: one frame</text>',
     ]
     for index, (name, some) in enumerate(series):
         color = COLORS[index % len(COLORS)]
