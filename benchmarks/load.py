@@ -101,6 +101,7 @@ class Load:
         self._lines: dict[str, _Line] = {}
         self._up: list[float] = []
         self._down: list[float] = []
+        self._past_faults: Counter[str] = Counter()
 
     @property
     def calls(self) -> list[Call]:
@@ -141,7 +142,11 @@ class Load:
         for index in range(missing):
             await asyncio.sleep(max(0.0, began + index / per_second - perf_counter()))
             tasks.append(asyncio.create_task(self.dial()))
-        return list(await asyncio.gather(*tasks))
+        found = await asyncio.gather(*tasks, return_exceptions=True)
+        for each in found:
+            if isinstance(each, BaseException):
+                raise each
+        return [each for each in found if isinstance(each, Call)]
 
     async def short_call(self) -> None:
         """Make a call that is over once the first of its greeting was heard.
@@ -164,31 +169,38 @@ class Load:
         line = self._lines[call.sid] = _Line(call)
         try:
             async with asyncio.timeout(OPEN_SECONDS):
-                form = form_of(call, "ringing")
-                headers = self._signer.headers(PUBLIC_URL + self._voice_path, form)
-
-                def written(now: float) -> None:
-                    call.dialed_at = now
-
-                status, twiml = await post(self._address, self._voice_path, headers, form, written)
-                if status != 200:
-                    raise ConnectionError(f"the webhook answered {status}: {twiml[:200]}")
-                url, parameters = stream_of(twiml)
-                loop = asyncio.get_running_loop()
-                _, phone = await loop.create_connection(
-                    lambda: Phone(call, url, parameters, self._signer), *self._address
-                )
-                await phone.opened
-                line.phone = phone
-                self._clock.add(phone.tick)
+                await self._connect(line)
                 while not until(call):
                     await asyncio.sleep(LOOK_SECONDS)
                     if call.fault is not None:
                         raise ConnectionError(call.fault)
         except TimeoutError:
+            self._cut(line)
             missing = "the model heard nothing" if call.accepted_at is None else "the agent did not answer"
             raise ConnectionError(f"a call was not connected within {OPEN_SECONDS:g} s: {missing}") from None
+        except (OSError, ValueError) as error:
+            self._cut(line)
+            raise ConnectionError(f"a call was not connected: {error}") from error
         return call
+
+    async def _connect(self, line: _Line) -> None:
+        """Request the webhook, and open the media socket that it names."""
+        call = line.call
+        form = form_of(call, "ringing")
+        headers = self._signer.headers(PUBLIC_URL + self._voice_path, form)
+
+        def written(now: float) -> None:
+            call.dialed_at = now
+
+        status, twiml = await post(self._address, self._voice_path, headers, form, written)
+        if status != 200:
+            raise ConnectionError(f"the webhook answered {status}: {twiml[:200]}")
+        url, parameters = stream_of(twiml)
+        phone = Phone(call, url, parameters, self._signer)
+        await asyncio.get_running_loop().create_connection(lambda: phone, *self._address)
+        line.phone = phone
+        await phone.opened
+        self._clock.add(phone.tick)
 
     async def shrink(self, number: int) -> None:
         """Hang up the newest calls until `number` are left, and wait for the ends of their sockets."""
@@ -210,15 +222,20 @@ class Load:
             await post(self._address, self._status_path, headers, form)
 
     async def _gone(self, line: _Line) -> None:
-        try:
-            async with asyncio.timeout(OPEN_SECONDS):
-                if line.phone is not None:
-                    await line.phone.closed
-                if line.model is not None:
-                    await line.model.closed
-        except TimeoutError:
-            line.call.fault = line.call.fault or f"its sockets were open {OPEN_SECONDS:g} s after the hang-up"
+        """Wait for the ends of a call's sockets, and forget it."""
+        sockets = [side.closed for side in (line.phone, line.model) if side is not None]
+        if sockets:
+            _, open_ = await asyncio.wait(sockets, timeout=OPEN_SECONDS)
+            if open_:
+                line.call.fault = line.call.fault or f"a socket was open {OPEN_SECONDS:g} s after the hang-up"
+        self._cut(line)
+
+    def _cut(self, line: _Line) -> None:
+        line.call.over = True
+        if line.call.fault is not None:
+            self._past_faults[line.call.fault] += 1
         if line.phone is not None:
+            self._clock.remove(line.phone.tick)
             line.phone.abort()
         del self._lines[line.call.sid]
 
@@ -291,8 +308,8 @@ class Load:
         return BargeIns(len(calls), summary(reactions), rounds * len(models) - len(reactions), silent)
 
     def faults(self) -> Counter[str]:
-        """Return what went wrong in the calls that are up, with numbers."""
-        return Counter(call.fault for call in self.calls if call.fault is not None)
+        """Return what went wrong in the calls so far, with numbers."""
+        return self._past_faults + Counter(call.fault for call in self.calls if call.fault is not None)
 
 
 class ModelPort:

@@ -13,13 +13,10 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.flow import LATE_MS
-from benchmarks.results import Result, Side, Window
+from benchmarks.results import CROWDED, Result, Side, Window
 
 PROFILED = 30
 """How many functions of a profile are shown."""
-
-CROWDED = 0.05
-"""Other programs that take more of the bridge's core than this are named."""
 
 PAGE_COLUMNS = 120
 """The width of a table that goes to a file."""

@@ -6,6 +6,12 @@ from dataclasses import dataclass, field
 
 from benchmarks.flow import Latency
 
+MAX_LATE_MS = 5.0
+"""A generator whose clock is later than this (p99) measures itself."""
+
+CROWDED = 0.05
+"""The share of the bridge's core that other programs may take."""
+
 
 @dataclass(frozen=True, slots=True)
 class Generator:
@@ -20,9 +26,6 @@ class Generator:
     def worthless(self) -> bool:
         """Whether the generator was so late that latencies say more of it than of the bridge."""
         return self.late_p99_ms > MAX_LATE_MS
-
-
-MAX_LATE_MS = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +51,11 @@ class Window:
     generator: Generator
     others: float | None = None
     """The share of the bridge's core that other programs took; None where it has no core of its own."""
+
+    @property
+    def disturbed(self) -> bool:
+        """Whether its latencies are partly those of a busy machine."""
+        return self.generator.worthless or (self.others or 0.0) > CROWDED
 
     @property
     def worst_p99(self) -> float:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
+from dataclasses import replace
 
 import pytest
 
 from benchmarks import process
-from benchmarks.bridge import Cores, chosen, parser, search
+from benchmarks.bridge import Cores, chosen, least_disturbed, parser, search
 from benchmarks.load import Load, ModelPort
+from benchmarks.results import Window
 from benchmarks.subject import Bridge, Running, phoneagent, tutorial
 from tests.benchmarks.test_report import window
 
@@ -41,6 +44,33 @@ async def test_two_calls_are_carried_interrupted_and_hung_up(bridge: Bridge) -> 
             assert 0 < call.accept_seconds < 10
             assert 0 < call.greeting_seconds < 10
     port.close()
+
+
+@pytest.mark.anyio
+async def test_a_call_that_is_not_connected_is_an_error_and_leaves_nothing() -> None:
+    async def refuse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 503 Service Unavailable\r\ncontent-length: 4\r\n\r\nfull")
+        writer.close()
+
+    async with await asyncio.start_server(refuse, "127.0.0.1", 0) as server:
+        load = Load(server.sockets[0].getsockname(), "/voice")
+        with pytest.raises(ConnectionError, match="a call was not connected: the webhook answered 503: full"):
+            await load.grow(2, per_second=1000)
+        assert load.calls == []
+
+
+def test_the_least_disturbed_window_counts() -> None:
+    windows = [replace(window(10, p99), others=others) for p99, others in ((50.0, 0.4), (30.0, 0.2), (40.0, 0.3))]
+    left = iter(windows)
+
+    async def measure() -> Window:
+        return next(left)
+
+    assert asyncio.run(least_disturbed(measure)) is windows[1]
+    assert next(left, None) is None
+    left = iter([replace(windows[0], others=0.01), *windows])
+    assert asyncio.run(least_disturbed(measure)).others == 0.01
 
 
 @pytest.mark.anyio
