@@ -24,6 +24,9 @@ BARGE_IN_ROUNDS = 3
 CALLS_PER_SECOND = 15.0
 """How fast calls begin. Set-up times are measured then, so it is a rate that a server bears beside its calls."""
 
+DISTANCE_MS = 100.0
+"""Twilio's time from the webhook's answer to the media socket, and the model's to answer a handshake."""
+
 LIMIT_MS = 20.0
 """`--max`: the highest p99 of the added latency."""
 
@@ -62,7 +65,9 @@ async def measure(bridge: Bridge, port: ModelPort, cores: Cores, options: argpar
     async with Running(bridge, port.url, cores.bridge, profile) as running:
         if cores.generator is not None:
             os.sched_setaffinity(0, cores.generator)
-        load = port.load = Load(running.address, bridge.voice_path, bridge.status_path)
+        load = port.load = Load(
+            running.address, bridge.voice_path, bridge.status_path, distance_seconds=options.distance / 1000
+        )
         load.start()
         try:
             await _measure(running, load, port, result, options)
@@ -75,7 +80,7 @@ async def measure(bridge: Bridge, port: ModelPort, cores: Cores, options: argpar
 
 
 async def _measure(running: Running, load: Load, port: ModelPort, result: Result, options: argparse.Namespace) -> None:
-    pids, core = running.pids(), running.core
+    pids = running.pids()
     await load.grow(1, per_second=CALLS_PER_SECOND)
     await load.shrink(0)  # the first call brings in what stays
     result.idle_kb = process.resident_kb(pids)
@@ -86,7 +91,7 @@ async def _measure(running: Running, load: Load, port: ModelPort, result: Result
     async def window(number: int, seconds: float) -> Window:
         await load.shrink(number)
         await load.grow(number, per_second=CALLS_PER_SECOND)
-        found = await least_disturbed(lambda: load.measure(seconds, lambda: process.usage(pids, core)))
+        found = await least_disturbed(lambda: load.measure(seconds, running.usage))
         result.windows.append(found)
         return found
 
@@ -112,7 +117,7 @@ async def least_disturbed(measure: Callable[[], Awaitable[Window]]) -> Window:
     while len(windows) < TRIES and (not windows or windows[-1].disturbed):
         windows.append(await measure())
         report.say(report.line_of(windows[-1]))
-    return min(windows, key=lambda window: (window.generator.worthless, window.others or 0.0))
+    return min(windows, key=lambda window: (window.generator.worthless, window.others))
 
 
 async def search(window: Callable[[int, float], Awaitable[Window]], begin: int) -> int:
@@ -184,6 +189,13 @@ def parser() -> argparse.ArgumentParser:
     found.add_argument("--plot", metavar="FILE.svg", help="draw latency against calls")
     found.add_argument("--bridges", type=_bridges, default="phoneagent,tutorial", help="which ones, with a comma")
     found.add_argument("--workers", type=_number, default=1, help="also measure the app in this many processes")
+    found.add_argument(
+        "--distance",
+        type=float,
+        default=DISTANCE_MS,
+        metavar="MS",
+        help=f"how far Twilio and the model are: see benchmarks/README.md ({DISTANCE_MS:g})",
+    )
     found.add_argument("--media-socket", choices=("direct", "asgi"), help="the option of `phoneagent serve`")
     found.add_argument("--profile", metavar="FILE", help="run the app under cProfile, which makes it slower")
     return found

@@ -23,6 +23,8 @@ class Call:
     number: str = field(default_factory=lambda: f"+1555{secrets.randbelow(10_000_000):07d}")
     dialed_at: float | None = None
     """The webhook's request was written."""
+    connecting_seconds: float = 0.0
+    """Twilio's own time between the webhook's answer and the media socket."""
     accepted_at: float | None = None
     """The model got the first of the caller's audio."""
     asked_at: float | None = None
@@ -57,15 +59,15 @@ class Call:
 
     @property
     def accept_seconds(self) -> float | None:
-        """From the webhook to the first audio at the model."""
+        """From the webhook to the first audio at the model, without Twilio's own time."""
         if self.dialed_at is None or self.accepted_at is None:
             return None
-        return self.accepted_at - self.dialed_at
+        return self.accepted_at - self.dialed_at - self.connecting_seconds
 
     @property
     def greeting_seconds(self) -> float | None:
-        """From the webhook to the first audio at the phone, without the model's own time."""
+        """From the webhook to the first audio at the phone, without Twilio's own time and the model's to answer."""
         dialed_at, asked_at, spoke_at, greeted_at = self.dialed_at, self.asked_at, self.spoke_at, self.greeted_at
         if dialed_at is None or asked_at is None or spoke_at is None or greeted_at is None:
             return None
-        return greeted_at - dialed_at - (spoke_at - asked_at)
+        return greeted_at - dialed_at - self.connecting_seconds - (spoke_at - asked_at)

@@ -89,10 +89,19 @@ class _Line:
 class Load:
     """Full-duplex calls through the bridge at `address`, whose webhook is at `voice_path`.
 
-    `status_path`: where Twilio would report that a call is over, None if nobody asked for it.
+    `status_path`: where Twilio would report that a call is over, None if nobody asked for it. `distance_seconds`: how
+    long Twilio takes from the webhook's answer to the media socket, and the model to answer a handshake.
     """
 
-    def __init__(self, address: tuple[str, int], voice_path: str, status_path: str | None = None) -> None:
+    def __init__(
+        self,
+        address: tuple[str, int],
+        voice_path: str,
+        status_path: str | None = None,
+        *,
+        distance_seconds: float = 0.0,
+    ) -> None:
+        self.distance_seconds = distance_seconds
         self._address = address
         self._voice_path = voice_path
         self._status_path = status_path
@@ -196,6 +205,9 @@ class Load:
         if status != 200:
             raise ConnectionError(f"the webhook answered {status}: {twiml[:200]}")
         url, parameters = stream_of(twiml)
+        answered_at = perf_counter()
+        await asyncio.sleep(self.distance_seconds)
+        call.connecting_seconds = perf_counter() - answered_at
         phone = Phone(call, url, parameters, self._signer)
         await asyncio.get_running_loop().create_connection(lambda: phone, *self._address)
         line.phone = phone
@@ -274,9 +286,7 @@ class Load:
             await asyncio.sleep(FRAME_SECONDS)
         counts = lost()
         used_ms = after.bridge_ms - before.bridge_ms
-        others = None
-        if after.core_ms is not None and before.core_ms is not None:
-            others = max(0.0, after.core_ms - before.core_ms - used_ms) / (lasted * 1000)
+        others_ms = max(0.0, after.others_ms - before.others_ms)
         return Window(
             calls=len(flows),
             seconds=lasted,
@@ -285,7 +295,7 @@ class Load:
             to_caller=Side(summary(to_caller), sum(count[1] for count in counts)),
             broken=sum(1 for call in self.calls if call.fault is not None),
             generator=generator,
-            others=others,
+            others=others_ms / (lasted * 1000 * after.cores),
         )
 
     def _generator(self, cpu_seconds: float, seconds: float) -> Generator:
@@ -323,9 +333,7 @@ class ModelPort:
     async def open(self) -> None:
         """Listen on loopback."""
         loop = asyncio.get_running_loop()
-        self._server = await loop.create_server(
-            lambda: ModelServer(self._begun, self._ended), "127.0.0.1", 0, backlog=1024
-        )
+        self._server = await loop.create_server(self._accept, "127.0.0.1", 0, backlog=1024)
         self.port = self._server.sockets[0].getsockname()[1]
 
     def close(self) -> None:
@@ -337,6 +345,10 @@ class ModelPort:
     def url(self) -> str:
         """Return the address that a bridge connects to."""
         return f"ws://127.0.0.1:{self.port}"
+
+    def _accept(self) -> ModelServer:
+        opening_seconds = 0.0 if self.load is None else self.load.distance_seconds
+        return ModelServer(self._begun, self._ended, opening_seconds)
 
     def _begun(self, sid: str, model: ModelServer) -> Call | None:
         return None if self.load is None else self.load.session_begun(sid, model)

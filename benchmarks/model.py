@@ -35,9 +35,18 @@ _DELTAS = Cache(lambda number: f'"delta":"{payload_head(DOWN, number)}{REST}"}}'
 
 
 class ModelServer(asyncio.Protocol):
-    """One session. `begun` returns the call that the handshake names; `ended` gets the session at its end."""
+    """One session. `begun` returns the call that the handshake names; `ended` gets the session at its end.
 
-    def __init__(self, begun: Callable[[str, ModelServer], Call | None], ended: Callable[[ModelServer], None]) -> None:
+    The handshake is answered after `opening_seconds`.
+    """
+
+    def __init__(
+        self,
+        begun: Callable[[str, ModelServer], Call | None],
+        ended: Callable[[ModelServer], None],
+        opening_seconds: float = 0.0,
+    ) -> None:
+        self._opening_seconds = opening_seconds
         self._begun = begun
         self._ended = ended
         self._call: Call | None = None
@@ -71,7 +80,10 @@ class ModelServer(asyncio.Protocol):
                 return
             request, data = self._handshake[:at], self._handshake[at + 4 :]
             self._handshake = None
-            self._open(request)
+            if self._opening_seconds:
+                asyncio.get_running_loop().call_later(self._opening_seconds, self._open, request)
+            else:
+                self._open(request)
         now = perf_counter()
         call = self._call
         for opcode, payload in self._reader.feed(data):
@@ -90,6 +102,8 @@ class ModelServer(asyncio.Protocol):
                 self._transport.close()
 
     def _open(self, request: bytes) -> None:
+        if self.closed.done():
+            return
         lines = request.decode("latin-1").split("\r\n")[1:]
         headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
         accept = accept_key(headers["sec-websocket-key"].encode())

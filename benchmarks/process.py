@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -40,13 +40,19 @@ class Usage:
     """CPU time up to a moment, in milliseconds."""
 
     bridge_ms: float
-    core_ms: float | None
-    """What all programs together had of the bridge's core, None if it has none of its own."""
+    others_ms: float
+    """What other programs had of the cores that the bridge may use, without the generator."""
+    cores: int
 
 
-def usage(pids: Iterable[int], core: int | None) -> Usage:
-    """Return the CPU time that these processes used so far, and that of the core they share."""
-    return Usage(cpu_ms(pids), None if core is None else _busy_ms(core))
+def usage(pids: Collection[int], cores: Collection[int], *, generator: bool) -> Usage:
+    """Return the CPU time that the bridge's processes used so far, and that others used on its cores.
+
+    `generator`: whether this process may use these cores too.
+    """
+    bridge_ms = cpu_ms(pids)
+    own_ms = cpu_ms([os.getpid()]) if generator else 0.0
+    return Usage(bridge_ms, sum(map(_busy_ms, cores)) - bridge_ms - own_ms, len(cores))
 
 
 def _busy_ms(core: int) -> float:

@@ -38,8 +38,8 @@ def line_of(window: Window) -> str:
         f"{window.cpu_ms:.2f} CPU-ms per call-second; "
         f"generator {generator.cpu_share:.0%} of a core, p99 {generator.late_p99_ms:.1f} ms late"
     )
-    if window.others is not None and window.others > CROWDED:
-        words += f"; other programs took {window.others:.0%} of the bridge's core"
+    if window.others > CROWDED:
+        words += f"; other programs took {window.others:.0%} of the bridge's cores"
     return words + ("; TOO LATE: these latencies say nothing" if generator.worthless else "")
 
 
@@ -101,18 +101,14 @@ def _window_rows(results: Sequence[Result]) -> list[list[Figure]]:
     add_side("to the model", lambda window: window.to_model)
     add_side("to the caller", lambda window: window.to_caller)
     add("CPU-ms per call-second", lambda window: window.cpu_ms)
-    add("other programs, of the bridge's core", lambda window: _percent(window.others))
-    add("generator, of its core", lambda window: _percent(window.generator.cpu_share))
+    add("other programs, of the bridge's cores", lambda window: f"{window.others:.0%}")
+    add("generator, of its core", lambda window: f"{window.generator.cpu_share:.0%}")
     add("generator late p99, ms", lambda window: window.generator.late_p99_ms)
     return found
 
 
 def _late(side: Side) -> str:
     return f"{side.latency.late / side.latency.count:.2%}" if side.latency.count else ""
-
-
-def _percent(share: float | None) -> str:
-    return "" if share is None else f"{share:.0%}"
 
 
 def _written(figure: Figure) -> str:

@@ -49,13 +49,13 @@ class Window:
     broken: int
     """Calls that ended although nobody had hung up."""
     generator: Generator
-    others: float | None = None
-    """The share of the bridge's core that other programs took; None where it has no core of its own."""
+    others: float
+    """The share of the bridge's cores that other programs took."""
 
     @property
     def disturbed(self) -> bool:
         """Whether its latencies are partly those of a busy machine."""
-        return self.generator.worthless or (self.others or 0.0) > CROWDED
+        return self.generator.worthless or self.others > CROWDED
 
     @property
     def worst_p99(self) -> float:

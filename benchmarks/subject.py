@@ -158,14 +158,14 @@ class Running:
                 self._process.wait()
         self._folder.cleanup()
 
-    @property
-    def core(self) -> int | None:
-        """Return the core that it has for itself, None if it may use several."""
-        return next(iter(self._cores)) if self._cores is not None and len(self._cores) == 1 else None
-
     def pids(self) -> list[int]:
         """Return the processes of the bridge: the one that was started, and its workers."""
         return process.family(self._process.pid)
+
+    def usage(self) -> process.Usage:
+        """Return the CPU time that the bridge used so far, and what others had of its cores."""
+        cores = self._cores or os.sched_getaffinity(0)
+        return process.usage(self.pids(), cores, generator=self._cores is None)
 
     def log_end(self) -> str:
         """Return the last lines of its log."""

@@ -28,7 +28,7 @@ async def test_two_calls_are_carried_interrupted_and_hung_up(bridge: Bridge) -> 
         load.start()
         pids = running.pids()
         calls = await load.grow(2, per_second=100)
-        found = await load.measure(0.3, lambda: process.usage(pids, None))
+        found = await load.measure(0.3, running.usage)
         barge_ins = await load.barge_in(1)
         assert process.connections(pids, port.port)[pids[0]] == 2
         await load.shrink(0)

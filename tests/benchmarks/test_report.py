@@ -14,7 +14,7 @@ QUIET = Generator(cpu_share=0.3, late_p99_ms=1.2, late_max_ms=3.0)
 
 def window(calls: int, p99: float, *, lost: int = 0, cost: float = 5.0) -> Window:
     side = Side(Latency(count=1000, p50=p99 / 10, p99=p99, max=2 * p99, late=5), lost)
-    return Window(calls, 15.0, cost, side, side, 0, QUIET)
+    return Window(calls, 15.0, cost, side, side, 0, QUIET, others=0.0)
 
 
 def result(name: str, main: Window, *windows: Window) -> Result:
@@ -44,7 +44,7 @@ def test_the_first_bridge_is_compared_with_the_last(capsys: pytest.CaptureFixtur
 def test_a_late_generator_is_named() -> None:
     late = replace(window(10, 30.0), generator=replace(QUIET, late_p99_ms=9.0), others=0.4)
     assert "TOO LATE" in report.line_of(late)
-    assert "40% of the bridge's core" in report.line_of(late)
+    assert "40% of the bridge's cores" in report.line_of(late)
     assert "TOO LATE" not in report.line_of(window(10, 30.0))
 
 
