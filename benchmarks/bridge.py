@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import dataclasses
-import json
 import os
 import sys
 from collections.abc import Awaitable, Callable, Collection, Sequence
@@ -209,7 +207,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     results = uvloop.run(run(options))
     if options.json:
-        print(json.dumps([dataclasses.asdict(each) for each in results], indent=2))
+        print(report.as_json(results))
     else:
         report.show(results)
     if options.plot:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 import math
 import pstats
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from rich.console import Console
 from rich.table import Table
@@ -59,6 +61,22 @@ def show(results: Sequence[Result]) -> None:
     for each in results:
         for fault, number in each.faults.items():
             say(f"{each.bridge}: {number} calls: {fault}")
+
+
+def as_json(results: Sequence[Result]) -> str:
+    """Return the results as JSON; what was not measured is null."""
+    return json.dumps([_plain(dataclasses.asdict(each)) for each in results], indent=2)
+
+
+def _plain(value: Any) -> Any:
+    match value:
+        case dict():
+            return {name: _plain(each) for name, each in value.items()}
+        case list():
+            return [_plain(each) for each in value]
+        case float() if math.isnan(value):
+            return None
+    return value
 
 
 def rows(results: Sequence[Result]) -> list[list[Figure]]:

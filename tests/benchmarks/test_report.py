@@ -1,12 +1,13 @@
 from __future__ import annotations
 
+import json
 import xml.etree.ElementTree as ET
 from dataclasses import replace
 
 import pytest
 
 from benchmarks import plot, report
-from benchmarks.flow import Latency
+from benchmarks.flow import Latency, summary
 from benchmarks.results import BargeIns, Generator, Result, Side, Window
 
 QUIET = Generator(cpu_share=0.3, late_p99_ms=1.2, late_max_ms=3.0)
@@ -39,6 +40,15 @@ def test_the_first_bridge_is_compared_with_the_last(capsys: pytest.CaptureFixtur
     assert lines["late to the caller (> 20 ms)"] == ["0.50%", "0.50%", ""]
     assert lines["webhook to greeting p50, ms"] == ["", "", ""]
     assert "tutorial: 2 calls: the bridge closed the media socket" in err
+
+
+def test_json_has_null_for_what_was_not_measured() -> None:
+    empty = result("phoneagent", window(10, 1.0))
+    empty.accept = summary([])
+    (found,) = json.loads(report.as_json([empty]))
+    assert found["accept"] == {"count": 0, "p50": None, "p99": None, "max": None, "late": 0}
+    assert found["main"]["to_model"]["latency"]["p99"] == 1.0
+    assert found["greeting"] is None
 
 
 def test_a_late_generator_is_named() -> None:
