@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import os
 import signal
 import socket
@@ -123,7 +124,12 @@ class Running:
                 os.sched_setaffinity(0, self._cores)  # the child inherits it, and so do its workers
             with self.log.open("wb") as log:
                 self._process = subprocess.Popen(  # noqa: ASYNC220 - the load has not begun
-                    [sys.executable, *command], cwd=self._folder.name, env=environment, stdout=log, stderr=log
+                    [sys.executable, *command],
+                    cwd=self._folder.name,
+                    env=environment,
+                    stdout=log,
+                    stderr=log,
+                    preexec_fn=_end_with_parent,
                 )
         finally:
             os.sched_setaffinity(0, own)
@@ -180,6 +186,12 @@ class Running:
         host, port = self.address
         with urlopen(f"http://{host}:{port}{path}", timeout=10) as answer:
             return str(answer.read().decode())
+
+
+def _end_with_parent() -> None:
+    """Have the system end this process when the one that started it is gone, also after `kill -9`."""
+    set_death_signal = 1
+    ctypes.CDLL(None).prctl(set_death_signal, signal.SIGTERM)
 
 
 def _free_port() -> int:

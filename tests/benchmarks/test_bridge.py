@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import os
+import select
+import subprocess
+import sys
 from dataclasses import replace
 
 import pytest
@@ -79,6 +82,32 @@ async def test_a_bridge_that_does_not_start_says_why() -> None:
     with pytest.raises(RuntimeError, match=r"broken did not start:\nno port for me"):
         async with Running(bridge, "ws://127.0.0.1:9", None):
             pass
+
+
+STARTS_ONE_AND_WAITS = """
+import asyncio
+from benchmarks.subject import Bridge, Running
+
+LISTEN = "import socket, sys, time; s = socket.create_server(('127.0.0.1', int(sys.argv[1]))); time.sleep(60)"
+
+async def main():
+    bridge = Bridge("a server", "/", None, ("-c", LISTEN, "{port}"), {})
+    async with Running(bridge, "ws://127.0.0.1:9", None) as running:
+        print(running.pids()[0], flush=True)
+        await asyncio.sleep(60)
+
+asyncio.run(main())
+"""
+
+
+def test_a_bridge_ends_when_its_generator_is_killed() -> None:
+    with subprocess.Popen([sys.executable, "-c", STARTS_ONE_AND_WAITS], stdout=subprocess.PIPE, text=True) as generator:
+        assert generator.stdout is not None
+        pid = int(generator.stdout.readline())
+        ended = os.pidfd_open(pid)
+        generator.kill()
+        assert select.select([ended], [], [], 10)[0] == [ended]
+        os.close(ended)
 
 
 @pytest.mark.anyio
