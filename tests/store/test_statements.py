@@ -271,6 +271,17 @@ async def test_with_record_days_0_only_the_latest_stream_deletes(ready: str) -> 
 
 
 @pytest.mark.usefixtures("in_batches")
+async def test_with_record_days_0_calls_that_end_together_are_deleted_together(ready: str) -> None:
+    sids = [f"CA{number:032x}" for number in range(1, 4)]
+    async with Store.from_url(ready, record_days=0) as kept:
+        for sid in sids:
+            kept.tell(started(sid))
+        for sid, by in zip(sids, ("caller", "line", "agent"), strict=True):
+            kept.tell(ended(sid, ended_by=by))
+        assert [call.call_sid for call in await kept.calls()] == [sids[1]]  # its line broke, so it may come back
+
+
+@pytest.mark.usefixtures("in_batches")
 async def test_with_record_days_0_what_was_said_outlives_a_broken_line_but_not_the_call(ready: str) -> None:
     async with Store.from_url(ready, record_days=0) as kept:
         for event in (started(), said(GREETING), BROKEN):
