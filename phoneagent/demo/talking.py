@@ -221,7 +221,7 @@ def _measured(state: CardState, microphone: CardMicrophone, playout: CardPlayout
     facts = asdict(state) | {"input_ms": round(state.input_ms, 1), "output_ms": round(state.output_ms, 1)}
     return {
         **facts,
-        "buffer_ms": round(microphone.buffer.waiting_ms, 1),
+        "buffer_ms": round(microphone.buffer.average_ms, 1),
         "dropped_ms": round(microphone.buffer.dropped_ms, 1),
         "gaps": microphone.buffer.gaps,
         "underruns": playout.underruns,

@@ -7,6 +7,7 @@ the event loop.
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import importlib
 import os
 import time
@@ -26,12 +27,13 @@ with warnings.catch_warnings():
     warnings.simplefilter("ignore", DeprecationWarning)
     import audioop
 
-BLOCK_SECONDS = 0.02
+BLOCK_SECONDS = 0.01
+"""The length of a block. Sound servers behind ALSA run dry with longer ones."""
 
 STALL_SECONDS = 2.0
 """A card that has not called back for this long is gone: unplugged, or its sound server has ended."""
 
-LATENCY_SECONDS = 0.04
+LATENCY_SECONDS = 0.08
 """The latency asked of the card; a sound server usually gives somewhat more."""
 
 _SMOOTHING = 0.05
@@ -82,7 +84,9 @@ def load_backend() -> Any:
     """
     try:
         with _quiet():
-            return importlib.import_module("sounddevice")
+            backend = importlib.import_module("sounddevice")
+            _silence_alsa()
+            return backend
     except ModuleNotFoundError as error:
         raise SoundError(f"the package {error.name} is not installed: {_INSTALL}") from None
     except OSError as error:
@@ -101,6 +105,17 @@ def _quiet() -> Iterator[None]:
             os.dup2(null, 2)
             stack.callback(os.dup2, kept, 2)
         yield
+
+
+_AlsaHandler = ctypes.CFUNCTYPE(None, ctypes.c_char_p, ctypes.c_int, ctypes.c_char_p, ctypes.c_int, ctypes.c_char_p)
+_discard = _AlsaHandler(lambda *_: None)
+"""An error handler for ALSA. It lives as long as the process: ALSA keeps its address."""
+
+
+def _silence_alsa() -> None:
+    """Discard what ALSA prints during a call; its faults are counted by PortAudio."""
+    with suppress(OSError, AttributeError):  # no ALSA here
+        ctypes.CDLL("libasound.so.2").snd_lib_error_set_handler(_discard)
 
 
 class Loudspeaker:

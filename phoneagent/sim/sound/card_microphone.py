@@ -27,6 +27,9 @@ BEGIN_FRAMES = 3
 END_MS = 600
 """The silence after which an utterance is over."""
 
+_SMOOTHING = 0.02
+"""The weight of a new figure in the average delay."""
+
 
 class JitterBuffer:
     """Audio between a card that delivers it in blocks and a line that takes it in frames. Bounded.
@@ -34,11 +37,13 @@ class JitterBuffer:
     Attributes:
         dropped_ms: the audio that was dropped because too much was waiting.
         gaps: how many times too little was there.
+        average_ms: the average delay that the buffer adds.
     """
 
     def __init__(self, *, start_ms: int = START_MS, max_ms: int = MAX_BACKLOG_MS) -> None:
         self.dropped_ms = 0.0
         self.gaps = 0
+        self.average_ms = 0.0
         self._start_bytes, self._max_bytes = start_ms * BYTES_PER_MS, max_ms * BYTES_PER_MS
         self._audio = bytearray()
         self._flowing = False
@@ -70,6 +75,7 @@ class JitterBuffer:
             self._flowing = False
             self.gaps += 1
             return None
+        self.average_ms += _SMOOTHING * (self.waiting_ms - self.average_ms) if self.average_ms else self.waiting_ms
         frame = bytes(self._audio[:FRAME_BYTES])
         del self._audio[:FRAME_BYTES]
         return frame

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from phoneagent.protocol.audio import BYTES_PER_MS
 from phoneagent.sim.twilio.playout import BYTES_PER_SECOND, MAX_CALL_MS, MAX_MARKS, Clear, MarkEcho, Playout, Span
 
-JUMP_SECONDS = 0.03
+JUMP_SECONDS = 0.06
 """A card whose clock moves by more than this between two blocks has interrupted the sound. Less is jitter."""
 
 MAX_LATE_SECONDS = 1.0
