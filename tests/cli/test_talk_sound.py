@@ -41,9 +41,11 @@ SCRIPT = f"""
 default = "Yes."
 
 [[turn]]
+heard = "disposed|young|man"
 say = "{"This answer is long, so that there is time to interrupt it before it has been said. " * 3}"
 
 [[turn]]
+heard = "married|woman|amiable"
 say = "Of course, I have stopped."
 """
 
