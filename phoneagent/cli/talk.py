@@ -21,6 +21,7 @@ from phoneagent.demo.run import Senses
 from phoneagent.demo.stories import RESTAURANT, VISITOR
 from phoneagent.demo.talking import Sound, Talked, simulated_model
 from phoneagent.demo.talking import talk as hold_call
+from phoneagent.errors import DefinitionError
 from phoneagent.model.endpoint import Endpoint
 from phoneagent.server import PhoneApp
 from phoneagent.sim.model.script import Script
@@ -79,14 +80,13 @@ def talk(
     model = None
     if sim or script is not None or not _has_model(app):
         model = _simulated(console, script, restaurant=name == RESTAURANT.target)
-    _introduce(console, name or "", sound)
-    try:
-        if save is not None:
+    if save is not None:
+        try:
             save.mkdir(parents=True, exist_ok=True)
-        talked = asyncio.run(_call(app, sound, model, caller, save, console))
-    except OSError as problem:
-        console.print(f"[red]{escape(str(problem))}[/]: choose another folder with --save")
-        raise typer.Exit(1) from None
+        except OSError as problem:
+            raise DefinitionError(f"--save {save}: {problem.strerror}; choose another folder") from None
+    _introduce(console, name or "", sound)
+    talked = asyncio.run(_call(app, sound, model, caller, save, console))
     _summarize(console, talked, save)
     if not talked.passed:
         raise typer.Exit(1)

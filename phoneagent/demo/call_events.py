@@ -42,9 +42,10 @@ class CallEvents:
         self._show(event)
 
     @property
-    def reason(self) -> str:
-        """Why the call ended, as the app says; empty if it did not."""
-        return next((each.reason for each in self._events if isinstance(each, CallEnded)), "")
+    def failure(self) -> str | None:
+        """Why the call failed, as the app says; None if it did not."""
+        ends = [each for each in self._events if isinstance(each, CallEnded) and each.ended_by in ("line", "error")]
+        return ends[-1].reason if ends else None
 
     def report(self, line: Line) -> Report:
         """Measure a call that is over: the words are the app's, what was heard and when is the phone's."""

@@ -133,10 +133,7 @@ async def talk(
         return Talked(Report("", "error", 0), {}, call.trouble)
     report = seen.report(call.line)
     report = replace(report, violations=[f"phone: {each}" for each in report.violations])
-    trouble = call.trouble
-    if trouble is None and report.ended_by not in ("agent", "caller"):
-        trouble = seen.reason or None
-    talked = Talked(report, _measured(card.state, microphone, playout), trouble)
+    talked = Talked(report, _measured(card.state, microphone, playout), call.trouble or seen.failure)
     if save is not None:
         _write(talked, call.line, seen, save)
     return talked

@@ -197,7 +197,7 @@ def test_no_portaudio(monkeypatch: pytest.MonkeyPatch):
         raise OSError("PortAudio library not found")
 
     monkeypatch.setattr(importlib, "import_module", fail)
-    with pytest.raises(SoundError, match="library not found.*apt-get install libportaudio2"):
+    with pytest.raises(SoundError, match=r"library not found.*apt-get install libportaudio2"):
         load_backend()
 
 
