@@ -22,9 +22,9 @@ from phoneagent.demo.stories import RESTAURANT, VISITOR
 from phoneagent.demo.talking import Sound, Talked, simulated_model
 from phoneagent.demo.talking import talk as hold_call
 from phoneagent.errors import DefinitionError
-from phoneagent.model.endpoint import Endpoint
 from phoneagent.server import PhoneApp
 from phoneagent.sim.model.script import Script
+from phoneagent.sim.model.server import Model
 from phoneagent.sim.sound.card import load_backend
 from phoneagent.sim.sound.devices import choose, describe, list_devices
 from phoneagent.sim.twilio.phone import CALLER
@@ -103,7 +103,7 @@ def _has_model(app: PhoneApp) -> bool:
     return bool(app.endpoints) or any(named)
 
 
-def _simulated(console: Console, script: Path | None, *, restaurant: bool) -> AbstractAsyncContextManager[Endpoint]:
+def _simulated(console: Console, script: Path | None, *, restaurant: bool) -> AbstractAsyncContextManager[Model]:
     """Return the simulated model, and say what it is."""
     # Another model of this machine, like one with a brain, would take its place here.
     senses = Senses.best()
@@ -118,7 +118,7 @@ def _simulated(console: Console, script: Path | None, *, restaurant: bool) -> Ab
 async def _call(
     app: PhoneApp,
     sound: Sound,
-    model: AbstractAsyncContextManager[Endpoint] | None,
+    model: AbstractAsyncContextManager[Model] | None,
     caller: str,
     save: Path | None,
     console: Console,

@@ -22,7 +22,7 @@ from phoneagent.demo.report import Report
 from phoneagent.demo.run import Senses
 from phoneagent.demo.serving import PUBLIC_URL
 from phoneagent.demo.timeline import Note, draw
-from phoneagent.errors import ConfigurationError
+from phoneagent.errors import ConfigurationError, DefinitionError
 from phoneagent.model.endpoint import Endpoint
 from phoneagent.server import VOICE_PATH, PhoneApp
 from phoneagent.sim.hosting import serving
@@ -51,6 +51,19 @@ class Sound:
     output_device: Device
     half_duplex: bool = False
 
+    def open(
+        self, microphone: CardMicrophone, playout: CardPlayout, on_played: Callable[[], object]
+    ) -> AbstractAsyncContextManager[Card]:
+        """Return the open card, as a context.
+
+        Raises:
+            SoundError: it cannot be opened.
+        """
+        if self.half_duplex:
+            microphone.muted = lambda: playout.audible(time.monotonic(), ECHO_MS)
+        devices = {"input_device": self.input_device, "output_device": self.output_device}
+        return open_card(self.backend, microphone, playout, on_played, **devices)
+
 
 @dataclass(frozen=True, slots=True)
 class Talked:
@@ -70,18 +83,18 @@ class Talked:
 
 
 @asynccontextmanager
-async def simulated_model(script: Script, senses: Senses) -> AsyncIterator[Endpoint]:
-    """Run the simulated model while the context lasts, and yield its endpoint."""
+async def simulated_model(script: Script, senses: Senses) -> AsyncIterator[Model]:
+    """Run the simulated model while the context lasts."""
     await senses.warm_up()
     async with Model(script, voice=senses.agent, ear=senses.ear, vad=senses.vad) as model:
-        yield Endpoint(f"{model.url}?model={settings.DEFAULT_MODEL}")
+        yield model
 
 
 async def talk(
     app: PhoneApp,
     sound: Sound,
     *,
-    model: AbstractAsyncContextManager[Endpoint] | None,
+    model: AbstractAsyncContextManager[Model] | None,
     caller: str,
     save: Path | None,
     stop: asyncio.Event,
@@ -99,27 +112,17 @@ async def talk(
     seen = CallEvents(console)
     app.on(Shown)(seen.see)
     microphone, playout = CardMicrophone(), CardPlayout(0.0)
-    call = _Call(console, stop, keys)
+    call, simulated = _Call(console, stop, keys), None
     async with AsyncExitStack() as stack:
         if model is not None:
-            app.endpoints = [await stack.enter_async_context(model)]
+            simulated = await stack.enter_async_context(model)
+            app.endpoints = [Endpoint(f"{simulated.url}?model={settings.DEFAULT_MODEL}")]
         folder = save or Path(stack.enter_context(tempfile.TemporaryDirectory()))
         account_sid, auth_token = "AC" + secrets.token_hex(16), secrets.token_hex(16)
         rest = await stack.enter_async_context(TwilioRest(account_sid=account_sid, auth_token=auth_token))
         _configure(app, account_sid, auth_token, rest.url, folder)
-        card = await stack.enter_async_context(
-            open_card(
-                sound.backend,
-                microphone,
-                playout,
-                call.sound_played,
-                input_device=sound.input_device,
-                output_device=sound.output_device,
-            )
-        )
-        if sound.half_duplex:
-            microphone.muted = lambda: playout.audible(time.monotonic(), ECHO_MS)
-        url = await stack.enter_async_context(serving(app))
+        card = await stack.enter_async_context(sound.open(microphone, playout, call.sound_played))
+        url = await stack.enter_async_context(_serving(app))
         phone = Phone(
             url + VOICE_PATH,
             auth_token=auth_token,
@@ -132,8 +135,10 @@ async def talk(
     if call.line is None:
         return Talked(Report("", "error", 0), {}, call.trouble)
     report = seen.report(call.line)
-    report = replace(report, violations=[f"phone: {each}" for each in report.violations])
-    talked = Talked(report, _measured(card.state, microphone, playout), call.trouble or seen.failure)
+    violations = [f"phone: {each}" for each in report.violations]
+    violations += [f"model: {each}" for each in (simulated.violations if simulated is not None else [])]
+    sound_facts = _measured(card.state, microphone, playout)
+    talked = Talked(replace(report, violations=violations), sound_facts, call.trouble or seen.failure)
     if save is not None:
         _write(talked, call.line, seen, save)
     return talked
@@ -195,6 +200,17 @@ class _Call:
             await line.press(key)
         except CallFailed:
             self._console.print(f"[dim]The key {key} came after the end of the call.[/]")
+
+
+@asynccontextmanager
+async def _serving(app: PhoneApp) -> AsyncIterator[str]:
+    """Serve the app while the context lasts, and yield its address."""
+    async with AsyncExitStack() as stack:
+        try:
+            url = await stack.enter_async_context(serving(app))
+        except RuntimeError as error:
+            raise DefinitionError(f"the call cannot begin: {error}") from None
+        yield url
 
 
 def _configure(app: PhoneApp, account_sid: str, auth_token: str, api_url: str, folder: Path) -> None:

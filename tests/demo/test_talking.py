@@ -17,6 +17,7 @@ from phoneagent.demo.run import Senses
 from phoneagent.demo.talking import Sound, Talked, simulated_model, talk
 from phoneagent.protocol.audio import audioop
 from phoneagent.sim.model.script import Script
+from phoneagent.sim.model.server import Model
 from phoneagent.sim.recording import read_wav
 from phoneagent.sim.sound.devices import SoundError, list_devices
 from tests.sim.sound.fake_card import FakeBackend, Hardware
@@ -48,7 +49,7 @@ class Phone:
         self.press = on_key
         yield True
 
-    async def call(self, app: PhoneApp, script: str = SCRIPT) -> Talked:
+    async def call(self, app: PhoneApp, *, simulated: bool = True) -> Talked:
         [device, _] = list_devices(self.hardware.backend)
         sound = Sound(
             backend=self.hardware.backend, input_device=device, output_device=device, half_duplex=self.half_duplex
@@ -56,7 +57,7 @@ class Phone:
         return await talk(
             app,
             sound,
-            model=simulated_model(Script.parse(script), Senses.scripted()),
+            model=simulated_model(Script.parse(SCRIPT), Senses.scripted()) if simulated else None,
             caller="+15550100001",
             save=self.folder,
             stop=self.stop,
@@ -144,6 +145,24 @@ async def test_a_headset_that_is_unplugged_ends_the_call_with_a_reason(hardware:
     talked = await call
     assert not talked.passed
     assert "unplugged?" in (talked.trouble or "")
+
+
+async def test_the_model_of_the_settings_and_an_account_that_is_never_used(
+    hardware: Hardware, monkeypatch: pytest.MonkeyPatch
+):
+    async with Model(Script.parse(SCRIPT)) as model:
+        monkeypatch.setenv("REALTIME_URL", model.url)
+        monkeypatch.setenv("TWILIO_ACCOUNT_SID", "AC" + "7" * 32)
+        monkeypatch.setenv("TWILIO_AUTH_TOKEN", "the-token-of-a-real-account")
+        monkeypatch.setenv("PUBLIC_URL", "https://agent.example.org")
+        phone, served = Phone(hardware), app()
+        call = asyncio.create_task(phone.call(served, simulated=False))
+        await phone.until(lambda: "Good day." in phone.shown)
+        phone.stop.set()
+        assert (await call).passed
+        assert len(model.sessions) == 1
+        assert served.settings.twilio_account_sid != "AC" + "7" * 32
+        assert (served.settings.twilio_api_url or "").startswith("http://127.0.0.1:")
 
 
 async def test_a_card_that_cannot_be_opened_makes_no_call(hardware: Hardware):
