@@ -107,9 +107,11 @@ def _simulated(console: Console, script: Path | None, *, restaurant: bool) -> Ab
     """Return the simulated model, and say what it is."""
     # Another model of this machine, like one with a brain, would take its place here.
     senses = Senses.best()
-    hears = "hears words" if senses.ear else "hears only when you speak (pip install 'phoneagent[demo]' for words)"
-    console.print(f"[dim]The model is simulated: it follows a script, and {escape(hears)}.[/]")
-    console.print("[dim]Set OPENAI_API_KEY, or another model's settings, for a real one.[/]")
+    hears = "hears words" if senses.ear else "hears that you speak, but no words"
+    console.print(f"[dim]The model is simulated: it follows a script, and {hears}.[/]")
+    if not senses.ear:
+        console.print("[dim]With pip install 'phoneagent\\[demo]' it hears words.[/]")
+    console.print("[dim]With OPENAI_API_KEY, or another model's settings, it is a real one.[/]")
     if script is not None:
         return simulated_model(Script.of(script), senses)
     return simulated_model((RESTAURANT if restaurant else VISITOR).script(), senses)
