@@ -70,7 +70,7 @@ class Burst(NamedTuple):
     end: float
 
 
-def bursts(pcm: bytes, *, gap_ms: float = 400) -> list[Burst]:
+def bursts(pcm: bytes, *, gap_ms: float = 800) -> list[Burst]:
     """Find what is loud in 16-bit PCM at 8 kHz; silences shorter than `gap_ms` belong to it."""
     found: list[Burst] = []
     step = SLICE_MS * 16
@@ -96,6 +96,7 @@ class Room:
             "PULSE_SERVER": f"unix:{folder}/native",
         }
         self._stack, self._folder = stack, folder
+        self._output: Path | None = None
         self._recording = folder / "loudspeaker.raw"
         sinks = [["-L", f"module-null-sink sink_name={name} rate=48000"] for name in ("mouth", "loudspeaker")]
         command = ["pulseaudio", "-n", "--daemonize=no", "--exit-idle-time=-1", "--use-pid-file=no", "--realtime=no"]
@@ -111,6 +112,7 @@ class Room:
     def start_talk(self, *arguments: str, output: Path) -> subprocess.Popen[bytes]:
         """Start `phoneagent talk`."""
         command = [sys.executable, "-m", "phoneagent", "talk", *arguments]
+        self._output = output
         return self._start(command, output=output)
 
     def say(self, name: str, seconds: float = 3) -> None:
@@ -131,8 +133,11 @@ class Room:
     def wait(self, condition: Callable[[], bool], what: str, seconds: float = 30) -> None:
         until = time.monotonic() + seconds
         while not condition():
-            assert time.monotonic() < until, f"{seconds} s passed before {what}"
+            assert time.monotonic() < until, f"{seconds} s passed before {what}: {self.heard()}\n{self._shown()}"
             time.sleep(0.05)
+
+    def _shown(self) -> str:
+        return self._output.read_text() if self._output is not None else ""
 
     def _recorded(self) -> bytes:
         return self._recording.read_bytes() if self._recording.exists() else b""
@@ -175,11 +180,11 @@ def test_a_call_by_microphone_and_loudspeaker(room: Room, tmp_path: Path) -> Non
     options = ("--sim", "--script", str(tmp_path / "script.toml"), "--save", str(saved))
     talk = room.start_talk(str(tmp_path / "agent_of_talk.py"), *options, output=shown)
 
-    room.wait(lambda: bool(room.heard()) and room.silent_ms() > 900, "the greeting was heard")
+    room.wait(lambda: bool(room.heard()) and room.silent_ms() > 1000, "the greeting was heard")
     room.say("librivox-0880.ulaw.wav")
     room.wait(lambda: len(room.heard()) > 1 and lasted(room.heard()[1]) > 1500, "the answer was heard for 1.5 s")
     room.say("librivox-0920.ulaw.wav", 2.2)
-    room.wait(lambda: len(room.heard()) > 2 and room.silent_ms() > 900, "the last answer was heard")
+    room.wait(lambda: len(room.heard()) > 2 and room.silent_ms() > 1000, "the last answer was heard")
     talk.send_signal(signal.SIGINT)
     assert talk.wait(20) == 0, shown.read_text()
 
