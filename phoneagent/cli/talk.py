@@ -22,6 +22,7 @@ from phoneagent.demo.stories import RESTAURANT, VISITOR
 from phoneagent.demo.talking import Sound, Talked, simulated_model
 from phoneagent.demo.talking import talk as hold_call
 from phoneagent.errors import DefinitionError
+from phoneagent.model.endpoint import Endpoint
 from phoneagent.server import PhoneApp
 from phoneagent.sim.model.script import Script
 from phoneagent.sim.model.server import Model
@@ -103,7 +104,9 @@ def _has_model(app: PhoneApp) -> bool:
     return bool(app.endpoints) or any(named)
 
 
-def _simulated(console: Console, script: Path | None, *, restaurant: bool) -> AbstractAsyncContextManager[Model]:
+def _simulated(
+    console: Console, script: Path | None, *, restaurant: bool
+) -> AbstractAsyncContextManager[tuple[Model, Endpoint]]:
     """Return the simulated model, and say what it is."""
     # Another model of this machine, like one with a brain, would take its place here.
     senses = Senses.best()
@@ -120,7 +123,7 @@ def _simulated(console: Console, script: Path | None, *, restaurant: bool) -> Ab
 async def _call(
     app: PhoneApp,
     sound: Sound,
-    model: AbstractAsyncContextManager[Model] | None,
+    model: AbstractAsyncContextManager[tuple[Model, Endpoint]] | None,
     caller: str,
     save: Path | None,
     console: Console,
