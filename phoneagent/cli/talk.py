@@ -25,6 +25,7 @@ from phoneagent.demo.stories import RESTAURANT
 from phoneagent.demo.talking import Sound, Talked, simulated_model
 from phoneagent.demo.talking import talk as hold_call
 from phoneagent.errors import DefinitionError
+from phoneagent.model.endpoint import Endpoint
 from phoneagent.server import PhoneApp
 from phoneagent.sim.model.brain import Brain
 from phoneagent.sim.model.script import Script
@@ -112,7 +113,7 @@ def _has_model(app: PhoneApp) -> bool:
 
 def _simulated(
     console: Console, app: PhoneApp, target: str, script: Path | None, thinker: Brain | None
-) -> AbstractAsyncContextManager[Model]:
+) -> AbstractAsyncContextManager[tuple[Model, Endpoint]]:
     """Return the simulated model, and say what it is.
 
     Raises:
@@ -140,7 +141,7 @@ def _simulated(
 async def _call(
     app: PhoneApp,
     sound: Sound,
-    model: AbstractAsyncContextManager[Model] | None,
+    model: AbstractAsyncContextManager[tuple[Model, Endpoint]] | None,
     caller: str,
     save: Path | None,
     console: Console,

@@ -67,7 +67,8 @@ class CallEvents:
             case events.AgentAnswered():
                 self._waited = f"+{event.latency_ms / 1000:.2f} s"
             case TurnEnded(turn=turn) if turn.role == "caller":
-                print_row(self._console, turn.start_ms, "caller", "bold green", escape(turn.text or "(no words)"))
+                if turn.text:  # without a recognizer, such turns end with the call
+                    print_row(self._console, turn.start_ms, "caller", "bold green", escape(turn.text))
             case TurnEnded(turn=turn):
                 waited, self._waited = self._waited, ""
                 print_row(self._console, turn.start_ms, "agent", "bold blue", _struck(turn), wait=waited)

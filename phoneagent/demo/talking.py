@@ -83,18 +83,22 @@ class Talked:
 
 
 @asynccontextmanager
-async def simulated_model(script: Script, senses: Senses) -> AsyncIterator[Model]:
-    """Run the simulated model while the context lasts."""
+async def simulated_model(script: Script, senses: Senses) -> AsyncIterator[tuple[Model, Endpoint]]:
+    """Run the simulated model while the context lasts; yield it and its endpoint.
+
+    Without an ear it transcribes nothing: the caller's words in its script are not those of the person who speaks.
+    """
     await senses.warm_up()
+    recognizers = settings.DEFAULT_TRANSCRIPTION_MODELS if senses.ear is not None else ()
     async with Model(script, voice=senses.agent, ear=senses.ear, vad=senses.vad, brain=senses.brain) as model:
-        yield model
+        yield model, Endpoint(f"{model.url}?model={settings.DEFAULT_MODEL}", transcription_models=recognizers)
 
 
 async def talk(
     app: PhoneApp,
     sound: Sound,
     *,
-    model: AbstractAsyncContextManager[Model] | None,
+    model: AbstractAsyncContextManager[tuple[Model, Endpoint]] | None,
     caller: str,
     save: Path | None,
     stop: asyncio.Event,
@@ -115,8 +119,8 @@ async def talk(
     call, simulated = _Call(console, stop, keys), None
     async with AsyncExitStack() as stack:
         if model is not None:
-            simulated = await stack.enter_async_context(model)
-            app.endpoints = [Endpoint(f"{simulated.url}?model={settings.DEFAULT_MODEL}")]
+            simulated, endpoint = await stack.enter_async_context(model)
+            app.endpoints = [endpoint]
         folder = save or Path(stack.enter_context(tempfile.TemporaryDirectory()))
         account_sid, auth_token = "AC" + secrets.token_hex(16), secrets.token_hex(16)
         rest = await stack.enter_async_context(TwilioRest(account_sid=account_sid, auth_token=auth_token))
