@@ -22,6 +22,9 @@ from phoneagent.demo.stories import RESTAURANT, Story
 from phoneagent.sim.model.brain import Brain
 from phoneagent.sim.model.script import Script
 
+BRAIN_INTERRUPTED_MS = 2500
+"""How long the caller listens to a brain's answer before the second line interrupts it."""
+
 
 def demo(
     target: Annotated[
@@ -73,16 +76,18 @@ def demo(
 def _story(target: str | None, script: Path | None, brain: Brain | None) -> Story:
     """Return the call to play: of a script, of the user's agent, or the restaurant's.
 
-    A brain decides itself how long it speaks and when the call ends, so then no line of the caller's interrupts.
+    A brain decides itself how long it speaks, so the caller interrupts it sooner, and when the call ends.
     """
     if script is not None:
         named = RESTAURANT.target if target is None else target
         return Story(target=named, source=Script.load(script), interrupts_after_ms=None, free=True)
     if target is None:
-        return RESTAURANT if brain is None else replace(RESTAURANT, interrupts_after_ms=None, free=True)
+        return RESTAURANT if brain is None else replace(RESTAURANT, interrupts_after_ms=BRAIN_INTERRUPTED_MS, free=True)
     app, named = target_named(target)
     made = Script.parse(asyncio.run(derived_script(app, named)), source=f"the script made for {named}")
-    return Story(target=target, source=made, interrupts_after_ms=4500 if brain is None else None, free=True)
+    return Story(
+        target=target, source=made, interrupts_after_ms=4500 if brain is None else BRAIN_INTERRUPTED_MS, free=True
+    )
 
 
 def _senses(*, scripted: bool, thinker: Brain | None, own: bool) -> Senses:

@@ -9,13 +9,15 @@ from phoneagent.agent.agent import choose
 from phoneagent.agent.call import Call
 from phoneagent.cli.target import Target
 from phoneagent.demo.derived import derive
+from phoneagent.errors import DefinitionError, PhoneAgentError, shown
 from phoneagent.server import PhoneApp
 
 
 async def derived_script(app: PhoneApp, target: str) -> str:
     """Return a commented script for the app's agent, as TOML. `target` is the app as the user names it.
 
-    Raises whatever the user's code raises.
+    Raises:
+        DefinitionError: the user's code fails to choose an agent.
     """
     call = Call(
         sid=f"CA{secrets.token_hex(16)}",
@@ -24,7 +26,13 @@ async def derived_script(app: PhoneApp, target: str) -> str:
         direction="inbound",
         started_at=datetime.now(UTC),
     )
-    agent = await choose(app.agent, call)
+    try:
+        agent = await choose(app.agent, call)
+    except PhoneAgentError:
+        raise
+    except Exception as error:
+        told = f"{type(error).__name__}: {shown(error, 200)}"
+        raise DefinitionError(f"the function that chooses the agent fails for a made-up call ({told})") from error
     try:
         await agent.open()
         session = agent.session("", written=True)

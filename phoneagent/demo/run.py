@@ -155,7 +155,7 @@ async def _converse(line: Line, story: Story, voice: Voice, live: Live) -> str |
     for number, (text, clip) in enumerate(zip(texts, clips, strict=True)):
         try:
             if number == 1 and story.interrupts_after_ms is not None:
-                await line.wait_for_agent(ms=story.interrupts_after_ms, timeout=ANSWER_SECONDS)
+                await _moment_to_interrupt(line, story.interrupts_after_ms)
             else:
                 await line.wait_for_silence(ms=POLITE_MS, timeout=ANSWER_SECONDS)
         except TimeoutError:
@@ -171,6 +171,22 @@ async def _converse(line: Line, story: Story, voice: Voice, live: Live) -> str |
     with suppress(CallFailed, TimeoutError):
         await line.wait_for_silence(ms=PATIENT_MS, timeout=ANSWER_SECONDS)
     return None
+
+
+async def _moment_to_interrupt(line: Line, after_ms: int) -> None:
+    """Wait until the agent's answer was heard for `after_ms`, or until it is over: a brain's may be shorter."""
+    waits = (
+        line.wait_for_agent(ms=after_ms, timeout=ANSWER_SECONDS),
+        line.wait_for_silence(ms=POLITE_MS, timeout=ANSWER_SECONDS),
+    )
+    tasks = [asyncio.create_task(each) for each in waits]
+    try:
+        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        done.pop().result()
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 def _write(report: Report, line: Line, session: SimulatedSession | None, out: Path) -> None:

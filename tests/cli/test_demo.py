@@ -107,7 +107,7 @@ async def test_with_a_brain_nothing_is_scripted_but_the_caller(invoke, own):
         result, (_, story, senses, _) = await asyncio.to_thread(run)
     assert result.exit_code == 0
     assert str(senses.brain).startswith("tiny at 127.0.0.1:")
-    assert story.interrupts_after_ms is None
+    assert story.interrupts_after_ms == cli.BRAIN_INTERRUPTED_MS
     assert "thinks with tiny" in result.stdout
     assert "reads the caller's lines" in " ".join(result.stdout.split())
 

@@ -31,6 +31,14 @@ async def test_the_chosen_agents_tools_are_in_the_script() -> None:
     assert [call.name for turn in script.turns for call in turn.calls] == ["menu", "hang_up"]
 
 
+async def test_a_choice_that_fails_is_one_line() -> None:
+    def choose(call: Call) -> Agent:
+        raise KeyError("no such number")
+
+    with pytest.raises(DefinitionError, match=r"fails for a made-up call \(KeyError: 'no such number'\)"):
+        await derived_script(PhoneApp(choose), "main.py")
+
+
 def test_a_target_that_is_none() -> None:
     with pytest.raises(DefinitionError, match=r"there is no file nothing\.py"):
         target_named("nothing.py")

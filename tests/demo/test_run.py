@@ -122,9 +122,11 @@ async def test_a_call_that_fails_shows_its_reason(tmp_path, console):
 
 
 async def test_an_agent_with_a_brain_answers_what_the_caller_said(agent, tmp_path, console):
-    script = Script.parse('[[turn]]\ncaller = "A table for two."\nsay = "Never said."\n')
-    story = Story(target=None, source=script, interrupts_after_ms=None, free=True)
+    lines = ("Hm, hello?", "A table for two.")
+    script = Script.parse("".join(f'[[turn]]\ncaller = "{line}"\nsay = "Never said."\n' for line in lines))
+    story = Story(target=None, source=script, interrupts_after_ms=9000, free=True)  # the answer is shorter
     answers = [
+        said("What can I do?"),
         called("book_table", '{"guests": 2, "time": "20:00"}'),
         [*said("Done. Goodbye!")[:-2], *called("hang_up", "{}")],
     ]
@@ -133,9 +135,11 @@ async def test_an_agent_with_a_brain_answers_what_the_caller_said(agent, tmp_pat
         outcome = await demonstrate(agent, story, senses, tmp_path, console)
     report = outcome.report
     assert (outcome.trouble, report.violations) == (None, [])
-    assert [turn.text for turn in report.turns] == ["Hello!", "A table for two.", "Done. Goodbye!"]
+    assert [turn.text for turn in report.turns] == [
+        *("Hello!", "Hm, hello?", "What can I do?", "A table for two.", "Done. Goodbye!")
+    ]
     assert [(call.name, call.output) for call in report.tool_calls][:1] == [("book_table", "2 at 20:00")]
-    first = server.requests[0]["messages"]
+    first = server.requests[1]["messages"]
     assert first[0]["content"].startswith("Be brief.")
     assert first[-1] == {"role": "user", "content": "A table for two."}
 

@@ -7,6 +7,7 @@ tool that still runs has an output that says so. What the caller did not hear of
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
@@ -21,6 +22,7 @@ _UNCLEAR = "(The caller said something that could not be understood.)"
 _RUNNING = "(The tool is still running.)"
 _BEGIN = "(The call was just answered. You speak first.)"
 _GO_ON = "(Go on.)"
+_EXACTLY = re.compile(r"\bexactly\b[^\"]*\"([^\"]+)\"[.\s]*$", re.IGNORECASE)
 
 
 def chat_messages(
@@ -41,7 +43,7 @@ def chat_messages(
     outputs = {item["call_id"]: item["output"] for item in items if item["type"] == "function_call_output"}
     system = "\n\n".join(text for text in (instructions.strip(), SPOKEN if spoken else "") if text)
     chat = _Chat([{"role": "system", "content": system}] if system else [], outputs)
-    for item in items:
+    for number, item in enumerate(items):
         if item["type"] == "function_call":
             chat.call(item)
         elif item["type"] == "message":
@@ -49,11 +51,15 @@ def chat_messages(
             match item["role"]:
                 case "assistant":
                     chat.add("assistant", text)
+                case "system" if prescribed_words(text) and number < len(items) - 1:
+                    pass  # the words were said, and are the next item
                 case "system":
                     chat.add("user", _note(text))
                 case _:
                     chat.add("user", text)
     chat.end_calls()
+    if next((each["role"] for each in chat.messages if each["role"] != "system"), "") == "assistant":
+        chat.messages.insert(1 if system else 0, {"role": "user", "content": _BEGIN})
     if asked:
         chat.add("user", _note(asked))
     elif not chat.messages or chat.messages[-1]["role"] == "system":
@@ -61,6 +67,12 @@ def chat_messages(
     elif chat.messages[-1]["role"] == "assistant":
         chat.add("user", _GO_ON)
     return chat.messages
+
+
+def prescribed_words(text: str) -> str | None:
+    """Return the words that a client's own text prescribes exactly: "… exactly these words: "Hello!"", say."""
+    found = _EXACTLY.search(text)
+    return found.group(1) if found else None
 
 
 def chat_tools(tools: Sequence[Json]) -> list[Json]:

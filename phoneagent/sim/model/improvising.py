@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import Any, assert_never
 
 from phoneagent.sim.model.brain import Brain, CutShort, Prompt
-from phoneagent.sim.model.chat_messages import chat_messages, chat_tool_choice, chat_tools
+from phoneagent.sim.model.chat_messages import chat_messages, chat_tool_choice, chat_tools, prescribed_words
 from phoneagent.sim.model.chat_stream import ToolCall
 from phoneagent.sim.model.config import Json
 from phoneagent.sim.model.replies import PlannedCall
 from phoneagent.sim.model.sentences import Sentences
 from phoneagent.sim.model.state import SessionState
-
-_EXACTLY = re.compile(r"\bexactly\b[^\"]*\"([^\"]+)\"[.\s]*$", re.IGNORECASE)
 
 
 async def improvise(
@@ -78,5 +75,4 @@ def _prescribed(params: Json, items: list[Any]) -> str | None:
     text = params.get("instructions") or ""
     if not text and items and items[-1].get("role") == "system":
         text = " ".join(str(part.get("text", "")) for part in items[-1].get("content", ()))
-    found = _EXACTLY.search(text)
-    return found.group(1) if found else None
+    return prescribed_words(text)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from phoneagent.sim.model.chat_messages import SPOKEN, chat_messages, chat_tool_choice, chat_tools
+from phoneagent.sim.model.chat_messages import SPOKEN, chat_messages, chat_tool_choice, chat_tools, prescribed_words
 from phoneagent.sim.model.records import AudioItem
 
 
@@ -42,6 +42,26 @@ def test_later_system_items_and_the_responses_own_instructions_are_notes() -> No
             "(A note from the system, not from the caller: Say goodbye.)",
         )
     ]
+
+
+def test_a_greeting_that_was_prescribed_is_known_as_said_and_not_as_asked_for() -> None:
+    items = [
+        message("system", 'Greet the caller with exactly these words: "Good day!"'),
+        message("assistant", "Good day!"),
+        message("user", "Hi"),
+    ]
+    assert shapes(chat_messages(items, instructions="Be brief.")) == [
+        ("system", "Be brief."),
+        ("user", "(The call was just answered. You speak first.)"),
+        ("assistant", "Good day!"),
+        ("user", "Hi"),
+    ]
+
+
+def test_which_words_are_prescribed() -> None:
+    assert prescribed_words('Say exactly this to the caller now, and nothing else: "Bye."') == "Bye."
+    assert prescribed_words('Say this in your own words: "Bye."') is None
+    assert prescribed_words('Be exactly as brief as "Bye" is, please') is None
 
 
 def test_outputs_follow_their_calls_whenever_they_came() -> None:
