@@ -56,6 +56,9 @@ def missing() -> str | None:
     for program in ("pulseaudio", "pactl", "paplay", "parec"):
         if shutil.which(program) is None:
             return f"{program} is not installed (Debian: pulseaudio, pulseaudio-utils)"
+    plugin = "alsa-lib/libasound_module_pcm_pulse.so"
+    if not any(True for place in ("lib", "lib64", "lib/*") for _ in Path("/usr").glob(f"{place}/{plugin}")):
+        return "ALSA cannot reach PulseAudio (Debian: libasound2-plugins)"
     try:
         load_backend()
     except SoundError as error:
