@@ -1,4 +1,4 @@
-"""The command line: `phoneagent demo · init · chat · dev · serve · doctor · calls · migrate · sim`."""
+"""The command line: `phoneagent demo · talk · init · chat · dev · serve · doctor · calls · migrate · sim`."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from phoneagent.cli.serve import serve
 from phoneagent.cli.sim_call import call
 from phoneagent.cli.sim_model import model
 from phoneagent.cli.sim_script import script
+from phoneagent.cli.talk import talk
 from phoneagent.errors import PhoneAgentError
 
 app = typer.Typer(
@@ -27,7 +28,7 @@ app = typer.Typer(
     pretty_exceptions_show_locals=False,
 )
 sim = typer.Typer(help="The offline world: a Twilio phone, and a Realtime model.", no_args_is_help=True)
-for command in (demo, init, chat, dev, serve, doctor, calls, migrate):
+for command in (demo, talk, init, chat, dev, serve, doctor, calls, migrate):
     app.command()(command)
 sim.command()(call)
 sim.command()(model)

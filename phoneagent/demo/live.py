@@ -127,12 +127,17 @@ class Live:
             self._tools += 1
 
     def _print(self, at_ms: float | None, name: str, style: str, text: str, *, wait: str = "") -> None:
-        row = Table.grid(padding=(0, 2))
-        row.add_column(width=6, justify="right", style="dim")
-        row.add_column(width=8, style=style)
-        row.add_column(width=7, style="dim")
-        row.add_row("" if at_ms is None else clock(at_ms), name, wait, text)
-        self._console.print(row)
+        print_row(self._console, at_ms, name, style, text, wait=wait)
 
     def _now_ms(self) -> float:
         return (time.monotonic() - self._line.started_at) * 1000
+
+
+def print_row(console: Console, at_ms: float | None, name: str, style: str, markup: str, *, wait: str = "") -> None:
+    """Print a line of a live view: the time, what happened in `style`, how long it took, and the words."""
+    row = Table.grid(padding=(0, 2))
+    row.add_column(width=6, justify="right", style="dim")
+    row.add_column(width=8, style=style)
+    row.add_column(width=7, style="dim")
+    row.add_row("" if at_ms is None else clock(at_ms), name, wait, markup)
+    console.print(row)

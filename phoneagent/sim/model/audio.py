@@ -37,7 +37,7 @@ class Resampler:
         return converted
 
 
-class _SoxResampler:
+class SoxResampler:
     """A resampler on top of `soxr`. It filters before it drops samples, so sibilants stay intelligible."""
 
     def __init__(self, from_hz: int, to_hz: int) -> None:
@@ -49,16 +49,21 @@ class _SoxResampler:
         return bytes(samples.tobytes())
 
 
+def best_resampler(from_hz: int, to_hz: int) -> Resampler | SoxResampler:
+    """Return a resampler that filters, if `soxr` is installed; else the standard library's, which does not."""
+    sox = importlib.util.find_spec("soxr") is not None and importlib.util.find_spec("numpy") is not None
+    return (SoxResampler if sox else Resampler)(from_hz, to_hz)
+
+
 class Intake:
     """Converts a session's input audio to µ-law, piece by piece."""
 
     def __init__(self, audio_format: Mapping[str, Any]) -> None:
         self._type: str = audio_format["type"]
         self._half = b""
-        self._down: Resampler | _SoxResampler | None = None
+        self._down: Resampler | SoxResampler | None = None
         if self._type == "audio/pcm":
-            sox = importlib.util.find_spec("soxr") is not None and importlib.util.find_spec("numpy") is not None
-            self._down = (_SoxResampler if sox else Resampler)(PCM_RATE, SAMPLE_RATE)
+            self._down = best_resampler(PCM_RATE, SAMPLE_RATE)
 
     def feed(self, audio: bytes) -> bytes:
         """Return `audio` as µ-law. Half a sample at the end is kept for the next piece."""

@@ -82,7 +82,14 @@ class Line:
         stall_reading: set it, and the phone stops reading its socket, so the server's writes back up.
     """
 
-    def __init__(self, *, call_sid: str, account_sid: str) -> None:
+    def __init__(
+        self,
+        *,
+        call_sid: str,
+        account_sid: str,
+        microphone: Microphone | None = None,
+        playout: Playout | None = None,
+    ) -> None:
         self.call_sid = call_sid
         self.account_sid = account_sid
         self.stream_sid = ""
@@ -102,8 +109,8 @@ class Line:
         self.stall_reading = False
         self.media_paused = False
         self.sent_log: list[float] = []
-        self.microphone = Microphone()
-        self.playout = Playout(0.0)
+        self.microphone = microphone or Microphone()
+        self.playout = playout or Playout(0.0)
         self.stream: MediaStream | None = None
         self._received_before = 0
         self._changed = asyncio.Event()
@@ -303,7 +310,7 @@ class Line:
         """Cut the connection as a network failure does: no `stop`, no closing frame."""
         self._require("drop").drop()
 
-    # For `CallFlow` and `MediaStream`, which drive the line.
+    # For `CallFlow`, `MediaStream` and a sound card, which drive the line.
 
     def report(self, violation: str) -> None:
         """Record a rule that the server broke; each one is recorded once."""
@@ -326,6 +333,12 @@ class Line:
         finally:
             announcement.ended_at = time.monotonic()
             self.note()
+
+    def sound_played(self) -> None:
+        """Send back the marks that are due: the sound card has played more of the agent's audio."""
+        if self.stream is not None:
+            self.stream.echo_marks()
+        self.note()
 
     def attach(self, stream: MediaStream, started_at: float) -> None:
         """Record a stream that has started. The first one starts the call's clock."""

@@ -22,6 +22,8 @@ from urllib.parse import quote
 from phoneagent.sim.twilio.alerts import CallFailed
 from phoneagent.sim.twilio.call_flow import CallFlow, Next
 from phoneagent.sim.twilio.line import Line
+from phoneagent.sim.twilio.microphone import Microphone
+from phoneagent.sim.twilio.playout import Playout
 from phoneagent.sim.twilio.quirks import Quirks
 from phoneagent.sim.twilio.rest import TwilioRest
 from phoneagent.sim.twilio.webhook import Web
@@ -91,13 +93,22 @@ class Phone:
         Web(*self._address)  # raises for an invalid address
 
     @asynccontextmanager
-    async def dial(self, *, call_sid: str | None = None) -> AsyncIterator[Line]:
+    async def dial(
+        self, *, call_sid: str | None = None, microphone: Microphone | None = None, playout: Playout | None = None
+    ) -> AsyncIterator[Line]:
         """Call, and yield the `Line` once its stream has started. Leaving hangs up and waits for the end of the call.
+
+        `microphone` and `playout` are those of a sound card; without them the line simulates both.
 
         Raises:
             CallFailed: the server refused the call or its TwiML never reached a stream.
         """
-        line = Line(call_sid=call_sid or "CA" + secrets.token_hex(16), account_sid=self._account_sid)
+        line = Line(
+            call_sid=call_sid or "CA" + secrets.token_hex(16),
+            account_sid=self._account_sid,
+            microphone=microphone,
+            playout=playout,
+        )
         async with Web(*self._address, quirks=self.quirks, report=line.report) as web:
             flow = CallFlow(
                 line,

@@ -142,11 +142,8 @@ class Playout:
 
     def heard(self, since_ms: float, now: float) -> tuple[float, float | None]:
         """Return how many milliseconds were heard since `since_ms`, and when the last of them ended (in ms)."""
-        self._settle(now)
-        current = self._current(int(self.position(now)))
-        latest = [current] if current else []
         total, ended_ms = 0.0, None
-        for span in (*latest, *reversed(self._spans)):
+        for span in reversed(self.spans(now)):
             if span.end_ms <= since_ms:
                 break
             total += span.end_ms - max(span.start_ms, since_ms)

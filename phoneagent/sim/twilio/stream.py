@@ -281,18 +281,19 @@ class MediaStream:
                 playout.media(audio, now)
             case Mark(name):
                 playout.mark(name, now, delay_ms=self._owner.mark_delay_ms)
-                self._echo_marks()
+                self.echo_marks()
             case Wipe():
-                self._echo_marks()  # marks that were due before it, in case their timer is late
+                self.echo_marks()  # marks that were due before it, in case their timer is late
                 playout.clear(now)
-                self._echo_marks()
+                self.echo_marks()
             case str(violation):
                 self._owner.report(violation)
             case unknown:
                 assert_never(unknown)
         self._owner.note()
 
-    def _echo_marks(self) -> None:
+    def echo_marks(self) -> None:
+        """Send back the marks that are due now."""
         now = time.monotonic()
         for mark in self._owner.playout.due(now):
             if not self._owner.lose_marks:
@@ -300,7 +301,7 @@ class MediaStream:
                 self._post(lambda name=mark.name: self._writer.mark(name))  # type: ignore[misc]
         due = self._owner.playout.next_due()
         if due is not None and self.ended_by is None:
-            self._arm("marks", due, self._echo_marks)
+            self._arm("marks", due, self.echo_marks)
 
     def _arm(self, name: str, moment: float, action: Callable[[], None]) -> None:
         """Call `action` at `moment`; this replaces the timer of the same `name`."""
