@@ -9,7 +9,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from functools import cached_property, partial
-from typing import Any, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 from pydantic import SecretStr
 from starlette.applications import Starlette
@@ -32,12 +32,13 @@ from phoneagent.errors import ConfigurationError, DefinitionError
 from phoneagent.events import Event, RateLimitsUpdated
 from phoneagent.model.endpoint import Endpoint
 from phoneagent.settings import Settings
-from phoneagent.store import Store
-from phoneagent.twilio.rest import LiveCalls
 from phoneagent.twilio.verification import Verifier
 from phoneagent.usercode import signature_problem
 from phoneagent.webhooks import AFTER_PATH, MEDIA_PATH, STATUS_PATH, MediaSockets, Webhooks
 from phoneagent.webhooks import VOICE_PATH as VOICE_PATH  # where a number's webhook points
+
+if TYPE_CHECKING:
+    from phoneagent.store import Store
 
 log = logging.getLogger("phoneagent.server")
 
@@ -188,6 +189,8 @@ class PhoneApp(Starlette):
         """The database of the call records: DATABASE_URL, or `store` alone if the settings are given in code."""
         if self._given_store is not None or self._given_settings is not None:
             return self._given_store
+        from phoneagent.store import Store  # SQLAlchemy is the heaviest import of all
+
         return Store.from_settings(self.settings)
 
     @cached_property
@@ -200,6 +203,8 @@ class PhoneApp(Starlette):
             return None
         settings, live_calls = self.settings, None
         if not settings.insecure or settings.twilio_api_url is not None:  # `insecure` has a made-up account
+            from phoneagent.twilio.rest import LiveCalls  # Twilio's client and requests, for this alone
+
             live_calls = LiveCalls(
                 settings.twilio_account_sid,
                 settings.auth_tokens[0],

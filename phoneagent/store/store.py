@@ -27,16 +27,8 @@ from phoneagent.events import EndedBy, Event, NextStep
 from phoneagent.protocol.callerid import caller_id
 from phoneagent.settings import Records
 from phoneagent.store.database import Database
-from phoneagent.store.records import (
-    CallDetails,
-    CallRecord,
-    SoFar,
-    Standing,
-    read_call,
-    read_calls,
-    read_so_far,
-    read_standing,
-)
+from phoneagent.store.queries import read_call, read_calls, read_so_far, read_standing
+from phoneagent.store.records import CallDetails, CallRecord, SoFar, Standing
 from phoneagent.store.rows import RowBuilder, clean, now
 from phoneagent.store.schema import calls, claims, next_steps, turns
 from phoneagent.store.statements import FORGOTTEN, MAY_GO_ON
