@@ -20,7 +20,7 @@ from phoneagent.protocol.mediastream import MAX_MESSAGE_BYTES
 from phoneagent.server import VOICE_PATH, PhoneApp
 from phoneagent.settings import Settings, load
 from phoneagent.telemetry import JsonFormatter, TextFormatter
-from phoneagent.twilio.rest import API_URL
+from phoneagent.twilio import API_URL
 from phoneagent.twilio.verification import is_loopback
 
 log = logging.getLogger("phoneagent.serve")
