@@ -10,6 +10,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
+from phoneagent.cli.target import Target
 from phoneagent.demo.run import Outcome, Senses, demonstrate
 from phoneagent.demo.serving import ServerFailed
 from phoneagent.demo.stories import RESTAURANT, VISITOR
@@ -28,6 +29,8 @@ def demo(
     ] = False,
 ) -> None:
     """Play a phone call in real time: the app, a simulated model and a simulated caller. Exit 0 if all went well."""
+    if target is not None:
+        Target.find(target).load()  # what is wrong with it is said before anything is announced
     console = Console(highlight=False)
     story = RESTAURANT if target is None else VISITOR
     senses = Senses.scripted() if scripted else Senses.best()

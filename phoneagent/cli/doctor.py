@@ -17,6 +17,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from phoneagent import settings
+from phoneagent.cli.failures import AppFailed
 from phoneagent.cli.target import DEFAULTS, Target
 from phoneagent.doctor import Check, Status, examine, settings_missing
 from phoneagent.errors import ConfigurationError, PhoneAgentError
@@ -69,8 +70,8 @@ def _app(target: str | None) -> tuple[PhoneApp | None, list[Check]]:
         return None, []
     try:
         return Target.find(target).load(), []
-    except (Exception, SystemExit) as error:  # noqa: BLE001 - a user's code may raise anything, and it is reported
-        words = str(error) if isinstance(error, PhoneAgentError) else f"it cannot be imported: {type(error).__name__}"
+    except (PhoneAgentError, SystemExit) as error:
+        words = error.summary if isinstance(error, AppFailed) else str(error) or "its module ends the process"
         if target is not None:
             return None, [Check("app", Status.FAILED, words)]
         return None, [Check("app", Status.SKIPPED, f"{words}; endpoints in its code are not checked")]
