@@ -14,7 +14,7 @@ CODE = {
     "syntax": ("def f(:\n", "failing.py, line 1: SyntaxError: invalid syntax", ["  failing.py:1: def f(:"]),
     "a name": (
         "x = 1\n\nprnt(x)\n",
-        "failing.py, line 3: NameError: name 'prnt' is not defined. Did you mean: 'print'?",
+        "failing.py, line 3: NameError: name 'prnt' is not defined",
         ["  failing.py:3: prnt(x)"],
     ),
     "a module": (
