@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from phoneagent.errors import (
         ConfigurationError,
         DefinitionError,
+        DefinitionWarning,
         EndpointError,
         EndpointRefused,
         EndpointUnreachable,
@@ -64,6 +65,7 @@ __all__ = [
     "ConfigurationError",
     "Cost",
     "DefinitionError",
+    "DefinitionWarning",
     "Endpoint",
     "EndpointError",
     "EndpointRefused",
@@ -109,8 +111,8 @@ _HOMES = {
     "phoneagent.agent.tools": "Tool hang_up tool",
     "phoneagent.billing.prices": "Price",
     "phoneagent.errors": (
-        "ConfigurationError DefinitionError EndpointError EndpointRefused EndpointUnreachable PhoneAgentError "
-        "ProtocolError RequestRefused TelephonyError ToolError"
+        "ConfigurationError DefinitionError DefinitionWarning EndpointError EndpointRefused EndpointUnreachable "
+        "PhoneAgentError ProtocolError RequestRefused TelephonyError ToolError"
     ),
     "phoneagent.events": (
         "AgentAnswered BargeIn CallEnded CallerSpoke CallHandedOver CallStarted Cost Event KeyPressed "

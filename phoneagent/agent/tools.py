@@ -11,6 +11,7 @@ import math
 import re
 import time
 import types
+import warnings
 from collections.abc import Callable, Coroutine, Generator, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -23,7 +24,7 @@ from phoneagent.agent.call import Call, is_text, sendable
 from phoneagent.agent.schemas import problem_of, written_out
 from phoneagent.agent.signatures import parameters_of, read_signature
 from phoneagent.bridge.scripts import begin_of, tokens_of
-from phoneagent.errors import DefinitionError, ToolError
+from phoneagent.errors import DefinitionError, DefinitionWarning, ToolError
 from phoneagent.usercode import run_in_thread, signature_problem
 
 log = logging.getLogger("phoneagent.agent.tools")
@@ -327,11 +328,18 @@ def _is_seconds(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value) and value >= 0
 
 
+def _warn(function: Handler, words: str) -> None:
+    """Warn of a definition, with the place of the function rather than of its decorator."""
+    code = getattr(inspect.unwrap(function), "__code__", None)
+    where = ("<tool>", 0) if code is None else (code.co_filename, code.co_firstlineno)
+    warnings.warn_explicit(words, DefinitionWarning, *where)
+
+
 def _from_function(function: Handler, name: str | None, description: str | None, options: Mapping[str, Any]) -> Tool:
     if (name := name or getattr(function, "__name__", None)) is None:
         raise DefinitionError(f"a tool is made of {function!r}, which has no name: write tool(name=…)(…)")
     read = read_signature(function, name)
-    return Tool(
+    made = Tool(
         name=name,
         description=description or inspect.getdoc(function) or "",
         parameters=read.schema,
@@ -340,6 +348,12 @@ def _from_function(function: Handler, name: str | None, description: str | None,
         call_parameter=read.call_parameter,
         **options,
     )
+    if not made.description.strip():
+        _warn(function, f"tool {name!r} has no docstring: write when to call it and what it does, for the model")
+    for parameter in read.untyped:
+        words = f"tool {name!r} has parameter {parameter!r} without a type hint: write one, like {parameter}: str"
+        _warn(function, f"{words}, or the model does not know what to pass")
+    return made
 
 
 @overload
@@ -382,6 +396,8 @@ def tool(
 
     While the function runs, the agent says the `filler`, in the caller's language, after `filler_after` seconds of
     silence.
+
+    A function without a docstring, or with a parameter without a type hint, makes a `DefinitionWarning`.
 
     Raises:
         DefinitionError: the signature cannot be turned into a schema, or an option cannot be used.

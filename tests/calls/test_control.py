@@ -23,6 +23,7 @@ pytestmark = pytest.mark.anyio
 
 @tool
 async def book() -> str:
+    """Book."""
     return "booked"
 
 
