@@ -28,7 +28,7 @@ from phoneagent.billing.ratelimits import RateLimitReserve
 from phoneagent.calls.calls import Calls
 from phoneagent.calls.hooks import Hooks, kinds_of
 from phoneagent.calls.journal import CallJournal
-from phoneagent.errors import ConfigurationError, DefinitionError
+from phoneagent.errors import ConfigurationError, DefinitionError, StoreError
 from phoneagent.events import Event, RateLimitsUpdated
 from phoneagent.model.endpoint import Endpoint
 from phoneagent.settings import Settings
@@ -184,6 +184,14 @@ class PhoneApp(Starlette):
         """
         return self.endpoints[0] if self.endpoints else Endpoint.from_settings(self.settings)
 
+    def check(self) -> None:
+        """Make the parts that a mistake in the settings keeps from being made, so that it is found before the start.
+
+        Raises:
+            ConfigurationError: a setting is missing or malformed, or the driver of the database is not installed.
+        """
+        _ = self.endpoint, self._store
+
     @cached_property
     def _store(self) -> Store | None:
         """The database of the call records: DATABASE_URL, or `store` alone if the settings are given in code."""
@@ -261,7 +269,7 @@ class PhoneApp(Starlette):
         settings, metrics, reserve, store = self.settings, self._metrics, self._reserve, self._store
 
         def log_event(event: Event, stream_sid: str) -> None:
-            telemetry.log_event(event, pii=settings.log_pii)
+            telemetry.log_event(event, pii=settings.log_pii, transcript=settings.show_transcript)
 
         def count(event: Event, stream_sid: str) -> None:
             metrics.tell(event)
@@ -286,6 +294,8 @@ class PhoneApp(Starlette):
         tasks: list[asyncio.Task[Any]] = [asyncio.create_task(telemetry.watch_loop(self._metrics))]
         if isinstance(self.agent, Agent):
             tasks.append(asyncio.create_task(self.agent.open()))  # MCP servers start slowly
+        if self._store is not None:
+            tasks.append(asyncio.create_task(_look_at(self._store)))
         yield
         for task in tasks:
             task.cancel()
@@ -338,6 +348,14 @@ class PhoneApp(Starlette):
             await websocket.close()  # before accept: HTTP 403
             return
         await sockets.run(websocket)
+
+
+async def _look_at(store: Store) -> None:
+    """Log at the start that the database does not answer: otherwise the first call would be the one to find out."""
+    try:
+        await store.check()
+    except StoreError as error:
+        log.error("calls are answered, but not recorded for now: %s", error)
 
 
 def refuse_without_token(connection: HTTPConnection, token: SecretStr | None) -> Response | None:

@@ -38,7 +38,7 @@ INSECURE_ACCOUNT = "AC" + "0" * 32
 INSECURE_URL = "https://localhost"
 """Placeholders for the account and the public URL, which `insecure` does not require."""
 
-_THIS_MACHINE = frozenset({"localhost", "127.0.0.1", "::1", "0.0.0.0"})  # noqa: S104 - a name, not a socket
+THIS_MACHINE = frozenset({"localhost", "127.0.0.1", "::1", "0.0.0.0"})  # noqa: S104 - a name, not a socket
 _DATABASES = frozenset({"sqlite", "sqlite+aiosqlite", "postgres", "postgresql", "postgresql+asyncpg"})
 
 
@@ -169,6 +169,8 @@ class Settings(Records):
     """The format of log lines. By default text on a terminal and JSON elsewhere."""
     log_pii: bool = Field(False, validation_alias="PHONEAGENT_LOG_PII")
     """Whether log lines show full phone numbers, for debugging."""
+    show_transcript: bool = Field(False, validation_alias="PHONEAGENT_SHOW_TRANSCRIPT")
+    """Whether the log shows what caller and agent say, for development. `serve --show-transcript` sets it."""
     api_token: SecretStr | None = Field(None, validation_alias="PHONEAGENT_API_TOKEN")
     """The bearer token that opens `/metrics`. Without it the route does not exist."""
 
@@ -243,7 +245,7 @@ class Settings(Records):
             port = parts.port
         except ValueError:
             raise ValueError("it is not a URL: write it like https://agent.example.com") from None
-        if parts.scheme != "https" and parts.hostname in _THIS_MACHINE:
+        if parts.scheme != "https" and parts.hostname in THIS_MACHINE:
             raise ValueError("it is this machine, which Twilio cannot reach: `phoneagent dev` opens a tunnel to it")
         if parts.scheme != "https" or not parts.hostname:
             raise ValueError("it must begin with https:// and name a host: Twilio opens media sockets over TLS only")

@@ -24,7 +24,7 @@ from phoneagent.agent.call import Call, is_text, sendable
 from phoneagent.agent.schemas import problem_of, written_out
 from phoneagent.agent.signatures import parameters_of, read_signature
 from phoneagent.bridge.scripts import begin_of, tokens_of
-from phoneagent.errors import DefinitionError, DefinitionWarning, ToolError
+from phoneagent.errors import DefinitionError, DefinitionWarning, ToolError, shown
 from phoneagent.usercode import run_in_thread, signature_problem
 
 log = logging.getLogger("phoneagent.agent.tools")
@@ -179,7 +179,7 @@ class Tool:
             log.warning("tool %s was cancelled by its own code", self.name, extra=context)
             return failure(f"{self.name} failed")
         if (error := work.exception()) is not None:  # the traceback is for the log, not for the model
-            log.error("tool %s failed", self.name, exc_info=error, extra=context)
+            log.error("tool %s failed: %s", self.name, _named(error), exc_info=error, extra=context)
             return failure(f"{self.name} failed")
         return work.result()
 
@@ -206,9 +206,9 @@ class Tool:
             checked = self.model.model_validate_json(arguments)
         except pydantic.ValidationError as error:
             found = error.errors(include_url=False, include_context=False, include_input=False)
-            shown = found[:MAX_PROBLEMS]
-            problems = [f"{'.'.join(map(str, each['loc'])) or 'arguments'}: {each['msg']}" for each in shown]
-            more = [f"and {len(found) - len(shown)} more"] if len(found) > len(shown) else []
+            first = found[:MAX_PROBLEMS]
+            problems = [f"{'.'.join(map(str, each['loc'])) or 'arguments'}: {each['msg']}" for each in first]
+            more = [f"and {len(found) - len(first)} more"] if len(found) > len(first) else []
             raise ToolError(f"bad arguments: {'; '.join(problems + more)}") from None
         except ValueError as error:
             raise ToolError(f"the arguments are not JSON: {error}") from None
@@ -264,6 +264,10 @@ def failure(message: str) -> str:
     if len(message) > MAX_FAILURE_CHARS:
         message = f"{message[:MAX_FAILURE_CHARS]}… (cut)"
     return pydantic_core.to_json({"error": sendable(message)}).decode()
+
+
+def _named(error: BaseException) -> str:
+    return f"{type(error).__name__}: {shown(error)}" if str(error) else type(error).__name__
 
 
 _left: set[asyncio.Task[str]] = set()

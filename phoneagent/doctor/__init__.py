@@ -48,7 +48,9 @@ async def examine(
 
 async def _check_database(settings: Settings) -> Check:
     database = Database(settings.database_url.get_secret_value())
-    if database.path is not None and not database.path.exists():
+    if database.absent:
+        if (problem := database.folder_problem()) is not None:
+            return failed("database", problem)
         return ok("database", f"{database.name}, created at the first call")
     async with Store(database) as store:
         try:

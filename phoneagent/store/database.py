@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import importlib.util
 import logging
+import os
 import sqlite3
 from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, closing, nullcontext, suppress
@@ -92,6 +93,14 @@ class Database:
     def absent(self) -> bool:
         """Whether there is no database yet: the first write creates a SQLite file."""
         return self.path is not None and not self.path.exists()
+
+    def folder_problem(self) -> str | None:
+        """Return what keeps a SQLite file from being created; None if nothing does."""
+        folder = self.path.absolute().parent if self.path is not None else None
+        if folder is None or (folder.is_dir() and os.access(folder, os.W_OK)):
+            return None
+        trouble = "cannot be written" if folder.is_dir() else "does not exist"
+        return f"{self.name}: its folder {trouble}: create it, or make it writable, or change DATABASE_URL"
 
     async def read(self, work: Work[_T]) -> _T:
         """Run `work` in a read-only transaction and return its result.

@@ -242,7 +242,7 @@ async def test_a_tool_error_speaks_to_the_model_any_other_does_not(
 
     assert error_of(await full.run(call, "{}")) == "no table is free"
     assert error_of(await broken.run(call, "{}")) == "broken failed"
-    assert [record.message for record in caplog.records] == ["tool broken failed"]
+    assert [record.message for record in caplog.records] == ["tool broken failed: RuntimeError: password=hunter2"]
 
 
 async def test_a_slow_tool_is_answered_for(call: Call) -> None:
