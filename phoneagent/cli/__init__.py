@@ -41,11 +41,26 @@ def _phoneagent(
 ) -> None: ...
 
 
+def _joined(lines: list[str]) -> list[str]:
+    """Return the lines with those joined that say the same of two variables: a screen shows the rest of them, too."""
+    names: dict[str, str] = {}
+    for line in lines:
+        name, found, rest = line.partition(" is missing: ")
+        if not found or rest not in names:
+            names[rest if found else line] = name
+        else:
+            names[rest] += f" and {name}"
+    return [
+        line if name == line else f"{name} {'are' if ' and ' in name else 'is'} missing: {line}"
+        for line, name in names.items()
+    ]
+
+
 def main() -> None:
     """Run the command line. phoneagent's own errors are printed as one line each, without a traceback."""
     try:
         app()
     except PhoneAgentError as error:
-        for line in str(error).splitlines():
+        for line in _joined(str(error).splitlines()):
             print(f"phoneagent: {line}", file=sys.stderr)
         raise SystemExit(2) from None

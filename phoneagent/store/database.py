@@ -109,6 +109,8 @@ class Database:
             StoreError: the database does not answer, or does not exist.
         """
         if self.absent:
+            if (problem := self.folder_problem()) is not None:
+                raise StoreError(problem)
             raise StoreError(f"there is no database {self.path}: no call was recorded yet, or DATABASE_URL is wrong")
         return await self._apart(self._transaction(self.engine, TRANSACTION_SECONDS, work))
 
