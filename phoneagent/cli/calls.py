@@ -18,14 +18,19 @@ from phoneagent.store import AnswerRecord, CallDetails, CallRecord, Store, ToolR
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]+")
 _STYLES = {"caller": "bold cyan", "agent": "bold green", "tool": "bold magenta", "note": "dim", "—": "dim"}
+_SID_CHARS = 34
+_MAX_SEARCHED = 10_000
+"""Among how many of the latest calls the beginning of a SID is looked for."""
+
 _MAX_SHOWN_CHARS = 300
 """How much of a tool's arguments and of its output the transcript shows. --json has everything."""
 
 
 def calls(
     call_sid: Annotated[
-        str | None, typer.Argument(help="The call to show. Without it, the latest calls are listed.")
+        str | None, typer.Argument(help="The call to show, or the beginning of its SID. Without it, all are listed.")
     ] = None,
+    last: Annotated[bool, typer.Option("--last", help="Show the latest call.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON, with whole phone numbers.")] = False,
     forget: Annotated[
         str | None, typer.Option(metavar="CALL_SID|NUMBER", help="Delete a call, or all calls with a phone number.")
@@ -36,7 +41,9 @@ def calls(
     """List the latest calls, or show one call as a transcript."""
     if call_sid is not None and forget is not None:
         raise typer.BadParameter("name the call only after --forget", param_hint="--forget")
-    asyncio.run(_run(call_sid, as_json, forget, limit, numbers))
+    if last and (call_sid is not None or forget is not None):
+        raise typer.BadParameter("it names the call already: leave the other one out", param_hint="--last")
+    asyncio.run(_run("" if last else call_sid, as_json, forget, limit, numbers))
 
 
 async def _run(call_sid: str | None, as_json: bool, forget: str | None, limit: int, numbers: bool) -> None:
@@ -53,7 +60,7 @@ async def _run(call_sid: str | None, as_json: bool, forget: str | None, limit: i
             else:
                 _print_list(console, records, numbers)
             return
-        record = await store.call(call_sid)
+        record = await store.call(await _whole_sid(store, call_sid))
         if record is None:
             typer.echo(
                 f"phoneagent: no call {call_sid} is recorded: `phoneagent calls` lists the recorded ones", err=True
@@ -63,6 +70,17 @@ async def _run(call_sid: str | None, as_json: bool, forget: str | None, limit: i
             _print_json(record.as_dict())
         else:
             _print_call(console, record, numbers)
+
+
+async def _whole_sid(store: Store, begin: str) -> str:
+    """Return the SID of the latest call that begins so; the text itself if there is none or several."""
+    if len(begin) >= _SID_CHARS:
+        return begin
+    found = [each.call_sid for each in await store.calls(_MAX_SEARCHED) if each.call_sid.startswith(begin)]
+    if len(found) > 1 and begin:
+        typer.echo(f"phoneagent: {len(found)} calls begin with {begin}: write more of the SID", err=True)
+        raise typer.Exit(1)
+    return found[0] if found else begin or "at all"
 
 
 def _print_json(value: object) -> None:

@@ -8,6 +8,7 @@ sim = group(
     "The offline world: a Twilio phone, Twilio's REST API, and a Realtime model.",
     {
         "call": Entry("phoneagent.cli.sim_call", "Call a server as Twilio would, and say the given lines."),
+        "rest": Entry("phoneagent.cli.sim_rest", "Serve Twilio's REST API for one account."),
         "model": Entry("phoneagent.cli.sim_model", "Serve the simulated Realtime model, which follows a script."),
     },
 )

@@ -246,3 +246,14 @@ def test_what_is_wrong_with_the_database_is_one_line(invoke: Invoke, monkeypatch
     assert isinstance(malformed := error("calls"), ConfigurationError)
     assert "s3cret" not in str(malformed)
     assert "\n" not in str(malformed)
+
+
+def test_a_call_is_named_by_its_beginning_or_as_the_last_one(recorded: Invoke) -> None:
+    shared = "CA"
+    for whole in (INBOUND, OUTBOUND):
+        assert recorded("calls", whole[: len(shared) + 1]).output == recorded("calls", whole).output
+    assert recorded("calls", "--last").output in {recorded("calls", whole).output for whole in (INBOUND, OUTBOUND)}
+    result = recorded("calls", shared)
+    assert result.exit_code == 1
+    assert f"2 calls begin with {shared}: write more of the SID" in result.output
+    assert recorded("calls", INBOUND, "--last").exit_code == 2

@@ -10,4 +10,4 @@ from tests.cli.conftest import run
 def test_the_help_names_every_simulator(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(monkeypatch, "sim", "-h") == 0
     shown = capsys.readouterr().out
-    assert [name for name in ("call", "model") if f"\n  {name} " not in shown] == []
+    assert [name for name in ("call", "rest", "model") if f"\n  {name} " not in shown] == []
