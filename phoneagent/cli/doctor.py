@@ -17,6 +17,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from phoneagent import settings
+from phoneagent.agent.agent import Agent
 from phoneagent.cli.failures import AppFailed
 from phoneagent.cli.target import DEFAULTS, Target
 from phoneagent.doctor import Check, Status, examine, settings_missing
@@ -83,7 +84,8 @@ async def _report(app: PhoneApp | None, local: str | None) -> list[Check]:
     except ConfigurationError as error:
         return settings_missing(error)
     endpoints = () if app is None else app.endpoints
-    return [check async for check in examine(loaded, endpoints=endpoints, local=local)]
+    agent = app.agent if app is not None and isinstance(app.agent, Agent) else None
+    return [check async for check in examine(loaded, endpoints=endpoints, local=local, agent=agent)]
 
 
 def _table(checks: list[Check]) -> Table:

@@ -15,6 +15,11 @@ _HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,100}")
 _HEADER_VALUE = re.compile(r"[ -~]{0,8192}")
 
 
+def counted(count: int, noun: str) -> str:
+    """Return a number of things in words: 1 call, 2 calls."""
+    return f"{count} {noun}{'' if count == 1 else 's'}"
+
+
 def verdict(kind: str, words: str, context: Mapping[str, Any], example: object) -> str:
     """Return pydantic's verdict on a value in our words; `kind` is its type of error, `words` are pydantic's."""
     match kind:

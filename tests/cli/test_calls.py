@@ -8,6 +8,7 @@ from collections.abc import Callable
 from datetime import timedelta
 from decimal import Decimal
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 import typer
@@ -257,3 +258,16 @@ def test_a_call_is_named_by_its_beginning_or_as_the_last_one(recorded: Invoke) -
     assert result.exit_code == 1
     assert f"2 calls begin with {shared}: write more of the SID" in result.output
     assert recorded("calls", INBOUND, "--last").exit_code == 2
+
+
+def test_a_recorded_call_is_drawn(recorded: Invoke, tmp_path: Path) -> None:
+    assert recorded("calls", INBOUND, "--svg", "call.svg").exit_code == 0
+    picture = ElementTree.fromstring((tmp_path / "call.svg").read_text("utf-8"))
+    words = " ".join(picture.itertext())
+    with_words = [
+        turn for turn in json.loads(recorded("calls", INBOUND, "--json").output)["turns"] if turn["heard_text"]
+    ]
+    assert with_words
+    assert all(turn["heard_text"].split()[0] in words for turn in with_words)
+    assert recorded("calls", "--svg", "call.svg").exit_code == 2
+    assert "name another file" in recorded("calls", INBOUND, "--svg", "no/where.svg").output

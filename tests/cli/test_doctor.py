@@ -37,7 +37,9 @@ def run(*arguments: str) -> Any:
 
 
 def plant(monkeypatch: pytest.MonkeyPatch, *checks: Check) -> None:
-    async def examine(settings: Any, *, endpoints: Any = (), local: str | None = None) -> AsyncIterator[Check]:
+    async def examine(
+        settings: Any, *, endpoints: Any = (), local: str | None = None, agent: Any = None
+    ) -> AsyncIterator[Check]:
         for check in checks:
             yield check
         for endpoint in endpoints:

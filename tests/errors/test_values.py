@@ -9,7 +9,7 @@ import pydantic
 import pytest
 from pydantic import BaseModel, Field
 
-from phoneagent.errors.values import is_address, is_header, misspelled, verdict
+from phoneagent.errors.values import counted, is_address, is_header, misspelled, verdict
 
 
 class Values(BaseModel):
@@ -80,3 +80,7 @@ def test_an_address_has_a_scheme_and_a_host(value: str, right: bool) -> None:
 )
 def test_a_header_is_printable_and_bounded(name: str, value: str, right: bool) -> None:
     assert is_header(name, value) is right
+
+
+def test_one_is_not_a_plural() -> None:
+    assert [counted(count, "call") for count in (0, 1, 2)] == ["0 calls", "1 call", "2 calls"]
