@@ -10,13 +10,15 @@ from __future__ import annotations
 import asyncio
 import logging
 import signal
+import socket
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import uvicorn
 
+from phoneagent.errors.values import counted
 from phoneagent.server import PhoneApp
 
 log = logging.getLogger("phoneagent.drain")
@@ -77,12 +79,21 @@ class Server(uvicorn.Server):
         """Handle a signal that came at `now`, in seconds."""
         if number == signal.SIGINT:
             if self._interrupted_at is not None and now - self._interrupted_at >= INSIST_SECONDS:
-                log.warning("interrupted again: stopping at once, %d calls are cut off", len(self._app.calls))
+                log.warning("interrupted again: stopping at once, %s cut off", counted(len(self._app.calls), "call"))
                 self.should_exit = self.force_exit = True
                 return
+            if self._interrupted_at is None and self._app.calls:
+                log.info("interrupted: calls come to their end first; Ctrl-C again stops at once")
             self._interrupted_at = self._interrupted_at or now
         if self._draining is None:
             self._draining = asyncio.create_task(self._drain())
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().shutdown(sockets)
+        if self.force_exit:  # uvicorn leaves the app's own end out then: its task would be cancelled, with a traceback
+            with suppress(TimeoutError):
+                async with asyncio.timeout(EXIT_SECONDS):
+                    await self.lifespan.shutdown()
 
     async def _drain(self) -> None:
         try:
@@ -94,7 +105,7 @@ class Server(uvicorn.Server):
 async def drain(app: PhoneApp, seconds: float) -> None:
     """Wait until the app has no calls, at most for `seconds` and a little more. Calls left then are cut off."""
     app.draining = True
-    log.info("draining: no new calls; %d live calls have %g s", len(app.calls), seconds)
+    log.info("draining: no new calls; %s may go on for %g s", counted(len(app.calls), "live call"), seconds)
     begun = time.monotonic()
 
     def nothing_left() -> bool:
@@ -105,22 +116,22 @@ async def drain(app: PhoneApp, seconds: float) -> None:
 
     if not app.hands_over:
         if not await wait(seconds - PARTING_SECONDS):
-            log.info("draining: asking %d calls to say goodbye", len(app.calls))
+            log.info("draining: asking %s to say goodbye", counted(len(app.calls), "call"))
             for call in list(app.calls.values()):
                 call.hang_up()
             await wait(seconds)
     elif not await wait(seconds - QUIET_SECONDS):
-        log.info("draining: handing over %d calls, each when it is quiet", len(app.calls))
+        log.info("draining: handing over %s, each when it is quiet", counted(len(app.calls), "call"))
         app.hand_over("this process ends")
         if not await wait(seconds):
             left = list(app.calls)
-            log.info("draining: handing over the last %d calls now", len(left))
+            log.info("draining: handing over the last %s now", counted(len(left), "call"))
             for number, call_sid in enumerate(left):
                 await wait(seconds + SPREAD_SECONDS * number / len(left))
                 app.hand_over_now(call_sid, "this process ends")
             await _until(lambda: not app.unfinished, time.monotonic() + EXIT_SECONDS)
     if app.calls:
-        log.warning("draining: %d calls are cut off", len(app.calls))
+        log.warning("draining: %s cut off", counted(len(app.calls), "call"))
     log.info("draining: done")
 
 

@@ -9,7 +9,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from functools import cached_property, partial
-from typing import Any, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 from pydantic import SecretStr
 from starlette.applications import Starlette
@@ -28,16 +28,17 @@ from phoneagent.billing.ratelimits import RateLimitReserve
 from phoneagent.calls.calls import Calls
 from phoneagent.calls.hooks import Hooks, kinds_of
 from phoneagent.calls.journal import CallJournal
-from phoneagent.errors import ConfigurationError, DefinitionError
+from phoneagent.errors import ConfigurationError, DefinitionError, StoreError
 from phoneagent.events import Event, RateLimitsUpdated
 from phoneagent.model.endpoint import Endpoint
 from phoneagent.settings import Settings
-from phoneagent.store import Store
-from phoneagent.twilio.rest import LiveCalls
 from phoneagent.twilio.verification import Verifier
 from phoneagent.usercode import signature_problem
 from phoneagent.webhooks import AFTER_PATH, MEDIA_PATH, STATUS_PATH, MediaSockets, Webhooks
 from phoneagent.webhooks import VOICE_PATH as VOICE_PATH  # where a number's webhook points
+
+if TYPE_CHECKING:
+    from phoneagent.store import Store
 
 log = logging.getLogger("phoneagent.server")
 
@@ -183,11 +184,21 @@ class PhoneApp(Starlette):
         """
         return self.endpoints[0] if self.endpoints else Endpoint.from_settings(self.settings)
 
+    def check(self) -> None:
+        """Make the parts that a mistake in the settings keeps from being made, so that it is found before the start.
+
+        Raises:
+            ConfigurationError: a setting is missing or malformed, or the driver of the database is not installed.
+        """
+        _ = self.endpoint, self._store
+
     @cached_property
     def _store(self) -> Store | None:
         """The database of the call records: DATABASE_URL, or `store` alone if the settings are given in code."""
         if self._given_store is not None or self._given_settings is not None:
             return self._given_store
+        from phoneagent.store import Store  # SQLAlchemy is the heaviest import of all
+
         return Store.from_settings(self.settings)
 
     @cached_property
@@ -200,6 +211,8 @@ class PhoneApp(Starlette):
             return None
         settings, live_calls = self.settings, None
         if not settings.insecure or settings.twilio_api_url is not None:  # `insecure` has a made-up account
+            from phoneagent.twilio.rest import LiveCalls  # Twilio's client and requests, for this alone
+
             live_calls = LiveCalls(
                 settings.twilio_account_sid,
                 settings.auth_tokens[0],
@@ -256,7 +269,7 @@ class PhoneApp(Starlette):
         settings, metrics, reserve, store = self.settings, self._metrics, self._reserve, self._store
 
         def log_event(event: Event, stream_sid: str) -> None:
-            telemetry.log_event(event, pii=settings.log_pii)
+            telemetry.log_event(event, pii=settings.log_pii, transcript=settings.show_transcript)
 
         def count(event: Event, stream_sid: str) -> None:
             metrics.tell(event)
@@ -281,6 +294,8 @@ class PhoneApp(Starlette):
         tasks: list[asyncio.Task[Any]] = [asyncio.create_task(telemetry.watch_loop(self._metrics))]
         if isinstance(self.agent, Agent):
             tasks.append(asyncio.create_task(self.agent.open()))  # MCP servers start slowly
+        if self._store is not None:
+            tasks.append(asyncio.create_task(_look_at(self._store)))
         yield
         for task in tasks:
             task.cancel()
@@ -333,6 +348,14 @@ class PhoneApp(Starlette):
             await websocket.close()  # before accept: HTTP 403
             return
         await sockets.run(websocket)
+
+
+async def _look_at(store: Store) -> None:
+    """Log at the start that the database does not answer: otherwise the first call would be the one to find out."""
+    try:
+        await store.check()
+    except StoreError as error:
+        log.error("calls are answered, but not recorded for now: %s", error)
 
 
 def refuse_without_token(connection: HTTPConnection, token: SecretStr | None) -> Response | None:

@@ -6,7 +6,8 @@ import json
 import os
 import re
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
+from contextlib import suppress
 from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
@@ -14,11 +15,13 @@ from urllib.parse import urlsplit
 
 import pydantic
 import pydantic_core
+from dotenv import dotenv_values
 from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
 from phoneagent.billing.prices import Price, read_prices
 from phoneagent.errors import ConfigurationError
+from phoneagent.errors.values import is_address, is_header, misspelled, verdict
 from phoneagent.protocol.providers import PROVIDERS, Audio
 
 ENV_FILE_VARIABLE = "PHONEAGENT_ENV_FILE"
@@ -35,6 +38,7 @@ INSECURE_ACCOUNT = "AC" + "0" * 32
 INSECURE_URL = "https://localhost"
 """Placeholders for the account and the public URL, which `insecure` does not require."""
 
+THIS_MACHINE = frozenset({"localhost", "127.0.0.1", "::1", "0.0.0.0"})  # noqa: S104 - a name, not a socket
 _DATABASES = frozenset({"sqlite", "sqlite+aiosqlite", "postgres", "postgresql", "postgresql+asyncpg"})
 
 
@@ -114,7 +118,7 @@ class Settings(Records):
     """The name of the model's deployment in that resource."""
     azure_openai_api_key: SecretStr | None = Field(None, validate_default=True)
     """One of that resource's keys. Code can give a token provider instead: `Endpoint.azure(token=...)`."""
-    azure_openai_preview: str | None = Field(None, pattern=r"^[0-9-]+-preview$")
+    azure_openai_preview: str | None = Field(None, pattern=r"^[0-9-]+-preview$", examples=["2025-04-01-preview"])
     """An api-version like 2025-04-01-preview, for the retired form of Azure's URL and the beta dialect."""
     openai_api_key: SecretStr | None = Field(None, validate_default=True)
     """The key for OpenAI, or for the host that OPENAI_BASE_URL names."""
@@ -142,13 +146,13 @@ class Settings(Records):
     """How many processes share the port. Only a single process opens model sessions ahead of the media socket."""
     max_call_seconds: float = Field(3600, gt=0)
     """The maximum duration of a call, in seconds: a forgotten call costs money."""
-    max_call_cost: Decimal | None = Field(None, gt=0, allow_inf_nan=False)
+    max_call_cost: Decimal | None = Field(None, gt=0, allow_inf_nan=False, examples=["2.50"])
     """The cost limit of a call, in US dollars, at which the agent ends it. The last turn is charged on top."""
     prices: Annotated[dict[str, Price], NoDecode] = Field(
         default_factory=dict, validation_alias="PHONEAGENT_PRICES", repr=False
     )
     """Prices that the built-in table lacks or has wrong: JSON, or the path of a JSON file. See `Price`."""
-    rate_limit_reserve: float = Field(0, ge=0, le=1)
+    rate_limit_reserve: float = Field(0, ge=0, le=1, examples=["0.1"])
     """The share of the model's rate limits that is reserved for live calls. With less left, a new call is turned away
     as if `max_calls` were reached. 0 accepts every call."""
     max_calls: int = Field(100, ge=1)
@@ -169,6 +173,8 @@ class Settings(Records):
     """The format of log lines. By default text on a terminal and JSON elsewhere."""
     log_pii: bool = Field(False, validation_alias="PHONEAGENT_LOG_PII")
     """Whether log lines show full phone numbers, for debugging."""
+    show_transcript: bool = Field(False, validation_alias="PHONEAGENT_SHOW_TRANSCRIPT")
+    """Whether the log shows what caller and agent say, for development. `serve --show-transcript` sets it."""
     api_token: SecretStr | None = Field(None, validation_alias="PHONEAGENT_API_TOKEN")
     """The bearer token that opens `/metrics`. Without it the route does not exist."""
 
@@ -243,6 +249,8 @@ class Settings(Records):
             port = parts.port
         except ValueError:
             raise ValueError("it is not a URL: write it like https://agent.example.com") from None
+        if parts.scheme != "https" and parts.hostname in THIS_MACHINE:
+            raise ValueError("it is this machine, which Twilio cannot reach: `phoneagent dev` opens a tunnel to it")
         if parts.scheme != "https" or not parts.hostname:
             raise ValueError("it must begin with https:// and name a host: Twilio opens media sockets over TLS only")
         if port is not None or parts.query or parts.fragment or parts.username or parts.password:
@@ -305,7 +313,7 @@ class Settings(Records):
             return value
         azure = given.get("azure_openai_endpoint") is not None
         if name in _needed(given["realtime_provider"], has_url=given["realtime_url"] is not None, azure=azure):
-            raise pydantic_core.PydanticCustomError("no_model", f"{name} is missing: {_NO_MODEL[name]}")
+            raise pydantic_core.PydanticCustomError("no_model", "missing")
         return value
 
     @field_validator("transcription_models", mode="before")
@@ -343,45 +351,49 @@ def load(overrides: Mapping[str, Any] | None = None) -> Settings:
     Raises:
         ConfigurationError: names everything that is missing or malformed, without any value.
     """
-    return _load(Settings, overrides)
-
-
-class BrainKeys(BaseSettings):
-    """The keys for the brain of the simulated model. No command needs them but those with `--brain`."""
-
-    model_config = Records.model_config
-
-    openai_api_key: SecretStr | None = None
-    """Sent to OpenAI's own hosts only."""
-    brain_api_key: SecretStr | None = None
-    """Sent to the endpoint that `--brain` names."""
-
-
-def load_brain_keys() -> BrainKeys:
-    """Read the keys for a brain, from the same sources as the settings. No other setting is required."""
-    return _load(BrainKeys, None)
+    return read(Settings, overrides)
 
 
 def load_records(overrides: Mapping[str, Any] | None = None) -> Records:
-    """Read the settings of call records, from the same sources. No other setting is required.
-
-    Raises:
-        ConfigurationError: names everything that is malformed, without any value.
-    """
-    return _load(Records, overrides)
+    """Read the settings of call records, as `load` does. No other setting is required."""
+    return read(Records, overrides)
 
 
-def _load(kind: type[_Group], overrides: Mapping[str, Any] | None) -> _Group:
-    env_file = os.environ.get(ENV_FILE_VARIABLE, ".env") or None
+def read(kind: type[_Group], overrides: Mapping[str, Any] | None = None) -> _Group:
+    """Read a group of settings, from the same sources; see `load`."""
+    env_file = _env_file()
     if env_file not in (None, ".env") and not os.path.isfile(env_file):
         raise ConfigurationError([f"{ENV_FILE_VARIABLE} names {env_file}, which does not exist: correct or unset it"])
     try:
         return kind(_env_file=env_file, **dict(overrides or {}))
     except pydantic.ValidationError as error:
-        problems = [_problem(each) for each in error.errors(include_input=False, include_url=False)]
+        given, found = _given_names(env_file), error.errors(include_input=False, include_url=False)
+        problems = [_problem(each, given) for each in found]
+        missing = [index for index, each in enumerate(found) if each["type"] in _MISSING]
+        if missing and env_file is not None:
+            state = "was read" if os.path.isfile(env_file) else "does not exist"
+            problems[missing[-1]] += f" ({os.path.abspath(env_file)} {state})"
     except UnicodeDecodeError:
         problems = [f"{env_file} cannot be read: save it as UTF-8"]
     raise ConfigurationError(problems)
+
+
+def misspelled_names() -> list[str]:
+    """Return a line for each variable that is almost one of ours, where that one is not set."""
+    with suppress(UnicodeDecodeError):
+        found = misspelled(_given_names(_env_file()), [*_VARIABLES, ENV_FILE_VARIABLE])
+        return [f"{name} is set, but nothing reads it: did you mean {right}?" for right, name in found.items()]
+    return []
+
+
+def _env_file() -> str | None:
+    return os.environ.get(ENV_FILE_VARIABLE, ".env") or None
+
+
+def _given_names(env_file: str | None) -> list[str]:
+    """Return the names, in capitals, that the environment and the file give, also those without a value."""
+    in_file = dotenv_values(env_file, encoding="utf-8-sig") if env_file is not None and os.path.isfile(env_file) else {}
+    return [name.upper() for name in (*os.environ, *in_file)]
 
 
 def environment(overrides: Mapping[str, str]) -> dict[str, str]:
@@ -394,28 +406,16 @@ def _secure(source: PydanticBaseSettingsSource) -> Callable[[], dict[str, Any]]:
     return lambda: {name: value for name, value in source().items() if name.lower() != "insecure"}
 
 
-def _problem(error: Any) -> str:
-    message = str(error["msg"]).removeprefix("Value error, ")
-    if error["type"] == "no_model":
-        return message
-    name = str(error["loc"][0]).upper()
-    if error["type"] == "missing":
-        return f"{name} is missing: {_REMEDIES.get(name, 'set it')}"
-    return f"{name} is malformed: {message}"
-
-
-def is_address(value: str, *schemes: str) -> bool:
-    """Tell whether `value` is a URL with one of these schemes and a host."""
-    try:
-        parts = urlsplit(value)
-        return parts.scheme in schemes and bool(parts.hostname) and parts.port != 0
-    except ValueError:
-        return False
-
-
-def is_header(name: str, value: str) -> bool:
-    """Tell whether a header can be sent as it is: printable ASCII of a bounded length, without line breaks."""
-    return bool(_HEADER_NAME.fullmatch(name) and _HEADER_VALUE.fullmatch(value))
+def _problem(error: Any, given: Collection[str]) -> str:
+    message, name = str(error["msg"]), str(error["loc"][0]).upper()
+    if error["type"] in _MISSING:
+        state = "is empty" if name in given else "is missing"
+        if (almost := misspelled(given, _VARIABLES).get(name)) is not None:
+            return f"{name} {state}, but {almost} is set: correct the name"
+        return f"{name} {state}: {_REMEDIES[name]}"
+    field = _VARIABLES.get(name) or Settings.model_fields.get(name.lower())
+    example = None if field is None else (field.examples or [field.default])[0]
+    return f"{name} is malformed: {verdict(error['type'], message, error.get('ctx') or {}, example)}"
 
 
 def _needed(provider: str | None, *, has_url: bool, azure: bool) -> frozenset[str]:
@@ -431,10 +431,12 @@ def _needed(provider: str | None, *, has_url: bool, azure: bool) -> frozenset[st
     return frozenset(needed | ({"HELICONE_API_KEY"} if provider == "helicone" else set()))
 
 
-_HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,100}")
-_HEADER_VALUE = re.compile(r"[ -~]{0,8192}")
 _OWN_HEADERS = frozenset({"host", "connection", "upgrade", "content-length", "transfer-encoding"})
-_NO_MODEL = {
+_MISSING = frozenset({"missing", "no_model"})
+_REMEDIES = {
+    "TWILIO_ACCOUNT_SID": "copy it from the Twilio console's first page",
+    "TWILIO_AUTH_TOKEN": "copy it from the Twilio console's first page",
+    "PUBLIC_URL": "set it to the URL at which Twilio reaches this app, like https://agent.example.com",
     "REALTIME_API_KEY": "set it to the provider's key",
     "AZURE_OPENAI_ENDPOINT": "set it to the resource's URL, like https://NAME.openai.azure.com",
     "HELICONE_API_KEY": "set it, or choose another REALTIME_PROVIDER",
@@ -442,8 +444,5 @@ _NO_MODEL = {
     "AZURE_OPENAI_DEPLOYMENT": "set it to the deployment's name, or remove AZURE_OPENAI_ENDPOINT",
     "AZURE_OPENAI_API_KEY": "set it, or use Endpoint.azure(token=...) in code, or remove AZURE_OPENAI_ENDPOINT",
 }
-_REMEDIES = {
-    "TWILIO_ACCOUNT_SID": "copy it from the Twilio console's first page",
-    "TWILIO_AUTH_TOKEN": "copy it from the Twilio console's first page",
-    "PUBLIC_URL": "set it to the URL at which Twilio reaches this app, like https://agent.example.com",
-}
+_VARIABLES = {str(field.validation_alias or name).upper(): field for name, field in Settings.model_fields.items()}
+"""The settings by their environment variables."""

@@ -1,6 +1,6 @@
 """Observers of events: the log, with one line for each fact of a call, and the metrics.
 
-Neither contains speech. The log contains full phone numbers only if `log_pii` is set.
+Neither contains speech. The log contains it only if `show_transcript` is set, and full phone numbers only if `log_pii`.
 """
 
 from __future__ import annotations
@@ -68,12 +68,14 @@ def hide_secrets() -> None:
         logging.getLogger(name).addFilter(_hide_secrets)  # the same filter each time, so it is added once
 
 
-def log_event(event: Event, *, pii: bool = False) -> None:
+def log_event(event: Event, *, pii: bool = False, transcript: bool = False) -> None:
     """Write an event to the log `phoneagent.agent.call`, with `call_sid` among the record's fields.
 
-    Numbers are masked unless `pii` is true. Speech is never logged.
+    Numbers are masked unless `pii` is true. Speech is logged only if `transcript` is true.
     """
     level, text = _line(event, pii)
+    if transcript and isinstance(event, TurnEnded):
+        level, text = logging.INFO, f"{event.turn.role}: {shown(event.turn.heard_text or '(no transcript)')}"
     if text:
         log.log(level, "%s %s", event.call_sid, text, extra={"call_sid": event.call_sid})
 

@@ -171,7 +171,7 @@ async def test_a_call_that_does_not_go_is_cut_off_and_that_is_said(
     app = App("CA1", hands_over=hands_over, quiet=False, ends=False)
     _, seconds = await drained(app)
     assert list(app.calls) == ["CA1"]
-    assert "1 calls are cut off" in caplog.text
+    assert "1 call cut off" in caplog.text
     assert seconds == about(SECONDS)
 
 
@@ -228,7 +228,7 @@ async def test_a_second_interrupt_stops_at_once_if_it_is_meant(app: App, caplog:
     assert not server.should_exit
     server.handle_signal(signal.SIGINT, now=2 + drain.INSIST_SECONDS)
     assert (server.should_exit, server.force_exit) == (True, True)
-    assert "1 calls are cut off" in caplog.text
+    assert "1 call cut off" in caplog.text
     app.calls.clear()
     await ended(server)
 

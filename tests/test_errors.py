@@ -20,7 +20,11 @@ from phoneagent.errors import (
     shown,
 )
 
-CLASSES = {name: each for name, each in vars(errors).items() if inspect.isclass(each) and issubclass(each, Exception)}
+CLASSES = {
+    name: each
+    for name, each in vars(errors).items()
+    if inspect.isclass(each) and issubclass(each, Exception) and not issubclass(each, Warning)
+}
 
 
 def drawn() -> dict[str, str]:

@@ -37,6 +37,7 @@ NAMES = [
     "ConfigurationError",
     "Cost",
     "DefinitionError",
+    "DefinitionWarning",
     "Endpoint",
     "EndpointError",
     "EndpointRefused",

@@ -71,7 +71,7 @@ def test_serve_names_what_is_missing(project: Path) -> None:
     script += "sys.argv = ['phoneagent', 'serve', 'main:app']; from phoneagent.cli import main; main()"
     done = run("-c", script, folder=project)
     assert done.returncode == 2
-    assert done.stderr.count(" is missing: ") == 4
+    assert done.stderr.count(" missing: ") == 3
     assert "Traceback" not in done.stderr
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from phoneagent import ConfigurationError, Endpoint, Price, Settings
-from phoneagent.settings import load
+from phoneagent.settings import load, misspelled_names
 
 GOOD = {
     "TWILIO_ACCOUNT_SID": "AC" + "0" * 32,
@@ -89,24 +89,27 @@ def test_everything_missing_is_named_in_one_go() -> None:
         ("TWILIO_AUTH_TOKEN", "0123456789abcdef,", "too short"),
         ("PUBLIC_URL", "http://agent.example.com", "https://"),
         ("PUBLIC_URL", "agent.example.com", "https://"),
+        ("PUBLIC_URL", "http://localhost:8000", "Twilio cannot reach: `phoneagent dev`"),
+        ("LOG_FORMAT", "xml", "it must be text or json"),
+        ("AZURE_OPENAI_PREVIEW", "2025", "like 2025-04-01-preview"),
         ("PUBLIC_URL", "https://agent.example.com:8443", "no port"),
         ("PUBLIC_URL", "https://agent.example.com:x", "not a URL"),
         ("PUBLIC_URL", "https://agent.example.com/?a=b", "no port, query"),
         ("REALTIME_URL", "http://localhost:9000", "ws:// or wss://"),
         ("TWILIO_PHONE_NUMBER", "0155 0100001", "E.164"),
-        ("PORT", "eighty", "integer"),
-        ("PORT", "70000", "65535"),
-        ("MAX_CALL_SECONDS", "0", "greater than 0"),
-        ("MAX_CALL_COST", "0", "greater than 0"),
-        ("MAX_CALL_COST", "much", "decimal"),
+        ("PORT", "eighty", "it must be a whole number, like 8000"),
+        ("PORT", "70000", "it must be 65535 or less"),
+        ("MAX_CALL_SECONDS", "0", "more than 0"),
+        ("MAX_CALL_COST", "0", "more than 0, like 2.50"),
+        ("MAX_CALL_COST", "much", "it must be a number, like 2.50"),
         ("MAX_CALL_COST", "NaN", "finite"),
         ("PHONEAGENT_PRICES", "{", "not JSON"),
         ("PHONEAGENT_PRICES", "nowhere.json", "neither JSON nor the path"),
         ("PHONEAGENT_PRICES", '{"m": {"audio_in": -1}}', "the price of 'm': audio_in must be a number of dollars"),
         ("PHONEAGENT_PRICES", '{"m": {"audio_in": NaN}}', "the price of 'm': audio_in must be a number of dollars"),
         ("PHONEAGENT_PRICES", '{"m": {"audio": 1}}', "the price of 'm' must be an object of text_in"),
-        ("MAX_CALLS_PER_CALLER", "0", "greater than or equal to 1"),
-        ("PHONEAGENT_LOG_PII", "perhaps", "boolean"),
+        ("MAX_CALLS_PER_CALLER", "0", "1 or more"),
+        ("PHONEAGENT_LOG_PII", "perhaps", "1 or 0"),
         ("PHONEAGENT_LOG_LEVEL", "loud", "debug, info"),
     ],
 )
@@ -288,3 +291,36 @@ def test_a_header_has_the_same_limit_in_the_environment_and_in_code(length: int,
         else:
             with pytest.raises((ConfigurationError, ValueError), match="printable ASCII"):
                 make()
+
+
+def test_a_missing_setting_says_which_file_was_read(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.delenv("PHONEAGENT_ENV_FILE", raising=False)
+    for name, value in GOOD.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.delenv("PUBLIC_URL")
+    with pytest.raises(ConfigurationError) as raised:
+        load()
+    assert str(raised.value).endswith(f"({tmp_path / '.env'} does not exist)")
+    (tmp_path / ".env").write_text("PUBLIC_URL=\n")
+    with pytest.raises(ConfigurationError) as raised:
+        load()
+    assert str(raised.value).startswith("PUBLIC_URL is empty: set it to the URL")
+    assert str(raised.value).endswith(f"({tmp_path / '.env'} was read)")
+
+
+@pytest.mark.parametrize("in_file", [False, True])
+def test_a_misspelled_variable_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, in_file: bool) -> None:
+    monkeypatch.delenv("PHONEAGENT_ENV_FILE", raising=False)
+    for name, value in GOOD.items():
+        monkeypatch.setenv(name, value)
+    assert misspelled_names() == []
+    monkeypatch.delenv("TWILIO_AUTH_TOKEN")
+    given = {"TWILIO_AUTHTOKEN": "0123456789abcdef", "MAX_CALL_SECOND": "5"}
+    if in_file:
+        (tmp_path / ".env").write_text("".join(f"{name}={value}\n" for name, value in given.items()))
+    else:
+        for name, value in given.items():
+            monkeypatch.setenv(name, value)
+    with pytest.raises(ConfigurationError, match="TWILIO_AUTH_TOKEN is missing, but TWILIO_AUTHTOKEN is set: correct"):
+        load()
+    assert "MAX_CALL_SECOND is set, but nothing reads it: did you mean MAX_CALL_SECONDS?" in misspelled_names()

@@ -23,6 +23,8 @@ class Signature:
     model: type[pydantic.BaseModel]
     schema: dict[str, Any]
     call_parameter: str | None
+    untyped: tuple[str, ...]
+    """The parameters without a type hint, in order."""
 
 
 def read_signature(function: Callable[..., Any], name: str) -> Signature:
@@ -51,7 +53,7 @@ def read_signature(function: Callable[..., Any], name: str) -> Signature:
         required = parameter.default is parameter.empty
         fields[parameter.name] = (hints.get(parameter.name, Any), ... if required else parameter.default)
     model, schema = _model_of(name, fields)
-    return Signature(model, schema, call_parameter)
+    return Signature(model, schema, call_parameter, tuple(name for name in fields if name not in hints))
 
 
 def parameters_of(function: Callable[..., Any], name: str) -> Mapping[str, inspect.Parameter]:

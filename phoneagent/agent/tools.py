@@ -11,6 +11,7 @@ import math
 import re
 import time
 import types
+import warnings
 from collections.abc import Callable, Coroutine, Generator, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -23,7 +24,7 @@ from phoneagent.agent.call import Call, is_text, sendable
 from phoneagent.agent.schemas import problem_of, written_out
 from phoneagent.agent.signatures import parameters_of, read_signature
 from phoneagent.bridge.scripts import begin_of, tokens_of
-from phoneagent.errors import DefinitionError, ToolError
+from phoneagent.errors import DefinitionError, DefinitionWarning, ToolError, shown
 from phoneagent.usercode import run_in_thread, signature_problem
 
 log = logging.getLogger("phoneagent.agent.tools")
@@ -178,7 +179,7 @@ class Tool:
             log.warning("tool %s was cancelled by its own code", self.name, extra=context)
             return failure(f"{self.name} failed")
         if (error := work.exception()) is not None:  # the traceback is for the log, not for the model
-            log.error("tool %s failed", self.name, exc_info=error, extra=context)
+            log.error("tool %s failed: %s", self.name, _named(error), exc_info=error, extra=context)
             return failure(f"{self.name} failed")
         return work.result()
 
@@ -205,9 +206,9 @@ class Tool:
             checked = self.model.model_validate_json(arguments)
         except pydantic.ValidationError as error:
             found = error.errors(include_url=False, include_context=False, include_input=False)
-            shown = found[:MAX_PROBLEMS]
-            problems = [f"{'.'.join(map(str, each['loc'])) or 'arguments'}: {each['msg']}" for each in shown]
-            more = [f"and {len(found) - len(shown)} more"] if len(found) > len(shown) else []
+            first = found[:MAX_PROBLEMS]
+            problems = [f"{'.'.join(map(str, each['loc'])) or 'arguments'}: {each['msg']}" for each in first]
+            more = [f"and {len(found) - len(first)} more"] if len(found) > len(first) else []
             raise ToolError(f"bad arguments: {'; '.join(problems + more)}") from None
         except ValueError as error:
             raise ToolError(f"the arguments are not JSON: {error}") from None
@@ -263,6 +264,10 @@ def failure(message: str) -> str:
     if len(message) > MAX_FAILURE_CHARS:
         message = f"{message[:MAX_FAILURE_CHARS]}… (cut)"
     return pydantic_core.to_json({"error": sendable(message)}).decode()
+
+
+def _named(error: BaseException) -> str:
+    return f"{type(error).__name__}: {shown(error)}" if str(error) else type(error).__name__
 
 
 _left: set[asyncio.Task[str]] = set()
@@ -327,11 +332,18 @@ def _is_seconds(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value) and value >= 0
 
 
+def _warn(function: Handler, words: str) -> None:
+    """Warn of a definition, with the place of the function rather than of its decorator."""
+    code = getattr(inspect.unwrap(function), "__code__", None)
+    where = ("<tool>", 0) if code is None else (code.co_filename, code.co_firstlineno)
+    warnings.warn_explicit(words, DefinitionWarning, *where)
+
+
 def _from_function(function: Handler, name: str | None, description: str | None, options: Mapping[str, Any]) -> Tool:
     if (name := name or getattr(function, "__name__", None)) is None:
         raise DefinitionError(f"a tool is made of {function!r}, which has no name: write tool(name=…)(…)")
     read = read_signature(function, name)
-    return Tool(
+    made = Tool(
         name=name,
         description=description or inspect.getdoc(function) or "",
         parameters=read.schema,
@@ -340,6 +352,12 @@ def _from_function(function: Handler, name: str | None, description: str | None,
         call_parameter=read.call_parameter,
         **options,
     )
+    if not made.description.strip():
+        _warn(function, f"tool {name!r} has no docstring: write when to call it and what it does, for the model")
+    for parameter in read.untyped:
+        words = f"tool {name!r} has parameter {parameter!r} without a type hint: write one, like {parameter}: str"
+        _warn(function, f"{words}, or the model does not know what to pass")
+    return made
 
 
 @overload
@@ -382,6 +400,8 @@ def tool(
 
     While the function runs, the agent says the `filler`, in the caller's language, after `filler_after` seconds of
     silence.
+
+    A function without a docstring, or with a parameter without a type hint, makes a `DefinitionWarning`.
 
     Raises:
         DefinitionError: the signature cannot be turned into a schema, or an option cannot be used.

@@ -16,14 +16,17 @@ from collections.abc import Awaitable
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from typing import Literal, NamedTuple, TypeAlias, TypeVar, assert_never
+from typing import TYPE_CHECKING, Literal, NamedTuple, TypeAlias, TypeVar, assert_never
 
 from phoneagent.bridge.history import Note, Past, ToolRun
 from phoneagent.errors import PhoneAgentError, RequestRefused, StoreError
 from phoneagent.events import EndedBy, FallBack, HangUp, NextStep, Pending, Resume
-from phoneagent.store import SoFar, Standing, Store
-from phoneagent.twilio.rest import LiveCalls
+from phoneagent.store import SoFar, Standing
 from phoneagent.twilio.twiml import fall_back
+
+if TYPE_CHECKING:
+    from phoneagent.store import Store
+    from phoneagent.twilio.rest import LiveCalls
 
 log = logging.getLogger("phoneagent.calls.journal")
 

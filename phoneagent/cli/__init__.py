@@ -3,37 +3,58 @@
 from __future__ import annotations
 
 import sys
+from importlib.metadata import version
+from typing import Annotated
 
 import typer
 
-from phoneagent.cli.calls import calls
-from phoneagent.cli.chat import chat
-from phoneagent.cli.demo import demo
-from phoneagent.cli.dev import dev
-from phoneagent.cli.doctor import doctor
-from phoneagent.cli.init import init
-from phoneagent.cli.migrate import migrate
-from phoneagent.cli.serve import serve
-from phoneagent.cli.sim_call import call
-from phoneagent.cli.sim_model import model
-from phoneagent.cli.sim_script import script
-from phoneagent.cli.talk import talk
+from phoneagent.cli.commands import Entry, group
 from phoneagent.errors import PhoneAgentError
 
-app = typer.Typer(
-    name="phoneagent",
-    help="An AI voice agent on a phone number.",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_show_locals=False,
+app = group(
+    "An AI voice agent on a phone number.",
+    {
+        "demo": Entry("phoneagent.cli.demo", "Play a phone call on this machine, in real time: no account, no phone."),
+        "talk": Entry("phoneagent.cli.talk", "Talk to your agent: microphone and loudspeaker are the phone."),
+        "init": Entry("phoneagent.cli.init", "Write a small agent, its test, and the files to deploy it."),
+        "chat": Entry("phoneagent.cli.chat", "Type to the agent, and see its tools run."),
+        "dev": Entry("phoneagent.cli.dev", "Run the app with reload behind a real phone number."),
+        "serve": Entry("phoneagent.cli.serve", "Answer calls."),
+        "doctor": Entry("phoneagent.cli.doctor", "Check settings, Twilio, the public address, the model, the records."),
+        "calls": Entry("phoneagent.cli.calls", "List the latest calls, or show one call as a transcript."),
+        "migrate": Entry("phoneagent.cli.migrate", "Bring the database at DATABASE_URL up to date."),
+        "sim": Entry("phoneagent.cli.sim", "The offline world: a Twilio phone, its REST API, and a Realtime model."),
+    },
 )
-sim = typer.Typer(help="The offline world: a Twilio phone, and a Realtime model.", no_args_is_help=True)
-for command in (demo, talk, init, chat, dev, serve, doctor, calls, migrate):
-    app.command()(command)
-sim.command()(call)
-sim.command()(model)
-sim.command()(script)
-app.add_typer(sim, name="sim")
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"phoneagent {version('phoneagent')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _phoneagent(
+    version: Annotated[
+        bool, typer.Option("--version", is_eager=True, callback=_print_version, help="Print the version.")
+    ] = False,
+) -> None: ...
+
+
+def _joined(lines: list[str]) -> list[str]:
+    """Return the lines with those joined that say the same of two variables: a screen shows the rest of them, too."""
+    names: dict[str, str] = {}
+    for line in lines:
+        name, found, rest = line.partition(" is missing: ")
+        if not found or rest not in names:
+            names[rest if found else line] = name
+        else:
+            names[rest] += f" and {name}"
+    return [
+        line if name == line else f"{name} {'are' if ' and ' in name else 'is'} missing: {line}"
+        for line, name in names.items()
+    ]
 
 
 def main() -> None:
@@ -41,6 +62,6 @@ def main() -> None:
     try:
         app()
     except PhoneAgentError as error:
-        for line in str(error).splitlines():
+        for line in _joined(str(error).splitlines()):
             print(f"phoneagent: {line}", file=sys.stderr)
         raise SystemExit(2) from None

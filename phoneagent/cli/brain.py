@@ -11,6 +11,8 @@ from __future__ import annotations
 from typing import Annotated
 
 import typer
+from pydantic import SecretStr
+from pydantic_settings import BaseSettings
 
 from phoneagent import settings
 from phoneagent.errors import ConfigurationError
@@ -31,6 +33,17 @@ BrainModelOption = Annotated[
 ]
 
 
+class BrainKeys(BaseSettings):
+    """The keys for a brain."""
+
+    model_config = settings.Records.model_config
+
+    openai_api_key: SecretStr | None = None
+    """Sent to OpenAI's own hosts only."""
+    brain_api_key: SecretStr | None = None
+    """Sent to the endpoint that `--brain` names."""
+
+
 def brain_of(url: str | None, model: str | None) -> Brain | None:
     """Return the brain that the options name, with its key from the settings; None without the option.
 
@@ -44,7 +57,7 @@ def brain_of(url: str | None, model: str | None) -> Brain | None:
         if model is not None:
             raise ConfigurationError(["--brain-model names a model of no brain: add --brain URL, or --brain auto"])
         return None
-    keys = settings.load_brain_keys()
+    keys = settings.read(BrainKeys)
     key = keys.brain_api_key or (keys.openai_api_key if is_openai(url) else None)
     if url == "auto":  # whatever listens there was not named
         key = None

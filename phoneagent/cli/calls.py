@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+from dataclasses import fields
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -13,33 +15,48 @@ from rich.table import Table
 from rich.text import Text
 
 from phoneagent import settings
+from phoneagent.demo.report import Report
+from phoneagent.demo.report import Turn as DrawnTurn
+from phoneagent.demo.timeline import Note, draw
 from phoneagent.events import Cost, Turn, Usage
 from phoneagent.store import AnswerRecord, CallDetails, CallRecord, Store, ToolRecord
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]+")
 _STYLES = {"caller": "bold cyan", "agent": "bold green", "tool": "bold magenta", "note": "dim", "—": "dim"}
+_SID_CHARS = 34
+_MAX_SEARCHED = 10_000
+"""Among how many of the latest calls the beginning of a SID is looked for."""
+
 _MAX_SHOWN_CHARS = 300
 """How much of a tool's arguments and of its output the transcript shows. --json has everything."""
 
 
 def calls(
     call_sid: Annotated[
-        str | None, typer.Argument(help="The call to show. Without it, the latest calls are listed.")
+        str | None, typer.Argument(help="The call to show, or the beginning of its SID. Without it, all are listed.")
     ] = None,
+    last: Annotated[bool, typer.Option("--last", help="Show the latest call.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON, with whole phone numbers.")] = False,
     forget: Annotated[
         str | None, typer.Option(metavar="CALL_SID|NUMBER", help="Delete a call, or all calls with a phone number.")
     ] = None,
+    svg: Annotated[Path | None, typer.Option(help="Draw the call's timeline as a picture in this file.")] = None,
     limit: Annotated[int, typer.Option(min=1, max=10_000, help="How many calls to list.")] = 20,
     numbers: Annotated[bool, typer.Option("--numbers", help="Show whole phone numbers.")] = False,
 ) -> None:
     """List the latest calls, or show one call as a transcript."""
     if call_sid is not None and forget is not None:
         raise typer.BadParameter("name the call only after --forget", param_hint="--forget")
-    asyncio.run(_run(call_sid, as_json, forget, limit, numbers))
+    if last and (call_sid is not None or forget is not None):
+        raise typer.BadParameter("it names the call already: leave the other one out", param_hint="--last")
+    if svg is not None and call_sid is None and not last:
+        raise typer.BadParameter("name the call too, or --last", param_hint="--svg")
+    asyncio.run(_run("" if last else call_sid, as_json, forget, limit, numbers, svg))
 
 
-async def _run(call_sid: str | None, as_json: bool, forget: str | None, limit: int, numbers: bool) -> None:
+async def _run(
+    call_sid: str | None, as_json: bool, forget: str | None, limit: int, numbers: bool, svg: Path | None
+) -> None:
     console = Console(highlight=False, emoji=False, markup=False)
     async with Store.from_settings(settings.load_records()) as store:
         if forget is not None:
@@ -53,16 +70,43 @@ async def _run(call_sid: str | None, as_json: bool, forget: str | None, limit: i
             else:
                 _print_list(console, records, numbers)
             return
-        record = await store.call(call_sid)
+        record = await store.call(await _whole_sid(store, call_sid))
         if record is None:
             typer.echo(
                 f"phoneagent: no call {call_sid} is recorded: `phoneagent calls` lists the recorded ones", err=True
             )
             raise typer.Exit(1)
-        if as_json:
+        if svg is not None:
+            _draw(record, svg)
+        elif as_json:
             _print_json(record.as_dict())
         else:
             _print_call(console, record, numbers)
+
+
+async def _whole_sid(store: Store, begin: str) -> str:
+    """Return the SID of the latest call that begins so; the text itself if there is none or several."""
+    if len(begin) >= _SID_CHARS:
+        return begin
+    found = [each.call_sid for each in await store.calls(_MAX_SEARCHED) if each.call_sid.startswith(begin)]
+    if len(found) > 1 and begin:
+        typer.echo(f"phoneagent: {len(found)} calls begin with {begin}: write more of the SID", err=True)
+        raise typer.Exit(1)
+    return found[0] if found else begin or "at all"
+
+
+def _draw(record: CallDetails, file: Path) -> None:
+    """Draw a call without its sound, which is not recorded: who spoke when, what was said and heard, and the tools."""
+    turns = [DrawnTurn(**{each.name: getattr(turn, each.name) for each in fields(DrawnTurn)}) for turn in record.turns]
+    last = max([turn.end_ms for turn in turns], default=0)
+    duration_ms = last if record.duration_ms is None else record.duration_ms
+    report = Report(record.call_sid, record.ended_by or "nobody yet", duration_ms, turns)
+    notes = [Note(tool.at_ms, f"{_plain(tool.name)} {_short(tool.arguments)}") for tool in record.tools]
+    try:
+        file.write_text(draw(report, caller=b"", agent=b"", tools=notes), encoding="utf-8")
+    except OSError as error:
+        typer.echo(f"phoneagent: {file} cannot be written: {error.strerror}: name another file", err=True)
+        raise typer.Exit(1) from None
 
 
 def _print_json(value: object) -> None:

@@ -15,6 +15,7 @@ from rich.markup import escape
 
 from phoneagent.cli.brain import BrainModelOption, BrainOption, brain_of, wake
 from phoneagent.cli.own_agent import derived_script, target_named
+from phoneagent.cli.target import Target
 from phoneagent.demo.playing import open_picture, play, players
 from phoneagent.demo.run import Outcome, Senses, demonstrate
 from phoneagent.demo.serving import ServerFailed
@@ -46,6 +47,8 @@ def demo(
     ] = False,
 ) -> None:
     """Play a phone call in real time: the app, a simulated model and a simulated caller. Exit 0 if all went well."""
+    if target is not None:
+        Target.find(target).load()  # what is wrong with it is said before anything is announced
     console = Console(highlight=False)
     thinker = brain_of(brain, brain_model)
     story = _story(target, script, thinker)

@@ -106,7 +106,7 @@ def _check_free(port: int) -> None:
 async def _server(target: str | None, port: int, public_url: str) -> AsyncIterator[asyncio.subprocess.Process]:
     """Run `phoneagent serve --reload` while the context lasts."""
     command = [sys.executable, "-m", "phoneagent", "serve", *([target] if target else [])]
-    command += ["--reload", "--host", "127.0.0.1", "--port", str(port)]
+    command += ["--reload", "--show-transcript", "--host", "127.0.0.1", "--port", str(port)]
     environment = settings.environment({"PUBLIC_URL": public_url, "PORT": str(port)})
     process = await asyncio.create_subprocess_exec(*command, env=environment, stdin=asyncio.subprocess.DEVNULL)
     try:

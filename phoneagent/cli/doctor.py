@@ -17,6 +17,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from phoneagent import settings
+from phoneagent.agent.agent import Agent
+from phoneagent.cli.failures import AppFailed
 from phoneagent.cli.target import DEFAULTS, Target
 from phoneagent.doctor import Check, Status, examine, settings_missing
 from phoneagent.errors import ConfigurationError, PhoneAgentError
@@ -69,8 +71,8 @@ def _app(target: str | None) -> tuple[PhoneApp | None, list[Check]]:
         return None, []
     try:
         return Target.find(target).load(), []
-    except (Exception, SystemExit) as error:  # noqa: BLE001 - a user's code may raise anything, and it is reported
-        words = str(error) if isinstance(error, PhoneAgentError) else f"it cannot be imported: {type(error).__name__}"
+    except (PhoneAgentError, SystemExit) as error:
+        words = error.summary if isinstance(error, AppFailed) else str(error) or "its module ends the process"
         if target is not None:
             return None, [Check("app", Status.FAILED, words)]
         return None, [Check("app", Status.SKIPPED, f"{words}; endpoints in its code are not checked")]
@@ -82,7 +84,8 @@ async def _report(app: PhoneApp | None, local: str | None) -> list[Check]:
     except ConfigurationError as error:
         return settings_missing(error)
     endpoints = () if app is None else app.endpoints
-    return [check async for check in examine(loaded, endpoints=endpoints, local=local)]
+    agent = app.agent if app is not None and isinstance(app.agent, Agent) else None
+    return [check async for check in examine(loaded, endpoints=endpoints, local=local, agent=agent)]
 
 
 def _table(checks: list[Check]) -> Table:

@@ -8,19 +8,19 @@ import logging.config
 import socket
 import sys
 from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
 
 import typer
-import uvicorn
 
-from phoneagent.cli import limits, workers
+from phoneagent.cli import limits, reloading, workers
 from phoneagent.cli.target import Target
 from phoneagent.errors import ConfigurationError
 from phoneagent.errors.network import REQUESTS, WEBSOCKETS, find_faults
 from phoneagent.protocol.mediastream import MAX_MESSAGE_BYTES
 from phoneagent.server import VOICE_PATH, PhoneApp
-from phoneagent.settings import Settings, load
+from phoneagent.settings import THIS_MACHINE, Settings, load, misspelled_names
 from phoneagent.telemetry import JsonFormatter, TextFormatter
-from phoneagent.twilio.rest import API_URL
+from phoneagent.twilio import API_URL
 from phoneagent.twilio.verification import is_loopback
 
 log = logging.getLogger("phoneagent.serve")
@@ -81,24 +81,25 @@ def serve(
         Literal["direct", "asgi"],
         typer.Option(help="How audio reaches the app: directly, or as ASGI messages, which costs more CPU."),
     ] = "direct",
+    show_transcript: Annotated[
+        bool, typer.Option("--show-transcript", help="Show in the log what is said, for development.")
+    ] = False,
 ) -> None:
     """Answer calls: run the app on PORT, in WEB_CONCURRENCY processes."""
     found = Target.find(target)
     app = found.load()
     if insecure:
         _make_insecure(app, reload)
-    loaded = app.settings
-    _ = app.endpoint  # an error here is one line; while the server starts, it would be a traceback
+    given = {"show_transcript": True} if show_transcript else {}
+    app.settings = loaded = app.settings.model_copy(update=given)
+    app.check()  # an error here is one line; while the server starts, it would be a traceback
     address = _address(host, loaded)
     logs = log_config(loaded.log_level, loaded.log_format)
     listening = _listen(address, loaded.port if port is None else port)
     options: dict[str, Any] = {"host": address, "port": listening.getsockname()[1], **UVICORN}
     options["ws"] = MEDIA_SOCKETS[media_socket]
     if reload:
-        listening.close()  # it was only a check that the port is free: uvicorn opens its own socket
-        name = f"{found.module}:{found.attribute}"
-        folders = [found.folder]
-        uvicorn.run(name, app_dir=found.folder, reload=True, reload_dirs=folders, log_config=logs, workers=1, **options)
+        reloading.Reloaded(found, given, options, logs).watch(listening)
         return
     logging.config.dictConfig(logs)
     if loaded.insecure:  # a phone on this machine has no PUBLIC_URL, but must find the media socket
@@ -116,10 +117,14 @@ def serve(
 
 def _tell_faults(app: PhoneApp) -> None:
     """Log what the environment has wrong for the connections of a call. The process starts all the same."""
-    faults = [fault for each in app.endpoints or [app.endpoint] for fault in find_faults(each.url, WEBSOCKETS)]
+    faults: list[object] = [
+        fault for each in app.endpoints or [app.endpoint] for fault in find_faults(each.url, WEBSOCKETS)
+    ]
     if not app.settings.insecure:
         faults += find_faults(app.settings.twilio_api_url or API_URL, REQUESTS)
-    for line in dict.fromkeys(map(str, faults)):
+        if urlsplit(app.settings.public_url).hostname in THIS_MACHINE:
+            faults.append("PUBLIC_URL is this machine, which Twilio cannot reach: `phoneagent dev` opens a tunnel")
+    for line in dict.fromkeys(map(str, [*faults, *misspelled_names()])):
         log.warning("%s", line)
 
 
@@ -177,3 +182,5 @@ def _announce(url: str, loaded: Settings) -> None:
     if loaded.insecure:
         words = "INSECURE: programs on this machine can make unsigned calls, and each call costs what the model costs"
         log.warning("%s; try `phoneagent sim call %s%s`", words, url, VOICE_PATH)
+    else:
+        log.info('Twilio calls %s%s: set it as "A call comes in" of your number', loaded.public_url, VOICE_PATH)

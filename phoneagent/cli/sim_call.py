@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
+from urllib.parse import urljoin, urlsplit
 
 import typer
 from rich.console import Console
@@ -30,6 +31,9 @@ RING_SECONDS = 600.0
 
 MAX_ANSWER_SECONDS = 120.0
 """How long the caller listens to one answer before giving up."""
+
+VOICE_PATH = "/twilio/voice"
+"""Where an app of phoneagent has its voice webhook."""
 
 GOODBYE_MS = 5000
 """The silence after which a caller with nothing more to say hangs up, in milliseconds."""
@@ -68,7 +72,9 @@ class _Plan:
     answer: bool
 
 
-_WebhookUrl = Annotated[str, typer.Argument(help="The server's voice webhook, like http://127.0.0.1:8000/voice.")]
+_WebhookUrl = Annotated[
+    str, typer.Argument(help="The server's voice webhook, like http://127.0.0.1:8000/twilio/voice.")
+]
 _AuthToken = Annotated[
     str | None, typer.Option(envvar="TWILIO_AUTH_TOKEN", help="Sign every request with this Twilio auth token.")
 ]
@@ -193,6 +199,8 @@ def _hint(webhook_url: str, public_url: str | None, auth_token: str | None) -> C
     def hint(failure: CallFailed) -> str | None:
         if failure.status in {401, 403} and auth_token is None:
             return "nothing was signed: if the server checks signatures, give its Twilio auth token with --auth-token"
+        if failure.status == 404 and not urlsplit(webhook_url).path.endswith(VOICE_PATH):
+            return f"nothing is at that path: phoneagent answers at {urljoin(webhook_url, VOICE_PATH)}"
         if public_url is not None:
             return None
         if failure.status in {401, 403}:

@@ -5,13 +5,25 @@ from __future__ import annotations
 import importlib
 import sys
 from dataclasses import dataclass
+from difflib import get_close_matches
 from pathlib import Path
+from types import ModuleType
 
-from phoneagent.errors import DefinitionError
+from phoneagent.agent.agent import Agent
+from phoneagent.cli.failures import explain
+from phoneagent.errors import ConfigurationError, DefinitionError
 from phoneagent.server import PhoneApp
 
 DEFAULTS = ("main.py", "app.py", "agent.py")
 """The files to try when no target is named."""
+
+
+def _near(path: str) -> str:
+    """Return the end of a sentence that names the file which was probably meant."""
+    there = Path(path).parent
+    names = [each.name for each in there.glob("*.py")] if there.is_dir() else []
+    close = get_close_matches(Path(path).name, names, n=1)
+    return f": did you mean {there / close[0]}?" if close else ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,10 +46,14 @@ class Target:
             if text is None:
                 raise DefinitionError(f"no app is named, and there is no {', '.join(DEFAULTS)} here: name `module:app`")
         path, _, attribute = text.partition(":")
+        folder = Path(path)
+        if path and folder.is_dir() and not (folder / "__init__.py").is_file() and not Path(f"{path}.py").is_file():
+            inside = next((name for name in DEFAULTS if (folder / name).is_file()), DEFAULTS[0])
+            raise DefinitionError(f"{path} is a folder: name the file, like {folder / inside}")
         if path.endswith(".py"):
             file = Path(path).resolve()
             if not file.is_file():
-                raise DefinitionError(f"there is no file {path}")
+                raise DefinitionError(f"there is no file {path}{_near(path)}")
             return cls(file.stem, attribute or "app", str(file.parent))
         if not path or path.startswith("."):
             raise DefinitionError(f"{text!r} names no app: write `module:app` or `file.py`")
@@ -47,7 +63,7 @@ class Target:
         """Import the app.
 
         Raises:
-            DefinitionError: there is no app of that name.
+            DefinitionError: there is no app of that name, or its module fails; the user's own lines are named.
         """
         if self.folder not in sys.path:
             sys.path.insert(0, self.folder)
@@ -55,13 +71,29 @@ class Target:
             module = importlib.import_module(self.module)
         except ModuleNotFoundError as error:
             if error.name is None or not f"{self.module}.".startswith(f"{error.name}."):
-                raise  # a module that the app's own module imports
+                raise explain(error) from None  # a module that the app's own module imports
             raise DefinitionError(
                 f"no module named {self.module!r} in this folder: pass the app as `module:app` or `file.py`"
             ) from None
+        except ConfigurationError:
+            raise  # one line for each setting, and the code is not what is wrong
+        except Exception as error:  # noqa: BLE001 - a user's code may raise anything, and it is reported
+            raise explain(error) from None
+        return self._app(module)
+
+    def _app(self, module: ModuleType) -> PhoneApp:
         found = getattr(module, self.attribute, None)
+        apps = [name for name, each in vars(module).items() if isinstance(each, PhoneApp)]
+        if isinstance(found, PhoneApp):
+            return found
         if found is None:
-            raise DefinitionError(f"there is no {self.attribute} in {module.__file__}: name it, `module:NAME`")
-        if not isinstance(found, PhoneApp):
-            raise DefinitionError(f"{self.module}:{self.attribute} is not a PhoneApp but {type(found).__name__}")
-        return found
+            problem = f"there is no {self.attribute} in {module.__file__}"
+        else:
+            problem = f"{self.module}:{self.attribute} is not a PhoneApp but {type(found).__name__}"
+        if apps:
+            remedy = f"write `{self.module}:{apps[0]}`"
+        elif isinstance(found, Agent):
+            remedy = f"write app = PhoneApp({self.attribute})"
+        else:
+            remedy = "write app = PhoneApp(agent)"
+        raise DefinitionError(f"{problem}: {remedy}")

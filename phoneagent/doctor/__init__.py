@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
 
+from phoneagent.agent.agent import Agent
 from phoneagent.doctor.checks import Check, Status, failed, ok, skipped
 from phoneagent.doctor.models import check_models
 from phoneagent.doctor.telephone import check_app, check_twilio
@@ -29,26 +30,29 @@ def settings_missing(error: ConfigurationError) -> list[Check]:
 
 
 async def examine(
-    settings: Settings, *, endpoints: Sequence[Endpoint] = (), local: str | None = None
+    settings: Settings, *, endpoints: Sequence[Endpoint] = (), local: str | None = None, agent: Agent | None = None
 ) -> AsyncIterator[Check]:
     """Check everything, in the order of a call, and yield each check when it is done.
 
     `endpoints` are the endpoints in the app's code, in order; if there are none, the settings name one. `local` is an
     address where the app listens, like http://127.0.0.1:8000. The app is then checked there instead of at PUBLIC_URL.
+    The model is asked for a session of `agent`, with its own voice, tools and transcription.
     """
     yield ok("settings", "complete")
     async for check in check_twilio(settings):
         yield check
     for check in await check_app(settings, local):
         yield check
-    async for check in check_models(settings, endpoints):
+    async for check in check_models(settings, endpoints, agent):
         yield check
     yield await _check_database(settings)
 
 
 async def _check_database(settings: Settings) -> Check:
     database = Database(settings.database_url.get_secret_value())
-    if database.path is not None and not database.path.exists():
+    if database.absent:
+        if (problem := database.folder_problem()) is not None:
+            return failed("database", problem)
         return ok("database", f"{database.name}, created at the first call")
     async with Store(database) as store:
         try:

@@ -53,7 +53,9 @@ class Source:
     """The provider behind Helicone's gateway, if it is known."""
 
 
-async def check_models(settings: Settings, endpoints: Sequence[Endpoint]) -> AsyncIterator[Check]:
+async def check_models(
+    settings: Settings, endpoints: Sequence[Endpoint], agent: Agent | None = None
+) -> AsyncIterator[Check]:
     """Check the endpoints in the app's code, in order, or else the one that the settings name."""
     try:
         found = [(each, _from_code(each)) for each in endpoints] or [_from_settings(settings)]
@@ -61,7 +63,7 @@ async def check_models(settings: Settings, endpoints: Sequence[Endpoint]) -> Asy
         yield failed("model", str(error))
         return
     for number, (endpoint, source) in enumerate(found):
-        for check in await _check(f"fallback {number}" if number else "model", endpoint, source):
+        for check in await _check(f"fallback {number}" if number else "model", endpoint, source, agent):
             yield check
 
 
@@ -96,7 +98,7 @@ def _through_helicone(endpoint: Endpoint) -> bool:
     return any(name.lower() == "helicone-auth" for name in endpoint.headers)
 
 
-async def _check(name: str, endpoint: Endpoint, source: Source) -> list[Check]:
+async def _check(name: str, endpoint: Endpoint, source: Source, agent: Agent | None) -> list[Check]:
     query = parse_qs(urlsplit(endpoint.url).query)
     model = next((query[key][0] for key in ("model", "deployment") if key in query), "an unnamed model")
     helicone = _through_helicone(endpoint)
@@ -104,7 +106,9 @@ async def _check(name: str, endpoint: Endpoint, source: Source) -> list[Check]:
     asked = replace(endpoint, token=_noting(endpoint.token, tokens), remedies={})  # the doctor has remedies of its own
     code = None
     try:
-        session = await open_session(asked, Agent(instructions="Say nothing.").session("Say nothing."))
+        # Instructions may be a function of a call, which there is none of; the rest is the agent's own.
+        wanted = (agent or Agent(instructions="")).session("Say nothing.")
+        session = await open_session(asked, wanted)
     except EndpointError as error:
         words = " ".join(str(error).split())[:MAX_SHOWN_CHARS]  # some servers answer with a whole page
         words = words if endpoint.host in words else f"{endpoint.host}: {words}"
@@ -118,7 +122,8 @@ async def _check(name: str, endpoint: Endpoint, source: Source) -> list[Check]:
         code = error.code or "unknown"
     else:
         await session.close()
-        checks = [ok(name, f"a session with {model} opens at {endpoint.host}")]
+        whose = "a session" if agent is None else f"{agent.name}'s session"
+        checks = [ok(name, f"{whose} with {model} opens at {endpoint.host}")]
         checks += (
             [note(f"{name}'s session", f"it runs without {'; '.join(session.dropped)}")] if session.dropped else []
         )

@@ -46,6 +46,10 @@ class DefinitionError(PhoneAgentError):
     """An agent or a tool is defined in a way that cannot work."""
 
 
+class DefinitionWarning(UserWarning):
+    """An agent or a tool is defined in a way that works, but not well: the model is not told what it would need."""
+
+
 class ToolError(PhoneAgentError):
     """An error for your tools to raise: its message tells the model, in your own words, what did not work."""
 

@@ -16,6 +16,7 @@ from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
 from phoneagent.agent.call import Call
 from phoneagent.errors import ConfigurationError
+from phoneagent.errors.values import is_address, is_header
 from phoneagent.protocol import realtime
 from phoneagent.protocol.callerid import caller_id
 from phoneagent.protocol.providers import ANY, PROVIDERS, Audio, Provider
@@ -24,8 +25,6 @@ from phoneagent.settings import (
     DEFAULT_TRANSCRIPTION_MODELS,
     OWN_SETTINGS,
     Settings,
-    is_address,
-    is_header,
 )
 
 OPENAI_URL = str(PROVIDERS["openai"].url)

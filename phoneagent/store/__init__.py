@@ -1,5 +1,9 @@
 """Call records in SQLite or PostgreSQL: what was said, heard and done in each call."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
 from phoneagent.store.records import (
     AnswerRecord,
     CallDetails,
@@ -11,7 +15,9 @@ from phoneagent.store.records import (
     ToolRecord,
     UsageRecord,
 )
-from phoneagent.store.store import Store
+
+if TYPE_CHECKING:
+    from phoneagent.store.store import Store
 
 __all__ = [
     "AnswerRecord",
@@ -25,3 +31,12 @@ __all__ = [
     "ToolRecord",
     "UsageRecord",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """Import the store at its first use: SQLAlchemy takes as long as the rest of the package."""
+    if name != "Store":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from phoneagent.store.store import Store
+
+    return Store

@@ -5,18 +5,16 @@ from __future__ import annotations
 import asyncio
 import importlib.util
 import logging
+import os
 import sqlite3
 import threading
 from collections.abc import Awaitable, Callable, Coroutine
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, nullcontext, suppress
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, closing, nullcontext, suppress
 from pathlib import Path
 from typing import Any, TypeAlias, TypeVar
 from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
 import sqlalchemy as sa
-from alembic import command
-from alembic.config import Config
-from alembic.util import CommandError
 from sqlalchemy import event, exc
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
@@ -37,6 +35,8 @@ TRANSACTION_SECONDS = 15.0
 """How long a transaction may take, including the time to connect."""
 
 MIGRATION_SECONDS = 600.0
+HEAD = "0005"
+"""The latest revision of the tables, as the newest migration calls it."""
 
 MIGRATION_LOCK = 0x70686F6E65
 """The advisory lock that keeps two processes from migrating the same PostgreSQL database at once."""
@@ -95,6 +95,14 @@ class Database:
         """Whether there is no database yet: the first write creates a SQLite file."""
         return self.path is not None and not self.path.exists()
 
+    def folder_problem(self) -> str | None:
+        """Return what keeps a SQLite file from being created; None if nothing does."""
+        folder = self.path.absolute().parent if self.path is not None else None
+        if folder is None or (folder.is_dir() and os.access(folder, os.W_OK)):
+            return None
+        trouble = "cannot be written" if folder.is_dir() else "does not exist"
+        return f"{self.name}: its folder {trouble}: create it, or make it writable, or change DATABASE_URL"
+
     async def read(self, work: Work[_T]) -> _T:
         """Run `work` in a read-only transaction and return its result.
 
@@ -102,6 +110,8 @@ class Database:
             StoreError: the database does not answer, or does not exist.
         """
         if self.absent:
+            if (problem := self.folder_problem()) is not None:
+                raise StoreError(problem)
             raise StoreError(f"there is no database {self.path}: no call was recorded yet, or DATABASE_URL is wrong")
         return await self._apart(self._transaction(self.engine, TRANSACTION_SECONDS, work))
 
@@ -123,11 +133,6 @@ class Database:
             await asyncio.to_thread(_upgrade_in_thread, self.url)  # on this loop, alembic would delay the calls
         except sqlite3.Error as error:
             raise StoreError(f"{self.name}: {_reason(error)}", retry=True) from None
-        except CommandError:
-            raise StoreError(
-                f"{self.name}: a newer release has changed its tables: run that release, or restore a backup",
-                retry=True,
-            ) from None
 
     async def upgrade(self) -> str:
         """Migrate the tables to the latest revision, all or nothing, and return that revision.
@@ -139,7 +144,13 @@ class Database:
         async def work(connection: AsyncConnection) -> str:
             if self.dialect == "postgresql":
                 await connection.execute(sa.text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": MIGRATION_LOCK})
-            await connection.run_sync(_upgrade)
+            try:
+                await connection.run_sync(_upgrade)
+            except LookupError:
+                raise StoreError(
+                    f"{self.name}: a newer release has changed its tables: run that release, or restore a backup",
+                    retry=True,
+                ) from None
             return str(await connection.scalar(sa.text("SELECT version_num FROM alembic_version")))
 
         return await self._apart(self._transaction(self.writing, MIGRATION_SECONDS, work))
@@ -227,10 +238,8 @@ _MIGRATING = threading.Lock()
 def _upgrade_in_thread(url: str) -> None:
     async def run() -> None:
         database = Database(url)
-        if database.path is not None:
-            sqlite3.connect(
-                database.path
-            ).close()  # fails here if it must: a failed driver's thread would outlive this loop
+        if database.path is not None and _sqlite_revision(database.path) == HEAD:
+            return  # alembic, which takes longer to import than the tables to make, is not even needed
         try:
             await database.upgrade()
         finally:
@@ -241,10 +250,22 @@ def _upgrade_in_thread(url: str) -> None:
 
 
 def _upgrade(connection: sa.Connection, revision: str = "head") -> None:
+    """Migrate the tables.
+
+    Raises:
+        LookupError: their revision is unknown, so it is a newer release's.
+    """
+    from alembic import command  # it brings in templates and a highlighter, for this alone
+    from alembic.config import Config
+    from alembic.util import CommandError
+
     config = Config()
     config.set_main_option("script_location", "phoneagent.store:migrations")
     config.attributes["connection"] = connection
-    command.upgrade(config, revision)
+    try:
+        command.upgrade(config, revision)
+    except CommandError as error:
+        raise LookupError(str(error)) from None
 
 
 # --- SQLite -----------------------------------------------------------------------------------------------------------
@@ -255,6 +276,17 @@ def _sqlite_path(url: str) -> Path:
     if not path or path == ":memory:":
         raise _malformed("it names no file: write it like sqlite:///phoneagent.db")
     return Path(path)
+
+
+def _sqlite_revision(path: Path) -> str | None:
+    """Return the revision of a file's tables, None if it has none. A new file is created.
+
+    A file that cannot be opened fails here: a failed driver's thread would outlive the loop.
+    """
+    with closing(sqlite3.connect(path)) as connection, suppress(sqlite3.OperationalError):
+        row = connection.execute("SELECT version_num FROM alembic_version").fetchone()
+        return None if row is None else str(row[0])
+    return None
 
 
 class _Slots(asyncio.Semaphore):

@@ -27,16 +27,8 @@ from phoneagent.events import EndedBy, Event, NextStep
 from phoneagent.protocol.callerid import caller_id
 from phoneagent.settings import Records
 from phoneagent.store.database import Database
-from phoneagent.store.records import (
-    CallDetails,
-    CallRecord,
-    SoFar,
-    Standing,
-    read_call,
-    read_calls,
-    read_so_far,
-    read_standing,
-)
+from phoneagent.store.queries import read_call, read_calls, read_so_far, read_standing
+from phoneagent.store.records import CallDetails, CallRecord, SoFar, Standing
 from phoneagent.store.rows import RowBuilder, clean, now
 from phoneagent.store.schema import calls, claims, next_steps, turns
 from phoneagent.store.statements import FORGOTTEN, MAY_GO_ON
@@ -229,6 +221,17 @@ class Store:
 
     # --- reading ------------------------------------------------------------------------------------------------------
 
+    async def check(self) -> None:
+        """Find out whether the database can be used. A SQLite file that does not exist yet needs its folder only.
+
+        Raises:
+            StoreError: it does not answer, its tables are missing, or there is no folder for it.
+        """
+        if not self._database.absent:
+            await self._database.read(partial(read_calls, limit=1) if self._database.path is None else _read_schema)
+        elif (problem := self._database.folder_problem()) is not None:
+            raise StoreError(problem)
+
     async def calls(self, limit: int = 50) -> list[CallRecord]:
         """Return the latest calls, newest first, without what was said in them.
 
@@ -352,3 +355,8 @@ class Store:
 
     def _insert(self, table: sa.Table) -> sqlite.Insert | postgresql.Insert:
         return sqlite.insert(table) if self._database.dialect == "sqlite" else postgresql.insert(table)
+
+
+async def _read_schema(connection: AsyncConnection) -> object:
+    """Read what any SQLite file has. Its tables may be old: the first write brings them up to date."""
+    return await connection.execute(sa.text("SELECT count(*) FROM sqlite_master"))

@@ -7,22 +7,21 @@ A request that fails with 429 or 5xx is retried, up to `TRIES` attempts in all.
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from functools import partial
-from typing import Any, TypeVar
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from twilio.base.exceptions import TwilioException
-from twilio.http.http_client import TwilioHttpClient
-from twilio.rest import Client
 
 from phoneagent.errors import TelephonyError, network
+from phoneagent.twilio import API_URL
 from phoneagent.usercode import run_in_thread
 
-API_URL = "https://api.twilio.com"
+if TYPE_CHECKING:
+    from phoneagent.twilio.client import TwilioClient
 
 REQUEST_SECONDS = 10.0
 """The timeout of a request. Twilio's client has none by default."""
@@ -32,9 +31,6 @@ LIVE_SECONDS = 3.0
 
 TRIES = 3
 _Result = TypeVar("_Result")
-
-_quiet = logging.getLogger("phoneagent.twilio.rest.twilio")
-_quiet.setLevel(logging.WARNING)  # below that, Twilio's client logs parameters, including phone numbers
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,16 +65,38 @@ class Account:
     date: datetime | None
 
 
-class PhoneNumbers:
-    """The phone numbers of one account. `api_url` replaces Twilio's; retries start after `backoff_seconds`."""
+class _Rest:
+    """The REST API for one account. `api_url` replaces Twilio's; retries start after `backoff_seconds`."""
+
+    seconds = REQUEST_SECONDS
 
     def __init__(
         self, account_sid: str, auth_token: str, *, api_url: str | None = None, backoff_seconds: float = 0.5
     ) -> None:
-        self._http = _Http((api_url or API_URL).rstrip("/"))
-        self._client = Client(account_sid, auth_token, http_client=self._http)
         self._account_sid = account_sid
+        self._auth_token = auth_token
+        self._api_url = (api_url or API_URL).rstrip("/")
         self._backoff_seconds = backoff_seconds
+
+    @cached_property
+    def _client(self) -> TwilioClient:
+        from phoneagent.twilio.client import TwilioClient  # most processes never ask anything of the REST API
+
+        return TwilioClient(self._account_sid, self._auth_token, self._api_url, self.seconds)
+
+    async def _ask(self, what: str, request: Callable[[], _Result]) -> _Result:
+        for wait in [self._backoff_seconds * 2**count for count in range(TRIES - 1)]:
+            try:
+                return await run_in_thread(_answer, what, request, self._api_url)
+            except TelephonyError as error:
+                if not error.retry or error.code is None:  # after a timeout, another attempt only adds another
+                    raise
+            await asyncio.sleep(wait)
+        return await run_in_thread(_answer, what, request, self._api_url)
+
+
+class PhoneNumbers(_Rest):
+    """The phone numbers of one account. `api_url` replaces Twilio's; retries start after `backoff_seconds`."""
 
     async def account(self) -> Account:
         """Return the account, which also verifies the credentials.
@@ -87,7 +105,7 @@ class PhoneNumbers:
             TelephonyError: Twilio refuses the credentials, or does not answer.
         """
         found = await self._ask("the account", lambda: self._client.api.accounts(self._account_sid).fetch())
-        return Account(str(found.status), str(found.type), _date(self._http.date))
+        return Account(str(found.status), str(found.type), _date(self._client.date))
 
     async def find(self, number: str) -> PhoneNumber:
         """Return the account's phone number `number`, given in E.164.
@@ -125,19 +143,11 @@ class PhoneNumbers:
         found = await self._ask("the number", lambda: self._client.incoming_phone_numbers(sid).fetch())
         return _number(found).webhook
 
-    async def _ask(self, what: str, request: Callable[[], _Result]) -> _Result:
-        return await _ask(what, request, self._backoff_seconds, self._http.api_url)
 
-
-class LiveCalls:
+class LiveCalls(_Rest):
     """The live calls of one account. `api_url` and `backoff_seconds` are as for `PhoneNumbers`."""
 
-    def __init__(
-        self, account_sid: str, auth_token: str, *, api_url: str | None = None, backoff_seconds: float = 0.5
-    ) -> None:
-        self._http = _Http((api_url or API_URL).rstrip("/"), LIVE_SECONDS)
-        self._client = Client(account_sid, auth_token, http_client=self._http)
-        self._backoff_seconds = backoff_seconds
+    seconds = LIVE_SECONDS
 
     async def complete(self, call_sid: str) -> None:
         """Hang up a call. A call that is already over is no error.
@@ -157,37 +167,10 @@ class LiveCalls:
 
     async def _update(self, call_sid: str, **changes: str) -> None:
         try:
-            update = partial(self._client.calls(call_sid).update, **changes)
-            await _ask("the call", update, self._backoff_seconds, self._http.api_url)
+            await self._ask("the call", lambda: self._client.calls(call_sid).update(**changes))
         except TelephonyError as error:
             if error.code not in (20404, 21220):  # the call is over
                 raise
-
-
-async def _ask(what: str, request: Callable[[], _Result], backoff_seconds: float, api_url: str) -> _Result:
-    for wait in [backoff_seconds * 2**count for count in range(TRIES - 1)]:
-        try:
-            return await run_in_thread(_answer, what, request, api_url)
-        except TelephonyError as error:
-            if not error.retry or error.code is None:  # after a timeout, another attempt only adds another
-                raise
-        await asyncio.sleep(wait)
-    return await run_in_thread(_answer, what, request, api_url)
-
-
-class _Http(TwilioHttpClient):  # type: ignore[misc]
-    """Twilio's HTTP client with a timeout, for an API that may be at another URL."""
-
-    def __init__(self, api_url: str, seconds: float = REQUEST_SECONDS) -> None:
-        super().__init__(timeout=seconds, logger=_quiet)
-        self.date: str | None = None
-        """The `Date` header of the latest response."""
-        self.api_url = api_url
-
-    def request(self, method: str, url: str, *args: Any, **kwargs: Any) -> Any:
-        answer = super().request(method, url.replace(API_URL, self.api_url, 1), *args, **kwargs)
-        self.date = answer.headers.get("Date")
-        return answer
 
 
 def _answer(what: str, request: Callable[[], _Result], api_url: str) -> _Result:

@@ -49,6 +49,7 @@ def call() -> Call:
 
 @tool
 async def add(a: int, b: int = 1) -> int:
+    """Add."""
     return a + b
 
 

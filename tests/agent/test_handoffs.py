@@ -14,11 +14,13 @@ from phoneagent.agent.handoffs import hand_off_tool
 
 @tool
 async def refund() -> str:
+    """Refund."""
     return "refunded"
 
 
 @tool
 async def take_message() -> str:
+    """Take message."""
     return "taken"
 
 

@@ -89,7 +89,8 @@ async def test_of_too_many_tools_or_bad_ones_the_rest_are_offered(caplog: pytest
     many = [listed(f"tool_{number}") for number in range(200)]
 
     @tool
-    def own() -> None: ...
+    def own() -> None:
+        """Own."""
 
     server = LocalMcpServer("shop", command=["run"])
     server.tools = await server._list(cast("Any", Lister(listed("odd", {"type": "array"}), *many)))
@@ -137,7 +138,8 @@ async def test_what_the_session_has_no_room_for_is_left_out_and_told_once(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     @tool
-    def own() -> None: ...
+    def own() -> None:
+        """Own."""
 
     async def ready() -> bool:
         return True

@@ -32,22 +32,25 @@ def test_a_parameter_named_call_with_a_type_of_its_own_is_an_argument() -> None:
     assert read_signature(dial, "x").call_parameter is None
 
 
+def party(more: int, guests: int) -> None: ...
+
+
 class Booker:
     def book(self, guests: int) -> None: ...
 
     def __call__(self, guests: int) -> None: ...
 
 
-@pytest.mark.parametrize("function", [Booker(), Booker().book, functools.partial(lambda more, guests: None, 1)])
+@pytest.mark.parametrize("function", [Booker(), Booker().book, functools.partial(party, 1)])
 def test_methods_and_other_things_that_can_be_called(function: Callable[..., Any]) -> None:
-    made = tool(name="book")(function)
+    made = tool(name="book", description="Book.")(function)
     assert list(made.parameters["properties"]) == ["guests"]
 
 
 def test_a_default_that_json_cannot_express_is_left_out() -> None:
     def find(most: float = math.inf, kind: Any = object(), _cache: dict[str, int] = {}) -> None: ...  # noqa: B006, B008
 
-    assert tool(find).parameters["properties"] == {"most": {"type": "number"}, "kind": {}}
+    assert tool(description="Find.")(find).parameters["properties"] == {"most": {"type": "number"}, "kind": {}}
 
 
 def test_a_name_that_pydantic_has_too_is_no_matter() -> None:

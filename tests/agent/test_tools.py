@@ -16,7 +16,7 @@ from typing import Annotated, Any, Literal
 import pytest
 from pydantic import AfterValidator, BaseModel, Field
 
-from phoneagent import Call, DefinitionError, Tool, ToolError, tool
+from phoneagent import Call, DefinitionError, DefinitionWarning, Tool, ToolError, tool
 from phoneagent.agent import tools
 from phoneagent.agent.tools import MAX_DESCRIPTION_CHARS, MAX_FAILURE_CHARS
 
@@ -95,7 +95,8 @@ def test_a_filler_is_said_at_some_time(option: str, value: Any) -> None:
 
 def test_what_a_server_misses_in_a_schema_is_written_out() -> None:
     @tool
-    def go(to: tuple[float, float]) -> None: ...
+    def go(to: tuple[float, float]) -> None:
+        """Go."""
 
     assert go.parameters["properties"]["to"]["items"] == {}
     assert Tool(name="x", description="", parameters={}, handler=print).definition()["parameters"] == {
@@ -125,6 +126,7 @@ def test_a_description_that_is_too_long_is_told_and_cut(caplog: pytest.LogCaptur
 async def test_an_async_tool_gets_checked_arguments_and_the_call(call: Call) -> None:
     @tool
     async def book(guests: int, call: Call, when: datetime) -> str:
+        """Book."""
         return f"{guests} {call.sid} {when.year}"
 
     assert await book.run(call, '{"guests": 4, "when": "2026-11-20T19:30:00"}') == "4 CA1 2026"
@@ -133,6 +135,7 @@ async def test_an_async_tool_gets_checked_arguments_and_the_call(call: Call) -> 
 async def test_a_plain_tool_runs_in_a_thread(call: Call) -> None:
     @tool
     def where() -> bool:
+        """Where."""
         return threading.current_thread() is threading.main_thread()
 
     assert await where.run(call, "{}") == "false"
@@ -151,6 +154,7 @@ class Booking:
 async def test_rich_arguments_and_results(call: Call) -> None:
     @tool
     async def book(guest: Guest) -> Booking:
+        """Book."""
         return Booking(guest.name, datetime(2026, 11, 20, tzinfo=UTC))
 
     output = await book.run(call, '{"guest": {"name": "Ann"}}')
@@ -169,6 +173,7 @@ async def test_a_tool_by_hand_gets_a_dict(call: Call) -> None:
 
 @tool
 async def add(a: int, b: int = 1) -> int:
+    """Add."""
     return a + b
 
 
@@ -200,6 +205,7 @@ NOTHING: list[Any] = ["", "  ", "null", " null\n", '""', '"null"', None, {}, "{}
 async def test_no_arguments_in_any_spelling_are_an_empty_object(call: Call, arguments: Any) -> None:
     @tool
     def count(most: int = 3) -> int:
+        """Count."""
         return most
 
     by_hand = Tool(name="echo", description="", parameters={}, handler=lambda arguments: arguments)
@@ -226,15 +232,17 @@ async def test_a_tool_error_speaks_to_the_model_any_other_does_not(
 ) -> None:
     @tool
     async def full() -> None:
+        """Full."""
         raise ToolError("no table is free")
 
     @tool
     def broken() -> None:
+        """Broken."""
         raise RuntimeError("password=hunter2")
 
     assert error_of(await full.run(call, "{}")) == "no table is free"
     assert error_of(await broken.run(call, "{}")) == "broken failed"
-    assert [record.message for record in caplog.records] == ["tool broken failed"]
+    assert [record.message for record in caplog.records] == ["tool broken failed: RuntimeError: password=hunter2"]
 
 
 async def test_a_slow_tool_is_answered_for(call: Call) -> None:
@@ -242,6 +250,7 @@ async def test_a_slow_tool_is_answered_for(call: Call) -> None:
 
     @tool(timeout=0.01)
     async def slow() -> None:
+        """Slow."""
         await never.wait()
 
     assert "outcome is unknown" in error_of(await slow.run(call, "{}"))
@@ -252,6 +261,7 @@ async def test_a_thread_that_hangs_is_left_behind(call: Call) -> None:
 
     @tool(timeout=0.01)
     def stuck() -> None:
+        """Stuck."""
         release.wait()
 
     try:
@@ -263,14 +273,17 @@ async def test_a_thread_that_hangs_is_left_behind(call: Call) -> None:
 async def test_a_tool_cannot_end_the_process_nor_leave_the_model_without_an_answer(call: Call) -> None:
     @tool
     def leave() -> None:
+        """Leave."""
         raise SystemExit(3)
 
     @tool
     async def leave_at_once() -> None:
+        """Leave at once."""
         raise SystemExit(3)
 
     @tool
     async def cancelled() -> None:
+        """Cancelled."""
         raise asyncio.CancelledError  # as awaiting a task does that somebody cancelled
 
     for each in (leave, leave_at_once, cancelled):
@@ -282,6 +295,7 @@ async def test_a_tool_that_is_cancelled_from_outside_is_cancelled(call: Call) ->
 
     @tool
     async def waits() -> None:
+        """Waits."""
         begun.set()
         await never.wait()
 
@@ -295,10 +309,12 @@ async def test_a_tool_that_is_cancelled_from_outside_is_cancelled(call: Call) ->
 async def test_text_that_no_socket_takes_is_made_sendable(call: Call) -> None:
     @tool
     async def odd() -> str:
+        """Odd."""
         return "caf\udce9"
 
     @tool
     async def odd_failure() -> str:
+        """Odd failure."""
         raise ToolError("caf\udce9")
 
     assert await odd.run(call, "{}") == "caf?"
@@ -308,10 +324,12 @@ async def test_text_that_no_socket_takes_is_made_sendable(call: Call) -> None:
 async def test_results_that_are_no_answer(call: Call) -> None:
     @tool
     async def strange() -> object:
+        """Strange."""
         return object()
 
     @tool
     async def endless() -> str:
+        """Endless."""
         return "x" * 100_000
 
     assert "JSON" in error_of(await strange.run(call, "{}"))
@@ -326,6 +344,7 @@ async def test_one_that_does_not_let_itself_be_cancelled_is_left_behind(call: Ca
 
     @tool(timeout=0.01)
     async def stubborn() -> None:
+        """Stubborn."""
         nonlocal tries
         while not release.is_set():
             try:
@@ -346,6 +365,7 @@ async def test_one_that_does_not_let_itself_be_cancelled_is_left_behind(call: Ca
 async def test_a_time_out_of_its_own_is_a_failure_like_any_other(call: Call) -> None:
     @tool
     async def looks_up() -> None:
+        """Looks up."""
         async with asyncio.timeout(0.001):
             await asyncio.Event().wait()
 
@@ -360,6 +380,7 @@ async def test_one_that_holds_up_the_loop_is_named(
 
     @tool
     async def dawdles() -> str:
+        """Dawdles."""
         return "done"
 
     assert await dawdles.run(call, "{}") == "done"
@@ -404,13 +425,14 @@ async def test_whatever_is_raised_is_a_failure(call: Call, error: type[BaseExcep
     def plain() -> None:
         raise error
 
-    rude = tool(name="rude")(asynchronous if kind == "async" else plain)
+    rude = tool(name="rude", description="Rude.")(asynchronous if kind == "async" else plain)
     assert error_of(await rude.run(call, "{}")) == "rude failed"
 
 
 async def test_one_that_cancels_itself_cancels_nothing_else(call: Call) -> None:
     @tool
     async def gives_up() -> None:
+        """Gives up."""
         task = asyncio.current_task()
         assert task is not None
         task.cancel()
@@ -429,6 +451,7 @@ async def test_an_error_that_cannot_be_shown(call: Call) -> None:
 
     @tool
     async def shy() -> None:
+        """Shy."""
         raise Shy
 
     assert error_of(await shy.run(call, "{}")) == "shy failed"
@@ -437,10 +460,12 @@ async def test_an_error_that_cannot_be_shown(call: Call) -> None:
 async def test_an_error_without_words_and_one_with_too_many(call: Call) -> None:
     @tool
     async def mute() -> None:
+        """Mute."""
         raise ToolError
 
     @tool
     async def talkative() -> None:
+        """Talkative."""
         raise ToolError("x" * 1_000_000)
 
     assert error_of(await mute.run(call, "{}")) == "mute failed"
@@ -454,7 +479,8 @@ def exits(value: int) -> int:
 @pytest.mark.parametrize("once", [True, False])
 async def test_a_validator_that_ends_the_process_does_not(call: Call, once: bool) -> None:
     @tool(once=once)
-    async def checked(number: Annotated[int, AfterValidator(exits)]) -> None: ...
+    async def checked(number: Annotated[int, AfterValidator(exits)]) -> None:
+        """Checked."""
 
     assert checked.canonical('{"number": 1}') is None
     assert error_of(await checked.run(call, '{"number": 1}')) == "checked failed"
@@ -465,6 +491,7 @@ async def test_a_validator_that_ends_the_process_does_not(call: Call, once: bool
 
 @tool
 async def add_up(numbers: list[int]) -> int:
+    """Add up."""
     return sum(numbers)
 
 
@@ -501,10 +528,12 @@ async def test_bad_arguments_get_a_short_answer(call: Call, arguments: str, comp
 async def test_what_is_yielded_is_a_list_and_what_has_no_end_is_too_much(call: Call) -> None:
     @tool
     def counts() -> Iterator[int]:
+        """Counts."""
         yield from range(3)
 
     @tool
     async def endless() -> Iterator[int]:
+        """Endless."""
         return itertools.count()
 
     assert await counts.run(call, "{}") == "[0,1,2]"
@@ -522,6 +551,7 @@ async def test_results_that_json_does_not_carry(call: Call) -> None:
 async def test_a_number_that_json_does_not_know_is_null(call: Call) -> None:
     @tool
     async def divide() -> dict[str, Any]:
+        """Divide."""
         return {"a": float("nan"), "b": [float("inf"), 1.5]}
 
     assert await divide.run(call, "{}") == '{"a":null,"b":[null,1.5]}'
@@ -530,6 +560,7 @@ async def test_a_number_that_json_does_not_know_is_null(call: Call) -> None:
 async def test_one_that_prints_disturbs_nothing(call: Call, capsys: pytest.CaptureFixture[str]) -> None:
     @tool
     async def loud() -> str:
+        """Loud."""
         print('{"error": "this is no output"}')
         return "quiet"
 
@@ -584,3 +615,21 @@ def function_type(number: Callable[[], None]) -> None: ...
 def test_a_parameter_that_json_cannot_carry() -> None:
     with pytest.raises(DefinitionError, match="tool 'function_type' has parameters that JSON cannot express"):
         tool(function_type)
+
+
+def test_what_the_model_is_not_told_is_a_warning_at_the_function() -> None:
+    def book(guests, when: str, call):
+        return f"{guests} at {when}"
+
+    with pytest.warns(DefinitionWarning) as warned:
+        tool(book)
+    assert [str(each.message) for each in warned] == [
+        "tool 'book' has no docstring: write when to call it and what it does, for the model",
+        "tool 'book' has parameter 'guests' without a type hint: write one, like guests: str, "
+        "or the model does not know what to pass",
+    ]
+    assert {(each.filename, each.lineno) for each in warned} == {(__file__, book.__code__.co_firstlineno)}
+
+
+def test_a_description_that_is_given_stands_for_the_docstring() -> None:
+    assert tool(name="count", description="Counts.")(lambda: 7).description == "Counts."

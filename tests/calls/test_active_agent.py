@@ -24,11 +24,13 @@ pytestmark = pytest.mark.anyio
 
 @tool
 async def refund() -> str:
+    """Refund."""
     return "refunded"
 
 
 @tool
 async def take_message() -> str:
+    """Take message."""
     return "taken"
 
 

@@ -24,6 +24,7 @@ pytestmark = pytest.mark.anyio
 
 @tool
 async def book() -> str:
+    """Book."""
     return "booked"
 
 

@@ -70,6 +70,7 @@ class Till:
 
         @tool(once=True)
         async def pay(amount: Annotated[int, Field(ge=1)], currency: str = "EUR") -> str:
+            """Pay."""
             self.taken.append(amount)
             await self.open.wait()
             if self.fails:
@@ -182,6 +183,7 @@ async def test_what_is_made_anew_each_time_makes_no_difference() -> None:
 
     @tool(name="pay", once=True)
     async def pay(amount: int, key: Annotated[object, Field(default_factory=object)]) -> None:
+        """Pay."""
         given.append(amount)
 
     till = Till()
@@ -192,7 +194,8 @@ async def test_what_is_made_anew_each_time_makes_no_difference() -> None:
 
 async def test_a_validator_that_breaks_is_told_to_the_model_only() -> None:
     @tool(name="pay", once=True)
-    async def pay(amount: Amount) -> None: ...
+    async def pay(amount: Amount) -> None:
+        """Pay."""
 
     assert json.loads(await Till().run('{"amount": {"value": 1}}', tool=pay)) == {"error": "pay failed"}
 

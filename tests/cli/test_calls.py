@@ -8,6 +8,7 @@ from collections.abc import Callable
 from datetime import timedelta
 from decimal import Decimal
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 import typer
@@ -246,3 +247,27 @@ def test_what_is_wrong_with_the_database_is_one_line(invoke: Invoke, monkeypatch
     assert isinstance(malformed := error("calls"), ConfigurationError)
     assert "s3cret" not in str(malformed)
     assert "\n" not in str(malformed)
+
+
+def test_a_call_is_named_by_its_beginning_or_as_the_last_one(recorded: Invoke) -> None:
+    shared = "CA"
+    for whole in (INBOUND, OUTBOUND):
+        assert recorded("calls", whole[: len(shared) + 1]).output == recorded("calls", whole).output
+    assert recorded("calls", "--last").output in {recorded("calls", whole).output for whole in (INBOUND, OUTBOUND)}
+    result = recorded("calls", shared)
+    assert result.exit_code == 1
+    assert f"2 calls begin with {shared}: write more of the SID" in result.output
+    assert recorded("calls", INBOUND, "--last").exit_code == 2
+
+
+def test_a_recorded_call_is_drawn(recorded: Invoke, tmp_path: Path) -> None:
+    assert recorded("calls", INBOUND, "--svg", "call.svg").exit_code == 0
+    picture = ElementTree.fromstring((tmp_path / "call.svg").read_text("utf-8"))
+    words = " ".join(picture.itertext())
+    with_words = [
+        turn for turn in json.loads(recorded("calls", INBOUND, "--json").output)["turns"] if turn["heard_text"]
+    ]
+    assert with_words
+    assert all(turn["heard_text"].split()[0] in words for turn in with_words)
+    assert recorded("calls", "--svg", "call.svg").exit_code == 2
+    assert "name another file" in recorded("calls", INBOUND, "--svg", "no/where.svg").output

@@ -23,7 +23,7 @@ def test_the_help_names_every_command(
     assert [name for name in COMMANDS if name not in words] == []
 
 
-@pytest.mark.parametrize("command", [*COMMANDS[:-1], "sim call", "sim model"])
+@pytest.mark.parametrize("command", [*COMMANDS[:-1], "sim call", "sim rest", "sim model"])
 def test_each_command_explains_itself(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], command: str
 ) -> None:

@@ -37,7 +37,9 @@ def run(*arguments: str) -> Any:
 
 
 def plant(monkeypatch: pytest.MonkeyPatch, *checks: Check) -> None:
-    async def examine(settings: Any, *, endpoints: Any = (), local: str | None = None) -> AsyncIterator[Check]:
+    async def examine(
+        settings: Any, *, endpoints: Any = (), local: str | None = None, agent: Any = None
+    ) -> AsyncIterator[Check]:
         for check in checks:
             yield check
         for endpoint in endpoints:
@@ -103,7 +105,10 @@ def test_an_app_that_brings_none(monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 
 @pytest.mark.parametrize(
     ("code", "words"),
-    [("app = 7", "agent:app is not a PhoneApp but int"), ("raise OSError('secret')", "it cannot be imported: OSError")],
+    [
+        ("app = 7", "agent:app is not a PhoneApp but int: write app = PhoneApp(agent)"),
+        ("raise OSError('secret')", "it cannot be imported: OSError in agent.py, line 1"),
+    ],
 )
 def test_a_file_that_is_no_app(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, code: str, words: str) -> None:
     (check,) = planted_app(monkeypatch, tmp_path, code)

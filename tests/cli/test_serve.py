@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from phoneagent.cli import direct, limits, workers
+from phoneagent.cli import direct, limits, reloading, workers
 from phoneagent.cli.serve import log_config
 from phoneagent.cli.target import Target
 from tests.cli.conftest import AGENT, SETTINGS, run
@@ -89,17 +89,29 @@ def test_several_processes_get_everything_by_way_of_the_parent(
     assert served == []
 
 
-def test_reload_starts_from_a_name_and_takes_the_log_with_it(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    ran: list[tuple[str, dict[str, Any]]] = []
-    monkeypatch.setattr("uvicorn.run", lambda name, **options: ran.append((name, options)))
+def test_reload_takes_everything_to_the_process_that_it_starts(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ran: list[tuple[reloading.Reloaded, socket.socket]] = []
+    monkeypatch.setattr(reloading.Reloaded, "watch", lambda self, listening: ran.append((self, listening)))
     monkeypatch.setenv("PORT", "0")
-    assert run(monkeypatch, "serve", "cli_app.py:other", "--reload") == 0
-    ((name, options),) = ran
-    assert name == "cli_app:other"
-    assert (options["app_dir"], options["reload_dirs"]) == (str(folder), [str(folder)])
-    assert pickle.loads(pickle.dumps(options["log_config"]))["root"]["handlers"] == ["stderr"]
-    with socket.create_server(("0.0.0.0", options["port"])):
-        pass  # it is free again
+    assert run(monkeypatch, "serve", "cli_app.py:other", "--reload", "--show-transcript") == 0
+    ((job, listening),) = ran
+    listening.close()
+    job = pickle.loads(pickle.dumps(job))
+    assert (job.target, job.settings) == (Target("cli_app", "other", str(folder)), {"show_transcript": True})
+    assert job.log_config["root"]["handlers"] == ["stderr"]
+    assert job.uvicorn["ws_max_size"] == 65536
+
+
+def test_the_address_for_twilio_is_said(
+    served: list[tuple[Any, Any, float]], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    monkeypatch.setenv("PUBLIC_URL", "https://localhost")
+    monkeypatch.setenv("MAX_CALL_SECOND", "60")
+    assert run(monkeypatch, "serve", "cli_app", "--host", "127.0.0.1", "--port", "0") == 0
+    assert "Twilio calls https://localhost/twilio/voice: set it as" in caplog.text
+    assert "PUBLIC_URL is this machine, which Twilio cannot reach" in caplog.text
+    assert "MAX_CALL_SECOND is set, but nothing reads it: did you mean MAX_CALL_SECONDS?" in caplog.text
 
 
 # --- without a Twilio account ---

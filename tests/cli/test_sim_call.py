@@ -342,3 +342,10 @@ async def test_options_that_cannot_be(arguments: list[str], words: str):
     result = await run(*arguments)
     assert result.exit_code == 2
     assert words in result.output
+
+
+async def test_a_path_where_nothing_is_names_the_likely_one(server: Server) -> None:
+    server.pages["/voice"] = lambda request: Response("", 404)
+    result = await run(server.url)
+    assert result.exit_code == 1
+    assert f"phoneagent answers at {server.url.removesuffix('/voice')}/twilio/voice" in result.output

@@ -54,7 +54,7 @@ def test_a_target_that_is_none_is_one_line(
 
 def test_what_the_app_s_own_module_lacks_is_not_taken_for_the_app(folder: Path) -> None:
     (folder / "cli_broken.py").write_text("import not_installed", encoding="utf-8")
-    with pytest.raises(ModuleNotFoundError, match="not_installed"):
+    with pytest.raises(DefinitionError, match="pip install not_installed"):
         Target.find("cli_broken").load()
 
 

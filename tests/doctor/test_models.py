@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from phoneagent import Endpoint, Settings
+from phoneagent import Agent, Endpoint, Settings, hang_up
 from phoneagent.doctor import Check, Status
 from phoneagent.doctor import models as module
 from phoneagent.doctor.models import check_models
@@ -475,3 +475,12 @@ async def test_every_endpoint_is_a_line() -> None:
 async def test_settings_that_name_no_model() -> None:
     checks = await look(endpoint_in_code=True)
     assert checks["model"].text.startswith("OPENAI_API_KEY is missing")
+
+
+async def test_the_agent_s_own_session_is_tried() -> None:
+    agent = Agent(instructions=lambda call: "x", voice="cedar", tools=[hang_up], name="Reception")
+    async with running(OPENAI) as (model, origin):
+        (check, *_) = [each async for each in check_models(settings(**openai(origin)), (), agent)]
+        assert check == Check("model", Status.OK, f"Reception's session with {MODEL} opens at 127.0.0.1")
+        assert [each["name"] for each in model.sessions[0].session["tools"]] == ["hang_up"]
+        assert model.sessions[0].session["audio"]["output"]["voice"] == "cedar"

@@ -310,3 +310,8 @@ def test_missing_settings_are_a_line_each() -> None:
         "B is malformed: fix it",
     ]
     assert all(check.status is Status.SKIPPED for check in checks[2:])
+
+
+async def test_a_database_whose_folder_is_missing(world: World) -> None:
+    world.database = world.database.parent / "nowhere" / "phoneagent.db"
+    assert "its folder does not exist: create it" in await world.only_fault("database")

@@ -46,20 +46,24 @@ async def test_tools_of_every_kind_get_one_continuation(world: Worlds) -> None:
 
     @tool
     async def fine(call: Call) -> dict[str, str]:
+        """Fine."""
         runs.append(call.sid)
         return {"ok": "yes"}
 
     @tool
     def plain() -> int:
+        """Plain."""
         time.sleep(0.05)
         return 7
 
     @tool
     async def broken() -> None:
+        """Broken."""
         raise RuntimeError("no")
 
     @tool(timeout=0.2)
     async def slow() -> None:
+        """Slow."""
         await asyncio.Event().wait()
 
     by_hand = Tool(name="by_hand", description="", parameters={"type": "object"}, handler=lambda arguments: arguments)
@@ -87,6 +91,7 @@ async def test_an_interrupted_tool_goes_on_and_its_output_reaches_the_model(worl
 
     @tool
     async def slow() -> str:
+        """Slow."""
         await release.wait()
         return "finally"
 
@@ -107,6 +112,7 @@ async def test_a_tool_that_was_begun_is_finished_when_the_caller_hangs_up(world:
 
     @tool
     async def book() -> str:
+        """Book."""
         await asyncio.sleep(0.3)
         finished.set()
         return "booked"
@@ -134,6 +140,7 @@ async def test_the_agent_says_a_word_while_a_tool_takes_long(world: Worlds) -> N
 
     @tool(filler="One moment please.", filler_after=0.2)
     async def slow() -> str:
+        """Slow."""
         await release.wait()
         return "finally"
 
@@ -185,31 +192,37 @@ class Rude(BaseException):
 
 @tool
 def leaves() -> None:
+    """Leaves."""
     sys.exit(3)
 
 
 @tool
 async def leaves_at_once() -> None:
+    """Leaves at once."""
     sys.exit(3)
 
 
 @tool
 async def is_rude() -> None:
+    """Is rude."""
     raise Rude
 
 
 @tool
 async def interrupts() -> None:
+    """Interrupts."""
     raise KeyboardInterrupt
 
 
 @tool
 async def cancels() -> None:
+    """Cancels."""
     raise asyncio.CancelledError
 
 
 @tool
 async def cancels_itself() -> None:
+    """Cancels itself."""
     task = asyncio.current_task()
     assert task is not None
     task.cancel()
@@ -218,6 +231,7 @@ async def cancels_itself() -> None:
 
 @tool(timeout=0.2)
 async def never_ends() -> None:
+    """Never ends."""
     with suppress(asyncio.CancelledError):
         await asyncio.Event().wait()
     await asyncio.Event().wait()
@@ -225,28 +239,33 @@ async def never_ends() -> None:
 
 @tool
 async def returns_itself() -> object:
+    """Returns itself."""
     return returns_itself.handler
 
 
 @tool
 async def says_too_much() -> None:
+    """Says too much."""
     raise ToolError("no " * 1_000_000)
 
 
 @tool
 async def prints() -> str:
+    """Prints."""
     print("this is not for the model")
     return "printed"
 
 
 @tool
 async def blocks() -> str:
+    """Blocks."""
     time.sleep(0.7)  # noqa: ASYNC251 - that is the point
     return "blocked"
 
 
 @tool
 def adds(a: int, b: int = 0) -> int:
+    """Adds."""
     return a + b
 
 

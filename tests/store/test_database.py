@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
+from alembic.script import ScriptDirectory
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from phoneagent.errors import ConfigurationError, StoreError
@@ -88,6 +89,7 @@ async def test_records_of_the_first_revision_are_kept(first: str) -> None:
 KILLED = """
 import asyncio, os, signal, sys
 import sqlalchemy as sa
+from alembic.script import ScriptDirectory
 from phoneagent.store.database import Database
 
 base = Database(sys.argv[1])
@@ -275,3 +277,20 @@ async def test_who_stood_in_another_s_way_tries_again_once(url: str) -> None:
     assert error.value.retry
     assert next(tries) == 5
     await base.close()
+
+
+async def test_the_revision_that_needs_no_migration_is_the_newest_one() -> None:
+    migrations = Path(database.__file__).parent / "migrations"
+    assert ScriptDirectory(str(migrations)).get_heads() == [database.HEAD]
+
+
+async def test_a_file_that_is_up_to_date_needs_no_alembic(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    url = f"sqlite:///{tmp_path}/kept.db"
+    async with Store.from_url(url) as first:
+        first.tell(started())
+    monkeypatch.setitem(sys.modules, "alembic", None)  # an import would raise
+    async with Store.from_url(url) as second:
+        assert len(await second.calls()) == 1
+        second.tell(started("CA" + "3" * 32))
+        await second.flush()
+        assert len(await second.calls()) == 2

@@ -1,0 +1,55 @@
+"""`phoneagent sim rest`: Twilio's REST API for one account, on this machine."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from typing import Annotated
+
+import typer
+
+from phoneagent.sim.twilio.phone import ACCOUNT_SID, CALLED
+from phoneagent.sim.twilio.rest import TwilioRest
+
+
+def rest(
+    port: Annotated[int, typer.Option(help="The port on 127.0.0.1; 0 takes a free one.", min=0, max=65535)] = 9001,
+    account_sid: Annotated[
+        str, typer.Option(envvar="TWILIO_ACCOUNT_SID", help="The account, the user name of clients.")
+    ] = ACCOUNT_SID,
+    auth_token: Annotated[
+        str, typer.Option(envvar="TWILIO_AUTH_TOKEN", help="Its auth token, the password of clients.")
+    ] = "0" * 32,
+    number: Annotated[
+        list[str] | None, typer.Option(help=f"A phone number of the account; without any, {CALLED}. Repeatable.")
+    ] = None,
+) -> None:
+    """Serve Twilio's REST API, to try what a program does with its numbers. Calls need `sim call --rest-port`.
+
+    phoneagent uses it with TWILIO_API_URL set to its address. The exit status is 1 if a client broke a rule.
+    """
+    api = TwilioRest(account_sid=account_sid, auth_token=auth_token, port=port)
+    for each in number or [CALLED]:
+        api.add_number(each)
+    try:
+        asyncio.run(_run(api))
+    except OSError as error:
+        typer.echo(f"phoneagent: port {port} cannot be used: choose another with --port ({error.strerror})", err=True)
+        raise typer.Exit(1) from None
+    for violation in api.violations:
+        typer.echo(f"a rule was broken: {violation}", err=True)
+    if api.violations:
+        raise typer.Exit(1)
+
+
+async def _run(api: TwilioRest) -> None:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for name in (signal.SIGINT, signal.SIGTERM):
+        try:
+            loop.add_signal_handler(name, stop.set)
+        except NotImplementedError:  # Windows: Ctrl-C arrives as KeyboardInterrupt
+            signal.signal(name, lambda *_: loop.call_soon_threadsafe(stop.set))
+    async with api:
+        typer.echo(f"Twilio's REST API: {api.url} in place of https://api.twilio.com. Ctrl-C stops it.")
+        await stop.wait()

@@ -1,0 +1,39 @@
+"""`phoneagent sim rest` as a process: an account with a number, until a signal ends it."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import signal
+import socket
+import sys
+
+import pytest
+
+from phoneagent.twilio.rest import PhoneNumbers
+from tests.cli.conftest import run
+
+pytestmark = pytest.mark.anyio
+ACCOUNT, TOKEN, NUMBER = "AC" + "1" * 32, "the-auth-token-of-it", "+15550100009"
+
+
+async def test_it_serves_an_account_with_its_number() -> None:
+    options = ["--port", "0", "--account-sid", ACCOUNT, "--auth-token", TOKEN, "--number", NUMBER]
+    process = await asyncio.create_subprocess_exec(
+        *[sys.executable, "-u", "-m", "phoneagent", "sim", "rest", *options], stdout=asyncio.subprocess.PIPE
+    )
+    assert process.stdout is not None
+    async with asyncio.timeout(30):
+        found = re.search(r"http://127\.0\.0\.1:\d+", (await process.stdout.readline()).decode())
+        assert found is not None
+        numbers = PhoneNumbers(ACCOUNT, TOKEN, api_url=found[0])
+        assert (await numbers.find(NUMBER)).has_voice
+        process.send_signal(signal.SIGTERM)
+        assert await process.wait() == 0
+
+
+def test_a_port_in_use_is_one_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        assert run(monkeypatch, "sim", "rest", "--port", str(taken.getsockname()[1])) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "choose another with --port" in line
