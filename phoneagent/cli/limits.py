@@ -157,8 +157,12 @@ class RequestProtocol(H11Protocol):
             room = MAX_HEAD_BYTES - len(self.conn.trailing_data[0])
             super().data_received(data[:room])
             data = data[room:]
-        if data and not self.transport.is_closing() and self.transport.get_protocol() is self:
-            super().data_received(data)
+        if data and not self.transport.is_closing():
+            protocol = self.transport.get_protocol()
+            if protocol is self:
+                super().data_received(data)
+            else:
+                protocol.data_received(data)  # type: ignore[attr-defined]  # frames that came with the head
 
     def _pass(self, passer: passing.Passer, data: bytes) -> bool:
         """Pass the connection to the worker that its next request belongs to; return whether that was done."""
@@ -198,6 +202,8 @@ class RequestProtocol(H11Protocol):
         if not media.handshake_initiated:  # websockets cannot read it, and uvicorn would never answer
             self.transport.write(_UNREADABLE)
             self.transport.close()
+        elif early := self.conn.trailing_data[0]:
+            media.data_received(early)
         self._silent.add(self.transport, lambda: not media.handshake_complete)
 
     def send_400_response(self, msg: str) -> None:
