@@ -115,6 +115,9 @@ class PhoneApp(Starlette):
         """The live calls by CallSid."""
         self.draining = False
         """Whether this process is about to end, so that new calls are sent to another one."""
+        self.worker: int | None = None
+        """The number of this process among those of `phoneagent serve`, which pass each media socket to the process
+        that expects it; None if there are none."""
         self._given_settings = settings
         self.endpoints: Sequence[Endpoint] = list(endpoints) if endpoint is None else [endpoint]
         """The endpoints given in code, in order of preference; without any, `endpoint` comes from the settings."""
@@ -128,6 +131,11 @@ class PhoneApp(Starlette):
     def coming(self) -> int:
         """The number of calls that were answered and whose media socket has not come yet."""
         return self._calls.coming
+
+    @property
+    def carried(self) -> int:
+        """The number of calls that this process has: their media socket is here, or still to come."""
+        return self._calls.carried
 
     @property
     def unfinished(self) -> int:
@@ -235,6 +243,7 @@ class PhoneApp(Starlette):
             reserve=self._reserve,
             metrics=self._metrics,
             draining=lambda: self.draining,
+            worker=self.worker,
         )
 
     @cached_property

@@ -143,7 +143,7 @@ class Settings(Records):
     port: int = Field(8000, ge=0, le=65535)
     """The port that the server listens on. 0 takes any that is free."""
     web_concurrency: int = Field(1, ge=1)
-    """How many processes share the port. Only a single process opens model sessions ahead of the media socket."""
+    """How many processes share the port. Calls are spread over them evenly."""
     max_call_seconds: float = Field(3600, gt=0)
     """The maximum duration of a call, in seconds: a forgotten call costs money."""
     max_call_cost: Decimal | None = Field(None, gt=0, allow_inf_nan=False, examples=["2.50"])

@@ -65,6 +65,7 @@ class Webhooks:
     """Answers Twilio's webhooks.
 
     `draining` returns whether this process is about to end. Without a `journal` a call ends with its media stream.
+    `worker` is this process's number, by which media sockets find it; None if nothing passes them.
     """
 
     def __init__(
@@ -77,6 +78,7 @@ class Webhooks:
         reserve: RateLimitReserve,
         metrics: telemetry.Metrics,
         draining: Callable[[], bool],
+        worker: int | None = None,
     ) -> None:
         self._settings = settings
         self._verifier = verifier
@@ -85,6 +87,7 @@ class Webhooks:
         self._reserve = reserve
         self._metrics = metrics
         self._draining = draining
+        self._worker = worker
         self._admission = Admission(
             max_calls=settings.max_calls,
             max_calls_per_caller=settings.max_calls_per_caller,
@@ -242,9 +245,11 @@ class Webhooks:
             action = self._verifier.url(AFTER_PATH, query=state)
             callback = self._verifier.url(STATUS_PATH)
             elsewhere = partial(self._journal.went_on, call.sid, after)
-        # With several processes the media socket may come to another one, so nothing is opened ahead for it here.
-        self._calls.expect(call, prepare=self._settings.web_concurrency == 1, elsewhere=elsewhere)
-        url = self._verifier.media_url(MEDIA_PATH, call.sid, resumes=earlier is not None)
+        # With several processes the media socket may come to another one. Unless that passes it on, nothing is opened
+        # ahead for it here.
+        comes_here = self._settings.web_concurrency == 1 or self._worker is not None
+        self._calls.expect(call, prepare=comes_here, elsewhere=elsewhere)
+        url = self._verifier.media_url(MEDIA_PATH, call.sid, resumes=earlier is not None, worker=self._worker)
         return twiml.connect_stream(url, stream_parameters(call), action=action, status_callback=callback)
 
     async def _ended(self, call_sid: str, status: str) -> None:

@@ -79,6 +79,7 @@ class Twilio:
     journal: Journal | None = None
     changes: dict[str, Any] = field(default_factory=dict)
     draining: bool = False
+    worker: int | None = None
 
     def __post_init__(self) -> None:
         settings = Settings(**{"insecure": True, "realtime_url": "ws://unused/?model=m", **self.changes})
@@ -103,6 +104,7 @@ class Twilio:
             reserve=self.reserve,
             metrics=self.metrics,
             draining=lambda: self.draining,
+            worker=self.worker,
         )
 
     async def send(self, path: str, form: dict[str, str], **options: Any) -> tuple[int, str]:
@@ -126,6 +128,18 @@ class Twilio:
         """Return what the token of a `<Stream>` says."""
         (stream,) = ET.fromstring(twiml).iter("Stream")
         return self.tokens.redeem(stream.attrib["url"].rpartition("/")[2], time.time())
+
+
+@pytest.mark.parametrize(("worker", "ahead"), [(None, False), (0, True), (1, True)])
+async def test_a_session_is_opened_ahead_if_the_media_socket_comes_here(
+    twilio: Any, worker: int | None, ahead: bool
+) -> None:
+    made = twilio()
+    made.worker = worker
+    made.__post_init__()
+    assert made.ticket(await made.voice()).worker == worker
+    (pending,) = made.calls.pending.values()
+    assert (pending.opening is not None) is ahead
 
 
 async def _no_body() -> dict[str, Any]:

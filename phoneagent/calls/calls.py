@@ -125,6 +125,11 @@ class Calls:
         return sum(not each.arrived for each in self.pending.values())
 
     @property
+    def carried(self) -> int:
+        """Calls whose media socket is here, or still to come."""
+        return self.coming + len(self._arrivals)
+
+    @property
     def answered(self) -> dict[str, Call]:
         """The calls that are live, or wait for their media socket, by CallSid."""
         return {sid: each.call for sid, each in self.pending.items()} | self._live

@@ -26,6 +26,8 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 from uvicorn.server import ServerState
 
+from phoneagent.cli import passing
+
 if sys.platform != "win32":  # which has no such limit
     import resource
 
@@ -51,6 +53,9 @@ OWN_FILES = 64
 
 FILES_PER_CONNECTION = 3
 """A call has its media socket and its model session, and for a moment the session that replaces it."""
+
+MAX_LINE_BYTES = 2048
+"""How far the first line of a request is read to see which worker it belongs to."""
 
 TELL_SECONDS = 60.0
 """How often the log may say that the server is full."""
@@ -123,6 +128,8 @@ class RequestProtocol(H11Protocol):
             number = max_connections() if self.max_connections is None else self.max_connections
             _silent_connections[server_state] = SilentConnections(number, self.request_seconds)
         self._silent = _silent_connections[server_state]
+        self._passer = passing.find(server_state)
+        self._came_from_worker = self._is_new_call = False
         self._received_bytes = 0
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -135,9 +142,17 @@ class RequestProtocol(H11Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._silent.discard(self.transport)
+        self._answered()
         super().connection_lost(exc)
 
+    def take(self, received: bytes) -> None:
+        """Serve a connection that another worker passed, from these bytes on."""
+        self._came_from_worker = True
+        self.data_received(received)
+
     def data_received(self, data: bytes) -> None:
+        if self._passer is not None and self._pass(self._passer, data):
+            return
         self._received_bytes += len(data)
         if self._received_bytes > MAX_REQUEST_BYTES:
             self.transport.abort()
@@ -146,10 +161,44 @@ class RequestProtocol(H11Protocol):
             room = MAX_HEAD_BYTES - len(self.conn.trailing_data[0])
             super().data_received(data[:room])
             data = data[room:]
-        if data and not self.transport.is_closing() and self.transport.get_protocol() is self:
-            super().data_received(data)
+        if data and not self.transport.is_closing():
+            protocol = self.transport.get_protocol()
+            if protocol is self:
+                super().data_received(data)
+            else:
+                protocol.data_received(data)  # type: ignore[attr-defined]  # frames that came with the head
+
+    def _pass(self, passer: passing.Passer, data: bytes) -> bool:
+        """Pass the connection to the worker that its next request belongs to; return whether that was done."""
+        if self.conn.their_state is not h11.IDLE or self.conn.our_state is not h11.IDLE:
+            return False
+        begun, _ = self.conn.trailing_data
+        if b"\n" in begun:  # the first line came before
+            return False
+        received = begun + data
+        line, end, _ = received[:MAX_LINE_BYTES].partition(b"\n")
+        if not end:
+            return False
+        came_from_worker, self._came_from_worker = self._came_from_worker, False
+        if not came_from_worker and (worker := passer.choose(line)) is not None:
+            self._unset_keepalive_if_required()
+            if passer.pass_connection(worker, self.transport, received):
+                return True
+        if passing.is_new_call(line):
+            self._is_new_call = True
+            passer.answering += 1
+            passer.publish()
+        return False
+
+    def _answered(self) -> None:
+        """Note that a request for a new call is answered."""
+        if self._is_new_call and self._passer is not None:
+            self._is_new_call = False
+            self._passer.answering -= 1
+            self._passer.publish()
 
     def handle_websocket_upgrade(self, event: h11.Request) -> None:
+        self._answered()
         self._silent.discard(self.transport)
         super().handle_websocket_upgrade(event)
         media = self.transport.get_protocol()
@@ -157,6 +206,8 @@ class RequestProtocol(H11Protocol):
         if not media.handshake_initiated:  # websockets cannot read it, and uvicorn would never answer
             self.transport.write(_UNREADABLE)
             self.transport.close()
+        elif early := self.conn.trailing_data[0]:
+            media.data_received(early)
         self._silent.add(self.transport, lambda: not media.handshake_complete)
 
     def send_400_response(self, msg: str) -> None:
@@ -168,6 +219,7 @@ class RequestProtocol(H11Protocol):
 
     def on_response_complete(self) -> None:
         self._received_bytes = 0
+        self._answered()
         self._silent.add(self.transport, self._is_silent)
         super().on_response_complete()
 

@@ -25,6 +25,7 @@ from typing import Any
 
 import uvicorn
 
+from phoneagent.cli import passing
 from phoneagent.cli.target import Target
 from phoneagent.drain import INSIST_SECONDS, Server
 from phoneagent.errors import ConfigurationError, PhoneAgentError
@@ -59,10 +60,13 @@ class Job:
     """Options of `uvicorn.Config`."""
     log_config: dict[str, Any]
 
-    def run(self, app: PhoneApp, listening: socket.socket) -> None:
-        """Answer calls in this process until a signal has drained it."""
+    def run(self, app: PhoneApp, listening: socket.socket, shared: passing.Shared | None = None) -> None:
+        """Answer calls in this process until a signal has drained it.
+
+        With `shared` it is the worker `app.worker` of several, which pass connections to each other.
+        """
         config = uvicorn.Config(app, log_config=None, workers=1, **self.uvicorn)
-        PunctualServer(config, app, self.settings.drain_seconds).run(sockets=[listening])
+        PunctualServer(config, app, self.settings.drain_seconds, shared).run(sockets=[listening])
 
 
 class PunctualServer(Server):
@@ -74,11 +78,39 @@ class PunctualServer(Server):
 
     ends_process = True
 
-    async def startup(self, *args: Any, **options: Any) -> None:
-        await super().startup(*args, **options)
+    def __init__(
+        self, config: uvicorn.Config, app: PhoneApp, drain_seconds: float, shared: passing.Shared | None = None
+    ) -> None:
+        super().__init__(config, app, drain_seconds)
+        self._passer: passing.Passer | None = None
+        if shared is not None and app.worker is not None:
+            self._passer = passing.Passer(
+                shared, app.worker, carried=lambda: app.carried, draining=lambda: app.draining
+            )
+            passing.attach(self.server_state, self._passer)
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
         # What is there before the first call stays. A full collection need not look at it while callers wait.
         gc.collect()
         gc.freeze()
+        if self._passer is not None and self.started:
+            self._passer.open(self._make_protocol)
+
+    async def on_tick(self, counter: int) -> bool:
+        if self._passer is not None:
+            self._passer.publish()
+        return await super().on_tick(counter)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        if self._passer is not None:
+            self._passer.close()
+        await super().shutdown(sockets)
+
+    def _make_protocol(self) -> Any:
+        """Return the protocol of a connection, as uvicorn makes it for one that it accepts."""
+        make: Any = self.config.http_protocol_class
+        return make(config=self.config, server_state=self.server_state, app_state=self.lifespan.state)
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -91,13 +123,22 @@ class Workers:
     """The processes and their parent.
 
     Args:
-        start: returns a process that is ready to be started.
+        start: returns the process for the place of that number, ready to be started.
         count: the number of processes.
         drain_seconds: how long each process may take to drain, in seconds.
+        abandon: takes the number of a place whose process has ended.
     """
 
-    def __init__(self, start: Callable[[], SpawnProcess], count: int, drain_seconds: float) -> None:
+    def __init__(
+        self,
+        start: Callable[[int], SpawnProcess],
+        count: int,
+        drain_seconds: float,
+        *,
+        abandon: Callable[[int], None] = lambda number: None,
+    ) -> None:
         self._make = start
+        self._abandon = abandon
         self._slots = [_Slot() for _ in range(count)]
         self._drain_seconds = drain_seconds
         self._interrupted_at: float | None = None
@@ -125,21 +166,22 @@ class Workers:
 
     def _start(self) -> None:
         now = time.monotonic()
-        for slot in self._slots:
+        for number, slot in enumerate(self._slots):
             with _signals_held():  # in the parent until the slot has the process, in the child until it listens
                 if self._kill_at is None and slot.process is None and now >= slot.not_before:
-                    process = self._make()
+                    process = self._make(number)
                     process.start()
                     slot.process, slot.not_before = process, now + PAUSE_SECONDS
                     slot.starts += 1
 
     def _reap(self) -> None:
-        for slot in self._slots:
+        for number, slot in enumerate(self._slots):
             process = slot.process
             if process is None or process.is_alive():
                 continue
             process.join()
             slot.process = None
+            self._abandon(number)
             status = process.exitcode
             if self._kill_at is not None:
                 continue
@@ -194,25 +236,29 @@ def run(job: Job, listening: socket.socket, count: int) -> int:
         raise ConfigurationError([f"WEB_CONCURRENCY is {count}, but Windows supports one process only: set it to 1"])
     context = multiprocessing.get_context("spawn")
     resource_tracker.ensure_running()  # its start would unblock the signals that _start blocks
-    return Workers(
-        lambda: context.Process(target=_work, args=(job, listening)), count, job.settings.drain_seconds
-    ).run()
+    shared = passing.Shared(count, context)
+
+    def start(number: int) -> SpawnProcess:
+        return context.Process(target=_work, args=(job, listening, shared, number))
+
+    return Workers(start, count, job.settings.drain_seconds, abandon=shared.abandon).run()
 
 
-def _work(job: Job, listening: socket.socket) -> None:
-    """Run a worker."""
+def _work(job: Job, listening: socket.socket, shared: passing.Shared, number: int) -> None:
+    """Run the worker of that number."""
     logging.config.dictConfig(job.log_config)
     threading.Thread(target=_follow_parent, daemon=True).start()
     try:
         app = job.target.load()
         app.settings = job.settings  # the parent's, so that all workers agree even if .env has changed
+        app.worker = number
     except PhoneAgentError as error:
         log.error("%s", error)
         raise SystemExit(STARTUP_FAILURE) from None
     except Exception:  # the user's module may fail here although the parent imported it
         log.exception("the app cannot be imported")
         raise SystemExit(STARTUP_FAILURE) from None
-    job.run(app, listening)
+    job.run(app, listening, shared)
 
 
 def _follow_parent() -> None:

@@ -30,6 +30,11 @@ _MAC_BYTES = 32
 _TIME = struct.Struct(">Q")
 _HEAD_BYTES = _TIME.size + _NONCE_BYTES + 1
 _BEGINS, _RESUMES = b"b", b"r"
+_WORKER = b"@"
+"""Stands between the CallSid and the worker's number, if there is one."""
+
+MAX_TOKEN_CHARS = 200
+"""The maximum length of a token that is read without its signature. Ours have at most 130."""
 
 
 class Signatures:
@@ -78,23 +83,28 @@ class Ticket:
     resumes: bool
     nonce: str
     """A random value that makes the token unique."""
+    worker: int | None = None
+    """The number of the process that expects the call, None if processes have no numbers."""
 
 
 class MediaTokens:
     """Short-lived tokens that carry a call from its webhook to its media socket, across processes.
 
-    A token is URL-safe. It contains expiry, nonce, kind and CallSid, and an HMAC over them. The HMAC's key is derived
-    from the first auth token; keys of the other auth tokens are accepted too. `now` is in seconds since the epoch.
+    A token is URL-safe. It contains expiry, nonce, kind and CallSid, the number of the process that expects the call if
+    it has one, and an HMAC over them. The HMAC's key is derived from the first auth token; keys of the other auth
+    tokens are accepted too. `now` is in seconds since the epoch.
     """
 
     def __init__(self, auth_tokens: Sequence[str]) -> None:
         self._keys = [hmac.digest(each.encode(), b"phoneagent media token v2", hashlib.sha256) for each in auth_tokens]
         self._spent: dict[bytes, int] = {}
 
-    def issue(self, call_sid: str, now: float, *, resumes: bool = False) -> str:
-        """Return a token for the media socket of that call."""
+    def issue(self, call_sid: str, now: float, *, resumes: bool = False, worker: int | None = None) -> str:
+        """Return a token for the media socket of that call, which the process numbered `worker` expects."""
         kind = _RESUMES if resumes else _BEGINS
         body = _TIME.pack(int(now) + TOKEN_SECONDS) + secrets.token_bytes(_NONCE_BYTES) + kind + call_sid.encode()
+        if worker is not None:
+            body += _WORKER + str(worker).encode()
         return base64.urlsafe_b64encode(_mac(self._keys[0], body) + body).decode().rstrip("=")
 
     def redeem(self, token: str, now: float) -> Ticket:
@@ -104,10 +114,9 @@ class MediaTokens:
             RequestRefused: the token is not ours, was altered, has expired, or was already used in this process.
         """
         try:
-            raw = base64.b64decode(token + "=" * (-len(token) % 4), altchars=b"-_", validate=True)
+            mac, body = _split(token)
         except (binascii.Error, ValueError):
             raise RequestRefused("a media token is not one of ours") from None
-        mac, body = raw[:_MAC_BYTES], raw[_MAC_BYTES:]
         genuine = any(hmac.compare_digest(mac, _mac(key, body)) for key in self._keys)
         if len(body) <= _HEAD_BYTES or not genuine:
             raise RequestRefused("a media token is not one of ours")
@@ -120,7 +129,37 @@ class MediaTokens:
         self._spent = {old: until for old, until in self._spent.items() if until >= now}
         self._spent[nonce] = expires
         kind = body[_HEAD_BYTES - 1 : _HEAD_BYTES]
-        return Ticket(body[_HEAD_BYTES:].decode("utf-8", "replace"), kind == _RESUMES, nonce.hex())
+        call_sid, worker = _tell_apart(body)
+        return Ticket(call_sid.decode("utf-8", "replace"), kind == _RESUMES, nonce.hex(), worker)
+
+
+def worker_of(token: str) -> int | None:
+    """Return the number of the process that expects a token's call, None if the token names none.
+
+    The signature is not checked. So this may choose the process that checks it, and nothing else.
+    """
+    if len(token) > MAX_TOKEN_CHARS:
+        return None
+    try:
+        return _tell_apart(_split(token)[1])[1]
+    except (binascii.Error, ValueError):
+        return None
+
+
+def _split(token: str) -> tuple[bytes, bytes]:
+    """Return the HMAC and the body of a token.
+
+    Raises:
+        ValueError: it is not base64.
+    """
+    raw = base64.b64decode(token + "=" * (-len(token) % 4), altchars=b"-_", validate=True)
+    return raw[:_MAC_BYTES], raw[_MAC_BYTES:]
+
+
+def _tell_apart(body: bytes) -> tuple[bytes, int | None]:
+    """Return the CallSid in a token's body, and the number of the process that expects the call."""
+    call_sid, _, number = body[_HEAD_BYTES:].partition(_WORKER)
+    return call_sid, int(number) if number.isdigit() and len(number) < 5 else None
 
 
 def _tail(params: Mapping[str, Any]) -> str:

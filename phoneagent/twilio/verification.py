@@ -57,9 +57,12 @@ class Verifier:
         public = f"{scheme}://{self._host}{self._public.path}{path}"
         return f"{public}?{urlencode(sorted(query.items()), quote_via=quote)}" if query else public
 
-    def media_url(self, path: str, call_sid: str, *, resumes: bool = False) -> str:
-        """Return the URL of a media socket for that call. It can be used once."""
-        return self.url(path + self._tokens.issue(call_sid, time.time(), resumes=resumes), scheme="wss")
+    def media_url(self, path: str, call_sid: str, *, resumes: bool = False, worker: int | None = None) -> str:
+        """Return the URL of a media socket for that call, which the process numbered `worker` expects.
+
+        It can be used once.
+        """
+        return self.url(path + self._tokens.issue(call_sid, time.time(), resumes=resumes, worker=worker), scheme="wss")
 
     async def webhook(self, request: Request, path: str) -> ImmutableMultiDict[str, str]:
         """Return the parameters of a webhook that Twilio signed for our account, including those of the query.

@@ -99,7 +99,7 @@ def test_the_example_as_it_is_counts_as_nothing_set(project: Path, monkeypatch: 
     monkeypatch.setenv("PHONEAGENT_ENV_FILE", str(project / ".env.example"))
     with pytest.raises(ConfigurationError) as raised:
         load()
-    assert [problem.split(": ")[0] for problem in raised.value.problems] == [f"{name} is missing" for name in SETTINGS]
+    assert [problem.split(": ")[0] for problem in raised.value.problems] == [f"{name} is empty" for name in SETTINGS]
 
 
 @pytest.fixture

@@ -98,10 +98,13 @@ class World:
         return await asyncio.wait_for(self.process.wait(), seconds)
 
     @asynccontextmanager
-    async def call(self) -> AsyncIterator[Line]:
+    async def call(self, port: int = 0) -> AsyncIterator[Line]:
         """A call that was greeted, and goes on."""
         phone = Phone(
-            f"http://127.0.0.1:{self.port}/twilio/voice", auth_token=TOKEN, public_url=PUBLIC, account_sid=ACCOUNT
+            f"http://127.0.0.1:{port or self.port}/twilio/voice",
+            auth_token=TOKEN,
+            public_url=PUBLIC,
+            account_sid=ACCOUNT,
         )
         async with phone.dial() as line:
             await line.wait_for_silence(ms=100)
@@ -165,6 +168,46 @@ async def test_a_call_of_each(world: World) -> None:
             seen.add(world.worker_of(line))
     process.terminate()
     assert await world.ended() == 0
+
+
+async def test_calls_are_spread_and_each_has_the_session_that_was_opened_ahead(world: World) -> None:
+    """The phone waits with each media socket until the model has a session for it."""
+    process = await world.start()
+    await served(world)
+    gate = await asyncio.start_server(Gate(world).pass_on, "127.0.0.1", 0)
+    async with gate, asyncio.timeout(60), AsyncExitStack() as calls:
+        port = gate.sockets[0].getsockname()[1]
+        lines = await asyncio.gather(*(calls.enter_async_context(world.call(port)) for _ in range(8)))
+        carried = [world.worker_of(line) for line in lines]
+        assert sorted(carried.count(pid) for pid in set(carried)) in ([3, 5], [4, 4])
+        assert len(world.model.sessions) == 8
+    process.terminate()
+    assert await world.ended() == 0
+    assert "Traceback" not in world.log
+
+
+class Gate:
+    """A proxy before the server. A media socket gets through once the model has a session for each that came."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+        self._sockets = 0
+
+    async def pass_on(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        first = await reader.read(65536)
+        if first.startswith(b"GET /twilio/media/"):
+            self._sockets += 1
+            number = self._sockets
+            await self._world.until(lambda: len(self._world.model.sessions) >= number)
+        back, forth = await asyncio.open_connection("127.0.0.1", self._world.port)
+        forth.write(first)
+        await asyncio.gather(self._pump(reader, forth), self._pump(back, writer))
+
+    async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with suppress(ConnectionError):
+            while part := await reader.read(65536):
+                writer.write(part)
+        writer.close()
 
 
 async def test_ctrl_c_in_a_terminal_and_once_more(world: World) -> None:
@@ -276,7 +319,7 @@ def test_one_that_does_not_end_is_killed() -> None:
     """It holds its signals back for ever, as a program that hangs at its start does."""
     context = multiprocessing.get_context("spawn")
     resource_tracker.ensure_running()
-    workers = Workers(lambda: context.Process(target=time.sleep, args=(3600,)), 2, -GRACE_SECONDS)
+    workers = Workers(lambda number: context.Process(target=time.sleep, args=(3600,)), 2, -GRACE_SECONDS)
 
     def interrupt() -> None:
         while len(workers._live()) < 2:

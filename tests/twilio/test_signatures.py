@@ -9,7 +9,7 @@ from starlette.datastructures import ImmutableMultiDict
 from twilio.request_validator import RequestValidator
 
 from phoneagent import RequestRefused
-from phoneagent.twilio.signatures import MAX_SIGNED_CHARS, TOKEN_SECONDS, MediaTokens, Signatures
+from phoneagent.twilio.signatures import MAX_SIGNED_CHARS, TOKEN_SECONDS, MediaTokens, Signatures, worker_of
 
 # Twilio's published examples, with the auth token "12345".
 PARAMS = {
@@ -124,3 +124,17 @@ def test_spent_tokens_are_forgotten_when_they_are_too_old_anyway() -> None:
     for now in range(0, 10 * TOKEN_SECONDS, TOKEN_SECONDS // 2):
         tokens.redeem(tokens.issue("CA123", now), now)
     assert len(tokens._spent) <= 4
+
+
+@pytest.mark.parametrize("worker", [None, 0, 1, 31])
+def test_a_token_names_the_process_that_expects_its_call(worker: int | None) -> None:
+    tokens = MediaTokens(["secret-token"])
+    token = tokens.issue("CA123", 1000, worker=worker)
+    assert worker_of(token) == worker
+    ticket = tokens.redeem(token, 1000)
+    assert (ticket.call_sid, ticket.worker) == ("CA123", worker)
+
+
+@pytest.mark.parametrize("token", ["", "A", "é", "a b", "=" * 9, "A" * 150, "A" * 100_000])
+def test_nonsense_names_no_process(token: str) -> None:
+    assert worker_of(token) is None
