@@ -72,7 +72,7 @@ class Bridge:
         self._policy = policy
         self.requests: deque[Request] = deque()
         """What the shell is to do, oldest first; `reporter.events` has what it is to report."""
-        self._end: EndCall | None = None
+        self.ended: EndCall | None = None  # how; nothing more is sent then
         self.stream_sid: str | None = None
         """The media stream; None before it has started."""
         self.clock = CallClock()
@@ -107,7 +107,7 @@ class Bridge:
 
     def take_for_caller(self, now: float, limit: int) -> list[carrier.ToCarrier]:
         """Return the next messages to write to the caller's socket; they count as written at `now`."""
-        if self.stream_sid is None or self._end is not None:
+        if self.stream_sid is None or self.ended is not None:
             return []
         messages = self.playback.take(now, limit)
         if self.reporter.awaits_answer and any(type(each) is carrier.Audio for each in messages):
@@ -116,7 +116,7 @@ class Bridge:
 
     def take_for_model(self, now: float, limit: int) -> list[realtime.ToModel]:
         """Return the next events to write to the model's socket; they count as written at `now`."""
-        if not self.conversation.connected or self._end is not None:
+        if not self.conversation.connected or self.ended is not None:
             return []
         outbox = self.conversation.outbox
         events = [outbox.popleft() for _ in range(min(limit, len(outbox)))]
@@ -136,7 +136,7 @@ class Bridge:
 
     def receive_from_caller(self, message: carrier.FromCarrier, now: float) -> bool:
         """Take a message of the carrier. Returns False if no timer moved, and nothing but audio for the model came."""
-        if self._end is not None:
+        if self.ended is not None:
             return True
         match message:
             case carrier.AudioIn(payload=payload, at_ms=at_ms):
@@ -181,7 +181,7 @@ class Bridge:
         """There is no session, or none any more. Returns whether to look for another one; else the call ends."""
         since = self.responses.waiting_since
         waiting_since = None if since is None else max(since, self.playback.dry_at)
-        if self._end is not None or self.closing.active or not self.renewal.worthwhile(now, waiting_since):
+        if self.ended is not None or self.closing.active or not self.renewal.worthwhile(now, waiting_since):
             self.model_lost(now, reason)
             return False
         if self.conversation.connected:
@@ -192,7 +192,7 @@ class Bridge:
 
     def model_lost(self, now: float, reason: str) -> None:
         """The session is gone or never came: the caller hears an apology, and the call ends."""
-        if self._end is not None:
+        if self.ended is not None:
             return
         self.conversation.disconnect()
         self.renewal.stop()
@@ -207,7 +207,7 @@ class Bridge:
 
     def receive_from_model(self, event: realtime.FromModel, now: float) -> bool:
         """Take a server event. Returns False if it only brought audio for the caller and moved no timer."""
-        if not self.conversation.connected or self._end is not None:
+        if not self.conversation.connected or self.ended is not None:
             return True
         if isinstance(event, realtime.AudioDelta) and (event.response_id, event.item_id) == self.signs.known:
             self._audio(event, now)
@@ -218,7 +218,7 @@ class Bridge:
         return True
 
     def _receive(self, event: realtime.FromModel, now: float) -> None:
-        if not self.conversation.connected or self._end is not None:
+        if not self.conversation.connected or self.ended is not None:
             return
         if not isinstance(event, realtime.Unknown) or event.type.startswith("response."):
             self.conversation.alive(now)
@@ -310,7 +310,7 @@ class Bridge:
 
         With `goodbye`, the model is asked for one, unless the response that called the tool said something.
         """
-        if self.closing.active or self._end is not None:
+        if self.closing.active or self.ended is not None:
             return
         wanted = goodbye and self.conversation.connected and not self.conversation.parted
         self._close(now, "agent", reason, goodbye=wanted)
@@ -363,7 +363,7 @@ class Bridge:
 
     def _act(self, verdict: Verdict | None, now: float) -> None:
         """Do what a part has found to be necessary."""
-        if verdict is None or self._end is not None:
+        if verdict is None or self.ended is not None:
             return
         match verdict.kind:
             case "trouble":
@@ -396,7 +396,7 @@ class Bridge:
 
     def move_on(self, now: float) -> None:
         """Do what has become possible: interrupt, ask for the response that is wanted, or hang up."""
-        if self._end is not None or self.stream_sid is None:
+        if self.ended is not None or self.stream_sid is None:
             return
         if self.interruptions.decide(now, agents_turn=self.floor() in (Floor.AGENT, Floor.THINKING)):
             self._interrupt(now)
@@ -414,15 +414,15 @@ class Bridge:
         self, now: float, by: EndedBy | None = "line", reason: str = "the media socket closed without a stop"
     ) -> None:
         """End the call at once, or (`by` None) only our part of it. The first end counts."""
-        if self._end is not None:
+        if self.ended is not None:
             return
         pending = self._pending(now, waits=self.floor() in (Floor.AGENT, Floor.THINKING))
         step = self.closing.step_after(by, self.stream_sid or "", pending)
         self.dialogue.items_over(self.playback.cut(now), now)
         self.budget.close(now)
         self.conversation.end()
-        self._end = EndCall(by, reason, step)
-        self.requests.append(self._end)
+        self.ended = EndCall(by, reason, step)
+        self.requests.append(self.ended)
         if by is None:
             self.reporter.handed_over(reason, now)
             return
@@ -432,7 +432,7 @@ class Bridge:
 
     def get_timer(self) -> float | None:
         """Return when `handle_timer` is due, in seconds of `now`; None for never."""
-        if self._end is not None or self.stream_sid is None:
+        if self.ended is not None or self.stream_sid is None:
             return None
         times = (part.get_timer() for part in (*self._timed, *self._timed_last))
         return min((time for time in times if time is not None), default=None)
@@ -444,6 +444,6 @@ class Bridge:
         for event in self.signs.overdue(now):
             self._receive(event, now)
         for part in self._timed:
-            if self._end is None:
+            if self.ended is None:
                 self._act(part.handle_timer(now), now)
         self.move_on(now)

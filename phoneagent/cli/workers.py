@@ -91,11 +91,12 @@ class PunctualServer(Server):
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
+        if self._passer is not None and self.started:
+            self._passer.open(self._make_protocol)
+            log.info("worker %d takes calls", os.getpid())
         # What is there before the first call stays. A full collection need not look at it while callers wait.
         gc.collect()
         gc.freeze()
-        if self._passer is not None and self.started:
-            self._passer.open(self._make_protocol)
 
     async def on_tick(self, counter: int) -> bool:
         if self._passer is not None:
@@ -268,6 +269,11 @@ def _follow_parent() -> None:
         parent.join()
         log.warning("the parent process is gone: this worker drains and ends")
         os.kill(os.getpid(), signal.SIGTERM)
+
+
+def hold_signals() -> None:
+    """Hold signals back until this process can handle them, as `run` and `Job.run` soon can."""
+    _mask("SIG_BLOCK", *_SIGNALS)
 
 
 @contextmanager

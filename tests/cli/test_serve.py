@@ -23,7 +23,7 @@ from tests.cli.conftest import AGENT, SETTINGS, run
 class _Server:
     made: list[tuple[Any, Any, float]]
 
-    def __init__(self, config: Any, app: Any, drain_seconds: float) -> None:
+    def __init__(self, config: Any, app: Any, drain_seconds: float, shared: Any = None) -> None:
         self.made.append((config, app, drain_seconds))
 
     def run(self, sockets: Any) -> None:

@@ -173,7 +173,7 @@ async def test_a_call_of_each(world: World) -> None:
 async def test_calls_are_spread_and_each_has_the_session_that_was_opened_ahead(world: World) -> None:
     """The phone waits with each media socket until the model has a session for it."""
     process = await world.start()
-    await served(world)
+    await world.until(lambda: world.log.count("takes calls") == 2)
     gate = await asyncio.start_server(Gate(world).pass_on, "127.0.0.1", 0)
     async with gate, asyncio.timeout(60), AsyncExitStack() as calls:
         port = gate.sockets[0].getsockname()[1]

@@ -52,4 +52,4 @@ def test_twilios_codec_writes_every_message_to_a_carrier() -> None:
     made = [Audio("AAAA"), SendMark("1.1"), Clear()]
     assert {type(message) for message in made} == set(get_args(carrier.ToCarrier))
     texts = [MediaStream("MZ1").encode(message) for message in made]
-    assert all('"streamSid":"MZ1"' in text for text in texts)
+    assert all(b'"streamSid":"MZ1"' in text for text in texts)
