@@ -107,7 +107,7 @@ def serve(
     limits.raise_max_files()  # workers inherit it
     _tell_faults(app)
     with listening:
-        workers.hold_signals()  # from here on the process looks as if it served
+        workers.hold_signals(loaded.web_concurrency)  # from here on the process looks as if it served
         _announce(_url(address, options["port"]), loaded)
         job = workers.Job(found, loaded, options, logs)
         if loaded.web_concurrency == 1:

@@ -236,7 +236,6 @@ def run(job: Job, listening: socket.socket, count: int) -> int:
     if not hasattr(signal, "pthread_sigmask"):
         raise ConfigurationError([f"WEB_CONCURRENCY is {count}, but Windows supports one process only: set it to 1"])
     context = multiprocessing.get_context("spawn")
-    resource_tracker.ensure_running()  # its start would unblock the signals that _start blocks
     shared = passing.Shared(count, context)
 
     def start(number: int) -> SpawnProcess:
@@ -271,8 +270,10 @@ def _follow_parent() -> None:
         os.kill(os.getpid(), signal.SIGTERM)
 
 
-def hold_signals() -> None:
+def hold_signals(processes: int) -> None:
     """Hold signals back until this process can handle them, as `run` and `Job.run` soon can."""
+    if processes > 1:
+        resource_tracker.ensure_running()  # its start would release them
     _mask("SIG_BLOCK", *_SIGNALS)
 
 
