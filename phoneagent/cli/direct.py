@@ -112,10 +112,20 @@ class DirectProtocol(MediaProtocol):
                 try:
                     text = piece.decode()
                 except UnicodeDecodeError:
-                    self.curr_msg_data_type, self.frames = "text", [piece]
-                    self.send_receive_event_to_app()  # which closes the socket for it
+                    self.refuse_text()
                 else:
                     direct.take(text)
+        if self._frames.more:
+            self.transport.pause_reading()
+            self.loop.call_soon(self._go_on)
+
+    def _go_on(self) -> None:
+        """Read on after other connections had their turn."""
+        if self.transport.is_closing():
+            return
+        if self._direct.take is not None or not self.read_paused:  # uvicorn may wait for the app
+            self.transport.resume_reading()
+        self.data_received(b"")
 
     def pause_writing(self) -> None:
         super().pause_writing()

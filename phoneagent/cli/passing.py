@@ -17,6 +17,7 @@ import os
 import socket
 import struct
 import sys
+import time
 from collections.abc import Callable
 from multiprocessing.context import SpawnContext
 from typing import Any, Protocol
@@ -41,6 +42,9 @@ MAX_TAKEN = 16
 
 MAX_DESCRIPTORS = 16
 """The room for descriptors in a datagram. There is one; macOS would leak those that find no room."""
+
+MAX_SILENT_SECONDS = 1.0
+"""A worker that has not told its number of calls for this long is held up, by a tool that blocks for example."""
 
 BUFFER_BYTES = 512 * 1024
 """The size of the sockets' buffers. The default of macOS takes no datagram over 2 KiB."""
@@ -79,6 +83,8 @@ class Shared:
             self.outboxes.append(pair[1])
         self.loads = context.RawArray("i", [ABSENT] * count)
         """The number of calls of each worker, or DRAINING or ABSENT."""
+        self.seen = context.RawArray("d", count)
+        """When each worker last told its number of calls, on the system's monotonic clock."""
         self.sent = context.RawArray("Q", count * count)
         """How many connections each worker has sent to each, see `_cell`."""
         self.taken = context.RawArray("Q", count * count)
@@ -105,8 +111,10 @@ class Shared:
         return own if own < 0 else own + sum(self.under_way(sender, worker) for sender in range(self.count))
 
     def least_loaded(self) -> int | None:
-        """Return the worker with the fewest calls, None if all are draining or absent."""
-        loads = [(load, worker) for worker in range(self.count) if (load := self.load(worker)) >= 0]
+        """Return the worker with the fewest calls, None if all are draining or absent, or held up."""
+        since = time.monotonic() - MAX_SILENT_SECONDS
+        live = [worker for worker in range(self.count) if self.seen[worker] >= since]
+        loads = [(load, worker) for worker in live if (load := self.load(worker)) >= 0]
         return min(loads)[1] if loads else None
 
     def abandon(self, worker: int) -> None:
@@ -191,6 +199,7 @@ class Passer:
         if self._make is None:
             return
         self._shared.loads[self._number] = DRAINING if self._draining() else self._carried() + self.answering
+        self._shared.seen[self._number] = time.monotonic()
         waiting = []
         for worker, number, descriptor in self._kept:
             if self._shared.taken[self._shared.cell(self._number, worker)] >= number:

@@ -241,7 +241,10 @@ def run(job: Job, listening: socket.socket, count: int) -> int:
     def start(number: int) -> SpawnProcess:
         return context.Process(target=_work, args=(job, listening, shared, number))
 
-    return Workers(start, count, job.settings.drain_seconds, abandon=shared.abandon).run()
+    try:
+        return Workers(start, count, job.settings.drain_seconds, abandon=shared.abandon).run()
+    finally:
+        shared.close()
 
 
 def _work(job: Job, listening: socket.socket, shared: passing.Shared, number: int) -> None:

@@ -96,17 +96,39 @@ class DirectConnection(LivingConnection):
                 super().data_received(piece)
             elif self.protocol.state is OPEN:  # after a close or an error nothing more counts
                 self._take(piece)
+        if self._frames.more:
+            self.transport.pause_reading()
+            self.loop.call_soon(self._go_on)
 
     def process_event(self, event: Event) -> None:
         if self.response is None or not isinstance(event, Frame) or event.opcode not in DATA_OPCODES:
             super().process_event(event)
             if isinstance(event, Frame) and event.opcode is Opcode.CLOSE:
-                self.transport.close()  # the close is answered; a server that does not hang up must not hold a call up
+                self._leave()  # the close is answered; a server that does not hang up must not hold a call up
             return
         self._parts.append(bytes(event.data))
         if event.fin:
             message, self._parts = b"".join(self._parts), []
             self._take(message)
+
+    def _go_on(self) -> None:
+        """Read on after other connections had their turn."""
+        if self.transport.is_closing():
+            return
+        if not self._full:
+            self.transport.resume_reading()
+        self.data_received(b"")
+
+    def eof_received(self) -> None:
+        super().eof_received()
+        self._leave()
+
+    def _leave(self) -> None:
+        """Drop a connection that the server has ended. What it does not read is not waited for."""
+        if self.paused:
+            self.transport.abort()
+        else:
+            self.transport.close()
 
     def _keep(self, message: bytes) -> None:
         self._waiting.append(message)

@@ -22,6 +22,9 @@ except ImportError:  # its C extension is optional
 MAX_PLAIN_BYTES = 0xFFFF
 """The maximum size of a frame that is unpacked here. The library gets a longer one as it comes, without a copy."""
 
+MAX_PIECES = 64
+"""How much is read of one connection before others have their turn: a flood of tiny frames must not hold them up."""
+
 _PLAIN_TEXT = 0x81
 """The first byte of a text message that is one frame: FIN, no reserved bit, opcode 1."""
 
@@ -49,11 +52,17 @@ class FrameReader:
         """How many bytes must be held before the frame that they begin can be read on."""
         self._left = 0
         """How many bytes of the present frame the library is still to get."""
+        self.more = False
+        """Whether whole frames may be left, which `feed(b"")` returns."""
         self._fragmented = False
         """Whether the library is inside a message of several frames; no plain message may come then."""
 
     def feed(self, data: bytes) -> list[tuple[bool, bytes]]:
-        """Return what came, in order: (True, the text of a plain message) or (False, bytes for the library)."""
+        """Return what came, in order: (True, the text of a plain message) or (False, bytes for the library).
+
+        After MAX_PIECES it is the turn of other connections; see `more`.
+        """
+        self.more = False
         if self._held:
             self._held += data
             if len(self._held) < self._held_until:
@@ -63,6 +72,9 @@ class FrameReader:
         pieces: list[tuple[bool, bytes]] = []
         start, end = 0, len(data)
         while start < end:
+            if len(pieces) >= MAX_PIECES:
+                self.more = True
+                return self._hold(data, start, 0, pieces)
             if self._left:
                 stop = min(start + self._left, end)
                 self._left -= stop - start

@@ -17,6 +17,7 @@ from websockets.frames import Frame, Opcode
 from phoneagent.cli import direct, limits
 from phoneagent.cli.serve import MEDIA_SOCKETS
 from phoneagent.protocol.carrier import Clear
+from phoneagent.protocol.frames import MAX_PIECES
 from phoneagent.protocol.mediastream import MAX_MESSAGE_BYTES
 from phoneagent.twilio.socket import TwilioSocket
 from tests.cli.test_limits import HANDSHAKE, Stranger, served, until
@@ -271,6 +272,19 @@ async def test_a_flood_of_pings_whose_answers_are_not_read_is_cut_off(
         await peer.write_until_it_breaks(ping)
         await until(app.ended.is_set)
         assert app.taken == ["first"]
+
+
+async def test_a_flood_of_tiny_messages_leaves_others_their_turn() -> None:
+    async with talking("direct") as (app, peer):
+        peer.writer.write(frame("") * 20_000 + frame("last"))
+        steps, known = [], len(app.taken)
+        async with asyncio.timeout(20):
+            while app.taken[-1] != "last":
+                await asyncio.sleep(0)
+                steps.append(len(app.taken) - known)
+                known = len(app.taken)
+        assert len(app.taken) == 20_002
+        assert max(steps) <= 2 * MAX_PIECES
 
 
 async def test_messages_that_come_after_the_app_has_closed_are_of_no_account(kind: str) -> None:

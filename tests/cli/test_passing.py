@@ -10,6 +10,7 @@ import signal
 import socket
 import struct
 import sys
+import time
 import zlib
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, suppress
@@ -21,7 +22,7 @@ import uvicorn
 
 from phoneagent.cli import passing
 from phoneagent.cli.limits import RequestProtocol
-from phoneagent.cli.passing import ABSENT, DRAINING, MAX_PASSED_BYTES, MAX_UNDER_WAY, Passer, Shared
+from phoneagent.cli.passing import ABSENT, DRAINING, MAX_PASSED_BYTES, MAX_SILENT_SECONDS, MAX_UNDER_WAY, Passer, Shared
 from phoneagent.cli.serve import UVICORN
 from phoneagent.cli.workers import PunctualServer
 from phoneagent.twilio.signatures import MediaTokens
@@ -506,3 +507,13 @@ async def test_a_descriptor_is_kept_until_the_other_has_it(shared: Shared) -> No
 async def test_without_shared_sockets_nothing_is_passed(tmp_path: Path) -> None:
     config = uvicorn.Config(App(0), log_config=None, **UVICORN)
     assert passing.find(PunctualServer(config, App(0), 1).server_state) is None  # type: ignore[arg-type]
+
+
+def test_a_worker_that_is_held_up_gets_no_new_call() -> None:
+    shared = Shared(2, multiprocessing.get_context("spawn"))
+    shared.loads[:] = [0, 3]
+    shared.seen[:] = [time.monotonic() - 2 * MAX_SILENT_SECONDS, time.monotonic()]
+    assert shared.least_loaded() == 1
+    shared.seen[0] = time.monotonic()
+    assert shared.least_loaded() == 0
+    shared.close()

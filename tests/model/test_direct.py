@@ -16,6 +16,7 @@ from websockets.frames import Frame, Opcode
 
 from phoneagent.model import direct
 from phoneagent.model.direct import MAX_WAITING, DirectConnection
+from phoneagent.protocol.frames import MAX_PIECES
 
 pytestmark = pytest.mark.anyio
 MAX_BYTES = 100_000
@@ -257,6 +258,54 @@ async def test_a_flood_of_pings_whose_answers_are_not_read_is_cut_off(monkeypatc
     async with connected(floods) as connection:
         closed = await Reader(connection).end()
         assert closed.rcvd is None
+
+
+async def test_a_flood_of_tiny_messages_leaves_others_their_turn() -> None:
+    async def floods(server: Server) -> None:
+        await server.write(await server.handshake())
+        await server.frame()
+        await server.write(frame(b"") * 20_000 + frame(b"last"))
+        await server.reader.read()
+
+    async with connected(floods) as connection:
+        reader = Reader(connection)
+        await asyncio.sleep(0)
+        connection.write([b"go"])
+        steps, known = [], 0
+        async with asyncio.timeout(20):
+            while not reader.taken or reader.taken[-1] != b"last":
+                await asyncio.sleep(0)
+                steps.append(len(reader.taken) - known)
+                known = len(reader.taken)
+        assert len(reader.taken) == 20_001
+        assert max(steps) <= 2 * MAX_PIECES
+        reader.task.cancel()
+
+
+@pytest.mark.parametrize("end", ["close", "eof"])
+async def test_a_server_that_ends_is_not_waited_for_although_it_has_not_read(end: str) -> None:
+    over = asyncio.Event()
+
+    async def ends(server: Server) -> None:
+        await server.write(await server.handshake())
+        server.writer.transport.pause_reading()
+        await full.wait()
+        if end == "close":
+            await server.write(frame(b"\x03\xe8", Opcode.CLOSE))
+        else:
+            server.writer.write_eof()
+        await over.wait()
+
+    full = asyncio.Event()
+    async with connected(ends) as connection:
+        reader = Reader(connection)
+        async with asyncio.timeout(10):
+            while connection.writable:
+                connection.write([bytes(100_000)])
+                await asyncio.sleep(0)
+        full.set()
+        await reader.end()
+        over.set()
 
 
 BAD = {

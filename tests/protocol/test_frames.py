@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from websockets.frames import Frame, Opcode
 
 from phoneagent.protocol import frames
-from phoneagent.protocol.frames import MAX_PLAIN_BYTES, FrameReader, Masks, text_frame
+from phoneagent.protocol.frames import MAX_PIECES, MAX_PLAIN_BYTES, FrameReader, Masks, text_frame
 
 TEXT = b'{"event": "media"}'
 
@@ -119,6 +119,19 @@ def test_however_a_stream_is_cut_it_gives_the_same_and_loses_nothing(
     assert joined(pieces) == whole
     again = b"".join(wire(piece) if plain else piece for plain, piece in whole)
     assert again == stream
+
+
+def test_after_many_pieces_it_is_the_turn_of_others() -> None:
+    made, number = reader(), 2 * MAX_PIECES + 10
+    stream = b"".join(wire(b"%d" % each) for each in range(number))
+    pieces = made.feed(stream[:-3])
+    assert (len(pieces), made.more) == (MAX_PIECES, True)
+    pieces += made.feed(stream[-3:])  # more may come in between
+    assert (len(pieces), made.more) == (2 * MAX_PIECES, True)
+    pieces += made.feed(b"")
+    assert pieces == [(True, b"%d" % each) for each in range(number)]
+    assert not made.more
+    assert made.feed(b"") == []
 
 
 def test_an_empty_read_gives_nothing() -> None:
