@@ -37,6 +37,9 @@ FILL_MS = 100
 COMMIT_SECONDS = 1.0
 """How long after the end of speech its turn may take to be committed; until then the server may answer by itself."""
 
+SLACK_BYTES = 500 * BYTES_PER_MS
+"""Old audio is dropped in pieces of this length: with each frame, all the rest would have to move."""
+
 NOTICED_BYTES = 300 * BYTES_PER_MS
 """The latest audio that tells whether the caller has just begun to speak."""
 
@@ -158,7 +161,7 @@ class CallerAudio:
         if self.unsettled:
             self.unsettled = False
             self.forget_given()
-        elif len(self._given) > KEPT_BYTES:
+        elif len(self._given) > KEPT_BYTES + SLACK_BYTES:
             del self._given[:-KEPT_BYTES]
 
     def get_timer(self) -> float | None:
@@ -201,7 +204,7 @@ class CallerAudio:
             taken.append(AudioAppend(payload))
             self._held -= size
             self.sent_bytes += size
-        if len(given) > MAX_HELD_BYTES:
+        if len(given) > MAX_HELD_BYTES + SLACK_BYTES:
             del given[:-MAX_HELD_BYTES]
         return taken
 
@@ -247,8 +250,9 @@ class CallerAudio:
         if any(isinstance(message, AudioAppend) for message in waiting):
             self.forget_given()  # user code has marked a turn meanwhile: it waits there, whole
         self.replayed = self.again
-        for end in range(len(self._given), 0, -FRAME_BYTES):  # the latest piece first
-            piece = self._given[max(0, end - FRAME_BYTES) : end]
+        given = self._given[-MAX_HELD_BYTES:]
+        for end in range(len(given), 0, -FRAME_BYTES):  # the latest piece first
+            piece = given[max(0, end - FRAME_BYTES) : end]
             self._queue.appendleft((base64.b64encode(piece).decode(), len(piece)))
             self._held += len(piece)
         self.forget_given()

@@ -483,6 +483,7 @@ def test_of_older_silence_a_server_that_speaks_has_said_enough(audio: CallerAudi
         audio.frame(ulaw(1000, number), 1000 * number, number)
         taken(audio)
     audio.settled()  # it speaks, and has reported no speech
+    audio.settled()
     audio.new_session()
     audio.replay(())
     assert taken(audio) == bytes([3]) * 8000 + bytes([4]) * 8000
