@@ -293,9 +293,11 @@ class Conversation:
 
         The error of a response that was created may name the request that created it.
         """
+        if (failure.code or "").startswith(_REQUESTS):
+            return True
         if failure.event_id is not None and _OUR_EVENT.fullmatch(failure.event_id):
             return failure.event_id != self.responses.latest_request
-        return (failure.code or "").startswith(_REQUESTS) or (failure.param or "").startswith(_PARAMETERS)
+        return (failure.param or "").startswith(_PARAMETERS)
 
     def _function_call(self, item: Item, response_id: str | None, now: float) -> None:
         call = self.tools.begin(item, self.signs.number(response_id), now)

@@ -521,3 +521,15 @@ def test_an_answer_that_neither_side_has_cut_off_is_continued(rig: Rig) -> None:
     rig.wait(0.5)
     rig.hear()
     assert rig.media_ms() == 400
+
+
+def test_a_create_that_was_refused_beside_the_servers_own_response_does_not_end_that_one(rig: Rig) -> None:
+    rig.say()
+    rig.turn()
+    rig.created("vad", ours=False)
+    rig.error("conversation_already_has_active_response", "create_1")
+    rig.wait(2.0)  # the server's own thinks before it speaks
+    assert len(rig.creates) == 1
+    rig.audio(response="vad")
+    rig.done("vad")
+    assert len(rig.creates) == 2
