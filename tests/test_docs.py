@@ -299,13 +299,18 @@ def test_every_agent_of_its_page_answers_a_call() -> None:
 
 @pytest.mark.anyio
 async def test_the_agent_of_each_section_answers_a_call(user: Path) -> None:
-    """The calls run all at once, because most of their time is speech."""
-    calls = {}
+    """A few calls run at a time, because most of their time is speech, and a busy machine has few databases at once."""
+    calls, few = {}, asyncio.Semaphore(4)
+
+    async def played(names: dict[str, Any], expected: Conversation, database: str) -> None:
+        async with few:
+            await call(names, expected, database)
+
     for page, section in CALLS:
         sections = list(dict.fromkeys(block.section for block in PYTHON[page]))
         until = sections[: sections.index(section) + 1]
         names = run_blocks([block for block in PYTHON[page] if block.section in until], user)
-        calls[section] = call(names, CALLS[page, section], f"sqlite:///{section}.db")
+        calls[section] = played(names, CALLS[page, section], f"sqlite:///{section}.db")
     outcomes = await asyncio.gather(*calls.values(), return_exceptions=True)
     assert {section: outcome for section, outcome in zip(calls, outcomes, strict=True) if outcome is not None} == {}
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import inspect
 import json
 import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -98,7 +99,7 @@ class Agent:
         self._check_functions()
         for each in self.tools:
             if not isinstance(each, Tool | McpServer | LocalMcpServer):
-                raise DefinitionError(f"agent {self.name!r} has {each!r} among its tools: decorate it with @tool")
+                raise DefinitionError(f"agent {self.name!r} has {_named(each)} among its tools: decorate it with @tool")
         for member in self.handoffs:
             if not isinstance(member, Agent) and not _is_name(member):
                 raise DefinitionError(f"agent {self.name!r} hands off to {member!r}: name another agent")
@@ -315,6 +316,10 @@ def _fitted(text: str, room: int, who: str, call: Call) -> str:
     message = "%s about %d tokens: the model gets the first %d, because the Realtime API takes no more"
     log.error(message, who, tokens, room, extra={"call_sid": call.sid})
     return begin_of_tokens(text, room)
+
+
+def _named(thing: object) -> str:
+    return f"the function {thing.__name__}" if inspect.isfunction(thing) else repr(thing)
 
 
 def _is_name(value: object) -> bool:

@@ -52,9 +52,13 @@ def _joined(lines: list[str]) -> list[str]:
         else:
             names[rest] += f" and {name}"
     return [
-        line if name == line else f"{name} {'are' if ' and ' in name else 'is'} missing: {line}"
+        line if name == line else f"{name} {'are' if ' and ' in name else 'is'} missing: {_of(name, line)}"
         for line, name in names.items()
     ]
+
+
+def _of(names: str, remedy: str) -> str:
+    return remedy.replace("copy it", "copy them", 1) if " and " in names else remedy
 
 
 def main() -> None:

@@ -24,8 +24,10 @@ from phoneagent.calls.active_agent import ActiveAgent
 from phoneagent.calls.control import Control
 from phoneagent.calls.toolrunner import ToolRunner
 from phoneagent.cli.brain import BrainModelOption, BrainOption, brain_of, wake
+from phoneagent.cli.failures import explain
 from phoneagent.cli.target import Target
-from phoneagent.errors import ConfigurationError, EndpointError, EndpointUnreachable, ProtocolError
+from phoneagent.demo.derived import derive
+from phoneagent.errors import ConfigurationError, EndpointError, EndpointUnreachable, PhoneAgentError, ProtocolError
 from phoneagent.model.connection import ModelSession, open_session
 from phoneagent.model.endpoint import Endpoint
 from phoneagent.protocol import realtime
@@ -107,10 +109,17 @@ async def _chat(app: PhoneApp, call: Call, endpoint: Endpoint | None, offline: _
     async with AsyncExitStack() as stack:
         stack.push_async_callback(agent.close)
         await agent.open()
-        session = agent.session(await agent.instructions_for(call), written=True)
+        try:
+            session = agent.session(await agent.instructions_for(call), written=True)
+        except PhoneAgentError:
+            raise
+        except Exception as error:  # of the user's own function
+            raise explain(error) from error
         if endpoint is None:
             note = await offline.introduce()
-            model = await stack.enter_async_context(Model(Script.of(offline.script), brain=offline.brain))
+            made = derive(agent.name, session["tools"], greeting=agent.greeting, target="main.py")
+            script = Script.parse(made) if offline.script is None else Script.of(offline.script)
+            model = await stack.enter_async_context(Model(script, brain=offline.brain))
             endpoint = Endpoint(f"{model.url}?model={settings.DEFAULT_MODEL}")
             screen.note(note)
         else:

@@ -144,8 +144,10 @@ def _text(schema: Mapping[str, Any], name: str) -> str:
         lowered = name.lower()
         if "phone" in lowered:
             text = _PHONE_NUMBER
-        elif lowered in ("date", "day"):
+        elif lowered == "date":
             text = _FORMATS["date"]
+        elif lowered in ("day", "weekday"):
+            text = "Sunday"
         elif lowered in ("time", "hour"):
             text = "19:30"
     text = text.ljust(int(schema.get("minLength", 0)), "x")

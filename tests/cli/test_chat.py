@@ -193,10 +193,27 @@ async def test_without_a_key_it_is_the_simulated_model_and_says_so(folder: Path)
     assert (status, err) == (0, "")
     assert out[0].startswith("This is the simulated model")
     assert out[0].endswith("OPENAI_API_KEY is not set.")
-    assert out[-2:] == [
-        "you: Hello!",
-        "host: Hello! I am a simulated model: I know very little, but I like to talk. What can I do for you?",
-    ]
+    assert out[-2] == "you: Hello!"
+    assert out[-1].startswith("host: I am a simulated model, so I say what my script tells me")
+
+
+async def test_without_a_script_each_tool_of_the_agent_runs_when_it_is_asked_for(folder: Path) -> None:
+    status, out, err = await chat(folder, "main.py", lines="Please book a table.\n/quit\n")
+    assert (status, err) == (0, "")
+    assert "tool: book_table → Booked for 2." in out
+
+
+async def test_instructions_that_fail_are_shown_as_the_users_own_line(folder: Path) -> None:
+    (folder / "bad.py").write_text(
+        "from phoneagent import Agent, PhoneApp\n"
+        "def say(call):\n"
+        "    return call.nothing\n"
+        "app = PhoneApp(Agent(name='a', instructions=say))\n"
+    )
+    status, _, err = await chat(folder, "bad.py", lines="/quit\n")
+    assert status == 2
+    assert "bad.py, line 3: AttributeError" in err
+    assert len(err.splitlines()) <= 3
 
 
 async def test_the_simulated_model_with_a_script_although_there_is_a_key(folder: Path) -> None:
@@ -240,7 +257,7 @@ async def test_a_hosted_server_that_cannot_be_reached_is_told(folder: Path) -> N
 async def test_who_answers_may_go_by_the_number(folder: Path) -> None:
     status, out, err = await chat(folder, "--sim", "--called", "+15550100009", lines="Hello!\n")
     assert (status, err) == (0, "")
-    assert out[-1].startswith("cafe: Hello!")
+    assert out[-1].startswith("cafe: I am a simulated model")
 
 
 @pytest.mark.parametrize(

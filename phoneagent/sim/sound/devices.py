@@ -74,6 +74,8 @@ def choose(devices: Sequence[Device], kind: Kind, wanted: str | None, default: i
 
 def describe(devices: Sequence[Device], default_input: int, default_output: int) -> list[str]:
     """Return the list for a person, a line for each device; the default ones are marked."""
+    if not devices:
+        return ["this machine has no sound devices"]
     lines = []
     for each in devices:
         sides = [_NOUNS["input"]] if each.inputs else []

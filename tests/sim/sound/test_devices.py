@@ -71,3 +71,4 @@ def test_the_list_for_people():
         "  1  USB Headset: microphone and loudspeaker, 44100 Hz (default microphone)",
         "  2  USB Camera: microphone, 48000 Hz",
     ]
+    assert describe([], -1, -1) == ["this machine has no sound devices"]
