@@ -106,8 +106,7 @@ def serve(
         app.settings = loaded = loaded.model_copy(update={"public_url": _url(address, options["port"])})
     limits.raise_max_files()  # workers inherit it
     _tell_faults(app)
-    with listening:
-        workers.hold_signals(loaded.web_concurrency)  # from here on the process looks as if it served
+    with listening, workers.signals_held(loaded.web_concurrency):  # once it is announced, it looks as if it served
         _announce(_url(address, options["port"]), loaded)
         job = workers.Job(found, loaded, options, logs)
         if loaded.web_concurrency == 1:

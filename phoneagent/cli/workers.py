@@ -273,11 +273,13 @@ def _follow_parent() -> None:
         os.kill(os.getpid(), signal.SIGTERM)
 
 
-def hold_signals(processes: int) -> None:
+@contextmanager
+def signals_held(processes: int) -> Iterator[None]:
     """Hold signals back until this process can handle them, as `run` and `Job.run` soon can."""
     if processes > 1:
         resource_tracker.ensure_running()  # its start would release them
-    _mask("SIG_BLOCK", *_SIGNALS)
+    with _signals_held():
+        yield
 
 
 @contextmanager
