@@ -23,6 +23,11 @@ def decode(text: str, stream_sid: str | None = SID) -> FromCarrier | None:
     return MediaStream(stream_sid).decode(text)
 
 
+def test_a_binary_frame_is_not_twilios() -> None:
+    with pytest.raises(ProtocolError, match="a binary frame"):
+        MediaStream(SID).decode(media().encode())
+
+
 def media(stream_sid: str = SID, **fields: Any) -> str:
     details = {"track": "inbound", "chunk": "1", "timestamp": "57", "payload": "/" * 213 + "w=="} | fields
     return json.dumps({"event": "media", "sequenceNumber": "2", "media": details, "streamSid": stream_sid})
