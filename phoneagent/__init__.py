@@ -10,10 +10,15 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from phoneagent.agent.agent import Agent
     from phoneagent.agent.call import Call
+    from phoneagent.agent.clip import Clip
+    from phoneagent.agent.keypad import keypad, press_keys
     from phoneagent.agent.mcp import LocalMcpServer, McpServer
-    from phoneagent.agent.options import Hearing, Limits, Turns, Voice
+    from phoneagent.agent.options import Hearing, Limits, Recording, Turns, Voice
     from phoneagent.agent.tools import Tool, hang_up, tool
+    from phoneagent.agent.transcriber import Transcriber
+    from phoneagent.agent.transfer import transfer
     from phoneagent.billing.prices import Price
+    from phoneagent.bridge.policy import Interruption, Silence
     from phoneagent.errors import (
         ConfigurationError,
         DefinitionError,
@@ -29,18 +34,26 @@ if TYPE_CHECKING:
     )
     from phoneagent.events import (
         AgentAnswered,
+        AgentPaused,
+        AgentResumed,
         BargeIn,
+        CallControlled,
         CallEnded,
         CallerSpoke,
         CallHandedOver,
+        CallNotAnswered,
         CallStarted,
+        CallTransferred,
         Cost,
         Event,
         KeyPressed,
         MessageAdded,
         ModelEvent,
+        OutcomeFilled,
         RateLimit,
         RateLimitsUpdated,
+        RecordingChanged,
+        SilenceFilled,
         ToolCalled,
         ToolReturned,
         Trouble,
@@ -56,12 +69,18 @@ if TYPE_CHECKING:
 __all__ = [
     "Agent",
     "AgentAnswered",
+    "AgentPaused",
+    "AgentResumed",
     "BargeIn",
     "Call",
+    "CallControlled",
     "CallEnded",
     "CallHandedOver",
+    "CallNotAnswered",
     "CallStarted",
+    "CallTransferred",
     "CallerSpoke",
+    "Clip",
     "ConfigurationError",
     "Cost",
     "DefinitionError",
@@ -72,26 +91,33 @@ __all__ = [
     "EndpointUnreachable",
     "Event",
     "Hearing",
+    "Interruption",
     "KeyPressed",
     "Limits",
     "LocalMcpServer",
     "McpServer",
     "MessageAdded",
     "ModelEvent",
+    "OutcomeFilled",
     "PhoneAgentError",
     "PhoneApp",
     "Price",
     "ProtocolError",
     "RateLimit",
     "RateLimitsUpdated",
+    "Recording",
+    "RecordingChanged",
     "RequestRefused",
     "Settings",
+    "Silence",
+    "SilenceFilled",
     "TelephonyError",
     "TokenProvider",
     "Tool",
     "ToolCalled",
     "ToolError",
     "ToolReturned",
+    "Transcriber",
     "Trouble",
     "Turn",
     "TurnEnded",
@@ -100,24 +126,33 @@ __all__ = [
     "UsageReported",
     "Voice",
     "hang_up",
+    "keypad",
+    "press_keys",
     "tool",
+    "transfer",
 ]
 
 _HOMES = {
     "phoneagent.agent.agent": "Agent",
     "phoneagent.agent.call": "Call",
+    "phoneagent.agent.clip": "Clip",
+    "phoneagent.agent.keypad": "keypad press_keys",
     "phoneagent.agent.mcp": "LocalMcpServer McpServer",
-    "phoneagent.agent.options": "Hearing Limits Turns Voice",
+    "phoneagent.agent.options": "Hearing Limits Recording Turns Voice",
     "phoneagent.agent.tools": "Tool hang_up tool",
+    "phoneagent.agent.transcriber": "Transcriber",
+    "phoneagent.agent.transfer": "transfer",
     "phoneagent.billing.prices": "Price",
+    "phoneagent.bridge.policy": "Interruption Silence",
     "phoneagent.errors": (
         "ConfigurationError DefinitionError DefinitionWarning EndpointError EndpointRefused EndpointUnreachable "
         "PhoneAgentError ProtocolError RequestRefused TelephonyError ToolError"
     ),
     "phoneagent.events": (
-        "AgentAnswered BargeIn CallEnded CallerSpoke CallHandedOver CallStarted Cost Event KeyPressed "
-        "MessageAdded ModelEvent RateLimit RateLimitsUpdated ToolCalled ToolReturned Trouble Turn TurnEnded "
-        "Usage UsageReported"
+        "AgentAnswered AgentPaused AgentResumed BargeIn CallControlled CallEnded CallerSpoke CallHandedOver "
+        "CallNotAnswered CallStarted CallTransferred Cost Event KeyPressed MessageAdded ModelEvent OutcomeFilled "
+        "RateLimit RateLimitsUpdated RecordingChanged "
+        "SilenceFilled ToolCalled ToolReturned Trouble Turn TurnEnded Usage UsageReported"
     ),
     "phoneagent.model.endpoint": "Endpoint TokenProvider",
     "phoneagent.server": "PhoneApp",

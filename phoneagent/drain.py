@@ -89,6 +89,7 @@ class Server(uvicorn.Server):
             self._draining = asyncio.create_task(self._drain())
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        self._app.end_streams()
         await super().shutdown(sockets)
         if self.force_exit:  # uvicorn leaves the app's own end out then: its task would be cancelled, with a traceback
             with suppress(TimeoutError):

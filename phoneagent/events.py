@@ -7,10 +7,33 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, fields
 from decimal import Decimal
-from typing import Any, Literal, Protocol, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 EndedBy: TypeAlias = Literal["agent", "caller", "line", "error"]
 """What ended a call: the agent or the caller hung up, the line broke, or something failed on our side."""
+
+
+ResumeCause: TypeAlias = Literal["noise", "backchannel", "echo"]
+"""Why a sound of the caller did not interrupt: it had no words · a listener's "mhm" · the agent's voice came back."""
+
+ControlOperation: TypeAlias = Literal[
+    "say", "play", "send-digits", "interrupt", "hang-up", "transfer", "mute", "unmute", "note"
+]
+"""What the control API can do to a live call."""
+
+
+RecordingStatus: TypeAlias = Literal["in-progress", "paused", "stopped", "completed"]
+"""The status of a call's recording, by Twilio's names: it is going on · it is silent for now · it ended before the call
+· it ended with the call."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pause:
+    """A pause of the agent's for a sound of the caller that was no interruption: the agent went on after it."""
+
+    start_ms: int
+    end_ms: int
+    cause: ResumeCause
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -18,10 +41,11 @@ class Turn:
     """A turn of the conversation. `heard_text` and `heard_ms` are the part that reached the other side.
 
     For the agent, `heard_text` is an estimate: the part of `text` that matches the audio the caller heard. The text of
-    a caller's turn comes from a separate recogniser and may be empty. `agent` is the name of the agent that spoke.
+    a caller's turn comes from a separate recogniser and may be empty. `agent` is the name of the agent that spoke, and
+    `pauses` are those after which it went on. A "callee" is the other person of a call that is transcribed.
     """
 
-    role: Literal["caller", "agent"]
+    role: Literal["caller", "agent", "callee"]
     item_id: str
     text: str
     heard_text: str
@@ -31,6 +55,7 @@ class Turn:
     heard_ms: int
     interrupted: bool = False
     agent: str | None = None
+    pauses: tuple[Pause, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,6 +91,10 @@ class Cost:
 
     def __add__(self, other: Cost) -> Cost:
         return Cost(self.usd + other.usd, self.at_least or other.at_least)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the cost for JSON. The dollars are text, so that they stay exact."""
+        return {"usd": f"{self.usd:f}", "at_least": self.at_least}
 
     def __str__(self) -> str:
         return f"{'at least ' if self.at_least else ''}${self.usd:.4f}"
@@ -130,6 +159,24 @@ class BargeIn:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class AgentPaused:
+    """The agent fell silent because the caller made a sound. `AgentResumed` follows, or `BargeIn`."""
+
+    call_sid: str
+    at_ms: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AgentResumed:
+    """The agent went on after a pause of `paused_ms`: the sound was no interruption."""
+
+    call_sid: str
+    at_ms: int
+    paused_ms: int
+    cause: ResumeCause
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TurnEnded:
     """A turn ended: the agent was heard to the end or cut off, or the transcript of the caller's turn arrived."""
 
@@ -139,7 +186,10 @@ class TurnEnded:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MessageAdded:
-    """The user's code added a message with `call.add`; `number` counts the messages of the media stream."""
+    """The user's code added a message with `call.add`, or the caller typed something on their telephone's keys.
+
+    `number` counts the messages of the media stream.
+    """
 
     call_sid: str
     at_ms: int
@@ -173,7 +223,10 @@ class ToolReturned:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KeyPressed:
-    """The caller pressed a telephone key: 0-9, *, #, A-D."""
+    """The caller pressed a telephone key: 0-9, *, #, A-D.
+
+    `digit` is "" while digits are gathered, and as long as the caller types on after that: it is secret then.
+    """
 
     call_sid: str
     at_ms: int
@@ -211,6 +264,44 @@ class RateLimitsUpdated:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SilenceFilled:
+    """The caller had heard nothing for `silent_ms` while an answer was due, and a sound of ours was played.
+
+    It is a short filler, or an apology for an answer that takes long. It is no turn: the model knows nothing of it.
+    """
+
+    call_sid: str
+    at_ms: int
+    silent_ms: int
+    sound: Literal["filler", "apology"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CallControlled:
+    """A program or a person acted on the call from outside, through the control API."""
+
+    call_sid: str
+    at_ms: int
+    operation: ControlOperation
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RecordingChanged:
+    """The recording of the call has started, was paused or stopped, or is over with the call.
+
+    `where` is its folder, at RECORD_AUDIO. `complete` is false if some of it could not be written. `duration_ms` is
+    known where the recording stops, and with the media stream.
+    """
+
+    call_sid: str
+    at_ms: int
+    status: RecordingStatus
+    where: str
+    complete: bool = True
+    duration_ms: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Trouble:
     """A problem that the call survived, or that ended it. `what` is one line without secrets or speech."""
 
@@ -238,6 +329,8 @@ class CallHandedOver:
     call_sid: str
     at_ms: int
     reason: str
+    dead_air_ms: int = 0
+    """The longest time in this media stream that the caller heard nothing while an answer was due."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -255,6 +348,66 @@ class CallEnded:
     transcript: tuple[Turn, ...] = field(repr=False)
     cost: Cost | None = None
     """The models' cost in all of the call's media streams; None if they reported no usage."""
+    dead_air_ms: int = 0
+    """The longest time in the last media stream that the caller heard nothing while an answer was due."""
+
+
+TransferOutcome: TypeAlias = Literal[
+    "completed", "declined", "busy", "no-answer", "failed", "canceled", "error", "unknown"
+]
+"""What became of a transfer, in Twilio's words, and in ours where it has none. "completed": both have talked.
+"declined": it was picked up, and not accepted, as a machine does. "error": it could not be dialed."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CallTransferred:
+    """A transfer to another party is over. Unless it was completed, the call goes on with the agent.
+
+    It comes between two media streams of the call, or after the last one. `to_name` is the party's name in the agent's
+    list; its number is in no event.
+    """
+
+    call_sid: str
+    to_name: str
+    outcome: TransferOutcome
+    warm: bool = False
+    """Whether the party was called first, and told about the call."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OutcomeFilled:
+    """The outcome of a call that is over was filled in, or could not be; `error` says why in one line.
+
+    It comes after `CallEnded`, possibly in another process.
+    """
+
+    call_sid: str
+    agent: str
+    """The name of the agent whose `outcome` it is."""
+    outcome: dict[str, Any] | None = field(repr=False)
+    error: str | None = None
+    usage: Usage = Usage()
+    cost: Cost = Cost()
+    """What the model cost that filled it in. It is part of the record's cost, and not of `CallEnded.cost`."""
+
+
+UnansweredStatus: TypeAlias = Literal["busy", "no-answer", "failed", "canceled", "refused"]
+"""Why a call that the app made was not answered, by Twilio's CallStatus. "refused": it was never placed."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CallNotAnswered:
+    """A call that the app made (`app.dial`) is over, and the other side never answered it.
+
+    It comes once, in one of the app's processes. `outbound_id` is the `id` that `app.dial` returned, and with it
+    `app.outbound_call` has the context; the number is in no event. `call_sid` is "" for a call that was never placed,
+    and `error` says why it was not.
+    """
+
+    call_sid: str
+    outbound_id: str
+    status: UnansweredStatus
+    error: str | None = None
 
 
 Event: TypeAlias = (
@@ -262,6 +415,8 @@ Event: TypeAlias = (
     | CallerSpoke
     | AgentAnswered
     | BargeIn
+    | AgentPaused
+    | AgentResumed
     | TurnEnded
     | MessageAdded
     | ToolCalled
@@ -269,61 +424,14 @@ Event: TypeAlias = (
     | KeyPressed
     | UsageReported
     | RateLimitsUpdated
+    | SilenceFilled
+    | CallControlled
+    | RecordingChanged
     | Trouble
     | ModelEvent
     | CallHandedOver
+    | CallTransferred
+    | CallNotAnswered
     | CallEnded
+    | OutcomeFilled
 )
-
-
-Pending: TypeAlias = Literal["nothing", "answer", "words", "unknown"]
-"""What was open when a media stream ended: nothing, the caller listens or thinks · the caller waits for an answer, or
-for the rest of one · the caller's last words were lost · unknown, as after a crash."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class HangUp:
-    """The next step of a call: it is hung up once the media stream is closed."""
-
-    stream_sid: str = ""
-    """The media stream that the step comes after; "" where that is not known."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FallBack:
-    """The next step of a call: after a failure of ours, it goes to FALLBACK_NUMBER, or ends with an apology."""
-
-    stream_sid: str = ""
-    """The media stream that the step comes after; "" where that is not known."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Resume:
-    """The next step of a call: it goes on in another media stream."""
-
-    stream_sid: str = ""
-    """The media stream that the step comes after; "" where that is not known."""
-    pending: Pending = "unknown"
-    """What was left open."""
-    broke: bool = True
-    """Whether the media stream ended by a fault, rather than as planned."""
-
-
-NextStep: TypeAlias = HangUp | FallBack | Resume
-"""How a call goes on once its media stream is closed."""
-
-
-class Journal(Protocol):
-    """What a call writes down before it acts, so that another process knows it after a crash.
-
-    Both are awaited and given up in time by the call, and raise PhoneAgentError when it was not written.
-    """
-
-    async def tool_started(self, call_sid: str, call_id: str, name: str, arguments: str) -> None:
-        """A tool is about to run: it must not be run a second time."""
-
-    async def next_step(self, call_sid: str, step: NextStep, *, early: bool = False) -> None:
-        """The media stream is about to be closed by us, and this comes next.
-
-        `early`: it is to be closed when its last words are said; whatever is given later for it counts instead.
-        """

@@ -18,16 +18,24 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 from phoneagent.errors import shown
 from phoneagent.events import (
     AgentAnswered,
+    AgentPaused,
+    AgentResumed,
     BargeIn,
+    CallControlled,
     CallEnded,
     CallerSpoke,
     CallHandedOver,
+    CallNotAnswered,
     CallStarted,
+    CallTransferred,
     Event,
     KeyPressed,
     MessageAdded,
     ModelEvent,
+    OutcomeFilled,
     RateLimitsUpdated,
+    RecordingChanged,
+    SilenceFilled,
     ToolCalled,
     ToolReturned,
     Trouble,
@@ -93,6 +101,8 @@ def _line(event: Event, pii: bool) -> tuple[int, str]:
             return logging.INFO, f"answered after {event.latency_ms} ms"
         case BargeIn():
             return logging.INFO, f"interrupted: heard {event.audio_end_ms} of {event.said_ms} ms"
+        case AgentResumed():
+            return logging.INFO, f"went on after a pause of {event.paused_ms} ms: {event.cause}"
         case TurnEnded():
             return logging.DEBUG, f"{event.turn.role} spoke for {event.turn.heard_ms} ms"
         case ToolCalled():
@@ -103,15 +113,30 @@ def _line(event: Event, pii: bool) -> tuple[int, str]:
             return logging.DEBUG, "key pressed"
         case UsageReported():
             return logging.DEBUG, f"{event.source} by {event.model} cost {event.cost}, in all {event.total}"
+        case SilenceFilled():
+            return logging.INFO, f"{event.sound} played after {event.silent_ms} ms of silence"
+        case CallControlled():
+            return logging.INFO, f"{event.operation} by the control API"
+        case RecordingChanged():
+            whole = "" if event.complete else ", and it is incomplete"
+            return logging.INFO, f"recording {event.status}{whole}"
         case Trouble():
             return logging.WARNING, event.what
         case CallHandedOver():
             return logging.INFO, f"handed over after {event.at_ms} ms: {event.reason}"
+        case CallTransferred():
+            return logging.INFO, f"transfer to {shown(event.to_name, MAX_NAME_CHARS)}: {event.outcome}"
+        case CallNotAnswered():
+            return logging.INFO, f"the call {event.outbound_id} was not answered: {event.status}"
         case CallEnded():
             cost = "" if event.cost is None else f", cost {event.cost}"
             level = logging.ERROR if event.ended_by == "error" else logging.INFO
             return level, f"ended by {event.ended_by} after {event.duration_ms} ms{cost}: {event.reason}"
-        case CallerSpoke() | MessageAdded() | RateLimitsUpdated() | ModelEvent():
+        case OutcomeFilled(error=None):
+            return logging.INFO, f"outcome filled in, cost {event.cost}"
+        case OutcomeFilled():  # a validator of the user's may repeat speech
+            return logging.WARNING, "outcome not filled in: the record says why"
+        case CallerSpoke() | AgentPaused() | MessageAdded() | RateLimitsUpdated() | ModelEvent():
             return logging.DEBUG, ""
         case _:
             assert_never(event)
@@ -193,10 +218,20 @@ class Metrics:
         self._started = Counter("calls_started", "Calls whose first media stream has started", **options)
         self._resumed = Counter("calls_resumed", "Calls that continued here in another media stream", **options)
         self._handed_over = Counter("calls_handed_over", "Calls that were left to their next media stream", **options)
+        self._unanswered = Counter(
+            "calls_not_answered", "Calls of the app that were not answered, by status", ["status"], **options
+        )
+        self._transferred = Counter(
+            "calls_transferred", "Transfers to another party, by outcome", ["outcome"], **options
+        )
         self._ended = Counter("calls_ended", "Calls that have ended, by which side", ["ended_by"], **options)
         self._refused = Counter("requests_refused", "Webhooks and sockets of unproven origin", ["what"], **options)
         self._away = Counter("calls_turned_away", "Calls that could not be taken, by reason", ["reason"], **options)
+        self._outcomes = Counter("outcomes", "Outcomes of calls, filled in or not", ["result"], **options)
         self._interrupted = Counter("barge_ins", "Answers that the caller cut off", **options)
+        self._paused = Counter("pauses", "Pauses of the agent because the caller made a sound", **options)
+        self._went_on = Counter("resumed_pauses", "Pauses after which the agent went on", ["cause"], **options)
+        self._filled = Counter("silences_filled", "Sounds played because no answer came, by kind", ["sound"], **options)
         self._tokens = Counter("tokens", "Tokens of the models, by kind", ["kind"], **options)
         self._transcribed = Counter("transcribed_seconds", "Transcribed audio that is paid by the minute", **options)
         self._cost = Counter("cost_dollars", "Cost of the models, as far as it is known", **options)
@@ -232,6 +267,12 @@ class Metrics:
             **options,
         )
         self._bridge = {direction: bridge.labels(direction) for direction in DIRECTIONS}
+        self._dead_air = Histogram(
+            "dead_air_seconds",
+            "Longest silence of a call while an answer was due",
+            buckets=LATENCY_SECONDS,
+            **options,
+        )
         self._lag = Histogram(
             "event_loop_lag_seconds", "How late the event loop woke up", buckets=LAG_SECONDS, **options
         )
@@ -245,16 +286,30 @@ class Metrics:
             case CallHandedOver():
                 self._live.dec()
                 self._handed_over.inc()
+            case CallTransferred():
+                self._transferred.labels(event.outcome).inc()
+            case CallNotAnswered():
+                self._unanswered.labels(event.status).inc()
             case CallEnded():
                 self._live.dec()
                 self._ended.labels(event.ended_by).inc()
+                self._dead_air.observe(event.dead_air_ms / 1000)
+            case SilenceFilled():
+                self._filled.labels(event.sound).inc()
             case BargeIn():
                 self._interrupted.inc()
                 if event.reaction_ms is not None:
                     self._reactions.observe(event.reaction_ms / 1000)
+            case AgentPaused():
+                self._paused.inc()
+            case AgentResumed():
+                self._went_on.labels(event.cause).inc()
             case AgentAnswered():
                 self._answers.observe(event.latency_ms / 1000)
             case UsageReported():
+                self._count_usage(event)
+            case OutcomeFilled():
+                self._outcomes.labels("filled" if event.error is None else "error").inc()
                 self._count_usage(event)
             case RateLimitsUpdated():
                 self._show_limits(event)
@@ -266,10 +321,12 @@ class Metrics:
                     self._tools.labels(name).observe(event.ms / 1000)
             case CallerSpoke() | TurnEnded() | MessageAdded() | ToolCalled() | KeyPressed() | Trouble() | ModelEvent():
                 pass
+            case CallControlled() | RecordingChanged():
+                pass
             case _:
                 assert_never(event)
 
-    def _count_usage(self, event: UsageReported) -> None:
+    def _count_usage(self, event: UsageReported | OutcomeFilled) -> None:
         self._cost.inc(float(event.cost.usd))
         if event.cost.at_least:
             self._unpriced.inc()

@@ -8,15 +8,17 @@ import inspect
 import json
 import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from dataclasses import dataclass, field, replace
+from typing import Any, TypeAlias, get_args
 
 from phoneagent.agent.call import Call, ToolDefinition, is_text, sendable
 from phoneagent.agent.handoffs import hand_off_tool
 from phoneagent.agent.mcp import START_SECONDS, LocalMcpServer, McpServer
-from phoneagent.agent.options import Hearing, Limits, Turns, Voice
+from phoneagent.agent.options import Hearing, Limits, Recording, Turns, Voice
+from phoneagent.agent.outcome import check_outcome
 from phoneagent.agent.tools import Tool
-from phoneagent.bridge.interruption import Interruption
+from phoneagent.agent.transcriber import Transcriber
+from phoneagent.bridge.policy import Interruption, KeysMode, Silence
 from phoneagent.bridge.scripts import begin_of_tokens, tokens_of
 from phoneagent.errors import DefinitionError
 from phoneagent.usercode import call_user, signature_problem
@@ -40,7 +42,6 @@ MAX_TOKENS = 16_384
 MAX_NAME_CHARS = 200
 """An agent's name is part of what its hand-off tells the model."""
 
-
 _SHAPE: dict[str, type | tuple[type, ...]] = {
     "audio": Mapping,
     "audio.input": Mapping,
@@ -61,7 +62,14 @@ class Agent:
 
     `greeting` is said first, word for word; without one the agent waits for the caller. The caller cannot interrupt the
     greeting unless `greeting_interruptible`. With `barge_in=False` the caller never interrupts the agent; what they say
-    meanwhile is answered afterwards.
+    meanwhile is answered afterwards. An `Interruption` in its place sets what of their speech interrupts.
+
+    With `keys="tell"`, the model learns which keys the caller presses, and answers; "ignore" leaves them to your hooks.
+    Keys that are gathered (`call.gather`) are never told.
+
+    `silence` is how long the caller may hear nothing; None for what the app's settings say.
+
+    `recording` has the calls that this agent answers recorded, if the setting RECORD_AUDIO says where.
 
     `handoffs` are the agents that this one may hand a call to, or their names.
 
@@ -70,6 +78,8 @@ class Agent:
 
     `tool_choice` is "auto", "none", "required" or the name of a tool. The last two apply to every response, including
     the one that reports what a tool returned, so they rarely suit a call.
+
+    `outcome` is a type, such as a pydantic model: once a call is over, the model fills it in from the transcript.
 
     `extra` is merged into the session configuration last: use it for options that are newer than this package.
 
@@ -87,10 +97,14 @@ class Agent:
     handoffs: Sequence[Agent | str] = ()
     guardrail: Guardrail | None = None
     greeting_interruptible: bool = False
-    barge_in: bool = True
+    barge_in: bool | Interruption = True
+    keys: KeysMode = "tell"
+    silence: Silence | None = None
+    recording: Recording | None = None
     turns: Turns = field(default_factory=Turns)
     hearing: Hearing = field(default_factory=Hearing)
     limits: Limits = field(default_factory=Limits)
+    outcome: type[Any] | None = None
     extra: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -99,7 +113,7 @@ class Agent:
         self._check_functions()
         for each in self.tools:
             if not isinstance(each, Tool | McpServer | LocalMcpServer):
-                raise DefinitionError(f"agent {self.name!r} has {_named(each)} among its tools: decorate it with @tool")
+                raise DefinitionError(f"agent {self.name!r} has {_named(each)} among its tools: {_as_tool(each)}")
         for member in self.handoffs:
             if not isinstance(member, Agent) and not _is_name(member):
                 raise DefinitionError(f"agent {self.name!r} hands off to {member!r}: name another agent")
@@ -139,6 +153,17 @@ class Agent:
         for name in ("tools", "handoffs"):
             if not isinstance(value := getattr(self, name), Sequence) or isinstance(value, str):
                 raise DefinitionError(f"agent {self.name!r} has {name}={value!r}: write a list")
+        if not isinstance(self.barge_in, bool | Interruption):
+            raise DefinitionError(
+                f"agent {self.name!r} has barge_in={self.barge_in!r}: write True, False or an Interruption"
+            )
+        if self.keys not in (modes := get_args(KeysMode)):
+            raise DefinitionError(f"agent {self.name!r} has keys={self.keys!r}: choose {' or '.join(map(repr, modes))}")
+        if not isinstance(self.silence, Silence | None):
+            raise DefinitionError(f"agent {self.name!r} has silence={self.silence!r}: make it a Silence")
+        if not isinstance(self.recording, Recording | None):
+            raise DefinitionError(f"agent {self.name!r} has recording={self.recording!r}: make it a Recording")
+        check_outcome(self.name, self.outcome)
         for name, kind in (("turns", Turns), ("hearing", Hearing), ("limits", Limits), ("extra", Mapping)):
             if not isinstance(value := getattr(self, name), kind):
                 raise DefinitionError(f"agent {self.name!r} has {name}={value!r}: make it a {kind.__name__}")
@@ -293,8 +318,18 @@ class Agent:
 
     @property
     def interruption(self) -> Interruption:
-        """What of the caller's speech stops the agent: `barge_in` and `greeting_interruptible` as one value."""
-        return Interruption(enabled=self.barge_in, greeting=self.greeting_interruptible)
+        """What of the caller's speech stops the agent: `barge_in` and `greeting_interruptible` as one value.
+
+        The languages of back-channels are those of `hearing`, unless they are given. Without a recognizer, no
+        transcript is waited for.
+        """
+        given = self.barge_in if isinstance(self.barge_in, Interruption) else Interruption(enabled=self.barge_in)
+        return replace(
+            given,
+            greeting=given.greeting or self.greeting_interruptible,
+            languages=given.languages or self.hearing.languages,
+            words_ms=0 if self.hearing.transcription_models == () else given.words_ms,
+        )
 
     @property
     def turn_detection(self) -> Mapping[str, Any] | None:
@@ -316,6 +351,11 @@ def _fitted(text: str, room: int, who: str, call: Call) -> str:
     message = "%s about %d tokens: the model gets the first %d, because the Realtime API takes no more"
     log.error(message, who, tokens, room, extra={"call_sid": call.sid})
     return begin_of_tokens(text, room)
+
+
+def _as_tool(something: object) -> str:
+    """Return how to make a tool of it."""
+    return "decorate it with @tool" if callable(something) else "name the function itself, decorated with @tool"
 
 
 def _named(thing: object) -> str:
@@ -366,23 +406,39 @@ def check_handoffs(agent: Agent) -> None:
                 )
 
 
-Answerer: TypeAlias = Agent | Callable[[Call], Agent | Awaitable[Agent]]
-"""The agent that answers every call, or a function, plain or async, that chooses one for each call."""
+Answer: TypeAlias = Agent | Transcriber
+"""What answers a call: an agent, or what connects it to another person and transcribes both."""
+
+Answerer: TypeAlias = Answer | Callable[[Call], Answer | Awaitable[Answer]]
+"""What answers every call, or a function, plain or async, that chooses it for each call."""
+
+
+async def choose_answer(answerer: Answerer, call: Call) -> Answer:
+    """Return what answers a call. A plain function runs in a thread.
+
+    Raises:
+        DefinitionError: the function returned something other than an answer, or the agent's hand-offs are wrong.
+    """
+    if isinstance(answerer, Agent | Transcriber):
+        return answerer
+    answer: object = await call_user(answerer, call)
+    if isinstance(answer, Agent):
+        check_handoffs(answer)
+    elif not isinstance(answer, Transcriber):
+        raise DefinitionError(f"the function that chooses an agent returned {type(answer).__name__}: return an Agent")
+    return answer
 
 
 async def choose(answerer: Answerer, call: Call) -> Agent:
-    """Return the agent that answers a call. A plain function runs in a thread.
+    """Return the agent that answers a call, where only an agent can.
 
     Raises:
-        DefinitionError: the function returned something other than an agent, or the agent's hand-offs are wrong.
+        DefinitionError: a transcriber answers it, or the function failed as in `choose_answer`.
     """
-    if isinstance(answerer, Agent):
-        return answerer
-    agent = await call_user(answerer, call)
-    if not isinstance(agent, Agent):
-        raise DefinitionError(f"the function that chooses an agent returned {type(agent).__name__}: return an Agent")
-    check_handoffs(agent)
-    return agent
+    answer = await choose_answer(answerer, call)
+    if isinstance(answer, Transcriber):
+        raise DefinitionError("a Transcriber answers here, and this needs an agent: call with `phoneagent sim call`")
+    return answer
 
 
 def _merged(base: Mapping[str, Any], extra: Mapping[str, Any]) -> dict[str, Any]:

@@ -7,8 +7,12 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Literal, Protocol, TypeGuard
 
-from phoneagent.errors import DefinitionError
+from phoneagent.agent.destinations import destination
+from phoneagent.agent.image import data_url
+from phoneagent.bridge.steps import CallerId, Transfer
+from phoneagent.errors import DefinitionError, ToolError
 from phoneagent.protocol.callerid import caller_id
+from phoneagent.protocol.tones import SENDABLE
 
 
 class ToolDefinition(Protocol):
@@ -22,18 +26,53 @@ class ToolDefinition(Protocol):
 class CallControl(Protocol):
     """The operations on a live call; its session provides them."""
 
-    def say(self, text: str) -> None: ...
+    def say(self, text: str, *, interruptible: bool) -> None: ...
     def interrupt(self) -> None: ...
+    @property
+    def muted(self) -> bool: ...
+    def mute(self, *, muted: bool) -> None: ...
     def hang_up(self, *, goodbye: bool) -> None: ...
-    def add(self, text: str, role: Literal["system", "user"]) -> None: ...
+    def add(self, text: str, role: Literal["system", "user"], image: str | None) -> None: ...
     def respond(self, instructions: str | None, tools: Sequence[ToolDefinition] | None) -> None: ...
+    async def ask(self, instructions: str, input: str | None, timeout: float) -> Answered: ...
     def commit(self) -> None: ...
     def clear(self) -> None: ...
+    async def gather(self, digits: int, timeout: float, finish_on: str) -> Typed: ...
+    def play(self, clip: Playable, *, interruptible: bool) -> None: ...
+    def send_digits(self, digits: str) -> None: ...
+    def record(self, what: Literal["start", "pause", "stop"]) -> None: ...
+    def transfer(self, step: Transfer, *, warm: bool) -> None: ...
+    def transfer_problem(self, *, warm: bool) -> str | None: ...
+
+
+class Playable(Protocol):
+    """A `Clip`, as audio in base64 of µ-law. (`Clip` imports this file.)"""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def text(self) -> str: ...
+    @property
+    def payload(self) -> str: ...
+
+
+class Answered(Protocol):
+    """The model's answer to a question, in an object that hides it as `Typed` does."""
+
+    @property
+    def answer(self) -> str: ...
+
+
+class Typed(Protocol):
+    """What the caller has typed. It is passed on in an object that hides it, as reprs of bare text reach logs."""
+
+    @property
+    def typed(self) -> str: ...
 
 
 @dataclass(slots=True, eq=False, kw_only=True)
 class Call:
-    """A live call. Its methods never block, and any thread may call them.
+    """A live call. Its methods never block, and any thread may call them; `gather` is awaited, in any event loop.
 
     `caller` and `called` are caller IDs: a phone number in E.164, in whatever spelling the network sent it; another
     address, like "sip:anna@host" or "client:anna"; or None if the number is withheld. `direction` is Twilio's:
@@ -43,6 +82,8 @@ class Call:
     `ForwardedFrom`, `StirVerstat`, `FromCity`, the query of the webhook's address, and custom parameters of the stream.
     `From` and `To` are among them if they are spelled differently from `caller` and `called`. The caller may choose
     some values, so trust none of them.
+
+    `context` is what `app.dial` gave a call that the app made, and empty for any other. Do not change it.
 
     `state` is yours. The call's next media stream gets it back, even after a crash: the values that JSON can express,
     up to 16 K characters.
@@ -55,6 +96,8 @@ class Call:
     started_at: datetime
     parameters: Mapping[str, str] = field(default_factory=dict, repr=False)
     state: dict[str, Any] = field(default_factory=dict, repr=False)
+    context: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    _muted: bool = field(default=False, repr=False)
     _control: CallControl | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
@@ -65,15 +108,34 @@ class Call:
         """The number at the other end: `caller` for an inbound call, `called` for an outbound one."""
         return self.called if self.direction.startswith("outbound") else self.caller
 
-    def say(self, text: str) -> None:
-        """Have the agent say exactly `text` as soon as it can; do nothing if the call is over or about to end."""
+    def say(self, text: str, *, interruptible: bool = True) -> None:
+        """Have the agent say exactly `text` as soon as it can; do nothing if the call is over or about to end.
+
+        Unless `interruptible`, the caller's speech does not stop it, as for a disclosure that must be heard.
+        """
         if self._control is not None:
-            self._control.say(sendable(text))
+            self._control.say(sendable(text), interruptible=interruptible)
 
     def interrupt(self) -> None:
         """Interrupt the agent, as if the caller had begun to speak."""
         if self._control is not None:
             self._control.interrupt()
+
+    @property
+    def muted(self) -> bool:
+        """Whether the agent is muted."""
+        return self._muted if self._control is None else self._control.muted
+
+    def mute(self, muted: bool = True) -> None:
+        """Mute the agent, or with False let it be heard again; this does nothing if the call is over or about to end.
+
+        A muted agent stops at once, even in what is not interruptible. It hears the caller and says nothing: what it is
+        to say waits, and so does its answer to the caller. No sound fills the silence. A call that ends meanwhile ends
+        without a goodbye. A call that moves to another process stays muted.
+        """
+        self._muted = muted
+        if self._control is not None:
+            self._control.mute(muted=muted)
 
     def hang_up(self, *, goodbye: bool = True) -> None:
         """End the call once the caller has heard what the agent is saying.
@@ -83,20 +145,63 @@ class Call:
         if self._control is not None:
             self._control.hang_up(goodbye=goodbye)
 
+    def transfer(
+        self,
+        to: str,
+        *,
+        name: str = "the other party",
+        warm: bool = False,
+        screen: bool = False,
+        caller_id: CallerId = "caller",
+        timeout: int = 20,
+        ask: str | None = None,
+        language: str | None = None,
+    ) -> None:
+        """Transfer the call to the address `to`; the model and the events know it by `name`.
+
+        For the options see the tool `transfer`, which lets the model choose from a list. Take the address from your own
+        data, never from what the caller or the model says.
+
+        Raises:
+            DefinitionError: the address must not be dialed, or an option cannot be used.
+            ToolError: the call is over, about to end or being transferred; or it has no database to come back with.
+        """
+        options = {"timeout": timeout, "caller_id": caller_id, "screen": screen, "ask": ask, "language": language}
+        self.begin_transfer(destination("call.transfer", to, name=name, **options), warm=warm)
+
+    def begin_transfer(self, step: Transfer, *, warm: bool) -> None:
+        """Transfer the call as a step that is checked already says."""
+        if self._control is None:
+            raise ToolError("the call cannot be transferred: it is over")
+        self._control.transfer(step, warm=warm)
+
+    def transfer_problem(self, *, warm: bool = False) -> str | None:
+        """Return why the call cannot be transferred now; None if it can."""
+        return "it is over" if self._control is None else self._control.transfer_problem(warm=warm)
+
     # --- the conversation itself ---
 
-    def add(self, text: str, role: Literal["system", "user"] = "system") -> None:
+    def add(
+        self, text: str, role: Literal["system", "user"] | None = None, *, image: bytes | str | None = None
+    ) -> None:
         """Add a message to the conversation: a fact (`system`), or what the caller did or wrote (`user`).
+
+        An `image` is a PNG or JPEG of up to 1 MiB, as bytes or as a data URL. A message with one is the user's, because
+        the model takes images only from the user; without one, the default is `system`. If the model's session is lost,
+        the next one gets the text again and not the image.
 
         The agent does not answer it until `respond` is called. If the greeting is still to come, it is said after it.
 
         Raises:
-            DefinitionError: `role` is neither "system" nor "user".
+            DefinitionError: `role` is neither "system" nor "user", or the image cannot be sent.
         """
-        if role not in ("system", "user"):
+        if role not in (None, "system", "user"):
             raise DefinitionError(f'call.add has role={role!r}: choose "system" or "user"')
+        if image is not None and role == "system":
+            raise DefinitionError('call.add has an image and role="system": images are only in messages of the user')
+        shown = None if image is None else data_url(image)
         if self._control is not None:
-            self._control.add(sendable(text), role)
+            self._control.add(sendable(text), role or ("system" if shown is None else "user"), shown)
 
     def respond(self, instructions: str | None = None, tools: Sequence[ToolDefinition] | None = None) -> None:
         """Have the agent respond to the conversation as it stands, as soon as it can.
@@ -109,6 +214,22 @@ class Call:
         """
         if self._control is not None:
             self._control.respond(None if instructions is None else sendable(instructions), tools)
+
+    async def ask(self, instructions: str, input: str | None = None, *, timeout: float = 15.0) -> str:
+        """Return what the model writes about the conversation so far, or about `input` alone if that is given.
+
+        The caller hears nothing of it, and it does not become part of the conversation: a summary for a colleague, a
+        check of what was agreed. The agent goes on talking meanwhile. Its tokens count among the call's costs.
+
+        Raises:
+            DefinitionError: an argument cannot be used.
+            ToolError: no answer came within `timeout` seconds, the model refused, or the call is over.
+        """
+        check_ask(instructions, input, timeout)
+        if self._control is None:
+            raise ToolError("the model cannot be asked: the call is over")
+        asked = None if input is None else sendable(input)
+        return (await self._control.ask(sendable(instructions), asked, timeout)).answer
 
     def commit(self) -> None:
         """End the caller's turn: all audio since the last turn or since `clear`. `respond` has the agent answer it.
@@ -128,9 +249,141 @@ class Call:
         if self._control is not None:
             self._control.clear()
 
+    def play(self, clip: Playable, *, interruptible: bool = True) -> None:
+        """Play a `Clip` after what the agent is saying now, and before what it is told to say next.
+
+        The caller may interrupt it as they may interrupt the agent. Unless `interruptible`, nothing stops it, not even
+        `interrupt`.
+
+        Raises:
+            DefinitionError: `clip` is not a Clip.
+        """
+        if not isinstance(getattr(clip, "payload", None), str):
+            raise DefinitionError(f"call.play has clip={clip!r:.80}: make a Clip of the WAV file, once")
+        if self._control is not None:
+            self._control.play(clip, interruptible=interruptible)
+
+    # --- the recording ---
+
+    def start_recording(self) -> None:
+        """Record the call from now on, or go on after a pause; do nothing if it is being recorded.
+
+        If the agent has a `Recording` with a `consent`, that is said first. Without RECORD_AUDIO nothing is recorded,
+        and the log says so.
+        """
+        if self._control is not None:
+            self._control.record("start")
+
+    def pause_recording(self) -> None:
+        """Record silence from now on, on both sides, until `start_recording`."""
+        if self._control is not None:
+            self._control.record("pause")
+
+    def stop_recording(self) -> None:
+        """End the recording. `start_recording` would add to it."""
+        if self._control is not None:
+            self._control.record("stop")
+
+    # --- keys ---
+
+    def send_digits(self, digits: str) -> None:
+        """Press keys, as tones that the far end hears, in their turn among what the agent says.
+
+        `digits` are 0-9, *, #, A-D, and pauses: `w` is half a second, `W` a second. Nothing interrupts them, because
+        half of a number is another number.
+
+        Raises:
+            DefinitionError: there are other characters, or more than 100.
+        """
+        check_sendable(digits)
+        if self._control is not None:
+            self._control.send_digits(digits)
+
+    async def gather(self, digits: int | None = None, *, timeout: float = 5.0, finish_on: str = "#") -> str:
+        """Return what the caller types on their telephone, without the model, any log, record or event seeing it.
+
+        It ends with the last of `digits`, at the key `finish_on` (which is left out; "" is none), or when no key was
+        pressed for `timeout` seconds; so it may be shorter than `digits`, or empty. Before the first key the time
+        counts from the moment at which the agent has finished speaking. Meanwhile the model hears silence in place of
+        the caller, and a `KeyPressed` does not say which key.
+
+        Raises:
+            DefinitionError: an argument cannot be used.
+            ToolError: the call is over, or ends meanwhile; or digits are being gathered already.
+        """
+        wanted = check_gather("call.gather", digits, timeout, finish_on)
+        if self._control is None:
+            raise ToolError("no digits can be gathered: the call is over")
+        return (await self._control.gather(wanted, timeout, finish_on)).typed
+
     def attach(self, control: CallControl | None) -> None:
         """Connect this handle to its live call, or disconnect it with None."""
         self._control = control
+
+
+MAX_DIGITS = 64
+"""The most digits that can be gathered at once, and how many are where no number is given."""
+
+MAX_SENT = 100
+"""Keys and pauses that are sent at once."""
+
+MAX_GATHER_SECONDS = 120.0
+
+MAX_ASK_SECONDS = 120.0
+
+MAX_ASKED_CHARS = 32_000
+"""The most characters of a question's instructions, and of its input."""
+
+KEYS = "0123456789*#ABCD"
+"""The keys of a telephone; most have no letters."""
+
+
+def check_gather(owner: str, digits: int | None, timeout: float, finish_on: str) -> int:
+    """Return how many digits to gather at most.
+
+    Raises:
+        DefinitionError: one of the values cannot be used; the message begins with `owner`.
+    """
+    if digits is not None and (type(digits) is not int or not 1 <= digits <= MAX_DIGITS):
+        raise DefinitionError(f"{owner} has digits={digits!r}: write a number from 1 to {MAX_DIGITS}, or None")
+    if type(timeout) not in (int, float) or not 0 < timeout <= MAX_GATHER_SECONDS:
+        raise DefinitionError(
+            f"{owner} has timeout={timeout!r}: it must be more than 0 and at most {MAX_GATHER_SECONDS:g} seconds"
+        )
+    if not isinstance(finish_on, str) or len(finish_on) > 1 or finish_on not in KEYS:
+        raise DefinitionError(f'{owner} has finish_on={finish_on!r}: choose one key of {KEYS}, or "" for none')
+    return MAX_DIGITS if digits is None else digits
+
+
+def check_ask(instructions: str, input: str | None, timeout: float) -> None:
+    """Check a question to the model.
+
+    Raises:
+        DefinitionError: one of the values cannot be used; the message does not repeat the texts.
+    """
+    for name, text in (("instructions", instructions), ("input", input)):
+        if name == "input" and text is None:
+            continue
+        if not isinstance(text, str) or not text.strip():
+            raise DefinitionError(f"call.ask has no text in its {name}: write what the model is to do")
+        if len(text) > MAX_ASKED_CHARS:
+            raise DefinitionError(f"call.ask has {len(text)} characters in its {name}: keep to {MAX_ASKED_CHARS}")
+    if type(timeout) not in (int, float) or not 0 < timeout <= MAX_ASK_SECONDS:
+        raise DefinitionError(
+            f"call.ask has timeout={timeout!r}: it must be more than 0 and at most {MAX_ASK_SECONDS:g} seconds"
+        )
+
+
+def check_sendable(digits: str) -> None:
+    """Check keys that are to be pressed; the message does not repeat them.
+
+    Raises:
+        DefinitionError: they cannot be pressed.
+    """
+    if not isinstance(digits, str) or not 0 < len(digits) <= MAX_SENT or not set(digits) <= SENDABLE:
+        raise DefinitionError(
+            f"call.send_digits takes 1 to {MAX_SENT} keys: 0-9, *, #, A-D, and w or W for a pause of 0.5 or 1 s"
+        )
 
 
 def sendable(text: str) -> str:

@@ -30,7 +30,7 @@ from phoneagent.agent.tools import (
     check_pace,
     shortened,
 )
-from phoneagent.errors import DefinitionError, ToolError, network, shown
+from phoneagent.errors import DefinitionError, ToolError, shown
 
 if TYPE_CHECKING:
     import mcp
@@ -225,6 +225,8 @@ class LocalMcpServer:
             error = error.exceptions[0]
         if self._url is None:
             return f"{type(error).__name__}: {shown(error)}"
+        from phoneagent.errors import network  # with urllib and ssl, for the description of a fault alone
+
         fault = network.find(error, self._url, network.HTTPX)
         return type(error).__name__ if fault is None else str(fault)
 
@@ -365,6 +367,7 @@ class _Link:
         self.leave()
         if not self._client.done():
             self._task.cancel()
+            self._closed()  # a task that is canceled before its first step does not do it
         await asyncio.wait([self._task], timeout=CLOSE_SECONDS)
 
     async def _hold(self) -> None:
@@ -381,7 +384,10 @@ class _Link:
                 self._fail(error)
         finally:
             if not self._client.done():
-                self._fail(ConnectionAbortedError("the connection was closed before it was ready"))
+                self._closed()
+
+    def _closed(self) -> None:
+        self._fail(ConnectionAbortedError("the connection was closed before it was ready"))
 
     def _fail(self, error: Exception) -> None:
         self._client.set_exception(error)

@@ -140,6 +140,11 @@ class Hearing:
         """The recognisers to try in order; None uses the endpoint's."""
         return None if self.models is None else _several(self.models)
 
+    @property
+    def languages(self) -> tuple[str, ...]:
+        """The languages that the caller may speak; none if that is not known."""
+        return _several(self.language)
+
     def session(self) -> dict[str, Any]:
         """Return the parts of `audio.input`, without the recogniser's name, which comes with the endpoint."""
         several = self.language is not None and not isinstance(self.language, str)
@@ -200,6 +205,23 @@ class Limits:
             reasoning=None if self.reasoning_effort is None else {"effort": self.reasoning_effort},
             parallel_tool_calls=self.parallel_tool_calls,
         )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recording:
+    """The recording of an agent's calls, at the place that the setting RECORD_AUDIO names.
+
+    `consent` is said first in the call, word for word, and the caller cannot interrupt it. The recording starts once it
+    was heard. With `start=False` both wait for `call.start_recording()`.
+    """
+
+    consent: str | None = None
+    start: bool = True
+
+    def __post_init__(self) -> None:
+        if self.consent is not None:
+            _is_text(self, "consent")
+        _is_one_of(self, "start", (True, False))
 
 
 def _given(**fields: Any) -> dict[str, Any]:

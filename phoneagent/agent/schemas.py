@@ -11,6 +11,11 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 from urllib.parse import unquote
 
+import pydantic
+
+MAX_PROBLEMS = 5
+"""How many problems with what it wrote the model is told about; the rest are counted."""
+
 MAX_DEPTH = 64
 """How deep a schema may be nested; a model would not fill in a deeper one."""
 
@@ -131,6 +136,15 @@ def _resolves(reference: str, root: Mapping[str, Any]) -> bool:
 def _shown(value: Any) -> str:
     text = repr(value)
     return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+def problems_in(error: pydantic.ValidationError, whole: str) -> str:
+    """Return the first problems of what a model wrote, in one line; `whole` names what is wrong as a whole."""
+    found = error.errors(include_url=False, include_context=False, include_input=False)
+    first = found[:MAX_PROBLEMS]
+    problems = [f"{'.'.join(map(str, each['loc'])) or whole}: {each['msg']}" for each in first]
+    more = [f"and {len(found) - len(first)} more"] if len(found) > len(first) else []
+    return "; ".join(problems + more)
 
 
 def written_out(schema: Mapping[str, Any]) -> dict[str, Any]:

@@ -21,7 +21,7 @@ import pydantic
 import pydantic_core
 
 from phoneagent.agent.call import Call, is_text, sendable
-from phoneagent.agent.schemas import problem_of, written_out
+from phoneagent.agent.schemas import problem_of, problems_in, written_out
 from phoneagent.agent.signatures import parameters_of, read_signature
 from phoneagent.bridge.scripts import begin_of, tokens_of
 from phoneagent.errors import DefinitionError, DefinitionWarning, ToolError, shown
@@ -41,9 +41,6 @@ MAX_OUTPUT_CHARS = 64 * 1024
 
 MAX_FAILURE_CHARS = 2_000
 """A longer failure message does not help the model."""
-
-MAX_PROBLEMS = 5
-"""How many problems with a tool call's arguments the model is told about; the rest are counted."""
 
 HELD_SECONDS = 0.5
 """An async tool that blocks the event loop for longer holds up the audio of every call, and that is logged."""
@@ -66,7 +63,7 @@ class Tool:
     """A function that the model may call. `@tool` makes one; or write a name, a JSON schema and a handler by hand.
 
     A handler that is written by hand gets the arguments as one dict, and the call as `call` if it has that parameter.
-    `timeout` and `filler_after` are in seconds. For `once`, `filler` and `filler_after` see `tool`.
+    `timeout` and `filler_after` are in seconds. For `once`, `filler`, `filler_after` and `respond` see `tool`.
 
     The model gets the first 1024 characters of the `description`; that more were written is logged.
 
@@ -82,6 +79,7 @@ class Tool:
     once: bool = False
     filler: str | None = None
     filler_after: float = FILLER_SECONDS
+    respond: bool = True
     model: type[pydantic.BaseModel] | None = field(default=None, repr=False)
     call_parameter: str | None = field(default=None, repr=False)
     tokens: int = field(init=False, repr=False, compare=False)
@@ -160,6 +158,10 @@ class Tool:
                 given = pydantic_core.to_jsonable_python(checked.model_dump(exclude=made))
         return json.dumps(given, sort_keys=True) if isinstance(given, dict) else None
 
+    def responds_to(self, output: str) -> bool:
+        """Tell whether the model is to respond to that output of the tool: to a failure in any case."""
+        return self.respond or output.startswith('{"error":')  # as `failure` writes it
+
     async def run(self, call: Call, arguments: Arguments) -> str:
         """Run the tool with the model's arguments and return its output. Nothing is raised: a failure is an output too.
 
@@ -205,11 +207,7 @@ class Tool:
                 return [plain], named
             checked = self.model.model_validate_json(arguments)
         except pydantic.ValidationError as error:
-            found = error.errors(include_url=False, include_context=False, include_input=False)
-            first = found[:MAX_PROBLEMS]
-            problems = [f"{'.'.join(map(str, each['loc'])) or 'arguments'}: {each['msg']}" for each in first]
-            more = [f"and {len(found) - len(first)} more"] if len(found) > len(first) else []
-            raise ToolError(f"bad arguments: {'; '.join(problems + more)}") from None
+            raise ToolError(f"bad arguments: {problems_in(error, 'arguments')}") from None
         except ValueError as error:
             raise ToolError(f"the arguments are not JSON: {error}") from None
         return [], {**named, **{key: getattr(checked, key) for key in type(checked).model_fields}}
@@ -307,6 +305,7 @@ def _watched(work: Coroutine[Any, Any, Any], report_block: Callable[[float], Non
             value = yield awaited
         except BaseException as raised:  # noqa: BLE001 - the coroutine gets it
             error = raised
+        del awaited  # a traceback would show what it brought
 
 
 def shortened(description: str) -> str:
@@ -371,6 +370,7 @@ def tool(
     once: bool = False,
     filler: str | None = None,
     filler_after: float = FILLER_SECONDS,
+    respond: bool = True,
 ) -> Callable[[Handler], Tool]: ...
 def tool(
     function: Handler | None = None,
@@ -382,6 +382,7 @@ def tool(
     once: bool = False,
     filler: str | None = None,
     filler_after: float = FILLER_SECONDS,
+    respond: bool = True,
 ) -> Tool | Callable[[Handler], Tool]:
     """Make a function a tool that the model may call.
 
@@ -401,6 +402,9 @@ def tool(
     While the function runs, the agent says the `filler`, in the caller's language, after `filler_after` seconds of
     silence.
 
+    The agent responds to what the function returned. With `respond=False` it says nothing until the caller speaks, or
+    your code asks for a response; it responds to a failure in any case.
+
     A function without a docstring, or with a parameter without a type hint, makes a `DefinitionWarning`.
 
     Raises:
@@ -408,7 +412,13 @@ def tool(
     """
 
     def make(function: Handler) -> Tool:
-        options = {"timeout": timeout, "once": once, "filler": filler, "filler_after": filler_after}
+        options = {
+            "timeout": timeout,
+            "once": once,
+            "filler": filler,
+            "filler_after": filler_after,
+            "respond": respond,
+        }
         return _from_function(function, name, description, options)
 
     return make if function is None else make(function)

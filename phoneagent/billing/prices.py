@@ -76,7 +76,11 @@ _LARGE = _price("4", ".40", "16", "32", ".40", "64", "5", ".50")
 _LARGE_2 = _price("4", ".40", "24", "32", ".40", "64", "5", ".50")
 _MINI = _price(".60", ".06", "2.40", "10", ".30", "20", ".80", ".08")
 
+SIMULATED = "simulated"
+"""The name by which our commands ask the simulated model for a session. All that runs in such a session is free."""
+
 PRICES: Mapping[str, Price] = {
+    SIMULATED: Price(**dict.fromkeys([each.name for each in fields(Price)], Decimal())),
     "gpt-realtime": _LARGE,
     "gpt-realtime-1.5": _LARGE,
     "gpt-realtime-2": _LARGE_2,
@@ -91,7 +95,7 @@ PRICES: Mapping[str, Price] = {
     "gpt-4o-mini-transcribe": Price(text_in=Decimal("1.25"), audio_in=Decimal("3"), text_out=Decimal("5")),
     "whisper-1": Price(minute=Decimal(".006")),
 }
-"""OpenAI's list prices as of `PRICES_AS_OF`, from the model pages of its documentation."""
+"""OpenAI's list prices as of `PRICES_AS_OF`, from the model pages of its documentation, and the simulated model's."""
 
 _DATE = re.compile(r"-20\d\d-\d\d-\d\d$", re.ASCII)
 

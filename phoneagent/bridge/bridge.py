@@ -2,7 +2,7 @@
 
 Sans-I/O. The shell feeds decoded messages with the time. It takes what there is to send (`take_for_caller`,
 `take_for_model`), to do (`requests`) and to report (`reporter.events`), and calls `handle_timer` when it is due. Each
-rule has a file of its own, named in the table; the bridge joins them.
+rule has a file of its own, named in the table; the bridge joins them, and `parts` builds them.
 
 The floor is the first of these that holds: CLOSING (the call is about to end) · AGENT (audio of ours is unheard, or
 unsent) · THINKING (a response is requested or active, or a tool runs) · CALLER (speech is on) · OPEN.
@@ -10,16 +10,22 @@ unsent) · THINKING (a response is requested or active, or a tool runs) · CALLE
 | floor                    | input                          | what happens                                             |
 |--------------------------|--------------------------------|----------------------------------------------------------|
 | any                      | any event of the model         | what it means is made of its first sign (`signs`)        |
+| any                      | any event of a question        | no sound, turn or answer: taken by `asking`              |
 | any                      | response.created               | active; cancelled at once if interrupted meanwhile, if   |
 |                          |                                | speech is on and may interrupt, or if CLOSING and it is  |
 |                          |                                | not our goodbye (`responses`, `conversation`)            |
 | any                      | audio of a discarded response  | dropped (`responses`)                                    |
 | any                      | audio, otherwise               | to the caller, marks in between (`playback`)             |
 | any                      | mark of this generation        | heard up to there; complete items are forgotten          |
+| any                      | the last mark is 5 s late      | as if it had come (`playback`)                           |
 | any                      | mark of an older generation    | ignored: a `clear` gave it back                          |
-| AGENT, THINKING          | speech that may interrupt      | clear, cancel, truncate what exists (`interruption`)     |
+| AGENT, THINKING          | speech that may interrupt      | a pause; then (`interruption`) either                    |
+|                          |                                | clear, cancel, truncate what exists (`truncation`), or   |
+|                          |                                | the agent goes on, and the turn is none (`held_turns`)   |
 | AGENT, THINKING, CLOSING | speech that may not            | noted; answered afterwards (in CLOSING not at all)       |
 | CALLER, OPEN             | speech                         | noted (`dialogue`)                                       |
+| any                      | a key                          | as speech; told after a pause, or gathered (`keys`)      |
+| no response              | audio of our own is next       | queued; speech stops it, unless protected (`sounds`)     |
 | any                      | turn committed                 | an answer is owed, by the server or asked for            |
 | any                      | function call complete, new id | the tool runs, once (`toolcalls`)                        |
 | any                      | tool returned                  | its output is posted at once; after the last one: owed   |
@@ -30,78 +36,33 @@ unsent) · THINKING (a response is requested or active, or a tool runs) · CALLE
 | any                      | no media for 15 s              | the line is lost (`caller`)                              |
 | any                      | the session is lost            | the next one goes on where it stopped (`renewal`)        |
 | any but CLOSING          | hand_over                      | our part ends; what is open is passed on to the next     |
+| an answer is due         | nothing is heard for too long  | a filler; apology, next session; the end (`silence`)     |
 | OPEN for a second        | the session's time ends soon   | the next session takes over (`renewal`)                  |
+| any but CLOSING          | mute                           | the agent stops, and asks for nothing (`responses`)      |
 | any but CLOSING          | maximum duration, cost limit   | announced; later a goodbye (`deadlines`, `budget`)       |
-| CLOSING                  | last mark, or unheard ms + 1 s | hang up: the goodbye was heard (`closing`)               |
+| CLOSING                  | last mark, or unheard ms + 1 s | hang up, or transfer: all was heard (`closing`)          |
 """
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Mapping
 from typing import Any, assert_never
 
-from phoneagent.bridge.budget import Budget
-from phoneagent.bridge.caller import CallerAudio, PushToTalk
-from phoneagent.bridge.clock import CallClock
-from phoneagent.bridge.closing import ClosedBy, Closing
-from phoneagent.bridge.conversation import Conversation
-from phoneagent.bridge.deadlines import Deadlines
-from phoneagent.bridge.dialogue import Dialogue
-from phoneagent.bridge.history import Past, pending_now
-from phoneagent.bridge.interruption import Interruptions
-from phoneagent.bridge.playback import Playback
-from phoneagent.bridge.policy import Floor, Policy
-from phoneagent.bridge.renewal import Renewal
-from phoneagent.bridge.reporting import Reporter
-from phoneagent.bridge.requests import EndCall, Ending, NoteStep, Renew, Request, Verdict
-from phoneagent.bridge.responses import State
+from phoneagent.bridge.closing import ClosedBy
+from phoneagent.bridge.parts import Parts
+from phoneagent.bridge.requests import EndCall, Ending, NoteStep, Renew, Verdict
 from phoneagent.bridge.signs import PresumedDone
+from phoneagent.bridge.steps import Pending, Transfer
 from phoneagent.bridge.turn_signs import AnsweredTurn
-from phoneagent.events import EndedBy, Pending
+from phoneagent.events import EndedBy
 from phoneagent.protocol import carrier, realtime
 
 
-class Bridge:
+class Bridge(Parts):
     """One media stream of a call, usually all of it; with a `past`, the call goes on.
 
     `now` is in seconds of any clock that does not go back.
     """
-
-    def __init__(self, policy: Policy, *, call_sid: str = "", past: Past | None = None) -> None:
-        self._policy = policy
-        self.requests: deque[Request] = deque()
-        """What the shell is to do, oldest first; `reporter.events` has what it is to report."""
-        self.ended: EndCall | None = None  # how; nothing more is sent then
-        self.stream_sid: str | None = None
-        """The media stream; None before it has started."""
-        self.clock = CallClock()
-        self.reporter = Reporter(call_sid, self.clock)
-        self.playback = Playback()
-        self.caller_audio = CallerAudio()
-        self.dialogue = Dialogue(self.clock, self.reporter, self.caller_audio)
-        self.conversation = Conversation(
-            self.requests.append,
-            self.reporter,
-            elsewhere=policy.elsewhere,
-            past=past.tools if past is not None else (),
-            played_until=lambda: self.playback.dry_at,
-        )
-        self.signs, self.responses = self.conversation.signs, self.conversation.responses
-        self.push_to_talk = PushToTalk(self.conversation.outbox, self.caller_audio)
-        self.interruptions = Interruptions(policy.interruption, self.playback, self.conversation)
-        self.closing = Closing(self.playback, self.conversation)
-        self.renewal = Renewal(policy, past, self.requests, quiet=lambda now: self.quiet(now, heard_again=True))
-        self.deadlines = Deadlines(
-            policy.max_call_seconds,
-            self.responses,
-            ready=lambda: self.renewal.begun and not self.closing.active,
-            age_seconds=past.age_ms / 1000 if past is not None else 0.0,
-        )
-        self.budget = Budget(policy, past, self.reporter, self.responses, self.deadlines)
-        self._timed = (self.caller_audio, self.conversation, self.deadlines, self.renewal, self.dialogue)
-        # What these two wait for depends on all others, so `move_on` looks after them once everything else is done.
-        self._timed_last = (self.interruptions, self.closing)
 
     # --- outputs --------------------------------------------------------------------------------------------------
 
@@ -109,8 +70,8 @@ class Bridge:
         """Return the next messages to write to the caller's socket; they count as written at `now`."""
         if self.stream_sid is None or self.ended is not None:
             return []
-        messages = self.playback.take(now, limit)
-        if self.reporter.awaits_answer and any(type(each) is carrier.Audio for each in messages):
+        spoken_until, messages = self.playback.spoken_until, self.playback.take(now, limit)
+        if self.reporter.answers_since is not None and self.playback.spoken_until > spoken_until:
             self.reporter.audio_sent(now)
         return messages
 
@@ -119,18 +80,8 @@ class Bridge:
         if not self.conversation.connected or self.ended is not None:
             return []
         outbox = self.conversation.outbox
-        events = [outbox.popleft() for _ in range(min(limit, len(outbox)))]
-        return events + self.caller_audio.take(limit - len(events))
-
-    def floor(self) -> Floor:
-        """Tell which side has the floor."""
-        if self.closing.active:
-            return Floor.CLOSING
-        if not self.playback.idle:
-            return Floor.AGENT
-        if self.responses.state is not State.NONE or self.conversation.tools.running:
-            return Floor.THINKING
-        return Floor.CALLER if self.dialogue.caller_speaks else Floor.OPEN
+        events = [outbox.popleft() for _ in range(min(limit, len(outbox)))] if outbox else []
+        return self.caller_audio.take(limit - len(events), events)
 
     # --- the caller's side ----------------------------------------------------------------------------------------
 
@@ -138,9 +89,9 @@ class Bridge:
         """Take a message of the carrier. Returns False if no timer moved, and nothing but audio for the model came."""
         if self.ended is not None:
             return True
+        if isinstance(message, carrier.AudioIn):
+            return self.caller_audio.frame(message.payload, message.at_ms, now)
         match message:
-            case carrier.AudioIn(payload=payload, at_ms=at_ms):
-                return self.caller_audio.frame(payload, at_ms, now)
             case carrier.Played(mark=mark):
                 over = self.playback.acknowledge(mark, now)
                 if not over and not self.playback.idle:
@@ -148,7 +99,10 @@ class Bridge:
                 self.dialogue.items_over(over, now)
                 self.move_on(now)
             case carrier.Key(digit=digit):
-                self.reporter.key_pressed(digit, now)
+                self.dialogue.signed(now)
+                if self.keys.press(digit, now) and self.floor().agents and self.interruptions.allowed():
+                    self._interrupt(now)
+                self.move_on(now)
             case carrier.Started(stream_sid=stream_sid):
                 self.stream_sid = stream_sid
                 for part in (self.clock, self.caller_audio, self.deadlines, self.closing):
@@ -179,15 +133,14 @@ class Bridge:
 
     def model_away(self, now: float, reason: str) -> bool:
         """There is no session, or none any more. Returns whether to look for another one; else the call ends."""
-        since = self.responses.waiting_since
-        waiting_since = None if since is None else max(since, self.playback.dry_at)
-        if self.ended is not None or self.closing.active or not self.renewal.worthwhile(now, waiting_since):
+        if self.ended is not None or self.closing.active or not self.renewal.worthwhile(now):
             self.model_lost(now, reason)
             return False
         if self.conversation.connected:
             self.reporter.trouble(f"model session lost (no. {self.renewal.losses}): {reason}", now)
-            self._new_session()
+            self._new_session(now)
             self.dialogue.items_over(self.playback.finish_items(), now)
+            self.move_on(now)
         return True
 
     def model_lost(self, now: float, reason: str) -> None:
@@ -199,7 +152,7 @@ class Bridge:
         self.reporter.trouble(f"model session lost: {reason}", now)
         self.dialogue.lost()
         self.dialogue.items_over(self.playback.finish_items(), now)
-        if not self.closing.active or self.conversation.goodbye_due:
+        if not self.closing.active or (self.conversation.goodbye_due and self.closing.ended_by is not None):
             self.playback.queue(self._policy.apology)
             self.playback.finish()
             self._close(now, "error", reason)
@@ -212,8 +165,11 @@ class Bridge:
         if isinstance(event, realtime.AudioDelta) and (event.response_id, event.item_id) == self.signs.known:
             self._audio(event, now)
             return self.closing.active
-        for each in self.signs.read(event, now):
-            self._receive(each, now)
+        if self.conversation.questions.take(event):
+            self.budget.beside(event, now)
+        else:
+            for each in self.signs.read(event, now):
+                self._receive(each, now)
         self.move_on(now)
         return True
 
@@ -233,37 +189,43 @@ class Bridge:
             case realtime.AudioDone(item_id=item_id):
                 self.dialogue.items_over(self.playback.finish(item_id), now)
             case realtime.SpeechStarted(audio_start_ms=model_ms):
+                again = self.dialogue.heard_before
                 self.dialogue.speech_started(model_ms, now)
-                self.interruptions.speech_started(now)
+                self.interruptions.speech_started(now, again=again)
                 self.move_on(now)  # its end may have come along with it
             case realtime.SpeechStopped(audio_end_ms=model_ms):
                 self.dialogue.speech_stopped(model_ms, now)
-                self.interruptions.speech_stopped()
+                self.interruptions.speech_stopped(now)
             case realtime.Committed(item_id=item_id):
                 self.budget.turn_committed()
                 self.dialogue.committed(item_id, now)
                 if not (self._policy.manual_turns or isinstance(event, AnsweredTurn)):
-                    self.responses.turn_committed(now, server_answers=self._policy.server_answers)
+                    self.interruptions.turn_committed(item_id, now)
             case realtime.InputTranscript(item_id=item_id, transcript=text):
                 self.budget.transcribed(event, now)
                 self.dialogue.understood(item_id, text, now)
+                self.interruptions.transcribed(item_id, text)
             case realtime.InputTranscriptFailed(item_id=item_id):
                 self.dialogue.not_understood(item_id)
-            case realtime.ResponseCreated(response=response):
-                self.dialogue.items_over(self.playback.finish_items(), now)
-                self.budget.response_created()
-                self.conversation.response_created(response, now, unwanted=self.interruptions.forbids_response())
-                self.reporter.answer_begins()
+                self.interruptions.transcribed(item_id, "")
+            case realtime.ResponseCreated():
+                self._response_created(event, now)
             case realtime.ResponseDone():
                 self._response_done(event, now)
             case realtime.RateLimits(rate_limits=limits):
                 self._act(self.conversation.receive(event, now), now)
                 self.reporter.rate_limits(self.budget.model, limits, now)
-            case realtime.Error(error=failure) if self.interruptions.owns(failure):
-                self._act(self.interruptions.refused(failure), now)
-            case realtime.SessionUpdated() | realtime.Error():
-                self._act(self.conversation.receive(event, now), now)
-            case realtime.ItemAdded() | realtime.ItemDone() | realtime.OutputItemDone():
+            case realtime.Error(error=failure) if self.truncations.owns(failure):
+                self._act(self.truncations.refused(failure), now)
+            case realtime.Error(error=failure) if self.held.owns(failure):
+                pass  # the item was gone, or this server cannot delete
+            case (
+                realtime.SessionUpdated()
+                | realtime.Error()
+                | realtime.ItemAdded()
+                | realtime.ItemDone()
+                | realtime.OutputItemDone()
+            ):
                 self._act(self.conversation.receive(event, now), now)
             case realtime.Unknown(type=kind) if kind in realtime.MCP_FAILURES:
                 self.reporter.trouble(realtime.MCP_FAILURES[kind], now)
@@ -281,8 +243,16 @@ class Bridge:
         if not self.playback.queue(event.delta, event.item_id, event.content_index):
             self.reporter.trouble("model audio dropped: the caller's socket is not accepting it", now)
 
+    def _response_created(self, event: realtime.ResponseCreated, now: float) -> None:
+        self.dialogue.items_over(self.playback.finish_items(), now)
+        self.budget.response_created()
+        unwanted = self.interruptions.forbids_response(event.response, now)
+        self.conversation.response_created(event.response, now, unwanted=unwanted)
+        self.reporter.answer_begins()
+
     def _response_done(self, event: realtime.ResponseDone, now: float) -> None:
         self.budget.response_done(event.response, now)
+        self.held.response_done(event.response)
         done = self.conversation.response_done(event.response, now)
         if done.ending is Ending.IGNORED:
             return
@@ -298,12 +268,24 @@ class Bridge:
 
     def interrupt(self, now: float) -> None:
         """Stop the agent, as if the caller had begun to speak. Does nothing when it is not the agent's turn."""
-        if self.renewal.pending is not None:
-            self.renewal.interrupted()
-            self.responses.owe_nothing()
-        if self.floor() in (Floor.AGENT, Floor.THINKING):
+        self.renewal.interrupted(self.responses)
+        if self.floor().agents:
             self._interrupt(now)
             self.move_on(now)
+
+    def mute(self, now: float, *, muted: bool) -> None:
+        """Let nothing of the agent be heard, and ask nothing of the model, until it is unmuted.
+
+        Does nothing when the call is about to end.
+        """
+        if self.closing.active or self.ended is not None or muted is self.responses.muted:
+            return
+        self.responses.muted = muted
+        if muted and self.floor().agents:
+            self._interrupt(now, muted=True)
+        if not muted:
+            self.reporter.unmuted()
+        self.move_on(now)
 
     def hang_up(self, now: float, *, goodbye: bool = True, reason: str = "the agent hung up") -> None:
         """End the call once everything was heard.
@@ -312,54 +294,58 @@ class Bridge:
         """
         if self.closing.active or self.ended is not None:
             return
-        wanted = goodbye and self.conversation.connected and not self.conversation.parted
+        speaks = self.conversation.connected and not self.responses.muted
+        wanted = goodbye and speaks and not self.conversation.parted
         self._close(now, "agent", reason, goodbye=wanted)
         self.move_on(now)
 
-    def quiet(self, now: float, *, heard_again: bool = False) -> bool:
-        """Tell whether another session, by which the last second may be `heard_again`, could go on unnoticed."""
-        free = self.floor() is Floor.OPEN and self.renewal.begun and not self.responses.owes
-        return free and self.dialogue.quiet(now, heard_again=heard_again)
+    def transfer(self, now: float, step: Transfer, *, announce: bool | None = None) -> None:
+        """Connect the call to another party once everything was heard. Of two transfers the first counts.
+
+        With `announce` the agent says so first; by default, unless the response that called the tool said something.
+        """
+        if self.closing.active or self.ended is not None:
+            return
+        wanted = not self.conversation.parted if announce is None else announce
+        self.closing.transfer(now, step, announce=wanted and self.conversation.connected)
+        self.requests.append(NoteStep(self.closing.step(self.stream_sid or "")))
+        self.move_on(now)
 
     def hand_over(self, now: float, reason: str) -> None:
         """End our part of the call, at once: it goes on in another media stream. A call about to end just ends."""
-        by, why = (self.closing.by, self.closing.reason) if self.closing.active else (None, reason)
+        by, why = (self.closing.ended_by, self.closing.reason) if self.closing.active else (None, reason)
         self.end(now, by, why)
 
-    def _pending(self, now: float, *, waits: bool) -> Pending:
-        """Return what is open, for the next media stream; `waits`: the caller waits for the agent."""
-        if (before := self.renewal.pending) is not None:
-            return "words" if self.caller_audio.unsettled else before
-        return pending_now(
+    def pending(self, now: float) -> Pending:
+        """Return what is open, for the next media stream."""
+        return self.renewal.left_open(
             turn_open=self.dialogue.turn_open(now),
-            owes=self.responses.owes or waits,
+            owes=self.responses.owes or self.floor().agents,
             words_lost=self.dialogue.transcript.lacks_text and self.playback.idle,
+            unsettled=self.caller_audio.unsettled,
         )
 
     # --- rules ----------------------------------------------------------------------------------------------------
 
     def _begin(self, now: float) -> None:
         """Once both sides are there: tell the model where the call is, and ask for what is to be said first."""
-        if self.stream_sid is None or not self.conversation.connected:
-            return
-        if not self.renewal.begun:
+        if self.stream_sid is not None and self.conversation.connected and not self.renewal.begun:
             self.renewal.begin(self.conversation, self.dialogue.transcript, self.clock, now)
             self.push_to_talk.commit_again()
         self.move_on(now)
 
-    def _new_session(self) -> None:
+    def _new_session(self, now: float) -> None:
         """The session is gone: each part drops what was the session's own, and keeps what the next one needs."""
         again, playing = self.caller_audio.again, self.playback.playing()
         self.conversation.new_session()
-        pending = pending_now(
-            turn_open=False,  # the caller is heard once more
-            owes=not again and self.responses.owed,
+        self.renewal.new_session(
+            owes=not again and self.responses.owed,  # else the caller is heard once more
             words_lost=self.dialogue.transcript.lacks_text and not self.responses.spoke,
         )
         self.dialogue.new_session(playing, heard_again=again)
-        self.interruptions.new_session(playing)
+        self.interruptions.new_session(now)
+        self.truncations.new_session(playing)
         self.caller_audio.new_session()
-        self.renewal.new_session(pending)
 
     def _act(self, verdict: Verdict | None, now: float) -> None:
         """Do what a part has found to be necessary."""
@@ -376,35 +362,39 @@ class Bridge:
             case "lost":
                 self.model_lost(now, verdict.text)
             case "take_over":
-                self._new_session()
+                self._new_session(now)
                 self.requests.append(Renew())
             case "line_lost":
                 self.end(now, "line", verdict.text)
-            case "time_up":
-                self.hang_up(now, reason=verdict.text)
+            case "time_up" | "parted":
+                self.hang_up(now, goodbye=verdict.kind == "time_up", reason=verdict.text)
             case "closed":
-                self.end(now, self.closing.by, self.closing.reason)
+                self.end(now, self.closing.ended_by, self.closing.reason)
             case _:
                 assert_never(verdict.kind)
 
-    def _interrupt(self, now: float) -> None:
-        speech_from_ms = self.dialogue.speech_from_ms if self.dialogue.caller_speaks else None
-        for outcome in self.interruptions.interrupt(now):
-            turn = self.dialogue.item_over(outcome, now)
-            self.interruptions.truncate(outcome, turn.heard_text)
-            self.reporter.barge_in(outcome, speech_from_ms, now)
+    def _interrupt(self, now: float, *, by_caller: bool = False, muted: bool = False) -> None:
+        stopped_at = self.interruptions.stopped_at(now)
+        for outcome in self.interruptions.interrupt(now, by_caller=by_caller, muted=muted):
+            turn = self.dialogue.item_cut(outcome, stopped_at)
+            self.truncations.truncate(outcome, turn.heard_text)
 
     def move_on(self, now: float) -> None:
         """Do what has become possible: interrupt, ask for the response that is wanted, or hang up."""
         if self.ended is not None or self.stream_sid is None:
             return
-        if self.interruptions.decide(now, agents_turn=self.floor() in (Floor.AGENT, Floor.THINKING)):
-            self._interrupt(now)
+        if self.interruptions.decide(now, agents_turn=self.floor().agents):
+            self._interrupt(now, by_caller=True)
+        if self.keys.poll(now):
+            self.budget.turn_committed()
         if self.conversation.connected:
             self.budget.poll(now)
-        speech, playing = self.dialogue.turn_open(now), not self.playback.idle
+        speech = self.dialogue.turn_open(now) or self.keys.typing
+        self._act(self.sounds.poll(speech=speech), now)
+        playing = not self.playback.idle
         self._act(self.conversation.move_on(now, speech=speech, playing=playing), now)
         self._act(self.closing.handle_timer(now), now)
+        self._act(self.silence.poll(now), now)
 
     def _close(self, now: float, by: ClosedBy, reason: str, *, goodbye: bool = False) -> None:
         self.closing.begin(now, by, reason, goodbye=goodbye)
@@ -416,17 +406,18 @@ class Bridge:
         """End the call at once, or (`by` None) only our part of it. The first end counts."""
         if self.ended is not None:
             return
-        pending = self._pending(now, waits=self.floor() in (Floor.AGENT, Floor.THINKING))
-        step = self.closing.step_after(by, self.stream_sid or "", pending)
+        self.keys.close(now)
+        step = self.closing.step_after(by, self.stream_sid or "", self.pending(now))
+        dead_air_ms = self.silence.close(now)
         self.dialogue.items_over(self.playback.cut(now), now)
         self.budget.close(now)
         self.conversation.end()
         self.ended = EndCall(by, reason, step)
         self.requests.append(self.ended)
         if by is None:
-            self.reporter.handed_over(reason, now)
+            self.reporter.handed_over(reason, now, dead_air_ms)
             return
-        self.reporter.ended(by, reason, self.dialogue.end(), now, self.budget.total)
+        self.reporter.ended(by, reason, self.dialogue.end(), now, self.budget.total, dead_air_ms)
 
     # --- time -----------------------------------------------------------------------------------------------------
 
@@ -434,7 +425,7 @@ class Bridge:
         """Return when `handle_timer` is due, in seconds of `now`; None for never."""
         if self.ended is not None or self.stream_sid is None:
             return None
-        times = (part.get_timer() for part in (*self._timed, *self._timed_last))
+        times = (part.get_timer() for part in (*self._timed, *self._timed_last, self.playback))
         return min((time for time in times if time is not None), default=None)
 
     def handle_timer(self, now: float) -> None:
@@ -443,6 +434,7 @@ class Bridge:
             return
         for event in self.signs.overdue(now):
             self._receive(event, now)
+        self.dialogue.items_over(self.playback.presume_heard(now), now)
         for part in self._timed:
             if self.ended is None:
                 self._act(part.handle_timer(now), now)

@@ -10,16 +10,17 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 from phoneagent.billing import usage
-from phoneagent.billing.prices import cost_of, price_of
+from phoneagent.billing.prices import SIMULATED, cost_of, price_of
 from phoneagent.bridge import prompts
 from phoneagent.bridge.deadlines import ANNOUNCE_SECONDS, Deadlines
 from phoneagent.bridge.history import Past
 from phoneagent.bridge.policy import Policy
 from phoneagent.bridge.prompts import Wanted
 from phoneagent.bridge.reporting import Reporter
-from phoneagent.bridge.responses import ResponseGate, State
+from phoneagent.bridge.requests import State
+from phoneagent.bridge.responses import ResponseGate
 from phoneagent.events import Cost, Usage
-from phoneagent.protocol.realtime import InputTranscript, Response
+from phoneagent.protocol.realtime import FromModel, InputTranscript, Response, ResponseCreated, ResponseDone
 from phoneagent.protocol.session_object import model_of, transcription_model_of
 
 REASON = "the call reached its cost limit"
@@ -53,7 +54,7 @@ class Budget:
             self._running = 0
             self._count("response", None, now)
 
-    # --- the model's events, each before anything that it brings about; out-of-band responses are paid as well ---
+    # --- the model's events, each before anything that it brings about ---
 
     def turn_committed(self) -> None:
         """The caller has said something: after the wrap-up, that is the last turn."""
@@ -69,6 +70,14 @@ class Budget:
         self._count("response", usage.of_response(response.usage), now)
         self._answered = self._answered or (self._last_turn and response.status == "completed")
 
+    def beside(self, event: FromModel, now: float) -> None:
+        """An event of a response beside the conversation, which is paid as well, and answers no turn."""
+        if isinstance(event, ResponseCreated):
+            self.response_created()
+        elif isinstance(event, ResponseDone):
+            self._running = max(0, self._running - 1)
+            self._count("response", usage.of_response(event.response.usage), now)
+
     def transcribed(self, event: InputTranscript, now: float) -> None:
         """A turn was transcribed, and the recogniser reports its usage."""
         self._count("transcription", usage.of_transcription(event.usage), now)
@@ -76,12 +85,14 @@ class Budget:
     def _count(self, source: Literal["response", "transcription"], reading: usage.Reading | None, now: float) -> None:
         total = self.total or Cost()
         model = self.model if source == "response" else self._recogniser
+        simulated = self.model == SIMULATED  # its session names a real recogniser, which does not run
         if reading is None:
-            used, cost = Usage(), Cost(at_least=True)
+            used, cost = Usage(), Cost(at_least=not simulated)
             if total.at_least:
                 return
         else:
-            used, cost = reading.usage, cost_of(reading.usage, price_of(model, self._policy.prices))
+            priced = SIMULATED if simulated else model
+            used, cost = reading.usage, cost_of(reading.usage, price_of(priced, self._policy.prices))
             if used == Usage():
                 return
             if reading.assumed:

@@ -12,10 +12,10 @@ import base64
 import math
 from binascii import a2b_base64
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from phoneagent.bridge.requests import Verdict
-from phoneagent.protocol.audio import BYTES_PER_MS, FRAME_BYTES, base64_bytes, rms, silence
+from phoneagent.protocol.audio import BYTES_PER_MS, FRAME_BYTES, SILENCE, base64_bytes, piece_levels, rms, silence
 from phoneagent.protocol.realtime import AudioAppend, AudioClear, AudioCommit, ToModel
 
 MAX_HELD_BYTES = 10_000 * BYTES_PER_MS
@@ -37,13 +37,17 @@ FILL_MS = 100
 COMMIT_SECONDS = 1.0
 """How long after the end of speech its turn may take to be committed; until then the server may answer by itself."""
 
-SLACK_BYTES = 500 * BYTES_PER_MS
+SLACK_BYTES = 100 * BYTES_PER_MS
 """Old audio is dropped in pieces of this length: with each frame, all the rest would have to move."""
 
-NOTICED_BYTES = 300 * BYTES_PER_MS
+NOTICED_MS = 300
 """The latest audio that tells whether the caller has just begun to speak."""
 
-KEPT_BYTES = 2_000 * BYTES_PER_MS
+PIECE_MS = 100
+PIECE_BYTES = PIECE_MS * BYTES_PER_MS
+"""The pieces of the caller's audio whose loudness is looked at, where the model does not tell of speech."""
+
+KEPT_BYTES = 1_500 * BYTES_PER_MS
 """A server that speaks has reported the caller's speech up to about a second ago: older silence need not be kept."""
 
 SPEECH_RMS = 400
@@ -118,6 +122,8 @@ class CallerAudio:
         """Whether the present session hears audio once more that an earlier one was given."""
         self.unsettled = False
         """Whether the caller has said something that is neither answered nor understood: another model must hear it."""
+        self.muted = False
+        """Whether no model is to hear the caller: silence takes the place of their audio."""
         self.dropped_bytes = 0
         """Audio that was lost because the model did not take it."""
         self.sent_bytes = 0
@@ -142,6 +148,8 @@ class CallerAudio:
         self._next_timestamp = max(timestamp_ms, expected or 0) + size // BYTES_PER_MS
         self._media_at = now
         if size:
+            if self.muted:
+                payload = base64.b64encode(SILENCE * size).decode()
             self._queue.append((payload, size))
             self._held += size
             if self._held > MAX_HELD_BYTES:
@@ -192,13 +200,14 @@ class CallerAudio:
             self._put(_FILL)
         return None
 
-    def take(self, limit: int | None = None) -> list[ToModel]:
-        """Take what is next for the model, all of it or up to `limit` frames.
+    def take(self, limit: int | None = None, after: Sequence[ToModel] = ()) -> list[ToModel]:
+        """Return `after`, and then what is next for the model: all of it, or up to `limit` frames.
 
         What the model was given is kept, should another model have to hear it.
         """
-        queue, given, taken = self._queue, self._given, list[ToModel]()
-        while queue and (limit is None or len(taken) < limit):
+        queue, given = self._queue, self._given
+        taken = [*after]
+        for _ in range(len(queue) if limit is None else min(len(queue), limit)):
             payload, size = queue.popleft()
             given += a2b_base64(payload)
             taken.append(AudioAppend(payload))
@@ -208,10 +217,25 @@ class CallerAudio:
             del given[:-MAX_HELD_BYTES]
         return taken
 
+    def latest(self, ms: int) -> bytes:
+        """Return the latest `ms` milliseconds of the caller's audio, as µ-law, or as much of it as is kept."""
+        if ms <= 0:
+            return b""
+        size = ms * BYTES_PER_MS
+        waiting = [a2b_base64(payload) for payload, _ in list(self._queue)[-(size // FRAME_BYTES + 1) :]]
+        return b"".join((self._given[-size:], *waiting))[-size:]
+
     def silent(self) -> bool:
         """Tell whether nothing was heard of the caller lately; the model reports speech some 200 ms late."""
-        waiting = (a2b_base64(payload) for payload, _ in list(self._queue)[-NOTICED_BYTES // FRAME_BYTES :])
-        return rms(b"".join((self._given[-NOTICED_BYTES:], *waiting))[-NOTICED_BYTES:]) < SPEECH_RMS
+        return rms(self.latest(NOTICED_MS)) < SPEECH_RMS
+
+    def levels(self, pieces: int) -> list[int]:
+        """Return how loud each of the latest pieces of the caller's audio was, oldest first."""
+        return piece_levels(self.latest(pieces * PIECE_MS), PIECE_BYTES)
+
+    def unheard(self) -> None:
+        """The caller has said something that this session does not hear: another one must."""
+        self.unsettled = True
 
     def forget(self) -> None:
         """Drop everything so far: no model is to hear it."""

@@ -14,9 +14,11 @@ from typing import TypeAlias, assert_never
 from phoneagent.billing.ratelimits import RATE_LIMIT_CODES
 from phoneagent.bridge import prompts
 from phoneagent.bridge.caller import CallerAudio, PushToTalk
-from phoneagent.bridge.conversation import Conversation
+from phoneagent.bridge.conversation import Conversation, Observer
 from phoneagent.bridge.history import Role
+from phoneagent.bridge.keys import Keys
 from phoneagent.bridge.requests import Ending, RunTool, SessionChanged, Verdict
+from phoneagent.bridge.sounds import Sounds
 from phoneagent.bridge.toolcalls import ToolCall
 from phoneagent.errors import EndpointError, EndpointRefused, EndpointUnreachable
 from phoneagent.protocol import realtime
@@ -48,10 +50,13 @@ Happening: TypeAlias = Words | Answered | Complaint | RunTool | SessionChanged
 class Chat:
     """One conversation in writing. `now` is in seconds of any clock that does not go back."""
 
-    def __init__(self, *, greeting: str | None = None) -> None:
+    def __init__(self, *, greeting: str | None = None, observer: Observer | None = None) -> None:
         self._happenings: deque[Happening] = deque()
-        self.conversation = Conversation(self._happenings.append, _NoObserver(), spoken=False)
+        self.conversation = Conversation(self._happenings.append, observer or _NoObserver(), spoken=False)
         self.push_to_talk = PushToTalk(self.conversation.outbox, CallerAudio())
+        self.keys: Keys | None = None
+        self.sounds: Sounds | None = None
+        """There is no telephone to press keys on, or to hear anything with."""
         self._closing = False
         self.over = False
         """The agent has hung up."""
@@ -91,6 +96,12 @@ class Chat:
         """Stop what the agent is writing."""
         self.conversation.responses.interrupt(now)
 
+    def mute(self, now: float, *, muted: bool) -> None:
+        """Stop what the agent is writing, and ask for nothing until it is unmuted."""
+        self.conversation.responses.muted = muted
+        if muted:
+            self.conversation.responses.interrupt(now)
+
     def hang_up(self, now: float, *, goodbye: bool = True) -> None:
         """End it after what is being said, with a goodbye unless the response that called the tool said something."""
         if self._closing:
@@ -103,6 +114,8 @@ class Chat:
 
     def receive(self, event: realtime.FromModel, now: float) -> None:
         """Take a server event."""
+        if self.conversation.questions.take(event):
+            return
         for each in self.conversation.signs.read(event, now):
             self._receive(each, now)
         self.move_on(now)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Literal, TypeAlias
+from dataclasses import replace
+from typing import Literal, TypeAlias, assert_never
 
+from phoneagent.bridge import prompts
 from phoneagent.bridge.conversation import Conversation
 from phoneagent.bridge.playback import Playback
 from phoneagent.bridge.requests import Verdict
-from phoneagent.events import EndedBy, FallBack, HangUp, NextStep, Pending, Resume
+from phoneagent.bridge.steps import FallBack, HangUp, NextStep, Pending, Resume, Transfer
+from phoneagent.events import EndedBy
 
 GOODBYE_SECONDS = 5.0
 """While the call is closing, the model may be silent this long before we hang up without waiting for it."""
@@ -18,8 +21,8 @@ CLOSING_SECONDS = 15.0
 HEARD_GRACE_SECONDS = 1.0
 """How much later than computed the last mark may come."""
 
-ClosedBy: TypeAlias = Literal["agent", "error"]
-"""The endings that have last words: the agent hung up, or the model was lost."""
+ClosedBy: TypeAlias = Literal["agent", "error", "transfer"]
+"""The endings that have last words: the agent hung up, the model was lost, or the call is transferred."""
 
 
 class Closing:
@@ -31,6 +34,7 @@ class Closing:
         self.active = False
         self.by: ClosedBy = "agent"
         self.reason = ""
+        self._transfer = Transfer()
         self._since = 0.0
 
     def begin(self, now: float, by: ClosedBy, reason: str, *, goodbye: bool = False) -> None:
@@ -39,6 +43,17 @@ class Closing:
             self.by, self.reason = by, reason
         self.active, self._since = True, now
         self._conversation.close(goodbye=goodbye, timed=True)
+
+    def transfer(self, now: float, step: Transfer, *, announce: bool) -> None:
+        """The call is about to be transferred; with `announce` the model says so first."""
+        self._transfer = step
+        self.by, self.reason, self.active, self._since = "transfer", f"transferred to {step.name}", True, now
+        self._conversation.close(goodbye=announce, timed=True, words=prompts.put_through(step.name))
+
+    @property
+    def ended_by(self) -> EndedBy | None:
+        """Return which side ends the call; None for a transfer, after which it goes on elsewhere."""
+        return None if self.by == "transfer" else self.by
 
     def start(self, now: float) -> None:
         """The media stream begins: last words that were asked for before can be heard from here on."""
@@ -65,7 +80,7 @@ class Closing:
 
     def step(self, stream_sid: str) -> NextStep:
         """Return what comes after the last words."""
-        return _step(self.by, stream_sid)
+        return self._step(self.by, stream_sid)
 
     def step_after(self, by: EndedBy | None, stream_sid: str, pending: Pending) -> NextStep | None:
         """Return what comes after a media stream that `by` has ended; None if the caller has hung up.
@@ -74,13 +89,20 @@ class Closing:
         holds it. A line that breaks while the call is closing changes nothing.
         """
         if self.active and by in (None, "line"):
-            by = self.by
+            return self._step(self.by, stream_sid)
         if by == "caller":
             return None
         if by in ("agent", "error"):
-            return _step(by, stream_sid)
+            return self._step(by, stream_sid)
         return Resume(stream_sid=stream_sid, pending=pending, broke=by is not None)
 
-
-def _step(by: ClosedBy, stream_sid: str) -> NextStep:
-    return HangUp(stream_sid=stream_sid) if by == "agent" else FallBack(stream_sid=stream_sid)
+    def _step(self, by: ClosedBy, stream_sid: str) -> NextStep:
+        match by:
+            case "agent":
+                return HangUp(stream_sid=stream_sid)
+            case "error":
+                return FallBack(stream_sid=stream_sid)
+            case "transfer":
+                return replace(self._transfer, stream_sid=stream_sid)
+            case _:
+                assert_never(by)

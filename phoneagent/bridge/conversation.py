@@ -6,21 +6,22 @@ owner passes on the model's events, and acts on the verdicts that come back.
 
 from __future__ import annotations
 
-import math
 import re
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol, TypeAlias, assert_never
 
 from phoneagent.bridge import prompts
+from phoneagent.bridge.asking import Question, Questions
 from phoneagent.bridge.caller import MAX_OUTBOX
 from phoneagent.bridge.history import Note, Role, ToolRun
 from phoneagent.bridge.model_errors import ModelErrors
 from phoneagent.bridge.prompts import Wanted
-from phoneagent.bridge.requests import Ending, RunTool, SessionChanged, Verdict
-from phoneagent.bridge.responses import MAX_UNANSWERED, ResponseGate, State
+from phoneagent.bridge.requests import Ending, RunTool, SessionChanged, State, Verdict
+from phoneagent.bridge.responses import MAX_UNANSWERED, ResponseGate
 from phoneagent.bridge.signs import Signs
 from phoneagent.bridge.toolcalls import ToolCall, ToolCalls
+from phoneagent.protocol.items import image_message
 from phoneagent.protocol.realtime import (
     Error,
     Failure,
@@ -38,10 +39,16 @@ from phoneagent.protocol.realtime import (
 )
 
 MODEL_STALLED_SECONDS = 12.0
-"""A response that brings nothing for this long, while nothing plays, is dead."""
+"""A written response that brings nothing for this long is dead."""
 
 MAX_CONTINUED = 2
 """How many times in a row an answer is continued that a limit of the server's has cut off."""
+
+IMAGE = "[image]"
+"""What stands for an image where there is only text."""
+
+MAX_IMAGES = 4
+"""Images that may wait for the model: each is large."""
 
 MAX_NOTES = 100
 """Messages of user code that are remembered for the next session; the oldest is forgotten first."""
@@ -78,8 +85,8 @@ class Observer(Protocol):
 class Conversation:
     """One conversation. `now` is in seconds.
 
-    `request` takes what the shell is to do, and `observer` what happened. `played_until` gives when everything that was
-    written will have been played. With `spoken`, the model is to speak.
+    `request` takes what the shell is to do, and `observer` what happened. With `spoken`, the model is to speak; the
+    owner then sees to it that the caller does not wait for it too long (`silence`).
     """
 
     def __init__(
@@ -89,26 +96,26 @@ class Conversation:
         *,
         elsewhere: bool = False,
         past: Sequence[ToolRun] = (),
-        played_until: Callable[[], float] = lambda: -math.inf,
         spoken: bool = True,
     ) -> None:
         self._spoken = spoken
         self._request = request
         self._observer = observer
-        self._played_until = played_until
         self.outbox: deque[ToModel] = deque()
         self.responses = ResponseGate(self.outbox)
         self.signs = Signs(self.responses)
         self.tools = ToolCalls(self.outbox, self.responses, past)
         self.errors = ModelErrors(self.responses, elsewhere=elsewhere)
+        self.questions = Questions(self.outbox, spoken=spoken)
         self._changes = _SessionChanges(self.outbox, request)
-        self._notes: deque[tuple[float, Role, str]] = deque(maxlen=MAX_NOTES)
+        self._notes: list[tuple[float, Role, str]] = []
         self.connected = False
         """Whether there is a session, configured as asked."""
         self.event_at = 0.0
         """When anything of the model came last."""
         self.goodbye_due = False
         """The model is to say a goodbye, and has not begun to."""
+        self._goodbye = prompts.goodbye()
         self._over = False
         self._ends_in_time = False
         self._continued = 0
@@ -133,6 +140,7 @@ class Conversation:
         self.signs.new_session()
         self.responses.new_session()
         self.tools.new_session()
+        self.questions.new_session()
         self.outbox.clear()
 
     def tell_past(self, items: Sequence[Mapping[str, Any]]) -> None:
@@ -149,16 +157,31 @@ class Conversation:
 
     # --- user code ---
 
-    def say(self, text: str) -> bool:
+    def say(self, text: str, *, interruptible: bool = True) -> bool:
         """Have exactly this said. Returns False if too much is in line, or the conversation is closing."""
-        return not self._over and self.responses.want(prompts.exactly(text))
+        return not self._over and self.responses.want(prompts.exactly(text, protected=not interruptible))
 
-    def add(self, text: str, role: Role, now: float) -> bool:
-        """Add a message, which is not answered by itself. Returns False if too much waits."""
+    def ask_consent(self, text: str) -> Wanted | None:
+        """Have exactly this said before anything else, the greeting too; None where `say` returns False."""
+        wanted = prompts.consent(text)
+        return wanted if not self._over and self.responses.want(wanted) else None
+
+    def add(self, text: str, role: Role, now: float, *, image: str | None = None) -> bool:
+        """Add a message, which is not answered by itself. Returns False if too much waits.
+
+        An `image` (a data URL) goes to this session only: of the message, the next one and the record have the text.
+        """
         if self._over or len(self.outbox) >= MAX_OUTBOX:
             return False
-        self.outbox.append(ItemCreate(item=Note(role=role, text=text, at_ms=0).item()))
+        if image is None:
+            item = Note(role=role, text=text, at_ms=0).item()
+        elif sum(map(_has_image, self.outbox)) >= MAX_IMAGES:
+            return False
+        else:
+            item, text = image_message(text, image), f"{text} {IMAGE}".lstrip()
+        self.outbox.append(ItemCreate(item=item))
         self._notes.append((now, role, text))
+        del self._notes[:-MAX_NOTES]
         self._observer.message_added(role, text, now)
         return True
 
@@ -166,18 +189,29 @@ class Conversation:
         """Ask for a response with options of its own, to all there is. Returns False as `say` does."""
         return not self._over and self.responses.want(Wanted("asked", options=dict(options)))
 
+    def ask(self, question: Question) -> bool:
+        """Ask the model beside the conversation. Returns False if too many questions are open, or it is over."""
+        return not self._over and self.questions.ask(question)
+
     def change_session(self, session: Mapping[str, Any]) -> str:
         """Change the session (`session` is in GA's shape). Returns the id under which `SessionChanged` follows."""
         return self._changes.request(session)
 
-    def tool_returned(self, call_id: str, output: str, now: float) -> None:
-        """Post a tool's output, or only report it if the conversation is over. Unknown calls change nothing."""
+    def ask_whether_alive(self) -> None:
+        """Send what changes nothing, and what a server answers at once: an update of the session without a change."""
+        self._changes.request({"type": "realtime"})
+
+    def tool_returned(self, call_id: str, output: str, now: float, *, respond: bool = True) -> None:
+        """Post a tool's output, to which the model is to `respond`, or only report it if the conversation is over.
+
+        Unknown calls change nothing.
+        """
         call = self.tools.end(call_id)
         if call is None:
             return
         self._observer.tool_returned(call, output, now)
         if not self._over:
-            self.tools.post(call_id, output)
+            self.tools.post(call_id, output, respond=respond)
 
     # --- the goodbye ---
 
@@ -186,12 +220,13 @@ class Conversation:
         """Whether the newest response spoke as it called a tool: as when it said goodbye and called `hang_up`."""
         return self.responses.spoke and self.responses.called
 
-    def close(self, *, goodbye: bool, timed: bool = False) -> None:
-        """The conversation is about to end: nothing more is asked for but (with `goodbye`) a goodbye.
+    def close(self, *, goodbye: bool, timed: bool = False, words: Wanted | None = None) -> None:
+        """The conversation is about to end: nothing more is asked for but (with `goodbye`) a goodbye, or its `words`.
 
         `timed`: the owner ends it in time, whatever the model does; so a model that does nothing is not given up on.
         """
         self.goodbye_due = goodbye
+        self._goodbye = words or prompts.goodbye()
         self._ends_in_time = timed
         self.responses.close()
 
@@ -224,10 +259,12 @@ class Conversation:
         dropped = self.responses.created(response, now)
         if self.responses.closing:  # only our goodbye is heard
             unwanted = self.responses.current is None or self.responses.current.kind != "goodbye"
-        elif dropped:
+        elif dropped or self.responses.muted:
             unwanted = True
         if unwanted:
             self.responses.discard(now)
+        if self.responses.muted and (self.responses.current is None or self.responses.current.kind in prompts.ANSWERS):
+            self.responses.owe_answer()  # once the agent is heard again
 
     def response_done(self, response: Response, now: float) -> Done:
         """Take `response.done`. Returns how the response ended, and what that means."""
@@ -317,11 +354,12 @@ class Conversation:
         `speech`: the caller has the turn. `playing`: the agent is heard.
         """
         if self.goodbye_due and self.responses.state is State.NONE and not self.responses.waits_for("goodbye"):
-            self.responses.want(prompts.goodbye())
+            self.responses.want(self._goodbye)
         if not self.connected:
             return None
         self.responses.poll(now, speech=speech, tools_running=self.tools.running)
-        self.tools.poll(now, quiet=not (speech or playing or self.responses.closing))
+        self.questions.poll(holds_back=self.responses.holds_back)
+        self.tools.poll(now, quiet=not (speech or playing or self.responses.closing or self.responses.muted))
         if self.responses.unanswered >= MAX_UNANSWERED and not self._ends_in_time:
             return Verdict("renew", "the model did not answer repeated requests for a response")
         return None
@@ -344,9 +382,14 @@ class Conversation:
 
     def _stalled_at(self) -> float | None:
         waits = self.connected and self.responses.state is State.ACTIVE and not self.tools.running
-        if not waits or self._ends_in_time:
+        if not waits or self._ends_in_time or self._spoken:
             return None
-        return max(self.event_at, self._played_until()) + MODEL_STALLED_SECONDS
+        return self.event_at + MODEL_STALLED_SECONDS
+
+
+def _has_image(message: ToModel) -> bool:
+    parts = message.item.get("content", ()) if isinstance(message, ItemCreate) else ()
+    return any(part["type"] == "input_image" for part in parts)
 
 
 class _SessionChanges:
@@ -359,7 +402,7 @@ class _SessionChanges:
         self._outbox = outbox
         self._request = request
         self._number = 0
-        self._waiting: deque[str] = deque()
+        self._waiting: list[str] = []
 
     def request(self, session: Mapping[str, Any]) -> str:
         self._number += 1
@@ -370,7 +413,7 @@ class _SessionChanges:
 
     def taken(self) -> None:
         if self._waiting:
-            self._request(SessionChanged(self._waiting.popleft(), None))
+            self._request(SessionChanged(self._waiting.pop(0), None))
 
     def refused(self, failure: Failure) -> bool:
         """Take an error: it may answer a change, by its event id, or without one by naming a part of the session."""
@@ -388,4 +431,4 @@ class _SessionChanges:
         self._outbox.clear()
         self._outbox.extend(kept)
         while self._waiting:
-            self._request(SessionChanged(self._waiting.popleft(), "the connection was lost"))
+            self._request(SessionChanged(self._waiting.pop(0), "the connection was lost"))

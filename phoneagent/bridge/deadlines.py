@@ -12,9 +12,6 @@ from phoneagent.bridge.responses import ResponseGate
 PATIENCE_SECONDS = 5.0
 """How long the caller waits for a session, or for room within a rate limit, before they hear an apology."""
 
-SILENCE_SECONDS = 20.0
-"""How long the caller waits for an answer, through all sessions that do not give it, before they hear an apology."""
-
 ANNOUNCE_SECONDS = 30.0
 """The announcement of the call's end comes this long before it; in a very short call, in its last quarter."""
 

@@ -6,7 +6,9 @@ each character takes to say (`scripts`).
 
 from __future__ import annotations
 
-from itertools import pairwise
+from bisect import bisect_right
+from itertools import accumulate
+from operator import itemgetter
 
 from phoneagent.bridge.scripts import char_ms, chars_of, script_of
 
@@ -19,20 +21,16 @@ def heard_part(text: str, heard_ms: int, said_ms: int, *, complete: bool) -> str
     If the audio is `complete`, the characters share its `said_ms`. Until then words run ahead of their audio, so the
     text takes as long as it would usually take to say, if that is longer.
     """
-    chars = [(char, char_ms(char[0])) for char in chars_of(text)]
-    usual_ms = sum(ms for _, ms in chars)
+    chars = list(chars_of(text))
+    passed_ms = list(accumulate(map(char_ms, map(itemgetter(0), chars))))
+    usual_ms = passed_ms[-1] if passed_ms else 0
     length_ms = said_ms if complete else max(said_ms, usual_ms)
     if heard_ms >= length_ms:
         return text
-    passed_ms = at = end = 0
-    for (char, ms), (following, _) in pairwise(chars):
-        passed_ms += ms
-        if passed_ms * length_ms > usual_ms * heard_ms:
-            break
-        at += len(char)
-        if _ends_word(char, following):
-            end = at
-    return text[:end].rstrip()
+    end = min(bisect_right(passed_ms, usual_ms * heard_ms // length_ms), len(chars) - 1)
+    while end > 0 and not _ends_word(chars[end - 1], chars[end]):
+        end -= 1
+    return "".join(chars[:end]).rstrip()
 
 
 def _ends_word(char: str, following: str) -> bool:

@@ -12,8 +12,9 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal, TypeAlias
 
 from phoneagent.bridge.scripts import begin_of, tokens_of
-from phoneagent.events import Cost, Pending, Turn
-from phoneagent.protocol.realtime import assistant_message, system_message, tool_call, tool_output, user_message
+from phoneagent.bridge.steps import Pending
+from phoneagent.events import Cost, Turn
+from phoneagent.protocol.items import assistant_message, system_message, tool_call, tool_output, user_message
 
 Role: TypeAlias = Literal["system", "user"]
 """The roles of messages that user code may add: ours, or the caller's."""
@@ -31,12 +32,34 @@ _ANCHOR = (
     "The connection was interrupted for a moment and is back. This is the same phone call, and what you see above is "
     "what was said in it, as far as the caller heard it. Do not greet the caller again, and do not start over. "
 )
+_RETURNED = (
+    "This is the same phone call, and the caller is back with you, waiting. Tell them what happened in one short "
+    "sentence, do not greet them again, and offer what else you can do. Do not transfer them again unless they ask."
+)
 _GO_ON: dict[Pending, str] = {
     "nothing": "Wait until the caller speaks.",
     "answer": "The caller is waiting: go on where you were cut off, without repeating what they have heard.",
     "words": "The caller's last words were lost. In one short sentence, say that you missed them and ask for them.",
     "unknown": "The last words may be lost. In one short sentence, say that you missed the last words, then go on.",
 }
+_GO_ON_AFTER_CRASH: dict[Pending, str] = {
+    "nothing": "Neither of you was speaking. In one short sentence, say that the line broke off and that you may have "
+    "missed the last words, then go on.",
+    "answer": "The caller is waiting for your answer. In one short sentence, say that the line broke off, then answer.",
+    "words": "The caller was speaking. In one short sentence, say that you missed their last words and ask for them.",
+    "unknown": _GO_ON["unknown"],
+}
+"""The same after a crash, by what was open a second before it. The caller notices a crash, so the agent says a word."""
+
+_GO_ON_IN_MID_TURN = (
+    "The caller is waiting for the rest of your words. In one short sentence, say that the line broke off, then go on "
+    "where you were cut off, without repeating what they have heard."
+)
+"""The same where a crash cut the agent off."""
+
+MAX_QUOTE_CHARS = 200
+"""How much is repeated of the agent's words on either side of where they were cut off. The caller's are not: ours is a
+message of the system, and theirs must not become one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,14 +97,21 @@ class Past:
     tools: tuple[ToolRun, ...] = ()
     notes: tuple[Note, ...] = ()
     pending: Pending = "unknown"
+    before_crash: Pending = "unknown"
+    """What was open about a second before a crash, where `pending` is unknown."""
     age_ms: int = 0
     cost: Cost | None = None
     """What it cost so far; None if the models reported nothing."""
+    returned: str = ""
+    """Why the call comes back from a transfer, in words for the model; "" if it does not."""
 
     @property
     def greeted(self) -> bool:
-        """Whether the caller has heard anything of the agent; true where that is unknown."""
-        return self.pending == "unknown" or any(turn.role == "agent" and turn.heard_ms > 0 for turn in self.turns)
+        """Whether the caller has heard a word of the agent; true where that is unknown."""
+        if self.pending == self.before_crash == "unknown":
+            return True
+        heard = (turn for turn in self.turns if turn.role == "agent" and turn.heard_ms > 0)
+        return any(turn.heard_text or not turn.text for turn in heard)  # some servers give no text
 
     @property
     def caller_spoke(self) -> bool:
@@ -116,9 +146,30 @@ class Past:
             if room < 0:
                 break
             items[:0] = part
-        if anchor:
-            items.append(system_message(_ANCHOR + _GO_ON[self.pending]))
+        if anchor and self.returned:
+            items.append(system_message(f"{self.returned} {_RETURNED}"))
+        elif anchor:
+            cut_off = self._cut_off()
+            items.append(system_message(_ANCHOR + self._go_on(cut_off=bool(cut_off)) + cut_off))
         return items
+
+    def _go_on(self, *, cut_off: bool) -> str:
+        if self.pending != "unknown":
+            return _GO_ON[self.pending]
+        in_mid_turn = cut_off and self.before_crash == "answer"
+        return _GO_ON_IN_MID_TURN if in_mid_turn else _GO_ON_AFTER_CRASH[self.before_crash]
+
+    def _cut_off(self) -> str:
+        """Return the agent's words if they were cut off last, as lines: what was heard of them, and what was not."""
+        said = [turn for turn in self.turns if turn.heard_text]
+        last = max(reversed(said), key=lambda turn: turn.start_ms, default=None)
+        if last is None or last.role == "caller" or not last.interrupted or self.pending == "nothing":
+            return ""
+        lines = f"\nYou were saying, and the caller has heard this much: {_end_of(last.heard_text)}"
+        rest = last.text.removeprefix(last.heard_text).strip()
+        if "answer" in (self.pending, self.before_crash) and rest and rest != last.text:
+            lines += f"\nThe caller has not heard: {_cut(rest, MAX_QUOTE_CHARS)}"
+        return lines
 
 
 def pending_now(*, turn_open: bool, owes: bool, words_lost: bool) -> Pending:
@@ -135,8 +186,16 @@ def _message(turn: Turn) -> dict[str, Any]:
     return user_message(text) if turn.role == "caller" else assistant_message(text)
 
 
-def _cut(text: str) -> str:
-    return text if len(text) <= MAX_PART_CHARS else f"{begin_of(text, MAX_PART_CHARS)}… (cut)"
+def _cut(text: str, max_chars: int = MAX_PART_CHARS) -> str:
+    return text if len(text) <= max_chars else f"{begin_of(text, max_chars)}… (cut)"
+
+
+def _end_of(text: str) -> str:
+    """Return the end of a text, beginning with a whole word where the script has spaces."""
+    if len(text) <= MAX_QUOTE_CHARS:
+        return text
+    end = text[-MAX_QUOTE_CHARS:]
+    return f"…{end[end.find(' ') + 1 :]}"
 
 
 def _tool(tool: ToolRun) -> list[dict[str, Any]]:

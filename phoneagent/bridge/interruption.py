@@ -1,148 +1,405 @@
-"""Interruption: whether the caller's speech stops the agent, and what the model then has to know.
+"""Interruption: whether a sound of the caller stops the agent.
 
-The model runs ahead of the caller: its words are generated faster than they are played. So what was not heard must be
-taken back, item by item (`conversation.item.truncate`). A refused truncation would leave the model in the belief that
-it said everything; a refusal that names the real length is therefore answered with that length, once.
+Not every sound is an interruption. So speech that may interrupt pauses the agent first, and is decided on then:
+
+| what it was                                                        | what happens                                    |
+|--------------------------------------------------------------------|-------------------------------------------------|
+| speech that goes on for longer than a back-channel                 | the agent is interrupted, at once               |
+| a shorter one, with words that say something                       | the same, once its transcript is there          |
+| a back-channel ("mhm"), while the agent has more to say            | the agent goes on; the item stays               |
+| a sound without words                                              | the agent goes on; the item is deleted          |
+| one whose transcript does not come in time                         | `min_speech_ms` or longer: it interrupts;       |
+|                                                                    | shorter: the agent goes on                      |
+| the agent's own voice, coming back from the caller's side          | the agent goes on; the item is deleted          |
+| a short sound over words that nothing may stop                     | it is answered after them, if it has words      |
+
+A pause keeps the unheard audio, and cancels and truncates nothing. What the server does meanwhile is held
+(`held_turns`).
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal, Protocol, TypeAlias
 
+from phoneagent.bridge.backchannels import Words, known_words, meaning_of, repeats
+from phoneagent.bridge.caller import CallerAudio
 from phoneagent.bridge.conversation import Conversation
-from phoneagent.bridge.names import known_id
-from phoneagent.bridge.playback import Outcome, Playback
-from phoneagent.bridge.requests import Verdict
-from phoneagent.protocol.realtime import FATAL_CODES, Failure, ItemCreate, ItemTruncate, system_message
+from phoneagent.bridge.held_turns import HeldTurn, HeldTurns
+from phoneagent.bridge.playback import Playback
+from phoneagent.bridge.policy import Interruption
+from phoneagent.bridge.sound import MAX_GAP_MS, ONSET_MS, Ear, Sound
+from phoneagent.bridge.spoken_items import Outcome
+from phoneagent.events import ResumeCause
+from phoneagent.protocol.realtime import Response
 
-MAX_OPEN = 64
-"""Truncations are not acknowledged by number; this many of the latest can still be refused."""
+CHECK_SECONDS = 0.1
+"""How often the sound is looked at while it is not decided on."""
 
-_SHORTER = re.compile(r"Audio content of (\d+)\s*ms is already shorter than")
+BLIND_SECONDS = 1.5
+"""Speech that is too soft for us interrupts if the server has not reported its end by then."""
+
+MAX_PAUSE_SECONDS = 2.5
+"""The longest pause: a sound that is neither speech nor over by then, such as typing, does not interrupt."""
+
+TELL_SECONDS = 0.2
+"""How long the agent speaks on, on a line that has an echo, until it is clear whether this is one."""
+
+WORD_MS = 100
+"""A shorter sound is no word."""
+
+QUESTION_MARKS = ("?", "\uff1f", "\u061f")
+"""Latin, full-width and Arabic ones."""
+
+ENDING_MS = 1_000
+"""If less than this of the agent's words remains, a "yes" answers them."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Interruption:
-    """What of the caller's speech stops the agent."""
+_NO_TURN = ("noise", "backchannel", "echo")
+_STOPS = ("interrupts", "protected", "waits")
 
-    enabled: bool = True
-    """Whether any speech does. Without it, speech is answered once the agent has finished."""
-    greeting: bool = False
-    """Whether that holds for the greeting too; otherwise the greeting is protected until it was heard."""
+_Meaning: TypeAlias = Literal["interrupts", "protected", "waits"] | ResumeCause
+"""What a speech means. "protected": it may not stop the agent as long as that must be heard. "waits": there is nothing
+to stop, so it is answered afterwards."""
 
-    @property
-    def server_may_answer(self) -> bool:
-        """Whether the server may answer each turn by itself. Where speech can be ignored, it would answer that too."""
-        return self.enabled
+
+class Observer(Protocol):
+    """An observer of pauses; it decides nothing."""
+
+    def agent_paused(self, now: float) -> None: ...
+    def agent_resumed(self, cause: ResumeCause, paused_seconds: float, now: float) -> None: ...
+
+
+@dataclass(slots=True)
+class _Speech:
+    """A speech of the caller, from its report to the commit of its turn."""
+
+    since: float
+    speaking: bool = True
+    stopped_at: float = 0.0
+    meaning: _Meaning | None = None
+    check_at: float | None = None
+    played: bytes = b""
+    """What the caller heard before the pause."""
+    over_at: float | None = None
+    lasting: bool = False
+    """It is, or what came before it in the pause, too long for a noise."""
+    any_words: bool = False
+    """It was short, and could stop nothing: it is answered if it has words."""
 
 
 class Interruptions:
-    """The interruptions of one call. `now` is in seconds."""
+    """The interruptions of one call. `now` is in seconds.
 
-    def __init__(self, policy: Interruption, playback: Playback, conversation: Conversation) -> None:
+    `over` takes items that were heard to their end, and `said` gives what the agent has said lately.
+    """
+
+    def __init__(
+        self,
+        policy: Interruption,
+        playback: Playback,
+        conversation: Conversation,
+        caller_audio: CallerAudio,
+        observer: Observer,
+        over: Callable[[list[Outcome], float], None],
+        said: Callable[[], str] = lambda: "",
+        *,
+        server_answers: bool = True,
+    ) -> None:
         self._policy = policy
         self._playback = playback
-        self._outbox = conversation.outbox
         self._responses = conversation.responses
-        self._signs = conversation.signs
-        self._greeting_items: set[str] = set()
-        self._speaking = False
-        self._decide_at: float | None = None  # a speech that was not decided on yet
-        self._number = 0
-        self._open: dict[str, ItemTruncate] = {}
-        self._foreign: set[str] = set()  # items that play on from an earlier session
+        self._observer = observer
+        self._over = over
+        self._backchannels = known_words(policy.languages, policy.backchannels)
+        self._backchannel_ms = policy.backchannel_ms if policy.words_ms else 0  # without words, none is told
+        self._protected_items: set[str] = set()  # items that speech does not stop
+        self._unstoppable: set[str] = set()  # items that nothing stops
+        self._audible = False  # the pause was heard
+        self._ear = Ear(caller_audio)
+        self._said = said
+        self._speech: _Speech | None = None
+        self.held = HeldTurns(conversation, playback, server_answers=server_answers)
 
-    def new_session(self, playing: Iterable[Outcome]) -> None:
-        """The session is gone while these items still play: the next one knows them as text, under no id."""
-        self._open.clear()
-        self._foreign.update(outcome.item_id for outcome in playing)
-        self._speaking, self._decide_at = False, None
+    def new_session(self, now: float) -> None:
+        """The session is gone, and with it what it said of the caller's speech: the agent goes on."""
+        self._speech = None
+        self._go_on("noise", now)
+        self.held.new_session()
 
-    # --- whether ---
+    # --- whether it may -----------------------------------------------------------------------------------------------
 
     def allowed(self) -> bool:
         """Tell whether speech may stop the agent now."""
         if not self._policy.enabled:
             return False
-        protected = self._responses.waits_for("greeting") or any(map(self._playback.holds, self._greeting_items))
-        return self._policy.greeting or not protected
+        greeting = not self._policy.greeting and self._responses.waits_for("greeting")
+        protected = any(map(self._playback.holds, self._protected_items)) or self._protects()
+        return not (greeting or self._responses.protected or protected)
+
+    def protect(self, item_id: str) -> None:
+        """Let nothing stop an item that begins: a disclosure is to be heard, and half of a number is another number."""
+        self._unstoppable = {item_id, *filter(self._playback.holds, self._unstoppable)}
+
+    def _protects(self) -> bool:
+        return any(map(self._playback.holds, self._unstoppable))
 
     def agent_speaks(self, item_id: str) -> None:
-        """Take audio of an item, which may belong to the greeting."""
+        """Take audio of an item, which may have to be heard to its end."""
         current = self._responses.current
-        if current is not None and current.kind == "greeting":
-            self._greeting_items.add(item_id)
+        if current is not None and (current.protected or (current.kind == "greeting" and not self._policy.greeting)):
+            self._protected_items = {item_id, *filter(self._playback.holds, self._protected_items)}
+            current.item_id = item_id
 
-    def speech_started(self, now: float) -> None:
-        """The caller began to speak; whether that interrupts is decided next."""
-        self._speaking, self._decide_at = True, now
+    def forbids_response(self, response: Response, now: float) -> bool:
+        """Take a response that begins, and tell whether it is unwanted.
 
-    def speech_stopped(self) -> None:
-        """The caller stopped speaking: a speech that was not decided on does not interrupt."""
-        self._speaking, self._decide_at = False, None
+        It is if it would be interrupted at once, because the caller speaks and may stop it, or if it answers what did
+        not interrupt.
+        """
+        speech = self._speech
+        if speech is not None and speech.speaking and speech.meaning in _STOPS and self.allowed():
+            return True
+        return self.held.response_created(response, now)
 
-    def decide(self, now: float, *, agents_turn: bool) -> bool:
-        """Tell, once for each speech, whether it interrupts. `agents_turn`: the agent speaks, or is about to."""
-        if self._decide_at is None or now < self._decide_at:
+    # --- the caller's speech ------------------------------------------------------------------------------------------
+
+    def speech_started(self, now: float, *, again: bool = False) -> None:
+        """The caller began to speak; whether that interrupts is decided next.
+
+        `again`: it was said to the session before, so it does not interrupt what the agent says now.
+        """
+        before = self._speech
+        self._ear.speech_started(now)
+        self._speech = _Speech(now, meaning="waits" if again else None)
+        if before is not None and self._paused:
+            self._speech.played, self._speech.lasting = before.played, before.lasting
+
+    def speech_stopped(self, now: float) -> None:
+        """The caller stopped speaking, as the server hears it."""
+        speech, counts = self._speech, True
+        if speech is not None:
+            speech.speaking, speech.stopped_at = False, now
+            if speech.meaning == "protected" and self._may_be_noise(speech, now):
+                speech.meaning, speech.any_words = "noise", True
+            counts = not self._paused and speech.meaning not in _NO_TURN
+        self._ear.speech_stopped(now, counts=counts)
+        if counts:
+            self._speech = None
+
+    def _may_be_noise(self, speech: _Speech, now: float) -> bool:
+        """Tell whether a sound that stops nothing needs words to be answered: it is short, and the agent has time."""
+        if not (self._policy.words_ms and self._policy.min_speech_ms) or not self._more_to_say(now):
             return False
-        self._decide_at = None
-        return agents_turn and self.allowed()
+        sound = self._sound(speech, now)
+        spoken_ms = max(sound.length_ms, (now - speech.since) * 1000 - sound.over_ms)  # also of several stretches
+        return spoken_ms < self._policy.min_speech_ms and (self._ear.knows_caller or sound.length_ms > 0)
 
-    def forbids_response(self) -> bool:
-        """Tell whether a response that begins now would be interrupted at once: the caller speaks, and may stop it."""
-        return self._speaking and self.allowed()
+    def _more_to_say(self, now: float) -> bool:
+        speaking = self._responses.speaking and not self.held.answered
+        return speaking or self._playback.unheard_ms(now) >= ENDING_MS
+
+    def turn_committed(self, item_id: str, now: float) -> None:
+        """The caller's turn is complete; the gate learns of it, unless it does not count or that is not clear yet."""
+        speech = self._speech
+        if speech is None or not (self._paused or speech.meaning in _NO_TURN):
+            self.held.count(item_id, now)
+        else:
+            # What is too soft for our ears lasted as long as the server heard it.
+            length_ms = self._sound(speech, now).length_ms
+            soft = self._ear.knows_caller and not length_ms
+            length_ms = length_ms or round((speech.stopped_at - speech.since) * 1000)
+            self.held.hold(item_id, HeldTurn(length_ms, soft, speech.any_words))
+            if not self._paused:
+                self.held.drop(now, delete=speech.meaning == "echo")
+                self._speech = None
+
+    def transcribed(self, item_id: str, text: str) -> None:
+        """Take the text of a turn ("" if there is none), which may tell whether it counts."""
+        if self._speech is not None and item_id in self.held:
+            self._speech.check_at = None
+        self.held.transcribed(item_id, lambda turn: self._meaning_of(text, turn))
+
+    def _meaning_of(self, text: str, turn: HeldTurn) -> Words:
+        # A caller may repeat words of the agent's to choose what it offers. An echo is soft, or was found before.
+        if (turn.soft or self._ear.echoes) and repeats(text, self._said()):
+            return "none"
+        words = meaning_of(text, turn.length_ms, self._backchannels)
+        return "words" if turn.any_words and words == "backchannel" else words
+
+    @property
+    def _paused(self) -> bool:
+        return self._playback.paused_at is not None
 
     def get_timer(self) -> float | None:
         """Return when a speech is to be decided on."""
-        return self._decide_at
+        speech = self._speech
+        return speech.check_at if speech is not None and (self._paused or speech.speaking) else None
 
-    # --- what follows ---
+    def decide(self, now: float, *, agents_turn: bool) -> bool:
+        """Pause, or go on, or tell that the caller interrupts. `agents_turn`: the agent speaks, or is about to."""
+        if self.held.late:
+            return self._late(now, agents_turn=agents_turn)
+        speech = self._speech
+        if speech is None:
+            return False
+        if self._paused and not agents_turn:  # nothing is left to be interrupted
+            self._let_wait(speech, now)
+        if speech.check_at is not None and now < speech.check_at:
+            return False
+        if self._paused:
+            return self._decide_pause(speech, now)
+        if speech.meaning == "protected" and agents_turn and self.allowed():
+            speech.meaning, speech.since = None, now  # what protected the agent is over, and the caller speaks on
+        if speech.meaning is None:
+            return self._begin(speech, now, agents_turn=agents_turn)
+        return speech.meaning in _NO_TURN and self._goes_on(speech, now, agents_turn=agents_turn)
 
-    def interrupt(self, now: float) -> list[Outcome]:
-        """Stop the response and drop what was not heard. Returns the items that were cut, oldest first."""
-        self._responses.interrupt(now)
-        return self._playback.cut(now)
+    def _begin(self, speech: _Speech, now: float, *, agents_turn: bool) -> bool:
+        speech.check_at = None
+        if agents_turn and not self.allowed():
+            speech.meaning = "protected"
+            return False
+        if self._policy.min_speech_ms == 0:
+            speech.meaning = "interrupts"
+            return agents_turn
+        if not agents_turn:
+            return False
+        speech.played = self._playback.heard_lately(now)
+        sound = self._sound(speech, now)
+        # On a line with an echo, a short sound may be one; and what is much softer than the caller is not the caller.
+        unclear = sound.length_ms <= WORD_MS if self._ear.echoes else self._ear.knows_caller and not sound.length_ms
+        if unclear and now < speech.since + TELL_SECONDS:
+            speech.check_at = now + CHECK_SECONDS / 2
+            return False
+        if self._ear.knows_caller and not sound.length_ms:
+            speech.meaning, speech.check_at = "noise", now + CHECK_SECONDS
+            return False
+        if self._ear.echoes and self._is_echo(speech, sound, now):
+            speech.meaning, speech.check_at = "echo", now + CHECK_SECONDS
+            return False
+        return self._pause(speech, now)
 
-    def truncate(self, outcome: Outcome, heard_text: str = "") -> None:
-        """Tell the model that only `heard_ms` of this item were heard; in words, where it knows the item as text."""
-        item_id = known_id(self._signs.wire_id(outcome.item_id))
-        if outcome.item_id in self._foreign or item_id is None:
-            heard = heard_text or "nothing"
-            text = f"The caller interrupted you. Of your last words they heard only this much: {heard}"
-            self._outbox.append(ItemCreate(item=system_message(text)))
-            return
-        message = self._send(item_id, outcome.content_index, outcome.heard_ms)
-        self._open[message.event_id or ""] = message
-        if len(self._open) > MAX_OPEN:
-            del self._open[next(iter(self._open))]
+    def _pause(self, speech: _Speech, now: float) -> bool:
+        self._audible = self._playback.unheard_ms(now) > 0
+        self._over(self._playback.pause(now), now)
+        if self._audible:
+            self._observer.agent_paused(now)
+        return self._decide_pause(speech, now)
 
-    def refused(self, failure: Failure) -> Verdict | None:
-        """Take an error that answers a truncation; None if that was sent once more, with the length that was named."""
-        asked, length = self._open.pop(failure.event_id or "", None), _SHORTER.search(failure.message or "")
-        if asked is None or length is None:
-            return Verdict(
-                "trouble", "a truncation was refused: the model may think the caller heard more than they did"
-            )
-        self._send(asked.item_id, asked.content_index, min(int(length[1]), asked.audio_end_ms))
+    def _let_wait(self, speech: _Speech, now: float) -> None:
+        speech.meaning, speech.check_at = "waits", None
+        self._go_on("noise", now)
+        self.held.release(now)
+
+    def _decide_pause(self, speech: _Speech, now: float) -> bool:
+        meaning = self._meaning(speech, now)
+        if meaning is None:
+            speech.check_at = now + CHECK_SECONDS
+        elif meaning == "interrupts":
+            return True
+        else:
+            speech.meaning, speech.since, speech.check_at = meaning, now, now + CHECK_SECONDS
+            self.held.drop(now, delete=meaning == "echo")
+            self._go_on(meaning, now)
+            if meaning == "backchannel" and self._said().rstrip().endswith(QUESTION_MARKS):
+                self._responses.owe_answer()  # "yes" to a question that is not over: answered after it
+        return False
+
+    def _meaning(self, speech: _Speech, now: float) -> Literal["interrupts"] | ResumeCause | None:
+        """Return what a speech means, in a pause; None while that is not clear."""
+        words = self.held.words
+        if words == "words":
+            return "interrupts"
+        sound, passed = self._sound(speech, now), now - speech.since
+        is_speech = sound.length_ms >= self._policy.min_speech_ms and sound.dense
+        speech.lasting = speech.lasting or is_speech
+        if is_speech and sound.length_ms >= self._backchannel_ms:
+            return "echo" if self._is_echo(speech, sound, now) else "interrupts"
+        if sound.length_ms and sound.over_ms <= MAX_GAP_MS:
+            speech.over_at = None
+            return self._undecided(speech) if passed >= MAX_PAUSE_SECONDS else None
+        if not sound.length_ms and speech.speaking:
+            if self._ear.knows_caller:
+                return self._undecided(speech) if passed >= MAX_PAUSE_SECONDS else None
+            return "interrupts" if passed >= BLIND_SECONDS else None
+        if speech.over_at is None:
+            speech.over_at = now
+            if self._is_echo(speech, sound, now):
+                return "echo"
+        if words == "backchannel":
+            return "backchannel" if self._more_to_say(now) else "interrupts"
+        if words == "none" or (0 < sound.length_ms < WORD_MS and not speech.lasting):
+            return "noise"
+        if now >= speech.over_at + self._policy.words_ms / 1000:
+            return self._undecided(speech)
         return None
 
     @staticmethod
-    def owns(failure: Failure) -> bool:
-        """Tell whether an error answers a truncation, and says nothing of the session."""
-        return (failure.event_id or "").startswith("truncate_") and failure.code not in (
-            *FATAL_CODES,
-            "session_expired",
-        )
+    def _undecided(speech: _Speech) -> Literal["interrupts", "noise"]:
+        return "interrupts" if speech.lasting else "noise"
 
-    def _send(self, item_id: str, content_index: int, audio_end_ms: int) -> ItemTruncate:
-        self._number += 1
-        message = ItemTruncate(
-            event_id=f"truncate_{self._number}",
-            item_id=item_id,
-            content_index=content_index,
-            audio_end_ms=audio_end_ms,
-        )
-        self._outbox.append(message)
-        return message
+    def _goes_on(self, speech: _Speech, now: float, *, agents_turn: bool) -> bool:
+        """Tell whether a speech that did not interrupt has gone on, and does so now."""
+        speech.check_at = now + CHECK_SECONDS if speech.speaking else None
+        sound = self._sound(speech, now, onset_ms=0) if speech.speaking else Sound(0, 0, 0)
+        over_echo = speech.meaning == "echo"
+        least_ms = WORD_MS if over_echo else self._policy.min_speech_ms
+        if sound.length_ms < least_ms or not sound.dense or sound.over_ms > MAX_GAP_MS:
+            return False
+        speech.played = self._playback.heard_lately(now)
+        if self._is_echo(speech, sound, now):
+            return False
+        if over_echo and agents_turn and self.allowed():
+            speech.meaning, speech.since = None, now
+            return self._pause(speech, now)
+        speech.meaning, speech.check_at = "interrupts", None
+        return agents_turn and self.allowed()
+
+    def _late(self, now: float, *, agents_turn: bool) -> bool:
+        """A turn that was taken for none does count: its words came late."""
+        if agents_turn and self.allowed():
+            return True
+        self.held.release(now)
+        return False
+
+    def _sound(self, speech: _Speech, now: float, *, onset_ms: int = ONSET_MS) -> Sound:
+        return self._ear.latest_sound(round((now - speech.since) * 1000) + onset_ms)
+
+    def _is_echo(self, speech: _Speech, sound: Sound, now: float) -> bool:
+        """Tell whether a sound is what the caller heard until the pause, or until now."""
+        return self._ear.is_echo(sound, speech.played, ended_ms_ago=(now - self.stopped_at(now)) * 1000)
+
+    # --- what follows -------------------------------------------------------------------------------------------------
+
+    def stopped_at(self, now: float) -> float:
+        """Return when the agent fell silent: at the pause, or else now, if it is interrupted."""
+        return now if self._playback.paused_at is None else self._playback.paused_at
+
+    def interrupt(self, now: float, *, by_caller: bool = False, muted: bool = False) -> list[Outcome]:
+        """Stop the response and drop what was not heard. Returns the items that were cut, oldest first.
+
+        If the caller has done it (`by_caller`) and is silent by now, an answer that the server has begun is to that.
+        If the agent is `muted`, what is protected is dropped as well.
+        """
+        speech, outcomes, stops = self._speech, list[Outcome](), muted or not self._protects()
+        if stops:
+            outcomes = self._playback.cut(now)
+        else:
+            self._go_on("noise", now)
+        if not (by_caller and self.held.answered and speech is not None and not speech.speaking):
+            self._responses.interrupt(now)
+            outcomes += self._playback.cut(now) if stops else []
+        self.held.release(now)
+        if speech is not None:
+            speech.meaning, speech.check_at, speech.played = "interrupts", None, b""
+        return outcomes
+
+    def _go_on(self, cause: ResumeCause, now: float) -> None:
+        since = self._playback.paused_at
+        if since is None:
+            return
+        self._playback.resume(now, cause)
+        if self._audible:
+            self._observer.agent_resumed(cause, now - since, now)

@@ -12,15 +12,25 @@ everything written may already have been played, a mark goes out before any more
 
 Marks are named `generation.sequence`. A `clear` starts a new generation, because it makes Twilio give back every
 pending mark: an echo of an older generation proves nothing.
+
+What is written is kept until it was heard, so that a pause can take it back (`pause`) and play it later (`resume`).
+The pause begins when its `clear` is written. If the caller's socket takes none before the agent goes on, nothing has
+stopped there, and nothing is taken back.
+
+A mark can be lost. Once all that was written must long have been played (`MARK_SECONDS`), it counts as heard.
 """
 
 from __future__ import annotations
 
 import math
+from binascii import a2b_base64
 from collections import deque
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from typing import TypeAlias
 
-from phoneagent.protocol.audio import BYTES_PER_MS, base64_bytes
+from phoneagent.bridge.spoken_items import Outcome, Paused, SpokenItem
+from phoneagent.events import ResumeCause
+from phoneagent.protocol.audio import BYTES_PER_MS, base64_bytes, silence
 from phoneagent.protocol.carrier import Audio, Clear, SendMark, ToCarrier
 
 MARK_EVERY_BYTES = 100 * BYTES_PER_MS
@@ -32,43 +42,27 @@ CUT_ABOVE_CHARS = 2136
 PIECE_CHARS = 1280
 """Base64 of 120 ms: a multiple of four characters, so that a cut piece is base64 by itself."""
 
+RECENT_BYTES = 1_200 * BYTES_PER_MS
+"""The latest audio that was heard is kept as well: the caller's line may bring it back as an echo."""
+
+MARK_SECONDS = 5.0
+"""How much later than computed the last mark may come, until it counts as lost. A slow line is late by less."""
+
+SLACK_BYTES = 100 * BYTES_PER_MS
+"""Old audio is dropped in pieces of this length: with each mark, all the rest would have to move."""
+
+MAX_GAPS = 64
+"""Gaps that are kept for their reader."""
+
 MAX_WAITING_BYTES = 16 * 1024 * 1024
 """Half an hour of audio that the caller's socket does not take: more than any answer."""
 
 
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """How an item ended: `heard_ms` of the `received_ms` that the model had delivered; `complete` if that was all."""
-
-    item_id: str
-    content_index: int
-    heard_ms: int
-    received_ms: int
-    complete: bool
+_Piece: TypeAlias = tuple[SpokenItem | None, str, int]
+"""An item (None for audio of our own), some of its audio as base64, and how many bytes that is."""
 
 
-@dataclass(slots=True)
-class _Item:
-    """An audio item. `runs` are its stretches of the stream, as positions from and to."""
-
-    id: str
-    content_index: int
-    received: int = 0
-    waiting: int = 0
-    complete: bool = False
-    cut: bool = False
-    runs: list[tuple[int, int]] = field(default_factory=list)
-
-    def heard(self, position: int) -> int:
-        """Return how many bytes of this item lie before `position`."""
-        return sum(min(end, position) - start for start, end in self.runs if start < position)
-
-    def over(self, position: int) -> bool:
-        """Tell whether nothing of this item remains to be heard, or to come, at `position`."""
-        return self.complete and not self.waiting and self.runs[-1][1] <= position
-
-
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # a frozen one is made three times as slowly, and there are ten a second
 class _Span:
     """A mark that is out: its position, and when the first audio before it was written."""
 
@@ -87,13 +81,26 @@ class Playback:
         self.generation = 1
         self._sequence = 0
         self._clear_due = False
-        self._items: dict[str, _Item] = {}
-        self._queue: deque[tuple[_Item | None, str, int]] = deque()  # the item, its base64, and how many bytes that is
+        self._items: dict[str, SpokenItem] = {}
+        self._queue: deque[_Piece] = deque()
         self._waiting = 0
+        self.paused_at: float | None = None
+        """Since when nothing is sent, and what comes is kept; None if it is sent."""
+        self._plays_on = False  # a pause whose `clear` is not written yet
+        self._answer_held = False  # what comes now is the answer to what the caller said in the pause
+        # The latest audio that was heard for sure, as µ-law: base64 in pieces would take twice the memory.
+        self._recent = bytearray()
+        self._clip_waits = False
+        self.spoken_until = -math.inf
+        """When what was written of the model's audio will have been played, in seconds of `now`."""
+        self.gaps: deque[tuple[float, float]] = deque(maxlen=MAX_GAPS)
+        """When nothing was left to be played, from and to: for a reader that takes them out."""
         self._reset()
 
     def _reset(self) -> None:
         self._sent = 0
+        self._written_pieces: deque[_Piece] = deque()  # not known to be heard; the last of them ends at `_sent`
+        self._written_from = 0  # where the first of them begins
         self._marked = 0  # the position of the newest mark
         self._acked = 0
         self._acked_at = -math.inf
@@ -106,6 +113,11 @@ class Playback:
     def idle(self) -> bool:
         """Nothing of ours is waiting here or known to be unheard."""
         return not self._queue and self._acked == self._sent
+
+    def unheard_ms(self, now: float) -> float:
+        """Return how much audio the caller has still to hear, in milliseconds, without an answer that is held."""
+        held = sum(item.waiting for item in self._items.values() if item.held)
+        return (self._waiting - held + self._sent - self.heard(now)) / BYTES_PER_MS
 
     @property
     def unsent_ms(self) -> float:
@@ -123,10 +135,14 @@ class Playback:
         if self._waiting + size > MAX_WAITING_BYTES:
             return False
         item = None
-        if item_id is not None:
+        if item_id is None:
+            self._clip_waits = True
+        else:
+            if self._clip_waits:
+                self._drop_clips()
             item = self._items.get(item_id)
             if item is None:
-                item = self._items[item_id] = _Item(item_id, content_index)
+                item = self._items[item_id] = SpokenItem(item_id, content_index, held=self._answer_held)
             item.received += size
             item.waiting += size
         self._waiting += size
@@ -138,6 +154,12 @@ class Playback:
             self._queue.append((item, piece, base64_bytes(piece)))
         return True
 
+    def _drop_clips(self) -> None:
+        """Drop what is unsent of our own audio: the model's, which it stood in for, is here."""
+        self._clip_waits = False
+        self._waiting -= sum(size for item, _, size in self._queue if item is None)
+        self._queue = deque(each for each in self._queue if each[0] is not None or each[1] is _END_OF_ITEM)
+
     def finish(self, item_id: str | None = None) -> list[Outcome]:
         """Note that no more audio of this item will come, so that a mark can follow its last piece.
 
@@ -148,8 +170,10 @@ class Playback:
             if item is None or item.complete:
                 return []
             item.complete = True
-        self._queue.append((None, _END_OF_ITEM, 0))
-        return self._forget_heard()
+            self._queue.append((item, _END_OF_ITEM, 0))
+        else:
+            self._queue.append((None, _END_OF_ITEM, 0))
+        return self._forget_heard(self._acked)
 
     def finish_items(self, *, cut: bool = False) -> list[Outcome]:
         """Note that no more audio of any item will come: their response is done, or (`cut`) broke off in the last."""
@@ -157,11 +181,11 @@ class Playback:
             self._items[next(reversed(self._items))].cut = True
         return [outcome for item_id in tuple(self._items) for outcome in self.finish(item_id)]
 
-    def _forget_heard(self) -> list[Outcome]:
-        over = [item for item in self._items.values() if item.over(self._acked)]
+    def _forget_heard(self, position: int) -> list[Outcome]:
+        over = [item for item in self._items.values() if item.complete and item.over(position)]
         for item in over:
             del self._items[item.id]
-        return [self._figures(item, item.received) for item in over]
+        return [item.outcome(item.received) for item in over]
 
     def holds(self, item_id: str) -> bool:
         """Tell whether an item is not yet complete and heard to its end."""
@@ -170,9 +194,13 @@ class Playback:
     def take(self, now: float, limit: int) -> list[ToCarrier]:
         """Return the next messages to write, `limit` at most; they count as written at `now` (seconds)."""
         taken: list[ToCarrier] = []
+        if self._plays_on:
+            self._take_back(now)
         if self._clear_due:
             self._clear_due = False
             taken.append(Clear())
+        if self.paused_at is not None:
+            return taken
         queue = self._queue
         while len(taken) < limit:
             unmarked = self._sent - self._marked
@@ -190,7 +218,7 @@ class Playback:
                 taken.append(self._mark())
             else:
                 queue.popleft()
-                self._written(item, size, now)
+                self._written(item, payload, size, now)
                 taken.append(Audio(payload))
         return taken
 
@@ -201,14 +229,18 @@ class Playback:
         self._spans.append(_Span(name, self._sent, self._open_since))
         return SendMark(name)
 
-    def _written(self, item: _Item | None, size: int, now: float) -> None:
+    def _written(self, item: SpokenItem | None, payload: str, size: int, now: float) -> None:
+        self._written_pieces.append((item, payload, size))
         if self._sent == self._marked:
             self._open_since = now
         begin, self._sent = self._sent, self._sent + size
         self._waiting -= size
+        if now > self.dry_at:
+            self.gaps.append((self.dry_at, now))
         self.dry_at = max(self.dry_at, now) + size / (BYTES_PER_MS * 1000)
         if item is None:
             return
+        self.spoken_until = self.dry_at
         item.waiting -= size
         if item.runs and item.runs[-1][1] == begin:
             item.runs[-1] = (item.runs[-1][0], self._sent)
@@ -217,7 +249,12 @@ class Playback:
 
     def playing(self) -> list[Outcome]:
         """Return the items that are not known to be heard to their end, as far as they were received."""
-        return [self._figures(item, 0) for item in self._items.values()]
+        return [item.outcome(0) for item in self._items.values()]
+
+    def so_far(self, now: float) -> list[Outcome]:
+        """Return the same items with what was surely heard of them."""
+        position = math.floor(self.heard(now))
+        return [item.outcome(item.heard(position)) for item in self._items.values()]
 
     def acknowledge(self, name: str, now: float) -> list[Outcome]:
         """Take the echo of a mark. Returns the items that are now complete and heard to their end.
@@ -226,14 +263,37 @@ class Playback:
         """
         if not name and self._spans and self.heard(now) >= self._spans[0].position:
             name = self._spans[0].name
-        if not any(span.name == name for span in self._spans):
+        if not ((self._spans and self._spans[0].name == name) or any(span.name == name for span in self._spans)):
             return []
         while True:  # an echo proves the marks before it as well, should one have been lost
             span = self._spans.popleft()
             if span.name == name:
                 break
-        self._acked, self._acked_at = span.position, now
-        return self._forget_heard()
+        return self._heard_up_to(span.position, now)
+
+    def get_timer(self) -> float | None:
+        """Return when `presume_heard` is due; None while something waits here, or all was heard."""
+        return None if self._queue or self._acked == self._sent else self.dry_at + MARK_SECONDS
+
+    def presume_heard(self, now: float) -> list[Outcome]:
+        """Give up waiting for the last mark, if it is time. Returns the items that are now over."""
+        due = self.get_timer()
+        if due is None or now < due:
+            return []
+        self._spans.clear()
+        self._marked = self._sent
+        return self._heard_up_to(self._sent, now)
+
+    def _heard_up_to(self, position: int, now: float) -> list[Outcome]:
+        self._acked, self._acked_at = position, now
+        pieces, recent = self._written_pieces, self._recent
+        while pieces and self._written_from + pieces[0][2] <= self._acked:
+            _, payload, size = pieces.popleft()
+            self._written_from += size
+            recent += a2b_base64(payload)
+        if len(recent) > RECENT_BYTES + SLACK_BYTES:
+            del recent[:-RECENT_BYTES]
+        return self._forget_heard(position)
 
     def heard(self, now: float) -> float:
         """Return the position that was surely heard, in bytes since the last `clear`."""
@@ -243,24 +303,118 @@ class Playback:
         played = (now - max(self._acked_at, since)) * 1000 * BYTES_PER_MS if upto > self._acked else 0.0
         return self._acked + max(0.0, min(played, float(upto - self._acked)))
 
+    def heard_from(self, position: int, now: float) -> bytes:
+        """Return the audio of this generation that was heard from a position up to `now`, as µ-law, if it is kept."""
+        begin, end = self._written_from, math.floor(self.heard(now))
+        heard = bytearray(self._recent[-(begin - position) :] if position < begin else b"")
+        for _, payload, size in self._written_pieces:
+            if begin >= end:
+                break
+            if begin + size > position:
+                heard += a2b_base64(payload)[max(0, position - begin) : end - begin]
+            begin += size
+        return bytes(heard)
+
+    # --- interruption ---
+
+    def pause(self, now: float) -> list[Outcome]:
+        """Stop with the next `take`, and keep what was not heard: `resume` plays it from there, `cut` drops it.
+
+        Returns the items that were complete and heard to their end.
+        """
+        self.paused_at, self._plays_on = now, True
+        return self._forget_heard(math.floor(self.heard(now)))
+
+    def _take_back(self, now: float) -> None:
+        """Begin the pause for the caller: what they have not heard by now waits here again."""
+        position = math.floor(self.heard(now))
+        unheard: list[_Piece] = []
+        begin = self._written_from
+        for item, payload, size in self._written_pieces:
+            end = begin + size
+            if end > position:
+                groups = max(0, position - begin) // 3  # base64 is cut at groups of three bytes
+                unheard.append((item, payload[4 * groups :], size - 3 * groups))
+            begin = end
+        for item, _, size in unheard:
+            self._waiting += size
+            if item is not None:
+                item.waiting += size
+        for item in self._items.values():
+            item.before = item.received - item.waiting
+            item.runs.clear()
+        if unheard:
+            self._queue.appendleft((None, _END_OF_ITEM, 0))
+            self._queue.extendleft(reversed(unheard))
+        self._recent[:] = self.heard_lately(now)
+        self._new_generation(now)
+        self.paused_at, self._plays_on = now, False
+
+    def resume(self, now: float, cause: ResumeCause) -> None:
+        """Play on after a pause; an answer that was held is dropped."""
+        if self.paused_at is None:
+            return
+        if self._answer_held:
+            self._keep(held=False)
+        self._answer_held = False
+        if self._plays_on:  # the caller has heard no pause
+            self.paused_at, self._plays_on = None, False
+            return
+        pause = Paused(self.paused_at, now, cause)
+        for item in self._items.values():
+            if item.before:
+                item.paused(pause)
+        paused_ms = round((now - self.paused_at) * 1000)
+        self._recent += silence(min(paused_ms, RECENT_BYTES // BYTES_PER_MS))
+        self.paused_at = None
+
+    def hold_answer(self) -> None:
+        """The audio that comes from here on answers what the caller said in this pause."""
+        self._answer_held = True
+
     def cut(self, now: float) -> list[Outcome]:
-        """Drop everything unheard and begin a new generation.
+        """Drop everything unheard, but for an answer that was held, and begin a new generation.
 
         A `clear` follows if Twilio holds anything of ours. Returns the items that were not heard to their last mark,
         oldest first: each is to be truncated at `heard_ms`.
         """
-        position = math.floor(self.heard(now))
-        cuts = [self._figures(item, item.heard(position)) for item in self._items.values()]
+        cuts = [each for each in self.so_far(now) if not self._items[each.item_id].held]
+        self._recent.clear()
+        self._keep(held=True)
+        self._new_generation(now)
+        self.paused_at, self._plays_on, self._answer_held = None, False, False
+        for item in self._items.values():
+            item.held = False
+        return cuts
+
+    def _keep(self, *, held: bool) -> None:
+        """Drop what waits, but for the answer that was held, or (not `held`) all else."""
+        self._items = {item.id: item for item in self._items.values() if item.held is held}
+        self._queue = deque(piece for piece in self._queue if (piece[0] is not None and piece[0].held) is held)
+        self._waiting = sum(size for _, _, size in self._queue)
+
+    def _new_generation(self, now: float) -> None:
         if self._sent > self._acked:
             self._clear_due = True
         self.generation += 1
         self._sequence = 0
-        self._items.clear()
-        self._queue.clear()
-        self._waiting = 0
+        dry_at, self.spoken_until = min(self.dry_at, now), min(self.spoken_until, now)
         self._reset()
-        return cuts
+        self.dry_at = dry_at
 
-    def _figures(self, item: _Item, heard: int) -> Outcome:
-        whole = item.complete and not item.cut
-        return Outcome(item.id, item.content_index, heard // BYTES_PER_MS, item.received // BYTES_PER_MS, whole)
+    def heard_lately(self, now: float) -> bytes:
+        """Return the latest audio that the caller heard, as µ-law: up to `now`, `RECENT_BYTES` at most."""
+        position, begin = math.floor(self.heard(now)), self._written_from
+        heard = bytearray(self._recent)
+        for _, payload, size in self._written_pieces:
+            heard += a2b_base64(payload)[: max(0, position - begin)]
+            begin += size
+        if now > self.dry_at > -math.inf and (self.paused_at is None or self._plays_on):
+            heard += silence(min(RECENT_BYTES // BYTES_PER_MS, round((now - self.dry_at) * 1000)))
+        return bytes(heard[-RECENT_BYTES:])
+
+    def sounding(self, now: float) -> bytes:
+        """Return what was written and is still to be played, by the time it takes, as µ-law."""
+        size = max(0, round((self.dry_at - now) * 1000 * BYTES_PER_MS)) if self.dry_at > now else 0
+        written = b"".join([a2b_base64(payload) for _, payload, _ in self._written_pieces])
+        return written[len(written) - min(size, len(written)) :]

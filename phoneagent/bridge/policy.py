@@ -4,11 +4,19 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from decimal import Decimal
+from typing import Literal, Protocol, TypeAlias, runtime_checkable
 
 from phoneagent.billing.prices import PRICES, Price
-from phoneagent.bridge.interruption import Interruption
+from phoneagent.errors import DefinitionError
+from phoneagent.protocol.audio import is_base64
+
+MAX_INTERRUPTION_MS = 5_000
+"""The longest time in which it is decided whether the caller interrupts."""
+
+KeysMode: TypeAlias = Literal["tell", "ignore"]
+"""What becomes of keys that are not gathered: they are told to the model, or only reported to hooks."""
 
 
 class Floor(enum.Enum):
@@ -20,6 +28,101 @@ class Floor(enum.Enum):
     CALLER = "caller"
     OPEN = "open"
 
+    @property
+    def agents(self) -> bool:
+        """Whether it is the agent's turn: it speaks, or is about to."""
+        return self in (Floor.AGENT, Floor.THINKING)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Interruption:
+    """What of the caller's speech stops the agent.
+
+    Raises:
+        DefinitionError: a time is negative or too long.
+    """
+
+    enabled: bool = True
+    """Whether any speech does. Without it, speech is answered once the agent has finished."""
+    greeting: bool = False
+    """Whether that holds for the greeting too; otherwise the greeting is protected until it was heard."""
+    min_speech_ms: int = 500
+    """Speech of this length interrupts, and until that is clear the agent pauses; 0: all speech does, at once."""
+    backchannel_ms: int = 900
+    """A back-channel may last so long: speech that is over by then is judged by its words."""
+    words_ms: int = 1_200
+    """How long after a shorter sound its transcript is waited for, to tell a word from a cough; 0: not at all."""
+    languages: tuple[str, ...] = ()
+    """The languages (ISO 639-1) whose back-channels count; all that are known if there are none."""
+    backchannels: tuple[str, ...] = ()
+    """More words by which a caller only shows that they listen."""
+
+    def __post_init__(self) -> None:
+        for name in ("min_speech_ms", "backchannel_ms", "words_ms"):
+            value = getattr(self, name)
+            if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= MAX_INTERRUPTION_MS:
+                most = f"0 to {MAX_INTERRUPTION_MS}"
+                raise DefinitionError(f"Interruption has {name}={value!r}: write milliseconds, {most}")
+
+    @property
+    def server_may_answer(self) -> bool:
+        """Whether the server may answer each turn by itself. Where speech can be ignored, it would answer that too."""
+        return self.enabled
+
+
+@runtime_checkable  # pydantic asks isinstance of it, where an Agent is the field of a model
+class Playable(Protocol):
+    """Something that has audio, like a `Clip`."""
+
+    @property
+    def payload(self) -> str:
+        """Return its audio as base64 of µ-law."""
+
+
+def sound_of(sound: str | Playable) -> str:
+    """Return a sound as base64 of µ-law."""
+    return sound if isinstance(sound, str) else sound.payload
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Silence:
+    """How long a silence may last, and what comes then. A time of 0 leaves its step out.
+
+    The sounds are the package's own, unless you give a `Clip` (or base64 of µ-law). The shipped words are English.
+    """
+
+    dead_air_ms: int = 2500
+    """How long the caller hears nothing, while an answer is due, before a short sound comes."""
+    retry_seconds: float = 7.5
+    """How long an answer may take before the caller hears an apology, and another model session is asked."""
+    give_up_seconds: float = 20.0
+    """How long it may take before the call goes to `FALLBACK_NUMBER`, or ends with an apology."""
+    idle_seconds: float = 15.0
+    """How long the caller may say nothing, while nothing is due, before they are asked whether they are still there."""
+    idle_prompts: int = 2
+    """How many times they are asked before the agent says goodbye and hangs up."""
+    closing_silence_seconds: float = 8.0
+    """How long neither side speaks after the agent's goodbye before the call ends, if the agent does not hang up."""
+    filler: str | Playable = field(default="", repr=False)
+    """The short sound."""
+    apology: str | Playable = field(default="", repr=False)
+    """The apology for an answer that takes long."""
+    farewell: str | Playable = field(default="", repr=False)
+    """The apology when no answer comes at all, before the call goes to `FALLBACK_NUMBER` or ends."""
+
+    def __post_init__(self) -> None:
+        for each in fields(self):
+            value = getattr(self, each.name)
+            if each.type == "str | Playable":
+                audio = value if isinstance(value, str) else getattr(value, "payload", None)
+                if not (isinstance(audio, str) and is_base64(audio)):
+                    raise DefinitionError(f"Silence.{each.name} is {value!r:.80}: make it a Clip")
+                continue
+            whole = each.type == "int"
+            if isinstance(value, bool) or not isinstance(value, int if whole else int | float) or not 0 <= value < 1e6:
+                kind = "a whole number" if whole else "a number"
+                raise DefinitionError(f"Silence.{each.name} is {value!r}: it must be {kind} from 0")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Policy:
@@ -29,10 +132,14 @@ class Policy:
     """What is said first, word for word; None waits for the caller."""
     interruption: Interruption = field(default_factory=Interruption)
     """What of the caller's speech stops the agent."""
+    silence: Silence = field(default_factory=Silence)
+    """How long the caller may hear nothing, and what comes then."""
     server_answers: bool = True
     """Whether the server begins a response by itself after each turn (`create_response`)."""
     manual_turns: bool = False
     """Whether the user's code ends each turn and asks for the answer, as for push-to-talk."""
+    keys: KeysMode = "tell"
+    """What becomes of the keys that the caller presses."""
     apology: str = field(default="", repr=False)
     """What is played when the model is lost: base64 of µ-law."""
     max_call_seconds: float = 3600.0

@@ -18,12 +18,13 @@ from typing import Literal, assert_never
 from phoneagent.bridge import prompts
 from phoneagent.bridge.clock import CallClock
 from phoneagent.bridge.conversation import Conversation
-from phoneagent.bridge.deadlines import PATIENCE_SECONDS, SILENCE_SECONDS
-from phoneagent.bridge.history import Past
+from phoneagent.bridge.deadlines import PATIENCE_SECONDS
+from phoneagent.bridge.history import Past, pending_now
 from phoneagent.bridge.policy import Policy
 from phoneagent.bridge.requests import OpenNext, Request, Verdict
+from phoneagent.bridge.responses import ResponseGate
+from phoneagent.bridge.steps import Pending
 from phoneagent.bridge.transcript import Transcript
-from phoneagent.events import Pending
 
 OPENING_SECONDS = 0.5
 """With less patience than this left, no further session is opened."""
@@ -117,15 +118,17 @@ class Renewal:
         self, policy: Policy, past: Past | None, requests: deque[Request], *, quiet: Callable[[float], bool]
     ) -> None:
         self._greeting = policy.greeting
-        self._rotates = policy.renews
+        self.renews = policy.renews
+        """Whether another session can be opened."""
         self._to_tell = past
         self._before_stream = past or Past(pending="nothing")
         self._requests = requests
         self._quiet = quiet
         self._away_since: float | None = None
+        self._greeting_due = policy.greeting is not None and not self._before_stream.greeted
         self._fruitless = 0
         self._unopened = 0  # attempts in a row that brought no session
-        self._lost_at: deque[float] = deque()
+        self._lost_at: list[float] = []
         self._rotation = Rotation()
         self.losses = 0
         """How many sessions of this media stream were lost, or did not open."""
@@ -137,6 +140,11 @@ class Renewal:
         """What was open when the session before was gone; None if this is the call's first, or has begun."""
         return None if self.begun or self._to_tell is None else self._to_tell.pending
 
+    @property
+    def awaited(self) -> bool:
+        """Whether the caller waits for a session, and not only the call."""
+        return not self.begun and (self.pending != "nothing" or self._greeting_due)
+
     def started(self, now: float) -> None:
         """The media stream begins without a session: the caller waits from now on."""
         self._away_since = now
@@ -144,7 +152,7 @@ class Renewal:
     def connect(self, now: float, lasts_seconds: float | None) -> None:
         """A session is ready, for `lasts_seconds`; None if that is unknown."""
         self._unopened = 0
-        self._rotation.begin(now, lasts_seconds if self._rotates else None)
+        self._rotation.begin(now, lasts_seconds if self.renews else None)
 
     def begin(self, conversation: Conversation, transcript: Transcript, clock: CallClock, now: float) -> None:
         """Tell the session where the call is, and ask for what is to be said first."""
@@ -167,37 +175,42 @@ class Renewal:
     def was_heard(self) -> None:
         """The session has said something."""
         self._fruitless = 0
+        self._greeting_due = False
 
-    def interrupted(self) -> None:
-        """The agent was stopped while there is no session: the next one does not go on with its words."""
-        if self._to_tell is not None:
+    def interrupted(self, responses: ResponseGate) -> None:
+        """The agent was stopped: if there is no session, the next one does not go on with its words."""
+        if self.pending is not None and self._to_tell is not None:
             self._to_tell = replace(self._to_tell, pending="nothing")
+            responses.owe_nothing()
 
-    def new_session(self, pending: Pending) -> None:
-        """The session is gone, and this was open in it."""
+    def new_session(self, *, owes: bool, words_lost: bool) -> None:
+        """The session is gone, and owed an answer; the words of a turn may be lost. An open turn is heard once more."""
         self._rotation.end()
         if self.begun:
+            pending = pending_now(turn_open=False, owes=owes, words_lost=words_lost)
             self._to_tell, self.begun = replace(self._before_stream, pending=pending), False
+
+    def left_open(self, *, turn_open: bool, owes: bool, words_lost: bool, unsettled: bool) -> Pending:
+        """Return what the next media stream finds open: what the session had, or what was open before it began."""
+        if (before := self.pending) is not None:
+            return "words" if unsettled else before
+        return pending_now(turn_open=turn_open, owes=owes, words_lost=words_lost)
 
     def stop(self) -> None:
         """No further session is opened."""
         self._rotation.end()
 
-    def worthwhile(self, now: float, waiting_since: float | None) -> bool:
-        """Take it that there is no session; return whether to look for another one.
-
-        `waiting_since` tells since when the caller hears nothing though something is due; None if nothing is.
-        """
+    def worthwhile(self, now: float) -> bool:
+        """Take it that there is no session; return whether to look for another one."""
         if self._away_since is None:
             self._away_since = now
             self._fruitless += 1
             self._lost_at.append(now)
             self.losses += 1
             while self._lost_at[0] < now - 60:
-                self._lost_at.popleft()
+                self._lost_at.pop(0)
         self._rotation.end()
-        silent = waiting_since is not None and now >= waiting_since + SILENCE_SECONDS
-        in_time = now < self._away_since + PATIENCE_SECONDS - OPENING_SECONDS and not silent
+        in_time = now < self._away_since + PATIENCE_SECONDS - OPENING_SECONDS
         return in_time and self._fruitless <= MAX_FRUITLESS and len(self._lost_at) <= MAX_LOSSES_A_MINUTE
 
     def pause_seconds(self, now: float, chance: float) -> float:

@@ -8,15 +8,19 @@ from typing import Literal
 
 from phoneagent.bridge.clock import CallClock
 from phoneagent.bridge.history import Role
-from phoneagent.bridge.playback import Outcome
+from phoneagent.bridge.spoken_items import Outcome
 from phoneagent.bridge.toolcalls import ToolCall
 from phoneagent.errors import shown
 from phoneagent.events import (
     AgentAnswered,
+    AgentPaused,
+    AgentResumed,
     BargeIn,
+    CallControlled,
     CallEnded,
     CallerSpoke,
     CallHandedOver,
+    ControlOperation,
     Cost,
     EndedBy,
     Event,
@@ -24,6 +28,8 @@ from phoneagent.events import (
     MessageAdded,
     RateLimit,
     RateLimitsUpdated,
+    ResumeCause,
+    SilenceFilled,
     ToolCalled,
     ToolReturned,
     Trouble,
@@ -45,7 +51,8 @@ class Reporter:
         self._ms = clock.ms
         self._reports = self._messages = 0
         self._unanswered_since: float | None = None  # the caller's speech ended then
-        self._answers_since: float | None = None  # and the response to it has begun
+        self.answers_since: float | None = None
+        """The same, once the response to it has begun: the caller waits for the first audio of that."""
         self._troubles: set[str] = set()
         self.events: deque[Event] = deque()
         """Events that were not taken yet."""
@@ -58,6 +65,14 @@ class Reporter:
         self._troubles.add(what)
         self.events.append(Trouble(call_sid=self._call_sid, at_ms=self._ms(now), what=what))
 
+    def controlled(self, operation: ControlOperation, now: float) -> None:
+        """The control API acted on the call."""
+        self.events.append(CallControlled(call_sid=self._call_sid, at_ms=self._ms(now), operation=operation))
+
+    def unmuted(self) -> None:
+        """The agent is heard again: what it says now is no late answer."""
+        self._unanswered_since = self.answers_since = None
+
     # --- the caller ---
 
     def key_pressed(self, digit: str, now: float) -> None:
@@ -66,7 +81,7 @@ class Reporter:
 
     def speech_started(self, at_ms: int) -> None:
         """The caller began to speak at `at_ms`."""
-        self._unanswered_since = self._answers_since = None
+        self._unanswered_since = self.answers_since = None
         self.events.append(CallerSpoke(call_sid=self._call_sid, at_ms=at_ms))
 
     def speech_stopped(self, behind_ms: float, now: float) -> None:
@@ -77,19 +92,21 @@ class Reporter:
 
     def answer_begins(self) -> None:
         """A response was created: its words answer what was said before."""
-        self._answers_since, self._unanswered_since = self._unanswered_since, None
-
-    @property
-    def awaits_answer(self) -> bool:
-        """Whether the caller waits for the first audio of an answer."""
-        return self._answers_since is not None
+        self.answers_since, self._unanswered_since = self._unanswered_since, None
 
     def audio_sent(self, now: float) -> None:
         """Audio of the agent goes out: if the caller waited for an answer, this is its latency."""
-        since, self._answers_since = self._answers_since, None
+        since, self.answers_since = self.answers_since, None
         if since is not None:
             latency = round((now - since) * 1000)
             self.events.append(AgentAnswered(call_sid=self._call_sid, at_ms=self._ms(now), latency_ms=latency))
+
+    def silence_filled(self, sound: Literal["filler", "apology"], since: float, now: float) -> None:
+        """A sound of ours ends a silence."""
+        silent_ms = round((now - since) * 1000)
+        self.events.append(
+            SilenceFilled(call_sid=self._call_sid, at_ms=self._ms(now), silent_ms=silent_ms, sound=sound)
+        )
 
     def turn_ended(self, turn: Turn) -> None:
         """A turn of either side is over."""
@@ -108,6 +125,16 @@ class Reporter:
                 reaction_ms=None if speech_from_ms is None else max(0, at_ms - speech_from_ms),
             )
         )
+
+    def agent_paused(self, now: float) -> None:
+        """The agent fell silent because of a sound of the caller."""
+        self.events.append(AgentPaused(call_sid=self._call_sid, at_ms=self._ms(now)))
+
+    def agent_resumed(self, cause: ResumeCause, paused_seconds: float, now: float) -> None:
+        """The agent goes on after a pause: nothing that the caller said waits for an answer."""
+        self._unanswered_since = self.answers_since = None
+        paused_ms = round(paused_seconds * 1000)
+        self.events.append(AgentResumed(call_sid=self._call_sid, at_ms=self._ms(now), paused_ms=paused_ms, cause=cause))
 
     # --- messages, tools, money and the end ---
 
@@ -172,12 +199,19 @@ class Reporter:
             RateLimitsUpdated(call_sid=self._call_sid, at_ms=self._ms(now), model=model, limits=tuple(limits))
         )
 
-    def handed_over(self, reason: str, now: float) -> None:
+    def handed_over(self, reason: str, now: float, dead_air_ms: int = 0) -> None:
         """Our part of the call is over, and the call goes on."""
-        self.events.append(CallHandedOver(call_sid=self._call_sid, at_ms=self._ms(now), reason=shown(reason)))
+        at_ms, reason = self._ms(now), shown(reason)
+        self.events.append(CallHandedOver(call_sid=self._call_sid, at_ms=at_ms, reason=reason, dead_air_ms=dead_air_ms))
 
     def ended(
-        self, by: EndedBy, reason: str, transcript: tuple[Turn, ...], now: float, cost: Cost | None = None
+        self,
+        by: EndedBy,
+        reason: str,
+        transcript: tuple[Turn, ...],
+        now: float,
+        cost: Cost | None = None,
+        dead_air_ms: int = 0,
     ) -> None:
         """The call is over."""
         self.events.append(
@@ -188,5 +222,6 @@ class Reporter:
                 duration_ms=self._ms(now),
                 transcript=transcript,
                 cost=cost,
+                dead_air_ms=dead_air_ms,
             )
         )

@@ -6,7 +6,8 @@ import enum
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple, TypeAlias
 
-from phoneagent.events import EndedBy, NextStep
+from phoneagent.bridge.steps import NextStep
+from phoneagent.events import EndedBy
 
 # --- of the shell ---
 
@@ -64,6 +65,18 @@ Request: TypeAlias = RunTool | SessionChanged | OpenNext | Renew | NoteStep | En
 # --- of the bridge ---
 
 
+class State(enum.Enum):
+    """The state of the one response that may run."""
+
+    NONE = "none"
+    REQUESTED = "requested"
+    DROPPED = "dropped"
+    """Requested, and interrupted before it was created: it is cancelled when it is."""
+    ACTIVE = "active"
+    CANCELLING = "cancelling"
+    """Cancelled by us; its `response.done` is still to come."""
+
+
 class Ending(enum.Enum):
     """How a response ended."""
 
@@ -88,10 +101,11 @@ class Verdict(NamedTuple):
     - `take_over`: the next session is open and the line is quiet; go on with it.
     - `line_lost`: the caller's line is dead.
     - `time_up`: the call has reached a limit; hang up with a goodbye.
+    - `parted`: the agent has said goodbye already; hang up.
     - `closed`: the last words were heard; hang up.
     """
 
-    kind: Literal["trouble", "renew", "expired", "lost", "take_over", "line_lost", "time_up", "closed"]
+    kind: Literal["trouble", "renew", "expired", "lost", "take_over", "line_lost", "time_up", "parted", "closed"]
     text: str = ""
     code: str | None = None
     """The server's error code, if it named one."""

@@ -19,21 +19,13 @@ item before it created one by itself.
 
 from __future__ import annotations
 
-import enum
 from collections import deque
 
 from phoneagent.bridge.names import known_id
-from phoneagent.bridge.prompts import ANSWERS, Kind, Wanted
-from phoneagent.bridge.requests import Ending
-from phoneagent.protocol.realtime import (
-    Item,
-    ItemCreate,
-    Response,
-    ResponseCancel,
-    ResponseCreate,
-    ToModel,
-    system_message,
-)
+from phoneagent.bridge.prompts import ANSWERS, Kind, Sound, Wanted
+from phoneagent.bridge.requests import Ending, State
+from phoneagent.protocol.items import system_message
+from phoneagent.protocol.realtime import Item, ItemCreate, Response, ResponseCancel, ResponseCreate, ToModel
 
 CREATED_SECONDS = 5.0
 """A requested response that is not created within this time is requested again."""
@@ -52,18 +44,6 @@ MAX_DISCARDED = 64
 
 METADATA_KEY = "phoneagent"
 """Our responses carry their number under this key, so that the server's own are told apart."""
-
-
-class State(enum.Enum):
-    """The state of the one response that may run."""
-
-    NONE = "none"
-    REQUESTED = "requested"
-    DROPPED = "dropped"
-    """Requested, and interrupted before it was created: it is cancelled when it is."""
-    ACTIVE = "active"
-    CANCELLING = "cancelling"
-    """Cancelled by us; its `response.done` is still to come."""
 
 
 class ResponseGate:
@@ -86,9 +66,9 @@ class ResponseGate:
         self.wrote = False
         """The newest response has written where a voice is due."""
         self.unanswered = 0
-        self.waiting_since: float | None = None
-        """Since when something is to be said and nothing is, in this session or those before; None if nothing is."""
-        self._wanted: deque[Wanted] = deque()
+        self.muted = False
+        """Nothing is asked for: the agent is muted. What is wanted waits."""
+        self._wanted: list[Wanted] = []
         self._pending: Wanted | None = None  # our create that was not answered yet
         self._number = 0
         self._outputs: dict[str, bool] = {}  # posted and in no response yet: call_id -> its item was added
@@ -97,7 +77,7 @@ class ResponseGate:
         self._server_may_answer = False
         self._drop_late = False  # a dropped request brought nothing in time: what it brings later is not wanted either
         self._covered: frozenset[str] = frozenset()  # the outputs that our pending create covers
-        self._discarded: deque[str] = deque(maxlen=MAX_DISCARDED)  # until their response.done
+        self._discarded: list[str] = []  # until their response.done
         self._closing = False
         self._misses = 0  # responses in a row that failed or brought nothing
         self._again: Wanted | None = None  # what the last one of them was for
@@ -118,10 +98,10 @@ class ResponseGate:
             elif current.kind == "greeting":
                 self.owed = self.owed or (self.state is State.ACTIVE and self.spoke)
             elif current.kind != "filler":
-                self._wanted.appendleft(current)
+                self._wanted.insert(0, current)
         dropped = self.state is State.DROPPED or self._drop_late
         self.owed = (self.owed or bool(self._outputs)) and not (self._closing or dropped)
-        self._wanted = deque(wanted for wanted in self._wanted if wanted.kind != "greeting")
+        self._wanted = [wanted for wanted in self._wanted if wanted.kind != "greeting"]
         for wanted in self._wanted:
             wanted.told = False
         self.state, self.id, self.current, self._pending = State.NONE, None, None, None
@@ -137,8 +117,9 @@ class ResponseGate:
         """Put a response in line. Returns False if too many wait, or the call is closing."""
         if len(self._wanted) >= MAX_WANTED or (self._closing and wanted.kind != "goodbye"):
             return False
-        if wanted.kind == "greeting":
-            self._wanted.appendleft(wanted)
+        if wanted.kind in ("consent", "greeting"):
+            after_consent = wanted.kind == "greeting" and bool(self._wanted) and self._wanted[0].kind == "consent"
+            self._wanted.insert(int(after_consent), wanted)
         else:
             self._wanted.append(wanted)
         return True
@@ -160,9 +141,7 @@ class ResponseGate:
         """The caller's turn is complete: an answer is owed, by the server itself or asked for by us."""
         self.owed = True
         self._misses = 0
-        self._wanted = deque(
-            wanted for wanted in self._wanted if wanted.kind != "turn"
-        )  # the answer comes in its place
+        self._wanted = [wanted for wanted in self._wanted if wanted.kind != "turn"]  # the answer comes in its place
         self._server_may_answer = server_answers
         if server_answers and self.state is State.NONE:
             self._request(now)
@@ -208,6 +187,11 @@ class ResponseGate:
         return self.state in (State.REQUESTED, State.ACTIVE)
 
     @property
+    def holds_back(self) -> bool:
+        """Whether nothing is asked for now, because the server would refuse it."""
+        return self._wait_until is not None
+
+    @property
     def closing(self) -> bool:
         """Whether nothing may be asked for but a goodbye."""
         return self._closing
@@ -222,21 +206,35 @@ class ResponseGate:
         current = (*self._wanted, self._pending, self.current if self.running else None)
         return any(wanted is not None and wanted.kind == kind for wanted in current)
 
+    @property
+    def protected(self) -> bool:
+        """Whether the response that is requested or active must be heard to its end."""
+        current = self.current if self.running else self._pending
+        return current is not None and current.protected
+
     def poll(self, now: float, *, speech: bool, tools_running: bool) -> None:
         """Send a `response.create` if one is wanted and may go.
 
         Outputs of tools wait for those that still run, so that all of them get one continuation.
         """
-        if speech or (not self.owes and self.state is State.NONE):
-            self.waiting_since = None
-        elif self.waiting_since is None:
-            self.waiting_since = now
-        if self.state is not State.NONE or self._wait_until is not None:
+        waits = self.muted or self._wait_until is not None
+        if self.state is not State.NONE or waits or self._sound_next() is not None:
             return
-        if self._wanted and (not speech or self._wanted[0].kind in ("greeting", "goodbye")):
-            self._create(self._wanted.popleft(), now)
+        if self._wanted and (not speech or self._wanted[0].kind in ("consent", "greeting", "goodbye")):
+            self._create(self._wanted.pop(0), now)
         elif (self.owed or (self._outputs and not tools_running)) and not speech and not self._closing:
             self._create(Wanted("turn"), now)
+
+    def take_sound(self, *, speech: bool) -> Sound | None:
+        """Take audio of our own, if it is next in line and may be heard now."""
+        sound = self._sound_next() if self.state is State.NONE and not self.muted else None
+        if sound is None or (speech and not sound.over_speech):
+            return None
+        self._wanted.pop(0)
+        return sound
+
+    def _sound_next(self) -> Sound | None:
+        return self._wanted[0].sound if self._wanted else None
 
     def _create(self, wanted: Wanted, now: float) -> None:
         if wanted.prompt is not None and not wanted.told:
@@ -295,13 +293,14 @@ class ResponseGate:
             self.id = response_id or None
             if self.state is State.CANCELLING:
                 self._discarded.append(response_id)
+                del self._discarded[:-MAX_DISCARDED]
         return response_id not in self._discarded
 
     def audio(self, response_id: str) -> bool:
         """Take audio, or written words, of a response; tell whether they are wanted."""
-        if not self.output(response_id):
+        if (self.id is None or self._discarded) and not self.output(response_id):
             return False
-        self.ever_spoke, self.waiting_since, self._wait_until = True, None, None
+        self.ever_spoke, self._wait_until = True, None
         if response_id == self.id:
             self.spoke = True
         return True
@@ -355,7 +354,7 @@ class ResponseGate:
         """A response that counted as over goes on: what was asked for again because of that is not wanted."""
         if self._pending is not None:
             self._pending = Wanted("turn")  # the server refuses it
-        self._wanted = deque(wanted for wanted in self._wanted if wanted is not self._again)
+        self._wanted = [wanted for wanted in self._wanted if wanted is not self._again]
         self.state, self.id, self.current, self._deadline = State.ACTIVE, response_id, self._again, None
         self.owed, self._misses = False, 0
 
@@ -403,7 +402,7 @@ class ResponseGate:
         if wanted is None or wanted.kind == "turn":
             self.owed = True
         elif wanted.kind != "filler":  # its moment has passed
-            self._wanted.appendleft(wanted)
+            self._wanted.insert(0, wanted)
 
     # --- interruption and time ---
 
@@ -419,6 +418,7 @@ class ResponseGate:
         self.state = State.CANCELLING
         if self.id is not None:
             self._discarded.append(self.id)
+            del self._discarded[:-MAX_DISCARDED]
         self.spoke = False
         self._deadline = now + CANCELLED_SECONDS
         self._outbox.append(ResponseCancel(response_id=known_id(self.id)))

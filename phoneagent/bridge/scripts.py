@@ -16,6 +16,7 @@ import unicodedata
 from bisect import bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import accumulate, takewhile
 
 
@@ -153,6 +154,7 @@ def _tokens(text: str) -> Iterator[tuple[int, float]]:
         yield piece.end(), cost
 
 
+@lru_cache(maxsize=4096)  # of calls in progress it is asked over and over
 def char_ms(char: str) -> int:
     """Estimate how long a character takes to say; its first code point tells."""
     return _DIGIT_MS if char.isdecimal() else script_of(char).char_ms
@@ -160,13 +162,15 @@ def char_ms(char: str) -> int:
 
 def chars_of(text: str) -> Iterator[str]:
     """Return the characters of a text, each with its marks."""
+    if text.isascii():
+        yield from text
+        return
     start = 0
     for end in range(1, len(text)):
         if not _joined(text, start, end):
             yield text[start:end]
             start = end
-    if text:
-        yield text[start:]
+    yield text[start:]
 
 
 def begin_of(text: str, max_length: int) -> str:

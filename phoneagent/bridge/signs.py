@@ -24,7 +24,8 @@ from collections.abc import Iterable, Iterator
 from typing import TypeAlias
 
 from phoneagent.bridge.names import MADE_UP, MAX_NAMES, Names
-from phoneagent.bridge.responses import ResponseGate, State
+from phoneagent.bridge.requests import State
+from phoneagent.bridge.responses import ResponseGate
 from phoneagent.bridge.turn_signs import TurnSigns
 from phoneagent.protocol.realtime import (
     ArgumentsDone,

@@ -13,8 +13,10 @@ from dataclasses import dataclass, field
 from phoneagent.bridge import prompts
 from phoneagent.bridge.history import ToolRun
 from phoneagent.bridge.names import Names
-from phoneagent.bridge.responses import ResponseGate, State
-from phoneagent.protocol.realtime import Item, ItemCreate, ToModel, approval_refusal, tool_output
+from phoneagent.bridge.requests import State
+from phoneagent.bridge.responses import ResponseGate
+from phoneagent.protocol.items import approval_refusal, tool_output
+from phoneagent.protocol.realtime import Item, ItemCreate, ToModel
 
 HOSTED_SECONDS = 30.0
 """How long a tool of a hosted MCP server, which the model's provider calls, counts as running."""
@@ -151,12 +153,13 @@ class ToolCalls:
         self._fillers.pop(call_id, None)
         return self._running.pop(call_id, None)
 
-    def post(self, call_id: str, output: str) -> None:
-        """Give the model the output of a call."""
+    def post(self, call_id: str, output: str, *, respond: bool = True) -> None:
+        """Give the model the output of a call, to which it is to `respond`."""
         self._outputs[call_id] = output
         wire_id = self._wire.get(call_id, call_id)
         self._outbox.append(ItemCreate(item=tool_output(wire_id, output)))
-        self._responses.output_posted(wire_id)
+        if respond:
+            self._responses.output_posted(wire_id)
 
     # --- the filler ---
 

@@ -6,12 +6,13 @@ milliseconds of the call.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
+from phoneagent.bridge.clock import CallClock
 from phoneagent.bridge.heard import heard_part
-from phoneagent.bridge.playback import Outcome
-from phoneagent.events import Turn
+from phoneagent.bridge.spoken_items import Outcome
+from phoneagent.events import Pause, Turn
 
 MAX_TURNS = 10_000
 """Far more than a call has; beyond it the oldest are forgotten."""
@@ -26,7 +27,20 @@ class _CallerTurn:
     start_ms: int
     end_ms: int
     text: str = ""
-    ended: bool = False
+
+    def as_turn(self) -> Turn:
+        """Return it as it is known now."""
+        said = self.end_ms - self.start_ms
+        return Turn(
+            role="caller",
+            item_id=self.item_id,
+            text=self.text,
+            heard_text=self.text,
+            start_ms=self.start_ms,
+            end_ms=self.end_ms,
+            said_ms=said,
+            heard_ms=said,
+        )
 
 
 @dataclass(slots=True)
@@ -36,11 +50,37 @@ class _AgentTurn:
     text: str = ""
     complete: bool = False
 
+    def as_turn(self, outcome: Outcome, now_ms: int, clock: CallClock) -> Turn:
+        """Return it as it is when no more of it is heard than the outcome says."""
+        pauses = tuple(
+            Pause(start_ms=clock.ms(each.since), end_ms=clock.ms(each.until), cause=each.cause)
+            for each in outcome.pauses
+        )
+        paused_ms = sum(each.end_ms - each.start_ms for each in pauses)
+        heard_ms, said_ms = outcome.heard_ms, outcome.received_ms
+        interrupted = heard_ms < said_ms or not outcome.complete
+        text = self.text.strip()
+        heard_text = heard_part(text, heard_ms, said_ms, complete=outcome.complete) if interrupted else text
+        return Turn(
+            role="agent",
+            item_id=self.item_id,
+            text=text,
+            heard_text=heard_text,
+            start_ms=max(0, now_ms - heard_ms - paused_ms),
+            end_ms=now_ms,
+            said_ms=said_ms,
+            heard_ms=heard_ms,
+            interrupted=interrupted,
+            agent=self.agent,
+            pauses=pauses,
+        )
+
 
 class Transcript:
     """The turns of a call. A method that ends a turn returns it."""
 
-    def __init__(self) -> None:
+    def __init__(self, clock: CallClock) -> None:
+        self._clock = clock
         self._speaker: str | None = None
         self._ended: dict[str, Turn] = {}
         self._agent: dict[str, _AgentTurn] = {}
@@ -73,22 +113,7 @@ class Transcript:
         if turn is None:
             return None
         turn.text = text.strip()
-        return self._end_caller(turn)
-
-    def _end_caller(self, turn: _CallerTurn) -> Turn:
-        said = turn.end_ms - turn.start_ms
-        return self._keep(
-            Turn(
-                role="caller",
-                item_id=turn.item_id,
-                text=turn.text,
-                heard_text=turn.text,
-                start_ms=turn.start_ms,
-                end_ms=turn.end_ms,
-                said_ms=said,
-                heard_ms=said,
-            )
-        )
+        return self._keep(turn.as_turn())
 
     def agent_words(self, item_id: str, words: str) -> None:
         """Add words of an item that the agent is saying."""
@@ -150,6 +175,7 @@ class Transcript:
                 end_ms=now_ms,
                 said_ms=1,
                 heard_ms=1,
+                interrupted=True,
             )
             for turn in self._agent.values()
         ]
@@ -157,28 +183,32 @@ class Transcript:
 
     def agent_turn(self, outcome: Outcome, now_ms: int) -> Turn:
         """End the turn of an item: it was heard to its end at `now_ms`, or cut off then."""
-        item_id, heard_ms, said_ms = outcome.item_id, outcome.heard_ms, outcome.received_ms
-        interrupted = heard_ms < said_ms or not outcome.complete
-        turn = self._agent.pop(item_id, None) or _AgentTurn(item_id, self._speaker)
-        text = turn.text.strip()
-        heard_text = heard_part(text, heard_ms, said_ms, complete=outcome.complete) if interrupted else text
-        self._wordless.discard(item_id)
-        if interrupted and not text:
-            self._wordless.add(item_id)
-        return self._keep(
-            Turn(
-                role="agent",
-                item_id=item_id,
-                text=text,
-                heard_text=heard_text,
-                start_ms=max(0, now_ms - heard_ms),
-                end_ms=now_ms,
-                said_ms=said_ms,
-                heard_ms=heard_ms,
-                interrupted=interrupted,
-                agent=turn.agent,
-            )
+        item_id = outcome.item_id
+        turn = (self._agent.pop(item_id, None) or _AgentTurn(item_id, self._speaker)).as_turn(
+            outcome, now_ms, self._clock
         )
+        self._wordless.discard(item_id)
+        if turn.interrupted and not turn.text:
+            self._wordless.add(item_id)
+        return self._keep(turn)
+
+    def unfinished(self, playing: Iterable[Outcome], now_ms: int) -> list[Turn]:
+        """Return the turns that are not over, as if they ended now.
+
+        Of the agent's these are the items that play, as far as something of them was heard. Of the caller's it is the
+        latest one, if it still has no text.
+        """
+        begun = [each for each in playing if self._begun(each)]
+        turns = [self._agent[each.item_id].as_turn(each, now_ms, self._clock) for each in begun]
+        return [self._caller[self._latest].as_turn(), *turns] if self.lacks_text else turns
+
+    def _begun(self, playing: Outcome) -> bool:
+        return playing.heard_ms > 0 and playing.item_id in self._agent
+
+    def said_lately(self) -> str:
+        """Return what the agent is saying, and what it said in its latest turn, as far as its words came."""
+        ended = next((turn.text for turn in reversed(self._ended.values()) if turn.role == "agent"), "")
+        return " ".join((ended, *(turn.text for turn in self._agent.values())))
 
     @property
     def lacks_text(self) -> bool:
@@ -191,7 +221,7 @@ class Transcript:
 
     def close(self) -> list[Turn]:
         """End the turns of the caller whose text never came, and return them."""
-        late = [self._end_caller(turn) for turn in self._caller.values()]
+        late = [self._keep(turn.as_turn()) for turn in self._caller.values()]
         self._caller.clear()
         return late
 

@@ -2,41 +2,56 @@
 
 from __future__ import annotations
 
-import base64
+import asyncio
+import functools
 import itertools
 import logging
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from decimal import Decimal
-from functools import partial
-from importlib import resources
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
-from phoneagent.agent.agent import Agent, Answerer
+from phoneagent.agent.agent import Agent, Answerer, choose_answer
 from phoneagent.agent.call import Call
+from phoneagent.agent.transcriber import Transcriber
 from phoneagent.billing.prices import PRICES, Price
-from phoneagent.bridge.bridge import Bridge
 from phoneagent.bridge.history import Past
-from phoneagent.bridge.policy import Policy
+from phoneagent.bridge.policy import Floor, Policy, Silence
+from phoneagent.bridge.steps import Journal, Pending, Resume
+from phoneagent.bridge.tracks import TranscribedCall
 from phoneagent.calls.hooks import Follower, Hooks
+from phoneagent.calls.listening import Listener
+from phoneagent.calls.messages import MessageLogs
 from phoneagent.calls.opening import EndpointRouter, Opening
 from phoneagent.calls.pending import PendingCall
+from phoneagent.calls.progress import Keep, Progress
 from phoneagent.calls.session import Direction, Session
-from phoneagent.calls.state import CallState
+from phoneagent.calls.streams import Streams, shipped_clip
+from phoneagent.calls.transcription import Transcription
+from phoneagent.calls.warm import WarmTransfers
+from phoneagent.calls.web_calls import DIRECTION as WEB
+from phoneagent.calls.web_calls import WebCalls
 from phoneagent.errors import ProtocolError
-from phoneagent.events import CallStarted, Event, Journal, Pending, Resume
-from phoneagent.model.connection import ModelSession
+from phoneagent.events import CallStarted, ControlOperation, Event
 from phoneagent.model.endpoint import Endpoint
 from phoneagent.protocol.carrier import Started
+from phoneagent.store.recordings import Recordings
 from phoneagent.twilio.parameters import bounded
 from phoneagent.twilio.socket import TwilioSocket
+
+if TYPE_CHECKING:
+    from phoneagent.calls.outbound import Outbound
 
 log = logging.getLogger("phoneagent.calls.calls")
 _T = TypeVar("_T")
 
 MAX_PREPARED = 200
 """Callers that may be between webhook and socket with a session opened ahead; for more it is opened at the socket."""
+
+CHOICE_SECONDS = 2.0
+"""How long the webhook waits for a function that may choose a transcriber. Meanwhile nothing else could begin: the
+model session waits for the same choice."""
 
 
 class Calls:
@@ -45,8 +60,16 @@ class Calls:
     Args:
         calls: the live ones by CallSid; kept up to date here.
         emit: takes each event, with the sid of the media stream that it belongs to.
+        endpoint_for: returns the endpoint that a call uses in the place of one.
+        silence: the manners of agents that have none of their own.
+        recordings: where calls are recorded, if they are.
         measure: takes the seconds that a frame took through the process, now and then.
         keep_state: takes the sids of a call and its stream, and the call's state as JSON, for its next stream.
+        warm: calls other parties while a caller stays with the agent; None where there is no REST API.
+        outbound: the calls that the app makes.
+        team: the agents that such a call may be made for, by name.
+        keep_unfinished: takes what is being said, about once a second, for the next stream after a crash.
+        messages: keeps the messages of each call; None if they are not to be kept.
     """
 
     def __init__(
@@ -58,36 +81,55 @@ class Calls:
         hooks: Hooks,
         emit: Callable[[Event, str], None],
         journal: Journal | None,
+        endpoint_for: Callable[[Call, Endpoint], Endpoint] | None = None,
         measure: Callable[[Direction, float], None] | None = None,
         keep_state: Callable[[str, str, str], None] | None = None,
+        keep_unfinished: Keep | None = None,
+        silence: Silence | None = None,
+        recordings: Recordings | None = None,
+        warm: WarmTransfers | None = None,
         max_call_seconds: float,
         max_call_cost: Decimal | None = None,
         prices: Mapping[str, Price] = PRICES,
+        messages: MessageLogs | None = None,
+        outbound: Outbound | None = None,
+        team: Mapping[str, Agent] | None = None,
     ) -> None:
         self._answerer = answerer
-        self._router = EndpointRouter(endpoints)
+        self._team = team or {}
+        self._outbound = outbound
+        self._router = EndpointRouter(endpoints, endpoint_for)
         self._live = calls
         self._hooks = hooks
         self._emit = emit
         self._journal = journal
-        self._measure = measure
-        self._keep_state = keep_state
         self._sessions: dict[str, Session] = {}
+        self._transcriptions: dict[str, Transcription] = {}
         self.pending: dict[str, PendingCall] = {}
         """Calls that were answered and have no media socket yet, by CallSid."""
         self._arrivals: dict[str, int] = {}
         self._arrived = itertools.count(1)
         self._followers: dict[str, Follower] = {}
         self._unfinished = 0
+        self._told: set[asyncio.Task[None]] = set()
         self._leaving: str | None = None
-        apology = resources.files(__package__).joinpath("apology.ulaw").read_bytes()
-        self._policy = Policy(
-            apology=base64.b64encode(apology).decode(),
-            max_call_seconds=max_call_seconds,
-            renews=True,
-            elsewhere=len(endpoints) > 1,
-            max_call_cost=max_call_cost,
-            prices=prices,
+        clip, several = shipped_clip("apology"), len(endpoints) > 1
+        policy = Policy(apology=clip, renews=True, elsewhere=several, prices=prices)
+        self._policy = replace(policy, max_call_seconds=max_call_seconds, max_call_cost=max_call_cost)
+        self._streams = Streams(
+            self._policy,
+            silence or Silence(),
+            followers=self._followers,
+            emit=emit,
+            hooks=hooks,
+            journal=journal,
+            measure=measure,
+            keep_state=keep_state,
+            progress=None if keep_unfinished is None else Progress(keep_unfinished),
+            recordings=recordings,
+            warm=warm,
+            outbound=outbound,
+            messages=messages,
         )
 
     # --- a call that begins, or goes on ---
@@ -102,13 +144,35 @@ class Calls:
             known.expect_again(elsewhere)
             return
         ahead = prepare and call.sid not in self._live and len(self.pending) < MAX_PREPARED
-        opening = Opening(call, self._answerer, self._router) if ahead else None
+        opening = Opening(call, self._answerer_of(call), self._router) if ahead else None
         self.pending[call.sid] = PendingCall(call, opening, self.pending, elsewhere)
+
+    def _answerer_of(self, call: Call) -> Answerer:
+        """Return the agent that a call was made for, else the one that answers every call."""
+        name = None if self._outbound is None else self._outbound.agent_of(call)
+        return self._answerer if name is None else self._team.get(name, self._answerer)
+
+    async def transcriber(self, call: Call) -> Transcriber | None:
+        """Return what transcribes a call that is expected; None if an agent answers it, or what does is not known."""
+        if not callable(self._answerer):
+            return self._answerer if isinstance(self._answerer, Transcriber) else None
+        if (pending := self.pending.get(call.sid)) is None:
+            return None
+        choice = choose_answer(self._answerer_of(call), call) if pending.opening is None else pending.opening.chosen()
+        try:
+            async with asyncio.timeout(CHOICE_SECONDS):
+                answer = pending.answer = await choice
+        except TimeoutError:
+            return None
+        except Exception:  # a user's function: the media socket asks it again, and its caller hears of it there
+            log.exception("the choice of the agent failed", extra={"call_sid": call.sid})
+            return None
+        return answer if isinstance(answer, Transcriber) else None
 
     @property
     def unfinished(self) -> int:
         """Media streams that are not finished: their handshake, the call itself, its tools, or its hooks."""
-        return self._unfinished
+        return self._unfinished + len(self._told)
 
     @contextmanager
     def handshake(self) -> Iterator[None]:
@@ -134,15 +198,36 @@ class Calls:
         """The calls that are live, or wait for their media socket, by CallSid."""
         return {sid: each.call for sid, each in self.pending.items()} | self._live
 
+    def look(self, call_sid: str) -> tuple[Floor, Agent] | None:
+        """Return which side of a live call has the floor, and the agent that has the call; None if it is not live."""
+        session = self._sessions.get(call_sid)
+        return None if session is None else (session.bridge.floor(), session.agent)
+
+    def leaving(self, call_sid: str) -> bool:
+        """Tell whether a live call is over here, or goes on elsewhere, and only its media stream is still closing."""
+        session = self._sessions.get(call_sid)
+        return session is not None and session.over
+
+    def controlled(self, call_sid: str, operation: ControlOperation) -> None:
+        """Report that a live call is acted on from outside."""
+        if (session := self._sessions.get(call_sid)) is not None:
+            session.controlled(operation)
+
+    def listen(self, call_sid: str) -> AbstractContextManager[Listener] | None:
+        """Return what lets one more listener hear a live call; None if it is not live."""
+        session = self._sessions.get(call_sid)
+        return None if session is None else session.listen()
+
     async def forget(self, call_sid: str) -> None:
         """Stop waiting for the media socket of a call."""
         if (pending := self.pending.get(call_sid)) is not None:
             await pending.close()
 
     async def close(self) -> None:
-        """Stop waiting for all media sockets."""
+        """Stop waiting for all media sockets, and end the calls of web pages."""
         for pending in list(self.pending.values()):
             await pending.close()
+        await self.web_calls.close()
 
     def arrived(self, call_sid: str) -> int:
         """Note that a media socket of a call has come; return its number."""
@@ -166,19 +251,64 @@ class Calls:
         If the session was opened ahead, that earlier `Call` is the one used. With a `past`, the call goes on.
         """
         opening: Opening | None = None
+        chosen: Agent | Transcriber | None = None
         if (pending := self.pending.get(call.sid)) is not None:
             pending.claim()
+            pending.call.context = pending.call.context or call.context  # the database may not have answered before
             pending.call.parameters = bounded({**pending.call.parameters, **call.parameters}, call.sid)
-            call, opening = pending.call, pending.opening
-        opening = opening or Opening(call, self._answerer, self._router)
+            call, opening, chosen = pending.call, pending.opening, pending.answer
+        opening = opening or Opening(call, chosen or self._answerer_of(call), self._router)
         self._unfinished += 1
         try:
-            agent = await opening.chosen()
-        except BaseException:  # the process ends
+            answer = await opening.chosen()
+            if isinstance(answer, Transcriber) and not start.both_tracks:
+                raise ProtocolError("a call that is transcribed needs the stream of both tracks; choose it sooner")
+        except BaseException:  # the process ends, or the stream is of no use
             self._unfinished -= 1
             await opening.discard()
             raise
-        await self._run(call, agent, opening, start, socket, past)
+        if isinstance(answer, Transcriber):
+            await opening.discard()
+            await self._transcribe(call, answer, start, socket, past)
+        else:
+            await self._run(call, answer, opening, start, socket, past)
+
+    async def _transcribe(
+        self, call: Call, transcriber: Transcriber, start: Started, socket: TwilioSocket, past: Past | None
+    ) -> None:
+        """Transcribe a call between two people in its media stream."""
+        follower = self._followers[call.sid] = self._hooks.follow(after=self._followers.get(call.sid))
+        emit = self._streams.teller(call, start.stream_sid)
+        session, route = transcriber.session(), self._router.route()
+        transcribed = TranscribedCall(
+            call.sid,
+            session["audio"]["input"]["turn_detection"],
+            self._policy.prices,
+            cost=None if past is None else past.cost,
+            max_cost=self._policy.max_call_cost,
+        )
+        running = Transcription(
+            call.sid,
+            transcribed,
+            socket,
+            lambda: self._router.open_first(call, transcriber.hearing, session, route),
+            emit,
+            max_seconds=self._policy.max_call_seconds,
+            model_events=self._hooks.wants_model_events,
+        )
+        emit(_started(call, start, resumed=past is not None))
+        self._live[call.sid], self._transcriptions[call.sid] = call, running
+        try:
+            await running.run()
+        finally:
+            if self._transcriptions.get(call.sid) is running:  # and not a newer one
+                del self._live[call.sid], self._transcriptions[call.sid]
+            try:
+                await follower.close()
+            finally:
+                if self._followers.get(call.sid) is follower:
+                    del self._followers[call.sid]
+                self._unfinished -= 1
 
     async def _run(
         self,
@@ -192,29 +322,19 @@ class Calls:
         if (older := self._sessions.get(call.sid)) is not None:  # it came while this one was looked up
             older.hand_over_now("a newer media stream took over")
         follower = self._followers[call.sid] = self._hooks.follow(after=self._followers.get(call.sid))
-        emit = self._teller(call, start.stream_sid)
-        session = Session(
-            call=call,
-            agent=agent,
-            bridge=Bridge(self._policy_of(agent), call_sid=call.sid, past=past),
-            caller=socket,
-            open_model=self._opener(call, opening),
-            emit=emit,
-            model_events=self._hooks.wants_model_events,
-            journal=self._journal,
-            measure=self._measure,
-        )
-        emit(_started(call, start, resumed=past is not None))
+        stream = self._streams.make(call, agent, opening, start, socket, past)
+        session = stream.session
+        stream.emit(_started(call, start, resumed=past is not None))
         self._live[call.sid], self._sessions[call.sid] = call, session
         if self._leaving is not None:
             session.hand_over(self._leaving)
         try:
-            await session.run(start)
+            await stream.run(start, resumed=past is not None)
         finally:
             if self._sessions.get(call.sid) is session:  # and not a newer one
                 del self._live[call.sid], self._sessions[call.sid]
             try:
-                await opening.discard()
+                await stream.close()
                 await follower.close()
                 await session.finish_tools()
             finally:
@@ -222,39 +342,26 @@ class Calls:
                     del self._followers[call.sid]
                 self._unfinished -= 1
 
-    def _teller(self, call: Call, stream_sid: str) -> Callable[[Event], None]:
-        """Return the function that takes the events of a media stream."""
-        keep = self._keep_state
-        state = None if keep is None else CallState(call, partial(keep, call.sid, stream_sid))
+    def tell(self, event: Event, stream_sid: str) -> None:
+        """Report an event of a call between its media streams, or after the last one."""
+        self._emit(event, stream_sid)
+        follower = self._hooks.follow(after=self._followers.get(event.call_sid))
+        follower.tell(event)
+        task = asyncio.create_task(follower.close())
+        self._told.add(task)
+        task.add_done_callback(self._told.discard)
 
-        def emit(event: Event) -> None:
-            self._emit(event, stream_sid)
-            if state is not None:
-                state.look(event)
-            self._followers[call.sid].tell(event)  # a tool that outlives its stream is reported in the next one
-
-        return emit
-
-    def _opener(self, call: Call, opening: Opening) -> Callable[[bool], Awaitable[ModelSession]]:
-        """Return the function that opens a media stream's model sessions; the first one is being opened already."""
-        sessions = itertools.count()
-
-        async def open_model(elsewhere: bool) -> ModelSession:
-            if next(sessions):  # the one before is gone, did not come, or has its time
-                opening.begin_again(elsewhere=elsewhere)
-            return await opening.latest()
-
-        return open_model
-
-    def _policy_of(self, agent: Agent) -> Policy:
-        """Return the bridge's policy for an agent; `extra` may have changed how turns are found."""
-        detection = agent.turn_detection
-        return replace(
-            self._policy,
-            greeting=agent.greeting,
-            interruption=agent.interruption,
-            server_answers=detection is not None and bool(detection.get("create_response")),
-            manual_turns=detection is None,
+    @functools.cached_property
+    def web_calls(self) -> WebCalls:
+        """The calls of web pages, which have no media stream."""
+        return WebCalls(
+            self._answerer,
+            lambda: self._router.route()[0],
+            calls=self._live,
+            hooks=self._hooks,
+            emit=self._emit,
+            journal=self._journal,
+            policy=self._policy,
         )
 
     # --- a call that ends, or goes on elsewhere ---
@@ -265,6 +372,8 @@ class Calls:
         Raises:
             ProtocolError: there is no journal with which the call could go on.
         """
+        if (transcription := self._transcriptions.get(call_sid)) is not None:
+            transcription.end("line", "a newer media stream took over")
         older = self._sessions.get(call_sid)
         if older is None:
             return None
@@ -277,6 +386,9 @@ class Calls:
 
     def end(self, call_sid: str, reason: str) -> bool:
         """End a call that Twilio reports as over; return whether it was live here."""
+        if (transcription := self._transcriptions.get(call_sid)) is not None:
+            transcription.end("caller", reason)
+            return True
         session = self._sessions.get(call_sid)
         if session is not None:
             session.end("caller", reason)
@@ -287,9 +399,14 @@ class Calls:
         self._leaving = reason
         for session in list(self._sessions.values()):
             session.hand_over(reason)
+        for call in list(self._live.values()):
+            if call.direction == WEB:  # a page's call cannot go on elsewhere
+                call.hang_up()
 
     def hand_over_now(self, call_sid: str, reason: str) -> None:
-        """Let a call go on in another process at once."""
+        """Let a call go on in another process at once; a transcript ends, because no other process has its stream."""
+        if (transcription := self._transcriptions.get(call_sid)) is not None:
+            transcription.end("line", reason)
         if (session := self._sessions.get(call_sid)) is not None:
             try:
                 session.hand_over_now(reason)

@@ -35,7 +35,8 @@ def kinds_of(kinds: Any) -> tuple[type, ...]:
     members = typing.get_args(kinds) if joined else (kinds,)
     for kind in members:
         if not isinstance(kind, type) or kind not in _KINDS:
-            raise DefinitionError(f"app.on({kind!r}) names no event: use a class of phoneagent.events")
+            named = getattr(kind, "__name__", repr(kind))
+            raise DefinitionError(f"app.on({named}) names no event: write a class of phoneagent.events, like CallEnded")
     return members
 
 
@@ -75,9 +76,11 @@ class Follower:
     ) -> None:
         self._hooks = hooks
         self._before: asyncio.Task[None] | None = after._task if after is not None else None
-        self._waiting: asyncio.Queue[Event | None] = asyncio.Queue()
         self._lost = 0
-        self._task: asyncio.Task[None] | None = asyncio.create_task(self._run()) if hooks else None
+        self._task: asyncio.Task[None] | None = None
+        if hooks:
+            self._waiting: asyncio.Queue[Event | None] = asyncio.Queue()
+            self._task = asyncio.create_task(self._run())
 
     def tell(self, event: Event) -> None:
         """Queue an event for the hooks, or drop it if too many wait."""

@@ -19,9 +19,10 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Literal, NamedTuple, TypeAlias, TypeVar, assert_never
 
 from phoneagent.bridge.history import Note, Past, ToolRun
+from phoneagent.bridge.steps import FallBack, HangUp, NextStep, Pending, Resume, Transfer
 from phoneagent.errors import PhoneAgentError, RequestRefused, StoreError
-from phoneagent.events import EndedBy, FallBack, HangUp, NextStep, Pending, Resume
-from phoneagent.store import SoFar, Standing
+from phoneagent.events import EndedBy, TransferOutcome
+from phoneagent.store import RecordingRecord, SoFar, Standing
 from phoneagent.twilio.twiml import fall_back
 
 if TYPE_CHECKING:
@@ -55,8 +56,19 @@ MAX_FAULTS = 60
 """How often a call is connected again after a fault: five times, once more for every minute of it, and sixty times at
 most. A fault that ends each stream at once must not connect a call for ever."""
 
-Kind: TypeAlias = Literal["hang_up", "fall_back", "resume", "recover", "apologise"]
+Kind: TypeAlias = Literal["hang_up", "fall_back", "resume", "recover", "apologise", "transfer"]
 """How a call goes on; "resume" after a planned hand-over, "recover" after a crash or a broken line."""
+
+RETURNED: dict[TransferOutcome, str] = {
+    "declined": "did not take the caller: they declined, or an answering machine answered",
+    "busy": "is busy",
+    "no-answer": "did not answer",
+    "canceled": "did not answer",
+    "failed": "could not be reached",
+    "error": "could not be called: there is a fault on our side",
+    "unknown": "was being called, and it is unknown how that ended",
+}
+"""What the model is told of a transfer that was not completed."""
 
 
 _Found = TypeVar("_Found", bound=Standing)
@@ -79,13 +91,15 @@ class Continuation(NamedTuple):
     kind: Kind
     stream_sid: str = ""
     state: str | None = None
+    transfer: Transfer | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RecordedPast(Past):
-    """A call so far, and its `call.state`."""
+    """A call so far, its `call.state`, and its recording."""
 
     state: str | None = field(default=None, repr=False)
+    recording: RecordingRecord | None = None
 
 
 def may_recover(faults: int, seconds: float) -> bool:
@@ -122,7 +136,7 @@ class CallJournal:
         if known is not None and known.written and known.step == step:
             return  # the early one is there
         known = self._remember(call_sid, step)
-        rest = None if early or isinstance(step, Resume) else self._live_calls
+        rest = None if early or isinstance(step, Resume | Transfer) else self._live_calls
         try:
             async with asyncio.timeout(PATIENT_SECONDS if rest is None else WRITE_SECONDS):
                 writing = self._write(call_sid, known)
@@ -156,6 +170,8 @@ class CallJournal:
             log.error("the next step of the call is unknown: %s", error, extra={"call_sid": call_sid})
             return Continuation("apologise")
         step = standing.step
+        if isinstance(step, Transfer):
+            return Continuation("transfer", standing.stream_sid or step.stream_sid, standing.state, step)
         if isinstance(step, FallBack):
             return Continuation("fall_back")
         if _over(standing):
@@ -163,6 +179,30 @@ class CallJournal:
         if not isinstance(step, Resume) or step.broke:
             return Continuation("recover", standing.stream_sid or "", standing.state)
         return Continuation("resume", step.stream_sid, standing.state)
+
+    async def transferred(self, call_sid: str, stream_sid: str, outcome: TransferOutcome) -> Continuation:
+        """Write down what became of the transfer after that media stream, and return how the call goes on.
+
+        `transfer` of what is returned is the transfer, None if its outcome was written before: Twilio asks twice.
+        """
+        kind: Kind = "hang_up" if outcome == "completed" else "resume"
+        try:
+            standing = await self._look(call_sid, self._store.standing(call_sid), Standing, KNOWN_READ_SECONDS)
+        except StoreError as error:
+            log.error("the outcome of a transfer is not written down: %s", error, extra={"call_sid": call_sid})
+            return Continuation(kind, stream_sid)
+        if not isinstance(standing.step, Transfer):
+            return (await self.answer(call_sid))._replace(transfer=None)
+        transfer = standing.step
+        step: NextStep = HangUp(stream_sid=stream_sid)
+        if outcome != "completed":
+            told = f"The transfer is over: {transfer.name} {RETURNED[outcome]}."
+            step = Resume(stream_sid=stream_sid, pending="answer", broke=False, returned=told)
+        with suppress(PhoneAgentError):  # it is logged, and this process knows the step
+            await self.next_step(call_sid, step, early=True)
+        if outcome == "completed":
+            await self.settle(call_sid, "agent", f"transferred to {transfer.name}")
+        return Continuation(kind, stream_sid, standing.state, transfer)
 
     async def comes_back(self, call_sid: str) -> Continuation | None:
         """Return how a call goes on that comes to the number's webhook again; None for a call that begins.
@@ -226,9 +266,12 @@ class CallJournal:
             notes=tuple(Note(role=each.role, text=each.text, at_ms=each.at_ms) for each in so_far.messages),
             tools=tools,
             pending=pending,
+            before_crash=so_far.pending,
             age_ms=max(0, age_ms),
             cost=so_far.cost,
             state=so_far.state,
+            recording=so_far.recording,
+            returned=step.returned if isinstance(step, Resume) else "",
         )
 
     async def _look(self, call_sid: str, reading: Awaitable[_Found], kind: type[_Found], seconds: float) -> _Found:
@@ -288,7 +331,7 @@ def _ended_by(step: NextStep | None) -> EndedBy | None:
             return "agent"
         case FallBack():
             return "error"
-        case Resume() | None:
+        case Resume() | Transfer() | None:
             return None
         case _:
             assert_never(step)
@@ -297,5 +340,5 @@ def _ended_by(step: NextStep | None) -> EndedBy | None:
 def _over(standing: Standing) -> bool:
     """Tell whether either side has ended the call; a broken line or a fault of ours has not."""
     if standing.step is not None:
-        return not isinstance(standing.step, Resume)
+        return not isinstance(standing.step, Resume | Transfer)
     return standing.ended_by in ("agent", "caller")

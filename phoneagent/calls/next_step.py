@@ -6,8 +6,8 @@ import asyncio
 import logging
 from dataclasses import replace
 
+from phoneagent.bridge.steps import Journal, NextStep, Resume
 from phoneagent.errors import PhoneAgentError
-from phoneagent.events import Journal, NextStep, Resume
 
 log = logging.getLogger("phoneagent.calls.next_step")
 

@@ -12,9 +12,11 @@ from dataclasses import replace
 from functools import partial
 from typing import Any, TypeVar
 
-from phoneagent.agent.agent import Agent, Answerer, choose
+from phoneagent.agent.agent import Agent, Answerer, choose_answer
 from phoneagent.agent.call import Call
 from phoneagent.agent.handoffs import INSTRUCTIONS_SECONDS
+from phoneagent.agent.options import Hearing
+from phoneagent.agent.transcriber import Transcriber
 from phoneagent.errors import EndpointError, EndpointRefused, EndpointUnreachable
 from phoneagent.model.connection import ModelSession, open_session
 from phoneagent.model.endpoint import Endpoint
@@ -40,10 +42,15 @@ class EndpointRouter:
 
     An endpoint that has failed is asked last. Once its time is over, one call asks it, and the others when that call
     got a session.
+
+    `endpoint_for` may return another endpoint for a call, in the place of each.
     """
 
-    def __init__(self, endpoints: Sequence[Endpoint]) -> None:
+    def __init__(
+        self, endpoints: Sequence[Endpoint], endpoint_for: Callable[[Call, Endpoint], Endpoint] | None = None
+    ) -> None:
         self._endpoints = endpoints
+        self._endpoint_for = endpoint_for
         self._failed_at: dict[int, float] = {}  # by identity
 
     def route(self) -> deque[Endpoint]:
@@ -55,9 +62,11 @@ class EndpointRouter:
         self._failed_at[id(endpoint)] = time.monotonic()
 
     async def open_first(
-        self, call: Call, agent: Agent, session: Mapping[str, Any], route: deque[Endpoint]
+        self, call: Call, hearing: Hearing, session: Mapping[str, Any], route: deque[Endpoint]
     ) -> ModelSession:
         """Open a session at the first endpoint that gives one; that endpoint moves to the front of `route`.
+
+        The session may be one that only transcribes. `hearing` has the recognizers to use.
 
         Raises:
             EndpointError: none does. If one of them may do so later, it is an EndpointUnreachable.
@@ -65,16 +74,20 @@ class EndpointRouter:
         failed: EndpointError | None = None
         in_order = self._in_order(route)
         for tried in in_order:
-            endpoint = tried
+            endpoint = tried if self._endpoint_for is None else self._endpoint_for(call, tried)
+            is_own = endpoint is not tried  # what happens there says nothing to other calls
+            if session["type"] == "transcription":
+                endpoint = endpoint.for_transcription()
             last = tried is in_order[-1]
-            if (models := agent.hearing.transcription_models) is not None:
+            if (models := hearing.transcription_models) is not None:
                 endpoint = replace(endpoint, transcription_models=models)
             if id(tried) in self._failed_at:
                 self.failed(tried)  # until this call knows better, no other call need try it
             try:
                 opened = await open_session(endpoint, session, call, within=None if last else FAILOVER_SECONDS)
             except EndpointError as error:
-                self.failed(tried)
+                if not is_own:
+                    self.failed(tried)
                 if len(route) > 1:
                     log.error("an endpoint did not open a session: %s", error, extra={"call_sid": call.sid})
                 if not isinstance(failed, EndpointUnreachable):
@@ -105,7 +118,7 @@ class Opening:
         self._session: Mapping[str, Any] | None = None
         self._opened_at = -math.inf
         until = asyncio.get_running_loop().time() + INSTRUCTIONS_SECONDS
-        choice = self._ask(partial(choose, answerer, call), "the choice of the agent", until)
+        choice = self._ask(partial(choose_answer, answerer, call), "the choice of the agent", until)
         self._agent = asyncio.create_task(choice)
         self._model = asyncio.create_task(self._open(until))
 
@@ -118,8 +131,8 @@ class Opening:
             self._route.rotate(-1)
         self._model = asyncio.create_task(self._open(now + INSTRUCTIONS_SECONDS))
 
-    async def chosen(self) -> Agent:
-        """Wait for the agent. If the choice failed, the opening fails with it, and the caller hears the apology."""
+    async def chosen(self) -> Agent | Transcriber:
+        """Wait for what answers. If the choice failed, the opening fails with it, and the caller hears the apology."""
         await asyncio.wait([self._agent])
         failed = self._agent.cancelled() or self._agent.exception() is not None
         return _NO_AGENT if failed else self._agent.result()
@@ -144,12 +157,14 @@ class Opening:
     async def _open(self, until: float) -> ModelSession:
         """Open the call's model session. Every failure is an EndpointError here too."""
         agent = await self._agent
+        if isinstance(agent, Transcriber):
+            raise EndpointRefused("a call that is transcribed has no agent's session")
         try:
             if self._session is None:
                 asked = partial(agent.instructions_for, self._call)
                 self._session = agent.session(await self._ask(asked, "the agent's instructions", until))
             self._opened_at = -math.inf
-            opened = await self._router.open_first(self._call, agent, self._session, self._route)
+            opened = await self._router.open_first(self._call, agent.hearing, self._session, self._route)
             self._opened_at = asyncio.get_running_loop().time()
             return opened
         except EndpointError:

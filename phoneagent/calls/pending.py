@@ -10,6 +10,7 @@ import logging
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 
+from phoneagent.agent.agent import Answer
 from phoneagent.agent.call import Call
 from phoneagent.calls.opening import Opening
 
@@ -39,6 +40,8 @@ class PendingCall:
         self.opening = opening
         self.arrived = False
         """Whether the media socket has come here and is in its handshake."""
+        self.answer: Answer | None = None
+        """What answers the call, where that is known and no opening has it."""
         self.elsewhere = elsewhere
         self._registry = registry
         self._expiry = asyncio.create_task(self._expire())

@@ -9,26 +9,31 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Coroutine, Iterable
-from contextlib import suppress
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from contextlib import contextmanager, suppress
 from functools import partial
-from typing import Any, Literal, Protocol, TypeAlias, TypeVar, assert_never
+from typing import Any, Literal, TypeAlias, TypeVar, assert_never
 
 from phoneagent.agent.agent import Agent
 from phoneagent.agent.call import Call, sendable
 from phoneagent.agent.tools import Tool
 from phoneagent.bridge.bridge import Bridge
 from phoneagent.bridge.requests import EndCall, NoteStep, OpenNext, Renew, Request, RunTool, SessionChanged
+from phoneagent.bridge.steps import Journal, NextStep
 from phoneagent.bridge.toolcalls import Filler
 from phoneagent.calls.active_agent import ActiveAgent
 from phoneagent.calls.control import Control
 from phoneagent.calls.guardrail import Guard
+from phoneagent.calls.listening import Listener, Tap
 from phoneagent.calls.model_sessions import ModelSessions, ModelSocket
 from phoneagent.calls.next_step import StepWriter
+from phoneagent.calls.recorder import Recorder
 from phoneagent.calls.toolrunner import ToolRunner
-from phoneagent.calls.writer import SocketWriter
+from phoneagent.calls.transfers import CallTransfers
+from phoneagent.calls.warm import WarmTransfers
+from phoneagent.calls.writer import CallerSocket, SocketWriter, untapped
 from phoneagent.errors import EndpointError, ProtocolError
-from phoneagent.events import EndedBy, Event, Journal, ModelEvent, NextStep
+from phoneagent.events import ControlOperation, EndedBy, Event, ModelEvent
 from phoneagent.protocol import carrier, realtime
 
 log = logging.getLogger("phoneagent.calls.session")
@@ -47,32 +52,16 @@ _T = TypeVar("_T")
 Direction: TypeAlias = Literal["to_model", "to_caller"]
 
 
-class CallerSocket(Protocol):
-    """The media socket of a call, in the carrier's neutral messages."""
-
-    async def read(self, take: Callable[[str | bytes], None], resumed: Callable[[], None]) -> None:
-        """Pass each message, undecoded, to `take`, until the socket is closed; `resumed` tells when it is writable."""
-
-    def decode(self, raw: str | bytes) -> carrier.FromCarrier | None:
-        """Return a message, None for one that no call needs; ProtocolError for one that makes no sense."""
-
-    @property
-    def writable(self) -> bool:
-        """Whether the carrier takes what it is sent."""
-
-    def write(self, messages: Iterable[carrier.ToCarrier]) -> None:
-        """Write messages at once; OSError when the socket is closed."""
-
-    async def close(self) -> None:
-        """Close the socket."""
-
-
 class Session:
     """One media stream of a call, from its start to its end.
 
     `open_model` takes whether to try another endpoint than that of the session before. `journal` is written before a
     tool runs, and before we close the stream. `measure` gets the seconds that a frame took through here, now and then.
     """
+
+    _frames = 0  # since one was measured
+    _leaving: str | None = None  # why the call is to go on elsewhere
+    _tap: Tap | None = None  # what listeners hear
 
     def __init__(
         self,
@@ -86,6 +75,8 @@ class Session:
         model_events: bool = False,
         journal: Journal | None = None,
         measure: Callable[[Direction, float], None] | None = None,
+        recorder: Recorder | None = None,
+        warm: WarmTransfers | None = None,
     ) -> None:
         self._call = call
         self.bridge = bridge
@@ -93,10 +84,9 @@ class Session:
         self._emit = emit
         self._model_events = model_events
         self._measure = measure
-        self._frames = 0
         self._loop = asyncio.get_running_loop()
-        self._leaving: str | None = None
-        self._timer: asyncio.TimerHandle | None = None
+        self._timer: asyncio.Handle | None = None
+        self._timer_due = 0.0  # uvloop's handle does not tell it, where that is now
         self._unfinished: set[asyncio.Task[None]] = set()
         self._over = asyncio.Event()
         self._steps = StepWriter(call.sid, journal)
@@ -122,33 +112,56 @@ class Session:
         )
         self._to_caller = SocketWriter(bridge.take_for_caller, OSError)
         self._to_model = SocketWriter(bridge.take_for_model, EndpointError)
+        self._transfers = CallTransfers(call, bridge, warm, self.flush, emit, can_return=journal is not None)
         self._control = Control(
             bridge,
             lambda: self._active_agent.agent,
             manual=agent.turn_detection is None,
             flush=self.flush,
             loop=self._loop,
+            recorder=recorder,
+            transfers=self._transfers,
         )
+        self._recorder = recorder
+
+    @property
+    def agent(self) -> Agent:
+        """The agent that has the call."""
+        return self._active_agent.agent
+
+    @property
+    def over(self) -> bool:
+        """Whether the call is over, or goes on in another stream. This one may still be closing."""
+        return self._over.is_set()
 
     # --- the life of a stream -------------------------------------------------------------------------------------
 
-    async def run(self, start: carrier.Started) -> None:
-        """Run the call; returns when it is over, and nothing of it is left but tools that have not finished."""
+    async def run(self, start: carrier.Started, *, resumed: bool = False) -> None:
+        """Run the call; returns when it is over, and nothing of it is left but tools that have not finished.
+
+        A `resumed` call may be in the middle of a warm transfer.
+        """
+        self.bridge.responses.muted = self._call.muted  # as it was in the stream before
         self._call.attach(self._control)
+        if self._recorder is not None:
+            self._recorder.begin(self._loop.time(), self.tap)
         model = self._watch(asyncio.create_task(self._models.run()))
         reader = self._watch(asyncio.create_task(self._read_caller()))
         try:
             self.bridge.receive_from_caller(start, self._loop.time())
             self.flush()
+            if resumed:
+                self._transfers.resume()
             await self._over.wait()
         finally:
             await self._close(reader, model)
 
     async def _close(self, reader: asyncio.Task[None], model: asyncio.Task[None]) -> None:
         self._give_up("the server stopped the call")  # unless it has ended
+        self._control.close()
         if self._timer is not None:
             self._timer.cancel()
-        ours = (reader, model, *self._models.tasks, self._guard.task)
+        ours = (reader, model, *self._models.tasks, self._guard.task, self._transfers.task)
         tasks = [task for task in ours if task is not None]
         for task in tasks:
             task.cancel()
@@ -160,6 +173,11 @@ class Session:
             async with asyncio.timeout(CLOSE_SECONDS):
                 await asyncio.gather(*closing, return_exceptions=True)
         self._call.attach(None)
+        await self._transfers.close()
+
+    def tap(self, wrap: Callable[[CallerSocket], CallerSocket]) -> None:
+        """Put something between the call and the caller's socket, or take it out again."""
+        self._caller = wrap(self._caller)
 
     def hand_over(self, reason: str) -> None:
         """Let the call go on elsewhere, from the first moment on at which the caller does not notice. Never raises."""
@@ -179,6 +197,25 @@ class Session:
         """The call is over, as is known from another source."""
         self.bridge.end(self._loop.time(), by, reason)
         self.flush()
+
+    def controlled(self, operation: ControlOperation) -> None:
+        """Report that the call is acted on from outside."""
+        self.bridge.reporter.controlled(operation, self._loop.time())
+        self._tell()
+
+    @contextmanager
+    def listen(self) -> Iterator[Listener]:
+        """Let one more listener hear both sides. Only while there is one do frames pass through the tap."""
+        if self._tap is None:
+            self._caller = self._tap = Tap(self._caller, self.bridge.caller_audio)
+        tap = self._tap
+        tap.listeners += 1
+        try:
+            yield Listener(tap, self.bridge.playback, self._loop.time, self._over.is_set)
+        finally:
+            tap.listeners -= 1
+            if not tap.listeners:
+                self._caller, self._tap = untapped(self._caller, Tap), None
 
     async def finish_tools(self) -> None:
         """Let the tools of a call that is over come to their end, and report it.
@@ -240,8 +277,10 @@ class Session:
             taken_at = self._loop.time()
             if self.bridge.receive_from_caller(message, taken_at) or self._leaving is not None:
                 self.flush()
-            elif self._to_model.write(self._models.current, taken_at):  # a frame, and nothing else has changed
-                self._measure_some("to_model", taken_at)
+            elif isinstance(message, carrier.AudioIn) and self._to_model.write(self._models.current, taken_at):
+                self._frames += 1  # nothing else has changed
+                if self._frames >= MEASURED_FRAMES:
+                    self._measure_frame("to_model", taken_at)
         except ProtocolError as error:
             self._report(str(error))
         except Exception as error:  # noqa: BLE001 - it ends this call, and no other one
@@ -270,7 +309,9 @@ class Session:
                 self.flush()
                 return
             if self._to_caller.write(self._caller, taken_at):  # audio, and no timer has come nearer
-                self._measure_some("to_caller", taken_at)
+                self._frames += 1
+                if self._frames >= MEASURED_FRAMES:
+                    self._measure_frame("to_caller", taken_at)
             if self.bridge.reporter.events:
                 self._tell()
         except ProtocolError as error:
@@ -285,9 +326,9 @@ class Session:
             log.exception("the current agent cannot continue the call", extra={"call_sid": self._call.sid})
             self._report(f"the call went back to the agent that answered: {type(error).__name__}")
 
-    def _measure_some(self, direction: Direction, taken_at: float) -> None:
-        self._frames += 1
-        if self._measure is not None and self._frames % MEASURED_FRAMES == 0:
+    def _measure_frame(self, direction: Direction, taken_at: float) -> None:
+        self._frames = 0
+        if self._measure is not None:
             self._measure(direction, self._loop.time() - taken_at)
 
     # --- outputs --------------------------------------------------------------------------------------------------
@@ -346,16 +387,17 @@ class Session:
         if due is None:
             return
         if self._timer is not None:
-            if self._timer.when() <= due:
+            if self._timer_due <= due:
                 return  # it fires too early, changes nothing then, and is set anew
             self._timer.cancel()
-        self._timer = self._loop.call_at(due, self._on_timer)
+        self._timer, self._timer_due = self._loop.call_at(due, self._on_timer), due
 
     def _on_timer(self, *, caught_up: bool = False) -> None:
-        late = not caught_up and self._timer is not None and self._loop.time() - self._timer.when() > LATE_SECONDS
+        late = not caught_up and self._timer is not None and self._loop.time() - self._timer_due > LATE_SECONDS
         self._timer = None
         if late:  # otherwise a tool that blocked the loop would make every line look dead
-            self._timer = self._loop.call_later(CATCH_UP_SECONDS, partial(self._on_timer, caught_up=True))
+            self._timer_due = self._loop.time() + CATCH_UP_SECONDS
+            self._timer = self._loop.call_at(self._timer_due, partial(self._on_timer, caught_up=True))
             return
         try:
             self.bridge.handle_timer(self._loop.time())
@@ -376,8 +418,8 @@ class Session:
 
     async def _run_tool(self, tool: Tool | None, request: RunTool) -> None:
         output = await self._runner.run(tool, request)
-        now = self._loop.time()
-        self.bridge.conversation.tool_returned(request.call_id, output, now)
+        now, respond = self._loop.time(), tool is None or tool.responds_to(output)
+        self.bridge.conversation.tool_returned(request.call_id, output, now, respond=respond)
         self.bridge.move_on(now)
         self.flush()
 

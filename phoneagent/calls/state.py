@@ -1,5 +1,5 @@
-"""The persistence of `call.state` and `call.parameters`, so that the call's next media stream has them, in this process
-or in another."""
+"""The persistence of `call.state`, `call.parameters` and `call.muted`: the call's next media stream has them, in this
+process or in another."""
 
 from __future__ import annotations
 
@@ -18,6 +18,9 @@ MAX_CHARS = 16 * 1024
 
 PARAMETERS = "phoneagent.parameters"
 """The name under which the parameters are kept in the state's JSON."""
+
+MUTED = "phoneagent.muted"
+"""The name under which it is kept that the agent is muted."""
 
 
 class CallState:
@@ -59,6 +62,8 @@ class CallState:
             parts.clear()
         if self._call.parameters:
             parts[json.dumps(PARAMETERS)] = json.dumps(dict(self._call.parameters))
+        if self._call.muted:
+            parts[json.dumps(MUTED)] = "true"
         return _joined(parts)
 
     def _warn(self, why: str) -> None:
@@ -79,6 +84,8 @@ def restore(call: Call, text: str | None) -> None:
         return
     if isinstance(state, dict):
         kept = state.pop(PARAMETERS, None)
+        if state.pop(MUTED, None) is True:
+            call.mute()
         call.state.update(state)
         if isinstance(kept, dict):
             earlier = {name: str(value) for name, value in kept.items() if name not in call.parameters}

@@ -13,8 +13,8 @@ from phoneagent.agent.call import Call
 from phoneagent.agent.tools import Tool, failure
 from phoneagent.bridge.history import ToolRun
 from phoneagent.bridge.requests import RunTool
+from phoneagent.bridge.steps import Journal
 from phoneagent.errors import PhoneAgentError
-from phoneagent.events import Journal
 
 JOURNAL_SECONDS = 0.5
 """How long a tool waits for the database to record it before it runs."""

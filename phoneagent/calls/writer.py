@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Generic, Protocol, TypeVar
+
+from phoneagent.protocol import carrier
 
 T = TypeVar("T")
 _Message = TypeVar("_Message", contravariant=True)
@@ -23,6 +25,44 @@ class Sink(Protocol[_Message]):
         """Write messages at once, or raise that the socket is closed."""
 
 
+class CallerSocket(Protocol):
+    """The media socket of a call, in the carrier's neutral messages."""
+
+    async def read(self, take: Callable[[str | bytes], None], resumed: Callable[[], None]) -> None:
+        """Pass each message, undecoded, to `take`, until the socket is closed; `resumed` tells when it is writable."""
+
+    def decode(self, raw: str | bytes) -> carrier.FromCarrier | None:
+        """Return a message, None for one that no call needs; ProtocolError for one that makes no sense."""
+
+    @property
+    def writable(self) -> bool:
+        """Whether the carrier takes what it is sent."""
+
+    def write(self, messages: Iterable[carrier.ToCarrier]) -> None:
+        """Write messages at once; OSError when the socket is closed."""
+
+    async def close(self) -> None:
+        """Close the socket."""
+
+
+class Tapped(CallerSocket, Protocol):
+    """A caller's socket behind which stands another one."""
+
+    socket: CallerSocket
+
+
+_Tapped = TypeVar("_Tapped", bound=Tapped)
+
+
+def untapped(socket: CallerSocket, kind: type[_Tapped]) -> CallerSocket:
+    """Return a caller's socket without the tap of a kind, wherever that is among others."""
+    if isinstance(socket, kind):
+        return socket.socket
+    if hasattr(socket, "socket"):
+        socket.socket = untapped(socket.socket, kind)
+    return socket
+
+
 class SocketWriter(Generic[T]):
     """One side's writer. `take` returns the next messages at a moment of the loop's clock, up to a number.
 
@@ -36,13 +76,14 @@ class SocketWriter(Generic[T]):
 
     def write(self, sink: Sink[T] | None, now: float) -> int:
         """Write what there is, as far as the socket takes it, and return how many messages that was. Never waits."""
-        written = 0
+        if sink is None:
+            return 0
+        written, number = 0, MAX_AT_ONCE
         try:
-            while sink is not None and sink.writable and (messages := self._take(now, MAX_AT_ONCE)):
+            while number == MAX_AT_ONCE and sink.writable and (messages := self._take(now, MAX_AT_ONCE)):
                 sink.write(messages)
-                written += len(messages)
-                if len(messages) < MAX_AT_ONCE:
-                    break
+                number = len(messages)
+                written += number
         except self._closed:
             pass
         return written

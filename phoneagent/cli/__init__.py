@@ -1,4 +1,4 @@
-"""The command line: `phoneagent demo · talk · init · chat · dev · serve · doctor · calls · migrate · sim`."""
+"""The command line: `phoneagent demo · talk · init · chat · dev · serve · call · campaign · doctor · calls …`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from phoneagent.cli.commands import Entry, group
-from phoneagent.errors import PhoneAgentError
+from phoneagent.errors import ConfigurationError, DefinitionError, PhoneAgentError
 
 app = group(
     "An AI voice agent on a phone number.",
@@ -20,6 +20,8 @@ app = group(
         "chat": Entry("phoneagent.cli.chat", "Type to the agent, and see its tools run."),
         "dev": Entry("phoneagent.cli.dev", "Run the app with reload behind a real phone number."),
         "serve": Entry("phoneagent.cli.serve", "Answer calls."),
+        "call": Entry("phoneagent.cli.call", "Call a number, and let your agent talk."),
+        "campaign": Entry("phoneagent.cli.campaign", "Call a list of numbers, each at the right time."),
         "doctor": Entry("phoneagent.cli.doctor", "Check settings, Twilio, the public address, the model, the records."),
         "calls": Entry("phoneagent.cli.calls", "List the latest calls, or show one call as a transcript."),
         "migrate": Entry("phoneagent.cli.migrate", "Bring the database at DATABASE_URL up to date."),
@@ -62,10 +64,14 @@ def _of(names: str, remedy: str) -> str:
 
 
 def main() -> None:
-    """Run the command line. phoneagent's own errors are printed as one line each, without a traceback."""
+    """Run the command line. phoneagent's own errors are printed as one line each, without a traceback.
+
+    The exit status is 2 if the user has to correct the command line, a setting or their code, and 1 if the command
+    failed.
+    """
     try:
         app()
     except PhoneAgentError as error:
         for line in _joined(str(error).splitlines()):
             print(f"phoneagent: {line}", file=sys.stderr)
-        raise SystemExit(2) from None
+        raise SystemExit(2 if isinstance(error, ConfigurationError | DefinitionError) else 1) from None

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import re
-from dataclasses import fields
 from pathlib import Path
 from typing import Annotated
 
@@ -15,14 +14,24 @@ from rich.table import Table
 from rich.text import Text
 
 from phoneagent import settings
-from phoneagent.demo.report import Report
-from phoneagent.demo.report import Turn as DrawnTurn
-from phoneagent.demo.timeline import Note, draw
+from phoneagent.cli.call_files import delete_recordings, draw_svg, write_wav
+from phoneagent.cli.failures import fail
+from phoneagent.demo.report import counted
 from phoneagent.events import Cost, Turn, Usage
-from phoneagent.store import AnswerRecord, CallDetails, CallRecord, Store, ToolRecord
+from phoneagent.store import AnswerRecord, CallDetails, CallRecord, RecordingRecord, Store, ToolRecord
+from phoneagent.store.afterwards import DONE, Afterwards
+from phoneagent.store.recordings import Recordings
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]+")
-_STYLES = {"caller": "bold cyan", "agent": "bold green", "tool": "bold magenta", "note": "dim", "—": "dim"}
+_STYLES = {
+    "caller": "bold cyan",
+    "agent": "bold green",
+    "callee": "bold green",
+    "tool": "bold magenta",
+    "note": "dim",
+    "to": "cyan",
+    "—": "dim",
+}
 _SID_CHARS = 34
 _MAX_SEARCHED = 10_000
 """Among how many of the latest calls the beginning of a SID is looked for."""
@@ -40,29 +49,53 @@ def calls(
     forget: Annotated[
         str | None, typer.Option(metavar="CALL_SID|NUMBER", help="Delete a call, or all calls with a phone number.")
     ] = None,
+    resend: Annotated[
+        str | None,
+        typer.Option(metavar="CALL_SID|failed", help="Send a call to WEBHOOK_URL again, or all failed."),
+    ] = None,
     svg: Annotated[Path | None, typer.Option(help="Draw the call's timeline as a picture in this file.")] = None,
+    wav: Annotated[Path | None, typer.Option(help="Write the call's recording to this file.")] = None,
     limit: Annotated[int, typer.Option(min=1, max=10_000, help="How many calls to list.")] = 20,
     numbers: Annotated[bool, typer.Option("--numbers", help="Show whole phone numbers.")] = False,
 ) -> None:
     """List the latest calls, or show one call as a transcript."""
     if call_sid is not None and forget is not None:
         raise typer.BadParameter("name the call only after --forget", param_hint="--forget")
+    if resend is not None and (call_sid is not None or last or forget is not None):
+        raise typer.BadParameter("name the call only after --resend", param_hint="--resend")
     if last and (call_sid is not None or forget is not None):
         raise typer.BadParameter("it names the call already: leave the other one out", param_hint="--last")
     if svg is not None and call_sid is None and not last:
         raise typer.BadParameter("name the call too, or --last", param_hint="--svg")
-    asyncio.run(_run("" if last else call_sid, as_json, forget, limit, numbers, svg))
+    if wav is not None and call_sid is None and not last:
+        raise typer.BadParameter("name the call too, or --last", param_hint="--wav")
+    if resend is not None:
+        asyncio.run(_resend(resend))
+        return
+    asyncio.run(_run("" if last else call_sid, as_json, forget, limit, numbers, svg, wav))
 
 
 async def _run(
-    call_sid: str | None, as_json: bool, forget: str | None, limit: int, numbers: bool, svg: Path | None
+    call_sid: str | None,
+    as_json: bool,
+    forget: str | None,
+    limit: int,
+    numbers: bool,
+    svg: Path | None,
+    wav: Path | None,
 ) -> None:
     console = Console(highlight=False, emoji=False, markup=False)
-    async with Store.from_settings(settings.load_records()) as store:
+    records_of = settings.load_records()
+    async with Store.from_settings(records_of) as store:
+        recordings = Recordings.from_settings(records_of)
         if forget is not None:
+            deleted = 0
+            if recordings is not None:
+                deleted = delete_recordings(recordings, forget, await store.calls_of(forget))
             count = await store.forget(forget)
-            console.print(f"{count} call{'' if count == 1 else 's'} forgotten")
-            raise typer.Exit(0 if count else 1)
+            also = f", {counted(deleted, 'recording')} deleted" if deleted else ""
+            console.print(f"{counted(count, 'call')} forgotten{also}")
+            raise typer.Exit(0 if count or deleted else 1)
         if call_sid is None:
             records = await store.calls(limit)
             if as_json:
@@ -72,16 +105,29 @@ async def _run(
             return
         record = await store.call(await _whole_sid(store, call_sid))
         if record is None:
-            typer.echo(
-                f"phoneagent: no call {call_sid} is recorded: `phoneagent calls` lists the recorded ones", err=True
-            )
-            raise typer.Exit(1)
+            fail(f"no call {call_sid} is recorded: `phoneagent calls` lists the recorded ones")
+        if wav is not None:
+            write_wav(recordings, record, wav)
         if svg is not None:
-            _draw(record, svg)
+            draw_svg(record, svg, recordings)
         elif as_json:
             _print_json(record.as_dict())
-        else:
+        elif wav is None:
             _print_call(console, record, numbers)
+            afterwards = await store.afterwards.get(record.call_sid)
+            if afterwards is not None and afterwards.state != DONE:
+                console.print(_sent(afterwards), soft_wrap=True)
+
+
+async def _resend(what: str) -> None:
+    """Have a call sent to the receiver again, or all that failed. The server does it, within half a minute."""
+    console = Console(highlight=False, emoji=False, markup=False)
+    async with Store.from_settings(settings.load_records()) as store:
+        call_sid = None if what == "failed" else await _whole_sid(store, what)
+        count = await store.afterwards.send_again(call_sid)
+    if count == 0 and call_sid is not None:
+        fail(f"no call {what} has ended, so there is nothing to send: `phoneagent calls` lists the recorded ones")
+    console.print(f"{counted(count, 'call')} will be sent again, if WEBHOOK_URL is set where the app runs")
 
 
 async def _whole_sid(store: Store, begin: str) -> str:
@@ -90,23 +136,8 @@ async def _whole_sid(store: Store, begin: str) -> str:
         return begin
     found = [each.call_sid for each in await store.calls(_MAX_SEARCHED) if each.call_sid.startswith(begin)]
     if len(found) > 1 and begin:
-        typer.echo(f"phoneagent: {len(found)} calls begin with {begin}: write more of the SID", err=True)
-        raise typer.Exit(1)
+        fail(f"{len(found)} calls begin with {begin}: write more of the SID")
     return found[0] if found else begin or "at all"
-
-
-def _draw(record: CallDetails, file: Path) -> None:
-    """Draw a call without its sound, which is not recorded: who spoke when, what was said and heard, and the tools."""
-    turns = [DrawnTurn(**{each.name: getattr(turn, each.name) for each in fields(DrawnTurn)}) for turn in record.turns]
-    last = max([turn.end_ms for turn in turns], default=0)
-    duration_ms = last if record.duration_ms is None else record.duration_ms
-    report = Report(record.call_sid, record.ended_by or "nobody yet", duration_ms, turns)
-    notes = [Note(tool.at_ms, f"{_plain(tool.name)} {_short(tool.arguments)}") for tool in record.tools]
-    try:
-        file.write_text(draw(report, caller=b"", agent=b"", tools=notes), encoding="utf-8")
-    except OSError as error:
-        typer.echo(f"phoneagent: {file} cannot be written: {error.strerror}: name another file", err=True)
-        raise typer.Exit(1) from None
 
 
 def _print_json(value: object) -> None:
@@ -165,6 +196,9 @@ def _print_call(console: Console, record: CallDetails, numbers: bool) -> None:
         entries.append((turn.start_ms, turn.role, said))
     entries += [(note.at_ms, "note", Text(f"({note.role}) {_short(note.text)}", "dim")) for note in record.messages]
     entries += [(tool.at_ms, "tool", _used(tool, running=_may_run(tool, record))) for tool in record.tools]
+    for each in record.transfers:
+        told = f"{_plain(each.to_name)}: {each.outcome}{', announced' if each.warm else ''}"
+        entries.append((each.at_ms, "to", Text(f"transfer to {told}")))
     for at_ms, name, text in sorted(entries, key=lambda entry: entry[0]):
         _print_entry(console, _clock(at_ms), name, text)
     if record.duration_ms is None:
@@ -174,11 +208,49 @@ def _print_call(console: Console, record: CallDetails, numbers: bool) -> None:
         console.print(Text(end, "bold"), soft_wrap=True)
     if record.answers:
         p50, p95 = record.latency_ms(0.5), record.latency_ms(0.95)
-        console.print(f"{len(record.answers)} answers, latency {p50} ms (median), {p95} ms (95 %)", soft_wrap=True)
+        answers = counted(len(record.answers), "answer")
+        console.print(f"{answers}, latency {p50} ms (median), {p95} ms (95 %)", soft_wrap=True)
+    if record.dead_air_ms:
+        console.print(f"longest silence while an answer was due: {record.dead_air_ms} ms", soft_wrap=True)
+    if record.recording is not None:
+        console.print(_recorded(record.recording), soft_wrap=True)
+    for line in _outcome(record):
+        console.print(line, soft_wrap=True)
     if record.cost is not None:
         console.print(f"cost {record.cost}", soft_wrap=True)
     for used in record.usage:
         console.print(f"  {_plain(used.model)}: {used.cost}{_amounts(used.usage)}", soft_wrap=True)
+
+
+def _outcome(record: CallRecord) -> list[str]:
+    if record.outcome_error is not None:
+        return [f"outcome not filled in: {_plain(record.outcome_error)}"]
+    if record.outcome is None:
+        return []
+    values = {name: json.dumps(value, ensure_ascii=False) for name, value in record.outcome.items()}
+    return ["outcome", *(f"  {_plain(name)}: {_plain(value)}" for name, value in values.items())]
+
+
+def _recorded(recording: RecordingRecord) -> str:
+    length = "" if recording.duration_ms is None else f", {_clock(recording.duration_ms)}"
+    whole = "" if recording.complete else ", incomplete: RECORD_AUDIO refused some of it"
+    return f"recording {recording.status}{length}{whole}: {_plain(recording.where)}"
+
+
+def _sent(afterwards: Afterwards) -> str:
+    """Return what is done about a call that ended."""
+    why = "" if afterwards.problem is None else f": {_plain(afterwards.problem)}"
+    tries = counted(afterwards.attempts, "attempt")
+    due = f"{afterwards.due_at.astimezone():%Y-%m-%d %H:%M:%S}"
+    match afterwards.state:
+        case "delivered":
+            return f"webhook delivered after {tries}"
+        case "failed":
+            return f"webhook given up after {tries}{why}"
+        case "outcome":
+            return f"outcome not filled in yet; {tries}, due {due}{why}"
+        case _:
+            return f"webhook not delivered yet; {tries}, due {due}{why}"
 
 
 def _amounts(usage: Usage) -> str:
@@ -225,6 +297,7 @@ def _said(turn: Turn, answer: AnswerRecord | None) -> Text:
     notes = []
     if answer is not None:
         notes.append(f"after {answer.latency_ms} ms")
+    notes += [f"paused {(each.end_ms - each.start_ms) / 1000:.1f} s: {each.cause}" for each in turn.pauses]
     if turn.interrupted:
         notes.append(f"interrupted: heard {turn.heard_ms} of {turn.said_ms} ms")
     if notes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import secrets
 from collections.abc import AsyncIterator
@@ -18,18 +19,23 @@ from rich.console import Console
 from phoneagent import settings
 from phoneagent.agent.agent import Agent, choose
 from phoneagent.agent.call import Call
+from phoneagent.agent.outcome import outcome_form
+from phoneagent.billing.prices import SIMULATED
 from phoneagent.bridge.chat import Answered, Chat, Complaint, Words
 from phoneagent.bridge.requests import RunTool, SessionChanged
 from phoneagent.calls.active_agent import ActiveAgent
+from phoneagent.calls.call_text import as_line
 from phoneagent.calls.control import Control
+from phoneagent.calls.outcomes import OutcomeRefused, filled_in, form_of
 from phoneagent.calls.toolrunner import ToolRunner
 from phoneagent.cli.brain import BrainModelOption, BrainOption, brain_of, wake
-from phoneagent.cli.failures import explain
+from phoneagent.cli.failures import users_code, warnings_told
 from phoneagent.cli.target import Target
 from phoneagent.demo.derived import derive
-from phoneagent.errors import ConfigurationError, EndpointError, EndpointUnreachable, PhoneAgentError, ProtocolError
+from phoneagent.errors import ConfigurationError, EndpointError, EndpointUnreachable, ProtocolError
 from phoneagent.model.connection import ModelSession, open_session
 from phoneagent.model.endpoint import Endpoint
+from phoneagent.model.forms import SessionFiller, session_of
 from phoneagent.protocol import realtime
 from phoneagent.server import PhoneApp
 from phoneagent.sim.model.brain import Brain
@@ -44,6 +50,7 @@ SHOWN_CHARS = 400
 """So much of a tool's arguments and output is shown."""
 
 _FOLLOWS_SCRIPT = "This is the simulated model, which follows a script and understands nothing else."
+_NAME_A_TOOL = " Type the name of a tool, and it calls that one."
 QUIT = frozenset({"/quit", "/exit", "/q"})
 STDIN = 0
 
@@ -72,7 +79,8 @@ def chat(
         started_at=datetime.now(UTC),
     )
     why = "" if simulated else " OPENAI_API_KEY is not set."
-    offline = _Offline(script, thinker, f"{_FOLLOWS_SCRIPT}{why}")
+    how = _NAME_A_TOOL if script is None else ""
+    offline = _Offline(script, thinker, f"{_FOLLOWS_SCRIPT}{how}{why}")
     with suppress(KeyboardInterrupt):
         asyncio.run(_chat(app, call, endpoint, offline))
 
@@ -105,22 +113,20 @@ class _Offline:
 
 async def _chat(app: PhoneApp, call: Call, endpoint: Endpoint | None, offline: _Offline) -> None:
     screen = _Screen()
-    agent = await choose(app.agent, call)
+    with users_code():
+        agent = await choose(app.agent, call)
     async with AsyncExitStack() as stack:
+        stack.enter_context(warnings_told(screen.complain))
         stack.push_async_callback(agent.close)
         await agent.open()
-        try:
+        with users_code():
             session = agent.session(await agent.instructions_for(call), written=True)
-        except PhoneAgentError:
-            raise
-        except Exception as error:  # of the user's own function
-            raise explain(error) from error
         if endpoint is None:
             note = await offline.introduce()
             made = derive(agent.name, session["tools"], greeting=agent.greeting, target="main.py")
             script = Script.parse(made) if offline.script is None else Script.of(offline.script)
             model = await stack.enter_async_context(Model(script, brain=offline.brain))
-            endpoint = Endpoint(f"{model.url}?model={settings.DEFAULT_MODEL}")
+            endpoint = Endpoint(f"{model.url}?model={SIMULATED}")
             screen.note(note)
         else:
             screen.note(f"{agent.name} at {endpoint.host}")
@@ -129,11 +135,30 @@ async def _chat(app: PhoneApp, call: Call, endpoint: Endpoint | None, offline: _
         for each in opened.dropped:
             screen.note(f"the session runs without {each}")
         screen.note("Ctrl-D or /quit ends the conversation.")
+        talk = _Talk(agent, call, opened, screen)
         try:
-            await _Talk(agent, call, opened, screen).run()
+            await talk.run()
+            await _show_outcome(talk, call, endpoint, screen)
         except EndpointError as error:
             remedy = endpoint.remedies.get(error.code or "", "start anew")
             raise type(error)(f"{error}: {remedy}", code=error.code) from None
+
+
+async def _show_outcome(talk: _Talk, call: Call, endpoint: Endpoint, screen: _Screen) -> None:
+    """Have the model fill in the outcome of the conversation, if its last agent has one, and show it."""
+    agent = talk.agent
+    if agent.outcome is None or not any("caller" in line for line in talk.lines):
+        return
+    outcome = outcome_form(agent.outcome)
+    form = form_of(outcome, "\n".join(map(as_line, talk.lines)))
+    session = session_of(form, agent.session(form.instructions, written=True))
+    filler = SessionFiller(await open_session(replace(endpoint, transcription_models=()), session, call), form)
+    try:
+        screen.note(f"outcome: {json.dumps(await filled_in(filler, outcome), ensure_ascii=False)}")
+    except OutcomeRefused as refused:
+        screen.complain(f"outcome: {refused}")
+    finally:
+        await filler.close()
 
 
 class _Talk:
@@ -158,6 +183,14 @@ class _Talk:
         self._changed = asyncio.Event()
         self._idle = asyncio.Event()
         self._tools: set[asyncio.Task[None]] = set()
+        self._said = ""
+        self.lines: list[dict[str, str]] = []
+        """What was said and done, by the speaker."""
+
+    @property
+    def agent(self) -> Agent:
+        """The agent that has the conversation."""
+        return self._active_agent.agent
 
     async def run(self) -> None:
         """Talk until one side ends it. A tool that was begun comes to its end: it may be a booking.
@@ -210,6 +243,7 @@ class _Talk:
                 return
             self._screen.echo(line)
             if line.strip():
+                self.lines.append({"caller": line.strip()})
                 self._chat.write(line.strip(), self._loop.time())
                 self._idle.clear()
                 self._changed.set()
@@ -236,10 +270,14 @@ class _Talk:
     def _show(self) -> None:
         for happening in self._chat.happenings():
             match happening:
-                case Words():
-                    self._screen.words(self._active_agent.agent.name, happening)
+                case Words(text=text):
+                    self._screen.words(self.agent.name, happening)
+                    self._said += text
                 case Answered():
                     self._screen.end_line()
+                    if said := self._said.strip():
+                        self.lines.append({"agent": said})
+                    self._said = ""
                 case Complaint(what=what):
                     self._screen.complain(what)
                 case SessionChanged():
@@ -253,9 +291,12 @@ class _Talk:
 
     async def _run_tool(self, request: RunTool) -> None:
         self._screen.tool(f"{request.name} {request.arguments}")
-        output = await self._runner.run(self._active_agent.tool(request.name), request)
+        tool = self._active_agent.tool(request.name)
+        output = await self._runner.run(tool, request)
         self._screen.tool(f"{request.name} → {output}")
-        self._chat.conversation.tool_returned(request.call_id, output, self._loop.time())
+        self.lines.append({"tool": request.name, "arguments": str(request.arguments), "output": output})
+        respond = tool is None or tool.responds_to(output)
+        self._chat.conversation.tool_returned(request.call_id, output, self._loop.time(), respond=respond)
         self._chat.move_on(self._loop.time())
         self._changed.set()
 

@@ -14,9 +14,11 @@ from rich.console import Console
 from rich.markup import escape
 
 from phoneagent.cli.brain import BrainModelOption, BrainOption, brain_of, wake
+from phoneagent.cli.failures import fail
 from phoneagent.cli.own_agent import derived_script, target_named
 from phoneagent.cli.target import Target
 from phoneagent.demo.playing import open_picture, play, players
+from phoneagent.demo.report import counted
 from phoneagent.demo.run import Outcome, Senses, demonstrate
 from phoneagent.demo.serving import ServerFailed
 from phoneagent.demo.stories import RESTAURANT, Story
@@ -55,17 +57,16 @@ def demo(
     senses = _senses(scripted=scripted, thinker=thinker, own=target is not None or script is not None)
     try:
         out.mkdir(parents=True, exist_ok=True)
-        _introduce(console, target, senses, script)
-        outcome = asyncio.run(demonstrate(target or story.target or "", story, senses, out, console))
         file = report or out / "report.json"
         file.parent.mkdir(parents=True, exist_ok=True)
+        _introduce(console, target, senses, script)
+        outcome = asyncio.run(demonstrate(target or story.target or "", story, senses, out, console))
         file.write_text(outcome.report.json(), encoding="utf-8")
     except ServerFailed as failure:
-        console.print(f"[red]{escape(str(failure))}[/]\n[dim]{escape(failure.tail)}[/]")
-        raise typer.Exit(1) from None
+        console.print(f"[dim]{escape(failure.tail)}[/]")
+        fail(str(failure))
     except OSError as problem:
-        console.print(f"[red]{escape(str(problem))}[/]: choose another folder with --out")
-        raise typer.Exit(1) from None
+        fail(f"{problem}: choose another folder with --out")
     except KeyboardInterrupt:
         console.print("[red]the call was aborted[/]")
         raise typer.Exit(130) from None
@@ -138,7 +139,11 @@ def _present(console: Console, outcome: Outcome, out: Path, *, play_it: bool, op
 def _summarise(console: Console, outcome: Outcome, out: Path, report: Path) -> None:
     measured, latency = outcome.report, outcome.report.latency_ms
     console.print()
-    facts = [f"{measured.duration_ms / 1000:.1f} s", f"{len(measured.turns)} turns", f"ended by {measured.ended_by}"]
+    facts = [
+        f"{measured.duration_ms / 1000:.1f} s",
+        counted(len(measured.turns), "turn"),
+        f"ended by {measured.ended_by}",
+    ]
     console.print(f"[bold]{', '.join(facts)}[/]")
     for barge in measured.barge_ins:
         told = f"the model was told {barge.audio_end_ms} ms were heard, the caller heard {barge.truth_heard_ms} ms"
@@ -154,6 +159,8 @@ def _summarise(console: Console, outcome: Outcome, out: Path, report: Path) -> N
         console.print(f"  [red]{escape(violation)}[/]")
     if not measured.violations:
         console.print("  no protocol rule broken")
+    for line in outcome.raised:
+        console.print(f"  [red]{escape(line)}[/]", soft_wrap=True)
     if outcome.trouble:
         console.print(f"  [red]{escape(outcome.trouble)}[/]")
     if measured.turns:

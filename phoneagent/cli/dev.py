@@ -15,12 +15,14 @@ import aiohttp
 import typer
 
 from phoneagent import settings
-from phoneagent.cli.diversion import Diversion, only_one, webhook_of
+from phoneagent.cli.diversion import Diversion, only_one
+from phoneagent.cli.failures import fail
 from phoneagent.cli.target import Target
 from phoneagent.cli.tunnel import AGENT_APIS, tunnel
-from phoneagent.errors import DefinitionError, PhoneAgentError
+from phoneagent.errors import PhoneAgentError
 from phoneagent.server import VOICE_PATH
 from phoneagent.settings import Settings
+from phoneagent.twilio.pointing import webhook_of
 from phoneagent.twilio.rest import PhoneNumbers
 
 FOLDER = Path(".phoneagent")
@@ -71,6 +73,7 @@ async def run(
     If the settings have no `public_url`, a running tunnel is used, or else a new one is opened.
 
     Raises:
+        typer.Exit: the port is in use.
         PhoneAgentError: there is no tunnel or no such number, or Twilio does not answer. The webhook is restored first.
     """
     numbers = PhoneNumbers(loaded.twilio_account_sid, loaded.auth_tokens[0], api_url=loaded.twilio_api_url)
@@ -80,15 +83,17 @@ async def run(
         if await diversion.restore():
             typer.echo("Your number's old webhook, which an earlier run had replaced, is restored.")
         _check_free(loaded.port)
-        public = loaded.public_url
-        if public == NOT_YET_KNOWN:
+        public, has_own_tunnel = loaded.public_url, loaded.public_url != NOT_YET_KNOWN
+        if not has_own_tunnel:
             authtoken = loaded.ngrok_authtoken.get_secret_value() if loaded.ngrok_authtoken else None
             public = await stack.enter_async_context(tunnel(loaded.port, authtoken, agent_apis=agent_apis))
-        server = await stack.enter_async_context(_server(target, loaded.port, public))
+        server = await stack.enter_async_context(_server(target, loaded.port, public, local_api=not has_own_tunnel))
         if not await _answers(server, loaded.port, stop):
             return _status(server, stop)
         stack.push_async_callback(_restore, diversion)
         await _point(diversion, loaded.twilio_phone_number, public)
+        if not has_own_tunnel:
+            typer.echo(f"See every call at http://127.0.0.1:{loaded.port}/console")
         await _first(server.wait(), stop.wait())
         return _status(server, stop)
 
@@ -99,14 +104,21 @@ def _check_free(port: int) -> None:
         try:
             probe.bind(("127.0.0.1", port))
         except OSError:
-            raise DefinitionError(f"port {port} is in use: stop the program there, or use --port") from None
+            fail(f"port {port} is in use: stop the program there, or use --port")
 
 
 @asynccontextmanager
-async def _server(target: str | None, port: int, public_url: str) -> AsyncIterator[asyncio.subprocess.Process]:
-    """Run `phoneagent serve --reload` while the context lasts."""
+async def _server(
+    target: str | None, port: int, public_url: str, *, local_api: bool
+) -> AsyncIterator[asyncio.subprocess.Process]:
+    """Run `phoneagent serve --reload` while the context lasts.
+
+    Not with every tunnel is `local_api` safe: behind a proxy that adds no header, a stranger looks like this machine.
+    ngrok adds some.
+    """
     command = [sys.executable, "-m", "phoneagent", "serve", *([target] if target else [])]
     command += ["--reload", "--show-transcript", "--host", "127.0.0.1", "--port", str(port)]
+    command += ["--local-api"] if local_api else []
     environment = settings.environment({"PUBLIC_URL": public_url, "PORT": str(port)})
     process = await asyncio.create_subprocess_exec(*command, env=environment, stdin=asyncio.subprocess.DEVNULL)
     try:

@@ -15,20 +15,10 @@ from pathlib import Path
 from typing import IO
 
 from phoneagent.errors import DefinitionError, TelephonyError
-from phoneagent.server import VOICE_PATH
+from phoneagent.twilio.pointing import find_free
 from phoneagent.twilio.rest import PhoneNumbers, Webhook
 
-STATUS_PATH = "/twilio/status"
-RETRY = "#rc=3&rp=ct,5xx"
-"""Makes Twilio retry while a changed file restarts the app. Twilio does not send the part after the #."""
-
 GONE = 20404
-
-
-def webhook_of(public_url: str) -> Webhook:
-    """Return the webhook of an app at that address."""
-    voice = f"{public_url}{VOICE_PATH}{RETRY}"
-    return Webhook(voice_url=voice, voice_fallback_url=voice, status_callback=f"{public_url}{STATUS_PATH}")
 
 
 class Diversion:
@@ -45,11 +35,7 @@ class Diversion:
             TelephonyError: the number is not ours, something else takes its calls, or Twilio does not answer.
             DefinitionError: the folder cannot be written to; the number is unchanged.
         """
-        found = await self._numbers.find(number)
-        if found.overridden_by is not None:
-            raise TelephonyError(
-                f"{found.overridden_by} takes the number's calls, not its webhook: remove it in the Twilio console"
-            )
+        found = await find_free(self._numbers, number)
         if found.webhook != webhook:
             self._remember({"number": found.sid, "before": asdict(found.webhook), "ours": asdict(webhook)})
             await self._numbers.set_webhook(found.sid, webhook)

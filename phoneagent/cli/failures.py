@@ -1,21 +1,40 @@
-"""What a user is shown when their own module fails: the cause, and the lines of their own code that lead to it."""
+"""What a user is shown when a command fails, or their own code: the cause, and the lines of theirs that lead to it."""
 
 from __future__ import annotations
 
 import linecache
+import logging
 import sysconfig
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from difflib import get_close_matches
 from pathlib import Path
 from traceback import TracebackException, walk_tb
+from typing import NoReturn
+
+import pydantic
+import typer
 
 import phoneagent
-from phoneagent.errors import DefinitionError, shown
+from phoneagent import settings
+from phoneagent.errors import ConfigurationError, DefinitionError, PhoneAgentError, shown
 
 MAX_LINES = 2
 """How many of the user's own lines are shown: where it failed, and where that began."""
 
 MAX_SOURCE_CHARS = 100
+
+MAX_PROBLEMS = 3
+"""How many of the fields that pydantic refuses are named."""
+
 _OURS = str(Path(phoneagent.__file__).parent)
 _STDLIB = sysconfig.get_path("stdlib")
+
+
+def fail(words: str) -> NoReturn:
+    """End the command: it could not do what it was to do. What the user has to correct is an exception instead."""
+    typer.echo(f"phoneagent: {words}", err=True)
+    raise typer.Exit(1) from None
 
 
 class AppFailed(DefinitionError):
@@ -38,7 +57,67 @@ def explain(error: Exception) -> AppFailed:
     return AppFailed(type(error).__name__, where, _words(error), lines)
 
 
-def _own_places(error: Exception) -> list[tuple[str, int]]:
+@contextmanager
+def users_code() -> Iterator[None]:
+    """Let what the user's own code raises end the command, with their own lines. Errors of ours pass as they are.
+
+    Raises:
+        AppFailed: the code within raised something else.
+    """
+    try:
+        yield
+    except PhoneAgentError:
+        raise
+    except Exception as error:
+        raise explain(error) from error
+
+
+@contextmanager
+def warnings_told(tell: Callable[[str], object]) -> Iterator[None]:
+    """Tell each warning of ours in one line while the context lasts, in a terminal that shows a conversation.
+
+    Of an exception it names the user's own line. With PHONEAGENT_LOG_LEVEL=debug, whole tracebacks are logged instead.
+    """
+    if _debugging():
+        yield
+        return
+    log, handler = logging.getLogger("phoneagent"), _Teller(tell)
+    log.addHandler(handler)
+    log.propagate, before = False, log.propagate
+    try:
+        yield
+    finally:
+        log.removeHandler(handler)
+        log.propagate = before
+
+
+def _debugging() -> bool:
+    with suppress(ConfigurationError):  # a setting that is wrong need not matter here
+        return settings.load({"insecure": True, "endpoint_in_code": True}).log_level == "debug"
+    return False
+
+
+class _Teller(logging.Handler):
+    def __init__(self, tell: Callable[[str], object]) -> None:
+        super().__init__(logging.WARNING)
+        self._tell = tell
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._tell(_in_a_line(record))
+
+
+def _in_a_line(record: logging.LogRecord) -> str:
+    words = shown(record.getMessage())
+    error = record.exc_info[1] if record.exc_info else None
+    if error is None:
+        return words
+    if type(error).__name__ not in words:
+        words = f"{words}: {_words(error)}"
+    places = _own_places(error)
+    return f"{words} ({_short(places[0][0])}, line {places[0][1]})" if places else words
+
+
+def _own_places(error: BaseException) -> list[tuple[str, int]]:
     """Return file and line of each of the user's own frames, the innermost first."""
     places = [(frame.f_code.co_filename, line) for frame, line in walk_tb(error.__traceback__)][::-1]
     if isinstance(error, SyntaxError) and error.filename and error.lineno:
@@ -62,15 +141,23 @@ def _source(name: str, line: int) -> str:
     return shown(linecache.getline(name, line), MAX_SOURCE_CHARS)
 
 
-def _words(error: Exception) -> str:
+def _words(error: BaseException) -> str:
     """Return an error in one line, with its remedy where there is one."""
     if isinstance(error, DefinitionError):
         return shown(error)
     told = list(TracebackException.from_exception(error).format_exception_only())
     words = shown(told[-1 if isinstance(error, SyntaxError) else 0])  # Python's own "Did you mean" is in it
     match error:
+        case pydantic.ValidationError():  # its own words repeat what was given, and that may be a secret
+            found = error.errors(include_input=False, include_url=False)
+            problems = [f"{'.'.join(map(str, each['loc']))}: {each['msg']}" for each in found[:MAX_PROBLEMS]]
+            more = [f"and {len(found) - MAX_PROBLEMS} more"] if len(found) > MAX_PROBLEMS else []
+            return shown(f"{error.title} is wrong: {'; '.join([*problems, *more])}")
         case ModuleNotFoundError(name=str(name)):
-            return f"{words}: install it, like `pip install {name.partition('.')[0]}`, or correct the name"
+            package = name.partition(".")[0]
+            if get_close_matches(package, ["phoneagent"], cutoff=0.8):  # no stranger's package of a similar name
+                return f"{words}: correct the name, like `phoneagent`"
+            return f"{words}: install it, like `pip install {package}`, or correct the name"
         case ImportError() if "partially initialized module" in str(error) or "circular import" in str(error):
             return f"{words}: move what both modules need into a third one"
         case _:

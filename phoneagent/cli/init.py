@@ -19,6 +19,7 @@ EXTRAS = (".gitignore", "requirements.txt")
 NEXT_STEPS = """\
 Next{where}:
   phoneagent demo main.py       hear a call with it: no account, no key, no network
+  phoneagent chat main.py       type to it, and see its tools run
   pytest                        run its test, which calls it with a simulated phone (pip install pytest)
   cp .env.example .env          fill it in, then
   phoneagent dev                call it from a real phone, while you change it"""

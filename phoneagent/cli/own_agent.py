@@ -7,9 +7,10 @@ from datetime import UTC, datetime
 
 from phoneagent.agent.agent import choose
 from phoneagent.agent.call import Call
+from phoneagent.agent.keypad import KeypadTool
+from phoneagent.cli.failures import users_code
 from phoneagent.cli.target import Target
 from phoneagent.demo.derived import derive
-from phoneagent.errors import DefinitionError, PhoneAgentError, shown
 from phoneagent.server import PhoneApp
 
 
@@ -17,7 +18,7 @@ async def derived_script(app: PhoneApp, target: str) -> str:
     """Return a commented script for the app's agent, as TOML. `target` is the app as the user names it.
 
     Raises:
-        DefinitionError: the user's code fails to choose an agent.
+        DefinitionError: the user's code fails to choose an agent for a made-up call.
     """
     call = Call(
         sid=f"CA{secrets.token_hex(16)}",
@@ -26,17 +27,13 @@ async def derived_script(app: PhoneApp, target: str) -> str:
         direction="inbound",
         started_at=datetime.now(UTC),
     )
-    try:
+    with users_code():
         agent = await choose(app.agent, call)
-    except PhoneAgentError:
-        raise
-    except Exception as error:
-        told = f"{type(error).__name__}: {shown(error, 200)}"
-        raise DefinitionError(f"the function that chooses the agent fails for a made-up call ({told})") from error
     try:
         await agent.open()
         session = agent.session("", written=True)
-        return derive(agent.name, session["tools"], greeting=agent.greeting, target=target)
+        keys = {tool.name: tool.example_keys for tool in agent.tools if isinstance(tool, KeypadTool)}
+        return derive(agent.name, session["tools"], greeting=agent.greeting, target=target, keys=keys)
     finally:
         await agent.close()
 

@@ -26,8 +26,8 @@ from weakref import WeakKeyDictionary
 from uvicorn.server import ServerState
 
 from phoneagent.server import VOICE_PATH
+from phoneagent.twilio import BROWSER_MEDIA_PATH, MEDIA_PATH
 from phoneagent.twilio.signatures import worker_of
-from phoneagent.webhooks import MEDIA_PATH
 
 log = logging.getLogger("phoneagent.passing")
 
@@ -56,7 +56,7 @@ KEEPS = sys.platform == "darwin"
 """Whether a descriptor must stay open here until the other process has it: macOS otherwise may close it there too."""
 
 _HEAD = struct.Struct("!HQ")  # the sender, and the number of this connection among those it sent to this worker
-_VOICE, _MEDIA = VOICE_PATH.encode(), MEDIA_PATH.encode()
+_VOICE, _MEDIA = VOICE_PATH.encode(), (MEDIA_PATH.encode(), BROWSER_MEDIA_PATH.encode())
 _STREAMS = (socket.AF_INET, socket.AF_INET6)
 
 
@@ -225,7 +225,7 @@ class Passer:
             return other if other is not None and (own < 0 or self._shared.load(other) < own) else None
         if method != b"GET" or not path.startswith(_MEDIA):
             return None
-        other = worker_of(path[len(_MEDIA) :].decode("latin-1"))
+        other = worker_of(path.rpartition(b"/")[2].decode("latin-1"))
         if other is None or other == self._number or other >= self._shared.count:
             return None
         return None if self._shared.loads[other] == ABSENT else other

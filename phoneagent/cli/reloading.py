@@ -11,8 +11,10 @@ from typing import Any
 import uvicorn
 from uvicorn.supervisors import ChangeReload
 
+from phoneagent.cli.examining import examining
 from phoneagent.cli.target import Target
 from phoneagent.errors import PhoneAgentError
+from phoneagent.server import PhoneApp
 
 log = logging.getLogger("phoneagent.serve")
 
@@ -40,7 +42,9 @@ class Reloaded:
             for line in str(error).splitlines():
                 log.error("%s", line)
             raise SystemExit(CANNOT_START) from None
-        uvicorn.Server(uvicorn.Config(app, log_config=None, workers=1, **self.uvicorn)).run(sockets=sockets)
+        app.examine = examining(app)
+        config = uvicorn.Config(app, log_config=None, workers=1, **self.uvicorn)
+        ReloadedServer(config, app).run(sockets=sockets)
 
     def watch(self, listening: socket.socket) -> None:
         """Run that process, and start it anew when a file in the folder of the app changes."""
@@ -48,3 +52,15 @@ class Reloaded:
             self.target.module, reload=True, reload_dirs=[self.target.folder], log_config=self.log_config
         )
         ChangeReload(config, target=self.run, sockets=[listening]).run()  # type: ignore[arg-type]
+
+
+class ReloadedServer(uvicorn.Server):
+    """uvicorn, ending the app's streams of events first: it waits for them without a limit."""
+
+    def __init__(self, config: uvicorn.Config, app: PhoneApp) -> None:
+        super().__init__(config)
+        self._app = app
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        self._app.end_streams()
+        await super().shutdown(sockets)

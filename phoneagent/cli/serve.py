@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 import typer
 
 from phoneagent.cli import limits, reloading, workers
+from phoneagent.cli.failures import fail
 from phoneagent.cli.target import Target
 from phoneagent.errors import ConfigurationError
 from phoneagent.errors.network import REQUESTS, WEBSOCKETS, find_faults
@@ -84,13 +85,22 @@ def serve(
     show_transcript: Annotated[
         bool, typer.Option("--show-transcript", help="Show in the log what is said, for development.")
     ] = False,
+    local_api: Annotated[
+        bool,
+        typer.Option("--local-api", help="Open the console and its API to this machine, for development."),
+    ] = False,
+    log_messages: Annotated[
+        bool,
+        typer.Option("--log-messages", help="Keep each message of a call for /calls/{sid}/log, for development."),
+    ] = False,
 ) -> None:
     """Answer calls: run the app on PORT, in WEB_CONCURRENCY processes."""
     found = Target.find(target)
     app = found.load()
     if insecure:
         _make_insecure(app, reload)
-    given = {"show_transcript": True} if show_transcript else {}
+    options_given = {"show_transcript": show_transcript, "local_api": local_api, "log_messages": log_messages}
+    given = {name: True for name, is_given in options_given.items() if is_given}
     app.settings = loaded = app.settings.model_copy(update=given)
     app.check()  # an error here is one line; while the server starts, it would be a traceback
     address = _address(host, loaded)
@@ -168,8 +178,7 @@ def _listen(host: str, port: int) -> socket.socket:
             words = f"port {port} needs special privileges: choose 1024 or higher with --port or PORT"
         else:
             words = f"{host} is not an address of this machine: change --host, or leave it out"
-        typer.echo(f"phoneagent: {words}", err=True)
-        raise typer.Exit(1) from None
+        fail(words)
 
 
 def _url(host: str, port: int) -> str:
@@ -182,5 +191,8 @@ def _announce(url: str, loaded: Settings) -> None:
     if loaded.insecure:
         words = "INSECURE: programs on this machine can make unsigned calls, and each call costs what the model costs"
         log.warning("%s; try `phoneagent sim call %s%s`", words, url, VOICE_PATH)
+        log.info("see every call at %s/console", url)
     else:
         log.info('Twilio calls %s%s: set it as "A call comes in" of your number', loaded.public_url, VOICE_PATH)
+        if loaded.local_api or loaded.api_token is not None:
+            log.info("see every call at %s/console", url if loaded.local_api else loaded.public_url)

@@ -6,6 +6,7 @@ import asyncio
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 from urllib.parse import urljoin, urlsplit
@@ -14,6 +15,7 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
+from phoneagent.cli.overheard import NO_EAR, overheard, ready_ear
 from phoneagent.sim.recording import RecordingError, read_wav
 from phoneagent.sim.speech import caller_voice
 from phoneagent.sim.twilio.phone import ACCOUNT_SID, CALLED, CALLER, CallFailed, Line, Phone
@@ -144,6 +146,8 @@ def call(
     A server that uses Twilio's REST API finds it at the address printed for --rest-port. Twilio's SDKs are pointed at
     it by `client.api.base_url = "http://127.0.0.1:PORT"` (Python) or `client.api.baseUrl = …` (Node).
 
+    With the extra `demo`, what the agent said is written out.
+
     Without --pause, the caller says each line after the agent has spoken and then been silent for 0.7 s. After the last
     line, the caller listens to the whole answer, and hangs up after 5 s of silence if the agent does not. The exit
     status is 1 if the call failed, a line could not be said, or the server broke a rule.
@@ -249,13 +253,17 @@ async def _session(
 async def _call(phone: Phone, plan: _Plan, show: _Show, report: Path | None, wav: Path | None) -> bool:
     """Make or take the call and return whether all went well."""
     problem: str | None = None
+    ear = await ready_ear()
     try:
         async with phone.answer(timeout=RING_SECONDS) if plan.answer else phone.dial() as line:
             show.say(line, "phone", f"the stream is up, {line.stream_sid}")
+            if ear is None:
+                show.note(NO_EAR)
             watching = asyncio.create_task(show.watch(line))
             try:
-                problem = await _converse(line, plan, show)
-                await line.hang_up()
+                async with overheard(line, ear, partial(show.say, line, "agent")):
+                    problem = await _converse(line, plan, show)
+                    await line.hang_up()
             finally:
                 watching.cancel()
     except CallFailed as failure:

@@ -10,9 +10,12 @@ from typing import Annotated, Any, Literal
 
 import typer
 
+from phoneagent.billing.prices import SIMULATED
 from phoneagent.cli.brain import BrainModelOption, BrainOption, brain_of, wake
-from phoneagent.errors import ConfigurationError, DefinitionError
-from phoneagent.sim.model.brain import Brain, BrainFailed
+from phoneagent.cli.failures import fail
+from phoneagent.demo.report import counted
+from phoneagent.errors import DefinitionError
+from phoneagent.sim.model.brain import Brain
 from phoneagent.sim.model.script import Script
 from phoneagent.sim.model.server import Model
 from phoneagent.sim.model.service import ANY_BETA
@@ -81,7 +84,7 @@ def model(
         )
     except DefinitionError as problem:
         raise typer.BadParameter(str(problem)) from problem
-    _serve(server, port, _hearing(ear, thinker), thinker)
+    _serve(server, port, _hearing(ear, thinker), thinker, dialect)
 
 
 def _hearing(ear: Ear | None, brain: Brain | None) -> str:
@@ -99,21 +102,16 @@ def _check_dialect(dialect: str | None, *, beta: bool) -> None:
         )
 
 
-def _serve(server: Model, port: int, hearing: str, brain: Brain | None) -> None:
-    """Run the server until it is told to stop, and say why it cannot be run."""
+def _serve(server: Model, port: int, hearing: str, brain: Brain | None, dialect: str | None) -> None:
+    """Run the server until it is told to stop, or say that its port is in use."""
     try:
-        asyncio.run(_run(server, hearing, brain))
-    except (ConfigurationError, BrainFailed) as problem:
-        typer.echo(str(problem), err=True)
-        raise typer.Exit(1) from problem
+        asyncio.run(_run(server, hearing, brain, dialect))
     except OSError as problem:
-        typer.echo(
-            f"Port {port} cannot be used: {problem.strerror or problem}. Choose another port with --port.", err=True
-        )
-        raise typer.Exit(1) from problem
+        fail(f"port {port} cannot be used ({problem.strerror or problem}): choose another with --port")
 
 
-async def _run(server: Model, hearing: str, brain: Brain | None) -> None:
+async def _run(server: Model, hearing: str, brain: Brain | None, dialect: str | None) -> None:
+    query = f"?model={SIMULATED}" if dialect is None else ""  # another server may take no model there
     note = None if brain is None else await wake(brain)
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
@@ -126,11 +124,11 @@ async def _run(server: Model, hearing: str, brain: Brain | None) -> None:
         typer.echo(f"A simulated Realtime server {hearing}. Ctrl-C stops it.")
         if note is not None:
             typer.echo(note)
-        typer.echo(f"{server.url}   (for SDKs, the base address {server.base_url})")
+        typer.echo(f"{server.url}{query}   (for SDKs, the base address {server.base_url})")
         if server.certificate is not None:
             typer.echo(f"Its certificate is {server.certificate}: trust it by SSL_CERT_FILE or NODE_EXTRA_CA_CERTS.")
         await stop.wait()
-    typer.echo(f"{len(server.sessions)} sessions, {len(server.violations)} rules broken")
+    typer.echo(f"{counted(len(server.sessions), 'session')}, {counted(len(server.violations), 'rule')} broken")
     for violation in server.violations:
         typer.echo(f"  {violation}")
 

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from phoneagent.cli.failures import fail
 from phoneagent.sim.twilio.phone import ACCOUNT_SID, CALLED
 from phoneagent.sim.twilio.rest import TwilioRest
 
@@ -34,8 +35,7 @@ def rest(
     try:
         asyncio.run(_run(api))
     except OSError as error:
-        typer.echo(f"phoneagent: port {port} cannot be used: choose another with --port ({error.strerror})", err=True)
-        raise typer.Exit(1) from None
+        fail(f"port {port} cannot be used ({error.strerror or error}): choose another with --port")
     for violation in api.violations:
         typer.echo(f"a rule was broken: {violation}", err=True)
     if api.violations:

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from phoneagent.cli.failures import fail
 from phoneagent.cli.own_agent import derived_script, target_named
 
 
@@ -29,9 +30,7 @@ def script(
         with out.open("x", encoding="utf-8") as file:
             file.write(text)
     except FileExistsError:
-        typer.echo(f"{out} exists, and is left as it is: name another file with --out", err=True)
-        raise typer.Exit(1) from None
+        fail(f"{out} exists, and is left as it is: name another file with --out")
     except OSError as problem:
-        typer.echo(f"{out} cannot be written: {problem.strerror or problem}", err=True)
-        raise typer.Exit(1) from None
+        fail(f"{out} cannot be written ({problem.strerror or problem}): name another file with --out")
     typer.echo(f"{out} is written. Play it: phoneagent demo {named} --script {out}")

@@ -17,9 +17,11 @@ from rich.markup import escape
 
 from phoneagent import settings
 from phoneagent.cli.brain import BrainModelOption, BrainOption, brain_of, wake
+from phoneagent.cli.failures import warnings_told
 from phoneagent.cli.keys import reading_keys
 from phoneagent.cli.own_agent import derived_script
 from phoneagent.cli.target import DEFAULTS, Target
+from phoneagent.demo.report import counted
 from phoneagent.demo.run import Senses
 from phoneagent.demo.stories import RESTAURANT
 from phoneagent.demo.talking import Sound, Talked, simulated_model
@@ -167,7 +169,8 @@ async def _call(
             loop.add_signal_handler(name, interrupt)
         except NotImplementedError:  # Windows
             signal.signal(name, lambda *_: loop.call_soon_threadsafe(interrupt))
-    return await hold_call(app, sound, model=model, caller=caller, save=save, stop=stop, keys=keys, console=console)
+    with warnings_told(lambda words: console.print(f"[red]! {escape(words)}[/]", soft_wrap=True)):
+        return await hold_call(app, sound, model=model, caller=caller, save=save, stop=stop, keys=keys, console=console)
 
 
 def _introduce(console: Console, target: str, sound: Sound) -> None:
@@ -182,9 +185,8 @@ def _introduce(console: Console, target: str, sound: Sound) -> None:
 def _summarize(console: Console, talked: Talked, save: Path | None) -> None:
     report, sound = talked.report, talked.sound
     console.print()
-    console.print(
-        f"[bold]{report.duration_ms / 1000:.1f} s, {len(report.turns)} turns, ended by {escape(report.ended_by)}[/]"
-    )
+    turns = counted(len(report.turns), "turn")
+    console.print(f"[bold]{report.duration_ms / 1000:.1f} s, {turns}, ended by {escape(report.ended_by)}[/]")
     for barge in report.barge_ins:
         told = f"the model was told {barge.audio_end_ms} ms were heard, the card played {barge.truth_heard_ms} ms"
         console.print(f"  interrupted: {told}")
@@ -193,7 +195,7 @@ def _summarize(console: Console, talked: Talked, save: Path | None) -> None:
         console.print(f"  answers after {latency.response_p50} ms (median), {latency.response_p95} ms (p95)")
     if sound:
         delays = f"{sound['input_ms']:.0f} ms in, {sound['output_ms']:.0f} ms out, {sound['buffer_ms']:.0f} ms buffered"
-        console.print(f"  sound card: {delays}; {sound['xruns'] + sound['underruns']} interruptions")
+        console.print(f"  sound card: {delays}; {counted(sound['xruns'] + sound['underruns'], 'interruption')}")
     for violation in report.violations:
         console.print(f"  [red]{escape(violation)}[/]")
     if talked.trouble:

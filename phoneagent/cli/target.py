@@ -44,7 +44,10 @@ class Target:
         if text is None:
             text = next((name for name in DEFAULTS if Path(name).is_file()), None)
             if text is None:
-                raise DefinitionError("no app is named, and no main.py, app.py or agent.py is here: name `module:app`")
+                raise DefinitionError(
+                    "no app is named, and no main.py, app.py or agent.py is in this folder: "
+                    "go to the app's folder, name `module:app`, or write an app with `phoneagent init`"
+                )
         path, _, attribute = text.partition(":")
         folder = Path(path)
         if path and folder.is_dir() and not (folder / "__init__.py").is_file() and not Path(f"{path}.py").is_file():

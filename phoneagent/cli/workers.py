@@ -26,6 +26,7 @@ from typing import Any
 import uvicorn
 
 from phoneagent.cli import passing
+from phoneagent.cli.examining import examining
 from phoneagent.cli.target import Target
 from phoneagent.drain import INSIST_SECONDS, Server
 from phoneagent.errors import ConfigurationError, PhoneAgentError
@@ -65,6 +66,7 @@ class Job:
 
         With `shared` it is the worker `app.worker` of several, which pass connections to each other.
         """
+        app.examine = examining(app)
         config = uvicorn.Config(app, log_config=None, workers=1, **self.uvicorn)
         PunctualServer(config, app, self.settings.drain_seconds, shared).run(sockets=[listening])
 

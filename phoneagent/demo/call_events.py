@@ -22,7 +22,16 @@ MAX_EVENTS = 20_000
 """Events of one call that are kept for its report."""
 
 Shown: TypeAlias = (
-    events.AgentAnswered | events.BargeIn | TurnEnded | ToolCalled | ToolReturned | KeyPressed | Trouble | CallEnded
+    events.AgentAnswered
+    | events.AgentResumed
+    | events.BargeIn
+    | events.SilenceFilled
+    | TurnEnded
+    | ToolCalled
+    | ToolReturned
+    | KeyPressed
+    | Trouble
+    | CallEnded
 )
 """The events that the view and the report use."""
 
@@ -50,17 +59,24 @@ class CallEvents:
     def report(self, line: Line) -> Report:
         """Measure a call that is over: the words are the app's, what was heard and when is the phone's."""
         turns = [each.turn for each in self._events if isinstance(each, TurnEnded)]
+        ends = [each for each in self._events if isinstance(each, CallEnded)]
+        pauses = [_pause(each) for each in self._events if isinstance(each, events.AgentResumed)]
         return replace(
-            measure(line, None),
+            measure(line, None, pauses=pauses, dead_air_ms=max((each.dead_air_ms for each in ends), default=None)),
             turns=sorted((_turn(each) for each in turns), key=lambda turn: (turn.start_ms, turn.end_ms)),
             barge_ins=[_barge_in(each, turns, line) for each in self._events if isinstance(each, events.BargeIn)],
             tool_calls=[tool_call(each, self._events) for each in self._events if isinstance(each, ToolCalled)],
         )
 
-    def tools(self) -> list[tuple[float, str]]:
-        """Return each tool call, with its moment in ms."""
-        calls = [each for each in self._events if isinstance(each, ToolCalled)]
-        return [(each.at_ms, tool_call(each, self._events).words()) for each in calls]
+    def notes(self) -> list[tuple[float, str]]:
+        """Return each tool call, and each sound that filled a silence, with its moment in ms."""
+        notes: list[tuple[float, str]] = []
+        for each in self._events:
+            if isinstance(each, ToolCalled):
+                notes.append((each.at_ms, tool_call(each, self._events).words()))
+            elif isinstance(each, events.SilenceFilled):
+                notes.append((each.at_ms, f"{each.sound} after {each.silent_ms / 1000:.1f} s of silence"))
+        return notes
 
     def _show(self, event: Shown) -> None:
         match event:
@@ -72,6 +88,9 @@ class CallEvents:
             case TurnEnded(turn=turn):
                 waited, self._waited = self._waited, ""
                 print_row(self._console, turn.start_ms, "agent", "bold blue", _struck(turn), wait=waited)
+            case events.AgentResumed():
+                words = f"the agent went on: {event.cause}"
+                print_row(self._console, event.at_ms, "pause", "yellow", words, wait=f"{event.paused_ms} ms")
             case events.BargeIn():
                 words = f"{event.said_ms / 1000:.2f} s said; the model was told {event.audio_end_ms / 1000:.2f} s heard"
                 print_row(self._console, event.at_ms, "barge-in", "red", words)
@@ -83,7 +102,9 @@ class CallEvents:
                     words = escape(tool_call(called, self._events).words())
                     print_row(self._console, called.at_ms, "tool", "magenta", words, wait=f"{event.ms} ms")
             case KeyPressed():
-                print_row(self._console, event.at_ms, "key", "green", escape(event.digit))
+                print_row(self._console, event.at_ms, "key", "green", escape(event.digit or "(gathered)"))
+            case events.SilenceFilled():
+                print_row(self._console, event.at_ms, event.sound, "yellow", f"after {event.silent_ms} ms of silence")
             case Trouble():
                 print_row(self._console, event.at_ms, "trouble", "red", escape(event.what))
             case ToolCalled() | CallEnded():
@@ -108,9 +129,13 @@ def _struck(turn: events.Turn) -> str:
     return escape(turn.heard_text if rest else turn.text) + (f"[dim strike]{escape(rest)}[/]" if rest.strip() else "")
 
 
+def _pause(event: events.AgentResumed) -> events.Pause:
+    return events.Pause(start_ms=event.at_ms - event.paused_ms, end_ms=event.at_ms, cause=event.cause)
+
+
 def _turn(turn: events.Turn) -> Turn:
     return Turn(
-        turn.role,
+        "caller" if turn.role == "caller" else "agent",
         turn.text,
         turn.heard_text,
         turn.start_ms,

@@ -1,6 +1,7 @@
 """A script for a user's own agent, made from its tools: it calls each of them once and says what came back.
 
-The arguments are made up from the tool's JSON schema, so the tools really run, with values that mean nothing.
+The arguments are made up from the tool's JSON schema, so the tools really run, with values that mean nothing. Where a
+tool has the caller type, they press keys that mean nothing either.
 """
 
 from __future__ import annotations
@@ -53,6 +54,10 @@ call = {name}
 arguments = {arguments}    # made up from the tool's schema: change them
 then = {then}    # {{output}} is what the tool returned
 """
+_TYPED = """\
+say = "Please type that on your telephone now."
+keys = {keys}    # what the caller then presses, made up as well
+"""
 _END = """
 [[turn]]
 heard = "bye|that's all|thank"
@@ -61,12 +66,22 @@ say = "Thank you for calling. Goodbye!"
 """
 
 
-def derive(name: str, tools: Sequence[Mapping[str, Any]], *, greeting: str | None, target: str) -> str:
-    """Return a commented script, as TOML, for an agent. `tools` are its functions as a session has them."""
+def derive(
+    name: str,
+    tools: Sequence[Mapping[str, Any]],
+    *,
+    greeting: str | None,
+    target: str,
+    keys: Mapping[str, str] | None = None,
+) -> str:
+    """Return a commented script, as TOML, for an agent. `tools` are its functions as a session has them.
+
+    `keys` are what the caller presses for a tool that gathers them, by the tool's name.
+    """
     functions = [tool for tool in tools if tool["type"] == "function"]
     parts = [_HEADER.format(name=_comment(name), target=_comment(target), greeting=_toml(greeting or "Hello!"))]
     tried = [each for each in functions if each["name"] != "hang_up" and not each["name"].startswith("hand_off_to_")]
-    parts += [_turn(tool) for tool in tried[:MAX_TOOLS]]
+    parts += [_turn(tool, (keys or {}).get(tool["name"], "")) for tool in tried[:MAX_TOOLS]]
     if left := [tool["name"] for tool in tried[MAX_TOOLS:]]:
         parts.append(f"\n# Left out, so that the call stays short: {', '.join(left)}\n")
     parts.append(_END)
@@ -150,21 +165,24 @@ def _text(schema: Mapping[str, Any], name: str) -> str:
             text = "Sunday"
         elif lowered in ("time", "hour"):
             text = "19:30"
+        elif "number" in lowered.split("_"):
+            text = "123456"
     text = text.ljust(int(schema.get("minLength", 0)), "x")
     return text[: int(schema["maxLength"])] if "maxLength" in schema else text
 
 
-def _turn(tool: Mapping[str, Any]) -> str:
+def _turn(tool: Mapping[str, Any], keys: str) -> str:
     name = tool["name"]
     words = [re.escape(word) for word in re.split(r"[\W_]+", name) if word]
     arguments = made_up(tool.get("parameters") or {})
-    return _TOOL.format(
+    turn = _TOOL.format(
         heard=_toml(".*".join(words)),
         caller=_toml(_request(name, str(tool.get("description") or ""))),
         name=_toml(name),
         arguments=_toml(arguments if isinstance(arguments, dict) else {}),
         then=_toml(f"{name.replace('_', ' ')} returned: {{output}}"),
     )
+    return turn + _TYPED.format(keys=_toml(keys)) if keys else turn
 
 
 def _request(name: str, description: str) -> str:

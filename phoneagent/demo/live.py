@@ -12,8 +12,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from phoneagent.bridge.heard import heard_part
+from phoneagent.demo.places import locate
 from phoneagent.demo.report import clock, tool_call
-from phoneagent.protocol.audio import BYTES_PER_MS
 
 if TYPE_CHECKING:
     from phoneagent.sim.model.server import Model, SimulatedSession
@@ -38,7 +38,6 @@ class Live:
         self._model = model
         self._items = 0
         self._position = 0
-        self._places: dict[str, int] = {}
         self._shown: dict[str, int] = {}
         self._murmured = murmured
         self._truncations = 0
@@ -54,6 +53,10 @@ class Live:
     def caller_says(self, text: str) -> None:
         """Print that the caller begins to speak."""
         self._print(self._now_ms(), "caller", "bold green", self._marked(text))
+
+    def caller_types(self, keys: int) -> None:
+        """Print that the caller presses keys, but not which: they may be a PIN."""
+        self._print(self._now_ms(), "keys", "bold green", "•" * keys)
 
     def caller_ends(self, silent_ms: float) -> None:
         """Time the next answer from the end of this line, whose last `silent_ms` are silent."""
@@ -79,7 +82,6 @@ class Live:
             elif self._line.playout.position(time.monotonic()) <= start:
                 return  # queued behind what is playing
             else:
-                self._places[item.item_id] = start
                 self._position = start + 1
                 self._print(self._now_ms(), "agent", "bold blue", self._marked(item.text), wait=self._latency())
                 self._shown[item.item_id] = len(item.text)
@@ -106,13 +108,13 @@ class Live:
         truncations = [truncation for truncation in session.truncations if truncation.ok]
         for truncation in truncations[self._truncations :]:
             item = next((item for item in session.audio_items if item.item_id == truncation.item_id), None)
-            start = self._places.get(truncation.item_id)
-            if item is not None and start is not None and self._line.clears:
-                heard_ms = (self._line.clears[-1].heard_to - start) / BYTES_PER_MS
+            if item is not None and item.item_id in self._shown and self._line.clears:
+                places = locate(session.audio_items, bytes(self._line.received), self._line.clears)
+                heard_ms = places[item.item_id].heard_ms(self._line.clears[-1])
                 told = f"the model was told {truncation.audio_end_ms / 1000:.2f} s"
-                said = f"{item.sent_ms / 1000:.2f} s said, {max(heard_ms, 0) / 1000:.2f} s heard"
+                said = f"{item.sent_ms / 1000:.2f} s said, {heard_ms / 1000:.2f} s heard"
                 self._print(self._line.clears[-1].at_ms, "barge-in", "red", f"{said}; {told}")
-                heard = heard_part(item.text, round(max(heard_ms, 0)), item.sent_ms, complete=not item.interrupted)
+                heard = heard_part(item.text, round(heard_ms), item.sent_ms, complete=not item.interrupted)
                 if unheard := item.text[len(heard) :].strip():
                     self._print(None, "unheard", "dim", f"[strike]{escape(unheard)}[/]")
         self._truncations = len(truncations)

@@ -1,4 +1,4 @@
-"""The clips that the package ships, rendered from the lines of the demo's two calls and the app's apology.
+"""The clips that the package ships: the lines of the demo's two calls, the app's apologies, and its filler.
 
     pip install 'phoneagent[demo]' && python -m phoneagent.demo.render_clips
 
@@ -13,11 +13,14 @@ import json
 from pathlib import Path
 
 from phoneagent.demo.stories import RESTAURANT, VISITOR
+from phoneagent.protocol.audio import decode_ulaw, encode_ulaw, silence, tone
 from phoneagent.sim.model.script import Script
 from phoneagent.sim.recogniser import MoonshineEar
 from phoneagent.sim.speech import Voice, agent_voice, caller_voice, normalised
 
 PACKAGE = Path(__file__).resolve().parent.parent
+DELAY = "I'm sorry, this is taking longer than usual. One moment, please."
+"""What is said of an answer that takes long."""
 APOLOGY = "I'm sorry, something went wrong on our side. Please call again in a few minutes. Goodbye."
 BOOKED = "Booked for 4 at 19:30, reference 41."
 """What the restaurant's tool returns in the built-in call."""
@@ -52,6 +55,22 @@ def render(folder: Path, voice: Voice, lines: list[str]) -> None:
     (folder / "index.json").write_text(json.dumps(index, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
+def filler() -> bytes:
+    """Return the sound that fills a silence: two soft notes that fade out, which mean the same in every language."""
+    return faded(tone(523.25, 160, level=0.12)) + silence(60) + faded(tone(659.25, 380, level=0.12))
+
+
+def faded(ulaw: bytes) -> bytes:
+    """Return the sound with a soft beginning, and fading out to its end."""
+    pcm, soft = decode_ulaw(ulaw), 80
+    count = len(pcm) // 2
+    levels = (min(1.0, n / soft) * (1 - n / count) for n in range(count))
+    samples = (
+        round(int.from_bytes(pcm[2 * n : 2 * n + 2], "little", signed=True) * level) for n, level in enumerate(levels)
+    )
+    return encode_ulaw(b"".join(sample.to_bytes(2, "little", signed=True) for sample in samples))
+
+
 def word_errors(said: str, heard: str) -> float:
     """Return the word error rate: how many words differ between `said` and `heard`, as a share of `said`."""
     want, got = normalised(said).split(), normalised(heard).split()
@@ -83,9 +102,11 @@ def main() -> None:
         render(folder, voice, lines)
         index = json.loads((folder / "index.json").read_text(encoding="utf-8"))
         asyncio.run(report(name, {line: folder / index[normalised(line)] for line in lines}))
-    apology = PACKAGE / "calls" / "apology.ulaw"
-    apology.write_bytes(agent_voice().render(APOLOGY))
-    asyncio.run(report("apology", {APOLOGY: apology}))
+    (PACKAGE / "calls" / "filler.ulaw").write_bytes(filler())
+    for name, line in (("delay", DELAY), ("apology", APOLOGY)):
+        clip = PACKAGE / "calls" / f"{name}.ulaw"
+        clip.write_bytes(agent_voice().render(line))
+        asyncio.run(report(name, {line: clip}))
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """The report of a simulated call, `report.json`, measured from the records of the phone and of the model.
 
-Neither record comes from the app under test. The phone knows what was spoken and heard, and when. The model knows what
-it said, what the app told it about that, and which tools answered. The shape is stable:
+Neither record comes from the app under test, but for the last two fields. The phone knows what was spoken and heard,
+and when. The model knows what it said, what the app told it about that, and which tools answered. The shape is stable:
 
     {"call_sid": "CA…", "ended_by": "agent" | "caller" | "line" | "error", "duration_ms": 33120,
      "turns": [{"role": "caller" | "agent", "text": "…", "heard_text": "…", "start_ms": 0, "end_ms": 0,
@@ -10,7 +10,8 @@ it said, what the app told it about that, and which tools answered. The shape is
      "tool_calls": [{"name": "…", "arguments": {…}, "output": "…", "ms": 0}],
      "latency_ms": {"first_audio": 0, "response_p50": 0, "response_p95": 0,
                     "bridge_up_p99": 0.0, "bridge_down_p99": 0.0},
-     "violations": ["…"]}
+     "violations": ["…"], "dead_air_ms": 0,
+     "pauses": [{"start_ms": 0, "end_ms": 0, "cause": "noise" | "backchannel" | "echo"}]}
 
 All times are milliseconds; `start_ms` and `end_ms` count from the start of the media stream on the phone's clock.
 
@@ -23,14 +24,18 @@ barge_ins       one for each item that was truncated. `audio_end_ms` is what the
                 from the true start of the caller's speech to that `clear`, null if there was none.
 tool_calls      `ms` is the time from the call to its output as the model saw it; null, like `output`, if none came.
 latency_ms      `first_audio`: from the start of the stream to the first audio heard. `response_*`: from the true end
-                of the caller's speech to the first audio of the agent heard after it. `bridge_up_p99`: from the phone
+                of the caller's speech to the first audio of the agent heard after it, unless that ends a pause of the
+                agent's. `bridge_up_p99`: from the phone
                 sending a frame to the model having it (frames from before the model session was ready do not count).
                 `bridge_down_p99`: from the model sending a delta to the phone having its last byte. Null: not measured.
 violations      every protocol rule that either simulator saw broken, in the words of the service.
+dead_air_ms     the longest silence while an answer was due, as the app tells it; null if it told nothing.
+pauses          when the agent paused for a sound of the caller and then went on, as the app tells it, and why it did.
 """
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 from bisect import bisect_left
@@ -39,6 +44,8 @@ from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from phoneagent.bridge.heard import heard_part
+from phoneagent.demo.places import Place, locate
+from phoneagent.events import Pause
 from phoneagent.protocol.audio import BYTES_PER_MS, FRAME_BYTES, rms
 
 if TYPE_CHECKING:
@@ -49,6 +56,9 @@ if TYPE_CHECKING:
 
 _LOUD = 250
 """RMS (0 to 32767) above which 10 ms hold voice. A soft first consonant is above it, the noise of a clip is not."""
+
+REPORTED_MS = 600
+"""How late the model reports a sound of the caller, at most: one that is shorter is over when the agent pauses."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +126,8 @@ class Report:
     tool_calls: list[ToolCall] = field(default_factory=list)
     latency_ms: Latency = field(default_factory=Latency)
     violations: list[str] = field(default_factory=list)
+    dead_air_ms: int | None = None
+    pauses: list[Pause] = field(default_factory=list)
 
     @property
     def passed(self) -> bool:
@@ -135,6 +147,11 @@ class Report:
         )
 
 
+def counted(number: int, noun: str) -> str:
+    """Return a number of things, like "1 turn" or "2 turns"."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
 def clock(ms: float) -> str:
     """Return a time of the call like 0:07.3."""
     tenths = round(ms / 100)
@@ -146,13 +163,21 @@ def _unheard(turn: Turn) -> str:
     return f" [cut off, not heard: {rest}]" if rest else ""
 
 
-def measure(line: Line, session: SimulatedSession | None) -> Report:
+def went_on(spoke_until_ms: float, pauses: Sequence[Pause]) -> bool:
+    """Tell whether the agent paused for speech of the caller that ended then, and went on: that was no answer."""
+    return any(pause.start_ms - REPORTED_MS <= spoke_until_ms <= pause.end_ms for pause in pauses)
+
+
+def measure(
+    line: Line, session: SimulatedSession | None, *, pauses: Sequence[Pause] = (), dead_air_ms: int | None = None
+) -> Report:
     """Measure a call that is over. `session` is the model's side of it, None if the app never opened one.
 
-    The report has the violations that the phone saw; add those of the model's sessions to it.
+    `pauses` and `dead_air_ms` are what the app tells. The report has the violations that the phone saw; add those of
+    the model's sessions to it.
     """
     items = list(session.audio_items) if session else []
-    places = locate(items, bytes(line.received), [clear.received_to for clear in line.clears])
+    places = locate(items, bytes(line.received), line.clears)
     voice = _voices(line)
     turns = [*_caller_turns(line, session, voice), *_agent_turns(line, items, places)]
     return Report(
@@ -162,59 +187,11 @@ def measure(line: Line, session: SimulatedSession | None) -> Report:
         turns=sorted(turns, key=lambda turn: (turn.start_ms, turn.end_ms)),
         barge_ins=_barge_ins(line, session.truncations, places, voice) if session else [],
         tool_calls=[tool_call(record) for record in session.tool_calls] if session else [],
-        latency_ms=_latency(line, session, places, voice),
+        latency_ms=_latency(line, session, places, [each for each in voice if not went_on(each.end, pauses)]),
         violations=list(line.violations),
+        dead_air_ms=dead_air_ms,
+        pauses=list(pauses),
     )
-
-
-@dataclass(frozen=True, slots=True)
-class Place:
-    """The position of an item's audio in the bytes that the phone received: the item's first `length` bytes arrived."""
-
-    item: AudioItem
-    start: int
-    length: int
-    clear: int | None
-    """Index of the `clear` that stopped this item, if one did."""
-
-
-def locate(items: Sequence[AudioItem], received: bytes, clears: Sequence[int]) -> dict[str, Place]:
-    """Find each item in `received`, in order; `clears` are the lengths of `received` at which a `clear` came.
-
-    The phone received the start of each item: all of it, or what arrived before the `clear` (or the end of the call)
-    that stopped it. Any other match is a different sound with the same first bytes.
-    """
-    places: dict[str, Place] = {}
-    at = 0
-    for item in sorted((item for item in items if item.delta_log), key=lambda item: item.delta_log[0][0]):
-        audio = bytes(item.audio)
-        start = received.find(audio[: 4 * FRAME_BYTES], at)
-        if start < 0:
-            # It was cut off within its first frames, or never forwarded.
-            start = at
-        # A clear at exactly the item's start came before the item, unless nothing of the item follows.
-        number = next((index for index, end in enumerate(clears) if end > start), None)
-        limit = len(received) if number is None else clears[number]
-        length = _common_prefix(audio, received[start:limit])
-        if length < len(audio) and start + length < limit:
-            length = 0
-        if length == 0:
-            number = next((index for index, end in enumerate(clears) if end >= at), None)
-        places[item.item_id] = Place(item, start if length else at, length, number)
-        at = start + length if length else at
-    return places
-
-
-def _common_prefix(one: bytes, other: bytes) -> int:
-    """Return the length of the common prefix, by binary search: comparing byte by byte in Python is slow."""
-    low, high = 0, min(len(one), len(other))
-    while low < high:
-        middle = (low + high + 1) // 2
-        if one[low:middle] == other[low:middle]:
-            low = middle
-        else:
-            high = middle - 1
-    return low
 
 
 class Speech(NamedTuple):
@@ -268,8 +245,8 @@ def _agent_turns(line: Line, items: Sequence[AudioItem], places: dict[str, Place
         if place is None:
             continue
         parts = _heard_parts(line, place)
-        heard_ms = sum(end - start for start, end in parts)
         said_ms = len(item.audio) / BYTES_PER_MS
+        heard_ms = min(sum(end - start for start, end in parts), said_ms)  # the end of a pause repeats a little
         if parts:
             start, end = parts[0][0], parts[-1][1]
         else:
@@ -295,8 +272,8 @@ def _agent_turns(line: Line, items: Sequence[AudioItem], places: dict[str, Place
 def _heard_parts(line: Line, place: Place) -> list[tuple[float, float]]:
     """Return the periods of the call, in ms, in which an item was heard."""
     parts = []
-    for span in line.heard:
-        first, last = max(span.stream_start, place.start), min(span.stream_end, place.start + place.length)
+    for span, piece in itertools.product(line.heard, place.pieces):
+        first, last = max(span.stream_start, piece.start), min(span.stream_end, piece.start + piece.length)
         if first < last:
             offset = span.start_ms - span.stream_start / BYTES_PER_MS
             parts.append((offset + first / BYTES_PER_MS, offset + last / BYTES_PER_MS))
@@ -314,7 +291,7 @@ def _barge_in(line: Line, truncation: Truncation, place: Place | None, voice: Se
     clear: Clear | None = line.clears[place.clear] if place and place.clear is not None else None
     truth, reaction = 0.0, None
     if place is not None and clear is not None:
-        truth = min(max(clear.heard_to - place.start, 0), place.length) / BYTES_PER_MS
+        truth = place.heard_ms(clear)
         begun = [speech.start for speech in voice if speech.start <= clear.at_ms]
         reaction = round(clear.at_ms - begun[-1]) if begun else None
     elif place is not None:
@@ -370,8 +347,8 @@ def _bridge_down(received: Sequence[tuple[float, int]], places: dict[str, Place]
     waits = []
     for place in places.values():
         for moment, length in place.item.delta_log:
-            if length <= place.length:
-                index = bisect_left(totals, place.start + length)
+            if length <= place.pieces[0].length:
+                index = bisect_left(totals, place.pieces[0].start + length)
                 waits.append((received[index][0] - moment) * 1000)
     return waits
 

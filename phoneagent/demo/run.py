@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,9 +13,10 @@ from rich.console import Console
 
 from phoneagent.demo.live import Live
 from phoneagent.demo.report import Report, measure, voice_bounds
-from phoneagent.demo.serving import Server, cause_in, serve
+from phoneagent.demo.serving import Server, cause_in, raised_in, serve
 from phoneagent.demo.stories import AGENT_CLIPS, CALLER_CLIPS, Story
 from phoneagent.demo.timeline import Note, draw
+from phoneagent.errors import StoreError
 from phoneagent.protocol.audio import BYTES_PER_MS
 from phoneagent.sim.model.brain import Brain
 from phoneagent.sim.model.server import Model, SimulatedSession
@@ -23,6 +24,7 @@ from phoneagent.sim.model.vad import EnergyGate, Vad
 from phoneagent.sim.recogniser import MoonshineEar
 from phoneagent.sim.speech import ClipVoice, Ear, Murmur, Voice, agent_voice, caller_voice, default_ear
 from phoneagent.sim.twilio.phone import CallFailed, Line, Phone
+from phoneagent.store import CallDetails, Store
 
 ANSWER_SECONDS = 25.0
 """How long the caller waits for the agent before speaking anyway."""
@@ -80,10 +82,14 @@ class Senses:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """The result of a demonstration. `trouble` is a line that says what went wrong in the call, if anything did."""
+    """The result of a demonstration. `trouble` is a line that says what went wrong in the call, if anything did.
+
+    `raised` has a line for each tool that raised: its arguments were made up, so that is no fault of the call.
+    """
 
     report: Report
     trouble: str | None = None
+    raised: Sequence[str] = ()
 
     @property
     def passed(self) -> bool:
@@ -104,6 +110,7 @@ async def demonstrate(target: str, story: Story, senses: Senses, out: Path, cons
         Model(story.script(), voice=voice, ear=ear, vad=vad, brain=brain, api_key=key) as model,
         serve(target, model_url=model.url, model_key=key, log=log) as server,
     ):
+        console.print(f"[dim]In a browser, while it lasts: {server.console_url}[/]")
         line, trouble = await _call(server, story, senses, model, console)
         # The app closes its model session after the call, and a rule that it breaks until then counts.
         with suppress(TimeoutError):
@@ -114,12 +121,30 @@ async def demonstrate(target: str, story: Story, senses: Senses, out: Path, cons
         violations = [f"model: {violation}" for violation in model.violations]
         return Outcome(Report("", "error", 0, violations=violations), trouble)
     session = max(model.sessions, key=lambda session: len(session.append_log), default=None)
-    report = measure(line, session)
+    record = await _recorded(server, line.call_sid)
+    told = record.turns if record is not None else ()
+    report = measure(
+        line,
+        session,
+        pauses=[pause for turn in told for pause in turn.pauses],
+        dead_air_ms=record.dead_air_ms if record is not None else None,
+    )
     violations = [f"phone: {violation}" for violation in line.violations]
     violations += [f"model: {violation}" for violation in model.violations]
     report = replace(report, violations=violations)
     _write(report, line, session, out)
-    return Outcome(report, trouble)
+    return Outcome(report, trouble, raised_in(log))
+
+
+async def _recorded(server: Server, call_sid: str) -> CallDetails | None:
+    """Return the app's record of a call; None if it kept none, because it has another database or keeps none."""
+    if server.records is None or not server.records.exists():
+        return None
+    try:
+        async with Store.from_url(f"sqlite:///{server.records}") as store:
+            return await store.call(call_sid)
+    except StoreError:
+        return None
 
 
 async def _call(
@@ -150,9 +175,10 @@ async def _call(
 
 async def _converse(line: Line, story: Story, voice: Voice, live: Live) -> str | None:
     """Say the caller's lines, interrupt the agent with the second one, and wait for the end."""
-    texts = [turn.caller for turn in story.script().turns if turn.caller]
-    clips = [await asyncio.to_thread(voice.render, text) for text in texts]
-    for number, (text, clip) in enumerate(zip(texts, clips, strict=True)):
+    turns = [turn for turn in story.script().turns if turn.caller]
+    clips = [await asyncio.to_thread(voice.render, turn.caller) for turn in turns]
+    for number, (turn, clip) in enumerate(zip(turns, clips, strict=True)):
+        text = turn.caller
         try:
             if number == 1 and story.interrupts_after_ms is not None:
                 await _moment_to_interrupt(line, story.interrupts_after_ms)
@@ -168,9 +194,22 @@ async def _converse(line: Line, story: Story, voice: Voice, live: Live) -> str |
         live.caller_says(text)
         await line.say(clip, text)
         live.caller_ends((len(clip) / BYTES_PER_MS) - voice_bounds(clip)[1])
+        with suppress(CallFailed, TimeoutError):  # the next line, or the end, tells
+            await _type(line, turn.keys, live)
     with suppress(CallFailed, TimeoutError):
         await line.wait_for_silence(ms=PATIENT_MS, timeout=ANSWER_SECONDS)
     return None
+
+
+async def _type(line: Line, keys: str, live: Live) -> None:
+    """Press keys, once the agent has asked for them, and wait until it says something to that."""
+    if keys:
+        await line.wait_for_silence(ms=POLITE_MS, timeout=ANSWER_SECONDS)
+        line_ended_ms = line.speech[-1].end_ms
+        asked_ms = sum(max(span.end_ms - max(span.start_ms, line_ended_ms), 0) for span in line.heard)
+        live.caller_types(len(keys))
+        await line.press(keys)
+        await line.wait_for_agent(ms=asked_ms + 1, timeout=ANSWER_SECONDS)
 
 
 async def _moment_to_interrupt(line: Line, after_ms: int) -> None:

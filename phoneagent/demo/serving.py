@@ -15,6 +15,7 @@ from pathlib import Path
 
 import aiohttp
 
+from phoneagent.billing.prices import SIMULATED
 from phoneagent.errors import PhoneAgentError, shown
 from phoneagent.settings import Settings
 
@@ -28,6 +29,8 @@ TAIL_LINES = 15
 PUBLIC_URL = "https://phoneagent.example"
 
 _ENDED = re.compile(r"phoneagent\.call: CA\w+ ended by error after \d+ ms: (.+)$", re.M)
+_RAISED = re.compile(r"phoneagent\.agent\.tools: (tool .+ failed: .+) \[CA\w+\]$", re.M)
+_LOG_LINE = re.compile(r"^\d{4}-\d\d-\d\d ", re.M)
 _OWN_PREFIXES = ("OPENAI_", "REALTIME_", "TWILIO_", "PHONEAGENT_")
 _OWN_NAMES = frozenset(name.upper() for name in Settings.model_fields)
 
@@ -42,12 +45,18 @@ class ServerFailed(PhoneAgentError):
 
 @dataclass(frozen=True, slots=True)
 class Server:
-    """A running app: its voice webhook, and the credentials that sign its calls."""
+    """A running app: its voice webhook, the credentials that sign its calls, and the database of its records."""
 
     webhook_url: str
     account_sid: str
     auth_token: str = field(repr=False)
     public_url: str = PUBLIC_URL
+    records: Path | None = None
+
+    @property
+    def console_url(self) -> str:
+        """Where a browser on this machine sees the call."""
+        return self.webhook_url.removesuffix("/twilio/voice") + "/console"
 
 
 @asynccontextmanager
@@ -60,7 +69,7 @@ async def serve(target: str, *, model_url: str, model_key: str, log: Path) -> As
     Raises:
         ServerFailed: the process ended, or did not answer within `START_SECONDS`.
     """
-    port = _free_port()
+    port, records = _free_port(), log.parent.absolute() / "phoneagent.db"
     account_sid, auth_token = "AC" + secrets.token_hex(16), secrets.token_hex(16)
     environment = {
         **_neutral(os.environ),
@@ -68,22 +77,24 @@ async def serve(target: str, *, model_url: str, model_key: str, log: Path) -> As
         "TWILIO_AUTH_TOKEN": auth_token,
         "PUBLIC_URL": PUBLIC_URL,
         "OPENAI_API_KEY": "sk-none",
+        "OPENAI_MODEL": SIMULATED,
         "REALTIME_URL": model_url,
         "REALTIME_API_KEY": model_key,
         "PHONEAGENT_ENV_FILE": "",
         "LOG_FORMAT": "text",
-        "DATABASE_URL": f"sqlite:///{log.parent.absolute()}/phoneagent.db",
+        "DATABASE_URL": f"sqlite:///{records}",
         "NO_PROXY": "127.0.0.1,localhost",
         "no_proxy": "127.0.0.1,localhost",
     }
     command = [sys.executable, "-m", "phoneagent", "serve", target, "--host", "127.0.0.1", "--port", str(port)]
+    command += ["--local-api"]  # for whoever looks at the call in a browser
     with log.open("wb") as output:
         process = await asyncio.create_subprocess_exec(
             *command, env=environment, stdin=asyncio.subprocess.DEVNULL, stdout=output, stderr=output
         )
     try:
         await _wait_healthy(process, f"http://127.0.0.1:{port}", target, log)
-        yield Server(f"http://127.0.0.1:{port}/twilio/voice", account_sid, auth_token)
+        yield Server(f"http://127.0.0.1:{port}/twilio/voice", account_sid, auth_token, records=records)
     finally:
         await _stop(process)
 
@@ -102,11 +113,25 @@ def cause_in(log: Path) -> str | None:
     reason = ends[-1]
     last = text.rpartition("Traceback (most recent call last):\n")[2] if "Traceback" in text else ""
     raised = next((line for line in last.splitlines() if line and not line.startswith(" ")), "")
-    places = re.findall(r'^  File "([^"]+)", line (\d+)', last.partition(raised)[0], re.M) if raised else []
     if not raised.startswith(reason.rpartition(": ")[2]):
         return shown(reason)  # the traceback is of something else
-    place = f" ({Path(places[-1][0]).name}, line {places[-1][1]})" if places else ""
-    return shown(f"{reason.rpartition(': ')[0]}: {raised}{place}")
+    return shown(f"{reason.rpartition(': ')[0]}: {raised}{_place(last.partition(raised)[0])}")
+
+
+def raised_in(log: Path) -> list[str]:
+    """Return a line for each tool that raised, as the log of its app has it: the exception, and where."""
+    text = log.read_text(encoding="utf-8", errors="replace") if log.exists() else ""
+    told = []
+    for found in _RAISED.finditer(text):
+        traceback = _LOG_LINE.split(text[found.end() :], maxsplit=1)[0]
+        told.append(f"{shown(found[1])}{_place(traceback)}")
+    return list(dict.fromkeys(told))
+
+
+def _place(traceback: str) -> str:
+    """Return where a traceback ends, in brackets; "" if it does not say."""
+    places = re.findall(r'^  File "([^"]+)", line (\d+)', traceback, re.M)
+    return f" ({Path(places[-1][0]).name}, line {places[-1][1]})" if places else ""
 
 
 def _neutral(environment: Mapping[str, str]) -> dict[str, str]:

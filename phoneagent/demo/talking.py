@@ -17,6 +17,7 @@ from pydantic import SecretStr
 from rich.console import Console
 
 from phoneagent import settings
+from phoneagent.billing.prices import SIMULATED
 from phoneagent.demo.call_events import CallEvents, Shown
 from phoneagent.demo.report import Report
 from phoneagent.demo.run import Senses
@@ -91,7 +92,7 @@ async def simulated_model(script: Script, senses: Senses) -> AsyncIterator[tuple
     await senses.warm_up()
     recognizers = settings.DEFAULT_TRANSCRIPTION_MODELS if senses.ear is not None else ()
     async with Model(script, voice=senses.agent, ear=senses.ear, vad=senses.vad, brain=senses.brain) as model:
-        yield model, Endpoint(f"{model.url}?model={settings.DEFAULT_MODEL}", transcription_models=recognizers)
+        yield model, Endpoint(f"{model.url}?model={SIMULATED}", transcription_models=recognizers)
 
 
 async def talk(
@@ -246,8 +247,8 @@ def _measured(state: CardState, microphone: CardMicrophone, playout: CardPlayout
 
 
 def _write(talked: Talked, line: Line, seen: CallEvents, folder: Path) -> None:
-    tools = [Note(at_ms, words) for at_ms, words in seen.tools()]
-    picture = draw(talked.report, caller=line.caller_audio(), agent=line.heard_audio(), tools=tools)
+    notes = [Note(at_ms, words) for at_ms, words in seen.notes()]
+    picture = draw(talked.report, caller=line.caller_audio(), agent=line.heard_audio(), tools=notes)
     (folder / "call.wav").write_bytes(line.recording())
     (folder / "timeline.svg").write_text(picture, encoding="utf-8")
     (folder / "transcript.txt").write_text(talked.report.transcript(), encoding="utf-8")

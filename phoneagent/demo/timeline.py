@@ -1,7 +1,8 @@
 """A picture of a call: two lanes of speech with the words, as an SVG for light and dark pages.
 
 The call is laid out in rows of about twenty seconds, like staves of music; a row ends in a silence. In each row the
-caller is above and the agent below. The time axis is between them, and shows the wait for each answer.
+caller is above and the agent below. The time axis is between them, and shows the wait for each answer, and each pause
+for a sound of the caller after which the agent went on.
 """
 
 from __future__ import annotations
@@ -12,7 +13,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from xml.sax.saxutils import escape
 
-from phoneagent.demo.report import Report, Turn, clock
+from phoneagent.demo.report import Report, Turn, clock, went_on
+from phoneagent.events import Pause, ResumeCause
 from phoneagent.protocol.audio import BYTES_PER_MS, rms
 
 WIDTH = 1200
@@ -24,7 +26,10 @@ _WAVE = 26  # half the height of a lane's waveform, in px
 _LINE = 16  # from one line of words to the next
 _STRIP = 34  # between the lanes: time, and the waits
 _CHAR = 6.7  # an upper estimate of a character's average width in 12.5 px text
+_SMALL = 6.2  # the same in small text
 _COLUMN = 2  # one bar of a waveform, in px
+
+_CAUSES: dict[ResumeCause, str] = {"noise": "a noise", "backchannel": "a back-channel", "echo": "an echo"}
 
 _STYLE = """
   svg { font: 12.5px system-ui, -apple-system, "Segoe UI", Helvetica, Arial, sans-serif; }
@@ -32,16 +37,17 @@ _STYLE = """
   .ink { paint-order: stroke; stroke-width: 3px; stroke-linejoin: round }
   .unheard { text-decoration: line-through; stroke: none }
   .ghost { fill-opacity: .08; stroke-opacity: .45; stroke-dasharray: 3 3 } .pill { fill-opacity: .1 }
+  .pause { fill-opacity: .16 }
   .page { fill: #ffffff; stroke: #d0d7de } .ink { fill: #1f2328; stroke: #ffffff } .faint { fill: #656d76 }
   .rule { stroke: #d0d7de } .unheard { fill: #8c959f } .cut { fill: #cf222e } .cutline { stroke: #cf222e }
   .caller { fill: #1a7f64 } .agent { fill: #3b5bdb } .ghost { fill: #3b5bdb; stroke: #3b5bdb }
-  .wait { stroke: #9a6700 } .waited { fill: #9a6700 }
+  .wait { stroke: #9a6700 } .waited, .pause { fill: #9a6700 }
   .tool { fill: #8250df } .toolline { stroke: #8250df } .pill { fill: #8250df; stroke: #8250df }
   @media (prefers-color-scheme: dark) {
     .page { fill: #0d1117; stroke: #30363d } .ink { fill: #e6edf3; stroke: #0d1117 } .faint { fill: #8b949e }
     .rule { stroke: #30363d } .unheard { fill: #6e7681 } .cut { fill: #ff7b72 } .cutline { stroke: #ff7b72 }
     .caller { fill: #3fb98f } .agent { fill: #7c95ff } .ghost { fill: #7c95ff; stroke: #7c95ff }
-    .wait { stroke: #d29922 } .waited { fill: #d29922 }
+    .wait { stroke: #d29922 } .waited, .pause { fill: #d29922 }
     .tool { fill: #b795ff } .toolline { stroke: #b795ff } .pill { fill: #b795ff; stroke: #b795ff }
   }
 """
@@ -59,14 +65,14 @@ def draw(report: Report, *, caller: bytes, agent: bytes, tools: Sequence[Note] =
     """Return the picture of a call as SVG text.
 
     `caller` and `agent` are µ-law from the start of the stream, on the same clock: what the caller said, and what they
-    heard.
+    heard. Without their sound, turns are plain bars.
     """
     windows = rows(report.turns, report.duration_ms)
     scale = (WIDTH - _LEFT - _RIGHT) / max(end - start for start, end in windows)
     top = 64.0
     body = []
     for window in windows:
-        row = _Row(report.turns, caller, agent, tools, window, scale, top)
+        row = _Row(report.turns, report.pauses, caller, agent, tools, window, scale, top)
         body += row.draw()
         top += row.height
     head = f'<svg xmlns="http://www.w3.org/2000/svg" width="{WIDTH}" height="{top:.0f}" '
@@ -129,6 +135,7 @@ class _Row:
     def __init__(
         self,
         turns: Sequence[Turn],
+        pauses: Sequence[Pause],
         caller: bytes,
         agent: bytes,
         tools: Sequence[Note],
@@ -139,6 +146,8 @@ class _Row:
         self._start, self._end = window
         self._scale = scale
         self._all = turns
+        self._pauses = pauses
+        self._labels: list[tuple[float, float]] = []  # where the strip has words, from and to
         self._turns = [turn for turn in turns if turn.start_ms < self._end and turn.end_ms >= self._start]
         self._tools = [tool for tool in tools if self._start <= tool.at_ms < self._end]
         self._tracks = {"caller": caller, "agent": agent}
@@ -156,6 +165,7 @@ class _Row:
             *self._wave("caller", self._caller_y),
             *self._wave("agent", self._agent_y),
             *self._waits(),
+            *self._gaps(),
             *self._cuts(),
             *self._pills(),
             *self._spoken(),
@@ -199,6 +209,9 @@ class _Row:
     def _wave(self, role: str, y: float) -> Iterator[str]:
         """Draw the envelope of one lane as a single path of bars, square-rooted so that soft speech is visible."""
         track, bars = self._tracks[role], []
+        if not track:
+            yield from self._bars(role, y)
+            return
         step = _COLUMN / self._scale
         for column in range(int((self._end - self._start) / step)):
             first = int((self._start + column * step) * BYTES_PER_MS)
@@ -208,6 +221,39 @@ class _Row:
                 half = min(level, 1.0) * _WAVE
                 bars.append(f"M{_LEFT + column * _COLUMN:.0f} {y - half:.1f}h1.4v{2 * half:.1f}h-1.4z")
         yield f'<path class="{role}" d="{"".join(bars)}"/>'
+
+    def _bars(self, role: str, y: float) -> Iterator[str]:
+        """Draw a bar for each turn of one lane, with a gap for each pause."""
+        for turn in self._turns:
+            gaps = [each for each in self._pauses if turn.start_ms < each.start_ms < turn.end_ms]
+            edges = [turn.start_ms, *itertools.chain(*((each.start_ms, each.end_ms) for each in gaps)), turn.end_ms]
+            for start, end in zip(edges[::2], edges[1::2], strict=True) if turn.role == role else ():
+                x, width = self._x(start), self._x(end) - self._x(start)
+                if width > 0:
+                    yield f'<rect class="{role} bar" x="{x:.1f}" y="{y - 8}" width="{width:.1f}" height="16" rx="3"/>'
+
+    def _gaps(self) -> Iterator[str]:
+        """Mark each pause after which the agent went on: a band with the sign of a pause, and what it was for.
+
+        Where its words have no space they are shorter, or only in the title, which the pointer shows.
+        """
+        for pause in self._pauses:
+            x, width = self._x(pause.start_ms), self._x(pause.end_ms) - self._x(pause.start_ms)
+            if width <= 0:
+                continue
+            words = f"paused {(pause.end_ms - pause.start_ms) / 1000:.1f} s for {_CAUSES[pause.cause]}"
+            top, middle, sign = self._agent_y - _WAVE, x + width / 2, min(3.0, width / 5)
+            yield f"<g><title>{words}, at {clock(pause.start_ms)}</title>"
+            yield f'<rect class="pause" x="{x:.1f}" y="{top}" width="{width:.1f}" height="{2 * _WAVE}" rx="3"/>'
+            for left in (middle - 1.5 * sign, middle + 0.5 * sign):
+                yield f'<rect class="waited" x="{left:.1f}" y="{self._agent_y - 7}" width="{sign:.1f}" height="14"/>'
+            yield "</g>"
+            for label in (words, f"{(pause.end_ms - pause.start_ms) / 1000:.1f} s {pause.cause}"):
+                left, right = x, x + len(label) * _SMALL
+                if right < WIDTH - _RIGHT and not any(one < right and left < other for one, other in self._labels):
+                    self._labels.append((left, right))
+                    yield _text(left, self._strip_y - 5, label, "waited small")
+                    break
 
     def _ghosts(self) -> Iterator[str]:
         """Draw what was said but never heard: a dashed block from the cut to the agent's next turn or the row's end."""
@@ -239,7 +285,7 @@ class _Row:
     def _waits(self) -> Iterator[str]:
         """Mark the time from the end of each of the caller's turns to the agent's first sound after it."""
         for index, turn in enumerate(self._all):
-            if turn.role != "caller":
+            if turn.role != "caller" or went_on(turn.end_ms, self._pauses):
                 continue
             following = next((other for other in self._all[index + 1 :] if other.start_ms >= turn.end_ms), None)
             if following is None or following.role != "agent" or not self._start <= turn.end_ms < self._end:
@@ -248,6 +294,7 @@ class _Row:
             yield f'<path class="wait" fill="none" d="M{x1:.1f} {y - 4}V{y}H{x2:.1f}V{y + 4}"/>'
             label = f"{(following.start_ms - turn.end_ms) / 1000:.2f} s"
             beside = x2 + 5 if x2 + 45 < WIDTH - _RIGHT else x1 - 42  # before it, if the row ends behind it
+            self._labels.append((beside, beside + len(label) * _SMALL))
             yield _text(beside, y + 3, label, "waited small")
 
     def _spoken(self) -> Iterator[str]:

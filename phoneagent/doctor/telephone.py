@@ -10,8 +10,9 @@ import aiohttp
 from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidStatus, WebSocketException
 
-from phoneagent.doctor.checks import Check, failed, ok, skipped
+from phoneagent.doctor.checks import Check, failed, note, ok, skipped
 from phoneagent.errors import TelephonyError, network
+from phoneagent.protocol.dialing import region
 from phoneagent.server import VOICE_PATH
 from phoneagent.settings import Settings
 from phoneagent.sim.twilio.alerts import CallFailed
@@ -36,12 +37,13 @@ async def check_twilio(settings: Settings) -> AsyncIterator[Check]:
         account = await numbers.account()
     except TelephonyError as error:
         yield failed("Twilio", str(error))
-        for name in ("clock", "number"):
+        for name in ("clock", "number", "calling out"):
             yield skipped(name, "Twilio must answer first")
     else:
         yield _check_account(account)
         yield check_clock(account.date, datetime.now(UTC))
         yield await _check_number(numbers, settings)
+        yield await _check_calling_out(numbers, settings)
 
 
 def _check_account(account: Account) -> Check:
@@ -81,6 +83,25 @@ async def _check_number(numbers: PhoneNumbers, settings: Settings) -> Check:
     return ok("number", f"its calls go to {expected}")
 
 
+async def _check_calling_out(numbers: PhoneNumbers, settings: Settings) -> Check:
+    """Check whether calls can be made: the caller ID, and the country that it belongs to. An app need not make any."""
+    name, number = "calling out", settings.twilio_phone_number
+    if number is None:
+        return skipped(name, "TWILIO_PHONE_NUMBER is not set")
+    country = region(number)
+    try:
+        try:
+            await numbers.find(number)
+        except TelephonyError:
+            if not await numbers.is_verified(number):
+                return note(name, "TWILIO_PHONE_NUMBER is no number of the account and not verified: none can be made")
+        if country is None or await numbers.may_call(country):
+            return ok(name, "the caller ID is valid" + ("" if country is None else f", {country} may be called"))
+    except TelephonyError as error:
+        return note(name, f"whether calls can be made is unknown: {error}")
+    return note(name, f"{country} may not be called: allow it in the console, Voice > Settings > Geo permissions")
+
+
 # --- the app, as Twilio sees it ---------------------------------------------------------------------------------------
 
 
@@ -100,14 +121,36 @@ async def check_app(settings: Settings, local: str | None) -> list[Check]:
             words = webhook_trouble(failure, twilio.entry, twilio.local(twilio.entry))
             return [failed("webhook", words), skipped("media socket", _AFTER_WEBHOOK)]
         if stream is None:
-            words = "the app takes no calls now: it is shutting down, or MAX_CALLS calls are live. Try again later"
-            return [failed("webhook", words), skipped("media socket", _AFTER_WEBHOOK)]
+            return [failed("webhook", _NO_STREAM), skipped("media socket", _AFTER_WEBHOOK)]
         refused = await _is_refused(stranger, {**form, "CallSid": _call_sid()})
         forged = await _handshake(stranger, stream)
         signed = await _handshake(twilio, stream)
     return [_judge_webhook(refused, twilio.entry), _judge_socket(forged, signed)]
 
 
+async def check_insecure_app(settings: Settings, local: str | None) -> list[Check]:
+    """Request the webhook and the media socket of `serve --insecure` as a phone on this machine does, unsigned."""
+    if local is None:
+        return [skipped("webhook", "an insecure app has no public address: name its own with --local")]
+    async with Web(local.rstrip("/") + VOICE_PATH, None, None) as phone:
+        try:
+            answer = await phone.request(phone.entry, _webhook_form(settings))
+            stream = stream_url(parse(answer.body, answer.content_type).verbs)
+        except CallFailed as failure:
+            words = webhook_trouble(failure, phone.entry, phone.entry)
+            if failure.status == 403:
+                words = f"{phone.entry} takes signed calls only: run the doctor with the app's own settings"
+            return [failed("webhook", words), skipped("media socket", _AFTER_WEBHOOK)]
+        if stream is None:
+            return [failed("webhook", _NO_STREAM), skipped("media socket", _AFTER_WEBHOOK)]
+        opened = await _handshake(phone, stream)
+    if opened is not None:
+        return [ok("webhook", _UNSIGNED), failed("media socket", f"it does not open ({opened}): see the app's log")]
+    return [ok("webhook", _UNSIGNED), ok("media socket", "opens for calls from this machine")]
+
+
+_UNSIGNED = "answers calls from this machine, unsigned (--insecure)"
+_NO_STREAM = "the app takes no calls now: it is shutting down, or MAX_CALLS calls are live. Try again later"
 _AFTER_WEBHOOK = "the webhook must answer first"
 
 

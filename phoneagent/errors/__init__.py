@@ -8,6 +8,7 @@
     ├── RequestRefused          a request did not prove where it comes from
     ├── TelephonyError          Twilio's REST API refused a request or did not answer
     ├── StoreError              the database of call records failed
+    ├── OutcomeUnavailable      the outcome of a call cannot be filled in now; another attempt may help
     └── EndpointError           the model session failed
         ├── EndpointUnreachable     no session was established; another attempt may help
         └── EndpointRefused         the server refused; another attempt will not help
@@ -71,6 +72,13 @@ class StoreError(PhoneAgentError):
     def __init__(self, message: str, *, retry: bool = True) -> None:
         self.retry = retry
         super().__init__(message)
+
+
+class OutcomeUnavailable(PhoneAgentError):
+    """The outcome of a call cannot be filled in now: the model, the database or a user's function failed.
+
+    Nothing is recorded, so that another attempt may help.
+    """
 
 
 class TelephonyError(PhoneAgentError):

@@ -74,7 +74,7 @@ class ModelSession:
         self._configuring = configuring
         self._unacknowledged = not configuring.acknowledged
         self._take_formats()
-        self._to_ulaw = ToUlaw()
+        self._to_ulaw: ToUlaw | None = None
         self._pcm_check = PcmCheck()
         self._spoken = ""
 
@@ -94,18 +94,19 @@ class ModelSession:
             EndpointUnreachable: the socket is closed, or closing.
         """
         try:
-            self._connection.write([realtime.encode(self._adapted(message), self.dialect) for message in messages])
+            self._connection.write([self._encoded(message) for message in messages])
         except ConnectionError:
             raise EndpointUnreachable("the model's socket is closing") from None
 
-    def _adapted(self, message: realtime.ToModel) -> realtime.ToModel:
+    def _encoded(self, message: realtime.ToModel) -> bytes:
         if isinstance(message, realtime.AudioAppend):
-            if self._to_pcm is not None:
-                pcm = self._to_pcm.feed(base64.b64decode(message.audio))
-                message = realtime.AudioAppend(base64.b64encode(pcm).decode())
-        elif isinstance(message, realtime.SessionUpdate | realtime.ResponseCreate):
+            if self._to_pcm is None:
+                return realtime.encode_audio(message.audio.encode())
+            pcm = self._to_pcm.feed(base64.b64decode(message.audio))
+            return realtime.encode_audio(base64.b64encode(pcm))
+        if isinstance(message, realtime.SessionUpdate | realtime.ResponseCreate):
             message = self._configuring.adapt(message)
-        return message
+        return realtime.encode(message, self.dialect)
 
     async def read(self, take: Callable[[bytes], None], resumed: Callable[[], None]) -> Never:
         """Pass each event, undecoded, to `take`, which must not raise, until the socket is closed.
@@ -116,6 +117,7 @@ class ModelSession:
             EndpointError: the socket is closed; every event that came before was passed on.
         """
 
+        self.effective = self._configuring.effective = {}  # it was read before, and it takes 2 KB of each call
         refusal: EndpointError | None = None
 
         def take_late_answer(raw: bytes) -> None:
@@ -172,7 +174,7 @@ class ModelSession:
                 self._take_formats()
                 raise ProtocolError(CONVERTED)
             return event
-        if event.item_id != self._spoken:
+        if self._to_ulaw is None or event.item_id != self._spoken:
             # Half a sample at the end of one item must not shift the next one.
             self._to_ulaw, self._spoken = ToUlaw(), event.item_id
         pcm = base64.b64decode(event.delta)
@@ -209,13 +211,28 @@ async def open_session(
         raise type(error)(f"{error}: {remedy}", code=error.code, answered=error.answered) from None
 
 
+async def join_session(endpoint: Endpoint, call: Call) -> ModelSession:
+    """Open a socket to a session that another client has opened and configured.
+
+    Raises:
+        EndpointError: no connection within `CONNECT_SECONDS`, or the server refuses it.
+    """
+    try:
+        async with asyncio.timeout(CONNECT_SECONDS):
+            headers = await request_headers(endpoint, call)
+            return ModelSession(await _connect(endpoint, headers), Negotiation.joined(), _secrets(endpoint, headers))
+    except TimeoutError:
+        words = f"no socket to the session at {endpoint.host} within {CONNECT_SECONDS:g} s"
+        raise EndpointUnreachable(words, code="timeout") from None
+
+
 async def _open(endpoint: Endpoint, session: Mapping[str, Any], call: Call | None, within: float) -> ModelSession:
     secrets = _secrets(endpoint, endpoint.headers)
     waiting_for = "its token provider"
     answers = _Answers()
     try:
         async with asyncio.timeout(within):
-            headers = await _headers(endpoint, call)
+            headers = await request_headers(endpoint, call)
             secrets = _secrets(endpoint, headers)
             waiting_for = "its answer"
             connection = await _connect(endpoint, headers)
@@ -286,7 +303,8 @@ def _shown(words: str, secrets: Collection[str]) -> str:
     return shown(_KEY.sub("…", words))
 
 
-async def _headers(endpoint: Endpoint, call: Call | None) -> dict[str, str]:
+async def request_headers(endpoint: Endpoint, call: Call | None) -> dict[str, str]:
+    """Return the headers of a request to an endpoint: its key, and what describes the call."""
     headers = dict(endpoint.headers) | (endpoint.headers_for(call) if call is not None else {})
     if endpoint.token is not None:
         headers["Authorization"] = f"Bearer {await _fetch(endpoint.token)}"
@@ -326,6 +344,7 @@ async def _connect(endpoint: Endpoint, headers: Mapping[str, str]) -> DirectConn
             proxy=network.proxy_of(endpoint.url, network.WEBSOCKETS),
         )
         assert isinstance(connection, DirectConnection)
+        connection.forget_handshake()
         return connection
     except InvalidStatus as error:
         raise _refused(error, endpoint) from None

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Any, Never
 
@@ -16,7 +15,7 @@ from websockets.frames import DATA_OPCODES, Frame, Opcode
 from websockets.protocol import CONNECTING, OPEN, Event
 
 from phoneagent.model.liveness import LivingConnection
-from phoneagent.protocol.frames import FrameReader, Masks, text_frame
+from phoneagent.protocol.frames import FrameReader, masks, text_frame
 
 MAX_WAITING = 64
 """How many messages may wait for a reader before the connection is no longer read."""
@@ -25,11 +24,25 @@ MAX_UNSENT_BYTES = 4 * 1024 * 1024
 """How much a server may leave unread. Writers stop long before, so only answers to a flood of pings come this far."""
 
 _END_OF_HEAD = b"\r\n\r\n"
-_masks = Masks(os.urandom)
+_masks = masks(os.urandom)
 
 
 class DirectConnection(LivingConnection):
     """A connection that passes each message to its reader as soon as it has arrived."""
+
+    # Beside the library's many attributes, each of which is looked up in a dictionary.
+    __slots__ = (
+        "_arrival",
+        "_frames",
+        "_full",
+        "_head",
+        "_opening",
+        "_parts",
+        "_resumed",
+        "_take",
+        "_waiting",
+        "writable",
+    )
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
@@ -37,7 +50,7 @@ class DirectConnection(LivingConnection):
         self._opening = True
         self._head = b""
         self._parts: list[bytes] = []
-        self._waiting: deque[bytes] = deque()
+        self._waiting: list[bytes] = []
         self._full = False
         self._arrival: asyncio.Future[None] | None = None
         self._take: Callable[[bytes], None] = self._keep
@@ -58,7 +71,7 @@ class DirectConnection(LivingConnection):
                 raise self.protocol.close_exc
             self._arrival = self.loop.create_future()
             await asyncio.wait((self._arrival, self.connection_lost_waiter), return_when=asyncio.FIRST_COMPLETED)
-        message = self._waiting.popleft()
+        message = self._waiting.pop(0)
         self._read_on()
         return message
 
@@ -71,7 +84,7 @@ class DirectConnection(LivingConnection):
             ConnectionClosed: the connection is closed, and everything that came before is read.
         """
         while self._waiting:
-            take(self._waiting.popleft())
+            take(self._waiting.pop(0))
         self._read_on()
         self._take, self._resumed, self._frames.direct = take, resumed, True
         try:
@@ -91,7 +104,8 @@ class DirectConnection(LivingConnection):
                 return
             self._opening = False
         self._heard_at = self.loop.time()
-        for plain, piece in self._frames.feed(data):
+        whole = self._frames.whole(data)
+        for plain, piece in self._frames.feed(data) if whole is None else ((True, whole),):
             if not plain:
                 super().data_received(piece)
             elif self.protocol.state is OPEN:  # after a close or an error nothing more counts
@@ -150,6 +164,12 @@ class DirectConnection(LivingConnection):
         self._head = (self._head + data)[-len(_END_OF_HEAD) + 1 :]
         return len(data) if end < 0 else end + len(_END_OF_HEAD) - known
 
+    def forget_handshake(self) -> None:
+        """Drop the headers of the handshake, with the key in them: they take 5 KB of each call."""
+        for message in (self.request, self.response):
+            if message is not None:
+                message.headers.clear()
+
     # --- writing --------------------------------------------------------------------------------------------------
 
     def write(self, messages: Iterable[bytes]) -> None:
@@ -160,7 +180,7 @@ class DirectConnection(LivingConnection):
         """
         if self.protocol.state is not OPEN or self.transport.is_closing():
             raise ConnectionError("the connection is closing")
-        self.transport.write(b"".join([text_frame(message, _masks.take()) for message in messages]))
+        self.transport.write(b"".join([text_frame(message, next(_masks)) for message in messages]))
 
     def send_data(self) -> None:
         super().send_data()

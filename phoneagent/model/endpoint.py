@@ -17,9 +17,8 @@ from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 from phoneagent.agent.call import Call
 from phoneagent.errors import ConfigurationError
 from phoneagent.errors.values import is_address, is_header
-from phoneagent.protocol import realtime
 from phoneagent.protocol.callerid import caller_id
-from phoneagent.protocol.providers import ANY, PROVIDERS, Audio, Provider
+from phoneagent.protocol.providers import ANY, PROVIDERS, Audio, Dialect, Provider
 from phoneagent.settings import (
     DEFAULT_MODEL,
     DEFAULT_TRANSCRIPTION_MODELS,
@@ -86,7 +85,7 @@ class Endpoint:
 
     url: str = field(repr=False)  # some servers take their key in the query
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
-    dialect: realtime.Dialect | None = None
+    dialect: Dialect | None = None
     transcription_models: tuple[str, ...] = ()
     _: KW_ONLY
     call_headers: Mapping[str, str] = field(default_factory=dict, repr=False)
@@ -190,12 +189,12 @@ class Endpoint:
         model: str = DEFAULT_MODEL,
         *,
         api_key: str | None = None,
-        dialect: realtime.Dialect | None = None,
+        dialect: Dialect | None = None,
         **options: Any,
     ) -> Endpoint:
         """Any server that speaks the Realtime protocol. With `dialect` None, its first event shows the dialect."""
         headers = {} if api_key is None else {"Authorization": f"Bearer {api_key}"}
-        if dialect is realtime.Dialect.BETA:
+        if dialect is Dialect.BETA:
             headers["OpenAI-Beta"] = "realtime=v1"
         given: dict[str, Any] = {
             "transcription_models": DEFAULT_TRANSCRIPTION_MODELS,
@@ -244,6 +243,13 @@ class Endpoint:
             return self.url
         joint = "&" if urlsplit(self.url).query else "?"
         return f"{self.url}{joint}{self.provider.session_key}={secrets.token_hex(16)}"
+
+    def for_transcription(self) -> Endpoint:
+        """Return this endpoint for sessions that only transcribe: these have recognizers, and no other model."""
+        parts = urlsplit(self.url)
+        query = [each for each in parse_qsl(parts.query, keep_blank_values=True) if each[0] not in _MODEL_NAMES]
+        query.append(("intent", "transcription"))
+        return replace(self, url=urlunsplit(parts._replace(query=urlencode(query))), session={})
 
     def through_helicone(self, api_key: str, *, gateway: str = HELICONE_URL) -> Endpoint:
         """Return this OpenAI or Azure endpoint behind Helicone's gateway, which groups sessions by call and caller.
@@ -355,7 +361,10 @@ def _configured(settings: Settings) -> Endpoint:
         )
     if settings.openai_api_key is None:
         raise ConfigurationError(
-            ["OPENAI_API_KEY is missing: set it, or set REALTIME_URL to use another Realtime server"]
+            [
+                "OPENAI_API_KEY is missing: set it, "
+                "or set REALTIME_URL to use another Realtime server, like `phoneagent sim model`"
+            ]
         )
     return Endpoint.openai(
         settings.openai_api_key.get_secret_value(),
@@ -367,8 +376,8 @@ def _configured(settings: Settings) -> Endpoint:
     )
 
 
-def _dialect(settings: Settings) -> realtime.Dialect | None:
-    return None if settings.realtime_dialect == "auto" else realtime.Dialect(settings.realtime_dialect)
+def _dialect(settings: Settings) -> Dialect | None:
+    return None if settings.realtime_dialect == "auto" else Dialect(settings.realtime_dialect)
 
 
 def _preset_url(provider: Provider, base: str, model: str) -> str:

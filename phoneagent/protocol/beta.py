@@ -45,7 +45,8 @@ def beta_session(session: Mapping[str, Any]) -> dict[str, Any]:
 
 def beta_response(response: Mapping[str, Any]) -> dict[str, Any]:
     flat = _beta_shared(response)
-    flat.pop("metadata", None)  # it joined the beta late; emulators of it may refuse a field they do not know
+    if response.get("conversation") != "none":  # whose events nothing else tells apart
+        flat.pop("metadata", None)  # it joined the beta late; emulators of it may refuse a field they do not know
     if "input" in response:
         flat["input"] = [beta_item(item) for item in response["input"]]
     return flat
@@ -70,5 +71,7 @@ def _beta_shared(modern: Mapping[str, Any]) -> dict[str, Any]:
 def beta_item(item: Mapping[str, Any]) -> dict[str, Any]:
     if "content" not in item:
         return dict(item)
-    content = [{**part, "type": _BETA_CONTENT.get(part["type"], part["type"])} for part in item["content"]]
+    known = [part for part in item["content"] if part["type"] != "input_image"]  # the beta has no images
+    parts = known or [{"type": "input_text", "text": "[image]"}]
+    content = [{**part, "type": _BETA_CONTENT.get(part["type"], part["type"])} for part in parts]
     return {**item, "content": content}

@@ -15,6 +15,9 @@ from urllib.parse import quote, unquote
 MAX_CHARS = 256
 """The maximum length of a caller ID. A longer address counts as withheld."""
 
+CALLERS = re.compile(r"\+(?:[1-9][0-9]{6,14}|(?:[1-9][0-9]{0,13})?\*)", re.ASCII)
+"""A phone number in E.164, or a prefix and an asterisk. `+*` matches every number, but no withheld one."""
+
 _WITHHELD = ("anonymous", "blocked", "private", "restricted", "unavailable", "unknown", "withheld")
 _KEYS = str.maketrans("abcdefghijklmnopqrstuvwxyz", "22233344455566677778889999")
 _NOBODY = frozenset(

@@ -24,6 +24,8 @@ class Started(msgspec.Struct, frozen=True, kw_only=True):
     """What the webhook's answer gave the stream to carry."""
     audio: tuple[str, int, int] = ("audio/x-mulaw", 8000, 1)
     """Encoding, samples a second, channels."""
+    both_tracks: bool = False
+    """Whether the stream carries what the caller hears as well, and takes no audio from us."""
 
 
 class AudioIn(msgspec.Struct):
@@ -31,6 +33,8 @@ class AudioIn(msgspec.Struct):
 
     payload: str
     at_ms: int
+    outbound: bool = False
+    """Whether it is what the caller hears: only of a stream that is transcribed."""
 
 
 class Played(msgspec.Struct):

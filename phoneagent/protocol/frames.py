@@ -10,8 +10,9 @@ Source: RFC 6455, section 5.2.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import lru_cache
+from itertools import chain
 from struct import Struct
 
 try:
@@ -30,9 +31,13 @@ _PLAIN_TEXT = 0x81
 
 _FIN = 0x80
 _MASKED = 0x80
+_USUAL, _USUAL_MASKED = bytes((_PLAIN_TEXT, 126)), bytes((_PLAIN_TEXT, _MASKED | 126))
+"""How a plain message of 126 to 65,535 bytes begins. All connections share these two, so that they are in a cache."""
 _MAX_DATA_OPCODE = 2
 _HEAD_16 = Struct("!BBH").pack
 _HEAD_64 = Struct("!BBQ").pack
+_MASK = Struct("4s")
+_MASKS_AT_ONCE = 1024
 
 
 class FrameReader:
@@ -46,7 +51,7 @@ class FrameReader:
         self.direct = False
         """Whether plain messages are unpacked. Until then the library gets all bytes."""
         self._mask_bit = _MASKED if masked else 0
-        self._mask_bytes = 4 if masked else 0
+        self._usual = _USUAL_MASKED if masked else _USUAL
         self._held = bytearray()
         self._held_until = 0
         """How many bytes must be held before the frame that they begin can be read on."""
@@ -56,6 +61,20 @@ class FrameReader:
         """Whether whole frames may be left, which `feed(b"")` returns."""
         self._fragmented = False
         """Whether the library is inside a message of several frames; no plain message may come then."""
+        self._amid = False
+        """Whether the next byte is inside a frame or a fragmented message."""
+
+    def whole(self, data: bytes) -> bytes | None:
+        """Return the text of what came, if it is one plain message and nothing else, as almost every read is.
+
+        Anything else is to be fed. `feed` would return the same text, but later.
+        """
+        if data.startswith(self._usual) and self.direct and not self._amid:
+            length = len(data) - int.from_bytes(data[2:4])
+            if self._mask_bit:
+                return apply_mask(data[8:], data[4:8]) if length == 8 else None
+            return data[4:] if length == 4 else None
+        return None
 
     def feed(self, data: bytes) -> list[tuple[bool, bytes]]:
         """Return what came, in order: (True, the text of a plain message) or (False, bytes for the library).
@@ -104,37 +123,29 @@ class FrameReader:
                 if stop > end:
                     return self._hold(data, start, stop - start, pieces)
                 text = data[body:stop]
-                pieces.append((True, apply_mask(text, data[body - 4 : body]) if self._mask_bytes else text))
+                pieces.append((True, apply_mask(text, data[body - 4 : body]) if self._mask_bit else text))
                 start = stop
                 continue
             if first & 0x0F <= _MAX_DATA_OPCODE:
                 self._fragmented = not first & _FIN
             self._left = stop - start
+        self._amid = self._left > 0 or self._fragmented
         return pieces
 
     def _hold(self, data: bytes, start: int, until: int, pieces: list[tuple[bool, bytes]]) -> list[tuple[bool, bytes]]:
         self._held += data[start:]
-        self._held_until = until
+        self._held_until, self._amid = until, True
         return pieces
 
 
-class Masks:
-    """The masks of a client's frames. `entropy` returns that many random bytes; one system call yields many masks."""
+def masks(entropy: Callable[[int], bytes]) -> Iterator[bytes]:
+    """Give the masks of a client's frames, without end: 4 bytes each.
 
-    _AT_ONCE = 1024
-
-    def __init__(self, entropy: Callable[[int], bytes]) -> None:
-        self._entropy = entropy
-        self._bytes = b""
-        self._used = 0
-
-    def take(self) -> bytes:
-        """Return a mask of 4 bytes."""
-        start = self._used
-        if start >= len(self._bytes):
-            self._bytes, start = self._entropy(4 * self._AT_ONCE), 0
-        self._used = start + 4
-        return self._bytes[start : start + 4]
+    `entropy` returns that many random bytes; one system call yields many masks.
+    """
+    return chain.from_iterable(
+        chain.from_iterable(map(_MASK.iter_unpack, iter(lambda: entropy(4 * _MASKS_AT_ONCE), b"")))
+    )
 
 
 def text_frame(text: bytes, mask: bytes = b"") -> bytes:

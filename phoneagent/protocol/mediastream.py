@@ -30,6 +30,8 @@ from phoneagent.protocol.lenient import UNREADABLE, Base64, Wire
 
 MAX_MESSAGE_BYTES = 64 * 1024
 """A media message is under half a kilobyte, a `start` a few: anything longer is not Twilio's."""
+MAX_TIMESTAMP_DIGITS = 8
+"""A stream began a day ago at most."""
 
 
 # --- Twilio's messages ----------------------------------------------------------------------------------------------
@@ -68,8 +70,8 @@ class _Start(_FromTwilio, tag="start"):
 
 class _MediaDetails(msgspec.Struct):
     payload: Base64 = ""
-    timestamp: Annotated[str, msgspec.Meta(pattern=r"^[0-9]{1,8}\Z")] = "0"
-    """Milliseconds since the stream began, which is a day ago at most."""
+    timestamp: str = "0"
+    """Milliseconds since the stream began. A pattern would take as long as all the rest of a message."""
     track: str = ""
 
 
@@ -116,17 +118,8 @@ class _ToTwilio(msgspec.Struct, tag_field="event", rename="camel"):
     pass
 
 
-class _Payload(msgspec.Struct):
-    payload: str
-
-
 class _Name(msgspec.Struct):
     name: str
-
-
-class _SendMedia(_ToTwilio, tag="media"):
-    stream_sid: str
-    media: _Payload
 
 
 class _SendMark(_ToTwilio, tag="mark"):
@@ -139,6 +132,7 @@ class _SendClear(_ToTwilio, tag="clear"):
 
 
 _encode = msgspec.json.Encoder().encode
+_MEDIA_TAIL = b'"}}'
 
 
 # --- the codec ------------------------------------------------------------------------------------------------------
@@ -148,8 +142,14 @@ class MediaStream:
     """The codec of one media stream. It learns the stream's sid from `start`, and refuses messages of any other."""
 
     def __init__(self, stream_sid: str | None = None) -> None:
-        self.stream_sid = stream_sid
+        self._name(stream_sid)
+        self.takes_outbound = False
+        """Whether audio of the outbound track is taken too. To an agent it would be its own voice."""
         self._outbound = False
+
+    def _name(self, stream_sid: str | None) -> None:
+        self.stream_sid = stream_sid
+        self._media_head = b'{"event":"media","streamSid":%b,"media":{"payload":"' % _encode(stream_sid or "")
 
     def decode(self, text: str | bytes) -> FromCarrier | None:
         """Read one message; None for one that carries nothing a call needs, as an event of a newer Twilio.
@@ -175,14 +175,18 @@ class MediaStream:
                 return None
             message = read
         sid = message.stream_sid or self.stream_sid
+        if isinstance(message, _Media) and sid == self.stream_sid is not None:
+            # A frame is checked, never decoded: its text goes to the model as it is.
+            media = message.media
+            payload, time = media.payload, media.timestamp
+            if not is_base64(payload):
+                payload = repaired_base64(payload) or ""
+            outbound = media.track in _OUTBOUND or (self._outbound and not media.track)
+            if outbound and not self.takes_outbound:
+                raise ProtocolError("Media Streams `media` ignored: the outbound track is not the caller")
+            odd = len(time) > MAX_TIMESTAMP_DIGITS or not (time.isdecimal() and time.isascii())
+            return AudioIn(payload, 0 if odd else int(time), outbound)
         match message:
-            case _Media(media=media) if sid == self.stream_sid is not None:
-                # A frame is checked, never decoded: its text goes to the model as it is.
-                if not is_base64(media.payload):
-                    media.payload = repaired_base64(media.payload) or ""
-                if media.track in _OUTBOUND or (self._outbound and not media.track):
-                    raise ProtocolError("Media Streams `media` ignored: the outbound track is not the caller")
-                return AudioIn(media.payload, int(media.timestamp))
             case _Mark(mark=mark) if sid == self.stream_sid is not None:
                 return Played(mark.name)
             case _Dtmf(dtmf=dtmf) if sid == self.stream_sid is not None:
@@ -202,23 +206,25 @@ class MediaStream:
 
     def _started(self, message: _Start) -> Started:
         details = message.start
-        self.stream_sid = message.stream_sid or details.stream_sid
+        stream_sid = message.stream_sid or details.stream_sid
+        self._name(stream_sid)
         self._outbound = bool(details.tracks) and _OUTBOUND.issuperset(details.tracks)
         format_ = details.media_format
         return Started(
-            stream_sid=self.stream_sid,
+            stream_sid=stream_sid,
             call_sid=details.call_sid,
             account_sid=details.account_sid,
             parameters=details.custom_parameters,
             audio=(format_.encoding, format_.sample_rate, format_.channels),
+            both_tracks=not self._outbound and not _OUTBOUND.isdisjoint(details.tracks),
         )
 
     def encode(self, message: ToCarrier) -> bytes:
         """Write one message, as the UTF-8 of a text frame (Twilio refuses binary ones). `start` has come before."""
+        if isinstance(message, Audio):  # base64, which JSON writes as it is
+            return self._media_head + message.payload.encode() + _MEDIA_TAIL
         stream_sid = self.stream_sid or ""
         match message:
-            case Audio(payload=payload):
-                return _encode(_SendMedia(stream_sid, _Payload(payload)))
             case SendMark(name=name):
                 return _encode(_SendMark(stream_sid, _Name(name)))
             case Clear():

@@ -148,8 +148,17 @@ class Negotiation:
         self.dropped: list[str] = []
         self.last_error: Failure | None = None
         """The last error that ended nothing."""
+        self.last_refusal: str | None = None
+        """What the last error says that refused a part of the session."""
         self.hears_pcm = self.speaks_pcm = False
         """Whether the far end has linear PCM at 24 kHz instead of a telephone's µ-law."""
+
+    @classmethod
+    def joined(cls) -> Negotiation:
+        """Return the negotiation with a session that another client has configured: there is nothing to agree on."""
+        joined = cls({}, dialect=Dialect.GA)
+        joined.done = joined.acknowledged = True
+        return joined
 
     def start(self, now: float) -> None:
         """The connection is open: the server announces the session, or will be configured without that."""
@@ -293,6 +302,7 @@ class Negotiation:
     def _refused(self, failure: Failure, now: float) -> SessionUpdate:
         """Take out what an error refuses, and send the rest again."""
         path, why = _path(failure.param or ""), words_of(failure)
+        self.last_refusal = why
         if self.dialect is None and path in _GA_ONLY:
             self.dialect = Dialect.BETA
         elif (tool := self._refused_tool(path, failure.message or "")) is not None:
@@ -340,6 +350,10 @@ class Negotiation:
             session = copy.deepcopy(session)
             hearing = session["audio"]["input"]
             hearing["transcription"] = {"model": self._models[0], **(hearing.get("transcription") or {})}
+        elif session.get("type") == "transcription":
+            why = "" if self.last_refusal is None else f": {self.last_refusal}"
+            words = f"no recognizer is left for a session that only transcribes{why}"
+            raise EndpointRefused(f"{words}: check PHONEAGENT_TRANSCRIPTION_MODELS", code="session")
         else:
             self._remove(_TRANSCRIPTION)  # a language without a recogniser is refused
         return SessionUpdate(event_id=self._event_id, session=self._provider.session(session))

@@ -8,11 +8,18 @@ table saves that time, and holds what cannot be found out, like the scheme of a 
 from __future__ import annotations
 
 import copy
+import enum
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
 
-from phoneagent.protocol.realtime import Dialect
+
+class Dialect(enum.Enum):
+    """How a server spells its events: `GA`, or `BETA` (flat sessions, `response.audio.delta`)."""
+
+    GA = "ga"
+    BETA = "beta"
+
 
 Audio: TypeAlias = Literal["pcmu", "pcm16"]
 """The audio of a session: a telephone's µ-law at 8 kHz, or linear PCM at 24 kHz, which is converted."""

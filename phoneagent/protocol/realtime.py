@@ -9,8 +9,8 @@ Source: OpenAI's Realtime API reference, "client events" and "server events".
 
 from __future__ import annotations
 
-import enum
 import types
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Annotated, Any, ClassVar, TypeAlias, assert_never, get_args
 
@@ -21,6 +21,7 @@ from phoneagent.events import RateLimit
 from phoneagent.protocol.audio import is_base64
 from phoneagent.protocol.beta import beta_item, beta_response, beta_session
 from phoneagent.protocol.lenient import UNREADABLE, Base64, JsonText, Milliseconds, Wire, Word, finite_json
+from phoneagent.protocol.providers import Dialect as Dialect
 
 MAX_LIMIT_NAME_CHARS = 100
 FATAL_CODES = frozenset(
@@ -35,13 +36,6 @@ FATAL_CODES = frozenset(
     }
 )
 """Errors after which the session is of no use; every other error leaves the call alone."""
-
-
-class Dialect(enum.Enum):
-    """How a server spells its events: `GA`, or `BETA` (flat sessions, `response.audio.delta`)."""
-
-    GA = "ga"
-    BETA = "beta"
 
 
 # --- from the model -------------------------------------------------------------------------------------------------
@@ -152,6 +146,7 @@ class Response(msgspec.Struct):
     metadata: dict[str, str] | None = None
     usage: Any = None
     """See `usage`; whatever shape it has, the response counts."""
+    output_modalities: list[Word] | None = None
 
     def __post_init__(self) -> None:
         self.id = self.id or None
@@ -373,6 +368,12 @@ class ItemTruncate(_ToModel, tag="conversation.item.truncate"):
     audio_end_ms: int
 
 
+class ItemDelete(_ToModel, tag="conversation.item.delete"):
+    """Take an item out of the conversation."""
+
+    item_id: str
+
+
 class ResponseCreate(_ToModel, tag="response.create"):
     response: dict[str, Any] | None = None
 
@@ -382,9 +383,19 @@ class ResponseCancel(_ToModel, tag="response.cancel"):
 
 
 ToModel: TypeAlias = (
-    SessionUpdate | AudioAppend | AudioCommit | AudioClear | ItemCreate | ItemTruncate | ResponseCreate | ResponseCancel
+    SessionUpdate
+    | AudioAppend
+    | AudioCommit
+    | AudioClear
+    | ItemCreate
+    | ItemTruncate
+    | ItemDelete
+    | ResponseCreate
+    | ResponseCancel
 )
 _encode = msgspec.json.Encoder().encode
+encode_audio: Callable[[bytes], bytes] = b'{"type":"input_audio_buffer.append","audio":"%b"}'.__mod__
+"""Write an `AudioAppend` of this base64, which stands in JSON as it is. There are fifty a second, in both dialects."""
 
 
 def encode(message: ToModel, dialect: Dialect) -> bytes:
@@ -400,50 +411,7 @@ def _in_beta(message: ToModel) -> ToModel:
             return message if response is None else msgspec.structs.replace(message, response=beta_response(response))
         case ItemCreate(item=item):
             return msgspec.structs.replace(message, item=beta_item(item))
-        case AudioAppend() | AudioCommit() | AudioClear() | ItemTruncate() | ResponseCancel():
+        case AudioAppend() | AudioCommit() | AudioClear() | ItemTruncate() | ItemDelete() | ResponseCancel():
             return message
         case _:
             assert_never(message)
-
-
-# --- conversation items ---------------------------------------------------------------------------------------------
-
-
-def system_message(text: str) -> dict[str, Any]:
-    """Return an item: a message of ours to the model."""
-    return _message("system", "input_text", text)
-
-
-def user_message(text: str) -> dict[str, Any]:
-    """Return an item: words of the caller."""
-    return _message("user", "input_text", text)
-
-
-def assistant_message(text: str) -> dict[str, Any]:
-    """Return an item: words of the agent."""
-    return _message("assistant", "output_text", text)
-
-
-def _message(role: str, kind: str, text: str) -> dict[str, Any]:
-    return {"type": "message", "role": role, "content": [{"type": kind, "text": text}]}
-
-
-def tool_call(call_id: str, name: str, arguments: str) -> dict[str, Any]:
-    """Return an item: a call that the model made; `arguments` is JSON."""
-    return {"type": "function_call", "call_id": call_id, "name": name, "arguments": arguments}
-
-
-def tool_output(call_id: str, output: str) -> dict[str, Any]:
-    """Return an item: the output of a tool."""
-    return {"type": "function_call_output", "call_id": call_id, "output": output}
-
-
-def approval_refusal(item_id: str, request_id: str, reason: str) -> dict[str, Any]:
-    """Return an item: the refusal of a request to approve a tool of a hosted MCP server."""
-    return {
-        "id": item_id,
-        "type": "mcp_approval_response",
-        "approval_request_id": request_id,
-        "approve": False,
-        "reason": reason,
-    }

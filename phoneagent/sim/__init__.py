@@ -13,11 +13,24 @@ if TYPE_CHECKING:
     from phoneagent.sim.model.server import Model
     from phoneagent.sim.model.setup import Faults
     from phoneagent.sim.twilio.line import Line
+    from phoneagent.sim.twilio.menu import Menu
     from phoneagent.sim.twilio.phone import CallFailed, Phone
     from phoneagent.sim.twilio.quirks import Quirks
     from phoneagent.sim.twilio.rest import TwilioRest
 
-__all__ = ["CallFailed", "Faults", "Helicone", "Line", "Model", "Phone", "Quirks", "Script", "TwilioRest", "serving"]
+__all__ = [
+    "CallFailed",
+    "Faults",
+    "Helicone",
+    "Line",
+    "Menu",
+    "Model",
+    "Phone",
+    "Quirks",
+    "Script",
+    "TwilioRest",
+    "serving",
+]
 
 _HOMES = {
     "phoneagent.sim.hosting": "serving",
@@ -26,6 +39,7 @@ _HOMES = {
     "phoneagent.sim.model.server": "Model",
     "phoneagent.sim.model.setup": "Faults",
     "phoneagent.sim.twilio.line": "Line",
+    "phoneagent.sim.twilio.menu": "Menu",
     "phoneagent.sim.twilio.phone": "CallFailed Phone",
     "phoneagent.sim.twilio.quirks": "Quirks",
     "phoneagent.sim.twilio.rest": "TwilioRest",

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from phoneagent.store.filters import CallFilter
 from phoneagent.store.records import (
     AnswerRecord,
     CallDetails,
     CallRecord,
+    Highlights,
     MessageRecord,
+    OutboundCall,
+    RecordingRecord,
     SoFar,
     Standing,
     StreamRecord,
     ToolRecord,
+    TransferredRecord,
     UsageRecord,
 )
 
@@ -22,13 +27,18 @@ if TYPE_CHECKING:
 __all__ = [
     "AnswerRecord",
     "CallDetails",
+    "CallFilter",
     "CallRecord",
+    "Highlights",
     "MessageRecord",
+    "OutboundCall",
+    "RecordingRecord",
     "SoFar",
     "Standing",
     "Store",
     "StreamRecord",
     "ToolRecord",
+    "TransferredRecord",
     "UsageRecord",
 ]
 

@@ -10,6 +10,7 @@ import sqlite3
 import threading
 from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, closing, nullcontext, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias, TypeVar
 from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
@@ -35,7 +36,7 @@ TRANSACTION_SECONDS = 15.0
 """How long a transaction may take, including the time to connect."""
 
 MIGRATION_SECONDS = 600.0
-HEAD = "0005"
+HEAD = "0016"
 """The latest revision of the tables, as the newest migration calls it."""
 
 MIGRATION_LOCK = 0x70686F6E65
@@ -250,11 +251,19 @@ def _upgrade_in_thread(url: str) -> None:
 
 
 def _upgrade(connection: sa.Connection, revision: str = "head") -> None:
-    """Migrate the tables.
+    """Migrate the tables. An empty database gets those of the latest revision at once: a first call may wait for them.
 
     Raises:
         LookupError: their revision is unknown, so it is a newer release's.
     """
+    if revision == "head" and not sa.inspect(connection).get_table_names():
+        from phoneagent.store.schema import metadata
+
+        metadata.create_all(connection)
+        version = sa.Table("alembic_version", sa.MetaData(), sa.Column("version_num", sa.String(32), primary_key=True))
+        version.create(connection)
+        connection.execute(version.insert().values(version_num=HEAD))
+        return
     from alembic import command  # it brings in templates and a highlighter, for this alone
     from alembic.config import Config
     from alembic.util import CommandError
@@ -332,6 +341,7 @@ def _sqlite(path: Path, connections: int, begin_with: str = "BEGIN") -> AsyncEng
         with suppress(sqlite3.OperationalError):  # another process is doing so right now, and the mode persists
             cursor.execute("PRAGMA journal_mode=WAL")
         cursor.execute("PRAGMA synchronous=NORMAL")  # with WAL, a power failure costs at most the last transactions
+        cursor.execute("PRAGMA cache_size=-512")  # KiB; by default 2 MiB fill up in each connection of the pool
         cursor.execute("PRAGMA foreign_keys=ON")
         cursor.execute("PRAGMA secure_delete=ON")  # deleted data is overwritten
         cursor.close()
@@ -353,16 +363,12 @@ def _postgres(url: str) -> tuple[AsyncEngine, tuple[type[Exception], ...]]:
         )
     import asyncpg
 
-    dsn = _dsn(url)
-
-    async def connect() -> Any:
-        # asyncpg reads the URL itself: it knows `sslmode` and the other parameters that hosts put there.
-        return await asyncpg.connect(dsn, timeout=CONNECT_SECONDS, command_timeout=TRANSACTION_SECONDS)
-
+    _dsn(url)  # a malformed URL is found before the first connection
     engine = create_async_engine(
         "postgresql+asyncpg://",
-        async_creator=connect,
+        async_creator=partial(connect_postgres, url),
         hide_parameters=True,
+        isolation_level="READ COMMITTED",  # a role may have another default, but who waits for a lock reads what came
         pool_size=3,
         max_overflow=3,
         pool_timeout=CONNECT_SECONDS,
@@ -370,6 +376,14 @@ def _postgres(url: str) -> tuple[AsyncEngine, tuple[type[Exception], ...]]:
         pool_recycle=300,
     )
     return engine, (asyncpg.PostgresError, asyncpg.InterfaceError)
+
+
+async def connect_postgres(url: str) -> Any:
+    """Return a new connection of the driver."""
+    import asyncpg
+
+    # asyncpg reads the URL itself: it knows `sslmode` and the other parameters that hosts put there.
+    return await asyncpg.connect(_dsn(url), timeout=CONNECT_SECONDS, command_timeout=TRANSACTION_SECONDS)
 
 
 def _dsn(url: str) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import fields
 from datetime import datetime
 from decimal import Decimal
@@ -11,21 +11,25 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from phoneagent.events import Cost, Turn, Usage
+from phoneagent.events import Cost, Pause, Turn, Usage
+from phoneagent.store.filters import CallFilter
 from phoneagent.store.records import (
     AnswerRecord,
     CallDetails,
     CallRecord,
+    Highlights,
     MessageRecord,
+    RecordingRecord,
     SoFar,
     Standing,
     StreamRecord,
     ToolRecord,
+    TransferredRecord,
     UsageRecord,
     ms_between,
 )
-from phoneagent.store.schema import answers, calls, messages, next_steps, streams, tools, turns, usage
-from phoneagent.store.steps import from_row
+from phoneagent.store.schema import answers, call_transfers, calls, messages, next_steps, streams, tools, turns, usage
+from phoneagent.store.steps import from_row, pending_of
 
 MAX_PARAMETERS = 10_000
 """The parameters of one statement: fewer than the limit of either database."""
@@ -48,13 +52,15 @@ async def read_so_far(connection: AsyncConnection, call_sid: str) -> SoFar:
         messages=await _messages(connection, call_sid, start),
         tools=await _tools(connection, call_sid, start),
         cost=(await _costs(connection, [call_sid])).get(call_sid),
+        recording=_recording(await connection.scalar(sa.select(calls.c.recording).where(calls.c.sid == call_sid))),
     )
 
 
 async def _standing_values(connection: AsyncConnection, call_sid: str) -> dict[str, Any]:
     values = dict((await connection.execute(_STANDING, {"sid": call_sid})).mappings().one())
     kind, data = values.pop("kind"), values.pop("data")
-    return {**values, "step": None if kind is None else from_row(kind, data)}
+    step = None if kind is None else from_row(kind, data)
+    return {**values, "step": step, "pending": pending_of(values["pending"])}
 
 
 def _standing_query() -> sa.Select[Any]:
@@ -66,7 +72,7 @@ def _standing_query() -> sa.Select[Any]:
     )
     found = asked.outerjoin(calls, calls.c.sid == asked.c.sid)
     found = found.outerjoin(next_steps, (next_steps.c.call_sid == asked.c.sid) & of_latest)
-    of_call = (calls.c.stream_sid, calls.c.started_at, calls.c.ended_by, calls.c.state)
+    of_call = (calls.c.stream_sid, calls.c.started_at, calls.c.ended_by, calls.c.state, calls.c.pending)
     return (
         sa.select(*of_call, next_steps.c.kind, next_steps.c.data)
         .select_from(found)
@@ -78,9 +84,26 @@ def _standing_query() -> sa.Select[Any]:
 _STANDING = _standing_query()
 
 
-async def read_calls(connection: AsyncConnection, limit: int) -> list[CallRecord]:
-    """Read the latest calls, newest first."""
+async def read_calls(
+    connection: AsyncConnection,
+    limit: int,
+    after: tuple[datetime, str] | None = None,
+    ended: bool | None = None,
+    without: Collection[str] = (),
+    only: CallFilter | None = None,
+) -> list[CallRecord]:
+    """Read the latest calls, newest first (see `Store.calls`)."""
     query = sa.select(calls).order_by(calls.c.started_at.desc(), calls.c.sid).limit(limit)
+    if after is not None:
+        started_at, call_sid = after
+        same_moment = (calls.c.started_at == started_at) & (calls.c.sid > call_sid)
+        query = query.where((calls.c.started_at < started_at) | same_moment)
+    if ended is not None:
+        query = query.where(calls.c.ended_at.is_not(None) if ended else calls.c.ended_at.is_(None))
+    if without:
+        query = query.where(calls.c.sid.not_in(list(without)[:MAX_PARAMETERS]))
+    if only is not None:
+        query = query.where(*only.conditions())
     rows = (await connection.execute(query)).all()
     costs = await _costs(connection, [row.sid for row in rows])
     return [CallRecord(**_call_values(row), cost=costs.get(row.sid)) for row in rows]
@@ -108,6 +131,12 @@ async def read_call(connection: AsyncConnection, call_sid: str) -> CallDetails |
             AnswerRecord(at_ms=ms_between(start, each.at), latency_ms=each.latency_ms)
             for each in await _rows_of_call(connection, answers, call_sid, answers.c.at)
         ),
+        transfers=tuple(
+            TransferredRecord(
+                at_ms=ms_between(start, each.at), to_name=each.to_name, outcome=each.outcome, warm=each.warm
+            )
+            for each in await _rows_of_call(connection, call_transfers, call_sid, call_transfers.c.at)
+        ),
     )
 
 
@@ -121,6 +150,23 @@ async def _costs(connection: AsyncConnection, call_sids: Sequence[str]) -> dict[
         for call_sid, nano, at_least in await connection.execute(some):
             costs[call_sid] = Cost(_usd(nano), bool(at_least))
     return costs
+
+
+async def read_highlights(connection: AsyncConnection, call_sids: Sequence[str]) -> dict[str, Highlights]:
+    """Read what a list shows of each of these calls besides its record."""
+    agents: dict[str, list[str]] = {sid: [] for sid in call_sids}
+    latencies: dict[str, list[int]] = {sid: [] for sid in call_sids}
+    first_spoke = sa.func.min(turns.c.started_at)
+    spoke = sa.select(turns.c.call_sid, turns.c.agent).where(turns.c.agent.is_not(None))
+    spoke = spoke.group_by(turns.c.call_sid, turns.c.agent).order_by(first_spoke)
+    answered = sa.select(answers.c.call_sid, answers.c.latency_ms).order_by(answers.c.at)
+    for first in range(0, len(call_sids), MAX_PARAMETERS):
+        some = call_sids[first : first + MAX_PARAMETERS]
+        for call_sid, agent in await connection.execute(spoke.where(turns.c.call_sid.in_(some))):
+            agents[call_sid].append(agent)
+        for call_sid, latency_ms in await connection.execute(answered.where(answers.c.call_sid.in_(some))):
+            latencies[call_sid].append(latency_ms)
+    return {sid: Highlights(agents=tuple(agents[sid]), latencies_ms=tuple(latencies[sid])) for sid in call_sids}
 
 
 async def _turns(connection: AsyncConnection, call_sid: str, start: datetime) -> tuple[Turn, ...]:
@@ -147,8 +193,12 @@ async def _rows_of_call(
 
 def _call_values(row: sa.Row[Any]) -> dict[str, Any]:
     values = dict(row._mapping)
-    del values["state"]  # private to the call, and no part of its record
-    return {"call_sid": values.pop("sid"), **values}
+    del values["state"], values["pending"]  # for the call's next media stream, and no part of its record
+    return {"call_sid": values.pop("sid"), **values, "recording": _recording(row.recording)}
+
+
+def _recording(stored: dict[str, Any] | None) -> RecordingRecord | None:
+    return None if stored is None else RecordingRecord(**stored)
 
 
 def _turn(row: sa.Row[Any], start: datetime) -> Turn:
@@ -164,6 +214,10 @@ def _turn(row: sa.Row[Any], start: datetime) -> Turn:
         heard_ms=row.heard_ms,
         interrupted=row.interrupted,
         agent=row.agent,
+        pauses=tuple(
+            Pause(start_ms=start_ms + since, end_ms=start_ms + until, cause=cause)
+            for since, until, cause in row.pauses or ()
+        ),
     )
 
 

@@ -3,11 +3,33 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from typing import Any, Literal
 
-from phoneagent.events import Cost, EndedBy, NextStep, Turn, Usage
+from phoneagent.bridge.steps import NextStep, Pending, Transfer
+from phoneagent.events import Cost, EndedBy, RecordingStatus, TransferOutcome, Turn, Usage
+
+DIALING, ACCEPTED, JOINED, LEFT, OVER = "dialing", "accepted", "joined", "left", "over"
+"""The states of a transfer that goes well; LEFT: the party hung up before the caller came. Any other state is the
+outcome of one that does not."""
+
+OPEN = (DIALING, ACCEPTED)
+"""The states in which the caller is still with the agent."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RecordingRecord:
+    """The recording of a call: its folder, and whether all of it was written.
+
+    `duration_ms` is None while it goes on, and if its process died.
+    """
+
+    status: RecordingStatus
+    where: str
+    complete: bool
+    duration_ms: int | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,6 +48,16 @@ class CallRecord:
     reason: str | None
     cost: Cost | None
     """The cost so far; None if no usage was reported."""
+    dead_air_ms: int | None = None
+    """The longest silence while an answer was due, in any of the media streams that are over; None if none is."""
+
+    recording: RecordingRecord | None = None
+    """The call's recording; None if there is none."""
+
+    outcome: dict[str, Any] | None = field(default=None, repr=False)
+    """What the agent's `outcome` asks for; None until it is filled in, and if there is nothing to fill in."""
+    outcome_error: str | None = None
+    """Why it could not be filled in."""
 
     @property
     def duration_ms(self) -> int | None:
@@ -45,7 +77,11 @@ class CallRecord:
             "ended_by": self.ended_by,
             "reason": self.reason,
             "duration_ms": self.duration_ms,
-            "cost": self.cost and _cost(self.cost),
+            "cost": self.cost and self.cost.as_dict(),
+            "dead_air_ms": self.dead_air_ms,
+            "recording": self.recording and asdict(self.recording),
+            "outcome": self.outcome,
+            "outcome_error": self.outcome_error,
         }
 
 
@@ -87,6 +123,16 @@ class AnswerRecord:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class TransferredRecord:
+    """A transfer that was over `at_ms` into the call: to whom, by the name in the agent's list, and its outcome."""
+
+    at_ms: int
+    to_name: str
+    outcome: TransferOutcome
+    warm: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class UsageRecord:
     """The total usage of one model in a call, and its cost."""
 
@@ -96,7 +142,7 @@ class UsageRecord:
 
     def as_dict(self) -> dict[str, Any]:
         """Return the record for JSON."""
-        return {"model": self.model, **asdict(self.usage), "cost": _cost(self.cost)}
+        return {"model": self.model, **asdict(self.usage), "cost": self.cost.as_dict()}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,24 +154,34 @@ class CallDetails(CallRecord):
     messages: tuple[MessageRecord, ...]
     tools: tuple[ToolRecord, ...]
     answers: tuple[AnswerRecord, ...]
+    transfers: tuple[TransferredRecord, ...] = ()
     usage: tuple[UsageRecord, ...]
 
     def latency_ms(self, share: float) -> int | None:
         """Return the latency that `share` (0 to 1) of the answers did not exceed, in milliseconds."""
-        latencies = sorted(answer.latency_ms for answer in self.answers)
-        return latencies[max(0, math.ceil(share * len(latencies)) - 1)] if latencies else None
+        return latency_at(share, [answer.latency_ms for answer in self.answers])
 
     def as_dict(self) -> dict[str, Any]:
         """Return the record for JSON. turns, tool_calls and latency_ms have the shape of the demo's report."""
         return CallRecord.as_dict(self) | {
             "streams": [asdict(stream) for stream in self.streams],
-            "turns": [asdict(turn) for turn in self.turns],
+            "turns": [asdict(turn) | {"pauses": [asdict(each) for each in turn.pauses]} for turn in self.turns],
             "messages": [asdict(message) for message in self.messages],
             "tool_calls": [asdict(tool) for tool in self.tools],
             "answers": [asdict(answer) for answer in self.answers],
+            "transfers": [asdict(transfer) for transfer in self.transfers],
             "usage": [used.as_dict() for used in self.usage],
             "latency_ms": {"response_p50": self.latency_ms(0.5), "response_p95": self.latency_ms(0.95)},
         }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Highlights:
+    """What a list shows of a call besides its record: the agents that spoke, and the latencies of the answers."""
+
+    agents: tuple[str, ...]
+    """In the order in which they first spoke."""
+    latencies_ms: tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -140,6 +196,8 @@ class Standing:
     ended_by: EndedBy | None = None
     state: str | None = field(default=None, repr=False)
     """The user's state of the call, as JSON."""
+    pending: Pending = "unknown"
+    """What was open in the latest media stream about a second ago."""
     step: NextStep | None = None
     """What comes next; None if no step was written since the latest media stream began. A step applies after the
     stream in its `stream_sid`, or after any stream if that is missing."""
@@ -153,13 +211,65 @@ class SoFar(Standing):
     messages: tuple[MessageRecord, ...] = ()
     tools: tuple[ToolRecord, ...] = ()
     cost: Cost | None = None
+    recording: RecordingRecord | None = None
 
 
-def _cost(cost: Cost) -> dict[str, Any]:
-    """Return a cost for JSON. The dollars are text, so that they stay exact."""
-    return {"usd": f"{cost.usd:f}", "at_least": cost.at_least}
+def latency_at(share: float, latencies_ms: Sequence[int]) -> int | None:
+    """Return the latency that `share` (0 to 1) of the answers did not exceed; None if there are none."""
+    return sorted(latencies_ms)[max(0, math.ceil(share * len(latencies_ms)) - 1)] if latencies_ms else None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TransferRecord:
+    """A warm transfer. `callee_sid` is the CallSid of the party's call, None while that is unknown.
+
+    `summary` is what the party is told; None until the model has written it.
+    """
+
+    id: str
+    call_sid: str
+    state: str
+    step: Transfer
+    summary: str | None = field(repr=False)
+    callee_sid: str | None
+    at: datetime
 
 
 def ms_between(start: datetime, moment: datetime) -> int:
     """Return the time from `start` to `moment` in whole milliseconds."""
     return round((moment - start).total_seconds() * 1000)
+
+
+REFUSED = "refused"
+
+CALL_OVER = frozenset({"completed", "busy", "no-answer", "failed", "canceled", REFUSED})
+"""The statuses of a call that is over. All but the last are Twilio's."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OutboundCall:
+    """A call that the app makes, as it stands.
+
+    `status` is Twilio's CallStatus once Twilio has the call; before, it is `queued`, `placing` or `placed`, and
+    `refused` if it was never placed (`error` says why). `answered_by` is what Twilio's detection of answering machines
+    said, and `decided` what was made of it: person, machine, fax or menu.
+    """
+
+    id: str
+    idempotency_key: str | None = field(repr=False)
+    to: str = field(repr=False)
+    plan: Mapping[str, Any] = field(repr=False)
+    status: str
+    call_sid: str | None
+    answered_by: str | None
+    decided: str | None
+    error: str | None
+    attempts: int
+    created_at: datetime
+    asked_at: datetime | None
+    ended_at: datetime | None
+
+    @property
+    def over(self) -> bool:
+        """Whether the call has ended, or was never placed."""
+        return self.status in CALL_OVER

@@ -3,23 +3,33 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
 from enum import Enum, auto
 from typing import Any, NamedTuple, assert_never
 
+from phoneagent.bridge.steps import Pending
 from phoneagent.events import (
     AgentAnswered,
+    AgentPaused,
+    AgentResumed,
     BargeIn,
+    CallControlled,
     CallEnded,
     CallerSpoke,
     CallHandedOver,
+    CallNotAnswered,
     CallStarted,
+    CallTransferred,
     Event,
     KeyPressed,
     MessageAdded,
     ModelEvent,
+    OutcomeFilled,
     RateLimitsUpdated,
+    RecordingChanged,
+    SilenceFilled,
     ToolCalled,
     ToolReturned,
     Trouble,
@@ -28,8 +38,8 @@ from phoneagent.events import (
     UsageReported,
 )
 
-MAX_STREAMS = 10_000
-"""Media streams that are remembered, including ended ones: far more than are live at once."""
+MAX_STREAMS = 2_000
+"""Media streams that are remembered, half a kilobyte each, including ended ones: far more than are live at once."""
 
 ROW_BYTES = 400
 """The size of a row in memory, without its texts."""
@@ -50,12 +60,20 @@ class Kind(Enum):
     ANSWERED = auto()
     USED = auto()
     STATE = auto()
+    PENDING = auto()
+    DEAD_AIR = auto()
+    RECORDING = auto()
+    TRANSFERRED = auto()
 
 
 CALL_ITSELF = frozenset({Kind.STARTED, Kind.RESUMED, Kind.ENDED, Kind.ENDED_UNSEEN})
 """Rows about the call itself. They are not dropped as detail is to save memory, and their order matters."""
 
+REPLACED = frozenset({Kind.TURN, Kind.STATE, Kind.PENDING, Kind.RECORDING})
+"""Rows of which the newest version counts alone."""
+
 ENDS = frozenset({Kind.ENDED, Kind.ENDED_UNSEEN})
+BEGINNINGS = CALL_ITSELF - ENDS
 
 
 class Row(NamedTuple):
@@ -64,6 +82,13 @@ class Row(NamedTuple):
     kind: Kind
     call_sid: str
     values: dict[str, Any]
+
+    @property
+    def key(self) -> tuple[Kind, str, str, str] | None:
+        """What a newer version of the row has in common with it; None for a row that is not replaced."""
+        if self.kind not in REPLACED:
+            return None
+        return self.kind, self.call_sid, self.values["of_stream"], self.values.get("item_id", "")
 
     @property
     def weight(self) -> int:
@@ -120,14 +145,26 @@ class RowBuilder:
                 return [self._used(event, self._stream(event.call_sid, stream_sid, event.at_ms))]
             case CallEnded():
                 return self._ended(event, stream_sid)
+            case RecordingChanged():
+                return [self._recording(event, self._stream(event.call_sid, stream_sid, event.at_ms))]
+            case CallTransferred():
+                told = {"to_name": event.to_name, "outcome": event.outcome, "warm": event.warm}
+                return [_row(Kind.TRANSFERRED, event.call_sid, at=now(), **told)]
+            case CallHandedOver():
+                return [_row(Kind.DEAD_AIR, event.call_sid, longest_ms=event.dead_air_ms)]
             case (
                 CallerSpoke()
                 | BargeIn()
+                | AgentPaused()
+                | AgentResumed()
                 | KeyPressed()
                 | RateLimitsUpdated()
+                | SilenceFilled()
+                | CallControlled()
                 | Trouble()
                 | ModelEvent()
-                | CallHandedOver()
+                | CallNotAnswered()
+                | OutcomeFilled()  # `OutcomeRows` has written it
             ):
                 return []
             case _:
@@ -140,6 +177,13 @@ class RowBuilder:
     def state(self, call_sid: str, stream_sid: str, state: str) -> Row:
         """Return the row of the user's state of a call."""
         return _row(Kind.STATE, call_sid, of_stream=stream_sid, state=state)
+
+    def unfinished(self, call_sid: str, stream_sid: str, turns: Iterable[Turn], pending: Pending | None) -> list[Row]:
+        """Return the rows of what is being said in a call, and (unless None) of what is open in it."""
+        rows = [self._turn(call_sid, turn, self._stream(call_sid, stream_sid, turn.end_ms)) for turn in turns]
+        if pending is not None:
+            rows.append(_row(Kind.PENDING, call_sid, of_stream=stream_sid, pending=pending))
+        return rows
 
     def _stream(self, call_sid: str, stream_sid: str | None, ms: int) -> _Stream:
         """Return a stream of a call. An unknown one is assumed to have begun `ms` milliseconds ago."""
@@ -178,6 +222,7 @@ class RowBuilder:
             heard_ms=turn.heard_ms,
             interrupted=turn.interrupted,
             agent=turn.agent,
+            pauses=[[each.start_ms - turn.start_ms, each.end_ms - turn.start_ms, each.cause] for each in turn.pauses],
         )
 
     def _message(self, event: MessageAdded, stream: _Stream) -> Row:
@@ -216,10 +261,15 @@ class RowBuilder:
             at_least=event.cost.at_least,
         )
 
+    def _recording(self, event: RecordingChanged, stream: _Stream) -> Row:
+        stands = {name: getattr(event, name) for name in ("status", "where", "complete", "duration_ms")}
+        return _row(Kind.RECORDING, event.call_sid, of_stream=stream.sid, recording=stands)
+
     def _ended(self, event: CallEnded, stream_sid: str | None) -> list[Row]:
         """Return the end, and all turns once more: a turn's text may have arrived after the turn ended."""
         stream = self._stream(event.call_sid, stream_sid, event.duration_ms)
         rows = [self._turn(event.call_sid, turn, stream) for turn in event.transcript]
+        rows.append(_row(Kind.DEAD_AIR, event.call_sid, longest_ms=event.dead_air_ms))
         end = {
             "of_stream": stream.sid,
             "ended_at": stream.began_at + timedelta(milliseconds=event.duration_ms),

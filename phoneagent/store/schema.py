@@ -52,6 +52,11 @@ calls = sa.Table(
     sa.Column("ended_by", sa.Text),
     sa.Column("reason", sa.Text),
     sa.Column("state", sa.Text),
+    sa.Column("pending", sa.Text),
+    sa.Column("dead_air_ms", sa.Integer),
+    sa.Column("recording", sa.JSON),  # {"status", "where", "complete", "duration_ms"}
+    sa.Column("outcome", sa.JSON(none_as_null=True)),
+    sa.Column("outcome_error", sa.Text),
 )
 
 streams = sa.Table(
@@ -77,6 +82,7 @@ turns = sa.Table(
     sa.Column("heard_ms", sa.Integer, nullable=False),
     sa.Column("interrupted", sa.Boolean, nullable=False),
     sa.Column("agent", sa.Text),
+    sa.Column("pauses", sa.JSON),  # a list of [from, to, cause], in milliseconds of the turn
 )
 
 messages = sa.Table(
@@ -131,8 +137,95 @@ usage = sa.Table(
     sa.Column("at_least", sa.Boolean, nullable=False),
 )
 
-# The two tables below are not records of calls but messages between processes: a sweep empties them within a day. A
-# next step applies after its stream; '' means any stream.
+call_transfers = sa.Table(
+    "call_transfers",
+    metadata,
+    _of_a_call(),
+    sa.Column("at", UtcTime, primary_key=True),
+    sa.Column("to_name", sa.Text, nullable=False),
+    sa.Column("outcome", sa.Text, nullable=False),
+    sa.Column("warm", sa.Boolean, nullable=False),
+)
+
+# Calls that the app makes: a queue until Twilio has them, and then what became of each. They are deleted as calls are.
+
+outbound_calls = sa.Table(
+    "outbound_calls",
+    metadata,
+    sa.Column("id", sa.Text, primary_key=True),
+    sa.Column("idempotency_key", sa.Text, unique=True),
+    sa.Column("called", sa.Text, nullable=False, index=True),
+    sa.Column("plan", sa.JSON, nullable=False),
+    sa.Column("status", sa.Text, nullable=False, index=True),
+    sa.Column("call_sid", sa.Text, unique=True),
+    sa.Column("certain", sa.Boolean, nullable=False),
+    sa.Column("answered_by", sa.Text),
+    sa.Column("decided", sa.Text),
+    sa.Column("error", sa.Text),
+    sa.Column("attempts", sa.Integer, nullable=False),
+    sa.Column("created_at", UtcTime, nullable=False, index=True),
+    sa.Column("due_at", UtcTime, nullable=False),
+    sa.Column("asked_at", UtcTime),
+    sa.Column("ended_at", UtcTime),
+)
+
+# Campaigns: the numbers that each one calls, by their line in the list, and what became of them; and the numbers that
+# are never called. The attempts are rows of outbound_calls.
+
+campaigns = sa.Table(
+    "campaigns",
+    metadata,
+    sa.Column("id", sa.Text, primary_key=True),
+    sa.Column("name", sa.Text, nullable=False, unique=True),
+    sa.Column("digest", sa.Text, nullable=False),
+    sa.Column("plan", sa.JSON, nullable=False),
+    sa.Column("state", sa.Text, nullable=False, index=True),
+    sa.Column("created_at", UtcTime, nullable=False),
+    sa.Column("ended_at", UtcTime),
+    sa.Column("paced_until", UtcTime),
+)
+
+campaign_calls = sa.Table(
+    "campaign_calls",
+    metadata,
+    sa.Column("campaign_id", sa.Text, primary_key=True),
+    sa.Column("position", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("called", sa.Text, nullable=False, index=True),
+    sa.Column("context", sa.JSON, nullable=False),
+    sa.Column("state", sa.Text, nullable=False),
+    sa.Column("attempts", sa.Integer, nullable=False),
+    sa.Column("due_at", UtcTime),
+    sa.Column("outbound_id", sa.Text, index=True),
+    sa.Column("call_sid", sa.Text, index=True),
+    sa.Column("result", sa.Text),
+    sa.Column("reason", sa.Text),
+    sa.Column("ended_at", UtcTime),
+    sa.Index("ix_campaign_calls_due", "campaign_id", "state", "due_at"),
+)
+
+do_not_call = sa.Table(
+    "do_not_call",
+    metadata,
+    sa.Column("number", sa.Text, primary_key=True),
+    sa.Column("added_at", UtcTime, nullable=False),
+)
+
+# What is still to be done about a call that ended.
+
+afterwards = sa.Table(
+    "afterwards",
+    metadata,
+    _of_a_call(),
+    sa.Column("state", sa.Text, nullable=False, index=True),
+    sa.Column("attempts", sa.Integer, nullable=False),
+    sa.Column("due_at", UtcTime, nullable=False),
+    sa.Column("problem", sa.Text),
+    sa.Column("created_at", UtcTime, nullable=False),
+    sa.Column("done_at", UtcTime),
+)
+
+# The tables below are not records of calls but messages between processes: a sweep empties them within a day. A next
+# step applies after its stream; '' means any stream.
 
 next_steps = sa.Table(
     "next_steps",
@@ -144,9 +237,47 @@ next_steps = sa.Table(
     sa.Column("at", UtcTime, nullable=False),
 )
 
+transfers = sa.Table(
+    "transfers",
+    metadata,
+    sa.Column("id", sa.Text, primary_key=True),
+    sa.Column("call_sid", sa.Text, nullable=False, index=True),
+    sa.Column("state", sa.Text, nullable=False),
+    sa.Column("data", sa.JSON, nullable=False),
+    sa.Column("summary", sa.Text),
+    sa.Column("callee_sid", sa.Text),
+    sa.Column("at", UtcTime, nullable=False),
+)
+
+commands = sa.Table(
+    "commands",
+    metadata,
+    sa.Column("id", sa.Text, primary_key=True),
+    sa.Column("call_sid", sa.Text, nullable=False, index=True),
+    sa.Column("action", sa.Text, nullable=False),
+    sa.Column("digest", sa.Text, nullable=False),
+    sa.Column("body", sa.LargeBinary),  # until a process takes the command
+    sa.Column("answer", sa.JSON),
+    sa.Column("at", UtcTime, nullable=False),
+    sa.Column("taken_at", UtcTime),
+)
+
 claims = sa.Table(
     "claims",
     metadata,
     sa.Column("name", sa.Text, primary_key=True),
     sa.Column("until", UtcTime, nullable=False),
+)
+
+# What readers of the control API get: see `event_log`. A row that is erased keeps its id.
+
+events = sa.Table(
+    "events",
+    metadata,
+    sa.Column("id", sa.BigInteger().with_variant(sa.Integer, "sqlite"), primary_key=True, autoincrement=False),
+    sa.Column("call_sid", sa.Text, nullable=False),
+    sa.Column("stream_sid", sa.Text, nullable=False),
+    sa.Column("type", sa.Text, nullable=False),
+    sa.Column("body", sa.Text, nullable=False),
+    sa.Index("ix_events_call_sid", "call_sid", "id"),
 )

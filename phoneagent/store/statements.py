@@ -16,7 +16,19 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.sql.dml import Delete, Insert, Update
 
 from phoneagent.store.rows import Kind, Row
-from phoneagent.store.schema import UtcTime, answers, calls, claims, messages, streams, tools, turns, usage
+from phoneagent.store.schema import (
+    UtcTime,
+    afterwards,
+    answers,
+    call_transfers,
+    calls,
+    claims,
+    messages,
+    streams,
+    tools,
+    turns,
+    usage,
+)
 
 CLOCKS_DIFFER_SECONDS = 5.0
 """How far apart the clocks of two processes may be. A stream takes over the call when it is written, unless it began
@@ -28,6 +40,10 @@ FORGOTTEN = "forgotten "
 MAY_GO_ON = ("line", "error")
 """Ends after which Twilio may still hold the call and connect it again."""
 
+RESUME_SECONDS = 60.0
+"""How long a call whose line broke may go on, and RECORD_DAYS=0 keeps its record. Within seconds, Twilio asks for the
+next stream, which needs what was said."""
+
 _Insert: TypeAlias = Callable[[sa.Table], postgresql.Insert | sqlite.Insert]
 
 _OF_CALL = sa.bindparam("of_call", type_=sa.Text())
@@ -36,6 +52,11 @@ _THIS_STREAM = (calls.c.sid == _OF_CALL) & (calls.c.stream_sid == _OF_STREAM)
 _CALL_AND_STREAM = {"call_sid": _OF_CALL, "stream_sid": _OF_STREAM}
 _END = ("ended_at", "ended_by", "reason")
 _CALLER = ("caller", "called", "direction")
+
+
+def insert_into(table: sa.Table, dialect: str) -> sqlite.Insert | postgresql.Insert:
+    """Return an insert that can say what becomes of a row that is there already."""
+    return sqlite.insert(table) if dialect == "sqlite" else postgresql.insert(table)
 
 
 def parameters(row: Row) -> dict[str, Any]:
@@ -55,6 +76,9 @@ def statements(dialect: str) -> dict[Kind, Insert | Update]:
         Kind.ENDED_UNSEEN: _ended_unseen(insert),
         **_detail(insert),
         Kind.STATE: sa.update(calls).where(_THIS_STREAM).values(state=sa.bindparam("state")),
+        Kind.PENDING: sa.update(calls).where(_THIS_STREAM).values(pending=sa.bindparam("pending")),
+        Kind.DEAD_AIR: _dead_air(),
+        Kind.RECORDING: sa.update(calls).where(_THIS_STREAM).values(recording=sa.bindparam("recording")),
     }
 
 
@@ -62,10 +86,14 @@ def forget_ended() -> Delete:
     """Return the statement that deletes a call that has just ended. It takes the parameters of the end.
 
     A call that may go on is not deleted, because its next stream needs what was said. If no stream follows, a sweep
-    deletes it.
+    deletes it. So it does with a call about which something is still to be done.
     """
     # Not NOT IN, which SQLAlchemy refuses for the ends of several calls at once.
-    return sa.delete(calls).where(_THIS_STREAM, *(calls.c.ended_by != by for by in MAY_GO_ON))
+    return sa.delete(calls).where(_THIS_STREAM, *(calls.c.ended_by != by for by in MAY_GO_ON), ~_has_afterwards())
+
+
+def _has_afterwards() -> sa.ColumnElement[bool]:
+    return sa.exists().where(afterwards.c.call_sid == calls.c.sid).correlate(calls)
 
 
 def _started(insert: _Insert) -> Insert:
@@ -112,7 +140,8 @@ def _resumed(insert: _Insert) -> Insert:
 
 
 def _reopened_if(condition: sa.ColumnElement[bool]) -> dict[str, sa.ColumnElement[Any]]:
-    return {name: sa.case((condition, None), else_=calls.c[name]) for name in _END}
+    """A call that goes on has no end, and its outcome is filled in anew once it has."""
+    return {name: sa.case((condition, sa.null()), else_=calls.c[name]) for name in (*_END, "outcome", "outcome_error")}
 
 
 def _ended_unseen(insert: _Insert) -> Insert:
@@ -122,6 +151,17 @@ def _ended_unseen(insert: _Insert) -> Insert:
         index_elements=["sid"],
         set_={name: statement.excluded[name] for name in _END},
         where=(calls.c.stream_sid == "") | (calls.c.stream_sid == _OF_STREAM),
+    )
+
+
+def _dead_air() -> Update:
+    """The longest silence of one of the call's streams. That of the longest one remains."""
+    longest = sa.bindparam("longest_ms", type_=sa.Integer())
+    before = calls.c.dead_air_ms
+    return (
+        sa.update(calls)
+        .where(calls.c.sid == _OF_CALL)
+        .values(dead_air_ms=sa.case((before > longest, before), else_=longest))
     )
 
 
@@ -145,15 +185,27 @@ def _detail(insert: _Insert) -> dict[Kind, Insert]:
         )
 
     of_call = {"call_sid": _OF_CALL}
-    turn = ("role", "text", "heard_text", "length_ms", "said_ms", "heard_ms", "interrupted", "agent")
+    turn = (
+        "role",
+        "text",
+        "heard_text",
+        "started_at",
+        "length_ms",
+        "said_ms",
+        "heard_ms",
+        "interrupted",
+        "agent",
+        "pauses",
+    )
     tool = ("call_id", "name", "arguments", "started_at")
     used = tuple(column.name for column in usage.c if column.name not in _CALL_AND_STREAM)
     return {
         Kind.STREAM: upsert(streams, _CALL_AND_STREAM, ("started_at",), ()),
-        Kind.TURN: upsert(turns, _CALL_AND_STREAM, ("item_id", "started_at", *turn), turn),
+        Kind.TURN: upsert(turns, _CALL_AND_STREAM, ("item_id", *turn), turn),
         Kind.MESSAGE: upsert(messages, _CALL_AND_STREAM, ("number", "role", "text", "at"), ()),
         Kind.TOOL_STARTED: upsert(tools, of_call, tool, ("name", "arguments")),
         Kind.TOOL_RETURNED: upsert(tools, of_call, (*tool, "output", "ms"), ("output", "ms")),
         Kind.ANSWERED: upsert(answers, of_call, ("at", "latency_ms"), ()),
+        Kind.TRANSFERRED: upsert(call_transfers, of_call, ("at", "to_name", "outcome", "warm"), ()),
         Kind.USED: upsert(usage, _CALL_AND_STREAM, used, ()),
     }

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Any, assert_never, cast, get_args
 
-from phoneagent.events import FallBack, HangUp, NextStep, Pending, Resume
+from phoneagent.bridge.steps import CallerId, FallBack, HangUp, NextStep, Pending, Resume, Transfer
 
 
 def to_row(step: NextStep) -> tuple[str, dict[str, Any]]:
@@ -16,7 +17,10 @@ def to_row(step: NextStep) -> tuple[str, dict[str, Any]]:
         case FallBack(stream_sid=stream_sid):
             return "fall_back", {"stream_sid": stream_sid}
         case Resume(stream_sid=stream_sid, pending=pending, broke=broke):
-            return "resume", {"pending": pending, "broke": broke, "stream_sid": stream_sid}
+            data = {"pending": pending, "broke": broke, "stream_sid": stream_sid}
+            return "resume", data | ({"returned": step.returned} if step.returned else {})
+        case Transfer():
+            return "transfer", asdict(step)
         case _:
             assert_never(step)
 
@@ -28,7 +32,30 @@ def from_row(kind: str, data: Mapping[str, Any]) -> NextStep:
     """
     stream_sid = str(data.get("stream_sid") or "")
     if kind == "resume":
-        pending = data.get("pending")
-        known = cast(Pending, pending) if pending in get_args(Pending) else "unknown"
-        return Resume(stream_sid=stream_sid, pending=known, broke=bool(data.get("broke", True)))
+        return Resume(
+            stream_sid=stream_sid,
+            pending=pending_of(data.get("pending")),
+            broke=bool(data.get("broke", True)),
+            returned=str(data.get("returned") or ""),
+        )
+    if kind == "transfer":
+        return read_transfer(stream_sid, data)
     return FallBack(stream_sid=stream_sid) if kind == "fall_back" else HangUp(stream_sid=stream_sid)
+
+
+def read_transfer(stream_sid: str, data: Mapping[str, Any]) -> Transfer:
+    """Read a transfer after that media stream."""
+    texts = {name: str(data.get(name) or "") for name in ("to", "name", "conference", "ask", "language")}
+    seconds, caller_id = data.get("timeout"), data.get("caller_id")
+    return Transfer(
+        stream_sid=stream_sid,
+        **texts,
+        timeout=seconds if isinstance(seconds, int) else 20,
+        caller_id=cast(CallerId, caller_id) if caller_id in get_args(CallerId) else "caller",
+        screen=bool(data.get("screen")),
+    )
+
+
+def pending_of(text: Any) -> Pending:
+    """Read what was open; anything that is not known here is "unknown"."""
+    return cast(Pending, text) if text in get_args(Pending) else "unknown"

@@ -12,27 +12,36 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import re
+from collections.abc import Collection, Sequence
 from datetime import UTC, datetime, timedelta
-from functools import partial
+from functools import cached_property, partial
 from types import TracebackType
 from typing import Self
 
 import sqlalchemy as sa
-from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from phoneagent.bridge.steps import NextStep, Pending
 from phoneagent.errors import StoreError
-from phoneagent.events import EndedBy, Event, NextStep
-from phoneagent.protocol.callerid import caller_id
+from phoneagent.events import EndedBy, Event, Turn
 from phoneagent.settings import Records
+from phoneagent.store.afterwards import AfterwardsRows, still_needed
+from phoneagent.store.campaigns import CampaignRows
+from phoneagent.store.commands import CommandRows
 from phoneagent.store.database import Database
-from phoneagent.store.queries import read_call, read_calls, read_so_far, read_standing
-from phoneagent.store.records import CallDetails, CallRecord, SoFar, Standing
+from phoneagent.store.event_log import EventLog
+from phoneagent.store.filters import CallFilter
+from phoneagent.store.forgetting import calls_of, forget, sweep
+from phoneagent.store.notices import Notices
+from phoneagent.store.outbound import OutboundCalls
+from phoneagent.store.outcomes import OutcomeRows
+from phoneagent.store.queries import read_call, read_calls, read_highlights, read_so_far, read_standing
+from phoneagent.store.records import CallDetails, CallRecord, Highlights, SoFar, Standing
 from phoneagent.store.rows import RowBuilder, clean, now
-from phoneagent.store.schema import calls, claims, next_steps, turns
-from phoneagent.store.statements import FORGOTTEN, MAY_GO_ON
+from phoneagent.store.schema import calls, claims, next_steps
+from phoneagent.store.statements import RESUME_SECONDS, insert_into
 from phoneagent.store.steps import to_row
+from phoneagent.store.transfers import TransferRows
 from phoneagent.store.writer import Writer
 
 log = logging.getLogger("phoneagent.store")
@@ -43,18 +52,7 @@ FIRST_SWEEP_SECONDS = 10.0
 SWEEP_SECONDS = 3600.0
 """How often old records are deleted."""
 
-MAX_CALL_SECONDS = 24 * 3600.0
-"""The maximum duration of a call at Twilio."""
-
-RESUME_SECONDS = 60.0
-"""How long RECORD_DAYS=0 keeps the record of a call whose line broke. Within seconds, Twilio asks for the next stream,
-which needs what was said."""
-
-STEP_HOURS = 24
-"""How long a next step is kept. Twilio asks for it within seconds."""
-
 CLOSE_SECONDS = 2.0
-_CALL_SID = re.compile(r"CA[0-9a-fA-F]{32}")
 
 
 class Store:
@@ -68,7 +66,13 @@ class Store:
         self._database = database
         self._record_days = record_days
         self._row_builder = RowBuilder()
-        self._writer = Writer(database, keep_ended=record_days > 0)
+        self.afterwards = AfterwardsRows(database)
+        self._writer = Writer(database, keep_ended=record_days > 0, afterwards=self.afterwards)
+        self.transfers = TransferRows(database)
+        self.commands = CommandRows(database)
+        self.notices = Notices(database)
+        self.events = EventLog(database, self.notices) if record_days else None
+        """The events of all processes; None with RECORD_DAYS=0, because they would outlive their calls."""
         self._next_sweep: asyncio.TimerHandle | None = None
         self._sweeping: asyncio.Task[None] | None = None
 
@@ -109,8 +113,26 @@ class Store:
         if self._sweeping is not None:
             self._sweeping.cancel()
             await asyncio.gather(self._sweeping, return_exceptions=True)
+        await self.notices.close()
+        if self.events is not None:
+            await self.events.close(CLOSE_SECONDS)
         await self._writer.close(CLOSE_SECONDS)
         await self._database.close(CLOSE_SECONDS)
+
+    @property
+    def outcomes(self) -> OutcomeRows:
+        """The outcomes of calls."""
+        return OutcomeRows(self._database)
+
+    @cached_property
+    def outbound(self) -> OutboundCalls:
+        """The calls that the app makes."""
+        return OutboundCalls(self._database)
+
+    @property
+    def campaigns(self) -> CampaignRows:
+        """The campaigns, and the numbers that are never called."""
+        return CampaignRows(self._database)
 
     # --- writing ------------------------------------------------------------------------------------------------------
 
@@ -129,6 +151,15 @@ class Store:
     def keep_state(self, call_sid: str, stream_sid: str, state: str) -> None:
         """Save the user's state of a call, as JSON. Never waits. Only the call's latest stream may change it."""
         self._writer.add([self._row_builder.state(call_sid, stream_sid, state)])
+
+    def keep_unfinished(
+        self, call_sid: str, stream_sid: str, turns: Sequence[Turn], pending: Pending | None = None
+    ) -> None:
+        """Save what is being said in a call, for the case that this process dies; and what is open, if it changed.
+
+        Never waits. The end of a turn replaces what was saved of it.
+        """
+        self._writer.add(self._row_builder.unfinished(call_sid, stream_sid, turns, pending), at_once=True)
 
     async def flush(self) -> None:
         """Wait until everything recorded so far is written.
@@ -158,7 +189,7 @@ class Store:
         key = {"call_sid": clean(call_sid), "stream_sid": clean(step.stream_sid)}
         kind, data = to_row(step)
         values = {**key, "kind": kind, "data": data, "at": at or datetime.now(UTC)}
-        insert = self._insert(next_steps).values(values)
+        insert = insert_into(next_steps, self._database.dialect).values(values)
         changes = {name: insert.excluded[name] for name in ("kind", "data", "at")}
         newer = insert.excluded.at >= next_steps.c.at
         latest = insert.on_conflict_do_update(index_elements=list(key), set_=changes, where=newer)
@@ -190,8 +221,9 @@ class Store:
         async def write(connection: AsyncConnection) -> bool:
             still_open = sa.update(calls).where(calls.c.sid == sid, calls.c.ended_at.is_(None))
             closed = (await connection.execute(still_open.values(end))).rowcount > 0
+            await self.afterwards.ended(connection, [sid], had=not closed, certain=True)
             if self._record_days == 0:  # also a record that was kept for a next stream
-                await connection.execute(sa.delete(calls).where(calls.c.sid == sid))
+                await connection.execute(sa.delete(calls).where(calls.c.sid == sid, ~still_needed(now())))
             return closed
 
         return await self._database.write(write)
@@ -204,7 +236,7 @@ class Store:
         """
         moment = now()
         values = {"name": clean(name), "until": moment + timedelta(seconds=seconds)}
-        insert = self._insert(claims).values(values)
+        insert = insert_into(claims, self._database.dialect).values(values)
         taken = insert.on_conflict_do_update(
             index_elements=["name"], set_={"until": insert.excluded.until}, where=claims.c.until <= moment
         )
@@ -232,14 +264,36 @@ class Store:
         elif (problem := self._database.folder_problem()) is not None:
             raise StoreError(problem)
 
-    async def calls(self, limit: int = 50) -> list[CallRecord]:
+    async def calls(
+        self,
+        limit: int = 50,
+        *,
+        after: tuple[datetime, str] | None = None,
+        ended: bool | None = None,
+        without: Collection[str] = (),
+        only: CallFilter | None = None,
+    ) -> list[CallRecord]:
         """Return the latest calls, newest first, without what was said in them.
+
+        `after` is the start and the SID of a call, and only calls that come after it in this order are returned. With
+        `ended`, only calls whose end is recorded, or is not. `without` are SIDs to leave out. `only` says what else the
+        calls must be like.
 
         Raises:
             StoreError: the database does not answer.
         """
         await self._writer.flush()
-        return await self._database.read(partial(read_calls, limit=limit))
+        query = partial(read_calls, limit=limit, after=after, ended=ended, without=without, only=only)
+        return await self._database.read(query)
+
+    async def highlights(self, call_sids: Sequence[str]) -> dict[str, Highlights]:
+        """Return what a list shows of each of these calls besides its record: its agents and its latencies.
+
+        Raises:
+            StoreError: the database does not answer.
+        """
+        await self._writer.flush()
+        return await self._database.read(partial(read_highlights, call_sids=call_sids))
 
     async def call(self, call_sid: str) -> CallDetails | None:
         """Return a call with all its details; None if it is not recorded. A resumed call is one record, on one clock.
@@ -272,6 +326,20 @@ class Store:
         await self._writer.flush()
         return await self._database.read(partial(read_so_far, call_sid=clean(call_sid)))
 
+    async def calls_of(self, what: str) -> list[tuple[str, datetime]]:
+        """Return the SID and the start of each call that `forget` would delete.
+
+        Raises:
+            StoreError: the database does not answer.
+        """
+        await self._writer.flush()
+        query = sa.select(calls.c.sid, calls.c.started_at).where(calls_of(what))
+
+        async def read(connection: AsyncConnection) -> list[tuple[str, datetime]]:
+            return [(row.sid, row.started_at) for row in await connection.execute(query)]
+
+        return await self._database.read(read)
+
     # --- forgetting ---------------------------------------------------------------------------------------------------
 
     async def forget(self, what: str) -> int:
@@ -283,29 +351,7 @@ class Store:
             StoreError: nothing was deleted.
         """
         await self._writer.flush()
-        what = clean(what).strip()
-        if _CALL_SID.fullmatch(what):
-            which: sa.ColumnElement[bool] = calls.c.sid == what
-        else:  # the other side of a call is the person: our own number is on every call
-            person = (what, caller_id(what))  # older versions recorded an address as it came
-            outbound = calls.c.direction.startswith("outbound")
-            inbound = sa.not_(outbound)
-            which = sa.or_(inbound & calls.c.caller.in_(person), outbound & calls.c.called.in_(person))
-
-        moment = now()
-        may_live = calls.c.started_at > moment - timedelta(seconds=MAX_CALL_SECONDS)
-        until = sa.literal(moment + timedelta(seconds=MAX_CALL_SECONDS), claims.c.until.type)
-        names = sa.select(sa.literal(FORGOTTEN) + calls.c.sid, until).where(which, may_live)
-        forgotten = self._insert(claims).from_select(["name", "until"], names)
-        forgotten = forgotten.on_conflict_do_update(index_elements=["name"], set_={"until": forgotten.excluded.until})
-
-        async def write(connection: AsyncConnection) -> int:
-            sids = sa.select(calls.c.sid).where(which)
-            await connection.execute(forgotten)
-            await connection.execute(sa.delete(next_steps).where(next_steps.c.call_sid.in_(sids)))
-            return (await connection.execute(sa.delete(calls).where(which))).rowcount
-
-        return await self._database.write(write)
+        return await self._database.write(partial(forget, what=what))
 
     async def sweep(self, days: int | None = None) -> int:
         """Delete calls that ended more than `days` ago (default: RECORD_DAYS); return how many.
@@ -316,26 +362,8 @@ class Store:
         Raises:
             StoreError: nothing was changed.
         """
-        moment = now()
         keep = timedelta(days=self._record_days if days is None else days)
-        orphan = (calls.c.ended_at.is_(None)) & (calls.c.started_at < moment - timedelta(seconds=MAX_CALL_SECONDS))
-        last_turn = sa.select(sa.func.max(turns.c.started_at)).where(turns.c.call_sid == calls.c.sid).scalar_subquery()
-        may_go_on = calls.c.ended_by.in_(MAY_GO_ON) & (calls.c.ended_at > moment - timedelta(seconds=RESUME_SECONDS))
-        old = (calls.c.ended_at <= moment - keep) & sa.not_(may_go_on)
-        end = {
-            "ended_at": sa.func.coalesce(last_turn, calls.c.started_at),
-            "ended_by": "error",
-            "reason": "its end was never reported",
-        }
-
-        async def write(connection: AsyncConnection) -> int:
-            await connection.execute(sa.update(calls).where(orphan).values(end))
-            too_old = next_steps.c.at < moment - timedelta(hours=STEP_HOURS)
-            await connection.execute(sa.delete(next_steps).where(too_old))
-            await connection.execute(sa.delete(claims).where(claims.c.until < moment))
-            return (await connection.execute(sa.delete(calls).where(old))).rowcount
-
-        return await self._database.write(write)
+        return await self._database.write(partial(sweep, keep=keep, afterwards=self.afterwards))
 
     def _schedule_sweep(self, seconds: float) -> None:
         if self._next_sweep is None:
@@ -352,9 +380,6 @@ class Store:
                 log.info("%d records older than %d days were deleted", count, self._record_days)
         except StoreError as error:
             log.warning("old records were not deleted: %s; trying again later", error)
-
-    def _insert(self, table: sa.Table) -> sqlite.Insert | postgresql.Insert:
-        return sqlite.insert(table) if self._database.dialect == "sqlite" else postgresql.insert(table)
 
 
 async def _read_schema(connection: AsyncConnection) -> object:

@@ -1,7 +1,8 @@
 """The writer: accepts rows without ever waiting, and writes them in batches from one background task.
 
 The task runs as long as there are rows to write. While the database fails, rows wait here, and the same batch is
-retried at growing intervals. The memory is bounded: detail is dropped first, before any call's start or end.
+retried at growing intervals. The memory is bounded: of what changes, such as a turn in progress, only the newest
+version waits, and detail is dropped first, before any call's start or end.
 """
 
 from __future__ import annotations
@@ -19,8 +20,9 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from phoneagent.errors import StoreError
+from phoneagent.store.afterwards import AfterwardsRows
 from phoneagent.store.database import Database
-from phoneagent.store.rows import CALL_ITSELF, ENDS, Kind, Row
+from phoneagent.store.rows import BEGINNINGS, CALL_ITSELF, ENDS, Kind, Row
 from phoneagent.store.schema import calls
 from phoneagent.store.statements import forget_ended, parameters, statements
 
@@ -54,14 +56,18 @@ class _Waiter(NamedTuple):
 class Writer:
     """Writes rows to a database. `add` never blocks."""
 
-    def __init__(self, database: Database, *, keep_ended: bool = True) -> None:
+    def __init__(
+        self, database: Database, *, keep_ended: bool = True, afterwards: AfterwardsRows | None = None
+    ) -> None:
         self._database = database
+        self._afterwards = afterwards or AfterwardsRows(database)
         self._keep_ended = keep_ended
         self._statements = statements(database.dialect)
         self._forget_ended = forget_ended()
         self._calls: deque[Row] = deque()
         self._detail: deque[Row] = deque()
         self._detail_bytes = 0
+        self._newest: dict[tuple[Kind, str, str, str], Row] = {}  # of `_detail`: where a newer version goes
         self._calls_added = self._detail_added = 0
         self._lost = 0
         self._down = False
@@ -76,17 +82,22 @@ class Writer:
         """How many rows are not written yet."""
         return len(self._calls) + len(self._detail)
 
-    def add(self, rows: Iterable[Row]) -> None:
-        """Accept rows to write. Must be called on the event loop."""
+    def add(self, rows: Iterable[Row], *, at_once: bool = False) -> None:
+        """Accept rows to write; `at_once`, unless the database is away. Must be called on the event loop."""
         for row in rows:
             if row.kind in CALL_ITSELF:
                 self._calls.append(row)
                 self._calls_added += 1
+            elif row.key is not None and (older := self._newest.get(row.key)) is not None:
+                self._detail_bytes += row.weight - older.weight
+                older.values.update(row.values)
             else:
                 self._detail.append(row)
                 self._detail_added += 1
-                self._detail_bytes += row.weight
+                self._hold(row)
         self._trim()
+        if at_once and not self._down:
+            self._hurry.set()
         self._start()
 
     async def flush(self) -> None:
@@ -193,11 +204,20 @@ class Writer:
     def _take(self, limit: int) -> list[Row]:
         """Take the next rows, calls first: detail is only written for a recorded call."""
         batch = [self._calls.popleft() for _ in range(min(limit, len(self._calls)))]
-        for _ in range(min(limit - len(batch), len(self._detail))):
-            row = self._detail.popleft()
-            self._detail_bytes -= row.weight
-            batch.append(row)
+        batch += [self._next_detail() for _ in range(min(limit - len(batch), len(self._detail)))]
         return batch
+
+    def _hold(self, row: Row) -> None:
+        self._detail_bytes += row.weight
+        if row.key is not None:
+            self._newest.setdefault(row.key, row)
+
+    def _next_detail(self) -> Row:
+        row = self._detail.popleft()
+        self._detail_bytes -= row.weight
+        if row.key is not None and self._newest.get(row.key) is row:
+            del self._newest[row.key]
+        return row
 
     def _put_back(self, batch: Sequence[Row]) -> None:
         for row in reversed(batch):
@@ -205,12 +225,12 @@ class Writer:
                 self._calls.appendleft(row)
             else:
                 self._detail.appendleft(row)
-                self._detail_bytes += row.weight
+                self._hold(row)
         self._trim()
 
     def _trim(self) -> None:
         while self._detail_bytes > MAX_DETAIL_BYTES:
-            self._detail_bytes -= self._detail.popleft().weight
+            self._next_detail()
             self._lost += 1
         while len(self._calls) > MAX_CALL_ROWS:
             self._calls.popleft()
@@ -224,6 +244,8 @@ class Writer:
         of_calls = sorted((row for row in batch if row.kind in CALL_ITSELF), key=lambda row: row.call_sid)
         for kind, group in groupby(of_calls, key=lambda row: row.kind):
             await self._execute(connection, self._statements[kind], list(group))
+        await self._afterwards.go_on(connection, {row.call_sid for row in of_calls if row.kind in BEGINNINGS})
+        await self._afterwards.ended(connection, {row.call_sid for row in of_calls if row.kind in ENDS}, had=True)
         detail = sorted((row for row in batch if row.kind not in CALL_ITSELF), key=lambda row: row.call_sid)
         if detail:
             known = await self._known(connection, detail)

@@ -13,6 +13,9 @@ from twilio.rest import Client
 
 from phoneagent.twilio import API_URL
 
+VOICE_API_URL = "https://voice.twilio.com"
+"""Where Twilio's client asks for the geo permissions."""
+
 _quiet = logging.getLogger("phoneagent.twilio.rest.twilio")
 _quiet.setLevel(logging.WARNING)  # below that, Twilio's client logs parameters, including phone numbers
 
@@ -25,7 +28,10 @@ class _Http(TwilioHttpClient):  # type: ignore[misc]
         self._api_url = api_url
 
     def request(self, method: str, url: str, *args: Any, **kwargs: Any) -> Any:
-        answer = super().request(method, url.replace(API_URL, self._api_url, 1), *args, **kwargs)
+        url = url.replace(API_URL, self._api_url, 1)
+        if self._api_url != API_URL:
+            url = url.replace(VOICE_API_URL, self._api_url, 1)
+        answer = super().request(method, url, *args, **kwargs)
         self.date = answer.headers.get("Date")
         return answer
 

@@ -59,6 +59,10 @@ class TwilioSocket:
         direct = (websocket.scope.get("extensions") or {}).get(DIRECT)
         self._raw: RawSocket = AsgiSocket(websocket) if direct is None else direct["socket"]
 
+    def take_both_tracks(self) -> None:
+        """Take what the caller hears, too."""
+        self._stream.takes_outbound = True
+
     async def receive(self) -> FromCarrier | None:
         """Return the next message that a call needs, None when the socket is closed: for what comes before `read`.
 

@@ -4,11 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from twilio.twiml.voice_response import Connect, VoiceResponse
+from twilio.twiml.voice_response import Connect, Dial, Gather, Start, Stream, VoiceResponse
+
+from phoneagent.bridge.steps import Transfer
 
 RETRY = "#rc=5&rp=ct,rt,5xx&ct=2000&rt=5000"
 """The fragment of a webhook's URL, which is neither sent nor signed. It makes Twilio retry up to five times within its
 15 s, for example while a server restarts, and wait 2 s for a connection and 5 s for an answer."""
+
+ACCEPT_KEY = "1"
+"""The key with which the other party of a transfer takes the call."""
+
+ASK = f"Press {ACCEPT_KEY} to take the call."
+
+KEY_SECONDS = 8
+"""How long that key is waited for after each time that it was asked for."""
 
 APOLOGY = "We are sorry, something went wrong on our side."
 
@@ -70,12 +80,117 @@ def connect_stream(
     when the stream begins, ends or fails.
     """
     response = VoiceResponse()
-    callback = {} if status_callback is None else {"status_callback": status_callback}
-    stream = Connect().stream(url=url, **callback)
-    for name, value in parameters.items():
-        if value and len(name) + len(value) < 500:  # Twilio's limit for one parameter
-            stream.parameter(name=name, value=value)
+    stream = _stream(url, parameters, status_callback)
     connect = Connect() if action is None else Connect(action=action + RETRY, method="POST")
     connect.append(stream)
     response.append(connect)
     return str(response)
+
+
+def dial(step: Transfer, *, action: str, caller_id: str | None = None, screen: str | None = None) -> str:
+    """Return TwiML that connects a call to the party of a transfer. Twilio requests `action` when that is over.
+
+    The caller hears ringing until both are connected. `screen` is the URL of what the party hears before.
+    """
+    response = VoiceResponse()
+    options = {} if step.conference else {"timeout": step.timeout, "caller_id": caller_id, "answer_on_bridge": True}
+    dialed = Dial(action=action + RETRY, method="POST", **options)
+    whisper = {} if screen is None else {"url": screen + RETRY, "method": "POST"}
+    if step.conference:
+        _join(dialed, step.conference)
+    elif step.to.startswith("client:"):
+        dialed.client(step.to.removeprefix("client:"), **whisper)
+    elif step.to.startswith(("sip:", "sips:")):
+        dialed.sip(step.to, **whisper)
+    else:
+        dialed.number(step.to, **whisper)
+    response.append(dialed)
+    return str(response)
+
+
+def ask_party(words: str, *, ask: str, language: str, action: str, times: int = 2) -> str:
+    """Return TwiML that asks the other party of a transfer to press a key, and requests `action` with it.
+
+    It hears `words`, and how to `ask` in that `language`; "" for both is English.
+
+    Without a key the party is hung up on: a machine presses none.
+    """
+    response = VoiceResponse()
+    gather = Gather(action=action + RETRY, method="POST", num_digits=1, timeout=KEY_SECONDS)
+    for _ in range(times):
+        gather.say(f"{words} {ask or ASK}".strip(), language=language or None)
+        gather.pause(length=2)
+    response.append(gather)
+    response.hangup()
+    return str(response)
+
+
+def wait_in(conference: str) -> str:
+    """Return TwiML that has the other party of a transfer wait for the caller."""
+    response = VoiceResponse()
+    dialed = Dial()
+    _join(dialed, conference)
+    response.append(dialed)
+    return str(response)
+
+
+def _join(dialed: Dial, conference: str) -> None:
+    """Have a call join a conference of two, which is over when either leaves."""
+    dialed.conference(conference, beep=False, start_conference_on_enter=True, end_conference_on_exit=True)
+
+
+def say_and_hang_up(words: str) -> str:
+    """Return TwiML that says something and ends the call."""
+    response = VoiceResponse()
+    response.say(words)
+    response.hangup()
+    return str(response)
+
+
+def redirect(url: str) -> str:
+    """Return TwiML that requests `url`."""
+    response = VoiceResponse()
+    response.redirect(url + RETRY, method="POST")
+    return str(response)
+
+
+def transcribe_and_dial(
+    url: str,
+    parameters: Mapping[str, str],
+    party: str,
+    *,
+    caller_id: str | None,
+    announcement: str | None,
+    time_limit_seconds: int,
+    status_callback: str | None = None,
+) -> str:
+    """Return TwiML that sends both sides of a call to a media stream at `url` (wss), and connects it to `party`.
+
+    The stream goes beside the call: the two talk on if it breaks. `party` is a number, or a "sip:" or "client:"
+    address, which sees `caller_id`, or else the caller's number. Once the other person has hung up, so does Twilio.
+    """
+    response = VoiceResponse()
+    if announcement is not None:
+        response.say(announcement)
+    start = Start()
+    start.append(_stream(url, parameters, status_callback, track="both_tracks"))
+    response.append(start)
+    dial = Dial(caller_id=caller_id, time_limit=time_limit_seconds)
+    kind, _, address = party.partition(":")
+    if kind in ("sip", "sips"):
+        dial.sip(party)
+    elif kind == "client":
+        dial.client(address)
+    else:
+        dial.number(party)
+    response.append(dial)
+    return str(response)
+
+
+def _stream(url: str, parameters: Mapping[str, str], status_callback: str | None, **attributes: str) -> Stream:
+    callback = {} if status_callback is None else {"status_callback": status_callback}
+    stream = Stream(url=url, **attributes, **callback)
+    for name, value in parameters.items():
+        if value and len(name) + len(value) < 500:  # Twilio's limit for one parameter
+            stream.parameter(name=name, value=value)
+    return stream

@@ -109,6 +109,14 @@ class Verifier:
         """
         token = websocket.path_params["token"]
         self._verify("wss", path + token, websocket, {})
+        return await self.redeem(token)
+
+    async def redeem(self, token: str) -> Ticket:
+        """Return the ticket of a media token, and spend it.
+
+        Raises:
+            RequestRefused: the token is not ours, has expired, or was used.
+        """
         ticket = self._tokens.redeem(token, time.time())
         if self._claim is not None:
             try:
@@ -173,9 +181,25 @@ def _check_local(request: HTTPConnection) -> None:
     Raises:
         RequestRefused: the request comes from another machine, or from a browser.
     """
-    client = request.client.host if request.client else None
-    if "origin" in request.headers or not is_loopback(client) or not is_loopback(request.url.hostname):
+    if not is_local(request):
         raise RequestRefused("an unsigned request does not come from a phone on this machine")
+
+
+def is_local(request: HTTPConnection) -> bool:
+    """Tell whether a request comes from a program on this machine that is no browser on another site's page."""
+    client = request.client.host if request.client else None
+    return "origin" not in request.headers and is_loopback(client) and is_loopback(host_of(request))
+
+
+def host_of(request: HTTPConnection) -> str:
+    """Return the host that a request names in `Host`, without the port; "" if it names none.
+
+    Starlette's `request.url` has the server's address in place of a host that it cannot read. A browser sends a name
+    like `a{b.example` as it is, and so a stranger's name would look like this machine.
+    """
+    host = request.headers.get("host", "")
+    name, colon, port = host.rpartition(":")
+    return (name if colon and port.isdigit() else host).removeprefix("[").removesuffix("]")
 
 
 def is_loopback(host: str | None) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import re
 from typing import Any
 
 from phoneagent.sim.model.checks import (
@@ -96,7 +97,25 @@ def _part(required: str, **fields: Check) -> Check:
 
 _TEXT = _part("text", text=string)
 _INPUT_AUDIO = _part("audio", audio=string, transcript=string)
-_INPUT_IMAGE = _part("image_url", image_url=string, detail=one_of("auto", "low", "high"))
+_IMAGE_URL = re.compile(r"data:image/(?:png|jpe?g);base64,")
+_IMAGE_BEGINS = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff")
+
+
+def _image_url(value: Any, at: str) -> None:
+    """Check an image. The real server's words are not documented."""
+    string(value, at)
+    found = _IMAGE_URL.match(value)
+    if found is None:
+        raise invalid_value(f"Invalid '{at}': expected a base64-encoded data URL of a PNG or JPEG image.", at)
+    try:
+        data = base64.b64decode(value[found.end() :], validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise invalid_value(f"Invalid '{at}': expected base64-encoded image bytes.", at) from error
+    if not data.startswith(_IMAGE_BEGINS):
+        raise invalid_value(f"Invalid '{at}': the data are no PNG or JPEG image.", at)
+
+
+_INPUT_IMAGE = _part("image_url", image_url=_image_url, detail=one_of("auto", "low", "high"))
 
 
 def _message(**parts: Check) -> Check:

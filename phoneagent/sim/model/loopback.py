@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from abc import ABC, abstractmethod
+from collections.abc import Awaitable
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -79,7 +80,7 @@ class LoopbackServer(ABC):
             self._made = self.certificate = None
 
     @abstractmethod
-    def _admit(self, connection: ServerConnection, request: Request) -> Response | None:
+    def _admit(self, connection: ServerConnection, request: Request) -> Response | Awaitable[Response | None] | None:
         """Return the answer that refuses a handshake, None to let it in."""
 
     @abstractmethod

@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from phoneagent.sim.model.config import Json
+from phoneagent.sim.model.example import example_of
 from phoneagent.sim.model.script import Script, ScriptedCall, ScriptedTurn
 
 _QUOTED = re.compile(r'"([^"]+)"|“([^”]+)”')
@@ -54,6 +55,8 @@ class Question:
     tool_choice: Any
     beginning: bool
     hosted: Collection[tuple[str, str]] = ()
+    schemas: Mapping[str, Json] = field(default_factory=dict)
+    """The parameters of the functions, by name."""
 
 
 class Replies:
@@ -73,6 +76,7 @@ class Replies:
         """The items that stand for a caller's silence."""
         self._then: dict[str, tuple[str, ...]] = {}
         self._pending: set[str] = set()
+        self._forced = 0
 
     def turn_began(self, item_id: str) -> str:
         """Record the caller's next turn. Returns its line, known only when hearing is scripted."""
@@ -181,8 +185,16 @@ class Replies:
             return reply
         if any(wanted in (None, call.name) for call in reply.calls):
             return reply
-        name = wanted if wanted is not None else sorted(question.tools)[0]
-        return Reply(reply.say, (*reply.calls, PlannedCall(name, "{}")))
+        if wanted is not None:  # a model that is made to call a function does nothing else
+            return Reply(calls=(PlannedCall(wanted, self._forced_arguments(wanted, question)),))
+        return Reply(reply.say, (*reply.calls, PlannedCall(sorted(question.tools)[0], "{}")))
+
+    def _forced_arguments(self, name: str, question: Question) -> str:
+        outcomes = self._script.outcomes
+        if not outcomes:
+            return json.dumps(example_of(question.schemas.get(name, {"type": "object"})))
+        self._forced += 1
+        return json.dumps(dict(outcomes[min(self._forced, len(outcomes)) - 1]), default=str)
 
     def _with_server(self, reply: Reply, choice: Json, question: Question) -> Reply:
         """Return the reply with the script's call of the MCP server that `tool_choice` names."""

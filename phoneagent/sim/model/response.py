@@ -205,6 +205,11 @@ class Response:
             instructions=self._params.get("instructions"),
             tools={tool["name"] for tool in wanted["tools"] if tool["type"] == "function"},
             hosted=set() if self.record.out_of_band else self._mcp.offered(wanted["tools"]),
+            schemas={
+                tool["name"]: tool.get("parameters") or {"type": "object"}
+                for tool in wanted["tools"]
+                if tool["type"] == "function"
+            },
             tool_choice=wanted["tool_choice"],
             beginning=not any(
                 item.get("role") == "assistant" or item["id"] in session.conversation.turns

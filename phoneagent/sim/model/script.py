@@ -5,10 +5,12 @@
     goodbye = "Goodbye!"                           # the model is asked for a goodbye
     idle = "Are you still there?"                  # the caller said nothing for `idle_timeout_ms`
     filler = "One moment, please."                 # the model speaks while a tool runs
+    outcome = { booked = true }                    # the arguments of a function that the client makes the model call
 
     [[turn]]
     heard = "table|book"                           # a regular expression for the caller's words; case is ignored
     caller = "Hello, a table for four, please."    # the caller's words, when hearing is scripted
+    keys = "4#"                                    # what the demo's caller presses once this was answered
     say = "Of course. For what time?"              # or a list: one audio item each
 
     [[turn]]
@@ -27,13 +29,17 @@
     output = "It left on Monday."                  # the server's answer; or `error`, why it fails
     then = "{output}"
 
+`outcome` is for a function that `tool_choice` names and that no turn calls, as it fills in the outcome of a call. Of a
+list, the session's first such call takes the first table, the second one the second, and so on; the last one stays.
+Without `outcome`, the model makes up what the function's schema allows.
+
 Several calls in one response: `calls = [{ name = "...", arguments = {} }, ...]`; `server` and its keys work there too.
 
 With an ear, and always for text, the first turn whose `heard` matches is taken, as often as it matches. Without an ear,
 hearing is *scripted*: the caller's n-th turn takes the n-th `[[turn]]`, whatever the caller said, and its transcript is
 `caller`. If the client adds the items of an earlier session's conversation, the script continues after their turns.
 
-Keys of a turn: heard, caller, say, call, arguments, server, output, error, calls, then. Unknown keys are refused.
+Keys of a turn: heard, caller, keys, say, call, arguments, server, output, error, calls, then. Unknown keys are refused.
 """
 
 from __future__ import annotations
@@ -67,10 +73,14 @@ class ScriptedCall:
 
 @dataclass(frozen=True, slots=True)
 class ScriptedTurn:
-    """One answer: the words that trigger it (`heard`), its lines and its calls. `caller` is for scripted hearing."""
+    """One answer: the words that trigger it (`heard`), its lines and its calls.
+
+    `caller` is for scripted hearing, and `keys` for a phone.
+    """
 
     heard: re.Pattern[str] | None = None
     caller: str = ""
+    keys: str = ""
     say: tuple[str, ...] = ()
     calls: tuple[ScriptedCall, ...] = ()
     then: tuple[str, ...] = ()
@@ -86,6 +96,7 @@ class Script:
     goodbye: str = "Goodbye!"
     idle: str = "Are you still there?"
     filler: str = "One moment, please."
+    outcomes: tuple[Mapping[str, Any], ...] = ()
 
     @classmethod
     def load(cls, path: str | Path) -> Script:
@@ -94,7 +105,8 @@ class Script:
             data = Path(path).read_bytes()
             text = data[: MAX_SCRIPT_BYTES + 1].decode()
         except (OSError, UnicodeDecodeError) as error:
-            raise DefinitionError(f"the script {path} cannot be read: {error}; name a TOML file") from error
+            why = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
+            raise DefinitionError(f"the script {path} cannot be read ({why}): name a TOML file") from error
         if len(data) > MAX_SCRIPT_BYTES:
             raise DefinitionError(f"the script {path} has {len(data)} bytes; keep it below {MAX_SCRIPT_BYTES}")
         return cls.parse(text, source=str(path))
@@ -107,12 +119,16 @@ class Script:
         except tomllib.TOMLDecodeError as error:
             raise DefinitionError(f"{source} is not TOML: {error}") from error
         lines = {"default", "greeting", "goodbye", "idle", "filler"}
-        _refuse_unknown(document, lines | {"turn"}, source)
-        turns = document.pop("turn", [])
+        _refuse_unknown(document, lines | {"turn", "outcome"}, source)
+        turns, outcome = document.pop("turn", []), document.pop("outcome", [])
+        outcomes = outcome if isinstance(outcome, list) else [outcome]
+        if not all(isinstance(each, dict) for each in outcomes):
+            raise DefinitionError(f"{source}: `outcome` must be a table or a list of tables, not {outcome!r}")
         if not isinstance(turns, list) or not all(isinstance(turn, dict) for turn in turns):
             raise DefinitionError(f"{source}: `turn` must be a table; write [[turn]]")
         return cls(
             turns=tuple(_turn(turn, f"{source}, turn {number}") for number, turn in enumerate(turns, 1)),
+            outcomes=tuple(outcomes),
             **{key: _text(value, key, source) for key, value in document.items()},
         )
 
@@ -141,7 +157,7 @@ _OF_A_CALL = {"arguments", "server", "output", "error"}
 
 
 def _turn(table: dict[str, Any], at: str) -> ScriptedTurn:
-    _refuse_unknown(table, {"heard", "caller", "say", "call", "calls", "then"} | _OF_A_CALL, at)
+    _refuse_unknown(table, {"heard", "caller", "keys", "say", "call", "calls", "then"} | _OF_A_CALL, at)
     calls = [_call(call, at) for call in _list(table.get("calls", []), "calls", at)]
     own = {key: table[key] for key in table if key in _OF_A_CALL}
     if "call" in table:
@@ -151,6 +167,7 @@ def _turn(table: dict[str, Any], at: str) -> ScriptedTurn:
     turn = ScriptedTurn(
         heard=_pattern(table["heard"], at) if "heard" in table else None,
         caller=_text(table.get("caller", ""), "caller", at),
+        keys=_keys(table.get("keys", ""), at),
         say=_lines(table.get("say", []), "say", at),
         calls=tuple(calls),
         then=_lines(table.get("then", []), "then", at),
@@ -178,6 +195,13 @@ def _pattern(value: object, at: str) -> re.Pattern[str]:
         return re.compile(_text(value, "heard", at), re.IGNORECASE)
     except re.error as error:
         raise DefinitionError(f"{at}: `heard` is not a regular expression: {error}") from error
+
+
+def _keys(value: object, at: str) -> str:
+    keys = _text(value, "keys", at)
+    if not set(keys) <= set("0123456789*#ABCD"):
+        raise DefinitionError(f"{at}: `keys` has one that no telephone has; use 0-9, A-D, * and #")
+    return keys
 
 
 def _lines(value: object, key: str, at: str) -> tuple[str, ...]:

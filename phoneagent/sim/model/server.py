@@ -8,9 +8,10 @@ It speaks the real server's protocol, refuses the same mistakes in the same word
 `model.sessions` holds one `SimulatedSession` per connection, with all that was said, heard, called and truncated.
 With a `dialect` it behaves as another server that speaks that protocol; see `phoneagent.sim.model.standins`.
 
-It issues ephemeral keys and plays sessions that only transcribe. WebRTC, SIP and images are left out, because calls
-over Media Streams do not use them; requests for them are refused. It accepts noise reduction, the speed of the voice,
-prompts and truncation settings, without any effect. MCP servers answer from the script; no connection to them is made.
+It issues ephemeral keys, plays sessions that only transcribe, and takes calls by WebRTC (extra `web`). SIP and images
+are left out, because calls over Media Streams do not use them; requests for them are refused. It accepts noise
+reduction, the speed of the voice, prompts and truncation settings, without any effect. MCP servers answer from the
+script; no connection to them is made.
 """
 
 from __future__ import annotations
@@ -18,9 +19,10 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Any
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl, urlsplit
 
 from websockets.asyncio.server import ServerConnection
@@ -39,7 +41,11 @@ from phoneagent.sim.model.session import SimulatedSession, Watch
 from phoneagent.sim.model.setup import Faults, Setup
 from phoneagent.sim.model.standins import StandIn, stand_in
 from phoneagent.sim.model.vad import Vad, default_vad
+from phoneagent.sim.model.web_calls import WebRtcCalls, web_answer
 from phoneagent.sim.speech import Ear, Murmur, Voice
+
+if TYPE_CHECKING:
+    from phoneagent.sim.model.webrtc import WebRtcCall
 
 DEFAULT_MODEL = "gpt-realtime-2.1"
 MODELS = (DEFAULT_MODEL, "gpt-realtime-2.1-mini", "gpt-realtime-2", "gpt-realtime-1.5")
@@ -110,6 +116,7 @@ class Model(LoopbackServer):
         self._stand_in = StandIn(service=service or ANY) if dialect is None else stand_in(dialect)
         self._service = self._stand_in.service
         self._secrets = ClientSecrets()
+        self._web_calls = WebRtcCalls(self._web_session, self._refuse, default_model=DEFAULT_MODEL)
         self._watch = watch
         self._setup = Setup(
             script=Script.of(script),
@@ -158,7 +165,7 @@ class Model(LoopbackServer):
                 return
             await asyncio.wait_for(self._changed.wait(), deadline - time.monotonic())
 
-    def _admit(self, connection: ServerConnection, request: Request) -> Response | None:
+    def _admit(self, connection: ServerConnection, request: Request) -> Response | Awaitable[Response | None] | None:
         """Answer everything but the handshakes of sessions: refusals, models, ephemeral keys."""
         assert isinstance(connection, HttpConnection)
         url, faults = urlsplit(request.path), self._setup.faults
@@ -171,16 +178,22 @@ class Model(LoopbackServer):
         if not is_session and below is None and (described is None or connection.method != "GET"):
             where = f"Invalid URL ({connection.method} {url.path}); sessions are at {self._service.path}."
             return self._refuse(404, "not_found", where)
+        if connection.method == "OPTIONS" and below == "calls":
+            return web_answer(204, b"")  # a page on another site asks whether it may
         secret = self._secrets.find(self._service.keys_offered(url, request.headers))
-        as_client = is_session and secret is not None
+        as_client = (is_session or below == "calls") and secret is not None
         if (
             self._api_key is not None
             and not as_client
             and not self._service.has_key(url, request.headers, self._api_key)
         ):
             return self._refuse(401, "invalid_api_key", "Incorrect API key provided.")
+        if below is not None and below.split("/")[0] == "calls":
+            return self._web_calls.answer(connection, below, url, request.headers, secret)
         if below is not None:
             return self._endpoint(connection, below)
+        if is_session and self._web_calls.named(url) is not None:
+            return None
         if described is not None:
             return self._describe(described) if described else self._list()
         unknown = self._service.named(url) in faults.refuse_models
@@ -195,7 +208,7 @@ class Model(LoopbackServer):
             return self._refuse(400, "beta_api_shape_disabled", message)
         if name != "client_secrets":
             message = f"This simulated server has no /{name[:80]}: it plays sessions over WebSockets, at {self.url}, "
-            return self._refuse(400, "not_supported", message + "and no WebRTC or SIP calls.")
+            return self._refuse(400, "not_supported", message + "and calls by WebRTC, at /calls.")
         if connection.method != "POST":
             return self._refuse(405, "method_not_allowed", f"{connection.method} is not allowed here; send a POST.")
         parameters = connection.parameters()
@@ -228,6 +241,9 @@ class Model(LoopbackServer):
         assert connection.request is not None
         target, headers = connection.request.path, connection.request.headers
         url = urlsplit(target)
+        if (web_call := self._web_calls.named(url)) is not None:
+            await web_call.join(connection)
+            return
         secret = self._secrets.find(self._service.keys_offered(url, headers))
         only_transcribes = secret.transcribes if secret is not None else transcribes(url)
         self._violations += rules_broken(self._service, target, headers, chosen=only_transcribes or secret is not None)
@@ -241,10 +257,34 @@ class Model(LoopbackServer):
             given_session=None if secret is None else secret.configuration,
             watch=self._watch,
         )
+        self._keep(session)
+        await session.serve()
+
+    def _keep(self, session: SimulatedSession) -> None:
         self.sessions.append(session)
         del self.sessions[:-MAX_SESSIONS]
         self._changed.set()
-        await session.serve()
+
+    def _web_session(self, call: WebRtcCall, model: str | None, given: Json) -> SimulatedSession:
+        """Make the session of a call by WebRTC."""
+        session = SimulatedSession(
+            call,
+            self._setup,
+            model=model or DEFAULT_MODEL,
+            dialect="ga",
+            query={},
+            transcribes=given.get("type") == "transcription",
+            given_session=given,
+            watch=self._watch,
+        )
+        self._keep(session)
+        return session
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self._web_calls.close()
+        await super().__aexit__(kind, error, traceback)
 
     async def _voiced(self, text: str, audio_format: Json | None = None) -> bytes:
         """Return `text` as speech in a session's format. Rendering may be slow, so it runs in a thread."""

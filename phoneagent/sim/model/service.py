@@ -118,8 +118,8 @@ class Service:
         """
         query = dict(parse_qsl(url.query))
         if "call_id" in query:
-            message = f"No call with id '{query['call_id'][:80]}'. This simulated server plays no WebRTC or SIP calls, "
-            return HandshakeRefusal(404, "call_not_found", message + "so there is none to join; connect with ?model=.")
+            message = f"No call with id '{query['call_id'][:80]}': it is over, or never was."
+            return HandshakeRefusal(404, "call_not_found", message)
         for name, value in self.query:
             if name not in query or value not in (None, query[name]):
                 return HandshakeRefusal(400, "bad_request", f"The query must have {name}={value or '…'}.")

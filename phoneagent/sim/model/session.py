@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from functools import partial
 from typing import Any, Literal
 
 import msgspec
-from websockets.asyncio.server import ServerConnection
 from websockets.datastructures import Headers
 from websockets.exceptions import ConnectionClosed
 
@@ -30,7 +30,7 @@ from phoneagent.sim.model.records import Truncation
 from phoneagent.sim.model.responses import Responses
 from phoneagent.sim.model.setup import Setup
 from phoneagent.sim.model.state import SessionState
-from phoneagent.sim.model.wire import Wire
+from phoneagent.sim.model.wire import EventSocket, Wire
 
 Watch = Callable[["SimulatedSession", Literal["in", "out"], dict[str, Any]], None]
 
@@ -44,7 +44,7 @@ class SimulatedSession(SessionState):
 
     def __init__(
         self,
-        socket: ServerConnection,
+        socket: EventSocket,
         setup: Setup,
         *,
         model: str,
@@ -178,6 +178,15 @@ class SimulatedSession(SessionState):
             event_id = event.get("event_id") if known else None
             self.send_error(refused, event_id if isinstance(event_id, str) else None)
         self.setup.changed()
+
+    def hear(self, audio: str) -> None:
+        """Take audio, in base64, that came in another way than by an event."""
+        self._caller.append(audio)
+
+    def truncate_played(self, item_id: str, audio_end_ms: int) -> None:
+        """Take out of an item what a server that plays it itself did not play."""
+        with suppress(EventRefused):  # the client has deleted it
+            self.conversation.truncate(item_id, audio_end_ms)
 
     def _obey(self, event: Json) -> None:
         kind = event["type"]

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import AsyncIterator
+from typing import Any, Protocol
 
-from websockets.asyncio.server import ServerConnection
 from websockets.exceptions import ConnectionClosed
 
 log = logging.getLogger(__name__)
@@ -14,10 +15,22 @@ MAX_OUTBOX_EVENTS = 10_000
 """Events that may wait for a slow client; beyond that the connection is cut."""
 
 
+class EventSocket(Protocol):
+    """A connection as a session has it: of the WebSocket library, or a call by WebRTC."""
+
+    @property
+    def request(self) -> Any: ...
+    @property
+    def transport(self) -> Any: ...
+    def __aiter__(self) -> AsyncIterator[str | bytes]: ...
+    async def send(self, message: bytes, *, text: bool) -> None: ...
+    async def close(self, code: int = 1000, reason: str = "") -> None: ...
+
+
 class Wire:
     """A bounded queue of encoded events, and the connection that they go to."""
 
-    def __init__(self, socket: ServerConnection) -> None:
+    def __init__(self, socket: EventSocket) -> None:
         self._socket = socket
         self._outbox: asyncio.Queue[bytes | tuple[int, str]] = asyncio.Queue(MAX_OUTBOX_EVENTS)
         self._stalled = False

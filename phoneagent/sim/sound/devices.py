@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from phoneagent.errors import PhoneAgentError
+from phoneagent.errors import ConfigurationError, PhoneAgentError
 
 Kind = Literal["input", "output"]
 """A microphone's side of a device, or a loudspeaker's."""
@@ -51,7 +51,8 @@ def choose(devices: Sequence[Device], kind: Kind, wanted: str | None, default: i
     """Return the device that `wanted` names, by number or by part of its name; None takes number `default`.
 
     Raises:
-        SoundError: there is no such device, or the name fits several.
+        SoundError: there is no device at all.
+        ConfigurationError: there is none of that number or name, or the name fits several.
     """
     noun, fitting = _NOUNS[kind], [each for each in devices if each.channels(kind)]
     if not fitting:
@@ -65,10 +66,10 @@ def choose(devices: Sequence[Device], kind: Kind, wanted: str | None, default: i
         found = [each for each in fitting if each.name.casefold() == name]
         found = found or [each for each in fitting if name in each.name.casefold()]
     if not found:
-        raise SoundError(f"--{kind} {wanted}: no {noun} has this number or name; --devices lists them")
+        raise ConfigurationError([f"--{kind} {wanted}: no {noun} has this number or name; --devices lists them"])
     if len({each.name for each in found}) > 1:
         several = ", ".join(f"{each.number} ({each.name})" for each in found[:4])
-        raise SoundError(f"--{kind} {wanted}: several fit, {several}; give a number")
+        raise ConfigurationError([f"--{kind} {wanted}: several fit, {several}; give a number"])
     return found[0]
 
 

@@ -22,6 +22,8 @@ TITLES = {
     12100: "Document parse failure",
     12200: "Schema validation warning",
     12300: "Invalid Content-Type",
+    13214: "Dial: Invalid callerId value",
+    13223: "Dial: Invalid phone number format",
     31901: "Stream - WebSocket - Connection Timeout",
     31902: "Stream - WebSocket - Connection Refused",
     31903: "Stream - WebSocket - Connection Broken",

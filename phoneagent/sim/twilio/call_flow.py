@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-import secrets
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from urllib.parse import urljoin, urlsplit, urlunsplit
+from collections.abc import Callable, Coroutine, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol
+from urllib.parse import urljoin
 
+from phoneagent.sim.twilio import dial, gather
 from phoneagent.sim.twilio.alerts import CallFailed
+from phoneagent.sim.twilio.call_streams import CallStreams
 from phoneagent.sim.twilio.callbacks import Callbacks
 from phoneagent.sim.twilio.line import Line
-from phoneagent.sim.twilio.messages import Writer
+from phoneagent.sim.twilio.network import Network
 from phoneagent.sim.twilio.quirks import Quirks
-from phoneagent.sim.twilio.stream import MediaStream, open_socket
-from phoneagent.sim.twilio.twiml import Document, Verb, check_stream, parse
+from phoneagent.sim.twilio.twiml import Document, Verb, parse
 from phoneagent.sim.twilio.webhook import Web, urldefragged
 
 MAX_DOCUMENTS = 50
@@ -24,11 +26,23 @@ MAX_DOCUMENTS = 50
 PLAY_SECONDS = 1.0
 """The duration of a `<Play>`. The file itself is not fetched."""
 
-DIALLED_SECONDS = 1.0
-"""The duration of a `<Dial>`, ringing and talking."""
+MAX_CALL_SECONDS = 4 * 3600.0
+"""The time limit of a call that a client makes, unless its form has another."""
+
+_SIP_CODES = {"completed": "200", "busy": "486", "failed": "404", "no-answer": "487", "canceled": "487"}
 
 SPEECH_RATE = 14.0
 """The speed of `<Say>`, in characters per second."""
+
+
+class FarEnd(Protocol):
+    """The party that a placed call is for."""
+
+    async def ring(self) -> str:
+        """Ring, and return the call's status: in-progress once it is answered."""
+
+    async def answer(self, line: Line, notify: Callable[[str, Mapping[str, str], str], None]) -> None:
+        """Be the party on the answered call until it is over. `notify` delivers a callback."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +59,8 @@ class CallFlow:
     """Drives `line` through a call, from its `first` document on. `fields` are the form fields of its requests.
 
     A call that is `placed` by the REST API is answered before that document is requested. `status_events` are the
-    events of the call that the status callback gets. The REST API can intervene: `complete`, `redirect`.
+    events of the call that the status callback gets. The REST API can intervene: `complete`, `redirect`. The leg of a
+    party that was dialed has a `talk`, which follows its documents; `caller_ids` are the numbers that a Dial may show.
     """
 
     line: Line
@@ -58,25 +73,34 @@ class CallFlow:
     fallback_url: str | None = None
     quirks: Quirks = field(default_factory=Quirks)
     placed: bool = False
+    far_end: FarEnd | None = None
+    time_limit: float = MAX_CALL_SECONDS
+    network: Network | None = None
+    caller_ids: Callable[[], frozenset[str]] | None = None
+    talk: Callable[[], Coroutine[Any, Any, None]] | None = None
+    needs_stream: bool = True
     note_status: Callable[[str], object] = lambda status: None
     _callbacks: Callbacks = field(init=False)
-    _up: asyncio.Event = field(default_factory=asyncio.Event)
+    _streams: CallStreams = field(init=False)
     _url: str = ""
     _status: str = "ringing"
     _began_at: float = 0.0
     _documents: int = 0
-    _stream_end: str | None = None
-    _refusal: CallFailed | None = None
     # The verbs in progress, and whether a hang-up or the REST API broke them off.
-    _verbs: asyncio.Task[None] | None = None
+    _verbs: asyncio.Task[Any] | None = None
     _broken_off: bool = False
     _over: bool = False
+    _hung_up: bool = False
     _redirected_to: Next | bytes | None = None
     # The action of the Connect or Dial in progress.
     _action: Next | None = None
+    # What the far end of a placed call does, and when its time is up.
+    _conduct: asyncio.Task[None] | None = None
+    _limit: asyncio.TimerHandle | None = None
 
     def __post_init__(self) -> None:
         self._callbacks = Callbacks(self.line, self.web, self.quirks)
+        self._streams = CallStreams(self.line, self.web, self._callbacks, self.delay_ms)
 
     async def run(self) -> None:
         """Carry out the whole call.
@@ -91,36 +115,92 @@ class CallFlow:
             if self.placed:
                 self._report("initiated", "initiated")
                 self._report("ringing", "ringing")
-                self._answer()
+                await self._ring()
             await self._follow_documents()
-            ended_by = "agent" if self._broken_off else self._stream_end or "agent"
+            await self._connected()
+            ended_by = "agent" if self._broken_off else self._streams.ended_by or "agent"
         except CallFailed as failure:
             self._fail(failure)
         finally:
+            await self._streams.end_started()
             self.line.end("caller" if self.line.hung_up else ended_by)
-            status = "completed" if self._status == "in-progress" else "no-answer"
+            if self._limit is not None:
+                self._limit.cancel()
+            status = self.status
             self.note_status(status)
             try:
                 self._report("completed", status)
+                if self._conduct is not None:
+                    self._conduct.cancel()
+                    await asyncio.wait({self._conduct})
                 await self._callbacks.finish()
             finally:
                 self.line.finish()
-        if not self._up.is_set():
-            self._fail(self._refusal or CallFailed("the call ended without a media stream"))
+        if self.needs_stream and not self._streams.up.is_set() and self._status not in _SIP_CODES:
+            self._fail(self._streams.refusal or CallFailed("the call ended without a media stream"))
+
+    async def _ring(self) -> None:
+        """Ring the far end of a placed call until it answers. Without one, the call is answered at once."""
+        if self.far_end is None:
+            self._answer()
+            return
+        self._verbs = ringing = asyncio.create_task(self.far_end.ring())
+        try:
+            status = await ringing
+        except asyncio.CancelledError:
+            current = asyncio.current_task()
+            if not self._broken_off or (current is not None and current.cancelling()):
+                raise
+            status = "canceled"
+        if status != "in-progress":
+            self._status, self._over = status, True
+            return
+        self._answer()
+        self._conduct = asyncio.create_task(self.far_end.answer(self.line, self.notify))
+        self._limit = asyncio.get_running_loop().call_later(self.time_limit, self.complete)
+
+    @property
+    def status(self) -> str:
+        """Twilio's CallStatus of the call, which is over."""
+        return {"in-progress": "completed", "ringing": "no-answer"}.get(self._status, self._status)
+
+    def leg(
+        self,
+        line: Line,
+        fields: Mapping[str, str],
+        whisper: Verb | None,
+        *,
+        far_end: FarEnd,
+        talk: Callable[[], Coroutine[Any, Any, None]],
+    ) -> CallFlow:
+        """Return the flow of the leg of a party that this call dials: the `whisper`'s document, and then `talk`."""
+        first: Next | bytes = b"<Response/>"
+        if whisper is not None:
+            first = self.following(whisper.attributes["url"], whisper.attributes)
+        leg = CallFlow(line, self.web, fields, first, self.delay_ms, None, quirks=self.quirks, placed=True)
+        leg.far_end, leg.network, leg.talk, leg.needs_stream = far_end, self.network, talk, False
+        return leg
+
+    async def _connected(self) -> None:
+        """Be connected to the call that has dialed this one, if the documents have not hung up."""
+        if self.talk is None or self._over or self._hung_up or self._status != "in-progress":
+            return
+        self._verbs = asyncio.create_task(self.talk())
+        await self._until_broken_off(self._verbs)
 
     async def wait_up(self, running: asyncio.Task[None]) -> None:
         """Wait until the stream is up. `running` is the task of `run`; its failure is raised here."""
-        up = asyncio.create_task(self._up.wait())
+        up = asyncio.create_task(self._streams.up.wait())
         try:
             await asyncio.wait({up, running}, return_when=asyncio.FIRST_COMPLETED)
         finally:
             up.cancel()
-        if not self._up.is_set():
+        if not self._streams.up.is_set():
             await running
 
     def _fail(self, failure: CallFailed) -> None:
         """Report a failure: as a violation once the call has a stream, as an exception before."""
-        if self._up.is_set():
+        if self._streams.up.is_set():
             self.line.report(str(failure))
             return
         failure.verbs, failure.violations = tuple(self.line.verbs), tuple(self.line.violations)
@@ -132,7 +212,10 @@ class CallFlow:
             return
         seconds = round(time.monotonic() - self._began_at) if event == "completed" else None
         to = self.status_callback
-        self._callbacks.post_status(urljoin(self.web.entry, to.url), self.fields, status, to.method, seconds)
+        code = {"SipResponseCode": _SIP_CODES[status]} if self.placed and event == "completed" else {}
+        self._callbacks.post_status(
+            urljoin(self.web.entry, to.url), {**self.fields, **code}, status, to.method, seconds
+        )
 
     # Orders of the caller and of the REST API.
 
@@ -156,7 +239,7 @@ class CallFlow:
     def _break_off(self, by: str) -> None:
         """End the verb in progress: a stream with `stop` and a close, any other verb at once."""
         self._broken_off = True
-        if self.line.stream is not None:
+        if self.line.stream is not None and not self._streams.beside:
             self.line.stream.hang_up(by)
         elif self._verbs is not None:
             self._verbs.cancel()
@@ -167,14 +250,18 @@ class CallFlow:
         while upcoming is not None and not self._over:
             self._broken_off = False
             self._verbs = asyncio.create_task(self._carry_out(upcoming))
-            try:
-                await self._verbs
-            except asyncio.CancelledError:
-                current = asyncio.current_task()
-                if not self._broken_off or (current is not None and current.cancelling()):
-                    raise
+            await self._until_broken_off(self._verbs)
             upcoming, self._redirected_to = self._redirected_to, None
             await self._request_action(redirected=not self._over)
+
+    async def _until_broken_off(self, task: asyncio.Task[None]) -> None:
+        """Wait for a task that a hang-up or the REST API may cancel."""
+        try:
+            await task
+        except asyncio.CancelledError:
+            current = asyncio.current_task()
+            if not self._broken_off or (current is not None and current.cancelling()):
+                raise
 
     async def _request_action(self, *, redirected: bool) -> None:
         """Request the action of the verb that was broken off, if the quirks say so, and ignore the answer."""
@@ -239,9 +326,16 @@ class CallFlow:
                 case "Reject" if self._status == "ringing":
                     raise CallFailed(f"the call was rejected: {verb.attributes.get('reason', 'rejected')}")
                 case "Reject" | "Hangup":
+                    self._hung_up = True
                     return None
+                case "Gather":
+                    self._answer()
+                    if action := await self._gather(verb):
+                        return action
                 case "Redirect":
-                    return self._next(verb.text, verb.attributes)
+                    return self.following(verb.text, verb.attributes)
+                case "Start":
+                    await self._streams.start(verb, self._url)
                 case "Connect" | "Dial":
                     self._answer()
                     if action := await self._connect_or_dial(verb):
@@ -272,78 +366,35 @@ class CallFlow:
             self.note_status(self._status)
             self._report("answered", self._status)
 
-    def _next(self, url: str, attributes: Mapping[str, str], fields: Mapping[str, str] | None = None) -> Next:
+    def following(self, url: str, attributes: Mapping[str, str], fields: Mapping[str, str] | None = None) -> Next:
+        """Return the document that a verb with these attributes names by its `url`."""
         return Next(urljoin(self._url, url), attributes.get("method", "POST"), fields or {})
 
     async def _connect_or_dial(self, verb: Verb) -> Next | None:
         """Carry out a Connect or Dial; return its action, None if it has none or was broken off."""
-        fields = {} if verb.name == "Connect" else _dialled(self.line.dial_status)
         if "action" in verb.attributes:
-            self._action = self._next(verb.attributes["action"], verb.attributes, fields)
+            fields = {} if verb.name == "Connect" else {"DialCallStatus": "completed"}
+            self._action = self.following(verb.attributes["action"], verb.attributes, fields)
+        fields = {}
         if verb.name == "Connect":
-            await self._connect(verb)
+            await self._streams.connect(verb, self._url)
+        elif self._streams.beside and self.line.stream is not None:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(float(verb.attributes.get("timeLimit", "14400"))):
+                    await self.line.wait_callee_gone()
         else:
-            await asyncio.sleep(DIALLED_SECONDS)  # the other party answers and soon hangs up; the caller stays
+            # Two people whose Start did not open would talk, and a test would wait for its stream in vain.
+            self.needs_stream = self.needs_stream and self._streams.beside
+            fields = await dial.carry_out(self, verb)
         if self._broken_off:
             return None
         action, self._action = self._action, None
-        return action
+        return None if action is None else replace(action, fields=fields)
 
-    async def _connect(self, connect: Verb) -> None:
-        if not connect.children:
-            return  # the parser has raised the alert
-        element = connect.children[0]
-        sid = "MZ" + secrets.token_hex(16)
-        try:
-            self._stream_end = await self._stream(element, sid)
-        except CallFailed as failure:
-            # Twilio continues with the next verb, which may bring a stream after all.
-            self._stream_end = "error"
-            self._refusal = self._refusal or failure
-            self.line.report(str(failure))
-            self._post_stream(element, sid, "stream-error", failure.reason)
-
-    async def _stream(self, element: Verb, sid: str) -> str:
-        """Run one media stream to its end; return its `ended_by`."""
-        attributes = element.attributes
-        url = urljoin(_websocket(self._url), attributes.get("url", "")) if attributes.get("url") else ""
-        check_stream(element, url, allow_ws=self.web.allows_ws)
-        at = urlsplit(self.web.local(url))
-        socket = await open_socket(
-            urlunsplit((at.scheme, urlsplit(url).netloc, at.path, "", "")),
-            host=at.hostname or "",
-            port=at.port or (443 if at.scheme == "wss" else 80),
-            headers={**self.web.signature(url, {}), **self.web.forwarded(url)},
-        )
-        stream = MediaStream(
-            socket, Writer(sid, self.line.call_sid, self.line.account_sid), sid, self.line, delay_ms=self.delay_ms
-        )
-        parameters = [child.attributes for child in element.children if {"name", "value"} <= child.attributes.keys()]
-        self.line.attach(stream, await stream.start({each["name"]: each["value"] for each in parameters}))
-        self._post_stream(element, sid, "stream-started")
-        self._up.set()
-        try:
-            ended_by = await stream.run()
-        finally:
-            self.line.detach()
-        if ended_by in {"line", "error"}:
-            self._post_stream(element, sid, "stream-error", "the connection was lost")
-        else:
-            self._post_stream(element, sid, "stream-stopped")
-        return ended_by
-
-    def _post_stream(self, element: Verb, sid: str, event: str, error: str | None = None) -> None:
-        if url := element.attributes.get("statusCallback"):
-            method = element.attributes.get("statusCallbackMethod", "POST")
-            name = element.attributes.get("name", sid)
-            self._callbacks.post_stream(urljoin(self._url, url), method, sid, name, event, error)
-
-
-def _dialled(status: str) -> dict[str, str]:
-    """Return the fields that the action of a Dial gets."""
-    return {"DialCallStatus": status, "DialCallDuration": str(round(DIALLED_SECONDS)) if status == "completed" else "0"}
-
-
-def _websocket(url: str) -> str:
-    """Return a document's address with a WebSocket scheme, the base of a relative Stream url."""
-    return "ws" + url.removeprefix("http")
+    async def _gather(self, verb: Verb) -> Next | None:
+        """Carry out a Gather; return its action with the digits, None if there are none."""
+        self.needs_stream = False
+        digits = await gather.carry_out(self.line, verb, self._announce)
+        if not digits and verb.attributes.get("actionOnEmptyResult") != "true":
+            return None
+        return self.following(verb.attributes.get("action", self._url), verb.attributes, {"Digits": digits})

@@ -13,10 +13,12 @@ from itertools import pairwise
 from phoneagent.protocol.audio import BYTES_PER_MS
 from phoneagent.sim.recording import write_stereo
 from phoneagent.sim.twilio.alerts import CallFailed
+from phoneagent.sim.twilio.gather import Gathering
 from phoneagent.sim.twilio.microphone import Microphone, Utterance
 from phoneagent.sim.twilio.noise import MAX_BYTES, is_pcm16
 from phoneagent.sim.twilio.playout import Clear, MarkEcho, Playout, Span
-from phoneagent.sim.twilio.stream import MediaStream
+from phoneagent.sim.twilio.stream import MediaStream, StreamSpan
+from phoneagent.sim.twilio.waiting import Waiting
 
 MAX_VIOLATIONS = 200
 
@@ -24,22 +26,6 @@ KEY_SECONDS = 0.1
 """The time between two keys that are pressed in a row."""
 
 _KEYS = re.compile("[0-9A-D*#]+")
-
-
-@dataclass(slots=True)
-class StreamSpan:
-    """One media stream of the call. Milliseconds are on the call's clock, moments in seconds of `time.monotonic()`.
-
-    While it is running, `ended_at`, `end_ms`, `ended_by` and `close_code` are None. `ended_by` is as in `Line`.
-    """
-
-    sid: str
-    started_at: float
-    start_ms: float
-    ended_at: float | None = None
-    end_ms: float | None = None
-    ended_by: str | None = None
-    close_code: int | None = None
 
 
 @dataclass(slots=True)
@@ -74,11 +60,14 @@ class Line:
             for a Dial the party called.
         announcements: each Say and Play that the caller heard, also those before the first stream. They are no part of
             `heard`, which is the audio of the streams.
+        callee: the other person of a `<Dial>`; `callee.speech` are their lines.
         digits: the keys pressed, each with its moment.
         sent_log: the moment at which each frame of the caller's was sent, without the frames that the line lost.
         dial_status: the outcome of a `<Dial>`: completed, busy, no-answer, failed.
         lose_marks: set it, and marks are never sent back.
         mark_delay_ms: the extra delay of marks received from now on; a clear sends them back at once.
+        gathering: the `<Gather>` in progress, which gets the keys; None if there is none.
+        bridged: set once a `<Dial>` has connected the call to another one.
         stall_reading: set it, and the phone stops reading its socket, so the server's writes back up.
     """
 
@@ -108,12 +97,16 @@ class Line:
         self.mark_delay_ms = 0.0
         self.stall_reading = False
         self.media_paused = False
+        self.gathering: Gathering | None = None
+        self.bridged = asyncio.Event()
         self.sent_log: list[float] = []
         self.microphone = microphone or Microphone()
         self.playout = playout or Playout(0.0)
+        self.callee = Microphone()
+        self._callee_gone = asyncio.Event()
         self.stream: MediaStream | None = None
         self._received_before = 0
-        self._changed = asyncio.Event()
+        self._waiting = Waiting()
         self._over = asyncio.Event()
         self._break_off: Callable[[], object] = lambda: None
 
@@ -209,8 +202,29 @@ class Line:
         for index, digit in enumerate(digits):
             if index:
                 await asyncio.sleep(KEY_SECONDS)
-            self._require("press a key").press(digit)
+            if self.gathering is not None:
+                self.gathering.press(digit)
+            else:
+                self._require("press a key").press(digit)
             self.digits.append((digit, time.monotonic()))
+
+    async def callee_says(self, ulaw: bytes, text: str | None = None) -> Utterance:
+        """Have the other person of a `<Dial>` speak, as `say` has the caller. A `<Start><Stream>` carries it.
+
+        Raises:
+            CallFailed: the call is over.
+        """
+        if self.ended_by is not None:
+            raise CallFailed(f"the other person cannot speak: the call is over (ended by {self.ended_by})")
+        return await self.callee.say(ulaw, text)
+
+    def callee_hangs_up(self) -> None:
+        """Have the other person of a `<Dial>` hang up."""
+        self._callee_gone.set()
+
+    async def wait_callee_gone(self) -> None:
+        """Wait until the other person has hung up."""
+        await self._callee_gone.wait()
 
     async def hang_up(self) -> None:
         """Hang up: Twilio sends `stop`, closes the socket, and delivers the status callbacks.
@@ -250,7 +264,7 @@ class Line:
                 return 0
             return (ms - heard) / 1000 if self.playing else None
 
-        await self._until(missing, timeout, "the agent was heard")
+        await self._waiting.until(missing, timeout, "the agent was heard")
 
     async def wait_for_silence(self, *, ms: float = 700, timeout: float = 60) -> None:
         """Wait until the agent has been heard since the caller's last line, and has then been silent for `ms`.
@@ -268,7 +282,21 @@ class Line:
             _, ended_ms = self.playout.heard(self._since_ms(), now)
             return None if ended_ms is None else max(ended_ms + ms - (now - self.started_at) * 1000, 0) / 1000
 
-        await self._until(missing, timeout, "the agent had fallen silent")
+        await self._waiting.until(missing, timeout, "the agent had fallen silent")
+
+    async def wait_for_words(self, words: str, *, timeout: float = 60) -> Announcement:
+        """Wait until a `<Say>` has begun that says `words`, and return it.
+
+        Raises:
+            TimeoutError: not within `timeout` seconds.
+            CallFailed: the call ended before.
+        """
+
+        def found() -> list[Announcement]:
+            return [each for each in self.announcements if words in each.text]
+
+        await self._waiting.until(lambda: 0 if found() else None, timeout, f"{words!r} was said")
+        return found()[0]
 
     async def wait_for_clear(self, timeout: float = 10) -> Clear:
         """Wait for the first `clear` since the caller's last line began, and return it.
@@ -282,7 +310,7 @@ class Line:
         def found() -> list[Clear]:
             return [clear for clear in self.clears if clear.at_ms >= since_ms]
 
-        await self._until(lambda: 0 if found() else None, timeout, "a clear came")
+        await self._waiting.until(lambda: 0 if found() else None, timeout, "a clear came")
         return found()[0]
 
     async def wait_for_stream(self, number: int = 1, timeout: float = 20) -> StreamSpan:
@@ -293,7 +321,7 @@ class Line:
             CallFailed: the call ended before.
         """
         started = f"stream {number} had started"
-        await self._until(lambda: 0 if len(self.streams) >= number else None, timeout, started)
+        await self._waiting.until(lambda: 0 if len(self.streams) >= number else None, timeout, started)
         return self.streams[number - 1]
 
     # Faults.
@@ -320,7 +348,7 @@ class Line:
 
     def note(self) -> None:
         """Wake every waiting method to look again: something has changed."""
-        self._changed.set()
+        self._waiting.note()
 
     @contextmanager
     def announcing(self, verb: str, text: str) -> Iterator[None]:
@@ -362,6 +390,7 @@ class Line:
         if is_pcm16(bytes(self.received[begin : begin + MAX_BYTES])):
             self.report("the audio looks like 16-bit PCM, and Twilio plays it as µ-law: send audio/x-mulaw at 8000 Hz")
         self.microphone.pause()
+        self.callee.pause()
         self.note()
 
     def on_break_off(self, action: Callable[[], object]) -> None:
@@ -372,7 +401,8 @@ class Line:
         """Record the end of the call and its cause. Callbacks may still be under way."""
         self.ended_by, self.ended_at = ended_by, time.monotonic()
         self.microphone.shut(self.duration_ms)
-        self.note()
+        self.callee.shut(self.duration_ms)
+        self._waiting.end(ended_by)
 
     def finish(self) -> None:
         """Release `wait_ended` and `hang_up`: the callbacks are delivered too."""
@@ -394,24 +424,3 @@ class Line:
             why = f"the call is over (ended by {self.ended_by})" if self.ended_by else "no stream is running"
             raise CallFailed(f"cannot {what}: {why}")
         return self.stream
-
-    async def _until(self, missing: Callable[[], float | None], timeout: float, what: str) -> None:
-        """Wait until `missing()` returns 0. Other values: seconds until the next look, None to look at any change."""
-        loop = asyncio.get_running_loop()
-        try:
-            async with asyncio.timeout(timeout):
-                while True:
-                    self._changed.clear()
-                    seconds = missing()
-                    if seconds == 0:
-                        return
-                    if self.ended_by is not None:
-                        raise CallFailed(f"the call ended (by {self.ended_by}) before {what}")
-                    timer = None if seconds is None else loop.call_later(seconds, self._changed.set)
-                    try:
-                        await self._changed.wait()
-                    finally:
-                        if timer is not None:
-                            timer.cancel()
-        except TimeoutError:
-            raise TimeoutError(f"{timeout:g} s passed before {what}") from None

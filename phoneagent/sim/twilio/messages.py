@@ -8,6 +8,7 @@ from __future__ import annotations
 import base64
 import binascii
 import json
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 from phoneagent.protocol.audio import FRAME_BYTES, SILENCE
@@ -110,24 +111,27 @@ class Writer:
     def connected(self) -> str:
         return json.dumps({"event": "connected", "protocol": "Call", "version": "1.0.0"})
 
-    def start(self, parameters: dict[str, str]) -> str:
+    def start(self, parameters: dict[str, str], tracks: Iterable[str] = ("inbound",)) -> str:
         return self._numbered(
             "start",
             {
                 "accountSid": self._account_sid,
                 "streamSid": self._stream_sid,
                 "callSid": self._call_sid,
-                "tracks": ["inbound"],
+                "tracks": list(tracks),
                 "mediaFormat": {"encoding": "audio/x-mulaw", "sampleRate": 8000, "channels": 1},
                 "customParameters": parameters,
             },
         )
 
-    def media(self, payload: str | None, chunk: int, timestamp: int) -> str:
-        """Return a frame: base64 in `payload`, None for silence. `chunk` counts from 1, `timestamp` is in ms."""
+    def media(self, payload: str | None, chunk: int, timestamp: int, track: str = "inbound") -> str:
+        """Return a frame: base64 in `payload`, None for silence.
+
+        `chunk` counts the frames of a track from 1, `timestamp` is in ms.
+        """
         self._sequence += 1
         return (
-            f'{{"event":"media","sequenceNumber":"{self._sequence}","media":{{"track":"inbound","chunk":"{chunk}",'
+            f'{{"event":"media","sequenceNumber":"{self._sequence}","media":{{"track":"{track}","chunk":"{chunk}",'
             f'"timestamp":"{timestamp}","payload":"{self._silence if payload is None else payload + self._tail}'
         )
 

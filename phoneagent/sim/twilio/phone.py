@@ -20,12 +20,13 @@ from contextlib import asynccontextmanager
 from urllib.parse import quote
 
 from phoneagent.sim.twilio.alerts import CallFailed
-from phoneagent.sim.twilio.call_flow import CallFlow, Next
+from phoneagent.sim.twilio.call_flow import MAX_CALL_SECONDS, CallFlow, FarEnd, Next
 from phoneagent.sim.twilio.line import Line
 from phoneagent.sim.twilio.microphone import Microphone
+from phoneagent.sim.twilio.network import Network
 from phoneagent.sim.twilio.playout import Playout
 from phoneagent.sim.twilio.quirks import Quirks
-from phoneagent.sim.twilio.rest import TwilioRest
+from phoneagent.sim.twilio.rest import PlacedCall, TwilioRest
 from phoneagent.sim.twilio.webhook import Web
 
 __all__ = ["CallFailed", "Line", "Phone"]
@@ -55,6 +56,7 @@ class Phone:
         rest: the account's REST API. It lists the calls of this phone, and can end or redirect them; a call that it
             makes rings here (`answer`).
         quirks: undocumented behaviour of Twilio's; may be changed between calls.
+        network: whom a `<Dial>` reaches. Without any party there, each `<Dial>` has the outcome `Line.dial_status`.
 
     Raises:
         ValueError: an address is invalid, or `rest` belongs to another account.
@@ -76,6 +78,7 @@ class Phone:
         voice_fallback_url: str | None = None,
         rest: TwilioRest | None = None,
         quirks: Quirks | None = None,
+        network: Network | None = None,
     ) -> None:
         self._address = (webhook_url, public_url, auth_token)
         self._account_sid = account_sid
@@ -88,9 +91,15 @@ class Phone:
         self._voice_fallback_url = voice_fallback_url
         self._rest = rest
         self.quirks = quirks or Quirks()
+        self.network = network or Network()
         if rest is not None and rest.account["sid"] != account_sid:
             raise ValueError("rest is the API of another account; give both the same account_sid")
         Web(*self._address)  # raises for an invalid address
+
+    @property
+    def rest(self) -> TwilioRest | None:
+        """The account's REST API."""
+        return self._rest
 
     @asynccontextmanager
     async def dial(
@@ -119,6 +128,7 @@ class Phone:
                 Next(self._status_callback, "POST") if self._status_callback else None,
                 fallback_url=self._voice_fallback_url,
                 quirks=self.quirks,
+                network=self.network,
             )
             async with self._running(flow):
                 yield line
@@ -137,14 +147,37 @@ class Phone:
         if self._rest is None:
             raise ValueError("answer() takes calls that are made by a REST API; give one: Phone(..., rest=rest)")
         placed = await self._rest.wait_for_call(timeout)
+        async with self._placed(placed) as flow, self._running(flow):
+            yield flow.line
+
+    async def ring(self, placed: PlacedCall, far_end: FarEnd) -> None:
+        """Ring the far end of a call that a client made by the REST API, and carry the call out to its end.
+
+        Raises:
+            CallFailed: it was answered, and its TwiML never reached a stream.
+        """
+        async with self._placed(placed) as flow:
+            flow.far_end = far_end
+            self._register(flow)
+            running = asyncio.create_task(flow.run())
+            try:
+                await asyncio.wait({running})
+            finally:  # only if this task is being cancelled is it not over
+                running.cancel()
+                await asyncio.wait({running})
+            await running
+
+    @asynccontextmanager
+    async def _placed(self, placed: PlacedCall) -> AsyncIterator[CallFlow]:
+        """Prepare a call that a client made by the REST API."""
         form = placed.params
         line = Line(call_sid=placed.sid, account_sid=self._account_sid)
         async with Web(*self._address, quirks=self.quirks, report=line.report) as web:
             first: Next | bytes = form.get("Twiml", "").encode()
-            if "Url" in form:
+            if form.get("Url"):
                 first = Next(form["Url"], form.get("Method", "POST"))
             callback = form.get("StatusCallback")
-            flow = CallFlow(
+            yield CallFlow(
                 line,
                 web,
                 self._fields(line, form["From"], form["To"]) | {"Direction": "outbound-api"},
@@ -155,17 +188,15 @@ class Phone:
                 fallback_url=form.get("FallbackUrl"),
                 quirks=self.quirks,
                 placed=True,
+                network=self.network,
+                time_limit=float(form.get("TimeLimit", MAX_CALL_SECONDS)),
             )
-            async with self._running(flow):
-                yield line
 
     @asynccontextmanager
     async def _running(self, flow: CallFlow) -> AsyncIterator[None]:
         """Run a call: enter when its stream has started, hang up on leaving."""
         line = flow.line
-        if self._rest is not None:
-            parties = {"from": flow.fields["From"], "to": flow.fields["To"]}
-            flow.note_status = self._rest.add_live_call(line.call_sid, flow, **parties)
+        self._register(flow)
         running = asyncio.create_task(flow.run())
         try:
             await flow.wait_up(running)
@@ -177,6 +208,14 @@ class Phone:
                 running.cancel()  # already over, unless this task is being cancelled
                 await asyncio.wait({running})
         await running
+
+    def _register(self, flow: CallFlow) -> None:
+        """Let the REST API list and control a call."""
+        if self._rest is not None:
+            parties = {"from": flow.fields["From"], "to": flow.fields["To"]}
+            flow.note_status = self._rest.add_live_call(flow.line.call_sid, flow, **parties)
+            rest, own = self._rest, frozenset(parties.values())
+            flow.caller_ids = lambda: own | rest.own_numbers
 
     def _fields(self, line: Line, caller: str, called: str) -> dict[str, str]:
         """Return the form fields of a call's webhook. Twilio sends and signs empty ones too."""

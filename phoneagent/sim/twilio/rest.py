@@ -12,9 +12,7 @@ violation.
 from __future__ import annotations
 
 import asyncio
-import base64
-import binascii
-import hmac
+import math
 import secrets
 import time
 from collections import deque
@@ -24,18 +22,20 @@ from datetime import UTC, datetime
 from email.utils import format_datetime, formatdate
 from types import TracebackType
 from typing import Any, Protocol, Self
-from urllib.parse import urlencode
 
 from aiohttp import web
 
+from phoneagent.sim.twilio.rest_dialing import COUNTRIES, country_permissions, verified_caller_ids
 from phoneagent.sim.twilio.rest_forms import (
     BAD_VALUE,
     Refused,
     check_call,
     check_call_update,
+    check_callee,
     check_number,
     unknown_fields,
 )
+from phoneagent.sim.twilio.rest_http import basic_credentials, error_body, page_of, same_credentials, snake_case
 from phoneagent.sim.twilio.rest_recordings import Recordings
 
 VERSION = "2010-04-01"
@@ -43,7 +43,6 @@ MAX_REQUESTS = 1000
 """Requests that are kept; the oldest is dropped first."""
 
 MAX_BODY_BYTES = 64 * 1024
-MAX_PAGE_SIZE = 1000
 
 MAX_PLACED = 100
 """Calls that a client has made and no phone has answered yet. More are refused."""
@@ -106,6 +105,8 @@ class TwilioRest:
 
     Attributes:
         account: the account as JSON; set its `status` to "suspended" or "closed".
+        caller_ids: the verified caller IDs, from which calls may be made too.
+        permitted: the prefixes of the numbers that may be called (the geo permissions).
         numbers, calls: the resources as JSON, by sid. Change them to simulate changes at Twilio.
         requests: the requests so far, in order.
         violations: every rule that a client broke.
@@ -127,6 +128,8 @@ class TwilioRest:
             "type": "Full",
             "owner_account_sid": account_sid,
         }
+        self.caller_ids: list[str] = []
+        self.permitted: tuple[str, ...] = ("+",)
         self.numbers: dict[str, dict[str, Any]] = {}
         self.calls: dict[str, dict[str, Any]] = {}
         self.requests: deque[RestRequest] = deque(maxlen=MAX_REQUESTS)
@@ -139,6 +142,7 @@ class TwilioRest:
         self._placed: asyncio.Queue[PlacedCall] = asyncio.Queue(MAX_PLACED)
         self._recordings = Recordings(lambda: f"{self.url}{self._base}")
         self._failures: deque[tuple[int, int]] = deque()
+        self._lost = 0
         self._runner: web.AppRunner | None = None
 
     # --- the account behind the API ---
@@ -167,6 +171,11 @@ class TwilioRest:
             **fields,
         }
         return sid
+
+    @property
+    def own_numbers(self) -> frozenset[str]:
+        """The numbers that the account may show: its own, and the verified caller IDs."""
+        return frozenset({number["phone_number"] for number in self.numbers.values()} | set(self.caller_ids))
 
     def add_call(self, call_sid: str | None = None, **fields: Any) -> str:
         """Add a call, in progress unless `fields` say otherwise, and return its sid."""
@@ -209,7 +218,7 @@ class TwilioRest:
             TimeoutError: not within `timeout` seconds.
         """
         try:
-            async with asyncio.timeout(timeout):
+            async with asyncio.timeout(None if timeout == math.inf else timeout):
                 while True:
                     placed = await self._placed.get()
                     if self.calls[placed.sid]["status"] == "queued":  # not canceled meanwhile
@@ -221,6 +230,10 @@ class TwilioRest:
         """Answer the next requests with an HTTP status: 429 (code 20429) or 5xx."""
         code = {429: 20429, 503: 20503}.get(status, 20500)
         self._failures.extend([(status, code)] * times)
+
+    def lose_answers(self, times: int = 1) -> None:
+        """Carry out the next requests that change something, and cut their connections in place of an answer."""
+        self._lost += times
 
     # --- the server ---
 
@@ -256,8 +269,11 @@ class TwilioRest:
             status, body = self._route(request.method, request.path, params)
         except Refused as refused:
             message = refused.message or _MESSAGES[refused.code].format(path=request.path)
-            status, body = refused.status, _error(refused.status, refused.code, message)
+            status, body = refused.status, error_body(refused.status, refused.code, message)
         self.requests.append(RestRequest(request.method, request.path, params, status))
+        if self._lost and request.method == "POST" and status < 300 and request.transport is not None:
+            self._lost -= 1
+            request.transport.abort()
         headers = {"Date": formatdate(time.time() + self.clock_skew_seconds, usegmt=True)}
         if status == 204:
             return web.Response(status=status, headers=headers)
@@ -266,8 +282,8 @@ class TwilioRest:
     def _admit(self, request: web.Request) -> None:
         if self._failures:
             raise Refused(*self._failures.popleft())
-        offered = _basic(request.headers.get("Authorization", ""))
-        if not any(_same(offered, each) for each in self._credentials):
+        offered = basic_credentials(request.headers.get("Authorization", ""))
+        if not any(same_credentials(offered, each) for each in self._credentials):
             raise Refused(401, 20003)
 
     @property
@@ -276,6 +292,8 @@ class TwilioRest:
 
     def _route(self, method: str, path: str, params: Mapping[str, str]) -> tuple[int, dict[str, Any]]:
         rest = path.removeprefix(self._base)
+        if method == "GET" and path.startswith(COUNTRIES):
+            return 200, country_permissions(path.removeprefix(COUNTRIES), self.permitted)
         if rest == path or not rest.endswith(".json"):
             raise Refused(404, 20404)
         match method, [part for part in rest.removesuffix(".json").split("/") if part]:
@@ -287,6 +305,9 @@ class TwilioRest:
                 return 200, self.numbers[sid]
             case "POST", ["IncomingPhoneNumbers", sid] if sid in self.numbers:
                 return 200, self._update_number(sid, params)
+            case "GET", ["OutgoingCallerIds"]:
+                found = verified_caller_ids(self.caller_ids, params.get("PhoneNumber", ""), self._sid)
+                return 200, page_of("outgoing_caller_ids", found, path, params)
             case "GET", ["Calls"]:
                 return 200, self._list_calls(path, params)
             case "POST", ["Calls"]:
@@ -309,12 +330,12 @@ class TwilioRest:
         # Twilio also matches parts of numbers, so a client must compare the results.
         wanted = params.get("PhoneNumber", "").replace("*", "")
         found = [number for number in self.numbers.values() if wanted in number["phone_number"]]
-        return _page("incoming_phone_numbers", found, path, params)
+        return page_of("incoming_phone_numbers", found, path, params)
 
     def _update_number(self, sid: str, params: Mapping[str, str]) -> dict[str, Any]:
         self._note_unknown("IncomingPhoneNumbers, update", "number", params)
         check_number(params)
-        self.numbers[sid] |= {_snake(name): value for name, value in params.items()}
+        self.numbers[sid] |= {snake_case(name): value for name, value in params.items()}
         return self.numbers[sid]
 
     def _list_calls(self, path: str, params: Mapping[str, str]) -> dict[str, Any]:
@@ -323,7 +344,7 @@ class TwilioRest:
             raise Refused(400, BAD_VALUE, "the simulated API does not filter calls by time")
         wanted = {key: params[name] for name, key in _CALL_FILTERS.items() if name in params}
         found = [call for call in self.calls.values() if wanted.items() <= call.items()]
-        return _page("calls", found[::-1], path, params)  # the latest first
+        return page_of("calls", found[::-1], path, params)  # the latest first
 
     def _route_recordings(
         self, method: str, path: str, call_sid: str, which: list[str], params: Mapping[str, str]
@@ -331,7 +352,7 @@ class TwilioRest:
         match method, which:
             case "GET", []:
                 self._note_unknown("Recordings, list", "recordings", params)
-                return 200, _page("recordings", self._recordings.of(call_sid), path, params)
+                return 200, page_of("recordings", self._recordings.of(call_sid), path, params)
             case "POST", []:
                 self._note_unknown("Recordings, create", "recording", params)
                 live = self._live.get(call_sid)
@@ -349,8 +370,9 @@ class TwilioRest:
 
     def _create_call(self, params: Mapping[str, str]) -> dict[str, Any]:
         self._note_unknown("Calls, create", "call", params)
-        owned = {number["phone_number"] for number in self.numbers.values()}
-        check_call(params, owned)
+        check_call(params, self.own_numbers)
+        trial = self.account["type"] == "Trial" and params["To"] not in self.caller_ids
+        check_callee(params["To"], permitted=self.permitted, trial=trial)
         if self._placed.full():
             raise Refused(429, 10004)
         call = {"to": params["To"], "from": params["From"], "status": "queued", "direction": "outbound-api"}
@@ -378,51 +400,3 @@ class TwilioRest:
 
     def _note_unknown(self, where: str, form: str, params: Mapping[str, str]) -> None:
         self.violations += [f"{where}: Twilio knows no field {name!r}" for name in unknown_fields(form, params)]
-
-
-def _page(key: str, found: list[dict[str, Any]], path: str, params: Mapping[str, str]) -> dict[str, Any]:
-    """Return one page of a list.
-
-    Raises:
-        Refused: the page is not a number, or too large.
-    """
-    try:
-        size, page = int(params.get("PageSize", 50)), int(params.get("Page", 0))
-    except ValueError:
-        raise Refused(400, BAD_VALUE, "PageSize and Page must be numbers") from None
-    if not 1 <= size <= MAX_PAGE_SIZE or page < 0:
-        raise Refused(400, BAD_VALUE, f"PageSize must be between 1 and {MAX_PAGE_SIZE}")
-    following = f"{path}?{urlencode({**params, 'PageSize': size, 'Page': page + 1})}"
-    return {
-        key: found[page * size : (page + 1) * size],
-        "page": page,
-        "page_size": size,
-        "uri": path,
-        "next_page_uri": following if len(found) > (page + 1) * size else None,
-        "previous_page_uri": None,
-    }
-
-
-def _error(status: int, code: int, message: str) -> dict[str, Any]:
-    more = f"https://www.twilio.com/docs/errors/{code}"
-    return {"code": code, "message": message, "more_info": more, "status": status}
-
-
-def _basic(header: str) -> tuple[str, str]:
-    """Return the user and password of an Authorization header, empty strings without them."""
-    kind, _, value = header.partition(" ")
-    if kind.lower() != "basic":
-        return "", ""
-    try:
-        user, _, password = base64.b64decode(value, validate=True).decode().partition(":")
-    except (binascii.Error, ValueError):
-        return "", ""
-    return user, password
-
-
-def _same(offered: tuple[str, str], expected: tuple[str, str]) -> bool:
-    return all(hmac.compare_digest(one.encode(), other.encode()) for one, other in zip(offered, expected, strict=True))
-
-
-def _snake(name: str) -> str:
-    return "".join("_" + char.lower() if char.isupper() else char for char in name).removeprefix("_")

@@ -41,6 +41,16 @@ _FIELDS: Mapping[str, frozenset[str]] = {
 _CALLEE = re.compile(r"\+[1-9][0-9]{6,14}|client:\S+|sips?:\S+")
 _URLS = ("VoiceUrl", "VoiceFallbackUrl", "StatusCallback", "SmsUrl", "SmsFallbackUrl")
 _METHODS = frozenset({"GET", "POST"})
+_EVENTS = frozenset({"initiated", "ringing", "answered", "completed"})
+_RANGES = {
+    "Timeout": (1, 600),
+    "TimeLimit": (1, 86_400),
+    "MachineDetectionTimeout": (3, 59),
+    "MachineDetectionSpeechThreshold": (1000, 6000),
+    "MachineDetectionSpeechEndThreshold": (500, 5000),
+    "MachineDetectionSilenceTimeout": (2000, 10_000),
+}
+"""The least and the greatest value of numbers in a call's form."""
 
 
 class Refused(Exception):
@@ -88,6 +98,34 @@ def check_call(params: Mapping[str, str], owned: Collection[str]) -> None:
         raise Refused(400, 21205, "Url parameter is required")
     _check_instructions(params)
     _check_methods(params)
+    _check_placing(params)
+
+
+def check_callee(to: str, *, permitted: tuple[str, ...], trial: bool) -> None:
+    """Check whether the account may call a party: its geo permissions, and the limits of a trial.
+
+    Raises:
+        Refused: it may not.
+    """
+    if to.startswith("+") and not to.startswith(permitted):
+        raise Refused(400, 21215, "Account not authorized to call this number. Check your geo permissions")
+    if trial:
+        raise Refused(400, 21219, "The number is unverified. Trial accounts may only make calls to verified numbers")
+
+
+def _check_placing(params: Mapping[str, str]) -> None:
+    _check_values(params, {"MachineDetection": "Enable DetectMessageEnd", "AsyncAmd": "true false"})
+    for name, (low, high) in _RANGES.items():
+        value = params.get(name, str(low))
+        if not value.isdecimal() or not low <= int(value) <= high:
+            raise Refused(400, BAD_VALUE, f"{name} must be a number from {low} to {high}")
+    if unknown := set(params.get("StatusCallbackEvent", "").split()) - _EVENTS:
+        raise Refused(400, BAD_VALUE, f"StatusCallbackEvent knows no {sorted(unknown)[0]!r}")
+    for name in ("StatusCallback", "AsyncAmdStatusCallback", "FallbackUrl"):
+        if params.get(name) and not _is_url(params[name]):
+            raise Refused(400, BAD_VALUE, f"{name} is not a valid URL")
+    if params.get("MachineDetection") and params.get("SendDigits"):
+        raise Refused(400, BAD_VALUE, "SendDigits turns MachineDetection off")
 
 
 def check_call_update(params: Mapping[str, str], status: str) -> None:

@@ -11,7 +11,9 @@ import secrets
 import socket
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
 from typing import Protocol, assert_never
 from urllib.parse import urlsplit
 
@@ -101,14 +103,38 @@ async def open_socket(url: str, *, host: str, port: int, headers: dict[str, str]
         raise CallFailed(f"{no_connection(error)}; dialled {dialled}", code=code) from error
 
 
+@dataclass(slots=True)
+class StreamSpan:
+    """One media stream of the call. Milliseconds are on the call's clock, moments in seconds of `time.monotonic()`.
+
+    While it is running, `ended_at`, `end_ms`, `ended_by` and `close_code` are None. `ended_by` is as in `Line`.
+    """
+
+    sid: str
+    started_at: float
+    start_ms: float
+    ended_at: float | None = None
+    end_ms: float | None = None
+    ended_by: str | None = None
+    close_code: int | None = None
+
+
 class MediaStream:
     """One stream of a call on an open socket. `run` drives it to its end.
 
-    `delay_ms` is the latency of each message, in both directions.
+    `delay_ms` is the latency of each message, in both directions. With `tracks`, by their names, the stream is a
+    unidirectional one, which takes nothing from the server and sends no keys; without, it carries the owner's speech.
     """
 
     def __init__(
-        self, connection: ClientConnection, writer: Writer, stream_sid: str, owner: StreamOwner, *, delay_ms: float
+        self,
+        connection: ClientConnection,
+        writer: Writer,
+        stream_sid: str,
+        owner: StreamOwner,
+        *,
+        delay_ms: float,
+        tracks: Mapping[str, Microphone] | None = None,
     ) -> None:
         self.stream_sid = stream_sid
         self.close_code: int | None = None
@@ -116,13 +142,15 @@ class MediaStream:
         self._connection = connection
         self._writer = writer
         self._owner = owner
+        self._unidirectional = tracks is not None
+        self._tracks = tracks or {"inbound": owner.microphone}
         self.delay_seconds = delay_ms / 1000
         self._outbox: deque[tuple[float, Callable[[], str | bytes]]] = deque()
         self._inbox: deque[tuple[float, str | bytes]] = deque()
         self._timers: dict[str, asyncio.TimerHandle] = {}
         self._wake = asyncio.Event()
         self._frame = 0
-        self._chunk = 0
+        self._chunks = dict.fromkeys(self._tracks, 0)
         self._first_frame = 0
         self._first_timestamp = 50 + secrets.randbelow(131)
 
@@ -134,7 +162,7 @@ class MediaStream:
         """
         try:
             await self._send(self._writer.connected())
-            await self._send(self._writer.start(parameters))
+            await self._send(self._writer.start(parameters, self._tracks))
         except ConnectionClosed:
             raise CallFailed("the server closed the socket before the stream had started", code=31903) from None
         except asyncio.CancelledError:
@@ -166,7 +194,8 @@ class MediaStream:
 
     def press(self, digit: str) -> None:
         """Send one key."""
-        self._post(lambda: self._writer.dtmf(digit))
+        if not self._unidirectional:
+            self._post(lambda: self._writer.dtmf(digit))
 
     def post_raw(self, data: str | bytes) -> None:
         """Send `data` unchanged, as a text or a binary frame."""
@@ -212,19 +241,21 @@ class MediaStream:
         return self._owner.playout.started_at + (self._frame + 1) * FRAME_SECONDS
 
     def _queue_frame(self) -> None:
-        """Take the next 20 ms of the caller's speech. Frames that the line loses are spoken too."""
+        """Take the next 20 ms of each track's speech. Frames that the line loses are spoken too."""
         due = self._frame_due()
-        payload = self._owner.microphone.frame(self._frame)
+        payloads = [(track, microphone.frame(self._frame)) for track, microphone in self._tracks.items()]
         timestamp = self._first_timestamp + (self._frame - self._first_frame) * FRAME_MS
         self._frame += 1
         if self._owner.media_paused or time.monotonic() - due > CONGESTED_SECONDS:
             return
-        self._outbox.append((due + self.delay_seconds, lambda: self._media(payload, timestamp)))
+        for track, payload in payloads:
+            compose = partial(self._media, track, payload, timestamp)
+            self._outbox.append((due + self.delay_seconds, compose))
 
-    def _media(self, payload: str | None, timestamp: int) -> str:
-        self._chunk += 1
+    def _media(self, track: str, payload: str | None, timestamp: int) -> str:
+        self._chunks[track] += 1
         self._owner.sent_log.append(time.monotonic())
-        return self._writer.media(payload, self._chunk, timestamp)
+        return self._writer.media(payload, self._chunks[track], timestamp, track)
 
     async def _send(self, data: str | bytes) -> None:
         began = time.monotonic()
@@ -273,6 +304,9 @@ class MediaStream:
     def _take(self, message: str | bytes) -> None:
         """Apply one message of the server's now."""
         if self.ended_by is not None:
+            return
+        if self._unidirectional:
+            self._owner.report(alert(31951, "a message on a unidirectional stream, which takes none"))
             return
         now = time.monotonic()
         playout = self._owner.playout

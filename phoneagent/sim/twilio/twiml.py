@@ -23,6 +23,11 @@ MAX_PARAMETER_CHARS = 500
 _SPEECH_MARKUP = frozenset({"break", "emphasis", "lang", "p", "phoneme", "prosody", "s", "say-as", "sub", "w"})
 _DIALLED = frozenset({"Application", "Client", "Conference", "Number", "Queue", "Sim", "Sip", "WhatsApp"})
 
+_LEG = (
+    "statusCallbackEvent statusCallback statusCallbackMethod machineDetection machineDetectionTimeout "
+    "machineDetectionSpeechThreshold machineDetectionSpeechEndThreshold machineDetectionSilenceTimeout "
+    "amdStatusCallback amdStatusCallbackMethod"
+)
 _ATTRIBUTES: Mapping[str, frozenset[str]] = {
     name: frozenset(attributes.split())
     for name, attributes in {
@@ -33,18 +38,30 @@ _ATTRIBUTES: Mapping[str, frozenset[str]] = {
         "Reject": "reason",
         "Hangup": "",
         "Connect": "action method",
+        "Start": "action method",
         "Stream": "name connectorName url track statusCallback statusCallbackMethod audioFormat sampleRate",
         "Parameter": "name value",
         "Dial": "action method timeout hangupOnStar timeLimit callerId record trim recordingStatusCallback "
         "recordingConfigurationId recordingStatusCallbackMethod recordingStatusCallbackEvent answerOnBridge ringTone "
         "recordingTrack sequential referUrl referMethod events passports",
+        "Number": f"sendDigits url method byoc {_LEG}",
+        "Client": f"url method {_LEG}",
+        "Sip": f"username password url method codecs {_LEG}",
+        "Conference": "muted beep startConferenceOnEnter endConferenceOnExit waitUrl waitMethod maxParticipants record "
+        "region coach trim statusCallback statusCallbackMethod statusCallbackEvent recordingStatusCallback "
+        "recordingStatusCallbackMethod recordingStatusCallbackEvent eventCallbackUrl jitterBufferSize participantLabel",
+        "Gather": "input action method timeout finishOnKey numDigits actionOnEmptyResult language hints speechTimeout "
+        "maxSpeechTime profanityFilter partialResultCallback partialResultCallbackMethod bargeIn debug speechModel "
+        "enhanced",
     }.items()
 }
 """The elements that the phone carries out, and the attributes of each."""
 
-_WITH_TEXT = frozenset({"Say", "Play", "Redirect", "Dial"})
+_WITH_TEXT = frozenset({"Say", "Play", "Redirect", "Dial", "Number", "Client", "Sip", "Conference"})
+_NOUNS = frozenset({"Stream", "Parameter", "Number", "Client", "Sip", "Conference"})
+"""The elements of `_ATTRIBUTES` that are inside of a verb."""
 
-_UNSIMULATED_VERBS = "Echo Enqueue Gather Leave Pay Prompt Queue Record Refer Siprec Sms Start Stop"
+_UNSIMULATED_VERBS = "Echo Enqueue Leave Pay Prompt Queue Record Refer Siprec Sms Stop"
 _UNSIMULATED_NOUNS = (
     "AiSession Autopilot Conversation ConversationRelay ConversationRelaySession Room VirtualAgent"  # inside Connect
 )
@@ -55,17 +72,34 @@ _CHILDREN: Mapping[str, frozenset[str]] = {
     "Say": _SPEECH_MARKUP,
     "Dial": _DIALLED,
     "Connect": frozenset({"Stream", *_UNSIMULATED_NOUNS.split()}),
+    "Start": frozenset({"Stream", "Siprec"}),
     "Stream": frozenset({"Parameter"}),
+    "Gather": frozenset({"Say", "Play", "Pause"}),
 }
+
+TRACKS: Mapping[str, tuple[str, ...]] = {
+    "inbound_track": ("inbound",),
+    "outbound_track": ("outbound",),
+    "both_tracks": ("inbound", "outbound"),
+}
+"""The values of a Stream's `track`, and the tracks that each names."""
 
 _METHODS = re.compile("GET|POST")
 _NUMBER = re.compile("[0-9]{1,5}")
+_BOOLEAN = re.compile("true|false")
 _VALUES = {
     "method": _METHODS,
     "statusCallbackMethod": _METHODS,
     "reason": re.compile("busy|rejected"),
     "length": _NUMBER,
     "loop": _NUMBER,
+    "timeout": _NUMBER,
+    "numDigits": _NUMBER,
+    "finishOnKey": re.compile("[0-9*#]?"),
+    "beep": re.compile("true|false|onEnter|onExit"),
+    **dict.fromkeys(
+        ("answerOnBridge", "startConferenceOnEnter", "endConferenceOnExit", "actionOnEmptyResult"), _BOOLEAN
+    ),
 }
 
 
@@ -124,9 +158,7 @@ def _read(body: bytes) -> Document:
     if root.tag != "Response":
         raise CallFailed(f"the root element is <{root.tag}>; it must be <Response>", code=12100)
     reader = _Reader()
-    verbs = reader.children(
-        root, frozenset(_ATTRIBUTES) - {"Stream", "Parameter"} | frozenset(_UNSIMULATED_VERBS.split())
-    )
+    verbs = reader.children(root, frozenset(_ATTRIBUTES) - _NOUNS | frozenset(_UNSIMULATED_VERBS.split()))
     return Document(verbs, tuple(reader.alerts))
 
 
@@ -178,6 +210,8 @@ class _Reader:
         match verb.name:
             case "Connect" if len(verb.children) != 1:
                 self._warn(f"<Connect> needs exactly one thing to connect to, and has {len(verb.children)}")
+            case "Start" if len(verb.children) != 1:
+                self._warn(f"<Start> needs exactly one thing to start, and has {len(verb.children)}")
             case "Redirect" if not verb.text:
                 self._warn("<Redirect> names no URL")
             case "Parameter" if not {"name", "value"} <= verb.attributes.keys():
@@ -191,8 +225,8 @@ class _Reader:
         self.alerts.append(alert(12200, detail))
 
 
-def check_stream(stream: Verb, url: str, *, allow_ws: bool) -> None:
-    """Check a Stream inside Connect before it is opened; `url` is its absolute address.
+def check_stream(stream: Verb, url: str, *, allow_ws: bool, started: bool = False) -> None:
+    """Check a Stream inside Connect, or inside Start (`started`), before it is opened; `url` is its absolute address.
 
     `allow_ws` permits plain `ws:`, for a server on this machine; Twilio never does.
 
@@ -202,7 +236,9 @@ def check_stream(stream: Verb, url: str, *, allow_ws: bool) -> None:
     track = stream.attributes.get("track", "inbound_track")
     parts = urlsplit(url)
     # The path may carry a token, so no message repeats it.
-    if track != "inbound_track":
+    if started and track not in TRACKS:
+        raise CallFailed(f"track {track[:40]!r}; it is one of {', '.join(TRACKS)}", code=31941)
+    if not started and track != "inbound_track":
         raise CallFailed(f"track {track[:40]!r} with <Connect>; only inbound_track is possible", code=31941)
     if not url or re.search(r"\s", stream.attributes.get("url", "")) or not parts.hostname:
         raise CallFailed("the Stream's url is missing, has white space in it or no host", code=31923)

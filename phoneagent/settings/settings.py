@@ -1,31 +1,27 @@
-"""Settings, read from the environment and from `.env`. No other module of the package reads the environment."""
+"""The settings: their fields, and what each may be."""
 
 from __future__ import annotations
 
 import json
-import os
 import re
 import secrets
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable
 from contextlib import suppress
 from decimal import Decimal
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
 import pydantic
 import pydantic_core
-from dotenv import dotenv_values
 from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
 from phoneagent.billing.prices import Price, read_prices
-from phoneagent.errors import ConfigurationError
-from phoneagent.errors.values import is_address, is_header, misspelled, verdict
+from phoneagent.errors.values import is_address, is_header
+from phoneagent.protocol.callerid import CALLERS
 from phoneagent.protocol.providers import PROVIDERS, Audio
-
-ENV_FILE_VARIABLE = "PHONEAGENT_ENV_FILE"
-"""The file to read instead of `.env`; empty for no file."""
+from phoneagent.settings.receiver import check_url, split_secrets
 
 DEFAULT_MODEL = "gpt-realtime-2.1"
 DEFAULT_TRANSCRIPTION_MODELS = ("gpt-transcribe", "gpt-4o-mini-transcribe")
@@ -61,6 +57,19 @@ class Records(BaseSettings):
     record_days: int = Field(90, ge=0, le=36500)
     """How many days a record is kept after its call. 0 keeps nothing after the call."""
 
+    record_audio: SecretStr | None = Field(None, examples=["recordings"])
+    """Where calls are recorded: a folder, or a URL like s3://bucket/calls (extra `recording`). Without it none is."""
+    record_audio_days: int = Field(90, ge=1, le=36500)
+    """How many days a recording is kept after its call."""
+
+    @field_validator("record_audio")
+    @classmethod
+    def _audio(cls, value: SecretStr | None) -> SecretStr | None:
+        text = "" if value is None else value.get_secret_value()
+        if "://" in text and not re.fullmatch(r"[a-z][a-z0-9+.-]*://.+", text):
+            raise ValueError("write a folder like recordings, or a URL like s3://bucket/calls")
+        return value
+
     @field_validator("database_url")
     @classmethod
     def _database(cls, value: SecretStr) -> SecretStr:
@@ -68,12 +77,6 @@ class Records(BaseSettings):
         if not separator or not rest or scheme.lower() not in _DATABASES:
             raise ValueError("write it like sqlite:///phoneagent.db or postgresql://user:password@host/database")
         return value
-
-
-_Group = TypeVar("_Group", bound=BaseSettings)
-
-_CALLERS = re.compile(r"\+(?:[1-9][0-9]{6,14}|(?:[1-9][0-9]{0,13})?\*)", re.ASCII)
-"""A phone number in E.164, or a prefix and an asterisk. `+*` matches every number, but no withheld one."""
 
 
 class Settings(Records):
@@ -139,11 +142,22 @@ class Settings(Records):
     )
     """Models that transcribe the caller, separated by commas and tried in order; "none" for no transcription."""
 
+    outcome_url: str | None = Field(None, repr=False, examples=["https://api.openai.com/v1"])
+    """An OpenAI-compatible chat endpoint that fills in the outcomes of calls, instead of the Realtime model."""
+    outcome_model: str | None = Field(None, validate_default=True)
+    """The model at `outcome_url`. It needs structured output."""
+    outcome_api_key: SecretStr | None = None
+    """The key for `outcome_url`, if it needs one. No other key is sent there."""
+
     # the service
     port: int = Field(8000, ge=0, le=65535)
     """The port that the server listens on. 0 takes any that is free."""
     web_concurrency: int = Field(1, ge=1)
     """How many processes share the port. Calls are spread over them evenly."""
+    dead_air_ms: int = Field(2500, ge=0)
+    """How long the caller hears nothing, while an answer is due, before a short sound comes. 0 for never."""
+    idle_seconds: float = Field(15, ge=0)
+    """How long the caller may be silent, in seconds, before the agent asks whether they are still there. 0 for ever."""
     max_call_seconds: float = Field(3600, gt=0)
     """The maximum duration of a call, in seconds: a forgotten call costs money."""
     max_call_cost: Decimal | None = Field(None, gt=0, allow_inf_nan=False, examples=["2.50"])
@@ -165,6 +179,8 @@ class Settings(Records):
     """Numbers or prefixes whose calls are rejected, even if `allow_callers` lists them."""
     fallback_number: str | None = Field(None, repr=False)
     """The number (E.164) that calls are forwarded to if this process cannot take them."""
+    calls_per_second: float = Field(1, ge=0, le=100)
+    """How many calls a second are made, by all processes together. Twilio allows 1, unless it raised the account's."""
     drain_seconds: float = Field(25, ge=0, le=3600)
     """How long live calls may continue after SIGTERM, in seconds: less than the platform waits before SIGKILL."""
     log_level: str = Field("info", validation_alias="PHONEAGENT_LOG_LEVEL")
@@ -176,12 +192,29 @@ class Settings(Records):
     show_transcript: bool = Field(False, validation_alias="PHONEAGENT_SHOW_TRANSCRIPT")
     """Whether the log shows what caller and agent say, for development. `serve --show-transcript` sets it."""
     api_token: SecretStr | None = Field(None, validation_alias="PHONEAGENT_API_TOKEN")
-    """The bearer token that opens `/metrics`. Without it the route does not exist."""
+    """The bearer token that opens `/metrics` and the control API (`/calls`, `/events`). Without it neither exists."""
+    local_api: bool = False
+    """Opens the control API to programs on this machine without a token. As with `insecure`, no variable can set it."""
+
+    webhook_allow_private: bool = False
+    """Whether WEBHOOK_URL may lead to a private network, or to this machine; there it may begin with http://."""
+    webhook_url: SecretStr | None = Field(None, examples=["https://office.example.com/calls"])
+    """Your server that gets `call.ended` after each call: the record with whole phone numbers, outcome and cost."""
+    webhook_secret: SecretStr | None = Field(None, validate_default=True, repr=False)
+    """Signs what it gets (Standard Webhooks): whsec_ and 24 to 64 bytes in base64. In a rotation: new,old."""
+
+    log_messages: bool = False
+    """Keeps each call's messages for `/calls/{sid}/log`, for development. `serve --log-messages` sets it."""
 
     @property
     def auth_tokens(self) -> tuple[str, ...]:
         """The auth tokens. The first signs media tokens and opens the REST API; each verifies Twilio's signatures."""
         return tuple(token.strip() for token in self.twilio_auth_token.get_secret_value().split(","))
+
+    @property
+    def webhook_secrets(self) -> tuple[str, ...]:
+        """The secrets that sign webhooks."""
+        return () if self.webhook_secret is None else split_secrets(self.webhook_secret.get_secret_value())
 
     @classmethod
     def settings_customise_sources(
@@ -230,7 +263,7 @@ class Settings(Records):
         entries = tuple(entry.strip() for entry in value if isinstance(entry, str))
         for position, entry in enumerate(entries, 1):
             # an empty entry is refused too: otherwise a lone comma would allow every caller
-            if not _CALLERS.fullmatch(entry):
+            if not CALLERS.fullmatch(entry):
                 raise ValueError(f"entry {position} must be a number like +15550100001 or a prefix like +1555*")
         return entries if len(entries) == len(value) else value
 
@@ -259,6 +292,22 @@ class Settings(Records):
             raise ValueError("it must be the app's URL, not the webhook's: leave /twilio/voice off")
         return value.rstrip("/")
 
+    @field_validator("webhook_url")
+    @classmethod
+    def _receiver(cls, value: SecretStr | None, info: pydantic.ValidationInfo) -> SecretStr | None:
+        if value is not None:
+            check_url(value.get_secret_value(), allow_private=bool(info.data.get("webhook_allow_private")))
+        return value
+
+    @field_validator("webhook_secret")
+    @classmethod
+    def _signing(cls, value: SecretStr | None, info: pydantic.ValidationInfo) -> SecretStr | None:
+        if value is not None:
+            split_secrets(value.get_secret_value())
+        elif info.data.get("webhook_url") is not None:
+            raise pydantic_core.PydanticCustomError("missing", "missing")
+        return value
+
     @field_validator("realtime_url")
     @classmethod
     def _realtime(cls, value: str | None) -> str | None:
@@ -266,21 +315,26 @@ class Settings(Records):
             raise ValueError("it must begin with ws:// or wss:// and name a host")
         return value
 
-    @field_validator("azure_openai_endpoint", "openai_base_url", "helicone_url")
+    @field_validator("azure_openai_endpoint", "openai_base_url", "helicone_url", "outcome_url")
     @classmethod
     def _base(cls, value: str | None) -> str | None:
         if value is not None and not is_address(value, "http", "https"):
             raise ValueError("it must begin with https:// and name a host")
         return value
 
+    @field_validator("outcome_model")
+    @classmethod
+    def _of_outcomes(cls, value: str | None, info: pydantic.ValidationInfo) -> str | None:
+        if "outcome_url" in info.data and (value is None) != (info.data["outcome_url"] is None):
+            raise ValueError("OUTCOME_URL and OUTCOME_MODEL belong together: set both, or neither")
+        return value
+
     @field_validator("realtime_headers", mode="before")
     @classmethod
     def _headers(cls, value: Any) -> Any:
         if isinstance(value, str):
-            try:
+            with suppress(ValueError):
                 value = json.loads(value)
-            except ValueError:
-                value = None
         texts = isinstance(value, dict) and all(isinstance(each, str | SecretStr) for each in value.values())
         if not texts:
             raise ValueError('it must be a JSON object with text values, like {"X-Team": "phones"}')
@@ -345,77 +399,12 @@ class Settings(Records):
         return value.lower()
 
 
-def load(overrides: Mapping[str, Any] | None = None) -> Settings:
-    """Read the settings. `overrides` (by field name) win over the environment, and the environment over `.env`.
-
-    Raises:
-        ConfigurationError: names everything that is missing or malformed, without any value.
-    """
-    return read(Settings, overrides)
-
-
-def load_records(overrides: Mapping[str, Any] | None = None) -> Records:
-    """Read the settings of call records, as `load` does. No other setting is required."""
-    return read(Records, overrides)
-
-
-def read(kind: type[_Group], overrides: Mapping[str, Any] | None = None) -> _Group:
-    """Read a group of settings, from the same sources; see `load`."""
-    env_file = _env_file()
-    if env_file not in (None, ".env") and not os.path.isfile(env_file):
-        raise ConfigurationError([f"{ENV_FILE_VARIABLE} names {env_file}, which does not exist: correct or unset it"])
-    try:
-        return kind(_env_file=env_file, **dict(overrides or {}))
-    except pydantic.ValidationError as error:
-        given, found = _given_names(env_file), error.errors(include_input=False, include_url=False)
-        problems = [_problem(each, given) for each in found]
-        missing = [index for index, each in enumerate(found) if each["type"] in _MISSING]
-        if missing and env_file is not None:
-            state = "was read" if os.path.isfile(env_file) else "does not exist"
-            problems[missing[-1]] += f" ({os.path.abspath(env_file)} {state})"
-    except UnicodeDecodeError:
-        problems = [f"{env_file} cannot be read: save it as UTF-8"]
-    raise ConfigurationError(problems)
-
-
-def misspelled_names() -> list[str]:
-    """Return a line for each variable that is almost one of ours, where that one is not set."""
-    with suppress(UnicodeDecodeError):
-        found = misspelled(_given_names(_env_file()), [*_VARIABLES, ENV_FILE_VARIABLE])
-        return [f"{name} is set, but nothing reads it: did you mean {right}?" for right, name in found.items()]
-    return []
-
-
-def _env_file() -> str | None:
-    return os.environ.get(ENV_FILE_VARIABLE, ".env") or None
-
-
-def _given_names(env_file: str | None) -> list[str]:
-    """Return the names, in capitals, that the environment and the file give, also those without a value."""
-    in_file = dotenv_values(env_file, encoding="utf-8-sig") if env_file is not None and os.path.isfile(env_file) else {}
-    return [name.upper() for name in (*os.environ, *in_file)]
-
-
-def environment(overrides: Mapping[str, str]) -> dict[str, str]:
-    """Return this process's environment with some values replaced, for a child process."""
-    return {**os.environ, **overrides}
+_OF_CODE = ("insecure", "local_api", "log_messages")
 
 
 def _secure(source: PydanticBaseSettingsSource) -> Callable[[], dict[str, Any]]:
-    """Return the source without `insecure`, which no environment may set."""
-    return lambda: {name: value for name, value in source().items() if name.lower() != "insecure"}
-
-
-def _problem(error: Any, given: Collection[str]) -> str:
-    message, name = str(error["msg"]), str(error["loc"][0]).upper()
-    if error["type"] in _MISSING:
-        state = "is empty" if name in given else "is missing"
-        if (almost := misspelled(given, _VARIABLES).get(name)) is not None:
-            return f"{name} {state}, but {almost} is set: correct the name"
-        return f"{name} {state}: {_REMEDIES[name]}"
-    field = _VARIABLES.get(name) or Settings.model_fields.get(name.lower())
-    example = None if field is None else (field.examples or [field.default])[0]
-    return f"{name} is malformed: {verdict(error['type'], message, error.get('ctx') or {}, example)}"
+    """Return the source without what no environment may set."""
+    return lambda: {name: value for name, value in source().items() if name.lower() not in _OF_CODE}
 
 
 def _needed(provider: str | None, *, has_url: bool, azure: bool) -> frozenset[str]:
@@ -432,17 +421,3 @@ def _needed(provider: str | None, *, has_url: bool, azure: bool) -> frozenset[st
 
 
 _OWN_HEADERS = frozenset({"host", "connection", "upgrade", "content-length", "transfer-encoding"})
-_MISSING = frozenset({"missing", "no_model"})
-_REMEDIES = {
-    "TWILIO_ACCOUNT_SID": "copy it from the Twilio console's first page",
-    "TWILIO_AUTH_TOKEN": "copy it from the Twilio console's first page",
-    "PUBLIC_URL": "set it to the URL at which Twilio reaches this app, like https://agent.example.com",
-    "REALTIME_API_KEY": "set it to the provider's key",
-    "AZURE_OPENAI_ENDPOINT": "set it to the resource's URL, like https://NAME.openai.azure.com",
-    "HELICONE_API_KEY": "set it, or choose another REALTIME_PROVIDER",
-    "OPENAI_API_KEY": "set it, or set REALTIME_URL to use another Realtime server",
-    "AZURE_OPENAI_DEPLOYMENT": "set it to the deployment's name, or remove AZURE_OPENAI_ENDPOINT",
-    "AZURE_OPENAI_API_KEY": "set it, or use Endpoint.azure(token=...) in code, or remove AZURE_OPENAI_ENDPOINT",
-}
-_VARIABLES = {str(field.validation_alias or name).upper(): field for name, field in Settings.model_fields.items()}
-"""The settings by their environment variables."""

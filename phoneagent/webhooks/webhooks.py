@@ -1,4 +1,4 @@
-"""Twilio's voice webhooks, answered with TwiML, and its media sockets, each run as a call.
+"""Twilio's voice webhooks, answered with TwiML.
 
 A webhook decides whether a new call is taken, what an answered call does after its media stream has ended, and where a
 call goes while this process drains.
@@ -6,42 +6,40 @@ call goes while this process drains.
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import re
 import time
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import parse_qsl, urlsplit
 
 from starlette.datastructures import ImmutableMultiDict
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.websockets import WebSocket
 
 from phoneagent import telemetry
 from phoneagent.agent.call import Call
+from phoneagent.agent.destinations import MAX_ASK_CHARS
 from phoneagent.billing.ratelimits import RateLimitReserve
-from phoneagent.bridge.history import Past
+from phoneagent.bridge.steps import Transfer
 from phoneagent.calls.admission import DENIED, DRAINING, LIMITED, Admission, Refusal
 from phoneagent.calls.calls import Calls
 from phoneagent.calls.journal import CallJournal, Continuation, may_recover
 from phoneagent.calls.state import restore
-from phoneagent.errors import ProtocolError, RequestRefused, StoreError, shown
+from phoneagent.calls.warm import CONFERENCE, DIALED, WarmTransfers
+from phoneagent.errors import RequestRefused, StoreError, shown
+from phoneagent.events import CallTransferred, TransferOutcome
 from phoneagent.settings import Settings
-from phoneagent.twilio import twiml
-from phoneagent.twilio.parameters import call_of_form, call_of_stream, redirected, stream_parameters
-from phoneagent.twilio.signatures import Ticket
-from phoneagent.twilio.socket import TwilioSocket, read_start
+from phoneagent.twilio import AFTER_PATH, AMD_PATH, MEDIA_PATH, PARTY_PATH, STATUS_PATH, VOICE_PATH, twiml
+from phoneagent.twilio.browser import is_browser_call
+from phoneagent.twilio.parameters import call_of_form, redirected, stream_parameters
 from phoneagent.twilio.verification import Verifier
 
-log = logging.getLogger("phoneagent.webhooks")
+if TYPE_CHECKING:
+    from phoneagent.calls.outbound import Outbound
 
-VOICE_PATH = "/twilio/voice"
-AFTER_PATH = "/twilio/after"
-STATUS_PATH = "/twilio/status"
-MEDIA_PATH = "/twilio/media/"
+log = logging.getLogger("phoneagent.webhooks")
 
 MAX_RETRIES = 8
 """How often a call is sent to the webhook again while this process drains, after a second each time."""
@@ -51,6 +49,9 @@ STATE = ("faults", "since", "after")
 
 RETRIES = "again"
 """What the query of VOICE_PATH or AFTER_PATH says of the retries while a process drains."""
+
+SCREENED = "screened"
+"""What the query of AFTER_PATH says after a transfer whose party had to press a key."""
 
 _CALL_SID = re.compile(r"CA[0-9a-fA-F]{32}")
 
@@ -65,7 +66,8 @@ class Webhooks:
     """Answers Twilio's webhooks.
 
     `draining` returns whether this process is about to end. Without a `journal` a call ends with its media stream.
-    `worker` is this process's number, by which media sockets find it; None if nothing passes them.
+    `outbound` are the calls that the app makes. `worker` is this process's number, by which media sockets find it; None
+    if nothing passes them.
     """
 
     def __init__(
@@ -75,15 +77,19 @@ class Webhooks:
         verifier: Verifier,
         calls: Calls,
         journal: CallJournal | None,
+        warm: WarmTransfers | None = None,
         reserve: RateLimitReserve,
         metrics: telemetry.Metrics,
         draining: Callable[[], bool],
         worker: int | None = None,
+        outbound: Outbound | None = None,
     ) -> None:
         self._settings = settings
+        self._outbound = outbound
         self._verifier = verifier
         self._calls = calls
         self._journal = journal
+        self._warm = warm
         self._reserve = reserve
         self._metrics = metrics
         self._draining = draining
@@ -96,20 +102,37 @@ class Webhooks:
         )
 
     async def answer(self, request: Request, path: str) -> Response:
-        """Answer Twilio's request to `path`: VOICE_PATH, AFTER_PATH or STATUS_PATH."""
+        """Answer Twilio's request to `path`: VOICE_PATH, AFTER_PATH, STATUS_PATH, PARTY_PATH or AMD_PATH."""
         form = await self._read(request, path)
         if isinstance(form, Response):
             return form
-        if path == STATUS_PATH:
-            await self._status(form)
-            return Response(status_code=204)
-        text = await (self._voice(form) if path == VOICE_PATH else self._after(form))
-        return Response(text, media_type="application/xml")
+        try:
+            text = await self.respond(path, form)
+        except StoreError as error:  # Twilio asks again, and another process may know
+            log.error("the other party of a transfer waits: %s", error, extra={"call_sid": form["CallSid"]})
+            return Response("try again\n", status_code=503, media_type="text/plain")
+        return Response(text, media_type="application/xml") if text else Response(status_code=204)
+
+    async def respond(self, path: str, form: Mapping[str, str]) -> str:
+        """Return the TwiML for a verified form with a CallSid and a CallStatus; "" for a path of callbacks.
+
+        Raises:
+            StoreError: the database does not answer, at PARTY_PATH.
+        """
+        if path in (STATUS_PATH, AMD_PATH):
+            if self._outbound is not None and "dial" in form and "StreamEvent" not in form:
+                await (self._outbound.amd if path == AMD_PATH else self._outbound.tell)(form)
+            if path == STATUS_PATH:
+                await self._status(form)
+            return ""
+        if path == PARTY_PATH:
+            return await self._party(form)
+        return await (self._voice(form) if path == VOICE_PATH else self._after(form))
 
     async def explain(self, request: Request) -> None:
         """Log why Twilio requests a path where nothing is, if its signature proves that it is Twilio."""
         came = request.url.path.rstrip("/")
-        for path in (VOICE_PATH, AFTER_PATH, STATUS_PATH):
+        for path in (VOICE_PATH, AFTER_PATH, STATUS_PATH, PARTY_PATH, AMD_PATH):
             if came.endswith(path) and (why := await self._verifier.misdirected(request, path)) is not None:
                 self._metrics.refused("webhook")
                 log.warning("webhook refused: %s", why)
@@ -145,14 +168,18 @@ class Webhooks:
             # of the failed request has what is known of the call, so the call continues as it would have there.
             return await self._continue(form, dict(parse_qsl(failed.query)))
         call = call_of_form(form["CallSid"], form, (RETRIES,))
-        refusal = self._refusal(call, form["CallStatus"])
+        ours = None if self._outbound is None else await self._outbound.attach(call, answered=True)
+        if ours is False:  # one call has rung twice
+            log.error("a call that was made has been placed twice: hanging up", extra={"call_sid": call.sid})
+            return twiml.hang_up()
+        refusal = None if ours else self._refusal(call, form["CallStatus"])
         if self._draining() and refusal is not DENIED:
             if (retry := self._retry(form, VOICE_PATH, redirected(call))) is not None:
                 return retry
             refusal = DRAINING
         if refusal is not None:
             return self._turn_away(call, form["CallStatus"], refusal)
-        return self._connect(call, await self._came_back(form), since=int(time.time()))
+        return await self._connect(call, await self._came_back(form), since=int(time.time()))
 
     def _refusal(self, call: Call, status: str) -> Refusal | None:
         """Return why a new call is not taken, None if it is."""
@@ -195,12 +222,15 @@ class Webhooks:
     async def _continue(self, form: Mapping[str, str], state: Mapping[str, str]) -> str:
         """Answer with what a call does after its media stream; `state` is what `_connect` wrote into the action URL."""
         call_sid = form["CallSid"]
+        dialed = await self._dialed(call_sid, form, state)
         if form["CallStatus"] != ANSWERED:
             await self._ended(call_sid, form["CallStatus"])
             return twiml.nothing()
-        call = call_of_form(call_sid, form, (*STATE, RETRIES))
+        call = call_of_form(call_sid, form, [*STATE, RETRIES, DIALED, CONFERENCE, SCREENED, *filter(_of_dial, form)])
         faults, since = _number(state.get("faults")), _number(state.get("since")) or int(time.time())
-        answer = Continuation("apologise") if self._journal is None else await self._journal.answer(call_sid)
+        answer = dialed or Continuation("apologise")
+        if dialed is None and self._journal is not None:
+            answer = await self._journal.answer(call_sid)
         step = answer.kind
         # "apologise" is retried too: another process may know of the call what this one could not read.
         lives_on = step in ("resume", "recover", "apologise")
@@ -209,15 +239,67 @@ class Webhooks:
             return retry
         if step == "resume" and state.get("after") == answer.stream_sid:
             step = "recover"  # it was resumed after this stream once already, and no newer stream has come
+        if step == "transfer" and answer.transfer is not None:
+            conference = answer.transfer.conference
+            if not conference or self._warm is None or await self._warm.join(conference):
+                more = {CONFERENCE: conference} if conference else {SCREENED: "1"} if answer.transfer.screen else {}
+                return self._dial(call, answer.transfer, {**known, **more, DIALED: answer.stream_sid})
+            left = await self._transferred(call_sid, answer.stream_sid, "declined")
+            return await self._connect(call, left or answer, faults=faults, since=since)
         if step == "recover" and not may_recover(faults, time.time() - since):
             log.error("the call's media stream broke %d times: giving up", faults + 1, extra={"call_sid": call_sid})
             step = "apologise"
         if step in ("resume", "recover"):
-            return self._connect(call, answer, faults=faults + (step == "recover"), since=since)
+            restore(call, answer.state)
+            if self._outbound is not None:
+                await self._outbound.attach(call)
+            return await self._connect(call, answer, faults=faults + (step == "recover"), since=since)
         if step == "hang_up":
             return twiml.hang_up()
         number, caller_id = self._settings.fallback_number, self._caller_id(call)
         return twiml.fall_back(number, apologise=step == "apologise", caller_id=caller_id)
+
+    def _dial(self, call: Call, step: Transfer, query: Mapping[str, str]) -> str:
+        """Answer that the call is connected to the party of a transfer; `query` goes into the action's URL."""
+        caller_id = None if call.direction.startswith("outbound") else self._caller_id(call)
+        if step.caller_id == "called" and not call.direction.startswith("outbound"):
+            called = call.called if call.called is not None and call.called.startswith("+") else None
+            caller_id = called or self._settings.twilio_phone_number
+        heard = {"name": step.name} | ({"ask": step.ask, "language": step.language} if step.ask else {})
+        screen = self._verifier.url(PARTY_PATH, query=heard) if step.screen else None
+        action = self._verifier.url(AFTER_PATH, query=query)
+        return twiml.dial(step, action=action, caller_id=caller_id, screen=screen)
+
+    async def _dialed(self, call_sid: str, form: Mapping[str, str], state: Mapping[str, str]) -> Continuation | None:
+        """Return how a call goes on whose transfer is over; None if the request is about no transfer."""
+        if DIALED not in state or self._journal is None:
+            return None
+        outcome = _outcome(form, screened=SCREENED in state)
+        if CONFERENCE in state and self._warm is not None and not await self._warm.finish(state[CONFERENCE]):
+            outcome = "declined"  # the party had left when the caller came
+        return await self._transferred(call_sid, state[DIALED], outcome)
+
+    async def _transferred(self, call_sid: str, stream_sid: str, outcome: TransferOutcome) -> Continuation | None:
+        """Write down and report what became of the transfer after that media stream; return how the call goes on."""
+        if self._journal is None:
+            return None
+        answer = await self._journal.transferred(call_sid, stream_sid, outcome)
+        if (step := answer.transfer) is not None:
+            warm = bool(step.conference)
+            event = CallTransferred(call_sid=call_sid, to_name=step.name, outcome=outcome, warm=warm)
+            self._calls.tell(event, stream_sid)
+        return answer
+
+    async def _party(self, form: Mapping[str, str]) -> str:
+        """Answer for the other party of a transfer, before it is connected."""
+        if "transfer" in form and self._warm is not None:
+            return await self._warm.answer(form)
+        if "Digits" not in form:
+            action = self._verifier.url(PARTY_PATH)
+            ask, language = form.get("ask", "")[:MAX_ASK_CHARS], form.get("language", "")[:20]
+            words = "" if ask else f"A call for {form.get('name', 'you')[:64]}."
+            return twiml.ask_party(words, ask=ask, language=language, action=action)
+        return twiml.nothing() if form["Digits"] == twiml.ACCEPT_KEY else twiml.hang_up()
 
     def _retry(self, form: Mapping[str, str], path: str, query: Mapping[str, str]) -> str | None:
         """Answer that Twilio should request `path` again with that query, so that another process takes the call.
@@ -229,7 +311,7 @@ class Webhooks:
             return None
         return twiml.ask_again(self._verifier.url(path, query={**query, RETRIES: retries + 1}))
 
-    def _connect(self, call: Call, earlier: Continuation | None, *, faults: int = 0, since: int) -> str:
+    async def _connect(self, call: Call, earlier: Continuation | None, *, faults: int = 0, since: int) -> str:
         """Connect the call to a media socket; `earlier` is how a call continues, None for one that begins.
 
         The action URL, which Twilio requests after the stream, carries how often the stream broke (`faults`), when the
@@ -249,81 +331,44 @@ class Webhooks:
         # ahead for it here.
         comes_here = self._settings.web_concurrency == 1 or self._worker is not None
         self._calls.expect(call, prepare=comes_here, elsewhere=elsewhere)
+        transcriber = await self._calls.transcriber(call)
         url = self._verifier.media_url(MEDIA_PATH, call.sid, resumes=earlier is not None, worker=self._worker)
-        return twiml.connect_stream(url, stream_parameters(call), action=action, status_callback=callback)
+        if transcriber is None:
+            return twiml.connect_stream(url, stream_parameters(call), action=action, status_callback=callback)
+        return twiml.transcribe_and_dial(
+            url,
+            stream_parameters(call),
+            transcriber.dial,
+            caller_id=transcriber.caller_id or self._caller_id(call),
+            announcement=transcriber.announcement,
+            time_limit_seconds=max(1, round(self._settings.max_call_seconds)),
+            status_callback=callback,
+        )
 
     async def _ended(self, call_sid: str, status: str) -> None:
         """Close a call that Twilio reports as over. The report may come before or after our own end of the call."""
-        reason = f"Twilio reports that it is {status}"
+        reason = f"{'the browser' if is_browser_call(call_sid) else 'Twilio'} reports that it is {status}"
         await self._calls.forget(call_sid)
+        if self._warm is not None:
+            await self._warm.give_up(call_sid)
         if not self._calls.end(call_sid, reason) and self._journal is not None:
             await self._journal.settle(call_sid, "caller", reason)
 
 
-class MediaSockets:
-    """Runs a call in each media socket that Twilio opens; `account_sid` is the account of the calls, None for any."""
+def _outcome(form: Mapping[str, str], *, screened: bool) -> TransferOutcome:
+    """Return what Twilio says of a `<Dial>` that is over; a party that was `screened` may have declined."""
+    match form.get("DialCallStatus"):
+        case "completed" | "answered":
+            return "declined" if screened and form.get("DialBridged", "").lower() == "false" else "completed"
+        case "busy" | "no-answer" | "failed" | "canceled" as outcome:
+            return cast(TransferOutcome, outcome)
+        case _:
+            return "unknown"
 
-    def __init__(
-        self,
-        *,
-        verifier: Verifier,
-        calls: Calls,
-        journal: CallJournal | None,
-        metrics: telemetry.Metrics,
-        account_sid: str | None,
-    ) -> None:
-        self._verifier = verifier
-        self._calls = calls
-        self._journal = journal
-        self._metrics = metrics
-        self._account_sid = account_sid
 
-    async def run(self, websocket: WebSocket) -> None:
-        """Run the call of a media socket; return when nothing of it is left."""
-        with self._calls.handshake():
-            try:
-                ticket = await self._verifier.socket(websocket, MEDIA_PATH)
-            except RequestRefused as refused:
-                self._metrics.refused("socket")
-                log.warning("media socket refused: %s", telemetry.hidden(str(refused)))
-                await websocket.close()  # before accept: HTTP 403
-                return
-            await websocket.accept()
-            await self._run(TwilioSocket(websocket), ticket)
-
-    async def _run(self, socket: TwilioSocket, ticket: Ticket) -> None:
-        call_sid = ticket.call_sid
-        number = self._calls.arrived(call_sid)
-        try:
-            start = await read_start(socket, call_sid, self._account_sid)
-            call = call_of_stream(call_sid, start.parameters)
-            past = await self._past(ticket, call)
-            if not self._calls.is_newest(call_sid, number):
-                raise ProtocolError("the call has a newer media socket")
-            await self._calls.run(call, start, socket, past)
-        except (ProtocolError, RequestRefused, StoreError) as error:
-            log.warning("media socket closed: %s", str(error), extra={"call_sid": call_sid})
-            await socket.close()
-        except asyncio.CancelledError:  # the server stops and cancels what is left; this call is over
-            log.warning("cut off: the process ends", extra={"call_sid": call_sid})
-        finally:
-            self._calls.left(call_sid, number)
-
-    async def _past(self, ticket: Ticket, call: Call) -> Past | None:
-        """Return the past of a call that continues in this socket, None for a call that begins.
-
-        Raises:
-            ProtocolError, RequestRefused, StoreError: the call cannot continue.
-        """
-        pending = self._calls.supersede(ticket.call_sid)
-        if pending is None and not ticket.resumes:
-            return None
-        if self._journal is None:
-            raise ProtocolError("the call cannot continue because it was not recorded: give the app a store")
-        past = await self._journal.past(ticket.call_sid, pending)
-        if past is not None:
-            restore(call, past.state)
-        return past
+def _of_dial(name: str) -> bool:
+    """Tell whether a field of the form is about a `<Dial>`, and not about the call."""
+    return name.startswith("Dial")
 
 
 def _number(text: str | None) -> int:

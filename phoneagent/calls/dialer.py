@@ -1,0 +1,188 @@
+"""Placing the queued calls: one at a time, at the account's pace, and each once, whatever happens on the way.
+
+taken, never asked for           → ask Twilio for it
+taken, and it was asked for      → look for it among the calls to that number; there → it is placed
+not there, SETTLE_SECONDS later  → ask Twilio again
+Twilio refuses it                → refused, with the reason
+Twilio is busy, or out of reach  → queued again, later
+the answer was lost              → queued again, to be looked for
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+import time
+from collections.abc import Awaitable, Callable
+from datetime import timedelta
+from functools import partial
+from typing import TypeAlias
+
+from phoneagent.errors import StoreError, TelephonyError
+from phoneagent.store.outbound import OutboundCalls
+from phoneagent.store.records import OutboundCall
+from phoneagent.store.rows import now
+from phoneagent.twilio.placing import MaybePlaced, NotPlaced, OutgoingCalls, Placing
+
+log = logging.getLogger("phoneagent.calls.dialer")
+
+POLL_SECONDS = 30.0
+"""How often the queue is looked at for what another process has left behind."""
+
+SETTLE_SECONDS = 15.0
+"""How long a call that was placed may be missing from Twilio's list, which is only eventually consistent."""
+
+RETRY_SECONDS = 2.0
+MAX_RETRY_SECONDS = 60.0
+MAX_ATTEMPTS = 12
+MAX_WAIT_SECONDS = 3600.0
+"""A call that has waited longer is not placed any more: what it was about has passed."""
+
+
+Barred: TypeAlias = Callable[[OutboundCall], Awaitable[str | None]]
+"""A function that returns why a queued call must not be placed any more, just before that is done."""
+
+
+class Dialer:
+    """Places the calls of a queue. `placing` returns what Twilio is asked for, and `barred` why it must not be.
+
+    `claim` claims a name that only one process can have (see `Store.claim`). With it all processes together place
+    `calls_per_second` calls; 0 is no limit. While this process is `draining`, it places none: it could not answer them.
+    """
+
+    def __init__(
+        self,
+        queue: OutboundCalls,
+        twilio: OutgoingCalls,
+        *,
+        placing: Callable[[OutboundCall], Placing],
+        claim: Callable[[str, float], Awaitable[bool]],
+        calls_per_second: float = 1.0,
+        settle_seconds: float = SETTLE_SECONDS,
+        draining: Callable[[], bool] = lambda: False,
+        barred: Barred | None = None,
+    ) -> None:
+        self._queue = queue
+        self._twilio = twilio
+        self._placing = placing
+        self._claim = claim
+        self._rate = calls_per_second
+        self._settle = settle_seconds
+        self._draining = draining
+        self._barred = barred
+        self._woken = asyncio.Event()
+        self._troubled = False
+
+    def wake(self) -> None:
+        """There is a new call in the queue."""
+        self._woken.set()
+
+    async def run(self) -> None:
+        """Place calls until this task is cancelled. A call that is being placed then is found again later."""
+        while True:
+            self._woken.clear()
+            wait = POLL_SECONDS
+            try:
+                while not self._draining() and await self.step():
+                    pass
+                wait = await self._until_next()
+                self._troubled = False
+            except StoreError as error:
+                log.log(logging.DEBUG if self._troubled else logging.WARNING, "no calls can be placed now: %s", error)
+                self._troubled = True
+            except Exception:  # one bad row must not stop the others
+                log.exception("internal error in phoneagent: a call was not placed, and will be tried again")
+            try:
+                async with asyncio.timeout(wait):
+                    await self._woken.wait()
+            except TimeoutError:
+                pass
+
+    async def step(self) -> bool:
+        """Place the next call that is due; return whether there was one.
+
+        Raises:
+            StoreError: the database does not answer.
+        """
+        call = await self._queue.take()
+        if call is None:
+            return False
+        await self._place(call)
+        return True
+
+    async def _place(self, call: OutboundCall) -> None:
+        try:
+            wanted = self._placing(call)
+        except (KeyError, TypeError, ValueError):
+            await self._queue.refuse(call.id, "its row was written by another version")
+            return
+        if call.asked_at is not None and await self._was_placed(call, wanted):
+            return
+        if call.attempts >= MAX_ATTEMPTS:
+            await self._queue.refuse(call.id, f"given up after {call.attempts} attempts: {call.error}")
+            return
+        if now() - call.created_at > timedelta(seconds=MAX_WAIT_SECONDS):
+            await self._queue.refuse(call.id, f"it waited longer than {MAX_WAIT_SECONDS / 60:.0f} minutes")
+            return
+        await self._pace()
+        if self._barred is not None and (why := await self._barred(call)) is not None:
+            await self._queue.refuse(call.id, why)
+            return
+        if await self._queue.asking(call.id, call.attempts + 1):
+            await self._ask(call, wanted)
+
+    async def _ask(self, call: OutboundCall, wanted: Placing) -> None:
+        again = partial(self._queue.again, call.id, call.attempts + 1)
+        try:
+            call_sid = await self._twilio.place(wanted)
+        except NotPlaced as error:
+            if error.retry:
+                delay = min(RETRY_SECONDS * 2**call.attempts, MAX_RETRY_SECONDS)
+                await again(after_seconds=delay, error=str(error), asked=False)
+            else:
+                log.warning("a call was refused: %s", error)
+                await self._queue.refuse(call.id, str(error))
+        except MaybePlaced as error:
+            log.warning("the answer to a new call was lost, so it is looked for: %s", error)
+            await again(after_seconds=RETRY_SECONDS, error=str(error), asked=True)
+        else:
+            await self._queue.placed(call.id, call_sid, certain=True)
+
+    async def _was_placed(self, call: OutboundCall, wanted: Placing) -> bool:
+        """Look for a call that may have been placed; return whether it was, or that is to be looked for again."""
+        current = await self._queue.get(call.id)
+        if current is None or current.call_sid is not None:
+            return True  # Twilio has reported it meanwhile
+        assert call.asked_at is not None
+        again = partial(self._queue.again, call.id, call.attempts + 1)
+        try:
+            found = await self._queue.unknown(await self._twilio.find(wanted, call.created_at))
+        except TelephonyError as error:
+            if call.attempts >= MAX_ATTEMPTS:  # it may ring yet: nothing more is done about it
+                await self._queue.refuse(call.id, f"whether it was placed is unknown: {error}")
+            else:
+                await again(after_seconds=RETRY_SECONDS * 2, error=str(error), asked=True)
+            return True
+        for call_sid in found:
+            if await self._queue.placed(call.id, call_sid, certain=False):
+                return True
+        missing = (now() - call.asked_at).total_seconds()
+        if missing < self._settle:
+            words = "it is not in Twilio's list of calls yet"
+            await again(after_seconds=RETRY_SECONDS, error=words, asked=True)
+            return True
+        return False
+
+    async def _pace(self) -> None:
+        """Wait for this process's turn: each slot of time is claimed by one call."""
+        while self._rate > 0:
+            moment = time.time() * self._rate
+            slot = math.floor(moment)
+            if await self._claim(f"outbound call {self._rate:g} {slot}", 2 + 2 / self._rate):
+                return
+            await asyncio.sleep(max((slot + 1 - moment) / self._rate, 0.01))
+
+    async def _until_next(self) -> float:
+        due = await self._queue.next_due()
+        return POLL_SECONDS if due is None else min(max((due - now()).total_seconds(), 0.05), POLL_SECONDS)

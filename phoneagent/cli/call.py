@@ -1,0 +1,101 @@
+"""`phoneagent call`: a call to a number, which the app at PUBLIC_URL holds."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from phoneagent.cli.target import Target
+from phoneagent.errors import DefinitionError, TelephonyError
+from phoneagent.server import PhoneApp
+
+if TYPE_CHECKING:
+    from phoneagent.store.records import OutboundCall
+
+LOOK_SECONDS = 0.5
+UNHEARD_SECONDS = 20.0
+"""How long after the call was placed the app must have heard of it from Twilio."""
+
+
+def call(
+    number: Annotated[str, typer.Argument(help="The number to call, in E.164, like +15550100009.")],
+    target: Annotated[
+        str | None, typer.Argument(help="The app, `module:app` or `file.py`. Without it: main.py, app.py or agent.py.")
+    ] = None,
+    context: Annotated[
+        list[str] | None, typer.Option(metavar="NAME=VALUE", help="A value of `call.context`. May be repeated.")
+    ] = None,
+    key: Annotated[str | None, typer.Option(help="The idempotency key: with one key, one call is made.")] = None,
+    caller_id: Annotated[
+        str | None, typer.Option("--from", help="The caller ID. Default: TWILIO_PHONE_NUMBER.")
+    ] = None,
+    agent: Annotated[str | None, typer.Option(help="The name of the agent that has the call.")] = None,
+    first: Annotated[Literal["agent", "callee"], typer.Option(help="The side that speaks first.")] = "callee",
+    on_machine: Annotated[
+        Literal["talk", "hang_up", "leave_message"], typer.Option(help="What an answering machine gets.")
+    ] = "talk",
+    message: Annotated[str | None, typer.Option(help="The words that are left after the beep.")] = None,
+    timeout: Annotated[int, typer.Option(help="How long it rings, in seconds.")] = 30,
+    time_limit: Annotated[int | None, typer.Option(help="How long the call may last, in seconds.")] = None,
+) -> None:
+    """Call a number, and tell how it goes until the call is over.
+
+    The app must be running at PUBLIC_URL, with the same database: it answers Twilio, and has the conversation.
+    """
+    values = dict(_pair(each) for each in context or ())
+    app = Target.find(target).load()
+    options = {
+        "context": values,
+        "idempotency_key": key,
+        "from_": caller_id,
+        "agent": agent,
+        "first": first,
+        "on_machine": on_machine,
+        "message": message,
+        "timeout": timeout,
+        "time_limit": time_limit,
+    }
+    if not asyncio.run(_call(app, number, options)):
+        raise typer.Exit(1)
+
+
+async def _call(app: PhoneApp, number: str, options: dict[str, Any]) -> bool:
+    """Make the call, and return whether it was answered."""
+    try:
+        made = await app.dial(number, **options)
+        shown, placed_at = "", 0.0
+        while True:
+            found = await app.outbound_call(made.id)
+            if found is None:
+                raise TelephonyError("the call is no longer in the database: it was forgotten")
+            if found.status != shown:
+                shown, placed_at = found.status, time.monotonic()
+                typer.echo(f"{shown}{f': {found.error}' if found.error else ''}")
+            if found.over:
+                _conclude(found)
+                return found.status == "completed"
+            if shown == "placed" and time.monotonic() > placed_at + UNHEARD_SECONDS:
+                raise TelephonyError(
+                    "Twilio has the call, and no report of it reached the database: is the app running at PUBLIC_URL, "
+                    "with the same DATABASE_URL?"
+                )
+            await asyncio.sleep(LOOK_SECONDS)
+    finally:
+        await app.stop_dialing()
+
+
+def _conclude(found: OutboundCall) -> None:
+    if found.decided:
+        typer.echo(f"answered by: {found.decided}")
+    if found.call_sid:
+        typer.echo(f"phoneagent calls {found.call_sid}")
+
+
+def _pair(text: str) -> tuple[str, str]:
+    name, found, value = text.partition("=")
+    if not found or not name:
+        raise DefinitionError(f"--context {text!r:.80} is no NAME=VALUE: write --context name=Anna")
+    return name, value

@@ -1,0 +1,190 @@
+"""Access to the console and the control API: with the token of the settings, with the session of a browser that has
+signed in with it, or from this machine where that is enough."""
+
+from __future__ import annotations
+
+import ipaddress
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from urllib.parse import urlsplit
+
+from pydantic import SecretStr
+from starlette.requests import HTTPConnection
+
+from phoneagent.console.bearer import has_token, is_token
+from phoneagent.console.problems import Problem
+from phoneagent.console.sessions import COOKIE, Sessions
+from phoneagent.twilio.verification import host_of, is_loopback
+
+MAX_TRIES = 10
+TRIES_SECONDS = 60.0
+"""An address that gives so many wrong tokens is refused until so long after the first of them."""
+
+MAX_ADDRESSES = 10_000
+"""Addresses whose wrong tokens are counted."""
+
+PROXY_HEADERS = ("forwarded", "x-forwarded-for", "x-forwarded-host", "x-forwarded-proto", "x-real-ip", "via")
+"""What a tunnel or a proxy adds. Such a request comes from elsewhere, although its connection begins here."""
+
+
+FOREIGN = "this came from a page of another site, which may not do it"
+
+_SAFE = ("GET", "HEAD", "OPTIONS")
+
+
+class Access:
+    """The check of each request. With `local`, programs and browsers on this machine need no token.
+
+    `public_url` is the address that browsers have in their address bar, where a proxy has another one. `clock` returns
+    seconds that do not go back.
+    """
+
+    def __init__(
+        self,
+        token: SecretStr | None,
+        *,
+        local: bool,
+        public_url: str = "",
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._token = token
+        self._local = local
+        self._public_host = urlsplit(public_url).netloc.lower()
+        self._clock = clock
+        self._tries: OrderedDict[str, tuple[float, int]] = OrderedDict()  # since when, how many; by address
+        self.sessions = None if token is None else Sessions(token)
+
+    def check(self, request: HTTPConnection) -> Problem | None:
+        """Return the refusal of a request; None if it is let through.
+
+        What a browser proves by its session or its address counts only if no page of another site sent the request.
+
+        Raises:
+            Hidden: for this client there is nothing here.
+        """
+        if self.is_here(request):
+            return None
+        if self._token is None:
+            raise Hidden
+        if self.is_signed_in(request):
+            return Problem(403, FOREIGN) if self.is_foreign(request) else None
+        return self.check_token(request)
+
+    def check_token(self, request: HTTPConnection) -> Problem | None:
+        """Return the refusal of a request that needs the token in any case; None if it has it.
+
+        Raises:
+            Hidden: there is no token, so for no client there is anything here.
+        """
+        if self._token is None:
+            raise Hidden
+        if (refusal := self._too_many(request)) is not None:
+            return refusal
+        if has_token(request, self._token):
+            return None
+        if "authorization" in request.headers:
+            self._count(_network_of(request))
+        return Problem(401, "give PHONEAGENT_API_TOKEN as a bearer token", {"WWW-Authenticate": "Bearer"})
+
+    def check_public(self, request: HTTPConnection) -> Problem | None:
+        """Return the refusal of a request for what all clients see that may know of the console.
+
+        Raises:
+            Hidden: for this client there is nothing here.
+        """
+        if self._token is None and not self.is_here(request):
+            raise Hidden
+        is_unsafe = request.scope.get("method") not in _SAFE
+        return Problem(403, FOREIGN) if is_unsafe and self.is_foreign(request) else None
+
+    def is_here(self, request: HTTPConnection) -> bool:
+        """Tell whether a request comes from this machine and needs no token.
+
+        A tunnel and a proxy add headers. The name of the host is checked because a stranger's name may lead here (DNS
+        rebinding).
+        """
+        client = request.client.host if request.client else None
+        return (
+            self._local
+            and is_loopback(client)
+            and is_loopback(host_of(request))
+            and not any(name in request.headers for name in PROXY_HEADERS)
+            and not _is_foreign(request, {_authority_of(request)})
+        )
+
+    def is_signed_in(self, request: HTTPConnection) -> bool:
+        """Tell whether a request has the cookie of a session that holds."""
+        return self.sessions is not None and self.sessions.holds(request.cookies.get(COOKIE))
+
+    def is_foreign(self, request: HTTPConnection) -> bool:
+        """Tell whether a page of another site sent a request. It may lead a browser here, but neither act nor read."""
+        return _is_foreign(request, {_authority_of(request), self._public_host} - {""})
+
+    def check_page(self, request: HTTPConnection) -> bool:
+        """Tell whether a browser sees the pages without signing in again."""
+        return self.is_here(request) or self.is_signed_in(request)
+
+    def try_token(self, request: HTTPConnection, given: str) -> Problem | None:
+        """Return the refusal of a sign-in with a token; None if it is the right one."""
+        if (refusal := self._too_many(request)) is not None:
+            return refusal
+        if self._token is not None and is_token(given, self._token):
+            return None
+        self._count(_network_of(request))
+        return Problem(401, "this is not PHONEAGENT_API_TOKEN")
+
+    def _too_many(self, request: HTTPConnection) -> Problem | None:
+        wait_seconds = self._wait_seconds(_network_of(request))
+        if wait_seconds is None:
+            return None
+        retry = {"Retry-After": str(int(wait_seconds) + 1)}
+        return Problem(429, "too many wrong tokens came from this address: try again later", retry)
+
+    def _wait_seconds(self, address: str) -> float | None:
+        since, tries = self._tries.get(address, (0.0, 0))
+        left = since + TRIES_SECONDS - self._clock()
+        if left <= 0:
+            self._tries.pop(address, None)
+            return None
+        return left if tries >= MAX_TRIES else None
+
+    def _count(self, address: str) -> None:
+        since, tries = self._tries.get(address, (self._clock(), 0))
+        self._tries[address] = (since, tries + 1)
+        if len(self._tries) > MAX_ADDRESSES:
+            self._tries.popitem(last=False)
+
+
+class Hidden(Exception):
+    """The request is answered as if the API did not exist."""
+
+
+def _is_foreign(request: HTTPConnection, own_hosts: set[str]) -> bool:
+    """Tell whether a page of another host sent a request, without leading the browser here.
+
+    Browsers say so in `Sec-Fetch-Site`, or in `Origin`. Programs send neither.
+    """
+    site = request.headers.get("sec-fetch-site")
+    if site is not None:
+        leads_here = request.headers.get("sec-fetch-mode") == "navigate" and request.scope.get("method") == "GET"
+        return site not in ("same-origin", "none") and not leads_here
+    origin = request.headers.get("origin")
+    return origin is not None and origin.partition("://")[2].lower() not in own_hosts
+
+
+def _authority_of(request: HTTPConnection) -> str:
+    return request.headers.get("host", "").lower()
+
+
+def _network_of(request: HTTPConnection) -> str:
+    """Return the address of a client, or the network of an IPv6 one: a household has 2^64 of these."""
+    host = request.client.host if request.client else ""
+    try:
+        address = ipaddress.ip_address(host)
+        if not address.is_global and (chain := request.headers.getlist("x-forwarded-for")):
+            address = ipaddress.ip_address(chain[-1].rpartition(",")[2].strip())  # what the nearest proxy saw
+            host = str(address)
+    except ValueError:
+        return host
+    return str(ipaddress.ip_network((address, 64), strict=False)) if address.version == 6 else host

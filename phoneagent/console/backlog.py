@@ -1,0 +1,146 @@
+"""The latest events of one call, or of all, kept for any number of readers, and how these are woken.
+
+A reader has no queue. It has the number of the last event that it was sent, and reads on from there in a backlog that
+all readers share. So a thousand readers cost no memory for events, and an event that comes writes to no socket: it is
+appended, and the readers are woken later, a few in each pass of the event loop, so that audio goes out in between.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from bisect import bisect_right
+from collections import deque
+from collections.abc import Iterable
+from operator import attrgetter
+
+from phoneagent.console.encoding import Encoded
+
+MAX_AT_ONCE = 100
+MAX_BYTES_AT_ONCE = 64 * 1024
+"""Events that are written to a reader in one piece, and about how much that is. A reader that takes nothing has a piece
+of its own in memory, until it is cut off."""
+
+KEEP_ALIVE_SECONDS = 15.0
+"""How long a reader hears nothing before a comment comes: proxies end connections that are silent."""
+
+WOKEN_AT_ONCE = 4
+"""Readers that write in the same pass of the event loop: each takes about 0.1 ms, and a frame of audio waits for it."""
+
+REST_SECONDS = 0.02
+REST_SHARE = 9
+"""After the readers have written, they rest this many times as long, so they take at most a tenth of the processor."""
+
+
+class Backlog:
+    """The latest events of one call, or of all, and the readers that wait for the next."""
+
+    def __init__(self, max_events: int, max_bytes: int, *, dropped: int = 0) -> None:
+        self._max_events = max_events
+        self._max_bytes = max_bytes
+        self._events: deque[Encoded] = deque()
+        self.bytes = 0
+        self.dropped = dropped
+        """The number of the newest event that is no longer here."""
+        self.ended = False
+        """Whether no event is to come."""
+        self.waiting: set[asyncio.Future[None]] = set()
+
+    def add(self, event: Encoded) -> None:
+        """Append an event, and drop the oldest ones that are too many."""
+        self._events.append(event)
+        self.bytes += len(event.full)
+        while len(self._events) > self._max_events or self.bytes > self._max_bytes:
+            self._drop_oldest()
+
+    def drop(self, number: int) -> None:
+        """Drop the events up to the one of that number."""
+        while self._events and self._events[0].number <= number:
+            self._drop_oldest()
+
+    def _drop_oldest(self) -> None:
+        oldest = self._events.popleft()
+        self.bytes -= len(oldest.full)
+        self.dropped = oldest.number
+
+    def after(self, number: int) -> list[Encoded]:
+        """Return the next events after one of that number, oldest first; not all of them if they are many."""
+        events = self._events
+        start = bisect_right(events, number, key=attrgetter("number"))
+        return piece(events[index] for index in range(start, len(events)))
+
+    async def wait(self, seconds: float) -> bool:
+        """Wait to be woken; return whether that came within `seconds`."""
+        woken = asyncio.get_running_loop().create_future()
+        self.waiting.add(woken)
+        try:
+            async with asyncio.timeout(seconds):
+                await woken
+        except TimeoutError:
+            return False
+        finally:
+            self.waiting.discard(woken)
+        return True
+
+    def end(self) -> None:
+        """Have the readers end once they have read what is here."""
+        self.ended = True
+        for woken in self.waiting:
+            if not woken.done():
+                woken.set_result(None)
+
+
+class Alarm:
+    """Wakes the readers of backlogs that have news, a few at a time."""
+
+    def __init__(self) -> None:
+        self._news: set[Backlog] = set()
+        self._waking: asyncio.Task[None] | None = None
+
+    @property
+    def idle(self) -> bool:
+        """Whether no reader is to be woken."""
+        return self._waking is None
+
+    def note(self, backlog: Backlog) -> None:
+        """Have the readers of a backlog woken with the next ones."""
+        self._news.add(backlog)
+
+    def wake(self, *backlogs: Backlog) -> None:
+        """Wake the readers of these backlogs soon."""
+        self._news.update(each for each in backlogs if each.waiting)
+        if self._news and self._waking is None:
+            self._waking = asyncio.get_running_loop().create_task(self._wake_readers(), name="phoneagent readers")
+
+    def close(self) -> None:
+        """Wake no reader any more."""
+        if self._waking is not None:
+            self._waking.cancel()
+
+    async def _wake_readers(self) -> None:
+        loop = asyncio.get_running_loop()
+        while self._news:
+            begun, woken = loop.time(), 0
+            news, self._news = self._news, set()  # what comes meanwhile waits for the next round
+            for backlog in news:
+                waiting, backlog.waiting = backlog.waiting, set()
+                while waiting:
+                    reader = waiting.pop()
+                    if not reader.done():
+                        reader.set_result(None)
+                        woken += 1
+                        if woken % WOKEN_AT_ONCE == 0:
+                            await asyncio.sleep(0)
+            await asyncio.sleep(max(REST_SECONDS, REST_SHARE * (loop.time() - begun)))
+        self._waking = None
+
+
+def piece(events: Iterable[Encoded]) -> list[Encoded]:
+    """Return the first of these events, as many as are written to a reader at once."""
+    found: list[Encoded] = []
+    size = 0
+    for event in events:
+        if found and (len(found) == MAX_AT_ONCE or size + len(event.full) > MAX_BYTES_AT_ONCE):
+            break
+        found.append(event)
+        size += len(event.full)
+    return found

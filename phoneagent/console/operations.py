@@ -1,0 +1,154 @@
+"""The operations of the control API: what answers a path and a method, and what `/openapi.json` says of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, Literal, TypeAlias, get_args
+
+from starlette.requests import HTTPConnection
+
+from phoneagent.console.gate import Answer
+from phoneagent.console.problems import BadRequest
+
+MAX_TEXT_CHARS = 200
+"""The longest text of a parameter."""
+
+Method: TypeAlias = Literal["GET", "POST"]
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """A parameter of the query that is one of some words."""
+
+    name: str
+    kind: Any
+    """A `Literal` of the words."""
+    summary: str
+
+    def read(self, request: HTTPConnection) -> Any:
+        """Return the parameter; None if it is not given.
+
+        Raises:
+            BadRequest: it is another word.
+        """
+        given, choices = request.query_params.get(self.name), get_args(self.kind)
+        if given is not None and given not in choices:
+            raise BadRequest(f"{self.name} is not one of {', '.join(choices)}: correct it, or leave it out")
+        return given
+
+    def schema(self) -> dict[str, Any]:
+        """Return the JSON Schema of the parameter."""
+        return {"type": "string", "enum": list(get_args(self.kind))}
+
+
+@dataclass(frozen=True, slots=True)
+class Number:
+    """A parameter of the query that is a whole number."""
+
+    name: str
+    least: int
+    most: int
+    default: int
+    summary: str
+
+    def read(self, request: HTTPConnection) -> int:
+        """Return the parameter, or its default.
+
+        Raises:
+            BadRequest: it is no number, or too small or large.
+        """
+        given = request.query_params.get(self.name, str(self.default))
+        digits = given.isascii() and given.isdigit() and len(given) <= len(str(self.most))
+        if not (digits and self.least <= int(given) <= self.most):
+            raise BadRequest(f"{self.name} must be a number from {self.least} to {self.most}")
+        return int(given)
+
+    def schema(self) -> dict[str, Any]:
+        """Return the JSON Schema of the parameter."""
+        return {"type": "integer", "minimum": self.least, "maximum": self.most, "default": self.default}
+
+
+@dataclass(frozen=True, slots=True)
+class Text:
+    """A parameter of the query, or (with `place`) a header, that is any text."""
+
+    name: str
+    summary: str
+    place: Literal["query", "header"] = "query"
+
+    def read(self, request: HTTPConnection) -> str | None:
+        """Return the parameter of the query; None if it is not given or empty.
+
+        Raises:
+            BadRequest: it is too long, or has characters that are no text.
+        """
+        given = request.query_params.get(self.name, "")
+        if len(given) > MAX_TEXT_CHARS or not given.isprintable():
+            raise BadRequest(f"{self.name} is not a text of up to {MAX_TEXT_CHARS} characters: shorten it")
+        return given or None
+
+    def schema(self) -> dict[str, Any]:
+        """Return the JSON Schema of the parameter."""
+        return {"type": "string"}
+
+
+@dataclass(frozen=True, slots=True)
+class Moment:
+    """A parameter of the query that is a date with a time and its time zone."""
+
+    name: str
+    summary: str
+
+    def read(self, request: HTTPConnection) -> datetime | None:
+        """Return the parameter; None if it is not given or empty.
+
+        Raises:
+            BadRequest: it is no such date.
+        """
+        given = request.query_params.get(self.name)
+        if not given:
+            return None
+        try:
+            moment = datetime.fromisoformat(given)
+            moment.astimezone(UTC)
+        except (ValueError, OverflowError):
+            moment = None
+        if moment is None or moment.tzinfo is None:
+            raise BadRequest(f"{self.name} is not a date with a time zone: write it like 2026-11-29T12:00:00Z")
+        return moment
+
+    def schema(self) -> dict[str, Any]:
+        """Return the JSON Schema of the parameter."""
+        return {"type": "string", "format": "date-time"}
+
+
+NUMBERS = Choice("numbers", Literal["full", "masked"], "whether phone numbers are whole; else they are masked")
+
+Parameter: TypeAlias = Choice | Number | Text | Moment
+
+
+@dataclass(frozen=True, slots=True)
+class Operation:
+    """One operation.
+
+    `body` and `result` are types that msgspec reads and writes. Without a `result` the answer is a stream of
+    Server-Sent Events, or bytes of another `media_type`.
+    """
+
+    answer: Answer
+    summary: str
+    parameters: tuple[Parameter, ...] = ()
+    body: Any = None
+    result: Any = None
+    status: int = 200
+    problems: tuple[int, ...] = ()
+    """The statuses of its problems, beside those of every operation."""
+    media_type: str = "text/event-stream"
+    example: Mapping[str, Any] | None = None
+    """A body."""
+
+
+Operations: TypeAlias = Mapping[str, Mapping[Method, Operation]]
+"""All operations by path and method."""

@@ -1,0 +1,392 @@
+"""The feed of all processes of one database: a reader sees every call, and can come back to another process.
+
+Events go into the log of the database, and readers get only what has been committed there, by the log's ids. While
+there are readers, each process follows the log, and keeps the latest events in backlogs that its readers share. A
+reader whose last event is older than these gets pages of the log until it has caught up, and so does one that is slow.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import sys
+import time
+from collections import OrderedDict
+from collections.abc import AsyncGenerator, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import NamedTuple
+
+import msgspec
+
+from phoneagent.console.backlog import KEEP_ALIVE_SECONDS, MAX_AT_ONCE, Alarm, Backlog, piece
+from phoneagent.console.encoding import MISSED, NAMES, RETRY, Body, Encoded, body_of, encode, server_sent
+from phoneagent.console.feed import MAX_DIGITS, Opened
+from phoneagent.console.vitals import LiveVitals, Vitals
+from phoneagent.errors import StoreError
+from phoneagent.events import CallEnded, CallNotAnswered, CallStarted, Event
+from phoneagent.store import event_log
+from phoneagent.store.event_log import EventLog, LoggedEvent
+from phoneagent.store.notices import Changes
+
+log = logging.getLogger("phoneagent.console")
+
+MAX_EVENTS = 5000
+MAX_BYTES = 8 * 1024 * 1024
+MAX_CALL_EVENTS = 200
+MAX_CALL_BYTES = 256 * 1024
+KEEP_SECONDS = 300.0
+"""What is kept in memory of all calls, and of each that has readers, and for how long. The log has the rest."""
+
+ROWS_AT_ONCE = 500
+POLL_SECONDS = 10.0
+"""How many events are read of the log at once, and how often it is looked at without a notice."""
+
+ALONE_SECONDS = 0.2
+"""How long after a transaction of its own a process takes it that no other one has written since. Each transaction
+tells, so a process that writes all the time, as one with calls does, does not read the log as well."""
+
+AWAY_SECONDS = 2.0
+"""How long the database is left alone after it has not answered."""
+
+MAX_PAGES = 8
+PAGE_SECONDS = 1.0
+"""How many pages of the log are remembered, and how long: after a restart, many readers come back for the same one."""
+
+UNKNOWN = sys.maxsize
+"""In place of the newest id that a backlog does not have: all of the log is elsewhere."""
+
+_STARTED, _ENDED, _NOT_ANSWERED = NAMES[CallStarted], NAMES[CallEnded], NAMES[CallNotAnswered]
+
+
+@dataclass(slots=True)
+class _Streams:
+    """The media streams of a call so far: whether the latest one has ended. Events of two processes may overtake."""
+
+    latest: str = ""
+    over: bool = False
+
+    def take(self, type: str, stream_sid: str) -> None:
+        if type == _STARTED:
+            self.latest, self.over = stream_sid, False
+        elif type == _NOT_ANSWERED or (type == _ENDED and self.latest in ("", stream_sid)):
+            self.over = True
+
+
+@dataclass(slots=True)
+class _Place:
+    """Where a reader goes on: after which id, and whether it has missed some before."""
+
+    after: int
+    missed: bool = False
+    streams: _Streams = field(default_factory=_Streams)
+    over: bool = False
+    """Whether nothing is to come."""
+
+
+class _Piece(NamedTuple):
+    """Some events of the log, the id up to which nothing else is there, and whether older ones are deleted."""
+
+    events: list[Encoded]
+    upto: int
+    missed: bool
+
+
+class SharedFeed:
+    """The events of all processes, for the readers of this one. `tell` observes the calls of this process."""
+
+    def __init__(self, events: EventLog, *, keep_alive_seconds: float = KEEP_ALIVE_SECONDS) -> None:
+        self._log = events
+        self._keep_alive_seconds = keep_alive_seconds
+        self._vitals = LiveVitals()
+        self._alarm = Alarm()
+        self.all = Backlog(MAX_EVENTS, MAX_BYTES, dropped=UNKNOWN)
+        self._calls: dict[str, Backlog] = {}
+        self._readers: dict[Backlog, int] = {}
+        self._position: int | None = None
+        """The newest id that the backlogs have; None while the log is not followed."""
+        self._following: asyncio.Task[None] | None = None
+        self._alone_until = 0.0
+        self._others_wrote = asyncio.Event()
+        self._reading = asyncio.Lock()
+        self._pieces: OrderedDict[tuple[str | None, int], tuple[float, _Piece]] = OrderedDict()
+        self._closed = False
+        events.committed = self._committed
+
+    # --- what happens ---
+
+    def tell(self, event: Event, stream_sid: str) -> None:
+        """Keep an event for the readers. Never waits and never raises."""
+        try:
+            self._vitals.note(event, stream_sid)
+            if (body := body_of(event, datetime.now(UTC))) is not None:
+                self._log.add(event.call_sid, stream_sid, body.type, body.json.decode())
+        except Exception:  # an observer must not harm the call that it observes
+            log.exception("an event does not reach its readers: %s", type(event).__name__)
+
+    def vitals(self, call_sid: str) -> Vitals | None:
+        """Return what is known of a live call of this process."""
+        return self._vitals.get(call_sid)
+
+    def close(self) -> None:
+        """End all streams, because the server stops. Their readers come back to another process."""
+        self._closed = True
+        self._alarm.close()
+        if self._following is not None:
+            self._following.cancel()
+        for backlog in (self.all, *self._calls.values()):
+            backlog.end()
+
+    # --- following the log ---
+
+    def _committed(self, newest: int, events: list[LoggedEvent]) -> None:
+        """Take what this process has written, unless another one has written something before that is not here."""
+        if newest == self._position:
+            self._take(events)
+            self._alone_until = asyncio.get_running_loop().time() + ALONE_SECONDS
+        else:
+            self._others_wrote.set()
+
+    async def _follow(self) -> None:
+        away = False
+        with self._log.watch() as changes:
+            try:
+                while self._readers:
+                    try:
+                        more = await self._read_on()
+                        away = False
+                    except StoreError as error:
+                        if not away:
+                            log.warning("readers of events get none for now: %s", error)
+                        away = True
+                        await asyncio.sleep(AWAY_SECONDS)
+                        continue
+                    if not more:
+                        self._forget(int((time.time() - KEEP_SECONDS) * 1e6))
+                        await self._until_others_wrote(changes)
+            finally:
+                self._position = None
+                self._pieces.clear()
+                self._forget(UNKNOWN - 1)
+                self.all.dropped = UNKNOWN
+
+    async def _until_others_wrote(self, changes: Changes) -> None:
+        """Wait until another process may have written, or for POLL_SECONDS."""
+        loop = asyncio.get_running_loop()
+        latest = loop.time() + POLL_SECONDS
+        await changes.wait(POLL_SECONDS)
+        while self._readers and (rest := min(self._alone_until, latest) - loop.time()) > 0:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(rest):
+                    await self._others_wrote.wait()
+                    break
+        self._others_wrote.clear()
+
+    async def _read_on(self) -> bool:
+        """Read the next events of the log; return whether there may be more.
+
+        Raises:
+            StoreError: the database does not answer.
+        """
+        if self._position is None:
+            newest = (await self._log.page(UNKNOWN, 1)).newest
+            self._position = newest
+            for backlog in (self.all, *self._calls.values()):
+                backlog.dropped = newest
+            self._alarm.wake(self.all, *self._calls.values())  # they wait for it
+        found = (await self._log.page(self._position, ROWS_AT_ONCE)).events
+        self._take(found)
+        return len(found) == ROWS_AT_ONCE
+
+    def _take(self, events: Sequence[LoggedEvent]) -> None:
+        """Append events to the backlogs, but those that are there already."""
+        news = {self.all}
+        for event in events:
+            if self._position is None or event.id <= self._position:
+                continue
+            self._position = event.id
+            encoded = _encoded(event)
+            self.all.add(encoded)
+            ours = self._calls.get(event.call_sid)
+            for backlog in self._calls.values() if event.type == event_log.MISSED else [ours] if ours else []:
+                backlog.add(encoded)
+                news.add(backlog)
+        self._alarm.wake(*news)
+
+    def _forget(self, number: int) -> None:
+        for backlog in (self.all, *self._calls.values()):
+            backlog.drop(number)
+
+    # --- readers ---
+
+    async def open(self, call_sid: str | None, event_id: str | None, *, full: bool) -> Opened:
+        """Return a stream of the events of a call, or of all, for a reader whose last event had that id.
+
+        Raises:
+            StoreError: the database does not answer, and the call is none of this process.
+        """
+        if call_sid is None:
+            return self._read(None, event_id, None, full)
+        if self._is_live(call_sid):  # its first events may still be to be written
+            return self._read(call_sid, event_id, None, full)
+        place = await self._find(call_sid, event_id)
+        if place is None:
+            return "unknown"
+        return "over" if place.over else self._read(call_sid, event_id, place, full)
+
+    async def _find(self, call_sid: str | None, event_id: str | None) -> _Place | None:
+        """Return where a reader goes on; None if the log has nothing of the call.
+
+        Raises:
+            StoreError: the database does not answer.
+        """
+        number = _number(event_id)
+        if call_sid is None:
+            if (here := self._find_here(event_id, number)) is not None:
+                return here
+            async with self._reading:
+                if (here := self._find_here(event_id, number)) is not None:  # the log is followed by now
+                    return here
+                newest = (await self._log.page(UNKNOWN, 1)).newest
+            is_known = number is not None and number <= newest
+            return _Place(number if is_known and number is not None else newest, event_id is not None and not is_known)
+        async with self._reading:
+            outline = await self._log.outline(call_sid, (_STARTED, _ENDED, _NOT_ANSWERED))
+            rest = await self._log.page(UNKNOWN if number is None else number, 1, call_sid=call_sid)
+        if not outline:
+            return None
+        streams = _Streams()
+        for event in outline:
+            streams.take(event.type, event.stream_sid)
+        if event_id is None:
+            return _Place(0, not _begins(outline[0]), streams)
+        if number is None or number > rest.newest:
+            return _Place(0, True, streams)
+        return _Place(number, False, streams, streams.over and not rest.events)
+
+    def _find_here(self, event_id: str | None, number: int | None) -> _Place | None:
+        """Return where a reader of all calls goes on, if that can be told without the log."""
+        if self._position is None:
+            return None
+        if number is None:
+            return _Place(self._position, event_id is not None)
+        return _Place(number) if self.all.dropped <= number <= self._position else None
+
+    async def _read(
+        self, call_sid: str | None, event_id: str | None, place: _Place | None, full: bool
+    ) -> AsyncGenerator[bytes]:
+        """Yield the events from a place on, as they come, until none is to come. The place may still be to be found."""
+        yield RETRY
+        late = False
+        with self._reader_of(call_sid) as backlog:
+            while place is None and not backlog.ended:
+                try:
+                    place = await self._find(call_sid, event_id) or _Place(0, event_id is not None)
+                    place.missed |= late and call_sid is None and event_id is None  # "now" is later than its request
+                except StoreError:
+                    late = True
+                    await backlog.wait(AWAY_SECONDS)
+                    yield b":\n\n"
+            if place is None:
+                return
+            if place.missed:
+                yield server_sent("missed", MISSED)
+            while True:
+                before = place.after, backlog.dropped
+                found = await self._next(call_sid, backlog, place.after)
+                if found is not None:
+                    place.after = found.upto
+                    if found.missed:
+                        yield server_sent("missed", MISSED)
+                if found is not None and found.events:
+                    for each in found.events:
+                        place.streams.take(each.type, each.stream_sid)
+                    yield b"".join([each.full if full else each.masked for each in found.events])
+                elif backlog.ended or (place.streams.over and not self._is_live(call_sid)):
+                    return
+                elif before != (place.after, backlog.dropped):
+                    continue  # what was read of the log ends where the backlog now begins
+                elif not await backlog.wait(AWAY_SECONDS if found is None else self._keep_alive_seconds):
+                    yield b":\n\n"
+
+    async def _next(self, call_sid: str | None, backlog: Backlog, after: int) -> _Piece | None:
+        """Return the next events for a reader; None if the database does not answer."""
+        if after >= backlog.dropped:
+            found = backlog.after(after)
+            return _Piece(found, found[-1].number if found else after, False)
+        if backlog.ended:  # what lies between is not skipped: the reader comes back for it
+            return _Piece([], after, False)
+        try:
+            return await self._page(call_sid, after)
+        except StoreError:
+            return None
+
+    def _is_live(self, call_sid: str | None) -> bool:
+        return call_sid is not None and self._vitals.get(call_sid) is not None
+
+    async def _page(self, call_sid: str | None, after: int) -> _Piece:
+        """Return the next events of the log after an id. One reader reads at a time, and rests as long as it took.
+
+        Raises:
+            StoreError: the database does not answer.
+        """
+        loop, key = asyncio.get_running_loop(), (call_sid, after)
+        async with self._reading:
+            begun = loop.time()
+            if key in self._pieces and begun - self._pieces[key][0] < PAGE_SECONDS:
+                return self._pieces[key][1]
+            edge = after if self._position is None else max(after, self._position)
+            page = await self._log.page(after, MAX_AT_ONCE, call_sid=call_sid)
+            events = piece(map(_encoded, page.events))
+            is_all = len(events) == len(page.events) < MAX_AT_ONCE
+            upto = max(edge if is_all else after, events[-1].number if events else after)
+            found = _Piece(events, upto, 0 < after < page.oldest)
+            if upto > after:
+                self._pieces[key] = begun, found
+            if len(self._pieces) > MAX_PAGES:
+                self._pieces.popitem(last=False)
+            await asyncio.sleep(loop.time() - begun)
+            return found
+
+    @contextmanager
+    def _reader_of(self, call_sid: str | None) -> Iterator[Backlog]:
+        """Follow the log for one more reader, and keep a backlog for it."""
+        dropped = UNKNOWN if self._position is None else self._position
+        if call_sid is None:
+            backlog = self.all
+        else:
+            made = Backlog(MAX_CALL_EVENTS, MAX_CALL_BYTES, dropped=dropped)
+            backlog = self._calls.setdefault(call_sid, made)
+        self._readers[backlog] = self._readers.get(backlog, 0) + 1
+        if self._closed:
+            backlog.end()
+        elif self._following is None or self._following.done():
+            self._following = asyncio.get_running_loop().create_task(self._follow(), name="phoneagent event readers")
+        try:
+            yield backlog
+        finally:
+            self._readers[backlog] -= 1
+            if not self._readers[backlog]:
+                del self._readers[backlog]
+                if call_sid is not None:
+                    del self._calls[call_sid]
+
+
+def _number(event_id: str | None) -> int | None:
+    """Return an id of the log as a number; None if it cannot be one."""
+    if event_id is None or not (event_id.isascii() and event_id.isdigit()) or len(event_id) > MAX_DIGITS:
+        return None
+    return int(event_id)
+
+
+def _begins(event: LoggedEvent) -> bool:
+    """Tell whether an event is the beginning of its call."""
+    return event.type == _STARTED and not msgspec.json.decode(event.body).get("resumed")
+
+
+def _encoded(event: LoggedEvent) -> Encoded:
+    if event.type == event_log.MISSED:
+        told = server_sent("missed", MISSED, str(event.id))
+        return Encoded(event.id, told, told, event.type)
+    return encode(Body(event.type, event.body.encode()), event.id, str(event.id), event.stream_sid)

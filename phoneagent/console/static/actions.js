@@ -1,0 +1,189 @@
+// The buttons of a live call: listen in, say, note, mute, interrupt, transfer and hang up.
+import { base, h, request } from "./common.js";
+import { Ear } from "./listen.js";
+
+const LOOK_MS = 2000;
+const MAX_TEXT_CHARS = 4000;
+
+const section = document.getElementById("call-actions");
+const sid = section.dataset.callSid;
+const path = `/calls/${encodeURIComponent(sid)}`;
+
+let summary = null;
+let ear = null; // tells the waves as long as the page is seen; one hears it after "Listen in"
+let isRefused = false; // there are no waves then
+
+// --- the buttons ---
+
+const listen = button("Listen in", () => open(!ear?.plays), { "aria-pressed": "false" });
+const mute = button("Mute the agent", () => act("mute", { muted: !summary.muted }), { "aria-pressed": "false" });
+const interrupt = button("Interrupt", () => act("interrupt", {}));
+const transfer = button("Transfer", () => transferring.showModal());
+const hangUp = button("Hang up", () => confirmation.showModal(), { class: "danger" });
+const told = h("span", { class: "told muted", role: "status" });
+
+const text = h("textarea", { id: "call-text", rows: "2", maxlength: String(MAX_TEXT_CHARS), dir: "auto", required: true });
+const how = h("select", { id: "call-how" },
+  h("option", { value: "exactly" }, "Say exactly"),
+  h("option", { value: "own" }, "Say in its own words"),
+  h("option", { value: "note" }, "Note to the model"));
+const send = h("button.primary", { type: "submit" }, "Send");
+const form = h("form.say", { onsubmit: sendText },
+  h("div.field", {}, h("label", { for: "call-how" }, "The agent is to"), how),
+  h("div.field.text", {}, h("label", { for: "call-text" }, "Text"), text),
+  send);
+
+const confirmation = h("dialog", { "aria-labelledby": "hang-up-title", class: "confirm" },
+  h("h2", { id: "hang-up-title" }, "Hang up?"),
+  h("p", {}, "The call ends for the caller."),
+  h("form.choices", { method: "dialog" },
+    h("button", { value: "" }, "Cancel"),
+    h("button", { value: "now", class: "danger" }, "Hang up now"),
+    h("button", { value: "goodbye", class: "primary" }, "Say goodbye first")));
+confirmation.addEventListener("close", () => {
+  const chosen = confirmation.returnValue;
+  confirmation.returnValue = "";
+  if (chosen) act("hang-up", { goodbye: chosen === "goodbye" });
+});
+
+const to = h("input", { id: "transfer-to", maxlength: "256", autocomplete: "off", required: true });
+const asked = h("select", { id: "transfer-how" },
+  h("option", { value: "" }, "As the agent would"),
+  h("option", { value: "cold" }, "Connect them at once"),
+  h("option", { value: "warm" }, "Ask the other party first"));
+const transferring = h("dialog", { "aria-labelledby": "transfer-title", class: "confirm" },
+  h("h2", { id: "transfer-title" }, "Transfer the call"),
+  h("form", { method: "dialog" },
+    h("div.field", {}, h("label", { for: "transfer-to" }, "To: a name of the agent's list, a number, sip:… or client:…"), to),
+    h("div.field", {}, h("label", { for: "transfer-how" }, "How"), asked),
+    h("div.choices", {},
+      h("button", { value: "", formnovalidate: true }, "Cancel"),
+      h("button", { value: "transfer", class: "primary" }, "Transfer"))));
+transferring.addEventListener("close", () => {
+  const chosen = transferring.returnValue;
+  transferring.returnValue = "";
+  if (chosen) act("transfer", { to: to.value.trim(), ...(asked.value && { warm: asked.value === "warm" }) });
+});
+
+text.addEventListener("keydown", (event) => {
+  if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) form.requestSubmit();
+});
+
+const card = h("div", { class: "card actions", hidden: section.dataset.live !== "true" },
+  h("div.buttons", {}, listen, mute, interrupt, transfer, told, hangUp), form, confirmation, transferring);
+section.append(card);
+look();
+
+function button(label, onclick, properties = {}) {
+  return h("button", { type: "button", onclick, ...properties }, label);
+}
+
+// --- what they do ---
+
+async function act(name, body) {
+  tell("");
+  try {
+    const accepted = await request(`${path}/${name}`, { method: "POST", body });
+    summary = { ...summary, muted: accepted.muted };
+    tell({ say: "Will be said.", note: "Noted.", mute: "Muted.", unmute: "Heard again.", interrupt: "Interrupted.", transfer: "Will be transferred.", "hang-up": "Hanging up." }[accepted.operation]);
+    show();
+    return true;
+  } catch (error) {
+    tell(error.message, true);
+    return false;
+  }
+}
+
+async function sendText(event) {
+  event.preventDefault();
+  const words = text.value.trim();
+  if (!words) return;
+  send.disabled = true;
+  const isDone = how.value === "note" ? await act("note", { text: words }) : await act("say", { text: words, exactly: how.value === "exactly" });
+  send.disabled = false;
+  if (isDone) text.value = "";
+  text.focus();
+}
+
+function tell(words, isProblem = false) {
+  told.textContent = words;
+  told.classList.toggle("bad", isProblem);
+}
+
+// --- listening ---
+
+/** Open the sound of the call in the place of what is open: to be heard, or for its waves. */
+async function open(plays) {
+  if (plays) tell("");
+  ear?.close();
+  const opened = new Ear(`${base}${path}/audio`, {
+    plays,
+    level: (side, level) => document.dispatchEvent(new CustomEvent("call-level", { detail: { side, level, at_ms: Date.now() - Date.parse(summary.started_at) } })),
+    closed: (words, refused) => lose(opened, words, refused),
+  });
+  ear = opened;
+  showListening();
+  try {
+    await opened.open();
+  } catch (error) {
+    opened.close();
+    lose(opened, `No sound: ${error.message}`, false);
+  }
+}
+
+function lose(closed, words, refused) {
+  if (ear !== closed) return;
+  ear = null;
+  isRefused = refused;
+  if (closed.plays) tell(words, true);
+  showListening();
+}
+
+function close() {
+  ear?.close();
+  ear = null;
+}
+
+// --- what is known of the call ---
+
+async function look() {
+  try {
+    if (!document.hidden || !summary) summary = await request(path);
+    show();
+  } catch {
+    isRefused = false; // the server is away; the page itself tells so
+  }
+  if (summary?.state === "ended") return;
+  setTimeout(look, LOOK_MS);
+}
+
+function show() {
+  const isLive = summary?.state === "live";
+  card.hidden = !isLive;
+  section.dataset.live = String(isLive);
+  if (!isLive) {
+    close();
+    for (const each of [confirmation, transferring]) if (each.open) each.close();
+    return;
+  }
+  const isClosing = summary.floor === "closing";
+  for (const each of [mute, interrupt, transfer, send]) each.disabled = isClosing;
+  showListening();
+  mute.setAttribute("aria-pressed", String(Boolean(summary.muted)));
+  mute.textContent = summary.muted ? "Unmute the agent" : "Mute the agent";
+  follow();
+}
+
+function showListening() {
+  listen.setAttribute("aria-pressed", String(Boolean(ear?.plays)));
+  listen.textContent = ear?.plays ? "Stop listening" : "Listen in";
+}
+
+/** Have the waves while the page is seen. What one listens to goes on in a hidden tab. */
+function follow() {
+  if (document.hidden && !ear?.plays) close();
+  else if (!document.hidden && !ear && !isRefused && summary?.state === "live") open(false);
+}
+
+document.addEventListener("visibilitychange", follow);
+addEventListener("pagehide", close);

@@ -1,0 +1,165 @@
+// The messages of a call, as they come: a list of which only what is seen is drawn, and one message in full.
+import { h, request, Refused, timeOfDay } from "./common.js";
+
+const ROW_PX = 26;
+const MORE_ROWS = 8; // drawn above and below what is seen
+const MAX_KEPT = 10_000;
+const WAIT_SECONDS = 15;
+const AWAY_MS = 3000;
+
+const section = document.getElementById("call-log");
+const path = `/calls/${encodeURIComponent(section.dataset.callSid)}/log`;
+
+let all = [];
+let shown = [];
+let chosen = null;
+let after = 0;
+let isRunning = false;
+
+const toggle = h("button", { type: "button", "aria-expanded": "false", "aria-controls": "log-body", onclick: open }, "Show");
+const words = h("input", { id: "log-filter", type: "search", placeholder: "type or text", autocomplete: "off", oninput: refilter });
+const side = h("select", { id: "log-side", onchange: refilter },
+  h("option", { value: "" }, "Both sides"), h("option", { value: "caller" }, "Caller"), h("option", { value: "model" }, "Model"));
+const audio = h("input", { id: "log-audio", type: "checkbox", onchange: refilter });
+const copy = h("button", { type: "button", onclick: copyAll }, "Copy as JSON");
+const count = h("span.muted.number", { role: "status" });
+const rows = h("div.log-rows", { role: "listbox", "aria-label": "Messages", tabindex: "0", onscroll: draw, onkeydown: move });
+const inside = h("div.log-inside");
+const detail = h("pre", { class: "log-detail", tabindex: "0", "aria-label": "The chosen message", hidden: true });
+const problem = h("p.note", { hidden: true, role: "status" });
+const body = h("div", { id: "log-body", hidden: true },
+  h("div.log-bar", {},
+    h("label", { for: "log-filter" }, "Filter"), words,
+    h("label.only-read", { for: "log-side" }, "Side"), side,
+    h("label", { for: "log-audio", class: "check" }, audio, " audio"), count, h("span.end", {}, copy)),
+  problem, rows, detail);
+rows.append(inside);
+mount();
+
+/** Show the log below what the page has drawn: of a live call, and of another one if there is something in it. */
+async function mount() {
+  try {
+    const { state } = await request(path.replace(/\/log$/, ""));
+    if (state !== "live") await request(`${path}?limit=1`);
+  } catch {
+    return;
+  }
+  section.append(h("div.card.log", {}, h("div.card-head", {}, h("h2", {}, "Event log"), h("span.end", {}, toggle)), body));
+}
+
+function open() {
+  body.hidden = !body.hidden;
+  toggle.textContent = body.hidden ? "Show" : "Hide";
+  toggle.setAttribute("aria-expanded", String(!body.hidden));
+  if (!body.hidden && !isRunning) follow();
+  draw();
+}
+
+// --- reading ---
+
+async function follow() {
+  isRunning = true;
+  let wait = 0;
+  while (!body.hidden) {
+    try {
+      const page = await request(`${path}?after=${after}&wait=${wait}`);
+      tell(page.missed && after > 0 ? "Some messages came faster than they could be read, and are missing." : "");
+      wait = page.messages.length ? 0 : WAIT_SECONDS;
+      after = page.next;
+      take(page.messages);
+      if (page.messages.length) await new Promise((done) => setTimeout(done, 250));
+    } catch (error) {
+      if (error instanceof Refused) {
+        if (!all.length) tell(error.message);
+        break;
+      }
+      await new Promise((done) => setTimeout(done, AWAY_MS));
+    }
+  }
+  isRunning = false;
+}
+
+function tell(text) {
+  problem.hidden = !text;
+  problem.textContent = text;
+}
+
+function take(messages) {
+  if (!messages.length) return;
+  const atEnd = rows.scrollTop + rows.clientHeight >= rows.scrollHeight - ROW_PX;
+  all.push(...messages);
+  if (all.length > MAX_KEPT) all = all.slice(-MAX_KEPT);
+  refilter();
+  if (atEnd) rows.scrollTop = rows.scrollHeight;
+}
+
+// --- the filter ---
+
+const isAudio = ({ type }) => type === "media" || type.endsWith("audio.delta") || type.endsWith("buffer.append");
+
+function refilter() {
+  const wanted = words.value.trim().toLowerCase();
+  shown = all.filter((each) =>
+    (audio.checked || !isAudio(each)) &&
+    (!side.value || each.side === side.value) &&
+    (!wanted || each.type.toLowerCase().includes(wanted) || JSON.stringify(each.data).toLowerCase().includes(wanted)));
+  count.textContent = `${shown.length} of ${all.length}`;
+  inside.style.setProperty("height", `${shown.length * ROW_PX}px`);
+  draw();
+}
+
+async function copyAll() {
+  const text = JSON.stringify(shown, null, 2);
+  try {
+    await navigator.clipboard.writeText(text);
+    copy.textContent = "Copied";
+  } catch {
+    copy.textContent = "Not allowed";
+  }
+  setTimeout(() => { copy.textContent = "Copy as JSON"; }, 2000);
+}
+
+// --- drawing ---
+
+function draw() {
+  if (body.hidden) return;
+  const first = Math.max(0, Math.floor(rows.scrollTop / ROW_PX) - MORE_ROWS);
+  const last = Math.min(shown.length, Math.ceil((rows.scrollTop + rows.clientHeight) / ROW_PX) + MORE_ROWS);
+  inside.replaceChildren(...shown.slice(first, last).map((each, index) => row(each, first + index)));
+  const active = chosen && document.getElementById(`log-${chosen.number}`) ? `log-${chosen.number}` : "";
+  if (active) rows.setAttribute("aria-activedescendant", active);
+  else rows.removeAttribute("aria-activedescendant");
+}
+
+function row(message, place) {
+  const { number, at, side, direction, type, bytes } = message;
+  const arrow = direction === "in" ? "→" : "←";
+  return h("div", {
+    id: `log-${number}`, role: "option", class: "log-row", "aria-selected": String(chosen?.number === number),
+    "aria-setsize": String(shown.length), "aria-posinset": String(place + 1),
+    style: { top: `${place * ROW_PX}px` }, onclick: () => choose(message),
+  },
+  h("span.number", {}, `${timeOfDay(at)}.${String(new Date(at).getMilliseconds()).padStart(3, "0")}`),
+  h("span", { class: `badge ${side === "caller" ? "caller" : "agent"}` }, `${side} ${arrow}`),
+  h("span.mono.log-type", {}, type),
+  h("span.number.muted", {}, `${bytes} B`));
+}
+
+function choose(message) {
+  chosen = message;
+  detail.hidden = !message;
+  detail.textContent = message ? JSON.stringify(message.data, null, 2) : "";
+  draw();
+}
+
+function move(event) {
+  const step = { ArrowDown: 1, ArrowUp: -1, PageDown: 10, PageUp: -10 }[event.key];
+  if (!step || !shown.length) return;
+  event.preventDefault();
+  const here = chosen ? shown.findIndex((each) => each.number === chosen.number) : -1;
+  const next = Math.min(shown.length - 1, Math.max(0, here + step));
+  const top = next * ROW_PX;
+  if (top < rows.scrollTop) rows.scrollTop = top;
+  if (top + ROW_PX > rows.scrollTop + rows.clientHeight) rows.scrollTop = top + ROW_PX - rows.clientHeight;
+  choose(shown[next]);
+}

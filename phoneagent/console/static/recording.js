@@ -1,0 +1,58 @@
+// The recording of a call that is over: a player, whose place is the cursor of the timeline.
+import { base, h } from "./common.js";
+
+const HEAD_BYTES = 44; // of a WAV file
+
+export class Recording {
+  #place; #path; #player = null; #offset = 0; #asked = false; #drawing = 0;
+
+  /** `path` is where the sound is; the player goes into `place`. */
+  constructor(place, path) {
+    [this.#place, this.#path] = [place, path];
+    document.addEventListener("call-seek", ({ detail }) => this.#seek(detail.at_ms));
+  }
+
+  /** Show the player, if there is sound: it may be deleted by now. `startedAt` is when the call began. */
+  async show(startedAt) {
+    if (this.#asked) return;
+    this.#asked = true;
+    const room = h("div.player"); // kept from the start, so that nothing moves when the sound is found
+    this.#place.replaceChildren(room);
+    const source = base + this.#path;
+    let answer;
+    try {
+      answer = await fetch(source, { headers: { Range: `bytes=0-${HEAD_BYTES - 1}` } });
+      await answer.arrayBuffer();
+    } catch {
+      this.#asked = false; // the server is away: it is asked again when the call is read anew
+      return;
+    }
+    if (!answer.ok) {
+      if (answer.status === 404) room.remove();
+      else room.append(h("span.muted", {}, `The recording cannot be read now: the server answered ${answer.status}.`));
+      return;
+    }
+    this.#offset = Math.max(0, Date.parse(answer.headers.get("recording-started-at")) - startedAt) || 0;
+    this.#player = h("audio", {
+      controls: true, preload: "metadata", src: source, "aria-label": "Recording",
+      onplay: () => this.#follow(), onseeking: () => this.#point(), ontimeupdate: () => this.#point(),
+    });
+    room.append(this.#player, h("a.button", { href: source, download: "" }, "Save as WAV"));
+  }
+
+  #point() {
+    const at_ms = this.#offset + this.#player.currentTime * 1000;
+    document.dispatchEvent(new CustomEvent("call-cursor", { detail: { at_ms } }));
+  }
+
+  /** Move the cursor with each frame while the sound plays: the player itself tells of its place four times a second. */
+  #follow() {
+    cancelAnimationFrame(this.#drawing);
+    this.#point();
+    if (!this.#player.paused) this.#drawing = requestAnimationFrame(() => this.#follow());
+  }
+
+  #seek(at_ms) {
+    if (this.#player) this.#player.currentTime = Math.max(0, at_ms - this.#offset) / 1000;
+  }
+}

@@ -1,0 +1,103 @@
+// A stream of events that comes back by itself, and misses nothing.
+import { base, request, Refused, showConnection } from "./common.js";
+
+const FIRST_WAIT_MS = 1000;
+const LONGEST_WAIT_MS = 15_000;
+const HIDDEN_MS = 60_000; // a browser has six connections for all tabs of a server: one that is not looked at frees its own
+
+/**
+ * Follow the events at a path.
+ *
+ * names: the kinds of events. on(event): gets each one. resync(): reads anew what the events are about; it is called
+ * whenever the stream has begun or gone on, because events may have been missed. done(): the stream is over for good (HTTP 204).
+ */
+export class Stream {
+  #path; #names; #on; #resync; #done; #source = null; #wait = FIRST_WAIT_MS; #timer = 0; #hidden = 0; #over = false;
+
+  constructor(path, { names, on, resync, done = () => {} }) {
+    [this.#path, this.#names, this.#on, this.#resync, this.#done] = [path, names, on, resync, done];
+    document.addEventListener("visibilitychange", () => this.#look());
+    addEventListener("pagehide", () => this.#source?.close());
+    addEventListener("pageshow", (event) => event.persisted && this.#open());
+    this.#open();
+  }
+
+  close() {
+    this.#over = true;
+    clearTimeout(this.#timer);
+    this.#source?.close();
+  }
+
+  #open() {
+    clearTimeout(this.#timer);
+    this.#source?.close();
+    if (this.#over) return;
+    const source = (this.#source = new EventSource(base + this.#path));
+    source.onopen = () => {
+      this.#wait = FIRST_WAIT_MS;
+      showConnection("live");
+      this.#resync(); // also after a break: without an event before it, the server cannot tell that some were missed
+    };
+    source.onerror = () => {
+      if (source !== this.#source || this.#over) return;
+      showConnection("waiting");
+      if (source.readyState === EventSource.CLOSED) this.#ask();
+    };
+    for (const name of this.#names) {
+      source.addEventListener(name, (message) => {
+        const event = JSON.parse(message.data);
+        if (event.type === "missed") this.#resync();
+        else this.#on(event);
+      });
+    }
+  }
+
+  /** The server refused: ask why, because an EventSource does not tell. */
+  async #ask() {
+    const again = () => {
+      this.#timer = setTimeout(() => this.#open(), this.#wait);
+      this.#wait = Math.min(this.#wait * 2, LONGEST_WAIT_MS);
+    };
+    try {
+      await request("/calls?limit=1"); // goes to the sign-in page if the session is over
+    } catch (problem) {
+      if (!(problem instanceof Refused && problem.status === 401)) again();
+      return;
+    }
+    if (await this.#done()) {
+      this.close();
+      showConnection("ended");
+    } else {
+      again();
+    }
+  }
+
+  #look() {
+    clearTimeout(this.#hidden);
+    if (document.visibilityState === "hidden") {
+      this.#hidden = setTimeout(() => {
+        this.#source?.close();
+        this.#source = null;
+      }, HIDDEN_MS);
+    } else if (this.#source === null || this.#source.readyState === EventSource.CLOSED) {
+      this.#open();
+    }
+  }
+}
+
+/** The button that shows whole phone numbers. Returns a function that tells what to add to a path of the API. */
+export function numbersButton(changed) {
+  const button = document.getElementById("numbers");
+  let shown = sessionStorage.getItem("phoneagent-numbers") === "full";
+  const label = () => {
+    button.textContent = shown ? "Hide numbers" : "Show numbers";
+  };
+  label();
+  button.addEventListener("click", () => {
+    shown = !shown;
+    sessionStorage.setItem("phoneagent-numbers", shown ? "full" : "masked");
+    label();
+    changed();
+  });
+  return () => (shown ? "numbers=full" : "numbers=masked");
+}

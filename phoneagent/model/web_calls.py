@@ -1,0 +1,150 @@
+"""Calls by WebRTC at a Realtime server: a key for the page that makes one, and the socket to its session (side-band).
+
+Source: OpenAI's Realtime API reference, "client secrets" and "calls".
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+from urllib.parse import parse_qsl, quote, urlencode, urlsplit, urlunsplit
+
+import aiohttp
+import msgspec
+
+from phoneagent.agent.call import Call
+from phoneagent.errors import EndpointError, EndpointRefused, EndpointUnreachable, network, shown
+from phoneagent.model.connection import ModelSession, join_session, request_headers
+from phoneagent.model.endpoint import Endpoint
+from phoneagent.protocol.realtime import Dialect
+
+REQUEST_SECONDS = 8.0
+MAX_ANSWER_BYTES = 1024 * 1024
+
+CALL_ID = re.compile(r"[A-Za-z0-9_-]{1,128}")
+
+_HTTP = {"wss": "https", "ws": "http"}
+
+
+class _Failure(msgspec.Struct):
+    code: str | None = None
+    message: str | None = None
+    param: str | None = None
+
+
+class _Answer(msgspec.Struct):
+    """A key, or in its place an error."""
+
+    value: str = ""
+    expires_at: int = 0
+    error: _Failure = msgspec.field(default_factory=_Failure)
+
+
+@dataclass(frozen=True, slots=True)
+class ClientSecret:
+    """A key with which a page opens sessions until `expires_at`, in Unix seconds; `calls_url` is where."""
+
+    value: str = field(repr=False)
+    expires_at: int
+    calls_url: str
+
+
+async def create_client_secret(
+    endpoint: Endpoint, session: Mapping[str, Any], call: Call, *, seconds: int
+) -> ClientSecret:
+    """Have the server make a key whose sessions are configured like `session`, which is in GA's shape.
+
+    A recognizer that is refused is replaced by the next one of the endpoint.
+
+    Raises:
+        EndpointError: there is no such key to be had.
+    """
+    if endpoint.dialect is Dialect.BETA:
+        raise EndpointRefused(f"{endpoint.host} speaks the beta, which makes no keys for pages: use a GA endpoint")
+    models = list(endpoint.transcription_models)
+    while True:
+        body = {
+            "expires_after": {"anchor": "created_at", "seconds": seconds},
+            "session": _complete(endpoint, session, models[0] if models else None),
+        }
+        status, answer = await _post(endpoint, "client_secrets", call, body)
+        if status < 300 and answer.value:
+            return ClientSecret(answer.value, answer.expires_at, _url(endpoint, "calls"))
+        if not (status == 400 and models and "transcription" in (answer.error.param or "")):
+            break
+        del models[0]
+    words = f"{endpoint.host} made no client secret: HTTP {status} {shown(answer.error.code or '', 100)}".rstrip()
+    remedy = endpoint.remedies.get(answer.error.code or "") or endpoint.remedies.get(str(status))
+    kind = EndpointRefused if 400 <= status < 500 and status != 429 else EndpointUnreachable
+    raise kind(f"{words}: {remedy}" if remedy else words, code=answer.error.code or str(status))
+
+
+async def join_call(endpoint: Endpoint, call_id: str, call: Call) -> ModelSession:
+    """Open the socket to the session of a call that a page has made.
+
+    Raises:
+        EndpointError: there is no such call, or no connection.
+    """
+    parts = urlsplit(endpoint.url)
+    address = urlunsplit(parts._replace(query=urlencode({"call_id": call_id})))
+    return await join_session(replace(endpoint, url=address), call)
+
+
+async def hang_up_call(endpoint: Endpoint, call_id: str, call: Call) -> None:
+    """End a call; one that is over is left alone.
+
+    Raises:
+        EndpointError: the server cannot be asked.
+    """
+    await _post(endpoint, f"calls/{quote(call_id, safe='')}/hangup", call, {})
+
+
+def _complete(endpoint: Endpoint, session: Mapping[str, Any], recognizer: str | None) -> dict[str, Any]:
+    """Return a session for WebRTC, which agrees on the audio's format by itself, with its model and recognizer."""
+    audio = {way: {k: v for k, v in side.items() if k != "format"} for way, side in session["audio"].items()}
+    hints = audio["input"].pop("transcription", None) or {}
+    if recognizer is not None:
+        audio["input"]["transcription"] = {"model": recognizer, **hints}
+    query = dict(parse_qsl(urlsplit(endpoint.url).query))
+    model = query.get("model") or query.get("deployment")
+    return {**session, "audio": audio, **({} if model is None else {"model": model})}
+
+
+def _url(endpoint: Endpoint, below: str) -> str:
+    parts = urlsplit(endpoint.url)
+    return urlunsplit((_HTTP[parts.scheme], parts.netloc, f"{parts.path.rstrip('/')}/{below}", "", ""))
+
+
+async def _post(endpoint: Endpoint, below: str, call: Call, body: Mapping[str, Any]) -> tuple[int, _Answer]:
+    url = _url(endpoint, below)
+    try:
+        async with (
+            asyncio.timeout(REQUEST_SECONDS),
+            aiohttp.ClientSession() as http,
+            http.post(
+                url,
+                data=msgspec.json.encode(body),
+                headers={**await request_headers(endpoint, call), "Content-Type": "application/json"},
+                allow_redirects=False,  # another server would receive the key
+            ) as response,
+        ):
+            content = await response.content.read(MAX_ANSWER_BYTES)
+            return response.status, _read(content)
+    except TimeoutError:
+        words = f"no answer from {endpoint.host} within {REQUEST_SECONDS:g} s"
+        raise EndpointUnreachable(words, code="timeout") from None
+    except EndpointError:
+        raise
+    except (OSError, aiohttp.ClientError, ValueError) as error:
+        fault = network.explain(error, url, network.DIRECT)
+        raise EndpointUnreachable(f"no connection to {endpoint.host}: {fault}", code="network") from None
+
+
+def _read(content: bytes) -> _Answer:
+    try:
+        return msgspec.json.decode(content, type=_Answer)
+    except msgspec.MsgspecError:
+        return _Answer()

@@ -1,0 +1,107 @@
+"""Reading settings from the environment and from `.env`, and what is said of those that are missing or malformed."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection, Mapping
+from contextlib import suppress
+from typing import Any, TypeVar
+
+import pydantic
+from dotenv import dotenv_values
+from pydantic_settings import BaseSettings
+
+from phoneagent.errors import ConfigurationError
+from phoneagent.errors.values import misspelled, verdict
+from phoneagent.settings.receiver import MAKE_SECRET
+from phoneagent.settings.settings import Records, Settings
+
+ENV_FILE_VARIABLE = "PHONEAGENT_ENV_FILE"
+"""The file to read instead of `.env`; empty for no file."""
+
+_Group = TypeVar("_Group", bound=BaseSettings)
+
+
+def load(overrides: Mapping[str, Any] | None = None) -> Settings:
+    """Read the settings. `overrides` (by field name) win over the environment, and the environment over `.env`.
+
+    Raises:
+        ConfigurationError: names everything that is missing or malformed, without any value.
+    """
+    return read(Settings, overrides)
+
+
+def load_records(overrides: Mapping[str, Any] | None = None) -> Records:
+    """Read the settings of call records, as `load` does. No other setting is required."""
+    return read(Records, overrides)
+
+
+def read(kind: type[_Group], overrides: Mapping[str, Any] | None = None) -> _Group:
+    """Read a group of settings, from the same sources; see `load`."""
+    env_file = _env_file()
+    if env_file not in (None, ".env") and not os.path.isfile(env_file):
+        raise ConfigurationError([f"{ENV_FILE_VARIABLE} names {env_file}, which does not exist: correct or unset it"])
+    try:
+        return kind(_env_file=env_file, **dict(overrides or {}))
+    except pydantic.ValidationError as error:
+        given, found = _given_names(env_file), error.errors(include_input=False, include_url=False)
+        problems = [_problem(each, given) for each in found]
+        missing = [index for index, each in enumerate(found) if each["type"] in _MISSING]
+        if missing and env_file is not None:
+            state = "was read" if os.path.isfile(env_file) else "does not exist"
+            problems[missing[-1]] += f" ({os.path.abspath(env_file)} {state})"
+    except UnicodeDecodeError:
+        problems = [f"{env_file} cannot be read: save it as UTF-8"]
+    raise ConfigurationError(problems)
+
+
+def misspelled_names() -> list[str]:
+    """Return a line for each variable that is almost one of ours, where that one is not set."""
+    with suppress(UnicodeDecodeError):
+        found = misspelled(_given_names(_env_file()), [*_VARIABLES, ENV_FILE_VARIABLE])
+        return [f"{name} is set, but nothing reads it: did you mean {right}?" for right, name in found.items()]
+    return []
+
+
+def _env_file() -> str | None:
+    return os.environ.get(ENV_FILE_VARIABLE, ".env") or None
+
+
+def _given_names(env_file: str | None) -> list[str]:
+    """Return the names, in capitals, that the environment and the file give, also those without a value."""
+    in_file = dotenv_values(env_file, encoding="utf-8-sig") if env_file is not None and os.path.isfile(env_file) else {}
+    return [name.upper() for name in (*os.environ, *in_file)]
+
+
+def environment(overrides: Mapping[str, str]) -> dict[str, str]:
+    """Return this process's environment with some values replaced, for a child process."""
+    return {**os.environ, **overrides}
+
+
+def _problem(error: Any, given: Collection[str]) -> str:
+    message, name = str(error["msg"]), str(error["loc"][0]).upper()
+    if error["type"] in _MISSING:
+        state = "is empty" if name in given else "is missing"
+        if (almost := misspelled(given, _VARIABLES).get(name)) is not None:
+            return f"{name} {state}, but {almost} is set: correct the name"
+        return f"{name} {state}: {_REMEDIES[name]}"
+    field = _VARIABLES.get(name) or Settings.model_fields.get(name.lower())
+    example = None if field is None else (field.examples or [field.default])[0]
+    return f"{name} is malformed: {verdict(error['type'], message, error.get('ctx') or {}, example)}"
+
+
+_MISSING = frozenset({"missing", "no_model"})
+_REMEDIES = {
+    "WEBHOOK_SECRET": f"webhooks are signed, and WEBHOOK_URL is set: make one with {MAKE_SECRET}",
+    "TWILIO_ACCOUNT_SID": "copy it from the Twilio console's first page",
+    "TWILIO_AUTH_TOKEN": "copy it from the Twilio console's first page",
+    "PUBLIC_URL": "set it to the URL at which Twilio reaches this app, like https://agent.example.com",
+    "REALTIME_API_KEY": "set it to the provider's key",
+    "AZURE_OPENAI_ENDPOINT": "set it to the resource's URL, like https://NAME.openai.azure.com",
+    "HELICONE_API_KEY": "set it, or choose another REALTIME_PROVIDER",
+    "OPENAI_API_KEY": "set it, or set REALTIME_URL to use another Realtime server, like `phoneagent sim model`",
+    "AZURE_OPENAI_DEPLOYMENT": "set it to the deployment's name, or remove AZURE_OPENAI_ENDPOINT",
+    "AZURE_OPENAI_API_KEY": "set it, or use Endpoint.azure(token=...) in code, or remove AZURE_OPENAI_ENDPOINT",
+}
+_VARIABLES = {str(field.validation_alias or name).upper(): field for name, field in Settings.model_fields.items()}
+"""The settings by their environment variables."""

@@ -1,0 +1,72 @@
+"""Twilio's answering-machine detection (AMD), as far as it is documented: the thresholds, and what is told when.
+
+It judges by the length of what the far end says, as the real one does. So it is wrong about a talkative person, who
+counts as a machine, and about a machine of few words.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from phoneagent.sim.twilio.microphone import Utterance
+
+BEEP = "[beep]"
+"""The text of an utterance that is the tone after a machine's greeting."""
+
+FAX = "[fax]"
+"""The text of an utterance that is a fax machine's answer tone."""
+
+FAX_MS = 500.0
+
+
+@dataclass(frozen=True, slots=True)
+class Detection:
+    """The settings of one call's detection: `MachineDetection` and its thresholds, in milliseconds."""
+
+    until_end: bool
+    """DetectMessageEnd: a machine is told of when its greeting is over."""
+
+    timeout_ms: float = 30_000
+    speech_ms: float = 2400
+    speech_end_ms: float = 1200
+    silence_ms: float = 5000
+
+    @classmethod
+    def of_form(cls, form: Mapping[str, str]) -> Detection | None:
+        """Return the settings of a call's form; None without detection."""
+        mode = form.get("MachineDetection")
+        if mode not in ("Enable", "DetectMessageEnd"):
+            return None
+        return cls(
+            until_end=mode == "DetectMessageEnd",
+            timeout_ms=float(form.get("MachineDetectionTimeout", 30)) * 1000,
+            speech_ms=float(form.get("MachineDetectionSpeechThreshold", 2400)),
+            speech_end_ms=float(form.get("MachineDetectionSpeechEndThreshold", 1200)),
+            silence_ms=float(form.get("MachineDetectionSilenceTimeout", 5000)),
+        )
+
+    def decide(self, speech: Sequence[Utterance], now_ms: float) -> str | None:
+        """Return `AnsweredBy` at a moment of the call; None while nothing is decided.
+
+        `speech` is what the far end has said by then; an utterance in progress counts up to now.
+        """
+        if any(each.text == FAX and now_ms - each.start_ms >= FAX_MS for each in speech):
+            return "fax"
+        beeps = [each for each in speech if each.text == BEEP and each.end_ms <= now_ms]
+        words = [each for each in speech if each.text not in (BEEP, FAX)]
+        if beeps:
+            return "machine_end_beep" if self.until_end else "machine_start"
+        if not words:
+            return "unknown" if now_ms >= min(self.silence_ms, self.timeout_ms) else None
+        silent_ms = now_ms - max(each.end_ms for each in words)
+        if max(min(each.end_ms, now_ms) - each.start_ms for each in words) >= self.speech_ms:
+            if not self.until_end:
+                return "machine_start"
+            if silent_ms >= self.silence_ms:
+                return "machine_end_silence"
+        elif silent_ms >= self.speech_end_ms:
+            return "human"
+        if now_ms < self.timeout_ms:
+            return None
+        return "machine_end_other" if self.until_end else "unknown"

@@ -1,0 +1,149 @@
+"""What is known of a campaign, and of each number on its list; and the steps that one of the numbers can take next."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, Literal, TypeAlias
+
+CampaignState: TypeAlias = Literal["loading", "running", "stopping", "stopped", "done"]
+"""Where a campaign stands: its list is being written · its numbers are called · no new call is made, and the last ones
+go on · no call is left · every number has its end."""
+
+ACTIVE: tuple[CampaignState, ...] = ("running", "stopping")
+
+NumberState: TypeAlias = Literal["waiting", "calling", "finished", "given_up", "skipped"]
+"""Where a number stands: it waits for its next call · its call is queued or goes on · it was reached · it was not, and
+is not called again · it is never called, because of what is wrong with its line."""
+
+EndState: TypeAlias = Literal["finished", "given_up"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Campaign:
+    """A campaign as it stands.
+
+    `numbers` counts the numbers by state, and `results` those that were called by the result of their last call.
+    """
+
+    id: str
+    name: str
+    state: CampaignState
+    plan: Mapping[str, Any] = field(repr=False)
+    created_at: datetime
+    ended_at: datetime | None
+    numbers: Mapping[str, int] = field(default_factory=dict)
+    results: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def total(self) -> int:
+        """How many lines the list has."""
+        return sum(self.numbers.values())
+
+    @property
+    def over(self) -> bool:
+        """Whether no call goes on, and none will be made."""
+        return self.state in ("stopped", "done")
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the campaign for JSON."""
+        return {
+            "id": self.id,
+            "name": self.name,
+            "state": self.state,
+            "total": self.total,
+            "numbers": dict(self.numbers),
+            "results": dict(self.results),
+            "created_at": self.created_at.isoformat(),
+            "ended_at": None if self.ended_at is None else self.ended_at.isoformat(),
+            "rules": dict(self.plan.get("rules", {})),
+        }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CampaignCall:
+    """One number of a campaign as it stands; `position` is its line in the list.
+
+    `attempts` is how many calls were made for it, `result` how the last one ended, and `outcome` what its agent noted.
+    """
+
+    position: int
+    to: str = field(repr=False)
+    context: Mapping[str, Any] = field(repr=False)
+    state: NumberState
+    attempts: int
+    due_at: datetime | None
+    call_sid: str | None
+    result: str | None
+    reason: str | None
+    ended_at: datetime | None
+    outcome: Any = field(default=None, repr=False)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the number's line of the report, without its context."""
+        return {
+            "line": self.position,
+            "to": self.to,
+            "state": self.state,
+            "attempts": self.attempts,
+            "result": self.result,
+            "call_sid": self.call_sid,
+            "outcome": self.outcome,
+            "reason": self.reason,
+            "due_at": None if self.due_at is None else self.due_at.isoformat(),
+            "ended_at": None if self.ended_at is None else self.ended_at.isoformat(),
+        }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NewCall:
+    """A number to put on a campaign's list. With a `problem` it is never called."""
+
+    position: int
+    to: str = field(repr=False)
+    context: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    due_at: datetime | None = None
+    problem: str | None = None
+
+
+# --- what a number does next ------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Dial:
+    """Call it now, but not after `until`."""
+
+    until: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class WaitUntil:
+    """Look at it again at that moment."""
+
+    moment: datetime
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class End:
+    """Call it no more."""
+
+    state: EndState
+    why: str
+
+
+Step: TypeAlias = Dial | WaitUntil | End
+
+
+@dataclass(frozen=True, slots=True)
+class Moved:
+    """What one move of a campaign has done, and when the next one is due.
+
+    `more` tells that something is left to do at once.
+    """
+
+    started: int
+    calling: int
+    next_at: datetime | None
+    more: bool

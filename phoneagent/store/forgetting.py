@@ -1,0 +1,101 @@
+"""Forgetting: which rows go with a call or with a person's number, and which go because they are old."""
+
+from __future__ import annotations
+
+import re
+from datetime import timedelta
+
+import sqlalchemy as sa
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from phoneagent.protocol.callerid import caller_id
+from phoneagent.store.afterwards import AfterwardsRows, still_needed
+from phoneagent.store.campaigns import forget_in_campaigns, sweep_campaigns
+from phoneagent.store.commands import TAKE_SECONDS
+from phoneagent.store.event_log import erase, sweep_events, take_turn
+from phoneagent.store.outbound import sweep_outbound
+from phoneagent.store.rows import clean, now
+from phoneagent.store.schema import calls, claims, commands, events, next_steps, outbound_calls, transfers, turns
+from phoneagent.store.statements import FORGOTTEN, MAY_GO_ON, RESUME_SECONDS, insert_into
+
+MAX_CALL_SECONDS = 24 * 3600.0
+"""The maximum duration of a call at Twilio."""
+
+STEP_HOURS = 24
+"""How long a next step is kept. Twilio asks for it within seconds."""
+
+CALL_SID = re.compile(r"CA[0-9a-fA-F]{32}")
+
+
+def calls_of(what: str) -> sa.ColumnElement[bool]:
+    """Return the condition for a call's SID, or for the number of a person."""
+    what = clean(what).strip()
+    if CALL_SID.fullmatch(what):
+        return calls.c.sid == what
+    person = (what, caller_id(what))  # older versions recorded an address as it came
+    outbound = calls.c.direction.startswith("outbound")  # the other side of a call is the person: ours is on every call
+    inbound = sa.not_(outbound)
+    return sa.or_(inbound & calls.c.caller.in_(person), outbound & calls.c.called.in_(person))
+
+
+def _outbound_calls_of(what: str) -> sa.ColumnElement[bool]:
+    """Return the same condition for the calls that the app makes."""
+    what = clean(what).strip()
+    if CALL_SID.fullmatch(what):
+        return outbound_calls.c.call_sid == what
+    return outbound_calls.c.called.in_((what, caller_id(what)))
+
+
+async def forget(connection: AsyncConnection, *, what: str) -> int:
+    """Delete all rows of a call, or of all calls with a person's number; return how many calls.
+
+    Each CallSid is remembered for a day, so that no process records the rest of a live call.
+    """
+    which, moment = calls_of(what), now()
+    may_live = calls.c.started_at > moment - timedelta(seconds=MAX_CALL_SECONDS)
+    until = sa.literal(moment + timedelta(seconds=MAX_CALL_SECONDS), claims.c.until.type)
+    names = sa.select(sa.literal(FORGOTTEN) + calls.c.sid, until).where(which, may_live)
+    forgotten = insert_into(claims, connection.dialect.name).from_select(["name", "until"], names)
+    forgotten = forgotten.on_conflict_do_update(index_elements=["name"], set_={"until": forgotten.excluded.until})
+    sids = sa.select(calls.c.sid).where(which)
+    await take_turn(connection)  # an event is written before, or its call is forgotten
+    await connection.execute(forgotten)
+    unanswered = sa.select(outbound_calls.c.call_sid).where(_outbound_calls_of(what))  # they have events, and no record
+    told_of = (events.c.call_sid.in_(sids), events.c.call_sid.in_(unanswered), events.c.call_sid == clean(what).strip())
+    await erase(connection, sa.or_(*told_of))
+    for table in (next_steps, transfers, commands):
+        await connection.execute(sa.delete(table).where(table.c.call_sid.in_(sids)))
+    await forget_in_campaigns(connection, clean(what).strip())
+    await connection.execute(sa.delete(outbound_calls).where(_outbound_calls_of(what)))
+    return (await connection.execute(sa.delete(calls).where(which))).rowcount
+
+
+async def sweep(connection: AsyncConnection, *, keep: timedelta, afterwards: AfterwardsRows) -> int:
+    """Delete the calls that ended longer than `keep` ago, and what passed between processes; return how many calls.
+
+    A call that may go on in another stream is kept for a minute. A call whose end was never reported is ended first.
+    """
+    moment = now()
+    orphan = (calls.c.ended_at.is_(None)) & (calls.c.started_at < moment - timedelta(seconds=MAX_CALL_SECONDS))
+    last_turn = sa.select(sa.func.max(turns.c.started_at)).where(turns.c.call_sid == calls.c.sid).scalar_subquery()
+    may_go_on = calls.c.ended_by.in_(MAY_GO_ON) & (calls.c.ended_at > moment - timedelta(seconds=RESUME_SECONDS))
+    old = (calls.c.ended_at <= moment - keep) & sa.not_(may_go_on) & ~still_needed(moment)
+    end = {
+        "ended_at": sa.func.coalesce(last_turn, calls.c.started_at),
+        "ended_by": "error",
+        "reason": "its end was never reported",
+    }
+    orphans = list(await connection.scalars(sa.select(calls.c.sid).where(orphan)))
+    await connection.execute(sa.update(calls).where(orphan).values(end))
+    await afterwards.ended(connection, orphans, certain=True)
+    for table in (next_steps, transfers, commands):
+        too_old = table.c.at < moment - timedelta(hours=STEP_HOURS)
+        await connection.execute(sa.delete(table).where(too_old))
+    too_late = moment - timedelta(seconds=TAKE_SECONDS)  # the process that asked has died: what it asked must not stay
+    await connection.execute(sa.delete(commands).where(commands.c.taken_at.is_(None), commands.c.at < too_late))
+    await connection.execute(sa.delete(claims).where(claims.c.until < moment))
+    await sweep_outbound(connection, moment, keep)
+    await sweep_events(connection)
+    await erase(connection, events.c.call_sid.in_(sa.select(calls.c.sid).where(old)))
+    await sweep_campaigns(connection, moment, keep)
+    return (await connection.execute(sa.delete(calls).where(old))).rowcount
