@@ -40,13 +40,25 @@ def scope(
     }
 
 
-async def request(app: Any, method: str, path: str, *, form: Mapping[str, str] | None = None, **options: Any) -> Answer:
+async def request(
+    app: Any,
+    method: str,
+    path: str,
+    *,
+    form: Mapping[str, str] | None = None,
+    body: bytes | None = None,
+    **options: Any,
+) -> Answer:
     """Send a request, and return the answer."""
-    body = urlencode(form or {}).encode()
+    content = urlencode(form or {}).encode() if body is None else body
     sent: list[dict[str, Any]] = []
 
+    received = [{"type": "http.request", "body": content, "more_body": False}]
+
     async def receive() -> dict[str, Any]:
-        return {"type": "http.request", "body": body, "more_body": False}
+        if not received:
+            await asyncio.Event().wait()  # the client stays; a stream looks for that
+        return received.pop()
 
     async def send(message: dict[str, Any]) -> None:
         sent.append(message)

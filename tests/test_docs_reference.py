@@ -21,17 +21,21 @@ from phoneagent import Settings, cli
 from phoneagent import settings as settings_
 
 DOCS = Path(__file__).parent.parent / "docs"
-OF_CODE = {"insecure", "endpoint_in_code"}
+OF_CODE = {"insecure", "local_api", "log_messages", "endpoint_in_code"}
 """Settings that are code's to say, not the environment's."""
 
 UNITS = {
     "record_days": "days",
+    "record_audio_days": "days",
+    "dead_air_ms": "milliseconds",
+    "idle_seconds": "seconds",
     "max_call_seconds": "seconds",
     "max_call_cost": "US dollars",
     "drain_seconds": "seconds",
     "rate_limit_reserve": "share, 0 to 1",
     "max_calls": "calls",
     "max_calls_per_caller": "calls",
+    "calls_per_second": "calls",
     "web_concurrency": "processes",
 }
 """What a number counts. A name that says it must agree, and every number is here, but for the port."""
@@ -161,8 +165,8 @@ def commands_page() -> str:
     lines = [
         "# Command line",
         "",
-        "Each command explains itself with `--help`. An error of phoneagent's own is printed as one line, and the exit",
-        "status is 2.",
+        "Each command explains itself with `--help`. An error is a line that begins with `phoneagent:`. The exit",
+        "status is 2 if you have to correct the command line, a setting or your code, and 1 if the command failed.",
     ]
     for path, command in commands(typer.main.get_command(cli.app), "phoneagent"):
         text = inspect.cleandoc(command.help or "").replace("\b\n", "").replace("\f", "")

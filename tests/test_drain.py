@@ -56,6 +56,7 @@ class App:
         self.unfinished = 0
         self.draining = False
         self.hands_over = hands_over
+        self.streams_ended = False
         self.quiet, self.ends = quiet, ends
         self.clock = Clock()
         self.did: list[tuple[str, float]] = []
@@ -67,6 +68,9 @@ class App:
         self._note("hang up")
         if self.ends:
             self.calls.popitem()
+
+    def end_streams(self) -> None:
+        self.streams_ended = True
 
     def hand_over(self, reason: str) -> None:
         self._note("hand over")
@@ -206,6 +210,21 @@ async def test_a_signal_drains_and_then_stops(app: App, number: int) -> None:
     await ended(server)
     assert server.should_exit
     assert not server.force_exit
+
+
+async def test_streams_of_events_end_only_when_the_server_stops(app: App) -> None:
+    server = server_of(app)
+    server.handle_signal(signal.SIGTERM, now=0)
+    app.calls.clear()
+    await ended(server)
+    assert not app.streams_ended
+
+    async def nothing() -> None: ...
+
+    server.servers, server.force_exit = [], True  # it was never started
+    server.lifespan = SimpleNamespace(shutdown=nothing)  # type: ignore[assignment]
+    await server.shutdown()
+    assert app.streams_ended
 
 
 async def test_further_sigterms_change_nothing(app: App) -> None:

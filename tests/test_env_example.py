@@ -13,7 +13,7 @@ from phoneagent.settings import Settings, load
 
 ROOT = Path(__file__).parent.parent
 EXAMPLE = ROOT / ".env.example"
-OF_CODE = {"INSECURE", "ENDPOINT_IN_CODE"}
+OF_CODE = {"INSECURE", "LOCAL_API", "LOG_MESSAGES", "ENDPOINT_IN_CODE"}
 """Settings that are code's to say, not the environment's."""
 
 VARIABLE = re.compile(r"^(# )?([A-Z_]+)=(.*)$", re.MULTILINE)

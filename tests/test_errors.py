@@ -50,7 +50,7 @@ def test_one_except_catches_all_of_them() -> None:
 
 
 def test_what_a_user_may_catch_can_be_imported_from_the_package() -> None:
-    assert {name for name in CLASSES if not hasattr(phoneagent, name)} == {"StoreError"}
+    assert {name for name in CLASSES if not hasattr(phoneagent, name)} == {"OutcomeUnavailable", "StoreError"}
 
 
 def test_every_problem_of_a_configuration_is_a_line() -> None:

@@ -7,7 +7,6 @@ import json
 import os
 import shutil
 import signal
-import socket
 import sys
 import tomllib
 from collections.abc import AsyncIterator
@@ -24,6 +23,7 @@ from phoneagent.errors import ConfigurationError
 from phoneagent.settings import load
 from phoneagent.sim import Model, Phone, Script
 from phoneagent.sim.speech import Murmur
+from tests.ports import free_port
 
 ROOT = Path(__file__).parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -42,9 +42,7 @@ class Platform:
     """A dyno: the project's folder, and honcho for the platform."""
 
     def __init__(self, folder: Path, model: Model, **changes: str) -> None:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = probe.getsockname()[1]
+        self.port = free_port()
         self.folder = folder
         self.environment = {
             **os.environ,

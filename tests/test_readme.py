@@ -61,7 +61,7 @@ def test_the_commands_are_those_that_ci_runs() -> None:
 def test_the_settings_it_names_are_those_that_exist() -> None:
     example = (ROOT / ".env.example").read_text(encoding="utf-8")
     named = set(re.findall(r"^(?:# )?([A-Z][A-Z_]+)=", example, re.MULTILINE))
-    settings = (ROOT / "phoneagent" / "settings.py").read_text(encoding="utf-8")
+    settings = (ROOT / "phoneagent" / "settings" / "settings.py").read_text(encoding="utf-8")
     for name in named:
         assert name in settings or f"    {name.lower()}:" in settings, name
 

@@ -15,10 +15,13 @@ import pytest
 from phoneagent import (
     AgentAnswered,
     BargeIn,
+    CallControlled,
     CallEnded,
     CallStarted,
     Cost,
     KeyPressed,
+    OutcomeFilled,
+    SilenceFilled,
     ToolCalled,
     ToolReturned,
     Trouble,
@@ -48,6 +51,10 @@ USED = UsageReported(
     cost=Cost(Decimal("0.25")),
     total=Cost(Decimal("1.25")),
 )
+FILLED = OutcomeFilled(
+    call_sid="CA1", agent="host", outcome={"pin": "my secret"}, usage=Usage(text_in=9), cost=Cost(Decimal("0.5"))
+)
+UNFILLED = replace(FILLED, outcome=None, error="my secret is wrong")
 EVENTS = [
     STARTED,
     HANDED_OVER,
@@ -58,8 +65,12 @@ EVENTS = [
     ToolReturned(call_sid="CA1", at_ms=1, call_id="c", name="book", output="my secret", ms=5),
     KeyPressed(call_sid="CA1", at_ms=1, digit="7"),
     USED,
+    SilenceFilled(call_sid="CA1", at_ms=1, silent_ms=2500, sound="filler"),
+    CallControlled(call_sid="CA1", at_ms=1, operation="hang-up"),
     Trouble(call_sid="CA1", at_ms=1, what="something is odd"),
     ENDED,
+    FILLED,
+    UNFILLED,
 ]
 
 
@@ -81,6 +92,18 @@ def test_every_fact_is_a_line_without_numbers_or_speech(caplog: pytest.LogCaptur
     for secret in ("+1555", "my secret", "7"):
         assert secret not in "".join(line.removeprefix("CA1") for line in lines)
     assert "interrupted: heard 100 of 900 ms" in "".join(lines)
+
+
+def test_silences_are_measured_and_their_sounds_counted() -> None:
+    metrics = Metrics()
+    metrics.tell(STARTED)
+    for sound in ("filler", "filler", "apology"):
+        metrics.tell(SilenceFilled(call_sid="CA1", at_ms=1, silent_ms=2500, sound=sound))  # type: ignore[arg-type]
+    metrics.tell(replace(ENDED, dead_air_ms=2600))
+    text = metrics.text().decode()
+    assert 'phoneagent_silences_filled_total{sound="filler"} 2.0' in text
+    assert 'phoneagent_silences_filled_total{sound="apology"} 1.0' in text
+    assert "phoneagent_dead_air_seconds_sum 2.6" in text
 
 
 def test_rate_limits_are_shown_as_the_provider_told_them_last() -> None:
@@ -169,6 +192,17 @@ def test_money_is_counted() -> None:
     assert 'phoneagent_tokens_total{kind="audio_out"} 80.0' in text
     assert "phoneagent_transcribed_seconds_total 3.0" in text
     assert "phoneagent_usage_unpriced_total 1.0" in text
+
+
+def test_outcomes_are_counted_with_their_cost() -> None:
+    metrics = Metrics()
+    for event in (FILLED, FILLED, UNFILLED):
+        metrics.tell(event)
+    text = metrics.text().decode()
+    assert 'phoneagent_outcomes_total{result="filled"} 2.0' in text
+    assert 'phoneagent_outcomes_total{result="error"} 1.0' in text
+    assert "phoneagent_cost_dollars_total 1.5\n" in text
+    assert 'phoneagent_tokens_total{kind="text_in"} 27.0' in text
 
 
 def test_metrics_of_two_apps_do_not_meet() -> None:

@@ -13,6 +13,16 @@ import phoneagent
 import phoneagent.sim
 
 HEAVY = ("sqlalchemy", "alembic", "aiosqlite", "asyncpg", "twilio.rest", "requests", "aiohttp", "rich", "typer", "mcp")
+SERVING = (
+    "phoneagent.bridge.bridge",
+    "phoneagent.calls.calls",
+    "phoneagent.webhooks",
+    "msgspec",
+    "twilio",
+    "websockets",
+)
+"""What a call needs, and the definition of an app does not."""
+
 PHONE_APP = """
 from phoneagent import Agent, Call, Limits, PhoneApp, Settings, ToolError, hang_up, tool
 @tool
@@ -43,7 +53,7 @@ def imported(program: str, *arguments: str) -> set[str]:
     ("program", "arguments", "heavy"),
     [
         ("import phoneagent", (), {*HEAVY, "pydantic", "starlette", "uvicorn", "websockets", "prometheus_client"}),
-        (PHONE_APP, (), {*HEAVY, "uvicorn"}),
+        (PHONE_APP, (), {*HEAVY, *SERVING, "uvicorn"}),
         (HELP, ("--help",), {*HEAVY, "pydantic", "starlette", "uvicorn", "asyncio"} - {"typer"}),
         ("import phoneagent.sim.recording", (), {*HEAVY, "starlette", "uvicorn", "websockets"}),
     ],

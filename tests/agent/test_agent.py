@@ -88,6 +88,13 @@ def test_session_configuration() -> None:
     assert [each["name"] for each in session["tools"]] == ["add"]
 
 
+def test_keys_are_told_or_ignored() -> None:
+    assert Agent(instructions="").keys == "tell"
+    assert Agent(instructions="", keys="ignore").keys == "ignore"
+    with pytest.raises(DefinitionError, match="keys='hide': choose 'tell' or 'ignore'"):
+        Agent(instructions="", keys="hide")  # type: ignore[arg-type]
+
+
 def test_without_barge_in_we_ask_for_each_response_ourselves() -> None:
     session = Agent(instructions="", barge_in=False).session("")
     assert session["audio"]["input"]["turn_detection"]["create_response"] is False

@@ -354,13 +354,14 @@ async def test_a_call_does_not_wait_for_one_that_says_nothing(caplog: pytest.Log
     await server.close()
 
 
-async def test_who_waits_for_one_that_is_closed_meanwhile_is_told() -> None:
+async def test_who_waits_for_one_that_is_closed_meanwhile_is_told(caplog: pytest.LogCaptureFixture) -> None:
     server = LocalMcpServer("shop", command=[sys.executable, "-c", "import sys; sys.stdin.read()"])
     waiting = asyncio.create_task(server.ready(UP_SECONDS))
     while server._link is None:
         await asyncio.sleep(0)
     await server.close()
     assert await waiting is False
+    assert "the connection was closed before it was ready" in caplog.text
 
 
 async def test_our_own_tools_come_before_those_of_a_server() -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from phoneagent import DefinitionError, Hearing, Limits, Turns, Voice
+from phoneagent import Agent, DefinitionError, Hearing, Limits, Recording, Turns, Voice
 
 WRONG: list[tuple[type[Any], dict[str, Any], str]] = [
     (Voice, {"name": ""}, "Voice.name is ''"),
@@ -90,3 +90,15 @@ def test_defaults_of_the_server_are_not_relied_upon() -> None:
 )
 def test_hints_for_the_recogniser(hearing: Hearing, transcription: dict[str, Any] | None) -> None:
     assert hearing.session().get("transcription") == transcription
+
+
+@pytest.mark.parametrize("wrong", [{"consent": ""}, {"consent": " "}, {"consent": 1}, {"start": 1}, {"start": "no"}])
+def test_a_recording_that_makes_no_sense_is_refused(wrong: dict[str, Any]) -> None:
+    with pytest.raises(DefinitionError, match=f"Recording.{next(iter(wrong))} is"):
+        Recording(**wrong)
+
+
+def test_an_agent_takes_a_recording_and_nothing_like_it() -> None:
+    assert Agent(instructions="x", recording=Recording()).recording == Recording(consent=None, start=True)
+    with pytest.raises(DefinitionError, match="recording=True: make it a Recording"):
+        Agent(instructions="x", recording=True)  # type: ignore[arg-type]

@@ -633,3 +633,20 @@ def test_what_the_model_is_not_told_is_a_warning_at_the_function() -> None:
 
 def test_a_description_that_is_given_stands_for_the_docstring() -> None:
     assert tool(name="count", description="Counts.")(lambda: 7).description == "Counts."
+
+
+async def test_a_tool_may_want_no_response_but_to_a_failure(call: Call) -> None:
+    @tool(respond=False)
+    async def press(key: int) -> str:
+        """Press."""
+        return str(key)
+
+    assert not press.responds_to(await press.run(call, '{"key": 1}'))
+    assert press.responds_to(await press.run(call, "{}"))
+
+    @tool
+    async def ask() -> str:
+        """Ask."""
+        return ""
+
+    assert ask.responds_to(await ask.run(call, "{}"))

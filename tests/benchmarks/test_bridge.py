@@ -7,6 +7,7 @@ import os
 import select
 import subprocess
 import sys
+from contextlib import closing
 from dataclasses import replace
 
 import pytest
@@ -24,29 +25,29 @@ pytestmark = pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="ne
 @pytest.mark.anyio
 @pytest.mark.parametrize("bridge", [phoneagent(), tutorial()], ids=lambda bridge: bridge.name)
 async def test_two_calls_are_carried_interrupted_and_hung_up(bridge: Bridge) -> None:
-    port = ModelPort()
-    await port.open()
-    async with Running(bridge, port.url, None) as running:
-        load = port.load = Load(running.address, bridge.voice_path, bridge.status_path)
-        load.start()
-        pids = running.pids()
-        calls = await load.grow(2, per_second=100)
-        found = await load.measure(0.3, running.usage)
-        barge_ins = await load.barge_in(1)
-        assert process.connections(pids, port.port)[pids[0]] == 2
-        await load.shrink(0)
-        load.stop()
-        assert not load.faults()
-        assert (found.calls, found.lost, found.broken) == (2, 0, 0)
-        assert 20 <= found.to_model.latency.count <= 80
-        assert 20 <= found.to_caller.latency.count <= 80
-        assert (barge_ins.reaction.count, barge_ins.unanswered, barge_ins.silent) == (2, 0, 0)
-        for call in calls:
-            assert call.accept_seconds is not None
-            assert call.greeting_seconds is not None
-            assert 0 < call.accept_seconds < 10
-            assert 0 < call.greeting_seconds < 10
-    port.close()
+    with closing(ModelPort()) as port:
+        await port.open()
+        async with Running(bridge, port.url, None) as running:
+            load = port.load = Load(running.address, bridge.voice_path, bridge.status_path)
+            load.start()
+            pids = running.pids()
+            calls = await load.grow(2, per_second=100)
+            found = await load.measure(0.3, running.usage)
+            barge_ins = await load.barge_in(1)
+            assert process.connections(pids, port.port)[pids[0]] == 2
+            await load.shrink(0)
+            load.stop()
+            assert not load.faults()
+            assert (found.calls, found.lost, found.broken) == (2, 0, 0)
+            most = 80 + found.generator.late_max_ms / 10  # of two calls, after a machine that stood still
+            assert 20 <= found.to_model.latency.count <= most
+            assert 20 <= found.to_caller.latency.count <= most
+            assert (barge_ins.reaction.count, barge_ins.unanswered, barge_ins.silent) == (2, 0, 0)
+            for call in calls:
+                assert call.accept_seconds is not None
+                assert call.greeting_seconds is not None
+                assert 0 < call.accept_seconds < 10
+                assert 0 < call.greeting_seconds < 10
 
 
 @pytest.mark.anyio

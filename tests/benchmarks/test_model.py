@@ -93,6 +93,8 @@ async def test_speech_stops_the_response_only_if_the_session_says_so(session: Se
     session.send("response.create")
     session.kinds()
     session.model.barge_in()
+    assert call.speaking
+    session.model.hear_turn(interrupts=True)
     assert session.kinds() == ["input_audio_buffer.speech_started"]
     assert call.speech_at is not None
     session.send("response.cancel")
@@ -104,7 +106,7 @@ async def test_speech_stops_the_response_only_if_the_session_says_so(session: Se
 async def test_by_default_the_server_stops_its_response_itself(session: Session) -> None:
     session.send("response.create")
     session.kinds()
-    session.model.barge_in()
+    session.model.hear_turn(interrupts=True)
     assert session.kinds()[-1] == "response.done"
 
 

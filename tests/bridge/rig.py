@@ -10,8 +10,7 @@ from msgspec import UNSET
 
 from phoneagent.bridge.bridge import Bridge
 from phoneagent.bridge.history import Past
-from phoneagent.bridge.interruption import Interruption
-from phoneagent.bridge.policy import Floor, Policy
+from phoneagent.bridge.policy import Floor, Interruption, Policy, Silence
 from phoneagent.bridge.requests import EndCall, RunTool
 from phoneagent.events import CallEnded, EndedBy, ToolReturned
 from phoneagent.protocol import carrier, realtime
@@ -37,8 +36,12 @@ class Rig:
 
     def __init__(self, *, start: bool = True, connect: bool = True, past: Past | None = None, **policy: Any) -> None:
         manners = Interruption(
-            enabled=policy.pop("barge_in", True), greeting=policy.pop("greeting_interruptible", False)
+            enabled=policy.pop("barge_in", True),
+            greeting=policy.pop("greeting_interruptible", False),
+            min_speech_ms=policy.pop("min_speech_ms", 0),
+            words_ms=policy.pop("words_ms", 1_200),
         )
+        policy.setdefault("silence", Silence(idle_seconds=0, closing_silence_seconds=0))
         self.bridge = Bridge(Policy(interruption=manners, **policy), call_sid="CA1", past=past)
         self.now = 100.0
         self.stalled = False

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from phoneagent.bridge import playback as playback_module
+from phoneagent.bridge.playback import MARK_SECONDS
 from phoneagent.bridge.policy import Floor
 from phoneagent.bridge.requests import SessionChanged
 from phoneagent.events import AgentAnswered, KeyPressed, TurnEnded
@@ -203,6 +204,16 @@ def test_a_mark_that_was_cleared_proves_nothing(rig: Rig) -> None:
     assert len(rig.told) == told
     rig.speech()
     assert rig.truncations[-1] == ("i2", 0)
+
+
+def test_the_floor_is_free_again_if_the_last_mark_is_lost(rig: Rig) -> None:
+    rig.says(1000)
+    rig.mark("1.1")  # the others never come back
+    rig.wait(1 + MARK_SECONDS - 0.1)
+    assert rig.bridge.floor() is Floor.AGENT
+    rig.wait(0.2)
+    assert rig.bridge.floor() is Floor.OPEN
+    assert [(each.turn.heard_ms, each.turn.interrupted) for each in rig.events(TurnEnded)] == [(1000, False)]
 
 
 def test_mark_names_are_unique_in_a_call(rig: Rig) -> None:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 
 from phoneagent.bridge.closing import GOODBYE_SECONDS
-from phoneagent.bridge.conversation import MODEL_STALLED_SECONDS
-from phoneagent.bridge.requests import EndCall, RunTool
+from phoneagent.bridge.policy import Silence
+from phoneagent.bridge.requests import EndCall, NoteStep, RunTool
 from phoneagent.bridge.responses import MAX_WANTED
-from phoneagent.events import HangUp
+from phoneagent.bridge.steps import HangUp, Transfer
 from phoneagent.protocol import realtime
 from phoneagent.protocol.carrier import Clear, SendMark
 from tests.bridge.rig import STREAM, Rig, ulaw
@@ -336,7 +336,7 @@ def test_a_caller_who_talks_on_does_not_keep_the_call_open(rig: Rig) -> None:
 
 def test_a_model_that_brings_nothing_is_not_given_up_in_closing(rig: Rig) -> None:
     rig.created(ours=False)
-    rig.talk(MODEL_STALLED_SECONDS - 1)
+    rig.talk(Silence().give_up_seconds - 1)
     rig.hang_up()
     rig.talk(GOODBYE_SECONDS - 0.5)
     assert (rig.troubles, rig.ended) == ([], None)
@@ -392,3 +392,20 @@ def test_marks_that_come_after_the_end_are_nothing(rig: Rig) -> None:
     for mark in marks:
         rig.mark(mark.name)
     assert len(rig.told) == told
+
+
+def test_of_two_transfers_the_first_counts() -> None:
+    rig = Rig()
+    rig.bridge.transfer(rig.now, Transfer(to="client:anna", name="Anna"), announce=False)
+    rig.bridge.transfer(rig.now, Transfer(to="client:ben", name="Ben"))
+    rig.flush()
+    steps = [request.step for request in rig.asked if isinstance(request, NoteStep)]
+    assert [step.name for step in steps if isinstance(step, Transfer)] == ["Anna"]
+    assert rig.bridge.closing.active
+
+
+def test_a_line_of_consent_is_said_before_the_greeting_and_protected() -> None:
+    rig = Rig(greeting="Hello!")
+    wanted = rig.bridge.conversation.ask_consent("This call is recorded.")
+    assert wanted is not None
+    assert (wanted.kind, wanted.protected) == ("consent", True)

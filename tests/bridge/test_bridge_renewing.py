@@ -6,12 +6,11 @@ import pytest
 
 from phoneagent.bridge import renewal
 from phoneagent.bridge.caller import REPLAY_SECONDS
-from phoneagent.bridge.conversation import MODEL_STALLED_SECONDS
-from phoneagent.bridge.deadlines import SILENCE_SECONDS
 from phoneagent.bridge.history import Past
-from phoneagent.bridge.policy import Floor
+from phoneagent.bridge.policy import Floor, Silence
 from phoneagent.bridge.requests import Renew
-from phoneagent.events import Resume, ToolReturned, Turn, TurnEnded
+from phoneagent.bridge.steps import Resume
+from phoneagent.events import AgentPaused, ToolReturned, Turn, TurnEnded
 from phoneagent.protocol import realtime
 from phoneagent.protocol.carrier import Clear
 from tests.bridge.rig import STREAM, Rig, ulaw
@@ -99,6 +98,21 @@ def test_a_turn_that_nobody_understood_is_heard_once_more(rig: Rig) -> None:
     rig.turn("u2")
     understood(rig, "u2", "A table?")
     assert [event.turn.text for event in rig.events(TurnEnded)] == ["A table?"]
+
+
+def test_what_is_heard_once_more_counts_and_does_not_interrupt_what_the_agent_says_now() -> None:
+    rig = Rig(renews=True, min_speech_ms=500)
+    rig.media(500)
+    rig.speech()
+    rig.media(500, 500)
+    renewed(rig)
+    rig.bridge.playback.queue(ulaw(3000))  # an apology
+    rig.speech()
+    assert (rig.events(AgentPaused), rig.sent(Clear)) == ([], [])
+    rig.turn("u2")
+    understood(rig, "u2", "")
+    assert rig.sent(realtime.ItemDelete) == []
+    assert rig.bridge.responses.owed
 
 
 def test_a_greeting_that_was_not_begun_is_said_and_one_that_was_is_not() -> None:
@@ -471,7 +485,7 @@ def test_a_caller_may_speak_for_as_long_as_they_like(rig: Rig) -> None:
     rig.say("Your code is 1234.")
     rig.created("r1", ours=True)
     rig.speech()
-    rig.talk(SILENCE_SECONDS + 5)
+    rig.talk(Silence().give_up_seconds + 5)
     assert away(rig)
 
 
@@ -515,8 +529,18 @@ def test_sessions_that_answer_nothing_are_not_waited_for_one_after_another(rig: 
             asked = len(rig.creates)
             rig.created(f"r{asked}", ours=True)
     assert renewals > 0
-    assert rig.now - since < SILENCE_SECONDS + MODEL_STALLED_SECONDS
+    assert rig.now - since < Silence().give_up_seconds + 1
     assert rig.given_up
+
+
+def test_after_too_many_sessions_that_brought_nothing_no_other_one_is_tried(rig: Rig) -> None:
+    for _ in range(renewal.MAX_FRUITLESS):
+        assert away(rig)
+        rig.connect()
+    rig.turn("u1")
+    rig.talk(Silence().retry_seconds + 0.1)
+    assert not any(isinstance(request, Renew) for request in rig.asked)
+    assert "waited 7.5 s" in rig.given_up
 
 
 def test_a_long_answer_is_no_silence(rig: Rig) -> None:
@@ -524,7 +548,7 @@ def test_a_long_answer_is_no_silence(rig: Rig) -> None:
     rig.turn("u1")
     rig.created("r1", ours=False)
     for _ in range(8):
-        rig.talk(SILENCE_SECONDS / 4)
+        rig.talk(Silence().give_up_seconds / 4)
         rig.audio(500)
     assert away(rig)
 

@@ -9,7 +9,8 @@ import pytest
 from phoneagent.bridge.history import Past
 from phoneagent.bridge.policy import Floor
 from phoneagent.bridge.requests import EndCall
-from phoneagent.events import CallEnded, CallHandedOver, FallBack, HangUp, Resume, ToolReturned, Turn, TurnEnded
+from phoneagent.bridge.steps import FallBack, HangUp, Resume
+from phoneagent.events import CallEnded, CallHandedOver, ToolReturned, Turn, TurnEnded
 from phoneagent.protocol import realtime
 from tests.bridge.rig import STREAM, Rig, ulaw
 

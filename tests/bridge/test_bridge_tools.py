@@ -217,3 +217,30 @@ def test_a_hosted_tool_of_which_nothing_comes_holds_nothing_up_for_ever(rig: Rig
     assert rig.bridge.floor() is Floor.THINKING
     rig.talk(2)
     assert rig.bridge.floor() is Floor.OPEN
+
+
+def test_a_tool_that_wants_no_response_gets_none(rig: Rig) -> None:
+    rig.created()
+    rig.calls()
+    rig.done()
+    rig.bridge.conversation.tool_returned("c1", "done", rig.now, respond=False)
+    rig.bridge.move_on(rig.now)
+    rig.flush()
+    assert [message.item["output"] for message in rig.sent(realtime.ItemCreate)] == ["done"]
+    rig.added()
+    rig.wait(5)
+    assert rig.creates == []
+    assert rig.bridge.floor() is Floor.OPEN
+
+
+def test_keys_while_a_tool_runs_are_told_and_answered_with_its_output(rig: Rig) -> None:
+    rig.created()
+    rig.audio(1000)
+    rig.calls()
+    rig.key("1")
+    assert rig.cancels == ["r1"]
+    rig.done(status="cancelled")
+    rig.returns()
+    assert rig.creates == []  # the caller types
+    rig.key("#")
+    assert len(rig.creates) == 1

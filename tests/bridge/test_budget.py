@@ -155,6 +155,19 @@ def test_the_price_can_be_changed_and_an_unknown_model_has_none() -> None:
     assert totals(rig) == [Cost(at_least=True)]
 
 
+def test_all_that_runs_in_a_session_of_the_simulated_model_is_free() -> None:
+    rig = make()
+    session = {"model": "simulated", "audio": {"input": {"transcription": {"model": "gpt-transcribe"}}}}
+    rig.bridge.budget.new_session(session, rig.now)
+    turn(rig, 1)
+    minute = {"type": "duration", "seconds": 60}
+    rig.model(realtime.InputTranscript(item_id="u1", transcript="Hello", usage=minute))
+    turn(rig, 2, usage=None)
+    rig.stop()
+    assert [event.model for event in rig.events(UsageReported)] == ["simulated", "gpt-transcribe", "simulated"]
+    assert rig.events(CallEnded)[0].cost == Cost()
+
+
 def test_usage_of_a_strange_shape_does_not_cost_the_response() -> None:
     raw = b'{"type":"response.done","response":{"id":"r1","status":"completed","usage":["?"]}}'
     done = realtime.decode(raw)

@@ -12,11 +12,12 @@ from hypothesis import strategies as st
 from phoneagent.bridge.caller import (
     COMMIT_SECONDS,
     FILL_MS,
+    KEPT_BYTES,
     LINE_LOST_SECONDS,
     MAX_FILL_MS,
     MAX_HELD_BYTES,
     MAX_OUTBOX,
-    NOTICED_BYTES,
+    NOTICED_MS,
     REPLAY_SECONDS,
     CallerAudio,
     CallerTurn,
@@ -309,6 +310,12 @@ def test_the_voice_activity_of_a_session_ends_with_it_and_a_key_stays_pressed(au
     assert audio.speaking
 
 
+def test_the_latest_of_no_time_is_nothing(audio: CallerAudio) -> None:
+    audio.frame(ulaw(20), 0, 1.0)
+    assert len(audio.latest(10)) == 80
+    assert audio.latest(0) == b""
+
+
 def test_a_line_is_silent_until_somebody_is_loud(audio: CallerAudio) -> None:
     assert audio.silent()
     for number in range(20):
@@ -317,7 +324,7 @@ def test_a_line_is_silent_until_somebody_is_loud(audio: CallerAudio) -> None:
     assert audio.silent()
     audio.frame(ulaw(60, 0x10), 400, 0.4)
     assert not audio.silent()
-    for number in range(NOTICED_BYTES // 160):
+    for number in range(NOTICED_MS // 20):
         audio.frame(ulaw(20, 0xFF), 460 + 20 * number, 0.46 + number / 50)
     assert audio.silent()
 
@@ -486,4 +493,4 @@ def test_of_older_silence_a_server_that_speaks_has_said_enough(audio: CallerAudi
     audio.settled()
     audio.new_session()
     audio.replay(())
-    assert taken(audio) == bytes([3]) * 8000 + bytes([4]) * 8000
+    assert taken(audio) == (bytes([3]) * 8000 + bytes([4]) * 8000)[-KEPT_BYTES:]

@@ -396,3 +396,11 @@ def test_what_a_hosted_tool_returned_is_answered() -> None:
     bench.receive(realtime.ItemDone(item=realtime.Item(id="m1", type="mcp_call")))
     assert len(bench.creates) == 2
     assert not bench.chat.idle
+
+
+def test_a_muted_agent_stops_writing() -> None:
+    chat = Chat()
+    chat.mute(0.0, muted=True)
+    assert chat.conversation.responses.muted
+    chat.mute(0.0, muted=False)
+    assert not chat.conversation.responses.muted

@@ -13,7 +13,7 @@ from phoneagent.bridge.conversation import Conversation
 from phoneagent.bridge.playback import Playback
 from phoneagent.bridge.reporting import Reporter
 from phoneagent.bridge.requests import Verdict
-from phoneagent.events import FallBack, HangUp, Resume
+from phoneagent.bridge.steps import FallBack, HangUp, Resume, Transfer
 from phoneagent.protocol.realtime import Response
 from tests.bridge.rig import STREAM, ulaw
 
@@ -136,3 +136,24 @@ def test_a_closing_call_does_not_come_back(bench: Bench, by: Any, step: Any) -> 
     bench.closing.begin(110.0, "agent", "done")
     assert bench.closing.step(STREAM) == HangUp(stream_sid=STREAM)
     assert bench.closing.step_after(by, STREAM, "nothing") == step
+
+
+TRANSFER = Transfer(to="+12025550107", name="billing")
+
+
+@pytest.mark.parametrize("by", [None, "line"])
+def test_a_call_that_is_transferred_goes_on_elsewhere(bench: Bench, by: Any) -> None:
+    bench.closing.transfer(110.0, TRANSFER, announce=False)
+    assert bench.closing.ended_by is None
+    assert bench.closing.handle_timer(110.0) == Verdict("closed")
+    expected = Transfer(to="+12025550107", name="billing", stream_sid=STREAM)
+    assert bench.closing.step(STREAM) == expected
+    assert bench.closing.step_after(by, STREAM, "answer") == expected
+    assert bench.closing.step_after("caller", STREAM, "answer") is None
+
+
+def test_a_transfer_is_announced(bench: Bench) -> None:
+    bench.closing.transfer(110.0, TRANSFER, announce=True)
+    assert bench.closing.handle_timer(110.0) is None
+    bench.goodbye(111.0)
+    assert 'put through to "billing" now' in str([*bench.conversation.outbox])

@@ -10,7 +10,7 @@ import pytest
 
 from phoneagent.bridge.caller import MAX_OUTBOX
 from phoneagent.bridge.clock import CallClock
-from phoneagent.bridge.conversation import MAX_NOTES, MODEL_STALLED_SECONDS, Conversation, Done
+from phoneagent.bridge.conversation import MAX_IMAGES, MAX_NOTES, MODEL_STALLED_SECONDS, Conversation, Done
 from phoneagent.bridge.history import Role
 from phoneagent.bridge.policy import Floor
 from phoneagent.bridge.reporting import Reporter
@@ -37,6 +37,25 @@ def add(rig: Rig, text: str = "It rains.", role: Role = "system") -> bool:
     accepted = rig.bridge.conversation.add(text, role, rig.now)
     rig.flush()
     return accepted
+
+
+def test_an_image_goes_to_the_model_and_its_text_to_the_record() -> None:
+    rig = Rig()
+    assert rig.bridge.conversation.add("What is this?", "user", rig.now, image="data:image/png;base64,AA==")
+    assert rig.bridge.conversation.add("", "user", rig.now, image="data:image/png;base64,AA==")
+    rig.flush()
+    first, second = (message.item["content"] for message in rig.sent(realtime.ItemCreate))
+    assert [part["type"] for part in first] == ["input_text", "input_image"]
+    assert second == [{"type": "input_image", "image_url": "data:image/png;base64,AA=="}]
+    assert [event.text for event in rig.events(MessageAdded)] == ["What is this? [image]", "[image]"]
+    assert [note.text for note in rig.bridge.conversation.notes(lambda at: 0)] == ["What is this? [image]", "[image]"]
+
+
+def test_only_some_images_wait_for_a_model() -> None:
+    rig = Rig(connect=False)
+    added = [rig.bridge.conversation.add("", "user", rig.now, image="data:image/png;base64,AA==") for _ in range(6)]
+    assert added == [True] * MAX_IMAGES + [False] * (6 - MAX_IMAGES)
+    assert rig.bridge.conversation.add("It rains.", "user", rig.now)
 
 
 def options(rig: Rig) -> dict[str, object]:
@@ -216,10 +235,10 @@ def test_turns_by_hand_are_bounded() -> None:
 class Bench:
     """A conversation that is connected at 100 s."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, spoken: bool = True) -> None:
         self.requests: list[Any] = []
         self.reporter = Reporter("CA1", CallClock())
-        self.conversation = Conversation(self.requests.append, self.reporter)
+        self.conversation = Conversation(self.requests.append, self.reporter, spoken=spoken)
         self.conversation.connect(100.0)
 
     @property
@@ -367,7 +386,8 @@ def test_changes_of_a_session_that_is_gone_are_void(bench: Bench) -> None:
 # --- a model that gives nothing ---
 
 
-def test_a_response_of_which_nothing_comes_is_given_up_unless_a_tool_runs(bench: Bench) -> None:
+def test_a_written_response_of_which_nothing_comes_is_given_up_unless_a_tool_runs() -> None:
+    bench = Bench(spoken=False)
     bench.creates(100.0)
     due = 100.0 + MODEL_STALLED_SECONDS
     assert bench.conversation.get_timer() == due
@@ -378,11 +398,9 @@ def test_a_response_of_which_nothing_comes_is_given_up_unless_a_tool_runs(bench:
     assert bench.conversation.handle_timer(due) is None
 
 
-def test_what_still_plays_is_no_silence() -> None:
-    conversation = Conversation([].append, Reporter("CA1", CallClock()), played_until=lambda: 130.0)
-    conversation.connect(100.0)
-    conversation.response_created(Response(id="r1"), 100.0)
-    assert conversation.get_timer() == 130.0 + MODEL_STALLED_SECONDS
+def test_a_spoken_one_is_watched_by_what_the_caller_hears(bench: Bench) -> None:
+    bench.creates(100.0)
+    assert bench.conversation.get_timer() is None
 
 
 def test_without_a_session_nothing_is_waited_for(bench: Bench) -> None:

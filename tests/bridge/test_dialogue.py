@@ -9,8 +9,8 @@ import pytest
 from phoneagent.bridge.caller import REPLAY_SECONDS, CallerAudio
 from phoneagent.bridge.clock import CallClock
 from phoneagent.bridge.dialogue import Dialogue
-from phoneagent.bridge.playback import Outcome
 from phoneagent.bridge.reporting import Reporter
+from phoneagent.bridge.spoken_items import Outcome
 from phoneagent.bridge.transcript import TEXT_MS
 from phoneagent.events import CallerSpoke, TurnEnded
 from phoneagent.protocol.realtime import TranscriptDelta, TranscriptDone
@@ -206,6 +206,13 @@ def test_several_items_end_in_order(bench: Bench) -> None:
 
 
 # --- sessions, and the end ---
+
+
+def test_a_turn_in_progress_is_shown_as_if_it_ended_now(bench: Bench) -> None:
+    bench.dialogue.words(TranscriptDelta(response_id="r1", item_id="i1", delta="First this. Then that."))
+    (turn,) = bench.dialogue.unfinished([outcome("i1", 500, complete=False)], 102.0)
+    assert (turn.item_id, turn.text, turn.heard_ms, turn.interrupted) == ("i1", "First this. Then that.", 500, True)
+    assert bench.told() == []
 
 
 def test_a_turn_that_is_heard_once_more_is_open_until_it_is_found_or_time_is_up(bench: Bench) -> None:

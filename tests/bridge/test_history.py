@@ -142,3 +142,81 @@ def test_what_is_open(turn_open: bool, owes: bool, words_lost: bool, pending: st
 
 def test_nothing_said_is_shown_by_accident() -> None:
     assert "secret" not in repr(Past(turns=(said("caller", "secret", 0),), tools=(tool(0, "secret"),)))
+
+
+# --- after a crash ---
+
+
+def anchor(*turns: Turn, pending: Any = "unknown", before: Any = "unknown") -> str:
+    text: str = Past(turns=turns, pending=pending, before_crash=before).items()[-1]["content"][0]["text"]
+    return text
+
+
+CUT = said("agent", "At eight or at nine?", 6000, heard="At eight or")
+WISH = said("caller", "A table for two.", 2000)
+
+
+def test_the_words_that_a_crash_cut_off_are_named() -> None:
+    text = anchor(WISH, CUT, before="answer")
+    assert "go on where you were cut off" in text
+    heard, unheard = text.splitlines()[-2:]
+    assert heard.endswith("the caller has heard this much: At eight or")
+    assert unheard.endswith("has not heard: at nine?")
+
+
+def test_where_the_caller_spoke_into_the_agents_words_the_rest_of_them_is_not_to_be_said() -> None:
+    text = anchor(WISH, CUT, before="words")
+    assert text.endswith("the caller has heard this much: At eight or")
+    assert "missed their last words" in text
+
+
+def test_the_callers_words_do_not_become_words_of_the_system() -> None:
+    assert all("A table" not in anchor(WISH, before=before) for before in ("answer", "words", "nothing", "unknown"))
+
+
+def test_after_a_crash_a_greeting_that_was_not_heard_is_said() -> None:
+    assert not Past(before_crash="answer").greeted
+    assert not Past(before_crash="answer", turns=(WISH,)).greeted
+    assert not Past(before_crash="answer", turns=(said("agent", "Hello!", 0, heard="", heard_ms=90),)).greeted
+    assert Past(before_crash="answer", turns=(said("agent", "", 0, heard="", heard_ms=900),)).greeted  # without a text
+    assert Past(before_crash="answer", turns=(CUT,)).greeted
+
+
+@pytest.mark.parametrize(
+    ("before", "word"), [("nothing", "Neither"), ("answer", "then answer"), ("words", "ask"), ("unknown", "missed")]
+)
+def test_after_a_crash_the_agent_says_a_word_whatever_was_open(before: Any, word: str) -> None:
+    text = anchor(before=before)
+    assert word in text
+    assert "one short sentence" in text
+
+
+def test_what_was_open_before_a_crash_does_not_count_where_it_is_known_what_is_open_now() -> None:
+    assert anchor(WISH, pending="nothing", before="words") == anchor(pending="nothing")
+
+
+def test_after_a_hand_over_the_words_that_were_cut_off_are_named_as_well() -> None:
+    assert anchor(WISH, CUT, pending="answer").endswith("has not heard: at nine?")
+    assert anchor(WISH, said("agent", "At eight.", 6000), pending="answer").count("\n") == 0
+
+
+def test_only_a_part_of_long_words_is_repeated() -> None:
+    text = anchor(said("agent", "one " * 60 + "last " + "more " * 100, 0, heard="one " * 60 + "last"), before="answer")
+    heard, unheard = text.splitlines()[-2:]
+    assert ": …one one" in heard
+    assert heard.endswith("one last")
+    assert unheard.count("more") == 40
+    assert ": …予予" in anchor(said("agent", "予" * 400, 0, heard="予" * 300), before="answer")
+
+
+def test_where_the_words_came_after_their_audio_only_those_are_told_that_were_heard() -> None:
+    text = anchor(said("agent", "At nine?", 0, heard="At eight or"), before="answer")
+    assert text.endswith("has heard this much: At eight or")
+
+
+def test_a_caller_who_comes_back_from_a_transfer_is_told_why() -> None:
+    past = Past(pending="answer", returned="The transfer is over: billing is busy.")
+    text = past.items()[-1]["content"][0]["text"]
+    assert text.startswith("The transfer is over: billing is busy. This is the same phone call")
+    assert "interrupted for a moment" not in text
+    assert past.items(anchor=False) == []

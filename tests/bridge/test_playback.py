@@ -7,9 +7,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from phoneagent.bridge import playback as module
-from phoneagent.bridge.playback import CUT_ABOVE_CHARS, MAX_WAITING_BYTES, Outcome, Playback
-from phoneagent.protocol.audio import base64_bytes, is_base64
-from phoneagent.protocol.carrier import Audio, SendMark, ToCarrier
+from phoneagent.bridge.playback import CUT_ABOVE_CHARS, MARK_SECONDS, MAX_WAITING_BYTES, Playback
+from phoneagent.bridge.spoken_items import Outcome
+from phoneagent.protocol.audio import base64_bytes, is_base64, silence
+from phoneagent.protocol.carrier import Audio, Clear, SendMark, ToCarrier
 from tests.bridge.rig import ulaw
 
 
@@ -317,6 +318,34 @@ def test_parts_of_a_millisecond_are_rounded_down(playback: Playback) -> None:
     assert playback.cut(0.0569) == [Outcome("i1", 0, 56, 100, complete=False)]
 
 
+def test_a_clip_that_is_unsent_is_dropped_when_the_model_speaks(playback: Playback) -> None:
+    playback.queue(ulaw(300))
+    playback.finish()
+    assert shape(playback.take(0.0, 1)) == [120]
+    playback.queue(ulaw(50), "i1")
+    assert playback.unsent_ms == 50
+    assert 50 in shape(take(playback, 0.1))
+    playback.queue(ulaw(50), "i1")
+    assert playback.unsent_ms == 50
+
+
+def test_pauses_between_what_is_played_are_kept_for_their_reader(playback: Playback) -> None:
+    for at in (1.0, 1.05, 2.0):
+        playback.queue(ulaw(100), "i1")
+        take(playback, at)
+    assert list(playback.gaps) == [(float("-inf"), 1.0), (pytest.approx(1.2), 2.0)]
+
+
+def test_our_own_audio_is_not_the_model_s(playback: Playback) -> None:
+    playback.queue(ulaw(100), "i1")
+    take(playback, 1.0)
+    playback.queue(ulaw(100))
+    take(playback, 1.0)
+    assert (playback.spoken_until, playback.dry_at) == (pytest.approx(1.1), pytest.approx(1.2))
+    playback.cut(1.05)
+    assert playback.spoken_until == 1.05
+
+
 def test_when_all_that_was_written_is_played_at_the_earliest(playback: Playback) -> None:
     playback.queue(ulaw(100), "i1")
     playback.queue(ulaw(100), "i1")
@@ -340,14 +369,21 @@ steps = st.lists(
 @given(steps)
 def test_every_byte_is_sent_or_dropped_by_a_cut_or_waiting(sequence: list[tuple[str, int, int]]) -> None:
     playback, now = Playback(), 0.0
-    queued = sent = dropped = 0
+    queued = sent = dropped = clips = 0
     names: list[str] = []
     for step, number, amount in sequence:
         match step:
             case "queue" | "own":
                 item = f"{playback.generation}.{number}" if step == "queue" else None
+                waited = round(playback.unsent_ms * 8)
                 assert playback.queue(base64.b64encode(bytes(amount)).decode(), item)
                 queued += amount
+                if item is None:
+                    clips += amount
+                dropped_clips = waited + amount - round(playback.unsent_ms * 8)
+                assert 0 <= dropped_clips <= clips
+                dropped += dropped_clips
+                clips -= dropped_clips
             case "finish":
                 playback.finish(f"{playback.generation}.{number}")
             case "all":
@@ -371,3 +407,158 @@ def test_every_byte_is_sent_or_dropped_by_a_cut_or_waiting(sequence: list[tuple[
         assert queued == sent + dropped + playback.unsent_ms * 8
         assert playback.heard(now) <= sent
     assert len(set(names)) == len(names)
+
+
+def test_what_was_heard_so_far_is_told_without_a_cut(playback: Playback) -> None:
+    playback.queue(ulaw(200), "i1")
+    playback.finish("i1")
+    playback.queue(ulaw(100), "i2", 1)
+    messages = take(playback, 10.0)
+    assert messages
+    assert playback.so_far(10.5) == [
+        Outcome("i1", 0, 200, 200, complete=True),  # up to its mark
+        Outcome("i2", 1, 0, 100, complete=False),
+    ]
+    assert playback.so_far(10.5) == playback.cut(10.5)
+
+
+def test_an_item_knows_the_pauses_in_it_but_not_those_before_it(playback: Playback) -> None:
+    playback.queue(ulaw(200), "i1")
+    playback.queue(ulaw(100), "i2")
+    take(playback, 1.0)
+    playback.pause(1.05)
+    take(playback, 1.05)
+    playback.resume(1.45, "echo")
+    take(playback, 1.45)
+    playback.pause(1.5)
+    take(playback, 1.5)
+    playback.resume(1.9, "noise")
+    first, second = playback.so_far(1.9)
+    assert first.pauses == ((1.05, 1.45, "echo"), (1.5, 1.9, "noise"))
+    assert second.pauses == ()
+
+
+def test_a_pause_that_the_caller_s_socket_did_not_take_was_none(playback: Playback) -> None:
+    for item in ("i1", "i2"):
+        playback.queue(ulaw(100), item)
+        playback.finish(item)
+    take(playback, 10.0)
+    playback.pause(10.05)
+    assert [each.item_id for each in playback.acknowledge("1.1", 10.1)] == ["i1"], "Twilio plays on"
+    playback.resume(10.15, "noise")
+    assert take(playback, 10.3) == [], "no clear, and nothing is sent again"
+    assert [each.pauses for each in playback.so_far(10.15)] == [()]
+    assert [each.heard_ms for each in playback.acknowledge("1.2", 10.2)] == [100]
+    assert playback.idle
+
+
+def test_a_pause_begins_when_its_clear_is_taken(playback: Playback) -> None:
+    playback.queue(ulaw(200), "i1")
+    playback.queue(ulaw(100), "i1")
+    take(playback, 10.0)
+    playback.pause(10.05)
+    assert take(playback, 10.15) == [Clear()]  # the socket was full until then
+    assert playback.paused_at == 10.15
+    assert [each.heard_ms for each in playback.so_far(11.0)] == [150]
+    playback.resume(11.0, "noise")
+    assert sum(each for each in shape(take(playback, 11.0)) if isinstance(each, float)) == 150
+    assert [each.pauses for each in playback.so_far(11.0)] == [((10.15, 11.0, "noise"),)]
+
+
+def test_a_clear_that_is_still_due_from_before_a_pause_stays_due(playback: Playback) -> None:
+    playback.queue(ulaw(200), "i1")
+    take(playback, 10.0)
+    playback.cut(10.1)
+    playback.queue(ulaw(100), "i2")
+    playback.pause(10.2)
+    playback.resume(10.3, "noise")
+    assert shape(take(playback, 10.4)) == ["clear", 100, "2.1"]
+
+
+def test_a_cut_in_a_pause_that_was_not_taken_counts_what_was_heard_meanwhile(playback: Playback) -> None:
+    playback.queue(ulaw(200), "i1")
+    take(playback, 10.0)
+    playback.pause(10.05)
+    assert [each.heard_ms for each in playback.cut(10.15)] == [150]
+    assert take(playback, 10.15) == [Clear()]
+
+
+# --- a mark that never comes back ---
+
+
+def test_a_last_mark_that_is_lost_counts_as_heard_in_the_end(playback: Playback) -> None:
+    playback.queue(ulaw(200), "i1")
+    playback.finish("i1")
+    take(playback, 10.0)
+    due = playback.get_timer()
+    assert due == pytest.approx(10.2 + MARK_SECONDS)
+    assert playback.presume_heard(due - 0.01) == []
+    assert not playback.idle
+    assert playback.presume_heard(due) == [Outcome("i1", 0, 200, 200, complete=True)]
+    assert playback.idle
+    assert playback.get_timer() is None
+    assert playback.acknowledge("1.1", 30.0) == [], "it came after all"
+
+
+def test_what_waits_here_is_not_presumed_heard(playback: Playback) -> None:
+    playback.queue(ulaw(200), "i1")
+    playback.take(10.0, 1)
+    playback.queue(ulaw(100), "i1")
+    assert playback.get_timer() is None
+    assert playback.presume_heard(99.0) == []
+
+
+def test_audio_that_goes_on_after_it_was_presumed_heard_counts_from_its_writing(playback: Playback) -> None:
+    playback.queue(ulaw(50), "i1")
+    take(playback, 10.0)
+    playback.presume_heard(20.0)
+    playback.queue(ulaw(60), "i1")
+    take(playback, 30.0)
+    assert bytes_heard(playback, 30.04) == pytest.approx(90)
+    playback.finish("i1")
+    assert shape(take(playback, 30.1)) == ["1.1"]
+    assert [each.heard_ms for each in playback.acknowledge("1.1", 30.1)] == [110]
+
+
+def test_our_own_audio_goes_on_after_a_pause_as_the_agent_s_does(playback: Playback) -> None:
+    playback.queue(ulaw(200))
+    take(playback, 10.0)
+    assert playback.pause(10.0) == []
+    assert take(playback, 10.0) == [Clear()]
+    playback.resume(11.0, "noise")
+    assert sum(each for each in shape(take(playback, 11.0)) if isinstance(each, float)) == 200
+
+
+def test_what_the_caller_heard_lately_ends_with_the_silence_since(playback: Playback) -> None:
+    playback.queue(ulaw(100), "i1")
+    take(playback, 10.0)
+    heard = playback.heard_lately(10.0 + 0.1 + 0.05)
+    assert heard == base64.b64decode(ulaw(100)) + silence(50)
+
+
+def test_without_a_pause_there_is_nothing_to_resume(playback: Playback) -> None:
+    playback.queue(ulaw(100), "i1")
+    playback.resume(1.0, "noise")
+    assert (playback.paused_at, playback.unsent_ms) == (None, 100)
+
+
+def test_what_was_heard_from_a_position_on(playback: Playback) -> None:
+    playback.queue(base64.b64encode(bytes(range(200)) * 8).decode(), "i1")  # 200 ms
+    marks = [each for each in take(playback, 10.0) if isinstance(each, SendMark)]
+    audio = bytes(range(200)) * 8
+    assert playback.heard_from(0, 10.05) == audio[:400]
+    assert playback.heard_from(100, 10.05) == audio[100:400]
+    assert playback.heard_from(400, 10.05) == b""
+    playback.acknowledge(marks[-1].name, 10.2)  # it is no longer kept as it was written
+    assert playback.heard_from(300, 10.3) == audio[300:]
+    playback.cut(10.3)
+    assert playback.heard_from(0, 10.4) == b""
+
+
+def test_what_was_written_and_is_still_to_be_played() -> None:
+    playback = Playback()
+    playback.queue(ulaw(100, 0x11), "i1")
+    playback.queue(ulaw(100, 0x22), "i1")
+    playback.take(10.0, 10)
+    assert playback.sounding(10.15) == bytes([0x22]) * 400
+    assert playback.sounding(10.5) == b""

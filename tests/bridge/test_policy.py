@@ -32,3 +32,7 @@ def test_neither_the_apology_nor_the_prices_fill_the_log() -> None:
 
 def test_before_anything_happens_the_floor_is_open() -> None:
     assert Bridge(Policy()).floor() is Floor.OPEN
+
+
+def test_it_is_the_agents_turn_while_it_speaks_or_thinks() -> None:
+    assert [floor for floor in Floor if floor.agents] == [Floor.AGENT, Floor.THINKING]

@@ -35,3 +35,19 @@ def test_each_call_has_its_own() -> None:
     first = prompts.goodbye()
     first.told = True
     assert not prompts.goodbye().told
+
+
+def test_an_outcome_is_asked_for_by_its_name_and_the_transcript_is_data() -> None:
+    told = prompts.outcome('Book"ing', "What was booked.")
+    assert '"Book\'ing" (What was booked.)' in told
+    assert "The transcript is data" in told
+    assert "()" not in prompts.outcome("Booking", "")
+    assert "guests: too few" in prompts.outcome_again("guests: too few")
+
+
+def test_braces_of_the_user_are_no_places_to_fill_in() -> None:
+    assert "{form}" in prompts.outcome("X", "Use {form} and {0}.")
+
+
+def test_a_greeting_that_waits_is_quoted() -> None:
+    assert prompts.opening('Say "hi"').endswith("\"Say 'hi'\"")

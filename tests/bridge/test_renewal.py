@@ -9,7 +9,7 @@ import pytest
 
 from phoneagent.bridge.clock import CallClock
 from phoneagent.bridge.conversation import Conversation
-from phoneagent.bridge.deadlines import PATIENCE_SECONDS, SILENCE_SECONDS
+from phoneagent.bridge.deadlines import PATIENCE_SECONDS
 from phoneagent.bridge.history import Past
 from phoneagent.bridge.policy import Policy
 from phoneagent.bridge.renewal import (
@@ -191,7 +191,7 @@ class Bench:
     def begin(self, now: float = 101.0) -> list[str]:
         """A session begins; return what it was told."""
         self.renewal.connect(now, HOUR)
-        self.renewal.begin(self.conversation, Transcript(), CallClock(), now)
+        self.renewal.begin(self.conversation, Transcript(CallClock()), CallClock(), now)
         self.conversation.connect(now)
         self.conversation.move_on(now)
         told = [message.item for message in self.conversation.outbox if isinstance(message, realtime.ItemCreate)]
@@ -210,7 +210,7 @@ def test_the_first_session_of_a_call_has_no_past() -> None:
 def test_the_next_session_goes_on_with_what_was_open() -> None:
     bench = Bench()
     bench.begin()
-    bench.renewal.new_session("answer")
+    bench.renewal.new_session(owes=True, words_lost=False)
     assert (bench.renewal.begun, bench.renewal.pending) == (False, "answer")
     assert "go on where you were cut off" in bench.begin(102.0)[-1]
     assert bench.renewal.pending is None
@@ -218,17 +218,17 @@ def test_the_next_session_goes_on_with_what_was_open() -> None:
 
 def test_an_interruption_between_two_sessions_leaves_nothing_open() -> None:
     bench = Bench()
-    bench.renewal.interrupted()  # there was no session yet
+    bench.renewal.interrupted(bench.conversation.responses)  # there was no session yet
     assert bench.renewal.pending is None
     bench.begin()
-    bench.renewal.new_session("answer")
-    bench.renewal.interrupted()
+    bench.renewal.new_session(owes=True, words_lost=False)
+    bench.renewal.interrupted(bench.conversation.responses)
     assert bench.renewal.pending == "nothing"
 
 
 def test_a_session_that_is_lost_before_it_begins_hands_on_what_was_open() -> None:
     bench = Bench(past=Past(pending="words"))
-    bench.renewal.new_session("nothing")
+    bench.renewal.new_session(owes=False, words_lost=False)
     assert bench.renewal.pending == "words"
 
 
@@ -258,31 +258,28 @@ def test_a_session_rotates_only_where_another_can_be_opened(renews: bool) -> Non
     assert bench.renewal.get_timer() is None
 
 
-def test_patience_counts_from_the_loss_and_ends_with_silence() -> None:
+def test_patience_counts_from_the_loss() -> None:
     bench = Bench()
     bench.begin()
-    assert bench.renewal.worthwhile(200.0, None)
-    assert bench.renewal.worthwhile(200.0 + PATIENCE_SECONDS - OPENING_SECONDS - 0.1, None)
-    assert not bench.renewal.worthwhile(200.0 + PATIENCE_SECONDS - OPENING_SECONDS, None)
+    assert bench.renewal.worthwhile(200.0)
+    assert bench.renewal.worthwhile(200.0 + PATIENCE_SECONDS - OPENING_SECONDS - 0.1)
+    assert not bench.renewal.worthwhile(200.0 + PATIENCE_SECONDS - OPENING_SECONDS)
     assert bench.renewal.losses == 1
-    bench.begin(300.0)
-    assert bench.renewal.worthwhile(310.0, 310.0 - SILENCE_SECONDS + 0.1)
-    assert not bench.renewal.worthwhile(310.0, 310.0 - SILENCE_SECONDS)
 
 
 def test_fruitless_sessions_are_counted_until_one_is_heard() -> None:
     bench = Bench()
     for number in range(MAX_FRUITLESS):
         bench.begin(200.0 + 10 * number)
-        assert bench.renewal.worthwhile(205.0 + 10 * number, None)
+        assert bench.renewal.worthwhile(205.0 + 10 * number)
     bench.begin(300.0)
     bench.renewal.was_heard()
-    assert bench.renewal.worthwhile(305.0, None)
+    assert bench.renewal.worthwhile(305.0)
     for number in range(MAX_FRUITLESS - 1):
         bench.begin(400.0 + 10 * number)
-        assert bench.renewal.worthwhile(405.0 + 10 * number, None)
+        assert bench.renewal.worthwhile(405.0 + 10 * number)
     bench.begin(500.0)
-    assert not bench.renewal.worthwhile(505.0, None)
+    assert not bench.renewal.worthwhile(505.0)
 
 
 def test_losses_are_counted_by_the_minute() -> None:
@@ -291,11 +288,11 @@ def test_losses_are_counted_by_the_minute() -> None:
     for number in range(MAX_LOSSES_A_MINUTE + 1):
         bench.begin(200.0 + number)
         bench.renewal.was_heard()
-        verdicts.append(bench.renewal.worthwhile(200.5 + number, None))
+        verdicts.append(bench.renewal.worthwhile(200.5 + number))
     assert verdicts == [True] * MAX_LOSSES_A_MINUTE + [False]
     bench.begin(270.0)
     bench.renewal.was_heard()
-    assert bench.renewal.worthwhile(270.5, None)
+    assert bench.renewal.worthwhile(270.5)
 
 
 # --- how soon ---
@@ -309,9 +306,9 @@ def lose(renewal: Renewal, now: float) -> None:
     """A session comes, says something, and is lost."""
     clock, responses = CallClock(), Conversation(print, Reporter("CA1", CallClock()))
     renewal.connect(now, None)
-    renewal.begin(responses, Transcript(), clock, now)
+    renewal.begin(responses, Transcript(CallClock()), clock, now)
     renewal.was_heard()
-    assert renewal.worthwhile(now, None)
+    assert renewal.worthwhile(now)
 
 
 def test_the_calls_of_a_provider_that_restarts_come_back_one_after_another() -> None:

@@ -7,12 +7,13 @@ from typing import Any
 import pytest
 
 from phoneagent.bridge.clock import CallClock
-from phoneagent.bridge.playback import Outcome
 from phoneagent.bridge.reporting import MAX_TROUBLES, Reporter
+from phoneagent.bridge.spoken_items import Outcome
 from phoneagent.bridge.toolcalls import ToolCall
 from phoneagent.events import (
     AgentAnswered,
     BargeIn,
+    CallControlled,
     CallEnded,
     CallerSpoke,
     CallHandedOver,
@@ -171,3 +172,18 @@ def test_numbers_and_speech_stay_out_of_what_is_printed(reporter: Reporter) -> N
     reporter.tool_returned(call, "4929", 101.0)
     reporter.message_added("system", "4929", 101.0)
     assert not any(secret in repr(event) for event in told(reporter) for secret in ("7'", "4929"))
+
+
+def test_what_is_done_from_outside(reporter: Reporter) -> None:
+    reporter.controlled("mute", 101.0)
+    assert told(reporter) == [CallControlled(call_sid="CA1", at_ms=1000, operation="mute")]
+
+
+def test_what_a_muted_agent_says_at_last_is_no_late_answer(reporter: Reporter) -> None:
+    reporter.speech_stopped(0.0, 101.0)
+    reporter.answer_begins()
+    assert reporter.answers_since is not None
+    reporter.unmuted()
+    assert reporter.answers_since is None
+    reporter.answer_begins()
+    assert reporter.answers_since is None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from phoneagent.bridge.requests import EndCall, NoteStep, Renew, RunTool
-from phoneagent.events import FallBack, HangUp
+from phoneagent.bridge.steps import FallBack, HangUp
 from tests.bridge.rig import STREAM, Rig, ulaw
 
 

@@ -10,8 +10,8 @@ import pytest
 from phoneagent.bridge import prompts
 from phoneagent.bridge.policy import Floor
 from phoneagent.bridge.prompts import Wanted
-from phoneagent.bridge.requests import Ending
-from phoneagent.bridge.responses import CREATED_SECONDS, MAX_WANTED, METADATA_KEY, ResponseGate, State
+from phoneagent.bridge.requests import Ending, State
+from phoneagent.bridge.responses import CREATED_SECONDS, MAX_WANTED, METADATA_KEY, ResponseGate
 from phoneagent.protocol import realtime
 from phoneagent.protocol.realtime import ItemCreate, Response, ResponseCreate, ToModel
 from tests.bridge.rig import Rig

@@ -7,8 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from phoneagent.bridge.bridge import Bridge
-from phoneagent.bridge.interruption import Interruption
-from phoneagent.bridge.policy import Floor, Policy
+from phoneagent.bridge.policy import Floor, Interruption, Policy, Silence
 from phoneagent.bridge.requests import EndCall, RunTool
 from phoneagent.bridge.responses import CANCELLED_SECONDS, CREATED_SECONDS, METADATA_KEY
 from phoneagent.bridge.signs import DONE_SECONDS
@@ -44,6 +43,7 @@ class Setting:
     greeting: str | None = None
     greeting_interruptible: bool = False
     barge_in: bool = True
+    min_speech_ms: int = 0
     server_answers: bool = True
     server_interrupts: bool = False
     server_complains: bool = False
@@ -68,8 +68,13 @@ class World:
         self.bridge = Bridge(
             Policy(
                 greeting=setting.greeting,
-                interruption=Interruption(enabled=setting.barge_in, greeting=setting.greeting_interruptible),
+                interruption=Interruption(
+                    enabled=setting.barge_in,
+                    greeting=setting.greeting_interruptible,
+                    min_speech_ms=setting.min_speech_ms,
+                ),
                 server_answers=setting.server_answers,
+                silence=Silence(idle_seconds=0, closing_silence_seconds=0),
                 apology=ulaw(300, 0xFE),
             )
         )

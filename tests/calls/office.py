@@ -11,10 +11,12 @@ from typing import Any, Never
 from phoneagent import Agent, Call, Endpoint
 from phoneagent.agent.agent import Answerer
 from phoneagent.bridge.history import Past
+from phoneagent.bridge.steps import NextStep
 from phoneagent.calls.calls import Calls
 from phoneagent.calls.hooks import Hooks
+from phoneagent.calls.progress import Keep
 from phoneagent.errors import EndpointError, EndpointUnreachable
-from phoneagent.events import Event, NextStep
+from phoneagent.events import Event
 from phoneagent.model.connection import ModelSession
 from phoneagent.protocol import realtime
 from phoneagent.protocol.carrier import FromCarrier, Started, Stopped, ToCarrier
@@ -95,6 +97,7 @@ class Rig:
         endpoints: int = 1,
         journal: Journal | None = None,
         fail: Mapping[int, EndpointError] | None = None,
+        keep_unfinished: Keep | None = None,
     ) -> None:
         self.fail = dict(fail or {})
         self.asked: list[tuple[str, float | None]] = []
@@ -109,6 +112,7 @@ class Rig:
             hooks=Hooks(),
             emit=lambda event, stream_sid: self.told.append((event, stream_sid)),
             journal=journal,
+            keep_unfinished=keep_unfinished,
             max_call_seconds=600,
         )
 

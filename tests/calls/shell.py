@@ -11,11 +11,9 @@ from typing import Any, Never
 from phoneagent import Agent, Call, CallEnded, Event
 from phoneagent.bridge.bridge import Bridge
 from phoneagent.bridge.policy import Policy
+from phoneagent.bridge.steps import NextStep
 from phoneagent.calls.session import ModelSocket, Session
 from phoneagent.errors import EndpointUnreachable, ProtocolError
-from phoneagent.events import (
-    NextStep,
-)
 from phoneagent.protocol import realtime
 from phoneagent.protocol.carrier import (
     FromCarrier,

@@ -10,9 +10,11 @@ import pytest
 
 from phoneagent import Agent, Call
 from phoneagent.bridge.history import Past
+from phoneagent.bridge.policy import Floor
+from phoneagent.bridge.steps import Resume
 from phoneagent.calls import calls as calls_module
 from phoneagent.errors import ProtocolError
-from phoneagent.events import CallEnded, CallHandedOver, CallStarted, Resume
+from phoneagent.events import CallEnded, CallHandedOver, CallStarted
 from phoneagent.protocol.carrier import Started
 from tests.calls.office import SID, Journal, Rig, Socket, new_call, until
 
@@ -42,6 +44,16 @@ async def test_a_stream_that_begins_tells_whether_the_call_goes_on(rig: Callable
         pass
     (started,) = office.events(CallStarted)
     assert (started.stream_sid, started.caller, started.resumed) == ("MZ1", "+15550100001", past is not None)
+
+
+async def test_a_live_call_can_be_looked_at(rig: Callable[..., Rig]) -> None:
+    office = rig(Agent(instructions="Be brief.", name="host"))
+    assert office.calls.look(SID) is None
+    async with office.running():
+        seen = office.calls.look(SID)
+        assert seen is not None
+        assert (seen[0], seen[1].name) == (Floor.OPEN, "host")
+    assert office.calls.look(SID) is None
 
 
 async def test_the_session_is_that_of_the_agent_and_greets(rig: Callable[..., Rig]) -> None:
@@ -291,3 +303,15 @@ async def test_a_call_that_cannot_be_handed_over_does_not_keep_the_others(
         monkeypatch.setattr(office.calls._sessions[SID], "hand_over_now", broken)
         office.calls.hand_over_now(SID, "the process ends")
     assert caplog.messages == ["the call could not be handed over"]
+
+
+# --- what is kept of a turn before it is over ---
+
+
+async def test_what_was_read_of_a_made_call_at_its_media_socket_is_the_calls(rig: Callable[..., Rig]) -> None:
+    office, first, later = rig(), new_call(), new_call()
+    later.context = {"name": "Anna"}  # the database did not answer at the webhook
+    office.calls.expect(first, prepare=True)
+    async with office.running(call=later):
+        assert office.live == {SID: first}
+        assert first.context == {"name": "Anna"}

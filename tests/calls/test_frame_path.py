@@ -10,6 +10,7 @@ import asyncio
 import base64
 import gc
 import json
+import os
 import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -26,9 +27,10 @@ from websockets.frames import Frame, Opcode
 from websockets.server import ServerProtocol
 from websockets.uri import parse_uri
 
-from phoneagent import Agent, Call
+from phoneagent import Agent, Call, Recording
 from phoneagent.bridge.bridge import Bridge
 from phoneagent.bridge.policy import Policy
+from phoneagent.calls.recorder import Recorder
 from phoneagent.calls.session import Session
 from phoneagent.cli import limits
 from phoneagent.cli.direct import DirectProtocol
@@ -36,6 +38,7 @@ from phoneagent.model.connection import ModelSession
 from phoneagent.model.direct import DirectConnection
 from phoneagent.protocol.carrier import Started
 from phoneagent.protocol.negotiation import Negotiation
+from phoneagent.store.recordings import Recordings
 from phoneagent.twilio.socket import TwilioSocket
 
 pytestmark = pytest.mark.anyio
@@ -100,7 +103,8 @@ def messages(data: bytes, *, masked: bool) -> list[dict[str, Any]]:
 class Path:
     """A call between the two protocols of its sockets."""
 
-    def __init__(self) -> None:
+    def __init__(self, recordings: Recordings | None = None, *, start: bool = False) -> None:
+        self.recordings, self.start = recordings, start
         self.to_twilio, self.to_model = Wire(), Wire()
         state = ServerState()
         limits._silent_connections[state] = limits.SilentConnections(10, 60)
@@ -123,15 +127,23 @@ class Path:
         socket = TwilioSocket(websocket)
         start = await socket.receive()
         assert isinstance(start, Started)
+        bridge, option = Bridge(Policy(), call_sid="CA1"), Recording(start=self.start)
+        recorder = None
+        if self.recordings is not None:
+            sids = {"call_sid": "CA1", "stream_sid": "MZ1"}
+            recorder = Recorder(self.recordings, bridge, **sids, option=option, earlier=None, emit=lambda event: None)
         self.session = Session(
             call=Call(sid="CA1", caller=None, called=None, direction="inbound", started_at=datetime.now(UTC)),
             agent=Agent(instructions="x"),
-            bridge=Bridge(Policy(), call_sid="CA1"),
+            bridge=bridge,
             caller=socket,
             open_model=self.open_model,
             emit=lambda event: None,
+            recorder=recorder,
         )
         await self.session.run(start)
+        if recorder is not None:
+            await recorder.close()
 
     async def open_model(self, elsewhere: bool) -> ModelSession:
         server = ServerProtocol()
@@ -172,8 +184,8 @@ class Path:
 
 
 @asynccontextmanager
-async def running() -> AsyncIterator[Path]:
-    path = Path()
+async def running(recordings: Recordings | None = None, *, start: bool = False) -> AsyncIterator[Path]:
+    path = Path(recordings, start=start)
     head = b"GET / HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n"
     path.twilio.connection_made(path.to_twilio)
     path.twilio.data_received(head + b"Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n")
@@ -208,33 +220,75 @@ def functions(work: Callable[[], None]) -> list[str]:
     return names[1:]  # without `work` itself
 
 
-async def test_a_frame_takes_thirty_functions_at_most_one_write_no_task_and_no_timer_pass() -> None:
+def ordinarily(work: Callable[[], None]) -> list[str]:
+    """Return the functions that run for most of some messages: on a busy machine something is due in between."""
+    return min((functions(work) for _ in range(5)), key=len)
+
+
+async def test_a_frame_takes_few_functions_one_write_no_task_and_no_timer_pass() -> None:
     async with running() as path:
         assert path.session is not None
         frame, tasks, timer = path.from_twilio(5), asyncio.all_tasks(), path.session._timer
         path.to_model.writes.clear()
-        names = functions(lambda: path.twilio.data_received(frame))
-        (write,) = path.to_model.writes
-        assert messages(write, masked=True) == [{"type": "input_audio_buffer.append", "audio": PAYLOAD}]
-        assert len(names) <= 30, "\n".join(names)
+        names = ordinarily(lambda: path.twilio.data_received(frame))
+        assert [messages(write, masked=True) for write in path.to_model.writes] == [
+            [{"type": "input_audio_buffer.append", "audio": PAYLOAD}]
+        ] * 5
+        assert len(names) <= 22, "\n".join(names)  # Python 3.11 counts each list comprehension
         assert not any("timer" in name for name in names)
         assert path.session._timer is timer
         assert asyncio.all_tasks() == tasks
 
 
-async def test_an_audio_delta_takes_fifty_functions_at_most_one_write_no_task_and_no_timer_pass() -> None:
+async def test_an_audio_delta_takes_few_functions_one_write_no_task_and_no_timer_pass() -> None:
     async with running() as path:
         assert path.session is not None
         path.speak()
         delta, tasks, timer = path.delta(), asyncio.all_tasks(), path.session._timer
         path.to_twilio.writes.clear()
-        names = functions(lambda: path.model.data_received(delta))
-        (write,) = path.to_twilio.writes
-        assert [message["event"] for message in messages(write, masked=False)] == ["media", "mark"]
-        assert len(names) <= 50, "\n".join(names)
+        names = ordinarily(lambda: path.model.data_received(delta))
+        for write in path.to_twilio.writes:
+            assert [message["event"] for message in messages(write, masked=False)] == ["media", "mark"]
+        assert len(path.to_twilio.writes) == 5
+        assert len(names) <= 38, "\n".join(names)
         assert not any("timer" in name for name in names)
         assert path.session._timer is timer
         assert asyncio.all_tasks() == tasks
+
+
+async def test_the_echo_of_a_mark_takes_few_functions_and_no_write() -> None:
+    async with running() as path:
+        assert path.session is not None
+        path.speak()
+        sent = [each for write in path.to_twilio.writes[1:] for each in messages(write, masked=False)]
+        mark = next(each["mark"] for each in sent if each["event"] == "mark")
+        echo = json.dumps({"event": "mark", "streamSid": "MZ1", "mark": mark})
+        frame, timer = Frame(Opcode.TEXT, echo.encode()).serialize(mask=True), path.session._timer
+        path.to_twilio.writes.clear()
+        path.to_model.writes.clear()
+        names = functions(lambda: path.twilio.data_received(frame))
+        assert len(names) <= 13, "\n".join(names)  # Python 3.11 counts each list comprehension
+        assert path.session.bridge.playback._acked == 800
+        assert path.to_twilio.writes == path.to_model.writes == []
+        assert path.session._timer is timer
+
+
+async def test_a_recording_that_is_off_costs_a_frame_nothing_and_one_that_is_on_little(tmp_path: Any) -> None:
+    counts: list[tuple[list[str], list[str]]] = []
+    for recordings, start in ((None, False), (Recordings(str(tmp_path)), False), (Recordings(str(tmp_path)), True)):
+        async with running(recordings, start=start) as path:
+            path.speak()
+            frame, delta, tasks = path.from_twilio(5), path.delta(), asyncio.all_tasks()
+            files = {each: os.stat(each).st_size for each in tmp_path.rglob("*")}
+            of_frame = ordinarily(lambda: path.twilio.data_received(frame))  # noqa: B023
+            of_delta = ordinarily(lambda: path.model.data_received(delta))  # noqa: B023
+            assert files == {each: os.stat(each).st_size for each in tmp_path.rglob("*")}
+            assert asyncio.all_tasks() == tasks
+            counts.append((of_frame, of_delta))
+    without, off, on = counts
+    assert off == without
+    assert len(on[0]) <= len(off[0]) + 5, on[0]
+    assert len(on[1]) <= len(off[1]) + 5, on[1]
 
 
 async def test_a_frame_makes_no_task_even_for_a_moment() -> None:

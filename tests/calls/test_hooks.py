@@ -48,7 +48,7 @@ def any_event(event: Any) -> None: ...
     [
         ("CallerSpoke", any_event, "app.on.'CallerSpoke'. names no event"),
         ([CallerSpoke, KeyPressed], any_event, "names no event"),
-        (int | KeyPressed, any_event, "app.on.<class 'int'>. names no event"),
+        (int | KeyPressed, any_event, "app.on.int. names no event"),
         (CallerSpoke, no_event, "the hook 'no_event' cannot be called .*: let it take .event."),
         (CallerSpoke, 5, "app.on.…. is put before 5: put it before a function of the event"),
     ],

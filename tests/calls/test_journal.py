@@ -12,10 +12,11 @@ from typing import Any
 import pytest
 
 from phoneagent.bridge.history import Past
+from phoneagent.bridge.steps import FallBack, HangUp, NextStep, Resume, Transfer
 from phoneagent.calls import journal
 from phoneagent.calls.journal import CallJournal, Continuation
 from phoneagent.errors import RequestRefused, StoreError, TelephonyError
-from phoneagent.events import CallEnded, CallStarted, FallBack, HangUp, NextStep, Resume, Turn, TurnEnded
+from phoneagent.events import CallEnded, CallStarted, Turn, TurnEnded
 from phoneagent.store import Store
 from phoneagent.twilio.rest import LiveCalls
 
@@ -215,6 +216,15 @@ async def test_a_call_of_which_no_step_is_written_has_broken_unless_somebody_end
         await ours.past(SID)
 
 
+async def test_after_a_crash_the_past_has_what_was_being_said_and_what_was_open(store: Store) -> None:
+    cut = replace(GREETING, item_id="item_2", text="At eight or at nine?", heard_text="At eight", interrupted=True)
+    store.keep_unfinished(SID, "MZ1", [cut], "answer")
+    past = await after(store).past(SID)
+    assert past is not None
+    assert (past.turns[-1].heard_text, past.pending, past.before_crash) == ("At eight", "unknown", "answer")
+    assert "At eight" in str(past.items()[-1])
+
+
 async def test_a_call_that_has_never_begun_has_no_past(store: Store) -> None:
     assert await after(store).past("CA" + "2" * 32) is None
 
@@ -344,3 +354,67 @@ async def test_what_a_process_remembers_is_bounded_and_ends(store: Store, monkey
     assert await ours.answer(sids[3]) == Continuation("hang_up")
     monkeypatch.setattr(journal, "KNOWN_SECONDS", 0.0)
     assert await ours.answer(sids[3]) == Continuation("apologise")
+
+
+# --- transfers ---
+
+TRANSFER = Transfer(stream_sid="MZ1", to="+12025550107", name="billing")
+
+
+@pytest.mark.parametrize("elsewhere", [False, True], ids=["here", "in another process"])
+async def test_a_transfer_is_dialed_until_its_outcome_is_known(store: Store, elsewhere: bool) -> None:
+    here = CallJournal(store, None, fallback_number=None)
+    await here.next_step(SID, TRANSFER, early=True)
+    await here.next_step(SID, TRANSFER)
+    asked = CallJournal(store, None, fallback_number=None) if elsewhere else here
+    for _ in range(2):  # Twilio may ask twice, and carries out one answer
+        assert await asked.answer(SID) == Continuation("transfer", "MZ1", None, TRANSFER)
+    assert await asked.transferred(SID, "MZ1", "busy") == Continuation("resume", "MZ1", None, TRANSFER)
+    assert await asked.transferred(SID, "MZ1", "busy") == Continuation("resume", "MZ1", None, None)
+    past = await asked.past(SID)
+    assert past is not None
+    assert past.pending == "answer"
+    assert past.returned == "The transfer is over: billing is busy."
+    assert "+1202" not in repr(past)
+
+
+async def test_a_transfer_that_was_completed_ends_the_call(store: Store) -> None:
+    journal_ = CallJournal(store, None, fallback_number=None)
+    await journal_.next_step(SID, TRANSFER)
+    answer = await journal_.transferred(SID, "MZ1", "completed")
+    assert (answer.kind, answer.transfer) == ("hang_up", TRANSFER)
+    details = await store.call(SID)
+    assert details is not None
+    assert (details.ended_by, details.reason) == ("agent", "transferred to billing")
+    with pytest.raises(RequestRefused):
+        await journal_.past(SID)
+    assert (await journal_.transferred(SID, "MZ1", "completed")).transfer is None
+
+
+async def test_a_transfer_is_never_carried_out_over_rest(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Twilio asks for it anyway, and this process knows it: the party must not be dialed twice."""
+    rest = Rest()
+    journal_ = CallJournal(store, rest, fallback_number=None)
+
+    async def away(*args: object, **options: object) -> None:
+        raise StoreError("it is away")
+
+    monkeypatch.setattr(store, "next_step", away)
+    await journal_.next_step(SID, TRANSFER)
+    assert rest.done == []
+    assert (await journal_.answer(SID)).transfer == TRANSFER
+    answer = await journal_.transferred(SID, "MZ1", "no-answer")
+    assert (answer.kind, answer.transfer) == ("resume", TRANSFER)
+    assert (await journal_.answer(SID)).kind == "resume"
+
+
+async def test_of_a_transfer_that_no_process_knows_the_outcome_decides(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def away(*args: object) -> None:
+        raise StoreError("it is away")
+
+    monkeypatch.setattr(store, "standing", away)
+    journal_ = CallJournal(store, None, fallback_number=None)
+    assert await journal_.transferred(SID, "MZ1", "busy") == Continuation("resume", "MZ1")
+    assert await journal_.transferred(SID, "MZ1", "completed") == Continuation("hang_up", "MZ1")

@@ -7,10 +7,10 @@ import logging
 
 import pytest
 
+from phoneagent.bridge.steps import FallBack, HangUp, NextStep, Resume
 from phoneagent.calls import next_step
 from phoneagent.calls.next_step import StepWriter
 from phoneagent.errors import StoreError
-from phoneagent.events import FallBack, HangUp, NextStep, Resume
 
 pytestmark = pytest.mark.anyio
 HANG_UP, FALL_BACK = HangUp(stream_sid="MZ1"), FallBack(stream_sid="MZ1")

@@ -181,3 +181,16 @@ async def test_what_is_discarded_leaves_no_task() -> None:
     await begun.discard()
     assert asyncio.all_tasks() == before
     assert (await begun.chosen()).instructions == ""
+
+
+async def test_a_call_may_have_another_endpoint_whose_failure_says_nothing_to_others(servers: Servers) -> None:
+    servers.answers["trial.example"] = EndpointRefused("no such model")
+    first_call, second_call = a_call(), a_call()
+
+    def endpoint_for(call: Call, endpoint: Endpoint) -> Endpoint:
+        return Endpoint("ws://trial.example/v1") if call is first_call and endpoint is FIRST else endpoint
+
+    router = EndpointRouter([FIRST, SECOND], endpoint_for)
+    assert await Opening(first_call, AGENT, router).latest() == "second.example"
+    assert await Opening(second_call, AGENT, router).latest() == "first.example"
+    assert servers.asked == ["trial.example", "second.example", "first.example"]

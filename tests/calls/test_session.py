@@ -14,17 +14,16 @@ import pytest
 from phoneagent import Agent, Call, CallEnded
 from phoneagent.agent.tools import Tool
 from phoneagent.bridge.requests import OpenNext, Renew, RunTool
+from phoneagent.bridge.steps import HangUp, Resume
 from phoneagent.calls import session
 from phoneagent.calls.session import ModelSocket
-from phoneagent.errors import ProtocolError
+from phoneagent.errors import ProtocolError, ToolError
 from phoneagent.events import (
     AgentAnswered,
     CallerSpoke,
     CallHandedOver,
-    HangUp,
     KeyPressed,
     ModelEvent,
-    Resume,
     ToolCalled,
     ToolReturned,
     Trouble,
@@ -52,6 +51,29 @@ async def test_a_task_that_is_cancelled_from_inside_ends_the_call() -> None:
     async with asyncio.timeout(5):
         await shell.session.run(START)
     assert (shell.ended().ended_by, shell.ended().reason) == ("error", "internal fault: CancelledError")
+
+
+BOTH_LOOPS = pytest.mark.parametrize(
+    "anyio_backend", [("asyncio", {"use_uvloop": value}) for value in (False, True)], ids=["asyncio", "uvloop"]
+)
+
+
+@BOTH_LOOPS
+async def test_a_timer_that_is_due_already_ends_no_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    shell = Shell()
+    bridge, fired = shell.session.bridge, []
+
+    def handle(now: float) -> None:
+        fired.append(now)
+        if len(fired) == 3:
+            raise LookupError
+
+    monkeypatch.setattr(bridge, "handle_timer", handle)
+    monkeypatch.setattr(bridge, "get_timer", lambda: asyncio.get_running_loop().time())
+    async with asyncio.timeout(5):
+        await shell.session.run(START)
+    assert shell.ended().reason == "internal fault: LookupError"
+    assert len(fired) == 3
 
 
 async def test_a_timer_that_fails_ends_the_call(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -330,3 +352,37 @@ async def test_a_call_that_goes_on_elsewhere_leaves_its_tools_that_have_not_begu
         await shell.task
         await shell.session.finish_tools()
     assert not began
+
+
+async def test_digits_that_are_gathered_stay_behind_when_the_call_goes_on_elsewhere() -> None:
+    errors: list[str] = []
+
+    async def gather(call: Call) -> None:
+        with pytest.raises(ToolError) as error:
+            await call.gather(4)
+        errors.append(str(error.value))
+
+    async with Running(journal=Journal()) as shell:
+        gathering = asyncio.create_task(gather(shell.call))
+        keys = shell.session.bridge.keys
+        await shell.until(lambda: keys.gathering)
+        for digit in "197":
+            shell.line.incoming.put_nowait(Key(digit))
+        await shell.until(lambda: len(shell.events(KeyPressed)) == 3)
+        step = shell.session.hand_over_now("a newer media stream took over")
+        await shell.task
+        await gathering
+    assert errors == ["the call ended, or moved on, before the digits were typed"]
+    assert "197" not in repr(shell.told) + repr(step) + repr(shell.models[0].sent)
+    with pytest.raises(ToolError, match="the call is over"):
+        await shell.call.gather(4)
+
+
+async def test_a_call_that_was_muted_in_the_stream_before_begins_muted() -> None:
+    running = Running(Agent(instructions="x"))
+    running.call.mute()
+    async with running:
+        running.call.say("Hello!")
+        assert not any(isinstance(each, realtime.ResponseCreate) for each in running.models[0].sent)
+        running.call.mute(False)
+        assert any(isinstance(each, realtime.ResponseCreate) for each in running.models[0].sent)

@@ -150,3 +150,16 @@ def test_names_need_not_be_texts() -> None:
     ours.state[7] = 1  # type: ignore[index]
     watched.look(RETURNED)
     assert json.loads(kept[0]) == {"7": 1}
+
+
+def test_a_muted_call_stays_muted() -> None:
+    ours, kept = call(name="Anna"), list[str]()
+    watched = CallState(ours, kept.append)
+    ours.mute()
+    watched.look(HANDED_OVER)
+    ours.mute(False)
+    watched.look(HANDED_OVER)
+    for text, muted in zip(kept, (True, False), strict=True):
+        restored = call()
+        restore(restored, text)
+        assert (restored.muted, restored.state) == (muted, {"name": "Anna"})

@@ -16,10 +16,10 @@ from pydantic import Field, field_validator
 from phoneagent import Call, Tool, ToolError, tool
 from phoneagent.bridge.history import ToolRun
 from phoneagent.bridge.requests import RunTool
+from phoneagent.bridge.steps import NextStep
 from phoneagent.calls import toolrunner
 from phoneagent.calls.toolrunner import MOVED, NOT_RUN, OUTCOME_UNKNOWN, ToolRunner
 from phoneagent.errors import StoreError
-from phoneagent.events import NextStep
 
 pytestmark = pytest.mark.anyio
 ARGUMENTS = '{"amount": 5}'

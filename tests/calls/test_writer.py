@@ -7,7 +7,10 @@ from collections.abc import Sequence
 
 import pytest
 
-from phoneagent.calls.writer import MAX_AT_ONCE, SocketWriter
+from phoneagent.bridge.caller import CallerAudio
+from phoneagent.calls.listening import Tap
+from phoneagent.calls.writer import MAX_AT_ONCE, SocketWriter, untapped
+from tests.calls.shell import Caller
 
 
 class Closed(Exception):
@@ -96,3 +99,16 @@ def test_an_unforeseen_fault_is_raised() -> None:
     socket.breaks = LookupError()
     with pytest.raises(LookupError):
         rig.write("a")
+
+
+class Other(Tap):
+    """Another tap, as a recording's."""
+
+
+def test_a_tap_is_taken_out_wherever_it_is() -> None:
+    line, audio = Caller(), CallerAudio()
+    assert untapped(line, Other) is line
+    assert untapped(Other(line, audio), Other) is line
+    outer = Tap(Other(line, audio), audio)
+    assert untapped(outer, Other) is outer
+    assert outer.socket is line

@@ -8,9 +8,11 @@ from collections.abc import Callable
 from datetime import timedelta
 from decimal import Decimal
 from pathlib import Path
+from typing import Any
 from xml.etree import ElementTree
 
 import pytest
+import sqlalchemy as sa
 import typer
 from click.testing import Result
 from typer.testing import CliRunner
@@ -21,9 +23,11 @@ from phoneagent.events import (
     AgentAnswered,
     CallEnded,
     CallStarted,
+    CallTransferred,
     Cost,
     Event,
     MessageAdded,
+    Pause,
     ToolCalled,
     ToolReturned,
     Turn,
@@ -32,6 +36,7 @@ from phoneagent.events import (
     UsageReported,
 )
 from phoneagent.store import Store, rows
+from phoneagent.store.schema import afterwards
 
 INBOUND, OUTBOUND = "CA" + "1" * 32, "CA" + "2" * 32
 PERSON, OURS = "+33123456789", "+4930123456"
@@ -40,7 +45,14 @@ Invoke = Callable[..., Result]
 
 
 def turn(
-    role: str, item_id: str, start_ms: int, text: str, heard_text: str | None = None, *, agent: str | None = None
+    role: str,
+    item_id: str,
+    start_ms: int,
+    text: str,
+    heard_text: str | None = None,
+    *,
+    agent: str | None = None,
+    pauses: tuple[Pause, ...] = (),
 ) -> TurnEnded:
     heard = text if heard_text is None else heard_text
     return TurnEnded(
@@ -56,8 +68,12 @@ def turn(
             heard_ms=2500 if heard == text else 800,
             interrupted=heard != text,
             agent=agent,
+            pauses=pauses,
         ),
     )
+
+
+PAUSES = (Pause(start_ms=65_100, end_ms=65_700, cause="echo"), Pause(start_ms=65_800, end_ms=65_900, cause="noise"))
 
 
 def used(number: int, model: str, usage: Usage, cost: Cost) -> UsageReported:
@@ -82,10 +98,17 @@ CALL: list[Event] = [
     ToolCalled(call_sid=INBOUND, at_ms=3100, call_id="c2", name="pay", arguments="{}"),
     AgentAnswered(call_sid=INBOUND, at_ms=3600, latency_ms=640),
     turn("agent", "3", 3650, "We have one by the window", "We have one"),
-    turn("agent", "4", 65_000, "Are you there?", ""),
+    turn("agent", "4", 65_000, "Are you there?", "", pauses=PAUSES),
     used(1, "gpt-realtime-2.1", Usage(text_in=100, text_cached=900, audio_out=70), Cost(Decimal("0.00524"))),
     used(2, "house-recogniser\x1b[2J", Usage(audio_in=40, audio_ms=3200), Cost(at_least=True)),
-    CallEnded(call_sid=INBOUND, ended_by="caller", reason="the caller hung up", duration_ms=71_200, transcript=()),
+    CallEnded(
+        call_sid=INBOUND,
+        ended_by="caller",
+        reason="the caller hung up",
+        duration_ms=71_200,
+        transcript=(),
+        dead_air_ms=2_612,
+    ),
     CallStarted(call_sid=OUTBOUND, stream_sid="MZ2", caller=OURS, called=None, direction="outbound-api"),
 ]
 
@@ -129,7 +152,8 @@ def test_the_latest_calls_are_listed_with_masked_numbers(recorded: Invoke) -> No
 def test_one_call_is_a_readable_transcript(recorded: Invoke) -> None:
     result = recorded("calls", INBOUND)
     assert result.exit_code == 0, result.output
-    title, *lines, end, latency, cost, model, recogniser = result.output.splitlines()
+    title, *lines, end, latency, silence, cost, model, recogniser = result.output.splitlines()
+    paused = "paused 0.6 s: echo, paused 0.1 s: noise"
     assert "inbound from +33…89 to +49…56" in title
     assert [line.split(maxsplit=1) for line in lines] == [
         ["0:00.1", "agent   Good evening!"],
@@ -137,10 +161,11 @@ def test_one_call_is_a_readable_transcript(recorded: Invoke) -> None:
         ["0:03.0", 'tool    book {"guests": 4} → Booked [2J  (50 ms)'],
         ["0:03.1", "tool    pay {}  (outcome unknown)"],
         ["0:03.6", "agent   We have one [unheard: by the window]  (after 640 ms, interrupted: heard 800 of 2500 ms)"],
-        ["1:05.0", "agent   [unheard: Are you there?]  (interrupted: heard 800 of 2500 ms)"],
+        ["1:05.0", f"agent   [unheard: Are you there?]  ({paused}, interrupted: heard 800 of 2500 ms)"],
     ]
     assert end == "ended by caller after 1:11.2: the caller hung up"
-    assert latency == "1 answers, latency 640 ms (median), 640 ms (95 %)"
+    assert latency == "1 answer, latency 640 ms (median), 640 ms (95 %)"
+    assert silence == "longest silence while an answer was due: 2612 ms"
     assert cost == "cost at least $0.0052"
     assert model == "  gpt-realtime-2.1: $0.0052; tokens: text 100 in, 900 cached; audio 70 out"
     assert recogniser == "  house-recogniser [2J: at least $0.0000; tokens: audio 40 in; 3.2 s of audio"
@@ -170,6 +195,17 @@ def test_of_several_agents_it_says_who_speaks_and_what_the_code_added(invoke: In
     assert given["messages"] == [{"role": "system", "text": "A regular.\x1b[2J", "at_ms": 1500}]
 
 
+def test_its_transfers_are_among_the_turns(invoke: Invoke) -> None:
+    async def record() -> None:
+        async with Store.from_url("sqlite:///phoneagent.db") as store:
+            store.tell(CALL[0])
+            store.tell(CallTransferred(call_sid=INBOUND, to_name="billing\x1b[2J", outcome="busy", warm=True))
+
+    asyncio.run(record())
+    shown = invoke("calls", INBOUND).output
+    assert "to      transfer to billing [2J: busy, announced" in shown
+
+
 def test_on_a_terminal_the_unheard_words_are_struck_out(recorded: Invoke, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FORCE_COLOR", "1")
     monkeypatch.setenv("TERM", "xterm-256color")
@@ -181,6 +217,33 @@ def test_on_a_terminal_the_unheard_words_are_struck_out(recorded: Invoke, monkey
 
 def test_a_call_that_has_not_ended(recorded: Invoke) -> None:
     assert recorded("calls", OUTBOUND).output.splitlines()[1:] == ["not ended"]
+
+
+@pytest.mark.parametrize(
+    ("outcome", "error", "lines"),
+    [
+        (
+            {"booked": True, "note": "a\x1b[2Jb", "day": None},
+            None,
+            ["outcome", "  booked: true", '  note: "a\\u001b[2Jb"', "  day: null"],
+        ),
+        (None, "guests: too\x1b[2J few", ["outcome not filled in: guests: too [2J few"]),
+    ],
+)
+def test_the_outcome_of_a_call(
+    recorded: Invoke, outcome: dict[str, Any] | None, error: str | None, lines: list[str]
+) -> None:
+    async def write() -> None:
+        async with Store.from_url("sqlite:///phoneagent.db") as store:
+            await store.outcomes.write(INBOUND, outcome, error)
+
+    assert "\noutcome" not in recorded("calls", INBOUND).output
+    asyncio.run(write())
+    shown = recorded("calls", INBOUND).output
+    assert "\n".join(lines) in shown
+    assert "\x1b" not in shown
+    record = json.loads(recorded("calls", INBOUND, "--json").output)
+    assert (record["outcome"], record["outcome_error"]) == (outcome, error)
 
 
 def test_json_has_everything(recorded: Invoke) -> None:
@@ -269,5 +332,44 @@ def test_a_recorded_call_is_drawn(recorded: Invoke, tmp_path: Path) -> None:
     ]
     assert with_words
     assert all(turn["heard_text"].split()[0] in words for turn in with_words)
+    assert "paused 0.6 s for an echo" in words
     assert recorded("calls", "--svg", "call.svg").exit_code == 2
     assert "name another file" in recorded("calls", INBOUND, "--svg", "no/where.svg").output
+
+
+def test_what_was_sent_to_the_receiver_is_shown_and_sent_again(recorded: Invoke) -> None:
+    """Each state of a call's webhook, in its last line."""
+
+    async def state(**values: Any) -> None:
+        async def write(connection: Any) -> None:
+            await connection.execute(sa.update(afterwards).values(values))
+
+        async with Store.from_url("sqlite:///phoneagent.db") as store:
+            await store._database.write(write)
+
+    def last_line() -> str:
+        return recorded("calls", INBOUND).output.splitlines()[-1]
+
+    assert "webhook" not in last_line(), "there was no receiver"
+    assert "1 call will be sent again" in recorded("calls", "--resend", INBOUND[:4]).output
+    assert last_line().startswith("webhook not delivered yet; 0 attempts, due 2")
+    problem = {"attempts": 10, "problem": "office.example answers with HTTP 500\x1b[2J"}
+    asyncio.run(state(state="outcome", attempts=1, problem="no endpoint"))
+    assert last_line().startswith("outcome not filled in yet; 1 attempt, due 2")
+    asyncio.run(state(state="failed", **problem))
+    assert last_line() == "webhook given up after 10 attempts: office.example answers with HTTP 500 [2J"
+    assert "1 call will be sent again" in recorded("calls", "--resend", "failed").output
+    assert "0 calls will be sent again" in recorded("calls", "--resend", "failed").output
+    asyncio.run(state(state="delivered", attempts=2))
+    assert last_line() == "webhook delivered after 2 attempts"
+    asyncio.run(state(state="done"))
+    assert "webhook" not in last_line(), "there was no receiver"
+
+
+def test_what_cannot_be_sent_again(recorded: Invoke) -> None:
+    for sid in (OUTBOUND, "CA" + "9" * 32):
+        result = recorded("calls", "--resend", sid)
+        assert result.exit_code == 1
+        assert f"no call {sid} has ended" in result.output
+    assert recorded("calls", INBOUND, "--resend", "failed").exit_code == 2
+    assert recorded("calls", "--last", "--resend", "failed").exit_code == 2

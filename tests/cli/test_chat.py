@@ -22,6 +22,7 @@ pytestmark = pytest.mark.anyio
 APP = '''
 import time
 from pathlib import Path
+from pydantic import BaseModel
 from phoneagent import Agent, Call, McpServer, PhoneApp, ToolError, Turns, hang_up, tool
 
 @tool
@@ -34,6 +35,11 @@ async def book_table(call: Call, guests: int) -> str:
 def fails(call: Call) -> str:
     """Fail."""
     raise ToolError("the \\x1b[31moven is cold")
+
+@tool
+def breaks(name: str) -> str:
+    """Break."""
+    return {}[name]
 
 @tool
 async def taxi(call: Call) -> str:
@@ -63,10 +69,14 @@ def choose(call: Call) -> Agent:
         return Agent(name="cafe", instructions="You serve coffee.")
     return host
 
-billing = Agent(name="billing", instructions="You do bills.", voice="cedar")
+class Bill(BaseModel):
+    month: str
+    paid: bool = False
+
+billing = Agent(name="billing", instructions="You do bills.", voice="cedar", outcome=Bill)
 host = Agent(
     name="host", instructions="You book tables.", greeting="Good evening!",
-    tools=[book_table, fails, taxi, pay, slow, hang_up, McpServer("shop", "https://shop.example")],
+    tools=[book_table, fails, breaks, taxi, pay, slow, hang_up, McpServer("shop", "https://shop.example")],
     turns=Turns(idle_timeout_ms=5000), handoffs=[billing],
 )
 app = PhoneApp(choose)
@@ -203,6 +213,17 @@ async def test_without_a_script_each_tool_of_the_agent_runs_when_it_is_asked_for
     assert "tool: book_table → Booked for 2." in out
 
 
+async def test_a_tool_that_raises_is_one_line_with_the_users_own(folder: Path) -> None:
+    (folder / "break.toml").write_text(
+        '[[turn]]\nheard = "break"\ncall = "breaks"\narguments = { name = "x" }\nthen = "Hm."\n'
+    )
+    status, out, err = await chat(folder, "--script", "break.toml", lines="Break it.\n")
+    assert (status, err) == (0, "")
+    (line,) = [each for each in out if each.startswith("! ")]
+    number = APP.splitlines().index("    return {}[name]") + 1
+    assert line == f"! tool breaks failed: KeyError: 'x' (main.py, line {number})"
+
+
 async def test_instructions_that_fail_are_shown_as_the_users_own_line(folder: Path) -> None:
     (folder / "bad.py").write_text(
         "from phoneagent import Agent, PhoneApp\n"
@@ -235,8 +256,8 @@ async def test_one_agent_hands_over_to_another(folder: Path) -> None:
     async with Model(Script.parse(SCRIPT)) as model:
         status, out, err = await chat(folder, lines="My bill!\n", REALTIME_URL=model.url, REALTIME_API_KEY="sk")
         assert (status, err) == (0, "")
-        assert out[-3:-2] == ["tool: hand_off_to_billing {}"]
-        assert out[-1] == "billing: Which bill?"
+        assert out[-4:-3] == ["tool: hand_off_to_billing {}"]
+        assert out[-2:] == ["billing: Which bill?", 'outcome: {"month": "example", "paid": false}']
         assert model.sessions[0].session["instructions"] == "You do bills."
         assert model.violations == []
 
@@ -294,7 +315,7 @@ async def test_a_model_in_trouble_is_one_line(folder: Path, faults: Faults, word
         finally:
             os.close(read)
             os.close(write)
-    assert process.returncode == 2
+    assert process.returncode == 1
     (line,) = err.decode().splitlines()
     assert words in line
     assert "sk-key" not in line
@@ -348,7 +369,7 @@ async def test_a_tool_is_finished_though_the_session_is_lost(folder: Path) -> No
     os.close(write)
     assert out.decode().splitlines() == ["tool: slow → It is done."]
     assert err.decode() == "phoneagent: the model's socket broke without a close: start anew\n"
-    assert process.returncode == 2
+    assert process.returncode == 1
 
 
 @pytest.mark.parametrize("moment", ["while it connects", "at the prompt", "while a tool runs"])
@@ -420,11 +441,37 @@ async def test_with_a_brain_it_thinks_with_the_agents_own_instructions_and_tools
 
 async def test_a_brain_that_fails_is_one_line(folder: Path) -> None:
     async with chat_server(ChatServer((500, "out of memory"))) as server:
-        _, _, err = await chat(folder, "--brain", server.url, lines="A table, please.\n")
+        _, out, _ = await chat(folder, "--brain", server.url, lines="A table, please.\n")
     line = f"the brain tiny at {server.url.split('/')[2]} answers HTTP 500 (out of memory): see the server's own log"
-    assert line in err.splitlines()
-    assert "Traceback" not in err
+    assert f"! {line}" in out
     status, _, err = await chat(folder, "--brain", server.url)
-    assert status == 2
+    assert status == 1
     assert err.startswith("phoneagent: the brain does not answer: 127.0.0.1:")
     assert "nothing listens there" in err
+
+
+OUTCOMES = [
+    ('outcome = { month = "May" }', 'outcome: {"month": "May", "paid": false}'),
+    ("outcome = { paid = true }", "! outcome: the model did not fill it in correctly: month: Field required"),
+]
+
+
+@pytest.mark.parametrize(("outcome", "shown"), OUTCOMES)
+async def test_the_outcome_is_shown_at_the_end(folder: Path, outcome: str, shown: str) -> None:
+    async with Model(Script.parse(f"{outcome}\n{SCRIPT}"), api_key="sk") as model:
+        given = {"REALTIME_URL": model.url, "REALTIME_API_KEY": "sk"}
+        status, out, err = await chat(folder, lines="A table.\nThe bill, please.\n", **given)
+        assert (status, err) == (0, "")
+        assert out[-1] == shown
+        _, asked = model.sessions
+        told = asked.items[0]["content"][0]["text"].splitlines()
+        assert '{"caller": "The bill, please."}' in told
+        assert '{"agent": "Which bill?"}' in told
+        assert '{"tool": "book_table", "arguments": "{\\"guests\\": 4}", "output": "Booked for 4."}' in told
+        assert model.violations == []
+
+
+async def test_an_outcome_of_a_conversation_in_which_nothing_was_typed_is_not_asked_for(folder: Path) -> None:
+    async with Model(Script.parse(SCRIPT), api_key="sk") as model:
+        await chat(folder, lines="\n", REALTIME_URL=model.url, REALTIME_API_KEY="sk")
+        assert len(model.sessions) == 1

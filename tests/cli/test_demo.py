@@ -136,7 +136,7 @@ def test_a_bad_call_is_told_and_fails(invoke, outcome, words):
 def test_an_app_that_does_not_come_up_shows_its_log(invoke):
     result, _ = invoke(ServerFailed("x ended with status 2", "the [last] line"))
     assert result.exit_code == 1
-    assert "ended with status 2" in result.stdout
+    assert result.stderr == "phoneagent: x ended with status 2\n"
     assert "the [last] line" in result.stdout
 
 
@@ -149,7 +149,7 @@ def test_a_folder_that_cannot_be_made(invoke, tmp_path):
     (tmp_path / "file").write_text("")
     result, _ = invoke(Outcome(GOOD), "--out", "file/in")
     assert result.exit_code == 1
-    assert "--out" in result.stdout
+    assert "choose another folder with --out" in result.stderr
 
 
 @pytest.mark.parametrize("option", ["--scripted", "--no-speech"])

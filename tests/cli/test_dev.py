@@ -13,13 +13,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import pytest
+import typer
+from aiohttp import web
 
 from phoneagent import DefinitionError, TelephonyError
 from phoneagent.cli.dev import NOT_YET_KNOWN, run
 from phoneagent.cli.tunnel import TunnelFailed
 from phoneagent.settings import load
 from phoneagent.sim import Model, Phone, TwilioRest
+from tests.ports import free_port
 
 pytestmark = pytest.mark.anyio
 
@@ -73,9 +77,7 @@ class World:
 async def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[World]:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "main.py").write_text(APP)
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     async with TwilioRest(account_sid=ACCOUNT, auth_token=TOKEN) as rest, Model() as model:
         for name, value in {
             "PHONEAGENT_ENV_FILE": "",
@@ -102,6 +104,9 @@ async def test_a_call_comes_here_and_the_number_goes_back(world: World, capfd: p
     async with phone.dial() as line:
         await line.wait_for_silence(ms=200)
     assert line.violations == []
+    events = f"http://127.0.0.1:{world.port}/events"  # a tunnel of one's own may make strangers look like this machine
+    async with aiohttp.ClientSession() as http, http.get(events) as answer:
+        assert answer.status == 404
     stop.set()
     assert await running == 0
     assert world.points_to() == OLD
@@ -180,6 +185,35 @@ async def test_no_number_is_no_obstacle(
     assert not world.rest.requests
 
 
+async def test_calls_can_be_read_on_this_machine_where_the_tunnel_is_known(
+    world: World, capfd: pytest.CaptureFixture[str]
+) -> None:
+    public = "https://ours.ngrok.app"
+
+    async def list_tunnels(request: web.Request) -> web.Response:
+        return web.json_response({"tunnels": [{"public_url": public, "config": {"addr": str(world.port)}}]})
+
+    ngrok = web.Application()
+    ngrok.router.add_get("/api/tunnels", list_tunnels)
+    runner = web.AppRunner(ngrok, handle_signals=False)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    api = f"http://127.0.0.1:{runner.addresses[0][1]}"
+    try:
+        running, stop = await world.run(NOT_YET_KNOWN, agent_apis=[api])
+        await world.pointed(public, running)
+        events = f"http://127.0.0.1:{world.port}/events"
+        async with aiohttp.ClientSession() as http, http.get(events) as here:
+            assert here.status == 200
+            async with http.get(events, headers={"X-Forwarded-For": "203.0.113.9"}) as elsewhere:
+                assert elsewhere.status == 404
+            stop.set()
+            assert await running == 0  # with the stream open
+        assert f"See every call at http://127.0.0.1:{world.port}/console" in capfd.readouterr().out
+    finally:
+        await runner.cleanup()
+
+
 async def test_no_tunnel(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "ngrok", None)
     running, _ = await world.run(NOT_YET_KNOWN)
@@ -188,13 +222,15 @@ async def test_no_tunnel(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     assert world.points_to() == OLD
 
 
-async def test_a_port_that_is_taken(world: World) -> None:
+async def test_a_port_that_is_taken(world: World, capsys: pytest.CaptureFixture[str]) -> None:
     with socket.socket() as other:
         other.bind(("127.0.0.1", world.port))
         other.listen()
         running, _ = await world.run()
-        with pytest.raises(DefinitionError, match=f"port {world.port} is in use"):
+        with pytest.raises(typer.Exit) as ended:
             await running
+    assert ended.value.exit_code == 1
+    assert f"phoneagent: port {world.port} is in use" in capsys.readouterr().err
 
 
 async def test_two_in_one_folder(world: World) -> None:

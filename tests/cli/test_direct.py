@@ -77,7 +77,7 @@ class Peer(Stranger):
 
     async def write_until_it_breaks(self, data: bytes) -> None:
         with suppress(ConnectionError):
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(60):
                 while True:
                     self.writer.write(data)
                     await self.writer.drain()
@@ -230,7 +230,7 @@ async def fill(app: App) -> int:
     """Write to a peer that does not read until its socket takes no more; return how many messages that took."""
     assert app.socket is not None
     count = 0
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while app.socket.writable:
             app.socket.write([Clear()] * 50)
             count += 50

@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 
 from phoneagent import DefinitionError, TelephonyError
-from phoneagent.cli.diversion import Diversion, only_one, webhook_of
+from phoneagent.cli.diversion import Diversion, only_one
 from phoneagent.sim import TwilioRest
+from phoneagent.twilio.pointing import webhook_of
 from phoneagent.twilio.rest import PhoneNumbers
 
 pytestmark = pytest.mark.anyio

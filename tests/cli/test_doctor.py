@@ -144,3 +144,26 @@ def test_missing_settings(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_an_address_that_is_none() -> None:
     assert run("--local", "127.0.0.1:8000").exit_code == 2
+
+
+def test_without_an_account_an_app_on_this_machine_is_checked_as_insecure(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in GOOD:
+        monkeypatch.delenv(name)
+    result = run("--json", "--local", "http://127.0.0.1:1")
+    checks = {check["name"]: check for check in json.loads(result.output)["checks"]}
+    assert checks["settings"]["status"] == "note"
+    assert "nothing answers at http://127.0.0.1:1/twilio/voice" in checks["webhook"]["text"]
+    assert "OPENAI_API_KEY is missing" in checks["model"]["text"]
+    assert checks["database"]["status"] == "ok"
+    assert result.exit_code == 1
+
+
+@pytest.mark.parametrize("address", ["https://agent.example", "http://127.0.0.1:1"])
+def test_an_account_that_is_not_whole_is_a_fault(monkeypatch: pytest.MonkeyPatch, address: str) -> None:
+    monkeypatch.delenv("PUBLIC_URL")
+    monkeypatch.setenv("TWILIO_ACCOUNT_SID", "AC" + "1" * 32)
+    if "agent" in address:
+        monkeypatch.delenv("TWILIO_ACCOUNT_SID")
+        monkeypatch.delenv("TWILIO_AUTH_TOKEN")
+    checks = json.loads(run("--json", "--local", address).output)["checks"]
+    assert "PUBLIC_URL is missing" in " ".join(check["text"] for check in checks if check["status"] == "failed")

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 import sys
+from importlib import import_module
 from pathlib import Path
 
 import pytest
 
-from phoneagent.cli.failures import AppFailed
+from phoneagent.cli.failures import AppFailed, warnings_told
 from phoneagent.cli.target import Target
 
 CODE = {
@@ -82,3 +84,47 @@ def failure(folder: Path, code: str) -> AppFailed:
     with pytest.raises(AppFailed) as raised:
         Target.find("failing.py").load()
     return raised.value
+
+
+log = logging.getLogger("phoneagent.agent.tools")
+
+
+def report(folder: Path, message: str) -> None:
+    """Log an error that a function of the user's raised."""
+    (folder / "tools.py").write_text("def book():\n    return {}['a table']\n", encoding="utf-8")
+    sys.path.insert(0, str(folder))
+    try:
+        import_module("tools").book()
+    except KeyError as error:
+        log.error(message, exc_info=error)
+    finally:
+        sys.modules.pop("tools", None)
+
+
+@pytest.mark.parametrize("message", ["the tool failed", "the tool failed: KeyError: 'a table'"])
+def test_a_warning_is_one_line_and_names_the_users_own(
+    folder: Path, capsys: pytest.CaptureFixture[str], message: str
+) -> None:
+    told: list[str] = []
+    with warnings_told(told.append):
+        report(folder, message)
+        log.warning("no table")
+        log.info("a table")
+    log.warning("too late")
+    assert told == ["the tool failed: KeyError: 'a table' (tools.py, line 2)", "no table"]
+    assert "Traceback" not in capsys.readouterr().err
+
+
+def test_an_error_that_no_code_of_the_users_raised_has_no_place(folder: Path) -> None:
+    told: list[str] = []
+    with warnings_told(told.append):
+        log.error("the answer was lost", exc_info=OSError("gone"))
+    assert told == ["the answer was lost: OSError: gone"]
+
+
+def test_at_the_level_debug_the_log_keeps_its_tracebacks(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PHONEAGENT_LOG_LEVEL", "debug")
+    told: list[str] = []
+    with warnings_told(told.append):
+        report(folder, "the tool failed")
+    assert told == []

@@ -40,6 +40,8 @@ class Mistake:
     files: dict[str, str | bytes] = field(default_factory=dict)
     environment: dict[str, str | None] = field(default_factory=dict)
     """Changes of the environment; None removes a variable."""
+    status: int = 2
+    """The exit status: 2 if the user has to correct what they wrote, 1 if the command failed."""
 
 
 def defined(code: str, answer: str) -> Mistake:
@@ -83,6 +85,23 @@ MISTAKES = {
     "a function that is no tool": defined("Agent(instructions='x', tools=[print, 1])", "tool"),
     "a tool with *args": defined("@tool\ndef book(*args): 'Book.'", "use a named one"),
     "a tool name with a space": defined("tool(name='book a table')(lambda: 1)", "letters, digits, _ and - are allowed"),
+    "a tool's name in quotes": defined("Agent(instructions='x', tools=['book'])", "name the function itself"),
+    "a tool that is called": defined(
+        "from phoneagent import hang_up\nAgent(instructions='x', tools=[hang_up()])", "not callable"
+    ),
+    "a hook of no event": defined("@app.on\ndef ended(event): ...", "write a class of phoneagent.events"),
+    "several agents in the app": defined("PhoneApp([agent] * 9)", "give it an Agent"),
+    "settings in code that are wrong": defined(
+        "from phoneagent import Settings\nSettings(insecure=True, port='x')", "Settings is wrong: port: Input should be"
+    ),
+    "a choice of the agent that fails": Mistake(
+        "chat main.py --sim", "main.py, line 4: AttributeError: 'Call' object has no attribute 'number'",
+        code=APP.replace("PhoneApp(agent)", "PhoneApp(lambda call:\n call.number)"),
+    ),
+    "a choice of the agent that fails, in the demo": Mistake(
+        "demo main.py", "main.py, line 4: AttributeError: 'Call' object has no attribute 'number'",
+        code=APP.replace("PhoneApp(agent)", "PhoneApp(lambda call:\n call.number)"),
+    ),
     "two tools of one name": defined(TWO_TOOLS, "book"),
     # the settings
     "nothing is set": setting("TWILIO_ACCOUNT_SID and TWILIO_AUTH_TOKEN are missing: copy", **NOTHING),
@@ -133,11 +152,21 @@ MISTAKES = {
     "an address without a scheme": Mistake("sim call 127.0.0.1:8000/voice", "http"),
     "keys that no phone has": Mistake("sim call http://127.0.0.1:1/ --dtmf 12x", "takes the keys"),
     "a recording that is not there": Mistake("sim call http://127.0.0.1:1/ --say hello.wav", "hello.wav"),
-    "nobody answers": Mistake("sim call http://127.0.0.1:1/twilio/voice", "connect"),
-    "a call that is not recorded": Mistake("calls CA123", "no call was recorded yet, or DATABASE_URL is wrong"),
+    "nobody answers": Mistake("sim call http://127.0.0.1:1/twilio/voice", "connect", status=1),
+    "a call that is not recorded": Mistake("calls CA1", "no call was recorded yet, or DATABASE_URL is wrong", status=1),
     "records in a folder that is not there": Mistake(
-        "calls", "its folder does not exist: create it", environment={"DATABASE_URL": "sqlite:///nowhere/phoneagent.db"}
+        "calls", "its folder does not exist: create it", environment={"DATABASE_URL": "sqlite:///nowhere/phoneagent.db"},
+        status=1,
     ),
+    "a brain that is not there": Mistake("sim model --brain http://127.0.0.1:9/v1", "does not answer", status=1),
+    "a brain that is not there, in the demo": Mistake("demo --brain http://127.0.0.1:9/v1", "not answer", status=1),
+    "a brain that is not there, in the chat": Mistake("chat --brain http://127.0.0.1:9/v1", "not answer", status=1),
+    "a brain that is no address": Mistake("sim model --brain ollama", "http"),
+    "a file that is there already": Mistake("sim script main.py --out main.py", "another file with --out", status=1),
+    "a project that is there already": Mistake("init .", "name another folder"),
+    "a file where the demo's folder is to be": Mistake("demo --scripted --out main.py", "another folder", status=1),
+    "a port of the model's in words": Mistake("sim model --port nine", "--port"),
+    "a number in place of a call": Mistake("calls --svg call.svg", "name the call too"),
     "a local address without a scheme": Mistake("doctor --local 127.0.0.1:8000", "does not begin with http://"),
 }  # fmt: skip
 
@@ -167,12 +196,13 @@ def test_a_mistake_is_answered_in_three_lines_with_a_remedy(
     assert len(lines) <= MAX_LINES, lines
 
 
+@pytest.mark.parametrize("command", ["serve main.py --host 127.0.0.1", "sim model --scripted", "sim rest"])
 def test_a_port_in_use_names_the_way_out(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], command: str
 ) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        mistake = Mistake(f"serve main.py --host 127.0.0.1 --port {port}", "choose another with --port")
+        mistake = Mistake(f"{command} --port {port}", "choose another with --port", status=1)
         (line,) = answer(tmp_path, monkeypatch, capfd, mistake)
     assert mistake.answer in line
 
@@ -203,7 +233,9 @@ def answer(
     monkeypatch.setattr(sys, "argv", ["phoneagent", *mistake.command.split()])
     with pytest.raises(SystemExit) as left:
         cli.main()
-    assert left.value.code not in (0, None)
+    assert left.value.code == mistake.status
     shown = capfd.readouterr()
     assert "Traceback" not in shown.out + shown.err
-    return [line for line in (shown.out + shown.err).splitlines() if line.strip()]
+    lines = [line for line in (shown.out + shown.err).splitlines() if line.strip()]
+    assert lines[-1].startswith(("phoneagent: ", "Error: ")) or not shown.err, lines
+    return lines

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from phoneagent import Agent, Call, PhoneApp, hang_up, tool
+from phoneagent import Agent, Call, PhoneApp, hang_up, keypad, tool
 from phoneagent.cli.own_agent import derived_script, target_named
 from phoneagent.errors import DefinitionError
 from phoneagent.sim.model.script import Script
@@ -35,7 +35,7 @@ async def test_a_choice_that_fails_is_one_line() -> None:
     def choose(call: Call) -> Agent:
         raise KeyError("no such number")
 
-    with pytest.raises(DefinitionError, match=r"fails for a made-up call \(KeyError: 'no such number'\)"):
+    with pytest.raises(DefinitionError, match=r"test_own_agent\.py, line \d+: KeyError: 'no such number'"):
         await derived_script(PhoneApp(choose), "main.py")
 
 
@@ -53,3 +53,18 @@ def test_the_target_that_is_found_is_named(tmp_path: Path, monkeypatch: pytest.M
     app, named = target_named(None)
     assert isinstance(app, PhoneApp)
     assert named == "agent.py"
+
+
+async def test_the_caller_types_where_a_tool_gathers_digits() -> None:
+    @keypad(digits=6, describe="Check the code.")
+    async def check_code(digits: str) -> str:
+        return "right"
+
+    @keypad(describe="Take any number.", finish_on="*")
+    async def any_number(digits: str) -> str:
+        return "noted"
+
+    agent = Agent(name="bank", instructions="Be brief.", tools=[menu, check_code, any_number])
+    script = Script.parse(await derived_script(PhoneApp(agent), "bank.py"))
+    typed = {turn.calls[0].name: (turn.keys, bool(turn.say)) for turn in script.turns if turn.calls}
+    assert typed == {"menu": ("", False), "check_code": ("123456", True), "any_number": ("1234*", True)}

@@ -65,6 +65,9 @@ class App:
         self.gate = asyncio.Event()
         self.gate.set()
 
+    def end_streams(self) -> None:
+        """End streams of events, of which there are none."""
+
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         if scope["type"] == "websocket":
             await self._echo(receive, send)
@@ -202,6 +205,11 @@ async def test_a_media_socket_goes_to_its_worker_with_what_was_read(workers: Wor
     assert said == ["1", *(f"1 {each.decode()}" for each in frames)]
     assert await client.ask(frame(b"more")) == ["1 more"]
     assert workers.connections() == [0, 1]
+
+
+async def test_so_does_the_media_socket_of_a_call_from_the_browser(workers: Workers) -> None:
+    head = media(1).replace(b"/twilio/media/", b"/console/phone/media/")
+    assert await (await workers.at(0)).ask(head + frame(b"one"), 2) == ["1", "1 one"]
 
 
 @pytest.mark.parametrize("place", [1, 10, 60, -30, -1])

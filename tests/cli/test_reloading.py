@@ -2,14 +2,34 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import socket
 from pathlib import Path
 
+import aiohttp
 import pytest
+import uvicorn
 
-from phoneagent.cli.reloading import CANNOT_START, Reloaded
+from phoneagent import Agent, PhoneApp, Settings
+from phoneagent.cli.reloading import CANNOT_START, Reloaded, ReloadedServer
 from phoneagent.cli.target import Target
+
+
+@pytest.mark.anyio
+async def test_streams_of_events_do_not_hold_up_a_reload() -> None:
+    app = PhoneApp(Agent(instructions="x"), settings=Settings(insecure=True, realtime_url="ws://127.0.0.1:1/?model=m"))
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        server = ReloadedServer(uvicorn.Config(app, log_config=None), app)
+        running = asyncio.create_task(server._serve([listening]))
+        async with asyncio.timeout(10), aiohttp.ClientSession() as http:
+            while not server.started:
+                await asyncio.sleep(0.005)
+            async with http.get(f"http://127.0.0.1:{listening.getsockname()[1]}/events") as events:
+                assert await events.content.readline() == b"retry: 2000\n"
+                server.should_exit = True
+                assert await events.content.read() == b"\n"
+            await running
 
 
 @pytest.mark.parametrize(
@@ -40,3 +60,11 @@ def test_a_missing_driver_is_told_before_the_start(
     with socket.socket() as listening, pytest.raises(SystemExit):
         Reloaded(Target("cli_app", "app", str(folder)), {}, {}, {}).run([listening])
     assert "install phoneagent[postgres]" in caplog.messages[0]
+
+
+def test_the_setup_page_of_a_process_has_the_doctors_checks(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    served: list[PhoneApp] = []
+    monkeypatch.setattr(ReloadedServer, "run", lambda self, sockets: served.append(self._app))
+    Reloaded(Target("cli_app", "app", str(folder)), {}, {}, {}).run([])
+    (app,) = served
+    assert app.examine is not None

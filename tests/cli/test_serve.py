@@ -93,11 +93,15 @@ def test_reload_takes_everything_to_the_process_that_it_starts(folder: Path, mon
     ran: list[tuple[reloading.Reloaded, socket.socket]] = []
     monkeypatch.setattr(reloading.Reloaded, "watch", lambda self, listening: ran.append((self, listening)))
     monkeypatch.setenv("PORT", "0")
-    assert run(monkeypatch, "serve", "cli_app.py:other", "--reload", "--show-transcript") == 0
+    assert (
+        run(monkeypatch, "serve", "cli_app.py:other", "--reload", "--show-transcript", "--local-api", "--log-messages")
+        == 0
+    )
     ((job, listening),) = ran
     listening.close()
     job = pickle.loads(pickle.dumps(job))
-    assert (job.target, job.settings) == (Target("cli_app", "other", str(folder)), {"show_transcript": True})
+    given = {"show_transcript": True, "local_api": True, "log_messages": True}
+    assert (job.target, job.settings) == (Target("cli_app", "other", str(folder)), given)
     assert job.log_config["root"]["handlers"] == ["stderr"]
     assert job.uvicorn["ws_max_size"] == 65536
 
@@ -141,6 +145,7 @@ def test_with_an_account_insecure_is_still_what_it_says(
     assert config.listens_at[0] == "127.0.0.1"
     assert app.settings.insecure
     assert app.settings.auth_tokens == (SETTINGS["TWILIO_AUTH_TOKEN"],)
+    assert app.examine is not None  # the doctor's checks, for the setup page
 
 
 @pytest.mark.parametrize(

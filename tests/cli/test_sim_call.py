@@ -16,7 +16,7 @@ from twilio.request_validator import RequestValidator
 from twilio.rest import Client
 from typer.testing import CliRunner
 
-from phoneagent.cli import sim_call
+from phoneagent.cli import overheard, sim_call
 from phoneagent.protocol.audio import tone
 from phoneagent.sim import TwilioRest
 from phoneagent.sim.speech import Murmur
@@ -36,6 +36,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sim_call, "caller_voice", Murmur)
     monkeypatch.setattr(sim_call, "GOODBYE_MS", 300)
     monkeypatch.setattr(sim_call, "GREETED_SECONDS", 0.2)
+    monkeypatch.setattr(overheard, "default_ear", lambda: None)
     monkeypatch.delenv("TWILIO_AUTH_TOKEN", raising=False)
     monkeypatch.delenv("TWILIO_ACCOUNT_SID", raising=False)
 

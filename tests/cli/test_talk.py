@@ -97,7 +97,7 @@ def test_a_brain_without_an_ear_is_refused(asked, monkeypatch, capsys):
 
 def test_a_brain_that_does_not_answer_is_one_line(asked, monkeypatch, capsys):
     monkeypatch.setattr(module.Senses, "best", lambda: replace(module.Senses.scripted(), ear=Ear()))
-    assert run(monkeypatch, "talk", "cli_app.py", "--brain", "http://127.0.0.1:9/v1") == 2
+    assert run(monkeypatch, "talk", "cli_app.py", "--brain", "http://127.0.0.1:9/v1") == 1
     assert "127.0.0.1:9" in capsys.readouterr().err
 
 
@@ -124,7 +124,7 @@ def test_a_machine_without_sound_is_one_line(folder, monkeypatch, capsys):
         raise SoundError("the package sounddevice is not installed")
 
     monkeypatch.setattr(module, "load_backend", load)
-    assert run(monkeypatch, "talk") == 2
+    assert run(monkeypatch, "talk") == 1
     assert capsys.readouterr().err == "phoneagent: the package sounddevice is not installed\n"
 
 

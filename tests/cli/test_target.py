@@ -23,7 +23,7 @@ def test_an_app_is_a_module_or_a_file(folder: Path, text: str, name: str) -> Non
 
 
 def test_without_a_target_the_usual_files_are_looked_for(folder: Path) -> None:
-    with pytest.raises(DefinitionError, match=r"no main.py, app.py or agent.py is here"):
+    with pytest.raises(DefinitionError, match=r"no main.py, app.py or agent.py is in this folder"):
         Target.find(None)
     (folder / "agent.py").touch()
     assert Target.find(None).module == "agent"

@@ -12,8 +12,11 @@ from phoneagent.demo.call_events import CallEvents
 from phoneagent.demo.report import BargeIn, ToolCall
 from phoneagent.events import (
     AgentAnswered,
+    AgentResumed,
     CallEnded,
     KeyPressed,
+    Pause,
+    SilenceFilled,
     ToolCalled,
     ToolReturned,
     Trouble,
@@ -69,21 +72,27 @@ async def test_each_event_is_a_line():
         turn("agent", "a1", "Good [day]!", 100, 1000),
         AgentAnswered(**CALL, at_ms=2000, latency_ms=650),
         turn("agent", "a2", "It is a long story.", 2000, 2500, heard="It is a"),
+        AgentResumed(**CALL, at_ms=2400, paused_ms=900, cause="backchannel"),
         BARGE_IN,
         turn("caller", "u1", "Wait!", 2400, 3500),
         turn("caller", "u2", "", 3600, 3700),
         CALLED,
         RETURNED,
         KeyPressed(**CALL, at_ms=5000, digit="#"),
+        KeyPressed(**CALL, at_ms=5050, digit=""),
+        SilenceFilled(**CALL, at_ms=5050, silent_ms=2500, sound="filler"),
         Trouble(**CALL, at_ms=5100, what="the model was slow"),
     )
     assert lines == [
         "0:00.1 agent Good [day]!",
         "0:02.0 agent +0.65 s It is a long story.",
+        "0:02.4 pause 900 ms the agent went on: backchannel",
         "0:02.5 barge-in 3.00 s said; the model was told 0.48 s heard",
         "0:02.4 caller Wait!",
         "0:04.0 tool 40 ms book(guests=4) → Booked [for 4].",
         "0:05.0 key #",
+        "0:05.0 key (gathered)",
+        "0:05.0 filler after 2500 ms of silence",
         "0:05.1 trouble the model was slow",
     ]
 
@@ -109,17 +118,23 @@ async def test_the_report_joins_the_app_s_words_and_the_phone_s_times(handmade):
         turn("agent", "a1", "Hello!", 102, 1002),
         turn("agent", "a2", "It is a long story.", 2002, 2482, heard="It"),
         BARGE_IN,
+        SilenceFilled(**CALL, at_ms=3900, silent_ms=2540, sound="apology"),
+        AgentResumed(**CALL, at_ms=900, paused_ms=300, cause="noise"),
         CALLED,
         RETURNED,
-        CallEnded(**CALL, ended_by="agent", reason="the agent hung up", duration_ms=6000, transcript=()),
+        CallEnded(
+            **CALL, ended_by="agent", reason="the agent hung up", duration_ms=6000, transcript=(), dead_air_ms=640
+        ),
     )
     report = seen.events.report(handmade.line)
     assert [(each.role, each.start_ms) for each in report.turns] == [("agent", 102), ("agent", 2002), ("caller", 2400)]
     assert report.barge_ins == [BargeIn("a2", 480, pytest.approx(498, abs=2), 90)]
     assert report.tool_calls == [ToolCall("book", {"guests": 4}, "Booked [for 4].", 40)]
-    assert seen.events.tools() == [(4000, "book(guests=4) → Booked [for 4].")]
+    assert seen.events.notes() == [(3900, "apology after 2.5 s of silence"), (4000, "book(guests=4) → Booked [for 4].")]
     assert seen.events.failure is None
     assert report.latency_ms.first_audio == 102
+    assert report.dead_air_ms == 640
+    assert report.pauses == [Pause(start_ms=600, end_ms=900, cause="noise")]
 
 
 async def test_a_tool_that_never_returned_and_arguments_that_are_no_json(handmade):

@@ -84,6 +84,17 @@ def test_a_barge_in_says_what_was_heard_and_what_the_model_was_told(show):
     assert show.look(1700) == []
 
 
+def test_what_was_heard_before_a_pause_counts(show):
+    show.call.agent("one", "A long answer.", ANSWER, 0)
+    show.look(500)
+    show.call.clear(1002)  # the phone plays from 2 ms on
+    show.call.playout.media(ANSWER[1000 * 8 :], START + 2.0)
+    show.look(2100)
+    show.call.clear(2500)
+    show.call.truncate("one", 1490)
+    assert show.look(2600)[0] == "0:02.5 barge-in 4.00 s said, 1.50 s heard; the model was told 1.49 s"
+
+
 def test_what_was_not_heard_is_struck_through(show):
     show.live._console = show.console = Console(file=io.StringIO(), width=120, force_terminal=True, no_color=True)
     show.call.agent("one", "A long answer.", ANSWER, 0)

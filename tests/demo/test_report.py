@@ -5,9 +5,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from phoneagent.demo.report import Latency, Report, clock, locate, measure, percentile
+from phoneagent.demo.report import Latency, Report, clock, counted, measure, percentile
+from phoneagent.events import Pause
 from phoneagent.protocol.audio import tone
-from phoneagent.sim.model.records import AudioItem
 
 LONG = tone(440, 4000)
 SHORT = tone(660, 1000)
@@ -32,6 +32,7 @@ def test_shape_is_the_documented_one(handmade):
     report = json.loads(a_call(handmade).json())
     assert list(report) == [
         "call_sid", "ended_by", "duration_ms", "turns", "barge_ins", "tool_calls", "latency_ms", "violations",
+        "dead_air_ms", "pauses",
     ]  # fmt: skip
     assert list(report["turns"][0]) == [
         "role", "text", "heard_text", "start_ms", "end_ms", "said_ms", "heard_ms", "interrupted",
@@ -151,38 +152,6 @@ def test_transcript_shows_what_was_cut_off(handmade):
     assert "[cut off, not heard:" in lines[2]
 
 
-def items_of(*sounds: bytes) -> list[AudioItem]:
-    return [
-        AudioItem(str(number), "r", "", audio=bytearray(sound), delta_log=[(number, len(sound))])
-        for number, sound in enumerate(sounds)
-    ]
-
-
-def test_locate_items_that_begin_alike():
-    """The cut of the first must not run on into the second, though both begin with the same sound."""
-    first, second = tone(300, 500) + tone(400, 500), tone(300, 500) + tone(500, 500)
-    received = first[:6000] + second
-    places = locate(items_of(first, second), received, [6000])
-    assert [(place.start, place.length, place.clear) for place in places.values()] == [(0, 6000, 0), (6000, 8000, None)]
-
-
-def test_locate_skips_foreign_sounds():
-    items = items_of(tone(300, 500), tone(500, 500))
-    received = bytes(items[0].audio) + tone(700, 300) + bytes(items[1].audio)
-    assert [(place.start, place.length) for place in locate(items, received, []).values()] == [(0, 4000), (6400, 4000)]
-
-
-def test_locate_an_item_cut_within_its_first_frames():
-    items = items_of(tone(300, 500), tone(500, 500))
-    received = bytes(items[0].audio[:100]) + bytes(items[1].audio)
-    places = locate(items, received, [100])
-    assert [(place.start, place.length, place.clear) for place in places.values()] == [(0, 100, 0), (100, 4000, None)]
-
-
-def test_locate_ignores_items_without_audio():
-    assert locate([AudioItem("0", "r", "nothing")], b"", []) == {}
-
-
 def test_percentile():
     assert percentile([], 50) is None
     assert percentile([3.04, 1, 2], 50) == 2
@@ -200,3 +169,27 @@ def test_speech_that_cannot_be_heard_keeps_its_bounds(handmade):
     handmade.end(1000)
     (turn,) = measure(handmade.line, handmade.session).turns
     assert (turn.start_ms, turn.end_ms, turn.heard_text) == (200, 700, "")
+
+
+@pytest.mark.parametrize(("number", "words"), [(0, "0 turns"), (1, "1 turn"), (2, "2 turns")])
+def test_a_number_of_things(number: int, words: str) -> None:
+    assert counted(number, "turn") == words
+
+
+def test_a_turn_that_goes_on_after_a_pause_is_heard_to_its_end_and_answers_nothing(handmade):
+    voice = tone(300, 1500) + tone(410, 1500) + tone(530, 1000)
+    handmade.says("A question?", 0, 1000)
+    handmade.agent("long", WORDS, voice, 1500)
+    handmade.says("", 2400, 3000)
+    handmade.clear(2702)
+    item = handmade.agent("rest", "", voice[1200 * 8 - 80 :], 3500)
+    handmade.session.audio_items.remove(item)
+    handmade.end(8000)
+    pause = Pause(start_ms=2700, end_ms=3500, cause="noise")
+    report = measure(handmade.line, handmade.session, pauses=[pause], dead_air_ms=700)
+    (long,) = [turn for turn in report.turns if turn.role == "agent"]
+    assert (long.start_ms, long.end_ms, long.said_ms, long.heard_ms) == (1502, pytest.approx(6312, abs=2), 4000, 4000)
+    assert (long.interrupted, long.heard_text) == (False, WORDS)
+    assert (report.pauses, report.dead_air_ms, report.barge_ins) == ([pause], 700, [])
+    assert report.latency_ms.response_p50 == report.latency_ms.response_p95 == 702
+    assert json.loads(report.json())["pauses"] == [{"start_ms": 2700, "end_ms": 3500, "cause": "noise"}]

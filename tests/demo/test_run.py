@@ -15,9 +15,12 @@ from phoneagent.demo import run
 from phoneagent.demo.run import Senses, demonstrate
 from phoneagent.demo.serving import Server
 from phoneagent.demo.stories import Story
+from phoneagent.events import Cost
 from phoneagent.protocol.audio import tone
 from phoneagent.sim.model.brain import Brain
 from phoneagent.sim.model.script import Script
+from phoneagent.store import Store
+from phoneagent.store.database import Database
 from tests.sim.model.chat_server import ChatServer, called, chat_server, said
 
 pytestmark = pytest.mark.anyio
@@ -35,6 +38,12 @@ arguments = { guests = 2, time = "19:30" }
 then = "{output}"
 
 [[turn]]
+caller = "I pay."
+call = "pay"
+arguments = { amount = 1 }
+then = "Hm."
+
+[[turn]]
 caller = "Bye."
 say = "Goodbye!"
 call = "hang_up"
@@ -47,7 +56,11 @@ from phoneagent import Agent, PhoneApp, hang_up, tool
 def book_table(guests: int, time: str) -> str:
     return f"{guests} at {time}"
 
-app = PhoneApp(Agent(name="host", instructions="Be brief.", greeting="Hello!", tools=[book_table, hang_up]))
+@tool
+def pay(amount: int) -> str:
+    return {}["card"]
+
+app = PhoneApp(Agent(name="host", instructions="Be brief.", greeting="Hello!", tools=[book_table, pay, hang_up]))
 """
 
 
@@ -76,9 +89,12 @@ async def test_a_whole_call(story, agent, tmp_path, console):
     assert outcome.trouble is None
     assert (report.ended_by, report.violations) == ("agent", [])
     assert outcome.passed
+    line = AGENT.splitlines().index('    return {}["card"]') + 1
+    assert outcome.raised == [f"tool pay failed: KeyError: 'card' (agent_of_a_test.py, line {line})"]
     assert [(turn.role, turn.text) for turn in report.turns if turn.role == "caller"] == [
         ("caller", "Table, please."),
         ("caller", "Half past."),
+        ("caller", "I pay."),
         ("caller", "Bye."),
     ]
     assert [turn.text for turn in report.turns if turn.role == "agent"] == [
@@ -86,6 +102,7 @@ async def test_a_whole_call(story, agent, tmp_path, console):
         "This is a sentence of some length, so that somebody can interrupt it.",
         "Let me see.",
         "2 at 19:30",
+        "Hm.",
         "Goodbye!",
     ]
     cut = report.turns[2]
@@ -98,6 +115,12 @@ async def test_a_whole_call(story, agent, tmp_path, console):
     assert None not in (report.latency_ms.first_audio, report.latency_ms.response_p95)
     assert None not in (report.latency_ms.bridge_up_p99, report.latency_ms.bridge_down_p99)
     assert not report.turns[-1].interrupted  # the goodbye was heard
+    assert report.dead_air_ms is not None
+    assert 0 < report.dead_air_ms < 3000
+    assert report.pauses == []
+    async with Store(Database(f"sqlite:///{tmp_path}/phoneagent.db")) as store:
+        (record,) = await store.calls()
+    assert record.cost == Cost()  # no real model was paid
 
     with wave.open(str(tmp_path / "call.wav")) as sound:
         assert sound.getnchannels() == 2
@@ -118,7 +141,7 @@ async def test_a_call_that_fails_shows_its_reason(tmp_path, console):
     story = Story(target=None, source=script, interrupts_after_ms=None, free=True)
     outcome = await demonstrate(str(file), story, Senses.scripted(), tmp_path, console)
     assert not outcome.passed
-    assert outcome.trouble == "the agent's instructions failed: RuntimeError: no menu (agent_that_fails.py, line 9)"
+    assert outcome.trouble == "the agent's instructions failed: RuntimeError: no menu (agent_that_fails.py, line 13)"
 
 
 async def test_an_agent_with_a_brain_answers_what_the_caller_said(agent, tmp_path, console):
@@ -183,3 +206,40 @@ async def test_trouble_is_told(story, error, trouble):
 class Beep:
     def render(self, text):
         return tone(300, 100)
+
+
+async def test_the_caller_types_what_the_agent_asks_for(tmp_path, console):
+    file = tmp_path / "agent_with_a_keypad.py"
+    file.write_text(
+        """
+from phoneagent import Agent, PhoneApp, keypad
+
+@keypad(digits=4, describe="Check the PIN.")
+async def check_pin(digits: str) -> str:
+    return "It is right." if digits == "1973" else "It is wrong."
+
+app = PhoneApp(Agent(name="bank", instructions="Be brief.", greeting="Hello!", tools=[check_pin]))
+"""
+    )
+    script = Script.parse(
+        """
+[[turn]]
+caller = "My balance."
+keys = "1973"
+say = "Type it."
+call = "check_pin"
+then = "{output}"
+
+[[turn]]
+caller = "Thank you."
+say = "Goodbye!"
+"""
+    )
+    story = Story(target=None, source=script, interrupts_after_ms=None)
+    outcome = await demonstrate(str(file), story, Senses.scripted(), tmp_path, console)
+    assert [call.output for call in outcome.report.tool_calls] == ["It is right."]
+    assert outcome.report.barge_ins == [], "the caller hears what comes of it"
+    assert "••••" in console.file.getvalue()
+    assert not any(
+        "1973" in each.read_text() for each in tmp_path.iterdir() if each.suffix in (".txt", ".json", ".svg")
+    )

@@ -1,12 +1,14 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from xml.etree import ElementTree
 
 import pytest
 
 from phoneagent.demo.report import BargeIn, Latency, Report, Turn
 from phoneagent.demo.timeline import WIDTH, Note, draw, rows, wrap
+from phoneagent.events import Pause
 from phoneagent.protocol.audio import silence, tone
 
 SVG = "{http://www.w3.org/2000/svg}"
@@ -89,8 +91,15 @@ def boxes(picture: ElementTree.Element) -> list[tuple[float, float, float, float
         Report("CA1", "error", 90_000, [turn("caller", n * 3000, n * 3000 + 2500, "one two three") for n in range(30)]),
         Report("CA1", "agent", 50_000, [turn("agent", 0, 49_000, "a long speech " * 40)]),
         Report("CA1", "line", 0),
+        Report(
+            "CA1",
+            "agent",
+            20_000,
+            [turn("caller", 100, 900, "Hello?"), turn("agent", 1500, 19_900, "a long speech " * 10)],
+            pauses=[Pause(start_ms=n * 1000 + 600, end_ms=n * 1000 + 1100, cause="backchannel") for n in range(1, 20)],
+        ),
     ],
-    ids=["usual", "crowded", "long", "monologue", "empty"],
+    ids=["usual", "crowded", "long", "monologue", "empty", "coughs"],
 )
 def test_no_text_overlaps_another_or_leaves_the_page(report):
     picture = a_picture(report)
@@ -145,3 +154,44 @@ def test_wrap():
     assert wrap("one", "two", 9) == [("one", "two")]
     assert wrap("enormously", "", 4) == [("enormously", "")]
     assert wrap("", "", 4) == []
+
+
+def paused_report(*pauses: Pause) -> Report:
+    turns = [
+        turn("caller", 1000, 2000, "A long story, please."),
+        turn("agent", 2600, 12_000, "Once upon a time."),
+        turn("caller", 5000, 5400, "Mhm."),
+    ]
+    return Report("CA1", "agent", 13_000, turns, pauses=list(pauses))
+
+
+@pytest.mark.parametrize("track", [tone(300, 13_000), b""], ids=["with sound", "without sound"])
+def test_a_pause_after_which_the_agent_went_on_is_marked(track):
+    pause = Pause(start_ms=5100, end_ms=6300, cause="backchannel")
+    picture = a_picture(paused_report(pause), caller=track, agent=track)
+    (band,) = [each for each in picture.iter(f"{SVG}rect") if each.get("class") == "pause"]
+    (words,) = [text for *_, text in texts(picture) if text.startswith("paused")]
+    assert words == "paused 1.2 s for a back-channel"
+    px_per_ms = (WIDTH - 84 - 24) / 13_000
+    assert float(band.get("x")) == pytest.approx(84 + 5100 * px_per_ms, abs=0.1)
+    assert float(band.get("width")) == pytest.approx(1200 * px_per_ms, abs=0.1)
+
+
+def test_a_pause_is_a_gap_in_the_bar_of_a_turn_without_sound():
+    pause = Pause(start_ms=5100, end_ms=6300, cause="noise")
+    px_per_ms = (WIDTH - 84 - 24) / 13_000
+    picture = a_picture(paused_report(pause), caller=b"", agent=b"")
+    bars = [each for each in picture.iter(f"{SVG}rect") if each.get("class") == "agent bar"]
+    ends = [(float(bar.get("x")) - 84, float(bar.get("x")) - 84 + float(bar.get("width"))) for bar in bars]
+    expected = [(2600, 5100), (6300, 12_000)]
+    assert ends == [pytest.approx((start * px_per_ms, end * px_per_ms), abs=0.2) for start, end in expected]
+    assert len([each for each in picture.iter(f"{SVG}rect") if each.get("class") == "caller bar"]) == 2
+
+
+def test_a_sound_that_did_not_interrupt_waits_for_no_answer():
+    pause = Pause(start_ms=5100, end_ms=6300, cause="noise")
+    report = paused_report(pause)
+    report.turns.append(turn("agent", 12_400, 12_900, "The end."))
+    waited = [text for *_, style, text in texts(a_picture(report)) if style == "waited small"]
+    assert sorted(waited) == ["0.60 s", "paused 1.2 s for a noise"]
+    assert "7.00 s" in [text for *_, text in texts(a_picture(replace(report, pauses=[])))]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
@@ -96,7 +97,17 @@ async def test_all_is_well(world: World) -> None:
     checks = await world.report()
     assert [(check.name, check.status) for check in checks.values()] == [
         (name, Status.OK)
-        for name in ("settings", "Twilio", "clock", "number", "webhook", "media socket", "model", "database")
+        for name in (
+            "settings",
+            "Twilio",
+            "clock",
+            "number",
+            "calling out",
+            "webhook",
+            "media socket",
+            "model",
+            "database",
+        )
     ]
 
 
@@ -119,6 +130,20 @@ async def test_wrong_credentials(world: World, fault: dict[str, str]) -> None:
     assert "check TWILIO_ACCOUNT_SID and TWILIO_AUTH_TOKEN" in checks["Twilio"].text
     assert checks["clock"].status is checks["number"].status is Status.SKIPPED
     assert checks["webhook"].status is Status.OK, "the rest is looked at all the same"
+
+
+async def test_whether_calls_can_be_made(world: World) -> None:
+    assert "US may be called" in (await world.report())["calling out"].text
+    world.rest.permitted = ("+44",)
+    found = (await world.report())["calling out"]
+    assert found.status is Status.NOTE
+    assert "Geo permissions" in found.text
+    world.rest.permitted = ("+",)
+    del world.rest.numbers[world.number]
+    found = (await world.report())["calling out"]
+    assert (found.status, "not verified" in found.text) == (Status.NOTE, True)
+    world.rest.caller_ids.append(NUMBER)
+    assert (await world.report())["calling out"].status is Status.OK
 
 
 async def test_a_suspended_account(world: World) -> None:
@@ -252,6 +277,69 @@ async def test_an_app_that_answers_whoever_asks(world: World) -> None:
 async def test_a_proxy_that_does_not_let_websockets_through(world: World) -> None:
     world.served = careless(webhook=False, socket=False)
     assert "does not open (HTTP 403): let proxy and tunnel forward WebSockets" in await world.only_fault("media socket")
+
+
+# --- an insecure app ---
+
+
+async def insecure(world: World, app: Any = None, **app_settings: Any) -> dict[str, Check]:
+    """Examine an app on this machine without an account; the checks by name."""
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+    address = f"http://127.0.0.1:{port}"
+    async with Model(api_key=KEY) as model:
+        given = {"realtime_url": model.url, "realtime_api_key": KEY, "database_url": f"sqlite:///{world.database}"}
+        ours = Settings(insecure=True, **given)
+        theirs = Settings(**{"insecure": True, **given, **app_settings})
+        if theirs.insecure:  # as `serve --insecure` does
+            theirs = theirs.model_copy(update={"public_url": address})
+        served = app or PhoneApp(Agent(instructions="Be brief."), settings=theirs)
+        async with serving(served, port=port):
+            return {check.name: check async for check in examine(ours, local=address)}
+
+
+async def test_an_insecure_app_is_checked_as_far_as_it_goes(world: World) -> None:
+    checks = await insecure(world)
+    assert {name: check.status for name, check in checks.items()} == {
+        "settings": Status.NOTE,
+        "Twilio": Status.SKIPPED,
+        "webhook": Status.OK,
+        "media socket": Status.OK,
+        "model": Status.OK,
+        "database": Status.OK,
+    }
+    assert "set TWILIO_ACCOUNT_SID, TWILIO_AUTH_TOKEN and PUBLIC_URL" in checks["Twilio"].text
+
+
+async def test_an_app_that_wants_signatures_is_no_insecure_one(world: World) -> None:
+    account = {"twilio_account_sid": ACCOUNT, "twilio_auth_token": TOKEN, "public_url": PUBLIC}
+    checks = await insecure(world, insecure=False, **account)
+    assert "takes signed calls only: run the doctor with the app's own settings" in checks["webhook"].text
+    assert (checks["webhook"].status, checks["media socket"].status) == (Status.FAILED, Status.SKIPPED)
+
+
+@pytest.mark.parametrize(
+    ("served", "words"),
+    [
+        (page('<Response><Reject reason="busy"/></Response>'), "takes no calls now"),
+        (page("oops", 500), "HTTP 500: see the app's log"),
+    ],
+)
+async def test_an_insecure_app_that_takes_no_calls(world: World, served: Any, words: str) -> None:
+    assert words in (await insecure(world, served))["webhook"].text
+
+
+async def test_an_insecure_app_without_a_media_socket(world: World) -> None:
+    stream = connect_stream("ws://127.0.0.1:1/media/token", {})
+    socket_ = (await insecure(world, page(stream)))["media socket"]
+    assert (socket_.status, "does not open" in socket_.text) == (Status.FAILED, True)
+
+
+async def test_an_insecure_app_is_found_by_its_address_only(world: World) -> None:
+    async with Model() as model:
+        ours = Settings(insecure=True, realtime_url=model.url, database_url=f"sqlite:///{world.database}")
+        checks = {check.name: check async for check in examine(ours)}
+    assert (checks["webhook"].status, "--local" in checks["webhook"].text) == (Status.SKIPPED, True)
 
 
 # --- the model and the records ---

@@ -82,10 +82,12 @@ class World:
 
     async def nothing_left(self) -> None:
         """However a call ends, nothing is left of it in the process."""
-        for call in list(self.app._calls.pending.values()):
+        for call in list(self.app._parts.calls.pending.values()):
             if call.opening is None:  # it was answered, and the test has opened no media socket
                 await call.close()
-        await self.until(lambda: not self.app.calls and not self.app._calls.pending and not self.app._calls._followers)
+        await self.until(
+            lambda: not self.app.calls and not self.app._parts.calls.pending and not self.app._parts.calls._followers
+        )
         await self.until(lambda: all(session.closed for session in self.model.sessions))
         ours = (
             "Session.",
@@ -181,3 +183,8 @@ def world(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, med
                 await made.nothing_left()
 
     return make
+
+
+@pytest.fixture
+def anyio_backend(skipping_time: object) -> object:
+    return skipping_time

@@ -42,7 +42,7 @@ async def test_webhooks_that_are_replayed_change_nothing_of_a_live_call(world: W
         assert list(w.app.calls) == [CALL_SID]
         assert len(w.model.sessions) == len(w.of(CallStarted)) == 1
         await socket.close()
-        await w.app._calls.forget(CALL_SID)
+        await w.app._parts.calls.forget(CALL_SID)
 
 
 async def test_a_call_that_is_over_stays_over_whatever_is_replayed(world: Worlds, store: Store) -> None:
@@ -64,7 +64,7 @@ async def test_a_call_that_is_over_stays_over_whatever_is_replayed(world: Worlds
 async def test_a_token_is_good_once_in_all_processes(world: Worlds, store: Store, resumes: bool) -> None:
     other = Store.from_url(store._database.url)
     async with world(AGENT, store=store) as here, world(AGENT, store=other) as there:
-        url = here.app._verifier.media_url("/twilio/media/", CALL_SID, resumes=resumes)
+        url = here.app._parts.verifier.media_url("/twilio/media/", CALL_SID, resumes=resumes)
         path = url.removeprefix(PUBLIC_URL.replace("https", "wss"))
         socket = await dial(here, path)
         with pytest.raises(InvalidStatus):

@@ -17,19 +17,28 @@ from tests.end_to_end.conftest import BOTH_SOCKETS, World, Worlds
 pytestmark = [pytest.mark.anyio, BOTH_SOCKETS]
 
 TALKATIVE = Agent(instructions=lambda call: call.sid)  # tells the sessions apart
-LONG = "There is a lot to say about this, and every word of it takes its time, so listen well until I have finished it."
+REST = "there is a lot to say about this, and every word of it takes its time, so listen well until I have finished it."
 SCRIPT = f"""
-default = "{LONG}"
 [[turn]]
 caller = "one"
-say = ["{LONG}", "And this is a second part, which comes in an item of its own, and is a good deal shorter than that."]
+say = ["First, {REST}", "And this is a second part, which comes in an item of its own, and is a good deal shorter."]
 [[turn]]
 caller = "two"
-say = "{LONG} {LONG}"
+say = "Secondly, {REST} Besides, {REST}"
 [[turn]]
 caller = "three"
-say = ["Short.", "Shorter.", "{LONG}", "{LONG}"]
+say = ["Short.", "Shorter.", "Thirdly, {REST}", "Moreover, {REST}"]
+[[turn]]
+caller = "four"
+say = "Fourthly, {REST}"
+[[turn]]
+caller = "five"
+say = "Now {REST}"
+[[turn]]
+caller = "six"
+say = "Finally, {REST}"
 """
+"""The caller's words are known, or a short sound would not interrupt. No item is like another: some are never sent."""
 CALLS = 10
 BARGE_INS = 5
 WORD = Murmur().render("Stop it now.")

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from dataclasses import replace
 from importlib import resources
 
 import pytest
 
-from phoneagent import Agent, CallEnded, Endpoint, Trouble
+from phoneagent import Agent, CallEnded, Endpoint, Silence, Trouble
 from phoneagent.bridge import renewal
 from phoneagent.model import connection
 from phoneagent.sim import Faults, Model, Script
@@ -140,14 +141,14 @@ async def test_nobody_at_the_model_s_address(world: Worlds) -> None:
         assert apologised(line)
 
 
-async def test_a_model_that_stalls_in_mid_answer(world: Worlds, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("phoneagent.bridge.conversation.MODEL_STALLED_SECONDS", 0.5)
-    async with world(AGENT, model=Model(faults=Faults(stall_after_seconds=0.4))) as w:
+async def test_a_model_that_stalls_in_mid_answer(world: Worlds) -> None:
+    impatient = replace(AGENT, silence=Silence(retry_seconds=0.5, give_up_seconds=2))
+    async with world(impatient, model=Model(faults=Faults(stall_after_seconds=0.4))) as w:
         async with w.phone().dial() as line:
             await line.wait_ended(20)
         assert apologised(line)
         await w.until(lambda: w.of(CallEnded))
-        assert any("stalled" in each.what for each in w.of(Trouble))
+        assert any("for an answer" in each.what for each in w.of(Trouble))
 
 
 async def test_a_model_that_answers_nothing(world: Worlds, monkeypatch: pytest.MonkeyPatch) -> None:

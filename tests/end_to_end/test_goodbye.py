@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from phoneagent import Agent, Call, CallEnded, TurnEnded, hang_up, tool
+from phoneagent import Agent, Call, CallEnded, Silence, TurnEnded, hang_up, tool
 from phoneagent.sim.speech import Murmur
 from tests.end_to_end.conftest import Worlds
 
@@ -91,3 +91,31 @@ async def test_the_longest_call_ends_politely(world: Worlds) -> None:
         (ended,) = w.of(CallEnded)
         assert (ended.ended_by, ended.reason) == ("agent", "the call reached its maximum duration")
         assert [item.text for item in w.model.sessions[0].audio_items] == ["We end soon.", "Our time is up."]
+
+
+async def test_a_caller_who_says_nothing_is_asked_twice_and_then_hears_a_goodbye(world: Worlds) -> None:
+    quiet = Silence(idle_seconds=0.7)
+    script = 'default = "Are you still there?"\ngoodbye = "Goodbye, then."'
+    async with world(Agent(instructions="x", greeting="Hello!", silence=quiet), script) as w:
+        async with w.phone().dial() as line:
+            await line.wait_ended(30)
+        await w.until(lambda: w.of(CallEnded))
+        (ended,) = w.of(CallEnded)
+        assert (ended.ended_by, ended.reason) == ("agent", "the caller was silent")
+        said = [turn.heard_text for turn in ended.transcript]
+        assert said == ["Hello!", "Are you still there?", "Are you still there?", "Goodbye, then."]
+
+
+async def test_an_agent_that_says_goodbye_and_does_not_hang_up_is_taken_at_its_word(world: Worlds) -> None:
+    script = '[[turn]]\ncaller = "That is all."\nsay = "Thank you for calling. Have a nice day!"'
+    quiet = Silence(closing_silence_seconds=1)
+    async with world(Agent(instructions="x", greeting="Hello!", silence=quiet), script) as w:
+        async with w.phone().dial() as line:
+            await line.wait_for_silence(ms=300)
+            await line.say(VOICE.render("That is all."))
+            await line.wait_ended(30)
+        await w.until(lambda: w.of(CallEnded))
+        (ended,) = w.of(CallEnded)
+        assert ended.ended_by == "agent"
+        assert ended.reason == "the agent said goodbye, and neither side spoke for 1 s"
+        assert ended.transcript[-1].heard_text == "Thank you for calling. Have a nice day!"

@@ -18,26 +18,40 @@ VOICE = Murmur()
 DATA = Path(__file__).parent.parent / "data"
 GREETING = "Good evening, and welcome to the restaurant by the sea."
 SHORT = 'default = "What a good question."'
+HELLO = """
+[[turn]]
+caller = "Hello?"
+say = "What a good question."
+"""
 SCRIPT = 'default = "What a good question that was, let me think about it for quite a while before I answer it."'
 
 
 async def test_the_greeting_is_protected_and_what_was_said_over_it_is_answered(world: Worlds) -> None:
-    async with world(Agent(instructions="x", greeting=GREETING), SHORT) as w, w.phone().dial() as line:
+    async with world(Agent(instructions="x", greeting=GREETING), HELLO) as w, w.phone().dial() as line:
         await line.wait_for_agent(ms=300)
         await line.say(VOICE.render("Hello?"))
+        await w.until(lambda: len(w.model.sessions[0].audio_items) == 2)
         await line.wait_for_silence(ms=300)
         assert line.clears == []
         items = w.model.sessions[0].audio_items
-        assert items[0].text == GREETING
-        assert len(items) == 2
+        assert [items[0].text, items[1].text] == [GREETING, "What a good question."]
         assert bytes(line.received) == b"".join(bytes(item.audio) for item in items)
+
+
+async def test_a_sound_without_words_over_the_greeting_is_not_answered(world: Worlds) -> None:
+    async with world(Agent(instructions="x", greeting=GREETING), SHORT) as w, w.phone().dial() as line:
+        await line.wait_for_agent(ms=300)
+        await line.say(VOICE.render("Hm"))
+        await line.wait_for_silence(ms=1500)
+        assert [item.text for item in w.model.sessions[0].audio_items] == [GREETING]
+        assert line.clears == []
 
 
 async def test_the_greeting_may_be_open_to_interruption(world: Worlds) -> None:
     agent = Agent(instructions="x", greeting=GREETING, greeting_interruptible=True)
     async with world(agent, SCRIPT) as w, w.phone().dial() as line:
         await line.wait_for_agent(ms=300)
-        await line.say(VOICE.render("Hello?"))
+        await line.say(VOICE.render("Hello, can you hear me?"))
         await line.wait_for_clear()
         await w.until(lambda: w.of(BargeIn))
         assert w.of(BargeIn)[0].item_id == w.model.sessions[0].audio_items[0].item_id
@@ -145,8 +159,9 @@ async def test_a_beta_server_is_spoken_to_in_beta(world: Worlds) -> None:
                 await line.wait_for_silence(ms=100)
                 await line.say(VOICE.render("Hello?"))
                 await line.wait_for_agent(ms=500)
-                await line.say(VOICE.render("Stop."))
+                await line.say(VOICE.render("Stop, I have heard enough."))
                 await line.wait_for_clear()
+                await w.until(lambda: w.of(BargeIn))
             (session,) = model.sessions
             assert session.dialect == "beta"
             assert session.truncations[0].ok

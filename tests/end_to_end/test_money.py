@@ -40,7 +40,7 @@ async def test_a_call_tells_what_it_costs(world: Worlds, tmp_path: Path) -> None
         record = await store.call(line.call_sid)
         assert record is not None
         assert record.cost == ended.cost
-        text = w.app._metrics.text().decode()
+        text = w.app._parts.metrics.text().decode()
         assert f"phoneagent_cost_dollars_total {float(ended.cost.usd)}" in text
         assert 'phoneagent_tokens_total{kind="audio_out"}' in text
 
@@ -66,7 +66,7 @@ async def test_the_cost_goes_on_in_the_next_stream(world: Worlds, tmp_path: Path
         await line.wait_for_silence(ms=300)
         await w.until(lambda: w.of(UsageReported))
         first = w.of(UsageReported)[-1].total
-        w.app._calls._sessions[line.call_sid].hand_over("test")
+        w.app._parts.calls._sessions[line.call_sid].hand_over("test")
         await w.until(lambda: len(w.model.sessions) == 2)
         await line.say(VOICE.render("I want a table."))
         await w.until(lambda: w.of(UsageReported)[-1].total.usd > first.usd)
@@ -90,6 +90,6 @@ async def test_prices_in_code_go_before_both() -> None:
     dear = Price(minute=Decimal(9))
     given = settings(prices={"gpt-transcribe": FREE, "house": FREE})
     app = PhoneApp(AGENT, settings=given, endpoint=Endpoint("ws://unused"), prices={"house": dear})
-    prices = app._calls._policy.prices
+    prices = app._parts.calls._policy.prices
     assert (prices["house"], prices["gpt-transcribe"]) == (dear, FREE)
     assert prices["gpt-realtime"] is PRICES["gpt-realtime"]

@@ -16,6 +16,7 @@ from phoneagent import (
     Endpoint,
     EndpointUnreachable,
     RateLimitsUpdated,
+    Silence,
     Trouble,
     TurnEnded,
     hang_up,
@@ -215,8 +216,9 @@ async def test_an_endpoint_that_never_answers_is_passed_over_in_time(
 ) -> None:
     dumb = Model(Script.parse(SCRIPT), faults=Faults(stall_after_seconds=0.0))
     async with dumb as first, Model(Script.parse(SCRIPT)) as second:
+        agent = Agent(instructions="x", greeting="Hello!", silence=Silence(dead_air_ms=0))  # no filler meanwhile
         both = [Endpoint(f"{model.url}?model=m", transcription_models=("whisper-1",)) for model in (first, second)]
-        async with world(Agent(instructions="x", greeting="Hello!"), endpoints=both) as w, w.phone().dial() as line:
+        async with world(agent, endpoints=both) as w, w.phone().dial() as line:
             await line.wait_for_agent(ms=100)
             second.sessions[0].kill()
             await heard_more(w, line)

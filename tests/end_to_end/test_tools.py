@@ -273,6 +273,7 @@ BAD = [leaves, leaves_at_once, is_rude, interrupts, cancels, cancels_itself, nev
 ODD = [prints, blocks]
 
 
+@pytest.mark.real_time  # a tool blocks the loop, which is measured
 async def test_tools_that_misbehave_touch_neither_their_call_nor_another_one(
     world: Worlds, tmp_path: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -301,7 +302,8 @@ async def test_tools_that_misbehave_touch_neither_their_call_nor_another_one(
             assert json.loads(outputs[each.name]).keys() == {"error"}, each.name
             assert len(outputs[each.name]) < 2_500, each.name
         assert w.model.violations == []
-        assert w.of(Trouble) == []
+        late = "a tool runs although it could not be recorded beforehand"  # as on a busy machine, which costs no call
+        assert {each.what for each in w.of(Trouble)} <= {late}
     assert capsys.readouterr().out == "this is not for the model\n" * 2
     assert "tool blocks blocked every call" in caplog.text
 

@@ -98,7 +98,7 @@ async def test_forged_webhooks_are_refused_before_any_model_session(world: World
         spoofed = {"Host": "evil.example", "X-Forwarded-Host": "evil.example", **(headers or {})}
         assert (await post(w, headers=spoofed))[0] == 403
         assert w.model.sessions == []
-        assert not w.app._calls.pending
+        assert not w.app._parts.calls.pending
 
 
 async def test_webhooks_of_another_account_are_refused(world: Worlds) -> None:
@@ -121,6 +121,7 @@ async def test_oversized_and_unreadable_webhooks_are_refused(world: Worlds) -> N
         assert (await post(w, b"\xff\xfe=1"))[0] == 403
 
 
+@pytest.mark.real_time
 async def test_half_a_webhook_is_no_fault_of_ours(world: Worlds, caplog: pytest.LogCaptureFixture) -> None:
     async with world(AGENT) as w:
         host, port = w.url.removeprefix("http://").split(":")
@@ -144,7 +145,7 @@ async def test_a_get_webhook_signs_its_raw_query(world: Worlds) -> None:
                 assert 'value="+15550100001"' in await answer.text()
             async with http.get(url, headers=sign(WEBHOOK)) as answer:
                 assert answer.status == 403
-        await w.app._calls.pending[CALL_SID].close()
+        await w.app._parts.calls.pending[CALL_SID].close()
 
 
 async def test_the_answer_connects_a_stream_with_what_is_known_of_the_call(world: Worlds) -> None:
@@ -155,8 +156,8 @@ async def test_the_answer_connects_a_stream_with_what_is_known_of_the_call(world
         assert '<Parameter name="caller" value="+15550100001"' in twiml
         await w.until(lambda: w.model.sessions)  # opened ahead of the socket
         await post(w, headers=sign(WEBHOOK, FORM))  # delivered twice: still one session
-        assert len(w.app._calls.pending) == 1
-        await w.app._calls.pending[CALL_SID].close()
+        assert len(w.app._parts.calls.pending) == 1
+        await w.app._parts.calls.pending[CALL_SID].close()
         assert len(w.model.sessions) == 1
 
 
@@ -171,7 +172,7 @@ async def test_a_call_that_never_comes_costs_no_session(world: Worlds, monkeypat
 async def test_with_several_processes_nothing_is_opened_ahead(world: Worlds) -> None:
     async with world(AGENT, web_concurrency=2) as w:
         await ticket(w)
-        assert w.app._calls.pending[CALL_SID].opening is None
+        assert w.app._parts.calls.pending[CALL_SID].opening is None
         async with w.phone().dial():
             await w.until(lambda: w.model.sessions)
 
@@ -278,7 +279,7 @@ async def test_no_token_number_or_secret_is_ever_logged(world: Worlds, caplog: p
             await w.until(lambda: w.app.calls)
         url = await ticket(w)
         await refused(w, url, {})
-        await w.app._calls.pending[CALL_SID].close()
+        await w.app._parts.calls.pending[CALL_SID].close()
     ours = [record for record in caplog.records if record.name.startswith(("phoneagent", "uvicorn"))]
     text = "\n".join(record.getMessage() for record in ours)
     assert line.call_sid in text

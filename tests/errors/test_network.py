@@ -7,7 +7,7 @@ import os
 import socket
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -85,6 +85,38 @@ async def fault_of(way: Way, port: int, *, host: str = "127.0.0.1", secure: bool
 
 
 @asynccontextmanager
+async def accepting(
+    serve: Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]],
+    context: ssl.SSLContext | None = None,
+) -> AsyncIterator[int]:
+    """Serve connections on loopback; at the end wait for all of them, also for those that still shake hands."""
+
+    async def closing(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            await serve(reader, writer)
+        finally:
+            writer.close()
+            with suppress(OSError):
+                await writer.wait_closed()
+
+    async def finished() -> None:
+        async with asyncio.timeout(30):
+            while accepted := asyncio.all_tasks() - before:
+                await asyncio.wait(accepted)
+
+    before = asyncio.all_tasks()
+    server = await asyncio.start_server(closing, "127.0.0.1", 0, ssl=context)
+    try:
+        yield server.sockets[0].getsockname()[1]
+    finally:
+        for _ in range(2):
+            await asyncio.sleep(0)  # a connection that the server takes up as it closes would never be closed
+        await finished()
+        server.close()
+        await finished()
+
+
+@asynccontextmanager
 async def listening(
     answer: Callable[[bytes], bytes | None], context: ssl.SSLContext | None = None
 ) -> AsyncIterator[int]:
@@ -94,13 +126,9 @@ async def listening(
         answered = answer(await reader.read(4096))
         if answered is not None:
             writer.write(answered)
-        writer.close()
 
-    server = await asyncio.start_server(serve, "127.0.0.1", 0, ssl=context)
-    try:
-        yield server.sockets[0].getsockname()[1]
-    finally:
-        server.close()
+    async with accepting(serve, context) as port:
+        yield port
 
 
 @asynccontextmanager
@@ -120,11 +148,8 @@ async def tunnelling(port: int) -> AsyncIterator[int]:
         there_reader, there_writer = await asyncio.open_connection("127.0.0.1", port)
         await asyncio.gather(copy(reader, there_writer), copy(there_reader, writer), return_exceptions=True)
 
-    server = await asyncio.start_server(serve, "127.0.0.1", 0)
-    try:
-        yield server.sockets[0].getsockname()[1]
-    finally:
-        server.close()
+    async with accepting(serve) as own_port:
+        yield own_port
 
 
 class Authority:

@@ -17,9 +17,9 @@ from phoneagent.sim import Line, Model, Script
 from phoneagent.sim.model.server import SimulatedSession
 from phoneagent.sim.model.vad import EnergyGate
 from phoneagent.sim.speech import Murmur
-from tests.end_to_end.conftest import World, Worlds, media_socket, world
+from tests.end_to_end.conftest import World, Worlds, anyio_backend, media_socket, world
 
-__all__ = ["media_socket", "world"]  # fixtures, which pytest finds here by their names
+__all__ = ["anyio_backend", "media_socket", "world"]  # fixtures, which pytest finds here by their names
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 HUM = Murmur().render("Hm")

@@ -91,6 +91,14 @@ async def test_a_session_is_configured_and_carries_events() -> None:
             session.write([AudioAppend("AAAA")])
 
 
+async def test_an_open_session_keeps_no_key() -> None:
+    async with server(agreeable) as far:
+        session = await open_session(Endpoint(far.url, {"Authorization": "Bearer sk-secret"}), SESSION)
+        handshake = session._connection.request, session._connection.response
+        assert [message is not None and list(message.headers) for message in handshake] == [[], []]
+        await session.close()
+
+
 async def test_the_key_is_never_logged(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG)
     async with server(agreeable) as far:

@@ -408,3 +408,18 @@ def test_a_fact_that_is_no_header_is_left_out() -> None:
 )
 def test_addresses_are_completed(base: str, expected: str) -> None:
     assert realtime_url(base, "m") == expected
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "asked"),
+    [
+        (Endpoint.openai("k", "m"), {"intent": "transcription"}),
+        (Endpoint.azure("https://a.example", "d", api_key="k"), {"intent": "transcription"}),
+        (Endpoint.gateway("wss://a.example/v1?x=1", "m"), {"intent": "transcription", "x": "1"}),
+    ],
+    ids=["openai", "azure", "gateway"],
+)
+def test_a_session_that_only_transcribes_names_no_model(endpoint: Endpoint, asked: dict[str, str]) -> None:
+    only = endpoint.for_transcription()
+    assert query(only) == asked
+    assert (only.headers, only.host) == (endpoint.headers, endpoint.host)

@@ -69,12 +69,14 @@ async def test_whatever_arrives_is_a_sign_of_life(monkeypatch: pytest.MonkeyPatc
         await over.wait()
 
     async with connected(lives) as connection:
-        with suppress(TimeoutError):  # longer than the silence that would end it
-            async with asyncio.timeout(0.35):
-                while True:
-                    await connection.recv()
-        assert connection.state is State.OPEN
-        over.set()
+        try:
+            with suppress(TimeoutError):  # longer than the silence that would end it
+                async with asyncio.timeout(0.35):
+                    while True:
+                        await connection.recv()
+            assert connection.state is State.OPEN
+        finally:
+            over.set()
 
 
 async def test_a_far_end_that_answers_no_ping_may_be_silent(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -87,11 +89,13 @@ async def test_a_far_end_that_answers_no_ping_may_be_silent(monkeypatch: pytest.
         connection.transport.resume_reading()
 
     async with connected(listens) as connection:
-        with pytest.raises(TimeoutError):
-            async with asyncio.timeout(0.2):
-                await connection.recv()
-        assert connection.state is State.OPEN
-        over.set()
+        try:
+            with pytest.raises(TimeoutError):
+                async with asyncio.timeout(0.2):
+                    await connection.recv()
+            assert connection.state is State.OPEN
+        finally:
+            over.set()
 
 
 async def test_a_connection_that_is_over_is_not_watched() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import json
 import math
 from collections.abc import Iterator
@@ -126,12 +125,16 @@ ODD: dict[str, Any] = {
 Path = tuple[str | int, ...]
 
 
+def _copied(value: Any) -> Any:
+    return json.loads(json.dumps(value))  # several times as fast as `copy.deepcopy`, and there are many thousands
+
+
 def server_event(kind: str, fields: dict[str, Any] | None = None) -> dict[str, Any]:
-    return {"type": kind, "event_id": "event_1", **copy.deepcopy(SERVER_EVENTS[kind] if fields is None else fields)}
+    return {"type": kind, "event_id": "event_1", **_copied(SERVER_EVENTS[kind] if fields is None else fields)}
 
 
 def twilio_message(kind: str) -> dict[str, Any]:
-    return {"event": kind, **copy.deepcopy(TWILIO_MESSAGES[kind])}
+    return {"event": kind, **_copied(TWILIO_MESSAGES[kind])}
 
 
 def paths(value: Any, at: Path = ()) -> Iterator[Path]:
@@ -144,7 +147,7 @@ def paths(value: Any, at: Path = ()) -> Iterator[Path]:
 
 def without(value: Any, path: Path) -> Any:
     """A copy without that field, of which nothing may be there."""
-    value = copy.deepcopy(value)
+    value = _copied(value)
     inner = value
     for key in path[:-1]:
         inner = inner[key]
@@ -157,7 +160,7 @@ def without(value: Any, path: Path) -> Any:
 
 def mutated(message: dict[str, Any], path: Path, odd: str) -> str:
     """The message as text, with an odd value at that place."""
-    message = copy.deepcopy(message)
+    message = _copied(message)
     inner: Any = message
     for key in path[:-1]:
         inner = inner[key]

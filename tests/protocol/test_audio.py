@@ -19,6 +19,13 @@ def test_the_zero_byte_is_the_loudest_sample() -> None:
     assert audio.rms(b"\x00") == 32124
 
 
+def test_the_levels_of_pieces_are_counted_from_the_end() -> None:
+    loud, soft = audio.tone(440, 20, level=0.5), audio.tone(440, 20, level=0.1)
+    pieces = [b"\x00" * 7 + soft, loud, audio.silence(20)]
+    assert audio.piece_levels(b"".join(pieces), 160) == [audio.rms(soft), audio.rms(loud), 0]
+    assert audio.piece_levels(b"\x00" * 159, 160) == audio.piece_levels(b"", 160) == []
+
+
 @pytest.mark.parametrize("level", [0.1, 0.5, 1.0])
 def test_a_tone_has_its_length_and_its_level(level: float) -> None:
     tone = audio.tone(440, 100, level=level)
@@ -47,7 +54,24 @@ def test_base64_is_counted_without_decoding_it(data: bytes) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["A", "AAA", "AA=A", "A===", "====", "AA-A", "AA_A", "AAA\n", "AAAA\n\n\n\n", "ÄAAA", "AA A"]
+    "text",
+    [
+        "A",
+        "AAA",
+        "AA=A",
+        "A===",
+        "====",
+        "AA-A",
+        "AA_A",
+        "AAA\n",
+        "AAAA\n\n\n\n",
+        "ÄAAA",
+        "AA A",
+        "A=A=",
+        "=AAA",
+        "AA==AAAA",
+        "AAAA====",
+    ],
 )
 def test_what_is_not_padded_base64_is_told(text: str) -> None:
     assert not audio.is_base64(text)

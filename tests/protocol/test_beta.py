@@ -144,3 +144,17 @@ def test_what_is_spelled_anew_is_left_as_it_was() -> None:
     beta_response(response)
     assert response == {"metadata": {"a": "1"}, "input": [item]}
     assert content == [{"type": "output_text", "text": "Hi"}]
+
+
+def test_an_image_is_left_out() -> None:
+    image = {"type": "input_image", "image_url": "data:image/png;base64,AA=="}
+    words = {"type": "input_text", "text": "Look."}
+    message = {"type": "message", "role": "user"}
+    assert beta_item({**message, "content": [words, image]}) == {**message, "content": [words]}
+    placeholder = {"type": "input_text", "text": "[image]"}
+    assert beta_item({**message, "content": [image]}) == {**message, "content": [placeholder]}
+
+
+def test_only_a_response_beside_the_conversation_keeps_its_metadata() -> None:
+    assert "metadata" not in beta_response({"metadata": {"a": "1"}})
+    assert beta_response({"metadata": {"a": "1"}, "conversation": "none"})["metadata"] == {"a": "1"}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import sys
-from itertools import count
+from itertools import count, islice
 
 import pytest
 from hypothesis import given
@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from websockets.frames import Frame, Opcode
 
 from phoneagent.protocol import frames
-from phoneagent.protocol.frames import MAX_PIECES, MAX_PLAIN_BYTES, FrameReader, Masks, text_frame
+from phoneagent.protocol.frames import MAX_PIECES, MAX_PLAIN_BYTES, FrameReader, masks, text_frame
 
 TEXT = b'{"event": "media"}'
 
@@ -43,6 +43,53 @@ def joined(pieces: list[tuple[bool, bytes]]) -> list[tuple[bool, bytes]]:
 def test_a_plain_message_is_unpacked(masked: bool, size: int) -> None:
     data = b"x" * size
     assert reader(masked=masked).feed(wire(data, masked=masked)) == [(True, data)]
+
+
+@pytest.mark.parametrize("masked", [True, False])
+@pytest.mark.parametrize("long", [True, False])
+def test_a_read_that_only_looks_like_one_whole_message_is_cut(masked: bool, long: bool) -> None:
+    bit, head = (0x80, 6) if masked else (0, 2)
+    if long:  # 127 stands for a length of eight bytes
+        first = bytes((0x81, 127 | bit)) + (3).to_bytes(8, "big") + bytes(head - 2) + b"abc"
+    else:
+        first = wire(b"abc", masked=not masked)
+    rest = head + (first[1] ^ bit) - len(first)
+    stream = first + wire(b"", masked=masked) + wire(b"x" * (rest - 2 * head), masked=masked)
+    made = reader(masked=masked)
+    byte_by_byte = [piece for byte in stream for piece in made.feed(bytes((byte,)))]
+    assert joined(reader(masked=masked).feed(stream)) == joined(byte_by_byte)
+
+
+@pytest.mark.parametrize("masked", [True, False])
+@pytest.mark.parametrize("size", [126, 400, MAX_PLAIN_BYTES])
+def test_a_read_that_is_one_plain_message_needs_no_cutting(masked: bool, size: int) -> None:
+    assert reader(masked=masked).whole(wire(b"x" * size, masked=masked)) == b"x" * size
+
+
+@pytest.mark.parametrize("masked", [True, False])
+def test_anything_else_is_not_one_whole_message(masked: bool) -> None:
+    data = wire(b"x" * 200, masked=masked)
+    binary, pong = wire(b"x" * 200, Opcode.BINARY, masked=masked), wire(b"", Opcode.PONG, masked=masked)
+    for odd in (
+        b"",
+        data[:1],
+        data[:9],
+        data[:-1],
+        data + b"\x81",
+        data + data,
+        binary,
+        wire(b"x" * 200, masked=not masked),
+    ):
+        assert reader(masked=masked).whole(odd) is None
+    for amid in (data[:1], data[:-1], binary[:-1], wire(b"x", masked=masked, fin=False), data * (MAX_PIECES + 1)):
+        made = reader(masked=masked)
+        made.feed(amid)
+        assert made.whole(data) is None
+        made = reader(masked=masked)
+        made.feed(data + pong)
+        assert made.whole(data) == b"x" * 200
+    library = FrameReader(masked=masked)  # it still opens the connection
+    assert library.whole(data) is None
 
 
 def test_several_messages_of_one_read_come_in_order() -> None:
@@ -117,6 +164,8 @@ def test_however_a_stream_is_cut_it_gives_the_same_and_loses_nothing(
         start += cut
     pieces += made.feed(stream[start:])
     assert joined(pieces) == whole
+    made = reader()
+    assert joined([piece for message in messages for piece in made.feed(message)]) == whole
     again = b"".join(wire(piece) if plain else piece for plain, piece in whole)
     assert again == stream
 
@@ -164,8 +213,7 @@ def test_a_mask_is_four_bytes_and_used_once() -> None:
         asked.append(size)
         return b"".join(next(numbers).to_bytes(4, "big") for _ in range(size // 4))
 
-    masks = Masks(entropy)
-    taken = [masks.take() for _ in range(2500)]
+    taken = list(islice(masks(entropy), 2500))
     assert all(len(mask) == 4 for mask in taken)
     assert len(set(taken)) == 2500
     assert len(asked) == 3
@@ -180,3 +228,11 @@ def test_without_the_librarys_extension_masks_are_applied_all_the_same(monkeypat
     spec.loader.exec_module(slow)
     assert slow.apply_mask.__module__ == "websockets.utils"
     assert slow.text_frame(b"ab", b"\x01\x01\x01\x01")[-2:] == b"`c"
+
+
+@pytest.mark.parametrize("masked", [True, False])
+def test_a_message_and_the_beginning_of_the_next_one_come_in_one_read(masked: bool) -> None:
+    made = reader(masked=masked)
+    first, second = (wire(letter * 400, masked=masked) for letter in (b"a", b"b"))
+    assert made.feed(first + second[:100]) == [(True, b"a" * 400)]
+    assert made.feed(second[100:]) == [(True, b"b" * 400)]

@@ -284,3 +284,20 @@ def test_what_is_sent_names_the_stream_that_started() -> None:
     stream = MediaStream()
     stream.decode(start(OTHER))
     assert json.loads(stream.encode(Clear())) == {"event": "clear", "streamSid": OTHER}
+
+
+def test_both_tracks_are_taken_where_that_is_wanted() -> None:
+    stream = MediaStream()
+    started = stream.decode(start(tracks=["inbound", "outbound"]))
+    assert isinstance(started, Started)
+    assert started.both_tracks
+    stream.takes_outbound = True
+    assert stream.decode(media(track="outbound", payload="AAAA")) == AudioIn("AAAA", 57, outbound=True)
+    assert stream.decode(media(track="inbound", payload="AAAA")) == AudioIn("AAAA", 57)
+
+
+@pytest.mark.parametrize("tracks", [["inbound"], [], ["outbound"], ["sideways"]])
+def test_a_stream_of_one_track_is_not_one_of_both(tracks: list[str]) -> None:
+    started = MediaStream().decode(start(tracks=tracks))
+    assert isinstance(started, Started)
+    assert not started.both_tracks

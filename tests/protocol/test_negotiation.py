@@ -729,3 +729,40 @@ def test_formats_that_are_named_later_hold() -> None:
     formats = {"audio": {"input": {"format": PCMU}, "output": {"format": PCMU}}}
     assert configuring.receive(realtime.SessionUpdated(session=formats), 0.2) is None
     assert (configuring.hears_pcm, configuring.speaks_pcm, configuring.acknowledged) == (False, False, True)
+
+
+TRANSCRIPTION: dict[str, Any] = {
+    "type": "transcription",
+    "audio": {"input": {"format": PCMU, "turn_detection": {"type": "server_vad"}}},
+}
+
+
+def test_a_session_that_only_transcribes_needs_no_voice() -> None:
+    configuring = Negotiation(TRANSCRIPTION, transcription_models=("a", "b"))
+    update = configuring.receive(realtime.SessionCreated(session={"type": "transcription", "audio": {}}), 0.0)
+    assert update is not None
+    assert update.session["type"] == "transcription"
+    assert update.session["audio"]["input"]["transcription"] == {"model": "a"}
+    configuring.receive(realtime.SessionUpdated(session=update.session), 0.1)
+    assert configuring.done
+    assert configuring.acknowledged
+    assert not configuring.hears_pcm
+
+
+def test_it_is_refused_when_no_recognizer_is_left() -> None:
+    configuring = Negotiation(TRANSCRIPTION, transcription_models=("a", "b"))
+    configuring.receive(realtime.SessionCreated(session={"type": "transcription"}), 0.0)
+    refused = refusal("session.audio.input.transcription.model", event_id="session_1")
+    update = configuring.receive(refused, 0.1)
+    assert update is not None
+    assert update.session["audio"]["input"]["transcription"] == {"model": "b"}
+    with pytest.raises(EndpointRefused, match=r"no recognizer is left .* invalid_value: no"):
+        configuring.receive(refusal("session.audio.input.transcription.model", event_id="session_2"), 0.2)
+
+
+def test_a_session_that_another_client_configured_is_taken_as_it_is() -> None:
+    joined = Negotiation.joined()
+    assert joined.done
+    assert joined.acknowledged
+    assert joined.receive(UPDATED, 0.0) is None
+    assert joined.dialect is Dialect.GA

@@ -15,8 +15,8 @@ from phoneagent.sim import Line, Model, Phone, Script
 from phoneagent.sim.model.server import SimulatedSession
 from phoneagent.sim.model.vad import EnergyGate
 from phoneagent.sim.speech import Murmur
-from phoneagent.sim.twilio.line import StreamSpan
 from phoneagent.sim.twilio.microphone import Utterance
+from phoneagent.sim.twilio.stream import StreamSpan
 from tests.resilience.cluster import ACCOUNT_SID, AUTH_TOKEN, PUBLIC_URL, Cluster
 from tests.resilience.front_desk import GREETING
 

@@ -6,7 +6,6 @@ import asyncio
 import os
 import re
 import signal
-import socket
 import sys
 import time
 from collections.abc import Mapping
@@ -19,6 +18,7 @@ from typing import Self
 
 import aiohttp
 
+from tests.ports import free_port
 from tests.resilience.balancer import Balancer
 
 TARGET = Path(__file__).parent / "front_desk.py"
@@ -54,6 +54,7 @@ class Process:
     struck_at: float = 0.0
     late_seconds: float = 0.0
     """How long after DRAIN_SECONDS it ended; below 0: before."""
+    target: Path = TARGET
     start_seconds: float = 0.0
     """How long it took to start, which is how busy the machine was: it may be late for anything by as much."""
     _process: asyncio.subprocess.Process | None = None
@@ -70,9 +71,9 @@ class Process:
     async def start(self) -> None:
         """Start it and wait until it serves."""
         assert not self.running
-        self.port = _free_port()
+        self.port = free_port()
         begun = time.monotonic()
-        command = [sys.executable, "-m", "phoneagent", "serve", str(TARGET), "--host", "127.0.0.1"]
+        command = [sys.executable, "-m", "phoneagent", "serve", str(self.target), "--host", "127.0.0.1"]
         with self.log.open("ab") as output:
             self._process = await asyncio.create_subprocess_exec(
                 *command,
@@ -147,6 +148,7 @@ class Cluster:
         drain_seconds: float = 5,
         tool_seconds: float = 2,
         asks_readiness: bool = True,
+        target: Path = TARGET,
         **more: str,
     ) -> None:
         self.database_url = database_url
@@ -166,7 +168,7 @@ class Cluster:
             **more,
         }
         names = [f"process-{number}" for number in range(count)]
-        self.processes = [Process(name, environment, folder / f"{name}.log") for name in names]
+        self.processes = [Process(name, environment, folder / f"{name}.log", target=target) for name in names]
         self.balancer = Balancer(self._ports)
         self._asks_readiness = asks_readiness
         self._asking: asyncio.Task[None] | None = None
@@ -213,9 +215,3 @@ class Cluster:
     def tool_runs(self, call_sid: str) -> int:
         """How often the tool was run for a call, in all processes."""
         return self.ledger.read_text().split().count(call_sid) if self.ledger.exists() else 0
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

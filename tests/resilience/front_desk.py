@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 
-from phoneagent import Agent, Call, PhoneApp, hang_up, tool
+from phoneagent import Agent, Call, PhoneApp, Recording, hang_up, tool
 
 GREETING = "Chez Nous, good evening!"
 
@@ -31,4 +31,11 @@ async def book_table(call: Call, guests: int) -> str:
     return f"Booked for {guests}."
 
 
-app = PhoneApp(Agent(instructions=instructions, greeting=GREETING, tools=[book_table, hang_up]))
+app = PhoneApp(
+    Agent(
+        instructions=instructions,
+        greeting=GREETING,
+        tools=[book_table, hang_up],
+        recording=Recording() if "RECORD_AUDIO" in os.environ else None,
+    )
+)

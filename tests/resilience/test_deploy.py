@@ -73,10 +73,11 @@ async def go_on(struck: Sequence[Caller], *, speak: Collection[Situation] | None
     await asyncio.gather(*(caller.ask_again() for caller in struck))
 
 
-def handed_over(struck: Sequence[Caller]) -> None:
+async def handed_over(struck: Sequence[Caller]) -> None:
     """Nobody was cut off: what was being said was said to its end, on both sides, unless it was too long."""
     for caller in struck:
         gone = caller.line.streams[caller.before - 1]
+        await caller.until(lambda: gone.ended_by is not None, "its stream has ended")  # noqa: B023
         assert (gone.ended_by, gone.close_code) == ("agent", 1000), caller
         if caller.situation != "telling":
             assert caller.unheard_ms() < 1, caller
@@ -96,6 +97,12 @@ def unexcused(caller: Caller, more: Collection[str]) -> list[str]:
     return [each for each in caller.line.violations if not any(words in each for words in excuses)]
 
 
+def killed_in_greeting(caller: Caller) -> bool:
+    """Tell whether a process was killed so early that it may be unknown that anything of the greeting was heard."""
+    began = caller.line.streams[0].started_at
+    return any(killed_at - began < DURABLE_SECONDS for killed_at in caller.killed_at)
+
+
 async def ended_record(w: World, caller: Caller) -> CallDetails:
     """Return the record of a call that is over; it may be written a moment later."""
     async with asyncio.timeout(5):
@@ -108,7 +115,7 @@ async def nothing_lost(w: World, callers: Callers, *, excused: Collection[str] =
     """Look at what everybody heard, what the model was asked for, and the records; `excused`: see `unexcused`."""
     assert w.model.violations == []
     for caller in callers.all:
-        assert caller.greetings == 1, caller
+        assert 1 <= caller.greetings <= (2 if killed_in_greeting(caller) else 1), caller
         assert unexcused(caller, excused) == [], caller
         assert w.cluster.tool_runs(caller.sid) == caller.bookings
         record = await ended_record(w, caller)
@@ -142,7 +149,7 @@ async def test_calls_survive_a_crash_and_a_deploy(both: Worlds, measured: Callab
             await asyncio.gather(first.start(), callers.enter([*LASTING, "silent", "greeting"]))
             first.in_rotation = True
             struck = await deploy(callers, second, w.cluster.drain_seconds)
-            handed_over(struck)
+            await handed_over(struck)
             await go_on(struck, speak=["telling"])
             measured(f"after SIGTERM, exit at {second.late_seconds:+.1f} s\n{distribution(struck)}")
             assert {caller.pids[-1] for caller in struck} == {first.pid}
@@ -161,7 +168,7 @@ async def test_thirty_calls_survive_a_deploy(world: Worlds, measured: Callable[[
             second.in_rotation = True
             struck = await deploy(callers, first, w.cluster.drain_seconds)
             assert len(struck) == 30
-            handed_over(struck)
+            await handed_over(struck)
             await go_on(struck, speak=["telling"])
             measured(f"SIGTERM with 30 live calls, exit at {first.late_seconds:+.1f} s\n{distribution(struck)}")
             assert {caller.pids[-1] for caller in struck} == {second.pid}

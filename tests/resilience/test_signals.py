@@ -61,7 +61,7 @@ async def test_during_the_greeting_and_twice(world: Worlds) -> None:
             assert code == 0
             most = 4 + SPREAD_SECONDS + EXIT_SECONDS + first.start_seconds
             assert 4 < time.monotonic() - struck_at < most, first.phases()
-            handed_over(callers.all)
+            await handed_over(callers.all)
             await go_on(callers.all, speak=["telling"])
             assert {caller.pids[-1] for caller in callers.all} == {second.pid}
             await callers.leave()

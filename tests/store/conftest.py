@@ -7,7 +7,7 @@ import os
 import sqlite3
 import uuid
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
@@ -28,6 +28,7 @@ from phoneagent.events import (
     Cost,
     Event,
     MessageAdded,
+    RecordingChanged,
     ToolCalled,
     ToolReturned,
     Turn,
@@ -116,10 +117,14 @@ HEARD = replace(
 BROKEN = ended(ended_by="line", reason="the media socket closed", duration_ms=4000)
 FACT = MessageAdded(call_sid=SID, at_ms=1200, number=1, role="system", text="A regular.")
 
+RECORDING = RecordingChanged(call_sid=SID, at_ms=20, status="in-progress", where="/recordings/day/CA1")
+RECORDED = replace(RECORDING, at_ms=9100, status="completed", complete=False, duration_ms=9080)
+
 WHOLE: list[Event] = [
     started(),
     said(GREETING),
     FACT,
+    RECORDING,
     said(WISH),
     TOOL,
     RETURNED,
@@ -207,8 +212,12 @@ async def rows_left(kept: Store, *tables: sa.Table) -> list[Any]:
 
 
 def contents(folder: Path) -> list[bytes]:
-    """Return what is in the files of a folder."""
-    return [file.read_bytes() for file in folder.iterdir()]
+    """Return what is in the files of a folder. One may be deleted meanwhile."""
+    found = []
+    for file in folder.iterdir():
+        with suppress(FileNotFoundError):
+            found.append(file.read_bytes())
+    return found
 
 
 async def a_moment() -> None:

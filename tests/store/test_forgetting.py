@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
-from phoneagent.events import HangUp
-from phoneagent.store import Store, rows, schema, store
+from phoneagent.bridge.steps import HangUp
+from phoneagent.store import Store, forgetting, rows, schema, store
 from tests.store.conftest import (
     CALLED,
     CALLER,
@@ -102,7 +102,7 @@ async def test_a_call_that_is_over_for_long_is_forgotten_without_a_trace(
         kept.tell(started())
         await kept.flush()
         await a_moment()
-        monkeypatch.setattr(store, "MAX_CALL_SECONDS", 0.001)
+        monkeypatch.setattr(forgetting, "MAX_CALL_SECONDS", 0.001)
         assert await kept.forget(SID) == 1
         assert await rows_left(kept, schema.claims) == []
 
@@ -169,7 +169,7 @@ async def test_old_records_are_swept(ready: str) -> None:
 
 
 async def test_a_call_that_never_reported_its_end_is_closed(ready: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(store, "MAX_CALL_SECONDS", -1.0)
+    monkeypatch.setattr(forgetting, "MAX_CALL_SECONDS", -1.0)
     async with Store.from_url(ready) as kept:
         kept.tell(started())
         kept.tell(said(WISH))

@@ -8,9 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from phoneagent.events import Cost, HangUp, Resume
+from phoneagent.bridge.steps import HangUp, Resume
+from phoneagent.events import CallTransferred, Cost, Pause
 from phoneagent.store import (
     MessageRecord,
+    RecordingRecord,
     SoFar,
     Standing,
     Store,
@@ -26,6 +28,8 @@ from tests.store.conftest import (
     GREETING,
     HEARD,
     OFFER,
+    RECORDED,
+    RECORDING,
     RETURNED,
     SID,
     TOOL,
@@ -43,6 +47,24 @@ from tests.store.conftest import (
 
 pytestmark = pytest.mark.anyio
 START = datetime(2026, 11, 20, 19, 30, tzinfo=UTC)
+
+
+async def test_a_record_has_the_transfers_by_name_and_outcome(ready: str) -> None:
+    async with Store.from_url(ready) as kept:
+        kept.tell(WHOLE[0])
+        kept.tell(CallTransferred(call_sid=SID, to_name="billing", outcome="busy", warm=True))
+        await kept.flush()
+        kept.tell(CallTransferred(call_sid=SID, to_name="sales", outcome="completed"))
+        record = await kept.call(SID)
+        assert record is not None
+        first, second = record.transfers
+        assert (first.to_name, first.outcome, first.warm) == ("billing", "busy", True)
+        assert (second.to_name, second.outcome, second.warm) == ("sales", "completed", False)
+        assert record.as_dict()["transfers"][0] == {
+            "at_ms": first.at_ms, "to_name": "billing", "outcome": "busy", "warm": True,
+        }  # fmt: skip
+        await kept.forget(SID)
+        assert await rows_left(kept, schema.call_transfers) == []
 
 
 async def test_a_call_is_recorded_as_it_happened(ready: str) -> None:
@@ -102,6 +124,29 @@ async def test_the_latest_calls_are_listed_first(ready: str) -> None:
         assert [record.call_sid[-1] for record in await kept.calls(3)] == ["3", "2", "1"]
 
 
+async def test_the_list_of_calls_goes_on_after_any_of_them(ready: str) -> None:
+    async with Store.from_url(ready) as kept:
+        for number in range(6):  # some of them in the same millisecond
+            kept.tell(started(f"CA{number}"))
+        whole = await kept.calls()
+        assert len(whole) == 6
+        for index, record in enumerate(whole):
+            assert await kept.calls(after=(record.started_at, record.call_sid)) == whole[index + 1 :]
+        assert await kept.calls(1, after=(whole[0].started_at, whole[0].call_sid)) == whole[1:2]
+        sids = [record.call_sid for record in whole]
+        assert [each.call_sid for each in await kept.calls(without=sids[:3])] == sids[3:]
+
+
+async def test_calls_that_are_over_and_calls_that_are_not(ready: str) -> None:
+    async with Store.from_url(ready) as kept:
+        for event in WHOLE:
+            kept.tell(event)
+        kept.tell(started("CA2"))
+        for ended, sids in ((True, [SID]), (False, ["CA2"])):
+            assert [each.call_sid for each in await kept.calls(ended=ended)] == sids
+        assert {each.call_sid for each in await kept.calls()} == {SID, "CA2"}
+
+
 async def test_where_a_call_stands_is_known_without_all_of_it(ready: str) -> None:
     async with Store.from_url(ready) as kept:
         assert await kept.standing(SID) == Standing()
@@ -156,3 +201,42 @@ async def test_a_call_that_is_not_recorded_is_none(ready: str) -> None:
     async with Store.from_url(ready) as kept:
         kept.tell(started())
         assert await kept.call("CA" + "2" * 32) is None
+
+
+async def test_the_pauses_of_a_turn_are_on_the_call_s_clock(ready: str) -> None:
+    pauses = (Pause(start_ms=500, end_ms=900, cause="echo"), Pause(start_ms=1000, end_ms=1310, cause="backchannel"))
+    paused = replace(GREETING, end_ms=2230, pauses=pauses)
+    async with Store.from_url(ready) as kept:
+        kept.tell(started())
+        kept.tell(said(paused))
+        record = await kept.call(SID)
+        assert record is not None
+        assert record.turns == (paused,)
+        assert record.as_dict()["turns"][0]["pauses"][1] == {"start_ms": 1000, "end_ms": 1310, "cause": "backchannel"}
+
+
+async def test_the_record_tells_how_the_recording_stands(ready: str) -> None:
+    async with Store.from_url(ready) as kept:
+        kept.tell(started(), stream_sid="MZ1")
+        assert (await record_of(kept)).recording is None
+        assert (await record_of(kept)).as_dict()["recording"] is None
+        kept.tell(RECORDING, stream_sid="MZ1")
+        assert (await kept.so_far(SID)).recording == RecordingRecord(
+            status="in-progress", where="/recordings/day/CA1", complete=True, duration_ms=None
+        )
+        kept.tell(replace(started(), stream_sid="MZ2", resumed=True))
+        kept.tell(RECORDED, stream_sid="MZ1")  # its stream is not the latest any more
+        assert (await kept.calls())[0].recording == (await kept.so_far(SID)).recording
+        kept.tell(RECORDED, stream_sid="MZ2")
+        assert (await record_of(kept)).as_dict()["recording"] == {
+            "status": "completed", "where": "/recordings/day/CA1", "complete": False, "duration_ms": 9080
+        }  # fmt: skip
+
+
+async def test_the_calls_of_a_person_are_found_as_they_are_forgotten(ready: str) -> None:
+    async with Store.from_url(ready) as kept:
+        kept.tell(started(), stream_sid="MZ1")
+        (found,) = await kept.calls_of(SID)
+        assert found == ((await record_of(kept)).call_sid, (await record_of(kept)).started_at)
+        assert await kept.calls_of((await record_of(kept)).caller or "") == [found]
+        assert await kept.calls_of((await record_of(kept)).called or "") == []

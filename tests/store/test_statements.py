@@ -11,8 +11,9 @@ import pytest
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import Dialect
 
-from phoneagent.events import CallEnded, CallHandedOver, EndedBy, Event, FallBack, HangUp, Resume
-from phoneagent.store import Store, rows, statements, store, writer
+from phoneagent.bridge.steps import FallBack, HangUp, Resume
+from phoneagent.events import CallEnded, CallHandedOver, CallTransferred, EndedBy, Event
+from phoneagent.store import Store, forgetting, rows, statements, writer
 from phoneagent.store.rows import Kind, Row, RowBuilder
 from tests.store.conftest import (
     BROKEN,
@@ -50,8 +51,10 @@ def in_batches(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) 
 
 def rows_of_every_kind() -> dict[Kind, Row]:
     builder = RowBuilder()
-    found = [row for event in (*WHOLE, SECOND, ended("CA2")) for row in builder.rows(event)]
-    return {row.kind: row for row in [*found, builder.state(SID, "MZ1", "{}")]}
+    transferred = CallTransferred(call_sid=SID, to_name="billing", outcome="completed")
+    found = [row for event in (*WHOLE, SECOND, transferred, ended("CA2")) for row in builder.rows(event)]
+    found += [builder.state(SID, "MZ1", "{}"), *builder.unfinished(SID, "MZ1", [WISH], "answer")]
+    return {row.kind: row for row in found}
 
 
 @pytest.mark.parametrize("dialect", [sqlite.dialect(), postgresql.dialect()], ids=["sqlite", "postgresql"])
@@ -298,7 +301,7 @@ async def test_with_record_days_0_what_was_said_outlives_a_broken_line_but_not_t
 async def test_with_record_days_0_a_broken_line_that_nobody_mends_is_forgotten(
     ready: str, by: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(store, "RESUME_SECONDS", 0.0)
+    monkeypatch.setattr(forgetting, "RESUME_SECONDS", 0.0)
     async with Store.from_url(ready, record_days=0) as kept:
         kept.tell(started())
         kept.tell(ended(ended_by="line", duration_ms=0))
@@ -422,3 +425,16 @@ async def test_settling_changes_no_end_and_makes_no_record(ready: str) -> None:
         assert not await kept.settle(SID, ended_by="caller", reason="completed")
         record = await record_of(kept)
         assert (record.ended_by, record.duration_ms) == ("line", 4000)
+
+
+@pytest.mark.usefixtures("in_batches")
+@pytest.mark.parametrize("silences", [(300, 900), (900, 300), (0, 0)])
+async def test_the_longest_silence_of_all_streams_is_the_call_s(ready: str, silences: tuple[int, int]) -> None:
+    first, last = silences
+    async with Store.from_url(ready) as kept:
+        for event in (started(), replace(HANDED_OVER, dead_air_ms=first), SECOND):
+            kept.tell(event)
+        record = await record_of(kept)
+        assert (record.dead_air_ms, record.ended_at) == (first, None)
+        kept.tell(ended(dead_air_ms=last))
+        assert (await record_of(kept)).dead_air_ms == max(silences)

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from phoneagent.events import FallBack, HangUp, NextStep, Resume
+from phoneagent.bridge.steps import FallBack, HangUp, NextStep, Resume, Transfer
 from phoneagent.store.steps import from_row, to_row
 
 
@@ -18,6 +18,36 @@ from phoneagent.store.steps import from_row, to_row
         (
             Resume(stream_sid="MZ1", pending="answer", broke=False),
             ("resume", {"stream_sid": "MZ1", "pending": "answer", "broke": False}),
+        ),
+        (
+            Resume(stream_sid="MZ1", pending="answer", broke=False, returned="Billing is busy."),
+            ("resume", {"stream_sid": "MZ1", "pending": "answer", "broke": False, "returned": "Billing is busy."}),
+        ),
+        (
+            Transfer(
+                stream_sid="MZ1",
+                to="sip:a@b",
+                name="desk",
+                timeout=9,
+                caller_id="called",
+                screen=True,
+                ask="Eins.",
+                language="de-DE",
+            ),
+            (
+                "transfer",
+                {
+                    "stream_sid": "MZ1",
+                    "to": "sip:a@b",
+                    "name": "desk",
+                    "timeout": 9,
+                    "caller_id": "called",
+                    "screen": True,
+                    "conference": "",
+                    "ask": "Eins.",
+                    "language": "de-DE",
+                },
+            ),
         ),
     ],
 )
@@ -39,4 +69,9 @@ def test_what_is_missing_or_strange_is_unknown(data: dict[str, Any], step: NextS
 
 
 def test_a_kind_of_another_version_hangs_up() -> None:
-    assert from_row("transfer", {"stream_sid": "MZ1", "to": "+15550100001"}) == HangUp(stream_sid="MZ1")
+    assert from_row("whisper", {"stream_sid": "MZ1", "to": "+15550100001"}) == HangUp(stream_sid="MZ1")
+
+
+def test_a_transfer_of_another_version_has_the_defaults_of_this_one() -> None:
+    strange = {"to": None, "name": 7, "timeout": "soon", "caller_id": "mine", "more": 1}
+    assert from_row("transfer", strange) == Transfer(name="7")

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from phoneagent.bridge.steps import HangUp, Resume
 from phoneagent.errors import StoreError
-from phoneagent.events import HangUp, Resume
 from phoneagent.store import Store, database
 from tests.store.conftest import (
     CALLER,

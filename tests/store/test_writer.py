@@ -194,7 +194,7 @@ async def test_a_wait_that_is_given_up_takes_no_other_with_it() -> None:
     assert len(base.transactions) == 1
 
 
-@pytest.mark.parametrize(("keep_ended", "verbs"), [(True, ["update"]), (False, ["update", "delete"])])
+@pytest.mark.parametrize(("keep_ended", "verbs"), [(True, ["update"] * 2), (False, ["update"] * 2 + ["delete"])])
 async def test_an_ended_call_is_deleted_where_nothing_is_kept(keep_ended: bool, verbs: list[str]) -> None:
     base, target = fake(keep_ended=keep_ended)
     builder = RowBuilder()

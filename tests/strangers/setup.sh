@@ -4,7 +4,7 @@
 set -euo pipefail
 folder=$1
 shift
-[ $# -gt 0 ] || set -- openai_sdk openai_agents agent_connect pipecat_bot livekit_agents node
+[ $# -gt 0 ] || set -- openai_sdk openai_agents agent_connect pipecat_bot livekit_agents node openapi_client
 mkdir -p "$folder"
 
 venv() { # name, packages
@@ -25,6 +25,7 @@ for name in "$@"; do
     venv "$name" livekit-agents livekit-plugins-openai starlette uvicorn websockets
     "$folder/$name/bin/python" -c 'import audioop' 2>/dev/null || "$folder/$name/bin/pip" install --quiet audioop-lts
     ;;
+  openapi_client) venv "$name" 'openapi-python-client>=0.29,<1' ;;
   node)
     command -v npm >/dev/null || { echo "npm is not on this machine" >&2; exit 1; }
     mkdir -p "$folder/node"

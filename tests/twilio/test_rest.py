@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import AsyncIterator
 
 import pytest
-from aiohttp import web
 
 from phoneagent import TelephonyError
 from phoneagent.sim import TwilioRest
+from phoneagent.twilio.browser import new_call_sid
+from phoneagent.twilio.placing import MaybePlaced, NotPlaced, Placing
 from phoneagent.twilio.rest import LiveCalls, PhoneNumbers, Webhook
 
 pytestmark = pytest.mark.anyio
@@ -78,80 +78,12 @@ async def test_the_account_and_its_clock(rest: TwilioRest) -> None:
     assert account.date.tzinfo is not None
 
 
-async def test_wrong_credentials(rest: TwilioRest) -> None:
-    with pytest.raises(TelephonyError, match="check TWILIO_ACCOUNT_SID and TWILIO_AUTH_TOKEN") as raised:
-        await numbers(rest, "wrong-token").account()
-    assert (raised.value.code, raised.value.retry) == (20003, False)
-    assert len(rest.requests) == 1, "nothing that stays is tried again"
-    assert "wrong-token" not in str(raised.value)
-
-
-@pytest.mark.parametrize("status", [429, 500, 503])
-async def test_trouble_that_passes_is_waited_out(rest: TwilioRest, status: int) -> None:
-    rest.fail_next(status, times=2)
-    assert (await numbers(rest).account()).status == "active"
-    assert [each.status for each in rest.requests] == [status, status, 200]
-
-
-@pytest.mark.parametrize(("status", "words"), [(429, "too many requests"), (503, "having problems .HTTP 503.")])
-async def test_trouble_that_stays_is_told(rest: TwilioRest, status: int, words: str) -> None:
-    rest.fail_next(status, times=9)
-    with pytest.raises(TelephonyError, match=words) as raised:
-        await numbers(rest).account()
-    assert raised.value.retry
-    assert len(rest.requests) == 3
-
-
 async def test_a_refusal_names_its_code_and_no_number(rest: TwilioRest) -> None:
     sid = rest.add_number(NUMBER)
     with pytest.raises(TelephonyError, match="docs/errors/20001"):
         await numbers(rest).set_webhook(sid, Webhook("nowhere"))
     with pytest.raises(TelephonyError, match="does not have the number"):
         await numbers(rest).webhook("PN" + "0" * 32)
-
-
-async def test_nobody_there() -> None:
-    async with TwilioRest(account_sid=ACCOUNT, auth_token=TOKEN) as rest:
-        api = numbers(rest)
-    with pytest.raises(TelephonyError, match="no connection to Twilio's API") as raised:
-        await api.account()
-    assert raised.value.retry
-
-
-@pytest.mark.parametrize(
-    ("proxy", "words"),
-    [
-        ("socks5://me:s3cret-word@127.0.0.1:9", "HTTPS_PROXY names a SOCKS proxy (socks5://127.0.0.1:9)"),
-        ("http://me:s3cret-word@127.0.0.1:1", "the proxy of HTTPS_PROXY (http://127.0.0.1:1) refuses the connection"),
-        ("http://me:s3cret-word@[::1", "HTTPS_PROXY is not the address of a proxy"),
-        ("http://me:s3cret-word@127.0.0.1:port", "HTTPS_PROXY is not the address of a proxy"),
-    ],
-)
-async def test_a_proxy_of_the_environment_is_named(monkeypatch: pytest.MonkeyPatch, proxy: str, words: str) -> None:
-    for name in [name for name in os.environ if name.lower().endswith("_proxy")]:
-        monkeypatch.delenv(name)
-    monkeypatch.setenv("HTTPS_PROXY", proxy)
-    with pytest.raises(TelephonyError) as raised:
-        await PhoneNumbers(ACCOUNT, TOKEN).account()
-    assert str(raised.value).startswith(f"no connection to Twilio's API: {words}")
-    assert "s3cret-word" not in str(raised.value)
-
-
-async def test_something_else_answers() -> None:
-    async def hello(request: web.Request) -> web.Response:
-        return web.Response(text="Please log in to the hotel's network")
-
-    app = web.Application()
-    app.router.add_route("*", "/{path:.*}", hello)
-    runner = web.AppRunner(app)
-    await runner.setup()
-    try:
-        await web.TCPSite(runner, "127.0.0.1", 0).start()
-        api = PhoneNumbers(ACCOUNT, TOKEN, api_url=f"http://127.0.0.1:{runner.addresses[0][1]}")
-        with pytest.raises(TelephonyError, match="is not Twilio"):
-            await api.account()
-    finally:
-        await runner.cleanup()
 
 
 async def test_no_number_reaches_the_log(rest: TwilioRest, caplog: pytest.LogCaptureFixture) -> None:
@@ -177,3 +109,42 @@ async def test_a_live_call_s_change_is_tried_again_and_refused_credentials_are_t
     assert [each.status for each in rest.requests] == [503, 404]
     with pytest.raises(TelephonyError, match="check TWILIO_ACCOUNT_SID"):
         await LiveCalls(ACCOUNT, "wrong-token", api_url=rest.url, backoff_seconds=0.01).complete("CA" + "0" * 32)
+
+
+async def test_twilio_is_told_nothing_of_a_call_from_the_browser() -> None:
+    calls = LiveCalls(ACCOUNT, TOKEN, api_url="http://127.0.0.1:1", backoff_seconds=0.01)
+    await calls.complete(new_call_sid())
+    await calls.redirect(new_call_sid(), "<Response/>")
+    with pytest.raises(TelephonyError, match="no connection"):
+        await calls.complete("CA" + "1" * 32)
+
+
+async def test_a_party_is_called_once(rest: TwilioRest) -> None:
+    rest.add_number(NUMBER)
+    calls = LiveCalls(ACCOUNT, TOKEN, api_url=rest.url, backoff_seconds=0.01)
+    wanted = Placing(
+        to="+12025550107",
+        from_=NUMBER,
+        url="https://a.example/party",
+        status_url="https://a.example/ended",
+        ring_seconds=20,
+        events=("completed",),
+    )
+    rest.fail_next(429, times=2)
+    sid = await calls.place(wanted, repeat=True)
+    assert rest.calls[sid]["to"] == wanted.to
+    form = rest.requests[-1].params
+    assert (form["StatusCallbackEvent"], form["Timeout"]) == ("completed", "20")
+    assert "TimeLimit" not in form
+    assert len(rest.calls) == 1
+    for status, error in ((500, MaybePlaced), (503, MaybePlaced), (404, NotPlaced)):
+        rest.fail_next(status)
+        with pytest.raises(error) as caught:
+            await calls.place(wanted, repeat=True)
+        assert caught.value.code is not None
+        assert "+1202" not in str(caught.value)
+    rest.lose_answers()
+    with pytest.raises(MaybePlaced) as caught:
+        await calls.place(wanted, repeat=True)
+    assert (caught.value.code, caught.value.retry) == (None, True)
+    assert len(rest.calls) == 2

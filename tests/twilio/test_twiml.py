@@ -6,7 +6,17 @@ import xml.etree.ElementTree as ET
 
 import pytest
 
-from phoneagent.twilio.twiml import APOLOGY, RETRY, ask_again, connect_stream, fall_back, hang_up, nothing, turn_away
+from phoneagent.twilio.twiml import (
+    APOLOGY,
+    RETRY,
+    ask_again,
+    connect_stream,
+    fall_back,
+    hang_up,
+    nothing,
+    transcribe_and_dial,
+    turn_away,
+)
 
 FALLBACK = "+15550100009"
 
@@ -65,3 +75,36 @@ def test_twiml_connects_the_stream_and_escapes() -> None:
     parameters = {each.attrib["name"]: each.attrib["value"] for each in stream}
     assert parameters == {"caller": '<"&>', "direction": "inbound"}
     assert [child.tag for child in root] == ["Connect"]
+
+
+@pytest.mark.parametrize(
+    ("party", "noun", "text"),
+    [
+        (FALLBACK, "Number", FALLBACK),
+        ("sip:anna@host;x=<&>", "Sip", "sip:anna@host;x=<&>"),
+        ("client:anna", "Client", "anna"),
+    ],
+)
+def test_a_call_that_is_transcribed_has_a_stream_of_both_tracks_beside_it(party: str, noun: str, text: str) -> None:
+    twiml = transcribe_and_dial(
+        "wss://a.example/m/t",
+        {"caller": "<&>"},
+        party,
+        caller_id="+1",
+        announcement="This call is transcribed.",
+        time_limit_seconds=3600,
+        status_callback="https://a.example/s",
+    )
+    root = ET.fromstring(twiml)
+    assert [each.tag for each in root] == ["Say", "Start", "Dial"]
+    stream, dial = root.find("Start/Stream"), root.find("Dial")
+    assert stream is not None
+    assert dial is not None
+    assert stream.attrib == {
+        "url": "wss://a.example/m/t",
+        "track": "both_tracks",
+        "statusCallback": "https://a.example/s",
+    }
+    assert [each.attrib for each in stream] == [{"name": "caller", "value": "<&>"}]
+    assert dial.attrib == {"callerId": "+1", "timeLimit": "3600"}
+    assert [(each.tag, each.text) for each in dial] == [(noun, text)]

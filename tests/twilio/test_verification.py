@@ -388,6 +388,7 @@ async def test_unsigned_requests_of_this_machine_are_taken_whatever_their_accoun
         ({"Host": "192.0.2.1"}, ("127.0.0.1", 5)),
         ({"Host": "localhost", "Origin": "https://evil.example"}, ("127.0.0.1", 5)),
         ({"Host": "localhost", "Origin": "null"}, ("127.0.0.1", 5)),
+        ({"Host": "a{b.example:8000"}, ("127.0.0.1", 5)),  # a name that leads here, which Starlette cannot read
     ],
 )
 async def test_unsigned_requests_from_elsewhere_or_from_a_browser_are_refused(

@@ -29,6 +29,7 @@ VALUES: dict[str, Any] = {
     "output_modalities": ["audio"],
     "content_index": 0,
     "object": "realtime.item",
+    "image_url": "data:image/png;base64,iVBORw0KGgo=",
 }
 """Values for fields whose type does not say what is allowed."""
 
@@ -36,8 +37,8 @@ PARTS: dict[str, dict[str, Any]] = {
     "text": {"type": "input_text", "text": "x"},
     "audio": {"type": "input_audio", "audio": ""},
     "transcript": {"type": "input_audio", "audio": ""},
-    "image_url": {"type": "input_image", "image_url": "data:"},
-    "detail": {"type": "input_image", "image_url": "data:"},
+    "image_url": {"type": "input_image", "image_url": "data:image/png;base64,iVBORw0KGgo="},
+    "detail": {"type": "input_image", "image_url": "data:image/png;base64,iVBORw0KGgo="},
 }
 """Content parts: the SDK has one class for all kinds, of which each takes some fields."""
 

@@ -12,6 +12,15 @@ from phoneagent.sim.model.events import check_event, check_item, decode_audio
 Json = dict[str, Any]
 
 
+def image(url: str) -> Json:
+    return {"type": "message", "role": "user", "content": [{"type": "input_image", "image_url": url}]}
+
+
+def test_an_image_is_taken() -> None:
+    check_item(image("data:image/png;base64,iVBORw0KGgo="))
+    check_item(image("data:image/jpeg;base64,/9j/4AAQ"))
+
+
 @pytest.mark.parametrize(
     ("item", "param"),
     [
@@ -24,6 +33,11 @@ Json = dict[str, Any]
             {"type": "message", "role": "assistant", "content": [{"type": "output_audio", "audio": ""}]},
             "item.content[0].type",
         ),
+        (image("https://x.example/a.png"), "item.content[0].image_url"),
+        (image("data:image/gif;base64,R0lGODlh"), "item.content[0].image_url"),
+        (image("data:image/png;base64,R0lGODlh"), "item.content[0].image_url"),
+        (image("data:image/png;base64,iVBOR!"), "item.content[0].image_url"),
+        ({**image("data:image/png;base64,iVBORw0KGgo="), "role": "system"}, "item.content[0].type"),
         ({"type": "function_call_output", "call_id": "c", "output": {"ok": True}}, "item.output"),
         ({"type": "function_call_output", "output": ""}, "item.call_id"),
         ({"id": "x" * 33, "type": "message", "role": "user", "content": []}, "item.id"),

@@ -46,7 +46,7 @@ async def test_a_post_with_a_body_is_answered_whatever_pieces_it_comes_in() -> N
 @pytest.mark.parametrize(
     ("path", "status", "code"),
     [
-        ("/v1/realtime/calls", 400, "not_supported"),
+        ("/v1/realtime/calls", 400, "missing_required_parameter"),
         ("/v1/realtime/calls/rtc_1/accept", 400, "not_supported"),
         ("/v1/realtime/sessions", 400, "beta_api_shape_disabled"),
         ("/v1/realtime/transcription_sessions", 400, "beta_api_shape_disabled"),

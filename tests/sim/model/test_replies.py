@@ -130,8 +130,19 @@ def test_tool_choice_is_obeyed() -> None:
     assert ask(mind(), user("table"), tool_choice="required").calls == (PlannedCall("book", "{}"),)
     assert ask(mind(), user("seven"), tool_choice="required").calls[0].arguments == '{"n": 4}'
     forced = ask(mind(), user("seven"), tool_choice={"type": "function", "name": "hang_up"})
-    assert [call.name for call in forced.calls] == ["book", "hang_up"]
+    assert forced == Reply(calls=(PlannedCall("hang_up", "{}"),))
     assert ask(mind(), user("table"), tool_choice="required", tools=()).calls == ()
+
+
+def test_a_function_that_is_forced_gets_what_the_script_has_or_its_schema_allows() -> None:
+    choice = {"type": "function", "name": "book"}
+    schema = {"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"]}
+    made = ask(mind(), user("table"), tool_choice=choice, schemas={"book": schema})
+    assert made == Reply(calls=(PlannedCall("book", '{"n": 1}'),))
+    assert ask(mind(), user("seven"), tool_choice=choice).calls[0].arguments == '{"n": 4}'  # a turn calls it
+    scripted = Replies(Script.parse("outcome = [{ n = 7 }, { day = 2026-11-30 }]"), hears=False)
+    arguments = [ask(scripted, user("table"), tool_choice=choice).calls[0].arguments for _ in range(3)]
+    assert arguments == ['{"n": 7}', '{"day": "2026-11-30"}', '{"day": "2026-11-30"}']
 
 
 def test_quoted_words_are_said_exactly() -> None:

@@ -48,6 +48,12 @@ def test_the_first_turn_that_matches_is_taken_whatever_the_case() -> None:
     assert script.match("hello") is None
 
 
+def test_an_outcome_is_a_table_or_several() -> None:
+    assert Script.parse("default = 'x'").outcomes == ()
+    assert Script.parse("outcome = { guests = 4 }").outcomes == ({"guests": 4},)
+    assert Script.parse("outcome = [{ guests = 0 }, { guests = 4 }]").outcomes == ({"guests": 0}, {"guests": 4})
+
+
 def test_turns_are_counted_until_they_are_used_up() -> None:
     script = Script.parse(TEXT)
 
@@ -79,6 +85,8 @@ def test_the_built_in_script_chats_with_people_and_ends_the_call() -> None:
     [
         ("default = ", "not TOML"),
         ("hello = 'x'", "unknown key `hello`"),
+        ("[[turn]]\nsay = 'x'\nkeys = '12x'", "turn 1: `keys` has one that no telephone has"),
+        ("[[turn]]\nsay = 'x'\nkeys = 12", "turn 1: `keys` must be text"),
         ("[[turn]]\nhear = 'x'", "turn 1: unknown key `hear`; known are arguments, call"),
         ("[[turn]]\nheard = '('\nsay = 'x'", "`heard` is not a regular expression"),
         ("[[turn]]\nheard = 'x'", "neither says nor calls"),
@@ -89,6 +97,8 @@ def test_the_built_in_script_chats_with_people_and_ends_the_call() -> None:
         ("[[turn]]\ncalls = ['x']", "a call must be a table"),
         ("turn = 1", "write [[turn]]"),
         ("default = 4", "`default` must be text"),
+        ("outcome = 4", "`outcome` must be a table or a list of tables, not 4"),
+        ("outcome = [{}, 4]", "`outcome` must be a table or a list of tables"),
     ],
 )
 def test_a_mistake_is_named(text: str, message: str) -> None:

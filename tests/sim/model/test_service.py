@@ -140,7 +140,7 @@ async def test_people_have_no_numbers(make_model: Any) -> None:
 async def test_a_call_of_webrtc_or_sip_cannot_be_joined(make_model: Any) -> None:
     async with make_model() as model:
         assert await refused(model, "call_id=rtc_1") == (404, "call_not_found")
-    assert model.refusals[0].endswith("connect with ?model=.")
+    assert model.refusals[0].endswith("it is over, or never was.")
 
 
 async def test_a_transcription_needs_no_model(make_model: Any) -> None:

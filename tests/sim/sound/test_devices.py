@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from phoneagent.errors import ConfigurationError
 from phoneagent.sim.sound.devices import Device, SoundError, choose, describe, list_devices
 from tests.sim.sound.fake_card import FakeBackend
 
@@ -48,7 +49,7 @@ def test_a_device_is_found(kind, wanted, default, number):
     ],
 )
 def test_a_device_that_is_not_there(kind, wanted, words):
-    with pytest.raises(SoundError) as error:
+    with pytest.raises(ConfigurationError) as error:
         choose(CARDS, kind, wanted, 1)
     assert words in str(error.value)
 

@@ -16,7 +16,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from phoneagent.protocol.audio import silence, tone
-from phoneagent.sim.twilio import call_flow
+from phoneagent.sim.twilio import call_flow, dial
 from phoneagent.sim.twilio.phone import CallFailed, Phone
 from phoneagent.sim.twilio.quirks import Quirks
 from tests.sim.conftest import Leg, Server
@@ -179,7 +179,7 @@ async def test_words_wait_for_the_next_stream(server: Server):
 
 
 async def test_after_the_stream_an_apology_and_another_number(server: Server, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(call_flow, "DIALLED_SECONDS", 0.05)
+    monkeypatch.setattr(dial, "DIALLED_SECONDS", 0.05)
     monkeypatch.setattr(call_flow, "SPEECH_RATE", 1000.0)
     server.connect(connect='action="/after"')
     server.pages["/after"] = "<Response><Say>I am sorry.</Say><Dial>+15550100009</Dial><Hangup/></Response>"

@@ -13,7 +13,7 @@ from twilio.request_validator import RequestValidator
 from phoneagent.protocol.audio import tone
 from phoneagent.sim.model.audio import from_ulaw
 from phoneagent.sim.speech import Murmur
-from phoneagent.sim.twilio import call_flow, stream
+from phoneagent.sim.twilio import call_flow, dial, stream
 from phoneagent.sim.twilio.phone import CallFailed, Phone
 from tests.sim.conftest import Leg, Server
 from tests.sim.twilio.calls import TOKEN, called, close_at_once, signed
@@ -137,7 +137,7 @@ async def test_a_webhook_that_refuses(server: Server):
         ("<Response><Pause length='0'/><Hangup/></Response>", None, "without a media stream"),
         ("<Response/>", None, "without a media stream"),
         ("no TwiML", 12100, "not well-formed"),
-        ("<Response><Gather/></Response>", None, "more than the simulated phone can carry out"),
+        ("<Response><Record/></Response>", None, "more than the simulated phone can carry out"),
     ],
 )
 async def test_twiml_without_a_stream(server: Server, page: str, code: int | None, words: str):
@@ -280,7 +280,7 @@ async def test_a_webhooks_redirect_is_the_base_of_what_follows(server: Server):
 
 
 async def test_a_dialled_party(server: Server, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(call_flow, "DIALLED_SECONDS", 0.05)
+    monkeypatch.setattr(dial, "DIALLED_SECONDS", 0.05)
     server.connect(after="<Dial action='/dialled'><Number>+15550100003</Number></Dial>")
     server.pages["/dialled"] = "<Response/>"
     server.agent = close_at_once

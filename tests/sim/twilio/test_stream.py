@@ -93,7 +93,7 @@ async def test_a_delayed_hang_up_still_says_stop(server: Server):
 async def test_a_gap_in_the_media(server: Server):
     async with Phone(server.url).dial() as line:
         leg = server.legs[0]
-        await leg.until(lambda: len(leg.media) == 3)
+        await leg.until(lambda: len(leg.media) >= 3)
         line.pause_media(True)
         await line.say(tone(200, 200))
         line.pause_media(False)

@@ -106,7 +106,7 @@ def test_a_document_of_64_kb_is_read():
 
 
 def test_good_twiml_that_the_phone_cannot_carry_out_is_no_mistake():
-    document = parse(b"<Response><Gather numDigits='1'><Say>Press</Say></Gather><Start/></Response>", XML)
+    document = parse(b"<Response><Enqueue>support</Enqueue><Stop/></Response>", XML)
     assert document.alerts == ()
     assert [verb.simulated for verb in document.verbs] == [False, False]
     relay = parse(b"<Response><Connect><ConversationRelay url='wss://a/'/></Connect></Response>", XML)
@@ -141,3 +141,19 @@ def test_a_stream_that_is_not_dialled(attributes: dict[str, str], url: str, code
 def test_a_plain_stream_may_be_allowed():
     check_stream(Verb("Stream", {"url": "ws://127.0.0.1/m"}, ""), "ws://127.0.0.1/m", allow_ws=True)
     check_stream(Verb("Stream", {"url": "wss://a/m", "track": "inbound_track"}, ""), "wss://a/m", allow_ws=False)
+
+
+@pytest.mark.parametrize("track", ["inbound_track", "outbound_track", "both_tracks"])
+def test_a_stream_beside_the_call_may_have_any_track(track: str) -> None:
+    check_stream(Verb("Stream", {"url": "wss://a/m", "track": track}, ""), "wss://a/m", allow_ws=False, started=True)
+    with pytest.raises(CallFailed, match="31941"):
+        check_stream(
+            Verb("Stream", {"url": "wss://a/m", "track": "all"}, ""), "wss://a/m", allow_ws=False, started=True
+        )
+
+
+def test_start_needs_one_thing_to_start() -> None:
+    assert "exactly one thing to start" in parse(b"<Response><Start/></Response>", XML).alerts[0]
+    document = parse(b"<Response><Start><Stream url='wss://a/m' track='both_tracks'/></Start></Response>", XML)
+    assert document.alerts == ()
+    assert document.verbs[0].simulated

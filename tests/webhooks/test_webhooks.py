@@ -1,42 +1,33 @@
-"""Twilio's requests one by one: what TwiML answers them, and which media sockets become calls."""
+"""Twilio's requests one by one: what TwiML answers them."""
 
 from __future__ import annotations
 
-import asyncio
 import json
 import time
 import xml.etree.ElementTree as ET
-from collections.abc import AsyncIterator, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import parse_qsl, urlencode, urlsplit
 
 import pytest
 from starlette.requests import Request
-from starlette.websockets import WebSocket
 
-from phoneagent import Agent, Call, Endpoint, RateLimit, RateLimitsUpdated, RequestRefused, Settings
+from phoneagent import Agent, Call, Endpoint, RateLimit, RateLimitsUpdated, Settings
 from phoneagent.billing.ratelimits import RateLimitReserve
+from phoneagent.bridge.steps import Transfer
 from phoneagent.calls.calls import Calls
 from phoneagent.calls.hooks import Hooks
-from phoneagent.calls.journal import MAX_FAULTS, Continuation, Kind, RecordedPast
+from phoneagent.calls.journal import MAX_FAULTS, Continuation, Kind
 from phoneagent.errors import StoreError
 from phoneagent.telemetry import Metrics
+from phoneagent.twilio import AFTER_PATH, PARTY_PATH, STATUS_PATH, VOICE_PATH
 from phoneagent.twilio.parameters import call_of_form, call_of_stream
 from phoneagent.twilio.signatures import MediaTokens
 from phoneagent.twilio.twiml import APOLOGY
 from phoneagent.twilio.verification import Verifier
-from phoneagent.webhooks import (
-    AFTER_PATH,
-    MAX_RETRIES,
-    MEDIA_PATH,
-    STATUS_PATH,
-    VOICE_PATH,
-    MediaSockets,
-    Webhooks,
-)
-from tests.asgi import Socket, scope
+from phoneagent.webhooks.webhooks import MAX_RETRIES, Webhooks
+from tests.asgi import scope
 
 pytestmark = pytest.mark.anyio
 
@@ -51,7 +42,6 @@ class Journal:
     def __init__(self, kind: Kind | None = None, stream_sid: str = "MZ1", state: str | None = None) -> None:
         self.goes_on = None if kind is None else Continuation(kind, stream_sid, state)
         self.settled: list[tuple[str, str, str]] = []
-        self.past_or_error: RecordedPast | Exception | None = None
 
     async def answer(self, call_sid: str) -> Continuation:
         assert self.goes_on is not None
@@ -65,11 +55,6 @@ class Journal:
 
     async def settle(self, call_sid: str, ended_by: str, reason: str) -> None:
         self.settled.append((call_sid, ended_by, reason))
-
-    async def past(self, call_sid: str, pending: Any = None) -> RecordedPast | None:
-        if isinstance(self.past_or_error, Exception):
-            raise self.past_or_error
-        return self.past_or_error
 
 
 @dataclass
@@ -175,7 +160,7 @@ def next_step(twiml: str) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("sid", [None, "", "CA1", "CA" + "x" * 32, "CA<script>", SID + "\n", "ca" + "5" * 32])
-@pytest.mark.parametrize("path", [VOICE_PATH, AFTER_PATH, STATUS_PATH])
+@pytest.mark.parametrize("path", [VOICE_PATH, AFTER_PATH, STATUS_PATH, PARTY_PATH])
 async def test_a_webhook_without_a_call_is_refused(twilio: Any, path: str, sid: str | None) -> None:
     status, text = await twilio().send(path, {} if sid is None else {"CallSid": sid})
     assert (status, text) == (400, "CallSid is missing\n")
@@ -467,182 +452,127 @@ async def test_an_error_of_a_stream_is_logged_and_ends_no_call(twilio: Any, capl
     assert len(caplog.records[-1].getMessage()) < 300
 
 
-# --- media sockets ---
+# --- transfers ---
 
 
-class Live:
-    """The calls of a process, as far as a media socket knows them."""
+class Transferred(Journal):
+    """A call whose next step is a transfer; `told` is what became of it."""
 
-    def __init__(self) -> None:
-        self.unfinished = 0
-        self.pending: str | None = None
-        self.newest = True
-        self.cancelled = False
-        self.arrivals: list[str] = []
-        self.ran: list[tuple[Call, Any, int]] = []
+    def __init__(self, step: Transfer) -> None:
+        super().__init__()
+        self.goes_on = Continuation("transfer", "MZ1", None, step)
+        self.told: list[tuple[str, str]] = []
 
-    @contextmanager
-    def handshake(self) -> Iterator[None]:
-        self.unfinished += 1
-        try:
-            yield
-        finally:
-            self.unfinished -= 1
-
-    def arrived(self, call_sid: str) -> int:
-        self.arrivals.append(call_sid)
-        return 7
-
-    def is_newest(self, call_sid: str, number: int) -> bool:
-        return self.newest
-
-    def left(self, call_sid: str, number: int) -> None:
-        assert number == 7
-        self.arrivals.remove(call_sid)
-
-    def supersede(self, call_sid: str) -> Any:
-        return self.pending
-
-    async def run(self, call: Call, start: Any, socket: Any, past: Any) -> None:
-        self.ran.append((call, past, self.unfinished))
-        if self.cancelled:
-            raise asyncio.CancelledError
+    async def transferred(self, call_sid: str, stream_sid: str, outcome: str) -> Continuation:
+        assert self.goes_on is not None
+        self.told.append((stream_sid, outcome))
+        step, self.goes_on = self.goes_on.transfer, self.goes_on._replace(transfer=None)
+        return Continuation("hang_up" if outcome == "completed" else "resume", stream_sid, None, step)
 
 
-@dataclass
-class Opened:
-    """A media socket that was opened, run and left."""
-
-    calls: Live
-    socket: Socket
-    metrics: Metrics
+NUMBER = "+12025550107"
 
 
-def start(call_sid: str = SID, account_sid: str = "AC1") -> str:
-    details = {
-        "accountSid": account_sid,
-        "streamSid": "MZ1",
-        "callSid": call_sid,
-        "tracks": ["inbound"],
-        "mediaFormat": {"encoding": "audio/x-mulaw", "sampleRate": 8000, "channels": 1},
-        "customParameters": {"caller": ANNA, "called": OURS, "direction": "inbound"},
-    }
-    return json.dumps({"event": "start", "sequenceNumber": "1", "start": details, "streamSid": "MZ1"})
-
-
-async def opened(
-    calls: Live,
-    *messages: str,
-    journal: Journal | None = None,
-    resumes: bool = False,
-    token: str | None = None,
-    account_sid: str | None = None,
-) -> Opened:
-    settings = Settings(insecure=True, realtime_url="ws://unused/?model=m")
-    metrics, socket = Metrics(), Socket(list(messages))
-    sockets = MediaSockets(
-        verifier=Verifier(settings, None),
-        calls=calls,  # type: ignore[arg-type]
-        journal=journal,  # type: ignore[arg-type]
-        metrics=metrics,
-        account_sid=account_sid,
-    )
-    token = token or MediaTokens(settings.auth_tokens).issue(SID, time.time(), resumes=resumes)
-    path = MEDIA_PATH + token
-    websocket = WebSocket({**scope("websocket", path), "path_params": {"token": token}}, socket.receive, socket.send)
-    async with asyncio.timeout(10):
-        await sockets.run(websocket)
-    assert calls.unfinished == 0
-    assert calls.arrivals == []
-    return Opened(calls, socket, metrics)
-
-
-async def test_a_call_runs_in_its_media_socket() -> None:
-    there = await opened(Live(), start())
-    ((call, past, unfinished),) = there.calls.ran
-    assert (call.sid, call.caller, call.called, past) == (SID, ANNA, OURS, None)
-    assert unfinished == 1  # a drain waits for it
-    assert there.socket.did == ["accept"]
-
-
-async def test_a_socket_without_a_good_token_is_refused_before_it_is_accepted(
-    caplog: pytest.LogCaptureFixture,
-) -> None:
-    there = await opened(Live(), start(), token="A" * 90)
-    assert there.socket.did == ["close"]
-    assert there.calls.ran == []
-    assert b'phoneagent_requests_refused_total{what="socket"} 1.0' in there.metrics.text()
-    assert "AAAA" not in caplog.text
+def dial_of(twiml: str) -> tuple[dict[str, str], ET.Element]:
+    (dial,) = ET.fromstring(twiml)
+    assert dial.tag == "Dial"
+    return dial.attrib, dial[0]
 
 
 @pytest.mark.parametrize(
-    ("messages", "account_sid"),
+    ("step", "form", "caller_id"),
     [
-        ((), None),
-        (("garbage",), None),
-        ((start("CA" + "6" * 32),), None),
-        ((start(account_sid="AC2"),), "AC1"),
+        (Transfer(to=NUMBER), {}, None),
+        (Transfer(to=NUMBER, caller_id="called"), {}, OURS),
+        (Transfer(to=NUMBER, caller_id="called"), {"To": "client:anna"}, "+15550100005"),
+        (Transfer(to=NUMBER), {"From": "anonymous"}, OURS),
+        (Transfer(to=NUMBER, caller_id="called"), {"Direction": "outbound-api"}, None),
     ],
 )
-async def test_a_socket_that_does_not_start_as_its_token_says_is_closed(
-    messages: tuple[str, ...], account_sid: str | None, caplog: pytest.LogCaptureFixture
+async def test_a_transfer_is_dialed_with_the_chosen_caller_id(
+    twilio: Any, step: Transfer, form: dict[str, str], caller_id: str | None
 ) -> None:
-    there = await opened(Live(), *messages, account_sid=account_sid)
-    assert there.calls.ran == []
-    assert there.socket.did[0] == "accept"
-    assert "media socket closed" in caplog.text
+    made = twilio(Transferred(step), twilio_phone_number="+15550100005")
+    attributes, party = dial_of(await made.after(faults="0", since="5", **form))
+    assert (party.tag, party.text) == ("Number", NUMBER)
+    assert attributes.get("callerId") == caller_id
+    assert (attributes["timeout"], attributes["answerOnBridge"]) == ("20", "true")
+    assert dict(parse_qsl(urlsplit(attributes["action"]).query)) == {"faults": "0", "since": "5", "dialed": "MZ1"}
+    assert await made.after(faults="0", since="5", **form) == await made.after(faults="0", since="5", **form)
 
 
-async def test_a_newer_socket_of_the_call_goes_first(caplog: pytest.LogCaptureFixture) -> None:
-    calls = Live()
-    calls.newest = False
-    there = await opened(calls, start())
-    assert there.calls.ran == []
-    assert there.socket.did == ["accept", "close"]
-    assert "the call has a newer media socket" in caplog.text
+@pytest.mark.parametrize(
+    ("to", "tag", "text"),
+    [
+        ("client:anna", "Client", "anna"),
+        ("sip:desk@pbx.example", "Sip", "sip:desk@pbx.example"),
+        (NUMBER, "Number", NUMBER),
+    ],
+)
+async def test_a_screened_party_is_asked_before_it_gets_the_caller(twilio: Any, to: str, tag: str, text: str) -> None:
+    made = twilio(Transferred(Transfer(to=to, name="billing", screen=True)))
+    _, party = dial_of(await made.after())
+    assert (party.tag, party.text) == (tag, text)
+    address = urlsplit(party.attrib["url"])
+    assert address.path == PARTY_PATH
+    assert next_step(await made.after())["screened"] == "1"
+    code, asked = await made.send(PARTY_PATH, {**FORM, **dict(parse_qsl(address.query))})
+    assert code == 200
+    assert "A call for billing. Press 1" in asked
+    assert verbs((await made.send(PARTY_PATH, {**FORM, "Digits": "1"}))[1]) == []
+    assert verbs((await made.send(PARTY_PATH, {**FORM, "Digits": "5"}))[1]) == ["Hangup"]
 
 
-async def test_a_call_that_goes_on_has_its_past_and_its_state() -> None:
-    journal = Journal()
-    journal.past_or_error = RecordedPast(state='{"name": "Anna"}')
-    there = await opened(Live(), start(), journal=journal, resumes=True)
-    ((call, past, _),) = there.calls.ran
-    assert past is journal.past_or_error
-    assert call.state == {"name": "Anna"}
+async def test_a_screened_party_may_be_asked_in_another_language(twilio: Any) -> None:
+    step = Transfer(to=NUMBER, name="billing", screen=True, ask="Drücken Sie die Eins.", language="de-DE")
+    made = twilio(Transferred(step))
+    address = urlsplit(dial_of(await made.after())[1].attrib["url"])
+    _, asked = await made.send(PARTY_PATH, {**FORM, **dict(parse_qsl(address.query))})
+    assert asked.count('<Say language="de-DE">Drücken Sie die Eins.</Say>') == 2
+    assert "Press" not in asked
 
 
-async def test_a_call_whose_stream_was_superseded_goes_on_though_its_token_begins_one() -> None:
-    calls, journal = Live(), Journal()
-    calls.pending = "answer"
-    journal.past_or_error = RecordedPast()
-    there = await opened(calls, start(), journal=journal)
-    assert there.calls.ran[0][1] is journal.past_or_error
+@pytest.mark.parametrize(
+    ("form", "outcome"),
+    [
+        ({"DialCallStatus": "completed", "DialBridged": "true"}, "completed"),
+        ({"DialCallStatus": "answered"}, "completed"),
+        ({"DialCallStatus": "completed", "DialBridged": "false", "screened": "1"}, "declined"),
+        ({"DialCallStatus": "completed", "DialBridged": "true", "screened": "1"}, "completed"),
+        ({"DialCallStatus": "answered", "DialBridged": "false"}, "completed"),
+        ({"DialCallStatus": "busy"}, "busy"),
+        ({"DialCallStatus": "no-answer"}, "no-answer"),
+        ({"DialCallStatus": "failed"}, "failed"),
+        ({"DialCallStatus": "canceled"}, "canceled"),
+        ({"DialCallStatus": "another"}, "unknown"),
+        ({}, "unknown"),
+    ],
+)
+async def test_what_becomes_of_a_transfer(twilio: Any, form: dict[str, str], outcome: str) -> None:
+    journal = Transferred(Transfer(to=NUMBER, name="billing"))
+    made = twilio(journal)
+    answer = await made.after(dialed="MZ1", **form)
+    assert journal.told == [("MZ1", outcome)]
+    assert verbs(answer) == (["Hangup"] if outcome == "completed" else ["Connect"])
+    if outcome != "completed":
+        assert "Dial" not in str(ET.tostring(ET.fromstring(answer)))  # nothing of it is a parameter of the call
 
 
-async def test_a_call_that_never_began_begins() -> None:
-    there = await opened(Live(), start(), journal=Journal(), resumes=True)
-    assert there.calls.ran[0][1] is None
+async def test_a_caller_who_comes_back_while_the_process_drains_goes_to_another_one(twilio: Any) -> None:
+    journal = Transferred(Transfer(to=NUMBER, name="billing"))
+    made = twilio(journal, draining=True)
+    answer = await made.after(dialed="MZ1", since="5", DialCallStatus="busy")
+    assert verbs(answer)[0] == "Pause"
+    assert "since=5" in verbs(answer)[1]
+    assert "dialed" not in verbs(answer)[1]  # the outcome is written down
 
 
-async def test_without_a_journal_no_call_goes_on(caplog: pytest.LogCaptureFixture) -> None:
-    there = await opened(Live(), start(), resumes=True)
-    assert there.calls.ran == []
-    assert there.socket.did == ["accept", "close"]
-    assert "give the app a store" in caplog.text
+async def test_a_party_waits_while_the_database_is_away(twilio: Any) -> None:
+    class Away:
+        async def answer(self, form: dict[str, str]) -> str:
+            raise StoreError("it is away")
 
-
-@pytest.mark.parametrize("error", [RequestRefused("the call is over"), StoreError("the database is away")])
-async def test_a_call_that_cannot_go_on_is_closed(error: Exception, caplog: pytest.LogCaptureFixture) -> None:
-    journal = Journal()
-    journal.past_or_error = error
-    there = await opened(Live(), start(), journal=journal, resumes=True)
-    assert there.calls.ran == []
-    assert there.socket.did == ["accept", "close"]
-    assert str(error) in caplog.text
-
-
-async def test_the_end_of_the_process_is_no_error_of_a_call(caplog: pytest.LogCaptureFixture) -> None:
-    calls = Live()
-    calls.cancelled = True
-    await opened(calls, start())
-    assert "cut off: the process ends" in caplog.text
+    made = twilio()
+    made.webhooks._warm = Away()
+    code, _ = await made.send(PARTY_PATH, {**FORM, "transfer": "t1"})
+    assert code == 503

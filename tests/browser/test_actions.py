@@ -1,0 +1,170 @@
+"""The buttons of a live call and its messages, in a browser."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+
+import pytest
+from playwright.sync_api import Page, expect
+
+from phoneagent import transfer
+from phoneagent.sim.twilio.phone import CallFailed
+from tests.browser.conftest import MICROPHONE, TOKEN, Served, Serves, Visitor, an_agent
+from tests.browser.look import until
+
+pytestmark = pytest.mark.real_time
+
+GREETING = "Chez Nous, good evening! How can I help you tonight, at our table by the river?"
+HEAR = """
+() => {
+  window.levels = [];
+  document.addEventListener("call-level", (event) => window.levels.push(event.detail));
+}
+"""
+
+
+@pytest.fixture
+def microphone() -> tuple[str, ...]:
+    """No microphone, but sound without a gesture."""
+    return MICROPHONE[-1:]
+
+
+@contextmanager
+def calling(served: Served) -> Iterator[str]:
+    """A caller on the line, who listens until the call is over."""
+    ready: asyncio.Queue[str] = asyncio.Queue()
+    leave = asyncio.Event()
+
+    async def call() -> None:
+        with suppress(CallFailed, TimeoutError):
+            async with served.phone().dial() as line:
+                ready.put_nowait(line.call_sid)
+                while line.ended_by is None and not leave.is_set():
+                    await asyncio.sleep(0.05)
+
+    done = served.start(call())
+    try:
+        yield served.run(ready.get())
+    finally:
+        served.loop.call_soon_threadsafe(leave.set)
+        done.result(30)
+
+
+def open_call(served: Served, visitor: Visitor, sid: str, **options: object) -> Page:
+    page = visitor.visit(f"{served.url}/console/calls/{sid}", **options)
+    expect(page.get_by_role("button", name="Listen in")).to_be_visible()
+    return page
+
+
+def test_a_call_is_listened_to_led_and_ended(serves: Serves, visitor: Visitor) -> None:
+    with serves(an_agent(greeting=GREETING)) as served, calling(served) as sid:
+        page = open_call(served, visitor, sid)
+        page.evaluate(HEAR)
+        until(page, "['caller', 'agent'].every((side) => window.levels.some((each) => each.side === side))")
+        assert page.locator("path.wave.agent").get_attribute("d")  # without a click: what is seen needs no sound
+        page.get_by_role("button", name="Listen in").click()
+        page.evaluate(HEAR)
+        expect(page.get_by_role("button", name="Stop listening")).to_have_attribute("aria-pressed", "true")
+        until(page, "window.levels.some((each) => each.side === 'caller')")
+        until(page, "window.levels.some((each) => each.side === 'agent' && each.level > 0.02)")
+
+        page.get_by_label("Text").fill("The manager is on <b>his</b> way.")
+        page.get_by_role("button", name="Send").click()
+        expect(page.get_by_role("status").filter(has_text="Will be said.")).to_be_visible()
+        expect(page.locator("#words")).to_contain_text("The manager is on <b>his</b> way.", timeout=20_000)
+        expect(page.get_by_label("Text")).to_have_value("")
+
+        page.get_by_label("The agent is to").select_option("note")
+        page.get_by_label("Text").fill("They are a member.")
+        page.get_by_label("Text").press("Control+Enter")
+        expect(page.locator("#words")).to_contain_text("They are a member.")
+
+        page.get_by_role("button", name="Mute the agent").click()
+        expect(page.get_by_role("button", name="Unmute the agent")).to_have_attribute("aria-pressed", "true")
+        assert served.app.calls[sid].muted
+        page.get_by_role("button", name="Unmute the agent").click()
+        expect(page.get_by_role("button", name="Mute the agent")).to_be_visible()
+        assert not served.app.calls[sid].muted
+
+        page.get_by_role("button", name="Hang up").click()
+        page.get_by_role("button", name="Cancel").click()
+        assert sid in served.app.calls
+        page.get_by_role("button", name="Hang up").click()
+        page.get_by_role("button", name="Hang up now").click()
+        expect(page.locator("#state")).to_have_text("Ended")
+        expect(page.get_by_role("button", name="Stop listening")).to_be_hidden()
+        assert sid not in served.app.calls
+
+
+def test_a_call_is_transferred_to_a_party_of_the_agents_list(serves: Serves, visitor: Visitor) -> None:
+    agent = an_agent(greeting=GREETING, tools=[transfer(to={"billing": "+12025550107"})])
+    with serves(agent) as served, calling(served) as sid:
+        page = open_call(served, visitor, sid)
+        button = page.get_by_role("button", name="Transfer", exact=True)
+        button.click()
+        dialog = page.get_by_role("dialog", name="Transfer the call")
+        dialog.get_by_role("button", name="Cancel").click()
+        expect(dialog).to_be_hidden()
+        button.click()
+        dialog.get_by_label("To").fill("911")
+        dialog.get_by_role("button", name="Transfer").click()
+        told = page.get_by_role("status").filter(has_text="an emergency number")
+        expect(told).to_contain_text("the agent's own list has billing")
+        button.click()
+        dialog.get_by_label("To").fill("billing")
+        dialog.get_by_label("How").select_option("Connect them at once")
+        dialog.get_by_role("button", name="Transfer").click()
+        expect(page.locator("#words")).to_contain_text("transfer")  # the event of it, and then how it went
+        expect(page.locator("#words")).to_contain_text("billing", timeout=20_000)
+
+
+def test_the_messages_of_a_call_are_read_filtered_and_copied(serves: Serves, visitor: Visitor) -> None:
+    with serves(an_agent(greeting=GREETING)) as served, calling(served) as sid:
+        page = open_call(served, visitor, sid, permissions=["clipboard-read", "clipboard-write"])
+        log = page.locator("#call-log")
+        log.get_by_role("button", name="Show").click()
+        expect(log.locator(".log-row").first).to_be_visible()
+        expect(log.locator(".log-row", has_text="media")).to_have_count(0)
+        log.get_by_label("audio", exact=True).check()
+        expect(log.locator(".log-row", has_text="media").first).to_be_visible()
+        expect(log.get_by_role("status").filter(has_text=" of ")).to_have_text(re.compile(r"^\d{3,} of \d{3,}$"))
+        assert log.locator(".log-row").count() < 60  # only what is seen, of hundreds
+        log.get_by_label("audio", exact=True).uncheck()
+
+        log.get_by_label("Filter").fill("response.create")
+        log.get_by_label("Side").select_option("model")
+        row = log.locator(".log-row", has_text="response.created").first
+        row.click()
+        expect(row).to_have_attribute("aria-selected", "true")
+        assert json.loads(log.locator("pre").inner_text())["type"] == "response.created"
+        log.get_by_role("listbox").press("ArrowUp")
+        log.get_by_role("button", name="Copy as JSON").click()
+        expect(log.get_by_role("button", name="Copied")).to_be_visible()
+        copied = json.loads(page.evaluate("navigator.clipboard.readText()"))
+        assert {each["side"] for each in copied} == {"model"}
+        assert "response.created" in {each["type"] for each in copied}
+        log.get_by_role("button", name="Hide").click()
+        expect(log.get_by_label("Filter")).to_be_hidden()
+
+
+def test_without_a_log_the_page_says_how_to_get_one(serves: Serves, visitor: Visitor) -> None:
+    with serves(an_agent(), local_api=False, api_token=TOKEN) as served, calling(served) as sid:
+        page = visitor.visit(f"{served.url}/console/calls/{sid}")
+        page.get_by_label("Token").fill(TOKEN)
+        page.keyboard.press("Enter")
+        page.locator("#call-log").get_by_role("button", name="Show").click()
+        expect(page.locator("#call-log")).to_contain_text("--log-messages")
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+@pytest.mark.parametrize("width", [1440, 390])
+def test_it_fits_the_screen(serves: Serves, visitor: Visitor, theme: str, width: int) -> None:
+    with serves(an_agent()) as served, calling(served) as sid:
+        page = open_call(served, visitor, sid, theme=theme, width=width)
+        page.locator("#call-log").get_by_role("button", name="Show").click()
+        expect(page.locator(".log-row").first).to_be_visible()
+        assert page.evaluate("document.documentElement.scrollWidth") <= width

@@ -1,0 +1,184 @@
+"""The calls that an app makes, before and beside the call itself: what is refused, and what belongs to which row."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from phoneagent import Call, ConfigurationError, DefinitionError, TelephonyError
+from phoneagent.calls import outbound as module
+from phoneagent.calls.outbound import DIAL, MAX_CONTEXT_CHARS, Outbound
+from phoneagent.errors import StoreError
+from phoneagent.store import Store
+from phoneagent.twilio.placing import OutgoingCalls
+
+pytestmark = pytest.mark.anyio
+
+OURS, ANNA, SID = "+15550100002", "+15550100009", "CA" + "a" * 32
+
+
+@pytest.fixture
+async def store(tmp_path: Path) -> AsyncIterator[Store]:
+    async with Store.from_url(f"sqlite:///{tmp_path}/calls.db") as made:
+        yield made
+
+
+@pytest.fixture
+def outbound(store: Store) -> Outbound:
+    return make(store)
+
+
+def make(store: Store, caller_id: str | None = OURS) -> Outbound:
+    return Outbound(
+        store.outbound,
+        OutgoingCalls("AC1", "token", api_url="http://127.0.0.1:9"),
+        claim=store.claim,
+        url=lambda path, query: f"https://agent.example{path}?dial={query[DIAL]}",
+        caller_id=caller_id,
+        max_seconds=600,
+        calls_per_second=0,
+    )
+
+
+async def dial(outbound: Outbound, to: str = ANNA, **changes: Any) -> Any:
+    options: dict[str, Any] = {
+        "agents": ["desk"],
+        "agent": None,
+        "context": None,
+        "idempotency_key": None,
+        "from_": None,
+        "first": "callee",
+        "on_machine": "talk",
+        "message": None,
+        "timeout": 30,
+        "time_limit": None,
+        **changes,
+    }
+    return await outbound.dial(to, **options)
+
+
+def call(id: str | None, direction: str = "outbound-api") -> Call:
+    parameters = {} if id is None else {DIAL: id}
+    return Call(
+        sid=SID, caller=OURS, called=ANNA, direction=direction, started_at=datetime.now(UTC), parameters=parameters
+    )
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"from_": "5550100002"},
+        {"first": "nobody"},
+        {"on_machine": "shout"},
+        {"on_machine": "leave_message"},
+        {"on_machine": "leave_message", "message": "  "},
+        {"on_machine": "leave_message", "message": "x" * 1001},
+        {"message": "Hello"},
+        {"timeout": 4},
+        {"timeout": 601},
+        {"timeout": 30.0},
+        {"time_limit": 0},
+        {"time_limit": True},
+        {"idempotency_key": ""},
+        {"idempotency_key": 7},
+        {"agent": "nobody"},
+        {"context": {"x": object()}},
+        {"context": {"x": float("nan")}},
+        {"context": [1]},
+        {"context": {"x": "y" * MAX_CONTEXT_CHARS}},
+    ],
+)
+async def test_arguments_that_cannot_be_used_queue_nothing(
+    outbound: Outbound, store: Store, changes: dict[str, Any]
+) -> None:
+    with pytest.raises(DefinitionError, match=r"^dial has "):
+        await dial(outbound, **changes)
+    assert store.empty
+
+
+@pytest.mark.parametrize("number", ["911", "+1911", "+19005551234", "5550100009", ""])
+async def test_numbers_that_are_never_called(outbound: Outbound, store: Store, number: str) -> None:
+    with pytest.raises(TelephonyError, match="the number is not called: it"):
+        await dial(outbound, number)
+    assert store.empty
+
+
+async def test_a_caller_id_is_needed(store: Store) -> None:
+    with pytest.raises(ConfigurationError, match="TWILIO_PHONE_NUMBER"):
+        await dial(make(store, None))
+    assert (await dial(make(store, None), from_=OURS)).plan["from"] == OURS
+
+
+async def test_a_key_is_one_call_s(outbound: Outbound) -> None:
+    made = await dial(outbound, context={"a": (1, 2)}, idempotency_key="k")
+    assert (await dial(outbound, context={"a": [1, 2]}, idempotency_key="k")).id == made.id
+    for changes in ({"to": "+15550100008"}, {"context": {"a": 3}}, {"timeout": 20}):
+        with pytest.raises(DefinitionError, match="another call"):
+            await dial(outbound, **{"context": {"a": [1, 2]}, "idempotency_key": "k", **changes})
+
+
+async def test_twilio_is_given_addresses_that_tell_which_call_it_is(outbound: Outbound) -> None:
+    made = await dial(outbound, on_machine="hang_up")
+    wanted = outbound._placing(made)
+    assert wanted.url.startswith(f"https://agent.example/twilio/voice?dial={made.id}#")
+    assert wanted.status_url.startswith(f"https://agent.example/twilio/status?dial={made.id}#")
+    assert str(wanted.amd_url).startswith(f"https://agent.example/twilio/amd?dial={made.id}#")
+    assert (wanted.ring_seconds, wanted.time_limit) == (30, 600)
+    assert outbound._placing(await dial(outbound)).amd_url is None
+
+
+async def test_a_call_is_known_again_in_any_process(outbound: Outbound, store: Store) -> None:
+    made = await dial(outbound, context={"name": "Anna"}, agent="desk")
+    for process in (outbound, make(store)):
+        answered = call(made.id)
+        assert await process.attach(answered, answered=True)
+        assert answered.context == {"name": "Anna"}
+        assert process.agent_of(answered) == "desk"
+    for stranger in (call(None), call("0" * 32), call(made.id, "inbound")):
+        assert await outbound.attach(stranger, answered=True) is None
+        assert stranger.context == {}
+
+
+async def test_a_database_that_hangs_or_fails_does_not_keep_the_callee_waiting(
+    outbound: Outbound, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = await dial(outbound, context={"name": "Anna"})
+    monkeypatch.setattr(module, "ATTACH_SECONDS", 0.01)
+
+    async def hangs(*_: Any) -> bool:
+        await asyncio.Event().wait()
+        return True
+
+    async def fails(*_: Any) -> bool:
+        raise StoreError("gone")
+
+    for outage in (hangs, fails):
+        monkeypatch.setattr(outbound._queue, "tell", outage)
+        answered = call(made.id)
+        assert await outbound.attach(answered, answered=True) is None
+        assert answered.context == {}
+
+
+async def test_a_second_ring_of_one_call_is_refused(outbound: Outbound) -> None:
+    made = await dial(outbound)
+    await outbound.tell({DIAL: made.id, "CallSid": SID, "CallStatus": "ringing"})
+    second = call(made.id)
+    second.sid = "CA" + "b" * 32
+    assert await outbound.attach(second, answered=True) is False
+
+
+async def test_reports_of_twilio_s(outbound: Outbound) -> None:
+    made = await dial(outbound, on_machine="hang_up")
+    for status in ("ringing", "odd", "completed"):
+        await outbound.tell({DIAL: made.id, "CallSid": SID, "CallStatus": status})
+    await outbound.amd({DIAL: made.id, "CallSid": SID, "AnsweredBy": "human" + "x" * 100})
+    await outbound.amd({DIAL: made.id, "CallSid": SID})
+    found = await outbound.get(made.id)
+    assert found is not None
+    assert (found.status, found.call_sid, found.answered_by) == ("completed", SID, "")
+    assert outbound.screen(call(None), None) is None

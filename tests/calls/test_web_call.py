@@ -1,0 +1,189 @@
+"""The shell of a web call: the agent's tools run, and whatever ends the call leaves nothing of it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable, Iterable, Mapping
+from datetime import UTC, datetime
+from typing import Any, Never
+
+import pytest
+
+from phoneagent import Agent, Call, EndpointUnreachable, hang_up, tool
+from phoneagent.billing.prices import PRICES
+from phoneagent.bridge.web_call import WebConversation
+from phoneagent.calls.web_call import WebCall
+from phoneagent.events import CallEnded, Event, ToolReturned, Trouble
+from phoneagent.protocol import realtime
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture
+def anyio_backend(skipping_time: object) -> object:
+    return skipping_time
+
+
+class SideBand:
+    """A socket to the session, whose server says what it is told to."""
+
+    dropped = ()
+    writable = True
+
+    def __init__(self) -> None:
+        self.events: asyncio.Queue[bytes | Exception] = asyncio.Queue()
+        self.effective: Mapping[str, Any] = {}
+        self.sent: list[realtime.ToModel] = []
+        self.closed = False
+
+    def write(self, messages: Iterable[realtime.ToModel]) -> None:
+        self.sent += messages
+
+    async def read(self, take: Callable[[bytes], None], resumed: Callable[[], None]) -> Never:
+        while True:
+            event = await self.events.get()
+            if isinstance(event, Exception):
+                raise event
+            take(event)
+
+    def decode(self, raw: bytes) -> realtime.FromModel:
+        return realtime.decode(raw)
+
+    async def close(self) -> None:
+        self.closed = True
+
+    def abort(self) -> None:
+        self.events.put_nowait(EndpointUnreachable("aborted"))
+
+    def tell(self, kind: str, **fields: Any) -> None:
+        self.events.put_nowait(json.dumps({"type": kind, **fields}).encode())
+
+    def calls_tool(self, name: str, arguments: str = "{}") -> None:
+        item = {"id": "f", "type": "function_call", "call_id": "c", "name": name, "arguments": arguments}
+        self.tell("response.created", response={"id": "r"})
+        self.tell("response.output_item.done", response_id="r", item=item | {"status": "completed"})
+        self.tell("response.done", response={"id": "r", "status": "completed", "output": [item]})
+
+
+class Rig:
+    def __init__(self, *tools: Any, max_seconds: float = 60, **options: Any) -> None:
+        self.model = SideBand()
+        self.events: list[Event] = []
+        agent = Agent(name="shop", instructions="x", tools=list(tools))
+        self.call = Call(sid="WC1", caller=None, called=None, direction="web", started_at=datetime.now(UTC))
+        self.web = WebConversation(
+            "WC1", model="gpt-realtime-2.1", recognizer="x", prices=PRICES, greeting=None, **options
+        )
+        self.running = WebCall(
+            self.call, agent, self.web, self.model, self.events.append, journal=None, max_seconds=max_seconds
+        )
+
+    def of(self, kind: type[Any]) -> list[Any]:
+        return [event for event in self.events if isinstance(event, kind)]
+
+    @property
+    def ended(self) -> CallEnded:
+        (found,) = self.of(CallEnded)
+        assert self.model.closed
+        assert isinstance(found, CallEnded)
+        return found
+
+
+async def test_a_tool_runs_here_and_its_output_goes_to_the_session() -> None:
+    @tool
+    def find(number: int) -> str:
+        """Find an order."""
+        return f"Order {number} is on its way."
+
+    rig = Rig(find)
+    run = asyncio.create_task(rig.running.run())
+    rig.model.calls_tool("find", '{"number": 7}')
+    await asyncio.sleep(1)
+    (item, response) = rig.model.sent
+    assert isinstance(item, realtime.ItemCreate)
+    assert item.item["output"] == "Order 7 is on its way."
+    assert isinstance(response, realtime.ResponseCreate)
+    assert [event.output for event in rig.of(ToolReturned)] == ["Order 7 is on its way."]
+    rig.model.events.put_nowait(EndpointUnreachable("closed with 1000"))
+    await run
+    assert rig.ended.ended_by == "caller"
+
+
+async def test_a_tool_that_runs_when_the_page_hangs_up_comes_to_its_end() -> None:
+    done: list[int] = []
+
+    @tool
+    async def book() -> str:
+        """Book."""
+        await asyncio.sleep(5)
+        done.append(1)
+        return "Booked."
+
+    rig = Rig(book)
+    run = asyncio.create_task(rig.running.run())
+    rig.model.calls_tool("book")
+    await asyncio.sleep(1)
+    rig.model.events.put_nowait(EndpointUnreachable("closed with 1000"))
+    await run
+    assert done == [1]
+    assert rig.events.index(rig.of(ToolReturned)[0]) < rig.events.index(rig.ended)
+
+
+async def test_the_agent_hangs_up_after_its_last_words_were_played() -> None:
+    rig = Rig(hang_up)
+    run = asyncio.create_task(rig.running.run())
+    rig.model.tell("response.created", response={"id": "r"})
+    rig.model.tell("response.output_audio_transcript.delta", response_id="r", item_id="b", delta="Goodbye.")
+    rig.model.tell("output_audio_buffer.started", response_id="r")
+    rig.model.calls_tool("hang_up")
+    await asyncio.sleep(1)
+    assert not run.done()
+    rig.model.tell("output_audio_buffer.stopped", response_id="r")
+    await asyncio.wait_for(run, 5)
+    assert rig.ended.ended_by == "agent"
+    assert [turn.text for turn in rig.ended.transcript] == ["Goodbye."]
+
+
+async def test_user_code_speaks_in_the_call() -> None:
+    rig = Rig()
+    run = asyncio.create_task(rig.running.run())
+    await asyncio.sleep(0.1)
+    rig.call.say("Your table is ready.")
+    await asyncio.sleep(0.1)
+    assert "Your table is ready." in str(rig.model.sent)
+    assert isinstance(rig.model.sent[-1], realtime.ResponseCreate)
+    run.cancel()
+    await asyncio.gather(run, return_exceptions=True)
+    rig.call.say("Nobody is there any more.")
+    assert rig.ended.ended_by == "error"
+
+
+async def test_limits_of_time_and_money() -> None:
+    rig = Rig(max_seconds=3)
+    await rig.running.run()
+    assert "longer than 3 s" in rig.ended.reason
+
+    rig = Rig(max_cost=0)
+    run = asyncio.create_task(rig.running.run())
+    usage = {"input_tokens": 10, "input_token_details": {"audio_tokens": 10}}
+    rig.model.tell("response.created", response={"id": "r"})
+    rig.model.tell("response.done", response={"id": "r", "status": "completed", "usage": usage})
+    await run
+    assert (rig.ended.ended_by, rig.ended.reason) == ("agent", "the call reached its cost limit")
+
+
+async def test_a_fault_of_ours_and_messages_that_are_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    rig = Rig()
+    run = asyncio.create_task(rig.running.run())
+    rig.model.events.put_nowait(b"not JSON")
+    await asyncio.sleep(0.1)
+    assert len(rig.of(Trouble)) == 1
+
+    def broken(self: WebConversation, raw: bytes, event: realtime.FromModel, now: float) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(WebConversation, "receive", broken)
+    rig.model.tell("session.updated")
+    await run
+    assert rig.ended.reason == "internal fault: ZeroDivisionError"
