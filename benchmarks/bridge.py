@@ -11,7 +11,7 @@ from pathlib import Path
 
 import uvloop
 
-from benchmarks import plot, process, report
+from benchmarks import plot, process, readers, report
 from benchmarks.flow import summary
 from benchmarks.load import Load, ModelPort
 from benchmarks.results import Result, Window
@@ -100,6 +100,8 @@ async def _measure(running: Running, load: Load, port: ModelPort, result: Result
     result.kb_per_call = (process.resident_kb(pids) - result.idle_kb) / options.calls
     result.accept = summary([call.accept_seconds for call in first if call.accept_seconds is not None])
     result.greeting = summary([call.greeting_seconds for call in first if call.greeting_seconds is not None])
+    if options.readers and running.bridge.status_path:
+        result.reader_cost = await readers.measure(load, running, options.readers, options.seconds)
     if result.workers > 1:
         held = [number for number in process.connections(pids, port.port).values() if number]
         result.shares = sorted((number / sum(held) for number in held), reverse=True)
@@ -195,6 +197,7 @@ def parser() -> argparse.ArgumentParser:
         help=f"how far Twilio and the model are: see benchmarks/README.md ({DISTANCE_MS:g})",
     )
     found.add_argument("--media-socket", choices=("direct", "asgi"), help="the option of `phoneagent serve`")
+    found.add_argument("--readers", type=_number, help="also measure what so many readers of events cost the app")
     found.add_argument("--profile", metavar="FILE", help="run the app under cProfile, which makes it slower")
     return found
 

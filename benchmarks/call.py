@@ -39,6 +39,8 @@ class Call:
     """The phone got audio of the answer to the turn that interrupted."""
     reactions: list[float] = field(default_factory=list)
     """From each `speech_started` to its `clear`, in seconds."""
+    speaking: bool = False
+    """The caller speaks."""
     talking: bool = False
     """The agent has answered the caller's first turn, and goes on speaking."""
     over: bool = False

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Callable
+from functools import partial
 from time import perf_counter
 from typing import Any
 
@@ -23,6 +24,9 @@ GREETING_FRAMES = 25
 
 PAUSE_SECONDS = 0.3
 """From the end of the greeting to the caller's first turn. The phone still plays the greeting for a moment."""
+
+ONSET_SECONDS = 0.1
+"""How long the caller speaks before it is noticed."""
 
 SPEECH_SECONDS = 0.3
 """How long a turn of the caller is."""
@@ -153,14 +157,21 @@ class ModelServer(asyncio.Protocol):
 
     def barge_in(self) -> None:
         """Have the caller interrupt the agent; when the `clear` comes is noted in the call."""
-        if self._call is not None:
-            self._call.speech_at = perf_counter()
-        self._take_turn()
+        self._take_turn(interrupts=True)
 
-    def _take_turn(self) -> None:
-        if not self.closed.done():
-            self._speech_started()
-            asyncio.get_running_loop().call_later(SPEECH_SECONDS, self._speech_stopped)
+    def _take_turn(self, *, interrupts: bool = False) -> None:
+        if self._call is not None:
+            self._call.speaking = True
+        asyncio.get_running_loop().call_later(ONSET_SECONDS, partial(self.hear_turn, interrupts=interrupts))
+
+    def hear_turn(self, *, interrupts: bool) -> None:
+        """Notice that the caller speaks."""
+        if self.closed.done():
+            return
+        if self._call is not None and interrupts:
+            self._call.speech_at = perf_counter()
+        self._speech_started()
+        asyncio.get_running_loop().call_later(SPEECH_SECONDS, self._speech_stopped)
 
     def _speech_started(self) -> None:
         self._turn = self._id("item")
@@ -170,6 +181,8 @@ class ModelServer(asyncio.Protocol):
 
     def _speech_stopped(self) -> None:
         """The turn is complete, and answered if the session says so."""
+        if self._call is not None:
+            self._call.speaking = False
         if self.closed.done():
             return
         item: Json = {
@@ -184,7 +197,7 @@ class ModelServer(asyncio.Protocol):
         self._emit("input_audio_buffer.committed", item_id=self._turn, previous_item_id=None)
         self._emit("conversation.item.added", previous_item_id=None, item=item)
         self._emit("conversation.item.done", previous_item_id=None, item=item)
-        words = "Wait, one more question."
+        words = "Wait!"  # what can be said in SPEECH_SECONDS; more would be taken for a noise
         usage = {"type": "duration", "seconds": 1}
         self._emit(
             "conversation.item.input_audio_transcription.completed",

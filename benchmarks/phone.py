@@ -9,6 +9,7 @@ import re
 import secrets
 from collections import deque
 from collections.abc import Callable, Mapping
+from functools import partial
 from html import unescape
 from time import perf_counter
 from urllib.parse import urlencode, urlsplit
@@ -17,7 +18,7 @@ from twilio.request_validator import RequestValidator
 
 from benchmarks.call import ACCOUNT_SID, Call
 from benchmarks.flow import DOWN_MARK, FRAME_SECONDS, UP, payload_head
-from benchmarks.sound import REST
+from benchmarks.sound import HUSH, VOICE
 from benchmarks.wire import CLOSE, CLOSE_NORMALLY, PING, PONG, TEXT, Cache, FrameReader, client_frame, head, masked
 
 HOST = "bench.example"
@@ -31,16 +32,17 @@ _PARAMETER = re.compile(r'<Parameter\s+name="([^"]*)"\s+value="([^"]*)"')
 _TAIL_BYTES = len("MZ") + 32 + len('"}')
 
 
-def _front(number: int) -> bytes:
+def _front(number: int, rest: str = HUSH) -> bytes:
     """Return the start of a frame with the numbers in it, masked, with the frame's head: all calls share it."""
     text = (
         f'{{"event":"media","sequenceNumber":"{number + 2}","media":{{"track":"inbound","chunk":"{number + 1}",'
-        f'"timestamp":"{number * 20 + 20}","payload":"{payload_head(UP, number)}{REST}"}},"streamSid":"'
+        f'"timestamp":"{number * 20 + 20}","payload":"{payload_head(UP, number)}{rest}"}},"streamSid":"'
     ).encode()
     return head(len(text) + _TAIL_BYTES, mask=True) + masked(text)
 
 
 _FRONTS = Cache(_front)
+_LOUD_FRONTS = Cache(partial(_front, rest=VOICE))
 
 
 class Signer:
@@ -252,7 +254,8 @@ class Phone(asyncio.Protocol):
 
     def tick(self, now: float) -> None:
         """Send the caller's next 20 ms, and the marks whose audio was played by now."""
-        front = _FRONTS[self._call.up.send(now)]
+        fronts = _LOUD_FRONTS if self._call.speaking else _FRONTS
+        front = fronts[self._call.up.send(now)]
         self._transport.write(front + self._tails[len(front) % 4])  # the head has eight bytes
         if self._marks:
             self._echo(now)

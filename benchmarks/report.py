@@ -97,6 +97,14 @@ def rows(results: Sequence[Result]) -> list[list[Figure]]:
     add("webhook to greeting p99, ms", lambda each: each.greeting.p99 if each.greeting else None)
     if any(each.most is not None for each in results):
         add("most calls, p99 < 20 ms, none lost", lambda each: each.most)
+    if any(each.reader_cost for each in results):
+        add(
+            "CPU-ms per second in talk, no reader",
+            lambda each: each.reader_cost.without_ms if each.reader_cost else None,
+        )
+        add("the same with readers of events", lambda each: each.reader_cost.with_ms if each.reader_cost else None)
+        add("readers", lambda each: str(each.reader_cost.readers) if each.reader_cost else None)
+        add("events per second for each", lambda each: each.reader_cost.events_per_second if each.reader_cost else None)
     if any(each.shares for each in results):
         add("calls of each worker", lambda each: " ".join(f"{share:.0%}" for share in each.shares))
     return found

@@ -80,6 +80,20 @@ class BargeIns:
     """Calls in which the model was not heard again afterwards."""
 
 
+@dataclass(frozen=True, slots=True)
+class ReaderCost:
+    """What readers of events cost: CPU-ms of the app per second, without them and with them."""
+
+    readers: int
+    calls: int
+    without_ms: float
+    with_ms: float
+    events_per_second: float
+    """What each of them gets."""
+    uneven: int
+    """How many events one reader had more than another at the end of a window."""
+
+
 @dataclass(slots=True)
 class Result:
     """Everything that was measured of one bridge."""
@@ -100,6 +114,7 @@ class Result:
     """All windows, in the order of their measurement."""
     most: int | None = None
     """The most calls within the limits; None if that was not looked for."""
+    reader_cost: ReaderCost | None = None
     shares: list[float] = field(default_factory=list)
     """The share of the calls that each worker carries."""
     faults: dict[str, int] = field(default_factory=dict)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import math
+import random
 
 FRAME_BYTES = 160
 NUMBER_BYTES = 9
@@ -18,7 +19,17 @@ def ulaw(sample: int) -> int:
     return ~(sign | exponent << 4 | (size >> (exponent + 3)) & 0x0F) & 0xFF
 
 
-REST = base64.b64encode(
-    bytes(ulaw(round(9000 * math.sin(2 * math.pi * 440 * at / 8000))) for at in range(NUMBER_BYTES, FRAME_BYTES))
-).decode()
+def _rest(amplitude: int) -> str:
+    samples = (round(amplitude * math.sin(2 * math.pi * 440 * at / 8000)) for at in range(NUMBER_BYTES, FRAME_BYTES))
+    return base64.b64encode(bytes(map(ulaw, samples))).decode()
+
+
+REST = _rest(9000)
 """Base64 of all but the number."""
+
+HUSH = _rest(60)
+"""The same of a side that does not speak."""
+
+_chance = random.Random(1)
+VOICE = base64.b64encode(bytes(ulaw(_chance.randrange(-9000, 9000)) for _ in range(NUMBER_BYTES, FRAME_BYTES))).decode()
+"""The same of a caller who speaks: another sound than the agent's, or it would pass for an echo."""

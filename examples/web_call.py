@@ -1,0 +1,113 @@
+"""A shop's agent on the phone and on a web page: `phoneagent serve --local-api examples/web_call.py`, then open /.
+
+The page talks to the model by WebRTC, with a key that lives for a minute. The tools run here.
+"""
+
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, Response
+
+from phoneagent import Agent, PhoneApp, hang_up, tool
+
+STOCK = {"bell": 12, "lamp": 0}
+
+
+@tool
+def in_stock(article: str) -> str:
+    """Say how many of an article there are."""
+    left = STOCK.get(article.lower())
+    return "We do not sell that." if left is None else f"{left} left."
+
+
+app = PhoneApp(
+    Agent(
+        name="shop",
+        instructions="You answer for a bicycle shop. Look up what is in stock with the tool, and be brief.",
+        greeting="The bicycle shop, hello!",
+        tools=[in_stock, hang_up],
+    )
+)
+
+PAGE = """<!doctype html>
+<html lang="en">
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width">
+<title>Call the shop</title>
+<style>
+  body { font: 1rem/1.5 system-ui; max-width: 40rem; margin: 2rem auto; padding: 0 1rem; color-scheme: light dark }
+  button { font: inherit; padding: .5rem 1rem }
+  .caller { font-weight: bold }
+</style>
+<h1>Call the shop</h1>
+<p><button id="call">Call</button> <button id="end" disabled>Hang up</button> <span id="state" role="status"></span></p>
+<audio id="voice" autoplay></audio>
+<div id="words" aria-live="polite"></div>
+<script type="module">
+const [call, end, state, words] = ["call", "end", "state", "words"].map((id) => document.getElementById(id));
+const lines = new Map();
+let peer = null;
+
+async function post(path, body) {
+  const answer = await fetch(path, {
+    method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(body),
+  });
+  if (!answer.ok) throw new Error((await answer.json()).detail);
+  return answer.status === 204 ? null : answer.json();
+}
+
+function show(id, speaker, text) {
+  if (!lines.has(id)) lines.set(id, words.appendChild(document.createElement("p")));
+  lines.get(id).className = speaker;
+  lines.get(id).textContent = text;
+}
+
+function take(event) {
+  if (event.type === "response.output_audio_transcript.done") show(event.item_id, "agent", event.transcript);
+  if (event.type === "conversation.item.input_audio_transcription.completed")
+    show(event.item_id, "caller", event.transcript);
+}
+
+function hangUp(why) {
+  peer?.getSenders().forEach((sender) => sender.track?.stop());
+  peer?.close();
+  peer = null;
+  [call.disabled, end.disabled, state.textContent] = [false, true, why];
+}
+
+async function connect() {
+  [call.disabled, state.textContent] = [true, "connecting"];
+  words.replaceChildren();
+  lines.clear();
+  const microphone = await navigator.mediaDevices.getUserMedia({ audio: true });
+  const session = await post("/console/session", {});
+  peer = new RTCPeerConnection();
+  peer.ontrack = ({ streams }) => { document.getElementById("voice").srcObject = streams[0]; };
+  peer.addTrack(microphone.getTracks()[0], microphone);
+  const events = peer.createDataChannel("oai-events");
+  events.onmessage = ({ data }) => take(JSON.parse(data));
+  events.onclose = () => peer && hangUp("the call has ended");
+  await peer.setLocalDescription(await peer.createOffer());
+  const answer = await fetch(session.calls_url, {
+    method: "POST",
+    headers: { Authorization: `Bearer ${session.value}`, "Content-Type": "application/sdp" },
+    body: peer.localDescription.sdp,
+  });
+  if (!answer.ok) throw new Error(`the model's server answered ${answer.status}`);
+  await peer.setRemoteDescription({ type: "answer", sdp: await answer.text() });
+  // From here on the agent's tools are at the call, and it greets.
+  await post(`/console/session/${session.id}/call`, { call_id: answer.headers.get("Location").split("/").pop() });
+  [end.disabled, state.textContent] = [false, "connected"];
+}
+
+call.onclick = () => connect().catch((error) => hangUp(`it did not work: ${error.message}`));
+end.onclick = () => hangUp("you hung up");
+</script>
+</html>
+"""
+
+
+async def page(request: Request) -> Response:
+    """Return the page that calls."""
+    return HTMLResponse(PAGE)
+
+
+app.add_route("/", page)
