@@ -155,7 +155,7 @@ LISTENERS = {"campaign", "menu", "reminder"}
 
 
 ELSEWHERE = {"back_office", "front_desk"}
-"""Examples that answer no call, or whose tool ends the stream, maybe before its output is told: see `tests/examples`."""
+"""Examples that answer no call, or whose tool may end the stream before its output is told: `tests/examples`."""
 
 
 def test_every_example_has_a_script_here() -> None:

@@ -165,8 +165,10 @@ class Database:
             await asyncio.gather(*late, return_exceptions=True)
         if self._idle is not None:
             self._idle.cancel()
-        await self.engine.dispose()
-        await self.writing.dispose()
+        if self._slots:
+            await self._dispose()
+        else:
+            await self.engine.dispose()
 
     def _close_when_idle(self) -> None:
         if self._idle is not None:
@@ -183,7 +185,7 @@ class Database:
     async def _dispose(self) -> None:
         for engine, slots in self._slots.items():
             async with AsyncExitStack() as stack:
-                for _ in range(slots.count):  # a checkout during the disposal would wait forever
+                for _ in range(slots.count):  # a checkout during the disposal would wait forever, or stay open
                     await stack.enter_async_context(slots)
                 await engine.dispose()
 

@@ -35,8 +35,8 @@ class Calling(Protocol):
 
 
 @pytest.fixture
-async def calling() -> AsyncIterator[Calling]:
-    """Make an app with a queue that nothing takes calls from: it drains."""
+async def calling(store: Store) -> AsyncIterator[Calling]:
+    """Make an app with a queue that nothing takes calls from: it drains. It stops before the store is closed."""
     made: list[PhoneApp] = []
 
     def make(store: Store | None, **changes: Any) -> PhoneApp:

@@ -192,6 +192,32 @@ async def test_nobody_waits_for_a_connection_that_is_being_closed(tmp_path: Path
     await base.close()
 
 
+async def test_a_read_that_begins_while_the_database_closes_leaves_no_connection_open(tmp_path: Path) -> None:
+    base = Database(f"sqlite:///{tmp_path}/calls.db")
+    await base.upgrade()
+    opened, closed, late = [], [], []
+    sa.event.listen(base.engine.sync_engine, "connect", lambda *_: opened.append(1))
+
+    @sa.event.listens_for(base.engine.sync_engine, "close")
+    def read_once_more(*_: Any) -> None:
+        if not closed:
+            late.append(asyncio.create_task(base.read(nothing)))
+        closed.append(1)
+
+    both = asyncio.Barrier(2)
+
+    async def together(connection: AsyncConnection) -> None:
+        await both.wait()
+        await connection.execute(sa.text("SELECT 1"))
+
+    async with asyncio.timeout(10):
+        await asyncio.gather(base.read(together), base.read(together))
+        await base.close()
+        await asyncio.gather(*late)
+        await base.close()
+    assert (len(late), len(opened), len(closed)) == (1, 3, 3)
+
+
 async def test_readers_queue_for_a_few_connections_that_close_when_nobody_reads(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
