@@ -24,6 +24,7 @@ from phoneagent.events import CallNotAnswered, UnansweredStatus
 from phoneagent.store.database import Database
 from phoneagent.store.records import CALL_OVER, REFUSED, OutboundCall
 from phoneagent.store.rows import clean, now
+from phoneagent.store.schema import campaign_calls
 from phoneagent.store.schema import outbound_calls as table
 from phoneagent.store.statements import insert_into
 
@@ -58,7 +59,7 @@ class OutboundCalls:
         return await self._database.write(partial(add_call, to=to, plan=plan, idempotency_key=idempotency_key))
 
     async def take(self) -> OutboundCall | None:
-        """Take the next call that is due, for LEASE_SECONDS; None if there is none.
+        """Take the next call that is due, for LEASE_SECONDS; None if there is none. Calls of campaigns come last.
 
         Two processes never take the same call. If its `asked_at` is set, it may have been placed before.
 
@@ -69,7 +70,8 @@ class OutboundCalls:
             return None
         moment = now()
         due = sa.and_(table.c.status.in_((QUEUED, PLACING)), table.c.due_at <= moment)
-        first = sa.select(table).where(due).order_by(table.c.due_at, table.c.id).limit(1)
+        of_campaign = sa.exists().where(campaign_calls.c.outbound_id == table.c.id)  # somebody waits for the others
+        first = sa.select(table).where(due).order_by(of_campaign, table.c.due_at, table.c.id).limit(1)
         lease = {
             "status": PLACING,
             "due_at": moment + timedelta(seconds=LEASE_SECONDS),

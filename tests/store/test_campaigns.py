@@ -105,6 +105,15 @@ async def test_as_many_numbers_are_called_at_once_as_may_be_until_all_have_been(
         assert Counter(row.called for row in await queue_of(store)) == Counter(NUMBERS)
 
 
+async def test_a_call_that_is_no_campaign_s_is_placed_before_those_that_are(ready: str) -> None:
+    async with Store.from_url(ready) as store:
+        await move(store, await made(store))
+        alone = await store.outbound.add("+12025559999", {})
+        taken = [await store.outbound.take() for _ in range(4)]
+        assert [each and each.to for each in taken] == [alone.to, *NUMBERS[:3]]
+        assert await store.outbound.take() is None
+
+
 async def test_several_processes_never_call_more_than_allowed(ready: str) -> None:
     stores = [Store.from_url(ready) for _ in range(3)]
     campaign = await made(stores[0])
