@@ -30,7 +30,17 @@ from phoneagent.console.gate import Gate
 from phoneagent.console.listen import Listen, ListenIn
 from phoneagent.console.listing import Listing, Look, State
 from phoneagent.console.message_log import MessagePages, Messages
-from phoneagent.console.operations import NUMBERS, Choice, Method, Moment, Number, Operation, Operations, Text
+from phoneagent.console.operations import (
+    NUMBERS,
+    Choice,
+    Method,
+    Moment,
+    Number,
+    Operation,
+    Operations,
+    Text,
+    full_numbers,
+)
 from phoneagent.console.problems import Problem
 from phoneagent.console.setup import Setup
 from phoneagent.console.signin import SignIn
@@ -140,6 +150,10 @@ class Console:
             *([] if softphone is None else softphone.routes(gate)),
             *setup.routes(gate),
             *WebSessions(web_calls).routes(gate),
+            *[
+                gate.route(path, {"GET": _unknown, "POST": _unknown})
+                for path in ("/calls/{any:path}", "/campaigns/{any:path}")
+            ],
         ]
         self._router = Router(routes, redirect_slashes=False, default=not_found)
 
@@ -194,13 +208,13 @@ class Console:
             _LIMIT.read(request),
             state=_STATE.read(request),
             cursor=request.query_params.get("after"),
-            full=_full(request),
+            full=full_numbers(request),
             only=_filter(request),
         )
         return _json({"calls": page.calls, "next": page.cursor})
 
     async def _show_call(self, request: Request) -> Response:
-        found = await self._listing.call(request.path_params["sid"], full=_full(request))
+        found = await self._listing.call(request.path_params["sid"], full=full_numbers(request))
         return Problem(404, _NO_CALL) if found is None else _json(found)
 
     async def _send_audio(self, request: Request) -> Response:
@@ -218,7 +232,7 @@ class Console:
         return await self._stream(request, None)
 
     async def _stream(self, request: Request, call_sid: str | None) -> Response:
-        full = _full(request)
+        full = full_numbers(request)
         stream = await self.feed.open(call_sid, request.headers.get("last-event-id"), full=full)
         if stream == "unknown":
             return Problem(404, _NO_EVENTS)
@@ -233,12 +247,12 @@ def _json(content: dict[str, Any]) -> Response:
     return JSONResponse(content, headers={"Cache-Control": "no-store"})
 
 
-def _full(request: Request) -> bool:
-    return bool(NUMBERS.read(request) == "full")
-
-
 def _filter(request: Request) -> CallFilter | None:
     """Return what the calls must be like; None if nothing is said of it."""
     given: dict[str, Any] = {each.name: each.read(request) for each in _FILTERS}
     found = CallFilter(**given)
     return None if found == CallFilter() else found
+
+
+async def _unknown(request: Request) -> Response:
+    return Problem(404, "there is nothing at this path: GET /openapi.json lists what there is")

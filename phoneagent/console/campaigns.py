@@ -17,11 +17,18 @@ from starlette.responses import Response
 from phoneagent.calls.campaign_plan import Rules
 from phoneagent.calls.campaigns import MAX_NAME_CHARS, PAGE, Campaigns
 from phoneagent.console.body import JSON, read_body
-from phoneagent.console.operations import NUMBERS, Number, Operation, Operations
-from phoneagent.console.problems import BadRequest, Problem
+from phoneagent.console.operations import NUMBERS, Number, Operation, Operations, full_numbers
+from phoneagent.console.problems import BadRequest, Conflict, Problem
 from phoneagent.errors import ConfigurationError, DefinitionError
 from phoneagent.store import Store
-from phoneagent.store.campaign_records import Campaign, CampaignCall, CampaignState, NewCall, NumberState
+from phoneagent.store.campaign_records import (
+    Campaign,
+    CampaignCall,
+    CampaignState,
+    NewCall,
+    NumberState,
+    OtherCampaign,
+)
 from phoneagent.telemetry import masked
 
 MAX_CALLS = 10_000
@@ -125,7 +132,7 @@ class CampaignPages:
                     NewCampaign,
                     CampaignStatus,
                     202,
-                    (413, 415, 501),
+                    (409, 413, 415, 501),
                     example={"name": "visits", "calls": [{"to": "+12025550123", "context": {"visit": 7}}]},
                 ),
             },
@@ -142,7 +149,7 @@ class CampaignPages:
         }
 
     async def _start(self, request: Request) -> Response:
-        full = _full(request)
+        full = full_numbers(request)
         body, _ = await read_body(request, NewCampaign, max_bytes=MAX_BODY_BYTES)
         listed = [NewCall(position=n, to=each.to, context=each.context) for n, each in enumerate(body.calls, 1)]
         try:
@@ -154,6 +161,8 @@ class CampaignPages:
                 do_not_call=body.do_not_call,
                 rules=body.rules,
             )
+        except OtherCampaign as error:
+            raise Conflict(str(error)) from None
         except DefinitionError as error:
             raise BadRequest(str(error).replace("\n", "; ")) from None
         except ConfigurationError as error:
@@ -161,12 +170,12 @@ class CampaignPages:
         return _json(_status(campaign, full), 202)
 
     async def _list(self, request: Request) -> Response:
-        limit, full = min(_LIMIT.read(request), MAX_LISTED), _full(request)
+        limit, full = min(_LIMIT.read(request), MAX_LISTED), full_numbers(request)
         found = [] if self._store is None else await self._store.campaigns.latest(limit)
         return _json({"campaigns": [_status(each, full) for each in found]})
 
     async def _show(self, request: Request) -> Response:
-        after, limit, full = _AFTER.read(request), _LIMIT.read(request), _full(request)
+        after, limit, full = _AFTER.read(request), _LIMIT.read(request), full_numbers(request)
         campaign = await self._find(request)
         if campaign is None or self._store is None:
             return Problem(404, _NONE)
@@ -176,7 +185,7 @@ class CampaignPages:
         return _json({**_status(campaign, full), "calls": lines, "next": following})
 
     async def _stop(self, request: Request) -> Response:
-        full = _full(request)
+        full = full_numbers(request)
         await read_body(request, Stop)
         campaign = await self._find(request)
         if campaign is None or self._store is None:
@@ -198,10 +207,6 @@ def _status(campaign: Campaign, full: bool) -> dict[str, Any]:
 def _line(call: CampaignCall, full: bool) -> dict[str, Any]:
     found = call.as_dict()
     return found if full or not call.to else {**found, "to": masked(call.to)}
-
-
-def _full(request: Request) -> bool:
-    return bool(NUMBERS.read(request) == "full")
 
 
 def _json(content: dict[str, Any], status: int = 200) -> Response:

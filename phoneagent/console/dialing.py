@@ -26,7 +26,7 @@ from phoneagent.calls.outbound import (
     Outbound,
 )
 from phoneagent.console.body import JSON, Body, read_body
-from phoneagent.console.operations import NUMBERS, Operation, Text
+from phoneagent.console.operations import NUMBERS, Operation, Text, full_numbers
 from phoneagent.console.problems import BadRequest, Conflict, Problem, Refused
 from phoneagent.errors import ConfigurationError, DefinitionError
 from phoneagent.protocol.dialing import MAX_ADDRESS_CHARS, refusal
@@ -101,7 +101,7 @@ class Dialing:
         )
 
     async def _make(self, request: Request) -> Response:
-        full = _full(request)
+        full = full_numbers(request)
         body, _ = await read_body(request, Dial)
         key = request.headers.get(KEY.name)
         if key is not None and not 0 < len(key) <= MAX_KEY_CHARS:
@@ -124,16 +124,12 @@ class Dialing:
         return _answer(made, 202, {"Location": place}, full=full)
 
     async def _show(self, request: Request) -> Response:
-        full = _full(request)
+        full = full_numbers(request)
         try:
             made = await self._outbound().get(request.path_params["id"])
         except ConfigurationError as error:
             return Problem(501, str(error))
         return Problem(404, _UNKNOWN) if made is None else _answer(made, 200, {}, full=full)
-
-
-def _full(request: Request) -> bool:
-    return bool(NUMBERS.read(request) == "full")
 
 
 def _answer(made: OutboundCall, status: int, headers: dict[str, str], *, full: bool) -> Response:

@@ -126,6 +126,16 @@ class Moment:
 
 NUMBERS = Choice("numbers", Literal["full", "masked"], "whether phone numbers are whole; else they are masked")
 
+
+def full_numbers(request: HTTPConnection) -> bool:
+    """Return whether a request asks for whole phone numbers.
+
+    Raises:
+        BadRequest: the parameter is another word.
+    """
+    return bool(NUMBERS.read(request) == "full")
+
+
 Parameter: TypeAlias = Choice | Number | Text | Moment
 
 

@@ -22,6 +22,7 @@ from phoneagent.agent.agent import Agent, Answerer
 from phoneagent.console.body import read_body
 from phoneagent.console.checks import Checks, Examine, without_passwords
 from phoneagent.console.gate import Gate
+from phoneagent.console.operations import full_numbers
 from phoneagent.console.problems import BadRequest, Problem
 from phoneagent.console.shell import page, template
 from phoneagent.console.trial import Trial, Trials, as_python, check, model_of, tool_name, voice_of
@@ -123,7 +124,7 @@ class Setup:
                 await self._checks.wait(None if after is None else int(after))
         except TimeoutError:
             pass  # those there are
-        return _json(self._checks.report(full=_full(request)))
+        return _json(self._checks.report(full=full_numbers(request)))
 
     async def _run_checks(self, request: Request) -> Response:
         if self._checks is None:
@@ -131,7 +132,7 @@ class Setup:
         if (wait_seconds := self._checks.begin()) > 0:
             seconds = math.ceil(wait_seconds)
             return Problem(429, f"the checks ran a moment ago: try again in {seconds} s", {"Retry-After": str(seconds)})
-        return _json(self._checks.report(full=_full(request)), 202)
+        return _json(self._checks.report(full=full_numbers(request)), 202)
 
     # --- the number ---
 
@@ -159,7 +160,7 @@ class Setup:
                 problem = str(error)
         return _json(
             {
-                "number": None if number is None else (number if _full(request) else masked(number)),
+                "number": None if number is None else (number if full_numbers(request) else masked(number)),
                 "problem": problem,
                 "public_url": settings.public_url,
                 "tunnel": tunnel_of(settings.public_url),
@@ -263,13 +264,6 @@ def tunnel_of(public_url: str) -> str | None:
     """Return the name of the tunnel that an address is of, as far as its host tells; None if it is of none."""
     host = f".{(urlsplit(public_url).hostname or '').lower()}"
     return next((name for name, suffixes in _TUNNELS.items() if host.endswith(suffixes)), None)
-
-
-def _full(request: Request) -> bool:
-    given = request.query_params.get("numbers")
-    if given not in (None, "full", "masked"):
-        raise BadRequest("numbers is not one of full, masked: correct it, or leave it out")
-    return given == "full"
 
 
 def _json(content: dict[str, Any], status: int = 200) -> Response:

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Literal, TypeAlias
 
+from phoneagent.errors import DefinitionError
+
 CampaignState: TypeAlias = Literal["loading", "running", "stopping", "stopped", "done"]
 """Where a campaign stands: its list is being written · its numbers are called · no new call is made, and the last ones
 go on · no call is left · every number has its end."""
@@ -18,6 +20,10 @@ NumberState: TypeAlias = Literal["waiting", "calling", "finished", "given_up", "
 is not called again · it is never called, because of what is wrong with its line."""
 
 EndState: TypeAlias = Literal["finished", "given_up"]
+
+
+class OtherCampaign(DefinitionError):
+    """A campaign's name belongs to another list, or to other rules."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -21,11 +21,10 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from phoneagent.errors import DefinitionError
 from phoneagent.protocol.callerid import caller_id
 from phoneagent.protocol.dialing import canonical
 from phoneagent.store.campaign_moves import CAMPAIGN, NOT_AFTER, Move, call_of, count_calling, move, withdraw
-from phoneagent.store.campaign_records import ACTIVE, Campaign, CampaignCall, Moved, NewCall
+from phoneagent.store.campaign_records import ACTIVE, Campaign, CampaignCall, Moved, NewCall, OtherCampaign
 from phoneagent.store.database import Database
 from phoneagent.store.do_not_call import DoNotCall, listed
 from phoneagent.store.records import OutboundCall
@@ -51,7 +50,7 @@ class CampaignRows:
         """Return the campaign of that name; without one, make it, to be filled.
 
         Raises:
-            DefinitionError: there is one with another list or other rules (another digest).
+            OtherCampaign: there is one with another list or other rules (another digest).
             StoreError: the database does not answer.
         """
         key = clean(name)
@@ -77,7 +76,7 @@ class CampaignRows:
             await connection.execute(once)
             row = (await connection.execute(of_name)).one()
             if row.digest != digest:
-                raise DefinitionError(
+                raise OtherCampaign(
                     f"there is a campaign {name!r:.80} with another list or other rules: choose another name"
                 )
             return _campaign(row)
@@ -88,7 +87,7 @@ class CampaignRows:
         """Put numbers on the list of a campaign; those that are on it already stay as they are.
 
         Raises:
-            DefinitionError: the campaign was stopped meanwhile, or another list was started under its name.
+            OtherCampaign: the campaign was stopped meanwhile, or another list was started under its name.
             StoreError: they are not on it.
         """
         rows = [
@@ -111,7 +110,7 @@ class CampaignRows:
 
         async def write(connection: AsyncConnection) -> None:
             if await _state(connection, id) in (None, "stopped"):
-                raise DefinitionError(
+                raise OtherCampaign(
                     "the campaign was stopped, or another list was started under its name, while its list was being "
                     "written: nothing of it is called"
                 )

@@ -148,6 +148,15 @@ async def test_what_is_asked_for_wrongly_is_refused_with_a_remedy(query: str, de
     assert json.loads(answer.text)["detail"] == detail
 
 
+async def test_a_path_that_is_not_there() -> None:
+    for path in ("/calls/CA1/fly", "/calls/", "/campaigns/7/x"):
+        for method in ("GET", "POST"):
+            answer = await request(with_token(), method, path, headers=TOKEN)
+            assert (answer.status, answer.headers["content-type"]) == (404, "application/problem+json")
+            assert "GET /openapi.json lists" in answer.text
+            assert (await request(with_token(), method, path)).status == 401
+
+
 async def test_a_call_that_is_not_there() -> None:
     for path in ("/calls/CA9", "/calls/CA9/events", "/calls/%2B15550100001", "/calls/<script>"):
         answer = await get(with_token(), path)

@@ -110,7 +110,7 @@ async def test_what_is_refused(app: PhoneApp, changes: dict[str, Any], status: i
 async def test_another_list_under_the_same_name_is_refused(app: PhoneApp) -> None:
     await post(app, "/campaigns", BODY)
     answer = await post(app, "/campaigns", {**BODY, "calls": [{"to": BEN}]})
-    assert (answer.status, "choose another name" in answer.text) == (400, True)
+    assert (answer.status, "choose another name" in answer.text) == (409, True)
 
 
 async def test_what_is_not_there_is_said(app: PhoneApp) -> None:

@@ -35,7 +35,7 @@ async def test_every_route_of_the_api_is_in_it() -> None:
     console = with_token()._parts.console
     assert console is not None
     paths = [each.path for each in console._router.routes if isinstance(each, Route)]
-    api = [path for path in paths if not path.startswith("/console")]
+    api = [path for path in paths if not path.startswith("/console") and "{any:path}" not in path]
     document = await described()
     assert sorted(document["paths"]) == sorted(api)
     assert {"/calls/{sid}/say", "/calls/{sid}/transfer", "/calls/outbound/{id}", "/events"} <= set(api)
