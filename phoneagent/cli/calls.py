@@ -214,7 +214,7 @@ def _print_call(console: Console, record: CallDetails, numbers: bool) -> None:
         console.print(f"longest silence while an answer was due: {record.dead_air_ms} ms", soft_wrap=True)
     if record.recording is not None:
         console.print(_recorded(record.recording), soft_wrap=True)
-    for line in _outcome(record):
+    for line in outcome_lines(record):
         console.print(line, soft_wrap=True)
     if record.cost is not None:
         console.print(f"cost {record.cost}", soft_wrap=True)
@@ -222,7 +222,8 @@ def _print_call(console: Console, record: CallDetails, numbers: bool) -> None:
         console.print(f"  {_plain(used.model)}: {used.cost}{_amounts(used.usage)}", soft_wrap=True)
 
 
-def _outcome(record: CallRecord) -> list[str]:
+def outcome_lines(record: CallRecord) -> list[str]:
+    """Return the outcome of a call, a line for each value, or why it was not filled in; nothing if it has none."""
     if record.outcome_error is not None:
         return [f"outcome not filled in: {_plain(record.outcome_error)}"]
     if record.outcome is None:

@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from phoneagent.cli.brain import BrainModelOption, BrainOption, brain_of, wake
+from phoneagent.cli.calls import outcome_lines
 from phoneagent.cli.failures import fail
 from phoneagent.cli.own_agent import derived_script, target_named
 from phoneagent.cli.target import Target
@@ -163,6 +164,8 @@ def _summarise(console: Console, outcome: Outcome, out: Path, report: Path) -> N
         console.print(f"  [red]{escape(line)}[/]", soft_wrap=True)
     if outcome.trouble:
         console.print(f"  [red]{escape(outcome.trouble)}[/]")
+    for line in outcome_lines(outcome.record) if outcome.record is not None else ():
+        console.print(f"  {escape(line)}", soft_wrap=True)
     if measured.turns:
         names = ", ".join(["call.wav", "timeline.svg", "transcript.txt"])
         console.print(f"[dim]Saved in {escape(str(out))}/: {names}. Report: {escape(str(report))}[/]")

@@ -25,6 +25,7 @@ from phoneagent.sim.recogniser import MoonshineEar
 from phoneagent.sim.speech import ClipVoice, Ear, Murmur, Voice, agent_voice, caller_voice, default_ear
 from phoneagent.sim.twilio.phone import CallFailed, Line, Phone
 from phoneagent.store import CallDetails, Store
+from phoneagent.store.afterwards import OPEN
 
 ANSWER_SECONDS = 25.0
 """How long the caller waits for the agent before speaking anyway."""
@@ -34,6 +35,13 @@ POLITE_MS = 900
 
 PATIENT_MS = 3000
 """How long the agent must be silent after the caller's last line before the caller hangs up."""
+
+
+FILL_IN_SECONDS = 15.0
+"""How long the app may take to fill in the outcome of the call. It waits for the end of the record first."""
+
+LOOK_SECONDS = 0.1
+"""How often its record is looked at meanwhile."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,12 +92,14 @@ class Senses:
 class Outcome:
     """The result of a demonstration. `trouble` is a line that says what went wrong in the call, if anything did.
 
-    `raised` has a line for each tool that raised: its arguments were made up, so that is no fault of the call.
+    `raised` has a line for each tool that raised: its arguments were made up, so that is no fault of the call. `record`
+    is the app's own record of the call, if it keeps one.
     """
 
     report: Report
     trouble: str | None = None
     raised: Sequence[str] = ()
+    record: CallDetails | None = None
 
     @property
     def passed(self) -> bool:
@@ -115,13 +125,13 @@ async def demonstrate(target: str, story: Story, senses: Senses, out: Path, cons
         # The app closes its model session after the call, and a rule that it breaks until then counts.
         with suppress(TimeoutError):
             await model.wait_for(lambda: all(session.closed for session in model.sessions), timeout=5)
+        record = None if line is None else await _recorded(server, line.call_sid)
     if cause := cause_in(log):
         trouble = cause if trouble is None else f"{trouble}: {cause}"
     if line is None:
         violations = [f"model: {violation}" for violation in model.violations]
         return Outcome(Report("", "error", 0, violations=violations), trouble)
     session = max(model.sessions, key=lambda session: len(session.append_log), default=None)
-    record = await _recorded(server, line.call_sid)
     told = record.turns if record is not None else ()
     report = measure(
         line,
@@ -133,18 +143,27 @@ async def demonstrate(target: str, story: Story, senses: Senses, out: Path, cons
     violations += [f"model: {violation}" for violation in model.violations]
     report = replace(report, violations=violations)
     _write(report, line, session, out)
-    return Outcome(report, trouble, raised_in(log))
+    return Outcome(report, trouble, raised_in(log), record)
 
 
 async def _recorded(server: Server, call_sid: str) -> CallDetails | None:
-    """Return the app's record of a call; None if it kept none, because it has another database or keeps none."""
+    """Return the app's record of a call that is over, once its outcome is filled in, if its agent has one.
+
+    It is None if the app kept no record: it has another database, or keeps none.
+    """
     if server.records is None or not server.records.exists():
         return None
-    try:
-        async with Store.from_url(f"sqlite:///{server.records}") as store:
-            return await store.call(call_sid)
-    except StoreError:
-        return None
+    record = None
+    with suppress(StoreError, TimeoutError):
+        async with asyncio.timeout(FILL_IN_SECONDS), Store.from_url(f"sqlite:///{server.records}") as store:
+            while True:
+                record = await store.call(call_sid)
+                afterwards = await store.afterwards.get(call_sid)
+                over = record is not None and record.ended_at is not None
+                if over and (afterwards is None or afterwards.state not in OPEN):
+                    break
+                await asyncio.sleep(LOOK_SECONDS)
+    return record
 
 
 async def _call(

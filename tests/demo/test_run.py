@@ -11,6 +11,7 @@ from dataclasses import replace
 import pytest
 from rich.console import Console
 
+from phoneagent.cli.demo import _summarise
 from phoneagent.demo import run
 from phoneagent.demo.run import Senses, demonstrate
 from phoneagent.demo.serving import Server
@@ -243,3 +244,35 @@ say = "Goodbye!"
     assert not any(
         "1973" in each.read_text() for each in tmp_path.iterdir() if each.suffix in (".txt", ".json", ".svg")
     )
+
+
+async def test_the_outcome_is_filled_in_before_the_app_ends(tmp_path, console):
+    file = tmp_path / "agent_with_an_outcome.py"
+    file.write_text(
+        """
+from pydantic import BaseModel
+from phoneagent import Agent, PhoneApp
+
+class Wish(BaseModel):
+    dish: str
+
+app = PhoneApp(Agent(name="host", instructions="Be brief.", greeting="Hello!", outcome=Wish))
+"""
+    )
+    script = Script.parse(
+        """
+[[turn]]
+caller = "Soup, please."
+say = "Goodbye!"
+
+[outcome]
+dish = "soup"
+"""
+    )
+    story = Story(target=None, source=script, interrupts_after_ms=None)
+    outcome = await demonstrate(str(file), story, Senses.scripted(), tmp_path, console)
+    assert outcome.record is not None
+    assert outcome.record.outcome == {"dish": "soup"}
+    assert outcome.passed, (outcome.trouble, outcome.report.violations)
+    _summarise(console, outcome, tmp_path, tmp_path / "report.json")
+    assert 'outcome\n    dish: "soup"' in console.file.getvalue()

@@ -36,12 +36,17 @@ async function copy(text, button) {
 
 // --- the checks ---
 
+/** The parts of a text, in which what stands between backticks is code. */
+function withCode(text) {
+  return text.split("`").map((part, n) => (n % 2 ? h("code", {}, part) : part));
+}
+
 function line(check) {
   const [mark, words] = MARKS[check.status] ?? ["?", check.status];
   return h("li", { "data-status": check.status },
     h("span.mark", {}, h("span", { "aria-hidden": "true" }, mark), h("span.only-read", {}, words)),
     h("span.name", {}, check.name),
-    h("span.text", {}, check.text),
+    h("span.text", {}, ...withCode(check.text)),
     check.copy ? copyable(check.copy, `what repairs ${check.name}`) : null);
 }
 
