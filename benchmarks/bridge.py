@@ -11,7 +11,7 @@ from pathlib import Path
 
 import uvloop
 
-from benchmarks import plot, process, readers, report
+from benchmarks import plot, process, report, watchers
 from benchmarks.flow import summary
 from benchmarks.load import Load, ModelPort
 from benchmarks.results import Result, Window
@@ -100,8 +100,9 @@ async def _measure(running: Running, load: Load, port: ModelPort, result: Result
     result.kb_per_call = (process.resident_kb(pids) - result.idle_kb) / options.calls
     result.accept = summary([call.accept_seconds for call in first if call.accept_seconds is not None])
     result.greeting = summary([call.greeting_seconds for call in first if call.greeting_seconds is not None])
-    if options.readers and running.bridge.status_path:
-        result.reader_cost = await readers.measure(load, running, options.readers, options.seconds)
+    if running.bridge.status_path:
+        for each in _watchers(options):
+            result.watch_costs.append(await watchers.measure(load, running, each, options.seconds))
     if result.workers > 1:
         held = [number for number in process.connections(pids, port.port).values() if number]
         result.shares = sorted((number / sum(held) for number in held), reverse=True)
@@ -109,6 +110,11 @@ async def _measure(running: Running, load: Load, port: ModelPort, result: Result
         result.most = await search(window, options.calls)
     await load.shrink(0)
     result.faults = dict(load.faults())
+
+
+def _watchers(options: argparse.Namespace) -> list[watchers.Watchers]:
+    found = [watchers.readers(options.readers)] if options.readers else []
+    return [*found, watchers.console_page()] if options.console else found
 
 
 async def least_disturbed(measure: Callable[[], Awaitable[Window]]) -> Window:
@@ -198,6 +204,7 @@ def parser() -> argparse.ArgumentParser:
     )
     found.add_argument("--media-socket", choices=("direct", "asgi"), help="the option of `phoneagent serve`")
     found.add_argument("--readers", type=_number, help="also measure what so many readers of events cost the app")
+    found.add_argument("--console", action="store_true", help="also measure what the console in a browser costs it")
     found.add_argument("--profile", metavar="FILE", help="run the app under cProfile, which makes it slower")
     return found
 

@@ -8,6 +8,7 @@ import math
 import pstats
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -63,6 +64,11 @@ def show(results: Sequence[Result]) -> None:
             say(f"{each.bridge}: {number} calls: {fault}")
 
 
+def _watched(watchers: str, figure: str, result: Result) -> Figure:
+    """Return a figure of what these watchers cost a bridge."""
+    return next((getattr(cost, figure) for cost in result.watch_costs if cost.watchers == watchers), None)
+
+
 def as_json(results: Sequence[Result]) -> str:
     """Return the results as JSON; what was not measured is null."""
     return json.dumps([_plain(dataclasses.asdict(each)) for each in results], indent=2)
@@ -97,14 +103,11 @@ def rows(results: Sequence[Result]) -> list[list[Figure]]:
     add("webhook to greeting p99, ms", lambda each: each.greeting.p99 if each.greeting else None)
     if any(each.most is not None for each in results):
         add("most calls, p99 < 20 ms, none lost", lambda each: each.most)
-    if any(each.reader_cost for each in results):
-        add(
-            "CPU-ms per second in talk, no reader",
-            lambda each: each.reader_cost.without_ms if each.reader_cost else None,
-        )
-        add("the same with readers of events", lambda each: each.reader_cost.with_ms if each.reader_cost else None)
-        add("readers", lambda each: str(each.reader_cost.readers) if each.reader_cost else None)
-        add("events per second for each", lambda each: each.reader_cost.events_per_second if each.reader_cost else None)
+    for name in dict.fromkeys(cost.watchers for each in results for cost in each.watch_costs):
+        add("CPU-ms per second in talk", partial(_watched, name, "without_ms"))
+        add(f"with {name}", partial(_watched, name, "with_ms"))
+        if any(_watched(name, "events_per_second", each) is not None for each in results):
+            add("events per second for each", partial(_watched, name, "events_per_second"))
     if any(each.shares for each in results):
         add("calls of each worker", lambda each: " ".join(f"{share:.0%}" for share in each.shares))
     return found

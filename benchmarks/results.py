@@ -81,17 +81,17 @@ class BargeIns:
 
 
 @dataclass(frozen=True, slots=True)
-class ReaderCost:
-    """What readers of events cost: CPU-ms of the app per second, without them and with them."""
+class WatchCost:
+    """What watchers cost: CPU-ms of the app per second, without them and with them."""
 
-    readers: int
+    watchers: str
     calls: int
     without_ms: float
     with_ms: float
-    events_per_second: float
-    """What each of them gets."""
+    events_per_second: float | None
+    """What each of them gets, if that is counted."""
     uneven: int
-    """How many events one reader had more than another at the end of a window."""
+    """How many events one of them had more than another at the end of a window."""
 
 
 @dataclass(slots=True)
@@ -114,7 +114,7 @@ class Result:
     """All windows, in the order of their measurement."""
     most: int | None = None
     """The most calls within the limits; None if that was not looked for."""
-    reader_cost: ReaderCost | None = None
+    watch_costs: list[WatchCost] = field(default_factory=list)
     shares: list[float] = field(default_factory=list)
     """The share of the calls that each worker carries."""
     faults: dict[str, int] = field(default_factory=dict)

@@ -1,0 +1,170 @@
+"""What watches calls, and what that costs the app: readers of its events, or a browser with the console open."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import shutil
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+from dataclasses import dataclass
+from statistics import median
+from typing import TypeAlias, cast
+
+from benchmarks.load import Load
+from benchmarks.process import Usage
+from benchmarks.results import WatchCost
+from benchmarks.subject import API_TOKEN, Running
+
+OPEN_SECONDS = 60.0
+PAIRS = 3
+"""How often the app is measured without watchers and with them, in turn."""
+
+Address: TypeAlias = tuple[str, int]
+
+Counts: TypeAlias = Callable[[], Sequence[int]]
+"""Returns how many events each watcher has got so far."""
+
+
+@dataclass(frozen=True, slots=True)
+class Watchers:
+    """What watches the calls."""
+
+    name: str
+    open: Callable[[Address, int], AbstractAsyncContextManager[Counts]]
+    """Watches the app at an address, which has so many calls, while its context lasts. Raises `ConnectionError`."""
+    rest_seconds: float = 0.0
+    """How long each call goes on between two interruptions. Without a rest most of what happens is in the events."""
+
+
+class Reader(asyncio.Protocol):
+    """A client of `GET /events`, which counts what it gets."""
+
+    def __init__(self) -> None:
+        self.events = 0
+        self.begun = asyncio.get_running_loop().create_future()
+        self._transport: asyncio.Transport | None = None
+        self._end = b""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        opened = self._transport = cast(asyncio.Transport, transport)  # uvloop's is no subclass
+        opened.write(f"GET /events HTTP/1.1\r\nHost: benchmark\r\nAuthorization: Bearer {API_TOKEN}\r\n\r\n".encode())
+
+    def data_received(self, data: bytes) -> None:
+        if not self.begun.done() and data.startswith(b"HTTP/1.1 200"):
+            self.begun.set_result(None)
+        mark = b"\nevent: "
+        data = self._end + data
+        self.events += data.count(mark)
+        self._end = data[1 - len(mark) :]  # a mark may come in two pieces
+
+    def connection_lost(self, error: Exception | None) -> None:
+        if not self.begun.done():
+            self.begun.set_exception(ConnectionError("a reader of events was refused"))
+
+    def close(self) -> None:
+        """Read no more."""
+        if self._transport is not None:
+            self._transport.abort()
+
+
+def readers(number: int) -> Watchers:
+    """Return so many readers of `GET /events`."""
+
+    @asynccontextmanager
+    async def read(address: Address, calls: int) -> AsyncIterator[Counts]:
+        loop = asyncio.get_running_loop()
+        opened = [Reader() for _ in range(number)]
+        made = iter(opened)
+        try:
+            for _ in opened:
+                await loop.create_connection(made.__next__, *address)
+            async with asyncio.timeout(OPEN_SECONDS):
+                await asyncio.gather(*(each.begun for each in opened))
+            yield lambda: [each.events for each in opened]
+        finally:
+            for each in opened:
+                each.close()
+
+    return Watchers(f"{number} readers of events", read)
+
+
+def console_page() -> Watchers:
+    """Return a headless Chromium with the console's list of live calls open. It shares the generator's cores."""
+
+    @asynccontextmanager
+    async def look(address: Address, calls: int) -> AsyncIterator[Counts]:
+        from playwright.async_api import Error, async_playwright
+
+        path = shutil.which(os.environ.get("CHROMIUM", "chromium"))
+        if path is None:
+            raise ConnectionError("there is no chromium: install it, or set CHROMIUM to its path")
+        host, port = address
+        async with async_playwright() as playwright:
+            browser = await playwright.chromium.launch(
+                executable_path=path, args=["--no-sandbox", "--disable-dev-shm-usage"]
+            )
+            try:
+                page = await browser.new_page(extra_http_headers={"Authorization": f"Bearer {API_TOKEN}"})
+                await page.goto(f"http://{host}:{port}/console")
+                shown = page.locator("#count", has_text=re.compile(f"^{calls}$"))
+                await shown.wait_for(timeout=OPEN_SECONDS * 1000)
+                yield list
+            except Error as error:
+                raise ConnectionError(f"the console does not show {calls} calls: {error.message}") from None
+            finally:
+                await browser.close()
+
+    return Watchers("the console in a browser", look, rest_seconds=5.0)
+
+
+@dataclass(frozen=True, slots=True)
+class _Measured:
+    usage: float
+    """CPU-ms of the app per second."""
+    events: Sequence[int]
+    """How many each watcher got."""
+
+
+async def measure(load: Load, running: Running, watchers: Watchers, seconds: float) -> WatchCost:
+    """Measure the app without watchers and with them, in turn; medians count.
+
+    Raises:
+        ConnectionError: a watcher was refused.
+    """
+    talk = asyncio.create_task(_talk(load, watchers.rest_seconds))
+    without, with_them = [], []
+    try:
+        for _ in range(PAIRS):
+            without.append(await _window(running, list, seconds))
+            async with watchers.open(running.address, len(load.calls)) as counts:
+                with_them.append(await _window(running, counts, seconds))
+    finally:
+        talk.cancel()
+        with suppress(asyncio.CancelledError):
+            await talk
+    events = [count for window in with_them for count in window.events]
+    return WatchCost(
+        watchers=watchers.name,
+        calls=len(load.calls),
+        without_ms=median(window.usage for window in without),
+        with_ms=median(window.usage for window in with_them),
+        events_per_second=sum(events) / len(events) / seconds if events else None,
+        uneven=max((max(window.events) - min(window.events) for window in with_them if window.events), default=0),
+    )
+
+
+async def _window(running: Running, counts: Counts, seconds: float) -> _Measured:
+    loop = asyncio.get_running_loop()
+    before: Usage = running.usage()
+    had, began = counts(), loop.time()
+    await asyncio.sleep(seconds)
+    used = (running.usage().bridge_ms - before.bridge_ms) / (loop.time() - began)
+    return _Measured(used, [now - then for now, then in zip(counts(), had, strict=True)])
+
+
+async def _talk(load: Load, rest_seconds: float) -> None:
+    while True:
+        await load.barge_in(1)
+        await asyncio.sleep(rest_seconds)
