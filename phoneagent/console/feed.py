@@ -148,7 +148,7 @@ class Feed:
         while after >= backlog.dropped:  # else it was too slow: it comes back with its last id
             if found := backlog.after(after):
                 after = found[-1].number
-                yield b"".join([each.full if full else each.masked for each in found])
+                yield found.text(full=full)
             elif backlog.ended:
                 return
             elif not await backlog.wait(self._keep_alive_seconds):

@@ -20,7 +20,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from phoneagent.console.backlog import KEEP_ALIVE_SECONDS, MAX_AT_ONCE, Alarm, Backlog, piece
+from phoneagent.console.backlog import KEEP_ALIVE_SECONDS, MAX_AT_ONCE, Alarm, Backlog, Piece, piece
 from phoneagent.console.encoding import MISSED, NAMES, RETRY, Body, Encoded, body_of, encode, server_sent
 from phoneagent.console.feed import MAX_DIGITS, Opened
 from phoneagent.console.vitals import LiveVitals, Vitals
@@ -85,10 +85,10 @@ class _Place:
     """Whether nothing is to come."""
 
 
-class _Piece(NamedTuple):
+class _Found(NamedTuple):
     """Some events of the log, the id up to which nothing else is there, and whether older ones are deleted."""
 
-    events: list[Encoded]
+    events: Piece
     upto: int
     missed: bool
 
@@ -110,7 +110,7 @@ class SharedFeed:
         self._alone_until = 0.0
         self._others_wrote = asyncio.Event()
         self._reading = asyncio.Lock()
-        self._pieces: OrderedDict[tuple[str | None, int], tuple[float, _Piece]] = OrderedDict()
+        self._pieces: OrderedDict[tuple[str | None, int], tuple[float, _Found]] = OrderedDict()
         self._closed = False
         events.committed = self._committed
 
@@ -300,9 +300,10 @@ class SharedFeed:
                     if found.missed:
                         yield server_sent("missed", MISSED)
                 if found is not None and found.events:
-                    for each in found.events:
-                        place.streams.take(each.type, each.stream_sid)
-                    yield b"".join([each.full if full else each.masked for each in found.events])
+                    if call_sid is not None:
+                        for each in found.events:
+                            place.streams.take(each.type, each.stream_sid)
+                    yield found.events.text(full=full)
                 elif backlog.ended or (place.streams.over and not self._is_live(call_sid)):
                     return
                 elif before != (place.after, backlog.dropped):
@@ -310,13 +311,13 @@ class SharedFeed:
                 elif not await backlog.wait(AWAY_SECONDS if found is None else self._keep_alive_seconds):
                     yield b":\n\n"
 
-    async def _next(self, call_sid: str | None, backlog: Backlog, after: int) -> _Piece | None:
+    async def _next(self, call_sid: str | None, backlog: Backlog, after: int) -> _Found | None:
         """Return the next events for a reader; None if the database does not answer."""
         if after >= backlog.dropped:
             found = backlog.after(after)
-            return _Piece(found, found[-1].number if found else after, False)
+            return _Found(found, found[-1].number if found else after, False)
         if backlog.ended:  # what lies between is not skipped: the reader comes back for it
-            return _Piece([], after, False)
+            return _Found(Piece(), after, False)
         try:
             return await self._page(call_sid, after)
         except StoreError:
@@ -325,7 +326,7 @@ class SharedFeed:
     def _is_live(self, call_sid: str | None) -> bool:
         return call_sid is not None and self._vitals.get(call_sid) is not None
 
-    async def _page(self, call_sid: str | None, after: int) -> _Piece:
+    async def _page(self, call_sid: str | None, after: int) -> _Found:
         """Return the next events of the log after an id. One reader reads at a time, and rests as long as it took.
 
         Raises:
@@ -341,7 +342,7 @@ class SharedFeed:
             events = piece(map(_encoded, page.events))
             is_all = len(events) == len(page.events) < MAX_AT_ONCE
             upto = max(edge if is_all else after, events[-1].number if events else after)
-            found = _Piece(events, upto, 0 < after < page.oldest)
+            found = _Found(events, upto, 0 < after < page.oldest)
             if upto > after:
                 self._pieces[key] = begun, found
             if len(self._pieces) > MAX_PAGES:

@@ -40,6 +40,19 @@ def test_events_are_read_on_from_a_number_that_need_not_be_there() -> None:
     assert [numbers(backlog.after(each)) for each in (0, 3, 5, 12, 99)] == [[3, 7, 12], [7, 12], [7, 12], [], []]
 
 
+def test_readers_at_the_same_place_share_what_is_written() -> None:
+    backlog = filled(3, 7)
+    first = backlog.after(0)
+    assert backlog.after(0) is first
+    assert first.text(full=True) is first.text(full=True)
+    assert (first.text(full=True), first.text(full=False)) == (b"f" * 20, b"m" * 20)
+    assert numbers(backlog.after(3)) == [7]
+    backlog.add(event(9))
+    assert numbers(backlog.after(3)) == [7, 9]
+    backlog.drop(3)
+    assert numbers(backlog.after(0)) == [7, 9]
+
+
 def test_events_are_dropped_up_to_a_number() -> None:
     backlog = filled(3, 7, 12)
     backlog.drop(8)
