@@ -24,7 +24,7 @@ from phoneagent.console import playing, transferring
 from phoneagent.console.body import JSON, MAX_BODY_BYTES, Body, decode, read_body
 from phoneagent.console.commands import Accepted, Commands, Once, Wanted, check_open
 from phoneagent.console.listing import Look
-from phoneagent.console.operations import Operation, Operations, Text
+from phoneagent.console.operations import KEY, Operation, Operations, idempotency_key
 from phoneagent.console.playing import Play
 from phoneagent.console.problems import BadRequest, Conflict
 from phoneagent.console.transferring import Transfer
@@ -35,15 +35,10 @@ from phoneagent.store import Store
 MAX_TEXT_CHARS = 4000
 """The longest text that can be said or noted at once: minutes of speech."""
 
-MAX_KEY_CHARS = 255
-
-KEY = Text("Idempotency-Key", "a new text for each request: one that comes again is done once", place="header")
-
 MOVING = "this call is moving to another process: send the request again"
 NOT_KNOWN = "the process that has the call is of another release, which cannot do this: send it again after the update"
 _ENDING = "this call is about to end: nothing more can be done to it"
 _NO_AGENT = "no agent has this call on the telephone: web calls and calls between two people cannot be acted on"
-_BAD_KEY = f"Idempotency-Key is not a text of 1 to {MAX_KEY_CHARS} characters: a UUID is enough"
 _NOT_BOTH = "only exact words can be protected: leave out interruptible, or set exactly to true"
 _IN_OWN_WORDS = "Tell the caller this now, in your own words and in the language you speak with each other: "
 
@@ -265,7 +260,7 @@ class Actions:
     async def _answer(self, action: _Action, request: Request) -> Response:
         body, sent = await read_body(request, action.body, max_bytes=action.max_bytes)
         action.check(body)
-        wanted = Wanted(request.path_params["sid"], action.name, sent, _key(request))
+        wanted = Wanted(request.path_params["sid"], action.name, sent, idempotency_key(request))
         accepted = await (self.commands or self._once).run(wanted, partial(self._act, action, wanted.call_sid, body))
         return Response(msgspec.json.encode(accepted), 202, {"Cache-Control": "no-store"}, JSON)
 
@@ -299,11 +294,3 @@ class Actions:
         elif not action.when_closing:
             raise Conflict(_ENDING)
         return Accepted(call_sid, operation, call.muted)
-
-
-def _key(request: Request) -> str | None:
-    """Return the idempotency key of a request. Raises `BadRequest` if it is empty or too long."""
-    key = request.headers.get(KEY.name)
-    if key is not None and not 0 < len(key) <= MAX_KEY_CHARS:
-        raise BadRequest(_BAD_KEY)
-    return key

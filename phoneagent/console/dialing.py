@@ -17,7 +17,6 @@ from starlette.responses import Response
 
 from phoneagent.agent.agent import MAX_NAME_CHARS
 from phoneagent.calls.outbound import (
-    MAX_KEY_CHARS,
     MAX_MESSAGE_CHARS,
     MAX_SECONDS,
     First,
@@ -26,16 +25,13 @@ from phoneagent.calls.outbound import (
     Outbound,
 )
 from phoneagent.console.body import JSON, Body, read_body
-from phoneagent.console.operations import NUMBERS, Operation, Text, full_numbers
+from phoneagent.console.operations import KEY, NUMBERS, Operation, full_numbers, idempotency_key
 from phoneagent.console.problems import BadRequest, Conflict, Problem, Refused
 from phoneagent.errors import ConfigurationError, DefinitionError
 from phoneagent.protocol.dialing import MAX_ADDRESS_CHARS, refusal
 from phoneagent.store.records import OutboundCall
 from phoneagent.telemetry import masked
 
-KEY = Text("Idempotency-Key", "a new text for each call: requests with the same one make one call", place="header")
-
-_BAD_KEY = f"Idempotency-Key is not a text of 1 to {MAX_KEY_CHARS} characters: a UUID is enough"
 _KEY_USED = "this Idempotency-Key came with another call before: make a new one for each call"
 _UNKNOWN = "no call with this id was made, or its record is deleted: POST /calls answers with the id"
 
@@ -103,9 +99,7 @@ class Dialing:
     async def _make(self, request: Request) -> Response:
         full = full_numbers(request)
         body, _ = await read_body(request, Dial)
-        key = request.headers.get(KEY.name)
-        if key is not None and not 0 < len(key) <= MAX_KEY_CHARS:
-            raise BadRequest(_BAD_KEY)
+        key = idempotency_key(request)
         if (why := await asyncio.to_thread(refusal, body.to)) is not None:  # its tables are large
             raise Refused(f"to is not called: {why}")
         given: dict[str, Any] = {

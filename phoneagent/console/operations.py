@@ -9,6 +9,7 @@ from typing import Any, Literal, TypeAlias, get_args
 
 from starlette.requests import HTTPConnection
 
+from phoneagent.calls.outbound import MAX_KEY_CHARS
 from phoneagent.console.gate import Answer
 from phoneagent.console.problems import BadRequest
 
@@ -134,6 +135,21 @@ def full_numbers(request: HTTPConnection) -> bool:
         BadRequest: the parameter is another word.
     """
     return bool(NUMBERS.read(request) == "full")
+
+
+KEY = Text("Idempotency-Key", "a new text for each request: one that comes again is done once", place="header")
+
+
+def idempotency_key(request: HTTPConnection) -> str | None:
+    """Return the idempotency key of a request; None if it has none.
+
+    Raises:
+        BadRequest: it is empty or too long.
+    """
+    key = request.headers.get(KEY.name)
+    if key is not None and not 0 < len(key) <= MAX_KEY_CHARS:
+        raise BadRequest(f"{KEY.name} is not a text of 1 to {MAX_KEY_CHARS} characters: a UUID is enough")
+    return key
 
 
 Parameter: TypeAlias = Choice | Number | Text | Moment

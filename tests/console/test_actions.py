@@ -14,9 +14,10 @@ import pytest
 from phoneagent import Agent, Call, CallControlled, MessageAdded, PhoneApp, transfer
 from phoneagent.bridge.policy import Floor
 from phoneagent.bridge.steps import Transfer
+from phoneagent.calls.outbound import MAX_KEY_CHARS
 from phoneagent.calls.session import Session
 from phoneagent.console import commands, playing
-from phoneagent.console.actions import MAX_KEY_CHARS, MAX_TEXT_CHARS
+from phoneagent.console.actions import MAX_TEXT_CHARS
 from phoneagent.console.body import MAX_BODY_BYTES
 from phoneagent.protocol.realtime import ItemCreate, ResponseCreate
 from phoneagent.store.records import Standing
