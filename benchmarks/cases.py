@@ -9,7 +9,7 @@ from pathlib import Path
 
 from benchmarks import mixing
 from phoneagent.protocol.audio import decode_ulaw
-from phoneagent.sim.recording import read_wav
+from phoneagent.protocol.wav import ulaw_of_wav
 
 DATA = Path(__file__).parent / "data"
 PEOPLE = ("woman", "man", "girl")
@@ -85,7 +85,7 @@ def _overlap(sound: Sound, from_ms: float, until_ms: float) -> float:
 @cache
 def recording(name: str, db: float = VOICE_DB) -> bytes:
     """Return a recording as PCM at a level."""
-    return mixing.at_level(decode_ulaw(read_wav((DATA / f"{name}.wav").read_bytes())), db)
+    return mixing.at_level(decode_ulaw(ulaw_of_wav((DATA / f"{name}.wav").read_bytes(), max_seconds=60)), db)
 
 
 WORDS = {

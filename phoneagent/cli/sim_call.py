@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.text import Text
 
 from phoneagent.cli.overheard import NO_EAR, overheard, ready_ear
-from phoneagent.sim.recording import RecordingError, read_wav
+from phoneagent.protocol.wav import WavError, ulaw_of_wav
 from phoneagent.sim.speech import caller_voice
 from phoneagent.sim.twilio.phone import ACCOUNT_SID, CALLED, CALLER, CallFailed, Line, Phone
 from phoneagent.sim.twilio.report import call_report
@@ -27,6 +27,9 @@ ANSWER_SECONDS = 20.0
 
 GREETED_SECONDS = 3.0
 """How long the caller waits for the agent to speak after a greeting by TwiML, before taking the turn."""
+
+MAX_SAID_SECONDS = 3600.0
+"""The longest recording that the caller plays: an hour takes the memory of its samples several times over."""
 
 RING_SECONDS = 600.0
 """How long --answer waits for the server to make a call."""
@@ -227,8 +230,8 @@ def _voiced(words: str) -> _Words:
     if not words.lower().endswith(".wav"):
         return _Words(words, words, caller_voice().render(words))
     try:
-        return _Words(Path(words).name, "", read_wav(Path(words).read_bytes()))
-    except (OSError, RecordingError) as error:
+        return _Words(Path(words).name, "", ulaw_of_wav(Path(words).read_bytes(), max_seconds=MAX_SAID_SECONDS))
+    except (OSError, WavError) as error:
         raise typer.BadParameter(f"--say {words}: {error}") from None
 
 

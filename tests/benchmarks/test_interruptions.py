@@ -17,8 +17,8 @@ from benchmarks.cases import Case, EchoPath, Sound
 from benchmarks.interrupted_call import NoisyMicrophone, Outcome, Setting
 from phoneagent.protocol.audio import SILENCE, decode_ulaw, encode_ulaw
 from phoneagent.sim.model.vad import EnergyGate
-from phoneagent.sim.recording import read_wav
 from phoneagent.sim.twilio.playout import Playout
+from tests.recordings import read_wav
 
 ALL = cases.cases()
 SAMPLE = ("okay (man)", "road -45 dB", "man-wait", "echo 250 ms, -20 dB")

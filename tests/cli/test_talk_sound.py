@@ -23,9 +23,10 @@ from typing import Any, NamedTuple
 import pytest
 
 from phoneagent.protocol.audio import audioop
-from phoneagent.sim.recording import read_wav, write_stereo
+from phoneagent.sim.recording import write_stereo
 from phoneagent.sim.sound.card import load_backend
 from phoneagent.sim.sound.devices import SoundError
+from tests.recordings import read_wav
 
 DATA = Path(__file__).parent.parent / "data"
 TOLERANCE_MS = 150

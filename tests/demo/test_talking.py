@@ -18,8 +18,8 @@ from phoneagent.demo.talking import Sound, Talked, simulated_model, talk
 from phoneagent.protocol.audio import audioop
 from phoneagent.sim.model.script import Script
 from phoneagent.sim.model.server import Model
-from phoneagent.sim.recording import read_wav
 from phoneagent.sim.sound.devices import SoundError, list_devices
+from tests.recordings import read_wav
 from tests.sim.sound.fake_card import FakeBackend, Hardware
 
 pytestmark = pytest.mark.anyio

@@ -9,9 +9,9 @@ import pytest
 from phoneagent import Agent, BargeIn, CallEnded, CallStarted, KeyPressed, Trouble, TurnEnded
 from phoneagent.sim import Faults, Model, Script
 from phoneagent.sim.model.service import ANY_BETA
-from phoneagent.sim.recording import read_wav
 from phoneagent.sim.speech import Murmur
 from tests.end_to_end.conftest import Worlds
+from tests.recordings import read_wav
 
 pytestmark = pytest.mark.anyio
 VOICE = Murmur()

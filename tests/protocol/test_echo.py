@@ -12,7 +12,7 @@ import pytest
 from benchmarks import mixing
 from phoneagent.protocol.audio import SILENCE, decode_ulaw, encode_ulaw
 from phoneagent.protocol.echo import MAX_DELAY_MS, find_echo
-from phoneagent.sim.recording import read_wav
+from tests.recordings import read_wav
 
 DATA = Path(__file__).parent.parent / "data"
 LEAD_MS = 1000

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from phoneagent.protocol.audio import encode_ulaw, silence, tone
-from phoneagent.sim.recording import read_wav
 from phoneagent.sim.speech import Murmur
 from phoneagent.sim.tones import ToneEar
+from tests.recordings import read_wav
 
 DATA = Path(__file__).parents[1] / "data"
 ROWS = {697: "123A", 770: "456B", 852: "789C", 941: "*0#D"}

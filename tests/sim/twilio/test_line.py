@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from phoneagent.protocol.audio import SILENCE, decode_ulaw, rms, tone
-from phoneagent.sim.recording import read_wav
 from phoneagent.sim.twilio.phone import CallFailed, Line, Phone
+from tests.recordings import read_wav
 from tests.sim.conftest import Leg, Server
 from tests.sim.twilio.calls import heard_by_server, plays
 

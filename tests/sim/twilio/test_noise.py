@@ -9,9 +9,9 @@ import pytest
 
 from phoneagent.protocol.audio import silence, tone
 from phoneagent.sim.model.audio import from_ulaw
-from phoneagent.sim.recording import read_wav
 from phoneagent.sim.speech import Murmur
 from phoneagent.sim.twilio.noise import is_pcm16
+from tests.recordings import read_wav
 
 DATA = Path(__file__).parents[2] / "data"
 SPOKEN = {
