@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import signal
 import socket
 import sys
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
@@ -17,6 +16,7 @@ import typer
 from phoneagent import settings
 from phoneagent.cli.diversion import Diversion, only_one
 from phoneagent.cli.failures import fail
+from phoneagent.cli.stopping import stop_signal
 from phoneagent.cli.target import Target
 from phoneagent.cli.tunnel import AGENT_APIS, tunnel
 from phoneagent.errors import PhoneAgentError
@@ -55,14 +55,7 @@ def dev(
 
 
 async def _until_signal(work: Callable[[asyncio.Event], Coroutine[Any, Any, int]]) -> int:
-    stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for name in (signal.SIGINT, signal.SIGTERM):
-        try:
-            loop.add_signal_handler(name, stop.set)
-        except NotImplementedError:  # Windows: Ctrl-C arrives as KeyboardInterrupt
-            signal.signal(name, lambda *_: loop.call_soon_threadsafe(stop.set))
-    return await work(stop)
+    return await work(stop_signal())
 
 
 async def run(

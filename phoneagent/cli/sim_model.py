@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import signal
 import time
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -13,6 +12,7 @@ import typer
 from phoneagent.billing.prices import SIMULATED
 from phoneagent.cli.brain import BrainModelOption, BrainOption, brain_of, wake
 from phoneagent.cli.failures import fail
+from phoneagent.cli.stopping import stop_signal
 from phoneagent.demo.report import counted
 from phoneagent.errors import DefinitionError
 from phoneagent.sim.model.brain import Brain
@@ -113,13 +113,7 @@ def _serve(server: Model, port: int, hearing: str, brain: Brain | None, dialect:
 async def _run(server: Model, hearing: str, brain: Brain | None, dialect: str | None) -> None:
     query = f"?model={SIMULATED}" if dialect is None else ""  # another server may take no model there
     note = None if brain is None else await wake(brain)
-    stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for name in (signal.SIGINT, signal.SIGTERM):
-        try:
-            loop.add_signal_handler(name, stop.set)
-        except NotImplementedError:  # Windows: Ctrl-C arrives as KeyboardInterrupt
-            signal.signal(name, lambda *_: loop.call_soon_threadsafe(stop.set))
+    stop = stop_signal()
     async with server:
         typer.echo(f"A simulated Realtime server {hearing}. Ctrl-C stops it.")
         if note is not None:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import signal
 from typing import Annotated
 
 import typer
 
 from phoneagent.cli.failures import fail
+from phoneagent.cli.stopping import stop_signal
 from phoneagent.sim.twilio.phone import ACCOUNT_SID, CALLED
 from phoneagent.sim.twilio.rest import TwilioRest
 
@@ -43,13 +43,7 @@ def rest(
 
 
 async def _run(api: TwilioRest) -> None:
-    stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for name in (signal.SIGINT, signal.SIGTERM):
-        try:
-            loop.add_signal_handler(name, stop.set)
-        except NotImplementedError:  # Windows: Ctrl-C arrives as KeyboardInterrupt
-            signal.signal(name, lambda *_: loop.call_soon_threadsafe(stop.set))
+    stop = stop_signal()
     async with api:
         typer.echo(f"Twilio's REST API: {api.url} in place of https://api.twilio.com. Ctrl-C stops it.")
         await stop.wait()
