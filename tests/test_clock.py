@@ -32,7 +32,7 @@ async def test_a_minute_is_over_at_once_and_timers_come_in_their_order() -> None
 
 
 async def test_what_others_do_is_not_skipped(tmp_path: Path) -> None:
-    """A thread, a process and a database take time that nobody can skip: no timer comes before they are done."""
+    """A thread, a process and a database take time that cannot be skipped: no timer comes before they are done."""
     with pytest.raises(TimeoutError):
         await asyncio.wait_for(asyncio.sleep(31), 30)
     async with asyncio.timeout(30):

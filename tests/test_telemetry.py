@@ -132,7 +132,7 @@ def test_rate_limits_are_shown_as_the_provider_told_them_last() -> None:
         ("sip:anonymous@anonymous.invalid", "unknown"),
     ],
 )
-def test_who_calls_is_masked(caller: str | None, shown: str, caplog: pytest.LogCaptureFixture) -> None:
+def test_the_caller_is_masked(caller: str | None, shown: str, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     log_event(replace(STARTED, caller=caller, called="+33987654321"))
     log_event(replace(RESUMED, caller=caller, called="+33987654321"))
@@ -142,7 +142,7 @@ def test_who_calls_is_masked(caller: str | None, shown: str, caplog: pytest.LogC
     ]
 
 
-def test_who_calls_is_shown_whole_on_request_and_in_one_line(caplog: pytest.LogCaptureFixture) -> None:
+def test_the_caller_is_shown_whole_on_request_and_in_one_line(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     log_event(replace(STARTED, caller="+15550100001\n\x1b[2J", called=None), pii=True)
     (record,) = caplog.records

@@ -55,7 +55,7 @@ class Rude(BaseException):
         (asyncio.CancelledError, "CancelledError"),
     ],
 )
-async def test_who_is_asked_never_ends_the_process(kind: str, raised: type[BaseException], words: str) -> None:
+async def test_a_user_function_never_ends_the_process(kind: str, raised: type[BaseException], words: str) -> None:
     async def asynchronous(word: str) -> None:
         raise raised("wrong")
 
@@ -66,7 +66,7 @@ async def test_who_is_asked_never_ends_the_process(kind: str, raised: type[BaseE
         await call_user(asynchronous if kind == "async" else plain, "hi")
 
 
-async def test_whoever_is_asked_answers() -> None:
+async def test_async_functions_run_in_the_loop_and_plain_ones_in_a_thread() -> None:
     async def later(word: str) -> str:
         return f"{word} {threading.current_thread() is threading.main_thread()}"
 

@@ -1,4 +1,4 @@
-"""Agents: what they refuse where they are written, the session they configure, and who answers a call."""
+"""Agents: what they refuse where they are written, the session they configure, and the choice of the agent."""
 
 from __future__ import annotations
 
@@ -132,7 +132,7 @@ def test_voices_turns_and_limits_are_written_into_the_session() -> None:
     }
 
 
-def test_what_nobody_set_is_left_to_the_server() -> None:
+def test_unset_options_are_left_to_the_server() -> None:
     session = Agent(instructions="").session("")
     assert session.keys() == {"type", "output_modalities", "instructions", "audio", "tools", "tool_choice"}
     assert session["audio"]["input"].keys() == {"format", "turn_detection"}

@@ -39,7 +39,7 @@ def test_a_circle_is_a_team() -> None:
     check_handoffs(FRONT)
 
 
-def test_a_hand_off_to_nobody() -> None:
+def test_a_hand_off_to_an_unknown_agent_is_refused() -> None:
     with pytest.raises(
         DefinitionError, match="'billing' hands off to 'Front desk', and no agent has that name: use one of"
     ):

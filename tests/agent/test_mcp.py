@@ -354,7 +354,7 @@ async def test_a_call_does_not_wait_for_one_that_says_nothing(caplog: pytest.Log
     await server.close()
 
 
-async def test_who_waits_for_one_that_is_closed_meanwhile_is_told(caplog: pytest.LogCaptureFixture) -> None:
+async def test_closing_a_server_that_is_not_ready_ends_the_wait_for_it(caplog: pytest.LogCaptureFixture) -> None:
     server = LocalMcpServer("shop", command=[sys.executable, "-c", "import sys; sys.stdin.read()"])
     waiting = asyncio.create_task(server.ready(UP_SECONDS))
     while server._link is None:

@@ -67,7 +67,7 @@ def test_values_are_values() -> None:
     assert (Hearing().transcription_models, Hearing(models="a").transcription_models) == (None, ("a",))
 
 
-def test_defaults_of_the_server_are_not_relied_upon() -> None:
+def test_turn_detection_does_not_depend_on_the_server_s_defaults() -> None:
     assert Turns(threshold=0.7).session(create_response=True) == {
         "type": "server_vad",
         "threshold": 0.7,
@@ -88,7 +88,7 @@ def test_defaults_of_the_server_are_not_relied_upon() -> None:
         (Hearing(models=(), language="fr"), None),
     ],
 )
-def test_hints_for_the_recogniser(hearing: Hearing, transcription: dict[str, Any] | None) -> None:
+def test_hints_for_the_recognizer(hearing: Hearing, transcription: dict[str, Any] | None) -> None:
     assert hearing.session().get("transcription") == transcription
 
 

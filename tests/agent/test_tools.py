@@ -389,7 +389,7 @@ async def test_one_that_holds_up_the_loop_is_named(
     assert record.getMessage().startswith("tool dawdles blocked every call for 1.0 s")
 
 
-async def test_waiting_holds_up_nobody(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_tool_that_only_waits_does_not_count_as_blocking(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
     now = 0.0
     held: list[float] = []
     monkeypatch.setattr(tools, "time", SimpleNamespace(monotonic=lambda: now))

@@ -65,7 +65,7 @@ def test_an_interruption_is_spoken_words_whose_beginning_is_known(case: Case) ->
     assert case.words(0, 60_000) == " ".join(sound.words for sound in case.sounds)
 
 
-def test_a_recogniser_writes_the_words_that_lie_in_the_turn_and_else_what_it_mishears() -> None:
+def test_a_recognizer_writes_the_words_that_lie_in_the_turn_and_else_what_it_mishears() -> None:
     voice = cases.recording("man-okay")
     two = Case(
         group="", name="", stop=False, sounds=(Sound(0, voice, "one"), Sound(2000, voice, "two")), misheard="you"

@@ -77,7 +77,7 @@ def test_missing_details_are_said() -> None:
     assert play("02-three-turns").troubles == []
 
 
-def test_who_was_used_for_what() -> None:
+def test_each_report_names_its_source_and_model() -> None:
     reports = play("07-paid-by-the-minute").events(UsageReported)
     assert [(each.source, each.model) for each in reports] == [
         ("transcription", "gpt-transcribe"),
@@ -161,7 +161,7 @@ def test_more_never_costs_less(usage: Usage, kind: str, more: int, model: str) -
 
 
 @given(usages, st.sampled_from(["text", "audio", "image"]), models)
-def test_the_cache_never_makes_it_dearer(usage: Usage, kind: str, model: str) -> None:
+def test_the_cache_never_makes_it_more_expensive(usage: Usage, kind: str, model: str) -> None:
     fresh, cached = f"{kind}_in", f"{kind}_cached"
     read_before = replace(usage, **{fresh: 0, cached: getattr(usage, fresh) + getattr(usage, cached)})
     assert cost_of(read_before, price_of(model)).usd <= cost_of(usage, price_of(model)).usd

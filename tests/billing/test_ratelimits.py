@@ -41,7 +41,7 @@ def test_the_latest_word_counts_and_the_scarcest_limit() -> None:
     assert not reserve.short(11)
 
 
-def test_nobody_is_turned_away_without_a_reserve_or_for_nonsense() -> None:
+def test_calls_are_taken_without_a_reserve_and_with_invalid_limits() -> None:
     reserve = RateLimitReserve(0)
     reserve.update(told(0), 0)
     assert not reserve.short(0)
@@ -66,7 +66,7 @@ def test_a_model_that_has_room_takes_the_call() -> None:
     assert not reserve.short(0)
 
 
-def test_a_limit_of_which_nobody_says_what_is_left_is_none() -> None:
+def test_a_limit_without_a_remaining_count_is_ignored() -> None:
     reserve = RateLimitReserve(0.2)
     reserve.update(told(None), 0)
     assert not reserve.short(0)

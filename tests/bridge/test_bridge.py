@@ -76,7 +76,7 @@ def test_what_goes_wrong_with_a_hosted_server_is_a_trouble() -> None:
 
 
 def test_only_what_moves_a_timer_says_so() -> None:
-    """The shell sets its timer anew when a message says so, which a frame of audio need not."""
+    """The shell sets its timer again when a message says so, which a frame of audio need not."""
     rig = Rig()
     audio = carrier.AudioIn(ulaw(20), 0)
     delta = realtime.AudioDelta(response_id="r1", item_id="i1", delta=ulaw(20))
@@ -225,7 +225,7 @@ def test_mark_names_are_unique_in_a_call(rig: Rig) -> None:
     assert len(set(names)) == len(names) >= 20
 
 
-def test_audio_of_a_response_that_nobody_announced_is_heard(rig: Rig) -> None:
+def test_audio_of_an_unannounced_response_is_heard(rig: Rig) -> None:
     rig.audio(100, "i1", "r7")
     assert rig.media_ms() == 100
     rig.created("r8")
@@ -258,7 +258,7 @@ def test_a_turn_of_the_caller_with_its_late_text(rig: Rig) -> None:
     assert len(rig.events(AgentAnswered)) == 1
 
 
-def test_a_turn_nobody_understood_is_a_turn(rig: Rig) -> None:
+def test_a_turn_whose_transcription_failed_is_a_turn(rig: Rig) -> None:
     rig.speech()
     rig.turn("u1")
     rig.model(realtime.InputTranscriptFailed(item_id="u1"))

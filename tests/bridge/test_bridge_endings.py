@@ -307,7 +307,7 @@ def test_the_last_mark_may_be_a_second_late(rig: Rig) -> None:
     rig.assert_over("agent")
 
 
-def test_a_goodbye_that_the_socket_does_not_take_is_not_waited_for_for_ever(rig: Rig) -> None:
+def test_a_goodbye_that_the_socket_does_not_take_is_not_waited_for_forever(rig: Rig) -> None:
     rig.stalled = True
     called_hang_up(rig, words_ms=500)
     rig.wait(1.4)
@@ -345,7 +345,7 @@ def test_a_model_that_brings_nothing_is_not_given_up_in_closing(rig: Rig) -> Non
     rig.assert_over("agent")
 
 
-def test_nor_is_one_that_begins_no_goodbye(rig: Rig) -> None:
+def test_a_model_that_begins_no_goodbye_is_not_given_up_in_closing(rig: Rig) -> None:
     rig.hang_up()
     for _ in range(14):
         rig.talk(1)

@@ -1,4 +1,4 @@
-"""The filler: a word while a tool takes long, and only where it does not get in anybody's way."""
+"""The filler: a word while a tool takes long, and only where it disturbs neither side."""
 
 from __future__ import annotations
 

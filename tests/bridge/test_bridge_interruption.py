@@ -58,7 +58,7 @@ def test_before_any_audio_there_is_nothing_to_clear_or_truncate(rig: Rig) -> Non
 
 
 @pytest.mark.parametrize("heard", [False, True])
-def test_there_is_nothing_to_interrupt_when_nobody_speaks(rig: Rig, heard: bool) -> None:
+def test_there_is_nothing_to_interrupt_when_the_agent_is_silent(rig: Rig, heard: bool) -> None:
     if heard:
         rig.says()
         rig.wait(1.1)

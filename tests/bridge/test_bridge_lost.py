@@ -77,7 +77,7 @@ def floors() -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("reach", floors().values(), ids=floors().keys())
-def test_a_model_that_is_lost_is_apologised_for_on_any_floor(rig: Rig, reach: Any) -> None:
+def test_a_model_that_is_lost_is_apologized_for_on_any_floor(rig: Rig, reach: Any) -> None:
     reach(rig)
     spoken = rig.media_ms()
     rig.lose_model("gone away")
@@ -90,7 +90,7 @@ def test_a_model_that_is_lost_is_apologised_for_on_any_floor(rig: Rig, reach: An
     rig.assert_over("error")
 
 
-def test_a_model_that_never_came_is_apologised_for() -> None:
+def test_a_model_that_never_came_is_apologized_for() -> None:
     rig = Rig(connect=False, apology=APOLOGY)
     rig.media()
     rig.lose_model()
@@ -101,7 +101,7 @@ def test_a_model_that_never_came_is_apologised_for() -> None:
     rig.assert_over("error")
 
 
-def test_a_model_that_was_lost_before_the_call_began_is_apologised_for_when_it_does() -> None:
+def test_a_model_that_was_lost_before_the_call_began_is_apologized_for_when_it_does() -> None:
     rig = Rig(start=False, connect=False, apology=APOLOGY)
     rig.lose_model()
     assert rig.ended is None
@@ -111,7 +111,7 @@ def test_a_model_that_was_lost_before_the_call_began_is_apologised_for_when_it_d
     rig.assert_over("error")
 
 
-def test_a_model_that_is_lost_twice_is_apologised_for_once(rig: Rig) -> None:
+def test_a_model_that_is_lost_twice_is_apologized_for_once(rig: Rig) -> None:
     rig.lose_model()
     rig.lose_model()
     assert rig.media_ms() == 730

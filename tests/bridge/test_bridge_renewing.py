@@ -72,7 +72,7 @@ def test_an_answer_that_was_cut_off_goes_on(rig: Rig) -> None:
     assert rig.events(TurnEnded)[-1].turn.text == told[1]
 
 
-def test_who_interrupts_what_the_old_session_said_is_reported_in_words(rig: Rig) -> None:
+def test_an_interruption_of_what_the_old_session_said_is_reported_in_words(rig: Rig) -> None:
     rig.created("r1", ours=False)
     rig.model(realtime.TranscriptDone(response_id="r1", item_id="i1", transcript="A rather long sentence it is."))
     rig.audio(2000)
@@ -86,7 +86,7 @@ def test_who_interrupts_what_the_old_session_said_is_reported_in_words(rig: Rig)
     assert len(rig.sent(Clear)) == 1
 
 
-def test_a_turn_that_nobody_understood_is_heard_once_more(rig: Rig) -> None:
+def test_a_turn_that_was_not_understood_is_heard_once_more(rig: Rig) -> None:
     rig.media(500)
     rig.speech()
     rig.media(500, 500)
@@ -201,7 +201,7 @@ def test_what_the_code_adds_before_a_resumed_call_has_a_session_comes_after_its_
     assert len(rig.prompts) == 3  # and what puts it back into the call
 
 
-def test_a_new_session_is_that_of_whoever_has_the_call(rig: Rig) -> None:
+def test_a_change_of_the_session_applies_to_the_new_one(rig: Rig) -> None:
     assert away(rig)
     rig.bridge.conversation.change_session({"instructions": "You do bills."})
     rig.connect()
@@ -232,7 +232,7 @@ def test_the_patience_of_a_caller_has_an_end(rig: Rig) -> None:
     assert rig.given_up == "1006"
 
 
-def test_sessions_that_never_say_anything_are_not_renewed_for_ever(rig: Rig) -> None:
+def test_sessions_that_never_say_anything_are_not_renewed_forever(rig: Rig) -> None:
     for _ in range(renewal.MAX_FRUITLESS):
         assert away(rig)
         rig.connect()
@@ -256,7 +256,7 @@ def test_sessions_that_say_a_little_are_renewed_so_often_a_minute(rig: Rig) -> N
     assert rig.bridge.floor() is Floor.CLOSING
 
 
-def test_in_the_goodbye_no_other_session_is_sought(rig: Rig) -> None:
+def test_in_the_goodbye_no_other_session_is_opened(rig: Rig) -> None:
     rig.hang_up()
     assert not away(rig)
     assert rig.given_up or rig.ended is not None
@@ -345,7 +345,7 @@ def test_what_was_no_turn_when_it_was_heard_again_holds_nothing_up(rig: Rig) -> 
     assert len(rig.creates) == before + 1
 
 
-def test_a_hand_over_between_two_sessions_knows_of_the_words_that_nobody_understood(rig: Rig) -> None:
+def test_a_hand_over_between_two_sessions_notes_words_that_were_not_understood(rig: Rig) -> None:
     rig.media(500)
     rig.speech()
     rig.media(500, 500)
@@ -369,7 +369,7 @@ def hold_the_key(rig: Rig, frames: int = 60) -> None:
         rig.media(50)
 
 
-def test_who_holds_the_key_is_not_handed_over() -> None:
+def test_a_call_is_not_handed_over_while_the_key_is_held() -> None:
     rig = by_hand()
     hold_the_key(rig)
     assert not rig.bridge.quiet(rig.now, heard_again=True)
@@ -454,7 +454,7 @@ def test_the_greeting_comes_first() -> None:
     assert len(rig.creates) == 2
 
 
-def test_who_ended_the_call_has_ended_it_though_the_model_is_lost_over_the_goodbye(rig: Rig) -> None:
+def test_the_agent_has_ended_the_call_even_if_the_model_is_lost_during_the_goodbye(rig: Rig) -> None:
     rig.hang_up()
     assert not away(rig)
     rig.wait(5)
@@ -489,7 +489,7 @@ def test_a_caller_may_speak_for_as_long_as_they_like(rig: Rig) -> None:
     assert away(rig)
 
 
-def test_a_key_that_nobody_lets_go_of_does_not_stop_a_hand_over_for_ever() -> None:
+def test_a_key_that_is_never_released_does_not_stop_a_hand_over_forever() -> None:
     rig = by_hand()
     hold_the_key(rig, frames=100)
     assert not rig.bridge.quiet(rig.now, heard_again=True)
@@ -553,7 +553,7 @@ def test_a_long_answer_is_no_silence(rig: Rig) -> None:
     assert away(rig)
 
 
-def test_who_calls_waits_from_the_first_moment_on() -> None:
+def test_the_wait_for_a_model_counts_from_the_start_of_the_call() -> None:
     rig = Rig(renews=True, connect=False)
     rig.talk(renewal.PATIENCE_SECONDS)
     assert not away(rig)
@@ -605,7 +605,7 @@ def test_an_answer_that_was_stopped_between_two_sessions_does_not_go_on(rig: Rig
     assert len(rig.creates) == asked + 1  # and nothing is asked for but those words
 
 
-def test_who_interrupts_between_two_sessions_while_nothing_plays_wants_no_answer(rig: Rig) -> None:
+def test_an_interruption_between_two_sessions_while_nothing_plays_drops_the_answer(rig: Rig) -> None:
     rig.speech()
     rig.turn("u1")
     understood(rig, "u1", "A table?")

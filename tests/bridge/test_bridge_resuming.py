@@ -78,13 +78,13 @@ def test_a_response_that_the_server_begins_answers_it_too() -> None:
     assert len(rig.creates) == 1
 
 
-def test_a_greeting_that_nobody_heard_is_said() -> None:
+def test_a_greeting_that_was_not_heard_is_said() -> None:
     rig = Rig(past=Past(pending="answer"), greeting="Hello!")
     assert "exactly these words" in rig.prompts[0]
     assert len(rig.creates) == 1
 
 
-def test_who_spoke_into_a_greeting_that_nobody_heard_is_greeted_and_answered() -> None:
+def test_a_caller_who_spoke_over_an_unheard_greeting_is_greeted_and_answered() -> None:
     rig = Rig(past=Past(turns=(turn("caller", "Hello?"),), pending="answer"), greeting="Hello!")
     assert rig.prompts[0] == "Hello?"
     assert "exactly these words" in rig.prompts[1]
@@ -145,7 +145,7 @@ def test_speech_and_a_turn_that_is_not_committed_are_not_quiet() -> None:
     assert pending(rig) == "words"
 
 
-def test_an_answer_that_is_owed_is_answered_by_whoever_goes_on() -> None:
+def test_an_answer_that_is_owed_is_left_to_the_next_stream() -> None:
     rig = Rig()
     rig.speech()
     rig.turn("u1")
@@ -265,7 +265,7 @@ def test_a_broken_line_may_come_back() -> None:
     assert rig.ended.next_step == Resume(stream_sid=STREAM, pending="words", broke=True)
 
 
-def test_a_caller_who_hung_up_needs_nothing_and_a_failure_of_ours_somebody_else() -> None:
+def test_a_call_that_failed_falls_back_and_one_that_the_caller_ended_has_no_next_step() -> None:
     rig = Rig()
     rig.stop()
     assert rig.ended is not None

@@ -156,7 +156,7 @@ def test_a_call_by_the_provider_is_no_empty_response(rig: Rig) -> None:
     assert rig.asked == []
 
 
-def test_nobody_approves_anything_on_the_phone(rig: Rig) -> None:
+def test_approval_requests_are_declined_once(rig: Rig) -> None:
     rig.created()
     for _ in range(2):
         rig.model(realtime.OutputItemDone(item=realtime.Item(id="a1", type="mcp_approval_request")))
@@ -208,7 +208,7 @@ def test_while_the_provider_calls_a_tool_the_agent_is_at_work(rig: Rig) -> None:
     assert rig.bridge.floor() is Floor.OPEN
 
 
-def test_a_hosted_tool_of_which_nothing_comes_holds_nothing_up_for_ever(rig: Rig) -> None:
+def test_a_hosted_tool_of_which_nothing_comes_holds_nothing_up_forever(rig: Rig) -> None:
     rig.turn()
     rig.created()
     rig.model(realtime.OutputItemDone(item=realtime.Item(id="m1", type="mcp_call")))

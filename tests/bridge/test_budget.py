@@ -97,7 +97,7 @@ def test_a_report_of_nothing_is_not_told() -> None:
     assert rig.events(UsageReported) == []
 
 
-def test_a_report_without_its_kinds_of_tokens_is_told_once_and_counts_as_the_dearest() -> None:
+def test_a_report_without_kinds_of_tokens_is_logged_once_and_priced_at_the_highest_rate() -> None:
     rig = make()
     turn(rig, 1, usage={"output_tokens": 100})
     turn(rig, 2, usage={"output_tokens": 100})
@@ -116,7 +116,7 @@ def test_what_a_response_used_that_the_end_of_the_call_cut_off_is_unknown() -> N
     assert rig.events(CallEnded)[0].cost == Cost(Decimal("0.0064"), at_least=True)
 
 
-def test_so_is_what_a_lost_session_owed() -> None:
+def test_what_a_response_used_in_a_lost_session_is_unknown() -> None:
     rig = make()
     rig.created("r1", ours=False)
     rig.bridge.budget.new_session({"model": "gpt-realtime-mini"}, rig.now)

@@ -316,7 +316,7 @@ def test_the_latest_of_no_time_is_nothing(audio: CallerAudio) -> None:
     assert audio.latest(0) == b""
 
 
-def test_a_line_is_silent_until_somebody_is_loud(audio: CallerAudio) -> None:
+def test_a_line_is_silent_until_there_is_a_loud_sound(audio: CallerAudio) -> None:
     assert audio.silent()
     for number in range(20):
         audio.frame(ulaw(20, 0xFF), 20 * number, number / 50)

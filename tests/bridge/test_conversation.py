@@ -199,7 +199,7 @@ def test_what_waits_for_the_model_belongs_to_the_turn() -> None:
     assert kinds(rig) == ["AudioClear", "AudioAppend", "AudioCommit", "ResponseCreate", "AudioAppend"]
 
 
-def test_nobody_answers_a_turn_by_hand_but_who_is_asked_to() -> None:
+def test_a_turn_by_hand_is_answered_only_on_request() -> None:
     rig = manual()
     rig.media()
     rig.bridge.push_to_talk.commit()

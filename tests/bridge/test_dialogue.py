@@ -118,7 +118,7 @@ def test_a_text_for_no_turn_tells_nothing(bench: Bench) -> None:
     assert bench.told() == []
 
 
-def test_a_turn_that_the_recogniser_failed_on_has_no_text(bench: Bench) -> None:
+def test_a_turn_that_the_recognizer_failed_on_has_no_text(bench: Bench) -> None:
     bench.turn(102.0)
     bench.told()
     bench.dialogue.not_understood("u1")

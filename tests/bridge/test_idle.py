@@ -76,7 +76,7 @@ def test_a_caller_who_never_says_anything_is_asked_too(rig: Rig) -> None:
 
 
 @pytest.mark.parametrize("sign", ["words", "key", "failed"])
-def test_a_sign_of_life_starts_anew(sign: str) -> None:
+def test_a_sign_of_life_restarts_the_count(sign: str) -> None:
     rig = idle(keys="ignore")
     for number in range(4):
         rig.talk(IDLE + 0.1)
@@ -132,7 +132,7 @@ def test_a_person_who_talks_is_never_cut_off(rig: Rig) -> None:
     assert rig.ended is None
 
 
-def test_nobody_is_asked_while_the_agent_speaks_or_a_tool_runs(rig: Rig) -> None:
+def test_the_caller_is_not_asked_while_the_agent_speaks_or_a_tool_runs(rig: Rig) -> None:
     turn(rig, "u1", "Hello?")
     rig.created("r1", ours=False)
     rig.audio(30_000)
@@ -144,13 +144,13 @@ def test_nobody_is_asked_while_the_agent_speaks_or_a_tool_runs(rig: Rig) -> None
     assert asked(rig) == 0
 
 
-def test_nor_while_digits_are_gathered(rig: Rig) -> None:
+def test_the_caller_is_not_asked_while_digits_are_gathered(rig: Rig) -> None:
     rig.bridge.silence._gathering = lambda: True
     rig.talk(60)
     assert asked(rig) == 0
 
 
-def test_nor_while_there_is_no_session() -> None:
+def test_the_caller_is_not_asked_while_there_is_no_session() -> None:
     bridge_policy = Policy(silence=Silence(idle_seconds=IDLE))
     assert Bridge(bridge_policy).get_timer() is None
     rig = idle(retry_seconds=0, give_up_seconds=0)
@@ -159,7 +159,7 @@ def test_nor_while_there_is_no_session() -> None:
     assert asked(rig) == 0
 
 
-def test_without_a_time_nobody_is_asked() -> None:
+def test_without_a_time_the_caller_is_not_asked() -> None:
     rig = idle(idle_seconds=0)
     rig.talk(100)
     assert asked(rig) == 0

@@ -328,7 +328,7 @@ def test_a_yes_in_the_middle_of_a_question_is_answered_after_it(talk: Talk) -> N
     assert {event.turn.item_id for event in talk.events(TurnEnded)} >= {"i1", "i3"}
 
 
-def test_a_text_that_nobody_can_have_said_so_quickly_is_none(talk: Talk) -> None:
+def test_a_text_too_long_for_its_sound_counts_as_noise(talk: Talk) -> None:
     talk.speaks()
     talk.begins()
     talk.over()
@@ -537,7 +537,7 @@ def test_an_end_of_speech_without_a_beginning_means_nothing(talk: Talk) -> None:
     assert (talk.truncations, talk.cancels) == ([], [])
 
 
-def test_somebody_else_in_a_pause_does_not_prolong_it(talk: Talk) -> None:
+def test_another_voice_in_a_pause_does_not_prolong_it(talk: Talk) -> None:
     talk.silence(1000)
     talk.begins()
     talk.sound(800)

@@ -51,7 +51,7 @@ def test_the_second_try_comes_when_there_is_room_again(code: str) -> None:
     assert rig.asked == []
 
 
-def test_without_another_endpoint_a_caller_waits_longer_but_not_in_vain() -> None:
+def test_without_another_endpoint_a_caller_waits_longer_and_is_answered() -> None:
     rig = Rig(renews=True)
     limits(rig, 0, 1.6 * PATIENCE_SECONDS)
     asked_and_refused(rig)
@@ -69,7 +69,7 @@ def test_a_limit_that_lasts_is_told_at_once() -> None:
     assert rig.creates == []
 
 
-def test_who_answers_after_all_is_not_waited_for() -> None:
+def test_an_answer_during_a_rate_limit_ends_the_wait() -> None:
     rig = Rig(renews=True)
     limits(rig, 0, 4)
     asked_and_refused(rig)

@@ -97,7 +97,7 @@ def test_what_it_is_to_say_waits(rig: Rig) -> None:
     assert rig.media_ms() == 400
 
 
-def test_no_sound_fills_the_silence_and_nobody_is_asked_whether_they_are_there() -> None:
+def test_no_sound_fills_the_silence_and_the_caller_is_not_asked_whether_they_are_there() -> None:
     rig = Rig(silence=FILLED, renews=True)
     mute(rig)
     rig.speech()
@@ -112,7 +112,7 @@ def test_no_sound_fills_the_silence_and_nobody_is_asked_whether_they_are_there()
     assert rig.events(SilenceFilled)  # an answer is due again, and its silence counts from now on
 
 
-def test_a_caller_whom_a_dead_model_does_not_hear_hears_nothing_either() -> None:
+def test_a_caller_hears_nothing_of_a_muted_agent_whose_model_is_dead() -> None:
     rig = Rig(silence=FILLED, renews=True)
     rig.talk(1)
     mute(rig)

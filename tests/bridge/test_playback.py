@@ -105,7 +105,7 @@ def test_nothing_makes_nothing(playback: Playback) -> None:
     assert take(playback) == []
 
 
-def test_too_much_that_nobody_takes_is_refused(playback: Playback, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_too_much_unsent_audio_is_refused(playback: Playback, monkeypatch: pytest.MonkeyPatch) -> None:
     assert MAX_WAITING_BYTES >= 8000 * 60
     monkeypatch.setattr(module, "MAX_WAITING_BYTES", 1600)
     assert playback.queue(ulaw(100), "i1")

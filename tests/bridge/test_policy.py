@@ -11,7 +11,7 @@ from phoneagent.bridge.bridge import Bridge
 from phoneagent.bridge.policy import Floor, Policy
 
 
-def test_by_default_the_caller_begins_and_the_server_answers_whoever_interrupts() -> None:
+def test_by_default_the_caller_begins_and_may_interrupt_and_the_server_answers() -> None:
     policy = Policy()
     assert policy.greeting is None
     assert policy.server_answers

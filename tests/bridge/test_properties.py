@@ -138,7 +138,7 @@ def test_what_is_truncated_is_what_was_not_heard(place: Setting, script: Any) ->
 
 @settings(max_examples=150)
 @given(any_place, scripts)
-def test_a_call_in_which_everybody_goes_on_comes_to_rest_and_ends(place: Setting, script: Any) -> None:
+def test_a_call_in_which_both_sides_go_on_comes_to_rest_and_ends(place: Setting, script: Any) -> None:
     world = call(place, script)
     world.run(QUIET_S)
     if world.bridge.floor() is not Floor.CLOSING:  # two failures in a row end it before

@@ -58,7 +58,7 @@ def asked(rig: Rig) -> list[str]:
     return [type(request).__name__ for request in rig.asked]
 
 
-def test_the_next_session_is_opened_in_time_and_takes_over_when_nobody_speaks(rig: Rig) -> None:
+def test_the_next_session_is_opened_in_time_and_takes_over_in_a_silence(rig: Rig) -> None:
     rig.talk(HOUR - ROTATE_SECONDS - 1)
     assert asked(rig) == []
     rig.talk(1.5)

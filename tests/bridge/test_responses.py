@@ -102,7 +102,7 @@ def test_what_is_to_be_said_goes_before_its_create(rig: Rig) -> None:
     assert create.response["tool_choice"] == "none"
 
 
-def test_so_much_may_be_in_line(rig: Rig) -> None:
+def test_the_number_of_waiting_responses_is_limited(rig: Rig) -> None:
     rig.created()
     assert [rig.say() for _ in range(MAX_WANTED + 2)] == [True] * MAX_WANTED + [False] * 2
 
@@ -300,7 +300,7 @@ def test_a_say_is_not_the_answer_to_a_tool(rig: Rig) -> None:
     assert len(rig.creates) == 2
 
 
-def test_a_greeting_is_not_the_answer_to_who_was_quicker() -> None:
+def test_a_greeting_is_not_the_answer_to_a_caller_who_spoke_first() -> None:
     rig = Rig(greeting="Hello", server_answers=False)
     rig.speech()
     rig.turn()

@@ -34,7 +34,7 @@ def test_the_servers_own_response_is_not_taken_for_ours(rig: Rig) -> None:
     assert len(rig.creates) == 2  # the turn was answered by the server
 
 
-def test_metadata_of_somebody_else_is_as_good_as_none(rig: Rig) -> None:
+def test_metadata_of_another_client_counts_as_none(rig: Rig) -> None:
     rig.say()
     rig.turn()
     rig.created("vad", metadata={"theirs": "1"})
@@ -86,7 +86,7 @@ def test_while_our_create_may_be_answered_nothing_else_is_asked_for(rig: Rig) ->
     assert len(rig.creates) == 1
 
 
-def test_a_done_nobody_waits_for_is_ignored(rig: Rig) -> None:
+def test_an_unexpected_done_is_ignored(rig: Rig) -> None:
     rig.done("r0")
     rig.created("r1")
     rig.done("r0")

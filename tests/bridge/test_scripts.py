@@ -42,7 +42,7 @@ def test_nothing_is_lost_and_a_beginning_is_one(text: str, length: int) -> None:
     assert list(chars_of(begin)) == list(chars_of(text))[: len(list(chars_of(begin)))]
 
 
-def test_a_beginning_tears_no_character() -> None:
+def test_a_beginning_splits_no_character() -> None:
     assert begin_of("ab👍🏽", 3) == "ab"
     assert begin_of("ab👍🏽", 4) == "ab👍🏽"
     assert begin_of("👨\u200d👩\u200d👧", 2) == ""

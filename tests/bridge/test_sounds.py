@@ -105,7 +105,7 @@ def test_nothing_stops_a_protected_one(rig: Rig) -> None:
     assert rig.sent(Clear)
 
 
-def test_it_waits_until_nobody_speaks_unless_it_need_not(rig: Rig) -> None:
+def test_it_waits_for_silence_unless_it_may_play_over_speech(rig: Rig) -> None:
     rig.speech()
     play(rig, clip())
     assert rig.media_ms() == 0

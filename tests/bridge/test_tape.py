@@ -162,7 +162,7 @@ def test_nothing_is_taken_before_it_is_certain() -> None:
     assert lengths(tape.take(START + 0.1, final=True)[1::2]) == [(97, 80), (255, 320)]
 
 
-def test_a_line_that_stalls_is_waited_for_and_not_for_ever() -> None:
+def test_a_line_that_stalls_is_waited_for_but_not_forever() -> None:
     tape = Tape(START)
     tape.add(frame(0))
     tape.add(agent(1.0, b"a" * 80))

@@ -51,7 +51,7 @@ def test_a_turn_without_speech_is_where_it_was_committed() -> None:
     assert (turn.start_ms, turn.end_ms, turn.said_ms) == (3000, 3000, 0)
 
 
-def test_texts_come_out_of_order_or_for_nobody() -> None:
+def test_texts_come_out_of_order_or_for_an_unknown_turn() -> None:
     log = Transcript(CallClock())
     for number in (1, 2):
         log.caller_spoke(number * 1000, number * 1000 + 500)
@@ -248,7 +248,7 @@ def test_of_an_unfinished_turn_of_the_agent_the_words_heard_so_far() -> None:
     assert end(log, heard=1000, now=5500).heard_text == "one two three four"  # it goes on as if nothing had been asked
 
 
-def test_what_nobody_has_heard_yet_and_what_has_no_words_of_the_model_is_no_turn() -> None:
+def test_unheard_audio_and_audio_without_words_are_no_turn() -> None:
     log = Transcript(CallClock())
     log.agent_words("i1", "one")
     playing = [Outcome("i1", 0, 0, 1000, complete=True), Outcome("i2", 0, 100, 1000, complete=True)]

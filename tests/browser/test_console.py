@@ -386,7 +386,7 @@ def test_light_and_dark_are_chosen_and_kept(serves: Serves, visitor: Visitor) ->
         assert page.evaluate(ground) == light
 
 
-def test_a_call_that_nobody_knows_is_said_to_be_none(serves: Serves, visitor: Visitor) -> None:
+def test_the_page_of_an_unknown_call_says_so(serves: Serves, visitor: Visitor) -> None:
     with serves(an_agent()) as served:
         page = visitor.visit(f"{served.url}/console/calls/CA404")
         expect(page.get_by_role("alert")).to_contain_text("this process has no such call")

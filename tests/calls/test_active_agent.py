@@ -163,7 +163,7 @@ async def test_instructions_may_depend_on_the_call() -> None:
     assert office.updates[0]["instructions"] == "For CA1."
 
 
-async def test_an_agent_who_cannot_take_it_leaves_it_where_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_an_agent_whose_instructions_fail_does_not_get_the_call(monkeypatch: pytest.MonkeyPatch) -> None:
     async def never(call: Call) -> str:
         await asyncio.Event().wait()
         raise AssertionError
@@ -183,13 +183,13 @@ async def test_an_agent_who_cannot_take_it_leaves_it_where_it_is(monkeypatch: py
     assert office.updates == []
 
 
-def test_a_name_that_nobody_has_is_no_tool() -> None:
+def test_the_name_of_an_unknown_agent_is_no_tool() -> None:
     assert Office(BILLING).desk.tool("hand_off_to_front_desk") is None
     assert Office().desk.tool("hand_off_to_ghost") is None
 
 
 @pytest.mark.parametrize("names_event", [True, False])
-async def test_one_whom_the_server_refuses_does_not_get_the_call(names_event: bool) -> None:
+async def test_an_agent_that_the_server_refuses_does_not_get_the_call(names_event: bool) -> None:
     office = Office(refuses="invalid_value")
     office.names_event = names_event
     output = json.loads(await office.run("hand_off_to_billing"))
@@ -273,7 +273,7 @@ async def handed_over(*names: str) -> list[ToolRun]:
     ]
 
 
-async def test_whoever_had_the_call_has_it_again() -> None:
+async def test_the_agent_of_the_earlier_stream_has_the_call_again() -> None:
     office = Office(past=await handed_over("hand_off_to_billing"))
     assert office.desk.agent is BILLING
     assert office.speakers == ["billing"]
@@ -289,7 +289,7 @@ async def test_where_it_came_back_nothing_is_changed() -> None:
     assert office.updates == []
 
 
-async def test_whom_the_next_session_refuses_leaves_the_call_to_the_one_who_answered() -> None:
+async def test_an_agent_that_the_next_session_refuses_returns_the_call_to_the_first_agent() -> None:
     office = Office(past=await handed_over("hand_off_to_billing"), refuses="invalid_value")
     await office.session_opened()
     assert office.desk.agent is BILLING
@@ -305,7 +305,7 @@ def test_one_that_failed_or_was_cut_off_did_not_happen(output: str | None) -> No
     assert Office(past=[run]).desk.agent is FRONT
 
 
-async def test_who_cannot_go_on_leaves_the_call_to_the_one_who_answered() -> None:
+async def test_an_agent_that_cannot_go_on_returns_the_call_to_the_first_agent() -> None:
     broken = Agent(name="billing", instructions=lambda call: str(1 / 0))
     office = Office(Agent(name="front", instructions="", handoffs=[broken]), await handed_over("hand_off_to_billing"))
     with pytest.raises(ZeroDivisionError):
@@ -331,7 +331,7 @@ class Moody:
 
 
 @pytest.mark.parametrize("fails", [True, False])
-async def test_who_was_handed_the_call_keeps_it_where_their_instructions_fail_the_next_time(
+async def test_an_agent_keeps_the_call_if_its_instructions_fail_the_next_time(
     fails: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(active_agent, "INSTRUCTIONS_SECONDS", 0.05)
@@ -347,7 +347,7 @@ async def test_who_was_handed_the_call_keeps_it_where_their_instructions_fail_th
         assert len(office.updates) == moody.asked == renewal + 2
 
 
-async def test_instructions_are_written_anew_for_the_next_session_where_that_works() -> None:
+async def test_instructions_are_written_again_for_the_next_session_where_that_works() -> None:
     asked: list[str] = []
 
     def write(call: Call) -> str:
@@ -364,7 +364,7 @@ async def test_instructions_are_written_anew_for_the_next_session_where_that_wor
     assert [update["instructions"][-2:] for update in office.updates] == ["1.", "2.", "2."]
 
 
-async def test_whoever_had_the_call_in_an_earlier_stream_keeps_it_as_well() -> None:
+async def test_an_agent_of_an_earlier_stream_keeps_the_call_if_its_instructions_fail_later() -> None:
     moody = Moody(fails=True)
     billing = Agent(name="billing", instructions=moody)
     office = Office(Agent(name="front", instructions="", handoffs=[billing]), await handed_over("hand_off_to_billing"))

@@ -1,4 +1,4 @@
-"""Admission: who is put through, and what the others get."""
+"""Admission: the calls that are put through, and what the others get."""
 
 from __future__ import annotations
 

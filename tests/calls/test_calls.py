@@ -182,14 +182,14 @@ async def test_for_a_call_that_is_live_nothing_is_opened_ahead(rig: Callable[...
         await office.calls.forget(SID)
 
 
-async def test_a_call_that_nobody_expects_can_be_forgotten(rig: Callable[..., Rig]) -> None:
+async def test_a_call_that_is_not_expected_can_be_forgotten(rig: Callable[..., Rig]) -> None:
     await rig().calls.forget(SID)
 
 
 # --- media sockets ---
 
 
-async def test_a_handshake_is_unfinished_business_even_where_it_fails(rig: Callable[..., Rig]) -> None:
+async def test_a_handshake_counts_as_unfinished_until_it_is_over(rig: Callable[..., Rig]) -> None:
     calls = rig().calls
 
     def fail() -> None:

@@ -75,7 +75,7 @@ def test_of_several_columns_of_numbers_one_is_called_and_the_others_are_context(
     assert (found.to, dict(found.context)) == (A, {"phone": B})
 
 
-def test_a_number_that_comes_twice_is_called_once_in_whatever_spelling(path: Path) -> None:
+def test_a_number_that_is_listed_twice_is_called_once_in_any_spelling(path: Path) -> None:
     found = read(path, f"to\n{A}\n+1 (202) 555-0100\n{B}\n{A}\n")
     assert numbers(found) == [(2, A), (4, B)]
     assert [each.problem for each in found if each.problem] == ["it is the number of line 2: each is called once"] * 2

@@ -399,7 +399,7 @@ async def test_a_conversation_in_writing_has_no_keys() -> None:
         await control.gather(4, 5, "#")
 
 
-async def test_a_conversation_in_writing_is_controlled_alike() -> None:
+async def test_a_conversation_in_writing_is_controlled_the_same_way() -> None:
     loop = asyncio.get_running_loop()
     chat, sent = Chat(), list[realtime.ToModel]()
 
@@ -431,7 +431,7 @@ async def test_a_muted_agent_asks_for_nothing_until_it_is_heard_again() -> None:
     assert len(rig.sent(ResponseCreate)) == 1
 
 
-async def test_an_agent_that_writes_is_muted_alike() -> None:
+async def test_an_agent_that_writes_is_muted_the_same_way() -> None:
     loop = asyncio.get_running_loop()
     chat = Chat()
     control = Control(chat, lambda: Agent(instructions="x"), manual=False, flush=lambda: None, loop=loop)

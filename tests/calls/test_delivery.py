@@ -232,7 +232,7 @@ async def test_a_cancelled_delivery_leaves_nothing_open() -> None:
         ("::ffff:0:a9fe:a9fe", "never"),
     ],
 )
-def test_whose_an_address_is(address: str, found: str) -> None:
+def test_addresses_are_public_private_or_never_connected_to(address: str, found: str) -> None:
     assert reach(address) == found
 
 

@@ -183,7 +183,7 @@ async def test_a_stream_that_has_begun_keeps_the_one_before_it_no_longer() -> No
     assert second._before is None
 
 
-async def test_the_end_of_a_call_waits_for_hooks_but_not_for_ever(
+async def test_the_end_of_a_call_waits_for_hooks_but_not_forever(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     registry, never = Hooks(), asyncio.Event()

@@ -206,7 +206,7 @@ async def test_a_hand_over_that_is_written_late_is_planned_all_the_same(
             await asyncio.sleep(0.005)
 
 
-async def test_a_call_of_which_no_step_is_written_has_broken_unless_somebody_ended_it(store: Store) -> None:
+async def test_a_call_without_a_written_step_has_broken_unless_it_was_ended(store: Store) -> None:
     ours = after(store)
     assert await ours.answer(SID) == Continuation("recover", "MZ1")
     assert (await ours.past(SID) or Past()).turns == (GREETING,)

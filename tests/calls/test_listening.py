@@ -160,7 +160,7 @@ def test_the_tones_of_secret_keys_are_not_heard() -> None:
     assert track(heard.listener.frames(), CALLER) == b"\xff" * 160
 
 
-def test_one_that_is_too_slow_is_told_so_and_memory_is_bounded() -> None:
+def test_a_listener_that_is_too_slow_is_cut_off_and_memory_is_bounded() -> None:
     tap, _, listener = tapped()
     for number in range(500):
         tap.decode(AudioIn(ulaw(20), 20 * number))  # type: ignore[arg-type]

@@ -202,7 +202,7 @@ async def test_where_a_session_is_lost_the_next_one_comes_at_once() -> None:
     assert rig.troubles == ["model session lost (no. 1): the model's socket broke"]
 
 
-async def test_after_a_server_that_throws_us_out_the_next_session_is_elsewhere_and_the_one_after_it_is_not() -> None:
+async def test_after_a_refusal_the_next_session_is_elsewhere_and_the_one_after_it_is_not() -> None:
     models = [Model(), Model("second"), Model("third")]
     rig = Rig(*models)
     async with rig.running():

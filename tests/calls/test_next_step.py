@@ -153,7 +153,7 @@ async def test_a_journal_that_never_answers_is_given_up_in_time(
     assert caplog.messages == ["the call's next step could not be saved or carried out: it took longer than 0.01 s"]
 
 
-async def test_whoever_cancels_it_is_not_held_up() -> None:
+async def test_settling_can_be_canceled_while_the_journal_hangs() -> None:
     steps = StepWriter("CA1", Journal(hangs=True))
     steps.take(HANG_UP)
     settling = asyncio.create_task(steps.settle())

@@ -121,7 +121,7 @@ async def office(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterat
         await made.outcomes.close()
 
 
-async def test_it_is_filled_in_once_and_everybody_learns_of_it(office: Office) -> None:
+async def test_it_is_filled_in_once_and_reported_to_observers_and_hooks(office: Office) -> None:
     office.chat.answers.append(wrote('{"guests": 4}'))
     await office.outcomes.fill(SID)
     await office.outcomes.fill(SID)
@@ -221,7 +221,7 @@ async def test_a_database_that_does_not_answer_is_asked_again_later(
         await office.outcomes.give_up(SID, "too many attempts")
 
 
-async def test_a_model_that_takes_for_ever_is_given_up(office: Office, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_model_that_takes_too_long_is_given_up(office: Office, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(outcomes, "FILL_SECONDS", 0.2)
     office.chat.gate = asyncio.Event()
     with pytest.raises(OutcomeUnavailable, match=r"was not filled in within 0\.2 s"):
@@ -298,7 +298,7 @@ async def test_a_choice_that_hangs_may_work_later(office: Office, monkeypatch: p
         await office.outcomes.fill(SID)
 
 
-async def test_whoever_gives_up_leaves_the_reason(office: Office) -> None:
+async def test_giving_up_records_the_reason_once(office: Office) -> None:
     await office.outcomes.give_up(SID, "the model did not answer\nfor a day")
     record = await office.record()
     assert record.outcome_error == "the model did not answer for a day"

@@ -178,7 +178,7 @@ async def test_half_a_consent_line_does_not_count_because_the_call_ends(tmp_path
     assert rig.told == []
 
 
-async def test_a_consent_line_that_is_interrupted_is_said_again_and_not_for_ever(
+async def test_a_consent_line_that_is_interrupted_is_said_again_but_not_forever(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     rig = Rig(tmp_path, CONSENT)

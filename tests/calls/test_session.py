@@ -118,7 +118,7 @@ async def test_the_end_is_told_before_the_last_tool_is_done() -> None:
         await finishing
 
 
-async def test_who_holds_up_the_loop_makes_no_dead_lines(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_blocked_loop_makes_no_dead_lines(monkeypatch: pytest.MonkeyPatch) -> None:
     """What came meanwhile is read before the timers have their say."""
     monkeypatch.setattr("phoneagent.bridge.caller.LINE_LOST_SECONDS", 0.1)
     monkeypatch.setattr(session, "LATE_SECONDS", 0.1)

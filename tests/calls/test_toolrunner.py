@@ -128,7 +128,7 @@ async def test_two_calls_at_the_same_time_get_one_output() -> None:
     assert till.taken == [5]
 
 
-async def test_one_who_waits_and_gives_up_takes_nothing_from_the_others() -> None:
+async def test_a_canceled_wait_takes_nothing_from_the_others() -> None:
     till = Till()
     till.open.clear()
     first, second, third = (asyncio.create_task(till.run(call_id=f"c{number}")) for number in range(3))
@@ -140,7 +140,7 @@ async def test_one_who_waits_and_gives_up_takes_nothing_from_the_others() -> Non
     assert await asyncio.gather(first, third) == ["paid 1", "paid 1"]
 
 
-async def test_if_the_first_is_cancelled_nobody_knows() -> None:
+async def test_if_the_first_is_canceled_the_outcome_is_unknown() -> None:
     till = Till()
     till.open.clear()
     first = asyncio.create_task(till.run())
@@ -178,7 +178,7 @@ async def test_a_tool_by_hand_acts_once_as_well() -> None:
     assert given == [{"a": 1, "b": 2}]
 
 
-async def test_what_is_made_anew_each_time_makes_no_difference() -> None:
+async def test_a_default_that_is_created_for_each_run_makes_no_difference() -> None:
     given: list[Any] = []
 
     @tool(name="pay", once=True)
@@ -200,7 +200,7 @@ async def test_a_validator_that_breaks_is_told_to_the_model_only() -> None:
     assert json.loads(await Till().run('{"amount": {"value": 1}}', tool=pay)) == {"error": "pay failed"}
 
 
-async def test_a_tool_nobody_has() -> None:
+async def test_a_tool_that_does_not_exist() -> None:
     till = Till()
     assert "no tool named pay" in await till.runner.run(None, RunTool("c1", "pay", "{}"))
 

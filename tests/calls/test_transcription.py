@@ -173,7 +173,7 @@ async def test_words_that_come_after_the_end_of_the_call_are_awaited() -> None:
     assert rig.ended.ended_by == "line"
 
 
-async def test_a_session_that_stays_silent_keeps_no_call_for_ever() -> None:
+async def test_a_session_that_stays_silent_keeps_no_call_open_forever() -> None:
     rig = Rig()
     run = asyncio.create_task(rig.running.run())
     rig.socket.incoming.put_nowait(AudioIn(FRAME, 20))

@@ -275,7 +275,7 @@ async def test_an_unknown_transfer_is_hung_up_on(desk: Desk) -> None:
     assert "no longer waiting" in await desk.twilio("nothing")
 
 
-async def test_without_the_database_nobody_is_called(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_without_the_database_no_call_is_placed(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
     async def away(*args: object) -> None:
         raise StoreError("it is away")
 

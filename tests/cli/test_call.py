@@ -1,4 +1,4 @@
-"""`phoneagent call`: a call that is made, one that nobody answers, and what cannot be called."""
+"""`phoneagent call`: a call that is made, one that is not answered, and what cannot be called."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ async def test_a_call_is_made_and_told(world: Worlds, tmp_path: Path, capsys: py
     assert lines[-2:] == ["answered by: person", f"phoneagent calls {anna.lines[0].call_sid}"]
 
 
-async def test_a_call_that_nobody_answers_fails(world: Worlds, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+async def test_a_call_that_is_not_answered_fails(world: Worlds, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     async with calling(world, tmp_path, Callee(ANNA, outcome="busy")) as (w, _, _):
         assert not await _call(w.app, ANNA, OPTIONS)
     assert "busy" in capsys.readouterr().out

@@ -173,7 +173,7 @@ def test_one_call_is_a_readable_transcript(recorded: Invoke) -> None:
     assert PERSON in recorded("calls", INBOUND, "--numbers").output
 
 
-def test_of_several_agents_it_says_who_speaks_and_what_the_code_added(invoke: Invoke) -> None:
+def test_with_several_agents_it_shows_the_speaker_and_the_added_messages(invoke: Invoke) -> None:
     async def record() -> None:
         async with Store.from_url("sqlite:///phoneagent.db") as store:
             store.tell(CALL[0])

@@ -275,7 +275,7 @@ async def test_a_hosted_server_that_cannot_be_reached_is_told(folder: Path) -> N
     assert "! an MCP server could not be asked for its tools by the model's provider" in out
 
 
-async def test_who_answers_may_go_by_the_number(folder: Path) -> None:
+async def test_the_agent_may_depend_on_the_called_number(folder: Path) -> None:
     status, out, err = await chat(folder, "--sim", "--called", "+15550100009", lines="Hello!\n")
     assert (status, err) == (0, "")
     assert out[-1].startswith("cafe: I am a simulated model")

@@ -74,7 +74,7 @@ async def test_another_process_puts_it_back(world: World) -> None:
     assert world.as_before()
 
 
-async def test_what_somebody_changed_meanwhile_stays(world: World) -> None:
+async def test_a_change_that_was_made_meanwhile_stays(world: World) -> None:
     diversion = world.diversion()
     await diversion.divert(NUMBER, OURS)
     world.number["voice_url"] = "https://newer.example"

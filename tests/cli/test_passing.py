@@ -207,7 +207,7 @@ async def test_a_media_socket_goes_to_its_worker_with_what_was_read(workers: Wor
     assert workers.connections() == [0, 1]
 
 
-async def test_so_does_the_media_socket_of_a_call_from_the_browser(workers: Workers) -> None:
+async def test_a_media_socket_of_a_call_from_the_browser_goes_to_its_worker(workers: Workers) -> None:
     head = media(1).replace(b"/twilio/media/", b"/console/phone/media/")
     assert await (await workers.at(0)).ask(head + frame(b"one"), 2) == ["1", "1 one"]
 
@@ -267,7 +267,7 @@ async def test_new_calls_are_spread_evenly_wherever_they_come(workers: Workers) 
     assert {text[1:] for text in said} == {f" POST /twilio/voice 5 {zlib.crc32(b'hello')}"}
 
 
-async def test_requests_of_one_connection_go_to_and_fro(workers: Workers) -> None:
+async def test_requests_of_one_connection_go_to_both_processes(workers: Workers) -> None:
     """A router of a platform keeps a connection, and many callers' requests come over it."""
     client = await workers.at(0)
     said = [(await client.ask(VOICE + b"hello"))[0][0] for _ in range(6)]

@@ -213,7 +213,7 @@ async def test_a_call_that_the_server_makes_is_answered(server: Server, monkeypa
     assert server.requests[0].form["Direction"] == "outbound-api"
 
 
-async def test_nobody_calls(server: Server, monkeypatch: pytest.MonkeyPatch):
+async def test_no_call_comes_in(server: Server, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(sim_call, "RING_SECONDS", 0.05)
     result = await run(server.url, "--auth-token", "t", "--rest-port", 0, "--answer")
     assert result.exit_code == 1

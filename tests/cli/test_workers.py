@@ -317,7 +317,7 @@ def handlers() -> Iterator[None]:
 
 @pytest.mark.usefixtures("handlers")
 def test_one_that_does_not_end_is_killed() -> None:
-    """It holds its signals back for ever, as a program that hangs at its start does."""
+    """It holds its signals back forever, as a program that hangs at its start does."""
     context = multiprocessing.get_context("spawn")
     resource_tracker.ensure_running()
     workers = Workers(lambda number: context.Process(target=time.sleep, args=(3600,)), 2, -GRACE_SECONDS)

@@ -125,7 +125,7 @@ async def sent(app: PhoneApp, *, reads: bool = True) -> tuple[int, int]:
     return status, size
 
 
-async def test_not_too_many_are_sent_at_once_and_not_for_ever(
+async def test_not_too_many_are_sent_at_once_and_none_forever(
     recorded: PhoneApp, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "MAX_SENT_AT_ONCE", 2)

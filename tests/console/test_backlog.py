@@ -1,4 +1,4 @@
-"""The backlog that readers share: its bounds, the pieces that are read of it, and who is woken."""
+"""The backlog that readers share: its bounds, the pieces that are read of it, and the readers that are woken."""
 
 from __future__ import annotations
 

@@ -56,7 +56,7 @@ async def test_they_come_one_by_one() -> None:
     assert doctor.closed == 1
 
 
-async def test_all_who_look_share_a_run_and_the_next_one_has_to_wait() -> None:
+async def test_viewers_share_a_run_and_the_next_one_has_to_wait() -> None:
     now = 100.0
     doctor = Doctor()
     checks = Checks(doctor.examine, clock=lambda: now)

@@ -358,7 +358,7 @@ async def test_a_request_for_what_another_release_does_not_know_is_refused(url: 
             assert said in str(error)
 
 
-async def test_a_call_that_leaves_while_a_request_comes_is_told_so(url: str) -> None:
+async def test_a_request_to_a_call_that_leaves_meanwhile_is_a_conflict(url: str) -> None:
     async with apps(url) as (_, there, running):
         console = there._parts.console
         assert console is not None

@@ -192,7 +192,7 @@ async def tmp_path_url(tmp_path: object) -> str:
     return found
 
 
-async def test_a_reader_whose_events_were_deleted_is_told_so(ready: str, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_reader_whose_events_were_deleted_gets_a_notice(ready: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(event_log, "MAX_ROWS", 2)
     async with processes(ready, 1) as (here,):
         await here.wrote(STARTED, *(trouble(str(number)) for number in range(5)))

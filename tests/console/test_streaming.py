@@ -1,4 +1,4 @@
-"""A response that is sent while it comes into being: it ends with its reader, and lets none wait for ever."""
+"""A response that is sent while it comes into being: it ends with its reader, and lets none wait forever."""
 
 from __future__ import annotations
 

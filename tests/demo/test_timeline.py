@@ -131,7 +131,7 @@ def test_silence_draws_no_wave():
     assert bars(quiet) == 0
 
 
-def test_rows_end_where_nobody_speaks():
+def test_rows_end_in_silence():
     turns = a_report().turns
     found = rows(turns, 30_000)
     assert (found[0][0], found[-1][1]) == (0, 30_000)

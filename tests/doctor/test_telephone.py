@@ -266,7 +266,7 @@ def careless(*, webhook: bool, socket: bool) -> Starlette:
     return Starlette(routes=[Route("/twilio/voice", voice, methods=["POST"]), WebSocketRoute("/media/token", media)])
 
 
-async def test_an_app_that_answers_whoever_asks(world: World) -> None:
+async def test_an_app_that_answers_unsigned_requests(world: World) -> None:
     world.served = careless(webhook=True, socket=True)
     checks = await world.report()
     assert "answers unsigned requests" in checks["webhook"].text

@@ -1,4 +1,4 @@
-"""Who answers: one app for many numbers, an agent chosen for each call, once; and what is done to a call from code."""
+"""The choice of the agent: one app for many numbers, one choice for each call; and what is done to a call from code."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ async def test_a_caller_who_hangs_up_during_the_choice_leaves_nothing(world: Wor
         assert w.of(CallEnded)[0].ended_by == "caller"
 
 
-async def test_an_agent_brings_its_own_recognisers(world: Worlds) -> None:
+async def test_an_agent_brings_its_own_recognizers(world: Worlds) -> None:
     agent = Agent(instructions="x", hearing=Hearing(models=("gpt-live-transcribe",), language=("fr", "de")))
     async with world(agent) as w, w.phone().dial():
         heard = await w.until(

@@ -163,7 +163,7 @@ def is_cancelled() -> Agent:
     raise asyncio.CancelledError
 
 
-async def test_a_mistake_of_whoever_chooses_costs_its_own_call_only(world: Worlds, tmp_path: Path) -> None:
+async def test_a_failed_choice_of_the_agent_costs_its_own_call_only(world: Worlds, tmp_path: Path) -> None:
     mistakes = dict(enumerate((*MISTAKES, leaves, is_cancelled)))
 
     async def choose(call: Call) -> Agent:

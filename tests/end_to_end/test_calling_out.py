@@ -181,7 +181,7 @@ async def test_a_silent_callee_is_greeted_after_a_while(world: Worlds, tmp_path:
         (Callee("+15550100010"), "failed"),
     ],
 )
-async def test_calls_that_nobody_answers(world: Worlds, tmp_path: Path, callee: Callee, status: str):
+async def test_calls_that_are_not_answered(world: Worlds, tmp_path: Path, callee: Callee, status: str):
     async with calling(world, tmp_path, callee) as (w, _, _):
         found = await ended(w, await w.app.dial(ANNA, timeout=10))
         assert (found.status, found.answered_by, w.of(CallStarted)) == (status, None, [])
@@ -261,7 +261,7 @@ TABLE = {
 
 @pytest.mark.parametrize("policy", ["hang_up", "leave_message"])
 @pytest.mark.parametrize("who", TABLE)
-async def test_the_table_of_who_answers_and_what_is_decided(world: Worlds, tmp_path: Path, who: str, policy: str):
+async def test_the_decision_for_each_kind_of_callee(world: Worlds, tmp_path: Path, who: str, policy: str):
     conduct, lines, amd, expected = TABLE[who]
     callee = Callee(ANNA, conduct(), answered_by=amd[0] if amd else None, amd_after_seconds=amd[1] if amd else 0)
     script = scripted(*lines, *["Yes, go on."] * 6)

@@ -86,7 +86,7 @@ async def test_a_call_that_has_come_back_survives_a_crash_too(world: Worlds, sto
         await second.close()
 
 
-async def test_who_calls_and_the_parameters_stay_when_a_call_goes_on(world: Worlds, store: Store) -> None:
+async def test_the_caller_and_the_parameters_stay_when_a_call_goes_on(world: Worlds, store: Store) -> None:
     sip = {"From": f"sip:{WHO['From']}@pbx.example:5061", "SipHeader_X-Queue": "vip", "CallerName": "ANNA"}
     seen: list[tuple[str | None, dict[str, str]]] = []
 
@@ -164,7 +164,7 @@ async def test_without_the_database_a_call_that_comes_back_begins_and_is_recorde
 async def test_what_a_tool_keeps_is_there_in_the_next_stream(
     world: Worlds, store: Store, crash: bool, processes: int
 ) -> None:
-    """For whoever chooses the agent and writes its instructions too."""
+    """The functions that choose the agent and write its instructions see it too."""
     seen: list[dict[str, Any]] = []
 
     @tool

@@ -97,7 +97,7 @@ async def test_without_a_model_the_caller_hears_an_apology(world: Worlds, monkey
 
 
 @pytest.mark.parametrize("kind", ["plain", "async"])
-async def test_instructions_that_hang_lead_to_an_apology_and_hold_up_nobody(
+async def test_instructions_that_hang_time_out_with_an_apology(
     world: Worlds, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
     monkeypatch.setattr("phoneagent.calls.opening.INSTRUCTIONS_SECONDS", 0.3)
@@ -134,7 +134,7 @@ async def test_a_session_that_cannot_be_sent_leads_to_an_apology(world: Worlds) 
         assert w.of(CallEnded)[0].reason == "the model session could not be opened: TypeError"
 
 
-async def test_nobody_at_the_model_s_address(world: Worlds) -> None:
+async def test_nothing_listens_at_the_model_s_address(world: Worlds) -> None:
     async with world(AGENT, endpoint=Endpoint("ws://127.0.0.1:1/v1/realtime?model=m")) as w:
         async with w.phone().dial() as line:
             await line.wait_ended(20)

@@ -99,7 +99,7 @@ async def test_it_stays_handed_over_in_the_next_model_session(world: Worlds) -> 
         assert w.model.violations == []
 
 
-async def test_who_hands_over_without_a_word_is_never_heard(world: Worlds) -> None:
+async def test_an_agent_that_hands_over_without_a_word_is_never_heard(world: Worlds) -> None:
     router = Agent(name="router", instructions="You decide.", handoffs=[replace(BILLING, handoffs=["router"])])
     script = SCRIPT.replace('say = "I put you through."\n', "").replace("front desk", "router")
     async with world(router, script) as w, w.phone().dial() as line:
@@ -129,7 +129,7 @@ async def test_a_server_that_takes_neither_voice_nor_choice_takes_the_agent(worl
         }
 
 
-async def test_an_agent_whom_the_server_refuses_does_not_get_the_call(world: Worlds) -> None:
+async def test_an_agent_that_the_server_refuses_does_not_get_the_call(world: Worlds) -> None:
     async with world(FRONT, SCRIPT) as w, w.phone().dial() as line:
         await line.wait_for_silence(ms=300)
         (session,) = w.model.sessions

@@ -80,7 +80,7 @@ async def test_a_server_that_fails_is_told_and_talked_about(world: Worlds, inlin
 
 
 @pytest.mark.parametrize("inline", INLINE)
-async def test_nobody_approves_anything_during_a_call(world: Worlds, inline: bool) -> None:
+async def test_approval_requests_are_declined_during_a_call(world: Worlds, inline: bool) -> None:
     agent = shop(allowed_tools=["track"], require_approval=["track"])
     script = FOUND.replace("On {output}", "No.")
     async with world(agent, model=model(script, inline=inline)) as w, w.phone().dial() as line:
@@ -97,7 +97,7 @@ async def test_what_needs_no_approval_is_not_asked_about(world: Worlds) -> None:
         assert w.model.sessions[0].mcp_calls[0].approved is None
 
 
-async def test_who_takes_a_call_over_brings_a_server_along(world: Worlds) -> None:
+async def test_an_agent_that_takes_over_a_call_brings_its_server(world: Worlds) -> None:
     front = Agent(name="front", instructions="x", handoffs=[replace(shop(), name="parcels")])
     script = HAND_OVER + FOUND
     async with world(front, model=model(script, inline=True)) as w, w.phone().dial() as line:

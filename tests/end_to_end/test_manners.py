@@ -118,7 +118,7 @@ async def test_keys_are_told(world: Worlds) -> None:
         assert "".join(each.digit for each in w.of(KeyPressed)) == "12#"
 
 
-async def test_who_calls_may_be_unknown(world: Worlds) -> None:
+async def test_the_caller_may_be_unknown(world: Worlds) -> None:
     async with world(Agent(instructions=lambda call: f"{call.caller} {call.called}")) as w:
         async with w.phone(caller=None).dial():
             await w.until(lambda: w.of(CallStarted))

@@ -1,4 +1,4 @@
-"""What an app counts, and who may see it."""
+"""What an app counts, and the token that shows it."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ async def test_a_call_is_counted(world: Worlds) -> None:
         assert "+1555" not in text
 
 
-async def test_metrics_are_for_who_has_the_token(world: Worlds) -> None:
+async def test_metrics_need_the_token(world: Worlds) -> None:
     async with world(Agent(instructions="x"), api_token=SecretStr("let-me-in")) as w:
         assert (await metrics(w, None))[0] == 401
         assert (await metrics(w, "let-me-out"))[0] == 401

@@ -113,7 +113,7 @@ async def test_the_record_of_a_call_has_its_outcome(world: Worlds, any_store: St
         assert len(w.of(OutcomeFilled)) == 1
 
 
-async def test_a_model_that_is_wrong_once_is_told_so(world: Worlds, store: Store) -> None:
+async def test_a_model_that_is_wrong_once_gets_the_errors_and_answers_again(world: Worlds, store: Store) -> None:
     wrong_once = 'outcome = [{ booked = "perhaps", guests = 40 }, { booked = true, guests = 4 }]'
     async with world(HOST, f"{wrong_once}\n{SCRIPT}", store=store) as w:
         call_sid = await whole_call(w)

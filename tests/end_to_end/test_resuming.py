@@ -67,7 +67,7 @@ async def resumed(w: World, streams: int = 2) -> None:
     assert w.of(CallStarted)[-1].resumed
 
 
-async def test_a_quiet_call_is_handed_over_and_nobody_notices(world: Worlds, store: Store) -> None:
+async def test_a_quiet_call_is_handed_over_without_a_sound(world: Worlds, store: Store) -> None:
     async with world(AGENT, SCRIPT, store=store) as w, w.phone().dial() as line:
         await line.wait_for_silence(ms=300)
         await line.say(CLIP)
@@ -205,7 +205,7 @@ async def test_without_a_database_the_call_is_hung_up_over_rest(world: Worlds, s
 
 
 @pytest.mark.parametrize(("number", "verbs"), [(None, ["Hangup"]), ("+15550100009", ["Dial"])])
-async def test_a_database_that_is_away_when_twilio_asks_means_an_apology_and_somebody_else(
+async def test_a_database_that_is_away_when_twilio_asks_means_an_apology_and_the_fallback(
     world: Worlds, store: Store, number: str | None, verbs: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(journal, "KNOWN_SECONDS", 0.0)  # as another process than the call's
@@ -253,7 +253,7 @@ def test_how_often_a_call_may_be_resumed() -> None:
     assert not journal.may_recover(60, 1e6)
 
 
-async def test_a_hand_over_after_which_nobody_comes_is_not_planned_for_ever(world: Worlds, store: Store) -> None:
+async def test_a_hand_over_that_is_never_taken_up_is_not_planned_forever(world: Worlds, store: Store) -> None:
     step = Resume(stream_sid=STREAM_SID, pending="nothing", broke=False)
     async with world(AGENT, store=store, web_concurrency=2) as w:
         await store.next_step(CALL_SID, step)
@@ -408,7 +408,7 @@ async def test_nothing_is_done_for_a_call_that_is_not_in_progress(world: Worlds,
         assert w.of(CallEnded)[0].ended_by == "caller"
 
 
-async def test_reports_of_twilio_close_what_nobody_else_does_and_nothing_else(world: Worlds, store: Store) -> None:
+async def test_reports_of_twilio_close_only_calls_that_are_still_open(world: Worlds, store: Store) -> None:
     async with world(AGENT, store=store) as w:
         async with w.phone().dial() as line:
             await line.wait_for_agent(ms=10)
@@ -432,7 +432,7 @@ async def test_a_stream_that_twilio_lost_is_reported(
 
 
 async def test_a_fallback_in_mid_call_goes_on_with_it(world: Worlds, store: Store) -> None:
-    """The voice webhook is the number's fallback too: Twilio asks it when nobody answers `/twilio/after`."""
+    """The voice webhook is the number's fallback too: Twilio asks it when `/twilio/after` is not answered."""
     async with world(AGENT, store=store) as w:
         since = int(time.time()) - 60
         failed = f"{PUBLIC_URL}/twilio/after?faults=3&since={since}"

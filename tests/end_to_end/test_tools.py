@@ -125,7 +125,7 @@ async def test_a_tool_that_was_begun_is_finished_when_the_caller_hangs_up(world:
         await asyncio.wait_for(finished.wait(), 5)
 
 
-async def test_a_tool_nobody_has(world: Worlds) -> None:
+async def test_a_tool_that_does_not_exist(world: Worlds) -> None:
     async with world(Agent(instructions="x", greeting="Hi.")) as w, w.phone().dial() as line:
         await line.wait_for_silence(ms=100)
         item = {"type": "function_call", "status": "completed", "call_id": "call_1", "name": "ghost", "arguments": "{}"}

@@ -148,7 +148,7 @@ async def test_the_announcement_comes_first_and_the_number_is_never_ours_to_show
         assert OTHER not in repr(transcriber)
 
 
-async def test_a_call_that_is_too_dear_goes_on_without_its_transcript(world: Worlds) -> None:
+async def test_a_call_that_is_too_expensive_goes_on_without_its_transcript(world: Worlds) -> None:
     limited = world(Transcriber(dial=OTHER), model=listener(), max_call_cost="0.00001")
     async with limited as w, w.phone().dial() as line:
         await line.say(QUESTION)

@@ -213,7 +213,7 @@ PARTIES = {
 
 
 @pytest.mark.parametrize("how", PARTIES)
-async def test_the_caller_stays_with_the_agent_if_nobody_takes_the_call(
+async def test_the_caller_stays_with_the_agent_if_the_party_does_not_take_the_call(
     world: Worlds, store: Store, rest: TwilioRest, how: str
 ) -> None:
     conduct, rings, outcome = PARTIES[how]

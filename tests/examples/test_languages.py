@@ -1,4 +1,4 @@
-"""The hotel: whom it greets in which language, and who calls back."""
+"""The hotel: the language of each greeting, and the person for each language."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The one who remembers: sums without noise, and facts that come back to whom they belong."""
+"""The memory: exact sums, and facts that come back in the next call of the same caller."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ async def test_facts_come_back_in_the_next_call(notebook: Any, played: Players) 
             assert known(caller.session.session["instructions"]) == []
 
 
-async def test_who_withholds_their_number_is_not_remembered(notebook: Any, played: Players) -> None:
+async def test_a_caller_with_a_withheld_number_is_not_remembered(notebook: Any, played: Players) -> None:
     async with played(notebook, SCRIPT) as number, number.call(caller=None) as caller:
         await caller.says("My dog, remember.", hears="withheld")
         assert "nothing can be remembered" in json.loads(caller.returned)["error"]
@@ -101,7 +101,7 @@ def test_the_file_does_not_hold_the_number(notebook: Any) -> None:
     assert caller != rows(notebook)[1][0]  # without the key nobody can try all numbers
 
 
-def test_of_a_call_that_we_make_it_is_the_called_who_is_remembered(notebook: Any) -> None:
+def test_in_an_outbound_call_the_called_person_is_remembered(notebook: Any) -> None:
     notebook.remember.handler(call_of(OTHER, called=NUMBER, direction="outbound-api"), "They take tea.")
     assert known(notebook.instructions(call_of(NUMBER))) == ["They take tea."]
     assert known(notebook.instructions(call_of(OTHER))) == []

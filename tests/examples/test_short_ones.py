@@ -94,7 +94,7 @@ then = "{output}"
 """
 
 
-async def test_who_answers_goes_by_the_number_that_was_called(played: Players) -> None:
+async def test_the_called_number_selects_the_agent(played: Players) -> None:
     module: Any = load("two_numbers")
     async with played(module, TWO_NUMBERS + BYE) as number:
         async with number.call() as caller:

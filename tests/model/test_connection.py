@@ -175,7 +175,7 @@ async def test_a_web_page_in_place_of_a_session(status: HTTPStatus) -> None:
     assert str(raised.value) == f"127.0.0.1 refused the model session with HTTP {status.value}: {remedy}"
 
 
-async def test_nobody_is_led_elsewhere_with_the_keys() -> None:
+async def test_redirects_are_not_followed_with_the_keys() -> None:
     led: list[ServerConnection] = []
 
     async def elsewhere(connection: ServerConnection) -> None:
@@ -263,7 +263,7 @@ async def test_a_server_that_never_answers(behaviour: Behaviour, monkeypatch: py
         assert len(asyncio.all_tasks()) < 20
 
 
-async def test_nobody_there() -> None:
+async def test_nothing_listens_at_the_address() -> None:
     async with server(agreeable) as far:
         gone = far
     with pytest.raises(EndpointUnreachable, match="no connection"):

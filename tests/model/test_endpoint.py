@@ -97,13 +97,13 @@ def test_azure_s_preview(monkeypatch: pytest.MonkeyPatch) -> None:
     assert query(far) == {"api-version": "2025-04-01-preview", "deployment": "talk"}
 
 
-def test_a_chosen_recogniser_is_kept_at_azure(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_chosen_recognizer_is_kept_at_azure(monkeypatch: pytest.MonkeyPatch) -> None:
     settings = environment(monkeypatch, AZURE, PHONEAGENT_TRANSCRIPTION_MODELS="my-transcribe")
     assert Endpoint.from_settings(settings).transcription_models == ("my-transcribe",)
 
 
 @pytest.mark.parametrize("path", ["", "/", "/openai", "/openai/v1/"])
-def test_azure_s_address_in_whatever_form(path: str) -> None:
+def test_azure_s_address_in_any_form(path: str) -> None:
     far = Endpoint.azure(f"https://phones.openai.azure.com{path}", "talk now", api_key="k")
     assert far.url == "wss://phones.openai.azure.com/openai/v1/realtime?model=talk+now"
 
@@ -377,7 +377,7 @@ def test_the_caller_has_a_pseudonym_that_stays(monkeypatch: pytest.MonkeyPatch) 
 @pytest.mark.parametrize(
     "nobody", [None, "", "anonymous", "Restricted", "+266696687", "sip:anonymous@anonymous.invalid"]
 )
-def test_callers_who_hide_are_not_one_person(monkeypatch: pytest.MonkeyPatch, nobody: str | None) -> None:
+def test_withheld_numbers_are_not_one_person(monkeypatch: pytest.MonkeyPatch, nobody: str | None) -> None:
     far = Endpoint.from_settings(environment(monkeypatch, OPENAI, HELICONE))
     assert far.headers_for(call(nobody)).keys() == {"Helicone-Session-Id", "Helicone-Property-Direction"}
 

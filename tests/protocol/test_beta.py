@@ -137,7 +137,7 @@ def test_other_items_are_spelled_alike(item: dict[str, Any]) -> None:
     assert beta_item(item) == item
 
 
-def test_what_is_spelled_anew_is_left_as_it_was() -> None:
+def test_converting_a_response_leaves_the_original_unchanged() -> None:
     content = [{"type": "output_text", "text": "Hi"}]
     item = {"type": "message", "role": "assistant", "content": content}
     response = {"metadata": {"a": "1"}, "input": [item]}

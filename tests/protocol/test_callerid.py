@@ -1,4 +1,4 @@
-"""Caller IDs: every spelling of a number is that number, and every spelling of nobody is nobody."""
+"""Caller IDs: every spelling of a number is that number, and every spelling of an unknown caller is None."""
 
 from __future__ import annotations
 
@@ -158,7 +158,7 @@ def test_a_number_is_one_number_in_every_spelling(address: str) -> None:
 
 
 @pytest.mark.parametrize("address", NOBODY)
-def test_nobody_is_nobody_in_every_spelling(address: str | None) -> None:
+def test_an_unknown_caller_is_none_in_every_spelling(address: str | None) -> None:
     assert caller_id(address) is None
 
 

@@ -312,7 +312,7 @@ def heard(**transcription: Any) -> Negotiation:
     return configuring
 
 
-def test_a_hint_that_a_recogniser_does_not_take_is_dropped_and_the_recogniser_stays() -> None:
+def test_a_hint_that_a_recognizer_does_not_take_is_dropped_and_the_recognizer_stays() -> None:
     configuring = heard(language="fr", keywords=["Nous"])
     again = refused(configuring, "session.audio.input.transcription.keywords")
     assert again["audio"]["input"]["transcription"] == {"model": "new", "language": "fr"}
@@ -320,14 +320,14 @@ def test_a_hint_that_a_recogniser_does_not_take_is_dropped_and_the_recogniser_st
     assert again["audio"]["input"]["transcription"] == {"model": "old", "language": "fr"}
 
 
-def test_a_recogniser_that_the_session_names_goes_first() -> None:
+def test_a_recognizer_that_the_session_names_goes_first() -> None:
     configuring = heard(model="own")
     again = refused(configuring, "session.audio.input.transcription.model")
     assert again["audio"]["input"]["transcription"] == {"model": "new"}
     assert configuring.dropped == ["transcription by own (invalid_value: no), trying new"]
 
 
-def test_hints_without_a_recogniser_are_not_sent() -> None:
+def test_hints_without_a_recognizer_are_not_sent() -> None:
     session = copy.deepcopy(SESSION)
     session["audio"]["input"]["transcription"] = {"language": "fr"}
     update = Negotiation(session).receive(CREATED, 0.0)

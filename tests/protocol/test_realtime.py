@@ -63,7 +63,7 @@ def test_speech_and_turns() -> None:
     assert committed == realtime.Committed(item_id="u1")
 
 
-def test_what_the_caller_said_or_that_nobody_knows() -> None:
+def test_transcripts_and_failed_transcriptions() -> None:
     kind = "conversation.item.input_audio_transcription"
     assert decode(event(f"{kind}.completed", item_id="u1", content_index=0, transcript="Hi", usage={})) == (
         realtime.InputTranscript(item_id="u1", transcript="Hi", usage={})
@@ -219,7 +219,7 @@ def test_an_event_that_a_call_does_not_need() -> None:
     )
 
 
-def test_an_item_of_a_kind_that_nobody_knows_yet() -> None:
+def test_an_item_of_an_unknown_kind() -> None:
     item = {"id": "i1", "type": "mcp_list_tools", "tools": [{"name": "x"}], "phase": "commentary", "status": None}
     assert isinstance(decode(event("response.output_item.done", item=item)), realtime.OutputItemDone)
 

@@ -134,7 +134,7 @@ def test_the_models_name(model: Any, name: str) -> None:
         {"input_audio_transcription": "whisper-1"},
     ],
 )
-def test_a_server_that_does_not_name_its_recogniser(session: dict[str, Any]) -> None:
+def test_a_server_that_does_not_name_its_recognizer(session: dict[str, Any]) -> None:
     assert transcription_model_of(session) == "unknown"
 
 
@@ -142,7 +142,7 @@ def test_a_server_that_does_not_name_its_model() -> None:
     assert model_of({}) == "unknown"
 
 
-def test_the_ga_spelling_of_the_recogniser_counts_before_the_beta_one() -> None:
+def test_the_ga_spelling_of_the_recognizer_counts_before_the_beta_one() -> None:
     session = {
         "audio": {"input": {"transcription": {"model": "gpt-transcribe"}}},
         "input_audio_transcription": {"model": "whisper-1"},

@@ -211,7 +211,7 @@ async def test_a_call_that_is_ended_during_its_goodbye_is_not_taken_up_again(wor
         assert [unexcused(caller, ()) for caller in callers.all] == [[], []]
 
 
-async def test_a_router_that_does_not_know_who_is_ready(world: Worlds) -> None:
+async def test_a_router_that_does_not_ask_for_readiness(world: Worlds) -> None:
     """It sends calls to the process that ends as well as to the other, and every one of them gets through."""
     async with world(asks_readiness=False, drain_seconds=3) as w:
         first, second = w.cluster.processes

@@ -1,4 +1,4 @@
-"""Transfers survive a crash and a deploy at every step: nothing is lost, and nobody is called twice."""
+"""Transfers survive a crash and a deploy at every step: nothing is lost, and no party is called twice."""
 
 from __future__ import annotations
 

@@ -287,7 +287,7 @@ async def test_twilio_s_request_for_a_path_where_nothing_is_says_what_to_set(cap
 
 @pytest.mark.usefixtures("bare")
 @pytest.mark.parametrize("path", [VOICE_PATH, "/twilio/after", "/twilio/status"])
-async def test_a_webhook_of_a_mounted_app_without_settings_is_told_so(
+async def test_a_webhook_of_a_mounted_app_without_settings_gets_an_error(
     path: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     answer = await request(PhoneApp(AGENT), "POST", path, form={"CallSid": "CA" + "1" * 32})

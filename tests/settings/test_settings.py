@@ -213,7 +213,7 @@ def test_a_malformed_list_is_refused_without_its_numbers(monkeypatch: pytest.Mon
     assert "77" not in str(raised.value)
 
 
-def test_nobody_s_numbers_are_logged_unless_somebody_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_numbers_are_logged_only_on_request(monkeypatch: pytest.MonkeyPatch) -> None:
     assert not loaded(monkeypatch).log_pii
     assert loaded(monkeypatch, PHONEAGENT_LOG_PII="1").log_pii
 

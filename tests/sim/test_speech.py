@@ -73,7 +73,7 @@ def test_clip_voice_needs_an_index(tmp_path):
         ClipVoice(tmp_path, Murmur())
 
 
-def test_normalised():
+def test_normalized():
     assert normalised("Chez Nous, good evening! It's 7:30.") == "chez nous good evening its 7 30"
 
 

@@ -154,7 +154,7 @@ async def test_a_broken_line_waits_for_the_call_to_go_on(ready: str) -> None:
         assert (await taken(store)).attempts == 1
 
 
-async def test_a_call_that_goes_on_in_the_middle_of_a_step_begins_anew_at_its_end(ready: str) -> None:
+async def test_a_call_that_goes_on_in_the_middle_of_a_step_starts_over_at_its_end(ready: str) -> None:
     async with wanted(Store.from_url(ready)) as store:
         store.tell(started())
         store.tell(BROKEN)
@@ -181,7 +181,7 @@ async def test_a_broken_line_that_twilio_reports_as_over_waits_no_longer(ready: 
         assert await due_in(store) <= 2
 
 
-async def test_an_end_that_is_told_again_later_starts_nothing_anew(ready: str) -> None:
+async def test_an_end_that_is_reported_again_later_starts_nothing(ready: str) -> None:
     async with wanted(Store.from_url(ready)) as store:
         await end(store, SID)
         await later(store)
@@ -193,7 +193,7 @@ async def test_an_end_that_is_told_again_later_starts_nothing_anew(ready: str) -
         assert found.state == DONE
 
 
-async def test_the_steps_and_who_holds_them(ready: str) -> None:
+async def test_the_steps_and_their_leases(ready: str) -> None:
     async with wanted(Store.from_url(ready)) as store:
         rows = store.afterwards
         await end(store, SID)
@@ -298,7 +298,7 @@ async def test_without_records_a_call_is_kept_until_it_is_delivered(ready: str) 
         assert await rows_left(store, calls, afterwards) == []
 
 
-async def test_a_call_that_nothing_is_done_about_any_more_is_not_kept_for_ever(ready: str) -> None:
+async def test_a_call_that_nothing_is_done_about_any_more_is_not_kept_forever(ready: str) -> None:
     async with wanted(Store.from_url(ready, record_days=0)) as store:
         await end(store, SID, duration_ms=0)
 
@@ -310,7 +310,7 @@ async def test_a_call_that_nothing_is_done_about_any_more_is_not_kept_for_ever(r
 
 
 @pytest.mark.parametrize("what", [SID, CALLER])
-async def test_a_forgotten_call_is_delivered_to_nobody(ready: str, what: str) -> None:
+async def test_a_forgotten_call_is_not_delivered(ready: str, what: str) -> None:
     async with wanted(Store.from_url(ready)) as store:
         await end(store, SID)
         await later(store)

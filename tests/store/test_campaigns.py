@@ -330,7 +330,7 @@ async def test_a_list_that_was_half_written_is_completed(ready: str) -> None:
         assert [each.position for each in await store.campaigns.calls(again.id, after=10, limit=2)] == [11, 12]
 
 
-async def test_a_list_that_is_stopped_while_it_is_written_is_not_called_and_begins_anew(ready: str) -> None:
+async def test_a_list_that_is_stopped_while_it_is_written_is_not_called_and_starts_over(ready: str) -> None:
     async with Store.from_url(ready) as store:
         campaign = await store.campaigns.begin("visits", "digest", {})
         listed = [NewCall(position=n, to=each, due_at=now()) for n, each in enumerate(NUMBERS, 2)]

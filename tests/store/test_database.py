@@ -128,7 +128,7 @@ async def test_postgresql_is_migrated_by_its_owner_only(
         assert len(await kept.calls()) == 1
 
 
-async def test_a_sqlite_file_that_somebody_removes_is_made_anew(tmp_path: Path) -> None:
+async def test_a_removed_sqlite_file_is_created_again(tmp_path: Path) -> None:
     path = tmp_path / "phoneagent.db"
     async with Store.from_url(f"sqlite:///{path}") as kept:
         kept.tell(started())
@@ -178,7 +178,7 @@ async def nothing(connection: AsyncConnection) -> None:
 
 
 @pytest.mark.parametrize("what", ["read", "write"])
-async def test_nobody_waits_for_a_connection_that_is_being_closed(tmp_path: Path, what: str) -> None:
+async def test_a_transaction_does_not_wait_for_a_connection_that_is_being_closed(tmp_path: Path, what: str) -> None:
     base = Database(f"sqlite:///{tmp_path}/calls.db")
     await base.upgrade()
     do = getattr(base, what)
@@ -218,7 +218,7 @@ async def test_a_read_that_begins_while_the_database_closes_leaves_no_connection
     assert (len(late), len(opened), len(closed)) == (1, 3, 3)
 
 
-async def test_readers_queue_for_a_few_connections_that_close_when_nobody_reads(
+async def test_readers_queue_for_a_few_connections_that_close_when_they_are_idle(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     base = Database(f"sqlite:///{tmp_path}/calls.db")
@@ -271,7 +271,7 @@ async def test_a_connection_is_not_closed_under_a_long_read(tmp_path: Path, monk
     await base.close()
 
 
-async def test_a_reader_sees_the_file_that_somebody_has_put_in_place_of_another(tmp_path: Path) -> None:
+async def test_a_reader_sees_a_file_that_replaced_another(tmp_path: Path) -> None:
     ours, theirs = tmp_path / "ours.db", tmp_path / "theirs.db"
     for path, count in ((ours, 1), (theirs, 2)):
         async with Store.from_url(f"sqlite:///{path}") as kept:
@@ -283,7 +283,7 @@ async def test_a_reader_sees_the_file_that_somebody_has_put_in_place_of_another(
         assert len(await kept.calls()) == 2
 
 
-async def test_who_stood_in_another_s_way_tries_again_once(url: str) -> None:
+async def test_a_transaction_that_lost_a_deadlock_is_retried_once(url: str) -> None:
     await upgrade(url)
     base = Database(url)
     tries = itertools.count(1)

@@ -192,7 +192,7 @@ async def test_ids_go_on_growing_when_the_clock_goes_back(ready: str, monkeypatc
         assert [event.id for event in (await log_of(store).page(0, 9)).events] == [5_000_000, 5_000_001, 5_000_002]
 
 
-async def test_ids_do_not_begin_anew_in_another_database(tmp_path: Path) -> None:
+async def test_ids_do_not_start_over_in_another_database(tmp_path: Path) -> None:
     newest = []
     for name in ("old.db", "new.db"):
         async with one(f"sqlite:///{tmp_path}/{name}") as store:

@@ -117,7 +117,7 @@ async def test_a_report_of_twilio_s_outweighs_what_was_found_among_other_calls(r
         assert (found.call_sid, found.status) == (None, "queued")
 
 
-async def test_what_is_known_of_who_answered(ready: str) -> None:
+async def test_what_is_known_of_the_answering_party(ready: str) -> None:
     async with Store.from_url(ready) as store:
         queue = store.outbound
         added = await queue.add(ANNA, {})

@@ -298,7 +298,7 @@ async def test_with_record_days_0_what_was_said_outlives_a_broken_line_but_not_t
 
 
 @pytest.mark.parametrize("by", ["Twilio's word", "a sweep"])
-async def test_with_record_days_0_a_broken_line_that_nobody_mends_is_forgotten(
+async def test_with_record_days_0_a_broken_line_that_is_not_resumed_is_forgotten(
     ready: str, by: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(forgetting, "RESUME_SECONDS", 0.0)

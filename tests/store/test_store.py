@@ -111,7 +111,7 @@ async def test_text_that_no_database_takes_is_cleaned(ready: str) -> None:
         assert record.turns[0].text == "ab?c 😀"
 
 
-async def test_what_is_told_outside_of_a_loop_is_reported_and_harms_nobody(
+async def test_an_event_outside_of_a_loop_is_reported_and_does_no_harm(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     kept = Store.from_url(f"sqlite:///{tmp_path}/phoneagent.db")

@@ -34,7 +34,7 @@ async def test_another_process_reads_what_one_has_written(ready: str) -> None:
         assert STEP.to not in repr(row)
 
 
-async def test_of_many_who_decide_at_once_one_succeeds(ready: str) -> None:
+async def test_of_many_decisions_at_once_one_succeeds(ready: str) -> None:
     async with stores(ready) as (first, second):
         await first.transfers.begin("t1", SID, STEP)
         rows = [first.transfers, second.transfers] * 5

@@ -151,7 +151,7 @@ async def test_a_batch_that_failed_is_written_before_what_came_later(caplog: pyt
 
 
 @pytest.mark.usefixtures("at_once")
-async def test_without_anybody_waiting_it_is_tried_again_until_it_works() -> None:
+async def test_without_a_waiting_task_it_is_tried_again_until_it_works() -> None:
     base, target = fake(GONE, GONE, GONE)
     target.add(rows_of(*turns(1)))
     await until(lambda: not target.waiting and base.items)
@@ -333,7 +333,7 @@ async def test_closing_writes_what_waits(ready: str) -> None:
 async def test_a_hanging_database_is_given_up(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Nobody answers, and nobody refuses either."""
+    """It neither answers nor refuses."""
     monkeypatch.setattr(database, "TRANSACTION_SECONDS", 0.2)
     lines: list[asyncio.StreamWriter] = []
     silent = await asyncio.start_server(lambda reader, writer: lines.append(writer), "127.0.0.1", 0)

@@ -58,7 +58,7 @@ async def test_trouble_that_stays_is_told(rest: TwilioRest, status: int, words: 
     assert len(rest.requests) == 3
 
 
-async def test_nobody_there() -> None:
+async def test_nothing_listens_at_the_address() -> None:
     async with TwilioRest(account_sid=ACCOUNT, auth_token=TOKEN) as rest:
         there = api(rest)
     with pytest.raises(TelephonyError, match="no connection to Twilio's API") as raised:

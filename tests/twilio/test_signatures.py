@@ -27,7 +27,7 @@ VECTORS = [
 
 
 @pytest.mark.parametrize(("url", "params", "signature"), VECTORS)
-def test_twilio_s_signatures_are_recognised(url: str, params: dict[str, str], signature: str) -> None:
+def test_twilio_s_signatures_are_recognized(url: str, params: dict[str, str], signature: str) -> None:
     Signatures(["12345"]).verify(url, params, signature)
 
 

@@ -210,7 +210,7 @@ async def test_a_call_keeps_its_parameters_when_it_continues(twilio: Any) -> Non
     assert next_step(twiml).keys() == {"faults", "since", "after"}
 
 
-async def test_a_withheld_number_is_nobody_in_each_spelling_and_a_denied_one_is_denied(twilio: Any) -> None:
+async def test_a_withheld_number_is_none_in_each_spelling_and_a_denied_one_is_denied(twilio: Any) -> None:
     there = twilio(max_calls_per_caller=1, deny_callers=[ANNA])
     for number, address in enumerate(("anonymous", "+266696687", "sip:anonymous@anonymous.invalid", "Restricted")):
         sid = f"CA{number:032}"
@@ -404,7 +404,7 @@ async def test_a_number_that_we_did_not_write_counts_as_none(twilio: Any, nonsen
     assert abs(int(step["since"]) - time.time()) < 60
 
 
-async def test_the_numbers_fallback_goes_on_where_nobody_answered(twilio: Any) -> None:
+async def test_the_numbers_fallback_goes_on_after_a_request_that_was_not_answered(twilio: Any) -> None:
     since = str(int(time.time()) - 60)
     failed = f"https://agent.example{AFTER_PATH}?faults=2&since={since}&after=MZ0"
     there = twilio(Journal("recover", "MZ1"))

@@ -1,4 +1,4 @@
-"""What happens to a response when somebody speaks, cancels or asks for another one."""
+"""What happens to a response when the client speaks, cancels or asks for another one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whose door the simulated server has: what each provider takes and refuses there."""
+"""The provider that the simulated server stands for: what each one takes and refuses."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ async def test_the_preview_has_not_all_voices(make_model: Any) -> None:
 
 
 @pytest.mark.parametrize(("recogniser", "outcome"), [("whisper-1", "completed"), ("gpt-4o-transcribe", "failed")])
-async def test_at_azure_a_recogniser_is_a_deployment_too(make_model: Any, recogniser: str, outcome: str) -> None:
+async def test_at_azure_a_recognizer_is_a_deployment_too(make_model: Any, recogniser: str, outcome: str) -> None:
     async with make_model('[[turn]]\ncaller = "Hi."\nsay = "Hello."', service=AZURE) as model:
         async with open_(model, "model=talk") as socket:
             talker = Client(socket, dialect="ga")
@@ -111,7 +111,7 @@ async def test_at_azure_a_recogniser_is_a_deployment_too(make_model: Any, recogn
         assert event.get("error", {}).get("code") == (None if outcome == "completed" else "DeploymentNotFound")
 
 
-async def test_an_emulator_speaks_beta_to_everybody(make_model: Any) -> None:
+async def test_an_emulator_speaks_beta_to_every_client(make_model: Any) -> None:
     async with make_model(service=BETA_GATEWAY, api_key=KEY) as model:
         for headers in (BEARER, [*BEARER, BETA]):
             async with open_(model, "model=m", headers) as socket:

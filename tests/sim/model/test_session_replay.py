@@ -141,7 +141,7 @@ async def test_a_history_is_checked(make_model: Any, dial: Any, item: dict[str, 
         assert model.sessions[0].items == model.sessions[0].brought == []
 
 
-async def test_a_turn_that_nobody_transcribed_counts_once_it_was_answered(make_model: Any, dial: Any) -> None:
+async def test_a_turn_without_a_transcript_counts_once_it_was_answered(make_model: Any, dial: Any) -> None:
     async with make_model(SCRIPT) as model, dial(model) as client:
         await client.configure(tools=[BOOK])
         await replay(client, user("(not understood)"), agent("For how many?"), user("For four."))

@@ -206,7 +206,7 @@ async def test_helicone_hides_the_reason_of_a_close(make_model: Any) -> None:
 
 
 def test_every_fact_of_the_table_is_used() -> None:
-    """A field that no stand-in sets describes nobody."""
+    """A field that no stand-in sets describes no server."""
     plain = StandIn()
     for fact in dataclasses.fields(StandIn):
         assert any(getattr(each, fact.name) != getattr(plain, fact.name) for each in STAND_INS.values()), fact.name

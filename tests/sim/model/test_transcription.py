@@ -138,7 +138,7 @@ async def test_without_transcription_nothing_is_sent() -> None:
         ),
     ],
 )
-async def test_recognisers_bill_by_length_or_by_tokens(model: str, figures: dict[str, Any]) -> None:
+async def test_recognizers_bill_by_length_or_by_tokens(model: str, figures: dict[str, Any]) -> None:
     events, _, part = await understand(SETUP, model)
 
     assert [kind for kind, _ in events] == ["delta", "completed"]
@@ -153,7 +153,7 @@ async def test_a_turn_without_words_has_an_empty_transcript_and_no_delta() -> No
     assert part["transcript"] == ""
 
 
-async def test_a_recogniser_that_is_not_deployed_fails_every_turn() -> None:
+async def test_a_recognizer_that_is_not_deployed_fails_every_turn() -> None:
     setup = replace(SETUP, stand_in=StandIn(service=replace(ANY, transcribes=frozenset({"whisper-1"}))))
 
     assert [kind for kind, _ in (await understand(setup, "whisper-1"))[0]] == ["delta", "completed"]

@@ -38,7 +38,7 @@ def test_what_is_told_of_a_far_end(
     assert decision(*speech, until_end=False) == at_once
 
 
-def test_a_talkative_person_counts_as_a_machine_and_one_who_speaks_slowly_does_not() -> None:
+def test_a_talkative_person_counts_as_a_machine_and_a_slow_speaker_does_not() -> None:
     assert decision(Utterance("Good morning, this is …", 300, 3000), until_end=False)[0] == "machine_start"
     assert decision(Utterance("Good", 300, 900), Utterance("morning", 1500, 2100))[0] == "human"
 

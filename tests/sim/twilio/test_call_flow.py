@@ -126,7 +126,7 @@ async def test_a_call_moves_to_another_process_at_once():
     assert line.ended_by == "caller"
 
 
-async def test_nobody_takes_the_call_up(server: Server, monkeypatch: pytest.MonkeyPatch):
+async def test_a_call_ends_if_its_action_keeps_failing(server: Server, monkeypatch: pytest.MonkeyPatch):
     server.connect(connect='action="/after#rc=2&amp;rp=5xx"')
     server.pages["/after"] = lambda request: Response("", 503)
 

@@ -1,4 +1,4 @@
-"""Faults of a connection, met for real: a certificate that nobody signed, a server without TLS, none at all."""
+"""Faults of a connection, met for real: a self-signed certificate, a server without TLS, none at all."""
 
 from __future__ import annotations
 

@@ -143,7 +143,7 @@ async def test_waiting_for_silence(server: Server):
         assert line.duration_ms - line.heard[-1].end_ms >= 300
 
 
-async def test_waiting_starts_anew_after_each_line_of_the_callers(server: Server):
+async def test_waiting_starts_over_after_each_line_of_the_callers(server: Server):
     async def answer(leg: Leg) -> None:
         await leg.until(lambda: any(leg.loud()))
         await leg.until(lambda: not leg.loud()[-1])
@@ -158,7 +158,7 @@ async def test_waiting_starts_anew_after_each_line_of_the_callers(server: Server
         assert line.heard[-1].stream_start == 800
 
 
-async def test_whoever_waits_learns_that_the_call_is_over(server: Server):
+async def test_a_waiting_task_learns_that_the_call_is_over(server: Server):
     async def close_soon(leg: Leg) -> None:
         await leg.until(lambda: len(leg.media) > 5)
 

@@ -27,7 +27,7 @@ def taken(microphone: Microphone, number: int) -> bytes | None:
     return None if payload is None else base64.b64decode(payload)
 
 
-async def test_nobody_speaks() -> None:
+async def test_without_speech_there_is_only_silence() -> None:
     microphone = Microphone()
 
     assert microphone.frame(0) is None

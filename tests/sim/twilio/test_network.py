@@ -1,4 +1,4 @@
-"""Conferences: who is in one, when it starts, and when it is over."""
+"""Conferences: their members, when one starts, and when it is over."""
 
 from __future__ import annotations
 

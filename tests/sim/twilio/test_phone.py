@@ -178,7 +178,7 @@ async def test_a_stream_that_twilio_would_not_dial(
     assert server.sockets == []
 
 
-async def test_a_socket_where_nobody_listens(server: Server):
+async def test_nothing_listens_at_the_socket_s_address(server: Server):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
     server.connect(url=f"ws://127.0.0.1:{port}/media")

@@ -202,7 +202,7 @@ async def test_a_call_that_is_canceled_does_not_ring(server: Server, rest: Twili
             pass
 
 
-async def test_calls_that_nobody_answers_are_bounded(server: Server, rest: TwilioRest):
+async def test_the_number_of_unanswered_calls_is_limited(server: Server, rest: TwilioRest):
     for _ in range(MAX_PLACED):
         await start_call(rest, server, Url=server.url)
     form = {"To": "+15550100007", "From": "+15550100002", "Url": server.url}

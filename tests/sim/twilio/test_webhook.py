@@ -123,7 +123,7 @@ def test_an_address_that_is_none(address: str):
 
 
 @pytest.mark.parametrize(("status", "method", "form"), [(302, "GET", {}), (303, "GET", {}), (307, "POST", PARAMS)])
-async def test_redirects_are_followed_and_signed_anew(server: Server, status: int, method: str, form: dict[str, str]):
+async def test_redirects_are_followed_and_signed_again(server: Server, status: int, method: str, form: dict[str, str]):
     server.pages["/old"] = lambda request: RedirectResponse("/voice?moved=1", status)
     answer = await ask(server, url=server.url.replace("/voice", "/old"))
     seen = server.requests[-1]
@@ -170,7 +170,7 @@ async def test_a_redirect_that_is_none(server: Server, headers: dict[str, str]):
     assert (await failure(server)).code == 11216
 
 
-async def test_nobody_listens(server: Server):
+async def test_nothing_listens_at_the_address(server: Server):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
     async with Web(f"http://127.0.0.1:{port}/", None, None) as web:
