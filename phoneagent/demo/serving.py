@@ -87,7 +87,7 @@ async def serve(target: str, *, model_url: str, model_key: str, log: Path) -> As
         "no_proxy": "127.0.0.1,localhost",
     }
     command = [sys.executable, "-m", "phoneagent", "serve", target, "--host", "127.0.0.1", "--port", str(port)]
-    command += ["--local-api"]  # for whoever looks at the call in a browser
+    command += ["--local-api"]  # a browser on this machine shows the call
     with log.open("wb") as output:
         process = await asyncio.create_subprocess_exec(
             *command, env=environment, stdin=asyncio.subprocess.DEVNULL, stdout=output, stderr=output

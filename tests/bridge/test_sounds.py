@@ -29,7 +29,7 @@ def play(rig: Rig, sound: Sound) -> bool:
 
 
 def order(rig: Rig) -> str:
-    """Whose audio went out, in order: of the model (m) or our own (o)."""
+    """The audio that went out, in order: the model's (m) or our own (o)."""
     letters = ["o" if each.payload[:4] == ulaw(20, 0x33)[:4] else "m" for each in rig.sent(Audio)]
     return "".join(letter for index, letter in enumerate(letters) if letters[index - 1 : index] != [letter])
 

@@ -54,7 +54,7 @@ def load(name: str) -> Any:
 
 @dataclass
 class Caller:
-    """Whoever has called, with the receiver in their hand."""
+    """The caller of a test, on the phone."""
 
     line: Line
     world: World

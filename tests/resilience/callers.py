@@ -340,7 +340,7 @@ class Callers:
         await (await self.dial(number)).enter("greeting")
 
     def in_process(self, pid: int) -> list[Caller]:
-        """Who is served by that process."""
+        """The callers that process serves."""
         return [caller for caller in self.live if caller.pids[-1] == pid]
 
 

@@ -74,7 +74,7 @@ async def go_on(struck: Sequence[Caller], *, speak: Collection[Situation] | None
 
 
 async def handed_over(struck: Sequence[Caller]) -> None:
-    """Nobody was cut off: what was being said was said to its end, on both sides, unless it was too long."""
+    """No call was cut off: what either side was saying was said to its end, unless it was too long."""
     for caller in struck:
         gone = caller.line.streams[caller.before - 1]
         await caller.until(lambda: gone.ended_by is not None, "its stream has ended")  # noqa: B023
