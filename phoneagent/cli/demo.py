@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shlex
 import sys
 from contextlib import suppress
 from dataclasses import replace
@@ -169,3 +170,6 @@ def _summarise(console: Console, outcome: Outcome, out: Path, report: Path) -> N
     if measured.turns:
         names = ", ".join(["call.wav", "timeline.svg", "transcript.txt"])
         console.print(f"[dim]Saved in {escape(str(out))}/: {names}. Report: {escape(str(report))}[/]")
+    if outcome.record is not None:
+        command = f"DATABASE_URL={shlex.quote(f'sqlite:///{out}/phoneagent.db')} phoneagent calls --last"
+        console.print(f"[dim]The app's own record: {escape(command)}[/]", soft_wrap=True)

@@ -9,7 +9,13 @@ from msgspec import UNSET, Meta, UnsetType
 
 from phoneagent.agent.agent import Agent
 from phoneagent.agent.call import Call
-from phoneagent.agent.destinations import MAX_NAME_CHARS, MAX_RING_SECONDS, MIN_RING_SECONDS, destination
+from phoneagent.agent.destinations import (
+    MAX_ASK_CHARS,
+    MAX_NAME_CHARS,
+    MAX_RING_SECONDS,
+    MIN_RING_SECONDS,
+    destination,
+)
 from phoneagent.agent.transfer import destinations
 from phoneagent.bridge import steps
 from phoneagent.bridge.steps import CallerId
@@ -19,6 +25,9 @@ from phoneagent.errors import DefinitionError
 from phoneagent.protocol.dialing import MAX_ADDRESS_CHARS, refusal
 
 UNNAMED = "the other party"
+
+MAX_LANGUAGE_CHARS = 20
+"""Longer than any language of `<Say>`."""
 
 
 class Transfer(Body, frozen=True):
@@ -34,6 +43,8 @@ class Transfer(Body, frozen=True):
     screen: bool | UnsetType = UNSET
     caller_id: CallerId | UnsetType = UNSET
     timeout: Annotated[int, Meta(ge=MIN_RING_SECONDS, le=MAX_RING_SECONDS)] | UnsetType = UNSET
+    ask: Annotated[str, Meta(min_length=1, max_length=MAX_ASK_CHARS)] | UnsetType = UNSET
+    language: Annotated[str, Meta(min_length=1, max_length=MAX_LANGUAGE_CHARS)] | UnsetType = UNSET
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,9 +77,11 @@ def choose(call: Call, agent: Agent, wish: Wish) -> Chosen:
     body, listed = wish.body, destinations(agent.tools)
     given: dict[str, Any] = {
         name: value
-        for name in ("name", "screen", "caller_id", "timeout")
+        for name in ("name", "screen", "caller_id", "timeout", "ask", "language")
         if (value := getattr(body, name)) is not UNSET
     }
+    if "language" in given:
+        given.setdefault("ask", "")  # the list's own words are in another language
     step, warm = listed.get(body.to, (None, False))
     if step is None and wish.refused is not None:
         parties = f"; the agent's own list has {', '.join(listed)}" if listed else ""

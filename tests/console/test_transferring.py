@@ -102,6 +102,18 @@ def test_a_name_that_cannot_be_told_is_refused(name: str) -> None:
     assert caught.value.status == 400
 
 
+def test_the_party_is_asked_in_another_language() -> None:
+    words = {"ask": "Voulez-vous répondre ?", "language": "fr-FR"}
+    for to in ("front desk", BILLING):
+        step = chosen(Transfer(to=to, **words)).step
+        assert (step.ask, step.language) == tuple(words.values())
+    english = chosen(Transfer(to="front desk", language="en-GB")).step
+    assert (english.ask, english.language) == ("", "en-GB")
+    for wrong in ({"language": "fr-FR"}, {"language": "French", "ask": "Oui ?"}, {"ask": "a\nb"}):
+        with pytest.raises(BadRequest, match=r"ask=|language="):
+            chosen(Transfer(to="front desk", **wrong))
+
+
 @pytest.mark.parametrize("warm", [True, False])
 def test_a_call_that_cannot_be_transferred_now(warm: bool) -> None:
     control = Control("it is being transferred already")

@@ -275,4 +275,6 @@ dish = "soup"
     assert outcome.record.outcome == {"dish": "soup"}
     assert outcome.passed, (outcome.trouble, outcome.report.violations)
     _summarise(console, outcome, tmp_path, tmp_path / "report.json")
-    assert 'outcome\n    dish: "soup"' in console.file.getvalue()
+    shown = console.file.getvalue()
+    assert 'outcome\n    dish: "soup"' in shown
+    assert f"DATABASE_URL=sqlite:///{tmp_path}/phoneagent.db phoneagent calls --last" in shown
