@@ -65,7 +65,7 @@ def test_a_call_is_listened_to_led_and_ended(serves: Serves, visitor: Visitor) -
         page = open_call(served, visitor, sid)
         page.evaluate(HEAR)
         until(page, "['caller', 'agent'].every((side) => window.levels.some((each) => each.side === side))")
-        assert page.locator("path.wave.agent").get_attribute("d")  # without a click: what is seen needs no sound
+        until(page, "document.querySelector('path.wave.agent').getAttribute('d')")  # what is seen needs no click
         page.get_by_role("button", name="Listen in").click()
         page.evaluate(HEAR)
         expect(page.get_by_role("button", name="Stop listening")).to_have_attribute("aria-pressed", "true")
