@@ -15,17 +15,17 @@ app = group(
     "An AI voice agent on a phone number.",
     {
         "demo": Entry("phoneagent.cli.demo", "Play a phone call on this machine, in real time: no account, no phone."),
-        "talk": Entry("phoneagent.cli.talk", "Talk to your agent: microphone and loudspeaker are the phone."),
+        "talk": Entry("phoneagent.cli.talk", "Talk to your agent: your microphone and loudspeaker are the phone."),
         "init": Entry("phoneagent.cli.init", "Write a small agent, its test, and the files to deploy it."),
         "chat": Entry("phoneagent.cli.chat", "Type to the agent, and see its tools run."),
         "dev": Entry("phoneagent.cli.dev", "Run the app with reload behind a real phone number."),
         "serve": Entry("phoneagent.cli.serve", "Answer calls."),
         "call": Entry("phoneagent.cli.call", "Call a number, and let your agent talk."),
         "campaign": Entry("phoneagent.cli.campaign", "Call a list of numbers, each at the right time."),
-        "doctor": Entry("phoneagent.cli.doctor", "Check settings, Twilio, the public address, the model, the records."),
+        "doctor": Entry("phoneagent.cli.doctor", "Check settings, Twilio, public address, model and database."),
         "calls": Entry("phoneagent.cli.calls", "List the latest calls, or show one call as a transcript."),
         "migrate": Entry("phoneagent.cli.migrate", "Bring the database at DATABASE_URL up to date."),
-        "sim": Entry("phoneagent.cli.sim", "The offline world: a Twilio phone, its REST API, and a Realtime model."),
+        "sim": Entry("phoneagent.cli.sim", "Simulators: a Twilio phone, Twilio's REST API, and a Realtime model."),
     },
 )
 
@@ -45,7 +45,7 @@ def _phoneagent(
 
 
 def _joined(lines: list[str]) -> list[str]:
-    """Return the lines with those joined that say the same of two variables: a screen shows the rest of them, too."""
+    """Return the lines, joining those that say the same about several variables, so that a screen shows them all."""
     names: dict[str, str] = {}
     for line in lines:
         name, found, rest = line.partition(" is missing: ")

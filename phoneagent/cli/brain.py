@@ -29,7 +29,7 @@ BrainOption = Annotated[
 ]
 BrainModelOption = Annotated[
     str | None,
-    typer.Option("--brain-model", metavar="NAME", help="The model there. Without it: the first.", show_default=False),
+    typer.Option("--brain-model", metavar="NAME", help="The model there. Default: the first.", show_default=False),
 ]
 
 
@@ -47,7 +47,7 @@ class BrainKeys(BaseSettings):
 def brain_of(url: str | None, model: str | None) -> Brain | None:
     """Return the brain that the options name, with its key from the settings; None without the option.
 
-    BRAIN_API_KEY goes to any endpoint that is named, OPENAI_API_KEY to OpenAI's own hosts alone.
+    BRAIN_API_KEY goes to any endpoint that is named, OPENAI_API_KEY only to OpenAI's own hosts.
 
     Raises:
         DefinitionError: `url` is not an address.
@@ -65,7 +65,7 @@ def brain_of(url: str | None, model: str | None) -> Brain | None:
 
 
 async def wake(brain: Brain) -> str:
-    """Have the brain's server load its model. Returns one line that introduces it.
+    """Have the brain's server load its model, and return one line that introduces it.
 
     Raises:
         BrainFailed: there is no server, no such model, or no answer.

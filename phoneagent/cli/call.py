@@ -1,4 +1,4 @@
-"""`phoneagent call`: a call to a number, which the app at PUBLIC_URL holds."""
+"""`phoneagent call`: a call to a number, held by the app at PUBLIC_URL."""
 
 from __future__ import annotations
 
@@ -17,33 +17,33 @@ if TYPE_CHECKING:
 
 LOOK_SECONDS = 0.5
 UNHEARD_SECONDS = 20.0
-"""How long after the call was placed the app must have heard of it from Twilio."""
+"""How soon after the call was placed the app must have heard about it from Twilio."""
 
 
 def call(
     number: Annotated[str, typer.Argument(help="The number to call, in E.164, like +15550100009.")],
     target: Annotated[
-        str | None, typer.Argument(help="The app, `module:app` or `file.py`. Without it: main.py, app.py or agent.py.")
+        str | None, typer.Argument(help="The app, as `module:app` or `file.py`. Default: main.py, app.py or agent.py.")
     ] = None,
     context: Annotated[
-        list[str] | None, typer.Option(metavar="NAME=VALUE", help="A value of `call.context`. May be repeated.")
+        list[str] | None, typer.Option(metavar="NAME=VALUE", help="A value for `call.context`. Repeatable.")
     ] = None,
-    key: Annotated[str | None, typer.Option(help="The idempotency key: with one key, one call is made.")] = None,
+    key: Annotated[str | None, typer.Option(help="The idempotency key: the same key makes only one call.")] = None,
     caller_id: Annotated[
         str | None, typer.Option("--from", help="The caller ID. Default: TWILIO_PHONE_NUMBER.")
     ] = None,
-    agent: Annotated[str | None, typer.Option(help="The name of the agent that has the call.")] = None,
+    agent: Annotated[str | None, typer.Option(help="The name of the agent that takes the call.")] = None,
     first: Annotated[Literal["agent", "callee"], typer.Option(help="The side that speaks first.")] = "callee",
     on_machine: Annotated[
-        Literal["talk", "hang_up", "leave_message"], typer.Option(help="What an answering machine gets.")
+        Literal["talk", "hang_up", "leave_message"], typer.Option(help="What to do with an answering machine.")
     ] = "talk",
-    message: Annotated[str | None, typer.Option(help="The words that are left after the beep.")] = None,
-    timeout: Annotated[int, typer.Option(help="How long it rings, in seconds.")] = 30,
+    message: Annotated[str | None, typer.Option(help="The words to leave after the beep.")] = None,
+    timeout: Annotated[int, typer.Option(help="How long to let it ring, in seconds.")] = 30,
     time_limit: Annotated[int | None, typer.Option(help="How long the call may last, in seconds.")] = None,
 ) -> None:
-    """Call a number, and tell how it goes until the call is over.
+    """Call a number, and report how it goes until the call is over.
 
-    The app must be running at PUBLIC_URL, with the same database: it answers Twilio, and has the conversation.
+    The app must be running at PUBLIC_URL, with the same database: it answers Twilio and holds the conversation.
     """
     values = dict(_pair(each) for each in context or ())
     app = Target.find(target).load()

@@ -1,4 +1,4 @@
-"""The files that `phoneagent calls` makes of a call, its recording and its picture, and the deletion of recordings."""
+"""The files that `phoneagent calls` writes, a call's recording and its picture, and the deletion of recordings."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]+")
 
 
 def write_wav(recordings: Recordings | None, record: CallDetails, file: Path) -> None:
-    """Write the recording of a call to a WAV file, which only its owner can read."""
+    """Write the recording of a call to a WAV file that only its owner can read."""
     if recordings is None:
         fail("RECORD_AUDIO is not set, so there are no recordings: set it as the server has it")
     found = _find(recordings, record)
@@ -59,9 +59,10 @@ def draw_svg(record: CallDetails, file: Path, recordings: Recordings | None) -> 
 
 
 def delete_recordings(recordings: Recordings, what: str, calls: Iterable[tuple[str, datetime]]) -> int:
-    """Delete the recordings of calls, and return how many there were; before the records, so that it can be repeated.
+    """Delete the recordings of calls, and return how many there were.
 
-    `what` is the SID of a call, or a number. The recording of a call is found also after its record was deleted.
+    Call it before the records are deleted, so that it can be repeated. `what` is the SID of a call, or a number. By
+    SID, a recording is found even after the record of its call was deleted.
     """
     found: list[tuple[str, datetime | None]] = [*calls]
     if not found and _CALL_SID.fullmatch(what.strip()):
@@ -73,7 +74,7 @@ def delete_recordings(recordings: Recordings, what: str, calls: Iterable[tuple[s
 
 
 def _sides(recordings: Recordings | None, record: CallDetails) -> tuple[bytes, bytes]:
-    """Return both sides on the clock of the call; nothing if it was not recorded from near its beginning."""
+    """Return both sides' sound on the call's clock; nothing if it was not recorded, or is too long to draw."""
     found = None if recordings is None or record.recording is None else _find(recordings, record)
     if found is None or found.duration_ms > MAX_PICTURE_MS:
         return b"", b""

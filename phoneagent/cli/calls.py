@@ -34,7 +34,7 @@ _STYLES = {
 }
 _SID_CHARS = 34
 _MAX_SEARCHED = 10_000
-"""Among how many of the latest calls the beginning of a SID is looked for."""
+"""How many of the latest calls are searched for the beginning of a SID."""
 
 _MAX_SHOWN_CHARS = 300
 """How much of a tool's arguments and of its output the transcript shows. --json has everything."""
@@ -42,21 +42,21 @@ _MAX_SHOWN_CHARS = 300
 
 def calls(
     call_sid: Annotated[
-        str | None, typer.Argument(help="The call to show, or the beginning of its SID. Without it, all are listed.")
+        str | None, typer.Argument(help="The SID of the call to show, or its beginning. Default: list the calls.")
     ] = None,
     last: Annotated[bool, typer.Option("--last", help="Show the latest call.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, with whole phone numbers.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, with full phone numbers.")] = False,
     forget: Annotated[
         str | None, typer.Option(metavar="CALL_SID|NUMBER", help="Delete a call, or all calls with a phone number.")
     ] = None,
     resend: Annotated[
         str | None,
-        typer.Option(metavar="CALL_SID|failed", help="Send a call to WEBHOOK_URL again, or all failed."),
+        typer.Option(metavar="CALL_SID|failed", help="Send a call to WEBHOOK_URL again, or all that failed."),
     ] = None,
-    svg: Annotated[Path | None, typer.Option(help="Draw the call's timeline as a picture in this file.")] = None,
+    svg: Annotated[Path | None, typer.Option(help="Draw the call's timeline as an SVG picture in this file.")] = None,
     wav: Annotated[Path | None, typer.Option(help="Write the call's recording to this file.")] = None,
     limit: Annotated[int, typer.Option(min=1, max=10_000, help="How many calls to list.")] = 20,
-    numbers: Annotated[bool, typer.Option("--numbers", help="Show whole phone numbers.")] = False,
+    numbers: Annotated[bool, typer.Option("--numbers", help="Show full phone numbers.")] = False,
 ) -> None:
     """List the latest calls, or show one call as a transcript."""
     if call_sid is not None and forget is not None:
@@ -131,7 +131,7 @@ async def _resend(what: str) -> None:
 
 
 async def _whole_sid(store: Store, begin: str) -> str:
-    """Return the SID of the latest call that begins so; the text itself if there is none or several."""
+    """Return the only SID that starts with `begin`, or the latest if it is empty; `begin` if there is none."""
     if len(begin) >= _SID_CHARS:
         return begin
     found = [each.call_sid for each in await store.calls(_MAX_SEARCHED) if each.call_sid.startswith(begin)]
@@ -167,7 +167,7 @@ def _number(number: str | None, whole: bool) -> str:
 
 
 def _price(cost: Cost | None) -> str:
-    """Return a cost in short: empty if it is unknown, with a plus if it is a lower bound."""
+    """Return a short form of a cost: empty if it is unknown, with a plus if it is a lower bound."""
     return "" if cost is None else f"${cost.usd:.4f}{'+' if cost.at_least else ''}"
 
 
@@ -239,7 +239,7 @@ def _recorded(recording: RecordingRecord) -> str:
 
 
 def _sent(afterwards: Afterwards) -> str:
-    """Return what is done about a call that ended."""
+    """Return the state of what follows a call: its outcome and its webhook."""
     why = "" if afterwards.problem is None else f": {_plain(afterwards.problem)}"
     tries = counted(afterwards.attempts, "attempt")
     due = f"{afterwards.due_at.astimezone():%Y-%m-%d %H:%M:%S}"

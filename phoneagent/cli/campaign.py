@@ -1,4 +1,4 @@
-"""`phoneagent campaign`: start a list of calls, see how far it is, and stop it."""
+"""`phoneagent campaign`: start a list of calls, see its progress, and stop it."""
 
 from __future__ import annotations
 
@@ -34,25 +34,25 @@ LOOK_SECONDS = 0.5
 MAX_LISTED = 100
 
 MAX_SHOWN = 40
-"""How many numbers the table of a report has. --csv and --json have all of them."""
+"""How many numbers a report's table shows. --csv and --json have all of them."""
 
 SID_CHARS = 12
-"""How much of a CallSid the table has; `phoneagent calls` takes the beginning of one."""
+"""How much of a CallSid the table shows; `phoneagent calls` takes the beginning of one."""
 
 COLUMNS = ("line", "to", "state", "attempts", "result", "call_sid", "outcome", "reason", "due_at", "ended_at")
 
 campaign = group(
     "Call a list of numbers, each at the right time.",
     {
-        "start": Entry("phoneagent.cli.campaign", "Start calling the numbers of a CSV file, or go on with them."),
-        "status": Entry("phoneagent.cli.campaign", "Show how far a campaign is, and its report."),
-        "stop": Entry("phoneagent.cli.campaign", "Make no new calls; those in progress go on."),
+        "start": Entry("phoneagent.cli.campaign", "Start calling the numbers in a CSV file, or continue."),
+        "status": Entry("phoneagent.cli.campaign", "Show a campaign's progress and report."),
+        "stop": Entry("phoneagent.cli.campaign", "Make no new calls; those in progress continue."),
     },
 )
 
-_Name = Annotated[str, typer.Argument(help="The name or the id of the campaign.")]
+_Name = Annotated[str, typer.Argument(help="The name or ID of the campaign.")]
 _Target = Annotated[
-    str | None, typer.Argument(help="The app, `module:app` or `file.py`. Without it: main.py, app.py or agent.py.")
+    str | None, typer.Argument(help="The app, as `module:app` or `file.py`. Default: main.py, app.py or agent.py.")
 ]
 _StartAt = Annotated[
     datetime | None,
@@ -60,45 +60,45 @@ _StartAt = Annotated[
 ]
 _TimeZone = Annotated[str | None, typer.Option(help="The time zone of numbers that have none, like Europe/Paris.")]
 _Retry = Annotated[
-    list[str] | None, typer.Option(help="busy, no-answer, machine or failed: call again. Default: all of them.")
+    list[str] | None, typer.Option(help="Call again after busy, no-answer, machine or failed. Default: all of them.")
 ]
-_DoNotCall = Annotated[Path | None, typer.Option(help="A file of numbers that are never called, now or later.")]
+_DoNotCall = Annotated[Path | None, typer.Option(help="A file of numbers never to call, now or later.")]
 _CallerId = Annotated[str | None, typer.Option("--from", help="The caller ID. Default: TWILIO_PHONE_NUMBER.")]
 _OnMachine = Annotated[
-    Literal["talk", "hang_up", "leave_message"], typer.Option(help="What an answering machine gets.")
+    Literal["talk", "hang_up", "leave_message"], typer.Option(help="What to do with an answering machine.")
 ]
-_Numbers = Annotated[bool, typer.Option("--numbers", help="Show whole phone numbers.")]
+_Numbers = Annotated[bool, typer.Option("--numbers", help="Show full phone numbers.")]
 
 
 def start(
-    file: Annotated[Path, typer.Argument(help="A CSV file with a column `to`; the others are `call.context`.")],
+    file: Annotated[Path, typer.Argument(help="A CSV file with a `to` column; the others become `call.context`.")],
     target: _Target = None,
-    name: Annotated[str | None, typer.Option(help="The name of the campaign. Default: that of the file.")] = None,
+    name: Annotated[str | None, typer.Option(help="The name of the campaign. Default: the file's name.")] = None,
     start_at: _StartAt = None,
-    hours: Annotated[str, typer.Option(help="When people are called, in their own time zone.")] = "09:00-20:00",
-    days: Annotated[str, typer.Option(help="The days on which they are, like mon-fri or mon,sat.")] = "mon-fri",
+    hours: Annotated[str, typer.Option(help="When to call people, in their own time zone.")] = "09:00-20:00",
+    days: Annotated[str, typer.Option(help="On which days to call them, like mon-fri or mon,sat.")] = "mon-fri",
     time_zone: _TimeZone = None,
-    at_once: Annotated[int, typer.Option(help="How many calls there are at once, at most.")] = 5,
-    calls_per_second: Annotated[float, typer.Option(help="How many calls are made a second, at most; 0: any.")] = 1.0,
-    attempts: Annotated[int, typer.Option(help="How often each number is called, at most.")] = 3,
-    retry_seconds: Annotated[int, typer.Option(help="How long to wait before a number is called again.")] = 3600,
+    at_once: Annotated[int, typer.Option(help="The maximum number of calls at once.")] = 5,
+    calls_per_second: Annotated[float, typer.Option(help="The maximum number of calls per second; 0: no limit.")] = 1.0,
+    attempts: Annotated[int, typer.Option(help="How many times to call each number, at most.")] = 3,
+    retry_seconds: Annotated[int, typer.Option(help="How many seconds to wait before calling a number again.")] = 3600,
     retry: _Retry = None,
     do_not_call: _DoNotCall = None,
     region: Annotated[str | None, typer.Option(help="The country of numbers without a country code, like US.")] = None,
     strict: Annotated[bool, typer.Option("--strict", help="Call nothing if a line has a problem.")] = False,
-    agent: Annotated[str | None, typer.Option(help="The name of the agent that has the calls.")] = None,
+    agent: Annotated[str | None, typer.Option(help="The name of the agent that takes the calls.")] = None,
     caller_id: _CallerId = None,
     first: Annotated[Literal["agent", "callee"], typer.Option(help="The side that speaks first.")] = "callee",
     on_machine: _OnMachine = "hang_up",
-    message: Annotated[str | None, typer.Option(help="The words that are left after the beep.")] = None,
-    timeout: Annotated[int, typer.Option(help="How long it rings, in seconds.")] = 30,
+    message: Annotated[str | None, typer.Option(help="The words to leave after the beep.")] = None,
+    timeout: Annotated[int, typer.Option(help="How long to let it ring, in seconds.")] = 30,
     time_limit: Annotated[int | None, typer.Option(help="How long a call may last, in seconds.")] = None,
-    detach: Annotated[bool, typer.Option("--detach", help="Start it, and do not wait for its end.")] = False,
+    detach: Annotated[bool, typer.Option("--detach", help="Start it and do not wait for its end.")] = False,
 ) -> None:
-    """Start calling the numbers of a CSV file, and show how far it is until all have been called.
+    """Start calling the numbers in a CSV file, and show the progress until all have been called.
 
-    The app must be running at PUBLIC_URL, with the same database: it has the conversations, and goes on calling when
-    this command ends. The same file and options under the same name go on where they were.
+    The app must be running at PUBLIC_URL, with the same database: it holds the conversations, and keeps calling when
+    this command ends. The same file and options under the same name continue where they stopped.
     """
     from phoneagent.calls.campaign_list import read_numbers
 
@@ -130,23 +130,23 @@ def start(
 
 
 def status(
-    name: Annotated[str | None, typer.Argument(help="The name or the id of a campaign. Without it, all.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, with whole phone numbers.")] = False,
+    name: Annotated[str | None, typer.Argument(help="The name or ID of a campaign. Default: all.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, with full phone numbers.")] = False,
     csv_file: Annotated[
-        Path | None, typer.Option("--csv", help="Write a line for each number to this file, with whole numbers.")
+        Path | None, typer.Option("--csv", help="Write a line for each number to this file, with full numbers.")
     ] = None,
     numbers: _Numbers = False,
 ) -> None:
-    """Show how far a campaign is, and its report; without a name, list the campaigns."""
+    """Show a campaign's progress and report; without a name, list the campaigns."""
     if csv_file is not None and name is None:
         raise typer.BadParameter("name the campaign too", param_hint="--csv")
     asyncio.run(_status(name, as_json, csv_file, numbers))
 
 
 def stop(name: _Name) -> None:
-    """Make no new calls for a campaign: those in progress go on, and queued ones are withdrawn.
+    """Make no new calls for a campaign: those in progress continue, and queued ones are withdrawn.
 
-    `phoneagent campaign start` with the same file and options goes on with it.
+    `phoneagent campaign start` with the same file and options continues it.
     """
     asyncio.run(_stop(name))
 
@@ -155,7 +155,7 @@ def stop(name: _Name) -> None:
 
 
 async def _start(app: PhoneApp, name: str, file: Path, options: dict[str, Any], *, wait: bool) -> bool:
-    """Start a campaign, and wait for its end; return whether that was reached."""
+    """Start a campaign, and wait for its end if `wait` is set; return whether it is over."""
     console = Console(highlight=False, emoji=False, markup=False)
     try:
         campaigns = app.campaigns
@@ -193,7 +193,7 @@ def _progress(console: Console) -> Progress:
 
 
 async def _watch(console: Console, get: Any, found: Campaign) -> Campaign:
-    """Show how far a campaign is until it is over."""
+    """Show a campaign's progress until it is over."""
     if not found.over:
         console.print("the app goes on when this command ends; `phoneagent campaign stop` stops it", soft_wrap=True)
     with _progress(console) as progress:
@@ -287,7 +287,7 @@ async def _print_report(console: Console, page: Any, found: Campaign, *, numbers
 def _cells(call: CampaignCall, numbers: bool, *, running: bool) -> tuple[str, ...]:
     number = call.to if numbers or not call.to else masked(call.to)
     outcome = "" if call.outcome is None else json.dumps(call.outcome, ensure_ascii=False)
-    outcome = "".join(each if each.isprintable() else " " for each in outcome)  # a caller may have said what it has
+    outcome = "".join(each if each.isprintable() else " " for each in outcome)  # a caller may have said what is in it
     sid = (call.call_sid or "")[:SID_CHARS]
     state = call.state.replace("_", " ")
     reason = call.reason or (_due(call) if running else "")
@@ -295,7 +295,7 @@ def _cells(call: CampaignCall, numbers: bool, *, running: bool) -> tuple[str, ..
 
 
 def _due(call: CampaignCall) -> str:
-    """Return when a number that waits is called, if that is not now: a list at night has its calls in the morning."""
+    """Return when a waiting number is called, if that is not now: a list started at night is called in the morning."""
     if call.state != "waiting" or call.due_at is None or call.due_at <= datetime.now(UTC):
         return ""
     return f"next call {call.due_at.astimezone():%Y-%m-%d %H:%M}"

@@ -44,10 +44,10 @@ from phoneagent.sim.model.server import Model
 from phoneagent.usercode import run_in_thread
 
 MAX_LINE_BYTES = 64 * 1024
-"""A longer line is taken in pieces."""
+"""A longer line is read in pieces."""
 
 SHOWN_CHARS = 400
-"""So much of a tool's arguments and output is shown."""
+"""How much of a tool's arguments and output is shown."""
 
 _FOLLOWS_SCRIPT = "This is the simulated model, which follows a script and understands nothing else."
 _NAME_A_TOOL = " Type the name of a tool, and it calls that one."
@@ -57,16 +57,16 @@ STDIN = 0
 
 def chat(
     target: Annotated[
-        str | None, typer.Argument(help="The app: `module:app` or `file.py`; without it main.py, app.py or agent.py.")
+        str | None, typer.Argument(help="The app, as `module:app` or `file.py`. Default: main.py, app.py or agent.py.")
     ] = None,
     sim: Annotated[bool, typer.Option("--sim", help="Talk to the simulated model, which follows a script.")] = False,
-    script: Annotated[Path | None, typer.Option(help="What the simulated model says, a TOML file.")] = None,
+    script: Annotated[Path | None, typer.Option(help="What the simulated model says, as a TOML file.")] = None,
     brain: BrainOption = None,
     brain_model: BrainModelOption = None,
-    caller: Annotated[str | None, typer.Option(help="The number that calls, for what goes by it.")] = None,
-    called: Annotated[str | None, typer.Option(help="The number that is called, likewise.")] = None,
+    caller: Annotated[str | None, typer.Option(help="The caller's number, for code that depends on it.")] = None,
+    called: Annotated[str | None, typer.Option(help="The called number, likewise.")] = None,
 ) -> None:
-    """Type to the agent, and see its tools run. Ctrl-D or /quit ends it; lines may come from a pipe."""
+    """Type to the agent, and see its tools run. Ctrl-D or /quit ends the chat; lines may come from a pipe."""
     thinker = brain_of(brain, brain_model)
     app = Target.find(target).load()
     simulated = sim or script is not None or thinker is not None
@@ -89,7 +89,7 @@ def _endpoint(app: PhoneApp) -> Endpoint | None:
     """Return the app's endpoint, None if nothing names one. What only Twilio needs may be missing.
 
     Raises:
-        ConfigurationError: something of the model's is malformed, or half of it is missing.
+        ConfigurationError: a setting of the model is malformed, or some of them are missing.
     """
     with suppress(ConfigurationError):
         return app.endpoint
@@ -101,7 +101,7 @@ def _endpoint(app: PhoneApp) -> Endpoint | None:
 
 @dataclass(frozen=True, slots=True)
 class _Offline:
-    """The simulated model of a conversation: its script, its brain, and the line that introduces one without."""
+    """The simulated model of a conversation: its script, its brain, and the line that introduces it without a brain."""
 
     script: Path | None
     brain: Brain | None
@@ -162,7 +162,7 @@ async def _show_outcome(talk: _Talk, call: Call, endpoint: Endpoint, screen: _Sc
 
 
 class _Talk:
-    """The shell of a conversation: reads model and user, writes what the chat has, and runs the tools."""
+    """The shell of a conversation: it reads model and user, writes what the chat says, and runs the tools."""
 
     def __init__(self, agent: Agent, call: Call, model: ModelSession, screen: _Screen) -> None:
         self._answered = agent
@@ -175,8 +175,8 @@ class _Talk:
             call,
             past=(),
             change_session=self._chat.conversation.change_session,
-            agent_named=lambda name: None,  # it is asked when there is something to show
-            voice_fixed=lambda: True,  # there is none
+            agent_named=lambda name: None,  # the agent is read when there is something to show
+            voice_fixed=lambda: True,  # a chat has none
         )
         self._runner = ToolRunner(call, None, past=(), report=screen.complain, moved=lambda: False)
         self._loop = asyncio.get_running_loop()
@@ -185,18 +185,18 @@ class _Talk:
         self._tools: set[asyncio.Task[None]] = set()
         self._said = ""
         self.lines: list[dict[str, str]] = []
-        """What was said and done, by the speaker."""
+        """What was said and done, by speaker."""
 
     @property
     def agent(self) -> Agent:
-        """The agent that has the conversation."""
+        """The agent in the conversation."""
         return self._active_agent.agent
 
     async def run(self) -> None:
-        """Talk until one side ends it. A tool that was begun comes to its end: it may be a booking.
+        """Talk until one side ends the conversation. A running tool may finish: it may be a booking.
 
         Raises:
-            EndpointError: the model does.
+            EndpointError: the model ended it.
         """
         manual = self._answered.turn_detection is None
         self._call.attach(
@@ -249,7 +249,7 @@ class _Talk:
                 self._changed.set()
 
     async def _work(self) -> None:
-        """Do what the chat has whenever something has changed, or it is time."""
+        """Do what the chat asks for whenever something has changed or a timer is due."""
         while not self._chat.over:
             due = self._chat.get_timer()
             with suppress(TimeoutError):
@@ -265,7 +265,7 @@ class _Talk:
                 raise self._chat.failure
             if self._chat.idle:
                 self._idle.set()
-        self._show()  # what came with the end
+        self._show()  # what came at the end
 
     def _show(self) -> None:
         for happening in self._chat.happenings():
@@ -302,7 +302,7 @@ class _Talk:
 
 
 class _Screen:
-    """What the user sees. What others wrote is shown without the characters that command a terminal."""
+    """What the user sees. Text from others is shown without terminal control characters."""
 
     def __init__(self) -> None:
         self._console = Console(highlight=False, markup=False, soft_wrap=True)
@@ -326,7 +326,7 @@ class _Screen:
             self._saying = ""
 
     def echo(self, line: str) -> None:
-        """Show a line that came from a pipe; a terminal shows by itself what is typed."""
+        """Show a line that came from a pipe. A terminal itself shows what is typed."""
         self._saying = None
         if not self._typed:
             self._line(f"you: {line}", "bold")
@@ -353,7 +353,7 @@ def _shown(text: str) -> str:
 
 
 async def _lines() -> AsyncIterator[str]:
-    """Yield what is typed, or piped in, line by line. The thread that waits for it keeps nobody from leaving."""
+    """Yield what is typed, or piped in, line by line. The thread that waits for it does not delay the exit."""
     rest = b""
     while chunk := await run_in_thread(os.read, STDIN, MAX_LINE_BYTES):
         *lines, rest = (rest + chunk).split(b"\n")

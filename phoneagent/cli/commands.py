@@ -1,4 +1,4 @@
-"""Groups of commands that are imported when they are run: none of them needs what another one imports."""
+"""Groups of commands that are imported when they run: no command needs what another one imports."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": MAX_HELP
 
 
 class Entry(NamedTuple):
-    """A command of a group: the module with the function (or the group) of its name, and what the group's help says."""
+    """A command of a group: the module with the function (or the group) of that name, and its line in the help."""
 
     module: str
     summary: str
@@ -59,5 +59,5 @@ def group(text: str, entries: dict[str, Entry]) -> typer.Typer:
                 formatter.write_dl([(name, entry.summary) for name, entry in entries.items()])
 
     made = typer.Typer(cls=Group, help=text, no_args_is_help=True, context_settings=_CONTEXT, **_PLAIN)
-    made.callback()(lambda: None)  # makes a group of it although it has no command yet
+    made.callback()(lambda: None)  # makes it a group although it has no command yet
     return made

@@ -33,14 +33,14 @@ BRAIN_INTERRUPTED_MS = 2500
 
 def demo(
     target: Annotated[
-        str | None, typer.Argument(help="The app, `module:app` or `file.py`. Without it: the built-in restaurant.")
+        str | None, typer.Argument(help="The app, as `module:app` or `file.py`. Default: the built-in restaurant.")
     ] = None,
     out: Annotated[Path, typer.Option(help="The folder for the recording, the picture and the report.")] = Path(
         "demo-call"
     ),
-    report: Annotated[Path | None, typer.Option(help="The file for the report. Without it: OUT/report.json.")] = None,
+    report: Annotated[Path | None, typer.Option(help="The file for the report. Default: OUT/report.json.")] = None,
     script: Annotated[
-        Path | None, typer.Option(help="What model and caller say, a TOML file. Without it: made from the agent.")
+        Path | None, typer.Option(help="What model and caller say, as a TOML file. Default: made from the agent.")
     ] = None,
     brain: BrainOption = None,
     brain_model: BrainModelOption = None,
@@ -52,7 +52,7 @@ def demo(
 ) -> None:
     """Play a phone call in real time: the app, a simulated model and a simulated caller. Exit 0 if all went well."""
     if target is not None:
-        Target.find(target).load()  # what is wrong with it is said before anything is announced
+        Target.find(target).load()  # its errors are reported before anything is announced
     console = Console(highlight=False)
     thinker = brain_of(brain, brain_model)
     story = _story(target, script, thinker)
@@ -80,9 +80,9 @@ def demo(
 
 
 def _story(target: str | None, script: Path | None, brain: Brain | None) -> Story:
-    """Return the call to play: of a script, of the user's agent, or the restaurant's.
+    """Return the call to play: a script's, the user's agent's, or the restaurant's.
 
-    A brain decides itself how long it speaks, so the caller interrupts it sooner, and when the call ends.
+    A brain decides how long it speaks, so the caller interrupts it sooner. It also decides when the call ends.
     """
     if script is not None:
         named = RESTAURANT.target if target is None else target
@@ -98,7 +98,7 @@ def _story(target: str | None, script: Path | None, brain: Brain | None) -> Stor
 
 def _senses(*, scripted: bool, thinker: Brain | None, own: bool) -> Senses:
     """Return what speaks, hears and thinks. A script that is not the restaurant's goes turn by turn, without an ear:
-    its words are not made for one."""
+    its words are not meant for one."""
     senses = Senses.scripted() if scripted else Senses.best()
     if own and thinker is None:
         senses = replace(senses, ear=None)
@@ -126,7 +126,7 @@ def _introduce(console: Console, target: str | None, senses: Senses, script: Pat
 
 
 def _present(console: Console, outcome: Outcome, out: Path, *, play_it: bool, open_it: bool) -> None:
-    """Open the picture and play the recording, if that is wanted; on a terminal the second is a question."""
+    """Open the picture and play the recording, if asked to. On a terminal, ask whether to play it."""
     problems = [open_picture(out / "timeline.svg")] if open_it else []
     if not play_it and sys.stdin.isatty() and sys.stdout.isatty() and players():
         play_it = typer.confirm("Play the call?", default=False)

@@ -38,14 +38,12 @@ RESTORE_SECONDS = 30.0
 
 def dev(
     target: Annotated[
-        str | None, typer.Argument(help="The app, `module:app` or `file.py`. Without it: main.py, app.py or agent.py.")
+        str | None, typer.Argument(help="The app, as `module:app` or `file.py`. Default: main.py, app.py or agent.py.")
     ] = None,
     public_url: Annotated[
         str | None, typer.Option(help="The public address of this machine, if you run your own tunnel.")
     ] = None,
-    port: Annotated[
-        int | None, typer.Option(help="The local port. Without it: PORT, or 8000.", min=1, max=65535)
-    ] = None,
+    port: Annotated[int | None, typer.Option(help="The local port. Default: PORT, or 8000.", min=1, max=65535)] = None,
 ) -> None:
     """Run the app with reload, open a tunnel, and point TWILIO_PHONE_NUMBER at it. Ctrl-C restores the old webhook."""
     Target.find(target)
@@ -106,7 +104,7 @@ async def _server(
 ) -> AsyncIterator[asyncio.subprocess.Process]:
     """Run `phoneagent serve --reload` while the context lasts.
 
-    Not with every tunnel is `local_api` safe: behind a proxy that adds no header, a stranger looks like this machine.
+    `local_api` is not safe with every tunnel: behind a proxy that adds no headers, a stranger looks like this machine.
     ngrok adds some.
     """
     command = [sys.executable, "-m", "phoneagent", "serve", *([target] if target else [])]

@@ -1,9 +1,9 @@
 """The direct path of a media socket: `phoneagent serve` gives the accepted socket to the app, in the ASGI extension
 `phoneagent.direct`.
 
-Up to the extension's `read`, the socket is uvicorn's, and its messages are ASGI's. From then on each message reaches
-its reader in the callback that read it. The handshake, pings, limits, fragments and closes stay with uvicorn and the
-WebSocket library; see `protocol/frames`.
+Until the extension's `read` is called, uvicorn has the socket, and messages are ASGI's. From then on, each message
+reaches its reader in the callback that read it. The handshake, pings, limits, fragments and closes stay with uvicorn
+and the WebSocket library; see `protocol/frames`.
 """
 
 from __future__ import annotations
@@ -32,14 +32,14 @@ class DirectSocket:
         """The reader of each message, from `read` on until the socket is closed."""
         self._resumed: Callable[[], None] | None = None
         self.writable = True
-        """Whether the other side takes what it is sent."""
+        """Whether the other side accepts more data."""
 
     def pause(self) -> None:
-        """The other side takes no more for now."""
+        """Note that the other side accepts no more for now."""
         self.writable = False
 
     def resume(self) -> None:
-        """The other side takes more again."""
+        """Note that the other side accepts more again."""
         self.writable = True
         if self._resumed is not None:
             self._resumed()
@@ -68,7 +68,7 @@ class DirectSocket:
             self.take = self._resumed = None
 
     def put_nowait(self, event: Any) -> None:
-        """Take an event of ASGI's; the name is that of the queue that it would otherwise go to."""
+        """Take an ASGI event. The method is named like that of the queue that this object replaces."""
         if event["type"] == "websocket.disconnect":
             self.take = None
             if not self._over.done():
@@ -79,9 +79,9 @@ class DirectSocket:
 
 
 class DirectProtocol(MediaProtocol):
-    """uvicorn's protocol of a media socket, which offers the socket to the app."""
+    """uvicorn's protocol for a media socket, which offers the socket to the app."""
 
-    __slots__ = ("_direct", "_frames")  # beside uvicorn's many attributes, each of which is looked up in a dictionary
+    __slots__ = ("_direct", "_frames")  # uvicorn's many attributes are each looked up in a dictionary
 
     def __init__(self, config: Any, server_state: ServerState, *args: Any, **options: Any) -> None:
         super().__init__(config, server_state, *args, **options)
@@ -93,15 +93,15 @@ class DirectProtocol(MediaProtocol):
         await super().run_asgi()
 
     def pass_events_to(self, direct: DirectSocket) -> None:
-        """Pass the events that wait, and from now on each event as it comes, to `direct` instead of the queue."""
-        waiting, self.queue = self.queue, direct  # type: ignore[assignment]  # of a queue, uvicorn only puts
+        """Pass the waiting events, and from now on each event as it comes, to `direct` instead of the queue."""
+        waiting, self.queue = self.queue, direct  # type: ignore[assignment]  # uvicorn only puts into it
         while not waiting.empty():
             direct.put_nowait(waiting.get_nowait())
-        paused, self.read_paused = self.read_paused, True  # uvicorn pauses after each message, unless it has paused
+        paused, self.read_paused = self.read_paused, True  # uvicorn pauses after each message, unless it is paused
         if paused and not self.transport.is_closing():
             self.transport.resume_reading()
         self._frames.direct = True
-        for message in (self.request, self.response):  # nothing reads them again, and they take 3 KB of each call
+        for message in (self.request, self.response):  # nothing reads them again, and they take 3 KB per call
             message.headers.clear()
 
     def data_received(self, data: bytes) -> None:
@@ -110,7 +110,7 @@ class DirectProtocol(MediaProtocol):
             return
         direct, whole = self._direct, self._frames.whole(data)
         for plain, piece in self._frames.feed(data) if whole is None else ((True, whole),):
-            if self.conn.parser_exc is not None:  # the socket is closing for an error, and nothing more counts
+            if self.conn.parser_exc is not None:  # the socket is closing because of an error: ignore the rest
                 return
             if not plain:
                 super().data_received(piece)
@@ -126,7 +126,7 @@ class DirectProtocol(MediaProtocol):
             self.loop.call_soon(self._go_on)
 
     def _go_on(self) -> None:
-        """Read on after other connections had their turn."""
+        """Continue reading after other connections had their turn."""
         if self.transport.is_closing():
             return
         if self._direct.take is not None or not self.read_paused:  # uvicorn may wait for the app

@@ -22,7 +22,7 @@ GONE = 20404
 
 
 class Diversion:
-    """A number that points somewhere else for a while; the file in `folder` says what to restore."""
+    """A number that points somewhere else for a while. The file in `folder` says what to restore."""
 
     def __init__(self, numbers: PhoneNumbers, folder: Path) -> None:
         self._numbers = numbers
@@ -32,7 +32,7 @@ class Diversion:
         """Send the calls of `number` (E.164) to `webhook`.
 
         Raises:
-            TelephonyError: the number is not ours, something else takes its calls, or Twilio does not answer.
+            TelephonyError: the account lacks the number, something else takes its calls, or Twilio does not answer.
             DefinitionError: the folder cannot be written to; the number is unchanged.
         """
         found = await find_free(self._numbers, number)
@@ -41,7 +41,7 @@ class Diversion:
             await self._numbers.set_webhook(found.sid, webhook)
 
     async def restore(self) -> bool:
-        """Restore the webhook in the file, unless it was changed in the meantime; return whether it was restored.
+        """Restore the webhook in the file, unless the number's was changed since; return whether it was restored.
 
         Raises:
             TelephonyError: Twilio does not answer; the file stays.

@@ -38,7 +38,7 @@ def doctor(
     target: Annotated[
         str | None,
         typer.Argument(
-            help="The app, for endpoints in its code: `module:app` or `file.py`. Without it: main.py, app.py or "
+            help="The app, for endpoints in its code, as `module:app` or `file.py`. Default: main.py, app.py or "
             "agent.py, if there is one."
         ),
     ] = None,
@@ -46,14 +46,14 @@ def doctor(
     local: Annotated[
         str | None,
         typer.Option(
-            metavar="URL", help="Check the app at this address, like http://127.0.0.1:8000, not at PUBLIC_URL."
+            metavar="URL", help="Check the app at this address, like http://127.0.0.1:8000, instead of PUBLIC_URL."
         ),
     ] = None,
 ) -> None:
     """Check settings, Twilio, the number, the public address, the model and the database. Exit 1 if a check fails."""
     if local is not None and urlsplit(local).scheme not in ("http", "https"):
         raise typer.BadParameter(f"{local!r} does not begin with http:// or https://", param_hint="--local")
-    logging.basicConfig(handlers=[logging.NullHandler()])  # the report has it all
+    logging.basicConfig(handlers=[logging.NullHandler()])  # the report says it all
     console = Console(highlight=False)
     with console.status("Checking …") if console.is_terminal and not as_json else nullcontext():
         app, problems = _app(target)
@@ -94,11 +94,11 @@ async def _report(app: PhoneApp | None, local: str | None) -> list[Check]:
 
 
 def _without_twilio() -> Settings | None:
-    """Return the settings of `serve --insecure`; None if there is an account, so that calls have to be signed."""
+    """Return the settings of `serve --insecure`; None if there is an account, because calls must then be signed."""
     with suppress(ConfigurationError):
         loaded = settings.load(
             {"insecure": True, "endpoint_in_code": True}
-        )  # the model's own check tells what it lacks
+        )  # the model's own check reports what it lacks
         if loaded.twilio_account_sid == settings.INSECURE_ACCOUNT:
             return loaded
     return None

@@ -22,7 +22,7 @@ def examining(app: PhoneApp) -> Callable[[], AsyncGenerator[Check]]:
     """
 
     async def examine() -> AsyncGenerator[Check]:
-        # It imports half of the simulated world, which takes too long for the event loop of live calls.
+        # It imports half of the simulators, which takes too long for the event loop of live calls.
         doctor: Any = await asyncio.to_thread(importlib.import_module, "phoneagent.doctor")
         checks = doctor.examine(
             app.settings,

@@ -1,4 +1,4 @@
-"""What a user is shown when a command fails, or their own code: the cause, and the lines of theirs that lead to it."""
+"""What users see when a command or their own code fails: the cause, and their own lines that lead to it."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ _STDLIB = sysconfig.get_path("stdlib")
 
 
 def fail(words: str) -> NoReturn:
-    """End the command: it could not do what it was to do. What the user has to correct is an exception instead."""
+    """End the command because it failed. What the user has to correct is an exception instead."""
     typer.echo(f"phoneagent: {words}", err=True)
     raise typer.Exit(1) from None
 
 
 class AppFailed(DefinitionError):
-    """The module of an app failed while it was imported. The message shows their own lines; `summary` is one
-    line without the words of the error, which may hold a secret, unless they are ours."""
+    """The module of an app failed while it was imported. The message shows the user's own lines. `summary` is one
+    line without the words of the error, which may hold a secret, unless phoneagent wrote them."""
 
     def __init__(self, kind: str, where: str, words: str, lines: list[str]) -> None:
         self.summary = (
@@ -49,7 +49,7 @@ class AppFailed(DefinitionError):
 
 
 def explain(error: Exception) -> AppFailed:
-    """Return what is shown for an error that a user's module raised."""
+    """Return the error to show for an exception that a user's module raised."""
     places = _own_places(error)
     where = f"{_short(places[0][0])}, line {places[0][1]}" if places else ""
     wanted = places if len(places) <= MAX_LINES else [places[0], places[-1]]
@@ -59,7 +59,7 @@ def explain(error: Exception) -> AppFailed:
 
 @contextmanager
 def users_code() -> Iterator[None]:
-    """Let what the user's own code raises end the command, with their own lines. Errors of ours pass as they are.
+    """End the command if the user's code raises, and show their own lines. phoneagent's errors pass unchanged.
 
     Raises:
         AppFailed: the code within raised something else.
@@ -74,9 +74,9 @@ def users_code() -> Iterator[None]:
 
 @contextmanager
 def warnings_told(tell: Callable[[str], object]) -> Iterator[None]:
-    """Tell each warning of ours in one line while the context lasts, in a terminal that shows a conversation.
+    """Pass phoneagent's warnings to `tell`, one line each, while the context lasts, for a terminal with a conversation.
 
-    Of an exception it names the user's own line. With PHONEAGENT_LOG_LEVEL=debug, whole tracebacks are logged instead.
+    For an exception, it names the user's own line. With PHONEAGENT_LOG_LEVEL=debug, full tracebacks are logged instead.
     """
     if _debugging():
         yield
@@ -92,7 +92,7 @@ def warnings_told(tell: Callable[[str], object]) -> Iterator[None]:
 
 
 def _debugging() -> bool:
-    with suppress(ConfigurationError):  # a setting that is wrong need not matter here
+    with suppress(ConfigurationError):  # a malformed setting need not matter here
         return settings.load({"insecure": True, "endpoint_in_code": True}).log_level == "debug"
     return False
 
@@ -118,7 +118,7 @@ def _in_a_line(record: logging.LogRecord) -> str:
 
 
 def _own_places(error: BaseException) -> list[tuple[str, int]]:
-    """Return file and line of each of the user's own frames, the innermost first."""
+    """Return the file and line of each of the user's own frames, innermost first."""
     places = [(frame.f_code.co_filename, line) for frame, line in walk_tb(error.__traceback__)][::-1]
     if isinstance(error, SyntaxError) and error.filename and error.lineno:
         places = [(error.filename, error.lineno), *places]
@@ -142,20 +142,20 @@ def _source(name: str, line: int) -> str:
 
 
 def _words(error: BaseException) -> str:
-    """Return an error in one line, with its remedy where there is one."""
+    """Return an error in one line, with its remedy if there is one."""
     if isinstance(error, DefinitionError):
         return shown(error)
     told = list(TracebackException.from_exception(error).format_exception_only())
     words = shown(told[-1 if isinstance(error, SyntaxError) else 0])  # Python's own "Did you mean" is in it
     match error:
-        case pydantic.ValidationError():  # its own words repeat what was given, and that may be a secret
+        case pydantic.ValidationError():  # its own message repeats the input, which may be a secret
             found = error.errors(include_input=False, include_url=False)
             problems = [f"{'.'.join(map(str, each['loc']))}: {each['msg']}" for each in found[:MAX_PROBLEMS]]
             more = [f"and {len(found) - MAX_PROBLEMS} more"] if len(found) > MAX_PROBLEMS else []
             return shown(f"{error.title} is wrong: {'; '.join([*problems, *more])}")
         case ModuleNotFoundError(name=str(name)):
             package = name.partition(".")[0]
-            if get_close_matches(package, ["phoneagent"], cutoff=0.8):  # no stranger's package of a similar name
+            if get_close_matches(package, ["phoneagent"], cutoff=0.8):  # suggest no stranger's package
                 return f"{words}: correct the name, like `phoneagent`"
             return f"{words}: install it, like `pip install {package}`, or correct the name"
         case ImportError() if "partially initialized module" in str(error) or "circular import" in str(error):

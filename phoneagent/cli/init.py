@@ -27,7 +27,7 @@ Next{where}:
 
 def init(
     folder: Annotated[
-        Path, typer.Argument(metavar="[DIR]", help="The folder. Without it: the current one.", show_default=False)
+        Path, typer.Argument(metavar="[DIR]", help="The folder. Default: the current one.", show_default=False)
     ] = Path(),
 ) -> None:
     """Write a small agent, its test, and the files to deploy it."""

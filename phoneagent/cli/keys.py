@@ -1,4 +1,4 @@
-"""Telephone keys typed in a terminal: one key at a time, without Enter, and the terminal is restored afterwards."""
+"""Telephone keys typed in a terminal: one key at a time, without Enter. The terminal is restored afterwards."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ _CHUNK_BYTES = 64
 
 
 class KeyParser:
-    """A reader of what a terminal sends, for the telephone keys in it.
+    """A parser that finds telephone keys in what a terminal sends.
 
-    Arrow and function keys arrive as escape sequences, and some have digits in them. Those are skipped, also when they
+    Arrow and function keys arrive as escape sequences, some with digits in them. Those are skipped, even when they
     arrive in pieces.
     """
 
@@ -33,7 +33,7 @@ class KeyParser:
                 self._state = "sequence" if char == "[" else "last"
             case "escape" if char != "\x1b":
                 self._state = "text"
-                return char in KEYS  # Escape was a key of its own
+                return char in KEYS  # Escape was pressed by itself
             case "sequence" if "@" <= char <= "~":
                 self._state = "text"
             case "last":
@@ -54,7 +54,7 @@ def reading_keys(on_key: Callable[[str], object], *, fd: int | None = None) -> I
     if fd is None:
         try:
             fd = sys.stdin.fileno()
-        except (OSError, ValueError, AttributeError):  # closed, or replaced by something that is no file
+        except (OSError, ValueError, AttributeError):  # closed, or replaced by something that is not a file
             yield False
             return
     if sys.platform == "win32" or not os.isatty(fd):

@@ -1,12 +1,12 @@
-"""Limits of the server: each request has a size and a time, connections have a number, and files have a limit.
+"""Limits of the server: on the size and duration of a request, and on how many connections and files are open.
 
-uvicorn has none of these, so one stranger could hold up every live call, and a thousand silent ones keep new calls out.
-The classes here are uvicorn's own, h11 for HTTP and websockets for media sockets, and `phoneagent serve` configures
-them by name. A user who runs `uvicorn main:app` by hand gets uvicorn's limits instead.
+uvicorn has none of these, so one stranger could hold up every live call, and a thousand silent ones could keep new
+calls out. The classes here extend uvicorn's, h11 for HTTP and websockets for media sockets, and `phoneagent serve`
+configures them by name. A user who runs `uvicorn main:app` by hand gets uvicorn's limits instead.
 
-A connection is *silent* as long as it has no whole request, or does not take its answer. A silent connection ends after
-`request_seconds`. It ends earlier if the server is full: the oldest silent one makes room for a newcomer, a live call
-never does.
+A connection is *silent* while it has not sent a whole request, or does not read its answer. A silent connection ends
+after `request_seconds`. It ends earlier if the server is full: the oldest silent one makes room for a new one; a live
+call never does.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from websockets.frames import CloseCode
 
 from phoneagent.cli import passing
 
-if sys.platform != "win32":  # which has no such limit
+if sys.platform != "win32":  # Windows has no such limit
     import resource
 
 log = logging.getLogger("phoneagent.serve")
@@ -38,19 +38,19 @@ MAX_HEAD_BYTES = 16 * 1024
 """The maximum size of a request's head. Twilio's are smaller than 2 KiB."""
 
 MAX_REQUEST_BYTES = 1024 * 1024
-"""The maximum size of a whole request. A webhook has less than 64 KiB."""
+"""The maximum size of a whole request. A webhook is smaller than 64 KiB."""
 
 REQUEST_SECONDS = 10.0
-"""How long a whole request may take to arrive, a WebSocket to open, and an answer to be taken."""
+"""How long a whole request may take to arrive, a WebSocket to open, and an answer to be read."""
 
 MAX_FILES = 65536
-"""The limit of open files that is asked of the system; sockets count as files."""
+"""The limit on open files to request from the system; sockets count as files."""
 
 ENOUGH_FILES = 4096
-"""With a lower limit than this, the log says what it means."""
+"""Below this limit, the log says how many connections it allows."""
 
 OWN_FILES = 64
-"""Files that are no connection: the database, the log, the event loop."""
+"""Files that are not connections: the database, the log, the event loop."""
 
 FILES_PER_CONNECTION = 3
 """A call has its media socket and its model session, and for a moment the session that replaces it."""
@@ -63,7 +63,7 @@ TELL_SECONDS = 60.0
 
 MAX_UNSENT_BYTES = 1024 * 1024
 """How much the peer of a media socket may leave unread. A call stops writing long before, so only the answers to a
-flood of pings come this far."""
+flood of pings reach this size."""
 
 _UNREADABLE = b"HTTP/1.1 400 Bad Request\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
 
@@ -83,13 +83,13 @@ class SilentConnections:
         self._told_at = float("-inf")
 
     def add(self, transport: asyncio.Transport, still: Callable[[], bool]) -> None:
-        """Watch a connection from now on. It is cut if `still()` at its end says that it is silent."""
+        """Watch a connection from now on. It is cut when its time is up, if `still()` says that it is silent."""
         self.discard(transport)
         timer = asyncio.get_running_loop().call_later(self._seconds, self._cut, transport)
         self._silent[transport] = (still, timer)
 
     def discard(self, transport: asyncio.Transport) -> None:
-        """Watch a connection no longer."""
+        """Stop watching a connection."""
         if (entry := self._silent.pop(transport, None)) is not None:
             entry[1].cancel()
 
@@ -117,10 +117,10 @@ _silent_connections: WeakKeyDictionary[ServerState, SilentConnections] = WeakKey
 
 
 class RequestProtocol(H11Protocol):
-    """HTTP with limits. h11 copies no byte twice, however slowly a header comes, and bounds what is incomplete."""
+    """HTTP with limits. h11 copies no byte twice, however slowly a header arrives, and bounds incomplete events."""
 
     max_connections: int | None = None
-    """None stands for as many as the limit of open files allows."""
+    """None means as many as the limit on open files allows."""
     request_seconds = REQUEST_SECONDS
 
     def __init__(self, config: Any, server_state: ServerState, *args: Any, **options: Any) -> None:
@@ -158,7 +158,7 @@ class RequestProtocol(H11Protocol):
         if self._received_bytes > MAX_REQUEST_BYTES:
             self.transport.abort()
             return
-        if self.conn.their_state is h11.IDLE:  # h11 bounds only what is incomplete, so it first gets no more than that
+        if self.conn.their_state is h11.IDLE:  # h11 bounds only incomplete events, so it first gets no more than a head
             room = MAX_HEAD_BYTES - len(self.conn.trailing_data[0])
             super().data_received(data[:room])
             data = data[room:]
@@ -266,12 +266,12 @@ class MediaProtocol(WebSocketsSansIOProtocol):
 
     async def run_asgi(self) -> None:
         await super().run_asgi()
-        if not self.disconnected:  # a peer that reads nothing would keep the socket for ever
+        if not self.disconnected:  # a peer that reads nothing would keep the socket forever
             self._silent.add(self.transport, lambda: True)
 
 
 def raise_max_files() -> None:
-    """Raise this process's limit of open files as far as the system lets it, and tell if that is not far."""
+    """Raise this process's limit on open files as far as the system allows, and log a warning if it stays low."""
     if sys.platform == "win32":
         return
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)

@@ -11,7 +11,7 @@ from phoneagent.store.database import Database
 
 
 def migrate() -> None:
-    """Bring the database at DATABASE_URL up to date. Safe to run at any time, and several times at once."""
+    """Bring the database at DATABASE_URL up to date. Safe to run at any time, even several times at once."""
     database = Database(settings.load_records().database_url.get_secret_value())
 
     async def run() -> str:

@@ -1,4 +1,4 @@
-"""The agent's words in `phoneagent sim call`: what the caller heard, in writing, where an ear is installed."""
+"""The agent's words in `phoneagent sim call`: what the caller heard, in writing, if an ear is installed."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from phoneagent.sim.twilio.phone import Line
 NO_EAR = "What the agent says is not written out: pip install 'phoneagent[demo]'."
 
 PAUSE_MS = 700
-"""The silence that ends a line of the agent's."""
+"""The silence that ends one of the agent's lines."""
 
 POLL_SECONDS = 0.05
 
 
 async def ready_ear() -> Ear | None:
-    """Return the ear that is installed, ready to hear; None without one."""
+    """Return the installed ear, ready to hear; None without one."""
     ear = default_ear()
     if isinstance(ear, MoonshineEar):
         await ear.warm_up()
@@ -29,7 +29,7 @@ async def ready_ear() -> Ear | None:
 
 @asynccontextmanager
 async def overheard(line: Line, ear: Ear | None, tell: Callable[[str], object]) -> AsyncIterator[None]:
-    """Tell the agent's words while the context lasts. At its end the call is over, and the last words are told."""
+    """Pass the agent's words to `tell` while the context lasts. Leaving it waits for the end of the call."""
     if ear is None:
         yield
         return

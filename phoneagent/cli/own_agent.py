@@ -1,4 +1,4 @@
-"""A user's agent as a script is made for it: chosen for a made-up call, its MCP servers started, its tools read."""
+"""A script for a user's agent, which is chosen for a made-up call; its MCP servers are started, and its tools read."""
 
 from __future__ import annotations
 
@@ -39,6 +39,10 @@ async def derived_script(app: PhoneApp, target: str) -> str:
 
 
 def target_named(text: str | None) -> tuple[PhoneApp, str]:
-    """Return the app that a target names, and the target as text. Raises `DefinitionError`: there is none."""
+    """Return the app that a target names, and the target as text.
+
+    Raises:
+        DefinitionError: there is none.
+    """
     found = Target.find(text)
     return found.load(), text or f"{found.module}.py"

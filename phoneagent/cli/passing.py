@@ -1,11 +1,11 @@
-"""Passing connections between workers: each request is answered by the process that it belongs to.
+"""Connection passing between workers: each request is answered by the process that it belongs to.
 
 The workers share one listening socket, and the system gives a connection to any of them. A media socket belongs to the
-worker that has the call's model session; its token names it. A new call belongs to the worker that has the fewest. So a
-worker passes on a connection whose next request belongs to another: the descriptor goes over a Unix socket, together
-with the bytes that were read already. The TCP connection notices nothing.
+worker that has the call's model session; its token names that worker. A new call belongs to the worker with the fewest
+calls. So a worker passes on a connection whose next request belongs to another one: it sends the descriptor over a Unix
+socket, together with the bytes that it has already read. The TCP connection is not affected.
 
-A request is passed at most once, and before anything of it is parsed. If it cannot be passed, the worker where it came
+A request is passed at most once, before any of it is parsed. If it cannot be passed, the worker that received it
 answers it.
 """
 
@@ -32,28 +32,28 @@ from phoneagent.twilio.signatures import worker_of
 log = logging.getLogger("phoneagent.passing")
 
 MAX_PASSED_BYTES = 32 * 1024
-"""How much of a connection may have been read already. Twilio's heads are smaller than 2 KiB."""
+"""How much of a connection may already have been read. Twilio's request heads are smaller than 2 KiB."""
 
 MAX_UNDER_WAY = 64
-"""How many connections one worker may have sent to another one that has not taken them."""
+"""How many connections a worker may have sent to another one that has not taken them yet."""
 
 MAX_TAKEN = 16
 """How many connections a worker takes in one turn of its loop, so that live calls do not wait for all of them."""
 
 MAX_DESCRIPTORS = 16
-"""The room for descriptors in a datagram. There is one; macOS would leak those that find no room."""
+"""The space for descriptors in a datagram. It carries one; macOS would leak those that do not fit."""
 
 MAX_SILENT_SECONDS = 1.0
-"""A worker that has not told its number of calls for this long is held up, by a tool that blocks for example."""
+"""A worker that has not published its number of calls for this long is held up, for example by a tool that blocks."""
 
 BUFFER_BYTES = 512 * 1024
-"""The size of the sockets' buffers. The default of macOS takes no datagram over 2 KiB."""
+"""The size of the sockets' buffers. macOS's default takes no datagram over 2 KiB."""
 
 DRAINING, ABSENT = -1, -2
-"""In place of a number of calls: a worker that takes no new ones, and one that takes nothing."""
+"""Values in place of a number of calls: the worker takes no new calls, or no connections at all."""
 
 KEEPS = sys.platform == "darwin"
-"""Whether a descriptor must stay open here until the other process has it: macOS otherwise may close it there too."""
+"""Whether a descriptor must stay open here until the other process has it: macOS may otherwise close it there too."""
 
 _HEAD = struct.Struct("!HQ")  # the sender, and the number of this connection among those it sent to this worker
 _VOICE, _MEDIA = VOICE_PATH.encode(), (MEDIA_PATH.encode(), BROWSER_MEDIA_PATH.encode())
@@ -63,8 +63,8 @@ _STREAMS = (socket.AF_INET, socket.AF_INET6)
 class Shared:
     """What the workers share: the Unix sockets for connections, and numbers in shared memory.
 
-    The parent makes it, and it is pickled for each worker. It outlives a worker, so a replacement finds what was sent
-    to its place meanwhile. Each number has one writer, so none needs a lock, which a killed process might hold.
+    The parent makes it and pickles it for each worker. It outlives a worker, so a replacement finds what was sent
+    in the meantime. Each number has one writer, so none needs a lock, which a killed process might hold.
     """
 
     def __init__(self, count: int, context: SpawnContext) -> None:
@@ -84,9 +84,9 @@ class Shared:
         self.loads = context.RawArray("i", [ABSENT] * count)
         """The number of calls of each worker, or DRAINING or ABSENT."""
         self.seen = context.RawArray("d", count)
-        """When each worker last told its number of calls, on the system's monotonic clock."""
+        """When each worker last published its number of calls, on the system's monotonic clock."""
         self.sent = context.RawArray("Q", count * count)
-        """How many connections each worker has sent to each, see `_cell`."""
+        """How many connections each worker has sent to each other one; see `cell`."""
         self.taken = context.RawArray("Q", count * count)
         """How many of these have been taken."""
 
@@ -118,15 +118,15 @@ class Shared:
         return min(loads)[1] if loads else None
 
     def abandon(self, worker: int) -> None:
-        """Mark a worker as absent, and send what waits for it to another one, if there is one."""
+        """Mark a worker as absent, and send the connections that wait for it to another one, if there is one."""
         self.loads[worker] = ABSENT
         while True:
             draining = (each for each in range(self.count) if self.loads[each] == DRAINING)
             if (other := self.least_loaded()) is None and (other := next(draining, None)) is None:
-                return  # its replacement takes it
+                return  # its replacement takes them
             try:
                 data, descriptors, _, _ = socket.recv_fds(self.inboxes[worker], BUFFER_BYTES, MAX_DESCRIPTORS)
-            except OSError:  # nothing more is there
+            except OSError:  # the socket is empty
                 return
             try:
                 socket.send_fds(self.outboxes[other], [_HEAD.pack(self.count, 0), data[_HEAD.size :]], descriptors)
@@ -137,7 +137,7 @@ class Shared:
 
 
 class Taker(Protocol):
-    """A protocol of asyncio's that can take a connection from another worker."""
+    """An asyncio protocol that can take a connection from another worker."""
 
     def connection_made(self, transport: asyncio.Transport) -> None: ...
 
@@ -174,18 +174,18 @@ class Passer:
         self._kept: list[tuple[int, int, int]] = []
         self._make: Callable[[], Taker] | None = None
         self._tasks: set[asyncio.Task[None]] = set()
-        for sender in range(shared.count):  # whatever the worker before did not count
+        for sender in range(shared.count):  # whatever the previous worker did not count
             cell = shared.cell(sender, number)
             shared.taken[cell] = shared.sent[cell]
 
     def open(self, make: Callable[[], Taker]) -> None:
-        """Take connections from now on; `make` makes the protocol of one."""
+        """Take connections from now on; `make` creates the protocol of each."""
         self._make = make
         asyncio.get_running_loop().add_reader(self._inbox.fileno(), self._receive)
         self.publish()
 
     def close(self) -> None:
-        """Take no more. What still comes goes to another worker (`Shared.abandon`)."""
+        """Take no more connections. Those that still arrive go to another worker (`Shared.abandon`)."""
         if self._make is not None:
             self._make = None
             self._shared.loads[self._number] = ABSENT
@@ -268,7 +268,7 @@ class Passer:
             try:
                 size = _HEAD.size + MAX_PASSED_BYTES
                 data, descriptors, flags, _ = socket.recv_fds(self._inbox, size, MAX_DESCRIPTORS)
-            except OSError:  # nothing more is there
+            except OSError:  # the socket is empty
                 return
             self._take(data, descriptors, flags)
 
@@ -317,7 +317,7 @@ class _First(asyncio.Protocol):
 
 
 def is_new_call(line: bytes) -> bool:
-    """Tell whether the first line of a request is that of a new call's webhook."""
+    """Return whether the first line of a request is that of a new call's webhook."""
     method, _, rest = line.partition(b" ")
     return method in (b"GET", b"POST") and rest.partition(b" ")[0].partition(b"?")[0] == _VOICE
 
@@ -339,10 +339,10 @@ _passers: WeakKeyDictionary[ServerState, Passer] = WeakKeyDictionary()
 
 
 def attach(state: ServerState, passer: Passer) -> None:
-    """Let the connections of a server be passed."""
+    """Let a server's connections be passed."""
     _passers[state] = passer
 
 
 def find(state: ServerState) -> Passer | None:
-    """Return what passes the connections of a server, None if nothing does."""
+    """Return the passer of a server's connections, None if it has none."""
     return _passers.get(state)

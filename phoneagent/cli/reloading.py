@@ -1,4 +1,4 @@
-"""The app under `serve --reload`: a process that starts anew when a file changes."""
+"""The app under `serve --reload`: a process that restarts when a file changes."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ from phoneagent.server import PhoneApp
 log = logging.getLogger("phoneagent.serve")
 
 CANNOT_START = 3
-"""The exit status of a process whose app cannot start. The next change of a file starts another one."""
+"""The exit status of a process whose app cannot start. The next file change starts another one."""
 
 
 @dataclass(frozen=True, slots=True)
 class Reloaded:
-    """Everything that the process needs which is started for each change. It is pickled for it."""
+    """Everything that the process of each change needs. It is pickled for that process."""
 
     target: Target
     settings: dict[str, Any]
-    """Settings that the command line has given; the others are read anew each time."""
+    """Settings given on the command line; the others are read again each time."""
     uvicorn: dict[str, Any]
     log_config: dict[str, Any]
 
     def run(self, sockets: list[socket.socket]) -> None:
-        """Answer calls until the process is told to end. What is wrong with the user's module is said in its lines."""
+        """Answer calls until the process is told to end. Errors in the user's module are logged."""
         try:
             app = self.target.load()
             app.settings = app.settings.model_copy(update=self.settings)
@@ -47,7 +47,7 @@ class Reloaded:
         ReloadedServer(config, app).run(sockets=sockets)
 
     def watch(self, listening: socket.socket) -> None:
-        """Run that process, and start it anew when a file in the folder of the app changes."""
+        """Run that process, and restart it when a file in the app's folder changes."""
         config = uvicorn.Config(
             self.target.module, reload=True, reload_dirs=[self.target.folder], log_config=self.log_config
         )
@@ -55,7 +55,7 @@ class Reloaded:
 
 
 class ReloadedServer(uvicorn.Server):
-    """uvicorn, ending the app's streams of events first: it waits for them without a limit."""
+    """uvicorn's server, which first ends the app's event streams: uvicorn would wait for them without a limit."""
 
     def __init__(self, config: uvicorn.Config, app: PhoneApp) -> None:
         super().__init__(config)

@@ -30,13 +30,13 @@ EVERYWHERE = "0.0.0.0"  # noqa: S104 - a PaaS connects from outside
 BACKLOG = 2048
 """How many connections may wait while a worker is busy or starting; uvicorn has the same limit."""
 
-UVICORN: dict[str, Any] = {  # classes by name, because a worker gets it pickled
+UVICORN: dict[str, Any] = {  # classes by name, because it is pickled for workers
     "http": "phoneagent.cli.limits:RequestProtocol",
     "h11_max_incomplete_event_size": limits.MAX_HEAD_BYTES - 1,
     "ws": "phoneagent.cli.direct:DirectProtocol",
     "ws_per_message_deflate": False,  # Twilio offers none
     "ws_max_size": MAX_MESSAGE_BYTES,
-    "ws_ping_timeout": None,  # a late pong ends no call whose media flows; without media for 15 s the bridge ends it
+    "ws_ping_timeout": None,  # a late pong must not end a call; the bridge ends one without media for 15 s
     "proxy_headers": False,  # X-Forwarded-* come from the client and are never used
     "server_header": False,
 }
@@ -50,7 +50,7 @@ NOISY = ("websockets", "asyncio", "twilio", "urllib3", "uvicorn.access", "aiosql
 
 
 def log_config(level: str, form: Literal["text", "json"] | None) -> dict[str, Any]:
-    """Return the configuration of the log: to standard error, by default as text on a terminal and as JSON elsewhere.
+    """Return the logging configuration: to standard error, by default as text on a terminal and as JSON elsewhere.
 
     It is a dict because uvicorn passes it to the process that `--reload` starts.
     """
@@ -68,22 +68,22 @@ def log_config(level: str, form: Literal["text", "json"] | None) -> dict[str, An
 
 def serve(
     target: Annotated[
-        str | None, typer.Argument(help="The app, `module:app` or `file.py`. Without it: main.py, app.py or agent.py.")
+        str | None, typer.Argument(help="The app, as `module:app` or `file.py`. Default: main.py, app.py or agent.py.")
     ] = None,
     host: Annotated[
-        str | None, typer.Option(help="The address to listen on. Without it: all addresses of this machine.")
+        str | None, typer.Option(help="The address to listen on. Default: all addresses of this machine.")
     ] = None,
-    port: Annotated[int | None, typer.Option(help="The port. Without it: PORT, or 8000.", min=0, max=65535)] = None,
+    port: Annotated[int | None, typer.Option(help="The port. Default: PORT, or 8000.", min=0, max=65535)] = None,
     reload: Annotated[bool, typer.Option("--reload", help="Restart when a file changes, for development.")] = False,
     insecure: Annotated[
-        bool, typer.Option("--insecure", help="Take unsigned calls, from this machine only. Needs no Twilio account.")
+        bool, typer.Option("--insecure", help="Take unsigned calls, only from this machine. Needs no Twilio account.")
     ] = False,
     media_socket: Annotated[
         Literal["direct", "asgi"],
         typer.Option(help="How audio reaches the app: directly, or as ASGI messages, which costs more CPU."),
     ] = "direct",
     show_transcript: Annotated[
-        bool, typer.Option("--show-transcript", help="Show in the log what is said, for development.")
+        bool, typer.Option("--show-transcript", help="Log what is said, for development.")
     ] = False,
     local_api: Annotated[
         bool,
@@ -116,7 +116,7 @@ def serve(
         app.settings = loaded = loaded.model_copy(update={"public_url": _url(address, options["port"])})
     limits.raise_max_files()  # workers inherit it
     _tell_faults(app)
-    with listening, workers.signals_held(loaded.web_concurrency):  # once it is announced, it looks as if it served
+    with listening, workers.signals_held(loaded.web_concurrency):  # once announced, it must lose no signal
         _announce(_url(address, options["port"]), loaded)
         job = workers.Job(found, loaded, options, logs)
         if loaded.web_concurrency == 1:
@@ -126,7 +126,7 @@ def serve(
 
 
 def _tell_faults(app: PhoneApp) -> None:
-    """Log what the environment has wrong for the connections of a call. The process starts all the same."""
+    """Log what is wrong in the environment for a call's connections. The process starts anyway."""
     faults: list[object] = [
         fault for each in app.endpoints or [app.endpoint] for fault in find_faults(each.url, WEBSOCKETS)
     ]
@@ -144,7 +144,7 @@ def _make_insecure(app: PhoneApp, reload: bool) -> None:
     Raises:
         ConfigurationError: a setting that is not Twilio's is missing or malformed.
     """
-    if reload:  # the process that it starts would not know of --insecure
+    if reload:  # the process that it starts would not know about --insecure
         raise ConfigurationError(["--insecure and --reload do not go together: leave one of them out"])
     try:
         found = app.settings

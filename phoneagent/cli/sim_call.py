@@ -29,7 +29,7 @@ GREETED_SECONDS = 3.0
 """How long the caller waits for the agent to speak after a greeting by TwiML, before taking the turn."""
 
 MAX_SAID_SECONDS = 3600.0
-"""The longest recording that the caller plays: an hour takes the memory of its samples several times over."""
+"""The longest recording that the caller plays: an hour takes several times the memory of its samples."""
 
 RING_SECONDS = 600.0
 """How long --answer waits for the server to make a call."""
@@ -38,7 +38,7 @@ MAX_ANSWER_SECONDS = 120.0
 """How long the caller listens to one answer before giving up."""
 
 VOICE_PATH = "/twilio/voice"
-"""Where an app of phoneagent has its voice webhook."""
+"""The path of a phoneagent app's voice webhook."""
 
 GOODBYE_MS = 5000
 """The silence after which a caller with nothing more to say hangs up, in milliseconds."""
@@ -46,7 +46,7 @@ GOODBYE_MS = 5000
 POLL_SECONDS = 0.05
 
 _UNREACHED_STREAM = frozenset({31901, 31902, 31910, 31920, 31922})
-"""The alerts of a Stream whose url leads elsewhere than to the server."""
+"""The alerts of a Stream whose url does not lead to the server."""
 
 _ENDS = {
     "agent": "the agent's side closed it",
@@ -87,7 +87,7 @@ _Say = Annotated[
     list[str] | None, typer.Option(metavar="TEXT|FILE.wav", help="A line for the caller to say. Repeatable.")
 ]
 _AfterAgent = Annotated[
-    bool, typer.Option("--after-agent", help="Say each line when the agent has spoken and is silent. The default.")
+    bool, typer.Option("--after-agent", help="Say each line after the agent has spoken and is silent. The default.")
 ]
 _Pause = Annotated[float | None, typer.Option(min=0, help="Instead, wait this many seconds before each line.")]
 _BargeInAfter = Annotated[
@@ -102,10 +102,10 @@ _FallbackUrl = Annotated[
 _Delay = Annotated[float, typer.Option(min=0, help="The delay of the line in each direction, in ms.")]
 _Report = Annotated[Path | None, typer.Option(help="The file for a report of the call, as JSON.")]
 _Wav = Annotated[
-    Path | None, typer.Option(help="The file for a recording: the caller left, what the caller heard right.")
+    Path | None, typer.Option(help="The file for a stereo recording: caller on the left, what they heard on the right.")
 ]
 _Caller = Annotated[str, typer.Option("--from", help="The caller: a number, anonymous, sip:alice@example.com, …")]
-_Called = Annotated[str, typer.Option("--to", help="The number that is called.")]
+_Called = Annotated[str, typer.Option("--to", help="The called number.")]
 _Param = Annotated[
     list[str] | None,
     typer.Option(metavar="NAME=VALUE", help="A form field of the webhook, like SipHeader_X-Id=7. Repeatable."),
@@ -116,9 +116,9 @@ _RestPort = Annotated[
 _AccountSid = Annotated[
     str, typer.Option(envvar="TWILIO_ACCOUNT_SID", help="The account of the call and of the REST API.")
 ]
-_ApiKey = Annotated[str | None, typer.Option(metavar="SID:SECRET", help="An API key that the REST API takes, too.")]
+_ApiKey = Annotated[str | None, typer.Option(metavar="SID:SECRET", help="An API key that the REST API also accepts.")]
 _Answer = Annotated[
-    bool, typer.Option("--answer", help="Wait for the server to make a call by the REST API, and answer it.")
+    bool, typer.Option("--answer", help="Wait for the server to make a call through the REST API, and answer it.")
 ]
 
 
@@ -144,10 +144,10 @@ def call(
     api_key: _ApiKey = None,
     answer: _Answer = False,
 ) -> None:
-    """Call a server as Twilio would, say the given lines, and check every rule of Twilio's.
+    """Call a server as Twilio would, say the given lines, and check all of Twilio's rules.
 
-    A server that uses Twilio's REST API finds it at the address printed for --rest-port. Twilio's SDKs are pointed at
-    it by `client.api.base_url = "http://127.0.0.1:PORT"` (Python) or `client.api.baseUrl = …` (Node).
+    A server that uses Twilio's REST API finds it at the address printed for --rest-port. Point Twilio's SDKs at
+    it with `client.api.base_url = "http://127.0.0.1:PORT"` (Python) or `client.api.baseUrl = …` (Node).
 
     With the extra `demo`, what the agent said is written out.
 
@@ -184,7 +184,7 @@ def call(
 
 
 def _rest(port: int, account_sid: str, auth_token: str | None, api_key: str | None, number: str) -> TwilioRest:
-    """Return the account's REST API, with the number that is called as the account's."""
+    """Return the account's REST API, which has the called number."""
     if auth_token is None:
         raise typer.BadParameter("--rest-port needs the password of its clients; give --auth-token")
     key = _split(api_key, ":", "--api-key", "SID:SECRET") if api_key else None
@@ -201,7 +201,7 @@ def _split(text: str, separator: str, option: str, shape: str) -> tuple[str, str
 
 
 def _hint(webhook_url: str, public_url: str | None, auth_token: str | None) -> Callable[[CallFailed], str | None]:
-    """Return the function that names the option which a failed call may have lacked."""
+    """Return the function that names the option that a failed call may have lacked."""
 
     def hint(failure: CallFailed) -> str | None:
         if failure.status in {401, 403} and auth_token is None:
@@ -238,7 +238,7 @@ def _voiced(words: str) -> _Words:
 async def _session(
     phone: Phone, rest: TwilioRest | None, plan: _Plan, show: _Show, report: Path | None, wav: Path | None
 ) -> bool:
-    """Make the call, beside the REST API if there is one, and return whether all went well."""
+    """Make the call, while serving the REST API if there is one, and return whether all went well."""
     if rest is None:
         return await _call(phone, plan, show, report, wav)
     try:
@@ -274,7 +274,7 @@ async def _call(phone: Phone, plan: _Plan, show: _Show, report: Path | None, wav
         if report is not None:
             _write(report, json.dumps(_failed(failure), indent=2) + "\n")
         return False
-    except TimeoutError as error:  # of --answer
+    except TimeoutError as error:  # from --answer
         show.fail(str(error))
         return False
     if line.ended_by in {"line", "error"}:
@@ -376,7 +376,7 @@ class _Show:
         self._console.print(text, soft_wrap=True)
 
     async def watch(self, line: Line) -> None:
-        """Print what the agent does, until cancelled."""
+        """Print what the agent does, until canceled."""
         talking = False
         clears, violations, streams, announced = 0, 0, 1, 0
         while True:

@@ -26,8 +26,8 @@ from phoneagent.sim.speech import Ear, agent_voice, default_ear
 
 
 def model(
-    port: Annotated[int, typer.Option(help="The port on 127.0.0.1; 0 uses a free one.", min=0, max=65535)] = 9000,
-    script: Annotated[Path | None, typer.Option(help="The script of the model, a TOML file.")] = None,
+    port: Annotated[int, typer.Option(help="The port on 127.0.0.1; 0 picks a free one.", min=0, max=65535)] = 9000,
+    script: Annotated[Path | None, typer.Option(help="The script of the model, as a TOML file.")] = None,
     scripted: Annotated[bool, typer.Option(help="Do not listen: at each turn, say the script's next line.")] = False,
     brain: BrainOption = None,
     brain_model: BrainModelOption = None,
@@ -35,18 +35,18 @@ def model(
     speed: Annotated[float, typer.Option(help="How many times faster than real time audio is sent.", min=0.1)] = 5.0,
     think_ms: Annotated[float, typer.Option(help="The time from response.created to the first audio.", min=0)] = 120,
     session_seconds: Annotated[float, typer.Option(help="How many seconds a session lasts.", min=0.1)] = 3600,
-    beta: Annotated[bool, typer.Option("--beta/--refuse-beta", help="Speak the retired beta, if asked to.")] = False,
+    beta: Annotated[
+        bool, typer.Option("--beta/--refuse-beta", help="Speak the retired beta, if a client asks.")
+    ] = False,
     dialect: Annotated[
         str | None, typer.Option(help=f"Behave as another server: {', '.join(STAND_INS)}.", show_default=False)
     ] = None,
-    tls: Annotated[
-        bool, typer.Option("--tls", help="Serve wss:// with a certificate made now; needs openssl.")
-    ] = False,
+    tls: Annotated[bool, typer.Option("--tls", help="Serve wss:// with a new certificate; needs openssl.")] = False,
     slow_start: Annotated[float, typer.Option(help="How many seconds session.created is delayed.", min=0)] = 0,
     drop_after: Annotated[float | None, typer.Option(help="Cut the connection after this many seconds.", min=0)] = None,
     stall_after: Annotated[float | None, typer.Option(help="Send nothing more after this many seconds.", min=0)] = None,
     error: Annotated[list[str] | None, typer.Option(help="Send an error: SECONDS:CODE. Repeatable.")] = None,
-    fail_responses: Annotated[int, typer.Option(help="Let this many responses fail first.", min=0)] = 0,
+    fail_responses: Annotated[int, typer.Option(help="Fail this many responses first.", min=0)] = 0,
     refuse_field: Annotated[
         list[str] | None, typer.Option(help="A session field to refuse as unknown, as a dotted path. Repeatable.")
     ] = None,
@@ -142,7 +142,7 @@ def _error_event(text: str) -> tuple[float, dict[str, Any]]:
 
 
 class _Narrator:
-    """The printer of a session: one line for each event that is worth a look."""
+    """The printer of sessions: one line for each event that is worth showing."""
 
     def __init__(self) -> None:
         self._numbers: dict[str, int] = {}

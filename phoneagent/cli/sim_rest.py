@@ -14,20 +14,20 @@ from phoneagent.sim.twilio.rest import TwilioRest
 
 
 def rest(
-    port: Annotated[int, typer.Option(help="The port on 127.0.0.1; 0 takes a free one.", min=0, max=65535)] = 9001,
+    port: Annotated[int, typer.Option(help="The port on 127.0.0.1; 0 picks a free one.", min=0, max=65535)] = 9001,
     account_sid: Annotated[
-        str, typer.Option(envvar="TWILIO_ACCOUNT_SID", help="The account, the user name of clients.")
+        str, typer.Option(envvar="TWILIO_ACCOUNT_SID", help="The account, which is the clients' username.")
     ] = ACCOUNT_SID,
     auth_token: Annotated[
-        str, typer.Option(envvar="TWILIO_AUTH_TOKEN", help="Its auth token, the password of clients.")
+        str, typer.Option(envvar="TWILIO_AUTH_TOKEN", help="Its auth token, which is the clients' password.")
     ] = "0" * 32,
     number: Annotated[
-        list[str] | None, typer.Option(help=f"A phone number of the account; without any, {CALLED}. Repeatable.")
+        list[str] | None, typer.Option(help=f"A phone number of the account. Default: {CALLED}. Repeatable.")
     ] = None,
 ) -> None:
-    """Serve Twilio's REST API, to try what a program does with its numbers. Calls need `sim call --rest-port`.
+    """Serve Twilio's REST API, to try out what a program does with its numbers. Calls need `sim call --rest-port`.
 
-    phoneagent uses it with TWILIO_API_URL set to its address. The exit status is 1 if a client broke a rule.
+    phoneagent uses it if TWILIO_API_URL is set to its address. The exit status is 1 if a client broke a rule.
     """
     api = TwilioRest(account_sid=account_sid, auth_token=auth_token, port=port)
     for each in number or [CALLED]:

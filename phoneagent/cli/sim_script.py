@@ -1,4 +1,4 @@
-"""`phoneagent sim script`: a commented script of the simulated model for one's own agent."""
+"""`phoneagent sim script`: a commented script for the simulated model, made from your agent."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from phoneagent.cli.own_agent import derived_script, target_named
 
 def script(
     target: Annotated[
-        str | None, typer.Argument(help="The app: `module:app` or `file.py`; without it main.py, app.py or agent.py.")
+        str | None, typer.Argument(help="The app, as `module:app` or `file.py`. Default: main.py, app.py or agent.py.")
     ] = None,
     out: Annotated[
-        Path | None, typer.Option(help="The file to write. Without it: standard output.", show_default=False)
+        Path | None, typer.Option(help="The file to write. Default: standard output.", show_default=False)
     ] = None,
 ) -> None:
-    """Write a script that greets, calls each of the agent's tools once and hangs up. Edit it, and play it."""
+    """Write a script that greets, calls each of the agent's tools once and hangs up. Edit it, then play it."""
     app, named = target_named(target)
     text = asyncio.run(derived_script(app, named))
     if out is None:

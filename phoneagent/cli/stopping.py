@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM, for commands that run until one of them comes."""
+"""Ctrl-C and SIGTERM, for commands that run until one of them arrives."""
 
 from __future__ import annotations
 

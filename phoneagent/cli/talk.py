@@ -44,31 +44,31 @@ def talk(
     target: Annotated[
         str | None,
         typer.Argument(
-            help="The app, `module:app` or `file.py`. Without it: main.py, app.py, agent.py, or a restaurant."
+            help="The app, as `module:app` or `file.py`. Default: main.py, app.py, agent.py, or a restaurant."
         ),
     ] = None,
     sim: Annotated[bool, typer.Option("--sim", help="Use the simulated model, even if there is a key.")] = False,
-    script: Annotated[Path | None, typer.Option(help="What the simulated model says, a TOML file.")] = None,
+    script: Annotated[Path | None, typer.Option(help="What the simulated model says, as a TOML file.")] = None,
     brain: BrainOption = None,
     brain_model: BrainModelOption = None,
     half_duplex: Annotated[
-        bool, typer.Option("--half-duplex", help="Mute the microphone while the agent is heard: for a loudspeaker.")
+        bool, typer.Option("--half-duplex", help="Mute the microphone while the agent speaks: for a loudspeaker.")
     ] = False,
     save: Annotated[
-        Path | None, typer.Option(metavar="FOLDER", help="Keep the recording, the picture and the report here.")
+        Path | None, typer.Option(metavar="FOLDER", help="Save the recording, the picture and the report here.")
     ] = None,
-    devices: Annotated[bool, typer.Option("--devices", help="List the sound devices, and end.")] = False,
+    devices: Annotated[bool, typer.Option("--devices", help="List the sound devices and exit.")] = False,
     input: Annotated[
-        str | None, typer.Option(metavar="DEVICE", help="The microphone: a number, or a part of its name.")
+        str | None, typer.Option(metavar="DEVICE", help="The microphone: its number, or part of its name.")
     ] = None,
     output: Annotated[
-        str | None, typer.Option(metavar="DEVICE", help="The loudspeaker: a number, or a part of its name.")
+        str | None, typer.Option(metavar="DEVICE", help="The loudspeaker: its number, or part of its name.")
     ] = None,
-    caller: Annotated[str, typer.Option(help="The number that calls, for what goes by it.")] = CALLER,
+    caller: Annotated[str, typer.Option(help="The caller's number, for code that depends on it.")] = CALLER,
 ) -> None:
     """Talk to your agent: your microphone and loudspeaker are the phone. The model is real if there is a key.
 
-    A headset is best. Keys 0-9, * and # are sent as on a telephone. Ctrl-C hangs up, a second one ends at once.
+    A headset is best. Keys 0-9, * and # are sent as on a telephone. Ctrl-C hangs up; a second one exits at once.
     """
     console = Console(highlight=False)
     thinker = brain_of(brain, brain_model)
@@ -103,7 +103,7 @@ def talk(
 
 
 def _has_model(app: PhoneApp) -> bool:
-    """Tell whether the app or the environment names a model. What only Twilio needs may be missing.
+    """Return whether the app or the environment names a model. What only Twilio needs may be missing.
 
     Raises:
         ConfigurationError: a setting is malformed.
@@ -116,7 +116,7 @@ def _has_model(app: PhoneApp) -> bool:
 def _simulated(
     console: Console, app: PhoneApp, target: str, script: Path | None, thinker: Brain | None
 ) -> AbstractAsyncContextManager[tuple[Model, Endpoint]]:
-    """Return the simulated model, and say what it is.
+    """Return the simulated model, and print what it is.
 
     Raises:
         PhoneAgentError: the brain does not answer, or there is no ear for it.
@@ -128,7 +128,7 @@ def _simulated(
         console.print(f"[dim]{escape(asyncio.run(wake(thinker)))}[/]")
         return simulated_model(Script.of(script), senses)
     if script is None and target != RESTAURANT.target:
-        senses = replace(senses, ear=None)  # a script that is made goes turn by turn: its words are not made for an ear
+        senses = replace(senses, ear=None)  # a derived script goes turn by turn: its words are not meant for an ear
     hears = "hears words" if senses.ear else "hears that you speak, but no words"
     console.print(f"[dim]The model is simulated: it follows a script, and {hears}.[/]")
     console.print("[dim]--brain auto thinks with your instructions; with OPENAI_API_KEY the model is a real one.[/]")
@@ -148,7 +148,7 @@ async def _call(
     save: Path | None,
     console: Console,
 ) -> Talked:
-    """Hold the call; the first Ctrl-C hangs up, the second one ends the process."""
+    """Hold the call. The first Ctrl-C hangs up; the second one ends the process."""
     stop, terminal = asyncio.Event(), ExitStack()
 
     @contextmanager
@@ -158,7 +158,7 @@ async def _call(
 
     def interrupt() -> None:
         if stop.is_set():
-            terminal.close()  # the terminal is as it was, whatever else is not
+            terminal.close()  # restores the terminal; nothing else is cleaned up
             os._exit(INTERRUPTED)
         console.print("[dim]Hanging up. Ctrl-C again ends at once.[/]")
         stop.set()

@@ -19,7 +19,7 @@ DEFAULTS = ("main.py", "app.py", "agent.py")
 
 
 def _near(path: str) -> str:
-    """Return the end of a sentence that names the file which was probably meant."""
+    """Return the end of a sentence that suggests the file that was probably meant, empty if there is none."""
     there = Path(path).parent
     names = [each.name for each in there.glob("*.py")] if there.is_dir() else []
     close = get_close_matches(Path(path).name, names, n=1)
@@ -66,7 +66,7 @@ class Target:
         """Import the app.
 
         Raises:
-            DefinitionError: there is no app of that name, or its module fails; the user's own lines are named.
+            DefinitionError: there is no app of that name, or its module fails. The message has the user's own lines.
         """
         if self.folder not in sys.path:
             sys.path.insert(0, self.folder)
@@ -79,7 +79,7 @@ class Target:
                 f"no module named {self.module!r} in this folder: pass the app as `module:app` or `file.py`"
             ) from None
         except ConfigurationError:
-            raise  # one line for each setting, and the code is not what is wrong
+            raise  # it has a line for each setting, and the code is not at fault
         except Exception as error:  # noqa: BLE001 - a user's code may raise anything, and it is reported
             raise explain(error) from None
         return self._app(module)

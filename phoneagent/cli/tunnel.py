@@ -13,7 +13,7 @@ import aiohttp
 from phoneagent.errors import PhoneAgentError
 
 AGENT_APIS = tuple(f"http://127.0.0.1:{port}" for port in range(4040, 4045))
-"""The APIs of ngrok agents on this machine, which list their tunnels. Each further agent takes the next port."""
+"""The APIs of ngrok agents on this machine, which list their tunnels. Each additional agent takes the next port."""
 
 LOOK_SECONDS = 2.0
 OPEN_SECONDS = 20.0
@@ -49,7 +49,7 @@ async def tunnel(port: int, token: str | None, *, agent_apis: Sequence[str] = AG
 
 
 async def running_tunnel(port: int, agent_apis: Sequence[str] = AGENT_APIS) -> tuple[str | None, bool]:
-    """Return an https tunnel to that port from the lists of the agents, and whether they have other tunnels."""
+    """Return an https tunnel to that port from the agents' lists, and whether they have other tunnels."""
     others = False
     timeout = aiohttp.ClientTimeout(total=LOOK_SECONDS)
     async with aiohttp.ClientSession(timeout=timeout) as http:

@@ -64,7 +64,7 @@ class Job:
     def run(self, app: PhoneApp, listening: socket.socket, shared: passing.Shared | None = None) -> None:
         """Answer calls in this process until a signal has drained it.
 
-        With `shared` it is the worker `app.worker` of several, which pass connections to each other.
+        With `shared`, it is the worker `app.worker` of several that pass connections to each other.
         """
         app.examine = examining(app)
         config = uvicorn.Config(app, log_config=None, workers=1, **self.uvicorn)
@@ -96,7 +96,7 @@ class PunctualServer(Server):
         if self._passer is not None and self.started:
             self._passer.open(self._make_protocol)
             log.info("worker %d takes calls", os.getpid())
-        # What is there before the first call stays. A full collection need not look at it while callers wait.
+        # What exists before the first call stays. A full collection need not scan it while callers wait.
         gc.collect()
         gc.freeze()
 
@@ -111,7 +111,7 @@ class PunctualServer(Server):
         await super().shutdown(sockets)
 
     def _make_protocol(self) -> Any:
-        """Return the protocol of a connection, as uvicorn makes it for one that it accepts."""
+        """Return the protocol of a connection, made as uvicorn makes it when it accepts one."""
         make: Any = self.config.http_protocol_class
         return make(config=self.config, server_state=self.server_state, app_state=self.lifespan.state)
 
@@ -126,10 +126,10 @@ class Workers:
     """The processes and their parent.
 
     Args:
-        start: returns the process for the place of that number, ready to be started.
+        start: returns the process for the slot of that number, ready to be started.
         count: the number of processes.
         drain_seconds: how long each process may take to drain, in seconds.
-        abandon: takes the number of a place whose process has ended.
+        abandon: takes the number of a slot whose process has ended.
     """
 
     def __init__(
@@ -222,7 +222,7 @@ class Workers:
 
 @dataclass(slots=True)
 class _Slot:
-    """The place of one worker, which successive processes may fill."""
+    """The slot of one worker, which successive processes may fill."""
 
     process: SpawnProcess | None = None
     not_before: float = 0.0
@@ -250,7 +250,7 @@ def run(job: Job, listening: socket.socket, count: int) -> int:
 
 
 def _work(job: Job, listening: socket.socket, shared: passing.Shared, number: int) -> None:
-    """Run the worker of that number."""
+    """Run the worker with that number."""
     logging.config.dictConfig(job.log_config)
     threading.Thread(target=_follow_parent, daemon=True).start()
     try:

@@ -1,6 +1,6 @@
-"""A call as the app's own events tell it: the live view of `phoneagent talk`, and its report.
+"""A call as the app's own events tell it: the live view of `phoneagent talk` and its report.
 
-The events come from any model, so this works where no simulator keeps records.
+The events come with any model, so this also works without a simulator that keeps records.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ Shown: TypeAlias = (
 
 
 class CallEvents:
-    """The events of one call: each is printed when it comes, and kept for the report."""
+    """The events of one call: each is printed as it comes, and kept for the report."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
@@ -45,7 +45,7 @@ class CallEvents:
         self._waited = ""
 
     async def see(self, event: Shown) -> None:
-        """Print and keep an event. This is a hook of the app's."""
+        """Print and keep an event. This is a hook of the app."""
         if len(self._events) < MAX_EVENTS:
             self._events.append(event)
         self._show(event)
@@ -57,7 +57,7 @@ class CallEvents:
         return ends[-1].reason if ends else None
 
     def report(self, line: Line) -> Report:
-        """Measure a call that is over: the words are the app's, what was heard and when is the phone's."""
+        """Measure a call that is over. The words come from the app; what was heard, and when, from the phone."""
         turns = [each.turn for each in self._events if isinstance(each, TurnEnded)]
         ends = [each for each in self._events if isinstance(each, CallEnded)]
         pauses = [_pause(each) for each in self._events if isinstance(each, events.AgentResumed)]
@@ -69,7 +69,7 @@ class CallEvents:
         )
 
     def notes(self) -> list[tuple[float, str]]:
-        """Return each tool call, and each sound that filled a silence, with its moment in ms."""
+        """Return each tool call, and each sound that filled a silence, with its time in ms."""
         notes: list[tuple[float, str]] = []
         for each in self._events:
             if isinstance(each, ToolCalled):

@@ -1,7 +1,7 @@
 """A script for a user's own agent, made from its tools: it calls each of them once and says what came back.
 
-The arguments are made up from the tool's JSON schema, so the tools really run, with values that mean nothing. Where a
-tool has the caller type, they press keys that mean nothing either.
+The arguments are made up from the tool's JSON schema, so the tools really run, with values that mean nothing. If a
+tool has the caller press keys, those mean nothing either.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ MAX_TOOLS = 8
 """The maximum number of tools that one call tries, so that it stays short."""
 
 MAX_DEPTH = 5
-"""How deep an argument is made up; a schema may contain itself."""
+"""The maximum depth of a made-up argument; a schema may contain itself."""
 
 _PHONE_NUMBER = "+15550100001"
 _FORMATS = {
@@ -76,7 +76,7 @@ def derive(
 ) -> str:
     """Return a commented script, as TOML, for an agent. `tools` are its functions as a session has them.
 
-    `keys` are what the caller presses for a tool that gathers them, by the tool's name.
+    `keys` are the keys that the caller presses, by the name of the tool that gathers them.
     """
     functions = [tool for tool in tools if tool["type"] == "function"]
     parts = [_HEADER.format(name=_comment(name), target=_comment(target), greeting=_toml(greeting or "Hello!"))]
@@ -186,7 +186,7 @@ def _turn(tool: Mapping[str, Any], keys: str) -> str:
 
 
 def _request(name: str, description: str) -> str:
-    """Return a caller's words that ask for a tool: its name in words, and what its description says first."""
+    """Return a caller's request for a tool: its name in words, and the first sentence of its description."""
     spoken = name.replace("_", " ").replace("-", " ")
     sentence = re.split(r"[.\n]", description.strip(), maxsplit=1)[0].strip()[:120]
     if not sentence:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 TICK_SECONDS = 0.1
 _HEAD_BYTES = 640
-"""The first 80 ms of an item: by these bytes it is found in what the phone received."""
+"""The first 80 ms of an item, by which it is found in what the phone received."""
 
 
 class Live:
@@ -45,7 +45,7 @@ class Live:
         self._voice_ended_ms: float | None = None
 
     async def run(self) -> None:
-        """Print until cancelled. Call `look` once more afterwards to print what came last."""
+        """Print until canceled. Call `look` again afterwards to print what came last."""
         while True:
             self.look()
             await asyncio.sleep(TICK_SECONDS)

@@ -13,10 +13,10 @@ if TYPE_CHECKING:
     from phoneagent.sim.twilio.playout import Clear
 
 _PROBES = (8000, 4000, 2000, 640)
-"""By this many bytes it is found where an item goes on after a pause: many, because its first sounds may be silent."""
+"""How many bytes after a pause are looked for in the item: many at first, because the first ones may be silent."""
 
 _BEHIND_BYTES = 300 * BYTES_PER_MS
-"""By how much the app may take too little for heard, on a slow line."""
+"""How much the app may underestimate what was heard, on a slow line."""
 
 
 class Piece(NamedTuple):
@@ -49,8 +49,8 @@ def locate(items: Sequence[AudioItem], received: bytes, clears: Sequence[Clear])
     """Find each item in `received`, in order.
 
     The phone received the start of each item: all of it, or what arrived before the `clear` (or the end of the call)
-    that stopped it. Any other match is a different sound with the same first bytes. If the `clear` was that of a pause,
-    the rest follows it.
+    that stopped it. Any other match is a different sound with the same first bytes. If the `clear` was for a pause, the
+    rest follows it.
     """
     ends = [clear.received_to for clear in clears]
     places: dict[str, Place] = {}
@@ -79,7 +79,7 @@ def locate(items: Sequence[AudioItem], received: bytes, clears: Sequence[Clear])
 
 
 def _resumed(audio: bytes, received: bytes, clears: Sequence[Clear], number: int, before: Piece) -> Piece | None:
-    """Find where the audio of an item goes on after a `clear`: from about where that stopped it."""
+    """Find where the audio of an item goes on after a `clear`: about where the `clear` stopped it."""
     clear, start = clears[number], clears[number].received_to
     limit = clears[number + 1].received_to if number + 1 < len(clears) else len(received)
     heard = clear.heard_to - before.start + before.offset

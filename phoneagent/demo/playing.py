@@ -25,7 +25,7 @@ def players() -> list[list[str]]:
 
 
 def play(recording: Path, seconds: float) -> str | None:
-    """Play a recording of that length to its end. Returns what went wrong, in one line; None if it was played."""
+    """Play a recording of that length to its end. Return what went wrong, in one line; None if it was played."""
     found = players()
     if not found:
         names = ", ".join(command[0] for command in PLAYERS)
@@ -52,7 +52,7 @@ def play(recording: Path, seconds: float) -> str | None:
 
 
 def open_picture(picture: Path) -> str | None:
-    """Open the picture in the browser. Returns what went wrong, in one line; None if it was opened."""
+    """Open the picture in the browser. Return what went wrong, in one line; None if it was opened."""
     try:
         opened = webbrowser.open(picture.absolute().as_uri())
     except webbrowser.Error:

@@ -2,7 +2,7 @@
 
     pip install 'phoneagent[demo]' && python -m phoneagent.demo.render_clips
 
-The same versions on the same kind of machine give the same bytes. Each clip is printed with what the recogniser heard
+The same versions on the same kind of machine give the same bytes. Each clip is printed with what the recognizer heard
 in it and the share of words that it got wrong, so that an unintelligible clip is noticed before it is shipped.
 """
 
@@ -20,7 +20,7 @@ from phoneagent.sim.speech import Voice, agent_voice, caller_voice, normalised
 
 PACKAGE = Path(__file__).resolve().parent.parent
 DELAY = "I'm sorry, this is taking longer than usual. One moment, please."
-"""What is said of an answer that takes long."""
+"""What is said when an answer takes long."""
 APOLOGY = "I'm sorry, something went wrong on our side. Please call again in a few minutes. Goodbye."
 BOOKED = "Booked for 4 at 19:30, reference 41."
 """What the restaurant's tool returns in the built-in call."""
@@ -61,7 +61,7 @@ def filler() -> bytes:
 
 
 def faded(ulaw: bytes) -> bytes:
-    """Return the sound with a soft beginning, and fading out to its end."""
+    """Return the sound with a soft beginning and a fade to its end."""
     pcm, soft = decode_ulaw(ulaw), 80
     count = len(pcm) // 2
     levels = (min(1.0, n / soft) * (1 - n / count) for n in range(count))
@@ -83,7 +83,7 @@ def word_errors(said: str, heard: str) -> float:
 
 
 async def report(name: str, clips: dict[str, Path]) -> None:
-    """Print what the recogniser hears in each of `clips`, by line."""
+    """Print what the recognizer hears in each of `clips`, by line."""
     recogniser = MoonshineEar(limit_seconds=30)
     for line, path in clips.items():
         ulaw = path.read_bytes()
@@ -92,7 +92,7 @@ async def report(name: str, clips: dict[str, Path]) -> None:
 
 
 def main() -> None:
-    """Render everything, and print what the recogniser heard."""
+    """Render everything, and print what the recognizer heard."""
     scripts = (RESTAURANT.script(), VISITOR.script())
     for name, voice, lines in (
         ("agent", agent_voice(), agent_lines(*scripts)),

@@ -1,6 +1,6 @@
 """The report of a simulated call, `report.json`, measured from the records of the phone and of the model.
 
-Neither record comes from the app under test, but for the last two fields. The phone knows what was spoken and heard,
+Neither record comes from the app under test, except for the last two fields. The phone knows what was spoken and heard,
 and when. The model knows what it said, what the app told it about that, and which tools answered. The shape is stable:
 
     {"call_sid": "CA…", "ended_by": "agent" | "caller" | "line" | "error", "duration_ms": 33120,
@@ -24,13 +24,13 @@ barge_ins       one for each item that was truncated. `audio_end_ms` is what the
                 from the true start of the caller's speech to that `clear`, null if there was none.
 tool_calls      `ms` is the time from the call to its output as the model saw it; null, like `output`, if none came.
 latency_ms      `first_audio`: from the start of the stream to the first audio heard. `response_*`: from the true end
-                of the caller's speech to the first audio of the agent heard after it, unless that ends a pause of the
-                agent's. `bridge_up_p99`: from the phone
-                sending a frame to the model having it (frames from before the model session was ready do not count).
-                `bridge_down_p99`: from the model sending a delta to the phone having its last byte. Null: not measured.
+                of the caller's speech to the first audio of the agent heard after it, unless that audio ends one of the
+                agent's pauses. `bridge_up_p99`: from the phone sending a frame to the model having it (frames from
+                before the model session was ready do not count). `bridge_down_p99`: from the model sending a delta to
+                the phone having its last byte. Null: not measured.
 violations      every protocol rule that either simulator saw broken, in the words of the service.
-dead_air_ms     the longest silence while an answer was due, as the app tells it; null if it told nothing.
-pauses          when the agent paused for a sound of the caller and then went on, as the app tells it, and why it did.
+dead_air_ms     the longest silence while an answer was due, as the app reports it; null if it reported none.
+pauses          when the agent paused for a sound of the caller and then went on, and why, as the app reports it.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ _LOUD = 250
 """RMS (0 to 32767) above which 10 ms hold voice. A soft first consonant is above it, the noise of a clip is not."""
 
 REPORTED_MS = 600
-"""How late the model reports a sound of the caller, at most: one that is shorter is over when the agent pauses."""
+"""How late the model reports a sound of the caller, at most: a shorter one is over when the agent pauses."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +95,7 @@ class ToolCall:
     ms: int | None
 
     def words(self) -> str:
-        """Return the call as a person writes it: `book_table(guests=4, time="19:30") → Booked.`"""
+        """Return the call as a person would write it: `book_table(guests=4, time="19:30") → Booked.`"""
         arguments = self.arguments
         if isinstance(arguments, dict):
             pairs = (f"{name}={json.dumps(value, ensure_ascii=False)}" for name, value in arguments.items())
@@ -164,7 +164,7 @@ def _unheard(turn: Turn) -> str:
 
 
 def went_on(spoke_until_ms: float, pauses: Sequence[Pause]) -> bool:
-    """Tell whether the agent paused for speech of the caller that ended then, and went on: that was no answer."""
+    """Return whether the agent paused for speech that ended at this time, and went on: that was not an answer."""
     return any(pause.start_ms - REPORTED_MS <= spoke_until_ms <= pause.end_ms for pause in pauses)
 
 
@@ -173,8 +173,8 @@ def measure(
 ) -> Report:
     """Measure a call that is over. `session` is the model's side of it, None if the app never opened one.
 
-    `pauses` and `dead_air_ms` are what the app tells. The report has the violations that the phone saw; add those of
-    the model's sessions to it.
+    `pauses` and `dead_air_ms` come from the app. The report has the violations that the phone saw; add those of the
+    model's sessions to it.
     """
     items = list(session.audio_items) if session else []
     places = locate(items, bytes(line.received), line.clears)

@@ -41,7 +41,7 @@ FILL_IN_SECONDS = 15.0
 """How long the app may take to fill in the outcome of the call. It waits for the end of the record first."""
 
 LOOK_SECONDS = 0.1
-"""How often its record is looked at meanwhile."""
+"""How often the record is checked during that time."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -122,7 +122,7 @@ async def demonstrate(target: str, story: Story, senses: Senses, out: Path, cons
     ):
         console.print(f"[dim]In a browser, while it lasts: {server.console_url}[/]")
         line, trouble = await _call(server, story, senses, model, console)
-        # The app closes its model session after the call, and a rule that it breaks until then counts.
+        # The app closes its model session after the call, and a rule that it breaks before then counts.
         with suppress(TimeoutError):
             await model.wait_for(lambda: all(session.closed for session in model.sessions), timeout=5)
         record = None if line is None else await _recorded(server, line.call_sid)
@@ -213,7 +213,7 @@ async def _converse(line: Line, story: Story, voice: Voice, live: Live) -> str |
         live.caller_says(text)
         await line.say(clip, text)
         live.caller_ends((len(clip) / BYTES_PER_MS) - voice_bounds(clip)[1])
-        with suppress(CallFailed, TimeoutError):  # the next line, or the end, tells
+        with suppress(CallFailed, TimeoutError):  # the next line, or the end, will report it
             await _type(line, turn.keys, live)
     with suppress(CallFailed, TimeoutError):
         await line.wait_for_silence(ms=PATIENT_MS, timeout=ANSWER_SECONDS)
@@ -221,7 +221,7 @@ async def _converse(line: Line, story: Story, voice: Voice, live: Live) -> str |
 
 
 async def _type(line: Line, keys: str, live: Live) -> None:
-    """Press keys, once the agent has asked for them, and wait until it says something to that."""
+    """Press keys once the agent has asked for them, and wait until it responds."""
     if keys:
         await line.wait_for_silence(ms=POLITE_MS, timeout=ANSWER_SECONDS)
         line_ended_ms = line.speech[-1].end_ms

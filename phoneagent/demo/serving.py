@@ -105,7 +105,7 @@ def tail(log: Path) -> str:
 
 
 def cause_in(log: Path) -> str | None:
-    """Return why a call failed, in one line, as the log of its app has it; None if it does not say."""
+    """Return why a call failed, in one line, from the app's log; None if the log does not say."""
     text = log.read_text(encoding="utf-8", errors="replace") if log.exists() else ""
     ends = _ENDED.findall(text)
     if not ends:
@@ -114,12 +114,12 @@ def cause_in(log: Path) -> str | None:
     last = text.rpartition("Traceback (most recent call last):\n")[2] if "Traceback" in text else ""
     raised = next((line for line in last.splitlines() if line and not line.startswith(" ")), "")
     if not raised.startswith(reason.rpartition(": ")[2]):
-        return shown(reason)  # the traceback is of something else
+        return shown(reason)  # the traceback belongs to something else
     return shown(f"{reason.rpartition(': ')[0]}: {raised}{_place(last.partition(raised)[0])}")
 
 
 def raised_in(log: Path) -> list[str]:
-    """Return a line for each tool that raised, as the log of its app has it: the exception, and where."""
+    """Return a line for each tool that raised, from the app's log: the exception, and where it was raised."""
     text = log.read_text(encoding="utf-8", errors="replace") if log.exists() else ""
     told = []
     for found in _RAISED.finditer(text):
@@ -129,7 +129,7 @@ def raised_in(log: Path) -> list[str]:
 
 
 def _place(traceback: str) -> str:
-    """Return where a traceback ends, in brackets; "" if it does not say."""
+    """Return where a traceback ends, in parentheses; "" if it does not say."""
     places = re.findall(r'^  File "([^"]+)", line (\d+)', traceback, re.M)
     return f" ({Path(places[-1][0]).name}, line {places[-1][1]})" if places else ""
 

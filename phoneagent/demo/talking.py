@@ -37,7 +37,7 @@ from phoneagent.sim.twilio.phone import CallFailed, Line, Phone
 from phoneagent.sim.twilio.rest import TwilioRest
 
 ECHO_MS = 200
-"""How long a half-duplex microphone stays muted after the agent's last sound, for the echo of the room."""
+"""How long a half-duplex microphone stays muted after the agent's last sound, because of the room's echo."""
 
 MAX_TALK_SECONDS = 3660.0
 """A call that the app has not ended by then is hung up. Its own maximum is usually an hour."""

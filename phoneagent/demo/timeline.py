@@ -65,7 +65,7 @@ def draw(report: Report, *, caller: bytes, agent: bytes, tools: Sequence[Note] =
     """Return the picture of a call as SVG text.
 
     `caller` and `agent` are µ-law from the start of the stream, on the same clock: what the caller said, and what they
-    heard. Without their sound, turns are plain bars.
+    heard. Without this audio, turns are plain bars.
     """
     windows = rows(report.turns, report.duration_ms)
     scale = (WIDTH - _LEFT - _RIGHT) / max(end - start for start, end in windows)
@@ -130,7 +130,7 @@ def _heading(report: Report) -> list[str]:
 
 
 class _Row:
-    """One row: `window` of the call in ms, `scale` in px a ms, its upper edge at `top`."""
+    """One row: `window` of the call in ms, `scale` in px per ms, and its upper edge at `top`."""
 
     def __init__(
         self,
@@ -233,9 +233,9 @@ class _Row:
                     yield f'<rect class="{role} bar" x="{x:.1f}" y="{y - 8}" width="{width:.1f}" height="16" rx="3"/>'
 
     def _gaps(self) -> Iterator[str]:
-        """Mark each pause after which the agent went on: a band with the sign of a pause, and what it was for.
+        """Mark each pause after which the agent went on: a band with a pause sign, and what it was for.
 
-        Where its words have no space they are shorter, or only in the title, which the pointer shows.
+        If there is no space for the words, they are shorter, or only in the title, which the pointer shows.
         """
         for pause in self._pauses:
             x, width = self._x(pause.start_ms), self._x(pause.end_ms) - self._x(pause.start_ms)
@@ -293,7 +293,7 @@ class _Row:
             x1, x2, y = self._x(turn.end_ms), self._x(following.start_ms), self._strip_y - 8
             yield f'<path class="wait" fill="none" d="M{x1:.1f} {y - 4}V{y}H{x2:.1f}V{y + 4}"/>'
             label = f"{(following.start_ms - turn.end_ms) / 1000:.2f} s"
-            beside = x2 + 5 if x2 + 45 < WIDTH - _RIGHT else x1 - 42  # before it, if the row ends behind it
+            beside = x2 + 5 if x2 + 45 < WIDTH - _RIGHT else x1 - 42  # before it, if the row ends after it
             self._labels.append((beside, beside + len(label) * _SMALL))
             yield _text(beside, y + 3, label, "waited small")
 

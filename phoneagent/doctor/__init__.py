@@ -38,8 +38,8 @@ async def examine(
 
     `endpoints` are the endpoints in the app's code, in order; if there are none, the settings name one. `local` is an
     address where the app listens, like http://127.0.0.1:8000. The app is then checked there instead of at PUBLIC_URL.
-    The model is asked for a session of `agent`, with its own voice, tools and transcription. Of an insecure app
-    Twilio's side is not checked: it has none.
+    The model is asked for a session of `agent`, with its own voice, tools and transcription. Twilio's side of an
+    insecure app is not checked, because it has none.
     """
     if settings.insecure:
         yield note("settings", "Twilio's are missing: the app is checked as `phoneagent serve --insecure` runs it")

@@ -18,7 +18,7 @@ class Status(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One line of the report: what was checked, the result, and in words what was found and what to do."""
+    """One line of the report: what was checked, the result, and what was found and what to do, in words."""
 
     name: str
     status: Status

@@ -26,7 +26,7 @@ MAX_SHOWN_CHARS = 400
 """Characters of a server's error message that are shown."""
 
 MAX_ANSWER_CHARS = 100
-"""Characters of each of a server's answers that are shown."""
+"""Characters of each server answer that are shown."""
 
 SHUTDOWN_DAYS = 90
 """A model that is switched off within this many days fails its check: choosing another takes time."""
@@ -103,16 +103,16 @@ async def _check(name: str, endpoint: Endpoint, source: Source, agent: Agent | N
     model = next((query[key][0] for key in ("model", "deployment") if key in query), "an unnamed model")
     helicone = _through_helicone(endpoint)
     tokens: list[str] = []
-    asked = replace(endpoint, token=_noting(endpoint.token, tokens), remedies={})  # the doctor has remedies of its own
+    asked = replace(endpoint, token=_noting(endpoint.token, tokens), remedies={})  # the doctor has its own remedies
     code = None
     try:
-        # Instructions may be a function of a call, which there is none of; the rest is the agent's own.
+        # Instructions may be a function of a call, and there is no call. The rest is the agent's own.
         wanted = (agent or Agent(instructions="")).session("Say nothing.")
         session = await open_session(asked, wanted)
     except EndpointError as error:
         words = " ".join(str(error).split())[:MAX_SHOWN_CHARS]  # some servers answer with a whole page
         words = words if endpoint.host in words else f"{endpoint.host}: {words}"
-        if error.code not in ("environment", "network"):  # these have their remedy
+        if error.code not in ("environment", "network"):  # these name their remedy
             words = f"{words}: {await _remedy(error, endpoint, source, model)}"
         elif error.code == "network":
             words = f"{words} (it comes from {source.gateway if helicone else source.address})"
@@ -202,7 +202,7 @@ async def _behind(source: Source, model: str) -> str:
     return guess
 
 
-# --- the provider's entry of a model ----------------------------------------------------------------------------------
+# --- the provider's entry for a model ---------------------------------------------------------------------------------
 
 
 def _noting(provider: TokenProvider | None, noted: list[str]) -> TokenProvider | None:
@@ -228,7 +228,7 @@ def _noting(provider: TokenProvider | None, noted: list[str]) -> TokenProvider |
 
 
 async def _entry(endpoint: Endpoint, model: str, tokens: Sequence[str]) -> tuple[int | None, date | None]:
-    """Request the entry of a model; return the HTTP status and the shutdown date, each None if there is none.
+    """Request the entry for a model; return the HTTP status and the shutdown date, each None if there is none.
 
     Servers other than OpenAI's may have no entries, or entries without dates. That is not a fault.
     """

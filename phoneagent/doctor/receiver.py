@@ -1,4 +1,4 @@
-"""The check of the server at WEBHOOK_URL: it gets a signed webhook of a test, and has to take it."""
+"""The check of the server at WEBHOOK_URL: it must accept a signed test webhook."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ NAME = "receiver"
 
 
 async def check_receiver(settings: Settings) -> Check | None:
-    """Deliver a webhook of the type `webhook.test`; None if there is no receiver."""
+    """Deliver a webhook of type `webhook.test`; return None if there is no receiver."""
     receiver = Receiver.from_settings(settings)
     if receiver is None:
         return None

@@ -1,4 +1,4 @@
-"""Checks of the recording of calls: the place at RECORD_AUDIO, and what callers are told before."""
+"""Checks of call recording: the place at RECORD_AUDIO, and whether callers are told."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from phoneagent.store.audio_places import Place
 from phoneagent.store.recordings import Recordings
 
 PLACE_SECONDS = 20.0
-"""How long the place may take to keep a byte."""
+"""How long the place may take to store a byte."""
 
 
 async def check_recording(settings: Settings, agent: Agent | None) -> list[Check]:
-    """Check that recordings can be written, and that callers are told. No checks where nothing is recorded."""
+    """Check that recordings can be written and that callers are told. Return no checks if nothing is recorded."""
     recording = [] if agent is None else [each for each in team_of(agent).values() if each.recording is not None]
     recordings = Recordings.from_settings(settings)
     if recordings is None:

@@ -54,7 +54,7 @@ def _check_account(account: Account) -> Check:
 
 
 def check_clock(twilio: datetime | None, ours: datetime) -> Check:
-    """Compare this machine's clock with Twilio's; both times are aware of their time zone."""
+    """Compare this machine's clock with Twilio's; both times are timezone-aware."""
     if twilio is None:
         return skipped("clock", "Twilio's answer had no date")
     skew = (ours - twilio).total_seconds()
@@ -84,7 +84,7 @@ async def _check_number(numbers: PhoneNumbers, settings: Settings) -> Check:
 
 
 async def _check_calling_out(numbers: PhoneNumbers, settings: Settings) -> Check:
-    """Check whether calls can be made: the caller ID, and the country that it belongs to. An app need not make any."""
+    """Check whether calls can be made: the caller ID and its country. It never fails: an app need not make any."""
     name, number = "calling out", settings.twilio_phone_number
     if number is None:
         return skipped(name, "TWILIO_PHONE_NUMBER is not set")
@@ -106,7 +106,7 @@ async def _check_calling_out(numbers: PhoneNumbers, settings: Settings) -> Check
 
 
 async def check_app(settings: Settings, local: str | None) -> list[Check]:
-    """Request the webhook and the media socket, with a valid and with a forged signature. For `local` see `examine`."""
+    """Request the webhook and the media socket, with a valid and a forged signature. For `local`, see `examine`."""
     public = settings.public_url
     address = ((local or public).rstrip("/") + VOICE_PATH, public if local else None)
     form = _webhook_form(settings)

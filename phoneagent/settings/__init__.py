@@ -1,4 +1,4 @@
-"""Settings, read from the environment and from `.env`. No other room of the package reads the environment."""
+"""Settings, read from the environment and from `.env`. No other part of the package reads the environment."""
 
 from phoneagent.settings.reading import (
     ENV_FILE_VARIABLE,

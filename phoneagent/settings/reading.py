@@ -1,4 +1,4 @@
-"""Reading settings from the environment and from `.env`, and what is said of those that are missing or malformed."""
+"""Settings from the environment and from `.env`, and the messages about those that are missing or malformed."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from phoneagent.settings.receiver import MAKE_SECRET
 from phoneagent.settings.settings import Records, Settings
 
 ENV_FILE_VARIABLE = "PHONEAGENT_ENV_FILE"
-"""The file to read instead of `.env`; empty for no file."""
+"""The variable that names a file to read instead of `.env`; empty for no file."""
 
 _Group = TypeVar("_Group", bound=BaseSettings)
 
@@ -26,7 +26,7 @@ def load(overrides: Mapping[str, Any] | None = None) -> Settings:
     """Read the settings. `overrides` (by field name) win over the environment, and the environment over `.env`.
 
     Raises:
-        ConfigurationError: names everything that is missing or malformed, without any value.
+        ConfigurationError: names every setting that is missing or malformed, without its value.
     """
     return read(Settings, overrides)
 
@@ -37,7 +37,7 @@ def load_records(overrides: Mapping[str, Any] | None = None) -> Records:
 
 
 def read(kind: type[_Group], overrides: Mapping[str, Any] | None = None) -> _Group:
-    """Read a group of settings, from the same sources; see `load`."""
+    """Read a group of settings from the same sources as `load`."""
     env_file = _env_file()
     if env_file not in (None, ".env") and not os.path.isfile(env_file):
         raise ConfigurationError([f"{ENV_FILE_VARIABLE} names {env_file}, which does not exist: correct or unset it"])
@@ -56,7 +56,7 @@ def read(kind: type[_Group], overrides: Mapping[str, Any] | None = None) -> _Gro
 
 
 def misspelled_names() -> list[str]:
-    """Return a line for each variable that is almost one of ours, where that one is not set."""
+    """Return a line for each variable whose name is almost that of a setting, if that setting is not set."""
     with suppress(UnicodeDecodeError):
         found = misspelled(_given_names(_env_file()), [*_VARIABLES, ENV_FILE_VARIABLE])
         return [f"{name} is set, but nothing reads it: did you mean {right}?" for right, name in found.items()]
@@ -68,7 +68,7 @@ def _env_file() -> str | None:
 
 
 def _given_names(env_file: str | None) -> list[str]:
-    """Return the names, in capitals, that the environment and the file give, also those without a value."""
+    """Return the names in the environment and in the file, in capitals, including those without a value."""
     in_file = dotenv_values(env_file, encoding="utf-8-sig") if env_file is not None and os.path.isfile(env_file) else {}
     return [name.upper() for name in (*os.environ, *in_file)]
 

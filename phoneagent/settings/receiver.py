@@ -1,4 +1,4 @@
-"""What WEBHOOK_URL and WEBHOOK_SECRET may be."""
+"""Checks of WEBHOOK_URL and WEBHOOK_SECRET."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 from phoneagent.errors.values import is_address
 
 SECRET_BYTES = range(24, 65)
-"""How long a secret of Standard Webhooks is."""
+"""The allowed length of a Standard Webhooks secret, in bytes."""
 
 MAKE_SECRET = 'echo "whsec_$(openssl rand -base64 32)"'  # noqa: S105 - it makes one
 _PREFIX = "whsec_"
@@ -18,7 +18,7 @@ def check_url(value: str, *, allow_private: bool) -> None:
     """Check the receiver's URL.
 
     Raises:
-        ValueError: says what is wrong with it, without showing it.
+        ValueError: the URL is not allowed; the message does not show it.
     """
     if not is_address(value, "http", "https"):
         raise ValueError("it must begin with https:// and name a host")
@@ -32,10 +32,10 @@ def check_url(value: str, *, allow_private: bool) -> None:
 
 
 def split_secrets(value: str) -> tuple[str, ...]:
-    """Return the secrets that are separated by commas.
+    """Return the secrets in a comma-separated list.
 
     Raises:
-        ValueError: one of them is none of Standard Webhooks.
+        ValueError: one of them is not a Standard Webhooks secret.
     """
     found = tuple(each.strip() for each in value.split(","))
     for secret in found:

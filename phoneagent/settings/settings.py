@@ -1,4 +1,4 @@
-"""The settings: their fields, and what each may be."""
+"""The settings: their fields, and the values that each accepts."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ DEFAULT_TRANSCRIPTION_MODELS = ("gpt-transcribe", "gpt-4o-mini-transcribe")
 """Tried in order, because not every account has access to the first."""
 
 OWN_SETTINGS = frozenset({"openai", "azure", "helicone"})
-"""The providers that are configured by settings of their own; the others have REALTIME_API_KEY and OPENAI_MODEL."""
+"""The providers that have their own settings; the others use REALTIME_API_KEY and OPENAI_MODEL."""
 
 INSECURE_ACCOUNT = "AC" + "0" * 32
 INSECURE_URL = "https://localhost"
@@ -39,7 +39,7 @@ _DATABASES = frozenset({"sqlite", "sqlite+aiosqlite", "postgres", "postgresql", 
 
 
 class Records(BaseSettings):
-    """The settings of call records: where they are stored, and for how long. Commands on records need no others."""
+    """The settings of call records: where they are stored, and for how long. Commands on records need only these."""
 
     model_config = SettingsConfigDict(
         frozen=True,
@@ -58,7 +58,7 @@ class Records(BaseSettings):
     """How many days a record is kept after its call. 0 keeps nothing after the call."""
 
     record_audio: SecretStr | None = Field(None, examples=["recordings"])
-    """Where calls are recorded: a folder, or a URL like s3://bucket/calls (extra `recording`). Without it none is."""
+    """Where recordings are stored: a folder, or a URL like s3://bucket/calls (extra `recording`). Default: none."""
     record_audio_days: int = Field(90, ge=1, le=36500)
     """How many days a recording is kept after its call."""
 
@@ -86,9 +86,9 @@ class Settings(Records):
     twilio_account_sid: str
     """The Twilio account (AC…) whose calls the app answers."""
     twilio_auth_token: SecretStr
-    """The account's auth token, which signs webhooks and media sockets. In a rotation: new,old."""
+    """The account's auth token, which signs webhooks and media sockets. During a rotation: new,old."""
     public_url: str
-    """The URL at which Twilio reaches the app: https, a host, optionally a path."""
+    """The URL at which Twilio reaches the app: https, a host, and optionally a path."""
 
     twilio_phone_number: str | None = Field(None, repr=False)
     """The phone number (E.164): `dev` points it at this machine, and `doctor` checks where it points."""
@@ -106,9 +106,9 @@ class Settings(Records):
     realtime_url: str | None = Field(None, repr=False)
     """The URL (ws or wss) of a Realtime server other than OpenAI's. It takes precedence over everything below."""
     realtime_provider: str | None = None
-    """The kind of server, like xai or localai. It has its usual address unless REALTIME_URL names another."""
+    """The kind of server, like xai or localai. Its usual address is used unless REALTIME_URL names another."""
     realtime_audio: Audio | None = None
-    """The audio of the model's sessions, if the server does not say: pcmu, or pcm16, which is converted."""
+    """The audio format of the model's sessions, if the server does not say: pcmu, or pcm16, which is converted."""
     realtime_api_key: SecretStr | None = Field(None, validate_default=True)
     """That server's key, if it needs one. OPENAI_API_KEY is never sent to it."""
     realtime_headers: Annotated[dict[str, SecretStr], NoDecode] = Field(default_factory=dict)
@@ -126,13 +126,13 @@ class Settings(Records):
     openai_api_key: SecretStr | None = Field(None, validate_default=True)
     """The key for OpenAI, or for the host that OPENAI_BASE_URL names."""
     openai_model: str = DEFAULT_MODEL
-    """The name of the model, for every server but Azure, where the deployment names it."""
+    """The name of the model, for every server except Azure, where the deployment names it."""
     openai_base_url: str | None = Field(None, repr=False)
     """Another OpenAI host, like https://eu.api.openai.com/v1. It receives OPENAI_API_KEY."""
     openai_organization: str | None = Field(None, validation_alias="OPENAI_ORG_ID")
-    """The organization that is charged, if the key belongs to several."""
+    """The organization to charge, if the key belongs to several."""
     openai_project: str | None = Field(None, validation_alias="OPENAI_PROJECT_ID")
-    """The project that is charged, if the key belongs to several."""
+    """The project to charge, if the key belongs to several."""
     helicone_api_key: SecretStr | None = Field(None, validate_default=True)
     """Routes the session through Helicone's gateway, to OpenAI or to Azure."""
     helicone_url: str | None = Field(None, repr=False)
@@ -151,13 +151,13 @@ class Settings(Records):
 
     # the service
     port: int = Field(8000, ge=0, le=65535)
-    """The port that the server listens on. 0 takes any that is free."""
+    """The port that the server listens on. 0 picks a free one."""
     web_concurrency: int = Field(1, ge=1)
-    """How many processes share the port. Calls are spread over them evenly."""
+    """How many processes share the port. Calls are spread evenly over them."""
     dead_air_ms: int = Field(2500, ge=0)
-    """How long the caller hears nothing, while an answer is due, before a short sound comes. 0 for never."""
+    """How long the caller hears nothing, while an answer is due, before a short sound is played. 0 turns it off."""
     idle_seconds: float = Field(15, ge=0)
-    """How long the caller may be silent, in seconds, before the agent asks whether they are still there. 0 for ever."""
+    """How long the caller may be silent, in seconds, before the agent asks whether they are still there. 0: never."""
     max_call_seconds: float = Field(3600, gt=0)
     """The maximum duration of a call, in seconds: a forgotten call costs money."""
     max_call_cost: Decimal | None = Field(None, gt=0, allow_inf_nan=False, examples=["2.50"])
@@ -174,34 +174,34 @@ class Settings(Records):
     max_calls_per_caller: int = Field(10, ge=1)
     """How many calls with one number this process takes at once. Withheld numbers are not counted."""
     allow_callers: Annotated[tuple[str, ...], NoDecode] = Field((), repr=False)
-    """Numbers (E.164) or prefixes (+1555*) whose calls are accepted, separated by commas. By default all are."""
+    """Numbers (E.164) or prefixes (+1555*) whose calls are accepted, separated by commas. By default, all are."""
     deny_callers: Annotated[tuple[str, ...], NoDecode] = Field((), repr=False)
     """Numbers or prefixes whose calls are rejected, even if `allow_callers` lists them."""
     fallback_number: str | None = Field(None, repr=False)
     """The number (E.164) that calls are forwarded to if this process cannot take them."""
     calls_per_second: float = Field(1, ge=0, le=100)
-    """How many calls a second are made, by all processes together. Twilio allows 1, unless it raised the account's."""
+    """How many calls all processes together make per second. Twilio allows 1 unless it raised the account's limit."""
     drain_seconds: float = Field(25, ge=0, le=3600)
     """How long live calls may continue after SIGTERM, in seconds: less than the platform waits before SIGKILL."""
     log_level: str = Field("info", validation_alias="PHONEAGENT_LOG_LEVEL")
-    """The least severe lines that are logged: debug, info, warning or error."""
+    """The lowest level that is logged: debug, info, warning or error."""
     log_format: Literal["text", "json"] | None = None
-    """The format of log lines. By default text on a terminal and JSON elsewhere."""
+    """The format of log lines. By default, text on a terminal and JSON elsewhere."""
     log_pii: bool = Field(False, validation_alias="PHONEAGENT_LOG_PII")
     """Whether log lines show full phone numbers, for debugging."""
     show_transcript: bool = Field(False, validation_alias="PHONEAGENT_SHOW_TRANSCRIPT")
-    """Whether the log shows what caller and agent say, for development. `serve --show-transcript` sets it."""
+    """Whether the log shows what the caller and the agent say, for development. `serve --show-transcript` sets it."""
     api_token: SecretStr | None = Field(None, validation_alias="PHONEAGENT_API_TOKEN")
-    """The bearer token that opens `/metrics` and the control API (`/calls`, `/events`). Without it neither exists."""
+    """The bearer token that opens `/metrics` and the control API (`/calls`, `/events`). Without it, neither exists."""
     local_api: bool = False
     """Opens the control API to programs on this machine without a token. As with `insecure`, no variable can set it."""
 
     webhook_allow_private: bool = False
-    """Whether WEBHOOK_URL may lead to a private network, or to this machine; there it may begin with http://."""
+    """Whether WEBHOOK_URL may lead to a private network or to this machine. It may then begin with http://."""
     webhook_url: SecretStr | None = Field(None, examples=["https://office.example.com/calls"])
-    """Your server that gets `call.ended` after each call: the record with whole phone numbers, outcome and cost."""
+    """Your server, which gets `call.ended` after each call: the record with full phone numbers, outcome and cost."""
     webhook_secret: SecretStr | None = Field(None, validate_default=True, repr=False)
-    """Signs what it gets (Standard Webhooks): whsec_ and 24 to 64 bytes in base64. In a rotation: new,old."""
+    """Signs the webhooks (Standard Webhooks): whsec_ and 24 to 64 bytes in base64. During a rotation: new,old."""
 
     log_messages: bool = False
     """Keeps each call's messages for `/calls/{sid}/log`, for development. `serve --log-messages` sets it."""
@@ -403,12 +403,12 @@ _OF_CODE = ("insecure", "local_api", "log_messages")
 
 
 def _secure(source: PydanticBaseSettingsSource) -> Callable[[], dict[str, Any]]:
-    """Return the source without what no environment may set."""
+    """Return the source without the settings that only code may set."""
     return lambda: {name: value for name, value in source().items() if name.lower() not in _OF_CODE}
 
 
 def _needed(provider: str | None, *, has_url: bool, azure: bool) -> frozenset[str]:
-    """Return the settings that an endpoint cannot do without."""
+    """Return the settings that an endpoint requires."""
     if has_url:
         return frozenset()
     if provider is not None and provider not in OWN_SETTINGS:
