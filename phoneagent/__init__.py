@@ -1,7 +1,7 @@
 """An AI voice agent on a phone number.
 
-The public API: these names, and those of `phoneagent.events`, `phoneagent.sim` and `phoneagent.sim.speech`.
-ARCHITECTURE.md in the repository is the map of what is behind them.
+The public API: these names, and those of `phoneagent.events`, `phoneagent.sim`, `phoneagent.sim.speech` and
+`phoneagent.store`. ARCHITECTURE.md in the repository maps the code behind them.
 """
 
 from importlib import import_module
@@ -158,7 +158,7 @@ _HOMES = {
     "phoneagent.server": "PhoneApp",
     "phoneagent.settings": "Settings",
 }
-"""The names above by their modules. A name is imported when it is first used: an agent's own tests need no server, and
+"""The names above, by module. A name is imported when it is first used: an agent's own tests need no server, and
 `phoneagent --help` needs neither."""
 
 
@@ -166,7 +166,7 @@ def __getattr__(name: str) -> Any:
     for home, names in _HOMES.items():
         if name in names.split():
             return globals().setdefault(name, getattr(import_module(home), name))
-    if name == "events":  # public too, and it need not be imported by its own name
+    if name == "events":  # public too, and available without an import of its own
         return import_module("phoneagent.events")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 

@@ -1,8 +1,8 @@
-"""Draining: the end of a process that cuts no caller off.
+"""Draining: how a process stops without cutting callers off.
 
 uvicorn closes every WebSocket at once when it stops. A drain comes before that, in phases: take no new calls · let live
 calls continue · hand each over at its first quiet moment · hand over the rest · stop. When a call is handed over, its
-media stream is closed; Twilio then requests how the call continues, and another process answers.
+media stream is closed; Twilio then asks how the call continues, and another process answers.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ from phoneagent.server import PhoneApp
 log = logging.getLogger("phoneagent.drain")
 
 QUIET_SECONDS = 10.0
-"""How long before the end the hand-over of quiet calls begins: each goes when neither side speaks or waits."""
+"""How long before the end the hand-over of quiet calls begins: each goes once neither side speaks or waits."""
 
 SPREAD_SECONDS = 2.0
-"""How long the hand-over of the other calls takes: spread out, so that the next process does not get all at once."""
+"""How long the hand-over of the other calls takes: spread out, to spare the next process a burst."""
 
 EXIT_SECONDS = 1.0
-"""How long the last calls may take to close after their hand-over, and how long tools that still run may go on."""
+"""How long the last calls may take to close after their hand-over, and how long running tools may continue."""
 
 GRACE_SECONDS = 0.3
 """How long a request in progress may still take after the drain; its client has to send it again."""
@@ -43,7 +43,7 @@ INSIST_SECONDS = 1.0
 
 
 class Server(uvicorn.Server):
-    """uvicorn with its own signal handling: SIGTERM or SIGINT drains the app within `drain_seconds`, then stops it.
+    """A uvicorn server that handles signals: SIGTERM or SIGINT drains the app within `drain_seconds`, then stops it.
 
     Further SIGTERMs change nothing, because platforms send several. A second SIGINT, at least INSIST_SECONDS after the
     first, stops at once.
@@ -91,7 +91,7 @@ class Server(uvicorn.Server):
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         self._app.end_streams()
         await super().shutdown(sockets)
-        if self.force_exit:  # uvicorn leaves the app's own end out then: its task would be cancelled, with a traceback
+        if self.force_exit:  # uvicorn then skips the app's shutdown: its task would be canceled, with a traceback
             with suppress(TimeoutError):
                 async with asyncio.timeout(EXIT_SECONDS):
                     await self.lifespan.shutdown()
@@ -104,7 +104,7 @@ class Server(uvicorn.Server):
 
 
 async def drain(app: PhoneApp, seconds: float) -> None:
-    """Wait until the app has no calls, at most for `seconds` and a little more. Calls left then are cut off."""
+    """Wait until the app has no calls, for `seconds` and a little more at most. Calls left then are cut off."""
     app.draining = True
     log.info("draining: no new calls; %s may go on for %g s", counted(len(app.calls), "live call"), seconds)
     begun = time.monotonic()

@@ -1,6 +1,6 @@
-"""The events of a call. Hooks get them; logs, records and metrics are made from them.
+"""The events of a call. Hooks receive them; logs, records and metrics are made from them.
 
-Each `at_ms` is in milliseconds since the call's media stream started. An event is frozen and cannot change its call.
+Each `at_ms` is in milliseconds since the call's media stream started. Events are frozen and cannot change their call.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ EndedBy: TypeAlias = Literal["agent", "caller", "line", "error"]
 
 
 ResumeCause: TypeAlias = Literal["noise", "backchannel", "echo"]
-"""Why a sound of the caller did not interrupt: it had no words · a listener's "mhm" · the agent's voice came back."""
+"""Why the caller's sound did not interrupt: it had no words · a listener's "mhm" · an echo of the agent's voice."""
 
 ControlOperation: TypeAlias = Literal[
     "say", "play", "send-digits", "interrupt", "hang-up", "transfer", "mute", "unmute", "note"
@@ -23,13 +23,13 @@ ControlOperation: TypeAlias = Literal[
 
 
 RecordingStatus: TypeAlias = Literal["in-progress", "paused", "stopped", "completed"]
-"""The status of a call's recording, by Twilio's names: it is going on · it is silent for now · it ended before the call
+"""The status of a call's recording, in Twilio's terms: it is running · it is silent for now · it ended before the call
 · it ended with the call."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pause:
-    """A pause of the agent's for a sound of the caller that was no interruption: the agent went on after it."""
+    """A pause in the agent's speech for a sound that was not an interruption: the agent went on after it."""
 
     start_ms: int
     end_ms: int
@@ -41,8 +41,8 @@ class Turn:
     """A turn of the conversation. `heard_text` and `heard_ms` are the part that reached the other side.
 
     For the agent, `heard_text` is an estimate: the part of `text` that matches the audio the caller heard. The text of
-    a caller's turn comes from a separate recogniser and may be empty. `agent` is the name of the agent that spoke, and
-    `pauses` are those after which it went on. A "callee" is the other person of a call that is transcribed.
+    a caller's turn comes from a separate recognizer and may be empty. `agent` is the name of the agent that spoke, and
+    `pauses` are the pauses after which it went on. A "callee" is the other person on a transcribed call.
     """
 
     role: Literal["caller", "agent", "callee"]
@@ -60,10 +60,10 @@ class Turn:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Usage:
-    """A model's usage: tokens by kind, each token in one field only, and audio that is paid by its length.
+    """A model's usage: tokens by kind, each token in one field only, and audio that is billed by its length.
 
-    `*_in` are tokens that the model read, `*_cached` are cached tokens that it read, which are cheaper, and `*_out` are
-    tokens that it wrote.
+    `*_in` are tokens that the model read, `*_cached` are cheaper, cached tokens that it read, and `*_out` are tokens
+    that it wrote.
     """
 
     text_in: int = 0
@@ -75,7 +75,7 @@ class Usage:
     image_in: int = 0
     image_cached: int = 0
     audio_ms: int = 0
-    """Milliseconds of audio, for a recogniser that is paid by the minute."""
+    """Milliseconds of audio, for a recognizer that is billed by the minute."""
 
     def __add__(self, other: Usage) -> Usage:
         names = [each.name for each in fields(self)]
@@ -102,7 +102,7 @@ class Cost:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RateLimit:
-    """A rate limit of `tokens` or `requests`: how much is left, all of it again after `reset_seconds`."""
+    """A rate limit on `tokens` or `requests`: how much is left. All of it is available again after `reset_seconds`."""
 
     name: str
     limit: float = 0
@@ -112,7 +112,7 @@ class RateLimit:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CallStarted:
-    """A media stream of a call started: the call's first, or with `resumed` a later one.
+    """A media stream of a call started: the call's first, or a later one if `resumed`.
 
     `caller` and `called` are as in `Call`.
     """
@@ -186,7 +186,7 @@ class TurnEnded:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MessageAdded:
-    """The user's code added a message with `call.add`, or the caller typed something on their telephone's keys.
+    """The user's code added a message with `call.add`, or the caller typed something on the keypad.
 
     `number` counts the messages of the media stream.
     """
@@ -225,7 +225,7 @@ class ToolReturned:
 class KeyPressed:
     """The caller pressed a telephone key: 0-9, *, #, A-D.
 
-    `digit` is "" while digits are gathered, and as long as the caller types on after that: it is secret then.
+    `digit` is "", because it is secret, while digits are gathered and as long as the caller keeps typing after that.
     """
 
     call_sid: str
@@ -250,7 +250,7 @@ class UsageReported:
     usage: Usage
     cost: Cost
     total: Cost
-    """The cost of the whole call so far, earlier media streams included."""
+    """The cost of the whole call so far, including earlier media streams."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -265,9 +265,9 @@ class RateLimitsUpdated:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SilenceFilled:
-    """The caller had heard nothing for `silent_ms` while an answer was due, and a sound of ours was played.
+    """The caller heard nothing for `silent_ms` while an answer was due, so phoneagent played a sound.
 
-    It is a short filler, or an apology for an answer that takes long. It is no turn: the model knows nothing of it.
+    It is a short filler, or an apology for a slow answer. It is not a turn: the model does not know about it.
     """
 
     call_sid: str
@@ -287,10 +287,10 @@ class CallControlled:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RecordingChanged:
-    """The recording of the call has started, was paused or stopped, or is over with the call.
+    """The call's recording started, was paused or stopped, or ended with the call.
 
-    `where` is its folder, at RECORD_AUDIO. `complete` is false if some of it could not be written. `duration_ms` is
-    known where the recording stops, and with the media stream.
+    `where` is its folder, within RECORD_AUDIO. `complete` is false if some of it could not be written. `duration_ms` is
+    known once the recording has stopped or the media stream has ended.
     """
 
     call_sid: str
@@ -323,14 +323,14 @@ class ModelEvent:
 class CallHandedOver:
     """The media stream was closed here, but the call continues with a `CallStarted(resumed=True)`.
 
-    That may be in another process, for example when this one ends, or in the same one.
+    It may continue in another process, for example when this one ends, or in the same one.
     """
 
     call_sid: str
     at_ms: int
     reason: str
     dead_air_ms: int = 0
-    """The longest time in this media stream that the caller heard nothing while an answer was due."""
+    """The longest time the caller heard nothing while an answer was due, in this media stream."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -347,21 +347,21 @@ class CallEnded:
     duration_ms: int
     transcript: tuple[Turn, ...] = field(repr=False)
     cost: Cost | None = None
-    """The models' cost in all of the call's media streams; None if they reported no usage."""
+    """The models' cost across all of the call's media streams; None if they reported no usage."""
     dead_air_ms: int = 0
-    """The longest time in the last media stream that the caller heard nothing while an answer was due."""
+    """The longest time the caller heard nothing while an answer was due, in the last media stream."""
 
 
 TransferOutcome: TypeAlias = Literal[
     "completed", "declined", "busy", "no-answer", "failed", "canceled", "error", "unknown"
 ]
-"""What became of a transfer, in Twilio's words, and in ours where it has none. "completed": both have talked.
-"declined": it was picked up, and not accepted, as a machine does. "error": it could not be dialed."""
+"""The outcome of a transfer, in Twilio's terms where it has any. "completed": the two talked. "declined": the party
+picked up but did not accept, as an answering machine would. "error": the party could not be dialed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CallTransferred:
-    """A transfer to another party is over. Unless it was completed, the call goes on with the agent.
+    """A transfer to another party ended. Unless it was completed, the call goes on with the agent.
 
     It comes between two media streams of the call, or after the last one. `to_name` is the party's name in the agent's
     list; its number is in no event.
@@ -376,7 +376,7 @@ class CallTransferred:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OutcomeFilled:
-    """The outcome of a call that is over was filled in, or could not be; `error` says why in one line.
+    """The outcome of an ended call was filled in, or could not be; then `error` says why in one line.
 
     It comes after `CallEnded`, possibly in another process.
     """
@@ -388,20 +388,20 @@ class OutcomeFilled:
     error: str | None = None
     usage: Usage = Usage()
     cost: Cost = Cost()
-    """What the model cost that filled it in. It is part of the record's cost, and not of `CallEnded.cost`."""
+    """The cost of the model that filled it in. The record's cost includes it; `CallEnded.cost` does not."""
 
 
 UnansweredStatus: TypeAlias = Literal["busy", "no-answer", "failed", "canceled", "refused"]
-"""Why a call that the app made was not answered, by Twilio's CallStatus. "refused": it was never placed."""
+"""Why a call that the app made was not answered, from Twilio's CallStatus. "refused": it was never placed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CallNotAnswered:
-    """A call that the app made (`app.dial`) is over, and the other side never answered it.
+    """A call that the app made (`app.dial`) ended, and the other side never answered it.
 
-    It comes once, in one of the app's processes. `outbound_id` is the `id` that `app.dial` returned, and with it
-    `app.outbound_call` has the context; the number is in no event. `call_sid` is "" for a call that was never placed,
-    and `error` says why it was not.
+    It comes once, in one of the app's processes. `outbound_id` is the `id` that `app.dial` returned;
+    `app.outbound_call` returns the context for it. No event contains the number. `call_sid` is "" for a call that was
+    never placed; then `error` says why.
     """
 
     call_sid: str

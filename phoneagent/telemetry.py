@@ -1,6 +1,6 @@
 """Observers of events: the log, with one line for each fact of a call, and the metrics.
 
-Neither contains speech. The log contains it only if `show_transcript` is set, and full phone numbers only if `log_pii`.
+Metrics contain no speech. The log has it only if `show_transcript` is set, and full phone numbers only if `log_pii` is.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ _SECRET_IN_PATH = re.compile(r"(/twilio/(?:media/|[^\s\"?]*\?))[^\s\"]+")
 
 
 def hidden(text: str) -> str:
-    """Return a log line without media tokens and without the query of a webhook, which holds the numbers of a GET."""
+    """Return a log line without media tokens and without the query of a webhook, which has a GET's phone numbers."""
     return _SECRET_IN_PATH.sub(r"\1…", text)
 
 
@@ -134,7 +134,7 @@ def _line(event: Event, pii: bool) -> tuple[int, str]:
             return level, f"ended by {event.ended_by} after {event.duration_ms} ms{cost}: {event.reason}"
         case OutcomeFilled(error=None):
             return logging.INFO, f"outcome filled in, cost {event.cost}"
-        case OutcomeFilled():  # a validator of the user's may repeat speech
+        case OutcomeFilled():  # the user's validator may repeat speech
             return logging.WARNING, "outcome not filled in: the record says why"
         case CallerSpoke() | AgentPaused() | MessageAdded() | RateLimitsUpdated() | ModelEvent():
             return logging.DEBUG, ""
@@ -186,7 +186,7 @@ class JsonFormatter(logging.Formatter):
 
 
 MAX_NAME_CHARS = 100
-"""Characters that are shown of a name or a number which a far end has written."""
+"""How many characters are shown of a name or a number that a far end has written."""
 
 MAX_TOOL_NAMES = 100
 MAX_RATE_LIMITS = 100
@@ -368,7 +368,7 @@ class Metrics:
 
 
 async def watch_loop(metrics: Metrics, seconds: float = 1.0) -> NoReturn:
-    """Measure the event loop's lag every `seconds`, until cancelled. Each sleep counts alone: lag does not add up."""
+    """Measure the event loop's lag every `seconds`, until canceled. Each sleep counts alone: lag does not add up."""
     loop = asyncio.get_running_loop()
     while True:
         due = loop.time() + seconds

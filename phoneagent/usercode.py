@@ -2,8 +2,7 @@
 
 A function that hangs cannot be stopped. In the event loop's own thread pool it would occupy a thread forever, and DNS
 lookups use that pool too: after a few such functions, no call would reach its model. A hanging pool thread would also
-keep the process from exiting. So each function gets a daemon thread of its own, which ends with the process at the
-latest.
+keep the process from exiting. So each function gets its own daemon thread, which ends with the process at the latest.
 """
 
 from __future__ import annotations
@@ -26,14 +25,14 @@ _free = threading.Semaphore(MAX_THREADS)
 def signature_problem(function: Callable[..., Any], *positional: str, named: Sequence[str] = ()) -> str | None:
     """Return why a user's function would fail in every call; None if nothing shows that.
 
-    It gets arguments by position, which are named here for the message alone, and others by name.
+    `positional` names the arguments that it gets by position, for the message only; it gets those of `named` by name.
     """
     if inspect.isasyncgenfunction(function) or inspect.isgeneratorfunction(function):
         return "is a generator: return the value instead of yielding it"
     try:
         signature = inspect.signature(function)
     except (ValueError, TypeError):
-        return None  # written in C, and it does not tell
+        return None  # written in C, without a signature
     try:
         signature.bind(*positional, **dict.fromkeys(named))
     except TypeError as error:
@@ -46,7 +45,7 @@ async def call_user(function: Callable[..., Any], *args: Any) -> Any:
     """Call a user's function, an async one here and a plain one in a thread, and return its result.
 
     Raises:
-        RuntimeError: the function tried to end the process, or cancelled itself.
+        RuntimeError: the function tried to end the process, or canceled itself.
         Exception: any exception that the function raises.
     """
     try:
@@ -58,12 +57,12 @@ async def call_user(function: Callable[..., Any], *args: Any) -> Any:
         raise
     except BaseException as error:
         if isinstance(error, asyncio.CancelledError) and (task := asyncio.current_task()) and task.cancelling():
-            raise  # our own caller was cancelled: the result is no longer wanted
+            raise  # this task was canceled: the result is no longer wanted
         raise RuntimeError(f"it raised {type(error).__name__}") from error
 
 
 async def run_in_thread(function: Callable[..., _T], *args: Any) -> _T:
-    """Call a plain function in a thread. When the caller is cancelled, the thread runs on by itself.
+    """Call a plain function in a thread. If the caller is canceled, the thread keeps running.
 
     Raises:
         RuntimeError: `MAX_THREADS` threads are busy, or the function tried to end the process.
@@ -93,7 +92,7 @@ async def run_in_thread(function: Callable[..., _T], *args: Any) -> _T:
             failure = RuntimeError(f"it raised {type(error).__name__}")
         finally:
             _free.release()
-        if isinstance(failure, StopIteration):  # a future refuses one
+        if isinstance(failure, StopIteration):  # a future cannot take one
             failure = RuntimeError("it raised StopIteration")
         with suppress(RuntimeError):  # the loop is closed, and so is the caller
             loop.call_soon_threadsafe(settle, result, failure)

@@ -27,7 +27,7 @@ Guardrail: TypeAlias = Callable[[Call, str], "str | Awaitable[str | None] | None
 """A function of the call and of the answer's text so far; it returns None, or what the agent should say instead."""
 
 Instructions: TypeAlias = str | Callable[[Call], str | Awaitable[str]]
-"""The instructions of an agent, or a function that writes them for a call."""
+"""An agent's instructions, or a function that writes them for a call."""
 
 log = logging.getLogger("phoneagent.agent.agent")
 
@@ -37,10 +37,10 @@ MAX_TOOLS = 128
 """The Realtime API refuses a session with more."""
 
 MAX_TOKENS = 16_384
-"""The Realtime API refuses a session whose instructions and tools have more; how many they have is estimated."""
+"""The Realtime API refuses a session whose instructions and tools have more. Their number is estimated."""
 
 MAX_NAME_CHARS = 200
-"""An agent's name is part of what its hand-off tells the model."""
+"""The model reads the name in the agent's hand-off tool."""
 
 _SHAPE: dict[str, type | tuple[type, ...]] = {
     "audio": Mapping,
@@ -50,42 +50,42 @@ _SHAPE: dict[str, type | tuple[type, ...]] = {
     "instructions": str,
     "tools": list,
 }
-"""What `extra` must leave as it is."""
+"""What `extra` must not change."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Agent:
     """An agent that answers the phone.
 
-    `instructions` may be a function of the call (today's date, the caller's name), plain or async. Together with the
-    tools they may have about 16,000 tokens: text that is longer is refused here, and what a function returns is cut.
+    `instructions` may be a function of the call (today's date, the caller's name), plain or async. Instructions and
+    tools together may have about 16,000 tokens: longer text is refused here, and what a function returns is cut.
 
     `greeting` is said first, word for word; without one the agent waits for the caller. The caller cannot interrupt the
     greeting unless `greeting_interruptible`. With `barge_in=False` the caller never interrupts the agent; what they say
-    meanwhile is answered afterwards. An `Interruption` in its place sets what of their speech interrupts.
+    is answered afterwards. Pass an `Interruption` instead to choose which speech interrupts.
 
     With `keys="tell"`, the model learns which keys the caller presses, and answers; "ignore" leaves them to your hooks.
-    Keys that are gathered (`call.gather`) are never told.
+    The model never learns keys that are gathered (`call.gather`).
 
-    `silence` is how long the caller may hear nothing; None for what the app's settings say.
+    `silence` is how long the caller may hear nothing; None uses the app's settings.
 
-    `recording` has the calls that this agent answers recorded, if the setting RECORD_AUDIO says where.
+    `recording` records the calls that this agent answers, if the setting RECORD_AUDIO says where.
 
     `handoffs` are the agents that this one may hand a call to, or their names.
 
-    `guardrail` sees the text of each answer as it comes. If it returns a text, the agent is interrupted and says that
+    `guardrail` sees the text of each answer as it arrives. If it returns a text, the agent is interrupted and says that
     text instead. It does not see text that the agent is told to say word for word.
 
     `tool_choice` is "auto", "none", "required" or the name of a tool. The last two apply to every response, including
     the one that reports what a tool returned, so they rarely suit a call.
 
-    `outcome` is a type, such as a pydantic model: once a call is over, the model fills it in from the transcript.
+    `outcome` is a type, such as a pydantic model: after the call, the model fills it in from the transcript.
 
     `extra` is merged into the session configuration last: use it for options that are newer than this package.
 
     Raises:
-        DefinitionError: an option has the wrong type, a function cannot be called as it would be, two tools have one
-            name, or the Realtime API would refuse the session.
+        DefinitionError: an option has the wrong type, a function has the wrong signature, two tools have the same name,
+            or the Realtime API would refuse the session.
     """
 
     name: str = "agent"
@@ -185,7 +185,7 @@ class Agent:
             raise DefinitionError(f"agent {self.name!r} has a guardrail that {problem}")
 
     def _check_session(self) -> None:
-        """Refuse a session that no server takes, `extra` included. Local MCP servers add their tools later."""
+        """Refuse a session that no server accepts, including `extra`. Local MCP servers add their tools later."""
         fixed = self.instructions if isinstance(self.instructions, str) else ""
         session = self.session(fixed)
         for path, kinds in _SHAPE.items():
@@ -215,7 +215,7 @@ class Agent:
         return tuple(self._offer()[0].values())
 
     def _offer(self) -> tuple[dict[str, Tool], dict[LocalMcpServer, list[str]]]:
-        """Return the tools by name, and of each MCP server those that are left out, with the reason."""
+        """Return the tools by name, and for each MCP server the tools left out, with the reason."""
         tools = {each.name: each for each in self.tools if isinstance(each, Tool)}
         tools |= {each.name: each for each in map(hand_off_tool, map(name_of, self.handoffs))}
         fixed = _instructions_tokens(self.instructions) if isinstance(self.instructions, str) else MAX_TOKENS // 2
@@ -241,7 +241,7 @@ class Agent:
         return [each for each in self.tools if isinstance(each, LocalMcpServer)]
 
     def tool(self, name: str) -> Tool | None:
-        """Return the tool with that name, None if the agent has none."""
+        """Return the tool with that name, or None."""
         return self._offer()[0].get(name)
 
     async def open(self) -> None:
@@ -318,10 +318,10 @@ class Agent:
 
     @property
     def interruption(self) -> Interruption:
-        """What of the caller's speech stops the agent: `barge_in` and `greeting_interruptible` as one value.
+        """Which speech stops the agent: `barge_in` and `greeting_interruptible` as one value.
 
-        The languages of back-channels are those of `hearing`, unless they are given. Without a recognizer, no
-        transcript is waited for.
+        The languages of back-channels default to those of `hearing`. Without a recognizer, there is no transcript to
+        wait for.
         """
         given = self.barge_in if isinstance(self.barge_in, Interruption) else Interruption(enabled=self.barge_in)
         return replace(
@@ -340,12 +340,12 @@ class Agent:
 
 @functools.lru_cache(maxsize=64)
 def _instructions_tokens(text: str) -> int:
-    """Count a text that is asked about again and again, with each tool call."""
+    """Count a text's tokens. Cached, because each tool call asks again."""
     return tokens_of(text)
 
 
 def _fitted(text: str, room: int, who: str, call: Call) -> str:
-    """Return text that fits into a session; if it was longer, that is logged: the call must not end for it."""
+    """Return text that fits into a session. Longer text is cut and logged, because it must not end the call."""
     if (tokens := tokens_of(text)) <= room:
         return text
     message = "%s about %d tokens: the model gets the first %d, because the Realtime API takes no more"
@@ -354,7 +354,7 @@ def _fitted(text: str, room: int, who: str, call: Call) -> str:
 
 
 def _as_tool(something: object) -> str:
-    """Return how to make a tool of it."""
+    """Return how to make it a tool."""
     return "decorate it with @tool" if callable(something) else "name the function itself, decorated with @tool"
 
 
@@ -390,10 +390,10 @@ def team_of(agent: Agent) -> dict[str, Agent]:
 
 
 def check_handoffs(agent: Agent) -> None:
-    """Check that every agent that a call can reach exists.
+    """Check that every agent a call can reach exists.
 
     Raises:
-        DefinitionError: an agent hands off to a name that no agent has, or two agents have one name.
+        DefinitionError: an agent hands off to a name that no agent has, or two agents have the same name.
     """
     team = team_of(agent)
     for each in team.values():
@@ -407,7 +407,7 @@ def check_handoffs(agent: Agent) -> None:
 
 
 Answer: TypeAlias = Agent | Transcriber
-"""What answers a call: an agent, or what connects it to another person and transcribes both."""
+"""What answers a call: an agent, or a transcriber that connects it to another person."""
 
 Answerer: TypeAlias = Answer | Callable[[Call], Answer | Awaitable[Answer]]
 """What answers every call, or a function, plain or async, that chooses it for each call."""
@@ -430,7 +430,7 @@ async def choose_answer(answerer: Answerer, call: Call) -> Answer:
 
 
 async def choose(answerer: Answerer, call: Call) -> Agent:
-    """Return the agent that answers a call, where only an agent can.
+    """Return the agent that answers a call, where only an agent can answer.
 
     Raises:
         DefinitionError: a transcriber answers it, or the function failed as in `choose_answer`.

@@ -1,4 +1,4 @@
-"""The handle of a live call, which tools, hooks and the user's other functions get."""
+"""The handle of a live call. Tools, hooks and the user's other functions get it."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class CallControl(Protocol):
 
 
 class Playable(Protocol):
-    """A `Clip`, as audio in base64 of µ-law. (`Clip` imports this file.)"""
+    """A `Clip`, as µ-law audio in base64. (`Clip` imports this file.)"""
 
     @property
     def name(self) -> str: ...
@@ -64,7 +64,7 @@ class Answered(Protocol):
 
 
 class Typed(Protocol):
-    """What the caller has typed. It is passed on in an object that hides it, as reprs of bare text reach logs."""
+    """What the caller typed, in an object that hides it, because reprs of plain text reach logs."""
 
     @property
     def typed(self) -> str: ...
@@ -74,16 +74,16 @@ class Typed(Protocol):
 class Call:
     """A live call. Its methods never block, and any thread may call them; `gather` is awaited, in any event loop.
 
-    `caller` and `called` are caller IDs: a phone number in E.164, in whatever spelling the network sent it; another
-    address, like "sip:anna@host" or "client:anna"; or None if the number is withheld. `direction` is Twilio's:
-    "inbound", "outbound-api" or "outbound-dial".
+    `caller` and `called` are caller IDs: a phone number in E.164, whatever spelling the network sent; another address,
+    like "sip:anna@host" or "client:anna"; or None if the number is withheld. `direction` is Twilio's: "inbound",
+    "outbound-api" or "outbound-dial".
 
-    `parameters` is what else Twilio's webhook says, by Twilio's names: `SipHeader_X-…` of a SIP call, `CallerName`,
+    `parameters` are the webhook's other fields, by Twilio's names: `SipHeader_X-…` of a SIP call, `CallerName`,
     `ForwardedFrom`, `StirVerstat`, `FromCity`, the query of the webhook's address, and custom parameters of the stream.
     `From` and `To` are among them if they are spelled differently from `caller` and `called`. The caller may choose
     some values, so trust none of them.
 
-    `context` is what `app.dial` gave a call that the app made, and empty for any other. Do not change it.
+    `context` is the context that `app.dial` was given; it is empty if the app did not make the call. Do not change it.
 
     `state` is yours. The call's next media stream gets it back, even after a crash: the values that JSON can express,
     up to 16 K characters.
@@ -111,7 +111,7 @@ class Call:
     def say(self, text: str, *, interruptible: bool = True) -> None:
         """Have the agent say exactly `text` as soon as it can; do nothing if the call is over or about to end.
 
-        Unless `interruptible`, the caller's speech does not stop it, as for a disclosure that must be heard.
+        With `interruptible=False` the caller's speech does not stop it: use this for a disclosure that must be heard.
         """
         if self._control is not None:
             self._control.say(sendable(text), interruptible=interruptible)
@@ -127,11 +127,11 @@ class Call:
         return self._muted if self._control is None else self._control.muted
 
     def mute(self, muted: bool = True) -> None:
-        """Mute the agent, or with False let it be heard again; this does nothing if the call is over or about to end.
+        """Mute the agent, or unmute it with False; do nothing if the call is over or about to end.
 
-        A muted agent stops at once, even in what is not interruptible. It hears the caller and says nothing: what it is
-        to say waits, and so does its answer to the caller. No sound fills the silence. A call that ends meanwhile ends
-        without a goodbye. A call that moves to another process stays muted.
+        A muted agent stops at once, even in speech that is not interruptible. It hears the caller and says nothing:
+        whatever it was told to say waits, and so does its answer to the caller. No sound fills the silence. A call that
+        ends while muted ends without a goodbye. A call that moves to another process stays muted.
         """
         self._muted = muted
         if self._control is not None:
@@ -159,18 +159,19 @@ class Call:
     ) -> None:
         """Transfer the call to the address `to`; the model and the events know it by `name`.
 
-        For the options see the tool `transfer`, which lets the model choose from a list. Take the address from your own
-        data, never from what the caller or the model says.
+        For the options, see the tool `transfer`, which lets the model choose from a list. Take the address from your
+        own data, never from what the caller or the model says.
 
         Raises:
             DefinitionError: the address must not be dialed, or an option cannot be used.
-            ToolError: the call is over, about to end or being transferred; or it has no database to come back with.
+            ToolError: the call is over, about to end or being transferred; or it could not come back, for lack of a
+                database.
         """
         options = {"timeout": timeout, "caller_id": caller_id, "screen": screen, "ask": ask, "language": language}
         self.begin_transfer(destination("call.transfer", to, name=name, **options), warm=warm)
 
     def begin_transfer(self, step: Transfer, *, warm: bool) -> None:
-        """Transfer the call as a step that is checked already says."""
+        """Transfer the call as `step` says, which is already checked."""
         if self._control is None:
             raise ToolError("the call cannot be transferred: it is over")
         self._control.transfer(step, warm=warm)
@@ -186,11 +187,11 @@ class Call:
     ) -> None:
         """Add a message to the conversation: a fact (`system`), or what the caller did or wrote (`user`).
 
-        An `image` is a PNG or JPEG of up to 1 MiB, as bytes or as a data URL. A message with one is the user's, because
-        the model takes images only from the user; without one, the default is `system`. If the model's session is lost,
-        the next one gets the text again and not the image.
+        An `image` is a PNG or JPEG of up to 1 MiB, as bytes or as a data URL. A message with an image has the role
+        `user`, because the model accepts images only from the user; without one, the default is `system`. If the model
+        session is lost, the next one gets the text again, but not the image.
 
-        The agent does not answer it until `respond` is called. If the greeting is still to come, it is said after it.
+        The agent does not answer it until `respond` is called. A greeting that is still due is said after the message.
 
         Raises:
             DefinitionError: `role` is neither "system" nor "user", or the image cannot be sent.
@@ -204,7 +205,7 @@ class Call:
             self._control.add(sendable(text), role or ("system" if shown is None else "user"), shown)
 
     def respond(self, instructions: str | None = None, tools: Sequence[ToolDefinition] | None = None) -> None:
-        """Have the agent respond to the conversation as it stands, as soon as it can.
+        """Have the agent respond to the conversation so far, as soon as it can.
 
         For this one response, `instructions` replace the agent's own, and `tools` (a subset of the agent's, possibly
         empty) replace all of them.
@@ -216,10 +217,10 @@ class Call:
             self._control.respond(None if instructions is None else sendable(instructions), tools)
 
     async def ask(self, instructions: str, input: str | None = None, *, timeout: float = 15.0) -> str:
-        """Return what the model writes about the conversation so far, or about `input` alone if that is given.
+        """Return what the model writes about the conversation so far, or about `input` alone if given.
 
-        The caller hears nothing of it, and it does not become part of the conversation: a summary for a colleague, a
-        check of what was agreed. The agent goes on talking meanwhile. Its tokens count among the call's costs.
+        Use it for a summary for a colleague, or to check what was agreed. The caller does not hear it, it does not
+        become part of the conversation, and the agent keeps talking. Its tokens count toward the call's cost.
 
         Raises:
             DefinitionError: an argument cannot be used.
@@ -232,7 +233,7 @@ class Call:
         return (await self._control.ask(sendable(instructions), asked, timeout)).answer
 
     def commit(self) -> None:
-        """End the caller's turn: all audio since the last turn or since `clear`. `respond` has the agent answer it.
+        """End the caller's turn: all audio since the last turn or `clear`. Call `respond` to have the agent answer.
 
         Raises:
             DefinitionError: turn detection is on (see `Turns`), so the model ends turns itself.
@@ -252,8 +253,8 @@ class Call:
     def play(self, clip: Playable, *, interruptible: bool = True) -> None:
         """Play a `Clip` after what the agent is saying now, and before what it is told to say next.
 
-        The caller may interrupt it as they may interrupt the agent. Unless `interruptible`, nothing stops it, not even
-        `interrupt`.
+        The caller may interrupt it just as they may interrupt the agent. With `interruptible=False` nothing stops it,
+        not even `interrupt`.
 
         Raises:
             DefinitionError: `clip` is not a Clip.
@@ -266,10 +267,10 @@ class Call:
     # --- the recording ---
 
     def start_recording(self) -> None:
-        """Record the call from now on, or go on after a pause; do nothing if it is being recorded.
+        """Record the call from now on, or resume after a pause; do nothing if it is being recorded.
 
-        If the agent has a `Recording` with a `consent`, that is said first. Without RECORD_AUDIO nothing is recorded,
-        and the log says so.
+        If the agent has a `Recording` with a `consent`, the consent is said first. Without RECORD_AUDIO nothing is
+        recorded, and the log says so.
         """
         if self._control is not None:
             self._control.record("start")
@@ -280,17 +281,17 @@ class Call:
             self._control.record("pause")
 
     def stop_recording(self) -> None:
-        """End the recording. `start_recording` would add to it."""
+        """Stop the recording. A later `start_recording` adds to it."""
         if self._control is not None:
             self._control.record("stop")
 
     # --- keys ---
 
     def send_digits(self, digits: str) -> None:
-        """Press keys, as tones that the far end hears, in their turn among what the agent says.
+        """Press keys: the far end hears their tones, in order with what the agent says.
 
         `digits` are 0-9, *, #, A-D, and pauses: `w` is half a second, `W` a second. Nothing interrupts them, because
-        half of a number is another number.
+        half a number is a different number.
 
         Raises:
             DefinitionError: there are other characters, or more than 100.
@@ -300,16 +301,16 @@ class Call:
             self._control.send_digits(digits)
 
     async def gather(self, digits: int | None = None, *, timeout: float = 5.0, finish_on: str = "#") -> str:
-        """Return what the caller types on their telephone, without the model, any log, record or event seeing it.
+        """Return what the caller types on the keypad. The model, logs, records and events never see it.
 
-        It ends with the last of `digits`, at the key `finish_on` (which is left out; "" is none), or when no key was
-        pressed for `timeout` seconds; so it may be shorter than `digits`, or empty. Before the first key the time
-        counts from the moment at which the agent has finished speaking. Meanwhile the model hears silence in place of
-        the caller, and a `KeyPressed` does not say which key.
+        Gathering ends after `digits` keys, at the key `finish_on` (which is left out; "" is none), or when no key was
+        pressed for `timeout` seconds. So the result may be shorter than `digits`, or empty. The wait for the first key
+        starts when the agent has finished speaking. While digits are gathered, the model hears silence in place of the
+        caller, and `KeyPressed` does not say which key.
 
         Raises:
             DefinitionError: an argument cannot be used.
-            ToolError: the call is over, or ends meanwhile; or digits are being gathered already.
+            ToolError: the call is over, or ends before gathering does; or digits are already being gathered.
         """
         wanted = check_gather("call.gather", digits, timeout, finish_on)
         if self._control is None:
@@ -322,20 +323,20 @@ class Call:
 
 
 MAX_DIGITS = 64
-"""The most digits that can be gathered at once, and how many are where no number is given."""
+"""The most digits that can be gathered at once, and the default."""
 
 MAX_SENT = 100
-"""Keys and pauses that are sent at once."""
+"""The most keys and pauses that can be sent at once."""
 
 MAX_GATHER_SECONDS = 120.0
 
 MAX_ASK_SECONDS = 120.0
 
 MAX_ASKED_CHARS = 32_000
-"""The most characters of a question's instructions, and of its input."""
+"""The most characters in a question's instructions, and in its input."""
 
 KEYS = "0123456789*#ABCD"
-"""The keys of a telephone; most have no letters."""
+"""The keys of a telephone; most telephones lack A to D."""
 
 
 def check_gather(owner: str, digits: int | None, timeout: float, finish_on: str) -> int:
@@ -375,7 +376,7 @@ def check_ask(instructions: str, input: str | None, timeout: float) -> None:
 
 
 def check_sendable(digits: str) -> None:
-    """Check keys that are to be pressed; the message does not repeat them.
+    """Check keys before they are pressed; the error message does not repeat them.
 
     Raises:
         DefinitionError: they cannot be pressed.
@@ -395,5 +396,5 @@ def sendable(text: str) -> str:
 
 
 def is_text(value: object) -> TypeGuard[str]:
-    """Tell whether a value is text that a socket can send."""
+    """Return whether a value is text that a socket can send."""
     return isinstance(value, str) and sendable(value) == value

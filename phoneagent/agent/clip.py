@@ -18,12 +18,13 @@ MAX_CLIP_BYTES = 64 * 1024 * 1024
 
 
 class Clip:
-    """A recording that `call.play` plays: a WAV file, as its path or its bytes. Make it once, beside your agent.
+    """A recording that `call.play` plays: a WAV file, as its path or its bytes. Make it once, next to your agent.
 
-    Any rate, mono or stereo, 8 to 32 bits, µ-law or A-law; it becomes telephone audio here. At most five minutes.
+    The file may have any rate, be mono or stereo, with 8 to 32 bits, µ-law or A-law, and last at most five minutes. It
+    is converted to telephone audio here.
 
-    `text` is what is said in it. The model learns it, and the transcript has it; without one they have `name`, which
-    defaults to the file's.
+    `text` is what the clip says; the model and the transcript get it. Without `text`, they get `name`, which defaults
+    to the file's name.
 
     Raises:
         DefinitionError: the file cannot be read, is not a WAV file that can be played, or is too long.
@@ -54,7 +55,7 @@ class Clip:
 
     @property
     def seconds(self) -> float:
-        """How long it lasts."""
+        """How long the clip lasts."""
         return base64_bytes(self.payload) / BYTES_PER_MS / 1000
 
 

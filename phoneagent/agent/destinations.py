@@ -1,4 +1,4 @@
-"""The destinations of transfers: which addresses are taken, and with which options."""
+"""The destinations of transfers: which addresses are accepted, and with which options."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from phoneagent.errors import DefinitionError
 from phoneagent.protocol.dialing import refusal
 
 MAX_RING_SECONDS = 120
-"""The caller waits as long, so more is of no use; Twilio's own limit is 600."""
+"""The caller waits that long, so more is no use; Twilio's own limit is 600."""
 
 MIN_RING_SECONDS = 5
 
 MAX_NAME_CHARS = 64
 
 NUMBER_DIGITS = 7
-"""A name with so many digits is a phone number."""
+"""A name with this many digits is a phone number."""
 
 MAX_ASK_CHARS = 300
 
 _LANGUAGE = re.compile(r"[a-z]{2,3}(-[A-Za-z0-9]{2,8})+")
-"""Twilio's `<Say>` takes only languages with a region: de-DE, cmn-Hans-CN."""
+"""Twilio's `<Say>` accepts only languages with a region: de-DE, cmn-Hans-CN."""
 
 
 def destination(
@@ -36,7 +36,7 @@ def destination(
     ask: object = None,
     language: object = None,
 ) -> Transfer:
-    """Return a transfer to the address `to`, for the party that is called `name`.
+    """Return a transfer to the address `to`, for the party named `name`.
 
     Raises:
         DefinitionError: it must not be dialed, or an option cannot be used. The message begins with `owner`, and does

@@ -1,4 +1,4 @@
-"""Hand-offs: the tools with which the model passes a call from one agent to another.
+"""Hand-offs: the tools that let the model pass a call from one agent to another.
 
 An agent lists the agents that it may hand a call to, or their names where the hand-offs form a circle:
 
@@ -6,8 +6,8 @@ An agent lists the agents that it may hand a call to, or their names where the h
     front = Agent(name="front desk", instructions="...", handoffs=[billing])
 
 The model gets one tool for each of them, for example `hand_off_to_billing`. The model session stays the same; its
-instructions and tools change. The phone's settings, the voice (once it was heard), and how the caller is listened to
-stay those of the agent that answered the call.
+instructions and tools change. The phone's settings, the voice (once the caller has heard it) and the `hearing` options
+remain those of the agent that answered the call.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def is_hand_off(tool: Tool) -> bool:
 
 
 def hand_off_output(name: str) -> str:
-    """Return the output of a hand-off to the agent with that name. In a call's record it tells which agent speaks."""
+    """Return the output of a hand-off to the agent with that name. In a call's record it shows which agent speaks."""
     return (
         f'The call is handed over: you are "{name}" now, with the instructions and tools that you have just been '
         "given. Go on with the caller, and do not greet them again."

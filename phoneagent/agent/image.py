@@ -8,10 +8,10 @@ import binascii
 from phoneagent.errors import DefinitionError
 
 MAX_IMAGE_BYTES = 1024 * 1024
-"""The size of an image. Larger ones only cost more: the model sees them smaller."""
+"""The maximum size of an image. Larger ones only cost more: the model sees them scaled down."""
 
 _KINDS = {"image/png": b"\x89PNG\r\n\x1a\n", "image/jpeg": b"\xff\xd8\xff"}
-"""The types that the Realtime API takes, by what their bytes begin with."""
+"""The types that the Realtime API accepts, with the bytes that they begin with."""
 
 _PREFIX = "data:"
 _REMEDY = "pass the bytes of a PNG or JPEG, or its data URL (data:image/png;base64,…)"
@@ -44,7 +44,7 @@ def _decoded(url: str) -> tuple[str, bytes]:
     kind, semicolon, encoding = head.removeprefix(_PREFIX).partition(";")
     if not (head.startswith(_PREFIX) and comma and semicolon and encoding == "base64"):
         raise DefinitionError(f"call.add has an image that is no data URL: {_REMEDY}")
-    if len(text) > MAX_IMAGE_BYTES * 4 // 3 + 4:  # before anything is made of it
+    if len(text) > MAX_IMAGE_BYTES * 4 // 3 + 4:  # checked before decoding
         raise DefinitionError(f"call.add has an image of more than {MAX_IMAGE_BYTES} bytes: make it smaller")
     try:
         return kind.lower(), base64.b64decode(text, validate=True)

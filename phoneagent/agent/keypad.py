@@ -1,4 +1,4 @@
-"""Tools for telephone keys: those that the caller presses for your code alone, and those that an agent presses."""
+"""Tools for telephone keys: keys that the caller presses for your code alone, and keys that an agent presses."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ PROMPT_SECONDS = 60.0
 """How long the agent may speak before the caller types."""
 
 SECRET_DIGITS = 3
-"""Fewer digits are a choice rather than a secret: what the model gets is not searched for them."""
+"""Fewer digits are a choice rather than a secret, so they are not masked in what the model gets."""
 
 _RULE = (
     "The caller types on the keys of their telephone; you never learn the digits. Ask them to type, and call this in "
@@ -35,12 +35,12 @@ _RULE = (
 
 
 EXAMPLE_DIGITS = 4
-"""How many digits an example has where the tool leaves it open."""
+"""How many digits an example has if the tool sets no number."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KeypadTool(Tool):
-    """A tool that has the caller type digits. `example_keys` are some that a caller could type, made up."""
+    """A tool that has the caller type digits. `example_keys` are made-up keys that a caller could type."""
 
     example_keys: str = ""
 
@@ -53,18 +53,18 @@ def keypad(
     timeout: float = 5.0,
     finish_on: str = "#",
 ) -> Callable[[Checker], KeypadTool]:
-    """Make a function a tool that has the caller type digits, like a PIN, and gives them to that function alone.
+    """Turn a function into a tool that has the caller type digits, like a PIN, and passes them to that function alone.
 
     The function gets the digits as text, and the call if it has a parameter `call`. The model gets what it returns,
-    with the digits masked should they be in there. It gets the text of a `ToolError` in the same way; of any other
-    exception it learns only that the tool failed, and the log names the exception's type and place, not its text.
+    with the digits masked if they appear in it. It gets the text of a `ToolError` in the same way. For any other
+    exception, it learns only that the tool failed, and the log names the exception's type and place, but not its text.
 
     `digits`, `timeout` and `finish_on` are as for `call.gather`. If fewer than `digits` were typed, or none, the
     function does not run, and the model learns how many came. `name` and `describe`, which says when to call the tool,
     default to the function's name and docstring.
 
     Raises:
-        DefinitionError: an option cannot be used, or the function cannot be called as it would be.
+        DefinitionError: an option cannot be used, or the function has the wrong signature.
     """
 
     def make(function: Checker) -> KeypadTool:
@@ -107,7 +107,7 @@ async def _handle(function: Checker, call: Call, wanted: tuple[int | None, float
         raise ToolError(f"the caller typed {len(secret)} of {digits} digits: ask them to type all of them again")
     value, problem, told = await _ask(functools.partial(function, call=call) if wants_call else function, secret)
     value, told = _masked(value, secret), _masked(told, secret)
-    del secret  # a tool that reports errors keeps the values of the frame that raises
+    del secret  # error reporters keep the local variables of the frame that raises
     if told:
         raise ToolError(told)
     if problem:
@@ -131,7 +131,7 @@ async def _ask(function: Checker, secret: str) -> tuple[str, str, str]:
 
 @dataclass(frozen=True, slots=True, repr=False)
 class _Outcome:
-    """What a function returned or raised, as asyncio passes it on: its debug mode logs reprs."""
+    """What a function returned or raised, in an object that hides it from asyncio, whose debug mode logs reprs."""
 
     answer: Any = None
     error: Exception | None = None
@@ -159,7 +159,7 @@ def _sealed(function: Checker) -> Callable[[str], Any]:
 
 
 def _masked(text: str, secret: str) -> str:
-    """Return text without the digits, also where something separates them."""
+    """Return text without the digits, even if something separates them."""
     if len(secret) < SECRET_DIGITS:
         return text
     return re.sub(r"[\W_]{0,3}".join(map(re.escape, secret)), "•" * len(secret), text)

@@ -41,7 +41,7 @@ READY_SECONDS = 3.0
 """How long a call waits for a server that is not up yet; after that the call goes on without the server's tools."""
 
 START_SECONDS = 30.0
-"""How long a server may take to start; after that it is given up, and the next call starts it anew."""
+"""How long a server may take to start; after that it is given up, and the next call starts it again."""
 
 CLOSE_SECONDS = 5.0
 """How long a server may take to stop."""
@@ -50,10 +50,10 @@ HTTP_SECONDS = 10.0
 """How long connecting over HTTP may take, and sending."""
 
 MAX_TOLD = 200
-"""How many different complaints about a server's tools are logged."""
+"""How many different problems with a server's tools are logged."""
 
 MAX_NAMED = 20
-"""How many of a server's tools are named where one that is wanted is not among them."""
+"""How many of a server's tools are named if a wanted one is missing."""
 
 MAX_PAGES = 20
 """How many pages of a server's list of tools are read."""
@@ -138,14 +138,13 @@ class McpServer:
 class LocalMcpServer:
     """An MCP server that this process starts (`command`) or connects to (`url`); put it among an agent's tools.
 
-    The process of a `command` gets `env` and a few harmless variables of our environment. It starts with the first call
-    or `ready()`, and ends with the event loop or `close()`. `headers` go with each request to a `url`.
+    The process of a `command` gets `env` and a few harmless variables of this process's environment. It starts with the
+    first call or `ready()`, and ends with the event loop or `close()`. `headers` go with each request to a `url`.
 
     The model may see the `allowed_tools` of the server, None for all of them. `timeout` (seconds), `filler` and
-    `filler_after` (seconds) are as for any tool. If the server dies, the next tool call starts it, or connects to it,
-    again.
+    `filler_after` (seconds) are as for any tool. If the server dies, the next tool call restarts it or reconnects.
 
-    What the Realtime API refuses is cut or left out, and logged once: descriptions of more than 1024 characters,
+    What the Realtime API would refuse is cut or left out, and logged once: descriptions of more than 1024 characters,
     schemas that are not objects or that are malformed, and tools for which the session has no room.
 
     Raises:
@@ -198,7 +197,7 @@ class LocalMcpServer:
         return f"<LocalMcpServer {self.name!r}, {len(self.tools)} tools>"  # its arguments and its URL may contain keys
 
     async def ready(self, seconds: float = READY_SECONDS) -> bool:
-        """Start or reach the server and list its tools. A failure is logged, and returns False."""
+        """Start or reach the server and list its tools. Log a failure and return False."""
         try:
             async with asyncio.timeout(seconds):
                 link = self._open()
@@ -220,12 +219,12 @@ class LocalMcpServer:
             await link.close()
 
     def describe(self, error: BaseException) -> str:
-        """Describe an error for the log. That of a `url` may repeat it, key and all, so its words are not shown."""
+        """Describe an error for the log. An error of a `url` may repeat it, key and all, so its text is not shown."""
         while isinstance(error, BaseExceptionGroup):
             error = error.exceptions[0]
         if self._url is None:
             return f"{type(error).__name__}: {shown(error)}"
-        from phoneagent.errors import network  # with urllib and ssl, for the description of a fault alone
+        from phoneagent.errors import network  # it imports urllib and ssl, which only this needs
 
         fault = network.find(error, self._url, network.HTTPX)
         return type(error).__name__ if fault is None else str(fault)
@@ -307,7 +306,7 @@ class LocalMcpServer:
             log.error("the MCP server %s failed in %s: %s", self.name, name, self.describe(error))
             ended = link.over or error.code == CONNECTION_CLOSED
             if self._url is not None:
-                link.leave()  # the server may have dropped our session without saying so: the next call opens one anew
+                link.leave()  # the server may have dropped the session without saying so: the next call opens a new one
             if ended:
                 raise ToolError(f"{self.name} ended while {name} ran: the outcome is unknown") from error
             raise ToolError(f"{name} failed: {error.message}") from error
@@ -340,7 +339,7 @@ class LocalMcpServer:
 
 
 class _Link:
-    """A connection that a task of its own holds open: the `mcp` package wants it opened and closed by the same task."""
+    """A connection held open by its own task: the `mcp` package requires the same task to open and close it."""
 
     def __init__(self, server: LocalMcpServer) -> None:
         self._server = server
@@ -359,15 +358,15 @@ class _Link:
         return await asyncio.shield(self._client)
 
     def leave(self) -> None:
-        """Have the connection closed, without waiting for that."""
+        """Have the connection closed, without waiting for it."""
         self._ended.set()
 
     async def close(self) -> None:
-        """Close the connection, and wait up to CLOSE_SECONDS for that."""
+        """Close the connection, and wait up to CLOSE_SECONDS for it."""
         self.leave()
         if not self._client.done():
             self._task.cancel()
-            self._closed()  # a task that is canceled before its first step does not do it
+            self._closed()  # a task canceled before its first step does not do this
         await asyncio.wait([self._task], timeout=CLOSE_SECONDS)
 
     async def _hold(self) -> None:

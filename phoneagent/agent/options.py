@@ -24,7 +24,7 @@ Truncation = Literal["auto", "disabled"]
 Effort = Literal["minimal", "low", "medium", "high", "xhigh"]
 
 _SERVER_VAD = {"threshold": 0.5, "prefix_padding_ms": 300, "silence_duration_ms": 500}
-"""Sent in full, because servers use other defaults than they document."""
+"""Sent in full, because servers' defaults differ from their documentation."""
 
 _LANGUAGE = re.compile(r"[a-z]{2,3}(-[A-Za-z0-9]{2,8})*")
 
@@ -100,12 +100,12 @@ class Turns:
 class Hearing:
     """The transcription of the caller's speech, and noise reduction.
 
-    The model hears the audio itself; the transcript comes from a separate recogniser.
+    The model hears the audio itself; the transcript comes from a separate recognizer.
 
-    `models` are recognisers to try in order. None uses the endpoint's. An empty sequence uses none: then the caller's
-    words are in no record, and a new model session does not get them if this one is lost.
+    `models` are recognizers to try in order. None uses the endpoint's. An empty sequence uses none: then no record has
+    the caller's words, and if the model session is lost, the next one does not get them.
 
-    `language` (ISO 639-1) helps the recogniser; give several if the caller may speak any of them. `prompt` is a text in
+    `language` (ISO 639-1) helps the recognizer; give several if the caller may speak any of them. `prompt` is a text in
     the expected style; `keywords` are expected words, such as names.
 
     `noise_reduction` is applied before the model hears the audio: "near_field" for a handset, "far_field" for a
@@ -137,16 +137,16 @@ class Hearing:
 
     @property
     def transcription_models(self) -> tuple[str, ...] | None:
-        """The recognisers to try in order; None uses the endpoint's."""
+        """The recognizers to try in order; None uses the endpoint's."""
         return None if self.models is None else _several(self.models)
 
     @property
     def languages(self) -> tuple[str, ...]:
-        """The languages that the caller may speak; none if that is not known."""
+        """The languages that the caller may speak; empty if unknown."""
         return _several(self.language)
 
     def session(self) -> dict[str, Any]:
-        """Return the parts of `audio.input`, without the recogniser's name, which comes with the endpoint."""
+        """Return the parts of `audio.input`, without the recognizer's name, which comes with the endpoint."""
         several = self.language is not None and not isinstance(self.language, str)
         transcription = _given(
             language=None if several else self.language,
@@ -211,8 +211,8 @@ class Limits:
 class Recording:
     """The recording of an agent's calls, at the place that the setting RECORD_AUDIO names.
 
-    `consent` is said first in the call, word for word, and the caller cannot interrupt it. The recording starts once it
-    was heard. With `start=False` both wait for `call.start_recording()`.
+    `consent` is said first in the call, word for word, and the caller cannot interrupt it. The recording starts once
+    the caller has heard it. With `start=False`, both wait for `call.start_recording()`.
     """
 
     consent: str | None = None

@@ -24,14 +24,14 @@ from phoneagent.bridge.scripts import tokens_of
 from phoneagent.errors import DefinitionError, shown
 
 MAX_SCHEMA_TOKENS = 8_000
-"""The smallest context that a model has holds the schema, the longest transcript and the answer."""
+"""Even the smallest context of a model then holds the schema, the longest transcript and the answer."""
 
 MAX_OUTCOME_CHARS = 16_384
 """The maximum length of an outcome as JSON."""
 
 
 class OutcomeMismatch(ValueError):
-    """What the model wrote is no outcome. The message says why in one line."""
+    """What the model wrote is not an outcome. The message says why in one line."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +44,7 @@ class OutcomeForm:
     adapter: pydantic.TypeAdapter[Any]
 
     def read(self, text: str) -> dict[str, Any]:
-        """Return the outcome that a model wrote as JSON, checked, with only what JSON has.
+        """Return the outcome that a model wrote as JSON, checked and with only JSON's types.
 
         Raises:
             OutcomeMismatch: it does not fit the type.
@@ -56,7 +56,7 @@ class OutcomeForm:
             written = json.loads(self.adapter.dump_json(value, by_alias=True, warnings=False))
         except pydantic.ValidationError as error:
             raise OutcomeMismatch(problems_in(error, self.name)) from None
-        except Exception as error:  # a validator or serializer of the user's may raise anything
+        except Exception as error:  # the user's validator or serializer may raise anything
             raise OutcomeMismatch(f"{self.name} failed with {type(error).__name__}: {shown(error, 200)}") from error
         if not isinstance(written, dict) or len(json.dumps(written)) > MAX_OUTCOME_CHARS:
             raise OutcomeMismatch(f"{self.name} makes no JSON object of it, or one that is too long")
@@ -67,8 +67,8 @@ def outcome_form(kind: Any) -> OutcomeForm:
     """Return the form of a type.
 
     Raises:
-        DefinitionError: no model could fill it in. The message goes on after "… has outcome=…".
-        TypeError: it is no type, and has no hash.
+        DefinitionError: no model could fill it in. The message continues "… has outcome=…".
+        TypeError: it is not a type, and not hashable.
     """
     return _form(kind)
 
@@ -97,7 +97,7 @@ def _form(kind: Any) -> OutcomeForm:
 
 
 def any_outcome() -> bool:
-    """Tell whether any agent of this process has an outcome: only then one may have to be filled in."""
+    """Return whether any agent of this process has an outcome: only then may one have to be filled in."""
     return _form.cache_info().currsize > 0
 
 
@@ -107,14 +107,14 @@ def check_outcome(agent: str, kind: Any) -> None:
         return
     try:
         outcome_form(kind)
-    except (DefinitionError, TypeError) as error:  # TypeError: a value that has no hash is no type
+    except (DefinitionError, TypeError) as error:  # TypeError: a value that is not hashable is not a type
         why = str(error) if isinstance(error, DefinitionError) else "which is no type: write a pydantic BaseModel"
         named = getattr(kind, "__name__", None) or shown(repr(kind), 80)
         raise DefinitionError(f"agent {agent!r} has outcome={named}, {why}") from None
 
 
 def _without_reference(schema: dict[str, Any]) -> dict[str, Any]:
-    """Return the schema of a type that refers to itself with the type itself at the top, where servers want it."""
+    """Return the schema of a self-referential type with the type itself at the top, where servers require it."""
     reference = str(schema.get("$ref", ""))
     found = schema.get("$defs", {}).get(reference.removeprefix("#/$defs/"))
     return schema if not isinstance(found, dict) else {**found, "$defs": schema["$defs"]}

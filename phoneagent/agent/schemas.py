@@ -1,7 +1,7 @@
-"""The JSON schema of a tool's parameters: what the Realtime API refuses in it, and what has to be written out for it.
+"""The JSON schema of a tool's parameters: what the Realtime API refuses in it, and what it needs written out.
 
-A server refuses a whole session for one bad schema. OpenAI checks more than JSON Schema asks: the top level must be an
-object without alternatives, and an array must say what its items are.
+A server refuses a whole session for one bad schema. OpenAI requires more than JSON Schema does: the top level must be
+an object without alternatives, and an array must say what its items are.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from urllib.parse import unquote
 import pydantic
 
 MAX_PROBLEMS = 5
-"""How many problems with what it wrote the model is told about; the rest are counted."""
+"""How many problems with its output the model is told about; the rest are counted."""
 
 MAX_DEPTH = 64
 """How deep a schema may be nested; a model would not fill in a deeper one."""
@@ -71,7 +71,7 @@ _KEYWORDS: dict[str, tuple[Callable[[Any], bool], str]] = {
 
 
 def problem_of(schema: Mapping[str, Any]) -> str | None:
-    """Return the first thing in a tool's parameters for which a server would refuse the session; None without one.
+    """Return the first problem in a tool's parameters for which a server would refuse the session, or None.
 
     `schema` can be written as JSON.
     """
@@ -104,7 +104,7 @@ def _problems(schema: Any, root: Mapping[str, Any], at: str, depth: int) -> Iter
 
 
 def _parts(schema: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    """Return the schemas within a schema, each with the way to it."""
+    """Return the schemas within a schema, each with its path."""
     for keyword in _MAPS:
         for name, part in schema.get(keyword, {}).items():
             yield f"{keyword}.{name}", part
@@ -120,7 +120,7 @@ def _parts(schema: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
 
 
 def _resolves(reference: str, root: Mapping[str, Any]) -> bool:
-    """Tell whether a reference leads to a schema. Some generators let one lead into a list (`#/…/anyOf/1`)."""
+    """Return whether a reference leads to a schema. Some generators let one lead into a list (`#/…/anyOf/1`)."""
     start, *keys = unquote(reference).split("/")
     node: Any = root
     for key in keys:
@@ -139,7 +139,7 @@ def _shown(value: Any) -> str:
 
 
 def problems_in(error: pydantic.ValidationError, whole: str) -> str:
-    """Return the first problems of what a model wrote, in one line; `whole` names what is wrong as a whole."""
+    """Return the first problems with what a model wrote, in one line; `whole` names the value as a whole."""
     found = error.errors(include_url=False, include_context=False, include_input=False)
     first = found[:MAX_PROBLEMS]
     problems = [f"{'.'.join(map(str, each['loc'])) or whole}: {each['msg']}" for each in first]
@@ -148,10 +148,10 @@ def problems_in(error: pydantic.ValidationError, whole: str) -> str:
 
 
 def written_out(schema: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a schema that means the same, and leaves nothing out that a server misses.
+    """Return a schema with the same meaning that spells out everything servers require.
 
-    `schema` has no problem. An object gets its `properties` and an array its `items`, the older spelling of a tuple
-    becomes the newer one, and a default that JSON cannot express is left out.
+    `schema` must have no problem. An object gets its `properties` and an array its `items`, the older spelling of a
+    tuple becomes the newer one, and a default that JSON cannot express is left out.
     """
     written: dict[str, Any] = _written_out({"type": "object", **schema})
     return written
@@ -172,7 +172,7 @@ def _written_out(schema: Any) -> Any:
         result.setdefault("properties", {})
     if "array" in kinds and isinstance(more := result.get("items", True), bool):
         result["items"] = {}
-        if not more:  # no more than those of the tuple
+        if not more:  # nothing beyond the tuple's own items
             result.setdefault("maxItems", len(result.get("prefixItems", ())))
     for keyword in _MAPS:
         if keyword in result:

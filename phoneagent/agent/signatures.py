@@ -74,7 +74,7 @@ def _hints_of(function: Callable[..., Any], name: str) -> dict[str, Any]:
     while isinstance(function, functools.partial):
         function = function.func
     if not inspect.isroutine(function):
-        function = type(function).__call__  # an object that can be called
+        function = type(function).__call__  # a callable object
     try:
         return typing.get_type_hints(function, include_extras=True)
     except Exception as error:  # noqa: BLE001 - a hint that is text is code, and may raise anything
@@ -91,7 +91,7 @@ def _is_call(parameter: inspect.Parameter, hints: Mapping[str, Any]) -> bool:
 def _model_of(name: str, fields: dict[str, Any]) -> tuple[type[pydantic.BaseModel], dict[str, Any]]:
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of a name that pydantic's models use too, and of a default beyond JSON
+            warnings.simplefilter("ignore")  # about names that pydantic's models use too, and defaults that JSON lacks
             model = pydantic.create_model(name, __config__=pydantic.ConfigDict(extra="forbid"), **fields)
             schema = model.model_json_schema()
     except Exception as error:  # noqa: BLE001 - pydantic and the types of the user may raise anything

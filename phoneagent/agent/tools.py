@@ -33,7 +33,7 @@ TOOL_SECONDS = 20.0
 """How long a tool may take by default."""
 
 FILLER_SECONDS = 1.0
-"""How much silence there is before a tool's filler is said, by default."""
+"""How long the silence is before a tool's filler is said, by default."""
 
 MAX_ARGUMENTS_CHARS = 64 * 1024
 MAX_OUTPUT_CHARS = 64 * 1024
@@ -47,7 +47,7 @@ HELD_SECONDS = 0.5
 
 MAX_NAME_CHARS = 64
 MAX_DESCRIPTION_CHARS = 1024
-"""Longer, the Realtime API refuses the session."""
+"""The Realtime API refuses a session with a longer one."""
 
 _NAME = re.compile(rf"[A-Za-z0-9_-]{{1,{MAX_NAME_CHARS}}}")
 
@@ -55,7 +55,7 @@ Handler: TypeAlias = Callable[..., Any]
 """The function of a tool, plain or async."""
 
 Arguments: TypeAlias = str | Mapping[str, Any] | None
-"""The arguments of a tool call as the model wrote them: JSON. Some servers have parsed it."""
+"""The arguments of a tool call as the model wrote them: JSON, which some servers have already parsed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,7 +65,7 @@ class Tool:
     A handler that is written by hand gets the arguments as one dict, and the call as `call` if it has that parameter.
     `timeout` and `filler_after` are in seconds. For `once`, `filler`, `filler_after` and `respond` see `tool`.
 
-    The model gets the first 1024 characters of the `description`; that more were written is logged.
+    The model gets the first 1024 characters of the `description`; if it is longer, that is logged.
 
     Raises:
         DefinitionError: the Realtime API would refuse the tool, or the handler cannot be called.
@@ -83,7 +83,7 @@ class Tool:
     model: type[pydantic.BaseModel] | None = field(default=None, repr=False)
     call_parameter: str | None = field(default=None, repr=False)
     tokens: int = field(init=False, repr=False, compare=False)
-    """About how many tokens the model's context has less for it."""
+    """About how many tokens of the model's context the tool takes."""
 
     def __post_init__(self) -> None:
         if not isinstance(self.name, str) or not _NAME.fullmatch(self.name):
@@ -125,7 +125,7 @@ class Tool:
         if self.call_parameter is None and "call" in parameters_of(self.handler, self.name):
             object.__setattr__(self, "call_parameter", "call")
         named = () if self.call_parameter is None else (self.call_parameter,)
-        if not inspect.isgeneratorfunction(self.handler):  # of one of those we make a list
+        if not inspect.isgeneratorfunction(self.handler):  # a generator's values become a list
             problem = signature_problem(self.handler, "arguments", named=named)
             if problem is not None:
                 raise DefinitionError(f"tool {self.name!r} has a handler that {problem}")
@@ -142,7 +142,7 @@ class Tool:
     def canonical(self, arguments: Arguments) -> str | None:
         """Return the arguments in a canonical spelling, the same for equal arguments; None if the tool refuses them.
 
-        An argument that is left out counts as its default, unless a factory makes that default anew each time.
+        An argument that is left out counts as its default, unless a factory makes a new default each time.
         """
         try:
             arguments = _as_json(arguments)
@@ -159,11 +159,11 @@ class Tool:
         return json.dumps(given, sort_keys=True) if isinstance(given, dict) else None
 
     def responds_to(self, output: str) -> bool:
-        """Tell whether the model is to respond to that output of the tool: to a failure in any case."""
+        """Return whether the model should respond to that output; it always responds to a failure."""
         return self.respond or output.startswith('{"error":')  # as `failure` writes it
 
     async def run(self, call: Call, arguments: Arguments) -> str:
-        """Run the tool with the model's arguments and return its output. Nothing is raised: a failure is an output too.
+        """Run the tool with the model's arguments and return its output. It never raises: a failure is an output too.
 
         A tool that keeps running after its cancellation is left running in the background, as a thread would be.
         """
@@ -172,7 +172,7 @@ class Tool:
         try:
             await asyncio.wait([work], timeout=self.timeout)
         finally:
-            if not work.done():  # it timed out, or this task was cancelled because the process ends
+            if not work.done():  # it timed out, or this task was canceled because the process ends
                 _leave(work)
         if not work.done():
             log.warning("tool %s took longer than %g s", self.name, self.timeout, extra=context)
@@ -237,9 +237,9 @@ class Tool:
 
 
 def _as_json(arguments: Arguments) -> str:
-    """Return the arguments of a tool call as a JSON object, if they are one in any of its spellings.
+    """Return the arguments of a tool call as a JSON object, if they are one in any spelling.
 
-    A model that has no arguments to give may write nothing, or null; some write the object as text within JSON.
+    A model that has no arguments to pass may write nothing, or null; some write the object as a JSON string.
     """
     if isinstance(arguments, Mapping):
         return json.dumps(dict(arguments), ensure_ascii=False, default=str)
@@ -254,7 +254,7 @@ def _as_json(arguments: Arguments) -> str:
 
 
 def _json(value: Any) -> str:
-    return pydantic_core.to_json(value, inf_nan_mode="null").decode()  # JSON has no infinite number, and no NaN
+    return pydantic_core.to_json(value, inf_nan_mode="null").decode()  # JSON has neither infinity nor NaN
 
 
 def failure(message: str) -> str:
@@ -269,7 +269,7 @@ def _named(error: BaseException) -> str:
 
 
 _left: set[asyncio.Task[str]] = set()
-"""Cancelled tools that are still running. The event loop holds tasks weakly, so without this they could vanish."""
+"""Canceled tools that are still running. The event loop holds tasks weakly, so without this they could vanish."""
 
 
 def _leave(work: asyncio.Task[str]) -> None:
@@ -289,7 +289,7 @@ def _whole(value: Any) -> Any:
 
 @types.coroutine
 def _watched(work: Coroutine[Any, Any, Any], report_block: Callable[[float], None]) -> Generator[Any, Any, Any]:
-    """Run a coroutine, and report how many seconds it blocked the event loop, each time it does so for too long."""
+    """Run a coroutine. Each time it blocks the event loop for too long, report how many seconds that took."""
     value, error = None, None
     while True:
         since = time.monotonic()
@@ -305,16 +305,16 @@ def _watched(work: Coroutine[Any, Any, Any], report_block: Callable[[float], Non
             value = yield awaited
         except BaseException as raised:  # noqa: BLE001 - the coroutine gets it
             error = raised
-        del awaited  # a traceback would show what it brought
+        del awaited  # a traceback would show its value
 
 
 def shortened(description: str) -> str:
-    """Return a description that is too long as far as a server takes it."""
+    """Return the part of a long description that servers accept."""
     return begin_of(description, MAX_DESCRIPTION_CHARS - 1) + "…"
 
 
 def check_pace(owner: str, *, timeout: float, filler: str | None, filler_after: float) -> None:
-    """Check how long a tool may take, and what is said meanwhile.
+    """Check how long a tool may take, and the filler until then.
 
     Raises:
         DefinitionError: one of them cannot be used; the message begins with `owner`.
@@ -332,7 +332,7 @@ def _is_seconds(value: object) -> bool:
 
 
 def _warn(function: Handler, words: str) -> None:
-    """Warn of a definition, with the place of the function rather than of its decorator."""
+    """Warn about a definition. The warning names the place of the function, not of its decorator."""
     code = getattr(inspect.unwrap(function), "__code__", None)
     where = ("<tool>", 0) if code is None else (code.co_filename, code.co_firstlineno)
     warnings.warn_explicit(words, DefinitionWarning, *where)
@@ -384,7 +384,7 @@ def tool(
     filler_after: float = FILLER_SECONDS,
     respond: bool = True,
 ) -> Tool | Callable[[Handler], Tool]:
-    """Make a function a tool that the model may call.
+    """Turn a function into a tool that the model may call.
 
     The JSON schema comes from the signature, which is annotated as for pydantic. The description is the docstring; the
     model gets its first 1024 characters. A parameter annotated `Call`, or named `call` without an annotation, gets the
@@ -392,20 +392,20 @@ def tool(
 
     The model gets what the function returns: a string as it is, any other value as JSON. Raise `ToolError` to tell the
     model what went wrong. Any other exception is logged, and the model learns only that the tool failed. After
-    `timeout` seconds the function is cancelled (a thread is left running), and the model learns that the outcome is
+    `timeout` seconds the function is canceled (a thread is left running), and the model learns that the outcome is
     unknown.
 
-    With `once` (a payment, a booking) the function runs only once in a call for the same arguments. If the model calls
-    it again, it gets the first output, whatever that was. This also holds when the call moves to another process: a run
-    that was cut off there is not repeated. A run that cannot be recorded beforehand does not start.
+    With `once` (for a payment or a booking), the function runs only once in a call for the same arguments. If the model
+    calls it again, it gets the first output, whatever that was. This also holds when the call moves to another process:
+    a run that was cut off is not repeated. A run that cannot be recorded beforehand does not start.
 
     While the function runs, the agent says the `filler`, in the caller's language, after `filler_after` seconds of
     silence.
 
     The agent responds to what the function returned. With `respond=False` it says nothing until the caller speaks, or
-    your code asks for a response; it responds to a failure in any case.
+    your code asks for a response; it always responds to a failure.
 
-    A function without a docstring, or with a parameter without a type hint, makes a `DefinitionWarning`.
+    A function without a docstring, or with a parameter without a type hint, causes a `DefinitionWarning`.
 
     Raises:
         DefinitionError: the signature cannot be turned into a schema, or an option cannot be used.

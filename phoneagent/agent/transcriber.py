@@ -1,4 +1,4 @@
-"""The transcriber: what answers a call between two people whose words are wanted, and no agent."""
+"""The transcriber: it connects a call to another person and transcribes both, without an agent."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ _PARTY = re.compile(r"(sip|sips|client):[^\s<>&\"']{1,200}")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Transcriber:
-    """An answer to a call that connects it to another person, and transcribes both.
+    """A transcriber that connects a call to another person and transcribes both.
 
-    Give it to `PhoneApp` in an agent's place, or return it from the function that chooses the agent.
+    Pass it to `PhoneApp` in place of an agent, or return it from the function that chooses the agent.
 
     `dial` is the other person's phone number in E.164, or a "sip:" or "client:" address. `caller_id` is the number that
     they see; without it they see the caller's number, or the dialed one if that is withheld.
@@ -29,7 +29,7 @@ class Transcriber:
     `announcement` is read to the caller first, for example that the call is transcribed. In many places both sides must
     agree to that.
 
-    `hearing` has the recognizer, its languages and words; `turns` decides where a turn ends.
+    `hearing` sets the recognizer, its languages and keywords; `turns` decides where a turn ends.
     """
 
     dial: str = field(repr=False)

@@ -19,7 +19,7 @@ from phoneagent.bridge.steps import CallerId, Transfer
 from phoneagent.errors import DefinitionError, ToolError
 
 MAX_DESTINATIONS = 100
-"""More names than this are a telephone book, and the model reads all of them in each session."""
+"""More names would be a phone book, and the model reads all of them in each session."""
 
 _COLD = (
     "Transfer the caller to one of these parties. Tell the caller so in the same breath. If nobody takes the call, the "
@@ -50,9 +50,9 @@ class _Parties:
 
 
 def destinations(tools: Iterable[object]) -> dict[str, tuple[Transfer, bool]]:
-    """Return the parties of all transfer tools among `tools`: of each name the transfer, and whether it is warm.
+    """Return the parties of all transfer tools among `tools`: for each name, the transfer and whether it is warm.
 
-    A name that several tools have is the first one's.
+    If several tools have a name, the first one counts.
     """
     owners = [getattr(each.handler, "__self__", None) for each in tools if isinstance(each, Tool)]
     found = [each for each in owners if isinstance(each, _Parties)]
@@ -71,20 +71,21 @@ def transfer(
     name: str = "transfer",
     describe: str | None = None,
 ) -> Tool:
-    """Return a tool with which the model transfers the call to a party of `to`, by its name.
+    """Return a tool that lets the model transfer the call to a party in `to`, by name.
 
     `to` maps names to phone numbers in E.164, to `sip:user@host` or to `client:name`. The model can choose only among
     the names. Emergency, premium-rate and satellite numbers are refused here.
 
     The caller first hears what the agent says. Then the party is dialed, and rings for `timeout` seconds. If it is
     busy, does not answer or declines, the caller comes back to the agent, which knows what happened. With `screen`, the
-    party must press 1 to take the call, as no answering machine does.
+    party must press 1 to take the call, which no answering machine does.
 
     With `warm`, the party is called while the caller stays with the agent. The party hears a summary of the call and
     presses 1 to take it; then the two are connected.
 
-    `ask` has the words for pressing 1, and `language` is theirs and the summary's, as `<Say>` has it: "de-DE".
-    `caller_id` is the number that the party sees: the "caller"'s own, or the one that they "called".
+    `ask` is the text that asks the party to press 1. `language` is the language of that text and of the summary, as in
+    `<Say>`: "de-DE". `caller_id` is the number that the party sees: "caller" for the caller's own, or "called" for the
+    one they called.
 
     Raises:
         DefinitionError: an address must not be dialed, or an option cannot be used.

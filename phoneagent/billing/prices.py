@@ -22,7 +22,7 @@ MAX_PRICE = 1_000_000
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Price:
-    """The prices of a model, in US dollars: for a million tokens of each kind, and for a `minute` of audio.
+    """The prices of a model, in US dollars: per million tokens of each kind, and per `minute` of audio.
 
     A price may be text, an integer, a float or a Decimal. None means unknown. If only the price of cached tokens is
     unknown, they cost as much as uncached ones.
@@ -77,7 +77,7 @@ _LARGE_2 = _price("4", ".40", "24", "32", ".40", "64", "5", ".50")
 _MINI = _price(".60", ".06", "2.40", "10", ".30", "20", ".80", ".08")
 
 SIMULATED = "simulated"
-"""The name by which our commands ask the simulated model for a session. All that runs in such a session is free."""
+"""The model name with which phoneagent's commands use the simulated model. Everything in such a session is free."""
 
 PRICES: Mapping[str, Price] = {
     SIMULATED: Price(**dict.fromkeys([each.name for each in fields(Price)], Decimal())),

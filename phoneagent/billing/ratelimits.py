@@ -18,7 +18,7 @@ UNKNOWN_WAIT_SECONDS = 1.0
 """The wait after a refusal if the provider has reported no limit."""
 
 MAX_LIMITS = 100
-"""How many limits of different names are remembered. Further ones are ignored."""
+"""How many limits with different names are remembered. Further ones are ignored."""
 
 _Key = TypeVar("_Key", bound=Hashable)
 
@@ -42,7 +42,7 @@ MAX_WAIT_SECONDS = 3600.0
 
 
 class RateLimits:
-    """The rate limits of one call's model, which tell how long to wait after a refusal. `now` is in seconds."""
+    """The rate limits of one call's model, which determine how long to wait after a refusal. `now` is in seconds."""
 
     def __init__(self) -> None:
         self._reports: _Reports[str] = _Reports()
@@ -80,7 +80,7 @@ class RateLimitReserve:
             self._reports.note((event.model, limit.name), limit, now)
 
     def short(self, now: float) -> bool:
-        """Tell whether every model has a limit with less than the reserve left."""
+        """Return whether every model has a limit with less than the reserve left."""
         short: dict[str, bool] = {}
         for (model, _), (limit, at) in self._reports.items():
             short[model] = short.get(model, False) or _left(limit, now - at) < self._reserve

@@ -21,7 +21,7 @@ MAX_SECONDS = 24 * 3600.0
 
 
 class Reading(NamedTuple):
-    """The usage of a report. `assumed` tells that the report lacked details that the cost depends on."""
+    """The usage of a report. `assumed` means that the report lacked details that the cost depends on."""
 
     usage: Usage
     assumed: bool

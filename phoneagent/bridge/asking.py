@@ -1,12 +1,12 @@
-"""Questions to the model beside the conversation: out-of-band responses, of which the caller hears nothing.
+"""Questions to the model outside the conversation: out-of-band responses, which the caller does not hear.
 
-A question is a `response.create` with `conversation: "none"`. It may run beside the response that the caller hears. The
-server adds neither it nor its answer to the conversation. Its events have the types of any other response's. So they
-are taken here, before the rest of the bridge reads them: they are no sound, no turn, no answer, and no sign of life of
-the response that the caller waits for.
+A question is a `response.create` with `conversation: "none"`. It may run in parallel with the response that the caller
+hears. The server adds neither it nor its answer to the conversation. Its events have the same types as any other
+response's. So they are taken here, before the rest of the bridge reads them: they are not a sound, a turn, an answer,
+or a sign of life of the response that the caller waits for.
 
-An answer is known by its metadata. A server that gives none back is still understood in a spoken conversation, because
-there nothing else is written without a voice.
+An answer is identified by its metadata. A server that returns none is still understood in a spoken conversation,
+because there nothing else is written without a voice.
 """
 
 from __future__ import annotations
@@ -42,14 +42,14 @@ QUESTION_KEY = "phoneagent_question"
 """The responses to questions carry their number under this key."""
 
 MAX_QUESTIONS = 4
-"""Questions of a call that may be open at the same time; more are refused."""
+"""How many questions of a call may be open at the same time; more are refused."""
 
 MAX_ANSWER_TOKENS = 2_048
 MAX_ANSWER_CHARS = 16_384
-"""How much of an answer is kept, whatever the server does with the limit in tokens."""
+"""How much of an answer is kept, even if the server ignores the limit in tokens."""
 
 MAX_REMEMBERED = 32
-"""Responses to questions whose events may still come."""
+"""How many responses to questions are remembered, because their events may still come."""
 
 _WRITTEN = ("response.output_text.done", "response.text.done")
 
@@ -67,7 +67,7 @@ _OfResponse = (
 
 @dataclass(slots=True, eq=False)
 class Question:
-    """A question, and what became of it. With no `input` it is about the conversation so far.
+    """A question and its result. Without `input`, it is about the conversation so far.
 
     `settled` is called once, when there is an `answer` or a `problem`.
     """
@@ -93,13 +93,13 @@ class Questions:
         self._outbox = outbox
         self._spoken = spoken
         self._waiting: list[Question] = []
-        self._asked: dict[str, Question] = {}  # by the event id of the request: no response was created yet
+        self._asked: dict[str, Question] = {}  # by the event id of the request; no response was created yet
         self._running: dict[str, Question | None] = {}  # by response id, until it is done; None if forgotten
         self._over: deque[str] = deque(maxlen=MAX_REMEMBERED)
         self._number = 0
 
     def ask(self, question: Question) -> bool:
-        """Ask as soon as the server takes it. Returns False if too many questions are open."""
+        """Ask as soon as the server accepts it. Return False if too many questions are open."""
         if len(self._open()) >= MAX_QUESTIONS:
             return False
         self._waiting.append(question)
@@ -111,12 +111,12 @@ class Questions:
         return [question for question in questions if question is not None and not question.done]
 
     def give_up(self, question: Question) -> None:
-        """Drop a question. Its response ends by itself: a server that does not know the id would cancel another one."""
+        """Drop a question. Its response ends by itself: a server that ignores the id would cancel another one."""
         question.done = True
         self._waiting = [each for each in self._waiting if each is not question]
 
     def new_session(self) -> None:
-        """Another session takes over: it is asked what the one before has not answered."""
+        """Switch to another session: ask it what the one before has not answered."""
         self._waiting = self._open()
         for question in self._waiting:
             question.answer = ""
@@ -151,7 +151,7 @@ class Questions:
     # --- what the server says ---
 
     def take(self, event: FromModel) -> bool:
-        """Take an event if it is of a question. Returns whether it was, so that nothing else reads it."""
+        """Take an event if it belongs to a question. Return whether it did, so that nothing else reads it."""
         if not (self._asked or self._running or self._over):
             return False  # most calls have no questions
         match event:
@@ -215,7 +215,7 @@ class Questions:
 
 
 def _remember(questions: dict[str, _T], key: str, question: _T) -> None:
-    """Keep a question by an id, and forget the oldest of too many."""
+    """Keep a question by an id, and forget the oldest if there are too many."""
     questions[key] = question
     if len(questions) > MAX_REMEMBERED:
         del questions[next(iter(questions))]

@@ -1,4 +1,4 @@
-"""Back-channels: words by which a listener says no more than that they listen.
+"""Back-channels: words that only show that a listener is listening.
 
 They are compared without case and punctuation. The words of all languages that the caller may speak count.
 """
@@ -16,7 +16,7 @@ MAX_WORDS = 4
 """A longer text says more than that."""
 
 SPOKEN_FASTER = 2.5
-"""A text that takes this many times as long as the sound it is said to come from was not said."""
+"""A text that takes this many times as long to say as the sound it supposedly came from was not said."""
 
 MIN_SOUND_MS = 200
 """The shortest word; a sound may be too soft to be measured."""
@@ -63,17 +63,17 @@ def _in_word(char: str) -> bool:
 
 @lru_cache(maxsize=64)  # the calls of an agent share them
 def known_words(languages: tuple[str, ...] = (), more: tuple[str, ...] = ()) -> frozenset[str]:
-    """Return the back-channel words of these languages (ISO 639-1, all of them if none is given), and `more`."""
+    """Return the back-channel words of these languages (ISO 639-1; all if none is given), and `more`."""
     chosen = [_BY_LANGUAGE[each[:2].lower()] for each in languages if each[:2].lower() in _BY_LANGUAGE]
     texts = (_SOUNDS, *(chosen or _BY_LANGUAGE.values()), *more)
     return frozenset(word for text in texts for word in words_of(text))
 
 
 def meaning_of(text: str, sound_ms: float, known: Collection[str]) -> Words:
-    """Tell what a transcript says: nothing, a back-channel of these `known` words, or more.
+    """Return what a transcript says: nothing, a back-channel of these `known` words, or more.
 
-    A recognizer that is given noise often writes a phrase it has seen in subtitles, such as "Thank you for watching.".
-    So a text that cannot have been said within a sound of `sound_ms` milliseconds says nothing.
+    A recognizer that hears noise often writes a phrase it has seen in subtitles, such as "Thank you for watching.". So
+    a text that cannot have been said within a sound of `sound_ms` milliseconds says nothing.
     """
     words = words_of(text)
     usual_ms = sum(char_ms(char[0]) for char in chars_of(text))
@@ -83,7 +83,7 @@ def meaning_of(text: str, sound_ms: float, known: Collection[str]) -> Words:
 
 
 def repeats(text: str, said: str) -> bool:
-    """Tell whether a transcript of at least two words only repeats what the agent `said`: its voice came back."""
+    """Return whether a transcript of at least two words only repeats what the agent `said`: its voice came back."""
     words, heard = words_of(text), words_of(said)
     length = len(words)
     return length > 1 and any(heard[at : at + length] == words for at in range(len(heard) - length + 1))

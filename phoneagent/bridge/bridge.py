@@ -2,40 +2,40 @@
 
 Sans-I/O. The shell feeds decoded messages with the time. It takes what there is to send (`take_for_caller`,
 `take_for_model`), to do (`requests`) and to report (`reporter.events`), and calls `handle_timer` when it is due. Each
-rule has a file of its own, named in the table; the bridge joins them, and `parts` builds them.
+rule has its own file, named in the table; the bridge joins them, and `parts` builds them.
 
-The floor is the first of these that holds: CLOSING (the call is about to end) · AGENT (audio of ours is unheard, or
-unsent) · THINKING (a response is requested or active, or a tool runs) · CALLER (speech is on) · OPEN.
+The floor is the first of these that holds: CLOSING (the call is about to end) · AGENT (our audio is unheard or unsent)
+· THINKING (a response is requested or active, or a tool runs) · CALLER (speech is on) · OPEN.
 
 | floor                    | input                          | what happens                                             |
 |--------------------------|--------------------------------|----------------------------------------------------------|
-| any                      | any event of the model         | what it means is made of its first sign (`signs`)        |
+| any                      | any event of the model         | its first sign gives its meaning (`signs`)               |
 | any                      | any event of a question        | no sound, turn or answer: taken by `asking`              |
-| any                      | response.created               | active; cancelled at once if interrupted meanwhile, if   |
+| any                      | response.created               | active; canceled at once if already interrupted, if      |
 |                          |                                | speech is on and may interrupt, or if CLOSING and it is  |
 |                          |                                | not our goodbye (`responses`, `conversation`)            |
 | any                      | audio of a discarded response  | dropped (`responses`)                                    |
 | any                      | audio, otherwise               | to the caller, marks in between (`playback`)             |
 | any                      | mark of this generation        | heard up to there; complete items are forgotten          |
-| any                      | the last mark is 5 s late      | as if it had come (`playback`)                           |
-| any                      | mark of an older generation    | ignored: a `clear` gave it back                          |
+| any                      | the last mark is 5 s late      | counts as received (`playback`)                          |
+| any                      | mark of an older generation    | ignored: a `clear` returned it                           |
 | AGENT, THINKING          | speech that may interrupt      | a pause; then (`interruption`) either                    |
 |                          |                                | clear, cancel, truncate what exists (`truncation`), or   |
-|                          |                                | the agent goes on, and the turn is none (`held_turns`)   |
+|                          |                                | the agent goes on; the turn is void (`held_turns`)       |
 | AGENT, THINKING, CLOSING | speech that may not            | noted; answered afterwards (in CLOSING not at all)       |
 | CALLER, OPEN             | speech                         | noted (`dialogue`)                                       |
 | any                      | a key                          | as speech; told after a pause, or gathered (`keys`)      |
-| no response              | audio of our own is next       | queued; speech stops it, unless protected (`sounds`)     |
-| any                      | turn committed                 | an answer is owed, by the server or asked for            |
+| no response              | our own audio is next          | queued; speech stops it, unless protected (`sounds`)     |
+| any                      | turn committed                 | an answer is owed, by the server or on request           |
 | any                      | function call complete, new id | the tool runs, once (`toolcalls`)                        |
-| any                      | tool returned                  | its output is posted at once; after the last one: owed   |
+| any                      | tool returned                  | its output is posted at once; after the last: owed       |
 | THINKING, neither speaks | a tool takes long              | its filler is said, once (`toolcalls`)                   |
 | no response, turn over   | an answer is owed, not CLOSING | one response.create (`responses`)                        |
 | any                      | response.done, the active one  | none; failed or empty: owed again; cut off: goes on      |
 | speech on                | no media for 750 ms            | silence is made up (`caller`)                            |
 | any                      | no media for 15 s              | the line is lost (`caller`)                              |
 | any                      | the session is lost            | the next one goes on where it stopped (`renewal`)        |
-| any but CLOSING          | hand_over                      | our part ends; what is open is passed on to the next     |
+| any but CLOSING          | hand_over                      | this stream ends; what is open passes to the next        |
 | an answer is due         | nothing is heard for too long  | a filler; apology, next session; the end (`silence`)     |
 | OPEN for a second        | the session's time ends soon   | the next session takes over (`renewal`)                  |
 | any but CLOSING          | mute                           | the agent stops, and asks for nothing (`responses`)      |
@@ -86,7 +86,7 @@ class Bridge(Parts):
     # --- the caller's side ----------------------------------------------------------------------------------------
 
     def receive_from_caller(self, message: carrier.FromCarrier, now: float) -> bool:
-        """Take a message of the carrier. Returns False if no timer moved, and nothing but audio for the model came."""
+        """Take a message from the carrier. Return False if no timer moved, and nothing but audio for the model came."""
         if self.ended is not None:
             return True
         if isinstance(message, carrier.AudioIn):
@@ -95,7 +95,7 @@ class Bridge(Parts):
             case carrier.Played(mark=mark):
                 over = self.playback.acknowledge(mark, now)
                 if not over and not self.playback.idle:
-                    return False  # the agent speaks on
+                    return False  # the agent keeps speaking
                 self.dialogue.items_over(over, now)
                 self.move_on(now)
             case carrier.Key(digit=digit):
@@ -119,12 +119,12 @@ class Bridge(Parts):
     # --- the model's side -----------------------------------------------------------------------------------------
 
     def model_opened(self, session: Mapping[str, Any], now: float) -> None:
-        """A session is open and not in use yet; `session` is the server's description of it."""
+        """Note that a session is open, but not in use yet; `session` is the server's description of it."""
         self.budget.new_session(session, now)
         self.conversation.opened()
 
     def model_connected(self, now: float, lasts_seconds: float | None = None) -> None:
-        """The session is ready for the call, for `lasts_seconds` (None if unknown): what waits goes to it."""
+        """Note that the session is ready, for `lasts_seconds` (None if unknown): what waits goes to it."""
         self.conversation.connect(now)
         self.renewal.connect(now, lasts_seconds)
         self.caller_audio.replay(self.conversation.outbox)
@@ -132,7 +132,7 @@ class Bridge(Parts):
         self._begin(now)
 
     def model_away(self, now: float, reason: str) -> bool:
-        """There is no session, or none any more. Returns whether to look for another one; else the call ends."""
+        """Note that there is no session. Return whether to look for another one; otherwise the call ends."""
         if self.ended is not None or self.closing.active or not self.renewal.worthwhile(now):
             self.model_lost(now, reason)
             return False
@@ -144,7 +144,7 @@ class Bridge(Parts):
         return True
 
     def model_lost(self, now: float, reason: str) -> None:
-        """The session is gone or never came: the caller hears an apology, and the call ends."""
+        """Note that no session is left: the caller hears an apology, and the call ends."""
         if self.ended is not None:
             return
         self.conversation.disconnect()
@@ -159,7 +159,7 @@ class Bridge(Parts):
         self.move_on(now)
 
     def receive_from_model(self, event: realtime.FromModel, now: float) -> bool:
-        """Take a server event. Returns False if it only brought audio for the caller and moved no timer."""
+        """Take a server event. Return False if it only brought audio for the caller and moved no timer."""
         if not self.conversation.connected or self.ended is not None:
             return True
         if isinstance(event, realtime.AudioDelta) and (event.response_id, event.item_id) == self.signs.known:
@@ -185,7 +185,7 @@ class Bridge(Parts):
                 if self.responses.output(event.response_id):
                     self.dialogue.words(event)
             case realtime.TextDelta(response_id=response_id):
-                self.responses.text(response_id)  # the caller hears nothing of it
+                self.responses.text(response_id)  # the caller does not hear it
             case realtime.AudioDone(item_id=item_id):
                 self.dialogue.items_over(self.playback.finish(item_id), now)
             case realtime.SpeechStarted(audio_start_ms=model_ms):
@@ -230,7 +230,7 @@ class Bridge(Parts):
             case realtime.Unknown(type=kind) if kind in realtime.MCP_FAILURES:
                 self.reporter.trouble(realtime.MCP_FAILURES[kind], now)
             case realtime.Unknown() | realtime.SessionCreated() | realtime.OutputItemAdded() | realtime.ArgumentsDone():
-                pass  # a session is created before it is used; of the others, `signs` has made what they mean
+                pass  # sessions are created before use; `signs` has converted the others
             case _:
                 assert_never(event)
 
@@ -264,19 +264,19 @@ class Bridge(Parts):
         if done.verdict is None and done.ending is Ending.INTERRUPTED and not self.closing.active:
             self._interrupt(now)
 
-    # --- what user code asks for, beside `conversation` and `push_to_talk` ------------------------------------------
+    # --- what user code asks for, besides `conversation` and `push_to_talk` -----------------------------------------
 
     def interrupt(self, now: float) -> None:
-        """Stop the agent, as if the caller had begun to speak. Does nothing when it is not the agent's turn."""
+        """Stop the agent, as if the caller had begun to speak. Do nothing if it is not the agent's turn."""
         self.renewal.interrupted(self.responses)
         if self.floor().agents:
             self._interrupt(now)
             self.move_on(now)
 
     def mute(self, now: float, *, muted: bool) -> None:
-        """Let nothing of the agent be heard, and ask nothing of the model, until it is unmuted.
+        """Silence the agent and request nothing from the model, until it is unmuted.
 
-        Does nothing when the call is about to end.
+        Do nothing if the call is about to end.
         """
         if self.closing.active or self.ended is not None or muted is self.responses.muted:
             return
@@ -300,9 +300,9 @@ class Bridge(Parts):
         self.move_on(now)
 
     def transfer(self, now: float, step: Transfer, *, announce: bool | None = None) -> None:
-        """Connect the call to another party once everything was heard. Of two transfers the first counts.
+        """Connect the call to another party once everything was heard. Of two transfers, the first counts.
 
-        With `announce` the agent says so first; by default, unless the response that called the tool said something.
+        With `announce` the agent says so first. By default it does, unless the response that called the tool spoke.
         """
         if self.closing.active or self.ended is not None:
             return
@@ -312,7 +312,7 @@ class Bridge(Parts):
         self.move_on(now)
 
     def hand_over(self, now: float, reason: str) -> None:
-        """End our part of the call, at once: it goes on in another media stream. A call about to end just ends."""
+        """End this media stream at once: the call goes on in another one. A call about to end just ends."""
         by, why = (self.closing.ended_by, self.closing.reason) if self.closing.active else (None, reason)
         self.end(now, by, why)
 
@@ -328,18 +328,18 @@ class Bridge(Parts):
     # --- rules ----------------------------------------------------------------------------------------------------
 
     def _begin(self, now: float) -> None:
-        """Once both sides are there: tell the model where the call is, and ask for what is to be said first."""
+        """Once both sides are there, tell the model where the call is, and ask for what should be said first."""
         if self.stream_sid is not None and self.conversation.connected and not self.renewal.begun:
             self.renewal.begin(self.conversation, self.dialogue.transcript, self.clock, now)
             self.push_to_talk.commit_again()
         self.move_on(now)
 
     def _new_session(self, now: float) -> None:
-        """The session is gone: each part drops what was the session's own, and keeps what the next one needs."""
+        """Replace a lost session: each part drops what belonged to it, and keeps what the next one needs."""
         again, playing = self.caller_audio.again, self.playback.playing()
         self.conversation.new_session()
         self.renewal.new_session(
-            owes=not again and self.responses.owed,  # else the caller is heard once more
+            owes=not again and self.responses.owed,  # else the caller is heard again
             words_lost=self.dialogue.transcript.lacks_text and not self.responses.spoke,
         )
         self.dialogue.new_session(playing, heard_again=again)
@@ -380,7 +380,7 @@ class Bridge(Parts):
             self.truncations.truncate(outcome, turn.heard_text)
 
     def move_on(self, now: float) -> None:
-        """Do what has become possible: interrupt, ask for the response that is wanted, or hang up."""
+        """Do what has become possible: interrupt, ask for the wanted response, or hang up."""
         if self.ended is not None or self.stream_sid is None:
             return
         if self.interruptions.decide(now, agents_turn=self.floor().agents):
@@ -403,7 +403,7 @@ class Bridge(Parts):
     def end(
         self, now: float, by: EndedBy | None = "line", reason: str = "the media socket closed without a stop"
     ) -> None:
-        """End the call at once, or (`by` None) only our part of it. The first end counts."""
+        """End the call at once, or (`by` None) only this media stream. The first end counts."""
         if self.ended is not None:
             return
         self.keys.close(now)
@@ -429,7 +429,7 @@ class Bridge(Parts):
         return min((time for time in times if time is not None), default=None)
 
     def handle_timer(self, now: float) -> None:
-        """Do what time alone brings about. Calling it too early changes nothing."""
+        """Do what is due. Calling it too early changes nothing."""
         if self.stream_sid is None:
             return
         for event in self.signs.overdue(now):

@@ -1,7 +1,7 @@
 """The cost of a call, and its limit.
 
-At MAX_CALL_COST the model is asked to come to an end. The caller may say one thing more and gets an answer; then, or
-after half a minute, the call ends with a goodbye. That last turn is paid on top: the limit is a soft one.
+At MAX_CALL_COST the model is asked to wrap up. The caller may say one more thing and gets an answer; then, or after
+half a minute, the call ends with a goodbye. That last turn costs extra: the limit is soft.
 """
 
 from __future__ import annotations
@@ -39,39 +39,39 @@ class Budget:
         self.total: Cost | None = past.cost if past is not None else None
         """What the call has cost so far; None if no model has reported anything."""
         self.model = self._recogniser = "unknown"
-        self._running = 0  # responses whose report is still to come
-        self._wrap_up: Wanted | None = None  # asks the model to come to an end
+        self._running = 0  # responses whose report has yet to come
+        self._wrap_up: Wanted | None = None  # asks the model to wrap up
         self._told = self._last_turn = self._answered = False
 
     def new_session(self, session: Mapping[str, Any], now: float) -> None:
-        """A session opens; `session` is the server's word for it. Reports of the one before do not come any more."""
+        """Switch to a new session; `session` is as the server reports it. The one before sends no more reports."""
         self.close(now)
         self.model, self._recogniser = model_of(session), transcription_model_of(session)
 
     def close(self, now: float) -> None:
-        """No more reports come."""
+        """Note that no more reports come."""
         if self._running:
             self._running = 0
             self._count("response", None, now)
 
-    # --- the model's events, each before anything that it brings about ---
+    # --- the model's events, each before anything that it causes ---
 
     def turn_committed(self) -> None:
-        """The caller has said something: after the wrap-up, that is the last turn."""
+        """Note that the caller said something: after the wrap-up, that is the last turn."""
         self._last_turn = self._told
 
     def response_created(self) -> None:
-        """A response was created: its report follows."""
+        """Note that a response was created: its report follows."""
         self._running += 1
 
     def response_done(self, response: Response, now: float) -> None:
-        """A response is done, and reports its usage."""
+        """Take the usage that a completed response reports."""
         self._running = max(0, self._running - 1)
         self._count("response", usage.of_response(response.usage), now)
         self._answered = self._answered or (self._last_turn and response.status == "completed")
 
     def beside(self, event: FromModel, now: float) -> None:
-        """An event of a response beside the conversation, which is paid as well, and answers no turn."""
+        """Take an event of an out-of-band response, which costs money too, but answers no turn."""
         if isinstance(event, ResponseCreated):
             self.response_created()
         elif isinstance(event, ResponseDone):
@@ -79,13 +79,13 @@ class Budget:
             self._count("response", usage.of_response(event.response.usage), now)
 
     def transcribed(self, event: InputTranscript, now: float) -> None:
-        """A turn was transcribed, and the recogniser reports its usage."""
+        """Take the usage that the recognizer reports for a turn."""
         self._count("transcription", usage.of_transcription(event.usage), now)
 
     def _count(self, source: Literal["response", "transcription"], reading: usage.Reading | None, now: float) -> None:
         total = self.total or Cost()
         model = self.model if source == "response" else self._recogniser
-        simulated = self.model == SIMULATED  # its session names a real recogniser, which does not run
+        simulated = self.model == SIMULATED  # its session names a real recognizer, which does not run
         if reading is None:
             used, cost = Usage(), Cost(at_least=not simulated)
             if total.at_least:
@@ -103,7 +103,7 @@ class Budget:
         self._reporter.used(source, model, used, cost, self.total, now)
 
     def poll(self, now: float) -> None:
-        """Bring the call to its end if it costs too much, at a moment at which anything may be asked for."""
+        """End the call if it costs too much, at a moment when a response may be requested."""
         limit = self._policy.max_call_cost
         if limit is None or self.total is None or self.total.usd < limit:
             return
@@ -114,5 +114,5 @@ class Budget:
         self._told = self._told or self._responses.current is self._wrap_up
         if self._answered and self._responses.state is State.NONE and not self._responses.owes:
             self._answered = False
-            if not self._responses.called:  # else the answer comes after the tool
+            if not self._responses.called:  # otherwise the answer comes after the tool
                 self._deadlines.end_by(now, REASON)

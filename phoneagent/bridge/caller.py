@@ -1,9 +1,9 @@
 """The caller's audio on its way to the model, and the caller's turn.
 
 Every frame goes to the model in order, and waits until the model listens. Holes are filled with silence: the model's
-voice activity detection counts *audio* time. When a line stops delivering in the middle of a word, no silence ever
-comes and the turn never ends; so silence is inserted, and not inserted twice when the line returns with a jump in
-its timestamps.
+voice activity detection counts *audio* time. If a line stops delivering in the middle of a word, no silence ever comes
+and the turn never ends; so silence is inserted, but not a second time when the line returns with a jump in its
+timestamps.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from phoneagent.protocol.audio import BYTES_PER_MS, FRAME_BYTES, SILENCE, base64
 from phoneagent.protocol.realtime import AudioAppend, AudioClear, AudioCommit, ToModel
 
 MAX_HELD_BYTES = 10_000 * BYTES_PER_MS
-"""Ten seconds of the caller wait for a model that is not ready or does not read; the oldest audio goes first. As much
-of what was given to one model is kept for the next, unless it is understood or answered."""
+"""Ten seconds of the caller's audio wait for a model that is not ready or does not read; the oldest is dropped first.
+The same amount of what one model was given is kept for the next, unless it is understood or answered."""
 
 MAX_FILL_MS = 10_000
 """The most silence that is made up for one hole."""
 
 LINE_LOST_SECONDS = 15.0
-"""Twilio sends silence too: after this long without any media the line is dead."""
+"""Twilio sends silence too, so after this long without any media the line is dead."""
 
 STALL_SECONDS = 0.75
 """After this long without media while the caller speaks, the line stalls, and silence is made up."""
@@ -35,29 +35,29 @@ FILL_MS = 100
 """A stalled line is filled in steps of this length."""
 
 COMMIT_SECONDS = 1.0
-"""How long after the end of speech its turn may take to be committed; until then the server may answer by itself."""
+"""How long after the end of speech its turn may be committed; until then, the server may answer by itself."""
 
 SLACK_BYTES = 100 * BYTES_PER_MS
-"""Old audio is dropped in pieces of this length: with each frame, all the rest would have to move."""
+"""Old audio is dropped in pieces of this length, because dropping it with each frame would move all the rest."""
 
 NOTICED_MS = 300
-"""The latest audio that tells whether the caller has just begun to speak."""
+"""The latest audio that shows whether the caller has just begun to speak."""
 
 PIECE_MS = 100
 PIECE_BYTES = PIECE_MS * BYTES_PER_MS
-"""The pieces of the caller's audio whose loudness is looked at, where the model does not tell of speech."""
+"""The pieces of the caller's audio whose loudness is measured when the model does not report speech."""
 
 KEPT_BYTES = 1_500 * BYTES_PER_MS
-"""A server that speaks has reported the caller's speech up to about a second ago: older silence need not be kept."""
+"""A responsive server has reported the caller's speech until about a second ago: older silence need not be kept."""
 
 SPEECH_RMS = 400
-"""Speech on a telephone is several times as loud, and a quiet line far less; of 32,767."""
+"""Speech on a telephone is several times as loud, and a quiet line far less; out of 32,767."""
 
 REPLAY_SECONDS = 3.0
-"""How long a model may take to find the turn in audio that it hears once more; if it finds none, the call goes on."""
+"""How long a model may take to find the turn in audio that it hears again; if it finds none, the call goes on."""
 
 MAX_OUTBOX = 1_000
-"""Messages that may wait for a model that is not there or does not read, before user code's are refused."""
+"""How many messages may wait for a model that is missing or does not read, before user code's are refused."""
 
 FRAME_MS = FRAME_BYTES // BYTES_PER_MS
 _FILL = base64.b64encode(silence(FILL_MS)).decode()
@@ -71,27 +71,27 @@ class CallerTurn:
         self._open_until = -math.inf
 
     def begin(self) -> None:
-        """The caller speaks."""
+        """Note that the caller speaks."""
         self.speaking, self._open_until = True, math.inf
 
     def stop(self, now: float) -> None:
-        """The caller has stopped; the commit follows."""
+        """Note that the caller has stopped; the commit follows."""
         self.speaking, self._open_until = False, now + COMMIT_SECONDS
 
     def commit(self) -> None:
-        """The turn is over, unless the caller has gone on speaking."""
+        """End the turn, unless the caller has kept speaking."""
         self._open_until = math.inf if self.speaking else -math.inf
 
     def new_session(self) -> None:
-        """The session that heard the turn is gone."""
+        """Note that the session that heard the turn is gone."""
         self.speaking, self._open_until = False, -math.inf
 
     def replayed(self, now: float) -> None:
-        """Another model hears the turn once more, and will tell when it was over."""
+        """Note that another model hears the turn again, and will report its end."""
         self._open_until = now + REPLAY_SECONDS
 
     def open(self, now: float) -> bool:
-        """Tell whether the turn is not over."""
+        """Return whether the turn is not over."""
         return now < self._open_until
 
     def get_timer(self) -> float | None:
@@ -119,30 +119,30 @@ class CallerAudio:
         self._filled_at: float | None = None
         self._given = bytearray()  # µ-law, because base64 in frames takes twice the memory, for each call
         self.replayed = False
-        """Whether the present session hears audio once more that an earlier one was given."""
+        """Whether the current session hears audio again that an earlier one was given."""
         self.unsettled = False
         """Whether the caller has said something that is neither answered nor understood: another model must hear it."""
         self.muted = False
-        """Whether no model is to hear the caller: silence takes the place of their audio."""
+        """Whether no model may hear the caller: silence replaces their audio."""
         self.dropped_bytes = 0
-        """Audio that was lost because the model did not take it."""
+        """How much audio was lost because the model did not accept it."""
         self.sent_bytes = 0
-        """Audio that the session was given so far; its clock (`audio_start_ms`) counts this."""
+        """How much audio the session has been given; its clock (`audio_start_ms`) counts this."""
 
     def start(self, now: float) -> None:
-        """The media stream begins: its first frame is due."""
+        """Note that the media stream begins: its first frame is due."""
         self._media_at = now
 
     def frame(self, payload: str, timestamp_ms: int, now: float) -> bool:
         """Take a frame: base64 of µ-law, and its time on the caller's clock.
 
-        Returns whether a deadline may have come nearer: with the first frame, and where the line had stalled. A line
-        that delivers only moves its deadlines later, so that the timer may stay as it is.
+        Return whether a deadline may have come nearer: with the first frame, or after a stall. A line that keeps
+        delivering only moves its deadlines later, so the timer may stay as it is.
         """
         expected = self._next_timestamp
         if expected is not None and timestamp_ms > expected:
             hole = min(timestamp_ms - expected, MAX_FILL_MS) - self._filled_ms
-            if hole >= FRAME_MS:  # less is jitter of Twilio's clock
+            if hole >= FRAME_MS:  # less is jitter in Twilio's clock
                 self._put(base64.b64encode(silence(hole)).decode())
         size = base64_bytes(payload)
         self._next_timestamp = max(timestamp_ms, expected or 0) + size // BYTES_PER_MS
@@ -165,7 +165,7 @@ class CallerAudio:
         self.unsettled = self.unsettled or speaking
 
     def settled(self) -> None:
-        """What the caller said is understood, or answered."""
+        """Note that what the caller said is understood, or answered."""
         if self.unsettled:
             self.unsettled = False
             self.forget_given()
@@ -173,7 +173,7 @@ class CallerAudio:
             del self._given[:-KEPT_BYTES]
 
     def get_timer(self) -> float | None:
-        """Return when silence has to be made up, or the line is dead, unless media comes before."""
+        """Return when silence must be made up, or the line is dead, unless media comes before."""
         if self._media_at is None:
             return None
         lost_at = self._media_at + LINE_LOST_SECONDS
@@ -201,9 +201,9 @@ class CallerAudio:
         return None
 
     def take(self, limit: int | None = None, after: Sequence[ToModel] = ()) -> list[ToModel]:
-        """Return `after`, and then what is next for the model: all of it, or up to `limit` frames.
+        """Return `after`, then what is next for the model: all of it, or up to `limit` frames.
 
-        What the model was given is kept, should another model have to hear it.
+        What the model was given is kept, in case another model has to hear it.
         """
         queue, given = self._queue, self._given
         taken = [*after]
@@ -226,7 +226,7 @@ class CallerAudio:
         return b"".join((self._given[-size:], *waiting))[-size:]
 
     def silent(self) -> bool:
-        """Tell whether nothing was heard of the caller lately; the model reports speech some 200 ms late."""
+        """Return whether nothing was heard from the caller lately; the model reports speech about 200 ms late."""
         return rms(self.latest(NOTICED_MS)) < SPEECH_RMS
 
     def levels(self, pieces: int) -> list[int]:
@@ -234,11 +234,11 @@ class CallerAudio:
         return piece_levels(self.latest(pieces * PIECE_MS), PIECE_BYTES)
 
     def unheard(self) -> None:
-        """The caller has said something that this session does not hear: another one must."""
+        """Note that the caller said something that this session does not hear: another one must."""
         self.unsettled = True
 
     def forget(self) -> None:
-        """Drop everything so far: no model is to hear it."""
+        """Drop everything so far: no model may hear it."""
         self._queue.clear()
         self._held = 0
         self.forget_given()
@@ -248,31 +248,31 @@ class CallerAudio:
         self._given.clear()
 
     def behind_ms(self, model_ms: float) -> float:
-        """Return how long ago a time on the model's clock was, which counts the audio it was given."""
+        """Return how long ago a time on the model's clock was; that clock counts the audio it was given."""
         return max(0.0, self.sent_bytes / BYTES_PER_MS - model_ms)
 
     @property
     def mid_turn(self) -> bool:
-        """Whether the caller speaks. A push-to-talk turn longer than the audio that is kept counts as released."""
+        """Whether the caller speaks. A push-to-talk turn longer than the kept audio counts as released."""
         return self.speaking and not (self.by_hand and len(self._given) >= MAX_HELD_BYTES - FRAME_BYTES)
 
     @property
     def again(self) -> bool:
-        """Whether another model would hear once more what is not settled."""
+        """Whether another model would hear again what is not settled."""
         return self.unsettled and bool(self._given)
 
     def new_session(self) -> None:
-        """The session is gone, and with it its voice activity detection; a turn marked by user code goes on."""
+        """Replace a lost session and its voice activity detection; a turn marked by user code goes on."""
         if not self.by_hand:
             self.speech(False)
 
     def replay(self, waiting: Iterable[ToModel]) -> None:
         """Begin the clock of the next session; what waits stays.
 
-        What is not settled is heard once more: a turn, or the last seconds, in which one may have begun.
+        What is not settled is heard again: a turn, or the last seconds, in which one may have begun.
         """
         if any(isinstance(message, AudioAppend) for message in waiting):
-            self.forget_given()  # user code has marked a turn meanwhile: it waits there, whole
+            self.forget_given()  # user code has since marked a turn: all of it waits there
         self.replayed = self.again
         given = self._given[-MAX_HELD_BYTES:]
         for end in range(len(given), 0, -FRAME_BYTES):  # the latest piece first
@@ -297,14 +297,14 @@ class CallerAudio:
 
 
 class PushToTalk:
-    """Turns that user code marks (`call.clear`, `call.commit`). Every method returns False if too much waits."""
+    """The turns that user code marks (`call.clear`, `call.commit`). Every method returns False if too much waits."""
 
     def __init__(self, outbox: deque[ToModel], caller_audio: CallerAudio) -> None:
         self._outbox = outbox
         self._caller_audio = caller_audio
 
     def commit(self) -> bool:
-        """Make a turn of the caller's audio so far, also of what waits; it is not answered by itself."""
+        """Make a turn of the caller's audio so far, including what waits; it is not answered by itself."""
         if len(self._outbox) >= MAX_OUTBOX:
             return False
         self._caller_audio.speech(False, by_hand=True)
@@ -313,14 +313,14 @@ class PushToTalk:
         return True
 
     def commit_again(self) -> None:
-        """Another model hears the turn once more: if it was over, that model has to know."""
+        """Tell another model, which hears the turn again, that the turn is over, if it is."""
         if self._caller_audio.replayed and self._caller_audio.by_hand and not self._caller_audio.speaking:
             self.commit()
 
     def clear(self) -> bool:
-        """Forget the caller's audio that is in no turn, also what waits."""
+        """Forget the caller's audio that is not in a turn, including what waits."""
         self._caller_audio.forget()
-        self._caller_audio.speech(True, by_hand=True)  # what comes now is meant to be heard
+        self._caller_audio.speech(True, by_hand=True)  # new audio is meant to be heard
         if len(self._outbox) >= MAX_OUTBOX:
             return False
         self._outbox.append(AudioClear())

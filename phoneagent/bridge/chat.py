@@ -34,12 +34,12 @@ class Words:
 
 @dataclass(frozen=True, slots=True)
 class Answered:
-    """A response is over."""
+    """The end of a response."""
 
 
 @dataclass(frozen=True, slots=True)
 class Complaint:
-    """Something was refused, and the conversation goes on."""
+    """A refusal, after which the conversation goes on."""
 
     what: str
 
@@ -56,12 +56,12 @@ class Chat:
         self.push_to_talk = PushToTalk(self.conversation.outbox, CallerAudio())
         self.keys: Keys | None = None
         self.sounds: Sounds | None = None
-        """There is no telephone to press keys on, or to hear anything with."""
+        """None: there is no telephone to press keys on, or to hear anything with."""
         self._closing = False
         self.over = False
-        """The agent has hung up."""
+        """Whether the agent has hung up."""
         self.failure: EndpointError | None = None
-        """Why it cannot go on."""
+        """Why the conversation cannot go on."""
         self.conversation.connect(0.0)
         if greeting:
             self.conversation.responses.want(prompts.greeting(greeting))
@@ -74,7 +74,7 @@ class Chat:
         return outbox.popleft() if outbox else None
 
     def happenings(self) -> Iterator[Happening]:
-        """Take what is to be shown, and the tools to run."""
+        """Yield what to show, and the tools to run."""
         while self._happenings:
             yield self._happenings.popleft()
 
@@ -84,10 +84,10 @@ class Chat:
         responses = self.conversation.responses
         return not (responses.busy or responses.owes or self.conversation.tools.running)
 
-    # --- what the user and user code ask for, beside `conversation` ---
+    # --- what the user and user code ask for, besides `conversation` ---
 
     def write(self, text: str, now: float) -> None:
-        """Take a line of the user's: the agent answers it."""
+        """Take a line from the user: the agent answers it."""
         self.conversation.add(text, "user", now)
         self.conversation.responses.turn_committed(now, server_answers=False)
         self.move_on(now)
@@ -103,7 +103,7 @@ class Chat:
             self.conversation.responses.interrupt(now)
 
     def hang_up(self, now: float, *, goodbye: bool = True) -> None:
-        """End it after what is being said, with a goodbye unless the response that called the tool said something."""
+        """End the conversation after what is being said, with a goodbye unless the tool-calling response spoke."""
         if self._closing:
             return
         self._closing = True
@@ -170,9 +170,9 @@ class Chat:
         self._act(done.verdict)
 
     def _act(self, verdict: Verdict | None, *, refused: bool = False) -> None:
-        """Do what the conversation has found: there is no other session here, so that a lost one is a failure.
+        """Act on what the conversation found: there is no other session here, so a lost one is a failure.
 
-        `refused`: the server refused a request of ours, which it would do again, except for a rate limit.
+        `refused`: the server refused a request, and would refuse it again, unless because of a rate limit.
         """
         if verdict is None:
             return
@@ -191,7 +191,7 @@ class Chat:
     # --- rules and time ---
 
     def move_on(self, now: float) -> None:
-        """Do what has become possible: ask for the response that is wanted, or end."""
+        """Do what has become possible: ask for the wanted response, or end."""
         self._act(self.conversation.move_on(now))
         waiting = self.conversation.responses.busy or self.conversation.goodbye_due
         self.over = self._closing and not waiting and not self.conversation.tools.running
@@ -201,7 +201,7 @@ class Chat:
         return self.conversation.get_timer()
 
     def handle_timer(self, now: float) -> None:
-        """Do what time alone brings about. Calling it too early changes nothing."""
+        """Do what is due. Calling it too early changes nothing."""
         for event in self.conversation.signs.overdue(now):
             self._receive(event, now)
         self._act(self.conversation.handle_timer(now))
@@ -209,7 +209,7 @@ class Chat:
 
 
 class _NoObserver:
-    """No observer: what happens in writing is shown by the shell."""
+    """An observer that does nothing: the shell shows what happens in a written conversation."""
 
     def tool_called(self, call: ToolCall, now: float) -> None: ...
     def tool_returned(self, call: ToolCall, output: str, now: float) -> None: ...

@@ -1,4 +1,4 @@
-"""The end of a call: it comes when the last words were heard, and soon after, whatever the model does."""
+"""The end of a call: it comes once the last words were heard, with time limits in case the model does nothing."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from phoneagent.bridge.steps import FallBack, HangUp, NextStep, Pending, Resume,
 from phoneagent.events import EndedBy
 
 GOODBYE_SECONDS = 5.0
-"""While the call is closing, the model may be silent this long before we hang up without waiting for it."""
+"""While the call is closing, the model may be silent this long before the call ends without it."""
 
 CLOSING_SECONDS = 15.0
-"""The longest wait for words that were not received yet."""
+"""The longest wait for words that were not yet received."""
 
 HEARD_GRACE_SECONDS = 1.0
 """How much later than computed the last mark may come."""
@@ -26,7 +26,7 @@ ClosedBy: TypeAlias = Literal["agent", "error", "transfer"]
 
 
 class Closing:
-    """Whether the call is about to end, why, and when. `now` is in seconds."""
+    """The closing of a call: whether it is about to end, why, and when. `now` is in seconds."""
 
     def __init__(self, playback: Playback, conversation: Conversation) -> None:
         self._playback = playback
@@ -38,14 +38,14 @@ class Closing:
         self._since = 0.0
 
     def begin(self, now: float, by: ClosedBy, reason: str, *, goodbye: bool = False) -> None:
-        """The call is about to end; with `goodbye` the model says one first. The first reason counts."""
+        """Begin to end the call; with `goodbye` the model says one first. The first reason counts."""
         if not self.active:
             self.by, self.reason = by, reason
         self.active, self._since = True, now
         self._conversation.close(goodbye=goodbye, timed=True)
 
     def transfer(self, now: float, step: Transfer, *, announce: bool) -> None:
-        """The call is about to be transferred; with `announce` the model says so first."""
+        """Begin to transfer the call; with `announce` the model says so first."""
         self._transfer = step
         self.by, self.reason, self.active, self._since = "transfer", f"transferred to {step.name}", True, now
         self._conversation.close(goodbye=announce, timed=True, words=prompts.put_through(step.name))
@@ -56,7 +56,7 @@ class Closing:
         return None if self.by == "transfer" else self.by
 
     def start(self, now: float) -> None:
-        """The media stream begins: last words that were asked for before can be heard from here on."""
+        """Note that the media stream begins: last words that were requested before can now be heard."""
         self._since = max(self._since, now)
 
     def get_timer(self) -> float | None:
@@ -83,10 +83,10 @@ class Closing:
         return self._step(self.by, stream_sid)
 
     def step_after(self, by: EndedBy | None, stream_sid: str, pending: Pending) -> NextStep | None:
-        """Return what comes after a media stream that `by` has ended; None if the caller has hung up.
+        """Return what comes after a media stream that `by` ended; None if the caller has hung up.
 
-        A call that neither side has ended goes on in another stream, and so does one whose line broke, if Twilio still
-        holds it. A line that breaks while the call is closing changes nothing.
+        A call that neither side ended goes on in another stream. So does a call whose line broke, if Twilio still holds
+        it. A line that breaks while the call is closing changes nothing.
         """
         if self.active and by in (None, "line"):
             return self._step(self.by, stream_sid)

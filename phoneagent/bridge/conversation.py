@@ -39,27 +39,27 @@ from phoneagent.protocol.realtime import (
 )
 
 MODEL_STALLED_SECONDS = 12.0
-"""A written response that brings nothing for this long is dead."""
+"""A written response that produces nothing for this long is dead."""
 
 MAX_CONTINUED = 2
-"""How many times in a row an answer is continued that a limit of the server's has cut off."""
+"""How many times in a row an answer is continued after a server limit cuts it off."""
 
 IMAGE = "[image]"
-"""What stands for an image where there is only text."""
+"""The placeholder for an image where there is only text."""
 
 MAX_IMAGES = 4
-"""Images that may wait for the model: each is large."""
+"""How many images may wait for the model: each is large."""
 
 MAX_NOTES = 100
-"""Messages of user code that are remembered for the next session; the oldest is forgotten first."""
+"""How many messages of user code are remembered for the next session; the oldest is forgotten first."""
 
 _REQUESTS = (
     "item_", "input_audio_buffer", "response_cancel", "conversation_already_has_active_response"
 )  # fmt: skip
-"""What the codes of errors begin with that refuse a request and end no response."""
+"""How error codes begin that refuse a request without ending a response."""
 
 _PARAMETERS = ("session", "item", "audio")
-"""What their parameters begin with."""
+"""How the parameters of such errors begin."""
 
 _OUR_EVENT = re.compile(r"(create|truncate|agent)_[0-9]+")
 
@@ -67,7 +67,7 @@ ConversationEvent: TypeAlias = SessionUpdated | ItemAdded | ItemDone | OutputIte
 
 
 class Done(NamedTuple):
-    """How a response ended, the trouble to report of it, and what it means for the session."""
+    """How a response ended, the trouble to report, and what it means for the session."""
 
     ending: Ending
     trouble: str = ""
@@ -85,8 +85,8 @@ class Observer(Protocol):
 class Conversation:
     """One conversation. `now` is in seconds.
 
-    `request` takes what the shell is to do, and `observer` what happened. With `spoken`, the model is to speak; the
-    owner then sees to it that the caller does not wait for it too long (`silence`).
+    `request` takes what the shell should do, and `observer` what happened. With `spoken`, the model should speak; the
+    owner then makes sure that the caller does not wait too long for it (`silence`).
     """
 
     def __init__(
@@ -112,9 +112,9 @@ class Conversation:
         self.connected = False
         """Whether there is a session, configured as asked."""
         self.event_at = 0.0
-        """When anything of the model came last."""
+        """When anything last came from the model."""
         self.goodbye_due = False
-        """The model is to say a goodbye, and has not begun to."""
+        """Whether the model should say goodbye, and has not begun to."""
         self._goodbye = prompts.goodbye()
         self._over = False
         self._ends_in_time = False
@@ -123,19 +123,19 @@ class Conversation:
     # --- sessions ---
 
     def opened(self) -> None:
-        """A session is open, and not in use yet: changes of the one before are void."""
+        """Note that a session is open, but not in use yet: changes to the one before are void."""
         self._changes.new_session()
 
     def connect(self, now: float) -> None:
-        """The session is ready: what waits goes to it."""
+        """Note that the session is ready: what waits goes to it."""
         self.connected, self.event_at = True, now
 
     def disconnect(self) -> None:
-        """There is no session any more, and none will follow."""
+        """Note that there is no session left, and none will follow."""
         self.connected = False
 
     def new_session(self) -> None:
-        """The session is gone: drop what was its own, and keep what the next one needs."""
+        """Replace a lost session: drop what belonged to it, and keep what the next one needs."""
         self.connected = False
         self.signs.new_session()
         self.responses.new_session()
@@ -144,7 +144,7 @@ class Conversation:
         self.outbox.clear()
 
     def tell_past(self, items: Sequence[Mapping[str, Any]]) -> None:
-        """Tell a new session the conversation so far; items that wait are among it."""
+        """Tell a new session the conversation so far, including items that wait."""
         kept = [message for message in self.outbox if not isinstance(message, ItemCreate | ItemTruncate)]
         self.outbox.clear()
         self.outbox.extend(ItemCreate(item=dict(item)) for item in items)
@@ -152,24 +152,24 @@ class Conversation:
         self.outbox.extend(kept)
 
     def notes(self, ms: Callable[[float], int]) -> list[Note]:
-        """Return what user code has added, in order; `ms` gives the call's time of a moment."""
+        """Return what user code has added, in order; `ms` converts a moment to the call's time."""
         return [Note(role=role, text=text, at_ms=ms(at)) for at, role, text in self._notes]
 
     # --- user code ---
 
     def say(self, text: str, *, interruptible: bool = True) -> bool:
-        """Have exactly this said. Returns False if too much is in line, or the conversation is closing."""
+        """Have exactly this said. Return False if too much is queued, or the conversation is closing."""
         return not self._over and self.responses.want(prompts.exactly(text, protected=not interruptible))
 
     def ask_consent(self, text: str) -> Wanted | None:
-        """Have exactly this said before anything else, the greeting too; None where `say` returns False."""
+        """Have exactly this said before anything else, even the greeting. Return None where `say` returns False."""
         wanted = prompts.consent(text)
         return wanted if not self._over and self.responses.want(wanted) else None
 
     def add(self, text: str, role: Role, now: float, *, image: str | None = None) -> bool:
-        """Add a message, which is not answered by itself. Returns False if too much waits.
+        """Add a message, which is not answered by itself. Return False if too much waits.
 
-        An `image` (a data URL) goes to this session only: of the message, the next one and the record have the text.
+        An `image` (a data URL) goes to this session only; the next session and the record have only the text.
         """
         if self._over or len(self.outbox) >= MAX_OUTBOX:
             return False
@@ -186,23 +186,23 @@ class Conversation:
         return True
 
     def respond(self, options: Mapping[str, Any]) -> bool:
-        """Ask for a response with options of its own, to all there is. Returns False as `say` does."""
+        """Ask for a response with its own options, to everything so far. Return False as `say` does."""
         return not self._over and self.responses.want(Wanted("asked", options=dict(options)))
 
     def ask(self, question: Question) -> bool:
-        """Ask the model beside the conversation. Returns False if too many questions are open, or it is over."""
+        """Ask the model out of band. Return False if too many questions are open, or the conversation is over."""
         return not self._over and self.questions.ask(question)
 
     def change_session(self, session: Mapping[str, Any]) -> str:
-        """Change the session (`session` is in GA's shape). Returns the id under which `SessionChanged` follows."""
+        """Change the session (`session` is in GA's shape). Return the id under which `SessionChanged` follows."""
         return self._changes.request(session)
 
     def ask_whether_alive(self) -> None:
-        """Send what changes nothing, and what a server answers at once: an update of the session without a change."""
+        """Send what a server answers at once without changing anything: an empty update of the session."""
         self._changes.request({"type": "realtime"})
 
     def tool_returned(self, call_id: str, output: str, now: float, *, respond: bool = True) -> None:
-        """Post a tool's output, to which the model is to `respond`, or only report it if the conversation is over.
+        """Post a tool's output, and have the model `respond` to it. If the conversation is over, only report it.
 
         Unknown calls change nothing.
         """
@@ -217,13 +217,13 @@ class Conversation:
 
     @property
     def parted(self) -> bool:
-        """Whether the newest response spoke as it called a tool: as when it said goodbye and called `hang_up`."""
+        """Whether the newest response spoke when it called a tool, as when it says goodbye and calls `hang_up`."""
         return self.responses.spoke and self.responses.called
 
     def close(self, *, goodbye: bool, timed: bool = False, words: Wanted | None = None) -> None:
-        """The conversation is about to end: nothing more is asked for but (with `goodbye`) a goodbye, or its `words`.
+        """Prepare the end: nothing more is asked for except (with `goodbye`) a goodbye, or its `words`.
 
-        `timed`: the owner ends it in time, whatever the model does; so a model that does nothing is not given up on.
+        `timed`: the owner ends it in time, whatever the model does, so an idle model is not given up on.
         """
         self.goodbye_due = goodbye
         self._goodbye = words or prompts.goodbye()
@@ -231,12 +231,12 @@ class Conversation:
         self.responses.close()
 
     def end(self) -> None:
-        """The conversation is over: nothing more is said or added."""
+        """End the conversation: nothing more is said or added."""
         self._over = True
 
     @property
     def more_to_come(self) -> bool:
-        """Whether the model is going to say more."""
+        """Whether the model will say more."""
         return self.connected and (self.goodbye_due or self.responses.speaking)
 
     # --- the model's events ---
@@ -246,7 +246,7 @@ class Conversation:
         self.event_at = now
 
     def output(self, response_id: str, now: float) -> bool:
-        """Take audio, or written words, of a response. Returns whether they are wanted."""
+        """Take audio, or written words, of a response. Return whether they are wanted."""
         self.event_at = now
         if not self.responses.audio(response_id):
             return False
@@ -255,7 +255,7 @@ class Conversation:
         return True
 
     def response_created(self, response: Response, now: float, *, unwanted: bool = False) -> None:
-        """Take `response.created`; one that is `unwanted`, or was interrupted before, is cancelled at once."""
+        """Take `response.created`. A response that is `unwanted`, or already interrupted, is canceled at once."""
         dropped = self.responses.created(response, now)
         if self.responses.closing:  # only our goodbye is heard
             unwanted = self.responses.current is None or self.responses.current.kind != "goodbye"
@@ -264,10 +264,10 @@ class Conversation:
         if unwanted:
             self.responses.discard(now)
         if self.responses.muted and (self.responses.current is None or self.responses.current.kind in prompts.ANSWERS):
-            self.responses.owe_answer()  # once the agent is heard again
+            self.responses.owe_answer()  # due once the agent is unmuted
 
     def response_done(self, response: Response, now: float) -> Done:
-        """Take `response.done`. Returns how the response ended, and what that means."""
+        """Take `response.done`. Return how the response ended, and what that means."""
         for item in response.output or ():
             if response.status == "completed":
                 self._function_call(item, response.id, now)
@@ -293,7 +293,7 @@ class Conversation:
         return Done(ending, trouble, verdict)
 
     def _follow_up(self, ending: Ending, was: Wanted | None) -> None:
-        """Ask for more after an answer that was cut off, and for words after two that had none."""
+        """Ask for more after an answer that was cut off, and for words after two answers without any."""
         if ending is Ending.SAID:
             self._continued = 0
         elif ending is Ending.CUT and self._continued < MAX_CONTINUED and not self.responses.called:
@@ -304,7 +304,7 @@ class Conversation:
             self.responses.want(prompts.unheard())
 
     def receive(self, event: ConversationEvent, now: float) -> Verdict | None:
-        """Take any other event that is not about audio. Returns what it means for the session."""
+        """Take any other event that is not about audio. Return what it means for the session."""
         match event:
             case SessionUpdated():
                 self._changes.taken()
@@ -326,7 +326,7 @@ class Conversation:
         return None
 
     def _names_request(self, failure: Failure) -> bool:
-        """Tell whether an error says which request it refuses; else it may be the end of a response.
+        """Return whether an error says which request it refuses; otherwise it may be the end of a response.
 
         The error of a response that was created may name the request that created it.
         """
@@ -349,7 +349,7 @@ class Conversation:
     # --- what follows, and time ---
 
     def move_on(self, now: float, *, speech: bool = False, playing: bool = False) -> Verdict | None:
-        """Ask for the response that is wanted, if it may be. Returns what is wrong with the session, if anything.
+        """Ask for the wanted response, if allowed. Return what is wrong with the session, if anything.
 
         `speech`: the caller has the turn. `playing`: the agent is heard.
         """
@@ -372,7 +372,7 @@ class Conversation:
         return min((time for time in times if time is not None), default=None)
 
     def handle_timer(self, now: float) -> Verdict | None:
-        """Give up what the model does not do in time."""
+        """Give up on what the model does not do in time."""
         stalled_at = self._stalled_at()
         if stalled_at is not None and now >= stalled_at:
             return Verdict("renew", f"a response stalled for {MODEL_STALLED_SECONDS:.0f} s")
@@ -416,7 +416,7 @@ class _SessionChanges:
             self._request(SessionChanged(self._waiting.pop(0), None))
 
     def refused(self, failure: Failure) -> bool:
-        """Take an error: it may answer a change, by its event id, or without one by naming a part of the session."""
+        """Take an error. It may answer a change by its event id, or without one, by naming a part of the session."""
         change_id = failure.event_id
         if change_id is None and self._waiting and (failure.param or "").startswith("session"):
             change_id = self._waiting[0]

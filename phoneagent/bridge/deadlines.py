@@ -19,8 +19,8 @@ ANNOUNCE_SECONDS = 30.0
 class Deadlines:
     """The end of a call that lasts too long, or costs too much. Times are in seconds of `now`.
 
-    `age_seconds` is what passed before this media stream. `ready` tells whether the model can be asked to speak and the
-    call is not closing anyway.
+    `age_seconds` is the call's age before this media stream. `ready` returns whether the model can be asked to speak
+    and the call is not already closing.
     """
 
     def __init__(
@@ -42,7 +42,7 @@ class Deadlines:
         """Whether the caller knows that the call is about to end."""
 
     def start(self, now: float) -> None:
-        """The media stream begins."""
+        """Note that the media stream begins."""
         self._started_at = now
 
     @property
@@ -50,7 +50,7 @@ class Deadlines:
         return min(self._ends_by, self._started_at - self._age_seconds + self._max_call_seconds)
 
     def end_by(self, when: float, reason: str) -> None:
-        """End the call then, if not before; the caller has been told, or is about to be."""
+        """End the call then, if not earlier; the caller has been told, or is about to be."""
         if when < self._ends_at:
             self._ends_by, self._reason = when, reason
         self.announced = True
@@ -62,7 +62,7 @@ class Deadlines:
         return self._ends_at if self.announced else self._ends_at - min(ANNOUNCE_SECONDS, self._max_call_seconds / 4)
 
     def handle_timer(self, now: float) -> Verdict | None:
-        """Announce the end of the call, or bring it about."""
+        """Announce the end of the call, or end it."""
         due = self.get_timer()
         if due is None or now < due:
             return None

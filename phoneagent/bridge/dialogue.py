@@ -1,4 +1,4 @@
-"""The dialogue: the turns of both sides, when the caller speaks, what either side said, and what was heard of it."""
+"""The dialogue: the turns of both sides, when the caller speaks, what each side said, and how much of it was heard."""
 
 from __future__ import annotations
 
@@ -23,28 +23,28 @@ class Dialogue:
         self._caller_audio = caller_audio
         self._turn = CallerTurn()
         self.transcript = Transcript(clock)
-        self._replayed = False  # the next session hears the turn once more, and has not told of it
-        self._told_ms = 0.0  # the latest time that the session told, on the model's clock
+        self._replayed = False  # the next session hears the turn again, and has not reported it
+        self._told_ms = 0.0  # the latest time that the session reported, on the model's clock
         self.speech_from_ms = 0
         """When the caller's latest speech began, on the call's clock."""
         self.told_at = -math.inf
-        """When the model told that the caller began to speak, in seconds of `now`."""
+        """When the model reported that the caller began to speak, in seconds of `now`."""
         self.spoke_until = -math.inf
         """When the caller's latest speech ended, in seconds of `now`."""
         self.uncommitted = False
-        """The caller has stopped, and what they said is in no turn yet."""
+        """Whether the caller has stopped, and what they said is not in a turn yet."""
         self.sign_at = self._sign_before = -math.inf
         """When the caller gave the latest sign of life, words or a key, in seconds of `now`."""
         self.wordless = False
-        """The caller's latest turn has no words: it was a noise."""
+        """Whether the caller's latest turn has no words: it was a noise."""
         self.agent_said = ""
-        """What the agent said in its latest turn, if nothing was said since and it was heard to its end."""
+        """What the agent said in its latest turn, if it was heard to its end and nothing was said since."""
 
     # --- the caller ---
 
     @property
     def caller_speaks(self) -> bool:
-        """Whether the caller speaks at this moment."""
+        """Whether the caller is speaking."""
         return self._turn.speaking
 
     def levels(self, pieces: int) -> list[int]:
@@ -52,25 +52,25 @@ class Dialogue:
         return self._caller_audio.levels(pieces)
 
     def unheard(self) -> None:
-        """The caller has said something that the model does not hear."""
+        """Note that the caller said something that the model does not hear."""
         self._caller_audio.unheard()
 
     @property
     def heard_again(self) -> bool:
-        """Whether the next session hears once more what the caller said."""
+        """Whether the next session hears again what the caller said."""
         return self._caller_audio.again
 
     @property
     def heard_before(self) -> bool:
-        """Whether the speech that this session tells of next was said to the one before."""
+        """Whether the speech that this session reports next was said to the one before."""
         return self._replayed
 
     def turn_open(self, now: float) -> bool:
-        """Tell whether the caller has a turn that is not over."""
+        """Return whether the caller has a turn that is not over."""
         return self._turn.open(now)
 
     def speech_started(self, model_ms: float, now: float) -> None:
-        """The caller began to speak."""
+        """Note that the caller began to speak."""
         self._turn.begin()
         self.told_at = now
         self.uncommitted = self._replayed = False
@@ -79,7 +79,7 @@ class Dialogue:
         self._reporter.speech_started(self.speech_from_ms)
 
     def speech_stopped(self, model_ms: float, now: float) -> None:
-        """The caller stopped speaking."""
+        """Note that the caller stopped speaking."""
         self._turn.stop(now)
         self._caller_audio.speech(False)
         behind_ms = self._behind_ms(model_ms)
@@ -90,9 +90,9 @@ class Dialogue:
     def _behind_ms(self, model_ms: float) -> float:
         """Return how long ago a time on the model's clock was.
 
-        Some servers tell no times, or always 0. A time that is not after the one before counts as now: counted from 0,
-        an answer in the call's tenth minute would have taken ten minutes. Only audio that is heard again may well begin
-        with speech.
+        Some servers report no times, or always 0. A time that is not after the previous one counts as now: counted from
+        0, an answer in the call's tenth minute would have taken ten minutes. Only audio that is heard again may really
+        begin with speech.
         """
         if model_ms <= self._told_ms and not (self._told_ms == 0 and self._caller_audio.replayed):
             return 0.0
@@ -105,18 +105,18 @@ class Dialogue:
         return self.sign_at > -math.inf
 
     def signed(self, now: float) -> None:
-        """The caller pressed a key: they are there."""
+        """Note that the caller pressed a key: they are there."""
         self.sign_at = now
 
     def committed(self, item_id: str, now: float) -> None:
-        """The caller's turn became an item."""
+        """Note that the caller's turn became an item."""
         self._turn.commit()
         self.uncommitted = self.wordless = False
         self._sign_before, self.sign_at, self.agent_said = self.sign_at, now, ""
         self.transcript.caller_turn(item_id, self._clock.ms(now))
 
     def understood(self, item_id: str, text: str, now: float) -> None:
-        """The recogniser gives the text of a turn."""
+        """Take the recognizer's text of a turn."""
         self._report(self.transcript.caller_text(item_id, text))
         if not text.strip():
             self.wordless, self.sign_at = True, self._sign_before
@@ -124,16 +124,16 @@ class Dialogue:
             self._caller_audio.settled()
 
     def not_understood(self, item_id: str) -> None:
-        """The recogniser has failed on a turn: it has no text."""
+        """Note that the recognizer failed on a turn: it has no text."""
         self._report(self.transcript.caller_text(item_id, ""))
 
     def answered(self, now: float) -> None:
-        """The agent speaks: unless a turn is open, it has answered what the caller said."""
+        """Note that the agent speaks: unless a turn is open, it has answered what the caller said."""
         if not self._turn.open(now):
             self._caller_audio.settled()
 
     def quiet(self, now: float, *, heard_again: bool) -> bool:
-        """Tell whether the caller has no turn that could be lost.
+        """Return whether the caller has no turn that could be lost.
 
         The caller has not just begun to speak either, unless the last second is `heard_again` by the next session.
         """
@@ -153,20 +153,20 @@ class Dialogue:
             self.transcript.agent_text(event.item_id, event.transcript)
 
     def item_over(self, outcome: Outcome, now: float) -> Turn:
-        """An item was heard to its end, or cut off. Returns the agent's turn."""
+        """Note that an item was heard to its end, or cut off. Return the agent's turn."""
         turn = self.transcript.agent_turn(outcome, self._clock.ms(now))
         self._reporter.turn_ended(turn)
         self.agent_said = "" if turn.interrupted else turn.text
         return turn
 
     def item_cut(self, outcome: Outcome, now: float) -> Turn:
-        """An item was cut off, by the caller's speech if they speak. Returns the agent's turn."""
+        """Note that an item was cut off, by the caller's speech if they speak. Return the agent's turn."""
         turn = self.item_over(outcome, now)
         self._reporter.barge_in(outcome, self.speech_from_ms if self.caller_speaks else None, now)
         return turn
 
     def items_over(self, outcomes: Iterable[Outcome], now: float) -> None:
-        """Several items were heard to their end, or cut off."""
+        """Note that several items were heard to their end, or cut off."""
         for outcome in outcomes:
             self.item_over(outcome, now)
 
@@ -177,26 +177,26 @@ class Dialogue:
     # --- sessions, the end, and time ---
 
     def replayed(self, now: float) -> None:
-        """The next session hears the caller's turn once more, and will tell when it was over."""
+        """Note that the next session hears the caller's turn again, and will report its end."""
         if self._caller_audio.replayed and not self._caller_audio.by_hand:
             self._turn.replayed(now)
             self.uncommitted = self._replayed = True
 
     def new_session(self, playing: Sequence[Outcome], *, heard_again: bool) -> None:
-        """The session is gone while these items still play; the caller may be heard once more by the next one."""
+        """Replace a lost session while these items still play; the next one may hear the caller again."""
         self._turn.new_session()
         self.uncommitted = False
         self._told_ms = 0.0
         self.transcript.new_session(playing, heard_again=heard_again)
 
     def lost(self) -> None:
-        """There will be no session any more: the caller is not listened to."""
+        """Note that no session will follow: nothing listens to the caller."""
         self._turn.new_session()
         self.uncommitted = False
         self._caller_audio.speech(False)
 
     def end(self) -> tuple[Turn, ...]:
-        """The call is over: turns without a text end as well. Returns all turns."""
+        """End the call, including turns without a text. Return all turns."""
         for turn in self.transcript.close():
             self._reporter.turn_ended(turn)
         return self.transcript.turns()

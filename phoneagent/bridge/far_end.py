@@ -1,7 +1,7 @@
-"""The far end of a call that we made: a person, an answering machine, a fax or a menu.
+"""The far end of an outbound call: a person, an answering machine, a fax or a menu.
 
-Three witnesses are heard: Twilio's detection of answering machines (AMD), the tones in the audio, and the words of the
-far end. Each is wrong at times, so the better one decides:
+There are three sources of evidence: Twilio's answering machine detection (AMD), the tones in the audio, and the words
+of the far end. Each is wrong at times, so the better one decides:
 
 | evidence | counts as |
 |---|---|
@@ -26,13 +26,13 @@ from phoneagent.protocol.beep import Tone
 Answerer: TypeAlias = Literal["person", "machine", "fax", "menu"]
 
 BEEP_SECONDS = 60.0
-"""Later than this after the answer, a beep is no machine's."""
+"""A beep later than this after the answer is not a machine's."""
 
 CONVERSATION_TURNS = 2
-"""So many answers of the far end to the agent are a conversation."""
+"""How many answers of the far end to the agent make a conversation."""
 
 SILENT_SECONDS = 5.0
-"""A machine that was told by its words, and is silent for so long, has no beep."""
+"""A machine that was recognized by its words and is silent for this long has no beep."""
 
 MAX_WORDS_CHARS = 2000
 
@@ -56,9 +56,9 @@ _MENU = re.compile(
 
 
 class FarEnd:
-    """What is known of the far end of one call. `now` is in seconds since the answer.
+    """What is known about the far end of one call. `now` is in seconds since the answer.
 
-    `ready` tells, for a machine, that it records from now on.
+    `ready` means that a machine is now recording.
     """
 
     def __init__(self) -> None:
@@ -70,7 +70,7 @@ class FarEnd:
 
     @property
     def verdict(self) -> Answerer | None:
-        """What the far end is; None while that is open."""
+        """What the far end is; None while that is undecided."""
         if self._fax:
             return "fax"
         if self._beep or self._machine_words:
@@ -93,20 +93,20 @@ class FarEnd:
             self.ready = True
 
     def known(self, verdict: str) -> None:
-        """Take what was decided in an earlier media stream of the call. A machine may still be greeting."""
+        """Take what was decided in an earlier media stream of the call. A machine may still be playing its greeting."""
         self._fax = verdict == "fax"
         self._machine_words = verdict == "machine"
 
     def tone(self, tone: Tone, now: float) -> None:
         """Take a tone that was heard from the far end."""
         if self._answers >= CONVERSATION_TURNS or now > BEEP_SECONDS:
-            return  # in a conversation it is a sound of the room
+            return  # in a conversation, it is a sound in the room
         self._fax = self._fax or tone.is_fax
         if tone.is_beep:
             self._beep = self.ready = True
 
     def words(self, text: str, *, to_agent: bool) -> None:
-        """Take what the far end said; `to_agent` tells whether the agent had spoken before."""
+        """Take what the far end said; `to_agent` is whether the agent had spoken before."""
         said = text[:MAX_WORDS_CHARS]
         if _MACHINE.search(said):
             self._machine_words = True
@@ -116,7 +116,7 @@ class FarEnd:
             self._answers += 1
 
     def sound(self, loud: bool, now: float) -> None:
-        """Take whether the far end is heard at a moment. A machine that falls silent without a beep records too."""
+        """Take whether the far end is audible at `now`. A machine that falls silent without a beep is recording too."""
         if loud:
             self._silent_since = None
         elif self._silent_since is None:

@@ -1,7 +1,7 @@
 """The estimate of how much of a text was heard, from how much of its audio was.
 
-A model gives no times for its words. What is known is the text, how long its audio is once all of it came, and how long
-each character takes to say (`scripts`).
+A model gives no times for its words. What is known is the text, the length of its audio once all of it has arrived, and
+how long each character takes to say (`scripts`).
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from phoneagent.bridge.scripts import char_ms, chars_of, script_of
 
 
 def heard_part(text: str, heard_ms: int, said_ms: int, *, complete: bool) -> str:
-    """Estimate which beginning of `text` was heard.
+    """Estimate how much of the beginning of `text` was heard.
 
     The text is cut back to a whole word, or to a whole character in scripts that have no spaces.
 
-    If the audio is `complete`, the characters share its `said_ms`. Until then words run ahead of their audio, so the
-    text takes as long as it would usually take to say, if that is longer.
+    If the audio is `complete`, the characters share its `said_ms`. Until then, words run ahead of their audio, so the
+    estimate uses the text's usual duration if that is longer.
     """
     chars = list(chars_of(text))
     passed_ms = list(accumulate(map(char_ms, map(itemgetter(0), chars))))

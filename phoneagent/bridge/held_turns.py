@@ -1,8 +1,8 @@
-"""Held turns: what the server does while it is not clear whether the caller's turn counts.
+"""Held turns: what the server does while it is unclear whether the caller's turn counts.
 
-The server commits each turn, and may begin its answer. Neither is of use to a turn that was a cough. So turns are held
-back from the `ResponseGate`, and the audio of such an answer from the caller, until they count. If they do not, the
-answer is cancelled, and what it left in the conversation is deleted.
+The server commits each turn, and may begin its answer. Neither makes sense for a turn that was a cough. So turns are
+held back from the `ResponseGate`, and the audio of such an answer from the caller, until they count. If they do not,
+the answer is canceled, and what it left in the conversation is deleted.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from phoneagent.bridge.requests import State
 from phoneagent.protocol.realtime import Failure, ItemDelete, Response
 
 MAX_REMEMBERED = 64
-"""Turns that did not count, and answers to them, that are remembered for what comes late."""
+"""How many turns that did not count, and answers to them, are remembered for late events."""
 
 ANSWER_SECONDS = 2.0
 """How long after a turn the server may begin to answer it."""
@@ -29,9 +29,9 @@ _DELETE = "delete_"
 
 @dataclass(slots=True)
 class HeldTurn:
-    """A turn that is held: how long its sound was, and whether that was too `soft` for our ears.
+    """A held turn: how long its sound was, and whether it was too `soft` to measure.
 
-    `any_words` make it count, also those of a back-channel: it was said to speech that nothing stops.
+    With `any_words` it counts if it has words, even a back-channel's: it was said over speech that nothing stops.
     """
 
     length_ms: int
@@ -53,23 +53,23 @@ class HeldTurns:
         self.new_session()
 
     def new_session(self) -> None:
-        """Another session takes over, which knows none of it."""
+        """Switch to another session, which knows none of this."""
         self._held: dict[str, HeldTurn] = {}
         self.late = False
-        """A turn that did not count does: its words came late."""
-        self._will_answer = False  # the server answers the last one by itself
-        self._answer: str | None = None  # the response by which it does
+        """Whether a turn that did not count does now: its words came late."""
+        self._will_answer = False  # whether the server answers the last one by itself
+        self._answer: str | None = None  # the response with which it does
         self._answer_items: list[str] = []
-        self._dropped: dict[str, HeldTurn] = {}  # turns that do not count, and whose words may still come
+        self._dropped: dict[str, HeldTurn] = {}  # turns that do not count, whose words may still come
         self._answer_due_until = -math.inf  # the server may begin an answer to one of these until then
-        self._undone: dict[str, None] = {}  # answers to these that were cancelled
+        self._undone: dict[str, None] = {}  # canceled answers to these
 
     def __contains__(self, item_id: str) -> bool:
         return item_id in self._held
 
     @property
     def words(self) -> Words | None:
-        """What the caller said in the turns that are held; None while that is not known of all of them."""
+        """What the caller said in the held turns; None until that is known."""
         known = [turn.words for turn in self._held.values()]
         if "words" in known:
             return "words"
@@ -79,7 +79,7 @@ class HeldTurns:
 
     @property
     def answered(self) -> bool:
-        """Whether the server has begun to answer a turn that is held."""
+        """Whether the server has begun to answer a held turn."""
         return self._answer is not None
 
     def count(self, item_id: str, now: float) -> None:
@@ -90,17 +90,17 @@ class HeldTurns:
     def hold(self, item_id: str, turn: HeldTurn) -> None:
         """Take a turn that may not count."""
         self._held[item_id] = turn
-        # A response that is due or active answers what was said before; the server begins no other beside it.
+        # A due or active response answers what was said before; the server begins no other in parallel.
         self._will_answer = self._server_answers and not self._responses.busy
 
     def release(self, now: float) -> None:
-        """What is held counts, and so do late words."""
+        """Let what is held count, and late words too."""
         if (self._held and not self.answered) or self.late:
             self._responses.turn_committed(now, server_answers=self._will_answer and not self.late)
         self._let_go()
 
     def drop(self, now: float, *, delete: bool = False) -> None:
-        """What is held does not count. The model forgets turns without words, and with `delete` all of them."""
+        """Drop what is held. The model forgets turns without words, and with `delete` all of them."""
         for item_id, turn in self._held.items():
             if delete or turn.words == "none":
                 self._delete(item_id)  # its transcript may still come, and means nothing
@@ -121,10 +121,10 @@ class HeldTurns:
     # --- the server's answer ------------------------------------------------------------------------------------------
 
     def response_created(self, response: Response, now: float) -> bool:
-        """Take a response before it becomes the active one. Returns whether it answers a turn that does not count."""
+        """Take a response before it becomes the active one. Return whether it answers a turn that does not count."""
         if self._responses.expects(response):
             if self._answer is not None:
-                self._answer = response.id or ""  # the server's answer came to nothing, and we have asked again
+                self._answer = response.id or ""  # the server's answer failed, and it was requested again
             return False
         if now < self._answer_due_until:
             self._answer_due_until = -math.inf
@@ -136,7 +136,7 @@ class HeldTurns:
         return False
 
     def response_done(self, response: Response) -> None:
-        """Take the end of a response: what it left in the conversation is known now."""
+        """Take the end of a response, when it is known what it left in the conversation."""
         response_id, items = response.id or "", [item.id for item in response.output or () if item.id]
         if response_id in self._undone:
             del self._undone[response_id]
@@ -149,7 +149,7 @@ class HeldTurns:
         if self._responses.state is State.ACTIVE and (self._responses.id or "") == response_id:
             self._responses.discard(now)
             self._remember_undone(response_id)
-        else:  # it is done; if it came to nothing, it is not asked for again
+        else:  # it is done; if it failed, it is not asked for again
             self._responses.interrupt(now)
             self._responses.owe_nothing()
         for item_id in self._answer_items:
@@ -163,7 +163,7 @@ class HeldTurns:
     # --- items --------------------------------------------------------------------------------------------------------
 
     def transcribed(self, item_id: str, meaning: Callable[[HeldTurn], Words]) -> None:
-        """Take the words of a turn: `meaning` gives what they mean."""
+        """Take the words of a turn: `meaning` returns what they mean."""
         if (turn := self._held.get(item_id)) is not None:
             turn.words = meaning(turn)
         if item_id not in self._dropped:
@@ -181,5 +181,5 @@ class HeldTurns:
 
     @staticmethod
     def owns(failure: Failure) -> bool:
-        """Tell whether an error answers a deletion: the item was gone already, or the server cannot delete."""
+        """Return whether an error answers a deletion: the item was already gone, or the server cannot delete."""
         return (failure.event_id or "").startswith(_DELETE)

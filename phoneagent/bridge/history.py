@@ -1,6 +1,6 @@
 """The history of a call, for a model session that joins it: what was said, what was heard, and where it stopped.
 
-A model session cannot be resumed. A new one gets the conversation as items, in order, and a last message of ours that
+A model session cannot be resumed. A new one gets the conversation as items, in order, and a final system message that
 puts it back into the call.
 """
 
@@ -17,13 +17,13 @@ from phoneagent.events import Cost, Turn
 from phoneagent.protocol.items import assistant_message, system_message, tool_call, tool_output, user_message
 
 Role: TypeAlias = Literal["system", "user"]
-"""The roles of messages that user code may add: ours, or the caller's."""
+"""The roles of messages that user code may add: the system's, or the caller's."""
 
 MAX_TOKENS = 12_000
-"""Less than half of the smallest model's context; of a longer call, the latest part is kept."""
+"""Less than half of the smallest model's context; for a longer call, only the latest part is kept."""
 
 MAX_PART_CHARS = 8_000
-"""The most characters of one turn, or of one tool's arguments or output."""
+"""The most characters in one turn, or in one tool's arguments or output."""
 
 _UNKNOWN_OUTCOME = json.dumps(
     {"error": "outcome unknown: the connection was lost while this ran. Check before you repeat it."}
@@ -49,22 +49,22 @@ _GO_ON_AFTER_CRASH: dict[Pending, str] = {
     "words": "The caller was speaking. In one short sentence, say that you missed their last words and ask for them.",
     "unknown": _GO_ON["unknown"],
 }
-"""The same after a crash, by what was open a second before it. The caller notices a crash, so the agent says a word."""
+"""The same after a crash, by what was open a second before it. The caller notices a crash, so the agent speaks."""
 
 _GO_ON_IN_MID_TURN = (
     "The caller is waiting for the rest of your words. In one short sentence, say that the line broke off, then go on "
     "where you were cut off, without repeating what they have heard."
 )
-"""The same where a crash cut the agent off."""
+"""The same if a crash cut the agent off."""
 
 MAX_QUOTE_CHARS = 200
-"""How much is repeated of the agent's words on either side of where they were cut off. The caller's are not: ours is a
-message of the system, and theirs must not become one."""
+"""How much of the agent's words is repeated on either side of the cut. The caller's words are not repeated: this is a
+system message, and theirs must not become part of one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ToolRun:
-    """A tool call of the model; `output` is None if it was begun and its outcome is unknown."""
+    """A tool call by the model; `output` is None if it was begun and its outcome is unknown."""
 
     call_id: str
     name: str
@@ -72,19 +72,19 @@ class ToolRun:
     output: str | None = field(repr=False)
     at_ms: int
     running: bool = False
-    """It runs here, and its output will be posted."""
+    """Whether it runs here, and its output will be posted."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Note:
-    """A message that user code added to the conversation, and when, in milliseconds of the call."""
+    """A message that user code added to the conversation, with its time in milliseconds of the call."""
 
     role: Role
     text: str = field(repr=False)
     at_ms: int
 
     def item(self) -> dict[str, Any]:
-        """Return it as an item of the Realtime API."""
+        """Return the message as an item of the Realtime API."""
         text = _cut(self.text)
         return system_message(text) if self.role == "system" else user_message(text)
 
@@ -101,13 +101,13 @@ class Past:
     """What was open about a second before a crash, where `pending` is unknown."""
     age_ms: int = 0
     cost: Cost | None = None
-    """What it cost so far; None if the models reported nothing."""
+    """What the call has cost so far; None if the models reported nothing."""
     returned: str = ""
     """Why the call comes back from a transfer, in words for the model; "" if it does not."""
 
     @property
     def greeted(self) -> bool:
-        """Whether the caller has heard a word of the agent; true where that is unknown."""
+        """Whether the caller has heard a word from the agent; true if that is unknown."""
         if self.pending == self.before_crash == "unknown":
             return True
         heard = (turn for turn in self.turns if turn.role == "agent" and turn.heard_ms > 0)
@@ -121,7 +121,7 @@ class Past:
     def extended(
         self, *, turns: Iterable[Turn], tools: Iterable[ToolRun], notes: Iterable[Note], pending: Pending
     ) -> Past:
-        """Return the call with what this media stream adds; its times count from the stream's start."""
+        """Return the call extended by this media stream, whose times count from the stream's start."""
         age_ms = self.age_ms
         return replace(
             self,
@@ -132,7 +132,7 @@ class Past:
         )
 
     def items(self, *, anchor: bool = True) -> list[dict[str, Any]]:
-        """Return the conversation as items of the Realtime API, and (`anchor`) our last word."""
+        """Return the conversation as items of the Realtime API, with (`anchor`) the final system message."""
         told: list[tuple[int, list[dict[str, Any]]]] = [
             (turn.start_ms, [_message(turn)]) for turn in self.turns if turn.heard_text
         ]
@@ -160,7 +160,7 @@ class Past:
         return _GO_ON_IN_MID_TURN if in_mid_turn else _GO_ON_AFTER_CRASH[self.before_crash]
 
     def _cut_off(self) -> str:
-        """Return the agent's words if they were cut off last, as lines: what was heard of them, and what was not."""
+        """Return the agent's last words if they were cut off, as lines: what was heard, and what was not."""
         said = [turn for turn in self.turns if turn.heard_text]
         last = max(reversed(said), key=lambda turn: turn.start_ms, default=None)
         if last is None or last.role == "caller" or not last.interrupted or self.pending == "nothing":
@@ -173,7 +173,7 @@ class Past:
 
 
 def pending_now(*, turn_open: bool, owes: bool, words_lost: bool) -> Pending:
-    """Tell what is open: the caller's turn, or an answer; of a turn without a text, the words are lost."""
+    """Return what is open: the caller's turn, or an answer. The words of a turn without a text are lost."""
     if turn_open:
         return "words"
     if owes:
@@ -199,7 +199,7 @@ def _end_of(text: str) -> str:
 
 
 def _tool(tool: ToolRun) -> list[dict[str, Any]]:
-    arguments = tool.arguments if len(tool.arguments) <= MAX_PART_CHARS else "{}"  # half a JSON is none
+    arguments = tool.arguments if len(tool.arguments) <= MAX_PART_CHARS else "{}"  # cut JSON is not JSON
     call = tool_call(tool.call_id, tool.name, arguments)
     if tool.running:
         return [call]

@@ -1,12 +1,12 @@
-"""Idle: a line on which neither side speaks, and nothing is due.
+"""Idle: neither side speaks, and nothing is due.
 
-A caller who says nothing is asked whether they are still there, and at last the agent says goodbye. Only words and keys
-count as a sign of life: a turn without words (a radio, a noise) is none, and what the agent answers to it does not
-start the time anew. While speech is on, the caller is never taken for silent.
+A caller who says nothing is asked whether they are still there, and finally the agent says goodbye. Only words and keys
+count as a sign of life: a turn without words (a radio, a noise) does not, and the agent's answer to it does not restart
+the time. While speech is on, the caller never counts as silent.
 
-An agent that has said goodbye without hanging up is taken at its word: the call ends after a while in which neither
-side speaks. Its last words tell: they are among those with which a conversation ends, and ask nothing. Where that is
-missed, the rule above ends the call.
+If an agent has said goodbye without hanging up, the call ends after a while in which neither side speaks. Its last
+words show it: they are among those that end a conversation, and ask nothing. If that is missed, the rule above ends the
+call.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from phoneagent.bridge.dialogue import Dialogue
 from phoneagent.bridge.requests import Verdict
 
 PAUSE_SECONDS = 3.0
-"""How long nothing was heard before the caller is asked, however long they have given no sign of life."""
+"""How long nothing must be heard before the caller is asked, however long they have given no sign of life."""
 
 LAST_CHARS = 80
-"""The end of a turn in which a goodbye is looked for."""
+"""How many characters at the end of a turn are searched for a goodbye."""
 
 _PARTING = re.compile(
     r"\b(?:good[ -]?bye|bye|good night|take care|see you|talk to you (?:soon|later)"
@@ -40,13 +40,13 @@ _PARTING = re.compile(
 
 
 def parts(words: str) -> bool:
-    """Tell whether a turn ends the conversation: its last words say goodbye, and ask nothing."""
+    """Return whether a turn ends the conversation: its last words say goodbye, and ask nothing."""
     last = words[-LAST_CHARS:]
     return "?" not in last and "？" not in last and _PARTING.search(last) is not None
 
 
 class IdleLine:
-    """Whether the line is idle for too long. Times of 0 leave their rule out; `now` is in seconds."""
+    """The rules for a line that is idle for too long. A time of 0 turns its rule off; `now` is in seconds."""
 
     def __init__(
         self,
@@ -69,7 +69,7 @@ class IdleLine:
         self._prompted_at = -math.inf
 
     def poll(self, now: float, *, idle: bool) -> Verdict | None:
-        """Take it whether the line is idle: neither side speaks, and nothing is due. Returns what follows."""
+        """Take whether the line is `idle`: neither side speaks, and nothing is due. Return what follows."""
         if not idle:
             self._open_since = None
             return None

@@ -1,6 +1,6 @@
-"""Interruption: whether a sound of the caller stops the agent.
+"""Interruption: whether a sound from the caller stops the agent.
 
-Not every sound is an interruption. So speech that may interrupt pauses the agent first, and is decided on then:
+Not every sound is an interruption. So speech that may interrupt first pauses the agent, and is then judged:
 
 | what it was                                                        | what happens                                    |
 |--------------------------------------------------------------------|-------------------------------------------------|
@@ -13,7 +13,7 @@ Not every sound is an interruption. So speech that may interrupt pauses the agen
 | the agent's own voice, coming back from the caller's side          | the agent goes on; the item is deleted          |
 | a short sound over words that nothing may stop                     | it is answered after them, if it has words      |
 
-A pause keeps the unheard audio, and cancels and truncates nothing. What the server does meanwhile is held
+A pause keeps the unheard audio, and cancels and truncates nothing. What the server does in the meantime is held
 (`held_turns`).
 """
 
@@ -35,19 +35,19 @@ from phoneagent.events import ResumeCause
 from phoneagent.protocol.realtime import Response
 
 CHECK_SECONDS = 0.1
-"""How often the sound is looked at while it is not decided on."""
+"""How often the sound is examined until it is judged."""
 
 BLIND_SECONDS = 1.5
-"""Speech that is too soft for us interrupts if the server has not reported its end by then."""
+"""Speech that is too soft to measure interrupts if the server has not reported its end by then."""
 
 MAX_PAUSE_SECONDS = 2.5
 """The longest pause: a sound that is neither speech nor over by then, such as typing, does not interrupt."""
 
 TELL_SECONDS = 0.2
-"""How long the agent speaks on, on a line that has an echo, until it is clear whether this is one."""
+"""How long the agent keeps speaking, on a line with an echo, until it is clear whether this is one."""
 
 WORD_MS = 100
-"""A shorter sound is no word."""
+"""A shorter sound is not a word."""
 
 QUESTION_MARKS = ("?", "\uff1f", "\u061f")
 """Latin, full-width and Arabic ones."""
@@ -60,8 +60,8 @@ _NO_TURN = ("noise", "backchannel", "echo")
 _STOPS = ("interrupts", "protected", "waits")
 
 _Meaning: TypeAlias = Literal["interrupts", "protected", "waits"] | ResumeCause
-"""What a speech means. "protected": it may not stop the agent as long as that must be heard. "waits": there is nothing
-to stop, so it is answered afterwards."""
+"""What a speech means. "protected": it may not stop the agent, which must be heard. "waits": there is nothing to stop,
+so it is answered afterwards."""
 
 
 class Observer(Protocol):
@@ -73,7 +73,7 @@ class Observer(Protocol):
 
 @dataclass(slots=True)
 class _Speech:
-    """A speech of the caller, from its report to the commit of its turn."""
+    """A stretch of the caller's speech, from its report to the commit of its turn."""
 
     since: float
     speaking: bool = True
@@ -84,15 +84,15 @@ class _Speech:
     """What the caller heard before the pause."""
     over_at: float | None = None
     lasting: bool = False
-    """It is, or what came before it in the pause, too long for a noise."""
+    """Whether it, or what came before it in the pause, is too long for a noise."""
     any_words: bool = False
-    """It was short, and could stop nothing: it is answered if it has words."""
+    """Whether it was short, and could stop nothing: it is answered if it has words."""
 
 
 class Interruptions:
     """The interruptions of one call. `now` is in seconds.
 
-    `over` takes items that were heard to their end, and `said` gives what the agent has said lately.
+    `over` takes items that were heard to their end, and `said` returns what the agent has said lately.
     """
 
     def __init__(
@@ -113,7 +113,7 @@ class Interruptions:
         self._observer = observer
         self._over = over
         self._backchannels = known_words(policy.languages, policy.backchannels)
-        self._backchannel_ms = policy.backchannel_ms if policy.words_ms else 0  # without words, none is told
+        self._backchannel_ms = policy.backchannel_ms if policy.words_ms else 0  # without words, none is recognized
         self._protected_items: set[str] = set()  # items that speech does not stop
         self._unstoppable: set[str] = set()  # items that nothing stops
         self._audible = False  # the pause was heard
@@ -123,7 +123,7 @@ class Interruptions:
         self.held = HeldTurns(conversation, playback, server_answers=server_answers)
 
     def new_session(self, now: float) -> None:
-        """The session is gone, and with it what it said of the caller's speech: the agent goes on."""
+        """Replace a lost session, and forget what it said about the caller's speech: the agent goes on."""
         self._speech = None
         self._go_on("noise", now)
         self.held.new_session()
@@ -131,7 +131,7 @@ class Interruptions:
     # --- whether it may -----------------------------------------------------------------------------------------------
 
     def allowed(self) -> bool:
-        """Tell whether speech may stop the agent now."""
+        """Return whether speech may stop the agent now."""
         if not self._policy.enabled:
             return False
         greeting = not self._policy.greeting and self._responses.waits_for("greeting")
@@ -139,7 +139,7 @@ class Interruptions:
         return not (greeting or self._responses.protected or protected)
 
     def protect(self, item_id: str) -> None:
-        """Let nothing stop an item that begins: a disclosure is to be heard, and half of a number is another number."""
+        """Let nothing stop an item that begins: a disclosure must be heard, and half a number is a different number."""
         self._unstoppable = {item_id, *filter(self._playback.holds, self._unstoppable)}
 
     def _protects(self) -> bool:
@@ -153,10 +153,10 @@ class Interruptions:
             current.item_id = item_id
 
     def forbids_response(self, response: Response, now: float) -> bool:
-        """Take a response that begins, and tell whether it is unwanted.
+        """Take a response that begins, and return whether it is unwanted.
 
-        It is if it would be interrupted at once, because the caller speaks and may stop it, or if it answers what did
-        not interrupt.
+        It is unwanted if it would be interrupted at once, because the caller speaks and may stop it, or if it answers
+        what did not interrupt.
         """
         speech = self._speech
         if speech is not None and speech.speaking and speech.meaning in _STOPS and self.allowed():
@@ -166,9 +166,9 @@ class Interruptions:
     # --- the caller's speech ------------------------------------------------------------------------------------------
 
     def speech_started(self, now: float, *, again: bool = False) -> None:
-        """The caller began to speak; whether that interrupts is decided next.
+        """Note that the caller began to speak; whether that interrupts is decided next.
 
-        `again`: it was said to the session before, so it does not interrupt what the agent says now.
+        `again`: it was said to the previous session, so it does not interrupt what the agent says now.
         """
         before = self._speech
         self._ear.speech_started(now)
@@ -177,7 +177,7 @@ class Interruptions:
             self._speech.played, self._speech.lasting = before.played, before.lasting
 
     def speech_stopped(self, now: float) -> None:
-        """The caller stopped speaking, as the server hears it."""
+        """Note that the caller stopped speaking, as the server hears it."""
         speech, counts = self._speech, True
         if speech is not None:
             speech.speaking, speech.stopped_at = False, now
@@ -189,7 +189,7 @@ class Interruptions:
             self._speech = None
 
     def _may_be_noise(self, speech: _Speech, now: float) -> bool:
-        """Tell whether a sound that stops nothing needs words to be answered: it is short, and the agent has time."""
+        """Return whether a sound that stops nothing needs words to be answered: it is short, and the agent has time."""
         if not (self._policy.words_ms and self._policy.min_speech_ms) or not self._more_to_say(now):
             return False
         sound = self._sound(speech, now)
@@ -201,12 +201,12 @@ class Interruptions:
         return speaking or self._playback.unheard_ms(now) >= ENDING_MS
 
     def turn_committed(self, item_id: str, now: float) -> None:
-        """The caller's turn is complete; the gate learns of it, unless it does not count or that is not clear yet."""
+        """Take the caller's complete turn. The gate gets it, unless it does not count or that is not clear yet."""
         speech = self._speech
         if speech is None or not (self._paused or speech.meaning in _NO_TURN):
             self.held.count(item_id, now)
         else:
-            # What is too soft for our ears lasted as long as the server heard it.
+            # What is too soft to measure lasted as long as the server heard it.
             length_ms = self._sound(speech, now).length_ms
             soft = self._ear.knows_caller and not length_ms
             length_ms = length_ms or round((speech.stopped_at - speech.since) * 1000)
@@ -216,13 +216,13 @@ class Interruptions:
                 self._speech = None
 
     def transcribed(self, item_id: str, text: str) -> None:
-        """Take the text of a turn ("" if there is none), which may tell whether it counts."""
+        """Take the text of a turn ("" if there is none), which may show whether it counts."""
         if self._speech is not None and item_id in self.held:
             self._speech.check_at = None
         self.held.transcribed(item_id, lambda turn: self._meaning_of(text, turn))
 
     def _meaning_of(self, text: str, turn: HeldTurn) -> Words:
-        # A caller may repeat words of the agent's to choose what it offers. An echo is soft, or was found before.
+        # A caller may repeat the agent's words to choose what it offers. An echo is soft, or was found before.
         if (turn.soft or self._ear.echoes) and repeats(text, self._said()):
             return "none"
         words = meaning_of(text, turn.length_ms, self._backchannels)
@@ -233,25 +233,25 @@ class Interruptions:
         return self._playback.paused_at is not None
 
     def get_timer(self) -> float | None:
-        """Return when a speech is to be decided on."""
+        """Return when a decision on a speech is due."""
         speech = self._speech
         return speech.check_at if speech is not None and (self._paused or speech.speaking) else None
 
     def decide(self, now: float, *, agents_turn: bool) -> bool:
-        """Pause, or go on, or tell that the caller interrupts. `agents_turn`: the agent speaks, or is about to."""
+        """Pause, go on, or return that the caller interrupts. `agents_turn`: the agent speaks, or is about to."""
         if self.held.late:
             return self._late(now, agents_turn=agents_turn)
         speech = self._speech
         if speech is None:
             return False
-        if self._paused and not agents_turn:  # nothing is left to be interrupted
+        if self._paused and not agents_turn:  # nothing is left to interrupt
             self._let_wait(speech, now)
         if speech.check_at is not None and now < speech.check_at:
             return False
         if self._paused:
             return self._decide_pause(speech, now)
         if speech.meaning == "protected" and agents_turn and self.allowed():
-            speech.meaning, speech.since = None, now  # what protected the agent is over, and the caller speaks on
+            speech.meaning, speech.since = None, now  # the protection is over, and the caller keeps speaking
         if speech.meaning is None:
             return self._begin(speech, now, agents_turn=agents_turn)
         return speech.meaning in _NO_TURN and self._goes_on(speech, now, agents_turn=agents_turn)
@@ -268,7 +268,7 @@ class Interruptions:
             return False
         speech.played = self._playback.heard_lately(now)
         sound = self._sound(speech, now)
-        # On a line with an echo, a short sound may be one; and what is much softer than the caller is not the caller.
+        # On a line with an echo, a short sound may be one, and what is much softer than the caller is not the caller.
         unclear = sound.length_ms <= WORD_MS if self._ear.echoes else self._ear.knows_caller and not sound.length_ms
         if unclear and now < speech.since + TELL_SECONDS:
             speech.check_at = now + CHECK_SECONDS / 2
@@ -304,11 +304,11 @@ class Interruptions:
             self.held.drop(now, delete=meaning == "echo")
             self._go_on(meaning, now)
             if meaning == "backchannel" and self._said().rstrip().endswith(QUESTION_MARKS):
-                self._responses.owe_answer()  # "yes" to a question that is not over: answered after it
+                self._responses.owe_answer()  # "yes" to an unfinished question: answered after it
         return False
 
     def _meaning(self, speech: _Speech, now: float) -> Literal["interrupts"] | ResumeCause | None:
-        """Return what a speech means, in a pause; None while that is not clear."""
+        """Return what a speech in a pause means; None while that is not clear."""
         words = self.held.words
         if words == "words":
             return "interrupts"
@@ -341,7 +341,7 @@ class Interruptions:
         return "interrupts" if speech.lasting else "noise"
 
     def _goes_on(self, speech: _Speech, now: float, *, agents_turn: bool) -> bool:
-        """Tell whether a speech that did not interrupt has gone on, and does so now."""
+        """Return whether a speech that did not interrupt has continued, and interrupts now."""
         speech.check_at = now + CHECK_SECONDS if speech.speaking else None
         sound = self._sound(speech, now, onset_ms=0) if speech.speaking else Sound(0, 0, 0)
         over_echo = speech.meaning == "echo"
@@ -358,7 +358,7 @@ class Interruptions:
         return agents_turn and self.allowed()
 
     def _late(self, now: float, *, agents_turn: bool) -> bool:
-        """A turn that was taken for none does count: its words came late."""
+        """Take a turn that counts after all, because its words came late; return whether it interrupts."""
         if agents_turn and self.allowed():
             return True
         self.held.release(now)
@@ -368,7 +368,7 @@ class Interruptions:
         return self._ear.latest_sound(round((now - speech.since) * 1000) + onset_ms)
 
     def _is_echo(self, speech: _Speech, sound: Sound, now: float) -> bool:
-        """Tell whether a sound is what the caller heard until the pause, or until now."""
+        """Return whether a sound is what the caller heard until the pause, or until now."""
         return self._ear.is_echo(sound, speech.played, ended_ms_ago=(now - self.stopped_at(now)) * 1000)
 
     # --- what follows -------------------------------------------------------------------------------------------------
@@ -378,10 +378,10 @@ class Interruptions:
         return now if self._playback.paused_at is None else self._playback.paused_at
 
     def interrupt(self, now: float, *, by_caller: bool = False, muted: bool = False) -> list[Outcome]:
-        """Stop the response and drop what was not heard. Returns the items that were cut, oldest first.
+        """Stop the response and drop what was not heard. Return the items that were cut, oldest first.
 
-        If the caller has done it (`by_caller`) and is silent by now, an answer that the server has begun is to that.
-        If the agent is `muted`, what is protected is dropped as well.
+        If the caller interrupted (`by_caller`) and is already silent, an answer that the server has begun is to that
+        speech. If the agent is `muted`, what is protected is dropped too.
         """
         speech, outcomes, stops = self._speech, list[Outcome](), muted or not self._protects()
         if stops:

@@ -1,11 +1,11 @@
-"""The caller's keys: told to the model in plain words, or gathered for user code and kept from all else.
+"""The caller's keys: told to the model in plain words, or gathered for user code and hidden from everything else.
 
-Keys that are typed without a pause are told as one item, after the pause or at `#`, and answered as a turn is. A key
-stops the agent as speech does.
+Keys typed without a pause are told as one item, after the pause or at `#`, and answered like a turn. A key stops the
+agent just as speech does.
 
-What is *gathered* is secret. The model hears silence in place of the caller's audio, because a keypad's tones may be
-in it, and each key is reported without saying which one. That lasts until the caller has pressed no key for a pause:
-callers finish a PIN with a `#` that nothing asked for, or type a digit too many.
+What is *gathered* is secret. The model hears silence in place of the caller's audio, because it may contain the
+keypad's tones, and each key is reported without saying which one. That lasts until the caller has pressed no key for a
+pause, because callers may end a PIN with an unneeded `#`, or type a digit too many.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ PAUSE_SECONDS = 2.0
 """Keys with a shorter pause between them belong together."""
 
 MAX_TOLD = 100
-"""Of keys that are typed without a pause, this many are told to the model."""
+"""How many keys typed without a pause are told to the model."""
 
 END = "#"
 """The key that ends what is told to the model, without waiting for a pause."""
@@ -32,11 +32,11 @@ END = "#"
 
 @dataclass(slots=True, eq=False)
 class Gather:
-    """Digits that user code waits for, as for Twilio's `<Gather>`.
+    """Digits that user code waits for, as with Twilio's `<Gather>`.
 
     They are complete once there are `digits` of them, at the key `finish_on`, or when no key was pressed for
-    `timeout_seconds`; then `done` is called. The time counts from the last key, and before the first one from the
-    moment at which the agent has finished speaking.
+    `timeout_seconds`; then `done` is called. The time counts from the last key, and before the first one from when the
+    agent has finished speaking.
     """
 
     digits: int
@@ -67,7 +67,7 @@ class Keys:
         self._tell_at = math.inf
         self._gather: Gather | None = None
         self._since = 0.0  # the gather waits for the next key since then
-        self._trailing = False  # a finish key belongs to the gather before
+        self._trailing = False  # a finish key belongs to the previous gather
         self._secret_until = -math.inf
 
     # --- what the bridge looks at ---
@@ -79,22 +79,22 @@ class Keys:
 
     @property
     def typing(self) -> bool:
-        """Whether the caller is in the middle of typing, so that nothing is to be said."""
+        """Whether the caller is in the middle of typing, so that nothing should be said."""
         return bool(self._typed) or (self._gather is not None and bool(self._gather.typed))
 
     @property
     def busy(self) -> bool:
-        """Whether the caller types or is to type, or the model hears silence in place of them."""
+        """Whether the caller types or should type, or the model hears silence in place of the caller."""
         return self.gathering or bool(self._typed) or self._caller_audio.muted
 
     def secret(self, now: float) -> bool:
-        """Tell whether a key that is pressed now is for user code alone."""
+        """Return whether a key that is pressed now is for user code alone."""
         return self.gathering or now < self._secret_until
 
     # --- keys ---
 
     def press(self, digit: str, now: float) -> bool:
-        """Take a key. Returns whether it is meant for the agent, and may stop it as speech may."""
+        """Take a key. Return whether it is meant for the agent, and may stop it just as speech may."""
         secret = self.secret(now)
         self._reporter.key_pressed("" if secret else digit, now)
         if secret:
@@ -128,22 +128,22 @@ class Keys:
     # --- gathering ---
 
     def begin(self, gather: Gather, now: float) -> bool:
-        """Gather digits. Returns False if others are being gathered."""
+        """Gather digits. Return False if others are already being gathered."""
         if self._gather is not None:
             return False
-        if self._typed:  # they were typed for the agent, and it learns of them
+        if self._typed:  # they were typed for the agent, so it gets them
             self._tell_at = now
         self._gather, self._since, self._trailing = gather, now, now < self._secret_until
         self._caller_audio.muted = True
         return True
 
     def give_up(self, gather: Gather) -> None:
-        """Gather no longer, if that is what is being gathered."""
+        """Stop gathering, if that is what is being gathered."""
         if self._gather is gather:
             self._gather = None
 
     def close(self, now: float) -> None:
-        """The media stream ends: what was typed for the agent is told in the next one; what was gathered is dropped."""
+        """End with the media stream: the next one tells the agent the keys typed for it; gathered keys are dropped."""
         self._gather = None
         self._tell(now)
 
@@ -159,12 +159,12 @@ class Keys:
         return min(times, default=None)
 
     def _due(self, gather: Gather) -> float:
-        """Return when the next key is too late: the caller listens to the end before they type."""
+        """Return when the next key is too late: the caller listens to the end before typing."""
         since = self._since if gather.typed else max(self._since, self._playback.dry_at)
         return since + gather.timeout_seconds
 
     def poll(self, now: float) -> bool:
-        """Do what is due. Returns whether the model was told of keys: the caller has had a turn."""
+        """Do what is due. Return whether the model was told about keys, so that the caller has had a turn."""
         responses = self._conversation.responses
         if (gather := self._gather) is not None:
             if not gather.typed and (self._playback.unsent_ms or responses.speaking or responses.waits_for("say")):

@@ -13,7 +13,7 @@ EXPIRED_CODE = "session_expired"
 
 
 class ModelErrors:
-    """The judge of the model's errors; `elsewhere` tells that there is another endpoint. `now` is in seconds."""
+    """The rules for the model's errors; `elsewhere` means that there is another endpoint. `now` is in seconds."""
 
     def __init__(self, responses: ResponseGate, *, elsewhere: bool) -> None:
         self._responses = responses
@@ -21,10 +21,10 @@ class ModelErrors:
         self.limits = RateLimits()
 
     def response_ended(self, ending: Ending, failure: Failure | None, now: float) -> Verdict | None:
-        """Return what the end of a response means; None for nothing. One that failed is asked for once more.
+        """Return what the end of a response means; None for nothing. A failed response is asked for again once.
 
-        After a rate limit the second try waits until there is room again. If that is too long for a caller, another
-        endpoint is asked; where there is none, the caller waits up to twice as long, but not in vain.
+        After a rate limit, the second try waits until there is room again. If that is too long for a caller, another
+        endpoint is tried; if there is none, the caller waits up to twice as long, but not in vain.
         """
         code = (failure.code or failure.type) if failure is not None else None
         if code == EXPIRED_CODE:
@@ -56,7 +56,7 @@ class ModelErrors:
             self._responses.already_active(failure.event_id)
             return None
         if code == "response_cancel_not_active":
-            return None  # it had just ended; its `response.done` is here or on its way
+            return None  # it had just ended; its `response.done` has come or will come
         refused = failure.event_id or (self._responses.latest_request if code in RATE_LIMIT_CODES else "")
         verdict = self.response_ended(self._responses.create_refused(refused), failure, now)
         what = f"the model refused an event: {code or failure.type} {failure.param or ''}".rstrip()

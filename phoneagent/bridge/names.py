@@ -1,14 +1,14 @@
-"""Names for the ids of a server: unique in a call, where the server's may come again or are missing."""
+"""Names for the ids of a server: unique in a call, while the server's ids may repeat or be missing."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 
 MAX_NAMES = 10_000
-"""Ids that are kept apart; more than a call has items."""
+"""How many ids are kept apart; more than a call has items."""
 
 MADE_UP = "~"
-"""What an id begins with that the server does not know, because it gave none."""
+"""The prefix of an id that the server does not know, because it gave none."""
 
 
 def known_id(name: str | None) -> str | None:
@@ -17,13 +17,13 @@ def known_id(name: str | None) -> str | None:
 
 
 class Names:
-    """Names that are unique in a call, for ids that may come again. `reserved` are in use already."""
+    """Names that are unique in a call, for ids that may repeat. `reserved` are already in use."""
 
     def __init__(self, reserved: Iterable[str] = ()) -> None:
         self._used = dict.fromkeys(reserved)
 
     def new(self, wanted: str) -> str:
-        """Return `wanted`, or something like it that was not used yet. It has 32 characters at most if it is new."""
+        """Return `wanted`, or something like it that is still unused. A new name has at most 32 characters."""
         name, number = wanted, 1
         while name in self._used:
             number += 1

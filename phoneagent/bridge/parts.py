@@ -1,4 +1,4 @@
-"""The parts of a call, and what each of them is given of the others. Their rules are joined in `bridge`."""
+"""The parts of a call, and which other parts each one gets. Their rules are joined in `bridge`."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ class Parts:
     def __init__(self, policy: Policy, *, call_sid: str = "", past: Past | None = None) -> None:
         self._policy = policy
         self.requests: deque[Request] = deque()
-        """What the shell is to do, oldest first; `reporter.events` has what it is to report."""
-        self.ended: EndCall | None = None  # how; nothing more is sent then
+        """What the shell should do, oldest first; `reporter.events` has what it should report."""
+        self.ended: EndCall | None = None  # how; after that, nothing more is sent
         self.stream_sid: str | None = None
         """The media stream; None before it has started."""
         self.clock = CallClock()
@@ -80,11 +80,11 @@ class Parts:
             gathering=lambda: self.keys.gathering,
         )
         self._timed = (self.caller_audio, self.conversation, self.deadlines, self.renewal, self.dialogue)
-        # What these wait for depends on all others, so `move_on` looks after them once everything else is done.
+        # What these wait for depends on all others, so `move_on` handles them once everything else is done.
         self._timed_last = (self.interruptions, self.keys, self.closing, self.silence)
 
     def floor(self) -> Floor:
-        """Tell which side has the floor."""
+        """Return which side has the floor."""
         if self.closing.active:
             return Floor.CLOSING
         if not self.playback.idle:
@@ -94,6 +94,6 @@ class Parts:
         return Floor.CALLER if self.dialogue.caller_speaks or self.keys.busy else Floor.OPEN
 
     def quiet(self, now: float, *, heard_again: bool = False) -> bool:
-        """Tell whether another session, by which the last second may be `heard_again`, could go on unnoticed."""
+        """Return whether another session could go on unnoticed; with `heard_again`, it hears the last second again."""
         free = self.floor() is Floor.OPEN and self.renewal.begun and not self.responses.owes
         return free and self.dialogue.quiet(now, heard_again=heard_again)

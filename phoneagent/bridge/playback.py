@@ -1,23 +1,23 @@
-"""The ledger of what the caller hears: what waits here, what Twilio holds of ours, and how much of it was played.
+"""The ledger of what the caller hears: what waits here, what Twilio holds, and how much of it was played.
 
-Twilio plays what it gets in order, at 8 bytes a millisecond, and takes it as fast as we send it. It tells us of its
+Twilio plays what it gets in order, at 8 bytes a millisecond, and accepts it as fast as it is sent. It reports its
 progress only by echoing marks. Positions count the bytes sent since the last `clear`; at any time
 
     heard = P + min(now - max(A, S), N - P)
 
 where P is the position of the last mark that came back, A when it came, S when the first audio after P was written and
 N the position of the next mark. An echo comes after the fact and audio is played after it was written, so the figure
-falls short by about one round trip and does not run ahead of the truth. For that it must not run through a pause: if
+falls short by about one round trip and does not run ahead of the truth. To ensure this, it must not count a gap: if
 everything written may already have been played, a mark goes out before any more audio does.
 
-Marks are named `generation.sequence`. A `clear` starts a new generation, because it makes Twilio give back every
-pending mark: an echo of an older generation proves nothing.
+Marks are named `generation.sequence`. A `clear` starts a new generation, because it makes Twilio return every pending
+mark: an echo of an older generation proves nothing.
 
-What is written is kept until it was heard, so that a pause can take it back (`pause`) and play it later (`resume`).
-The pause begins when its `clear` is written. If the caller's socket takes none before the agent goes on, nothing has
-stopped there, and nothing is taken back.
+What is written is kept until it was heard, so that a pause can take it back (`pause`) and play it later (`resume`). The
+pause begins when its `clear` is written. If the caller's socket accepts no `clear` before the agent goes on, playback
+never stopped, and nothing is taken back.
 
-A mark can be lost. Once all that was written must long have been played (`MARK_SECONDS`), it counts as heard.
+A mark can be lost. When everything written must long have been played (`MARK_SECONDS`), it counts as heard.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from phoneagent.protocol.audio import BYTES_PER_MS, base64_bytes, silence
 from phoneagent.protocol.carrier import Audio, Clear, SendMark, ToCarrier
 
 MARK_EVERY_BYTES = 100 * BYTES_PER_MS
-"""At most one mark per 100 ms of audio, beside the one at each item's end."""
+"""At most one mark per 100 ms of audio, besides the one at each item's end."""
 
 CUT_ABOVE_CHARS = 2136
 """Base64 of 200 ms: a longer delta is cut, so that a barge-in can still drop most of it and marks fall in between."""
@@ -43,26 +43,26 @@ PIECE_CHARS = 1280
 """Base64 of 120 ms: a multiple of four characters, so that a cut piece is base64 by itself."""
 
 RECENT_BYTES = 1_200 * BYTES_PER_MS
-"""The latest audio that was heard is kept as well: the caller's line may bring it back as an echo."""
+"""The latest audio that was heard is also kept: the caller's line may return it as an echo."""
 
 MARK_SECONDS = 5.0
-"""How much later than computed the last mark may come, until it counts as lost. A slow line is late by less."""
+"""How much later than computed the last mark may come before it counts as lost. A slow line is less late."""
 
 SLACK_BYTES = 100 * BYTES_PER_MS
-"""Old audio is dropped in pieces of this length: with each mark, all the rest would have to move."""
+"""Old audio is dropped in pieces of this length, because dropping it with each mark would move all the rest."""
 
 MAX_GAPS = 64
-"""Gaps that are kept for their reader."""
+"""How many gaps are kept for their reader."""
 
 MAX_WAITING_BYTES = 16 * 1024 * 1024
-"""Half an hour of audio that the caller's socket does not take: more than any answer."""
+"""Half an hour of audio that the caller's socket does not accept: more than any answer."""
 
 
 _Piece: TypeAlias = tuple[SpokenItem | None, str, int]
-"""An item (None for audio of our own), some of its audio as base64, and how many bytes that is."""
+"""An item (None for phoneagent's own audio), some of its audio as base64, and how many bytes that is."""
 
 
-@dataclass(slots=True)  # a frozen one is made three times as slowly, and there are ten a second
+@dataclass(slots=True)  # a frozen one takes three times as long to make, and there are ten a second
 class _Span:
     """A mark that is out: its position, and when the first audio before it was written."""
 
@@ -71,11 +71,11 @@ class _Span:
     since: float
 
 
-_END_OF_ITEM = ""  # in the queue: everything of an item went before, let a mark follow
+_END_OF_ITEM = ""  # in the queue: all of an item precedes this, so a mark follows
 
 
 class Playback:
-    """Audio for the caller in order: `queue` and `finish` put it in, `take` takes out what to send, `cut` drops it."""
+    """Audio for the caller in order: `queue` and `finish` add it, `take` removes what to send, `cut` drops it."""
 
     def __init__(self) -> None:
         self.generation = 1
@@ -85,22 +85,22 @@ class Playback:
         self._queue: deque[_Piece] = deque()
         self._waiting = 0
         self.paused_at: float | None = None
-        """Since when nothing is sent, and what comes is kept; None if it is sent."""
-        self._plays_on = False  # a pause whose `clear` is not written yet
-        self._answer_held = False  # what comes now is the answer to what the caller said in the pause
+        """Since when nothing is sent and new audio is kept; None if it is sent."""
+        self._plays_on = False  # in a pause whose `clear` is not written yet
+        self._answer_held = False  # new audio answers what the caller said in the pause
         # The latest audio that was heard for sure, as µ-law: base64 in pieces would take twice the memory.
         self._recent = bytearray()
         self._clip_waits = False
         self.spoken_until = -math.inf
-        """When what was written of the model's audio will have been played, in seconds of `now`."""
+        """When all of the model's audio written so far will have been played, in seconds of `now`."""
         self.gaps: deque[tuple[float, float]] = deque(maxlen=MAX_GAPS)
-        """When nothing was left to be played, from and to: for a reader that takes them out."""
+        """When nothing was left to play, from and to; a reader removes them."""
         self._reset()
 
     def _reset(self) -> None:
         self._sent = 0
-        self._written_pieces: deque[_Piece] = deque()  # not known to be heard; the last of them ends at `_sent`
-        self._written_from = 0  # where the first of them begins
+        self._written_pieces: deque[_Piece] = deque()  # not known to be heard; the last one ends at `_sent`
+        self._written_from = 0  # where the first one begins
         self._marked = 0  # the position of the newest mark
         self._acked = 0
         self._acked_at = -math.inf
@@ -111,27 +111,27 @@ class Playback:
 
     @property
     def idle(self) -> bool:
-        """Nothing of ours is waiting here or known to be unheard."""
+        """Whether nothing waits here, and nothing is known to be unheard."""
         return not self._queue and self._acked == self._sent
 
     def unheard_ms(self, now: float) -> float:
-        """Return how much audio the caller has still to hear, in milliseconds, without an answer that is held."""
+        """Return how much audio the caller has yet to hear, in milliseconds, without a held answer."""
         held = sum(item.waiting for item in self._items.values() if item.held)
         return (self._waiting - held + self._sent - self.heard(now)) / BYTES_PER_MS
 
     @property
     def unsent_ms(self) -> float:
-        """Milliseconds of audio that wait here."""
+        """How many milliseconds of audio wait here."""
         return self._waiting / BYTES_PER_MS
 
     def queue(self, payload: str, item_id: str | None = None, content_index: int = 0) -> bool:
-        """Take audio for the caller: base64 of µ-law, of a model's item or (without one) of our own.
+        """Take audio for the caller: base64 of µ-law, of a model's item or (without one) phoneagent's own.
 
-        Returns False, and takes nothing, when more than `MAX_WAITING_BYTES` would wait.
+        Return False, and take nothing, if more than `MAX_WAITING_BYTES` would wait.
         """
         size = base64_bytes(payload)
         if size == 0:
-            return True  # an item without audio cannot be truncated, so it must not come into being here
+            return True  # an item without audio cannot be truncated, so do not create one here
         if self._waiting + size > MAX_WAITING_BYTES:
             return False
         item = None
@@ -155,7 +155,7 @@ class Playback:
         return True
 
     def _drop_clips(self) -> None:
-        """Drop what is unsent of our own audio: the model's, which it stood in for, is here."""
+        """Drop phoneagent's own unsent audio: the model's audio, which it stood in for, is here."""
         self._clip_waits = False
         self._waiting -= sum(size for item, _, size in self._queue if item is None)
         self._queue = deque(each for each in self._queue if each[0] is not None or each[1] is _END_OF_ITEM)
@@ -163,7 +163,7 @@ class Playback:
     def finish(self, item_id: str | None = None) -> list[Outcome]:
         """Note that no more audio of this item will come, so that a mark can follow its last piece.
 
-        Returns the item if all of it was heard already.
+        Return the item if all of it was already heard.
         """
         if item_id is not None:
             item = self._items.get(item_id)
@@ -188,7 +188,7 @@ class Playback:
         return [item.outcome(item.received) for item in over]
 
     def holds(self, item_id: str) -> bool:
-        """Tell whether an item is not yet complete and heard to its end."""
+        """Return whether an item is not yet complete and heard to its end."""
         return item_id in self._items
 
     def take(self, now: float, limit: int) -> list[ToCarrier]:
@@ -248,24 +248,24 @@ class Playback:
             item.runs.append((begin, self._sent))
 
     def playing(self) -> list[Outcome]:
-        """Return the items that are not known to be heard to their end, as far as they were received."""
+        """Return the items that are not known to be heard to their end, each as far as it was received."""
         return [item.outcome(0) for item in self._items.values()]
 
     def so_far(self, now: float) -> list[Outcome]:
-        """Return the same items with what was surely heard of them."""
+        """Return the same items, each as far as it was certainly heard."""
         position = math.floor(self.heard(now))
         return [item.outcome(item.heard(position)) for item in self._items.values()]
 
     def acknowledge(self, name: str, now: float) -> list[Outcome]:
-        """Take the echo of a mark. Returns the items that are now complete and heard to their end.
+        """Take the echo of a mark. Return the items that are now complete and heard to their end.
 
-        One without a name is that of the oldest mark, if what came before that may have been played.
+        An echo without a name is for the oldest mark, if what came before that may have been played.
         """
         if not name and self._spans and self.heard(now) >= self._spans[0].position:
             name = self._spans[0].name
         if not ((self._spans and self._spans[0].name == name) or any(span.name == name for span in self._spans)):
             return []
-        while True:  # an echo proves the marks before it as well, should one have been lost
+        while True:  # an echo also proves the marks before it, in case one was lost
             span = self._spans.popleft()
             if span.name == name:
                 break
@@ -276,7 +276,7 @@ class Playback:
         return None if self._queue or self._acked == self._sent else self.dry_at + MARK_SECONDS
 
     def presume_heard(self, now: float) -> list[Outcome]:
-        """Give up waiting for the last mark, if it is time. Returns the items that are now over."""
+        """Give up waiting for the last mark, if it is time. Return the items that are now over."""
         due = self.get_timer()
         if due is None or now < due:
             return []
@@ -296,7 +296,7 @@ class Playback:
         return self._forget_heard(position)
 
     def heard(self, now: float) -> float:
-        """Return the position that was surely heard, in bytes since the last `clear`."""
+        """Return the position that was certainly heard, in bytes since the last `clear`."""
         upto, since = self._sent, self._open_since
         if self._spans:
             upto, since = self._spans[0].position, self._spans[0].since
@@ -304,7 +304,7 @@ class Playback:
         return self._acked + max(0.0, min(played, float(upto - self._acked)))
 
     def heard_from(self, position: int, now: float) -> bytes:
-        """Return the audio of this generation that was heard from a position up to `now`, as µ-law, if it is kept."""
+        """Return the audio of this generation that was heard from a position until `now`, as µ-law, if it is kept."""
         begin, end = self._written_from, math.floor(self.heard(now))
         heard = bytearray(self._recent[-(begin - position) :] if position < begin else b"")
         for _, payload, size in self._written_pieces:
@@ -320,13 +320,13 @@ class Playback:
     def pause(self, now: float) -> list[Outcome]:
         """Stop with the next `take`, and keep what was not heard: `resume` plays it from there, `cut` drops it.
 
-        Returns the items that were complete and heard to their end.
+        Return the items that were complete and heard to their end.
         """
         self.paused_at, self._plays_on = now, True
         return self._forget_heard(math.floor(self.heard(now)))
 
     def _take_back(self, now: float) -> None:
-        """Begin the pause for the caller: what they have not heard by now waits here again."""
+        """Begin the pause for the caller: what they have not yet heard waits here again."""
         position = math.floor(self.heard(now))
         unheard: list[_Piece] = []
         begin = self._written_from
@@ -351,13 +351,13 @@ class Playback:
         self.paused_at, self._plays_on = now, False
 
     def resume(self, now: float, cause: ResumeCause) -> None:
-        """Play on after a pause; an answer that was held is dropped."""
+        """Continue after a pause; an answer that was held is dropped."""
         if self.paused_at is None:
             return
         if self._answer_held:
             self._keep(held=False)
         self._answer_held = False
-        if self._plays_on:  # the caller has heard no pause
+        if self._plays_on:  # the caller heard no pause
             self.paused_at, self._plays_on = None, False
             return
         pause = Paused(self.paused_at, now, cause)
@@ -369,14 +369,14 @@ class Playback:
         self.paused_at = None
 
     def hold_answer(self) -> None:
-        """The audio that comes from here on answers what the caller said in this pause."""
+        """Hold new audio: from here on, it answers what the caller said in this pause."""
         self._answer_held = True
 
     def cut(self, now: float) -> list[Outcome]:
-        """Drop everything unheard, but for an answer that was held, and begin a new generation.
+        """Drop everything unheard, except a held answer, and begin a new generation.
 
-        A `clear` follows if Twilio holds anything of ours. Returns the items that were not heard to their last mark,
-        oldest first: each is to be truncated at `heard_ms`.
+        A `clear` follows if Twilio holds any audio. Return the items that were not heard to their last mark, oldest
+        first: truncate each at `heard_ms`.
         """
         cuts = [each for each in self.so_far(now) if not self._items[each.item_id].held]
         self._recent.clear()
@@ -388,7 +388,7 @@ class Playback:
         return cuts
 
     def _keep(self, *, held: bool) -> None:
-        """Drop what waits, but for the answer that was held, or (not `held`) all else."""
+        """Keep only the held answer of what waits, or (not `held`) everything else."""
         self._items = {item.id: item for item in self._items.values() if item.held is held}
         self._queue = deque(piece for piece in self._queue if (piece[0] is not None and piece[0].held) is held)
         self._waiting = sum(size for _, _, size in self._queue)
@@ -403,7 +403,7 @@ class Playback:
         self.dry_at = dry_at
 
     def heard_lately(self, now: float) -> bytes:
-        """Return the latest audio that the caller heard, as µ-law: up to `now`, `RECENT_BYTES` at most."""
+        """Return the latest audio that the caller heard, as µ-law: until `now`, at most `RECENT_BYTES`."""
         position, begin = math.floor(self.heard(now)), self._written_from
         heard = bytearray(self._recent)
         for _, payload, size in self._written_pieces:
@@ -414,7 +414,7 @@ class Playback:
         return bytes(heard[-RECENT_BYTES:])
 
     def sounding(self, now: float) -> bytes:
-        """Return what was written and is still to be played, by the time it takes, as µ-law."""
+        """Return what was written and has yet to be played, judging by its duration, as µ-law."""
         size = max(0, round((self.dry_at - now) * 1000 * BYTES_PER_MS)) if self.dry_at > now else 0
         written = b"".join([a2b_base64(payload) for _, payload, _ in self._written_pieces])
         return written[len(written) - min(size, len(written)) :]

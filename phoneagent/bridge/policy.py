@@ -1,4 +1,4 @@
-"""The policy of a call: how the agent behaves on the phone, one frozen value that the shell hands to the bridge."""
+"""The policy of a call: how the agent behaves on the phone, as one frozen value that the shell passes to the bridge."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from phoneagent.errors import DefinitionError
 from phoneagent.protocol.audio import is_base64
 
 MAX_INTERRUPTION_MS = 5_000
-"""The longest time in which it is decided whether the caller interrupts."""
+"""How long the decision whether the caller interrupts may take."""
 
 KeysMode: TypeAlias = Literal["tell", "ignore"]
-"""What becomes of keys that are not gathered: they are told to the model, or only reported to hooks."""
+"""What happens to keys that are not gathered: the model learns them, or only hooks get them."""
 
 
 class Floor(enum.Enum):
@@ -36,26 +36,26 @@ class Floor(enum.Enum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Interruption:
-    """What of the caller's speech stops the agent.
+    """Which speech from the caller stops the agent.
 
     Raises:
         DefinitionError: a time is negative or too long.
     """
 
     enabled: bool = True
-    """Whether any speech does. Without it, speech is answered once the agent has finished."""
+    """Whether speech stops the agent at all. If not, speech is answered once the agent has finished."""
     greeting: bool = False
-    """Whether that holds for the greeting too; otherwise the greeting is protected until it was heard."""
+    """Whether speech stops the greeting too; otherwise the greeting is protected until the caller has heard it."""
     min_speech_ms: int = 500
-    """Speech of this length interrupts, and until that is clear the agent pauses; 0: all speech does, at once."""
+    """Speech of this length interrupts; until that is decided, the agent pauses. 0: all speech interrupts at once."""
     backchannel_ms: int = 900
-    """A back-channel may last so long: speech that is over by then is judged by its words."""
+    """The longest back-channel: speech that is over by then is judged by its words."""
     words_ms: int = 1_200
-    """How long after a shorter sound its transcript is waited for, to tell a word from a cough; 0: not at all."""
+    """How long to wait for a shorter sound's transcript, to tell a word from a cough; 0: not at all."""
     languages: tuple[str, ...] = ()
-    """The languages (ISO 639-1) whose back-channels count; all that are known if there are none."""
+    """The languages (ISO 639-1) whose back-channels count; empty: all that are known."""
     backchannels: tuple[str, ...] = ()
-    """More words by which a caller only shows that they listen."""
+    """More words that only show that the caller is listening."""
 
     def __post_init__(self) -> None:
         for name in ("min_speech_ms", "backchannel_ms", "words_ms"):
@@ -66,11 +66,11 @@ class Interruption:
 
     @property
     def server_may_answer(self) -> bool:
-        """Whether the server may answer each turn by itself. Where speech can be ignored, it would answer that too."""
+        """Whether the server may answer each turn by itself. If speech can be ignored, it would answer that too."""
         return self.enabled
 
 
-@runtime_checkable  # pydantic asks isinstance of it, where an Agent is the field of a model
+@runtime_checkable  # pydantic calls isinstance with it if a model has an Agent as a field
 class Playable(Protocol):
     """Something that has audio, like a `Clip`."""
 
@@ -86,17 +86,17 @@ def sound_of(sound: str | Playable) -> str:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Silence:
-    """How long a silence may last, and what comes then. A time of 0 leaves its step out.
+    """How long a silence may last, and what happens then. A time of 0 skips its step.
 
-    The sounds are the package's own, unless you give a `Clip` (or base64 of µ-law). The shipped words are English.
+    The sounds are the package's own, unless you give a `Clip` (or base64 of µ-law). The shipped words are in English.
     """
 
     dead_air_ms: int = 2500
-    """How long the caller hears nothing, while an answer is due, before a short sound comes."""
+    """How long the caller hears nothing, while an answer is due, before a short sound is played."""
     retry_seconds: float = 7.5
-    """How long an answer may take before the caller hears an apology, and another model session is asked."""
+    """How long an answer may take before the caller hears an apology and another model session is tried."""
     give_up_seconds: float = 20.0
-    """How long it may take before the call goes to `FALLBACK_NUMBER`, or ends with an apology."""
+    """How long an answer may take before the call goes to `FALLBACK_NUMBER`, or ends with an apology."""
     idle_seconds: float = 15.0
     """How long the caller may say nothing, while nothing is due, before they are asked whether they are still there."""
     idle_prompts: int = 2
@@ -106,7 +106,7 @@ class Silence:
     filler: str | Playable = field(default="", repr=False)
     """The short sound."""
     apology: str | Playable = field(default="", repr=False)
-    """The apology for an answer that takes long."""
+    """The apology for a slow answer."""
     farewell: str | Playable = field(default="", repr=False)
     """The apology when no answer comes at all, before the call goes to `FALLBACK_NUMBER` or ends."""
 
@@ -131,20 +131,20 @@ class Policy:
     greeting: str | None = None
     """What is said first, word for word; None waits for the caller."""
     interruption: Interruption = field(default_factory=Interruption)
-    """What of the caller's speech stops the agent."""
+    """Which speech from the caller stops the agent."""
     silence: Silence = field(default_factory=Silence)
-    """How long the caller may hear nothing, and what comes then."""
+    """How long the caller may hear nothing, and what happens then."""
     server_answers: bool = True
     """Whether the server begins a response by itself after each turn (`create_response`)."""
     manual_turns: bool = False
     """Whether the user's code ends each turn and asks for the answer, as for push-to-talk."""
     keys: KeysMode = "tell"
-    """What becomes of the keys that the caller presses."""
+    """What happens to the keys that the caller presses."""
     apology: str = field(default="", repr=False)
     """What is played when the model is lost: base64 of µ-law."""
     max_call_seconds: float = 3600.0
     renews: bool = False
-    """Whether the shell opens another model session where one has failed."""
+    """Whether the shell opens another model session when one fails."""
     elsewhere: bool = False
     """Whether the shell has another endpoint to open it at."""
     max_call_cost: Decimal | None = None

@@ -1,4 +1,4 @@
-"""The prompts of responses that we ask for by ourselves: greeting, prescribed words, filler, goodbye, limits."""
+"""The prompts of responses that phoneagent itself asks for: greeting, prescribed words, filler, goodbye, limits."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal, TypeAlias
 
 Kind: TypeAlias = Literal["consent", "greeting", "say", "filler", "goodbye", "turn", "asked", "sound"]
-"""Words that are prescribed, or answers: to a turn or a tool's output (`turn`), or asked for by user code (`asked`).
-A `sound` is no response: audio of our own, which is played when its turn has come."""
+"""Prescribed words, or answers: to a turn or a tool's output (`turn`), or requested by user code (`asked`). A `sound`
+is not a response, but audio from phoneagent itself, which is played in its turn."""
 
 ANSWERS = frozenset({"turn", "asked"})
 
@@ -18,10 +18,10 @@ _NO_TOOLS = {"tool_choice": "none"}
 
 @dataclass(frozen=True, slots=True)
 class Sound:
-    """Audio of our own, as base64 of µ-law: a clip, or the tones of keys.
+    """Audio from phoneagent itself, as base64 of µ-law: a clip, or the tones of keys.
 
-    `text` stands for it in the transcript, and `told` is what the model learns of it ("" for nothing). If `protected`,
-    nothing stops it before its end. `over_speech` lets it begin while the other side speaks.
+    `text` represents it in the transcript, and `told` is what the model learns about it ("" for nothing). If
+    `protected`, nothing stops it before its end. `over_speech` lets it begin while the other side speaks.
     """
 
     payload: str = field(repr=False)
@@ -33,16 +33,16 @@ class Sound:
 
 @dataclass(slots=True)
 class Wanted:
-    """A response that we want. `prompt` becomes a system message before it; `options` go into `response.create`."""
+    """A response to request. `prompt` becomes a system message before it; `options` go into `response.create`."""
 
     kind: Kind
     prompt: str | None = None
     options: dict[str, Any] = field(default_factory=dict)
     protected: bool = False
-    """The caller hears it to its end, whatever they say meanwhile."""
+    """Whether the caller hears it to its end, whatever they say."""
     sound: Sound | None = None
     told: bool = False
-    """The prompt is in the conversation already."""
+    """Whether the prompt is already in the conversation."""
     item_id: str | None = None
     """The item that says it, if it is protected and has begun."""
 
@@ -54,7 +54,7 @@ def greeting(text: str) -> Wanted:
 
 
 def opening(text: str) -> str:
-    """What the model is told of a greeting that waits for the callee to speak."""
+    """Return what the model is told about a greeting that waits for the callee to speak."""
     return f"You have called this person. Once they have answered, begin with exactly these words: {_quote(text)}"
 
 
@@ -64,7 +64,7 @@ def exactly(text: str, *, protected: bool = False) -> Wanted:
 
 
 def consent(text: str) -> Wanted:
-    """A line that is to be heard before anything else is said, such as that the call is recorded."""
+    """Return a line that must be heard before anything else, such as that the call is recorded."""
     return replace(exactly(text, protected=True), kind="consent")
 
 
@@ -82,13 +82,13 @@ def goodbye() -> Wanted:
 
 
 def put_through(name: str) -> Wanted:
-    """The call is about to be transferred to the party with that name."""
+    """Return the announcement of a transfer to the party with that name."""
     words = f"The caller is being put through to {_quote(name)} now. "
     return Wanted("goodbye", words + f"Tell them so in one short sentence{_LANGUAGE}, and no more.", _NO_TOOLS)
 
 
 def still_there() -> Wanted:
-    """The caller has been silent for a while."""
+    """Return the question to a caller who has been silent for a while."""
     return Wanted(
         "say",
         f"The caller has said nothing for a while. Ask them in one short sentence{_LANGUAGE}, "
@@ -98,7 +98,7 @@ def still_there() -> Wanted:
 
 
 def unheard() -> Wanted:
-    """The model has answered twice without a word."""
+    """Return what to say after two answers without a word."""
     return Wanted(
         "say",
         f"The caller heard nothing of your last answer. Speak now{_LANGUAGE}: in one "
@@ -108,7 +108,7 @@ def unheard() -> Wanted:
 
 
 def go_on() -> Wanted:
-    """A limit of the server's has cut the answer off. Tools stay allowed: it may have been in the middle of a call."""
+    """Return the request to finish an answer cut off by a server limit. Tools stay allowed: it may be calling one."""
     return Wanted(
         "turn",
         "Your last answer was cut off by a length limit before it was complete. Go on exactly where it stopped, "
@@ -117,7 +117,7 @@ def go_on() -> Wanted:
 
 
 def announcement() -> Wanted:
-    """The call's maximum duration is nearly reached. Tools stay allowed: the agent may finish what it began."""
+    """Return the warning that the call nears its maximum duration. Tools stay allowed, so that the agent may finish."""
     return Wanted(
         "say",
         "This call reaches its time limit in less than half a minute. Tell the caller so in one short sentence"
@@ -126,7 +126,7 @@ def announcement() -> Wanted:
 
 
 def wrap_up() -> Wanted:
-    """The call's cost limit is reached. Tools stay allowed: the agent may finish what it began."""
+    """Return the notice that the cost limit is reached. Tools stay allowed: the agent may finish what it began."""
     return Wanted(
         "say",
         f"This call has to end soon. Tell the caller so in one short sentence{_LANGUAGE}, without a reason, and "
@@ -145,12 +145,12 @@ OUTCOME = (
 
 
 def outcome(name: str, description: str) -> str:
-    """What the model is told that fills in the outcome of a call: the name of the form, and what its author says."""
+    """Return the prompt for filling in the outcome of a call: the form's name, and its author's description."""
     return OUTCOME.format(form=f"{_quote(name)} ({description})" if description else _quote(name))
 
 
 def outcome_again(problem: str) -> str:
-    """The model filled in the outcome of a call wrongly."""
+    """Return the prompt after the model filled in the outcome of a call wrongly."""
     return f"This does not fit the form, and was not saved: {problem}. Fill in the whole form again, correctly."
 
 

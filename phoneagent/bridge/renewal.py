@@ -1,11 +1,11 @@
 """Renewal: how one model session of a call follows another.
 
-A session that is lost is replaced, as long as that is worthwhile: the caller is patient for some seconds, and sessions
-that bring no word to the caller are not opened for ever.
+A lost session is replaced as long as that is worthwhile: the caller is patient for some seconds, and sessions that
+bring no word to the caller are not opened forever.
 
 A session also has a time limit (an hour, at OpenAI). Some minutes before it, the next one is opened in parallel, and
 takes over once neither side has spoken for a second, so that the caller does not notice. If there is no such moment, it
-takes over when the old one ends, as if that had been lost.
+takes over when the old one ends, as if the old one had been lost.
 """
 
 from __future__ import annotations
@@ -27,42 +27,42 @@ from phoneagent.bridge.steps import Pending
 from phoneagent.bridge.transcript import Transcript
 
 OPENING_SECONDS = 0.5
-"""With less patience than this left, no further session is opened."""
+"""With less patience than this left, no more sessions are opened."""
 
 MAX_FRUITLESS = 6
-"""Sessions in a row that brought no word to the caller, before no further one is opened."""
+"""After this many sessions in a row without a word to the caller, no more are opened."""
 
 MAX_LOSSES_A_MINUTE = 12
-"""Sessions lost within a minute, before no further one is opened, whatever was heard of them."""
+"""After this many sessions lost within a minute, no more are opened, whatever was heard of them."""
 
 ROTATE_SECONDS = 300.0
-"""The next session is opened this long before a session's time is over; of a short one, in its second half."""
+"""The next session is opened this long before a session's time is over; for a short session, in its second half."""
 
 SHORTEST_SECONDS = 60.0
-"""A session that announces a shorter life than this is not rotated: the next would announce the same, endlessly."""
+"""A session that announces a shorter life than this is not rotated: the next one would announce the same, endlessly."""
 
 SPREAD_SECONDS = 0.25
-"""A provider that restarts loses the sessions of all calls: within this time each of them opens another one."""
+"""A provider that restarts loses the sessions of all calls; they open new ones spread over this time."""
 
 FIRST_PAUSE_SECONDS = 0.2
 LAST_PAUSE_SECONDS = 1.6
-"""The pause after the second attempt that came to nothing, and the longest one; each is twice as long as the last."""
+"""The pause after the second failed attempt, and the longest one; each is twice as long as the last."""
 
 QUICK_SECONDS = 10.0
-"""Losses within this time are attempts that came to nothing."""
+"""Losses within this time count as failed attempts."""
 
 QUIET_SECONDS = 1.0
-"""How long neither side has spoken when the next session takes over."""
+"""How long neither side must have spoken before the next session takes over."""
 
 LOOK_SECONDS = 0.2
-"""How often to look whether the line is quiet, until then."""
+"""How often to check whether the line is quiet."""
 
 OPEN_AGAIN_SECONDS = 30.0
-"""How long to wait before the next session is tried again, where it did not open."""
+"""How long to wait before the next session is tried again if it did not open."""
 
 
 class Rotation:
-    """When the next session is to be opened, and when it takes over. Times are in seconds of `now`."""
+    """The schedule of the next session: when to open it, and when it takes over. Times are in seconds of `now`."""
 
     def __init__(self) -> None:
         self._due: float | None = None
@@ -70,7 +70,7 @@ class Rotation:
         self._ready = False
 
     def begin(self, now: float, lasts_seconds: float | None) -> None:
-        """A session begins that lasts this many seconds; None if that is unknown."""
+        """Begin a session that lasts this many seconds; None if that is unknown."""
         self._ready, self._quiet_since = False, None
         if lasts_seconds is None or lasts_seconds < SHORTEST_SECONDS:
             self._due = None
@@ -78,11 +78,11 @@ class Rotation:
             self._due = now + lasts_seconds - min(ROTATE_SECONDS, lasts_seconds / 2)
 
     def end(self) -> None:
-        """The session is gone: the one in its place comes at once."""
+        """Note that the session is gone: its replacement comes at once."""
         self._due = None
 
     def opened(self, now: float, *, ready: bool) -> None:
-        """The next session is open, or did not open."""
+        """Note that the next session is open, or did not open."""
         if self._due is not None:
             self._ready, self._due = ready, now + (LOOK_SECONDS if ready else OPEN_AGAIN_SECONDS)
 
@@ -91,7 +91,7 @@ class Rotation:
         return self._due
 
     def handle_timer(self, now: float, *, quiet: bool) -> Literal["open", "take over"] | None:
-        """Return what is to be done now; `quiet`: neither side speaks, and nothing is owed."""
+        """Return what to do now; `quiet`: neither side speaks, and nothing is owed."""
         if self._due is None or now < self._due:
             return None
         if not self._ready:
@@ -110,7 +110,7 @@ class Rotation:
 class Renewal:
     """The model sessions of a call, one after another. `now` is in seconds.
 
-    The first one begins with the call's `past`, if there is one, or with the greeting. `quiet` tells whether the next
+    The first one begins with the call's `past`, if there is one, or with the greeting. `quiet` returns whether the next
     session could take over unnoticed at that moment.
     """
 
@@ -133,29 +133,29 @@ class Renewal:
         self.losses = 0
         """How many sessions of this media stream were lost, or did not open."""
         self.begun = False
-        """The session was told where the call is."""
+        """Whether the session was told where the call is."""
 
     @property
     def pending(self) -> Pending | None:
-        """What was open when the session before was gone; None if this is the call's first, or has begun."""
+        """What was open when the previous session was lost; None if this is the call's first, or has begun."""
         return None if self.begun or self._to_tell is None else self._to_tell.pending
 
     @property
     def awaited(self) -> bool:
-        """Whether the caller waits for a session, and not only the call."""
+        """Whether the caller, and not only the call, waits for a session."""
         return not self.begun and (self.pending != "nothing" or self._greeting_due)
 
     def started(self, now: float) -> None:
-        """The media stream begins without a session: the caller waits from now on."""
+        """Note that the media stream begins without a session: the caller waits from now on."""
         self._away_since = now
 
     def connect(self, now: float, lasts_seconds: float | None) -> None:
-        """A session is ready, for `lasts_seconds`; None if that is unknown."""
+        """Note that a session is ready, for `lasts_seconds`; None if that is unknown."""
         self._unopened = 0
         self._rotation.begin(now, lasts_seconds if self.renews else None)
 
     def begin(self, conversation: Conversation, transcript: Transcript, clock: CallClock, now: float) -> None:
-        """Tell the session where the call is, and ask for what is to be said first."""
+        """Tell the session where the call is, and ask for what should be said first."""
         pending, greeting = self.pending, self._greeting
         self.begun, self._away_since = True, None
         if pending is not None:
@@ -173,18 +173,18 @@ class Renewal:
             conversation.responses.want(prompts.greeting(greeting))
 
     def was_heard(self) -> None:
-        """The session has said something."""
+        """Note that the session said something."""
         self._fruitless = 0
         self._greeting_due = False
 
     def interrupted(self, responses: ResponseGate) -> None:
-        """The agent was stopped: if there is no session, the next one does not go on with its words."""
+        """Note that the agent was stopped: if there is no session, the next one does not continue its words."""
         if self.pending is not None and self._to_tell is not None:
             self._to_tell = replace(self._to_tell, pending="nothing")
             responses.owe_nothing()
 
     def new_session(self, *, owes: bool, words_lost: bool) -> None:
-        """The session is gone, and owed an answer; the words of a turn may be lost. An open turn is heard once more."""
+        """Replace a lost session: it may have owed an answer, or lost a turn's words. An open turn is heard again."""
         self._rotation.end()
         if self.begun:
             pending = pending_now(turn_open=False, owes=owes, words_lost=words_lost)
@@ -197,11 +197,11 @@ class Renewal:
         return pending_now(turn_open=turn_open, owes=owes, words_lost=words_lost)
 
     def stop(self) -> None:
-        """No further session is opened."""
+        """Open no more sessions."""
         self._rotation.end()
 
     def worthwhile(self, now: float) -> bool:
-        """Take it that there is no session; return whether to look for another one."""
+        """Note that there is no session; return whether to look for another one."""
         if self._away_since is None:
             self._away_since = now
             self._fruitless += 1
@@ -214,7 +214,7 @@ class Renewal:
         return in_time and self._fruitless <= MAX_FRUITLESS and len(self._lost_at) <= MAX_LOSSES_A_MINUTE
 
     def pause_seconds(self, now: float, chance: float) -> float:
-        """Return how long to wait before the next attempt; `chance`, from 0 to 1, tells this call from all others."""
+        """Return how long to wait before the next attempt. `chance`, random from 0 to 1, spreads out the calls."""
         self._unopened += 1
         lost = sum(at > now - QUICK_SECONDS for at in self._lost_at)
         attempts = max(lost, 1) + self._unopened - 1
@@ -224,7 +224,7 @@ class Renewal:
         return pause * (0.5 + chance / 2)
 
     def next_opened(self, now: float, *, ready: bool) -> None:
-        """The session beside the present one is open, or did not open."""
+        """Note that the parallel session is open, or did not open."""
         self._rotation.opened(now, ready=ready)
 
     def get_timer(self) -> float | None:
@@ -241,7 +241,7 @@ class Renewal:
                 self._requests.append(OpenNext())
                 return None
             case "take over":
-                self._away_since = now  # and not for any fault
+                self._away_since = now  # not because of a fault
                 self._rotation.end()
                 return Verdict("take_over")
             case None:

@@ -1,4 +1,4 @@
-"""Reporting: turns what happened in a call into the events of `phoneagent.events`, in order. It decides nothing."""
+"""Reporting: it turns what happened in a call into the events of `phoneagent.events`, in order. It decides nothing."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ from phoneagent.events import (
 )
 
 MAX_TROUBLES = 100
-"""Different troubles that are reported of one call."""
+"""How many different troubles of one call are reported."""
 
 
 class Reporter:
@@ -52,13 +52,13 @@ class Reporter:
         self._reports = self._messages = 0
         self._unanswered_since: float | None = None  # the caller's speech ended then
         self.answers_since: float | None = None
-        """The same, once the response to it has begun: the caller waits for the first audio of that."""
+        """The same, once the response has begun and the caller waits for its first audio."""
         self._troubles: set[str] = set()
         self.events: deque[Event] = deque()
         """Events that were not taken yet."""
 
     def trouble(self, what: str, now: float) -> None:
-        """Something is wrong; the same trouble is reported once. It may repeat words of a far end."""
+        """Report a problem; the same one is reported once. It may repeat words of a far end."""
         what = shown(what)
         if what in self._troubles or len(self._troubles) >= MAX_TROUBLES:
             return
@@ -66,54 +66,54 @@ class Reporter:
         self.events.append(Trouble(call_sid=self._call_sid, at_ms=self._ms(now), what=what))
 
     def controlled(self, operation: ControlOperation, now: float) -> None:
-        """The control API acted on the call."""
+        """Report that the control API acted on the call."""
         self.events.append(CallControlled(call_sid=self._call_sid, at_ms=self._ms(now), operation=operation))
 
     def unmuted(self) -> None:
-        """The agent is heard again: what it says now is no late answer."""
+        """Note that the agent is heard again: what it says now is not a late answer."""
         self._unanswered_since = self.answers_since = None
 
     # --- the caller ---
 
     def key_pressed(self, digit: str, now: float) -> None:
-        """The caller pressed a key."""
+        """Report that the caller pressed a key."""
         self.events.append(KeyPressed(call_sid=self._call_sid, at_ms=self._ms(now), digit=digit))
 
     def speech_started(self, at_ms: int) -> None:
-        """The caller began to speak at `at_ms`."""
+        """Report that the caller began to speak at `at_ms`."""
         self._unanswered_since = self.answers_since = None
         self.events.append(CallerSpoke(call_sid=self._call_sid, at_ms=at_ms))
 
     def speech_stopped(self, behind_ms: float, now: float) -> None:
-        """The caller stopped speaking `behind_ms` ago: from then on they wait for an answer."""
+        """Note that the caller stopped speaking `behind_ms` ago: from then on, they wait for an answer."""
         self._unanswered_since = now - behind_ms / 1000
 
     # --- the agent ---
 
     def answer_begins(self) -> None:
-        """A response was created: its words answer what was said before."""
+        """Note that a response was created: its words answer what was said before."""
         self.answers_since, self._unanswered_since = self._unanswered_since, None
 
     def audio_sent(self, now: float) -> None:
-        """Audio of the agent goes out: if the caller waited for an answer, this is its latency."""
+        """Note that audio of the agent goes out. If the caller waited for an answer, report its latency."""
         since, self.answers_since = self.answers_since, None
         if since is not None:
             latency = round((now - since) * 1000)
             self.events.append(AgentAnswered(call_sid=self._call_sid, at_ms=self._ms(now), latency_ms=latency))
 
     def silence_filled(self, sound: Literal["filler", "apology"], since: float, now: float) -> None:
-        """A sound of ours ends a silence."""
+        """Report that a filler or an apology ends a silence."""
         silent_ms = round((now - since) * 1000)
         self.events.append(
             SilenceFilled(call_sid=self._call_sid, at_ms=self._ms(now), silent_ms=silent_ms, sound=sound)
         )
 
     def turn_ended(self, turn: Turn) -> None:
-        """A turn of either side is over."""
+        """Report that a turn of either side is over."""
         self.events.append(TurnEnded(call_sid=self._call_sid, turn=turn))
 
     def barge_in(self, outcome: Outcome, speech_from_ms: int | None, now: float) -> None:
-        """An item was cut, by the caller's speech from `speech_from_ms` on, or (None) by something else."""
+        """Report that an item was cut, by the caller's speech from `speech_from_ms` on, or (None) by something else."""
         at_ms = self._ms(now)
         self.events.append(
             BargeIn(
@@ -127,11 +127,11 @@ class Reporter:
         )
 
     def agent_paused(self, now: float) -> None:
-        """The agent fell silent because of a sound of the caller."""
+        """Report that the agent fell silent because of a sound from the caller."""
         self.events.append(AgentPaused(call_sid=self._call_sid, at_ms=self._ms(now)))
 
     def agent_resumed(self, cause: ResumeCause, paused_seconds: float, now: float) -> None:
-        """The agent goes on after a pause: nothing that the caller said waits for an answer."""
+        """Report that the agent goes on after a pause: nothing that the caller said needs an answer."""
         self._unanswered_since = self.answers_since = None
         paused_ms = round(paused_seconds * 1000)
         self.events.append(AgentResumed(call_sid=self._call_sid, at_ms=self._ms(now), paused_ms=paused_ms, cause=cause))
@@ -139,13 +139,13 @@ class Reporter:
     # --- messages, tools, money and the end ---
 
     def message_added(self, role: Role, text: str, now: float) -> None:
-        """User code has added a message."""
+        """Report that user code added a message."""
         self._messages += 1
         at_ms, number = self._ms(now), self._messages
         self.events.append(MessageAdded(call_sid=self._call_sid, at_ms=at_ms, number=number, role=role, text=text))
 
     def tool_called(self, call: ToolCall, now: float) -> None:
-        """The model has called a tool."""
+        """Report that the model called a tool."""
         self.events.append(
             ToolCalled(
                 call_sid=self._call_sid,
@@ -157,7 +157,7 @@ class Reporter:
         )
 
     def tool_returned(self, call: ToolCall, output: str, now: float) -> None:
-        """A tool has returned."""
+        """Report that a tool returned."""
         self.events.append(
             ToolReturned(
                 call_sid=self._call_sid,
@@ -178,7 +178,7 @@ class Reporter:
         total: Cost,
         now: float,
     ) -> None:
-        """A model has reported its usage."""
+        """Report a model's usage."""
         self._reports += 1
         self.events.append(
             UsageReported(
@@ -194,13 +194,13 @@ class Reporter:
         )
 
     def rate_limits(self, model: str, limits: Iterable[RateLimit], now: float) -> None:
-        """The provider has reported its rate limits."""
+        """Report the provider's rate limits."""
         self.events.append(
             RateLimitsUpdated(call_sid=self._call_sid, at_ms=self._ms(now), model=model, limits=tuple(limits))
         )
 
     def handed_over(self, reason: str, now: float, dead_air_ms: int = 0) -> None:
-        """Our part of the call is over, and the call goes on."""
+        """Report that this media stream is over, and the call goes on."""
         at_ms, reason = self._ms(now), shown(reason)
         self.events.append(CallHandedOver(call_sid=self._call_sid, at_ms=at_ms, reason=reason, dead_air_ms=dead_air_ms))
 
@@ -213,7 +213,7 @@ class Reporter:
         cost: Cost | None = None,
         dead_air_ms: int = 0,
     ) -> None:
-        """The call is over."""
+        """Report that the call is over."""
         self.events.append(
             CallEnded(
                 call_sid=self._call_sid,

@@ -14,7 +14,7 @@ from phoneagent.events import EndedBy
 
 @dataclass(frozen=True, slots=True)
 class RunTool:
-    """Run a tool, and bring its output back with `tool_returned`. `arguments` is the model's JSON."""
+    """Run a tool, and return its output with `tool_returned`. `arguments` is the model's JSON."""
 
     call_id: str
     name: str
@@ -23,7 +23,7 @@ class RunTool:
 
 @dataclass(frozen=True, slots=True)
 class SessionChanged:
-    """The server has answered a change of the session: `refusal` is its error code, None for a change that it took."""
+    """The server answered a change of the session: `refusal` is its error code, or None if it accepted the change."""
 
     change_id: str
     refusal: str | None
@@ -31,28 +31,28 @@ class SessionChanged:
 
 @dataclass(frozen=True, slots=True)
 class OpenNext:
-    """Open another model session beside the present one, for a `Renew` to come; answer with `next_session`."""
+    """Open another model session in parallel, for a later `Renew`; answer with `next_session`."""
 
 
 @dataclass(frozen=True, slots=True)
 class Renew:
-    """Give up the model's session, and go on with the next one; with `elsewhere` at another endpoint if possible."""
+    """Give up the model's session, and go on with the next one; with `elsewhere`, at another endpoint if possible."""
 
     elsewhere: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class NoteStep:
-    """Write down what comes after the stream while its last words are being said: the process may die meanwhile."""
+    """Record what comes after the stream while its last words are being said, in case the process dies before."""
 
     step: NextStep
 
 
 @dataclass(frozen=True, slots=True)
 class EndCall:
-    """Write down what comes next, then close the caller's socket and the model's session.
+    """Record what comes next, then close the caller's socket and the model's session.
 
-    `ended_by` is None if only our part of the call is over: the call goes on in another media stream.
+    `ended_by` is None if only this media stream is over: the call goes on in another one.
     """
 
     ended_by: EndedBy | None
@@ -71,10 +71,10 @@ class State(enum.Enum):
     NONE = "none"
     REQUESTED = "requested"
     DROPPED = "dropped"
-    """Requested, and interrupted before it was created: it is cancelled when it is."""
+    """Requested, and interrupted before it was created: it is canceled once it is created."""
     ACTIVE = "active"
     CANCELLING = "cancelling"
-    """Cancelled by us; its `response.done` is still to come."""
+    """Canceled by us; its `response.done` has yet to come."""
 
 
 class Ending(enum.Enum):
@@ -83,25 +83,25 @@ class Ending(enum.Enum):
     IGNORED = "ignored"  # not the active one
     SAID = "said"  # audio, or a tool was called
     CANCELLED = "cancelled"  # by us
-    INTERRUPTED = "interrupted"  # by the server, though we had not asked
-    CUT = "cut"  # said something, and was cut off by a limit of the server's
-    RETRIED = "retried"  # failed or empty: asked for once more
-    EMPTY = "empty"  # empty again: prescribed words are asked for once more
+    INTERRUPTED = "interrupted"  # by the server, unasked
+    CUT = "cut"  # said something, and was cut off by a server limit
+    RETRIED = "retried"  # failed or empty: asked for again
+    EMPTY = "empty"  # empty again: prescribed words are asked for again
     MUTE = "mute"  # empty a third time
     FAILED = "failed"  # failed again
 
 
 class Verdict(NamedTuple):
-    """What a part has found, for the bridge to act on.
+    """A part's finding, for the bridge to act on.
 
     - `trouble`: report it; the call goes on.
-    - `renew`: the session is of no use; open another one, at another endpoint if possible.
-    - `expired`: the session was good and its time is over; open another one.
+    - `renew`: the session is useless; open another one, at another endpoint if possible.
+    - `expired`: the session was good, but its time is over; open another one.
     - `lost`: no other session would do better.
     - `take_over`: the next session is open and the line is quiet; go on with it.
     - `line_lost`: the caller's line is dead.
     - `time_up`: the call has reached a limit; hang up with a goodbye.
-    - `parted`: the agent has said goodbye already; hang up.
+    - `parted`: the agent has already said goodbye; hang up.
     - `closed`: the last words were heard; hang up.
     """
 

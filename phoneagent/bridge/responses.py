@@ -1,7 +1,7 @@
-"""One response at a time: what the active one is for, and what has to be asked for next.
+"""One response at a time: what the active one is for, and what to ask for next.
 
 Two sides start responses, the server's voice activity detection and this gate, and the server refuses a second one
-while one is active. So every `response.create` of ours goes through here.
+while one is active. So every `response.create` that phoneagent sends goes through here.
 
     NONE ──create sent──▶ REQUESTED ──response.created──▶ ACTIVE ──response.done──▶ NONE
                               │                              │
@@ -9,12 +9,12 @@ while one is active. So every `response.create` of ours goes through here.
                               ▼                              ▼
                            DROPPED ──response.created──▶ CANCELLING ──response.done──▶ NONE
 
-A turn that the server answers by itself leads from NONE to REQUESTED too.
-A request that brings no response within 5 s is made again; a cancelled response counts as done after 3 s.
+A turn that the server answers by itself leads from NONE to REQUESTED too. A request that brings no response within 5 s
+is made again; a canceled response counts as done after 3 s.
 
-An answer is *owed* from a committed turn or a posted tool output until a response is created that can know of it. For a
-tool's output that is certain if we asked for the response after posting it, or if the server had added the output's
-item before it created one by itself.
+An answer is *owed* from a committed turn or a posted tool output until a response is created that can take it into
+account. For a tool's output that is certain if the response was requested after posting it, or if the server had added
+the output's item before it created one by itself.
 """
 
 from __future__ import annotations
@@ -31,16 +31,16 @@ CREATED_SECONDS = 5.0
 """A requested response that is not created within this time is requested again."""
 
 CANCELLED_SECONDS = 3.0
-"""The longest wait for the `response.done` of a cancelled response."""
+"""The longest wait for the `response.done` of a canceled response."""
 
 MAX_UNANSWERED = 2
-"""With this many requests in a row that bring no response, the session is dead."""
+"""After this many requests in a row without a response, the session is dead."""
 
 MAX_WANTED = 32
-"""Responses that may wait in line; more are refused."""
+"""How many responses may wait in line; more are refused."""
 
 MAX_DISCARDED = 64
-"""Cancelled responses whose output may still come."""
+"""How many canceled responses are remembered, because their output may still come."""
 
 METADATA_KEY = "phoneagent"
 """Our responses carry their number under this key, so that the server's own are told apart."""
@@ -56,26 +56,26 @@ class ResponseGate:
         self.current: Wanted | None = None
         """What the active response is for; None for one that the server began."""
         self.owed = False
-        """An answer is owed, and no response that could give it was created."""
+        """Whether an answer is owed, and no response that could give it was created."""
         self.spoke = False
-        """The newest response has spoken, and was not discarded."""
+        """Whether the newest response has spoken, and was not discarded."""
         self.ever_spoke = False
-        """Some response has spoken: from then on the model's voice cannot be changed."""
+        """Whether any response has spoken: from then on the model's voice cannot be changed."""
         self.called = False
-        """The newest response has called a tool."""
+        """Whether the newest response has called a tool."""
         self.wrote = False
-        """The newest response has written where a voice is due."""
+        """Whether the newest response has written when it should have spoken."""
         self.unanswered = 0
         self.muted = False
-        """Nothing is asked for: the agent is muted. What is wanted waits."""
+        """Whether the agent is muted: nothing is asked for, and what is wanted waits."""
         self._wanted: list[Wanted] = []
-        self._pending: Wanted | None = None  # our create that was not answered yet
+        self._pending: Wanted | None = None  # our unanswered create
         self._number = 0
-        self._outputs: dict[str, bool] = {}  # posted and in no response yet: call_id -> its item was added
-        # A server that gives no metadata back may still answer a turn by itself after our create. Then the next
-        # `response.created` is not known to be ours.
+        self._outputs: dict[str, bool] = {}  # posted, not in a response yet: call_id -> its item was added
+        # A server that returns no metadata may still answer a turn by itself after our create. Then it is not known
+        # whether the next `response.created` is ours.
         self._server_may_answer = False
-        self._drop_late = False  # a dropped request brought nothing in time: what it brings later is not wanted either
+        self._drop_late = False  # a dropped request brought nothing in time: what it brings later is unwanted too
         self._covered: frozenset[str] = frozenset()  # the outputs that our pending create covers
         self._discarded: list[str] = []  # until their response.done
         self._closing = False
@@ -85,15 +85,15 @@ class ResponseGate:
         self._wait_until: float | None = None  # the server has asked for patience
 
     def new_session(self) -> None:
-        """Another session takes over: what was not said is asked for anew, and an answer that was cut off is owed.
+        """Switch to another session: what was not said is asked for again, and an answer that was cut off is owed.
 
-        Prescribed words are said from their beginning, because the next session does not know them. The greeting is
-        left out: the session's opening asks for it, if it was not heard.
+        Prescribed words are said from the beginning, because the next session does not know them. The greeting is left
+        out: the session's opening asks for it, if it was not heard.
         """
         current = self.current if self.state is State.ACTIVE else self._pending
         if self.state in (State.REQUESTED, State.ACTIVE):
             if current is None or current.kind == "turn":
-                # One that has called a tool is answered once its output is there.
+                # After a tool call, the answer comes once the tool's output is there.
                 self.owed = self.owed or not (self.state is State.ACTIVE and self.called)
             elif current.kind == "greeting":
                 self.owed = self.owed or (self.state is State.ACTIVE and self.spoke)
@@ -114,7 +114,7 @@ class ResponseGate:
     # --- what is wanted ---
 
     def want(self, wanted: Wanted) -> bool:
-        """Put a response in line. Returns False if too many wait, or the call is closing."""
+        """Put a response in line. Return False if too many wait, or the call is closing."""
         if len(self._wanted) >= MAX_WANTED or (self._closing and wanted.kind != "goodbye"):
             return False
         if wanted.kind in ("consent", "greeting"):
@@ -125,7 +125,7 @@ class ResponseGate:
         return True
 
     def close(self) -> None:
-        """The call is closing: from here on nothing is asked for but a goodbye."""
+        """Prepare the end: from here on, nothing is asked for except a goodbye."""
         self._closing = True
         self._wanted.clear()
 
@@ -138,37 +138,37 @@ class ResponseGate:
         self.owed = False
 
     def turn_committed(self, now: float, *, server_answers: bool) -> None:
-        """The caller's turn is complete: an answer is owed, by the server itself or asked for by us."""
+        """Note that the caller's turn is complete: an answer is owed, from the server itself or on request."""
         self.owed = True
         self._misses = 0
-        self._wanted = [wanted for wanted in self._wanted if wanted.kind != "turn"]  # the answer comes in its place
+        self._wanted = [wanted for wanted in self._wanted if wanted.kind != "turn"]  # the answer replaces it
         self._server_may_answer = server_answers
         if server_answers and self.state is State.NONE:
             self._request(now)
         elif server_answers and self.state is State.DROPPED and self._pending is None:
-            self.state = State.REQUESTED  # what was to be dropped has not come, and what comes now answers this turn
+            self.state = State.REQUESTED  # the one to drop has not come; what comes now answers this turn
 
     def output_posted(self, call_id: str) -> None:
-        """A tool's output went to the model."""
+        """Note that a tool's output went to the model."""
         self._outputs[call_id] = False
 
     def item_added(self, item: Item) -> None:
-        """The server confirmed an item; that of a tool's output matters."""
+        """Take an item that the server confirmed; only a tool's output matters."""
         if item.type == "function_call_output" and item.call_id:
             self.output_added(item.call_id)
 
     def output_added(self, call_id: str) -> None:
-        """The server confirmed the item of a tool's output."""
+        """Note that the server confirmed the item of a tool's output."""
         if call_id in self._outputs:
             self._outputs[call_id] = True
 
     def tool_called(self) -> None:
-        """The newest response has called a tool."""
+        """Note that the newest response has called a tool."""
         self.called = True
 
     @property
     def owes(self) -> bool:
-        """Whether something is still to be said that no response was asked for yet."""
+        """Whether something remains to be said for which no response was requested yet."""
         return self.owed or bool(self._wanted or self._outputs)
 
     @property
@@ -183,7 +183,7 @@ class ResponseGate:
 
     @property
     def speaking(self) -> bool:
-        """Whether more is to come of a requested or active response."""
+        """Whether more will come from a requested or active response."""
         return self.state in (State.REQUESTED, State.ACTIVE)
 
     @property
@@ -193,29 +193,29 @@ class ResponseGate:
 
     @property
     def closing(self) -> bool:
-        """Whether nothing may be asked for but a goodbye."""
+        """Whether nothing may be asked for except a goodbye."""
         return self._closing
 
     @property
     def last_words(self) -> bool:
-        """Whether what the active response says serves as a goodbye: it is one, or it has called a tool as it spoke."""
+        """Whether the active response serves as a goodbye: it is one, or it spoke while calling a tool."""
         return self.called or (self.current is not None and self.current.kind == "goodbye")
 
     def waits_for(self, kind: Kind) -> bool:
-        """Tell whether a response of that kind is in line, requested or active."""
+        """Return whether a response of that kind is in line, requested or active."""
         current = (*self._wanted, self._pending, self.current if self.running else None)
         return any(wanted is not None and wanted.kind == kind for wanted in current)
 
     @property
     def protected(self) -> bool:
-        """Whether the response that is requested or active must be heard to its end."""
+        """Whether the requested or active response must be heard to its end."""
         current = self.current if self.running else self._pending
         return current is not None and current.protected
 
     def poll(self, now: float, *, speech: bool, tools_running: bool) -> None:
         """Send a `response.create` if one is wanted and may go.
 
-        Outputs of tools wait for those that still run, so that all of them get one continuation.
+        Tool outputs wait for tools that still run, so that all of them get one continuation.
         """
         waits = self.muted or self._wait_until is not None
         if self.state is not State.NONE or waits or self._sound_next() is not None:
@@ -226,7 +226,7 @@ class ResponseGate:
             self._create(Wanted("turn"), now)
 
     def take_sound(self, *, speech: bool) -> Sound | None:
-        """Take audio of our own, if it is next in line and may be heard now."""
+        """Take phoneagent's own audio, if it is next in line and may be heard now."""
         sound = self._sound_next() if self.state is State.NONE and not self.muted else None
         if sound is None or (speech and not sound.over_speech):
             return None
@@ -241,7 +241,7 @@ class ResponseGate:
             self._outbox.append(ItemCreate(item=system_message(wanted.prompt)))
             wanted.told = True  # a second attempt finds it there
         self._number += 1
-        aloud = {"output_modalities": ["audio"]} if self.wrote else {}  # the session's own, but it was not kept to
+        aloud = {"output_modalities": ["audio"]} if self.wrote else {}  # the session says so too, but the model wrote
         options = {**aloud, **wanted.options, "metadata": {METADATA_KEY: str(self._number)}}
         self._outbox.append(ResponseCreate(event_id=self.latest_request, response=options))
         self._pending = wanted
@@ -256,9 +256,9 @@ class ResponseGate:
     # --- what the server says ---
 
     def created(self, response: Response, now: float) -> bool:
-        """Take `response.created`. Returns True if it was interrupted before it began."""
+        """Take `response.created`. Return True if it was interrupted before it began."""
         ours = self._pending is not None and self._is_ours(response)
-        # A server's own response that comes while ours is to be dropped answers what was said since.
+        # A server's own response that comes while ours should be dropped answers what was said since.
         dropped = self._drop_late or (self.state is State.DROPPED and (ours or self._pending is None))
         self._drop_late = False
         if self._pending is not None and ours:
@@ -277,18 +277,18 @@ class ResponseGate:
         return dropped
 
     def expects(self, response: Response) -> bool:
-        """Tell whether a response that begins now is one that we have asked for."""
+        """Return whether a response that begins now is one that was requested."""
         return self._pending is not None and self._is_ours(response)
 
     def _is_ours(self, response: Response) -> bool:
         given = (response.metadata or {}).get(METADATA_KEY)
         if isinstance(given, str) and given.isdecimal() and 0 < int(given) <= self._number:
             return int(given) == self._number
-        # Not every server gives metadata back. Without it, a response is ours unless a turn gave cause for another.
+        # Not every server returns metadata. Without it, a response is ours unless a turn may have caused it.
         return not self._server_may_answer
 
     def output(self, response_id: str) -> bool:
-        """Take output of a response; tell whether it is wanted. The active one's id is learned here, if need be."""
+        """Take output of a response; return whether it is wanted. The active one's id is learned here, if needed."""
         if self.id is None and self.running:
             self.id = response_id or None
             if self.state is State.CANCELLING:
@@ -297,7 +297,7 @@ class ResponseGate:
         return response_id not in self._discarded
 
     def audio(self, response_id: str) -> bool:
-        """Take audio, or written words, of a response; tell whether they are wanted."""
+        """Take audio, or written words, of a response; return whether they are wanted."""
         if (self.id is None or self._discarded) and not self.output(response_id):
             return False
         self.ever_spoke, self._wait_until = True, None
@@ -306,12 +306,12 @@ class ResponseGate:
         return True
 
     def text(self, response_id: str) -> None:
-        """Take written words of a response, where a voice is due."""
+        """Take written words of a response that should have been spoken."""
         if self.output(response_id) and response_id == self.id:
             self.wrote = True
 
     def answers(self, response_id: str) -> bool:
-        """Tell whether what a response says is a wanted answer of the model's own, and not prescribed words."""
+        """Return whether a response is a wanted answer in the model's own words, rather than prescribed words."""
         return response_id not in self._discarded and (self.current is None or self.current.kind in ANSWERS)
 
     def wait(self, until: float) -> None:
@@ -338,7 +338,7 @@ class ResponseGate:
         return self._missed(wanted, failed=response.status == "failed")
 
     def _missed(self, wanted: Wanted | None, *, failed: bool) -> Ending:
-        """Take it that what was wanted was not said, and ask for it again if that may help."""
+        """Note that what was wanted was not said, and ask for it again if that may help."""
         self._misses += 1
         self._again = None
         if self._misses == 1 or failed or (wanted is not None and wanted.kind not in (*ANSWERS, "goodbye")):
@@ -351,7 +351,7 @@ class ResponseGate:
         return Ending.EMPTY if self._misses == 2 else Ending.MUTE
 
     def resume(self, response_id: str) -> None:
-        """A response that counted as over goes on: what was asked for again because of that is not wanted."""
+        """Resume a response that had counted as over: what was asked for again because of that is unwanted."""
         if self._pending is not None:
             self._pending = Wanted("turn")  # the server refuses it
         self._wanted = [wanted for wanted in self._wanted if wanted is not self._again]
@@ -368,15 +368,15 @@ class ResponseGate:
         if event_id is not None and event_id != self.latest_request:
             return
         if event_id is None and self._pending is not None and self._server_may_answer:
-            self.owed = True  # the server's own response to a turn failed, ours is still on its way
+            self.owed = True  # the server's own response to a turn failed; ours is still to come
             return
         pending, self._pending = self._pending, None
         if not self.running:
-            # The server has an active response that it has not told us of: its id comes with its output.
+            # The server has an active response that it has not reported: its id comes with its output.
             self.state, self.id, self.current, self._deadline = State.ACTIVE, None, None, None
             self._put_back(pending)
         elif pending is not None and pending.kind != "turn":
-            self._put_back(pending)  # a turn is answered by the one that was created instead
+            self._put_back(pending)  # the response that was created instead answers a turn
 
     @property
     def latest_request(self) -> str:
@@ -390,13 +390,13 @@ class ResponseGate:
         pending, self._pending = self._pending, None
         if not self.running:
             self.state, self._deadline = State.NONE, None
-        if self._misses and pending.kind == "asked":  # its options are user code's, and no session takes them
+        if self._misses and pending.kind == "asked":  # its options are user code's, and no session accepts them
             self._misses = 0
             return Ending.IGNORED
         return self._missed(pending, failed=True)
 
     def _put_back(self, wanted: Wanted | None) -> None:
-        """Put what a response was for back in line; None for one of the server's."""
+        """Put what a response was for back in line; None for the server's own response."""
         if self._closing and (wanted is None or wanted.kind != "goodbye"):
             return
         if wanted is None or wanted.kind == "turn":
@@ -414,7 +414,7 @@ class ResponseGate:
             self.discard(now)
 
     def discard(self, now: float) -> None:
-        """Cancel the active response and drop all that still comes of it."""
+        """Cancel the active response and drop any further output."""
         self.state = State.CANCELLING
         if self.id is not None:
             self._discarded.append(self.id)
@@ -424,7 +424,7 @@ class ResponseGate:
         self._outbox.append(ResponseCancel(response_id=known_id(self.id)))
 
     def hurry(self, now: float) -> None:
-        """Wait for a requested response until `now`, and no longer."""
+        """Stop waiting for a requested response at `now`."""
         if self.state is State.REQUESTED and self._deadline is not None:
             self._deadline = min(self._deadline, now)
 

@@ -1,11 +1,10 @@
 """The scripts that texts are written in: how long a character takes to say, what it costs in tokens, where words end.
 
-English has spaces, about sixteen characters a second, and four characters a token. None of the three holds for
-Japanese or Thai. The figures are those of an unhurried voice, and of the tokenizer of OpenAI's models; both are
-estimates.
+English has spaces, about sixteen characters a second, and four characters a token. None of the three holds for Japanese
+or Thai. The figures are for an unhurried voice, and for the tokenizer of OpenAI's models; both are estimates.
 
-A character is what a reader takes for one: a letter with its marks, an emoji with its skin tone, a flag. It may be
-several code points, which must not be torn apart. (Unicode's rules for it, UAX #29, without their rarest cases.)
+A character is what a reader sees as one: a letter with its marks, an emoji with its skin tone, a flag. It may be
+several code points, which must not be split. (These are Unicode's rules, UAX #29, without the rarest cases.)
 """
 
 from __future__ import annotations
@@ -42,7 +41,7 @@ _HANGUL = Script(160, 1.7, spaced=False)  # it has spaces, but its words are too
 _EMOJI = Script(60, 1, spaced=False)
 
 _DIGIT_MS = 240
-"""A digit is said as a word."""
+"""A digit is spoken as a word."""
 
 _RANGES: tuple[tuple[int, Script], ...] = (
     (0x0000, LATIN),
@@ -115,7 +114,7 @@ _MARKS_BY_USE = frozenset("\u0e30\u0e32\u0e33\u0e45\u0eb0\u0eb2\u0eb3\uff9e\uff9
 _LINKERS = frozenset(
     "\u094d\u09cd\u0acd\u0b4d\u0c4d\u0d4d\u1039\u17d2\u0e40\u0e41\u0e42\u0e43\u0e44\u0ec0\u0ec1\u0ec2\u0ec3\u0ec4"
 )
-"""What belongs to the letter after it: marks that join two Indic consonants, and vowels of Thai and Lao."""
+"""What belongs to the following letter: marks that join two Indic consonants, and vowels of Thai and Lao."""
 
 
 def script_of(char: str) -> Script:
@@ -124,18 +123,18 @@ def script_of(char: str) -> Script:
 
 
 def tokens_of(text: str) -> int:
-    """Estimate how many tokens a text is for a model."""
+    """Estimate how many tokens a text takes."""
     return math.ceil(sum(cost for _, cost in _tokens(text)))
 
 
 def begin_of_tokens(text: str, max_tokens: int) -> str:
-    """Return the beginning of a text of at most about that many tokens, cut between two characters."""
+    """Return the beginning of a text, at most about that many tokens, cut between two characters."""
     costs = accumulate(_tokens(text), lambda one, two: (two[0], one[1] + two[1]))
     return begin_of(text, max((end for end, _ in takewhile(lambda each: each[1] <= max_tokens, costs)), default=0))
 
 
 def _tokens(text: str) -> Iterator[tuple[int, float]]:
-    """Return where each piece of a text ends that a tokenizer would not join with the next one, and its tokens."""
+    """Return the end and the tokens of each piece that a tokenizer would not join with the next one."""
     for piece in _PIECES.finditer(text):
         length = len(piece[0])
         match piece.lastgroup:
@@ -154,9 +153,9 @@ def _tokens(text: str) -> Iterator[tuple[int, float]]:
         yield piece.end(), cost
 
 
-@lru_cache(maxsize=4096)  # of calls in progress it is asked over and over
+@lru_cache(maxsize=4096)  # live calls ask this repeatedly
 def char_ms(char: str) -> int:
-    """Estimate how long a character takes to say; its first code point tells."""
+    """Estimate how long a character takes to say, from its first code point."""
     return _DIGIT_MS if char.isdecimal() else script_of(char).char_ms
 
 
@@ -174,13 +173,13 @@ def chars_of(text: str) -> Iterator[str]:
 
 
 def begin_of(text: str, max_length: int) -> str:
-    """Return the beginning of a text of at most that many code points, cut between two characters."""
+    """Return the beginning of a text, at most that many code points, cut between two characters."""
     ends = accumulate(map(len, chars_of(text)))
     return text[: max(takewhile(lambda end: end <= max_length, ends), default=0)]
 
 
 def _joined(text: str, start: int, at: int) -> bool:
-    """Tell whether a code point belongs to the character that begins at `start`."""
+    """Return whether a code point belongs to the character that begins at `start`."""
     before, after = text[at - 1], text[at]
     if after.isascii() or before.isspace():
         return False
@@ -195,7 +194,7 @@ def _joined(text: str, start: int, at: int) -> bool:
 
 
 def _is_inside_syllable(before: str, after: str) -> bool:
-    """Tell whether two code points are parts of one Korean syllable that is spelled in letters."""
+    """Return whether two code points are parts of one Korean syllable that is spelled in letters."""
     if "\u1160" <= after <= "\u11ff" or "\ud7b0" <= after <= "\ud7ff":
         return script_of(before) is _HANGUL
     return "\u1100" <= before <= "\u115f" and ("\u1100" <= after <= "\u115f" or "\uac00" <= after <= "\ud7a3")

@@ -1,7 +1,7 @@
-"""The signs of each fact: what an event of the model means, whichever server sent it.
+"""The signs of each fact: what an event from the model means, whichever server sent it.
 
-Servers differ in the events that announce a fact, in their order, and in the ids they bear. The rest of the bridge
-relies on one account, so it is made here:
+Servers differ in the events that announce a fact, in their order, and in their ids. The rest of the bridge relies on a
+single version, which is made here:
 
 | fact                    | signs; the first one counts, once                                                          |
 |-------------------------|--------------------------------------------------------------------------------------------|
@@ -13,8 +13,8 @@ relies on one account, so it is made here:
 |                         | its last item is done and nothing comes for 3 s                                            |
 | a tool is called        | output_item.done; its arguments or its item are done, and the response is complete         |
 
-An id that is missing is filled in where only one can be meant. Ids are unique in a call from here on: a server may
-number the items of each response or session from the beginning.
+A missing id is filled in if only one can be meant. From here on, ids are unique in a call: a server may restart its
+numbering of items for each response or session.
 """
 
 from __future__ import annotations
@@ -57,19 +57,19 @@ DONE_SECONDS = 3.0
 """How long after its last complete item a response counts as done; between two items a model may think."""
 
 FAILED_SECONDS = 0.5
-"""How long after an error of the response the active one may be silent, before it counts as failed."""
+"""How long the active response may be silent after its error, before it counts as failed."""
 
 UNCLEAR_SECONDS = 2.5
-"""The same after an error that may be about anything."""
+"""The same, after an error that may be about anything."""
 
 MAX_REMEMBERED = 64
-"""Responses that are remembered for what comes late, and tool calls of one response."""
+"""How many responses are remembered for late events, and how many tool calls of one response."""
 
 Output: TypeAlias = AudioDelta | AudioDone | TranscriptDelta | TranscriptDone | TextDelta
 _OfItem: TypeAlias = OutputItemAdded | OutputItemDone | ArgumentsDone
 
 _ENDINGS = {f"response.{status}": status for status in ("completed", "cancelled", "incomplete", "failed")}
-"""The ends of responses as events that are not in the API, but in some servers."""
+"""Events for the end of a response that are not in the API, but that some servers send."""
 
 _OF_RESPONSES = re.compile(
     r"inference|response|generat|server|internal|overload|backend|model|limit|timeout|unavailable"
@@ -87,7 +87,7 @@ class Signs:
     def __init__(self, responses: ResponseGate) -> None:
         self._responses = responses
         self.known: tuple[str, str] | None = None
-        """The response and the item of audio that means just what it says."""
+        """The response and the item whose audio needs no further checks."""
         self._number = 0
         self._names = Names()
         self._wire: dict[str, str] = {}  # name of an item of the agent -> the server's id
@@ -100,7 +100,7 @@ class Signs:
         self._turns.new_session()
         self._presumed_over = ""  # the response that counts as done because nothing followed
         self._announces = self._ends = False  # the server has sent a response.created, a response.done
-        self._told: frozenset[str] = frozenset()  # the ids of the tool calls that we told the session
+        self._told: frozenset[str] = frozenset()  # the ids of the tool calls that the session was given
         self._new_response()
 
     def _new_response(self) -> None:
@@ -112,15 +112,15 @@ class Signs:
         self.known = None
 
     def new_session(self) -> None:
-        """Another session takes over: nothing more comes of the one before, and its ids may come again."""
+        """Switch to another session: nothing more comes from the one before, and its ids may come again."""
         self._forget()
 
     def told(self, call_ids: Iterable[str]) -> None:
-        """Note the tool calls of the past that we tell the session: it confirms their items."""
+        """Note past tool calls that the session is given, because it confirms their items."""
         self._told = frozenset(call_ids)
 
     def number(self, response_id: str | None) -> int:
-        """Return the number of a response in the call: the newest one's if the id is unknown."""
+        """Return the number of a response in the call; of the newest one if the id is unknown."""
         return self._numbers.get(response_id or "", self._number)
 
     def wire_id(self, name: str) -> str:
@@ -130,7 +130,7 @@ class Signs:
     # --- events -------------------------------------------------------------------------------------------------------
 
     def read(self, event: FromModel, now: float) -> Iterator[FromModel]:
-        """Give the events that the bridge is to take in the place of `event`."""
+        """Yield the events that the bridge should take in place of `event`."""
         match event:
             case AudioDelta() | AudioDone() | TranscriptDelta() | TranscriptDone() | TextDelta():
                 yield from self._output(event, now)
@@ -172,7 +172,7 @@ class Signs:
     # --- items --------------------------------------------------------------------------------------------------------
 
     def _item(self, item: Item, *, done: bool) -> Iterator[FromModel]:
-        """Take an item of the conversation, which may be one of ours."""
+        """Take an item of the conversation, which may be one that we added."""
         if item.role == "user" and item.id:
             yield from self._turns.user_item(item.id)
         if item.type != "function_call" or not self._responses.running:
@@ -209,17 +209,17 @@ class Signs:
             self._items = {key: name for key, name in self._items.items() if key[0] > self._number - MAX_REMEMBERED}
 
     def _of_response(self, event: Output | _OfItem, now: float) -> Iterator[FromModel]:
-        """Take anything of a response, which may be the first that is seen of it."""
+        """Take any event of a response, which may be its first."""
         gate = self._responses
         if not event.response_id and gate.running:
             event.response_id = gate.id or ""
         elif not event.response_id and gate.state is State.NONE:
-            event.response_id = next(reversed(self._numbers), "")  # it comes late
+            event.response_id = next(reversed(self._numbers), "")  # a late event
         response_id = event.response_id
         if response_id not in self._numbers:
             if gate.running and gate.id is None:
                 if response_id:
-                    self._remember(response_id)  # the gate learns it as well
+                    self._remember(response_id)  # the gate gets it as well
             elif gate.running and self._announces:
                 event.response_id = gate.id or ""  # a new one would have been announced: this id is odd
             else:
@@ -231,7 +231,7 @@ class Signs:
         self._item_over, self._quiet_since, self._failure = False, now, None
 
     def _resumes(self, event: Output | _OfItem) -> bool:
-        """Tell whether a response that counted as over was only thinking, and nothing has interrupted it since."""
+        """Return whether a response that counted as over was only thinking, and nothing has interrupted it since."""
         gate = self._responses
         free = gate.id is None and gate.state not in (State.DROPPED, State.CANCELLING)
         return free and isinstance(event, AudioDelta | OutputItemAdded)
@@ -254,7 +254,7 @@ class Signs:
         self.known = (event.response_id, name) if same else None
         event.item_id = name
         if isinstance(event, AudioDone):
-            self._item_over, self.known = given == self._last_item, None  # that of an item before may come late
+            self._item_over, self.known = given == self._last_item, None  # an earlier item's may come late
         yield event
 
     def _call(self, item: Item) -> None:
@@ -262,7 +262,7 @@ class Signs:
             self._calls[item.id or item.call_id or ""] = item
 
     def _mend_call(self, item: Item) -> None:
-        """Give an item that is done what it lacks of a tool call, and was said of it before."""
+        """Complete a finished tool call item with what earlier events said about it."""
         if item.type != "function_call":
             return
         before = self._calls.get(item.id or item.call_id or "", item)
@@ -272,7 +272,7 @@ class Signs:
             item.status = "completed"
 
     def _arguments(self, event: ArgumentsDone) -> None:
-        """Take the arguments of a call. They also come of a call that was cut off, so its end is waited for."""
+        """Take the arguments of a call. They also come for a call that was cut off, so wait for its end."""
         if self.number(event.response_id) != self._number:
             return
         key = event.item_id or event.call_id or ""
@@ -297,7 +297,7 @@ class Signs:
             response.status = "failed" if details is not None and details.error else "completed"
         by_turn = self._turns.pending or gate.owed or (details is not None and details.reason == "turn_detected")
         if response.status == "cancelled" and gate.state is State.ACTIVE and not by_turn:
-            response.status = "incomplete" if gate.spoke else "failed"  # neither the caller nor we did it
+            response.status = "incomplete" if gate.spoke else "failed"  # neither the caller nor phoneagent did it
         for item in response.output or () if response.status == "completed" else ():
             self._mend_call(item)
         if gate.running and response.id == gate.id:
@@ -333,7 +333,7 @@ class Signs:
     # --- time ---------------------------------------------------------------------------------------------------------
 
     def get_timer(self) -> float | None:
-        """Return when `overdue` has something to give, unless another sign comes before."""
+        """Return when `overdue` has something to yield, unless another sign comes before."""
         times = [self._turns.get_timer()]
         if self._responses.state is State.ACTIVE:
             if self._failure is not None:
@@ -343,7 +343,7 @@ class Signs:
         return min((time for time in times if time is not None), default=None)
 
     def overdue(self, now: float) -> Iterator[FromModel]:
-        """Give the events that stand for facts that no further sign has announced in time."""
+        """Yield events for facts that no further sign has announced in time."""
         yield from self._turns.overdue(now)
         if self._responses.state is not State.ACTIVE:
             return

@@ -1,16 +1,16 @@
-"""Silence: what comes when the caller has heard nothing for too long though an answer is due.
+"""Silence: what happens when the caller has heard nothing for too long although an answer is due.
 
-What counts is what the caller hears, and not what the model does: a response that is not created, one without audio,
-one that hangs, a session that is lost or frozen, a tool and a rate limit all sound the same. So there is one rule for
-them, on two clocks:
+What counts is what the caller hears, not what the model does: a response that is not created, has no audio or hangs, a
+session that is lost or frozen, a tool and a rate limit all sound the same. So there is one rule for them, on two
+clocks:
 
-- the *silence* runs while neither the agent nor a clip of ours is heard. Whenever it has lasted `dead_air_ms`, a short
-  sound comes (the filler).
+- the *silence* runs while neither the agent nor a clip is heard. Whenever it has lasted `dead_air_ms`, a short sound is
+  played (the filler).
 - the *wait* runs until the agent itself is heard. After `retry_seconds` the caller hears an apology, and another
   session gets the question; after `give_up_seconds` the call goes to FALLBACK_NUMBER, or ends with an apology. While a
-  tool runs, its own time limit holds instead.
+  tool runs, its own time limit applies instead.
 
-Both begin at the end of the caller's speech if an answer to that is due, and otherwise when it became due.
+Both begin at the end of the caller's speech if an answer to that is due, and otherwise when the answer became due.
 """
 
 from __future__ import annotations
@@ -32,34 +32,34 @@ Sound: TypeAlias = Literal["filler", "apology"]
 
 
 MAX_RETRIES = 2
-"""Times in a row that another session is asked for one answer."""
+"""How many times in a row another session is tried for one answer."""
 
 LOOK_SECONDS = 1.0
-"""How often to look at the caller's audio, at the longest, while the model tells of nothing."""
+"""The longest interval between looks at the caller's audio while the model reports nothing."""
 
 ANSWER_SECONDS = 0.5
-"""How long a model that lives may take to say so, at the longest."""
+"""The longest time that a live model may take to say so."""
 
 SPEECH_MS = 300
-"""Sound that is shorter is no speech: a cough, a knock."""
+"""Shorter sound is not speech, but a cough or a knock."""
 
 SURE_PIECES = 30
-"""How far back the end of speech may lie that the model tells of: three seconds."""
+"""How far back the end of speech that the model reports may be: three seconds."""
 
 STUCK_SECONDS = 12.0
-"""A model that reports speech, and nothing of its end, on a line that is silent for so long, has lost track. One that
-weighs the words waits for 8 s at most."""
+"""A model that reports speech, but not its end, on a line that has been silent for this long, has lost track. A model
+that judges by the words waits for 8 s at most."""
 
 BREAK_SECONDS = 0.7
 """Sounds with a longer pause in between do not belong together."""
 
 
 class Unheard:
-    """The caller's speech that the model tells nothing of, found by its loudness. `now` is in seconds.
+    """The caller's speech that the model does not report, found by its loudness. `now` is in seconds.
 
-    A model that hears noise tells nothing of it either. So it is asked whether it is alive, half of `dead_air_ms` after
-    the sound: if it answers, it is right. If it has told that the caller speaks, it is asked again and again, for it
-    may wait for more of a sentence. Of a model that does not answer, and where there is no session, our ears count.
+    A model that hears noise does not report it either. So it is asked whether it is alive, half of `dead_air_ms` after
+    the sound: if it answers, it is right. If it has reported that the caller speaks, it is asked repeatedly, because it
+    may be waiting for the rest of a sentence. If a model does not answer, or there is no session, the loudness decides.
     """
 
     def __init__(self, dead_air_seconds: float, conversation: Conversation, dialogue: Dialogue) -> None:
@@ -72,10 +72,10 @@ class Unheard:
         self._loud_until = self._asked_at = self._found_at = -math.inf
         self._look_at: float | None = None
         self.since: float | None = None
-        """When speech ended that the model has not heard; None if there is none."""
+        """When speech that the model has not heard ended; None if there is none."""
 
     def rest(self) -> None:
-        """Nothing needs to be looked for: the agent is heard, or an answer is due anyway."""
+        """Stop looking: the agent is heard, or an answer is due anyway."""
         self._loud_ms, self._look_at = 0, None
 
     def get_timer(self) -> float | None:
@@ -83,12 +83,12 @@ class Unheard:
         return self._look_at
 
     def settle(self) -> None:
-        """The model was found deaf: if it has told anything since, it lives, or another session does."""
+        """Note that the model was found deaf. If it has reported anything since, it or another session is alive."""
         if self.since is not None and self._conversation.event_at > self._found_at:
             self.since = None
 
     def stuck(self, now: float) -> bool:
-        """Tell whether the model reports speech where there is none."""
+        """Return whether the model reports speech where there is none."""
         latest = max(self._loud_until, self._dialogue.told_at)
         return self._dialogue.caller_speaks and now >= latest + STUCK_SECONDS
 
@@ -103,7 +103,7 @@ class Unheard:
         self._listen(now)
         due = [now + self._look_seconds]
         if self._dialogue.caller_speaks and self._loud_until == -math.inf:
-            self._loud_until = now  # too soft for our ears, or heard once more by another session
+            self._loud_until = now  # too soft to measure, or heard again by another session
         if self._loud_ms >= SPEECH_MS or self._dialogue.caller_speaks:
             self._judge(now)
             due += [max(self._loud_until, self._asked_at) + self._dead_air_seconds / 2]
@@ -126,7 +126,7 @@ class Unheard:
         quiet, told = now - self._loud_until, self._conversation.event_at > latest
         asked = self._asked_at > self._loud_until and not told
         if told and not self._dialogue.caller_speaks:
-            self._loud_ms = 0  # the model lives, and takes it for no speech
+            self._loud_ms = 0  # the model is alive, and does not consider it speech
         elif self._conversation.connected and not asked and now >= latest + self._dead_air_seconds / 2:
             self._asked_at = now
             self._conversation.ask_whether_alive()
@@ -145,7 +145,7 @@ class Sessions(Protocol):
 
 
 class SilenceWatch:
-    """The silences of one call. `now` is in seconds; `gathering` tells whether the caller types digits."""
+    """The silences of one call. `now` is in seconds; `gathering` returns whether the caller types digits."""
 
     def __init__(
         self,
@@ -174,9 +174,9 @@ class SilenceWatch:
         )
         self._unheard = Unheard(rules.dead_air_ms / 1000 if self._filler else 0.0, conversation, dialogue)
         self._since: float | None = None  # since when an answer is due
-        self._answering = -math.inf  # the end of the speech that the latest due answer is to
+        self._answering = -math.inf  # the end of the speech that the latest due answer responds to
         self._retried_at = -math.inf
-        self._retries = 0  # that brought no complete answer
+        self._retries = 0  # those without a complete answer
         self._tool_ran = False
         self._tool_ended_at = -math.inf
         self.longest_ms = 0
@@ -185,7 +185,7 @@ class SilenceWatch:
     # --- since when ---
 
     def _due(self) -> bool:
-        """Tell whether the caller waits for the agent."""
+        """Return whether the caller waits for the agent."""
         responses = self._conversation.responses
         if responses.closing or responses.muted or self._playback.paused_at is not None:  # such a pause is short
             return False
@@ -198,7 +198,7 @@ class SilenceWatch:
         return waits or self._conversation.tools.running or responses.speaking or responses.owes
 
     def _watch(self, now: float) -> None:
-        """Keep since when an answer is due, and how long the silences were until now."""
+        """Track since when an answer is due, and how long the silences were until now."""
         gaps = self._playback.gaps
         while gaps:
             self._measure(*gaps.popleft())
@@ -224,9 +224,9 @@ class SilenceWatch:
             self._since = self._speech_end(now) if self._unheard.since is None else self._unheard.since
 
     def _speech_end(self, now: float) -> float:
-        """Return when the speech ended that is to be answered; `now` if the answer is to none, or to one before.
+        """Return when the speech to be answered ended; `now` if the answer is to no speech, or to an earlier one.
 
-        A model tells of the end once it is sure, and many count what that took as speech: so our ears are asked too.
+        A model reports the end once it is sure, and many count that time as speech, so the loudness is checked too.
         """
         spoke_until = self._dialogue.spoke_until
         if spoke_until == self._answering:
@@ -242,7 +242,7 @@ class SilenceWatch:
             self.longest_ms = max(self.longest_ms, round((end - max(begin, self._since)) * 1000))
 
     def close(self, now: float) -> int:
-        """The call is over. Returns the longest silence while an answer was due, in milliseconds."""
+        """End the call. Return the longest silence while an answer was due, in milliseconds."""
         self._watch(now)
         self._measure(self._playback.dry_at, now)
         return self.longest_ms
@@ -261,12 +261,12 @@ class SilenceWatch:
         return min((time for time in times if time is not None), default=None)
 
     def poll(self, now: float) -> Verdict | None:
-        """Let something be heard, if it is time. Returns what it means for the session."""
+        """Play a sound, if it is time. Return what that means for the session."""
         self._watch(now)
         if (give_up_at := self._give_up_at()) is not None and now >= give_up_at:
             return Verdict("lost", f"the caller waited {self._rules.give_up_seconds:g} s for an answer")
         if (retry_at := self._retry_at()) is not None and now >= retry_at:
-            if self._retries == MAX_RETRIES:  # each may have said something, and broken off
+            if self._retries == MAX_RETRIES:  # each may have said something and broken off
                 return Verdict("lost", f"no complete answer came in {MAX_RETRIES + 1} tries")
             self._retried_at, self._retries = now, self._retries + 1
             self._sound("apology", self._apology, now)
@@ -279,7 +279,7 @@ class SilenceWatch:
         return self._idle.poll(now, idle=self._is_idle(now))
 
     def _is_idle(self, now: float) -> bool:
-        """Tell whether neither side speaks, and nothing is due."""
+        """Return whether neither side speaks, and nothing is due."""
         heard = now < self._playback.dry_at or self._playback.unsent_ms > 0
         responses = self._conversation.responses
         over = responses.closing or responses.muted or not self._conversation.connected
@@ -303,7 +303,7 @@ class SilenceWatch:
         return self._patient_until(self._rules.give_up_seconds, -math.inf)
 
     def _patient_until(self, seconds: float, since: float) -> float | None:
-        """Return when the caller has waited that long; a sound of ours that is heard at that moment ends first."""
+        """Return when the caller has waited that long. A filler or clip that is playing then ends first."""
         if self._since is None or not seconds or self._tool_ran:
             return None
         waits_since = max(self._since, self._playback.spoken_until, self._tool_ended_at, since)

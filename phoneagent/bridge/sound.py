@@ -1,6 +1,6 @@
-"""The caller's sound: how long it goes on, and since when it is over, measured in the audio itself.
+"""The caller's sound: how long it lasts, and when it ended, measured in the audio itself.
 
-A server reports the end of speech half a second late, because it waits for silence. A cough is long over by then.
+A server reports the end of speech half a second late, because it waits for silence. By then, a cough is long over.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ from phoneagent.protocol.echo import VOICE_DB, find_echo
 FRAME_MS = 20
 
 MIN_RMS = 150
-"""Softer frames are silence on any line: quiet speech on a telephone is louder, of 32,767."""
+"""Softer frames are silence on any line: even quiet speech on a telephone is louder; out of 32,767."""
 
 ABOVE_FLOOR = 2.5
 """How many times as loud as the line's noise a frame of speech is (8 dB)."""
 
 LOUDEST_NOISE = 1_200
-"""Whatever is louder is speech: speech that a server reports late would otherwise pass for the noise before it."""
+"""Anything louder is speech: speech that a server reports late would otherwise count as the noise before it."""
 
 OTHERS = 0.15
-"""A voice this much softer than the caller's is somebody else's (-16 dB)."""
+"""A voice this much softer than the caller's is another person's (-16 dB)."""
 
 MAX_GAP_MS = 200
 """Speech has gaps of this length, between words and before plosives."""
@@ -36,19 +36,19 @@ MIN_SHARE = 0.5
 
 
 ONSET_MS = 400
-"""How long after its beginning a server reports speech, at most."""
+"""The longest delay between the beginning of speech and the server's report."""
 
 WINDOW_MS = 3_000
-"""The most audio that is looked at."""
+"""The most audio that is examined."""
 
 BEFORE_MS = 1_500
-"""The audio before a speech that tells how loud the line's noise is, without speech."""
+"""The audio before a speech that shows how loud the line's noise is."""
 
 VOICES = 3
-"""The turns whose softest one tells how loud the caller speaks: a loud noise may have been among them."""
+"""How many turns are compared: the softest shows how loud the caller speaks, as one may have been a loud noise."""
 
 ECHO_MS = 500
-"""The latest part of a sound that tells whether it is an echo: what came before it was judged before."""
+"""The latest part of a sound that shows whether it is an echo: earlier parts were already judged."""
 
 
 class Sound(NamedTuple):
@@ -65,14 +65,14 @@ class Sound(NamedTuple):
 
 
 def levels(ulaw: bytes) -> list[int]:
-    """Return the loudness of each whole frame of 20 ms, counted from the end, oldest first."""
+    """Return the loudness of each whole frame of 20 ms, counting from the end, oldest first."""
     return piece_levels(ulaw, FRAME_BYTES)
 
 
 def threshold(noise: Sequence[int], voice: float = 0.0) -> float:
-    """Return how loud a frame of speech is at least, on a line whose noise had these levels.
+    """Return the least loudness of a frame of speech, on a line whose noise had these levels.
 
-    `voice` is how loud the caller has spoken before: what is much softer are others in the room. 0 if it is not known.
+    `voice` is how loud the caller has spoken before, or 0 if unknown: anything much softer is other people in the room.
     """
     floor = sorted(noise)[len(noise) // 2] if noise else 0
     return max(MIN_RMS, min(ABOVE_FLOOR * floor, LOUDEST_NOISE), OTHERS * voice)
@@ -85,7 +85,7 @@ def voice_level(frames: Sequence[int]) -> float:
 
 
 def latest_sound(frames: Sequence[int], loud: float) -> Sound:
-    """Return the latest stretch of sound in these frames; one of no length if all are softer than `loud`."""
+    """Return the latest stretch of sound in these frames; its length is 0 if all are softer than `loud`."""
     newest = oldest = None
     loud_frames = 0
     for index in range(len(frames) - 1, -1, -1):
@@ -102,15 +102,15 @@ def latest_sound(frames: Sequence[int], loud: float) -> Sound:
 
 
 class Ear:
-    """What is known of one line: how loud its noise is, and the caller's voice, and whether it has an echo."""
+    """What is known about one line: how loud its noise and the caller's voice are, and whether it has an echo."""
 
     def __init__(self, caller_audio: CallerAudio) -> None:
         self._caller_audio = caller_audio
-        self._loud = 0.0  # how loud a frame of speech is at least
+        self._loud = 0.0  # the least loudness of a frame of speech
         self._voices: deque[float] = deque(maxlen=VOICES)
         self._spoke_until = -math.inf
         self.echoes = False
-        """Whether the line has brought back what the caller heard."""
+        """Whether the line has returned what the caller heard."""
 
     @property
     def knows_caller(self) -> bool:
@@ -118,23 +118,23 @@ class Ear:
         return any(self._voices)
 
     def speech_started(self, now: float) -> None:
-        """The server reports speech: what was heard until shortly before it was noise."""
+        """Take the server's report of speech: what was heard until shortly before it was noise."""
         if now >= self._spoke_until + BEFORE_MS / 1000:
             noise = self._caller_audio.latest(BEFORE_MS)[: -ONSET_MS * BYTES_PER_MS]
             self._loud = threshold(levels(noise), min(self._voices, default=0.0))
 
     def speech_stopped(self, now: float, *, counts: bool) -> None:
-        """The speech is over; if it `counts`, it was the caller's."""
+        """Note that the speech is over; if it `counts`, it was the caller's."""
         self._spoke_until = now
         if counts and (voice := voice_level(levels(self._caller_audio.latest(BEFORE_MS)))):
             self._voices.append(voice)
 
     def latest_sound(self, ms: int) -> Sound:
-        """Return the latest stretch of sound within so many milliseconds."""
+        """Return the latest stretch of sound within that many milliseconds."""
         return latest_sound(levels(self._caller_audio.latest(min(WINDOW_MS, ms))), self._loud)
 
     def is_echo(self, sound: Sound, played: bytes, *, ended_ms_ago: float) -> bool:
-        """Tell whether a sound is what the caller heard (`played`, as µ-law), which ended so long ago."""
+        """Return whether a sound is what the caller heard: `played`, as µ-law, which ended `ended_ms_ago`."""
         if not played:
             return False
         length_ms = min(sound.length_ms, ECHO_MS)
@@ -142,7 +142,7 @@ class Ear:
         segment = self._caller_audio.latest(age_ms)[: length_ms * BYTES_PER_MS]
         lead_ms = len(played) / BYTES_PER_MS - age_ms + ended_ms_ago
         echo = find_echo(played, segment, lead_ms=lead_ms)
-        # Where the line has an echo, the soft end of one may fit badly, and is no voice.
+        # On a line with an echo, the soft end of an echo may fit badly, but is not a voice.
         found = echo is not None and (echo.alone or (self.echoes and echo.left_db < VOICE_DB))
         self.echoes = self.echoes or found
         return found

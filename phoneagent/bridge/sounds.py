@@ -1,7 +1,7 @@
-"""Audio of our own in a call: clips, and the tones of keys. It is played in its turn among the agent's words.
+"""Audio from phoneagent itself in a call: clips, and the tones of keys. It is played in order with the agent's words.
 
-It waits in the same line as what the agent is to say, and never runs into a response. In the transcript it is a turn of
-the agent, heard or cut like any other.
+It waits in the same queue as what the agent should say, and never overlaps a response. In the transcript it is a turn
+of the agent, heard or cut like any other.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from phoneagent.protocol.realtime import ItemCreate
 
 
 class Sounds:
-    """The audio of our own of one call."""
+    """The clips and key tones of one call."""
 
     def __init__(
         self, playback: Playback, conversation: Conversation, transcript: Transcript, interruptions: Interruptions
@@ -30,11 +30,11 @@ class Sounds:
         self._number = 0
 
     def play(self, sound: Sound) -> bool:
-        """Put a sound in line. Returns False if too much waits, or the call is about to end."""
+        """Put a sound in line. Return False if too much waits, or the call is about to end."""
         return self._conversation.responses.want(Wanted("sound", sound=sound))
 
     def poll(self, *, speech: bool) -> Verdict | None:
-        """Play what is next in line. `speech`: the other side speaks. Returns the trouble of one that cannot be."""
+        """Play what is next in line. `speech`: the other side speaks. Return the trouble if it cannot be played."""
         if not self._conversation.connected:
             return None
         while (sound := self._conversation.responses.take_sound(speech=speech)) is not None:
@@ -44,7 +44,7 @@ class Sounds:
 
     def _begin(self, sound: Sound) -> bool:
         self._number += 1
-        item_id = f"{MADE_UP}sound_{self._number}"  # the model has no item of it
+        item_id = f"{MADE_UP}sound_{self._number}"  # the model has no item for it
         if not self._playback.queue(sound.payload, item_id):
             return False
         if sound.protected:

@@ -9,11 +9,11 @@ from phoneagent.events import ResumeCause
 from phoneagent.protocol.audio import BYTES_PER_MS
 
 MAX_PAUSES = 64
-"""Pauses that are kept of one item."""
+"""How many pauses are kept for one item."""
 
 
 class Paused(NamedTuple):
-    """A pause of an item, in seconds of `now`, after which it was played on."""
+    """A pause in an item, in seconds of `now`, after which it continued."""
 
     since: float
     until: float
@@ -35,7 +35,7 @@ class Outcome:
 
 @dataclass(slots=True)
 class SpokenItem:
-    """An audio item. `runs` are its stretches of the stream, as positions from and to."""
+    """An audio item. `runs` are its stretches of the stream, as start and end positions."""
 
     id: str
     content_index: int
@@ -44,10 +44,10 @@ class SpokenItem:
     complete: bool = False
     cut: bool = False
     before: int = 0
-    """What was heard of it before a pause."""
+    """How much of it was heard before a pause."""
     pauses: tuple[Paused, ...] = ()
     held: bool = False
-    """It came during a pause, as the answer to what the caller then said."""
+    """Whether it came during a pause, as the answer to what the caller said then."""
     runs: list[tuple[int, int]] = field(default_factory=list)
 
     def heard(self, position: int) -> int:
@@ -55,14 +55,14 @@ class SpokenItem:
         return self.before + sum(min(end, position) - start for start, end in self.runs if start < position)
 
     def over(self, position: int) -> bool:
-        """Tell whether nothing of this item remains to be heard, or to come, at `position`."""
+        """Return whether nothing of this item remains to be heard, or to arrive, at `position`."""
         return self.complete and not self.waiting and (not self.runs or self.runs[-1][1] <= position)
 
     def paused(self, pause: Paused) -> None:
-        """Note a pause; of many, the latest are kept."""
+        """Note a pause; only the latest are kept."""
         self.pauses = (*self.pauses, pause)[-MAX_PAUSES:]
 
     def outcome(self, heard: int) -> Outcome:
-        """Return how the item ended, if so many bytes of it were heard."""
+        """Return how the item ended, if that many bytes of it were heard."""
         whole, received_ms = self.complete and not self.cut, self.received // BYTES_PER_MS
         return Outcome(self.id, self.content_index, heard // BYTES_PER_MS, received_ms, whole, self.pauses)

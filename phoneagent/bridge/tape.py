@@ -1,9 +1,9 @@
-"""The two sides of a media stream as the caller heard them: the caller's frames, and what was played of the agent's.
+"""The two sides of a media stream as the caller heard them: the caller's frames, and the agent's audio that was played.
 
 The tape follows the carrier's playback queue: audio is played when it is written, or after what is still queued, and a
 `clear` drops the rest at that moment. So what a barge-in cut is not on it, and what was paused is where it was resumed.
-Positions are samples. The caller's own clock counts them, from the first frame on; moments of `now` are brought to that
-clock by the frame that took the least time to arrive.
+Positions are samples. The caller's own clock counts them, from the first frame on; moments of `now` are converted to
+that clock by the frame that took the least time to arrive.
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ from phoneagent.protocol.audio import BYTES_PER_MS, FRAME_BYTES, SILENCE
 SAMPLES_PER_SECOND = BYTES_PER_MS * 1000
 
 STALL_SAMPLES = 15 * SAMPLES_PER_SECOND
-"""The caller's side is waited for this long. A line that delivers nothing for as long is lost."""
+"""How long to wait for the caller's side. A line that delivers nothing for this long is lost."""
 
 JUMP_SAMPLES = 5 * SAMPLES_PER_SECOND
-"""A timestamp this far from the time at which its frame came says nothing of when it was spoken."""
+"""A timestamp this far from its frame's arrival does not show when the frame was spoken."""
 
 WINDOW_SECONDS = 10.0
-"""The clocks of two machines drift apart: only frames of the latest time are looked at."""
+"""The clocks of two machines drift apart, so only frames of this latest time are considered."""
 
 
 class CallerFrame(NamedTuple):
-    """A frame of the caller's: base64 of µ-law, and its time on the stream's clock. Without a payload it is secret."""
+    """A frame from the caller: base64 of µ-law, and its time on the stream's clock. Without a payload, it is secret."""
 
     now: float
     payload: str | None
@@ -49,7 +49,7 @@ class Cleared(NamedTuple):
 
 
 class Silenced(NamedTuple):
-    """From now on both sides are silence, because the recording is paused; or (`on` false) no longer."""
+    """From now on, both sides are silence because the recording is paused; or (`on` false) no longer."""
 
     now: float
     on: bool
@@ -71,14 +71,14 @@ class Tape:
         self._shift = 0
         self._least: tuple[float, float] = (math.inf, math.inf)
         self._window_ends = -math.inf
-        self._left = bytearray()  # from `_taken` on, as `_right`
+        self._left = bytearray()  # from `_taken` on, like `_right`
         self._right = bytearray()
         self._taken = 0
         self._silenced: list[list[float]] = []
 
     @property
     def seconds(self) -> float:
-        """How much of it was taken."""
+        """How many seconds of it were taken."""
         return self._taken / SAMPLES_PER_SECOND
 
     def add(self, entry: Entry) -> None:
@@ -120,7 +120,7 @@ class Tape:
             self._shift += by_clock - position
             position = by_clock
         end = self._taken + len(self._left)
-        if position >= end + FRAME_BYTES:  # less is jitter of the carrier's clock
+        if position >= end + FRAME_BYTES:  # less is jitter in the carrier's clock
             self._left += SILENCE * (position - end)
             end = position
         elif position <= end - FRAME_BYTES:
@@ -146,7 +146,7 @@ class Tape:
         self._right += audio
 
     def take(self, now: float, *, final: bool = False) -> bytes:
-        """Return what is certain by `now`, or (`final`) all of it: µ-law of both sides by turns, the caller's first."""
+        """Return what is certain by `now`, or (`final`) all of it: µ-law of both sides, interleaved, caller first."""
         if self.origin is None:
             if not final:
                 return b""
@@ -171,5 +171,5 @@ class Tape:
 
 
 def _floor(position: float) -> int:
-    """Return the sample that a position is in, or at whose end a rounding error has left it."""
+    """Return the sample that a position is in, tolerating a rounding error just before the next one."""
     return math.floor(position + 0.001)

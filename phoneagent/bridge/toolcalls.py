@@ -1,7 +1,7 @@
 """Tool calls: each runs once, whatever announces it, and a filler is said while one takes long.
 
-The *filler* is said when a tool has run for some seconds in which neither side spoke: one filler for all tools that
-run then, and never a second one for the same call.
+The *filler* is said when a tool has run for some seconds in which neither side spoke: one filler for all tools that are
+running, and never a second one for the same call.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ _NO_APPROVAL = "Nobody can approve this during a phone call. Tell the caller tha
 
 @dataclass(frozen=True, slots=True)
 class ToolCall:
-    """A call that the model made: `arguments` is its JSON as it came, `since` when it came, in seconds.
+    """A call that the model made: `arguments` is its JSON as received, `since` when it arrived, in seconds.
 
-    `call_id` is unique in the call. It is the model's own id unless that has come before.
+    `call_id` is unique in the call. It is the model's own id unless that was already used.
     """
 
     call_id: str
@@ -62,7 +62,7 @@ class ToolCalls:
         self._refusals: set[str] = set()
         self._number = 0
         self._hosted_done: set[str] = set()
-        self._hosted_since: dict[str, float] = {}  # hosted calls that run, and since when
+        self._hosted_since: dict[str, float] = {}  # running hosted calls, and since when
         self._running: dict[str, ToolCall] = {}
         self._made: dict[str, ToolCall] = {}
         self._outputs: dict[str, str] = {}
@@ -80,15 +80,15 @@ class ToolCalls:
         return self._number > MAX_TOOL_CALLS
 
     def new_session(self) -> None:
-        """Another session takes over: hosted calls of the one before bring nothing any more, and ids come again.
+        """Switch to another session: hosted calls of the one before return nothing anymore, and ids may repeat.
 
-        It knows the calls so far by `ToolCall.call_id`.
+        The new session knows the calls so far by `ToolCall.call_id`.
         """
         for ids in (self._hosted_since, self._hosted_done, self._refusals, self._seen, self._wire):
             ids.clear()
 
     def begin(self, item: Item, response: int, now: float) -> ToolCall | None:
-        """Take an output item of a response, by its number. Returns the call to run if it is one, complete, and new."""
+        """Take an output item of a response, by its number. Return the call to run if it is a complete, new call."""
         if item.type in ("mcp_call", "mcp_approval_request"):  # called by the model's provider
             self._responses.tool_called()
         self._refuse_approval(item)
@@ -108,7 +108,7 @@ class ToolCalls:
         return call
 
     def announced(self, item: Item) -> None:
-        """Take an item that begins: if its id has come before, it is that of another hosted call now."""
+        """Take an item that begins: if its id has come before, it now belongs to another hosted call."""
         if item.id is not None and item.status != "completed":
             self._hosted_done.discard(item.id)
 
@@ -116,7 +116,7 @@ class ToolCalls:
         if item.type == "mcp_approval_request" and item.id is not None and item.id not in self._refusals:
             self._refusals.add(item.id)
             self._number += 1
-            self._hosted_done.update(self._hosted_since)  # the call that waits for approval is not made
+            self._hosted_done.update(self._hosted_since)  # the call that waits for approval will not be made
             self._hosted_since.clear()
             refusal = approval_refusal(f"refusal_{self._number}", item.id, _NO_APPROVAL)
             self._outbox.append(ItemCreate(item=refusal))
@@ -124,7 +124,7 @@ class ToolCalls:
     def hosted(self, item: Item) -> None:
         """Take a complete item: the output of a tool of a hosted MCP server, or its request for approval.
 
-        No response follows by itself: an answer is owed to either, and a server that gives one unasked has given it.
+        No response follows by itself: either one is owed an answer, unless the server gives one unasked.
         """
         if item.id is None or item.id in self._hosted_done or item.type not in ("mcp_call", "mcp_approval_request"):
             return
@@ -135,7 +135,7 @@ class ToolCalls:
         self._responses.output_added(item.id)
 
     def runs(self, ms: Callable[[float], int]) -> list[ToolRun]:
-        """Return the calls of this media stream, in order; `ms` gives the call's time of a moment."""
+        """Return the calls of this media stream, in order; `ms` converts a moment to the call's time."""
         return [
             ToolRun(
                 call_id=call.call_id,
@@ -149,12 +149,12 @@ class ToolCalls:
         ]
 
     def end(self, call_id: str) -> ToolCall | None:
-        """Take the end of a call. Returns None if none of that id runs."""
+        """Take the end of a call. Return None if no call with that id is running."""
         self._fillers.pop(call_id, None)
         return self._running.pop(call_id, None)
 
     def post(self, call_id: str, output: str, *, respond: bool = True) -> None:
-        """Give the model the output of a call, to which it is to `respond`."""
+        """Give the model the output of a call, and have it `respond`."""
         self._outputs[call_id] = output
         wire_id = self._wire.get(call_id, call_id)
         self._outbox.append(ItemCreate(item=tool_output(wire_id, output)))
@@ -164,12 +164,12 @@ class ToolCalls:
     # --- the filler ---
 
     def fill(self, call_id: str, filler: Filler) -> None:
-        """Have something said should that call take long."""
+        """Have something said if that call takes long."""
         if call_id in self._running:
             self._fillers[call_id] = filler
 
     def get_timer(self) -> float | None:
-        """Return when a filler is due, or a hosted call is given up."""
+        """Return when a filler is due, or when to give up a hosted call."""
         times = [since + HOSTED_SECONDS for since in self._hosted_since.values()]
         if self._quiet_since is not None:
             times += map(self._due, self._fillers)
@@ -201,7 +201,7 @@ class ToolCalls:
 
 
 def _same(item: Item, before: Item) -> bool:
-    """Tell whether two items of a response are one call: a server may correct an id, and may give one id to several."""
+    """Return whether two items of a response are one call. A server may correct an id, or give one id to several."""
     if item.id is not None and item.id == before.id:
         return True
     alike = (item.name, item.arguments) == (before.name, before.arguments)

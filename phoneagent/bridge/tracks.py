@@ -1,7 +1,7 @@
-"""A call that is transcribed, sans-I/O: the two tracks of its media stream, each from frames to turns.
+"""A transcribed call, sans-I/O: the two tracks of its media stream, each from frames to turns.
 
-Each track has a session of its own. What a session has not turned into words yet is held, so that the next one gets it
-if the session is lost.
+Each track has its own session. What a session has not yet turned into words is held, so that the next one gets it if
+the session is lost.
 """
 
 from __future__ import annotations
@@ -36,19 +36,19 @@ from phoneagent.protocol.session_object import transcription_model_of
 Speaker: TypeAlias = Literal["caller", "callee"]
 
 KEPT_MS = 2_000
-"""How much audio without speech is held: a session tells of speech a little later than it begins."""
+"""How much audio without speech is held: a session reports speech a little after it begins."""
 
 MAX_HELD_MS = 60_000
-"""How much audio is held at most, for a session that is not there or a turn without words. The oldest is dropped."""
+"""How much audio is held at most, for a missing session or a turn without words. The oldest is dropped."""
 
 MAX_OUTSTANDING = 32
-"""Turns whose words are awaited. Beyond it the oldest is over without words."""
+"""How many turns may wait for words. Beyond that, the oldest ends without words."""
 
 MAX_TURNS = 10_000
-"""Far more than a call has; beyond it the oldest are left out of the transcript. Records have them all."""
+"""Far more than a call has; beyond that, the oldest are left out of the transcript. Records have them all."""
 
 END_SILENCE_MS = {"server_vad": 500, "semantic_vad": 9_000}
-"""Silence after the end of a call, besides that of the session's own turn detection, which ends the last turn."""
+"""How much silence after a call ends its last turn, in addition to the session's own turn detection."""
 
 
 class _Spoken:
@@ -67,7 +67,7 @@ class Track:
     def __init__(self, speaker: Speaker, names: Names, detection: Mapping[str, Any]) -> None:
         self.speaker = speaker
         self.recognizer = "unknown"
-        # What the session counts to a turn before its speech, and after it.
+        # What the session adds to a turn before and after its speech.
         self._padding_ms: int = detection.get("prefix_padding_ms", 0)
         self._silence_ms: int = detection.get("silence_duration_ms", 0)
         self._end_silence_ms = END_SILENCE_MS[detection["type"]] + self._silence_ms
@@ -75,18 +75,18 @@ class Track:
         self._waiting: deque[AudioIn] = deque()
         self._sent: deque[tuple[int, AudioIn]] = deque()  # with their places in the session's audio, in ms
         self._held_ms = 0
-        self._session_ms = 0  # audio that the session has
+        self._session_ms = 0  # how much audio the session has
         self._began_ms = 0  # the time of its first frame
         self._speaking: _Spoken | None = None
         self._outstanding: dict[str, _Spoken] = {}
 
     @property
     def settled(self) -> bool:
-        """Whether no words are awaited, as far as is known."""
+        """Whether no words are awaited, as far as known."""
         return not (self._waiting or self._speaking or self._outstanding)
 
     def hear(self, frame: AudioIn) -> None:
-        """Take a frame of the track; one without audio, whose payload was odd, says nothing."""
+        """Take a frame of the track. A frame without audio, whose payload was odd, is ignored."""
         if not _ms(frame):
             return
         self._waiting.append(frame)
@@ -94,14 +94,14 @@ class Track:
         self._forget()
 
     def finish(self) -> None:
-        """The call is over: the silence after it ends the last turn."""
+        """Note that the call is over: the silence after it ends the last turn."""
         last = self._waiting[-1] if self._waiting else self._sent[-1][1] if self._sent else None
         if last is not None:
             quiet = base64.b64encode(silence(self._end_silence_ms)).decode()
             self.hear(AudioIn(quiet, last.at_ms + _ms(last)))
 
     def new_session(self, session: Mapping[str, Any]) -> None:
-        """A session opens, and gets what the one before made no words of. `session` is the server's word for it."""
+        """Open a session, which gets what the one before did not transcribe. `session` is as the server reports it."""
         self.recognizer = transcription_model_of(session)
         self._waiting.extendleft(frame for _, frame in reversed(self._sent))
         self._sent.clear()
@@ -123,7 +123,7 @@ class Track:
         return taken
 
     def receive(self, event: FromModel) -> Iterator[int | Turn]:
-        """Take an event of the session; give when turns begin, in ms of the call, and whole turns."""
+        """Take an event of the session; yield when turns begin, in ms of the call, and whole turns."""
         for sign in self._read(event):
             match sign:
                 case SpeechStarted(audio_start_ms=at):
@@ -147,7 +147,7 @@ class Track:
         self._forget()
 
     def close(self) -> Iterator[Turn]:
-        """No more words come: give the turns that go without."""
+        """Stop waiting for words, and yield the turns without any."""
         for name, spoken in self._outstanding.items():
             yield self._turn(name, spoken, "")
         self._outstanding.clear()
@@ -158,7 +158,7 @@ class Track:
                 self._signs.speech_started(event)
                 yield event
             case SpeechStopped():
-                # Without a beginning, one is made up first.
+                # If there was no beginning, make one up first.
                 yield from self._signs.speech_stopped(event, 0.0)
             case Committed():
                 yield from self._signs.committed(event)
@@ -180,7 +180,7 @@ class Track:
         )
 
     def _call_ms(self, session_ms: float) -> int:
-        """Return the time in the call of a place in the session's audio."""
+        """Return the call's time for a place in the session's audio."""
         for at, frame in reversed(self._sent):
             if at <= session_ms:
                 return frame.at_ms + min(round(session_ms) - at, _ms(frame))
@@ -200,7 +200,7 @@ class Track:
 class TranscribedCall:
     """The two tracks of a call, its events and its cost. `now` is in seconds.
 
-    `detection` is the session's turn detection, `max_cost` what its recognizers may cost.
+    `detection` is the session's turn detection, `max_cost` the limit for the cost of its recognizers.
     """
 
     def __init__(
@@ -234,7 +234,7 @@ class TranscribedCall:
         return self._max_cost is not None and self.cost is not None and self.cost.usd >= self._max_cost
 
     def start(self, now: float) -> None:
-        """The media stream begins."""
+        """Note that the media stream begins."""
         self._clock.start(now)
 
     def hear(self, frame: AudioIn) -> Track:
@@ -261,7 +261,7 @@ class TranscribedCall:
                     assert_never(found)
 
     def end(self, by: EndedBy, reason: str, now: float) -> None:
-        """The call is over, with all the words that came."""
+        """End the call, with all the words that came."""
         for track in self.tracks:
             for turn in track.close():
                 self._add(turn)

@@ -1,4 +1,4 @@
-"""The transcript of a call: what each side said, and what of it was heard.
+"""The transcript of a call: what each side said, and how much of it was heard.
 
 Transcripts come late, out of order, in pieces or not at all; everything is attached by its item. Times are
 milliseconds of the call.
@@ -18,7 +18,7 @@ MAX_TURNS = 10_000
 """Far more than a call has; beyond it the oldest are forgotten."""
 
 TEXT_MS = 5_000
-"""How long the text of a turn of the caller's may take; not every session has a recogniser."""
+"""How long the text of a caller's turn may take; not every session has a recognizer."""
 
 
 @dataclass(slots=True)
@@ -29,7 +29,7 @@ class _CallerTurn:
     text: str = ""
 
     def as_turn(self) -> Turn:
-        """Return it as it is known now."""
+        """Return the turn as it is known now."""
         said = self.end_ms - self.start_ms
         return Turn(
             role="caller",
@@ -51,7 +51,7 @@ class _AgentTurn:
     complete: bool = False
 
     def as_turn(self, outcome: Outcome, now_ms: int, clock: CallClock) -> Turn:
-        """Return it as it is when no more of it is heard than the outcome says."""
+        """Return the turn, if no more of it is heard than the outcome says."""
         pauses = tuple(
             Pause(start_ms=clock.ms(each.since), end_ms=clock.ms(each.until), cause=each.cause)
             for each in outcome.pauses
@@ -85,13 +85,13 @@ class Transcript:
         self._ended: dict[str, Turn] = {}
         self._agent: dict[str, _AgentTurn] = {}
         self._caller: dict[str, _CallerTurn] = {}
-        self._wordless: set[str] = set()  # turns of the agent that were cut before any of their words came
+        self._wordless: set[str] = set()  # turns of the agent that were cut before any of its words came
         self._speech: tuple[int, int] | None = None
         self._latest = ""
         self._committed_ms = -TEXT_MS
 
     def agent_named(self, name: str) -> None:
-        """What the agent begins to say from here on is said by the agent of that name."""
+        """Attribute what the agent begins to say from here on to the agent of that name."""
         self._speaker = name
 
     def caller_spoke(self, start_ms: int, end_ms: int) -> None:
@@ -100,7 +100,7 @@ class Transcript:
         self._speech = (start, max(start, end_ms))
 
     def caller_turn(self, item_id: str, now_ms: int) -> None:
-        """The speech so far became the item `item_id`."""
+        """Note that the speech so far became the item `item_id`."""
         start, end = self._speech or (now_ms, now_ms)
         self._speech = None
         self._caller[item_id] = _CallerTurn(item_id, start, end)
@@ -108,7 +108,7 @@ class Transcript:
         self._committed_ms = now_ms
 
     def caller_text(self, item_id: str, text: str) -> Turn | None:
-        """Attach what the recogniser understood of an item, or "" if it failed."""
+        """Attach what the recognizer understood of an item, or "" if it failed."""
         turn = self._caller.pop(item_id, None)
         if turn is None:
             return None
@@ -126,10 +126,10 @@ class Transcript:
             turn.text += words
 
     def _amend(self, ended: Turn, text: str) -> None:
-        """Give its text, which came late, to a turn that has ended.
+        """Add late text to a turn that has ended.
 
-        A turn that was cut has the words that were known then; more of them the caller did not hear. But some servers
-        give the text after all of the audio: then it is estimated now which part of it was heard.
+        A turn that was cut has the words that were known then; the caller did not hear more of them. But some servers
+        send the text after all of the audio: then the part that was heard is estimated now.
         """
         text = heard = text.strip()
         if ended.interrupted:
@@ -148,10 +148,10 @@ class Transcript:
         turn.text, turn.complete = text, True
 
     def new_session(self, playing: Sequence[Outcome], *, heard_again: bool) -> None:
-        """The session is gone: nothing more comes of what the agent says; the caller may be heard once more.
+        """Replace a lost session: no more of the agent's words come, and the caller may be heard again.
 
-        Of the items that still play some audio came, and their words may have run ahead of it. Of all others nothing
-        was said.
+        Items that still play have some audio, and their words may have run ahead of it. Nothing of any other item was
+        said.
         """
         self._agent = {
             each.item_id: self._agent.get(each.item_id) or _AgentTurn(each.item_id, self._speaker) for each in playing
@@ -195,8 +195,8 @@ class Transcript:
     def unfinished(self, playing: Iterable[Outcome], now_ms: int) -> list[Turn]:
         """Return the turns that are not over, as if they ended now.
 
-        Of the agent's these are the items that play, as far as something of them was heard. Of the caller's it is the
-        latest one, if it still has no text.
+        These are the agent's items that play, if any part was heard, and the caller's latest turn, if it still has no
+        text.
         """
         begun = [each for each in playing if self._begun(each)]
         turns = [self._agent[each.item_id].as_turn(each, now_ms, self._clock) for each in begun]
@@ -206,7 +206,7 @@ class Transcript:
         return playing.heard_ms > 0 and playing.item_id in self._agent
 
     def said_lately(self) -> str:
-        """Return what the agent is saying, and what it said in its latest turn, as far as its words came."""
+        """Return what the agent is saying, and what it said in its latest turn, as far as the words have arrived."""
         ended = next((turn.text for turn in reversed(self._ended.values()) if turn.role == "agent"), "")
         return " ".join((ended, *(turn.text for turn in self._agent.values())))
 
@@ -216,7 +216,7 @@ class Transcript:
         return self._latest in self._caller
 
     def awaits_text(self, now_ms: int) -> bool:
-        """Tell whether the text of the caller's latest turn may still come."""
+        """Return whether the text of the caller's latest turn may still come."""
         return self.lacks_text and now_ms < self._committed_ms + TEXT_MS
 
     def close(self) -> list[Turn]:

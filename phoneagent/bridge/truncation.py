@@ -1,8 +1,8 @@
 """Truncation: what the model has to know after an interruption.
 
 The model runs ahead of the caller: its words are generated faster than they are played. So what was not heard must be
-taken back, item by item (`conversation.item.truncate`). A refused truncation would leave the model in the belief that
-it said everything; a refusal that names the real length is therefore answered with that length, once.
+taken back, item by item (`conversation.item.truncate`). After a refused truncation, the model would believe that it
+said everything; if the refusal names the real length, the truncation is therefore sent again with that length, once.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from phoneagent.protocol.items import system_message
 from phoneagent.protocol.realtime import FATAL_CODES, Failure, ItemCreate, ItemTruncate
 
 MAX_OPEN = 64
-"""Truncations are not acknowledged by number; this many of the latest can still be refused."""
+"""Truncations are not acknowledged by number, so this many of the latest may still be refused."""
 
 _SHORTER = re.compile(r"Audio content of (\d+)\s*ms is already shorter than")
 
@@ -31,15 +31,15 @@ class Truncations:
         self._signs = conversation.signs
         self._number = 0
         self._open: dict[str, ItemTruncate] = {}
-        self._foreign: set[str] = set()  # items that play on from an earlier session
+        self._foreign: set[str] = set()  # items that still play from an earlier session
 
     def new_session(self, playing: Iterable[Outcome]) -> None:
-        """The session is gone while these items still play: the next one knows them as text, under no id."""
+        """Replace a lost session while these items still play: the next one knows them as text, without ids."""
         self._open.clear()
         self._foreign.update(outcome.item_id for outcome in playing)
 
     def truncate(self, outcome: Outcome, heard_text: str = "") -> None:
-        """Tell the model that only `heard_ms` of this item were heard; in words, where it knows the item as text."""
+        """Tell the model that only `heard_ms` of this item were heard; in words, if it knows the item as text."""
         item_id = known_id(self._signs.wire_id(outcome.item_id))
         if outcome.item_id in self._foreign or item_id is None:
             heard = heard_text or "nothing"
@@ -52,7 +52,7 @@ class Truncations:
             del self._open[next(iter(self._open))]
 
     def refused(self, failure: Failure) -> Verdict | None:
-        """Take an error that answers a truncation; None if that was sent once more, with the length that was named."""
+        """Take an error that answers a truncation; None if the truncation was resent with the length that it named."""
         asked, length = self._open.pop(failure.event_id or "", None), _SHORTER.search(failure.message or "")
         if asked is None or length is None:
             return Verdict(
@@ -63,7 +63,7 @@ class Truncations:
 
     @staticmethod
     def owns(failure: Failure) -> bool:
-        """Tell whether an error answers a truncation, and says nothing of the session."""
+        """Return whether an error answers a truncation, and says nothing about the session."""
         return (failure.event_id or "").startswith("truncate_") and failure.code not in (
             *FATAL_CODES,
             "session_expired",

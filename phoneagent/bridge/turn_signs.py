@@ -16,19 +16,19 @@ from phoneagent.protocol.realtime import (
 )
 
 COMMIT_SECONDS = 1.0
-"""How long after the end of speech another sign of the turn may take; then the turn counts as complete."""
+"""How long after the end of speech another sign of the turn may come; then the turn counts as complete."""
 
 MAX_TURNS = 64
-"""Turns that are remembered for what comes late."""
+"""How many turns are remembered for late events."""
 
 
 class AnsweredTurn(Committed):
-    """A turn that is complete, and that the server has answered already."""
+    """A complete turn that the server has already answered."""
 
 
 @dataclass(slots=True)
 class _Turn:
-    """A turn that is not complete; `over_at` tells when its speech stopped."""
+    """A turn that is not complete; `over_at` is when its speech stopped."""
 
     item_id: str
     over_at: float | None = None
@@ -43,8 +43,8 @@ class TurnSigns:
         self.new_session()
 
     def new_session(self) -> None:
-        """Another session takes over, which knows none of the turns."""
-        self._turns: list[_Turn] = []  # as most here, no deque: an empty one takes 0.7 KB of each call
+        """Switch to another session, which knows none of the turns."""
+        self._turns: list[_Turn] = []  # no deque, as usual here: an empty one takes 0.7 KB per call
         self._users: dict[str, str] = {}  # the server's id of a complete turn -> name
         self._textless: list[str] = []  # complete turns without a transcript
         self._answered = False  # the server has answered a turn that nothing had announced
@@ -69,7 +69,7 @@ class TurnSigns:
                 return
             started = SpeechStarted(event.item_id, event.audio_end_ms)
             self.speech_started(started)
-            self._turns[-1].over_at = now  # before the bridge takes the beginning: it may begin another session then
+            self._turns[-1].over_at = now  # before the bridge takes the beginning and perhaps begins another session
             yield started
         else:
             self._turns[-1].over_at = now
@@ -83,7 +83,7 @@ class TurnSigns:
             yield Committed(self._user(event.item_id))
 
     def _turn(self, item_id: str) -> _Turn | None:
-        """Return the turn that is meant: that of this id, or the oldest one that is over, or the only one."""
+        """Return the turn that is meant: the one with this id, the oldest one that is over, or the only one."""
         for turn in self._turns:
             if item_id and turn.item_id == item_id:
                 return turn
@@ -95,7 +95,7 @@ class TurnSigns:
         return None
 
     def complete(self, turn: _Turn, item_id: str) -> Iterator[FromModel]:
-        """Report that a turn became the item `item_id`, and with it those before, which did not become one."""
+        """Report that a turn became the item `item_id`, along with earlier turns that did not become one."""
         while self._turns and self._turns.pop(0) is not turn:
             pass
         if turn.over_at is None:
@@ -134,13 +134,13 @@ class TurnSigns:
         yield event
 
     def user_item(self, item_id: str) -> Iterator[FromModel]:
-        """Take a user's item, which may be one of ours."""
+        """Take a user's item, which may be one that we added."""
         turn = next((turn for turn in self._turns if turn.item_id == item_id), None)
         if turn is not None:
             yield from self.complete(turn, item_id)
 
     def answered(self, *, due: bool) -> Iterator[FromModel]:
-        """Take a response of the server's own. Without one that was `due`, it answers what the caller says now."""
+        """Take the server's own response. If none was `due`, it answers what the caller says now."""
         turn = next((turn for turn in self._turns if turn.over_at is not None), None)
         if turn is None and self._turns and not due:
             turn = self._turns[0]
@@ -150,11 +150,11 @@ class TurnSigns:
             self._answered = True
 
     def get_timer(self) -> float | None:
-        """Return when `overdue` has something to give, unless another sign comes before."""
+        """Return when `overdue` has something to yield, unless another sign comes before."""
         return min((turn.over_at + COMMIT_SECONDS for turn in self._turns if turn.over_at is not None), default=None)
 
     def overdue(self, now: float) -> Iterator[FromModel]:
-        """Give what stands for the ends of turns that no further sign has announced in time."""
+        """Yield events for the ends of turns that no further sign has announced in time."""
         for turn in tuple(self._turns):
             if turn.over_at is not None and now >= turn.over_at + COMMIT_SECONDS:
                 yield from self.complete(turn, turn.item_id)

@@ -1,7 +1,7 @@
-"""A call of a web page, as its side-band socket shows it, sans-I/O: its turns, its tools and its cost.
+"""A web page's call, as its side-band socket shows it, sans-I/O: its turns, its tools and its cost.
 
-The page and the model exchange the audio themselves, and the server cuts what was interrupted. What was heard of an
-answer is therefore estimated from the server's word of when it was played.
+The page and the model exchange the audio themselves, and the server cuts what was interrupted. How much of an answer
+was heard is therefore estimated from when the server says it was played.
 """
 
 from __future__ import annotations
@@ -23,18 +23,18 @@ from phoneagent.protocol import realtime
 
 MAX_TURNS = 10_000
 MAX_OPEN_TURNS = 64
-"""Turns that are not over yet; beyond it the oldest are reported as they are."""
+"""How many turns may be unfinished; beyond that, the oldest are reported as they are."""
 
 REST_MS = 500
-"""What was left at least of an answer that was cut: there is no audio here whose length would tell."""
+"""The least that counts as left of an answer that was cut: there is no audio here to measure."""
 
 PLAYED = "output_audio_buffer."
-"""What the names of the events begin with that tell what the page plays."""
+"""The prefix of the events that report what the page plays."""
 
 
 @dataclass(slots=True)
 class _Said:
-    """A turn that is not over. Of the agent's, `response_id` tells which response it is a part of."""
+    """A turn that is not over. For the agent's, `response_id` is the response that it is part of."""
 
     item_id: str
     start_ms: int
@@ -68,7 +68,7 @@ class WebConversation:
         self._turns: list[Turn] = []
         self._heard: dict[str, _Said] = {}  # the caller's
         self._spoken: dict[str, _Said] = {}  # the agent's
-        self._playing: dict[str, int] = {}  # responses, and since when
+        self._playing: dict[str, int] = {}  # responses, each since when
 
     @property
     def too_dear(self) -> bool:
@@ -81,12 +81,12 @@ class WebConversation:
         return bool(self._playing)
 
     def start(self, now: float) -> None:
-        """The socket to the session is open."""
+        """Note that the socket to the session is open."""
         self._clock.start(now)
         self.chat.handle_timer(now)  # a greeting may be due
 
     def receive(self, raw: bytes, event: realtime.FromModel, now: float) -> None:
-        """Take an event; `raw` is the same as it came."""
+        """Take an event; `raw` is the event as received."""
         ms = self._clock.ms(now)
         match event:
             case realtime.SpeechStarted(item_id=item_id):
@@ -115,7 +115,7 @@ class WebConversation:
         self.chat.receive(event, now)
 
     def end(self, by: EndedBy, reason: str, now: float) -> None:
-        """The call is over."""
+        """End the call."""
         for said in list(self._spoken.values()):
             self._agent_turn(said, self._playing.get(said.response_id, said.start_ms), self._clock.ms(now), cut=True)
         transcript = tuple(sorted(self._turns, key=lambda turn: turn.start_ms))

@@ -25,8 +25,8 @@ MAX_SHOWN_CHARS = 500
 
 
 def shown(words: object, limit: int = MAX_SHOWN_CHARS) -> str:
-    """Return a far end's own words as they may stand in a log, an event or an error: printable, one line, and cut."""
-    text = str(words)[: 4 * limit]  # no work on what is cut anyway
+    """Return a far end's own words, safe for a log, an event or an error: printable, on one line, and cut."""
+    text = str(words)[: 4 * limit]  # so that no work goes into text that is cut anyway
     line = " ".join("".join(each if each.isprintable() else " " for each in text).split())
     return line if len(line) <= limit else f"{line[:limit]}…"
 
@@ -48,7 +48,7 @@ class DefinitionError(PhoneAgentError):
 
 
 class DefinitionWarning(UserWarning):
-    """An agent or a tool is defined in a way that works, but not well: the model is not told what it would need."""
+    """An agent or a tool is defined in a way that works, but not well: the model lacks information that it needs."""
 
 
 class ToolError(PhoneAgentError):
@@ -84,7 +84,7 @@ class OutcomeUnavailable(PhoneAgentError):
 class TelephonyError(PhoneAgentError):
     """Twilio's REST API refused a request or did not answer.
 
-    `code` is Twilio's error code; `retry` tells whether another attempt may help.
+    `code` is Twilio's error code; `retry` says whether another attempt may help.
     """
 
     def __init__(self, message: str, *, code: int | None = None, retry: bool = False) -> None:
@@ -96,8 +96,8 @@ class TelephonyError(PhoneAgentError):
 class EndpointError(PhoneAgentError):
     """The model session failed.
 
-    `code` names the failure: an HTTP status, a close code or an error code. `retry` tells whether another attempt may
-    help. `answered` is what the server answered before that, in its order.
+    `code` names the failure: an HTTP status, a close code or an error code. `retry` says whether another attempt may
+    help. `answered` is what the server answered before that, in order.
     """
 
     retry = False

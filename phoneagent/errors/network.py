@@ -1,7 +1,7 @@
 """A network fault in one line: what failed between this machine and a server, and the remedy.
 
-The libraries that connect also read the environment: proxies, and files of certificates. So the line names the variable
-if one is to blame, and the server otherwise. It never holds what may be secret: a proxy is shown without its password.
+The libraries that connect also read the environment: proxies and certificate files. So the line names the variable if
+one is to blame, and the server otherwise. It never contains a secret: a proxy is shown without its password.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from urllib.parse import unquote, urlsplit
 
 @dataclass(frozen=True, slots=True)
 class Client:
-    """A library that connects, and what it reads of the environment."""
+    """A library that connects, and what it reads from the environment."""
 
     secure: Sequence[str]
     """The kinds of proxies for an encrypted connection, in order: "https" stands for HTTPS_PROXY."""
@@ -61,13 +61,13 @@ DIRECT = Client(secure=(), plain=(), socks_module="", socks_package="", ca_varia
 
 _SOCKS = ("socks4", "socks4a", "socks5", "socks5h")
 _UNKNOWN_NAME = frozenset({socket.EAI_NONAME, getattr(socket, "EAI_NODATA", socket.EAI_NONAME)})
-_CUT = frozenset({errno.ECONNRESET, errno.EPIPE, errno.ECONNABORTED, 0})  # 0: what TLS makes of an end
+_CUT = frozenset({errno.ECONNRESET, errno.EPIPE, errno.ECONNABORTED, 0})  # 0: how TLS reports an end
 _NO_ROUTE = frozenset({errno.ENETUNREACH, errno.EHOSTUNREACH, errno.ENETDOWN, errno.EADDRNOTAVAIL})
 _NOT_TLS = frozenset(
     {"WRONG_VERSION_NUMBER", "HTTP_REQUEST", "RECORD_LAYER_FAILURE", "UNKNOWN_PROTOCOL", "PACKET_LENGTH_TOO_LONG"}
 )
 MAX_CAUSES = 20
-"""How many exceptions that lead to one another are looked at."""
+"""How many exceptions in a chain are examined."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +98,7 @@ class _Proxy:
 
 
 def is_loopback(url: str) -> bool:
-    """Tell whether a URL leads to this machine. No proxy is used then."""
+    """Return whether a URL leads to this machine. No proxy is used then."""
     host = (urlsplit(url).hostname or "").rstrip(".")
     try:
         return ip_address(host).is_loopback
@@ -107,13 +107,13 @@ def is_loopback(url: str) -> bool:
 
 
 def proxy_of(url: str, client: Client) -> str | None:
-    """Return the address of the proxy through which `client` is to reach `url`, password and all; None for none."""
+    """Return the address of the proxy through which `client` reaches `url`, with the password, or None."""
     proxy = _proxy(url, client)
     return None if proxy is None else proxy.value
 
 
 def find_faults(url: str, client: Client) -> list[Fault]:
-    """Return what the environment has wrong for connections to `url`, before any is made."""
+    """Return what is wrong in the environment for connections to `url`, before any is made."""
     proxy = _proxy(url, client)
     found = [] if proxy is None else [_proxy_fault(proxy, url, client)]
     if _is_secure(url):
@@ -128,7 +128,7 @@ def explain(error: BaseException, url: str, client: Client) -> Fault:
 
 
 def find(error: BaseException, url: str, client: Client) -> Fault | None:
-    """Return the network fault that an exception of `client` tells of, None if it is of another kind."""
+    """Return the network fault behind an exception of `client`, None if it is of another kind."""
     proxy = _proxy(url, client)
     if proxy is not None and (fault := _proxy_fault(proxy, url, client)) is not None:
         return fault
@@ -174,14 +174,14 @@ def _proxy(url: str, client: Client) -> _Proxy | None:
 
 
 def _proxy_fault(proxy: _Proxy, url: str, client: Client) -> Fault | None:
-    """Return what is wrong with a proxy's address, as far as that shows without connecting."""
+    """Return what is wrong with a proxy's address, as far as that is clear without connecting."""
     avoid = f"or list {_host(url)} in NO_PROXY"
     text = proxy.value if client.strict or "://" in proxy.value else f"http://{proxy.value}"
     try:
         parts = urlsplit(text)
         unquote(parts.netloc, errors="strict")
         understood = bool(parts.scheme in ("http", "https", *_SOCKS) and proxy.address and parts.port != 0)
-    except ValueError:  # of the port, of an IPv6 address, or of a name in another encoding
+    except ValueError:  # a bad port or IPv6 address, or a name in another encoding
         understood = False
     if not understood or parts.path not in ("", "/") or parts.query or parts.fragment:
         return Fault(f"{proxy.variable} is not the address of a proxy: write http://host:port, {avoid}", own=True)
@@ -218,7 +218,7 @@ def _refused_by_proxy(causes: Sequence[BaseException], proxy: _Proxy, url: str) 
 
 
 def _ca_fault(client: Client) -> Fault | None:
-    """Return the variable that names certificates which are not there."""
+    """Return the fault of a variable that names missing certificates."""
     for name in client.ca_variables:
         path = os.environ.get(name)
         if path and not os.path.exists(path):
@@ -234,7 +234,7 @@ def _ca_fault(client: Client) -> Fault | None:
 def _holds_certificate(path: str) -> bool:
     try:
         ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(path)
-    except OSError:  # also that of OpenSSL
+    except OSError:  # OpenSSL's error is one too
         return False
     return True
 
@@ -291,7 +291,7 @@ def _certificate_fault(error: ssl.SSLCertVerificationError, which: str, client: 
 
 
 def _system_fault(cause: BaseException, where: str, remedy: str) -> str | None:
-    """Explain an error of the operating system; None if it is none."""
+    """Explain an error of the operating system; None if it is another kind."""
     if isinstance(cause, UnicodeError):
         return f"{where} is not a host name: {remedy}"
     if isinstance(cause, socket.gaierror):
@@ -315,7 +315,7 @@ def _system_fault(cause: BaseException, where: str, remedy: str) -> str | None:
 
 
 def _number(cause: BaseException) -> int | None:
-    """Return the errno of an error. One that joins several, of IPv4 and IPv6, has it only in its text."""
+    """Return the errno of an error. An error that joins several, for IPv4 and IPv6, has it only in its text."""
     if not isinstance(cause, OSError) or isinstance(cause, socket.gaierror | ssl.SSLError):
         return None
     if isinstance(cause.errno, int):
@@ -330,7 +330,7 @@ def _number(cause: BaseException) -> int | None:
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:
-    """Yield an exception and those that led to it, whichever way its library keeps them."""
+    """Yield an exception and those that led to it, however its library keeps them."""
     waiting, seen = [error], set[int]()
     while waiting and len(seen) < MAX_CAUSES:
         cause = waiting.pop(0)

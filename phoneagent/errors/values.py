@@ -1,4 +1,4 @@
-"""Values and names that users give: whether they can be right, and what is wrong, with the way to correct it."""
+"""Values and names that users give: whether they can be right, what is wrong, and how to correct it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def counted(count: int, noun: str) -> str:
 
 
 def verdict(kind: str, words: str, context: Mapping[str, Any], example: object) -> str:
-    """Return pydantic's verdict on a value in our words; `kind` is its type of error, `words` are pydantic's."""
+    """Return pydantic's verdict on a value, reworded; `kind` is pydantic's type of error, `words` its message."""
     match kind:
         case "int_parsing" | "int_from_float" | "int_type":
             found = "it must be a whole number"
@@ -47,7 +47,7 @@ def verdict(kind: str, words: str, context: Mapping[str, Any], example: object) 
 
 
 def misspelled(names: Iterable[str], known: Iterable[str]) -> dict[str, str]:
-    """Return for each known name, that is not among the names, the name which is almost it."""
+    """Return misspelled names, by the missing known name that each almost matches."""
     given, wanted = set(names), set(known)
     free = wanted - given
     found: dict[str, str] = {}
@@ -58,7 +58,7 @@ def misspelled(names: Iterable[str], known: Iterable[str]) -> dict[str, str]:
 
 
 def is_address(value: str, *schemes: str) -> bool:
-    """Tell whether `value` is a URL with one of these schemes and a host."""
+    """Return whether `value` is a URL with one of these schemes and a host."""
     try:
         parts = urlsplit(value)
         return parts.scheme in schemes and bool(parts.hostname) and parts.port != 0
@@ -67,5 +67,5 @@ def is_address(value: str, *schemes: str) -> bool:
 
 
 def is_header(name: str, value: str) -> bool:
-    """Tell whether a header can be sent as it is: printable ASCII of a bounded length, without line breaks."""
+    """Return whether a header can be sent as it is: printable ASCII of a bounded length, without line breaks."""
     return bool(_HEADER_NAME.fullmatch(name) and _HEADER_VALUE.fullmatch(value))

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from phoneagent.settings import Settings
 
 MAX_ANSWER_TOKENS = 8_192
-"""Of a model that reasons first, its thoughts count too."""
+"""If a model reasons first, its reasoning counts too."""
 
 MAX_BODY_BYTES = 1024 * 1024
 _PASSING = frozenset({408, 409, 425, 429})
@@ -62,7 +62,7 @@ class ChatEndpoint:
         return {"max_completion_tokens" if at_openai else "max_tokens": MAX_ANSWER_TOKENS}
 
 
-_Count: TypeAlias = Annotated[int, msgspec.Meta(le=10**9)]  # more is no count, and no column has room for it
+_Count: TypeAlias = Annotated[int, msgspec.Meta(le=10**9)]  # no column has room for more
 
 
 class _Details(msgspec.Struct):
@@ -88,7 +88,7 @@ class _Choice(msgspec.Struct):
 class _Completion(msgspec.Struct):
     choices: list[_Choice]
     usage: Any = None
-    """Whatever shape it has, the answer counts."""
+    """The answer counts, whatever shape this has."""
 
 
 class _Failure(msgspec.Struct):
@@ -113,7 +113,7 @@ class ChatFiller:
         ]
 
     async def close(self) -> None:
-        """Nothing stays open between two answers."""
+        """Do nothing: nothing stays open between two answers."""
 
     async def fill(self, complaint: str | None = None) -> Filling:
         if complaint is not None:
@@ -185,7 +185,7 @@ class ChatFiller:
         except msgspec.MsgspecError:
             failure = _Failure()
         name = failure.code or failure.type
-        told = "" if status in _OF_THE_KEY else failure.message or ""  # that one may repeat a part of the key
+        told = "" if status in _OF_THE_KEY else failure.message or ""  # the message may repeat a part of the key
         said = shown(": ".join(str(each) for each in (name, told) if each), 300)
         if self._endpoint.api_key:
             said = said.replace(self._endpoint.api_key, "…")

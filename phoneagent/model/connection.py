@@ -1,4 +1,4 @@
-"""The connection to a model: a session is opened, configured, read and written."""
+"""The connection to a model: opening, configuring, reading and writing a session."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ MAX_EVENT_BYTES = 16 * 1024 * 1024
 """The maximum size of an event: a `session.updated` repeats all instructions and tools."""
 
 PING_SECONDS = 5.0
-"""The interval of pings, whose pongs show that a session is alive in which nobody speaks."""
+"""The interval of pings. Their pongs show that a session is alive even if nobody speaks."""
 
 CLOSE_SECONDS = 2.0
 _wire_log = logging.getLogger("phoneagent.model.connection.wire")
@@ -55,7 +55,7 @@ CONVERTED = (
 )
 
 MAX_ANSWERS = 8
-"""How many of the events that a server answered an opening with are kept."""
+"""How many of a server's answers during an opening are kept."""
 
 log = logging.getLogger("phoneagent.model.connection")
 
@@ -84,7 +84,7 @@ class ModelSession:
 
     @property
     def writable(self) -> bool:
-        """Whether the server takes what it is sent."""
+        """Whether the server accepts more data."""
         return self._connection.writable
 
     def write(self, messages: Iterable[realtime.ToModel]) -> None:
@@ -117,7 +117,7 @@ class ModelSession:
             EndpointError: the socket is closed; every event that came before was passed on.
         """
 
-        self.effective = self._configuring.effective = {}  # it was read before, and it takes 2 KB of each call
+        self.effective = self._configuring.effective = {}  # already read, and it takes 2 KB per call
         refusal: EndpointError | None = None
 
         def take_late_answer(raw: bytes) -> None:
@@ -133,7 +133,7 @@ class ModelSession:
 
         try:
             await self._connection.read(take_late_answer if self._unacknowledged else take, resumed)
-        except ConnectionClosed as error:  # also a close with 1001, which counts as a clean one
+        except ConnectionClosed as error:  # also raised for 1001, which counts as a clean close
             raise refusal or _closed(error, self._secrets) from None
 
     def _take_late_answer(self, raw: bytes) -> None:
@@ -145,7 +145,7 @@ class ModelSession:
         try:
             event = realtime.decode(raw)
         except ProtocolError:
-            return  # the call is told of it
+            return  # `decode` reports it to the call
         told = len(self._configuring.dropped)
         update = self._configuring.receive(event, asyncio.get_running_loop().time())
         for line in self._configuring.dropped[told:]:
@@ -153,7 +153,7 @@ class ModelSession:
         if update is not None:
             with suppress(ConnectionError):  # the reader learns why it closes
                 self._connection.write([realtime.encode(update, self.dialect)])
-        # A server answers in order: with a response it has taken the configuration, whether it says so or not.
+        # A server answers in order: a response means that it accepted the configuration, whether it says so or not.
         self._unacknowledged = not self._configuring.acknowledged and not isinstance(event, realtime.ResponseCreated)
         self._take_formats()
 
@@ -161,7 +161,7 @@ class ModelSession:
         """Decode a received event. Its audio is µ-law at 8 kHz.
 
         Raises:
-            ProtocolError: see `realtime.decode`; and once, with a piece of audio that is left out, if it is noise.
+            ProtocolError: see `realtime.decode`; also once if the audio is noise, and that piece is left out.
         """
         event = realtime.decode(raw)
         if not isinstance(event, realtime.AudioDelta):
@@ -189,7 +189,7 @@ class ModelSession:
         """Close the session, within `CLOSE_SECONDS`."""
         try:
             await self._connection.close()
-        finally:  # also if cancelled: a server that does not answer the close keeps no socket open
+        finally:  # also if canceled: a server that does not answer the close keeps no socket open
             self._connection.transport.abort()
 
 
@@ -252,7 +252,7 @@ async def _open(endpoint: Endpoint, session: Mapping[str, Any], call: Call | Non
 
 
 class _Answers:
-    """What a server answered while a session was opened, in its order: for the reader of a failure."""
+    """What a server answered while a session was opened, in order, to explain a failure."""
 
     def __init__(self) -> None:
         self.connected = False
@@ -314,7 +314,7 @@ async def request_headers(endpoint: Endpoint, call: Call | None) -> dict[str, st
 async def _fetch(provider: TokenProvider) -> str:
     try:
         token = await call_user(provider)
-    except Exception as error:  # of a user's function
+    except Exception as error:  # raised by a user's function
         raise EndpointUnreachable(f"the endpoint's token provider failed: {type(error).__name__}") from error
     if not isinstance(token, str) or not re.fullmatch(r"[!-~]+", token):
         raise EndpointRefused("the endpoint's token provider returned no token: it must be text without spaces")
@@ -322,7 +322,7 @@ async def _fetch(provider: TokenProvider) -> str:
 
 
 class _ConnectWithoutRedirects(connect):
-    """A connection that follows no redirect: the other server would receive the keys."""
+    """A connection that does not follow redirects: the other server would receive the keys."""
 
     def process_redirect(self, exc: Exception) -> Exception:
         return exc
@@ -350,7 +350,7 @@ async def _connect(endpoint: Endpoint, headers: Mapping[str, str]) -> DirectConn
         raise _refused(error, endpoint) from None
     except InvalidURI:
         raise EndpointRefused("the model endpoint's URL is not a WebSocket URL: check REALTIME_URL") from None
-    # A proxy of the environment may be malformed (ValueError), or need a package that is missing (ImportError).
+    # The environment's proxy may be malformed (ValueError) or need a missing package (ImportError).
     except (OSError, WebSocketException, EOFError, ValueError, ImportError) as error:
         fault = network.explain(error, endpoint.url, network.WEBSOCKETS)
         words = f"no connection to the model at {endpoint.host}: {fault}"
@@ -369,7 +369,7 @@ def _refused(error: InvalidStatus, endpoint: Endpoint) -> EndpointError:
 
 
 def _reason(body: bytes | bytearray | None) -> str:
-    """Return the `error.code` of a response, but not its message, which may repeat a part of the key."""
+    """Return the `error.code` of a response, but not its message, which may repeat part of the key."""
     try:
         code = str(json.loads(body or b"")["error"]["code"])
     except (ValueError, KeyError, TypeError, RecursionError):
@@ -394,7 +394,7 @@ async def _configure(
             update = await _next_update(connection, configuring, answers)
             if update is not None:
                 encoded = realtime.encode(update, configuring.dialect or realtime.Dialect.GA)
-                with suppress(ConnectionError):  # what came before the close is read first: it may have the reason
+                with suppress(ConnectionError):  # what came before the close is read first: it may contain the reason
                     connection.write([encoded])
         except ProtocolError as error:
             answers.note_unreadable(error)  # ignore a malformed event: the timers decide
@@ -411,7 +411,7 @@ async def _configure(
 async def _next_update(
     connection: DirectConnection, configuring: Negotiation, answers: _Answers
 ) -> realtime.SessionUpdate | None:
-    """Wait for an event, or for the moment to go on without one; return the update that is due then."""
+    """Wait for an event, or until it is time to go on without one; return the update that is due then."""
     loop = asyncio.get_running_loop()
     try:
         async with asyncio.timeout_at(configuring.get_timer()):

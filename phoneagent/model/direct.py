@@ -1,7 +1,7 @@
 """A session's connection whose messages reach their reader at once: no queue, no task and no wait on a frame's path.
 
 The WebSocket library opens the connection (proxies, TLS, the handshake), answers pings, watches limits and closes.
-Plain messages go past its parser; see `protocol/frames`.
+Plain messages bypass its parser; see `protocol/frames`.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ MAX_WAITING = 64
 """How many messages may wait for a reader before the connection is no longer read."""
 
 MAX_UNSENT_BYTES = 4 * 1024 * 1024
-"""How much a server may leave unread. Writers stop long before, so only answers to a flood of pings come this far."""
+"""How much a server may leave unread. Writers stop long before that, so only answers to a flood of pings reach it."""
 
 _END_OF_HEAD = b"\r\n\r\n"
 _masks = masks(os.urandom)
@@ -30,7 +30,7 @@ _masks = masks(os.urandom)
 class DirectConnection(LivingConnection):
     """A connection that passes each message to its reader as soon as it has arrived."""
 
-    # Beside the library's many attributes, each of which is looked up in a dictionary.
+    # Slots, because the library's many attributes are all looked up in a dictionary.
     __slots__ = (
         "_arrival",
         "_frames",
@@ -56,12 +56,12 @@ class DirectConnection(LivingConnection):
         self._take: Callable[[bytes], None] = self._keep
         self._resumed: Callable[[], None] | None = None
         self.writable = True
-        """Whether the server takes what it is sent."""
+        """Whether the server accepts more data."""
 
     # --- reading --------------------------------------------------------------------------------------------------
 
     async def receive(self) -> bytes:
-        """Return the next message, as long as there is no reader.
+        """Return the next message. Only for use before `read`.
 
         Raises:
             ConnectionClosed: the connection is closed, and everything that came before is read.
@@ -108,7 +108,7 @@ class DirectConnection(LivingConnection):
         for plain, piece in self._frames.feed(data) if whole is None else ((True, whole),):
             if not plain:
                 super().data_received(piece)
-            elif self.protocol.state is OPEN:  # after a close or an error nothing more counts
+            elif self.protocol.state is OPEN:  # after a close or an error, nothing else counts
                 self._take(piece)
         if self._frames.more:
             self.transport.pause_reading()
@@ -126,7 +126,7 @@ class DirectConnection(LivingConnection):
             self._take(message)
 
     def _go_on(self) -> None:
-        """Read on after other connections had their turn."""
+        """Continue reading after other connections have had their turn."""
         if self.transport.is_closing():
             return
         if not self._full:
@@ -138,7 +138,7 @@ class DirectConnection(LivingConnection):
         self._leave()
 
     def _leave(self) -> None:
-        """Drop a connection that the server has ended. What it does not read is not waited for."""
+        """Drop a connection that the server has ended, without waiting for it to read the rest."""
         if self.paused:
             self.transport.abort()
         else:
@@ -165,7 +165,7 @@ class DirectConnection(LivingConnection):
         return len(data) if end < 0 else end + len(_END_OF_HEAD) - known
 
     def forget_handshake(self) -> None:
-        """Drop the headers of the handshake, with the key in them: they take 5 KB of each call."""
+        """Drop the headers of the handshake, including the key: they take 5 KB per call."""
         for message in (self.request, self.response):
             if message is not None:
                 message.headers.clear()

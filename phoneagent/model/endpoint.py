@@ -97,12 +97,12 @@ class Endpoint:
     remedies: Mapping[str, str] = field(default_factory=dict, repr=False)
     """What to do about a refusal, by its HTTP status, close code or error code."""
     provider: Provider = field(default=ANY, repr=False)
-    """What is known of the server; see `preset`."""
+    """What is known about the server; see `preset`."""
     audio: Audio | None = None
-    """The audio to ask for ("pcmu" or "pcm16"), and what is meant where the server does not say. With None, µ-law is
-    asked for, and a server that does not say has PCM."""
+    """The audio to ask for ("pcmu" or "pcm16"), which is also assumed if the server does not name a format. None asks
+    for µ-law, and assumes PCM if the server does not name a format."""
     session: Mapping[str, Any] = field(default_factory=dict, repr=False)
-    """Fields of the session that this server needs besides the agent's."""
+    """Session fields that this server needs in addition to the agent's."""
 
     def __post_init__(self) -> None:
         """Refuse an endpoint that cannot open a session. Messages repeat neither URL nor headers: both may hold keys.
@@ -138,7 +138,7 @@ class Endpoint:
         base_url: str = OPENAI_URL,
         **options: Any,
     ) -> Endpoint:
-        """OpenAI, or its host in another region (`base_url`). `options` are further fields of `Endpoint`."""
+        """OpenAI, or its host in another region (`base_url`). `options` are other fields of `Endpoint`."""
         optional = {"OpenAI-Organization": organization, "OpenAI-Project": project}
         headers = {"Authorization": f"Bearer {api_key}"} | {name: value for name, value in optional.items() if value}
         given: dict[str, Any] = {
@@ -162,7 +162,7 @@ class Endpoint:
         """Azure OpenAI: the resource's URL and the deployment, with a key or an Entra token provider.
 
         `preview` is an api-version of the retired preview, which has its own path and the beta dialect. `options` are
-        further fields of `Endpoint`.
+        other fields of `Endpoint`.
 
         Raises:
             ConfigurationError: both `api_key` and `token` are given, or neither.
@@ -206,9 +206,9 @@ class Endpoint:
     def preset(
         cls, name: str, model: str | None = None, *, api_key: str | None = None, url: str | None = None, **options: Any
     ) -> Endpoint:
-        """A server that is known by name, like "xai" or "localai" (`PROVIDERS` has them all).
+        """A known server, by its name, like "xai" or "localai" (`PROVIDERS` has them all).
 
-        `url` replaces its usual address, `model` its usual model. `options` are further fields of `Endpoint`.
+        `url` replaces its usual address, `model` its usual model. `options` are other fields of `Endpoint`.
 
         Raises:
             ConfigurationError: the name is unknown, or an address or key is missing.
@@ -282,7 +282,7 @@ class Endpoint:
 
     @classmethod
     def from_settings(cls, settings: Settings) -> Endpoint:
-        """Return the endpoint that is configured: what REALTIME_PROVIDER names, else REALTIME_URL, Azure or OpenAI.
+        """Return the configured endpoint: what REALTIME_PROVIDER names, else REALTIME_URL, Azure or OpenAI.
 
         Raises:
             ConfigurationError: no endpoint is configured.
@@ -332,7 +332,7 @@ _WEBSOCKET = {"http": "ws", "https": "wss"}
 
 
 def _configured(settings: Settings) -> Endpoint:
-    """Return the endpoint that is configured, without the settings that apply to every endpoint."""
+    """Return the configured endpoint, without the settings that apply to every endpoint."""
     transcription: dict[str, Any] = {"transcription_models": settings.transcription_models}
     chosen = transcription if "transcription_models" in settings.model_fields_set else {}
     provider, key = settings.realtime_provider, settings.realtime_api_key
@@ -389,7 +389,7 @@ def _preset_url(provider: Provider, base: str, model: str) -> str:
 
 
 def realtime_url(base: str, model: str) -> str:
-    """Complete the URL of a Realtime server: the path `/realtime`, and the model unless the query names one."""
+    """Return the URL of a Realtime server with the path `/realtime`, and the model unless the query names one."""
     parts = urlsplit(base)
     path = parts.path.rstrip("/")
     if not path.endswith("/realtime"):

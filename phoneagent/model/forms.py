@@ -1,4 +1,4 @@
-"""A form that a model fills in, beside any call: in a text session of its own at a Realtime server.
+"""A form that a model fills in, outside any call: in a separate text session at a Realtime server.
 
 The form is a function whose call is forced. Its parameters are the form's fields.
 """
@@ -25,11 +25,11 @@ ANSWER_SECONDS = 45.0
 """How long the model may take for one answer."""
 
 MAX_ANSWER_TOKENS = 4_096
-"""The most that the Realtime API lets a response have."""
+"""The most tokens that the Realtime API allows in a response."""
 
 MAX_TEXT_CHARS = 64 * 1024
 MAX_WAITING = 1_000
-"""How many events may wait to be read: an answer has a handful."""
+"""How many events may wait to be read; an answer has only a handful."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +53,7 @@ class Filling:
 
 
 class FormFiller(Protocol):
-    """A model that fills in one form, and tries again once it is told what is wrong."""
+    """A model that fills in one form, and tries again when told what is wrong."""
 
     async def fill(self, complaint: str | None = None) -> Filling:
         """Return the next answer. Raises `EndpointError`."""
@@ -62,7 +62,7 @@ class FormFiller(Protocol):
 
 
 def session_of(form: Form, agents: dict[str, Any]) -> dict[str, Any]:
-    """Return the session in which a form is filled in, made of an agent's text session: its server takes that one."""
+    """Return the session in which a form is filled in, made from an agent's text session, which its server accepts."""
     function = {
         "type": "function",
         "name": FUNCTION,
@@ -120,7 +120,7 @@ class SessionFiller:
     def _item(self, complaint: str | None) -> dict[str, Any]:
         if complaint is None:
             return user_message(self._form.text)
-        if self._call_id is None:  # it wrote text where it should have called the function
+        if self._call_id is None:  # it wrote text instead of calling the function
             return system_message(complaint)
         return tool_output(self._call_id, json.dumps({"error": complaint}))
 

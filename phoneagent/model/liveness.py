@@ -12,7 +12,7 @@ intervals of the pings, and short because a caller is waiting."""
 
 
 class LivingConnection(Connection):
-    """A connection that is dropped when nothing arrives any more.
+    """A connection that is dropped when nothing arrives anymore.
 
     The library's own limit is on pongs: a server that sends audio all the time and answers a ping late would lose the
     call.
@@ -36,7 +36,7 @@ class LivingConnection(Connection):
         super().connection_lost(exc)
 
     def _watch(self) -> None:
-        """Drop the connection if it has been silent for too long; else look again when it could have been."""
+        """Drop the connection if it has been silent for too long; otherwise look again when it could have been."""
         silent_at = self._heard_at + SILENT_SECONDS
         if not self.latency:  # it has answered no ping yet, so silence says nothing: some servers answer none
             self._watching = self.loop.call_later(SILENT_SECONDS, self._watch)

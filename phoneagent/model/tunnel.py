@@ -1,4 +1,4 @@
-"""Connections through an HTTP proxy: two places where websockets (16 and 17) would log a traceback for a proxy's fault.
+"""Connections through an HTTP proxy: two places where websockets (16 and 17) would log a traceback for a proxy fault.
 
 Neither fault is lost: `connect` raises it as well.
 """
@@ -17,7 +17,7 @@ class Connection(client.ClientConnection):
 
 
 class ProxyConnection(client.HTTPProxyConnection):
-    """A connection to a proxy that may end it before it has answered: then its end is reported twice."""
+    """A connection to a proxy that may close before it answers: then the end is reported twice."""
 
     def connection_lost(self, exc: Exception | None) -> None:
         if not self.reader.eof:

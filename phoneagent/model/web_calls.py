@@ -1,4 +1,4 @@
-"""Calls by WebRTC at a Realtime server: a key for the page that makes one, and the socket to its session (side-band).
+"""WebRTC calls at a Realtime server: a key for the page that makes one, and the socket to its session (side-band).
 
 Source: OpenAI's Realtime API reference, "client secrets" and "calls".
 """
@@ -36,7 +36,7 @@ class _Failure(msgspec.Struct):
 
 
 class _Answer(msgspec.Struct):
-    """A key, or in its place an error."""
+    """A key, or an error instead."""
 
     value: str = ""
     expires_at: int = 0
@@ -60,7 +60,7 @@ async def create_client_secret(
     A recognizer that is refused is replaced by the next one of the endpoint.
 
     Raises:
-        EndpointError: there is no such key to be had.
+        EndpointError: the server makes no such key.
     """
     if endpoint.dialect is Dialect.BETA:
         raise EndpointRefused(f"{endpoint.host} speaks the beta, which makes no keys for pages: use a GA endpoint")
@@ -94,7 +94,7 @@ async def join_call(endpoint: Endpoint, call_id: str, call: Call) -> ModelSessio
 
 
 async def hang_up_call(endpoint: Endpoint, call_id: str, call: Call) -> None:
-    """End a call; one that is over is left alone.
+    """End a call; do nothing if it is over.
 
     Raises:
         EndpointError: the server cannot be asked.
@@ -103,7 +103,7 @@ async def hang_up_call(endpoint: Endpoint, call_id: str, call: Call) -> None:
 
 
 def _complete(endpoint: Endpoint, session: Mapping[str, Any], recognizer: str | None) -> dict[str, Any]:
-    """Return a session for WebRTC, which agrees on the audio's format by itself, with its model and recognizer."""
+    """Return a session for WebRTC, which negotiates the audio format itself, with its model and recognizer."""
     audio = {way: {k: v for k, v in side.items() if k != "format"} for way, side in session["audio"].items()}
     hints = audio["input"].pop("transcription", None) or {}
     if recognizer is not None:

@@ -1,7 +1,7 @@
 """Telephone audio: G.711 µ-law at 8 kHz, mono, one byte per sample.
 
-Nothing here is on the path of a frame: a call passes base64 text through and only counts it. These functions serve
-prompts, recordings, the simulators, and a call that is about to be handed over.
+Nothing is decoded on the path of a frame: a call passes base64 text through, and only checks and counts it. These
+functions serve prompts, recordings, the simulators, and a call that is about to be handed over.
 """
 
 from __future__ import annotations
@@ -60,13 +60,13 @@ def rms(ulaw: bytes) -> int:
 
 
 def piece_levels(ulaw: bytes, piece_bytes: int) -> list[int]:
-    """Return the `rms` of each whole piece of that length, counted from the end, oldest first."""
+    """Return the `rms` of each whole piece of that length, counting from the end, oldest first."""
     pcm, size = decode_ulaw(ulaw), 2 * piece_bytes
     return [audioop.rms(pcm[at : at + size], 2) for at in range(len(pcm) % size, len(pcm), size)]
 
 
 def is_base64(text: str) -> bool:
-    """Tell whether `text` is padded base64, without decoding it."""
+    """Return whether `text` is padded base64, without decoding it."""
     if len(text) % 4 or not text.isascii():
         return False
     rest = text.encode().translate(None, _BASE64)  # twice as fast as a regular expression
@@ -74,9 +74,9 @@ def is_base64(text: str) -> bool:
 
 
 def repaired_base64(text: str) -> str | None:
-    """Return base64 with padding, in the standard alphabet, of text that lacks the one or uses the URL's alphabet.
+    """Return base64 text in the standard alphabet and with padding; `text` may lack padding or use the URL alphabet.
 
-    It may be broken into lines. None if it is no base64 at all.
+    It may have line breaks. None if it is not base64 at all.
     """
     joined = "".join(text.split()).translate(_STANDARD).rstrip("=")
     if len(joined) % 4 == 1 or not is_base64(padded := joined + "=" * (-len(joined) % 4)):
@@ -85,5 +85,5 @@ def repaired_base64(text: str) -> str | None:
 
 
 def base64_bytes(text: str) -> int:
-    """Return how many bytes a padded base64 text stands for, without decoding it."""
+    """Return how many bytes a padded base64 text encodes, without decoding it."""
     return len(text) // 4 * 3 - text.count("=", -2)

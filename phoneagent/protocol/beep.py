@@ -1,7 +1,7 @@
 """Pure tones in telephone audio: the beep of an answering machine, and the answer tone of a fax.
 
 A beep is one steady frequency, which speech never is: a voice has harmonics, and its pitch moves. Each block of 40 ms
-is fitted with one sinusoid, and the energy at its frequency is held against the energy of the block.
+is fitted with one sinusoid, and the energy at its frequency is compared with the energy of the block.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ LEAST_RMS = 400
 """A quieter block, about -37 dBm0, has no tone."""
 
 SHARE = 0.88
-"""How much of a block's energy its one frequency has."""
+"""The least share of a block's energy at its one frequency."""
 
 MIN_HZ, MAX_HZ = 350.0, 2500.0
 DRIFT = 0.015
-"""How much the frequency of a tone differs from block to block, as a share of it."""
+"""How much the frequency of a tone may differ from block to block, as a share of it."""
 
 LEVEL = 1.6
-"""How much its loudness differs, as a factor."""
+"""How much its loudness may differ, as a factor."""
 
 BEEP_MS = range(160, 2600)
 """How long a beep is."""
@@ -66,7 +66,7 @@ class BeepDetector:
         self._ms = 0
 
     def hear(self, ulaw: bytes) -> Tone | None:
-        """Take the next piece of audio. Returns a beep as it ends, and a fax tone as soon as it is certain."""
+        """Take the next piece of audio. Return a beep as it ends, and a fax tone as soon as it is certain."""
         data = self._rest + ulaw
         whole = len(data) - len(data) % BLOCK
         self._rest = data[whole:]
@@ -83,7 +83,7 @@ class BeepDetector:
             tone = Tone(self._hz, self._ms)
             return tone if tone.is_fax and not before.is_fax else None
         self._hz, self._rms, self._ms = hz, rms, BLOCK_MS if hz else 0
-        # The blocks in which a tone begins and ends are only partly filled with it, and do not count.
+        # A tone only partly fills the blocks in which it begins and ends, so they do not count.
         return before if before.is_beep else None
 
 
@@ -93,7 +93,7 @@ def _sinusoid(block: bytes) -> tuple[float, float]:
     total = sum(value * value for value in x)
     if total < LEAST_RMS * LEAST_RMS * BLOCK:
         return 0.0, 0.0
-    # Pisarenko's estimate, from two autocorrelations, which white noise does not move.
+    # Pisarenko's estimate, from two autocorrelations that white noise does not change.
     once = sum(value * later for value, later in pairwise(x[:-1]))
     twice = sum(value * later for value, later in zip(x, x[2:], strict=False))
     cosine = (twice + math.sqrt(twice * twice + 8 * once * once)) / (4 * once) if once else 0.0

@@ -1,4 +1,4 @@
-"""The retired beta spelling of what a client sends, made from GA's.
+"""The retired beta format of what a client sends, made from GA's.
 
 Gateways and emulators still speak it. Sessions are flat there, and formats and content types have other names.
 
@@ -23,7 +23,7 @@ _BETA_INPUT = {
         ),
     ),
 }
-"""The beta's names, and what it knows of each; a field that is newer would have the whole update refused."""
+"""The beta's names, and what it knows of each. A newer field would cause the whole update to be refused."""
 
 _BETA_CONTENT = {"output_text": "text", "output_audio": "audio"}
 _GA_ONLY = frozenset(
@@ -45,8 +45,8 @@ def beta_session(session: Mapping[str, Any]) -> dict[str, Any]:
 
 def beta_response(response: Mapping[str, Any]) -> dict[str, Any]:
     flat = _beta_shared(response)
-    if response.get("conversation") != "none":  # whose events nothing else tells apart
-        flat.pop("metadata", None)  # it joined the beta late; emulators of it may refuse a field they do not know
+    if response.get("conversation") != "none":  # only metadata tells its events apart
+        flat.pop("metadata", None)  # a late addition to the beta; emulators may refuse an unknown field
     if "input" in response:
         flat["input"] = [beta_item(item) for item in response["input"]]
     return flat

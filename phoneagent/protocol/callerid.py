@@ -1,9 +1,9 @@
-"""Caller IDs: the address of a call's other party, in one spelling.
+"""Caller IDs: the address of a call's other party, in one normalized form.
 
 The telephone network writes a party in many ways: `+1 555 010 0009`, `0015550100009`, `sip:+15550100009@host:5061`,
-`tel:`, `whatsapp:`, `client:anna`. It writes a withheld number as a word, as that word on a phone's keys, or as an
-address that means nobody. `caller_id` is the only reader of these spellings. Lists, shares, pseudonyms, logs and
-records compare what it returns.
+`tel:`, `whatsapp:`, `client:anna`. It writes a withheld number as a word, as that word on a phone's keys, or as a
+placeholder address. Only `caller_id` reads these forms. Lists, shares, pseudonyms, logs and records compare what it
+returns.
 """
 
 from __future__ import annotations
@@ -56,11 +56,11 @@ _INTERNATIONAL = re.compile(
 
 
 def caller_id(address: str | None) -> str | None:
-    """Return the caller ID of an address, None if the address is withheld.
+    """Return the caller ID of an address, or None if the address is withheld.
 
-    A phone number is returned in E.164, in whatever form it came. Another address is returned without port and
-    parameters, like `sip:anna@host` or `client:anna`. Digits that are no E.164 number, like a short code, are returned
-    as they are. A caller ID is its own caller ID.
+    A phone number is returned in E.164, whatever its form was. Another address is returned without port and parameters,
+    like `sip:anna@host` or `client:anna`. Digits that are not an E.164 number, like a short code, are returned as they
+    are. A caller ID is its own caller ID.
     """
     text = _legible(address or "")
     if bracketed := _IN_BRACKETS.findall(text):  # "a display name" <sip:…>
@@ -102,7 +102,7 @@ def _sip(rest: str) -> str | None:
 
 
 def _telephone(rest: str) -> str | None:
-    """Return the caller ID of a number in any form, None for words."""
+    """Return the caller ID of a number in any form, or None for words."""
     if _is_nobody(rest):
         return None
     if (number := _e164(rest)) is not None:
@@ -131,6 +131,6 @@ def _e164(text: str) -> str | None:
 
 
 def _compact(text: str) -> str:
-    """Return a number without separators, extension, and the zero in "+44 (0)20"."""
+    """Return a number without separators, extension or the zero in "+44 (0)20"."""
     text = _EXTENSION.sub("", text)
     return _SEPARATORS.sub("", text.replace("(0)", "") if text.startswith("+") else text)

@@ -1,7 +1,7 @@
-"""The messages between a carrier and the bridge, in no carrier's spelling.
+"""The messages between a carrier and the bridge, in a carrier-neutral form.
 
-A carrier's codec (`mediastream` for Twilio) turns its wire into these and back, so that no rule of a call knows a wire.
-Audio is base64 of µ-law at 8 kHz throughout: it passes from socket to socket as text.
+A carrier's codec (`mediastream` for Twilio) converts its wire format to these and back, so that no rule of a call knows
+a wire format. Audio is always base64 of µ-law at 8 kHz: it passes from socket to socket as text.
 """
 
 from __future__ import annotations
@@ -21,24 +21,24 @@ class Started(msgspec.Struct, frozen=True, kw_only=True):
     call_sid: str
     account_sid: str
     parameters: Mapping[str, str] = {}
-    """What the webhook's answer gave the stream to carry."""
+    """The parameters that the webhook's answer gave the stream."""
     audio: tuple[str, int, int] = ("audio/x-mulaw", 8000, 1)
     """Encoding, samples a second, channels."""
     both_tracks: bool = False
-    """Whether the stream carries what the caller hears as well, and takes no audio from us."""
+    """Whether the stream also carries what the caller hears, and accepts no audio."""
 
 
 class AudioIn(msgspec.Struct):
-    """Audio of the caller (`payload`, usually 20 ms), and its time on the stream's own clock."""
+    """Audio from the caller (`payload`, usually 20 ms), and its time on the stream's own clock."""
 
     payload: str
     at_ms: int
     outbound: bool = False
-    """Whether it is what the caller hears: only of a stream that is transcribed."""
+    """Whether it is what the caller hears; only in a transcribed stream."""
 
 
 class Played(msgspec.Struct):
-    """All audio sent before the mark of that name was played, or a `Clear` gave the mark back."""
+    """All audio sent before the mark of that name was played, or a `Clear` returned the mark."""
 
     mark: str
 
@@ -66,13 +66,13 @@ class Audio(msgspec.Struct):
 
 
 class SendMark(msgspec.Struct):
-    """A request for `Played(name)` once everything before was played. `name` is unique within the call."""
+    """A request for `Played(name)` once everything before it was played. `name` is unique within the call."""
 
     name: str
 
 
 class Clear(msgspec.Struct):
-    """Drop what was not played yet. Every pending mark comes back at once, which proves nothing about playback."""
+    """Drop what was not yet played. Every pending mark comes back at once, which proves nothing about playback."""
 
 
 ToCarrier: TypeAlias = Audio | SendMark | Clear

@@ -1,4 +1,4 @@
-"""Numbers that are never called: emergency, premium-rate and satellite numbers, and what is no number.
+"""Numbers that are never called: emergency, premium-rate and satellite numbers, and what is not a number.
 
 A wrong or injected number costs money, or a dispatcher's time. `refusal` is the one rule for everything that calls out,
 and its message never repeats the number.
@@ -24,11 +24,11 @@ _WORLDWIDE = {
     883: "an international network",
     979: "a premium-rate number",
 }
-"""Country codes of no country. A minute of them costs many dollars, so fraud uses them."""
+"""Codes that belong to no country. A minute costs many dollars, so fraud uses them."""
 
 
 def refusal(number: str) -> str | None:
-    """Return why `number` must not be called, None if it may be.
+    """Return why `number` must not be called, or None if it may be.
 
     A number is written in E.164. The addresses `sip:user@host` and `client:name` may be called too.
     """
@@ -62,7 +62,7 @@ def refusal(number: str) -> str | None:
 
 
 def canonical(number: str) -> str:
-    """Return a number in E.164 without what is dialed within its country only: +44 0 20… is +44 20….
+    """Return a number in E.164 without what is only dialed within its country: +44 0 20… is +44 20….
 
     Another address is returned as it is.
     """
@@ -75,7 +75,7 @@ def canonical(number: str) -> str:
 
 
 def region(number: str) -> str | None:
-    """Return the country of a number in E.164 as ISO 3166 writes it, like "US"; None if it has none."""
+    """Return the ISO 3166 country code of a number in E.164, like "US"; None if it has none."""
     import phonenumbers as pn
 
     try:

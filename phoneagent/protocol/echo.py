@@ -1,9 +1,9 @@
 """Echo: whether sound from the caller is the agent's own voice coming back.
 
 A loudspeaker, a room or a bad line returns what the caller hears, later and softer. So the sound from the caller is
-held against what was played, at each possible delay: a search at 2 kHz finds the delay, and fits at 4 kHz find each
-path on which the voice came back. What is left after these are subtracted decides. Of an echo it is the noise of the
-line, which is quiet; where a person speaks too, it is a voice.
+compared with what was played, at each possible delay: a search at 2 kHz finds the delay, and fits at 4 kHz find each
+path on which the voice came back. What is left after subtracting these decides: for an echo it is quiet line noise; if
+a person speaks too, it is a voice.
 """
 
 from __future__ import annotations
@@ -21,26 +21,26 @@ with warnings.catch_warnings():
     import audioop
 
 MIN_DELAY_MS, MAX_DELAY_MS = 60, 660
-"""The delays of an echo: 100 to 600 ms, and the error of an estimate of when something was played."""
+"""The delays of an echo: 100 to 600 ms, plus the error in estimating when something was played."""
 
 MIN_LOSS_DB, MAX_LOSS_DB = 12.0, 42.0
-"""How much softer an echo is: 15 to 40 dB. Noise and several paths move the figure by some."""
+"""How much softer an echo is: 15 to 40 dB. Noise and several paths shift the figure a little."""
 
 MIN_SEGMENT_MS = 100
-"""A shorter sound fits anything."""
+"""A shorter sound would fit anything."""
 
 MAX_SEGMENT_MS = 500
-"""Of a longer segment, the loudest part of this length is fitted; what is left is measured in all of it."""
+"""For a longer segment, only the loudest part of this length is fitted; what is left is measured in all of it."""
 
 MAX_PATHS = 8
 BEFORE_MS, AFTER_MS = 4, 20
 """The paths of one echo lie this near the strongest one."""
 
 EXPLAINED = 0.4
-"""The share of the energy that the paths of an echo explain at least. One voice explains less of another one."""
+"""The least share of the energy that the paths of an echo explain. One voice explains less of another."""
 
 VOICE_DB = -37.0
-"""The level of a person's voice, in dB of full scale: quieter remains are noise."""
+"""The level of a person's voice, in dB of full scale: a quieter residue is noise."""
 
 _BLOCK_MS = 60
 _BYTES_PER_MS = 8
@@ -59,7 +59,7 @@ class Echo:
     explained: float
     """The share of the energy that the fit explains, 0 to 1."""
     left_db: float
-    """The loudest 60 ms of what it does not explain, in dB of full scale."""
+    """The loudest 60 ms of what the fit does not explain, in dB of full scale."""
 
     @property
     def alone(self) -> bool:
@@ -77,7 +77,7 @@ def find_echo(played: bytes, segment: bytes, *, lead_ms: float) -> Echo | None:
     if len(segment) < MIN_SEGMENT_MS * BYTES_PER_MS:
         return None
     span_ms = MAX_DELAY_MS - MIN_DELAY_MS
-    # From here on `voice` begins MAX_DELAY_MS before `sound`: the later its place in `voice`, the shorter a path.
+    # From here on, `voice` begins MAX_DELAY_MS before `sound`: a later place in `voice` is a shorter path.
     begin = round((lead_ms - MAX_DELAY_MS) * BYTES_PER_MS)
     length = len(segment) + span_ms * BYTES_PER_MS
     voice = _halved(decode_ulaw((SILENCE * -begin + played[max(begin, 0) :])[:length].ljust(length, SILENCE)))
@@ -99,7 +99,7 @@ def find_echo(played: bytes, segment: bytes, *, lead_ms: float) -> Echo | None:
 
 
 def _paths(reach: bytes, part: bytes, near: int) -> list[tuple[int, float]]:
-    """Return the place and factor of each path near a place, the strongest first: one after another is subtracted."""
+    """Return the place and factor of each path near a place, strongest first, subtracting one after another."""
     first = max(near - AFTER_MS * _BYTES_PER_MS // 2, 0)
     window = reach[first * 2 : near * 2 + BEFORE_MS * _BYTES_PER_MS + len(part)]
     found = []
@@ -112,19 +112,19 @@ def _paths(reach: bytes, part: bytes, near: int) -> list[tuple[int, float]]:
 
 
 def _without(sound: bytes, path: bytes, factor: float) -> bytes:
-    """Return a sound less one path of the voice."""
+    """Return a sound minus one path of the voice."""
     return audioop.add(sound, audioop.mul(path[: len(sound)], 2, -factor), 2)
 
 
 def _halved(pcm: bytes) -> bytes:
-    """Return PCM at half its rate: the mean of each two samples, so that what is too high for the rate fades."""
+    """Return PCM at half its rate: the mean of every two samples, which attenuates what is too high for the rate."""
     samples = array("h", pcm[: len(pcm) // 4 * 4])
     even, odd = samples[::2].tobytes(), samples[1::2].tobytes()
     return audioop.add(audioop.mul(even, 2, 0.5), audioop.mul(odd, 2, 0.5), 2)
 
 
 def _sharpened(pcm: bytes) -> bytes:
-    """Return the differences of samples: rumble and the pitch of a voice, which fit anything, weigh less.
+    """Return the differences of samples: this reduces rumble and the pitch of a voice, which fit anything.
 
     One is added to each, because `findfit` finds nothing behind silence.
     """
@@ -132,7 +132,7 @@ def _sharpened(pcm: bytes) -> bytes:
 
 
 def _loudest(pcm: bytes) -> tuple[int, int]:
-    """Return from where to where the loudest `MAX_SEGMENT_MS` go, in bytes."""
+    """Return where the loudest `MAX_SEGMENT_MS` begin and end, in bytes."""
     length = min(len(pcm), MAX_SEGMENT_MS * _BYTES_PER_MS)
     starts = range(0, len(pcm) - length + 1, _BLOCK_MS * _BYTES_PER_MS)
     start = max(starts, key=lambda at: audioop.rms(pcm[at : at + length], 2))

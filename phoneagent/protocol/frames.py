@@ -1,9 +1,9 @@
 """WebSocket frames on the path of a call's audio: whole text messages are read and written here, at once.
 
 Every message of Twilio and of a Realtime server is one small text frame, fifty a second each way. A general parser
-takes several times longer than all the rest of a frame's path. So a `FrameReader` stands in front of the WebSocket
-library: it unpacks the plain frames, and passes everything else on to the library, which alone knows pings, closes,
-fragments and errors. The library therefore always stands at the beginning of a frame, or inside one that is its own.
+takes several times longer than the rest of a frame's path. So a `FrameReader` sits in front of the WebSocket library:
+it unpacks the plain frames and passes everything else to the library, which alone handles pings, closes, fragments and
+errors. The library is therefore always at the beginning of a frame, or inside a frame that was passed to it.
 
 Source: RFC 6455, section 5.2.
 """
@@ -21,10 +21,10 @@ except ImportError:  # its C extension is optional
     from websockets.utils import apply_mask
 
 MAX_PLAIN_BYTES = 0xFFFF
-"""The maximum size of a frame that is unpacked here. The library gets a longer one as it comes, without a copy."""
+"""The maximum size of a frame that is unpacked here. The library gets a longer one as it arrives, without a copy."""
 
 MAX_PIECES = 64
-"""How much is read of one connection before others have their turn: a flood of tiny frames must not hold them up."""
+"""How much is read from one connection before others have their turn: a flood of tiny frames must not delay them."""
 
 _PLAIN_TEXT = 0x81
 """The first byte of a text message that is one frame: FIN, no reserved bit, opcode 1."""
@@ -32,7 +32,7 @@ _PLAIN_TEXT = 0x81
 _FIN = 0x80
 _MASKED = 0x80
 _USUAL, _USUAL_MASKED = bytes((_PLAIN_TEXT, 126)), bytes((_PLAIN_TEXT, _MASKED | 126))
-"""How a plain message of 126 to 65,535 bytes begins. All connections share these two, so that they are in a cache."""
+"""How a plain message of 126 to 65,535 bytes begins. All connections share these two, so they stay in the CPU cache."""
 _MAX_DATA_OPCODE = 2
 _HEAD_16 = Struct("!BBH").pack
 _HEAD_64 = Struct("!BBQ").pack
@@ -54,9 +54,9 @@ class FrameReader:
         self._usual = _USUAL_MASKED if masked else _USUAL
         self._held = bytearray()
         self._held_until = 0
-        """How many bytes must be held before the frame that they begin can be read on."""
+        """How many bytes must be held before the frame that they begin can be read further."""
         self._left = 0
-        """How many bytes of the present frame the library is still to get."""
+        """How many bytes of the current frame the library has yet to get."""
         self.more = False
         """Whether whole frames may be left, which `feed(b"")` returns."""
         self._fragmented = False
@@ -65,9 +65,9 @@ class FrameReader:
         """Whether the next byte is inside a frame or a fragmented message."""
 
     def whole(self, data: bytes) -> bytes | None:
-        """Return the text of what came, if it is one plain message and nothing else, as almost every read is.
+        """Return the text in `data` if it is one plain message and nothing else, as almost every read is.
 
-        Anything else is to be fed. `feed` would return the same text, but later.
+        Pass anything else to `feed`, which would return the same text, but more slowly.
         """
         if data.startswith(self._usual) and self.direct and not self._amid:
             length = len(data) - int.from_bytes(data[2:4])
@@ -77,7 +77,7 @@ class FrameReader:
         return None
 
     def feed(self, data: bytes) -> list[tuple[bool, bytes]]:
-        """Return what came, in order: (True, the text of a plain message) or (False, bytes for the library).
+        """Return what arrived, in order: (True, the text of a plain message) or (False, bytes for the library).
 
         After MAX_PIECES it is the turn of other connections; see `more`.
         """
@@ -139,7 +139,7 @@ class FrameReader:
 
 
 def masks(entropy: Callable[[int], bytes]) -> Iterator[bytes]:
-    """Give the masks of a client's frames, without end: 4 bytes each.
+    """Yield masks for a client's frames, without end: 4 bytes each.
 
     `entropy` returns that many random bytes; one system call yields many masks.
     """
@@ -149,7 +149,7 @@ def masks(entropy: Callable[[int], bytes]) -> Iterator[bytes]:
 
 
 def text_frame(text: bytes, mask: bytes = b"") -> bytes:
-    """Return a text message as one frame; a client gives it a mask of 4 bytes."""
+    """Return a text message as one frame; a client passes a mask of 4 bytes."""
     if mask:
         return _head(len(text), _MASKED) + mask + apply_mask(text, mask)
     return _head(len(text), 0) + text

@@ -1,4 +1,4 @@
-"""The items of a conversation that we add to it, in GA's shape."""
+"""The items that phoneagent adds to a conversation, in GA's shape."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any
 
 
 def system_message(text: str) -> dict[str, Any]:
-    """Return an item: a message of ours to the model."""
+    """Return an item: a system message to the model."""
     return _message("system", "input_text", text)
 
 
@@ -16,7 +16,7 @@ def user_message(text: str) -> dict[str, Any]:
 
 
 def image_message(text: str, image_url: str) -> dict[str, Any]:
-    """Return an item: an image as a data URL, with words of the caller if there are any."""
+    """Return an item: an image as a data URL, with words of the caller, if any."""
     message = user_message(text)
     message["content"] = [*(message["content"] if text else ()), {"type": "input_image", "image_url": image_url}]
     return message

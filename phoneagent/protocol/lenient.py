@@ -1,8 +1,8 @@
 """The second reading of a message that is not exactly as documented: one odd field costs that field, not the message.
 
-A codec reads strictly, because that is fast. What it cannot read so comes here, of any type of message: text that
-stands for a number becomes one, a number becomes text, base64 gets its padding back, and an object where text with JSON
-is due is written as JSON. A field that still makes no sense is left out, so that its default holds.
+A codec reads strictly, because that is fast. A message of any type that it cannot read comes here: text that represents
+a number becomes one, a number becomes text, base64 gets its padding back, and an object in place of JSON text is
+written as JSON. A field that still makes no sense is left out, so that its default applies.
 
 The types of such fields are here: `JsonText`, `Base64`, `Word`, `Milliseconds`.
 """
@@ -32,7 +32,7 @@ JsonText: TypeAlias = Annotated[str | None, msgspec.Meta(extra=_JSON_TEXT)]
 """Text that is JSON itself."""
 
 Base64: TypeAlias = Annotated[str, msgspec.Meta(extra=_BASE64)]
-"""Audio. The strict reading takes any text: see `audio.is_base64`."""
+"""Audio. The strict reading accepts any text: see `audio.is_base64`."""
 
 Word: TypeAlias = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z][\w.]*\Z")]
 """One of a few names, and never a number."""
@@ -40,21 +40,21 @@ Word: TypeAlias = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z][\w.]*\Z")]
 Milliseconds: TypeAlias = Annotated[float, msgspec.Meta(ge=0, le=1e9)]
 
 MAX_DIGITS = 18
-"""A whole number of more digits is no number that a message could mean."""
+"""No message could mean a whole number with more digits."""
 
 UNREADABLE = (msgspec.DecodeError, UnicodeError, RecursionError)
 """What a strict decoder raises."""
 
-_ODD: Any = object()  # a value that makes no sense where it stands
+_ODD: Any = object()  # a value that makes no sense in its field
 _NOT_FINITE = re.compile(r"NaN|Infinity|[eE]\+?[0-9]{3}")
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 
 
 class Wire(Generic[T]):
-    """The messages of a wire, as `kinds` by the value of their field `tag`; `name` is what an error calls one.
+    """The messages of a wire, as `kinds` by the value of their field `tag`; error messages call one `name`.
 
-    Every field of every kind has a default. `strict` is the first reading; where it raises one of `UNREADABLE`, or its
-    result will not do, `read` is the second.
+    Every field of every kind has a default. `strict` is the first reading; if it raises one of `UNREADABLE`, or its
+    result is unusable, `read` is the second.
     """
 
     def __init__(self, name: str, tag: str, kinds: Mapping[str, type[T]]) -> None:
@@ -67,14 +67,14 @@ class Wire(Generic[T]):
         self.strict: Callable[[bytes | str], T] = msgspec.json.Decoder(reduce(or_, kinds.values())).decode
 
     def read(self, raw: bytes | str) -> T | str:
-        """Read a message, whatever its fields are; of one of an unknown type, return the name.
+        """Read a message, whatever its fields are; for an unknown type, return the type's name.
 
         Raises:
             ProtocolError: it is not JSON, or it names no type.
         """
         try:
             kind: Any = self._head(raw).tag
-            if kind not in self._kinds:  # there are many of these, and nothing in them is needed
+            if kind not in self._kinds:  # these are frequent, and nothing in them is needed
                 return kind  # type: ignore[no-any-return]
         except UNREADABLE:
             pass
@@ -85,7 +85,7 @@ class Wire(Generic[T]):
         return _mend(message, self._kinds[kind]) if kind in self._kinds else kind
 
     def parse(self, raw: bytes | str) -> dict[str, Any]:
-        """Read the JSON of a message. What JSON or UTF-8 does not allow inside of a value costs that value.
+        """Read the JSON of a message. What JSON or UTF-8 does not allow inside a value costs only that value.
 
         Raises:
             ProtocolError: it is not JSON, not an object, or nested deeper than anything a far end sends.
@@ -93,7 +93,7 @@ class Wire(Generic[T]):
         try:
             text = raw if isinstance(raw, str) else raw.decode("utf-8", "replace")
             message = _loads(text)
-            if _SURROGATE.search(text) is not None:  # half of one cannot be written anywhere
+            if _SURROGATE.search(text) is not None:  # half of a pair cannot be written anywhere
                 message = json.loads(json.dumps(message, ensure_ascii=False).encode("utf-8", "replace"))
         except ValueError:
             raise ProtocolError(f"{self._name} ignored: it is not JSON") from None
@@ -105,7 +105,7 @@ class Wire(Generic[T]):
 
 
 def finite_json(text: str | None) -> str | None:
-    """Return text that is JSON with null for each number that JSON does not know; other text as it is."""
+    """Return JSON text with null in place of each number that JSON lacks; other text as it is."""
     if text is None or _NOT_FINITE.search(text) is None:
         return text
     try:
@@ -128,7 +128,7 @@ def _finite(digits: str) -> float | None:
 
 
 def _mend(value: Any, kind: inspect.Type, marks: dict[str, Any] | None = None) -> Any:
-    """Return what `value` is as `kind`, `_ODD` if nothing."""
+    """Return `value` converted to `kind`, or `_ODD` if it makes no sense as one."""
     match kind:
         case inspect.Metadata(type=inner, extra=extra):
             return _mend(value, inner, extra)

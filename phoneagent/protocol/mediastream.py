@@ -1,7 +1,7 @@
 """Twilio Media Streams: the codec of a call's media socket.
 
-Text frames of JSON. Numbers arrive as strings. Unknown events and odd fields are tolerated on the way in; on the way
-out only the documented fields are sent, because Twilio warns about anything else.
+Messages are JSON in text frames, and numbers arrive as strings. Unknown events and odd fields are tolerated on the way
+in; on the way out only the documented fields are sent, because Twilio warns about anything else.
 
 Source: Twilio's "Media Streams: WebSocket messages".
 """
@@ -29,16 +29,16 @@ from phoneagent.protocol.carrier import (
 from phoneagent.protocol.lenient import UNREADABLE, Base64, Wire
 
 MAX_MESSAGE_BYTES = 64 * 1024
-"""A media message is under half a kilobyte, a `start` a few: anything longer is not Twilio's."""
+"""A media message has less than half a kilobyte, a `start` a few: anything longer is not from Twilio."""
 MAX_TIMESTAMP_DIGITS = 8
-"""A stream began a day ago at most."""
+"""A stream began at most a day ago."""
 
 
 # --- Twilio's messages ----------------------------------------------------------------------------------------------
 
 
 class _FromTwilio(msgspec.Struct, tag_field="event", rename="camel"):
-    """A message of Twilio's. Every field has a default: one that is odd is left out, and the message counts."""
+    """A message from Twilio. Every field has a default: an odd field is left out, and the message counts."""
 
     stream_sid: str = ""
 
@@ -71,7 +71,7 @@ class _Start(_FromTwilio, tag="start"):
 class _MediaDetails(msgspec.Struct):
     payload: Base64 = ""
     timestamp: str = "0"
-    """Milliseconds since the stream began. A pattern would take as long as all the rest of a message."""
+    """Milliseconds since the stream began. Checking a pattern would take as long as the rest of a message."""
     track: str = ""
 
 
@@ -139,12 +139,12 @@ _MEDIA_TAIL = b'"}}'
 
 
 class MediaStream:
-    """The codec of one media stream. It learns the stream's sid from `start`, and refuses messages of any other."""
+    """The codec of one media stream. It learns the stream's sid from `start`, and refuses other streams' messages."""
 
     def __init__(self, stream_sid: str | None = None) -> None:
         self._name(stream_sid)
         self.takes_outbound = False
-        """Whether audio of the outbound track is taken too. To an agent it would be its own voice."""
+        """Whether audio of the outbound track is accepted too. To an agent it would be its own voice."""
         self._outbound = False
 
     def _name(self, stream_sid: str | None) -> None:
@@ -152,11 +152,11 @@ class MediaStream:
         self._media_head = b'{"event":"media","streamSid":%b,"media":{"payload":"' % _encode(stream_sid or "")
 
     def decode(self, text: str | bytes) -> FromCarrier | None:
-        """Read one message; None for one that carries nothing a call needs, as an event of a newer Twilio.
+        """Read one message; None if it carries nothing a call needs, like an event of a newer Twilio.
 
-        Twilio sends text frames, so bytes are a binary one.
+        Twilio sends text frames, so bytes are a binary frame.
 
-        A field that is odd is left out, and the message counts. One that names no stream is of this one.
+        An odd field is left out, and the message counts. A message that names no stream belongs to this one.
 
         Raises:
             ProtocolError: not JSON, no `event`, or a message that is not of this stream or not of the caller.
@@ -176,7 +176,7 @@ class MediaStream:
             message = read
         sid = message.stream_sid or self.stream_sid
         if isinstance(message, _Media) and sid == self.stream_sid is not None:
-            # A frame is checked, never decoded: its text goes to the model as it is.
+            # A frame is checked, but never decoded: its text goes to the model as it is.
             media = message.media
             payload, time = media.payload, media.timestamp
             if not is_base64(payload):
@@ -220,7 +220,7 @@ class MediaStream:
         )
 
     def encode(self, message: ToCarrier) -> bytes:
-        """Write one message, as the UTF-8 of a text frame (Twilio refuses binary ones). `start` has come before."""
+        """Write one message, as the UTF-8 of a text frame (Twilio refuses binary ones). `start` must have arrived."""
         if isinstance(message, Audio):  # base64, which JSON writes as it is
             return self._media_head + message.payload.encode() + _MEDIA_TAIL
         stream_sid = self.stream_sid or ""

@@ -4,8 +4,8 @@ A server refuses a `session.update` as a whole if one field of it is unknown or 
 (the transcription model is replaced by the next one first, a refused tool is left out) and the rest is sent again, down
 to what a call cannot do without.
 
-Not every server opens a session as OpenAI does. One that does not announce it is configured all the same, one that does
-not acknowledge the update counts as configured, and an error refuses the update only if it names it.
+Not every server opens a session as OpenAI does. If it does not announce the session, it is configured anyway; if it
+does not acknowledge the update, it counts as configured; and an error refuses the update only if it names it.
 """
 
 from __future__ import annotations
@@ -37,18 +37,18 @@ MAX_ATTEMPTS = 12
 """After this many updates, everything optional is dropped at once."""
 
 ANNOUNCED_SECONDS = 1.0
-"""How long a server may take to announce the session, before it is configured without that. A server that announces it
-does so with the handshake, so that even from another continent half a second is long. A longer wait would be the
-caller's, and a shorter one would have a server that loads its models first be told the dialect before it names its own.
+"""How long a server may take to announce the session before it is configured anyway. Servers announce it with the
+handshake, so half a second is long even from another continent. During a longer wait the caller would wait too; after a
+shorter one, a server that first loads its models would get the update before it names its own dialect.
 """
 
 ACKNOWLEDGED_SECONDS = 1.5
-"""How long a server may take to acknowledge the configuration. It takes some 100 ms; with many tools on a busy server a
-second was seen. Together with `ANNOUNCED_SECONDS` this ends before a caller wonders (3 s), and before an opening that
-could be tried elsewhere is given up (`FAILOVER_SECONDS` of calls/opening)."""
+"""How long a server may take to acknowledge the configuration. It takes some 100 ms; with many tools, a busy server
+once took a second. Together with `ANNOUNCED_SECONDS` this ends before a caller wonders (3 s), and before an opening
+that could be tried elsewhere is given up (`FAILOVER_SECONDS` of calls/opening)."""
 
 REFUSED_SECONDS = 0.5
-"""How long after an error that names nothing an acknowledgement may still come: both are answers to one message."""
+"""How long after an error that names nothing an acknowledgment may still come: both answer the same message."""
 
 _OF_THE_KEY = frozenset({"authentication_error", "permission_error", "unauthorized", "forbidden", "401", "403"})
 """Other servers' names for `invalid_api_key`."""
@@ -66,17 +66,17 @@ _WHOLE = (
     ("tool_choice",),
     ("tracing",),
 )
-"""Fields that are dropped as a whole: without the part that was refused, the rest of them says nothing."""
+"""Fields that are dropped as a whole: without the refused part, the rest means nothing."""
 
 _SERVER_VAD = {"type": "server_vad", "threshold": 0.5, "prefix_padding_ms": 300, "silence_duration_ms": 500}
 _FORMATS = (("audio", "input", "format"), ("audio", "output", "format"))
-"""Without these a server hears and speaks in formats of its own choice, which its session names."""
+"""Without these, a server chooses the formats that it hears and speaks; its session names them."""
 
 PHONE_FORMAT, PCM_FORMAT = "audio/pcmu", "audio/pcm"
 """The format of a call, and the one that it can be converted to (see `transcoding`)."""
 
 _GA_ONLY = frozenset({("type",), ("audio",), ("output_modalities",)})
-"""What a server that speaks the beta refuses first of a session in GA's spelling."""
+"""What a beta server refuses first in a session in GA's spelling."""
 
 _VITAL = frozenset(
     {
@@ -108,12 +108,11 @@ _BETA_PATHS = {
 class Negotiation:
     """The first exchange with a model: `receive` takes each event and returns what to send next.
 
-    `session` is in GA's shape; `transcription_models` are tried in turn, after one that the session names. `audio` is
-    the format to ask for, and the one that is meant where the server does not say. When `done`, `effective` is the
-    server's word for the session, `dialect` its spelling, and `dropped` lists what the session goes without, a line
-    each.
+    `session` is in GA's shape; `transcription_models` are tried in turn, after any that the session names. `audio` is
+    the format to ask for, also assumed if the server does not name one. When `done`, `effective` is the session as the
+    server reports it, `dialect` its spelling, and `dropped` lists what the session lacks, one line each.
 
-    A session that is done without an acknowledgement may still get one: `receive` takes it, or the late refusal.
+    A session that is done without an acknowledgment may still get one: `receive` takes it, or the late refusal.
     """
 
     def __init__(
@@ -139,7 +138,7 @@ class Negotiation:
         self._removed: list[tuple[str, ...]] = []
         self._refused_tools: set[str] = set()
         self._heard = False  # anything but an error: it shows that a Realtime server is there
-        self._held: Failure | None = None  # an error since the last update that names nothing
+        self._held: Failure | None = None  # an error, since the last update, that names nothing
         self._due: float | None = None
         self.dialect = dialect
         self.done = False
@@ -149,9 +148,9 @@ class Negotiation:
         self.last_error: Failure | None = None
         """The last error that ended nothing."""
         self.last_refusal: str | None = None
-        """What the last error says that refused a part of the session."""
+        """The text of the last error that refused a part of the session."""
         self.hears_pcm = self.speaks_pcm = False
-        """Whether the far end has linear PCM at 24 kHz instead of a telephone's µ-law."""
+        """Whether the far end uses linear PCM at 24 kHz instead of a telephone's µ-law."""
 
     @classmethod
     def joined(cls) -> Negotiation:
@@ -161,15 +160,15 @@ class Negotiation:
         return joined
 
     def start(self, now: float) -> None:
-        """The connection is open: the server announces the session, or will be configured without that."""
+        """Start when the connection is open: the server announces the session, or is configured anyway."""
         self._due = now + (ANNOUNCED_SECONDS if self._provider.announces else 0.0)
 
     def get_timer(self) -> float | None:
-        """Return when `handle_timer` is due, None if only an event can change anything."""
+        """Return when `handle_timer` is due, or None if only an event can change anything."""
         return self._due
 
     def handle_timer(self, now: float) -> SessionUpdate | None:
-        """Go on without what did not come; return the update to send, if one is due. It raises what `receive` does."""
+        """Go on without what did not arrive; return the update to send, if one is due. Raises the same as `receive`."""
         if self._due is None or now < self._due:
             return None
         self._due = None
@@ -181,7 +180,7 @@ class Negotiation:
             self._go_on_unacknowledged()
         elif self.last_error is not None:
             raise _error_of(self.last_error)
-        return None  # a server that says nothing at all is none: the opening's limit ends it
+        return None  # a server that says nothing at all is not one: the opening's time limit ends this
 
     def receive(self, event: FromModel, now: float) -> SessionUpdate | None:
         """Take an event; return the update to send, if one is due.
@@ -206,9 +205,9 @@ class Negotiation:
                 assert_never(event)
 
     def adapt(self, message: ToModel) -> ToModel:
-        """Return a message to a session that is open, without the tools that were refused and what is not known there.
+        """Return a message to an open session, without the tools that were refused and what the server does not know.
 
-        Other fields are tried again: another agent's voice may be one that the server has.
+        Other fields are tried again: the server may have another agent's voice.
         """
         if isinstance(message, SessionUpdate):
             session = self._without_tools(message.session)
@@ -222,7 +221,7 @@ class Negotiation:
             return None
         dialect = dialect_of(session)
         if self._attempt and (self.dialect is not None or dialect is not Dialect.BETA):
-            return None  # else the update went out in a spelling that was guessed wrong
+            return None  # otherwise the update used the wrong spelling
         self.effective = session
         self.dialect = self.dialect or dialect
         return self._update(now)
@@ -233,7 +232,7 @@ class Negotiation:
             return self._update(now)
         self.effective = session
         self.done = True
-        self.acknowledged = formats_of(session) != ("unknown", "unknown")  # else one that names them may follow
+        self.acknowledged = formats_of(session) != ("unknown", "unknown")  # else an update that names them may follow
         self._due = None
         self._settle_audio(formats_of(session))
         return None
@@ -245,10 +244,10 @@ class Negotiation:
             f"an acknowledgement (no session.updated came within {ACKNOWLEDGED_SECONDS:g} s{last}): "
             "it counts as configured"
         )
-        self._settle_audio(formats_of(self._session))  # as it was asked for
+        self._settle_audio(formats_of(self._session))  # as requested
 
     def _settle_audio(self, said: tuple[str, str]) -> None:
-        """Decide on the formats: what is said of them holds, then the setting, then the Realtime default."""
+        """Decide on the formats: what the server says comes first, then the setting, then the Realtime default."""
         if said == ("unknown", "unknown") and self._audio is None:
             self.dropped.append(
                 "its server's word on audio formats: audio/pcm at 24 kHz is assumed, the Realtime default "
@@ -268,9 +267,9 @@ class Negotiation:
         self.hears_pcm, self.speaks_pcm = hears == PCM_FORMAT, speaks == PCM_FORMAT
 
     def _assumed(self, path: tuple[str, ...], other: str) -> str:
-        """Return the format of a direction that the server does not name; `other` is that of the other one."""
+        """Return the format of a direction that the server does not name; `other` is the other direction's."""
         if path in self._removed:
-            return PCM_FORMAT  # it refused to be asked for another
+            return PCM_FORMAT  # it refused the request for another
         if self._audio is not None:
             return PHONE_FORMAT if self._audio == "pcmu" else PCM_FORMAT
         return PCM_FORMAT if other == "unknown" else other
@@ -281,10 +280,10 @@ class Negotiation:
         if {failure.code, failure.type} & (_PASSING | FATAL_CODES | _OF_THE_KEY):
             raise _error_of(failure)
         ours = failure.event_id == self._event_id
-        if self.done:  # what else there is in the call may bring errors too
+        if self.done:  # other messages of the call may cause errors too
             return self._refused(failure, now) if ours else None
         if failure.event_id in {f"session_{attempt}" for attempt in range(1, self._attempt)}:
-            return None  # it is answered already
+            return None  # it is already answered
         if self._attempt and (ours or self._names_the_session(failure.param or "")):
             return self._refused(failure, now)
         self.last_error = failure
@@ -300,7 +299,7 @@ class Negotiation:
         return param.startswith("session") or (path or ("",))[0] in self._session
 
     def _refused(self, failure: Failure, now: float) -> SessionUpdate:
-        """Take out what an error refuses, and send the rest again."""
+        """Remove what an error refuses, and send the rest again."""
         path, why = _path(failure.param or ""), words_of(failure)
         self.last_refusal = why
         if self.dialect is None and path in _GA_ONLY:
@@ -318,7 +317,7 @@ class Negotiation:
         """Return the name of the tool that an error is about: the error has its index, its name, or quotes it."""
         offered = [
             each for each in self._session.get("tools") or () if self.dialect is not Dialect.BETA or "name" in each
-        ]  # the beta is not sent the others
+        ]  # the others are not sent to a beta server
         if path[:1] == ("tools",) and len(path) > 1 and path[1].isdecimal():
             return _name(offered[int(path[1])]) if int(path[1]) < len(offered) else None
         if path[:1] not in ((), ("tools",)):
@@ -355,11 +354,11 @@ class Negotiation:
             words = f"no recognizer is left for a session that only transcribes{why}"
             raise EndpointRefused(f"{words}: check PHONEAGENT_TRANSCRIPTION_MODELS", code="session")
         else:
-            self._remove(_TRANSCRIPTION)  # a language without a recogniser is refused
+            self._remove(_TRANSCRIPTION)  # a language without a recognizer is refused
         return SessionUpdate(event_id=self._event_id, session=self._provider.session(session))
 
     def _drop(self, path: tuple[str, ...], why: str) -> None:
-        """Take out what was refused; raise if that was vital."""
+        """Remove what was refused; raise if that was vital."""
         if path in (_TRANSCRIPTION, (*_TRANSCRIPTION, "model")) and self._models:
             refused = self._models.pop(0)
             instead = f"trying {self._models[0]}" if self._models else "going without"
@@ -394,7 +393,7 @@ class Negotiation:
         return True
 
     def _ask_for_pcm(self) -> bool:
-        """Ask for linear PCM where a telephone's format was asked for; return whether it was."""
+        """Ask for linear PCM instead of a telephone's format; return whether that had been asked for."""
         asked = [path for path in _FORMATS if at(self._session, (*path, "type")) == PHONE_FORMAT]
         for path in asked:
             at(self._session, path[:-1])["format"] = {"type": PCM_FORMAT, "rate": 24_000}

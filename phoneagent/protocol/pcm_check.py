@@ -1,9 +1,9 @@
-"""A check of a session's first audio: it is to be µ-law, but is it linear PCM, of which a telephone makes noise?
+"""A check of a session's first audio: it should be µ-law, but is it linear PCM, which is noise on a telephone?
 
-Each sample of PCM has two bytes. Of speech the low one is as good as random, and the high one is not. Read as µ-law,
-which has one byte a sample, both are neighbors: they look alike, because a voice does not know which of its samples are
-even. So the bytes at even and at odd places are counted by their upper four bits, and compared. Silence tells nothing
-and is left out.
+Each sample of PCM has two bytes. In speech, the low byte is practically random, and the high byte is not. In µ-law,
+with one byte per sample, neighboring bytes look alike, because a voice does not depend on which samples are even. So
+the bytes at even and at odd places are counted by their upper four bits, and compared. Silence shows nothing and is
+left out.
 """
 
 from __future__ import annotations
@@ -11,17 +11,17 @@ from __future__ import annotations
 import base64
 
 WINDOW = 1000
-"""So many pairs of bytes are looked at together."""
+"""How many pairs of bytes are examined together."""
 
 MAX_WINDOWS = 10
 MAX_BYTES = 480_000
-"""Ten seconds of PCM at 24 kHz: what has told nothing until then will not."""
+"""Ten seconds of PCM at 24 kHz: what shows nothing by then never will."""
 
 MIN_EVEN = 0.2
-"""Random bytes fill each of the sixteen counts at least to this part of the mean; a voice in µ-law leaves one empty."""
+"""Random bytes fill each of the sixteen counts to at least this part of the mean; a voice in µ-law leaves one empty."""
 
 MIN_DIFFERENCE = 0.25
-"""The part of the bytes that the counts of even and odd places do not share. Of a voice in µ-law it is some 5 %."""
+"""The part of the bytes that the counts of even and odd places do not share. For a voice in µ-law it is about 5%."""
 
 _SILENT = frozenset((0x00, 0xFF))  # the upper byte of a sample near zero, and µ-law's byte for zero itself
 
@@ -40,7 +40,7 @@ class PcmCheck:
         self._low, self._high, self._pairs = [0] * 16, [0] * 16, 0
 
     def hear(self, payload: str) -> bool:
-        """Take the next audio, as base64. Returns True once, if it is PCM."""
+        """Take the next audio, as base64. Return True once, if it is PCM."""
         audio = self._rest + base64.b64decode(payload)
         self._bytes += len(audio)
         self._rest = audio[len(audio) & ~1 :]

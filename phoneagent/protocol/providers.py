@@ -1,7 +1,7 @@
 """Facts about Realtime servers: where each one is, how it spells its events, and what it does not know.
 
-A server that is not in the table works as well: what it speaks and refuses shows while the session is opened. The
-table saves that time, and holds what cannot be found out, like the scheme of a key. Each entry says how sure it is:
+A server that is not in the table works too: what it speaks and refuses shows while the session is opened. The table
+saves that time, and has what cannot be discovered, like the scheme of a key. Each entry says how sure it is:
 `documented` by the provider, read in the server's `source`, `reported` by other projects that use it.
 """
 
@@ -25,12 +25,12 @@ Audio: TypeAlias = Literal["pcmu", "pcm16"]
 """The audio of a session: a telephone's µ-law at 8 kHz, or linear PCM at 24 kHz, which is converted."""
 
 OPENAI_VOICES = frozenset({"alloy", "ash", "ballad", "coral", "echo", "sage", "shimmer", "verse", "marin", "cedar"})
-"""The voices that an agent names by default or by habit, and that only OpenAI's models have."""
+"""The voices that only OpenAI's models have; agents name them by default or out of habit."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Provider:
-    """What is known of a kind of server. The defaults describe one of which nothing is known."""
+    """What is known about a kind of server. The defaults describe an unknown server."""
 
     url: str | None = None
     """The address before the path `/realtime`; None if each customer has their own."""
@@ -39,7 +39,7 @@ class Provider:
     announces: bool = True
     """Whether it sends `session.created` before it is configured."""
     audio: Audio | None = None
-    """What to ask for, and what is meant where the server does not say; None: ask for µ-law, and assume nothing."""
+    """What to ask for, and to assume if the server names no format; None: ask for µ-law, and assume nothing."""
     key_header: str = "Authorization"
     key_scheme: str = "Bearer"
     needs_key: bool = False
@@ -48,19 +48,19 @@ class Provider:
     model_in_session: bool = False
     """Whether the session names the model, and not the address."""
     query: Mapping[str, str] = field(default_factory=dict)
-    """What the address must have besides."""
+    """What else the address must have."""
     session_key: str | None = None
     """The name of a part of the query that has a new value for each session."""
     transcription_models: tuple[str, ...] | None = None
-    """The recognisers it has; None for OpenAI's, () if it transcribes by itself or not at all."""
+    """The recognizers it has; None for OpenAI's, () if it transcribes by itself or not at all."""
     has_openai_voices: bool = True
     flat: tuple[tuple[str, ...], ...] = ()
-    """Parts of the session that it wants at the top level, like the beta."""
+    """Parts of the session that it expects at the top level, like the beta."""
     unsupported: tuple[tuple[str, ...], ...] = ()
-    """Parts of the session that it does not know. They are left out: some servers refuse the rest with them."""
+    """Parts of the session that it does not know. They are left out, because some servers would refuse the rest too."""
 
     def session(self, session: Mapping[str, Any]) -> dict[str, Any]:
-        """Return a session in GA's shape, or a part of one, as this server takes it."""
+        """Return a session in GA's shape, or part of one, in the form that this server accepts."""
         shaped = copy.deepcopy(dict(session))
         for path in self.unsupported:
             take(shaped, path)
@@ -73,7 +73,7 @@ class Provider:
 
 
 def has(session: Mapping[str, Any], path: tuple[str, ...]) -> bool:
-    """Tell whether a session has something at a path, if only null."""
+    """Return whether a session has something at a path, even null."""
     node: Any = session
     for key in path:
         if not isinstance(node, Mapping) or key not in node:
@@ -101,20 +101,20 @@ _TURNS = ("audio", "input", "turn_detection")
 _OF_OPENAI_S_MODELS = (_NOISE_REDUCTION, ("reasoning",), ("truncation",), ("tracing",), ("parallel_tool_calls",))
 
 ANY = Provider()
-"""A server of which nothing is known."""
+"""A server about which nothing is known."""
 
 PROVIDERS: Mapping[str, Provider] = {
     # documented
     "openai": Provider(url="https://api.openai.com/v1", needs_key=True),
-    # documented; the recogniser is reported: others need a deployment of their name, or never transcribe
+    # documented; the recognizer is reported: others need a deployment of their name, or never transcribe
     "azure": Provider(key_header="api-key", needs_key=True, transcription_models=("whisper-1",)),
-    # source: it asks its provider for the beta interface, whatever the client asks for
+    # source: it requests the beta interface from its provider, whatever the client requests
     "helicone": Provider(url="https://api.helicone.ai/v1/gateway/oai", dialect=Dialect.BETA, needs_key=True),
     # documented and source: it passes GA through, so audio and voices are those of the provider behind it
     "litellm": Provider(url="ws://127.0.0.1:4000/v1", dialect=Dialect.GA),
     # documented: address, key, formats, voice and turn detection at the top level, and that it finds turns by silence
     # only. Reported: GA's event names; a first event `conversation.created` and no `session.created` until mid-2026;
-    # that it transcribes unasked, and with a model named sends another event than `completed`
+    # that it transcribes unasked, and if a model is named, sends an event other than `completed`
     "xai": Provider(
         url="wss://api.x.ai/v1",
         dialect=Dialect.GA,
@@ -128,7 +128,7 @@ PROVIDERS: Mapping[str, Provider] = {
         unsupported=(_NOISE_REDUCTION, ("truncation",), ("tracing",), ("parallel_tool_calls",)),
     ),
     # documented: address, Basic with the key as it is issued, the model in the session. Reported: µ-law both ways, the
-    # recogniser's name, and that any new value will do for `key`
+    # recognizer's name, and that any new value works for `key`
     "inworld": Provider(
         url="wss://api.inworld.ai/api/v1/realtime/session",
         dialect=Dialect.GA,
@@ -143,8 +143,8 @@ PROVIDERS: Mapping[str, Provider] = {
         has_openai_voices=False,
         unsupported=_OF_OPENAI_S_MODELS,
     ),
-    # source: GA, PCM at 24 kHz, `session.created` once its models are loaded; a recogniser that it cannot load has
-    # the whole update refused, by an error that names nothing
+    # source: GA, PCM at 24 kHz, `session.created` once its models are loaded; if it cannot load a recognizer, it
+    # refuses the whole update, with an error that names nothing
     "localai": Provider(
         url="ws://127.0.0.1:8080/v1",
         dialect=Dialect.GA,
@@ -153,7 +153,7 @@ PROVIDERS: Mapping[str, Provider] = {
         has_openai_voices=False,
         unsupported=_OF_OPENAI_S_MODELS,
     ),
-    # source: the beta, PCM only. A format or a padding in the update brings an error that names nothing, although the
+    # source: the beta, PCM only. A format or a padding in the update causes an error that names nothing, although the
     # rest is applied and `session.updated` follows
     "speaches": Provider(
         url="ws://127.0.0.1:8000/v1",
@@ -187,4 +187,4 @@ PROVIDERS: Mapping[str, Provider] = {
         unsupported=_OF_OPENAI_S_MODELS,
     ),
 }
-"""The servers that are known, by their names in REALTIME_PROVIDER."""
+"""The known servers, by their names in REALTIME_PROVIDER."""

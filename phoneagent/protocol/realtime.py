@@ -1,8 +1,8 @@
 """The Realtime events that a phone call needs.
 
-One vocabulary, the GA one; the retired beta interface, still spoken by gateways and emulators, is another spelling of
-it. Both spellings are understood at all times; which one we write is chosen by `Dialect`, found out from
-`session.created`. Unknown events and fields are tolerated.
+The vocabulary is GA's; the retired beta interface, still spoken by gateways and emulators, is another spelling of it.
+Both spellings are always understood; `Dialect`, learned from `session.created`, chooses which one is written. Unknown
+events and fields are tolerated.
 
 Source: OpenAI's Realtime API reference, "client events" and "server events".
 """
@@ -35,14 +35,14 @@ FATAL_CODES = frozenset(
         "model_not_found",
     }
 )
-"""Errors after which the session is of no use; every other error leaves the call alone."""
+"""Errors after which the session is useless; no other error affects the call."""
 
 
 # --- from the model -------------------------------------------------------------------------------------------------
 
 
 class _FromModel(msgspec.Struct, tag_field="type"):
-    """A server event. Every field has a default: one that is odd is left out, and the event counts (see `lenient`)."""
+    """A server event. Every field has a default: an odd field is left out, and the event counts (see `lenient`)."""
 
 
 class SessionCreated(_FromModel, tag="session.created"):
@@ -54,7 +54,7 @@ class SessionUpdated(_FromModel, tag="session.updated"):
 
 
 class SpeechStarted(_FromModel, tag="input_audio_buffer.speech_started"):
-    """The server's VAD heard the caller begin. `item_id` is the user item to come."""
+    """The server's VAD heard the caller begin to speak. `item_id` is the user item to come."""
 
     item_id: str | None = None
     audio_start_ms: Milliseconds = 0
@@ -72,7 +72,7 @@ class Committed(_FromModel, tag="input_audio_buffer.committed"):
 
 
 class Item(msgspec.Struct):
-    """A conversation item; of its kinds only function calls matter in full."""
+    """A conversation item; only function calls matter in full."""
 
     id: str | None = None
     type: Word | None = None
@@ -94,13 +94,13 @@ class ItemAdded(_FromModel, tag="conversation.item.added"):
 
 
 class ItemDone(_FromModel, tag="conversation.item.done"):
-    """An item is complete: for a tool of an MCP server, this is the moment at which its output is there."""
+    """An item is complete: for a tool of an MCP server, its output is now available."""
 
     item: Item = msgspec.field(default_factory=Item)
 
 
 class InputTranscript(_FromModel, tag="conversation.item.input_audio_transcription.completed"):
-    """What the caller said, by a side recogniser; late, out of order, or never."""
+    """What the caller said, from a side recognizer; it may be late, out of order, or missing."""
 
     item_id: str = ""
     transcript: str = ""
@@ -113,7 +113,7 @@ class InputTranscriptFailed(_FromModel, tag="conversation.item.input_audio_trans
 
 
 class Failure(msgspec.Struct):
-    """What the server says of an error; every field may be missing. `code` is its name, wherever that stood."""
+    """What the server says about an error; every field may be missing. `code` is its name, wherever it was given."""
 
     IN_TEXT: ClassVar[str] = "message"
 
@@ -128,7 +128,7 @@ class Failure(msgspec.Struct):
         for field in ("type", "code", "param", "message"):
             if (words := getattr(self, field)) is not None:
                 setattr(self, field, shown(words))
-        name = self.type if self.type != "error" else None  # as the event itself is called
+        name = self.type if self.type != "error" else None  # the name of the event itself
         if not self.code or (name and self.code.isdecimal()):  # an HTTP status says less than a name
             self.code = name or self.code or None
 
@@ -157,7 +157,7 @@ class ResponseCreated(_FromModel, tag="response.created"):
 
 
 class ResponseDone(_FromModel, tag="response.done"):
-    """A response ended: completed, cancelled, incomplete or failed. There is no `response.cancelled`."""
+    """A response ended: completed, canceled, incomplete or failed. There is no `response.cancelled`."""
 
     response: Response = msgspec.field(default_factory=Response)
 
@@ -170,14 +170,14 @@ class OutputItemDone(_FromModel, tag="response.output_item.done"):
 
 
 class OutputItemAdded(_FromModel, tag="response.output_item.added"):
-    """An output item begins; of a function call this gives the name."""
+    """An output item begins; for a function call, this gives the name."""
 
     item: Item = msgspec.field(default_factory=Item)
     response_id: str = ""
 
 
 class ArgumentsDone(_FromModel, tag="response.function_call_arguments.done"):
-    """The arguments of a function call, as far as they came; also of one that was cut off. The beta gives no `name`."""
+    """The arguments of a function call, as far as they arrived, even if it was cut off. The beta gives no `name`."""
 
     response_id: str = ""
     item_id: str = ""
@@ -233,9 +233,9 @@ class RateLimits(_FromModel, tag="rate_limits.updated"):
 
 
 class Error(_FromModel, tag="error"):
-    """Something we sent was refused, or the server is in trouble. Most are not fatal.
+    """The server refused a message, or has a problem. Most errors are not fatal.
 
-    Some servers write what belongs into `error` beside it.
+    Some servers write next to `error` what belongs inside it.
     """
 
     error: Failure = msgspec.field(default_factory=Failure)
@@ -306,7 +306,7 @@ _wire: Wire[FromModel] = Wire("Realtime event", "type", KNOWN)
 
 
 def decode(raw: bytes | str) -> FromModel:
-    """Read one server event. A field that is odd is left out, and the event counts.
+    """Read one server event. An odd field is left out, and the event counts.
 
     Raises:
         ProtocolError: not JSON, or no `type`.
@@ -322,7 +322,7 @@ def decode(raw: bytes | str) -> FromModel:
 
 
 def as_dict(raw: bytes | str) -> dict[str, Any]:
-    """Return an event that `decode` has taken with everything that is in it."""
+    """Return an event that `decode` has read, with everything in it."""
     try:
         return msgspec.json.decode(raw, type=dict[str, Any])
     except UNREADABLE:
@@ -349,11 +349,11 @@ class AudioAppend(msgspec.Struct, tag_field="type", tag="input_audio_buffer.appe
 
 
 class AudioCommit(_ToModel, tag="input_audio_buffer.commit"):
-    """The audio so far is the caller's turn; needed only where the server finds no turns by itself."""
+    """The audio so far is the caller's turn; needed only if the server does not detect turns itself."""
 
 
 class AudioClear(_ToModel, tag="input_audio_buffer.clear"):
-    """Forget the audio that is in no turn yet."""
+    """Discard the audio that is not yet in a turn."""
 
 
 class ItemCreate(_ToModel, tag="conversation.item.create"):
@@ -361,7 +361,7 @@ class ItemCreate(_ToModel, tag="conversation.item.create"):
 
 
 class ItemTruncate(_ToModel, tag="conversation.item.truncate"):
-    """Tell the model how much of its item was heard, in ms of that item's audio."""
+    """Tell the model how much of an item was heard, in ms of that item's audio."""
 
     item_id: str
     content_index: int = msgspec.field(name="content_index")
@@ -369,7 +369,7 @@ class ItemTruncate(_ToModel, tag="conversation.item.truncate"):
 
 
 class ItemDelete(_ToModel, tag="conversation.item.delete"):
-    """Take an item out of the conversation."""
+    """Remove an item from the conversation."""
 
     item_id: str
 
@@ -395,7 +395,7 @@ ToModel: TypeAlias = (
 )
 _encode = msgspec.json.Encoder().encode
 encode_audio: Callable[[bytes], bytes] = b'{"type":"input_audio_buffer.append","audio":"%b"}'.__mod__
-"""Write an `AudioAppend` of this base64, which stands in JSON as it is. There are fifty a second, in both dialects."""
+"""Write an `AudioAppend` of this base64, which JSON takes as it is. There are fifty a second, in both dialects."""
 
 
 def encode(message: ToModel, dialect: Dialect) -> bytes:

@@ -10,7 +10,7 @@ from phoneagent.protocol.beta import GA_FORMATS
 from phoneagent.protocol.realtime import Dialect
 
 MAX_NAME_CHARS = 200
-"""Characters that are kept of a name."""
+"""How many characters of a name are kept."""
 
 _ULAW = (
     "pcmu",
@@ -28,7 +28,7 @@ _FORMATS = {**GA_FORMATS, "pcm": "audio/pcm", "pcma": "audio/pcma", **dict.fromk
 
 
 def dialect_of(session: Mapping[str, Any]) -> Dialect | None:
-    """Tell from a server's session object which spelling the server speaks; None if it does not show."""
+    """Return the dialect that a server's session object shows; None if it shows none."""
     if "audio" in session or session.get("type") == "realtime":
         return Dialect.GA
     if "modalities" in session or "input_audio_format" in session or "output_audio_format" in session:
@@ -61,12 +61,12 @@ def expires_at_of(session: Mapping[str, Any]) -> float | None:
 
 
 def model_of(session: Mapping[str, Any]) -> str:
-    """Return the model's name as the server spells it; "unknown" if it does not."""
+    """Return the model's name as the server spells it; "unknown" if the server does not say."""
     return _name(session)
 
 
 def transcription_model_of(session: Mapping[str, Any]) -> str:
-    """Return the name of the recogniser for the caller's turns; "unknown" if the server does not tell."""
+    """Return the name of the recognizer for the caller's turns; "unknown" if the server does not say."""
     audio = session.get("audio")
     modern = audio.get("input") if isinstance(audio, Mapping) else None
     if isinstance(modern, Mapping):

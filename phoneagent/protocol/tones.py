@@ -1,7 +1,7 @@
 """The tones of telephone keys (DTMF), as audio: the far end of a call hears them as if keys were pressed.
 
-Two sines for each key, by ITU-T Q.23. Their levels are the nominal ones of ETSI ES 201 235-2: -11 dBm0 for the low
-group, -9 dBm0 for the high one. By ITU-T Q.24 a receiver takes 40 ms of tone and of pause; 100 ms of each are safe.
+Each key is two sines, as in ITU-T Q.23. Their levels are the nominal ones of ETSI ES 201 235-2: -11 dBm0 for the low
+group, -9 dBm0 for the high one. By ITU-T Q.24, a receiver accepts 40 ms of tone and of pause; 100 ms of each are safe.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ WAITS_MS = {"w": 500, "W": 1000}
 """Pauses between keys, as in Twilio's `SendDigits`."""
 
 SENDABLE = frozenset("".join(_ROWS)) | WAITS_MS.keys()
-"""What `tones` takes."""
+"""What `tones` accepts."""
 
 
 def tones(keys: str) -> bytes:

@@ -1,11 +1,11 @@
-"""µ-law at 8 kHz to linear PCM at 24 kHz and back, for a far end that speaks nothing else.
+"""µ-law at 8 kHz to linear PCM at 24 kHz and back, for a far end that speaks only PCM.
 
 Both directions keep their state from piece to piece, so that a stream may be cut anywhere, and share one low-pass
-filter: going up it removes the images of the voice above 4 kHz, going down what would fold into the band. Lengths are
-exact: as many milliseconds come out as went in, the filter's 1.2 ms of delay included.
+filter: upsampling, it removes the images of the voice above 4 kHz; downsampling, what would fold into the band. Lengths
+are exact: as many milliseconds come out as went in, including the filter's 1.2 ms of delay.
 
-The filter works by its three phases: each is a sum of shifted copies, and audioop does sums and products of whole
-pieces. That is some 90 µs for a frame of 20 ms; an ordinary call never comes here.
+The filter works in three phases: each is a sum of shifted copies, and audioop computes sums and products of whole
+pieces. That takes about 90 µs for a frame of 20 ms; an ordinary call never needs it.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ RATIO = 3
 
 TAPS = 60
 CUTOFF_HZ = 3700
-"""Where the filter lets half through: the telephone's band ends at 3400 Hz, and what is above 4 kHz would fold."""
+"""Where the filter passes half: the telephone's band ends at 3400 Hz, and what is above 4 kHz would fold."""
 
 _WIDTH = 4
-"""Bytes of a sample while it is summed up: in 16 bits each tap would round."""
+"""Bytes per sample while summing: in 16 bits, each tap would round."""
 
 _HISTORY = TAPS // RATIO - 1
 
@@ -68,7 +68,7 @@ class _Phase:
 
 
 class ToPcm:
-    """A stream of µ-law at 8 kHz on its way to PCM at 24 kHz."""
+    """A converter of a stream of µ-law at 8 kHz to PCM at 24 kHz."""
 
     def __init__(self) -> None:
         self._phases = [_Phase(taps) for taps in _PHASES]
@@ -86,14 +86,14 @@ class ToPcm:
 
 
 class ToUlaw:
-    """A stream of PCM at 24 kHz on its way to µ-law at 8 kHz."""
+    """A converter of a stream of PCM at 24 kHz to µ-law at 8 kHz."""
 
     def __init__(self) -> None:
         self._phases = [_Phase(tuple(tap / RATIO for tap in taps)) for taps in reversed(_PHASES)]
         self._rest = b""
 
     def feed(self, pcm: bytes) -> bytes:
-        """Return what `pcm` adds: a byte for every `RATIO` samples; what is left of a sample or three waits."""
+        """Return what `pcm` adds: a byte for every `RATIO` samples; an incomplete sample or group waits."""
         pcm = self._rest + pcm
         whole = len(pcm) - len(pcm) % (RATIO * 2)
         self._rest = pcm[whole:]

@@ -1,8 +1,8 @@
 """WAV files as telephone audio: any rate, any number of channels, and the usual formats become µ-law at 8 kHz, mono;
-and the head of the WAV file that a call's recording is.
+and the header of the WAV file of a call's recording.
 
-The standard library's `wave` reads PCM only, and telephone recordings are often µ-law, so the chunks are read here. It
-takes a second or so for a minute of music; it is done once, before any call.
+The standard library's `wave` reads PCM only, and telephone recordings are often µ-law, so the chunks are read here.
+Reading a minute of music takes about a second; it is done once, before any call.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _PCM, _ALAW, _ULAW, _EXTENSIBLE = 1, 6, 7, 0xFFFE
 _RATES = range(4_000, 192_001)
 
 CUT_HZ = 3_600
-"""Above this, a telephone carries nothing; at 8 kHz it would come back as noise."""
+"""A telephone carries nothing above this; at 8 kHz it would come back as noise."""
 
 HEAD_BYTES = 44
 """The size of what `stereo_head` returns."""
@@ -36,7 +36,7 @@ TAPS_A_SIDE = 12
 
 
 class WavError(ValueError):
-    """Bytes that are not a WAV file, or not one that can be played. It tells why in one line."""
+    """Bytes that are not a WAV file, or not one that can be played. The message says why in one line."""
 
 
 def ulaw_of_wav(data: bytes, *, max_seconds: float) -> bytes:
@@ -77,7 +77,7 @@ def stereo_head(data_bytes: int) -> bytes:
 
 
 def _chunks(data: bytes) -> tuple[int, int, int, int, bytes]:
-    """Return the format, the channels, the rate in Hz, the bits of a sample, and the samples."""
+    """Return the format, the channels, the rate in Hz, the bits per sample, and the samples."""
     if data[:4] != b"RIFF" or data[8:12] != b"WAVE":
         raise WavError("it is not a WAV file: it does not begin with RIFF…WAVE")
     shape: tuple[int, int, int, int] | None = None
@@ -103,7 +103,7 @@ def _linear(audio: bytes, kind: int, width: int) -> bytes:
     if kind == _ALAW:
         return audioop.alaw2lin(audio, 2)
     if width == 1:
-        audio = audioop.bias(audio, 1, -128)  # of all PCM, that of 8 bits alone has no sign
+        audio = audioop.bias(audio, 1, -128)  # only 8-bit PCM is unsigned
     return audioop.lin2lin(audio, width, 2)
 
 

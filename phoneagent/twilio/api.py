@@ -1,4 +1,4 @@
-"""Requests to Twilio's REST API: in threads, with time limits, and with errors that tell nothing of a phone number.
+"""Requests to Twilio's REST API: in threads, with time limits, and with errors that reveal no phone number.
 
 Twilio's client blocks, so it runs in threads, but not in asyncio's own pool: DNS lookups of new calls need that pool.
 """
@@ -23,10 +23,10 @@ REQUEST_SECONDS = 10.0
 """The timeout of a request. Twilio's client has none by default."""
 
 TRIES = 3
-"""How often a request is made that may be repeated."""
+"""How many times a repeatable request is made."""
 
 TOO_MANY = (20429, 10004)
-"""Codes of a request that was refused because there are too many."""
+"""Error codes for too many requests."""
 
 _Result = TypeVar("_Result")
 
@@ -47,7 +47,7 @@ class RestApi:
     @cached_property
     def client(self) -> TwilioClient:
         """Twilio's client, for the functions that `ask` calls."""
-        from phoneagent.twilio.client import TwilioClient  # most processes never ask anything of the REST API
+        from phoneagent.twilio.client import TwilioClient  # most processes never use the REST API
 
         return TwilioClient(self.account_sid, self._auth_token, self._api_url, self.seconds)
 
@@ -60,7 +60,7 @@ class RestApi:
     ) -> _Result:
         """Make a request about `what`, up to `TRIES` times while its error is one to `repeat`: by default 429 and 5xx.
 
-        A lost answer is none of these: after a timeout, another attempt only adds another.
+        A lost answer is not among these: after a timeout, another attempt only adds another timeout.
 
         Raises:
             TelephonyError: Twilio refuses, or does not answer.
@@ -80,7 +80,7 @@ def _answer(what: str, request: Callable[[], _Result], api_url: str) -> _Result:
     try:
         return request()
     except TwilioException as error:
-        # Both exceptions of the client derive from this one. Their text may contain numbers, so it is not repeated.
+        # Both of the client's exceptions derive from this one. Their text may contain numbers, so it is not repeated.
         raise _refusal(what, int(getattr(error, "status", 0)), int(getattr(error, "code", 0) or 0)) from None
     except (OSError, ValueError) as error:  # requests' exceptions are OSErrors
         if not isinstance(error, OSError) and not network.find_faults(api_url, network.REQUESTS):

@@ -1,8 +1,7 @@
-"""A media socket that ASGI's messages carry, under any server.
+"""A media socket over ASGI messages, under any server.
 
-A `send` of most servers does not wait for as long as the other side takes everything. A task for each would cost more
-than the write, fifty times a second for each call. So the coroutine that writes is run where it stands, and gets a task
-only if it has to wait.
+In most servers, `send` does not wait while the other side keeps up. A task for each would cost more than the write,
+fifty times a second for each call. So the writing coroutine is run in place, and gets a task only if it has to wait.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ class AsgiSocket:
 
     def __init__(self, websocket: WebSocket) -> None:
         self._websocket = websocket
-        # A send may go on in a task, so all of them run in a context of their own.
+        # A send may continue in a task, so all of them run in their own context.
         self._context = contextvars.copy_context()
         self._unsent: deque[bytes] = deque()
         self._sending: asyncio.Task[None] | None = None
@@ -42,7 +41,7 @@ class AsgiSocket:
         Raises:
             OSError: the socket is closed.
         """
-        if self._fault is not None:  # an unforeseen one of the task
+        if self._fault is not None:  # the task failed unexpectedly
             raise self._fault
         self._unsent.extend(texts)
         while self._sending is None and self._unsent:
@@ -52,7 +51,7 @@ class AsgiSocket:
             except StopIteration:
                 continue
             self._sending = asyncio.create_task(self._finish(sending, waiting), context=self._context)
-            # A task that is cancelled before its first step never reaches `sending`, which must be closed anyway.
+            # A task that is canceled before its first step never reaches `sending`, which must be closed anyway.
             self._sending.add_done_callback(partial(self._finished, sending))
 
     async def read(self, take: Callable[[str | bytes], None], resumed: Callable[[], None]) -> None:
@@ -64,7 +63,7 @@ class AsgiSocket:
                 take(frame.get("bytes", b"") if text is None else text)
         finally:
             self._resumed = None
-            if self._sending is not None:  # the call is over: what is unsent is of no use
+            if self._sending is not None:  # the call is over: unsent messages are useless
                 self._sending.cancel()
 
     async def _send(self, text: bytes) -> None:
@@ -89,7 +88,7 @@ class AsgiSocket:
 
 @types.coroutine
 def _resume(coroutine: Coroutine[Any, Any, None], waiting: Any) -> Generator[Any, Any, None]:
-    """Go on with a coroutine that was run up to its first wait, for what it waits for."""
+    """Resume a coroutine that was run up to its first wait, for `waiting`."""
     while True:
         error: BaseException | None = None
         value: Any = None

@@ -1,7 +1,7 @@
-"""Calls from the browser: their CallSids, which no call of Twilio's has.
+"""Calls from the browser: their CallSids, which no Twilio call has.
 
-Such a call takes the path of a phone call and has no leg at Twilio. Any process can tell by its sid, even one that has
-only its record.
+Such a call takes the path of a phone call, but has no leg at Twilio. Any process can tell by its sid, even if it has
+only the record.
 """
 
 from __future__ import annotations
@@ -19,5 +19,5 @@ def new_call_sid() -> str:
 
 
 def is_browser_call(call_sid: str) -> bool:
-    """Tell whether a call came from a browser."""
+    """Return whether a call came from a browser."""
     return _SID.fullmatch(call_sid) is not None

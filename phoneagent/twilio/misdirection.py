@@ -1,8 +1,8 @@
-"""Addresses that Twilio may request instead of the one under PUBLIC_URL, and what to set so that they agree.
+"""Addresses that Twilio may request instead of the one under PUBLIC_URL, and what to set so that both agree.
 
 A proxy may strip a part of the path, or add one, and a number's webhook may name another host. The request's headers
-hint at the address, but they come from the client. So an address counts only if Twilio's signature proves it, and then
-it is logged; the request is refused all the same.
+hint at the address, but they come from the client. So an address counts only if Twilio's signature proves it. Then it
+is logged; the request is still refused.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ MAX_PLACES = 64
 _HOST_HEADERS = ("host", "x-forwarded-host", "x-original-host")
 _PREFIX_HEADERS = ("x-forwarded-prefix", "x-script-name")
 _PATH_HEADERS = ("x-forwarded-uri", "x-original-uri", "x-original-url", "x-rewrite-url", "x-forwarded-path")
-"""Headers in which proxies note the address as it was before they changed it."""
+"""Headers in which proxies note the address before they changed it."""
 
 
 class Misdirected(RequestRefused):

@@ -1,8 +1,8 @@
-"""The parameters of a call: what Twilio's webhook says, what the call makes of it, and what its media stream carries.
+"""The parameters of a call: what Twilio's webhook says, what the call keeps, and what its media stream carries.
 
 The webhook's form has the call's own facts, Twilio's further ones, SIP headers, and the query of the webhook's address.
-Everything but the first is `call.parameters`. The media socket may come to another process, so the stream carries all
-of it as custom parameters.
+Everything but the first is `call.parameters`. The media socket may reach another process, so the stream carries all of
+it as custom parameters.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ MAX_PARAMETERS = 64
 MAX_PARAMETER_CHARS = 499
 """The maximum length of a parameter's name and value together: Twilio's limit for a stream."""
 MAX_CHARS = 4096
-"""The maximum length of all parameters together. Escaped in TwiML or in JSON they are several times as long."""
+"""The maximum length of all parameters together. Escaped in TwiML or JSON, they are several times as long."""
 MAX_REDIRECTED_CHARS = 1024
 """The maximum length of the parameters in a redirect's URL."""
 
@@ -32,7 +32,7 @@ _HELD = frozenset(
         "CallToken",  # a secret, and longer than a stream can carry
     }
 )
-"""What the call holds itself, what has a shorter name as well, and what is about one request only."""
+"""What the call has itself, what also has a shorter name, and what is about a single request."""
 
 _REPEATED = frozenset(
     {
@@ -125,7 +125,7 @@ def bounded(given: Mapping[str, str], call_sid: str) -> dict[str, str]:
 
 
 def _to_stream(name: str) -> str:
-    """Return the name under which a stream carries a parameter: `_caller` for one that has a name of ours."""
+    """Return the name under which a stream carries a parameter: `_caller` for one that has one of our names."""
     return f"_{name}" if name.lstrip("_") in _OWN else name
 
 

@@ -1,6 +1,6 @@
-"""Placing calls by Twilio's REST API, so that a lost answer never makes a telephone ring twice.
+"""Placing calls through Twilio's REST API, so that a lost answer never makes a telephone ring twice.
 
-Twilio has no idempotency keys for new calls. So a failure tells whether the call may have been placed (`NotPlaced` or
+Twilio has no idempotency keys for new calls. So a failure says whether the call may have been placed (`NotPlaced` or
 `MaybePlaced`), and `find` looks for it among the latest calls to that number.
 """
 
@@ -19,16 +19,16 @@ EVENTS = ("initiated", "ringing", "answered", "completed")
 """The events of a call that its status callback gets."""
 
 CLOCKS_DIFFER = timedelta(seconds=60)
-"""How far Twilio's clock may be from ours."""
+"""How much Twilio's clock may differ from ours."""
 
 MAX_LISTED = 200
 
 _NEVER_SENT = frozenset({"NewConnectionError", "ConnectTimeoutError", "NameResolutionError", "ProxyError"})
-"""Errors of urllib3's before the first byte of a request was sent. A fault of TLS may come later, so it is none."""
+"""urllib3's errors before the first byte of a request is sent. A TLS fault may come later, so it is not one."""
 
 
 class NotPlaced(TelephonyError):
-    """No call was placed; `retry` tells whether another attempt may succeed."""
+    """No call was placed; `retry` says whether another attempt may succeed."""
 
 
 class MaybePlaced(TelephonyError):
@@ -37,9 +37,10 @@ class MaybePlaced(TelephonyError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Placing:
-    """What Twilio is asked for. `url`, `status_url` and `amd_url` are where it asks back; without the last, no AMD.
+    """What Twilio is asked for. It calls back at `url`, `status_url` and `amd_url`; without the last, there is no AMD.
 
-    `events` are the events of the call that are reported to `status_url`. Without a `time_limit`, Twilio has its own.
+    `events` are the events of the call that Twilio reports to `status_url`. Without a `time_limit`, Twilio's own
+    applies.
     """
 
     to: str = field(repr=False)
@@ -105,7 +106,7 @@ class OutgoingCalls(RestApi):
             raise MaybePlaced(str(error), code=error.code, retry=True) from None
 
     async def find(self, wanted: Placing, since: datetime) -> list[str]:
-        """Return the sids of the calls that were placed like this one since then, the earliest first.
+        """Return the sids of the calls that were placed like this one since `since`, the earliest first.
 
         Raises:
             TelephonyError: Twilio does not answer, so there may be some.

@@ -1,4 +1,4 @@
-"""The pointing of a phone number at an app: the webhook that it gets, and what keeps a number from being pointed."""
+"""Pointing a phone number at an app: the webhook that the number gets, and what prevents it."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ def webhook_of(public_url: str) -> Webhook:
 
 
 def keeping_fallback(webhook: Webhook, before: Webhook) -> Webhook:
-    """Return a webhook with the fallback that the number had, where that is not the same page as its webhook was.
+    """Return a webhook with the number's previous fallback, unless that is the same page as its previous webhook.
 
-    Such a fallback is somebody's choice for when the app does not answer, like a forward to a person.
+    Such a fallback was chosen for when the app does not answer, like a forward to a person.
     """
     kept = before.voice_fallback_url
     if not kept or is_same_page(kept.partition("#")[0], before.voice_url.partition("#")[0]):
@@ -31,7 +31,7 @@ def keeping_fallback(webhook: Webhook, before: Webhook) -> Webhook:
 
 
 async def find_free(numbers: PhoneNumbers, number: str) -> PhoneNumber:
-    """Return the account's phone number `number` (E.164), whose calls nothing but its webhook takes.
+    """Return the account's phone number `number` (E.164), if only its webhook takes its calls.
 
     Raises:
         TelephonyError: the number is not ours, something else takes its calls, or Twilio does not answer.

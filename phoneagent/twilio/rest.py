@@ -78,7 +78,7 @@ class PhoneNumbers(RestApi):
         )
 
     async def may_call(self, country: str) -> bool:
-        """Tell whether the account may call a country's ordinary numbers (its geo permissions).
+        """Return whether the account may call a country's ordinary numbers (its geo permissions).
 
         Raises:
             TelephonyError: Twilio knows no such country, or does not answer.
@@ -89,7 +89,7 @@ class PhoneNumbers(RestApi):
         return bool(found.low_risk_numbers_enabled)
 
     async def is_verified(self, number: str) -> bool:
-        """Tell whether a number that is not the account's is verified as the caller ID of its calls.
+        """Return whether a number that is not the account's is verified as a caller ID for its calls.
 
         Raises:
             TelephonyError: Twilio does not answer.
@@ -128,7 +128,7 @@ class LiveCalls(OutgoingCalls):
     seconds = LIVE_SECONDS
 
     async def complete(self, call_sid: str) -> None:
-        """Hang up a call. A call that is already over is no error.
+        """Hang up a call. It is not an error if the call is already over.
 
         Raises:
             TelephonyError: Twilio refuses, or does not answer.
@@ -136,7 +136,7 @@ class LiveCalls(OutgoingCalls):
         await self._update(call_sid, status="completed")
 
     async def redirect(self, call_sid: str, twiml: str) -> None:
-        """Continue a call with other TwiML, which replaces its media stream. A call that is already over is no error.
+        """Continue a call with other TwiML, which replaces its media stream. It is not an error if the call is over.
 
         Raises:
             TelephonyError: Twilio refuses, or does not answer.
@@ -145,7 +145,7 @@ class LiveCalls(OutgoingCalls):
 
     async def _update(self, call_sid: str, **changes: str) -> None:
         if is_browser_call(call_sid):
-            return  # it has no leg at Twilio: once its socket is closed, the page asks what comes next
+            return  # it has no leg at Twilio: when its socket closes, the page asks what comes next
         try:
             await self.ask("the call", lambda: self.client.calls(call_sid).update(**changes))
         except TelephonyError as error:

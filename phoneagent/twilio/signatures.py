@@ -23,7 +23,7 @@ TOKEN_SECONDS = 120
 
 SIGNATURE_HEADER = "x-twilio-signature"
 MAX_SIGNED_CHARS = 1_000_000
-"""The maximum length of what is hashed for one request: a large form is not tried with every spelling of its URL."""
+"""The maximum length of what is hashed for one request: a large form is not tried with every URL spelling."""
 
 _NONCE_BYTES = 12
 _MAC_BYTES = 32
@@ -31,7 +31,7 @@ _TIME = struct.Struct(">Q")
 _HEAD_BYTES = _TIME.size + _NONCE_BYTES + 1
 _BEGINS, _RESUMES = b"b", b"r"
 _WORKER = b"@"
-"""Stands between the CallSid and the worker's number, if there is one."""
+"""Separates the CallSid from the worker's number, if there is one."""
 
 MAX_TOKEN_CHARS = 200
 """The maximum length of a token that is read without its signature. Ours have at most 130."""
@@ -62,7 +62,7 @@ class Signatures:
             )
 
     def find(self, urls: Iterable[str], params: Mapping[str, Any], signature: str) -> str | None:
-        """Return the one of these URLs that was signed together with those form parameters, None if none was."""
+        """Return the URL among these that was signed together with those form parameters, or None."""
         tail = _tail(params)
         chars = 0
         for url in urls:
@@ -84,7 +84,7 @@ class Ticket:
     nonce: str
     """A random value that makes the token unique."""
     worker: int | None = None
-    """The number of the process that expects the call, None if processes have no numbers."""
+    """The number of the process that expects the call, or None if processes have no numbers."""
 
 
 class MediaTokens:
@@ -134,9 +134,9 @@ class MediaTokens:
 
 
 def worker_of(token: str) -> int | None:
-    """Return the number of the process that expects a token's call, None if the token names none.
+    """Return the number of the process that expects a token's call, or None if the token names none.
 
-    The signature is not checked. So this may choose the process that checks it, and nothing else.
+    The signature is not checked, so use this only to choose the process that checks it.
     """
     if len(token) > MAX_TOKEN_CHARS:
         return None
@@ -165,7 +165,7 @@ def _tell_apart(body: bytes) -> tuple[bytes, int | None]:
 def _tail(params: Mapping[str, Any]) -> str:
     """Return what a signature covers besides the URL: the form's names in order, each with its distinct values.
 
-    Twilio's library builds it anew for each URL, which takes long with many fields.
+    Twilio's library rebuilds it for each URL, which takes long with many fields.
     """
     values: dict[str, set[str]] = {}
     for name, value in params.multi_items() if isinstance(params, ImmutableMultiDict) else params.items():

@@ -40,10 +40,10 @@ class RawSocket(Protocol):
 
     @property
     def writable(self) -> bool:
-        """Whether the other side takes what it is sent."""
+        """Whether the other side accepts more data."""
 
     def write(self, texts: Iterable[bytes]) -> None:
-        """Write text messages; OSError when the socket is closed."""
+        """Write text messages. Raises `OSError` if the socket is closed."""
 
     async def read(self, take: Callable[[str | bytes], None], resumed: Callable[[], None]) -> None:
         """Pass each message to `take`, binary ones as bytes, until the socket is closed."""
@@ -60,11 +60,11 @@ class TwilioSocket:
         self._raw: RawSocket = AsgiSocket(websocket) if direct is None else direct["socket"]
 
     def take_both_tracks(self) -> None:
-        """Take what the caller hears, too."""
+        """Also accept what the caller hears."""
         self._stream.takes_outbound = True
 
     async def receive(self) -> FromCarrier | None:
-        """Return the next message that a call needs, None when the socket is closed: for what comes before `read`.
+        """Return the next message that a call needs, or None when the socket is closed. Use it only before `read`.
 
         Raises:
             ProtocolError: a message that Twilio would not send; the next one can be read.
@@ -87,7 +87,7 @@ class TwilioSocket:
 
     @property
     def writable(self) -> bool:
-        """Whether Twilio takes what it is sent."""
+        """Whether Twilio accepts more data."""
         return self._raw.writable
 
     def write(self, messages: Iterable[ToCarrier]) -> None:
@@ -110,7 +110,7 @@ async def read_start(socket: TwilioSocket, call_sid: str, account_sid: str | Non
     """Return the `start` of the call with that sid, of that account (None for any).
 
     Raises:
-        ProtocolError: another message came in its place, or none.
+        ProtocolError: another message came instead, or none.
     """
     try:
         async with asyncio.timeout(START_SECONDS):
@@ -130,7 +130,7 @@ async def read_start(socket: TwilioSocket, call_sid: str, account_sid: str | Non
 
 
 def _checked(started: Started, call_sid: str, account_sid: str | None) -> Started:
-    # One that names no call at all is of the call that the token names.
+    # A start that names no call belongs to the call that the token names.
     if started.call_sid not in ("", call_sid) or account_sid not in (None, started.account_sid or account_sid):
         raise ProtocolError("its `start` names another call than its token")
     if started.audio != PHONE_AUDIO:

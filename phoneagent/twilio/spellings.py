@@ -1,8 +1,8 @@
 """The spellings of an address that Twilio may have signed when it requests that address.
 
 Twilio signs a webhook's address as it is written in TwiML or in the console, with the parameters of a GET added. The
-request may then come with its query in another order, and with other characters escaped: `@` and `:` of a SIP caller,
-or an apostrophe. Every spelling here names the same resource, and its query reads as the same parameters.
+request may then arrive with its query in another order, and with other characters escaped: `@` and `:` of a SIP caller,
+or an apostrophe. Every spelling here names the same resource, and its query has the same parameters.
 """
 
 from __future__ import annotations
@@ -18,23 +18,23 @@ MAX_PERMUTED = 4
 """Up to this many names in a query, every order of them is tried. With more, the given order and the sorted one."""
 MAX_QUERY_CHARS = 8192
 MAX_SEARCHED_CHARS = 100_000
-"""How much is written in search of the spelling that was signed: a stranger may send what has many, at little cost."""
+"""How much text the search for the signed spelling may write: a stranger can cheaply send a URL with many spellings."""
 MAX_QUERY_FIELDS = 64
-"""A longer query is taken as it is: strangers can send one too, and Twilio's own have 40 fields."""
+"""A longer query is used as it is: strangers can send one too, and Twilio's own have 40 fields."""
 
 _PORTS = {"https": 443, "wss": 443, "http": 80, "ws": 80}
 _LEGAL = "!$'()*,/:;?@"
-"""What RFC 3986 allows unescaped in a query, without the characters that a form gives a meaning."""
+"""What RFC 3986 allows unescaped in a query, without the characters that have a meaning in a form."""
 
 _Pairs: TypeAlias = Sequence[tuple[str, str]]
 _UNESCAPED = ("~", ":@~", "':@~", "!'()*~", _LEGAL + "~", "*")
-"""The characters to leave as they are: Python's, those that were seen so in signatures, JavaScript's, all legal ones,
-and Java's."""
+"""The characters to leave unescaped: Python's, those seen unescaped in signatures, JavaScript's, all legal ones, and
+Java's."""
 
 
 def spellings(url: str, hosts: Sequence[str] = ()) -> Iterator[str]:
     """Return the spellings of a URL, first the URL itself; `hosts` are further spellings of its host."""
-    # urlsplit would drop a fragment, and a line break: what was sent must stay whole.
+    # urlsplit would drop a fragment or a line break, but what was sent must stay whole.
     scheme, _, rest = url.partition("://")
     address, mark, query = rest.partition("?")
     host, slash, path = address.partition("/")
@@ -57,12 +57,12 @@ def _distinct(texts: Iterable[str]) -> Iterator[str]:
 
 
 def plain_host(host: str) -> str:
-    """Return a host in the one spelling that we write."""
+    """Return a host in its normalized spelling."""
     return host.lower().rstrip(".")
 
 
 def is_same_page(url: str, other: str) -> bool:
-    """Tell whether two URLs name the same page, whatever their queries and fragments are."""
+    """Return whether two URLs name the same page, whatever their queries and fragments."""
     one, two = urlsplit(url), urlsplit(other)
     return (one.scheme, plain_host(one.netloc), one.path) == (two.scheme, plain_host(two.netloc), two.path)
 
@@ -74,7 +74,7 @@ def _with_and_without_port(scheme: str, netloc: str) -> list[str]:
 
 
 def _queries(raw: str) -> Iterator[str]:
-    """Return the spellings of a query, first the one that was sent: usually no other one is needed."""
+    """Return the spellings of a query, first the one that was sent: usually no other is needed."""
     yield raw
     if len(raw) > MAX_QUERY_CHARS or raw.count("&") >= MAX_QUERY_FIELDS or not (pairs := _read(raw)):
         return
@@ -96,7 +96,7 @@ def _candidates(raw: str, pairs: _Pairs) -> Iterator[str]:
 
 
 def _styles(text: str) -> list[tuple[str, str, bool]]:
-    """Return the ways to write a text that differ: characters to leave, how to write a space, whether to leave é."""
+    """Return the different ways to write a text: characters to leave, how to write a space, whether to leave é."""
     left = dict.fromkeys("".join(char for char in safe if char in text) for safe in _UNESCAPED)
     return list(product(left, ("+", "%20") if " " in text else ("+",), (False,) if text.isascii() else (False, True)))
 
@@ -106,7 +106,7 @@ def _read(query: str) -> _Pairs:
 
 
 def _by_name(pairs: _Pairs) -> dict[str, list[str]]:
-    """Group the values of each name; between different names the order has no meaning."""
+    """Group the values of each name; the order between different names has no meaning."""
     groups: dict[str, list[str]] = {}
     for name, value in pairs:
         groups.setdefault(name, []).append(value)
@@ -127,7 +127,7 @@ def _written(text: str, safe: str, space: str, non_ascii: bool) -> str:
         written = re.sub(r"[\0-\x7f]+", lambda plain: quote(plain[0], safe=safe), text)
     else:
         written = quote(text, safe=safe)
-    if "~" not in safe:  # which `quote` leaves
+    if "~" not in safe:  # `quote` leaves it
         written = written.replace("~", "%7E")
     return written.replace("%20", space)
 

@@ -18,13 +18,13 @@ ACCEPT_KEY = "1"
 ASK = f"Press {ACCEPT_KEY} to take the call."
 
 KEY_SECONDS = 8
-"""How long that key is waited for after each time that it was asked for."""
+"""How long to wait for that key after each request for it."""
 
 APOLOGY = "We are sorry, something went wrong on our side."
 
 
 def turn_away(fallback_number: str | None, *, reason: str = "busy", caller_id: str | None = None) -> str:
-    """Return TwiML for a call that is not taken: a forward, or else "busy" or "rejected", which costs nothing.
+    """Return TwiML for a call that is turned away: a forward, or else "busy" or "rejected", which costs nothing.
 
     A forward shows `caller_id`, or else the caller's number.
     """
@@ -59,7 +59,7 @@ def hang_up() -> str:
 
 
 def nothing() -> str:
-    """Return TwiML for a call that is over. Twilio requires an answer, and ignores it."""
+    """Return TwiML for a call that is over. Twilio requires an answer, but ignores it."""
     return str(VoiceResponse())
 
 
@@ -111,9 +111,9 @@ def dial(step: Transfer, *, action: str, caller_id: str | None = None, screen: s
 def ask_party(words: str, *, ask: str, language: str, action: str, times: int = 2) -> str:
     """Return TwiML that asks the other party of a transfer to press a key, and requests `action` with it.
 
-    It hears `words`, and how to `ask` in that `language`; "" for both is English.
+    The party hears `words`, then `ask`, in that `language`; "" for both means English.
 
-    Without a key the party is hung up on: a machine presses none.
+    Without a key press, the call to the party ends: a machine presses none.
     """
     response = VoiceResponse()
     gather = Gather(action=action + RETRY, method="POST", num_digits=1, timeout=KEY_SECONDS)
@@ -135,7 +135,7 @@ def wait_in(conference: str) -> str:
 
 
 def _join(dialed: Dial, conference: str) -> None:
-    """Have a call join a conference of two, which is over when either leaves."""
+    """Have a call join a conference of two, which ends when either leaves."""
     dialed.conference(conference, beep=False, start_conference_on_enter=True, end_conference_on_exit=True)
 
 
@@ -166,8 +166,8 @@ def transcribe_and_dial(
 ) -> str:
     """Return TwiML that sends both sides of a call to a media stream at `url` (wss), and connects it to `party`.
 
-    The stream goes beside the call: the two talk on if it breaks. `party` is a number, or a "sip:" or "client:"
-    address, which sees `caller_id`, or else the caller's number. Once the other person has hung up, so does Twilio.
+    The stream runs in parallel: if it breaks, the two keep talking. `party` is a number, or a "sip:" or "client:"
+    address, which sees `caller_id`, or else the caller's number. When the other person hangs up, so does Twilio.
     """
     response = VoiceResponse()
     if announcement is not None:

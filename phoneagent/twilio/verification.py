@@ -84,7 +84,7 @@ class Verifier:
         try:
             form = parse_qsl(body.decode(), keep_blank_values=True, max_num_fields=MAX_FIELDS)
             query = parse_qsl(_query(request), keep_blank_values=True, max_num_fields=MAX_FIELDS)
-            # Twilio signs names and values without separators, so that a name could hide others.
+            # Twilio signs names and values without separators, so a name could hide others.
             if any(mark in name for name, _ in form for mark in "&="):
                 raise ValueError
         except ValueError:
@@ -123,7 +123,7 @@ class Verifier:
                 async with asyncio.timeout(CLAIM_SECONDS):
                     free = await self._claim(f"media token {ticket.nonce}", TOKEN_SECONDS)
             except (StoreError, TimeoutError):
-                # An unreachable database stops no call: the signature is valid, and the token is new to this process.
+                # An unreachable database must not stop a call: the signature is valid, and the token is new here.
                 words = (
                     "the database is not answering: accepting a media token that another process may already have used"
                 )
@@ -152,7 +152,7 @@ class Verifier:
             return
         query = _query(request)
         url = self.url(path, scheme=scheme) + (f"?{query}" if query else "")
-        # Twilio signs the host as it was written. The headers' spelling counts only for the host that is ours.
+        # Twilio signs the host as it was written. The headers' spelling counts only for our own host.
         hosts = [host for host in (self._public.netloc, *hosts_of(request)) if plain_host(host) == self._host]
         self._signatures.verify(url, params, request.headers.get(SIGNATURE_HEADER), hosts=hosts)
 
@@ -186,7 +186,7 @@ def _check_local(request: HTTPConnection) -> None:
 
 
 def is_local(request: HTTPConnection) -> bool:
-    """Tell whether a request comes from a program on this machine that is no browser on another site's page."""
+    """Return whether a request comes from a program on this machine, but not from a browser on another site's page."""
     client = request.client.host if request.client else None
     return "origin" not in request.headers and is_loopback(client) and is_loopback(host_of(request))
 
@@ -195,7 +195,7 @@ def host_of(request: HTTPConnection) -> str:
     """Return the host that a request names in `Host`, without the port; "" if it names none.
 
     Starlette's `request.url` has the server's address in place of a host that it cannot read. A browser sends a name
-    like `a{b.example` as it is, and so a stranger's name would look like this machine.
+    like `a{b.example` as it is, so a stranger's name would look like this machine.
     """
     host = request.headers.get("host", "")
     name, colon, port = host.rpartition(":")
@@ -203,7 +203,7 @@ def host_of(request: HTTPConnection) -> str:
 
 
 def is_loopback(host: str | None) -> bool:
-    """Tell whether a host is this machine: a loopback address, or the name localhost."""
+    """Return whether a host is this machine: a loopback address, or the name localhost."""
     try:
         return (host or "").lower() == "localhost" or ipaddress.ip_address(host or "").is_loopback
     except ValueError:
