@@ -1,1 +1,1 @@
-"""Benchmarks of the bridge, against a bridge as tutorials write it: see benchmarks/README.md."""
+"""Benchmarks of the bridge, compared with a typical tutorial's bridge: see benchmarks/README.md."""

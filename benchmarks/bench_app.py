@@ -1,6 +1,6 @@
-"""The app that is measured: an agent as small as one can be, and everything on that an app has without asking.
+"""The app that is measured: the smallest possible agent, with everything on that is on by default.
 
-One route is added, which tells how many tasks and objects the process has: see `benchmarks.many`.
+One route is added, which returns how many tasks and objects the process has: see `benchmarks.many`.
 """
 
 import asyncio
@@ -14,7 +14,7 @@ from phoneagent import Agent, PhoneApp
 
 
 async def count(request: Request) -> JSONResponse:
-    """Return what a process may have too much of."""
+    """Return the counts that show a leak."""
     gc.collect()
     return JSONResponse({"tasks": len(asyncio.all_tasks()), "objects": len(gc.get_objects())})
 

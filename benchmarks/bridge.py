@@ -20,7 +20,7 @@ from benchmarks.subject import Bridge, Running, phoneagent, tutorial
 BARGE_IN_CALLS = 40
 BARGE_IN_ROUNDS = 3
 CALLS_PER_SECOND = 15.0
-"""How fast calls begin. Set-up times are measured then, so it is a rate that a server bears beside its calls."""
+"""How fast calls begin. Set-up times are measured at this rate, so a server must sustain it along with its calls."""
 
 DISTANCE_MS = 100.0
 """Twilio's time from the webhook's answer to the media socket, and the model's to answer a handshake."""
@@ -29,11 +29,11 @@ LIMIT_MS = 20.0
 """`--max`: the highest p99 of the added latency."""
 
 STEP = 10
-"""`--max`: the calls between the largest number that is borne and the smallest that is not."""
+"""`--max`: the gap between the largest number of calls within the limits and the smallest beyond them."""
 
 SEARCH_SECONDS = 5.0
 TRIES = 3
-"""How often a window is measured at most: again, if other programs or a late generator disturbed it."""
+"""How often a window is measured at most: it is repeated if other programs or a late generator disturbed it."""
 
 MAX_SEARCH = 2560
 PLOT_POINTS = (0.1, 0.25, 0.5, 0.75, 1.0)
@@ -42,7 +42,7 @@ PLOT_POINTS = (0.1, 0.25, 0.5, 0.75, 1.0)
 
 @dataclass(frozen=True, slots=True)
 class Cores:
-    """The cores that the bridge and the generator may use. None: no choice, as there is one core only."""
+    """The cores that the bridge and the generator may use. None: any core."""
 
     bridge: Collection[int] | None
     generator: Collection[int] | None
@@ -57,7 +57,7 @@ class Cores:
 
 
 async def measure(bridge: Bridge, port: ModelPort, cores: Cores, options: argparse.Namespace) -> Result:
-    """Measure one bridge in a process of its own."""
+    """Measure one bridge in its own process."""
     result = Result(bridge.name, bridge.workers)
     profile = Path(options.profile) if options.profile and bridge.status_path and bridge.workers == 1 else None
     async with Running(bridge, port.url, cores.bridge, profile) as running:
@@ -80,7 +80,7 @@ async def measure(bridge: Bridge, port: ModelPort, cores: Cores, options: argpar
 async def _measure(running: Running, load: Load, port: ModelPort, result: Result, options: argparse.Namespace) -> None:
     pids = running.pids()
     await load.grow(1, per_second=CALLS_PER_SECOND)
-    await load.shrink(0)  # the first call brings in what stays
+    await load.shrink(0)  # the first call loads things that stay in memory
     result.idle_kb = process.resident_kb(pids)
     report.say(f"{result.bridge}: {options.calls} calls")
     first = await load.grow(min(BARGE_IN_CALLS, options.calls), per_second=CALLS_PER_SECOND)
@@ -118,7 +118,7 @@ def _watchers(options: argparse.Namespace) -> list[watchers.Watchers]:
 
 
 async def least_disturbed(measure: Callable[[], Awaitable[Window]]) -> Window:
-    """Measure a window again while others disturb it, TRIES times in all; return the least disturbed one."""
+    """Repeat a measurement while other programs disturb it, TRIES times in all; return the least disturbed window."""
     windows: list[Window] = []
     while len(windows) < TRIES and (not windows or windows[-1].disturbed):
         windows.append(await measure())
@@ -127,7 +127,7 @@ async def least_disturbed(measure: Callable[[], Awaitable[Window]]) -> Window:
 
 
 async def search(window: Callable[[int, float], Awaitable[Window]], begin: int) -> int:
-    """Return the largest number of calls within the limits: doubled until it is too large, then halved in between."""
+    """Return the largest number of calls within the limits: double it until it is too large, then bisect."""
 
     async def bears(number: int) -> bool:
         try:
@@ -163,7 +163,7 @@ def chosen(options: argparse.Namespace) -> list[Bridge]:
 
 
 async def run(options: argparse.Namespace) -> list[Result]:
-    """Measure all bridges that were asked for, one after the other."""
+    """Measure all requested bridges, one after another."""
     port = ModelPort()
     await port.open()
     cores = Cores.share(options.workers)

@@ -1,4 +1,4 @@
-"""What is known of one call of a load: its two flows, and the moments that are measured."""
+"""The state of one call in a load: its two flows, and the measured moments."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ ACCOUNT_SID = "AC" + "b" * 32
 
 @dataclass(slots=True)
 class Call:
-    """One call. Moments are in seconds of `time.perf_counter`, None until they come."""
+    """One call. Moments are in seconds of `time.perf_counter`, None until they happen."""
 
     up: Flow
     """From the caller to the model."""
@@ -22,34 +22,34 @@ class Call:
     stream_sid: str = field(default_factory=lambda: "MZ" + secrets.token_hex(16))
     number: str = field(default_factory=lambda: f"+1555{secrets.randbelow(10_000_000):07d}")
     dialed_at: float | None = None
-    """The webhook's request was written."""
+    """When the webhook's request was written."""
     connecting_seconds: float = 0.0
     """Twilio's own time between the webhook's answer and the media socket."""
     accepted_at: float | None = None
-    """The model got the first of the caller's audio."""
+    """When the model got the caller's first audio."""
     asked_at: float | None = None
-    """The model got the first `response.create`."""
+    """When the model got the first `response.create`."""
     spoke_at: float | None = None
-    """The model wrote its first audio."""
+    """When the model wrote its first audio."""
     greeted_at: float | None = None
-    """The phone got the first of the agent's audio."""
+    """When the phone got the agent's first audio."""
     speech_at: float | None = None
-    """The model wrote `speech_started`, and no `clear` has come since."""
+    """When the model wrote `speech_started`; None once the `clear` has come."""
     resumed_at: float | None = None
-    """The phone got audio of the answer to the turn that interrupted."""
+    """When the phone got audio of the answer to the interrupting turn."""
     reactions: list[float] = field(default_factory=list)
     """From each `speech_started` to its `clear`, in seconds."""
     speaking: bool = False
-    """The caller speaks."""
+    """Whether the caller speaks."""
     talking: bool = False
-    """The agent has answered the caller's first turn, and goes on speaking."""
+    """Whether the agent has answered the caller's first turn, and keeps speaking."""
     over: bool = False
-    """The phone has hung up, so what closes now was meant to."""
+    """Whether the phone has hung up, so the sockets are meant to close."""
     fault: str | None = None
-    """Why the call is worth nothing, if it is."""
+    """Why the call is useless, if it is."""
 
     def fail(self, why: str) -> None:
-        """Note the first fault of a call that should go on."""
+        """Note the first fault of a call that should still be up."""
         if not self.over and self.fault is None:
             self.fault = why
 
@@ -68,7 +68,7 @@ class Call:
 
     @property
     def greeting_seconds(self) -> float | None:
-        """From the webhook to the first audio at the phone, without Twilio's own time and the model's to answer."""
+        """From the webhook to the first audio at the phone, without Twilio's own time and the model's."""
         dialed_at, asked_at, spoke_at, greeted_at = self.dialed_at, self.asked_at, self.spoke_at, self.greeted_at
         if dialed_at is None or asked_at is None or spoke_at is None or greeted_at is None:
             return None

@@ -1,4 +1,4 @@
-"""The sounds that callers make while an agent speaks: what is heard on the line, and whether the agent must stop."""
+"""The sounds that callers make while an agent speaks: the audio on the line, and whether the agent must stop."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ LOUD_DB = -45.0
 
 NOISE_MS = 5000
 HALLUCINATED = ("", "Thank you.", "", "you", "Bye.")
-"""What recognisers write where nobody spoke, one after another: nothing, or the words that ended many videos."""
+"""What recognizers write for audio without speech, in turn: nothing, or phrases that end many videos."""
 
 
 @dataclass(frozen=True, slots=True)
 class Sound:
-    """A sound of the caller's: `words` is what a recogniser makes of it, if anything."""
+    """A sound that the caller makes: `words` is what a recognizer makes of it, if anything."""
 
     at_ms: int
     pcm: bytes
@@ -51,17 +51,17 @@ class Case:
     stop: bool
     sounds: tuple[Sound, ...] = ()
     noise: bytes = b""
-    """A noise under the sounds, from the first moment on."""
+    """A noise below the sounds, from the start on."""
     echo: EchoPath | None = None
     misheard: str = ""
-    """What the recogniser writes for a turn without any of the sounds' words."""
+    """What the recognizer writes for a turn without any of the sounds' words."""
 
     def track(self) -> bytes:
-        """Return the caller's side of the line as PCM, from the moment when the case begins."""
+        """Return the caller's side of the line as PCM, from the start of the case."""
         return mixing.mixed(mixing.silent(20), self.noise, *(mixing.delayed(s.pcm, s.at_ms) for s in self.sounds))
 
     def onset_ms(self) -> float | None:
-        """Return when the first sound is loud, in ms from the beginning; None if there is only an echo."""
+        """Return when the first sound becomes loud, in ms from the start; None if there is only an echo."""
         first = min(self.sounds, key=lambda sound: sound.at_ms, default=Sound(0, self.noise))
         loud = (n for n, db in enumerate(mixing.blocks_db(first.pcm)) if db > LOUD_DB)
         return next((first.at_ms + n * mixing.BLOCK_MS for n in loud), None)
@@ -71,20 +71,20 @@ class Case:
         return max((sound.at_ms for sound in self.sounds), default=0)
 
     def words(self, from_ms: float, until_ms: float) -> str:
-        """Return what a recogniser makes of a turn between two moments of the case."""
+        """Return what a recognizer makes of a turn between two moments of the case."""
         heard = [s.words for s in self.sounds if s.words and _overlap(s, from_ms, until_ms) > 0.5]
         return " ".join(heard) or self.misheard
 
 
 def _overlap(sound: Sound, from_ms: float, until_ms: float) -> float:
-    """Return which share of a sound lies between two moments."""
+    """Return the share of a sound that lies between two moments."""
     length = len(sound.pcm) / mixing.BYTES_PER_MS
     return (min(sound.at_ms + length, until_ms) - max(sound.at_ms, from_ms)) / length
 
 
 @cache
 def recording(name: str, db: float = VOICE_DB) -> bytes:
-    """Return a recording as PCM at a level."""
+    """Return a recording as PCM at the level `db`."""
     return mixing.at_level(decode_ulaw(ulaw_of_wav((DATA / f"{name}.wav").read_bytes(), max_seconds=60)), db)
 
 
@@ -118,7 +118,7 @@ def length_ms(sound: Sound) -> int:
 
 @cache
 def babble(seed: int) -> bytes:
-    """Return the talk of the recordings' voices in the background."""
+    """Return background talk in the recordings' voices."""
     names = (*LINES, *(f"{who}-{what}" for who in PEOPLE for what in ("wait", "yes-but")))
     return mixing.babble([recording(name) for name in names], NOISE_MS, seed)
 
@@ -132,7 +132,7 @@ NOISES: dict[str, Callable[[int], bytes]] = {
 
 @cache
 def noise(kind: str, db: float, seed: int = 1) -> bytes:
-    """Return a noise of a kind at a level; it begins softly, as it was there before."""
+    """Return a noise of a kind at a level; it fades in, as if it had been there before."""
     return mixing.faded(mixing.at_level(NOISES[kind](seed), db), 300)
 
 

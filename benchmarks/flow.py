@@ -1,4 +1,4 @@
-"""One direction of a call: which frame was sent when, which arrived, and how long each took."""
+"""One direction of a call: when each frame was sent, whether it arrived, and how long it took."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from dataclasses import dataclass
 
 FRAME_SECONDS = 0.020
 LATE_MS = 20.0
-"""A frame with a higher added latency than this is late: it comes after the moment of its successor."""
+"""A frame with more added latency than this is late: it arrives after its successor was due."""
 
 _RING = 1024
-"""Frames of one direction that can be on their way: twenty seconds."""
+"""How many frames of one direction can be in flight: twenty seconds."""
 
 
 class Flow:
@@ -42,11 +42,11 @@ class Flow:
 
     @property
     def arrived(self) -> int:
-        """Return how many frames went through: those before the newest that arrived, without the gaps."""
+        """Return how many frames got through: all up to the newest one that arrived, without the gaps."""
         return self._expected - self._missing
 
     def lost(self, since_missing: int, upto: int) -> int:
-        """Return how many frames up to number `upto` are lost; `since_missing` were before."""
+        """Return how many frames up to number `upto` are lost; `since_missing` were missing before."""
         return self._missing - since_missing + max(0, upto - self._expected)
 
     @property
@@ -67,14 +67,14 @@ class Latency:
 
 
 def percentile(ordered: Sequence[float], share: float) -> float:
-    """Return the smallest value that this share of the ordered values does not exceed; NaN of none."""
+    """Return the smallest value that this share of the ordered values does not exceed; NaN if there are none."""
     if not ordered:
         return math.nan
     return ordered[max(0, math.ceil(share * len(ordered)) - 1)]
 
 
 def summary(seconds: Sequence[float]) -> Latency:
-    """Return the latencies of these samples, which are in seconds."""
+    """Return the latencies of these samples, given in seconds."""
     ordered = sorted(seconds)
     late = sum(1 for each in ordered if each * 1000 > LATE_MS)
     return Latency(
@@ -96,6 +96,6 @@ UP_MARK, DOWN_MARK = UP.encode(), DOWN.encode()
 
 
 def find_number(payload: bytes, mark: bytes) -> int | None:
-    """Return the number of the frame whose audio this message carries, None if it carries none."""
+    """Return the number of the frame whose audio this message has, None if it has none."""
     at = payload.find(mark)
     return None if at < 0 else int(payload[at + 4 : at + 12])

@@ -1,7 +1,7 @@
-"""One call in which a caller makes a sound while the agent speaks: the real app, both simulators, and what came of it.
+"""One call in which a caller makes a sound while the agent speaks: the real app, both simulators, and the outcome.
 
-The phone's own record is the truth: what was heard of the answer is found in the audio that it played. The model is
-simulated; its turn detection works on the mixed audio, and a stand-in for the recogniser writes what the case says.
+The phone's record is authoritative: the heard part of the answer is searched for in the audio that it played. The model
+is simulated; its turn detection works on the mixed audio, and a stand-in for the recognizer writes the case's words.
 """
 
 from __future__ import annotations
@@ -45,26 +45,26 @@ say = {json.dumps(FURTHER)}
 """
 
 TRANSCRIPT_SECONDS = 0.3
-"""From the end of a turn to its transcript: what recognisers take."""
+"""From the end of a turn to its transcript: the usual time of recognizers."""
 
 HISS = mixing.at_level(mixing.hiss(1000, 1), -62)
-"""A second of the noise that every line has."""
+"""One second of the noise that every line has."""
 
 BEGIN_MS = 1200
 """How much of the answer is heard before the caller's sound."""
 
 ENDING_MS = 400
-"""How much of the end may be missing from an answer that was heard."""
+"""How much of its end may be missing from an answer that still counts as heard."""
 
 SILENT_MS = 2500
 """Silence of the agent after which nothing more is expected."""
 
 MAX_SECONDS = 14.0
-"""After the caller's sounds: for the rest of the answer, and another one."""
+"""The time after the caller's sounds, for the rest of the answer and another one."""
 
 CHUNK_BYTES = 160
 MAX_QUIET_VALUES = 12
-"""20 ms with no more different bytes are silence or nearly."""
+"""20 ms with at most this many different bytes are silence, or nearly."""
 
 OPENING = encode_ulaw(cases.recording(cases.OPENING[0]))
 TOKEN, ACCOUNT, PUBLIC = "a-token-of-the-benchmark", "AC" + "0123456789abcdef" * 2, "https://agent.example"
@@ -78,39 +78,39 @@ SETTINGS: dict[str, Any] = {
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What came of a case. `stop_ms` is from the sound's onset to the `clear`; None where there was none."""
+    """The outcome of a case. `stop_ms` is from the sound's onset to the `clear`; None if there was none."""
 
     group: str
     name: str
     must_stop: bool
     cut: bool
-    """The end of the answer was never heard."""
+    """Whether the end of the answer was never heard."""
     too_early: bool
-    """It was cut for good before a real interruption began: something else was taken for one."""
+    """Whether it was cut for good before a real interruption began: something else was taken for one."""
     lost_ms: int
-    """How much of the answer was not heard, of what should have been: all that lies before its end, if that was."""
+    """How much of the answer was not heard but should have been: all before its end, if the end was heard."""
     stop_ms: int | None
     pauses: int
     """How often the voice was stopped."""
     answered: bool
-    """Another answer was heard."""
+    """Whether another answer was heard."""
     truncation_error_ms: int | None
-    """How much more of the answer the model was told than was heard; None without a truncation."""
+    """How much more of the answer the model was told was heard than really was; None without a truncation."""
     trouble: str = ""
 
     @property
     def false_cancel(self) -> bool:
-        """What is no interruption stopped the agent for good."""
+        """Whether something other than an interruption stopped the agent for good."""
         return self.too_early if self.must_stop else self.cut
 
     @property
     def missed(self) -> bool:
-        """The agent spoke on over a real interruption, or never answered it."""
+        """Whether the agent kept speaking over a real interruption, or never answered it."""
         return self.must_stop and not (self.cut and self.answered)
 
 
 class NoisyMicrophone(Microphone):
-    """A caller's telephone: what is said, the line's hiss, and the agent's voice as far as it comes back."""
+    """A caller's telephone: the caller's sounds, the line's hiss, and the echo of the agent's voice."""
 
     def __init__(self, playout: Playout, echo: EchoPath | None) -> None:
         super().__init__()
@@ -131,7 +131,7 @@ class NoisyMicrophone(Microphone):
         return base64.b64encode(ulaw).decode()
 
     def _came_back(self, at_ms: float, echo: EchoPath) -> bytes:
-        """Return 20 ms of echo: the moments after `at_ms` hear what was played before."""
+        """Return 20 ms of echo from `at_ms` on: audio that was played earlier."""
         reach = max(mixing.ROOM_MS) if echo.room else 0
         begin = at_ms - echo.delay_ms - reach
         length = round((FRAME_MS + reach) * BYTES_PER_MS)
@@ -140,7 +140,7 @@ class NoisyMicrophone(Microphone):
         return mixing.gained(pcm[-FRAME_BYTES * 2 :], -echo.loss_db)
 
     def audio(self, length: int) -> bytes:
-        """Return what was sent: `length` bytes of µ-law from the start of the stream."""
+        """Return the sent audio: `length` bytes of µ-law from the start of the stream."""
         track = bytearray(SILENCE * length)
         for number, ulaw in self._sent:
             start = number * FRAME_BYTES
@@ -150,7 +150,7 @@ class NoisyMicrophone(Microphone):
 
 
 def heard_between(playout: Playout, begin_ms: float, length: int) -> bytes:
-    """Return `length` bytes of what was heard from a moment on, with silence where nothing was."""
+    """Return `length` bytes of the heard audio from a moment on, with silence in the gaps."""
     found = bytearray(SILENCE * length)
     begin = round(begin_ms * BYTES_PER_MS)
     for span in reversed(playout.spans(time.monotonic())):
@@ -166,7 +166,7 @@ def heard_between(playout: Playout, begin_ms: float, length: int) -> bytes:
 
 
 class Caller:
-    """The caller of a case: what they say, made before the call, and what a recogniser makes of it."""
+    """The caller of a case: their audio, made before the call, and what a recognizer makes of it."""
 
     def __init__(self, case: Case) -> None:
         self.case = case
@@ -175,12 +175,12 @@ class Caller:
 
     @property
     def began_ms(self) -> float | None:
-        """When the case began, on the phone's clock: with the second line, the first one is the opening question."""
+        """When the case began, on the phone's clock: at the second line, because the first is the opening question."""
         lines = self.line.speech if self.line is not None else []
         return lines[1].start_ms if len(lines) > 1 else None
 
     async def hear(self, ulaw: bytes) -> str:
-        """Return the words that lie in a turn, as late as a recogniser would: the stand-in for the model's ear."""
+        """Return the words in a turn, as late as a recognizer would: the stand-in for the model's ear."""
         assert self.line is not None
         until_ms = self.line.duration_ms
         await asyncio.sleep(TRANSCRIPT_SECONDS)
@@ -190,24 +190,24 @@ class Caller:
         return self.case.words(until_ms - len(ulaw) / BYTES_PER_MS, until_ms)
 
     async def talk(self, line: Line) -> None:
-        """Ask, listen for a while, make the case's sounds, and listen until nothing more can come of them."""
+        """Ask, listen for a while, make the case's sounds, and listen until nothing more can follow."""
         self.line = line
         await line.say(OPENING)
         await line.wait_for_agent(ms=BEGIN_MS)
         await line.say(self.track)
-        with suppress(TimeoutError):  # an agent that hears its own echo talks on for ever, another one may say nothing
+        with suppress(TimeoutError):  # an agent that hears its own echo talks forever, another one may say nothing
             await line.wait_for_silence(ms=SILENT_MS, timeout=MAX_SECONDS)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Setting:
-    """How cases are played: the agent's options; an ear and a detector of speech in place of the default ones."""
+    """The setting of cases: the agent's options, and an ear and a speech detector that replace the default ones."""
 
     rule: Mapping[str, Any] = field(default_factory=dict)
     ear: Ear | None = None
     vad: Callable[[], Vad] | None = None
     folder: Path | None = None
-    """Where each call is kept as WAV, with what the caller sent on the left and what they heard on the right."""
+    """Where each call is saved as WAV, with the caller's audio on the left and what they heard on the right."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -246,7 +246,7 @@ async def play(caller: Caller, setting: Setting) -> Played:
 
 
 def measure(played: Played) -> Outcome:
-    """Return what came of a call."""
+    """Return the outcome of a call."""
     line, session, case = played.line, played.session, played.caller.case
     begin_ms = played.caller.began_ms or 0.0
     answer, *others = session.audio_items or [AudioItem("", "", "")]
@@ -258,7 +258,7 @@ def measure(played: Played) -> Outcome:
     spoke = any(span.start_ms <= since_ms < span.end_ms for span in line.heard)
     stops = [at_ms for at_ms in clears if at_ms >= since_ms] if spoke and onset_ms is not None else []
     truncated = [each for each in session.truncations if each.ok and each.item_id == answer.item_id]
-    # What is said later than this answers the case, and not what was taken for a turn before it.
+    # Speech after this answers the case, not something that was taken for a turn before it.
     asked = line.started_at + (begin_ms + (case.last_ms() if case.stop else 0)) / 1000
     later = [each for each in others if each.delta_log and each.delta_log[0][0] > asked]
     return Outcome(
@@ -277,10 +277,10 @@ def measure(played: Played) -> Outcome:
 
 
 def heard_of(audio: bytes, line: Line) -> tuple[int, int]:
-    """Return up to which byte an item was heard, and how many of its bytes were.
+    """Return the byte up to which an item was heard, and how many of its bytes were heard.
 
-    What the phone played is searched for each 20 ms of the item. Silence would be found anywhere, so it counts with the
-    audio before it.
+    Each 20 ms of the item is searched for in the played audio. Silence, which matches anywhere, counts with the audio
+    before it.
     """
     played = [bytes(line.received[span.stream_start : span.stream_end]) for span in line.heard]
     heard_to = heard = 0
@@ -288,7 +288,7 @@ def heard_of(audio: bytes, line: Line) -> tuple[int, int]:
     for at in range(0, len(audio), CHUNK_BYTES):
         chunk = audio[at : at + CHUNK_BYTES]
         if len(set(chunk)) > MAX_QUIET_VALUES:
-            # Where it was found last is where it was heard last; what follows in the same span is of the same item.
+            # It was heard last where it was found last; the rest of the same span belongs to the same item.
             left = max((len(each) - place for each in played if (place := each.rfind(chunk)) >= 0), default=0)
             found = left > 0
             heard_to = min(at + left, len(audio)) if found else heard_to

@@ -1,4 +1,4 @@
-"""`python -m benchmarks.interruptions`: what stops an agent that should not, and what does not stop one that should."""
+"""`python -m benchmarks.interruptions`: sounds that wrongly stop an agent, and sounds that wrongly do not."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from phoneagent.sim.speech import default_ear
 
 AT_ONCE = 27
 MAX_LATE_MS = 20.0
-"""With a p99 above this, other programs or too many calls at once delay the frames by as much."""
+"""A p99 above this means that other programs or too many calls at once delay the frames as much."""
 
 COLUMNS = ("cases", "number", "false cancels", "false answers", "missed", "stop p50 ms", "max", "truncation error ms")
 TODAY = "cut at once"
@@ -43,9 +43,9 @@ def rules() -> dict[str, dict[str, Any]]:
 
 
 async def run(chosen: Sequence[Case], setting: Setting, *, at_once: int = AT_ONCE) -> list[Outcome]:
-    """Play the cases, several at once; return what came of each, in their order.
+    """Play the cases, several at once; return the outcome of each, in their order.
 
-    What takes time is done before the first call and after the last one: it would delay the others.
+    Slow work is done before the first call and after the last one, where it delays no call.
     """
     free = asyncio.Semaphore(at_once)
     callers = list(map(Caller, chosen))
@@ -83,11 +83,11 @@ class Summary:
     stop_p50_ms: int | None
     stop_max_ms: int | None
     truncation_error_ms: int | None
-    """The largest, by its size; of the interruptions that were obeyed."""
+    """The largest in absolute value, among the interruptions that were obeyed."""
 
 
 def summary(outcomes: Iterable[Outcome]) -> Summary:
-    """Return the figures of some cases."""
+    """Return the figures of these cases."""
     found = list(outcomes)
     stops = [each.stop_ms for each in found if each.stop_ms is not None]
     errors = [each.truncation_error_ms for each in found if each.truncation_error_ms is not None and each.must_stop]
@@ -103,7 +103,7 @@ def summary(outcomes: Iterable[Outcome]) -> Summary:
 
 
 def show(by_rule: dict[str, list[Outcome]], *, every_case: bool) -> None:
-    """Print a table for each rule: a line for each group of cases, and with `every_case` one for each case."""
+    """Print a table for each rule: one line per group of cases or, with `every_case`, also per case."""
     console = Console(width=None if sys.stdout.isatty() else 130)
     for rule, outcomes in by_rule.items():
         table = Table(title=f"{rule}: {len(outcomes)} calls", title_justify="left")

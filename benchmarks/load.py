@@ -1,4 +1,4 @@
-"""The load: calls that one process plays from both ends, Twilio's and the model's, paced by one clock."""
+"""The load: calls that one process plays from both ends, as Twilio and as the model, paced by one clock."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ from benchmarks.results import BargeIns, Generator, Side, Window
 
 SLOTS = 10
 SLOT_SECONDS = FRAME_SECONDS / SLOTS
-"""All calls are spread over the slots of a frame's 20 ms, so that no burst is of the generator's making."""
+"""All calls are spread over the slots of a frame's 20 ms, so that the generator causes no bursts."""
 
 OPEN_SECONDS = 15.0
 """How long a call may take to be connected at both ends."""
 
 LOOK_SECONDS = 0.01
-"""How often is looked whether a call is as far as it should be."""
+"""How often to check whether a call has progressed as it should."""
 
 DRAIN_SECONDS = 5.0
-"""How long after a window its last frames may take, before they count as lost."""
+"""How long after a window its last frames may arrive before they count as lost."""
 
 RESUME_SECONDS = 1.0
 """How long after the caller's words the agent may take to be heard again."""
@@ -50,16 +50,16 @@ class Clock:
         self._tick()
 
     def stop(self) -> None:
-        """Tick no more."""
+        """Stop ticking."""
         if self._timer is not None:
             self._timer.cancel()
 
     def add(self, action: Callable[[float], None]) -> None:
-        """Do something every 20 ms, in the slot with the fewest others."""
+        """Run `action` every 20 ms, in the slot with the fewest others."""
         min(self._slots, key=len).append(action)
 
     def remove(self, action: Callable[[float], None]) -> None:
-        """Do it no more."""
+        """Stop running `action`."""
         for slot in self._slots:
             if action in slot:
                 slot.remove(action)
@@ -73,7 +73,7 @@ class Clock:
             self._slot = (self._slot + 1) % SLOTS
             self._due += SLOT_SECONDS
             now = perf_counter()
-        # At least a millisecond, which is the timer's resolution: uvloop would spin on a shorter one.
+        # At least a millisecond, the timer's resolution: uvloop would spin on a shorter delay.
         self._timer = asyncio.get_running_loop().call_later(max(0.001, self._due - now), self._tick)
 
 
@@ -89,8 +89,8 @@ class _Line:
 class Load:
     """Full-duplex calls through the bridge at `address`, whose webhook is at `voice_path`.
 
-    `status_path`: where Twilio would report that a call is over, None if nobody asked for it. `distance_seconds`: how
-    long Twilio takes from the webhook's answer to the media socket, and the model to answer a handshake.
+    `status_path`: where Twilio would report that a call is over, None for no report. `distance_seconds`: how long
+    Twilio takes from the webhook's answer to the media socket, and the model to answer a handshake.
     """
 
     def __init__(
@@ -118,7 +118,7 @@ class Load:
         return [line.call for line in self._lines.values()]
 
     def session_begun(self, sid: str, model: ModelServer) -> Call | None:
-        """Take a session of the model for one of our calls."""
+        """Assign a model session to one of our calls."""
         line = self._lines.get(sid)
         if line is None:
             return None
@@ -158,7 +158,7 @@ class Load:
         return [each for each in found if isinstance(each, Call)]
 
     async def short_call(self) -> None:
-        """Make a call that is over once the first of its greeting was heard.
+        """Make a call that ends once the first of its greeting was heard.
 
         Raises:
             ConnectionError: it was not connected.
@@ -215,7 +215,7 @@ class Load:
         self._clock.add(phone.tick)
 
     async def shrink(self, number: int) -> None:
-        """Hang up the newest calls until `number` are left, and wait for the ends of their sockets."""
+        """Hang up the newest calls until `number` are left, and wait until their sockets have ended."""
         gone = list(self._lines.values())[number:]
         for line in gone:
             await self._hang_up(line)
@@ -234,7 +234,7 @@ class Load:
             await post(self._address, self._status_path, headers, form)
 
     async def _gone(self, line: _Line) -> None:
-        """Wait for the ends of a call's sockets, and forget it."""
+        """Wait until a call's sockets have ended, and forget the call."""
         sockets = [side.closed for side in (line.phone, line.model) if side is not None]
         if sockets:
             _, open_ = await asyncio.wait(sockets, timeout=OPEN_SECONDS)
@@ -254,7 +254,7 @@ class Load:
     # --- measuring ---
 
     async def measure(self, seconds: float, usage: Callable[[], Usage]) -> Window:
-        """Measure everything for that long, then wait for the frames that are on their way.
+        """Measure everything for that long, then wait for the frames in flight.
 
         `usage` returns the CPU time that the bridge has used so far.
         """
@@ -264,7 +264,7 @@ class Load:
         self._down.clear()
         self._clock.lateness.clear()
         gc.collect()
-        gc.disable()  # a pause of the generator's would be taken for one of the bridge's
+        gc.disable()  # a pause of the generator would look like one of the bridge
         own, before, began = time.process_time(), usage(), perf_counter()
         await asyncio.sleep(seconds)
         lasted = perf_counter() - began
@@ -303,7 +303,7 @@ class Load:
         return Generator(cpu_share=cpu_seconds / seconds, late_p99_ms=late.p99, late_max_ms=late.max)
 
     async def barge_in(self, rounds: int) -> BargeIns:
-        """Have each caller interrupt the agent, one after the other, `rounds` times."""
+        """Have each caller interrupt the agent, one after another, `rounds` times."""
         calls = self.calls
         models = [line.model for line in self._lines.values() if line.model is not None]
         for call in calls:
@@ -318,12 +318,12 @@ class Load:
         return BargeIns(len(calls), summary(reactions), rounds * len(models) - len(reactions), silent)
 
     def faults(self) -> Counter[str]:
-        """Return what went wrong in the calls so far, with numbers."""
+        """Return the faults of the calls so far, with their counts."""
         return self._past_faults + Counter(call.fault for call in self.calls if call.fault is not None)
 
 
 class ModelPort:
-    """The port of the simulated model, which the load of the moment serves."""
+    """The port of the simulated model, served by the current load."""
 
     def __init__(self) -> None:
         self.load: Load | None = None
@@ -337,13 +337,13 @@ class ModelPort:
         self.port = self._server.sockets[0].getsockname()[1]
 
     def close(self) -> None:
-        """Listen no longer."""
+        """Stop listening."""
         if self._server is not None:
             self._server.close()
 
     @property
     def url(self) -> str:
-        """Return the address that a bridge connects to."""
+        """Return the URL that a bridge connects to."""
         return f"ws://127.0.0.1:{self.port}"
 
     def _accept(self) -> ModelServer:

@@ -1,4 +1,4 @@
-"""`python -m benchmarks.many`: thousands of short calls in a row, and whether the server's memory stays as it was."""
+"""`python -m benchmarks.many`: thousands of short calls in a row, and whether the server's memory grows."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ from benchmarks.subject import Running, phoneagent
 SAMPLES = 10
 AT_ONCE = 20
 REST_SECONDS = 1.0
-"""How long the server rests before each sample, for what it finishes after a call."""
+"""How long the server rests before each sample, to finish its work after the calls."""
 
 MAX_GROWTH = 1.05
-"""How much more memory the server may hold at the end than at the first sample: of ten thousand calls, half a kilobyte
-of each."""
+"""How much more memory the server may hold at the end than at the first sample: half a kilobyte for each of ten
+thousand calls."""
 
 MAX_MORE = 5
-"""The files and tasks that a server may have more of at the end than at the first sample."""
+"""How many more files and tasks the server may have at the end than at the first sample."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +83,7 @@ async def _run(running: Running, load: Load, options: argparse.Namespace) -> lis
 
 
 async def _calls(load: Load, number: int, at_once: int) -> None:
-    """Make short calls: each is over once its greeting was heard."""
+    """Make short calls: each ends once its greeting was heard."""
     left = iter(range(number))
 
     async def one_after_another() -> None:

@@ -1,7 +1,7 @@
-"""Sounds of a telephone line, made from recordings and a seed: noise at a level that is named, echoes, other voices.
+"""Sounds of a telephone line, made from recordings and a seed: noise at a given level, echoes, other voices.
 
 Audio is 16-bit PCM at 8 kHz, mono, in the machine's byte order, as `audioop` takes it. Levels are the root mean square
-of the loud parts in dB of full scale, so a pause does not make a voice quieter: speech on a telephone has about -20.
+of the loud parts in dB of full scale, so a pause does not make a voice quieter: speech on a telephone has about -20 dB.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from array import array
 from collections.abc import Iterable, Sequence
 
 with warnings.catch_warnings():
-    # Up to 3.12 the standard library has audioop and warns at import; from 3.13 on audioop-lts brings the same module.
+    # Up to 3.12 the standard library has audioop and warns at import; from 3.13 on, audioop-lts has the same module.
     warnings.simplefilter("ignore", DeprecationWarning)
     import audioop
 
@@ -26,7 +26,7 @@ PAUSE_DB = 25.0
 FULL_SCALE = 32768
 ROOM_MS = (0.0, 3.1, 7.4, 12.6)
 ROOM_DB = (0.0, -5.0, -9.0, -14.0)
-"""The reflections of a room in which a telephone stands on the table."""
+"""The levels of a room's reflections, for a telephone on the table."""
 
 
 def blocks_db(pcm: bytes) -> list[float]:
@@ -48,7 +48,7 @@ def level_db(pcm: bytes) -> float:
 
 
 def gained(pcm: bytes, db: float) -> bytes:
-    """Return the audio louder by `db`, clipped where it does not fit."""
+    """Return the audio amplified by `db`, clipped where necessary."""
     return audioop.mul(pcm, 2, 10 ** (db / 20))
 
 
@@ -68,7 +68,7 @@ def delayed(pcm: bytes, ms: float) -> bytes:
 
 
 def mixed(*tracks: bytes) -> bytes:
-    """Return the sum of tracks, as long as the longest one, clipped where it does not fit."""
+    """Return the sum of the tracks, as long as the longest one, clipped where necessary."""
     length = max(map(len, tracks))
     total = bytes(length)
     for track in tracks:
@@ -83,12 +83,12 @@ def in_a_room(pcm: bytes) -> bytes:
 
 
 def pitched(pcm: bytes, factor: float) -> bytes:
-    """Return the audio played faster by `factor`, and higher by as much: another person's voice."""
+    """Return the audio played faster and higher by `factor`: another person's voice."""
     return audioop.ratecv(pcm, 2, 1, round(RATE * factor), RATE, None)[0]
 
 
 def faded(pcm: bytes, ms: float = 30) -> bytes:
-    """Return the audio with a soft beginning and end."""
+    """Return the audio with a fade-in and a fade-out."""
     samples = array("h", pcm)
     count = min(round(ms * RATE / 1000), len(samples) // 2)
     for n in range(count):
@@ -98,7 +98,7 @@ def faded(pcm: bytes, ms: float = 30) -> bytes:
 
 
 def band(samples: Iterable[float], low_hz: float, high_hz: float) -> list[float]:
-    """Return samples without what is below and above a band: 6 dB an octave at each end."""
+    """Return samples limited to a band: 6 dB per octave at each end."""
     rise = math.exp(-2 * math.pi * low_hz / RATE)
     fall = 1 - math.exp(-2 * math.pi * high_hz / RATE)
     high = low = before = 0.0
@@ -112,7 +112,7 @@ def band(samples: Iterable[float], low_hz: float, high_hz: float) -> list[float]
 
 
 def _pcm(samples: Sequence[float]) -> bytes:
-    """Return samples of any size as PCM that has room for the loudest."""
+    """Return samples of any size as PCM, scaled to the loudest."""
     peak = max(1e-9, max(map(abs, samples)))
     return array("h", (round(each / peak * 28000) for each in samples)).tobytes()
 
@@ -138,7 +138,7 @@ def road(ms: int, seed: int) -> bytes:
 
 
 def keyboard(ms: int, seed: int) -> bytes:
-    """Return typing: five to nine keys a second, each a click as it goes down and a softer one as it comes up."""
+    """Return typing: five to nine keys per second, each with a click going down and a softer one coming up."""
     dice = random.Random(seed)
     total = [0.0] * (ms * RATE // 1000)
     at_ms = dice.uniform(0, 80)
@@ -183,7 +183,7 @@ def breath(seed: int, ms: int = 700) -> bytes:
 
 
 def babble(voices: Sequence[bytes], ms: int, seed: int, *, people: int = 6) -> bytes:
-    """Return people who talk in the background: the recordings at once, each shifted, pitched and dulled."""
+    """Return people talking in the background: the recordings at once, each shifted, pitched and muffled."""
     dice = random.Random(seed)
     total = silent(ms)
     for number in range(people):

@@ -20,19 +20,19 @@ CALL_HEADER = "x-bench-call"
 """The header of the handshake that names the call."""
 
 GREETING_FRAMES = 25
-"""The first response is a short greeting, which no caller interrupts; those after it go on until they are stopped."""
+"""The first response is a short greeting, which no caller interrupts; later ones continue until they are stopped."""
 
 PAUSE_SECONDS = 0.3
 """From the end of the greeting to the caller's first turn. The phone still plays the greeting for a moment."""
 
 ONSET_SECONDS = 0.1
-"""How long the caller speaks before it is noticed."""
+"""How long the caller speaks before it is detected."""
 
 SPEECH_SECONDS = 0.3
-"""How long a turn of the caller is."""
+"""The length of a caller's turn."""
 
 WORDS_EVERY_FRAMES = 20
-"""One piece of transcript goes out with this many frames: two and a half a second, as people speak."""
+"""One piece of transcript goes out per this many frames: two and a half per second, as people speak."""
 
 _FRONTS = Cache(lambda number: f'{{"type":"response.output_audio.delta","event_id":"event_{number:020d}",'.encode())
 _DELTAS = Cache(lambda number: f'"delta":"{payload_head(DOWN, number)}{REST}"}}'.encode())
@@ -127,7 +127,7 @@ class ModelServer(asyncio.Protocol):
         }
         self._emit("session.created", session=self._session)
 
-    # --- events of the client ---
+    # --- client events ---
 
     def _obey(self, event: Json, now: float) -> None:
         match event["type"]:
@@ -156,7 +156,7 @@ class ModelServer(asyncio.Protocol):
     # --- the caller's turn ---
 
     def barge_in(self) -> None:
-        """Have the caller interrupt the agent; when the `clear` comes is noted in the call."""
+        """Have the caller interrupt the agent; the call notes when the `clear` comes."""
         self._take_turn(interrupts=True)
 
     def _take_turn(self, *, interrupts: bool = False) -> None:
@@ -165,7 +165,7 @@ class ModelServer(asyncio.Protocol):
         asyncio.get_running_loop().call_later(ONSET_SECONDS, partial(self.hear_turn, interrupts=interrupts))
 
     def hear_turn(self, *, interrupts: bool) -> None:
-        """Notice that the caller speaks."""
+        """Detect that the caller speaks."""
         if self.closed.done():
             return
         if self._call is not None and interrupts:
@@ -180,7 +180,7 @@ class ModelServer(asyncio.Protocol):
             self._end("cancelled", "turn_detected")
 
     def _speech_stopped(self) -> None:
-        """The turn is complete, and answered if the session says so."""
+        """Complete the turn, and answer it if the session says so."""
         if self._call is not None:
             self._call.speaking = False
         if self.closed.done():
@@ -197,7 +197,7 @@ class ModelServer(asyncio.Protocol):
         self._emit("input_audio_buffer.committed", item_id=self._turn, previous_item_id=None)
         self._emit("conversation.item.added", previous_item_id=None, item=item)
         self._emit("conversation.item.done", previous_item_id=None, item=item)
-        words = "Wait!"  # what can be said in SPEECH_SECONDS; more would be taken for a noise
+        words = "Wait!"  # fits into SPEECH_SECONDS; more words would be taken for noise
         usage = {"type": "duration", "seconds": 1}
         self._emit(
             "conversation.item.input_audio_transcription.completed",

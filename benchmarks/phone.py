@@ -33,7 +33,7 @@ _TAIL_BYTES = len("MZ") + 32 + len('"}')
 
 
 def _front(number: int, rest: str = HUSH) -> bytes:
-    """Return the start of a frame with the numbers in it, masked, with the frame's head: all calls share it."""
+    """Return the masked start of a frame, with its head and the numbers in it: all calls share it."""
     text = (
         f'{{"event":"media","sequenceNumber":"{number + 2}","media":{{"track":"inbound","chunk":"{number + 1}",'
         f'"timestamp":"{number * 20 + 20}","payload":"{payload_head(UP, number)}{rest}"}},"streamSid":"'
@@ -52,7 +52,7 @@ class Signer:
         self._sign = RequestValidator(AUTH_TOKEN).compute_signature
 
     def headers(self, url: str, form: Mapping[str, str]) -> dict[str, str]:
-        """Return the headers of a signed request to that public URL."""
+        """Return the headers of a signed request to this public URL."""
         return {"Host": HOST, "X-Twilio-Signature": self._sign(url, dict(form))}
 
 
@@ -71,7 +71,7 @@ def form_of(call: Call, status: str) -> dict[str, str]:
 
 
 class Request(asyncio.Protocol):
-    """One HTTP request on a connection of its own, as Twilio makes them. `answer` gets status and body."""
+    """One HTTP request on its own connection, as Twilio makes them. `answer` gets status and body."""
 
     def __init__(self, data: bytes, written: Callable[[float], None]) -> None:
         self._data = data
@@ -104,7 +104,7 @@ async def post(
     form: Mapping[str, str],
     written: Callable[[float], None] = lambda now: None,
 ) -> tuple[int, str]:
-    """Send a form; return status and body. `written` gets the moment at which the request left.
+    """Send a form; return status and body. `written` gets the moment when the request was sent.
 
     Raises:
         OSError: no connection, or no answer.
@@ -123,7 +123,7 @@ def stream_of(twiml: str) -> tuple[str, dict[str, str]]:
     """Return the URL of the stream that a TwiML document connects to, and its parameters.
 
     Raises:
-        ValueError: it connects to none.
+        ValueError: it connects to no stream.
     """
     found = re.search(r'<Stream\b[^>]*\burl="([^"]+)"', twiml)
     if found is None:
@@ -146,7 +146,7 @@ class Phone(asyncio.Protocol):
         self._sequence = 1
         tail = f'{call.stream_sid}"}}'.encode()
         assert len(tail) == _TAIL_BYTES
-        self._tails = [masked(tail, turn) for turn in range(4)]  # by how many bytes are before it
+        self._tails = [masked(tail, turn) for turn in range(4)]  # by the number of bytes before it, modulo 4
         self._transport: asyncio.Transport
         self.opened: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.closed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -253,10 +253,10 @@ class Phone(asyncio.Protocol):
     # --- out ---
 
     def tick(self, now: float) -> None:
-        """Send the caller's next 20 ms, and the marks whose audio was played by now."""
+        """Send the caller's next 20 ms, and the marks whose audio has been played."""
         fronts = _LOUD_FRONTS if self._call.speaking else _FRONTS
         front = fronts[self._call.up.send(now)]
-        self._transport.write(front + self._tails[len(front) % 4])  # the head has eight bytes
+        self._transport.write(front + self._tails[len(front) % 4])  # the head is eight bytes long
         if self._marks:
             self._echo(now)
 

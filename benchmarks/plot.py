@@ -15,7 +15,7 @@ FONT = 'font-family="sans-serif" font-size="13"'
 
 
 def draw(results: Sequence[Result], limit_ms: float) -> str:
-    """Return p99 (and, dashed, p50) of each bridge over its calls, on a logarithmic scale, with a line at the limit."""
+    """Return an SVG of each bridge's p99 (p50 is dashed) over its calls, on a log scale, with a line at the limit."""
     series = [(each.bridge, _points(each)) for each in results]
     points = [point for _, some in series for point in some]
     most = max([calls for calls, _, _ in points], default=1)
@@ -48,7 +48,7 @@ def draw(results: Sequence[Result], limit_ms: float) -> str:
 
 
 def _points(result: Result) -> list[tuple[int, float, float]]:
-    """Return calls, p50 and p99 of each window, by calls; of several with the same calls, the last one."""
+    """Return calls, p50 and p99 of each window, ordered by calls; the last one of several with the same calls."""
     found = {}
     for window in result.windows:
         sides = (window.to_model.latency, window.to_caller.latency)
@@ -58,7 +58,7 @@ def _points(result: Result) -> list[tuple[int, float, float]]:
 
 
 class _Scale:
-    """Places on the plot: calls from 0 on, and milliseconds by their logarithm."""
+    """Positions on the plot: calls from 0 on, and milliseconds by their logarithm."""
 
     def __init__(self, most: int, low: float, high: float) -> None:
         self._most, self._low, self._high = most, low, high
@@ -71,7 +71,7 @@ class _Scale:
         return HEIGHT - BOTTOM - (HEIGHT - TOP - BOTTOM) * share
 
     def axes(self) -> list[str]:
-        """Return the lines and words of both axes."""
+        """Return the lines and labels of both axes."""
         parts, tick = [], self._low
         while tick <= self._high * 1.001:
             at = self.y(tick)
@@ -89,7 +89,7 @@ class _Scale:
 
 
 def _step(most: int) -> int:
-    """Return a round distance of at most ten ticks."""
+    """Return a round distance between ticks, for at most ten of them."""
     size = int(10 ** max(0, math.floor(math.log10(most)) - 1))
     return next(step for step in (size, 2 * size, 5 * size, 10 * size, 20 * size) if most / step <= 10)
 

@@ -1,4 +1,4 @@
-"""What Linux says of processes: the CPU they used, the memory they hold, their threads, files and connections."""
+"""The figures of processes in Linux: CPU time, memory, threads, files and connections."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 
 
 def family(pid: int) -> list[int]:
-    """Return a process and all its descendants that live."""
+    """Return a process and all its live descendants."""
     found = [pid]
-    for each in found:  # it grows while it is read
+    for each in found:  # it grows during the loop
         try:
             for task in (PROC / str(each) / "task").iterdir():
                 found += map(int, (task / "children").read_text().split())
@@ -41,12 +41,12 @@ class Usage:
 
     bridge_ms: float
     others_ms: float
-    """What other programs had of the cores that the bridge may use, without the generator."""
+    """The CPU time of other programs on the bridge's cores, without the generator."""
     cores: int
 
 
 def usage(pids: Collection[int], cores: Collection[int], *, generator: bool) -> Usage:
-    """Return the CPU time that the bridge's processes used so far, and that others used on its cores.
+    """Return the CPU time used so far by the bridge's processes, and by other programs on its cores.
 
     `generator`: whether this process may use these cores too.
     """
@@ -92,7 +92,7 @@ def connections(pids: Iterable[int], remote_port: int) -> dict[int, int]:
 def _link(path: Path) -> str:
     try:
         return os.readlink(path)
-    except OSError:  # closed since
+    except OSError:  # closed in the meantime
         return ""
 
 

@@ -28,7 +28,7 @@ Figure: TypeAlias = float | str | None
 
 
 def say(text: str) -> None:
-    """Tell how a run goes on, beside its results."""
+    """Print the progress of a run, separate from its results."""
     print(text, file=sys.stderr, flush=True)
 
 
@@ -65,12 +65,12 @@ def show(results: Sequence[Result]) -> None:
 
 
 def _watched(watchers: str, figure: str, result: Result) -> Figure:
-    """Return a figure of what these watchers cost a bridge."""
+    """Return a figure of the cost of these watchers for a bridge."""
     return next((getattr(cost, figure) for cost in result.watch_costs if cost.watchers == watchers), None)
 
 
 def as_json(results: Sequence[Result]) -> str:
-    """Return the results as JSON; what was not measured is null."""
+    """Return the results as JSON; figures that were not measured are null."""
     return json.dumps([_plain(dataclasses.asdict(each)) for each in results], indent=2)
 
 
@@ -86,7 +86,7 @@ def _plain(value: Any) -> Any:
 
 
 def rows(results: Sequence[Result]) -> list[list[Figure]]:
-    """Return the lines of the table: a name, and a figure of each bridge."""
+    """Return the lines of the table: a name, and a figure for each bridge."""
     found = _window_rows(results)
 
     def add(name: str, figure: Callable[[Result], Figure]) -> None:
@@ -156,5 +156,5 @@ def _ratio(figures: Sequence[Figure]) -> str:
 
 
 def show_profile(path: Path) -> None:
-    """Print the functions that took most time by themselves."""
+    """Print the functions with the most time of their own."""
     pstats.Stats(str(path)).sort_stats("tottime").print_stats(PROFILED)

@@ -1,4 +1,4 @@
-"""What a benchmark measures: of one window of time, of barge-ins, and of one bridge in all."""
+"""The results of a benchmark: of one time window, of barge-ins, and of one bridge as a whole."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from benchmarks.flow import Latency
 
 MAX_LATE_MS = 5.0
-"""A generator whose clock is later than this (p99) measures itself."""
+"""A generator whose clock is later than this (p99) only measures itself."""
 
 CROWDED = 0.05
 """The share of the bridge's core that other programs may take."""
@@ -15,7 +15,7 @@ CROWDED = 0.05
 
 @dataclass(frozen=True, slots=True)
 class Generator:
-    """What the generator itself was like while it measured."""
+    """The state of the generator itself while it measured."""
 
     cpu_share: float
     """Of one core."""
@@ -24,7 +24,7 @@ class Generator:
 
     @property
     def worthless(self) -> bool:
-        """Whether the generator was so late that latencies say more of it than of the bridge."""
+        """Whether the generator was so late that latencies say more about it than about the bridge."""
         return self.late_p99_ms > MAX_LATE_MS
 
 
@@ -38,7 +38,7 @@ class Side:
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """What was measured in one window of time, at a number of calls."""
+    """The measurements of one time window, at a number of calls."""
 
     calls: int
     seconds: float
@@ -47,14 +47,14 @@ class Window:
     to_model: Side
     to_caller: Side
     broken: int
-    """Calls that ended although nobody had hung up."""
+    """Calls that ended without a hang-up."""
     generator: Generator
     others: float
     """The share of the bridge's cores that other programs took."""
 
     @property
     def disturbed(self) -> bool:
-        """Whether its latencies are partly those of a busy machine."""
+        """Whether its latencies are partly due to a busy machine."""
         return self.generator.worthless or self.others > CROWDED
 
     @property
@@ -64,7 +64,7 @@ class Window:
 
     @property
     def lost(self) -> int:
-        """Return the frames that never came, both ways."""
+        """Return the number of frames that never arrived, both ways."""
         return self.to_model.lost + self.to_caller.lost
 
 
@@ -82,26 +82,26 @@ class BargeIns:
 
 @dataclass(frozen=True, slots=True)
 class WatchCost:
-    """What watchers cost: CPU-ms of the app per second, without them and with them."""
+    """The cost of watchers: CPU-ms of the app per second, without them and with them."""
 
     watchers: str
     calls: int
     without_ms: float
     with_ms: float
     events_per_second: float | None
-    """What each of them gets, if that is counted."""
+    """The events that each of them gets, if they are counted."""
     uneven: int
-    """How many events one of them had more than another at the end of a window."""
+    """The largest difference between the event counts of two of them at the end of a window."""
 
 
 @dataclass(slots=True)
 class Result:
-    """Everything that was measured of one bridge."""
+    """All measurements of one bridge."""
 
     bridge: str
     workers: int
     idle_kb: float = 0.0
-    """Resident memory of all its processes after one call that is over."""
+    """Resident memory of all its processes after one finished call."""
     kb_per_call: float = 0.0
     accept: Latency | None = None
     """From the webhook to the first audio at the model."""
@@ -113,7 +113,7 @@ class Result:
     windows: list[Window] = field(default_factory=list)
     """All windows, in the order of their measurement."""
     most: int | None = None
-    """The most calls within the limits; None if that was not looked for."""
+    """The most calls within the limits; None if this was not searched for."""
     watch_costs: list[WatchCost] = field(default_factory=list)
     shares: list[float] = field(default_factory=list)
     """The share of the calls that each worker carries."""

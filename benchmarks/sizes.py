@@ -1,4 +1,4 @@
-"""`python -m benchmarks.sizes`: how many calls a host of each usual size carries, computed from what one call costs."""
+"""`python -m benchmarks.sizes`: how many calls a host of each usual size carries, computed from the cost of a call."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 CORE_SHARE = 0.6
-"""The share of its CPU that calls may use. The rest is for beginnings of calls, for tools, and for other tenants."""
+"""The share of its CPU that calls may use. The rest is for call setup, tools, and other tenants."""
 
 MEMORY_SHARE = 0.8
 """The share of its memory that the app may use."""
@@ -19,7 +19,7 @@ BASE_MB = 120
 
 @dataclass(frozen=True, slots=True)
 class Size:
-    """A size of a host. `cores` is what it has all the time, in cores."""
+    """A host size. `cores` is its guaranteed share, in cores."""
 
     name: str
     cores: float
@@ -51,7 +51,7 @@ class Capacity:
 
 
 def capacity(size: Size, cost_ms: float, call_kb: float, base_mb: float = BASE_MB) -> Capacity:
-    """Return what a host carries if a call takes `cost_ms` of CPU a second and `call_kb` of memory."""
+    """Return the capacity of a host if a call takes `cost_ms` of CPU per second and `call_kb` of memory."""
     processes = max(1, int(size.cores))
     by_cpu = size.cores * CORE_SHARE * 1000 / cost_ms
     by_memory = (size.memory_mb * MEMORY_SHARE - processes * base_mb) * 1024 / call_kb

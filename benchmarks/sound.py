@@ -25,11 +25,11 @@ def _rest(amplitude: int) -> str:
 
 
 REST = _rest(9000)
-"""Base64 of all but the number."""
+"""Base64 of everything but the number."""
 
 HUSH = _rest(60)
-"""The same of a side that does not speak."""
+"""The same for a side that does not speak."""
 
 _chance = random.Random(1)
 VOICE = base64.b64encode(bytes(ulaw(_chance.randrange(-9000, 9000)) for _ in range(NUMBER_BYTES, FRAME_BYTES))).decode()
-"""The same of a caller who speaks: another sound than the agent's, or it would pass for an echo."""
+"""The same for a caller who speaks: it differs from the agent's sound, or it would be taken for an echo."""

@@ -1,4 +1,4 @@
-"""The bridges that are measured, each as processes of its own."""
+"""The bridges to measure, each in its own processes."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ API_TOKEN = "benchmark-token"
 LISTEN = ("--host", "127.0.0.1", "--port", "{port}")
 
 KEPT = ("PATH", "HOME", "LANG", "TMPDIR", "VIRTUAL_ENV", "SYSTEMROOT")
-"""Variables that a bridge gets of this process's environment. The user's settings must not change what is measured."""
+"""Variables that a bridge inherits from this process's environment. The user's settings must not change the results."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +40,7 @@ class Bridge:
     voice_path: str
     status_path: str | None
     command: tuple[str, ...]
-    """What Python runs; `{port}` stands for the port."""
+    """The arguments for Python; `{port}` stands for the port."""
     environment: Mapping[str, str]
     workers: int = 1
 
@@ -93,7 +93,7 @@ def tutorial() -> Bridge:
 
 
 class Running:
-    """A bridge that runs, in a folder of its own. `cores`: the cores it may use, None for any."""
+    """A running bridge, in its own folder. `cores`: the cores it may use, None for any."""
 
     def __init__(
         self, bridge: Bridge, model_url: str, cores: Collection[int] | None, profile: Path | None = None
@@ -165,11 +165,11 @@ class Running:
         self._folder.cleanup()
 
     def pids(self) -> list[int]:
-        """Return the processes of the bridge: the one that was started, and its workers."""
+        """Return the pids of the bridge: the process that was started, and its workers."""
         return process.family(self._process.pid)
 
     def usage(self) -> process.Usage:
-        """Return the CPU time that the bridge used so far, and what others had of its cores."""
+        """Return the CPU time used so far by the bridge, and by other programs on its cores."""
         cores = self._cores or os.sched_getaffinity(0)
         return process.usage(self.pids(), cores, generator=self._cores is None)
 
@@ -178,7 +178,7 @@ class Running:
         return self.log.read_text("utf-8", "replace")[-2000:]
 
     def get(self, path: str) -> str:
-        """Return what the server answers to a GET.
+        """Return the server's answer to a GET.
 
         Raises:
             OSError: it does not answer, or refuses.
@@ -189,7 +189,7 @@ class Running:
 
 
 def _end_with_parent() -> None:
-    """Have the system end this process when the one that started it is gone, also after `kill -9`."""
+    """Have the system end this process when its parent is gone, even after `kill -9`."""
     set_death_signal = 1
     ctypes.CDLL(None).prctl(set_death_signal, signal.SIGTERM)
 

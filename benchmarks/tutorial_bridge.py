@@ -1,7 +1,7 @@
-"""The baseline: the bridge that tutorials show, as one file, written for this comparison.
+"""The baseline: a bridge as tutorials show it, in one file, written for this comparison.
 
 One WebSocket from Twilio, one to the model, two tasks, JSON parsed and written for each message, a mark after each
-piece of audio; and at a barge-in `clear` for Twilio and a truncation for the model. It checks no signature, keeps no
+piece of audio, and at a barge-in a `clear` for Twilio and a truncation for the model. It checks no signature, keeps no
 record, and knows what was heard only from Twilio's timestamps.
 """
 

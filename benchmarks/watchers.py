@@ -1,4 +1,4 @@
-"""What watches calls, and what that costs the app: readers of its events, or a browser with the console open."""
+"""The watchers of calls, and their cost for the app: readers of its events, or a browser with the console open."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from benchmarks.subject import API_TOKEN, Running
 
 OPEN_SECONDS = 60.0
 PAIRS = 3
-"""How often the app is measured without watchers and with them, in turn."""
+"""How many times the app is measured without and with watchers, in turn."""
 
 Address: TypeAlias = tuple[str, int]
 
@@ -29,17 +29,17 @@ Counts: TypeAlias = Callable[[], Sequence[int]]
 
 @dataclass(frozen=True, slots=True)
 class Watchers:
-    """What watches the calls."""
+    """A kind of watchers."""
 
     name: str
     open: Callable[[Address, int], AbstractAsyncContextManager[Counts]]
-    """Watches the app at an address, which has so many calls, while its context lasts. Raises `ConnectionError`."""
+    """Watches the app at an address, which has this many calls, while its context lasts. Raises `ConnectionError`."""
     rest_seconds: float = 0.0
-    """How long each call goes on between two interruptions. Without a rest most of what happens is in the events."""
+    """How long each call goes on between two interruptions. Without a rest, events make up most of the activity."""
 
 
 class Reader(asyncio.Protocol):
-    """A client of `GET /events`, which counts what it gets."""
+    """A client of `GET /events`, which counts the events that it gets."""
 
     def __init__(self) -> None:
         self.events = 0
@@ -48,7 +48,7 @@ class Reader(asyncio.Protocol):
         self._end = b""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        opened = self._transport = cast(asyncio.Transport, transport)  # uvloop's is no subclass
+        opened = self._transport = cast(asyncio.Transport, transport)  # uvloop's is not a subclass
         opened.write(f"GET /events HTTP/1.1\r\nHost: benchmark\r\nAuthorization: Bearer {API_TOKEN}\r\n\r\n".encode())
 
     def data_received(self, data: bytes) -> None:
@@ -57,20 +57,20 @@ class Reader(asyncio.Protocol):
         mark = b"\nevent: "
         data = self._end + data
         self.events += data.count(mark)
-        self._end = data[1 - len(mark) :]  # a mark may come in two pieces
+        self._end = data[1 - len(mark) :]  # a mark may arrive in two pieces
 
     def connection_lost(self, error: Exception | None) -> None:
         if not self.begun.done():
             self.begun.set_exception(ConnectionError("a reader of events was refused"))
 
     def close(self) -> None:
-        """Read no more."""
+        """Stop reading."""
         if self._transport is not None:
             self._transport.abort()
 
 
 def readers(number: int) -> Watchers:
-    """Return so many readers of `GET /events`."""
+    """Return this many readers of `GET /events`."""
 
     @asynccontextmanager
     async def read(address: Address, calls: int) -> AsyncIterator[Counts]:
@@ -124,7 +124,7 @@ class _Measured:
     usage: float
     """CPU-ms of the app per second."""
     events: Sequence[int]
-    """How many each watcher got."""
+    """How many events each watcher got."""
 
 
 async def measure(load: Load, running: Running, watchers: Watchers, seconds: float) -> WatchCost:

@@ -1,7 +1,7 @@
 """WebSocket frames of a load generator: prebuilt where that is possible, and read without a library's layers.
 
 A generator masks all its frames with one constant: a mask protects proxies from a browser's scripts, and costs the
-server the same whatever its value is.
+server the same whatever its value.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def masked(data: bytes, offset: int = 0) -> bytes:
 
 
 def head(size: int, *, mask: bool, opcode: int = TEXT) -> bytes:
-    """Return the head of a frame whose payload has `size` bytes."""
+    """Return the head of a frame with a payload of `size` bytes."""
     bit = _MASKED if mask else 0
     key = MASK if mask else b""
     if size < 126:
@@ -66,7 +66,7 @@ class FrameReader:
         """Return the frames that are complete now, each as opcode and unmasked payload.
 
         Raises:
-            ValueError: a fragment, or a frame with a reserved bit, as of a compression that was never agreed on.
+            ValueError: a fragment, or a frame with a reserved bit, as with a compression that was not negotiated.
         """
         if self._rest:
             data = self._rest + data
@@ -85,7 +85,7 @@ class FrameReader:
                 size = int.from_bytes(data[at + 2 : body], "big")
             if second & _MASKED:
                 body += 4
-            if end < body + size:  # also while the head itself is incomplete
+            if end < body + size:  # true as well if the head itself is incomplete
                 break
             payload = data[body : body + size]
             frames.append((first & 15, apply_mask(payload, data[body - 4 : body]) if second & _MASKED else payload))
@@ -95,7 +95,7 @@ class FrameReader:
 
 
 class Cache:
-    """Byte strings by number, made once and shared by all calls: their frames differ in the number alone."""
+    """Byte strings by number, made once and shared by all calls: their frames differ only in the number."""
 
     def __init__(self, make: Callable[[int], bytes]) -> None:
         self._make = make

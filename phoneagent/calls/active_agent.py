@@ -28,10 +28,10 @@ class ActiveAgent:
     """The agent of a team that has the call.
 
     `change_session` changes the model's session and returns an id, under which the server's answer comes back to
-    `session_changed`. An agent gets the call once the session is its own. `agent_named` takes the name of the agent
-    that speaks. A model's voice cannot be changed once it was heard: `voice_fixed` tells whether it was.
+    `session_changed`. An agent gets the call once the session has its configuration. `agent_named` takes the name of
+    the agent that speaks. A model's voice cannot be changed once it has been heard: `voice_fixed` tells whether it has.
 
-    `past` are the tools that were called before this media stream: the agent that had the call then has it again.
+    `past` has the tool calls made before this media stream: the agent that had the call then gets it back.
     """
 
     def __init__(
@@ -51,7 +51,7 @@ class ActiveAgent:
         self._agent_named = agent_named
         self._voice_fixed = voice_fixed
         self._given: dict[str, Mapping[str, Any]] = {}  # the sessions of agents that have had the call, by name
-        self._changes: dict[str, asyncio.Future[str | None]] = {}  # that wait for their answer
+        self._changes: dict[str, asyncio.Future[str | None]] = {}  # waiting for an answer
         for run in past:
             target = self._target(run.name)
             if target is not None and run.output == hand_off_output(target.name):
@@ -59,7 +59,7 @@ class ActiveAgent:
         agent_named(self.agent.name)
 
     def tool(self, name: str) -> Tool | None:
-        """Return the tool of that name of the agent that has the call."""
+        """Return the active agent's tool with that name."""
         target = self._target(name)
         if target is None:
             known = self.agent.tool(name)
@@ -93,12 +93,12 @@ class ActiveAgent:
     async def session_opened(self) -> None:
         """Reconfigure a new session, set up for the agent that answered, for the agent that has the call now.
 
-        Where that agent's instructions cannot be written now, the earlier ones hold: the caller is in the middle of a
+        If that agent's instructions cannot be produced now, the earlier ones stay: the caller is in the middle of a
         conversation.
 
         Raises:
-            Exception: whatever the agent's own function raises, and TimeoutError, where there are no earlier ones in
-                this media stream; the agent that answered has the call then.
+            Exception: whatever the agent's own function raises, or TimeoutError, if this media stream has no earlier
+                ones; the agent that answered then has the call.
         """
         if self.agent is self._answered:
             return
@@ -131,11 +131,11 @@ class ActiveAgent:
         return target.session(await target.instructions_for(self._call))
 
     def _configure(self, session: Mapping[str, Any]) -> asyncio.Future[str | None]:
-        """Change the model's session to that one. Returns the server's answer: None, or why it refuses."""
+        """Change the model's session to this one. Returns the server's answer: None, or why it refuses."""
         return self._change({key: session[key] for key in ("type", "instructions", "tools")})
 
     def _adjust(self, target: Agent) -> None:
-        """Change what else is different, one by one: where a part of an update is refused, all of it is."""
+        """Apply the other differences one by one: the server refuses a whole update if it refuses a part of it."""
         session, voice = target.session(""), _voice_of(self._voice.session(""))
         if session.get("tool_choice") != self.agent.session("").get("tool_choice"):
             self._change({"type": session["type"], "tool_choice": session.get("tool_choice", "auto")})

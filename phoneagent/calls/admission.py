@@ -35,11 +35,11 @@ FULL = Refusal("full", "fallback")
 LIMITED = Refusal("limited", "fallback")
 """The model's rate limits are nearly used up; the rest is reserved for live calls."""
 DRAINING = Refusal("draining", "fallback")
-"""This process is about to end, and no other process has taken the call."""
+"""This process is shutting down, and no other process has taken the call."""
 
 
 class Admission:
-    """Decides which new calls are taken. It keeps no count of its own: each decision gets the live calls.
+    """Decides which new calls are taken. It counts nothing itself: each decision gets the live calls.
 
     Args:
         max_calls: the maximum number of calls of this process.

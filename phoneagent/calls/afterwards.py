@@ -1,8 +1,8 @@
-"""What is done about a call that ended: its outcome is filled in, and `call.ended` is delivered to the receiver.
+"""The work after a call has ended: fill in its outcome, and deliver `call.ended` to the receiver.
 
-Both are steps of a row in the database (see `store/afterwards.py`), and each step is taken, done and written down by
-itself. A process that dies between a hang-up and the delivery leaves a step that is taken again. If it dies between the
-receiver's answer and writing that down, the same webhook is delivered once more, with the same id.
+Both are steps of a row in the database (see `store/afterwards.py`), and each step is taken, done and recorded by
+itself. If a process dies between a hang-up and the delivery, another one takes the step again. If it dies between the
+receiver's answer and recording it, the same webhook is delivered again, with the same id.
 """
 
 from __future__ import annotations
@@ -26,41 +26,41 @@ if TYPE_CHECKING:
 log = logging.getLogger("phoneagent.calls.afterwards")
 
 POLL_SECONDS = 30.0
-"""How often the outbox is looked at for what another process has left behind."""
+"""How often the outbox is checked for steps that another process left behind."""
 
 AT_ONCE = 4
-"""How many steps of a kind this process does at the same time: a slow receiver has no more of it, and delays no
+"""How many steps of a kind this process does at the same time: a slow receiver takes up no more, and delays no
 outcome."""
 
 CLOSE_SECONDS = 2.0
-"""How long steps that were begun may go on at the end of the process. Another one takes them again."""
+"""How long running steps may continue when the process ends. Another process takes them again."""
 
 HOLD_SECONDS = 10.0
-"""How often a step that goes on is held, so that no other process takes it."""
+"""How often the hold on a running step is renewed, so that no other process takes it."""
 
 OUTCOME_RETRY_SECONDS = (5.0, 30.0, 120.0, 600.0)
-"""When an outcome is tried again. After that the webhook goes without it, and says why."""
+"""When an outcome is tried again. After that the webhook is sent without it, and says why."""
 
 RETRY_SECONDS = (5.0, 300.0, 1800.0, 7200.0, 18000.0, 36000.0, 50400.0, 72000.0, 86400.0)
-"""When a webhook is delivered again: for three days, as Standard Webhooks proposes."""
+"""When a delivery is retried: for three days, as Standard Webhooks proposes."""
 
 
 class Outcomes(Protocol):
     """What fills in outcomes; see `calls/outcomes.py`."""
 
     async def fill(self, call_sid: str) -> None:
-        """Record the outcome, or why it cannot be filled in, unless that is recorded. An error: try again."""
+        """Record the outcome, or why it cannot be filled in, unless that is recorded. If it raises, try again."""
 
     async def give_up(self, call_sid: str, reason: str) -> None:
-        """Record that it is not tried again."""
+        """Record that no further attempt is made."""
 
 
 class _TooOften(PhoneAgentError):
-    """A step was begun more often than it may be, and never came to its end."""
+    """A step was begun too often, and never finished."""
 
 
 class Outbox:
-    """Does what is to be done about the calls that ended, in the order in which it is due.
+    """Does the work that is left after calls have ended, in the order in which it is due.
 
     While this process is `draining`, no step is begun.
     """
@@ -86,13 +86,13 @@ class Outbox:
         self._rows.first, self._rows.wake = self._first, self.wake
 
     def _first(self, had: bool = True) -> str | None:
-        # A function that chooses agents may define them per call: that of another process's call is not known here.
+        # A function that chooses agents may define them per call: this process does not know another one's agents.
         if self._outcomes is not None and (any_outcome() or not had):
             return OUTCOME
         return None if self._receiver is None else DELIVER
 
     def wake(self) -> None:
-        """Look at the outbox now."""
+        """Check the outbox now."""
         if self._closed:
             return
         if self._running is None or self._running.done():  # a mounted app has no lifespan
@@ -100,7 +100,7 @@ class Outbox:
         self._woken.set()
 
     async def close(self) -> None:
-        """Begin no further step, and let those that were begun come to their end, for CLOSE_SECONDS."""
+        """Begin no further step, and let running ones finish, for up to CLOSE_SECONDS."""
         self._closed = True
         if self._running is not None:
             self._running.cancel()
@@ -142,7 +142,7 @@ class Outbox:
         return POLL_SECONDS
 
     def _free(self) -> list[str]:
-        """Return the kinds of steps of which another one may be begun."""
+        """Return the kinds of steps that have room for another one."""
         busy = list(self._busy.values())
         return [state for state in OPEN if busy.count(state) < AT_ONCE]
 
@@ -151,7 +151,7 @@ class Outbox:
         self._woken.set()
 
     async def do(self, step: Afterwards) -> None:
-        """Do a step that was taken. It never raises: a step that is not written down is taken again."""
+        """Do a step that was taken. It never raises: a step whose result is not recorded is taken again."""
         holding = asyncio.create_task(self._hold(step))
         try:
             await (self._fill_in(step) if step.state == OUTCOME else self._deliver(step))
@@ -191,7 +191,7 @@ class Outbox:
             await self._rows.finish(step, DONE)
             return
         record = await self._store.call(step.call_sid)
-        if record is None or record.ended_at is None:  # it was forgotten, or goes on
+        if record is None or record.ended_at is None:  # it was forgotten, or is live again
             return
         about, last = {"call_sid": step.call_sid}, len(RETRY_SECONDS) + 1
         try:
@@ -226,5 +226,5 @@ def call_ended(record: CallDetails) -> bytes:
 
 
 def _words(error: Exception) -> str:
-    """Return what is said of an error. The words of others than our own may hold anything."""
+    """Return the text to show for an error. The message of a foreign error may contain anything."""
     return str(error) if isinstance(error, PhoneAgentError) else type(error).__name__

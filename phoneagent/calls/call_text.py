@@ -19,7 +19,7 @@ _LEFT_OUT = {"left out": "the beginning of the call, which is too long"}
 
 
 def is_silent(record: CallDetails) -> bool:
-    """Tell whether the other side of a call has neither said nor typed anything, so that there is nothing to tell."""
+    """Tell whether the other side of a call neither said nor typed anything, so that there is nothing to report."""
     spoke = any(turn.role != "agent" for turn in record.turns)
     return not spoke and not any(message.role == "user" for message in record.messages)
 
@@ -51,7 +51,7 @@ def text_of(record: CallDetails, max_tokens: int = MAX_TOKENS) -> str:
 
 
 def as_line(entry: Mapping[str, str]) -> str:
-    """Return an entry as JSON that has no line break of any kind in it."""
+    """Return an entry as JSON without a line break of any kind."""
     return json.dumps(entry, ensure_ascii=False).translate(_LINE_BREAKS)
 
 

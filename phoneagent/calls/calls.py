@@ -47,10 +47,10 @@ log = logging.getLogger("phoneagent.calls.calls")
 _T = TypeVar("_T")
 
 MAX_PREPARED = 200
-"""Callers that may be between webhook and socket with a session opened ahead; for more it is opened at the socket."""
+"""How many calls may have a session opened ahead, between webhook and socket; any others open theirs at the socket."""
 
 CHOICE_SECONDS = 2.0
-"""How long the webhook waits for a function that may choose a transcriber. Meanwhile nothing else could begin: the
+"""How long the webhook waits for a function that may choose a transcriber. Nothing else could begin in that time: the
 model session waits for the same choice."""
 
 
@@ -60,8 +60,8 @@ class Calls:
     Args:
         calls: the live ones by CallSid; kept up to date here.
         emit: takes each event, with the sid of the media stream that it belongs to.
-        endpoint_for: returns the endpoint that a call uses in the place of one.
-        silence: the manners of agents that have none of their own.
+        endpoint_for: returns the endpoint that a call uses in place of a given one.
+        silence: the silence handling of agents that do not set their own.
         recordings: where calls are recorded, if they are.
         measure: takes the seconds that a frame took through the process, now and then.
         keep_state: takes the sids of a call and its stream, and the call's state as JSON, for its next stream.
@@ -69,7 +69,7 @@ class Calls:
         outbound: the calls that the app makes.
         team: the agents that such a call may be made for, by name.
         keep_unfinished: takes what is being said, about once a second, for the next stream after a crash.
-        messages: keeps the messages of each call; None if they are not to be kept.
+        messages: keeps the messages of each call; None to keep none.
     """
 
     def __init__(
@@ -135,12 +135,12 @@ class Calls:
     # --- a call that begins, or goes on ---
 
     def expect(self, call: Call, *, prepare: bool, elsewhere: Callable[[], Awaitable[bool]] | None = None) -> None:
-        """Expect the media socket of a call that was answered; with `prepare`, open its model session meanwhile.
+        """Expect the media socket of a call that was answered; with `prepare`, open its model session in the meantime.
 
-        `elsewhere` tells whether that has come to another process.
+        `elsewhere` tells whether the socket has come to another process.
         """
         known = self.pending.get(call.sid)
-        if known is not None:  # Twilio asks once more
+        if known is not None:  # Twilio asks again
             known.expect_again(elsewhere)
             return
         ahead = prepare and call.sid not in self._live and len(self.pending) < MAX_PREPARED
@@ -153,7 +153,7 @@ class Calls:
         return self._answerer if name is None else self._team.get(name, self._answerer)
 
     async def transcriber(self, call: Call) -> Transcriber | None:
-        """Return what transcribes a call that is expected; None if an agent answers it, or what does is not known."""
+        """Return the transcriber of an expected call; None if an agent answers it, or the answerer is not known."""
         if not callable(self._answerer):
             return self._answerer if isinstance(self._answerer, Transcriber) else None
         if (pending := self.pending.get(call.sid)) is None:
@@ -164,14 +164,14 @@ class Calls:
                 answer = pending.answer = await choice
         except TimeoutError:
             return None
-        except Exception:  # a user's function: the media socket asks it again, and its caller hears of it there
+        except Exception:  # a user's function: the media socket calls it again, and its caller hears the apology
             log.exception("the choice of the agent failed", extra={"call_sid": call.sid})
             return None
         return answer if isinstance(answer, Transcriber) else None
 
     @property
     def unfinished(self) -> int:
-        """Media streams that are not finished: their handshake, the call itself, its tools, or its hooks."""
+        """The number of unfinished media streams: the handshake, the call itself, its tools or its hooks still run."""
         return self._unfinished + len(self._told)
 
     @contextmanager
@@ -185,12 +185,12 @@ class Calls:
 
     @property
     def coming(self) -> int:
-        """Media sockets that are still to come."""
+        """The number of media sockets that are still to come."""
         return sum(not each.arrived for each in self.pending.values())
 
     @property
     def carried(self) -> int:
-        """Calls whose media socket is here, or still to come."""
+        """The number of calls whose media socket is here, or still to come."""
         return self.coming + len(self._arrivals)
 
     @property
@@ -214,7 +214,7 @@ class Calls:
             session.controlled(operation)
 
     def listen(self, call_sid: str) -> AbstractContextManager[Listener] | None:
-        """Return what lets one more listener hear a live call; None if it is not live."""
+        """Return the context in which one more listener hears a live call; None if it is not live."""
         session = self._sessions.get(call_sid)
         return None if session is None else session.listen()
 
@@ -230,14 +230,14 @@ class Calls:
         await self.web_calls.close()
 
     def arrived(self, call_sid: str) -> int:
-        """Note that a media socket of a call has come; return its number."""
+        """Note that a media socket of a call has arrived; return its number."""
         if (pending := self.pending.get(call_sid)) is not None:
             pending.arrive()
         self._arrivals[call_sid] = number = next(self._arrived)
         return number
 
     def is_newest(self, call_sid: str, number: int) -> bool:
-        """Tell whether no other media socket of the call has come since."""
+        """Tell whether no other media socket of the call has arrived since."""
         return self._arrivals.get(call_sid) == number
 
     def left(self, call_sid: str, number: int) -> None:
@@ -246,7 +246,7 @@ class Calls:
             del self._arrivals[call_sid]
 
     async def run(self, call: Call, start: Started, socket: TwilioSocket, past: Past | None) -> None:
-        """Run a call in its media stream; returns when nothing of the stream is left.
+        """Run a call in its media stream; returns when the stream and its work have ended.
 
         If the session was opened ahead, that earlier `Call` is the one used. With a `past`, the call goes on.
         """
@@ -263,7 +263,7 @@ class Calls:
             answer = await opening.chosen()
             if isinstance(answer, Transcriber) and not start.both_tracks:
                 raise ProtocolError("a call that is transcribed needs the stream of both tracks; choose it sooner")
-        except BaseException:  # the process ends, or the stream is of no use
+        except BaseException:  # the process ends, or the stream is unusable
             self._unfinished -= 1
             await opening.discard()
             raise
@@ -319,7 +319,7 @@ class Calls:
         socket: TwilioSocket,
         past: Past | None,
     ) -> None:
-        if (older := self._sessions.get(call.sid)) is not None:  # it came while this one was looked up
+        if (older := self._sessions.get(call.sid)) is not None:  # it arrived while this one was looked up
             older.hand_over_now("a newer media stream took over")
         follower = self._followers[call.sid] = self._hooks.follow(after=self._followers.get(call.sid))
         stream = self._streams.make(call, agent, opening, start, socket, past)
@@ -395,7 +395,7 @@ class Calls:
         return session is not None
 
     def hand_over(self, reason: str) -> None:
-        """Let every call go on in another process, at the first moment at which its caller does not notice."""
+        """Move every call to another process, at the first moment when its caller does not notice."""
         self._leaving = reason
         for session in list(self._sessions.values()):
             session.hand_over(reason)
@@ -404,13 +404,13 @@ class Calls:
                 call.hang_up()
 
     def hand_over_now(self, call_sid: str, reason: str) -> None:
-        """Let a call go on in another process at once; a transcript ends, because no other process has its stream."""
+        """Move a call to another process at once; a transcript ends, because no other process has its stream."""
         if (transcription := self._transcriptions.get(call_sid)) is not None:
             transcription.end("line", reason)
         if (session := self._sessions.get(call_sid)) is not None:
             try:
                 session.hand_over_now(reason)
-            except Exception:  # the other calls are to be handed over as well
+            except Exception:  # the other calls must be handed over as well
                 log.exception("the call could not be handed over", extra={"call_sid": call_sid})
 
 

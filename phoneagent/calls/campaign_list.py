@@ -1,4 +1,4 @@
-"""The list of a campaign: read from a CSV file or from rows, its numbers in one spelling, and what is wrong with them.
+"""The list of a campaign, read from a CSV file or from rows: numbers in one spelling, and the problems of lines.
 
     for each in checked(read_csv(Path("visits.csv")), region="US"):
         each.position, each.to, each.context, each.problem
@@ -27,10 +27,10 @@ MAX_HEADER_CHARS = 16 * 1024
 MAX_NUMBER_CHARS = 60
 
 NUMBER_COLUMNS = ("to", "phone", "number", "phone_number")
-"""The names that the column of numbers may have. If several are there, the first of these is it."""
+"""The names that the column of numbers may have. If a file has several, the first of these counts."""
 
 DELIMITERS = (",", ";", "\t", "|")
-"""Tried in this order: the first that makes a column of numbers out of the first line is the file's."""
+"""Tried in this order: the first one with which the header has a column of numbers is the file's."""
 
 DUPLICATE = "it is the number of line {line}: each is called once"
 
@@ -39,7 +39,7 @@ def read_csv(path: Path) -> Iterator[NewCall]:
     """Yield the lines of a file as they are written; `position` is the line, and the first line names the columns.
 
     Raises:
-        DefinitionError: it is no such file; it is named with the line.
+        DefinitionError: the file is not such a list; the message names the file and the line.
     """
     with _open(path) as file:
         position, names, delimiter = _header(path, file)
@@ -66,10 +66,10 @@ def read_rows(rows: Iterable[Mapping[str, Any]]) -> Iterator[NewCall]:
 
 
 def read_numbers(path: Path, region: str | None = None) -> Iterator[str]:
-    """Yield the numbers of a do-not-call list: one a line, or a CSV file with a column of numbers.
+    """Yield the numbers of a do-not-call list: one per line, or a CSV file with a column of numbers.
 
     Raises:
-        DefinitionError: a line is no number. It is not passed over: that number would be called.
+        DefinitionError: a line is not a number. Skipping it would mean that the number is called.
     """
     with _open(path) as file:
         first = file.readline(MAX_HEADER_CHARS)
@@ -84,7 +84,7 @@ def read_numbers(path: Path, region: str | None = None) -> Iterator[str]:
 
 
 def checked(calls: Iterable[NewCall], region: str | None = None) -> Iterator[NewCall]:
-    """Yield the same with each number in E.164, and with what is wrong: no number, never called, a duplicate.
+    """Yield the same calls with numbers in E.164 and with their problems: no number, never called, a duplicate.
 
     Raises:
         DefinitionError: there are more than MAX_LINES.
@@ -168,7 +168,7 @@ def _lines(path: Path, file: TextIO) -> Iterator[str]:
 
 
 def _names(header: str, delimiter: str) -> list[str]:
-    """Return the names of the columns as they are known here: "Phone Number" is phone_number."""
+    """Return the names of the columns in our spelling: "Phone Number" becomes phone_number."""
     try:
         cells = next(csv.reader([header], delimiter=delimiter), [])
     except csv.Error:
@@ -229,7 +229,7 @@ def _listed(path: Path, line: int, text: str, region: str | None) -> str:
 
 
 def _plain(context: Mapping[str, Any]) -> tuple[Mapping[str, Any], str | None]:
-    """Return the context as JSON gives it back, and what is wrong with it."""
+    """Return the context after a round trip through JSON, and its problem, if any."""
     try:
         text = json.dumps(dict(context), allow_nan=False, ensure_ascii=False)
     except (TypeError, ValueError, RecursionError):

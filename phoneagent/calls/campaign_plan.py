@@ -1,7 +1,7 @@
-"""The rules of a campaign, and what they make of one number at one moment: call it, wait, or call it no more.
+"""The rules of a campaign, and what they decide for a number at a moment: call it, wait, or stop calling it.
 
 Nothing here reads a clock or a database. The calling hours are those of the called number's own time zone. A number
-that may be in several zones, as mobile numbers of large countries are, is called when the hours hold in all of them.
+that may be in several zones, like a mobile number of a large country, is called when all of them are within the hours.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ MAX_RETRY_SECONDS = 7 * 86_400
 
 DAYS = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
 SEARCHED_DAYS = 8
-"""How many days ahead an hour is looked for that suits all of a number's time zones: a week has them all."""
+"""How many days ahead to look for an hour that suits all of a number's time zones: a week has every case."""
 
 LOST_AFTER = timedelta(minutes=10)
-"""How long after the longest time that a call can take its end must be known. A callback of Twilio's may be late."""
+"""How long after the longest possible duration of a call its end must be known. Twilio's callback may be late."""
 
 Retried: TypeAlias = Literal["busy", "no-answer", "machine", "failed"]
 
@@ -43,8 +43,8 @@ class Rules(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The rules of a campaign: when, how many at once, and how often each number is called.
 
     `hours` and `days` hold in the called number's time zone; `time_zone` is for numbers that have none, or so many that
-    the hours never hold in all. After a call whose result is in `retry`, the next of at most `attempts` calls comes
-    `retry_seconds` later. A machine is called again only if it was hung up on.
+    no moment is within the hours in all. After a call whose result is in `retry`, the next of at most `attempts` calls
+    comes `retry_seconds` later. A machine is called again only if it was hung up on.
     """
 
     start_at: datetime | None = None
@@ -84,7 +84,7 @@ def read_rules(given: Mapping[str, Any]) -> Rules:
 
 
 def check_rules(rules: Rules) -> None:
-    """Check what the types of the rules do not say.
+    """Check what the types of the rules do not express.
 
     Raises:
         DefinitionError: one of them cannot be used.
@@ -112,10 +112,10 @@ class Hours:
 
     @classmethod
     def of(cls, rules: Rules) -> Hours:
-        """Return the hours of some rules.
+        """Return the hours of these rules.
 
         Raises:
-            DefinitionError: they are no hours, or no days.
+            DefinitionError: the hours or the days are not valid.
         """
         return cls._parse(rules.hours, rules.days)
 
@@ -141,7 +141,7 @@ class Hours:
         return cls(opens, closes, frozenset(chosen))
 
     def hold(self, moment: datetime, zone: tzinfo) -> bool:
-        """Return whether it is within the hours in a time zone."""
+        """Return whether a moment is within the hours in a time zone."""
         local = moment.astimezone(zone)
         return local.weekday() in self.days and self.opens <= local.hour * 60 + local.minute < self.closes
 
@@ -151,9 +151,9 @@ class Hours:
         for ahead in range(SEARCHED_DAYS + 1):
             day = today + timedelta(days=ahead)
             if day.weekday() in self.days:
-                for fold in (0, 1):  # the same time comes twice when the clocks go back
+                for fold in (0, 1):  # the same time occurs twice when the clocks go back
                     opening = _at(day, self.opens, zone, fold)
-                    if opening > moment:  # equal if the clocks skip the hours as a whole
+                    if opening > moment:  # equal if the clocks skip the hours entirely
                         return opening
         raise AssertionError("a week has each day")
 
@@ -163,7 +163,7 @@ class Hours:
 
 
 def _at(day: date, minutes: int, zone: tzinfo, fold: int) -> datetime:
-    """Return the moment at which it is so many minutes after midnight on a day in a time zone."""
+    """Return the moment that is `minutes` after midnight on a day in a time zone."""
     days, minutes = divmod(minutes, 24 * 60)
     wall = time(minutes // 60, minutes % 60, fold=fold)
     return datetime.combine(day + timedelta(days=days), wall, zone).astimezone(UTC)
@@ -206,7 +206,7 @@ def opening(moment: datetime, hours: Hours, zones: Sequence[tzinfo]) -> datetime
 
 
 def window(moment: datetime, number: str, rules: Rules) -> tuple[datetime, datetime] | str:
-    """Return when a number may be called from this moment on, and until when; or why it never may."""
+    """Return the next window, from this moment on, in which a number may be called; or why it never may be."""
     hours, zones = Hours.of(rules), zones_of(number)
     default = None if rules.time_zone is None else zone_of(rules.time_zone)
     found = opening(moment, hours, zones) if zones else None
@@ -224,7 +224,7 @@ def window(moment: datetime, number: str, rules: Rules) -> tuple[datetime, datet
 
 
 def before_call(rules: Rules, number: str, moment: datetime, *, barred: bool) -> Step:
-    """Return what a number does that is due. It is `barred` if the do-not-call list has it."""
+    """Return the next step of a number that is due. It is `barred` if it is on the do-not-call list."""
     if barred:
         return End("given_up", "it is on the do-not-call list")
     earliest = moment if rules.start_at is None else max(moment, rules.start_at)
@@ -236,7 +236,7 @@ def before_call(rules: Rules, number: str, moment: datetime, *, barred: bool) ->
 
 
 def after_call(rules: Rules, call: CampaignCall, moment: datetime) -> Step:
-    """Return what follows the end of a number's call, whose `result` is known."""
+    """Return the next step of a number after its call has ended, with a known `result`."""
     result = call.result or "unknown"
     if result == "completed":
         return End("finished", "answered")
@@ -266,5 +266,5 @@ _WHY = {
 
 
 def lost_after(rules: Rules, time_limit: int) -> timedelta:
-    """Return how long after a call was asked for its end must be known."""
+    """Return how long after the request for a call its end must be known."""
     return timedelta(seconds=rules.timeout + time_limit) + LOST_AFTER

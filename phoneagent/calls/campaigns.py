@@ -1,10 +1,10 @@
 """Campaigns: lists of numbers that are called at the right time, each as often as the rules say.
 
     campaign = await app.campaigns.start("visits", Path("visits.csv"), hours="09:00-18:00", at_once=3)
-    campaign = await app.campaigns.get("visits")    # how far it is
+    campaign = await app.campaigns.get("visits")    # its progress
     await app.campaigns.stop("visits")              # no new calls; those in progress go on
 
-Every process of the app moves every campaign on. `store/campaigns.py` keeps them from doing anything twice.
+Every process of the app advances every campaign. `store/campaigns.py` keeps them from doing anything twice.
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ from phoneagent.store.rows import now
 log = logging.getLogger("phoneagent.calls.campaigns")
 
 LOOK_SECONDS = 1.0
-"""How often the calls of a campaign are looked at whose end another process may have heard of."""
+"""How often to check for calls whose end Twilio reported to another process."""
 
 IDLE_SECONDS = 10.0
-"""How often a campaign is looked for that another process has started."""
+"""How often to check for campaigns that another process has started."""
 
 LEAST_SECONDS = 0.02
 
@@ -44,7 +44,7 @@ CHUNK = 200
 """How many lines of a list are checked, or written, at once."""
 
 SPOOL_BYTES = 8 * 1024 * 1024
-"""How much of a checked list is kept in memory; more goes to a file that has no name."""
+"""How much of a checked list is kept in memory; a longer list goes to an unnamed temporary file."""
 
 MAX_NAME_CHARS = 100
 MAX_PROBLEMS = 20
@@ -53,7 +53,7 @@ MAX_PROBLEMS = 20
 PAGE = 500
 
 Told = Callable[[int, int], None]
-"""A function that is told how many lines were checked, and how many were written."""
+"""A function that takes how many lines were checked, and how many were written."""
 
 
 class Campaigns:
@@ -74,7 +74,7 @@ class Campaigns:
         self._woken = asyncio.Event()
         self._troubled = False
         self._still: set[str] = set()
-        """The campaigns that cannot be moved on here; each is logged once."""
+        """The campaigns that this process cannot advance; each is logged once."""
         outbound.call_over = self._woken.set
 
     # --- what code and commands do ------------------------------------------------------------------------------------
@@ -94,14 +94,14 @@ class Campaigns:
         """Start the campaign of that name, and return it; its calls follow.
 
         `calls` is a CSV file, or rows with the number in "to"; their other values are the call's context. Lines that
-        cannot be called are skipped, and told in the report; with `strict`, nothing is called then. `region` is the
-        country of numbers without a country code. The numbers of `do_not_call` are never called, by no campaign. The
-        rules are the fields of `Rules`.
+        cannot be called are skipped, and the report lists them; with `strict`, they keep the campaign from starting.
+        `region` is the country of numbers without a country code. No campaign ever calls the numbers of `do_not_call`.
+        The rules are the fields of `Rules`.
 
-        The same list and rules under the same name are the same campaign: it goes on, also after a stop.
+        The same list and rules under the same name are the same campaign: it continues, even after a stop.
 
         Raises:
-            DefinitionError: the list or a rule cannot be used, or the name is another campaign's.
+            DefinitionError: the list or a rule cannot be used, or another campaign has the name.
             ConfigurationError: there is no number to call from.
             StoreError: the database does not answer. Start it again: nothing is called twice.
         """
@@ -127,7 +127,7 @@ class Campaigns:
         return found
 
     async def get(self, which: str) -> Campaign | None:
-        """Return the campaign with this id or name as it stands; None if there is none.
+        """Return the campaign with this id or name; None if there is none.
 
         Raises:
             StoreError: the database does not answer.
@@ -146,7 +146,7 @@ class Campaigns:
         """Make no new calls for a campaign, and return it; None if there is none. Calls in progress go on.
 
         Raises:
-            StoreError: it is not stopped.
+            StoreError: the database does not answer, so it is not stopped.
         """
         campaign = await self._rows.find(which)
         if campaign is None:
@@ -163,10 +163,10 @@ class Campaigns:
         return await self._rows.calls(id, after=after, limit=limit)
 
     async def never_call(self, numbers: Iterable[str], *, region: str | None = None) -> None:
-        """Put numbers on the do-not-call list: neither a campaign nor `dial` calls them any more.
+        """Put numbers on the do-not-call list: neither a campaign nor `dial` calls them again.
 
         Raises:
-            DefinitionError: one of them is no phone number.
+            DefinitionError: one of them is not a phone number.
             StoreError: not all of them are on the list.
         """
         found = await asyncio.to_thread(_never_called, list(numbers), region)  # a thousand take a tenth of a second
@@ -175,7 +175,7 @@ class Campaigns:
     # --- moving on ----------------------------------------------------------------------------------------------------
 
     async def run(self) -> None:
-        """Move the campaigns on until this task is cancelled."""
+        """Advance the campaigns until this task is canceled."""
         while True:
             self._woken.clear()
             wait = IDLE_SECONDS
@@ -191,7 +191,7 @@ class Campaigns:
                     await self._woken.wait()
 
     async def step(self) -> float:
-        """Move each campaign on once; return in how many seconds to do so again.
+        """Advance each campaign once; return in how many seconds to do so again.
 
         Raises:
             StoreError: the database does not answer.
@@ -221,7 +221,7 @@ class Campaigns:
         rules = read_rules(campaign.plan["rules"])
         dial: Mapping[str, Any] = campaign.plan["dial"]
         if campaign.state == "running" and dial["agent"] is not None and dial["agent"] not in self._agents:
-            raise DefinitionError(f"no agent here is named {dial['agent']!r:.80}")  # another one would have its calls
+            raise DefinitionError(f"no agent here is named {dial['agent']!r:.80}")  # another agent would get its calls
         moment = now()
         how = Move(
             after_call=lambda call: after_call(rules, call, moment),
@@ -280,7 +280,7 @@ async def _spool(spool: IO[bytes], calls: Iterator[NewCall], rules: Rules, *, st
     """Write the checked lines of a list to a file; return the digest of the list and the rules.
 
     Raises:
-        DefinitionError: there are none, or some have problems, and the list is `strict`.
+        DefinitionError: there are no lines, or some have problems and the list is `strict`.
     """
     moment = now()
     earliest = moment if rules.start_at is None else max(moment, rules.start_at)
@@ -317,7 +317,7 @@ def _due(call: NewCall, found: Any) -> NewCall:
 
 
 def _wait(moved: Moved | None) -> float:
-    """Return in how many seconds a campaign is moved on again."""
+    """Return in how many seconds to advance a campaign again."""
     if moved is None:
         return LOOK_SECONDS
     if moved.more:

@@ -25,7 +25,7 @@ log = logging.getLogger("phoneagent.calls.control")
 
 
 class Talk(Protocol):
-    """The sans-I/O machine of a call (`Bridge`), or of a conversation in writing (`Chat`)."""
+    """The sans-I/O machine of a call (`Bridge`), or of a text conversation (`Chat`)."""
 
     @property
     def conversation(self) -> Conversation: ...
@@ -53,17 +53,17 @@ class Transfers(Protocol):
     """The transfers of a call on the telephone."""
 
     def problem(self, *, warm: bool) -> str | None:
-        """Return why the call cannot be transferred now; None if it can. Any thread may ask."""
+        """Return why the call cannot be transferred now; None if it can. Any thread may call it."""
 
     def begin(self, step: Transfer, *, warm: bool) -> None:
         """Transfer the call."""
 
 
 class Control:
-    """The control of one call: what is asked for happens at once in the call's own loop, else as soon as that runs it.
+    """The control of one call. A request takes effect at once in the call's own loop, else as soon as the loop runs it.
 
-    `agent` returns the agent that has the call now; with `manual` the user's code marks the turns; `flush` writes what
-    there is to write then. Without `transfers` the call has no line.
+    `agent` returns the agent that has the call now; with `manual` the user's code marks the turns; `flush` writes the
+    resulting output. Without `transfers` the call is not on the telephone.
     """
 
     def __init__(
@@ -152,7 +152,7 @@ class Control:
         self._do(lambda talk, now: act(now))
 
     async def gather(self, digits: int, timeout: float, finish_on: str) -> Gather:
-        done = self._loop.create_future()  # without the digits: a task's repr shows what it waits for
+        done = self._loop.create_future()  # a result without the digits: a task's repr shows what it waits for
         gather = Gather(digits, timeout, finish_on, lambda: _settle(done))
         await self._here(self._gather(gather, done))
         return gather
@@ -174,7 +174,7 @@ class Control:
             self._do(lambda talk, now: None)
 
     async def ask(self, instructions: str, input: str | None, timeout: float) -> Question:
-        done = self._loop.create_future()  # without the answer, as above
+        done = self._loop.create_future()  # a result without the answer, as above
         question = Question(instructions, input, lambda: _settle(done))
         await self._here(self._ask(question, done, timeout))
         if question.problem is not None:
@@ -206,7 +206,7 @@ class Control:
             await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(work, self._loop))
 
     def close(self) -> None:
-        """The media stream is over: no more digits come, and no answers."""
+        """End the waits for digits and answers: the media stream is over."""
         self._over = True
         for asked in self._asked:
             if not asked.done():
@@ -225,7 +225,7 @@ class Control:
         def run() -> None:
             now = self._loop.time()
             act(self._talk, now)
-            self._talk.move_on(now)  # what was asked for may be possible at once
+            self._talk.move_on(now)  # the request may be possible at once
             self._flush()
 
         try:

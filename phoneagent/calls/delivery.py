@@ -1,11 +1,11 @@
-"""Delivering a webhook to the user's own server: signed as Standard Webhooks has it, and to no address that it may not.
+"""Delivery of a webhook to the user's own server: signed as Standard Webhooks specifies, and only to allowed addresses.
 
     webhook-id: call_ended_CA…
     webhook-timestamp: 1764460800
     webhook-signature: v1,<base64 of HMAC-SHA256 over id.timestamp.body>
 
-A name may resolve to another address each time. So the address is checked where the socket is made, and the socket
-connects to exactly that one. No proxy is used: it would resolve the name itself.
+A name may resolve to another address each time. So the address is checked when the socket is made, and the socket
+connects to exactly that address. No proxy is used: it would resolve the name itself.
 """
 
 from __future__ import annotations
@@ -33,15 +33,15 @@ ATTEMPT_SECONDS = 15.0
 
 CONNECT_SECONDS = 5.0
 BUFFER_BYTES = 4096
-"""How much of an answer is taken from its socket. None of it is read: the status says all."""
+"""The receive buffer for an answer. Its body is not read: the status says everything."""
 
 MAX_RETRY_AFTER_SECONDS = 24 * 3600.0
 
 _METADATA = frozenset(map(ip_address, ("100.100.100.200", "fd00:ec2::254", "fd20:ce::254")))
-"""Where clouds tell a machine its credentials, besides link-local addresses: Alibaba, AWS, Google."""
+"""Addresses that serve a cloud machine's credentials, besides link-local ones: Alibaba, AWS, Google."""
 
 _GLOBAL_UNICAST = ip_network("2000::/3")
-"""The IPv6 addresses that are on the internet. Python has others that are global too, like `::7f00:1`."""
+"""The IPv6 addresses of the internet. Python calls others global too, like `::7f00:1`."""
 
 _NAT64 = ip_network("64:ff9b::/96")
 _GONE = 410
@@ -51,7 +51,7 @@ _BUSY = (429, 503)
 class NotDelivered(PhoneAgentError):
     """The receiver did not take the webhook. `retry` tells whether another attempt may help.
 
-    `after_seconds` is when the receiver asks for it; None if it does not say.
+    `after_seconds` is the delay that the receiver asks for; None if it asks for none.
     """
 
     def __init__(self, message: str, *, retry: bool = True, after_seconds: float | None = None) -> None:
@@ -61,7 +61,7 @@ class NotDelivered(PhoneAgentError):
 
 
 class _Refused(OSError):
-    """An address that is not connected to. aiohttp passes on what is an OSError."""
+    """An address that must not be connected to. aiohttp passes an OSError on."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,7 +73,7 @@ class Message:
 
 
 class Receiver:
-    """The server at WEBHOOK_URL. Each of the `secrets` signs, so that the receiver may know the old or the new one."""
+    """The server at WEBHOOK_URL. Each of the `secrets` signs, so the receiver may know the old or the new one."""
 
     def __init__(self, url: str, secrets: Sequence[str], *, allow_private: bool = False) -> None:
         self._url = url
@@ -82,7 +82,7 @@ class Receiver:
         parts = urlsplit(url)
         self._secure = parts.scheme == "https"
         self.host = parts.netloc.rpartition("@")[2]
-        """What a message may show of the URL: its path and its query may hold secrets."""
+        """The part of the URL that a message may show: its path and query may contain secrets."""
 
     def __repr__(self) -> str:
         return f"<Receiver {self.host}>"
@@ -96,10 +96,10 @@ class Receiver:
         return cls(url, settings.webhook_secrets, allow_private=settings.webhook_allow_private)
 
     async def deliver(self, message: Message) -> int:
-        """Deliver a webhook; return the status that it was taken with.
+        """Deliver a webhook; return the status with which the receiver accepted it.
 
         Raises:
-            NotDelivered: it was not taken, or the answer was lost.
+            NotDelivered: it was not accepted, or the answer was lost.
         """
         timeout = aiohttp.ClientTimeout(total=ATTEMPT_SECONDS, sock_connect=CONNECT_SECONDS)
         try:
@@ -162,7 +162,7 @@ class Receiver:
         return str(network.explain(error, f"{urlsplit(self._url).scheme}://{self.host}", network.DIRECT))
 
     def _socket(self, info: tuple[Any, ...]) -> socket:
-        """Return the socket for an address, unless it is one that must not be connected to."""
+        """Return a socket for an address, unless that must not be connected to."""
         family, kind, protocol, _, place = info
         match reach(place[0]):
             case "public":
@@ -178,7 +178,7 @@ class Receiver:
 
 
 def reach(address: str) -> str:
-    """Return whose an address is: "public", "private" (also this machine's own), or "never"."""
+    """Return the kind of an address: "public", "private" (also this machine's own), or "never"."""
     found = _innermost(ip_address(address))
     if found in _METADATA or found.is_link_local or found.is_multicast or found.is_unspecified:
         return "never"

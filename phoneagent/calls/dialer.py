@@ -1,4 +1,4 @@
-"""Placing the queued calls: one at a time, at the account's pace, and each once, whatever happens on the way.
+"""The dialer, which places the queued calls: one at a time, at the account's pace, and each one once, whatever fails.
 
 taken, never asked for           → ask Twilio for it
 taken, and it was asked for      → look for it among the calls to that number; there → it is placed
@@ -28,7 +28,7 @@ from phoneagent.twilio.placing import MaybePlaced, NotPlaced, OutgoingCalls, Pla
 log = logging.getLogger("phoneagent.calls.dialer")
 
 POLL_SECONDS = 30.0
-"""How often the queue is looked at for what another process has left behind."""
+"""How often the queue is checked for calls that another process left behind."""
 
 SETTLE_SECONDS = 15.0
 """How long a call that was placed may be missing from Twilio's list, which is only eventually consistent."""
@@ -37,18 +37,18 @@ RETRY_SECONDS = 2.0
 MAX_RETRY_SECONDS = 60.0
 MAX_ATTEMPTS = 12
 MAX_WAIT_SECONDS = 3600.0
-"""A call that has waited longer is not placed any more: what it was about has passed."""
+"""A call that has waited longer is not placed: the occasion has passed."""
 
 
 Barred: TypeAlias = Callable[[OutboundCall], Awaitable[str | None]]
-"""A function that returns why a queued call must not be placed any more, just before that is done."""
+"""A function that returns why a queued call must no longer be placed. It runs just before the call is placed."""
 
 
 class Dialer:
-    """Places the calls of a queue. `placing` returns what Twilio is asked for, and `barred` why it must not be.
+    """Places the calls of a queue. `placing` returns the request to Twilio, and `barred` why it must not be sent.
 
-    `claim` claims a name that only one process can have (see `Store.claim`). With it all processes together place
-    `calls_per_second` calls; 0 is no limit. While this process is `draining`, it places none: it could not answer them.
+    `claim` claims a name that only one process can have (see `Store.claim`). With it, all processes together place
+    `calls_per_second` calls; 0 means no limit. A `draining` process places none: it could not answer them.
     """
 
     def __init__(
@@ -75,11 +75,11 @@ class Dialer:
         self._troubled = False
 
     def wake(self) -> None:
-        """There is a new call in the queue."""
+        """Check the queue now: it has a new call."""
         self._woken.set()
 
     async def run(self) -> None:
-        """Place calls until this task is cancelled. A call that is being placed then is found again later."""
+        """Place calls until this task is canceled. A call that is being placed at that moment is found again later."""
         while True:
             self._woken.clear()
             wait = POLL_SECONDS
@@ -150,16 +150,16 @@ class Dialer:
             await self._queue.placed(call.id, call_sid, certain=True)
 
     async def _was_placed(self, call: OutboundCall, wanted: Placing) -> bool:
-        """Look for a call that may have been placed; return whether it was, or that is to be looked for again."""
+        """Look for a call that may have been placed; return True if it was, or if the search must be repeated."""
         current = await self._queue.get(call.id)
         if current is None or current.call_sid is not None:
-            return True  # Twilio has reported it meanwhile
+            return True  # Twilio has reported it since
         assert call.asked_at is not None
         again = partial(self._queue.again, call.id, call.attempts + 1)
         try:
             found = await self._queue.unknown(await self._twilio.find(wanted, call.created_at))
         except TelephonyError as error:
-            if call.attempts >= MAX_ATTEMPTS:  # it may ring yet: nothing more is done about it
+            if call.attempts >= MAX_ATTEMPTS:  # it may still ring, so it is not placed again
                 await self._queue.refuse(call.id, f"whether it was placed is unknown: {error}")
             else:
                 await again(after_seconds=RETRY_SECONDS * 2, error=str(error), asked=True)

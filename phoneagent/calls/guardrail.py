@@ -17,7 +17,7 @@ from phoneagent.usercode import call_user
 log = logging.getLogger("phoneagent.calls.guardrail")
 
 GUARDRAIL_SECONDS = 2.0
-"""How long a guardrail may take to judge a text; the caller hears what the agent says meanwhile."""
+"""How long a guardrail may take to judge a text; the caller goes on hearing the agent in that time."""
 
 MAX_FAILURES = 5
 """How many failures in a row disable the guardrail for the rest of the call."""

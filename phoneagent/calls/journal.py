@@ -1,9 +1,9 @@
-"""The journal of calls: tools before they run, and the step that follows a media stream.
+"""The journal of calls: it records tools before they run, and the step that follows a media stream.
 
-After a stream the call is hung up, passed on, or goes on in another stream, in this process or another one. Twilio asks
-any process for that step once our side of a stream has gone. So the step is written down before we close the stream;
-where the database does not take it, it is carried out over Twilio's REST API instead. This process remembers its own
-steps for a while, so that a call outlives an outage of the database.
+After a stream the call is hung up, passed on, or continued in another stream, in this process or another one. Twilio
+asks any process for that step once our side of a stream is closed. So the step is written before we close the stream;
+if the database does not take it, it is carried out over Twilio's REST API instead. This process remembers its own steps
+for a while, so that a call survives an outage of the database.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ if TYPE_CHECKING:
 log = logging.getLogger("phoneagent.calls.journal")
 
 WRITE_SECONDS = 0.5
-"""How long the caller's line stays silent for the next step to be written, before REST carries it out."""
+"""How long the caller waits in silence for the next step to be written, before REST carries it out."""
 
 PATIENT_SECONDS = 2.0
-"""How long a step may take to be written where REST cannot carry it out."""
+"""How long writing a step may take if REST cannot carry it out."""
 
 REST_SECONDS = 4.0
 """How long Twilio's REST API may take."""
@@ -45,19 +45,19 @@ READ_SECONDS = 4.0
 
 KNOWN_SECONDS = 120.0
 MAX_KNOWN = 1000
-"""For how long, and of how many calls, this process remembers the next step: a database may fail before Twilio asks."""
+"""For how long and how many calls this process remembers the next step: a database may fail before Twilio asks."""
 
 KNOWN_READ_SECONDS = 1.0
-"""How long Twilio's question waits for the database where this process knows the step itself."""
+"""How long Twilio's question waits for the database if this process knows the step itself."""
 
 FAULTS_AT_ONCE = 5
 FAULTS_A_MINUTE = 1
 MAX_FAULTS = 60
-"""How often a call is connected again after a fault: five times, once more for every minute of it, and sixty times at
-most. A fault that ends each stream at once must not connect a call for ever."""
+"""How often a call is reconnected after a fault: five times, plus once per minute of the call, and sixty times at most.
+A fault that ends each stream at once must not reconnect a call forever."""
 
 Kind: TypeAlias = Literal["hang_up", "fall_back", "resume", "recover", "apologise", "transfer"]
-"""How a call goes on; "resume" after a planned hand-over, "recover" after a crash or a broken line."""
+"""How a call continues: "resume" after a planned hand-over, "recover" after a crash or a broken line."""
 
 RETURNED: dict[TransferOutcome, str] = {
     "declined": "did not take the caller: they declined, or an answering machine answered",
@@ -68,7 +68,7 @@ RETURNED: dict[TransferOutcome, str] = {
     "error": "could not be called: there is a fault on our side",
     "unknown": "was being called, and it is unknown how that ended",
 }
-"""What the model is told of a transfer that was not completed."""
+"""What the model is told about a transfer that was not completed."""
 
 
 _Found = TypeVar("_Found", bound=Standing)
@@ -76,17 +76,17 @@ _Found = TypeVar("_Found", bound=Standing)
 
 @dataclass(slots=True)
 class _Known:
-    """A step that this process has given itself."""
+    """A step that came from this process."""
 
     step: NextStep
     given_at: datetime
     since: float
-    """The same, of the monotonic clock."""
+    """The same moment on the monotonic clock."""
     written: bool = False
 
 
 class Continuation(NamedTuple):
-    """How a call goes on, after which media stream ("" where that is not known), and with which `call.state`."""
+    """How a call continues, after which media stream ("" if unknown), and with which `call.state`."""
 
     kind: Kind
     stream_sid: str = ""
@@ -103,7 +103,7 @@ class RecordedPast(Past):
 
 
 def may_recover(faults: int, seconds: float) -> bool:
-    """Tell whether a call that had this many faults in its first `seconds` may be connected once more."""
+    """Tell whether a call that had this many faults in its first `seconds` may be reconnected."""
     return faults < min(MAX_FAULTS, FAULTS_AT_ONCE + int(seconds / 60 * FAULTS_A_MINUTE))
 
 
@@ -123,9 +123,9 @@ class CallJournal:
         await self._store.tool_started(call_sid, call_id, name, arguments)
 
     async def next_step(self, call_sid: str, step: NextStep, *, early: bool = False) -> None:
-        """Write down what comes next, or have Twilio do it (see `Journal`).
+        """Write down the next step, or have Twilio carry it out (see `Journal`).
 
-        An `early` step is written while the last words are still being said: should the process die meanwhile, the call
+        An `early` step is written while the last words are still being said: if the process dies during them, the call
         has ended. Otherwise the same step, or another one, follows without `early`. The step that was given last
         counts, in whatever order the steps of a stream reach the database. A failure to write an early one is logged.
 
@@ -162,7 +162,7 @@ class CallJournal:
     # --- when Twilio asks ---
 
     async def answer(self, call_sid: str) -> Continuation:
-        """Return how a call goes on whose media stream has ended."""
+        """Return how a call continues after its media stream has ended."""
         seconds = READ_SECONDS if self._known(call_sid) is None else KNOWN_READ_SECONDS
         try:
             standing = await self._look(call_sid, self._store.standing(call_sid), Standing, seconds)
@@ -181,9 +181,9 @@ class CallJournal:
         return Continuation("resume", step.stream_sid, standing.state)
 
     async def transferred(self, call_sid: str, stream_sid: str, outcome: TransferOutcome) -> Continuation:
-        """Write down what became of the transfer after that media stream, and return how the call goes on.
+        """Write down the outcome of the transfer after that media stream, and return how the call continues.
 
-        `transfer` of what is returned is the transfer, None if its outcome was written before: Twilio asks twice.
+        The result's `transfer` is the transfer, or None if its outcome was written before: Twilio asks twice.
         """
         kind: Kind = "hang_up" if outcome == "completed" else "resume"
         try:
@@ -205,10 +205,10 @@ class CallJournal:
         return Continuation(kind, stream_sid, standing.state, transfer)
 
     async def comes_back(self, call_sid: str) -> Continuation | None:
-        """Return how a call goes on that comes to the number's webhook again; None for a call that begins.
+        """Return how a call that reaches the number's webhook again continues; None for a call that begins.
 
-        Its stream was stopped because other TwiML had the call for a while. Whatever step was written then, Twilio says
-        that the call is up. Where the database does not answer soon, the call begins anew.
+        Its stream was stopped because other TwiML had the call for a while. Whatever step was written then, Twilio's
+        request shows that the call is up. If the database does not answer soon, the call starts over.
         """
         try:
             async with asyncio.timeout(KNOWN_READ_SECONDS):
@@ -226,16 +226,16 @@ class CallJournal:
         return Continuation("resume", standing.stream_sid, standing.state)
 
     async def went_on(self, call_sid: str, after: str) -> bool:
-        """Tell whether the call has a newer media stream than that one ("" for none), in whatever process."""
+        """Tell whether the call has a newer media stream than that one ("" for none), in any process."""
         with suppress(StoreError):
             return (await self._store.standing(call_sid)).stream_sid not in (None, "", after)
         return False
 
     async def past(self, call_sid: str, pending: Pending | None = None) -> RecordedPast | None:
-        """Return the call so far, for the session that goes on with it; `pending` is what is known to be open.
+        """Return the call so far, for the session that continues it; `pending` is what is known to be open.
 
-        None for a call that has never begun: no stream of it was recorded, though there is a database. Of a call that
-        has begun and has no record, it is unknown what was open.
+        None for a call that has never begun: no stream of it was recorded, though there is a database. For a call that
+        has begun and has no record, what was open is unknown.
 
         Raises:
             RequestRefused: the call is over.
@@ -275,7 +275,7 @@ class CallJournal:
         )
 
     async def _look(self, call_sid: str, reading: Awaitable[_Found], kind: type[_Found], seconds: float) -> _Found:
-        """Return what the database says. Where it does not answer, or never took the step, this process may know it.
+        """Return what the database says. If it does not answer, or never took the step, this process may know it.
 
         Raises:
             StoreError: the database does not answer within `seconds`, and this process does not know the step.
@@ -304,14 +304,14 @@ class CallJournal:
         return known
 
     def _known(self, call_sid: str) -> _Known | None:
-        """Return the next step of a call, if it is one of this process and a recent one."""
+        """Return the next step of a call, if it is a recent one from this process."""
         known = self._steps.get(call_sid)
         return known if known is not None and time.monotonic() - known.since < KNOWN_SECONDS else None
 
     async def settle(self, call_sid: str, ended_by: EndedBy, reason: str) -> None:
         """End the record of a call that Twilio reports as over. Its own session, if there is one, knows better how.
 
-        If that died over the call's last words, it had written down that they were.
+        If the session died during the call's last words, the early step tells which side ended the call.
         """
         self._steps.pop(call_sid, None)
         try:
@@ -338,7 +338,7 @@ def _ended_by(step: NextStep | None) -> EndedBy | None:
 
 
 def _over(standing: Standing) -> bool:
-    """Tell whether either side has ended the call; a broken line or a fault of ours has not."""
+    """Tell whether either side has ended the call; a broken line or our own fault has not."""
     if standing.step is not None:
         return not isinstance(standing.step, Resume | Transfer)
     return standing.ended_by in ("agent", "caller")

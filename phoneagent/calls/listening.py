@@ -1,7 +1,7 @@
-"""Listening in: both sides of a live call, as its caller says and hears them.
+"""Listening in: both sides of a live call, as the caller says and hears them.
 
-Frames cost nothing as long as there is no listener. The first one puts a tap in the place of the caller's socket. The
-agent's side needs none: the ledger of the playback knows what was heard of it, and when.
+Frames cost nothing as long as there is no listener. The first listener puts a tap in place of the caller's socket. The
+agent's side needs none: the playback ledger knows what was heard of it, and when.
 
 A listener has no queue. It has a position on each track, and reads on from there.
 """
@@ -17,7 +17,7 @@ from phoneagent.protocol.audio import BYTES_PER_MS, FRAME_BYTES, SILENCE
 from phoneagent.protocol.carrier import AudioIn, FromCarrier, ToCarrier
 
 KEPT_BYTES = 1_000 * BYTES_PER_MS
-"""How far a listener may fall behind: a second."""
+"""How far a listener may fall behind: one second."""
 
 SLACK_BYTES = 100 * BYTES_PER_MS
 
@@ -50,11 +50,11 @@ class Tap:
         self._caller_audio = caller_audio
         self._kept = bytearray()
         self.received = 0
-        """How many bytes came so far."""
+        """How many bytes have arrived so far."""
 
     @property
     def writable(self) -> bool:
-        """Whether the carrier takes what it is sent."""
+        """Whether the carrier accepts writes."""
         return self.socket.writable
 
     async def read(self, take: Callable[[str | bytes], None], resumed: Callable[[], None]) -> None:
@@ -89,7 +89,7 @@ class Tap:
 
 
 class Listener:
-    """One listener of a media stream. `over` tells whether that has ended, `clock` the time of the bridge."""
+    """One listener of a media stream. `over` tells whether that has ended, and `clock` returns the bridge's time."""
 
     def __init__(self, tap: Tap, playback: _Playback, clock: Callable[[], float], over: Callable[[], bool]) -> None:
         self._tap = tap
@@ -122,7 +122,7 @@ class Listener:
 
     def _hear_agent(self) -> None:
         playback, now = self._playback, self._clock()
-        if playback.generation != self._generation:  # what was not heard was cleared
+        if playback.generation != self._generation:  # unheard audio was cleared
             self._generation, self._agent_from = playback.generation, 0
             self._fill()
         heard = playback.heard_from(self._agent_from, now)
@@ -132,7 +132,7 @@ class Listener:
             self._fill()
 
     def _fill(self) -> None:
-        """End the last frame of what was said with silence."""
+        """Fill up the agent's last frame with silence."""
         self._agent += SILENCE * (-len(self._agent) % FRAME_BYTES)
 
 

@@ -1,7 +1,7 @@
-"""The log of a call's messages: what both sides sent and were sent, to find a fault with.
+"""The log of a call's messages: what both sides sent and received, for finding faults.
 
-It is kept only where it is switched on. Then each socket of a call stands behind one that writes down what passes, and
-otherwise nothing of this is on a frame's path. Audio is left out, and so are digits that are gathered.
+It is kept only if it is switched on. Then each socket of a call is wrapped in one that logs its messages; otherwise
+nothing of this is on a frame's path. Audio is left out, and so are gathered digits.
 """
 
 from __future__ import annotations
@@ -23,22 +23,22 @@ from phoneagent.protocol.providers import Dialect
 
 MAX_MESSAGES = 2000
 MAX_BYTES = 2 * 1024 * 1024
-"""What is kept of one call, beside its audio."""
+"""The size of the messages kept per call, not counting messages with audio."""
 
 MAX_AUDIO_MESSAGES = 3000
-"""Messages with audio that are kept of one call: half a minute of talk. There is nothing in them but sizes."""
+"""How many messages with audio are kept per call: half a minute of talk. Only their sizes are kept."""
 
 MAX_CALLS = 50
-"""Calls of which messages are kept, live and over. The oldest goes first."""
+"""How many calls, live or over, have their messages kept. The oldest is dropped first."""
 
 KEEP_SECONDS = 300.0
-"""How long the messages of a call are kept after its end, as its events are."""
+"""How long the messages of a call are kept after its end, as long as its events."""
 
 MAX_TEXT_CHARS = 4000
 """How much of each text is kept."""
 
 MAX_DEPTH = 30
-"""How deep in a message is looked."""
+"""How many levels of a message are read."""
 
 PAGE = 500
 """How many messages are read at once."""
@@ -73,14 +73,14 @@ class MessageLog:
         self._audio: deque[Message] = deque(maxlen=MAX_AUDIO_MESSAGES)
         self._bytes = 0
         self.streams = 0
-        """How many media streams the call had so far."""
+        """How many media streams the call has had so far."""
         self.number = 0
         """The number of the newest message."""
         self.dropped = 0
         """The number of the newest message, other than audio, that is no longer here."""
 
     def add(self, side: Side, direction: Literal["in", "out"], kind: str, size: int, data: Any) -> None:
-        """Append a message, and drop the oldest ones that are too many."""
+        """Append a message, and drop the oldest ones beyond the limits."""
         self.number += 1
         message = Message(self.number, datetime.now(UTC), side, direction, kind[:200], size, elided(data))
         if kind in _AUDIO_TYPES:
@@ -94,7 +94,7 @@ class MessageLog:
             self.dropped = oldest.number
 
     def after(self, number: int, limit: int = PAGE) -> list[Message]:
-        """Return the next messages after one of that number, oldest first."""
+        """Return the next messages after that number, oldest first."""
         newer = (_newer(self._messages, number), _newer(self._audio, number))
         merged = heapq.merge(*newer, key=lambda message: message.number)
         return [message for message, _ in zip(merged, range(limit), strict=False)]
@@ -129,7 +129,7 @@ class MessageLogs:
         return log
 
     def end(self, call_sid: str) -> None:
-        """A media stream of a call is over: forget the log in time, unless another stream has begun."""
+        """Note that a media stream of a call is over: forget the log later, unless another stream has begun."""
         if (log := self._logs.get(call_sid)) is not None:
             asyncio.get_running_loop().call_later(KEEP_SECONDS, self._forget, call_sid, log, log.streams)
 
@@ -140,7 +140,7 @@ class MessageLogs:
     def watch(
         self, call_sid: str, socket: CallerSocket, open_model: _OpenModel, secret: Callable[[], bool]
     ) -> tuple[CallerSocket, _OpenModel]:
-        """Return the sockets of a call's media stream, from now on with a log."""
+        """Return the sockets of a call's media stream, with a log from now on."""
         log = self.begin(call_sid)
 
         async def open_logged(elsewhere: bool) -> ModelSocket:
@@ -179,7 +179,7 @@ def _parsed(raw: str | bytes) -> dict[str, Any]:
 
 
 class LoggedCaller:
-    """A caller's socket whose messages are logged. `secret` tells whether a key that is pressed now is secret."""
+    """A caller's socket whose messages are logged. `secret` tells whether a key pressed now is secret."""
 
     def __init__(self, socket: CallerSocket, log: MessageLog, secret: Callable[[], bool]) -> None:
         self._socket = socket
@@ -188,7 +188,7 @@ class LoggedCaller:
 
     @property
     def writable(self) -> bool:
-        """Whether the carrier takes what it is sent."""
+        """Whether the carrier accepts writes."""
         return self._socket.writable
 
     async def read(self, take: Callable[[str | bytes], None], resumed: Callable[[], None]) -> None:
@@ -236,7 +236,7 @@ class LoggedModel:
 
     @property
     def writable(self) -> bool:
-        """Whether the server takes what it is sent."""
+        """Whether the server accepts writes."""
         return self._socket.writable
 
     def write(self, messages: Iterable[realtime.ToModel]) -> None:

@@ -1,6 +1,6 @@
-"""The model's side of a live call: one session at a time, and the next one where it is lost.
+"""The model's side of a live call: one session at a time, and another one if it is lost.
 
-Whether another session is worth opening is the bridge's decision; here it is opened, read, and given up.
+The bridge decides whether another session is worth opening; this module opens it, reads it, and gives it up.
 """
 
 from __future__ import annotations
@@ -39,9 +39,9 @@ class ModelSocket(Protocol):
 class ModelSessions:
     """The sessions of one call.
 
-    `open_model` takes whether to try another endpoint than that of the session before. `prepare` makes a new session
-    that of the agent that has the call, `take` gets each event, undecoded, and `flush` writes what there is.
-    `resumed` runs when a session's socket is writable again.
+    `open_model` takes whether to try another endpoint than that of the previous session. `prepare` configures a new
+    session for the active agent, `take` gets each event, undecoded, and `flush` writes the waiting output. `resumed`
+    runs when a session's socket is writable again.
     """
 
     def __init__(
@@ -67,15 +67,15 @@ class ModelSessions:
         self._elsewhere = False
         self._told: set[str] = set()
         self.current: ModelSocket | None = None
-        """The session that is used, or was used last."""
+        """The session in use, or the one used last."""
 
     @property
     def tasks(self) -> list[asyncio.Task[Any]]:
-        """What is at work beside `run`."""
+        """The tasks that run besides `run`."""
         return [] if self._next is None else [self._next]
 
     async def run(self) -> None:
-        """Hold a session, and open another one where it is lost, as long as the bridge finds that worthwhile."""
+        """Hold a session, and open another one if it is lost, as long as the bridge finds that worthwhile."""
         while True:
             try:
                 self.current = model = await self._open()
@@ -91,11 +91,11 @@ class ModelSessions:
             if not going_on:
                 return
             if self._next is None:
-                # The losses of all calls at a time come from one cause, so that chance must tell them apart.
+                # One cause may end the sessions of all calls at once, so a random delay spreads their attempts.
                 await asyncio.sleep(self._bridge.renewal.pause_seconds(self._loop.time(), random.random()))  # noqa: S311
 
     def open_next(self) -> None:
-        """Open the next session beside the present one."""
+        """Open the next session while the present one is in use."""
         if self._next is None:
             self._next = self._watch(asyncio.create_task(self._open_beside()))
 
@@ -103,7 +103,7 @@ class ModelSessions:
         """Give up the present session; with `elsewhere` the next one is at another endpoint."""
         self._elsewhere = elsewhere
         if self.current is not None:
-            self.current.abort()  # which ends its reader
+            self.current.abort()  # this ends its reader
 
     async def _open(self) -> ModelSocket:
         coming, self._next = self._next, None
@@ -111,7 +111,7 @@ class ModelSessions:
         if coming is not None and (model := await coming) is not None:
             if not elsewhere:
                 return model
-            model.abort()  # it is at the endpoint that is of no use
+            model.abort()  # it is at the endpoint to be avoided
         return await self._open_model(elsewhere)
 
     async def _open_beside(self) -> ModelSocket | None:
@@ -126,10 +126,10 @@ class ModelSessions:
         return model
 
     async def _hold(self, model: ModelSocket) -> str:
-        """Give a new session to the bridge, and read it to its end; return how that came."""
+        """Give a new session to the bridge, and read it to its end; return why it ended."""
         now = self._loop.time()
         for refused in model.dropped:
-            if refused not in self._told:  # the next session is usually at the same server, which refuses the same
+            if refused not in self._told:  # the next session is usually at the same server, which refuses this again
                 self._told.add(refused)
                 self._bridge.reporter.trouble(f"the session runs without {refused}", now)
         self._bridge.model_opened(model.effective, now)
@@ -143,7 +143,7 @@ class ModelSessions:
         except EndpointUnreachable as error:
             return str(error)
         except EndpointError as error:
-            # It ended the session; the next attempt to open one shows whether it will have us back.
+            # The server ended the session; the next attempt shows whether it accepts another one.
             self._elsewhere = True
             return str(error)
         finally:

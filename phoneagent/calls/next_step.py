@@ -22,7 +22,7 @@ class StepWriter:
         self._call_sid = call_sid
         self._journal = journal
         self.step: NextStep | None = None
-        """What comes after the stream, once that is known."""
+        """The step after the stream, once it is known."""
 
     @property
     def can_resume(self) -> bool:
@@ -35,12 +35,12 @@ class StepWriter:
         return isinstance(self.step, Resume)
 
     def take(self, step: NextStep | None, *, broke: bool = False) -> None:
-        """Note what comes after the stream, which ends now; `broke`: by a fault of ours."""
+        """Note the step after the stream, which ends now; `broke`: through our own fault."""
         if step is not None:
             self.step = replace(step, broke=True) if broke and isinstance(step, Resume) else step
 
     async def settle(self) -> None:
-        """Write down the step that was taken. Never raises: the sockets are still to be closed."""
+        """Write down the step that was taken. Never raises, because the sockets still have to be closed."""
         if self.step is not None:
             await self.write(self.step, early=False)
 
@@ -56,5 +56,5 @@ class StepWriter:
             log.error(
                 "the call's next step could not be saved or carried out: %s", why, extra={"call_sid": self._call_sid}
             )
-        except Exception:  # whatever the journal raises: Twilio asks, and the caller is not left on a dead line
+        except Exception:  # whatever the journal raises, Twilio asks, and the caller is not left on a dead line
             log.exception("the call's next step could not be saved or carried out", extra={"call_sid": self._call_sid})

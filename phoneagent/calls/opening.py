@@ -1,4 +1,4 @@
-"""The opening of a call: its agent is chosen, and its model session opened, at the first endpoint that gives one."""
+"""The opening of a call: the choice of its agent, and its model session, from the first endpoint that gives one."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ log = logging.getLogger("phoneagent.calls.opening")
 _T = TypeVar("_T")
 
 FAILOVER_SECONDS = 3.0
-"""How long an endpoint may take to give a session, where another one could be asked. One that neither announces nor
+"""How long an endpoint may take to give a session if another one could be tried. One that neither announces nor
 acknowledges the session takes 2.5 s and its handshake; see `negotiation`."""
 
 FAILED_SECONDS = 60.0
-"""How long an endpoint that gave no session is asked last."""
+"""How long an endpoint that gave no session is tried last."""
 
 BRIEF_SECONDS = 5.0
-"""A session that is lost within this time counts as none."""
+"""A session that is lost within this time counts as not given."""
 
 _NO_AGENT = Agent(instructions="")
 
@@ -40,10 +40,10 @@ _NO_AGENT = Agent(instructions="")
 class EndpointRouter:
     """The endpoints of a process, and which of them have failed lately: what one call finds out, all calls know.
 
-    An endpoint that has failed is asked last. Once its time is over, one call asks it, and the others when that call
-    got a session.
+    An endpoint that has failed is tried last. After FAILED_SECONDS one call tries it, and the others follow if that
+    call gets a session.
 
-    `endpoint_for` may return another endpoint for a call, in the place of each.
+    `endpoint_for` may return another endpoint for a call, in place of each.
     """
 
     def __init__(
@@ -58,7 +58,7 @@ class EndpointRouter:
         return deque(self._in_order(self._endpoints))
 
     def failed(self, endpoint: Endpoint) -> None:
-        """Take note that an endpoint gave no session, or one that was of no use."""
+        """Note that an endpoint gave no session, or an unusable one."""
         self._failed_at[id(endpoint)] = time.monotonic()
 
     async def open_first(
@@ -69,7 +69,7 @@ class EndpointRouter:
         The session may be one that only transcribes. `hearing` has the recognizers to use.
 
         Raises:
-            EndpointError: none does. If one of them may do so later, it is an EndpointUnreachable.
+            EndpointError: no endpoint gives one; EndpointUnreachable if one of them may do so later.
         """
         failed: EndpointError | None = None
         in_order = self._in_order(route)
@@ -82,7 +82,7 @@ class EndpointRouter:
             if (models := hearing.transcription_models) is not None:
                 endpoint = replace(endpoint, transcription_models=models)
             if id(tried) in self._failed_at:
-                self.failed(tried)  # until this call knows better, no other call need try it
+                self.failed(tried)  # until this call knows better, other calls need not try it
             try:
                 opened = await open_session(endpoint, session, call, within=None if last else FAILOVER_SECONDS)
             except EndpointError as error:
@@ -106,7 +106,7 @@ class EndpointRouter:
 
 
 class Opening:
-    """The agent of a call, while it is chosen, and the call's model session, while it is opened.
+    """The agent of a call while it is being chosen, and the call's model session while it is being opened.
 
     Both begin at once. The agent's session configuration stays the same for the media stream.
     """
@@ -132,7 +132,7 @@ class Opening:
         self._model = asyncio.create_task(self._open(now + INSTRUCTIONS_SECONDS))
 
     async def chosen(self) -> Agent | Transcriber:
-        """Wait for what answers. If the choice failed, the opening fails with it, and the caller hears the apology."""
+        """Wait for the answerer. If the choice failed, the opening fails too, and the caller hears the apology."""
         await asyncio.wait([self._agent])
         failed = self._agent.cancelled() or self._agent.exception() is not None
         return _NO_AGENT if failed else self._agent.result()
@@ -141,12 +141,12 @@ class Opening:
         """Return the model session that was opened last.
 
         Raises:
-            EndpointError: it was not opened, for whatever reason.
+            EndpointError: the session was not opened, for whatever reason.
         """
         return await self._model
 
     async def discard(self) -> None:
-        """Cancel what is not finished, and close the model session if it was opened."""
+        """Cancel unfinished work, and close the model session if it was opened."""
         tasks = (self._model, self._agent)
         for task in tasks:
             task.cancel()
@@ -169,7 +169,7 @@ class Opening:
             return opened
         except EndpointError:
             raise
-        except Exception as error:  # unforeseen: a proxy of the environment, a session that is not JSON
+        except Exception as error:  # unforeseen: a proxy set in the environment, a session that is not JSON
             log.exception("the model session could not be opened", extra={"call_sid": self._call.sid})
             raise EndpointRefused(f"the model session could not be opened: {type(error).__name__}") from error
 

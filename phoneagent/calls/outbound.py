@@ -1,7 +1,7 @@
-"""The calls that an app makes: checked, queued, and known again when Twilio asks for them.
+"""The calls that an app makes: checked, queued, and recognized when Twilio asks for them.
 
-Every address that Twilio is given for such a call has the row's id in its query (`DIAL`), so each request tells which
-call it is, in whatever process. The row has the call's context.
+Every URL that Twilio gets for such a call has the row's id in its query (`DIAL`), so each request identifies the call,
+in any process. The row has the call's context.
 """
 
 from __future__ import annotations
@@ -30,26 +30,26 @@ from phoneagent.twilio.twiml import RETRY
 log = logging.getLogger("phoneagent.calls.outbound")
 
 DIAL = "dial"
-"""The name of the row's id in the addresses of a call."""
+"""The name of the row's id in the URLs of a call."""
 
 MAX_CONTEXT_CHARS = 16 * 1024
 MAX_MESSAGE_CHARS = 1000
 MAX_KEY_CHARS = 200
 ATTACH_SECONDS = 3.0
-"""How long a call waits for its context: the callee has answered, and hears nothing meanwhile."""
+"""How long a call waits for its context. The callee has answered, and hears nothing in that time."""
 
 MAX_SECONDS = 86_400
-"""The longest call at Twilio."""
+"""The maximum duration of a call at Twilio."""
 
 MAX_KNOWN = 2000
-"""Calls that are remembered without a look at the store."""
+"""How many calls are remembered without asking the store."""
 
 OnMachine: TypeAlias = Literal["talk", "hang_up", "leave_message"]
 First: TypeAlias = Literal["agent", "callee"]
 
 
 class KeyOfAnotherCall(DefinitionError):
-    """An idempotency key came with another call before."""
+    """An idempotency key that was used for another call before."""
 
 
 class Outbound:
@@ -85,7 +85,7 @@ class Outbound:
             barred=barred,
         )
         self.call_over: Callable[[], None] = lambda: None
-        """Is called when Twilio has reported the end of a call."""
+        """Called when Twilio has reported the end of a call."""
         self._known: dict[str, OutboundCall] = {}
         self._screenings: dict[str, Screening] = {}
         self._notes: set[asyncio.Task[None]] = set()
@@ -140,7 +140,7 @@ class Outbound:
         timeout: int,
         time_limit: int | None,
     ) -> dict[str, Any]:
-        """Return the plan of a call (see `PhoneApp.dial`), as its row has it; `agents` are the names there are.
+        """Return the plan of a call (see `PhoneApp.dial`) as its row stores it; `agents` are the valid names.
 
         Raises:
             DefinitionError: an argument cannot be used.
@@ -176,7 +176,7 @@ class Outbound:
         }
 
     async def get(self, id: str) -> OutboundCall | None:
-        """Return a call as it stands; None if there is none with this id."""
+        """Return a call in its current state; None if there is none with this id."""
         return await self._queue.get(id)
 
     def _placing(self, made: OutboundCall) -> Placing:
@@ -195,7 +195,7 @@ class Outbound:
     # --- what Twilio requests -----------------------------------------------------------------------------------------
 
     async def attach(self, call: Call, *, answered: bool = False) -> bool | None:
-        """Give a call that this app made its context. None: it is none of these; False: it rang a second time.
+        """Give a call that this app made its context. None: the app did not make it; False: it rang a second time.
 
         With `answered`, Twilio asks for the call's first TwiML.
         """
@@ -220,7 +220,7 @@ class Outbound:
         return True
 
     async def tell(self, form: Mapping[str, str]) -> None:
-        """Take what Twilio reports of a call's status."""
+        """Take Twilio's report of a call's status."""
         status = form["CallStatus"]
         if status not in CALL_OVER and status not in PROGRESS:
             return
@@ -233,7 +233,7 @@ class Outbound:
             self.call_over()
 
     async def amd(self, form: Mapping[str, str]) -> None:
-        """Take what Twilio's detection of answering machines says."""
+        """Take the result of Twilio's answering machine detection."""
         call_sid, answered_by = form["CallSid"], form.get("AnsweredBy", "")[:40]
         if (screening := self._screenings.get(call_sid)) is not None:
             screening.amd(answered_by)
@@ -263,7 +263,7 @@ class Outbound:
         return made_screening
 
     def over(self, call: Call, screening: Screening) -> None:
-        """A media stream has ended."""
+        """Note that a media stream has ended."""
         screening.close()
         if self._screenings.get(call.sid) is screening:
             del self._screenings[call.sid]
@@ -306,7 +306,7 @@ def _check(name: str, fine: bool, remedy: str) -> None:
 
 
 def _json(context: Mapping[str, Any]) -> Any:
-    """Return the context as JSON gives it back.
+    """Return the context after a round trip through JSON.
 
     Raises:
         DefinitionError: JSON cannot express it, or it is too long.

@@ -1,7 +1,7 @@
 """The outcomes of calls: what an agent's `outcome` asks for, filled in by a model from the record of a call.
 
-This needs the record and nothing of the live call, so any process can do it, also after a crash. A call's outcome is
-that of the agent that had the call last; if that one has none, of the last agent before it that has one.
+This needs only the record, not the live call, so any process can do it, even after a crash. A call's outcome is that of
+the agent that had the call last; if that one has none, of the last agent before it that has one.
 """
 
 from __future__ import annotations
@@ -42,22 +42,22 @@ FILL_SECONDS = 120.0
 """How long one attempt may take in all."""
 
 MAX_ANSWERS = 2
-"""How often the model is asked: once more, with what was wrong."""
+"""How often the model is asked: a second time with what was wrong with its first answer."""
 
 MAX_ERROR_CHARS = 500
 
 Choice: TypeAlias = Callable[[Call], Awaitable[Answer]]
-"""A function that returns what answered a call."""
+"""A function that returns the answerer of a call."""
 
 
 class OutcomeRefused(Exception):
-    """No further attempt can fill it in; the message is the record's `outcome_error`."""
+    """An outcome that no further attempt can fill in; the message is the record's `outcome_error`."""
 
 
 class Outcomes:
     """Fills in the outcomes of calls.
 
-    `choose` returns what answered a call. With `chat`, that endpoint is asked; otherwise the app's Realtime endpoints.
+    `choose` returns the answerer of a call. With `chat`, it asks that endpoint; otherwise the app's Realtime ones.
     """
 
     def __init__(
@@ -114,7 +114,7 @@ class Outcomes:
             raise OutcomeUnavailable(f"the outcome cannot be recorded now: {error}") from error
 
     async def close(self) -> None:
-        """Wait for the hooks that are being told."""
+        """Wait for the hooks that are still running."""
         await asyncio.gather(*self._telling, return_exceptions=True)
 
     async def _fill(self, call_sid: str) -> None:
@@ -156,7 +156,7 @@ class Outcomes:
         return call
 
     async def _agent_of(self, record: CallDetails, call: Call) -> Agent | None:
-        """Return the agent whose outcome it is. The user's function that chose for the call chooses once more."""
+        """Return the agent whose outcome it is. The user's function that chose the call's agent chooses again."""
         try:
             async with asyncio.timeout(INSTRUCTIONS_SECONDS) as limit:
                 answer = await self._choose(call)
@@ -178,7 +178,7 @@ class Outcomes:
     async def _ask(
         self, agent: Agent, call: Call, outcome: OutcomeForm, text: str, spent: list[Spent]
     ) -> dict[str, Any]:
-        """Return the outcome. What that costs is added to `spent`, also if it fails.
+        """Return the outcome. Its cost is added to `spent`, even if it fails.
 
         Raises:
             OutcomeRefused: the model cannot fill it in.
@@ -209,7 +209,7 @@ class Outcomes:
         cost = cost_of(filling.read.usage, price_of(filling.model, self._prices))
         return Spent(filling.model, filling.read.usage, Cost(cost.usd, cost.at_least or filling.read.assumed))
 
-    # --- what comes of it ---
+    # --- the result ---
 
     async def _settle(
         self,
@@ -232,7 +232,7 @@ class Outcomes:
             cost=sum((each.cost for each in spent), Cost()),
         )
         self._emit(event, record.stream_sid)
-        follower = self._hooks.follow()  # those of the call are over
+        follower = self._hooks.follow()  # the call's own follower has ended
         follower.tell(event)
         task = asyncio.create_task(follower.close(), name="phoneagent outcome hooks")
         self._telling.add(task)
@@ -247,7 +247,7 @@ def form_of(outcome: OutcomeForm, text: str) -> Form:
 async def filled_in(
     filler: FormFiller, outcome: OutcomeForm, note: Callable[[Filling], None] = lambda filling: None
 ) -> dict[str, Any]:
-    """Have a model fill in an outcome, and once more if that is wrong. `note` gets each answer.
+    """Have a model fill in an outcome, and again if the first answer is wrong. `note` gets each answer.
 
     Raises:
         OutcomeRefused: the model cannot fill it in.
@@ -269,7 +269,7 @@ async def filled_in(
 def agents_having(record: CallDetails, answered: Agent) -> list[Agent]:
     """Return the agents that had a call, in order. `answered` is the agent that answers such calls.
 
-    A hand-off counts once it is done, also if the agent that got the call said nothing.
+    A hand-off counts once it is done, even if the agent that got the call said nothing.
     """
     team = team_of(answered)
     names = [turn.agent for turn in record.turns if turn.agent is not None]

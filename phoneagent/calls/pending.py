@@ -1,6 +1,6 @@
 """Pending calls: the webhook was answered, and Twilio has not opened the media socket yet.
 
-Meanwhile the agent is chosen and the model session opened, so that the caller does not wait for them.
+The agent is chosen and the model session opened in that time, so that the caller does not wait for them.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ LOOK_SECONDS = 1.0
 class PendingCall:
     """A call that waits for its media socket, usually with an opening that the webhook began.
 
-    `elsewhere` returns whether the socket came to another process; None if no record tells.
+    `elsewhere` returns whether the socket came to another process; it is None without records.
     """
 
     def __init__(
@@ -41,17 +41,17 @@ class PendingCall:
         self.arrived = False
         """Whether the media socket has come here and is in its handshake."""
         self.answer: Answer | None = None
-        """What answers the call, where that is known and no opening has it."""
+        """The answerer of the call, if it is known and no opening has it."""
         self.elsewhere = elsewhere
         self._registry = registry
         self._expiry = asyncio.create_task(self._expire())
 
     def expect_again(self, elsewhere: Callable[[], Awaitable[bool]] | None) -> None:
-        """Twilio has requested the webhook once more: another media socket is to come."""
+        """Expect another media socket: Twilio has requested the webhook again."""
         self.arrived, self.elsewhere = False, elsewhere
 
     def arrive(self) -> None:
-        """The media socket has come here, and is in its handshake."""
+        """Note that the media socket has come here, and is in its handshake."""
         self.arrived = True
 
     def claim(self) -> None:

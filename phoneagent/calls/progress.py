@@ -1,7 +1,7 @@
-"""The progress of all live calls, kept while their turns last: after a crash, the next session must know it.
+"""The progress of all live calls, saved during their turns: after a crash, the next session must know it.
 
-A turn is recorded when it ends. Until then, what was said and heard of it is kept here about once a second, if it has
-changed. One timer looks at all calls of the process: at those of one part at a time, so that no frame waits for long.
+A turn is recorded when it ends. Until then, what was said and heard of it is saved here about once a second, if it has
+changed. One timer checks all calls of the process, one part of them at a time, so that no frame waits for long.
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ from phoneagent.events import Event, Turn, TurnEnded
 log = logging.getLogger("phoneagent.calls.progress")
 
 LOOK_SECONDS = 0.9
-"""How often each call is looked at. With a tenth of a second to write it, what was heard is durable within a second."""
+"""How often each call is checked. With a tenth of a second to write it, what was heard is durable within a second."""
 
 PARTS = 9
 """How many times the timer fires within that time."""
 
 FULL_PART = 30
-"""How many calls are looked at together, and written in one transaction, before the next part gets any."""
+"""How many calls are checked together, and written in one transaction, before the next part gets any."""
 
 Keep: TypeAlias = Callable[[str, str, Sequence[Turn], Pending | None], None]
-"""Takes the sids of a call and its stream, the turns in progress that have changed, and what is open (None: as before).
-It never waits."""
+"""A function that takes the sids of a call and its stream, the changed turns in progress, and what is open (None:
+unchanged). It never waits."""
 
 
 class Progress:
@@ -44,7 +44,7 @@ class Progress:
         self._due = 0.0
 
     def follow(self, call_sid: str, bridge: Bridge) -> Callable[[], None]:
-        """Follow a call in a media stream; returns the function that ends that."""
+        """Follow a call in a media stream; return the function that stops following it."""
         call = _CallProgress(call_sid, bridge, self._keep)
         part = next((each for each in self._parts if len(each) < FULL_PART), min(self._parts, key=len))
         part.append(call)
@@ -66,16 +66,16 @@ class Progress:
         return leave
 
     def tell(self, event: Event) -> None:
-        """Take an event of a call. When a turn ends, what is open changes, and is looked at when the timer fires next.
+        """Take an event of a call. When a turn ends, what is open changes, and is checked when the timer fires next.
 
-        Otherwise the caller's words would be known after a crash, and so would be, wrongly, that they were lost.
+        Otherwise, after a crash, the caller's words would be known and yet reported as lost.
         """
         if isinstance(event, TurnEnded) and (call := self._newest.get(event.call_sid)) is not None:
             self._due_soon.add(call)
 
     def _set_timer(self) -> None:
         loop = asyncio.get_running_loop()
-        self._due = max(self._due + LOOK_SECONDS / PARTS, loop.time())  # a late look makes no later one late
+        self._due = max(self._due + LOOK_SECONDS / PARTS, loop.time())  # a late check must not delay the later ones
         self._timer = loop.call_at(self._due, self._look)
 
     def _look(self) -> None:
@@ -91,7 +91,7 @@ class Progress:
 
 
 class _CallProgress:
-    """The progress of one call in one media stream, and what was kept of it."""
+    """The progress of one call in one media stream, and what was saved of it."""
 
     def __init__(self, call_sid: str, bridge: Bridge, keep: Keep) -> None:
         self.call_sid = call_sid
@@ -101,7 +101,7 @@ class _CallProgress:
         self._kept_pending: Pending | None = None
 
     def look(self, now: float) -> None:
-        """Keep what has changed."""
+        """Save what has changed."""
         bridge = self._bridge
         if bridge.stream_sid is None or bridge.ended is not None:
             return
@@ -109,7 +109,7 @@ class _CallProgress:
         changed = [turn for turn in turns if self._kept.get(turn.item_id) != (turn.text, turn.heard_ms)]
         self._kept = {turn.item_id: (turn.text, turn.heard_ms) for turn in turns}
         pending = bridge.pending(now)
-        news = None if pending in (self._kept_pending, "unknown") else pending  # what is known already is better
+        news = None if pending in (self._kept_pending, "unknown") else pending  # what was saved before is better
         self._kept_pending = pending
         if changed or news is not None:
             self._keep(self.call_sid, bridge.stream_sid, changed, news)

@@ -1,7 +1,7 @@
-"""The recorder of a call in one media stream: when its recording starts, pauses and stops, and what is told of it.
+"""The recorder of a call in one media stream: when its recording starts, pauses and stops, and its reports.
 
-While it does not record, no frame passes it. The consent line is said before anything else, and the recording starts
-when the playback ledger knows that it was heard to its end.
+While it does not record, no frame passes through it. The consent line is said before anything else, and the recording
+starts when the playback ledger knows that the line was heard to its end.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ Put: TypeAlias = Callable[[Callable[[CallerSocket], CallerSocket]], None]
 
 
 class Recorder:
-    """The recorder of one media stream. `option` is the agent's; `earlier` is the recording in the streams before."""
+    """The recorder of one media stream. `option` is the agent's; `earlier` is the recording from the streams before."""
 
     def __init__(
         self,
@@ -65,10 +65,10 @@ class Recorder:
         self._where = recordings.folder(call_sid) if earlier is None else earlier.where
         self._ending: set[asyncio.Task[None]] = set()
 
-    # --- what starts and ends it ---
+    # --- start and end ---
 
     def begin(self, now: float, put: Put) -> None:
-        """The media stream begins: start what is to be recorded from its beginning on."""
+        """Start recording, if the media stream is recorded from its beginning."""
         self._put = put
         if self._earlier is None:
             if self._option.start:
@@ -79,7 +79,7 @@ class Recorder:
                 self.pause(now)
 
     def start(self, now: float) -> None:
-        """Start, once the consent line was heard; or go on after a pause."""
+        """Start, once the consent line has been heard; or continue after a pause."""
         if self._state == "paused" and self._take is not None:
             self._take.note(Silenced(now, on=False))
             self._state = "on"
@@ -109,7 +109,7 @@ class Recorder:
             task.add_done_callback(self._ending.discard)
 
     async def close(self) -> None:
-        """The media stream is over: write the rest, and tell how the recording stands."""
+        """Write the rest, and report the state of the recording: the media stream is over."""
         paused, take = self._state == "paused", self._cut()
         self._put = lambda wrap: None
         await asyncio.gather(*self._ending)
@@ -128,14 +128,14 @@ class Recorder:
 
     def tell(self, event: Event) -> None:
         """Take an event of the call: the consent line may have been heard."""
-        if self._asked is None or self._bridge.closing.active:  # half a line does not count because the call ends
+        if self._asked is None or self._bridge.closing.active:  # half a line does not count just because the call ends
             return
         if isinstance(event, TurnEnded) and event.turn.item_id == self._asked.item_id:
             if event.turn.interrupted:
                 self._ask()
                 return
             self._heard_item = event.turn.item_id
-        waits = self._bridge.responses.waits_for("consent")  # also if the session was lost in the middle of it
+        waits = self._bridge.responses.waits_for("consent")  # even if the session was lost in the middle of it
         if self._heard_item is not None and self._heard_item == self._asked.item_id and not waits:
             self._asked, self._has_consent = None, True
             if self._state == "consent":
@@ -163,7 +163,7 @@ class Recorder:
         self._tell("in-progress", now)
 
     def _cut(self) -> Take | None:
-        """Take the tape out; return what is to be finished."""
+        """Remove the tape; return the take to be finished."""
         take, self._take = self._take, None
         if take is not None:
             self._state = "off"
@@ -171,7 +171,7 @@ class Recorder:
         return take
 
     def _broke(self) -> None:
-        """The place takes no more."""
+        """End the recording: the place takes no more."""
         if self._cut() is not None:
             self._complete = False
             self._tell("stopped", asyncio.get_running_loop().time())
@@ -180,11 +180,11 @@ class Recorder:
         await take.finish()
         self._complete = self._complete and take.complete
         if self._take is not None:
-            return  # it was started again meanwhile
+            return  # it was started again in the meantime
         self._tell(status, asyncio.get_running_loop().time(), await self._duration_ms())
 
     async def _duration_ms(self) -> int | None:
-        """Return how long the whole recording is, with what other media streams and processes have added."""
+        """Return the length of the whole recording, including the parts of other media streams and processes."""
         try:
             async with asyncio.timeout(CLOSE_SECONDS):
                 found = await in_thread(self._recordings.find, self._call_sid, datetime.now(UTC))

@@ -1,7 +1,7 @@
-"""The first minute of a call that we made: what the far end is, and what follows from it.
+"""The first minute of a call that we made: what the far end is, and what to do about it.
 
-The screening stands between the media socket and the session. It listens to the far end, and while a machine's greeting
-is on, the model hears silence, so that it does not talk to a machine. `bridge/far_end.py` has the rule.
+The screening sits between the media socket and the session. It listens to the far end, and during a machine's greeting
+the model hears silence, so that it does not talk to a machine. `bridge/far_end.py` has the rule.
 """
 
 from __future__ import annotations
@@ -32,21 +32,21 @@ SCREENED_SECONDS = 90.0
 """How long the far end is listened to. A machine's greeting is over by then."""
 
 POLL_SECONDS = 1.0
-"""How often the store is asked what Twilio's detection says: its callback may come to another process."""
+"""How often the store is asked for the result of Twilio's detection: its callback may come to another process."""
 
 LOUD_RMS = 300
 
 HELLO_SECONDS = 4.0
-"""How long an agent that waits for the callee to speak waits at most."""
+"""The longest time that an agent waits for the callee to speak first."""
 
 LAST_WORDS_SECONDS = 60.0
 
 
 class Screening:
-    """Screens one call. `made` is the call's row, `poll` returns it as it is now, and `decided` takes the verdict.
+    """Screens one call. `made` is the call's row, `poll` returns its current state, and `decided` takes the verdict.
 
-    `greeting` is the agent's. Where the callee speaks first, the model is told to begin with it, and a silent callee
-    hears it after a while.
+    `greeting` is the agent's. If the callee speaks first, the model is told to begin with it, and a silent callee hears
+    it after a while.
     """
 
     def __init__(
@@ -78,7 +78,7 @@ class Screening:
         self._said_from_ms = 0
         self._last_words: asyncio.TimerHandle | None = None
         self.deaf = False
-        """Whether the model hears silence in place of the far end."""
+        """Whether the model hears silence instead of the far end."""
         self._polling = asyncio.create_task(self._watch()) if made.plan.get("amd") else None
 
     @property
@@ -87,7 +87,7 @@ class Screening:
         return self._heard_ms < SCREENED_SECONDS * 1000 and not self._hung_up
 
     def close(self) -> None:
-        """The media stream is over."""
+        """Stop screening: the media stream is over."""
         self._hung_up = True
         if self._polling is not None:
             self._polling.cancel()
@@ -99,7 +99,7 @@ class Screening:
         return _Screened(socket, self)
 
     def hear(self, message: carrier.AudioIn) -> None:
-        """Take a frame of the far end's, and silence it if the model is not to hear it."""
+        """Take a frame from the far end, and silence it if the model must not hear it."""
         if not self.open and not self.deaf:
             return
         try:
@@ -119,7 +119,7 @@ class Screening:
             message.payload = base64.b64encode(SILENCE * len(audio)).decode()
 
     def _wait_for_hello(self, loud: bool) -> None:
-        """Have the agent begin, if it waits for the callee, and the callee for the agent."""
+        """Have the agent begin if it waits for the callee, and the callee waits for the agent."""
         if self.callee_first and self._greeting is not None and not self._told:
             self._told = True
             self._call.add(prompts.opening(self._greeting))
@@ -132,7 +132,7 @@ class Screening:
                 self._call.say(self._greeting)
 
     def amd(self, answered_by: str) -> None:
-        """Take what Twilio's detection says."""
+        """Take the result of Twilio's detection."""
         if self._polling is not None:
             self._polling.cancel()
             self._polling = None
@@ -153,7 +153,7 @@ class Screening:
             asyncio.get_running_loop().call_soon(self._act)
 
     def _act(self) -> None:
-        """Do what the policy says of such a far end."""
+        """Do what the policy says for this far end."""
         if not self.open:
             return
         verdict = self.far_end.verdict
@@ -190,7 +190,7 @@ class Screening:
 
 
 class _Screened:
-    """A media socket whose messages pass a screening."""
+    """A media socket whose messages pass through a screening."""
 
     def __init__(self, socket: CallerSocket, screening: Screening) -> None:
         self._socket = socket

@@ -1,8 +1,8 @@
 """The I/O shell of one call: it reads and writes both sockets, runs the tools, and keeps the bridge's one timer.
 
-Every rule is in the bridge; here its inputs are read and its outputs written. A socket passes each message to the
-session at once, and the session writes what the message brought about, without a queue or a task, as long as the other
-socket takes it. What it does not take stays in the bridge until the socket has resumed.
+Every rule is in the bridge; the session reads its inputs and writes its outputs. A socket passes each message to the
+session at once, and the session writes the results of the message, without a queue or a task, as long as the other
+socket accepts them. The rest stays in the bridge until the socket has resumed.
 """
 
 from __future__ import annotations
@@ -42,11 +42,11 @@ CLOSE_SECONDS = 2.0
 """How long both sockets may take to close."""
 
 LATE_SECONDS = 1.0
-"""A timer that fires this late was held up, and with it everything that came meanwhile: that is read first."""
+"""A timer that fires this late was held up, and so were the messages that arrived in that time: they are read first."""
 
 CATCH_UP_SECONDS = 0.1
 MEASURED_FRAMES = 50
-"""Of this many frames one is measured on its way through: once a second of each call."""
+"""One of this many frames is measured on its way through: one per second in each call."""
 
 _T = TypeVar("_T")
 Direction: TypeAlias = Literal["to_model", "to_caller"]
@@ -55,12 +55,12 @@ Direction: TypeAlias = Literal["to_model", "to_caller"]
 class Session:
     """One media stream of a call, from its start to its end.
 
-    `open_model` takes whether to try another endpoint than that of the session before. `journal` is written before a
-    tool runs, and before we close the stream. `measure` gets the seconds that a frame took through here, now and then.
+    `open_model` takes whether to try another endpoint than that of the previous session. `journal` is written before a
+    tool runs, and before we close the stream. `measure` gets, now and then, the seconds that a frame took through here.
     """
 
-    _frames = 0  # since one was measured
-    _leaving: str | None = None  # why the call is to go on elsewhere
+    _frames = 0  # since the last one that was measured
+    _leaving: str | None = None  # why the call moves elsewhere
     _tap: Tap | None = None  # what listeners hear
 
     def __init__(
@@ -86,7 +86,7 @@ class Session:
         self._measure = measure
         self._loop = asyncio.get_running_loop()
         self._timer: asyncio.Handle | None = None
-        self._timer_due = 0.0  # uvloop's handle does not tell it, where that is now
+        self._timer_due = 0.0  # uvloop's handle does not expose it
         self._unfinished: set[asyncio.Task[None]] = set()
         self._over = asyncio.Event()
         self._steps = StepWriter(call.sid, journal)
@@ -131,17 +131,17 @@ class Session:
 
     @property
     def over(self) -> bool:
-        """Whether the call is over, or goes on in another stream. This one may still be closing."""
+        """Whether the call is over, or continues in another stream. This one may still be closing."""
         return self._over.is_set()
 
     # --- the life of a stream -------------------------------------------------------------------------------------
 
     async def run(self, start: carrier.Started, *, resumed: bool = False) -> None:
-        """Run the call; returns when it is over, and nothing of it is left but tools that have not finished.
+        """Run the call; returns when it is over, and only unfinished tools are left.
 
         A `resumed` call may be in the middle of a warm transfer.
         """
-        self.bridge.responses.muted = self._call.muted  # as it was in the stream before
+        self.bridge.responses.muted = self._call.muted  # as in the previous stream
         self._call.attach(self._control)
         if self._recorder is not None:
             self._recorder.begin(self._loop.time(), self.tap)
@@ -180,7 +180,7 @@ class Session:
         self._caller = wrap(self._caller)
 
     def hand_over(self, reason: str) -> None:
-        """Let the call go on elsewhere, from the first moment on at which the caller does not notice. Never raises."""
+        """Move the call elsewhere, at the first moment when the caller does not notice. Never raises."""
         self._leaving = reason
         try:
             self.flush()
@@ -188,13 +188,13 @@ class Session:
             self._fail(error)
 
     def hand_over_now(self, reason: str) -> NextStep | None:
-        """Let the call go on elsewhere at once, and return where it was; None if it is over."""
+        """Move the call elsewhere at once, and return the step with which it resumes; None if it is over."""
         self.bridge.hand_over(self._loop.time(), reason)
         self.flush()
         return self._steps.step
 
     def end(self, by: EndedBy, reason: str) -> None:
-        """The call is over, as is known from another source."""
+        """End the call, which is over as another source reports."""
         self.bridge.end(self._loop.time(), by, reason)
         self.flush()
 
@@ -205,7 +205,7 @@ class Session:
 
     @contextmanager
     def listen(self) -> Iterator[Listener]:
-        """Let one more listener hear both sides. Only while there is one do frames pass through the tap."""
+        """Let one more listener hear both sides. Frames pass through the tap only while there is a listener."""
         if self._tap is None:
             self._caller = self._tap = Tap(self._caller, self.bridge.caller_audio)
         tap = self._tap
@@ -218,9 +218,9 @@ class Session:
                 self._caller, self._tap = untapped(self._caller, Tap), None
 
     async def finish_tools(self) -> None:
-        """Let the tools of a call that is over come to their end, and report it.
+        """Let the tools of a call that is over finish, and report their end.
 
-        One in the middle of its work (a booking, a payment) is better finished than cut; each has its own limit.
+        A tool in the middle of its work (a booking, a payment) should finish; each has its own time limit.
         """
         await asyncio.gather(*self._unfinished, return_exceptions=True)
         self._tell()
@@ -228,7 +228,7 @@ class Session:
     # --- faults of our own ----------------------------------------------------------------------------------------
 
     def _watch(self, task: asyncio.Task[_T]) -> asyncio.Task[_T]:
-        """End the call, and only this call, should one of its tasks fail unforeseen."""
+        """End the call, and only this call, if one of its tasks fails unexpectedly."""
         task.add_done_callback(self._on_done)
         return task
 
@@ -249,7 +249,7 @@ class Session:
         self._give_up(f"internal fault: {type(error).__name__}")
 
     def _give_up(self, reason: str) -> None:
-        """End our part by a fault of ours; with a journal, Twilio connects the call again."""
+        """End our part because of our own fault; with a journal, Twilio reconnects the call."""
         self._over.set()
         if self._steps.can_resume:
             self.bridge.hand_over(self._loop.time(), reason)
@@ -269,7 +269,7 @@ class Session:
         self.flush()
 
     def _take_message(self, raw: str | bytes) -> None:
-        """Take a message of the carrier's, and write what it brings about."""
+        """Take a message from the carrier, and write its results."""
         try:
             message = self._caller.decode(raw)
             if message is None:
@@ -296,7 +296,7 @@ class Session:
     # --- the model's side -----------------------------------------------------------------------------------------
 
     def _take_event(self, model: ModelSocket, raw: bytes) -> None:
-        """Take an event of the model's, and write what it brings about."""
+        """Take an event from the model, and write its results."""
         try:
             event = model.decode(raw)
             if self._model_events:
@@ -308,7 +308,7 @@ class Session:
                     self._show_guard(event)
                 self.flush()
                 return
-            if self._to_caller.write(self._caller, taken_at):  # audio, and no timer has come nearer
+            if self._to_caller.write(self._caller, taken_at):  # audio, and no timer is due earlier
                 self._frames += 1
                 if self._frames >= MEASURED_FRAMES:
                     self._measure_frame("to_caller", taken_at)
@@ -334,7 +334,7 @@ class Session:
     # --- outputs --------------------------------------------------------------------------------------------------
 
     def flush(self) -> None:
-        """Write, do and report what the bridge has; never waits."""
+        """Write, do and report what the bridge has ready; never waits."""
         if self._over.is_set():
             return
         now = self._loop.time()
@@ -388,7 +388,7 @@ class Session:
             return
         if self._timer is not None:
             if self._timer_due <= due:
-                return  # it fires too early, changes nothing then, and is set anew
+                return  # it fires too early, which changes nothing, and is then set again
             self._timer.cancel()
         self._timer, self._timer_due = self._loop.call_at(due, self._on_timer), due
 

@@ -1,5 +1,4 @@
-"""The persistence of `call.state`, `call.parameters` and `call.muted`: the call's next media stream has them, in this
-process or in another."""
+"""The persistence of `call.state`, `call.parameters` and `call.muted` for the next media stream, in any process."""
 
 from __future__ import annotations
 
@@ -20,13 +19,13 @@ PARAMETERS = "phoneagent.parameters"
 """The name under which the parameters are kept in the state's JSON."""
 
 MUTED = "phoneagent.muted"
-"""The name under which it is kept that the agent is muted."""
+"""The name of the flag that says that the agent is muted."""
 
 
 class CallState:
     """Passes the state of a call to `keep` as JSON if it has changed: after a turn, after a tool, before a hand-over.
 
-    The parameters never change, so they are passed at the start, and with every state.
+    The parameters never change: they are passed at the start, and with every state.
 
     Values that JSON cannot express are left out, and that is logged once.
     """
@@ -77,7 +76,7 @@ def _joined(parts: Mapping[str, str]) -> str:
 
 
 def restore(call: Call, text: str | None) -> None:
-    """Give a call the state and the parameters that were kept as `text`. Parameters that it has already stay."""
+    """Give a call the state and the parameters that were kept as `text`. Parameters that it already has stay."""
     try:
         state = json.loads(text or "{}")
     except ValueError:

@@ -1,4 +1,4 @@
-"""The media streams of a process: what each is made of beside its session, and in which order that ends."""
+"""The media streams of a process: what each consists of besides its session, and the order in which its parts end."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ log = logging.getLogger("phoneagent.calls.streams")
 
 
 class Stream:
-    """One media stream: its session, and what runs beside it. `over` is called when the session has ended."""
+    """One media stream: its session, and what runs with it. `over` is called when the session has ended."""
 
     def __init__(
         self,
@@ -72,7 +72,7 @@ class Stream:
             return
         try:
             await self._recorder.close()
-        except Exception:  # the call is over, and what is left of it has to end as well
+        except Exception:  # the call is over, and the rest of it must end as well
             log.exception("a recording was not ended")
 
 
@@ -80,9 +80,9 @@ class Streams:
     """The maker of media streams.
 
     Args:
-        policy: the bridge's policy, without what an agent decides.
-        silence: the manners of agents that have none of their own.
-        followers: what runs the hooks of each call, by CallSid.
+        policy: the bridge's policy, without the parts that an agent decides.
+        silence: the silence handling of agents that do not set their own.
+        followers: run the hooks of each call, by CallSid.
         emit: takes each event, with the sid of the media stream that it belongs to.
     The rest is as for `Calls`.
     """
@@ -122,7 +122,7 @@ class Streams:
     def make(
         self, call: Call, agent: Agent, opening: Opening, start: Started, socket: CallerSocket, past: Past | None
     ) -> Stream:
-        """Return the media stream of a call that an agent answers, or with a `past` goes on with."""
+        """Return the media stream of a call that an agent answers, or continues if there is a `past`."""
         screening = None if self._outbound is None else self._outbound.screen(call, agent.greeting)
         bridge = Bridge(self._policy_of(agent, screening, past), call_sid=call.sid, past=past)
         emit = self.teller(call, start.stream_sid, screening)
@@ -219,7 +219,7 @@ def _opener(opening: Opening) -> Callable[[bool], Awaitable[ModelSession]]:
     sessions = itertools.count()
 
     async def open_model(elsewhere: bool) -> ModelSession:
-        if next(sessions):  # the one before is gone, did not come, or has its time
+        if next(sessions):  # the previous one is gone, never came, or has reached its time limit
             opening.begin_again(elsewhere=elsewhere)
         return await opening.latest()
 
@@ -241,7 +241,7 @@ def shipped_clip(name: str) -> str:
 
 
 def _audible(silence: Silence, *, manual: bool = False) -> Silence:
-    """Return the same with the sounds that the package ships, where it has none of its own.
+    """Return the same settings with the package's sounds wherever they have none.
 
     If the user's code decides where turns end (`manual`), it also knows whether the caller is there.
     """

@@ -1,7 +1,7 @@
 """A take: an uninterrupted recording of a media stream, written about once a second.
 
-On the event loop only facts are noted; a thread makes audio of them and writes it. So no frame waits for a disk, and a
-process that is killed leaves what was heard up to about a second before.
+The event loop only notes facts; a thread turns them into audio and writes it. So no frame waits for a disk, and if a
+process is killed, everything up to about a second before is on disk.
 """
 
 from __future__ import annotations
@@ -28,22 +28,22 @@ WRITE_SECONDS = 0.8
 """How often it is written. With a fifth of a second to write it, what was heard is durable within a second."""
 
 MAX_UNWRITTEN_BYTES = 30 * 16_000
-"""Half a minute of both sides is kept for a place that refuses it; then the recording ends."""
+"""Half a minute of both sides is kept while a place refuses it; then the recording ends."""
 
 MAX_WRITE_SECONDS = 30.0
-"""A write that takes longer ends the recording: what comes meanwhile is kept in memory."""
+"""A write that takes longer ends the recording, because memory holds the audio of that time."""
 
 CLOSE_SECONDS = 5.0
 """How long the last write may take."""
 
 THREADS = 8
-"""A place that does not answer holds up no more of them than these, and no thread of the tools."""
+"""A place that does not answer blocks only these threads, and none of the tools' threads."""
 
 _T = TypeVar("_T")
 
 
 class TapedSocket:
-    """A media socket of which each message is noted. While `secret` returns true, the caller's audio is not."""
+    """A media socket that notes each message. While `secret` returns true, it does not note the caller's audio."""
 
     def __init__(self, socket: CallerSocket, note: Callable[[Entry], None], secret: Callable[[], bool]) -> None:
         self.socket = socket
@@ -54,7 +54,7 @@ class TapedSocket:
 
     @property
     def writable(self) -> bool:
-        """Whether the carrier takes what it is sent."""
+        """Whether the carrier accepts writes."""
         return self.socket.writable
 
     def decode(self, raw: str | bytes) -> carrier.FromCarrier | None:
@@ -67,7 +67,7 @@ class TapedSocket:
         return message
 
     def write(self, messages: Iterable[carrier.ToCarrier]) -> None:
-        """Write messages at once, and note what of them is heard."""
+        """Write messages at once, and note those that are heard."""
         messages = list(messages)
         self.socket.write(messages)
         now = self._now()
@@ -79,7 +79,7 @@ class TapedSocket:
 
 
 class Refused(PhoneAgentError):
-    """A place that did not take a part of a recording; the message has the remedy. If `final`, no more is written."""
+    """A place refused a part of a recording; the message has the remedy. If `final`, no more is written."""
 
     def __init__(self, message: str, *, final: bool) -> None:
         super().__init__(message)
@@ -87,7 +87,7 @@ class Refused(PhoneAgentError):
 
 
 class TapeWriter:
-    """The part of a take that works in threads, one call at a time. It begins at `now`, which is `wall` by the date."""
+    """The part of a take that works in threads, one call at a time. It begins at `now`, which is `wall` as a date."""
 
     def __init__(
         self, recordings: Recordings, call_sid: str, stream_sid: str, now: float, wall: Callable[[], float] = time.time
@@ -100,10 +100,10 @@ class TapeWriter:
         self._unwritten = bytearray()
 
     def write(self, entries: Iterable[Entry], now: float, *, final: bool = False) -> None:
-        """Write what these facts bring.
+        """Write the audio of these facts.
 
         Raises:
-            Refused: it is not written now; unless that is final, it is tried again with the next facts.
+            Refused: it was not written; unless this is final, it is tried again with the next facts.
         """
         for entry in entries:
             self._tape.add(entry)
@@ -123,7 +123,7 @@ class TapeWriter:
 
 
 class Take:
-    """The part of a take that works on the event loop: `note` facts, and `finish` it. `broke` runs if it ends before.
+    """The part of a take that works on the event loop: `note` facts, and `finish` it. `broke` runs if it ends early.
 
     `complete` tells whether all of it was written.
     """
@@ -187,7 +187,7 @@ class Take:
             self._timer = None
 
     async def finish(self) -> None:
-        """Write the rest, as far as the place takes it within CLOSE_SECONDS."""
+        """Write as much of the rest as the place takes within CLOSE_SECONDS."""
         if self._over:
             return
         entries = self._entries[:]
@@ -203,7 +203,7 @@ class Take:
 
 
 def in_thread(work: Callable[..., _T], *arguments: Any) -> asyncio.Future[_T]:
-    """Do something in one of the threads of recordings; a cancelled future lets it go on there."""
+    """Run `work` in one of the recording threads; canceling the future does not stop it."""
     return asyncio.get_running_loop().run_in_executor(_threads(), functools.partial(work, *arguments))
 
 

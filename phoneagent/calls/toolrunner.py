@@ -1,4 +1,4 @@
-"""The tool runner of a call: it records each tool call before the tool runs, and runs a `once` tool once per arguments.
+"""The tool runner of a call: it records each tool call before running it, and runs a `once` tool once per arguments.
 
 An earlier call with the same arguments is known from this media stream, or from the record of the call's earlier
 streams, in any process. If its outcome is unknown, the tool is not run again, and the model learns so.
@@ -66,7 +66,7 @@ class ToolRunner:
     async def _run_once(self, tool: Tool, request: RunTool, arguments: str) -> str:
         key = (tool.name, arguments)
         if (first := self._first.get(key)) is not None:
-            return await asyncio.shield(first)  # a cancelled waiter must not cancel the run for the others
+            return await asyncio.shield(first)  # a canceled waiter must not cancel the run for the others
         first = self._first[key] = asyncio.get_running_loop().create_future()
         output = OUTCOME_UNKNOWN
         try:

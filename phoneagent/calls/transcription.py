@@ -1,6 +1,6 @@
-"""The I/O shell of a call that is transcribed: its media stream is read, and each track has a model session.
+"""The I/O shell of a call that is transcribed: it reads the media stream, and each track has a model session.
 
-Nothing is sent to the people who talk, and nothing here ends their call. Every rule is in `bridge/tracks`.
+Nothing is sent to the people on the call, and nothing here ends it. Every rule is in `bridge/tracks`.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from phoneagent.protocol import carrier, realtime
 log = logging.getLogger("phoneagent.calls.transcription")
 
 MAX_FAILURES = 8
-"""Sessions in a row that do not open, or are lost at once; then a call goes on without a transcript."""
+"""How many sessions in a row may fail to open, or be lost at once, before a call continues without a transcript."""
 
 PAUSE_SECONDS = 0.5
 MAX_PAUSE_SECONDS = 10.0
@@ -30,7 +30,7 @@ BRIEF_SECONDS = 5.0
 
 SETTLE_SECONDS = 1.5
 FINISH_SECONDS = 8.0
-"""How long after the end of a call the last words are awaited: the first at least, the second at most."""
+"""How long to wait for the last words after the end of a call: at least the first time, at most the second."""
 
 CLOSE_SECONDS = 2.0
 """How long the sockets may take to close."""
@@ -96,7 +96,7 @@ class Transcription:
         self._end: tuple[EndedBy, str] = ("error", "the server stopped the call")
 
     def end(self, by: EndedBy, reason: str) -> None:
-        """The transcript ends here, as is known from another source; the first reason counts."""
+        """End the transcript, as another source reports; the first reason counts."""
         if not self._over.is_set():
             self._end = (by, reason)
             self._over.set()
@@ -139,7 +139,7 @@ class Transcription:
     # --- the sessions ---
 
     async def _hold(self, track: Track) -> None:
-        """Hold a session for a track, and open another one where it is lost, until the call is over."""
+        """Hold a session for a track, and open another one if it is lost, until the call is over."""
         failures = 0
         while failures < MAX_FAILURES:
             try:
@@ -186,7 +186,7 @@ class Transcription:
             self._fail(error)
 
     def _write(self, track: Track) -> None:
-        """Write what a track has, as far as its session takes it; the rest waits for the session, or the next one."""
+        """Write as much of a track as its session accepts; the rest waits for the session, or the next one."""
         try:
             self._writers[track].write(self._sessions.get(track), self._loop.time())
         except Exception as error:  # noqa: BLE001 - it ends this transcript, and no other one
@@ -195,7 +195,7 @@ class Transcription:
     # --- the end ---
 
     async def _finish(self) -> None:
-        """Let the recognizers come to their end: they are still to hear the last words, and to write them."""
+        """Let the recognizers finish: they still have to hear the last words, and write them."""
         for track in self._transcribed.tracks:
             track.finish()
             self._write(track)

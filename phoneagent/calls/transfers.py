@@ -1,4 +1,4 @@
-"""The transfers of one call, from its media stream: when it may be transferred, and what comes of a warm transfer."""
+"""The transfers of one call, from its media stream: when it may be transferred, and the result of a warm transfer."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from phoneagent.twilio.browser import is_browser_call
 log = logging.getLogger("phoneagent.calls.transfers")
 
 QUIET_SECONDS = 4.0
-"""While a party is being called, the caller hears a ringing tone after so long a silence."""
+"""While a party is being called, the caller hears a ringing tone after this much silence."""
 
 LOOK_SECONDS = 1.0
 
@@ -36,7 +36,7 @@ SUMMARY = (
 class CallTransfers:
     """The transfers of a call in one media stream.
 
-    `can_return` tells whether the call could come back to the agent. `warm` is None where no party can be called.
+    `can_return` tells whether the call could come back to the agent. `warm` is None if no party can be called.
     """
 
     def __init__(
@@ -88,12 +88,12 @@ class CallTransfers:
             self._bridge.transfer(self._loop.time(), step)
 
     def resume(self) -> None:
-        """Go on with the warm transfer in which the call was when its media stream before was lost."""
+        """Continue the warm transfer that the call was in when its previous media stream was lost."""
         if self._warm is not None:
             self.task = asyncio.create_task(self._go_on(self._warm))
 
     async def close(self) -> None:
-        """End the part of this media stream, whose task is over; if the call is too, the party is hung up on."""
+        """End this media stream's part; if the call is over too, hang up on the party."""
         ended = self._bridge.ended
         over = ended is not None and not isinstance(ended.next_step, Resume | Transfer)  # a broken line is not the end
         if self.task is not None and over and self._warm is not None:
@@ -105,7 +105,7 @@ class CallTransfers:
 
     @property
     def _from(self) -> str | None:
-        """The number of ours that a party sees: Twilio takes no other."""
+        """The number that a party sees. It is one of ours: Twilio accepts no other."""
         own = self._call.caller if self._call.direction.startswith("outbound") else self._call.called
         if own is not None and own.startswith("+"):
             return own
@@ -128,7 +128,7 @@ class CallTransfers:
         return told or await self._call.ask(SUMMARY.format(name=step.name, language=language))
 
     async def _not_silent(self, work: asyncio.Task[TransferRecord | None]) -> TransferRecord | None:
-        """Return the result of `work`; meanwhile the caller hears a ringing tone whenever nothing else is heard."""
+        """Return the result of `work`. Until then the caller hears a ringing tone whenever nothing else is heard."""
         quiet_since: float | None = None
         try:
             while not work.done():

@@ -1,8 +1,8 @@
 """Warm transfers: the other party is called while the caller stays with the agent, and asked to take the call.
 
 The database has the state of each transfer (`store/transfers`), because any process may get Twilio's requests about the
-party, and the caller's media stream may move to another process meanwhile. Each state is written before what follows
-from it is done, and each change succeeds once. So a party is never called twice, and a process that dies loses nothing.
+party, and the caller's media stream may move to another process. Each state is written before it is acted on, and each
+change succeeds once. So a party is never called twice, and nothing is lost if a process dies.
 """
 
 from __future__ import annotations
@@ -29,31 +29,31 @@ if TYPE_CHECKING:
 log = logging.getLogger("phoneagent.calls.warm")
 
 LOOK_SECONDS = 1.0
-"""How often a process looks whether the party has decided, as another process may have got Twilio's request."""
+"""How often a process checks whether the party has decided: another process may have received Twilio's request."""
 
 SUMMARY_SECONDS = 12.0
-"""How long the model may take to write what the party is told."""
+"""How long the model may take to write the summary for the party."""
 
 SUMMARY_WAIT_SECONDS = 4.0
-"""How long the party waits for it in silence after it has answered."""
+"""How long the party waits in silence for the summary after answering."""
 
 MAX_SUMMARY_CHARS = 280
 """About 20 s of speech."""
 
 DECIDE_SECONDS = 75.0
-"""How long the party may listen and think after it has answered. Its TwiML is over before."""
+"""How long the party may listen and think after answering. Its TwiML ends earlier."""
 
 LOST_SECONDS = 10.0
-"""How long after its ring time a party counts as not called, of which Twilio never said anything."""
+"""How long after its ring time a party counts as not called if Twilio never reported anything."""
 
 EMPTY_SECONDS = 3.0
-"""How long after the party has left the caller's own call takes to leave the conference too."""
+"""How long after the party the caller's own call takes to leave the conference."""
 
 DIALED = "dialed"
-"""What the query of AFTER_PATH says after a transfer: the media stream before it, "" if that is not known."""
+"""The parameter of AFTER_PATH after a transfer: the media stream before it, "" if unknown."""
 
 CONFERENCE = "conference"
-"""The same after a warm one: its conference, which has the id of the transfer."""
+"""The parameter after a warm transfer: its conference, which has the id of the transfer."""
 
 GONE = "The caller is no longer waiting. Goodbye."
 
@@ -64,13 +64,13 @@ _OUTCOMES: dict[str, TransferOutcome] = {
     "failed": "failed",
     "canceled": "canceled",
 }
-"""What the end of a party's call means that has not accepted, by Twilio's CallStatus."""
+"""What the end of a party's call means if the party had not accepted, by Twilio's CallStatus."""
 
 
 class WarmTransfers:
     """The warm transfers of a process. `url` makes the public address of a path with a query.
 
-    `own_number` is the number from which a party is called if the call itself has none of ours.
+    `own_number` is the number from which a party is called if the call itself has none of our numbers.
     """
 
     def __init__(
@@ -90,7 +90,7 @@ class WarmTransfers:
     ) -> TransferRecord | None:
         """Call a party, have it told the `summary`, and return the transfer once it is decided.
 
-        None if it could not be written down; then the party was not called.
+        None if the transfer could not be written down; then the party was not called.
         """
         transfer_id = secrets.token_hex(8)
         try:
@@ -99,7 +99,7 @@ class WarmTransfers:
             log.error("the transfer was not begun: %s", str(error), extra={"call_sid": call_sid})
             return None
         placing = asyncio.create_task(self._place(transfer_id, call_sid, step, from_))
-        self._tasks.add(placing)  # it outlives a caller who hangs up now: the party's sid has to be known
+        self._tasks.add(placing)  # it continues if the caller hangs up now: the party's sid has to be known
         placing.add_done_callback(self._tasks.discard)
         await asyncio.shield(placing)
         return await self.follow(transfer_id, summary)
@@ -128,13 +128,13 @@ class WarmTransfers:
             sid = await self._live_calls.place(wanted, repeat=True)
         except TelephonyError as error:
             log.error("the other party was not called: %s", str(error), extra={"call_sid": call_sid})
-            if error.code is not None or isinstance(error, NotPlaced):  # else it may ring all the same: Twilio tells
+            if error.code is not None or isinstance(error, NotPlaced):  # else it may still ring, and Twilio reports it
                 await self._decide(transfer_id, "error")
             return
-        with suppress(StoreError):  # Twilio's requests say it too
+        with suppress(StoreError):  # Twilio's requests contain it too
             await self._rows.called(transfer_id, sid)
             row = await self._rows.get(transfer_id)
-            if row is not None and row.state == "canceled":  # the caller has hung up meanwhile
+            if row is not None and row.state == "canceled":  # the caller has hung up
                 await self._hang_up(row)
 
     async def _describe(self, transfer_id: str, summary: Callable[[], Awaitable[str]]) -> None:
@@ -148,7 +148,7 @@ class WarmTransfers:
             await self._rows.describe(transfer_id, _one_line(text)[:MAX_SUMMARY_CHARS])
 
     async def open(self, call_sid: str) -> TransferRecord | None:
-        """Return the transfer that a call was in when its media stream before was lost; None if there is none."""
+        """Return the transfer that a call was in when its previous media stream was lost; None if there is none."""
         with suppress(StoreError):
             return await self._rows.open(call_sid)
         return None
@@ -175,7 +175,7 @@ class WarmTransfers:
             self._news.pop(transfer_id, None)
 
     async def give_up(self, call_sid: str) -> None:
-        """The caller is gone: hang up on the party, should it be on the line. Never raises."""
+        """Hang up on the party, if it is on the line: the caller is gone. Never raises."""
         try:
             row = await self._rows.open(call_sid)
             if row is not None and await self._rows.move(row.id, "canceled", of=OPEN):
@@ -184,14 +184,14 @@ class WarmTransfers:
             log.warning("a transfer of a call that is over was not ended: %s", str(error), extra={"call_sid": call_sid})
 
     async def join(self, transfer_id: str) -> bool:
-        """Tell whether the caller may join the party, which waits; the caller does so then."""
+        """Tell whether the caller may join the waiting party; if so, the caller joins."""
         try:
             return await self._rows.move(transfer_id, JOINED, of=(ACCEPTED, JOINED))
         except StoreError:
-            return True  # most probably it still waits
+            return True  # the party most likely still waits
 
     async def finish(self, transfer_id: str) -> bool:
-        """The caller has left the conference; tell whether the party was there."""
+        """Tell whether the party was in the conference that the caller has left."""
         with suppress(StoreError):
             if await self._rows.move(transfer_id, OVER, of=(JOINED,)):
                 return True
@@ -212,7 +212,7 @@ class WarmTransfers:
             news.set()
         return moved
 
-    # --- the party's side: what Twilio is answered ---
+    # --- the party's side: the answers to Twilio ---
 
     async def answer(self, form: Mapping[str, str]) -> str:
         """Answer Twilio about the call of a party.
@@ -256,7 +256,7 @@ class WarmTransfers:
         task.add_done_callback(self._tasks.discard)
 
     async def _bring_back(self, row: TransferRecord) -> None:
-        """Bring a caller back who joins a conference just as the party leaves, and would be alone there."""
+        """Bring back a caller who joins a conference just as the party leaves, and would be alone there."""
         await asyncio.sleep(EMPTY_SECONDS)
         try:
             if await self._rows.move(row.id, LEFT, of=(JOINED,)):
@@ -275,7 +275,7 @@ class WarmTransfers:
         return row.summary or ""
 
     async def close(self) -> None:
-        """Stop what is still waiting."""
+        """Stop the tasks that are still waiting."""
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)

@@ -1,4 +1,4 @@
-"""The I/O shell of a web call: the side-band socket to its session is read, and the agent's tools run here."""
+"""The I/O shell of a web call: it reads the side-band socket to the session, and runs the agent's tools."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ class WebCall:
         self._runner = ToolRunner(call, journal, past=(), report=self._trouble, moved=lambda: False)
 
     async def run(self) -> None:
-        """Follow the call to its end, as its side-band socket tells; tools that run then come to theirs."""
+        """Follow the call to its end, as its side-band socket reports it; then let running tools finish."""
         control = Control(
             self._web.chat,
             lambda: self._active_agent.agent,
@@ -114,7 +114,7 @@ class WebCall:
         self._changed.set()
 
     async def _work(self) -> None:
-        """Do what the conversation has whenever something has changed, or it is time, until the agent hangs up."""
+        """Do what the conversation asks for, on each change and each timer, until the agent hangs up."""
         chat = self._web.chat
         while not chat.over:
             with suppress(TimeoutError):
@@ -139,7 +139,7 @@ class WebCall:
                     self._changed.clear()
 
     def _write(self) -> None:
-        with suppress(EndpointUnreachable):  # the reader learns why
+        with suppress(EndpointUnreachable):  # the reader finds out why
             while self._model.writable and (event := self._web.chat.next_to_model()) is not None:
                 self._model.write([event])
 

@@ -1,7 +1,8 @@
-"""The web calls of one process: a key for each page that asks for one, and then the call that it makes.
+"""The web calls of one process: a key for each page that asks for one, and the call that the page then makes.
 
-A page gets a key of the model's server, whose sessions have the agent's configuration. It connects by WebRTC, and names
-its call here. Its tools run here from then on, over a side-band socket with the API key, which never leaves the server.
+A page gets a key from the model's server, for a session with the agent's configuration. It connects by WebRTC, and
+reports its call here. From then on its tools run here, over a side-band socket that uses the API key. The key stays on
+the server.
 """
 
 from __future__ import annotations
@@ -33,10 +34,10 @@ from phoneagent.model.web_calls import ClientSecret, create_client_secret, hang_
 log = logging.getLogger("phoneagent.calls.web_calls")
 
 SECRET_SECONDS = 60
-"""How long a key opens sessions: a page connects at once."""
+"""How long a key is valid: a page connects at once."""
 
 MAX_SESSIONS = 100
-"""Sessions whose page has not named its call yet, and web calls, at a time, for each."""
+"""How many sessions may wait for their page to report its call, and how many web calls may be live."""
 
 DIRECTION = "web"
 """The `direction` of a web call's `Call`."""
@@ -44,7 +45,7 @@ DIRECTION = "web"
 
 @dataclass(frozen=True, slots=True)
 class WebSession:
-    """A session that a page may open: `id` names it here, until its key expires or its call is named."""
+    """A session that a page may open: `id` identifies it here, until its key expires or its call is reported."""
 
     id: str
     secret: ClientSecret
@@ -60,7 +61,7 @@ class _Expected:
 
 
 class WebCalls:
-    """The web calls of a process; `calls` are its live calls, and get these as well.
+    """The web calls of a process; `calls` has the live calls; web calls are added to it.
 
     `endpoint` returns the server of the next call. `emit` takes each event, with the id of the call at that server.
     """
@@ -91,9 +92,9 @@ class WebCalls:
         """Make a session for a page. `parameters` are `call.parameters` for the function that chooses the agent.
 
         Raises:
-            RequestRefused: there are too many.
-            EndpointError: the model's server makes no key.
-            DefinitionError: the user's code gives no agent, or TimeoutError: it takes too long.
+            RequestRefused: there are too many sessions.
+            EndpointError: the model's server does not make a key.
+            DefinitionError: the user's code gives no agent; or TimeoutError, if it takes too long.
         """
         self._forget()
         if len(self._expected) + self._making >= MAX_SESSIONS or len(self._running) >= MAX_SESSIONS:
@@ -130,7 +131,7 @@ class WebCalls:
         """Follow the call that a page has made with its session; once for each session.
 
         Raises:
-            RequestRefused: there is no such session, or its call was named already.
+            RequestRefused: there is no such session, or its call was reported before.
             EndpointError: the server has no such call.
         """
         self._forget()
@@ -177,7 +178,7 @@ class WebCalls:
         try:
             try:
                 await running.run()
-            finally:  # also if this process ends: a page that has only lost the agent's tools would talk on
+            finally:  # even if this process ends: a page that has only lost the agent's tools would go on talking
                 await hang_up_call(expected.endpoint, call_id, call)
         except PhoneAgentError as error:
             log.warning("the web call could not be hung up: %s", error, extra={"call_sid": call.sid})
@@ -193,6 +194,6 @@ class WebCalls:
 
 
 def _model_of(endpoint: Endpoint) -> str:
-    """Return the model that an endpoint's address names."""
+    """Return the model in an endpoint's URL."""
     query = dict(parse_qsl(urlsplit(endpoint.url).query))
     return query.get("model") or query.get("deployment") or "unknown"

@@ -1,4 +1,4 @@
-"""The writer of one side of a call: at once, for as long as its socket takes everything."""
+"""The writer of one side of a call: it writes at once, as long as its socket accepts everything."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ T = TypeVar("T")
 _Message = TypeVar("_Message", contravariant=True)
 
 MAX_AT_ONCE = 16
-"""How many messages are written together, before the socket is asked whether it takes more."""
+"""How many messages are written together before the socket is asked whether it accepts more."""
 
 
 class Sink(Protocol[_Message]):
@@ -19,10 +19,10 @@ class Sink(Protocol[_Message]):
 
     @property
     def writable(self) -> bool:
-        """Whether the other side takes what it is sent."""
+        """Whether the other side accepts writes."""
 
     def write(self, messages: Sequence[_Message]) -> None:
-        """Write messages at once, or raise that the socket is closed."""
+        """Write messages at once, or raise if the socket is closed."""
 
 
 class CallerSocket(Protocol):
@@ -32,21 +32,21 @@ class CallerSocket(Protocol):
         """Pass each message, undecoded, to `take`, until the socket is closed; `resumed` tells when it is writable."""
 
     def decode(self, raw: str | bytes) -> carrier.FromCarrier | None:
-        """Return a message, None for one that no call needs; ProtocolError for one that makes no sense."""
+        """Return a message, or None for one that no call needs; raise ProtocolError for one that makes no sense."""
 
     @property
     def writable(self) -> bool:
-        """Whether the carrier takes what it is sent."""
+        """Whether the carrier accepts writes."""
 
     def write(self, messages: Iterable[carrier.ToCarrier]) -> None:
-        """Write messages at once; OSError when the socket is closed."""
+        """Write messages at once; raise OSError if the socket is closed."""
 
     async def close(self) -> None:
         """Close the socket."""
 
 
 class Tapped(CallerSocket, Protocol):
-    """A caller's socket behind which stands another one."""
+    """A caller's socket that wraps another one."""
 
     socket: CallerSocket
 
@@ -55,7 +55,7 @@ _Tapped = TypeVar("_Tapped", bound=Tapped)
 
 
 def untapped(socket: CallerSocket, kind: type[_Tapped]) -> CallerSocket:
-    """Return a caller's socket without the tap of a kind, wherever that is among others."""
+    """Return a caller's socket without the tap of this kind, wherever it is among the wrappers."""
     if isinstance(socket, kind):
         return socket.socket
     if hasattr(socket, "socket"):
@@ -66,8 +66,8 @@ def untapped(socket: CallerSocket, kind: type[_Tapped]) -> CallerSocket:
 class SocketWriter(Generic[T]):
     """One side's writer. `take` returns the next messages at a moment of the loop's clock, up to a number.
 
-    What is not taken yet stays where it is, so that a barge-in can drop it. A socket that raises `closed` ends the
-    writing quietly: the side's reader knows better how it ended.
+    Messages that are not taken yet stay where they are, so that a barge-in can drop them. A socket that raises `closed`
+    ends the writing quietly: the side's reader knows better why it ended.
     """
 
     def __init__(self, take: Callable[[float, int], list[T]], closed: type[Exception]) -> None:
@@ -75,7 +75,7 @@ class SocketWriter(Generic[T]):
         self._closed = closed
 
     def write(self, sink: Sink[T] | None, now: float) -> int:
-        """Write what there is, as far as the socket takes it, and return how many messages that was. Never waits."""
+        """Write as many messages as the socket accepts, and return how many. Never waits."""
         if sink is None:
             return 0
         written, number = 0, MAX_AT_ONCE

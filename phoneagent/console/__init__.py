@@ -1,1 +1,1 @@
-"""The control API: the calls of this process and their records over HTTP, and their events as they happen."""
+"""The control API: this process's calls and their records over HTTP, and their events as they happen."""

@@ -1,5 +1,5 @@
-"""Access to the console and the control API: with the token of the settings, with the session of a browser that has
-signed in with it, or from this machine where that is enough."""
+"""Access to the console and the control API: with the configured token, with the session of a browser that signed in
+with it, or from this machine if that is enough."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from phoneagent.twilio.verification import host_of, is_loopback
 
 MAX_TRIES = 10
 TRIES_SECONDS = 60.0
-"""An address that gives so many wrong tokens is refused until so long after the first of them."""
+"""An address that gives this many wrong tokens is refused until this long after the first one."""
 
 MAX_ADDRESSES = 10_000
-"""Addresses whose wrong tokens are counted."""
+"""How many addresses have their wrong tokens counted."""
 
 PROXY_HEADERS = ("forwarded", "x-forwarded-for", "x-forwarded-host", "x-forwarded-proto", "x-real-ip", "via")
-"""What a tunnel or a proxy adds. Such a request comes from elsewhere, although its connection begins here."""
+"""Headers that a tunnel or a proxy adds. Such a request comes from elsewhere, although its connection begins here."""
 
 
 FOREIGN = "this came from a page of another site, which may not do it"
@@ -36,8 +36,8 @@ _SAFE = ("GET", "HEAD", "OPTIONS")
 class Access:
     """The check of each request. With `local`, programs and browsers on this machine need no token.
 
-    `public_url` is the address that browsers have in their address bar, where a proxy has another one. `clock` returns
-    seconds that do not go back.
+    `public_url` is the URL in the browsers' address bar, if it differs behind a proxy. `clock` returns monotonic
+    seconds.
     """
 
     def __init__(
@@ -52,16 +52,16 @@ class Access:
         self._local = local
         self._public_host = urlsplit(public_url).netloc.lower()
         self._clock = clock
-        self._tries: OrderedDict[str, tuple[float, int]] = OrderedDict()  # since when, how many; by address
+        self._tries: OrderedDict[str, tuple[float, int]] = OrderedDict()  # since when and how many, by address
         self.sessions = None if token is None else Sessions(token)
 
     def check(self, request: HTTPConnection) -> Problem | None:
-        """Return the refusal of a request; None if it is let through.
+        """Return the refusal of a request; None if it is allowed.
 
-        What a browser proves by its session or its address counts only if no page of another site sent the request.
+        A browser's session or address counts only if the request did not come from a page of another site.
 
         Raises:
-            Hidden: for this client there is nothing here.
+            Hidden: this client must not learn that the API exists.
         """
         if self.is_here(request):
             return None
@@ -75,7 +75,7 @@ class Access:
         """Return the refusal of a request that needs the token in any case; None if it has it.
 
         Raises:
-            Hidden: there is no token, so for no client there is anything here.
+            Hidden: there is no token, so no client may learn that the API exists.
         """
         if self._token is None:
             raise Hidden
@@ -88,10 +88,10 @@ class Access:
         return Problem(401, "give PHONEAGENT_API_TOKEN as a bearer token", {"WWW-Authenticate": "Bearer"})
 
     def check_public(self, request: HTTPConnection) -> Problem | None:
-        """Return the refusal of a request for what all clients see that may know of the console.
+        """Return the refusal of a request for a resource open to all clients that may know that the console exists.
 
         Raises:
-            Hidden: for this client there is nothing here.
+            Hidden: this client must not learn that the API exists.
         """
         if self._token is None and not self.is_here(request):
             raise Hidden
@@ -101,7 +101,7 @@ class Access:
     def is_here(self, request: HTTPConnection) -> bool:
         """Tell whether a request comes from this machine and needs no token.
 
-        A tunnel and a proxy add headers. The name of the host is checked because a stranger's name may lead here (DNS
+        Tunnels and proxies add headers. The host name is checked because a stranger's name may point here (DNS
         rebinding).
         """
         client = request.client.host if request.client else None
@@ -114,19 +114,19 @@ class Access:
         )
 
     def is_signed_in(self, request: HTTPConnection) -> bool:
-        """Tell whether a request has the cookie of a session that holds."""
+        """Tell whether a request has the cookie of a valid session."""
         return self.sessions is not None and self.sessions.holds(request.cookies.get(COOKIE))
 
     def is_foreign(self, request: HTTPConnection) -> bool:
-        """Tell whether a page of another site sent a request. It may lead a browser here, but neither act nor read."""
+        """Tell whether a page of another site sent a request. It may link here, but neither act nor read."""
         return _is_foreign(request, {_authority_of(request), self._public_host} - {""})
 
     def check_page(self, request: HTTPConnection) -> bool:
-        """Tell whether a browser sees the pages without signing in again."""
+        """Tell whether a browser may see the pages without signing in again."""
         return self.is_here(request) or self.is_signed_in(request)
 
     def try_token(self, request: HTTPConnection, given: str) -> Problem | None:
-        """Return the refusal of a sign-in with a token; None if it is the right one."""
+        """Return the refusal of a sign-in with a token; None if the token is right."""
         if (refusal := self._too_many(request)) is not None:
             return refusal
         if self._token is not None and is_token(given, self._token):
@@ -157,11 +157,11 @@ class Access:
 
 
 class Hidden(Exception):
-    """The request is answered as if the API did not exist."""
+    """A request that must be answered as if the API did not exist."""
 
 
 def _is_foreign(request: HTTPConnection, own_hosts: set[str]) -> bool:
-    """Tell whether a page of another host sent a request, without leading the browser here.
+    """Tell whether a page of another host sent a request, other than by a link.
 
     Browsers say so in `Sec-Fetch-Site`, or in `Origin`. Programs send neither.
     """
@@ -178,7 +178,7 @@ def _authority_of(request: HTTPConnection) -> str:
 
 
 def _network_of(request: HTTPConnection) -> str:
-    """Return the address of a client, or the network of an IPv6 one: a household has 2^64 of these."""
+    """Return the address of a client, or its network for IPv6: a household has 2^64 addresses."""
     host = request.client.host if request.client else ""
     try:
         address = ipaddress.ip_address(host)

@@ -1,7 +1,7 @@
 """Acting on a live call from outside: `POST /calls/{sid}/say|play|send-digits|interrupt|hang-up|transfer|mute|note`.
 
-An answer is 202: the call has taken the request, and does it as soon as it can. What follows is in the call's events,
-after a `CallControlled`. `commands` brings the request to the process that has the call, if that is another one.
+The answer is 202: the call has accepted the request, and does it as soon as it can. The results are in the call's
+events, after a `CallControlled`. `commands` passes the request to the process that has the call.
 """
 
 from __future__ import annotations
@@ -46,9 +46,9 @@ _Text: TypeAlias = Annotated[str, Meta(min_length=1, max_length=MAX_TEXT_CHARS, 
 
 
 class Say(Body, frozen=True):
-    """What the agent is to say: exactly these words, or the same in its own.
+    """What the agent should say: exactly these words, or the same in its own words.
 
-    Unless it is interruptible, the caller's speech does not stop it. In its own words, it always may.
+    Unless it is interruptible, the caller's speech does not stop it. Its own words can always be interrupted.
     """
 
     text: _Text
@@ -57,13 +57,13 @@ class Say(Body, frozen=True):
 
 
 class Note(Body, frozen=True):
-    """A fact for the model, which the caller does not hear. The agent does not answer it by itself."""
+    """A fact for the model that the caller does not hear. The agent does not respond to it by itself."""
 
     text: _Text
 
 
 class Mute(Body, frozen=True):
-    """Whether the caller hears nothing of the agent."""
+    """Whether the caller hears nothing from the agent."""
 
     muted: bool
 
@@ -75,7 +75,7 @@ class HangUp(Body, frozen=True):
 
 
 class SendDigits(Body, frozen=True):
-    """Keys that are pressed as tones: 0-9, *, #, A-D, and pauses: `w` is half a second, `W` a second."""
+    """Keys to press as tones: 0-9, *, #, A-D, and pauses: `w` is half a second, `W` a second."""
 
     digits: Annotated[str, Meta(max_length=MAX_SENT, pattern=r"^[0-9*#A-DwW]+$")]
 
@@ -116,13 +116,13 @@ class _Action:
     operation: Callable[[Any], ControlOperation]
     check: Callable[[Any], None] = lambda body: None
     prepare: Callable[[Any], Any] | None = None
-    """Returns, in a thread, what is made of the body; `choose` and `act` get that instead."""
+    """Converts the body, in a thread; `choose` and `act` get the result instead."""
     choose: Callable[[Call, Agent, Any], Any] = lambda call, agent, wish: wish
-    """Returns what is done to a call that the agent has; `act` gets it. It raises BadRequest if it cannot be done."""
+    """Returns the action for a call that the agent has, for `act`. Raises BadRequest if it is not possible."""
     when_closing: bool = False
-    """Whether it does nothing, rather than being refused, in a call that is about to end."""
+    """Whether it does nothing, instead of being refused, in a call that is about to end."""
     problems: tuple[int, ...] = ()
-    """The statuses that it may be refused with, beside those of all actions."""
+    """The statuses with which it may be refused, besides those of all actions."""
     max_bytes: int = MAX_BODY_BYTES
 
 
@@ -198,7 +198,7 @@ _ACTIONS = (
 
 
 class _Here:
-    """The live calls that can be acted on in this process. One that is moving can be in its next one."""
+    """The live calls that can be acted on in this process. One that is moving can be in its next process."""
 
     def __init__(self, calls: Mapping[str, Call], leaving: Callable[[str], bool]) -> None:
         self._calls = calls
@@ -216,10 +216,10 @@ class Actions:
 
     Args:
         calls: the live calls of this process by CallSid.
-        look: tells the state of a live call.
-        leaving: tells whether a live call is over here, or goes on elsewhere, and its media stream is still closing.
-        report: takes the sid of a call that is acted on, and how, just before that is done.
-        store: the records, if there are any. Through them the calls of other processes are acted on.
+        look: returns the state of a live call.
+        leaving: tells whether a live call is over here, or continues elsewhere, and its media stream is still closing.
+        report: takes the sid of a call and the operation, just before it is carried out.
+        store: the records, if there are any. They make it possible to act on the calls of other processes.
     """
 
     def __init__(
@@ -265,7 +265,7 @@ class Actions:
         return Response(msgspec.json.encode(accepted), 202, {"Cache-Control": "no-store"}, JSON)
 
     async def _carry_out(self, call_sid: str, name: str, sent: bytes) -> Accepted:
-        """Act on a call of this process, as another one was asked. Raises `BadRequest`."""
+        """Act on a call of this process, as requested from another one. Raises `BadRequest`."""
         action = next((each for each in _ACTIONS if each.name == name), None)
         if action is None:
             raise Conflict(NOT_KNOWN)
@@ -277,7 +277,7 @@ class Actions:
         """Act on a call of this process. Raises `BadRequest`."""
         wish = body
         if action.prepare is not None:
-            async with self._preparing:  # one at a time: calls are live meanwhile
+            async with self._preparing:  # one at a time: live calls need the processor
                 wish = await asyncio.to_thread(action.prepare, body)
         call, seen = self._calls[call_sid] if call_sid in self._here else None, self._look(call_sid)
         if call is not None and seen is None:

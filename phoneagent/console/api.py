@@ -1,8 +1,8 @@
 """The control API: the calls, their recordings, the streams of their events, and the log of a call's messages.
-`actions` acts on a call, and `listen` lets one hear it.
+`actions` acts on a call, and `listen` plays its audio.
 
-It is an ASGI app that the phone app asks for paths which are none of its routes. A request that it has nothing for goes
-on to `not_found`, and so does each request of a client that must not know that the API exists.
+It is an ASGI app that the phone app calls for paths that are not among its routes. A request with no answer here goes
+on to `not_found`, and so does each request of a client that must not learn that the API exists.
 """
 
 from __future__ import annotations
@@ -56,13 +56,13 @@ if TYPE_CHECKING:
 
 MAX_LIMIT = 200
 DEFAULT_LIMIT = 50
-"""How many calls a page has."""
+"""How many calls are on a page."""
 
 
 MAX_READERS = 2000
-"""Streams of events that are open at once."""
+"""How many event streams may be open at once."""
 
-# without the last header, nginx would hold events back until they fill a buffer
+# without the last header, nginx would hold events back until they filled a buffer
 _UNBUFFERED = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
 
 _NO_CALL = "this process has no such call, and none is recorded: GET /calls lists them"
@@ -87,24 +87,24 @@ class Console:
     """The API over the calls of one process and their records.
 
     Args:
-        token: the bearer token that opens it, if there is one.
+        token: the bearer token for access, if there is one.
         local: whether programs on this machine need none.
         calls: the live calls by CallSid.
-        look: returns what the list shows of a live call.
+        look: returns the details of a live call for the list.
         leaving: tells whether a live call is over here, and its media stream still closing.
         store: the records, if there are any.
         recordings: the recordings, if calls are recorded.
-        web_calls: returns what makes web calls.
-        not_found: answers what the API does not.
-        public_url: the address under which browsers may come, if that is not the one of the request.
-        controlled: takes the sid of a call that is acted on from outside, and how.
+        web_calls: returns the object that makes web calls.
+        not_found: answers requests that the API does not.
+        public_url: the URL at which browsers reach the app, if it differs from the request's.
+        controlled: takes the sid of a call that is acted on from outside, and the operation.
         listen: lets one more listener hear a live call.
         messages: returns the logs of the calls' messages; None if there are none.
         campaigns: returns the campaigns. Raises `ConfigurationError` if the app makes no calls.
-        softphone: calls from the browser.
+        softphone: the calls from the browser.
         setup: the setup page.
-        dialing: makes calls.
-        feed: what readers get of the calls' events.
+        dialing: the operations that make calls.
+        feed: the calls' events for readers.
     """
 
     def __init__(
@@ -162,7 +162,7 @@ class Console:
 
     @property
     def commands(self) -> Commands | None:
-        """The requests that processes pass to each other; None without a database."""
+        """The requests that processes pass to one another; None without a database."""
         return self._actions.commands
 
     def _all_operations(self, dialing: Dialing, *others: Operations) -> Operations:
@@ -193,12 +193,12 @@ class Console:
         }
 
     def end_streams(self) -> None:
-        """End what a server that stops would wait for."""
+        """End everything that a stopping server would wait for."""
         self.feed.close()
         self.setup.end()
 
     def answerer(self, answerer: Answerer) -> Answerer:
-        """Return what answers calls: in those from the browser the trial holds, and the turns that they ask for."""
+        """Return the answerer of calls. In calls from the browser it applies the trial and their choice of turns."""
         return turns_by_hand(self.setup.trials.answerer(answerer))
 
     # --- calls ---
@@ -237,7 +237,7 @@ class Console:
         if stream == "unknown":
             return Problem(404, _NO_EVENTS)
         if stream == "over":
-            return Response(status_code=204)  # a browser that comes back after the end stops then
+            return Response(status_code=204)  # a browser that reconnects after the end then stops
         if len(self._readers) >= MAX_READERS:
             return Problem(503, _FULL, {"Retry-After": "10"})
         return OpenStream(stream, self._readers, headers=_UNBUFFERED, media_type="text/event-stream")
@@ -248,7 +248,7 @@ def _json(content: dict[str, Any]) -> Response:
 
 
 def _filter(request: Request) -> CallFilter | None:
-    """Return what the calls must be like; None if nothing is said of it."""
+    """Return the filter of a request; None if it has none."""
     given: dict[str, Any] = {each.name: each.read(request) for each in _FILTERS}
     found = CallFilter(**given)
     return None if found == CallFilter() else found

@@ -20,7 +20,7 @@ FIND_SECONDS = 10.0
 """How long the place of the recordings may take to say whether it has one."""
 
 MAX_SENT_AT_ONCE = 100
-"""Recordings that are being sent. Each of them reads in a thread."""
+"""How many recordings may be sent at once. Each one is read in a thread."""
 
 _RANGE = re.compile(r"bytes=([0-9]{0,15})-([0-9]{0,15})")
 _NONE = "there is no recording of such a call: GET /calls/{sid} tells whether it was recorded"
@@ -35,7 +35,7 @@ class Audio:
         self._open: set[OpenStream] = set()
 
     async def answer(self, request: Request, call_sid: str) -> Response:
-        """Return the recording of a call, or the range of it that is asked for.
+        """Return the recording of a call, or the requested range of it.
 
         Raises:
             StoreError: the database does not answer.
@@ -85,8 +85,8 @@ async def _read(pieces: Iterator[bytes]) -> AsyncGenerator[bytes]:
 def byte_range(header: str | None, size: int) -> tuple[int, int] | None:
     """Return the bytes that a Range header asks for, from and to; None if there are no such bytes.
 
-    All of them if there is no header, or if it is another kind of range or several: that is allowed, and players ask
-    for one.
+    Without a header, or for another kind of range or several ranges, return all bytes: that is allowed, and players ask
+    for one range.
     """
     if header is None or not (match := _RANGE.fullmatch(header.strip())) or not (match[1] or match[2]):
         return 0, size

@@ -1,8 +1,8 @@
-"""The latest events of one call, or of all, kept for any number of readers, and how these are woken.
+"""The latest events of one call, or of all, kept for any number of readers, and the alarm that wakes the readers.
 
-A reader has no queue. It has the number of the last event that it was sent, and reads on from there in a backlog that
-all readers share. So a thousand readers cost no memory for events, and an event that comes writes to no socket: it is
-appended, and the readers are woken later, a few in each pass of the event loop, so that audio goes out in between.
+A reader has no queue. It has the number of the last event it was sent, and reads on from there in a backlog that all
+readers share. So a thousand readers cost no memory for events, and a new event writes to no socket: it is appended, and
+the readers are woken later, a few in each pass of the event loop, so that audio goes out in between.
 """
 
 from __future__ import annotations
@@ -18,25 +18,25 @@ from phoneagent.console.encoding import Encoded
 
 MAX_AT_ONCE = 100
 MAX_BYTES_AT_ONCE = 64 * 1024
-"""Events that are written to a reader in one piece, and about how much that is. A reader that takes nothing has a piece
-of its own in memory, until it is cut off."""
+"""How many events, and about how many bytes, are written to a reader in one piece. A reader that takes nothing holds
+one piece in memory, until it is dropped."""
 
 KEEP_ALIVE_SECONDS = 15.0
-"""How long a reader hears nothing before a comment comes: proxies end connections that are silent."""
+"""How long a reader gets nothing before a comment is sent: proxies end silent connections."""
 
 WOKEN_AT_ONCE = 4
-"""Readers that write in the same pass of the event loop: each takes about 0.1 ms, and a frame of audio waits for it."""
+"""How many readers write in one pass of the event loop: each takes about 0.1 ms, and a frame of audio waits for it."""
 
 REST_SECONDS = 0.02
 REST_SHARE = 29
-"""After the readers have written, they rest this many times as long: they take at most a thirtieth of the processor."""
+"""After writing, the readers rest for this many times as long: they take at most a thirtieth of the processor."""
 
 
 class Piece(list[Encoded]):
-    """Events that are written to a reader at once. Readers that go on from the same place share it."""
+    """Events that are written to a reader at once. Readers that continue from the same place share them."""
 
     def text(self, *, full: bool) -> bytes:
-        """Return what is written; with `full`, phone numbers are whole."""
+        """Return the text to write; with `full`, phone numbers are whole."""
         return self._full if full else self._masked
 
     @cached_property
@@ -59,19 +59,19 @@ class Backlog:
         self.dropped = dropped
         """The number of the newest event that is no longer here."""
         self.ended = False
-        """Whether no event is to come."""
+        """Whether no more events will come."""
         self.waiting: set[asyncio.Future[None]] = set()
         self._latest: tuple[tuple[int, int], Piece] | None = None
 
     def add(self, event: Encoded) -> None:
-        """Append an event, and drop the oldest ones that are too many."""
+        """Append an event, and drop the oldest ones beyond the limits."""
         self._events.append(event)
         self.bytes += len(event.full)
         while len(self._events) > self._max_events or self.bytes > self._max_bytes:
             self._drop_oldest()
 
     def drop(self, number: int) -> None:
-        """Drop the events up to the one of that number."""
+        """Drop the events up to and including that number."""
         while self._events and self._events[0].number <= number:
             self._drop_oldest()
 
@@ -82,7 +82,7 @@ class Backlog:
         self._latest = None
 
     def after(self, number: int) -> Piece:
-        """Return the next events after one of that number, oldest first; not all of them if they are many."""
+        """Return the next events after that number, oldest first; only the first ones if there are many."""
         events = self._events
         place = number, events[-1].number if events else self.dropped
         if self._latest is None or self._latest[0] != place:  # most readers are at the same place
@@ -91,7 +91,7 @@ class Backlog:
         return self._latest[1]
 
     async def wait(self, seconds: float) -> bool:
-        """Wait to be woken; return whether that came within `seconds`."""
+        """Wait to be woken; return whether that happened within `seconds`."""
         woken = asyncio.get_running_loop().create_future()
         self.waiting.add(woken)
         try:
@@ -104,7 +104,7 @@ class Backlog:
         return True
 
     def end(self) -> None:
-        """Have the readers end once they have read what is here."""
+        """Let the readers end once they have read everything here."""
         self.ended = True
         for woken in self.waiting:
             if not woken.done():
@@ -120,11 +120,11 @@ class Alarm:
 
     @property
     def idle(self) -> bool:
-        """Whether no reader is to be woken."""
+        """Whether no reader waits to be woken."""
         return self._waking is None
 
     def note(self, backlog: Backlog) -> None:
-        """Have the readers of a backlog woken with the next ones."""
+        """Wake the readers of a backlog in the next round."""
         self._news.add(backlog)
 
     def wake(self, *backlogs: Backlog) -> None:
@@ -134,7 +134,7 @@ class Alarm:
             self._waking = asyncio.get_running_loop().create_task(self._wake_readers(), name="phoneagent readers")
 
     def close(self) -> None:
-        """Wake no reader any more."""
+        """Stop waking readers."""
         if self._waking is not None:
             self._waking.cancel()
 
@@ -142,7 +142,7 @@ class Alarm:
         loop = asyncio.get_running_loop()
         while self._news:
             begun, woken = loop.time(), 0
-            news, self._news = self._news, set()  # what comes meanwhile waits for the next round
+            news, self._news = self._news, set()  # later news waits for the next round
             for backlog in news:
                 waiting, backlog.waiting = backlog.waiting, set()
                 while waiting:
@@ -157,7 +157,7 @@ class Alarm:
 
 
 def piece(events: Iterable[Encoded]) -> Piece:
-    """Return the first of these events, as many as are written to a reader at once."""
+    """Return the first of these events: as many as are written to a reader at once."""
     found = Piece()
     size = 0
     for event in events:

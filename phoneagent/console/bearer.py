@@ -9,7 +9,7 @@ from starlette.requests import HTTPConnection
 
 
 def has_token(connection: HTTPConnection, token: SecretStr) -> bool:
-    """Tell whether a request has the bearer token, in a time that does not depend on what it has instead."""
+    """Tell whether a request has the bearer token, in a time that does not depend on the wrong token."""
     given = connection.headers.get("authorization", "").encode()
     return hmac.compare_digest(given, f"Bearer {token.get_secret_value()}".encode())
 

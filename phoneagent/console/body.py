@@ -22,20 +22,20 @@ _T = TypeVar("_T")
 
 
 class Body(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A body that is an object. Its repr does not have the values: they may be phone numbers, digits or a recording."""
+    """A body that is an object. Its repr omits the values, which may be phone numbers, digits or a recording."""
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}(…)"
 
 
 class TooLarge(BadRequest):
-    """The body is larger than any that makes sense."""
+    """The body is larger than any sensible one."""
 
     status = 413
 
 
 class WrongType(BadRequest):
-    """The body is of another media type. A page of another site can send such a request without asking first."""
+    """The body has another media type. A page of another site can send such a request without a CORS preflight."""
 
     status = 415
 

@@ -1,7 +1,7 @@
 """Campaigns over HTTP: `POST /campaigns`, `GET /campaigns`, `GET /campaigns/{id}` and `POST /campaigns/{id}/stop`.
 
-A campaign is named by its id or by its name. The name makes a start idempotent: the same list and rules under the same
-name are the same campaign, and it goes on.
+A campaign is identified by its id or its name. The name makes a start idempotent: the same list and rules under the
+same name are the same campaign, and it continues.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from phoneagent.store.campaign_records import (
 from phoneagent.telemetry import masked
 
 MAX_CALLS = 10_000
-"""How many numbers a request may have. `phoneagent campaign start` takes ten times as many."""
+"""How many numbers a request may have. `phoneagent campaign start` accepts ten times as many."""
 
 MAX_BODY_BYTES = 4 * 1024 * 1024
 MAX_LISTED = 100
@@ -46,7 +46,7 @@ _NONE = "there is no such campaign: GET /campaigns lists them"
 
 
 class Listed(Struct, frozen=True, forbid_unknown_fields=True):
-    """A number to call, and what is known of it: `call.context`."""
+    """A number to call, and what is known about it: `call.context`."""
 
     to: Annotated[str, Meta(min_length=1, max_length=60)]
     context: dict[str, Any] = {}
@@ -55,7 +55,7 @@ class Listed(Struct, frozen=True, forbid_unknown_fields=True):
 class NewCampaign(Struct, frozen=True, forbid_unknown_fields=True):
     """A campaign to start.
 
-    Lines that cannot be called are skipped, and the campaign tells why. If it is `strict`, it is refused then.
+    Lines that cannot be called are skipped, and the campaign says why. If it is `strict`, such lines make it refused.
     """
 
     name: Annotated[str, Meta(min_length=1, max_length=MAX_NAME_CHARS)]
@@ -71,7 +71,7 @@ class Stop(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class CampaignStatus(Struct, frozen=True):
-    """A campaign as it stands: how many numbers are in each state, and how many last calls had each result."""
+    """The status of a campaign: how many numbers are in each state, and how many last calls had each result."""
 
     id: str
     name: str
@@ -100,7 +100,7 @@ class CampaignLine(Struct, frozen=True):
 
 
 class CampaignPage(CampaignStatus, frozen=True, kw_only=True):
-    """A campaign with a page of its numbers, and the line to go on after; null if these are the last."""
+    """A campaign with a page of its numbers, and the line to continue after; null if these are the last."""
 
     calls: Sequence[CampaignLine]
     next: int | None
@@ -113,7 +113,7 @@ class CampaignsList(Struct, frozen=True):
 
 
 class CampaignPages:
-    """The campaigns of an app. `get` returns what starts and stops them; its `store` has them."""
+    """The campaigns of an app. `get` returns the object that starts and stops them; its `store` has them."""
 
     def __init__(self, get: GetCampaigns, store: Store | None) -> None:
         self._get = get

@@ -1,7 +1,7 @@
 """The checks of an installation, run on demand. All open pages share their results.
 
-The doctor is of a higher layer than the console, so what runs it is passed in. A run has a limit in time, two runs have
-a pause between them, and no call waits for one: it is a task of its own.
+The doctor is in a higher layer than the console, so the function that runs it is passed in. A run has a time limit,
+there is a pause between two runs, and no call waits for one: it is a separate task.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from phoneagent.telemetry import hidden, masked
 log = logging.getLogger("phoneagent.console.checks")
 
 RUN_SECONDS = 60.0
-"""How long the checks of one run may take together."""
+"""How long all checks of one run may take together."""
 
 PAUSE_SECONDS = 5.0
 """How long after a run the next one may begin."""
@@ -35,7 +35,7 @@ _SETTING = re.compile(r"\b[A-Z][A-Z0-9]*(?:_[A-Z0-9]+)+(?:=\S+)?")
 
 
 class Check(Protocol):
-    """One line of a report; the doctor's checks are such."""
+    """One line of a report, such as the doctor's checks."""
 
     @property
     def name(self) -> str: ...
@@ -50,7 +50,7 @@ Examine: TypeAlias = Callable[[], AsyncGenerator[Check]]
 
 
 class Checks:
-    """The latest run of the checks. `clock` returns seconds that do not go back."""
+    """The latest run of the checks. `clock` returns monotonic seconds."""
 
     def __init__(self, examine: Examine, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._examine = examine
@@ -61,10 +61,10 @@ class Checks:
         self._ended_at: float | None = None
         self._news = asyncio.Event()  # set at the next change, and then replaced
         self.running = False
-        """Whether a run is going on."""
+        """Whether a run is in progress."""
 
     def begin(self) -> float:
-        """Begin a run, unless one is going on. Returns the seconds to wait first if one ended a moment ago, else 0."""
+        """Begin a run, unless one is in progress. Returns the seconds to wait first if one has just ended, else 0."""
         if self.running:
             return 0.0
         wait_seconds = 0.0 if self._ended_at is None else self._ended_at + PAUSE_SECONDS - self._clock()
@@ -75,21 +75,21 @@ class Checks:
 
     @property
     def begun(self) -> bool:
-        """Whether there was a run, or is one."""
+        """Whether a run has ever begun."""
         return self._task is not None
 
     async def wait(self, seen: int | None) -> None:
-        """Wait until there are more than `seen` checks; until the run has ended if that is None."""
+        """Wait until there are more than `seen` checks, or, if that is None, until the run has ended."""
         while self.running and (seen is None or len(self._done) <= seen):
             await self._news.wait()
 
     def report(self, *, full: bool) -> dict[str, Any]:
-        """Return the state of the latest run, with masked phone numbers unless it is to be `full`."""
+        """Return the state of the latest run, with masked phone numbers unless `full`."""
         checks = [_shown(each, full=full) for each in self._done]
         return {"running": self.running, "problem": self._trouble, "checks": checks}
 
     def end(self) -> None:
-        """End a run that is going on: the server stops, and waits for those who wait for the checks."""
+        """End a run in progress: a stopping server waits for requests that wait for the checks."""
         if self._task is not None:
             self._task.cancel()
 
@@ -103,7 +103,7 @@ class Checks:
                         break
         except TimeoutError:
             self._trouble = f"the checks took longer than {RUN_SECONDS:g} s: the one after the last above did not end"
-        except Exception as error:  # what a check did not foresee: the page says so, and calls go on
+        except Exception as error:  # an unforeseen error in a check: the page says so, and calls go on
             log.exception("the checks of the setup page failed")
             self._trouble = f"the checks failed ({type(error).__name__}): see the log"
         finally:
@@ -124,12 +124,12 @@ def _shown(check: Check, *, full: bool) -> dict[str, str | None]:
 
 
 def without_passwords(text: str) -> str:
-    """Return a text whose addresses have neither a login nor a query: a number's webhook may have both."""
+    """Return a text with the logins and queries removed from its URLs: a number's webhook may have both."""
     return _QUERY.sub("?…", _LOGIN.sub("://…@", text))
 
 
 def remedy_line(text: str) -> str | None:
-    """Return what to copy for a check that failed: a command, an address, or the line of a setting for `.env`."""
+    """Return the text to copy for a failed check: a command, a URL, or the line of a setting for `.env`."""
     if found := _COMMAND.search(text):
         return found[1]
     if found := _URL.search(text):

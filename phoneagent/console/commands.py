@@ -1,8 +1,8 @@
-"""Requests to act on a call that another process of the same database has, and requests that are done once.
+"""Requests to act on a call in another process of the same database, and requests that are done only once.
 
-The process that is asked writes a command (`store/commands.py`) and waits for its answer. The process that has the call
-takes the command and carries it out by the same code as a request of its own, so both give the same answers. A command
-that no process has taken in time is withdrawn, and never done.
+The process that gets the request writes a command (`store/commands.py`) and waits for its answer. The process that has
+the call takes the command and carries it out with the same code as its own requests, so both give the same answers. A
+command that no process takes in time is withdrawn, and never carried out.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ ANSWER_SECONDS = 5.0
 """How long a command waits to be taken, and how much longer for its answer."""
 
 POLL_SECONDS = 2.0
-"""How often commands are looked for if no notice comes."""
+"""How often to check for commands if no notice comes."""
 
 MAX_KEYS = 10_000
-"""Idempotency keys that are remembered where there is no database, the newest of all calls."""
+"""How many idempotency keys are remembered without a database, the newest of all calls."""
 
 MAX_WAITING = 100
-"""Requests of this process that wait for another process."""
+"""How many requests of this process may wait for another process."""
 
 UNKNOWN = "no process has such a call, and none is recorded: GET /calls lists them"
 OVER = "this call is over: GET /calls?state=live lists those that can be acted on"
@@ -60,7 +60,7 @@ _BUSY = f"{MAX_WAITING} requests wait for other processes: send this one again l
 
 
 class Accepted(msgspec.Struct, frozen=True):
-    """What the call has taken. While the agent is muted, what it is to say waits."""
+    """A request that the call has accepted. While the agent is muted, its words wait."""
 
     call_sid: str
     operation: ControlOperation
@@ -69,7 +69,7 @@ class Accepted(msgspec.Struct, frozen=True):
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """A request: the call, the name of the action, the body as it came, and the idempotency key if there is one."""
+    """A request: the call, the name of the action, the unchanged body, and the idempotency key if there is one."""
 
     call_sid: str
     action: str
@@ -78,7 +78,7 @@ class Wanted:
 
     @property
     def name(self) -> str:
-        """What all requests with this key have in common. The key cannot be read from it."""
+        """The name that all requests with this key share. The key cannot be read from it."""
         return hashlib.sha256("\0".join((self.call_sid, self.action, self.key or "")).encode()).hexdigest()
 
     @property
@@ -87,7 +87,7 @@ class Wanted:
 
 
 class AnsweredElsewhere(BadRequest):
-    """A problem that the process with the call has answered."""
+    """A problem in the answer of the process that has the call."""
 
     def __init__(self, status: int, detail: str) -> None:
         super().__init__(detail)
@@ -113,7 +113,7 @@ class Unknown(BadRequest):
 
 
 class KeyUsed(Conflict):
-    """An idempotency key came with another request before."""
+    """An idempotency key was used for another request before."""
 
 
 CarryOut: TypeAlias = Callable[[str, str, bytes], Awaitable[Accepted]]
@@ -122,7 +122,7 @@ It raises `BadRequest` if that is refused."""
 
 
 class Commands:
-    """The commands of one process: those that it has for others, and those that others have for its calls.
+    """The commands of one process: those for other processes, and those from other processes for its calls.
 
     `calls` are those that can be acted on here, by CallSid.
     """
@@ -139,13 +139,13 @@ class Commands:
         self._taking: asyncio.Task[None] | None = None
         self._troubled = False
 
-    # --- this process is asked ----------------------------------------------------------------------------------------
+    # --- requests to this process -------------------------------------------------------------------------------------
 
     async def run(self, wanted: Wanted, here: Callable[[], Awaitable[Accepted]]) -> Accepted:
-        """Do a request by `here`, or in the process that has the call. One whose key has come before is done no more.
+        """Do a request with `here`, or in the process that has the call. A request with a known key is not done again.
 
         Raises:
-            BadRequest: it is refused, or not answered.
+            BadRequest: it was refused, or not answered.
             StoreError: the database, which it needs, does not answer.
         """
         is_here = wanted.call_sid in self._calls
@@ -160,7 +160,7 @@ class Commands:
             self._asking -= 1
 
     async def _ask(self, wanted: Wanted, here: Callable[[], Awaitable[Accepted]] | None) -> Accepted:
-        """Do a request by `here` if that is given, else in another process."""
+        """Do a request with `here` if that is given, else in another process."""
         rows, id = self._store.commands, secrets.token_hex(16) if wanted.key is None else wanted.name
         asked = None if wanted.key is None else await rows.get(id)
         if asked is None:
@@ -179,15 +179,15 @@ class Commands:
         """Do a request with a key here."""
         try:
             accepted = await here()
-        except Exception:  # refused, or failed: as for a call of another process, the request may come again
-            with suppress(StoreError):  # the key stays used, and no harm is done
+        except Exception:  # refused, or failed: the request may be repeated, as with a call of another process
+            with suppress(StoreError):  # the key stays used, which does no harm
                 await self._store.commands.delete(id)
             raise
         await self._answer(id, msgspec.to_builtins(accepted))
         return accepted
 
     async def _wait(self, id: str, *, forget: bool) -> Accepted:
-        """Return the answer to a command; with `forget`, delete it then."""
+        """Return the answer to a command; with `forget`, delete it afterwards."""
         answered: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
         self._waiting[answered] = id
         try:
@@ -218,23 +218,23 @@ class Commands:
         raise NoAnswer(_NOT_ANSWERED)
 
     async def _read_answers(self) -> None:
-        """Read the answers that requests wait for, those of all in one look."""
+        """Read the answers that requests wait for, all in one query."""
         with self._store.notices.watch("commands") as self._answers:
             while self._waiting:
                 await self._answers.wait(POLL_SECONDS)
                 try:
                     found = await self._store.commands.answers(set(self._waiting.values()))
-                except StoreError as error:  # those that wait will find out
+                except StoreError as error:  # the waiting requests will find out
                     log.debug("no answers can be read now: %s", error)
                     continue
                 for answered, id in self._waiting.items():
                     if id in found and not answered.done():
                         answered.set_result(found[id])
 
-    # --- other processes ask ------------------------------------------------------------------------------------------
+    # --- requests from other processes --------------------------------------------------------------------------------
 
     def tell(self, event: Event, stream_sid: str) -> None:
-        """Take commands from the first call on. One may wait already for a call that came from another process."""
+        """Take commands from the first call on. A call that came from another process may already have one waiting."""
         if not isinstance(event, CallStarted):
             return
         if self._taking is None or self._taking.done():
@@ -279,13 +279,13 @@ class Commands:
     async def _answer(self, id: str, answer: dict[str, Any]) -> None:
         try:
             await self._store.commands.answer(id, answer)
-        except StoreError as error:  # it is done, all the same
+        except StoreError as error:  # it was done all the same
             log.warning("a request was done, but its answer is not recorded: %s", error)
 
 
 @contextmanager
 def _certain(*, nothing_done: bool) -> Iterator[None]:
-    """Let a fault of the database through if nothing was done then; else say that this is not known."""
+    """Let a database error through if nothing was done; else report that the result is unknown."""
     try:
         yield
     except StoreError:
@@ -295,14 +295,14 @@ def _certain(*, nothing_done: bool) -> Iterator[None]:
 
 
 class Once:
-    """Requests that are done once, where there is no database: only this process knows which have come."""
+    """Requests that are done once, without a database: only this process knows which keys have been used."""
 
     def __init__(self) -> None:
         self._known: OrderedDict[str, tuple[str, Accepted]] = OrderedDict()
         self._running = asyncio.Lock()
 
     async def run(self, wanted: Wanted, here: Callable[[], Awaitable[Accepted]]) -> Accepted:
-        """Do a request by `here`, unless its key has come before. Raises `BadRequest`."""
+        """Do a request with `here`, unless its key was used before. Raises `BadRequest`."""
         if wanted.key is None:
             return await here()
         async with self._running:
@@ -317,13 +317,13 @@ class Once:
 
 
 async def check_open(call_sid: str, store: Store | None) -> None:
-    """Find out whether another process may have a call that this one has not.
+    """Check whether another process may have a call that this one does not have.
 
     Raises:
         BadRequest: the call is over, or not recorded.
         StoreError: the database does not answer.
     """
-    standing = None if store is None else await store.standing(call_sid)  # not the record: a long call's takes long
+    standing = None if store is None else await store.standing(call_sid)  # not the record, which may be long
     if standing is None or standing.stream_sid is None:
         raise Unknown(UNKNOWN)
     if standing.ended_by is not None:

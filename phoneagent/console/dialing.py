@@ -1,6 +1,6 @@
-"""Making calls from outside: `POST /calls` does what `app.dial` does, and `GET /calls/outbound/{id}` tells how it went.
+"""Making calls from outside: `POST /calls` does what `app.dial` does, and `GET /calls/outbound/{id}` shows a call.
 
-A call that is made waits in a queue, so it has an id of its own until Twilio has given it a CallSid.
+A new call waits in a queue, so it has an id from here until Twilio has given it a CallSid.
 """
 
 from __future__ import annotations
@@ -51,10 +51,10 @@ class Dial(Body, frozen=True):
 
 
 class MadeCall(Struct, frozen=True):
-    """A call that was made, as it stands.
+    """A call that was made, in its current state.
 
     The status is Twilio's once Twilio has the call. Before, it is `queued`, `placing` or `placed`; and `refused` if it
-    was never placed, with the reason in `error`. With the `call_sid` the call is found under `/calls/{sid}`.
+    was never placed, with the reason in `error`. With the `call_sid`, the call can be found under `/calls/{sid}`.
     """
 
     id: str
@@ -75,7 +75,7 @@ class Dialing:
     """The operations that make calls.
 
     Args:
-        outbound: returns what makes calls; it raises ConfigurationError where there is no Twilio, or no database.
+        outbound: returns the object that makes calls; raises ConfigurationError without Twilio or a database.
         agents: the names that a call's agent may have.
     """
 

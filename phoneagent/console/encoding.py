@@ -13,19 +13,19 @@ from phoneagent.events import CallEnded, Cost, Event, ModelEvent, RateLimitsUpda
 from phoneagent.telemetry import masked
 
 MAX_EVENT_BYTES = 64 * 1024
-"""The size of an event's JSON up to which nothing is cut."""
+"""The maximum size of an event's JSON that is not cut."""
 
 MAX_CUT_CHARS = 2000
-"""How much of each text is left in an event that is larger. The record has all of it."""
+"""How much of each text stays in a larger event. The record has all of it."""
 
 NAMES = {kind: re.sub(r"(?<!^)(?=[A-Z])", "_", kind.__name__).lower() for kind in get_args(Event)}
 """The names of the events on the stream: `TurnEnded` is `turn_ended`."""
 
 MISSED = {"type": "missed", "detail": "earlier events are no longer here: read the calls anew, and go on from here"}
-"""What a reader gets in place of events that it has missed."""
+"""The event that a reader gets in place of events that it has missed."""
 
 RETRY = b"retry: 2000\n\n"
-"""The beginning of a stream: how long a reader that is cut off waits before it comes back."""
+"""The beginning of a stream: how long a disconnected reader waits before it reconnects."""
 
 NUMBERS = ("caller", "called")
 """The fields that hold phone numbers, in an event and in a record."""
@@ -41,7 +41,7 @@ class Encoded:
     """The same with whole phone numbers."""
     type: str = ""
     stream_sid: str = ""
-    """The media stream that it belongs to, where that is known."""
+    """The media stream that it belongs to, if known."""
 
 
 class Body(NamedTuple):
@@ -52,9 +52,9 @@ class Body(NamedTuple):
 
 
 def body_of(event: Event, at: datetime) -> Body | None:
-    """Return an event for readers. None for one that they do not get: the model's own, and rate limits of the account.
+    """Return an event for readers. None for one that they do not get: model events, and the account's rate limits.
 
-    `at` is the date. The turns of a call that ended are left out: each was an event of its own.
+    `at` is its time. The turns of an ended call are left out: each was a separate event.
     """
     if isinstance(event, ModelEvent | RateLimitsUpdated):
         return None
@@ -82,7 +82,7 @@ def encode(body: Body, number: int, event_id: str, stream_sid: str = "") -> Enco
 
 
 def server_sent(name: str, data: dict[str, Any], event_id: str | None = None) -> bytes:
-    """Return a Server-Sent Event. Its data are one line, because JSON writes a line break as two characters."""
+    """Return a Server-Sent Event. Its data is one line, because JSON writes a line break as two characters."""
     return _server_sent(name, msgspec.json.encode(data), event_id)
 
 
@@ -98,7 +98,7 @@ def without_numbers(data: dict[str, Any]) -> dict[str, Any]:
 
 
 def _cut(value: Any) -> Any:
-    """Return the same with each text cut."""
+    """Return the same value with each text cut."""
     if isinstance(value, dict):
         return {name: _cut(each) for name, each in value.items()}
     return f"{value[:MAX_CUT_CHARS]}…" if isinstance(value, str) and len(value) > MAX_CUT_CHARS else value

@@ -1,4 +1,4 @@
-"""The feed: the latest events of this process's calls, in memory. Where there is a database, `shared_feed` is used."""
+"""The feed: the latest events of this process's calls, in memory. With a database, `shared_feed` is used instead."""
 
 from __future__ import annotations
 
@@ -19,23 +19,24 @@ log = logging.getLogger("phoneagent.console")
 
 MAX_EVENTS = 20_000
 MAX_BYTES = 16 * 1024 * 1024
-"""What is kept of all calls together."""
+"""The limits of the events kept for all calls together."""
 
 MAX_CALL_EVENTS = 2000
 MAX_CALL_BYTES = 1024 * 1024
-"""What is kept of one call: about an hour of talk."""
+"""The limits of the events kept for one call: about an hour of talk."""
 
 MAX_CALLS_BYTES = 32 * 1024 * 1024
-"""What is kept of single calls in all. The call goes first of which nothing has come for the longest time."""
+"""The limit of all events kept for single calls. The call whose last event is the oldest is dropped first."""
 
 KEEP_SECONDS = 300.0
-"""How long the events of a call are kept after its end: for readers that come back, not as a record."""
+"""How long the events of a call are kept after its end: for readers that reconnect, not as a record."""
 
 MAX_DIGITS = 18
-"""The length of an event's number."""
+"""The maximum length of an event's number."""
 
 Opened: TypeAlias = AsyncGenerator[bytes] | Literal["unknown", "over"]
-"""The stream of a reader; or there are no events of the call; or the reader has had them all, and the call is over."""
+"""The stream of a reader; or "unknown": there are no events of the call; or "over": the reader has had them all, and
+the call is over."""
 
 
 class Feed:
@@ -43,7 +44,7 @@ class Feed:
 
     def __init__(self, *, keep_alive_seconds: float = KEEP_ALIVE_SECONDS) -> None:
         self._keep_alive_seconds = keep_alive_seconds
-        self._process = secrets.token_hex(4)  # another process counts anew
+        self._process = secrets.token_hex(4)  # another process starts counting from the beginning
         self._number = 0
         self.all = Backlog(MAX_EVENTS, MAX_BYTES)
         self._calls: OrderedDict[str, Backlog] = OrderedDict()
@@ -51,7 +52,7 @@ class Feed:
         self._vitals = LiveVitals()
         self._alarm = Alarm()
 
-    # --- what happens ---
+    # --- events ---
 
     def tell(self, event: Event, stream_sid: str) -> None:
         """Keep an event for the readers. Never waits and never raises."""
@@ -68,7 +69,7 @@ class Feed:
             self._calls_bytes -= backlog.bytes
             backlog.add(encoded)
             self._calls_bytes += backlog.bytes
-            if isinstance(event, CallStarted | CallEnded | CallNotAnswered):  # a tool may return when the call is over
+            if isinstance(event, CallStarted | CallEnded | CallNotAnswered):  # a tool may return after the call is over
                 backlog.ended = not isinstance(event, CallStarted)
             elif isinstance(event, OutcomeFilled) and self._vitals.get(event.call_sid) is None:
                 backlog.ended = True
@@ -80,11 +81,11 @@ class Feed:
             log.exception("an event does not reach its readers: %s", type(event).__name__)
 
     def vitals(self, call_sid: str) -> Vitals | None:
-        """Return what is known of a live call."""
+        """Return what is known about a live call."""
         return self._vitals.get(call_sid)
 
     def call(self, call_sid: str) -> Backlog | None:
-        """Return the events of a call; None if this process has had none of late."""
+        """Return the events of a call; None if this process has had none recently."""
         return self._calls.get(call_sid)
 
     def _backlog_of(self, event: Event) -> Backlog:
@@ -97,7 +98,7 @@ class Feed:
         return backlog
 
     def _forget(self, call_sid: str, number: int) -> None:
-        """Drop the events of a call that ended with that number, unless it has gone on; and all older ones."""
+        """Drop the events of a call that ended with that number, unless it has continued; and all older ones."""
         self.all.drop(number)
         backlog = self._calls.get(call_sid)
         if backlog is not None and backlog.ended:
@@ -123,9 +124,9 @@ class Feed:
         return self.read(backlog, after, full=full)
 
     def position(self, backlog: Backlog, event_id: str | None) -> int | None:
-        """Return the number to read on from; None if not all that follows is here.
+        """Return the number to read on from; None if some of the following events are no longer here.
 
-        `event_id` is the last one that the reader had. Without one, `all` begins now, and a call with its first event.
+        `event_id` is the last one that the reader had. Without it, `all` begins now, and a call with its first event.
         """
         if event_id is None:
             number = self._number if backlog is self.all else 0
@@ -137,15 +138,15 @@ class Feed:
         return number if backlog.dropped <= number <= self._number else None
 
     async def read(self, backlog: Backlog, after: int | None, *, full: bool = False) -> AsyncGenerator[bytes]:
-        """Yield the events after number `after`, as they come, until none is to come or the reader is too slow.
+        """Yield the events after number `after`, as they come, until there are no more or the reader is too slow.
 
-        `after` is None for a reader that has missed some: it is told so, and gets all that is here.
+        `after` is None for a reader that has missed some: it gets a `missed` event, and then everything that is here.
         """
         yield RETRY
         if after is None:
             yield server_sent("missed", MISSED)
             after = backlog.dropped
-        while after >= backlog.dropped:  # else it was too slow: it comes back with its last id
+        while after >= backlog.dropped:  # else it was too slow: it reconnects with its last id
             if found := backlog.after(after):
                 after = found[-1].number
                 yield found.text(full=full)
@@ -155,7 +156,7 @@ class Feed:
                 yield b":\n\n"
 
     def close(self) -> None:
-        """End all streams, because the server stops. Their readers come back to the next process."""
+        """End all streams, because the server stops. Their readers reconnect to the next process."""
         self._alarm.close()
         for backlog in (self.all, *self._calls.values()):
             backlog.end()

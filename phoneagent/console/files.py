@@ -1,4 +1,4 @@
-"""The console's own files: its style, scripts and icon, as browsers get them."""
+"""The console's own files as browsers get them: style, scripts and icon."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ TYPES = {
     ".txt": "text/plain; charset=utf-8",
     ".wav": "audio/wav",
 }
-"""The kinds of files there are. Browsers run a script only with its type, which the system's own table may not have."""
+"""The kinds of files. Browsers run a script only with the right type, which the system's own table may not have."""
 
 _FOREVER = "public, max-age=31536000, immutable"
 
@@ -37,7 +37,7 @@ class _File:
 
 @cache
 def _files() -> dict[str, _File]:
-    """Read the files, once for the process."""
+    """Read the files, once per process."""
     found = {}
     for path in sorted(FOLDER.rglob("*")):
         if path.suffix in TYPES:
@@ -49,13 +49,13 @@ def _files() -> dict[str, _File]:
 
 @cache
 def version() -> str:
-    """Return a name for all files as they are. It stands in their paths, so that browsers keep them for good."""
+    """Return a name for the current content of all files. It is in their paths, so browsers may cache them forever."""
     together = "".join(f"{name}{each.tag}" for name, each in _files().items())
     return "v" + hashlib.sha256(together.encode()).hexdigest()[:12]
 
 
 async def send_file(request: Request) -> Response:
-    """Answer with a file: `/console/static/{version}/{name}`, or without the version if it may not be kept for good."""
+    """Answer with a file: `/console/static/{version}/{name}`, or without the version if it may change."""
     name: str = request.path_params["name"]
     first, _, rest = name.partition("/")
     is_versioned = first.startswith("v") and len(first) == len(version()) and rest != ""

@@ -1,6 +1,6 @@
 """The gate of the console: each path is checked for access before it answers.
 
-A page or an action of its own is a route made here, so none can forget the check:
+Every page and action is a route made here, so none can forget the check:
 
     gate.route("/console/phone", {"GET": show}, page=True)
     gate.route("/calls/{sid}/say", {"POST": say})
@@ -29,9 +29,9 @@ Answer: TypeAlias = Callable[[Request], Awaitable[Response]]
 
 
 class Gate:
-    """The maker of routes that let through what `access` allows.
+    """The maker of routes that allow only what `access` allows.
 
-    `not_found` answers a client that must learn nothing.
+    `not_found` answers a client that must not learn anything.
     """
 
     def __init__(self, access: Access, not_found: ASGIApp) -> None:
@@ -42,7 +42,7 @@ class Gate:
         """Return a route with an answer for each method.
 
         With `page`, a browser that is not signed in is sent to the sign-in page. With `public`, the path is open to all
-        clients that may know of the console: the sign-in page, and the files it needs.
+        clients that may know that the console exists: the sign-in page and its files.
         """
 
         async def respond(scope: Scope, receive: Receive, send: Send) -> None:
@@ -53,7 +53,7 @@ class Gate:
         return Route(path, _Endpoint(respond))
 
     def socket(self, path: str, run: Callable[[WebSocket], Awaitable[None]]) -> WebSocketRoute:
-        """Return a route of WebSockets. A socket that is refused is closed before it is accepted: HTTP 403."""
+        """Return a WebSocket route. A refused socket is closed before it is accepted: HTTP 403."""
 
         async def serve(scope: Scope, receive: Receive, send: Send) -> None:
             websocket = WebSocket(scope, receive, send)
@@ -85,7 +85,7 @@ class Gate:
 
 
 class _Endpoint:
-    """An ASGI app as the endpoint of a route, for any method: a refused client does not learn which there are."""
+    """An ASGI app as the endpoint of a route, for any method: a refused client does not learn which methods exist."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -95,7 +95,7 @@ class _Endpoint:
 
 
 def _to_sign_in(request: Request) -> Response:
-    """Return a redirect to the sign-in page, from which the browser comes back."""
+    """Return a redirect to the sign-in page, which sends the browser back here."""
     root: str = request.scope.get("root_path", "")
     wanted = request.scope["path"].removeprefix(root)
     query = f"?{request.url.query}" if request.url.query else ""

@@ -1,7 +1,7 @@
-"""Listening in over a WebSocket: `/calls/{sid}/audio` sends both sides of a live call as its caller hears them.
+"""Listening in over a WebSocket: `/calls/{sid}/audio` sends both sides of a live call as the caller hears them.
 
 Each message is binary: one byte for the track (0: the caller, 1: the agent), then 20 ms of µ-law at 8 kHz. The caller's
-track is continuous. The agent's has frames only while something is heard of the agent.
+track is continuous. The agent's has frames only while the agent is heard.
 """
 
 from __future__ import annotations
@@ -14,23 +14,23 @@ from typing import Protocol, TypeAlias
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 MAX_LISTENERS = 8
-"""Listeners of one call."""
+"""How many listeners one call may have."""
 
 MAX_ALL_LISTENERS = 64
-"""Listeners of all calls of a process."""
+"""How many listeners all calls of a process may have."""
 
 TICK_SECONDS = 0.02
-"""How often there are frames."""
+"""How often frames are sent."""
 
 SEND_SECONDS = 2.0
-"""How long a listener may leave what it is sent unread."""
+"""How long a listener may leave sent audio unread."""
 
 NO_CALL, FULL, SLOW = 4404, 4429, 4408
-"""The codes with which a socket is closed: no such call is live here · too many listen · it was too slow."""
+"""The close codes of a socket: no such call is live here · too many listeners · it was too slow."""
 
 
 class Listener(Protocol):
-    """What one listener hears."""
+    """One listener of a call."""
 
     @property
     def over(self) -> bool: ...
@@ -49,7 +49,7 @@ class ListenIn:
         self._listeners: dict[str, int] = {}
 
     async def run(self, websocket: WebSocket) -> None:
-        """Send the audio of a call until that is over, or the listener has gone."""
+        """Send the audio of a call until the call is over, or the listener has gone."""
         call_sid = websocket.path_params["sid"]
         await websocket.accept()
         listening = self._listen(call_sid)
@@ -82,7 +82,7 @@ async def _serve(websocket: WebSocket, listener: Listener) -> None:
 
 
 async def _send(websocket: WebSocket, listener: Listener, gone: asyncio.Task[None]) -> tuple[int, str]:
-    """Send what is heard. Returns with what to close the socket."""
+    """Send the audio. Returns the code and the reason with which to close the socket."""
     try:
         while not (gone.done() or listener.over):
             frames = listener.frames()
@@ -100,6 +100,6 @@ async def _send(websocket: WebSocket, listener: Listener, gone: asyncio.Task[Non
 
 
 async def _until_gone(websocket: WebSocket) -> None:
-    """Read until the listener has gone. It has nothing to say."""
+    """Read until the listener has gone. Its messages are ignored."""
     while (await websocket.receive())["type"] != "websocket.disconnect":
         pass

@@ -22,8 +22,8 @@ from phoneagent.store import CallDetails, CallFilter, CallRecord, Highlights, St
 from phoneagent.store.records import latency_at
 
 State: TypeAlias = Literal["live", "open", "ended"]
-"""Where a call stands: it runs in this process · its record has no end, so it runs in another one, or that has died ·
-it is over."""
+"""The state of a call: it runs in this process · its record has no end, so it runs in another process, or that process
+has died · it is over."""
 
 Look: TypeAlias = Callable[[str], "tuple[Floor, Agent] | None"]
 """A function that returns which side of a live call has the floor, and the agent that has the call."""
@@ -35,7 +35,7 @@ MAX_STATE_CHARS = 2000
 
 
 class Position(msgspec.Struct, frozen=True, array_like=True):
-    """The last call of a page. The next page goes on after it."""
+    """The last call of a page. The next page continues after it."""
 
     live: bool
     started_at: datetime
@@ -51,7 +51,7 @@ class Page:
 
 
 class Listing:
-    """The calls that this process has, and those that its `store` has recorded, as they are shown."""
+    """The calls of this process, and those that its `store` has recorded, in the form in which they are shown."""
 
     def __init__(
         self, calls: Mapping[str, Call], look: Look, vitals: Callable[[str], Vitals | None], store: Store | None
@@ -64,12 +64,12 @@ class Listing:
     async def page(
         self, limit: int, *, state: State | None, cursor: str | None, full: bool, only: CallFilter | None = None
     ) -> Page:
-        """Return the next calls of the list after a cursor, only those of a state if one is given.
+        """Return the next calls of the list after a cursor, only those in a state if one is given.
 
-        `only` looks into the records, so it leaves the calls out that are live here.
+        `only` searches the records, so it leaves out calls that are live here.
 
         Raises:
-            BadRequest: the cursor is none of ours.
+            BadRequest: the cursor is not one of ours.
             StoreError: the database does not answer.
         """
         after = None if cursor is None else _read_cursor(cursor)
@@ -117,7 +117,7 @@ class Listing:
         try:
             records = await store.calls(limit, **options)
         except StoreError:
-            if store.empty:  # no call has come yet, so there is no file
+            if store.empty:  # there was no call yet, so there is no file
                 return []
             raise
         seen = await store.highlights([each.call_sid for each in records]) if records else {}
@@ -160,7 +160,7 @@ class Listing:
 
 
 def _recorded(record: CallRecord, seen: Highlights | None = None) -> dict[str, Any]:
-    """Return a record as the list shows it, with the latest agent and the latencies if they are known."""
+    """Return a record for the list, with the latest agent and the latencies if they are known."""
     state: State = "open" if record.ended_at is None else "ended"
     latencies = () if seen is None else seen.latencies_ms
     return {
@@ -175,7 +175,7 @@ def _recorded(record: CallRecord, seen: Highlights | None = None) -> dict[str, A
 
 
 def _highlights(record: CallDetails) -> Highlights:
-    """Return what a list shows of a call of which everything is known."""
+    """Return the list's details of a call from its full record."""
     agents = dict.fromkeys(turn.agent for turn in record.turns if turn.agent is not None)
     return Highlights(agents=tuple(agents), latencies_ms=tuple(each.latency_ms for each in record.answers))
 
@@ -183,7 +183,7 @@ def _highlights(record: CallDetails) -> Highlights:
 def _plain(state: Mapping[str, Any]) -> dict[str, Any]:
     """Return the user's state of a call for JSON. A value that JSON cannot express is shown as its type alone.
 
-    The user's code, and its threads, may change the state meanwhile.
+    The user's code, and its threads, may change the state at the same time.
     """
     shown: dict[str, Any] = {}
     for name, value in list(state.items())[:MAX_STATE_VALUES]:

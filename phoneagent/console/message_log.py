@@ -16,15 +16,15 @@ from phoneagent.console.operations import Number, Operation, Operations
 from phoneagent.console.problems import Problem
 
 MAX_NUMBER = 10**12
-"""More than any call has messages."""
+"""More messages than any call has."""
 
 MAX_WAIT_SECONDS = 20
 
 LOOK_SECONDS = 0.25
-"""How often to look for messages that are waited for. They come a hundred times a second, so to be woken costs more."""
+"""How often to check for awaited messages. They come a hundred times a second, so waking up for each costs more."""
 
 MAX_WAITING = 100
-"""Requests that wait at once; more are answered with what there is."""
+"""How many requests may wait at once; others are answered with the messages so far."""
 
 AFTER = Number("after", 0, MAX_NUMBER, 0, "only messages after the one of this number")
 LIMIT = Number("limit", 1, PAGE, PAGE, "how many messages")
@@ -53,7 +53,8 @@ Messages: TypeAlias = Callable[[], MessageLogs | None]
 
 
 class LogPage(msgspec.Struct, frozen=True):
-    """Messages of a call, oldest first, and the number to go on after. `missed`: some in between are no longer kept."""
+    """Messages of a call, oldest first, and the number to continue after. `missed`: some before these are no longer
+    kept."""
 
     messages: Sequence[Message]
     next: int

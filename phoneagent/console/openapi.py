@@ -1,4 +1,4 @@
-"""The OpenAPI document of the control API, made of its operations and the types that they read and write."""
+"""The OpenAPI document of the control API, made from its operations and the types that they read and write."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _REF = "#/components/schemas/{name}"
 
 
 def document(operations: Operations) -> dict[str, Any]:
-    """Return the document of some operations."""
+    """Return the document of these operations."""
     every = [each for methods in operations.values() for each in methods.values()]
     types = [kind for each in every for kind in (each.body, each.result) if kind is not None]
     kinds = list(dict.fromkeys([*types, *EVENTS, ProblemDetails]))

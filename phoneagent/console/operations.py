@@ -1,4 +1,4 @@
-"""The operations of the control API: what answers a path and a method, and what `/openapi.json` says of it."""
+"""The operations of the control API: the answers by path and method, and their description in `/openapi.json`."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Method: TypeAlias = Literal["GET", "POST"]
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """A parameter of the query that is one of some words."""
+    """A query parameter that is one of a set of words."""
 
     name: str
     kind: Any
@@ -46,7 +46,7 @@ class Choice:
 
 @dataclass(frozen=True, slots=True)
 class Number:
-    """A parameter of the query that is a whole number."""
+    """A query parameter that is a whole number."""
 
     name: str
     least: int
@@ -58,7 +58,7 @@ class Number:
         """Return the parameter, or its default.
 
         Raises:
-            BadRequest: it is no number, or too small or large.
+            BadRequest: it is not a number, or too small or too large.
         """
         given = request.query_params.get(self.name, str(self.default))
         digits = given.isascii() and given.isdigit() and len(given) <= len(str(self.most))
@@ -73,17 +73,17 @@ class Number:
 
 @dataclass(frozen=True, slots=True)
 class Text:
-    """A parameter of the query, or (with `place`) a header, that is any text."""
+    """A query parameter, or (with `place`) a header, that is any text."""
 
     name: str
     summary: str
     place: Literal["query", "header"] = "query"
 
     def read(self, request: HTTPConnection) -> str | None:
-        """Return the parameter of the query; None if it is not given or empty.
+        """Return the query parameter; None if it is not given or empty.
 
         Raises:
-            BadRequest: it is too long, or has characters that are no text.
+            BadRequest: it is too long, or has characters that are not text.
         """
         given = request.query_params.get(self.name, "")
         if len(given) > MAX_TEXT_CHARS or not given.isprintable():
@@ -97,7 +97,7 @@ class Text:
 
 @dataclass(frozen=True, slots=True)
 class Moment:
-    """A parameter of the query that is a date with a time and its time zone."""
+    """A query parameter that is a date with a time and a time zone."""
 
     name: str
     summary: str
@@ -106,7 +106,7 @@ class Moment:
         """Return the parameter; None if it is not given or empty.
 
         Raises:
-            BadRequest: it is no such date.
+            BadRequest: it is not such a date.
         """
         given = request.query_params.get(self.name)
         if not given:
@@ -170,10 +170,10 @@ class Operation:
     result: Any = None
     status: int = 200
     problems: tuple[int, ...] = ()
-    """The statuses of its problems, beside those of every operation."""
+    """The statuses of its problems, besides those of every operation."""
     media_type: str = "text/event-stream"
     example: Mapping[str, Any] | None = None
-    """A body."""
+    """An example body."""
 
 
 Operations: TypeAlias = Mapping[str, Mapping[Method, Operation]]

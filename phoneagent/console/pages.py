@@ -1,7 +1,7 @@
 """The pages of the console that show calls, and the files that all pages need.
 
-The page of a call has empty sections for what other modules put there: `call-actions` and `call-log`. The sid of the
-call is in their `data-call-sid`.
+The page of a call has empty sections that other modules fill: `call-actions` and `call-log`. Their `data-call-sid` has
+the sid of the call.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _EVENTS = " ".join([*NAMES.values(), "missed"])
 
 
 def routes(gate: Gate, is_live: Callable[[str], bool]) -> list[BaseRoute]:
-    """Return the routes of the pages. `is_live` tells of a CallSid whether that call lives in this process."""
+    """Return the routes of the pages. `is_live` tells whether the call with a CallSid is live in this process."""
 
     async def show_call(request: Request) -> Response:
         return _show_call(request, is_live=is_live(request.path_params["sid"]))
@@ -58,7 +58,7 @@ def _show_call(request: Request, *, is_live: bool) -> Response:
     modules = [f'<script type="module" src="{folder}/{each}"></script>' for each in CALL_MODULES]
     body = template("call.html").substitute(
         sid=escape(request.path_params["sid"]),
-        live="true" if is_live else "false",  # a place is kept for the buttons, so that nothing moves when they come
+        live="true" if is_live else "false",  # space is reserved for the buttons, so that nothing moves
         events=_EVENTS,
         modules="".join(modules),
     )

@@ -1,4 +1,4 @@
-"""Playing a recording to a caller from outside: `POST /calls/{sid}/play`. The body has it; no address is fetched."""
+"""Playing a recording to a caller from outside: `POST /calls/{sid}/play`. The body contains it; no URL is fetched."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ from phoneagent.console.problems import BadRequest
 from phoneagent.errors import DefinitionError
 
 MAX_BODY_BYTES = 960 * 1024
-"""The largest body: 46 s of 16 bits at 8 kHz, or 92 s of µ-law, in base64. `phoneagent serve` takes 1 MiB at all."""
+"""The largest body: 46 s of 16 bits at 8 kHz, or 92 s of µ-law, in base64. `phoneagent serve` accepts at most 1 MiB."""
 
 EXAMPLE = {
     "wav": "UklGRioAAABXQVZFZm10IBAAAAAHAAEAQB8AAEAfAAABAAgAZGF0YQYAAAD//////38=",
     "text": "All our lines are busy.",
 }
-"""A body, whose file is very short."""
+"""An example body with a very short file."""
 
 MAX_TEXT_CHARS = 4000
 MAX_NAME_CHARS = 64
 
 
 class Play(Body, frozen=True):
-    """A WAV file in base64, mono or stereo, and what is said in it.
+    """A WAV file in base64, mono or stereo, and its words.
 
-    The model learns the `text`, and the transcript has it; without one they have the `name`. Unless it is
-    interruptible, nothing stops it.
+    The model and the transcript get the `text`, or the `name` if there is none. Nothing stops it unless it is
+    `interruptible`.
     """
 
     wav: Annotated[bytes, Meta(min_length=1)]

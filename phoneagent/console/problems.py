@@ -27,12 +27,12 @@ class BadRequest(Exception):
 
 
 class Conflict(BadRequest):
-    """What is asked for cannot be done as things stand."""
+    """The request cannot be carried out in the current state."""
 
     status = 409
 
 
 class Refused(BadRequest):
-    """What is asked for is never done."""
+    """The request is never carried out."""
 
     status = 422

@@ -1,4 +1,4 @@
-"""The types of what the control API answers, made of those of records and events, for `/openapi.json`."""
+"""The types of the control API's answers, made from those of records and events, for `/openapi.json`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Sessions of browsers. A sign-in leaves one in a cookie, signed and with an end, so no process must remember it."""
+"""Browser sessions. A sign-in stores one in a cookie, signed and with an expiry, so no process has to remember it."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ SESSION_SECONDS = 12 * 3600
 """How long a sign-in lasts."""
 
 MAX_ENDED = 10_000
-"""Sessions that were signed out before their end, and are remembered until then."""
+"""How many sessions are remembered that were signed out before their expiry."""
 
 _MAX_CHARS = 200
 _PURPOSE = b"phoneagent console session v1"
 
 
 class Sessions:
-    """Sessions made from the token of the settings. Another token ends them all.
+    """Sessions made from the configured token. Another token ends them all.
 
-    Every process that has the token takes them. A sign-out deletes the cookie, and this process takes it no longer.
+    Every process that has the token accepts them. A sign-out deletes the cookie, and this process no longer accepts it.
     `clock` returns the Unix time.
     """
 
@@ -50,7 +50,7 @@ class Sessions:
         return int(signed.partition(".")[0]) > self._clock() and cookie not in self._ended
 
     def end(self, cookie: str | None) -> None:
-        """Take that session no longer."""
+        """Stop accepting that session."""
         if cookie is not None and self.holds(cookie):
             self._ended[cookie] = None
             if len(self._ended) > MAX_ENDED:

@@ -1,8 +1,8 @@
 """The setup page, `/console/setup`: what the doctor finds, the number and its webhook, and trial settings.
 
-`GET /console/setup/checks` runs the checks and returns them. With `after=N` it returns once there are more than N: so
+`GET /console/setup/checks` runs the checks and returns them. With `after=N` it returns once there are more than N, so
 the page shows them one by one. `POST` runs them again. `POST /console/setup/webhook` points the number here, as
-`phoneagent dev` does. `PUT /console/setup/trial` sets what differs on the next calls from the browser.
+`phoneagent dev` does. `PUT /console/setup/trial` changes settings for the next calls from the browser.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ from phoneagent.twilio.spellings import is_same_page
 
 PATH = "/console/setup"
 MAX_BODY_BYTES = 256 * 1024
-"""The largest trial: its instructions may be long."""
+"""The largest body of a trial: its instructions may be long."""
 
 WAIT_SECONDS = 20.0
 """How long a request waits for the next check, before it returns those there are."""
@@ -56,13 +56,13 @@ _TUNNELS = {
 
 
 class _Point(msgspec.Struct, forbid_unknown_fields=True):
-    """The confirmation that a number is to be pointed here."""
+    """The confirmation that a number should be pointed here."""
 
     confirm: bool
 
 
 class App(Protocol):
-    """What the page shows of an app. `examine` runs the doctor's checks; None if nothing has brought them."""
+    """What the page needs from an app. `examine` runs the doctor's checks; None if they were not provided."""
 
     @property
     def settings(self) -> Settings: ...
@@ -75,7 +75,7 @@ class App(Protocol):
 
 
 class Setup:
-    """The server's side of the page of an app."""
+    """The server side of an app's setup page."""
 
     def __init__(self, app: App) -> None:
         self._app = app
@@ -91,7 +91,7 @@ class Setup:
         return None if examine is None else Checks(examine)
 
     def routes(self, gate: Gate) -> list[BaseRoute]:
-        """Return the routes of the page, and of what it asks for."""
+        """Return the routes of the page and of its requests."""
         return [
             gate.route(PATH, {"GET": self._show}, page=True),
             gate.route(f"{PATH}/checks", {"GET": self._show_checks, "POST": self._run_checks}),
@@ -101,7 +101,7 @@ class Setup:
         ]
 
     def end(self) -> None:
-        """End the checks that run: the server stops."""
+        """End the running checks: the server stops."""
         if self._checks is not None:
             self._checks.end()
 
@@ -123,7 +123,7 @@ class Setup:
             async with asyncio.timeout(None if after is None else WAIT_SECONDS):
                 await self._checks.wait(None if after is None else int(after))
         except TimeoutError:
-            pass  # those there are
+            pass  # return the checks so far
         return _json(self._checks.report(full=full_numbers(request)))
 
     async def _run_checks(self, request: Request) -> Response:
@@ -170,7 +170,7 @@ class Setup:
         )
 
     def _webhook(self, found: PhoneNumber) -> dict[str, Any]:
-        """Return the webhook of the number, without what may be a password."""
+        """Return the webhook of the number, without a possible password."""
         here = self._settings.public_url + VOICE_PATH
         url = found.webhook.voice_url
         return {
@@ -238,7 +238,7 @@ class Setup:
         )
 
     def _facts(self) -> dict[str, Any]:
-        """Return what the agent has of itself. Of an agent that each call chooses only the model is known."""
+        """Return the agent's own settings. If each call chooses its agent, only the model is known."""
         agent, facts = self._agent, {"model": model_of(self._app.endpoint), "voices": sorted(OPENAI_VOICES)}
         if agent is None:
             return facts
@@ -261,7 +261,7 @@ _TURNS = ("threshold", "prefix_padding_ms", "silence_duration_ms", "idle_timeout
 
 
 def tunnel_of(public_url: str) -> str | None:
-    """Return the name of the tunnel that an address is of, as far as its host tells; None if it is of none."""
+    """Return the name of the tunnel that a URL belongs to, as its host shows; None if it belongs to none."""
     host = f".{(urlsplit(public_url).hostname or '').lower()}"
     return next((name for name, suffixes in _TUNNELS.items() if host.endswith(suffixes)), None)
 

@@ -1,8 +1,8 @@
-"""The feed of all processes of one database: a reader sees every call, and can come back to another process.
+"""The feed of all processes of one database: a reader sees every call, and can reconnect to another process.
 
-Events go into the log of the database, and readers get only what has been committed there, by the log's ids. While
-there are readers, each process follows the log, and keeps the latest events in backlogs that its readers share. A
-reader whose last event is older than these gets pages of the log until it has caught up, and so does one that is slow.
+Events go into the event log of the database, and readers get only committed events, with the log's ids. While there are
+readers, each process follows the log, and keeps the latest events in backlogs that its readers share. A reader whose
+last event is older than these gets pages of the log until it has caught up, and so does a slow one.
 """
 
 from __future__ import annotations
@@ -37,32 +37,34 @@ MAX_BYTES = 8 * 1024 * 1024
 MAX_CALL_EVENTS = 200
 MAX_CALL_BYTES = 256 * 1024
 KEEP_SECONDS = 300.0
-"""What is kept in memory of all calls, and of each that has readers, and for how long. The log has the rest."""
+"""The limits of the events in memory, for all calls and for each call with readers, and how long they are kept. The log
+has the rest."""
 
 ROWS_AT_ONCE = 500
 POLL_SECONDS = 10.0
-"""How many events are read of the log at once, and how often it is looked at without a notice."""
+"""How many events are read from the log at once, and how often it is read without a notice."""
 
 ALONE_SECONDS = 0.2
-"""How long after a transaction of its own a process takes it that no other one has written since. Each transaction
-tells, so a process that writes all the time, as one with calls does, does not read the log as well."""
+"""How long after its own transaction a process assumes that no other one has written. Each transaction reveals it, so a
+process that writes all the time, as one with calls does, need not read the log too."""
 
 AWAY_SECONDS = 2.0
-"""How long the database is left alone after it has not answered."""
+"""How long to wait after the database has not answered."""
 
 MAX_PAGES = 8
 PAGE_SECONDS = 1.0
-"""How many pages of the log are remembered, and how long: after a restart, many readers come back for the same one."""
+"""How many pages of the log are remembered, and how long: after a restart, many readers ask for the same one."""
 
 UNKNOWN = sys.maxsize
-"""In place of the newest id that a backlog does not have: all of the log is elsewhere."""
+"""Stands for the newest id that a backlog does not have: none of the log is in it."""
 
 _STARTED, _ENDED, _NOT_ANSWERED = NAMES[CallStarted], NAMES[CallEnded], NAMES[CallNotAnswered]
 
 
 @dataclass(slots=True)
 class _Streams:
-    """The media streams of a call so far: whether the latest one has ended. Events of two processes may overtake."""
+    """The media streams of a call so far, and whether the latest one has ended. Events of two processes may overtake
+    each other."""
 
     latest: str = ""
     over: bool = False
@@ -76,17 +78,17 @@ class _Streams:
 
 @dataclass(slots=True)
 class _Place:
-    """Where a reader goes on: after which id, and whether it has missed some before."""
+    """The place of a reader: the id to continue after, and whether it has missed events before that."""
 
     after: int
     missed: bool = False
     streams: _Streams = field(default_factory=_Streams)
     over: bool = False
-    """Whether nothing is to come."""
+    """Whether no more events will come."""
 
 
 class _Found(NamedTuple):
-    """Some events of the log, the id up to which nothing else is there, and whether older ones are deleted."""
+    """Some events of the log, the id up to which there are no others, and whether older ones have been deleted."""
 
     events: Piece
     upto: int
@@ -114,7 +116,7 @@ class SharedFeed:
         self._closed = False
         events.committed = self._committed
 
-    # --- what happens ---
+    # --- events ---
 
     def tell(self, event: Event, stream_sid: str) -> None:
         """Keep an event for the readers. Never waits and never raises."""
@@ -126,11 +128,11 @@ class SharedFeed:
             log.exception("an event does not reach its readers: %s", type(event).__name__)
 
     def vitals(self, call_sid: str) -> Vitals | None:
-        """Return what is known of a live call of this process."""
+        """Return what is known about a live call of this process."""
         return self._vitals.get(call_sid)
 
     def close(self) -> None:
-        """End all streams, because the server stops. Their readers come back to another process."""
+        """End all streams, because the server stops. Their readers reconnect to another process."""
         self._closed = True
         self._alarm.close()
         if self._following is not None:
@@ -141,7 +143,7 @@ class SharedFeed:
     # --- following the log ---
 
     def _committed(self, newest: int, events: list[LoggedEvent]) -> None:
-        """Take what this process has written, unless another one has written something before that is not here."""
+        """Take the events that this process has written, unless earlier ones of another process are not here yet."""
         if newest == self._position:
             self._take(events)
             self._alone_until = asyncio.get_running_loop().time() + ALONE_SECONDS
@@ -194,13 +196,13 @@ class SharedFeed:
             self._position = newest
             for backlog in (self.all, *self._calls.values()):
                 backlog.dropped = newest
-            self._alarm.wake(self.all, *self._calls.values())  # they wait for it
+            self._alarm.wake(self.all, *self._calls.values())  # they wait for the position
         found = (await self._log.page(self._position, ROWS_AT_ONCE)).events
         self._take(found)
         return len(found) == ROWS_AT_ONCE
 
     def _take(self, events: Sequence[LoggedEvent]) -> None:
-        """Append events to the backlogs, but those that are there already."""
+        """Append events to the backlogs, except those that they already have."""
         news = {self.all}
         for event in events:
             if self._position is None or event.id <= self._position:
@@ -224,11 +226,11 @@ class SharedFeed:
         """Return a stream of the events of a call, or of all, for a reader whose last event had that id.
 
         Raises:
-            StoreError: the database does not answer, and the call is none of this process.
+            StoreError: the database does not answer, and the call is not in this process.
         """
         if call_sid is None:
             return self._read(None, event_id, None, full)
-        if self._is_live(call_sid):  # its first events may still be to be written
+        if self._is_live(call_sid):  # its first events may not be written yet
             return self._read(call_sid, event_id, None, full)
         place = await self._find(call_sid, event_id)
         if place is None:
@@ -236,7 +238,7 @@ class SharedFeed:
         return "over" if place.over else self._read(call_sid, event_id, place, full)
 
     async def _find(self, call_sid: str | None, event_id: str | None) -> _Place | None:
-        """Return where a reader goes on; None if the log has nothing of the call.
+        """Return the place of a reader; None if the log has nothing of the call.
 
         Raises:
             StoreError: the database does not answer.
@@ -246,7 +248,7 @@ class SharedFeed:
             if (here := self._find_here(event_id, number)) is not None:
                 return here
             async with self._reading:
-                if (here := self._find_here(event_id, number)) is not None:  # the log is followed by now
+                if (here := self._find_here(event_id, number)) is not None:  # the log is being followed by now
                     return here
                 newest = (await self._log.page(UNKNOWN, 1)).newest
             is_known = number is not None and number <= newest
@@ -266,7 +268,7 @@ class SharedFeed:
         return _Place(number, False, streams, streams.over and not rest.events)
 
     def _find_here(self, event_id: str | None, number: int | None) -> _Place | None:
-        """Return where a reader of all calls goes on, if that can be told without the log."""
+        """Return the place of a reader of all calls, if it is known without the log."""
         if self._position is None:
             return None
         if number is None:
@@ -276,7 +278,8 @@ class SharedFeed:
     async def _read(
         self, call_sid: str | None, event_id: str | None, place: _Place | None, full: bool
     ) -> AsyncGenerator[bytes]:
-        """Yield the events from a place on, as they come, until none is to come. The place may still be to be found."""
+        """Yield the events from a place on, as they come, until there are no more. Finds the place if it is not
+        given."""
         yield RETRY
         late = False
         with self._reader_of(call_sid) as backlog:
@@ -307,7 +310,7 @@ class SharedFeed:
                 elif backlog.ended or (place.streams.over and not self._is_live(call_sid)):
                     return
                 elif before != (place.after, backlog.dropped):
-                    continue  # what was read of the log ends where the backlog now begins
+                    continue  # the events read from the log end where the backlog now begins
                 elif not await backlog.wait(AWAY_SECONDS if found is None else self._keep_alive_seconds):
                     yield b":\n\n"
 
@@ -316,7 +319,7 @@ class SharedFeed:
         if after >= backlog.dropped:
             found = backlog.after(after)
             return _Found(found, found[-1].number if found else after, False)
-        if backlog.ended:  # what lies between is not skipped: the reader comes back for it
+        if backlog.ended:  # events in between are not skipped: the reader reconnects for them
             return _Found(Piece(), after, False)
         try:
             return await self._page(call_sid, after)
@@ -327,7 +330,7 @@ class SharedFeed:
         return call_sid is not None and self._vitals.get(call_sid) is not None
 
     async def _page(self, call_sid: str | None, after: int) -> _Found:
-        """Return the next events of the log after an id. One reader reads at a time, and rests as long as it took.
+        """Return the next events of the log after an id. One reader reads at a time, then rests for as long as it took.
 
         Raises:
             StoreError: the database does not answer.
@@ -382,7 +385,7 @@ def _number(event_id: str | None) -> int | None:
 
 
 def _begins(event: LoggedEvent) -> bool:
-    """Tell whether an event is the beginning of its call."""
+    """Tell whether an event is the first one of its call."""
     return event.type == _STARTED and not msgspec.json.decode(event.body).get("resumed")
 
 

@@ -1,9 +1,9 @@
-"""The shell of the console's pages: what stands around each, and the headers that keep a browser from harm.
+"""The shell of the console's pages: the frame around each, and the headers that protect the browser.
 
     return page(request, "Phone", body_html, module="phone.js", styles=("phone.css",))
 
-`body_html` is HTML already: whatever comes from outside went through `html.escape`. The module and the styles are files
-in `static/`. No page has a script or a style of its own inside: the policy forbids both.
+`body_html` is already HTML: text from outside has gone through `html.escape`. The module and the styles are files in
+`static/`. No page has inline scripts or styles: the policy forbids both.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def page(
     """Return a page of the console: the shell with `body_html` in its `<main>`.
 
     Args:
-        request: the request that it answers. The entry of the navigation with its path is marked.
+        request: the request to answer. The navigation entry with its path is marked.
         title: the name of the page, in the title bar.
         body_html: the content, as HTML.
         module: the page's script, an ES module in `static/`.
@@ -78,14 +78,14 @@ def page(
 
 
 def root_of(request: Request) -> str:
-    """Return the path under which the app is mounted, which its own paths come after."""
+    """Return the path under which the app is mounted, the prefix of its own paths."""
     root: str = request.scope.get("root_path", "")
     return root
 
 
 @cache
 def template(name: str) -> Template:
-    """Return a template of the folder `templates`. What is put into it is HTML."""
+    """Return a template from the folder `templates`. Its values must be HTML."""
     return Template((TEMPLATES / name).read_text("utf-8"))
 
 

@@ -1,4 +1,4 @@
-"""Signing in to the console with the token of the settings, and out again."""
+"""Signing in to the console with the configured token, and signing out."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ BODY_SECONDS = 10.0
 HOME = "/console"
 
 _INSIDE = re.compile(r"/console(/[A-Za-z0-9_\-./]*)?(\?[A-Za-z0-9_\-.~%&=+:]*)?")
-"""The places to go on to after the sign-in. Another site is none of them, however it is spelled."""
+"""The places to continue to after the sign-in. Another site never matches, however it is spelled."""
 
 
 class SignIn:
-    """The sign-in page, its answer, and the sign-out. `public_url` tells whether browsers come by https."""
+    """The sign-in page, its answer, and the sign-out. `public_url` tells whether browsers use https."""
 
     def __init__(self, gate: Gate, public_url: str) -> None:
         self._gate = gate
@@ -76,14 +76,14 @@ class SignIn:
         return response
 
     def _is_https(self, request: Request) -> bool:
-        """Tell whether the browser came by https, which a proxy hides."""
+        """Tell whether the browser used https, which a proxy hides."""
         if (origin := request.headers.get("origin", "")).startswith("http"):
             return origin.startswith("https:")
         return request.url.scheme == "https" or self._is_public_https
 
 
 def inside(place: str) -> str:
-    """Return a place of the console to go on to; the first page for anything else."""
+    """Return a place in the console to continue to; the first page for anything else."""
     return place if _INSIDE.fullmatch(place) and "//" not in place and ".." not in place else HOME
 
 

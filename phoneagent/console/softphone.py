@@ -1,11 +1,11 @@
-"""Calls from the browser: the page `/console/phone`, which is a phone and does what Twilio does for one.
+"""Calls from the browser: the page `/console/phone`, which is a phone, and plays Twilio's part for it.
 
 The page asks for a call, and gets the TwiML that Twilio would get. It opens the media socket that the TwiML names, with
-the single-use token from there, and speaks the Media Streams protocol on it. When our side of the stream is gone, it
-asks for the next TwiML, as Twilio does; at the end it reports that the call is over. So a call from the browser takes
-the path of a phone call through admission, the choice of the agent, the hooks, the record and the metrics.
+the single-use token in it, and speaks the Media Streams protocol. When our side of the stream closes, it asks for the
+next TwiML, as Twilio does; at the end it reports that the call is over. So a call from the browser takes the same path
+as a phone call through admission, the choice of the agent, the hooks, the record and the metrics.
 
-Twilio knows nothing of such a call. A request of the page is as trusted as the control API: `Gate` has let it through.
+Twilio knows nothing about such a call. The page's requests are as trusted as those to the control API: see `Gate`.
 """
 
 from __future__ import annotations
@@ -37,13 +37,13 @@ from phoneagent.twilio.signatures import Ticket
 CALLS_PATH = "/console/phone/calls"
 
 CALLER = "client:browser"
-"""The caller ID of a call for which none was given, in the form that Twilio gives its own calls from browsers."""
+"""The default caller ID of a call, in the form of Twilio's own browser calls."""
 
 SOURCE = {"Source": "browser"}
-"""What `call.parameters` has of a call from the browser."""
+"""The entry in `call.parameters` of a call from the browser."""
 
 MAX_FIELDS = 100
-"""The fields that the query of a URL may have."""
+"""The maximum number of fields in the query of a URL."""
 
 Respond: TypeAlias = Callable[[str, Mapping[str, str]], Awaitable[str]]
 Run: TypeAlias = Callable[[WebSocket, Awaitable[Ticket]], Awaitable[None]]
@@ -51,7 +51,7 @@ _Party: TypeAlias = Annotated[str, msgspec.Meta(max_length=256)]
 
 
 class _Dial(msgspec.Struct, forbid_unknown_fields=True):
-    """A call that begins, from and to these addresses. With manual turns, the page tells where the turns end."""
+    """A call that begins, from and to these addresses. With manual turns, the page says where the turns end."""
 
     caller: _Party = ""
     called: _Party = ""
@@ -66,7 +66,7 @@ class _Next(_Dial, forbid_unknown_fields=True):
 
 
 class _Turn(msgspec.Struct, forbid_unknown_fields=True):
-    """The caller has begun to hold the button to talk, or has let it go."""
+    """The press or the release of the caller's push-to-talk button."""
 
     turn: Literal["begin", "end"]
 
@@ -86,7 +86,7 @@ def turns_by_hand(answerer: Answerer) -> Answerer:
 
 
 class Softphone:
-    """The server's side of calls from the browser.
+    """The server side of calls from the browser.
 
     Args:
         respond: returns the TwiML of a webhook, given its path and its form.
@@ -112,7 +112,7 @@ class Softphone:
         self._number = number
 
     def routes(self, gate: Gate) -> list[BaseRoute]:
-        """Return the routes of the page, of what it asks for, and of its media sockets."""
+        """Return the routes of the page, of its requests, and of its media sockets."""
         return [
             gate.route("/console/phone", {"GET": self._show}, page=True),
             gate.route(CALLS_PATH, {"POST": self._begin}),
@@ -133,7 +133,7 @@ class Softphone:
 
     async def _go_on(self, request: Request) -> Response:
         call_sid = request.path_params["sid"]
-        if not is_browser_call(call_sid):  # the page is no phone of Twilio's, and speaks for none
+        if not is_browser_call(call_sid):  # the page must not act for a phone of Twilio's
             return Problem(404, "this is no call from the browser: POST /console/phone/calls begins one")
         asked, _ = await read_body(request, _Next)
         form = self._form(call_sid, asked, asked.status)
@@ -144,7 +144,7 @@ class Softphone:
         return _answer(call_sid, await self._respond(path, {**query, **form}), 200)
 
     async def _take_turn(self, request: Request) -> Response:
-        """Begin or end the caller's turn: what the agent says is interrupted, what the caller said is answered."""
+        """Begin the caller's turn, which interrupts the agent, or end it, so that the agent answers."""
         asked, _ = await read_body(request, _Turn)
         call = self._calls.get(request.path_params["sid"])
         if call is None or not is_browser_call(call.sid):
@@ -170,7 +170,7 @@ class Softphone:
         return ticket
 
     def _form(self, call_sid: str, dialed: _Dial, status: str) -> dict[str, str]:
-        """Return what Twilio would send with a request about a call."""
+        """Return the form that Twilio would send with a request about a call."""
         turns = {"Turns": dialed.turns} if dialed.turns == "manual" else {}
         return {
             **SOURCE,
@@ -184,10 +184,10 @@ class Softphone:
 
 
 def _place(url: str) -> tuple[str, dict[str, str]]:
-    """Return the path and the query of a URL in our TwiML. The host is ours, whatever the URL says.
+    """Return the path and the query of a URL in our TwiML. The host is ignored: it is always us.
 
     Raises:
-        BadRequest: it is none of these.
+        BadRequest: it is not such a URL.
     """
     try:
         parts = urlsplit(url)

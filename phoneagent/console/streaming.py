@@ -1,4 +1,4 @@
-"""A response that is sent while it comes into being, to a reader that may be slow."""
+"""A response that is sent while it is produced, to a reader that may be slow."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from starlette.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 SEND_SECONDS = 30.0
-"""How long a reader may leave what it is sent unread. `phoneagent serve` is stricter."""
+"""How long a reader may leave sent data unread. `phoneagent serve` is stricter."""
 
 
 class OpenStream(StreamingResponse):

@@ -1,4 +1,4 @@
-"""Transferring a call from outside: `POST /calls/{sid}/transfer`, to a party of the agent's list or to an address."""
+"""Transferring a call from outside: `POST /calls/{sid}/transfer`, to a party on the agent's list or to an address."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ MAX_LANGUAGE_CHARS = 20
 
 
 class Transfer(Body, frozen=True):
-    """To whom the call goes: a party of the agent's `transfer` tools by its name, or an address.
+    """The target of a transfer: a party of the agent's `transfer` tools by its name, or an address.
 
-    An address is a phone number in E.164, `sip:user@host` or `client:name`. The options are those of the tool; what is
-    left out is as the tool has it for that party.
+    An address is a phone number in E.164, `sip:user@host` or `client:name`. The options are those of the tool; an
+    omitted option has the tool's value for that party.
     """
 
     to: Annotated[str, Meta(min_length=1, max_length=MAX_ADDRESS_CHARS)]
@@ -49,7 +49,7 @@ class Transfer(Body, frozen=True):
 
 @dataclass(frozen=True, slots=True)
 class Wish:
-    """A transfer that is asked for, and why its `to` is no address that may be dialed."""
+    """A requested transfer, and why its `to` is not an address that may be dialed."""
 
     body: Transfer
     refused: str | None
@@ -64,7 +64,7 @@ class Chosen:
 
 
 def look_up(body: Transfer) -> Wish:
-    """Look an address up. The first time it takes long, because the tables of all countries are loaded."""
+    """Look up an address. The first time takes long, because the tables of all countries are loaded."""
     return Wish(body, refusal(body.to))
 
 

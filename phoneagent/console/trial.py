@@ -1,6 +1,6 @@
-"""Trial settings: what differs on the next calls from the browser, tried without a restart, and as Python afterwards.
+"""Trial settings: changes for the next calls from the browser, without a restart, and as Python code afterwards.
 
-A process has one trial at most. Calls by telephone never get it. `apply` and `with_model` are pure: they return the
+A process has at most one trial. Calls by telephone never get it. `apply` and `with_model` are pure: they return the
 agent and the endpoint of such a call.
 """
 
@@ -28,7 +28,7 @@ _Name = Annotated[str, msgspec.Meta(min_length=1, max_length=200)]
 
 
 class TurnDetection(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True, frozen=True):
-    """Turn detection, as in `Turns`; `type` is the Realtime API's name for `Turns.detection`."""
+    """Turn detection, as in `Turns`; `type` is the Realtime API's name of `Turns.detection`."""
 
     type: Literal["server_vad", "semantic_vad", "manual"]
     threshold: float | None = None
@@ -48,7 +48,7 @@ class TurnDetection(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=Tr
 
 
 class Trial(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True, frozen=True):
-    """What differs from the agent; None leaves its own. `tools_off` names tools, and MCP servers by their labels."""
+    """Changes to the agent; None keeps its own value. `tools_off` names tools, and MCP servers by their labels."""
 
     voice: _Name | None = None
     speed: float | None = None
@@ -64,10 +64,10 @@ def tool_name(tool: object) -> str:
 
 
 def apply(agent: Agent, trial: Trial) -> Agent:
-    """Return the agent with what the trial changes; the agents that it hands off to are as they were.
+    """Return the agent with the trial's changes; the agents that it hands off to are unchanged.
 
     Raises:
-        DefinitionError: the changed agent is none that a model would take.
+        DefinitionError: a model would not accept the changed agent.
     """
     changes: dict[str, Any] = {}
     if trial.voice is not None or trial.speed is not None:
@@ -89,7 +89,7 @@ def check(agent: Agent | None, endpoint: Endpoint, trial: Trial) -> None:
     """Refuse a trial that the model would refuse, or that changes nothing. `agent` is None if each call chooses one.
 
     Raises:
-        DefinitionError: it says what to change.
+        DefinitionError: the message says what to change.
     """
     unknown = trial.voice is not None and not (trial.voice in OPENAI_VOICES or trial.voice.startswith("voice_"))
     if unknown and has_openai_voices(endpoint):
@@ -116,7 +116,7 @@ def has_openai_voices(endpoint: Endpoint) -> bool:
 
 
 def with_model(endpoint: Endpoint, model: str) -> Endpoint:
-    """Return the endpoint with another model; the same one if its address names none."""
+    """Return the endpoint with another model; the same one if its URL names no model."""
     parts = urlsplit(endpoint.url)
     query = parse_qsl(parts.query, keep_blank_values=True)
     if "model" not in dict(query):
@@ -126,13 +126,13 @@ def with_model(endpoint: Endpoint, model: str) -> Endpoint:
 
 
 def model_of(endpoint: Endpoint) -> str | None:
-    """Return the model that an endpoint's address names."""
+    """Return the model in an endpoint's URL."""
     query = dict(parse_qsl(urlsplit(endpoint.url).query))
     return query.get("model") or query.get("deployment")
 
 
 def voice_of(agent: Agent) -> Voice:
-    """Return an agent's voice, which may be written as a name alone."""
+    """Return an agent's voice, which may be given as just a name."""
     return agent.voice if isinstance(agent.voice, Voice) else Voice(agent.voice)
 
 
@@ -162,7 +162,7 @@ def as_python(agent: Agent | None, trial: Trial) -> str:
 
 
 class Trials:
-    """The trial of this process, and the calls that get it: those of which `is_softphone` is true."""
+    """The trial of this process, and the calls that get it: those for which `is_softphone` is true."""
 
     def __init__(self, is_softphone: Callable[[Call], bool]) -> None:
         self._is_softphone = is_softphone

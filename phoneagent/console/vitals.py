@@ -1,4 +1,4 @@
-"""What the events of the live calls of this process have told so far, for the list of calls."""
+"""The vitals of this process's live calls, as known from their events, for the list of calls."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from phoneagent.events import AgentAnswered, CallEnded, CallHandedOver, CallStar
 
 @dataclass(slots=True)
 class Vitals:
-    """What the events of a live call have told so far."""
+    """The vitals of a live call, as known from its events so far."""
 
     stream_sid: str
     cost: Cost | None = None
@@ -24,11 +24,11 @@ class LiveVitals:
         self._vitals: dict[str, Vitals] = {}
 
     def get(self, call_sid: str) -> Vitals | None:
-        """Return what is known of a live call; None if there is none of that CallSid."""
+        """Return what is known about a live call; None if there is none with that CallSid."""
         return self._vitals.get(call_sid)
 
     def note(self, event: Event, stream_sid: str) -> None:
-        """Take what an event tells."""
+        """Take the facts of an event."""
         if isinstance(event, CallStarted):
             self._vitals[event.call_sid] = Vitals(stream_sid)
         vitals = self._vitals.get(event.call_sid)

@@ -1,6 +1,6 @@
-"""Web calls over HTTP: `POST /console/session` makes a key for a page, and `/console/session/{id}/call` takes its call.
+"""Web calls over HTTP: `POST /console/session` makes a key for a page, `/console/session/{id}/call` takes its call.
 
-Both need what the control API needs.
+Both need the same access as the control API.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ MAX_PARAMETER_CHARS = 500
 
 
 class WebCallMaker(Protocol):
-    """What makes web calls: `WebCalls`."""
+    """The maker of web calls, `WebCalls`."""
 
     async def create(self, parameters: dict[str, str]) -> WebSession: ...
     async def connect(self, session_id: str, call_id: str) -> None: ...
 
 
 class WebSessions:
-    """The answers to a page, or to the server behind it. `calls` is made with the first request."""
+    """The answers to a page, or to the server behind it. `calls` is made on the first request."""
 
     def __init__(self, calls: Callable[[], WebCallMaker]) -> None:
         self._calls = calls
@@ -46,7 +46,7 @@ class WebSessions:
         return [gate.route(path, {"POST": answer}) for path, answer in answers.items()]
 
     async def create(self, request: Request) -> Response:
-        """Answer `POST /console/session`: 201 with the key, where to use it, and the address that takes the call."""
+        """Answer `POST /console/session`: 201 with the key, where to use it, and the URL that takes the call."""
         parameters = _parameters(await _body(request))
         try:
             made = await self._calls().create(parameters)
@@ -68,7 +68,7 @@ class WebSessions:
         return JSONResponse(answer, 201, {"Cache-Control": "no-store"})
 
     async def connect(self, request: Request) -> Response:
-        """Answer `POST /console/session/{id}/call`: 204 once the agent's tools are there for the call."""
+        """Answer `POST /console/session/{id}/call`: 204 once the agent's tools are available to the call."""
         call_id = (await _body(request)).get("call_id")
         if not isinstance(call_id, str) or not CALL_ID.fullmatch(call_id):
             raise BadRequest('the body has no call_id: send {"call_id": "rtc_…"}, the end of the Location header')

@@ -1,4 +1,4 @@
-"""The server's side: the Starlette app, and the parts that it is made of."""
+"""The server side: the Starlette app and its parts."""
 
 from phoneagent.server.app import PhoneApp
 from phoneagent.twilio import VOICE_PATH

@@ -1,4 +1,4 @@
-"""The Starlette app: its routes, and what it offers to code. `parts` has what it is made of."""
+"""The Starlette app: its routes, and its interface for code. `parts` has the objects that it consists of."""
 
 from __future__ import annotations
 
@@ -47,16 +47,16 @@ class PhoneApp(Starlette):
 
     `agent` may also be a function of the call, plain or async, that returns an agent. It may choose by the called
     number, for example, so that one app serves many numbers. It runs once for each call, and again if the call moves to
-    another process. In an agent's place there may be a `Transcriber`, for calls between two people.
+    another process. A `Transcriber` can take the agent's place, for calls between two people.
 
     Routes: `POST|GET /twilio/voice` (the number's voice webhook), `POST /twilio/status` (its status callback), `POST
-    /twilio/after` (what a call does after its media stream), `POST /twilio/party` (the other side of a transfer), `POST
-    /twilio/amd` (the far end of a call of ours), `WS /twilio/media/{token}`, `GET /healthz`, `GET /readyz` (503 while
+    /twilio/after` (the next step after a media stream), `POST /twilio/party` (the other side of a transfer), `POST
+    /twilio/amd` (the far end of an outgoing call), `WS /twilio/media/{token}`, `GET /healthz`, `GET /readyz` (503 while
     draining), `GET /metrics` (with PHONEAGENT_API_TOKEN). The control API, `/calls` and below, `/events` and
     `/openapi.json`, exists with that token too; your own routes come before it.
 
-    The app can be mounted in another Starlette or FastAPI app; PUBLIC_URL then includes the path of the mount. Settings
-    are read from the environment when the server starts, or at the first request if the app is mounted.
+    The app can be mounted in another Starlette or FastAPI app; PUBLIC_URL then includes the path of the mount. The
+    settings are read from the environment when the server starts, or at the first request if the app is mounted.
 
     `prices` (by model) override those of the settings, which override the built-in table.
 
@@ -99,12 +99,12 @@ class PhoneApp(Starlette):
         self.calls: dict[str, Call] = {}
         """The live calls by CallSid."""
         self.draining = False
-        """Whether this process is about to end, so that new calls are sent to another one."""
+        """Whether this process is shutting down, so that new calls are sent to another one."""
         self.worker: int | None = None
         """The number of this process among those of `phoneagent serve`, which pass each media socket to the process
         that expects it; None if there are none."""
         self.examine: Examine | None = None
-        """Runs the checks of the setup page. `phoneagent serve` brings the doctor's, which the app does not know."""
+        """Runs the checks of the setup page. `phoneagent serve` sets those of the doctor, unknown to the app."""
         self._given_settings = settings
         self.endpoints: Sequence[Endpoint] = list(endpoints) if endpoint is None else [endpoint]
         """The endpoints given in code, in order of preference; without any, `endpoint` comes from the settings."""
@@ -132,7 +132,7 @@ class PhoneApp(Starlette):
         """Register a hook, a plain or async function that gets each event of these kinds: `@app.on(CallEnded)`.
 
         Several kinds are joined by `|`. Hooks never delay a call. For each call they run in order, one at a time, with
-        10 s for each event; a failure is logged.
+        up to 10 s for each event; a failure is logged.
         """
 
         kinds_of(kinds)  # report a mistake here: `@app.on` without parentheses would register nothing
@@ -159,7 +159,7 @@ class PhoneApp(Starlette):
         self._parts.calls.hand_over_now(call_sid, reason)
 
     def end_streams(self) -> None:
-        """End the streams of events: a server that stops waits for open responses."""
+        """End the event streams: a stopping server waits for open responses."""
         with suppress(ConfigurationError):
             self._parts.end_streams()
 
@@ -184,7 +184,7 @@ class PhoneApp(Starlette):
         return self.endpoints[0] if self.endpoints else Endpoint.from_settings(self.settings)
 
     def check(self) -> None:
-        """Make the parts that a mistake in the settings keeps from being made, so that it is found before the start.
+        """Make the parts that depend on valid settings, so that a mistake is found before the start.
 
         Raises:
             ConfigurationError: a setting is missing or malformed, or the driver of the database is not installed.
@@ -218,9 +218,9 @@ class PhoneApp(Starlette):
 
         Calls with one `idempotency_key` are one call, whatever happens to this process, to Twilio's answers or to the
         network: it rings once. `context`, a dict that JSON can express, is `call.context`. `agent` names one of the
-        agent's team. `first` speaks the agent, or the callee. `on_machine` tells what an answering machine gets: the
-        agent, nothing, or `message` after its beep. `timeout` is how long it rings, and `time_limit` how long the call
-        may last, in seconds.
+        agent's team. `first` says whether the agent or the callee speaks first. `on_machine` says what an answering
+        machine gets: the agent, nothing, or `message` after its beep. `timeout` is how long it rings, and `time_limit`
+        the maximum duration of the call, both in seconds.
 
         Raises:
             TelephonyError: the number is never called, as an emergency or premium-rate number is.
@@ -244,7 +244,7 @@ class PhoneApp(Starlette):
         )
 
     async def outbound_call(self, id: str) -> OutboundCall | None:
-        """Return a call that `dial` made, as it stands; None if there is none with this id.
+        """Return a call that `dial` made, in its current state; None if there is none with this id.
 
         Raises:
             ConfigurationError: a setting is missing.
@@ -284,7 +284,7 @@ class PhoneApp(Starlette):
         return Response(self._parts.metrics.text(), media_type="text/plain; version=0.0.4")
 
     # --- Twilio's requests ---
-    # A mounted app has no lifespan, so here may be the first place to find out that settings are missing.
+    # A mounted app has no lifespan, so missing settings may only be found here.
 
     async def _answer_webhook(self, path: str, request: Request) -> Response:
         try:
@@ -295,7 +295,7 @@ class PhoneApp(Starlette):
         return await webhooks.answer(request, path)
 
     async def _answer_elsewhere(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer a request for a path that is none of the routes, of ours or of the user."""
+        """Answer a request for a path that neither our routes nor the user's have."""
         answer: ASGIApp = self._answer_nothing
         if scope["type"] in ("http", "websocket"):
             with suppress(ConfigurationError):
@@ -303,7 +303,7 @@ class PhoneApp(Starlette):
         await answer(scope, receive, send)
 
     async def _answer_nothing(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer a request for a path where nothing is; if Twilio asks, the log says what leads it there."""
+        """Answer a request for an unknown path; if it comes from Twilio, the log says what leads it there."""
         if scope["type"] == "http" and scope["method"] in ("GET", "POST"):
             with suppress(ConfigurationError):
                 await self._parts.webhooks.explain(Request(scope, receive))

@@ -1,7 +1,7 @@
-"""The parts that an app is made of, each made once from the settings, and the observers of each call's events.
+"""The parts of an app, each made once from the settings, and the observers of each call's events.
 
-They are imported where they are made, when the server starts. A module that only defines an app, as it does in an
-agent's own tests and in most commands, needs neither the bridge nor a database, and they take longer than the rest.
+They are imported when they are made, as the server starts. A module that only defines an app, as in an agent's own
+tests and in most commands, needs neither the bridge nor a database, which take longest to import.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ log = logging.getLogger("phoneagent.server")
 
 
 class App(Protocol):
-    """What the parts need of the app; see `PhoneApp`."""
+    """What the parts need from the app; see `PhoneApp`."""
 
     agent: Answerer
     calls: dict[str, Call]
@@ -72,9 +72,9 @@ class Parts:
     Args:
         app: the app.
         has_settings: whether the app's settings are given in code; then only `store` keeps records.
-        store: the database that is given in code.
+        store: the database given in code.
         prices: prices by model, which override those of the settings.
-        not_found: answers requests for paths where nothing is.
+        not_found: answers requests for unknown paths.
     """
 
     def __init__(
@@ -96,12 +96,12 @@ class Parts:
         return self._app.settings
 
     def check(self) -> None:
-        """Make what a mistake in the settings keeps from being made. Raises `ConfigurationError`."""
+        """Make the parts that depend on valid settings. Raises `ConfigurationError`."""
         _ = self.store, self.outbox, self.recordings and self.recordings.place
 
     async def open(self) -> None:
-        """Start what runs beside the calls."""
-        _ = self.webhooks  # settings that are incomplete stop the start, not the first call
+        """Start the tasks that run alongside the calls."""
+        _ = self.webhooks  # incomplete settings stop the start, not the first call
         beside: list[Coroutine[Any, Any, None]] = [telemetry.watch_loop(self.metrics)]
         if isinstance(self._app.agent, Agent):
             beside.append(self._app.agent.open())  # MCP servers start slowly
@@ -116,7 +116,7 @@ class Parts:
             self.outbox.wake()  # another process may have left something
 
     async def close(self) -> None:
-        """End it, and what is left of the calls."""
+        """End these tasks, and what is left of the calls."""
         self.end_streams()
         tasks = [*self._tasks, *([] if self.dialing is None else [self.dialing])]
         for task in tasks:
@@ -137,7 +137,7 @@ class Parts:
             await self.store.close()
 
     def end_streams(self) -> None:
-        """End the streams of events: a server that stops waits for open responses."""
+        """End the event streams: a stopping server waits for open responses."""
         if self.console is not None:
             self.console.end_streams()
 
@@ -208,7 +208,7 @@ class Parts:
     def webhooks(self) -> Webhooks:
         from phoneagent.webhooks.webhooks import Webhooks
 
-        _ = self.outbox  # the end of a call may be told to this process alone
+        _ = self.outbox  # Twilio may report the end of a call to this process only
         return Webhooks(
             self._settings,
             verifier=self.verifier,
@@ -285,7 +285,7 @@ class Parts:
             token=token,
             local=local,
             calls=self._app.calls,
-            look=lambda call_sid: self.calls.look(call_sid),  # which needs this observer itself
+            look=lambda call_sid: self.calls.look(call_sid),  # a lambda, because `calls` needs this observer
             leaving=lambda call_sid: self.calls.leaving(call_sid),
             controlled=lambda call_sid, operation: self.calls.controlled(call_sid, operation),
             listen=lambda call_sid: self.calls.listen(call_sid),
@@ -297,7 +297,7 @@ class Parts:
             web_calls=lambda: self.calls.web_calls,
             not_found=self._not_found,
             public_url=self._settings.public_url,
-            softphone=Softphone(  # its parts need this observer as well
+            softphone=Softphone(  # lambdas, because its parts need this observer too
                 respond=lambda path, form: self.webhooks.respond(path, form),
                 redeem=lambda token: self.verifier.redeem(token),
                 run=lambda websocket, verified: self.media_sockets.run_verified(websocket, verified),
@@ -321,7 +321,7 @@ class Parts:
 
     @cached_property
     def outcomes(self) -> Outcomes | None:
-        """What fills in the outcomes of calls from their records; None without a database."""
+        """The part that fills in the outcomes of calls from their records; None without a database."""
         if self.store is None:
             return None
         from phoneagent.calls.opening import EndpointRouter
@@ -339,7 +339,7 @@ class Parts:
         )
 
     async def _choose_again(self, call: Call) -> Answer:
-        """Return what answered a call that is over."""
+        """Return the answerer of a call that is over."""
         app_agent, outbound = self._app.agent, self.outbound
         if outbound is not None:
             await outbound.attach(call)
@@ -358,10 +358,10 @@ class Parts:
 
     @cached_property
     def outbox(self) -> Outbox | None:
-        """What is done about calls that ended; None if nothing is.
+        """The work that follows the end of each call; None if there is none.
 
         Raises:
-            ConfigurationError: there is a receiver, and no database.
+            ConfigurationError: there is a receiver but no database.
         """
         receiver, agent = None, self._app.agent
         if self._settings.webhook_url is not None:
@@ -385,7 +385,7 @@ class Parts:
         """Return the calls that the app makes, and place them from now on.
 
         Raises:
-            ConfigurationError: there is no Twilio, or no database.
+            ConfigurationError: Twilio or the database is missing.
         """
         if self.outbound is None:
             words = "calls are made by Twilio, and from a queue in the database: give the app both (not `insecure`)"
@@ -396,7 +396,7 @@ class Parts:
         return self.outbound
 
     def needed_campaigns(self) -> Campaigns:
-        """Return the campaigns, and make their calls from now on. Raises `ConfigurationError` as `needed_outbound`."""
+        """Return the campaigns, and make their calls from now on. Raises like `needed_outbound`."""
         self.needed_outbound()
         assert self.campaigns is not None
         return self.campaigns

@@ -44,7 +44,7 @@ _HOMES = {
     "phoneagent.sim.twilio.quirks": "Quirks",
     "phoneagent.sim.twilio.rest": "TwilioRest",
 }
-"""The names above by their modules. A name is imported when it is first used: a file of speech needs no HTTP client."""
+"""The names above by their modules. A name is imported when it is first used: speech files need no HTTP client."""
 
 
 def __getattr__(name: str) -> Any:

@@ -15,9 +15,9 @@ START_SECONDS = 10.0
 
 @asynccontextmanager
 async def serving(app: Any, **options: Any) -> AsyncIterator[str]:
-    """Run an ASGI app under uvicorn on a free loopback port, in this event loop; yields its address.
+    """Run an ASGI app under uvicorn on a free loopback port, in this event loop; yields its URL.
 
-    `options` are further ones of `uvicorn.Config`.
+    `options` are passed to `uvicorn.Config`.
 
         async with serving(app) as url, Phone(f"{url}/twilio/voice").dial() as line:
             ...

@@ -1,7 +1,7 @@
 """Offline recognition of English telephone speech: Moonshine tiny, run by plain onnxruntime.
 
 The weights come inside the wheel `moonshine-voice==0.1.0` (MIT; part of the extra `demo`). Only the package's files are
-read; its code is not imported. On human speech at telephone quality about one word in fifty comes out wrong.
+read; its code is not imported. On human speech at telephone quality, about one word in fifty is wrong.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from phoneagent.protocol.audio import BYTES_PER_MS, decode_ulaw, rms
 log = logging.getLogger(__name__)
 
 MAX_TURN_SECONDS = 30
-"""The end of a turn that is transcribed: the model was not trained on longer audio."""
+"""How much of the end of a turn is transcribed: the model was not trained on longer audio."""
 
 MIN_TURN_MS = 250
-"""Shorter audio holds no word, and is too short for the encoder's windows."""
+"""Shorter audio contains no word, and is too short for the encoder's windows."""
 
 _MIN_RMS = 30  # RMS out of 32767; from silence the model makes the word "You"
 _SAMPLE_RATE = 16000
@@ -33,9 +33,9 @@ _START, _END = 1, 2
 
 
 class MoonshineEar:
-    """Recognises speech with Moonshine tiny, one turn at a time, in a thread.
+    """Recognizes speech with Moonshine tiny, one turn at a time, in a thread.
 
-    `limit_seconds` bounds one turn, waiting included. A turn that takes longer yields "". The first turn loads the
+    `limit_seconds` bounds one turn, including the wait. A turn that takes longer yields "". The first turn loads the
     weights, unless `warm_up` already has.
     """
 
@@ -44,7 +44,7 @@ class MoonshineEar:
 
     @staticmethod
     def available() -> bool:
-        """Return whether the extra `demo` is installed and holds the weights."""
+        """Return whether the extra `demo` is installed and has the weights."""
         modules = ("onnxruntime", "numpy", "soxr")
         return _weights() is not None and all(importlib.util.find_spec(module) for module in modules)
 
@@ -82,7 +82,7 @@ def _transcribe(ulaw: bytes, deadline: float) -> str:
 
 
 def without_loops(tokens: list[int]) -> list[int]:
-    """Cut an answer that loops, as the model's do on music: a phrase that comes three times is kept once.
+    """Cut an answer that loops, as the model's answers do on music: a phrase that occurs three times is kept once.
 
     Only repeats of six tokens or more in all count, so a telephone number keeps its digits.
     """
@@ -107,7 +107,7 @@ def _moonshine() -> tuple[_Moonshine, threading.Lock]:
 
 
 def _weights() -> Path | None:
-    """Return the folder of the weights, without importing the package that holds them."""
+    """Return the folder of the weights, without importing the package that contains them."""
     spec = importlib.util.find_spec("moonshine_voice")
     if spec is None or spec.origin is None:
         return None

@@ -11,7 +11,7 @@ from phoneagent.protocol.audio import SAMPLE_RATE, SILENCE, decode_ulaw
 
 
 def write_stereo(left: bytes, right: bytes) -> bytes:
-    """Return a stereo WAV file (16-bit PCM, 8 kHz) of two µ-law tracks; the shorter one is filled with silence."""
+    """Return a stereo WAV file (16-bit PCM, 8 kHz) of two µ-law tracks; the shorter one is padded with silence."""
     length = max(len(left), len(right))
     both = array("h", bytes(4 * length))
     for channel, track in enumerate((left, right)):

@@ -1,6 +1,6 @@
 """Offline voices and ears: text to telephone audio, and back.
 
-All audio is G.711 µ-law at 8 kHz, mono, eight bytes a millisecond. A base installation has `Murmur`, which voices any
+All audio is G.711 µ-law at 8 kHz, mono, eight bytes per millisecond. A base installation has `Murmur`, which voices any
 text as a murmur of the right length, and `ClipVoice`, which plays lines that were rendered earlier. The extra `demo`
 adds a real voice (`HibariVoice`) and a real ear (`MoonshineEar`). Both are imported late, so this module does not need
 them.
@@ -36,20 +36,20 @@ class Voice(Protocol):
     """A text-to-speech engine."""
 
     def render(self, text: str) -> bytes:
-        """Return `text` as speech in µ-law. May take some 100 ms (call it in a thread); no text makes it raise."""
+        """Return `text` as speech in µ-law. May take about 100 ms (call it in a thread). No text makes it raise."""
         ...
 
 
 class Ear(Protocol):
-    """A speech recogniser."""
+    """A speech recognizer."""
 
     async def hear(self, ulaw: bytes) -> str:
-        """Return the words in `ulaw`; empty if there are none or they were not recognised in time."""
+        """Return the words in `ulaw`; empty if there are none or they were not recognized in time."""
         ...
 
 
 class Murmur:
-    """Voices any text as a soft murmur: one hum for each syllable or so, about 14 characters a second.
+    """Voices any text as a soft murmur: about one hum for each syllable, about 14 characters per second.
 
     The same text always gives the same bytes, and two texts give different ones. `pitch_hz` is the pitch of the voice.
     """
@@ -98,8 +98,8 @@ def _vowel(period: int, first_hz: int, second_hz: int) -> tuple[float, ...]:
 class ClipVoice:
     """A voice that plays lines rendered earlier; `fallback` speaks lines without a clip.
 
-    `folder` holds `index.json`, which maps each line (as `normalised` writes it) to a file of raw µ-law beside it.
-    Capitals and punctuation of a line do not matter.
+    `folder` has an `index.json`, which maps each line (as `normalised` writes it) to a file of raw µ-law next to it.
+    The case and punctuation of a line do not matter.
 
     Raises:
         OSError, ValueError: the folder has no readable index.
@@ -111,7 +111,7 @@ class ClipVoice:
         self._files: dict[str, str] = json.loads(folder.joinpath("index.json").read_text(encoding="utf-8"))
 
     def murmurs(self, text: str) -> bool:
-        """Return whether a line is murmured: it has no clip, and there is no real voice."""
+        """Return whether a line is murmured: it has no clip, and no real voice is installed."""
         return isinstance(self._fallback, Murmur) and normalised(text) not in self._files
 
     def render(self, text: str) -> bytes:
@@ -128,7 +128,7 @@ class HibariVoice:
     """Speaks any English text with hibari-tts, a small neural voice (needs the extra `demo`).
 
     Silence around the words is trimmed and the level set to about -20 dBFS. Two factors turn the voice into another
-    person's: `size` below 1 lengthens the throat (the audio is taken at a lower rate, and spoken faster to compensate),
+    person's: `size` below 1 lengthens the throat (the audio is read at a lower rate, and spoken faster to compensate),
     `pitch` scales the melody's pitch. The first line loads the model.
     """
 

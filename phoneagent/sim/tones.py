@@ -1,8 +1,8 @@
-"""An ear for the tones of telephone keys (DTMF), as the far end of a call has one.
+"""An ear for the tones of telephone keys (DTMF), like the one at the far end of a call.
 
-It is made after ITU-T Q.24, and knows nothing of the tones that phoneagent makes. Each block of 12.75 ms is measured at
-the eight frequencies (Goertzel's algorithm). A key counts once two blocks in a row have it and nothing else, which is
-less than the 40 ms that every receiver must accept; it counts again after two blocks without it.
+It follows ITU-T Q.24, and shares nothing with the tones that phoneagent makes. Each block of 12.75 ms is measured at
+the eight frequencies (Goertzel's algorithm). A key counts once two blocks in a row contain it and nothing else, which
+is less than the 40 ms that every receiver must accept; it counts again after two blocks without it.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ _KEYS = ("123A", "456B", "789C", "*0#D")
 _STEPS = [2 * math.cos(2 * math.pi * hz / SAMPLE_RATE) for hz in (*_LOW_HZ, *_HIGH_HZ)]
 
 BLOCK = 102
-"""Samples of a block: with fewer, neighbouring frequencies cannot be told apart."""
+"""The samples in a block: with fewer, neighboring frequencies cannot be told apart."""
 
 LEAST_RMS = 200
-"""A block that is quieter, about -43 dBm0, has no tone."""
+"""A quieter block (below about -43 dBm0) has no tone."""
 
 TONES_SHARE = 0.76
-"""How much of a block's energy the two tones have; of speech it is less."""
+"""The least share of a block's energy in the two tones; in speech it is lower."""
 
 MAX_TWIST = 10.0
-"""The stronger of the two tones has at most so many times the other's energy: 10 dB."""
+"""The stronger of the two tones has at most this many times the other's energy: 10 dB."""
 
 
 class ToneEar:
@@ -40,7 +40,7 @@ class ToneEar:
         self._pressed = ""
 
     def hear(self, ulaw: bytes) -> str:
-        """Return the keys that are pressed in the next piece of audio."""
+        """Return the keys pressed in the next piece of audio."""
         data = self._rest + ulaw
         found = ""
         whole = len(data) - len(data) % BLOCK
@@ -72,7 +72,7 @@ def _key(block: bytes) -> str:
 
 
 def _energy(samples: array[int], step: float) -> float:
-    """Return the energy of one frequency, in the measure of the samples' squares: a pure tone has all of it."""
+    """Return the energy of one frequency, on the scale of the samples' squares: a pure tone has all of it."""
     before, last = 0.0, 0.0
     for sample in samples:
         before, last = last, sample + step * last - before

@@ -44,7 +44,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """Import the store at its first use: SQLAlchemy takes as long as the rest of the package."""
+    """Import the store at its first use: SQLAlchemy takes as long to import as the rest of the package."""
     if name != "Store":
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from phoneagent.store.store import Store

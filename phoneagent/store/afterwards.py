@@ -1,11 +1,11 @@
-"""What is still to be done about calls that ended: an outbox, shared by all processes.
+"""The work that is left after calls have ended: an outbox, shared by all processes.
 
     outcome → deliver → delivered, failed
                       ↘ done: there is no receiver
 
-The row of a call is inserted by the transaction that records the call's end. So whatever happens to a process after the
-hang-up, the row is there, and a process finds it. A step is taken for a time only: if its process dies, another one
-takes it again. A row is deleted with its call.
+The transaction that records a call's end also inserts its row. So whatever happens to a process after the hang-up, the
+row is there, and a process finds it. A step is only leased: if its process dies, another one takes it again. A row is
+deleted with its call.
 """
 
 from __future__ import annotations
@@ -28,21 +28,21 @@ from phoneagent.store.statements import MAY_GO_ON, RESUME_SECONDS, insert_into
 OUTCOME, DELIVER, DELIVERED, FAILED, DONE = "outcome", "deliver", "delivered", "failed", "done"
 
 OPEN = (OUTCOME, DELIVER)
-"""The states in which something is still to be done."""
+"""The states in which there is still work to do."""
 
 LEASE_SECONDS = 30.0
-"""How long a step is taken for. A longer one is held; otherwise another process takes it again."""
+"""How long a step is leased. A longer one must be held; otherwise another process takes it."""
 
 SETTLE_SECONDS = 2.0
-"""How long after a call's end its last details may come: what was said last, what it cost, its recording."""
+"""How long after a call's end its last details may arrive: the last words, the cost, the recording."""
 
 KEEP_DAYS = 7
-"""How long a call is kept for what is still to be done, if its record would be deleted earlier."""
+"""How long a call with work left is kept, if its record would otherwise be deleted earlier."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Afterwards:
-    """What is done about one call. `attempts` counts those of the current state, with the one that goes on."""
+    """The work for one call. `attempts` counts those in the current state, including the one in progress."""
 
     call_sid: str
     state: str
@@ -65,9 +65,9 @@ class AfterwardsRows:
     def __init__(self, database: Database) -> None:
         self._database = database
         self.first: Callable[[bool], str | None] = lambda had: None
-        """Returns the state in which a call that ends begins; None if nothing is to be done about it.
+        """Returns the first state of a call that ends; None if there is nothing to do for it.
 
-        It is told whether this process had the call.
+        It takes whether this process had the call.
         """
         self.wake: Callable[[], None] = lambda: None
         """Called when a call that has ended is due."""
@@ -77,17 +77,17 @@ class AfterwardsRows:
     async def ended(
         self, connection: AsyncConnection, call_sids: Collection[str], *, had: bool = False, certain: bool = False
     ) -> None:
-        """Insert the rows of calls whose end this transaction records; of the others among the sids it inserts none.
+        """Insert the rows of the calls whose end this transaction records; ignore the other sids.
 
-        `had` tells whether this process had them. A call that may go on is due a minute later, unless it is `certain`
-        that it is over.
+        `had` tells whether this process had them. A call that may continue is due a minute later, unless it is
+        `certain` that it is over.
         """
         if call_sids and (state := self.first(had)) is not None:
             await self._insert(connection, call_sids, state, certain=certain)
             asyncio.get_running_loop().call_later(SETTLE_SECONDS, self.wake)
 
     async def go_on(self, connection: AsyncConnection, call_sids: Collection[str]) -> None:
-        """Forget what was to be done about calls that go on after all; their next end begins anew."""
+        """Delete the rows of calls that continue after all; their next end inserts new ones."""
         if call_sids and self.first(False) is not None:
             live = sa.select(calls.c.sid).where(calls.c.sid.in_(list(call_sids)), calls.c.ended_at.is_(None))
             begun = table.c.call_sid.in_(live) & table.c.state.in_(OPEN)
@@ -121,7 +121,7 @@ class AfterwardsRows:
     async def take(self, states: Collection[str] = OPEN) -> Afterwards | None:
         """Take the next step that is due and in one of the states, for LEASE_SECONDS; None if there is none.
 
-        Two processes never take the same step. A call that goes on again is left alone until it has ended.
+        Two processes never take the same step. A call that has resumed is left alone until it has ended.
         """
         if self._database.absent:
             return None
@@ -139,7 +139,7 @@ class AfterwardsRows:
         return await self._database.write(write)
 
     async def next_due(self, states: Collection[str] = OPEN) -> datetime | None:
-        """Return when the next step in one of the states is due; None if nothing is to be done."""
+        """Return when the next step in one of the states is due; None if there is none."""
         if self._database.absent:
             return None
 
@@ -152,26 +152,26 @@ class AfterwardsRows:
         return await self._database.read(read)
 
     async def hold(self, step: Afterwards) -> None:
-        """Keep a step that was taken for another LEASE_SECONDS, unless it is to be taken again even later."""
+        """Extend the lease of a step by another LEASE_SECONDS, unless the step is due even later."""
         until = now() + timedelta(seconds=LEASE_SECONDS)
         await self._change(step, table.c.due_at < until, due_at=until)
 
     async def filled(self, step: Afterwards) -> None:
-        """Go on to the delivery."""
+        """Move on to the delivery."""
         await self._change(step, state=DELIVER, attempts=0, due_at=now(), problem=None)
 
     async def again(self, step: Afterwards, after_seconds: float, problem: str) -> None:
-        """Take the step again, later."""
+        """Make the step due again, later."""
         await self._change(step, due_at=now() + timedelta(seconds=after_seconds), problem=clean(problem))
 
     async def finish(self, step: Afterwards, state: str, problem: str | None = None) -> None:
-        """End it: DELIVERED, FAILED or DONE."""
+        """End the work in a final state: DELIVERED, FAILED or DONE."""
         await self._change(step, state=state, problem=problem and clean(problem), done_at=now())
 
-    # --- looking, and sending again ---
+    # --- reading, and sending again ---
 
     async def get(self, call_sid: str) -> Afterwards | None:
-        """Return what is done about a call; None if there is nothing."""
+        """Return the row of a call; None if there is none."""
 
         async def read(connection: AsyncConnection) -> Afterwards | None:
             found = sa.select(table).where(table.c.call_sid == clean(call_sid))
@@ -181,7 +181,7 @@ class AfterwardsRows:
         return None if self._database.absent else await self._database.read(read)
 
     async def send_again(self, call_sid: str | None = None) -> int:
-        """Deliver a call that has ended once more, or all that failed; return how many."""
+        """Deliver an ended call again, or all that failed; return how many."""
         state = sa.case((table.c.state == OUTCOME, OUTCOME), else_=DELIVER)
         anew = {"state": state, "attempts": 0, "due_at": now(), "created_at": now(), "problem": None, "done_at": None}
         which = table.c.state == FAILED if call_sid is None else table.c.call_sid == clean(call_sid)

@@ -1,7 +1,7 @@
 """The places where the audio of calls is kept: a folder, or any URL that `fsspec` knows, such as s3://bucket/calls.
 
-A place holds parts of recordings under relative paths. Its methods block, so they are called in threads. What fails
-raises OSError, whatever the place is made of.
+A place holds parts of recordings under relative paths. Its methods block, so they are called in threads. Failures raise
+OSError for every kind of place.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ FOLDER_PART_BYTES = 3600 * 2 * SAMPLE_RATE
 """A file in a folder grows for an hour at most."""
 
 URL_PART_BYTES = 10 * 2 * SAMPLE_RATE
-"""An object cannot be appended to. One of ten seconds is written anew with each second of it."""
+"""An object cannot be appended to: one of ten seconds is rewritten with each further second."""
 
 
 DELETE_TRIES = 10
-"""Each process deletes old recordings, and all of them may be at the same folder."""
+"""Each process deletes old recordings, and several may delete the same folder at once."""
 
 
 class Part(Protocol):
@@ -35,7 +35,7 @@ class Part(Protocol):
     def append(self, data: bytes) -> None:
         """Write more of it; after an OSError, none of `data` counts as written.
 
-        Raises FileNotFoundError if the part was deleted meanwhile.
+        Raises FileNotFoundError if the part has been deleted.
         """
 
 
@@ -44,22 +44,22 @@ class Place(Protocol):
 
     @property
     def part_bytes(self) -> int:
-        """How large a part becomes."""
+        """The maximum size of a part."""
 
     def prepare(self) -> None:
-        """Make the place, if it is only missing; OSError if it cannot be used."""
+        """Create the place if it is missing; raise OSError if it cannot be used."""
 
     def begin(self, path: str, after: str | None) -> Part:
-        """Begin a part, which follows that at `after`; FileNotFoundError if that one was deleted."""
+        """Begin a part that follows the one at `after`; raise FileNotFoundError if that one was deleted."""
 
     def list(self, path: str) -> list[tuple[str, int]]:
-        """Return the names in a folder and their sizes, in order; nothing if there is no such folder."""
+        """Return the names in a folder and their sizes, in order; empty if there is no such folder."""
 
     def read(self, path: str, begin: int, end: int) -> bytes:
-        """Return some bytes of a part."""
+        """Return the bytes of a part from `begin` to `end`."""
 
     def delete(self, path: str) -> None:
-        """Delete a folder with all that is in it, if it is there."""
+        """Delete a folder and its contents, if it exists."""
 
 
 def place_at(where: str) -> Place:
@@ -81,14 +81,14 @@ def place_at(where: str) -> Place:
     try:
         filesystem, root = url_to_fs(where)
     except (ImportError, ValueError) as error:
-        # A URL that is not understood may hold a password, so only what a missing driver says is repeated.
+        # An invalid URL may contain a password, so only the message about a missing driver is repeated.
         why = str(error) if isinstance(error, ImportError) else "fsspec does not know it"
         raise ConfigurationError([f"RECORD_AUDIO cannot be a {scheme}:// URL: {why}"]) from None
     return Bucket(filesystem, root)
 
 
 def shown_place(where: str) -> str:
-    """Return a place without what may be secret in a URL."""
+    """Return a place without the parts of a URL that may be secret."""
     if "://" not in where:
         return str(Path(where).absolute())
     parts = urlsplit(where)
@@ -96,7 +96,7 @@ def shown_place(where: str) -> str:
 
 
 class Folder:
-    """A folder of this machine, or of a disk that several machines share. Only its owner can read what is in it."""
+    """A folder on this machine, or on a disk that several machines share. Only its owner can read the contents."""
 
     part_bytes = FOLDER_PART_BYTES
 
@@ -111,7 +111,7 @@ class Folder:
     def begin(self, path: str, after: str | None) -> Part:
         file = self._root / path
         if after is None:
-            for folder in (file.parent.parent, file.parent):  # the root itself must be there: a disk may be missing
+            for folder in (file.parent.parent, file.parent):  # the root itself must exist: a disk may be missing
                 folder.mkdir(mode=0o700, exist_ok=True)
         elif not (self._root / after).exists():
             raise FileNotFoundError(errno.ENOENT, "it was deleted")
@@ -145,10 +145,10 @@ class _File:
 
     def append(self, data: bytes) -> None:
         flags = os.O_WRONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
-        if not self._size:  # later it must be there: a deleted recording must not come back
+        if not self._size:  # later it must exist: a deleted recording must not come back
             flags |= os.O_CREAT
         with os.fdopen(os.open(self._path, flags, 0o600), "wb", buffering=0) as file:
-            file.seek(self._size)  # over what a write before left, if it broke off in the middle
+            file.seek(self._size)  # overwrites the rest of a write that broke off in the middle
             view = memoryview(data)
             while view:
                 view = view[file.write(view) or 0 :]
@@ -165,7 +165,7 @@ class Bucket:
         self._root = root.rstrip("/")
 
     def prepare(self) -> None:
-        """Object stores have no folders, and a bucket is for its owner to make."""
+        """Do nothing: object stores have no folders, and the owner makes the bucket."""
 
     def begin(self, path: str, after: str | None) -> Part:
         with _os_errors():
@@ -210,7 +210,7 @@ class _Object:
 
 @contextmanager
 def _os_errors() -> Iterator[None]:
-    """Turn the errors of the many drivers into OSError. Their messages may hold keys, so only the kind is told."""
+    """Turn the errors of the many drivers into OSError. Messages may contain keys, so only the type is given."""
     try:
         yield
     except OSError:

@@ -1,6 +1,6 @@
 """One move of a campaign, in one transaction: the results of calls that are over, and the calls that are due.
 
-It locks the campaign. So the numbers that are being called are counted over all processes, and so is the pace.
+It locks the campaign, so the numbers being called and the pace are counted across all processes.
 """
 
 from __future__ import annotations
@@ -32,25 +32,25 @@ from phoneagent.store.schema import campaigns
 from phoneagent.store.schema import outbound_calls as outbound
 
 BATCH = 100
-"""How many numbers one transaction looks at."""
+"""How many numbers one transaction reads."""
 
 CAMPAIGN = "campaign"
 NOT_AFTER = "not_after"
-"""The names, in the plan of an outgoing call, of its campaign and of the moment after which it is not placed."""
+"""The keys, in the plan of an outgoing call, of its campaign and of the moment after which it is not placed."""
 
 AfterCall: TypeAlias = Callable[[CampaignCall], Step]
-"""A function that returns what follows the end of a number's call."""
+"""A function that returns a number's next step after a call has ended."""
 
 BeforeCall: TypeAlias = Callable[[CampaignCall, bool], Step]
-"""A function that returns what a number that is due does; it is told whether the do-not-call list has the number."""
+"""A function that returns the step of a number that is due; it takes whether the number is on the do-not-call list."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Move:
-    """How a campaign is moved on at a `moment`.
+    """How to advance a campaign at a `moment`.
 
-    `dial` is the plan of each call, but for its context. A call that has not ended `lost_after` it was asked for is
-    given up as unknown.
+    `dial` is the plan of each call, without its context. A call that has not ended `lost_after` its request is given up
+    as unknown.
     """
 
     after_call: AfterCall
@@ -63,7 +63,7 @@ class Move:
 
 
 async def move(connection: AsyncConnection, *, id: str, how: Move) -> Moved | None:
-    """Move a campaign on; None if another process does it right now, or if there is nothing to do."""
+    """Advance a campaign; return None if another process is doing so, or if there is nothing to do."""
     locked = sa.select(campaigns).where(campaigns.c.id == id, campaigns.c.state.in_(ACTIVE))
     row = (await connection.execute(locked.with_for_update(skip_locked=True))).one_or_none()
     if row is None:
@@ -127,7 +127,7 @@ async def _collect(connection: AsyncConnection, id: str, how: Move) -> int:
 
 
 def _result(row: Any) -> str:
-    """Return how a call ended: Twilio's status, or what answered if that was no person."""
+    """Return how a call ended: Twilio's status, or what answered if it was not a person."""
     if row.status not in CALL_OVER:
         return "unknown"
     if row.status != "completed":
@@ -146,7 +146,7 @@ async def _due(connection: AsyncConnection, id: str, moment: datetime) -> list[C
 
 
 async def _dial(connection: AsyncConnection, id: str, call: CampaignCall, plan: Mapping[str, Any]) -> None:
-    """Queue the next attempt of a number."""
+    """Queue the next attempt for a number."""
     attempt = call.attempts + 1
     queued = await add_call(
         connection,
@@ -159,7 +159,7 @@ async def _dial(connection: AsyncConnection, id: str, call: CampaignCall, plan: 
 
 
 async def _take(connection: AsyncConnection, id: str, call: CampaignCall, step: Step, **more: Any) -> None:
-    """Record what a number does next, if that is no call."""
+    """Record a number's next step, if it is not a call."""
     match step:
         case WaitUntil():
             values: dict[str, Any] = {"state": "waiting", "due_at": step.moment, "reason": step.why}
@@ -177,9 +177,9 @@ def _of(id: str, call: CampaignCall) -> sa.Update:
 
 
 async def withdraw(connection: AsyncConnection, which: sa.ColumnElement[bool]) -> None:
-    """Take calls that Twilio was never asked for out of the queue, as if they had not been made.
+    """Take calls that Twilio was never asked for out of the queue, as if they had never been queued.
 
-    Their rows go, so that a process which has taken one finds that it is not to be placed.
+    Their rows are deleted, so a process that has taken one finds that it must not place it.
     """
     calling = sa.select(numbers.c.outbound_id).where(which, numbers.c.state == "calling")
     unasked = outbound.c.asked_at.is_(None) & outbound.c.status.in_((QUEUED, PLACING))
@@ -204,7 +204,7 @@ async def _next_due(connection: AsyncConnection, id: str) -> datetime | None:
 
 
 def call_of(row: Any, **changes: Any) -> CampaignCall:
-    """Return the number of a row; `changes` are what is newer."""
+    """Return the number of a row; `changes` has newer values."""
     found = {name: getattr(row, name) for name in ("position", "context", "state", "attempts", "due_at", "call_sid")}
     found |= {name: getattr(row, name) for name in ("result", "reason", "ended_at")}
     return CampaignCall(to=row.called, **{**found, **changes})

@@ -1,4 +1,4 @@
-"""What is known of a campaign, and of each number on its list; and the steps that one of the numbers can take next."""
+"""The records of campaigns and of the numbers on their lists, and the possible next steps of a number."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from typing import Any, Literal, TypeAlias
 from phoneagent.errors import DefinitionError
 
 CampaignState: TypeAlias = Literal["loading", "running", "stopping", "stopped", "done"]
-"""Where a campaign stands: its list is being written · its numbers are called · no new call is made, and the last ones
-go on · no call is left · every number has its end."""
+"""The state of a campaign: its list is being written · its numbers are called · no new calls, and the last ones are
+finishing · no call is left · every number is finished."""
 
 ACTIVE: tuple[CampaignState, ...] = ("running", "stopping")
 
 NumberState: TypeAlias = Literal["waiting", "calling", "finished", "given_up", "skipped"]
-"""Where a number stands: it waits for its next call · its call is queued or goes on · it was reached · it was not, and
-is not called again · it is never called, because of what is wrong with its line."""
+"""The state of a number: it waits for its next call · its call is queued or in progress · it was reached · it was not,
+and is not called again · it is never called, because its line has a problem."""
 
 EndState: TypeAlias = Literal["finished", "given_up"]
 
@@ -28,7 +28,7 @@ class OtherCampaign(DefinitionError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Campaign:
-    """A campaign as it stands.
+    """A campaign in its current state.
 
     `numbers` counts the numbers by state, and `results` those that were called by the result of their last call.
     """
@@ -49,11 +49,11 @@ class Campaign:
 
     @property
     def over(self) -> bool:
-        """Whether no call goes on, and none will be made."""
+        """Whether no call is in progress, and none will be made."""
         return self.state in ("stopped", "done")
 
     def as_dict(self) -> dict[str, Any]:
-        """Return the campaign for JSON."""
+        """Return the campaign as a dict for JSON."""
         return {
             "id": self.id,
             "name": self.name,
@@ -69,9 +69,9 @@ class Campaign:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CampaignCall:
-    """One number of a campaign as it stands; `position` is its line in the list.
+    """One number of a campaign in its current state; `position` is its line in the list.
 
-    `attempts` is how many calls were made for it, `result` how the last one ended, and `outcome` what its agent noted.
+    `attempts` is how many calls were made to it, `result` how the last one ended, and `outcome` what its agent noted.
     """
 
     position: int
@@ -113,7 +113,7 @@ class NewCall:
     problem: str | None = None
 
 
-# --- what a number does next ------------------------------------------------------------------------------------------
+# --- the next step of a number ----------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +125,7 @@ class Dial:
 
 @dataclass(frozen=True, slots=True)
 class WaitUntil:
-    """Look at it again at that moment."""
+    """Check it again at that moment."""
 
     moment: datetime
     why: str
@@ -133,7 +133,7 @@ class WaitUntil:
 
 @dataclass(frozen=True, slots=True)
 class End:
-    """Call it no more."""
+    """Do not call it again."""
 
     state: EndState
     why: str
@@ -144,9 +144,9 @@ Step: TypeAlias = Dial | WaitUntil | End
 
 @dataclass(frozen=True, slots=True)
 class Moved:
-    """What one move of a campaign has done, and when the next one is due.
+    """The result of one move of a campaign, and when the next one is due.
 
-    `more` tells that something is left to do at once.
+    `more` tells whether there is more to do at once.
     """
 
     started: int

@@ -1,12 +1,12 @@
-"""Campaigns in the database: their lists, and what becomes of each number. All processes move them on together.
+"""Campaigns in the database: their lists, and the progress of each number. All processes advance them together.
 
     waiting → calling → finished, given_up
        ↑________|  busy, no answer: it waits for the next attempt
     skipped: it is never called
 
-Each attempt is one row of the queue of outgoing calls, with the key `campaign/<id>/<position>/<attempt>`. It is
-written in the transaction that says that the number is being called. So a process that dies loses no call and makes
-none twice. `move` locks the campaign, so the numbers that are being called are counted over all processes.
+Each attempt is one row of the queue of outgoing calls, with the key `campaign/<id>/<position>/<attempt>`. It is written
+in the transaction that marks the number as being called. So if a process dies, no call is lost and none is made twice.
+`move` locks the campaign, so the numbers being called are counted across all processes.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class CampaignRows:
     # --- starting and stopping ----------------------------------------------------------------------------------------
 
     async def begin(self, name: str, digest: str, plan: Mapping[str, Any]) -> Campaign:
-        """Return the campaign of that name; without one, make it, to be filled.
+        """Return the campaign of that name; if there is none, make one that can be filled.
 
         Raises:
             OtherCampaign: there is one with another list or other rules (another digest).
@@ -72,7 +72,7 @@ class CampaignRows:
             of_name = sa.select(campaigns).where(campaigns.c.name == key)
             found = (await connection.execute(of_name.with_for_update())).one_or_none()
             if found is not None and found.digest != digest and (found.state == "loading" or not found.digest):
-                await _delete(connection, campaigns.c.id == found.id)  # nothing of it was ever called
+                await _delete(connection, campaigns.c.id == found.id)  # none of its numbers was ever called
             await connection.execute(once)
             row = (await connection.execute(of_name)).one()
             if row.digest != digest:
@@ -84,11 +84,11 @@ class CampaignRows:
         return await self._database.write(write)
 
     async def fill(self, id: str, calls: Sequence[NewCall]) -> None:
-        """Put numbers on the list of a campaign; those that are on it already stay as they are.
+        """Put numbers on the list of a campaign; those already on it do not change.
 
         Raises:
-            OtherCampaign: the campaign was stopped meanwhile, or another list was started under its name.
-            StoreError: they are not on it.
+            OtherCampaign: the campaign has been stopped, or another list was started under its name.
+            StoreError: they were not added.
         """
         rows = [
             {
@@ -114,15 +114,15 @@ class CampaignRows:
                     "the campaign was stopped, or another list was started under its name, while its list was being "
                     "written: nothing of it is called"
                 )
-            await connection.execute(once, rows)  # one statement of all rows takes a tenth of a second to compile
+            await connection.execute(once, rows)  # one statement for all rows takes a tenth of a second to compile
 
         await self._database.write(write)
 
     async def run(self, id: str) -> None:
-        """Have the numbers of a campaign called: one that was filled, or one that was stopped.
+        """Start calling the numbers of a campaign that was filled or stopped.
 
         Raises:
-            StoreError: it is not started.
+            StoreError: it was not started.
         """
         from_ = campaigns.c.state.in_(("loading", "stopping", "stopped")) & (campaigns.c.digest != "")
         change = sa.update(campaigns).where(campaigns.c.id == id, from_).values(state="running", ended_at=None)
@@ -133,15 +133,15 @@ class CampaignRows:
         await self._database.write(write)
 
     async def stop(self, id: str) -> None:
-        """Make no new call for a campaign. Calls that Twilio may have go on; the queued ones are withdrawn.
+        """Make no new call for a campaign. Calls that Twilio may have continue; queued ones are withdrawn.
 
         Raises:
-            StoreError: it is not stopped.
+            StoreError: it was not stopped.
         """
 
         async def write(connection: AsyncConnection) -> None:
             state = await _state(connection, id)
-            if state == "loading":  # its list is incomplete, so the next start begins anew: it has no digest
+            if state == "loading":  # its list is incomplete: without a digest, the next start begins from scratch
                 await connection.execute(sa.delete(numbers).where(numbers.c.campaign_id == id))
                 anew = {"state": "stopped", "ended_at": now(), "digest": ""}
                 await connection.execute(sa.update(campaigns).where(campaigns.c.id == id).values(anew))
@@ -157,7 +157,7 @@ class CampaignRows:
     # --- moving on ----------------------------------------------------------------------------------------------------
 
     async def active(self) -> list[Campaign]:
-        """Return the campaigns that are to be moved on, without their counts.
+        """Return the campaigns to advance, without their counts.
 
         Raises:
             StoreError: the database does not answer.
@@ -171,12 +171,12 @@ class CampaignRows:
 
         if self._up_to_date:
             return await self._database.read(read)
-        found = await self._database.write(read)  # which brings the tables of a SQLite file up to date
+        found = await self._database.write(read)  # a write brings the tables of a SQLite file up to date
         self._up_to_date = True
         return found
 
     async def move(self, id: str, how: Move) -> Moved | None:
-        """Take the results of calls that are over, and queue the calls that are due. None: another process does it.
+        """Take the results of calls that are over, and queue the calls that are due. None: another process is doing it.
 
         Raises:
             StoreError: nothing was changed.
@@ -184,7 +184,7 @@ class CampaignRows:
         return await self._database.write(partial(move, id=id, how=how))
 
     async def barred(self, call: OutboundCall) -> str | None:
-        """Return why a queued call must not be placed any more; None if it may be.
+        """Return why a queued call must no longer be placed; None if it may be.
 
         Calls of a campaign that was stopped, or whose hours are over, are withdrawn; they are made later, if at all.
 
@@ -296,15 +296,15 @@ async def forget_in_campaigns(connection: AsyncConnection, what: str) -> None:
     """Delete a person's number, or the number of a call, from all lists."""
     of_person = numbers.c.called.in_((what, caller_id(what)))
     made = sa.select(outbound_calls.c.id).where(outbound_calls.c.call_sid == what)
-    of_call = (numbers.c.call_sid == what) | numbers.c.outbound_id.in_(made)  # the second, while it goes on
+    of_call = (numbers.c.call_sid == what) | numbers.c.outbound_id.in_(made)  # the second while the call is in progress
     which = of_call if _CALL_SID.fullmatch(what) else of_person
     await connection.execute(sa.delete(numbers).where(which))
 
 
 async def sweep_campaigns(connection: AsyncConnection, moment: datetime, keep: timedelta) -> None:
-    """Delete campaigns that ended longer ago than `keep`. If that is less than a day, only the people's data are.
+    """Delete campaigns that ended longer ago than `keep`. If that is less than a day, only personal data is deleted.
 
-    The numbers that a stopped campaign has not called yet stay for the day, because it may go on.
+    The numbers that a stopped campaign has not called yet stay for a day, because it may continue.
     """
     over = sa.select(campaigns.c.id).where(campaigns.c.ended_at <= moment - keep)
     nothing: dict[str, Any] = {"called": "", "context": {}}

@@ -1,11 +1,11 @@
-"""Commands: requests to act on a call, as rows that pass from the process that was asked to the one that has the call.
+"""Commands: requests to act on a call, as rows that go from the process that got the request to the one with the call.
 
-    asked → taken → answered         the process that asked deletes the row, unless it has an idempotency key
+    asked → taken → answered         the asking process deletes the row, unless it has an idempotency key
           ↘ withdrawn: no process took it in time, so the row is gone and nothing will be done
 
 A process takes a command by a change that only one can make, and withdrawing is such a change too. So a command is
-carried out once, or never. The row of a key stays for a day: a request that comes again finds what was answered. What
-was asked is deleted when it is taken.
+carried out once, or never. The row of a key stays for a day: a repeated request finds the answer. The request body is
+deleted when the command is taken.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ from phoneagent.store.schema import commands as table
 from phoneagent.store.statements import insert_into
 
 TAKE_SECONDS = 30.0
-"""How old a command may be that is taken. The process that asked has withdrawn it long before, unless it died."""
+"""The maximum age of a command that is taken. The asking process withdraws it long before, unless it died."""
 
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """A command that was taken: the call, the name of the action, and the body of the request as it came."""
+    """A command that was taken: the call, the name of the action, and the unchanged body of the request."""
 
     id: str
     call_sid: str
@@ -40,7 +40,7 @@ class Command:
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """What is known of a command: a hash of its body, whether it was taken, and the answer if there is one."""
+    """The state of a command: a hash of its body, whether it was taken, and the answer if there is one."""
 
     digest: str
     taken: bool
@@ -54,9 +54,9 @@ class CommandRows:
         self._database = database
 
     async def add(self, id: str, call_sid: str, action: str, *, digest: str, body: bytes | None) -> Asked | None:
-        """Add a command and return None; if there is one with that id, add none and return that one.
+        """Add a command and return None; if there is one with that id, return that one instead.
 
-        Without a body the command is taken already: this process carries it out itself.
+        Without a body, the command counts as taken: this process carries it out itself.
         """
         moment = now()
         values = {
@@ -80,7 +80,7 @@ class CommandRows:
         return await self._database.write(write)
 
     async def get(self, id: str) -> Asked | None:
-        """Return what is known of a command; None if there is none."""
+        """Return the state of a command; None if there is none."""
         if self._database.absent:
             return None
 
@@ -90,7 +90,7 @@ class CommandRows:
         return await self._database.read(read)
 
     async def answers(self, ids: Collection[str]) -> dict[str, dict[str, Any]]:
-        """Return those answers to these commands that there are, by id."""
+        """Return the answers to these commands that exist, by id."""
         if self._database.absent:
             return {}
         which = sa.select(table.c.id, table.c.answer).where(table.c.id.in_(ids))
@@ -135,13 +135,13 @@ class CommandRows:
         await self._database.write(write)
 
     async def withdraw(self, id: str) -> bool:
-        """Delete a command that no process has taken; return whether there was one. It will never be taken then."""
+        """Delete a command that no process has taken; return whether there was one. If so, it will never be taken."""
         return await self._delete((table.c.id == id) & table.c.taken_at.is_(None))
 
     async def delete(self, id: str, *, answered: bool = False) -> None:
         """Delete a command: nothing was done, or (with `answered`) its answer was read.
 
-        The id may be that of a newer command by then, which is not answered.
+        By then, the id may belong to a newer command, which has no answer.
         """
         which = table.c.id == id
         await self._delete(which & table.c.answer.is_not(None) if answered else which)

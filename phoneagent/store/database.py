@@ -26,7 +26,7 @@ BUSY_SECONDS = 5.0
 """How long SQLite waits for another process that is writing."""
 
 READERS = 3
-"""How many SQLite connections read. If each reader had its own connection, a hundred calls that read at once would all
+"""How many SQLite connections read. If each reader had its own connection, a hundred calls reading at once would all
 wait as long as the slowest one."""
 
 IDLE_SECONDS = 1.0
@@ -44,7 +44,7 @@ MIGRATION_LOCK = 0x70686F6E65
 
 NO_TABLES = "its tables are missing or old: run `phoneagent migrate`"
 _LIBPQ_ONLY = frozenset({"channel_binding", "connect_timeout", "gssencmode"})
-"""Query parameters in the URLs of some hosts. asyncpg would forward them to the server, which refuses them."""
+"""Query parameters in some hosts' URLs. asyncpg would forward them to the server, which refuses them."""
 
 _T = TypeVar("_T")
 Work: TypeAlias = Callable[[AsyncConnection], Awaitable[_T]]
@@ -97,7 +97,7 @@ class Database:
         return self.path is not None and not self.path.exists()
 
     def folder_problem(self) -> str | None:
-        """Return what keeps a SQLite file from being created; None if nothing does."""
+        """Return why a SQLite file cannot be created; None if it can."""
         folder = self.path.absolute().parent if self.path is not None else None
         if folder is None or (folder.is_dir() and os.access(folder, os.W_OK)):
             return None
@@ -190,8 +190,8 @@ class Database:
                 await engine.dispose()
 
     async def _apart(self, work: Coroutine[Any, Any, _T]) -> _T:
-        """Run `work` in its own task. The caller may be cancelled, but a transaction that is cancelled midway may
-        leave its connection open."""
+        """Run `work` in its own task. The caller may be canceled, but a transaction that is canceled midway may leave
+        its connection open."""
         task = self._start(work)
         await asyncio.wait([task])
         return task.result()
@@ -205,7 +205,7 @@ class Database:
     def _done(self, task: asyncio.Task[Any]) -> None:
         self._at_work.discard(task)
         if not task.cancelled():
-            task.exception()  # marks the exception as retrieved, even if the caller was cancelled
+            task.exception()  # marks the exception as retrieved, even if the caller was canceled
 
     async def _transaction(self, engine: AsyncEngine, seconds: float, work: Work[_T]) -> _T:
         slot: AbstractAsyncContextManager[Any] = self._slots.get(engine) or nullcontext()
@@ -242,7 +242,7 @@ def _upgrade_in_thread(url: str) -> None:
     async def run() -> None:
         database = Database(url)
         if database.path is not None and _sqlite_revision(database.path) == HEAD:
-            return  # alembic, which takes longer to import than the tables to make, is not even needed
+            return  # importing alembic takes longer than making the tables, and it is not needed here
         try:
             await database.upgrade()
         finally:
@@ -253,10 +253,10 @@ def _upgrade_in_thread(url: str) -> None:
 
 
 def _upgrade(connection: sa.Connection, revision: str = "head") -> None:
-    """Migrate the tables. An empty database gets those of the latest revision at once: a first call may wait for them.
+    """Migrate the tables. An empty database gets the latest revision directly: a first call may be waiting for it.
 
     Raises:
-        LookupError: their revision is unknown, so it is a newer release's.
+        LookupError: their revision is unknown, so a newer release made them.
     """
     if revision == "head" and not sa.inspect(connection).get_table_names():
         from phoneagent.store.schema import metadata
@@ -266,7 +266,7 @@ def _upgrade(connection: sa.Connection, revision: str = "head") -> None:
         version.create(connection)
         connection.execute(version.insert().values(version_num=HEAD))
         return
-    from alembic import command  # it brings in templates and a highlighter, for this alone
+    from alembic import command  # its import loads templates and a highlighter, only for this
     from alembic.config import Config
     from alembic.util import CommandError
 
@@ -370,7 +370,7 @@ def _postgres(url: str) -> tuple[AsyncEngine, tuple[type[Exception], ...]]:
         "postgresql+asyncpg://",
         async_creator=partial(connect_postgres, url),
         hide_parameters=True,
-        isolation_level="READ COMMITTED",  # a role may have another default, but who waits for a lock reads what came
+        isolation_level="READ COMMITTED",  # a role's default may differ; after a wait for a lock, new rows must be read
         pool_size=3,
         max_overflow=3,
         pool_timeout=CONNECT_SECONDS,

@@ -1,4 +1,4 @@
-"""The numbers that are never called, in E.164. Erasing a person's records leaves their number here, so it stays so."""
+"""The numbers that are never called, in E.164. Erasing a person's records does not remove their number from here."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class DoNotCall:
         """Put numbers on the list.
 
         Raises:
-            StoreError: not all of them are on it.
+            StoreError: not all of them were added.
         """
         moment = now()
         rows = [{"number": clean(number), "added_at": moment} for number in dict.fromkeys(numbers)]
@@ -38,10 +38,10 @@ class DoNotCall:
             await self._database.write(write)
 
     async def remove(self, number: str) -> bool:
-        """Take a number off the list; return whether it was on it.
+        """Remove a number from the list; return whether it was on it.
 
         Raises:
-            StoreError: it is still on it.
+            StoreError: it is still on the list.
         """
 
         async def write(connection: AsyncConnection) -> bool:
@@ -65,5 +65,5 @@ class DoNotCall:
 
 
 async def listed(connection: AsyncConnection, numbers: Collection[str]) -> set[str]:
-    """Return those of some numbers that are on the list."""
+    """Return which of these numbers are on the list."""
     return set(await connection.scalars(sa.select(table.c.number).where(table.c.number.in_(numbers))))

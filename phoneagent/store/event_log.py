@@ -1,11 +1,11 @@
-"""The log of events: what happens in the calls of all processes of one database, for readers that come and go.
+"""The event log: what happens in the calls of all processes of one database, for readers that come and go.
 
 Ids grow in the order in which events are committed, so a reader that has seen an id misses none that is lower: writers
-take turns. An id is the date in microseconds, or one more than the newest id if that is later. So ids do not begin anew
+take turns. An id is the date in microseconds, or one more than the newest id if that is later. So ids do not start over
 with another process, nor after a restored backup or a lost file.
 
-The log has a transaction of its own, off the path of the records: if the log cannot be written, calls are recorded all
-the same. Events wait then, in bounded memory. If some had to be dropped, an event `missed` stands in their place.
+The log has its own transactions, separate from the records: if the log cannot be written, calls are still recorded.
+Events then wait in bounded memory. If some had to be dropped, a `missed` event takes their place.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from phoneagent.store.statements import FORGOTTEN
 log = logging.getLogger("phoneagent.store")
 
 MISSED = "missed"
-"""The type of an event that stands for others that were dropped. It belongs to all calls."""
+"""The type of an event that replaces dropped ones. It belongs to all calls."""
 
 KEEP = timedelta(days=1)
 MAX_ROWS = 500_000
@@ -58,10 +58,10 @@ SWEEP_REST_SECONDS = 0.2
 """How often old events are deleted, how many in one transaction, and how long others may write between two."""
 
 WRITERS_LOCK = 0x70686F6E66
-"""The advisory lock by which PostgreSQL's writers take turns."""
+"""The advisory lock with which PostgreSQL's writers take turns."""
 
 FROZEN_SECONDS = 5
-"""After how long PostgreSQL ends the session of a writer that was stopped in its turn, while all others wait."""
+"""After how long PostgreSQL ends the session of a writer that was suspended during its turn, while all others wait."""
 
 
 class LoggedEvent(NamedTuple):
@@ -75,7 +75,7 @@ class LoggedEvent(NamedTuple):
 
 
 class Page(NamedTuple):
-    """A part of the log, and the ids of the oldest and the newest event of all; 0 and 0 if it is empty."""
+    """A part of the log, and the ids of the oldest and the newest event in the whole log; 0 and 0 if it is empty."""
 
     events: list[LoggedEvent]
     oldest: int
@@ -85,7 +85,7 @@ class Page(NamedTuple):
 class EventLog:
     """The log of one database. `add` never waits.
 
-    `committed` is called with each batch of this process: the newest id before it, and its events.
+    `committed` is called with each batch that this process writes: the newest id before it, and its events.
     """
 
     def __init__(self, database: Database, changes: notices.Notices) -> None:
@@ -198,13 +198,13 @@ class EventLog:
 
         async def read(connection: AsyncConnection) -> Page:
             events = [LoggedEvent(*row) for row in await connection.execute(found)]
-            oldest, newest = (await connection.execute(ends)).one()  # after them: what is deleted before counts as such
+            oldest, newest = (await connection.execute(ends)).one()  # read last, so deletions count
             return Page(events, oldest or 0, newest or 0)
 
         return Page([], 0, 0) if self._database.absent else await self._database.read(read)
 
     async def outline(self, call_sid: str, types: Sequence[str]) -> list[LoggedEvent]:
-        """Return the first event of a call, and all those of some types; none if the log has nothing of the call.
+        """Return the first event of a call, and all its events of these types; empty if the log has none of the call.
 
         Raises:
             StoreError: the database does not answer.
@@ -221,10 +221,10 @@ class EventLog:
     # --- deleting -----------------------------------------------------------------------------------------------------
 
     async def sweep(self) -> int:
-        """Delete events that are too old or too many; return how many. The newest one is only erased: its id stays.
+        """Delete events beyond the limits of age and number; return how many. The newest is only erased: its id stays.
 
         Raises:
-            StoreError: the database does not answer; some may be deleted.
+            StoreError: the database does not answer; some may have been deleted.
         """
         too_old = _too_old()
         too_many = sa.select(table.c.id).order_by(table.c.id.desc()).offset(MAX_ROWS).limit(1)
@@ -260,7 +260,7 @@ class EventLog:
 async def take_turn(connection: AsyncConnection) -> None:
     """Wait until no other process writes events, and keep the others waiting until the end of the transaction.
 
-    A transaction that takes its turn must do so first. In SQLite each one that writes has it.
+    A transaction must take its turn before anything else. In SQLite each writing transaction has it anyway.
     """
     if connection.dialect.name == "postgresql":
         turn = "SELECT set_config('idle_in_transaction_session_timeout', :limit, true), pg_advisory_xact_lock(:lock)"
@@ -268,20 +268,20 @@ async def take_turn(connection: AsyncConnection) -> None:
 
 
 async def erase(connection: AsyncConnection, which: sa.ColumnElement[bool]) -> None:
-    """Erase what events say. Their ids stay, because ids must go on growing."""
+    """Erase the content of events. Their ids stay, because ids must keep growing."""
     nothing = dict.fromkeys(("call_sid", "stream_sid", "type", "body"), "")
     await connection.execute(sa.update(table).where(which, table.c.type != "").values(nothing))
 
 
 async def sweep_events(connection: AsyncConnection) -> None:
-    """Delete what is too old of a log that no process writes any more: the control API has been closed."""
+    """Delete old events from a log that no process writes to any longer: the control API has been turned off."""
     newest = sa.select(sa.func.max(table.c.id)).scalar_subquery()
     await connection.execute(sa.delete(table).where(table.c.id <= _too_old(), table.c.id < newest))
     await erase(connection, table.c.id <= _too_old())
 
 
 async def _write(connection: AsyncConnection, batch: Sequence[LoggedEvent]) -> tuple[int, list[LoggedEvent]]:
-    """Write events, but those of forgotten calls; return the newest id before, and what was written."""
+    """Write events, except those of forgotten calls; return the newest id before them, and the written events."""
     await take_turn(connection)
     names = {FORGOTTEN + event.call_sid for event in batch}
     which = claims.c.name.in_(names)

@@ -1,4 +1,4 @@
-"""Which of the recorded calls a list has: those of a caller, of an agent, of a time, or in which words were said."""
+"""The filter of a list of recorded calls: by caller, agent, time, or words that were said."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from phoneagent.store.schema import calls, turns
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CallFilter:
-    """What a call must be like; None matches any. Texts match wherever they stand in what is searched.
+    """The conditions that a call must meet; None matches any. Texts match anywhere in the searched text.
 
-    Capitals of ASCII letters do not matter. `until` is the first moment that is too late.
+    The case of ASCII letters does not matter. `until` is the first moment that is too late.
     """
 
     party: str | None = None
@@ -27,7 +27,7 @@ class CallFilter:
     since: datetime | None = None
     until: datetime | None = None
     words: str | None = None
-    """What either side said, also if it was not heard."""
+    """Words that either side said, even if they were not heard."""
 
     def conditions(self) -> list[sa.ColumnElement[bool]]:
         """Return the conditions that a row of `calls` must meet."""

@@ -1,4 +1,4 @@
-"""Forgetting: which rows go with a call or with a person's number, and which go because they are old."""
+"""Forgetting: which rows are deleted with a call or a person's number, and which because they are old."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ def calls_of(what: str) -> sa.ColumnElement[bool]:
     what = clean(what).strip()
     if CALL_SID.fullmatch(what):
         return calls.c.sid == what
-    person = (what, caller_id(what))  # older versions recorded an address as it came
-    outbound = calls.c.direction.startswith("outbound")  # the other side of a call is the person: ours is on every call
+    person = (what, caller_id(what))  # older versions recorded addresses unchanged
+    outbound = calls.c.direction.startswith("outbound")  # the person is the other side: our number is on each call
     inbound = sa.not_(outbound)
     return sa.or_(inbound & calls.c.caller.in_(person), outbound & calls.c.called.in_(person))
 
@@ -58,9 +58,9 @@ async def forget(connection: AsyncConnection, *, what: str) -> int:
     forgotten = insert_into(claims, connection.dialect.name).from_select(["name", "until"], names)
     forgotten = forgotten.on_conflict_do_update(index_elements=["name"], set_={"until": forgotten.excluded.until})
     sids = sa.select(calls.c.sid).where(which)
-    await take_turn(connection)  # an event is written before, or its call is forgotten
+    await take_turn(connection)  # an event is either written before this, or its call is forgotten
     await connection.execute(forgotten)
-    unanswered = sa.select(outbound_calls.c.call_sid).where(_outbound_calls_of(what))  # they have events, and no record
+    unanswered = sa.select(outbound_calls.c.call_sid).where(_outbound_calls_of(what))  # they have events but no record
     told_of = (events.c.call_sid.in_(sids), events.c.call_sid.in_(unanswered), events.c.call_sid == clean(what).strip())
     await erase(connection, sa.or_(*told_of))
     for table in (next_steps, transfers, commands):
@@ -71,9 +71,9 @@ async def forget(connection: AsyncConnection, *, what: str) -> int:
 
 
 async def sweep(connection: AsyncConnection, *, keep: timedelta, afterwards: AfterwardsRows) -> int:
-    """Delete the calls that ended longer than `keep` ago, and what passed between processes; return how many calls.
+    """Delete the calls that ended longer than `keep` ago, and messages between processes; return how many calls.
 
-    A call that may go on in another stream is kept for a minute. A call whose end was never reported is ended first.
+    A call that may continue in another stream is kept for a minute. A call whose end was never reported is ended first.
     """
     moment = now()
     orphan = (calls.c.ended_at.is_(None)) & (calls.c.started_at < moment - timedelta(seconds=MAX_CALL_SECONDS))
@@ -91,7 +91,7 @@ async def sweep(connection: AsyncConnection, *, keep: timedelta, afterwards: Aft
     for table in (next_steps, transfers, commands):
         too_old = table.c.at < moment - timedelta(hours=STEP_HOURS)
         await connection.execute(sa.delete(table).where(too_old))
-    too_late = moment - timedelta(seconds=TAKE_SECONDS)  # the process that asked has died: what it asked must not stay
+    too_late = moment - timedelta(seconds=TAKE_SECONDS)  # the asking process has died: its request must not stay
     await connection.execute(sa.delete(commands).where(commands.c.taken_at.is_(None), commands.c.at < too_late))
     await connection.execute(sa.delete(claims).where(claims.c.until < moment))
     await sweep_outbound(connection, moment, keep)

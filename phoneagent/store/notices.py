@@ -1,14 +1,14 @@
-"""Notices between the processes of one database: something in a channel has changed, so look at the tables.
+"""Notices between the processes of one database: something in a channel has changed, so read the tables.
 
     with store.notices.watch("commands") as changes:
         while True:
             await changes.wait(30)  # the first wait returns at once
             ...                     # read the tables
 
-PostgreSQL passes notices on to the connections that listen (LISTEN/NOTIFY). SQLite has no such thing, so the times and
-sizes of its files are looked at, which costs two system calls: a connection of its own would keep deleted data in the
-write-ahead log (see `database.IDLE_SECONDS`). A notice has no content. It may come without a cause, and a lost one is
-made up for by the next look at the tables.
+PostgreSQL passes notices on to the connections that listen (LISTEN/NOTIFY). SQLite has nothing like it, so we check the
+times and sizes of its files, which costs two system calls. An extra connection would keep deleted data in the
+write-ahead log (see `database.IDLE_SECONDS`). A notice has no content. It may come without a cause, and a lost one does
+no harm, because waits end and the tables are read again.
 """
 
 from __future__ import annotations
@@ -34,26 +34,26 @@ log = logging.getLogger("phoneagent.store")
 Channel: TypeAlias = Literal["commands", "events"]
 
 LOOK_SECONDS = 0.1
-"""How often the files of a SQLite database are looked at while something waits."""
+"""How often the files of a SQLite database are checked while something waits."""
 
 SAME_TIME_SECONDS = 0.05
-"""How far apart two writes to a file may be and still leave the same time."""
+"""How far apart two writes to a file may be and still leave the same timestamp."""
 
 POLL_SECONDS = 1.0
-"""The longest wait while the connection that listens is lost."""
+"""The longest wait while the listening connection is lost."""
 
 FIRST_RETRY_SECONDS = 0.5
 LAST_RETRY_SECONDS = 30.0
 
 WARN_SECONDS = 60.0
-"""How often a loss of that connection is a warning."""
+"""How often the loss of that connection is logged as a warning."""
 
 ALIVE_SECONDS = 30.0
-"""How often the connection that listens is tried. A broken line may look like a silent one."""
+"""How often the listening connection is tested. A broken one may look like a silent one."""
 
 ANSWER_SECONDS = 10.0
 LINGER_SECONDS = 60.0
-"""How long the connection that listens stays open when nothing waits any more."""
+"""How long the listening connection stays open once nothing waits."""
 
 
 async def tell(connection: AsyncConnection, channel: Channel) -> None:
@@ -86,7 +86,7 @@ class Notices:
         return changes
 
     def end(self, changes: Changes) -> None:
-        """Watch for these changes no longer."""
+        """Stop watching for these changes."""
         self._watched.discard(changes)
         self._woken.set()
 
@@ -107,7 +107,7 @@ class Notices:
         while self._watched:
             await asyncio.sleep(LOOK_SECONDS)
             found = _files(path)
-            # A write right after the last look may have left the same time.
+            # A write right after the last check may have left the same timestamp.
             if found != seen or _newest(seen) > time.time_ns() - (LOOK_SECONDS + SAME_TIME_SECONDS) * 1e9:
                 self._announce()
             seen = found
@@ -137,7 +137,7 @@ class Notices:
                     name, kind = self._database.name, type(error).__name__
                     log.log(level, "%s sends no notices (%s), so it is looked at every second", name, kind)
                     self.connected = False
-                    self._announce()  # what waits now goes on with short waits
+                    self._announce()  # current waits continue as short waits
                     await asyncio.sleep(delay)
                     delay = min(delay * 2, LAST_RETRY_SECONDS)
                 if not self._watched:
@@ -146,7 +146,7 @@ class Notices:
             self.connected = False
 
     def _level(self, now: float) -> int:
-        """Return the level at which a loss is logged: a database that comes and goes fills no log."""
+        """Return the level at which a loss is logged: an unstable database must not fill the log."""
         if now < self._warned_at + WARN_SECONDS:
             return logging.DEBUG
         self._warned_at = now
@@ -156,7 +156,7 @@ class Notices:
         """Listen on one connection until nothing has waited for a while.
 
         Raises:
-            ConnectionError: the connection was lost. There are other errors of the driver.
+            ConnectionError: the connection was lost. The driver has other errors too.
         """
         connection = await connect_postgres(self._database.url)
         try:
@@ -169,7 +169,7 @@ class Notices:
                 await connection.close(timeout=POLL_SECONDS)
 
     async def _follow(self, connection: Any, listening: set[str]) -> bool:
-        """Listen to the channels that are watched, until that may have changed; return False if nothing is left to do.
+        """Listen to the watched channels, until they may have changed; return False if nothing is left to do.
 
         Raises:
             ConnectionError: the connection was lost.
@@ -179,7 +179,7 @@ class Notices:
         for channel in watched - listening:
             await connection.add_listener(_name(channel), self._heard)
             listening.add(channel)
-            self._announce(channel)  # of what came before, no notice did
+            self._announce(channel)  # earlier changes sent no notice here
         self.connected = True
         try:
             async with asyncio.timeout(ALIVE_SECONDS if watched else LINGER_SECONDS):
@@ -197,7 +197,7 @@ class Notices:
 
 
 class Changes:
-    """The changes of one channel, as one place in the code waits for them."""
+    """The changes of one channel, for one place in the code that waits for them."""
 
     def __init__(self, notices: Notices, channel: Channel) -> None:
         self.channel = channel
@@ -231,7 +231,7 @@ def _name(channel: str) -> str:
 
 
 _Files: TypeAlias = tuple[tuple[int, int, int], ...]
-"""Of the file and of its write-ahead log: which file it is, its size, and when it was written."""
+"""The identity, the size and the time of the last write, of the file and of its write-ahead log."""
 
 
 def _files(path: Path) -> _Files:
@@ -244,7 +244,7 @@ def _stats(path: Path) -> Iterator[tuple[int, int, int]]:
             found = os.stat(each)
         except OSError:
             found = None
-        # Readers create an empty log, and remove it: that is no change.
+        # Readers create an empty log, and remove it: that is not a change.
         yield (found.st_ino, found.st_size, found.st_mtime_ns) if found is not None and found.st_size else (0, 0, 0)
 
 

@@ -1,11 +1,11 @@
-"""The calls that an app makes: a queue that outlives a crash, shared by all processes, and what became of each call.
+"""The calls that an app makes: a queue that survives a crash, shared by all processes, and the status of each call.
 
     queued → placing → placed → initiated → ringing → in-progress → completed, busy, no-answer, failed, canceled
                      ↘ queued again, to be looked for or tried again        ↘ refused: it was never placed
 
-A row is written before Twilio is asked for anything, and `asked_at` before each request. So a process that dies, or an
-answer that is lost, leaves a row that says that a call may have been placed. Its `id` is part of every address that
-Twilio requests for the call, so each of these requests tells which call it is.
+A row is written before Twilio is asked for anything, and `asked_at` before each request. So if a process dies or an
+answer is lost, the row shows that the call may have been placed. Its `id` is part of every URL that Twilio requests for
+the call, so each of these requests identifies the call.
 """
 
 from __future__ import annotations
@@ -48,13 +48,13 @@ class OutboundCalls:
     def __init__(self, database: Database) -> None:
         self._database = database
         self.unanswered: Callable[[CallNotAnswered], None] = lambda event: None
-        """Takes each call that ended unanswered, once: in the process that has recorded it."""
+        """Takes each call that ended unanswered, once: in the process that recorded it."""
 
     async def add(self, to: str, plan: Mapping[str, Any], idempotency_key: str | None = None) -> OutboundCall:
         """Queue a call, and return it. With a key that was used before, return that call, and queue none.
 
         Raises:
-            StoreError: it is not queued.
+            StoreError: it was not queued.
         """
         return await self._database.write(partial(add_call, to=to, plan=plan, idempotency_key=idempotency_key))
 
@@ -70,7 +70,7 @@ class OutboundCalls:
             return None
         moment = now()
         due = sa.and_(table.c.status.in_((QUEUED, PLACING)), table.c.due_at <= moment)
-        of_campaign = sa.exists().where(campaign_calls.c.outbound_id == table.c.id)  # somebody waits for the others
+        of_campaign = sa.exists().where(campaign_calls.c.outbound_id == table.c.id)  # a user waits for the other calls
         first = sa.select(table).where(due).order_by(of_campaign, table.c.due_at, table.c.id).limit(1)
         lease = {
             "status": PLACING,
@@ -88,74 +88,74 @@ class OutboundCalls:
         return await self._database.write(write)
 
     async def asking(self, id: str, attempt: int) -> bool:
-        """Record that Twilio is about to be asked to place a call; return whether that is still to be done.
+        """Record that we are about to ask Twilio to place a call; return whether to go ahead.
 
-        It is not if another process has taken the call since that `attempt`, because its lease was over.
+        False if another process has taken the call since that `attempt`, because its lease was over.
 
         Raises:
-            StoreError: it is not recorded, so Twilio must not be asked.
+            StoreError: it was not recorded, so Twilio must not be asked.
         """
         moment = now()
         values = {"asked_at": moment, "due_at": moment + timedelta(seconds=LEASE_SECONDS)}
         return await self._change(id, values, *_holds(attempt), table.c.call_sid.is_(None))
 
     async def placed(self, id: str, call_sid: str, *, certain: bool) -> bool:
-        """Record the sid of a call that was placed; return whether it is this one's.
+        """Record the sid of a call that was placed; return whether it belongs to this row.
 
-        Without `certain` the call was only found among others to that number, and may be another row's.
+        Without `certain`, the call was only found among others to that number, and may belong to another row.
 
         Raises:
-            StoreError: it is not recorded.
+            StoreError: it was not recorded.
         """
         try:
             return await self._link(id, call_sid, PLACED, certain=certain)
         except StoreError as error:
             if error.retry:
                 raise
-            return False  # the sid is another row's
+            return False  # the sid belongs to another row
 
     async def again(self, id: str, attempt: int, *, after_seconds: float, error: str, asked: bool) -> None:
-        """Put a call back into the queue. With `asked`, it may have been placed, and is looked for first.
+        """Put a call back into the queue. With `asked`, it may have been placed, so it is looked for first.
 
         Raises:
-            StoreError: it is not recorded; the lease ends in any case.
+            StoreError: it was not recorded; the lease ends in any case.
         """
         values: dict[str, Any] = {"status": QUEUED, "due_at": now() + timedelta(seconds=after_seconds), "error": error}
         await self._change(id, values if asked else {**values, "asked_at": None}, *_holds(attempt))
 
     async def refuse(self, id: str, error: str) -> None:
-        """End a call that was not placed, and never will be.
+        """End a call that was not and never will be placed.
 
         Raises:
-            StoreError: it is not recorded.
+            StoreError: it was not recorded.
         """
         values = {"status": REFUSED, "error": error, "ended_at": now()}
         if await self._change(id, values, table.c.status.in_((QUEUED, PLACING))):
             self.unanswered(CallNotAnswered(call_sid="", outbound_id=id, status="refused", error=error))
 
     async def tell(self, id: str, call_sid: str, status: str) -> bool:
-        """Record what Twilio reports of a call; return False if the call is another one than the row's.
+        """Record Twilio's report about a call; return False if the report is not about the row's call.
 
         Reports may come in any order, and twice: a call never goes back to an earlier status.
 
         Raises:
-            StoreError: it is not recorded.
+            StoreError: it was not recorded.
         """
         return await self._link(id, call_sid, status, certain=True)
 
     async def answered_by(self, id: str, call_sid: str, verdict: str) -> None:
-        """Record what Twilio's detection of answering machines says.
+        """Record the result of Twilio's answering machine detection.
 
         Raises:
-            StoreError: it is not recorded.
+            StoreError: it was not recorded.
         """
         await self._change(id, {"answered_by": clean(verdict)}, table.c.call_sid == call_sid)
 
     async def decided(self, id: str, verdict: str) -> None:
-        """Record what the far end is, as it was decided.
+        """Record the decision about what the far end is.
 
         Raises:
-            StoreError: it is not recorded.
+            StoreError: it was not recorded.
         """
         await self._change(id, {"decided": verdict})
 
@@ -193,7 +193,7 @@ class OutboundCalls:
         return await self._database.read(read)
 
     async def unknown(self, call_sids: Collection[str]) -> list[str]:
-        """Return those of the sids that are no call's here.
+        """Return the sids that belong to no call here.
 
         Raises:
             StoreError: the database does not answer.
@@ -216,7 +216,7 @@ class OutboundCalls:
             row = (await connection.execute(sa.select(table).where(table.c.id == clean(id)).with_for_update())).first()
             if row is None or (row.call_sid not in (None, call_sid) and (row.certain or not certain)):
                 return None
-            if certain:  # another row was given it by mistake
+            if certain:  # another row got the sid by mistake
                 guessed = sa.update(table).where(table.c.call_sid == call_sid, table.c.id != row.id)
                 await connection.execute(guessed.values(call_sid=None, status=QUEUED, due_at=now()))
             values: dict[str, Any] = {"call_sid": call_sid, "certain": row.certain or certain, "error": None}
@@ -275,7 +275,7 @@ def _holds(attempt: int) -> tuple[sa.ColumnElement[bool], ...]:
 async def sweep_outbound(connection: AsyncConnection, moment: datetime, keep: timedelta) -> None:
     """Delete calls that ended, or whose end was never reported, longer ago than `keep`.
 
-    An idempotency key is remembered for a day at least. If records are kept for less, only the key is.
+    An idempotency key is kept for at least a day. If records are kept for less, only the key stays.
     """
     nothing: dict[str, Any] = {"called": "", "plan": {}}
     over = table.c.ended_at <= moment - keep

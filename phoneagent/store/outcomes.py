@@ -1,4 +1,4 @@
-"""The outcomes of calls in the database: each is written once, with what the model cost that filled it in."""
+"""The outcomes of calls in the database: each is written once, with the cost of the model that filled it in."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from phoneagent.store.rows import clean
 from phoneagent.store.schema import calls, usage
 
 SOURCE = "outcome"
-"""In the table of usage, this stands for the media stream and for the source of what outcomes cost."""
+"""The media stream and the source of the cost of outcomes, in the usage table."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +38,7 @@ class OutcomeRows:
     ) -> bool:
         """Record the outcome of a call, or why it could not be filled in, unless one of them is recorded already.
 
-        Returns whether it was recorded. The cost is recorded in any case, as long as there is a record of the call.
+        Returns whether it was recorded. The cost is recorded in any case, as long as the call has a record.
         """
         sid = clean(call_sid)
         still_open = (calls.c.sid == sid) & calls.c.outcome.is_(sa.null()) & calls.c.outcome_error.is_(None)
@@ -51,7 +51,7 @@ class OutcomeRows:
         return await self._database.write(write)
 
     async def charge(self, call_sid: str, spent: Sequence[Spent]) -> None:
-        """Record the cost of an attempt that came to nothing."""
+        """Record the cost of a failed attempt."""
         if not spent:
             return
         sid = clean(call_sid)
@@ -65,7 +65,7 @@ class OutcomeRows:
 async def _charge(connection: AsyncConnection, call_sid: str, spent: Sequence[Spent]) -> None:
     if not spent:
         return
-    # This locks the call, so that two processes cannot take one number; a call that was forgotten has no row.
+    # This locks the call, so that two processes cannot take the same number; a forgotten call has no row.
     known = sa.update(calls).where(calls.c.sid == call_sid).values(sid=calls.c.sid)
     if (await connection.execute(known)).rowcount == 0:
         return

@@ -32,7 +32,7 @@ from phoneagent.store.schema import answers, call_transfers, calls, messages, ne
 from phoneagent.store.steps import from_row, pending_of
 
 MAX_PARAMETERS = 10_000
-"""The parameters of one statement: fewer than the limit of either database."""
+"""The maximum number of parameters in one statement: below the limit of either database."""
 
 
 async def read_standing(connection: AsyncConnection, call_sid: str) -> Standing:
@@ -193,7 +193,7 @@ async def _rows_of_call(
 
 def _call_values(row: sa.Row[Any]) -> dict[str, Any]:
     values = dict(row._mapping)
-    del values["state"], values["pending"]  # for the call's next media stream, and no part of its record
+    del values["state"], values["pending"]  # for the call's next media stream, not part of its record
     return {"call_sid": values.pop("sid"), **values, "recording": _recording(row.recording)}
 
 

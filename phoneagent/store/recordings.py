@@ -1,9 +1,9 @@
 """The recordings of calls: where their parts are, and how they are joined, read, and deleted.
 
 A recording is a folder `DATE/CALL_SID`. Each media stream of the call adds parts, which no other stream touches, so
-that a call can go on in another process. A part's name has the moment at which its stream's recording began, in
-milliseconds since 1970, the stream, and the sample at which the part begins. It is µ-law of both sides by turns, with
-the caller first. Between two streams there is silence.
+that a call can go on in another process. A part's name has the moment when its stream's recording began, in
+milliseconds since 1970, the stream, and the sample at which the part begins. It is interleaved µ-law of both sides, the
+caller first. Between two streams there is silence.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ class Piece:
 
 @dataclass(frozen=True, slots=True)
 class Recorded:
-    """A recording as it stands: a WAV file of 16-bit PCM at 8 kHz, the caller on the left, the agent on the right."""
+    """A recording so far: a WAV file of 16-bit PCM at 8 kHz, the caller on the left, the agent on the right."""
 
     place: Place
     started_at: datetime
@@ -81,7 +81,7 @@ class Recorded:
 
     @property
     def samples(self) -> int:
-        """Its length in samples of each side."""
+        """Its length in samples per side."""
         return min(self.pieces[-1].end if self.pieces else 0, MAX_DATA_BYTES // _WAV_FRAME)
 
     @property
@@ -95,7 +95,7 @@ class Recorded:
         return HEAD_BYTES + self.samples * _WAV_FRAME
 
     def wav(self, begin: int = 0, end: int | None = None) -> Iterator[bytes]:
-        """Yield the WAV file from byte `begin` to `end`, a piece at a time. It blocks while it reads.
+        """Yield the WAV file from byte `begin` to `end`, one piece at a time. It blocks while it reads.
 
         Raises:
             OSError: the place does not answer, or the recording was deleted.
@@ -113,7 +113,7 @@ class Recorded:
             first = until * _WAV_FRAME
 
     def ulaw(self, begin: int, end: int) -> bytes:
-        """Return the samples from `begin` to `end` as µ-law, of both sides by turns.
+        """Return the samples from `begin` to `end` as interleaved µ-law of both sides.
 
         Raises:
             OSError: as for `wav`.
@@ -128,7 +128,7 @@ class Recorded:
         return bytes(both)
 
     def sides(self) -> tuple[bytes, bytes]:
-        """Return what the caller said and what they heard, as µ-law. It is all in memory then.
+        """Return what the caller said and what they heard, as µ-law. All of it is held in memory.
 
         Raises:
             OSError: as for `wav`.
@@ -138,7 +138,7 @@ class Recorded:
 
 
 class Track:
-    """The recording of one media stream as it is written. Its methods block."""
+    """The recording of one media stream, while it is written. Its methods block."""
 
     def __init__(self, place: Place, call_sid: str, stream_sid: str, started_at: datetime) -> None:
         began_ms = round(started_at.timestamp() * 1000)
@@ -148,10 +148,10 @@ class Track:
         self._room = 0
         self._part: Part | None = None
         self._path = ""
-        self._written: str | None = None  # the latest part that has something in it
+        self._written: str | None = None  # the latest part that is not empty
 
     def append(self, data: bytes) -> None:
-        """Write more; after an OSError none of it counts as written."""
+        """Write more; after an OSError, none of `data` counts as written."""
         if self._part is None or self._room < len(data):
             self._path = f"{self._prefix}-{self._samples}.ulaw"
             self._part = self._place.begin(self._path, self._written)
@@ -170,7 +170,7 @@ class Recordings:
         self.days = days
         self._prepared = False
         self.shown = shown_place(where)
-        """The place, without what may be secret in its URL."""
+        """The place, without the secret parts of its URL."""
 
     @classmethod
     def from_settings(cls, settings: AudioSettings) -> Recordings | None:
@@ -201,17 +201,17 @@ class Recordings:
         return Track(self.place, call_sid, _name(stream_sid), started_at.astimezone(UTC))
 
     def _prepare(self) -> None:
-        """Make the place, once: a disk that is gone later is not replaced."""
+        """Create the place, once: a disk that disappears later is not replaced."""
         if not self._prepared:
             self.place.prepare()
             self._prepared = True
 
     def folder(self, call_sid: str) -> str:
-        """Return the folder of a recording that begins now, without what may be secret in the URL of its place."""
+        """Return the folder of a recording that begins now, without the secret parts of the place's URL."""
         return f"{self.shown}/{_folder(call_sid, datetime.now(UTC))}"
 
     def find(self, call_sid: str, around: datetime | None = None) -> Recorded | None:
-        """Return the recording of a call as it stands; None if there is none.
+        """Return the recording of a call so far; None if there is none.
 
         `around` is when the call began, if that is known: otherwise every day is searched.
 
@@ -249,10 +249,10 @@ class Recordings:
         return [f"{each}/{call_sid}" for each in days]
 
     def delete(self, call_sid: str, around: datetime | None = None) -> bool:
-        """Delete the recording of a call; return whether there was one. One that is being written ends there.
+        """Delete the recording of a call; return whether there was one. If it is being written, it ends there.
 
         Raises:
-            OSError: it was not deleted, or not all of it.
+            OSError: it was not deleted, or not completely.
         """
         folders = [each for each in self._folders(call_sid, around) if self.place.list(each)]
         for folder in folders:
@@ -260,7 +260,7 @@ class Recordings:
         return bool(folders)
 
     def sweep(self, today: date) -> int:
-        """Delete the recordings that are too old; return the number of days deleted.
+        """Delete recordings that are too old; return the number of days deleted.
 
         Raises:
             OSError: some were not deleted.
@@ -272,14 +272,14 @@ class Recordings:
         return len(old)
 
     def refusal(self, error: OSError | PhoneAgentError) -> str:
-        """Return why the place took nothing, with the remedy."""
+        """Return why the place refused to write, with the remedy."""
         if isinstance(error, PhoneAgentError):
             return str(error)
         remedy = _REMEDIES.get(error.errno or 0, "check that it works")
         return f"RECORD_AUDIO={self.shown}: {error.strerror or type(error).__name__}: {remedy}"
 
     async def keep(self) -> None:
-        """Make the place, if it is only missing, and delete what is too old, once an hour, until it is cancelled."""
+        """Create the place if it is missing, and delete old recordings once an hour, until canceled."""
         while True:
             try:
                 await asyncio.to_thread(self._prepare)
@@ -295,5 +295,5 @@ def _folder(call_sid: str, started_at: datetime) -> str:
 
 
 def _name(sid: str) -> str:
-    """Return a SID as part of a path: Twilio chooses it, and other servers may, too."""
+    """Return a SID as a part of a path: Twilio chooses it, and so may other servers."""
     return sid if _SID.fullmatch(sid) else re.sub(r"[^A-Za-z0-9]", "", sid)[:40] or "x"

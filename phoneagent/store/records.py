@@ -12,8 +12,8 @@ from phoneagent.bridge.steps import NextStep, Pending, Transfer
 from phoneagent.events import Cost, EndedBy, RecordingStatus, TransferOutcome, Turn, Usage
 
 DIALING, ACCEPTED, JOINED, LEFT, OVER = "dialing", "accepted", "joined", "left", "over"
-"""The states of a transfer that goes well; LEFT: the party hung up before the caller came. Any other state is the
-outcome of one that does not."""
+"""The states of a successful transfer; LEFT: the party hung up before the caller joined. Any other state is the outcome
+of a failed one."""
 
 OPEN = (DIALING, ACCEPTED)
 """The states in which the caller is still with the agent."""
@@ -23,7 +23,7 @@ OPEN = (DIALING, ACCEPTED)
 class RecordingRecord:
     """The recording of a call: its folder, and whether all of it was written.
 
-    `duration_ms` is None while it goes on, and if its process died.
+    `duration_ms` is None during the recording, and if its process died.
     """
 
     status: RecordingStatus
@@ -34,7 +34,7 @@ class RecordingRecord:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CallRecord:
-    """A call. Its end is None while it is live, and also if the end was never reported."""
+    """A call. Its end is None while it is live, or if the end was never reported."""
 
     call_sid: str
     stream_sid: str
@@ -49,15 +49,15 @@ class CallRecord:
     cost: Cost | None
     """The cost so far; None if no usage was reported."""
     dead_air_ms: int | None = None
-    """The longest silence while an answer was due, in any of the media streams that are over; None if none is."""
+    """The longest silence while an answer was due, in all media streams that are over; None if none is."""
 
     recording: RecordingRecord | None = None
     """The call's recording; None if there is none."""
 
     outcome: dict[str, Any] | None = field(default=None, repr=False)
-    """What the agent's `outcome` asks for; None until it is filled in, and if there is nothing to fill in."""
+    """The values that the agent's `outcome` asks for; None until they are filled in, or if there are none."""
     outcome_error: str | None = None
-    """Why it could not be filled in."""
+    """Why the outcome could not be filled in."""
 
     @property
     def duration_ms(self) -> int | None:
@@ -141,7 +141,7 @@ class UsageRecord:
     cost: Cost
 
     def as_dict(self) -> dict[str, Any]:
-        """Return the record for JSON."""
+        """Return the record as a dict for JSON."""
         return {"model": self.model, **asdict(self.usage), "cost": self.cost.as_dict()}
 
 
@@ -162,7 +162,7 @@ class CallDetails(CallRecord):
         return latency_at(share, [answer.latency_ms for answer in self.answers])
 
     def as_dict(self) -> dict[str, Any]:
-        """Return the record for JSON. turns, tool_calls and latency_ms have the shape of the demo's report."""
+        """Return the record as a dict for JSON. turns, tool_calls and latency_ms are as in the demo's report."""
         return CallRecord.as_dict(self) | {
             "streams": [asdict(stream) for stream in self.streams],
             "turns": [asdict(turn) | {"pauses": [asdict(each) for each in turn.pauses]} for turn in self.turns],
@@ -177,7 +177,7 @@ class CallDetails(CallRecord):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Highlights:
-    """What a list shows of a call besides its record: the agents that spoke, and the latencies of the answers."""
+    """The details of a call in a list, besides its record: the agents that spoke, and the latencies of the answers."""
 
     agents: tuple[str, ...]
     """In the order in which they first spoke."""
@@ -199,8 +199,8 @@ class Standing:
     pending: Pending = "unknown"
     """What was open in the latest media stream about a second ago."""
     step: NextStep | None = None
-    """What comes next; None if no step was written since the latest media stream began. A step applies after the
-    stream in its `stream_sid`, or after any stream if that is missing."""
+    """The next step; None if no step was written since the latest media stream began. A step applies after the stream
+    in its `stream_sid`, or after any stream if that is missing."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -221,7 +221,7 @@ def latency_at(share: float, latencies_ms: Sequence[int]) -> int | None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TransferRecord:
-    """A warm transfer. `callee_sid` is the CallSid of the party's call, None while that is unknown.
+    """A warm transfer. `callee_sid` is the CallSid of the party's call, or None while it is unknown.
 
     `summary` is what the party is told; None until the model has written it.
     """
@@ -248,11 +248,11 @@ CALL_OVER = frozenset({"completed", "busy", "no-answer", "failed", "canceled", R
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OutboundCall:
-    """A call that the app makes, as it stands.
+    """A call that the app makes, in its current state.
 
     `status` is Twilio's CallStatus once Twilio has the call; before, it is `queued`, `placing` or `placed`, and
-    `refused` if it was never placed (`error` says why). `answered_by` is what Twilio's detection of answering machines
-    said, and `decided` what was made of it: person, machine, fax or menu.
+    `refused` if it was never placed (`error` says why). `answered_by` is the result of Twilio's answering machine
+    detection, and `decided` our decision: person, machine, fax or menu.
     """
 
     id: str

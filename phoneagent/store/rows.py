@@ -39,7 +39,7 @@ from phoneagent.events import (
 )
 
 MAX_STREAMS = 2_000
-"""Media streams that are remembered, half a kilobyte each, including ended ones: far more than are live at once."""
+"""How many media streams are remembered, half a kilobyte each, including ended ones: far more than are live at once."""
 
 ROW_BYTES = 400
 """The size of a row in memory, without its texts."""
@@ -67,10 +67,10 @@ class Kind(Enum):
 
 
 CALL_ITSELF = frozenset({Kind.STARTED, Kind.RESUMED, Kind.ENDED, Kind.ENDED_UNSEEN})
-"""Rows about the call itself. They are not dropped as detail is to save memory, and their order matters."""
+"""Rows about the call itself. Unlike detail, they are not dropped to save memory, and their order matters."""
 
 REPLACED = frozenset({Kind.TURN, Kind.STATE, Kind.PENDING, Kind.RECORDING})
-"""Rows of which the newest version counts alone."""
+"""Rows of which only the newest version counts."""
 
 ENDS = frozenset({Kind.ENDED, Kind.ENDED_UNSEEN})
 BEGINNINGS = CALL_ITSELF - ENDS
@@ -85,7 +85,7 @@ class Row(NamedTuple):
 
     @property
     def key(self) -> tuple[Kind, str, str, str] | None:
-        """What a newer version of the row has in common with it; None for a row that is not replaced."""
+        """The key that a newer version of the row shares; None for a row that is not replaced."""
         if self.kind not in REPLACED:
             return None
         return self.kind, self.call_sid, self.values["of_stream"], self.values.get("item_id", "")
@@ -103,7 +103,7 @@ def now() -> datetime:
 
 
 def clean(text: str) -> str:
-    """Return `text` without what databases refuse: NUL and lone surrogates."""
+    """Return `text` without characters that databases refuse: NUL and lone surrogates."""
     return text.replace("\0", "").encode("utf-8", "replace").decode()
 
 
@@ -114,7 +114,7 @@ class _Stream:
 
 
 class RowBuilder:
-    """Turns events into rows. It remembers when each media stream began, because events count their time from there."""
+    """Turns events into rows. It remembers when each media stream began, because events measure time from there."""
 
     def __init__(self) -> None:
         self._began: OrderedDict[tuple[str, str], datetime] = OrderedDict()
@@ -179,7 +179,7 @@ class RowBuilder:
         return _row(Kind.STATE, call_sid, of_stream=stream_sid, state=state)
 
     def unfinished(self, call_sid: str, stream_sid: str, turns: Iterable[Turn], pending: Pending | None) -> list[Row]:
-        """Return the rows of what is being said in a call, and (unless None) of what is open in it."""
+        """Return the rows of the unfinished turns of a call, and (unless None) of what is open in it."""
         rows = [self._turn(call_sid, turn, self._stream(call_sid, stream_sid, turn.end_ms)) for turn in turns]
         if pending is not None:
             rows.append(_row(Kind.PENDING, call_sid, of_stream=stream_sid, pending=pending))
@@ -266,7 +266,7 @@ class RowBuilder:
         return _row(Kind.RECORDING, event.call_sid, of_stream=stream.sid, recording=stands)
 
     def _ended(self, event: CallEnded, stream_sid: str | None) -> list[Row]:
-        """Return the end, and all turns once more: a turn's text may have arrived after the turn ended."""
+        """Return the end, and all turns again: a turn's text may have arrived after the turn ended."""
         stream = self._stream(event.call_sid, stream_sid, event.duration_ms)
         rows = [self._turn(event.call_sid, turn, stream) for turn in event.transcript]
         rows.append(_row(Kind.DEAD_AIR, event.call_sid, longest_ms=event.dead_air_ms))

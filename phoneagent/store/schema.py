@@ -147,7 +147,7 @@ call_transfers = sa.Table(
     sa.Column("warm", sa.Boolean, nullable=False),
 )
 
-# Calls that the app makes: a queue until Twilio has them, and then what became of each. They are deleted as calls are.
+# Calls that the app makes: a queue until Twilio has them, and then the status of each. They are deleted like calls.
 
 outbound_calls = sa.Table(
     "outbound_calls",
@@ -169,8 +169,8 @@ outbound_calls = sa.Table(
     sa.Column("ended_at", UtcTime),
 )
 
-# Campaigns: the numbers that each one calls, by their line in the list, and what became of them; and the numbers that
-# are never called. The attempts are rows of outbound_calls.
+# Campaigns: the numbers that each one calls, by their line in the list, with their state; and the numbers that are
+# never called. The attempts are rows of outbound_calls.
 
 campaigns = sa.Table(
     "campaigns",
@@ -210,7 +210,7 @@ do_not_call = sa.Table(
     sa.Column("added_at", UtcTime, nullable=False),
 )
 
-# What is still to be done about a call that ended.
+# The work that is left after a call has ended.
 
 afterwards = sa.Table(
     "afterwards",
@@ -269,7 +269,7 @@ claims = sa.Table(
     sa.Column("until", UtcTime, nullable=False),
 )
 
-# What readers of the control API get: see `event_log`. A row that is erased keeps its id.
+# The events for readers of the control API: see `event_log`. An erased row keeps its id.
 
 events = sa.Table(
     "events",

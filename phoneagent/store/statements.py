@@ -32,17 +32,17 @@ from phoneagent.store.schema import (
 
 CLOCKS_DIFFER_SECONDS = 5.0
 """How far apart the clocks of two processes may be. A stream takes over the call when it is written, unless it began
-longer than this before a stream that is already there: then it is only being written late."""
+longer than this before a stream that is already there: then it was only written late."""
 
 FORGOTTEN = "forgotten "
 """The prefix of the claim on a forgotten call's CallSid. While the call is live, nothing more of it is recorded."""
 
 MAY_GO_ON = ("line", "error")
-"""Ends after which Twilio may still hold the call and connect it again."""
+"""Ends after which Twilio may still hold the call and reconnect it."""
 
 RESUME_SECONDS = 60.0
-"""How long a call whose line broke may go on, and RECORD_DAYS=0 keeps its record. Within seconds, Twilio asks for the
-next stream, which needs what was said."""
+"""How long a call whose line broke may continue, and RECORD_DAYS=0 keeps its record. Within seconds, Twilio asks for
+the next stream, which needs what was said."""
 
 _Insert: TypeAlias = Callable[[sa.Table], postgresql.Insert | sqlite.Insert]
 
@@ -55,7 +55,7 @@ _CALLER = ("caller", "called", "direction")
 
 
 def insert_into(table: sa.Table, dialect: str) -> sqlite.Insert | postgresql.Insert:
-    """Return an insert that can say what becomes of a row that is there already."""
+    """Return an insert that can handle a conflict with an existing row."""
     return sqlite.insert(table) if dialect == "sqlite" else postgresql.insert(table)
 
 
@@ -85,8 +85,8 @@ def statements(dialect: str) -> dict[Kind, Insert | Update]:
 def forget_ended() -> Delete:
     """Return the statement that deletes a call that has just ended. It takes the parameters of the end.
 
-    A call that may go on is not deleted, because its next stream needs what was said. If no stream follows, a sweep
-    deletes it. So it does with a call about which something is still to be done.
+    A call that may continue is not deleted, because its next stream needs what was said. If no stream follows, a sweep
+    deletes it. The same holds for a call that still has work left.
     """
     # Not NOT IN, which SQLAlchemy refuses for the ends of several calls at once.
     return sa.delete(calls).where(_THIS_STREAM, *(calls.c.ended_by != by for by in MAY_GO_ON), ~_has_afterwards())
@@ -97,10 +97,9 @@ def _has_afterwards() -> sa.ColumnElement[bool]:
 
 
 def _started(insert: _Insert) -> Insert:
-    """A call's first stream. If a later stream was written before, that one remains the call's latest.
+    """Return the insert of a call's first stream. If a later stream was written before, it remains the call's latest.
 
-    The exception is a later stream that ended before this one began: then the call was elsewhere in between, and has
-    come back.
+    The exception is a later stream that ended before this one began: the call was elsewhere in between, and came back.
     """
     statement = _insert_call(insert, (*_CALLER, "started_at"))
     new = statement.excluded
@@ -118,7 +117,7 @@ def _started(insert: _Insert) -> Insert:
 
 
 def _resumed(insert: _Insert) -> Insert:
-    """A later stream takes over the call, once, and reopens it unless the call has ended for good.
+    """Return the insert of a later stream, which takes over the call once, and reopens it unless it has ended for good.
 
     A stream that began after such an end disproves it: Twilio opens no stream for a call that is over.
     """
@@ -140,12 +139,12 @@ def _resumed(insert: _Insert) -> Insert:
 
 
 def _reopened_if(condition: sa.ColumnElement[bool]) -> dict[str, sa.ColumnElement[Any]]:
-    """A call that goes on has no end, and its outcome is filled in anew once it has."""
+    """Return the changes that reopen a call: it has no end, and its outcome is filled in again after the next one."""
     return {name: sa.case((condition, sa.null()), else_=calls.c[name]) for name in (*_END, "outcome", "outcome_error")}
 
 
 def _ended_unseen(insert: _Insert) -> Insert:
-    """The end of a stream whose start was never reported. It may be all that is known of the call."""
+    """Return the insert of the end of a stream whose start was never reported: it may be all we know about the call."""
     statement = _insert_call(insert, ("started_at", *_END), direction=sa.literal(""))
     return statement.on_conflict_do_update(
         index_elements=["sid"],
@@ -155,7 +154,7 @@ def _ended_unseen(insert: _Insert) -> Insert:
 
 
 def _dead_air() -> Update:
-    """The longest silence of one of the call's streams. That of the longest one remains."""
+    """Return the update of the longest silence in a call. The longest one of all its streams remains."""
     longest = sa.bindparam("longest_ms", type_=sa.Integer())
     before = calls.c.dead_air_ms
     return (

@@ -26,7 +26,7 @@ def to_row(step: NextStep) -> tuple[str, dict[str, Any]]:
 
 
 def from_row(kind: str, data: Mapping[str, Any]) -> NextStep:
-    """Read a step. What another version may have written counts as safely as it can.
+    """Read a step. Data from another version is read in the safest way.
 
     An unknown kind hangs up, because all kinds but `resume` end the call here; unknown pending words are "unknown".
     """
@@ -57,5 +57,5 @@ def read_transfer(stream_sid: str, data: Mapping[str, Any]) -> Transfer:
 
 
 def pending_of(text: Any) -> Pending:
-    """Read what was open; anything that is not known here is "unknown"."""
+    """Read what was open; any other text becomes "unknown"."""
     return cast(Pending, text) if text in get_args(Pending) else "unknown"

@@ -4,8 +4,8 @@
     store.tell(event, stream_sid="MZ…")  # never waits, never raises; on disk within a second
     record = await store.call("CA…")     # includes every event so far
 
-A store needs no opening: the first event connects, and an unreachable database is retried. `close` writes what is still
-waiting. A store belongs to one event loop.
+A store needs no opening: the first event connects, and an unreachable database is retried. `close` writes the waiting
+rows. A store belongs to one event loop.
 """
 
 from __future__ import annotations
@@ -58,8 +58,8 @@ CLOSE_SECONDS = 2.0
 class Store:
     """Records of calls in one database. `record_days` is how long they are kept; 0 deletes a record when its call ends.
 
-    A call that goes on in another media stream, here or in another process, is one record. Its latest stream represents
-    it, and the end of an older stream changes nothing.
+    A call that continues in another media stream, here or in another process, is one record. Its latest stream
+    represents it, and the end of an older stream changes nothing.
     """
 
     def __init__(self, database: Database, *, record_days: int = RECORD_DAYS) -> None:
@@ -81,7 +81,7 @@ class Store:
         """Return the store at a URL: sqlite:///path (relative to the working directory), postgres:// or postgresql://.
 
         Raises:
-            ConfigurationError: the URL names no database that is known here.
+            ConfigurationError: the URL names no supported database.
         """
         return cls(Database(url), record_days=record_days)
 
@@ -90,7 +90,7 @@ class Store:
         """Return the store that DATABASE_URL and RECORD_DAYS describe.
 
         Raises:
-            ConfigurationError: the URL names no database that is known here.
+            ConfigurationError: the URL names no supported database.
         """
         return cls.from_url(settings.database_url.get_secret_value(), record_days=settings.record_days)
 
@@ -106,7 +106,7 @@ class Store:
         await self.close()
 
     async def close(self) -> None:
-        """Write what is still waiting, within 2 s, and disconnect from the database."""
+        """Write the waiting rows, within 2 s, and disconnect from the database."""
         if self._next_sweep is not None:
             self._next_sweep.cancel()
             self._next_sweep = None
@@ -155,9 +155,9 @@ class Store:
     def keep_unfinished(
         self, call_sid: str, stream_sid: str, turns: Sequence[Turn], pending: Pending | None = None
     ) -> None:
-        """Save what is being said in a call, for the case that this process dies; and what is open, if it changed.
+        """Save the unfinished turns of a call, in case this process dies; and what is open, if it changed.
 
-        Never waits. The end of a turn replaces what was saved of it.
+        Never waits. The end of a turn replaces its saved part.
         """
         self._writer.add(self._row_builder.unfinished(call_sid, stream_sid, turns, pending), at_once=True)
 
@@ -173,18 +173,18 @@ class Store:
         """Record that a tool is about to run (see `Journal`).
 
         Raises:
-            StoreError: it is not written yet, but will be once the database is back.
+            StoreError: it is not written yet, but it will be once the database is back.
         """
         self._writer.add([self._row_builder.tool_started(call_sid, call_id, name, arguments, now())])
         await self._writer.flush()
 
     async def next_step(self, call_sid: str, step: NextStep, *, at: datetime | None = None) -> None:
-        """Record what comes after a media stream (see `Journal`). A later step replaces an earlier one.
+        """Record the next step after a media stream (see `Journal`). A later step replaces an earlier one.
 
         `at` is when the step was given, by default now: if two steps overtake each other, the later one stays.
 
         Raises:
-            StoreError: the step is not written, and will not be. The same holds if this call is cancelled.
+            StoreError: the step is not written, and will not be. The same holds if this call is canceled.
         """
         key = {"call_sid": clean(call_sid), "stream_sid": clean(step.stream_sid)}
         kind, data = to_row(step)
@@ -197,7 +197,7 @@ class Store:
 
         async def write(connection: AsyncConnection) -> None:
             await connection.execute(latest)
-            if given_up:  # the call has done it in another way, and it must not be done twice
+            if given_up:  # the call took the step in another way, and must not take it twice
                 raise StoreError("the call did not wait for its next step")
 
         try:
@@ -222,7 +222,7 @@ class Store:
             still_open = sa.update(calls).where(calls.c.sid == sid, calls.c.ended_at.is_(None))
             closed = (await connection.execute(still_open.values(end))).rowcount > 0
             await self.afterwards.ended(connection, [sid], had=not closed, certain=True)
-            if self._record_days == 0:  # also a record that was kept for a next stream
+            if self._record_days == 0:  # this includes a record that was kept for a next stream
                 await connection.execute(sa.delete(calls).where(calls.c.sid == sid, ~still_needed(now())))
             return closed
 
@@ -232,7 +232,7 @@ class Store:
         """Claim a name for `seconds`, which only one process can; return whether it was free.
 
         Raises:
-            StoreError: the database does not answer, so the name may be free or not.
+            StoreError: the database does not answer, so the name may or may not be free.
         """
         moment = now()
         values = {"name": clean(name), "until": moment + timedelta(seconds=seconds)}
@@ -254,7 +254,7 @@ class Store:
     # --- reading ------------------------------------------------------------------------------------------------------
 
     async def check(self) -> None:
-        """Find out whether the database can be used. A SQLite file that does not exist yet needs its folder only.
+        """Check whether the database can be used. A SQLite file that does not exist yet only needs its folder.
 
         Raises:
             StoreError: it does not answer, its tables are missing, or there is no folder for it.
@@ -275,9 +275,8 @@ class Store:
     ) -> list[CallRecord]:
         """Return the latest calls, newest first, without what was said in them.
 
-        `after` is the start and the SID of a call, and only calls that come after it in this order are returned. With
-        `ended`, only calls whose end is recorded, or is not. `without` are SIDs to leave out. `only` says what else the
-        calls must be like.
+        `after` is the start and the SID of a call: only calls after it in this order are returned. `ended` selects
+        calls whose end is recorded, or is not. `without` are SIDs to leave out. `only` has further conditions.
 
         Raises:
             StoreError: the database does not answer.
@@ -287,7 +286,7 @@ class Store:
         return await self._database.read(query)
 
     async def highlights(self, call_sids: Sequence[str]) -> dict[str, Highlights]:
-        """Return what a list shows of each of these calls besides its record: its agents and its latencies.
+        """Return the details of each of these calls in a list, besides its record: its agents and its latencies.
 
         Raises:
             StoreError: the database does not answer.
@@ -356,7 +355,7 @@ class Store:
     async def sweep(self, days: int | None = None) -> int:
         """Delete calls that ended more than `days` ago (default: RECORD_DAYS); return how many.
 
-        A call that may go on in another stream is kept for a minute. A call whose end was never reported is ended
+        A call that may continue in another stream is kept for a minute. A call whose end was never reported is ended
         first, at its last known moment. This runs automatically once an hour, and with RECORD_DAYS=0 every minute.
 
         Raises:
@@ -383,5 +382,5 @@ class Store:
 
 
 async def _read_schema(connection: AsyncConnection) -> object:
-    """Read what any SQLite file has. Its tables may be old: the first write brings them up to date."""
+    """Read what any SQLite file has. The tables may be old: the first write brings them up to date."""
     return await connection.execute(sa.text("SELECT count(*) FROM sqlite_master"))

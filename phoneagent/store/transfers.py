@@ -1,4 +1,4 @@
-"""Warm transfers as rows: what one process does about the other party of a call, and another one has to know."""
+"""Warm transfers as rows: what one process does about a call's other party, and other processes have to know."""
 
 from __future__ import annotations
 
@@ -48,9 +48,9 @@ class TransferRows:
         return await self._one((transfers.c.call_sid == clean(call_sid)) & transfers.c.state.in_(OPEN))
 
     async def move(self, transfer_id: str, state: str, *, of: Collection[str]) -> bool:
-        """Change the state of a transfer that is in one of the states `of`; return whether it was. One change wins.
+        """Change the state of a transfer from one of the states `of`; return whether it was. One change wins.
 
-        The summary is kept no longer than the party is asked.
+        The summary is kept only while the party is being asked.
         """
         which = (transfers.c.id == clean(transfer_id)) & transfers.c.state.in_(list(of))
         return await self._update(which, state=state, summary=None)

@@ -1,8 +1,8 @@
 """The writer: accepts rows without ever waiting, and writes them in batches from one background task.
 
 The task runs as long as there are rows to write. While the database fails, rows wait here, and the same batch is
-retried at growing intervals. The memory is bounded: of what changes, such as a turn in progress, only the newest
-version waits, and detail is dropped first, before any call's start or end.
+retried at growing intervals. The memory is bounded: only the newest version of a changing row, such as a turn in
+progress, waits, and detail is dropped before any call's start or end.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ FIRST_RETRY_SECONDS = 0.5
 LAST_RETRY_SECONDS = 15.0
 
 MAX_DETAIL_BYTES = 32 * 1024 * 1024
-"""The memory for waiting turns, tools and other detail while the database is away. Beyond it the oldest are dropped."""
+"""The memory for waiting turns, tools and other detail while the database is away. Beyond it, the oldest go."""
 
 MAX_CALL_ROWS = 100_000
 """How many starts and ends of calls may wait: days of calls, about 60 MB."""
@@ -45,7 +45,7 @@ MAX_CALL_ROWS = 100_000
 class _Waiter(NamedTuple):
     """A waiting `flush`: it is done once the first `calls` and `detail` rows ever added are written.
 
-    Counts are needed because other calls add rows meanwhile.
+    Counts are needed because other calls add rows in the meantime.
     """
 
     done: asyncio.Future[None]
@@ -67,11 +67,11 @@ class Writer:
         self._calls: deque[Row] = deque()
         self._detail: deque[Row] = deque()
         self._detail_bytes = 0
-        self._newest: dict[tuple[Kind, str, str, str], Row] = {}  # of `_detail`: where a newer version goes
+        self._newest: dict[tuple[Kind, str, str, str], Row] = {}  # in `_detail`: a newer version updates it
         self._calls_added = self._detail_added = 0
         self._lost = 0
         self._down = False
-        self._one_by_one = 0  # how many rows are still to be tried alone, to find the one that is refused
+        self._one_by_one = 0  # how many rows to try one by one, to find the one that is refused
         self._waiters: list[_Waiter] = []
         self._hurry = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
@@ -101,7 +101,7 @@ class Writer:
         self._start()
 
     async def flush(self) -> None:
-        """Write everything that was added so far, starting now, and wait for it.
+        """Write everything added so far, starting now, and wait for it.
 
         Raises:
             StoreError: the attempt failed; the rows keep waiting.
@@ -167,7 +167,7 @@ class Writer:
                 self._down = True
                 log.error("calls are not recorded: %s; trying again until it works", error)
             return error
-        except Exception as error:  # our own bug must not end the writer: the row that causes it is found and dropped
+        except Exception as error:  # our own bug must not end the writer: its row is found and dropped
             log.exception("calls cannot be recorded because of a bug in phoneagent")
             fault = StoreError(type(error).__name__, retry=False)
             self._refused(batch, fault)
@@ -191,7 +191,7 @@ class Writer:
     def _tell_waiters(self, failed: StoreError | None) -> None:
         calls_done, detail_done = self._calls_added - len(self._calls), self._detail_added - len(self._detail)
         for waiter in self._waiters:
-            if waiter.done.done():  # its flush was cancelled
+            if waiter.done.done():  # its flush was canceled
                 continue
             if failed is not None and failed.retry:
                 waiter.done.set_exception(StoreError(str(failed)))
@@ -237,7 +237,7 @@ class Writer:
             self._lost += 1
 
     async def _write(self, batch: Sequence[Row], connection: AsyncConnection) -> None:
-        """Write the calls, each in the order of its facts, and then their detail.
+        """Write the calls, each in the order of its events, and then their detail.
 
         All processes write calls in the same order, so that two of them cannot deadlock.
         """
@@ -260,6 +260,6 @@ class Writer:
             await connection.execute(statement, [parameters(row) for row in rows])
 
     async def _known(self, connection: AsyncConnection, batch: Sequence[Row]) -> set[str]:
-        """Return which calls of a batch have a record: nothing more is written of a forgotten call."""
+        """Return which calls of a batch have a record: nothing more is written about a forgotten call."""
         sids = {row.call_sid for row in batch}
         return set(await connection.scalars(sa.select(calls.c.sid).where(calls.c.sid.in_(sids))))

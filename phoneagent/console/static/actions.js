@@ -10,8 +10,8 @@ const sid = section.dataset.callSid;
 const path = `/calls/${encodeURIComponent(sid)}`;
 
 let summary = null;
-let ear = null; // tells the waves as long as the page is seen; one hears it after "Listen in"
-let isRefused = false; // there are no waves then
+let ear = null; // the levels for the waves while the page is visible; audible after "Listen in"
+let isRefused = false; // then there are no waves
 
 // --- the buttons ---
 
@@ -78,7 +78,7 @@ function button(label, onclick, properties = {}) {
   return h("button", { type: "button", onclick, ...properties }, label);
 }
 
-// --- what they do ---
+// --- actions ---
 
 async function act(name, body) {
   tell("");
@@ -112,7 +112,7 @@ function tell(words, isProblem = false) {
 
 // --- listening ---
 
-/** Open the sound of the call in the place of what is open: to be heard, or for its waves. */
+/** Open the sound of the call, to play it or for its waves. It replaces the open one. */
 async function open(plays) {
   if (plays) tell("");
   ear?.close();
@@ -144,14 +144,14 @@ function close() {
   ear = null;
 }
 
-// --- what is known of the call ---
+// --- the state of the call ---
 
 async function look() {
   try {
     if (!document.hidden || !summary) summary = await request(path);
     show();
   } catch {
-    isRefused = false; // the server is away; the page itself tells so
+    isRefused = false; // the server is away; the page itself says so
   }
   if (summary?.state === "ended") return;
   setTimeout(look, LOOK_MS);
@@ -179,7 +179,7 @@ function showListening() {
   listen.textContent = ear?.plays ? "Stop listening" : "Listen in";
 }
 
-/** Have the waves while the page is seen. What one listens to goes on in a hidden tab. */
+/** Show the waves while the page is visible. Listening goes on in a hidden tab. */
 function follow() {
   if (document.hidden && !ear?.plays) close();
   else if (!document.hidden && !ear && !isRefused && summary?.state === "live") open(false);

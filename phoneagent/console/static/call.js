@@ -1,7 +1,7 @@
 // The page of one call, as it happens or from its record.
 //
-// Other modules put the buttons into #call-actions and the messages into #call-log. What has the sound tells of it by
-// the events "call-level" and "call-cursor" on the document, and hears "call-seek" (see lanes.js).
+// Other modules put the buttons into #call-actions and the messages into #call-log. The modules that have the sound
+// dispatch "call-level" and "call-cursor" on the document, and listen for "call-seek" (see lanes.js).
 import { base, cost, csv, day, download, duration, h, milliseconds, request, Refused, showConnection, svg, timeOfDay } from "./common.js";
 import { fileOf, Lanes } from "./lanes.js";
 import { Recording } from "./recording.js";
@@ -12,7 +12,7 @@ import { Words } from "./words.js";
 const POLL_MS = 1000;
 const DRAW_MS = 200;
 const OPEN_POLL_MS = 5000;
-const OUTCOME_MS = 120_000; // how long after the call its outcome may come
+const OUTCOME_MS = 120_000; // how long after the call its outcome may arrive
 const MAX_BARS = 80;
 
 const place = document.getElementById("call");
@@ -34,7 +34,7 @@ at("zoom-in").addEventListener("click", () => lanes.zoom(1.6));
 at("zoom-out").addEventListener("click", () => lanes.zoom(1 / 1.6));
 at("zoom-fit").addEventListener("click", () => lanes.zoom(0));
 
-// --- what is known ---
+// --- data ---
 
 const isLive = () => summary?.state === "live";
 
@@ -56,12 +56,12 @@ async function refresh() {
     if (isLive() && !stream) follow();
     if (wasLive && !isLive()) drawn = -1;
   } catch (error) {
-    if (!(error instanceof Refused)) return; // the server is away: the stream comes back, and so does this
+    if (!(error instanceof Refused)) return; // the server is away: the stream reconnects, and so does this
     if (error.status === 404 && summary) summary = { ...summary, state: "ended" }; // it was not recorded
     else problem(error.message);
   }
   draw();
-  // Not from the event of the end: what was recorded last is written with it
+  // Not from the event of the end: the last details are written with it
   const isRecorded = summary?.record?.recording || story?.has("recording");
   if (summary?.state === "ended" && isRecorded) recording.show(story.startedAt);
 }
@@ -78,7 +78,7 @@ function follow() {
       drawSoon();
     },
     resync: () => refresh(),
-    // Without events of the call here, it is over, or lives elsewhere: its record says which
+    // Without events here, the call is over, or live elsewhere: its record says which
     done: async () => {
       await refresh();
       return !isLive();
@@ -91,7 +91,7 @@ function problem(text) {
   at("problem").textContent = text;
 }
 
-// --- what is shown ---
+// --- display ---
 
 let drawing = 0;
 function drawSoon() {
@@ -258,7 +258,7 @@ for (const button of document.querySelectorAll("[data-export]")) {
   });
 }
 
-// --- as long as the page is open ---
+// --- while the page is open ---
 
 setInterval(() => isLive() && document.visibilityState === "visible" && refresh(), POLL_MS);
 setInterval(() => summary?.state === "open" && document.visibilityState === "visible" && refresh(), OPEN_POLL_MS);

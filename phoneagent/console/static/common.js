@@ -1,4 +1,4 @@
-// What the pages share: paths, requests, elements, numbers and dates, and the stream of events.
+// The code that the pages share: paths, requests, elements, numbers and dates, and the event stream.
 
 export const base = document.documentElement.dataset.base;
 
@@ -14,16 +14,16 @@ export class Refused extends Error {
   }
 }
 
-/** Go to the sign-in page, and come back here from it. */
+/** Go to the sign-in page, which leads back here. */
 export function signIn() {
   const here = location.pathname.slice(base.length) + location.search;
   location.assign(`${base}/console/sign-in?next=${encodeURIComponent(here)}`);
 }
 
-const LEAST_SKEW_MS = 3000; // the server tells its time in seconds
+const LEAST_SKEW_MS = 3000; // the server gives its time in seconds
 let skewMs = 0;
 
-/** The time by the server's clock, roughly: a browser's own may be wrong by hours. */
+/** The approximate time of the server's clock: a browser's own may be wrong by hours. */
 export const now = () => Date.now() - skewMs;
 
 /** Request a path of the API and return its JSON. `body` is sent as JSON. Throws Refused with the problem's detail. */

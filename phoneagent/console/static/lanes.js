@@ -1,12 +1,12 @@
-// The picture of a call: the caller's lane and the agent's along time, with tools, latencies and interruptions.
+// The timeline of a call: the caller's and the agent's lanes, with tools, latencies and interruptions.
 import { duration, milliseconds, svg } from "./common.js";
 import { grade, parts, SPEAKERS } from "./story.js";
 
 const TOP = 24;
 const LANE = 46;
-const GAP = 22; // between the lanes, where the latencies stand
+const GAP = 22; // between the lanes, for the latencies
 const LANES = { caller: TOP, agent: TOP + LANE + GAP };
-const LANE_OF = { ...LANES, callee: LANES.agent }; // a callee speaks before or after the agent, not beside it
+const LANE_OF = { ...LANES, callee: LANES.agent }; // a callee speaks before or after the agent, not at the same time
 const TOOLS = LANES.agent + LANE + 10;
 const TOOL = 20;
 const HEIGHT = TOOLS + TOOL + 10;
@@ -14,8 +14,8 @@ const STEPS_S = [1, 2, 5, 10, 15, 30, 60, 120, 300, 600];
 const LEAST_PX_S = 1;
 const MOST_PX_S = 120;
 const COMFORT_PX_S = 11;
-const LIVE_S = 28; // a picture that grows keeps its scale: that many seconds are in view
-const END_PX = 16; // beyond the end of the call
+const LIVE_S = 28; // a growing picture keeps its scale: this many seconds are in view
+const END_PX = 16; // after the end of the call
 const LEVEL_MS = 100;
 const MAX_LEVELS = 36_000;
 
@@ -23,7 +23,7 @@ export class Lanes {
   #box; #scale = 0; #story = null; #length = 1000; #live = false; #cursor = null;
   #levels = { caller: new Map(), agent: new Map() };
 
-  /** `pick(id)` is called with the entry that is clicked. */
+  /** `pick(id)` is called with the clicked entry. */
   constructor(box, pick) {
     this.#box = box;
     box.addEventListener("click", (event) => {
@@ -33,7 +33,7 @@ export class Lanes {
       document.dispatchEvent(new CustomEvent("call-seek", { detail: { at_ms: ((event.clientX - edge) / this.#pixels()) * 1000 } }));
     });
     new ResizeObserver(() => this.draw()).observe(box);
-    // Modules that have the audio tell of it: {side: "caller" | "agent", at_ms, level: 0…1}, and of the cursor: {at_ms}.
+    // Modules that have the audio report it: {side: "caller" | "agent", at_ms, level: 0…1}, and the cursor: {at_ms}.
     document.addEventListener("call-level", ({ detail }) => this.#hear(detail));
     document.addEventListener("call-cursor", ({ detail }) => this.#point(detail?.at_ms ?? null));
   }
@@ -139,7 +139,7 @@ function summary(entries, length) {
   return `${duration(length)}: ${count("caller")} turns of the caller, ${count("agent")} of the agent, ${others}${cuts} interrupted, ${count("tool")} tools`;
 }
 
-/** What was said and not heard is hatched. */
+/** Speech that was not heard is hatched. */
 function pattern() {
   return svg("defs", {},
     svg("pattern", { id: "hatch", width: 6, height: 6, patternUnits: "userSpaceOnUse", patternTransform: "rotate(45)" },
@@ -235,7 +235,7 @@ function mark({ id, kind, at_ms, text }, x) {
 }
 
 function cut({ cut: told, turn }, x) {
-  const at = x(told?.at_ms ?? turn.end_ms); // the record has no moment of its own for it
+  const at = x(told?.at_ms ?? turn.end_ms); // the record has no separate moment for it
   return titled(
     svg("path", { class: "cut", d: `M${at} ${LANES.caller}V${LANES.agent + LANE}` }),
     `${duration(told?.at_ms ?? turn.end_ms)} interrupted`, told?.reaction_ms && `silent after ${milliseconds(told.reaction_ms)}`,
@@ -257,7 +257,7 @@ function latency({ at_ms, latency_ms }, x) {
   return titled(group, `${duration(at_ms)} answered after ${milliseconds(latency_ms)}`);
 }
 
-/** The text of a picture as a file of its own, with the colours that it has on the page. */
+/** The picture as the text of a separate file, with the colors that it has on the page. */
 export function fileOf(picture) {
   document.body.append(picture);
   const names = ["fill", "stroke", "stroke-width", "stroke-dasharray", "opacity", "font-size", "font-family", "font-weight"];

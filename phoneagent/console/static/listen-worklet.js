@@ -1,7 +1,7 @@
 // Plays two tracks: the caller is heard more on the left, the agent more on the right.
 
-const FIRST_SECONDS = 0.12; // of audio that is waited for before a track begins, or goes on after it ran dry
-const MOST_SECONDS = 1; // with more than that the track has fallen behind, and skips
+const FIRST_SECONDS = 0.12; // of audio to wait for before a track begins, or continues after it ran dry
+const MOST_SECONDS = 1; // with more than this the track has fallen behind, and skips
 const NEAR = 0.9;
 const FAR = 0.45;
 
@@ -19,7 +19,7 @@ class Track {
     if (this.#count >= FIRST_SECONDS * this.#rate) this.#plays = true;
   }
 
-  /** The next sample at the speed of the output: between two samples, their mixture. */
+  /** The next sample at the output's rate, interpolated between two samples. */
   next(step) {
     if (!this.#plays) return 0;
     const here = Math.floor(this.#at);

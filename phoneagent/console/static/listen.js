@@ -1,9 +1,9 @@
-// The sound of a live call: both tracks come over a WebSocket. An AudioWorklet plays them, or only their levels are told.
+// The sound of a live call: both tracks come over a WebSocket. An AudioWorklet plays them or only reports levels.
 
 const RATE = 8000;
 const SIDES = ["caller", "agent"];
-const LEVEL_FRAMES = 5; // a level is that of so many frames of 20 ms
-const REFUSED = 4000; // from this code on it is the server's wish that one does not listen
+const LEVEL_FRAMES = 5; // a level covers this many frames of 20 ms
+const REFUSED = 4000; // from this code on, the server has refused the listener
 const REASONS = {
   1000: "The call is over.",
   1006: "The connection was lost.",
@@ -19,7 +19,7 @@ const SAMPLES = Float32Array.from({ length: 256 }, (_, code) => {
   return (inverted & 0x80 ? -magnitude : magnitude) / 32768;
 });
 
-/** One listener. level(side, 0 to 1): how loud a side is. closed(words, isRefused): it is over, and why. plays: whether one hears it. */
+/** One listener. level(side, 0 to 1): a side's loudness. closed(words, isRefused): why it ended. plays: is it heard? */
 export class Ear {
   #path; #level; #closed; #plays; #context = null; #socket = null; #player = null; #isOpen = false; #over = false;
   #loudest = [0, 0];

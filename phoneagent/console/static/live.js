@@ -20,7 +20,7 @@ let stream = null;
 const numbers = numbersButton(() => { calls.clear(); follow(); latest(); });
 document.getElementById("try").textContent = `phoneagent sim call ${location.origin}${base}/twilio/voice`;
 
-// --- what the events tell ---
+// --- events ---
 
 const FLOORS = {
   caller_spoke: "caller", agent_answered: "agent", agent_paused: "caller", agent_resumed: "agent", barge_in: "caller",
@@ -52,7 +52,7 @@ function take(event) {
   drawSoon();
 }
 
-/** Read all live calls anew. */
+/** Read all live calls again. */
 async function read() {
   const begun = Date.now();
   try {
@@ -74,7 +74,7 @@ async function read() {
   draw();
 }
 
-/** Learn the agents of calls that have just begun, of all of them at once. */
+/** Read the agents of calls that have just begun, all of them at once. */
 let learning = 0;
 function learnSoon() {
   learning ||= setTimeout(async () => {
@@ -176,7 +176,7 @@ function problem(text) {
   place.textContent = text;
 }
 
-// --- the latest calls that are over ---
+// --- the latest ended calls ---
 
 let soon = 0;
 function latestSoon() {

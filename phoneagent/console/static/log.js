@@ -1,8 +1,8 @@
-// The messages of a call, as they come: a list of which only what is seen is drawn, and one message in full.
+// The messages of a call, as they arrive: a list that only draws its visible rows, and one message in full.
 import { h, request, Refused, timeOfDay } from "./common.js";
 
 const ROW_PX = 26;
-const MORE_ROWS = 8; // drawn above and below what is seen
+const MORE_ROWS = 8; // drawn above and below the visible ones
 const MAX_KEPT = 10_000;
 const WAIT_SECONDS = 15;
 const AWAY_MS = 3000;
@@ -36,7 +36,7 @@ const body = h("div", { id: "log-body", hidden: true },
 rows.append(inside);
 mount();
 
-/** Show the log below what the page has drawn: of a live call, and of another one if there is something in it. */
+/** Show the log below the rest of the page: for a live call, and for another one if the log is not empty. */
 async function mount() {
   try {
     const { state } = await request(path.replace(/\/log$/, ""));

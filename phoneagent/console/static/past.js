@@ -1,4 +1,4 @@
-// Past calls: search, the list, and what they cost and how fast they were, over time.
+// Past calls: the search, the list, and their costs and latencies over time.
 import { base, cost, csv, day, download, duration, h, milliseconds, request, signIn, timeOfDay } from "./common.js";
 import { numbersButton } from "./stream.js";
 import { grade, percentile } from "./story.js";
@@ -16,7 +16,7 @@ let asked = 0;
 
 const numbers = numbersButton(() => search());
 
-// --- the search, which stands in the address ---
+// --- the search, which is kept in the URL ---
 
 function fill() {
   const given = new URLSearchParams(location.search);
@@ -143,14 +143,14 @@ function plot(id, data, series, show) {
   }, data, box);
 }
 
-/** The times that a plot shows: a little more than it has, and an hour if it has a single one. */
+/** The times that a plot shows: a little more than its data, and an hour for a single point. */
 function around(times, least, most) {
   if (times.length === 1) return [times[0] - 1800, times[0] + 1800];
   const margin = (most - least) * 0.02;
   return [least - margin, most + margin];
 }
 
-/** Times along a plot, and the date where a day begins. */
+/** Labels along a plot: times, and the date at the start of a day. */
 function dates(_, values, __, ___, step) {
   let before = "";
   const clock = { hour: "2-digit", minute: "2-digit", hourCycle: "h23", ...(step < 60 && { second: "2-digit" }) };

@@ -1,4 +1,4 @@
-// The sound of a telephone line: µ-law, sample rates, and a line that is bad. Pure: no clock, no browser.
+// The sound of a telephone line: µ-law, sample rates, and a bad line. Pure: no clock, no browser.
 
 export const RATE = 8000;
 export const FRAME = 160; // samples: 20 ms
@@ -30,7 +30,7 @@ export function decode(byte) {
 const ZEROS = 12; // zero crossings of the filter on each side: 1.5 ms at 8 kHz
 const MAX_PHASES = 512;
 
-/** A stream of samples at another rate. A windowed sinc keeps what the lower rate can carry. */
+/** A stream of samples at another rate. A windowed sinc keeps the frequencies that the lower rate can carry. */
 export class Resampler {
   constructor(from, to) {
     this.step = from / to;
@@ -43,7 +43,7 @@ export class Resampler {
     );
     this.samples = new Float32Array(8192);
     this.length = this.half;
-    this.position = this.half; // of the next sample, among those that are kept
+    this.position = this.half; // of the next sample, among the kept ones
   }
 
   /** Return how many samples must be pushed before `count` can be pulled. */
@@ -108,13 +108,13 @@ function gcd(one, other) {
 export const MAX_DELAY_MS = 1000;
 const NOISE = 0.05; // the amplitude of the loudest noise: 26 dB below full scale
 
-/** One direction of a line with delay, loss and noise. What is lost is silent, 20 ms at a time. */
+/** One direction of a line with delay, loss and noise. Lost audio becomes silence, 20 ms at a time. */
 export class Line {
   constructor(random = Math.random) {
     this.random = random;
     this.kept = new Float32Array((MAX_DELAY_MS / 1000) * RATE);
     this.at = 0;
-    this.left = 0; // samples until it is decided anew whether they are lost
+    this.left = 0; // samples until the next decision about loss
     this.set({});
   }
 

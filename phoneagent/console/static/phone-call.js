@@ -1,4 +1,4 @@
-// One call from the browser. It does with the server's TwiML what Twilio does for a phone.
+// One call from the browser. It carries out the server's TwiML as Twilio does for a phone.
 
 import { Refused, base, request } from "./common.js";
 import { Writer, base64Of, newSid, read } from "./phone-stream.js";
@@ -6,10 +6,10 @@ import { Writer, base64Of, newSid, read } from "./phone-stream.js";
 const CALLS = "/console/phone/calls";
 const MEDIA = "/console/phone/media/";
 
-const WAITS_MS = [500, 1000, 2000, 4000, 7000]; // Twilio asks up to five times more, within 15 s
-const ASLEEP_MS = 10_000; // without the microphone for so long, the computer slept, and the call is over
-const MAX_BEHIND_BYTES = 64 * 1024; // a socket that is so far behind loses frames, as Twilio's does
-const LAST_FRAME_MS = 60; // the end of a turn follows its last frame, on another connection
+const WAITS_MS = [500, 1000, 2000, 4000, 7000]; // Twilio retries up to five times, within 15 s
+const ASLEEP_MS = 10_000; // after this long without the microphone, the computer was asleep, and the call is over
+const MAX_BEHIND_BYTES = 64 * 1024; // a socket that is this far behind loses frames, as Twilio's does
+const LAST_FRAME_MS = 60; // the end of a turn is sent this long after its last frame, on another connection
 const MAX_DOCUMENTS = 100; // of TwiML in one call
 const MAX_PAUSE_SECONDS = 60;
 
@@ -21,7 +21,7 @@ const REFUSALS = {
 };
 
 export class BrowserCall {
-  /** `onState(state, words)` is told: dialing, up, waiting, over. `onSid(sid)` once the call has one. */
+  /** `onState(state, words)` gets dialing, up, waiting, over. `onSid(sid)` runs once the call has one. */
   constructor({ caller, called, turns, sound, onState, onSid }) {
     this.parties = { caller, called, turns };
     this.turns = Promise.resolve();
@@ -36,7 +36,7 @@ export class BrowserCall {
     this.hungUp = new Promise((resolve) => { this.hangUpNow = resolve; });
   }
 
-  /** Run the call; it returns when the call is over. */
+  /** Run the call; return when it is over. */
   async run() {
     this.awakeAt = Date.now();
     this.sound.onFrame = ({ frame, said, heard }) => this.#speak(frame, said, heard);
@@ -70,7 +70,7 @@ export class BrowserCall {
     this.#send((writer) => writer.dtmf(key));
   }
 
-  /** Begin or end a turn of the caller's, if they are manual. */
+  /** Begin or end a turn of the caller, if turns are manual. */
   turn(turn) {
     const late = turn === "end" ? LAST_FRAME_MS : 0;
     this.turns = this.turns
@@ -85,7 +85,7 @@ export class BrowserCall {
 
   // --- TwiML ---
 
-  /** Do what a document says; return the next document, null at the end of the call. */
+  /** Carry out a document; return the next document, null at the end of the call. */
   async #execute(twiml) {
     const document = new DOMParser().parseFromString(twiml, "application/xml");
     for (const verb of document.documentElement.children) {
@@ -112,7 +112,7 @@ export class BrowserCall {
           return null;
         case "Hangup":
           return null;
-        default: // what only a carrier can do
+        default: // verbs that only a carrier can carry out
       }
     }
     return null;
@@ -170,7 +170,7 @@ export class BrowserCall {
       this.hungUp.then(resolve);
     });
     this.socket = this.writer = null;
-    this.sound.clear(); // what is queued is never heard, and no mark comes back
+    this.sound.clear(); // queued audio is never heard, and its marks do not come back
     if (Date.now() - this.awakeAt > ASLEEP_MS) this.hangUp("This computer slept, so the call is over.");
   }
 
@@ -208,6 +208,6 @@ export class BrowserCall {
       headers: { "Content-Type": "application/json" },
       body: JSON.stringify({ ...this.parties, status: "completed" }),
       keepalive: true, // the page may be closing
-    }).catch(() => {}); // a server that is gone has no call either
+    }).catch(() => {}); // if the server is gone, so is the call
   }
 }

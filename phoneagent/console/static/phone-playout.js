@@ -1,23 +1,23 @@
 // The agent's audio on its way to the ear, as Twilio plays it. A mark comes back once the audio before it was heard. A
-// clear drops what is queued and returns all marks. Pure: moments are arguments, in seconds.
+// clear drops the queued audio and returns all marks. Pure: moments are arguments, in seconds.
 
 import { RATE, decode } from "./phone-audio.js";
 
 export const MAX_QUEUED = 3600 * RATE; // an hour, as the simulated Twilio keeps
 export const MAX_MARKS = 200_000;
-const FIRST_WAIT = 0.04 * RATE; // samples that are awaited before silence ends
+const FIRST_WAIT = 0.04 * RATE; // samples to wait for before silence ends
 const LONGEST_WAIT = 0.2 * RATE;
-const CUT_SHORT = 0.25 * RATE; // silence that was shorter than this was a gap in the network, not a pause
+const CUT_SHORT = 0.25 * RATE; // silence shorter than this was a gap in the network, not a pause
 
 export class Playout {
   constructor() {
-    this.received = 0; // samples so far, and so are the next ones
+    this.received = 0; // samples so far: the position of the next one
     this.taken = 0;
     this.underruns = 0;
     this.wait = FIRST_WAIT;
     this.chunks = [];
     this.offset = 0; // in the first chunk
-    this.marks = []; // {name, position, due}; due is null until the audio before it was taken, name is whatever came
+    this.marks = []; // {name, position, due}; due is null until the audio before it was taken, name is passed through
     this.heardUntil = 0;
     this.holding = true;
     this.waited = 0;
@@ -44,20 +44,20 @@ export class Playout {
     this.marks.push({ name, position: this.received, due: this.queued === 0 ? this.heardUntil : null });
   }
 
-  /** Drop what was not taken. Return the names of all pending marks, which are due at once. */
+  /** Drop the audio that was not taken. Return the names of all pending marks, which are due at once. */
   clear() {
     this.chunks = [];
     this.offset = 0;
     this.taken = this.received;
     this.holding = true;
     this.waited = 0;
-    this.silent = Infinity; // what comes next is another answer, not the rest of this one
+    this.silent = Infinity; // the next audio is another answer, not the rest of this one
     const names = this.marks.map((mark) => mark.name);
     this.marks = [];
     return names;
   }
 
-  /** Fill `output`, whose first sample is heard at `moment`; what is missing is silence. Return how much is audio. */
+  /** Fill `output`, whose first sample is heard at `moment`, and pad it with silence. Return how much is audio. */
   take(output, moment) {
     output.fill(0);
     if (this.holding) {

@@ -12,7 +12,7 @@ const REASONS = {
   NotReadableError: "The microphone does not open. Close the program that uses it, then call again.",
 };
 
-/** Why there is no sound, in words for the reader. */
+/** The error of missing sound; the message is for the user. */
 export class NoSound extends Error {}
 
 /**
@@ -56,7 +56,7 @@ export class Sound {
     context.createMediaStreamSource(stream).connect(this.node).connect(context.destination);
     [this.track] = stream.getAudioTracks();
     this.track.addEventListener("ended", () => this.onLost());
-    // a system may stop the sound, as for a call on the same phone
+    // the system may stop the sound, for example for a call on the same phone
     context.addEventListener("statechange", () => {
       if (context.state === "suspended" || context.state === "interrupted") context.resume().catch(() => {});
     });
@@ -64,7 +64,7 @@ export class Sound {
     this.timer = setInterval(() => this.#tellLatency(), LATENCY_EVERY_MS);
   }
 
-  /** Seconds from the mouth to a full frame, as far as the browser tells. */
+  /** Seconds from the mouth to a full frame, as far as the browser reports them. */
   get inputSeconds() {
     return 0.02 + (this.track.getSettings().latency ?? 0);
   }
@@ -73,7 +73,7 @@ export class Sound {
     this.node.port.postMessage({ media }, [media.buffer]);
   }
 
-  /** Take a mark; `onMark` gets it back, with the stream that it belongs to. */
+  /** Take a mark; `onMark` gets it back with its stream. */
   mark(name, streamSid) {
     this.node.port.postMessage({ mark: { name, streamSid } });
   }
@@ -82,7 +82,7 @@ export class Sound {
     this.node.port.postMessage({ clear: true });
   }
 
-  /** Let the microphone through, or not. */
+  /** Mute or unmute the microphone. */
   setOpen(open) {
     this.node.port.postMessage({ open });
   }
@@ -91,7 +91,7 @@ export class Sound {
     this.node.port.postMessage({ line });
   }
 
-  /** Let the caller hear the tone of a key. */
+  /** Play the tone of a key to the caller. */
   tone(key) {
     const row = ROWS.findIndex((keys) => keys.includes(key));
     if (row < 0) return;

@@ -1,4 +1,4 @@
-// Twilio's Media Streams protocol from Twilio's side: what a phone's media socket carries. Pure.
+// Twilio's Media Streams protocol from Twilio's side: the messages of a phone's media socket. Pure.
 
 const FRAME_MS = 20;
 
@@ -46,7 +46,7 @@ export class Writer {
   }
 }
 
-/** Return a message of the server's: {media: bytes}, {mark: name} or {clear: true}; null for any other. */
+/** Return a message from the server: {media: bytes}, {mark: name} or {clear: true}; null for any other. */
 export function read(text, streamSid) {
   let message;
   try {
@@ -76,7 +76,7 @@ function bytesOf(payload) {
   }
 }
 
-/** Return a new sid of Twilio's form, like MZ and 32 hexadecimal digits. */
+/** Return a new sid in Twilio's form, such as MZ and 32 hexadecimal digits. */
 export function newSid(prefix) {
   const bytes = crypto.getRandomValues(new Uint8Array(16));
   return prefix + Array.from(bytes, (byte) => byte.toString(16).padStart(2, "0")).join("");

@@ -16,12 +16,12 @@ class Phone extends AudioWorkletProcessor {
     this.toEar = new Line();
     this.frame = new Float32Array(FRAME);
     this.filled = 0;
-    this.heard = new Float32Array(FRAME); // of which the level is shown
+    this.heard = new Float32Array(FRAME); // for the level display
     this.heardCount = 0;
     this.open = true;
     this.latency = 0; // seconds from here to the ear
     this.running = true;
-    this.arrivedAt = null; // when audio came after silence
+    this.arrivedAt = null; // when audio arrived after silence
     this.port.onmessage = ({ data }) => this.#receive(data);
   }
 

@@ -7,7 +7,7 @@ import { NoSound, Sound } from "./phone-sound.js";
 const $ = (id) => document.getElementById(id);
 const handset = $("handset");
 const settings = $("settings");
-const MAX_TURNS = 500; // on the page; the call's own page has all
+const MAX_TURNS = 500; // on this page; the call's own page has all of them
 const MAX_DIALED = 8;
 const REOPEN_MS = 1000;
 const KEYS = "0123456789*#";
@@ -17,14 +17,14 @@ let sound = null;
 let muted = false;
 let held = false;
 let upSince = null;
-let begun = 0; // attempts: a call that is given up while its microphone opens is not made
+let begun = 0; // attempts so far: a call that is given up while its microphone opens is not made
 
 // --- the call ---
 
 async function begin() {
   begun += 1;
   const attempt = begun;
-  const { called, caller, turns } = Object.fromEntries(new FormData(settings)); // before its fields are disabled
+  const { called, caller, turns } = Object.fromEntries(new FormData(settings)); // read before its fields are disabled
   show("dialing", "Opening the microphone…");
   problem("");
   let opened;
@@ -102,7 +102,7 @@ setInterval(() => {
   if (call && upSince) $("timer").textContent = duration(Date.now() - upSince);
 }, 500);
 
-// --- what is said ---
+// --- the transcript ---
 
 function follow(sid) {
   $("call-link").href = `${base}/console/calls/${sid}`;
@@ -121,7 +121,7 @@ function follow(sid) {
       });
     }
     events.addEventListener("error", () => {
-      // the server has no events of the call yet, or it has restarted
+      // the server has no events of the call yet, or has restarted
       if (events.readyState === EventSource.CLOSED && !mine.over) setTimeout(open, REOPEN_MS);
     });
   };

@@ -1,4 +1,4 @@
-// The recording of a call that is over: a player, whose place is the cursor of the timeline.
+// The recording of an ended call: a player whose position is the cursor of the timeline.
 import { base, h } from "./common.js";
 
 const HEAD_BYTES = 44; // of a WAV file
@@ -6,17 +6,17 @@ const HEAD_BYTES = 44; // of a WAV file
 export class Recording {
   #place; #path; #player = null; #offset = 0; #asked = false; #drawing = 0;
 
-  /** `path` is where the sound is; the player goes into `place`. */
+  /** `path` is the URL path of the sound; the player goes into `place`. */
   constructor(place, path) {
     [this.#place, this.#path] = [place, path];
     document.addEventListener("call-seek", ({ detail }) => this.#seek(detail.at_ms));
   }
 
-  /** Show the player, if there is sound: it may be deleted by now. `startedAt` is when the call began. */
+  /** Show the player if there is sound, which may have been deleted by now. `startedAt` is when the call began. */
   async show(startedAt) {
     if (this.#asked) return;
     this.#asked = true;
-    const room = h("div.player"); // kept from the start, so that nothing moves when the sound is found
+    const room = h("div.player"); // reserved from the start, so that nothing moves when the sound is found
     this.#place.replaceChildren(room);
     const source = base + this.#path;
     let answer;
@@ -24,7 +24,7 @@ export class Recording {
       answer = await fetch(source, { headers: { Range: `bytes=0-${HEAD_BYTES - 1}` } });
       await answer.arrayBuffer();
     } catch {
-      this.#asked = false; // the server is away: it is asked again when the call is read anew
+      this.#asked = false; // the server is away: try again when the call is next read
       return;
     }
     if (!answer.ok) {
@@ -45,7 +45,7 @@ export class Recording {
     document.dispatchEvent(new CustomEvent("call-cursor", { detail: { at_ms } }));
   }
 
-  /** Move the cursor with each frame while the sound plays: the player itself tells of its place four times a second. */
+  /** Move the cursor with each frame while the sound plays: the player reports its position only every 250 ms. */
   #follow() {
     cancelAnimationFrame(this.#drawing);
     this.#point();

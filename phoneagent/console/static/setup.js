@@ -1,4 +1,4 @@
-// The setup page: the doctor's checks as they come, the number and its webhook, and trial settings.
+// The setup page: the doctor's checks as they finish, the number and its webhook, and trial settings.
 import { Refused, base, h, request } from "./common.js";
 
 const $ = (id) => document.getElementById(id);
@@ -36,7 +36,7 @@ async function copy(text, button) {
 
 // --- the checks ---
 
-/** The parts of a text, in which what stands between backticks is code. */
+/** The parts of a text; text between backticks is code. */
 function withCode(text) {
   return text.split("`").map((part, n) => (n % 2 ? h("code", {}, part) : part));
 }
@@ -69,7 +69,7 @@ async function check(again) {
     while (report.running) {
       const seen = report.checks.length;
       report = await request(`/console/setup/checks?after=${seen}`);
-      if (report.checks.length < list.children.length) list.replaceChildren(); // another page runs them again
+      if (report.checks.length < list.children.length) list.replaceChildren(); // another page has started them again
       list.append(...report.checks.slice(list.children.length).map(line));
       summary(report);
     }
@@ -147,7 +147,7 @@ function showDetection() {
   for (const each of form.querySelectorAll("[data-for]")) each.hidden = each.dataset.for !== field("detection").value;
 }
 
-/** Fill the form with the trial, on top of what the agent has of itself. */
+/** Fill the form with the trial, on top of the agent's own settings. */
 function fill(trial) {
   const turns = trial.turn_detection ?? {};
   field("voice").value = trial.voice ?? "";

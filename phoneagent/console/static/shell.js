@@ -1,4 +1,4 @@
-// What every page has: the switch between light and dark, and menus that close.
+// The parts of every page: the switch between light and dark, and menus that close.
 import { theme } from "./common.js";
 
 const button = document.getElementById("theme");
@@ -9,12 +9,12 @@ button.addEventListener("click", () => {
   try {
     localStorage.setItem("phoneagent-theme", next);
   } catch {
-    // storage is off: the choice lasts as long as the page
+    // storage is off: the choice lasts until the page closes
   }
   document.dispatchEvent(new CustomEvent("theme"));
 });
 
-// A menu closes when something else is clicked, and by Escape.
+// A menu closes on a click elsewhere, and on Escape.
 const menus = () => document.querySelectorAll("details.menu[open]");
 
 document.addEventListener("click", (event) => {

@@ -1,4 +1,4 @@
-// A link on another site leads here although the browser is signed in: the cookie comes along only from our own pages.
+// A link on another site leads here even if the browser is signed in: the cookie is only sent from our own pages.
 import { base } from "./common.js";
 
 const form = document.querySelector(".signin form");

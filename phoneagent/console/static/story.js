@@ -1,19 +1,19 @@
-// What is known of one call, from its events or from its record, on one clock: milliseconds since the call began.
+// The story of one call, from its events or its record, on one clock: milliseconds since the call began.
 
 import { now } from "./common.js";
 
-export const SPEAKERS = ["caller", "agent", "callee"]; // the callee is the other person of a call between two
+export const SPEAKERS = ["caller", "agent", "callee"]; // the callee is the other person in a call between two people
 
 const MAX_MARKS = 3000;
-const SAME_MS = 400; // an event and the record of it have times that differ by less
+const SAME_MS = 400; // the times of an event and of its record differ by less than this
 
 export class Story {
   turns = new Map(); // by item_id
   tools = new Map(); // by call_id
-  marks = []; // all else that happens at a moment: {kind, at_ms, …}
+  marks = []; // everything else that happens at a moment: {kind, at_ms, …}
   answers = []; // {at_ms, latency_ms}
   usage = new Map(); // by model
-  speaking = {}; // since when, by role, of a turn whose words have not come
+  speaking = {}; // by role: the start of a turn whose words have not arrived
   total = null;
   endMs = null;
   version = 0;
@@ -28,7 +28,7 @@ export class Story {
     return this.#startedAt;
   }
 
-  /** Take the record. Of a live call it has turns in progress, which no event tells of. */
+  /** Take the record. For a live call it has turns in progress, which are not in any event. */
   takeRecord(record, { live }) {
     this.version += 1;
     for (const turn of record.turns) {
@@ -115,7 +115,7 @@ export class Story {
       case "call_handed_over":
         this.#mark("handover", at, { text: event.reason });
         break;
-      case "call_transferred": // it has a date alone, because it is of no media stream
+      case "call_transferred": // it has only a date, because it belongs to no media stream
         this.#transferred(Math.max(0, new Date(event.at).getTime() - this.#startedAt), event);
         break;
       case "recording_changed":
@@ -197,7 +197,7 @@ export class Story {
   #use({ at_ms, number, model, usage, cost, total }) {
     this.total = total;
     const report = `${this.#offset}-${number}-${at_ms}`;
-    if (this.#reported.has(report)) return; // a stream that begins anew tells it again
+    if (this.#reported.has(report)) return; // a stream that starts over repeats it
     this.#reported.add(report);
     const sum = { ...(this.usage.get(model) ?? { model, cost: { usd: "0", at_least: false } }) };
     for (const [kind, count] of Object.entries(usage)) sum[kind] = (sum[kind] ?? 0) + count;

@@ -1,15 +1,15 @@
-// A stream of events that comes back by itself, and misses nothing.
+// An event stream that reconnects by itself, and misses nothing.
 import { base, request, Refused, showConnection } from "./common.js";
 
 const FIRST_WAIT_MS = 1000;
 const LONGEST_WAIT_MS = 15_000;
-const HIDDEN_MS = 60_000; // a browser has six connections for all tabs of a server: one that is not looked at frees its own
+const HIDDEN_MS = 60_000; // a browser has six connections for all tabs of a server: a hidden tab frees its own
 
 /**
  * Follow the events at a path.
  *
- * names: the kinds of events. on(event): gets each one. resync(): reads anew what the events are about; it is called
- * whenever the stream has begun or gone on, because events may have been missed. done(): the stream is over for good (HTTP 204).
+ * names: the kinds of events. on(event): gets each one. resync(): reads again what the events are about; it is called
+ * whenever the stream begins or continues: events may have been missed. done(): the stream is over for good (HTTP 204).
  */
 export class Stream {
   #path; #names; #on; #resync; #done; #source = null; #wait = FIRST_WAIT_MS; #timer = 0; #hidden = 0; #over = false;
@@ -36,7 +36,7 @@ export class Stream {
     source.onopen = () => {
       this.#wait = FIRST_WAIT_MS;
       showConnection("live");
-      this.#resync(); // also after a break: without an event before it, the server cannot tell that some were missed
+      this.#resync(); // even after a break: without an earlier event, the server cannot know that some were missed
     };
     source.onerror = () => {
       if (source !== this.#source || this.#over) return;
@@ -52,7 +52,7 @@ export class Stream {
     }
   }
 
-  /** The server refused: ask why, because an EventSource does not tell. */
+  /** The server refused: ask why, because an EventSource does not say. */
   async #ask() {
     const again = () => {
       this.#timer = setTimeout(() => this.#open(), this.#wait);
@@ -85,7 +85,7 @@ export class Stream {
   }
 }
 
-/** The button that shows whole phone numbers. Returns a function that tells what to add to a path of the API. */
+/** The button that shows whole phone numbers. Returns a function that gives the suffix for an API path. */
 export function numbersButton(changed) {
   const button = document.getElementById("numbers");
   let shown = sessionStorage.getItem("phoneagent-numbers") === "full";

@@ -1,4 +1,4 @@
-// The conversation of a call as a list: what each side said, what was heard of it, and what happened in between.
+// The conversation of a call as a list: what each side said, how much of it was heard, and the events in between.
 import { duration, h, milliseconds } from "./common.js";
 import { grade, parts } from "./story.js";
 
@@ -16,7 +16,7 @@ export class Words {
     this.#list = list;
   }
 
-  /** Show these entries. Elements of entries that have not changed stay, with what is selected or open in them. */
+  /** Show these entries. The elements of unchanged entries stay, with their selection and open parts. */
   show(entries) {
     const kept = new Set();
     entries.forEach((entry, place) => {

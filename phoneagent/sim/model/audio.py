@@ -20,7 +20,7 @@ PCM_RATE = 24000
 
 
 def bytes_per_ms(audio_format: Mapping[str, Any]) -> int:
-    """Return how many bytes of a session's audio format (`{"type": "audio/pcmu"}`, say) are one millisecond."""
+    """Return how many bytes of a session's audio format (like `{"type": "audio/pcmu"}`) are one millisecond."""
     return PCM_RATE * 2 // 1000 if audio_format["type"] == "audio/pcm" else BYTES_PER_MS
 
 
@@ -32,7 +32,7 @@ class Resampler:
         self._state: Any = None
 
     def feed(self, pcm: bytes) -> bytes:
-        """Return what `pcm` (whole samples) adds at the new rate."""
+        """Return the samples that `pcm` (whole samples) adds at the new rate."""
         converted, self._state = audioop.ratecv(pcm, 2, 1, self._from_hz, self._to_hz, self._state)
         return converted
 
@@ -50,7 +50,7 @@ class SoxResampler:
 
 
 def best_resampler(from_hz: int, to_hz: int) -> Resampler | SoxResampler:
-    """Return a resampler that filters, if `soxr` is installed; else the standard library's, which does not."""
+    """Return a filtering resampler if `soxr` is installed; else the standard library's, which does not filter."""
     sox = importlib.util.find_spec("soxr") is not None and importlib.util.find_spec("numpy") is not None
     return (SoxResampler if sox else Resampler)(from_hz, to_hz)
 

@@ -3,8 +3,8 @@
     async with Model(brain=Brain("http://127.0.0.1:11434/v1")) as model:  # Ollama; `Brain("auto")` finds it
         ...
 
-Ollama, llama.cpp's server, vLLM and OpenAI itself speak this interface. With a brain the simulated model follows no
-script: it answers with the session's own instructions, conversation and tools. See docs/brain.md.
+Ollama, llama.cpp's server, vLLM and OpenAI itself have this interface. With a brain, the simulated model follows no
+script: it answers from the session's own instructions, conversation and tools. See docs/brain.md.
 """
 
 from __future__ import annotations
@@ -25,18 +25,18 @@ if TYPE_CHECKING:
     import aiohttp
 
 AUTO = {"Ollama": "http://127.0.0.1:11434/v1", "a llama.cpp server": "http://127.0.0.1:8080/v1"}
-"""What `auto` looks for on this machine, in order."""
+"""The servers that `auto` looks for on this machine, in order."""
 
 CONNECT_SECONDS = 5.0
 SILENT_SECONDS = 60.0
-"""How long the server may send nothing: a small machine reads a long conversation for a while."""
+"""How long the server may send nothing: a small machine takes a while to read a long conversation."""
 
 MAX_ANSWER_SECONDS = 300.0
 WARM_UP_SECONDS = 180.0
 """How long the first answer may take, while the server loads the model."""
 
 MAX_BODY_BYTES = 1 << 20
-"""The maximum size of an answer that is no stream: a list of models, an error."""
+"""The maximum size of an answer that is not a stream: a list of models, an error."""
 
 
 class BrainFailed(PhoneAgentError):
@@ -45,7 +45,7 @@ class BrainFailed(PhoneAgentError):
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """The input of one answer, in the shape of chat completions. `max_tokens` None: as long as the server likes."""
+    """The input of one answer, in the shape of chat completions. With `max_tokens` None, the server sets the limit."""
 
     messages: Sequence[Mapping[str, Any]]
     tools: Sequence[Mapping[str, Any]] = ()
@@ -55,17 +55,17 @@ class Prompt:
 
 @dataclass(frozen=True, slots=True)
 class CutShort:
-    """The answer ended at a limit of its length."""
+    """The end of an answer that reached a length limit."""
 
 
 class Brain:
     """A chat endpoint, and the model that answers there.
 
-    `url`: the endpoint's base address, like `http://127.0.0.1:11434/v1`, or `auto` for what runs on this machine.
+    `url`: the endpoint's base URL, like `http://127.0.0.1:11434/v1`, or `auto` for a server on this machine.
     `model`: its name there; None takes the first that the server lists. `key` is sent as a bearer token.
 
     Raises:
-        DefinitionError: `url` is not an address.
+        DefinitionError: `url` is not a URL.
     """
 
     def __init__(self, url: str, *, model: str | None = None, key: str | None = None) -> None:
@@ -104,7 +104,7 @@ class Brain:
             pass
 
     def think(self, prompt: Prompt) -> AsyncGenerator[str | ToolCall | CutShort]:
-        """Yield an answer: its words as they come, then its tool calls. Close the generator to stop the server.
+        """Yield an answer: its words as they arrive, then its tool calls. Close the generator to stop the server.
 
         Raises:
             BrainFailed: no answer comes, or it breaks off.
@@ -135,7 +135,7 @@ class Brain:
         if prompt.tools:
             body |= {"tools": prompt.tools, "tool_choice": prompt.tool_choice}
         if prompt.max_tokens is not None:
-            # OpenAI's newer models refuse the older name; the other servers know only that one, or both.
+            # OpenAI's newer models refuse the older name; other servers know only the older one, or both.
             at_openai = is_openai(str(self.base))
             body["max_completion_tokens" if at_openai else "max_tokens"] = prompt.max_tokens
         return body
@@ -162,7 +162,7 @@ class Brain:
     async def _request(
         self, method: str, url: str, silent_seconds: float, body: Any = None
     ) -> AsyncGenerator[aiohttp.ClientResponse]:
-        """Send a request and yield its answer, which is not an error. What goes wrong becomes a `BrainFailed`."""
+        """Send a request and yield its successful answer. Any failure becomes a `BrainFailed`."""
         import aiohttp
         from aiohttp.http import HttpProcessingError
 
@@ -194,14 +194,14 @@ class Brain:
 
 
 def is_openai(url: str) -> bool:
-    """Return whether an address is OpenAI's own: only there does OPENAI_API_KEY belong."""
+    """Return whether a URL is OpenAI's own: OPENAI_API_KEY must not be sent elsewhere."""
     parts = urlsplit(url)
     host = parts.hostname or ""
     return parts.scheme == "https" and (host == "api.openai.com" or host.endswith(".api.openai.com"))
 
 
 def _base(url: str) -> str:
-    """Return the base address of the interface, from one as users write it."""
+    """Return the base URL of the interface, from a URL as users write it."""
     try:
         parts = urlsplit(url)
         valid = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
@@ -245,7 +245,7 @@ def _refusal(status: int, body: bytes, host: str, model: str | None) -> str:
 
 
 async def _body_of(answer: aiohttp.ClientResponse) -> bytes:
-    """Read an answer that is no stream. Raises `BadStream` if it is too long."""
+    """Read an answer that is not a stream. Raises `BadStream` if it is too long."""
     body = bytearray()
     async for chunk in answer.content.iter_chunked(64 * 1024):
         body += chunk

@@ -21,7 +21,7 @@ MIN_COMMIT_MS = 100
 class CallerInput:
     """The input audio of one session.
 
-    Speech interrupts the active response and a turn begins a new one, if the turn detection is set up for that.
+    Speech interrupts the active response, and the end of a turn begins a new one, if turn detection is configured so.
     """
 
     def __init__(self, state: SessionState, responses: Responses) -> None:
@@ -58,7 +58,7 @@ class CallerInput:
         self._state.emit("input_audio_buffer.cleared")
 
     def commit(self) -> None:
-        """Take an `input_audio_buffer.commit`: what the buffer holds becomes a turn."""
+        """Take an `input_audio_buffer.commit`: the content of the buffer becomes a turn."""
         buffered_ms = self._buffer.buffered_ms
         if buffered_ms < MIN_COMMIT_MS:
             message = "Error committing input audio buffer: buffer too small. Expected at least 100ms of audio, "

@@ -1,4 +1,4 @@
-"""A certificate for 127.0.0.1 and localhost, made anew by the `openssl` command: some clients insist on wss://."""
+"""A new certificate for 127.0.0.1 and localhost, made by the `openssl` command: some clients insist on wss://."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ _COMMAND = (
 
 
 class Certificate:
-    """A self-signed certificate in a directory of its own, which `delete` removes. `path` is the file to trust."""
+    """A self-signed certificate in its own directory, which `delete` removes. `path` is the file to trust."""
 
     def __init__(self) -> None:
-        """Make it.
+        """Make the certificate.
 
         Raises:
             ConfigurationError: there is no `openssl`, or it failed.

@@ -1,8 +1,9 @@
 """The conversation of a session as messages of a chat completion, and its tools in that shape.
 
 A chat endpoint is stricter than a Realtime server: many models accept a system message only at the start, and the
-output of each tool call must follow the call at once. So later system items become notes in the user's place, and a
-tool that still runs has an output that says so. What the caller did not hear of an interrupted message is left out.
+output of each tool call must follow the call at once. So later system items become notes in the user's messages, and a
+tool that is still running gets an output that says so. The part of an interrupted message that the caller did not hear
+is left out.
 """
 
 from __future__ import annotations
@@ -52,7 +53,7 @@ def chat_messages(
                 case "assistant":
                     chat.add("assistant", text)
                 case "system" if prescribed_words(text) and number < len(items) - 1:
-                    pass  # the words were said, and are the next item
+                    pass  # the words were said, and follow as the next item
                 case "system":
                     chat.add("user", _note(text))
                 case _:
@@ -70,7 +71,7 @@ def chat_messages(
 
 
 def prescribed_words(text: str) -> str | None:
-    """Return the words that a client's own text prescribes exactly: "… exactly these words: "Hello!"", say."""
+    """Return the words that a client's own text prescribes exactly, as in "… exactly these words: "Hello!""."""
     found = _EXACTLY.search(text)
     return found.group(1) if found else None
 
@@ -90,7 +91,7 @@ def chat_tool_choice(choice: Any) -> Any:
 
 
 class _Chat:
-    """The messages so far. Two in a row of the same side become one, since some models accept no other order."""
+    """The messages so far. Two in a row from the same side are merged, since some models accept no other order."""
 
     def __init__(self, messages: list[Json], outputs: Mapping[str, str]) -> None:
         self.messages = messages

@@ -15,7 +15,7 @@ import msgspec
 from phoneagent.errors import shown
 
 MAX_ANSWER_CHARS = 8_000
-"""The length of an answer, arguments of tools included, at which it counts as cut off."""
+"""The length of an answer, including tool arguments, at which it counts as cut off."""
 
 MAX_CALLS = 16
 """The maximum number of tool calls in one answer."""
@@ -24,7 +24,7 @@ _THINK, _THOUGHT = "<think>", "</think>"
 
 
 class BadStream(ValueError):
-    """What came is not the stream of a chat completion, or the server reports an error in it."""
+    """The data is not the stream of a chat completion, or the server reports an error in it."""
 
 
 @dataclass(slots=True)
@@ -40,8 +40,8 @@ class ToolCall:
 class ChatStream:
     """The reader of one stream, line by line.
 
-    `ended`: the server said that the answer is over; a stream that stops before was cut. `over`: nothing more comes.
-    `cut_short`: the answer reached a limit of its length.
+    `ended`: the server said that the answer is over; a stream that stops earlier was cut. `over`: nothing more will
+    come. `cut_short`: the answer reached a length limit.
     """
 
     def __init__(self) -> None:
@@ -96,7 +96,7 @@ class ChatStream:
         name, arguments = function.get("name") or "", function.get("arguments") or ""
         if not isinstance(arguments, str):  # some servers send the object itself
             arguments = msgspec.json.encode(arguments).decode()
-        # A number that comes again with another id is another call: some servers number all of them 0.
+        # The same number with another id is another call: some servers number all of them 0.
         at = index if isinstance(index, int) else max(self._by_index, default=0)
         known = self._by_index.get(at)
         if known is None or (name and key and known.key and key != known.key):
@@ -120,7 +120,7 @@ class _Thoughts:
 
     def __init__(self) -> None:
         self._held = ""
-        self._state = "start"  # then "thinking", if it does; then "answering"
+        self._state = "start"  # then "thinking", if it thinks; then "answering"
 
     def feed(self, text: str) -> str:
         if self._state == "answering":
@@ -134,13 +134,13 @@ class _Thoughts:
         if self._state == "thinking":
             _, ended, after = self._held.partition(_THOUGHT)
             if not ended:
-                self._held = self._held[-len(_THOUGHT) :]  # enough to find the end in
+                self._held = self._held[-len(_THOUGHT) :]  # enough to find the end mark
                 return ""
             self._state, self._held = "answering", after.lstrip()
         text, self._held = self._held, ""
         return text
 
     def rest(self) -> str:
-        """Return what was held back, at the end: the start of an answer that is shorter than the mark."""
+        """Return the text held back at the end: an answer shorter than the mark."""
         text, self._held = ("", "") if self._state == "thinking" else (self._held, "")
         return text

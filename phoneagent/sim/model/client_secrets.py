@@ -1,4 +1,4 @@
-"""Ephemeral keys, which a server asks for so that a browser need not be given its API key.
+"""Ephemeral keys, which an app's server requests so that a browser never gets its API key.
 
     POST /v1/realtime/client_secrets  {"expires_after": {"anchor": "created_at", "seconds": 600}, "session": {...}}
 
@@ -48,7 +48,7 @@ class ClientSecret:
 
     @property
     def configuration(self) -> Json:
-        """What the request said of the session, without its model, which the connection may name itself."""
+        """The request's session settings, without the model, which the connection may name itself."""
         return {name: value for name, value in self.session.items() if name != "model"}
 
     @property
@@ -86,6 +86,6 @@ class ClientSecrets:
         return {"value": key, "expires_at": expires_at, "session": effective}
 
     def find(self, keys: list[str]) -> ClientSecret | None:
-        """Return the secret that one of these keys stands for, None if there is none or it has expired."""
+        """Return the secret of one of these keys, None if there is none or it has expired."""
         found = (self._secrets[key] for key in keys if key in self._secrets)
         return next((secret for secret in found if time.time() < secret.expires_at), None)

@@ -48,7 +48,7 @@ SERVER_VAD: Json = {
     "type": "server_vad",
     "threshold": 0.5,
     "prefix_padding_ms": 300,
-    # Documented as 500 but seen as 200 in session.created, so a client that depends on it must set it.
+    # Documented as 500 but seen as 200 in session.created, so a client that depends on the value must set it.
     "silence_duration_ms": 200,
     "idle_timeout_ms": None,
     "create_response": True,
@@ -67,7 +67,7 @@ FORMAT = by_key(
     "type",
     {
         "audio/pcm": struct({**TYPE, "rate": one_of(24000)}),
-        "audio/pcmu": struct(TYPE),  # 8 kHz always: `rate` is an unknown parameter
+        "audio/pcmu": struct(TYPE),  # always 8 kHz: `rate` is an unknown parameter
         "audio/pcma": struct(TYPE),
     },
 )
@@ -199,9 +199,9 @@ _FREE_FORM = frozenset({"parameters", "metadata", "headers", "prompt"})
 
 
 def given(value: Any) -> Any:
-    """Return checked parameters without those that are null, which says no more than leaving them out.
+    """Return checked parameters without those that are null, which means the same as leaving them out.
 
-    Only what can be switched off keeps its null. What a client writes freely, a tool's schema say, is left as it is.
+    Only parameters that can be switched off keep their null. Free-form values, like a tool's schema, are not changed.
     """
     if isinstance(value, list):
         return [given(element) for element in value]
@@ -304,7 +304,7 @@ def updated_session(session: Json, update: Json, *, spoke: bool) -> Json:
 
 
 def refuse_fields(update: Json, paths: Iterable[str]) -> None:
-    """Refuse an update with one of these parameters (dotted), as a server that does not know them."""
+    """Refuse an update with one of these parameters (dotted), like a server that does not know them."""
     for path in sorted(paths):
         holder: Any = update
         for name in path.split("."):
@@ -344,7 +344,7 @@ def _check_transcription(transcription: Json | None) -> None:
 
 
 def _check_whisper(audio_in: Json) -> None:
-    """Refuse turn detection for the one recogniser that finds the turns itself."""
+    """Refuse turn detection for the one recognizer that finds the turns itself."""
     transcription = audio_in["transcription"] or {}
     if transcription.get("model") == "gpt-realtime-whisper" and audio_in["turn_detection"] is not None:
         message = "Turn detection is not supported for transcription model 'gpt-realtime-whisper'."

@@ -1,4 +1,4 @@
-"""The conversation of a simulated session: its items in order, their truncations, and what is still unanswered."""
+"""The conversation of a simulated session: its items in order, their truncations, and those still unanswered."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Emit = Callable[..., None]
 class Conversation:
     """The items of one session. `emit(type, **fields)` sends an event to the client.
 
-    `items` holds items in the protocol's shape. A truncated assistant item has no transcript any more.
+    `items` holds items in the protocol's shape. A truncated assistant item has no transcript.
     """
 
     def __init__(self, emit: Emit) -> None:

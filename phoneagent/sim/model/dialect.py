@@ -1,4 +1,4 @@
-"""The beta dialect of the Realtime events, translated from and to the modern one that the simulated server uses inside.
+"""The beta dialect of the Realtime events, translated to and from the modern one that the simulated server uses.
 
 A connection opened with the header `OpenAI-Beta: realtime=v1` has a flat session object, fewer item events and other
 names for output text and audio. OpenAI switched it off in May 2026; gateways and emulators still speak it.
@@ -146,7 +146,7 @@ def _shared_from_beta(flat: Json) -> Json:
 def item_from_beta(item: Json) -> Json:
     """Return an item with the modern names of its content parts.
 
-    Raises `EventRefused` for a part that has a modern name already.
+    Raises `EventRefused` for a part that already has a modern name.
     """
     content = item.get("content")
     for index, part in enumerate(content if isinstance(content, list) else []):

@@ -90,7 +90,7 @@ def _absent(value: Any, at: str) -> None:
 
 
 def _part(required: str, **fields: Check) -> Check:
-    """Return a check of a content part. Fields of other parts may be there as null: the SDK has one class for all."""
+    """Return a check of a content part. Fields of other parts may be present as null: the SDK has one class for all."""
     others = dict.fromkeys(("text", "audio", "transcript", "image_url", "detail"), _absent)
     return struct({**others, "type": string, **fields}, required)
 
@@ -128,7 +128,7 @@ _MESSAGE = by_key(
     {
         "user": _message(input_text=_TEXT, input_audio=_INPUT_AUDIO, input_image=_INPUT_IMAGE),
         "system": _message(input_text=_TEXT),
-        # A client cannot add audio of the assistant's.
+        # A client cannot add the assistant's audio.
         "assistant": _message(output_text=_TEXT),
     },
 )

@@ -1,4 +1,4 @@
-"""A value that a JSON schema allows: what the simulated model passes to a function that it is made to call."""
+"""A value that a JSON schema allows: the arguments with which the simulated model calls a forced function."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 MAX_DEPTH = 32
-"""How deep a value may be nested; what lies deeper is null."""
+"""How deep a value may be nested; deeper parts are null."""
 
 _TEXTS = {
     "date": "2026-01-31",
@@ -24,7 +24,7 @@ _TEXTS = {
 
 
 def example_of(schema: Mapping[str, Any]) -> Any:
-    """Return a value that a schema allows, with what is required only. A `pattern` is not understood."""
+    """Return a value that a schema allows, with only the required parts. A `pattern` is ignored."""
     return _value(schema, schema, 0)
 
 

@@ -42,7 +42,7 @@ class Helicone(LoopbackServer):
         self.violations: list[str] = []
         """Rules that a client broke in its handshake with the gateway."""
         self.filed: list[dict[str, str]] = []
-        """For each session, its `Helicone-…` headers without the key: what the gateway files the session under."""
+        """For each session, its `Helicone-…` headers without the key, under which the gateway files it."""
         self.failures: list[str] = []
         """Handshakes that the provider refused. The client never learns of them."""
         self._api_key = api_key

@@ -1,7 +1,7 @@
 """The HTTP side of the simulated Realtime server: requests with a body, and answers in JSON.
 
-The WebSocket library reads handshakes, so it takes no method but GET and no body. `HttpConnection` reads any other
-request itself and hands it on as a GET; `method` and `body` keep what it was.
+The WebSocket library reads handshakes, so it accepts only GET without a body. `HttpConnection` reads any other request
+itself and passes it on as a GET; `method` and `body` keep the original.
 """
 
 from __future__ import annotations

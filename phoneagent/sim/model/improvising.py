@@ -20,8 +20,8 @@ async def improvise(
 ) -> AsyncGenerator[str | PlannedCall | CutShort]:
     """Yield an answer: words as they come if it is written, whole sentences if it is spoken; then its calls.
 
-    `params` are those of the response, `wanted` are they with the session's. Words that the client prescribes exactly
-    ("… with exactly these words: …") come at once, without the brain: a speech model says them, a small model may not.
+    `params` are the response's own, `wanted` includes the session's. Words that the client prescribes exactly ("… with
+    exactly these words: …") are said at once, without the brain: a speech model says them, a small model may not.
 
     Raises:
         BrainFailed: no answer comes, or it breaks off.

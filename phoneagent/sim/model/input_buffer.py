@@ -14,7 +14,7 @@ from phoneagent.protocol.audio import BYTES_PER_MS, FRAME_BYTES
 from phoneagent.sim.model.vad import FRAME_MS, Vad
 
 ONSET_FRAMES = 3
-"""Consecutive frames of speech (60 ms) that start a turn: a click is shorter."""
+"""The consecutive frames of speech (60 ms) that start a turn: a click is shorter."""
 
 MAX_TURN_MS = 600_000
 """The buffer's maximum; older audio is dropped."""

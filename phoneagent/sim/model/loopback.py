@@ -22,7 +22,7 @@ class LoopbackServer(ABC):
     """A server whose handshakes go to `_admit` and whose connections go to `_serve`.
 
     `not_running` is the message of the error that `origin` raises while the server does not run; `port` 0 takes a free
-    one; `tls` makes a certificate while it runs; `options` go to `websockets.serve`.
+    one; `tls` makes a certificate for the time it runs; `options` go to `websockets.serve`.
     """
 
     def __init__(self, *, not_running: str, port: int = 0, tls: bool = False, **options: Any) -> None:

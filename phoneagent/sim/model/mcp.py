@@ -8,7 +8,7 @@ client has to request the response that follows: several clients saw this of the
     response.done
     response.mcp_call.in_progress · completed or failed · conversation.item.done, with output or error
 
-Other documents describe a call that runs inside its response, an approval request that is an output item, and another
+Other documents describe a call that runs inside its response, an approval request that is an output item, and a next
 response that follows by itself; `Faults.mcp_inline` does that. The effect of a refused approval is undocumented: here
 the refusal becomes the call's error. MCP servers that only a `response.create` names are never listed, so never called.
 """
@@ -62,7 +62,7 @@ class HostedCall:
 
 
 class McpServers:
-    """The MCP servers of one session. `settled` is called when a call has returned or was refused."""
+    """The MCP servers of one session. `settled` is called when a call has returned or has been refused."""
 
     def __init__(self, session: SessionState, settled: Callable[[], None]) -> None:
         self._session = session
@@ -111,7 +111,7 @@ class McpServers:
         item_id = session.new_id("item")
         item: Json = {"id": item_id, "type": "mcp_list_tools", "server_label": label, "tools": []}
         session.emit("mcp_list_tools.in_progress", item_id=item_id)
-        # It is known from here on: clients ask for it as soon as they have its id.
+        # The item must exist from here on: clients ask for it as soon as they have its id.
         session.conversation.add(item, done=False)
         await self._pause()
         if label in session.setup.faults.mcp_unreachable or not _is_public(server.get("server_url")):
@@ -136,7 +136,7 @@ class McpServers:
         assert plan.server is not None
         session, item_id = self._session, self._session.new_id("item")
         about = {"server_label": plan.server, "name": plan.name}
-        # The keys that nothing is known of yet are there as null: clients read them.
+        # Keys without a value yet are null, because clients read them.
         unknown = {"approval_request_id": None, "output": None, "error": None}
         item: Json = {"id": item_id, "type": "mcp_call", **about, "arguments": "", **unknown}
         response.open_item(item)

@@ -51,7 +51,7 @@ class _Part:
 
 
 class OutputMessage:
-    """One message item while it is being sent, as speech or in writing. Its parts may come while it is sent."""
+    """One message item while it is being sent, as speech or as text. Parts may still be added."""
 
     def __init__(self, response: Sender, *, spoken: bool) -> None:
         self.whole = True
@@ -72,7 +72,7 @@ class OutputMessage:
 
     @property
     def complete(self) -> bool:
-        """Whether everything was sent that was added."""
+        """Whether everything added has been sent."""
         return all(part.complete for part in self._parts[-1:])
 
     def add(self, text: str, audio: bytes | None) -> None:

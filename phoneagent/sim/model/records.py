@@ -1,6 +1,6 @@
 """The records that the simulated Realtime server keeps of a session.
 
-Times are seconds of `time.monotonic()`. `*_ms` of the caller count input audio, `*_ms` of an item its own audio.
+Times are in seconds of `time.monotonic()`. The caller's `*_ms` count input audio, and an item's `*_ms` its own audio.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ class AudioItem:
     item_id: str
     response_id: str
     text: str
-    """The whole transcript that was planned, including the part never spoken. A brain's grows with each sentence."""
+    """The whole planned transcript, including the part never spoken. A brain's grows with each sentence."""
     bytes_per_ms: int = 8
     """Bytes per ms of `audio`: 8 for µ-law and A-law, 48 for PCM at 24 kHz."""
     audio: bytearray = field(default_factory=bytearray)
@@ -25,7 +25,7 @@ class AudioItem:
     delta_log: list[tuple[float, int]] = field(default_factory=list)
     """For each delta, when it was sent and the item's total bytes by then."""
     interrupted: bool = False
-    """The response was cancelled before this item was complete."""
+    """The response was canceled before this item was complete."""
     truncated_ms: int | None = None
     """The heard audio in ms, from the last accepted truncation."""
     parts: list[tuple[str, int]] = field(default_factory=list)
@@ -42,7 +42,7 @@ class AudioItem:
         return self.sent_ms if self.truncated_ms is None else self.truncated_ms
 
     def text_until(self, end_ms: int) -> str:
-        """Return the words within the first `end_ms`; "…" follows if that is not all."""
+        """Return the words within the first `end_ms`, followed by "…" if there are more."""
         left, found = end_ms * self.bytes_per_ms, ""
         for text, size in self.parts:
             if left < size:
@@ -66,7 +66,7 @@ class Truncation:
 
 @dataclass(slots=True)
 class ToolCallRecord:
-    """A function call of the model's. `arguments` is the JSON text that was sent."""
+    """A function call by the model. `arguments` is the JSON text that was sent."""
 
     name: str
     call_id: str
@@ -84,10 +84,10 @@ class McpCallRecord:
     name: str
     arguments: str
     approved: bool | None = None
-    """The client's decision, if it was asked for approval."""
+    """The client's decision, if its approval was requested."""
     output: str | None = None
     error: str | None = None
-    """Why the call failed, or the reason that the client refused it for."""
+    """Why the call failed, or why the client refused it."""
 
 
 @dataclass(slots=True)
@@ -113,18 +113,18 @@ class ResponseRecord:
     created_at: float
     status: str = "in_progress"
     reason: str | None = None
-    """Why it was cancelled or cut: `turn_detected`, `client_cancelled`, `max_output_tokens`."""
+    """Why it was canceled or cut: `turn_detected`, `client_cancelled`, `max_output_tokens`."""
     first_audio_at: float | None = None
     done_at: float | None = None
     metadata: Mapping[str, str] | None = None
     instructions: str | None = None
     """The response's own instructions, in place of the session's."""
     out_of_band: bool = False
-    """Created with `conversation: "none"`: not stored in the conversation, and allowed beside another response."""
+    """Created with `conversation: "none"`: not stored in the conversation, and allowed alongside another response."""
 
 
 class SessionRecord:
-    """The record of one session; each list is in order of time."""
+    """The record of one session; each list is in chronological order."""
 
     def __init__(self) -> None:
         self.closed = False
@@ -133,7 +133,7 @@ class SessionRecord:
         self.races: list[str] = []
         """Refusals without blame: client and server acted at the same time."""
         self.events_in: list[tuple[float, str]] = []
-        """The time and type of each event of the client's except audio."""
+        """The time and type of each client event except audio."""
         self.append_log: list[tuple[float, int]] = []
         """For each append, its time and the total bytes of input audio by then."""
         self.brought: list[dict[str, Any]] = []

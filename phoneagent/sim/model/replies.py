@@ -45,7 +45,7 @@ class Question:
 
     `news` are the unanswered items of system, user and tools, in order. `heard` is the text of the user's audio, by
     item id. `instructions` are the response's own. `hosted` are the tools of MCP servers, as (label, name).
-    `beginning`: nobody has spoken yet; a text of the user's may be there, with which some clients ask for a greeting.
+    `beginning`: nobody has spoken yet, though the user may have sent a text: some clients ask for a greeting with one.
     """
 
     news: Sequence[Json]
@@ -62,7 +62,7 @@ class Question:
 class Replies:
     """One session's position in the script: the next turn, and the lines that follow each call.
 
-    With `hears`, the caller's audio is really understood; without it, the caller's n-th turn takes the script's n-th.
+    With `hears`, the caller's audio is really understood; without it, the caller's n-th turn takes the script's.
     """
 
     def __init__(self, script: Script, *, hears: bool) -> None:
@@ -79,7 +79,7 @@ class Replies:
         self._forced = 0
 
     def turn_began(self, item_id: str) -> str:
-        """Record the caller's next turn. Returns its line, known only when hearing is scripted."""
+        """Record the caller's next turn. Returns its line, which is known only if hearing is scripted."""
         self._replaying = False
         number = self._scripted[item_id] = self._turns
         self._turns += 1
@@ -90,7 +90,7 @@ class Replies:
         """Take in an item that the client added: part of a conversation that began in another session.
 
         Until something is said in this session, a message of the user counts as one of the script's turns if it is the
-        line of that turn, or if the assistant answered it. So a scripted conversation continues where it was.
+        line of that turn, or if the assistant answered it. So a scripted conversation continues where it stopped.
         """
         if item["type"] == "function_call":
             self.called(item["call_id"], PlannedCall(item["name"], item["arguments"], self._then_of(item["name"])))
@@ -116,7 +116,7 @@ class Replies:
         self.idle.add(item_id)
 
     def called(self, call_id: str, call: PlannedCall) -> None:
-        """Record a call by its `call_id`; an MCP server's call goes by its item's id."""
+        """Record a call by its `call_id`, or a call of an MCP server by its item's id."""
         self._then[call_id] = call.then
         self._pending.add(call_id)
 
@@ -185,7 +185,7 @@ class Replies:
             return reply
         if any(wanted in (None, call.name) for call in reply.calls):
             return reply
-        if wanted is not None:  # a model that is made to call a function does nothing else
+        if wanted is not None:  # a model that is forced to call a function does nothing else
             return Reply(calls=(PlannedCall(wanted, self._forced_arguments(wanted, question)),))
         return Reply(reply.say, (*reply.calls, PlannedCall(sorted(question.tools)[0], "{}")))
 

@@ -139,12 +139,12 @@ class Response:
             self.session.conversation.finish(item)
 
     def end_output(self, item: Json) -> None:
-        """Announce that this response is done with an item. In the conversation the item may still change."""
+        """Announce that this response is done with an item. The item may still change in the conversation."""
         about = {"response_id": self.record.id, "output_index": self.index(item)}
         self.session.emit("response.output_item.done", **about, item=item)
 
     def store(self, audio_item: AudioItem) -> None:
-        """Record an audio item that begins. In the conversation, unless out of band, it can be truncated."""
+        """Record an audio item that begins. Unless the response is out of band, the item can be truncated."""
         self.session.audio_items.append(audio_item)
         if not self.record.out_of_band:
             self.session.conversation.spoken[audio_item.item_id] = audio_item
@@ -185,7 +185,7 @@ class Response:
             self._finish("failed", {"type": "failed", "error": _SERVER_ERROR})
 
     async def _think(self) -> None:
-        """Wait until the response is as old as the model thinks."""
+        """Wait until the model's thinking time is over."""
         await asyncio.sleep(max(0.0, self.record.created_at + self.session.setup.think_ms / 1000 - time.monotonic()))
         self._due = time.monotonic()
 
@@ -238,17 +238,17 @@ class Response:
         return message
 
     async def _send_added(self, message: OutputMessage) -> None:
-        """Send what was added to a message, at the server's speed."""
+        """Send the added parts of a message, at the server's speed."""
         while not message.complete:
             await asyncio.sleep(max(0.0, self._due - time.monotonic()))
             message.send()
             self._due += self.session.setup.delta_ms / 1000 / self.session.setup.speed
             if len(self._open) > 1:
-                # `overlap_items` left the item before open until this one's first audio.
+                # `overlap_items` left the previous item open until this one's first audio.
                 self._open.pop(0).end("completed")
 
     async def _improvise(self, brain: Brain) -> bool:
-        """Send what the brain says while it says it, and make its calls. Returns False if a limit cut it."""
+        """Send the brain's words as they come, and make its calls. Returns False if a limit cut it."""
         message: OutputMessage | None = None
         enough = True
         async with aclosing(improvise(brain, self.session, self._params, self._wanted)) as pieces:
@@ -259,7 +259,7 @@ class Response:
                         message = message or self._open_message()
                         message.whole = False
                         message.add(piece, audio)
-                        # What is written goes out as it comes; what is spoken, not faster than the server's speed.
+                        # Text goes out as it comes; speech goes out at the server's speed.
                         self._due = max(self._due, time.monotonic()) if audio is not None else 0.0
                         await self._send_added(message)
                         if not enough:
@@ -276,7 +276,7 @@ class Response:
         return enough
 
     async def _recite(self) -> bool:
-        """Send what the script says, and make its calls. Returns False if the token limit cut it."""
+        """Send the script's lines, and make its calls. Returns False if the token limit cut it."""
         reply = await self._reply()
         await self._think()
         for number, text in enumerate(reply.say, 1):

@@ -17,7 +17,7 @@ RACE_SECONDS = 1.0
 """A `response.create` may collide with one that the server began less than this ago: the client could not know."""
 
 MAX_OUT_OF_BAND = 16
-"""Responses outside of the conversation that run at the same time."""
+"""How many responses outside the conversation may run at the same time."""
 
 
 class Responses:
@@ -34,7 +34,7 @@ class Responses:
         self._out_of_band: dict[str, Response] = {}
 
     def start(self, by: Literal["vad", "server"]) -> None:
-        """Begin a response without a request of the client's. If that is refused, the client gets an `error`."""
+        """Begin a response without a request from the client. If it is refused, the client gets an `error`."""
         try:
             self.create({}, by)
         except EventRefused as refused:

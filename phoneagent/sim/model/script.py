@@ -10,7 +10,7 @@
     [[turn]]
     heard = "table|book"                           # a regular expression for the caller's words; case is ignored
     caller = "Hello, a table for four, please."    # the caller's words, when hearing is scripted
-    keys = "4#"                                    # what the demo's caller presses once this was answered
+    keys = "4#"                                    # the keys that the demo's caller presses after the answer
     say = "Of course. For what time?"              # or a list: one audio item each
 
     [[turn]]
@@ -29,9 +29,9 @@
     output = "It left on Monday."                  # the server's answer; or `error`, why it fails
     then = "{output}"
 
-`outcome` is for a function that `tool_choice` names and that no turn calls, as it fills in the outcome of a call. Of a
-list, the session's first such call takes the first table, the second one the second, and so on; the last one stays.
-Without `outcome`, the model makes up what the function's schema allows.
+`outcome` is for a function that `tool_choice` names and that no turn calls, like the one for the outcome of a call. If
+it is a list, the session's first such call takes the first table, the second call the second one, and so on; the last
+one is repeated. Without `outcome`, the model makes up arguments that the function's schema allows.
 
 Several calls in one response: `calls = [{ name = "...", arguments = {} }, ...]`; `server` and its keys work there too.
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import re
 
 MIN_CHARS = 12
-"""A shorter sentence waits for the next one: "1." and "Dr." are no sentences."""
+"""A shorter sentence waits for the next one: "1." and "Dr." are not sentences."""
 
 CLAUSE_CHARS = 40
-"""The first sentence, if it is long, is spoken from its first clause of this length on: the caller waits for it."""
+"""A first sentence longer than this is spoken from its first clause on, because the caller is waiting."""
 
 MAX_CHARS = 240
 """A longer sentence is cut between two words."""
@@ -19,7 +19,7 @@ _MARKUP = re.compile(r"[*#`]+")
 
 
 class Sentences:
-    """The splitter of one answer. What it returns has no markup, which a voice would read aloud."""
+    """The splitter of one answer. Its sentences have no markup, which a voice would read aloud."""
 
     def __init__(self) -> None:
         self._text = ""

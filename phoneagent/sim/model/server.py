@@ -6,7 +6,7 @@
 
 It speaks the real server's protocol, refuses the same mistakes in the same words, and records everything:
 `model.sessions` holds one `SimulatedSession` per connection, with all that was said, heard, called and truncated.
-With a `dialect` it behaves as another server that speaks that protocol; see `phoneagent.sim.model.standins`.
+With a `dialect` it behaves like another server that speaks that protocol; see `phoneagent.sim.model.standins`.
 
 It issues ephemeral keys, plays sessions that only transcribe, and takes calls by WebRTC (extra `web`). SIP and images
 are left out, because calls over Media Streams do not use them; requests for them are refused. It accepts noise
@@ -50,18 +50,18 @@ if TYPE_CHECKING:
 DEFAULT_MODEL = "gpt-realtime-2.1"
 MODELS = (DEFAULT_MODEL, "gpt-realtime-2.1-mini", "gpt-realtime-2", "gpt-realtime-1.5")
 MAX_SESSIONS = 1000
-"""Sessions whose records are kept; the oldest is dropped first."""
+"""How many sessions' records are kept; the oldest is dropped first."""
 
 HEALTHY = Faults()
 MAX_RENDERED_LINES = 200
-"""Rendered lines of speech that are kept for later sessions."""
+"""How many rendered lines of speech are kept for later sessions."""
 
 
 class Model(LoopbackServer):
     """The simulated server, on 127.0.0.1 while the context is entered.
 
     `script`: the model's lines, as a `Script`, TOML text or the path of a file; by default built-in small talk.
-    `brain`: a language model that answers in place of the script, of which only the caller's lines then count.
+    `brain`: a language model that answers instead of the script; then only the script's caller lines are used.
     `port`: 0 takes a free one. `voice` speaks (default `Murmur`), `ear` understands the caller (without one, hearing
     is scripted), `vad` makes a detector for each session (default: the best installed, at the session's threshold).
 
@@ -70,7 +70,7 @@ class Model(LoopbackServer):
     `api_key`: the key that a client must present where its `service` expects one; None accepts every client.
     `dialect`: the server to imitate: `openai`, `azure`, `localai`, `xai` and others, see `STAND_INS`; or only its
     handshake, as a `service`. By default a server like OpenAI's that accepts the clients of all providers.
-    `tls`: serve `wss://`, with a certificate that is made for the occasion: `certificate` is the file to trust.
+    `tls`: serve `wss://`, with a temporary certificate: `certificate` is the file to trust.
     `watch(session, "in" | "out", event)` sees all events but audio. `faults`: the faults to simulate.
     """
 
@@ -166,7 +166,7 @@ class Model(LoopbackServer):
             await asyncio.wait_for(self._changed.wait(), deadline - time.monotonic())
 
     def _admit(self, connection: ServerConnection, request: Request) -> Response | Awaitable[Response | None] | None:
-        """Answer everything but the handshakes of sessions: refusals, models, ephemeral keys."""
+        """Answer everything except the handshakes of sessions: refusals, models, ephemeral keys."""
         assert isinstance(connection, HttpConnection)
         url, faults = urlsplit(request.path), self._setup.faults
         if faults.refuse_status is not None:
@@ -179,7 +179,7 @@ class Model(LoopbackServer):
             where = f"Invalid URL ({connection.method} {url.path}); sessions are at {self._service.path}."
             return self._refuse(404, "not_found", where)
         if connection.method == "OPTIONS" and below == "calls":
-            return web_answer(204, b"")  # a page on another site asks whether it may
+            return web_answer(204, b"")  # the CORS preflight of a page on another site
         secret = self._secrets.find(self._service.keys_offered(url, request.headers))
         as_client = (is_session or below == "calls") and secret is not None
         if (

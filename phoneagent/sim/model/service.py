@@ -33,16 +33,16 @@ class HandshakeRefusal:
 class Service:
     """A provider's rules for a handshake.
 
-    `paths` are the paths of sessions, each with the dialect spoken there by default. `keys`: where a client may put its
-    key. `model`: the query parameters that may name the model; a single one is strictly required, none leaves the
-    choice to the session. `query` and `headers` are demanded besides.
+    `paths` are the paths of sessions, each with its default dialect. `keys`: where a client may put its key. `model`:
+    the query parameters that may name the model; a single one is strictly required, none leaves the choice to the
+    session. `query` and `headers` are also required.
     """
 
     paths: Mapping[str, Dialect]
     keys: frozenset[KeyPlace]
     model: tuple[str, ...] = ("model",)
     query: tuple[tuple[str, str | None], ...] = ()
-    """Query parameters that have to be there, each with its value (None: any)."""
+    """Required query parameters, each with its value (None: any)."""
     headers: tuple[str, ...] = ()
     api_version: Literal["ignored", "refused", "demanded"] = "ignored"
     beta_header: Literal["obeyed", "refused", "ignored"] = "ignored"
@@ -59,7 +59,7 @@ class Service:
 
     @property
     def base(self) -> str:
-        """The path that clients which ask for a base address append their own to."""
+        """The base path, to which clients append their own."""
         return self.path.removesuffix("/realtime")
 
     def described(self, path: str) -> str | None:
@@ -71,7 +71,7 @@ class Service:
         return None
 
     def below(self, path: str) -> str | None:
-        """Return what a path below that of the sessions names: "client_secrets" or "calls", say."""
+        """Return the rest of a path below that of the sessions, such as "client_secrets" or "calls"."""
         found = (own for own in self.paths if path.startswith(own + "/"))
         return next((path.removeprefix(own + "/") for own in found), None)
 
@@ -114,7 +114,7 @@ class Service:
     def refusal(self, url: SplitResult, headers: Headers, *, unknown: bool, chosen: bool) -> HandshakeRefusal | None:
         """Return the refusal of a session, None to open it.
 
-        `unknown`: the model does not exist. `chosen`: an ephemeral key or the kind of session has chosen it already.
+        `unknown`: the model does not exist. `chosen`: an ephemeral key or the kind of session has already chosen it.
         """
         query = dict(parse_qsl(url.query))
         if "call_id" in query:
@@ -147,7 +147,7 @@ def transcribes(url: SplitResult) -> bool:
 
 
 def rules_broken(service: Service, target: str, headers: Headers, *, chosen: bool = False) -> list[str]:
-    """Return the rules that a client broke in an accepted handshake, one line each. `chosen`: so is the model."""
+    """Return the rules that a client broke in an accepted handshake, one line each. `chosen`: no model is needed."""
     named = chosen or not service.model or service.named(urlsplit(target))
     broken = [] if named else ["the connection names no model; add ?model= to the URL"]
     identifiers = [(name, value) for name in _USER_HEADERS for value in headers.get_all(name)]
@@ -161,10 +161,10 @@ ANY = Service(
     model=("model", "deployment"),
     beta_header="refused",
 )
-"""No provider in particular: it accepts the clients of all others, each at its path, but not of the retired beta."""
+"""No provider in particular: it accepts the clients of all others at their paths, except those of the retired beta."""
 
 ANY_BETA = replace(ANY, paths={**ANY.paths, "/openai/realtime": "beta"}, beta_header="obeyed")
-"""The same for clients of the beta as well, which gateways and emulators still speak."""
+"""The same with clients of the beta, which gateways and emulators still speak."""
 
 OPENAI = Service(paths={"/v1/realtime": "ga"}, keys=frozenset({"bearer", "subprotocol"}), beta_header="refused")
 """OpenAI since May 2026: a client that requests the beta gets an error event and close code 4000."""

@@ -36,10 +36,10 @@ Watch = Callable[["SimulatedSession", Literal["in", "out"], dict[str, Any]], Non
 
 
 class SimulatedSession(SessionState):
-    """A connection to the simulated server, and its record, which stays when the connection is gone.
+    """A connection to the simulated server, and its record, which remains when the connection is gone.
 
-    Times are seconds of `time.monotonic()`. `session` is the effective configuration in the modern shape, `headers` and
-    `query` are those of the handshake; they hold the client's key and are never logged.
+    Times are in seconds of `time.monotonic()`. `session` is the effective configuration in the modern shape, `headers`
+    and `query` are those of the handshake; they hold the client's key and are never logged.
     """
 
     def __init__(
@@ -59,7 +59,7 @@ class SimulatedSession(SessionState):
         self._socket = socket
         shown = None if watch is None else partial(watch, self)
         super().__init__(setup, Wire(socket), model=model, dialect=dialect, transcribes=transcribes, watch=shown)
-        if given_session is not None:  # of an ephemeral key; it was checked when the key was issued
+        if given_session is not None:  # from an ephemeral key; it was checked when the key was issued
             self.session = updated_session(self.session, given_session, spoke=False)
         self._responses = Responses(self, self._played_in)
         self._caller = CallerInput(self, self._responses)
@@ -96,7 +96,7 @@ class SimulatedSession(SessionState):
     # -- the connection --
 
     async def serve(self) -> None:
-        """Serve the connection until it is closed. Nothing of it is left running afterwards."""
+        """Serve the connection until it is closed. Afterwards none of its tasks is running."""
         try:
             self._start()
             async for message in self._socket:
@@ -180,11 +180,11 @@ class SimulatedSession(SessionState):
         self.setup.changed()
 
     def hear(self, audio: str) -> None:
-        """Take audio, in base64, that came in another way than by an event."""
+        """Take audio, in base64, that came by another way than an event."""
         self._caller.append(audio)
 
     def truncate_played(self, item_id: str, audio_end_ms: int) -> None:
-        """Take out of an item what a server that plays it itself did not play."""
+        """Remove from an item the audio that a server playing it itself did not play."""
         with suppress(EventRefused):  # the client has deleted it
             self.conversation.truncate(item_id, audio_end_ms)
 

@@ -38,9 +38,9 @@ class Faults:
     refuse_fields: frozenset[str] | set[str] = frozenset()
     """Session parameters that this server does not know, dotted: `audio.input.transcription`."""
     refuse_models: frozenset[str] | set[str] = frozenset()
-    """Models that do not exist: of speech (refused after the handshake) or of transcription (a refused update)."""
+    """Models that do not exist: for speech (refused after the handshake) or for transcription (a refused update)."""
     shutdown_date: str | None = None
-    """The models' shutdown date, YYYY-MM-DD, in the answer of `GET /v1/models/{model}`."""
+    """The models' shutdown date, YYYY-MM-DD, in the answer to `GET /v1/models/{model}`."""
 
     # responses
     fail_responses: int = 0
@@ -52,9 +52,9 @@ class Faults:
     cancel_without_asking: bool = False
     """Speech cancels the response even if `interrupt_response` is false."""
     stray_deltas: int = 0
-    """The number of audio deltas that a cancelled response still sends."""
+    """The number of audio deltas that a canceled response still sends."""
     slow_cancel_seconds: float = 0
-    """Time from a cancellation to its `response.done`; the response stays active meanwhile."""
+    """Time from a cancellation to its `response.done`; until then the response stays active."""
     overlap_items: bool = False
     """Announce the end of an audio item only after the first audio of the next one, as newer models do."""
     no_transcription: bool = False
@@ -85,7 +85,7 @@ class Setup:
     changed: Callable[[], None]
     """Called after every event and change."""
     brain: Brain | None = None
-    """What answers in place of the script."""
+    """The brain that answers instead of the script."""
 
     @property
     def service(self) -> Service:

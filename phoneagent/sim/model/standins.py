@@ -2,9 +2,9 @@
 
     async with Model(dialect="localai") as model: ...
 
-How sure a fact is, is said beside it: *read* in the server's own source, *documented* by its maker, *seen* by a client
-that was written for it, or *UNSURE*. Where nothing is known, a stand-in does what OpenAI does, checks included: what
-it takes is no more than what all of them take.
+Each fact is marked with its source: *read* in the server's own source, *documented* by its maker, *seen* by a client
+that was written for it, or *UNSURE*. If nothing is known, a stand-in does what OpenAI does, including the checks: it
+accepts no more than all of them accept.
 """
 
 from __future__ import annotations
@@ -25,25 +25,25 @@ NewId = Callable[[str], str]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StandIn:
-    """A server's differences from OpenAI's. The defaults are OpenAI."""
+    """A server's differences from OpenAI's. The defaults are OpenAI's."""
 
     service: Service = OPENAI
     opening: tuple[str, ...] = ("session.created",)
     """The events that greet a client before it has configured the session."""
     acknowledges: Literal["whole", "echo", "never"] = "whole"
-    """The session of `session.updated`: all of it, what the update said, or no such event."""
+    """The session in `session.updated`: all of it, the content of the update, or no such event."""
     formats: Literal["all", "pcm, others ignored", "pcm, others refused"] = "all"
-    """Audio formats. PCM alone means 16 bits at 24 kHz, both ways."""
+    """The audio formats. `pcm` is 16 bits at 24 kHz, both ways."""
     semantic_turns: bool = True
     obeys_turns: bool = True
-    """Without it, speech always interrupts and a turn is always answered, whatever the session says."""
+    """Whether the session decides. If not, speech always interrupts, and a turn is always answered."""
     transcribes: Literal["on request", "always", "never"] = "on request"
     one_response: bool = True
-    """Whether a request while a response is active is refused; otherwise it takes the place of that response."""
+    """Whether a request during an active response is refused; otherwise it replaces that response."""
     complains_of: frozenset[str] = frozenset()
-    """Fields of a session or response, dotted, that get an error event while the rest is done all the same."""
+    """Fields of a session or response, dotted, that get an error event while the rest still takes effect."""
     ignores: frozenset[str] = frozenset()
-    """Client events that are taken and have no effect."""
+    """Client events that are accepted without effect."""
     drops_roles: frozenset[str] = frozenset()
     """Messages of these roles never become items."""
     unknown: frozenset[str] = frozenset()
@@ -51,13 +51,13 @@ class StandIn:
     model_by_update: bool = False
     """Whether `session.update` may name another model."""
     own_names: bool = False
-    """Whether it has voices and recognisers of its own, under any name."""
+    """Whether it has its own voices and recognizers, under any name."""
     refuses_recognisers: bool = False
-    """Whether an update that names a recogniser is refused, by an error that names nothing."""
+    """Whether an update that names a recognizer is refused, by an error without details."""
     flat: tuple[tuple[str, ...], ...] = ()
     """Parts of the session that a client may write at its top level, as in the beta; its type may then be missing."""
     close_code: int | None = None
-    """The close code that a client sees, whatever the reason of the close."""
+    """The close code that a client sees, whatever the reason for the close."""
 
     # its events
     renames: Mapping[str, str] = field(default_factory=dict)
@@ -76,9 +76,9 @@ class StandIn:
     object_arguments: bool = False
     """Whether a call's arguments are an object, not text with JSON in it."""
     errors: Literal["openai", "anonymous", "no code", "code as type"] = "openai"
-    """The shape of errors. An `anonymous` one does not say which event of the client's it is about."""
+    """The shape of errors. An `anonymous` one does not say which client event it is about."""
     fails_by_error: bool = False
-    """Whether a failed response ends with an error event alone."""
+    """Whether a failed response ends with only an error event."""
 
     # -- client events --
 
@@ -90,7 +90,7 @@ class StandIn:
         return kind not in self.ignores
 
     def prepare(self, update: Any) -> Any:
-        """Return a session update as OpenAI would be sent it, for its checks."""
+        """Return a session update in OpenAI's form, for OpenAI's checks."""
         if not isinstance(update, dict):
             return update
         update = copy.deepcopy(update)
@@ -109,7 +109,7 @@ class StandIn:
         return update
 
     def take_update(self, update: Json) -> Json:
-        """Return what of a checked session update takes effect.
+        """Return the part of a checked session update that takes effect.
 
         Raises `EventRefused` if this server refuses the whole update.
         """
@@ -136,19 +136,19 @@ class StandIn:
         return {**update, "audio": {**audio, **sides}} if sides else update
 
     def transcription(self, wanted: Json | None) -> Json | None:
-        """Return the recogniser of a session that asked for `wanted`."""
+        """Return the recognizer of a session that asked for `wanted`."""
         if self.transcribes == "never":
             return None
         return {"model": "whisper-1"} if wanted is None and self.transcribes == "always" else wanted
 
     def complaints(self, **written: Any) -> list[EventRefused]:
-        """Return what is complained of in a `session` or `response` as the client wrote it."""
+        """Return the complaints about a `session` or `response` as the client wrote it."""
         return [_not_supported(path) for path in sorted(self.complains_of) if _has(written, path)]
 
     # -- server events --
 
     def spell(self, event: Json, new_id: NewId) -> Json | None:
-        """Return an event as this server sends it, None if it does not."""
+        """Return an event as this server sends it, or None if it does not send it."""
         kind = event["type"]
         if kind in self.lacks:
             return None
@@ -195,7 +195,7 @@ def _has(written: Any, path: str) -> bool:
 
 
 def _not_supported(name: str) -> EventRefused:
-    """Return the words of speaches for a field that it does not take."""
+    """Return the refusal of speaches, in its words, for a field that it does not accept."""
     message = f"Specifying `{name}` is not supported. "
     message += "The server either does not support this field or it is not configurable."
     return EventRefused(message, code=None, blame="fault")
@@ -237,31 +237,31 @@ _EXTRAS = frozenset({"rate_limits.updated"})
 """Events that no server but OpenAI's and Azure's is known to send."""
 
 _HELICONE = StandIn(
-    # Read: it forces the beta header on its provider, so what a client gets is the beta. Documented: both keys. Read:
+    # Read: it forces the beta header on its provider, so a client gets the beta. Documented: both keys. Read:
     # the provider's close code never reaches the client. The provider behind this one still speaks the beta.
     service=replace(BETA_GATEWAY, paths={"/v1/gateway/oai/realtime": "beta"}, headers=("Helicone-Auth",)),
     close_code=1000,
 )
 _LITELLM = StandIn(
-    # Documented: the proxy's key as bearer or api-key. Read in its changes of 2026: it passes GA on as it is; the
-    # client's beta header goes to the provider as well, which refuses it; since September the provider's close code
-    # and reason reach the client.
+    # Documented: the proxy's key as bearer or api-key. Read in its changes of 2026: it passes GA on unchanged; the
+    # client's beta header also goes to the provider, which refuses it; since September the provider's close code and
+    # reason reach the client.
     service=replace(ANY, paths={"/v1/realtime": "ga"}, keys=frozenset({"bearer", "api-key"}), model=("model",)),
 )
 _XAI = StandIn(
     # Documented: bearer or subprotocol, GA's names of events, µ-law and A-law. Seen in spring 2026 (and what its guide
-    # says): conversation.created comes first, and session.created not before the session is configured. Newer servers
-    # send session.created as well.
+    # says): conversation.created comes first, and session.created only after the session is configured. Newer servers
+    # also send session.created.
     service=replace(OPENAI, beta_header="ignored"),
     opening=("conversation.created",),
     # Documented: the voice and the turn detection are at the top level of the session. UNSURE whether OpenAI's places
-    # for them do as well; here they do. Seen: session.updated repeats what was asked, in the shape it was asked in.
+    # for them work too; here they do. Seen: session.updated repeats the request, in the same shape.
     acknowledges="echo",
     own_names=True,
     flat=(("audio", "output", "voice"), ("audio", "input", "turn_detection")),
-    # Seen: every turn is transcribed, whether a session asks for it or not.
+    # Seen: every turn is transcribed, whether or not a session asks for it.
     transcribes="always",
-    # Seen: these events and fields are in no client's model of the server. UNSURE whether it sends them nowadays.
+    # Seen: these events and fields are in no client's model of the server. UNSURE whether it sends them now.
     lacks=_EXTRAS | {"conversation.item.done", "conversation.item.input_audio_transcription.delta"},
     leaves_out={
         "input_audio_buffer.speech_started": frozenset({"audio_start_ms"}),
@@ -272,7 +272,7 @@ _XAI = StandIn(
     response_fields=frozenset({"id", "object", "status", "status_details", "output", "usage"}),
 )
 _INWORLD = StandIn(
-    # Documented: the path, both parameters of the query, Basic for servers, and that the session names the model.
+    # Documented: the path, both query parameters, Basic for servers, and that the session names the model.
     service=Service(
         paths={"/api/v1/realtime/session": "ga"},
         keys=frozenset({"basic", "bearer"}),
@@ -283,7 +283,7 @@ _INWORLD = StandIn(
     own_names=True,
     # Seen: an object where OpenAI has text. UNSURE whether always.
     object_arguments=True,
-    # Seen: speech comes without its times. UNSURE: conversation.item.done is in no client's model of the server.
+    # Seen: speech events have no times. UNSURE: conversation.item.done is in no client's model of the server.
     lacks=_EXTRAS | {"conversation.item.done"},
     leaves_out={
         "input_audio_buffer.speech_started": frozenset({"audio_start_ms"}),
@@ -291,9 +291,9 @@ _INWORLD = StandIn(
     },
 )
 _LOCALAI = StandIn(
-    # Read, all of it, in the source of spring 2026.
+    # All read in the source of spring 2026.
     service=Service(paths={"/v1/realtime": "ga"}, keys=_BEARER),
-    # A telephone's format is no error: it is not looked at, and the audio stays PCM. The session names no format.
+    # A telephone format is not an error: it is ignored, and the audio stays PCM. The session names no format.
     own_names=True,
     formats="pcm, others ignored",
     session_lacks=frozenset(
@@ -303,11 +303,11 @@ _LOCALAI = StandIn(
         }
     ),
     obeys_turns=False,
-    # A recogniser is loaded at once; one that is not installed fails the whole update.
+    # A recognizer is loaded at once; if it is not installed, the whole update fails.
     refuses_recognisers=True,
     transcribes="always",
     one_response=False,
-    # They are parsed and no case of the switch takes them; deleting is the one that is refused in words.
+    # They are parsed, but no case of the switch handles them; only deleting is refused with an error.
     ignores=frozenset({"conversation.item.truncate", "input_audio_buffer.clear"}),
     unknown=frozenset({"conversation.item.delete"}),
     lacks=_EXTRAS | {"conversation.item.done", "input_audio_buffer.cleared", "conversation.item.truncated"},
@@ -315,9 +315,9 @@ _LOCALAI = StandIn(
         "input_audio_buffer.speech_started": frozenset({"item_id"}),
         "input_audio_buffer.speech_stopped": frozenset({"item_id"}),
     },
-    # These words are what it really sends.
+    # It really sends these words.
     fixed={"event_id": "event_TODO", "previous_item_id": "TODO"},
-    # The committed item, its transcript and the item in the conversation have an id each.
+    # The committed item, its transcript and the item in the conversation have different ids.
     strange_ids=frozenset(
         {
             "input_audio_buffer.committed",
@@ -330,9 +330,9 @@ _LOCALAI = StandIn(
     fails_by_error=True,
 )
 _SPEACHES = StandIn(
-    # Read, all of it, in the source of 2026: it is made of the types of the beta.
+    # All read in the source of 2026: it is built on the beta's types.
     service=replace(BETA_GATEWAY, keys=_BEARER),
-    # One error event for each format, without a code, a parameter or the id of the client's event; and after them
+    # One error event for each format, without a code, a parameter or the id of the client's event; after them
     # session.updated, with the rest applied.
     own_names=True,
     formats="pcm, others ignored",
@@ -355,7 +355,7 @@ _SPEACHES = StandIn(
     errors="no code",
 )
 _SPEECH_TO_SPEECH = StandIn(
-    # Read, all of it, in the source before August 2026; since then it acknowledges updates and sends output items.
+    # All read in the source before August 2026; since then it acknowledges updates and sends output items.
     service=Service(paths={"/v1/realtime": "ga"}, keys=_BEARER, model=()),
     acknowledges="never",
     # It resamples from the rate that the format names, and µ-law has none: audio is PCM whatever the update says.
@@ -370,7 +370,7 @@ _SPEECH_TO_SPEECH = StandIn(
     ),
     drops_roles=frozenset({"system"}),
     renames={"conversation.item.added": "conversation.item.created"},
-    # A turn is no item; a call is announced by its arguments alone; words come once, when the item is over.
+    # A turn is not an item; a call is announced only by its arguments; words come once, when the item is over.
     lacks=_EXTRAS
     | _ITEM_EVENTS
     | {
@@ -383,13 +383,13 @@ _SPEECH_TO_SPEECH = StandIn(
     errors="code as type",
 )
 _VLLM = StandIn(
-    # Read, all of it, in vLLM-Omni's turn-based handler of autumn 2026. vLLM itself only transcribes.
+    # All read in vLLM-Omni's turn-based handler of autumn 2026. vLLM itself only transcribes.
     service=Service(paths={"/v1/realtime": "ga"}, keys=_BEARER, model=()),
     opening=("session.created", "conversation.created"),
     own_names=True,
     formats="pcm, others refused",
     semantic_turns=False,
-    # A recogniser may be named, and the effective session has none.
+    # A recognizer may be named, but the effective session has none.
     transcribes="never",
     one_response=False,
     lacks=_EXTRAS,

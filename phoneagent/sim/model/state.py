@@ -78,7 +78,7 @@ class SessionState(SessionRecord):
         if spelled is not None:
             spelled = self.setup.stand_in.spell(spelled, self.new_id)
         if spelled is not None:
-            # Encoded at once: items go on changing after they were announced.
+            # Encoded at once: items keep changing after they were announced.
             self._wire.put(msgspec.json.encode(spelled))
         self.setup.changed()
 
@@ -106,7 +106,7 @@ class SessionState(SessionRecord):
                 task.result()  # else the task keeps the traceback, and with it the event loop's frames and old timers
 
     async def stop_tasks(self) -> None:
-        """Cancel everything that `spawn` started, and wait for its end."""
+        """Cancel everything that `spawn` started, and wait until it has ended."""
         tasks = list(self._tasks)
         for task in tasks:
             task.cancel()

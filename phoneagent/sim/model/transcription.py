@@ -1,4 +1,4 @@
-"""Transcription of the caller: each committed turn goes to the ear, and its words into record and transcript."""
+"""Transcription of the caller: each committed turn goes to the ear, and its words to the record and transcript."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _EVENT = "conversation.item.input_audio_transcription"
 
 
 class Transcriber:
-    """Understands the turns of one session, by its ear or by the script.
+    """Understands the turns of one session, with its ear or the script.
 
     `emit` sends an event, `spawn` runs work until the session ends.
     """
@@ -41,7 +41,7 @@ class Transcriber:
         self._tasks: dict[str, asyncio.Task[None]] = {}
 
     def start(self, turn: CommittedTurn, item: Json, transcription: Json | None) -> None:
-        """Begin to understand a turn. Its words go into `turn`, and with a `transcription` also into `item`."""
+        """Begin to understand a turn. Its words go into `turn` and, with a `transcription`, into `item`."""
         self._tasks[turn.item_id] = self._spawn(self._understand(turn, item, transcription))
 
     async def finished(self, item_ids: Iterable[str]) -> None:

@@ -1,7 +1,7 @@
 """Voice activity detection: is there speech in these 20 ms?
 
-A `Vad` decides about one frame of telephone audio at a time and keeps its own state. `InputBuffer` makes *turns* of its
-decisions: it knows how long speech must last to count, and how much silence ends it.
+A `Vad` decides about one frame of telephone audio at a time and keeps its own state. `InputBuffer` turns its decisions
+into *turns*: it knows how long speech must last to count, and how much silence ends it.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class Vad(Protocol):
 
 
 class EnergyGate:
-    """A detector that takes anything louder than a fixed level for speech: deterministic, cheap, no dependencies.
+    """A detector that treats anything louder than a fixed level as speech: deterministic, cheap, no dependencies.
 
     `level` is the root mean square of the samples, 0 to 32767: 500 (-36 dB of full scale) lies between the noise of an
     ordinary line (below 270) and quiet speech (about 800). `hang_ms` bridges the short gaps between sounds.
@@ -52,7 +52,7 @@ class EnergyGate:
 class EarshotVad:
     """The neural detector of the package `earshot` (extra `demo`): it tells speech from noise, music and tones.
 
-    `threshold` is the score, 0 to 1, from which 16 ms count as speech; a session's `threshold` fits as it is.
+    `threshold` is the score, 0 to 1, from which 16 ms count as speech; a session's `threshold` can be used directly.
     """
 
     _WINDOW_BYTES = 512

@@ -1,4 +1,4 @@
-"""`/v1/realtime/calls` of the simulated Realtime server: offers that are answered, and calls that are hung up.
+"""`/v1/realtime/calls` of the simulated Realtime server: answers to offers, and hang-ups of calls.
 
 POST /v1/realtime/calls              an SDP offer and an ephemeral key, or a form of `sdp` and `session` and the key
 POST /v1/realtime/calls/{id}/hangup
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from phoneagent.sim.model.webrtc import WebRtcCall
 
 MAX_CALLS = 50
-"""Calls at a time."""
+"""How many calls may be live at a time."""
 
 _FOR_PAGES = {
     "Access-Control-Allow-Origin": "*",
@@ -38,7 +38,7 @@ _FOR_PAGES = {
 
 
 class Refuse(Protocol):
-    """Refuses a request, and remembers that."""
+    """Refuses a request, and records the refusal."""
 
     def __call__(self, status: int, code: str | None, message: str, *, param: str | None = None) -> Response: ...
 
@@ -60,7 +60,7 @@ class WebRtcCalls:
         self._serving: set[asyncio.Task[None]] = set()
 
     def named(self, url: SplitResult) -> WebRtcCall | None:
-        """Return the call that a side-band socket's address names, if there is one."""
+        """Return the call that a side-band socket's URL names, if there is one."""
         return self._calls.get(parse_qs(url.query).get("call_id", [""])[0])
 
     def answer(
@@ -121,7 +121,7 @@ class WebRtcCalls:
             await call.close()
 
     def _read(self, body: bytes, headers: Headers, secret: ClientSecret | None) -> tuple[str, str | None, Json]:
-        """Return the offer of a request, its model, and what it says of the session."""
+        """Return the offer of a request, its model, and its session settings."""
         kind = headers.get("Content-Type", "")
         if kind.startswith("application/sdp"):
             if secret is None:

@@ -1,7 +1,7 @@
 """Calls by WebRTC at the simulated Realtime server (extra `web`): `POST /v1/realtime/calls` with an SDP offer.
 
 The client's audio and events come over the peer connection, and a side-band socket may join with `?call_id=`. The
-server plays its audio at the speed of speech here, so it knows what was heard, and cuts what the client interrupts.
+server plays its audio at the speed of speech here, so it knows what was heard, and drops the rest at an interruption.
 
 Media goes over a local UDP port of this machine's network address: ICE leaves loopback out.
 """
@@ -32,7 +32,7 @@ FRAME_MS = 20
 FRAME_BYTES = PCM_RATE * 2 * FRAME_MS // 1000
 
 MAX_WAITING = 1000
-"""Events that wait for the client's data channel to open."""
+"""How many events may wait for the client's data channel to open."""
 
 GATHER_SECONDS = 10.0
 """How long the answer to an offer may take."""
@@ -76,7 +76,7 @@ class _Playout(MediaStreamTrack):
 
 
 class _Item:
-    """Audio of one item that is played; `done` when no more of it comes."""
+    """Audio of one item that is being played; `done` once no more of it will come."""
 
     def __init__(self, response_id: str, item_id: str) -> None:
         self.response_id = response_id
@@ -87,7 +87,7 @@ class _Item:
 
 
 class WebRtcCall:
-    """One call. For its session it is what a socket is otherwise: messages come from it, and events go to it."""
+    """One call. It takes the place of a socket for its session: messages come from it, and events go to it."""
 
     request = None
 
@@ -103,13 +103,13 @@ class WebRtcCall:
         self._started: str | None = None  # the response that is being played
         self._listening: asyncio.Task[None] | None = None
         self._closed = False
-        self.transport = self  # which is aborted like a socket's
+        self.transport = self  # it is aborted like a socket's
 
     async def answer(self, offer: str) -> str:
         """Return the SDP answer to an offer.
 
         Raises:
-            EventRefused: the offer is no SDP with audio.
+            EventRefused: the offer is not an SDP with audio.
         """
 
         @self._peer.on("track")
@@ -140,12 +140,12 @@ class WebRtcCall:
         except EventRefused:
             await self._peer.close()
             raise
-        except Exception as error:  # the parser raises whatever it stumbles over
+        except Exception as error:  # the parser may raise anything
             await self._peer.close()
             raise EventRefused("The offer is not valid SDP.", code="invalid_offer", param="sdp") from error
         return self._peer.localDescription.sdp
 
-    # -- what a session has of a socket --
+    # -- the interface of a socket --
 
     def __aiter__(self) -> AsyncIterator[str | bytes]:
         return self._received()
@@ -185,7 +185,7 @@ class WebRtcCall:
             await asyncio.gather(self._listening, return_exceptions=True)
 
     def abort(self) -> None:
-        """End the call; what waits to be sent is lost."""
+        """End the call; unsent messages are lost."""
         if not self._closed:
             self._closed = True
             self._messages.put_nowait(None)
@@ -210,7 +210,7 @@ class WebRtcCall:
                 self.side_bands.remove(socket)
 
     def _is_ours(self, message: str | bytes) -> bool:
-        """Take what only a call by WebRTC has: the client stops what is played."""
+        """Handle an event that only WebRTC calls have: the client stops the playback."""
         if isinstance(message, str) and "output_audio_buffer.clear" in message:
             try:
                 if json.loads(message).get("type") == "output_audio_buffer.clear":
@@ -220,7 +220,7 @@ class WebRtcCall:
                 pass
         return False
 
-    # -- what is heard --
+    # -- input audio --
 
     async def _listen(self, track: MediaStreamTrack) -> None:
         resampler = av.AudioResampler(format="s16", layout="mono", rate=PCM_RATE)
@@ -235,7 +235,7 @@ class WebRtcCall:
                 if self.session is not None:
                     self.session.hear(encode_audio(bytes(part.planes[0])[: part.samples * 2]))
 
-    # -- what is played --
+    # -- playback --
 
     def _act_on(self, event: dict[str, Any]) -> None:
         kind = event["type"]
@@ -259,7 +259,7 @@ class WebRtcCall:
         return self._items[-1]
 
     def next_frame(self) -> bytes:
-        """Return the next 20 ms of what is played."""
+        """Return the next 20 ms to play."""
         while self._items and self._items[0].done and self._items[0].played >= len(self._items[0].audio):
             item = self._items.popleft()
             if self._started == item.response_id and all(each.response_id != self._started for each in self._items):
@@ -274,7 +274,7 @@ class WebRtcCall:
         return frame + _SILENCE[len(frame) :]
 
     def _interrupt(self) -> None:
-        """Drop what was not played, and take it out of the conversation."""
+        """Drop the unplayed audio, and remove it from the conversation."""
         dropped, self._items = self._items, deque()
         if self._started is not None:
             self._tell("cleared", self._started)

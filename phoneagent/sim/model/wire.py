@@ -12,11 +12,11 @@ from websockets.exceptions import ConnectionClosed
 log = logging.getLogger(__name__)
 
 MAX_OUTBOX_EVENTS = 10_000
-"""Events that may wait for a slow client; beyond that the connection is cut."""
+"""How many events may wait for a slow client; beyond that the connection is cut."""
 
 
 class EventSocket(Protocol):
-    """A connection as a session has it: of the WebSocket library, or a call by WebRTC."""
+    """A session's connection: from the WebSocket library, or a call by WebRTC."""
 
     @property
     def request(self) -> Any: ...
@@ -28,7 +28,7 @@ class EventSocket(Protocol):
 
 
 class Wire:
-    """A bounded queue of encoded events, and the connection that they go to."""
+    """A bounded queue of encoded events, and the connection to which they go."""
 
     def __init__(self, socket: EventSocket) -> None:
         self._socket = socket
@@ -40,7 +40,7 @@ class Wire:
         self._put(event)
 
     def close(self, code: int, reason: str) -> None:
-        """Close the connection once everything queued before is sent."""
+        """Close the connection once everything in the queue is sent."""
         self._put((code, reason[:120]))
 
     def stall(self) -> None:

@@ -1,1 +1,1 @@
-"""A telephone made of a sound card: its microphone and loudspeaker in place of the simulated ones of a `Line`."""
+"""A telephone made from a sound card: its microphone and loudspeaker replace the simulated ones of a `Line`."""

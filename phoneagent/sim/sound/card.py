@@ -1,6 +1,6 @@
 """The sound card, through PortAudio: its microphone feeds a `CardMicrophone`, its loudspeaker plays a `CardPlayout`.
 
-PortAudio calls back in threads of its own. The callbacks hand audio over and compute nothing else; they never wait for
+PortAudio calls back in threads of its own. The callbacks pass audio on and compute nothing else; they never wait for
 the event loop.
 """
 
@@ -34,7 +34,7 @@ STALL_SECONDS = 2.0
 """A card that has not called back for this long is gone: unplugged, or its sound server has ended."""
 
 LATENCY_SECONDS = 0.08
-"""The latency asked of the card; a sound server usually gives somewhat more."""
+"""The latency requested from the card; a sound server usually gives somewhat more."""
 
 _SMOOTHING = 0.05
 """The weight of a new figure in the average latency."""
@@ -47,14 +47,14 @@ _TAKEN = -9985
 
 
 class Ear(Protocol):
-    """What hears the caller, µ-law by blocks: a `CardMicrophone`."""
+    """The receiver of the caller's audio, µ-law in blocks: a `CardMicrophone`."""
 
     def take(self, ulaw: bytes) -> None:
         """Take a block of audio."""
 
 
 class Mouth(Protocol):
-    """What the loudspeaker plays: a `CardPlayout`."""
+    """The source of the loudspeaker's audio: a `CardPlayout`."""
 
     def take(self, count: int, moment: float) -> bytes:
         """Return at most `count` bytes of µ-law, to be played from `moment` on."""
@@ -62,7 +62,7 @@ class Mouth(Protocol):
 
 @dataclass(slots=True)
 class CardState:
-    """What is known of an open card: its rates in Hz, its average latencies in ms, and its faults.
+    """The state of an open card: its rates in Hz, its average latencies in ms, and its faults.
 
     `xruns` counts the blocks that PortAudio reports as lost or late.
     """
@@ -95,7 +95,7 @@ def load_backend() -> Any:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Discard what C libraries print: ALSA complains of every device that a machine does not have."""
+    """Discard the output of C libraries: ALSA complains about every device that a machine does not have."""
     with ExitStack() as stack:
         null = os.open(os.devnull, os.O_WRONLY)
         stack.callback(os.close, null)
@@ -113,7 +113,7 @@ _discard = _AlsaHandler(lambda *_: None)
 
 
 def _silence_alsa() -> None:
-    """Discard what ALSA prints during a call; its faults are counted by PortAudio."""
+    """Discard ALSA's output during a call; PortAudio counts its faults."""
     with suppress(OSError, AttributeError):  # no ALSA here
         ctypes.CDLL("libasound.so.2").snd_lib_error_set_handler(_discard)
 
@@ -132,7 +132,7 @@ class Loudspeaker:
         late_seconds = min(max(late_seconds, 0.0), MAX_LATE_SECONDS)
         while len(self._pcm) < 2 * count:
             moment = now + late_seconds + len(self._pcm) / 2 / self._rate_hz
-            # At the card's own rate exactly what it asks for; else a frame, and the rest is kept for the next block.
+            # At the card's own rate, exactly what it asks for; else a frame, and the rest is kept for the next block.
             wanted = count - len(self._pcm) // 2 if self._resampler is None else FRAME_BYTES
             ulaw = self._mouth.take(wanted, moment)
             pcm = decode_ulaw(ulaw) + bytes(2 * (wanted - len(ulaw)))
@@ -151,14 +151,14 @@ class Pickup:
         self._resampler = None if rate_hz == SAMPLE_RATE else best_resampler(rate_hz, SAMPLE_RATE)
 
     def convert(self, pcm: bytes) -> bytes:
-        """Return a block of the card's as µ-law."""
+        """Return a block from the card as µ-law."""
         if self._channels == 2:
             pcm = audioop.tomono(pcm, 2, 0.5, 0.5)
         return encode_ulaw(pcm if self._resampler is None else self._resampler.feed(pcm))
 
 
 class Card:
-    """Two open streams. `lost` is set, with a reason, when the card is gone; `state` is measured meanwhile."""
+    """Two open streams. `lost` is set, with a reason, when the card is gone; `state` has the latest figures."""
 
     def __init__(self, backend: Any, ear: Ear, mouth: Mouth, on_played: Callable[[], object]) -> None:
         self.state = CardState()
@@ -182,7 +182,7 @@ class Card:
                 stream.start()
 
     def close(self) -> None:
-        """Stop both streams. What the card has not played is not played."""
+        """Stop both streams. Audio that the card has not played is dropped."""
         self._closing = True
         for stream in self._streams:
             with _quiet(), suppress(self._backend.PortAudioError):
@@ -301,7 +301,7 @@ async def open_card(
 
 
 def _formats(device: Device, kind: Kind) -> list[tuple[int, int]]:
-    """Return the rates and channels to try: telephone audio as it is, which sound servers convert, then the card's."""
+    """Return the rates and channels to try: plain telephone audio, which sound servers convert, then the card's."""
     rates = dict.fromkeys([SAMPLE_RATE, 48000, device.rate_hz])
     return [(rate, channels) for rate in rates for channels in (1, 2) if channels <= device.channels(kind)]
 

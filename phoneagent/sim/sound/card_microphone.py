@@ -1,4 +1,4 @@
-"""The caller's side of a line, from a real microphone: blocks of audio at any pace in, a frame every 20 ms out."""
+"""The caller's side of a line, from a real microphone: blocks in at any pace, a frame out every 20 ms."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from phoneagent.sim.twilio.microphone import FRAME_MS, Microphone, Utterance
 from phoneagent.sim.twilio.playout import MAX_CALL_MS
 
 START_MS = 40
-"""The audio that must be there before the first frame is taken, and again after a gap: the jitter that it bridges."""
+"""The audio needed before the first frame is taken, and again after a gap: the jitter that the buffer bridges."""
 
 MAX_BACKLOG_MS = 200
 """More audio than this is waiting only after a stall, or if the card's clock is fast: the oldest is dropped."""
@@ -19,7 +19,7 @@ LOUD = 500
 """RMS (0 to 32767) above which a frame may be the caller's voice: between the noise of a room and quiet speech."""
 
 IDLE_BACKLOG_MS = 80
-"""With more than this waiting, quiet frames are left out: the delay that a stall caused would stay otherwise."""
+"""With more than this waiting, quiet frames are skipped: otherwise the delay after a stall would stay."""
 
 BEGIN_FRAMES = 3
 """A voice begins with this many loud frames in a row; a click is shorter."""
@@ -36,7 +36,7 @@ class JitterBuffer:
 
     Attributes:
         dropped_ms: the audio that was dropped because too much was waiting.
-        gaps: how many times too little was there.
+        gaps: how many times there was too little.
         average_ms: the average delay that the buffer adds.
     """
 
@@ -60,13 +60,13 @@ class JitterBuffer:
             self.catch_up()
 
     def catch_up(self) -> None:
-        """Drop what is older than the audio to start with."""
+        """Keep only the newest audio, as much as a start needs."""
         excess = max(len(self._audio) - self._start_bytes, 0)
         self.dropped_ms += excess / BYTES_PER_MS
         del self._audio[:excess]
 
     def pull(self) -> bytes | None:
-        """Take a frame; None while too little is there."""
+        """Take a frame; None while there is too little."""
         if not self._flowing:
             if len(self._audio) < self._start_bytes:
                 return None
@@ -97,7 +97,7 @@ class CardMicrophone(Microphone):
         self._begun = False
 
     def take(self, ulaw: bytes) -> None:
-        """Take a block of the card's."""
+        """Take a block from the card."""
         self.buffer.push(ulaw)
 
     def frame(self, number: int) -> str | None:

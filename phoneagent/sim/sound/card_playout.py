@@ -13,7 +13,7 @@ from phoneagent.protocol.audio import BYTES_PER_MS
 from phoneagent.sim.twilio.playout import BYTES_PER_SECOND, MAX_CALL_MS, MAX_MARKS, Clear, MarkEcho, Playout, Span
 
 JUMP_SECONDS = 0.06
-"""A card whose clock moves by more than this between two blocks has interrupted the sound. Less is jitter."""
+"""If a card's clock moves by more than this between two blocks, the sound was interrupted. Less is jitter."""
 
 MAX_LATE_SECONDS = 1.0
 """How far in the future a card may say that it will play a block; a later moment is an error of its driver."""
@@ -86,7 +86,7 @@ class CardPlayout(Playout):
             self._waiting.append((delay_ms / 1000, mark))
 
     def clear(self, now: float) -> Clear:
-        """Drop what the card has not taken. All pending marks are due at once, in order."""
+        """Drop the audio that the card has not taken. All pending marks are due at once, in order."""
         heard_to = self._drop()
         for _, mark in self._waiting:
             mark.cleared = mark.position > heard_to
@@ -141,7 +141,7 @@ class CardPlayout(Playout):
         return spans
 
     def _drop(self) -> int:
-        """Drop what the card has not taken; return the byte up to which it has."""
+        """Drop the audio that the card has not taken; return the byte up to which it has taken audio."""
         with self._lock:
             taken, self._taken = self._taken, len(self.received)
             if self._runs:
@@ -155,6 +155,6 @@ class CardPlayout(Playout):
         if mark.position > self._taken:
             return None
         run = next((run for run in reversed(self._runs) if run.first < mark.position <= run.end), None)
-        if run is None:  # nothing came before it, or a clear dropped what did
+        if run is None:  # nothing came before it, or a clear dropped it
             return max((run.moment(run.end) for run in self._runs[-1:]), default=0.0)
         return run.moment(mark.position) + delay_seconds

@@ -9,18 +9,18 @@ from typing import Any, Literal
 from phoneagent.errors import ConfigurationError, PhoneAgentError
 
 Kind = Literal["input", "output"]
-"""A microphone's side of a device, or a loudspeaker's."""
+"""The microphone side or the loudspeaker side of a device."""
 
 _NOUNS = {"input": "microphone", "output": "loudspeaker"}
 
 
 class SoundError(PhoneAgentError):
-    """The sound card cannot be used, or no longer."""
+    """The sound card cannot be used, or can no longer be used."""
 
 
 @dataclass(frozen=True, slots=True)
 class Device:
-    """A device: its number and name at PortAudio, its channels in each direction, and its usual rate."""
+    """A device: its number and name in PortAudio, its channels in each direction, and its default rate."""
 
     number: int
     name: str
@@ -52,7 +52,7 @@ def choose(devices: Sequence[Device], kind: Kind, wanted: str | None, default: i
 
     Raises:
         SoundError: there is no device at all.
-        ConfigurationError: there is none of that number or name, or the name fits several.
+        ConfigurationError: there is none with that number or name, or the name matches several.
     """
     noun, fitting = _NOUNS[kind], [each for each in devices if each.channels(kind)]
     if not fitting:
@@ -74,7 +74,7 @@ def choose(devices: Sequence[Device], kind: Kind, wanted: str | None, default: i
 
 
 def describe(devices: Sequence[Device], default_input: int, default_output: int) -> list[str]:
-    """Return the list for a person, a line for each device; the default ones are marked."""
+    """Return the list as text, one line for each device; the default ones are marked."""
     if not devices:
         return ["this machine has no sound devices"]
     lines = []

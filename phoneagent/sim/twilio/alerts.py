@@ -1,7 +1,7 @@
 """Twilio's alerts, as lines of text, and the exception of a call that failed.
 
 Twilio shows these codes in its console's debugger. Here each of them is a violation: a line of text with the code,
-Twilio's title for it, and what was seen.
+Twilio's title for it, and the observation.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ TITLES = {
 
 
 def alert(code: int, detail: str) -> str:
-    """Return one violation as a line: the code, Twilio's title, and `detail`, what was seen."""
+    """Return one violation as a line: the code, Twilio's title, and `detail`, the observation."""
     return f"{code} {TITLES[code]}: {detail}"
 
 

@@ -1,7 +1,7 @@
-"""Twilio's answering-machine detection (AMD), as far as it is documented: the thresholds, and what is told when.
+"""Twilio's answering-machine detection (AMD), as far as it is documented: the thresholds, and the timing of reports.
 
-It judges by the length of what the far end says, as the real one does. So it is wrong about a talkative person, who
-counts as a machine, and about a machine of few words.
+Like the real one, it judges by how long the far end speaks. So it takes a talkative person for a machine, and a brief
+machine for a person.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class Detection:
     """The settings of one call's detection: `MachineDetection` and its thresholds, in milliseconds."""
 
     until_end: bool
-    """DetectMessageEnd: a machine is told of when its greeting is over."""
+    """DetectMessageEnd: a machine is reported when its greeting is over."""
 
     timeout_ms: float = 30_000
     speech_ms: float = 2400
@@ -34,7 +34,7 @@ class Detection:
 
     @classmethod
     def of_form(cls, form: Mapping[str, str]) -> Detection | None:
-        """Return the settings of a call's form; None without detection."""
+        """Return the settings in a call's form; None without detection."""
         mode = form.get("MachineDetection")
         if mode not in ("Enable", "DetectMessageEnd"):
             return None
@@ -49,7 +49,7 @@ class Detection:
     def decide(self, speech: Sequence[Utterance], now_ms: float) -> str | None:
         """Return `AnsweredBy` at a moment of the call; None while nothing is decided.
 
-        `speech` is what the far end has said by then; an utterance in progress counts up to now.
+        `speech` has the far end's utterances by then; one in progress counts up to now.
         """
         if any(each.text == FAX and now_ms - each.start_ms >= FAX_MS for each in speech):
             return "fax"

@@ -21,13 +21,13 @@ from phoneagent.sim.twilio.twiml import Document, Verb, parse
 from phoneagent.sim.twilio.webhook import Web, urldefragged
 
 MAX_DOCUMENTS = 50
-"""TwiML documents of one call. More than this are taken for a redirect loop."""
+"""How many TwiML documents one call may have. More than this count as a redirect loop."""
 
 PLAY_SECONDS = 1.0
 """The duration of a `<Play>`. The file itself is not fetched."""
 
 MAX_CALL_SECONDS = 4 * 3600.0
-"""The time limit of a call that a client makes, unless its form has another."""
+"""The default time limit of a call that a client makes."""
 
 _SIP_CODES = {"completed": "200", "busy": "486", "failed": "404", "no-answer": "487", "canceled": "487"}
 
@@ -36,13 +36,13 @@ SPEECH_RATE = 14.0
 
 
 class FarEnd(Protocol):
-    """The party that a placed call is for."""
+    """The callee of a placed call."""
 
     async def ring(self) -> str:
         """Ring, and return the call's status: in-progress once it is answered."""
 
     async def answer(self, line: Line, notify: Callable[[str, Mapping[str, str], str], None]) -> None:
-        """Be the party on the answered call until it is over. `notify` delivers a callback."""
+        """Act as the party on the answered call until it is over. `notify` delivers a callback."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +60,7 @@ class CallFlow:
 
     A call that is `placed` by the REST API is answered before that document is requested. `status_events` are the
     events of the call that the status callback gets. The REST API can intervene: `complete`, `redirect`. The leg of a
-    party that was dialed has a `talk`, which follows its documents; `caller_ids` are the numbers that a Dial may show.
+    dialed party has a `talk`, which follows its documents; `caller_ids` are the numbers that a Dial may show.
     """
 
     line: Line
@@ -94,7 +94,7 @@ class CallFlow:
     _redirected_to: Next | bytes | None = None
     # The action of the Connect or Dial in progress.
     _action: Next | None = None
-    # What the far end of a placed call does, and when its time is up.
+    # The task of a placed call's far end, and when its time is up.
     _conduct: asyncio.Task[None] | None = None
     _limit: asyncio.TimerHandle | None = None
 
@@ -173,7 +173,7 @@ class CallFlow:
         far_end: FarEnd,
         talk: Callable[[], Coroutine[Any, Any, None]],
     ) -> CallFlow:
-        """Return the flow of the leg of a party that this call dials: the `whisper`'s document, and then `talk`."""
+        """Return the flow of a dialed party's leg: the `whisper`'s document, and then `talk`."""
         first: Next | bytes = b"<Response/>"
         if whisper is not None:
             first = self.following(whisper.attributes["url"], whisper.attributes)
@@ -182,7 +182,7 @@ class CallFlow:
         return leg
 
     async def _connected(self) -> None:
-        """Be connected to the call that has dialed this one, if the documents have not hung up."""
+        """Connect to the call that has dialed this one, if the documents have not hung up."""
         if self.talk is None or self._over or self._hung_up or self._status != "in-progress":
             return
         self._verbs = asyncio.create_task(self.talk())
@@ -229,7 +229,7 @@ class CallFlow:
         self._break_off("agent")
 
     def notify(self, url: str, fields: Mapping[str, str], method: str) -> None:
-        """Deliver a status callback of the REST API's."""
+        """Deliver a status callback of the REST API."""
         self._callbacks.post(urljoin(self.web.entry, url), fields, method)
 
     def _end_by(self, by: str) -> None:
@@ -342,7 +342,7 @@ class CallFlow:
                         return action
                     if self._broken_off:
                         return None
-                case "Pause":  # one before the first sound does not answer the call
+                case "Pause":  # before the first sound, it does not answer the call
                     await asyncio.sleep(float(verb.attributes.get("length", "1")))
                 case _:
                     self._answer()
@@ -353,7 +353,7 @@ class CallFlow:
         """Carry out a Say or Play."""
         times = max(int(verb.attributes.get("loop", "1")), 1)
         seconds = times * (len(verb.text) / SPEECH_RATE if verb.name == "Say" else PLAY_SECONDS)
-        if not seconds or "digits" in verb.attributes:  # nothing that a caller would take for a greeting
+        if not seconds or "digits" in verb.attributes:  # not a sound that a caller would take for a greeting
             await asyncio.sleep(seconds)
             return
         with self.line.announcing(verb.name, verb.text if verb.name == "Say" else ""):
@@ -367,7 +367,7 @@ class CallFlow:
             self._report("answered", self._status)
 
     def following(self, url: str, attributes: Mapping[str, str], fields: Mapping[str, str] | None = None) -> Next:
-        """Return the document that a verb with these attributes names by its `url`."""
+        """Return the document that a verb with these attributes names in its `url`."""
         return Next(urljoin(self._url, url), attributes.get("method", "POST"), fields or {})
 
     async def _connect_or_dial(self, verb: Verb) -> Next | None:
@@ -383,7 +383,7 @@ class CallFlow:
                 async with asyncio.timeout(float(verb.attributes.get("timeLimit", "14400"))):
                     await self.line.wait_callee_gone()
         else:
-            # Two people whose Start did not open would talk, and a test would wait for its stream in vain.
+            # If the Start did not open, the two people would talk on, and a test would wait for its stream in vain.
             self.needs_stream = self.needs_stream and self._streams.beside
             fields = await dial.carry_out(self, verb)
         if self._broken_off:

@@ -1,4 +1,4 @@
-"""The media streams of one call: that of a `<Connect>`, or that of a `<Start>`, which runs beside later verbs."""
+"""The media streams of one call: that of a `<Connect>`, or that of a `<Start>`, which runs alongside later verbs."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class CallStreams:
     """Opens and runs the streams of a call, one at a time, and reports them to their status callbacks.
 
     `up` is set once the first one is up. `ended_by` is the end of the latest one, as in `Line`; `refusal` is why the
-    first that did not open did not. A `base` is the address of the document that a verb is from.
+    first failed one did not open. A `base` is the URL of the document that a verb is from.
     """
 
     line: Line
@@ -52,7 +52,7 @@ class CallStreams:
             self._refuse(stream, failure)
 
     async def start(self, start: Verb, base: str) -> None:
-        """Carry out a Start: its stream runs beside the verbs that follow, whether or not it opens."""
+        """Carry out a Start: its stream runs alongside the verbs that follow, which run even if it does not open."""
         if not start.children:
             return  # the parser has raised the alert
         if self.line.stream is not None:
@@ -129,7 +129,7 @@ class CallStreams:
 
 @dataclass(frozen=True, slots=True)
 class _Stream:
-    """A `<Stream>` of the document at `base`, and the sid that its media stream gets."""
+    """A `<Stream>` in the document at `base`, and the sid that its media stream gets."""
 
     element: Verb
     base: str
@@ -137,7 +137,7 @@ class _Stream:
 
     @property
     def url(self) -> str:
-        """The address of the socket; "" if there is none. A relative one is one of the document's server."""
+        """The URL of the socket; "" if there is none. A relative one refers to the document's server."""
         url = self.element.attributes.get("url")
         return urljoin("ws" + self.base.removeprefix("http"), url) if url else ""
 

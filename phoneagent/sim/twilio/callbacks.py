@@ -1,4 +1,4 @@
-"""The status callbacks of one call: delivered one after another, beside the call."""
+"""The status callbacks of one call: delivered one after another, while the call goes on."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ class Callbacks:
             self._deliver(callback)
 
     async def finish(self) -> None:
-        """Deliver the callbacks that are left. The call is over."""
+        """Deliver the remaining callbacks: the call is over."""
         try:
             while self._held:
                 self._deliver(self._held.pop())

@@ -1,4 +1,4 @@
-"""The far ends of calls that a client makes: people, answering machines, faxes, menus, and those that do not answer.
+"""The far ends of calls that a client makes: people, answering machines, faxes, menus, and unanswered phones.
 
     anna = Callee("+15550100009", person(voice.render("Hello?"), "Hello?"))
     async with Exchange(phone, anna, Callee("+15550100008", machine(voice.render(greeting), greeting))) as exchange:
@@ -35,17 +35,17 @@ RING_SECONDS = 6.0
 """The time from one ring to the next, as in North America."""
 
 LISTEN_SECONDS = 0.1
-"""How often the detection of answering machines looks."""
+"""How often the answering machine detection checks the audio."""
 
 RECORDS_SECONDS = 60.0
-"""How long a machine records after its beep. Then it hangs up."""
+"""How long a machine records after its beep, before it hangs up."""
 
 Outcome: TypeAlias = Literal["answers", "busy", "no-answer", "declines", "failed"]
 Conduct: TypeAlias = Callable[[Line], Awaitable[object]]
-"""What a far end does on an answered call. The call goes on when it returns."""
+"""A far end's behavior on an answered call. The call goes on when it returns."""
 
 _STATUS: Mapping[str, str] = {"busy": "busy", "declines": "busy", "failed": "failed"}
-"""The CallStatus of each outcome. That a decline is told as busy is an assumption: it is not documented."""
+"""The CallStatus of each outcome. That a decline is reported as busy is an assumption: it is not documented."""
 
 
 async def silent(line: Line) -> None:
@@ -53,7 +53,7 @@ async def silent(line: Line) -> None:
 
 
 def person(hello: bytes, text: str, then: Conduct = silent, *, after_seconds: float = 0.4) -> Conduct:
-    """Return a person who says `hello`, and then does `then`."""
+    """Return a person who says `hello`, and then behaves like `then`."""
 
     async def conduct(line: Line) -> None:
         await asyncio.sleep(after_seconds)
@@ -71,9 +71,9 @@ def machine(
     pause_seconds: float = 0.8,
     records_seconds: float = RECORDS_SECONDS,
 ) -> Conduct:
-    """Return an answering machine: its greeting, the beep (b"" for none), and a time in which it records.
+    """Return an answering machine: its greeting, the beep (b"" for none), and then the recording.
 
-    What it recorded is `recorded(line)`.
+    `recorded(line)` returns the recording.
     """
     tone = sound(1000, 0.4) if beep is None else beep
 
@@ -102,7 +102,7 @@ def fax(*, seconds: float = 3.3) -> Conduct:
 
 
 def menu(options: Menu, *, voice: Voice | None = None) -> Conduct:
-    """Return a phone menu, which hangs up when no key leads anywhere."""
+    """Return a phone menu, which hangs up if no key leads anywhere."""
 
     async def conduct(line: Line) -> None:
         with suppress(CallFailed):
@@ -123,7 +123,7 @@ def sound(hz: float, seconds: float, *, amplitude: int = 8000) -> bytes:
 
 
 def recorded(line: Line) -> bytes:
-    """Return what a machine recorded: the audio that it heard since the end of its last beep, in µ-law."""
+    """Return a machine's recording: the audio that it heard since the end of its last beep, in µ-law."""
     ends = [each.end_ms for each in line.speech if each.text == BEEP]
     return line.heard_audio()[int(ends[-1] * 8) :] if ends else b""
 
@@ -132,11 +132,11 @@ def recorded(line: Line) -> bytes:
 class Callee:
     """A party that can be called at `number`: it rings `rings` times, and then the `outcome` follows.
 
-    `no-answer` rings until the call is given up. `answered_by` is what the detection of answering machines says in
-    place of what it would find out, for its mistakes; `amd_after_seconds` is then when, from the answer on.
+    `no-answer` rings until the call is given up. `answered_by` overrides the result of the answering machine detection,
+    to simulate its mistakes; it is reported `amd_after_seconds` after the answer.
 
     Attributes:
-        rung: how often it was rung.
+        rung: how many calls rang here.
         lines: the answered calls, in order.
     """
 
@@ -162,7 +162,7 @@ class Callee:
         return _STATUS.get(self.outcome, "in-progress")
 
     async def called(self, number: int = 1, *, timeout: float = 120) -> Line:
-        """Wait for the n-th answered call, from 1, and return it.
+        """Wait for the n-th answered call, counted from 1, and return it.
 
         Raises:
             TimeoutError: it did not come within `timeout` seconds.
@@ -193,12 +193,12 @@ class Callee:
 
 
 class Exchange:
-    """The telephone network behind the REST API of `phone`: it connects each call that a client makes to its callee.
+    """The telephone network behind the REST API of `phone`: it connects each call of a client to its callee.
 
-    A number without a callee gives `failed`. Leaving the context hangs up what is left.
+    A call to a number without a callee ends as `failed`. Leaving the context hangs up the remaining calls.
 
     Attributes:
-        failures: why calls failed that were answered: their TwiML, or a far end that waited for something in vain.
+        failures: why answered calls failed: their TwiML, or a far end that waited for something in vain.
     """
 
     def __init__(self, phone: Phone, *callees: Callee) -> None:
@@ -254,7 +254,7 @@ class _FarEnd:
         return await self._callee.ring(float(self._form.get("Timeout", 60)))
 
     async def answer(self, line: Line, notify: Callable[[str, Mapping[str, str], str], None]) -> None:
-        """Be the callee on a call that is up, and detect answering machines, until the call is over."""
+        """Act as the callee on a call, and detect answering machines, until the call is over."""
         await self._callee.note(line)
         detecting = asyncio.create_task(self._detect(line, notify))
         try:

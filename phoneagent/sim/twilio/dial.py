@@ -1,4 +1,4 @@
-"""The verb `<Dial>`: the other party's leg of a call, from its ring to the moment at which both are connected."""
+"""The verb `<Dial>`: the other party's leg of a call, from its ring to the moment when both are connected."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from phoneagent.sim.twilio.network import Network, Party
 from phoneagent.sim.twilio.twiml import Verb
 
 DIALLED_SECONDS = 1.0
-"""The duration of a `<Dial>` on a phone without a network, ringing and talking."""
+"""The duration of a `<Dial>` on a phone without a network, including ringing and talking."""
 
 RING_SECONDS = 30.0
 """How long a party rings by default."""
@@ -81,7 +81,7 @@ def _conference(verb: Verb) -> Verb | None:
 
 
 def _fields(status: str, seconds: float, *, sid: str = "", bridged: bool | None = None) -> dict[str, str]:
-    """Return the fields that the action of a Dial gets."""
+    """Return the form fields for the action of a Dial."""
     talked = status in ("completed", "answered")
     fields = {"DialCallStatus": status, "DialCallDuration": str(round(seconds)) if talked else "0"}
     if sid:
@@ -111,7 +111,7 @@ def caller_id(fields: Mapping[str, str], verb: Verb) -> str:
 
 
 class _Nobody:
-    """A party that does not exist."""
+    """The party for a number that does not exist."""
 
     def __init__(self, number: str) -> None:
         self.number = number
@@ -127,7 +127,7 @@ class _Nobody:
 
 
 class _Leg:
-    """The leg of a dialed party; it is a call of its own, whose parent is the caller's."""
+    """The leg of a dialed party: a separate call, whose parent is the caller's."""
 
     def __init__(self, flow: Flow, verb: Verb, party: Party) -> None:
         self._flow = flow
@@ -158,7 +158,7 @@ class _Leg:
                 self._ringing.enter_context(self._flow.line.announcing("Ringing", ""))
                 await asyncio.shield(running)
         finally:
-            self._leg.complete()  # the caller is gone, if it is not over
+            self._leg.complete()  # if it is not over, the caller is gone
             await asyncio.wait({running})
             await self._party.note()
         seconds = 0.0 if self._bridged_at is None else time.monotonic() - self._bridged_at
@@ -166,7 +166,7 @@ class _Leg:
         return _fields(status, seconds, sid=self._line.call_sid, bridged=bridged)
 
     async def _talk(self) -> None:
-        """The party is connected to the caller, until either hangs up."""
+        """Connect the party to the caller, until either hangs up."""
         self._bridged_at = time.monotonic()
         self._ringing.close()  # the caller hears the party
         self._line.bridged.set()

@@ -28,7 +28,7 @@ def no_connection(error: BaseException) -> str:
         if isinstance(cause, socket.gaierror):
             return f"the server's name has no address ({cause.strerror}); is the name right?"
         if isinstance(cause, OSError):
-            # The error's own words repeat the address. With several addresses asyncio gives words alone.
+            # The error's own words repeat the address. With several addresses, asyncio gives only words.
             why = os.strerror(cause.errno) if cause.errno else str(cause) or why
     return f"no connection ({why}); is the server running?"
 

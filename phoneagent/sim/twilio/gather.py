@@ -1,4 +1,4 @@
-"""The verb `<Gather>`: keys that a caller presses without a media stream, while something is said to them."""
+"""The verb `<Gather>`: keys that a caller presses without a media stream, while a prompt plays."""
 
 from __future__ import annotations
 
@@ -33,9 +33,9 @@ class Gathering:
         self._pressed.set()
 
     async def collect(self, prompt: Awaitable[None]) -> str:
-        """Return the digits: all of them, or those that came before the caller pressed none for too long.
+        """Return the digits: all of them, or those before the caller paused for too long.
 
-        The first key ends the `prompt`. The time counts from its end.
+        The first key ends the `prompt`. The timeout counts from its end.
         """
         saying = asyncio.ensure_future(prompt)
         waiting = asyncio.create_task(self._pressed.wait())

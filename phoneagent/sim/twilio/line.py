@@ -23,16 +23,16 @@ from phoneagent.sim.twilio.waiting import Waiting
 MAX_VIOLATIONS = 200
 
 KEY_SECONDS = 0.1
-"""The time between two keys that are pressed in a row."""
+"""The time between two key presses in a row."""
 
 _KEYS = re.compile("[0-9A-D*#]+")
 
 
 @dataclass(slots=True)
 class Announcement:
-    """A `<Say>` or `<Play>` that the caller heard. Moments are in seconds of `time.monotonic()`; no end while it runs.
+    """A `<Say>` or `<Play>` that the caller heard. Moments are in seconds of `time.monotonic()`.
 
-    `text` is what a Say says; it is empty for a Play, whose file is not fetched.
+    `text` is the text of a Say; it is empty for a Play, whose file is not fetched. `ended_at` is None while it runs.
     """
 
     verb: str
@@ -58,17 +58,17 @@ class Line:
         violations: each rule that the server broke, listed once, in Twilio's words.
         verbs: the TwiML verbs carried out, with their text: "Connect", "Say Goodbye.", "Pause 3", "Hangup", and
             for a Dial the party called.
-        announcements: each Say and Play that the caller heard, also those before the first stream. They are no part of
-            `heard`, which is the audio of the streams.
+        announcements: each Say and Play that the caller heard, including those before the first stream. They are not
+            part of `heard`, which is the audio of the streams.
         callee: the other person of a `<Dial>`; `callee.speech` are their lines.
         digits: the keys pressed, each with its moment.
-        sent_log: the moment at which each frame of the caller's was sent, without the frames that the line lost.
+        sent_log: the moment when each of the caller's frames was sent, without the frames that the line lost.
         dial_status: the outcome of a `<Dial>`: completed, busy, no-answer, failed.
-        lose_marks: set it, and marks are never sent back.
+        lose_marks: if set, marks are never sent back.
         mark_delay_ms: the extra delay of marks received from now on; a clear sends them back at once.
         gathering: the `<Gather>` in progress, which gets the keys; None if there is none.
         bridged: set once a `<Dial>` has connected the call to another one.
-        stall_reading: set it, and the phone stops reading its socket, so the server's writes back up.
+        stall_reading: if set, the phone stops reading its socket, so the server's writes back up.
     """
 
     def __init__(
@@ -110,7 +110,7 @@ class Line:
         self._over = asyncio.Event()
         self._break_off: Callable[[], object] = lambda: None
 
-    # What the caller said and heard.
+    # The audio said and heard.
 
     @property
     def speech(self) -> list[Utterance]:
@@ -154,7 +154,7 @@ class Line:
 
     @property
     def playing(self) -> bool:
-        """Whether audio of the agent's is still queued."""
+        """Whether some of the agent's audio is still queued."""
         return self.playout.queued_ms(self._now()) > 0
 
     @property
@@ -180,8 +180,8 @@ class Line:
     async def say(self, ulaw: bytes, text: str | None = None) -> Utterance:
         """Speak `ulaw` in frames of 20 ms, from the next one on (or after a line that is still being spoken).
 
-        Returns when its last frame was spoken. If the stream ends before, the utterance ends there too; a line that has
-        not begun waits for the next stream of the call.
+        Returns when its last frame was spoken. If the stream ends earlier, the utterance ends there too; a line that
+        has not begun waits for the next stream of the call.
 
         Raises:
             CallFailed: the call is over.
@@ -209,7 +209,7 @@ class Line:
             self.digits.append((digit, time.monotonic()))
 
     async def callee_says(self, ulaw: bytes, text: str | None = None) -> Utterance:
-        """Have the other person of a `<Dial>` speak, as `say` has the caller. A `<Start><Stream>` carries it.
+        """Have the other person of a `<Dial>` speak, like `say` for the caller. A `<Start><Stream>` carries it.
 
         Raises:
             CallFailed: the call is over.
@@ -238,7 +238,7 @@ class Line:
         await self._over.wait()
 
     async def wait_ended(self, timeout: float = 60) -> None:
-        """Wait until the call is over: the socket closed, the TwiML after it carried out.
+        """Wait until the call is over: the socket is closed, and the TwiML after it is carried out.
 
         Raises:
             TimeoutError: the call is still up after `timeout` seconds.
@@ -249,7 +249,7 @@ class Line:
     # Waiting.
 
     async def wait_for_agent(self, *, ms: float = 1, timeout: float = 20) -> None:
-        """Wait until `ms` of the agent's audio have been heard since the end of the caller's last line.
+        """Wait until `ms` of the agent's audio has been heard since the end of the caller's last line.
 
         Before the first line the count begins with the call. Audio heard during a line does not count.
 
@@ -285,7 +285,7 @@ class Line:
         await self._waiting.until(missing, timeout, "the agent had fallen silent")
 
     async def wait_for_words(self, words: str, *, timeout: float = 60) -> Announcement:
-        """Wait until a `<Say>` has begun that says `words`, and return it.
+        """Wait until a `<Say>` that contains `words` has begun, and return it.
 
         Raises:
             TimeoutError: not within `timeout` seconds.
@@ -314,7 +314,7 @@ class Line:
         return found()[0]
 
     async def wait_for_stream(self, number: int = 1, timeout: float = 20) -> StreamSpan:
-        """Wait until the call's n-th stream has started, from 1, and return it.
+        """Wait until the call's n-th stream, counted from 1, has started, and return it.
 
         Raises:
             TimeoutError: it has not started within `timeout` seconds.
@@ -347,7 +347,7 @@ class Line:
             self.note()
 
     def note(self) -> None:
-        """Wake every waiting method to look again: something has changed."""
+        """Wake every waiting method to check again: something has changed."""
         self._waiting.note()
 
     @contextmanager
@@ -405,7 +405,7 @@ class Line:
         self._waiting.end(ended_by)
 
     def finish(self) -> None:
-        """Release `wait_ended` and `hang_up`: the callbacks are delivered too."""
+        """Release `wait_ended` and `hang_up`: the callbacks have been delivered too."""
         self._over.set()
 
     # Helpers.

@@ -1,11 +1,11 @@
-"""A menu at the far end of a call (an IVR): it speaks, and goes where the keys lead that it hears in the agent's audio.
+"""A menu at the far end of a call (an IVR): it speaks, and follows the keys that it hears in the agent's audio.
 
     bank = Menu("For cards, press one. For loans, press two.", {"2": Menu("You have reached loans.")})
     async with phone.answer() as line:
         keys = await bank.answer(line)
 
-A menu of real life is impatient and hears tones only. So is this one: it takes a key also while it speaks, says itself
-again after a wrong key or none, and gives up after three times.
+Real menus are impatient and hear only tones. So is this one: it takes a key even while it speaks, repeats itself
+after a wrong key or none, and gives up after three attempts.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ PATIENCE_SECONDS = 8.0
 """How long a menu waits for a key after its last word."""
 
 MAX_ATTEMPTS = 3
-"""How often a menu says itself before it gives up."""
+"""How often a menu speaks before it gives up."""
 
 LISTEN_SECONDS = 0.02
 """Audio is listened to in pieces of this length."""
@@ -34,7 +34,7 @@ LISTEN_SECONDS = 0.02
 
 @dataclass(frozen=True, slots=True)
 class Menu:
-    """A level of a menu: what it says, and where each key leads. One without `options` is where a way ends."""
+    """A level of a menu: its text, and where each key leads. One without `options` is the end of a path."""
 
     prompt: str
     options: Mapping[str, Menu] = field(default_factory=dict)
@@ -42,10 +42,10 @@ class Menu:
     async def answer(
         self, line: Line, *, voice: Voice | None = None, patience_seconds: float = PATIENCE_SECONDS
     ) -> str:
-        """Be this menu on a call until a way has come to its end, and return the keys that led there.
+        """Act as this menu on a call until a path has reached its end, and return the keys that led there.
 
         Raises:
-            CallFailed: the call ended before, or no key led anywhere after three attempts.
+            CallFailed: the call ended earlier, or no key led anywhere after three attempts.
         """
         voice, keys, way, node = voice or Murmur(pitch_hz=140), _Keys(line), "", self
         while node.options:
@@ -60,7 +60,7 @@ class Menu:
         return way
 
     async def _ask(self, line: Line, keys: _Keys, voice: Voice, patience_seconds: float) -> str:
-        """Say this level, and return the key that was pressed; "" for none."""
+        """Say this level's text, and return the key that was pressed; "" for none."""
         saying = asyncio.create_task(line.say(voice.render(self.prompt), self.prompt))
         try:
             until = math.inf
@@ -79,7 +79,7 @@ class Menu:
 
 
 class _Keys:
-    """The keys that the far end hears, as the audio is played there."""
+    """The keys that the far end hears as the audio is played there."""
 
     def __init__(self, line: Line) -> None:
         self._line = line
@@ -88,7 +88,7 @@ class _Keys:
         self._heard: deque[str] = deque()
 
     def next(self) -> str:
-        """Return the next key that was heard; "" if none was yet."""
+        """Return the next key that was heard; "" if there is none yet."""
         for span in self._line.heard:
             if span.stream_end > self._position:
                 piece = self._line.received[max(span.stream_start, self._position) : span.stream_end]

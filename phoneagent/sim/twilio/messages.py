@@ -15,7 +15,7 @@ from phoneagent.protocol.audio import FRAME_BYTES, SILENCE
 from phoneagent.sim.twilio.alerts import alert
 
 MAX_MESSAGE_BYTES = 4 * 1024 * 1024
-"""Bytes of one message: more than six minutes of audio. Twilio documents no limit."""
+"""The maximum size of a message: more than six minutes of audio. Twilio documents no limit."""
 
 
 class Media(NamedTuple):
@@ -42,7 +42,7 @@ _SHAPES: dict[str, dict[str, frozenset[str]]] = {
 
 
 def read(message: str | bytes, stream_sid: str) -> Media | Mark | Wipe | str:
-    """Read a message of the server's. Returns a violation (a line of text) if Twilio would warn and ignore it."""
+    """Read a message from the server. Returns a violation (a line of text) if Twilio would warn and ignore it."""
     if isinstance(message, bytes):
         return alert(31950, "a binary frame; only text frames are taken")
     try:
@@ -104,7 +104,7 @@ class Writer:
     def __init__(self, stream_sid: str, call_sid: str, account_sid: str) -> None:
         self._stream_sid, self._call_sid, self._account_sid = stream_sid, call_sid, account_sid
         self._sequence = 0
-        # Nearly all messages are media, 50 per second and call, so the JSON around the numbers is prepared.
+        # Nearly all messages are media, 50 per second in each call, so the JSON around the numbers is prepared.
         self._tail = f'"}},"streamSid":"{stream_sid}"}}'
         self._silence = base64.b64encode(SILENCE * FRAME_BYTES).decode() + self._tail
 

@@ -14,7 +14,7 @@ FRAME_MS = 20
 
 @dataclass(slots=True)
 class Utterance:
-    """One line of the caller's, with its `text` if known. Milliseconds count from the start of the stream.
+    """One line of the caller, with its `text` if known. Milliseconds count from the start of the stream.
 
     While the line is being spoken, `end_ms` is its planned end; if the call ends earlier, so does the utterance.
     """
@@ -37,7 +37,7 @@ class _Line:
 
 
 class Microphone:
-    """The queue of the caller's lines. Each frame of the call takes the next 20 ms of it."""
+    """The queue of the caller's lines. Each frame of the call takes its next 20 ms."""
 
     def __init__(self) -> None:
         self.speech: list[Utterance] = []

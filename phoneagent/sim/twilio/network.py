@@ -19,7 +19,7 @@ class Party(Protocol):
 
     @property
     def conduct(self) -> Callable[[Line], Awaitable[object]]:
-        """What it does on an answered call."""
+        """Its behavior on an answered call."""
 
     async def ring(self, timeout: float) -> str:
         """Ring, and return the call's status: in-progress once it is answered."""
@@ -30,7 +30,7 @@ class Party(Protocol):
 
 @dataclass(eq=False, slots=True)
 class Conference:
-    """One conference: the calls in it now, those that were in it, and whether it has started."""
+    """One conference: its current and former calls, and whether it has started."""
 
     members: list[str] = field(default_factory=list)
     joined: list[str] = field(default_factory=list)
@@ -42,8 +42,8 @@ class Network:
     """The parties by their addresses, and the conferences by their names.
 
     Attributes:
-        parties: those that can be dialed; a `<Dial>` to any other fails, if there is one at all.
-        conferences: those that were ever begun, in order; a name may come again.
+        parties: those that can be dialed; if there are any, a `<Dial>` to any other party fails.
+        conferences: all conferences ever begun, in order; a name may occur again.
     """
 
     def __init__(self) -> None:
@@ -51,10 +51,10 @@ class Network:
         self.conferences: list[tuple[str, Conference]] = []
 
     async def join(self, name: str, line: Line, *, starts: bool, ends: bool) -> None:
-        """Be in a conference until it is over, or until this is cancelled because the call is.
+        """Stay in a conference until it is over, or until this is canceled because the call is over.
 
-        Until it has started, the call hears music. It starts once it has two members of which one `starts` it, and is
-        over when a member leaves that `ends` it.
+        Until it has started, the call hears music. It starts once it has two members, one of which `starts` it, and is
+        over when a member that `ends` it leaves.
         """
         conference = next((each for known, each in self.conferences if known == name and not each.over.is_set()), None)
         if conference is None:

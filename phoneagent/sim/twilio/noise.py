@@ -1,4 +1,4 @@
-"""What a caller hears as noise: audio that is not the µ-law that Twilio takes it for."""
+"""The detection of audio that a caller hears as noise: Twilio takes it for µ-law, which it is not."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _GAP_BITS = 2.0
 
 
 def is_pcm16(audio: bytes) -> bool:
-    """Return whether audio is 16-bit PCM, little-endian, by the look of its bytes.
+    """Return whether audio looks like 16-bit PCM, little-endian.
 
     In PCM every other byte is the low one of a sample, almost random, and the one after it is small. In µ-law both
     positions look alike.

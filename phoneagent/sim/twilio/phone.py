@@ -44,8 +44,8 @@ class Phone:
     Args:
         webhook_url: the address at which the server is reachable.
         auth_token: signs every request as Twilio does; None sends no signature.
-        public_url: the public address in place of the server's scheme and host; a path of its own is put before the
-            server's. Signatures and `Host` use it; connections still go to `webhook_url`.
+        public_url: the public address in place of the server's scheme and host; its path is put before the server's.
+            Signatures and `Host` use it; connections still go to `webhook_url`.
         account_sid, caller, called: as in the webhook; `caller` None is a withheld number.
         delay_ms: the latency of the media socket, in each direction.
         method: the webhook's method, POST or GET.
@@ -53,10 +53,11 @@ class Phone:
         status_callback: the URL that gets the end of the call, absolute or relative to the webhook.
         voice_fallback_url: the URL that is requested, with ErrorCode and ErrorUrl, if a document cannot be fetched;
             absolute or relative to the webhook. Without one the call ends.
-        rest: the account's REST API. It lists the calls of this phone, and can end or redirect them; a call that it
-            makes rings here (`answer`).
-        quirks: undocumented behaviour of Twilio's; may be changed between calls.
-        network: whom a `<Dial>` reaches. Without any party there, each `<Dial>` has the outcome `Line.dial_status`.
+        rest: the account's REST API. It lists this phone's calls, and can end or redirect them; a call that it makes
+            rings here (`answer`).
+        quirks: undocumented behavior of Twilio; may be changed between calls.
+        network: the parties that a `<Dial>` reaches. Without any party, each `<Dial>` has the outcome
+            `Line.dial_status`.
 
     Raises:
         ValueError: an address is invalid, or `rest` belongs to another account.
@@ -137,7 +138,7 @@ class Phone:
     async def answer(self, *, timeout: float = 60) -> AsyncIterator[Line]:
         """Wait for a call that the server makes by the REST API, answer it, and yield the `Line` as `dial` does.
 
-        The call is the server's in all: its TwiML or the URL of it, its callbacks and its fallback.
+        The server determines everything about the call: its TwiML or the TwiML's URL, its callbacks and its fallback.
 
         Raises:
             ValueError: the phone has no REST API.
@@ -162,7 +163,7 @@ class Phone:
             running = asyncio.create_task(flow.run())
             try:
                 await asyncio.wait({running})
-            finally:  # only if this task is being cancelled is it not over
+            finally:  # it is over, unless this task is being canceled
                 running.cancel()
                 await asyncio.wait({running})
             await running
@@ -205,7 +206,7 @@ class Phone:
             try:
                 await line.hang_up()
             finally:
-                running.cancel()  # already over, unless this task is being cancelled
+                running.cancel()  # already over, unless this task is being canceled
                 await asyncio.wait({running})
         await running
 

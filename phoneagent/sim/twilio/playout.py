@@ -14,10 +14,10 @@ from phoneagent.protocol.audio import BYTES_PER_MS, SILENCE
 BYTES_PER_SECOND = BYTES_PER_MS * 1000
 
 MAX_CALL_MS = 3_600_000
-"""The audio that is kept of a call, in milliseconds: an hour. Audio beyond it is dropped."""
+"""How much audio of a call is kept, in milliseconds: an hour. Later audio is dropped."""
 
 MAX_MARKS = 200_000
-"""Marks of one call that are sent back: more than 50 per second for an hour."""
+"""How many marks of one call are sent back: more than 50 per second for an hour."""
 
 
 @dataclass(frozen=True, slots=True)

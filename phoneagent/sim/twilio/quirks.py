@@ -1,4 +1,4 @@
-"""Undocumented behaviour of Twilio's: the assumptions of the simulated phone, for a test to vary."""
+"""Undocumented behavior of Twilio: the assumptions of the simulated phone, for a test to vary."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class Quirks:
         action_after_update: when the REST API gives a call new TwiML, the `action` of the Connect or Dial that was
             running is requested first, and its answer ignored. Observed at Twilio for Dial; for Connect it is unknown.
         callbacks_twice: every status callback is delivered twice, with the same idempotency token.
-        callbacks_reversed: status callbacks are held back until the call is over, and come in reverse order.
+        callbacks_reversed: status callbacks are held back until the call is over, and then come in reverse order.
     """
 
     retry_waits_seconds: tuple[float, ...] = (0.25, 0.5, 1.0, 1.5, 2.0)

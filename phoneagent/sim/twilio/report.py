@@ -1,8 +1,8 @@
 """The figures of `report.json`, as far as the phone alone can measure a call.
 
 A phone hears audio, not words: the text of the agent's turns is empty, and figures that only the server knows are null.
-What TwiML says is a turn of the agent's too, with its words. Such a turn has a `twiml`, the verb, and if it came before
-the first stream, a negative start. The latencies are those of the streams.
+The speech of TwiML verbs is a turn of the agent too, with its words. Such a turn has a `twiml`, the verb, and if it
+came before the first stream, a negative start. The latencies are those of the streams.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def call_report(line: Line) -> dict[str, Any]:
 
 
 def response_ms(line: Line) -> list[float]:
-    """Return the response times: from the end of each answered line of the caller's to the agent's next sound, in ms.
+    """Return the response times: from the end of each answered line of the caller to the agent's next sound, in ms.
 
     A line has no figure if the agent was still talking at its end, or if the caller went on before an answer.
     """

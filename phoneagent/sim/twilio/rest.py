@@ -40,12 +40,12 @@ from phoneagent.sim.twilio.rest_recordings import Recordings
 
 VERSION = "2010-04-01"
 MAX_REQUESTS = 1000
-"""Requests that are kept; the oldest is dropped first."""
+"""How many requests are kept; the oldest is dropped first."""
 
 MAX_BODY_BYTES = 64 * 1024
 
 MAX_PLACED = 100
-"""Calls that a client has made and no phone has answered yet. More are refused."""
+"""How many calls may wait for a phone to answer them. More are refused."""
 
 _CALL_FILTERS = {"To": "to", "From": "from", "Status": "status", "ParentCallSid": "parent_call_sid"}
 
@@ -75,7 +75,7 @@ class RestRequest:
 
 @dataclass(frozen=True, slots=True)
 class PlacedCall:
-    """A call that a client made, before anybody answers. The parameters are those of its form."""
+    """A call that a client made, before it is answered. The parameters are those of its form."""
 
     sid: str
     params: Mapping[str, str] = field(repr=False)
@@ -91,7 +91,7 @@ class LiveCall(Protocol):
         """Continue the call with other TwiML: that of `url`, or `twiml` itself."""
 
     def notify(self, url: str, fields: Mapping[str, str], method: str) -> None:
-        """Deliver a status callback, signed as the call's others."""
+        """Deliver a status callback, signed like the call's others."""
 
 
 class TwilioRest:
@@ -99,13 +99,13 @@ class TwilioRest:
 
     Args:
         account_sid, auth_token: the credentials of clients; any others get 401 and code 20003.
-        api_key: the sid and the secret of an API key of the account's, which are credentials too.
+        api_key: the sid and the secret of an API key of the account, which are also valid credentials.
         port: 0 takes a free one.
         clock_skew_seconds: how far the `Date` of its answers is ahead of this machine's clock.
 
     Attributes:
         account: the account as JSON; set its `status` to "suspended" or "closed".
-        caller_ids: the verified caller IDs, from which calls may be made too.
+        caller_ids: the verified caller IDs, from which calls may also be made.
         permitted: the prefixes of the numbers that may be called (the geo permissions).
         numbers, calls: the resources as JSON, by sid. Change them to simulate changes at Twilio.
         requests: the requests so far, in order.
@@ -221,7 +221,7 @@ class TwilioRest:
             async with asyncio.timeout(None if timeout == math.inf else timeout):
                 while True:
                     placed = await self._placed.get()
-                    if self.calls[placed.sid]["status"] == "queued":  # not canceled meanwhile
+                    if self.calls[placed.sid]["status"] == "queued":  # not canceled by now
                         return placed
         except TimeoutError:
             raise TimeoutError(f"{timeout:g} s passed before a call was made by the REST API") from None
@@ -232,7 +232,7 @@ class TwilioRest:
         self._failures.extend([(status, code)] * times)
 
     def lose_answers(self, times: int = 1) -> None:
-        """Carry out the next requests that change something, and cut their connections in place of an answer."""
+        """Carry out the next requests that change something, but cut their connections instead of answering."""
         self._lost += times
 
     # --- the server ---
@@ -319,7 +319,7 @@ class TwilioRest:
             case _, ["Calls", sid, "Recordings", *which] if sid in self.calls:
                 return self._route_recordings(method, path, sid, which, params)
             case "POST", ["Calls", sid, "Streams"] if sid in self.calls:
-                # A bidirectional stream is none of this resource's: its socket or the call is closed instead.
+                # A bidirectional stream is not part of this resource: its socket or the call is closed instead.
                 raise Refused(400, BAD_VALUE, "a one-way stream is more than the simulated phone can carry out")
         raise Refused(404, 20404)
 

@@ -1,4 +1,4 @@
-"""The parts of the simulated REST API that tell whom an account may call, and as whom: countries and caller IDs."""
+"""The parts of the simulated REST API that say which numbers an account may call, and from which caller IDs."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _CODES = {"US": "1", "CA": "1", "GB": "44", "DE": "49", "FR": "33", "ES": "34", 
 
 
 def country_permissions(country: str, permitted: Sequence[str]) -> dict[str, Any]:
-    """Return the geo permissions of a country (ISO 3166) where calls to the prefixes `permitted` are allowed.
+    """Return the geo permissions of a country (ISO 3166), given that calls to the prefixes `permitted` are allowed.
 
     Raises:
         Refused: there is no such country, or it is not simulated.
@@ -37,7 +37,7 @@ def country_permissions(country: str, permitted: Sequence[str]) -> dict[str, Any
 
 
 def verified_caller_ids(numbers: Sequence[str], wanted: str, account_sid: str) -> list[dict[str, Any]]:
-    """Return the verified caller IDs, all or one of them, as the API lists them."""
+    """Return all verified caller IDs, or one of them, as the API lists them."""
     return [
         {
             "sid": f"PN{index:032x}",

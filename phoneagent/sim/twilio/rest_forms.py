@@ -50,11 +50,11 @@ _RANGES = {
     "MachineDetectionSpeechEndThreshold": (500, 5000),
     "MachineDetectionSilenceTimeout": (2000, 10_000),
 }
-"""The least and the greatest value of numbers in a call's form."""
+"""The minimum and the maximum of numbers in a call's form."""
 
 
 class Refused(Exception):
-    """The API answers a request with an error. Without a message, the code's default one is sent."""
+    """The refusal of a request by the API. Without a message, the code's default one is sent."""
 
     def __init__(self, status: int, code: int, message: str = "") -> None:
         self.status = status
@@ -105,7 +105,7 @@ def check_callee(to: str, *, permitted: tuple[str, ...], trial: bool) -> None:
     """Check whether the account may call a party: its geo permissions, and the limits of a trial.
 
     Raises:
-        Refused: it may not.
+        Refused: the account may not call it.
     """
     if to.startswith("+") and not to.startswith(permitted):
         raise Refused(400, 21215, "Account not authorized to call this number. Check your geo permissions")

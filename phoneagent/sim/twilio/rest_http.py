@@ -1,4 +1,4 @@
-"""The HTTP side of the simulated REST API: credentials, pages of a list, errors, and names of fields."""
+"""The HTTP side of the simulated REST API: credentials, pages of a list, errors, and field names."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def page_of(key: str, found: list[dict[str, Any]], path: str, params: Mapping[st
 
 
 def error_body(status: int, code: int, message: str) -> dict[str, Any]:
-    """Return what a refused request is answered with."""
+    """Return the body of the answer to a refused request."""
     more = f"https://www.twilio.com/docs/errors/{code}"
     return {"code": code, "message": message, "more_info": more, "status": status}
 
@@ -56,7 +56,7 @@ def basic_credentials(header: str) -> tuple[str, str]:
 
 
 def same_credentials(offered: tuple[str, str], expected: tuple[str, str]) -> bool:
-    """Compare two users and passwords, in a time that tells nothing of them."""
+    """Compare two users and passwords, each in constant time."""
     return all(hmac.compare_digest(one.encode(), other.encode()) for one, other in zip(offered, expected, strict=True))
 
 

@@ -1,4 +1,4 @@
-"""The recordings of calls, as Twilio's REST API starts, pauses and stops them. Their sound is not kept."""
+"""The recordings of calls, as Twilio's REST API starts, pauses and stops them. Their audio is not kept."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from typing import Any
 from phoneagent.sim.twilio.rest_forms import Refused, check_recording, check_recording_update
 
 CURRENT = "Twilio.CURRENT"
-"""The name of the recording that is being made, in place of its sid."""
+"""The name of the current recording, in place of its sid."""
 
 MAX_RECORDINGS = 100
-"""Recordings of one call."""
+"""How many recordings one call may have."""
 
 _NOT_ELIGIBLE = 21220
 _RUNNING = frozenset({"in-progress", "paused"})
@@ -51,7 +51,7 @@ class Recordings:
         self._by_call: dict[str, list[_Recording]] = {}
 
     def start(self, call: Mapping[str, Any], params: Mapping[str, str], notify: Notify) -> dict[str, Any]:
-        """Start to record a call.
+        """Start recording a call.
 
         Raises:
             Refused: the call is not in progress, or a parameter is invalid.
@@ -91,7 +91,7 @@ class Recordings:
         """Return one recording.
 
         Raises:
-            Refused: the call has none of that sid, or none is being made if `sid` is `Twilio.CURRENT`.
+            Refused: the call has none with that sid, or, if `sid` is `Twilio.CURRENT`, none is in progress.
         """
         return self._find(call_sid, sid).json
 

@@ -1,4 +1,4 @@
-"""The media socket of a call, from Twilio's end: a frame every 20 ms out; audio, marks and clears in.
+"""The media socket of a call, from Twilio's end: a frame out every 20 ms; audio, marks and clears in.
 
 One task writes and one reads. The writer keeps the frame clock: frame n of the call holds the speech from n x 20 to
 (n + 1) x 20 ms after the stream's start. It leaves at the end of that time, plus the line's delay.
@@ -58,7 +58,7 @@ class StreamOwner(Protocol):
 
 
 class _NoRedirect(connect):
-    """A client without redirects: Twilio takes any answer but 101 for a refusal."""
+    """A client without redirects: Twilio treats any answer but 101 as a refusal."""
 
     def process_redirect(self, exc: Exception) -> Exception | str:
         return exc
@@ -122,8 +122,8 @@ class StreamSpan:
 class MediaStream:
     """One stream of a call on an open socket. `run` drives it to its end.
 
-    `delay_ms` is the latency of each message, in both directions. With `tracks`, by their names, the stream is a
-    unidirectional one, which takes nothing from the server and sends no keys; without, it carries the owner's speech.
+    `delay_ms` is the latency of each message, in both directions. With `tracks`, by their names, the stream is
+    unidirectional: it takes nothing from the server and sends no keys. Without them, it carries the owner's speech.
     """
 
     def __init__(
@@ -155,10 +155,10 @@ class MediaStream:
         self._first_timestamp = 50 + secrets.randbelow(131)
 
     async def start(self, parameters: dict[str, str]) -> float:
-        """Send `connected` and `start`; return the moment at which `start` was sent (monotonic, in seconds).
+        """Send `connected` and `start`; return the moment when `start` was sent (monotonic, in seconds).
 
         Raises:
-            CallFailed: the server closed the socket before.
+            CallFailed: the server closed the socket first.
         """
         try:
             await self._send(self._writer.connected())
@@ -208,7 +208,7 @@ class MediaStream:
             now = time.monotonic()
             self._owner.playout.stop(now)
             self._post(self._writer.stop)
-            # The writer may be stuck if the server does not read.
+            # The writer may block if the server does not read.
             self._arm("hang-up", now + 2 * CLOSE_SECONDS + self.delay_seconds, self.drop)
 
     def drop(self) -> None:
@@ -302,7 +302,7 @@ class MediaStream:
             self._take_due()
 
     def _take(self, message: str | bytes) -> None:
-        """Apply one message of the server's now."""
+        """Apply one message from the server now."""
         if self.ended_by is not None:
             return
         if self._unidirectional:

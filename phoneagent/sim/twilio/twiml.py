@@ -18,7 +18,7 @@ MAX_DOCUMENT_BYTES = 64 * 1024
 """The maximum size of a TwiML document."""
 
 MAX_PARAMETER_CHARS = 500
-"""A Parameter's name and value must have fewer characters than this in total."""
+"""A Parameter's name and value must have fewer characters than this together."""
 
 _SPEECH_MARKUP = frozenset({"break", "emphasis", "lang", "p", "phoneme", "prosody", "s", "say-as", "sub", "w"})
 _DIALLED = frozenset({"Application", "Client", "Conference", "Number", "Queue", "Sim", "Sip", "WhatsApp"})
@@ -59,14 +59,14 @@ _ATTRIBUTES: Mapping[str, frozenset[str]] = {
 
 _WITH_TEXT = frozenset({"Say", "Play", "Redirect", "Dial", "Number", "Client", "Sip", "Conference"})
 _NOUNS = frozenset({"Stream", "Parameter", "Number", "Client", "Sip", "Conference"})
-"""The elements of `_ATTRIBUTES` that are inside of a verb."""
+"""The elements of `_ATTRIBUTES` that are inside a verb."""
 
 _UNSIMULATED_VERBS = "Echo Enqueue Leave Pay Prompt Queue Record Refer Siprec Sms Stop"
 _UNSIMULATED_NOUNS = (
     "AiSession Autopilot Conversation ConversationRelay ConversationRelaySession Room VirtualAgent"  # inside Connect
 )
 _UNSIMULATED = frozenset(f"{_UNSIMULATED_VERBS} {_UNSIMULATED_NOUNS}".split())
-"""Valid TwiML that this phone cannot carry out. It fails the call with that reason, not with an alert."""
+"""Valid TwiML that this phone cannot carry out. It fails the call for that reason, without an alert."""
 
 _CHILDREN: Mapping[str, frozenset[str]] = {
     "Say": _SPEECH_MARKUP,

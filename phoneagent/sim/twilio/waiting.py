@@ -1,4 +1,4 @@
-"""Waiting for something on a call, until it happens, the call ends, or the time is up."""
+"""Waiting for something on a call until it happens, the call ends, or the time is up."""
 
 from __future__ import annotations
 
@@ -9,23 +9,23 @@ from phoneagent.sim.twilio.alerts import CallFailed
 
 
 class Waiting:
-    """Everything that waits for something on one call."""
+    """The waiters of one call."""
 
     def __init__(self) -> None:
         self._changed = asyncio.Event()
         self._ended_by: str | None = None
 
     def note(self) -> None:
-        """Wake everything that waits to look again: something has changed."""
+        """Wake all waiters to check again: something has changed."""
         self._changed.set()
 
     def end(self, ended_by: str) -> None:
-        """The call is over: what is still missing will not happen any more."""
+        """End the waiting: the call is over, so nothing more will happen."""
         self._ended_by = ended_by
         self.note()
 
     async def until(self, missing: Callable[[], float | None], timeout: float, what: str) -> None:
-        """Wait until `missing()` returns 0. Other values: seconds until the next look, None to look at any change.
+        """Wait until `missing()` returns 0. Other values: seconds until the next check, or None to check at any change.
 
         Raises:
             TimeoutError: `timeout` seconds passed before `what`.

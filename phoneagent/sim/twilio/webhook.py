@@ -27,12 +27,12 @@ _LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
 _USER_AGENT = "TwilioProxy/1.1"
 
 _TWILIO_ADDRESS = "203.0.113.1"
-"""The address that a proxy sees Twilio come from; one that is reserved for examples."""
+"""Twilio's address as a proxy sees it, from a range reserved for examples."""
 
 
 @dataclass(frozen=True, slots=True)
 class WebhookAnswer:
-    """A server's answer. `url` is the public address that gave it, after all redirects."""
+    """A server's answer. `url` is its public URL, after all redirects."""
 
     url: str
     status: int
@@ -53,8 +53,8 @@ class _Request:
 class Web:
     """Requests as Twilio makes them, for one call.
 
-    `webhook_url` is the server's address; with `public_url`, requests are signed and named as if it were there. Without
-    `auth_token` nothing is signed. `report` gets the violations in a URL's fragment.
+    `webhook_url` is the server's URL; with `public_url`, requests are signed and named as if the server were there.
+    Without `auth_token` nothing is signed. `report` gets the violations in a URL's fragment.
     """
 
     def __init__(
@@ -82,7 +82,7 @@ class Web:
     async def __aenter__(self) -> Web:
         # Twilio keeps cookies during a call. Here they come from an IP address, and secure ones over plain http.
         jar = aiohttp.CookieJar(unsafe=True, treat_as_secure_origin=urldefragged(urlunsplit(self._server)))
-        # Each request opens a connection: one that died while idle would fail for a reason of our own.
+        # Each request opens a connection: one that died while idle would fail through our own fault.
         self._http = aiohttp.ClientSession(cookie_jar=jar, connector=aiohttp.TCPConnector(force_close=True))
         return self
 
@@ -195,7 +195,7 @@ class Web:
         raise CallFailed(f"more than {MAX_REDIRECTS} redirects", code=11215)
 
     def _asked(self, url: str, method: str) -> str:
-        """Return a request in words: where it goes, and under which public address. Queries may hold secrets."""
+        """Return a request in words: its target, and its public address. Queries may contain secrets."""
         public = urlsplit(urldefragged(url))._replace(query="").geturl()
         local = urlsplit(self.local(urldefragged(url)))._replace(query="").geturl()
         return f"{method} {local}" if local == public else f"{method} {local} as {public}"
