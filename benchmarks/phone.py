@@ -254,6 +254,8 @@ class Phone(asyncio.Protocol):
 
     def tick(self, now: float) -> None:
         """Send the caller's next 20 ms, and the marks whose audio has been played."""
+        if self._transport.is_closing():
+            return  # the call has its fault
         fronts = _LOUD_FRONTS if self._call.speaking else _FRONTS
         front = fronts[self._call.up.send(now)]
         self._transport.write(front + self._tails[len(front) % 4])  # the head is eight bytes long

@@ -12,11 +12,11 @@ import asyncio
 import logging
 import time
 from collections import OrderedDict
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Coroutine
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Literal, NamedTuple, TypeAlias, TypeVar, assert_never
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias, TypeVar, assert_never
 
 from phoneagent.bridge.history import Note, Past, ToolRun
 from phoneagent.bridge.steps import FallBack, HangUp, NextStep, Pending, Resume, Transfer
@@ -115,6 +115,7 @@ class CallJournal:
         self._live_calls = live_calls
         self._fallback_number = fallback_number
         self._steps: OrderedDict[str, _Known] = OrderedDict()
+        self._writes: set[asyncio.Task[None]] = set()
 
     # --- the journal ---
 
@@ -140,7 +141,7 @@ class CallJournal:
         try:
             async with asyncio.timeout(PATIENT_SECONDS if rest is None else WRITE_SECONDS):
                 writing = self._write(call_sid, known)
-                await (asyncio.shield(writing) if rest is None else writing)  # what REST does must not be written late
+                await (self._late(writing) if rest is None else writing)  # what REST does must not be written late
             return
         except (StoreError, TimeoutError):
             remedy = (
@@ -153,6 +154,18 @@ class CallJournal:
                     await rest.redirect(call_sid, fall_back(self._fallback_number, apologise=False))
                 else:
                     await rest.complete(call_sid)
+
+    def _late(self, writing: Coroutine[Any, Any, None]) -> Awaitable[None]:
+        """Return a wait for a write that goes on when its caller no longer waits. What fails then was reported."""
+        task = asyncio.create_task(writing)
+        self._writes.add(task)
+        task.add_done_callback(self._written)
+        return asyncio.shield(task)
+
+    def _written(self, task: asyncio.Task[None]) -> None:
+        self._writes.discard(task)
+        if not task.cancelled():
+            task.exception()
 
     async def _write(self, call_sid: str, known: _Known) -> None:
         await self._store.flush()  # the step belongs to the latest stream, and the next process needs what was said

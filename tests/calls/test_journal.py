@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 from collections.abc import AsyncIterator
 from dataclasses import replace
@@ -181,6 +182,27 @@ async def test_an_early_step_that_is_not_written_is_left_to_the_end(
         assert caplog.messages == ["the call's next step was not saved: only this process knows it"]
         await ours.next_step(SID, HANG_UP)
     assert rest.done == ["complete"]
+
+
+async def test_a_step_that_fails_late_is_reported_once(
+    store: Store, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(journal, "PATIENT_SECONDS", 0.02)
+    free, failed = asyncio.Event(), asyncio.Event()
+
+    async def slow(work: Any) -> Any:
+        await free.wait()
+        failed.set()
+        raise StoreError("the database is locked")
+
+    monkeypatch.setattr(store._database, "write", slow)
+    await after(store).next_step(SID, RESUME)
+    free.set()
+    async with asyncio.timeout(5):
+        await failed.wait()
+    await asyncio.sleep(0)
+    gc.collect()  # asyncio would log here that no one has retrieved the exception
+    assert caplog.messages == ["the call's next step was not saved: only this process knows it"]
 
 
 async def test_a_hand_over_that_is_written_late_is_planned_all_the_same(
