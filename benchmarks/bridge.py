@@ -12,6 +12,7 @@ from pathlib import Path
 import uvloop
 
 from benchmarks import plot, process, report, watchers
+from benchmarks.console_page import console_page
 from benchmarks.flow import summary
 from benchmarks.load import Load, ModelPort
 from benchmarks.results import Result, Window
@@ -114,7 +115,7 @@ async def _measure(running: Running, load: Load, port: ModelPort, result: Result
 
 def _watchers(options: argparse.Namespace) -> list[watchers.Watchers]:
     found = [watchers.readers(options.readers)] if options.readers else []
-    return [*found, watchers.console_page()] if options.console else found
+    return [*found, console_page()] if options.console else found
 
 
 async def least_disturbed(measure: Callable[[], Awaitable[Window]]) -> Window:

@@ -1,13 +1,10 @@
-"""The watchers of calls, and their cost for the app: readers of its events, or a browser with the console open."""
+"""The watchers of calls, and their cost for the app: readers of its events, or a browser (`console_page`)."""
 
 from __future__ import annotations
 
 import asyncio
-import os
-import re
-import shutil
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from statistics import median
 from typing import TypeAlias, cast
@@ -34,6 +31,8 @@ class Watchers:
     name: str
     open: Callable[[Address, int], AbstractAsyncContextManager[Counts]]
     """Watches the app at an address, which has this many calls, while its context lasts. Raises `ConnectionError`."""
+    instead: Callable[[Address, int], AbstractAsyncContextManager[Counts]] = lambda address, calls: nullcontext(list)
+    """What runs while the app is measured without the watchers."""
     rest_seconds: float = 0.0
     """How long each call goes on between two interruptions. Without a rest, events make up most of the activity."""
 
@@ -90,35 +89,6 @@ def readers(number: int) -> Watchers:
     return Watchers(f"{number} readers of events", read)
 
 
-def console_page() -> Watchers:
-    """Return a headless Chromium with the console's list of live calls open. It shares the generator's cores."""
-
-    @asynccontextmanager
-    async def look(address: Address, calls: int) -> AsyncIterator[Counts]:
-        from playwright.async_api import Error, async_playwright
-
-        path = shutil.which(os.environ.get("CHROMIUM", "chromium"))
-        if path is None:
-            raise ConnectionError("there is no chromium: install it, or set CHROMIUM to its path")
-        host, port = address
-        async with async_playwright() as playwright:
-            browser = await playwright.chromium.launch(
-                executable_path=path, args=["--no-sandbox", "--disable-dev-shm-usage"]
-            )
-            try:
-                page = await browser.new_page(extra_http_headers={"Authorization": f"Bearer {API_TOKEN}"})
-                await page.goto(f"http://{host}:{port}/console")
-                shown = page.locator("#count", has_text=re.compile(f"^{calls}$"))
-                await shown.wait_for(timeout=OPEN_SECONDS * 1000)
-                yield list
-            except Error as error:
-                raise ConnectionError(f"the console does not show {calls} calls: {error.message}") from None
-            finally:
-                await browser.close()
-
-    return Watchers("the console in a browser", look, rest_seconds=5.0)
-
-
 @dataclass(frozen=True, slots=True)
 class _Measured:
     usage: float
@@ -134,12 +104,13 @@ async def measure(load: Load, running: Running, watchers: Watchers, seconds: flo
         ConnectionError: a watcher was refused.
     """
     talk = asyncio.create_task(_talk(load, watchers.rest_seconds))
-    without, with_them = [], []
+    without: list[_Measured] = []
+    with_them: list[_Measured] = []
     try:
         for _ in range(PAIRS):
-            without.append(await _window(running, list, seconds))
-            async with watchers.open(running.address, len(load.calls)) as counts:
-                with_them.append(await _window(running, counts, seconds))
+            for kind, windows in ((watchers.instead, without), (watchers.open, with_them)):
+                async with kind(running.address, len(load.calls)) as counts:
+                    windows.append(await _window(running, counts, seconds))
     finally:
         talk.cancel()
         with suppress(asyncio.CancelledError):

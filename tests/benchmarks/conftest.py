@@ -25,6 +25,9 @@ class Wire:
     def close(self) -> None:
         self.closed = True
 
+    def is_closing(self) -> bool:
+        return self.closed
+
     def events(self) -> list[dict[str, Any]]:
         """Return the messages written since the last time, without an HTTP head before them."""
         data, self.written = self.written, b""

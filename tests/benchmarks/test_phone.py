@@ -130,6 +130,14 @@ async def test_an_end_that_the_caller_did_not_want_is_a_fault(call: Call, phone:
     assert call.fault == "the first fault stays"
 
 
+async def test_a_closed_socket_does_not_stop_the_clock_of_the_others(call: Call, phone: Phone, wire: Wire) -> None:
+    phone.data_received(ACCEPTED)
+    wire.close()
+    wire.written = b""
+    phone.tick(0.0)
+    assert wire.written == b""
+
+
 async def test_a_hang_up_is_a_stop_and_a_close(call: Call, phone: Phone, wire: Wire) -> None:
     phone.data_received(ACCEPTED)
     wire.events()

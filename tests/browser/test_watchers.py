@@ -7,7 +7,7 @@ from contextlib import closing
 
 import pytest
 
-from benchmarks import watchers
+from benchmarks import console_page, watchers
 from benchmarks.load import Load, ModelPort
 from benchmarks.subject import Running, phoneagent
 from tests.browser.conftest import chromium
@@ -30,12 +30,12 @@ async def test_the_console_is_open_while_the_calls_are_measured(monkeypatch: pyt
             load = port.load = Load(running.address, bridge.voice_path, bridge.status_path)
             load.start()
             await load.grow(2, per_second=100)
-            found = await watchers.measure(load, running, watchers.console_page(), 2.0)
-            async with watchers.console_page().open(running.address, 2) as counts:
+            found = await watchers.measure(load, running, console_page.console_page(), 2.0)
+            async with console_page.console_page().open(running.address, 2) as counts:
                 assert list(counts()) == []
-            monkeypatch.setattr(watchers, "OPEN_SECONDS", 0.5)
+            monkeypatch.setattr(console_page, "OPEN_SECONDS", 0.5)
             with pytest.raises(ConnectionError, match="does not show 3 calls"):
-                async with watchers.console_page().open(running.address, 3):
+                async with console_page.console_page().open(running.address, 3):
                     pass
             await load.shrink(0)
             load.stop()
