@@ -11,7 +11,7 @@ import os
 import re
 import shutil
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 
 from aiohttp import ClientSession, web
 
@@ -104,10 +104,12 @@ class _Player:
     async def _play(self, request: web.Request) -> web.StreamResponse:
         answer = web.StreamResponse(headers={"Content-Type": "text/event-stream", "Cache-Control": "no-store"})
         await answer.prepare(request)
-        while True:
-            for pause, piece in self._pieces:
-                await asyncio.sleep(pause)
-                await answer.write(piece)
+        with suppress(ConnectionResetError):  # the page is closed
+            while True:
+                for pause, piece in self._pieces:
+                    await asyncio.sleep(pause)
+                    await answer.write(piece)
+        return answer
 
     async def _pass_on(self, request: web.Request) -> web.Response:
         async with self._app.get(request.path_qs) as answer:
