@@ -254,7 +254,7 @@ class Call:
         """Play a `Clip` after what the agent is saying now, and before what it is told to say next.
 
         The caller may interrupt it just as they may interrupt the agent. With `interruptible=False` nothing stops it,
-        not even `interrupt`.
+        not even `interrupt`; only `mute` does.
 
         Raises:
             DefinitionError: `clip` is not a Clip.
