@@ -251,7 +251,7 @@ class Call:
             self._control.clear()
 
     def play(self, clip: Playable, *, interruptible: bool = True) -> None:
-        """Play a `Clip` after what the agent is saying now, and before what it is told to say next.
+        """Play a `Clip` after what the agent is saying now, and before what it says next.
 
         The caller may interrupt it just as they may interrupt the agent. With `interruptible=False` nothing stops it,
         not even `interrupt`; only `mute` does.

@@ -14,7 +14,7 @@ from urllib.parse import unquote
 import pydantic
 
 MAX_PROBLEMS = 5
-"""How many problems with its output the model is told about; the rest are counted."""
+"""How many problems with its output the model gets in words; the rest are counted."""
 
 MAX_DEPTH = 64
 """How deep a schema may be nested; a model would not fill in a deeper one."""

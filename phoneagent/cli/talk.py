@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import signal
 from collections.abc import Callable, Iterator
 from contextlib import AbstractAsyncContextManager, ExitStack, contextmanager
 from dataclasses import replace
@@ -20,6 +19,7 @@ from phoneagent.cli.brain import BrainModelOption, BrainOption, brain_of, wake
 from phoneagent.cli.failures import warnings_told
 from phoneagent.cli.keys import reading_keys
 from phoneagent.cli.own_agent import derived_script
+from phoneagent.cli.stopping import on_stop_signal
 from phoneagent.cli.target import DEFAULTS, Target
 from phoneagent.demo.report import counted
 from phoneagent.demo.run import Senses
@@ -163,12 +163,7 @@ async def _call(
         console.print("[dim]Hanging up. Ctrl-C again ends at once.[/]")
         stop.set()
 
-    loop = asyncio.get_running_loop()
-    for name in (signal.SIGINT, signal.SIGTERM):
-        try:
-            loop.add_signal_handler(name, interrupt)
-        except NotImplementedError:  # Windows
-            signal.signal(name, lambda *_: loop.call_soon_threadsafe(interrupt))
+    on_stop_signal(interrupt)
     with warnings_told(lambda words: console.print(f"[red]! {escape(words)}[/]", soft_wrap=True)):
         return await hold_call(app, sound, model=model, caller=caller, save=save, stop=stop, keys=keys, console=console)
 

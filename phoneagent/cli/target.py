@@ -19,11 +19,11 @@ DEFAULTS = ("main.py", "app.py", "agent.py")
 
 
 def _near(path: str) -> str:
-    """Return the end of a sentence that suggests the file that was probably meant, empty if there is none."""
+    """Return the end of a sentence that suggests the file that was probably meant, or how to make one."""
     there = Path(path).parent
     names = [each.name for each in there.glob("*.py")] if there.is_dir() else []
     close = get_close_matches(Path(path).name, names, n=1)
-    return f": did you mean {there / close[0]}?" if close else ""
+    return f": did you mean {there / close[0]}?" if close else ": correct the path, or run `phoneagent init` first"
 
 
 @dataclass(frozen=True, slots=True)
