@@ -21,8 +21,11 @@ from benchmarks.watchers import OPEN_SECONDS, Address, Counts, Watchers
 RECORD_SECONDS = 6.0
 """How much of the events is recorded, and played again and again."""
 
-REST_SECONDS = 5.0
-"""How long each call goes on between two interruptions."""
+RESTS = (0.0, 8.0)
+"""How long the caller listens, in seconds, in rotation: every other turn interrupts the agent."""
+
+ANSWER_SECONDS = 3.5
+"""How long an answer is. With RESTS, the agent is silent half of the time, as a real one is."""
 
 KEPT_HEADERS = ("Content-Type", "Content-Security-Policy")
 HEADERS = {"Authorization": f"Bearer {API_TOKEN}"}
@@ -30,7 +33,7 @@ HEADERS = {"Authorization": f"Bearer {API_TOKEN}"}
 
 def console_page() -> Watchers:
     """Return a headless Chromium with the console's list of live calls. It shares the generator's cores."""
-    return Watchers("the console in a browser", _page, instead=_page_of_recording, rest_seconds=REST_SECONDS)
+    return Watchers("the console in a browser", _page, _page_of_recording, RESTS, ANSWER_SECONDS)
 
 
 @asynccontextmanager

@@ -317,6 +317,12 @@ class Load:
         silent = sum(1 for call in calls if call.resumed_at is None)
         return BargeIns(len(calls), summary(reactions), rounds * len(models) - len(reactions), silent)
 
+    def limit_answers(self, seconds: float | None) -> None:
+        """Have each answer that begins from now on end after this long; None: when it is interrupted."""
+        for line in self._lines.values():
+            if line.model is not None:
+                line.model.answer_frames = None if seconds is None else round(seconds / FRAME_SECONDS)
+
     def faults(self) -> Counter[str]:
         """Return the faults of the calls so far, with their counts."""
         return self._past_faults + Counter(call.fault for call in self.calls if call.fault is not None)

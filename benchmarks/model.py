@@ -65,6 +65,8 @@ class ModelServer(asyncio.Protocol):
         self._size = 0
         self._spoken = 0
         self._greeting = True
+        self.answer_frames: int | None = None
+        """After how many frames an answer ends; None: it continues until it is stopped."""
         self.closed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -225,6 +227,7 @@ class ModelServer(asyncio.Protocol):
             f'"response_id":"{self._response}","item_id":"{self._item}","output_index":0,"content_index":0,'
         ).encode()
         number = self._call.down.sent if self._call is not None else 0
+        self._spoken = 0
         self._size = len(_FRONTS[number]) + len(self._middle) + len(_DELTAS[number])
         self._head = head(self._size, mask=False)
         self.tick(perf_counter())
@@ -253,6 +256,8 @@ class ModelServer(asyncio.Protocol):
             self._greeting = False
             self._end("completed", None)
             asyncio.get_running_loop().call_later(PAUSE_SECONDS, self._take_turn)
+        elif not self._greeting and self._spoken == self.answer_frames:
+            self._end("completed", None)
 
     def _end(self, status: str, reason: str | None) -> None:
         if self._response is None:

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext, suppress
 from dataclasses import dataclass
+from itertools import cycle
 from statistics import median
 from typing import TypeAlias, cast
 
@@ -33,8 +34,13 @@ class Watchers:
     """Watches the app at an address, which has this many calls, while its context lasts. Raises `ConnectionError`."""
     instead: Callable[[Address, int], AbstractAsyncContextManager[Counts]] = lambda address, calls: nullcontext(list)
     """What runs while the app is measured without the watchers."""
-    rest_seconds: float = 0.0
-    """How long each call goes on between two interruptions. Without a rest, events make up most of the activity."""
+    rests: Sequence[float] = (0.0,)
+    """How many seconds each call continues between two turns of the caller, in rotation.
+
+    Without a rest, each turn interrupts the agent, and events make up most of the activity.
+    """
+    answer_seconds: float | None = None
+    """How long the agent's answers are. None: each continues until it is interrupted."""
 
 
 class Reader(asyncio.Protocol):
@@ -103,7 +109,7 @@ async def measure(load: Load, running: Running, watchers: Watchers, seconds: flo
     Raises:
         ConnectionError: a watcher was refused.
     """
-    talk = asyncio.create_task(_talk(load, watchers.rest_seconds))
+    talk = asyncio.create_task(_talk(load, watchers))
     without: list[_Measured] = []
     with_them: list[_Measured] = []
     try:
@@ -115,6 +121,7 @@ async def measure(load: Load, running: Running, watchers: Watchers, seconds: flo
         talk.cancel()
         with suppress(asyncio.CancelledError):
             await talk
+        load.limit_answers(None)
     events = [count for window in with_them for count in window.events]
     return WatchCost(
         watchers=watchers.name,
@@ -135,7 +142,8 @@ async def _window(running: Running, counts: Counts, seconds: float) -> _Measured
     return _Measured(used, [now - then for now, then in zip(counts(), had, strict=True)])
 
 
-async def _talk(load: Load, rest_seconds: float) -> None:
-    while True:
+async def _talk(load: Load, watchers: Watchers) -> None:
+    load.limit_answers(watchers.answer_seconds)
+    for rest_seconds in cycle(watchers.rests):
         await load.barge_in(1)
         await asyncio.sleep(rest_seconds)

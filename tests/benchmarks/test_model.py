@@ -78,6 +78,21 @@ async def test_the_greeting_ends_and_the_next_response_does_not(session: Session
     assert call.talking
 
 
+async def test_answers_end_if_the_load_limits_them(session: Session) -> None:
+    session.model.answer_frames = 5
+    session.send("response.create")
+    for _ in range(GREETING_FRAMES):  # the greeting has its own length
+        session.model.tick(1.0)
+    session.kinds()
+    for _ in range(2):
+        session.send("response.create")
+        for _ in range(10):
+            session.model.tick(1.0)
+        events = session.wire.events()
+        assert len([each for each in events if each["type"] == "response.output_audio.delta"]) == 5
+        assert events[-1]["response"]["status"] == "completed"
+
+
 async def test_audio_of_the_caller_is_counted(session: Session, call: Call) -> None:
     call.up.send(0.0)
     call.up.send(0.0)
