@@ -12,7 +12,6 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 from urllib.parse import parse_qsl, quote, urlencode, urlsplit, urlunsplit
 
-import aiohttp
 import msgspec
 
 from phoneagent.agent.call import Call
@@ -119,6 +118,8 @@ def _url(endpoint: Endpoint, below: str) -> str:
 
 
 async def _post(endpoint: Endpoint, below: str, call: Call, body: Mapping[str, Any]) -> tuple[int, _Answer]:
+    import aiohttp  # 7 MB, and most apps have no calls by WebRTC
+
     url = _url(endpoint, below)
     try:
         async with (
