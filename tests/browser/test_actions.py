@@ -7,11 +7,12 @@ import json
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from datetime import timedelta
 
 import pytest
 from playwright.sync_api import Page, expect
 
-from phoneagent import transfer
+from phoneagent import Call, transfer
 from phoneagent.sim.twilio.phone import CallFailed
 from tests.browser.conftest import MICROPHONE, TOKEN, Served, Serves, Visitor, an_agent
 from tests.browser.look import until
@@ -25,6 +26,22 @@ HEAR = """
   document.addEventListener("call-level", (event) => window.levels.push(event.detail));
 }
 """
+
+LAG = """
+() => {
+  const turn = document.querySelector("g.turn.agent rect.block.agent");
+  if (!turn) return null;
+  const [first, second] = [...document.querySelectorAll("text.tick")].map((tick) => {
+    const [minutes, seconds] = tick.textContent.split(":").map(Number);
+    return { x: Number(tick.getAttribute("x")), seconds: 60 * minutes + seconds };
+  });
+  const scale = (second.x - first.x) / (second.seconds - first.seconds);
+  const bars = document.querySelector("path.wave.agent").getAttribute("d").match(/M[0-9.]+/g);
+  const end = Number(turn.getAttribute("x")) + Number(turn.getAttribute("width"));
+  return (Number(bars.at(-1).slice(1)) - end) / scale;
+}
+"""
+"""The seconds from the end of the agent's turn to the end of its wave."""
 
 
 @pytest.fixture
@@ -58,6 +75,18 @@ def open_call(served: Served, visitor: Visitor, sid: str, **options: object) -> 
     page = visitor.visit(f"{served.url}/console/calls/{sid}", **options)
     expect(page.get_by_role("button", name="Listen in")).to_be_visible()
     return page
+
+
+def test_the_wave_is_where_the_words_are(serves: Serves, visitor: Visitor) -> None:
+    def late(call: Call) -> str:
+        call.started_at -= timedelta(seconds=2)  # the media stream began so long after the webhook
+        return "x"
+
+    with serves(an_agent(greeting=GREETING, instructions=late)) as served, calling(served) as sid:
+        page = open_call(served, visitor, sid)
+        until(page, "document.querySelector('path.wave.agent')?.getAttribute('d')")
+        page.locator("#words .entry.agent:not(.live)").wait_for()
+        assert -0.5 < page.wait_for_function(LAG).json_value() < 0.5
 
 
 def test_a_call_is_listened_to_led_and_ended(serves: Serves, visitor: Visitor) -> None:

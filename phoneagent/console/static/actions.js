@@ -1,5 +1,5 @@
 // The buttons of a live call: listen in, say, note, mute, interrupt, transfer and hang up.
-import { base, h, request } from "./common.js";
+import { base, h, now, request } from "./common.js";
 import { Ear } from "./listen.js";
 
 const LOOK_MS = 2000;
@@ -118,7 +118,7 @@ async function open(plays) {
   ear?.close();
   const opened = new Ear(`${base}${path}/audio`, {
     plays,
-    level: (side, level) => document.dispatchEvent(new CustomEvent("call-level", { detail: { side, level, at_ms: Date.now() - Date.parse(summary.started_at) } })),
+    level: (side, level) => document.dispatchEvent(new CustomEvent("call-level", { detail: { side, level, at: now() } })),
     closed: (words, refused) => lose(opened, words, refused),
   });
   ear = opened;

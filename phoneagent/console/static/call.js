@@ -50,7 +50,7 @@ async function refresh() {
     problem("");
     const wasLive = isLive();
     summary = found;
-    story ??= new Story(found.started_at);
+    story ??= new Story(found.record?.started_at ?? found.started_at);
     if (found.record) story.takeRecord(found.record, { live: isLive() });
     else story.total ??= found.cost;
     if (isLive() && !stream) follow();

@@ -33,7 +33,7 @@ export class Lanes {
       document.dispatchEvent(new CustomEvent("call-seek", { detail: { at_ms: ((event.clientX - edge) / this.#pixels()) * 1000 } }));
     });
     new ResizeObserver(() => this.draw()).observe(box);
-    // Modules that have the audio report it: {side: "caller" | "agent", at_ms, level: 0…1}, and the cursor: {at_ms}.
+    // Modules that have the audio report it: {side: "caller" | "agent", at: when it ended, level: 0…1}, and the cursor: {at_ms}.
     document.addEventListener("call-level", ({ detail }) => this.#hear(detail));
     document.addEventListener("call-cursor", ({ detail }) => this.#point(detail?.at_ms ?? null));
   }
@@ -102,9 +102,10 @@ export class Lanes {
     return root;
   }
 
-  #hear({ side, at_ms, level }) {
+  #hear({ side, at: end, level }) {
     const levels = this.#levels[side];
-    const at = Math.floor(at_ms / LEVEL_MS);
+    if (!this.#story) return;
+    const at = Math.floor((end - this.#story.startedAt - LEVEL_MS / 2) / LEVEL_MS);
     if (levels.size < MAX_LEVELS) levels.set(at, Math.max(levels.get(at) ?? 0, Math.min(1, level)));
   }
 

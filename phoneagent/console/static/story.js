@@ -56,6 +56,8 @@ export class Story {
     const at = this.#offset + (event.at_ms ?? 0);
     switch (event.type) {
       case "call_started":
+        // The call's clock begins with its first media stream, which is later than the webhook
+        if (!event.resumed) this.#startedAt = new Date(event.at).getTime();
         this.#offset = event.resumed ? Math.max(0, new Date(event.at).getTime() - this.#startedAt) : 0;
         if (event.resumed) this.#mark("stream", this.#offset, { text: event.stream_sid });
         this.endMs = null;
