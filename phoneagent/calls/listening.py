@@ -9,12 +9,12 @@ A listener has no queue. It has a position on each track, and reads on from ther
 from __future__ import annotations
 
 from binascii import a2b_base64
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Protocol
 
-from phoneagent.calls.writer import CallerSocket
+from phoneagent.calls.writer import CallerSocket, TappedSocket
 from phoneagent.protocol.audio import BYTES_PER_MS, FRAME_BYTES, SILENCE
-from phoneagent.protocol.carrier import AudioIn, FromCarrier, ToCarrier
+from phoneagent.protocol.carrier import AudioIn, FromCarrier
 
 KEPT_BYTES = 1_000 * BYTES_PER_MS
 """How far a listener may fall behind: one second."""
@@ -38,28 +38,19 @@ class _Playback(Protocol):
     def heard_from(self, position: int, now: float) -> bytes: ...
 
 
-class Tap:
+class Tap(TappedSocket):
     """A caller's socket that keeps the latest audio of the caller for listeners.
 
     They hear what the model hears: silence while digits are gathered, because a keypad's tones may be in the audio.
     """
 
     def __init__(self, socket: CallerSocket, caller_audio: _CallerAudio) -> None:
-        self.socket = socket
+        super().__init__(socket)
         self.listeners = 0
         self._caller_audio = caller_audio
         self._kept = bytearray()
         self.received = 0
         """How many bytes have arrived so far."""
-
-    @property
-    def writable(self) -> bool:
-        """Whether the carrier accepts writes."""
-        return self.socket.writable
-
-    async def read(self, take: Callable[[str | bytes], None], resumed: Callable[[], None]) -> None:
-        """Pass each message to `take`, until the socket is closed."""
-        await self.socket.read(take, resumed)
 
     def decode(self, raw: str | bytes) -> FromCarrier | None:
         """Return a message, and keep its audio."""
@@ -71,14 +62,6 @@ class Tap:
             if len(self._kept) > KEPT_BYTES + SLACK_BYTES:
                 del self._kept[:-KEPT_BYTES]
         return message
-
-    def write(self, messages: Iterable[ToCarrier]) -> None:
-        """Write messages at once."""
-        self.socket.write(messages)
-
-    async def close(self) -> None:
-        """Close the socket."""
-        await self.socket.close()
 
     def after(self, position: int) -> bytes | None:
         """Return the audio after a position; None if some of it is no longer kept."""

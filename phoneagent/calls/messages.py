@@ -16,7 +16,7 @@ from typing import Any, Literal, Never, TypeAlias
 import msgspec
 
 from phoneagent.calls.model_sessions import ModelSocket
-from phoneagent.calls.writer import CallerSocket
+from phoneagent.calls.writer import CallerSocket, TappedSocket
 from phoneagent.protocol import carrier, realtime
 from phoneagent.protocol.audio import base64_bytes
 from phoneagent.protocol.providers import Dialect
@@ -178,22 +178,13 @@ def _parsed(raw: str | bytes) -> dict[str, Any]:
     return data if isinstance(data, dict) else {}
 
 
-class LoggedCaller:
+class LoggedCaller(TappedSocket):
     """A caller's socket whose messages are logged. `secret` tells whether a key pressed now is secret."""
 
     def __init__(self, socket: CallerSocket, log: MessageLog, secret: Callable[[], bool]) -> None:
-        self._socket = socket
+        super().__init__(socket)
         self._log = log
         self._secret = secret
-
-    @property
-    def writable(self) -> bool:
-        """Whether the carrier accepts writes."""
-        return self._socket.writable
-
-    async def read(self, take: Callable[[str | bytes], None], resumed: Callable[[], None]) -> None:
-        """Pass each message to `take`, until the socket is closed."""
-        await self._socket.read(take, resumed)
 
     def decode(self, raw: str | bytes) -> carrier.FromCarrier | None:
         """Return a message, and log it."""
@@ -202,12 +193,12 @@ class LoggedCaller:
         if kind not in _KEYLESS and self._secret():  # whatever it looks like, it may be a key
             data = {"event": kind, "dtmf": "(hidden)"}
         self._log.add("caller", "in", kind, len(raw), data)
-        return self._socket.decode(raw)
+        return self.socket.decode(raw)
 
     def write(self, messages: Iterable[carrier.ToCarrier]) -> None:
         """Write messages at once, and log them."""
         messages = list(messages)
-        self._socket.write(messages)
+        self.socket.write(messages)
         for message in messages:
             match message:
                 case carrier.Audio(payload=payload):
@@ -217,10 +208,6 @@ class LoggedCaller:
                 case carrier.Clear():
                     data = {"event": "clear"}
             self._log.add("caller", "out", data["event"], len(msgspec.json.encode(data)), data)
-
-    async def close(self) -> None:
-        """Close the socket."""
-        await self._socket.close()
 
 
 class LoggedModel:

@@ -9,14 +9,14 @@ from __future__ import annotations
 import asyncio
 import base64
 import logging
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from phoneagent.agent.call import Call
 from phoneagent.bridge import prompts
 from phoneagent.bridge.far_end import FarEnd
-from phoneagent.calls.writer import CallerSocket
+from phoneagent.calls.writer import CallerSocket, TappedSocket
 from phoneagent.errors import StoreError
 from phoneagent.events import Event, TurnEnded
 from phoneagent.protocol import carrier
@@ -189,24 +189,15 @@ class Screening:
                     return
 
 
-class _Screened:
+class _Screened(TappedSocket):
     """A media socket whose messages pass through a screening."""
 
     def __init__(self, socket: CallerSocket, screening: Screening) -> None:
-        self._socket = socket
+        super().__init__(socket)
         self._screening = screening
-        self.read = socket.read
-        self.close = socket.close
 
     def decode(self, raw: str | bytes) -> carrier.FromCarrier | None:
-        message = self._socket.decode(raw)
+        message = self.socket.decode(raw)
         if isinstance(message, carrier.AudioIn):
             self._screening.hear(message)
         return message
-
-    @property
-    def writable(self) -> bool:
-        return self._socket.writable
-
-    def write(self, messages: Iterable[carrier.ToCarrier]) -> None:
-        self._socket.write(messages)

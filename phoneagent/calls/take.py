@@ -16,7 +16,7 @@ from datetime import UTC, datetime
 from typing import Any, TypeVar
 
 from phoneagent.bridge.tape import AgentAudio, CallerFrame, Cleared, Entry, Tape
-from phoneagent.calls.writer import CallerSocket
+from phoneagent.calls.writer import CallerSocket, TappedSocket
 from phoneagent.errors import PhoneAgentError
 from phoneagent.protocol import carrier
 from phoneagent.protocol.audio import base64_bytes
@@ -42,20 +42,14 @@ THREADS = 8
 _T = TypeVar("_T")
 
 
-class TapedSocket:
+class TapedSocket(TappedSocket):
     """A media socket that notes each message. While `secret` returns true, it does not note the caller's audio."""
 
     def __init__(self, socket: CallerSocket, note: Callable[[Entry], None], secret: Callable[[], bool]) -> None:
-        self.socket = socket
+        super().__init__(socket)
         self._note = note
         self._secret = secret
         self._now = asyncio.get_running_loop().time
-        self.read, self.close = socket.read, socket.close
-
-    @property
-    def writable(self) -> bool:
-        """Whether the carrier accepts writes."""
-        return self.socket.writable
 
     def decode(self, raw: str | bytes) -> carrier.FromCarrier | None:
         """Return a message, and note it if it is audio."""

@@ -45,20 +45,39 @@ class CallerSocket(Protocol):
         """Close the socket."""
 
 
-class Tapped(CallerSocket, Protocol):
-    """A caller's socket that wraps another one."""
+class TappedSocket:
+    """A caller's socket through which all messages of another one pass. Subclasses examine them."""
 
-    socket: CallerSocket
+    def __init__(self, socket: CallerSocket) -> None:
+        self.socket = socket
+
+    @property
+    def writable(self) -> bool:
+        """Whether the carrier accepts writes."""
+        return self.socket.writable
+
+    async def read(self, take: Callable[[str | bytes], None], resumed: Callable[[], None]) -> None:
+        """Pass each message to `take`, until the socket is closed."""
+        await self.socket.read(take, resumed)
+
+    def decode(self, raw: str | bytes) -> carrier.FromCarrier | None:
+        """Return a message."""
+        return self.socket.decode(raw)
+
+    def write(self, messages: Iterable[carrier.ToCarrier]) -> None:
+        """Write messages at once."""
+        self.socket.write(messages)
+
+    async def close(self) -> None:
+        """Close the socket."""
+        await self.socket.close()
 
 
-_Tapped = TypeVar("_Tapped", bound=Tapped)
-
-
-def untapped(socket: CallerSocket, kind: type[_Tapped]) -> CallerSocket:
-    """Return a caller's socket without the tap of this kind, wherever it is among the wrappers."""
+def untapped(socket: CallerSocket, kind: type[TappedSocket]) -> CallerSocket:
+    """Return a caller's socket without the tap of this kind, wherever it is among the others."""
     if isinstance(socket, kind):
         return socket.socket
-    if hasattr(socket, "socket"):
+    if isinstance(socket, TappedSocket):
         socket.socket = untapped(socket.socket, kind)
     return socket
 
