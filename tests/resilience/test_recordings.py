@@ -24,12 +24,14 @@ LATE_MS = 20
 """A frame is sent when it was spoken."""
 
 
-def recorded_until_ms(caller: Caller, recorded: Recorded) -> float:
+def recorded_until_ms(caller: Caller, recorded: Recorded, late_seconds: float) -> float:
     """How much of the first media stream is recorded, on the phone's clock, after checking that it is what was heard.
 
-    The recording begins with the stream. A busy machine delivers late, so each piece of the sound is looked for near
-    its place, and where the phone ran out of audio the app may not have noticed, or the other way round.
+    The recording begins with the stream. A busy machine delivers late, by `late_seconds` at most, so each piece of the
+    sound is looked for near its place, and where the phone ran out of audio the app may not have noticed, or the other
+    way round.
     """
+    near = NEAR + round(8000 * late_seconds)
     first = caller.line.streams[0]
     end = next(piece.end for piece in recorded.pieces if first.sid in piece.path)
     left, right = (side[:end] for side in recorded.sides())
@@ -39,9 +41,9 @@ def recorded_until_ms(caller: Caller, recorded: Recorded) -> float:
     for span in caller.line.heard_during(first):
         begin = round(span.start_ms * 8) - offset
         audio = bytes(caller.line.received[span.stream_start : span.stream_end])
-        for at in range(max(0, -begin), min(len(audio), end - begin - NEAR) - PIECE, PIECE):
-            piece, near = audio[at : at + PIECE], right[max(0, begin + at - NEAR) : begin + at + PIECE + NEAR]
-            found, pieces = found + (piece in near), pieces + 1
+        for at in range(max(0, -begin), min(len(audio), end - begin - near) - PIECE, PIECE):
+            piece, around = audio[at : at + PIECE], right[max(0, begin + at - near) : begin + at + PIECE + near]
+            found, pieces = found + (piece in around), pieces + 1
     assert pieces > 30, caller
     assert found >= 0.9 * pieces, (caller, found, pieces)
     return (end + offset) / 8
@@ -72,7 +74,7 @@ async def test_a_killed_process_leaves_recordings_up_to_their_last_second(
                 recorded = recordings.find(caller.sid)
                 assert recorded is not None
                 killed_ms = (first.struck_at - caller.line.streams[0].started_at) * 1000
-                lost_ms.append(killed_ms - recorded_until_ms(caller, recorded))
+                lost_ms.append(killed_ms - recorded_until_ms(caller, recorded, late_seconds))
             await asyncio.gather(*(caller.come_back(expect_voice=True) for caller in callers.all))
             await callers.leave()
             for caller in callers.all:
