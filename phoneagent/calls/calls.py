@@ -255,6 +255,7 @@ class Calls:
         if (pending := self.pending.get(call.sid)) is not None:
             pending.claim()
             pending.call.context = pending.call.context or call.context  # the database may not have answered before
+            pending.call.started_at = min(pending.call.started_at, call.started_at)  # an earlier stream began it
             pending.call.parameters = bounded({**pending.call.parameters, **call.parameters}, call.sid)
             call, opening, chosen = pending.call, pending.opening, pending.answer
         opening = opening or Opening(call, chosen or self._answerer_of(call), self._router)

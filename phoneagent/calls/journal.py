@@ -96,8 +96,9 @@ class Continuation(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RecordedPast(Past):
-    """A call so far, its `call.state`, and its recording."""
+    """A call so far, its `call.state`, its recording, and when it began, if that is known."""
 
+    started_at: datetime | None = None
     state: str | None = field(default=None, repr=False)
     recording: RecordingRecord | None = None
 
@@ -281,6 +282,7 @@ class CallJournal:
             pending=pending,
             before_crash=so_far.pending,
             age_ms=max(0, age_ms),
+            started_at=so_far.started_at,
             cost=so_far.cost,
             state=so_far.state,
             recording=so_far.recording,

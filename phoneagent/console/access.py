@@ -71,6 +71,11 @@ class Access:
             return Problem(403, FOREIGN) if self.is_foreign(request) else None
         return self.check_token(request)
 
+    def still_allows(self, connection: HTTPConnection) -> bool:
+        """Tell whether a connection that was allowed still is: its session may have expired, or been signed out."""
+        has_own = self._token is not None and has_token(connection, self._token)
+        return has_own or self.is_here(connection) or self.is_signed_in(connection)
+
     def check_token(self, request: HTTPConnection) -> Problem | None:
         """Return the refusal of a request that needs the token in any case; None if it has it.
 

@@ -8,6 +8,7 @@ on to `not_found`, and so does each request of a client that must not learn that
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from pydantic import SecretStr
@@ -45,7 +46,7 @@ from phoneagent.console.problems import Problem
 from phoneagent.console.setup import Setup
 from phoneagent.console.signin import SignIn
 from phoneagent.console.softphone import Softphone, turns_by_hand
-from phoneagent.console.streaming import OpenStream
+from phoneagent.console.streaming import OpenStream, while_allowed
 from phoneagent.console.web_session import WebCallMaker, WebSessions
 from phoneagent.events import ControlOperation, EndedBy
 from phoneagent.store import CallFilter, Store
@@ -144,7 +145,7 @@ class Console:
                 gate.route(path, {method: each.answer for method, each in methods.items()})
                 for path, methods in self._operations.items()
             ],
-            gate.socket("/calls/{sid}/audio", ListenIn(listen).run),
+            gate.socket("/calls/{sid}/audio", ListenIn(listen, self.access.still_allows).run),
             *SignIn(gate, public_url).routes(),
             *pages.routes(gate, calls.__contains__),
             *([] if softphone is None else softphone.routes(gate)),
@@ -240,6 +241,7 @@ class Console:
             return Response(status_code=204)  # a browser that reconnects after the end then stops
         if len(self._readers) >= MAX_READERS:
             return Problem(503, _FULL, {"Retry-After": "10"})
+        stream = while_allowed(stream, partial(self.access.still_allows, request))
         return OpenStream(stream, self._readers, headers=_UNBUFFERED, media_type="text/event-stream")
 
 

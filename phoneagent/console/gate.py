@@ -74,7 +74,8 @@ class Gate:
             answer = answers.get(request.method)
             if answer is None:
                 methods = ", ".join(answers)
-                return Problem(405, f"only {methods.replace(', ', ' and ')} is possible here", {"Allow": methods})
+                verb = "is" if len(answers) == 1 else "are"
+                return Problem(405, f"only {methods.replace(', ', ' and ')} {verb} possible here", {"Allow": methods})
             return await answer(request)
         except Hidden:
             return self._not_found

@@ -25,8 +25,8 @@ TICK_SECONDS = 0.02
 SEND_SECONDS = 2.0
 """How long a listener may leave sent audio unread."""
 
-NO_CALL, FULL, SLOW = 4404, 4429, 4408
-"""The close codes of a socket: no such call is live here · too many listeners · it was too slow."""
+NO_CALL, FULL, SLOW, SIGNED_OUT = 4404, 4429, 4408, 4401
+"""The close codes of a socket: no such call is live here, too many listeners, it was too slow, its session is over."""
 
 
 class Listener(Protocol):
@@ -42,10 +42,11 @@ Listen: TypeAlias = Callable[[str], "AbstractContextManager[Listener] | None"]
 
 
 class ListenIn:
-    """The listeners of the calls of one process."""
+    """The listeners of the calls of one process. `allowed` tells whether a listener still may listen."""
 
-    def __init__(self, listen: Listen) -> None:
+    def __init__(self, listen: Listen, allowed: Callable[[WebSocket], bool] = lambda websocket: True) -> None:
         self._listen = listen
+        self._allowed = allowed
         self._listeners: dict[str, int] = {}
 
     async def run(self, websocket: WebSocket) -> None:
@@ -63,17 +64,17 @@ class ListenIn:
         self._listeners[call_sid] = number + 1
         try:
             with listening as listener:
-                await _serve(websocket, listener)
+                await _serve(websocket, listener, self._allowed)
         finally:
             self._listeners[call_sid] -= 1
             if not self._listeners[call_sid]:
                 del self._listeners[call_sid]
 
 
-async def _serve(websocket: WebSocket, listener: Listener) -> None:
+async def _serve(websocket: WebSocket, listener: Listener, allowed: Callable[[WebSocket], bool]) -> None:
     gone = asyncio.create_task(_until_gone(websocket), name="phoneagent listener")
     try:
-        code, reason = await _send(websocket, listener, gone)
+        code, reason = await _send(websocket, listener, gone, allowed)
         with suppress(TimeoutError, WebSocketDisconnect, RuntimeError, OSError):
             async with asyncio.timeout(SEND_SECONDS):
                 await websocket.close(code, reason)
@@ -81,13 +82,17 @@ async def _serve(websocket: WebSocket, listener: Listener) -> None:
         gone.cancel()
 
 
-async def _send(websocket: WebSocket, listener: Listener, gone: asyncio.Task[None]) -> tuple[int, str]:
-    """Send the audio. Returns the code and the reason with which to close the socket."""
+async def _send(
+    websocket: WebSocket, listener: Listener, gone: asyncio.Task[None], allowed: Callable[[WebSocket], bool]
+) -> tuple[int, str]:
+    """Send the audio. Return the code and the reason with which to close the socket."""
     try:
         while not (gone.done() or listener.over):
             frames = listener.frames()
             if frames is None:
                 return SLOW, "too slow: audio was lost"
+            if not allowed(websocket):
+                return SIGNED_OUT, "the session is over: sign in again"
             async with asyncio.timeout(SEND_SECONDS):
                 for frame in frames:
                     await websocket.send_bytes(frame)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import aclosing
 from typing import Any
 
@@ -13,6 +13,15 @@ from starlette.types import Receive, Scope, Send
 
 SEND_SECONDS = 30.0
 """How long a reader may leave sent data unread. `phoneagent serve` is stricter."""
+
+
+async def while_allowed(chunks: AsyncGenerator[bytes], allowed: Callable[[], bool]) -> AsyncGenerator[bytes]:
+    """Yield the chunks as long as their reader may have them."""
+    async with aclosing(chunks):
+        async for chunk in chunks:
+            if not allowed():
+                return
+            yield chunk
 
 
 class OpenStream(StreamingResponse):

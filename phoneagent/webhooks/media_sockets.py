@@ -99,4 +99,5 @@ class MediaSockets:
         past = await self._journal.past(ticket.call_sid, pending)
         if past is not None:
             restore(call, past.state)
+            call.started_at = past.started_at or call.started_at
         return past

@@ -230,9 +230,9 @@ def test_a_server_that_comes_back_is_found_again_and_nothing_is_missed(
         begin(served, "CA3")
         for each in (page, other):
             expect(each.locator("#connection")).to_have_text("Connected", timeout=20_000)
-            expect(each.locator(".calls-row")).to_have_count(2)
-            assert "CA1" not in each.content()
-        end(served, "CA2")
+            expect(each.locator(".calls-row")).to_have_count(3)
+            expect(each.locator(".calls-row", has=each.locator("a[href$=CA1]"))).to_contain_text("not ended")
+        end(served, "CA1", "CA2")
         for each in (page, other):
             expect(each.locator(".calls-row")).to_have_count(1)
         end(served, "CA3")
@@ -260,6 +260,45 @@ def test_a_tab_in_the_background_disconnects_and_catches_up(serves: Serves, visi
         for sid in ("CA2", "CA3"):
             expect(page.locator(f".calls-row a[href$={sid}]")).to_have_count(1)
         expect(page.locator(".calls-row")).to_have_count(2)
+        end(served, "CA2", "CA3")
+
+
+def test_a_tab_that_begins_in_the_background_takes_no_connection(serves: Serves, visitor: Visitor) -> None:
+    state = "state => Object.defineProperty(document, 'visibilityState', {value: state, configurable: true})"
+    with serves(an_agent()) as served:
+        begin(served, "CA1")
+        page = visitor.watch(visitor.context().new_page())
+        page.add_init_script(f"({state})('hidden')")
+        page.goto(f"{served.url}/console")
+        expect(page.locator(".calls-row")).to_have_count(1)
+        served.run(until_readers(served, 0))
+        page.evaluate(state, "visible")
+        page.evaluate("document.dispatchEvent(new Event('visibilitychange'))")
+        served.run(until_readers(served, 1))
+        end(served, "CA1")
+        expect(page.locator(".calls-row")).to_have_count(0)
+
+
+def test_a_call_that_ends_while_the_list_is_read_is_not_in_it(serves: Serves, visitor: Visitor) -> None:
+    with serves(an_agent()) as served:
+        begin(served, "CA1")
+        begin(served, "CA2")
+        page = visitor.visit(f"{served.url}/console")
+        rows = page.locator(".calls-row")
+        expect(rows).to_have_count(2)
+        held: list[tuple[Any, Any]] = []
+        page.route("**/calls?state=live**", lambda route: held.append((route, route.fetch())), times=1)
+        with page.expect_request("**/calls?state=live**"):
+            page.get_by_role("button", name="Show numbers").click()
+        begin(served, "CA3")
+        end(served, "CA1")
+        served.emit(AgentAnswered(call_sid="CA3", at_ms=1, latency_ms=640))
+        expect(rows).to_have_count(1)
+        expect(rows).to_contain_text("640 ms")
+        for route, response in held:
+            route.fulfill(response=response)
+        expect(rows).to_have_count(2)
+        assert page.locator("a[href$=CA1]").count() == 0
         end(served, "CA2", "CA3")
 
 

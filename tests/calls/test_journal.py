@@ -231,7 +231,10 @@ async def test_a_hand_over_that_is_written_late_is_planned_all_the_same(
 async def test_a_call_without_a_written_step_has_broken_unless_it_was_ended(store: Store) -> None:
     ours = after(store)
     assert await ours.answer(SID) == Continuation("recover", "MZ1")
-    assert (await ours.past(SID) or Past()).turns == (GREETING,)
+    past, record = await ours.past(SID), await store.call(SID)
+    assert past is not None
+    assert record is not None
+    assert (past.turns, past.started_at) == ((GREETING,), record.started_at)
     store.tell(CallEnded(call_sid=SID, ended_by="agent", reason="goodbye", duration_ms=900, transcript=()))
     assert await ours.answer(SID) == Continuation("hang_up")
     with pytest.raises(RequestRefused, match="over"):

@@ -16,6 +16,7 @@ from phoneagent.console.access import (
     Access,
     Hidden,
 )
+from phoneagent.console.sessions import COOKIE
 from tests.asgi import LOOPBACK, scope
 
 TOKEN = SecretStr("a-long-random-text")
@@ -149,3 +150,16 @@ def test_a_client_without_a_proxy_does_not_choose_its_address() -> None:
             access, connection("Bearer wrong", ("8.8.8.8", 1), **{"x-forwarded-for": f"203.0.113.{number}"})
         )
     assert refused == 429
+
+
+def test_a_session_that_ends_ends_what_it_had_opened() -> None:
+    access = Access(TOKEN, local=False)
+    assert access.sessions is not None
+    cookie = access.sessions.issue()
+    signed_in = connection(client=STRANGER, cookie=f"{COOKIE}={cookie}")
+    assert access.still_allows(signed_in)
+    access.sessions.end(cookie)
+    assert not access.still_allows(signed_in)
+    assert access.still_allows(connection("Bearer a-long-random-text", STRANGER))
+    assert not access.still_allows(connection(client=STRANGER))
+    assert Access(None, local=True).still_allows(connection())

@@ -11,7 +11,7 @@ import pytest
 from starlette.websockets import WebSocket
 
 from phoneagent.console import listen
-from phoneagent.console.listen import FULL, MAX_LISTENERS, NO_CALL, SLOW, ListenIn
+from phoneagent.console.listen import FULL, MAX_LISTENERS, NO_CALL, SIGNED_OUT, SLOW, ListenIn
 from tests.asgi import scope
 from tests.console.test_api import TOKEN, app_with, with_token
 
@@ -123,6 +123,13 @@ async def test_one_that_falls_behind_or_takes_nothing_is_dropped() -> None:
     stuck.blocked = True
     await ListenIn(lines).run(stuck.socket())
     assert (stuck.closed, stuck.audio, lines.listening) == (SLOW, [], 0)
+
+
+async def test_one_whose_session_ends_hears_no_more() -> None:
+    answers = iter([True, True, False])
+    lines, browser = Lines(Ear(9, "on")), Browser()
+    await ListenIn(lines, lambda websocket: next(answers)).run(browser.socket())
+    assert (browser.audio, browser.closed, lines.listening) == ([FRAME] * 2, SIGNED_OUT, 0)
 
 
 async def test_only_so_many_listen(monkeypatch: pytest.MonkeyPatch) -> None:

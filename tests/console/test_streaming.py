@@ -10,7 +10,7 @@ import pytest
 from starlette.requests import ClientDisconnect
 
 from phoneagent.console import streaming
-from phoneagent.console.streaming import OpenStream
+from phoneagent.console.streaming import OpenStream, while_allowed
 from tests.asgi import scope
 
 pytestmark = pytest.mark.anyio
@@ -58,3 +58,9 @@ async def test_a_reader_that_leaves_ends_the_stream() -> None:
 
     chunks, streams = await run(send)
     assert (chunks.closed, streams) == (True, set())
+
+
+async def test_a_reader_gets_nothing_that_it_may_no_longer_have() -> None:
+    chunks, answers = Chunks(), iter([True, True, False])
+    assert [chunk async for chunk in while_allowed(chunks.made(), lambda: next(answers))] == [b"chunk"] * 2
+    assert chunks.closed

@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -173,12 +174,13 @@ async def test_a_newer_socket_of_the_call_goes_first(caplog: pytest.LogCaptureFi
     assert "the call has a newer media socket" in caplog.text
 
 
-async def test_a_call_that_goes_on_has_its_past_and_its_state() -> None:
-    journal = Journal(RecordedPast(state='{"name": "Anna"}'))
+async def test_a_call_that_goes_on_has_its_past_and_its_state_and_its_date() -> None:
+    began = datetime(2026, 1, 1, tzinfo=UTC)
+    journal = Journal(RecordedPast(state='{"name": "Anna"}', started_at=began))
     there = await opened(Live(), start(), journal=journal, resumes=True)
     ((call, past, _),) = there.calls.ran
     assert past is journal.recorded
-    assert call.state == {"name": "Anna"}
+    assert (call.state, call.started_at) == ({"name": "Anna"}, began)
 
 
 async def test_a_call_whose_stream_was_superseded_goes_on_though_its_token_begins_one() -> None:

@@ -26,11 +26,16 @@ let skewMs = 0;
 /** The approximate time of the server's clock: a browser's own may be wrong by hours. */
 export const now = () => Date.now() - skewMs;
 
+const REQUEST_MS = 30_000; // longer than the longest wait for messages
+
 /** Request a path of the API and return its JSON. `body` is sent as JSON. Throws Refused with the problem's detail. */
-export async function request(path, { method = "GET", body, signal } = {}) {
+export async function request(path, { method = "GET", body, signal = AbortSignal.timeout(REQUEST_MS) } = {}) {
   const headers = body === undefined ? {} : { "Content-Type": "application/json" };
   const answer = await fetch(base + path, {
     method, headers, signal, body: body === undefined ? undefined : JSON.stringify(body),
+  }).catch((error) => {
+    if (error.name !== "TimeoutError") throw error;
+    throw new Error(`the server has not answered for ${REQUEST_MS / 1000} s: close other tabs of the console`);
   });
   const skew = Date.now() - Date.parse(answer.headers.get("date") ?? "");
   if (Number.isFinite(skew)) skewMs = Math.abs(skew) < LEAST_SKEW_MS ? 0 : skew;

@@ -7,6 +7,7 @@ const REFUSED = 4000; // from this code on, the server has refused the listener
 const REASONS = {
   1000: "The call is over.",
   1006: "The connection was lost.",
+  4401: "You are signed out.",
   4404: "The call is not live here.",
   4408: "The connection is too slow to listen.",
   4429: "Too many are listening to this call.",

@@ -7,11 +7,13 @@ const SPARE_ROWS = 6;
 const PAGE = 200;
 const MAX_CALLS = 5000;
 const LATEST = 8;
+const LONGEST_MS = 4 * 3600_000; // Twilio ends a call then: an older one without an end was lost in a crash
 
 const list = document.getElementById("calls");
 const rows = document.getElementById("rows");
 const find = document.getElementById("find");
 const calls = new Map(); // by sid, newest first once sorted
+const over = new Map(); // when each call ended that ended while the list was being read
 const drawn = new Map(); // the rows that are elements
 let shown = [];
 let loaded = false;
@@ -33,8 +35,10 @@ function take(event) {
       floor: "open", ...known, call_sid: event.call_sid, caller: event.caller, called: event.called,
       direction: event.direction, started_at: known?.started_at ?? event.at, since: Date.now(),
     });
+    over.delete(event.call_sid);
     learnSoon();
   } else if (event.type === "call_ended" || event.type === "call_handed_over") {
+    over.set(event.call_sid, Date.now());
     if (calls.delete(event.call_sid)) latestSoon();
   }
   const call = calls.get(event.call_sid);
@@ -52,20 +56,33 @@ function take(event) {
   drawSoon();
 }
 
-/** Read all live calls again. */
+/** All calls in a state. */
+async function inState(state) {
+  const found = [];
+  for (let after = ""; found.length < MAX_CALLS; ) {
+    const page = await request(`/calls?state=${state}&limit=${PAGE}&${numbers()}${after}`);
+    found.push(...page.calls);
+    if (!page.next) break;
+    after = `&after=${encodeURIComponent(page.next)}`;
+  }
+  return found;
+}
+
+/** Read all live calls again: those of the process that answers, and those of others, which are open in the database. */
 async function read() {
   const begun = Date.now();
+  for (const [sid, at] of over) if (at < begun) over.delete(sid);
   try {
-    const found = [];
-    for (let after = ""; found.length < MAX_CALLS; ) {
-      const page = await request(`/calls?state=live&limit=${PAGE}&${numbers()}${after}`);
-      found.push(...page.calls);
-      if (!page.next) break;
-      after = `&after=${encodeURIComponent(page.next)}`;
-    }
+    const elsewhere = await inState("open").catch(() => []); // without the database, the own calls are shown
+    const isRecent = (call) => now() - Date.parse(call.started_at) < LONGEST_MS;
+    const found = [...elsewhere.filter(isRecent), ...await inState("live")].filter((call) => !over.has(call.call_sid));
     const sids = new Set(found.map((call) => call.call_sid));
     for (const [sid, call] of calls) if (!sids.has(sid) && !(call.since > begun)) calls.delete(sid);
-    for (const call of found) calls.set(call.call_sid, { ...calls.get(call.call_sid), ...call, version: begun });
+    for (const call of found) {
+      const known = calls.get(call.call_sid);
+      const floor = call.state === "open" ? (known?.floor ?? "not ended") : call.floor; // only its process knows more
+      calls.set(call.call_sid, { ...known, ...call, floor, version: begun });
+    }
     loaded = true;
     problem("");
   } catch (error) {
@@ -101,6 +118,9 @@ function draw() {
   if (wanted) shown = shown.filter((call) => `${call.caller} ${call.called} ${call.agent}`.toLowerCase().includes(wanted));
   document.getElementById("count").textContent = loaded ? String(calls.size) : "";
   document.getElementById("empty").hidden = !loaded || calls.size > 0;
+  const none = document.getElementById("none-found");
+  none.hidden = !wanted || shown.length > 0 || calls.size === 0;
+  none.textContent = `No call matches.${/\d/.test(wanted) && !numbers().endsWith("full") ? " Numbers are hidden: press “Show numbers” to search in them." : ""}`;
   list.hidden = loaded && calls.size === 0;
   list.setAttribute("aria-rowcount", String(shown.length + 1));
   rows.style.setProperty("--rows", shown.length);

@@ -6,6 +6,7 @@ const MORE_ROWS = 8; // drawn above and below the visible ones
 const MAX_KEPT = 10_000;
 const WAIT_SECONDS = 15;
 const AWAY_MS = 3000;
+const RESUME_MS = 60_000;
 
 const section = document.getElementById("call-log");
 const path = `/calls/${encodeURIComponent(section.dataset.callSid)}/log`;
@@ -14,6 +15,7 @@ let all = [];
 let shown = [];
 let chosen = null;
 let after = 0;
+let earlier = 0; // the number of the last message that came from an earlier process
 let isRunning = false;
 
 const toggle = h("button", { type: "button", "aria-expanded": "false", "aria-controls": "log-body", onclick: open }, "Show");
@@ -60,24 +62,36 @@ function open() {
 async function follow() {
   isRunning = true;
   let wait = 0;
-  while (!body.hidden) {
+  let refusedSince = 0;
+  while (!body.hidden && !document.hidden) { // the tabs of a server share six connections
     try {
       const page = await request(`${path}?after=${after}&wait=${wait}`);
-      tell(page.missed && after > 0 ? "Some messages came faster than they could be read, and are missing." : "");
+      refusedSince = 0;
+      if (page.next < after) { // the call has come back to a process that counts its own messages
+        [after, wait, earlier] = [0, 0, all.at(-1).number];
+        tell("The call has continued after a restart: messages in between are missing.");
+        continue;
+      }
+      if (page.missed && after > 0) tell("Some messages came faster than they could be read, and are missing.");
       wait = page.messages.length ? 0 : WAIT_SECONDS;
       after = page.next;
-      take(page.messages);
+      take(page.messages.map((each) => ({ ...each, number: each.number + earlier })));
       if (page.messages.length) await new Promise((done) => setTimeout(done, 250));
     } catch (error) {
       if (error instanceof Refused) {
         if (!all.length) tell(error.message);
-        break;
+        refusedSince ||= Date.now();
+        if (!all.length || Date.now() - refusedSince > RESUME_MS) break; // until then, the call may come back
       }
       await new Promise((done) => setTimeout(done, AWAY_MS));
     }
   }
   isRunning = false;
 }
+
+document.addEventListener("visibilitychange", () => {
+  if (!document.hidden && !body.hidden && !isRunning) follow();
+});
 
 function tell(text) {
   problem.hidden = !text;

@@ -45,10 +45,11 @@ export class BrowserCall {
     };
     this.onState("dialing", "Calling…");
     try {
-      const begun = await request(CALLS, { method: "POST", body: this.parties });
-      this.sid = begun.call_sid;
-      this.onSid(this.sid);
-      let twiml = begun.twiml;
+      const asked = request(CALLS, { method: "POST", body: this.parties });
+      const begun = await Promise.race([asked, this.hungUp]);
+      if (this.over) asked.then((late) => this.#report(late.call_sid), () => {}); // nothing will come of that call
+      else this.onSid((this.sid = begun.call_sid));
+      let twiml = this.over ? null : begun.twiml;
       for (let count = 0; twiml !== null && !this.over && count < MAX_DOCUMENTS; count += 1) {
         twiml = await this.#execute(twiml);
       }
@@ -202,8 +203,11 @@ export class BrowserCall {
     this.socket?.close(1000);
     this.socket = null;
     this.hangUpNow();
-    if (this.sid === null) return;
-    fetch(`${base}${CALLS}/${this.sid}`, {
+    if (this.sid !== null) this.#report(this.sid);
+  }
+
+  #report(sid) {
+    fetch(`${base}${CALLS}/${sid}`, {
       method: "POST",
       headers: { "Content-Type": "application/json" },
       body: JSON.stringify({ ...this.parties, status: "completed" }),

@@ -269,6 +269,7 @@ settings.addEventListener("input", () => {
   applySound();
 });
 settings.addEventListener("submit", (event) => event.preventDefault());
+addEventListener("beforeunload", (event) => { if (call) event.preventDefault(); }); // to leave the page is to hang up
 addEventListener("pagehide", () => call?.hangUp());
 
 showDialed();

@@ -3,7 +3,8 @@ import { base, request, Refused, showConnection } from "./common.js";
 
 const FIRST_WAIT_MS = 1000;
 const LONGEST_WAIT_MS = 15_000;
-const HIDDEN_MS = 60_000; // a browser has six connections for all tabs of a server: a hidden tab frees its own
+// A browser has six connections for all tabs of a server: a hidden tab frees its own, and one that begins hidden has none
+const HIDDEN_MS = 60_000;
 
 /**
  * Follow the events at a path.
@@ -19,7 +20,8 @@ export class Stream {
     document.addEventListener("visibilitychange", () => this.#look());
     addEventListener("pagehide", () => this.#source?.close());
     addEventListener("pageshow", (event) => event.persisted && this.#open());
-    this.#open();
+    if (document.visibilityState === "hidden") this.#resync();
+    else this.#open();
   }
 
   close() {
