@@ -7,6 +7,7 @@ import re
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -50,7 +51,8 @@ def module_of(path: Path) -> str:
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
-def imports(path: Path) -> set[str]:
+@cache
+def imports(path: Path) -> frozenset[str]:
     """Return the absolute names of the modules that a file imports, also late ones and those for types alone."""
     found: set[str] = set()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
@@ -61,7 +63,7 @@ def imports(path: Path) -> set[str]:
             assert node.module is not None
             names = (f"{node.module}.{alias.name}" for alias in node.names)
             found |= {name if module_exists(name) else node.module for name in names}
-    return found
+    return frozenset(found)
 
 
 def module_exists(name: str) -> bool:
@@ -69,7 +71,7 @@ def module_exists(name: str) -> bool:
     return path.with_suffix(".py").is_file() or (path / "__init__.py").is_file()
 
 
-def ours(names: set[str]) -> set[str]:
+def ours(names: frozenset[str]) -> set[str]:
     return {name for name in names if name.split(".")[0] == "phoneagent"}
 
 

@@ -17,7 +17,7 @@ import sys
 import threading
 import zlib
 from array import array
-from functools import cache
+from functools import cache, lru_cache
 from importlib.resources.abc import Traversable
 from typing import Any, Protocol
 
@@ -63,23 +63,25 @@ class Murmur:
             for start in range(0, len(word), 4):
                 piece = word[start : start + 4]
                 hue = zlib.crc32(f"{index} {word} {start}".encode(errors="replace"))
-                spoken += self._hum(hue, ms=len(piece) * 1000 // 14)
+                spoken += _hum(self._pitch_hz, hue, len(piece) * 1000 // 14)
             spoken += silence(1000 // 14)
         return bytes(spoken) or silence(200)
 
-    def _hum(self, hue: int, ms: int) -> bytes:
-        """Return one syllable: a voiced tone that swells and fades. The number `hue` sets its pitch and vowel."""
-        period = round(8000 / (self._pitch_hz * (0.85 + 0.3 * (hue & 0xFF) / 0xFF)))
-        wave = _vowel(period, 350 + (hue >> 8 & 0xF) * 30, 900 + (hue >> 12 & 0xF) * 90)
-        count = ms * 8
-        swell = min(240, count // 2)
-        samples = array("h")
-        for n in range(count):
-            edge = min(n, count - 1 - n)
-            samples.append(int(wave[n % period] * (edge / swell if edge < swell else 1.0)))
-        if sys.byteorder == "big":
-            samples.byteswap()
-        return encode_ulaw(samples.tobytes())
+
+@lru_cache(maxsize=2048)
+def _hum(pitch_hz: float, hue: int, ms: int) -> bytes:
+    """Return one syllable: a voiced tone that swells and fades. The number `hue` sets its pitch and vowel."""
+    period = round(8000 / (pitch_hz * (0.85 + 0.3 * (hue & 0xFF) / 0xFF)))
+    wave = _vowel(period, 350 + (hue >> 8 & 0xF) * 30, 900 + (hue >> 12 & 0xF) * 90)
+    count = ms * 8
+    swell = min(240, count // 2)
+    samples = array("h")
+    for n in range(count):
+        edge = min(n, count - 1 - n)
+        samples.append(int(wave[n % period] * (edge / swell if edge < swell else 1.0)))
+    if sys.byteorder == "big":
+        samples.byteswap()
+    return encode_ulaw(samples.tobytes())
 
 
 @cache

@@ -11,6 +11,7 @@ import itertools
 import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 
 import pytest
@@ -24,15 +25,27 @@ from phoneagent.protocol.audio import audioop, decode_ulaw, encode_ulaw
 from tests.bridge.rig import Rig
 from tests.bridge.test_interruption import voice
 
-CALLER = voice(12_000, seed=77)
-SOFT = encode_ulaw(audioop.mul(decode_ulaw(CALLER), 2, 0.06))
-AGENT = voice(120_000, seed=1)
 FILLER = base64.b64encode(voice(400, seed=5)).decode()
 CLIP = base64.b64encode(voice(1500, seed=6)).decode()
 WINDOW = 16
 WILD = ["started", "stopped", "committed", "words?", "failed?", "done?", "deleted?", "audio?"]
 KINDS = ["soft", "noise", "mhm", "words", "long"]
 QUIET_FRAME = base64.b64encode(b"\xff" * 160).decode()
+
+
+@cache
+def callers_voice() -> bytes:
+    return voice(12_000, seed=77)
+
+
+@cache
+def soft_voice() -> bytes:
+    return encode_ulaw(audioop.mul(decode_ulaw(callers_voice()), 2, 0.06))
+
+
+@cache
+def agents_voice() -> bytes:
+    return voice(120_000, seed=1)
 
 
 @dataclass
@@ -352,9 +365,9 @@ class Scene(Rig):
         self.items[id] = spoken
         answer.spoken.append(spoken)
         size = self.chance.choice([300, 1200, 3000, 3000, 7000]) * 8
-        if self.used + size > len(AGENT):
+        if self.used + size > len(agents_voice()):
             self.used = 0
-        whole = AGENT[self.used : self.used + size]
+        whole = agents_voice()[self.used : self.used + size]
         self.used += size
         for n in range(0, size, 1600):
             part = whole[n : n + 1600]
@@ -413,7 +426,7 @@ class Scene(Rig):
     def makes(self, kind: str, ms: int, *, soft: bool = False) -> None:
         """A sound, and what the server makes of it."""
         chance = self.chance
-        source = SOFT if soft else CALLER
+        source = soft_voice() if soft else callers_voice()
         at = chance.randrange(0, len(source) - ms * 8 - 8)
         unnoticed = kind == "noise" and chance.random() < 0.1
         self.voice.extend((source[n : n + 160], kind, unnoticed) for n in range(at, at + ms * 8, 160))

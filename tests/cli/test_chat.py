@@ -10,11 +10,13 @@ import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from tempfile import TemporaryFile
 
 import pytest
 
 from phoneagent.sim import Faults, Model, Script
 from phoneagent.sim.model.service import ANY_BETA
+from tests import forks
 from tests.sim.model.chat_server import ChatServer, called, chat_server, said
 
 pytestmark = pytest.mark.anyio
@@ -134,23 +136,23 @@ def folder(tmp_path: Path) -> Path:
 async def chat(folder: Path, *arguments: str, lines: str = "", **environment: str) -> tuple[int, list[str], str]:
     """Run it to its end; return its status, the lines it wrote, and what it wrote to standard error."""
     neutral = {name: value for name, value in os.environ.items() if not name.upper().startswith(OWN)}
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "phoneagent", "chat", *arguments),
-        cwd=folder,
-        env={**neutral, "PHONEAGENT_ENV_FILE": "", "PYTHONIOENCODING": "utf-8", **environment},
-        stdin=asyncio.subprocess.PIPE,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-    )
-    try:
-        async with asyncio.timeout(60):
-            out, err = await process.communicate(lines.encode())
-    finally:
-        if process.returncode is None:
+    read, write = os.pipe()
+    os.write(write, lines.encode())
+    os.close(write)
+    return await ran(folder, *arguments, stdin=read, env={**neutral, "PHONEAGENT_ENV_FILE": "", **environment})
+
+
+async def ran(folder: Path, *arguments: str, stdin: int, env: dict[str, str]) -> tuple[int, list[str], str]:
+    with os.fdopen(stdin, "rb") as given, TemporaryFile() as out, TemporaryFile() as err:
+        process = await forks.start(["chat", *arguments], cwd=folder, env=env, stdin=given, stdout=out, stderr=err)
+        try:
+            async with asyncio.timeout(60):
+                status = await process.wait()
+        finally:
             process.kill()
-            await process.wait()
-    assert process.returncode is not None
-    return process.returncode, out.decode().splitlines(), err.decode()
+        out.seek(0)
+        err.seek(0)
+        return status, out.read().decode().splitlines(), err.read().decode()
 
 
 async def test_a_conversation_through_a_pipe(folder: Path) -> None:
@@ -302,21 +304,12 @@ async def test_a_model_in_trouble_is_one_line(folder: Path, faults: Faults, word
     async with Model(faults=faults) as model:
         read, write = os.pipe()  # a user who types nothing
         try:
-            process = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-m", "phoneagent", "chat"),
-                cwd=folder,
-                env={**os.environ, "PHONEAGENT_ENV_FILE": "", "REALTIME_URL": model.url, "REALTIME_API_KEY": "sk-key"},
-                stdin=read,
-                stdout=asyncio.subprocess.DEVNULL,
-                stderr=asyncio.subprocess.PIPE,
-            )
-            async with asyncio.timeout(60):
-                _, err = await process.communicate()
+            env = {**os.environ, "PHONEAGENT_ENV_FILE": "", "REALTIME_URL": model.url, "REALTIME_API_KEY": "sk-key"}
+            status, _, err = await ran(folder, stdin=read, env=env)
         finally:
-            os.close(read)
             os.close(write)
-    assert process.returncode == 1
-    (line,) = err.decode().splitlines()
+    assert status == 1
+    (line,) = err.splitlines()
     assert words in line
     assert "sk-key" not in line
 

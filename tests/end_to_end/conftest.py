@@ -77,7 +77,7 @@ class World:
         """Wait for a condition that no event announces; fail after `seconds`."""
         async with asyncio.timeout(seconds):
             while not (result := condition()):
-                await asyncio.sleep(0.005)
+                await asyncio.sleep(0.02)
         return result
 
     async def nothing_left(self) -> None:

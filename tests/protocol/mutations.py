@@ -7,6 +7,8 @@ import math
 from collections.abc import Iterator
 from typing import Any
 
+import msgspec
+
 SID = "MZ" + "1" * 32
 AUDIO = "VVVV" * 400  # 150 ms
 ITEM = {"id": "i1", "object": "realtime.item", "type": "message", "status": "completed", "role": "assistant"}
@@ -126,7 +128,7 @@ Path = tuple[str | int, ...]
 
 
 def _copied(value: Any) -> Any:
-    return json.loads(json.dumps(value))  # several times as fast as `copy.deepcopy`, and there are many thousands
+    return msgspec.json.decode(msgspec.json.encode(value))  # many times as fast as `copy.deepcopy`, and often used
 
 
 def server_event(kind: str, fields: dict[str, Any] | None = None) -> dict[str, Any]:

@@ -5,25 +5,31 @@ The beta's types have no word for a function named as `tool_choice`, although it
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
-from openai.types.beta.realtime import RealtimeClientEvent as BetaClientEvent
-from openai.types.realtime import RealtimeClientEvent
 from pydantic import BaseModel, TypeAdapter
 
 from phoneagent.protocol.realtime import Dialect
 
-_TYPES: dict[Dialect, TypeAdapter[Any]] = {
-    Dialect.GA: TypeAdapter(RealtimeClientEvent),
-    Dialect.BETA: TypeAdapter(BetaClientEvent),
-}
+
+@cache
+def _type(dialect: Dialect) -> TypeAdapter[Any]:
+    """Return the type of all events of a dialect. Its import takes a second, so only who needs it imports it."""
+    if dialect is Dialect.GA:
+        from openai.types.realtime import RealtimeClientEvent
+
+        return TypeAdapter(RealtimeClientEvent)
+    from openai.types.beta.realtime import RealtimeClientEvent as BetaClientEvent
+
+    return TypeAdapter(BetaClientEvent)
 
 
 def check(event: dict[str, Any], dialect: Dialect) -> None:
     """Fail unless the event is of a known type, complete, and without any field that its type does not have."""
     if dialect is Dialect.BETA:
         event = _without_named_function(event)
-    parsed = _TYPES[dialect].validate_python(event)
+    parsed = _type(dialect).validate_python(event)
     assert parsed.type == event["type"]
     assert not (unknown := _unknown(parsed, event["type"])), f"the package does not know {unknown}"
 

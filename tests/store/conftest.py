@@ -10,7 +10,9 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 from decimal import Decimal
+from functools import cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -38,6 +40,7 @@ from phoneagent.events import (
 )
 from phoneagent.store import CallDetails, Store, database, rows, writer
 from phoneagent.store.database import Database
+from phoneagent.store.schema import metadata
 
 POSTGRES = os.environ.get("TEST_DATABASE_URL")
 SID = "CA" + "1" * 32
@@ -168,9 +171,36 @@ async def new_schema() -> AsyncIterator[str]:
 
 @pytest.fixture
 async def ready(url: str) -> str:
-    """A database with its tables."""
-    await upgrade(url)
+    """A database with its tables: a copy of one that `upgrade` made, or what makes them in PostgreSQL, at once."""
+    if not url.startswith("sqlite"):
+        connection = await asyncpg.connect(url)
+        await connection.execute(postgres_tables())
+        await connection.close()
+        return url
+    Path(url.removeprefix("sqlite:///")).write_bytes(await asyncio.to_thread(sqlite_tables))  # noqa: ASYNC240
     return url
+
+
+@cache
+def sqlite_tables() -> bytes:
+    """Return an empty SQLite database with its tables."""
+    with TemporaryDirectory() as folder:
+        asyncio.run(upgrade(f"sqlite:///{folder}/empty.db"))
+        return Path(folder, "empty.db").read_bytes()
+
+
+@cache
+def postgres_tables() -> str:
+    """Return the statements with which `upgrade` makes the tables of an empty PostgreSQL database."""
+    statements = []
+
+    def note(statement: Any, *_: Any, **__: Any) -> None:
+        statements.append(str(statement.compile(dialect=engine.dialect)))
+
+    engine = sa.create_mock_engine("postgresql+asyncpg://", note)
+    metadata.create_all(engine, checkfirst=False)
+    version = "CREATE TABLE alembic_version (version_num VARCHAR(32) NOT NULL PRIMARY KEY)"
+    return ";\n".join([*statements, version, f"INSERT INTO alembic_version VALUES ('{database.HEAD}')"])
 
 
 async def upgrade(url: str) -> str:

@@ -7,12 +7,11 @@ import base64
 import json
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pytest
-from openai.types.beta.realtime.realtime_server_event import RealtimeServerEvent as BetaServerEvent
-from openai.types.realtime.realtime_server_event import RealtimeServerEvent
 from pydantic import TypeAdapter
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
@@ -22,11 +21,22 @@ from phoneagent.sim.model.server import Model
 from phoneagent.sim.model.setup import Faults
 from phoneagent.sim.model.vad import EnergyGate
 
-SDK: dict[str, TypeAdapter[Any]] = {"ga": TypeAdapter(RealtimeServerEvent), "beta": TypeAdapter(BetaServerEvent)}
 LIMIT_S = 10
 
 
-def of_its_time(event: dict[str, Any], dialect: str) -> dict[str, Any]:
+@cache
+def sdk(dialect: str) -> TypeAdapter[Any]:
+    """Return the type of all events of a dialect. Its import takes a second, so only who needs it imports it."""
+    if dialect == "ga":
+        from openai.types.realtime.realtime_server_event import RealtimeServerEvent
+
+        return TypeAdapter(RealtimeServerEvent)
+    from openai.types.beta.realtime.realtime_server_event import RealtimeServerEvent as BetaServerEvent
+
+    return TypeAdapter(BetaServerEvent)
+
+
+def of_its_time(event: dict[str, Any], dialect: str | None) -> dict[str, Any]:
     """Return the event with a model that the beta's types know: they were closed when it was."""
     if dialect == "beta" and "model" in event.get("session", {}):
         return {**event, "session": {**event["session"], "model": "gpt-realtime"}}
@@ -40,6 +50,7 @@ class Client:
         self.socket = socket
         self.events: list[dict[str, Any]] = []
         self._dialect = dialect
+        self._sdk = sdk(dialect) if dialect is not None else None
 
     @property
     def types(self) -> list[str]:
@@ -64,8 +75,8 @@ class Client:
     async def next(self) -> dict[str, Any]:
         async with asyncio.timeout(LIMIT_S):
             event: dict[str, Any] = json.loads(await self.socket.recv())
-        if self._dialect is not None:
-            assert SDK[self._dialect].validate_python(of_its_time(event, self._dialect)).type == event["type"]
+        if self._sdk is not None:
+            assert self._sdk.validate_python(of_its_time(event, self._dialect)).type == event["type"]
         self.events.append(event)
         return event
 
