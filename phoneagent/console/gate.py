@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
 from typing import TypeAlias
-from urllib.parse import urlencode
+from urllib.parse import unquote_plus, urlencode
 
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
@@ -95,10 +95,15 @@ class _Endpoint:
         await self._app(scope, receive, send)
 
 
+def without_token(query: str) -> str:
+    """Return a query without a `token`: some put the secret into a link, and it must not get into more URLs."""
+    return "&".join(each for each in query.split("&") if unquote_plus(each.partition("=")[0]).lower() != "token")
+
+
 def _to_sign_in(request: Request) -> Response:
     """Return a redirect to the sign-in page, which sends the browser back here."""
     root: str = request.scope.get("root_path", "")
     wanted = request.scope["path"].removeprefix(root)
-    query = f"?{request.url.query}" if request.url.query else ""
-    place = f"{root}{SIGN_IN_PATH}?{urlencode({'next': wanted + query})}"
+    query = without_token(request.url.query)
+    place = f"{root}{SIGN_IN_PATH}?{urlencode({'next': f'{wanted}?{query}' if query else wanted})}"
     return RedirectResponse(place, 303, {"Cache-Control": "no-store"})

@@ -11,7 +11,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import RedirectResponse, Response
 from starlette.routing import BaseRoute
 
-from phoneagent.console.gate import SIGN_IN_PATH, Gate
+from phoneagent.console.gate import SIGN_IN_PATH, Gate, without_token
 from phoneagent.console.problems import BadRequest
 from phoneagent.console.sessions import COOKIE, SESSION_SECONDS
 from phoneagent.console.shell import page, root_of, template
@@ -21,8 +21,11 @@ MAX_FIELDS = 10
 BODY_SECONDS = 10.0
 HOME = "/console"
 
-_INSIDE = re.compile(r"/console(/[A-Za-z0-9_\-./]*)?(\?[A-Za-z0-9_\-.~%&=+:]*)?")
-"""The places to continue to after the sign-in. Another site never matches, however it is spelled."""
+_INSIDE = re.compile(r"(/console(?:/[A-Za-z0-9_\-./]*)?)(?:\?([!-\"$-~]*))?")
+"""The places to continue to after the sign-in: a path, and the visible ASCII characters of a query.
+
+Another site never matches, however it is spelled: only the path could lead to one.
+"""
 
 
 class SignIn:
@@ -84,7 +87,11 @@ class SignIn:
 
 def inside(place: str) -> str:
     """Return a place in the console to continue to; the first page for anything else."""
-    return place if _INSIDE.fullmatch(place) and "//" not in place and ".." not in place else HOME
+    found = _INSIDE.fullmatch(place)
+    if found is None or "//" in found[1] or ".." in found[1]:
+        return HOME
+    query = without_token(found[2] or "")
+    return f"{found[1]}?{query}" if query else found[1]
 
 
 def _form(

@@ -146,7 +146,7 @@ def test_a_call_is_transferred_to_a_party_of_the_agents_list(serves: Serves, vis
         button.click()
         dialog.get_by_label("To").fill("billing")
         dialog.get_by_label("How").select_option("Connect them at once")
-        dialog.get_by_role("button", name="Transfer").click()
+        dialog.get_by_label("To").press("Enter")
         expect(page.locator("#words")).to_contain_text("transfer")  # the event of it, and then how it went
         expect(page.locator("#words")).to_contain_text("billing", timeout=20_000)
 

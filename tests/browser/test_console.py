@@ -364,7 +364,14 @@ def test_past_calls_are_searched_and_exported(serves: Serves, visitor: Visitor) 
         expect(rows).to_have_count(3)
         expect(page.locator(".plot canvas")).to_have_count(2)
         expect(page.locator("#plot-latency-sum")).to_have_text("median of 3 calls 501 ms")
+        page.get_by_label("Number").fill("(555) 010-0001")
+        expect(page).to_have_url(re.compile(r"\?party=5550100001$"))
+        expect(rows).to_have_count(3)
+        page.get_by_label("Number").fill("")
+        page.get_by_label("Words said").fill(" =1+1    WORD1")
+        expect(rows).to_have_count(1)
         page.get_by_label("Words said").fill("WORD1")
+        expect(page).to_have_url(re.compile(r"\?words=WORD1$"))
         expect(rows).to_have_count(1)
         expect(rows).to_contain_text("agent1")
         assert page.url.endswith("?words=WORD1")
@@ -375,7 +382,9 @@ def test_past_calls_are_searched_and_exported(serves: Serves, visitor: Visitor) 
         with page.expect_download() as downloading:
             page.locator("#export summary").click()
             page.get_by_role("button", name="CSV").click()
-        assert len(downloading.value.path().read_text("utf-8").splitlines()) == 4
+        exported = downloading.value.path().read_bytes()
+        assert exported.startswith(b"\xef\xbb\xbfcall_sid,")  # the mark tells Excel that it is UTF-8
+        assert len(exported.splitlines()) == 4
         rows.filter(has_text="agent0").get_by_role("link").click()
         for kind, expected in (("JSON", '"call_sid"'), ("CSV", "'=1+1 word0"), ("SVG", "<svg")):
             expect(page.locator(".entry.caller")).to_have_count(1)
@@ -428,4 +437,12 @@ def test_light_and_dark_are_chosen_and_kept(serves: Serves, visitor: Visitor) ->
 def test_the_page_of_an_unknown_call_says_so(serves: Serves, visitor: Visitor) -> None:
     with serves(an_agent()) as served:
         page = visitor.visit(f"{served.url}/console/calls/CA404")
-        expect(page.get_by_role("alert")).to_contain_text("this process has no such call")
+        expect(page.get_by_role("heading", name="No such call")).to_be_visible()
+        assert page.title() == "No such call · phoneagent"
+        assert page.locator("main button").count() == 0
+        asked: list[str] = []
+        page.on("request", lambda request: asked.append(request.url))
+        page.wait_for_timeout(2500)  # longer than the pause between two looks at a call
+        assert asked == []
+        page.get_by_role("link", name="All past calls").click()
+        expect(page).to_have_url(f"{served.url}/console/past")

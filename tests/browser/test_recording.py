@@ -72,6 +72,7 @@ def test_a_recording_is_played_with_a_cursor_and_found_by_a_click(
         assert page.evaluate(CURSOR) == pytest.approx((LATER_S + at) * pixels, abs=NEAR_S * pixels)
         with page.expect_download() as saving:
             page.get_by_role("link", name="Save as WAV").click()
+        assert saving.value.suggested_filename == f"{SID}.wav"
         assert saving.value.path().stat().st_size == 44 + 8000 * RECORDED_S * 4
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from http.cookies import Morsel, SimpleCookie
 from typing import Any
+from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
@@ -104,9 +105,42 @@ async def test_another_site_signs_no_browser_in_or_out() -> None:
     assert (await request(app, "GET", "/calls", headers=headers)).status == 200
 
 
-@pytest.mark.parametrize("place", ["/console", "/console/past?words=a%20b", "/console/calls/CA1"])
-def test_a_place_of_the_console_is_gone_on_to(place: str) -> None:
+async def next_of(place: str) -> str:
+    """Return where the sign-in page goes on to, if a place has led there."""
+    path, _, query = place.partition("?")
+    sent = (await request(with_token(), "GET", path, query=query)).headers["location"]
+    found = parse_qs(urlsplit(sent).query)
+    assert list(found) == ["next"]
+    return found["next"][0]
+
+
+@pytest.mark.parametrize(
+    "place",
+    [
+        "/console",
+        "/console/past?words=a%20b",
+        "/console/calls/CA1",
+        "/console/past?words=a*&agent=(host)",
+        "/console/past?words=https://elsewhere.example/../[1]!$',;@?",
+    ],
+)
+async def test_a_place_of_the_console_is_gone_on_to(place: str) -> None:
     assert inside(place) == place
+    assert await next_of(place) == place
+    answer = await sign_in(with_token(), form={"next": place})
+    assert answer.headers["location"] == place
+
+
+@pytest.mark.parametrize(
+    ("given", "wanted"),
+    [
+        ("/console?token=my-secret", "/console"),
+        ("/console/past?words=a&%74oken=my-secret&token&agent=host", "/console/past?words=a&agent=host"),
+    ],
+)
+async def test_a_token_in_a_link_gets_into_no_other_one(given: str, wanted: str) -> None:
+    assert await next_of(given) == wanted
+    assert inside(given) == wanted
 
 
 @pytest.mark.parametrize(
@@ -125,6 +159,11 @@ def test_a_place_of_the_console_is_gone_on_to(place: str) -> None:
         "https://elsewhere.example/console",
         "javascript:alert(1)",
         "/console\n",
+        "/console?a#//elsewhere.example",
+        "/console?a b",
+        "/console?a\r\nSet-Cookie: x=y",
+        "/console#@elsewhere.example",
+        "@elsewhere.example/console?a",
         "/console/\r\nSet-Cookie: x=y",
         " /console",
     ],

@@ -57,7 +57,7 @@ const transferring = h("dialog", { "aria-labelledby": "transfer-title", class: "
     h("div.field", {}, h("label", { for: "transfer-to" }, "To: a name of the agent's list, a number, sip:… or client:…"), to),
     h("div.field", {}, h("label", { for: "transfer-how" }, "How"), asked),
     h("div.choices", {},
-      h("button", { value: "", formnovalidate: true }, "Cancel"),
+      h("button", { type: "button", onclick: () => transferring.close() }, "Cancel"), // Enter presses the first button that submits
       h("button", { value: "transfer", class: "primary" }, "Transfer"))));
 transferring.addEventListener("close", () => {
   const chosen = transferring.returnValue;
@@ -150,8 +150,12 @@ async function look() {
   try {
     if (!document.hidden || !summary) summary = await request(path);
     show();
-  } catch {
+  } catch (error) {
     isRefused = false; // the server is away; the page itself says so
+    if (error.status === 404) { // there is no such call, or it ended and was not recorded
+      summary = { ...summary, state: "ended" };
+      show();
+    }
   }
   if (summary?.state === "ended") return;
   setTimeout(look, LOOK_MS);

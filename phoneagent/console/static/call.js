@@ -13,7 +13,10 @@ const POLL_MS = 1000;
 const DRAW_MS = 200;
 const OPEN_POLL_MS = 5000;
 const OUTCOME_MS = 120_000; // how long after the call its outcome may arrive
+const FIRST_WAIT_MS = 1000;
+const LONGEST_WAIT_MS = 15_000;
 const MAX_BARS = 80;
+const BYTE_ORDER_MARK = "\ufeff"; // without it, Excel does not read a CSV file as UTF-8
 
 const place = document.getElementById("call");
 const sid = place.dataset.callSid;
@@ -24,11 +27,12 @@ let summary = null;
 let story = null;
 let stream = null;
 let drawn = -1;
+let isFutile = false; // asking again changes nothing
 
 const numbers = numbersButton(() => refresh());
 const words = new Words(at("words"));
 const lanes = new Lanes(at("lanes"), (id) => words.find(id));
-const recording = new Recording(at("call-audio"), `${path}/audio.wav`);
+const recording = new Recording(at("call-audio"), `${path}/audio.wav`, `${sid}.wav`);
 
 at("zoom-in").addEventListener("click", () => lanes.zoom(1.6));
 at("zoom-out").addEventListener("click", () => lanes.zoom(1 / 1.6));
@@ -57,7 +61,9 @@ async function refresh() {
     if (wasLive && !isLive()) drawn = -1;
   } catch (error) {
     if (!(error instanceof Refused)) return; // the server is away: the stream reconnects, and so does this
-    if (error.status === 404 && summary) summary = { ...summary, state: "ended" }; // it was not recorded
+    if (error.status === 404 && !summary) return unknown();
+    if (error.status === 401) isFutile = true; // the sign-in page follows
+    if (error.status === 404) summary = { ...summary, state: "ended" }; // it was not recorded
     else problem(error.message);
   }
   draw();
@@ -86,6 +92,16 @@ function follow() {
   });
 }
 
+/** Say that there is no such call, in place of everything that would show it. */
+function unknown() {
+  isFutile = true;
+  document.title = "No such call · phoneagent";
+  document.getElementById("main").replaceChildren(h("div.card.empty", {},
+    h("h1", {}, "No such call"),
+    h("p", {}, "It is not live on this server, and there is no record of it."),
+    h("p", {}, h("a", { href: `${base}/console/past` }, "All past calls"))));
+}
+
 function problem(text) {
   at("problem").hidden = !text;
   at("problem").textContent = text;
@@ -111,6 +127,7 @@ function draw() {
   const atEnd = innerHeight + box.scrollTop >= box.scrollHeight - 80;
   words.show(story.entries());
   at("words-empty").hidden = at("words").children.length > 0;
+  at("words-empty").textContent = isLive() ? "Nothing has been said yet." : "Nothing was said.";
   if (isLive() && atEnd && box.scrollTop > 0) box.scrollTop = box.scrollHeight;
   facts();
   latencies();
@@ -178,7 +195,7 @@ function latencies() {
   at("latency-sum").textContent = values.length
     ? `p50 ${milliseconds(percentile(values, 0.5))} · p95 ${milliseconds(percentile(values, 0.95))}` : "";
   if (!values.length) {
-    at("latency").replaceChildren(h("p.muted.none", {}, "No answer yet."));
+    at("latency").replaceChildren(h("p.muted.none", {}, isLive() ? "No answer yet." : "No answer."));
     return;
   }
   const shown = found.slice(-MAX_BARS);
@@ -230,7 +247,7 @@ function costs() {
 
 const exports = {
   json: () => ["application/json", JSON.stringify(summary.record ? summary : { ...summary, ...plain() }, null, 2)],
-  csv: () => ["text/csv", csv([
+  csv: () => ["text/csv", BYTE_ORDER_MARK + csv([
     ["start_ms", "end_ms", "who", "kind", "text", "heard_text", "latency_ms", "interrupted"],
     ...story.entries().filter((entry) => entry.turn !== null).map(line),
   ])],
@@ -266,5 +283,15 @@ setInterval(() => awaitsOutcome() && document.visibilityState === "visible" && r
 setInterval(() => isLive() && story && drawSoon(), 500);
 document.addEventListener("theme", () => draw());
 
-await refresh();
-if (!isLive()) showConnection("");
+/** Read the call for the first time, and again after growing pauses while the server is away. */
+async function begin() {
+  for (let wait = FIRST_WAIT_MS; ; wait = Math.min(wait * 2, LONGEST_WAIT_MS)) {
+    await refresh();
+    if (summary || isFutile) break;
+    showConnection("waiting");
+    await new Promise((done) => setTimeout(done, wait));
+  }
+  if (!isLive()) showConnection("");
+}
+
+await begin();

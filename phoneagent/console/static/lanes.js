@@ -10,8 +10,9 @@ const LANE_OF = { ...LANES, callee: LANES.agent }; // a callee speaks before or 
 const TOOLS = LANES.agent + LANE + 10;
 const TOOL = 20;
 const HEIGHT = TOOLS + TOOL + 10;
-const STEPS_S = [1, 2, 5, 10, 15, 30, 60, 120, 300, 600];
-const LEAST_PX_S = 1;
+const STEPS_S = [1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 14_400, 28_800, 86_400];
+const TICK_CHAR_PX = 6.2;
+const LEAST_PX_S = 1; // less for a call that does not fit otherwise
 const MOST_PX_S = 120;
 const COMFORT_PX_S = 11;
 const LIVE_S = 28; // a growing picture keeps its scale: this many seconds are in view
@@ -40,7 +41,7 @@ export class Lanes {
 
   zoom(factor) {
     const middle = (this.#box.scrollLeft + this.#box.clientWidth / 2) / this.#pixels();
-    this.#scale = factor === 0 ? this.#fit() : Math.min(MOST_PX_S, Math.max(LEAST_PX_S, this.#pixels() * factor));
+    this.#scale = factor === 0 ? this.#fit() : Math.min(MOST_PX_S, Math.max(Math.min(LEAST_PX_S, this.#fit()), this.#pixels() * factor));
     this.draw();
     this.#box.scrollLeft = middle * this.#pixels() - this.#box.clientWidth / 2;
   }
@@ -57,7 +58,7 @@ export class Lanes {
   }
 
   #fit() {
-    return Math.max(LEAST_PX_S, (this.#width() - END_PX) / (this.#length / 1000));
+    return (this.#width() - END_PX) / (this.#length / 1000);
   }
 
   #pixels() {
@@ -89,7 +90,7 @@ export class Lanes {
     for (const entry of entries) {
       if (entry.turn === null) root.append(open(entry, x, this.#length));
       else if (entry.turn) root.append(turn(entry, x, next(entry), this.#length));
-      else if (entry.kind === "tool") root.append(tool(entry, x, this.#length));
+      else if (entry.kind === "tool") root.append(tool(entry, x, this.#length, entries.find((each) => each.kind === "tool" && each.at_ms > entry.at_ms)?.at_ms));
       else root.append(mark(entry, x));
       if (entry.kind === "agent" && entry.turn?.interrupted && !entry.turn.live) root.append(cut(entry, x));
       if (entry.handedFrom) root.append(...handOff(entry, x));
@@ -153,8 +154,10 @@ function axis(width, scale) {
   const found = [];
   for (let at = 0; at * scale < width; at += step) {
     found.push(svg("line", { class: "grid", x1: at * scale, x2: at * scale, y1: 16, y2: HEIGHT }));
+    const label = duration(at * 1000);
+    if (at * scale + 4 + label.length * TICK_CHAR_PX > width) break; // it would be cut off
     const text = svg("text", { class: "tick", x: at * scale + 4, y: 12 });
-    text.textContent = duration(at * 1000);
+    text.textContent = label;
     found.push(text);
   }
   return found;
@@ -210,16 +213,17 @@ function turn({ kind, id, turn, latency_ms, cut: interruption }, x, next, length
     turn.interrupted && !turn.live && `interrupted${reaction ? `, silent after ${milliseconds(reaction)}` : ""}`);
 }
 
-function tool({ id, tool: { name, at_ms, ms, output } }, x, length) {
+/** A tool is as wide as its name, or as it took; its name leaves room for the tool that is next. */
+function tool({ id, isLost, tool: { name, at_ms, ms, output } }, x, length, next = Infinity) {
+  const took = x(ms === null || ms === undefined ? Math.max(length - at_ms, 0) : ms);
+  const width = Math.max(3, took, Math.min(16 + name.length * 6.4, x(next - at_ms) - 2));
   const label = svg("text", { class: "tool-name", x: 7, y: 14 });
-  label.textContent = name;
-  const natural = 16 + name.length * 6.4;
-  const width = Math.max(x(ms === null || ms === undefined ? Math.max(length - at_ms, 0) : ms), natural);
+  label.textContent = width > 34 ? name : "";
   return titled(
     svg("g", { class: "tool-block", "data-entry": id },
       svg("rect", { x: x(at_ms), y: TOOLS, width, height: TOOL, rx: 5 }),
       svg("svg", { x: x(at_ms), y: TOOLS, width, height: TOOL }, label)),
-    `${duration(at_ms)} ${name}`, ms === null || ms === undefined ? "runs" : milliseconds(ms), output && output.slice(0, 200),
+    `${duration(at_ms)} ${name}`, ms === null || ms === undefined ? (isLost ? "no result" : "runs") : milliseconds(ms), output && output.slice(0, 200),
   );
 }
 
@@ -260,8 +264,11 @@ function latency({ at_ms, latency_ms }, x) {
 
 /** The picture as the text of a separate file, with the colors that it has on the page. */
 export function fileOf(picture) {
-  document.body.append(picture);
-  const names = ["fill", "stroke", "stroke-width", "stroke-dasharray", "opacity", "font-size", "font-family", "font-weight"];
+  const room = document.createElement("div");
+  room.className = "lanes"; // without it, the styles of the picture do not apply
+  room.append(picture);
+  document.body.append(room);
+  const names = ["fill", "stroke", "stroke-width", "stroke-dasharray", "stroke-linejoin", "paint-order", "fill-opacity", "opacity", "font-size", "font-family", "font-weight"];
   for (const element of picture.querySelectorAll("*")) {
     const style = getComputedStyle(element);
     const found = names.map((name) => `${name}:${style.getPropertyValue(name)}`).join(";");
@@ -270,6 +277,6 @@ export function fileOf(picture) {
   for (const element of picture.querySelectorAll("[data-entry]")) element.removeAttribute("data-entry");
   const ground = getComputedStyle(document.documentElement).getPropertyValue("--surface").trim();
   picture.setAttribute("drawn-style", `background:${ground}`);
-  picture.remove();
+  room.remove();
   return new XMLSerializer().serializeToString(picture).replaceAll(' drawn-style="', ' style="');
 }

@@ -7,6 +7,7 @@ import uPlot from "./vendor/uplot.js";
 const PAGE = 100;
 const MAX_EXPORT = 5000;
 const TYPING_MS = 350;
+const BYTE_ORDER_MARK = "\ufeff"; // without it, Excel does not read a CSV file as UTF-8
 
 const at = (id) => document.getElementById(id);
 const form = at("search");
@@ -25,8 +26,17 @@ function fill() {
 
 function wanted() {
   const found = new URLSearchParams();
-  for (const field of form.elements) if (field.name && field.value.trim()) found.set(field.name, field.value.trim());
+  for (const field of form.elements) {
+    const value = tidy(field);
+    if (field.name && value) found.set(field.name, value);
+  }
   return found;
+}
+
+/** The value of a field as the records have it: single spaces between words, and numbers without what groups digits. */
+function tidy({ name, value }) {
+  const text = value.trim().replace(/\s+/g, " ");
+  return name === "party" && /^[+\d\s().\/\u2010-\u2015-]+$/.test(text) ? text.replace(/[^+\d]/g, "") : text; // not a name, as of a SIP user
 }
 
 /** The parameters of the API: dates are whole days here, in the time zone of the browser. */
@@ -52,6 +62,7 @@ async function search({ keep = false } = {}) {
 }
 
 async function load(number, after) {
+  at("more").disabled = true; // its cursor is used once, and only with the calls that it continues
   try {
     const page = await request(`/calls?${parameters(PAGE, after)}`);
     if (number !== asked) return; // a later search has begun
@@ -61,6 +72,8 @@ async function load(number, after) {
     draw();
   } catch (error) {
     if (number === asked) problem(error.status ? error.message : "The server does not answer: try again.");
+  } finally {
+    if (number === asked) at("more").disabled = false;
   }
 }
 
@@ -74,7 +87,10 @@ form.addEventListener("input", () => { clearTimeout(typing); typing = setTimeout
 form.addEventListener("submit", (event) => { event.preventDefault(); clearTimeout(typing); search(); });
 form.addEventListener("reset", () => setTimeout(search));
 addEventListener("popstate", () => { fill(); search({ keep: true }); });
-at("more").addEventListener("click", () => load(asked, next));
+at("more").addEventListener("click", async () => {
+  await load(asked, next);
+  if (document.activeElement === document.body) at("more").focus({ preventScroll: true }); // it lost the focus when disabled
+});
 
 // --- the list ---
 
@@ -112,9 +128,9 @@ function plots() {
   const worst = oldest.map((call) => call.latency_ms.response_p95);
   const dollars = oldest.map((call) => (call.cost ? Number(call.cost.usd) : null));
   const known = latencies.filter((each) => each !== null);
-  at("plot-latency-sum").textContent = known.length ? `median of ${counted(known.length)} ${milliseconds(percentile(known, 0.5))}` : "no answers yet";
+  at("plot-latency-sum").textContent = known.length ? `median of ${counted(known.length)} ${milliseconds(percentile(known, 0.5))}` : "no answers";
   const sum = dollars.reduce((total, each) => total + (each ?? 0), 0);
-  at("plot-cost-sum").textContent = calls.length ? `${counted(calls.length, next ? "+" : "")}, $${sum.toFixed(4)}` : "no calls yet";
+  at("plot-cost-sum").textContent = calls.length ? `${counted(calls.length, next ? "+" : "")}, $${sum.toFixed(4)}` : "no calls";
   plot("plot-latency", [times, worst, latencies], [["p95", "--line-strong"], ["p50", "--accent"]], (value) => milliseconds(value));
   plot("plot-cost", [times, dollars], [["cost", "--caller"]], (value) => `$${value.toFixed(value < 0.1 ? 3 : 2)}`);
 }
@@ -197,7 +213,7 @@ for (const button of document.querySelectorAll("[data-export]")) {
         return;
       }
       const rows = found.map((call) => [...COLUMNS.map((name) => call[name]), call.latency_ms.response_p50, call.latency_ms.response_p95, call.cost?.usd, call.cost?.at_least, call.outcome && JSON.stringify(call.outcome)]);
-      download("calls.csv", "text/csv", csv([[...COLUMNS, "latency_p50_ms", "latency_p95_ms", "cost_usd", "cost_at_least", "outcome"], ...rows]));
+      download("calls.csv", "text/csv", BYTE_ORDER_MARK + csv([[...COLUMNS, "latency_p50_ms", "latency_p95_ms", "cost_usd", "cost_at_least", "outcome"], ...rows]));
     } catch (error) {
       if (error.status === 401) signIn();
       else problem(error.message);

@@ -4,11 +4,11 @@ import { base, h } from "./common.js";
 const HEAD_BYTES = 44; // of a WAV file
 
 export class Recording {
-  #place; #path; #player = null; #offset = 0; #asked = false; #drawing = 0;
+  #place; #path; #name; #player = null; #offset = 0; #asked = false; #drawing = 0;
 
-  /** `path` is the URL path of the sound; the player goes into `place`. */
-  constructor(place, path) {
-    [this.#place, this.#path] = [place, path];
+  /** `path` is the URL path of the sound, and `name` that of its file; the player goes into `place`. */
+  constructor(place, path, name) {
+    [this.#place, this.#path, this.#name] = [place, path, name];
     document.addEventListener("call-seek", ({ detail }) => this.#seek(detail.at_ms));
   }
 
@@ -37,7 +37,7 @@ export class Recording {
       controls: true, preload: "metadata", src: source, "aria-label": "Recording",
       onplay: () => this.#follow(), onseeking: () => this.#point(), ontimeupdate: () => this.#point(),
     });
-    room.append(this.#player, h("a.button", { href: source, download: "" }, "Save as WAV"));
+    room.append(this.#player, h("a.button", { href: source, download: this.#name }, "Save as WAV"));
   }
 
   #point() {

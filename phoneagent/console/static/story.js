@@ -120,6 +120,9 @@ export class Story {
       case "call_transferred": // it has only a date, because it belongs to no media stream
         this.#transferred(Math.max(0, new Date(event.at).getTime() - this.#startedAt), event);
         break;
+      case "call_controlled":
+        this.#mark("control", at, { text: event.operation });
+        break;
       case "recording_changed":
         this.#mark("recording", at, { text: RECORDING[event.status] + (event.complete ? "" : ", not all of it was written") });
         break;
@@ -154,7 +157,10 @@ export class Story {
       const cut = this.marks.find((mark) => mark.kind === "barge_in" && mark.item_id === turn.item_id);
       found.push({ kind: turn.role, id: `t${turn.item_id}`, at_ms: turn.start_ms, turn, cut, latency_ms: this.#latencyOf(turn) });
     }
-    for (const tool of this.tools.values()) found.push({ kind: "tool", id: `f${tool.call_id}`, at_ms: tool.at_ms, tool });
+    for (const tool of this.tools.values()) {
+      const isLost = this.endMs !== null && (tool.output ?? null) === null; // the call ended before its result
+      found.push({ kind: "tool", id: `f${tool.call_id}`, at_ms: tool.at_ms, tool, isLost });
+    }
     for (const mark of this.marks) if (mark.kind !== "barge_in") found.push({ ...mark, id: mark.id });
     for (const role of SPEAKERS) {
       const since = this.speaking[role] ?? null;

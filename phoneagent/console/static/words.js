@@ -4,7 +4,7 @@ import { grade, parts } from "./story.js";
 
 const NAMES = {
   message: "Message", key: "Key", silence: "Silence", trouble: "Trouble", stream: "New media stream",
-  handover: "Handed over", transfer: "Transfer", recording: "Recording",
+  handover: "Handed over", transfer: "Transfer", recording: "Recording", control: "Control",
   tool: "Tool", caller: "Caller", agent: "Agent", callee: "Callee",
 };
 const OPEN_CHARS = 160; // longer arguments and outputs are folded
@@ -49,12 +49,14 @@ export class Words {
 
 function draw(entry) {
   const { kind, at_ms, turn } = entry;
-  const who = kind === "agent" ? turn?.agent ?? "Agent" : NAMES[kind] ?? entry.name.replaceAll("_", " ");
+  const who = kind === "agent" ? turn?.agent ?? "Agent" : NAMES[kind] ?? sentence(entry.name);
   return h("li", { class: `entry ${kind}${turn?.live || turn === null ? " live" : ""}`, "data-kind": kind },
     h("span.at.number", {}, moment(at_ms)),
     h("span.who", {}, h("bdi", {}, who)),
     h("div.what", {}, ...content(entry)));
 }
+
+const sentence = (name) => `${name[0].toUpperCase()}${name.slice(1).replaceAll("_", " ")}`;
 
 function moment(ms) {
   return `${duration(ms)}.${Math.floor((ms % 1000) / 100)}`;
@@ -63,7 +65,7 @@ function moment(ms) {
 function content(entry) {
   if (entry.turn === null) return [h("span.muted", {}, "speaks…")];
   if (entry.turn) return said(entry);
-  if (entry.kind === "tool") return toolCall(entry.tool);
+  if (entry.kind === "tool") return toolCall(entry.tool, entry.isLost);
   if (entry.kind === "silence") {
     return [h("span", {}, `${entry.text === "apology" ? "An apology" : "A filler"} was played after ${milliseconds(entry.ms)} without an answer.`)];
   }
@@ -89,12 +91,12 @@ function said({ turn, cut, latency_ms, handedFrom }) {
   ].filter(Boolean);
 }
 
-function toolCall({ name, arguments: given, output, ms }) {
+function toolCall({ name, arguments: given, output, ms }, isLost) {
   const done = output !== null && output !== undefined;
   return [
     h("div.tool-line", {},
       h("code.tool-title", {}, name),
-      done ? h("span.muted.number", {}, milliseconds(ms)) : h("span.badge.warn", {}, "no result yet")),
+      done ? h("span.muted.number", {}, milliseconds(ms)) : h("span.badge.warn", {}, isLost ? "no result" : "no result yet")),
     given && folded("Arguments", pretty(given)),
     done && folded("Output", pretty(output)),
   ].filter(Boolean);
