@@ -1,3 +1,14 @@
-from phoneagent.cli import main
+"""The entry point of the command line. Ctrl-C ends it quietly, even while the commands are imported."""
 
-main()
+
+def main() -> None:
+    try:
+        from phoneagent.cli import main as run
+
+        run()
+    except KeyboardInterrupt:
+        raise SystemExit(130) from None
+
+
+if __name__ == "__main__":
+    main()

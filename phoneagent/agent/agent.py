@@ -152,7 +152,8 @@ class Agent:
                 raise DefinitionError(f"agent {self.name!r} has a lone surrogate in its {name}: decode it as UTF-8")
         for name in ("tools", "handoffs"):
             if not isinstance(value := getattr(self, name), Sequence) or isinstance(value, str):
-                raise DefinitionError(f"agent {self.name!r} has {name}={value!r}: write a list")
+                one = getattr(value, "name", "...")
+                raise DefinitionError(f"agent {self.name!r}: {name} must be a list: write {name}=[{one}]")
         if not isinstance(self.barge_in, bool | Interruption):
             raise DefinitionError(
                 f"agent {self.name!r} has barge_in={self.barge_in!r}: write True, False or an Interruption"

@@ -95,6 +95,8 @@ def _model_of(name: str, fields: dict[str, Any]) -> tuple[type[pydantic.BaseMode
             model = pydantic.create_model(name, __config__=pydantic.ConfigDict(extra="forbid"), **fields)
             schema = model.model_json_schema()
     except Exception as error:  # noqa: BLE001 - pydantic and the types of the user may raise anything
+        for parameter, (hint, _) in fields.items():
+            _check_type(name, parameter, hint)
         raise DefinitionError(f"tool {name!r} has parameters that JSON cannot express: {_line(error)}") from None
     for parameter, (_, default) in fields.items():
         if parameter not in model.model_fields and default is ...:
@@ -103,6 +105,21 @@ def _model_of(name: str, fields: dict[str, Any]) -> tuple[type[pydantic.BaseMode
     for property_ in schema.get("properties", {}).values():
         property_.pop("title", None)
     return model, schema
+
+
+def _check_type(name: str, parameter: str, hint: Any) -> None:
+    """Refuse a type that a model cannot write, in fewer words than pydantic's."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            pydantic.TypeAdapter(hint).json_schema()
+    except (pydantic.PydanticSchemaGenerationError, pydantic.PydanticInvalidForJsonSchema):
+        kind = hint.__name__ if isinstance(hint, type) else str(hint)
+        raise DefinitionError(
+            f"tool {name!r}: parameter {parameter!r} is of type {kind}: use str, int, list or a pydantic model"
+        ) from None
+    except Exception:  # noqa: BLE001 - another problem, which the caller reports
+        return
 
 
 def _line(error: Exception) -> str:

@@ -184,7 +184,7 @@ class Campaigns:
                     wait = await self.step()
                 self._troubled = False
             except StoreError as error:
-                log.log(logging.DEBUG if self._troubled else logging.WARNING, "campaigns stand still: %s", error)
+                log.log(logging.DEBUG if self._troubled else logging.WARNING, "campaigns are paused: %s", error)
                 self._troubled = True
             with suppress(TimeoutError):
                 async with asyncio.timeout(wait):

@@ -104,6 +104,8 @@ async def _run(
                 _print_list(console, records, numbers)
             return
         record = await store.call(await _whole_sid(store, call_sid))
+        if record is None and call_sid == "":
+            fail("no call is recorded yet")
         if record is None:
             fail(f"no call {call_sid} is recorded: `phoneagent calls` lists the recorded ones")
         if wav is not None:

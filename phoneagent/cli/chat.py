@@ -26,10 +26,12 @@ from phoneagent.bridge.requests import RunTool, SessionChanged
 from phoneagent.calls.active_agent import ActiveAgent
 from phoneagent.calls.call_text import as_line
 from phoneagent.calls.control import Control
+from phoneagent.calls.guardrail import Guard
 from phoneagent.calls.outcomes import OutcomeRefused, filled_in, form_of
 from phoneagent.calls.toolrunner import ToolRunner
 from phoneagent.cli.brain import BrainModelOption, BrainOption, brain_of, wake
 from phoneagent.cli.failures import users_code, warnings_told
+from phoneagent.cli.own_agent import unknown_calls
 from phoneagent.cli.target import Target
 from phoneagent.demo.derived import derive
 from phoneagent.errors import ConfigurationError, EndpointError, EndpointUnreachable, ProtocolError
@@ -68,7 +70,8 @@ def chat(
 ) -> None:
     """Type to the agent, and see its tools run. Ctrl-D or /quit ends the chat; lines may come from a pipe."""
     thinker = brain_of(brain, brain_model)
-    app = Target.find(target).load()
+    found = Target.find(target)
+    app = found.load()
     simulated = sim or script is not None or thinker is not None
     endpoint = None if simulated else _endpoint(app)
     call = Call(
@@ -78,7 +81,7 @@ def chat(
         direction="inbound",
         started_at=datetime.now(UTC),
     )
-    why = "" if simulated else " OPENAI_API_KEY is not set."
+    why = "" if simulated else f" OPENAI_API_KEY is not set{found.other_env()}."
     how = _NAME_A_TOOL if script is None else ""
     offline = _Offline(script, thinker, f"{_FOLLOWS_SCRIPT}{how}{why}")
     with suppress(KeyboardInterrupt):
@@ -125,6 +128,8 @@ async def _chat(app: PhoneApp, call: Call, endpoint: Endpoint | None, offline: _
             note = await offline.introduce()
             made = derive(agent.name, session["tools"], greeting=agent.greeting, target="main.py")
             script = Script.parse(made) if offline.script is None else Script.of(offline.script)
+            for line in unknown_calls(agent, script) if offline.script is not None else ():
+                screen.complain(line)
             model = await stack.enter_async_context(Model(script, brain=offline.brain))
             endpoint = Endpoint(f"{model.url}?model={SIMULATED}")
             screen.note(note)
@@ -135,6 +140,8 @@ async def _chat(app: PhoneApp, call: Call, endpoint: Endpoint | None, offline: _
         for each in opened.dropped:
             screen.note(f"the session runs without {each}")
         screen.note("Ctrl-D or /quit ends the conversation.")
+        for line in settings.misspelled_names():
+            screen.complain(line)
         talk = _Talk(agent, call, opened, screen)
         try:
             await talk.run()
@@ -178,6 +185,8 @@ class _Talk:
             agent_named=lambda name: None,  # the agent is read when there is something to show
             voice_fixed=lambda: True,  # a chat has none
         )
+        # `warnings_told` shows a failure; there is no audio to stop, so a replacement is only shown
+        self._guard = Guard(call, replace=lambda text: screen.note(f"guardrail: {text}"), report=lambda problem: None)
         self._runner = ToolRunner(call, None, past=(), report=screen.complain, moved=lambda: False)
         self._loop = asyncio.get_running_loop()
         self._changed = asyncio.Event()
@@ -263,7 +272,7 @@ class _Talk:
             self._show()
             if self._chat.failure is not None:
                 raise self._chat.failure
-            if self._chat.idle:
+            if self._chat.idle and (self._guard.task is None or self._guard.task.done()):
                 self._idle.set()
         self._show()  # what came at the end
 
@@ -277,6 +286,7 @@ class _Talk:
                     self._screen.end_line()
                     if said := self._said.strip():
                         self.lines.append({"agent": said})
+                        self._judge(said)
                     self._said = ""
                 case Complaint(what=what):
                     self._screen.complain(what)
@@ -288,6 +298,17 @@ class _Talk:
                     task.add_done_callback(self._tools.discard)
                 case _:
                     assert_never(happening)
+
+    def _judge(self, said: str) -> None:
+        """Pass an answer to the agent's guardrail, which does not see the greeting, as in a call. The next line is
+        asked for when it is done."""
+        if self.agent.guardrail is not None and any("caller" in line for line in self.lines):
+            answer = str(len(self.lines))
+            self._guard.words(self.agent.guardrail, answer, answer, said, complete=True)
+            if (task := self._guard.task) is not None:
+                self._tools.add(task)
+                task.add_done_callback(self._tools.discard)
+                task.add_done_callback(lambda _: self._changed.set())
 
     async def _run_tool(self, request: RunTool) -> None:
         self._screen.tool(f"{request.name} {request.arguments}")

@@ -17,7 +17,7 @@ from rich.markup import escape
 from phoneagent.cli.brain import BrainModelOption, BrainOption, brain_of, wake
 from phoneagent.cli.calls import outcome_lines
 from phoneagent.cli.failures import fail
-from phoneagent.cli.own_agent import derived_script, target_named
+from phoneagent.cli.own_agent import derived_script, target_named, unknown_calls_of
 from phoneagent.cli.target import Target
 from phoneagent.demo.playing import open_picture, play, players
 from phoneagent.demo.report import counted
@@ -68,7 +68,7 @@ def demo(
         console.print(f"[dim]{escape(failure.tail)}[/]")
         fail(str(failure))
     except OSError as problem:
-        fail(f"{problem}: choose another folder with --out")
+        fail(_unwritable(out, problem))
     except KeyboardInterrupt:
         console.print("[red]the call was aborted[/]")
         raise typer.Exit(130) from None
@@ -79,6 +79,13 @@ def demo(
         raise typer.Exit(1)
 
 
+def _unwritable(out: Path, problem: OSError) -> str:
+    if isinstance(problem, FileExistsError):
+        return f"{out} exists and is not a folder: name another folder with --out"
+    name = problem.filename or out
+    return f"{name} cannot be written to ({problem.strerror or problem}): name another folder with --out"
+
+
 def _story(target: str | None, script: Path | None, brain: Brain | None) -> Story:
     """Return the call to play: a script's, the user's agent's, or the restaurant's.
 
@@ -86,7 +93,10 @@ def _story(target: str | None, script: Path | None, brain: Brain | None) -> Stor
     """
     if script is not None:
         named = RESTAURANT.target if target is None else target
-        return Story(target=named, source=Script.load(script), interrupts_after_ms=None, free=True)
+        loaded = Script.load(script)
+        for line in asyncio.run(unknown_calls_of(Target.find(named).load(), loaded)):
+            typer.echo(f"! {line}")
+        return Story(target=named, source=loaded, interrupts_after_ms=None, free=True)
     if target is None:
         return RESTAURANT if brain is None else replace(RESTAURANT, interrupts_after_ms=BRAIN_INTERRUPTED_MS, free=True)
     app, named = target_named(target)
@@ -162,7 +172,7 @@ def _summarise(console: Console, outcome: Outcome, out: Path, report: Path) -> N
     if not measured.violations:
         console.print("  no protocol rule broken")
     for line in outcome.raised:
-        console.print(f"  [red]{escape(line)}[/]", soft_wrap=True)
+        console.print(f"  [red]! {escape(line)}[/]", soft_wrap=True)
     if outcome.trouble:
         console.print(f"  [red]{escape(outcome.trouble)}[/]")
     for line in outcome_lines(outcome.record) if outcome.record is not None else ():

@@ -15,11 +15,11 @@ import typer
 
 from phoneagent import settings
 from phoneagent.cli.diversion import Diversion, only_one
-from phoneagent.cli.failures import fail
+from phoneagent.cli.failures import fail, port_problem
 from phoneagent.cli.stopping import stop_signal
 from phoneagent.cli.target import Target
 from phoneagent.cli.tunnel import AGENT_APIS, tunnel
-from phoneagent.errors import PhoneAgentError
+from phoneagent.errors import ConfigurationError, PhoneAgentError
 from phoneagent.server import VOICE_PATH
 from phoneagent.settings import Settings
 from phoneagent.twilio.pointing import webhook_of
@@ -46,10 +46,19 @@ def dev(
     port: Annotated[int | None, typer.Option(help="The local port. Default: PORT, or 8000.", min=1, max=65535)] = None,
 ) -> None:
     """Run the app with reload, open a tunnel, and point TWILIO_PHONE_NUMBER at it. Ctrl-C restores the old webhook."""
-    Target.find(target)
-    loaded = settings.load({"public_url": public_url or NOT_YET_KNOWN, **({"port": port} if port else {})})
+    found = Target.find(target)
+    try:
+        loaded = settings.load({"public_url": public_url or NOT_YET_KNOWN, **({"port": port} if port else {})})
+    except ConfigurationError as error:
+        raise found.explained(ConfigurationError([_about_option(line) for line in error.problems])) from None
     status = asyncio.run(_until_signal(lambda stop: run(target, loaded, stop)))
     raise typer.Exit(status)
+
+
+def _about_option(line: str) -> str:
+    """Return a line about PUBLIC_URL as one about the option that it comes from."""
+    line = line.replace("PUBLIC_URL is malformed: ", "--public-url is malformed: ")
+    return line.replace("`phoneagent dev` opens a tunnel to it", "leave the option out, and a tunnel is opened")
 
 
 async def _until_signal(work: Callable[[asyncio.Event], Coroutine[Any, Any, int]]) -> int:
@@ -94,8 +103,8 @@ def _check_free(port: int) -> None:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind(("127.0.0.1", port))
-        except OSError:
-            fail(f"port {port} is in use: stop the program there, or use --port")
+        except OSError as problem:
+            fail(f"{port_problem(port, problem)} with --port")
 
 
 @asynccontextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import linecache
 import logging
 import sysconfig
@@ -35,6 +36,15 @@ def fail(words: str) -> NoReturn:
     """End the command because it failed. What the user has to correct is an exception instead."""
     typer.echo(f"phoneagent: {words}", err=True)
     raise typer.Exit(1) from None
+
+
+def port_problem(port: int, problem: OSError) -> str:
+    """Return why a port cannot be listened on, up to the option that chooses another."""
+    if problem.errno == errno.EADDRINUSE:
+        return f"port {port} is in use: stop the program there, or choose another"
+    if problem.errno == errno.EACCES:
+        return f"port {port} needs special privileges: choose 1024 or higher"
+    return f"port {port} cannot be used ({problem.strerror or problem}): choose another"
 
 
 class AppFailed(DefinitionError):
@@ -122,10 +132,11 @@ def _own_places(error: BaseException) -> list[tuple[str, int]]:
     places = [(frame.f_code.co_filename, line) for frame, line in walk_tb(error.__traceback__)][::-1]
     if isinstance(error, SyntaxError) and error.filename and error.lineno:
         places = [(error.filename, error.lineno), *places]
-    return [(name, line) for name, line in places if _is_own(name)]
+    return [(name, line) for name, line in places if is_own(name)]
 
 
-def _is_own(name: str) -> bool:
+def is_own(name: str) -> bool:
+    """Return whether a file is the user's own: neither Python's, nor a library's, nor ours."""
     path = Path(name)
     if not path.is_absolute() or not path.is_file() or {"site-packages", "dist-packages"} & set(path.parts):
         return False

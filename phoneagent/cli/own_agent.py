@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import secrets
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 
-from phoneagent.agent.agent import choose
+from phoneagent.agent.agent import Agent, choose, team_of
 from phoneagent.agent.call import Call
 from phoneagent.agent.keypad import KeypadTool
 from phoneagent.cli.failures import users_code
 from phoneagent.cli.target import Target
 from phoneagent.demo.derived import derive
 from phoneagent.server import PhoneApp
+from phoneagent.sim.model.script import Script
 
 
 async def derived_script(app: PhoneApp, target: str) -> str:
@@ -20,6 +23,32 @@ async def derived_script(app: PhoneApp, target: str) -> str:
     Raises:
         DefinitionError: the user's code fails to choose an agent for a made-up call.
     """
+    async with _opened(app) as agent:
+        session = agent.session("", written=True)
+        keys = {tool.name: tool.example_keys for tool in agent.tools if isinstance(tool, KeypadTool)}
+        return derive(agent.name, session["tools"], greeting=agent.greeting, target=target, keys=keys)
+
+
+async def unknown_calls_of(app: PhoneApp, script: Script) -> list[str]:
+    """Return what `unknown_calls` returns for the agent that the app chooses for a made-up call."""
+    async with _opened(app) as agent:
+        return unknown_calls(agent, script)
+
+
+def unknown_calls(agent: Agent, script: Script) -> list[str]:
+    """Return a line for each tool that a script calls and that neither the open agent nor one it hands off to has."""
+    known = [tool.name for each in team_of(agent).values() for tool in each.all_tools]
+    called = [call.name for turn in script.turns for call in turn.calls if call.server is None]
+    names = ", ".join(dict.fromkeys(known)) or "none"
+    return [
+        f"the script calls {name}, which is no tool of {agent.name}: correct it; its tools: {names}"
+        for name in dict.fromkeys(called)
+        if name not in known
+    ]
+
+
+@asynccontextmanager
+async def _opened(app: PhoneApp) -> AsyncIterator[Agent]:
     call = Call(
         sid=f"CA{secrets.token_hex(16)}",
         caller="+15550100001",
@@ -31,9 +60,7 @@ async def derived_script(app: PhoneApp, target: str) -> str:
         agent = await choose(app.agent, call)
     try:
         await agent.open()
-        session = agent.session("", written=True)
-        keys = {tool.name: tool.example_keys for tool in agent.tools if isinstance(tool, KeypadTool)}
-        return derive(agent.name, session["tools"], greeting=agent.greeting, target=target, keys=keys)
+        yield agent
     finally:
         await agent.close()
 

@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 import typer
 
 from phoneagent.cli import limits, reloading, workers
-from phoneagent.cli.failures import fail
+from phoneagent.cli.failures import fail, port_problem
 from phoneagent.cli.target import Target
 from phoneagent.errors import ConfigurationError
 from phoneagent.errors.network import REQUESTS, WEBSOCKETS, find_faults
@@ -101,7 +101,7 @@ def serve(
         _make_insecure(app, reload)
     options_given = {"show_transcript": show_transcript, "local_api": local_api, "log_messages": log_messages}
     given = {name: True for name, is_given in options_given.items() if is_given}
-    app.settings = loaded = app.settings.model_copy(update=given)
+    app.settings = loaded = _settings_of(app, found).model_copy(update=given)
     app.check()  # an error here is one line; while the server starts, it would be a traceback
     address = _address(host, loaded)
     logs = log_config(loaded.log_level, loaded.log_format)
@@ -123,6 +123,18 @@ def serve(
             job.run(app, listening)
         elif status := workers.run(job, listening, loaded.web_concurrency):
             raise typer.Exit(status)
+
+
+def _settings_of(app: PhoneApp, target: Target) -> Settings:
+    """Return the app's settings.
+
+    Raises:
+        ConfigurationError: some are missing or malformed. A `.env` beside the app, which is not read, is named.
+    """
+    try:
+        return app.settings
+    except ConfigurationError as error:
+        raise target.explained(error) from None
 
 
 def _tell_faults(app: PhoneApp) -> None:
@@ -172,13 +184,9 @@ def _listen(host: str, port: int) -> socket.socket:
     try:
         return socket.create_server((host, port), family=family, backlog=BACKLOG, dualstack_ipv6=dualstack)
     except OSError as problem:
-        if problem.errno == errno.EADDRINUSE:
-            words = f"port {port} is in use: stop the program there, or choose another with --port or PORT"
-        elif problem.errno == errno.EACCES:
-            words = f"port {port} needs special privileges: choose 1024 or higher with --port or PORT"
-        else:
-            words = f"{host} is not an address of this machine: change --host, or leave it out"
-        fail(words)
+        if problem.errno in (errno.EADDRINUSE, errno.EACCES):
+            fail(f"{port_problem(port, problem)} with --port or PORT")
+        fail(f"{host} is not an address of this machine: change --host, or leave it out")
 
 
 def _url(host: str, port: int) -> str:

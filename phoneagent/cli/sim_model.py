@@ -11,7 +11,7 @@ import typer
 
 from phoneagent.billing.prices import SIMULATED
 from phoneagent.cli.brain import BrainModelOption, BrainOption, brain_of, wake
-from phoneagent.cli.failures import fail
+from phoneagent.cli.failures import fail, port_problem
 from phoneagent.cli.stopping import stop_signal
 from phoneagent.demo.report import counted
 from phoneagent.errors import DefinitionError
@@ -107,7 +107,7 @@ def _serve(server: Model, port: int, hearing: str, brain: Brain | None, dialect:
     try:
         asyncio.run(_run(server, hearing, brain, dialect))
     except OSError as problem:
-        fail(f"port {port} cannot be used ({problem.strerror or problem}): choose another with --port")
+        fail(f"{port_problem(port, problem)} with --port")
 
 
 async def _run(server: Model, hearing: str, brain: Brain | None, dialect: str | None) -> None:

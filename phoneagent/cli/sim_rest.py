@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from phoneagent.cli.failures import fail
+from phoneagent.cli.failures import fail, port_problem
 from phoneagent.cli.stopping import stop_signal
 from phoneagent.sim.twilio.phone import ACCOUNT_SID, CALLED
 from phoneagent.sim.twilio.rest import TwilioRest
@@ -35,7 +35,7 @@ def rest(
     try:
         asyncio.run(_run(api))
     except OSError as error:
-        fail(f"port {port} cannot be used ({error.strerror or error}): choose another with --port")
+        fail(f"{port_problem(port, error)} with --port")
     for violation in api.violations:
         typer.echo(f"a rule was broken: {violation}", err=True)
     if api.violations:

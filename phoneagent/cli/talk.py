@@ -18,7 +18,7 @@ from phoneagent import settings
 from phoneagent.cli.brain import BrainModelOption, BrainOption, brain_of, wake
 from phoneagent.cli.failures import warnings_told
 from phoneagent.cli.keys import reading_keys
-from phoneagent.cli.own_agent import derived_script
+from phoneagent.cli.own_agent import derived_script, unknown_calls_of
 from phoneagent.cli.stopping import on_stop_signal
 from phoneagent.cli.target import DEFAULTS, Target
 from phoneagent.demo.report import counted
@@ -133,7 +133,10 @@ def _simulated(
     console.print(f"[dim]The model is simulated: it follows a script, and {hears}.[/]")
     console.print("[dim]--brain auto thinks with your instructions; with OPENAI_API_KEY the model is a real one.[/]")
     if script is not None:
-        return simulated_model(Script.of(script), senses)
+        loaded = Script.of(script)
+        for line in asyncio.run(unknown_calls_of(app, loaded)):
+            console.print(f"[red]! {escape(line)}[/]", soft_wrap=True)
+        return simulated_model(loaded, senses)
     if target == RESTAURANT.target:
         return simulated_model(RESTAURANT.script(), senses)
     made = asyncio.run(derived_script(app, target))
@@ -169,12 +172,14 @@ async def _call(
 
 
 def _introduce(console: Console, target: str, sound: Sound) -> None:
+    for line in settings.misspelled_names():
+        console.print(f"[red]! {escape(line)}[/]", soft_wrap=True)
     console.print(f"[bold]Calling {escape(target)}[/]")
     console.print(f"  microphone: {escape(sound.input_device.name)}, loudspeaker: {escape(sound.output_device.name)}")
     if sound.half_duplex:
         console.print("[dim]The microphone is muted while the agent is heard, so you cannot interrupt.[/]")
     else:
-        console.print("[dim]Use a headset, or the agent hears itself; with a loudspeaker take --half-duplex.[/]")
+        console.print("[dim]Use a headset, or the agent hears itself; with a loudspeaker use --half-duplex.[/]")
 
 
 def _summarize(console: Console, talked: Talked, save: Path | None) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from types import ModuleType
 
 from phoneagent.agent.agent import Agent
-from phoneagent.cli.failures import explain
+from phoneagent.cli.failures import explain, is_own
 from phoneagent.errors import ConfigurationError, DefinitionError
 from phoneagent.server import PhoneApp
 
@@ -24,6 +24,20 @@ def _near(path: str) -> str:
     names = [each.name for each in there.glob("*.py")] if there.is_dir() else []
     close = get_close_matches(Path(path).name, names, n=1)
     return f": did you mean {there / close[0]}?" if close else ": correct the path, or run `phoneagent init` first"
+
+
+def _check_name(file: Path) -> None:
+    """Refuse a file whose module's name is taken, because the other module would be loaded in its place.
+
+    Raises:
+        DefinitionError: a module of that name, of Python or of a library, is loaded already.
+    """
+    loaded = sys.modules.get(file.stem)
+    if loaded is None or not file.is_file():
+        return
+    other = str(getattr(loaded, "__file__", None) or "")
+    if not is_own(other) and file.resolve() != Path(other).resolve():
+        raise DefinitionError(f"{file.name} has the name of a module of Python or a library: rename it, like main.py")
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +72,8 @@ class Target:
             if not file.is_file():
                 raise DefinitionError(f"there is no file {path}{_near(path)}")
             return cls(file.stem, attribute or "app", str(file.parent))
+        if "." in folder.name and folder.is_file():
+            raise DefinitionError(f"{path} is not a .py file: name the app's file, like main.py, or `module:app`")
         if not path or path.startswith("."):
             raise DefinitionError(f"{text!r} names no app: write `module:app` or `file.py`")
         return cls(path, attribute or "app", str(Path.cwd()))
@@ -68,6 +84,7 @@ class Target:
         Raises:
             DefinitionError: there is no app of that name, or its module fails. The message has the user's own lines.
         """
+        _check_name(Path(self.folder) / f"{self.module}.py")
         if self.folder not in sys.path:
             sys.path.insert(0, self.folder)
         try:
@@ -83,6 +100,23 @@ class Target:
         except Exception as error:  # noqa: BLE001 - a user's code may raise anything, and it is reported
             raise explain(error) from None
         return self._app(module)
+
+    def other_env(self) -> str:
+        """Return the end of a line about a missing setting, if a `.env` is beside the app but not in this folder."""
+        beside = Path(self.folder) / ".env"
+        if Path(".env").is_file() or not beside.is_file():
+            return ""
+        here = Path.cwd()
+        shown = beside.relative_to(here) if beside.is_relative_to(here) else beside
+        return f"; {shown} exists: run it from {shown.parent}"
+
+    def explained(self, error: ConfigurationError) -> ConfigurationError:
+        """Return an error about settings that also names a `.env` beside the app, if one is not read."""
+        problems = list(error.problems)
+        missing = [index for index, line in enumerate(problems) if " is missing" in line]
+        if missing:
+            problems[missing[-1]] += self.other_env()
+        return ConfigurationError(problems)
 
     def _app(self, module: ModuleType) -> PhoneApp:
         found = getattr(module, self.attribute, None)

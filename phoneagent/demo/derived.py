@@ -11,9 +11,6 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-MAX_TOOLS = 8
-"""The maximum number of tools that one call tries, so that it stays short."""
-
 MAX_DEPTH = 5
 """The maximum depth of a made-up argument; a schema may contain itself."""
 
@@ -60,9 +57,14 @@ keys = {keys}    # what the caller then presses, made up as well
 """
 _END = """
 [[turn]]
-heard = "bye|that's all|thank"
+heard = "bye|that's all|thank{hang_up}"
 caller = "No, that's all. Thank you, goodbye!"
 say = "Thank you for calling. Goodbye!"
+"""
+_HAND_OFF = """
+[[turn]]
+heard = {heard}    # only when it is typed: the caller in the demo does not ask for it
+call = {name}
 """
 
 
@@ -80,13 +82,13 @@ def derive(
     """
     functions = [tool for tool in tools if tool["type"] == "function"]
     parts = [_HEADER.format(name=_comment(name), target=_comment(target), greeting=_toml(greeting or "Hello!"))]
-    tried = [each for each in functions if each["name"] != "hang_up" and not each["name"].startswith("hand_off_to_")]
-    parts += [_turn(tool, (keys or {}).get(tool["name"], "")) for tool in tried[:MAX_TOOLS]]
-    if left := [tool["name"] for tool in tried[MAX_TOOLS:]]:
-        parts.append(f"\n# Left out, so that the call stays short: {', '.join(left)}\n")
-    parts.append(_END)
-    if any(each["name"] == "hang_up" for each in functions):
-        parts.append('call = "hang_up"\n')
+    names = [each["name"] for each in functions]
+    handoffs = [name for name in names if name.startswith("hand_off_to_")]
+    tried = [each for each in functions if each["name"] != "hang_up" and each["name"] not in handoffs]
+    parts += [_turn(each, (keys or {}).get(each["name"], ""), _heard(each["name"], names)) for each in tried]
+    hangs_up = "hang_up" in names
+    parts.append(_END.format(hang_up="|hang.*up" if hangs_up else "") + ('call = "hang_up"\n' if hangs_up else ""))
+    parts += [_HAND_OFF.format(heard=_toml(_heard(name, names)), name=_toml(name)) for name in handoffs]
     return "".join(parts)
 
 
@@ -171,12 +173,22 @@ def _text(schema: Mapping[str, Any], name: str) -> str:
     return text[: int(schema["maxLength"])] if "maxLength" in schema else text
 
 
-def _turn(tool: Mapping[str, Any], keys: str) -> str:
+def _heard(name: str, names: Sequence[str]) -> str:
+    """Return a pattern for a tool's name in words. It leaves out the longer names that contain this one."""
+    pattern = _in_words(name)
+    longer = [each for each in map(_in_words, names) if each != pattern and re.search(pattern, each.replace(".*", " "))]
+    return f"^{''.join(f'(?!.*{each})' for each in longer)}.*{pattern}" if longer else pattern
+
+
+def _in_words(name: str) -> str:
+    return ".*".join(word for word in re.split(r"[\W_]+", name) if word)
+
+
+def _turn(tool: Mapping[str, Any], keys: str, heard: str) -> str:
     name = tool["name"]
-    words = [re.escape(word) for word in re.split(r"[\W_]+", name) if word]
     arguments = made_up(tool.get("parameters") or {})
     turn = _TOOL.format(
-        heard=_toml(".*".join(words)),
+        heard=_toml(heard),
         caller=_toml(_request(name, str(tool.get("description") or ""))),
         name=_toml(name),
         arguments=_toml(arguments if isinstance(arguments, dict) else {}),
@@ -210,7 +222,9 @@ def _toml(value: Any) -> str:
         case bool() | int() | float():
             return json.dumps(value)
         case _:
-            return json.dumps("" if value is None else str(value)).replace("\x7f", "\\u007f")
+            # JSON's escapes of an emoji are surrogates, which TOML refuses, so text stays as it is
+            text = "" if value is None else str(value).encode("utf-8", "replace").decode()
+            return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
 def _key(key: str) -> str:

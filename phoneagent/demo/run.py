@@ -92,8 +92,8 @@ class Senses:
 class Outcome:
     """The result of a demonstration. `trouble` is a line that says what went wrong in the call, if anything did.
 
-    `raised` has a line for each tool that raised: its arguments were made up, so that is no fault of the call. `record`
-    is the app's own record of the call, if it keeps one.
+    `raised` has a line for each tool, hook and guardrail that raised. A tool's arguments were made up, so that is no
+    fault of the call. `record` is the app's own record of the call, if it keeps one.
     """
 
     report: Report

@@ -29,7 +29,11 @@ TAIL_LINES = 15
 PUBLIC_URL = "https://phoneagent.example"
 
 _ENDED = re.compile(r"phoneagent\.call: CA\w+ ended by error after \d+ ms: (.+)$", re.M)
-_RAISED = re.compile(r"phoneagent\.agent\.tools: (tool .+ failed: .+) \[CA\w+\]$", re.M)
+_RAISED = re.compile(
+    r"phoneagent\.(?:agent\.tools|calls\.hooks|calls\.guardrail): "
+    r"((?:tool|hook|the guardrail)\b.* failed\b.*) \[CA\w+\]$",
+    re.M,
+)
 _LOG_LINE = re.compile(r"^\d{4}-\d\d-\d\d ", re.M)
 _OWN_PREFIXES = ("OPENAI_", "REALTIME_", "TWILIO_", "PHONEAGENT_")
 _OWN_NAMES = frozenset(name.upper() for name in Settings.model_fields)
@@ -111,21 +115,29 @@ def cause_in(log: Path) -> str | None:
     if not ends:
         return None
     reason = ends[-1]
-    last = text.rpartition("Traceback (most recent call last):\n")[2] if "Traceback" in text else ""
-    raised = next((line for line in last.splitlines() if line and not line.startswith(" ")), "")
-    if not raised.startswith(reason.rpartition(": ")[2]):
-        return shown(reason)  # the traceback belongs to something else
-    return shown(f"{reason.rpartition(': ')[0]}: {raised}{_place(last.partition(raised)[0])}")
+    what, _, kind = reason.rpartition(": ")
+    for traceback in reversed(text.split("Traceback (most recent call last):\n")[1:]):
+        raised = _exception(traceback)
+        if raised.startswith(kind):  # the others belong to something else
+            return shown(f"{what}: {raised}{_place(traceback.partition(raised)[0])}")
+    return shown(reason)
 
 
 def raised_in(log: Path) -> list[str]:
-    """Return a line for each tool that raised, from the app's log: the exception, and where it was raised."""
+    """Return a line for each tool, hook and guardrail that raised, from the app's log: what it raised, and where."""
     text = log.read_text(encoding="utf-8", errors="replace") if log.exists() else ""
     told = []
     for found in _RAISED.finditer(text):
         traceback = _LOG_LINE.split(text[found.end() :], maxsplit=1)[0]
-        told.append(f"{shown(found[1])}{_place(traceback)}")
+        words = found[1] if not found[1].endswith(" failed") else f"{found[1]}: {_exception(traceback)}"
+        told.append(f"{shown(words)}{_place(traceback)}")
     return list(dict.fromkeys(told))
+
+
+def _exception(traceback: str) -> str:
+    """Return the first line of the exception that a traceback ends with."""
+    last = traceback.rpartition("Traceback (most recent call last):\n")[2]
+    return next((line for line in last.splitlines() if line and not line.startswith(" ")), "")
 
 
 def _place(traceback: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from functools import cached_property, partial
@@ -12,7 +13,7 @@ from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route, WebSocketRoute
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from starlette.websockets import WebSocket
 
 from phoneagent import settings as settings_
@@ -191,6 +192,18 @@ class PhoneApp(Starlette):
         """
         _ = self.endpoint
         self._parts.check()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a request. Under another server, wrong settings are told in lines of their own, not as a traceback."""
+
+        async def send_short(message: Message) -> None:
+            if message["type"] == "lifespan.startup.failed" and isinstance(
+                error := sys.exception(), ConfigurationError
+            ):
+                message = {**message, "message": str(error)}
+            await send(message)
+
+        await super().__call__(scope, receive, send_short if scope["type"] == "lifespan" else send)
 
     @asynccontextmanager
     async def _lifespan(self, app: Starlette) -> AsyncIterator[None]:

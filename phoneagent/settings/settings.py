@@ -384,7 +384,7 @@ class Settings(Records):
             try:
                 text = value if value.lstrip().startswith("{") else Path(value).read_text(encoding="utf-8-sig")
             except (OSError, ValueError):
-                raise ValueError("it is neither JSON nor the path of a readable file") from None
+                raise ValueError(f"{value[:100]!r} is neither JSON nor the path of a readable file") from None
             try:
                 value = json.loads(text, parse_float=Decimal, parse_constant=str)
             except (ValueError, RecursionError):

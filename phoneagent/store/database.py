@@ -440,4 +440,6 @@ def _reason(error: Exception) -> str:
         return "it does not answer"
     if isinstance(cause, OSError):
         return cause.strerror or str(cause) or type(cause).__name__
+    if str(cause) in ("file is not a database", "database disk image is malformed"):
+        return f"{cause}: move the file away or restore a backup, or change DATABASE_URL"
     return type(cause).__name__

@@ -190,9 +190,9 @@ async def test_instructions_of_a_function_that_are_too_long_are_cut_and_told(
         ({"greeting": 5}, "agent 'agent' has greeting=5: write text, or None"),
         ({"greeting": "caf\udce9"}, "a lone surrogate in its greeting"),
         ({"guardrail": "none"}, "guardrail='none': pass a function, or None"),
-        ({"tools": add}, r"tools=Tool\(name='add'.*: write a list"),
-        ({"handoffs": "billing"}, "handoffs='billing': write a list"),
-        ({"handoffs": Agent(name="billing", instructions="")}, "write a list"),
+        ({"tools": add}, r"tools must be a list: write tools=\[add\]$"),
+        ({"handoffs": "billing"}, r"handoffs must be a list: write handoffs=\[\.\.\.\]$"),
+        ({"handoffs": Agent(name="billing", instructions="")}, r"write handoffs=\[billing\]$"),
         (
             {"handoffs": [f"agent {number}" for number in range(128)]},
             "agent 'agent' has 129 tools: keep at most 128",

@@ -82,7 +82,7 @@ def other(number: 5) -> None: ...  # type: ignore[valid-type]
         (unknown, "tool 'x' has a type hint that cannot be resolved: name 'Missing'"),
         (broken, "tool 'x' has a type hint that cannot be resolved: "),
         (bound, "tool 'x' has parameters that JSON cannot express: .*'ge' must be"),
-        (other, "tool 'x' has parameters that JSON cannot express: "),
+        (other, "tool 'x': parameter 'number' is of type 5: use str, int, list or a pydantic model"),
         ("book", "tool 'x' has handler='book', which cannot be called"),
         (functools.partial(annotated, missing=1), "tool 'x' has handler=.*cannot be called"),
     ],

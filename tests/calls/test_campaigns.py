@@ -317,7 +317,7 @@ async def test_a_database_that_does_not_answer_is_told_once_and_asked_again(
         await asked.acquire()
     running.cancel()
     await asyncio.gather(running, return_exceptions=True)
-    assert caplog.text.count("campaigns stand still") == 1
+    assert caplog.text.count("campaigns are paused") == 1
 
 
 async def test_no_number_is_in_a_log_or_a_repr(

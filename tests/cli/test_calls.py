@@ -298,6 +298,7 @@ def test_forgetting(recorded: Invoke) -> None:
     assert recorded("calls", "--forget", INBOUND).exit_code == 1
     assert recorded("calls", "--forget", OUTBOUND).exit_code == 0
     assert recorded("calls").output == "no call is recorded yet\n"
+    assert "no call is recorded yet" in recorded("calls", "--last").output
     assert recorded("calls", INBOUND, "--forget", PERSON).exit_code == 2
 
 

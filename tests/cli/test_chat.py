@@ -468,3 +468,19 @@ async def test_an_outcome_of_a_conversation_in_which_nothing_was_typed_is_not_as
     async with Model(Script.parse(SCRIPT), api_key="sk") as model:
         await chat(folder, lines="\n", REALTIME_URL=model.url, REALTIME_API_KEY="sk")
         assert len(model.sessions) == 1
+
+
+async def test_a_guardrail_that_fails_and_a_tool_that_is_not_there_are_told(folder: Path) -> None:
+    (folder / "gd.py").write_text(
+        "from phoneagent import Agent, PhoneApp\n"
+        "def guard(call, text):\n"
+        "    raise ValueError('x')\n"
+        "app = PhoneApp(Agent(instructions='x', guardrail=guard, greeting='Hi \U0001f44b'))\n",
+        encoding="utf-8",
+    )
+    (folder / "nope.toml").write_text('[[turn]]\nheard = "a"\nsay = "Hm."\ncall = "nope"\n')
+    status, out, err = await chat(folder, "gd.py", "--script", "nope.toml", lines="a\n", OPENAI_APIKEY="sk-x")
+    assert (status, err) == (0, "")
+    assert "! the guardrail failed: ValueError: x (gd.py, line 3)" in out
+    assert any(each.startswith("! the script calls nope, which is no tool of agent: correct it") for each in out)
+    assert "! OPENAI_APIKEY is set, but nothing reads it: did you mean OPENAI_API_KEY?" in out

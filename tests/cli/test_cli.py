@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -67,3 +69,14 @@ def test_a_bug_is_not_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.argv", ["phoneagent"])
     with pytest.raises(ZeroDivisionError):
         cli.main()
+
+
+def test_ctrl_c_while_the_commands_are_imported_ends_it_quietly(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Interrupted:
+        def __getattr__(self, name: str) -> object:
+            raise KeyboardInterrupt
+
+    monkeypatch.setitem(sys.modules, "phoneagent.cli", Interrupted())
+    with pytest.raises(SystemExit) as left:
+        import_module("phoneagent.__main__").main()
+    assert left.value.code == 130

@@ -149,7 +149,9 @@ def test_a_folder_that_cannot_be_made(invoke, tmp_path):
     (tmp_path / "file").write_text("")
     result, _ = invoke(Outcome(GOOD), "--out", "file/in")
     assert result.exit_code == 1
-    assert "choose another folder with --out" in result.stderr
+    assert "cannot be written to (Not a directory): name another folder with --out" in result.stderr
+    result, _ = invoke(Outcome(GOOD), "--out", "file")
+    assert result.stderr == "phoneagent: file exists and is not a folder: name another folder with --out\n"
 
 
 @pytest.mark.parametrize("option", ["--scripted", "--no-speech"])

@@ -138,7 +138,33 @@ MISTAKES = {
         environment={"PHONEAGENT_ENV_FILE": ".env"},
     ),
     "callers without a plus": setting("a prefix like +1555*", ALLOW_CALLERS="15550100001"),
+    "a port in words, which is shown": setting("PORT is malformed: 'eighty'; it must be a whole number", PORT="eighty"),
+    "a provider with a typo": setting("did you mean openai?", REALTIME_PROVIDER="opnai"),
+    "a file of prices that is shown": setting("'prices.jsn' is neither JSON", PHONEAGENT_PRICES="prices.jsn"),
+    "another name of a key": setting("but OPENAI_KEY is set: correct", OPENAI_API_KEY=None, OPENAI_KEY="sk-x"),
+    "an .env beside the app": Mistake(
+        "serve sub/main.py", "sub/.env exists: run it from sub", files={"sub/main.py": APP, "sub/.env": "X=1\n"},
+        environment={"OPENAI_API_KEY": None, "PHONEAGENT_ENV_FILE": ".env"}, code="",
+    ),
     # the command line
+    "an app that is no .py file": Mistake("chat app.txt", "not a .py file: name", files={"app.txt": APP}),
+    "a file with the name of a module": Mistake("serve secrets.py", "rename it", files={"secrets.py": APP}),
+    "a file with the name of this package": Mistake("serve phoneagent.py", "rename it", files={"phoneagent.py": APP}),
+    "tools without a list": defined(
+        "from phoneagent import hang_up\nAgent(instructions='x', tools=hang_up)",
+        "tools must be a list: write tools=[hang_up]",
+    ),
+    "a parameter of a type that is no JSON": defined(
+        "class Foo: pass\n@tool\ndef book(day: Foo): 'Book.'", "parameter 'day' is of type Foo: use str, int, list"
+    ),
+    "a tunnel's address that is this machine": Mistake(
+        "dev main.py --public-url http://localhost:8000", "--public-url is malformed: it is this machine, which Twilio "
+        "cannot reach: leave the option out, and a tunnel is opened",
+    ),
+    "a file that is no database": Mistake(
+        "calls", "file is not a database: move the file away", files={"junk.db": "no database " * 99},
+        environment={"DATABASE_URL": "sqlite:///junk.db"}, status=1,
+    ),
     "an option with a typo": Mistake("serve --prot 80", "No such option: --prot"),
     "a command with a typo": Mistake("sevre", "Did you mean 'serve'?"),
     "a port that is too high": Mistake("serve --port 70000", "65535"),
@@ -223,6 +249,7 @@ def answer(
     """Make a mistake, and return the lines of the answer, without those that are empty."""
     monkeypatch.chdir(folder)
     for path, text in {**({"main.py": mistake.code} if mistake.code else {}), **mistake.files}.items():
+        (folder / path).parent.mkdir(exist_ok=True)
         (folder / path).write_bytes(text if isinstance(text, bytes) else text.encode())
     given: dict[str, str | None] = {**SETTINGS, "PORT": "0", "PHONEAGENT_ENV_FILE": "", **mistake.environment}
     for variable, value in given.items():

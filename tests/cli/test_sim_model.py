@@ -88,7 +88,7 @@ def test_a_port_in_use_is_named() -> None:
         result = invoke("--port", str(port), "--scripted")
 
     assert result.exit_code == 1
-    assert f"phoneagent: port {port} cannot be used" in result.output
+    assert f"phoneagent: port {port} is in use" in result.output
 
 
 def test_a_dialect_is_named_or_refused() -> None:

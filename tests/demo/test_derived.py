@@ -32,8 +32,16 @@ def script_for(*tools: dict[str, Any], greeting: str | None = None) -> Script:
 
 def test_each_tool_is_called_once_and_what_it_returned_is_said() -> None:
     script = script_for(BOOK, tool("hang_up"), tool("hand_off_to_billing"), tool("menu"), {"type": "mcp"})
+    hand_off = [("hand_off_to_billing", {})]
     calls = [[(call.name, call.arguments) for call in turn.calls] for turn in script.turns]
-    assert calls == [[], [], [("book_table", {"guests": 2, "time": "19:30"})], [("menu", {})], [("hang_up", {})]]
+    assert calls == [
+        [],
+        [],
+        [("book_table", {"guests": 2, "time": "19:30"})],
+        [("menu", {})],
+        [("hang_up", {})],
+        hand_off,
+    ]
     assert script.turns[2].then == ("book table returned: {output}",)
     assert [turn.caller for turn in script.turns[2:4]] == ["Please book a table for this evening.", "Please menu."]
 
@@ -48,10 +56,27 @@ def test_the_callers_lines_lead_to_their_turns() -> None:
         assert script.match(turn.caller) is turn
 
 
-def test_a_long_list_of_tools_is_cut_and_says_so() -> None:
-    text = derive("host", [tool(f"tool_{number}") for number in range(12)], greeting="Hi", target="main.py")
-    assert sum(len(turn.calls) for turn in Script.parse(text).turns) == 8
-    assert "# Left out, so that the call stays short: tool_8, tool_9, tool_10, tool_11" in text
+def test_all_tools_of_a_long_list_are_called_each_by_its_name() -> None:
+    script = script_for(*(tool(f"job{number}") for number in range(12)), tool("book"), tool("book_table"))
+    assert sum(len(turn.calls) for turn in script.turns) == 14
+    for said in ("job1", "job8", "job11", "Please job11.", "book", "Please book a table."):
+        turn = script.match(said)
+        assert turn is not None
+        assert turn.calls[0].name in (said, "job11" if "job" in said else "book_table")
+
+
+def test_an_exact_name_goes_before_other_words() -> None:
+    script = script_for(tool("stop"), tool("hang_up"), tool("hand_off_to_billing"))
+    for said in ("stop", "hang_up", "hang up", "Hand off to billing"):
+        turn = script.match(said)
+        assert turn is not None
+        assert turn.calls[0].name == said.lower().replace(" ", "_")
+
+
+def test_an_emoji_is_toml_too() -> None:
+    script = script_for(tool("wave", "Wave \U0001f44b."), greeting="Hi \U0001f44b\ud83d")
+    assert script.greeting == "Hi \U0001f44b?"
+    assert script.turns[2].caller == "Please wave \U0001f44b."
 
 
 def test_odd_words_are_quoted() -> None:

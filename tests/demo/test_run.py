@@ -84,14 +84,38 @@ def agent(tmp_path):
     return str(file)
 
 
-async def test_a_whole_call(story, agent, tmp_path, console):
-    outcome = await demonstrate(agent, story, Senses.scripted(), tmp_path, console)
+FAILING = """
+from phoneagent import CallStarted
+from dataclasses import replace
+
+def guard(call, text):
+    raise ValueError(text[:3])
+
+app.agent = replace(app.agent, guardrail=guard)
+
+@app.on(CallStarted)
+def started(event):
+    raise LookupError("no row")
+"""
+
+
+@pytest.fixture
+def failing(tmp_path):
+    file = tmp_path / "agent_of_a_test.py"
+    file.write_text(AGENT + FAILING)
+    return str(file)
+
+
+async def test_a_whole_call(story, failing, tmp_path, console):
+    outcome = await demonstrate(failing, story, Senses.scripted(), tmp_path, console)
     report = outcome.report
     assert outcome.trouble is None
     assert (report.ended_by, report.violations) == ("agent", [])
     assert outcome.passed
     line = AGENT.splitlines().index('    return {}["card"]') + 1
-    assert outcome.raised == [f"tool pay failed: KeyError: 'card' (agent_of_a_test.py, line {line})"]
+    assert f"tool pay failed: KeyError: 'card' (agent_of_a_test.py, line {line})" in outcome.raised
+    assert outcome.raised[0].startswith("hook started failed: LookupError: no row (agent_of_a_test.py, line ")
+    assert any(each.startswith("the guardrail failed: ValueError: ") for each in outcome.raised)
     assert [(turn.role, turn.text) for turn in report.turns if turn.role == "caller"] == [
         ("caller", "Table, please."),
         ("caller", "Half past."),

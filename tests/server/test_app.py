@@ -326,3 +326,22 @@ async def test_the_store_is_closed_at_the_end() -> None:
     async with app.router.lifespan_context(app):
         assert not store.closed
     assert store.closed
+
+
+async def test_wrong_settings_are_told_to_another_server_without_a_traceback(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("PHONEAGENT_ENV_FILE", "")
+    monkeypatch.setenv("PORT", "x")
+    told: list[Any] = []
+
+    async def receive() -> dict[str, Any]:
+        return {"type": "lifespan.startup"}
+
+    async def send(message: Any) -> None:
+        told.append(message)
+
+    with pytest.raises(ConfigurationError):
+        await PhoneApp(Agent(instructions="x"))({"type": "lifespan", "asgi": {}}, receive, send)
+    assert "PORT is malformed: 'x'" in told[0]["message"]
+    assert "Traceback" not in told[0]["message"]

@@ -105,3 +105,25 @@ def test_a_misspelled_variable_is_named(monkeypatch: pytest.MonkeyPatch, tmp_pat
     with pytest.raises(ConfigurationError, match="TWILIO_AUTH_TOKEN is missing, but TWILIO_AUTHTOKEN is set: correct"):
         load()
     assert "MAX_CALL_SECOND is set, but nothing reads it: did you mean MAX_CALL_SECONDS?" in misspelled_names()
+
+
+def test_a_bad_line_of_the_file_is_told_once_without_its_text(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    lines = [*(f"{name}={value}" for name, value in GOOD.items()), "", "# a comment", "SOME_KEY: sk-x"]
+    (tmp_path / ".env").write_text("\n".join(lines))
+    load()
+    load()
+    assert misspelled_names() is not None
+    assert [record.getMessage() for record in caplog.records] == [".env, line 7: write NAME=value"]
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("TWILIO_ACCOUNT_SID", "AC-wrong"), ("REALTIME_URL", "https://me:secret@host"), ("DENY_CALLERS", "15550109999")],
+)
+def test_a_value_that_may_be_secret_is_not_shown(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
+    for each, good in GOOD.items():
+        monkeypatch.setenv(each, good)
+    monkeypatch.setenv(name, value)
+    with pytest.raises(ConfigurationError) as raised:
+        load()
+    assert value not in str(raised.value)

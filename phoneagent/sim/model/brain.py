@@ -148,7 +148,7 @@ class Brain:
                 continue
             return base
         looked = " and ".join(f"{name} at {urlsplit(base).netloc}" for name, base in AUTO.items())
-        raise BrainFailed(f"--brain auto finds neither of {looked}: start one, or name another with --brain URL")
+        raise BrainFailed(f"--brain auto found nothing: it tried {looked}; start one, or name another with --brain URL")
 
     async def _models(self, base: str, silent_seconds: float) -> list[str]:
         async with self._request("GET", f"{base}/models", silent_seconds) as answer:

@@ -35,9 +35,12 @@ one is repeated. Without `outcome`, the model makes up arguments that the functi
 
 Several calls in one response: `calls = [{ name = "...", arguments = {} }, ...]`; `server` and its keys work there too.
 
-With an ear, and always for text, the first turn whose `heard` matches is taken, as often as it matches. Without an ear,
-hearing is *scripted*: the caller's n-th turn takes the n-th `[[turn]]`, whatever the caller said, and its transcript is
-`caller`. If the client adds the items of an earlier session's conversation, the script continues after their turns.
+With an ear, and always for text, the first turn whose `heard` matches is taken, as often as it matches. A text that is
+only the name of a function, like "hang up", takes the first turn that calls it.
+
+Without an ear, hearing is *scripted*: the caller's n-th turn takes the n-th `[[turn]]`, whatever the caller said, and
+its transcript is `caller`. If the client adds the items of an earlier session's conversation, the script continues
+after their turns.
 
 Keys of a turn: heard, caller, keys, say, call, arguments, server, output, error, calls, then. Unknown keys are refused.
 """
@@ -145,12 +148,18 @@ class Script:
         return cls.load(script)
 
     def match(self, text: str) -> ScriptedTurn | None:
-        """Return the first turn whose `heard` is found in `text`."""
-        return next((turn for turn in self.turns if turn.heard and turn.heard.search(text)), None)
+        """Return the turn that calls the function named `text`, or the first turn whose `heard` is found in `text`."""
+        words = _words(text)
+        named = (turn for turn in self.turns if words and any(_words(call.name) == words for call in turn.calls))
+        return next(named, None) or next((turn for turn in self.turns if turn.heard and turn.heard.search(text)), None)
 
     def turn(self, number: int) -> ScriptedTurn | None:
         """Return the turn of scripted hearing for the caller's turn `number`, counted from 0."""
         return self.turns[number] if number < len(self.turns) else None
+
+
+def _words(text: str) -> list[str]:
+    return re.findall(r"[^\W_]+", text.lower())
 
 
 _OF_A_CALL = {"arguments", "server", "output", "error"}

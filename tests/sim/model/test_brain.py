@@ -99,7 +99,7 @@ async def test_auto_takes_what_runs_here_and_says_where_it_looked(monkeypatch: p
         brain = Brain("auto")
         await brain.ready()
         assert brain.base == server.url
-    with pytest.raises(BrainFailed, match=r"neither of Ollama at 127\.0\.0\.1:9 and llama at"):
+    with pytest.raises(BrainFailed, match=r"it tried Ollama at 127\.0\.0\.1:9 and llama at"):
         await Brain("auto").ready()
 
 
