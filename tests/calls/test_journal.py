@@ -12,7 +12,6 @@ from typing import Any
 
 import pytest
 
-from phoneagent.bridge.history import Past
 from phoneagent.bridge.steps import FallBack, HangUp, NextStep, Resume, Transfer
 from phoneagent.calls import journal
 from phoneagent.calls.journal import CallJournal, Continuation
