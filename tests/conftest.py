@@ -49,7 +49,7 @@ def pytest_configure() -> None:
 
 @pytest.hookimpl(wrapper=True, specname="pytest_collection")
 def collection_without_the_collector() -> Generator[None, object, object]:
-    """What a collection of tests makes stays: to look for garbage in it takes a fifth of its time."""
+    """A pause of the garbage collector while tests are collected: all that is made stays, and looking takes a fifth."""
     gc.disable()
     try:
         return (yield)
@@ -58,7 +58,7 @@ def collection_without_the_collector() -> Generator[None, object, object]:
 
 
 def pytest_collection(session: pytest.Session) -> None:
-    """In a fresh copy, each worker begins with other modules: what it compiles, the others find compiled."""
+    """The import of all modules, from another one on in each worker: in a fresh copy, each compiles a part for all."""
     config = session.config
     if not hasattr(config, "workerinput") or config.args != config.getini("testpaths"):
         return

@@ -15,7 +15,7 @@ from phoneagent.protocol.realtime import Dialect
 
 @cache
 def _type(dialect: Dialect) -> TypeAdapter[Any]:
-    """Return the type of all events of a dialect. Its import takes a second, so only who needs it imports it."""
+    """Return the type of all events of a dialect. Its import takes a second, so it is imported where it is needed."""
     if dialect is Dialect.GA:
         from openai.types.realtime import RealtimeClientEvent
 

@@ -26,7 +26,7 @@ LIMIT_S = 10
 
 @cache
 def sdk(dialect: str) -> TypeAdapter[Any]:
-    """Return the type of all events of a dialect. Its import takes a second, so only who needs it imports it."""
+    """Return the type of all events of a dialect. Its import takes a second, so it is imported where it is needed."""
     if dialect == "ga":
         from openai.types.realtime.realtime_server_event import RealtimeServerEvent
 
