@@ -71,7 +71,8 @@ async def test_with_one_a_request_needs_it(path: str) -> None:
     answer = await request(app, "DELETE", path, headers=TOKEN)
     methods = ["GET", "POST"] if path == "/calls" else ["GET"]
     assert (answer.status, answer.headers["allow"]) == (405, ", ".join(methods))
-    assert json.loads(answer.text)["detail"] == f"only {' and '.join(methods)} is possible here"
+    verb = "is" if len(methods) == 1 else "are"
+    assert json.loads(answer.text)["detail"] == f"only {' and '.join(methods)} {verb} possible here"
 
 
 @pytest.mark.parametrize("changes", [{"insecure": True}, {"local_api": True}])

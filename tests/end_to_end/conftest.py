@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 
 from phoneagent import Agent, Endpoint, Event, ModelEvent, PhoneApp, Settings
+from phoneagent.calls.pending import CLAIM_SECONDS
 from phoneagent.calls.session import Session
 from phoneagent.cli.serve import MEDIA_SOCKETS, UVICORN
 from phoneagent.sim import Model, Phone, Script, serving
@@ -85,8 +86,10 @@ class World:
         for call in list(self.app._parts.calls.pending.values()):
             if call.opening is None:  # it was answered, and the test has opened no media socket
                 await call.close()
+        calls = self.app._parts.calls
         await self.until(
-            lambda: not self.app.calls and not self.app._parts.calls.pending and not self.app._parts.calls._followers
+            lambda: not self.app.calls and not calls.pending and not calls._followers,
+            CLAIM_SECONDS + 5,  # a pending call without a media socket ends by itself
         )
         await self.until(lambda: all(session.closed for session in self.model.sessions))
         ours = (
