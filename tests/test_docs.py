@@ -366,7 +366,9 @@ async def call(names: dict[str, Any], expected: Conversation, database: str) -> 
                     await line.say(HUM)
                     await line.wait_for_silence(ms=200)
                 async with asyncio.timeout(10):
-                    while expected.says not in " ".join(model.sessions[-1].said):
+                    while expected.says not in " ".join((talk := model.sessions[-1]).said) or any(
+                        each.output is None for each in talk.tool_calls[: len(expected.outputs)]
+                    ):
                         await asyncio.sleep(0.01)
     (session,) = model.sessions
     assert line.violations == model.violations == []

@@ -7,13 +7,14 @@ const SPARE_ROWS = 6;
 const PAGE = 200;
 const MAX_CALLS = 5000;
 const LATEST = 8;
+const LATE_MS = 5000; // so long after its end, the server may still list a call
 const LONGEST_MS = 4 * 3600_000; // Twilio ends a call then: an older one without an end was lost in a crash
 
 const list = document.getElementById("calls");
 const rows = document.getElementById("rows");
 const find = document.getElementById("find");
 const calls = new Map(); // by sid, newest first once sorted
-const over = new Map(); // when each call ended that ended while the list was being read
+const over = new Map(); // when each call ended that has ended lately: the list may still have it
 const drawn = new Map(); // the rows that are elements
 let shown = [];
 let loaded = false;
@@ -71,7 +72,7 @@ async function inState(state) {
 /** Read all live calls again: those of the process that answers, and those of others, which are open in the database. */
 async function read() {
   const begun = Date.now();
-  for (const [sid, at] of over) if (at < begun) over.delete(sid);
+  for (const [sid, at] of over) if (at < begun - LATE_MS) over.delete(sid);
   try {
     const elsewhere = await inState("open").catch(() => []); // without the database, the own calls are shown
     const isRecent = (call) => now() - Date.parse(call.started_at) < LONGEST_MS;
