@@ -24,6 +24,7 @@ from packaging.specifiers import SpecifierSet
 
 from phoneagent import Agent, PhoneApp, Settings, cli
 from phoneagent.cli.init import write
+from tests.patience import HANG_SECONDS
 
 ROOT = Path(__file__).parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
@@ -125,7 +126,9 @@ def test_it_starts_is_healthy_and_ends_at_sigterm(tmp_path: Path) -> None:
     with container(tmp_path) as (process, env):
 
         def healthy() -> bool:
-            done = subprocess.run([sys.executable, *words[1:]], env=env, capture_output=True, timeout=20, check=False)
+            done = subprocess.run(
+                [sys.executable, *words[1:]], env=env, capture_output=True, timeout=HANG_SECONDS, check=False
+            )
             return done.returncode == 0
 
         deadline = time.monotonic() + 30

@@ -26,6 +26,7 @@ from phoneagent.sim.speech import Murmur
 from phoneagent.telemetry import Metrics
 from tests.cli.conftest import run
 from tests.examples.conftest import HUM, Quick
+from tests.patience import HANG_SECONDS
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
@@ -328,6 +329,11 @@ def test_every_agent_of_its_page_answers_a_call() -> None:
     assert made - {"fallback-endpoints"} == {section for page, section in CALLS if page == "agent.md"}
 
 
+@pytest.fixture
+def anyio_backend(skipping_time: object) -> object:
+    return skipping_time
+
+
 @pytest.mark.anyio
 async def test_the_agent_of_each_section_answers_a_call(user: Path) -> None:
     """A few calls run at a time, because most of their time is speech, and a busy machine has few databases at once."""
@@ -365,7 +371,7 @@ async def call(names: dict[str, Any], expected: Conversation, database: str) -> 
                 for _ in range(expected.turns):
                     await line.say(HUM)
                     await line.wait_for_silence(ms=200)
-                async with asyncio.timeout(10):
+                async with asyncio.timeout(HANG_SECONDS):
                     while expected.says not in " ".join((talk := model.sessions[-1]).said) or any(
                         each.output is None for each in talk.tool_calls[: len(expected.outputs)]
                     ):

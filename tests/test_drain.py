@@ -12,6 +12,7 @@ import pytest
 import uvicorn
 
 from phoneagent import drain
+from tests.patience import HANG_SECONDS
 
 pytestmark = pytest.mark.anyio
 
@@ -195,7 +196,7 @@ def server_of(app: App) -> drain.Server:
 
 async def ended(server: drain.Server) -> None:
     assert server._draining is not None
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(HANG_SECONDS):
         await server._draining
 
 

@@ -23,6 +23,7 @@ from phoneagent.errors import ConfigurationError
 from phoneagent.settings import load
 from phoneagent.sim import Model, Phone, Script
 from phoneagent.sim.speech import Murmur
+from tests.patience import HANG_SECONDS
 from tests.ports import free_port
 
 ROOT = Path(__file__).parent.parent
@@ -81,7 +82,7 @@ class Platform:
                 await process.wait()
 
     async def ready(self, process: asyncio.subprocess.Process) -> None:
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(HANG_SECONDS):
             while process.returncode is None and "listening on" not in self.log:
                 await asyncio.sleep(0.05)
         assert process.returncode is None, self.log
@@ -109,10 +110,13 @@ async def test_honcho_answers_a_call(folder: Path, processes: str) -> None:
     """Release, then web, as a platform does it; `honcho start` alone would stop as soon as the release is done."""
     async with Model(Script.parse('default = "Yes, of course."')) as model:
         platform = Platform(folder, model, WEB_CONCURRENCY=processes)
-        async with asyncio.timeout(60), platform.honcho("run", *procfile(folder)["release"].split()) as release:
+        async with (
+            asyncio.timeout(HANG_SECONDS),
+            platform.honcho("run", *procfile(folder)["release"].split()) as release,
+        ):
             assert await release.wait() == 0, platform.log
         assert (folder / "records.db").exists()
-        async with asyncio.timeout(90), platform.honcho("start", "web") as honcho:
+        async with asyncio.timeout(HANG_SECONDS), platform.honcho("start", "web") as honcho:
             await platform.ready(honcho)
             async with platform.phone().dial() as line:
                 await line.wait_for_silence(ms=100)

@@ -15,6 +15,7 @@ import pytest
 
 from phoneagent import usercode
 from phoneagent.usercode import call_user, run_in_thread, signature_problem
+from tests.patience import HANG_SECONDS
 
 pytestmark = pytest.mark.anyio
 NAME: contextvars.ContextVar[str] = contextvars.ContextVar("NAME")
@@ -98,7 +99,7 @@ async def test_threads_are_counted_also_those_that_were_given_up(monkeypatch: py
     with pytest.raises(RuntimeError, match="threads are busy"):
         await run_in_thread(int)
     hang.set()
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(HANG_SECONDS):
         while not usercode._free.acquire(blocking=False):
             await asyncio.sleep(0.005)
     usercode._free.release()
@@ -132,7 +133,9 @@ asyncio.run(main())
 
 
 def test_a_process_ends_although_a_tool_and_a_hook_hang() -> None:
-    done = subprocess.run([sys.executable, "-c", HANGING], capture_output=True, text=True, timeout=30, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", HANGING], capture_output=True, text=True, timeout=HANG_SECONDS, check=False
+    )
     assert done.returncode == 0, done.stderr
     assert "took longer than 0.1 s" in done.stdout
 

@@ -20,6 +20,7 @@ from phoneagent import Agent, Call, DefinitionError, LocalMcpServer, McpServer, 
 from phoneagent.agent.agent import MAX_TOKENS
 from phoneagent.agent.mcp import MAX_TOLD
 from phoneagent.protocol.realtime import Dialect, SessionUpdate, encode
+from tests.patience import HANG_SECONDS
 from tests.protocol import sdk
 
 pytestmark = pytest.mark.anyio
@@ -268,7 +269,7 @@ async def run(server: LocalMcpServer, name: str, arguments: str = "{}") -> str:
 
 
 async def gone(pid: int) -> None:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(HANG_SECONDS):
         while True:
             try:
                 os.kill(pid, 0)
@@ -300,7 +301,7 @@ async def test_one_that_died_is_started_once_more_and_nothing_is_repeated() -> N
         assert again.isdecimal()
         assert again != pid
         os.kill(int(again), 9)
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(HANG_SECONDS):
             while server._link is not None and not server._link.over:
                 await asyncio.sleep(0.01)
         assert await server.ready(UP_SECONDS)

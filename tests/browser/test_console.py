@@ -31,6 +31,7 @@ from phoneagent.events import (
 )
 from tests.browser.calls import book, restaurant
 from tests.browser.conftest import TOKEN, Served, Serves, Visitor, an_agent
+from tests.patience import HANG_SECONDS
 
 pytestmark = pytest.mark.real_time
 SAID = Turn(role="agent", item_id="a1", text="Hi", heard_text="Hi", start_ms=100, end_ms=900, said_ms=800, heard_ms=800)
@@ -306,7 +307,7 @@ async def until_readers(served: Served, count: int) -> None:
     """Wait until so many streams of events are open."""
     console = served.app._parts.console
     assert console is not None
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(HANG_SECONDS):
         while len(console._readers) != count:
             await asyncio.sleep(0.02)
 

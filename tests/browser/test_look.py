@@ -21,6 +21,7 @@ from tests.browser.calls import book, restaurant
 from tests.browser.conftest import TOKEN, Served, Visitor, serving_in
 from tests.browser.history import remember
 from tests.browser.look import SIZES, THEMES, faults, picture, until, weigh
+from tests.patience import HANG_SECONDS
 
 pytestmark = pytest.mark.real_time
 NAMES = ("live-call", "live", "past", "call")
@@ -55,7 +56,7 @@ def calls(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Calls]:
 
 async def answered(served: Served, calls: int) -> None:
     """Wait until the app has answered that many calls."""
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(HANG_SECONDS):
         while len(served.lines) < calls:
             await asyncio.sleep(0.01)
 

@@ -21,6 +21,7 @@ from phoneagent.demo.stories import CALLER_CLIPS, RESTAURANT
 from phoneagent.protocol.audio import decode_ulaw, silence
 from tests.browser.conftest import MICROPHONE, TOKEN, Served, Serves, Visitor, an_agent
 from tests.browser.look import SIZES, THEMES, faults, picture, weigh
+from tests.patience import HANG_SECONDS
 
 pytestmark = pytest.mark.real_time
 
@@ -173,7 +174,7 @@ def free_port() -> int:
 
 
 async def until_idle(served: Served) -> None:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(HANG_SECONDS):
         while served.app.calls:
             await asyncio.sleep(0.01)
 

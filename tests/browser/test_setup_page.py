@@ -20,6 +20,7 @@ from phoneagent.doctor.checks import Check, failed, note, ok, skipped
 from phoneagent.sim import TwilioRest
 from tests.browser.conftest import ACCOUNT_SID, AUTH_TOKEN, Served, Serves, Visitor, an_agent
 from tests.browser.look import SIZES, THEMES, faults, picture, weigh
+from tests.patience import HANG_SECONDS
 from tests.ports import free_port
 
 pytestmark = pytest.mark.real_time
@@ -255,7 +256,7 @@ async def call_by_telephone(served: Served) -> None:
 
 
 async def until(condition: Callable[[], Any]) -> None:
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(HANG_SECONDS):
         while not condition():
             await asyncio.sleep(0.01)
 

@@ -13,6 +13,7 @@ from phoneagent.sim.speech import Murmur
 from tests.browser.conftest import Served, Serves, Visitor
 from tests.browser.look import faults
 from tests.examples.conftest import load
+from tests.patience import HANG_SECONDS
 
 pytestmark = pytest.mark.real_time
 
@@ -53,7 +54,7 @@ def wait_until_near(page: Page) -> None:
 
 
 async def say_it(served: Served, returned: list[Any]) -> None:
-    async with served.phone().dial() as line, asyncio.timeout(30):
+    async with served.phone().dial() as line, asyncio.timeout(HANG_SECONDS):
         await line.wait_for_silence(ms=300)
         await line.say(Murmur().render("Fly to Saturn!"))
         while not returned:

@@ -20,6 +20,7 @@ from phoneagent.events import Event
 from phoneagent.model.connection import ModelSession
 from phoneagent.protocol import realtime
 from phoneagent.protocol.carrier import FromCarrier, Started, Stopped, ToCarrier
+from tests.patience import HANG_SECONDS
 
 SID = "CA1"
 
@@ -137,7 +138,7 @@ class Rig:
         socket, start = Socket(), Started(stream_sid=stream_sid, call_sid=SID, account_sid="AC1")
         running = asyncio.create_task(self.calls.run(call or new_call(), start, socket, past))  # type: ignore[arg-type]
         try:
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(HANG_SECONDS):
                 await until(lambda: running.done() or any(sid == stream_sid for _, sid in self.told))
                 yield socket, running
                 socket.incoming.put_nowait(Stopped())

@@ -21,6 +21,7 @@ from phoneagent.protocol.carrier import (
     Stopped,
     ToCarrier,
 )
+from tests.patience import HANG_SECONDS
 
 START = Started(stream_sid="MZ1", call_sid="CA1", account_sid="AC1")
 
@@ -141,7 +142,7 @@ class Running(Shell):
         return self.models[-1]
 
     async def until(self, condition: Callable[[], Any]) -> None:
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(HANG_SECONDS):
             while not condition():
                 await asyncio.sleep(0)
 
@@ -152,7 +153,7 @@ class Running(Shell):
 
     async def __aexit__(self, *_: object) -> None:
         self.line.incoming.put_nowait(Stopped())
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(HANG_SECONDS):
             await self.task
             await self.session.finish_tools()
 

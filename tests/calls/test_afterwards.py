@@ -26,6 +26,7 @@ from phoneagent.store import Store
 from phoneagent.store.afterwards import DELIVER, DELIVERED, DONE, FAILED, OUTCOME, Afterwards
 from phoneagent.store.rows import now
 from phoneagent.store.schema import afterwards
+from tests.patience import HANG_SECONDS
 from tests.receiver import HANG, SECRET, TAKEN, answer, as_json, called, receiving
 from tests.store.conftest import CALLED, CALLER, SID, WHOLE, ended, record_of, started, until
 
@@ -299,10 +300,10 @@ async def test_a_hanging_receiver_delays_no_outcome(store: Store, monkeypatch: p
             await end(store, *(f"CA{number:032x}" for number in range(12)))
             await later(store)
             outbox.wake()
-            await until(lambda: len(there.requests) == module.AT_ONCE and len(filling.filled) == 12, 30)
+            await until(lambda: len(there.requests) == module.AT_ONCE and len(filling.filled) == 12)
             await end(store, OTHER)
             outbox.wake()
-            await until(lambda: OTHER in filling.filled, 30)
+            await until(lambda: OTHER in filling.filled)
             assert len(there.requests) == module.AT_ONCE, "each of them still hangs"
             for task in outbox._busy:
                 task.cancel()
@@ -410,8 +411,8 @@ async def test_calls_that_end_are_delivered_by_themselves(store: Store) -> None:
     sids = [f"CA{number:032x}" for number in range(30)]
     async with receiving() as there, running(make(store, there.url)):
         await end(store, *sids)
-        await until(lambda: len(there.ids) == len(sids), 60)
-        async with asyncio.timeout(20):
+        await until(lambda: len(there.ids) == len(sids))
+        async with asyncio.timeout(HANG_SECONDS):
             while await store.afterwards.next_due() is not None:
                 await asyncio.sleep(0.01)
         assert {(await state(store, sid)).state for sid in sids} == {DELIVERED}
@@ -437,13 +438,13 @@ async def test_a_hanging_receiver_has_few_requests_at_once_and_is_left_at_the_en
         async with running(make(store, there.url)):
             await end(store, *(f"CA{number:032x}" for number in range(12)))
             await later(store)
-            await until(lambda: len(there.requests) == module.AT_ONCE, 30)
+            await until(lambda: len(there.requests) == module.AT_ONCE)
             assert await store.afterwards.next_due() is not None
         assert len(there.requests) == module.AT_ONCE
     async with receiving() as there:
         await later(store)
         async with running(make(store, there.url)):
-            await until(lambda: len(there.ids) == 12, 60)
+            await until(lambda: len(there.ids) == 12)
     assert set(there.ids.values()) == {1}, "another process goes on where this one was stopped"
 
 

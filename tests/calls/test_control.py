@@ -21,6 +21,7 @@ from phoneagent.errors import DefinitionError, ToolError
 from phoneagent.protocol import carrier, realtime
 from phoneagent.protocol.realtime import AudioClear, AudioCommit, ItemCreate, ResponseCreate
 from phoneagent.sim.tones import ToneEar
+from tests.patience import HANG_SECONDS
 from tests.protocol.test_wav import riff
 
 pytestmark = pytest.mark.anyio
@@ -155,7 +156,7 @@ async def test_from_another_thread_it_happens_in_the_loop_of_the_call(act: Calla
     thread.start()
     thread.join()
     assert rig.to_model == []  # not in that thread
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(HANG_SECONDS):
         while not rig.flushed_in:
             await asyncio.sleep(0)
     assert rig.flushed_in == [threading.get_ident()]
@@ -169,7 +170,7 @@ async def test_from_another_loop_it_happens_in_the_loop_of_the_call() -> None:
         rig.control.say("Hello.", interruptible=True)
 
     await asyncio.to_thread(asyncio.run, elsewhere())
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(HANG_SECONDS):
         while not rig.flushed_in:
             await asyncio.sleep(0)
     assert rig.flushed_in == [threading.get_ident()]
@@ -226,7 +227,7 @@ def press(rig: Rig, digits: str) -> None:
 
 
 async def gathering(rig: Rig) -> None:
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(HANG_SECONDS):
         while not rig.bridge.keys.gathering:
             await asyncio.sleep(0)
 
@@ -288,7 +289,7 @@ async def test_a_gather_ends_with_its_stream() -> None:
 
 
 async def asked(rig: Rig, count: int = 1) -> list[ResponseCreate]:
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(HANG_SECONDS):
         while len(rig.sent(ResponseCreate)) < count:
             await asyncio.sleep(0)
     return rig.sent(ResponseCreate)

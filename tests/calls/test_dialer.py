@@ -20,6 +20,7 @@ from phoneagent.store.records import OutboundCall
 from phoneagent.store.rows import now
 from phoneagent.store.schema import outbound_calls
 from phoneagent.twilio.placing import MaybePlaced, OutgoingCalls, Placing
+from tests.patience import HANG_SECONDS
 
 pytestmark = pytest.mark.anyio
 
@@ -208,7 +209,7 @@ async def test_two_dialers_place_each_call_once_at_the_account_s_pace(store: Sto
     for each in dialers:
         each._claim = claim
     running = [asyncio.create_task(each.run()) for each in dialers]
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(HANG_SECONDS):
         while len(rest.calls) < 6:
             await asyncio.sleep(0.02)
     for task in running:
@@ -239,7 +240,7 @@ async def test_a_dialer_survives_a_database_that_is_gone(
 
     dialer._queue = Queue()  # type: ignore[assignment]
     running = asyncio.create_task(dialer.run())
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(HANG_SECONDS):
         while not rest.calls:
             await asyncio.sleep(0.01)
     running.cancel()

@@ -40,6 +40,7 @@ from phoneagent.protocol.carrier import Started
 from phoneagent.protocol.negotiation import Negotiation
 from phoneagent.store.recordings import Recordings
 from phoneagent.twilio.socket import TwilioSocket
+from tests.patience import HANG_SECONDS
 
 pytestmark = pytest.mark.anyio
 PAYLOAD = base64.b64encode(bytes(160)).decode()
@@ -172,7 +173,7 @@ class Path:
         )
 
     async def until(self, condition: Callable[[], Any]) -> None:
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(HANG_SECONDS):
             while not condition():
                 await asyncio.sleep(0)
 

@@ -12,6 +12,7 @@ from phoneagent import Call
 from phoneagent.agent.agent import Guardrail
 from phoneagent.calls import guardrail
 from phoneagent.calls.guardrail import MAX_CHARS, MAX_FAILURES, Guard
+from tests.patience import HANG_SECONDS
 
 pytestmark = pytest.mark.anyio
 
@@ -31,7 +32,7 @@ class Guarded:
 
     async def rest(self) -> None:
         assert self.guard.task is not None
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(HANG_SECONDS):
             await self.guard.task
 
 

@@ -19,6 +19,7 @@ from phoneagent.errors import RequestRefused, StoreError, TelephonyError
 from phoneagent.events import CallEnded, CallStarted, Turn, TurnEnded
 from phoneagent.store import Store
 from phoneagent.twilio.rest import LiveCalls
+from tests.patience import HANG_SECONDS
 
 pytestmark = pytest.mark.anyio
 SID = "CA" + "1" * 32
@@ -197,7 +198,7 @@ async def test_a_step_that_fails_late_is_reported_once(
     monkeypatch.setattr(store._database, "write", slow)
     await after(store).next_step(SID, RESUME)
     free.set()
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(HANG_SECONDS):
         await failed.wait()
     await asyncio.sleep(0)
     gc.collect()  # asyncio would log here that no one has retrieved the exception
@@ -222,7 +223,7 @@ async def test_a_hand_over_that_is_written_late_is_planned_all_the_same(
     await after(store, rest).next_step(SID, replace(HANG_UP, stream_sid="MZ0"))
     assert rest.done == ["complete"]
     free.set()
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(HANG_SECONDS):
         while await after(store).answer(SID) != Continuation("resume", "MZ1"):
             await asyncio.sleep(0.005)
 

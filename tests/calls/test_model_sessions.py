@@ -19,6 +19,7 @@ from phoneagent.errors import EndpointError, EndpointRefused, EndpointUnreachabl
 from phoneagent.events import Trouble
 from phoneagent.protocol import realtime
 from phoneagent.protocol.carrier import Started
+from tests.patience import HANG_SECONDS
 
 pytestmark = pytest.mark.anyio
 AWAY = EndpointUnreachable("the model's socket broke")
@@ -107,7 +108,7 @@ class Rig:
     async def running(self) -> AsyncIterator[asyncio.Task[None]]:
         task = asyncio.create_task(self.sessions.run())
         try:
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(HANG_SECONDS):
                 yield task
         finally:
             task.cancel()

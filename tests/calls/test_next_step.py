@@ -11,6 +11,7 @@ from phoneagent.bridge.steps import FallBack, HangUp, NextStep, Resume
 from phoneagent.calls import next_step
 from phoneagent.calls.next_step import StepWriter
 from phoneagent.errors import StoreError
+from tests.patience import HANG_SECONDS
 
 pytestmark = pytest.mark.anyio
 HANG_UP, FALL_BACK = HangUp(stream_sid="MZ1"), FallBack(stream_sid="MZ1")
@@ -148,7 +149,7 @@ async def test_a_journal_that_never_answers_is_given_up_in_time(
     monkeypatch.setattr(next_step, "STEP_SECONDS", 0.01)
     steps = StepWriter("CA1", Journal(hangs=True))
     steps.take(HANG_UP)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(HANG_SECONDS):
         await steps.settle()
     assert caplog.messages == ["the call's next step could not be saved or carried out: it took longer than 0.01 s"]
 

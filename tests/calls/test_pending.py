@@ -13,6 +13,7 @@ from phoneagent.calls import opening, pending
 from phoneagent.calls.opening import EndpointRouter, Opening
 from phoneagent.calls.pending import PendingCall
 from phoneagent.model.connection import ModelSession
+from tests.patience import HANG_SECONDS
 
 pytestmark = pytest.mark.anyio
 CALL = Call(sid="CA1", caller=None, called=None, direction="inbound", started_at=datetime.now(UTC))
@@ -73,7 +74,7 @@ async def test_an_unclaimed_session_is_closed(server: Server, monkeypatch: pytes
     monkeypatch.setattr(pending, "CLAIM_SECONDS", 0.01)
     registry: dict[str, Any] = {}
     registry["CA1"] = PendingCall(CALL, begun(), registry)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(HANG_SECONDS):
         await server.session.closed.wait()
     assert registry == {}
 
@@ -82,7 +83,7 @@ async def test_one_that_is_still_being_opened_is_given_up(server: Server) -> Non
     server.answers = False
     registry: dict[str, Any] = {}
     registry["CA1"] = PendingCall(CALL, begun(), registry)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(HANG_SECONDS):
         await server.asked.wait()
         await registry["CA1"].close()
     assert server.given_up
@@ -101,7 +102,7 @@ async def test_a_call_whose_socket_came_to_another_process_is_waited_for_no_long
 
     registry: dict[str, Any] = {}
     registry["CA1"] = PendingCall(CALL, begun(), registry, elsewhere)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(HANG_SECONDS):
         await server.session.closed.wait()
     assert (registry, answers) == ({}, [])
     assert caplog.messages == ["the media socket came to another process"]

@@ -16,6 +16,7 @@ from phoneagent.calls.progress import FULL_PART, LOOK_SECONDS, PARTS, Progress, 
 from phoneagent.events import CallerSpoke, Turn, TurnEnded
 from phoneagent.protocol import realtime
 from tests.bridge.rig import STREAM, Rig
+from tests.patience import HANG_SECONDS
 
 Kept = list[tuple[str, str, list[Turn], Pending | None]]
 
@@ -103,7 +104,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 async def until(condition: object) -> None:
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(HANG_SECONDS):
         while not condition():  # type: ignore[operator]
             await asyncio.sleep(0.001)
 

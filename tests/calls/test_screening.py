@@ -19,6 +19,7 @@ from phoneagent.protocol.audio import silence
 from phoneagent.sim.speech import Murmur
 from phoneagent.sim.twilio.callee import sound
 from phoneagent.store.records import OutboundCall
+from tests.patience import HANG_SECONDS
 
 pytestmark = pytest.mark.anyio
 
@@ -152,7 +153,7 @@ async def test_an_agent_may_talk_to_a_machine() -> None:
 async def test_amd_comes_from_the_store_too_and_an_outage_of_it_is_survived(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "POLL_SECONDS", 0.001)
     rig = Rig(on_machine="hang_up", amd=True, polled=[None, StoreError("gone"), "machine_end_beep"])
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(HANG_SECONDS):
         while not rig.told:
             await asyncio.sleep(0.001)
     assert rig.told == ["interrupt", "hang up False"]

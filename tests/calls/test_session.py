@@ -38,6 +38,7 @@ from phoneagent.protocol.carrier import (
     SendMark,
 )
 from tests.calls.shell import START, Caller, Journal, Running, Shell
+from tests.patience import HANG_SECONDS
 
 pytestmark = pytest.mark.anyio
 FRAME = AudioIn("////", 20)
@@ -48,7 +49,7 @@ async def test_a_task_that_is_cancelled_from_inside_ends_the_call() -> None:
         raise asyncio.CancelledError  # as awaiting a task does that somebody cancelled
 
     shell = Shell(open_model=open_model)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(HANG_SECONDS):
         await shell.session.run(START)
     assert (shell.ended().ended_by, shell.ended().reason) == ("error", "internal fault: CancelledError")
 
@@ -70,7 +71,7 @@ async def test_a_timer_that_is_due_already_ends_no_call(monkeypatch: pytest.Monk
 
     monkeypatch.setattr(bridge, "handle_timer", handle)
     monkeypatch.setattr(bridge, "get_timer", lambda: asyncio.get_running_loop().time())
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(HANG_SECONDS):
         await shell.session.run(START)
     assert shell.ended().reason == "internal fault: LookupError"
     assert len(fired) == 3
@@ -85,7 +86,7 @@ async def test_a_timer_that_fails_ends_the_call(monkeypatch: pytest.MonkeyPatch)
 
     monkeypatch.setattr(bridge, "handle_timer", broken)
     monkeypatch.setattr(bridge, "get_timer", lambda: 0.0)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(HANG_SECONDS):
         await shell.session.run(START)
     assert shell.ended().reason == "internal fault: LookupError"
 
@@ -114,7 +115,7 @@ async def test_the_end_is_told_before_the_last_tool_is_done() -> None:
     await asyncio.sleep(0)
     assert not finishing.done()
     done.set()
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(HANG_SECONDS):
         await finishing
 
 
@@ -141,7 +142,7 @@ async def test_a_blocked_loop_makes_no_dead_lines(monkeypatch: pytest.MonkeyPatc
     running = asyncio.create_task(shell.session.run(START))
     await waits.wait()
     asyncio.get_running_loop().call_soon(hold_up)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(HANG_SECONDS):
         await read.wait()
         assert shell.told == []
         await running  # nothing more comes: now the line is dead

@@ -16,6 +16,7 @@ from phoneagent.calls.take import MAX_UNWRITTEN_BYTES, Refused, Take, TapedSocke
 from phoneagent.protocol import carrier
 from phoneagent.store.audio_places import Folder
 from phoneagent.store.recordings import Recordings
+from tests.patience import HANG_SECONDS
 
 FRAME = base64.b64encode(b"a" * 160).decode()
 
@@ -165,7 +166,7 @@ def anyio_backend(skipping_time: object) -> object:
 
 
 async def until(condition: Callable[[], object]) -> None:
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(HANG_SECONDS):
         while not condition():
             await asyncio.sleep(0.01)
 

@@ -18,6 +18,7 @@ from phoneagent.errors import EndpointRefused, EndpointUnreachable, ProtocolErro
 from phoneagent.events import CallEnded, Event, ModelEvent, Trouble, TurnEnded
 from phoneagent.protocol import carrier, realtime
 from phoneagent.protocol.carrier import AudioIn, Stopped
+from tests.patience import HANG_SECONDS
 
 pytestmark = pytest.mark.anyio
 FRAME = base64.b64encode(bytes(160)).decode()
@@ -180,7 +181,7 @@ async def test_a_session_that_stays_silent_keeps_no_call_open_forever() -> None:
     await asyncio.sleep(1)
     rig.sessions[0].events.put_nowait({"type": "input_audio_buffer.committed", "item_id": "a"})
     rig.socket.incoming.put_nowait(Stopped())
-    await asyncio.wait_for(run, 15)
+    await asyncio.wait_for(run, HANG_SECONDS)
     assert [turn.text for turn in rig.ended.transcript] == [""]
 
 
@@ -192,7 +193,7 @@ async def test_an_endpoint_that_refuses_is_asked_once_and_one_that_is_away_a_few
     assert rig.tries == 2  # by each track
 
     rig = Rig(fails=EndpointUnreachable("no route"))
-    await asyncio.wait_for(rig.running.run(), 120)
+    await asyncio.wait_for(rig.running.run(), HANG_SECONDS)
     assert rig.tries in range(2 * MAX_FAILURES - 1, 2 * MAX_FAILURES + 1)
     assert "no session stays open" in rig.ended.reason
 

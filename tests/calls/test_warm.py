@@ -18,6 +18,7 @@ from phoneagent.store import Store
 from phoneagent.store.records import ACCEPTED, JOINED, LEFT, OVER, TransferRecord
 from phoneagent.twilio.placing import MaybePlaced, NotPlaced, Placing
 from phoneagent.twilio.rest import LiveCalls
+from tests.patience import HANG_SECONDS
 
 pytestmark = pytest.mark.anyio
 CALL, PARTY = "CA" + "1" * 32, "CA" + "2" * 32
@@ -67,7 +68,7 @@ class Desk:
         return asyncio.create_task(self.warm.offer(CALL, step, from_="+15550100002", summary=tell))
 
     async def placed(self) -> str:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(HANG_SECONDS):
             while not self.rest.placed:
                 await asyncio.sleep(0.01)
         await asyncio.sleep(0.1)
@@ -301,7 +302,7 @@ async def test_a_party_that_is_being_placed_when_the_caller_hangs_up_is_hung_up_
     await desk.warm.give_up(CALL)
     assert desk.rest.done == []  # nothing is known of the party yet
     answer.set()
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(HANG_SECONDS):
         while not desk.rest.done:
             await asyncio.sleep(0.01)
     assert desk.rest.done == [("complete", PARTY)]

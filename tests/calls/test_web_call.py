@@ -16,6 +16,7 @@ from phoneagent.bridge.web_call import WebConversation
 from phoneagent.calls.web_call import WebCall
 from phoneagent.events import CallEnded, Event, ToolReturned, Trouble
 from phoneagent.protocol import realtime
+from tests.patience import HANG_SECONDS
 
 pytestmark = pytest.mark.anyio
 
@@ -140,7 +141,7 @@ async def test_the_agent_hangs_up_after_its_last_words_were_played() -> None:
     await asyncio.sleep(1)
     assert not run.done()
     rig.model.tell("output_audio_buffer.stopped", response_id="r")
-    await asyncio.wait_for(run, 5)
+    await asyncio.wait_for(run, HANG_SECONDS)
     assert rig.ended.ended_by == "agent"
     assert [turn.text for turn in rig.ended.transcript] == ["Goodbye."]
 

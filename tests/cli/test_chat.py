@@ -17,6 +17,7 @@ import pytest
 from phoneagent.sim import Faults, Model, Script
 from phoneagent.sim.model.service import ANY_BETA
 from tests import forks
+from tests.patience import HANG_SECONDS
 from tests.sim.model.chat_server import ChatServer, called, chat_server, said
 
 pytestmark = pytest.mark.anyio
@@ -146,7 +147,7 @@ async def ran(folder: Path, *arguments: str, stdin: int, env: dict[str, str]) ->
     with os.fdopen(stdin, "rb") as given, TemporaryFile() as out, TemporaryFile() as err:
         process = await forks.start(["chat", *arguments], cwd=folder, env=env, stdin=given, stdout=out, stderr=err)
         try:
-            async with asyncio.timeout(60):
+            async with asyncio.timeout(HANG_SECONDS):
                 status = await process.wait()
         finally:
             process.kill()
@@ -329,7 +330,7 @@ async def chatting(folder: Path, model: Model, stdin: int) -> AsyncIterator[asyn
         stderr=asyncio.subprocess.PIPE,
     )
     try:
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(HANG_SECONDS):
             yield process
     finally:
         if process.returncode is None:

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.cli.conftest import run
+from tests.patience import HANG_SECONDS
 
 ENTRIES = """
 import sys
@@ -34,7 +35,7 @@ def test_a_command_is_imported_when_it_is_run(tmp_path: Path) -> None:
     for name in ("one", "two"):
         (tmp_path / f"{name}_module.py").write_text(MODULE.format(name=name), encoding="utf-8")
     (tmp_path / "main.py").write_text(ENTRIES, encoding="utf-8")
-    subprocess.run([sys.executable, tmp_path / "main.py"], check=True, timeout=30)
+    subprocess.run([sys.executable, tmp_path / "main.py"], check=True, timeout=HANG_SECONDS)
 
 
 @pytest.mark.parametrize("command", ["", "serve", "sim call", "sim model", "calls", "doctor"])

@@ -23,6 +23,7 @@ from phoneagent.cli.dev import NOT_YET_KNOWN, run
 from phoneagent.cli.tunnel import TunnelFailed
 from phoneagent.settings import load
 from phoneagent.sim import Model, Phone, TwilioRest
+from tests.patience import HANG_SECONDS
 from tests.ports import free_port
 
 pytestmark = pytest.mark.anyio
@@ -50,7 +51,7 @@ class World:
         return str(self.rest.numbers[self.sid]["voice_url"]).partition("#")[0]
 
     async def until(self, condition: Callable[[], Any]) -> None:
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(HANG_SECONDS):
             while not condition():
                 await asyncio.sleep(0.02)
 
@@ -150,14 +151,14 @@ async def test_a_signal_ends_it_properly(world: World) -> None:
     process = await asyncio.create_subprocess_exec(sys.executable, "-c", command, "--public-url", PUBLIC)
     await world.until(lambda: world.points_to() != OLD or process.returncode is not None)
     process.terminate()
-    assert await asyncio.wait_for(process.wait(), 30) == 0
+    assert await asyncio.wait_for(process.wait(), HANG_SECONDS) == 0
     assert world.points_to() == OLD
 
 
 async def test_an_app_with_a_mistake_ends_it_before_the_number_is_touched(world: World) -> None:
     (world.folder / "main.py").write_text(APP + "\nthis is a mistake")
     running, _ = await world.run()
-    assert await asyncio.wait_for(running, 30) != 0
+    assert await asyncio.wait_for(running, HANG_SECONDS) != 0
     assert not world.rest.requests
 
 
@@ -165,7 +166,7 @@ async def test_a_number_that_something_else_has(world: World) -> None:
     world.rest.numbers[world.sid]["voice_application_sid"] = "AP" + "1" * 32
     running, _ = await world.run()
     with pytest.raises(TelephonyError, match="TwiML app"):
-        await asyncio.wait_for(running, 30)
+        await asyncio.wait_for(running, HANG_SECONDS)
 
 
 async def test_no_number_is_no_obstacle(

@@ -21,6 +21,7 @@ from phoneagent.protocol.frames import MAX_PIECES
 from phoneagent.protocol.mediastream import MAX_MESSAGE_BYTES
 from phoneagent.twilio.socket import TwilioSocket
 from tests.cli.test_limits import HANDSHAKE, Stranger, served, until
+from tests.patience import HANG_SECONDS
 
 pytestmark = pytest.mark.anyio
 
@@ -69,7 +70,7 @@ class Peer(Stranger):
     async def closed(self) -> int | None:
         """Return the code of the close that the server sends, None if it just ends the connection."""
         code = None
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(HANG_SECONDS):
             while (got := await self.frame()) is not None:
                 if got.opcode is Opcode.CLOSE:
                     code = int.from_bytes(got.data[:2], "big")
@@ -77,7 +78,7 @@ class Peer(Stranger):
 
     async def write_until_it_breaks(self, data: bytes) -> None:
         with suppress(ConnectionError):
-            async with asyncio.timeout(60):
+            async with asyncio.timeout(HANG_SECONDS):
                 while True:
                     self.writer.write(data)
                     await self.writer.drain()
@@ -104,7 +105,7 @@ async def talking(kind: str, *early: bytes, **options: Any) -> AsyncIterator[tup
         opened = await Stranger.at(server, b"GET / HTTP/1.1\r\n" + HANDSHAKE + b"\r\n")
         peer = Peer(opened.reader, opened.writer)
         try:
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(HANG_SECONDS):
                 await peer.reader.readuntil(b"\r\n\r\n")
             peer.writer.write(frame("first") + b"".join(early))
             await until(lambda: app.taken)
@@ -163,7 +164,7 @@ async def test_a_peer_that_sends_byte_by_byte(kind: str) -> None:
             await asyncio.sleep(0)
         await until(lambda: len(app.taken) == 3)
         assert app.taken == ["first", "slow", "ab"]
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(HANG_SECONDS):
             pong = await peer.frame()
         assert pong is not None
         assert pong.opcode is Opcode.PONG
@@ -230,7 +231,7 @@ async def fill(app: App) -> int:
     """Write to a peer that does not read until its socket takes no more; return how many messages that took."""
     assert app.socket is not None
     count = 0
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(HANG_SECONDS):
         while app.socket.writable:
             app.socket.write([Clear()] * 50)
             count += 50
@@ -247,7 +248,7 @@ async def test_a_peer_that_does_not_read_holds_writing_up_and_nothing_else(kind:
         await until(lambda: len(app.taken) == 2)
         assert app.resumed == 0
         peer.writer.transport.resume_reading()
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(HANG_SECONDS):
             while not app.resumed:
                 assert await peer.frame() is not None
         assert app.socket is not None
@@ -278,7 +279,7 @@ async def test_a_flood_of_tiny_messages_leaves_others_their_turn() -> None:
     async with talking("direct") as (app, peer):
         peer.writer.write(frame("") * 20_000 + frame("last"))
         steps, known = [], len(app.taken)
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(HANG_SECONDS):
             while app.taken[-1] != "last":
                 await asyncio.sleep(0)
                 steps.append(len(app.taken) - known)
@@ -290,7 +291,7 @@ async def test_a_flood_of_tiny_messages_leaves_others_their_turn() -> None:
 async def test_messages_that_come_after_the_app_has_closed_are_of_no_account(kind: str) -> None:
     async with talking(kind) as (app, peer):
         app.stop.set()
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(HANG_SECONDS):
             close = await peer.frame()
         assert close is not None
         assert close.opcode is Opcode.CLOSE

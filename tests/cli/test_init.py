@@ -21,6 +21,7 @@ from typer.testing import CliRunner
 from phoneagent.cli.init import EXTRAS, FILES, init, write
 from phoneagent.errors import ConfigurationError, DefinitionError
 from phoneagent.settings import load
+from tests.patience import HANG_SECONDS
 
 SETTINGS = {
     "TWILIO_ACCOUNT_SID": "AC" + "0" * 32,
@@ -38,7 +39,12 @@ def project(tmp_path: Path) -> Path:
 
 def command(*arguments: str, folder: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", *arguments], cwd=folder, capture_output=True, text=True, timeout=60, check=False
+        [sys.executable, "-m", *arguments],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=HANG_SECONDS,
+        check=False,
     )
 
 

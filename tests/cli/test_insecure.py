@@ -14,6 +14,7 @@ import aiohttp
 import pytest
 
 from phoneagent.sim import Model
+from tests.patience import HANG_SECONDS
 
 pytestmark = pytest.mark.anyio
 
@@ -45,14 +46,14 @@ async def url(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[s
                 *command, cwd=tmp_path, env=environment, stdin=asyncio.subprocess.DEVNULL, stdout=output, stderr=output
             )
         try:
-            async with asyncio.timeout(30):
+            async with asyncio.timeout(HANG_SECONDS):
                 while not (found := re.search(r"listening on (http://127\.0\.0\.1:\d+)", log.read_text())):
                     assert process.returncode is None, log.read_text()
                     await asyncio.sleep(0.05)
             yield found[1]
         finally:
             process.send_signal(signal.SIGTERM)
-            assert await asyncio.wait_for(process.wait(), 30) == 0, log.read_text()
+            assert await asyncio.wait_for(process.wait(), HANG_SECONDS) == 0, log.read_text()
 
 
 async def test_calls_of_this_machine_are_taken_and_a_page_in_a_browser_is_refused(url: str, tmp_path: Path) -> None:

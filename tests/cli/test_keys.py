@@ -11,6 +11,7 @@ from collections.abc import Iterator
 import pytest
 
 from phoneagent.cli.keys import KeyParser, reading_keys
+from tests.patience import HANG_SECONDS
 
 
 @pytest.mark.parametrize(
@@ -57,7 +58,7 @@ def test_keys_come_one_by_one_and_the_terminal_is_restored(terminal: tuple[int, 
             assert not local & (termios.ICANON | termios.ECHO), "no Enter is needed, and nothing is echoed"
             assert local & termios.ISIG, "Ctrl-C stays a signal"
             os.write(person, b"x4\x1b[15~#")
-            return [await asyncio.wait_for(pressed.get(), 5) for _ in range(2)]
+            return [await asyncio.wait_for(pressed.get(), HANG_SECONDS) for _ in range(2)]
 
     assert asyncio.run(read()) == ["4", "#"]
     assert mode(program) == before

@@ -27,6 +27,7 @@ from phoneagent.cli.serve import UVICORN
 from phoneagent.sim import Model, Phone
 from phoneagent.sim.model.vad import EnergyGate
 from tests.end_to_end.conftest import ACCOUNT_SID, AUTH_TOKEN, PUBLIC_URL, settings
+from tests.patience import HANG_SECONDS
 
 pytestmark = pytest.mark.anyio
 HEAD = b"Host: x\r\n"
@@ -60,7 +61,7 @@ async def served(
 
 
 async def until(condition: Callable[[], Any]) -> None:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(HANG_SECONDS):
         while not condition():
             await asyncio.sleep(0.005)
 
@@ -88,7 +89,7 @@ class Stranger:
         """Wait until the server ends the connection; return what it said."""
         said = b""
         with suppress(ConnectionError):
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(HANG_SECONDS):
                 while part := await self.reader.read(65536):
                     said += part
         return said
@@ -370,7 +371,7 @@ async def test_a_socket_that_answers_no_ping_lives_on() -> None:
         stranger = await Stranger.at(server, b"GET / HTTP/1.1\r\n" + HANDSHAKE + b"\r\n")
         await stranger.reader.readuntil(b"\r\n\r\n")
         pings = b""
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(HANG_SECONDS):
             while pings.count(b"\x89\x04") < 5:  # each answered by nothing
                 pings += await stranger.reader.read(64)
             stranger.writer.write(b"\x81\x82" + bytes(4) + b"hi")

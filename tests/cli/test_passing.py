@@ -26,6 +26,7 @@ from phoneagent.cli.passing import ABSENT, DRAINING, MAX_PASSED_BYTES, MAX_SILEN
 from phoneagent.cli.serve import UVICORN
 from phoneagent.cli.workers import PunctualServer
 from phoneagent.twilio.signatures import MediaTokens
+from tests.patience import HANG_SECONDS
 
 pytestmark = [
     pytest.mark.anyio,
@@ -103,13 +104,13 @@ class Client:
 
     async def said(self) -> str:
         """Return the next thing that the app says."""
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(HANG_SECONDS):
             await self.reader.readuntil(b"[")
             return (await self.reader.readuntil(b"]"))[:-1].decode()
 
     async def end(self) -> bytes:
         """Return all that comes until the server closes the connection."""
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(HANG_SECONDS):
             with suppress(ConnectionError):
                 return await self.reader.read()
         return b""
@@ -158,7 +159,7 @@ class Workers:
 
 
 async def until(condition: Callable[[], Any]) -> None:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(HANG_SECONDS):
         while not condition():
             await asyncio.sleep(0.005)
 

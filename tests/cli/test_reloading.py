@@ -14,6 +14,7 @@ import uvicorn
 from phoneagent import Agent, PhoneApp, Settings
 from phoneagent.cli.reloading import CANNOT_START, Reloaded, ReloadedServer
 from phoneagent.cli.target import Target
+from tests.patience import HANG_SECONDS
 
 
 @pytest.mark.anyio
@@ -22,7 +23,7 @@ async def test_streams_of_events_do_not_hold_up_a_reload() -> None:
     with socket.create_server(("127.0.0.1", 0)) as listening:
         server = ReloadedServer(uvicorn.Config(app, log_config=None), app)
         running = asyncio.create_task(server._serve([listening]))
-        async with asyncio.timeout(10), aiohttp.ClientSession() as http:
+        async with asyncio.timeout(HANG_SECONDS), aiohttp.ClientSession() as http:
             while not server.started:
                 await asyncio.sleep(0.005)
             async with http.get(f"http://127.0.0.1:{listening.getsockname()[1]}/events") as events:

@@ -19,6 +19,7 @@ from typer.testing import CliRunner
 from websockets.asyncio.client import connect
 
 from phoneagent.cli.sim_model import model
+from tests.patience import HANG_SECONDS
 
 pytestmark = pytest.mark.anyio
 
@@ -29,7 +30,7 @@ SCRIPT = '[[turn]]\nheard = "."\ncaller = "Hm."\nsay = "Good morning."\n'
 async def until(process: Process, text: str) -> str:
     """Read lines up to the one that contains `text` and return it."""
     assert process.stdout is not None
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(HANG_SECONDS):
         while line := (await process.stdout.readline()).decode():
             if text in line:
                 return line
@@ -58,7 +59,7 @@ async def test_it_serves_narrates_and_stops_cleanly(tmp_path: Path) -> None:
         process.send_signal(signal.SIGINT)
         assert "1 session, 1 rule broken" in await until(process, "session,")
         assert "Invalid value: 'nonsense'" in await until(process, "nonsense")
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(HANG_SECONDS):
             assert await process.wait() == 0
     finally:
         if process.returncode is None:

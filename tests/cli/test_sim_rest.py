@@ -12,6 +12,7 @@ import pytest
 
 from phoneagent.twilio.rest import PhoneNumbers
 from tests.cli.conftest import run
+from tests.patience import HANG_SECONDS
 
 pytestmark = pytest.mark.anyio
 ACCOUNT, TOKEN, NUMBER = "AC" + "1" * 32, "the-auth-token-of-it", "+15550100009"
@@ -23,7 +24,7 @@ async def test_it_serves_an_account_with_its_number() -> None:
         *[sys.executable, "-u", "-m", "phoneagent", "sim", "rest", *options], stdout=asyncio.subprocess.PIPE
     )
     assert process.stdout is not None
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(HANG_SECONDS):
         found = re.search(r"http://127\.0\.0\.1:\d+", (await process.stdout.readline()).decode())
         assert found is not None
         numbers = PhoneNumbers(ACCOUNT, TOKEN, api_url=found[0])

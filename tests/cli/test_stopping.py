@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from phoneagent.cli.stopping import stop_signal
+from tests.patience import HANG_SECONDS
 
 pytestmark = pytest.mark.anyio
 
@@ -35,7 +36,7 @@ async def test_a_signal_sets_the_event(name: signal.Signals, unix: bool, monkeyp
     try:
         assert not stop.is_set()
         signal.raise_signal(name)
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(HANG_SECONDS):
             await stop.wait()
     finally:
         if unix:

@@ -19,6 +19,7 @@ from phoneagent.demo.report import Report
 from phoneagent.demo.talking import Talked
 from phoneagent.sim.sound.devices import SoundError
 from tests.cli.conftest import run
+from tests.patience import HANG_SECONDS
 from tests.sim.sound.fake_card import FakeBackend, Hardware
 
 module = importlib.import_module("phoneagent.cli.talk")  # the package has the function under this name
@@ -186,9 +187,11 @@ def test_a_second_ctrl_c_ends_at_once_and_restores_the_terminal(folder):
         environment = {**os.environ, "PYTHONPATH": str(REPO)}
         began = time.monotonic()
         command = [sys.executable, "-c", SECOND_CTRL_C]
-        done = subprocess.run(command, stdin=program, capture_output=True, env=environment, timeout=50, check=False)
+        done = subprocess.run(
+            command, stdin=program, capture_output=True, env=environment, timeout=HANG_SECONDS, check=False
+        )
         assert done.returncode == 130, done.stderr
-        assert time.monotonic() - began < 30
+        assert time.monotonic() - began < HANG_SECONDS
         assert termios.tcgetattr(program)[:4] == before
     finally:
         os.close(person)

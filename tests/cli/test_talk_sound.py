@@ -26,6 +26,7 @@ from phoneagent.protocol.audio import audioop
 from phoneagent.sim.recording import write_stereo
 from phoneagent.sim.sound.card import load_backend
 from phoneagent.sim.sound.devices import SoundError
+from tests.patience import HANG_SECONDS
 from tests.recordings import read_wav
 
 DATA = Path(__file__).parent.parent / "data"
@@ -149,7 +150,7 @@ class Room:
     def _run(self, *command: str) -> int:
         quiet = subprocess.DEVNULL
         return subprocess.run(
-            command, env=self.environment, stdout=quiet, stderr=quiet, timeout=30, check=False
+            command, env=self.environment, stdout=quiet, stderr=quiet, timeout=HANG_SECONDS, check=False
         ).returncode
 
     def _start(self, command: list[str], output: Path | None = None) -> subprocess.Popen[bytes]:

@@ -23,6 +23,7 @@ import pytest
 from phoneagent.cli.workers import GRACE_SECONDS, Workers
 from phoneagent.sim import Line, Model, Phone, Script
 from phoneagent.sim.speech import Murmur
+from tests.patience import HANG_SECONDS
 from tests.ports import free_port
 
 pytestmark = [
@@ -64,8 +65,8 @@ class World:
         """The processes that serve or served, oldest first."""
         return [int(pid) for pid in re.findall(r"Started server process \[(\d+)\]", self.log)]
 
-    async def until(self, condition: Callable[[], Any], seconds: float = 30) -> None:
-        async with asyncio.timeout(seconds):
+    async def until(self, condition: Callable[[], Any]) -> None:
+        async with asyncio.timeout(HANG_SECONDS):
             while not condition():
                 await asyncio.sleep(0.02)
 
@@ -94,9 +95,9 @@ class World:
             )
         return self.process
 
-    async def ended(self, seconds: float = 30) -> int:
+    async def ended(self) -> int:
         assert self.process is not None
-        return await asyncio.wait_for(self.process.wait(), seconds)
+        return await asyncio.wait_for(self.process.wait(), HANG_SECONDS)
 
     @asynccontextmanager
     async def call(self, port: int = 0) -> AsyncIterator[Line]:
@@ -161,7 +162,7 @@ async def test_a_call_of_each(world: World) -> None:
     """Webhook and media socket come to whichever process is free."""
     process = await world.start()
     await served(world)
-    async with asyncio.timeout(60), AsyncExitStack() as calls:
+    async with asyncio.timeout(HANG_SECONDS), AsyncExitStack() as calls:
         seen = set()
         while len(seen) < 2:
             line = await calls.enter_async_context(world.call())
@@ -175,7 +176,7 @@ async def test_calls_are_spread_and_each_has_the_session_that_was_opened_ahead(w
     process = await world.start()
     await world.until(lambda: world.log.count("takes calls") == 2)
     gate = await asyncio.start_server(Gate(world).pass_on, "127.0.0.1", 0)
-    async with gate, asyncio.timeout(60), AsyncExitStack() as calls:
+    async with gate, asyncio.timeout(HANG_SECONDS), AsyncExitStack() as calls:
         port = gate.sockets[0].getsockname()[1]
         lines = await asyncio.gather(*(calls.enter_async_context(world.call(port)) for _ in range(8)))
         carried = [world.worker_of(line) for line in lines]
@@ -216,7 +217,7 @@ async def test_ctrl_c_in_a_terminal_and_once_more(world: World) -> None:
     async with world.call() as line:
         os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to the parent and to the workers
         await go_on(line)
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(HANG_SECONDS):
             while process.returncode is None:  # until it is a second after the first
                 os.killpg(process.pid, signal.SIGINT)
                 await asyncio.wait({asyncio.ensure_future(process.wait())}, timeout=0.25)
@@ -241,7 +242,7 @@ async def test_a_worker_that_dies_is_replaced_and_the_others_go_on(world: World)
 async def test_signals_that_come_again_and_again(world: World, processes: str) -> None:
     process = await world.start(WEB_CONCURRENCY=processes)
     await served(world, int(processes))
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(HANG_SECONDS):
         while process.returncode is None:
             with suppress(ProcessLookupError):  # `process.terminate` may take the status before asyncio does
                 os.kill(process.pid, signal.SIGTERM)

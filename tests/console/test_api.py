@@ -22,6 +22,7 @@ from phoneagent.errors import StoreError
 from phoneagent.events import Event
 from phoneagent.sim import serving
 from tests.asgi import Answer, request, scope
+from tests.patience import HANG_SECONDS
 
 pytestmark = pytest.mark.anyio
 TOKEN = {"Authorization": "Bearer let-me-in"}
@@ -206,7 +207,7 @@ class Stream:
     async def next(self) -> dict[str, Any] | None:
         """Return the data of the next event; None at the end."""
         data: dict[str, Any] | None = None
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(HANG_SECONDS):
             while line := await self.answer.content.readline():
                 name, _, value = line.decode().rstrip("\n").partition(": ")
                 if name == "id":
@@ -233,7 +234,7 @@ async def stream(url: str, path: str, last_id: str | None = None) -> AsyncIterat
 
 async def until_readers(app: PhoneApp, count: int) -> None:
     assert app._parts.console is not None
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(HANG_SECONDS):
         while len(app._parts.console._readers) != count:
             await asyncio.sleep(0.001)
 
@@ -316,7 +317,7 @@ async def test_a_reader_that_takes_nothing_is_dropped(monkeypatch: pytest.Monkey
         begun.set()
         await asyncio.Event().wait()  # the socket's buffers are full
 
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(HANG_SECONDS):
         await app({**scope("http", "/events", headers=TOKEN), "method": "GET"}, receive, send)
     assert begun.is_set()
     await until_readers(app, 0)

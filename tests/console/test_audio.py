@@ -17,6 +17,7 @@ from phoneagent.store.audio_places import Folder
 from phoneagent.store.recordings import CHUNK_SAMPLES, Recordings
 from tests.asgi import request, scope
 from tests.console.test_api import ACCOUNT, TOKEN
+from tests.patience import HANG_SECONDS
 
 pytestmark = pytest.mark.anyio
 SID = "CA" + "0" * 32
@@ -82,7 +83,7 @@ async def test_a_part_is_sent_with_the_moment_at_which_the_recording_began(recor
         messages.append(message)
 
     asked = scope("http", PATH, headers={**TOKEN, "Range": "bytes=0-3"}) | {"method": "GET"}
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(HANG_SECONDS):
         await recorded(asked, receive, send)
     assert (messages[0]["status"], messages[1]["body"]) == (206, b"RIFF")
     began = (b"recording-started-at", BEGAN.isoformat(timespec="milliseconds").encode())
@@ -133,7 +134,7 @@ async def test_not_too_many_are_sent_at_once_and_none_forever(
     slow = [asyncio.create_task(sent(recorded, reads=False)) for _ in range(2)]
     console = recorded._parts.console
     assert console is not None
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(HANG_SECONDS):
         while len(console._audio._open) < 2:
             await asyncio.sleep(0.01)
     assert (await sent(recorded))[0] == 503

@@ -10,6 +10,7 @@ from phoneagent.console import backlog as backlog_module
 from phoneagent.console.api import MAX_READERS
 from phoneagent.console.backlog import MAX_AT_ONCE, MAX_BYTES_AT_ONCE, Alarm, Backlog, piece
 from phoneagent.console.encoding import Encoded
+from tests.patience import HANG_SECONDS
 
 pytestmark = pytest.mark.anyio
 
@@ -73,7 +74,7 @@ async def test_a_reader_waits_until_it_is_woken_or_for_some_time() -> None:
     waiting = asyncio.ensure_future(backlog.wait(3600))
     await asyncio.sleep(0)
     alarm.wake(backlog)
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(HANG_SECONDS):
         assert await waiting
         while not alarm.idle:
             await asyncio.sleep(0)
@@ -85,7 +86,7 @@ async def test_the_end_wakes_all_readers_at_once() -> None:
     waiting = [asyncio.ensure_future(backlog.wait(3600)) for _ in range(20)]
     await asyncio.sleep(0)
     backlog.end()
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(HANG_SECONDS):
         assert all(await asyncio.gather(*waiting))
     assert backlog.ended
 

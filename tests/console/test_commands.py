@@ -22,6 +22,7 @@ from tests.asgi import Answer
 from tests.calls.shell import Running
 from tests.console.test_actions import BODIES, SENT, detail, post, prompts, take_in
 from tests.console.test_api import STARTED, with_token
+from tests.patience import HANG_SECONDS
 from tests.store.conftest import Outage, new_schema, rows_left, until, upgrade
 
 pytestmark = pytest.mark.anyio
@@ -258,7 +259,7 @@ async def test_a_database_that_fails_ends_no_process(url: str, caplog: pytest.Lo
                 await other.ask()
             assert await owner.ask() == DONE, "a call of this process needs no database"
             await outage.end()
-            async with asyncio.timeout(30):
+            async with asyncio.timeout(HANG_SECONDS):
                 while True:
                     with suppress(StoreError, BadRequest):
                         assert await other.ask() == DONE

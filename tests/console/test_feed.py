@@ -24,6 +24,7 @@ from phoneagent.events import (
     ToolReturned,
     Trouble,
 )
+from tests.patience import HANG_SECONDS
 
 pytestmark = pytest.mark.anyio
 STARTED = CallStarted(call_sid="CA1", stream_sid="MZ1", caller="+15550100001", called=None, direction="inbound")
@@ -54,7 +55,7 @@ class Reader:
 
     async def next(self) -> dict[str, Any]:
         """Return the data of the next event; StopAsyncIteration at the end of the stream."""
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(HANG_SECONDS):
             while True:
                 while self._blocks:
                     fields = dict(line.split(":", 1) for line in self._blocks.pop(0).splitlines())
@@ -175,7 +176,7 @@ async def test_a_silent_stream_is_kept_alive_by_comments() -> None:
     feed = told(STARTED, keep_alive_seconds=0.001)
     backlog = feed.call("CA1")
     assert backlog is not None
-    async with aclosing(feed.read(backlog, 1)) as stream, asyncio.timeout(10):
+    async with aclosing(feed.read(backlog, 1)) as stream, asyncio.timeout(HANG_SECONDS):
         assert [await anext(stream) for _ in range(3)] == [b"retry: 2000\n\n", b":\n\n", b":\n\n"]
     assert backlog.waiting == set()
 
@@ -219,7 +220,7 @@ async def test_a_server_that_stops_ends_its_streams() -> None:
     waiting = [asyncio.ensure_future(reader.rest()) for reader in readers]
     backlog = feed.call("CA1")
     assert backlog is not None
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(HANG_SECONDS):
         while not (backlog.waiting and feed.all.waiting):
             await asyncio.sleep(0)
         feed.close()
@@ -261,7 +262,7 @@ async def test_what_was_said_is_not_kept_long_after_a_call(monkeypatch: pytest.M
     monkeypatch.setattr(feed_module, "KEEP_SECONDS", 0.0)
     feed = told(STARTED, replace(STARTED, call_sid="CA2"), ENDED, RETURNED, replace(ENDED, call_sid="CA2"))
     feed.tell(replace(STARTED, call_sid="CA2", resumed=True), "MZ2")  # it goes on
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(HANG_SECONDS):
         while feed.call("CA1") is not None:
             await asyncio.sleep(0)
         while len(feed.all.after(0)) > 1:
@@ -296,7 +297,7 @@ async def test_an_event_wakes_no_reader_at_once_and_later_only_a_few_in_each_pas
         assert await reader.whats(1) == ["news"]
         woken_in_pass.append(passes)
 
-    async with asyncio.timeout(10), asyncio.TaskGroup() as group:
+    async with asyncio.timeout(HANG_SECONDS), asyncio.TaskGroup() as group:
         for _ in range(count):
             group.create_task(follow())
         while len(feed.all.waiting) < count:
@@ -320,7 +321,7 @@ async def test_readers_rest_between_two_rounds(monkeypatch: pytest.MonkeyPatch) 
             got.extend(await reader.whats(1))
 
     followers = [asyncio.ensure_future(follow()) for _ in range(count)]
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(HANG_SECONDS):
         while len(feed.all.waiting) < count:
             await asyncio.sleep(0)
         feed.tell(trouble("one"), "MZ1")
@@ -345,7 +346,7 @@ async def test_readers_of_another_call_sleep_on() -> None:
     readers = [asyncio.ensure_future(reader_of(feed, each, feed_id(feed, 2)).next()) for each in (one, other)]
     assert one is not None
     assert other is not None
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(HANG_SECONDS):
         while not (one.waiting and other.waiting):
             await asyncio.sleep(0)
         (asleep,) = other.waiting
@@ -360,7 +361,7 @@ async def test_news_that_come_while_the_readers_rest_are_not_lost() -> None:
     feed = told(STARTED)
     reader = reader_of(feed, feed.all)
     waiting = asyncio.ensure_future(reader.whats(3))
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(HANG_SECONDS):
         for what in ("one", "two", "three"):
             while not feed.all.waiting:
                 await asyncio.sleep(0)

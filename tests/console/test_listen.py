@@ -14,6 +14,7 @@ from phoneagent.console import listen
 from phoneagent.console.listen import FULL, MAX_LISTENERS, NO_CALL, SIGNED_OUT, SLOW, ListenIn
 from tests.asgi import scope
 from tests.console.test_api import TOKEN, app_with, with_token
+from tests.patience import HANG_SECONDS
 
 pytestmark = pytest.mark.anyio
 
@@ -154,7 +155,7 @@ async def test_only_so_many_listen(monkeypatch: pytest.MonkeyPatch) -> None:
 async def connect(app: Any, headers: dict[str, str]) -> list[dict[str, Any]]:
     browser = Browser()
     browser.left.set()
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(HANG_SECONDS):
         await app(scope("websocket", "/calls/CA1/audio", headers=headers), browser.receive, browser.send)
     return browser.sent
 

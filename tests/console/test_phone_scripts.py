@@ -16,6 +16,7 @@ from phoneagent.console.files import FOLDER
 from phoneagent.protocol.audio import decode_ulaw, encode_ulaw
 from phoneagent.protocol.carrier import AudioIn, Key, Played, Started, Stopped
 from phoneagent.protocol.mediastream import MediaStream
+from tests.patience import HANG_SECONDS
 
 NODE = shutil.which("node")
 pytestmark = [
@@ -40,7 +41,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
         lines.append("const done = (result) => console.log(JSON.stringify(result));")
         (folder / "main.js").write_text("\n".join([*lines, code]))
         assert NODE is not None
-        ran = subprocess.run([NODE, "main.js"], cwd=folder, capture_output=True, text=True, timeout=60)
+        ran = subprocess.run([NODE, "main.js"], cwd=folder, capture_output=True, text=True, timeout=HANG_SECONDS)
         assert ran.returncode == 0, ran.stderr
         return json.loads(ran.stdout)
 

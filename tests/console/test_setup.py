@@ -18,6 +18,7 @@ from phoneagent.console.setup import MAX_BODY_BYTES, PATH, Setup, tunnel_of
 from phoneagent.doctor.checks import Check, failed, ok
 from phoneagent.sim import TwilioRest
 from tests.asgi import Answer, scope
+from tests.patience import HANG_SECONDS
 
 pytestmark = pytest.mark.anyio
 
@@ -67,7 +68,7 @@ class App:
             sent.append(message)
 
         options.setdefault("headers", TOKEN)
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(HANG_SECONDS):
             await self.asgi({**scope("http", f"{PATH}{path}", **options), "method": method}, receive, send)
         headers = {name.decode(): value.decode() for name, value in sent[0]["headers"]}
         return Answer(sent[0]["status"], headers, b"".join(each.get("body", b"") for each in sent[1:]).decode())

@@ -12,6 +12,7 @@ from starlette.requests import ClientDisconnect
 from phoneagent.console import streaming
 from phoneagent.console.streaming import OpenStream, while_allowed
 from tests.asgi import scope
+from tests.patience import HANG_SECONDS
 
 pytestmark = pytest.mark.anyio
 
@@ -36,7 +37,7 @@ async def never() -> Any:
 async def run(send: Any) -> tuple[Chunks, set[OpenStream]]:
     chunks, streams = Chunks(), set[OpenStream]()
     response = OpenStream(chunks.made(), streams, headers={}, media_type="text/plain")
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(HANG_SECONDS):
         await response(scope("http", "/"), never, send)
     return chunks, streams
 

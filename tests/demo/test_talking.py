@@ -19,6 +19,7 @@ from phoneagent.protocol.audio import audioop
 from phoneagent.sim.model.script import Script
 from phoneagent.sim.model.server import Model
 from phoneagent.sim.sound.devices import SoundError, list_devices
+from tests.patience import HANG_SECONDS
 from tests.recordings import read_wav
 from tests.sim.sound.fake_card import FakeBackend, Hardware
 
@@ -75,7 +76,7 @@ class Phone:
         return sum(10 for at in range(0, len(pcm), 160) if audioop.rms(pcm[at : at + 160], 2) > 100)
 
     async def until(self, condition: Callable[[], bool]) -> None:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(HANG_SECONDS):
             while not condition():
                 await asyncio.sleep(0.02)
 

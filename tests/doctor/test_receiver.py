@@ -12,6 +12,7 @@ from phoneagent import Settings
 from phoneagent.calls import delivery
 from phoneagent.doctor import Status, examine
 from phoneagent.doctor.receiver import check_receiver
+from tests.patience import HANG_SECONDS
 from tests.receiver import HANG, SECRET, TAKEN, answer, as_json, receiving
 
 pytestmark = pytest.mark.anyio
@@ -68,7 +69,7 @@ async def test_a_private_address_that_is_not_allowed() -> None:
 
 
 async def test_its_line_comes_last(tmp_path: Path) -> None:
-    async with receiving(TAKEN) as there, asyncio.timeout(60):
+    async with receiving(TAKEN) as there, asyncio.timeout(HANG_SECONDS):
         given = settings(webhook_url=there.url, webhook_secret=SECRET, database_url=f"sqlite:///{tmp_path}/x.db")
         names = [check.name async for check in examine(given)]
     assert names[-2:] == ["database", "receiver"]

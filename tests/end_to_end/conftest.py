@@ -18,10 +18,10 @@ from typing import Any
 import pytest
 
 from phoneagent import Agent, Endpoint, Event, ModelEvent, PhoneApp, Settings
-from phoneagent.calls.pending import CLAIM_SECONDS
 from phoneagent.calls.session import Session
 from phoneagent.cli.serve import MEDIA_SOCKETS, UVICORN
 from phoneagent.sim import Model, Phone, Script, serving
+from tests.patience import HANG_SECONDS
 
 ACCOUNT_SID = "AC" + "0123456789abcdef" * 2
 AUTH_TOKEN = "an-auth-token-of-a-test"
@@ -74,9 +74,9 @@ class World:
     def of(self, kind: type[Any]) -> list[Any]:
         return [event for event in self.events if isinstance(event, kind)]
 
-    async def until(self, condition: Callable[[], Any], seconds: float = 10) -> Any:
-        """Wait for a condition that no event announces; fail after `seconds`."""
-        async with asyncio.timeout(seconds):
+    async def until(self, condition: Callable[[], Any]) -> Any:
+        """Wait for a condition that no event announces."""
+        async with asyncio.timeout(HANG_SECONDS):
             while not (result := condition()):
                 await asyncio.sleep(0.02)
         return result
@@ -87,10 +87,8 @@ class World:
             if call.opening is None:  # it was answered, and the test has opened no media socket
                 await call.close()
         calls = self.app._parts.calls
-        await self.until(
-            lambda: not self.app.calls and not calls.pending and not calls._followers,
-            CLAIM_SECONDS + 5,  # a pending call without a media socket ends by itself
-        )
+        # a pending call without a media socket ends by itself
+        await self.until(lambda: not self.app.calls and not calls.pending and not calls._followers)
         await self.until(lambda: all(session.closed for session in self.model.sessions))
         ours = (
             "Session.",
@@ -120,7 +118,7 @@ class World:
             return not alive() and SEARCH.kept(since) == []
 
         try:
-            await self.until(gone, 30)
+            await self.until(gone)
         except TimeoutError:
             kept = SEARCH.kept(since) or []
             who = [type(holder).__name__ for session in kept for holder in gc.get_referrers(session)]

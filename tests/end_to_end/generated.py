@@ -14,6 +14,7 @@ from types import ModuleType
 from typing import Any
 
 from tests.console.test_playing import wav
+from tests.patience import HANG_SECONDS
 from tests.strangers.conftest import interpreter
 
 NAME = "generated_control_api"
@@ -32,7 +33,7 @@ def generate(document: Any, folder: Path) -> None:
     command = [python, "-m", "openapi_python_client", "generate", "--fail-on-warning", "--meta", "none"]
     options = ["--path", "openapi.json", "--config", "config.yaml", "--output-path", NAME]
     done = subprocess.run(
-        [*command, *options], cwd=folder, capture_output=True, encoding="utf-8", timeout=120, check=False
+        [*command, *options], cwd=folder, capture_output=True, encoding="utf-8", timeout=HANG_SECONDS, check=False
     )
     assert done.returncode == 0, done.stdout + done.stderr
 

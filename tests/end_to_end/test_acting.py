@@ -20,6 +20,7 @@ from phoneagent.sim.twilio.network import Network
 from phoneagent.store import Store
 from tests.end_to_end.by_hand import told
 from tests.end_to_end.conftest import ACCOUNT_SID, AUTH_TOKEN, Worlds
+from tests.patience import HANG_SECONDS
 
 pytestmark = pytest.mark.anyio
 TOKEN = {"Authorization": "Bearer let-me-in"}
@@ -84,7 +85,7 @@ async def test_a_call_is_listened_to_and_led_from_outside(world: Worlds) -> None
             assert {("caller", "in", "mark"), ("model", "out", "response.create")} <= kinds
             assert ("model", "in", "response.done") in kinds
             await post("hang-up", goodbye=False)
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(HANG_SECONDS):
                 await hearing
             assert socket.close_code == 1000
         await w.until(lambda: w.of(CallEnded))
@@ -138,11 +139,11 @@ async def test_a_call_that_is_transferred_from_outside_comes_back_from_a_party_t
             path, body = f"/calls/{line.call_sid}/transfer", {"to": party.number, "name": "billing", "warm": warm}
             async with http.post(path, json=body) as answer:
                 assert answer.status == 202, await answer.text()
-            await w.until(lambda: w.of(CallTransferred), 60)
+            await w.until(lambda: w.of(CallTransferred))
             if not warm:
                 await line.wait_for_stream(2, timeout=60)
             sessions = w.model.sessions
-            await w.until(lambda: any("billing is busy" in each for each in told(sessions[-1])), 20)
+            await w.until(lambda: any("billing is busy" in each for each in told(sessions[-1])))
             await line.hang_up()
         assert [(each.to_name, each.outcome, each.warm) for each in w.of(CallTransferred)] == [
             ("billing", "busy", warm)

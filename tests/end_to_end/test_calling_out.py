@@ -19,6 +19,7 @@ from phoneagent.sim.twilio.menu import Menu
 from phoneagent.store import Store
 from phoneagent.store.records import OutboundCall
 from tests.end_to_end.conftest import ACCOUNT_SID, AUTH_TOKEN, World, Worlds
+from tests.patience import HANG_SECONDS
 
 pytestmark = pytest.mark.anyio
 
@@ -63,7 +64,7 @@ async def calling(
 async def ended(w: World, made: OutboundCall) -> OutboundCall:
     async with asyncio.timeout(300):
         while (found := await w.app.outbound_call(made.id)) is None or not found.over:
-            await asyncio.sleep(0.1)
+            await asyncio.sleep(0.5)
     return found
 
 
@@ -298,7 +299,7 @@ async def test_a_deploy_while_a_machine_greets_loses_no_message(world: Worlds, t
             found = await w.app.outbound_call(made.id)
             return found is not None and found.decided == "machine"
 
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(HANG_SECONDS):
             while not await decided():
                 await asyncio.sleep(0.05)
         w.app._parts.outbound._known.clear()  # as in another process

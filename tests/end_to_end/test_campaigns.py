@@ -14,6 +14,7 @@ from phoneagent.sim.twilio.line import Line
 from phoneagent.store.campaign_records import Campaign
 from tests.end_to_end.conftest import World, Worlds
 from tests.end_to_end.test_calling_out import GREETING, TO_A_MACHINE, VOICE, calling, polite
+from tests.patience import HANG_SECONDS
 
 pytestmark = pytest.mark.anyio
 
@@ -31,7 +32,7 @@ RULES: dict[str, Any] = {
 async def until(w: World, state: str) -> Campaign:
     async with asyncio.timeout(300):
         while (found := await w.app.campaigns.get("visits")) is None or found.state != state:
-            await asyncio.sleep(0.1)
+            await asyncio.sleep(0.5)
     return found
 
 
@@ -95,7 +96,7 @@ async def test_a_number_that_asks_not_to_be_called_again_is_not(world: Worlds, t
         found = await until(w, "done")
         (call,) = await w.app.campaigns.page(found.id)
         made = await w.app.dial(ANNA)
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(HANG_SECONDS):
             while (dialed := await w.app.outbound_call(made.id)) is None or not dialed.over:
                 await asyncio.sleep(0.1)
     assert (anna.rung, call.state, call.reason) == (1, "given_up", "it is on the do-not-call list")

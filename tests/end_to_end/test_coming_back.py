@@ -18,6 +18,7 @@ from phoneagent.sim.speech import Murmur
 from phoneagent.store import CallDetails, Store
 from tests.end_to_end.by_hand import CALL_SID, after, listen, open_stream, post, stop, told
 from tests.end_to_end.conftest import World, Worlds
+from tests.patience import HANG_SECONDS
 
 pytestmark = [pytest.mark.anyio, pytest.mark.real_time]  # which stream is the later one goes by the date
 AGENT = Agent(instructions="x", greeting="Hello!")
@@ -59,7 +60,7 @@ async def test_a_call_that_comes_back_from_other_twiml_goes_on_and_can_be_handed
         assert w.of(CallStarted)[1].resumed
         assert w.model.sessions[1].said != ["Hello!"]
         assert "This is the same phone call" in told(w.model.sessions[1])[-1]
-        async with asyncio.timeout(10):  # it is noted as soon as the database is back
+        async with asyncio.timeout(HANG_SECONDS):  # it is noted as soon as the database is back
             while (details := await record(store)).stream_sid != STREAMS[1]:
                 await asyncio.sleep(0.01)
         assert details.ended_by is None
@@ -146,7 +147,7 @@ async def test_without_the_database_a_call_that_comes_back_begins_and_is_recorde
             twiml = await post(w, "/twilio/voice", CALL_SID, **LIVES)
         second = await open_stream(w, twiml, STREAMS[1])
         await w.until(lambda: len(w.of(CallStarted)) == 2)
-        async with asyncio.timeout(10):  # it is noted as soon as the database is back
+        async with asyncio.timeout(HANG_SECONDS):  # it is noted as soon as the database is back
             while (details := await record(store)).stream_sid != STREAMS[1]:
                 await asyncio.sleep(0.01)
         assert details.ended_by is None

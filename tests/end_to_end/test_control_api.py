@@ -15,6 +15,7 @@ from phoneagent import Agent, CallEnded, tool
 from phoneagent.sim.speech import Murmur
 from phoneagent.store import Store
 from tests.end_to_end.conftest import Worlds
+from tests.patience import HANG_SECONDS
 
 pytestmark = pytest.mark.anyio
 TOKEN = {"Authorization": "Bearer let-me-in"}
@@ -49,7 +50,7 @@ async def test_a_call_is_listed_followed_and_read_afterwards(world: Worlds, tmp_
             await line.wait_for_silence(ms=300)
             await line.say(Murmur().render("A table for four, please."))
             await line.wait_for_silence(ms=300)
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(HANG_SECONDS):
             lines = (await events.text()).splitlines()  # the stream ends with the call
         told = [json.loads(each.removeprefix("data: ")) for each in lines if each.startswith("data: ")]
         names = [each["type"] for each in told]

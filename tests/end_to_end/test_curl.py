@@ -20,6 +20,7 @@ from phoneagent.sim.twilio.line import Line
 from phoneagent.store import Store
 from tests.console.test_playing import wav
 from tests.end_to_end.conftest import ACCOUNT_SID, AUTH_TOKEN, Worlds
+from tests.patience import HANG_SECONDS
 
 pytestmark = [
     pytest.mark.anyio,
@@ -58,7 +59,7 @@ async def test_each_line_of_the_page_does_what_it_says(world: Worlds, tmp_path: 
         process = await asyncio.create_subprocess_exec(
             "bash", "-c", shell, cwd=tmp_path, env=environment, stdout=asyncio.subprocess.PIPE
         )
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(HANG_SECONDS):
             output, _ = await process.communicate()
         return [json.loads(each) for each in output.decode().splitlines()]
 
@@ -71,7 +72,7 @@ async def test_each_line_of_the_page_does_what_it_says(world: Worlds, tmp_path: 
         rest.add_number(OURS)
         (made,) = await answers('"on_machine": "hang_up"', url=w.url)
         line = await anna.called()
-        async with asyncio.timeout(60):  # Twilio's answer to the app may come after the ringing
+        async with asyncio.timeout(HANG_SECONDS):  # Twilio's answer to the app may come after the ringing
             while (shown := (await answers("/calls/outbound/", url=w.url, id=made["id"]))[0])["call_sid"] is None:
                 pass
         assert (shown["id"], shown["call_sid"], shown["to"]) == (made["id"], line.call_sid, "+1••••••23")

@@ -128,7 +128,7 @@ async def one_call(world: Worlds, fault: Fault) -> tuple[float, World]:
         async with w.phone().dial() as line:
             since_ms = 0.0
             if not fault.unreachable and fault.faults.silent_response == 0:
-                await w.until(lambda: w.of(TurnEnded), 20)
+                await w.until(lambda: w.of(TurnEnded))
                 before = longest_silence_ms(line, 0.0, ended=False) if fault.from_the_start else 0.0
                 since_ms = (await line.say(VOICE.render("What is the answer to my question?"))).end_ms
             else:
@@ -137,7 +137,7 @@ async def one_call(world: Worlds, fault: Fault) -> tuple[float, World]:
                 w.model._setup = replace(w.model._setup, faults=Faults(refuse_status=503))
                 w.model.sessions[0].kill()
             if fault.over:
-                await w.until(lambda: answered(w), 30)
+                await w.until(lambda: answered(w))
                 silence_ms = longest_silence_ms(line, since_ms, ended=False)
                 await line.hang_up()
             else:

@@ -16,6 +16,7 @@ from phoneagent.demo import serving as subprocess_serving
 from phoneagent.sim import CallFailed, Model, Phone, Script
 from phoneagent.sim.speech import Murmur
 from tests.end_to_end.conftest import World, Worlds, settings
+from tests.patience import HANG_SECONDS
 
 pytestmark = pytest.mark.anyio
 AGENT = Agent(instructions="x", greeting="Hello!")
@@ -121,7 +122,7 @@ async def test_after_sigterm_a_conversation_goes_on_until_it_is_handed_over(
         # Then it is sent round, or finds the door closed: nobody else is there to go on.
         assert {verb.split()[0] for verb in line.verbs[1:]} <= {"Pause", "Redirect"}
         assert model.sessions[0].said[-1] == "Yes, of course."
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(HANG_SECONDS):
             assert await processes[0].wait() == 0
     phases = re.findall(r"draining: (.*)", log.read_text())
     assert [phase.split(" ")[0] for phase in phases] == ["no", "handing", "done"]

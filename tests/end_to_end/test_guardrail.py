@@ -27,7 +27,7 @@ async def test_the_agent_is_interrupted_and_says_something_else(world: Worlds) -
         await line.wait_for_silence(ms=300)
         assert w.of(BargeIn) == []
         await line.say(WORD)
-        await w.until(lambda: said(w)[-1] == "I cannot tell you the secret price.", 20)
+        await w.until(lambda: said(w)[-1] == "I cannot tell you the secret price.")
         (cut,) = w.of(BargeIn)
         assert cut.reaction_ms is None
         (told,) = w.model.sessions[0].truncations
@@ -36,7 +36,7 @@ async def test_the_agent_is_interrupted_and_says_something_else(world: Worlds) -
         assert turn.interrupted
         assert "ten" not in turn.heard_text
         await line.say(WORD)
-        await w.until(lambda: said(w)[-1] == "All good.", 20)
+        await w.until(lambda: said(w)[-1] == "All good.")
         assert w.model.violations == []
 
 
@@ -46,6 +46,6 @@ async def test_one_that_fails_is_told_and_the_agent_goes_on(world: Worlds) -> No
 
     async with world(Agent(instructions="x", guardrail=broken), SCRIPT) as w, w.phone().dial() as line:
         await line.say(WORD)
-        await w.until(lambda: said(w) == [SECRET], 20)
+        await w.until(lambda: said(w) == [SECRET])
         assert "the guardrail failed: LookupError" in [each.what for each in w.of(Trouble)]
         assert w.of(BargeIn) == []

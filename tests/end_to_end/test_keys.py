@@ -37,6 +37,7 @@ from phoneagent.sim.tones import ToneEar
 from phoneagent.store import Store
 from phoneagent.telemetry import JsonFormatter
 from tests.end_to_end.conftest import ACCOUNT_SID, AUTH_TOKEN, EVENTS, PUBLIC_URL, Worlds, settings
+from tests.patience import HANG_SECONDS
 from tests.protocol.test_wav import riff
 
 pytestmark = pytest.mark.anyio
@@ -227,7 +228,7 @@ def audio(messages: list[str]) -> bytes:
     return b"".join(base64.b64decode(each["audio"]) for each in found)
 
 
-async def until(condition: Any, seconds: float = 20) -> None:
-    async with asyncio.timeout(seconds):
+async def until(condition: Any) -> None:
+    async with asyncio.timeout(HANG_SECONDS):
         while not condition():
             await asyncio.sleep(0.005)

@@ -50,7 +50,7 @@ def heard_ms(line: Line) -> float:
 async def heard_more(w: World, line: Line, ms: float = 100) -> float:
     """Wait until the caller hears more of the agent; return how long that took, in seconds."""
     before, since = heard_ms(line), asyncio.get_running_loop().time()
-    await w.until(lambda: heard_ms(line) > before + ms, 10)
+    await w.until(lambda: heard_ms(line) > before + ms)
     return asyncio.get_running_loop().time() - since
 
 

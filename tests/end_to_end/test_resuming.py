@@ -23,6 +23,7 @@ from phoneagent.sim.speech import Murmur
 from phoneagent.store import CallDetails, Store
 from tests.end_to_end.by_hand import CALL_SID, STREAM_SID, after, dial, listen, post, start, stop, told
 from tests.end_to_end.conftest import PUBLIC_URL, World, Worlds
+from tests.patience import HANG_SECONDS
 
 pytestmark = pytest.mark.anyio
 
@@ -129,7 +130,7 @@ async def test_a_call_that_is_handed_over_in_mid_sentence_goes_on_with_it(world:
         w.app.hand_over_now(line.call_sid, "test")
         await resumed(w)
         before = heard_ms(line)
-        await w.until(lambda: heard_ms(line) > before + 100, 5)
+        await w.until(lambda: heard_ms(line) > before + 100)
         said = told(w.model.sessions[1])
         assert said[1] == "user: A table for two, please."
         assert said[2].startswith("assistant: Of course.")
@@ -347,7 +348,7 @@ async def test_a_tool_is_written_down_before_it_runs_and_its_outcome_is_known_af
         assert "outcome unknown" in outputs[0]
         proceed.set()
         await w.until(lambda: w.of(CallStarted))
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(HANG_SECONDS):
             while (await record(w, line)).tools[0].output is None:  # a tool outlives the stream that called it
                 await asyncio.sleep(0.02)
     assert [each.output for each in known] == [None]

@@ -31,6 +31,7 @@ from phoneagent.sim.model.server import SimulatedSession
 from phoneagent.sim.speech import Murmur
 from phoneagent.store import Store
 from tests.end_to_end.conftest import Worlds
+from tests.patience import HANG_SECONDS
 
 pytestmark = pytest.mark.anyio
 VOICE = Murmur()
@@ -122,7 +123,7 @@ async def test_a_tool_that_was_begun_is_finished_when_the_caller_hangs_up(world:
             await line.say(VOICE.render("Do it."))
             await w.until(lambda: w.of(ToolCalled))
             await line.hang_up()
-        await asyncio.wait_for(finished.wait(), 5)
+        await asyncio.wait_for(finished.wait(), HANG_SECONDS)
 
 
 async def test_a_tool_that_does_not_exist(world: Worlds) -> None:

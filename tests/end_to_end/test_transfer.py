@@ -20,6 +20,7 @@ from phoneagent.sim.twilio.rest import TwilioRest
 from phoneagent.store import CallDetails, Store
 from tests.end_to_end.by_hand import told
 from tests.end_to_end.conftest import ACCOUNT_SID, AUTH_TOKEN, Worlds
+from tests.patience import HANG_SECONDS
 
 pytestmark = pytest.mark.anyio
 
@@ -53,7 +54,7 @@ async def store(tmp_path: Path) -> AsyncIterator[Store]:
 
 
 async def record(store: Store, line: Line) -> CallDetails:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(HANG_SECONDS):
         while (details := await store.call(line.call_sid)) is None or details.ended_by is None:
             await asyncio.sleep(0.01)
     return details
@@ -126,7 +127,7 @@ async def test_a_caller_comes_back_to_the_agent(world: Worlds, store: Store, how
         async with w.phone(network=network(party)).dial() as line:
             await ask(line)
             await line.wait_for_stream(2, timeout=90)
-            await w.until(lambda: w.model.sessions[1].said, 20)
+            await w.until(lambda: w.model.sessions[1].said)
             await line.wait_for_silence()
             assert w.model.sessions[1].said == ["Billing is not there. What else can I do?"]
             await line.say(VOICE.render("Thanks, bye."), "Thanks, bye.")
@@ -222,11 +223,11 @@ async def test_the_caller_stays_with_the_agent_if_the_party_does_not_take_the_ca
         phone = w.phone(rest=rest)
         async with Exchange(phone, anna), phone.dial() as line:
             await ask(line)
-            await w.until(lambda: w.of(CallTransferred), 60)
+            await w.until(lambda: w.of(CallTransferred))
             (session,) = w.model.sessions
             await w.until(lambda: any("The transfer is over: billing" in each for each in told(session)))
             answers = len(session.said)
-            await w.until(lambda: len(session.said) > answers or len(session.said) > 3, 20)
+            await w.until(lambda: len(session.said) > answers or len(session.said) > 3)
             await line.wait_for_silence(ms=1000)
             await line.say(VOICE.render("Thanks, bye."), "Thanks, bye.")
             await line.wait_ended()
@@ -247,7 +248,7 @@ async def test_twilio_refuses_to_call_the_party(world: Worlds, store: Store, res
             await line.wait_for_silence()
             rest.fail_next(status, times=3)
             await line.say(VOICE.render("Billing, please."), "Billing, please.")
-            await w.until(lambda: w.of(CallTransferred), 20)
+            await w.until(lambda: w.of(CallTransferred))
             await line.hang_up()
         assert [each.outcome for each in w.of(CallTransferred)] == ["error"]
         assert anna.rung == 0
@@ -290,11 +291,11 @@ async def test_the_caller_hangs_up_during_a_warm_transfer(
         phone = w.phone(rest=rest)
         async with Exchange(phone, anna), phone.dial() as line:
             await ask(line)
-            await w.until(lambda: anna.rung, 20)
+            await w.until(lambda: anna.rung)
             if when == "listens":
                 await (await anna.called()).wait_for_words("Press 1")
             elif when == "has accepted":
-                await w.until(lambda: phone.network.conferences, 60)
+                await w.until(lambda: phone.network.conferences)
             await line.hang_up()
             await anna.over(timeout=20)  # the party does not wait for a caller who is gone
         await w.until(lambda: w.of(CallEnded))
@@ -314,7 +315,7 @@ async def test_a_party_that_hangs_up_before_the_caller_comes(world: Worlds, stor
         phone = w.phone(rest=rest)
         async with Exchange(phone, anna), phone.dial() as line:
             await ask(line)
-            await w.until(lambda: w.of(CallTransferred), 60)
+            await w.until(lambda: w.of(CallTransferred))
             await line.wait_for_stream(2)
             await w.until(lambda: len(w.model.sessions) == 2 and w.model.sessions[1].said)
             await line.wait_for_silence()
@@ -330,7 +331,7 @@ async def test_a_warm_transfer_outlives_the_media_stream(world: Worlds, store: S
         phone = w.phone(rest=rest)
         async with Exchange(phone, anna), phone.dial() as line:
             await ask(line)
-            await w.until(lambda: anna.rung, 20)
+            await w.until(lambda: anna.rung)
             w.app.hand_over_now(line.call_sid, "test")
             await line.wait_for_stream(2)
             await line.wait_ended()
@@ -430,7 +431,7 @@ async def test_the_caller_hangs_up_while_the_party_rings(world: Worlds, store: S
     async with world(agent(), SCRIPT, store=store) as w:
         async with w.phone(network=network(anna), status_callback="/twilio/status").dial() as line:
             await ask(line)
-            await w.until(lambda: anna.rung, 20)
+            await w.until(lambda: anna.rung)
             await line.hang_up()
         await w.until(lambda: anna.ended)
         assert not anna.lines

@@ -21,6 +21,7 @@ from phoneagent.twilio import signatures, verification
 from phoneagent.twilio import socket as socket_module
 from phoneagent.twilio.signatures import MediaTokens
 from tests.end_to_end.conftest import ACCOUNT_SID, AUTH_TOKEN, PUBLIC_URL, World, Worlds
+from tests.patience import HANG_SECONDS
 
 pytestmark = pytest.mark.anyio
 AGENT = Agent(instructions="Wait.")
@@ -267,7 +268,7 @@ async def test_a_webhook_that_never_comes_to_its_end_is_refused(world: Worlds, m
     async with world(AGENT) as w:
         reader, writer = await asyncio.open_connection(*w.url.removeprefix("http://").split(":"))
         writer.write(b"POST /twilio/voice HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\nCal")
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(HANG_SECONDS):
             assert b" 403 " in await reader.readline()
         writer.close()
 

@@ -23,6 +23,7 @@ from phoneagent.sim.speech import Murmur
 from phoneagent.store import Store
 from tests.end_to_end.conftest import EVENTS
 from tests.examples.conftest import load
+from tests.patience import HANG_SECONDS
 
 pytest.importorskip("aiortc", reason="the extra `web` is not installed")
 playwright = pytest.importorskip("playwright.async_api", reason="playwright is not installed")
@@ -73,13 +74,13 @@ class Visit:
     def of(self, kind: type[Any]) -> list[Any]:
         return [event for event in self.events if isinstance(event, kind)]
 
-    async def until(self, condition: Any, seconds: float = 20) -> Any:
+    async def until(self, condition: Any) -> Any:
         try:
-            async with asyncio.timeout(seconds):
+            async with asyncio.timeout(HANG_SECONDS):
                 while not (found := condition()):
                     await asyncio.sleep(0.02)
         except TimeoutError:
-            raise AssertionError(f"not within {seconds:g} s; there were {self.events}") from None
+            raise AssertionError(f"it never came; there were {self.events}") from None
         return found
 
 

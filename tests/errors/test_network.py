@@ -23,6 +23,7 @@ from websockets.asyncio.client import connect
 from phoneagent.errors import network
 from phoneagent.errors.network import DIRECT, HTTPX, REQUESTS, WEBSOCKETS, Client, Fault
 from phoneagent.model.tunnel import Connection
+from tests.patience import HANG_SECONDS
 
 pytestmark = pytest.mark.anyio
 SECRET = "s3cret-word"
@@ -100,7 +101,7 @@ async def accepting(
                 await writer.wait_closed()
 
     async def finished() -> None:
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(HANG_SECONDS):
             while accepted := asyncio.all_tasks() - before:
                 await asyncio.wait(accepted)
 

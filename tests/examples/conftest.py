@@ -83,7 +83,7 @@ class Caller:
             return next((turn for turn in self._answers()[after:] if text in turn.heard_text), None)
 
         try:
-            turn: Turn = await self.world.until(found, 20)
+            turn: Turn = await self.world.until(found)
         except TimeoutError:
             raise AssertionError(f"never heard {text!r}, but {[each.text for each in self._answers()]}") from None
         return turn

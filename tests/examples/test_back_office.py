@@ -55,7 +55,7 @@ async def test_a_message_of_the_voicemail_is_there_once(
             ear.lines.append(MESSAGE)
             await line.say(Murmur().render(MESSAGE), MESSAGE)
             await line.wait_ended(20)
-        await w.until(lambda: office.messages, 60)
+        await w.until(lambda: office.messages)
         found = await store.call(line.call_sid)
     assert found is not None
     assert found.outcome is not None

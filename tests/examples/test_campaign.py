@@ -16,6 +16,7 @@ from phoneagent.sim.twilio.line import Line
 from tests.end_to_end.conftest import Worlds
 from tests.end_to_end.test_calling_out import VOICE, calling
 from tests.examples.conftest import load
+from tests.patience import HANG_SECONDS
 
 pytestmark = pytest.mark.anyio
 
@@ -73,7 +74,7 @@ async def test_a_list_is_called_and_what_people_say_is_noted(world: Worlds, tmp_
         lines = await w.app.campaigns.page(campaign.id)
         await w.until(lambda: len(w.of(CallEnded)) == 2)
         dialed = await w.app.dial(BEN)
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(HANG_SECONDS):
             while (refused := await w.app.outbound_call(dialed.id)) is None or not refused.over:
                 await asyncio.sleep(0.1)
     assert exchange.failures == []

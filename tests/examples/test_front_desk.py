@@ -58,7 +58,7 @@ async def test_the_workshop_refuses_and_the_office_takes_the_call(world: Worlds,
             async with Exchange(phone, workshop, office) as exchange, phone.dial() as line:
                 await line.wait_for_silence()
                 await line.say(VOICE.render("A key of my piano sticks."))
-                await w.until(lambda: w.of(CallTransferred), 30)
+                await w.until(lambda: w.of(CallTransferred))
                 await line.wait_for_silence()
                 await line.say(VOICE.render("I want to pay a bill."))
                 await line.wait_ended()

@@ -13,6 +13,7 @@ from phoneagent.sim.model.vad import EnergyGate
 from phoneagent.sim.speech import Murmur
 from tests.end_to_end.conftest import Worlds
 from tests.examples.conftest import Quick, load
+from tests.patience import HANG_SECONDS
 
 pytestmark = pytest.mark.anyio
 
@@ -46,7 +47,7 @@ async def test_the_agent_finds_its_way(world: Worlds) -> None:
     model = Model(Script.parse(SCRIPT), voice=Quick(), vad=EnergyGate)
     async with world(module.app.agent, model=model) as w, w.phone().dial() as line:
         call: Call = await w.until(lambda: w.app.calls.get(line.call_sid))
-        async with asyncio.timeout(40):
+        async with asyncio.timeout(HANG_SECONDS):
             assert await LEVELS.answer(line, voice=Murmur(pitch_hz=140)) == "127"
         await line.wait_ended(20)
         await w.until(lambda: w.of(CallEnded))

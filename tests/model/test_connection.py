@@ -25,6 +25,7 @@ from phoneagent.model.connection import ModelSession, open_session
 from phoneagent.protocol import negotiation, realtime
 from phoneagent.protocol.realtime import AudioAppend, AudioDelta, Dialect, SessionUpdate
 from phoneagent.protocol.transcoding import ToPcm
+from tests.patience import HANG_SECONDS
 
 pytestmark = pytest.mark.anyio
 SESSION = Agent(instructions="Be brief.").session("Be brief.")
@@ -69,7 +70,7 @@ class Reader:
     async def next(self) -> bytes:
         """Return the next event, or raise what ended the session."""
         event = asyncio.create_task(self._events.get())
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(HANG_SECONDS):
             await asyncio.wait((event, self._reading), return_when=asyncio.FIRST_COMPLETED)
         if event.done():
             return event.result()

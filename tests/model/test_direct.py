@@ -17,6 +17,7 @@ from websockets.frames import Frame, Opcode
 from phoneagent.model import direct
 from phoneagent.model.direct import MAX_WAITING, DirectConnection
 from phoneagent.protocol.frames import MAX_PIECES
+from tests.patience import HANG_SECONDS
 
 pytestmark = pytest.mark.anyio
 MAX_BYTES = 100_000
@@ -101,7 +102,7 @@ async def connected(behaviour: Behaviour) -> AsyncIterator[DirectConnection]:
 
 
 async def until(condition: Callable[[], object]) -> None:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(HANG_SECONDS):
         while not condition():
             await asyncio.sleep(0)
 
@@ -124,7 +125,7 @@ class Reader:
 
     async def end(self) -> ConnectionClosed:
         with pytest.raises(ConnectionClosed) as closed:
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(HANG_SECONDS):
                 await self.task
         return closed.value
 
@@ -235,7 +236,7 @@ async def test_a_server_that_does_not_read_holds_writing_up_and_nothing_else() -
 
     async with connected(reads_late) as connection:
         reader = Reader(connection)
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(HANG_SECONDS):
             while connection.writable:
                 connection.write([bytes(10_000)])
                 await asyncio.sleep(0)
@@ -272,7 +273,7 @@ async def test_a_flood_of_tiny_messages_leaves_others_their_turn() -> None:
         await asyncio.sleep(0)
         connection.write([b"go"])
         steps, known = [], 0
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(HANG_SECONDS):
             while not reader.taken or reader.taken[-1] != b"last":
                 await asyncio.sleep(0)
                 steps.append(len(reader.taken) - known)
@@ -299,7 +300,7 @@ async def test_a_server_that_ends_is_not_waited_for_although_it_has_not_read(end
     full = asyncio.Event()
     async with connected(ends) as connection:
         reader = Reader(connection)
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(HANG_SECONDS):
             while connection.writable:
                 connection.write([bytes(100_000)])
                 await asyncio.sleep(0)

@@ -14,6 +14,7 @@ from websockets.protocol import State
 
 from phoneagent.model import liveness
 from phoneagent.model.liveness import LivingConnection
+from tests.patience import HANG_SECONDS
 
 pytestmark = pytest.mark.anyio
 
@@ -47,7 +48,7 @@ async def test_a_far_end_that_vanishes_without_a_word_is_noticed(monkeypatch: py
         await connection.send("freeze")
         try:
             with pytest.raises(ConnectionClosedError) as raised:
-                async with asyncio.timeout(10):
+                async with asyncio.timeout(HANG_SECONDS):
                     await connection.recv()
         finally:
             noticed.set()

@@ -17,6 +17,7 @@ from phoneagent.sim.model.vad import EnergyGate
 from phoneagent.sim.speech import Murmur
 from phoneagent.sim.twilio.microphone import Utterance
 from phoneagent.sim.twilio.stream import StreamSpan
+from tests.patience import HANG_SECONDS
 from tests.resilience.cluster import ACCOUNT_SID, AUTH_TOKEN, PUBLIC_URL, Cluster
 from tests.resilience.front_desk import GREETING
 
@@ -43,9 +44,6 @@ BROKEN, HANDSHAKE_FAILED = "31903", "31920"
 CALLBACK_LOST = "(status callback)"
 """What Twilio notes of a stream whose connection was cut, of one that was not accepted, and of a callback that nobody
 took."""
-
-PATIENCE_SECONDS = 20.0
-"""The most that a test waits for anything that a caller waits for."""
 
 ANSWERS: dict[Situation, str] = {
     "greeting": GREETING,
@@ -169,14 +167,14 @@ class Caller:
         """How much of the agent was heard since then."""
         return sum(max(0.0, span.end_ms - max(span.start_ms, since_ms)) for span in self.line.heard)
 
-    async def until(self, condition: Callable[[], Any], what: str, seconds: float = PATIENCE_SECONDS) -> None:
+    async def until(self, condition: Callable[[], Any], what: str) -> None:
         try:
-            async with asyncio.timeout(seconds):
+            async with asyncio.timeout(HANG_SECONDS):
                 while not condition():
                     assert self.line.ended_by is None, f"{self}: ended by {self.line.ended_by} before {what}"
                     await asyncio.sleep(0.01)
         except TimeoutError:
-            raise AssertionError(f"{self}: {seconds:g} s passed before {what}") from None
+            raise AssertionError(f"{self}: it hangs before {what}") from None
 
     def __str__(self) -> str:
         line = self.line

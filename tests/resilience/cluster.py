@@ -19,6 +19,7 @@ from typing import Self
 import aiohttp
 
 from tests import forks
+from tests.patience import HANG_SECONDS
 from tests.ports import free_port
 from tests.resilience.balancer import Balancer
 
@@ -26,9 +27,6 @@ TARGET = Path(__file__).parent / "front_desk.py"
 ACCOUNT_SID = "AC" + "0123456789abcdef" * 2
 AUTH_TOKEN = "an-auth-token-of-a-test"
 PUBLIC_URL = "https://agent.example"
-
-START_SECONDS = 40.0
-STOP_SECONDS = 40.0
 
 READINESS_SECONDS = 0.3
 """How often the router asks: more often than platforms do, as everything here is shorter."""
@@ -82,7 +80,7 @@ class Process:
         self.port = free_port()
         begun = time.monotonic()
         await self._spawn()
-        async with asyncio.timeout(START_SECONDS), aiohttp.ClientSession() as http:
+        async with asyncio.timeout(HANG_SECONDS), aiohttp.ClientSession() as http:
             while self.running:
                 try:
                     async with http.get(f"http://127.0.0.1:{self.port}/healthz") as answer:
@@ -131,7 +129,7 @@ class Process:
     async def wait(self) -> tuple[int, float]:
         """Wait for its end; return its exit code, and how many seconds after the signal it came."""
         assert self._process is not None
-        async with asyncio.timeout(STOP_SECONDS):
+        async with asyncio.timeout(HANG_SECONDS):
             code = await self._process.wait()
         return code, time.monotonic() - self.struck_at
 

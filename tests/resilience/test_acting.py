@@ -11,6 +11,7 @@ import aiohttp
 import pytest
 
 from phoneagent.store import schema
+from tests.patience import HANG_SECONDS
 from tests.resilience.callers import Caller, Callers
 from tests.resilience.cluster import Process
 from tests.resilience.conftest import World, Worlds
@@ -37,7 +38,7 @@ def notes(caller: Caller, text: str = FACT) -> int:
 
 async def recorded(w: World, caller: Caller) -> None:
     """Wait until the other process may know of the call."""
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(HANG_SECONDS):
         while await w.store.call(caller.sid) is None:
             await asyncio.sleep(0.05)
 
@@ -72,7 +73,7 @@ async def test_a_call_is_led_through_another_process(both: Worlds) -> None:
             assert notes(caller) == 1
             assert (await post(other, caller.sid, "hang-up", goodbye=False))[0] == 202
             await caller.line.wait_ended(20)
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(HANG_SECONDS):
             while (answer := await post(other, caller.sid, "note", text=FACT))[0] != 409 or "over" not in str(answer):
                 await asyncio.sleep(0.05)
         kept = await rows_left(w.store, schema.commands)

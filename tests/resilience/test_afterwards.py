@@ -11,6 +11,7 @@ import pytest
 
 from phoneagent.calls.afterwards import message_id
 from phoneagent.store.afterwards import DELIVERED
+from tests.patience import HANG_SECONDS
 from tests.receiver import HANG, SECRET, TAKEN, Receiver, answer, called, receiving
 from tests.resilience.callers import Callers
 from tests.resilience.conftest import World, Worlds
@@ -21,7 +22,6 @@ CALLS = 50
 FEWER = 12
 SOME = 3
 SHORT_LEASE = Path(__file__).parent / "short_lease.py"
-PATIENCE_SECONDS = 120.0
 
 
 def settings_of(there: Receiver) -> dict[str, str]:
@@ -30,7 +30,7 @@ def settings_of(there: Receiver) -> dict[str, str]:
 
 async def until_said(w: World, sids: set[str]) -> None:
     """Wait until it is written down that each of these callers has said something."""
-    async with asyncio.timeout(PATIENCE_SECONDS):
+    async with asyncio.timeout(HANG_SECONDS):
         for sid in sids:
             while (record := await w.store.call(sid)) is None or not any(
                 turn.role == "caller" and turn.text for turn in record.turns
@@ -40,14 +40,14 @@ async def until_said(w: World, sids: set[str]) -> None:
 
 async def until_ended(w: World, sids: set[str]) -> None:
     """Wait until the ends of these calls are written down."""
-    async with asyncio.timeout(PATIENCE_SECONDS):
+    async with asyncio.timeout(HANG_SECONDS):
         while {each.call_sid for each in await w.store.calls(limit=1000, ended=True)} < sids:
             await asyncio.sleep(0.02)
 
 
 async def until_begun(w: World, sids: set[str]) -> None:
     """Wait until something is being done about one of these calls."""
-    async with asyncio.timeout(PATIENCE_SECONDS):
+    async with asyncio.timeout(HANG_SECONDS):
         while not any(
             each is not None and each.attempts for each in [await w.store.afterwards.get(sid) for sid in sids]
         ):
@@ -56,7 +56,7 @@ async def until_begun(w: World, sids: set[str]) -> None:
 
 async def until_delivered(w: World, there: Receiver, sids: set[str]) -> None:
     """Wait until nothing is left to be done about these calls, and check that each outcome was delivered, once."""
-    async with asyncio.timeout(PATIENCE_SECONDS):
+    async with asyncio.timeout(HANG_SECONDS):
         for sid in sids:
             while (found := await w.store.afterwards.get(sid)) is None or found.state != DELIVERED:
                 await asyncio.sleep(0.02)
@@ -119,7 +119,7 @@ async def test_wherever_the_process_is_killed_another_one_delivers(world: Worlds
             if moment == "in the outcome":
                 await until_begun(w, sids)
             if moment == "in the delivery":
-                async with asyncio.timeout(PATIENCE_SECONDS):
+                async with asyncio.timeout(HANG_SECONDS):
                     await there.came.wait()
             process.kill()
             await process.wait()

@@ -8,6 +8,7 @@ from collections.abc import Callable, Collection, Sequence
 import pytest
 
 from phoneagent.store import CallDetails
+from tests.patience import HANG_SECONDS
 from tests.resilience.callers import (
     ANSWERS,
     ASKED,
@@ -105,7 +106,7 @@ def killed_in_greeting(caller: Caller) -> bool:
 
 async def ended_record(w: World, caller: Caller) -> CallDetails:
     """Return the record of a call that is over; it may be written a moment later."""
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(HANG_SECONDS):
         while (record := await w.store.call(caller.sid)) is None or record.ended_at is None:
             await asyncio.sleep(0.05)
     return record

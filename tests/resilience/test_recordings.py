@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from phoneagent.store.recordings import Recorded, Recordings
+from tests.patience import HANG_SECONDS
 from tests.resilience.callers import Caller, Callers
 from tests.resilience.conftest import Worlds
 from tests.resilience.test_mid_turn import DURABLE_SECONDS, hear_some, lateness
@@ -79,7 +80,7 @@ async def test_a_killed_process_leaves_recordings_up_to_their_last_second(
             await callers.leave()
             for caller in callers.all:
                 await caller.line.wait_ended(20)
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(HANG_SECONDS):
             while any(
                 record.recording is None or record.recording.status != "completed" for record in await w.store.calls()
             ):

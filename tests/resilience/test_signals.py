@@ -8,6 +8,7 @@ import time
 
 import pytest
 
+from tests.patience import HANG_SECONDS
 from tests.resilience.callers import BROKEN, CALLBACK_LOST, HANDSHAKE_FAILED, Callers
 from tests.resilience.conftest import Worlds
 from tests.resilience.test_deploy import EXIT_SECONDS, SPREAD_SECONDS, go_on, handed_over, nothing_lost
@@ -33,7 +34,7 @@ async def test_while_callers_are_being_put_through(world: Worlds) -> None:
     """Their webhook was answered by one process or the other, and their media socket goes round as well."""
     async with world(drain_seconds=3) as w:
         first, second = w.cluster.processes
-        async with asyncio.timeout(60), Callers(w.cluster, w.model, 0) as callers:
+        async with asyncio.timeout(HANG_SECONDS), Callers(w.cluster, w.model, 0) as callers:
             dialling = [asyncio.create_task(callers.dial(number)) for number in range(8)]
             await asyncio.sleep(0.15)  # not a condition: the signal is to come in the midst of it
             await first.terminate()

@@ -21,6 +21,7 @@ from phoneagent.sim.twilio.callee import Callee, Exchange, Outcome
 from phoneagent.sim.twilio.network import Network
 from phoneagent.sim.twilio.rest import TwilioRest
 from phoneagent.store import CallDetails, Store
+from tests.patience import HANG_SECONDS
 from tests.resilience.callers import BROKEN, CALLBACK_LOST, HANDSHAKE_FAILED
 from tests.resilience.cluster import ACCOUNT_SID, AUTH_TOKEN, PUBLIC_URL, Cluster
 from tests.resilience.switchboard import DESKS
@@ -141,7 +142,7 @@ class Scene:
         await self.line.say(audio(spoken(self.step)), spoken(self.step))
         match self.step.name.partition(": ")[2]:
             case "the agent says so":
-                async with asyncio.timeout(30):  # the agent has called the tool, and still speaks
+                async with asyncio.timeout(HANG_SECONDS):  # the agent has called the tool, and still speaks
                     while not isinstance((await store.standing(self.line.call_sid)).step, Transfer):
                         await asyncio.sleep(0.02)
                 assert self.line.playing
@@ -178,14 +179,14 @@ class Scene:
         return f"{self.step.name:<50} {self.step.end:<10} rung {self.party.rung} x, {len(self.line.streams)} streams"
 
 
-async def until(condition: Callable[[], object], seconds: float = 30) -> None:
-    async with asyncio.timeout(seconds):
+async def until(condition: Callable[[], object]) -> None:
+    async with asyncio.timeout(HANG_SECONDS):
         while not condition():
             await asyncio.sleep(0.02)
 
 
 async def record_of(store: Store, line: Line) -> CallDetails:
-    async with asyncio.timeout(15):
+    async with asyncio.timeout(HANG_SECONDS):
         while (found := await store.call(line.call_sid)) is None or found.ended_by is None:
             await asyncio.sleep(0.05)
     return found

@@ -14,6 +14,7 @@ from phoneagent import Agent, Call, ConfigurationError, DefinitionError, PhoneAp
 from phoneagent.sim import TwilioRest
 from phoneagent.store import Store
 from tests.end_to_end.conftest import ACCOUNT_SID, AUTH_TOKEN, settings
+from tests.patience import HANG_SECONDS
 from tests.receiver import SECRET
 
 pytestmark = pytest.mark.anyio
@@ -43,7 +44,7 @@ async def test_calls_are_placed_without_a_lifespan(tmp_path: Path) -> None:
         store = Store.from_url(f"sqlite:///{tmp_path}/calls.db")
         app = PhoneApp(Agent(instructions="x", name="desk"), settings=given, store=store)
         made = await app.dial(ANNA, agent="desk")
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(HANG_SECONDS):
             while (found := await app.outbound_call(made.id)) is None or found.status != "placed":
                 await asyncio.sleep(0.01)
         assert list(rest.calls) == [found.call_sid]

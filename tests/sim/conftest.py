@@ -18,6 +18,8 @@ from starlette.responses import Response
 from starlette.routing import Route, WebSocketRoute
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
+from tests.patience import HANG_SECONDS
+
 SILENT = base64.b64encode(b"\xff" * 160).decode()
 
 
@@ -55,7 +57,7 @@ class Leg:
             self.changed.set()
 
     async def until(self, happened: Callable[[], object]) -> None:
-        async with asyncio.timeout(15):
+        async with asyncio.timeout(HANG_SECONDS):
             while not happened():
                 if self.events("closed"):
                     raise WebSocketDisconnect
@@ -146,7 +148,7 @@ class Server:
             await self.agent(leg)
             if not leg.events("closed"):
                 await socket.close()
-            await asyncio.wait_for(reading, 15)
+            await asyncio.wait_for(reading, HANG_SECONDS)
         except (WebSocketDisconnect, RuntimeError):
             pass  # the phone was faster
         finally:

@@ -41,6 +41,7 @@ from phoneagent.events import (
 from phoneagent.store import CallDetails, Store, database, rows, writer
 from phoneagent.store.database import Database
 from phoneagent.store.schema import metadata
+from tests.patience import HANG_SECONDS
 
 POSTGRES = os.environ.get("TEST_DATABASE_URL")
 SID = "CA" + "1" * 32
@@ -211,15 +212,15 @@ async def upgrade(url: str) -> str:
         await base.close()
 
 
-async def until(condition: Callable[[], Any], seconds: float = 10) -> None:
-    async with asyncio.timeout(seconds):
+async def until(condition: Callable[[], Any]) -> None:
+    async with asyncio.timeout(HANG_SECONDS):
         while not condition():
             await asyncio.sleep(0.005)
 
 
 async def written(kept: Store) -> None:
     """Wait until the database is back and everything is written."""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(HANG_SECONDS):
         while True:
             try:
                 await kept.flush()

@@ -17,6 +17,7 @@ from phoneagent.store.database import Database
 from phoneagent.store.forgetting import MAX_CALL_SECONDS
 from phoneagent.store.rows import now
 from phoneagent.store.schema import afterwards, calls
+from tests.patience import HANG_SECONDS
 from tests.store.conftest import BROKEN, CALLER, GREETING, SID, WHOLE, ended, rows_left, said, started, stores
 
 pytestmark = pytest.mark.anyio
@@ -334,7 +335,7 @@ async def test_the_listener_is_called_when_the_step_is_due(ready: str) -> None:
         woken = asyncio.Event()
         wanted(store).afterwards.wake = woken.set
         await end(store, SID)
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(HANG_SECONDS):
             await woken.wait()
             while await store.afterwards.take() is None:
                 await asyncio.sleep(0.01)

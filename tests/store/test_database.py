@@ -19,6 +19,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from phoneagent.errors import ConfigurationError, StoreError
 from phoneagent.store import Store, StreamRecord, database, rows, schema, writer
 from phoneagent.store.database import Database
+from tests.patience import HANG_SECONDS
 from tests.store.conftest import SID, contents, rows_left, started, until, upgrade, written
 
 pytestmark = pytest.mark.anyio
@@ -182,7 +183,7 @@ async def test_a_transaction_does_not_wait_for_a_connection_that_is_being_closed
     base = Database(f"sqlite:///{tmp_path}/calls.db")
     await base.upgrade()
     do = getattr(base, what)
-    async with asyncio.timeout(10):  # one that waits does so for TRANSACTION_SECONDS
+    async with asyncio.timeout(HANG_SECONDS):  # one that waits does so for TRANSACTION_SECONDS
         for _ in range(30):
             working = [asyncio.create_task(do(nothing)) for _ in range(2 * database.READERS)]
             await asyncio.sleep(0)
@@ -210,7 +211,7 @@ async def test_a_read_that_begins_while_the_database_closes_leaves_no_connection
         await both.wait()
         await connection.execute(sa.text("SELECT 1"))
 
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(HANG_SECONDS):
         await asyncio.gather(base.read(together), base.read(together))
         await base.close()
         await asyncio.gather(*late)
@@ -236,7 +237,7 @@ async def test_readers_queue_for_a_few_connections_that_close_when_they_are_idle
         await connection.execute(sa.text("SELECT 1"))
         reading -= 1
 
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(HANG_SECONDS):
         await asyncio.gather(*(base.read(read) for _ in range(10 * database.READERS)))
         assert most == len(opened) == database.READERS
         monkeypatch.setattr(database, "IDLE_SECONDS", 0.01)
@@ -259,7 +260,7 @@ async def test_a_connection_is_not_closed_under_a_long_read(tmp_path: Path, monk
         await others_read.wait()
         await connection.execute(sa.text("SELECT 1"))
 
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(HANG_SECONDS):
         slow = asyncio.create_task(base.read(long))
         await begun.wait()
         for _ in range(5):

@@ -16,6 +16,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from phoneagent.store import Store, event_log, schema
 from phoneagent.store.event_log import EventLog, LoggedEvent, Page, take_turn
+from tests.patience import HANG_SECONDS
 from tests.store import conftest
 from tests.store.conftest import CALLER, SID, Outage, contents, rows_left, started, stores, until
 
@@ -147,7 +148,7 @@ async def test_ids_are_committed_in_their_order(ready: str) -> None:
             for each in (first, second):
                 add(each, *(f"{number}" for _ in range(3)))
             await asyncio.sleep(event_log.LINGER_SECONDS / 4)
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(HANG_SECONDS):
             await following
         everything = (await log_of(reader).page(0, 999)).events
         assert len(everything) == 600
@@ -171,7 +172,7 @@ async def test_a_writer_waits_for_the_one_whose_turn_it_is(ready: str) -> None:
         await until(lambda: not log_of(second)._waiting)  # it has been taken, and is under way
         if first._database.dialect == "postgresql":
             waits = sa.text("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted")
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(HANG_SECONDS):
                 while not await first._database.read(lambda connection: connection.scalar(waits)):
                     await asyncio.sleep(0.01)
         assert bodies(await log_of(first).page(0, 9)) == []
@@ -393,7 +394,7 @@ async def test_they_are_deleted_from_time_to_time(
         async def left() -> int:
             return len((await log_of(store).page(0, 9)).events)
 
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(HANG_SECONDS):
             while await left() > 1:
                 await asyncio.sleep(0.01)
     assert not caplog.records

@@ -14,6 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from phoneagent.store import Store, database, notices
 from phoneagent.store.database import Database
 from phoneagent.store.notices import Changes, Channel, Notices
+from tests.patience import HANG_SECONDS
 from tests.store.conftest import Outage, contents, started, stores, until, upgrade
 
 pytestmark = pytest.mark.anyio
@@ -48,7 +49,7 @@ async def test_a_process_learns_of_what_another_one_changed(ready: str) -> None:
             for _ in range(3):
                 waiting = asyncio.create_task(changes.wait(FAR))
                 await write_in(there, "commands")
-                async with asyncio.timeout(20):
+                async with asyncio.timeout(HANG_SECONDS):
                     await waiting
 
 
@@ -58,14 +59,14 @@ async def test_a_change_between_two_waits_is_not_missed(ready: str) -> None:
             await listening(changes)
             await write_in(there, "events")
             await until(changes.arrived.is_set)
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(HANG_SECONDS):
                 await changes.wait(FAR)
 
 
 async def test_the_first_wait_returns_at_once_and_a_wait_ends_by_itself(ready: str) -> None:
     async with Store.from_url(ready) as store:
         with store.notices.watch("events") as changes:
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(HANG_SECONDS):
                 await changes.wait(FAR)
                 for _ in range(20):
                     await changes.wait(0.01)
@@ -118,16 +119,16 @@ async def test_a_lost_connection_means_short_waits_until_it_is_back(
             await listening(changes)
             waiting = asyncio.create_task(changes.wait(FAR))
             await outage.begin()
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(HANG_SECONDS):
                 await waiting  # a wait that had begun ends
             await until(lambda: here.notices.connected is False)
             changes.arrived.clear()
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(HANG_SECONDS):
                 await changes.wait(FAR)  # and another is short
             await outage.end()
             await listening(changes)
             await write_in(there, "commands")
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(HANG_SECONDS):
                 await changes.wait(FAR)
     await outage.close()
     [warning] = [each.message for each in caplog.records if "sends no notices" in each.message]
@@ -168,7 +169,7 @@ async def test_sqlite_writes_close_together_are_all_seen(tmp_path: Path) -> None
             for _ in range(30):
                 await changes.wait(0.001)
                 await write_in(there)
-                async with asyncio.timeout(20):
+                async with asyncio.timeout(HANG_SECONDS):
                     await changes.wait(FAR)
 
 
@@ -183,7 +184,7 @@ async def test_reading_a_quiet_sqlite_database_is_no_change_of_it(
                 await changes.wait(0.05)  # there is no file yet
             store.tell(started())
             await store.flush()
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(HANG_SECONDS):
                 await changes.wait(FAR)
                 is_quiet = False
                 while not is_quiet:  # each wake-up reads, which opens and closes the log; that must come to rest
@@ -203,7 +204,7 @@ async def test_a_sqlite_file_that_is_replaced_is_a_change(tmp_path: Path) -> Non
             copy = tmp_path / "copy.db"
             copy.write_bytes(path.read_bytes())
             copy.rename(path)
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(HANG_SECONDS):
                 await changes.wait(FAR)
 
 
@@ -222,6 +223,6 @@ async def test_no_fault_of_the_driver_ends_the_listening(monkeypatch: pytest.Mon
     monkeypatch.setattr(Notices, "_listen_once", listen_once)
     made = Notices(Database("postgresql://127.0.0.1:1/none"))
     with made.watch("commands"):
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(HANG_SECONDS):
             await listens.wait()
     await made.close()

@@ -14,6 +14,7 @@ from phoneagent.events import Cost, Usage
 from phoneagent.store import Store
 from phoneagent.store.outcomes import Spent
 from phoneagent.store.schema import usage
+from tests.patience import HANG_SECONDS
 from tests.store.conftest import BROKEN, SID, WHOLE, Outage, ended, record_of, rows_left, started, stores
 
 pytestmark = pytest.mark.anyio
@@ -56,7 +57,7 @@ async def test_only_the_first_one_counts(kept: Store) -> None:
 
 
 async def test_processes_that_write_at_once_lose_neither_outcome_nor_cost(kept: Store, ready: str) -> None:
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(HANG_SECONDS):
         async for _ in _several(kept, ready):
             pass
     record = await record_of(kept)

@@ -18,6 +18,7 @@ from phoneagent.store import audio_places
 from phoneagent.store import recordings as module
 from phoneagent.store.audio_places import Folder
 from phoneagent.store.recordings import Recorded, Recordings
+from tests.patience import HANG_SECONDS
 
 SID = "CA" + "0123456789abcdef" * 2
 NOON = datetime(2026, 11, 29, 12, tzinfo=UTC)
@@ -155,14 +156,14 @@ async def test_the_place_is_kept_while_the_server_runs(tmp_path: Path, caplog: p
     caplog.set_level(logging.INFO)
     recordings = Recordings(str(tmp_path / "audio"), days=1)
     keeping = asyncio.create_task(recordings.keep())
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(HANG_SECONDS):
         while not (tmp_path / "audio").is_dir():
             await asyncio.sleep(0.01)
         recordings.begin(SID, "MZ1", NOON - timedelta(days=3000)).append(both(b"1", b"a"))
     keeping.cancel()
     await asyncio.gather(keeping, return_exceptions=True)
     keeping = asyncio.create_task(recordings.keep())
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(HANG_SECONDS):
         while "recordings of 1 days" not in caplog.text:
             await asyncio.sleep(0.01)
     keeping.cancel()
@@ -201,7 +202,7 @@ async def test_a_place_that_cannot_be_used_is_told_at_the_start(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     keeping = asyncio.create_task(Recordings(str(tmp_path / "no" / "where")).keep())
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(HANG_SECONDS):
         while "calls may not be recorded for now" not in caplog.text:
             await asyncio.sleep(0.01)
     keeping.cancel()

@@ -17,6 +17,7 @@ from phoneagent.events import Event
 from phoneagent.store import Store, database, store, writer
 from phoneagent.store.rows import Row, RowBuilder
 from phoneagent.store.writer import Writer
+from tests.patience import HANG_SECONDS
 from tests.store.conftest import (
     CALLER,
     GREETING,
@@ -210,7 +211,7 @@ async def test_closing_gives_up_on_a_database_that_hangs_and_counts_what_is_left
     base, target = fake()
     base.hangs = True
     target.add(rows_of(started(), *turns(3)))
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(HANG_SECONDS):
         await target.close(0.01)
     assert target.waiting == 5
     assert "5 facts of calls were not recorded" in caplog.text
@@ -219,7 +220,7 @@ async def test_closing_gives_up_on_a_database_that_hangs_and_counts_what_is_left
 async def test_closing_tries_once_more_and_no_more(caplog: pytest.LogCaptureFixture) -> None:
     base, target = fake(GONE, GONE, GONE)
     target.add(rows_of(started()))
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(HANG_SECONDS):
         await target.close(60)
     assert base.tries == [2]
     assert "2 facts of calls were not recorded" in caplog.text
@@ -318,7 +319,7 @@ async def test_closing_while_the_database_is_away_ends_and_says_what_is_lost(
     kept = Store.from_url(outage.url)
     await outage.begin()
     kept.tell(started())
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(HANG_SECONDS):
         await kept.close()
     assert "2 facts of calls were not recorded" in caplog.text
 
@@ -381,7 +382,7 @@ async def test_waiting_for_what_was_told_is_not_waiting_for_what_is_told_meanwhi
 
         monkeypatch.setattr(kept._database, "write", busy_write)
         kept.tell(started())
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(HANG_SECONDS):
             await kept.tool_started(SID, "call_1", "book", "{}")
         assert kept._writer.waiting
         monkeypatch.undo()

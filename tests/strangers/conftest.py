@@ -27,12 +27,10 @@ from pathlib import Path
 import pytest
 
 from phoneagent.sim import Model, TwilioRest
+from tests.patience import HANG_SECONDS
 
 HERE = Path(__file__).parent
 FOLDER = Path(os.environ.get("STRANGERS", os.devnull))  # nothing lies below that one
-
-START_SECONDS = 60.0
-"""The longest that a stranger takes to import its packages and to listen."""
 
 PUBLIC_URL = "https://agent.example"
 AUTH_TOKEN = "auth-token"
@@ -82,7 +80,7 @@ async def running(command: list[str], model: Model, rest: TwilioRest, more: dict
     lines = process.stdout
     reading: asyncio.Task[None] | None = None
     try:
-        async with asyncio.timeout(START_SECONDS):
+        async with asyncio.timeout(HANG_SECONDS):
             while not (line := (await lines.readline()).decode()).startswith("ready "):
                 assert line, f"{command[-1]} ended before it listened"
                 print(line, end="")

@@ -10,6 +10,7 @@ import pytest
 from starlette.websockets import WebSocket
 
 from phoneagent.twilio.asgi_socket import AsgiSocket
+from tests.patience import HANG_SECONDS
 
 pytestmark = pytest.mark.anyio
 
@@ -52,7 +53,7 @@ class Server:
 
 
 async def until(condition: Callable[[], Any]) -> None:
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(HANG_SECONDS):
         while not condition():
             await asyncio.sleep(0)
 

@@ -23,6 +23,7 @@ from phoneagent.twilio.signatures import MediaTokens
 from phoneagent.twilio.verification import Verifier
 from phoneagent.webhooks.media_sockets import MediaSockets
 from tests.asgi import Socket, scope
+from tests.patience import HANG_SECONDS
 
 pytestmark = pytest.mark.anyio
 
@@ -122,7 +123,7 @@ async def opened(
     token = token or MediaTokens(settings.auth_tokens).issue(SID, time.time(), resumes=resumes)
     path = MEDIA_PATH + token
     websocket = WebSocket({**scope("websocket", path), "path_params": {"token": token}}, socket.receive, socket.send)
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(HANG_SECONDS):
         await sockets.run(websocket)
     assert calls.unfinished == 0
     assert calls.arrivals == []

@@ -12,6 +12,7 @@ from phoneagent.errors import DefinitionError
 from phoneagent.sim.model import brain as module
 from phoneagent.sim.model.brain import Brain, BrainFailed, CutShort, Prompt, is_openai
 from phoneagent.sim.model.chat_stream import ToolCall
+from tests.patience import HANG_SECONDS
 from tests.sim.model.chat_server import CUT, ChatServer, called, chat_server, event, said, words
 
 pytestmark = pytest.mark.anyio
@@ -48,7 +49,7 @@ async def test_closing_the_answer_ends_the_stream_at_the_server() -> None:
     async with chat_server(ChatServer([words("Once upon "), asyncio.Event()])) as server:
         async with aclosing(Brain(server.url).think(HELLO)) as thought:
             assert await anext(thought) == "Once upon "
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(HANG_SECONDS):
             await server.left.wait()
 
 

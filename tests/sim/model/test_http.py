@@ -11,6 +11,7 @@ import pytest
 
 from phoneagent.sim import Model
 from phoneagent.sim.model.http import MAX_BODY_BYTES, answer, refusal
+from tests.patience import HANG_SECONDS
 
 pytestmark = pytest.mark.anyio
 
@@ -22,7 +23,7 @@ async def ask(model: Model, *pieces: bytes) -> tuple[int, Any]:
         writer.write(piece)
         await writer.drain()
         await asyncio.sleep(0)  # each is a segment of its own
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(HANG_SECONDS):
         head, _, body = (await reader.read()).partition(b"\r\n\r\n")
     writer.close()
     await writer.wait_closed()
@@ -85,7 +86,7 @@ async def test_a_head_that_does_not_end_is_not_kept() -> None:
     async with Model() as model:
         reader, writer = await asyncio.open_connection("127.0.0.1", urlsplit(model.url).port)
         writer.write(b"POST / HTTP/1.1\r\n" + b"X: " + b"x" * 200_000)
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(HANG_SECONDS):
             await reader.read()
         writer.close()
 

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from phoneagent.sim.model.brain import Brain
+from tests.patience import HANG_SECONDS
 from tests.sim.model.chat_server import CUT, ChatServer, called, chat_server, event, said, words
 from tests.sim.model.scripts import TOOL
 
@@ -98,7 +99,7 @@ async def test_an_interruption_stops_the_brain_and_cuts_its_memory(make_model: A
         await model.wait_for(lambda: spoken and len(spoken[0].audio) == sum(size for _, size in spoken[0].parts) > 0)
         await client.speak()
         cancelled = (await client.until("response.done"))["response"]
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(HANG_SECONDS):
             await server.left.wait()
         item = cancelled["output"][0]
         half_ms = spoken[0].sent_ms // 2
@@ -117,7 +118,7 @@ async def test_a_cancelled_answer_that_said_nothing_leaves_nothing(make_model: A
         await client.configure(**WRITTEN)
         await client.add("Hi")
         await client.send("response.create")
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(HANG_SECONDS):
             await server.asked.wait()
         await client.send("response.cancel")
         assert (await client.until("response.done"))["response"]["output"] == []
@@ -152,7 +153,7 @@ async def test_the_token_limit_ends_a_spoken_answer(make_model: Any, dial: Any) 
         await client.configure(**SPOKEN, max_output_tokens=10)
         await client.add("Hi")
         done = await client.answer()
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(HANG_SECONDS):
             await server.left.wait()
 
     assert done["status_details"] == {"type": "incomplete", "reason": "max_output_tokens"}

@@ -18,6 +18,7 @@ from phoneagent.protocol.audio import decode_ulaw, silence, tone
 from phoneagent.sim import Model, Script
 from phoneagent.sim.model.vad import EnergyGate
 from phoneagent.sim.speech import Murmur
+from tests.patience import HANG_SECONDS
 
 aiortc = pytest.importorskip("aiortc", reason="the extra `web` is not installed")
 av = pytest.importorskip("av")
@@ -91,7 +92,7 @@ class Page:
         await self.until(lambda: "session.created" in self.kinds())
 
     async def until(self, condition: Callable[[], Any]) -> None:
-        async with asyncio.timeout(15):
+        async with asyncio.timeout(HANG_SECONDS):
             while not condition():
                 await asyncio.sleep(0.01)
 

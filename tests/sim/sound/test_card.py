@@ -16,6 +16,7 @@ from phoneagent.protocol.audio import audioop, decode_ulaw, tone
 from phoneagent.sim.sound import card as card_module
 from phoneagent.sim.sound.card import Loudspeaker, Pickup, load_backend, open_card
 from phoneagent.sim.sound.devices import SoundError, list_devices
+from tests.patience import HANG_SECONDS
 from tests.sim.sound.fake_card import FakeBackend
 
 pytestmark = pytest.mark.anyio
@@ -165,13 +166,13 @@ async def test_a_card_that_is_unplugged():
     backend = FakeBackend()
     async with opened(backend, Ends()) as card:
         in_thread(backend.streams[1].unplug)
-        assert "output was lost: unplugged?" in await asyncio.wait_for(card.lost, 5)
+        assert "output was lost: unplugged?" in await asyncio.wait_for(card.lost, HANG_SECONDS)
 
 
 async def test_a_card_that_no_longer_calls_back(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(card_module, "STALL_SECONDS", 0.05)
     async with opened(FakeBackend(), Ends()) as card:
-        assert "has stopped" in await asyncio.wait_for(card.lost, 5)
+        assert "has stopped" in await asyncio.wait_for(card.lost, HANG_SECONDS)
 
 
 def test_a_callback_after_the_end_of_the_loop_is_ignored():

@@ -19,6 +19,7 @@ from phoneagent.protocol.audio import silence, tone
 from phoneagent.sim.twilio import call_flow, dial
 from phoneagent.sim.twilio.phone import CallFailed, Phone
 from phoneagent.sim.twilio.quirks import Quirks
+from tests.patience import HANG_SECONDS
 from tests.sim.conftest import Leg, Server
 
 pytestmark = pytest.mark.anyio
@@ -37,7 +38,7 @@ class Process:
 
     async def line(self) -> str:
         assert self.process.stdout is not None
-        return (await asyncio.wait_for(self.process.stdout.readline(), 30)).decode().strip()
+        return (await asyncio.wait_for(self.process.stdout.readline(), HANG_SECONDS)).decode().strip()
 
     async def listen(self) -> None:
         assert self.process.stdin is not None
@@ -162,7 +163,7 @@ async def test_words_wait_for_the_next_stream(server: Server):
     server.connect(connect='action="/after"')
     server.pages["/after"] = lambda request: after  # type: ignore[assignment,return-value]
     async with Phone(server.url).dial() as line:
-        await asyncio.wait_for(asked.wait(), 10)
+        await asyncio.wait_for(asked.wait(), HANG_SECONDS)
         with pytest.raises(CallFailed, match="cannot press a key: no stream is running"):
             await line.press("1")
         saying = asyncio.create_task(line.say(tone(200, 200), "hello?"))

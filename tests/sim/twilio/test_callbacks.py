@@ -13,6 +13,7 @@ from phoneagent.sim.twilio.callbacks import Callbacks
 from phoneagent.sim.twilio.line import Line
 from phoneagent.sim.twilio.phone import Phone
 from phoneagent.sim.twilio.quirks import Quirks
+from tests.patience import HANG_SECONDS
 from tests.sim.conftest import Server
 from tests.sim.twilio.calls import TOKEN, called, close_at_once, signed
 
@@ -138,7 +139,7 @@ async def test_a_call_that_is_cancelled_while_it_waits_leaves_no_delivery_behind
     posted = callbacks(web, callbacks_reversed=True)
     posted.post_stream("/0", "POST", "MZ1", "voice", "stream-started")
     finishing = asyncio.create_task(posted.finish())
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(HANG_SECONDS):
         while not web.at_once:
             await asyncio.sleep(0)
     finishing.cancel()

@@ -10,6 +10,7 @@ from phoneagent.sim.twilio.callee import Callee
 from phoneagent.sim.twilio.line import Line
 from phoneagent.sim.twilio.network import Network
 from phoneagent.sim.twilio.phone import CALLED, CALLER, Phone
+from tests.patience import HANG_SECONDS
 from tests.sim.conftest import Server
 from tests.sim.twilio.calls import TOKEN, close_at_once, signed
 
@@ -132,7 +133,7 @@ async def test_a_caller_who_hangs_up_ends_the_ringing(server: Server) -> None:
     network = Network()
     network.parties = {ANNA: anna}
     async with Phone(server.url, auth_token=TOKEN, network=network).dial() as line:
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(HANG_SECONDS):
             while not anna.rung:
                 await asyncio.sleep(0.1)
         await line.hang_up()
@@ -147,7 +148,7 @@ async def test_a_conference_of_two_calls(server: Server) -> None:
     network = Network()
     phone = Phone(server.url, auth_token=TOKEN, network=network)
     async with phone.dial() as first, phone.dial() as second:
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(HANG_SECONDS):
             while not (network.conferences and len(network.conferences[0][1].members) == 2):
                 await asyncio.sleep(0.1)
         await first.hang_up()

@@ -15,6 +15,7 @@ from phoneagent.sim.twilio.alerts import CallFailed
 from phoneagent.sim.twilio.line import Line
 from phoneagent.sim.twilio.menu import Menu
 from phoneagent.sim.twilio.microphone import FRAME_MS
+from tests.patience import HANG_SECONDS
 
 pytestmark = pytest.mark.anyio
 
@@ -57,7 +58,7 @@ def send(line: Line, keys: str) -> None:
 
 async def test_the_keys_lead_to_the_end_also_while_it_speaks() -> None:
     voice = Quick()
-    async with asyncio.timeout(20), live() as line:
+    async with asyncio.timeout(HANG_SECONDS), live() as line:
         send(line, "1w1")
         assert await BANK.answer(line, voice=voice) == "11"
     assert voice.said == [BANK.prompt, "Cards: one.", LOANS.prompt]
@@ -65,7 +66,7 @@ async def test_the_keys_lead_to_the_end_also_while_it_speaks() -> None:
 
 async def test_a_wrong_key_has_it_say_itself_again() -> None:
     voice = Quick()
-    async with asyncio.timeout(20), live() as line:
+    async with asyncio.timeout(HANG_SECONDS), live() as line:
         send(line, "7ww2")
         assert await BANK.answer(line, voice=voice) == "2"
     assert voice.said == [BANK.prompt, BANK.prompt, LOANS.prompt]
@@ -73,7 +74,7 @@ async def test_a_wrong_key_has_it_say_itself_again() -> None:
 
 async def test_it_gives_up() -> None:
     voice = Quick()
-    async with asyncio.timeout(20), live() as line:
+    async with asyncio.timeout(HANG_SECONDS), live() as line:
         with pytest.raises(CallFailed, match="heard none of its keys"):
             await BANK.answer(line, voice=voice, patience_seconds=0.01)
     assert voice.said == [BANK.prompt] * 3

@@ -15,6 +15,7 @@ from phoneagent.sim.model.audio import from_ulaw
 from phoneagent.sim.speech import Murmur
 from phoneagent.sim.twilio import call_flow, dial, stream
 from phoneagent.sim.twilio.phone import CallFailed, Phone
+from tests.patience import HANG_SECONDS
 from tests.sim.conftest import Leg, Server
 from tests.sim.twilio.calls import TOKEN, called, close_at_once, signed
 
@@ -315,7 +316,7 @@ async def test_the_caller_hangs_up_during_a_verb(server: Server):
     server.connect(after="<Pause length='600'/>", connect="")
     server.agent = close_at_once
     async with Phone(server.url).dial() as line:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(HANG_SECONDS):
             while line.verbs != ["Connect", "Pause 600"]:
                 await asyncio.sleep(0)
             await line.hang_up()
@@ -341,7 +342,7 @@ async def test_a_cancelled_call_leaves_nothing(server: Server):
             await asyncio.Event().wait()
 
     call = asyncio.create_task(talk())
-    await asyncio.wait_for(up.wait(), 10)
+    await asyncio.wait_for(up.wait(), HANG_SECONDS)
     call.cancel()
     with pytest.raises(asyncio.CancelledError):
         await call
@@ -361,7 +362,7 @@ async def test_giving_up_before_the_stream_is_up(server: Server):
     async with await asyncio.start_server(slow, "127.0.0.1", 0) as other:
         url = f"http://127.0.0.1:{other.sockets[0].getsockname()[1]}/"
         call = asyncio.create_task(Phone(url).dial().__aenter__())
-        await asyncio.wait_for(asked.wait(), 10)
+        await asyncio.wait_for(asked.wait(), HANG_SECONDS)
         call.cancel()
         with pytest.raises(asyncio.CancelledError):
             await call

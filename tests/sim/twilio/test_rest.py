@@ -12,6 +12,7 @@ import aiohttp
 import pytest
 
 from phoneagent.sim import TwilioRest
+from tests.patience import HANG_SECONDS
 
 pytestmark = pytest.mark.anyio
 
@@ -192,7 +193,7 @@ async def test_twilio_s_own_client_is_at_home(rest: TwilioRest) -> None:
 
     rest.add_number(NUMBER, voice_url="https://old.example/")
     numbers = PhoneNumbers(ACCOUNT, TOKEN, api_url=rest.url)
-    found = await asyncio.wait_for(numbers.find(NUMBER), 10)
+    found = await asyncio.wait_for(numbers.find(NUMBER), HANG_SECONDS)
     assert found.webhook.voice_url == "https://old.example/"
     assert rest.violations == []
 

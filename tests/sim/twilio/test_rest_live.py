@@ -11,6 +11,7 @@ from twilio.rest import Client
 from phoneagent.sim import Phone, Quirks, TwilioRest
 from phoneagent.sim.twilio.phone import CallFailed
 from phoneagent.sim.twilio.rest import MAX_PLACED
+from tests.patience import HANG_SECONDS
 from tests.sim.conftest import Leg, Server
 from tests.sim.twilio.test_rest import ACCOUNT, BASE, TOKEN, ask, refusal
 
@@ -101,7 +102,7 @@ async def test_new_twiml_breaks_off_any_verb(server: Server, rest: TwilioRest, p
     server.agent = close_at_once
     phone.quirks = Quirks(action_after_update=asked)
     async with phone.dial() as line:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(HANG_SECONDS):
             while len(line.verbs) < 2:
                 await asyncio.sleep(0)
         await ask(rest, f"{BASE}/Calls/{line.call_sid}.json", {"Twiml": GOODBYE})
@@ -131,14 +132,14 @@ async def test_new_twiml_that_is_none_ends_the_call(server: Server, rest: Twilio
 async def test_a_call_that_rings_can_be_completed_and_not_redirected(server: Server, rest: TwilioRest, phone: Phone):
     server.pages["/voice"] = "<Response><Pause length='600'/></Response>"
     dialling = asyncio.create_task(phone.dial(call_sid="CA" + "5" * 32).__aenter__())
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(HANG_SECONDS):
         while not server.seen("/voice"):
             await asyncio.sleep(0)
     path = f"{BASE}/Calls/CA{'5' * 32}.json"
     assert await refusal(rest, path, {"Twiml": GOODBYE}) == (400, 21220)
     await ask(rest, path, {"Status": "completed"})
     with pytest.raises(CallFailed, match="without a media stream"):
-        await asyncio.wait_for(dialling, 10)
+        await asyncio.wait_for(dialling, HANG_SECONDS)
 
 
 async def test_the_api_of_another_account_is_refused(server: Server, rest: TwilioRest):

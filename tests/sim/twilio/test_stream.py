@@ -11,6 +11,7 @@ import pytest
 from phoneagent.protocol.audio import silence, tone
 from phoneagent.sim.twilio import stream
 from phoneagent.sim.twilio.phone import CallFailed, Phone
+from tests.patience import HANG_SECONDS
 from tests.sim.conftest import Leg, Server
 from tests.sim.twilio.calls import called, heard_by_server, plays
 
@@ -164,7 +165,7 @@ async def test_a_socket_that_is_not_read_backs_up(server: Server):
     server.agent = flood
     async with Phone(server.url).dial() as line:
         line.stall_reading = True
-        await asyncio.wait_for(blocked.wait(), 15)
+        await asyncio.wait_for(blocked.wait(), HANG_SECONDS)
         received = len(line.received)
     assert line.ended_by == "caller"
     assert len(line.received) == received
@@ -203,7 +204,7 @@ async def test_a_hang_up_does_not_wait_for_a_server_that_does_not_read(server: S
             await asyncio.Event().wait()
 
         monkeypatch.setattr(line.stream._connection, "send", stuck)
-        await asyncio.wait_for(line.hang_up(), 10)
+        await asyncio.wait_for(line.hang_up(), HANG_SECONDS)
     assert line.ended_by == "caller"
 
 

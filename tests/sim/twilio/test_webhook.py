@@ -16,6 +16,7 @@ from twilio.request_validator import RequestValidator
 from phoneagent.sim.twilio.alerts import CallFailed
 from phoneagent.sim.twilio.quirks import Quirks
 from phoneagent.sim.twilio.webhook import Web, WebhookAnswer
+from tests.patience import HANG_SECONDS
 from tests.sim.conftest import Seen, Server
 
 pytestmark = pytest.mark.anyio
@@ -276,7 +277,7 @@ async def test_a_server_that_comes_up_late_is_found_by_a_retry():
     asking = asyncio.create_task(persist(f"http://127.0.0.1:{port}/#rc=5&rp=ct", wait_seconds=1.0))
     server = Troubled("", [200])
     async with await asyncio.start_server(server.answer, "127.0.0.1", port):
-        assert await asyncio.wait_for(asking, 15) == 200
+        assert await asyncio.wait_for(asking, HANG_SECONDS) == 200
 
 
 async def test_retries_end_with_the_total_time():
