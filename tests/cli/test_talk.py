@@ -9,7 +9,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -185,13 +184,11 @@ def test_a_second_ctrl_c_ends_at_once_and_restores_the_terminal(folder):
     try:
         before = termios.tcgetattr(program)[:4]
         environment = {**os.environ, "PYTHONPATH": str(REPO)}
-        began = time.monotonic()
         command = [sys.executable, "-c", SECOND_CTRL_C]
         done = subprocess.run(
             command, stdin=program, capture_output=True, env=environment, timeout=HANG_SECONDS, check=False
         )
         assert done.returncode == 130, done.stderr
-        assert time.monotonic() - began < HANG_SECONDS
         assert termios.tcgetattr(program)[:4] == before
     finally:
         os.close(person)
