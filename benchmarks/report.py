@@ -104,7 +104,7 @@ def rows(results: Sequence[Result]) -> list[list[Figure]]:
     if any(each.most is not None for each in results):
         add("most calls, p99 < 20 ms, none lost", lambda each: each.most)
     for name in dict.fromkeys(cost.watchers for each in results for cost in each.watch_costs):
-        add("CPU-ms per second in talk", partial(_watched, name, "without_ms"))
+        add("CPU-ms per second during conversation", partial(_watched, name, "without_ms"))
         add(f"with {name}", partial(_watched, name, "with_ms"))
         if any(_watched(name, "events_per_second", each) is not None for each in results):
             add("events per second for each", partial(_watched, name, "events_per_second"))

@@ -28,6 +28,7 @@ from uvicorn.server import ServerState
 from websockets.frames import CloseCode
 
 from phoneagent.cli import passing
+from phoneagent.console import campaigns
 
 if sys.platform != "win32":  # Windows has no such limit
     import resource
@@ -37,8 +38,8 @@ log = logging.getLogger("phoneagent.serve")
 MAX_HEAD_BYTES = 16 * 1024
 """The maximum size of a request's head. Twilio's are smaller than 2 KiB."""
 
-MAX_REQUEST_BYTES = 1024 * 1024
-"""The maximum size of a whole request. A webhook is smaller than 64 KiB."""
+MAX_REQUEST_BYTES = campaigns.MAX_BODY_BYTES + 64 * 1024
+"""The maximum size of a whole request. The app bounds each body itself: a webhook's is smaller than 64 KiB."""
 
 REQUEST_SECONDS = 10.0
 """How long a whole request may take to arrive, a WebSocket to open, and an answer to be read."""

@@ -15,6 +15,7 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
+from phoneagent.cli.failures import fail
 from phoneagent.cli.overheard import NO_EAR, overheard, ready_ear
 from phoneagent.protocol.wav import WavError, ulaw_of_wav
 from phoneagent.sim.speech import caller_voice
@@ -436,5 +437,8 @@ def _failed(failure: CallFailed) -> dict[str, Any]:
 
 
 def _write(path: Path, content: str | bytes) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(content.encode() if isinstance(content, str) else content)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content.encode() if isinstance(content, str) else content)
+    except OSError as error:
+        fail(f"{path} cannot be written ({error.strerror}): name another file")

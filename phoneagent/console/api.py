@@ -177,14 +177,20 @@ class Console:
                 "GET": Operation(self._show_call, "Show a call", _ONE, None, schemas.OneCall, 200, (404,))
             },
             "/calls/{sid}/events": {
-                "GET": Operation(self._stream_call, "Stream the events of a call", _STREAM, problems=(404, 503))
+                "GET": Operation(
+                    self._stream_call, "Stream the events of a call", _STREAM, problems=(404,), further=(204,)
+                )
             },
             "/calls/{sid}/audio.wav": {
                 "GET": Operation(
-                    self._send_audio, "Send the recording of a call", media_type="audio/wav", problems=(404, 416, 503)
+                    self._send_audio,
+                    "Send the recording of a call",
+                    problems=(404, 416),
+                    further=(206,),
+                    media_type="audio/wav",
                 )
             },
-            "/events": {"GET": Operation(self._stream_all, "Stream the events of all calls", _STREAM, problems=(503,))},
+            "/events": {"GET": Operation(self._stream_all, "Stream the events of all calls", _STREAM)},
         }
         for more in others:
             operations.update(more)
@@ -222,7 +228,7 @@ class Console:
         return await self._audio.answer(request, request.path_params["sid"])
 
     async def _describe(self, request: Request) -> Response:
-        return _json(openapi.document(self._operations))
+        return _json(openapi.document(self._operations, request.scope.get("root_path", "")))
 
     # --- events ---
 

@@ -20,6 +20,7 @@ from phoneagent.console.vitals import Vitals
 from phoneagent.errors import StoreError
 from phoneagent.store import CallDetails, CallFilter, CallRecord, Highlights, Store
 from phoneagent.store.records import latency_at
+from phoneagent.store.rows import clean
 
 State: TypeAlias = Literal["live", "open", "ended"]
 """The state of a call: it runs in this process · its record has no end, so it runs in another process, or that process
@@ -188,10 +189,11 @@ def _plain(state: Mapping[str, Any]) -> dict[str, Any]:
     shown: dict[str, Any] = {}
     for name, value in list(state.items())[:MAX_STATE_VALUES]:
         try:
-            text = json.dumps(value, allow_nan=False)
-            shown[str(name)] = json.loads(text) if len(text) <= MAX_STATE_CHARS else f"{text[:MAX_STATE_CHARS]}…"
+            text = json.dumps(value, allow_nan=False, ensure_ascii=False)
+            text.encode()  # a lone surrogate cannot be sent
+            shown[clean(str(name))] = json.loads(text) if len(text) <= MAX_STATE_CHARS else f"{text[:MAX_STATE_CHARS]}…"
         except (TypeError, ValueError, RecursionError, RuntimeError):
-            shown[str(name)] = f"<{type(value).__name__}>"
+            shown[clean(str(name))] = f"<{type(value).__name__}>"
     return shown
 
 

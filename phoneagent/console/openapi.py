@@ -14,14 +14,15 @@ from phoneagent.console.body import JSON
 from phoneagent.console.operations import Operation, Operations, Parameter, Text
 from phoneagent.console.schemas import EVENTS, ProblemDetails
 
-ALWAYS = (401, 429)
-"""The statuses of the problems that every operation may have."""
+ALWAYS = (401, 403, 429, 503)
+"""The statuses of the problems that every operation may have. 403 is for pages of other sites, and 503 for a database
+that does not answer."""
 
 _REF = "#/components/schemas/{name}"
 
 
-def document(operations: Operations) -> dict[str, Any]:
-    """Return the document of these operations."""
+def document(operations: Operations, root: str = "") -> dict[str, Any]:
+    """Return the document of these operations, whose paths begin below `root`."""
     every = [each for methods in operations.values() for each in methods.values()]
     types = [kind for each in every for kind in (each.body, each.result) if kind is not None]
     kinds = list(dict.fromkeys([*types, *EVENTS, ProblemDetails]))
@@ -34,7 +35,7 @@ def document(operations: Operations) -> dict[str, Any]:
             "version": _version(),
             "description": "See every call of a phone agent, and act on the live ones.",
         },
-        "servers": [{"url": "/"}],
+        "servers": [{"url": root or "/"}],
         "security": [{"bearer": []}],
         "paths": {
             path: {
@@ -65,6 +66,7 @@ def _operation(method: str, path: str, operation: Operation, schemas: dict[Any, 
         "parameters": [_parameter(each) for each in operation.parameters],
         "responses": {
             str(operation.status): _answer(operation, schemas),
+            **{str(status): _further(status, operation, schemas) for status in operation.further},
             **{str(status): _problem(status, schemas) for status in sorted({*operation.problems, *refused, *ALWAYS})},
         },
     }
@@ -95,6 +97,11 @@ def _answer(operation: Operation, schemas: dict[Any, Any]) -> dict[str, Any]:
         return {"description": "The events", "content": {"text/event-stream": stream}}
     content = {JSON: {"schema": schemas[operation.result]}}
     return {"description": HTTPStatus(operation.status).phrase, "content": content}
+
+
+def _further(status: int, operation: Operation, schemas: dict[Any, Any]) -> dict[str, Any]:
+    words = {"description": HTTPStatus(status).phrase}
+    return words if status == HTTPStatus.NO_CONTENT else {**_answer(operation, schemas), **words}
 
 
 def _events(schemas: dict[Any, Any]) -> list[Any]:

@@ -171,6 +171,8 @@ class Operation:
     status: int = 200
     problems: tuple[int, ...] = ()
     """The statuses of its problems, besides those of every operation."""
+    further: tuple[int, ...] = ()
+    """Other statuses of success: 204, which has no content, and 206, a part of it."""
     media_type: str = "text/event-stream"
     example: Mapping[str, Any] | None = None
     """An example body."""

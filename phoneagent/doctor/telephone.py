@@ -116,13 +116,16 @@ async def check_app(settings: Settings, local: str | None) -> list[Check]:
     ):
         try:
             answer = await twilio.request(twilio.entry, form)
-            stream = stream_url(parse(answer.body, answer.content_type).verbs)
+            verbs = parse(answer.body, answer.content_type).verbs
         except CallFailed as failure:
             words = webhook_trouble(failure, twilio.entry, twilio.local(twilio.entry))
             return [failed("webhook", words), skipped("media socket", _AFTER_WEBHOOK)]
-        if stream is None:
+        stream, denied = stream_url(verbs), is_denied(verbs)
+        if stream is None and not denied:
             return [failed("webhook", _NO_STREAM), skipped("media socket", _AFTER_WEBHOOK)]
         refused = await _is_refused(stranger, {**form, "CallSid": _call_sid()})
+        if stream is None:
+            return [_judge_webhook(refused, twilio.entry), skipped("media socket", _DENIED)]
         forged = await _handshake(stranger, stream)
         signed = await _handshake(twilio, stream)
     return [_judge_webhook(refused, twilio.entry), _judge_socket(forged, signed)]
@@ -135,13 +138,15 @@ async def check_insecure_app(settings: Settings, local: str | None) -> list[Chec
     async with Web(local.rstrip("/") + VOICE_PATH, None, None) as phone:
         try:
             answer = await phone.request(phone.entry, _webhook_form(settings))
-            stream = stream_url(parse(answer.body, answer.content_type).verbs)
+            verbs = parse(answer.body, answer.content_type).verbs
         except CallFailed as failure:
             words = webhook_trouble(failure, phone.entry, phone.entry)
             if failure.status == 403:
                 words = f"{phone.entry} takes signed calls only: run the doctor with the app's own settings"
             return [failed("webhook", words), skipped("media socket", _AFTER_WEBHOOK)]
-        if stream is None:
+        if is_denied(verbs):
+            return [ok("webhook", _UNSIGNED), skipped("media socket", _DENIED)]
+        if (stream := stream_url(verbs)) is None:
             return [failed("webhook", _NO_STREAM), skipped("media socket", _AFTER_WEBHOOK)]
         opened = await _handshake(phone, stream)
     if opened is not None:
@@ -152,6 +157,8 @@ async def check_insecure_app(settings: Settings, local: str | None) -> list[Chec
 _UNSIGNED = "answers calls from this machine, unsigned (--insecure)"
 _NO_STREAM = "the app takes no calls now: it is shutting down, or MAX_CALLS calls are live. Try again later"
 _AFTER_WEBHOOK = "the webhook must answer first"
+_CALLER = "+15550100001"
+_DENIED = f"ALLOW_CALLERS or DENY_CALLERS rejects the doctor's caller {_CALLER}: allow it to have the socket checked"
 
 
 def _call_sid() -> str:
@@ -159,7 +166,7 @@ def _call_sid() -> str:
 
 
 def _webhook_form(settings: Settings) -> dict[str, str]:
-    caller, called = "+15550100001", settings.twilio_phone_number or "+15550100002"
+    caller, called = _CALLER, settings.twilio_phone_number or "+15550100002"
     return {
         "CallSid": _call_sid(),
         "AccountSid": settings.twilio_account_sid,
@@ -174,9 +181,15 @@ def _webhook_form(settings: Settings) -> dict[str, str]:
 
 
 def stream_url(verbs: tuple[Verb, ...]) -> str | None:
-    """Return the address of the media stream that TwiML connects a call to, None if there is none."""
-    streams = (child for verb in verbs if verb.name == "Connect" for child in verb.children if child.name == "Stream")
+    """Return the address of the media stream that TwiML connects a call to, or copies it to; None if there is none."""
+    children = (child for verb in verbs if verb.name in ("Connect", "Start") for child in verb.children)
+    streams = (child for child in children if child.name == "Stream")
     return next((stream.attributes.get("url") for stream in streams), None)
+
+
+def is_denied(verbs: tuple[Verb, ...]) -> bool:
+    """Return whether TwiML rejects the caller for good, rather than with a busy tone."""
+    return any(verb.name == "Reject" and verb.attributes.get("reason") != "busy" for verb in verbs)
 
 
 def webhook_trouble(failure: CallFailed, url: str, address: str) -> str:

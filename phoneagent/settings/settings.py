@@ -50,6 +50,7 @@ class Records(BaseSettings):
         str_strip_whitespace=True,
         populate_by_name=True,
         hide_input_in_errors=True,  # an input may be a secret
+        allow_inf_nan=False,
     )
 
     database_url: SecretStr = SecretStr("sqlite:///phoneagent.db")
@@ -91,7 +92,8 @@ class Settings(Records):
     """The URL at which Twilio reaches the app: https, a host, and optionally a path."""
 
     twilio_phone_number: str | None = Field(None, repr=False)
-    """The phone number (E.164): `dev` points it at this machine, and `doctor` checks where it points."""
+    """The phone number (E.164). It is the caller ID of calls that the app makes. `dev` and the setup page point it at
+    the app, and `doctor` checks where it points."""
     twilio_api_url: str | None = None
     """A server to use instead of Twilio's REST API, for example in tests."""
     ngrok_authtoken: SecretStr | None = None
@@ -104,7 +106,8 @@ class Settings(Records):
     endpoint_in_code: bool = False
     """Whether code provides the endpoint, so that none has to be configured here."""
     realtime_url: str | None = Field(None, repr=False)
-    """The URL (ws or wss) of a Realtime server other than OpenAI's. It takes precedence over everything below."""
+    """The URL (ws or wss) of a Realtime server other than OpenAI's. It takes precedence over the settings of Azure,
+    OpenAI and Helicone; OPENAI_MODEL still names the model."""
     realtime_provider: str | None = None
     """The kind of server, like xai or localai. Its usual address is used unless REALTIME_URL names another."""
     realtime_audio: Audio | None = None
@@ -153,7 +156,7 @@ class Settings(Records):
     port: int = Field(8000, ge=0, le=65535)
     """The port that the server listens on. 0 picks a free one."""
     web_concurrency: int = Field(1, ge=1)
-    """How many processes share the port. Calls are spread evenly over them."""
+    """How many processes share the port. Calls are spread evenly over them. Windows supports one."""
     dead_air_ms: int = Field(2500, ge=0)
     """How long the caller hears nothing, while an answer is due, before a short sound is played. 0 turns it off."""
     idle_seconds: float = Field(15, ge=0)
@@ -251,6 +254,13 @@ class Settings(Records):
     def _token(cls, value: SecretStr) -> SecretStr:
         if any(len(token.strip()) < 8 for token in value.get_secret_value().split(",")):
             raise ValueError("it is too short for an auth token; separate several with commas")
+        return value
+
+    @field_validator("*")
+    @classmethod
+    def _no_blank_secret(cls, value: Any) -> Any:
+        if isinstance(value, SecretStr) and not value.get_secret_value():
+            raise ValueError("it is blank: set it, or leave it out")
         return value
 
     @field_validator("allow_callers", "deny_callers", mode="before")
@@ -403,8 +413,15 @@ _OF_CODE = ("insecure", "local_api", "log_messages")
 
 
 def _secure(source: PydanticBaseSettingsSource) -> Callable[[], dict[str, Any]]:
-    """Return the source without the settings that only code may set."""
-    return lambda: {name: value for name, value in source().items() if name.lower() not in _OF_CODE}
+    """Return the source without what it may not set: the settings of code, a setting by another name than its
+    variable's (API_TOKEN may belong to another program), and blanks, which would be empty secrets."""
+
+    def belongs(name: str, value: Any) -> bool:
+        field = Settings.model_fields.get(name.lower())
+        aliased = field is not None and field.validation_alias is not None
+        return name.lower() not in _OF_CODE and not aliased and not (isinstance(value, str) and not value.strip())
+
+    return lambda: {name: value for name, value in source().items() if belongs(name, value)}
 
 
 def _needed(provider: str | None, *, has_url: bool, azure: bool) -> frozenset[str]:

@@ -24,6 +24,7 @@ from phoneagent import Agent, Endpoint, PhoneApp
 from phoneagent.cli import limits
 from phoneagent.cli.limits import RequestProtocol
 from phoneagent.cli.serve import UVICORN
+from phoneagent.console import body, campaigns, playing, setup, signin, web_session
 from phoneagent.sim import Model, Phone
 from phoneagent.sim.model.vad import EnergyGate
 from tests.end_to_end.conftest import ACCOUNT_SID, AUTH_TOKEN, PUBLIC_URL, settings
@@ -207,6 +208,11 @@ async def test_a_handshake_that_can_be_read_has_the_app_s_answer(telephone: Tele
         stranger = await Stranger.at(server, b"GET /twilio/media/x HTTP/1.1\r\n" + HANDSHAKE + b"\r\n")
         assert (await stranger.end()).startswith(b"HTTP/1.1 403 ")
         stranger.close()
+
+
+def test_the_largest_body_of_each_route_passes() -> None:
+    bodies = (module.MAX_BODY_BYTES for module in (body, campaigns, playing, setup, signin, web_session))
+    assert max(bodies) + limits.MAX_HEAD_BYTES <= limits.MAX_REQUEST_BYTES
 
 
 async def test_requests_one_after_the_other_have_a_size_each(telephone: Telephone) -> None:

@@ -309,6 +309,14 @@ async def test_a_call_that_is_refused(server: Server, tmp_path: Path):
     assert json.loads((tmp_path / "report.json").read_text())["violations"] == ["the call was rejected: rejected"]
 
 
+async def test_a_report_that_cannot_be_written_is_named(server: Server, tmp_path: Path):
+    server.agent = host
+    result = await run(server.url, "--say", "Hello", "--say", "Bye", "--report", tmp_path)
+    assert result.exit_code == 1
+    assert f"{tmp_path} cannot be written (Is a directory): name another file" in result.output
+    assert "Traceback" not in result.output
+
+
 async def test_an_agent_that_says_nothing(server: Server, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(sim_call, "ANSWER_SECONDS", 0.2)
     result = await run(server.url, "--say", "Hello")

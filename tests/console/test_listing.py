@@ -199,11 +199,14 @@ async def test_a_cursor_that_is_not_ours_is_refused(cursor: str) -> None:
 async def test_the_state_of_a_live_call_is_shown_as_far_as_json_can_express_it() -> None:
     office = Office(None)
     office.live(call("CA1"))
-    office.calls["CA1"].state.update(table={"guests": 4}, socket=object(), nan=float("nan"), long="x" * 3000)
+    office.calls["CA1"].state.update(
+        table={"guests": 4}, socket=object(), nan=float("nan"), long="x" * 3000, cut="\ud83d"
+    )
     shown = await office.listing.call("CA1", full=False)
     assert shown is not None
     state = shown["call_state"]
     assert (state["table"], state["socket"], state["nan"]) == ({"guests": 4}, "<object>", "<float>")
+    assert state["cut"] == "<str>"
     assert len(state["long"]) == MAX_STATE_CHARS + 1
     office.calls["CA1"].state.update({str(number): number for number in range(500)})
     shown = await office.listing.call("CA1", full=False)

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 from jsonschema import Draft202012Validator
 from openapi_spec_validator import validate
-from starlette.routing import Route
+from starlette.applications import Starlette
+from starlette.routing import Mount, Route
 
 from phoneagent import Call
 from phoneagent.console import openapi
@@ -29,6 +30,18 @@ async def described() -> Any:
 async def test_it_is_valid_and_needs_the_token() -> None:
     validate(await described())
     assert (await get(with_token(), "/openapi.json", headers={})).status == 401
+
+
+async def test_a_mounted_app_names_the_path_it_is_mounted_at() -> None:
+    outer = Starlette(routes=[Mount("/agent", app=with_token())])
+    assert json.loads((await get(outer, "/agent/openapi.json")).text)["servers"] == [{"url": "/agent"}]
+    assert (await described())["servers"] == [{"url": "/"}]
+
+
+async def test_every_status_of_a_success_is_in_it() -> None:
+    paths = (await described())["paths"]
+    assert {"200", "204", "503"} <= paths["/calls/{sid}/events"]["get"]["responses"].keys()
+    assert {"200", "206", "416"} <= paths["/calls/{sid}/audio.wav"]["get"]["responses"].keys()
 
 
 async def test_every_route_of_the_api_is_in_it() -> None:

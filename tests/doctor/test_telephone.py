@@ -18,7 +18,7 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route, WebSocketRoute
 from starlette.websockets import WebSocket
 
-from phoneagent import Agent, ConfigurationError, PhoneApp, Settings
+from phoneagent import Agent, ConfigurationError, Endpoint, PhoneApp, Settings, Transcriber
 from phoneagent.doctor import Check, Status, examine, settings_missing
 from phoneagent.doctor.models import check_shutdown
 from phoneagent.doctor.telephone import check_clock
@@ -198,6 +198,22 @@ async def test_a_number_may_lead_here_in_another_spelling_and_with_a_query(world
 async def test_an_app_that_refuses_twilio(world: World, fault: dict[str, str]) -> None:
     world.app |= fault
     assert "the same PUBLIC_URL and TWILIO_AUTH_TOKEN" in await world.only_fault("webhook")
+
+
+async def test_an_app_that_denies_the_doctor_s_caller(world: World) -> None:
+    world.app |= {"allow_callers": "+4930*"}
+    checks = await world.report()
+    assert checks["webhook"].status is Status.OK
+    assert checks["media socket"].status is Status.SKIPPED
+    assert "ALLOW_CALLERS or DENY_CALLERS rejects the doctor's caller" in checks["media socket"].text
+
+
+async def test_an_app_that_transcribes_calls_of_people(world: World) -> None:
+    endpoint = Endpoint.openai(KEY)
+    settings = world.made(realtime_api_key=KEY, endpoint_in_code=True)
+    world.served = PhoneApp(Transcriber(dial="+15550100003"), settings=settings, endpoints=[endpoint])
+    checks = await world.report()
+    assert {checks["webhook"].status, checks["media socket"].status} == {Status.OK}
 
 
 async def test_no_app_there(world: World) -> None:

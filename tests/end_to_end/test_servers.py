@@ -50,12 +50,12 @@ call = "hang_up"
 GREETED = "the agent speaks first"
 IN_WORDS = "it greets with the words of `greeting`"
 ANSWERED = "a question is answered"
-RECORDED = "the caller's words are on record"
+RECORDED = "the caller's words are recorded"
 STOPPED = "the agent stops when the caller interrupts, and what was heard is known to 0.1 s"
 TRUNCATED = "the model learns how much was heard"
 CALLED = "a tool runs, and its outcome is spoken"
 HUNG_UP = "the agent hangs up after its goodbye"
-USED = "token usage is reported, from which the cost is made"
+USED = "token usage is reported, so the cost is known"
 RENEWED = "a lost session is replaced, and the call goes on"
 CAPABILITIES = (GREETED, IN_WORDS, ANSWERED, RECORDED, STOPPED, TRUNCATED, CALLED, HUNG_UP, USED, RENEWED)
 
@@ -66,7 +66,7 @@ MISSING: dict[str, dict[str, str]] = {
     },
     "speaches": {USED: "its responses carry no usage"},
     "speech-to-speech": {
-        IN_WORDS: "it drops messages of the role `system`, and so the wish for these words",
+        IN_WORDS: "it drops messages of the role `system`, and with them the request to say these words",
         TRUNCATED: "it does not know `conversation.item.truncate`",
     },
     "vllm": {RECORDED: "it transcribes nothing"},
@@ -225,7 +225,7 @@ def page() -> str:
     lines = [
         "# What works with which server",
         "",
-        "Made from the calls that `tests/end_to_end/test_servers.py` has with a stand-in of each server",
+        "Made from calls that `tests/end_to_end/test_servers.py` has with a simulation of each server",
         "(`phoneagent.sim.Model(dialect=...)`). The facts behind a stand-in, and how sure they are, are listed in",
         "`phoneagent/sim/model/standins.py`. A server is named by `REALTIME_PROVIDER`; OpenAI, Azure and Helicone have",
         "settings of their own, see `.env.example`. The Helicone of this table has a provider that speaks the beta.",

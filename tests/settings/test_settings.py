@@ -157,6 +157,34 @@ def test_white_space_around_a_secret_is_no_part_of_it(monkeypatch: pytest.Monkey
     assert key.get_secret_value() == "sk-secret"
 
 
+@pytest.mark.parametrize("blank", [" ", "\n", "\t \r\n"])
+def test_a_blank_secret_is_none(monkeypatch: pytest.MonkeyPatch, blank: str) -> None:
+    for name, value in {**GOOD, "PHONEAGENT_API_TOKEN": blank}.items():
+        monkeypatch.setenv(name, value)
+    assert load().api_token is None
+    assert problems(monkeypatch, TWILIO_AUTH_TOKEN=blank)[0].startswith("TWILIO_AUTH_TOKEN is empty")
+    with pytest.raises(ConfigurationError, match="API_TOKEN is malformed: it is blank"):
+        load({"api_token": blank})
+
+
+def test_a_variable_of_another_program_is_no_setting(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    foreign = {"API_TOKEN": "theirs", "LOG_LEVEL": "trace", "LOG_PII": "1", "SHOW_TRANSCRIPT": "1", "PRICES": "x"}
+    for name, value in {**GOOD, **foreign}.items():
+        monkeypatch.setenv(name, value)
+    (tmp_path / ".env").write_text("API_TOKEN=theirs\nLOG_PII=1\n")
+    loaded = load()
+    assert (loaded.api_token, loaded.log_level, loaded.prices) == (None, "info", {})
+    assert not loaded.log_pii
+    assert not loaded.show_transcript
+
+
+@pytest.mark.parametrize("name", ["MAX_CALL_SECONDS", "IDLE_SECONDS", "CALLS_PER_SECOND", "DRAIN_SECONDS"])
+@pytest.mark.parametrize("value", ["inf", "nan"])
+def test_a_time_is_finite(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
+    (problem,) = problems(monkeypatch, **{name: value})
+    assert problem.startswith(f"{name} is malformed")
+
+
 def test_names_of_fields_work_in_code(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in GOOD.items():
         monkeypatch.setenv(name, value)
