@@ -292,12 +292,7 @@ class Bridge(Parts):
 
         With `goodbye`, the model is asked for one, unless the response that called the tool said something.
         """
-        if self.closing.active or self.ended is not None:
-            return
-        speaks = self.conversation.connected and not self.responses.muted
-        wanted = goodbye and speaks and not self.conversation.parted
-        self._close(now, "agent", reason, goodbye=wanted)
-        self.move_on(now)
+        self._hang_up(now, reason, goodbye=goodbye and not self.conversation.parted)
 
     def transfer(self, now: float, step: Transfer, *, announce: bool | None = None) -> None:
         """Connect the call to another party once everything was heard. Of two transfers, the first counts.
@@ -307,7 +302,7 @@ class Bridge(Parts):
         if self.closing.active or self.ended is not None:
             return
         wanted = not self.conversation.parted if announce is None else announce
-        self.closing.transfer(now, step, announce=wanted and self.conversation.connected)
+        self.closing.transfer(now, step, announce=wanted and self._can_speak)
         self.requests.append(NoteStep(self.closing.step(self.stream_sid or "")))
         self.move_on(now)
 
@@ -367,7 +362,7 @@ class Bridge(Parts):
             case "line_lost":
                 self.end(now, "line", verdict.text)
             case "time_up" | "parted":
-                self.hang_up(now, goodbye=verdict.kind == "time_up", reason=verdict.text)
+                self._hang_up(now, verdict.text, goodbye=verdict.kind == "time_up")
             case "closed":
                 self.end(now, self.closing.ended_by, self.closing.reason)
             case _:
@@ -395,6 +390,16 @@ class Bridge(Parts):
         self._act(self.conversation.move_on(now, speech=speech, playing=playing), now)
         self._act(self.closing.handle_timer(now), now)
         self._act(self.silence.poll(now), now)
+
+    @property
+    def _can_speak(self) -> bool:
+        return self.conversation.connected and not self.responses.muted
+
+    def _hang_up(self, now: float, reason: str, *, goodbye: bool) -> None:
+        if self.closing.active or self.ended is not None:
+            return
+        self._close(now, "agent", reason, goodbye=goodbye and self._can_speak)
+        self.move_on(now)
 
     def _close(self, now: float, by: ClosedBy, reason: str, *, goodbye: bool = False) -> None:
         self.closing.begin(now, by, reason, goodbye=goodbye)

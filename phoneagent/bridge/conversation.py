@@ -217,8 +217,8 @@ class Conversation:
 
     @property
     def parted(self) -> bool:
-        """Whether the newest response spoke when it called a tool, as when it says goodbye and calls `hang_up`."""
-        return self.responses.spoke and self.responses.called
+        """Whether the newest response spoke as it called a tool that still runs, such as `hang_up` with a goodbye."""
+        return self.responses.spoke and self.responses.called and self.tools.running
 
     def close(self, *, goodbye: bool, timed: bool = False, words: Wanted | None = None) -> None:
         """Prepare the end: nothing more is asked for except (with `goodbye`) a goodbye, or its `words`.
@@ -263,8 +263,6 @@ class Conversation:
             unwanted = True
         if unwanted:
             self.responses.discard(now)
-        if self.responses.muted and (self.responses.current is None or self.responses.current.kind in prompts.ANSWERS):
-            self.responses.owe_answer()  # due once the agent is unmuted
 
     def response_done(self, response: Response, now: float) -> Done:
         """Take `response.done`. Return how the response ended, and what that means."""

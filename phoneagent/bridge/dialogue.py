@@ -105,8 +105,9 @@ class Dialogue:
         return self.sign_at > -math.inf
 
     def signed(self, now: float) -> None:
-        """Note that the caller pressed a key: they are there."""
-        self.sign_at = now
+        """Note that the caller pressed a key: they are there, whatever a recognizer finds in the turn before."""
+        self._sign_before = self.sign_at = now
+        self.wordless = False
 
     def committed(self, item_id: str, now: float) -> None:
         """Note that the caller's turn became an item."""

@@ -26,13 +26,16 @@ LAST_CHARS = 80
 """How many characters at the end of a turn are searched for a goodbye."""
 
 _PARTING = re.compile(
-    r"\b(?:good[ -]?bye|bye|good night|take care|see you|talk to you (?:soon|later)"
-    r"|have an? (?:very )?(?:nice|great|good|lovely|wonderful|pleasant) \w+"
+    r"\b(?:good[ -]?bye|bye|good night|take care(?! of)|see you|talk to you (?:soon|later)"
+    r"|(?<!we )(?<!they )(?<!i )have an? (?:very )?(?:nice|great|good|lovely|wonderful|pleasant|safe)"
+    r" (?:day|morning|afternoon|evening|night|weekend|week|one|time|trip|flight|journey|stay|rest of)"
     r"|auf wieder(?:sehen|hören)|tschüss|bis bald|schönen (?:tag|abend)|schönes wochenende"
     r"|au revoir|bonne (?:journée|soirée|fin de journée)|à bientôt"
-    r"|adiós|hasta (?:luego|pronto|mañana)|que tengas? (?:un )?(?:buen|buena|excelente|lindo) \w+"
+    r"|adiós|hasta (?:luego|pronto|mañana)|que tengas? (?:un |una )?(?:buen|buena|excelente|lindo|linda)"
+    r" (?:día|tarde|noche|fin de semana|semana|viaje)"
     r"|arrivederci|arrivederla|buona (?:giornata|serata)"
-    r"|adeus|tchau|até (?:logo|breve|mais)|tenha (?:um|uma) (?:bom|boa|ótimo|ótima) \w+"
+    r"|adeus|tchau|até (?:logo|breve|mais)|tenha (?:um|uma) (?:bom|boa|ótimo|ótima)"
+    r" (?:dia|tarde|noite|fim de semana|semana|viagem)"
     r"|tot ziens|fijne (?:dag|avond)|do widzenia|miłego dnia|hej då|ha det bra|farvel)\b"
     r"|再见|再見|さようなら|失礼いたします|안녕히",
     re.IGNORECASE,

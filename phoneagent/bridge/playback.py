@@ -286,6 +286,8 @@ class Playback:
 
     def _heard_up_to(self, position: int, now: float) -> list[Outcome]:
         self._acked, self._acked_at = position, now
+        if position == self._sent:  # the line may play a little faster than our clock runs
+            self.dry_at, self.spoken_until = min(self.dry_at, now), min(self.spoken_until, now)
         pieces, recent = self._written_pieces, self._recent
         while pieces and self._written_from + pieces[0][2] <= self._acked:
             _, payload, size = pieces.popleft()

@@ -176,6 +176,8 @@ class Renewal:
         """Note that the session said something."""
         self._fruitless = 0
         self._greeting_due = False
+        if self._before_stream.returned:
+            self._before_stream = replace(self._before_stream, returned="")  # it has been told
 
     def interrupted(self, responses: ResponseGate) -> None:
         """Note that the agent was stopped: if there is no session, the next one does not continue its words."""

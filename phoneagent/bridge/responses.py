@@ -72,9 +72,7 @@ class ResponseGate:
         self._pending: Wanted | None = None  # our unanswered create
         self._number = 0
         self._outputs: dict[str, bool] = {}  # posted, not in a response yet: call_id -> its item was added
-        # A server that returns no metadata may still answer a turn by itself after our create. Then it is not known
-        # whether the next `response.created` is ours.
-        self._server_may_answer = False
+        self._server_may_answer = False  # a turn by itself after our create: without metadata, it may be either's
         self._drop_late = False  # a dropped request brought nothing in time: what it brings later is unwanted too
         self._covered: frozenset[str] = frozenset()  # the outputs that our pending create covers
         self._discarded: list[str] = []  # until their response.done
@@ -408,13 +406,15 @@ class ResponseGate:
 
     def interrupt(self, now: float) -> None:
         """Stop the active response, or the requested one as soon as it begins."""
-        if self.state is State.REQUESTED:
+        if self.state is State.REQUESTED and not self.muted:
             self.state = State.DROPPED
         elif self.state is State.ACTIVE:
             self.discard(now)
 
     def discard(self, now: float) -> None:
-        """Cancel the active response and drop any further output."""
+        """Cancel the active response and drop any further output. What a muted agent has not begun to say waits."""
+        if self.muted and not self.spoke:
+            self._put_back(self.current)
         self.state = State.CANCELLING
         if self.id is not None:
             self._discarded.append(self.id)

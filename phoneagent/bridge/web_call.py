@@ -12,7 +12,7 @@ from decimal import Decimal
 from typing import Any
 
 from phoneagent.billing import usage
-from phoneagent.billing.prices import Price, cost_of, price_of
+from phoneagent.billing.prices import SIMULATED, Price, cost_of, price_of
 from phoneagent.bridge.chat import Chat
 from phoneagent.bridge.clock import CallClock
 from phoneagent.bridge.heard import heard_part
@@ -174,6 +174,8 @@ class WebConversation:
         if total.at_least if reading is None else used == Usage():
             return  # it would add nothing
         model = self._models[source]
-        cost = Cost(at_least=True) if reading is None else cost_of(used, price_of(model, self._prices))
+        simulated = self._models["response"] == SIMULATED  # its session names a real recognizer, which does not run
+        priced = price_of(SIMULATED if simulated else model, self._prices)
+        cost = Cost(at_least=not simulated) if reading is None else cost_of(used, priced)
         self.cost = total + cost
         self.reporter.used(source, model, used, cost, self.cost, now)

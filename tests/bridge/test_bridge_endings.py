@@ -102,6 +102,40 @@ def test_an_answer_in_the_middle_of_which_code_hangs_up_was_no_goodbye(rig: Rig)
     assert "goodbye" in rig.prompts[-1]
 
 
+def test_words_before_a_tool_that_is_done_were_no_goodbye(rig: Rig) -> None:
+    rig.created("r1", ours=False)
+    rig.audio(500)
+    rig.audio_done()
+    rig.calls("c1")
+    rig.done("r1")
+    rig.bridge.conversation.tool_returned("c1", "ok", rig.now, respond=False)
+    rig.bridge.move_on(rig.now)
+    rig.hear()
+    rig.talk(10)
+    rig.hang_up()
+    assert len(rig.creates) == 1
+
+
+def test_words_before_a_tool_that_runs_when_the_time_is_up_were_no_goodbye() -> None:
+    rig = Rig(max_call_seconds=100.0)
+    rig.heard("r0", ours=False)
+    rig.talk(75)
+    rig.heard("announced")
+    rig.talk(20)
+    rig.speech()
+    rig.turn("u1")
+    rig.created("r1", ours=False)
+    rig.audio(500)
+    rig.audio_done()
+    rig.calls("c1")
+    rig.done("r1")
+    rig.hear()
+    before = len(rig.creates)
+    rig.talk(6)
+    assert len(rig.creates) == before + 1
+    assert any("short goodbye" in each for each in rig.prompts)
+
+
 def test_words_that_were_cut_off_were_no_goodbye(rig: Rig) -> None:
     rig.created()
     rig.audio(500)

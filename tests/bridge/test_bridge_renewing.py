@@ -169,6 +169,15 @@ def test_the_past_of_an_earlier_stream_comes_first() -> None:
     assert renewed(rig)[:2] == ["Hi", "A table?"]
 
 
+def test_a_transfer_that_came_back_is_told_until_the_agent_has_said_something() -> None:
+    past = Past(pending="answer", returned="The transfer is over: billing is busy.")
+    rig = Rig(renews=True, past=past)
+    assert "billing is busy" in rig.prompts[-1]
+    assert any("billing is busy" in each for each in renewed(rig))
+    rig.heard("r1")
+    assert not any("billing is busy" in each for each in renewed(rig))
+
+
 def test_what_the_code_added_is_told_in_its_place(rig: Rig) -> None:
     rig.wait(1)
     assert rig.bridge.conversation.add("It rains.", "system", rig.now)

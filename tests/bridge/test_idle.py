@@ -226,6 +226,11 @@ def test_without_a_time_it_is_not_taken_at_its_word() -> None:
         "Goodbye!",
         "Your table is booked. Have a lovely evening.",
         "Bye-bye.",
+        "Take care!",
+        "I hope you have a great day ahead.",
+        "Have a safe trip home.",
+        "Que tengas un buen día.",
+        "Tenha uma ótima tarde!",
         "Vielen Dank für Ihren Anruf. Auf Wiederhören!",
         "Merci de votre appel. Bonne journée !",
         "Gracias por llamar, hasta luego.",
@@ -246,11 +251,51 @@ def test_words_with_which_a_conversation_ends(words: str) -> None:
         "Goodbye is the name of the song. It was written in 1968 by two brothers, and it is still often played.",
         "Let me look that up.",
         "The bypass is closed.",
+        "Okay, I'll take care of that for you.",
+        "Yes, we have a nice table by the window at eight.",
+        "We have a great selection of wines.",
+        "We have a lovely evening menu.",
+        "Puede que tengas un buen seguro.",
         "さようならと言いますか？",
     ],
 )
 def test_words_with_which_it_goes_on(words: str) -> None:
     assert not parts(words)
+
+
+@pytest.mark.parametrize("noise", [False, True])
+def test_after_a_key_the_time_begins_anew_whatever_was_before(noise: bool) -> None:
+    rig = idle()
+    turn(rig, "u1", "Hello?")
+    says(rig, "Press one for the opening hours.", ours=False)
+    if noise:
+        turn(rig, "u2", "")
+        says(rig, "Sorry?", ours=False)
+    rig.talk(2)
+    rig.key("1")
+    rig.talk(2.5)
+    rig.created("rk", ours=True)
+    rig.audio(9000, "ik", "rk")
+    rig.audio_done("ik", "rk")
+    rig.done("rk")
+    rig.talk(9.1)
+    rig.hear()
+    rig.talk(IDLE - 0.5)
+    assert asked(rig) == 0
+    rig.talk(1)
+    assert asked(rig) == 1
+
+
+@pytest.mark.parametrize("early_ms", [-30, 1, 15])
+def test_the_time_begins_with_the_last_mark_even_if_it_comes_early(early_ms: int) -> None:
+    rig = Rig()
+    rig.created("r1", ours=False)
+    rig.audio(1000)
+    rig.audio_done()
+    rig.done("r1")
+    rig.wait(1.0 - early_ms / 1000)
+    rig.hear()
+    assert rig.bridge.playback.dry_at <= rig.now
 
 
 def test_sounds_of_ours_are_no_turn_of_the_agent() -> None:

@@ -6,6 +6,7 @@ import pytest
 
 from phoneagent.bridge.policy import Floor, Silence
 from phoneagent.bridge.prompts import Sound
+from phoneagent.bridge.steps import Transfer
 from phoneagent.events import AgentAnswered, BargeIn, SilenceFilled, TurnEnded
 from phoneagent.protocol.carrier import Audio, Clear
 from tests.bridge.rig import Rig, ulaw
@@ -123,6 +124,62 @@ def test_a_caller_hears_nothing_of_a_muted_agent_whose_model_is_dead() -> None:
     assert rig.sent(Audio) == []
     assert rig.events(SilenceFilled) == []
     assert rig.ended is None
+
+
+@pytest.mark.parametrize("created", [False, True])
+def test_an_answer_of_which_nothing_was_heard_comes_once_it_is_unmuted(rig: Rig, created: bool) -> None:
+    rig.speech()
+    rig.turn()
+    if created:
+        rig.created("r1", ours=False)
+    mute(rig)
+    if not created:
+        rig.created("r1", ours=False)
+    rig.done("r1", "cancelled")
+    rig.talk(3)
+    assert rig.creates == []
+    mute(rig, False)
+    assert len(rig.creates) == 1
+
+
+@pytest.mark.parametrize("created", [False, True])
+def test_prescribed_words_of_which_nothing_was_heard_are_said_once_it_is_unmuted(rig: Rig, created: bool) -> None:
+    rig.say("Your code is 42.")
+    if created:
+        rig.created("r1", ours=True)
+    mute(rig)
+    if not created:
+        rig.created("r1", ours=True)
+    rig.done("r1", "cancelled")
+    rig.talk(3)
+    assert len(rig.creates) == 1
+    mute(rig, False)
+    assert len(rig.creates) == 2
+    assert rig.creates[0].response["metadata"] != rig.creates[1].response["metadata"]
+    rig.says(500, "i2", "r2", ours=True)
+    rig.talk(3)
+    assert len(rig.creates) == 2
+
+
+def test_a_request_that_is_unmuted_in_time_is_heard(rig: Rig) -> None:
+    rig.say("Your code is 42.")
+    mute(rig)
+    mute(rig, False)
+    rig.says(500, "i1", "r1", ours=True)
+    rig.wait(1)
+    assert len(rig.creates) == 1
+    assert rig.cancels == []
+    assert rig.sent(Audio)
+
+
+def test_a_transfer_of_a_muted_call_waits_for_no_announcement(rig: Rig) -> None:
+    mute(rig)
+    rig.bridge.transfer(rig.now, Transfer(to="+15550100001", name="billing"))
+    rig.flush()
+    rig.wait(0.5)
+    assert rig.creates == []
+    assert rig.ended is not None
+    assert rig.ended.reason == "transferred to billing"
 
 
 def test_a_tool_runs_on_and_its_output_is_answered_once_it_is_unmuted(rig: Rig) -> None:

@@ -158,3 +158,13 @@ def test_odd_events_break_nothing(fields: dict[str, Any]) -> None:
     rig.says("b", "Hello.", "r1", 2)
     rig.tell("output_audio_buffer.stopped", 3, response_id="r1")
     assert rig.turns[-1].text == "Hello."
+
+
+def test_a_simulated_session_is_free_whatever_recognizer_it_names() -> None:
+    web = WebConversation("WC1", model="simulated", recognizer="gpt-live-transcribe", prices=PRICES, greeting=None)
+    web.start(0.0)
+    used = {"type": "duration", "seconds": 60}
+    web.receive(b"{}", realtime.InputTranscript(item_id="u1", transcript="Hi", usage=used), 1.0)
+    web.receive(b"{}", realtime.ResponseDone(response=realtime.Response(id="r1", status="completed")), 1.0)
+    assert web.cost is not None
+    assert (web.cost.usd, web.cost.at_least) == (0, False)

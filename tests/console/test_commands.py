@@ -43,8 +43,13 @@ async def url(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[s
         yield url
 
 
+@pytest.fixture(autouse=True)
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(commands, "ANSWER_SECONDS", HANG_SECONDS)
+
+
 @pytest.fixture
-def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+def impatient(monkeypatch: pytest.MonkeyPatch, patient: None) -> None:
     monkeypatch.setattr(commands, "ANSWER_SECONDS", 0.2)
     monkeypatch.setattr(commands, "POLL_SECONDS", 0.05)
 
@@ -180,7 +185,7 @@ async def test_what_no_process_takes_is_refused_and_never_done(
             assert (error.status, "nothing is done, now or later" in str(error)) == (504, True)
             assert await other.rows() == []
         successor = Process(url, "CA1")
-        monkeypatch.setattr(commands, "ANSWER_SECONDS", 5.0)  # a busy machine takes its time
+        monkeypatch.setattr(commands, "ANSWER_SECONDS", HANG_SECONDS)
         assert await other.ask(replace(SAY, key="k")) == DONE
         assert successor.done == ["say"]
         await successor.die()
@@ -193,6 +198,7 @@ async def test_a_process_that_dies_at_a_request_leaves_it_open_whether_it_is_don
     async with processes(url) as (owner, other):
         owner.act = asyncio.Event().wait  # type: ignore[assignment]
         keyed = replace(SAY, key="k")
+        monkeypatch.setattr(commands, "ANSWER_SECONDS", 5.0)
         asking = asyncio.create_task(refusal(other.ask(keyed)))
         await until(lambda: owner.done)
         await owner.die()

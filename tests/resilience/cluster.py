@@ -175,6 +175,7 @@ class Cluster:
             "REALTIME_URL": model_url,
             "DATABASE_URL": database_url,
             "DRAIN_SECONDS": f"{drain_seconds:g}",
+            "IDLE_SECONDS": "0",  # on a busy machine, callers may say nothing for long
             "LEDGER": str(self.ledger),
             "TOOL_SECONDS": f"{tool_seconds:g}",
             "PHONEAGENT_ENV_FILE": "",
