@@ -123,8 +123,8 @@ class WebCalls:
         if (models := agent.hearing.transcription_models) is not None:
             endpoint = replace(endpoint, transcription_models=models)
         secret = await create_client_secret(endpoint, session, call, seconds=SECRET_SECONDS)
-        recognizer = endpoint.transcription_models[0] if endpoint.transcription_models else "unknown"
-        self._expected[session_id] = _Expected(call, agent, endpoint, recognizer, time.monotonic() + SECRET_SECONDS)
+        until = time.monotonic() + SECRET_SECONDS
+        self._expected[session_id] = _Expected(call, agent, endpoint, secret.recognizer or "unknown", until)
         return WebSession(session_id, secret)
 
     async def connect(self, session_id: str, call_id: str) -> None:

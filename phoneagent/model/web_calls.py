@@ -44,11 +44,15 @@ class _Answer(msgspec.Struct):
 
 @dataclass(frozen=True, slots=True)
 class ClientSecret:
-    """A key with which a page opens sessions until `expires_at`, in Unix seconds; `calls_url` is where."""
+    """A key with which a page opens sessions until `expires_at`, in Unix seconds; `calls_url` is where.
+
+    `recognizer` is the one that the server took, None without transcription.
+    """
 
     value: str = field(repr=False)
     expires_at: int
     calls_url: str
+    recognizer: str | None = None
 
 
 async def create_client_secret(
@@ -65,13 +69,14 @@ async def create_client_secret(
         raise EndpointRefused(f"{endpoint.host} speaks the beta, which makes no keys for pages: use a GA endpoint")
     models = list(endpoint.transcription_models)
     while True:
+        recognizer = models[0] if models else None
         body = {
             "expires_after": {"anchor": "created_at", "seconds": seconds},
-            "session": _complete(endpoint, session, models[0] if models else None),
+            "session": _complete(endpoint, session, recognizer),
         }
         status, answer = await _post(endpoint, "client_secrets", call, body)
         if status < 300 and answer.value:
-            return ClientSecret(answer.value, answer.expires_at, _url(endpoint, "calls"))
+            return ClientSecret(answer.value, answer.expires_at, _url(endpoint, "calls"), recognizer)
         if not (status == 400 and models and "transcription" in (answer.error.param or "")):
             break
         del models[0]

@@ -54,7 +54,7 @@ async def test_a_recognizer_that_is_refused_is_replaced() -> None:
         made = await create_client_secret(endpoint, session, call(), seconds=60)
         secret = model._secrets.find([made.value])
         assert secret is not None
-        assert secret.session["audio"]["input"]["transcription"]["model"] == "whisper-1"
+        assert secret.session["audio"]["input"]["transcription"]["model"] == made.recognizer == "whisper-1"
 
 
 async def test_refusals_name_the_remedy_and_no_key() -> None:
