@@ -10,8 +10,9 @@ from collections.abc import Collection
 from functools import lru_cache
 from typing import Literal, TypeAlias
 
-from phoneagent.bridge.scripts import char_ms, chars_of
+from phoneagent.bridge.scripts import char_ms, chars_of, script_of
 
+MIN_REPEATED_WORDS = 2
 MAX_WORDS = 4
 """A longer text says more than that."""
 
@@ -83,7 +84,16 @@ def meaning_of(text: str, sound_ms: float, known: Collection[str]) -> Words:
 
 
 def repeats(text: str, said: str) -> bool:
-    """Return whether a transcript of at least two words only repeats what the agent `said`: its voice came back."""
-    words, heard = words_of(text), words_of(said)
+    """Return whether a transcript only repeats what the agent `said`: its voice came back.
+
+    It has at least two words; or, in a script without spaces, four characters.
+    """
+    words, heard = _units(text), _units(said)
     length = len(words)
-    return length > 1 and any(heard[at : at + length] == words for at in range(len(heard) - length + 1))
+    long = sum(2 if script_of(each[0]).spaced else 1 for each in words) >= 2 * MIN_REPEATED_WORDS
+    return long and any(heard[at : at + length] == words for at in range(len(heard) - length + 1))
+
+
+def _units(text: str) -> list[str]:
+    """Return the words of a text; of a script without spaces, its characters."""
+    return [unit for word in words_of(text) for unit in ([word] if script_of(word[0]).spaced else chars_of(word))]

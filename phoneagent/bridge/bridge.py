@@ -197,9 +197,10 @@ class Bridge(Parts):
                 self.dialogue.speech_stopped(model_ms, now)
                 self.interruptions.speech_stopped(now)
             case realtime.Committed(item_id=item_id):
-                self.budget.turn_committed()
                 self.dialogue.committed(item_id, now)
-                if not (self._policy.manual_turns or isinstance(event, AnsweredTurn)):
+                if self._policy.manual_turns or isinstance(event, AnsweredTurn):
+                    self.budget.turn_committed()
+                else:
                     self.interruptions.turn_committed(item_id, now)
             case realtime.InputTranscript(item_id=item_id, transcript=text):
                 self.budget.transcribed(event, now)
@@ -207,7 +208,7 @@ class Bridge(Parts):
                 self.interruptions.transcribed(item_id, text)
             case realtime.InputTranscriptFailed(item_id=item_id):
                 self.dialogue.not_understood(item_id)
-                self.interruptions.transcribed(item_id, "")
+                self.interruptions.transcribed(item_id, None)
             case realtime.ResponseCreated():
                 self._response_created(event, now)
             case realtime.ResponseDone():
@@ -383,10 +384,10 @@ class Bridge(Parts):
         if self.keys.poll(now):
             self.budget.turn_committed()
         if self.conversation.connected:
-            self.budget.poll(now)
+            self.budget.poll(now, turns=self.held.counted)
         speech = self.dialogue.turn_open(now) or self.keys.typing
         self._act(self.sounds.poll(speech=speech), now)
-        playing = not self.playback.idle
+        playing = not self.playback.idle or self.keys.gathering  # a tool's filler would come between the caller's keys
         self._act(self.conversation.move_on(now, speech=speech, playing=playing), now)
         self._act(self.closing.handle_timer(now), now)
         self._act(self.silence.poll(now), now)

@@ -42,6 +42,7 @@ class Budget:
         self._running = 0  # responses whose report has yet to come
         self._wrap_up: Wanted | None = None  # asks the model to wrap up
         self._told = self._last_turn = self._answered = False
+        self._turns = 0
 
     def new_session(self, session: Mapping[str, Any], now: float) -> None:
         """Switch to a new session; `session` is as the server reports it. The one before sends no more reports."""
@@ -102,8 +103,14 @@ class Budget:
         self.total = total + cost
         self._reporter.used(source, model, used, cost, self.total, now)
 
-    def poll(self, now: float) -> None:
-        """End the call if it costs too much, at a moment when a response may be requested."""
+    def poll(self, now: float, *, turns: int = 0) -> None:
+        """End the call if it costs too much, at a moment when a response may be requested.
+
+        `turns`: how many of the caller's turns counted so far, besides those of `turn_committed`.
+        """
+        if turns != self._turns:
+            self._turns = turns
+            self.turn_committed()
         limit = self._policy.max_call_cost
         if limit is None or self.total is None or self.total.usd < limit:
             return

@@ -139,7 +139,8 @@ class Conversation:
         self.connected = False
         self.signs.new_session()
         self.responses.new_session()
-        self.tools.new_session()
+        if self.tools.new_session() and not self.responses.closing:
+            self.responses.owe_answer()
         self.questions.new_session()
         self.outbox.clear()
 

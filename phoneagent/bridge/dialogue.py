@@ -100,6 +100,11 @@ class Dialogue:
         return self._caller_audio.behind_ms(model_ms)
 
     @property
+    def turn_held(self) -> bool:
+        """Whether user code has begun a turn of the caller, and has not yet committed it."""
+        return self._caller_audio.by_hand and self._caller_audio.speaking
+
+    @property
     def caller_spoke(self) -> bool:
         """Whether the caller has said anything, or pressed a key."""
         return self.sign_at > -math.inf

@@ -57,6 +57,8 @@ class HeldTurns:
         self._held: dict[str, HeldTurn] = {}
         self.late = False
         """Whether a turn that did not count does now: its words came late."""
+        self.counted = 0
+        """How many turns counted so far."""
         self._will_answer = False  # whether the server answers the last one by itself
         self._answer: str | None = None  # the response with which it does
         self._answer_items: list[str] = []
@@ -85,6 +87,7 @@ class HeldTurns:
     def count(self, item_id: str, now: float) -> None:
         """Take a turn that counts."""
         self._dropped.pop(item_id, None)
+        self.counted += 1
         self._responses.turn_committed(now, server_answers=self._server_answers)
 
     def hold(self, item_id: str, turn: HeldTurn) -> None:
@@ -95,6 +98,7 @@ class HeldTurns:
 
     def release(self, now: float) -> None:
         """Let what is held count, and late words too."""
+        self.counted += bool(self._held or self.late)
         if (self._held and not self.answered) or self.late:
             self._responses.turn_committed(now, server_answers=self._will_answer and not self.late)
         self._let_go()
@@ -151,7 +155,7 @@ class HeldTurns:
             self._remember_undone(response_id)
         else:  # it is done; if it failed, it is not asked for again
             self._responses.interrupt(now)
-            self._responses.owe_nothing()
+            self._responses.owed = False
         for item_id in self._answer_items:
             self._delete(item_id)
 

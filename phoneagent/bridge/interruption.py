@@ -192,9 +192,13 @@ class Interruptions:
         """Return whether a sound that stops nothing needs words to be answered: it is short, and the agent has time."""
         if not (self._policy.words_ms and self._policy.min_speech_ms) or not self._more_to_say(now):
             return False
-        sound = self._sound(speech, now)
-        spoken_ms = max(sound.length_ms, (now - speech.since) * 1000 - sound.over_ms)  # also of several stretches
-        return spoken_ms < self._policy.min_speech_ms and (self._ear.knows_caller or sound.length_ms > 0)
+        spoken_ms = self._spoken_ms(speech, self._sound(speech, now), now)
+        return spoken_ms < self._policy.min_speech_ms and (self._ear.knows_caller or spoken_ms > 0)
+
+    @staticmethod
+    def _spoken_ms(speech: _Speech, sound: Sound, now: float) -> int:
+        """Return how long a speech lasted, whose last stretch is `sound`; 0 if it is too soft to measure."""
+        return sound.length_ms and max(sound.length_ms, round((now - speech.since) * 1000) - sound.over_ms)
 
     def _more_to_say(self, now: float) -> bool:
         speaking = self._responses.speaking and not self.held.answered
@@ -207,7 +211,7 @@ class Interruptions:
             self.held.count(item_id, now)
         else:
             # What is too soft to measure lasted as long as the server heard it.
-            length_ms = self._sound(speech, now).length_ms
+            length_ms = self._spoken_ms(speech, self._sound(speech, now), now)
             soft = self._ear.knows_caller and not length_ms
             length_ms = length_ms or round((speech.stopped_at - speech.since) * 1000)
             self.held.hold(item_id, HeldTurn(length_ms, soft, speech.any_words))
@@ -215,13 +219,15 @@ class Interruptions:
                 self.held.drop(now, delete=speech.meaning == "echo")
                 self._speech = None
 
-    def transcribed(self, item_id: str, text: str) -> None:
-        """Take the text of a turn ("" if there is none), which may show whether it counts."""
+    def transcribed(self, item_id: str, text: str | None) -> None:
+        """Take the text of a turn ("" if it has no words, None if there is none), which may show whether it counts."""
         if self._speech is not None and item_id in self.held:
             self._speech.check_at = None
         self.held.transcribed(item_id, lambda turn: self._meaning_of(text, turn))
 
-    def _meaning_of(self, text: str, turn: HeldTurn) -> Words:
+    def _meaning_of(self, text: str | None, turn: HeldTurn) -> Words:
+        if text is None:  # as if it never came
+            return "words" if turn.length_ms >= self._policy.min_speech_ms and not turn.soft else "none"
         # A caller may repeat the agent's words to choose what it offers. An echo is soft, or was found before.
         if (turn.soft or self._ear.echoes) and repeats(text, self._said()):
             return "none"

@@ -160,7 +160,7 @@ class Keys:
 
     def _due(self, gather: Gather) -> float:
         """Return when the next key is too late: the caller listens to the end before typing."""
-        since = self._since if gather.typed else max(self._since, self._playback.dry_at)
+        since = self._since if gather.typed else max(self._since, self._playback.spoken_until)
         return since + gather.timeout_seconds
 
     def poll(self, now: float) -> bool:

@@ -76,7 +76,8 @@ class ResponseGate:
         self._drop_late = False  # a dropped request brought nothing in time: what it brings later is unwanted too
         self._covered: frozenset[str] = frozenset()  # the outputs that our pending create covers
         self._discarded: list[str] = []  # until their response.done
-        self._closing = False
+        self.closing = False
+        """Whether nothing may be asked for except a goodbye."""
         self._misses = 0  # responses in a row that failed or brought nothing
         self._again: Wanted | None = None  # what the last one of them was for
         self._deadline: float | None = None
@@ -90,15 +91,15 @@ class ResponseGate:
         """
         current = self.current if self.state is State.ACTIVE else self._pending
         if self.state in (State.REQUESTED, State.ACTIVE):
+            waits = self.state is State.ACTIVE and self.called  # the answer comes once the tool's output is there
             if current is None or current.kind == "turn":
-                # After a tool call, the answer comes once the tool's output is there.
-                self.owed = self.owed or not (self.state is State.ACTIVE and self.called)
+                self.owed = self.owed or not waits
             elif current.kind == "greeting":
                 self.owed = self.owed or (self.state is State.ACTIVE and self.spoke)
-            elif current.kind != "filler":
+            elif current.kind != "filler" and not (current.kind == "asked" and waits):
                 self._wanted.insert(0, current)
         dropped = self.state is State.DROPPED or self._drop_late
-        self.owed = (self.owed or bool(self._outputs)) and not (self._closing or dropped)
+        self.owed = (self.owed or bool(self._outputs)) and not (self.closing or dropped)
         self._wanted = [wanted for wanted in self._wanted if wanted.kind != "greeting"]
         for wanted in self._wanted:
             wanted.told = False
@@ -113,7 +114,7 @@ class ResponseGate:
 
     def want(self, wanted: Wanted) -> bool:
         """Put a response in line. Return False if too many wait, or the call is closing."""
-        if len(self._wanted) >= MAX_WANTED or (self._closing and wanted.kind != "goodbye"):
+        if len(self._wanted) >= MAX_WANTED or (self.closing and wanted.kind != "goodbye"):
             return False
         if wanted.kind in ("consent", "greeting"):
             after_consent = wanted.kind == "greeting" and bool(self._wanted) and self._wanted[0].kind == "consent"
@@ -124,16 +125,12 @@ class ResponseGate:
 
     def close(self) -> None:
         """Prepare the end: from here on, nothing is asked for except a goodbye."""
-        self._closing = True
+        self.closing = True
         self._wanted.clear()
 
     def owe_answer(self) -> None:
         """Ask for an answer as soon as one may be asked for."""
         self.owed = True
-
-    def owe_nothing(self) -> None:
-        """Ask for no answer to what was said so far."""
-        self.owed = False
 
     def turn_committed(self, now: float, *, server_answers: bool) -> None:
         """Note that the caller's turn is complete: an answer is owed, from the server itself or on request."""
@@ -190,11 +187,6 @@ class ResponseGate:
         return self._wait_until is not None
 
     @property
-    def closing(self) -> bool:
-        """Whether nothing may be asked for except a goodbye."""
-        return self._closing
-
-    @property
     def last_words(self) -> bool:
         """Whether the active response serves as a goodbye: it is one, or it spoke while calling a tool."""
         return self.called or (self.current is not None and self.current.kind == "goodbye")
@@ -220,7 +212,7 @@ class ResponseGate:
             return
         if self._wanted and (not speech or self._wanted[0].kind in ("consent", "greeting", "goodbye")):
             self._create(self._wanted.pop(0), now)
-        elif (self.owed or (self._outputs and not tools_running)) and not speech and not self._closing:
+        elif (self.owed or (self._outputs and not tools_running)) and not speech and not self.closing:
             self._create(Wanted("turn"), now)
 
     def take_sound(self, *, speech: bool) -> Sound | None:
@@ -261,18 +253,23 @@ class ResponseGate:
         self._drop_late = False
         if self._pending is not None and ours:
             self.current, self._pending = self._pending, None
-            if self.current.kind in ANSWERS:  # prescribed words answer nothing
-                self.owed = False
-                self._outputs = {call: added for call, added in self._outputs.items() if call not in self._covered}
         else:
-            self.current, self.owed, self._server_may_answer = None, False, False
-            self._outputs = {call: added for call, added in self._outputs.items() if not added}
+            self.current, self._server_may_answer = None, False
+        if not dropped:  # what is owed by then came after the interruption
+            self._answers(self.current)
         self.state, self.id, self._deadline = State.ACTIVE, response.id, None
         self.called = self.spoke = self.wrote = False
         self.unanswered = 0
         if response.id is not None and response.id in self._discarded:
             self._discarded.remove(response.id)  # the id comes again
         return dropped
+
+    def _answers(self, wanted: Wanted | None) -> None:
+        """Owe no longer what a response answers; None is the server's own, and prescribed words answer nothing."""
+        if wanted is None or wanted.kind in ANSWERS:
+            covered = self._covered if wanted is not None else {call for call, added in self._outputs.items() if added}
+            self.owed = False
+            self._outputs = {call: added for call, added in self._outputs.items() if call not in covered}
 
     def expects(self, response: Response) -> bool:
         """Return whether a response that begins now is one that was requested."""
@@ -395,7 +392,7 @@ class ResponseGate:
 
     def _put_back(self, wanted: Wanted | None) -> None:
         """Put what a response was for back in line; None for the server's own response."""
-        if self._closing and (wanted is None or wanted.kind != "goodbye"):
+        if self.closing and (wanted is None or wanted.kind != "goodbye"):
             return
         if wanted is None or wanted.kind == "turn":
             self.owed = True
@@ -408,6 +405,7 @@ class ResponseGate:
         """Stop the active response, or the requested one as soon as it begins."""
         if self.state is State.REQUESTED and not self.muted:
             self.state = State.DROPPED
+            self._answers(self._pending)
         elif self.state is State.ACTIVE:
             self.discard(now)
 

@@ -195,7 +195,8 @@ class SilenceWatch:
             return False
         heard_next = not self._conversation.connected and self._dialogue.heard_again
         waits = self._dialogue.uncommitted or self._sessions.awaited or heard_next
-        return waits or self._conversation.tools.running or responses.speaking or responses.owes
+        tool_runs = self._conversation.tools.running and not self._gathering()  # it waits for the caller's digits
+        return waits or tool_runs or responses.speaking or responses.owes
 
     def _watch(self, now: float) -> None:
         """Track since when an answer is due, and how long the silences were until now."""
@@ -283,7 +284,8 @@ class SilenceWatch:
         heard = now < self._playback.dry_at or self._playback.unsent_ms > 0
         responses = self._conversation.responses
         over = responses.closing or responses.muted or not self._conversation.connected
-        return not (heard or over or self._since is not None or self._gathering() or self._dialogue.turn_open(now))
+        speaks = self._gathering() or self._dialogue.turn_open(now) or self._dialogue.turn_held
+        return not (heard or over or speaks or self._since is not None)
 
     def _sound(self, sound: Sound, clip: str, now: float) -> None:
         since = max(self._playback.dry_at, self._since or now)

@@ -79,13 +79,15 @@ class ToolCalls:
         """Whether there were more calls than `MAX_TOOL_CALLS`."""
         return self._number > MAX_TOOL_CALLS
 
-    def new_session(self) -> None:
-        """Switch to another session: hosted calls of the one before return nothing anymore, and ids may repeat.
+    def new_session(self) -> bool:
+        """Switch to another session, where ids may repeat. Return whether hosted calls were lost with the one before.
 
         The new session knows the calls so far by `ToolCall.call_id`.
         """
+        lost = bool(self._hosted_since)
         for ids in (self._hosted_since, self._hosted_done, self._refusals, self._seen, self._wire):
             ids.clear()
+        return lost
 
     def begin(self, item: Item, response: int, now: float) -> ToolCall | None:
         """Take an output item of a response, by its number. Return the call to run if it is a complete, new call."""

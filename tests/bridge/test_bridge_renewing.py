@@ -625,3 +625,38 @@ def test_an_interruption_between_two_sessions_while_nothing_plays_drops_the_answ
     rig.connect()
     assert rig.creates == []
     assert "Wait until" in rig.prompts[told:][-1]
+
+
+@pytest.mark.parametrize("done_first", [True, False])
+def test_an_answer_that_waited_for_a_hosted_tool_is_asked_for_again(rig: Rig, done_first: bool) -> None:
+    rig.speech()
+    rig.turn("u1")
+    understood(rig, "u1", "What is my balance?")
+    rig.created("r1")
+    rig.audio(800)
+    rig.audio_done()
+    hosted = realtime.Item(id="m1", type="mcp_call", status="in_progress", name="balance")
+    rig.model(realtime.OutputItemDone(response_id="r1", item=hosted))
+    if done_first:
+        rig.done("r1")
+    rig.wait(1)
+    rig.hear()
+    before = len(rig.creates)
+    renewed(rig)
+    rig.talk(1)
+    assert len(rig.creates) == before + 1
+
+
+def test_a_response_of_user_code_is_not_asked_for_again_while_its_tool_runs() -> None:
+    rig = Rig(renews=True, manual_turns=True, server_answers=False)
+    rig.bridge.conversation.respond({})
+    rig.bridge.move_on(rig.now)
+    rig.flush()
+    rig.created("r1", ours=True)
+    rig.calls("c1")
+    before = len(rig.creates)
+    renewed(rig)
+    rig.wait(1)
+    assert len(rig.creates) == before
+    rig.returns("c1")
+    assert len(rig.creates) == before + 1

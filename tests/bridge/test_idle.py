@@ -52,6 +52,16 @@ def turn(rig: Rig, item: str, words: str) -> None:
 # --- a silent caller ---
 
 
+def test_a_turn_that_user_code_holds_open_is_no_silence() -> None:
+    rig = Rig(manual_turns=True, server_answers=False, silence=Silence(idle_seconds=IDLE, closing_silence_seconds=0))
+    says(rig, ours=False)
+    rig.talk(IDLE - 2)
+    rig.bridge.push_to_talk.clear()
+    rig.flush()
+    rig.talk(IDLE)
+    assert asked(rig) == 0
+
+
 def test_they_are_asked_twice_and_then_the_agent_says_goodbye(rig: Rig) -> None:
     turn(rig, "u1", "Hello?")
     says(rig, ours=False)

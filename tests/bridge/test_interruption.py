@@ -24,6 +24,7 @@ from phoneagent.protocol import carrier, realtime
 from phoneagent.protocol.audio import audioop, decode_ulaw, encode_ulaw
 from phoneagent.protocol.realtime import InputTranscript, ItemDelete
 from tests.bridge.rig import Rig, ulaw
+from tests.bridge.test_budget import CHEAP, LIMIT
 
 LOUD, QUIET = 0x10, 0xFF
 
@@ -472,6 +473,65 @@ def test_a_failed_transcript_counts_as_none(talk: Talk) -> None:
     talk.assert_went_on("noise")
 
 
+@pytest.mark.parametrize("failed", [True, False])
+def test_a_long_speech_interrupts_if_it_has_no_transcript(talk: Talk, failed: bool) -> None:
+    talk.speaks()
+    talk.begins()
+    talk.sound(600)
+    talk.over()
+    if failed:
+        talk.model(realtime.InputTranscriptFailed(item_id="u1"))
+    talk.silence(2000)
+    assert len(talk.events(BargeIn)) == 1
+    assert talk.deleted == []
+
+
+@pytest.mark.parametrize(("more", "words"), [(60, "Wait a second."), (350, "Sorry, sorry, stop.")])
+def test_words_in_several_stretches_are_measured_over_all_of_them(talk: Talk, more: int, words: str) -> None:
+    talk.speaks()
+    talk.begins()
+    talk.sound(600)
+    talk.silence(300)
+    talk.sound(more)
+    talk.silence(500)
+    talk.turn("u1")
+    talk.silence(300)
+    talk.transcribed(words)
+    talk.silence(300)
+    assert len(talk.events(BargeIn)) == 1
+    assert talk.deleted == []
+
+
+def test_a_cough_during_the_wrap_up_is_not_the_last_turn() -> None:
+    talk = Talk(max_call_cost=LIMIT)
+    talk.bridge.budget.new_session({"model": "gpt-realtime-2.1"}, talk.now)
+    talk.silence(500)
+    for number in (1, 2):
+        talk.begins(300)
+        talk.over(f"u{number}")
+        talk.transcribed("Tell me more please", f"u{number}")
+        talk.created(f"r{number}", ours=False)
+        talk.audio(500, f"i{number}", f"r{number}")
+        talk.audio_done(f"i{number}", f"r{number}")
+        talk.done(f"r{number}", usage=CHEAP)
+        talk.silence(900)
+    assert "has to end soon" in talk.prompts[-1]
+    talk.created("w", ours=True)
+    talk.audio(1500, "iw", "w")
+    talk.silence(300)
+    talk.begins(60)
+    talk.silence(500)
+    talk.turn("u3")
+    talk.transcribed("", "u3")
+    talk.silence(100)
+    talk.audio(1500, "iw", "w")
+    talk.audio_done("iw", "w")
+    talk.done("w", usage=CHEAP)
+    talk.silence(500)
+    assert "has to end soon" in talk.prompts[-1]
+    assert talk.bridge.floor() is Floor.AGENT
+
+
 def test_a_refused_deletion_is_no_trouble(talk: Talk) -> None:
     talk.speaks()
     talk.begins()
@@ -595,6 +655,32 @@ def test_a_caller_who_has_become_soft_is_understood_by_their_words(talk: Talk) -
     assert talk.truncations == []
     talk.transcribed("Excuse me, how much is it?", "u2")
     assert len(talk.truncations) == 1
+
+
+@pytest.mark.parametrize(
+    ("said", "words"),
+    [
+        ("窓際のお席を八時にご用意できます。", "窓際のお席"),
+        ("我们有一张靠窗的桌子，八点可以。", "靠窗的桌子"),
+        ("เรามีโต๊ะริมหน้าต่างตอนสองทุ่ม", "โต๊ะริมหน้าต่าง"),
+        ("우리는 창가 자리가 여덟 시에 있습니다.", "창가 자리가"),
+    ],
+)
+def test_a_transcript_repeats_the_agent_also_in_scripts_without_spaces(talk: Talk, said: str, words: str) -> None:
+    talk.bridge.interruptions._ear.echoes = True
+    talk.silence(1000)
+    talk.created()
+    talk.model(realtime.TranscriptDelta(response_id="r1", item_id="i1", delta=said))
+    talk.audio(5000)
+    talk.audio_done()
+    talk.done()
+    talk.silence(300)
+    talk.begins()
+    talk.sound(500)
+    talk.over()
+    talk.transcribed(words)
+    talk.silence(40)
+    talk.assert_went_on("noise")
 
 
 @pytest.mark.parametrize("echoes", [True, False])

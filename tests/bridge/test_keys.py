@@ -7,8 +7,9 @@ import base64
 import pytest
 
 from phoneagent.bridge.keys import MAX_TOLD, PAUSE_SECONDS, Gather
-from phoneagent.bridge.policy import Floor
-from phoneagent.events import KeyPressed, MessageAdded
+from phoneagent.bridge.policy import Floor, Silence
+from phoneagent.bridge.toolcalls import Filler
+from phoneagent.events import KeyPressed, MessageAdded, SilenceFilled
 from phoneagent.protocol.realtime import AudioAppend
 from tests.bridge.rig import Rig, ulaw
 
@@ -317,3 +318,23 @@ def test_keys_are_secret_while_they_are_gathered_and_a_moment_longer() -> None:
     assert keys.secret(rig.now)
     assert keys.secret(rig.now + PAUSE_SECONDS - 0.1)
     assert not keys.secret(rig.now + PAUSE_SECONDS)
+
+
+@pytest.mark.parametrize("filler", ["", ulaw(400)])
+def test_no_sound_comes_between_the_digits_and_keeps_their_time_from_passing(filler: str) -> None:
+    rig = Rig(silence=Silence(idle_seconds=0, closing_silence_seconds=0, filler=filler))
+    rig.heard("r0", ours=False)
+    rig.speech()
+    rig.turn("u1")
+    rig.created("r1")
+    rig.calls()  # the tool that gathers
+    rig.done("r1")
+    rig.bridge.conversation.tools.fill("c1", Filler("One moment, please.", 1.5))
+    begun_at = rig.now
+    made, done = gather(rig, timeout=5)
+    while not done:
+        rig.talk(0.25)
+        assert rig.now < begun_at + 6
+    assert rig.events(SilenceFilled) == []
+    assert not any("One moment" in each for each in rig.prompts)
+    assert made.typed == ""

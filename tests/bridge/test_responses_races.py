@@ -533,3 +533,42 @@ def test_a_create_that_was_refused_beside_the_servers_own_response_does_not_end_
     rig.audio(response="vad")
     rig.done("vad")
     assert len(rig.creates) == 2
+
+
+@pytest.mark.parametrize("server_answers", [True, False])
+def test_a_turn_before_a_dropped_response_begins_is_answered(server_answers: bool) -> None:
+    rig = Rig(server_answers=server_answers)
+    rig.wait(1)
+    rig.speech()
+    rig.turn("u1")
+    rig.created("r1", ours=None if server_answers else True)
+    rig.calls("c1")
+    rig.done("r1")
+    rig.wait(1)
+    rig.returns("c1")
+    rig.wait(0.2)
+    rig.speech()
+    rig.wait(0.7)
+    rig.turn("u2")
+    rig.wait(0.1)
+    rig.created("r2", ours=True)
+    before = len(rig.creates)
+    rig.done("r2", "cancelled")
+    rig.talk(1)
+    assert rig.cancels == ["r2"]
+    assert len(rig.creates) == before + 1
+
+
+def test_keys_that_end_before_a_dropped_response_begins_are_answered() -> None:
+    rig = Rig()
+    rig.wait(1)
+    rig.speech()
+    rig.key("1")
+    rig.turn("u1")
+    rig.wait(0.03)
+    rig.key("#")
+    rig.created("r1", ours=False)
+    rig.done("r1", "cancelled")
+    rig.talk(1)
+    assert rig.cancels == ["r1"]
+    assert len(rig.creates) == 1
