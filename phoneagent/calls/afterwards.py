@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Protocol
 
@@ -194,10 +194,11 @@ class Outbox:
         if record is None or record.ended_at is None:  # it was forgotten, or is live again
             return
         about, last = {"call_sid": step.call_sid}, len(RETRY_SECONDS) + 1
+        id = message_id(step.call_sid, [each.stream_sid for each in record.streams])
         try:
             if step.attempts > last:
                 raise NotDelivered(f"it was tried {last} times, and what became of it is unknown", retry=False)
-            await self._receiver.deliver(Message(id=message_id(step.call_sid), body=call_ended(record)))
+            await self._receiver.deliver(Message(id=id, body=call_ended(record)))
         except NotDelivered as error:
             if error.retry and step.attempts < last:
                 seconds = max(error.after_seconds or 0, RETRY_SECONDS[step.attempts - 1])
@@ -212,9 +213,13 @@ class Outbox:
             await self._rows.finish(step, DELIVERED)
 
 
-def message_id(call_sid: str) -> str:
-    """Return the id of a call's webhook: the same at each attempt, and in each process."""
-    return f"call_ended_{call_sid}"
+def message_id(call_sid: str, stream_sids: Sequence[str] = ()) -> str:
+    """Return the id of a call's webhook, after these media streams: the same at each attempt, and in each process.
+
+    A call that comes back after its webhook was sent does so in another stream, and ends again. Receivers drop an id
+    that they have seen, so the id of a call that had several streams names the last one.
+    """
+    return "_".join(["call_ended", call_sid, *stream_sids[1:][-1:]])
 
 
 def call_ended(record: CallDetails) -> bytes:

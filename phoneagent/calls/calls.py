@@ -336,8 +336,9 @@ class Calls:
                 del self._live[call.sid], self._sessions[call.sid]
             try:
                 await stream.close()
-                await follower.close()
+                await follower.close()  # before the tools, for which the hooks of a next stream do not wait
                 await session.finish_tools()
+                await follower.close()
             finally:
                 if self._followers.get(call.sid) is follower:
                     del self._followers[call.sid]

@@ -261,6 +261,7 @@ _WHY = {
     "failed": "the call failed",
     "canceled": "the call was canceled",
     "refused": "not placed",
+    "maybe-placed": "not called again",
     "unknown": "the end of the call was never reported",
 }
 

@@ -40,8 +40,11 @@ MAX_WAIT_SECONDS = 3600.0
 """A call that has waited longer is not placed: the occasion has passed."""
 
 
-Barred: TypeAlias = Callable[[OutboundCall], Awaitable[str | None]]
-"""A function that returns why a queued call must no longer be placed. It runs just before the call is placed."""
+Barred: TypeAlias = Callable[[OutboundCall, str | None], Awaitable[str | None]]
+"""A function that returns why a queued call must no longer be placed. It runs just before the call is placed.
+
+It takes why the call comes too late, or None if it does not; if nothing else keeps the call back, it returns that.
+"""
 
 
 class Dialer:
@@ -115,18 +118,22 @@ class Dialer:
         try:
             wanted = self._placing(call)
         except (KeyError, TypeError, ValueError):
-            await self._queue.refuse(call.id, "its row was written by another version")
+            words = "its row was written by another version"
+            await self._queue.refuse(call.id, words, asked=call.asked_at is not None)
             return
         if call.asked_at is not None and await self._was_placed(call, wanted):
             return
         if call.attempts >= MAX_ATTEMPTS:
             await self._queue.refuse(call.id, f"given up after {call.attempts} attempts: {call.error}")
             return
+        why: str | None = None
         if now() - call.created_at > timedelta(seconds=MAX_WAIT_SECONDS):
-            await self._queue.refuse(call.id, f"it waited longer than {MAX_WAIT_SECONDS / 60:.0f} minutes")
-            return
-        await self._pace()
-        if self._barred is not None and (why := await self._barred(call)) is not None:
+            why = f"it waited longer than {MAX_WAIT_SECONDS / 60:.0f} minutes"
+        else:
+            await self._pace()
+        if self._barred is not None:
+            why = await self._barred(call, why)
+        if why is not None:
             await self._queue.refuse(call.id, why)
             return
         if await self._queue.asking(call.id, call.attempts + 1):
@@ -160,7 +167,7 @@ class Dialer:
             found = await self._queue.unknown(await self._twilio.find(wanted, call.created_at))
         except TelephonyError as error:
             if call.attempts >= MAX_ATTEMPTS:  # it may still ring, so it is not placed again
-                await self._queue.refuse(call.id, f"whether it was placed is unknown: {error}")
+                await self._queue.refuse(call.id, f"whether it was placed is unknown: {error}", asked=True)
             else:
                 await again(after_seconds=RETRY_SECONDS * 2, error=str(error), asked=True)
             return True

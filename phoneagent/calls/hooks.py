@@ -77,14 +77,21 @@ class Follower:
         self._hooks = hooks
         self._before: asyncio.Task[None] | None = after._task if after is not None else None
         self._lost = 0
+        self._closed = False
+        self._rest: Follower | None = None
+        """Calls the hooks with what is told after the end. A next stream's hooks do not wait for that."""
         self._task: asyncio.Task[None] | None = None
         if hooks:
             self._waiting: asyncio.Queue[Event | None] = asyncio.Queue()
             self._task = asyncio.create_task(self._run())
 
     def tell(self, event: Event) -> None:
-        """Queue an event for the hooks, or drop it if too many wait."""
+        """Queue an event for the hooks, or drop it if too many wait. After `close`, another `close` must follow."""
         if self._task is None:
+            return
+        if self._closed:
+            self._rest = self._rest or Follower(self._hooks, self)
+            self._rest.tell(event)
             return
         if self._waiting.qsize() < MAX_WAITING:
             self._waiting.put_nowait(event)
@@ -101,12 +108,17 @@ class Follower:
         """Let the hooks finish with the events so far, for up to three times HOOK_SECONDS in all."""
         if self._task is None:
             return
-        self._waiting.put_nowait(None)
-        try:
-            async with asyncio.timeout(3 * HOOK_SECONDS):
-                await self._task
-        except TimeoutError:
-            log.error("hooks did not finish within %g s after the call", 3 * HOOK_SECONDS)
+        if not self._closed:
+            self._closed = True
+            self._waiting.put_nowait(None)
+        if not self._task.done():
+            try:
+                async with asyncio.timeout(3 * HOOK_SECONDS):
+                    await self._task
+            except TimeoutError:
+                log.error("hooks did not finish within %g s after the call", 3 * HOOK_SECONDS)
+        if self._rest is not None:
+            await self._rest.close()
 
     async def _run(self) -> None:
         if self._before is not None:

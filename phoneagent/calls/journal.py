@@ -215,7 +215,10 @@ class CallJournal:
         with suppress(PhoneAgentError):  # it is logged, and this process knows the step
             await self.next_step(call_sid, step, early=True)
         if outcome == "completed":
-            await self.settle(call_sid, "agent", f"transferred to {transfer.name}")
+            try:
+                await self.settle(call_sid, "agent", f"transferred to {transfer.name}")
+            except StoreError as error:  # Twilio reports the end of the call as well
+                log.warning("the end of the call was not recorded: %s", error, extra={"call_sid": call_sid})
         return Continuation(kind, stream_sid, standing.state, transfer)
 
     async def comes_back(self, call_sid: str) -> Continuation | None:
@@ -327,6 +330,9 @@ class CallJournal:
         """End the record of a call that Twilio reports as over. Its own session, if there is one, knows better how.
 
         If the session died during the call's last words, the early step tells which side ended the call.
+
+        Raises:
+            StoreError: the end was not recorded.
         """
         self._steps.pop(call_sid, None)
         try:
@@ -334,9 +340,8 @@ class CallJournal:
                 step = (await self._store.standing(call_sid)).step
                 by = _ended_by(step) or ended_by
                 await self._store.settle(call_sid, ended_by=by, reason=reason)
-        except (PhoneAgentError, TimeoutError) as error:
-            why = str(error) or f"no answer within {READ_SECONDS:g} s"
-            log.warning("the end of the call was not recorded: %s", why, extra={"call_sid": call_sid})
+        except TimeoutError:
+            raise StoreError(f"the database did not answer within {READ_SECONDS:g} s") from None
 
 
 def _ended_by(step: NextStep | None) -> EndedBy | None:

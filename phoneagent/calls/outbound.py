@@ -220,27 +220,30 @@ class Outbound:
         return True
 
     async def tell(self, form: Mapping[str, str]) -> None:
-        """Take Twilio's report of a call's status."""
+        """Take Twilio's report of a call's status.
+
+        Raises:
+            StoreError: it was not recorded. Twilio must send it again.
+        """
         status = form["CallStatus"]
         if status not in CALL_OVER and status not in PROGRESS:
             return
-        try:
-            await self._queue.tell(form[DIAL], form["CallSid"], status)
-        except StoreError as error:
-            log.warning("a call's status was not recorded: %s", error, extra={"call_sid": form["CallSid"]})
         if status in CALL_OVER:
             self._known.pop(form["CallSid"], None)
+        await self._queue.tell(form[DIAL], form["CallSid"], status)
+        if status in CALL_OVER:
             self.call_over()
 
     async def amd(self, form: Mapping[str, str]) -> None:
-        """Take the result of Twilio's answering machine detection."""
+        """Take the result of Twilio's answering machine detection.
+
+        Raises:
+            StoreError: it was not recorded. Twilio must send it again.
+        """
         call_sid, answered_by = form["CallSid"], form.get("AnsweredBy", "")[:40]
         if (screening := self._screenings.get(call_sid)) is not None:
             screening.amd(answered_by)
-        try:
-            await self._queue.answered_by(form.get(DIAL, ""), call_sid, answered_by)
-        except StoreError as error:
-            log.warning("the far end of a call was not recorded: %s", error, extra={"call_sid": call_sid})
+        await self._queue.answered_by(form.get(DIAL, ""), call_sid, answered_by)
 
     # --- the live call ------------------------------------------------------------------------------------------------
 

@@ -163,6 +163,7 @@ class Streams:
         """Return the function that takes the events of a media stream."""
         keep = self._keep_state
         state = None if keep is None else CallState(call, functools.partial(keep, call.sid, stream_sid))
+        follower = self._followers[call.sid]
 
         def emit(event: Event) -> None:
             self._emit(event, stream_sid)
@@ -172,7 +173,8 @@ class Streams:
                 state.look(event)
             if screening is not None:
                 screening.tell(event)
-            self._followers[call.sid].tell(event)  # a tool that outlives its stream is reported in the next one
+            # A tool that outlives its stream is reported in the call's next one; if that is over too, in its own.
+            self._followers.get(call.sid, follower).tell(event)
 
         return emit
 

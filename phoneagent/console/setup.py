@@ -200,12 +200,13 @@ class Setup:
             return Problem(502, str(error))
         kept = webhook.voice_fallback_url != ours.voice_fallback_url
         told = found.webhook.status_callback
+        ours_already = told.partition("#")[0] in ("", ours.status_callback.partition("#")[0])
         return _json(
             {
                 "voice_url": self._settings.public_url + VOICE_PATH,
                 "before": self._webhook(found)["voice_url"],
                 "fallback_kept": without_passwords(webhook.voice_fallback_url) if kept else None,
-                "status_callback_before": None if told in ("", ours.status_callback) else without_passwords(told),
+                "status_callback_before": None if ours_already else without_passwords(told),
             }
         )
 

@@ -87,11 +87,10 @@ class AfterwardsRows:
             asyncio.get_running_loop().call_later(SETTLE_SECONDS, self.wake)
 
     async def go_on(self, connection: AsyncConnection, call_sids: Collection[str]) -> None:
-        """Delete the rows of calls that continue after all; their next end inserts new ones."""
+        """Delete the rows of calls that continue after all, even finished ones; their next end inserts new ones."""
         if call_sids and self.first(False) is not None:
             live = sa.select(calls.c.sid).where(calls.c.sid.in_(list(call_sids)), calls.c.ended_at.is_(None))
-            begun = table.c.call_sid.in_(live) & table.c.state.in_(OPEN)
-            await connection.execute(sa.delete(table).where(begun))
+            await connection.execute(sa.delete(table).where(table.c.call_sid.in_(live)))
 
     async def _insert(
         self, connection: AsyncConnection, call_sids: Collection[str], state: str, *, certain: bool

@@ -25,7 +25,7 @@ from phoneagent.store.campaign_records import (
 )
 from phoneagent.store.do_not_call import listed
 from phoneagent.store.outbound import PLACING, QUEUED, add_call
-from phoneagent.store.records import CALL_OVER
+from phoneagent.store.records import CALL_OVER, REFUSED
 from phoneagent.store.rows import clean, now
 from phoneagent.store.schema import campaign_calls as numbers
 from phoneagent.store.schema import campaigns
@@ -37,6 +37,9 @@ BATCH = 100
 CAMPAIGN = "campaign"
 NOT_AFTER = "not_after"
 """The keys, in the plan of an outgoing call, of its campaign and of the moment after which it is not placed."""
+
+MAYBE_PLACED = "maybe-placed"
+"""The result of a call that was given up although Twilio may have placed it, and of which no report came."""
 
 AfterCall: TypeAlias = Callable[[CampaignCall], Step]
 """A function that returns a number's next step after a call has ended."""
@@ -110,10 +113,11 @@ async def _start(connection: AsyncConnection, id: str, how: Move, free: int) -> 
 async def _collect(connection: AsyncConnection, id: str, how: Move) -> int:
     """Take the results of calls that are over; return how many there were."""
     lost = outbound.c.asked_at <= how.moment - how.lost_after
-    over = sa.or_(outbound.c.id.is_(None), outbound.c.status.in_(CALL_OVER), lost)
+    unclear = (outbound.c.status == REFUSED) & outbound.c.asked_at.is_not(None)  # it may ring, and be reported yet
+    over = sa.or_(outbound.c.id.is_(None), outbound.c.status.in_(CALL_OVER) & ~unclear, lost)
     ended = (
         sa.select(numbers, outbound.c.status, outbound.c.decided, outbound.c.answered_by, outbound.c.error)
-        .add_columns(outbound.c.call_sid.label("sid"))
+        .add_columns(outbound.c.call_sid.label("sid"), outbound.c.asked_at)
         .select_from(numbers.outerjoin(outbound, outbound.c.id == numbers.c.outbound_id))
         .where(numbers.c.campaign_id == id, numbers.c.state == "calling", over)
         .limit(BATCH)
@@ -130,6 +134,8 @@ def _result(row: Any) -> str:
     """Return how a call ended: Twilio's status, or what answered if it was not a person."""
     if row.status not in CALL_OVER:
         return "unknown"
+    if row.status == REFUSED and row.asked_at is not None:
+        return MAYBE_PLACED
     if row.status != "completed":
         return str(row.status)
     if row.decided in ("machine", "fax"):

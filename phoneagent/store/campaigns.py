@@ -183,10 +183,11 @@ class CampaignRows:
         """
         return await self._database.write(partial(move, id=id, how=how))
 
-    async def barred(self, call: OutboundCall) -> str | None:
-        """Return why a queued call must no longer be placed; None if it may be.
+    async def barred(self, call: OutboundCall, late: str | None = None) -> str | None:
+        """Return why a queued call must no longer be placed; None if it may be. `late` says why it comes too late.
 
-        Calls of a campaign that was stopped, or whose hours are over, are withdrawn; they are made later, if at all.
+        Calls of a campaign that was stopped, or whose hours are over, are withdrawn, and so are those that are late:
+        they are made later, if at all.
 
         Raises:
             StoreError: the database does not answer, so the call must not be placed.
@@ -197,15 +198,15 @@ class CampaignRows:
             if await listed(connection, {call.to, canonical(call.to)}):
                 return "its number is on the do-not-call list"
             if id is None:
-                return None
+                return late
             state = await connection.scalar(sa.select(campaigns.c.state).where(campaigns.c.id == id))
             if state != "running":
                 return "its campaign was stopped"
             state = await connection.scalar(sa.select(numbers.c.state).where(numbers.c.outbound_id == call.id))
             if state != "calling":
                 return "its campaign has given it up: its end was not known in time"
-            late = until is not None and now() > datetime.fromisoformat(until)
-            return "the calling hours are over" if late else None
+            closed = until is not None and now() > datetime.fromisoformat(until)
+            return "the calling hours are over" if closed else late
 
         why = await self._database.read(read)
         if why is not None and id is not None:

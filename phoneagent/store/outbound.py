@@ -1,7 +1,8 @@
 """The calls that an app makes: a queue that survives a crash, shared by all processes, and the status of each call.
 
     queued → placing → placed → initiated → ringing → in-progress → completed, busy, no-answer, failed, canceled
-                     ↘ queued again, to be looked for or tried again        ↘ refused: it was never placed
+                     ↘ queued again, to be looked for or tried again
+                     ↘ refused: it was not placed; or that is unknown, and Twilio's reports may still tell
 
 A row is written before Twilio is asked for anything, and `asked_at` before each request. So if a process dies or an
 answer is lost, the row shows that the call may have been placed. Its `id` is part of every URL that Twilio requests for
@@ -21,10 +22,11 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from phoneagent.errors import StoreError
 from phoneagent.events import CallNotAnswered, UnansweredStatus
+from phoneagent.store.afterwards import OPEN
 from phoneagent.store.database import Database
 from phoneagent.store.records import CALL_OVER, REFUSED, OutboundCall
 from phoneagent.store.rows import clean, now
-from phoneagent.store.schema import campaign_calls
+from phoneagent.store.schema import afterwards, campaign_calls
 from phoneagent.store.schema import outbound_calls as table
 from phoneagent.store.statements import insert_into
 
@@ -123,13 +125,15 @@ class OutboundCalls:
         values: dict[str, Any] = {"status": QUEUED, "due_at": now() + timedelta(seconds=after_seconds), "error": error}
         await self._change(id, values if asked else {**values, "asked_at": None}, *_holds(attempt))
 
-    async def refuse(self, id: str, error: str) -> None:
-        """End a call that was not and never will be placed.
+    async def refuse(self, id: str, error: str, *, asked: bool = False) -> None:
+        """End a call that will not be placed. With `asked`, it may have been: then its `asked_at` stays.
 
         Raises:
             StoreError: it was not recorded.
         """
-        values = {"status": REFUSED, "error": error, "ended_at": now()}
+        values: dict[str, Any] = {"status": REFUSED, "error": error, "ended_at": now()}
+        if not asked:
+            values["asked_at"] = None
         if await self._change(id, values, table.c.status.in_((QUEUED, PLACING))):
             self.unanswered(CallNotAnswered(call_sid="", outbound_id=id, status="refused", error=error))
 
@@ -210,7 +214,8 @@ class OutboundCalls:
         """Give a row its sid, and the status if that is a later one."""
         over = status in CALL_OVER
         earlier = PROGRESS if over else PROGRESS[: PROGRESS.index(status)] if status in PROGRESS else ()
-        ended = {"ended_at": now()} if over else {}
+        if certain:  # it was given up, and has been placed after all
+            earlier = (*earlier, REFUSED)
 
         async def write(connection: AsyncConnection) -> str | None:
             row = (await connection.execute(sa.select(table).where(table.c.id == clean(id)).with_for_update())).first()
@@ -221,7 +226,7 @@ class OutboundCalls:
                 await connection.execute(guessed.values(call_sid=None, status=QUEUED, due_at=now()))
             values: dict[str, Any] = {"call_sid": call_sid, "certain": row.certain or certain, "error": None}
             if row.status in earlier:
-                values |= {"status": status, **ended}
+                values |= {"status": status, "ended_at": now() if over else None}
             await connection.execute(sa.update(table).where(table.c.id == row.id).values(values))
             return str(row.status)
 
@@ -275,15 +280,17 @@ def _holds(attempt: int) -> tuple[sa.ColumnElement[bool], ...]:
 async def sweep_outbound(connection: AsyncConnection, moment: datetime, keep: timedelta) -> None:
     """Delete calls that ended, or whose end was never reported, longer ago than `keep`.
 
-    An idempotency key is kept for at least a day. If records are kept for less, only the key stays.
+    An idempotency key is kept for at least a day. If records are kept for less, only the key stays. A call whose
+    outcome or webhook is still to come keeps its context: a function may choose the agent by it.
     """
+    needed = sa.exists().where(afterwards.c.call_sid == table.c.call_sid, afterwards.c.state.in_(OPEN))
     nothing: dict[str, Any] = {"called": "", "plan": {}}
     over = table.c.ended_at <= moment - keep
-    await connection.execute(sa.update(table).where(over).values(nothing))
+    await connection.execute(sa.update(table).where(over, ~needed).values(nothing))
     longer = moment - max(keep, timedelta(days=1))
     old = sa.or_(table.c.ended_at <= longer, table.c.created_at <= longer - timedelta(days=1))
     await connection.execute(
-        sa.delete(table).where(old, sa.or_(table.c.ended_at.is_not(None), table.c.asked_at.is_not(None)))
+        sa.delete(table).where(old, ~needed, sa.or_(table.c.ended_at.is_not(None), table.c.asked_at.is_not(None)))
     )
 
 

@@ -251,7 +251,7 @@ class OutboundCall:
     """A call that the app makes, in its current state.
 
     `status` is Twilio's CallStatus once Twilio has the call; before, it is `queued`, `placing` or `placed`, and
-    `refused` if it was never placed (`error` says why). `answered_by` is the result of Twilio's answering machine
+    `refused` if it was given up before (`error` says why). `answered_by` is the result of Twilio's answering machine
     detection, and `decided` our decision: person, machine, fax or menu.
     """
 

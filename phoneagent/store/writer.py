@@ -242,9 +242,11 @@ class Writer:
         All processes write calls in the same order, so that two of them cannot deadlock.
         """
         of_calls = sorted((row for row in batch if row.kind in CALL_ITSELF), key=lambda row: row.call_sid)
-        for kind, group in groupby(of_calls, key=lambda row: row.kind):
-            await self._execute(connection, self._statements[kind], list(group))
-        await self._afterwards.go_on(connection, {row.call_sid for row in of_calls if row.kind in BEGINNINGS})
+        for kind, run in groupby(of_calls, key=lambda row: row.kind):
+            group = list(run)
+            await self._execute(connection, self._statements[kind], group)
+            if kind in BEGINNINGS:  # before their next end, which may be in the same batch
+                await self._afterwards.go_on(connection, {row.call_sid for row in group})
         await self._afterwards.ended(connection, {row.call_sid for row in of_calls if row.kind in ENDS}, had=True)
         detail = sorted((row for row in batch if row.kind not in CALL_ITSELF), key=lambda row: row.call_sid)
         if detail:

@@ -10,13 +10,14 @@ from phoneagent.twilio.rest import PhoneNumber, PhoneNumbers, Webhook
 from phoneagent.twilio.spellings import is_same_page
 
 RETRY = "#rc=3&rp=ct,5xx"
-"""Makes Twilio retry while a changed file restarts the app. Twilio does not send the part after the #."""
+"""Makes Twilio retry while a changed file restarts the app, or while the database does not take the end of a call.
+Twilio does not send the part after the #."""
 
 
 def webhook_of(public_url: str) -> Webhook:
     """Return the webhook of an app at that address."""
     voice = f"{public_url}{VOICE_PATH}{RETRY}"
-    return Webhook(voice_url=voice, voice_fallback_url=voice, status_callback=f"{public_url}{STATUS_PATH}")
+    return Webhook(voice_url=voice, voice_fallback_url=voice, status_callback=f"{public_url}{STATUS_PATH}{RETRY}")
 
 
 def keeping_fallback(webhook: Webhook, before: Webhook) -> Webhook:

@@ -108,8 +108,9 @@ class Webhooks:
             return form
         try:
             text = await self.respond(path, form)
-        except StoreError as error:  # Twilio asks again, and another process may know
-            log.error("the other party of a transfer waits: %s", error, extra={"call_sid": form["CallSid"]})
+        except StoreError as error:  # Twilio sends it again, and another process may get it
+            words = "a webhook at %s waits for the database, and Twilio is to send it again: %s"
+            log.error(words, path, error, extra={"call_sid": form["CallSid"]})
             return Response("try again\n", status_code=503, media_type="text/plain")
         return Response(text, media_type="application/xml") if text else Response(status_code=204)
 
@@ -117,13 +118,15 @@ class Webhooks:
         """Return the TwiML for a verified form with a CallSid and a CallStatus; "" for a path of callbacks.
 
         Raises:
-            StoreError: the database does not answer, at PARTY_PATH.
+            StoreError: the database does not answer, at PARTY_PATH or a path of callbacks.
         """
         if path in (STATUS_PATH, AMD_PATH):
-            if self._outbound is not None and "dial" in form and "StreamEvent" not in form:
-                await (self._outbound.amd if path == AMD_PATH else self._outbound.tell)(form)
-            if path == STATUS_PATH:
-                await self._status(form)
+            try:
+                if self._outbound is not None and "dial" in form and "StreamEvent" not in form:
+                    await (self._outbound.amd if path == AMD_PATH else self._outbound.tell)(form)
+            finally:  # even without the database, the call ends in this process
+                if path == STATUS_PATH:
+                    await self._status(form)
             return ""
         if path == PARTY_PATH:
             return await self._party(form)
@@ -224,7 +227,10 @@ class Webhooks:
         call_sid = form["CallSid"]
         dialed = await self._dialed(call_sid, form, state)
         if form["CallStatus"] != ANSWERED:
-            await self._ended(call_sid, form["CallStatus"])
+            try:
+                await self._ended(call_sid, form["CallStatus"])
+            except StoreError as error:  # Twilio reports it at STATUS_PATH too, and there sends it again
+                log.warning("the end of the call was not recorded: %s", error, extra={"call_sid": call_sid})
             return twiml.nothing()
         call = call_of_form(call_sid, form, [*STATE, RETRIES, DIALED, CONFERENCE, SCREENED, *filter(_of_dial, form)])
         faults, since = _number(state.get("faults")), _number(state.get("since")) or int(time.time())
@@ -346,7 +352,11 @@ class Webhooks:
         )
 
     async def _ended(self, call_sid: str, status: str) -> None:
-        """Close a call that Twilio reports as over. The report may come before or after our own end of the call."""
+        """Close a call that Twilio reports as over. The report may come before or after our own end of the call.
+
+        Raises:
+            StoreError: its end was not recorded.
+        """
         reason = f"{'the browser' if is_browser_call(call_sid) else 'Twilio'} reports that it is {status}"
         await self._calls.forget(call_sid)
         if self._warm is not None:

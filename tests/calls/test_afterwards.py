@@ -150,6 +150,22 @@ async def test_the_body_is_the_same_at_each_attempt_and_so_is_the_id(store: Stor
     assert len(there.verified) == 3
 
 
+@pytest.mark.parametrize("delivers", [True, False])
+async def test_a_call_that_comes_back_gets_another_outcome_and_another_webhook(store: Store, delivers: bool) -> None:
+    """Other TwiML had the call for a while. A receiver drops an id that it has seen, so the second one differs."""
+    async with receiving() as there:
+        outbox = make(store, there.url if delivers else None, outcomes=(filling := Filling()))
+        for number, stream_sid in enumerate(("MZ1", "MZ2", "MZ3"), 1):
+            store.tell(started(stream_sid=stream_sid, resumed=number > 1))
+            store.tell(ended(ended_by="caller", duration_ms=0))
+            await store.flush()
+            while (await step(store, outbox)).state not in (DELIVERED, DONE):
+                pass
+            assert filling.filled == [SID] * number
+        ids = [message_id(SID), f"{message_id(SID)}_MZ2", f"{message_id(SID)}_MZ3"]
+        assert there.ids == (dict.fromkeys(ids, 1) if delivers else {})
+
+
 async def test_an_outcome_comes_before_the_delivery(store: Store) -> None:
     async with receiving() as there:
         filling = Filling(PhoneAgentError("the endpoint is busy"))

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 
-from phoneagent import Agent, Call
+from phoneagent import Agent, Call, tool
 from phoneagent.bridge.history import Past
 from phoneagent.bridge.policy import Floor
 from phoneagent.bridge.steps import Resume
 from phoneagent.calls import calls as calls_module
+from phoneagent.calls.session import Session
 from phoneagent.errors import ProtocolError
-from phoneagent.events import CallEnded, CallHandedOver, CallStarted
-from phoneagent.protocol.carrier import Started
-from tests.calls.office import SID, Journal, Rig, Socket, new_call, until
+from phoneagent.events import CallEnded, CallHandedOver, CallStarted, Event, ToolCalled, ToolReturned
+from phoneagent.protocol import realtime
+from phoneagent.protocol.carrier import Started, Stopped
+from tests.calls.office import SID, Journal, Model, Rig, Socket, new_call, until
 
 pytestmark = pytest.mark.anyio
 
@@ -265,6 +268,60 @@ async def test_a_stream_that_came_while_the_older_one_was_looked_up_ends_that(ri
         assert [stream_sid for event, stream_sid in office.told if isinstance(event, CallHandedOver)] == ["MZ1"]
     assert office.live == {}
     assert [stream_sid for event, stream_sid in office.told if isinstance(event, CallEnded)] == ["MZ2"]
+
+
+def call_tools(session: Session, name: str, count: int) -> None:
+    """Let the model call a tool so many times in one response."""
+    calls = [
+        {"id": f"f{n}", "type": "function_call", "call_id": f"c{n}", "name": name, "arguments": "{}"}
+        for n in range(count)
+    ]
+
+    def come(kind: str, **fields: Any) -> None:
+        session._take_event(session._models.current, json.dumps({"type": kind, **fields}).encode())
+
+    come("response.created", response={"id": "r1", "status": "in_progress"})
+    for index, item in enumerate(calls):
+        begun = {**item, "arguments": "", "status": "in_progress"}
+        come("response.output_item.added", response_id="r1", output_index=index, item=begun)
+        come("response.output_item.done", response_id="r1", output_index=index, item={**item, "status": "completed"})
+    come("response.done", response={"id": "r1", "status": "completed", "output": calls})
+
+
+@pytest.mark.parametrize("streams", [1, 2])
+async def test_what_tools_return_after_the_last_stream_reaches_records_and_hooks_and_delays_no_other_event(
+    rig: Callable[..., Rig], monkeypatch: pytest.MonkeyPatch, streams: int
+) -> None:
+    returns = asyncio.Event()
+    heard: list[Event] = []
+
+    @tool
+    async def book() -> str:
+        """Book a table."""
+        await returns.wait()
+        return "booked"
+
+    async def note(event: Event) -> None:
+        heard.append(event)
+
+    monkeypatch.setattr(Model, "decode", lambda self, raw: realtime.decode(raw))
+    office = rig(Agent(instructions="x", tools=[book]), journal=Journal())
+    office.calls._hooks.add(CallEnded | ToolReturned, note)
+    async with office.running("MZ1") as (socket, _):
+        await until(lambda: bool(office.models and office.calls._sessions[SID].bridge.conversation.connected))
+        call_tools(office.calls._sessions[SID], "book", 2)
+        await until(lambda: len(office.events(ToolCalled)) == 2)
+        if streams == 1:
+            socket.incoming.put_nowait(Stopped())
+        else:
+            async with office.running("MZ2", past=Past(pending="answer")):  # which takes the call over
+                pass
+        await until(lambda: [type(each) for each in heard] == [CallEnded])
+        assert office.calls.unfinished == 1, "the tools still run"
+        returns.set()
+    assert {each.call_id for each in office.events(ToolReturned)} == {"c0", "c1"}
+    assert [type(each) for each in heard] == [CallEnded, ToolReturned, ToolReturned]
+    assert office.calls.unfinished == 0
 
 
 async def test_when_the_process_leaves_its_calls_go_on_elsewhere_and_so_do_those_that_come(

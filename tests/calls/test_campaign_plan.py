@@ -194,7 +194,7 @@ def test_the_next_attempt_waits_for_the_hours_too() -> None:
     assert step == WaitUntil(at("2026-12-01T09:00", "Europe/London"), "busy")
 
 
-@pytest.mark.parametrize("result", ["fax", "canceled", "unknown"])
+@pytest.mark.parametrize("result", ["fax", "canceled", "unknown", "maybe-placed"])
 def test_what_answered_or_may_have_rung_is_not_called_again(result: str) -> None:
     step = after_call(Rules(), called(result), MONDAY_NOON)
     assert isinstance(step, End)
@@ -223,6 +223,10 @@ def test_the_reason_of_a_refusal_is_told() -> None:
     step = after_call(Rules(attempts=1), called("refused", reason="the country is not permitted"), MONDAY_NOON)
     assert isinstance(step, End)
     assert step.why.startswith("not placed: the country is not permitted")
+    unclear = called("maybe-placed", reason="whether it was placed is unknown: HTTP 503")
+    assert after_call(Rules(), unclear, MONDAY_NOON) == End(
+        "given_up", "not called again: whether it was placed is unknown: HTTP 503"
+    )
 
 
 def test_an_end_is_waited_for_longer_than_a_call_can_take() -> None:

@@ -14,10 +14,12 @@ import sqlalchemy as sa
 
 from phoneagent.calls import campaigns as module
 from phoneagent.calls.campaigns import Campaigns, report
+from phoneagent.calls.dialer import MAX_WAIT_SECONDS
 from phoneagent.errors import ConfigurationError, DefinitionError, StoreError
 from phoneagent.store import Store
 from phoneagent.store.rows import now
 from phoneagent.store.schema import campaigns as table
+from phoneagent.store.schema import outbound_calls
 from tests.calls.test_outbound import make as make_outbound
 
 pytestmark = pytest.mark.anyio
@@ -246,6 +248,25 @@ async def test_a_process_that_drains_moves_nothing_on(store: Store, monkeypatch:
     draining = False
     with pytest.raises(RuntimeError):
         await running
+
+
+async def test_a_call_that_no_process_placed_for_an_hour_is_no_attempt(store: Store, campaigns: Campaigns) -> None:
+    """The machine was stopped overnight, with a call in the queue."""
+    found = await campaigns.start("visits", [{"to": ANNA}], attempts=1, **ALWAYS)
+    await campaigns.step()
+
+    async def age(connection: Any) -> None:
+        created_at = now() - timedelta(seconds=MAX_WAIT_SECONDS + 1)
+        await connection.execute(sa.update(outbound_calls).values(created_at=created_at))
+
+    await store._database.write(age)
+    assert await make_outbound(store).dialer.step()
+    (anna,) = await campaigns.page(found.id)
+    assert (anna.state, anna.attempts) == ("waiting", 0)
+    await campaigns.step()
+    (anna,) = await campaigns.page(found.id)
+    assert (anna.state, anna.attempts) == ("calling", 1)
+    assert await queued(store) == [ANNA]
 
 
 async def test_a_campaign_of_another_version_stands_still_and_the_others_go_on(

@@ -14,6 +14,7 @@ import sqlalchemy as sa
 
 from phoneagent.calls import dialer as dialer_module
 from phoneagent.calls.dialer import MAX_ATTEMPTS, MAX_WAIT_SECONDS, Dialer
+from phoneagent.errors import TelephonyError
 from phoneagent.sim import TwilioRest
 from phoneagent.store import Store
 from phoneagent.store.records import OutboundCall
@@ -177,6 +178,27 @@ async def test_what_is_refused_is_not_tried_again(
     assert not rest.calls
 
 
+async def test_a_call_that_cannot_be_looked_for_is_given_up_and_known_to_be_unclear(
+    store: Store, rest: TwilioRest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def fails(*_: Any) -> Any:
+        raise TelephonyError("HTTP 503", code=0, retry=True)
+
+    made, refused = (
+        await store.outbound.add(ANNA, {"from": OURS}),
+        await store.outbound.add(ANNA, {"from": "+15550100077"}),
+    )
+    rest.lose_answers()
+    monkeypatch.setattr(OutgoingCalls, "find", fails)
+    for _ in range(2 * MAX_ATTEMPTS + 2):
+        await make(store, rest).step()
+        await due(store)
+    found = await state(store, made.id)
+    assert (found.status, found.error) == ("refused", "whether it was placed is unknown: HTTP 503")
+    assert found.asked_at is not None
+    assert (await state(store, refused.id)).asked_at is None, "Twilio has answered"
+
+
 async def test_what_cannot_be_placed_is_given_up(store: Store, rest: TwilioRest) -> None:
     rest.fail_next(429, times=100)
     busy = await store.outbound.add(ANNA, {"from": OURS})
@@ -250,9 +272,9 @@ async def test_a_dialer_survives_a_database_that_is_gone(
 async def test_a_call_that_is_barred_at_the_last_moment_is_not_asked_for(store: Store, rest: TwilioRest) -> None:
     seen: list[str] = []
 
-    async def barred(call: OutboundCall) -> str | None:
+    async def barred(call: OutboundCall, late: str | None) -> str | None:
         seen.append(call.id)
-        return "its number is on the do-not-call list" if len(seen) == 1 else None
+        return "its number is on the do-not-call list" if len(seen) == 1 else late
 
     dialer = make(store, rest, barred=barred)
     first, second = [await store.outbound.add(ANNA, {"from": OURS}) for _ in range(2)]
@@ -263,3 +285,22 @@ async def test_a_call_that_is_barred_at_the_last_moment_is_not_asked_for(store: 
     assert found is not None
     assert (found.status, found.error, found.asked_at) == ("refused", "its number is on the do-not-call list", None)
     assert len(rest.calls) == 1
+
+
+async def test_a_call_that_has_waited_too_long_takes_no_turn_and_is_left_to_what_bars_it(
+    store: Store, rest: TwilioRest
+) -> None:
+    lates: list[str | None] = []
+
+    async def barred(call: OutboundCall, late: str | None) -> str | None:
+        lates.append(late)
+        return late
+
+    dialer = make(store, rest, barred=barred, calls_per_second=0.001)  # a second turn would be long in coming
+    old = [await store.outbound.add(ANNA, {"from": OURS}) for _ in range(2)]
+    await due(store, created_at=now() - timedelta(seconds=MAX_WAIT_SECONDS + 1))
+    async with asyncio.timeout(HANG_SECONDS):
+        while await dialer.step():
+            pass
+    assert lates == ["it waited longer than 60 minutes"] * 2
+    assert [(await state(store, each.id)).error for each in old] == lates

@@ -11,6 +11,7 @@ import pytest
 from phoneagent import CallerSpoke, DefinitionError, KeyPressed, ModelEvent
 from phoneagent.calls import hooks
 from phoneagent.calls.hooks import Hooks, kinds_of
+from tests.patience import HANG_SECONDS
 
 pytestmark = pytest.mark.anyio
 
@@ -172,6 +173,32 @@ async def test_a_streams_hooks_run_after_those_of_the_stream_before() -> None:
     assert seen == [1, 2]
 
 
+async def test_what_is_told_after_the_end_comes_last_and_delays_no_later_stream() -> None:
+    registry, seen, go_on = Hooks(), [], asyncio.Event()
+
+    async def note(event: Any) -> None:
+        if event.at_ms == 2:
+            await go_on.wait()
+        seen.append(event.at_ms)
+
+    registry.add(CallerSpoke, note)
+    first = registry.follow()
+    first.tell(spoke(1))
+    closing = asyncio.create_task(first.close())
+    await asyncio.sleep(0)
+    first.tell(spoke(2))  # a tool returns, in the middle of the end
+    second = registry.follow(after=first)
+    second.tell(spoke(3))
+    await second.close()
+    assert seen == [1, 3]
+    first.tell(spoke(4))
+    go_on.set()
+    await closing
+    first.tell(spoke(5))  # and another one after it
+    await first.close()
+    assert seen == [1, 3, 2, 4, 5]
+
+
 async def test_a_stream_that_has_begun_keeps_the_one_before_it_no_longer() -> None:
     registry = Hooks()
     registry.add(CallerSpoke, lambda event: None)
@@ -198,3 +225,8 @@ async def test_the_end_of_a_call_waits_for_hooks_but_not_forever(
     monkeypatch.setattr(hooks, "HOOK_SECONDS", 0.01)
     await follower.close()
     assert "hooks did not finish within 0.03 s" in caplog.text
+    never.set()
+    monkeypatch.setattr(hooks, "HOOK_SECONDS", HANG_SECONDS)
+    follower.tell(spoke(2))
+    await follower.close()
+    assert caplog.text.count("did not finish") == 1

@@ -381,6 +381,21 @@ async def test_what_a_process_remembers_is_bounded_and_ends(store: Store, monkey
     assert await ours.answer(sids[3]) == Continuation("apologise")
 
 
+@pytest.mark.parametrize("how", ["refuses", "hangs"])
+async def test_an_end_that_is_not_recorded_is_an_error_and_recorded_when_it_is_reported_again(
+    store: Store, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    ours = after(store)
+    with monkeypatch.context() as outage:
+        take_away(store, outage, how)
+        with pytest.raises(StoreError):
+            await ours.settle(SID, "caller", "Twilio reports that it is completed")
+    await ours.settle(SID, "caller", "Twilio reports that it is completed")
+    record = await store.call(SID)
+    assert record is not None
+    assert (record.ended_by, record.reason) == ("caller", "Twilio reports that it is completed")
+
+
 # --- transfers ---
 
 TRANSFER = Transfer(stream_sid="MZ1", to="+12025550107", name="billing")
@@ -443,3 +458,13 @@ async def test_of_a_transfer_that_no_process_knows_the_outcome_decides(
     journal_ = CallJournal(store, None, fallback_number=None)
     assert await journal_.transferred(SID, "MZ1", "busy") == Continuation("resume", "MZ1")
     assert await journal_.transferred(SID, "MZ1", "completed") == Continuation("hang_up", "MZ1")
+
+
+async def test_a_caller_who_was_transferred_is_let_go_without_the_database(
+    store: Store, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    ours = after(store)
+    await ours.next_step(SID, TRANSFER)
+    take_away(store, monkeypatch)
+    assert (await ours.transferred(SID, "MZ1", "completed")).kind == "hang_up"
+    assert "the end of the call was not recorded: the database is away" in caplog.text

@@ -14,6 +14,7 @@ from phoneagent import Call, ConfigurationError, DefinitionError, TelephonyError
 from phoneagent.calls import outbound as module
 from phoneagent.calls.outbound import DIAL, MAX_CONTEXT_CHARS, Outbound
 from phoneagent.errors import StoreError
+from phoneagent.events import CallNotAnswered
 from phoneagent.store import Store
 from phoneagent.twilio.placing import OutgoingCalls
 
@@ -42,6 +43,7 @@ def make(store: Store, caller_id: str | None = OURS) -> Outbound:
         caller_id=caller_id,
         max_seconds=600,
         calls_per_second=0,
+        barred=store.campaigns.barred,
     )
 
 
@@ -182,3 +184,56 @@ async def test_reports_of_twilio_s(outbound: Outbound) -> None:
     assert found is not None
     assert (found.status, found.call_sid, found.answered_by) == ("completed", SID, "")
     assert outbound.screen(call(None), None) is None
+
+
+async def test_a_report_that_is_not_recorded_is_taken_when_twilio_sends_it_again(
+    outbound: Outbound, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    events: list[CallNotAnswered] = []
+    overs: list[str] = []
+    store.outbound.unanswered = events.append
+    outbound.call_over = lambda: overs.append("over")
+    made = await dial(outbound)
+    assert await outbound.attach(call(made.id))
+    busy = {DIAL: made.id, "CallSid": SID, "CallStatus": "busy"}
+
+    async def away(*_: Any) -> Any:
+        raise StoreError("the database is away")
+
+    with monkeypatch.context() as outage:
+        outage.setattr(store._database, "write", away)
+        with pytest.raises(StoreError, match="away"):
+            await outbound.tell(busy)
+        assert (outbound._known, overs) == ({}, [])
+    for _ in range(2):
+        await outbound.tell(busy)
+    found = await outbound.get(made.id)
+    assert found is not None
+    assert (found.status, [each.status for each in events], overs) == ("busy", ["busy"], ["over", "over"])
+
+
+async def test_a_detection_that_is_not_recorded_counts_in_this_process_and_is_taken_when_it_comes_again(
+    outbound: Outbound, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = await dial(outbound, on_machine="hang_up")
+    answered = call(made.id)
+    assert await outbound.attach(answered, answered=True)
+    screening = outbound.screen(answered, None)
+    assert screening is not None
+    detected = {DIAL: made.id, "CallSid": SID, "AnsweredBy": "human"}
+    told: list[str] = []
+    monkeypatch.setattr(screening, "amd", told.append)
+
+    async def away(*_: Any) -> Any:
+        raise StoreError("the database is away")
+
+    with monkeypatch.context() as outage:
+        outage.setattr(store._database, "write", away)
+        with pytest.raises(StoreError, match="away"):
+            await outbound.amd(detected)
+    assert told == ["human"]
+    await outbound.amd(detected)
+    found = await outbound.get(made.id)
+    assert found is not None
+    assert found.answered_by == "human"
+    outbound.over(answered, screening)

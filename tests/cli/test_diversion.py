@@ -58,7 +58,7 @@ async def test_there_and_back(world: World) -> None:
     await diversion.divert(NUMBER, OURS)
     assert world.number["voice_url"].startswith("https://mine.ngrok.app/twilio/voice#rc=")
     assert world.number["voice_fallback_url"].startswith("https://mine.ngrok.app/twilio/voice")
-    assert world.number["status_callback"] == "https://mine.ngrok.app/twilio/status"
+    assert world.number["status_callback"] == OURS.status_callback
     assert world.number["voice_method"] == "POST"
     assert await diversion.restore()
     assert world.as_before()

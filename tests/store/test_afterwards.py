@@ -174,6 +174,23 @@ async def test_a_call_that_goes_on_in_the_middle_of_a_step_starts_over_at_its_en
         assert (found.state, found.attempts) == (OUTCOME, 0)
 
 
+@pytest.mark.parametrize("state", [DELIVERED, FAILED, DONE])
+async def test_a_call_that_comes_back_after_all_was_done_starts_over_at_its_end(ready: str, state: str) -> None:
+    """Other TwiML had the call, and its stream was stopped, so it was taken for ended."""
+    async with wanted(Store.from_url(ready)) as store:
+        await end(store, SID, ended_by="caller", reason="the media stream was stopped", duration_ms=0)
+        await later(store)
+        await store.afterwards.finish(await taken(store), state)
+        store.tell(started(stream_sid="MZ1", resumed=True))
+        await store.flush()
+        assert await store.afterwards.get(SID) is None, "the call is live"
+        store.tell(ended())
+        await store.flush()
+        await later(store)
+        again = await taken(store)
+        assert (again.state, again.attempts, again.problem) == (OUTCOME, 1, None)
+
+
 async def test_a_broken_line_that_twilio_reports_as_over_waits_no_longer(ready: str) -> None:
     async with wanted(Store.from_url(ready)) as store:
         store.tell(started())

@@ -201,6 +201,31 @@ async def test_a_call_whose_end_is_never_reported_is_given_up(ready: str) -> Non
         assert seen == ["unknown"]
 
 
+async def test_a_call_that_may_have_been_placed_waits_for_a_report_and_is_then_given_up(ready: str) -> None:
+    async with Store.from_url(ready) as store:
+        campaign = await made(store, NUMBERS[:2])
+        await move(store, campaign)
+        for sid in ("CA1", None):
+            taken = await store.outbound.take()
+            assert taken is not None
+            assert await store.outbound.asking(taken.id, 1)
+            await store.outbound.refuse(taken.id, "whether it was placed is unknown", asked=True)
+            if sid is not None:
+                assert await store.outbound.tell(taken.id, sid, "ringing")
+                assert (await move(store, campaign)).calling == 2
+                assert await store.outbound.tell(taken.id, sid, "completed")
+        seen: list[tuple[str | None, str | None]] = []
+
+        def after(call: CampaignCall) -> Step:
+            seen.append((call.result, call.reason))
+            return End("given_up", "over")
+
+        assert (await move(store, campaign, after_call=after)).calling == 1
+        assert seen == [("completed", None)]
+        await move(store, campaign, after_call=after, moment=now() + 2 * LATER)
+        assert seen[1:] == [("maybe-placed", "whether it was placed is unknown")]
+
+
 async def test_a_call_that_was_given_up_is_not_placed_any_more(ready: str) -> None:
     """A process died between `asked_at` and its request, and no other one was there for longer than a call takes."""
     async with Store.from_url(ready) as store:
@@ -260,6 +285,21 @@ async def test_a_number_on_the_do_not_call_list_is_known_before_the_call_and_at_
         await store.campaigns.do_not_call.add(["+442079460000"])
         other = await store.outbound.add("+4402079460000", {})
         assert await store.campaigns.barred(other) == "its number is on the do-not-call list", "in another spelling"
+
+
+async def test_a_call_that_comes_too_late_goes_back_to_its_campaign_if_it_has_one(ready: str) -> None:
+    async with Store.from_url(ready) as store:
+        campaign = await made(store, NUMBERS[:2])
+        await move(store, campaign)
+        alone = await store.outbound.add(NUMBERS[2], {})
+        first, second = [each for _ in range(3) if (each := await store.outbound.take()) and each.id != alone.id]
+        assert await store.outbound.asking(second.id, 1)
+        for each in (first, second, alone):
+            assert await store.campaigns.barred(each, "it waited too long") == "it waited too long"
+        waiting, calling = await store.campaigns.calls(campaign.id)
+        assert (waiting.to, waiting.state, waiting.attempts) == (first.to, "waiting", 0)
+        assert (calling.to, calling.state, calling.attempts) == (second.to, "calling", 1), "Twilio was asked for it"
+        assert {row.id for row in await queue_of(store)} == {second.id, alone.id}
 
 
 async def test_a_call_that_waited_past_the_hours_goes_back_to_its_campaign(ready: str) -> None:

@@ -12,9 +12,12 @@ import sqlalchemy as sa
 
 from phoneagent.events import CallNotAnswered
 from phoneagent.store import Store, outbound
+from phoneagent.store.afterwards import DONE, OUTCOME
 from phoneagent.store.outbound import OutboundCalls
 from phoneagent.store.rows import now
 from phoneagent.store.schema import outbound_calls
+from tests.store.conftest import ended, started
+from tests.store.test_afterwards import later as make_due
 
 pytestmark = pytest.mark.anyio
 
@@ -150,6 +153,30 @@ async def test_calls_are_forgotten_with_the_records(ready: str) -> None:
     assert outbound.LEASE_SECONDS > 30
 
 
+async def test_the_context_of_a_call_is_kept_while_its_outcome_is_open(ready: str) -> None:
+    async with Store.from_url(ready, record_days=0) as store:
+        store.afterwards.first = lambda had: OUTCOME
+        made = await store.outbound.add(ANNA, {"context": {"clinic": "north"}})
+        other = await store.outbound.add(BEN, {"context": {"clinic": "south"}})
+        store.tell(started(SID))
+        store.tell(ended(SID, ended_by="caller", duration_ms=0))
+        await store.flush()
+        await store.outbound.tell(made.id, SID, "completed")
+        await store.outbound.tell(other.id, OTHER, "busy")
+        await later(store, ended_at=now() - timedelta(days=2))
+        await store.sweep()
+        kept = await store.outbound.get(made.id)
+        assert kept is not None
+        assert (kept.to, kept.plan) == (ANNA, {"context": {"clinic": "north"}})
+        assert await store.outbound.get(other.id) is None
+        await make_due(store)
+        step = await store.afterwards.take()
+        assert step is not None
+        await store.afterwards.finish(step, DONE)
+        await store.sweep()
+        assert (await store.call(SID), await store.outbound.get(made.id)) == (None, None)
+
+
 async def test_a_process_that_was_slower_than_its_lease_has_lost_the_call(ready: str) -> None:
     async with Store.from_url(ready) as store:
         queue = store.outbound
@@ -175,6 +202,29 @@ async def test_a_call_that_was_not_answered_is_told_once_by_one_process(ready: s
         assert not await other.outbound.tell(made.id, OTHER, status), "another call with the same id"
     assert told == [CallNotAnswered(call_sid=SID, outbound_id=made.id, status=status)]  # type: ignore[arg-type]
     assert ANNA not in repr(told)
+
+
+async def test_a_call_that_was_given_up_follows_what_twilio_reports_of_it(ready: str) -> None:
+    told: list[CallNotAnswered] = []
+    async with Store.from_url(ready) as store:
+        queue = store.outbound
+        queue.unanswered = told.append
+        made = await queue.add(ANNA, {})
+        await queue.take()
+        await queue.asking(made.id, 1)
+        await queue.refuse(made.id, "whether it was placed is unknown", asked=True)
+        for status in ("ringing", "in-progress", "completed"):
+            assert await queue.tell(made.id, SID, status)
+            found = await queue.get(made.id)
+            assert found is not None
+            assert (found.status, found.error) == (status, None)
+            assert (found.over, found.ended_at is not None) == (status == "completed", status == "completed")
+        assert await queue.tell(made.id, SID, "ringing"), "which comes late"
+        assert (await queue.get(made.id)) == found
+        busy = await queue.add(BEN, {})
+        await queue.refuse(busy.id, "whether it was placed is unknown", asked=True)
+        assert await queue.tell(busy.id, OTHER, "busy")
+    assert [each.status for each in told] == ["refused", "refused"], "each is told once"
 
 
 async def test_a_call_that_was_refused_is_told_once_and_an_answered_one_never(ready: str) -> None:

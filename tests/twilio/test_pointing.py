@@ -14,7 +14,7 @@ def test_the_webhook_of_an_address() -> None:
     webhook = webhook_of("https://mine.ngrok.app/base")
     assert webhook.voice_url == "https://mine.ngrok.app/base/twilio/voice#rc=3&rp=ct,5xx"
     assert webhook.voice_fallback_url == webhook.voice_url  # asked again, not somewhere else
-    assert webhook.status_callback == "https://mine.ngrok.app/base/twilio/status"
+    assert webhook.status_callback == "https://mine.ngrok.app/base/twilio/status#rc=3&rp=ct,5xx"
     assert {webhook.voice_method, webhook.voice_fallback_method, webhook.status_callback_method} == {"POST"}
 
 

@@ -21,7 +21,7 @@ from phoneagent.calls.hooks import Hooks
 from phoneagent.calls.journal import MAX_FAULTS, Continuation, Kind
 from phoneagent.errors import StoreError
 from phoneagent.telemetry import Metrics
-from phoneagent.twilio import AFTER_PATH, PARTY_PATH, STATUS_PATH, VOICE_PATH
+from phoneagent.twilio import AFTER_PATH, AMD_PATH, PARTY_PATH, STATUS_PATH, VOICE_PATH
 from phoneagent.twilio.parameters import call_of_form, call_of_stream
 from phoneagent.twilio.signatures import MediaTokens
 from phoneagent.twilio.twiml import APOLOGY
@@ -441,6 +441,58 @@ async def test_a_status_says_whether_a_call_is_over(twilio: Any, status: str, se
     journal = Journal()
     assert await twilio(journal).send(STATUS_PATH, {**FORM, "CallStatus": status}) == (204, "")
     assert bool(journal.settled) is settled
+
+
+class Forgetful(Journal):
+    """A journal whose database is away for the first end."""
+
+    away = True
+
+    async def settle(self, call_sid: str, ended_by: str, reason: str) -> None:
+        if self.away:
+            self.away = False
+            raise StoreError("it is away")
+        await super().settle(call_sid, ended_by, reason)
+
+
+async def test_twilio_sends_an_end_again_that_the_database_has_not_taken(
+    twilio: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    made, form = twilio(journal := Forgetful()), {**FORM, "CallStatus": "completed"}
+    assert (await made.send(STATUS_PATH, form))[0] == 503
+    assert "a webhook at /twilio/status waits for the database" in caplog.text
+    assert await made.send(STATUS_PATH, form) == (204, "")
+    assert len(journal.settled) == 1
+
+
+async def test_a_call_that_is_over_after_its_stream_needs_no_database(
+    twilio: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its end is reported at STATUS_PATH as well. Without an answer, Twilio would ask the number's fallback."""
+    assert verbs(await twilio(Forgetful()).after("completed")) == []
+    assert "the end of the call was not recorded: it is away" in caplog.text
+
+
+@pytest.mark.parametrize("path", [STATUS_PATH, AMD_PATH])
+async def test_twilio_sends_a_report_about_a_call_of_ours_again_that_the_database_has_not_taken(
+    twilio: Any, path: str
+) -> None:
+    class Outbound:
+        away = True
+
+        async def tell(self, form: dict[str, str]) -> None:
+            if self.away:
+                raise StoreError("it is away")
+
+        amd = tell
+
+    made = twilio(journal := Journal())
+    made.webhooks._outbound = outbound = Outbound()
+    form = {**FORM, "CallStatus": "completed", "dial": "id"}
+    assert (await made.send(path, form))[0] == 503
+    assert bool(journal.settled) is (path == STATUS_PATH), "the call has ended in this process"
+    outbound.away = False
+    assert (await made.send(path, form))[0] == 204
 
 
 async def test_an_error_of_a_stream_is_logged_and_ends_no_call(twilio: Any, caplog: pytest.LogCaptureFixture) -> None:
