@@ -91,8 +91,8 @@ async def handed_over(struck: Sequence[Caller]) -> None:
 def unexcused(caller: Caller, more: Collection[str]) -> list[str]:
     """What the caller's side complained of, but for what is in the nature of things.
 
-    A status callback to a process that ends may be lost, and the streams of one that is killed break or do not begin. Twilio asks
-    `action` then, and the call goes on.
+    A status callback to a process that ends may be lost, and the streams of one that is killed break or do not begin.
+    Twilio asks `action` then, and the call goes on.
     """
     excuses = [*more, CALLBACK_LOST, *([BROKEN, HANDSHAKE_FAILED] if caller.killed_at else [])]
     return [each for each in caller.line.violations if not any(words in each for words in excuses)]
