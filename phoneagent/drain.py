@@ -29,7 +29,7 @@ QUIET_SECONDS = 10.0
 SPREAD_SECONDS = 2.0
 """How long the hand-over of the other calls takes: spread out, to spare the next process a burst."""
 
-EXIT_SECONDS = 1.0
+EXIT_SECONDS = 2.0
 """How long the last calls may take to close after their hand-over, and how long running tools may continue."""
 
 GRACE_SECONDS = 0.3
@@ -118,9 +118,16 @@ async def drain(app: PhoneApp, seconds: float) -> None:
     if not app.hands_over:
         if not await wait(seconds - PARTING_SECONDS):
             log.info("draining: asking %s to say goodbye", counted(len(app.calls), "call"))
-            for call in list(app.calls.values()):
-                call.hang_up()
-            await wait(seconds)
+            asked: set[str] = set()
+
+            def all_parted() -> bool:  # a call may yet come: its webhook was answered before
+                for call_sid, call in list(app.calls.items()):
+                    if call_sid not in asked:
+                        asked.add(call_sid)
+                        call.hang_up()
+                return nothing_left()
+
+            await _until(all_parted, begun + seconds)
     elif not await wait(seconds - QUIET_SECONDS):
         log.info("draining: handing over %s, each when it is quiet", counted(len(app.calls), "call"))
         app.hand_over("this process ends")

@@ -12,6 +12,7 @@ import pytest
 import uvicorn
 
 from phoneagent import drain
+from phoneagent.calls import transcription
 from tests.patience import HANG_SECONDS
 
 pytestmark = pytest.mark.anyio
@@ -167,6 +168,19 @@ async def test_calls_that_cannot_be_handed_over_are_asked_to_say_goodbye(drained
     did, seconds = await drained(App("CA1", "CA2", hands_over=False))
     assert did == [("hang up", about(GOODBYE_AT))] * 2
     assert seconds == about(GOODBYE_AT)
+
+
+async def test_a_call_that_comes_after_the_others_were_asked_says_goodbye_too(drained: Drained) -> None:
+    app = App("CA1", hands_over=False, ends=False)
+    app.clock.at(GOODBYE_AT + 2, lambda: app.calls.update(CA2=app))
+    app.clock.at(GOODBYE_AT + 4, app.calls.clear)
+    did, seconds = await drained(app)
+    assert did == [("hang up", about(GOODBYE_AT)), ("hang up", about(GOODBYE_AT + 2))]
+    assert seconds == about(GOODBYE_AT + 4)
+
+
+def test_a_transcribed_call_has_the_time_to_settle() -> None:
+    assert drain.EXIT_SECONDS > transcription.SETTLE_SECONDS
 
 
 @pytest.mark.parametrize("hands_over", [True, False])

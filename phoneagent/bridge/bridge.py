@@ -196,12 +196,8 @@ class Bridge(Parts):
             case realtime.SpeechStopped(audio_end_ms=model_ms):
                 self.dialogue.speech_stopped(model_ms, now)
                 self.interruptions.speech_stopped(now)
-            case realtime.Committed(item_id=item_id):
-                self.dialogue.committed(item_id, now)
-                if self._policy.manual_turns or isinstance(event, AnsweredTurn):
-                    self.budget.turn_committed()
-                else:
-                    self.interruptions.turn_committed(item_id, now)
+            case realtime.Committed():
+                self._committed(event, now)
             case realtime.InputTranscript(item_id=item_id, transcript=text):
                 self.budget.transcribed(event, now)
                 self.dialogue.understood(item_id, text, now)
@@ -234,6 +230,13 @@ class Bridge(Parts):
                 pass  # sessions are created before use; `signs` has converted the others
             case _:
                 assert_never(event)
+
+    def _committed(self, event: realtime.Committed, now: float) -> None:
+        self.dialogue.committed(event.item_id, now)
+        if self._policy.manual_turns or isinstance(event, AnsweredTurn):
+            self.budget.turn_committed()
+        else:
+            self.interruptions.turn_committed(event.item_id, now)
 
     def _audio(self, event: realtime.AudioDelta, now: float) -> None:
         if not (event.delta and self.conversation.output(event.response_id, now)):

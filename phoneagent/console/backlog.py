@@ -106,9 +106,8 @@ class Backlog:
     def end(self) -> None:
         """Let the readers end once they have read everything here."""
         self.ended = True
-        for woken in self.waiting:
-            if not woken.done():
-                woken.set_result(None)
+        for reader in self.waiting:
+            _wake(reader)
 
 
 class Alarm:
@@ -145,15 +144,26 @@ class Alarm:
             news, self._news = self._news, set()  # later news waits for the next round
             for backlog in news:
                 waiting, backlog.waiting = backlog.waiting, set()
-                while waiting:
-                    reader = waiting.pop()
-                    if not reader.done():
-                        reader.set_result(None)
+                try:
+                    while waiting:
+                        if not _wake(waiting.pop()):
+                            continue
                         woken += 1
                         if woken % WOKEN_AT_ONCE == 0:
                             await asyncio.sleep(0)
+                finally:  # `close` may come in the middle of a round
+                    for reader in waiting:
+                        _wake(reader)
             await asyncio.sleep(max(REST_SECONDS, REST_SHARE * (loop.time() - begun)))
         self._waking = None
+
+
+def _wake(reader: asyncio.Future[None]) -> bool:
+    """Wake a reader; return whether it waited."""
+    if reader.done():
+        return False
+    reader.set_result(None)
+    return True
 
 
 def piece(events: Iterable[Encoded]) -> Piece:

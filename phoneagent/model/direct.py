@@ -20,6 +20,9 @@ from phoneagent.protocol.frames import FrameReader, masks, text_frame
 MAX_WAITING = 64
 """How many messages may wait for a reader before the connection is no longer read."""
 
+LEAVE_SECONDS = 0.5
+"""How long a connection that the server has closed may take to end."""
+
 MAX_UNSENT_BYTES = 4 * 1024 * 1024
 """How much a server may leave unread. Writers stop long before that, so only answers to a flood of pings reach it."""
 
@@ -134,6 +137,8 @@ class DirectConnection(LivingConnection):
         self.data_received(b"")
 
     def eof_received(self) -> None:
+        while self._frames.more:  # TLS reports the end although reading is paused
+            self.data_received(b"")
         super().eof_received()
         self._leave()
 
@@ -143,6 +148,7 @@ class DirectConnection(LivingConnection):
             self.transport.abort()
         else:
             self.transport.close()
+            self.loop.call_later(LEAVE_SECONDS, self.transport.abort)  # TLS waits for the server's own close
 
     def _keep(self, message: bytes) -> None:
         self._waiting.append(message)

@@ -107,3 +107,15 @@ async def test_nothing_is_woken_after_the_end(monkeypatch: pytest.MonkeyPatch) -
 
 def test_readers_that_take_nothing_have_little_memory_of_their_own() -> None:
     assert MAX_READERS * MAX_BYTES_AT_ONCE <= 128 * 1024 * 1024
+
+
+async def test_readers_that_a_round_has_not_reached_end_with_it() -> None:
+    backlog, alarm = filled(0), Alarm()
+    readers = [asyncio.create_task(backlog.wait(HANG_SECONDS)) for _ in range(12)]
+    await asyncio.sleep(0)
+    alarm.wake(backlog)
+    await asyncio.sleep(0)  # the round has begun
+    alarm.close()
+    backlog.end()
+    async with asyncio.timeout(HANG_SECONDS / 2):
+        assert await asyncio.gather(*readers) == [True] * 12

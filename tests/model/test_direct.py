@@ -283,6 +283,34 @@ async def test_a_flood_of_tiny_messages_leaves_others_their_turn() -> None:
         reader.task.cancel()
 
 
+async def test_what_came_before_an_end_is_read_although_the_end_is_reported_at_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As TLS does: it reports the end in the same call, even if reading is paused."""
+
+    def receive(connection: DirectConnection, data: bytes) -> None:
+        whole(connection, data)
+        if data and connection._frames.more:
+            connection.eof_received()
+
+    async def ends(server: Server) -> None:
+        await server.write(await server.handshake())
+        await server.frame()
+        await server.write(frame(b"event") * (3 * MAX_PIECES) + frame(b"\x03\xf0full", Opcode.CLOSE))
+        await server.reader.read()
+
+    whole = DirectConnection.data_received
+    monkeypatch.setattr(DirectConnection, "data_received", receive)
+    async with connected(ends) as connection:
+        reader = Reader(connection)
+        await asyncio.sleep(0)
+        connection.write([b"go"])
+        closed = await reader.end()
+        assert closed.rcvd is not None
+        assert (closed.rcvd.code, closed.rcvd.reason) == (1008, "full")
+        assert len(reader.taken) == 3 * MAX_PIECES
+
+
 @pytest.mark.parametrize("end", ["close", "eof"])
 async def test_a_server_that_ends_is_not_waited_for_although_it_has_not_read(end: str) -> None:
     over = asyncio.Event()

@@ -45,6 +45,7 @@ async def test_a_far_end_that_vanishes_without_a_word_is_noticed(monkeypatch: py
 
     async with connected(freezes) as connection:
         await (await connection.ping())  # it is one that answers pings
+        connection.latency = 0.0  # as a clock in steps of a millisecond may measure it
         await connection.send("freeze")
         try:
             with pytest.raises(ConnectionClosedError) as raised:
@@ -108,3 +109,43 @@ async def test_a_connection_that_is_over_is_not_watched() -> None:
         assert isinstance(connection, LivingConnection)
         assert connection._watching is not None
         assert connection._watching.cancelled()
+
+
+class Watched(LivingConnection):
+    """A connection whose time is set by hand, and which has answered a ping."""
+
+    def __init__(self) -> None:
+        self.now, self.aborted = 0.0, False
+        self.loop = self.transport = self  # type: ignore[assignment]
+        self._heard_at, self._answers = 0.0, True
+        self._watch()
+
+    def time(self) -> float:
+        return self.now
+
+    def call_at(self, when: float, callback: Callable[[], None]) -> None: ...
+
+    def abort(self) -> None:
+        self.aborted = True
+
+    def look(self, now: float) -> float:
+        """Let a look that was due come at this moment; return when the next one is due."""
+        self.now = now
+        self._watch()
+        return self._look_at
+
+
+def test_a_loop_that_was_held_up_gives_a_late_ping_the_time_to_be_answered() -> None:
+    connection = Watched()
+    connection._heard_at = 5.0
+    assert connection.look(10.0) == 15.0
+    assert connection.look(15.3 + liveness.LATE_SECONDS) == pytest.approx(21.3)
+    assert not connection.aborted
+    connection.look(21.3)  # the ping had its time
+    assert connection.aborted
+
+
+def test_a_look_in_time_drops_a_silent_connection() -> None:
+    connection = Watched()
+    connection.look(liveness.SILENT_SECONDS)
+    assert connection.aborted
