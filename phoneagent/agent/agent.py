@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, TypeAlias, get_args
 
 from phoneagent.agent.call import Call, ToolDefinition, is_text, sendable
-from phoneagent.agent.handoffs import hand_off_tool
+from phoneagent.agent.handoffs import check_once, hand_off_tool
 from phoneagent.agent.mcp import START_SECONDS, LocalMcpServer, McpServer
 from phoneagent.agent.options import Hearing, Limits, Recording, Turns, Voice
 from phoneagent.agent.outcome import check_outcome
@@ -297,10 +297,8 @@ class Agent:
             **self.limits.session(),
         }
         session = _merged(session, self.extra)
-        if written:
-            silent = {"output_modalities": ["text"], "audio": {"input": {"turn_detection": None}}}
-            session = _merged(session, silent)
-        return session
+        silent = {"output_modalities": ["text"], "audio": {"input": {"turn_detection": None}}}
+        return _merged(session, silent) if written else session
 
     def response(self, instructions: str | None, tools: Sequence[ToolDefinition] | None) -> dict[str, Any]:
         """Return the options of a single response that has its own instructions or tools.
@@ -391,12 +389,13 @@ def team_of(agent: Agent) -> dict[str, Agent]:
 
 
 def check_handoffs(agent: Agent) -> None:
-    """Check that every agent a call can reach exists.
+    """Check that every agent a call can reach exists, and that no tool with `once` shares its name.
 
     Raises:
-        DefinitionError: an agent hands off to a name that no agent has, or two agents have the same name.
+        DefinitionError: an agent hands off to a name that no agent has; or two agents, or such tools, have one name.
     """
     team = team_of(agent)
+    check_once((each.name, each.tools) for each in team.values())
     for each in team.values():
         for name in map(name_of, each.handoffs):
             if name not in team:

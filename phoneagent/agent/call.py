@@ -112,8 +112,14 @@ class Call:
         """Have the agent say exactly `text` as soon as it can; do nothing if the call is over or about to end.
 
         With `interruptible=False` the caller's speech does not stop it: use this for a disclosure that must be heard.
+        A text that is empty or blank says nothing.
+
+        Raises:
+            DefinitionError: `text` is not a string.
         """
-        if self._control is not None:
+        if not isinstance(text, str):
+            raise DefinitionError(f"call.say has text={text!r:.80}: write what the agent says")
+        if self._control is not None and text.strip():  # a model that is told to say nothing improvises
             self._control.say(sendable(text), interruptible=interruptible)
 
     def interrupt(self) -> None:

@@ -15,10 +15,11 @@ from __future__ import annotations
 import functools
 import hashlib
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from phoneagent.agent.tools import MAX_NAME_CHARS, Tool
+from phoneagent.errors import DefinitionError
 
 INSTRUCTIONS_SECONDS = 5.0
 """How long user functions may take to choose an agent and to write its instructions: the caller waits in silence."""
@@ -51,6 +52,27 @@ def hand_off_output(name: str) -> str:
         f'The call is handed over: you are "{name}" now, with the instructions and tools that you have just been '
         "given. Go on with the caller, and do not greet them again."
     )
+
+
+def check_once(team: Iterable[tuple[str, Iterable[object]]]) -> None:
+    """Check the tools of a team, by the agents' names: no two agents may have different tools of one name with `once`.
+
+    A call knows what has run by the tool's name alone, so one of the tools would not run after the other.
+
+    Raises:
+        DefinitionError: two agents have such tools.
+    """
+    first: dict[str, tuple[str, Tool]] = {}
+    for name, tools in team:
+        for each in tools:
+            if not isinstance(each, Tool):
+                continue
+            other, known = first.setdefault(each.name, (name, each))
+            if known != each and (known.once or each.once):
+                raise DefinitionError(
+                    f"agents {other!r} and {name!r} have different tools named {each.name!r}, and one has once=True: "
+                    "rename one of them"
+                )
 
 
 async def _placeholder(arguments: Mapping[str, Any]) -> str:

@@ -14,7 +14,7 @@ import pydantic_core
 from pydantic import Field
 
 from phoneagent.agent.call import KEYS, Call, check_gather
-from phoneagent.agent.signatures import parameters_of
+from phoneagent.agent.signatures import doc_of, parameters_of
 from phoneagent.agent.tools import TOOL_SECONDS, Tool, tool
 from phoneagent.errors import DefinitionError, ToolError
 from phoneagent.usercode import call_user, signature_problem
@@ -81,7 +81,7 @@ def keypad(
 
         return KeypadTool(
             name=called,
-            description=f"{(describe or inspect.getdoc(function) or '').strip()}\n{_RULE}".strip(),
+            description=f"{(describe or doc_of(function)).strip()}\n{_RULE}".strip(),
             parameters={"type": "object", "properties": {}},
             handler=handle,
             timeout=PROMPT_SECONDS + (most + 1) * timeout + TOOL_SECONDS,

@@ -57,17 +57,31 @@ def read_signature(function: Callable[..., Any], name: str) -> Signature:
 
 
 def parameters_of(function: Callable[..., Any], name: str) -> Mapping[str, inspect.Parameter]:
-    """Return the parameters of the function of a tool.
+    """Return the parameters of the function of a tool, except those that a partial has filled in by name.
 
     Raises:
         DefinitionError: it cannot be called.
     """
     try:
-        return inspect.signature(function).parameters
+        parameters = inspect.signature(function).parameters
+        filled_in: set[str] = set()
+        while isinstance(function, functools.partial):
+            filled_in.update(function.keywords)
+            function = function.func
+        return {name: each for name, each in parameters.items() if name not in filled_in}
     except (TypeError, ValueError):
         raise DefinitionError(
             f"tool {name!r} has handler={function!r}, which cannot be called: pass a function"
         ) from None
+
+
+def doc_of(function: Callable[..., Any]) -> str:
+    """Return the docstring of a function; of a partial's function; of an object, or of its `__call__`; else ""."""
+    while isinstance(function, functools.partial) and "__doc__" not in vars(function):
+        function = function.func  # `partial` has a docstring itself
+    called = type(function).__call__
+    own = called.__doc__ if inspect.isfunction(called) else None  # `getdoc` would find that of `type.__call__`
+    return inspect.getdoc(function) or inspect.cleandoc(own or "")
 
 
 def _hints_of(function: Callable[..., Any], name: str) -> dict[str, Any]:

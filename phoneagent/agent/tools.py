@@ -22,7 +22,7 @@ import pydantic_core
 
 from phoneagent.agent.call import Call, is_text, sendable
 from phoneagent.agent.schemas import problem_of, problems_in, written_out
-from phoneagent.agent.signatures import parameters_of, read_signature
+from phoneagent.agent.signatures import doc_of, parameters_of, read_signature
 from phoneagent.bridge.scripts import begin_of, tokens_of
 from phoneagent.errors import DefinitionError, DefinitionWarning, ToolError, shown
 from phoneagent.usercode import run_in_thread, signature_problem
@@ -210,7 +210,8 @@ class Tool:
             raise ToolError(f"bad arguments: {problems_in(error, 'arguments')}") from None
         except ValueError as error:
             raise ToolError(f"the arguments are not JSON: {error}") from None
-        return [], {**named, **{key: getattr(checked, key) for key in type(checked).model_fields}}
+        values = checked.__dict__  # by the parameters' names: `model_extra`, as an attribute, is pydantic's own
+        return [], {**named, **{key: values[key] for key in type(checked).model_fields}}
 
     async def _invoke(self, call: Call, positional: list[Any], named: dict[str, Any]) -> Any:
         def report_block(seconds: float) -> None:
@@ -344,7 +345,7 @@ def _from_function(function: Handler, name: str | None, description: str | None,
     read = read_signature(function, name)
     made = Tool(
         name=name,
-        description=description or inspect.getdoc(function) or "",
+        description=description or doc_of(function),
         parameters=read.schema,
         handler=function,
         model=read.model,

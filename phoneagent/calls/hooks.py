@@ -132,9 +132,10 @@ class Follower:
     async def _call(self, hook: Callable[[Any], Any], event: Event) -> None:
         name = getattr(hook, "__name__", repr(hook))
         try:
-            async with asyncio.timeout(HOOK_SECONDS):
+            async with asyncio.timeout(HOOK_SECONDS) as limit:
                 await call_user(hook, event)
-        except TimeoutError:
-            log.error("hook %s took longer than %g s", name, HOOK_SECONDS, extra={"call_sid": event.call_sid})
-        except Exception:  # a user's function: its failure is logged and changes nothing
-            log.exception("hook %s failed", name, extra={"call_sid": event.call_sid})
+        except Exception as error:  # a user's function: its failure is logged and changes nothing
+            if isinstance(error, TimeoutError) and limit.expired():  # else the hook raised it
+                log.error("hook %s took longer than %g s", name, HOOK_SECONDS, extra={"call_sid": event.call_sid})
+            else:
+                log.exception("hook %s failed", name, extra={"call_sid": event.call_sid})

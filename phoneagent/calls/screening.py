@@ -63,7 +63,7 @@ class Screening:
         self._message = str(made.plan.get("message") or "")
         self.callee_first = made.plan.get("first") == "callee"
         """Whether the agent waits for the callee to speak."""
-        self._greeting = greeting
+        self._greeting = greeting or None  # an agent may have an empty one
         self._spoken = self._told = False
         self._poll = poll
         self._decided = decided

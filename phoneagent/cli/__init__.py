@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from importlib.metadata import version
 from typing import Annotated
@@ -63,12 +64,24 @@ def _of(names: str, remedy: str) -> str:
     return remedy.replace("copy it", "copy them", 1) if " and " in names else remedy
 
 
+def _open_stdin() -> None:
+    """Make an empty standard input if the shell has closed it. Otherwise the next file or socket would be taken for it.
+
+    `closefd` is what Python sets for its own: the file is open until the process ends, and nothing warns of that.
+    """
+    if sys.stdin is None:
+        descriptor = os.open(os.devnull, os.O_RDONLY)
+        os.set_inheritable(descriptor, True)  # for the processes that commands start
+        sys.stdin = os.fdopen(descriptor, encoding="utf-8", closefd=False)
+
+
 def main() -> None:
     """Run the command line. phoneagent's own errors are printed as one line each, without a traceback.
 
     The exit status is 2 if the user has to correct the command line, a setting or their code, and 1 if the command
     failed.
     """
+    _open_stdin()
     try:
         app()
     except PhoneAgentError as error:

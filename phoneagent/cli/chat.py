@@ -31,9 +31,8 @@ from phoneagent.calls.outcomes import OutcomeRefused, filled_in, form_of
 from phoneagent.calls.toolrunner import ToolRunner
 from phoneagent.cli.brain import BrainModelOption, BrainOption, brain_of, wake
 from phoneagent.cli.failures import users_code, warnings_told
-from phoneagent.cli.own_agent import unknown_calls
+from phoneagent.cli.own_agent import script_of, unknown_calls
 from phoneagent.cli.target import Target
-from phoneagent.demo.derived import derive
 from phoneagent.errors import ConfigurationError, EndpointError, EndpointUnreachable, ProtocolError
 from phoneagent.model.connection import ModelSession, open_session
 from phoneagent.model.endpoint import Endpoint
@@ -126,8 +125,7 @@ async def _chat(app: PhoneApp, call: Call, endpoint: Endpoint | None, offline: _
             session = agent.session(await agent.instructions_for(call), written=True)
         if endpoint is None:
             note = await offline.introduce()
-            made = derive(agent.name, session["tools"], greeting=agent.greeting, target="main.py")
-            script = Script.parse(made) if offline.script is None else Script.of(offline.script)
+            script = Script.parse(script_of(agent, "main.py")) if offline.script is None else Script.of(offline.script)
             for line in unknown_calls(agent, script) if offline.script is not None else ():
                 screen.complain(line)
             model = await stack.enter_async_context(Model(script, brain=offline.brain))

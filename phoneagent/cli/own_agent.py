@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
+from itertools import chain
 
 from phoneagent.agent.agent import Agent, choose, team_of
 from phoneagent.agent.call import Call
@@ -24,9 +25,15 @@ async def derived_script(app: PhoneApp, target: str) -> str:
         DefinitionError: the user's code fails to choose an agent for a made-up call.
     """
     async with _opened(app) as agent:
-        session = agent.session("", written=True)
-        keys = {tool.name: tool.example_keys for tool in agent.tools if isinstance(tool, KeypadTool)}
-        return derive(agent.name, session["tools"], greeting=agent.greeting, target=target, keys=keys)
+        tools = [tool for each in team_of(agent).values() for tool in each.tools]
+        keys = {tool.name: tool.example_keys for tool in tools if isinstance(tool, KeypadTool)}
+        return script_of(agent, target, keys)
+
+
+def script_of(agent: Agent, target: str, keys: Mapping[str, str] | None = None) -> str:
+    """Return what `derive` returns for an open agent, with the tools of its whole team."""
+    own, *others = (each.session("", written=True)["tools"] for each in team_of(agent).values())
+    return derive(agent.name, own, others=list(chain(*others)), greeting=agent.greeting, target=target, keys=keys)
 
 
 async def unknown_calls_of(app: PhoneApp, script: Script) -> list[str]:

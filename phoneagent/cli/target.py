@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from difflib import get_close_matches
 from pathlib import Path
 from types import ModuleType
@@ -42,11 +42,16 @@ def _check_name(file: Path) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """An app to import: its module, its name there, and the folder of the module."""
+    """An app to import: its module, its name there, and the folder of the module.
+
+    `written` is the module or file as the user wrote it; messages repeat it, because a module's name alone does not
+    find a file in another folder.
+    """
 
     module: str
     attribute: str
     folder: str
+    written: str = field(default="", compare=False)
 
     @classmethod
     def find(cls, text: str | None) -> Target:
@@ -71,12 +76,12 @@ class Target:
             file = Path(path).resolve()
             if not file.is_file():
                 raise DefinitionError(f"there is no file {path}{_near(path)}")
-            return cls(file.stem, attribute or "app", str(file.parent))
+            return cls(file.stem, attribute or "app", str(file.parent), path)
         if "." in folder.name and folder.is_file():
             raise DefinitionError(f"{path} is not a .py file: name the app's file, like main.py, or `module:app`")
         if not path or path.startswith("."):
             raise DefinitionError(f"{text!r} names no app: write `module:app` or `file.py`")
-        return cls(path, attribute or "app", str(Path.cwd()))
+        return cls(path, attribute or "app", str(Path.cwd()), path)
 
     def load(self) -> PhoneApp:
         """Import the app.
@@ -123,12 +128,13 @@ class Target:
         apps = [name for name, each in vars(module).items() if isinstance(each, PhoneApp)]
         if isinstance(found, PhoneApp):
             return found
+        written = self.written or self.module
         if found is None:
             problem = f"there is no {self.attribute} in {module.__file__}"
         else:
-            problem = f"{self.module}:{self.attribute} is not a PhoneApp but {type(found).__name__}"
+            problem = f"{written}:{self.attribute} is not a PhoneApp but {type(found).__name__}"
         if apps:
-            remedy = f"write `{self.module}:{apps[0]}`"
+            remedy = f"write `{written}:{apps[0]}`"
         elif isinstance(found, Agent):
             remedy = f"write app = PhoneApp({self.attribute})"
         else:

@@ -46,11 +46,12 @@ say = "Of course. I am free of charge, and I need neither an account nor a key. 
 _TOOL = """
 [[turn]]
 heard = {heard}
-caller = {caller}
+{asked}
 call = {name}
 arguments = {arguments}    # made up from the tool's schema: change them
 then = {then}    # {{output}} is what the tool returned
 """
+_NOT_ASKED = "# only when it is typed, and after the hand-off to the agent that has this tool"
 _TYPED = """\
 say = "Please type that on your telephone now."
 keys = {keys}    # what the caller then presses, made up as well
@@ -65,6 +66,7 @@ _HAND_OFF = """
 [[turn]]
 heard = {heard}    # only when it is typed: the caller in the demo does not ask for it
 call = {name}
+then = "You have been handed over. What can I do for you?"    # what the other agent says
 """
 
 
@@ -72,23 +74,35 @@ def derive(
     name: str,
     tools: Sequence[Mapping[str, Any]],
     *,
+    others: Sequence[Mapping[str, Any]] = (),
     greeting: str | None,
     target: str,
     keys: Mapping[str, str] | None = None,
 ) -> str:
     """Return a commented script, as TOML, for an agent. `tools` are its functions as a session has them.
 
+    `others` are the functions of the other agents of its team. The caller asks for none of them; each can be typed.
+
     `keys` are the keys that the caller presses, by the name of the tool that gathers them.
     """
-    functions = [tool for tool in tools if tool["type"] == "function"]
-    parts = [_HEADER.format(name=_comment(name), target=_comment(target), greeting=_toml(greeting or "Hello!"))]
-    names = [each["name"] for each in functions]
+    functions: dict[str, Mapping[str, Any]] = {}
+    for each in (*tools, *others):
+        if each["type"] == "function":
+            functions.setdefault(each["name"], each)
+    names = list(functions)
+    own = {each.get("name") for each in tools}
     handoffs = [name for name in names if name.startswith("hand_off_to_")]
-    tried = [each for each in functions if each["name"] != "hang_up" and each["name"] not in handoffs]
-    parts += [_turn(each, (keys or {}).get(each["name"], ""), _heard(each["name"], names)) for each in tried]
+    tried = {
+        name: _turn(each, (keys or {}).get(name, ""), _heard(name, names), asked=name in own)
+        for name, each in functions.items()
+        if name != "hang_up" and name not in handoffs
+    }
+    parts = [_HEADER.format(name=_comment(name), target=_comment(target), greeting=_toml(greeting or "Hello!"))]
+    parts += [turn for name, turn in tried.items() if name in own]
     hangs_up = "hang_up" in names
     parts.append(_END.format(hang_up="|hang.*up" if hangs_up else "") + ('call = "hang_up"\n' if hangs_up else ""))
     parts += [_HAND_OFF.format(heard=_toml(_heard(name, names)), name=_toml(name)) for name in handoffs]
+    parts += [turn for name, turn in tried.items() if name not in own]
     return "".join(parts)
 
 
@@ -184,12 +198,12 @@ def _in_words(name: str) -> str:
     return ".*".join(word for word in re.split(r"[\W_]+", name) if word)
 
 
-def _turn(tool: Mapping[str, Any], keys: str, heard: str) -> str:
+def _turn(tool: Mapping[str, Any], keys: str, heard: str, *, asked: bool) -> str:
     name = tool["name"]
     arguments = made_up(tool.get("parameters") or {})
     turn = _TOOL.format(
         heard=_toml(heard),
-        caller=_toml(_request(name, str(tool.get("description") or ""))),
+        asked=f"caller = {_toml(_request(name, str(tool.get('description') or '')))}" if asked else _NOT_ASKED,
         name=_toml(name),
         arguments=_toml(arguments if isinstance(arguments, dict) else {}),
         then=_toml(f"{name.replace('_', ' ')} returned: {{output}}"),

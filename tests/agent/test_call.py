@@ -178,6 +178,20 @@ def test_an_image_is_the_users(call: Call) -> None:
     assert control.done == [("add", "What is this?", "user", data_url(PNG)), ("add", "", "user", data_url(PNG))]
 
 
+@pytest.mark.parametrize("text", ["", " \n"])
+def test_an_empty_text_says_nothing(call: Call, text: str) -> None:
+    control = Control()
+    call.attach(control)
+    call.say(text)
+    assert control.done == []
+
+
+@pytest.mark.parametrize("text", [None, 7, b"Hello."])
+def test_what_is_no_text_cannot_be_said_though_the_call_is_over(call: Call, text: Any) -> None:
+    with pytest.raises(DefinitionError, match=r"call\.say has text=.*: write what the agent says"):
+        call.say(text)
+
+
 def test_a_wrong_role_is_refused_though_the_call_is_over(call: Call) -> None:
     with pytest.raises(DefinitionError, match='choose "system" or "user"'):
         call.add("x", role="assistant")  # type: ignore[arg-type]

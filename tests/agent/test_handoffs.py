@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import re
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 
-from phoneagent import Agent, DefinitionError, tool
-from phoneagent.agent.agent import check_handoffs, team_of
+from phoneagent import Agent, Call, DefinitionError, PhoneApp, Tool, tool
+from phoneagent.agent.agent import check_handoffs, choose_answer, team_of
 from phoneagent.agent.handoffs import hand_off_tool
+
+pytestmark = pytest.mark.anyio
+CALL = Call(sid="CA1", caller=None, called=None, direction="inbound", started_at=datetime.now(UTC))
 
 
 @tool
@@ -67,6 +71,37 @@ def test_a_hand_off_is_to_another_agent(member: Any) -> None:
 def test_names_that_make_one_tool_are_refused() -> None:
     with pytest.raises(DefinitionError, match="two tools named 'hand_off_to_a_b'"):
         Agent(name="me", instructions="", handoffs=["a b", "a-b"])
+
+
+def paying(*, once: bool) -> Tool:
+    async def pay(euros: int) -> str:
+        """Pay."""
+        return "paid"
+
+    return tool(once=once)(pay)
+
+
+PAY = paying(once=True)
+
+
+def pair(one: Tool, other: Tool) -> Agent:
+    second = Agent(name="second", instructions="", tools=[other])
+    return Agent(name="first", instructions="", tools=[one], handoffs=[second])
+
+
+@pytest.mark.parametrize("other", [paying(once=True), paying(once=False)])
+async def test_a_tool_that_runs_once_shares_its_name_with_no_other_of_the_team(other: Tool) -> None:
+    words = "agents 'first' and 'second' have different tools named 'pay', and one has once=True: rename one of them"
+    for team in (pair(PAY, other), pair(other, PAY)):
+        with pytest.raises(DefinitionError, match=words):
+            PhoneApp(team)
+        with pytest.raises(DefinitionError, match=words):
+            await choose_answer(lambda call, team=team: team, CALL)
+
+
+def test_agents_may_share_a_tool_that_runs_once_and_the_names_of_others() -> None:
+    check_handoffs(pair(PAY, PAY))
+    check_handoffs(pair(paying(once=False), paying(once=False)))
 
 
 def test_every_name_makes_a_tool() -> None:

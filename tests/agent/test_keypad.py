@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import logging
 from collections.abc import Callable
@@ -62,6 +63,16 @@ async def test_a_plain_function_and_names_of_its_own() -> None:
     assert await anything.run(made, None) == "6 keys"
     assert made._control.asked == [(64, 2, "*")]  # type: ignore[union-attr]
     assert (anything.name, anything.description.splitlines()[0]) == ("enter_code", "Take the code.")
+
+
+async def test_a_partial_has_its_functions_docstring_and_a_call_of_its_own() -> None:
+    def check(pins: list[str], digits: str, call: str) -> str:
+        """Check the PIN."""
+        return f"{digits in pins} {call}"
+
+    checks = keypad(name="check")(functools.partial(check, [PIN], call="mine"))
+    assert checks.description.splitlines()[0] == "Check the PIN."
+    assert await checks.run(call("1974"), None) == "False mine"
 
 
 @pytest.mark.parametrize(("typed", "told"), [("", "typed nothing"), ("12", "typed 2 of 4 digits")])

@@ -11,7 +11,7 @@ import pytest
 from pydantic import Field
 
 from phoneagent import Call, DefinitionError, tool
-from phoneagent.agent.signatures import read_signature
+from phoneagent.agent.signatures import doc_of, read_signature
 
 
 def annotated(one: int, call: Call) -> None: ...
@@ -45,6 +45,63 @@ class Booker:
 def test_methods_and_other_things_that_can_be_called(function: Callable[..., Any]) -> None:
     made = tool(name="book", description="Book.")(function)
     assert list(made.parameters["properties"]) == ["guests"]
+
+
+class Tables:
+    """Not a type that JSON can express."""
+
+
+def reserve(tables: Tables, guests: int, call: Call, day: str = "today") -> None:
+    """Reserve a table."""
+
+
+class Waiter:
+    def __call__(self, order: str) -> None:
+        """Take an order."""
+
+
+class Cook:
+    """Cook an order."""
+
+    def __call__(self, order: str) -> None:
+        """Not for the model."""
+
+
+def described(function: Any, text: str) -> Any:
+    function.__doc__ = text
+    return function
+
+
+def test_what_a_partial_fills_in_by_name_is_not_the_models() -> None:
+    inner = described(functools.partial(reserve, tables=Tables()), "Not flattened.")
+    made = tool(name="reserve")(functools.partial(inner, day="Sunday"))
+    assert list(made.parameters["properties"]) == ["guests"]
+    assert made.call_parameter == "call"
+    assert tool(name="reserve")(functools.partial(inner, call=None)).call_parameter is None
+
+
+@pytest.mark.parametrize(
+    ("function", "text"),
+    [
+        (functools.partial(reserve, Tables()), "Reserve a table."),
+        (functools.partial(functools.partial(Waiter()), order="soup"), "Take an order."),
+        (described(functools.partial(reserve, Tables()), "Reserve at Da Mario."), "Reserve at Da Mario."),
+        (Waiter(), "Take an order."),
+        (Cook(), "Cook an order."),
+        (party, ""),
+    ],
+)
+def test_the_docstring_is_the_one_that_the_user_wrote(function: Any, text: str) -> None:
+    assert doc_of(function) == text
+
+
+@pytest.mark.filterwarnings("ignore::phoneagent.DefinitionWarning")
+@pytest.mark.parametrize(
+    ("function", "text"),
+    [(functools.partial(reserve, Tables()), "Reserve a table."), (Waiter(), "Take an order."), (Booker(), "")],
+)
+def test_a_tool_has_that_docstring_as_its_description(function: Any, text: str) -> None:
+    assert tool(name="x")(function).description == text
 
 
 def test_a_default_that_json_cannot_express_is_left_out() -> None:

@@ -161,6 +161,17 @@ async def test_rich_arguments_and_results(call: Call) -> None:
     assert json.loads(output) == {"guest": "Ann", "at": "2026-11-20T00:00:00Z"}
 
 
+async def test_parameters_may_have_names_that_pydantic_uses_and_aliases(call: Call) -> None:
+    @tool
+    def keep(model_extra: str, model_fields_set: int, kind: Annotated[str, Field(alias="type")], size: int = 3) -> Any:
+        """Keep."""
+        return [model_extra, model_fields_set, kind, size]
+
+    arguments = {"model_extra": "chrome", "model_fields_set": 5, "type": "van"}
+    assert await keep.run(call, arguments) == '["chrome",5,"van",3]'
+    assert keep.canonical(arguments) == keep.canonical({**arguments, "size": 3})
+
+
 async def test_a_tool_by_hand_gets_a_dict(call: Call) -> None:
     def handler(arguments: dict[str, Any], call: Call) -> Any:
         return {"sid": call.sid, **arguments}

@@ -115,6 +115,20 @@ async def test_a_slow_hook_is_cut_off(caplog: pytest.LogCaptureFixture, monkeypa
         follower.tell(spoke(number))
 
 
+async def test_a_time_out_of_a_hooks_own_is_a_failure_with_a_traceback(caplog: pytest.LogCaptureFixture) -> None:
+    async def connects(event: CallerSpoke) -> None:
+        raise TimeoutError("no answer from the CRM")
+
+    registry = Hooks()
+    registry.add(CallerSpoke, connects)
+    follower = registry.follow()
+    follower.tell(spoke(1))
+    await follower.close()
+    (record,) = caplog.records
+    assert record.getMessage() == "hook connects failed"
+    assert "no answer from the CRM" in str(record.exc_info)
+
+
 async def test_too_many_events_are_dropped_and_that_is_said_once(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:

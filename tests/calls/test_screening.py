@@ -168,7 +168,9 @@ async def test_a_verdict_that_changes_is_told_again() -> None:
     rig.screening.close()
 
 
-@pytest.mark.parametrize(("greeting", "told"), [(None, ["respond"]), ("Good morning!", ["say Good morning! True"])])
+@pytest.mark.parametrize(
+    ("greeting", "told"), [(None, ["respond"]), ("", ["respond"]), ("Good morning!", ["say Good morning! True"])]
+)
 async def test_an_agent_waits_for_hello_but_not_forever(greeting: str | None, told: list[str]) -> None:
     rig = Rig(greeting, first="callee")
     rig.hear(silence(int(HELLO_SECONDS * 1000) - 20))

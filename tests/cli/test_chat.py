@@ -216,6 +216,22 @@ async def test_without_a_script_each_tool_of_the_agent_runs_when_it_is_asked_for
     assert "tool: book_table → Booked for 2." in out
 
 
+async def test_the_next_agents_tools_run_too_when_they_are_asked_for(folder: Path) -> None:
+    (folder / "team.py").write_text(
+        "from phoneagent import Agent, PhoneApp, tool\n"
+        "@tool\n"
+        "def refund() -> str:\n"
+        "    'Refund.'\n"
+        "    return 'It is refunded.'\n"
+        "billing = Agent(name='billing', instructions='You do bills.', tools=[refund])\n"
+        "app = PhoneApp(Agent(name='host', instructions='You answer.', handoffs=[billing]))\n"
+    )
+    status, out, err = await chat(folder, "team.py", "--sim", lines="hand off to billing\nrefund\n")
+    assert (status, err) == (0, "")
+    assert "billing: You have been handed over. What can I do for you?" in out
+    assert out[-2:] == ["tool: refund → It is refunded.", "billing: refund returned: It is refunded."]
+
+
 async def test_a_tool_that_raises_is_one_line_with_the_users_own(folder: Path) -> None:
     (folder / "break.toml").write_text(
         '[[turn]]\nheard = "break"\ncall = "breaks"\narguments = { name = "x" }\nthen = "Hm."\n'

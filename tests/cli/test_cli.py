@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 from importlib import import_module
 from pathlib import Path
@@ -10,7 +11,8 @@ import pytest
 import typer
 
 from phoneagent import ConfigurationError, DefinitionError, cli
-from tests.cli.conftest import run
+from tests.cli.conftest import AGENT, run
+from tests.patience import HANG_SECONDS
 
 COMMANDS = ("demo", "init", "chat", "dev", "serve", "doctor", "calls", "migrate", "sim")
 
@@ -69,6 +71,15 @@ def test_a_bug_is_not_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.argv", ["phoneagent"])
     with pytest.raises(ZeroDivisionError):
         cli.main()
+
+
+@pytest.mark.parametrize("code", ["", "assert sys.stdin.read() == '' and not sys.stdin.isatty()"], ids=["chat", "any"])
+def test_a_standard_input_that_is_closed_is_an_empty_one(folder: Path, code: str) -> None:
+    (folder / "cli_app.py").write_text(f"import sys\n{AGENT}\n{code}\n", encoding="utf-8")
+    closed = ["sh", "-c", 'exec "$@" <&-', "sh", sys.executable, "-W", "always::ResourceWarning", "-m", "phoneagent"]
+    command = [*closed, "chat", "cli_app.py", "--sim"]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=HANG_SECONDS)
+    assert (ended.returncode, ended.stderr) == (0, "")
 
 
 def test_ctrl_c_while_the_commands_are_imported_ends_it_quietly(monkeypatch: pytest.MonkeyPatch) -> None:

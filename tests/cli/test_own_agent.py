@@ -68,3 +68,17 @@ async def test_the_caller_types_where_a_tool_gathers_digits() -> None:
     script = Script.parse(await derived_script(PhoneApp(agent), "bank.py"))
     typed = {turn.calls[0].name: (turn.keys, bool(turn.say)) for turn in script.turns if turn.calls}
     assert typed == {"menu": ("", False), "check_code": ("123456", True), "any_number": ("1234*", True)}
+
+
+async def test_the_tools_of_a_whole_team_are_in_the_script() -> None:
+    @keypad(digits=4, describe="Check the PIN.")
+    async def check_pin(digits: str) -> str:
+        return "right"
+
+    billing = Agent(name="billing", instructions="Be brief.", tools=[check_pin, hang_up], handoffs=["host"])
+    host = Agent(name="host", instructions="Be brief.", tools=[menu, hang_up], handoffs=[billing])
+    script = Script.parse(await derived_script(PhoneApp(host), "bank.py"))
+    calls = {turn.calls[0].name: turn.keys for turn in script.turns if turn.calls}
+    hand_offs = {"hand_off_to_billing": "", "hand_off_to_host": ""}
+    assert calls == {"menu": "", "hang_up": "", **hand_offs, "check_pin": "1234"}
+    assert sum(len(turn.calls) for turn in script.turns) == len(calls)

@@ -52,6 +52,21 @@ def test_a_target_that_is_none_is_one_line(
     assert complaint in line
 
 
+@pytest.mark.parametrize("text", ["deeper/cli_shop.py", "./deeper/cli_shop.py:other", "deeper.cli_shop"])
+def test_the_remedy_names_the_target_as_it_was_written(folder: Path, text: str) -> None:
+    (folder / "deeper").mkdir()
+    (folder / "deeper" / "cli_shop.py").write_text(f"{AGENT}\nshop, app, other = app, None, 1\n", encoding="utf-8")
+    try:
+        with pytest.raises(DefinitionError) as raised:
+            Target.find(text).load()
+        remedy = str(raised.value).rpartition("write `")[2].removesuffix("`")
+        assert remedy == f"{text.removesuffix(':other')}:shop"
+        Target.find(remedy).load()
+    finally:
+        for module in ("cli_shop", "deeper.cli_shop", "deeper"):
+            sys.modules.pop(module, None)
+
+
 def test_what_the_app_s_own_module_lacks_is_not_taken_for_the_app(folder: Path) -> None:
     (folder / "cli_broken.py").write_text("import not_installed", encoding="utf-8")
     with pytest.raises(DefinitionError, match="pip install not_installed"):

@@ -46,6 +46,26 @@ def test_each_tool_is_called_once_and_what_it_returned_is_said() -> None:
     assert [turn.caller for turn in script.turns[2:4]] == ["Please book a table for this evening.", "Please menu."]
 
 
+def test_the_tools_of_other_agents_can_be_typed_after_the_callers_lines() -> None:
+    tools = [tool("menu", "Read the menu."), tool("hand_off_to_billing"), {"type": "mcp"}]
+    others = [tool("refund"), {**BOOK, "name": "menu"}, tool("menu_card"), tool("hang_up"), tool("hand_off_to_host")]
+    script = Script.parse(derive("host", tools, others=others, greeting=None, target="main.py"))
+    named = [(turn.calls[0].name, bool(turn.caller)) for turn in script.turns if turn.calls]
+    spoken, typed = [("menu", True), ("hang_up", True)], ["hand_off_to_billing", "hand_off_to_host", "refund"]
+    assert named == [*spoken, *((name, False) for name in (*typed, "menu_card"))]
+    assert [call.arguments for turn in script.turns for call in turn.calls] == [{}] * 6
+    for said, name in (("Refund, please.", "refund"), ("Show me the menu card.", "menu_card"), ("The menu!", "menu")):
+        turn = script.match(said)
+        assert turn is not None
+        assert turn.calls[0].name == name
+
+
+def test_an_agent_that_is_handed_a_call_says_no_words_of_phoneagents_own() -> None:
+    (turn,) = [turn for turn in script_for(tool("hand_off_to_billing")).turns if turn.calls]
+    assert turn.then
+    assert not any("{output}" in line for line in turn.then)
+
+
 def test_without_hang_up_the_agent_only_says_goodbye() -> None:
     assert [turn.calls for turn in script_for().turns] == [(), (), ()]
 
