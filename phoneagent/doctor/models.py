@@ -1,4 +1,4 @@
-"""Checks of the model: a session at every endpoint, and the date on which its model is switched off."""
+"""Checks of the model: a session at every endpoint, and the dates on which its models are switched off."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from phoneagent.doctor.checks import Check, failed, note, ok
 from phoneagent.errors import ConfigurationError, EndpointError
 from phoneagent.model.connection import open_session
 from phoneagent.model.endpoint import Endpoint, TokenProvider
+from phoneagent.protocol.session_object import transcription_model_of
 from phoneagent.settings import OWN_SETTINGS, Settings
 
 ENTRY_SECONDS = 10.0
@@ -46,6 +47,7 @@ class Source:
     address: str
     key: str
     model: str
+    recognizer: str = "transcription_models in your code"
     gateway: str = "the gateway's address in your code"
     gateway_key: str = "Helicone's key in your code"
     dialect: str = "dialect=GA in your code"
@@ -91,6 +93,7 @@ def _from_settings(settings: Settings) -> tuple[Endpoint, Source]:
     if any(name.lower() in ("authorization", "api-key") for name in settings.realtime_headers):
         source = replace(source, key="REALTIME_HEADERS")
     names = {"gateway": gateway, "gateway_key": "HELICONE_API_KEY", "dialect": "REALTIME_DIALECT=ga"}
+    names["recognizer"] = "PHONEAGENT_TRANSCRIPTION_MODELS"
     return endpoint, replace(source, **names, behind=behind)
 
 
@@ -104,7 +107,10 @@ async def _check(name: str, endpoint: Endpoint, source: Source, agent: Agent | N
     helicone = _through_helicone(endpoint)
     tokens: list[str] = []
     asked = replace(endpoint, token=_noting(endpoint.token, tokens), remedies={})  # the doctor has its own remedies
-    code = None
+    if agent is not None and (recognizers := agent.hearing.transcription_models) is not None:
+        asked = replace(asked, transcription_models=recognizers)
+        source = replace(source, recognizer="the agent's Hearing in your code")
+    code, recognizer = None, "unknown"
     try:
         # Instructions may be a function of a call, and there is no call. The rest is the agent's own.
         wanted = (agent or Agent(instructions="")).session("Say nothing.")
@@ -122,6 +128,7 @@ async def _check(name: str, endpoint: Endpoint, source: Source, agent: Agent | N
         code = error.code or "unknown"
     else:
         await session.close()
+        recognizer = transcription_model_of(session.effective)
         whose = "a session" if agent is None else f"{agent.name}'s session"
         checks = [ok(name, f"{whose} with {model} opens at {endpoint.host}")]
         checks += (
@@ -134,9 +141,9 @@ async def _check(name: str, endpoint: Endpoint, source: Source, agent: Agent | N
         checks.append(note(f"{name}'s gateway", _HELICONE.format(gateway_key=source.gateway_key)))
     provider = source.behind if helicone else endpoint
     if provider is not None and (code is None or code in _NO_MODEL):
-        _, day = await _entry(provider, model, tokens)
-        if day is not None:
-            checks.append(check_shutdown(model, day, datetime.now(UTC).date(), name=name, where=source.model))
+        checks += await _check_end(provider, model, tokens, name, source.model)
+        if _is_openai(provider) and recognizer not in ("unknown", model):
+            checks += await _check_end(provider, recognizer, tokens, f"{name}'s recognizer", source.recognizer)
     return checks
 
 
@@ -144,6 +151,16 @@ def _in_order(answered: Sequence[str]) -> str:
     """Return what a server answered before an opening failed, on one line."""
     parts = [each if len(each) <= MAX_ANSWER_CHARS else f"{each[:MAX_ANSWER_CHARS]}…" for each in answered]
     return ", then ".join(parts) if len(parts) > 1 else f"{parts[0]}, and then nothing"
+
+
+async def _check_end(endpoint: Endpoint, model: str, tokens: Sequence[str], name: str, where: str) -> list[Check]:
+    _, day = await _entry(endpoint, model, tokens)
+    return [] if day is None else [check_shutdown(model, day, datetime.now(UTC).date(), name=name, where=where)]
+
+
+def _is_openai(endpoint: Endpoint) -> bool:
+    """Return whether `Endpoint.openai` made an endpoint. At Azure, say, a recognizer has a deployment's name."""
+    return "OpenAI-Safety-Identifier" in endpoint.call_headers
 
 
 def check_shutdown(model: str, day: date, today: date, *, name: str = "model", where: str = "OPENAI_MODEL") -> Check:

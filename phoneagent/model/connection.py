@@ -67,7 +67,7 @@ class ModelSession:
         self._connection = connection
         self._secrets = secrets
         self.dialect = configuring.dialect or realtime.Dialect.GA
-        self.dropped: Sequence[str] = tuple(_shown(each, secrets) for each in configuring.dropped)
+        self.dropped: Sequence[str] = tuple(masked(each, secrets) for each in configuring.dropped)
         """The parts of the configuration that the server did not accept, one line each."""
         self.effective: Mapping[str, Any] = configuring.effective
         """The session as the server reports it."""
@@ -149,7 +149,7 @@ class ModelSession:
         told = len(self._configuring.dropped)
         update = self._configuring.receive(event, asyncio.get_running_loop().time())
         for line in self._configuring.dropped[told:]:
-            log.warning("the session runs without %s", _shown(line, self._secrets))
+            log.warning("the session runs without %s", masked(line, self._secrets))
         if update is not None:
             with suppress(ConnectionError):  # the reader learns why it closes
                 self._connection.write([realtime.encode(update, self.dialect)])
@@ -220,20 +220,20 @@ async def join_session(endpoint: Endpoint, call: Call) -> ModelSession:
     try:
         async with asyncio.timeout(CONNECT_SECONDS):
             headers = await request_headers(endpoint, call)
-            return ModelSession(await _connect(endpoint, headers), Negotiation.joined(), _secrets(endpoint, headers))
+            return ModelSession(await _connect(endpoint, headers), Negotiation.joined(), secrets_of(endpoint, headers))
     except TimeoutError:
         words = f"no socket to the session at {endpoint.host} within {CONNECT_SECONDS:g} s"
         raise EndpointUnreachable(words, code="timeout") from None
 
 
 async def _open(endpoint: Endpoint, session: Mapping[str, Any], call: Call | None, within: float) -> ModelSession:
-    secrets = _secrets(endpoint, endpoint.headers)
+    secrets = secrets_of(endpoint, endpoint.headers)
     waiting_for = "its token provider"
     answers = _Answers()
     try:
         async with asyncio.timeout(within):
             headers = await request_headers(endpoint, call)
-            secrets = _secrets(endpoint, headers)
+            secrets = secrets_of(endpoint, headers)
             waiting_for = "its answer"
             connection = await _connect(endpoint, headers)
             answers.connected = True
@@ -246,9 +246,9 @@ async def _open(endpoint: Endpoint, session: Mapping[str, Any], call: Call | Non
     except TimeoutError:
         waiting_for = answers.unreadable or waiting_for
         words = f"no model session at {endpoint.host} within {within:g} s, still waiting for {waiting_for}"
-        raise EndpointUnreachable(_shown(words, secrets), code="timeout", answered=answers.shown(secrets)) from None
+        raise EndpointUnreachable(masked(words, secrets), code="timeout", answered=answers.shown(secrets)) from None
     except EndpointError as error:  # it may contain the server's own words
-        raise type(error)(_shown(str(error), secrets), code=error.code, answered=answers.shown(secrets)) from None
+        raise type(error)(masked(str(error), secrets), code=error.code, answered=answers.shown(secrets)) from None
 
 
 class _Answers:
@@ -286,16 +286,16 @@ class _Answers:
         if not self.connected:
             return ()
         more = (f"{self._more} more",) if self._more else ()
-        return ("the WebSocket's handshake", *(_shown(each, secrets) for each in self._events), *more)
+        return ("the WebSocket's handshake", *(masked(each, secrets) for each in self._events), *more)
 
 
-def _secrets(endpoint: Endpoint, headers: Mapping[str, str]) -> Collection[str]:
+def secrets_of(endpoint: Endpoint, headers: Mapping[str, str]) -> Collection[str]:
     """Return the secrets of an endpoint: the words of its headers, and the values in its URL's query."""
     query = (value for name, value in parse_qsl(urlsplit(endpoint.url).query) if name not in _PLAIN)
     return {word for value in (*headers.values(), *query) for word in value.split()}
 
 
-def _shown(words: str, secrets: Collection[str]) -> str:
+def masked(words: str, secrets: Collection[str]) -> str:
     """Return a server's words on one line, without secrets: some servers repeat the key that they refuse."""
     for word in sorted(secrets, key=len, reverse=True):
         if len(word) >= _SECRET_CHARS:
@@ -426,6 +426,6 @@ async def _next_update(
 def _closed(error: ConnectionClosed, secrets: Collection[str]) -> EndpointError:
     if error.rcvd is None:
         return EndpointUnreachable("the model's socket broke without a close", code="1006")
-    code, reason = error.rcvd.code, _shown(error.rcvd.reason, secrets)
+    code, reason = error.rcvd.code, masked(error.rcvd.reason, secrets)
     kind = EndpointRefused if code in (1008, 4000) else EndpointUnreachable
     return kind(f"the model closed the session with {code} {reason}".rstrip(), code=str(code))

@@ -6,6 +6,8 @@ Source: OpenAI's Realtime API reference, "client secrets" and "calls".
 from __future__ import annotations
 
 import asyncio
+import logging
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -16,9 +18,13 @@ import msgspec
 
 from phoneagent.agent.call import Call
 from phoneagent.errors import EndpointError, EndpointRefused, EndpointUnreachable, network, shown
-from phoneagent.model.connection import ModelSession, join_session, request_headers
+from phoneagent.model.connection import ModelSession, join_session, masked, request_headers, secrets_of
 from phoneagent.model.endpoint import Endpoint
-from phoneagent.protocol.realtime import Dialect
+from phoneagent.protocol.negotiation import Negotiation
+from phoneagent.protocol.providers import at
+from phoneagent.protocol.realtime import Dialect, Error, Failure, SessionUpdate
+
+log = logging.getLogger("phoneagent.model.web_calls")
 
 REQUEST_SECONDS = 8.0
 MAX_ANSWER_BYTES = 1024 * 1024
@@ -60,26 +66,32 @@ async def create_client_secret(
 ) -> ClientSecret:
     """Have the server make a key whose sessions are configured like `session`, which is in GA's shape.
 
-    A recognizer that is refused is replaced by the next one of the endpoint.
+    What the server refuses is dropped, or replaced, as in a phone call's session.
 
     Raises:
         EndpointError: the server makes no such key.
     """
     if endpoint.dialect is Dialect.BETA:
         raise EndpointRefused(f"{endpoint.host} speaks the beta, which makes no keys for pages: use a GA endpoint")
-    models = list(endpoint.transcription_models)
-    while True:
-        recognizer = models[0] if models else None
+    negotiation = Negotiation(
+        _without_formats(session), transcription_models=endpoint.transcription_models, dialect=Dialect.GA
+    )
+    negotiation.start(0.0)
+    update = negotiation.handle_timer(math.inf)  # nothing announces a session here
+    while update is not None:
+        wanted = update.session
         body = {
             "expires_after": {"anchor": "created_at", "seconds": seconds},
-            "session": _complete(endpoint, session, recognizer),
+            "session": {**wanted, **_model_of(endpoint)},
         }
         status, answer = await _post(endpoint, "client_secrets", call, body)
         if status < 300 and answer.value:
+            if negotiation.dropped:
+                lacks = masked("; ".join(negotiation.dropped), secrets_of(endpoint, endpoint.headers))
+                log.warning("the web session runs without %s", lacks)
+            recognizer = at(wanted, ("audio", "input", "transcription", "model"))
             return ClientSecret(answer.value, answer.expires_at, _url(endpoint, "calls"), recognizer)
-        if not (status == 400 and models and "transcription" in (answer.error.param or "")):
-            break
-        del models[0]
+        update = _without_refused(negotiation, answer.error) if status == 400 else None
     words = f"{endpoint.host} made no client secret: HTTP {status} {shown(answer.error.code or '', 100)}".rstrip()
     remedy = endpoint.remedies.get(answer.error.code or "") or endpoint.remedies.get(str(status))
     kind = EndpointRefused if 400 <= status < 500 and status != 429 else EndpointUnreachable
@@ -106,15 +118,24 @@ async def hang_up_call(endpoint: Endpoint, call_id: str, call: Call) -> None:
     await _post(endpoint, f"calls/{quote(call_id, safe='')}/hangup", call, {})
 
 
-def _complete(endpoint: Endpoint, session: Mapping[str, Any], recognizer: str | None) -> dict[str, Any]:
-    """Return a session for WebRTC, which negotiates the audio format itself, with its model and recognizer."""
+def _without_formats(session: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a session for WebRTC, which negotiates the audio format itself."""
     audio = {way: {k: v for k, v in side.items() if k != "format"} for way, side in session["audio"].items()}
-    hints = audio["input"].pop("transcription", None) or {}
-    if recognizer is not None:
-        audio["input"]["transcription"] = {"model": recognizer, **hints}
+    return {**session, "audio": audio}
+
+
+def _model_of(endpoint: Endpoint) -> dict[str, str]:
     query = dict(parse_qsl(urlsplit(endpoint.url).query))
     model = query.get("model") or query.get("deployment")
-    return {**session, "audio": audio, **({} if model is None else {"model": model})}
+    return {} if model is None else {"model": model}
+
+
+def _without_refused(negotiation: Negotiation, failure: _Failure) -> SessionUpdate | None:
+    """Return the session without what was refused; None if the refusal is of something else, or of what is vital."""
+    try:
+        return negotiation.receive(Error(Failure(None, failure.code, failure.message, failure.param)), 0.0)
+    except EndpointError:
+        return None
 
 
 def _url(endpoint: Endpoint, below: str) -> str:

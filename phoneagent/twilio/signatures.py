@@ -13,15 +13,18 @@ from dataclasses import dataclass
 from typing import Any
 
 from starlette.datastructures import ImmutableMultiDict
-from twilio.request_validator import RequestValidator
+from twilio.request_validator import HMAC_SHA1, HMAC_SHA256, RequestValidator, get_signature_algorithm
 
-from phoneagent.errors import RequestRefused
+from phoneagent.errors import RequestRefused, shown
 from phoneagent.twilio.spellings import spellings
 
 TOKEN_SECONDS = 120
 """How long after the webhook the media socket can be opened."""
 
 SIGNATURE_HEADER = "x-twilio-signature"
+SETTINGS_HEADER = "x-twilio-webhooks-signature-settings"
+"""Names the algorithm of a signature, on a request that is signed with one of the account's shared keys."""
+
 MAX_SIGNED_CHARS = 1_000_000
 """The maximum length of what is hashed for one request: a large form is not tried with every URL spelling."""
 
@@ -38,12 +41,23 @@ MAX_TOKEN_CHARS = 200
 
 
 class Signatures:
-    """Verifies that Twilio signed a request with one of our auth tokens. During a rotation there are two."""
+    """Verifies that Twilio signed a request with one of our auth tokens. During a rotation there are two.
+
+    The secret of a shared key may be among them. A signature's `settings` are the value of `SETTINGS_HEADER`.
+    """
 
     def __init__(self, auth_tokens: Sequence[str]) -> None:
         self._validators = [RequestValidator(token) for token in auth_tokens]
 
-    def verify(self, url: str, params: Mapping[str, Any], signature: str | None, *, hosts: Sequence[str] = ()) -> None:
+    def verify(
+        self,
+        url: str,
+        params: Mapping[str, Any],
+        signature: str | None,
+        *,
+        hosts: Sequence[str] = (),
+        settings: str | None = None,
+    ) -> None:
         """Return if `signature` is Twilio's signature of that public URL, in any spelling, and those form parameters.
 
         `hosts` are further spellings of the URL's host.
@@ -52,27 +66,41 @@ class Signatures:
             RequestRefused: the signature is missing or wrong. The message names the URL, but never the signature.
         """
         address, query, _ = url.partition("?")  # the query of a GET contains phone numbers
-        shown = f"{address}?…" if query else address
+        where = f"{address}?…" if query else address
         if not signature:
-            raise RequestRefused(f"no {SIGNATURE_HEADER} on a request for {shown}")
-        if self.find(spellings(url, hosts), params, signature) is None:
+            raise RequestRefused(f"no {SIGNATURE_HEADER} on a request for {where}")
+        if _algorithm(settings) is None:
+            raise RequestRefused(f"a request for {where} is signed in an unknown way: {shown(settings, 100)}")
+        if self.find(spellings(url, hosts), params, signature, settings) is None:
+            shared = "" if settings is None else " (which must include the shared key's secret)"
             raise RequestRefused(
-                f"wrong signature for {shown}: check TWILIO_AUTH_TOKEN, and that PUBLIC_URL is the address that Twilio "
-                "requests, with the path that a proxy may strip from it"
+                f"wrong signature for {where}: check TWILIO_AUTH_TOKEN{shared}, and that PUBLIC_URL is the address "
+                "that Twilio requests, with the path that a proxy may strip from it"
             )
 
-    def find(self, urls: Iterable[str], params: Mapping[str, Any], signature: str) -> str | None:
+    def find(
+        self, urls: Iterable[str], params: Mapping[str, Any], signature: str, settings: str | None = None
+    ) -> str | None:
         """Return the URL among these that was signed together with those form parameters, or None."""
+        algorithm = _algorithm(settings)
+        if algorithm is None:
+            return None
         tail = _tail(params)
         chars = 0
         for url in urls:
             if (chars := chars + len(url) + len(tail)) > MAX_SIGNED_CHARS:
                 return None
             for validator in self._validators:
-                expected: str = validator.compute_signature(url + tail, {})
+                expected: str = validator.compute_signature(url + tail, {}, algorithm)
                 if hmac.compare_digest(expected.encode(), signature.encode()):
                     return url
         return None
+
+
+def _algorithm(settings: str | None) -> str | None:
+    """Return the algorithm of a signature with these settings; None if it is not one that we know."""
+    algorithm = str(get_signature_algorithm(settings))
+    return algorithm if algorithm in (HMAC_SHA1, HMAC_SHA256) else None
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,14 @@ from starlette.websockets import WebSocket
 from phoneagent.errors import RequestRefused, StoreError
 from phoneagent.settings import Settings
 from phoneagent.twilio.misdirection import Misdirected, hosts_of, places
-from phoneagent.twilio.signatures import SIGNATURE_HEADER, TOKEN_SECONDS, MediaTokens, Signatures, Ticket
+from phoneagent.twilio.signatures import (
+    SETTINGS_HEADER,
+    SIGNATURE_HEADER,
+    TOKEN_SECONDS,
+    MediaTokens,
+    Signatures,
+    Ticket,
+)
 from phoneagent.twilio.spellings import plain_host
 
 log = logging.getLogger("phoneagent.twilio.verification")
@@ -154,16 +161,17 @@ class Verifier:
         url = self.url(path, scheme=scheme) + (f"?{query}" if query else "")
         # Twilio signs the host as it was written. The headers' spelling counts only for our own host.
         hosts = [host for host in (self._public.netloc, *hosts_of(request)) if plain_host(host) == self._host]
-        self._signatures.verify(url, params, request.headers.get(SIGNATURE_HEADER), hosts=hosts)
+        signature, how = request.headers.get(SIGNATURE_HEADER), request.headers.get(SETTINGS_HEADER)
+        self._signatures.verify(url, params, signature, hosts=hosts, settings=how)
 
     def _explained(self, request: Request, path: str, form: Mapping[str, str]) -> Misdirected | None:
         """Return an explanation for a request that Twilio signed for another address than the one under PUBLIC_URL."""
         signature = request.headers.get(SIGNATURE_HEADER)
         if self._settings.insecure or not signature:
             return None
-        query = _query(request)
+        query, how = _query(request), request.headers.get(SETTINGS_HEADER)
         for place in places(request, path, self._public):
-            if self._signatures.find([f"{place.url}?{query}" if query else place.url], form, signature):
+            if self._signatures.find([f"{place.url}?{query}" if query else place.url], form, signature, how):
                 return Misdirected(place.remedy(self.url(path)))
         return None
 

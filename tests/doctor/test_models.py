@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from phoneagent import Agent, Endpoint, Settings, hang_up
+from phoneagent import Agent, Endpoint, Hearing, Settings, hang_up
 from phoneagent.doctor import Check, Status
 from phoneagent.doctor import models as module
 from phoneagent.doctor.models import check_models
@@ -150,8 +150,42 @@ async def test_the_right_place_is_asked_with_the_right_key(kind: str) -> None:
         assert ends.status is Status.FAILED
         assert f"{named} is switched off on {SOON}, in 30 days: choose a newer one, and change" in ends.text
         assert variables(ends.text) == {NAMED.get(kind, "OPENAI_MODEL").split(",")[0]}
+        if kind == "OpenAI":  # elsewhere, a recognizer's name says little
+            ends = checks.pop("model's recognizer's end")
+            assert ends.status is Status.FAILED
+            assert ends.text == (
+                f"gpt-transcribe is switched off on {SOON}, in 30 days: choose a newer one, and change "
+                "PHONEAGENT_TRANSCRIPTION_MODELS"
+            )
+        assert "model's recognizer's end" not in checks
         assert model.refusals == []
     assert [session.closed for session in model.sessions] == [True]
+
+
+@pytest.mark.parametrize(
+    ("hearing", "ends"),
+    [
+        (Hearing(), "gpt-transcribe is available until 2099-01-01"),
+        (Hearing(models="whisper-1"), "whisper-1 is available until 2099-01-01"),
+        (Hearing(models=()), None),
+    ],
+)
+async def test_the_end_of_the_recognizer_that_the_agent_s_session_has(hearing: Hearing, ends: str | None) -> None:
+    agent = Agent(instructions="", hearing=hearing)
+    async with running(OPENAI, faults=Faults(shutdown_date="2099-01-01")) as (_, origin):
+        checks = {check.name: check async for check in check_models(settings(**openai(origin)), [], agent)}
+    found = checks.get("model's recognizer's end")
+    assert (None if found is None else found.text) == ends
+
+
+async def test_the_end_of_a_recognizer_at_an_endpoint_in_the_code() -> None:
+    async with running(OPENAI, faults=Faults(shutdown_date=SOON.isoformat())) as (_, origin):
+        checks = await look(Endpoint.openai(KEY, base_url=f"{origin}/v1"))
+        assert checks["model's recognizer's end"].text.endswith("change transcription_models in your code")
+        agent = Agent(instructions="", hearing=Hearing(models="whisper-1"))
+        endpoint = Endpoint.openai(KEY, base_url=f"{origin}/v1")
+        found = [check async for check in check_models(settings(endpoint_in_code=True), [endpoint], agent)]
+    assert found[-1].text.endswith("change the agent's Hearing in your code")
 
 
 async def later() -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -11,8 +12,10 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, RedirectResponse, Response
 from starlette.routing import Route
 
-from phoneagent import Agent, Call, Endpoint, EndpointRefused, EndpointUnreachable, Hearing
+from phoneagent import Agent, Call, Endpoint, EndpointRefused, EndpointUnreachable, Hearing, Limits
 from phoneagent.model.web_calls import create_client_secret, hang_up_call, join_call
+from phoneagent.protocol.negotiation import MAX_ATTEMPTS
+from phoneagent.protocol.providers import has
 from phoneagent.protocol.realtime import Dialect
 from phoneagent.sim import Faults, Model, serving
 
@@ -55,6 +58,82 @@ async def test_a_recognizer_that_is_refused_is_replaced() -> None:
         secret = model._secrets.find([made.value])
         assert secret is not None
         assert secret.session["audio"]["input"]["transcription"]["model"] == made.recognizer == "whisper-1"
+
+
+async def made_without(
+    caplog: pytest.LogCaptureFixture, agent: Agent, model_name: str = "gpt-realtime-2.1", *recognizers: str
+) -> tuple[dict[str, Any], str | None, str]:
+    """Make a key; return its session, the recognizer that it is said to have, and the one line of the log."""
+    async with Model(api_key="key") as model:
+        endpoint = Endpoint.openai("key", model_name, base_url=model.base_url)
+        if recognizers:
+            endpoint = replace(endpoint, transcription_models=recognizers)
+        made = await create_client_secret(endpoint, agent.session("Be brief."), call(), seconds=60)
+        secret = model._secrets.find([made.value])
+        assert secret is not None
+    (line,) = [each.getMessage() for each in caplog.records if each.name == "phoneagent.model.web_calls"]
+    return secret.session, made.recognizer, line
+
+
+OPTIONS = Limits(reasoning_effort="low", parallel_tool_calls=False)
+
+
+@pytest.mark.parametrize(
+    ("agent", "dropped"),
+    [
+        (Agent(instructions="", limits=OPTIONS), [("reasoning",), ("parallel_tool_calls",)]),
+        (Agent(instructions="", extra={"temperature": 0.8}), [("temperature",)]),
+        (Agent(instructions="", voice="nova"), [("audio", "output", "voice")]),
+    ],
+)
+async def test_a_field_that_is_refused_is_dropped(
+    caplog: pytest.LogCaptureFixture, agent: Agent, dropped: list[tuple[str, ...]]
+) -> None:
+    session, recognizer, line = await made_without(caplog, agent, "gpt-realtime-1.5")
+    asked = agent.session("Be brief.")
+    for path in dropped:
+        assert has(asked, path)
+        assert not has(session, path)
+        assert ".".join(path) in line
+    assert session["instructions"] == "Be brief."
+    assert recognizer == session["audio"]["input"]["transcription"]["model"] == "gpt-transcribe"
+
+
+@pytest.mark.parametrize(
+    ("hearing", "left"),
+    [
+        (Hearing(keywords=["Ada"], prompt="Names."), {"prompt": "Names."}),
+        (Hearing(language=["en", "es"]), {}),
+        (Hearing(language=["en", "es"], keywords=["Ada"]), {}),
+    ],
+)
+async def test_a_hint_that_is_refused_leaves_the_recognizer(
+    caplog: pytest.LogCaptureFixture, hearing: Hearing, left: dict[str, str]
+) -> None:
+    agent = Agent(instructions="", hearing=hearing)
+    session, recognizer, line = await made_without(
+        caplog, agent, "gpt-realtime-2.1", "gpt-4o-mini-transcribe", "whisper-1"
+    )
+    assert session["audio"]["input"]["transcription"] == {"model": "gpt-4o-mini-transcribe", **left}
+    assert recognizer == "gpt-4o-mini-transcribe"
+    assert "audio.input.transcription." in line
+
+
+@pytest.mark.parametrize("param", ["session.audio.input.transcription.keywords", "session.instructions", "model", None])
+async def test_a_server_that_refuses_everything_is_not_asked_for_ever(param: str | None) -> None:
+    asked = 0
+
+    async def refused(request: Request) -> Response:
+        nonlocal asked
+        asked += 1
+        return JSONResponse({"error": {"code": "invalid_value", "message": "No.", "param": param}}, 400)
+
+    async with serving(Starlette(routes=[Route("/{path:path}", refused, methods=["POST"])])) as url:
+        with pytest.raises(EndpointRefused, match="HTTP 400 invalid_value"):
+            await create_client_secret(
+                Endpoint.openai("key", "m", base_url=f"{url}/v1"), AGENT.session(""), call(), seconds=60
+            )
+    assert asked <= MAX_ATTEMPTS + 1
 
 
 async def test_refusals_name_the_remedy_and_no_key() -> None:

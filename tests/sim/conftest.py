@@ -108,6 +108,10 @@ class Server:
         self.uvicorn: uvicorn.Server | None = None
         self.connect()
 
+    def at(self, path: str) -> str:
+        """The absolute URL of a path."""
+        return self.url.replace("/voice", path)
+
     def connect(self, inside: str = "", after: str = "", connect: str = "", url: str = "", stream: str = "") -> None:
         """Let the webhook answer with a Connect/Stream."""
         self.pages["/voice"] = (

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import base64
+import hmac
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -37,6 +40,37 @@ def test_anything_else_is_refused_and_never_repeated(signature: str | None) -> N
         Signatures(["12345"]).verify(*VECTORS[0][:2], signature)
     assert "https://example.com/myapp.php?…" in str(raised.value)
     assert not signature or signature not in str(raised.value)
+
+
+def by_shared_key(algorithm: str) -> str:
+    return f"key=webhooks_sharedkey_01, algorithm={algorithm}"
+
+
+@pytest.mark.parametrize("algorithm", ["HMAC_SHA1", "HMAC_SHA256"])
+def test_a_shared_key_signs_with_the_algorithm_that_it_names(algorithm: str) -> None:
+    url, params, _ = VECTORS[0]
+    signatures = Signatures(["auth-token", "shared-secret"])
+    digest = algorithm.removeprefix("HMAC_")
+    text = url + "".join(name + value for name, value in sorted(params.items()))
+    signature = base64.b64encode(hmac.digest(b"shared-secret", text.encode(), digest)).decode()
+    signatures.verify(url, params, signature, settings=by_shared_key(algorithm))
+    other = "HMAC_SHA1" if algorithm == "HMAC_SHA256" else "HMAC_SHA256"
+    with pytest.raises(RequestRefused, match="the shared key's secret"):
+        signatures.verify(url, params, signature, settings=by_shared_key(other))
+    with pytest.raises(RequestRefused, match="the shared key's secret"):
+        Signatures(["auth-token"]).verify(url, params, signature, settings=by_shared_key(algorithm))
+    if algorithm == "HMAC_SHA256":
+        with pytest.raises(RequestRefused):
+            signatures.verify(url, params, signature)
+
+
+@pytest.mark.parametrize("algorithm", ["HMAC_SHA512", "HMAC_MD5", "hmac_sha1", "NONE"])
+def test_an_algorithm_that_is_not_known_is_refused(algorithm: str) -> None:
+    url, params, signature = VECTORS[0]
+    signatures = Signatures(["12345"])
+    with pytest.raises(RequestRefused, match=f"signed in an unknown way: .*{algorithm}"):
+        signatures.verify(url, params, signature, settings=by_shared_key(algorithm))
+    assert signatures.find([url], params, signature, by_shared_key(algorithm)) is None
 
 
 texts = st.text(st.characters(codec="utf-8"), max_size=5)

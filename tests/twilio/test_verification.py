@@ -125,6 +125,22 @@ async def test_a_signed_webhook_gives_its_parameters(token: str) -> None:
     assert dict(params) == FORM
 
 
+async def test_a_webhook_that_a_shared_key_has_signed() -> None:
+    verifier, url = Verifier(settings(), None), PUBLIC_URL + PATH
+    signature = str(RequestValidator(OLD).compute_signature(url, FORM, "HMAC_SHA256"))
+    how, unknown = (
+        {"X-Twilio-Webhooks-Signature-Settings": f"key=webhooks_sharedkey_01, algorithm={algorithm}"}
+        for algorithm in ("HMAC_SHA256", "NONE")
+    )
+    assert dict(await verifier.webhook(webhook(signature=signature, headers=how), PATH)) == FORM
+    with pytest.raises(RequestRefused):
+        await verifier.webhook(webhook(signature=signature), PATH)
+    with pytest.raises(RequestRefused, match="unknown way"):
+        await verifier.webhook(signed(headers=unknown), PATH)
+    elsewhere = str(RequestValidator(OLD).compute_signature("https://agent.example" + PATH, FORM, "HMAC_SHA256"))
+    assert await verifier.misdirected(webhook(signature=elsewhere, headers=how), PATH) is not None
+
+
 async def test_a_body_in_pieces_is_one_body() -> None:
     content = urlencode(FORM).encode()
     request = signed(body=Body(content[:7], b"", content[7:]))

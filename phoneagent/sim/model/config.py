@@ -339,6 +339,10 @@ def _check_transcription(transcription: Json | None) -> None:
         for name in ("keywords", "languages"):
             if name in transcription:
                 raise invalid_value("Unsupported option for this model.", f"{at}.{name}")
+    if "prompt" in transcription and model == "gpt-realtime-whisper":
+        raise invalid_value("Unsupported option for this model.", f"{at}.prompt")
+    if "language" in transcription and "languages" in transcription:
+        raise invalid_value("Give either 'language' or 'languages'.", f"{at}.languages")
     if "delay" in transcription and model != "gpt-realtime-whisper":
         raise invalid_value("Unsupported option for this model.", f"{at}.delay")
 

@@ -36,7 +36,7 @@ class Detection:
     def of_form(cls, form: Mapping[str, str]) -> Detection | None:
         """Return the settings in a call's form; None without detection."""
         mode = form.get("MachineDetection")
-        if mode not in ("Enable", "DetectMessageEnd"):
+        if mode not in ("Enable", "DetectMessageEnd") or form.get("SendDigits"):  # sending digits turns it off
             return None
         return cls(
             until_end=mode == "DetectMessageEnd",

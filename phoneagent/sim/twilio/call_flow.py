@@ -84,7 +84,7 @@ class CallFlow:
     _streams: CallStreams = field(init=False)
     _url: str = ""
     _status: str = "ringing"
-    _began_at: float = 0.0
+    _answered_at: float | None = None
     _documents: int = 0
     # The verbs in progress, and whether a hang-up or the REST API broke them off.
     _verbs: asyncio.Task[Any] | None = None
@@ -108,7 +108,6 @@ class CallFlow:
         Raises:
             CallFailed: it ended before a stream was up.
         """
-        self._began_at = time.monotonic()
         ended_by = "error"
         self.line.on_break_off(lambda: self._end_by("caller"))
         try:
@@ -210,7 +209,9 @@ class CallFlow:
         """Deliver an event of the call to its status callback: initiated, ringing, answered or completed."""
         if self.status_callback is None or event not in self.status_events:
             return
-        seconds = round(time.monotonic() - self._began_at) if event == "completed" else None
+        seconds = None
+        if event == "completed":
+            seconds = 0 if self._answered_at is None else round(time.monotonic() - self._answered_at)
         to = self.status_callback
         code = {"SipResponseCode": _SIP_CODES[status]} if self.placed and event == "completed" else {}
         self._callbacks.post_status(
@@ -362,7 +363,7 @@ class CallFlow:
     def _answer(self) -> None:
         """Answer the call, unless it is already answered."""
         if self._status == "ringing":
-            self._status = "in-progress"
+            self._status, self._answered_at = "in-progress", time.monotonic()
             self.note_status(self._status)
             self._report("answered", self._status)
 

@@ -122,9 +122,14 @@ class CallStreams:
 
     def _post(self, stream: _Stream, event: str, error: str | None = None) -> None:
         attributes = stream.element.attributes
-        if url := attributes.get("statusCallback"):
-            method, name = attributes.get("statusCallbackMethod", "POST"), attributes.get("name", stream.sid)
-            self.callbacks.post_stream(urljoin(stream.base, url), method, stream.sid, name, event, error)
+        if (url := attributes.get("statusCallback")) is None:
+            return
+        parts = urlsplit(url)
+        if parts.scheme not in ("http", "https") or not parts.hostname:  # unlike other URLs, it is never relative
+            self.line.report(f"a Stream's statusCallback must be an absolute URL, and {url[:40]!r} is not one")
+            return
+        method, name = attributes.get("statusCallbackMethod", "POST"), attributes.get("name", stream.sid)
+        self.callbacks.post_stream(url, method, stream.sid, name, event, error)
 
 
 @dataclass(frozen=True, slots=True)

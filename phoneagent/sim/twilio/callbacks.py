@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 import uuid
 from collections.abc import Mapping
@@ -53,7 +54,7 @@ class Callbacks:
         self.post(url, fields, method)
 
     def post_status(self, url: str, fields: Mapping[str, str], status: str, method: str, seconds: int | None) -> None:
-        """Report an event of the call: its status, and at the end its duration."""
+        """Report an event of the call: its status, and at the end the `seconds` since it was answered."""
         more = {
             "CallStatus": status,
             "Timestamp": format_datetime(datetime.now(UTC)),
@@ -61,7 +62,7 @@ class Callbacks:
             "SequenceNumber": str(self._sequence),
         }
         if seconds is not None:
-            more |= {"CallDuration": str(seconds), "Duration": str(seconds // 60 + 1)}
+            more |= {"CallDuration": str(seconds), "Duration": str(math.ceil(seconds / 60))}  # billed minutes
         self._sequence += 1
         self.post(url, {**fields, **more}, method)
 

@@ -39,6 +39,8 @@ _FIELDS: Mapping[str, frozenset[str]] = {
 }
 
 _CALLEE = re.compile(r"\+[1-9][0-9]{6,14}|client:\S+|sips?:\S+")
+_DIGITS = re.compile(r"[0-9A-D#*wW]{1,32}")
+_OF_RECORDINGS = {"RecordingChannels": "mono dual", "RecordingTrack": "inbound outbound both"}
 _URLS = ("VoiceUrl", "VoiceFallbackUrl", "StatusCallback", "SmsUrl", "SmsFallbackUrl")
 _METHODS = frozenset({"GET", "POST"})
 _EVENTS = frozenset({"initiated", "ringing", "answered", "completed"})
@@ -114,7 +116,8 @@ def check_callee(to: str, *, permitted: tuple[str, ...], trial: bool) -> None:
 
 
 def _check_placing(params: Mapping[str, str]) -> None:
-    _check_values(params, {"MachineDetection": "Enable DetectMessageEnd", "AsyncAmd": "true false"})
+    switches = {"MachineDetection": "Enable DetectMessageEnd", "AsyncAmd": "true false", "Record": "true false"}
+    _check_values(params, switches | _OF_RECORDINGS)
     for name, (low, high) in _RANGES.items():
         value = params.get(name, str(low))
         if not value.isdecimal() or not low <= int(value) <= high:
@@ -124,8 +127,8 @@ def _check_placing(params: Mapping[str, str]) -> None:
     for name in ("StatusCallback", "AsyncAmdStatusCallback", "FallbackUrl"):
         if params.get(name) and not _is_url(params[name]):
             raise Refused(400, BAD_VALUE, f"{name} is not a valid URL")
-    if params.get("MachineDetection") and params.get("SendDigits"):
-        raise Refused(400, BAD_VALUE, "SendDigits turns MachineDetection off")
+    if params.get("SendDigits") and not _DIGITS.fullmatch(params["SendDigits"]):
+        raise Refused(400, BAD_VALUE, "SendDigits may have 32 of 0-9, A-D, #, *, w and W")
 
 
 def check_call_update(params: Mapping[str, str], status: str) -> None:
@@ -151,7 +154,7 @@ def check_recording(params: Mapping[str, str]) -> None:
     Raises:
         Refused: a value is invalid.
     """
-    _check_values(params, {"RecordingChannels": "mono dual", "RecordingTrack": "inbound outbound both"})
+    _check_values(params, _OF_RECORDINGS)
     url = params.get("RecordingStatusCallback")
     if url and not _is_url(url):
         raise Refused(400, BAD_VALUE, "RecordingStatusCallback is not a valid URL")

@@ -142,6 +142,16 @@ TURN = "session.audio.input.turn_detection"
             "invalid_value",
             "session.audio.input.transcription.keywords",
         ),
+        (
+            audio_in(transcription={"model": "gpt-realtime-whisper", "prompt": "Names."}),
+            "invalid_value",
+            "session.audio.input.transcription.prompt",
+        ),
+        (
+            audio_in(transcription={"model": "gpt-transcribe", "language": "en", "languages": ["en", "es"]}),
+            "invalid_value",
+            "session.audio.input.transcription.languages",
+        ),
         ({"output_modalities": ["audio", "text"]}, "invalid_value", "session.output_modalities"),
         ({"max_output_tokens": 5000}, "invalid_value", "session.max_output_tokens"),
         ({"max_output_tokens": True}, "invalid_type", "session.max_output_tokens"),

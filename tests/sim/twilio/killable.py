@@ -17,7 +17,8 @@ HUM = base64.b64encode(bytes(range(0x80, 0x90)) * 10).decode()
 
 
 def page(request: web.Request) -> web.Response:
-    stream = f'<Stream url="ws://{request.host}/media" statusCallback="/status#rc=5&amp;rp=all"/>'
+    status = f"http://{request.host}/status#rc=5&amp;rp=all"
+    stream = f'<Stream url="ws://{request.host}/media" statusCallback="{status}"/>'
     connect = f'<Connect action="/after#rc=5&amp;rp=ct,5xx,rt">{stream}</Connect>'
     return web.Response(text=f"<Response>{connect}</Response>", content_type="text/xml")
 

@@ -49,3 +49,9 @@ def test_the_settings_are_those_of_the_form() -> None:
     assert Detection.of_form(form) == Detection(until_end=True, timeout_ms=12_000)
     form = {"MachineDetection": "Enable", "MachineDetectionSpeechThreshold": "1800"}
     assert Detection.of_form(form) == Detection(until_end=False, speech_ms=1800)
+
+
+def test_digits_turn_the_detection_off() -> None:
+    form = {"MachineDetection": "Enable"}
+    assert Detection.of_form(form) == Detection(until_end=False)
+    assert Detection.of_form({**form, "SendDigits": "1"}) is None

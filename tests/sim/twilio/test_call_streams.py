@@ -13,7 +13,7 @@ pytestmark = pytest.mark.anyio
 
 
 def start(server: Server, url: str | None = None) -> str:
-    attributes = f'url="{url or server.stream_url}" track="both_tracks" statusCallback="/stream"'
+    attributes = f'url="{url or server.stream_url}" track="both_tracks" statusCallback="{server.at("/stream")}"'
     server.pages["/stream"] = "<Response/>"
     return f"<Start><Stream {attributes}/></Start>"
 
@@ -72,3 +72,15 @@ async def test_a_relative_address_is_one_of_the_server_of_its_document(server: S
         await line.hang_up()
     assert [seen.path for seen in server.sockets] == ["/media/other"]
     assert line.violations == []
+
+
+@pytest.mark.parametrize(
+    "callback", ["/stream", "//agent.example/stream", "ftp://agent.example/stream", "https:///stream"]
+)
+async def test_a_status_callback_that_is_not_absolute_gets_nothing(server: Server, callback: str):
+    server.pages["/stream"] = "<Response/>"
+    server.connect(stream=f'statusCallback="{callback}"')
+    async with Phone(server.url).dial() as line:
+        pass
+    assert not server.seen("/stream")
+    assert line.violations == [f"a Stream's statusCallback must be an absolute URL, and {callback!r} is not one"]

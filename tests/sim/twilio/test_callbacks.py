@@ -21,7 +21,7 @@ pytestmark = pytest.mark.anyio
 
 
 async def test_callbacks_of_stream_and_call_in_order(server: Server):
-    server.connect(stream='statusCallback="/stream" name="voice"')
+    server.connect(stream=f'statusCallback="{server.at("/stream")}" name="voice"')
     server.pages["/stream"] = server.pages["/status"] = "<Response/>"
     async with Phone(server.url, auth_token=TOKEN, status_callback="/status").dial() as line:
         pass
@@ -38,7 +38,7 @@ async def test_callbacks_of_stream_and_call_in_order(server: Server):
 
 
 async def test_a_callback_that_fails_is_a_violation(server: Server):
-    server.connect(stream='statusCallback="/nowhere"')
+    server.connect(stream=f'statusCallback="{server.at("/nowhere")}"')
     server.agent = close_at_once
     line = await called(server)
     assert line.violations == [
@@ -49,7 +49,7 @@ async def test_a_callback_that_fails_is_a_violation(server: Server):
 
 
 async def test_callbacks_twice_and_last_first(server: Server):
-    server.connect(stream='statusCallback="/status"')
+    server.connect(stream=f'statusCallback="{server.at("/status")}"')
     server.pages["/status"] = "<Response/>"
     phone = Phone(server.url, status_callback="/status")
     phone.quirks = Quirks(callbacks_twice=True, callbacks_reversed=True)
@@ -110,7 +110,7 @@ async def test_a_callback_that_fails_does_not_stop_the_next():
     assert posted.line.violations == ["11200 HTTP retrieval failure: the server answered HTTP 500 (status callback)"]
 
 
-@pytest.mark.parametrize(("seconds", "minutes"), [(0, "1"), (59, "1"), (60, "2"), (61, "2")])
+@pytest.mark.parametrize(("seconds", "minutes"), [(0, "0"), (1, "1"), (60, "1"), (61, "2"), (120, "2")])
 async def test_the_end_tells_the_seconds_and_the_minutes_that_are_billed(seconds: int, minutes: str):
     web = SlowWeb()
     web.gate.set()

@@ -91,7 +91,8 @@ async def test_a_callee_that_does_not_answer(rest: TwilioRest, server: Server, c
         rest, server, Callee(ANNA, outcome="failed") if status == "failed" else callee, timeout=20
     )
     assert statuses == ["initiated", "ringing", status]
-    assert server.seen("/status")[-1].form["SipResponseCode"] == code
+    end = server.seen("/status")[-1].form
+    assert (end["SipResponseCode"], end["CallDuration"], end["Duration"]) == (code, "0", "0")
     assert rest.calls[sid]["status"] == status
     assert not server.seen("/voice")
     assert not server.seen("/amd")
@@ -114,6 +115,9 @@ async def test_a_person_says_hello_hears_the_agent_and_hangs_up(rest: TwilioRest
     assert statuses == ["initiated", "ringing", "in-progress", "completed"]
     assert [seen.form["SequenceNumber"] for seen in server.seen("/status")] == ["0", "1", "2", "3"]
     line = anna.lines[0]
+    end = server.seen("/status")[-1].form
+    assert int(end["CallDuration"]) == pytest.approx(line.duration_ms / 1000, abs=2)  # without 12 s of ringing
+    assert end["Duration"] == "1"
     assert (line.call_sid, line.ended_by, line.violations, anna.rung) == (sid, "caller", [], 1)
     assert VOICE.render("Hello?") in heard_by_server(server.legs[0])
     assert VOICE.render("This is the agent.")[:8000] in line.heard_audio()

@@ -150,7 +150,7 @@ async def test_twiml_without_a_stream(server: Server, page: str, code: int | Non
 
 async def test_a_socket_that_is_refused_and_what_comes_after_it(server: Server):
     server.refuse_socket = True
-    server.connect(after="<Say>Sorry.</Say>", stream='statusCallback="/status" name="voice"')
+    server.connect(after="<Say>Sorry.</Say>", stream=f'statusCallback="{server.at("/status")}" name="voice"')
     server.pages["/status"] = "<Response/>"
     failed = await refused(server)
     assert (failed.status, failed.code) == (403, 31920)

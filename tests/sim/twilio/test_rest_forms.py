@@ -58,10 +58,27 @@ def test_parties_that_can_be_called(to: str) -> None:
         ({"Url": "https:///voice"}, 21205),
         ({"Method": "PUT"}, BAD_VALUE),
         ({"StatusCallbackMethod": "post"}, BAD_VALUE),
+        ({"SendDigits": "hello!"}, BAD_VALUE),
+        ({"SendDigits": "1" * 33}, BAD_VALUE),
+        ({"Record": "maybe"}, BAD_VALUE),
+        ({"RecordingChannels": "7"}, BAD_VALUE),
+        ({"RecordingTrack": "left"}, BAD_VALUE),
     ],
 )
 def test_a_call_that_is_refused(change: Mapping[str, str], code: int) -> None:
     assert code_of(lambda: check_call({**CALL, **change}, OWNED)) == code
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"SendDigits": "09AD#*wW" * 4},
+        {"SendDigits": "1", "MachineDetection": "Enable"},  # the digits turn the detection off
+        {"Record": "true", "RecordingChannels": "dual", "RecordingTrack": "both"},
+    ],
+)
+def test_options_of_a_call(options: Mapping[str, str]) -> None:
+    check_call({**CALL, **options}, OWNED)
 
 
 @pytest.mark.parametrize("caller", ["client:front", "sip:front@example.com"])

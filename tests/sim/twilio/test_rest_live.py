@@ -28,7 +28,7 @@ async def rest() -> AsyncIterator[TwilioRest]:
 
 @pytest.fixture
 def phone(server: Server, rest: TwilioRest) -> Phone:
-    server.connect(connect='action="/after"', stream='statusCallback="/status"')
+    server.connect(connect='action="/after"', stream=f'statusCallback="{server.at("/status")}"')
     server.pages["/status"] = server.pages["/after"] = "<Response/>"
     return Phone(server.url, account_sid=ACCOUNT, rest=rest, status_callback="/status")
 

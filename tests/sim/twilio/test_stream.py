@@ -130,7 +130,7 @@ async def test_marks_that_are_lost_or_late(server: Server):
 
 
 async def test_a_dropped_connection_has_no_stop(server: Server):
-    server.connect(stream='statusCallback="/status"')
+    server.connect(stream=f'statusCallback="{server.at("/status")}"')
     server.pages["/status"] = "<Response/>"
     async with Phone(server.url).dial() as line:
         await server.legs[0].until(lambda: server.legs[0].media)
