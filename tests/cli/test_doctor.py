@@ -106,7 +106,7 @@ def test_an_app_that_brings_none(monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 @pytest.mark.parametrize(
     ("code", "words"),
     [
-        ("app = 7", "agent:app is not a PhoneApp but int: write app = PhoneApp(agent)"),
+        ("app = 7", "agent.py:app is not a PhoneApp but int: write app = PhoneApp(agent)"),
         ("raise OSError('secret')", "it cannot be imported: OSError in agent.py, line 1"),
     ],
 )
