@@ -280,6 +280,7 @@ async def test_open_streams_outlive_an_outage(outage: Outage, monkeypatch: pytes
         reader = await here.reader()
         waiting = asyncio.ensure_future(reader.whats(3))
         await here.follows()
+        await until(lambda: here.feed.all.waiting)  # the reader has found its place
         await outage.begin()
         here.tell(trouble("one"), trouble("two"))
         await until(lambda: failures > 1)
