@@ -328,7 +328,7 @@ async def test_readers_are_told_of_events_that_were_dropped(outage: Outage, monk
         assert (await readers[0].next())["type"] == "call_started"
         waiting = [asyncio.ensure_future(each.next()) for each in readers]
         await here.follows()
-        await until(lambda: len(here.feed._readers) == 2)
+        await until(lambda: here.feed.all.waiting and here.feed._calls["CA1"].waiting)  # both have found their places
         await outage.begin()
         here.tell(*(trouble(str(number)) for number in range(20)))
         await outage.end()
