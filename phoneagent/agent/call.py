@@ -119,7 +119,7 @@ class Call:
         """
         if not isinstance(text, str):
             raise DefinitionError(f"call.say has text={text!r:.80}: write what the agent says")
-        if self._control is not None and text.strip():  # a model that is told to say nothing improvises
+        if self._control is not None and text.strip():  # asked to say an empty text, a model improvises
             self._control.say(sendable(text), interruptible=interruptible)
 
     def interrupt(self) -> None:

@@ -43,7 +43,7 @@ MAX_WAIT_SECONDS = 3600.0
 Barred: TypeAlias = Callable[[OutboundCall, str | None], Awaitable[str | None]]
 """A function that returns why a queued call must no longer be placed. It runs just before the call is placed.
 
-It takes why the call comes too late, or None if it does not; if nothing else keeps the call back, it returns that.
+Its second argument is why the call is too late, or None. It returns that if there is no other reason.
 """
 
 

@@ -79,7 +79,7 @@ class Follower:
         self._lost = 0
         self._closed = False
         self._rest: Follower | None = None
-        """Calls the hooks with what is told after the end. A next stream's hooks do not wait for that."""
+        """The follower of events that come after `close`. The hooks of the call's next stream do not wait for it."""
         self._task: asyncio.Task[None] | None = None
         if hooks:
             self._waiting: asyncio.Queue[Event | None] = asyncio.Queue()

@@ -39,7 +39,7 @@ NOT_AFTER = "not_after"
 """The keys, in the plan of an outgoing call, of its campaign and of the moment after which it is not placed."""
 
 MAYBE_PLACED = "maybe-placed"
-"""The result of a call that was given up although Twilio may have placed it, and of which no report came."""
+"""The result of a call that was given up, that Twilio may have placed, and that Twilio never reported."""
 
 AfterCall: TypeAlias = Callable[[CampaignCall], Step]
 """A function that returns a number's next step after a call has ended."""
