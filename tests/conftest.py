@@ -21,6 +21,9 @@ from tests.clock import Clock
 sys.dont_write_bytecode = False
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
+MEMORY, ROOM = "/dev/shm", 2 * 1024**3
+"""Where Linux keeps files in memory, and how many bytes are free there if that is meant for programs."""
+
 settings.register_profile("steady", derandomize=True, deadline=None)
 settings.load_profile("steady")
 
@@ -42,9 +45,23 @@ def skipping_time(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatc
 
 
 def pytest_configure() -> None:
-    """A process in the background of a shell ignores Ctrl+C, and each process that it starts inherits that."""
+    """A process in the background of a shell ignores Ctrl+C, and each process that it starts inherits that.
+
+    A disk may stall for seconds, and then calls are told that their database does not answer: files are kept in memory.
+    """
+    if _has_room(MEMORY):
+        os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", MEMORY)
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def _has_room(folder: str) -> bool:
+    """Tell whether files can be kept in a folder, and programs be run there."""
+    try:
+        found = os.statvfs(folder)
+    except (OSError, AttributeError):  # another system than Linux
+        return False
+    return os.access(folder, os.W_OK) and not found.f_flag & os.ST_NOEXEC and found.f_bavail * found.f_frsize >= ROOM
 
 
 @pytest.hookimpl(wrapper=True, specname="pytest_collection")

@@ -177,9 +177,8 @@ class CallJournal:
 
     async def answer(self, call_sid: str) -> Continuation:
         """Return how a call continues after its media stream has ended."""
-        seconds = READ_SECONDS if self._known(call_sid) is None else KNOWN_READ_SECONDS
         try:
-            standing = await self._look(call_sid, self._store.standing(call_sid), Standing, seconds)
+            standing = await self._standing(call_sid)
         except StoreError as error:
             log.error("the next step of the call is unknown: %s", error, extra={"call_sid": call_sid})
             return Continuation("apologise")
@@ -201,7 +200,7 @@ class CallJournal:
         """
         kind: Kind = "hang_up" if outcome == "completed" else "resume"
         try:
-            standing = await self._look(call_sid, self._store.standing(call_sid), Standing, KNOWN_READ_SECONDS)
+            standing = await self._standing(call_sid)
         except StoreError as error:
             log.error("the outcome of a transfer is not written down: %s", error, extra={"call_sid": call_sid})
             return Continuation(kind, stream_sid)
@@ -291,6 +290,10 @@ class CallJournal:
             recording=so_far.recording,
             returned=step.returned if isinstance(step, Resume) else "",
         )
+
+    async def _standing(self, call_sid: str) -> Standing:
+        seconds = READ_SECONDS if self._known(call_sid) is None else KNOWN_READ_SECONDS
+        return await self._look(call_sid, self._store.standing(call_sid), Standing, seconds)
 
     async def _look(self, call_sid: str, reading: Awaitable[_Found], kind: type[_Found], seconds: float) -> _Found:
         """Return what the database says. If it does not answer, or never took the step, this process may know it.

@@ -3,27 +3,29 @@
 from __future__ import annotations
 
 import asyncio
-import importlib.util
 import logging
 import os
 import sqlite3
 import threading
-from collections.abc import Awaitable, Callable, Coroutine
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, closing, nullcontext, suppress
-from functools import partial
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from contextlib import AsyncExitStack, asynccontextmanager, closing, suppress
 from pathlib import Path
 from typing import Any, TypeAlias, TypeVar
-from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
 import sqlalchemy as sa
-from sqlalchemy import event, exc
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+from sqlalchemy import exc
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from phoneagent.errors import ConfigurationError, StoreError
-
-CONNECT_SECONDS = 5.0
-BUSY_SECONDS = 5.0
-"""How long SQLite waits for another process that is writing."""
+from phoneagent.errors import StoreError
+from phoneagent.store.engines import (
+    CONNECT_SECONDS,
+    TRANSACTION_SECONDS,
+    host_of,
+    malformed,
+    postgres_engine,
+    sqlite_engine,
+    sqlite_path,
+)
 
 READERS = 3
 """How many SQLite connections read. If each reader had its own connection, a hundred calls reading at once would all
@@ -31,9 +33,6 @@ wait as long as the slowest one."""
 
 IDLE_SECONDS = 1.0
 """How long SQLite connections stay open after use. Closing them also removes deleted data from the write-ahead log."""
-
-TRANSACTION_SECONDS = 15.0
-"""How long a transaction may take, including the time to connect."""
 
 MIGRATION_SECONDS = 600.0
 HEAD = "0016"
@@ -43,9 +42,6 @@ MIGRATION_LOCK = 0x70686F6E65
 """The advisory lock that keeps two processes from migrating the same PostgreSQL database at once."""
 
 NO_TABLES = "its tables are missing or old: run `phoneagent migrate`"
-_LIBPQ_ONLY = frozenset({"channel_binding", "connect_timeout", "gssencmode"})
-"""Query parameters in some hosts' URLs. asyncpg would forward them to the server, which refuses them."""
-
 _T = TypeVar("_T")
 Work: TypeAlias = Callable[[AsyncConnection], Awaitable[_T]]
 """The body of a transaction."""
@@ -69,21 +65,26 @@ class Database:
         """The queue of each SQLite engine, which every transaction passes."""
         self._migrating = asyncio.Lock()
         self._at_work: set[asyncio.Task[Any]] = set()
+        self._waiting: set[asyncio.Task[Any]] = set()
+        """Those of them that wait for their turn."""
         self._idle: asyncio.TimerHandle | None = None
         scheme = url.partition(":")[0].lower()
         if scheme in ("sqlite", "sqlite+aiosqlite"):
-            self.path = _sqlite_path(url)
+            self.path = sqlite_path(url)
             self.name = f"SQLite in {self.path}"
             # SQLite lets a blocked writer sleep and retry, in no order. With one connection, writers queue here.
-            self.engine, self.writing = _sqlite(self.path, READERS), _sqlite(self.path, 1, "BEGIN IMMEDIATE")
+            self.engine, self.writing = (
+                sqlite_engine(self.path, READERS),
+                sqlite_engine(self.path, 1, "BEGIN IMMEDIATE"),
+            )
             self._slots = {self.engine: _Slots(READERS), self.writing: _Slots(1)}
             drivers: tuple[type[Exception], ...] = (sqlite3.Error,)
         elif scheme in ("postgres", "postgresql", "postgresql+asyncpg"):
-            self.name = f"PostgreSQL at {_host(url)}"
-            self.engine, drivers = _postgres(url)
+            self.name = f"PostgreSQL at {host_of(url)}"
+            self.engine, drivers = postgres_engine(url)
             self.writing = self.engine
         else:
-            raise _malformed("it must begin with sqlite:///, postgres:// or postgresql://")
+            raise malformed("it must begin with sqlite:///, postgres:// or postgresql://")
         self._errors: tuple[type[Exception], ...] = (exc.SQLAlchemyError, OSError, TimeoutError, *drivers)
 
     @property
@@ -114,7 +115,7 @@ class Database:
             if (problem := self.folder_problem()) is not None:
                 raise StoreError(problem)
             raise StoreError(f"there is no database {self.path}: no call was recorded yet, or DATABASE_URL is wrong")
-        return await self._apart(self._transaction(self.engine, TRANSACTION_SECONDS, work))
+        return await self._apart(self._transaction(self.engine, TRANSACTION_SECONDS, work), droppable=True)
 
     async def write(self, work: Work[_T]) -> _T:
         """Run `work` in a transaction that writes, and return its result. A new SQLite file gets its tables first.
@@ -189,11 +190,17 @@ class Database:
                     await stack.enter_async_context(slots)
                 await engine.dispose()
 
-    async def _apart(self, work: Coroutine[Any, Any, _T]) -> _T:
+    async def _apart(self, work: Coroutine[Any, Any, _T], *, droppable: bool = False) -> _T:
         """Run `work` in its own task. The caller may be canceled, but a transaction that is canceled midway may leave
-        its connection open."""
+        its connection open. A `droppable` one that has not begun is dropped: after a stall of the database, those
+        that are no longer wanted would keep all others waiting."""
         task = self._start(work)
-        await asyncio.wait([task])
+        try:
+            await asyncio.wait([task])
+        except asyncio.CancelledError:
+            if droppable and task in self._waiting:
+                task.cancel()
+            raise
         return task.result()
 
     def _start(self, work: Coroutine[Any, Any, _T]) -> asyncio.Task[_T]:
@@ -208,11 +215,10 @@ class Database:
             task.exception()  # marks the exception as retrieved, even if the caller was canceled
 
     async def _transaction(self, engine: AsyncEngine, seconds: float, work: Work[_T]) -> _T:
-        slot: AbstractAsyncContextManager[Any] = self._slots.get(engine) or nullcontext()
         if self.path is not None:
             self._close_when_idle()
         try:
-            async with asyncio.timeout(seconds), slot:
+            async with asyncio.timeout(seconds), self._turn(engine):
                 try:
                     async with engine.begin() as connection:
                         return await work(connection)
@@ -228,6 +234,24 @@ class Database:
             raise StoreError(f"{self.name}: {reason}", retry=not _is_refusal(error)) from None
         except ValueError as error:  # an invalid host name, raised below the driver
             raise StoreError(f"{self.name}: {type(error).__name__}: check DATABASE_URL", retry=True) from None
+
+    @asynccontextmanager
+    async def _turn(self, engine: AsyncEngine) -> AsyncIterator[None]:
+        """Wait for a connection of SQLite, in order. PostgreSQL's connections have a queue of their own."""
+        if (slots := self._slots.get(engine)) is None:
+            yield
+            return
+        task = asyncio.current_task()
+        assert task is not None
+        self._waiting.add(task)
+        try:
+            await slots.acquire()
+        finally:
+            self._waiting.discard(task)
+        try:
+            yield
+        finally:
+            slots.release()
 
 
 _RACES = frozenset({"40P01", "40001"})
@@ -279,16 +303,6 @@ def _upgrade(connection: sa.Connection, revision: str = "head") -> None:
         raise LookupError(str(error)) from None
 
 
-# --- SQLite -----------------------------------------------------------------------------------------------------------
-
-
-def _sqlite_path(url: str) -> Path:
-    path = url.partition("://")[2].partition("?")[0].removeprefix("/")
-    if not path or path == ":memory:":
-        raise _malformed("it names no file: write it like sqlite:///phoneagent.db")
-    return Path(path)
-
-
 def _sqlite_revision(path: Path) -> str | None:
     """Return the revision of a file's tables, None if it has none. A new file is created.
 
@@ -308,107 +322,7 @@ class _Slots(asyncio.Semaphore):
         self.count = count
 
 
-def _identity(path: Path) -> tuple[int, int] | None:
-    try:
-        found = path.stat()
-    except OSError:
-        return None
-    return found.st_dev, found.st_ino
-
-
-def _sqlite(path: Path, connections: int, begin_with: str = "BEGIN") -> AsyncEngine:
-    """Return an engine that keeps its connections open: opening a file takes forty times as long as writing a row."""
-    engine = create_async_engine(
-        sa.URL.create("sqlite+aiosqlite", database=str(path)),
-        hide_parameters=True,
-        pool_size=connections,
-        max_overflow=0,
-        pool_timeout=TRANSACTION_SECONDS,
-        # The driver begins no transactions: ours also cover reads and schema changes, and a writer locks at its start.
-        connect_args={"timeout": BUSY_SECONDS, "isolation_level": None},
-    )
-
-    @event.listens_for(engine.sync_engine, "connect")
-    def remember(_: Any, record: Any) -> None:
-        record.info["file"] = _identity(path)
-
-    @event.listens_for(engine.sync_engine, "checkout")
-    def compare(_: Any, record: Any, __: Any) -> None:
-        if record.info["file"] != _identity(path):
-            raise exc.DisconnectionError("the file was replaced")  # the pool reconnects
-
-    @event.listens_for(engine.sync_engine, "connect")
-    def configure(connection: Any, _: Any) -> None:
-        cursor = connection.cursor()
-        with suppress(sqlite3.OperationalError):  # another process is doing so right now, and the mode persists
-            cursor.execute("PRAGMA journal_mode=WAL")
-        cursor.execute("PRAGMA synchronous=NORMAL")  # with WAL, a power failure costs at most the last transactions
-        cursor.execute("PRAGMA cache_size=-512")  # KiB; by default 2 MiB fill up in each connection of the pool
-        cursor.execute("PRAGMA foreign_keys=ON")
-        cursor.execute("PRAGMA secure_delete=ON")  # deleted data is overwritten
-        cursor.close()
-
-    @event.listens_for(engine.sync_engine, "begin")
-    def begin(connection: sa.Connection) -> None:
-        connection.exec_driver_sql(begin_with)
-
-    return engine
-
-
-# --- PostgreSQL -------------------------------------------------------------------------------------------------------
-
-
-def _postgres(url: str) -> tuple[AsyncEngine, tuple[type[Exception], ...]]:
-    if importlib.util.find_spec("asyncpg") is None:
-        raise ConfigurationError(
-            ["DATABASE_URL names PostgreSQL, but its driver is missing: install phoneagent[postgres]"]
-        )
-    import asyncpg
-
-    _dsn(url)  # a malformed URL is found before the first connection
-    engine = create_async_engine(
-        "postgresql+asyncpg://",
-        async_creator=partial(connect_postgres, url),
-        hide_parameters=True,
-        isolation_level="READ COMMITTED",  # a role's default may differ; after a wait for a lock, new rows must be read
-        pool_size=3,
-        max_overflow=3,
-        pool_timeout=CONNECT_SECONDS,
-        pool_pre_ping=True,
-        pool_recycle=300,
-    )
-    return engine, (asyncpg.PostgresError, asyncpg.InterfaceError)
-
-
-async def connect_postgres(url: str) -> Any:
-    """Return a new connection of the driver."""
-    import asyncpg
-
-    # asyncpg reads the URL itself: it knows `sslmode` and the other parameters that hosts put there.
-    return await asyncpg.connect(_dsn(url), timeout=CONNECT_SECONDS, command_timeout=TRANSACTION_SECONDS)
-
-
-def _dsn(url: str) -> str:
-    try:
-        parts = urlsplit(url)
-        _ = parts.port  # raises if it is not a number
-        query = [(name, value) for name, value in parse_qsl(parts.query) if name not in _LIBPQ_ONLY]
-    except ValueError:
-        raise _malformed("it is not a URL: write it like postgresql://user:password@host/database") from None
-    return urlunsplit(("postgresql", parts.netloc, parts.path, urlencode(query), ""))
-
-
-def _host(url: str) -> str:
-    """Return the host and database of a URL, without user and password."""
-    parts = urlsplit(_dsn(url))
-    return parts.netloc.rpartition("@")[2] + parts.path
-
-
 # --- errors -----------------------------------------------------------------------------------------------------------
-
-
-def _malformed(remedy: str) -> ConfigurationError:
-    return ConfigurationError([f"DATABASE_URL is malformed: {remedy}"])
 
 
 def _cause(error: Exception) -> BaseException:

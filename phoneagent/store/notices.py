@@ -27,7 +27,8 @@ from typing import Any, Literal, Self, TypeAlias
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from phoneagent.store.database import Database, connect_postgres
+from phoneagent.store.database import Database
+from phoneagent.store.engines import connect_postgres
 
 log = logging.getLogger("phoneagent.store")
 

@@ -17,7 +17,7 @@ from phoneagent.calls import journal
 from phoneagent.calls.journal import CallJournal, Continuation
 from phoneagent.errors import RequestRefused, StoreError, TelephonyError
 from phoneagent.events import CallEnded, CallStarted, Turn, TurnEnded
-from phoneagent.store import Store
+from phoneagent.store import Standing, Store
 from phoneagent.twilio.rest import LiveCalls
 from tests.patience import HANG_SECONDS
 
@@ -429,6 +429,25 @@ async def test_a_transfer_that_was_completed_ends_the_call(store: Store) -> None
     with pytest.raises(RequestRefused):
         await journal_.past(SID)
     assert (await journal_.transferred(SID, "MZ1", "completed")).transfer is None
+
+
+async def test_the_outcome_of_another_process_s_transfer_waits_for_a_slow_database(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await after(store).next_step(SID, TRANSFER)
+    standing = store.standing
+
+    async def slow(call_sid: str) -> Standing:
+        await asyncio.sleep(0.05)
+        return await standing(call_sid)
+
+    monkeypatch.setattr(store, "standing", slow)
+    monkeypatch.setattr(journal, "KNOWN_READ_SECONDS", 0.0)
+    monkeypatch.setattr(journal, "READ_SECONDS", HANG_SECONDS)
+    assert (await after(store).transferred(SID, "MZ1", "completed")).transfer == TRANSFER
+    details = await store.call(SID)
+    assert details is not None
+    assert details.reason == "transferred to billing"
 
 
 async def test_a_transfer_is_never_carried_out_over_rest(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:

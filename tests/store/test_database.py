@@ -1,4 +1,4 @@
-"""Migrations, and the addresses of databases."""
+"""Migrations, and the transactions of a database."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import sqlalchemy as sa
 from alembic.script import ScriptDirectory
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from phoneagent.errors import ConfigurationError, StoreError
+from phoneagent.errors import StoreError
 from phoneagent.store import Store, StreamRecord, database, rows, schema, writer
 from phoneagent.store.database import Database
 from tests.patience import HANG_SECONDS
@@ -147,33 +147,6 @@ async def test_asking_makes_no_database(tmp_path: Path) -> None:
     assert contents(tmp_path) == []
 
 
-@pytest.mark.parametrize(
-    "bad", ["", "mysql://host/db", "sqlite://", "sqlite:///:memory:", "phoneagent.db", "postgres://host:x/db"]
-)
-def test_a_url_of_no_known_database_is_refused(bad: str) -> None:
-    with pytest.raises(ConfigurationError, match="DATABASE_URL is malformed"):
-        Store.from_url(bad)
-
-
-def test_a_password_is_never_shown() -> None:
-    kept = Store.from_url("postgres://someone:s3cret@db.example:5433/calls?sslmode=require")
-    assert repr(kept) == "<Store PostgreSQL at db.example:5433/calls>"
-
-
-def test_a_missing_driver_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(database.importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(ConfigurationError, match=r"install phoneagent\[postgres\]"):
-        Store.from_url("postgres://db.example/calls")
-
-
-@pytest.mark.parametrize(
-    ("url", "path"),
-    [("sqlite:///a.db", "a.db"), ("sqlite:////a/b.db", "/a/b.db"), ("sqlite+aiosqlite:///a.db", "a.db")],
-)
-def test_the_file_of_a_sqlite_url(url: str, path: str) -> None:
-    assert Database(url).path == Path(path)
-
-
 async def nothing(connection: AsyncConnection) -> None:
     await connection.execute(sa.text("SELECT 1"))
 
@@ -272,16 +245,53 @@ async def test_a_connection_is_not_closed_under_a_long_read(tmp_path: Path, monk
     await base.close()
 
 
-async def test_a_reader_sees_a_file_that_replaced_another(tmp_path: Path) -> None:
-    ours, theirs = tmp_path / "ours.db", tmp_path / "theirs.db"
-    for path, count in ((ours, 1), (theirs, 2)):
-        async with Store.from_url(f"sqlite:///{path}") as kept:
-            for number in range(count):
-                kept.tell(started(f"CA{number:032x}"))
-    async with Store.from_url(f"sqlite:///{ours}") as kept:
-        assert len(await kept.calls()) == 1
-        theirs.replace(ours)
-        assert len(await kept.calls()) == 2
+async def test_a_read_that_is_no_longer_wanted_keeps_no_other_waiting(tmp_path: Path) -> None:
+    """After a stall of the disk, the reads of calls that were given up would all come first."""
+    base = Database(f"sqlite:///{tmp_path}/calls.db")
+    await base.upgrade()
+    stalled, ran = asyncio.Event(), []
+
+    async def stall(connection: AsyncConnection) -> None:
+        await stalled.wait()
+
+    async def note(connection: AsyncConnection) -> None:
+        ran.append(connection)
+
+    async with asyncio.timeout(HANG_SECONDS):
+        busy = [asyncio.create_task(base.read(stall)) for _ in range(database.READERS)]
+        given_up = [asyncio.create_task(base.read(note)) for _ in range(10)]
+        await until(lambda: len(base._waiting) == 10)
+        wanted = asyncio.create_task(base.read(note))
+        for task in given_up:
+            task.cancel()
+        stalled.set()
+        await asyncio.gather(*busy, wanted)
+        await until(lambda: not base._at_work)
+    assert len(ran) == 1
+    await base.close()
+
+
+async def test_a_write_is_carried_out_although_its_caller_has_given_up(tmp_path: Path) -> None:
+    base = Database(f"sqlite:///{tmp_path}/calls.db")
+    await base.upgrade()
+    stalled, ran = asyncio.Event(), []
+
+    async def stall(connection: AsyncConnection) -> None:
+        await stalled.wait()
+
+    async def note(connection: AsyncConnection) -> None:
+        ran.append(connection)
+
+    async with asyncio.timeout(HANG_SECONDS):
+        busy = asyncio.create_task(base.write(stall))
+        given_up = asyncio.create_task(base.write(note))
+        await until(lambda: len(base._waiting) == 1)
+        given_up.cancel()
+        stalled.set()
+        await busy
+        await until(lambda: not base._at_work)
+    assert len(ran) == 1
+    await base.close()
 
 
 async def test_a_transaction_that_lost_a_deadlock_is_retried_once(url: str) -> None:
