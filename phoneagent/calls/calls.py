@@ -225,8 +225,7 @@ class Calls:
 
     async def close(self) -> None:
         """Stop waiting for all media sockets, and end the calls of web pages."""
-        for pending in list(self.pending.values()):
-            await pending.close()
+        await asyncio.gather(*(pending.close() for pending in self.pending.values()))
         await self.web_calls.close()
 
     def arrived(self, call_sid: str) -> int:

@@ -9,9 +9,11 @@ from __future__ import annotations
 import asyncio
 import functools
 import logging
+import queue
+import threading
 import time
 from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future
 from datetime import UTC, datetime
 from typing import Any, TypeVar
 
@@ -141,6 +143,7 @@ class Take:
         if self._writing is None:
             self._write(final=False)
         elif self._loop.time() - self._since > MAX_WRITE_SECONDS:
+            self._writing.cancel()
             self._failed(Refused("RECORD_AUDIO does not answer: check that it works", final=True))
 
     def _write(self, *, final: bool) -> asyncio.Future[None]:
@@ -197,10 +200,42 @@ class Take:
 
 
 def in_thread(work: Callable[..., _T], *arguments: Any) -> asyncio.Future[_T]:
-    """Run `work` in one of the recording threads; canceling the future does not stop it."""
-    return asyncio.get_running_loop().run_in_executor(_threads(), functools.partial(work, *arguments))
+    """Run `work` in one of the recording threads. Canceling the future drops work that has not begun."""
+    return asyncio.wrap_future(_threads().submit(functools.partial(work, *arguments)))
+
+
+class _Threads:
+    """A few daemon threads that work in order. Those of a ThreadPoolExecutor would keep the process from exiting."""
+
+    def __init__(self, most: int) -> None:
+        self._unstarted = most
+        self._work: queue.SimpleQueue[tuple[Future[Any], Callable[[], Any]]] = queue.SimpleQueue()
+
+    def submit(self, work: Callable[[], _T]) -> Future[_T]:
+        future: Future[_T] = Future()
+        self._work.put((future, work))
+        if self._unstarted:
+            self._unstarted -= 1
+            threading.Thread(target=self._run, name="phoneagent recording", daemon=True).start()
+        return future
+
+    def _run(self) -> None:
+        while True:
+            self._carry_out(*self._work.get())
+
+    @staticmethod
+    def _carry_out(future: Future[Any], work: Callable[[], Any]) -> None:
+        """Do one piece of work. Nothing of it is kept here afterwards, as an idle thread would keep its audio."""
+        if not future.set_running_or_notify_cancel():
+            return
+        try:
+            result = work()
+        except BaseException as error:  # noqa: BLE001 - raised again where it was submitted
+            future.set_exception(error)
+        else:
+            future.set_result(result)
 
 
 @functools.cache
-def _threads() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(THREADS, thread_name_prefix="phoneagent recording")
+def _threads() -> _Threads:
+    return _Threads(THREADS)

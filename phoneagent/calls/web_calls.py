@@ -140,7 +140,7 @@ class WebCalls:
             raise RequestRefused("there is no such session, or its call was named already: make a new one")
         try:
             model = await join_call(expected.endpoint, call_id, expected.call)
-        except EndpointError:
+        except (EndpointError, asyncio.CancelledError):
             self._expected[session_id] = expected  # the page may try again
             raise
         task = asyncio.create_task(self._run(expected, call_id, model))

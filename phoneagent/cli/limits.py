@@ -26,6 +26,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 from uvicorn.server import ServerState
 from websockets.frames import CloseCode
+from websockets.protocol import OPEN
 
 from phoneagent.cli import passing
 from phoneagent.console import campaigns
@@ -259,6 +260,18 @@ class MediaProtocol(WebSocketsSansIOProtocol):
         self.frames = []
         self.conn.send_close(CloseCode.INVALID_DATA)
         self.handle_parser_exception()
+
+    def schedule_ping(self) -> None:
+        # uvicorn shortens the pause by the latest round trip. After one of 20 s, it would ping without any pause.
+        self.last_ping_rtt = 0.0
+        super().schedule_ping()
+
+    def shutdown(self) -> None:
+        if self.handshake_complete and not self.close_sent and self.conn.state is not OPEN:
+            self.stop_keepalive()  # the peer has closed it, and cannot be sent another close
+            self.transport.close()
+        else:
+            super().shutdown()
 
     def handle_ping(self) -> None:
         super().handle_ping()

@@ -188,7 +188,9 @@ class ModelSession:
     async def close(self) -> None:
         """Close the session, within `CLOSE_SECONDS`."""
         try:
-            await self._connection.close()
+            with suppress(TimeoutError):  # the library waits without a limit until the server has read the rest
+                async with asyncio.timeout(CLOSE_SECONDS):
+                    await self._connection.close()
         finally:  # also if canceled: a server that does not answer the close keeps no socket open
             self._connection.transport.abort()
 

@@ -176,6 +176,14 @@ class DirectConnection(LivingConnection):
             if message is not None:
                 message.headers.clear()
 
+    async def close(self, code: int = 1000, reason: str = "") -> None:
+        """Close the connection. Messages that have no reader are dropped: behind them, no close would be read."""
+        if self._take == self._keep:
+            self._take = _drop
+            self._waiting.clear()
+            self._read_on()
+        await super().close(code, reason)
+
     # --- writing --------------------------------------------------------------------------------------------------
 
     def write(self, messages: Iterable[bytes]) -> None:
@@ -202,3 +210,7 @@ class DirectConnection(LivingConnection):
         self.writable = True
         if self._resumed is not None:
             self._resumed()
+
+
+def _drop(message: bytes) -> None:
+    """Drop a message that nothing reads any more."""

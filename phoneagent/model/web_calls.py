@@ -158,7 +158,11 @@ async def _post(endpoint: Endpoint, below: str, call: Call, body: Mapping[str, A
                 allow_redirects=False,  # another server would receive the key
             ) as response,
         ):
-            content = await response.content.read(MAX_ANSWER_BYTES)
+            content = bytearray()
+            async for piece in response.content.iter_chunked(MAX_ANSWER_BYTES):
+                content += piece
+                if len(content) > MAX_ANSWER_BYTES:
+                    break
             return response.status, _read(content)
     except TimeoutError:
         words = f"no answer from {endpoint.host} within {REQUEST_SECONDS:g} s"
@@ -170,7 +174,7 @@ async def _post(endpoint: Endpoint, below: str, call: Call, body: Mapping[str, A
         raise EndpointUnreachable(f"no connection to {endpoint.host}: {fault}", code="network") from None
 
 
-def _read(content: bytes) -> _Answer:
+def _read(content: bytearray) -> _Answer:
     try:
         return msgspec.json.decode(content, type=_Answer)
     except msgspec.MsgspecError:

@@ -19,6 +19,11 @@ pytestmark = pytest.mark.anyio
 CALL = Call(sid="CA1", caller=None, called=None, direction="inbound", started_at=datetime.now(UTC))
 
 
+@pytest.fixture
+def anyio_backend(skipping_time: object) -> object:
+    return skipping_time
+
+
 class Session(ModelSession):
     def __init__(self) -> None:
         self.closed = asyncio.Event()
@@ -132,3 +137,28 @@ async def test_a_call_that_was_given_up_can_be_given_up_again() -> None:
     await waiting.close()
     await waiting.close()
     assert registry == {}
+
+
+WAITS = {
+    "the webhook again": (lambda call: call.expect_again(None), "no media socket opened within 10 s of the webhook"),
+    "the media socket": (PendingCall.arrive, "the media socket opened, but its stream did not begin within 10 s"),
+}
+
+
+@pytest.mark.parametrize("what", WAITS)
+async def test_a_call_of_which_something_comes_has_the_whole_time_anew(
+    server: Server, caplog: pytest.LogCaptureFixture, what: str
+) -> None:
+    caplog.set_level("INFO")
+    come, why = WAITS[what]
+    registry: dict[str, Any] = {}
+    registry["CA1"] = waiting = PendingCall(CALL, begun(), registry)
+    await asyncio.sleep(8)
+    come(waiting)
+    await asyncio.sleep(8)
+    assert registry == {"CA1": waiting}
+    assert not server.session.closed.is_set()
+    await asyncio.sleep(4)
+    assert registry == {}
+    assert server.session.closed.is_set()
+    assert caplog.messages == [why]

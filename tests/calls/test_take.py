@@ -3,6 +3,8 @@ from __future__ import annotations
 import asyncio
 import base64
 import errno
+import subprocess
+import sys
 import threading
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -249,3 +251,39 @@ async def test_a_place_that_does_not_answer_is_given_up(
         await until(lambda: broke)
     assert not take.complete
     assert "does not answer" in caplog.text
+
+
+# --- threads ---
+
+
+@pytest.mark.anyio
+async def test_work_that_has_not_begun_is_dropped_if_it_is_no_longer_wanted() -> None:
+    release, ran = threading.Event(), []
+    busy = [module.in_thread(release.wait, HANG_SECONDS) for _ in range(module.THREADS)]
+    dropped = module.in_thread(ran.append, "dropped")
+    wanted = module.in_thread(ran.append, "wanted")
+    dropped.cancel()
+    await asyncio.sleep(0)
+    release.set()
+    await asyncio.gather(*busy, wanted)
+    assert ran == ["wanted"]
+
+
+@pytest.mark.anyio
+async def test_a_failure_is_raised_where_the_work_was_asked_for() -> None:
+    with pytest.raises(ZeroDivisionError):
+        await module.in_thread(divmod, 1, 0)
+
+
+def test_a_place_that_hangs_keeps_no_process_from_exiting() -> None:
+    code = (
+        "import asyncio, threading\n"
+        "from phoneagent.calls.take import in_thread\n"
+        "async def main():\n"
+        "    begun = asyncio.Event()\n"
+        "    loop = asyncio.get_running_loop()\n"
+        "    in_thread(lambda: (loop.call_soon_threadsafe(begun.set), threading.Event().wait()))\n"
+        "    await begun.wait()\n"
+        "asyncio.run(main())\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=HANG_SECONDS)

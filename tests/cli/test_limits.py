@@ -19,10 +19,11 @@ from starlette.routing import Route, WebSocketRoute
 from starlette.websockets import WebSocket
 from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidMessage
+from websockets.frames import Frame, Opcode
 
 from phoneagent import Agent, Endpoint, PhoneApp
 from phoneagent.cli import limits
-from phoneagent.cli.limits import RequestProtocol
+from phoneagent.cli.limits import MediaProtocol, RequestProtocol
 from phoneagent.cli.serve import UVICORN
 from phoneagent.console import body, campaigns, playing, setup, signin, web_session
 from phoneagent.sim import Model, Phone
@@ -382,4 +383,30 @@ async def test_a_socket_that_answers_no_ping_lives_on() -> None:
                 pings += await stranger.reader.read(64)
             stranger.writer.write(b"\x81\x82" + bytes(4) + b"hi")
             await stranger.reader.readuntil(b"\x81\x02hi")
+        stranger.close()
+
+
+async def open_media_socket(server: uvicorn.Server) -> tuple[Stranger, MediaProtocol]:
+    stranger = await Stranger.at(server, b"GET /echo HTTP/1.1\r\n" + HANDSHAKE + b"\r\n")
+    await stranger.reader.readuntil(b"\r\n\r\n")
+    (protocol,) = [each for each in server.server_state.connections if isinstance(each, MediaProtocol)]
+    return stranger, protocol
+
+
+async def test_a_pong_that_came_very_late_does_not_make_the_pings_a_flood() -> None:
+    async with served(APP, ws_ping_interval=20.0) as server:
+        stranger, protocol = await open_media_socket(server)
+        protocol.last_ping_rtt = 25.0  # this process was frozen for that long
+        protocol.send_keepalive_ping()
+        assert protocol.ping_timer is not None
+        assert protocol.ping_timer.when() > asyncio.get_running_loop().time() + 15
+        stranger.close()
+
+
+async def test_a_server_that_ends_while_a_peer_closes_its_socket_ends_as_planned() -> None:
+    async with served(APP) as server:
+        stranger, protocol = await open_media_socket(server)
+        protocol.conn.receive_data(Frame(Opcode.CLOSE, b"\x03\xe8").serialize(mask=True))  # its answer is not written
+        protocol.shutdown()
+        assert protocol.transport.is_closing()
         stranger.close()

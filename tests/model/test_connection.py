@@ -292,6 +292,31 @@ async def test_a_far_end_that_does_not_answer_a_close_keeps_nothing_open() -> No
             checked.set()
 
 
+async def test_a_far_end_that_reads_nothing_holds_no_close_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connection, "CLOSE_SECONDS", 0.05)
+
+    async def deaf(far: ServerConnection) -> None:
+        await say(far, **CREATED)
+        update = json.loads(await far.recv())
+        await say(far, **updated(update["session"]))
+        far.transport.pause_reading()
+        await checked.wait()
+        far.transport.abort()
+
+    checked = asyncio.Event()
+    async with server(deaf) as far:
+        session = await open_session(far, SESSION)
+        try:
+            async with asyncio.timeout(HANG_SECONDS):
+                while session._connection.writable:
+                    session._connection.write([bytes(100_000)])
+                    await asyncio.sleep(0)
+                await session.close()
+            assert session._connection.transport.is_closing()
+        finally:
+            checked.set()
+
+
 # --- openings that are not OpenAI's ---
 
 

@@ -385,3 +385,18 @@ async def test_a_refusal_is_read_to_its_end(response: bytes, error: type[Excepti
             await connect(url, create_connection=DirectConnection, proxy=None)
     if isinstance(refused.value, InvalidStatus):
         assert refused.value.response.body in (b"no", b"until the end")
+
+
+async def test_a_close_is_answered_although_messages_had_no_reader() -> None:
+    async def tells_much(server: Server) -> None:
+        await server.write(await server.handshake())
+        for _ in range(5 * MAX_WAITING):
+            await server.write(frame(bytes(1000)))
+        while (await server.frame()).opcode is not Opcode.CLOSE:
+            pass
+        await server.write(frame(b"\x03\xe8", Opcode.CLOSE))
+
+    async with connected(tells_much) as connection:
+        await until(lambda: not connection.transport.is_reading())
+        await connection.close()
+        assert connection.protocol.close_rcvd is not None

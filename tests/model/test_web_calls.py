@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import AsyncIterator
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
@@ -9,7 +11,7 @@ from typing import Any
 import pytest
 from starlette.applications import Starlette
 from starlette.requests import Request
-from starlette.responses import JSONResponse, RedirectResponse, Response
+from starlette.responses import JSONResponse, RedirectResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 from phoneagent import Agent, Call, Endpoint, EndpointRefused, EndpointUnreachable, Hearing, Limits
@@ -169,6 +171,20 @@ async def test_another_server_s_answer_is_no_key(answer: Response) -> None:
         with pytest.raises((EndpointRefused, EndpointUnreachable), match="made no client secret"):
             await create_client_secret(endpoint, AGENT.session(""), call(), seconds=60)
     assert seen == ["/v1/realtime/client_secrets"]
+
+
+async def test_an_answer_that_comes_in_pieces_is_read_to_its_end() -> None:
+    async def answered(request: Request) -> Response:
+        async def pieces() -> AsyncIterator[bytes]:
+            yield b'{"value": "ek_'
+            await asyncio.sleep(0.05)  # the first one comes alone
+            yield b'whole", "session": {}}'
+
+        return StreamingResponse(pieces())
+
+    async with serving(Starlette(routes=[Route("/{path:path}", answered, methods=["POST"])])) as url:
+        endpoint = Endpoint.openai("key", "m", base_url=f"{url}/v1")
+        assert (await create_client_secret(endpoint, AGENT.session(""), call(), seconds=60)).value == "ek_whole"
 
 
 async def test_there_is_no_call_to_join_and_none_to_hang_up() -> None:
