@@ -65,10 +65,16 @@ class Job:
         """Answer calls in this process until a signal has drained it.
 
         With `shared`, it is the worker `app.worker` of several that pass connections to each other.
+
+        Raises:
+            SystemExit: the app could not be started; the log says why.
         """
         app.examine = examining(app)
         config = uvicorn.Config(app, log_config=None, workers=1, **self.uvicorn)
-        PunctualServer(config, app, self.settings.drain_seconds, shared).run(sockets=[listening])
+        server = PunctualServer(config, app, self.settings.drain_seconds, shared)
+        server.run(sockets=[listening])
+        if not server.started:  # older releases of uvicorn return
+            raise SystemExit(STARTUP_FAILURE)
 
 
 class PunctualServer(Server):

@@ -20,9 +20,13 @@ from typing import Any
 
 import pytest
 
-from phoneagent.cli.workers import GRACE_SECONDS, Workers
+from phoneagent import Agent, Endpoint, PhoneApp
+from phoneagent.cli.serve import UVICORN
+from phoneagent.cli.target import Target
+from phoneagent.cli.workers import GRACE_SECONDS, Job, PunctualServer, Workers
 from phoneagent.sim import Line, Model, Phone, Script
 from phoneagent.sim.speech import Murmur
+from tests.end_to_end.conftest import settings
 from tests.patience import HANG_SECONDS
 from tests.ports import free_port
 
@@ -317,6 +321,16 @@ def handlers() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("handlers")
+def test_an_app_that_could_not_be_started_is_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With an older uvicorn, which returns as after a drain."""
+    monkeypatch.setattr(PunctualServer, "run", lambda server, sockets: None)
+    loaded = settings()
+    app = PhoneApp(Agent(instructions="x"), settings=loaded, endpoint=Endpoint("ws://127.0.0.1:1/?model=m"))
+    with socket.socket() as listening, pytest.raises(SystemExit) as ended:
+        Job(Target("main", "app", Path()), loaded, UVICORN, {}).run(app, listening)
+    assert ended.value.code == 3
+
+
 def test_one_that_does_not_end_is_killed() -> None:
     """It holds its signals back forever, as a program that hangs at its start does."""
     context = multiprocessing.get_context("spawn")
