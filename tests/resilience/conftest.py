@@ -11,13 +11,21 @@ from typing import Any
 import pytest
 
 from phoneagent.sim import Model
-from phoneagent.store import Store
+from phoneagent.store import Store, database, engines
+from tests.patience import HANG_SECONDS
 from tests.resilience.callers import make_model
 from tests.resilience.cluster import Cluster
 from tests.store.conftest import new_schema, upgrade
 
 MEASURED = "measured"
 """The name under which a test's report carries what was measured, also from another process to the summary."""
+
+
+@pytest.fixture(autouse=True)
+def patient_database(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A limit on a test's own transactions that only one that hangs reaches: this process plays fifty calls as well."""
+    for module in (database, engines):
+        monkeypatch.setattr(module, "TRANSACTION_SECONDS", HANG_SECONDS)
 
 
 @dataclass
