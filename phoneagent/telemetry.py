@@ -47,7 +47,7 @@ from phoneagent.protocol.callerid import caller_id
 log = logging.getLogger("phoneagent.call")
 
 _SERVERS = ("uvicorn.error", "uvicorn.access", "hypercorn.access", "gunicorn.access")
-_SECRET_IN_PATH = re.compile(r"(/twilio/(?:media/|[^\s\"?]*\?))[^\s\"]+")
+_SECRET_IN_PATH = re.compile(r"(/twilio/(?:media/|[^\s\"?]*\?)|/console/phone/media/)[^\s\"]+")
 
 
 def hidden(text: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 from importlib.metadata import version
@@ -75,6 +76,16 @@ def _open_stdin() -> None:
         sys.stdin = os.fdopen(descriptor, encoding="utf-8", closefd=False)
 
 
+def _widen_output() -> None:
+    """Let the output take every character: files and pipes get UTF-8, and a terminal a question mark for what it lacks.
+
+    Otherwise a `→`, or a caller's words, would end a command on Windows or in an old locale.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # it may be None, or somebody's own
+            stream.reconfigure(encoding=None if stream.isatty() else "utf-8", errors="replace")
+
+
 def main() -> None:
     """Run the command line. phoneagent's own errors are printed as one line each, without a traceback.
 
@@ -82,6 +93,7 @@ def main() -> None:
     failed.
     """
     _open_stdin()
+    _widen_output()
     try:
         app()
     except PhoneAgentError as error:

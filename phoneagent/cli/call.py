@@ -64,9 +64,9 @@ def call(
 
 async def _call(app: PhoneApp, number: str, options: dict[str, Any]) -> bool:
     """Make the call, and return whether it was answered."""
+    shown, placed_at = "", 0.0
     try:
         made = await app.dial(number, **options)
-        shown, placed_at = "", 0.0
         while True:
             found = await app.outbound_call(made.id)
             if found is None:
@@ -83,6 +83,10 @@ async def _call(app: PhoneApp, number: str, options: dict[str, Any]) -> bool:
                     "with the same DATABASE_URL?"
                 )
             await asyncio.sleep(LOOK_SECONDS)
+    except asyncio.CancelledError:  # Ctrl-C
+        if shown:
+            typer.echo("the call goes on when this command ends: the app at PUBLIC_URL places it", err=True)
+        raise
     finally:
         await app.stop_dialing()
 

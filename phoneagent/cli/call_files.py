@@ -24,7 +24,6 @@ MAX_PICTURE_MS = 4 * 3_600_000
 
 MAX_NOTE_CHARS = 300
 _CALL_SID = re.compile(r"CA[0-9a-fA-F]{32}")
-_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]+")
 
 
 def write_wav(recordings: Recordings | None, record: CallDetails, file: Path) -> None:
@@ -49,7 +48,7 @@ def draw_svg(record: CallDetails, file: Path, recordings: Recordings | None) -> 
     last = max([turn.end_ms for turn in turns], default=0)
     duration_ms = last if record.duration_ms is None else record.duration_ms
     pauses = [pause for turn in record.turns for pause in turn.pauses]
-    report = Report(record.call_sid, record.ended_by or "nobody yet", duration_ms, turns, pauses=pauses)
+    report = Report(record.call_sid, record.ended_by or "", duration_ms, turns, pauses=pauses)
     notes = [Note(tool.at_ms, _noted(tool)) for tool in record.tools]
     caller, agent = _sides(recordings, record)
     try:
@@ -95,5 +94,5 @@ def _unreachable(recordings: Recordings, error: OSError) -> NoReturn:
 
 
 def _noted(tool: ToolRecord) -> str:
-    text = _CONTROL.sub(" ", f"{tool.name} {tool.arguments}")
+    text = f"{tool.name} {tool.arguments}"
     return text if len(text) <= MAX_NOTE_CHARS else text[:MAX_NOTE_CHARS] + "…"

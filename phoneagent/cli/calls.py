@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import re
 from pathlib import Path
 from typing import Annotated
 
@@ -16,13 +15,12 @@ from rich.text import Text
 from phoneagent import settings
 from phoneagent.cli.call_files import delete_recordings, draw_svg, write_wav
 from phoneagent.cli.failures import fail
-from phoneagent.demo.report import counted
+from phoneagent.demo.report import counted, plain
 from phoneagent.events import Cost, Turn, Usage
 from phoneagent.store import AnswerRecord, CallDetails, CallRecord, RecordingRecord, Store, ToolRecord
 from phoneagent.store.afterwards import DONE, Afterwards
 from phoneagent.store.recordings import Recordings
 
-_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]+")
 _STYLES = {
     "caller": "bold cyan",
     "agent": "bold green",
@@ -59,6 +57,9 @@ def calls(
     numbers: Annotated[bool, typer.Option("--numbers", help="Show full phone numbers.")] = False,
 ) -> None:
     """List the latest calls, or show one call as a transcript."""
+    for value, hint in ((call_sid, "CALL_SID"), (forget, "--forget"), (resend, "--resend")):
+        if value is not None and not value.strip():
+            raise typer.BadParameter("it is empty: name a call, like CA0123", param_hint=hint)
     if call_sid is not None and forget is not None:
         raise typer.BadParameter("name the call only after --forget", param_hint="--forget")
     if resend is not None and (call_sid is not None or last or forget is not None):
@@ -112,9 +113,9 @@ async def _run(
             write_wav(recordings, record, wav)
         if svg is not None:
             draw_svg(record, svg, recordings)
-        elif as_json:
+        if as_json:
             _print_json(record.as_dict())
-        elif wav is None:
+        elif wav is None and svg is None:
             _print_call(console, record, numbers)
             afterwards = await store.afterwards.get(record.call_sid)
             if afterwards is not None and afterwards.state != DONE:
@@ -164,7 +165,7 @@ def _number(number: str | None, whole: bool) -> str:
     """Return a phone number, shortened to its beginning and its last two digits unless `whole` is set."""
     if not number:
         return "unknown"
-    number = _plain(number)
+    number = plain(number)
     return number if whole or len(number) < 6 else f"{number[:3]}…{number[-2:]}"
 
 
@@ -176,7 +177,7 @@ def _price(cost: Cost | None) -> str:
 def _ended(record: CallRecord) -> str:
     if record.ended_by is None:
         return "not ended"
-    return f"by {record.ended_by}: {_plain(record.reason or '')}"
+    return f"by {record.ended_by}: {plain(record.reason or '')}"
 
 
 # --- one call ---------------------------------------------------------------------------------------------------------
@@ -194,19 +195,19 @@ def _print_call(console: Console, record: CallDetails, numbers: bool) -> None:
     for turn in record.turns:
         said = _said(turn, answer_of.get(id(turn)))
         if several and turn.agent is not None:
-            said = Text(f"[{_plain(turn.agent)}] ", "green") + said
+            said = Text(f"[{plain(turn.agent)}] ", "green") + said
         entries.append((turn.start_ms, turn.role, said))
     entries += [(note.at_ms, "note", Text(f"({note.role}) {_short(note.text)}", "dim")) for note in record.messages]
     entries += [(tool.at_ms, "tool", _used(tool, running=_may_run(tool, record))) for tool in record.tools]
     for each in record.transfers:
-        told = f"{_plain(each.to_name)}: {each.outcome}{', announced' if each.warm else ''}"
+        told = f"{plain(each.to_name)}: {each.outcome}{', announced' if each.warm else ''}"
         entries.append((each.at_ms, "to", Text(f"transfer to {told}")))
     for at_ms, name, text in sorted(entries, key=lambda entry: entry[0]):
         _print_entry(console, _clock(at_ms), name, text)
     if record.duration_ms is None:
         console.print(Text("not ended", "bold"))
     else:
-        end = f"ended by {record.ended_by} after {_clock(record.duration_ms)}: {_plain(record.reason or '')}"
+        end = f"ended by {record.ended_by} after {_clock(record.duration_ms)}: {plain(record.reason or '')}"
         console.print(Text(end, "bold"), soft_wrap=True)
     if record.answers:
         p50, p95 = record.latency_ms(0.5), record.latency_ms(0.95)
@@ -221,28 +222,28 @@ def _print_call(console: Console, record: CallDetails, numbers: bool) -> None:
     if record.cost is not None:
         console.print(f"cost {record.cost}", soft_wrap=True)
     for used in record.usage:
-        console.print(f"  {_plain(used.model)}: {used.cost}{_amounts(used.usage)}", soft_wrap=True)
+        console.print(f"  {plain(used.model)}: {used.cost}{_amounts(used.usage)}", soft_wrap=True)
 
 
 def outcome_lines(record: CallRecord) -> list[str]:
     """Return the outcome of a call, a line for each value, or why it was not filled in; nothing if it has none."""
     if record.outcome_error is not None:
-        return [f"outcome not filled in: {_plain(record.outcome_error)}"]
+        return [f"outcome not filled in: {plain(record.outcome_error)}"]
     if record.outcome is None:
         return []
     values = {name: json.dumps(value, ensure_ascii=False) for name, value in record.outcome.items()}
-    return ["outcome", *(f"  {_plain(name)}: {_plain(value)}" for name, value in values.items())]
+    return ["outcome", *(f"  {plain(name)}: {plain(value)}" for name, value in values.items())]
 
 
 def _recorded(recording: RecordingRecord) -> str:
     length = "" if recording.duration_ms is None else f", {_clock(recording.duration_ms)}"
     whole = "" if recording.complete else ", incomplete: RECORD_AUDIO refused some of it"
-    return f"recording {recording.status}{length}{whole}: {_plain(recording.where)}"
+    return f"recording {recording.status}{length}{whole}: {plain(recording.where)}"
 
 
 def _sent(afterwards: Afterwards) -> str:
     """Return the state of what follows a call: its outcome and its webhook."""
-    why = "" if afterwards.problem is None else f": {_plain(afterwards.problem)}"
+    why = "" if afterwards.problem is None else f": {plain(afterwards.problem)}"
     tries = counted(afterwards.attempts, "attempt")
     due = f"{afterwards.due_at.astimezone():%Y-%m-%d %H:%M:%S}"
     match afterwards.state:
@@ -290,12 +291,12 @@ def _answered(record: CallDetails) -> list[tuple[Turn, AnswerRecord]]:
 
 
 def _said(turn: Turn, answer: AnswerRecord | None) -> Text:
-    heard = _plain(turn.heard_text)
+    heard = plain(turn.heard_text)
     text = Text(heard if turn.text else "(no transcript)")
     unheard = turn.text[len(turn.heard_text) :] if turn.text.startswith(turn.heard_text) else ""
     if unheard.strip():
         text.append(" [unheard: " if heard else "[unheard: ", "dim")
-        text.append(_plain(unheard).strip(), "dim strike")
+        text.append(plain(unheard).strip(), "dim strike")
         text.append("]", "dim")
     notes = []
     if answer is not None:
@@ -314,20 +315,15 @@ def _may_run(tool: ToolRecord, record: CallDetails) -> bool:
 
 
 def _used(tool: ToolRecord, *, running: bool) -> Text:
-    text = Text(f"{_plain(tool.name)} {_short(tool.arguments)}")
+    text = Text(f"{plain(tool.name)} {_short(tool.arguments)}")
     if tool.output is None:
         return text.append("  (it has not returned yet)" if running else "  (outcome unknown)", "dim")
     return text.append(f" → {_short(tool.output)}").append(f"  ({tool.ms} ms)", "dim")
 
 
 def _short(text: str) -> str:
-    text = _plain(text)
+    text = plain(text)
     return text if len(text) <= _MAX_SHOWN_CHARS else text[:_MAX_SHOWN_CHARS] + "…"
-
-
-def _plain(text: str) -> str:
-    """Return text without control characters: a caller or a tool could use them to control the terminal."""
-    return _CONTROL.sub(" ", text)
 
 
 def _clock(ms: int) -> str:

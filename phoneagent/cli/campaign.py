@@ -20,7 +20,7 @@ from phoneagent import settings
 from phoneagent.cli.commands import Entry, group
 from phoneagent.cli.failures import fail
 from phoneagent.cli.target import Target
-from phoneagent.demo.report import counted
+from phoneagent.demo.report import counted, plain
 from phoneagent.errors import DefinitionError
 from phoneagent.store import Store
 from phoneagent.telemetry import masked
@@ -188,7 +188,7 @@ def _tell_start(console: Console, found: Campaign, *, again: bool) -> None:
 
 
 def _progress(console: Console) -> Progress:
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     return Progress(*columns, console=console, disable=not console.is_terminal, transient=True)
 
 
@@ -287,11 +287,10 @@ async def _print_report(console: Console, page: Any, found: Campaign, *, numbers
 def _cells(call: CampaignCall, numbers: bool, *, running: bool) -> tuple[str, ...]:
     number = call.to if numbers or not call.to else masked(call.to)
     outcome = "" if call.outcome is None else json.dumps(call.outcome, ensure_ascii=False)
-    outcome = "".join(each if each.isprintable() else " " for each in outcome)  # a caller may have said what is in it
     sid = (call.call_sid or "")[:SID_CHARS]
     state = call.state.replace("_", " ")
     reason = call.reason or (_due(call) if running else "")
-    return str(call.position), number, state, str(call.attempts), sid, outcome, reason
+    return str(call.position), number, state, str(call.attempts), sid, plain(outcome), reason
 
 
 def _due(call: CampaignCall) -> str:

@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import secrets
+import sys
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass, replace
@@ -33,6 +34,7 @@ from phoneagent.cli.brain import BrainModelOption, BrainOption, brain_of, wake
 from phoneagent.cli.failures import users_code, warnings_told
 from phoneagent.cli.own_agent import script_of, unknown_calls
 from phoneagent.cli.target import Target
+from phoneagent.demo.report import plain
 from phoneagent.errors import ConfigurationError, EndpointError, EndpointUnreachable, ProtocolError
 from phoneagent.model.connection import ModelSession, open_session
 from phoneagent.model.endpoint import Endpoint
@@ -67,7 +69,9 @@ def chat(
     caller: Annotated[str | None, typer.Option(help="The caller's number, for code that depends on it.")] = None,
     called: Annotated[str | None, typer.Option(help="The called number, likewise.")] = None,
 ) -> None:
-    """Type to the agent, and see its tools run. Ctrl-D or /quit ends the chat; lines may come from a pipe."""
+    """Type to the agent, and see its tools run. Ctrl-D or /quit ends the chat (on Windows, Ctrl-Z and Enter or /quit);
+    lines may come from a pipe.
+    """
     thinker = brain_of(brain, brain_model)
     found = Target.find(target)
     app = found.load()
@@ -137,7 +141,8 @@ async def _chat(app: PhoneApp, call: Call, endpoint: Endpoint | None, offline: _
         stack.push_async_callback(opened.close)
         for each in opened.dropped:
             screen.note(f"the session runs without {each}")
-        screen.note("Ctrl-D or /quit ends the conversation.")
+        end = "Ctrl-Z and Enter" if sys.platform == "win32" else "Ctrl-D"
+        screen.note(f"{end} or /quit ends the conversation.")
         for line in settings.misspelled_names():
             screen.complain(line)
         talk = _Talk(agent, call, opened, screen)
@@ -324,7 +329,7 @@ class _Screen:
     """What the user sees. Text from others is shown without terminal control characters."""
 
     def __init__(self) -> None:
-        self._console = Console(highlight=False, markup=False, soft_wrap=True)
+        self._console = Console(highlight=False, emoji=False, markup=False, soft_wrap=True)
         self._typed = os.isatty(STDIN)
         self._saying: str | None = None  # the message that the open line belongs to, "" for the user's
 
@@ -355,7 +360,7 @@ class _Screen:
             self.end_line()
             self._console.print(f"{name}: ", style="bold green", end="")
             self._saying = words.item_id
-        self._console.print(_shown(words.text), end="")
+        self._console.print(plain(words.text, lines=True), end="")
 
     def end_line(self) -> None:
         if self._saying is not None:
@@ -364,15 +369,15 @@ class _Screen:
 
     def _line(self, text: str, style: str) -> None:
         self.end_line()
-        self._console.print(_shown(text), style=style)
-
-
-def _shown(text: str) -> str:
-    return "".join(each for each in text if each.isprintable() or each in "\n\t")
+        self._console.print(plain(text, lines=True), style=style)
 
 
 async def _lines() -> AsyncIterator[str]:
     """Yield what is typed, or piped in, line by line. The thread that waits for it does not delay the exit."""
+    if sys.platform == "win32" and os.isatty(STDIN):  # its bytes would be in a code page, not in UTF-8
+        while (line := await run_in_thread(sys.stdin.readline)) and not line.startswith("\x1a"):
+            yield line.rstrip("\r\n")
+        return
     rest = b""
     while chunk := await run_in_thread(os.read, STDIN, MAX_LINE_BYTES):
         *lines, rest = (rest + chunk).split(b"\n")

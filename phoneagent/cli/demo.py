@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import shlex
 import sys
 from contextlib import suppress
@@ -20,12 +21,17 @@ from phoneagent.cli.failures import fail
 from phoneagent.cli.own_agent import derived_script, target_named, unknown_calls_of
 from phoneagent.cli.target import Target
 from phoneagent.demo.playing import open_picture, play, players
-from phoneagent.demo.report import counted
+from phoneagent.demo.report import counted, plain
 from phoneagent.demo.run import Outcome, Senses, demonstrate
-from phoneagent.demo.serving import ServerFailed
+from phoneagent.demo.serving import RECORDS, ServerFailed
 from phoneagent.demo.stories import RESTAURANT, Story
 from phoneagent.sim.model.brain import Brain
 from phoneagent.sim.model.script import Script
+
+FILES = ("call.wav", "timeline.svg", "transcript.txt")
+"""The files of a call, beside its report."""
+
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
 
 BRAIN_INTERRUPTED_MS = 2500
 """How long the caller listens to a brain's answer before the second line interrupts it."""
@@ -53,30 +59,68 @@ def demo(
     """Play a phone call in real time: the app, a simulated model and a simulated caller. Exit 0 if all went well."""
     if target is not None:
         Target.find(target).load()  # its errors are reported before anything is announced
-    console = Console(highlight=False)
+    console = Console(highlight=False, emoji=False)
     thinker = brain_of(brain, brain_model)
     story = _story(target, script, thinker)
     senses = _senses(scripted=scripted, thinker=thinker, own=target is not None or script is not None)
+    _clear(out)
+    if report is not None:
+        _check_report(report)
+    file = report or out / "report.json"
     try:
-        out.mkdir(parents=True, exist_ok=True)
-        file = report or out / "report.json"
-        file.parent.mkdir(parents=True, exist_ok=True)
         _introduce(console, target, senses, script)
         outcome = asyncio.run(demonstrate(target or story.target or "", story, senses, out, console))
-        file.write_text(outcome.report.json(), encoding="utf-8")
     except ServerFailed as failure:
         console.print(f"[dim]{escape(failure.tail)}[/]")
         fail(str(failure))
     except OSError as problem:
-        fail(_unwritable(out, problem))
+        fail(_unwritable(out, problem) if _of_the_disk(out, problem) else f"the call failed ({problem}): try it again")
     except KeyboardInterrupt:
         console.print("[red]the call was aborted[/]")
         raise typer.Exit(130) from None
+    try:
+        file.write_text(outcome.report.json(), encoding="utf-8", errors="replace")
+    except OSError as problem:
+        fail(_unwritable(out, problem) if report is None else _unwritable_report(report, problem))
     _summarise(console, outcome, out, file)
     if outcome.report.turns:
         _present(console, outcome, out, play_it=play_it, open_it=open_it)
     if not outcome.passed:
         raise typer.Exit(1)
+
+
+def _clear(out: Path) -> None:
+    """Make the folder, and delete what an earlier call has left: a call that fails writes no files."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        for name in (*FILES, "report.json"):
+            (out / name).unlink(missing_ok=True)
+    except OSError as problem:
+        fail(_unwritable(out, problem))
+
+
+def _check_report(file: Path) -> None:
+    """End the command, before there is a call, if its report cannot be written."""
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        if not (file.is_fifo() or file.is_char_device()):  # their reader gets the report alone
+            there = file.exists()
+            file.open("ab").close()
+            if not there:
+                file.unlink()
+    except OSError as problem:
+        fail(_unwritable_report(file, problem))
+
+
+def _unwritable_report(file: Path, problem: OSError) -> str:
+    return f"--report {file} cannot be written ({problem.strerror or problem}): name another file"
+
+
+def _of_the_disk(out: Path, problem: OSError) -> bool:
+    """Return whether an error is about the folder `out`. One that names no file may be about a connection."""
+    if problem.filename is None:
+        return problem.errno in _FULL
+    return Path(str(problem.filename)).absolute().is_relative_to(out.absolute())
 
 
 def _unwritable(out: Path, problem: OSError) -> str:
@@ -139,7 +183,10 @@ def _present(console: Console, outcome: Outcome, out: Path, *, play_it: bool, op
     """Open the picture and play the recording, if asked to. On a terminal, ask whether to play it."""
     problems = [open_picture(out / "timeline.svg")] if open_it else []
     if not play_it and sys.stdin.isatty() and sys.stdout.isatty() and players():
-        play_it = typer.confirm("Play the call?", default=False)
+        try:
+            play_it = typer.confirm("Play the call?", default=False)
+        except typer.Abort:  # Ctrl-C or Ctrl-D
+            console.print()
     if play_it:
         with suppress(KeyboardInterrupt):
             problems.append(play(out / "call.wav", outcome.report.duration_ms / 1000))
@@ -168,18 +215,18 @@ def _summarise(console: Console, outcome: Outcome, out: Path, report: Path) -> N
         up, down = latency.bridge_up_p99, latency.bridge_down_p99
         console.print(f"  through phoneagent: {up} ms to the model, {down} ms to the caller (p99)")
     for violation in measured.violations:
-        console.print(f"  [red]{escape(violation)}[/]")
+        console.print(f"  [red]{escape(plain(violation))}[/]")
     if not measured.violations:
         console.print("  no protocol rule broken")
     for line in outcome.raised:
         console.print(f"  [red]! {escape(line)}[/]", soft_wrap=True)
     if outcome.trouble:
-        console.print(f"  [red]{escape(outcome.trouble)}[/]")
+        console.print(f"  [red]{escape(plain(outcome.trouble))}[/]")
     for line in outcome_lines(outcome.record) if outcome.record is not None else ():
         console.print(f"  {escape(line)}", soft_wrap=True)
     if measured.turns:
-        names = ", ".join(["call.wav", "timeline.svg", "transcript.txt"])
+        names = ", ".join(FILES)
         console.print(f"[dim]Saved in {escape(str(out))}/: {names}. Report: {escape(str(report))}[/]")
     if outcome.record is not None:
-        command = f"DATABASE_URL={shlex.quote(f'sqlite:///{out}/phoneagent.db')} phoneagent calls --last"
+        command = f"DATABASE_URL={shlex.quote(f'sqlite:///{out}/{RECORDS}')} phoneagent calls --last"
         console.print(f"[dim]The app's own record: {escape(command)}[/]", soft_wrap=True)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from contextlib import nullcontext, suppress
+import sys
+from contextlib import redirect_stdout, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
@@ -54,8 +55,9 @@ def doctor(
     if local is not None and urlsplit(local).scheme not in ("http", "https"):
         raise typer.BadParameter(f"{local!r} does not begin with http:// or https://", param_hint="--local")
     logging.basicConfig(handlers=[logging.NullHandler()])  # the report says it all
-    console = Console(highlight=False)
-    with console.status("Checking …") if console.is_terminal and not as_json else nullcontext():
+    console = Console(highlight=False, emoji=False)
+    # what the user's module prints is no part of the report
+    with console.status("Checking …") if console.is_terminal and not as_json else redirect_stdout(sys.stderr):
         app, problems = _app(target)
         checks = [*problems, *asyncio.run(_report(app, local))]
     if as_json:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from fnmatch import fnmatch
 from importlib import resources
 from pathlib import Path
 from typing import Annotated
@@ -33,6 +34,10 @@ def init(
     """Write a small agent, its test, and the files to deploy it."""
     for name in write(folder):
         typer.echo(f"  {folder / name}")
+    if not _ignored(folder):
+        typer.echo(
+            f"{folder / '.gitignore'} lacks .env, which will hold secrets: add .env, phoneagent.db*, recordings/"
+        )
     typer.echo(NEXT_STEPS.format(where="" if folder.resolve() == Path.cwd() else f", in {folder}"))
 
 
@@ -56,6 +61,12 @@ def write(folder: Path) -> list[str]:
     except OSError as problem:
         raise DefinitionError(f"{folder} cannot be written to ({problem.strerror}): name another folder") from None
     return names
+
+
+def _ignored(folder: Path) -> bool:
+    """Return whether git ignores `.env`, as far as the folder's own `.gitignore` tells."""
+    lines = (folder / ".gitignore").read_text("utf-8", errors="replace").splitlines()
+    return any(fnmatch(".env", line.strip().removeprefix("/")) for line in lines)
 
 
 def _template(name: str) -> str:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Callable
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 from urllib.parse import urljoin, urlsplit
 
 import typer
@@ -17,10 +18,11 @@ from rich.text import Text
 
 from phoneagent.cli.failures import fail
 from phoneagent.cli.overheard import NO_EAR, overheard, ready_ear
+from phoneagent.demo.report import plain
 from phoneagent.protocol.wav import WavError, ulaw_of_wav
 from phoneagent.sim.speech import caller_voice
 from phoneagent.sim.twilio.phone import ACCOUNT_SID, CALLED, CALLER, CallFailed, Line, Phone
-from phoneagent.sim.twilio.report import call_report
+from phoneagent.sim.twilio.report import call_report, failed_report
 from phoneagent.sim.twilio.rest import TwilioRest
 
 ANSWER_SECONDS = 20.0
@@ -160,10 +162,10 @@ def call(
         raise typer.BadParameter("give either --after-agent or --pause")
     if dtmf is not None and set(dtmf) - set("0123456789ABCD*#"):
         raise typer.BadParameter("--dtmf takes the keys 0-9, A-D, * and #")
-    if answer and rest_port is None:
-        raise typer.BadParameter("--answer needs the REST API that the call is made with; give --rest-port")
+    if barge_in_after is not None and len(say or ()) < 2:
+        raise typer.BadParameter("--barge-in-after is for the second line; give --say twice")
+    rest = _rest(rest_port, account_sid, auth_token, api_key, called, answer=answer)
     plan = _Plan([_voiced(each) for each in say or []], pause, barge_in_after, dtmf, hang_up_after, answer)
-    rest = None if rest_port is None else _rest(rest_port, account_sid, auth_token, api_key, called)
     try:
         phone = Phone(
             webhook_url,
@@ -179,13 +181,20 @@ def call(
         )
     except ValueError as error:
         raise typer.BadParameter(str(error)) from None
-    show = _Show(Console(highlight=False), _hint(webhook_url, public_url, auth_token))
+    show = _Show(Console(highlight=False, emoji=False), _hint(webhook_url, public_url, auth_token))
     if not asyncio.run(_session(phone, rest, plan, show, report, wav)):
         raise typer.Exit(1)
 
 
-def _rest(port: int, account_sid: str, auth_token: str | None, api_key: str | None, number: str) -> TwilioRest:
-    """Return the account's REST API, which has the called number."""
+def _rest(
+    port: int | None, account_sid: str, auth_token: str | None, api_key: str | None, number: str, *, answer: bool
+) -> TwilioRest | None:
+    """Return the account's REST API, which has the called number; None without a port for it."""
+    if port is None and (answer or api_key is not None):
+        option = "--answer" if answer else "--api-key"
+        raise typer.BadParameter(f"{option} needs the REST API, which is not served; give --rest-port")
+    if port is None:
+        return None
     if auth_token is None:
         raise typer.BadParameter("--rest-port needs the password of its clients; give --auth-token")
     key = _split(api_key, ":", "--api-key", "SID:SECRET") if api_key else None
@@ -242,13 +251,14 @@ async def _session(
     """Make the call, while serving the REST API if there is one, and return whether all went well."""
     if rest is None:
         return await _call(phone, plan, show, report, wav)
-    try:
-        async with rest:
-            show.note(f"Twilio's REST API: {rest.url} in place of https://api.twilio.com")
-            went_well = await _call(phone, plan, show, report, wav)
-    except OSError as error:
-        show.fail(f"--rest-port cannot be used: {error.strerror or error}")
-        return False
+    async with AsyncExitStack() as stack:
+        try:
+            await stack.enter_async_context(rest)
+        except OSError as error:
+            show.fail(f"--rest-port cannot be used: {error.strerror or error}")
+            return False
+        show.note(f"Twilio's REST API: {rest.url} in place of https://api.twilio.com")
+        went_well = await _call(phone, plan, show, report, wav)
     for violation in rest.violations:
         show.fail(f"the server's request to the REST API: {violation}")
     return went_well and not rest.violations
@@ -273,7 +283,7 @@ async def _call(phone: Phone, plan: _Plan, show: _Show, report: Path | None, wav
     except CallFailed as failure:
         show.fail_call(failure)
         if report is not None:
-            _write(report, json.dumps(_failed(failure), indent=2) + "\n")
+            _write(report, json.dumps(failed_report(failure), indent=2) + "\n")
         return False
     except TimeoutError as error:  # from --answer
         show.fail(str(error))
@@ -360,10 +370,10 @@ class _Show:
     def say(self, line: Line, name: str, what: str) -> None:
         colour = {"caller": "cyan", "agent": "green", "violation": "red"}.get(name, "dim")
         text = Text(f"{line.duration_ms / 1000:6.1f} s  ", style="dim")
-        self._print(text.append(f"{name:<9}", style=colour).append(what, style="default"))
+        self._print(text.append(f"{name:<9}", style=colour).append(plain(what), style="default"))
 
     def fail(self, what: str) -> None:
-        self._print(Text(what, style="red"))
+        self._print(Text(plain(what), style="red"))
 
     def fail_call(self, failure: CallFailed) -> None:
         """Print why a call failed, what TwiML did before, and which option may help."""
@@ -418,22 +428,6 @@ class _Show:
             self.fail(f"the server broke {len(line.violations)} of Twilio's rules:")
             for violation in line.violations:
                 self.fail(f"  {violation}")
-
-
-def _failed(failure: CallFailed) -> dict[str, Any]:
-    """Return the report of a call that never reached a stream."""
-    empty = dict.fromkeys(("first_audio", "response_p50", "response_p95", "bridge_up_p99", "bridge_down_p99"))
-    return {
-        "call_sid": None,
-        "ended_by": "error",
-        "duration_ms": 0,
-        "streams": 0,
-        "turns": [],
-        "barge_ins": [],
-        "tool_calls": [],
-        "latency_ms": empty,
-        "violations": list(dict.fromkeys([*failure.violations, str(failure)])),
-    }
 
 
 def _write(path: Path, content: str | bytes) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -13,7 +14,7 @@ from phoneagent.billing.prices import SIMULATED
 from phoneagent.cli.brain import BrainModelOption, BrainOption, brain_of, wake
 from phoneagent.cli.failures import fail, port_problem
 from phoneagent.cli.stopping import stop_signal
-from phoneagent.demo.report import counted
+from phoneagent.demo.report import counted, plain
 from phoneagent.errors import DefinitionError
 from phoneagent.sim.model.brain import Brain
 from phoneagent.sim.model.script import Script
@@ -84,7 +85,7 @@ def model(
         )
     except DefinitionError as problem:
         raise typer.BadParameter(str(problem)) from problem
-    _serve(server, port, _hearing(ear, thinker), thinker, dialect)
+    asyncio.run(_run(server, port, _hearing(ear, thinker), thinker, dialect))
 
 
 def _hearing(ear: Ear | None, brain: Brain | None) -> str:
@@ -102,19 +103,16 @@ def _check_dialect(dialect: str | None, *, beta: bool) -> None:
         )
 
 
-def _serve(server: Model, port: int, hearing: str, brain: Brain | None, dialect: str | None) -> None:
+async def _run(server: Model, port: int, hearing: str, brain: Brain | None, dialect: str | None) -> None:
     """Run the server until it is told to stop, or say that its port is in use."""
-    try:
-        asyncio.run(_run(server, hearing, brain, dialect))
-    except OSError as problem:
-        fail(f"{port_problem(port, problem)} with --port")
-
-
-async def _run(server: Model, hearing: str, brain: Brain | None, dialect: str | None) -> None:
     query = f"?model={SIMULATED}" if dialect is None else ""  # another server may take no model there
     note = None if brain is None else await wake(brain)
     stop = stop_signal()
-    async with server:
+    async with AsyncExitStack() as stack:
+        try:
+            await stack.enter_async_context(server)
+        except OSError as problem:
+            fail(f"{port_problem(port, problem)} with --port")
         typer.echo(f"A simulated Realtime server {hearing}. Ctrl-C stops it.")
         if note is not None:
             typer.echo(note)
@@ -124,7 +122,7 @@ async def _run(server: Model, hearing: str, brain: Brain | None, dialect: str | 
         await stop.wait()
     typer.echo(f"{counted(len(server.sessions), 'session')}, {counted(len(server.violations), 'rule')} broken")
     for violation in server.violations:
-        typer.echo(f"  {violation}")
+        typer.echo(f"  {plain(violation)}")
 
 
 def _error_event(text: str) -> tuple[float, dict[str, Any]]:
@@ -153,7 +151,7 @@ class _Narrator:
         if words is not None:
             number = self._numbers.setdefault(session.session["id"], len(self._numbers) + 1)
             arrow = "->" if direction == "in" else "<-"
-            typer.echo(f"{time.monotonic() - self._began:8.2f} s  #{number} {arrow} {words}")
+            typer.echo(f"{time.monotonic() - self._began:8.2f} s  #{number} {arrow} {plain(words)}")
 
 
 def _received(event: dict[str, Any]) -> str | None:

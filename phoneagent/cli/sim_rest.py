@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import AsyncExitStack
 from typing import Annotated
 
 import typer
@@ -32,18 +33,19 @@ def rest(
     api = TwilioRest(account_sid=account_sid, auth_token=auth_token, port=port)
     for each in number or [CALLED]:
         api.add_number(each)
-    try:
-        asyncio.run(_run(api))
-    except OSError as error:
-        fail(f"{port_problem(port, error)} with --port")
+    asyncio.run(_run(api, port))
     for violation in api.violations:
         typer.echo(f"a rule was broken: {violation}", err=True)
     if api.violations:
         raise typer.Exit(1)
 
 
-async def _run(api: TwilioRest) -> None:
+async def _run(api: TwilioRest, port: int) -> None:
     stop = stop_signal()
-    async with api:
+    async with AsyncExitStack() as stack:
+        try:
+            await stack.enter_async_context(api)
+        except OSError as error:
+            fail(f"{port_problem(port, error)} with --port")
         typer.echo(f"Twilio's REST API: {api.url} in place of https://api.twilio.com. Ctrl-C stops it.")
         await stop.wait()

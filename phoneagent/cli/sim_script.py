@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import sys
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Annotated
 
@@ -21,8 +23,9 @@ def script(
     ] = None,
 ) -> None:
     """Write a script that greets, calls each of the agent's tools once and hangs up. Edit it, then play it."""
-    app, named = target_named(target)
-    text = asyncio.run(derived_script(app, named))
+    with redirect_stdout(sys.stderr):  # what the user's module prints is no part of the script
+        app, named = target_named(target)
+        text = asyncio.run(derived_script(app, named))
     if out is None:
         typer.echo(text, nl=False)
         return

@@ -21,7 +21,7 @@ from phoneagent.cli.keys import reading_keys
 from phoneagent.cli.own_agent import derived_script, unknown_calls_of
 from phoneagent.cli.stopping import on_stop_signal
 from phoneagent.cli.target import DEFAULTS, Target
-from phoneagent.demo.report import counted
+from phoneagent.demo.report import counted, plain
 from phoneagent.demo.run import Senses
 from phoneagent.demo.stories import RESTAURANT
 from phoneagent.demo.talking import Sound, Talked, simulated_model
@@ -70,7 +70,7 @@ def talk(
 
     A headset is best. Keys 0-9, * and # are sent as on a telephone. Ctrl-C hangs up; a second one exits at once.
     """
-    console = Console(highlight=False)
+    console = Console(highlight=False, emoji=False)
     thinker = brain_of(brain, brain_model)
     backend = load_backend()
     found = list_devices(backend)
@@ -197,8 +197,8 @@ def _summarize(console: Console, talked: Talked, save: Path | None) -> None:
         delays = f"{sound['input_ms']:.0f} ms in, {sound['output_ms']:.0f} ms out, {sound['buffer_ms']:.0f} ms buffered"
         console.print(f"  sound card: {delays}; {counted(sound['xruns'] + sound['underruns'], 'interruption')}")
     for violation in report.violations:
-        console.print(f"  [red]{escape(violation)}[/]")
+        console.print(f"  [red]{escape(plain(violation))}[/]")
     if talked.trouble:
-        console.print(f"  [red]{escape(talked.trouble)}[/]")
-    if save is not None and talked.sound:
-        console.print(f"[dim]Saved in {escape(str(save))}/: call.wav, timeline.svg, transcript.txt, report.json[/]")
+        console.print(f"  [red]{escape(plain(talked.trouble))}[/]")
+    if save is not None and talked.saved:
+        console.print(f"[dim]Saved in {escape(str(save))}/: {', '.join(talked.saved)}[/]")

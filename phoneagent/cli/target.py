@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 from dataclasses import dataclass, field
 from difflib import get_close_matches
@@ -24,6 +25,15 @@ def _near(path: str) -> str:
     names = [each.name for each in there.glob("*.py")] if there.is_dir() else []
     close = get_close_matches(Path(path).name, names, n=1)
     return f": did you mean {there / close[0]}?" if close else ": correct the path, or run `phoneagent init` first"
+
+
+def _parted(text: str) -> tuple[str, str]:
+    """Return the module or file of a target, and the app's name there. A Windows path may begin with a drive."""
+    drive, path = os.path.splitdrive(text)
+    if not path.startswith(("/", "\\")):  # `m:app` is a module
+        drive, path = "", text
+    path, _, attribute = path.partition(":")
+    return drive + path, attribute
 
 
 def _check_name(file: Path) -> None:
@@ -67,7 +77,7 @@ class Target:
                     "no app is named, and no main.py, app.py or agent.py is in this folder: "
                     "go to the app's folder, name `module:app`, or write an app with `phoneagent init`"
                 )
-        path, _, attribute = text.partition(":")
+        path, attribute = _parted(text)
         folder = Path(path)
         if path and folder.is_dir() and not (folder / "__init__.py").is_file() and not Path(f"{path}.py").is_file():
             inside = next((name for name in DEFAULTS if (folder / name).is_file()), DEFAULTS[0])
@@ -76,6 +86,8 @@ class Target:
             file = Path(path).resolve()
             if not file.is_file():
                 raise DefinitionError(f"there is no file {path}{_near(path)}")
+            if "." in file.stem:
+                raise DefinitionError(f"{path} cannot be imported, as its name has two dots: rename it, like main.py")
             return cls(file.stem, attribute or "app", str(file.parent), path)
         if "." in folder.name and folder.is_file():
             raise DefinitionError(f"{path} is not a .py file: name the app's file, like main.py, or `module:app`")

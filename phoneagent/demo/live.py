@@ -13,7 +13,7 @@ from rich.table import Table
 
 from phoneagent.bridge.heard import heard_part
 from phoneagent.demo.places import locate
-from phoneagent.demo.report import clock, tool_call
+from phoneagent.demo.report import clock, plain, tool_call
 
 if TYPE_CHECKING:
     from phoneagent.sim.model.server import Model, SimulatedSession
@@ -141,5 +141,5 @@ def print_row(console: Console, at_ms: float | None, name: str, style: str, mark
     row.add_column(width=6, justify="right", style="dim")
     row.add_column(width=8, style=style)
     row.add_column(width=7, style="dim")
-    row.add_row("" if at_ms is None else clock(at_ms), name, wait, markup)
+    row.add_row("" if at_ms is None else clock(at_ms), name, wait, plain(markup))
     console.print(row)

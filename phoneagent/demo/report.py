@@ -38,6 +38,7 @@ from __future__ import annotations
 import itertools
 import json
 import math
+import re
 from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
@@ -56,6 +57,9 @@ if TYPE_CHECKING:
 
 _LOUD = 250
 """RMS (0 to 32767) above which 10 ms hold voice. A soft first consonant is above it, the noise of a clip is not."""
+
+_CONTROL = r"\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff\ufffe\uffff"
+_IN_A_LINE, _IN_LINES = re.compile(rf"[\t\n{_CONTROL}]+"), re.compile(rf"[{_CONTROL}]+")
 
 REPORTED_MS = 600
 """How late the model reports a sound of the caller, at most: a shorter one is over when the agent pauses."""
@@ -141,10 +145,18 @@ class Report:
     def transcript(self) -> str:
         """Return the transcript, a line for each turn; what the caller did not hear is in brackets."""
         return "".join(
-            f"{clock(turn.start_ms)}  {turn.role:6}  {turn.heard_text if turn.role == 'agent' else turn.text}"
-            f"{_unheard(turn)}\n"
+            f"{clock(turn.start_ms)}  {turn.role:6}  "
+            f"{plain(turn.heard_text if turn.role == 'agent' else turn.text)}{plain(_unheard(turn))}\n"
             for turn in self.turns
         )
+
+
+def plain(text: str, *, lines: bool = False) -> str:
+    """Return text on one line without characters that could control the terminal, or that a picture cannot have.
+
+    They come from a caller, a model or a tool. With `lines`, line breaks and tabs stay.
+    """
+    return (_IN_LINES if lines else _IN_A_LINE).sub(" ", text)
 
 
 def counted(number: int, noun: str) -> str:

@@ -13,7 +13,7 @@ from rich.console import Console
 
 from phoneagent.demo.live import Live
 from phoneagent.demo.report import Report, measure, voice_bounds
-from phoneagent.demo.serving import Server, cause_in, raised_in, serve
+from phoneagent.demo.serving import KEPT_DAYS, Server, cause_in, raised_in, serve
 from phoneagent.demo.stories import AGENT_CLIPS, CALLER_CLIPS, Story
 from phoneagent.demo.timeline import Note, draw
 from phoneagent.errors import StoreError
@@ -155,7 +155,8 @@ async def _recorded(server: Server, call_sid: str) -> CallDetails | None:
         return None
     record = None
     with suppress(StoreError, TimeoutError):
-        async with asyncio.timeout(FILL_IN_SECONDS), Store.from_url(f"sqlite:///{server.records}") as store:
+        database = Store.from_url(f"sqlite:///{server.records}", record_days=KEPT_DAYS)
+        async with asyncio.timeout(FILL_IN_SECONDS), database as store:
             while True:
                 record = await store.call(call_sid)
                 afterwards = await store.afterwards.get(call_sid)

@@ -26,6 +26,13 @@ STOP_SECONDS = 8.0
 """How long the process may take to end after SIGTERM."""
 
 TAIL_LINES = 15
+
+RECORDS = "demo.db"
+"""The database of the call's record. Its name is not the app's own one, which the folder may have as well."""
+
+KEPT_DAYS = 36500
+"""The maximum of RECORD_DAYS: a database that was there before loses nothing."""
+
 PUBLIC_URL = "https://phoneagent.example"
 
 _ENDED = re.compile(r"phoneagent\.call: CA\w+ ended by error after \d+ ms: (.+)$", re.M)
@@ -73,7 +80,7 @@ async def serve(target: str, *, model_url: str, model_key: str, log: Path) -> As
     Raises:
         ServerFailed: the process ended, or did not answer within `START_SECONDS`.
     """
-    port, records = _free_port(), log.parent.absolute() / "phoneagent.db"
+    port, records = _free_port(), log.parent.absolute() / RECORDS
     account_sid, auth_token = "AC" + secrets.token_hex(16), secrets.token_hex(16)
     environment = {
         **_neutral(os.environ),
@@ -87,6 +94,7 @@ async def serve(target: str, *, model_url: str, model_key: str, log: Path) -> As
         "PHONEAGENT_ENV_FILE": "",
         "LOG_FORMAT": "text",
         "DATABASE_URL": f"sqlite:///{records}",
+        "RECORD_DAYS": str(KEPT_DAYS),
         "NO_PROXY": "127.0.0.1,localhost",
         "no_proxy": "127.0.0.1,localhost",
     }

@@ -7,7 +7,7 @@ import json
 import secrets
 import tempfile
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, AbstractContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -21,7 +21,7 @@ from phoneagent.billing.prices import SIMULATED
 from phoneagent.demo.call_events import CallEvents, Shown
 from phoneagent.demo.report import Report
 from phoneagent.demo.run import Senses
-from phoneagent.demo.serving import PUBLIC_URL
+from phoneagent.demo.serving import KEPT_DAYS, PUBLIC_URL
 from phoneagent.demo.timeline import Note, draw
 from phoneagent.errors import ConfigurationError, DefinitionError
 from phoneagent.model.endpoint import Endpoint
@@ -37,7 +37,11 @@ from phoneagent.sim.twilio.phone import CallFailed, Line, Phone
 from phoneagent.sim.twilio.rest import TwilioRest
 
 ECHO_MS = 200
-"""How long a half-duplex microphone stays muted after the agent's last sound, because of the room's echo."""
+"""How long the room's echo of the agent's last sound lasts. A half-duplex microphone stays muted that long, and for as
+long as what it hears takes to the line."""
+
+RECORDS = "talk.db"
+"""The database of the call's record. Its name is not the app's own one, which the folder may have as well."""
 
 MAX_TALK_SECONDS = 3660.0
 """A call that the app has not ended by then is hung up. Its own maximum is usually an hour."""
@@ -52,27 +56,35 @@ class Sound:
     output_device: Device
     half_duplex: bool = False
 
-    def open(
+    @asynccontextmanager
+    async def open(
         self, microphone: CardMicrophone, playout: CardPlayout, on_played: Callable[[], object]
-    ) -> AbstractAsyncContextManager[Card]:
-        """Return the open card, as a context.
+    ) -> AsyncIterator[Card]:
+        """Yield the open card.
 
         Raises:
             SoundError: it cannot be opened.
         """
-        if self.half_duplex:
-            microphone.muted = lambda: playout.audible(time.monotonic(), ECHO_MS)
         devices = {"input_device": self.input_device, "output_device": self.output_device}
-        return open_card(self.backend, microphone, playout, on_played, **devices)
+        async with open_card(self.backend, microphone, playout, on_played, **devices) as card:
+
+            def muted() -> bool:
+                delay_ms = card.state.input_ms + microphone.buffer.average_ms
+                return playout.audible(time.monotonic(), ECHO_MS + delay_ms)
+
+            if self.half_duplex:
+                microphone.muted = muted
+            yield card
 
 
 @dataclass(frozen=True, slots=True)
 class Talked:
-    """A call that is over. `trouble` is a line that says what went wrong, if anything did."""
+    """A call that is over. `trouble` is a line that says what went wrong, if anything did. `saved` names the files."""
 
     report: Report
     sound: dict[str, Any]
     trouble: str | None = None
+    saved: Sequence[str] = ()
 
     @property
     def passed(self) -> bool:
@@ -144,9 +156,7 @@ async def talk(
     violations += [f"model: {each}" for each in (simulated.violations if simulated is not None else [])]
     sound_facts = _measured(card.state, microphone, playout)
     talked = Talked(replace(report, violations=violations), sound_facts, call.trouble or seen.failure)
-    if save is not None:
-        _write(talked, call.line, seen, save)
-    return talked
+    return talked if save is None else _write(talked, call.line, seen, save)
 
 
 class _Call:
@@ -219,19 +229,25 @@ async def _serving(app: PhoneApp) -> AsyncIterator[str]:
 
 
 def _configure(app: PhoneApp, account_sid: str, auth_token: str, api_url: str, folder: Path) -> None:
-    """Give the app a made-up account and a database in `folder`; the other settings are its own."""
+    """Give the app a made-up account, and keep the call in `folder`: its own database, the place of its recordings and
+    its webhook get nothing of it. The other settings are its own."""
     changed = {
         "twilio_account_sid": account_sid,
         "twilio_auth_token": SecretStr(auth_token),
         "twilio_api_url": api_url,
         "public_url": PUBLIC_URL,
-        "database_url": SecretStr(f"sqlite:///{folder.absolute()}/phoneagent.db"),
+        "database_url": SecretStr(f"sqlite:///{folder.absolute()}/{RECORDS}"),
+        "record_days": KEPT_DAYS,
+        "webhook_url": None,
         "endpoint_in_code": bool(app.endpoints),
     }
     try:
-        app.settings = app.settings.model_copy(update=changed)
+        own = app.settings
     except ConfigurationError:  # what only a real account needs may be missing
-        app.settings = settings.load(changed)
+        own = settings.load(changed)
+    if own.record_audio is not None:
+        changed |= {"record_audio": SecretStr(f"{folder.absolute()}/recordings"), "record_audio_days": KEPT_DAYS}
+    app.settings = own.model_copy(update=changed)
 
 
 def _measured(state: CardState, microphone: CardMicrophone, playout: CardPlayout) -> dict[str, Any]:
@@ -246,10 +262,21 @@ def _measured(state: CardState, microphone: CardMicrophone, playout: CardPlayout
     }
 
 
-def _write(talked: Talked, line: Line, seen: CallEvents, folder: Path) -> None:
+def _write(talked: Talked, line: Line, seen: CallEvents, folder: Path) -> Talked:
+    """Write the call's files into the folder; what cannot be written is trouble, and costs no other file."""
     notes = [Note(at_ms, words) for at_ms, words in seen.notes()]
     picture = draw(talked.report, caller=line.caller_audio(), agent=line.heard_audio(), tools=notes)
-    (folder / "call.wav").write_bytes(line.recording())
-    (folder / "timeline.svg").write_text(picture, encoding="utf-8")
-    (folder / "transcript.txt").write_text(talked.report.transcript(), encoding="utf-8")
-    (folder / "report.json").write_text(talked.json(), encoding="utf-8")
+    files = {
+        "call.wav": line.recording(),
+        "timeline.svg": picture.encode(),
+        "transcript.txt": talked.report.transcript().encode(errors="replace"),
+        "report.json": talked.json().encode(errors="replace"),
+    }
+    saved, trouble = [], [] if talked.trouble is None else [talked.trouble]
+    for name, content in files.items():
+        try:
+            (folder / name).write_bytes(content)
+            saved.append(name)
+        except OSError as problem:
+            trouble.append(f"{folder / name} cannot be written ({problem.strerror or problem}): choose another folder")
+    return replace(talked, trouble="; ".join(trouble) or None, saved=saved)

@@ -11,9 +11,9 @@ import itertools
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from xml.sax.saxutils import escape
+from xml.sax import saxutils
 
-from phoneagent.demo.report import Report, Turn, clock, went_on
+from phoneagent.demo.report import Report, Turn, clock, plain, went_on
 from phoneagent.events import Pause, ResumeCause
 from phoneagent.protocol.audio import BYTES_PER_MS, rms
 
@@ -115,7 +115,8 @@ def wrap(heard: str, unheard: str, chars: int) -> list[tuple[str, str]]:
 
 def _heading(report: Report) -> list[str]:
     latency = report.latency_ms
-    facts = [f"ended by the {report.ended_by}" if report.ended_by in ("agent", "caller") else "the call failed"]
+    ended = {"agent": "ended by the agent", "caller": "ended by the caller", "": "not ended yet"}
+    facts = [ended.get(report.ended_by, "the call failed")]
     if latency.response_p50 is not None:
         facts.append(f"answers after {latency.response_p50 / 1000:.2f} s (median)")
     for barge in report.barge_ins:
@@ -305,8 +306,9 @@ class _Row:
                 y -= (len(lines) - 1) * _LINE if role == "caller" else 0
                 for number, (heard, unheard) in enumerate(lines):
                     gap = " " if heard and unheard else ""
-                    cut = f'<tspan class="unheard">{escape(unheard)}</tspan>' if unheard else ""
-                    yield f'<text class="ink" x="{x:.1f}" y="{y + number * _LINE:.1f}">{escape(heard)}{gap}{cut}</text>'
+                    cut = f'<tspan class="unheard">{_escaped(unheard)}</tspan>' if unheard else ""
+                    begin = f'<text class="ink" x="{x:.1f}" y="{y + number * _LINE:.1f}">'
+                    yield f"{begin}{_escaped(heard)}{gap}{cut}</text>"
 
     def _pills(self) -> Iterator[str]:
         """Draw a label for each tool call, one below the other, with a line up to the time axis."""
@@ -324,4 +326,8 @@ class _Row:
 
 
 def _text(x: float, y: float, text: str, style: str) -> str:
-    return f'<text class="{style}" x="{x:.1f}" y="{y:.1f}">{escape(text)}</text>'
+    return f'<text class="{style}" x="{x:.1f}" y="{y:.1f}">{_escaped(text)}</text>'
+
+
+def _escaped(text: str) -> str:
+    return saxutils.escape(plain(text))

@@ -47,6 +47,20 @@ async def test_a_call_is_made_and_told(world: Worlds, tmp_path: Path, capsys: py
     assert lines[-2:] == ["answered by: person", f"phoneagent calls {anna.lines[0].call_sid}"]
 
 
+async def test_ctrl_c_ends_the_command_and_not_the_call(
+    world: Worlds, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    async with calling(world, tmp_path, Callee(ANNA, person(VOICE.render("Hello?"), "Hello?", polite))) as (w, _, _):
+        waiting = asyncio.create_task(_call(w.app, ANNA, OPTIONS))
+        while not capsys.readouterr().out:
+            await asyncio.sleep(0.01)
+        waiting.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await waiting
+    told = "the call goes on when this command ends: the app at PUBLIC_URL places it\n"
+    assert capsys.readouterr().err == told
+
+
 async def test_a_call_that_is_not_answered_fails(world: Worlds, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     async with calling(world, tmp_path, Callee(ANNA, outcome="busy")) as (w, _, _):
         assert not await _call(w.app, ANNA, OPTIONS)

@@ -338,6 +338,26 @@ def test_a_recorded_call_is_drawn(recorded: Invoke, tmp_path: Path) -> None:
     assert "name another file" in recorded("calls", INBOUND, "--svg", "no/where.svg").output
 
 
+def test_a_picture_and_json_at_once(recorded: Invoke, tmp_path: Path) -> None:
+    result = recorded("calls", INBOUND, "--svg", "call.svg", "--json")
+    assert json.loads(result.output)["call_sid"] == INBOUND
+    assert (tmp_path / "call.svg").exists()
+
+
+def test_a_call_that_has_not_ended_is_drawn_as_such(recorded: Invoke, tmp_path: Path) -> None:
+    assert recorded("calls", OUTBOUND, "--svg", "call.svg").exit_code == 0
+    picture = (tmp_path / "call.svg").read_text("utf-8")
+    assert "not ended yet" in picture
+    assert "failed" not in picture
+
+
+@pytest.mark.parametrize("arguments", [[""], [" "], ["--resend", ""], ["--forget", ""]])
+def test_an_empty_name_is_no_call(recorded: Invoke, arguments: list[str]) -> None:
+    result = recorded("calls", *arguments)
+    assert result.exit_code == 2
+    assert "it is empty: name a call" in result.output
+
+
 def test_what_was_sent_to_the_receiver_is_shown_and_sent_again(recorded: Invoke) -> None:
     """Each state of a call's webhook, in its last line."""
 

@@ -13,7 +13,7 @@ import typer
 from rich.console import Console
 
 from phoneagent.cli import campaign as command
-from phoneagent.cli.campaign import _cells, _print_report, _start, _status, _stop, _watch
+from phoneagent.cli.campaign import _cells, _print_report, _progress, _start, _status, _stop, _watch
 from phoneagent.sim.twilio.callee import Callee, person
 from phoneagent.store import Store
 from phoneagent.store.campaign_records import Campaign, CampaignCall, NewCall
@@ -107,6 +107,13 @@ async def test_a_running_campaign_is_stopped_and_the_list_of_many_is_cut(
     assert "and 3 more: --csv" in capsys.readouterr().out
     await _status(None, True, None, False)
     assert [each["state"] for each in json.loads(capsys.readouterr().out)] == ["stopped"]
+
+
+def test_a_name_with_brackets_is_shown_as_it_is() -> None:
+    console = Console(file=io.StringIO(), force_terminal=True, width=200)
+    with _progress(console) as progress:
+        progress.add_task("[/May] [list]", total=1)
+    assert "[/May] [list]" in console.file.getvalue()
 
 
 async def test_a_campaign_that_is_deleted_meanwhile_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import os
 import pty
 import signal
@@ -11,9 +12,11 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from tempfile import TemporaryFile
+from types import SimpleNamespace
 
 import pytest
 
+from phoneagent.cli import chat as command
 from phoneagent.sim import Faults, Model, Script
 from phoneagent.sim.model.service import ANY_BETA
 from tests import forks
@@ -417,6 +420,13 @@ async def test_ctrl_d_at_a_terminal_ends_it_politely(folder: Path) -> None:
         os.close(keyboard)
         os.close(terminal)
     assert (process.returncode, out, err) == (0, b"\n", b"")
+
+
+async def test_a_windows_terminal_is_read_as_text(monkeypatch: pytest.MonkeyPatch) -> None:
+    typed = io.StringIO("grüß\n\x1a\nlost\n")
+    monkeypatch.setattr(command, "sys", SimpleNamespace(platform="win32", stdin=typed))
+    monkeypatch.setattr(command, "os", SimpleNamespace(isatty=lambda number: True))
+    assert [line async for line in command._lines()] == ["grüß"]
 
 
 async def test_settings_that_are_wrong_are_a_line_each(folder: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import re
 import subprocess
 import sys
 from importlib import import_module
@@ -71,6 +73,36 @@ def test_a_bug_is_not_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.argv", ["phoneagent"])
     with pytest.raises(ZeroDivisionError):
         cli.main()
+
+
+def test_no_console_takes_words_between_colons_for_a_picture() -> None:
+    made = [
+        (file.name, each)
+        for file in Path(cli.__file__).parent.glob("*.py")
+        for each in re.findall(r"\bConsole\((.*?)\)", file.read_text("utf-8"))
+    ]
+    assert len(made) >= 7
+    assert [each for each in made if "emoji=False" not in each[1]] == []
+
+
+@pytest.mark.parametrize(("terminal", "written"), [(False, "é → ✓".encode()), (True, b"\xe9 ? ?")])
+def test_an_output_of_any_encoding_takes_every_character(
+    monkeypatch: pytest.MonkeyPatch, terminal: bool, written: bytes
+) -> None:
+    app = typer.Typer()
+
+    @app.command()
+    def tell() -> None:
+        typer.echo("é → ✓", nl=False)
+
+    out = io.TextIOWrapper(io.BytesIO(), "cp1252")
+    out.isatty = lambda: terminal  # type: ignore[method-assign]
+    monkeypatch.setattr(cli, "app", app)
+    monkeypatch.setattr(sys, "stdout", out)
+    monkeypatch.setattr(sys, "stderr", None)
+    assert run(monkeypatch) == 0
+    out.flush()
+    assert out.buffer.getvalue() == written  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize("code", ["", "assert sys.stdin.read() == '' and not sys.stdin.isatty()"], ids=["chat", "any"])

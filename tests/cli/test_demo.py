@@ -5,6 +5,7 @@ import importlib
 import importlib.util
 import json
 from functools import partial
+from types import SimpleNamespace
 
 import pytest
 import typer
@@ -19,6 +20,12 @@ from tests.sim.model.chat_server import ChatServer, chat_server, said
 pytestmark = pytest.mark.anyio
 
 cli = importlib.import_module("phoneagent.cli.demo")  # the package has the function under this name
+
+
+class Terminal:
+    def isatty(self):
+        return True
+
 
 GOOD = Report(
     "CA1",
@@ -112,6 +119,58 @@ async def test_with_a_brain_nothing_is_scripted_but_the_caller(invoke, own):
     assert "reads the caller's lines" in " ".join(result.stdout.split())
 
 
+@pytest.mark.parametrize(
+    ("report", "problem"),
+    [("folder", "Is a directory"), ("file/in.json", "File exists"), ("file/in/r", "Not a directory")],
+)
+def test_a_report_that_cannot_be_written_is_told_before_the_call(invoke, tmp_path, report, problem):
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "file").write_text("")
+    result, seen = invoke(Outcome(GOOD), "--report", report)
+    assert (result.exit_code, result.stdout, seen) == (1, "", [])
+    assert result.stderr.startswith(f"phoneagent: --report {report} cannot be written ({problem}")
+    assert result.stderr.endswith("): name another file\n")
+
+
+def test_what_an_earlier_call_left_is_deleted(invoke, tmp_path):
+    names = ("call.wav", "timeline.svg", "transcript.txt", "report.json")
+    for name in (*names, "notes.txt"):
+        (tmp_path / name).write_text("of an earlier call")
+    invoke(ServerFailed("x ended with status 2", ""), "--out", ".")
+    assert {each.name for each in tmp_path.iterdir()} == {"notes.txt"}
+
+
+def test_a_report_of_ones_own_stays_until_there_is_a_new_one(invoke, tmp_path):
+    (tmp_path / "old.json").write_text("old")
+    for name in ("old.json", "new.json"):
+        invoke(KeyboardInterrupt(), "--report", name)
+    assert (tmp_path / "old.json").read_text() == "old"
+    assert not (tmp_path / "new.json").exists()
+
+
+def test_what_is_no_fault_of_the_folder(invoke):
+    result, _ = invoke(OSError(24, "Too many open files"))
+    assert (result.exit_code, result.stderr) == (
+        1,
+        "phoneagent: the call failed ([Errno 24] Too many open files): try it again\n",
+    )
+    result, _ = invoke(OSError(28, "No space left on device"))
+    assert "demo-call cannot be written to (No space left on device): name another folder with --out" in result.stderr
+
+
+def test_breaking_off_at_the_question_is_a_no(invoke, monkeypatch):
+    def confirm(*_, **__):
+        raise typer.Abort
+
+    asked = []
+    monkeypatch.setattr(cli, "players", lambda: asked.append(1) or ["aplay"])
+    monkeypatch.setattr(cli, "sys", SimpleNamespace(stdin=Terminal(), stdout=Terminal()))
+    monkeypatch.setattr(cli.typer, "confirm", confirm)
+    monkeypatch.setattr(cli, "play", lambda *_: pytest.fail("played"))
+    result, _ = invoke(Outcome(GOOD))
+    assert (result.exit_code, asked) == (0, [1])
+
+
 def test_the_report_goes_where_it_is_wanted(invoke, tmp_path):
     result, _ = invoke(Outcome(GOOD), "--report", "deep/report.json")
     assert result.exit_code == 0
@@ -125,6 +184,7 @@ def test_the_report_goes_where_it_is_wanted(invoke, tmp_path):
         (Outcome(Report("CA1", "agent", 1, violations=["phone: 31951 nonsense"])), "31951 nonsense"),
         (Outcome(Report("CA1", "line", 1)), "ended by line"),
         (Outcome(GOOD, "the call ended before"), "the call ended before"),
+        (Outcome(GOOD, "the call\x1b[2J ended"), "the call [2J ended"),
     ],
 )
 def test_a_bad_call_is_told_and_fails(invoke, outcome, words):

@@ -78,6 +78,23 @@ def test_json(monkeypatch: pytest.MonkeyPatch) -> None:
     }
 
 
+def test_json_is_alone_in_the_output(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delitem(sys.modules, "agent", raising=False)
+    plant(monkeypatch)
+    (tmp_path / "agent.py").write_text(f"print('loading')\n{APP}")
+    result = run("--json", "agent.py")
+    sys.modules.pop("agent", None)
+    assert len(json.loads(result.stdout)["checks"]) == 2
+    assert result.stderr == "loading\n"
+
+
+def test_words_between_colons_are_no_picture(monkeypatch: pytest.MonkeyPatch) -> None:
+    plant(monkeypatch, Check("number", Status.OK, "sip:a:b"))
+    assert run().stdout.rstrip() == "✓  number  sip:a:b"
+
+
 def test_what_is_good_to_know_is_no_fault(monkeypatch: pytest.MonkeyPatch) -> None:
     plant(monkeypatch, Check("model's gateway", Status.NOTE, "it asks for the beta"))
     result = run()

@@ -80,6 +80,16 @@ def test_what_a_project_may_have_already_stays(tmp_path: Path, name: str) -> Non
     assert (tmp_path / name).read_text() == "mine"
 
 
+@pytest.mark.parametrize(("lines", "told"), [("build/\n", True), ("/.env\n", False), (".env*\n", False), (None, False)])
+def test_a_gitignore_that_would_keep_secrets_is_told(tmp_path: Path, lines: str | None, told: bool) -> None:
+    if lines is not None:
+        (tmp_path / ".gitignore").write_text(lines)
+    app = typer.Typer()
+    app.command()(init)
+    output = CliRunner().invoke(app, [str(tmp_path)]).output
+    assert (".gitignore lacks .env, which will hold secrets: add .env, phoneagent.db*, recordings/\n" in output) == told
+
+
 def test_a_folder_that_is_none(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(DefinitionError, match="cannot be written to"):

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import json
 import socket
 import wave
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import typer
 from click.testing import Result
+from rich.console import Console
 from starlette.responses import Response
 from twilio.request_validator import RequestValidator
 from twilio.rest import Client
@@ -187,6 +190,23 @@ async def test_a_rest_port_that_is_taken(server: Server):
     assert "--rest-port cannot be used" in result.output
 
 
+async def test_what_fails_in_the_call_is_not_the_rest_port_s(server: Server, monkeypatch: pytest.MonkeyPatch):
+    async def call(*arguments: object) -> bool:
+        raise BrokenPipeError(32, "Broken pipe")
+
+    monkeypatch.setattr(sim_call, "_call", call)
+    result = await run(server.url, "--auth-token", "t", "--rest-port", "0")
+    assert "cannot be used" not in result.output
+
+
+def test_what_others_say_cannot_control_the_terminal():
+    console = Console(file=io.StringIO(), width=100)
+    show = sim_call._Show(console, lambda failure: None)
+    show.fail("a\x1b[2Jb")
+    show.say(SimpleNamespace(duration_ms=0), "agent", "c\x9b2Jd")
+    assert console.file.getvalue().splitlines() == ["a [2Jb", "   0.0 s  agent    c 2Jd"]
+
+
 async def test_a_call_that_the_server_makes_is_answered(server: Server, monkeypatch: pytest.MonkeyPatch):
     async def greets(leg: Leg) -> None:
         await leg.play(tone(440, 100))
@@ -345,6 +365,8 @@ async def test_an_agent_that_hangs_up_too_soon(server: Server):
         (["http://127.0.0.1:1/", "--answer"], "--rest-port"),
         (["http://127.0.0.1:1/", "--rest-port", "0"], "--auth-token"),
         (["http://127.0.0.1:1/", "--param", "=1"], "NAME=VALUE"),
+        (["http://127.0.0.1:1/", "--barge-in-after", "5", "--say", "Hello"], "--say twice"),
+        (["http://127.0.0.1:1/", "--api-key", "SK1:x"], "--rest-port"),
     ],
 )
 async def test_options_that_cannot_be(arguments: list[str], words: str):

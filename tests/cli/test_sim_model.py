@@ -11,6 +11,7 @@ import subprocess
 import sys
 from asyncio.subprocess import PIPE, Process
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -18,6 +19,7 @@ import typer
 from typer.testing import CliRunner
 from websockets.asyncio.client import connect
 
+from phoneagent.cli import sim_model
 from phoneagent.cli.sim_model import model
 from tests.patience import HANG_SECONDS
 
@@ -90,6 +92,23 @@ def test_a_port_in_use_is_named() -> None:
 
     assert result.exit_code == 1
     assert f"phoneagent: port {port} is in use" in result.output
+
+
+def test_an_output_that_is_closed_is_not_the_port_s(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def broken() -> None:
+        raise BrokenPipeError(32, "Broken pipe")
+
+    monkeypatch.setattr(sim_model, "stop_signal", lambda: SimpleNamespace(wait=broken))
+    result = invoke("--port", "0", "--scripted")
+    assert "that follows its script" in result.output
+    assert "cannot be used" not in result.output
+
+
+def test_what_others_say_cannot_control_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    event = {"type": "error", "error": {"code": "a\x1b[2J", "message": "b\nc"}}
+    session: Any = SimpleNamespace(session={"id": "sess_1"})
+    sim_model._Narrator().watch(session, "out", event)
+    assert capsys.readouterr().out.endswith("#1 <- error a [2J: b c\n")
 
 
 def test_a_dialect_is_named_or_refused() -> None:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import re
 import signal
 import socket
 import sys
+from types import SimpleNamespace
 
 import pytest
 
+from phoneagent.cli import sim_rest
 from phoneagent.twilio.rest import PhoneNumbers
 from tests.cli.conftest import run
 from tests.patience import HANG_SECONDS
@@ -31,6 +34,17 @@ async def test_it_serves_an_account_with_its_number() -> None:
         assert (await numbers.find(NUMBER)).has_voice
         process.send_signal(signal.SIGTERM)
         assert await process.wait() == 0
+
+
+def test_an_output_that_is_closed_is_not_the_port_s(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async def broken() -> None:
+        raise BrokenPipeError(errno.EPIPE, "Broken pipe")
+
+    monkeypatch.setattr(sim_rest, "stop_signal", lambda: SimpleNamespace(wait=broken))
+    assert run(monkeypatch, "sim", "rest", "--port", "0") == 1
+    assert "cannot be used" not in capsys.readouterr().err
 
 
 def test_a_port_in_use_is_one_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -40,6 +40,13 @@ def test_it_is_printed(app: typer.Typer) -> None:
     assert [call.name for call in calls] == ["book_table", "hang_up"]
 
 
+def test_what_the_module_prints_is_no_part_of_it(app: typer.Typer, tmp_path: Path) -> None:
+    (tmp_path / "agent_that_prints.py").write_text(f"print('loading')\n{AGENT}")
+    result = CliRunner().invoke(app, ["agent_that_prints.py"])
+    assert len(Script.parse(result.stdout).turns) == 4
+    assert result.stderr == "loading\n"
+
+
 def test_it_is_written_once_and_never_over_another_file(app: typer.Typer, tmp_path: Path) -> None:
     arguments = ["agent_of_a_script.py", "--out", "host.toml"]
     result = CliRunner().invoke(app, arguments)

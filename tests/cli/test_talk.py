@@ -130,7 +130,7 @@ def test_a_machine_without_sound_is_one_line(folder, monkeypatch, capsys):
 
 def test_a_call_that_failed_is_told(asked, monkeypatch, capsys):
     async def hold_call(*_: object, **__: object) -> Talked:
-        report = Report("CA1", "error", 10, violations=["phone: 31951 nonsense"])
+        report = Report("CA1", "error", 10, violations=["phone: 31951\x1bnonsense"])
         return Talked(report, SOUND, "the sound card's input was lost: unplugged?")
 
     monkeypatch.setattr(module, "hold_call", hold_call)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ntpath
+import os
 import sys
 from pathlib import Path
 
@@ -50,6 +52,24 @@ def test_a_target_that_is_none_is_one_line(
     assert run(monkeypatch, "serve", text) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert complaint in line
+
+
+def test_a_windows_path_may_begin_with_a_drive(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os.path, "splitdrive", ntpath.splitdrive)
+    (folder / "C:").mkdir()
+    (folder / "C:" / "cli_shop.py").touch()
+    for text, attribute in (("C:/cli_shop.py", "app"), ("C:/cli_shop.py:shop", "shop")):
+        found = Target.find(text)
+        assert (found, found.written) == (Target("cli_shop", attribute, str(folder / "C:")), "C:/cli_shop.py")
+    assert Target.find("m:shop") == Target("m", "shop", str(folder))
+    with pytest.raises(DefinitionError, match=r"there is no file C:\\none\.py"):
+        Target.find(r"C:\none.py:app")
+
+
+def test_a_file_whose_name_has_two_dots_is_refused(folder: Path) -> None:
+    (folder / "cli.shop.py").touch()
+    with pytest.raises(DefinitionError, match=r"^cli\.shop\.py cannot be imported, .*: rename it, like main\.py$"):
+        Target.find("cli.shop.py")
 
 
 @pytest.mark.parametrize("text", ["deeper/cli_shop.py", "./deeper/cli_shop.py:other", "deeper.cli_shop"])

@@ -57,6 +57,11 @@ def test_an_item_is_named_once_when_the_caller_begins_to_hear_it(show):
     assert show.look(2000) == []
 
 
+def test_what_is_said_cannot_control_the_terminal(show):
+    show.call.agent("one", "Hel\x1b[2Jlo\x9b!", HELLO, 0)
+    assert show.look(60) == ["0:00.1 agent Hel [2Jlo !"]
+
+
 def test_an_answer_has_the_wait_for_it_beside_it(show):
     show.call.agent("one", "Hello!", HELLO, 0)
     show.look(500)

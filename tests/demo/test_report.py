@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from phoneagent.demo.report import Latency, Report, clock, counted, measure, percentile
+from phoneagent.demo.report import Latency, Report, Turn, clock, counted, measure, percentile, plain
 from phoneagent.events import Pause
 from phoneagent.protocol.audio import tone
 
@@ -142,6 +142,14 @@ def test_a_call_without_a_model_session(handmade):
 )
 def test_passed(ended_by, violations, passed):
     assert Report("CA", ended_by, 1, violations=violations).passed is passed
+
+
+def test_what_others_say_cannot_control_the_terminal():
+    words = "a\x1b[2J\x9b\u202eb\n\tc\ud83d 👨‍👩 می‌روم"
+    assert plain(words) == "a [2J b c  👨‍👩 می‌روم"
+    assert plain(words, lines=True) == "a [2J b\n\tc  👨‍👩 می‌روم"
+    turn = Turn("agent", "a\x1bb c\x1bd", "a\x1bb", 0, 9, 9, 5, interrupted=True)
+    assert Report("CA1", "agent", 9, [turn]).transcript() == "0:00.0  agent   a b [cut off, not heard: c d]\n"
 
 
 def test_transcript_shows_what_was_cut_off(handmade):

@@ -143,7 +143,7 @@ async def test_a_whole_call(story, failing, tmp_path, console):
     assert report.dead_air_ms is not None
     assert 0 < report.dead_air_ms < 3000
     assert report.pauses == []
-    async with Store(Database(f"sqlite:///{tmp_path}/phoneagent.db")) as store:
+    async with Store(Database(f"sqlite:///{tmp_path}/demo.db")) as store:
         (record,) = await store.calls()
     assert record.cost == Cost()  # no real model was paid
 
@@ -301,4 +301,4 @@ dish = "soup"
     _summarise(console, outcome, tmp_path, tmp_path / "report.json")
     shown = console.file.getvalue()
     assert 'outcome\n    dish: "soup"' in shown
-    assert f"DATABASE_URL=sqlite:///{tmp_path}/phoneagent.db phoneagent calls --last" in shown
+    assert f"DATABASE_URL=sqlite:///{tmp_path}/demo.db phoneagent calls --last" in shown

@@ -69,6 +69,8 @@ async def test_accounts_and_keys_of_the_user_do_not_reach_the_app(target, tmp_pa
         "MAX_CALL_COST": "0.01",
         "RATE_LIMIT_RESERVE": "1",
         "HELICONE_API_KEY": "sk-helicone-real",
+        "DATABASE_URL": f"sqlite:///{tmp_path}/phoneagent.db",
+        "RECORD_DAYS": "1",
         "A_SETTING_OF_THE_APP": "kept",
     }.items():
         monkeypatch.setenv(name, value)
@@ -80,6 +82,8 @@ async def test_accounts_and_keys_of_the_user_do_not_reach_the_app(target, tmp_pa
     assert seen.keys().isdisjoint({"twilio_auth_token", "DENY_CALLERS", "PORT", "WEB_CONCURRENCY"})
     assert seen.keys().isdisjoint({"MAX_CALL_COST", "RATE_LIMIT_RESERVE", "HELICONE_API_KEY"})
     assert seen["A_SETTING_OF_THE_APP"] == "kept"
+    assert (seen["DATABASE_URL"], seen["RECORD_DAYS"]) == (f"sqlite:///{tmp_path}/demo.db", "36500")
+    assert not (tmp_path / "phoneagent.db").exists(), "a folder may have the app's own database"
     assert (seen["REALTIME_URL"], seen["REALTIME_API_KEY"]) == (MODEL["model_url"], MODEL["model_key"])
     assert (seen["TWILIO_ACCOUNT_SID"], seen["TWILIO_AUTH_TOKEN"]) == (server.account_sid, server.auth_token)
 

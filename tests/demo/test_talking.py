@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import io
 import json
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,10 +15,12 @@ from rich.console import Console
 
 from phoneagent import Agent, PhoneApp
 from phoneagent.demo.run import Senses
-from phoneagent.demo.talking import Sound, Talked, simulated_model, talk
+from phoneagent.demo.talking import ECHO_MS, Sound, Talked, simulated_model, talk
 from phoneagent.protocol.audio import audioop
 from phoneagent.sim.model.script import Script
 from phoneagent.sim.model.server import Model
+from phoneagent.sim.sound.card_microphone import CardMicrophone
+from phoneagent.sim.sound.card_playout import CardPlayout
 from phoneagent.sim.sound.devices import SoundError, list_devices
 from tests.patience import HANG_SECONDS
 from tests.recordings import read_wav
@@ -123,6 +126,34 @@ async def test_a_call_with_an_interruption_and_a_key(hardware: Hardware, tmp_pat
     assert "cut off, not heard" in (tmp_path / "transcript.txt").read_text()
     assert (tmp_path / "timeline.svg").read_text().startswith("<svg")
     assert read_wav((tmp_path / "call.wav").read_bytes())
+    assert talked.saved == ["call.wav", "timeline.svg", "transcript.txt", "report.json"]
+    assert (tmp_path / "talk.db").exists()
+    assert not (tmp_path / "phoneagent.db").exists(), "a folder may have the app's own database"
+
+
+async def test_a_file_that_cannot_be_written_costs_no_other_one(hardware: Hardware, tmp_path: Path):
+    (tmp_path / "timeline.svg").mkdir()
+    phone = Phone(hardware, tmp_path)
+    call = asyncio.create_task(phone.call(app()))
+    await phone.until(lambda: "Good day." in phone.shown)
+    phone.stop.set()
+    talked = await call
+    assert talked.trouble == f"{tmp_path}/timeline.svg cannot be written (Is a directory): choose another folder"
+    assert talked.saved == ["call.wav", "transcript.txt", "report.json"]
+    assert all((tmp_path / name).is_file() for name in talked.saved)
+
+
+async def test_half_duplex_waits_until_the_echo_has_come_through_the_microphone():
+    [device, _] = list_devices(backend := FakeBackend())
+    sound = Sound(backend=backend, input_device=device, output_device=device, half_duplex=True)
+    microphone, playout = CardMicrophone(), CardPlayout(0.0)
+    async with sound.open(microphone, playout, lambda: None) as card:
+        ended = time.monotonic() - ECHO_MS / 1000
+        playout.media(VOICE[:160], ended)
+        playout.take(160, ended - 0.05)
+        assert not microphone.muted()
+        card.state.input_ms, microphone.buffer.average_ms = HANG_SECONDS * 500, HANG_SECONDS * 500
+        assert microphone.muted()
 
 
 async def test_half_duplex_does_not_hear_while_the_agent_speaks(hardware: Hardware):
@@ -146,6 +177,21 @@ async def test_a_headset_that_is_unplugged_ends_the_call_with_a_reason(hardware:
     talked = await call
     assert not talked.passed
     assert "unplugged?" in (talked.trouble or "")
+
+
+async def test_the_receiver_and_the_recordings_of_the_app_get_nothing(
+    hardware: Hardware, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("WEBHOOK_URL", "https://office.example.com/calls")
+    monkeypatch.setenv("WEBHOOK_SECRET", "whsec_" + "A" * 44)
+    monkeypatch.setenv("RECORD_AUDIO", "s3://bucket/calls")
+    phone, served = Phone(hardware, tmp_path), app()
+    call = asyncio.create_task(phone.call(served))
+    await phone.until(lambda: "Good day." in phone.shown)
+    phone.stop.set()
+    assert (await call).passed
+    where = served.settings.record_audio
+    assert (served.settings.webhook_url, where and where.get_secret_value()) == (None, f"{tmp_path}/recordings")
 
 
 async def test_the_model_of_the_settings_and_an_account_that_is_never_used(

@@ -53,6 +53,20 @@ def test_every_word_is_in_the_picture():
             assert word in shown
 
 
+def test_what_is_no_character_of_xml_is_left_out():
+    words = turn("agent", 100, 3000, "one\x1b[2J\x00 two\ufffe \ud83dthree", said=9000, heard_text="one\x1b[2J\x00")
+    picture = a_picture(Report("CA1", "agent", 3000, [words]), tools=[Note(200, "book\x08(…)")])
+    shown = [text for *_, text in texts(picture)]
+    assert {"one [2J two three", "book (…)"} <= set(map(" ".join, map(str.split, shown)))
+
+
+@pytest.mark.parametrize(
+    ("by", "words"), [("", "not ended yet"), ("line", "the call failed"), ("agent", "ended by the")]
+)
+def test_how_the_call_ended(by: str, words: str):
+    assert words in " ".join(text for *_, text in texts(a_picture(Report("CA1", by, 3000))))
+
+
 def test_what_was_not_heard_is_struck_through():
     unheard = [span.text for span in a_picture().iter(f"{SVG}tspan") if span.get("class") == "unheard"]
     assert unheard == ["four five"]

@@ -80,7 +80,7 @@ def load_backend() -> Any:
     """Return the module `sounddevice`, with PortAudio initialized.
 
     Raises:
-        SoundError: one of the two is not installed.
+        SoundError: one of the two is not installed, or PortAudio does not start.
     """
     try:
         with _quiet():
@@ -91,6 +91,10 @@ def load_backend() -> Any:
         raise SoundError(f"the package {error.name} is not installed: {_INSTALL}") from None
     except OSError as error:
         raise SoundError(f"PortAudio cannot be loaded ({error}): {_PORTAUDIO}") from None
+    except Exception as error:  # the module has failed, so its PortAudioError cannot be named
+        if type(error).__name__ != "PortAudioError":
+            raise
+        raise SoundError(f"PortAudio does not start ({error}): check this machine's sound system") from None
 
 
 @contextmanager
@@ -173,13 +177,18 @@ class Card:
         """Open and start both streams.
 
         Raises:
-            SoundError: one of them cannot be opened.
+            SoundError: one of them cannot be opened or started.
         """
         with _quiet():
             self._open("input", input_device)
             self._open("output", output_device)
-            for stream in self._streams:
-                stream.start()
+            for stream, kind, device in zip(
+                self._streams, ("input", "output"), (input_device, output_device), strict=True
+            ):
+                try:
+                    stream.start()
+                except self._backend.PortAudioError as error:
+                    raise _refused(kind, device, "started", error) from None
 
     def close(self) -> None:
         """Stop both streams. Audio that the card has not played is dropped."""
@@ -223,10 +232,7 @@ class Card:
             else:
                 self.state.output_name, self.state.output_hz = device.name, rate_hz
             return
-        busy = error is not None and _TAKEN in error.args
-        remedy = "another program uses it; close that one" if busy else "choose another one"
-        words = error.args[0] if error is not None and error.args else error
-        raise SoundError(f"the {kind} device {device.number} ({device.name}) cannot be opened: {words}; {remedy}")
+        raise _refused(kind, device, "opened", error)
 
     def _input(self, rate_hz: int, channels: int) -> Callable[..., None]:
         pickup = Pickup(rate_hz, channels)
@@ -298,6 +304,13 @@ async def open_card(
         watching.cancel()
         card.close()
         await asyncio.gather(watching, return_exceptions=True)
+
+
+def _refused(kind: str, device: Device, what: str, error: Exception | None) -> SoundError:
+    busy = error is not None and _TAKEN in error.args
+    remedy = "another program uses it; close that one" if busy else "choose another one"
+    words = error.args[0] if error is not None and error.args else error
+    return SoundError(f"the {kind} device {device.number} ({device.name}) cannot be {what}: {words}; {remedy}")
 
 
 def _formats(device: Device, kind: Kind) -> list[tuple[int, int]]:

@@ -11,6 +11,7 @@ import statistics
 from typing import Any
 
 from phoneagent.protocol.audio import BYTES_PER_MS
+from phoneagent.sim.twilio.alerts import CallFailed
 from phoneagent.sim.twilio.line import Announcement, Line
 from phoneagent.sim.twilio.playout import Clear, Span
 
@@ -45,6 +46,22 @@ def call_report(line: Line) -> dict[str, Any]:
             "bridge_down_p99": None,
         },
         "violations": list(line.violations),
+    }
+
+
+def failed_report(failure: CallFailed) -> dict[str, Any]:
+    """Return the report of a call that never reached a stream."""
+    empty = dict.fromkeys(("first_audio", "response_p50", "response_p95", "bridge_up_p99", "bridge_down_p99"))
+    return {
+        "call_sid": None,
+        "ended_by": "error",
+        "duration_ms": 0,
+        "streams": 0,
+        "turns": [],
+        "barge_ins": [],
+        "tool_calls": [],
+        "latency_ms": empty,
+        "violations": list(dict.fromkeys([*failure.violations, str(failure)])),
     }
 
 

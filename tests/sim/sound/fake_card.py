@@ -29,10 +29,13 @@ class Stream:
         self.rate_hz, self.channels = options["samplerate"], options["channels"]
         self.block = options["blocksize"]
         self.running = False
+        self._backend = backend
         self._callback, self._finished = options["callback"], options["finished_callback"]
         backend.streams.append(self)
 
     def start(self) -> None:
+        if self._backend.streams.index(self) == self._backend.unstartable:
+            raise PortAudioError("Error starting stream: Unanticipated host error [PaErrorCode -9999]", -9999)
         self.running = True
 
     def abort(self) -> None:
@@ -68,6 +71,7 @@ class FakeBackend:
         self.default = SimpleNamespace(device=(0, 0))
         self.refused: set[tuple[int, int]] = set()
         self.busy = False
+        self.unstartable: int | None = None  # the number of a stream that opens, but does not start
         self.streams: list[Stream] = []
         self.devices = [("Fake headset", 1, 2, 44100.0), ("Fake monitor", 0, 2, 48000.0)]
 

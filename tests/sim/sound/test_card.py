@@ -17,7 +17,7 @@ from phoneagent.sim.sound import card as card_module
 from phoneagent.sim.sound.card import Loudspeaker, Pickup, load_backend, open_card
 from phoneagent.sim.sound.devices import SoundError, list_devices
 from tests.patience import HANG_SECONDS
-from tests.sim.sound.fake_card import FakeBackend
+from tests.sim.sound.fake_card import FakeBackend, PortAudioError
 
 pytestmark = pytest.mark.anyio
 
@@ -162,6 +162,16 @@ async def test_a_card_that_takes_no_format_closes_what_was_open():
     assert not any(each.running for each in backend.streams)
 
 
+@pytest.mark.parametrize(("number", "name"), [(0, "input"), (1, "output")])
+async def test_a_stream_that_does_not_start(number: int, name: str):
+    backend = FakeBackend()
+    backend.unstartable = number
+    with pytest.raises(SoundError, match=rf"the {name} device 0 \(Fake headset\) cannot be started: .*host error"):
+        async with opened(backend, Ends()):
+            pass
+    assert not any(each.running for each in backend.streams)
+
+
 async def test_a_card_that_is_unplugged():
     backend = FakeBackend()
     async with opened(backend, Ends()) as card:
@@ -199,6 +209,15 @@ def test_no_portaudio(monkeypatch: pytest.MonkeyPatch):
 
     monkeypatch.setattr(importlib, "import_module", fail)
     with pytest.raises(SoundError, match=r"library not found.*apt-get install libportaudio2"):
+        load_backend()
+
+
+def test_a_portaudio_that_does_not_start(monkeypatch: pytest.MonkeyPatch):
+    def fail(name: str) -> None:
+        raise PortAudioError("Error initializing PortAudio: Host API not found", -9979)
+
+    monkeypatch.setattr(importlib, "import_module", fail)
+    with pytest.raises(SoundError, match=r"PortAudio does not start \(.*Host API not found.*\): check"):
         load_backend()
 
 
