@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from phoneagent.errors import PhoneAgentError
 
 TITLES = {
+    11100: "Invalid URL format",
     11200: "HTTP retrieval failure",
     11205: "HTTP connection failure",
     11215: "HTTP too many redirects",
@@ -22,6 +23,7 @@ TITLES = {
     12100: "Document parse failure",
     12200: "Schema validation warning",
     12300: "Invalid Content-Type",
+    13201: "Dial: Cannot Dial out from a Dial Call Segment",
     13214: "Dial: Invalid callerId value",
     13223: "Dial: Invalid phone number format",
     31901: "Stream - WebSocket - Connection Timeout",

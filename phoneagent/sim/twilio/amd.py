@@ -6,8 +6,10 @@ machine for a person.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 from phoneagent.sim.twilio.microphone import Utterance
 
@@ -18,6 +20,9 @@ FAX = "[fax]"
 """The text of an utterance that is a fax machine's answer tone."""
 
 FAX_MS = 500.0
+
+LISTEN_SECONDS = 0.1
+"""How often the audio is checked."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,3 +75,54 @@ class Detection:
         if now_ms < self.timeout_ms:
             return None
         return "machine_end_other" if self.until_end else "unknown"
+
+
+class Far(Protocol):
+    """The line of an answered call, as the detection hears it."""
+
+    call_sid: str
+    account_sid: str
+    ended_by: str | None
+
+    @property
+    def speech(self) -> list[Utterance]: ...
+    @property
+    def duration_ms(self) -> float: ...
+
+
+async def detect(
+    line: Far,
+    form: Mapping[str, str],
+    notify: Callable[[str, Mapping[str, str], str], object],
+    report: Callable[[str], object],
+    answered_by: str | None = None,
+    after_seconds: float = 0.0,
+) -> None:
+    """Detect who answered a call with this form, and deliver the callback, unless the call is over before.
+
+    `answered_by` overrides the result; it comes `after_seconds`. `report` gets what is not simulated.
+    """
+    detection = Detection.of_form(form)
+    if detection is None:
+        return
+    url = form.get("AsyncAmdStatusCallback")
+    if form.get("AsyncAmd") != "true" or url is None:
+        report("AMD without AsyncAmd and its callback is more than the simulated phone can carry out")
+        return
+    loop = asyncio.get_running_loop()
+    began, verdict = loop.time(), None
+    while verdict is None:
+        await asyncio.sleep(LISTEN_SECONDS)
+        if line.ended_by is not None:
+            return
+        if answered_by is None:
+            verdict = detection.decide(line.speech, line.duration_ms)
+        elif loop.time() - began >= after_seconds:
+            verdict = answered_by
+    fields = {
+        "CallSid": line.call_sid,
+        "AccountSid": line.account_sid,
+        "AnsweredBy": verdict,
+        "MachineDetectionDuration": str(round((loop.time() - began) * 1000)),
+    }
+    notify(url, fields, form.get("AsyncAmdStatusCallbackMethod", "POST"))

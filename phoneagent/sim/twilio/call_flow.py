@@ -5,10 +5,9 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Coroutine, Mapping
-from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
-from urllib.parse import urljoin
+from urllib.parse import urljoin, urlsplit
 
 from phoneagent.sim.twilio import dial, gather
 from phoneagent.sim.twilio.alerts import CallFailed
@@ -31,6 +30,12 @@ MAX_CALL_SECONDS = 4 * 3600.0
 
 _SIP_CODES = {"completed": "200", "busy": "486", "failed": "404", "no-answer": "487", "canceled": "487"}
 
+MAX_TIMES = 1000
+"""How often a Say or Play is repeated if its `loop` is 0."""
+
+CONDUCT_SECONDS = 5.0
+"""How long the conduct of a far end that has waited for the end of its call may go on after it."""
+
 SPEECH_RATE = 14.0
 """The speed of `<Say>`, in characters per second."""
 
@@ -42,7 +47,10 @@ class FarEnd(Protocol):
         """Ring, and return the call's status: in-progress once it is answered."""
 
     async def answer(self, line: Line, notify: Callable[[str, Mapping[str, str], str], None]) -> None:
-        """Act as the party on the answered call until it is over. `notify` delivers a callback."""
+        """Act as the party on the answered call until it is over. `notify` delivers a callback.
+
+        An exception ends the call, and `CallFlow.run` raises it.
+        """
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +79,7 @@ class CallFlow:
     status_callback: Next | None
     status_events: frozenset[str] = frozenset({"completed"})
     fallback_url: str | None = None
+    fallback_method: str = "POST"
     quirks: Quirks = field(default_factory=Quirks)
     placed: bool = False
     far_end: FarEnd | None = None
@@ -107,6 +116,7 @@ class CallFlow:
 
         Raises:
             CallFailed: it ended before a stream was up.
+            Exception: what the far end raised.
         """
         ended_by = "error"
         self.line.on_break_off(lambda: self._end_by("caller"))
@@ -115,10 +125,13 @@ class CallFlow:
                 self._report("initiated", "initiated")
                 self._report("ringing", "ringing")
                 await self._ring()
+                if self._answered_at is not None:
+                    self._limit = asyncio.get_running_loop().call_later(self.time_limit, self.complete)
             await self._follow_documents()
             await self._connected()
             ended_by = "agent" if self._broken_off else self._streams.ended_by or "agent"
         except CallFailed as failure:
+            self._answer()  # unless it was rejected, the caller hears of an application error
             self._fail(failure)
         finally:
             await self._streams.end_started()
@@ -129,12 +142,10 @@ class CallFlow:
             self.note_status(status)
             try:
                 self._report("completed", status)
-                if self._conduct is not None:
-                    self._conduct.cancel()
-                    await asyncio.wait({self._conduct})
                 await self._callbacks.finish()
             finally:
                 self.line.finish()
+                await self._end_conduct()
         if self.needs_stream and not self._streams.up.is_set() and self._status not in _SIP_CODES:
             self._fail(self._streams.refusal or CallFailed("the call ended without a media stream"))
 
@@ -156,7 +167,26 @@ class CallFlow:
             return
         self._answer()
         self._conduct = asyncio.create_task(self.far_end.answer(self.line, self.notify))
-        self._limit = asyncio.get_running_loop().call_later(self.time_limit, self.complete)
+        self._conduct.add_done_callback(self._conducted)
+
+    def _conducted(self, conduct: asyncio.Task[None]) -> None:
+        """End the call if its far end has failed: nobody is there."""
+        if not conduct.cancelled() and conduct.exception() is not None and self.line.ended_by is None:
+            self.line.hung_up = True
+            self._end_by("caller")
+
+    async def _end_conduct(self) -> None:
+        """End the far end's task, after what it does once the end that it waits for has come; raise its failure."""
+        if (conduct := self._conduct) is None:
+            return
+        try:
+            if self.line.awaited_by(conduct):
+                await asyncio.wait({conduct}, timeout=CONDUCT_SECONDS)
+        finally:
+            conduct.cancel()
+            await asyncio.wait({conduct})
+            if not conduct.cancelled():
+                conduct.result()
 
     @property
     def status(self) -> str:
@@ -171,6 +201,7 @@ class CallFlow:
         *,
         far_end: FarEnd,
         talk: Callable[[], Coroutine[Any, Any, None]],
+        time_limit: float,
     ) -> CallFlow:
         """Return the flow of a dialed party's leg: the `whisper`'s document, and then `talk`."""
         first: Next | bytes = b"<Response/>"
@@ -178,6 +209,7 @@ class CallFlow:
             first = self.following(whisper.attributes["url"], whisper.attributes)
         leg = CallFlow(line, self.web, fields, first, self.delay_ms, None, quirks=self.quirks, placed=True)
         leg.far_end, leg.network, leg.talk, leg.needs_stream = far_end, self.network, talk, False
+        leg.time_limit = time_limit
         return leg
 
     async def _connected(self) -> None:
@@ -288,6 +320,7 @@ class CallFlow:
                 words = f"more than {MAX_DOCUMENTS} TwiML documents; do they redirect in a circle?"
                 raise CallFailed(words, code=11215)
             following = await self._verbs_of(await self._document(following))
+        self._answer()  # even if there was nothing to do
 
     async def _document(self, wanted: Next | bytes) -> Document:
         """Return a document; if that fails, the fallback's, once.
@@ -303,10 +336,11 @@ class CallFlow:
             self.line.report(str(failure))
             failed = wanted.url if isinstance(wanted, Next) else self._url
             fields = {"ErrorCode": str(failure.code), "ErrorUrl": urldefragged(failed)}
-        return await self._fetch(Next(urljoin(self.web.entry, self.fallback_url), "POST", fields))
+        return await self._fetch(Next(urljoin(self.web.entry, self.fallback_url), self.fallback_method, fields))
 
     async def _fetch(self, wanted: Next | bytes) -> Document:
         if isinstance(wanted, bytes):
+            self._url = ""
             document = parse(wanted, "text/xml")
         else:
             fields = {**self.fields, "CallStatus": self._status, **wanted.fields}
@@ -325,8 +359,11 @@ class CallFlow:
             self.line.verbs.append(f"{verb.name} {verb.attributes.get('length', verb.text)}".strip())
             match verb.name:
                 case "Reject" if self._status == "ringing":
-                    raise CallFailed(f"the call was rejected: {verb.attributes.get('reason', 'rejected')}")
+                    reason = verb.attributes.get("reason", "rejected")
+                    self._status = "busy" if reason == "busy" else "no-answer"
+                    raise CallFailed(f"the call was rejected: {reason}")
                 case "Reject" | "Hangup":
+                    self._answer()
                     self._hung_up = True
                     return None
                 case "Gather":
@@ -337,6 +374,8 @@ class CallFlow:
                     return self.following(verb.text, verb.attributes)
                 case "Start":
                     await self._streams.start(verb, self._url)
+                case "Connect" | "Dial" if self.talk is not None:
+                    raise CallFailed(f"<{verb.name}> before a dialed party is connected", code=13201)
                 case "Connect" | "Dial":
                     self._answer()
                     if action := await self._connect_or_dial(verb):
@@ -352,7 +391,7 @@ class CallFlow:
 
     async def _announce(self, verb: Verb) -> None:
         """Carry out a Say or Play."""
-        times = max(int(verb.attributes.get("loop", "1")), 1)
+        times = int(verb.attributes.get("loop", "1")) or MAX_TIMES
         seconds = times * (len(verb.text) / SPEECH_RATE if verb.name == "Say" else PLAY_SECONDS)
         if not seconds or "digits" in verb.attributes:  # not a sound that a caller would take for a greeting
             await asyncio.sleep(seconds)
@@ -368,7 +407,13 @@ class CallFlow:
             self._report("answered", self._status)
 
     def following(self, url: str, attributes: Mapping[str, str], fields: Mapping[str, str] | None = None) -> Next:
-        """Return the document that a verb with these attributes names in its `url`."""
+        """Return the document that a verb with these attributes names in its `url`.
+
+        Raises:
+            CallFailed: the address is relative, and the TwiML has none itself.
+        """
+        if not self._url and not urlsplit(url).scheme:
+            raise CallFailed("inline TwiML has no address of its own, so its URLs must be absolute", code=11100)
         return Next(urljoin(self._url, url), attributes.get("method", "POST"), fields or {})
 
     async def _connect_or_dial(self, verb: Verb) -> Next | None:
@@ -379,14 +424,10 @@ class CallFlow:
         fields = {}
         if verb.name == "Connect":
             await self._streams.connect(verb, self._url)
-        elif self._streams.beside and self.line.stream is not None:
-            with suppress(TimeoutError):
-                async with asyncio.timeout(float(verb.attributes.get("timeLimit", "14400"))):
-                    await self.line.wait_callee_gone()
         else:
-            # If the Start did not open, the two people would talk on, and a test would wait for its stream in vain.
+            # If a Start did not open, the two people would talk on, and a test would wait for its stream in vain.
             self.needs_stream = self.needs_stream and self._streams.beside
-            fields = await dial.carry_out(self, verb)
+            fields = await dial.carry_out(self, verb, streaming=self._streams.beside and self.line.stream is not None)
         if self._broken_off:
             return None
         action, self._action = self._action, None

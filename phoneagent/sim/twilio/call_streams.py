@@ -75,6 +75,8 @@ class CallStreams:
         if self._started is not None:
             if self.line.stream is not None:
                 self.line.stream.hang_up("caller" if self.line.hung_up else "agent")
+            else:  # it is over, or its handshake is under way
+                self._started.cancel()
             await asyncio.gather(self._started, return_exceptions=True)
 
     async def _run(self, wanted: _Stream, started: asyncio.Event | None = None) -> str:

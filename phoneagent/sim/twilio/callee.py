@@ -25,7 +25,7 @@ from typing import Literal, Self, TypeAlias
 from phoneagent.protocol.audio import SAMPLE_RATE, encode_ulaw
 from phoneagent.sim.speech import Voice
 from phoneagent.sim.twilio.alerts import CallFailed
-from phoneagent.sim.twilio.amd import BEEP, FAX, Detection
+from phoneagent.sim.twilio.amd import BEEP, FAX, detect
 from phoneagent.sim.twilio.line import Line
 from phoneagent.sim.twilio.menu import Menu
 from phoneagent.sim.twilio.phone import Phone
@@ -34,15 +34,15 @@ from phoneagent.sim.twilio.rest import PlacedCall
 RING_SECONDS = 6.0
 """The time from one ring to the next, as in North America."""
 
-LISTEN_SECONDS = 0.1
-"""How often the answering machine detection checks the audio."""
-
 RECORDS_SECONDS = 60.0
 """How long a machine records after its beep, before it hangs up."""
 
 Outcome: TypeAlias = Literal["answers", "busy", "no-answer", "declines", "failed"]
 Conduct: TypeAlias = Callable[[Line], Awaitable[object]]
-"""A far end's behavior on an answered call. The call goes on when it returns."""
+"""A far end's behavior on an answered call. The call goes on when it returns, and ends when it raises an exception.
+
+After a CallFailed or a TimeoutError, which an `Exchange` adds to its failures, the call of a client goes on.
+"""
 
 _STATUS: Mapping[str, str] = {"busy": "busy", "declines": "busy", "failed": "failed"}
 """The CallStatus of each outcome. That a decline is reported as busy is an assumption: it is not documented."""
@@ -198,7 +198,8 @@ class Exchange:
     A call to a number without a callee ends as `failed`. Leaving the context hangs up the remaining calls.
 
     Attributes:
-        failures: why answered calls failed: their TwiML, or a far end that waited for something in vain.
+        failures: why answered calls failed: their TwiML, or a far end that waited for something in vain or raised an
+            exception. Such an exception ends its call, and leaving the context raises the first one.
     """
 
     def __init__(self, phone: Phone, *callees: Callee) -> None:
@@ -208,6 +209,7 @@ class Exchange:
         self._callees = {callee.number: callee for callee in callees}
         phone.network.parties |= self._callees
         self.failures: list[str] = []
+        self._raised: list[BaseException] = []
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def __aenter__(self) -> Self:
@@ -223,6 +225,8 @@ class Exchange:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        if error is None and self._raised:
+            raise self._raised[0]
 
     async def _take(self) -> None:
         while True:
@@ -238,6 +242,11 @@ class Exchange:
             await self._phone.ring(placed, _FarEnd(callee, placed.params, self.failures))
         except CallFailed as failure:
             self.failures.append(str(failure))
+        except asyncio.CancelledError:
+            raise
+        except BaseException as error:  # noqa: BLE001 - of a conduct, like that of `pytest.fail`; `__aexit__` raises it
+            self.failures.append(f"{type(error).__name__}: {error}")
+            self._raised.append(error)
         finally:
             await callee.note()
 
@@ -256,7 +265,8 @@ class _FarEnd:
     async def answer(self, line: Line, notify: Callable[[str, Mapping[str, str], str], None]) -> None:
         """Act as the callee on a call, and detect answering machines, until the call is over."""
         await self._callee.note(line)
-        detecting = asyncio.create_task(self._detect(line, notify))
+        answered_by = (self._callee.answered_by, self._callee.amd_after_seconds)
+        detecting = asyncio.create_task(detect(line, self._form, notify, self._failures.append, *answered_by))
         try:
             await self._callee.conduct(line)
         except (CallFailed, TimeoutError) as failure:
@@ -265,32 +275,3 @@ class _FarEnd:
         finally:
             await asyncio.wait({detecting})
             detecting.result()
-
-    async def _detect(self, line: Line, notify: Callable[[str, Mapping[str, str], str], None]) -> None:
-        detection = Detection.of_form(self._form)
-        if detection is None:
-            return
-        url = self._form.get("AsyncAmdStatusCallback")
-        if self._form.get("AsyncAmd") != "true" or url is None:
-            self._failures.append(
-                "AMD without AsyncAmd and its callback is more than the simulated phone can carry out"
-            )
-            return
-        loop = asyncio.get_running_loop()
-        began, verdict = loop.time(), None
-        while verdict is None:
-            await asyncio.sleep(LISTEN_SECONDS)
-            if line.ended_by is not None:
-                return
-            since_ms = (loop.time() - began) * 1000
-            if self._callee.answered_by is None:
-                verdict = detection.decide(line.speech, line.duration_ms if line.started_at else 0)
-            elif since_ms >= self._callee.amd_after_seconds * 1000:
-                verdict = self._callee.answered_by
-        fields = {
-            "CallSid": line.call_sid,
-            "AccountSid": line.account_sid,
-            "AnsweredBy": verdict,
-            "MachineDetectionDuration": str(round((loop.time() - began) * 1000)),
-        }
-        notify(url, fields, self._form.get("AsyncAmdStatusCallbackMethod", "POST"))

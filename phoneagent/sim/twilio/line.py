@@ -6,7 +6,7 @@ import asyncio
 import re
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -63,7 +63,7 @@ class Line:
         callee: the other person of a `<Dial>`; `callee.speech` are their lines.
         digits: the keys pressed, each with its moment.
         sent_log: the moment when each of the caller's frames was sent, without the frames that the line lost.
-        dial_status: the outcome of a `<Dial>`: completed, busy, no-answer, failed.
+        dial_status: the outcome of a `<Dial>` on a phone without a network: completed, busy, no-answer, failed.
         lose_marks: if set, marks are never sent back.
         mark_delay_ms: the extra delay of marks received from now on; a clear sends them back at once.
         gathering: the `<Gather>` in progress, which gets the keys; None if there is none.
@@ -108,6 +108,7 @@ class Line:
         self._received_before = 0
         self._waiting = Waiting()
         self._over = asyncio.Event()
+        self._awaited_by: set[asyncio.Task[object] | None] = set()
         self._break_off: Callable[[], object] = lambda: None
 
     # The audio said and heard.
@@ -159,8 +160,8 @@ class Line:
 
     @property
     def duration_ms(self) -> float:
-        """The time from the start of the first stream to the end of the call, or until now."""
-        return (self._now() - self.started_at) * 1000
+        """The time from the start of the first stream to the end of the call, or until now; 0 without a stream."""
+        return (self._now() - self.started_at) * 1000 if self.started_at else 0.0
 
     def caller_audio(self) -> bytes:
         """Return the caller's audio from `started_at` until the end (or now): byte n is at n/8 ms."""
@@ -222,9 +223,14 @@ class Line:
         """Have the other person of a `<Dial>` hang up."""
         self._callee_gone.set()
 
-    async def wait_callee_gone(self) -> None:
-        """Wait until the other person has hung up."""
-        await self._callee_gone.wait()
+    async def wait_callee_gone(self, timeout: float) -> bool:
+        """Wait up to `timeout` seconds until the other person of the `<Dial>` has hung up; return whether they have."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(timeout):
+                await self._callee_gone.wait()
+        gone = self._callee_gone.is_set()
+        self._callee_gone.clear()  # another Dial has another person
+        return gone
 
     async def hang_up(self) -> None:
         """Hang up: Twilio sends `stop`, closes the socket, and delivers the status callbacks.
@@ -235,7 +241,7 @@ class Line:
             return
         self.hung_up = True
         self._break_off()
-        await self._over.wait()
+        await self._until_over()
 
     async def wait_ended(self, timeout: float = 60) -> None:
         """Wait until the call is over: the socket is closed, and the TwiML after it is carried out.
@@ -244,7 +250,7 @@ class Line:
             TimeoutError: the call is still up after `timeout` seconds.
         """
         async with asyncio.timeout(timeout):
-            await self._over.wait()
+            await self._until_over()
 
     # Waiting.
 
@@ -408,7 +414,19 @@ class Line:
         """Release `wait_ended` and `hang_up`: the callbacks have been delivered too."""
         self._over.set()
 
+    def awaited_by(self, task: asyncio.Task[None]) -> bool:
+        """Whether `wait_ended` or `hang_up` is holding a task up, or has just been released."""
+        return task in self._awaited_by
+
     # Helpers.
+
+    async def _until_over(self) -> None:
+        task = asyncio.current_task()
+        self._awaited_by.add(task)
+        try:
+            await self._over.wait()
+        finally:
+            self._awaited_by.discard(task)
 
     def _now(self) -> float:
         return time.monotonic() if self.ended_at is None else self.ended_at

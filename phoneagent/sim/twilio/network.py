@@ -30,10 +30,11 @@ class Party(Protocol):
 
 @dataclass(eq=False, slots=True)
 class Conference:
-    """One conference: its current and former calls, and whether it has started."""
+    """One conference: its current and former calls, whether one of them `starts` it, and whether it has started."""
 
     members: list[str] = field(default_factory=list)
     joined: list[str] = field(default_factory=list)
+    starts: bool = False
     started: asyncio.Event = field(default_factory=asyncio.Event)
     over: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -62,7 +63,8 @@ class Network:
             self.conferences.append((name, conference))
         conference.members.append(line.call_sid)
         conference.joined.append(line.call_sid)
-        if len(conference.members) > 1 and starts:
+        conference.starts |= starts
+        if len(conference.members) > 1 and conference.starts:
             conference.started.set()
         try:
             if not conference.started.is_set():

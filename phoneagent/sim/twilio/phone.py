@@ -15,11 +15,12 @@ from __future__ import annotations
 import asyncio
 import json
 import secrets
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from urllib.parse import quote
 
 from phoneagent.sim.twilio.alerts import CallFailed
+from phoneagent.sim.twilio.amd import detect
 from phoneagent.sim.twilio.call_flow import MAX_CALL_SECONDS, CallFlow, FarEnd, Next
 from phoneagent.sim.twilio.line import Line
 from phoneagent.sim.twilio.microphone import Microphone
@@ -56,7 +57,7 @@ class Phone:
         rest: the account's REST API. It lists this phone's calls, and can end or redirect them; a call that it makes
             rings here (`answer`).
         quirks: undocumented behavior of Twilio; may be changed between calls.
-        network: the parties that a `<Dial>` reaches. Without any party, each `<Dial>` has the outcome
+        network: the parties that a `<Dial>` reaches. Without any party, each `<Dial>` that is valid has the outcome
             `Line.dial_status`.
 
     Raises:
@@ -108,6 +109,8 @@ class Phone:
     ) -> AsyncIterator[Line]:
         """Call, and yield the `Line` once its stream has started. Leaving hangs up and waits for the end of the call.
 
+        A call that needs no stream, because its TwiML gathers keys or dials, is yielded when it is over.
+
         `microphone` and `playout` are those of a sound card; without them the line simulates both.
 
         Raises:
@@ -139,6 +142,7 @@ class Phone:
         """Wait for a call that the server makes by the REST API, answer it, and yield the `Line` as `dial` does.
 
         The server determines everything about the call: its TwiML or the TwiML's URL, its callbacks and its fallback.
+        Its answering machine detection hears what the line says.
 
         Raises:
             ValueError: the phone has no REST API.
@@ -148,14 +152,17 @@ class Phone:
         if self._rest is None:
             raise ValueError("answer() takes calls that are made by a REST API; give one: Phone(..., rest=rest)")
         placed = await self._rest.wait_for_call(timeout)
-        async with self._placed(placed) as flow, self._running(flow):
-            yield flow.line
+        async with self._placed(placed) as flow:
+            flow.far_end = _Answered(placed)
+            async with self._running(flow):
+                yield flow.line
 
     async def ring(self, placed: PlacedCall, far_end: FarEnd) -> None:
         """Ring the far end of a call that a client made by the REST API, and carry the call out to its end.
 
         Raises:
             CallFailed: it was answered, and its TwiML never reached a stream.
+            Exception: what the far end raised.
         """
         async with self._placed(placed) as flow:
             flow.far_end = far_end
@@ -166,7 +173,8 @@ class Phone:
             finally:  # it is over, unless this task is being canceled
                 running.cancel()
                 await asyncio.wait({running})
-            await running
+                if not running.cancelled():
+                    running.result()
 
     @asynccontextmanager
     async def _placed(self, placed: PlacedCall) -> AsyncIterator[CallFlow]:
@@ -187,6 +195,7 @@ class Phone:
                 Next(callback, form.get("StatusCallbackMethod", "POST")) if callback else None,
                 status_events=frozenset(form.get("StatusCallbackEvent", "completed").split()),
                 fallback_url=form.get("FallbackUrl"),
+                fallback_method=form.get("FallbackMethod", "POST"),
                 quirks=self.quirks,
                 placed=True,
                 network=self.network,
@@ -205,6 +214,7 @@ class Phone:
         finally:
             try:
                 await line.hang_up()
+                await asyncio.wait({running})
             finally:
                 running.cancel()  # already over, unless this task is being canceled
                 await asyncio.wait({running})
@@ -237,3 +247,16 @@ class Phone:
             country = "US" if fields[party].startswith("+1") else ""
             fields |= {f"{party}City": "", f"{party}State": "", f"{party}Zip": "", f"{party}Country": country}
         return fields | self._extra_params
+
+
+class _Answered:
+    """The far end of a call that `Phone.answer` takes: whoever has the line."""
+
+    def __init__(self, placed: PlacedCall) -> None:
+        self._form = placed.params
+
+    async def ring(self) -> str:
+        return "in-progress"
+
+    async def answer(self, line: Line, notify: Callable[[str, Mapping[str, str], str], None]) -> None:
+        await detect(line, self._form, notify, line.report)

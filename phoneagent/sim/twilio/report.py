@@ -2,7 +2,8 @@
 
 A phone hears audio, not words: the text of the agent's turns is empty, and figures that only the server knows are null.
 The speech of TwiML verbs is a turn of the agent too, with its words. Such a turn has a `twiml`, the verb, and if it
-came before the first stream, a negative start. The latencies are those of the streams.
+came before the first stream, a negative start. Without a stream, times count from the first such turn. The latencies
+are those of the streams.
 """
 
 from __future__ import annotations
@@ -100,8 +101,9 @@ def _agent_turns(line: Line) -> list[Turn]:
 
 
 def _announced_turn(line: Line, heard: Announcement) -> Turn:
-    start_ms = (heard.started_at - line.started_at) * 1000
-    end_ms = start_ms if heard.ended_at is None else (heard.ended_at - line.started_at) * 1000
+    began = line.started_at or line.announcements[0].started_at
+    start_ms = (heard.started_at - began) * 1000
+    end_ms = start_ms if heard.ended_at is None else (heard.ended_at - began) * 1000
     return {**_turn("agent", heard.text, start_ms, end_ms, end_ms - start_ms), "twiml": heard.verb}
 
 

@@ -6,7 +6,7 @@
         assert rest.violations == []
 
 It refuses what Twilio refuses, with Twilio's codes. Twilio silently ignores unknown form fields; here each one is a
-violation.
+violation, and so is a field of a call that the simulated phone does not carry out.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ from phoneagent.sim.twilio.rest_forms import (
     check_call_update,
     check_callee,
     check_number,
+    left_out,
     unknown_fields,
 )
 from phoneagent.sim.twilio.rest_http import basic_credentials, error_body, page_of, same_credentials, snake_case
@@ -352,7 +353,7 @@ class TwilioRest:
         match method, which:
             case "GET", []:
                 self._note_unknown("Recordings, list", "recordings", params)
-                return 200, page_of("recordings", self._recordings.of(call_sid), path, params)
+                return 200, page_of("recordings", self._recordings.of(call_sid, params), path, params)
             case "POST", []:
                 self._note_unknown("Recordings, create", "recording", params)
                 live = self._live.get(call_sid)
@@ -400,3 +401,6 @@ class TwilioRest:
 
     def _note_unknown(self, where: str, form: str, params: Mapping[str, str]) -> None:
         self.violations += [f"{where}: Twilio knows no field {name!r}" for name in unknown_fields(form, params)]
+        self.violations += [
+            f"{where}: {name} is more than the simulated phone can carry out" for name in left_out(form, params)
+        ]

@@ -32,11 +32,17 @@ _FIELDS: Mapping[str, frozenset[str]] = {
         "recording": "RecordingStatusCallbackEvent RecordingStatusCallback RecordingStatusCallbackMethod Trim "
         "RecordingChannels RecordingTrack RecordingConfigurationId",
         "recording update": "Status PauseBehavior",
-        "recordings": "PageToken Page PageSize",
+        "recordings": "DateCreated DateCreated< DateCreated> PageToken Page PageSize",
         "call update": "Url Method Status FallbackUrl FallbackMethod StatusCallback StatusCallbackMethod Twiml "
         "TimeLimit",
     }.items()
 }
+
+_LEFT_OUT: Mapping[str, frozenset[str]] = {
+    "call": frozenset({"Record", "SendDigits"}),
+    "call update": frozenset({"FallbackUrl", "StatusCallback", "TimeLimit"}),
+}
+"""The fields that Twilio knows and the simulated phone does not carry out."""
 
 _CALLEE = re.compile(r"\+[1-9][0-9]{6,14}|client:\S+|sips?:\S+")
 _DIGITS = re.compile(r"[0-9A-D#*wW]{1,32}")
@@ -70,6 +76,11 @@ def unknown_fields(form: str, names: Iterable[str]) -> list[str]:
     return sorted(set(names) - _FIELDS[form])
 
 
+def left_out(form: str, params: Mapping[str, str]) -> list[str]:
+    """Return the fields that the simulated phone does not carry out."""
+    return sorted(name for name in _LEFT_OUT.get(form, ()) if params.get(name, "false") not in ("", "false"))
+
+
 def check_number(params: Mapping[str, str]) -> None:
     """Check the update of a phone number.
 
@@ -96,7 +107,9 @@ def check_call(params: Mapping[str, str], owned: Collection[str]) -> None:
         raise Refused(400, 21213, "A 'From' phone number is required")
     if params["From"] not in owned and not params["From"].startswith(("client:", "sip:")):
         raise Refused(400, 21210, "The source phone number is not yet verified for your account")
-    if not any(params.get(name) for name in ("Url", "Twiml", "ApplicationSid")):
+    if not any(params.get(name) for name in ("Url", "Twiml")):
+        if params.get("ApplicationSid"):
+            raise Refused(400, BAD_VALUE, "an ApplicationSid is more than the simulated phone can carry out; give Url")
         raise Refused(400, 21205, "Url parameter is required")
     _check_instructions(params)
     _check_methods(params)

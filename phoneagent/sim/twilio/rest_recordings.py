@@ -7,10 +7,10 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from email.utils import format_datetime
+from email.utils import format_datetime, parsedate_to_datetime
 from typing import Any
 
-from phoneagent.sim.twilio.rest_forms import Refused, check_recording, check_recording_update
+from phoneagent.sim.twilio.rest_forms import BAD_VALUE, Refused, check_recording, check_recording_update
 
 CURRENT = "Twilio.CURRENT"
 """The name of the current recording, in place of its sid."""
@@ -18,6 +18,7 @@ CURRENT = "Twilio.CURRENT"
 MAX_RECORDINGS = 100
 """How many recordings one call may have."""
 
+_FILTERS = frozenset({"DateCreated", "DateCreated<", "DateCreated>"})
 _NOT_ELIGIBLE = 21220
 _RUNNING = frozenset({"in-progress", "paused"})
 
@@ -27,7 +28,7 @@ Notify = Callable[[str, Mapping[str, str], str], object]
 
 @dataclass(slots=True)
 class _Recording:
-    """One recording: its JSON, its callback, and how much was recorded before the last pause."""
+    """One recording: its JSON, its callback, and how much was recorded before the last change."""
 
     json: dict[str, Any]
     callback: str | None
@@ -83,9 +84,15 @@ class Recordings:
         self._report(made[-1], "in-progress")
         return recording
 
-    def of(self, call_sid: str) -> list[dict[str, Any]]:
-        """Return the recordings of a call, in order."""
-        return [each.json for each in self._by_call.get(call_sid, [])]
+    def of(self, call_sid: str, filters: Mapping[str, str] | None = None) -> list[dict[str, Any]]:
+        """Return the recordings of a call, in order, that match a form with DateCreated, DateCreated< or DateCreated>.
+
+        Raises:
+            Refused: a filter is no date.
+        """
+        wanted = {name: value for name, value in (filters or {}).items() if name in _FILTERS}
+        found = [each.json for each in self._by_call.get(call_sid, [])]
+        return [each for each in found if all(_matches(each, name, value) for name, value in wanted.items())]
 
     def get(self, call_sid: str, sid: str) -> dict[str, Any]:
         """Return one recording.
@@ -109,7 +116,7 @@ class Recordings:
         if params["Status"] == "stopped":
             self._complete(recording)
             return {**recording.json, "status": "stopped"}
-        if params["Status"] == "in-progress":
+        if params["Status"] == "in-progress" or params.get("PauseBehavior") != "skip":  # a pause records silence
             recording.resumed_at = time.monotonic()
         recording.json["status"] = params["Status"]
         return recording.json
@@ -157,3 +164,16 @@ class Recordings:
         if event == "completed":
             fields["RecordingDuration"] = made["duration"]
         recording.notify(recording.callback, fields, recording.method)
+
+
+def _matches(recording: Mapping[str, Any], name: str, value: str) -> bool:
+    """Return whether a recording is of a date, or of a moment, that a filter names; both ends are included."""
+    try:
+        wanted = datetime.fromisoformat(value)
+    except ValueError:
+        raise Refused(400, BAD_VALUE, f"{name} is no date") from None
+    made = parsedate_to_datetime(recording["date_created"])
+    wanted = wanted if wanted.tzinfo else wanted.replace(tzinfo=UTC)
+    if len(value) == len("2026-01-31"):
+        made = made.replace(hour=0, minute=0, second=0)
+    return made <= wanted if name.endswith("<") else made >= wanted if name.endswith(">") else made == wanted

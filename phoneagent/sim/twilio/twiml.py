@@ -94,6 +94,7 @@ _VALUES = {
     "length": _NUMBER,
     "loop": _NUMBER,
     "timeout": _NUMBER,
+    "timeLimit": _NUMBER,
     "numDigits": _NUMBER,
     "finishOnKey": re.compile("[0-9*#]?"),
     "beep": re.compile("true|false|onEnter|onExit"),

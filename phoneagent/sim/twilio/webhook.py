@@ -32,7 +32,7 @@ _TWILIO_ADDRESS = "203.0.113.1"
 
 @dataclass(frozen=True, slots=True)
 class WebhookAnswer:
-    """A server's answer. `url` is its public URL, after all redirects."""
+    """A server's answer. `url` is its public URL, after all redirects, without the parameters of a GET."""
 
     url: str
     status: int
@@ -228,7 +228,9 @@ class Web:
                 content += chunk
                 if len(content) > MAX_DOCUMENT_BYTES:
                     break
-            answer = WebhookAnswer(url, response.status, response.headers.get("Content-Type", ""), bytes(content))
+            answer = WebhookAnswer(
+                request.url, response.status, response.headers.get("Content-Type", ""), bytes(content)
+            )
             return answer, response.headers.get("Location")
 
 

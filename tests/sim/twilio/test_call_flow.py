@@ -80,16 +80,16 @@ async def test_a_call_survives_the_sigkill_of_its_server():
             await first.listen()
             async with Phone(f"http://127.0.0.1:{port}/voice").dial() as line:
                 assert (await first.report("status"))["StreamEvent"] == "stream-started"
-                await line.wait_for_agent(ms=200)
+                await line.wait_for_agent(ms=200, timeout=HANG_SECONDS)
                 saying = asyncio.create_task(line.say(tone(200, 60_000), "a long story"))
                 first.process.kill()
                 assert (await saying).end_ms < 60_000, "the words broke off with the stream"
                 assert (line.stream, line.ended_by) == (None, None)
                 await second.listen()
-                stream = await line.wait_for_stream(2)
+                stream = await line.wait_for_stream(2, HANG_SECONDS)
                 status, after = await second.report("status"), await second.report("after")
                 await line.say(silence(100), "hello?")
-                await line.wait_for_agent(ms=200)
+                await line.wait_for_agent(ms=200, timeout=HANG_SECONDS)
     assert (status["StreamEvent"], status["StreamSid"]) == ("stream-error", line.streams[0].sid)
     assert (after["CallStatus"], after["CallSid"]) == ("in-progress", line.call_sid)
     lost, resumed = line.streams
@@ -116,12 +116,12 @@ async def test_a_call_moves_to_another_process_at_once():
         async with process(port) as first, process(port) as second:
             await first.listen()
             async with Phone(f"http://127.0.0.1:{port}/voice").dial() as line:
-                await line.wait_for_agent(ms=100)
+                await line.wait_for_agent(ms=100, timeout=HANG_SECONDS)
                 await second.listen()
                 first.process.kill()
-                await line.wait_for_stream(2)
+                await line.wait_for_stream(2, HANG_SECONDS)
                 await line.press("1")  # the agent closes the socket, and is asked once more
-                await line.wait_for_stream(3)
+                await line.wait_for_stream(3, HANG_SECONDS)
     assert [stream.ended_by for stream in line.streams] == ["line", "agent", "caller"]
     assert len(line.gaps_ms) == 2
     assert line.ended_by == "caller"
@@ -248,3 +248,57 @@ async def test_a_fallback_that_fails_too_ends_the_call(server: Server):
             pass
     assert [seen.path for seen in server.requests] == ["/voice", "/fallback"]
     assert caught.value.code == 11200
+
+
+# The end of a call without a stream.
+
+
+@pytest.mark.parametrize(
+    ("page", "status"),
+    [
+        ("<Response><Reject/></Response>", "no-answer"),
+        ("<Response><Reject reason='busy'/></Response>", "busy"),
+        ("<Response><Hangup/></Response>", "completed"),
+        ("<Response/>", "completed"),
+        ("<Response><Pause length='0'/></Response>", "completed"),
+        ("no TwiML", "completed"),  # the caller hears of an application error
+        ("", "completed"),
+    ],
+)
+async def test_the_status_of_a_call_that_comes_to_nothing(server: Server, page: str, status: str):
+    server.pages["/voice"], server.pages["/status"] = page, "<Response/>"
+    with pytest.raises(CallFailed):
+        async with Phone(server.url, status_callback="/status").dial():
+            pass
+    (seen,) = server.seen("/status")
+    assert seen.form["CallStatus"] == status
+
+
+async def test_a_loop_of_0_goes_on(server: Server, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(call_flow, "SPEECH_RATE", 1000.0)
+    monkeypatch.setattr(call_flow, "MAX_TIMES", 100)
+    server.connect(after="<Say loop='0'>Hi</Say>")
+
+    async def close_at_once(leg: Leg) -> None:
+        pass
+
+    server.agent = close_at_once
+    async with Phone(server.url).dial() as line:
+        await line.wait_ended()
+    (said,) = line.announcements
+    assert said.ended_at is not None
+    assert said.ended_at - said.started_at >= 100 * 2 / 1000
+
+
+async def test_a_gather_without_an_action_asks_its_own_address_again(server: Server):
+    server.pages["/voice"] = "<Response><Gather timeout='0' actionOnEmptyResult='true'/></Response>"
+
+    def page(request: Request) -> Response:
+        server.pages["/voice"] = "<Response/>"
+        return Response("<Response><Gather timeout='0' actionOnEmptyResult='true'/></Response>", media_type="text/xml")
+
+    server.pages["/voice"] = page
+    async with Phone(server.url + "?shop=1", method="GET").dial():
+        pass
+    first, again = server.seen("/voice")
+    assert (first.method, again.method, again.query) == ("GET", "POST", "shop=1")

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
+import socket
+
 import pytest
 
 from phoneagent.protocol.audio import tone
+from phoneagent.sim.twilio import stream
 from phoneagent.sim.twilio.alerts import CallFailed
+from phoneagent.sim.twilio.callee import Callee
+from phoneagent.sim.twilio.line import Line
+from phoneagent.sim.twilio.network import Network
 from phoneagent.sim.twilio.phone import Phone
-from tests.sim.conftest import Server
+from tests.patience import HANG_SECONDS
+from tests.sim.conftest import SILENT, Server
 
 pytestmark = pytest.mark.anyio
 
@@ -33,11 +41,72 @@ async def test_the_stream_of_a_start_runs_beside_the_verbs_and_ends_with_the_cal
     assert [seen.form["StreamEvent"] for seen in server.seen("/stream")] == ["stream-started", "stream-stopped"]
 
 
+@pytest.mark.parametrize("status", ["completed", "busy"])
+async def test_the_action_of_a_dial_beside_a_stream_is_told_how_it_went(server: Server, status: str):
+    server.pages["/voice"] = f"<Response>{start(server)}<Dial action='/dialled'>+15550100009</Dial></Response>"
+    server.pages["/dialled"] = "<Response><Dial action='/over'>+15550100009</Dial></Response>"
+    server.pages["/over"] = "<Response><Hangup/></Response>"
+    async with Phone(server.url).dial() as line:
+        line.dial_status = status
+        for path in ("/dialled", "/over"):
+            if status == "completed":
+                line.callee_hangs_up()
+            async with asyncio.timeout(HANG_SECONDS):
+                while not server.seen(path):
+                    await asyncio.sleep(0.01)
+        await line.wait_ended()
+    told = [seen.form for path in ("/dialled", "/over") for seen in server.seen(path)]
+    assert [form["DialCallStatus"] for form in told] == [status] * 2
+    assert all(form["DialCallDuration"].isdecimal() for form in told)
+    assert line.violations == []
+
+
+async def test_a_party_of_the_network_talks_over_the_stream(server: Server):
+    async def conduct(line: Line) -> None:
+        await line.say(tone(200, 200), "hello")
+        await line.hang_up()
+
+    anna = Callee("+15550100009", conduct, rings=0)
+    network = Network()
+    network.parties = {anna.number: anna}
+    server.pages["/voice"] = f"<Response>{start(server)}<Dial action='/dialled'>{anna.number}</Dial></Response>"
+    server.pages["/dialled"] = "<Response/>"
+    async with Phone(server.url, network=network).dial() as line:
+        await line.wait_ended()
+    assert server.seen("/dialled")[0].form["DialCallStatus"] == "completed"
+    assert [each.text for each in line.callee.speech] == ["hello"]
+    assert {frame["media"]["track"] for frame in server.legs[0].media if frame["media"]["payload"] != SILENT} == {
+        "outbound"
+    }
+
+
+async def test_a_time_limit_that_is_no_number_is_ignored(server: Server):
+    server.pages["/voice"] = f"<Response>{start(server)}<Dial timeLimit='long'>+15550100009</Dial></Response>"
+    async with Phone(server.url).dial() as line:
+        line.callee_hangs_up()
+        await line.wait_ended()
+    assert [violation[:5] for violation in line.violations] == ["12200"]
+
+
 async def test_a_caller_who_hangs_up_ends_the_stream_of_a_start(server: Server):
     server.pages["/voice"] = f"<Response>{start(server)}<Dial>+15550100009</Dial></Response>"
     async with Phone(server.url).dial() as line:
         await line.hang_up()
     assert (line.ended_by, line.streams[0].ended_by) == ("caller", "caller")
+
+
+async def test_a_caller_who_hangs_up_ends_the_handshake_of_a_start(server: Server, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(stream, "CONNECT_SECONDS", 10 * HANG_SECONDS)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        silent.setblocking(False)
+        address = f"ws://127.0.0.1:{silent.getsockname()[1]}/media"
+        server.pages["/voice"] = f"<Response>{start(server, address)}<Dial>+15550100009</Dial></Response>"
+        call = asyncio.create_task(Phone(server.url).dial().__aenter__())
+        async with asyncio.timeout(HANG_SECONDS):
+            connection, _ = await asyncio.get_running_loop().sock_accept(silent)
+            with connection:
+                call.cancel()
+                await asyncio.wait({call})
 
 
 async def test_the_verbs_continue_if_the_stream_of_a_start_does_not_open(server: Server):

@@ -219,6 +219,58 @@ async def test_two_callees_at_once(rest: TwilioRest, server: Server):
     assert len({line.call_sid for line in lines}) == 3
 
 
+@pytest.mark.parametrize(
+    ("raised", "error"),
+    [
+        (AssertionError("no greeting"), None),
+        (AssertionError("no greeting"), ZeroDivisionError()),
+        (pytest.fail.Exception("no greeting"), None),  # which is no Exception
+    ],
+)
+async def test_a_far_end_that_fails_ends_its_call(
+    rest: TwilioRest, server: Server, raised: BaseException, error: Exception | None
+):
+    """The exchange raises what it raised, but not in place of another error."""
+
+    async def conduct(line: Line) -> None:
+        await line.wait_for_stream()
+        raise raised
+
+    connect(server)
+    anna = Callee(ANNA, conduct)
+    exchange = Exchange(Phone(server.url, auth_token=TOKEN, rest=rest), anna)
+
+    async def call() -> None:
+        async with exchange:
+            await place(rest, server)
+            await anna.over()
+            if error is not None:
+                raise error
+
+    with pytest.raises(type(error or raised)):
+        await call()
+    assert exchange.failures == [f"{type(raised).__name__}: no greeting"]
+    assert anna.lines[0].ended_by == "caller"
+    assert server.seen("/status")[-1].form["CallStatus"] == "completed"
+
+
+@pytest.mark.parametrize("waits", ["hang_up", "wait_ended"])
+async def test_a_far_end_goes_on_after_the_end_that_it_waits_for(rest: TwilioRest, server: Server, waits: str):
+    seen: list[str] = []
+
+    async def conduct(line: Line) -> None:
+        await line.wait_for_stream()
+        await getattr(line, waits)()
+        seen.append(server.seen("/status")[-1].form["CallStatus"])
+        await asyncio.sleep(1)
+        seen.append("later")
+        await asyncio.sleep(1000)
+        seen.append("much later")
+
+    await called(rest, server, Callee(ANNA, conduct), time_limit=10)
+    assert seen == ["completed", "later"]
+
+
 async def test_an_exchange_needs_a_rest_api(server: Server):
     with pytest.raises(ValueError, match="rest=rest"):
         Exchange(Phone(server.url))

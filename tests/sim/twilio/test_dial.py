@@ -36,13 +36,13 @@ async def presses(line: Line, keys: str) -> None:
     await talks(line)
 
 
-async def dialed(server: Server, dial: str, *parties: Callee) -> Line:
+async def dialed(server: Server, dial: str, *parties: Callee, caller: str | None = CALLER) -> Line:
     server.connect(after=dial)
     server.pages["/dialled"] = "<Response><Say>Over.</Say></Response>"
     server.agent = close_at_once
     network = Network()
     network.parties = {each.number: each for each in parties}
-    async with Phone(server.url, auth_token=TOKEN, network=network).dial() as line:
+    async with Phone(server.url, auth_token=TOKEN, network=network, caller=caller).dial() as line:
         await line.wait_ended(300)
     return line
 
@@ -81,6 +81,9 @@ async def test_what_the_action_is_told(server: Server, how: str) -> None:
         ("<Sip>sip:desk@pbx.example</Sip>", "sip:desk@pbx.example"),
         ("<Client>anna</Client>", "client:anna"),
         (ANNA, ANNA),
+        ("(555) 010-0003", ANNA),
+        ("<Number>+1 555.010.0003</Number>", ANNA),
+        ("1-555-010-0003", ANNA),
     ],
 )
 async def test_every_kind_of_party(server: Server, noun: str, address: str) -> None:
@@ -112,18 +115,76 @@ async def test_a_whisper_before_both_are_connected(server: Server, key: str, tak
 
 
 @pytest.mark.parametrize(
-    ("dial", "words"),
+    ("dial", "caller", "words"),
     [
-        ("<Dial action='/dialled'>0900-help</Dial>", "13223"),
-        (f"<Dial action='/dialled' callerId='nobody'>{ANNA}</Dial>", "13214"),
+        ("<Dial action='/dialled'>0900-help</Dial>", CALLER, "13223"),
+        ("<Dial action='/dialled'><Number>030 1234567</Number></Dial>", CALLER, "13223"),
+        (f"<Dial action='/dialled' callerId='nobody'>{ANNA}</Dial>", CALLER, "13214"),
+        (f"<Dial action='/dialled'>{ANNA}</Dial>", None, "13214"),
     ],
 )
-async def test_what_twilio_does_not_dial(server: Server, dial: str, words: str) -> None:
-    anna = Callee(ANNA, talks)
-    line = await dialed(server, dial, anna)
+@pytest.mark.parametrize("way", ["parties", "none", "a stream"])
+async def test_what_twilio_does_not_dial(server: Server, dial: str, caller: str | None, words: str, way: str) -> None:
+    parties = [Callee(ANNA, talks)] if way == "parties" else []
+    if way == "a stream":
+        dial = f"<Start><Stream url='{server.stream_url}'/></Start>{dial}"
+    line = await dialed(server, dial, *parties, caller=caller)
     assert outcome(server)[0] == "failed"
     assert words in line.violations[0]
-    assert anna.rung == 0
+    assert not any(each.rung for each in parties)
+
+
+@pytest.mark.parametrize("page", ["", "<Response><Dial>+15550100004</Dial></Response>"])
+async def test_a_whisper_that_fails_ends_only_the_leg_of_the_party(server: Server, page: str) -> None:
+    server.pages["/whisper"] = page
+    line = await dialed(
+        server, f"<Dial action='/dialled'><Number url='/whisper'>{ANNA}</Number></Dial>", Callee(ANNA, talks)
+    )
+    assert outcome(server)[:2] == ("completed", "false")
+    assert [violation[:5] for violation in line.violations] == ["13201" if page else "11200"]
+    assert line.announcements[-1].text == "Over."
+
+
+@pytest.mark.parametrize("error", [AssertionError, TimeoutError])
+async def test_a_party_that_fails_ends_the_call_which_raises_it(server: Server, error: type[Exception]) -> None:
+    async def conduct(line: Line) -> None:
+        await line.bridged.wait()
+        raise error("no greeting")
+
+    with pytest.raises(error, match="no greeting"):
+        await dialed(server, f"<Dial>{ANNA}</Dial>", Callee(ANNA, conduct))
+
+
+async def test_a_dial_is_limited(server: Server) -> None:
+    async def stays(line: Line) -> None:
+        await asyncio.sleep(1000)
+
+    await dialed(server, f"<Dial action='/dialled' timeLimit='7'>{ANNA}</Dial>", Callee(ANNA, stays))
+    assert outcome(server) == ("completed", "true", 7)
+
+
+async def test_a_conference_is_limited(server: Server) -> None:
+    await dialed(server, "<Dial action='/dialled' timeLimit='7'><Conference>room</Conference></Dial>")
+    assert outcome(server) == ("answered", "", 7)
+
+
+@pytest.mark.parametrize(
+    ("dial", "what"),
+    [
+        (f"<Dial><Number>{ANNA}</Number><Client>anna</Client></Dial>", "a <Dial> of several parties"),
+        (f"<Dial record='record-from-answer'>{ANNA}</Dial>", "<Dial record>"),
+        (f"<Dial><Number sendDigits='1'>{ANNA}</Number></Dial>", "<Number sendDigits>"),
+        ("<Dial><Sim>DE1</Sim></Dial>", "<Sim> inside <Dial>"),
+        (
+            "<Dial timeLimit='1'><Conference waitUrl='https://music.example'>room</Conference></Dial>",
+            "<Conference waitUrl>",
+        ),
+        (f"<Dial record='do-not-record' hangupOnStar='false'>{ANNA}</Dial>", ""),
+    ],
+)
+async def test_what_is_not_carried_out_is_told(server: Server, dial: str, what: str) -> None:
+    line = await dialed(server, dial)
+    assert line.violations == ([f"{what} is more than the simulated phone can carry out"] if what else [])
 
 
 async def test_a_caller_who_hangs_up_ends_the_ringing(server: Server) -> None:

@@ -39,6 +39,20 @@ async def test_one_waits_with_music_for_the_other() -> None:
     assert (conference.members, conference.over.is_set()) == ([], True)
 
 
+@pytest.mark.parametrize("starts", [(True, False), (False, True), (False, False)])
+async def test_any_member_may_be_the_one_that_starts_it(starts: tuple[bool, bool]) -> None:
+    network = Network()
+    tasks = [
+        asyncio.create_task(network.join("room", line(number), starts=each, ends=True))
+        for number, each in enumerate(starts)
+    ]
+    await asyncio.sleep(1)
+    assert network.conferences[0][1].started.is_set() is any(starts)
+    for each in tasks:
+        each.cancel()
+    await asyncio.wait(tasks)
+
+
 async def test_a_member_may_leave_without_ending_it_and_a_name_comes_again() -> None:
     network = Network()
     tasks = [

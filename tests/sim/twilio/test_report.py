@@ -74,6 +74,15 @@ def test_what_twiml_said_is_a_turn_with_its_words():
     assert report["latency_ms"]["first_audio"] == 200, "that of the stream"
 
 
+def test_a_call_without_a_stream_has_no_duration_and_its_words_count_from_the_first():
+    line = Line(call_sid="CA1", account_sid="AC1")
+    line.announcements += [Announcement("Say", "Hello.", 5000.0, 5001.0), Announcement("Say", "Bye.", 5002.0, 5003.0)]
+    line.end("agent")
+    report = call_report(line)
+    assert report["duration_ms"] == 0
+    assert [(turn["start_ms"], turn["end_ms"]) for turn in report["turns"]] == [(0, 1000), (2000, 3000)]
+
+
 def test_a_line_that_the_agent_talked_over_has_no_response_time():
     line = finished_call()
     line.speech.insert(0, Utterance("Hello?", 0, 400))

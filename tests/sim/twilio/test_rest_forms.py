@@ -86,9 +86,16 @@ def test_a_client_calls_without_owning_a_number(caller: str) -> None:
     check_call({**CALL, "From": caller}, set())
 
 
-@pytest.mark.parametrize("instead", [{"Twiml": "<Response/>"}, {"ApplicationSid": "AP1"}])
-def test_a_call_needs_no_url_if_it_has_other_instructions(instead: Mapping[str, str]) -> None:
-    check_call({"To": CALL["To"], "From": CALL["From"], **instead}, OWNED)
+def test_a_call_needs_no_url_if_it_has_twiml() -> None:
+    check_call({"To": CALL["To"], "From": CALL["From"], "Twiml": "<Response/>"}, OWNED)
+
+
+def test_an_application_is_not_simulated() -> None:
+    form = {"To": CALL["To"], "From": CALL["From"], "ApplicationSid": "AP1"}
+    with pytest.raises(Refused) as caught:
+        check_call(form, OWNED)
+    assert "more than the simulated phone can carry out; give Url" in caught.value.message
+    check_call({**form, "Url": CALL["Url"]}, OWNED)
 
 
 def test_the_length_of_twiml_is_bounded() -> None:

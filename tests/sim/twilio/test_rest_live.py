@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 import pytest
 from twilio.rest import Client
 
+from phoneagent.protocol.audio import tone
 from phoneagent.sim import Phone, Quirks, TwilioRest
 from phoneagent.sim.twilio.phone import CallFailed
 from phoneagent.sim.twilio.rest import MAX_PLACED
@@ -201,6 +202,67 @@ async def test_a_call_that_is_canceled_does_not_ring(server: Server, rest: Twili
     with pytest.raises(ValueError, match="rest=rest"):
         async with Phone(server.url).answer():
             pass
+
+
+async def test_the_time_of_a_call_that_is_answered_is_limited(server: Server, rest: TwilioRest, phone: Phone):
+    await start_call(rest, server, Url=server.url, TimeLimit="1")
+    async with phone.answer() as line:
+        await line.wait_ended(HANG_SECONDS)
+    assert (line.ended_by, rest.calls[line.call_sid]["status"]) == ("agent", "completed")
+
+
+async def test_a_call_that_is_answered_has_its_machine_detection(server: Server, rest: TwilioRest, phone: Phone):
+    server.pages["/amd"] = "<Response/>"
+    form = {"MachineDetection": "Enable", "AsyncAmd": "true", "AsyncAmdStatusCallback": server.at("/amd")}
+    await start_call(rest, server, Url=server.url, **form)
+    async with phone.answer() as line:
+        await line.say(tone(200, 400), "Hello?")
+        async with asyncio.timeout(HANG_SECONDS):
+            while not server.seen("/amd"):
+                await asyncio.sleep(0.05)
+    assert server.seen("/amd")[0].form["AnsweredBy"] == "human"
+    assert line.violations == []
+
+
+async def test_machine_detection_that_waits_is_more_than_the_phone_carries_out(
+    server: Server, rest: TwilioRest, phone: Phone
+):
+    await start_call(rest, server, Url=server.url, MachineDetection="Enable")
+    async with phone.answer() as line:
+        pass
+    assert line.violations == ["AMD without AsyncAmd and its callback is more than the simulated phone can carry out"]
+
+
+async def test_the_method_of_the_fallback(server: Server, rest: TwilioRest, phone: Phone):
+    server.pages["/fallback"], server.pages["/voice"] = server.pages["/voice"], "no TwiML"
+    await start_call(rest, server, Url=server.url, FallbackUrl=server.at("/fallback"), FallbackMethod="GET")
+    async with phone.answer():
+        pass
+    (seen,) = server.seen("/fallback")
+    assert (seen.method, "ErrorCode=12100" in seen.query) == ("GET", True)
+
+
+@pytest.mark.parametrize("verb", ["<Redirect>/next</Redirect>", "<Gather timeout='0' actionOnEmptyResult='true'/>"])
+async def test_inline_twiml_has_no_address(server: Server, rest: TwilioRest, phone: Phone, verb: str):
+    async with phone.dial() as line:
+        twiml = f"<Response>{verb}</Response>"
+        await ask(rest, f"{BASE}/Calls/{line.call_sid}.json", {"Twiml": twiml})
+        await line.wait_ended()
+    assert line.violations == [
+        "11100 Invalid URL format: inline TwiML has no address of its own, so its URLs must be absolute"
+    ]
+
+
+async def test_what_the_phone_does_not_carry_out_is_a_violation(server: Server, rest: TwilioRest, phone: Phone):
+    await start_call(rest, server, Url=server.url, Record="true", SendDigits="ww1")
+    await start_call(rest, server, Url=server.url, Record="false")
+    async with phone.dial() as line:
+        await ask(rest, f"{BASE}/Calls/{line.call_sid}.json", {"TimeLimit": "60"})
+    assert rest.violations == [
+        "Calls, create: Record is more than the simulated phone can carry out",
+        "Calls, create: SendDigits is more than the simulated phone can carry out",
+        "Calls, update: TimeLimit is more than the simulated phone can carry out",
+    ]
 
 
 async def test_the_number_of_unanswered_calls_is_limited(server: Server, rest: TwilioRest):

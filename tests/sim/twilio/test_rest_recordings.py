@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from types import SimpleNamespace
 
 import pytest
 
-from phoneagent.sim.twilio.rest_forms import Refused
+from phoneagent.sim.twilio import rest_recordings
+from phoneagent.sim.twilio.rest_forms import Refused, unknown_fields
 from phoneagent.sim.twilio.rest_recordings import CURRENT, MAX_RECORDINGS, Recordings
 
 CALL = {"sid": "CA1", "account_sid": "AC1", "status": "in-progress"}
@@ -54,6 +56,44 @@ def test_a_recording_is_paused_resumed_and_stopped(account: Account):
     assert fields["RecordingUrl"] == f"http://api.example/AC1/Recordings/{sid}"
     assert account.refusal(CURRENT, Status="stopped") == (404, 20404)
     assert account.refusal(sid, Status="paused") == (400, 21220)
+
+
+@pytest.mark.parametrize(
+    ("behavior", "seconds"), [({}, "9"), ({"PauseBehavior": "silence"}, "9"), ({"PauseBehavior": "skip"}, "4")]
+)
+def test_a_pause_records_silence_unless_it_is_skipped(
+    account: Account, monkeypatch: pytest.MonkeyPatch, behavior: dict[str, str], seconds: str
+):
+    now = [0.0]
+    monkeypatch.setattr(rest_recordings, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    sid = account.start()
+    for at, change in ((3.0, {"Status": "paused", **behavior}), (8.0, {"Status": "in-progress"})):
+        now[0] = at
+        account.recordings.update("CA1", sid, change)
+    now[0] = 9.0
+    account.recordings.end_call("CA1")
+    assert account.recordings.get("CA1", sid)["duration"] == seconds
+
+
+@pytest.mark.parametrize(
+    ("filters", "found"),
+    [
+        ({}, 1),
+        ({"DateCreated": "2026-01-31", "PageSize": "50"}, 1),
+        ({"DateCreated": "2026-02-01"}, 0),
+        ({"DateCreated<": "2026-01-31"}, 1),
+        ({"DateCreated<": "2026-01-30"}, 0),
+        ({"DateCreated>": "2026-01-31T10:00:00Z"}, 1),
+        ({"DateCreated>": "2026-01-31T13:00:00Z"}, 0),
+    ],
+)
+def test_recordings_of_a_date(account: Account, filters: dict[str, str], found: int):
+    recording = account.recordings.get("CA1", account.start())
+    recording["date_created"] = "Sat, 31 Jan 2026 12:00:00 +0000"
+    assert unknown_fields("recordings", filters) == []
+    assert len(account.recordings.of("CA1", filters)) == found
+    with pytest.raises(Refused):
+        account.recordings.of("CA1", {"DateCreated": "today"})
 
 
 def test_the_start_is_told_if_it_is_asked_for(account: Account):
