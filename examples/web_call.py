@@ -45,6 +45,7 @@ PAGE = """<!doctype html>
 const [call, end, state, words] = ["call", "end", "state", "words"].map((id) => document.getElementById(id));
 const lines = new Map();
 let peer = null;
+let microphone = null;
 
 async function post(path, body) {
   const answer = await fetch(path, {
@@ -67,38 +68,43 @@ function take(event) {
 }
 
 function hangUp(why) {
-  peer?.getSenders().forEach((sender) => sender.track?.stop());
+  microphone?.getTracks().forEach((track) => track.stop());
   peer?.close();
-  peer = null;
+  peer = microphone = null;
   [call.disabled, end.disabled, state.textContent] = [false, true, why];
 }
 
-async function connect() {
-  [call.disabled, state.textContent] = [true, "connecting"];
+async function connect(mine) {
+  [call.disabled, end.disabled, state.textContent] = [true, false, "connecting"];
   words.replaceChildren();
   lines.clear();
-  const microphone = await navigator.mediaDevices.getUserMedia({ audio: true });
+  const opened = await navigator.mediaDevices.getUserMedia({ audio: true });
+  if (peer !== mine) return opened.getTracks().forEach((track) => track.stop()); // you hung up meanwhile
+  microphone = opened;
   const session = await post("/console/session", {});
-  peer = new RTCPeerConnection();
-  peer.ontrack = ({ streams }) => { document.getElementById("voice").srcObject = streams[0]; };
-  peer.addTrack(microphone.getTracks()[0], microphone);
-  const events = peer.createDataChannel("oai-events");
+  mine.ontrack = ({ streams }) => { document.getElementById("voice").srcObject = streams[0]; };
+  mine.onconnectionstatechange = () => mine.connectionState === "failed" && hangUp("the connection was lost");
+  mine.addTrack(opened.getTracks()[0], opened); // throws if you hung up meanwhile
+  const events = mine.createDataChannel("oai-events");
   events.onmessage = ({ data }) => take(JSON.parse(data));
-  events.onclose = () => peer && hangUp("the call has ended");
-  await peer.setLocalDescription(await peer.createOffer());
+  events.onclose = () => peer === mine && hangUp("the call has ended");
+  await mine.setLocalDescription(await mine.createOffer());
   const answer = await fetch(session.calls_url, {
     method: "POST",
     headers: { Authorization: `Bearer ${session.value}`, "Content-Type": "application/sdp" },
-    body: peer.localDescription.sdp,
+    body: mine.localDescription.sdp,
   });
   if (!answer.ok) throw new Error(`the model's server answered ${answer.status}`);
-  await peer.setRemoteDescription({ type: "answer", sdp: await answer.text() });
+  await mine.setRemoteDescription({ type: "answer", sdp: await answer.text() });
   // From here on the agent's tools are at the call, and it greets.
   await post(`/console/session/${session.id}/call`, { call_id: answer.headers.get("Location").split("/").pop() });
-  [end.disabled, state.textContent] = [false, "connected"];
+  if (peer === mine) state.textContent = "connected";
 }
 
-call.onclick = () => connect().catch((error) => hangUp(`it did not work: ${error.message}`));
+call.onclick = () => {
+  const mine = (peer = new RTCPeerConnection());
+  connect(mine).catch((error) => peer === mine && hangUp(`it did not work: ${error.message}`));
+};
 end.onclick = () => hangUp("you hung up");
 </script>
 </html>

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Page, Route, expect
 
 from phoneagent import Agent, Call
 from phoneagent.demo import restaurant
@@ -273,6 +273,78 @@ def test_a_socket_that_breaks_is_followed_by_another_one(serves: Serves, visitor
         page.get_by_role("button", name="Hang up").click()
         ended(page, "You have hung up.")
         served.run(until_idle(served))
+
+
+def test_a_hang_up_while_the_server_is_asked_counts_at_once(serves: Serves, visitor: Visitor) -> None:
+    with serves(an_agent()) as served:
+        page = open_phone(visitor, served)
+        sid = dial(page)
+        held: list[Route] = []
+        page.route(
+            f"**/calls/{sid}",
+            lambda route: held.append(route) if "in-progress" in (route.request.post_data or "") else route.continue_(),
+        )
+
+        async def move() -> None:
+            served.app.hand_over_now(sid, "a test")
+
+        served.run(move())
+        expect(page.locator("#state")).to_have_text("Reconnecting…")
+        page.get_by_role("button", name="Hang up").click()
+        ended(page, "You have hung up.", timeout=5000)
+
+
+def test_keys_work_after_a_slider_and_the_button_waits_for_the_call(serves: Serves, visitor: Visitor) -> None:
+    with serves(an_agent()) as served:
+        page = open_phone(visitor, served)
+        page.locator("#settings [name=delay]").evaluate(
+            "(each) => { each.closest('details')?.setAttribute('open', ''); each.focus(); }"
+        )
+        page.keyboard.press("5")
+        expect(page.locator("#display-number")).to_have_text("5")
+        page.get_by_label("Your caller ID").press("6")
+        expect(page.locator("#display-number")).to_have_text("5")
+        page.get_by_label("Hold to talk: the button, or the space bar").check()
+        held: list[Route] = []
+        page.route("**/console/phone/calls", lambda route: held.append(route))
+        turns: list[str] = []
+        page.on("request", lambda request: turns.append(request.url) if request.url.endswith("/turn") else None)
+        with page.expect_request("**/console/phone/calls"):
+            page.get_by_role("button", name="Call the agent").click()
+        expect(page.locator("#state")).to_have_text("Calling…")
+        page.keyboard.down(" ")
+        page.keyboard.up(" ")
+        held[0].continue_()
+        expect(page.locator("#handset")).to_have_attribute("data-state", "up")
+        page.locator("#settings [name=delay]").focus()
+        page.keyboard.down(" ")
+        expect(page.locator("#talk")).to_have_class("round held")
+        with page.expect_request("**/turn"):
+            page.keyboard.up(" ")
+        assert not [each for each in turns if "null" in each]
+        page.get_by_role("button", name="Hang up").click()
+        ended(page, "You have hung up.")
+
+
+LATE = """
+async () => {
+  const page = document.querySelector('script[src$="phone.js"]').src;
+  const { Sound } = await import(page.replace("phone.js", "phone-sound.js"));
+  const sound = await Sound.open();
+  const heard = [];
+  sound.onWait = (wait) => heard.push(wait);
+  const { port } = sound.node;
+  port.dispatchEvent(new MessageEvent("message", { data: { wait: 1 } }));
+  sound.close();
+  port.dispatchEvent(new MessageEvent("message", { data: { wait: 2 } }));
+  return heard;
+}
+"""
+
+
+def test_a_call_that_is_over_reports_no_more_sound(serves: Serves, visitor: Visitor) -> None:
+    with serves(an_agent()) as served:
+        assert 2 not in open_phone(visitor, served).evaluate(LATE)
 
 
 def test_a_call_outlives_a_restart_of_the_server(serves: Serves, visitor: Visitor) -> None:

@@ -76,6 +76,20 @@ def test_a_recording_is_played_with_a_cursor_and_found_by_a_click(
         assert saving.value.path().stat().st_size == 44 + 8000 * RECORDED_S * 4
 
 
+def test_a_recording_that_cannot_be_read_is_asked_for_again(serves: Serves, visitor: Visitor, tmp_path: Path) -> None:
+    folder = tmp_path / "recordings"
+    with serves(an_agent(), record_audio=str(folder)) as served:
+        Recordings(str(folder)).begin(SID, "MZ1", datetime.now(UTC)).append(b"\x90\xff" * 8000)
+        served.emit(started(SID), TurnEnded(call_sid=SID, turn=SAID), changed("completed", 9000), ended(SID))
+        page = visitor.watch(visitor.context().new_page())
+        page.route("**/audio.wav", lambda route: route.fulfill(status=503), times=1)
+        page.goto(f"{served.url}/console/calls/{SID}")
+        expect(page.locator("#call-audio")).to_contain_text("The recording cannot be read now")
+        page.get_by_role("button", name="Try again").click()
+        expect(page.locator("#call-audio audio")).to_be_visible()
+        expect(page.get_by_role("button", name="Try again")).to_be_hidden()
+
+
 def test_a_recording_that_was_deleted_leaves_no_player(serves: Serves, visitor: Visitor, tmp_path: Path) -> None:
     with serves(an_agent(), record_audio=str(tmp_path / "recordings")) as served:
         served.emit(started(SID), TurnEnded(call_sid=SID, turn=SAID), changed("completed", 9000), ended(SID))

@@ -158,6 +158,42 @@ async def test_a_page_talks_to_the_agent_and_its_tools_run_here(tmp_path: Path) 
         assert record.outcome == {"subject": "example"}  # as the simulated model makes it up
 
 
+TRACKS = """
+window.tracks = [];
+const open = navigator.mediaDevices.getUserMedia.bind(navigator.mediaDevices);
+navigator.mediaDevices.getUserMedia = async (wanted) => {
+  const stream = await open(wanted);
+  window.tracks.push(...stream.getTracks());
+  return stream;
+};
+"""
+
+
+async def test_a_call_that_does_not_begin_leaves_no_microphone_on(tmp_path: Path) -> None:
+    async with visit(silence(20_000), tmp_path) as v:
+        await v.page.add_init_script(TRACKS)
+        await v.page.reload()
+        held: list[Any] = []
+
+        async def refuse(route: Any) -> None:
+            await route.fulfill(status=429, json={"detail": "too many calls"})
+
+        await v.page.route("**/console/session", refuse, times=1)
+        state = v.page.locator("#state")
+        await v.page.click("#call")
+        await playwright.expect(state).to_have_text("it did not work: too many calls")
+        await v.page.route("**/console/session", lambda route: held.append(route), times=1)
+        await v.page.click("#call")
+        await v.until(lambda: held)
+        await v.page.click("#end")
+        await playwright.expect(state).to_have_text("you hung up")
+        async with v.page.expect_response("**/console/session"):
+            await held[0].continue_()
+        assert await v.page.evaluate("window.tracks.map((each) => each.readyState)") == ["ended", "ended"]
+        await playwright.expect(state).to_have_text("you hung up")
+        await playwright.expect(v.page.locator("#call")).to_be_enabled()
+
+
 async def test_the_caller_interrupts_and_the_agent_hangs_up(tmp_path: Path) -> None:
     script = """
 [[turn]]

@@ -1,6 +1,7 @@
 // The buttons of a live call: listen in, say, note, mute, interrupt, transfer and hang up.
-import { base, h, now, request } from "./common.js";
+import { base, goesOn, h, newer, now, request } from "./common.js";
 import { Ear } from "./listen.js";
+import { newSid } from "./phone-stream.js";
 
 const LOOK_MS = 2000;
 const MAX_TEXT_CHARS = 4000;
@@ -12,6 +13,9 @@ const path = `/calls/${encodeURIComponent(sid)}`;
 let summary = null;
 let ear = null; // the levels for the waves while the page is visible; audible after "Listen in"
 let isRefused = false; // then there are no waves
+let isMissing = false; // the first answer was that there is no such call: it may have just begun in another process
+let isSending = false;
+let composed = { words: "", key: "" }; // what is to be said, with a key by which the server does it once
 
 // --- the buttons ---
 
@@ -27,7 +31,7 @@ const how = h("select", { id: "call-how" },
   h("option", { value: "exactly" }, "Say exactly"),
   h("option", { value: "own" }, "Say in its own words"),
   h("option", { value: "note" }, "Note to the model"));
-const send = h("button.primary", { type: "submit" }, "Send");
+const send = h("button.primary", { type: "submit", disabled: true }, "Send");
 const form = h("form.say", { onsubmit: sendText },
   h("div.field", {}, h("label", { for: "call-how" }, "The agent is to"), how),
   h("div.field.text", {}, h("label", { for: "call-text" }, "Text"), text),
@@ -66,7 +70,7 @@ transferring.addEventListener("close", () => {
 });
 
 text.addEventListener("keydown", (event) => {
-  if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) form.requestSubmit();
+  if (event.key === "Enter" && (event.ctrlKey || event.metaKey) && !event.repeat) form.requestSubmit();
 });
 
 const card = h("div", { class: "card actions", hidden: section.dataset.live !== "true" },
@@ -75,15 +79,15 @@ section.append(card);
 look();
 
 function button(label, onclick, properties = {}) {
-  return h("button", { type: "button", onclick, ...properties }, label);
+  return h("button", { type: "button", onclick, disabled: true, ...properties }, label); // until the call is known
 }
 
 // --- actions ---
 
-async function act(name, body) {
+async function act(name, body, key) {
   tell("");
   try {
-    const accepted = await request(`${path}/${name}`, { method: "POST", body });
+    const accepted = await request(`${path}/${name}`, { method: "POST", body, key });
     summary = { ...summary, muted: accepted.muted };
     tell({ say: "Will be said.", note: "Noted.", mute: "Muted.", unmute: "Heard again.", interrupt: "Interrupted.", transfer: "Will be transferred.", "hang-up": "Hanging up." }[accepted.operation]);
     show();
@@ -97,11 +101,18 @@ async function act(name, body) {
 async function sendText(event) {
   event.preventDefault();
   const words = text.value.trim();
-  if (!words) return;
-  send.disabled = true;
-  const isDone = how.value === "note" ? await act("note", { text: words }) : await act("say", { text: words, exactly: how.value === "exactly" });
-  send.disabled = false;
-  if (isDone) text.value = "";
+  if (!words || isSending || send.disabled) return; // a form is sent by its keys even if its button is disabled
+  const [name, body] = how.value === "note" ? ["note", { text: words }] : ["say", { text: words, exactly: how.value === "exactly" }];
+  const whole = JSON.stringify([name, body]);
+  if (composed.words !== whole) composed = { words: whole, key: newSid("") }; // the same words keep it until they are accepted
+  isSending = send.disabled = true;
+  const isDone = await act(name, body, composed.key);
+  isSending = false;
+  show();
+  if (isDone) {
+    composed = { words: "", key: "" };
+    if (text.value.trim() === words) text.value = ""; // not what was typed meanwhile
+  }
   text.focus();
 }
 
@@ -147,22 +158,24 @@ function close() {
 // --- the state of the call ---
 
 async function look() {
+  if (!section.isConnected) return; // the page has found that there is no such call
   try {
-    if (!document.hidden || !summary) summary = await request(path);
+    if (!document.hidden || !summary) summary = newer(summary, await request(path));
     show();
   } catch (error) {
     isRefused = false; // the server is away; the page itself says so
-    if (error.status === 404) { // there is no such call, or it ended and was not recorded
+    if (error.status === 404 && (summary || isMissing)) { // there is no such call, or it ended and was not recorded
       summary = { ...summary, state: "ended" };
       show();
     }
+    isMissing = error.status === 404;
   }
   if (summary?.state === "ended") return;
   setTimeout(look, LOOK_MS);
 }
 
 function show() {
-  const isLive = summary?.state === "live";
+  const isLive = goesOn(summary);
   card.hidden = !isLive;
   section.dataset.live = String(isLive);
   if (!isLive) {
@@ -171,7 +184,9 @@ function show() {
     return;
   }
   const isClosing = summary.floor === "closing";
-  for (const each of [mute, interrupt, transfer, send]) each.disabled = isClosing;
+  for (const each of [listen, hangUp]) each.disabled = false;
+  for (const each of [mute, interrupt, transfer]) each.disabled = isClosing;
+  send.disabled = isClosing || isSending;
   showListening();
   mute.setAttribute("aria-pressed", String(Boolean(summary.muted)));
   mute.textContent = summary.muted ? "Unmute the agent" : "Mute the agent";
@@ -186,7 +201,7 @@ function showListening() {
 /** Show the waves while the page is visible. Listening goes on in a hidden tab. */
 function follow() {
   if (document.hidden && !ear?.plays) close();
-  else if (!document.hidden && !ear && !isRefused && summary?.state === "live") open(false);
+  else if (!document.hidden && !ear && !isRefused && goesOn(summary)) open(false);
 }
 
 document.addEventListener("visibilitychange", follow);

@@ -2,7 +2,7 @@
 //
 // Other modules put the buttons into #call-actions and the messages into #call-log. The modules that have the sound
 // dispatch "call-level" and "call-cursor" on the document, and listen for "call-seek" (see lanes.js).
-import { base, cost, csv, day, download, duration, h, milliseconds, request, Refused, showConnection, svg, timeOfDay } from "./common.js";
+import { base, cost, csv, day, download, duration, goesOn, h, milliseconds, newer, now, request, Refused, showConnection, svg, timeOfDay } from "./common.js";
 import { fileOf, Lanes } from "./lanes.js";
 import { Recording } from "./recording.js";
 import { grade, parts, percentile, Story } from "./story.js";
@@ -28,6 +28,9 @@ let story = null;
 let stream = null;
 let drawn = -1;
 let isFutile = false; // asking again changes nothing
+let isMissing = false; // the first answer was that there is no such call: it may have just begun in another process
+let asked = 0;
+let answered = 0; // what was asked before this is out of date
 
 const numbers = numbersButton(() => refresh());
 const words = new Words(at("words"));
@@ -40,28 +43,36 @@ at("zoom-fit").addEventListener("click", () => lanes.zoom(0));
 
 // --- data ---
 
-const isLive = () => summary?.state === "live";
+const isLive = () => goesOn(summary);
 
 function awaitsOutcome() {
   const { state, record } = summary ?? {};
   const open = state === "ended" && record?.ended_at && !record.outcome && !record.outcome_error;
-  return open && Date.now() - Date.parse(record.ended_at) < OUTCOME_MS;
+  return open && now() - Date.parse(record.ended_at) < OUTCOME_MS;
 }
 
 async function refresh() {
+  const number = (asked += 1);
   try {
     const found = await request(`${path}?${numbers()}`);
+    if (number < answered) return;
+    answered = number;
     problem("");
     const wasLive = isLive();
-    summary = found;
+    summary = newer(summary, found);
     story ??= new Story(found.record?.started_at ?? found.started_at);
     if (found.record) story.takeRecord(found.record, { live: isLive() });
     else story.total ??= found.cost;
     if (isLive() && !stream) follow();
     if (wasLive && !isLive()) drawn = -1;
   } catch (error) {
-    if (!(error instanceof Refused)) return; // the server is away: the stream reconnects, and so does this
-    if (error.status === 404 && !summary) return unknown();
+    if (!(error instanceof Refused) || number < answered) return; // the server is away: the stream reconnects, and so does this
+    answered = number;
+    if (error.status === 404 && !summary) {
+      if (isMissing) unknown();
+      isMissing = true;
+      return;
+    }
     if (error.status === 401) isFutile = true; // the sign-in page follows
     if (error.status === 404) summary = { ...summary, state: "ended" }; // it was not recorded
     else problem(error.message);
@@ -78,15 +89,17 @@ function follow() {
     on: (event) => {
       story.takeEvent(event);
       if (event.type === "call_ended") {
+        answered = asked += 1;
         summary = { ...summary, state: "ended", ended_by: event.ended_by, reason: event.reason, duration_ms: event.duration_ms };
         setTimeout(refresh, 300);
       }
       drawSoon();
     },
     resync: () => refresh(),
-    // Without events here, the call is over, or live elsewhere: its record says which
+    // Without events here, the call is over, or goes on elsewhere: its record says which
     done: async () => {
       await refresh();
+      if (!isLive() && summary.state !== "ended") stream = null; // if it is found again, it is followed again
       return !isLive();
     },
   });
@@ -142,8 +155,8 @@ function head() {
   at("caller").textContent = (outbound ? summary.called : summary.caller) ?? "Number withheld";
   document.title = `${at("caller").textContent} · phoneagent`;
   const state = at("state");
-  state.textContent = { live: "Live", open: "Not ended", ended: "Ended" }[summary.state];
-  state.className = `badge ${summary.state === "live" ? "good" : summary.ended_by === "error" ? "bad" : ""}`;
+  state.textContent = isLive() ? "Live" : { open: "Not ended", ended: "Ended" }[summary.state];
+  state.className = `badge ${isLive() ? "good" : summary.ended_by === "error" ? "bad" : ""}`;
   const floor = at("floor");
   floor.hidden = !isLive() || !summary.floor;
   floor.textContent = FLOORS[summary.floor] ?? summary.floor ?? "";
@@ -277,9 +290,13 @@ for (const button of document.querySelectorAll("[data-export]")) {
 
 // --- while the page is open ---
 
-setInterval(() => isLive() && document.visibilityState === "visible" && refresh(), POLL_MS);
-setInterval(() => summary?.state === "open" && document.visibilityState === "visible" && refresh(), OPEN_POLL_MS);
-setInterval(() => awaitsOutcome() && document.visibilityState === "visible" && refresh(), OPEN_POLL_MS);
+/** Read the call again, as long as it may change, once the answer before has come. */
+async function poll() {
+  const mayChange = isLive() || summary?.state === "open" || awaitsOutcome();
+  if (mayChange && document.visibilityState === "visible") await refresh();
+  setTimeout(poll, isLive() ? POLL_MS : OPEN_POLL_MS);
+}
+
 setInterval(() => isLive() && story && drawSoon(), 500);
 document.addEventListener("theme", () => draw());
 
@@ -288,10 +305,11 @@ async function begin() {
   for (let wait = FIRST_WAIT_MS; ; wait = Math.min(wait * 2, LONGEST_WAIT_MS)) {
     await refresh();
     if (summary || isFutile) break;
-    showConnection("waiting");
+    if (!isMissing) showConnection("waiting");
     await new Promise((done) => setTimeout(done, wait));
   }
   if (!isLive()) showConnection("");
+  poll();
 }
 
 await begin();

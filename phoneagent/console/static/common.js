@@ -28,9 +28,9 @@ export const now = () => Date.now() - skewMs;
 
 const REQUEST_MS = 30_000; // longer than the longest wait for messages
 
-/** Request a path of the API and return its JSON. `body` is sent as JSON. Throws Refused with the problem's detail. */
-export async function request(path, { method = "GET", body, signal = AbortSignal.timeout(REQUEST_MS) } = {}) {
-  const headers = body === undefined ? {} : { "Content-Type": "application/json" };
+/** Request a path of the API and return its JSON. `body` is sent as JSON; `key` has the request done once. Throws Refused with the problem's detail. */
+export async function request(path, { method = "GET", body, key, signal = AbortSignal.timeout(REQUEST_MS) } = {}) {
+  const headers = { ...(body !== undefined && { "Content-Type": "application/json" }), ...(key && { "Idempotency-Key": key }) };
   const answer = await fetch(base + path, {
     method, headers, signal, body: body === undefined ? undefined : JSON.stringify(body),
   }).catch((error) => {
@@ -43,6 +43,16 @@ export async function request(path, { method = "GET", body, signal = AbortSignal
   const content = answer.headers.get("content-type")?.includes("json") ? await answer.json() : null;
   if (!answer.ok) throw new Refused(answer.status, content?.detail ?? `the server answered ${answer.status}`);
   return content;
+}
+
+const LONGEST_MS = 4 * 3600_000; // Twilio ends a call then: an older one without an end was lost in a crash
+
+/** Whether a call goes on: it is live in the process that answers, or open in the database and so in another one. */
+export const goesOn = (call) => call?.state === "live" || (call?.state === "open" && now() - Date.parse(call.started_at) < LONGEST_MS);
+
+/** The newer of two answers about a call. Only the process of the call knows its floor and its state: they are kept. */
+export function newer(known, found) {
+  return found.state === "open" ? { ...known, ...found, floor: known?.floor ?? null, muted: known?.muted ?? null } : found;
 }
 
 /** Make an element: h("p", {class: "muted", onclick: f}, "text", child). Text is never read as HTML. */

@@ -21,7 +21,7 @@ const LEVEL_MS = 100;
 const MAX_LEVELS = 36_000;
 
 export class Lanes {
-  #box; #scale = 0; #story = null; #length = 1000; #live = false; #cursor = null;
+  #box; #scale = 0; #story = null; #length = 1000; #live = false; #cursor = null; #pressed = false;
   #levels = { caller: new Map(), agent: new Map() };
 
   /** `pick(id)` is called with the clicked entry. */
@@ -33,6 +33,9 @@ export class Lanes {
       const edge = box.firstElementChild?.getBoundingClientRect().left ?? 0;
       document.dispatchEvent(new CustomEvent("call-seek", { detail: { at_ms: ((event.clientX - edge) / this.#pixels()) * 1000 } }));
     });
+    // A click on a block that was drawn anew since the press would be lost
+    box.addEventListener("pointerdown", ({ target, button }) => (this.#pressed = button === 0 && target !== box)); // that is its scroll bar
+    for (const name of ["pointerup", "pointercancel"]) addEventListener(name, () => this.#pressed && setTimeout(() => this.#release()));
     new ResizeObserver(() => this.draw()).observe(box);
     // Modules that have the audio report it: {side: "caller" | "agent", at: when it ended, level: 0…1}, and the cursor: {at_ms}.
     document.addEventListener("call-level", ({ detail }) => this.#hear(detail));
@@ -48,6 +51,11 @@ export class Lanes {
 
   show(story, length, live) {
     [this.#story, this.#length, this.#live] = [story, length, live];
+    this.draw();
+  }
+
+  #release() {
+    this.#pressed = false;
     this.draw();
   }
 
@@ -67,7 +75,7 @@ export class Lanes {
 
   draw() {
     const box = this.#box;
-    if (!this.#story || !box.clientWidth) return;
+    if (!this.#story || !box.clientWidth || this.#pressed) return;
     const atEnd = box.scrollLeft + box.clientWidth >= box.scrollWidth - 24;
     box.replaceChildren(this.picture());
     if (this.#live && atEnd) box.scrollLeft = box.scrollWidth;
@@ -107,7 +115,8 @@ export class Lanes {
     const levels = this.#levels[side];
     if (!this.#story) return;
     const at = Math.floor((end - this.#story.startedAt - LEVEL_MS / 2) / LEVEL_MS);
-    if (levels.size < MAX_LEVELS) levels.set(at, Math.max(levels.get(at) ?? 0, Math.min(1, level)));
+    levels.set(at, Math.max(levels.get(at) ?? 0, Math.min(1, level)));
+    if (levels.size > MAX_LEVELS) levels.delete(levels.keys().next().value); // the oldest
   }
 
   #wave(side, x) {

@@ -4,11 +4,12 @@ const RATE = 8000;
 const SIDES = ["caller", "agent"];
 const LEVEL_FRAMES = 5; // a level covers this many frames of 20 ms
 const REFUSED = 4000; // from this code on, the server has refused the listener
+const NOT_HERE = 4404; // another process of the server may have the call, and get the next connection
 const REASONS = {
   1000: "The call is over.",
   1006: "The connection was lost.",
   4401: "You are signed out.",
-  4404: "The call is not live here.",
+  [NOT_HERE]: "The call is not live here.",
   4408: "The connection is too slow to listen.",
   4429: "Too many are listening to this call.",
 };
@@ -44,7 +45,7 @@ export class Ear {
     socket.onmessage = ({ data }) => this.#take(new Uint8Array(data));
     socket.onclose = ({ code }) => {
       this.close();
-      this.#closed(REASONS[code] ?? "The connection was closed.", !this.#isOpen || code >= REFUSED);
+      this.#closed(REASONS[code] ?? "The connection was closed.", !this.#isOpen || (code >= REFUSED && code !== NOT_HERE));
     };
   }
 
@@ -55,6 +56,10 @@ export class Ear {
     this.#player = new AudioWorkletNode(context, "listen", { numberOfInputs: 0, outputChannelCount: [2], processorOptions: { rate: RATE } });
     this.#player.connect(context.destination);
     await context.resume();
+    // the system may stop the sound, for example for a call on the same phone
+    context.addEventListener("statechange", () => {
+      if (context.state === "suspended" || context.state === "interrupted") context.resume().catch(() => {});
+    });
   }
 
   close() {

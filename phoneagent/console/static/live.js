@@ -1,5 +1,5 @@
 // The list of live calls. Only the rows in view are elements, so a thousand calls cost no more than twenty.
-import { base, cost, day, duration, h, milliseconds, now, request, Refused, timeOfDay } from "./common.js";
+import { base, cost, day, duration, goesOn, h, milliseconds, now, request, Refused, timeOfDay } from "./common.js";
 import { numbersButton, Stream } from "./stream.js";
 
 const ROW_PX = 46;
@@ -8,7 +8,7 @@ const PAGE = 200;
 const MAX_CALLS = 5000;
 const LATEST = 8;
 const LATE_MS = 5000; // so long after its end, the server may still list a call
-const LONGEST_MS = 4 * 3600_000; // Twilio ends a call then: an older one without an end was lost in a crash
+const FORGET_MS = 60_000;
 
 const list = document.getElementById("calls");
 const rows = document.getElementById("rows");
@@ -33,7 +33,7 @@ function take(event) {
   if (event.type === "call_started") {
     const known = calls.get(event.call_sid);
     calls.set(event.call_sid, {
-      floor: "open", ...known, call_sid: event.call_sid, caller: event.caller, called: event.called,
+      floor: "open", state: "open", ...known, call_sid: event.call_sid, caller: event.caller, called: event.called,
       direction: event.direction, started_at: known?.started_at ?? event.at, since: Date.now(),
     });
     over.delete(event.call_sid);
@@ -72,11 +72,14 @@ async function inState(state) {
 /** Read all live calls again: those of the process that answers, and those of others, which are open in the database. */
 async function read() {
   const begun = Date.now();
-  for (const [sid, at] of over) if (at < begun - LATE_MS) over.delete(sid);
+  forget();
   try {
-    const elsewhere = await inState("open").catch(() => []); // without the database, the own calls are shown
-    const isRecent = (call) => now() - Date.parse(call.started_at) < LONGEST_MS;
-    const found = [...elsewhere.filter(isRecent), ...await inState("live")].filter((call) => !over.has(call.call_sid));
+    let trouble = "";
+    const elsewhere = await inState("open").catch((error) => { // the database is away: the own calls are still read
+      trouble = `Calls of other processes cannot be read: ${error.message}`;
+      return [...calls.values()].filter((call) => call.state !== "live");
+    });
+    const found = [...elsewhere.filter(goesOn), ...await inState("live")].filter((call) => !over.has(call.call_sid));
     const sids = new Set(found.map((call) => call.call_sid));
     for (const [sid, call] of calls) if (!sids.has(sid) && !(call.since > begun)) calls.delete(sid);
     for (const call of found) {
@@ -85,11 +88,17 @@ async function read() {
       calls.set(call.call_sid, { ...known, ...call, floor, version: begun });
     }
     loaded = true;
-    problem("");
+    problem(trouble);
   } catch (error) {
     if (error instanceof Refused) problem(error.message);
   }
   draw();
+}
+
+/** Forget the ends that the list knows by now, and calls that were lost in a crash. */
+function forget() {
+  for (const [sid, at] of over) if (at < Date.now() - LATE_MS) over.delete(sid);
+  for (const [sid, call] of calls) if (!goesOn(call)) calls.delete(sid);
 }
 
 /** Read the agents of calls that have just begun, all of them at once. */
@@ -137,7 +146,8 @@ function drawRows() {
     const call = shown[index];
     kept.add(call.call_sid);
     let row = drawn.get(call.call_sid);
-    if (!row || row.version !== call.version) {
+    const isPressed = row?.element.matches(":active"); // a click on a link that was made anew since the press would be lost
+    if (!row || (row.version !== call.version && !isPressed)) {
       const element = makeRow(call);
       if (row) {
         const focused = row.element.contains(document.activeElement);
@@ -153,15 +163,15 @@ function drawRows() {
       row.element.setAttribute("aria-rowindex", String(index + 2));
     }
   }
-  const elements = [...kept].map((sid) => drawn.get(sid).element);
-  elements.forEach((element, place) => {
-    if (rows.children[place] !== element) rows.insertBefore(element, rows.children[place] ?? null);
-  });
   for (const [sid, row] of drawn) {
     if (kept.has(sid)) continue;
     row.element.remove();
     drawn.delete(sid);
   }
+  const elements = [...kept].map((sid) => drawn.get(sid).element);
+  elements.forEach((element, place) => {
+    if (rows.children[place] !== element) rows.insertBefore(element, rows.children[place] ?? null);
+  });
 }
 
 function makeRow(call) {
@@ -190,6 +200,8 @@ setInterval(() => {
     since.textContent = elapsed(since.dataset.since);
   }
 }, 1000);
+
+setInterval(() => { forget(); drawSoon(); }, FORGET_MS);
 
 function problem(text) {
   const place = document.getElementById("problem");

@@ -1,5 +1,5 @@
 // The messages of a call, as they arrive: a list that only draws its visible rows, and one message in full.
-import { h, request, Refused, timeOfDay } from "./common.js";
+import { goesOn, h, request, Refused, timeOfDay } from "./common.js";
 
 const ROW_PX = 26;
 const MORE_ROWS = 8; // drawn above and below the visible ones
@@ -17,6 +17,9 @@ let chosen = null;
 let after = 0;
 let earlier = 0; // the number of the last message that came from an earlier process
 let isRunning = false;
+let isPressed = false; // on a row, which then stays under the pointer
+let isAtEnd = true;
+const drawn = new Map(); // the visible rows by number
 
 const toggle = h("button", { type: "button", "aria-expanded": "false", "aria-controls": "log-body", onclick: open }, "Show");
 const words = h("input", { id: "log-filter", type: "search", placeholder: "type or text", autocomplete: "off", oninput: refilter });
@@ -41,8 +44,8 @@ mount();
 /** Show the log below the rest of the page: for a live call, and for another one if the log is not empty. */
 async function mount() {
   try {
-    const { state } = await request(path.replace(/\/log$/, ""));
-    if (state !== "live") await request(`${path}?limit=1`);
+    const call = await request(path.replace(/\/log$/, ""));
+    if (!goesOn(call)) await request(`${path}?limit=1`);
   } catch {
     return;
   }
@@ -100,11 +103,12 @@ function tell(text) {
 
 function take(messages) {
   if (!messages.length) return;
-  const atEnd = rows.scrollTop + rows.clientHeight >= rows.scrollHeight - ROW_PX;
+  if (!isPressed) isAtEnd = rows.scrollTop + rows.clientHeight >= rows.scrollHeight - ROW_PX;
+  isPressed = inside.matches(":active");
   all.push(...messages);
   if (all.length > MAX_KEPT) all = all.slice(-MAX_KEPT);
   refilter();
-  if (atEnd) rows.scrollTop = rows.scrollHeight;
+  if (isAtEnd && !isPressed) rows.scrollTop = rows.scrollHeight;
 }
 
 // --- the filter ---
@@ -139,19 +143,36 @@ function draw() {
   if (body.hidden) return;
   const first = Math.max(0, Math.floor(rows.scrollTop / ROW_PX) - MORE_ROWS);
   const last = Math.min(shown.length, Math.ceil((rows.scrollTop + rows.clientHeight) / ROW_PX) + MORE_ROWS);
-  inside.replaceChildren(...shown.slice(first, last).map((each, index) => row(each, first + index)));
+  const visible = shown.slice(first, last);
+  const numbers = new Set(visible.map((each) => each.number));
+  for (const [number, element] of drawn) {
+    if (numbers.has(number)) continue;
+    element.remove();
+    drawn.delete(number);
+  }
+  visible.forEach((each, index) => { // a row stays the same element: a click on one that is made anew would be lost
+    if (!drawn.has(each.number)) drawn.set(each.number, row(each));
+    const element = drawn.get(each.number);
+    if (inside.children[index] !== element) inside.insertBefore(element, inside.children[index] ?? null);
+    put(element, each, first + index);
+  });
   const active = chosen && document.getElementById(`log-${chosen.number}`) ? `log-${chosen.number}` : "";
   if (active) rows.setAttribute("aria-activedescendant", active);
   else rows.removeAttribute("aria-activedescendant");
 }
 
-function row(message, place) {
+function put(element, { number }, place) {
+  element.style.setProperty("top", `${place * ROW_PX}px`);
+  element.setAttribute("aria-selected", String(chosen?.number === number));
+  element.setAttribute("aria-setsize", String(shown.length));
+  element.setAttribute("aria-posinset", String(place + 1));
+}
+
+function row(message) {
   const { number, at, side, direction, type, bytes } = message;
   const arrow = direction === "in" ? "→" : "←";
   return h("div", {
-    id: `log-${number}`, role: "option", class: "log-row", "aria-selected": String(chosen?.number === number),
-    "aria-setsize": String(shown.length), "aria-posinset": String(place + 1),
-    style: { top: `${place * ROW_PX}px` }, onclick: () => choose(message),
+    id: `log-${number}`, role: "option", class: "log-row", onclick: () => choose(message),
   },
   h("span.number", {}, `${timeOfDay(at)}.${String(new Date(at).getMilliseconds()).padStart(3, "0")}`),
   h("span", { class: `badge ${side === "caller" ? "caller" : "agent"}` }, `${side} ${arrow}`),

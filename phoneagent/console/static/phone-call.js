@@ -125,7 +125,8 @@ export class BrowserCall {
     for (const wait of [...WAITS_MS, null]) {
       try {
         const body = { ...this.parties, status: "in-progress", url };
-        return (await request(`${CALLS}/${this.sid}`, { method: "POST", body })).twiml;
+        const asked = request(`${CALLS}/${this.sid}`, { method: "POST", body });
+        return (await Promise.race([asked, this.hungUp]))?.twiml ?? null;
       } catch (error) {
         const comesBack = !(error instanceof Refused) || error.status >= 500;
         if (!comesBack || wait === null || this.over) throw error;

@@ -107,6 +107,7 @@ export class Sound {
 
   close() {
     clearInterval(this.timer);
+    this.node.port.onmessage = null; // what is on its way is of a call that is over
     this.node.port.postMessage({ stop: true });
     for (const track of this.stream.getTracks()) track.stop();
     this.context.close().catch(() => {});

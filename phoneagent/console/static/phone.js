@@ -175,7 +175,7 @@ function press(key) {
 const pushes = () => settings.elements.turns.value === "manual";
 
 function hold(now) {
-  if (now === held || (now && !(call && pushes()))) return;
+  if (now === held || (now && !(call?.sid && pushes()))) return;
   held = now;
   applySound();
   call?.turn(held ? "begin" : "end");
@@ -248,7 +248,7 @@ for (const name of ["pointerup", "pointercancel", "lostpointercapture"]) {
   $("talk").addEventListener(name, () => hold(false));
 }
 
-const isField = (target) => target.matches?.("input, select, textarea");
+const isField = (target) => target.matches?.("input:not([type=range], [type=radio]), select, textarea");
 document.addEventListener("keydown", (event) => {
   if (event.ctrlKey || event.metaKey || event.altKey || isField(event.target)) return;
   if (event.key === " " && call && pushes()) {

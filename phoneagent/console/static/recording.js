@@ -29,7 +29,9 @@ export class Recording {
     }
     if (!answer.ok) {
       if (answer.status === 404) room.remove();
-      else room.append(h("span.muted", {}, `The recording cannot be read now: the server answered ${answer.status}.`));
+      else room.append(
+        h("span.muted", {}, `The recording cannot be read now: the server answered ${answer.status}.`),
+        h("button", { type: "button", onclick: () => { this.#asked = false; this.show(startedAt); } }, "Try again"));
       return;
     }
     this.#offset = Math.max(0, Date.parse(answer.headers.get("recording-started-at")) - startedAt) || 0;

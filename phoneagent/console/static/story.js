@@ -28,16 +28,19 @@ export class Story {
     return this.#startedAt;
   }
 
-  /** Take the record. For a live call it has turns in progress, which are not in any event. */
+  /** Take the record. For a live call it has turns in progress, which are not in any event. That of an ended one is final. */
   takeRecord(record, { live }) {
     this.version += 1;
     for (const turn of record.turns) {
       const known = this.turns.get(turn.item_id);
-      if (known && !known.live) continue;
+      if (live && known && !known.live) continue;
       this.turns.set(turn.item_id, { ...turn, live });
       if (live) this.speaking[turn.role] = null;
     }
-    for (const tool of record.tool_calls) if (!this.tools.has(tool.call_id)) this.tools.set(tool.call_id, tool);
+    for (const tool of record.tool_calls) {
+      const isDone = (this.tools.get(tool.call_id)?.output ?? null) !== null;
+      if (!live || !isDone) this.tools.set(tool.call_id, tool);
+    }
     for (const each of record.transfers ?? []) this.#transferred(each.at_ms, each);
     for (const message of record.messages) this.#mark("message", message.at_ms, { role: message.role, text: message.text });
     for (const answer of record.answers) this.#answer(answer);

@@ -13,27 +13,29 @@ const HIDDEN_MS = 60_000;
  * whenever the stream begins or continues: events may have been missed. done(): the stream is over for good (HTTP 204).
  */
 export class Stream {
-  #path; #names; #on; #resync; #done; #source = null; #wait = FIRST_WAIT_MS; #timer = 0; #hidden = 0; #over = false;
+  #path; #names; #on; #resync; #done; #source = null; #wait = FIRST_WAIT_MS; #timer = 0; #hidden = 0; #life = new AbortController();
 
   constructor(path, { names, on, resync, done = () => {} }) {
     [this.#path, this.#names, this.#on, this.#resync, this.#done] = [path, names, on, resync, done];
-    document.addEventListener("visibilitychange", () => this.#look());
-    addEventListener("pagehide", () => this.#source?.close());
-    addEventListener("pageshow", (event) => event.persisted && this.#open());
+    const { signal } = this.#life;
+    document.addEventListener("visibilitychange", () => this.#look(), { signal });
+    addEventListener("pagehide", () => this.#source?.close(), { signal });
+    addEventListener("pageshow", (event) => event.persisted && this.#open(), { signal });
     if (document.visibilityState === "hidden") this.#resync();
     else this.#open();
   }
 
   close() {
-    this.#over = true;
+    this.#life.abort();
     clearTimeout(this.#timer);
+    clearTimeout(this.#hidden);
     this.#source?.close();
   }
 
   #open() {
     clearTimeout(this.#timer);
     this.#source?.close();
-    if (this.#over) return;
+    if (this.#life.signal.aborted) return;
     const source = (this.#source = new EventSource(base + this.#path));
     source.onopen = () => {
       this.#wait = FIRST_WAIT_MS;
@@ -41,7 +43,7 @@ export class Stream {
       this.#resync(); // even after a break: without an earlier event, the server cannot know that some were missed
     };
     source.onerror = () => {
-      if (source !== this.#source || this.#over) return;
+      if (source !== this.#source || this.#life.signal.aborted) return;
       showConnection("waiting");
       if (source.readyState === EventSource.CLOSED) this.#ask();
     };
@@ -87,17 +89,31 @@ export class Stream {
   }
 }
 
+const NUMBERS = "phoneagent-numbers";
+
+function kept() {
+  try {
+    return sessionStorage.getItem(NUMBERS);
+  } catch {
+    return null; // storage is off: numbers begin hidden
+  }
+}
+
 /** The button that shows whole phone numbers. Returns a function that gives the suffix for an API path. */
 export function numbersButton(changed) {
   const button = document.getElementById("numbers");
-  let shown = sessionStorage.getItem("phoneagent-numbers") === "full";
+  let shown = kept() === "full";
   const label = () => {
     button.textContent = shown ? "Hide numbers" : "Show numbers";
   };
   label();
   button.addEventListener("click", () => {
     shown = !shown;
-    sessionStorage.setItem("phoneagent-numbers", shown ? "full" : "masked");
+    try {
+      sessionStorage.setItem(NUMBERS, shown ? "full" : "masked");
+    } catch {
+      // storage is off: the choice lasts until the page closes
+    }
     label();
     changed();
   });

@@ -41,7 +41,8 @@ export class Words {
   find(id) {
     const element = this.#drawn.get(id)?.element;
     if (!element) return;
-    element.scrollIntoView({ block: "center", behavior: "smooth" });
+    const isStill = matchMedia("(prefers-reduced-motion: reduce)").matches;
+    element.scrollIntoView({ block: "center", behavior: isStill ? "instant" : "smooth" });
     element.classList.remove("found");
     requestAnimationFrame(() => element.classList.add("found"));
   }
