@@ -69,8 +69,11 @@ class CallerInput:
         start_ms, end_ms = self._speech_started[0], self._buffer.speech_span_ms[1]
         self._add_turn(self._buffer.take(), start_ms, end_ms)
 
-    def expect_answer(self, after_ms: int) -> None:
-        """Start the idle timer `after_ms` of audio from now, when the model's last words will have been played."""
+    def expect_answer(self, after_ms: int | None) -> None:
+        """Start the idle timer `after_ms` of audio from now, when the model's last words will have been played.
+
+        None stops it: the model begins an answer.
+        """
         self._buffer.expect_answer(after_ms)
 
     def _handle(self, event: BufferEvent) -> None:

@@ -38,15 +38,19 @@ def chat_messages(
 ) -> list[Json]:
     """Return the messages for one answer.
 
-    `asked` are the response's own instructions. `said` are the spoken items, `heard` the words of the caller's audio,
+    `asked` are the response's own instructions: they replace the session's, and follow once more at the end, because a
+    small model forgets what it read at the start. `said` are the spoken items, `heard` the words of the caller's audio,
     both by item id; `idle` are the items that stand for the caller's silence.
     """
+    instructions = instructions if asked is None else asked
     outputs = {item["call_id"]: item["output"] for item in items if item["type"] == "function_call_output"}
     system = "\n\n".join(text for text in (instructions.strip(), SPOKEN if spoken else "") if text)
     chat = _Chat([{"role": "system", "content": system}] if system else [], outputs)
     for number, item in enumerate(items):
         if item["type"] == "function_call":
             chat.call(item)
+        elif item["type"] == "function_call_output":
+            chat.end_calls()  # the next call is not parallel to the one that returned
         elif item["type"] == "message":
             text = _words(item, said or {}, heard or {}, idle)
             match item["role"]:

@@ -17,6 +17,9 @@ from phoneagent.errors import shown
 MAX_ANSWER_CHARS = 8_000
 """The length of an answer, including tool arguments, at which it counts as cut off."""
 
+MAX_THOUGHT_CHARS = 64_000
+"""The length of the thoughts before an answer at which it counts as cut off."""
+
 MAX_CALLS = 16
 """The maximum number of tool calls in one answer."""
 
@@ -36,6 +39,12 @@ class ToolCall:
     key: str = ""
     """The server's own id of the call."""
 
+    def is_over(self, name: str, key: str) -> bool:
+        """Return whether a piece with this name and id begins another call. The id may be missing, or be repeated."""
+        if key and self.key:
+            return key != self.key
+        return name != self.name or _is_json(self.arguments)
+
 
 class ChatStream:
     """The reader of one stream, line by line.
@@ -51,6 +60,7 @@ class ChatStream:
         self.calls: list[ToolCall] = []
         self._by_index: dict[int, ToolCall] = {}
         self._chars = 0
+        self._thought_chars = 0
         self._thoughts = _Thoughts()
 
     def feed(self, line: bytes) -> str:
@@ -88,18 +98,20 @@ class ChatStream:
     def _take_words(self, text: str) -> str:
         if not isinstance(text, str):
             raise TypeError("content is not text")
-        self._count(text)
-        return self._thoughts.feed(text)
+        words = self._thoughts.feed(text)
+        self._thought_chars += len(text) - len(words)
+        self._count(words)
+        return words
 
     def _take_call(self, piece: Any) -> None:
         function, key, index = piece.get("function") or {}, piece.get("id") or "", piece.get("index")
         name, arguments = function.get("name") or "", function.get("arguments") or ""
         if not isinstance(arguments, str):  # some servers send the object itself
             arguments = msgspec.json.encode(arguments).decode()
-        # The same number with another id is another call: some servers number all of them 0.
+        # The same number with another id is another call: some servers number all of them 0, or none.
         at = index if isinstance(index, int) else max(self._by_index, default=0)
         known = self._by_index.get(at)
-        if known is None or (name and key and known.key and key != known.key):
+        if known is None or (name and known.is_over(name, key)):
             if not name:
                 raise BadStream("it sent a tool call without a name")
             if len(self.calls) == MAX_CALLS:
@@ -111,8 +123,16 @@ class ChatStream:
 
     def _count(self, text: str) -> None:
         self._chars += len(text)
-        if self._chars > MAX_ANSWER_CHARS:
+        if self._chars > MAX_ANSWER_CHARS or self._thought_chars > MAX_THOUGHT_CHARS:
             self.ended = self.over = self.cut_short = True
+
+
+def _is_json(text: str) -> bool:
+    try:
+        msgspec.json.decode(text)
+    except (msgspec.DecodeError, RecursionError):
+        return False
+    return True
 
 
 class _Thoughts:

@@ -21,6 +21,7 @@ from phoneagent.sim.model.config import (
     given,
     updated_session,
 )
+from phoneagent.sim.model.mcp import named_servers
 
 MAX_SECRETS = 1000
 DEFAULT_SECONDS = 600
@@ -79,6 +80,7 @@ class ClientSecrets:
             else default_session(secret.model or default_model, session_id, expires_at)
         )
         effective = updated_session(new, session, spoke=False)
+        named_servers(session.get("tools", []), {})
         key = f"ek_{secrets.token_hex(16)}"
         self._secrets[key] = secret
         while len(self._secrets) > MAX_SECRETS:

@@ -140,12 +140,18 @@ _RETENTION = struct(
     "type",
     "retention_ratio",
 )
-PROMPT = struct({"id": string, "variables": any_object, "version": string}, "id")
+
+
+def ended_prompt(_value: Any, at: str) -> None:
+    """Refuse a stored prompt. The real server's words and code are not documented."""
+    raise invalid_value(f"Invalid '{at}': reusable prompts are no longer supported.", at)
+
+
 _SHARED: dict[str, Check] = {
     "instructions": string,
     "tools": TOOLS,
     "tool_choice": TOOL_CHOICE,
-    "prompt": PROMPT,
+    "prompt": ended_prompt,
 }
 _MODERN: dict[str, Check] = {
     "output_modalities": modalities(("text",), ("audio",)),
@@ -195,7 +201,7 @@ _CLEARED_BY_NULL = frozenset(
         *("input_audio_transcription", "input_audio_noise_reduction"),  # the beta's names
     }
 )
-_FREE_FORM = frozenset({"parameters", "metadata", "headers", "prompt"})
+_FREE_FORM = frozenset({"parameters", "metadata", "headers"})
 
 
 def given(value: Any) -> Any:
@@ -318,6 +324,15 @@ def check_model_options(model: str, params: Json, at: str) -> None:
     for name in ("reasoning", "parallel_tool_calls"):
         if name in params and not reasons(model):
             raise invalid_value("Unsupported option for this model.", f"{at}.{name}")
+
+
+def check_tool_choice(session: Json, params: Json) -> None:
+    """Refuse a response's choice of a function that it lacks. The real server's words are not documented."""
+    choice = params.get("tool_choice")
+    name = choice.get("name") if isinstance(choice, dict) and choice["type"] == "function" else None
+    names = [tool["name"] for tool in {**session, **params}["tools"] if tool["type"] == "function"]
+    if name is not None and name not in names:
+        raise invalid_value(f"Tool choice '{name}' not found in 'tools'.", "response.tool_choice")
 
 
 def check_voice(session: Json, params: Json, *, spoke: bool, at: str) -> None:

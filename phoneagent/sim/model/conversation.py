@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import secrets
 import time
 from collections.abc import Callable
 from typing import Any
 
+from phoneagent.sim.model.audio import from_ulaw
 from phoneagent.sim.model.checks import EventRefused, invalid_value
 from phoneagent.sim.model.config import Json, given
 from phoneagent.sim.model.events import check_item, encode_audio
@@ -75,11 +77,12 @@ class Conversation:
         del self.items[self._index(item_id, "delete")]
         self._emit("conversation.item.deleted", item_id=item_id)
 
-    def retrieve(self, item_id: str) -> None:
-        """Send an item with the audio that the conversation still holds."""
+    def retrieve(self, item_id: str, input_format: Json) -> None:
+        """Send an item with the audio that the conversation still holds, the caller's in the session's format."""
         item = dict(self.items[self._index(item_id, "retrieve")])
         if item_id in self.turns:
-            item["content"] = [{**item["content"][0], "audio": encode_audio(self.turns[item_id].audio)}]
+            audio = from_ulaw(self.turns[item_id].audio, input_format)
+            item["content"] = [{**item["content"][0], "audio": encode_audio(audio)}]
         elif (said := self.spoken.get(item_id)) and item["content"]:
             held = said.audio[: said.held_ms * said.bytes_per_ms]
             item["content"] = [{**item["content"][0], "audio": encode_audio(held)}]
@@ -126,7 +129,8 @@ class Conversation:
         if item.get("type") == "item_reference":
             return self.items[self._index(str(item.get("id")), "reference")]
         check_item(item, at)
-        return {"id": "", **given(item)}
+        own_call = {"call_id": f"call_{secrets.token_hex(10)}"} if item["type"] == "function_call" else {}
+        return {"id": "", **own_call, **given(item)}
 
     def answer(self, news: list[Json]) -> None:
         """Mark these items as answered."""

@@ -30,11 +30,11 @@ from phoneagent.sim.model.config import (
     FUNCTIONS,
     MAX_TOKENS,
     NOISE_REDUCTION,
-    PROMPT,
     TRACING,
     TRANSCRIPTION_MODELS,
     VOICE,
     Json,
+    ended_prompt,
     given,
 )
 
@@ -79,7 +79,7 @@ _SESSION = struct(
         "turn_detection": BETA_TURN_DETECTION,
         "speed": number(0.25, 1.5),
         "tracing": TRACING,
-        "prompt": PROMPT,
+        "prompt": ended_prompt,
     }
 )
 _RESPONSE = struct(

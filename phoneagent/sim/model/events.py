@@ -24,6 +24,9 @@ from phoneagent.sim.model.checks import (
     unknown_parameter,
 )
 
+MAX_DEPTH = 100
+"""How deep the objects and arrays of an event may be nested. The limit of the real server is not documented."""
+
 MAX_APPEND_BYTES = 15 << 20
 """Decoded bytes of one `input_audio_buffer.append`."""
 
@@ -57,9 +60,19 @@ def check_event(event: Any) -> None:
     """Check a decoded client event down to its own fields, not into `session`, `response` and `item`."""
     if not isinstance(event, dict):
         raise EventRefused("Invalid event: expected a JSON object.", code="invalid_event")
+    check_depth(event)
     if event.get("type") == "output_audio_buffer.clear":
         raise invalid_value("output_audio_buffer.clear is for WebRTC and SIP connections only.", "type")
     by_key("type", _EVENTS)(event, "")
+
+
+def check_depth(value: Any, room: int = MAX_DEPTH) -> None:
+    """Refuse JSON that is nested too deeply for those who walk through it. Raises `EventRefused`."""
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    if inner and not room:
+        raise EventRefused(f"Invalid JSON: nested more than {MAX_DEPTH} deep.", code="invalid_json")
+    for each in inner:
+        check_depth(each, room - 1)
 
 
 def decode_audio(audio: str) -> bytes:

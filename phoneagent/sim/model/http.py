@@ -75,7 +75,7 @@ class HttpConnection(ServerConnection):
         """Return the body as a JSON object, {} if there is none, None if it is something else."""
         try:
             value: Any = json.loads(self.body) if self.body.strip() else {}
-        except ValueError:
+        except (ValueError, RecursionError):
             return None
         return value if isinstance(value, dict) else None
 

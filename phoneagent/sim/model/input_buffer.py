@@ -102,9 +102,12 @@ class InputBuffer:
         self._vad = None if detection is None else self._make_vad(detection.get("threshold", 0.5))
         self._reset_turn()
 
-    def expect_answer(self, after_ms: int) -> None:
-        """Start the idle timer `after_ms` of audio from now, when the model's answer will have been played."""
-        self._idle_from_ms = self.position_ms + after_ms
+    def expect_answer(self, after_ms: int | None) -> None:
+        """Start the idle timer `after_ms` of audio from now, when the model's answer will have been played.
+
+        None stops the timer: the model begins an answer.
+        """
+        self._idle_from_ms = None if after_ms is None else self.position_ms + after_ms
 
     def clear(self) -> None:
         """Discard the buffer, and a turn that has begun."""
@@ -144,12 +147,10 @@ class InputBuffer:
 
     def _frame(self, speech: bool) -> BufferEvent | None:
         if speech:
-            self._idle_from_ms = None
             self._run += 1
-            if self._speech_start is None and self._run >= ONSET_FRAMES:
-                return self._start()
-            if self._speech_start is not None:
-                self._speech_end = self._received
+            if self._speech_start is None:
+                return self._start() if self._run >= ONSET_FRAMES else None
+            self._speech_end, self._idle_from_ms = self._received, None
             return None
         self._run = 0
         if self._speech_start is None:
@@ -163,7 +164,7 @@ class InputBuffer:
         begin = self._received - self._run * FRAME_BYTES
         padding = self._detection.get("prefix_padding_ms", 300) * BYTES_PER_MS
         self._turn_start = max(begin - padding, self._received - len(self._buffer))
-        self._speech_start, self._speech_end = begin, self._received
+        self._speech_start, self._speech_end, self._idle_from_ms = begin, self._received, None
         return SpeechStarted(self._turn_start // BYTES_PER_MS, begin // BYTES_PER_MS)
 
     def _stop(self) -> SpeechStopped:

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 from urllib.parse import urlsplit
@@ -61,6 +61,30 @@ class HostedCall:
     record: McpCallRecord
 
 
+def named_servers(tools: Iterable[Json], known: Mapping[str, Json]) -> dict[str, Json]:
+    """Return the servers among a session's tools, by label. A `known` server may be named by its label alone.
+
+    Raises `EventRefused`: no address or several, a duplicate label, two authorizations.
+    """
+    servers: dict[str, Json] = {}
+    for index, tool in enumerate(tools):
+        if tool["type"] != "mcp":
+            continue
+        at, label = f"session.tools[{index}]", tool["server_label"]
+        places = [name for name in _PLACES if tool.get(name) is not None]
+        if label in servers:
+            raise invalid_value(f"Duplicate server_label '{label}' found in tools.", f"{at}.server_label")
+        if len(places) > 1:
+            message = f"Mutually exclusive parameters: {', '.join(map(repr, places))}. Provide only one of them."
+            raise EventRefused(message, code="mutually_exclusive_parameters", param=at)
+        if not places and label not in known:
+            raise missing_parameter(f"{at}.server_url")
+        if tool.get("authorization") and any(name.lower() == "authorization" for name in tool.get("headers") or {}):
+            raise invalid_value("Provide 'authorization' or such a header, not both.", f"{at}.authorization")
+        servers[label] = tool if places else {**known[label], **tool}
+    return servers
+
+
 class McpServers:
     """The MCP servers of one session. `settled` is called when a call has returned or has been refused."""
 
@@ -76,27 +100,8 @@ class McpServers:
     # -- servers and their tools --
 
     def resolve(self, tools: Iterable[Json]) -> dict[str, Json]:
-        """Return the servers among a session's tools, by label. A known server may be named by its label alone.
-
-        Raises `EventRefused`: no address or several, a duplicate label, two authorizations.
-        """
-        servers: dict[str, Json] = {}
-        for index, tool in enumerate(tools):
-            if tool["type"] != "mcp":
-                continue
-            at, label = f"session.tools[{index}]", tool["server_label"]
-            places = [name for name in _PLACES if tool.get(name) is not None]
-            if label in servers:
-                raise invalid_value(f"Duplicate server_label '{label}' found in tools.", f"{at}.server_label")
-            if len(places) > 1:
-                message = f"Mutually exclusive parameters: {', '.join(map(repr, places))}. Provide only one of them."
-                raise EventRefused(message, code="mutually_exclusive_parameters", param=at)
-            if not places and label not in self._known:
-                raise missing_parameter(f"{at}.server_url")
-            if tool.get("authorization") and any(name.lower() == "authorization" for name in tool.get("headers") or {}):
-                raise invalid_value("Provide 'authorization' or such a header, not both.", f"{at}.authorization")
-            servers[label] = tool if places else {**self._known[label], **tool}
-        return servers
+        """Return the servers among a session's tools, by label; see `named_servers`."""
+        return named_servers(tools, self._known)
 
     def configure(self, servers: dict[str, Json]) -> None:
         """List the tools of servers that are new or have changed."""

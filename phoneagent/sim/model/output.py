@@ -77,7 +77,7 @@ class OutputMessage:
 
     def add(self, text: str, audio: bytes | None) -> None:
         """Add words at the end, with their audio if they are spoken."""
-        if self._parts and self._spoken:
+        if text and self._parts and self._spoken:
             text = f" {text}"
         self._parts.append(_Part(text, audio or b"", self._response.delta_bytes))
         self.record.text += text

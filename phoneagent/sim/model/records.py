@@ -10,6 +10,11 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 
+def words_within(text: str, part: int, whole: int) -> str:
+    """Return the whole words in this part of a text, as its audio is cut: `part` of `whole` bytes."""
+    return text if part >= whole else text[: len(text) * part // whole].rpartition(" ")[0]
+
+
 @dataclass(slots=True)
 class AudioItem:
     """One spoken message of the assistant."""
@@ -46,7 +51,7 @@ class AudioItem:
         left, found = end_ms * self.bytes_per_ms, ""
         for text, size in self.parts:
             if left < size:
-                words = text[: len(text) * left // size].rpartition(" ")[0]
+                words = words_within(text, left, size)
                 found = " ".join(part for part in (found, words) if part)
                 return f"{found}…" if found else ""
             found = " ".join(part for part in (found, text) if part)

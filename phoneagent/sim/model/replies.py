@@ -180,8 +180,8 @@ class Replies:
         choice = question.tool_choice
         if isinstance(choice, dict) and choice.get("type") == "mcp":
             return self._with_server(reply, choice, question)
-        wanted = choice["name"] if isinstance(choice, dict) and choice.get("type") == "function" else None
-        if not question.tools or (wanted is None and choice != "required"):
+        wanted = choice.get("name") if isinstance(choice, dict) and choice.get("type") == "function" else None
+        if not question.tools or (wanted not in question.tools if wanted is not None else choice != "required"):
             return reply
         if any(wanted in (None, call.name) for call in reply.calls):
             return reply

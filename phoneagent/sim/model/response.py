@@ -16,10 +16,10 @@ from phoneagent.sim.model.config import Json
 from phoneagent.sim.model.improvising import improvise
 from phoneagent.sim.model.mcp import HostedCall, McpServers
 from phoneagent.sim.model.output import OutputMessage
-from phoneagent.sim.model.records import AudioItem, ResponseRecord, ToolCallRecord
+from phoneagent.sim.model.records import AudioItem, ResponseRecord, ToolCallRecord, words_within
 from phoneagent.sim.model.replies import PlannedCall, Question, Reply
 from phoneagent.sim.model.state import SessionState
-from phoneagent.sim.model.usage import MODEL_TOKEN_MS, input_tokens, usage
+from phoneagent.sim.model.usage import CHARACTERS_A_TOKEN, MODEL_TOKEN_MS, input_tokens, usage
 from phoneagent.sim.speech import PAUSE_MS
 
 log = logging.getLogger(__name__)
@@ -87,7 +87,10 @@ class Response:
         self._answers = given is None and not out_of_band
         if self._answers:
             session.conversation.answer(self._news)
-        self._given = input_tokens(wanted, session.conversation)
+        self._own_input = given is not None
+        self._input_tokens = input_tokens(
+            wanted, session.conversation.items if given is None else given, session.conversation
+        )
         session.emit("response.created", response=self.as_json())
         session.emit("rate_limits.updated", rate_limits=[self._rate_limit()])
         self._task = session.spawn(self._run())
@@ -223,11 +226,13 @@ class Response:
 
     async def _say(self, text: str, *, last: bool) -> bool:
         """Send one item at the server's speed. Returns False if the token limit cut it."""
-        audio, enough = await self._voiced(text)
+        text, audio, enough = await self._voiced(text)
+        if audio is None:
+            text, enough = self._within_limit(text)
         message = self._open_message()
         message.add(text, audio)
         await self._send_added(message)
-        if last or not self.session.setup.faults.overlap_items:
+        if last or not enough or not self.session.setup.faults.overlap_items:
             self._end_open("completed" if enough else "incomplete")
         return enough
 
@@ -255,10 +260,10 @@ class Response:
             async for piece in pieces:
                 match piece:
                     case str():
-                        audio, enough = await self._voiced(piece, paused=message is not None)
+                        words, audio, enough = await self._voiced(piece, paused=message is not None)
                         message = message or self._open_message()
                         message.whole = False
-                        message.add(piece, audio)
+                        message.add(words, audio)
                         # Text goes out as it comes; speech goes out at the server's speed.
                         self._due = max(self._due, time.monotonic()) if audio is not None else 0.0
                         await self._send_added(message)
@@ -289,20 +294,28 @@ class Response:
                 await self._mcp.call(self, call)
         return True
 
-    async def _voiced(self, text: str, *, paused: bool = False) -> tuple[bytes | None, bool]:
-        """Return a line's audio (None if the response is text), and whether it fits into the token limit.
+    async def _voiced(self, text: str, *, paused: bool = False) -> tuple[str, bytes | None, bool]:
+        """Return the part of a line that fits into the token limit, its audio, and whether it is the whole line.
 
-        With `paused`, the pause between two sentences comes first.
+        With `paused`, the pause between two sentences comes first. A line of text has no audio, and no limit here.
         """
         if self.modalities != ["audio"]:
-            return None, True
+            return text, None, True
         audio = await self.session.setup.voiced(text, self.format)
         if paused:
             audio = from_ulaw(silence(PAUSE_MS), self.format) + audio
         if isinstance(self.max_tokens, str):
-            return audio, True
-        room = self.max_tokens * MODEL_TOKEN_MS * self.bytes_per_ms - self._audio_bytes()
-        return audio[: max(0, room)], len(audio) <= room
+            return text, audio, True
+        room = max(0, self.max_tokens * MODEL_TOKEN_MS * self.bytes_per_ms - self._audio_bytes())
+        return words_within(text, room, len(audio)), audio[:room], len(audio) <= room
+
+    def _within_limit(self, text: str) -> tuple[str, bool]:
+        """Return the part of a written line that fits into the token limit, and whether it is the whole line."""
+        if isinstance(self.max_tokens, str):
+            return text, True
+        written = sum(len(part.get("text", "")) for item in self.output for part in item.get("content", ()))
+        room = max(0, self.max_tokens * CHARACTERS_A_TOKEN - written)
+        return words_within(text, room, len(text)), len(text) <= room
 
     def _call(self, call: PlannedCall) -> None:
         session = self.session
@@ -362,8 +375,10 @@ class Response:
         if self._answers and not self.output:
             session.conversation.give_back(self._news)
         audio_ms = self._audio_bytes() // self.bytes_per_ms
-        figures = usage(self._given, session.tokens_read, self.output, audio_ms)
-        session.tokens_read = figures["input_tokens"]
+        cached = 0 if self._own_input else session.tokens_read
+        figures = usage(self._input_tokens, cached, self.output, audio_ms)
+        if not self._own_input:
+            session.tokens_read = figures["input_tokens"]
         session.emit("response.done", response=self.as_json(figures))
         played_from = record.first_audio_at or record.done_at
         self._ended(self, max(0, audio_ms - round((record.done_at - played_from) * 1000)))

@@ -7,7 +7,14 @@ from collections.abc import Callable
 from typing import Literal
 
 from phoneagent.sim.model.checks import EventRefused, invalid_value
-from phoneagent.sim.model.config import Json, check_model_options, check_response, check_voice, given
+from phoneagent.sim.model.config import (
+    Json,
+    check_model_options,
+    check_response,
+    check_tool_choice,
+    check_voice,
+    given,
+)
 from phoneagent.sim.model.dialect import response_from_beta
 from phoneagent.sim.model.mcp import McpServers
 from phoneagent.sim.model.response import Response
@@ -23,10 +30,11 @@ MAX_OUT_OF_BAND = 16
 class Responses:
     """All responses of one session: at most one in the conversation, and some out of band.
 
-    `played_in(ms)` is called when the active response ends, with how long its audio will still play.
+    `played_in(ms)` is called when the active response ends, with how long its audio will still play, and with None when
+    the active response begins.
     """
 
-    def __init__(self, state: SessionState, played_in: Callable[[int], None]) -> None:
+    def __init__(self, state: SessionState, played_in: Callable[[int | None], None]) -> None:
         self.mcp = McpServers(state, self._follow_up)
         self._state = state
         self._played_in = played_in
@@ -65,6 +73,7 @@ class Responses:
             self._out_of_band[response.record.id] = response
         else:
             self._active = response
+            self._played_in(None)
 
     def _checked(self, params: Json) -> Json:
         state = self._state
@@ -74,6 +83,7 @@ class Responses:
             check_response(params)
             params = given(params)
         check_model_options(state.model, params, "response")
+        check_tool_choice(state.session, params)
         check_voice(state.session, params, spoke=bool(state.audio_items), at="response")
         if "input" in params:
             resolve = state.conversation.resolve

@@ -10,8 +10,8 @@ With a `dialect` it behaves like another server that speaks that protocol; see `
 
 It issues ephemeral keys, plays sessions that only transcribe, and takes calls by WebRTC (extra `web`). SIP and images
 are left out, because calls over Media Streams do not use them; requests for them are refused. It accepts noise
-reduction, the speed of the voice, prompts and truncation settings, without any effect. MCP servers answer from the
-script; no connection to them is made.
+reduction, the speed of the voice and truncation settings, without any effect. MCP servers answer from the script; no
+connection to them is made.
 """
 
 from __future__ import annotations

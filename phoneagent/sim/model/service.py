@@ -11,6 +11,9 @@ from urllib.parse import SplitResult, parse_qsl, urlsplit
 
 from websockets.datastructures import Headers
 
+from phoneagent.sim.model.checks import EventRefused
+from phoneagent.sim.model.config import TRANSCRIPTION_MODELS
+
 Dialect = Literal["ga", "beta"]
 KeyPlace = Literal["bearer", "basic", "api-key", "query", "subprotocol"]
 
@@ -18,6 +21,8 @@ _USER_HEADERS = ("OpenAI-Safety-Identifier", "Helicone-User-Id")
 _PHONE_NUMBER = re.compile(r"\+?[0-9 ()-]{7,20}")
 _KEY_SUBPROTOCOL = "openai-insecure-api-key."
 _BETA_SUBPROTOCOL = "openai-beta.realtime-v1"
+_ENDED = re.compile(r"gpt-4o(-mini)?-realtime-preview(-[0-9-]+)?")
+"""OpenAI's models that were shut down in 2026."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +53,8 @@ class Service:
     beta_header: Literal["obeyed", "refused", "ignored"] = "ignored"
     unknown_model: Literal["error event", "404"] = "error event"
     """The answer to a model that does not exist: an error after the handshake, or HTTP 404 in its place."""
+    openai_models: frozenset[str] = frozenset()
+    """The paths at which a model has OpenAI's own name. Elsewhere it may be a deployment, or an alias of any name."""
     voices_lacking: frozenset[str] = frozenset()
     transcribes: frozenset[str] | None = None
     """Transcription models that work (None: all). A session may name another; then every transcription fails."""
@@ -88,6 +95,19 @@ class Service:
     def refuses_beta(self, headers: Headers) -> bool:
         """Return whether the session ends at once because the client requests the retired beta."""
         return self.beta_header == "refused" and asks_for_beta(headers)
+
+    def model_refusal(self, url: SplitResult, model: str) -> EventRefused | None:
+        """Return why a session with this model ends right after its handshake; None to open it."""
+        if url.path not in self.openai_models:
+            return None
+        if transcribes(url):
+            message = "You must not provide a model parameter for transcription sessions."
+            return EventRefused(message, code="invalid_model") if self.named(url) else None
+        if model in TRANSCRIPTION_MODELS:
+            message = f"Model {model} is a transcription model and cannot be used as the realtime session model. "
+            message += "Pass this transcription model as audio.input.transcription.model instead."
+            return EventRefused(message, code="invalid_model")  # UNSURE of the code; the words are the real server's
+        return model_not_found(model) if _ENDED.fullmatch(model) else None
 
     def keys_offered(self, url: SplitResult, headers: Headers) -> list[str]:
         """Return the keys that a client presents where this provider looks for them."""
@@ -136,6 +156,10 @@ class Service:
         return None
 
 
+def model_not_found(model: str) -> EventRefused:
+    return EventRefused(f"The model `{model}` does not exist or you do not have access.", code="model_not_found")
+
+
 def asks_for_beta(headers: Headers) -> bool:
     subprotocols = ", ".join(headers.get_all("Sec-WebSocket-Protocol"))
     return "realtime=v1" in ", ".join(headers.get_all("OpenAI-Beta")) or _BETA_SUBPROTOCOL in subprotocols
@@ -160,13 +184,21 @@ ANY = Service(
     keys=frozenset({"bearer", "api-key", "subprotocol"}),
     model=("model", "deployment"),
     beta_header="refused",
+    openai_models=frozenset({"/v1/realtime"}),
 )
 """No provider in particular: it accepts the clients of all others at their paths, except those of the retired beta."""
 
-ANY_BETA = replace(ANY, paths={**ANY.paths, "/openai/realtime": "beta"}, beta_header="obeyed")
+ANY_BETA = replace(
+    ANY, paths={**ANY.paths, "/openai/realtime": "beta"}, beta_header="obeyed", openai_models=frozenset()
+)
 """The same with clients of the beta, which gateways and emulators still speak."""
 
-OPENAI = Service(paths={"/v1/realtime": "ga"}, keys=frozenset({"bearer", "subprotocol"}), beta_header="refused")
+OPENAI = Service(
+    paths={"/v1/realtime": "ga"},
+    keys=frozenset({"bearer", "subprotocol"}),
+    beta_header="refused",
+    openai_models=frozenset({"/v1/realtime"}),
+)
 """OpenAI since May 2026: a client that requests the beta gets an error event and close code 4000."""
 
 AZURE = Service(

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from functools import partial
 from typing import Any, Literal
+from urllib.parse import urlsplit
 
 import msgspec
 from websockets.datastructures import Headers
@@ -28,6 +29,7 @@ from phoneagent.sim.model.dialect import item_from_beta, session_from_beta
 from phoneagent.sim.model.events import check_event, check_item
 from phoneagent.sim.model.records import Truncation
 from phoneagent.sim.model.responses import Responses
+from phoneagent.sim.model.service import model_not_found
 from phoneagent.sim.model.setup import Setup
 from phoneagent.sim.model.state import SessionState
 from phoneagent.sim.model.wire import EventSocket, Wire
@@ -59,11 +61,16 @@ class SimulatedSession(SessionState):
         self._socket = socket
         shown = None if watch is None else partial(watch, self)
         super().__init__(setup, Wire(socket), model=model, dialect=dialect, transcribes=transcribes, watch=shown)
-        if given_session is not None:  # from an ephemeral key; it was checked when the key was issued
-            self.session = updated_session(self.session, given_session, spoke=False)
+        self._unfit: EventRefused | None = None
+        try:
+            # Settings from an ephemeral key were checked when it was issued, but perhaps for another model.
+            self.session = updated_session(self.session, given_session or {}, spoke=False)
+        except EventRefused as refused:
+            self._unfit = refused
         self._responses = Responses(self, self._played_in)
         self._caller = CallerInput(self, self._responses)
         self._mcp = self._responses.mcp
+        self._given_servers = self._mcp.resolve((given_session or {}).get("tools", []))
 
     def __repr__(self) -> str:
         state = "closed" if self.closed else "open"
@@ -121,12 +128,23 @@ class SimulatedSession(SessionState):
             self.spawn(self._after(after_seconds, partial(self.emit, "error", error=dict(error))))
         if self.setup.service.refuses_beta(self.headers):
             message = "The Realtime Beta API is no longer supported. Please use /v1/realtime for the GA API."
-            self._end_with_error("beta_api_shape_disabled", message, close=4000)
-        elif self.model in faults.refuse_models:
-            message = f"The model `{self.model}` does not exist or you do not have access."
-            self._end_with_error("model_not_found", message, close=1008)
+            self._end_with_error(EventRefused(message, code="beta_api_shape_disabled"), close=4000)
+        elif (refused := self._turned_away()) is not None:
+            self._end_with_error(refused, close=1008)
         elif not faults.no_created:
             self.spawn(self._after(faults.slow_start_seconds, self._greet))
+
+    def _turned_away(self) -> EventRefused | None:
+        """Return why this session ends instead of beginning; None to begin."""
+        if self.dialect == "beta" and self.only_transcribes:
+            return EventRefused(
+                "This simulated server has no transcription sessions in the beta.", code="not_supported"
+            )
+        if self.model in self.setup.faults.refuse_models:
+            return model_not_found(self.model)
+        request = self._socket.request
+        named = request and self.setup.service.model_refusal(urlsplit(request.path), self.model)
+        return self._unfit or named
 
     async def _after(self, seconds: float, action: Callable[[], None]) -> None:
         if seconds:
@@ -148,14 +166,15 @@ class SimulatedSession(SessionState):
         }
         for kind in self.setup.stand_in.opening:
             self.emit(kind, **about[kind])
+        self._mcp.configure(self._given_servers)
 
     def _expire(self) -> None:
         message = "Your session hit the maximum duration of 60 minutes."
-        self._end_with_error("session_expired", message, close=1001)
+        self._end_with_error(EventRefused(message, code="session_expired"), close=1001)
 
-    def _end_with_error(self, code: str, message: str, *, close: int) -> None:
-        self.send_error(EventRefused(message, code=code), None)
-        self._wire.close(self._code(close) or close, message)
+    def _end_with_error(self, refused: EventRefused, *, close: int) -> None:
+        self.send_error(refused, None)
+        self._wire.close(self._code(close) or close, str(refused))
 
     # -- events of the client --
 
@@ -168,7 +187,7 @@ class SimulatedSession(SessionState):
                 raise EventRefused(text, code="invalid_event")
             try:
                 event = msgspec.json.decode(message)
-            except msgspec.DecodeError as error:
+            except (msgspec.DecodeError, RecursionError) as error:
                 raise EventRefused(f"Invalid JSON: {error}.", code="invalid_json") from error
             check_event(event)
             self._obey(event)
@@ -207,7 +226,7 @@ class SimulatedSession(SessionState):
             case "conversation.item.create":
                 self._add_item(event["item"], event.get("previous_item_id"))
             case "conversation.item.retrieve":
-                self.conversation.retrieve(event["item_id"])
+                self.conversation.retrieve(event["item_id"], self.session["audio"]["input"]["format"])
             case "conversation.item.delete":
                 self.conversation.delete(event["item_id"])
             case "conversation.item.truncate":
@@ -285,5 +304,5 @@ class SimulatedSession(SessionState):
             if call.call_id == call_id and call.returned_at is None:
                 call.output, call.returned_at = output, time.monotonic()
 
-    def _played_in(self, remaining_ms: int) -> None:
+    def _played_in(self, remaining_ms: int | None) -> None:
         self._caller.expect_answer(remaining_ms)

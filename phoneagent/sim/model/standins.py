@@ -12,6 +12,7 @@ from __future__ import annotations
 import copy
 import json
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -99,11 +100,10 @@ class StandIn:
                 _put(update, path, update.pop(path[-1]))
                 update.setdefault("type", "realtime")
         if self.own_names:
-            audio = update.get("audio") or {}
-            for holder in (audio.get("output") or {}, update):
+            for holder in (_inner(update, "audio", "output"), update):
                 if isinstance(holder.get("voice"), str):
                     holder["voice"] = {"id": holder["voice"]}
-            hearing = (audio.get("input") or {}).get("transcription") or {}
+            hearing = _inner(update, "audio", "input", "transcription")
             if "model" in hearing:
                 hearing["model"] = "whisper-1"  # stands for any other
         return update
@@ -182,10 +182,26 @@ class StandIn:
 
 
 def _put(session: Json, path: tuple[str, ...], value: Any) -> None:
-    holder = session
+    """Put a value into a session that is not checked yet. The check refuses what is in the place of an object."""
+    holder: Any = session
     for name in path[:-1]:
-        holder = holder.setdefault(name, {})
+        if holder.get(name) is None:
+            holder[name] = {}
+        holder = holder[name]
+        if not isinstance(holder, dict):
+            return
     holder[path[-1]] = value
+
+
+def _inner(session: Json, *path: str) -> Json:
+    """Return an object in a session that is not checked yet; {} if there is none."""
+    holder: Any = session
+    for name in path:
+        holder = holder.get(name)
+        if not isinstance(holder, dict):
+            return {}
+    found: Json = holder
+    return found
 
 
 def _has(written: Any, path: str) -> bool:
@@ -222,7 +238,8 @@ def _with_objects(value: Any) -> Any:
         return value
     changed = {name: _with_objects(each) for name, each in value.items()}
     if isinstance(changed.get("arguments"), str) and changed["arguments"]:
-        changed["arguments"] = json.loads(changed["arguments"])
+        with suppress(ValueError, RecursionError):  # a client or a brain may have written anything
+            changed["arguments"] = json.loads(changed["arguments"])
     return changed
 
 
@@ -246,13 +263,19 @@ _LITELLM = StandIn(
     # Documented: the proxy's key as bearer or api-key. Read in its changes of 2026: it passes GA on unchanged; the
     # client's beta header also goes to the provider, which refuses it; since September the provider's close code and
     # reason reach the client.
-    service=replace(ANY, paths={"/v1/realtime": "ga"}, keys=frozenset({"bearer", "api-key"}), model=("model",)),
+    service=replace(
+        ANY,
+        paths={"/v1/realtime": "ga"},
+        keys=frozenset({"bearer", "api-key"}),
+        model=("model",),
+        openai_models=frozenset(),
+    ),
 )
 _XAI = StandIn(
     # Documented: bearer or subprotocol, GA's names of events, µ-law and A-law. Seen in spring 2026 (and what its guide
     # says): conversation.created comes first, and session.created only after the session is configured. Newer servers
     # also send session.created.
-    service=replace(OPENAI, beta_header="ignored"),
+    service=replace(OPENAI, beta_header="ignored", openai_models=frozenset()),
     opening=("conversation.created",),
     # Documented: the voice and the turn detection are at the top level of the session. UNSURE whether OpenAI's places
     # for them work too; here they do. Seen: session.updated repeats the request, in the same shape.

@@ -11,18 +11,18 @@ from phoneagent.sim.model.conversation import Conversation
 
 CALLER_TOKEN_MS = 100
 MODEL_TOKEN_MS = 50
-_CHARACTERS_A_TOKEN = 4
+CHARACTERS_A_TOKEN = 4
 
 
 def _tokens(text: str) -> int:
-    return -(-len(text) // _CHARACTERS_A_TOKEN)
+    return -(-len(text) // CHARACTERS_A_TOKEN)
 
 
-def input_tokens(wanted: Json, conversation: Conversation) -> tuple[int, int]:
-    """Return the text and audio tokens of a response's input: its configuration and the whole conversation."""
+def input_tokens(wanted: Json, items: Sequence[Json], conversation: Conversation) -> tuple[int, int]:
+    """Return the text and audio tokens of a response's input: its configuration, and items that it is given."""
     text = _tokens(wanted["instructions"]) + _tokens(json.dumps(wanted["tools"]))
     audio = 0
-    for item in conversation.items:
+    for item in items:
         if turn := conversation.turns.get(item["id"]):
             audio += len(turn.audio) // BYTES_PER_MS // CALLER_TOKEN_MS
         elif said := conversation.spoken.get(item["id"]):

@@ -31,22 +31,14 @@ class EnergyGate:
     """A detector that treats anything louder than a fixed level as speech: deterministic, cheap, no dependencies.
 
     `level` is the root mean square of the samples, 0 to 32767: 500 (-36 dB of full scale) lies between the noise of an
-    ordinary line (below 270) and quiet speech (about 800). `hang_ms` bridges the short gaps between sounds.
+    ordinary line (below 270) and quiet speech (about 800).
     """
 
-    def __init__(self, level: int = 500, *, hang_ms: int = 40) -> None:
+    def __init__(self, level: int = 500) -> None:
         self._level = level
-        self._hang_frames = hang_ms // FRAME_MS
-        self._hanging = 0
 
     def feed(self, frame: bytes) -> bool:
-        if frame != _SILENT_FRAME and rms(frame) > self._level:
-            self._hanging = self._hang_frames
-            return True
-        if self._hanging:
-            self._hanging -= 1
-            return True
-        return False
+        return frame != _SILENT_FRAME and rms(frame) > self._level
 
 
 class EarshotVad:

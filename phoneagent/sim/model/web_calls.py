@@ -21,6 +21,7 @@ from phoneagent.sim.model.checks import EventRefused
 from phoneagent.sim.model.client_secrets import ClientSecret
 from phoneagent.sim.model.config import Json, check_session, default_session, given, updated_session
 from phoneagent.sim.model.http import HttpConnection, answer
+from phoneagent.sim.model.mcp import named_servers
 
 if TYPE_CHECKING:
     from phoneagent.sim.model.session import SimulatedSession
@@ -134,12 +135,13 @@ class WebRtcCalls:
         form = _fields(kind, body)
         try:
             session: Any = json.loads(form.get("session", "{}"))
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise EventRefused("The session is not JSON.", code="invalid_json", param="session") from error
         check_session(session)
         session = given(session)
         model = session.pop("model", None)
         updated_session(default_session(model or self._default_model, "", 0), session, spoke=False)
+        named_servers(session.get("tools", []), {})
         return form.get("sdp", ""), model, session
 
     def _refuse(self, status: int, code: str | None, message: str, *, param: str | None = None) -> Response:

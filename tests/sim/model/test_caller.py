@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from phoneagent.protocol.audio import silence, tone
-from tests.sim.model.scripts import SCRIPT
+from tests.sim.model.scripts import SCRIPT, SLOW, speaking
 
 pytestmark = pytest.mark.anyio
 
@@ -53,6 +53,21 @@ async def test_an_idle_caller_is_asked(make_model: Any, dial: Any) -> None:
     ]
     assert done["output"][0]["content"][0]["transcript"] == "Are you still there?"
     assert answer["output"][0]["content"][0]["transcript"].startswith("Of course")  # no line was used up
+
+
+async def test_nobody_is_asked_while_an_answer_is_on_its_way(make_model: Any, dial: Any) -> None:
+    async with make_model(speaking(), **SLOW) as model, dial(model) as client:
+        await client.configure(turn={"idle_timeout_ms": 5000})
+        await client.add("hello")
+        await client.answer(output_modalities=["text"])
+        await client.send("response.create")
+        await client.until("response.output_audio.delta")
+        await client.say(silence(7000))
+        await client.send("response.cancel")
+        await client.until("response.done")
+        assert "input_audio_buffer.timeout_triggered" not in client.types
+        await client.say(silence(12_000))
+        await client.until("input_audio_buffer.timeout_triggered")
 
 
 async def test_a_human_voice_is_one_turn(make_model: Any, dial: Any, speech: Any) -> None:

@@ -32,15 +32,16 @@ def test_instructions_come_first_and_an_empty_conversation_asks_for_a_beginning(
     ]
 
 
-def test_later_system_items_and_the_responses_own_instructions_are_notes() -> None:
+def test_the_responses_own_instructions_replace_the_sessions_and_later_system_items_are_notes() -> None:
     items = [message("user", "Hi"), message("system", "Be brief.")]
-    messages = chat_messages(items, instructions="", asked="Say goodbye.")
+    messages = chat_messages(items, instructions="You book tables.", asked="Say goodbye.")
     assert shapes(messages) == [
+        ("system", "Say goodbye."),
         (
             "user",
             "Hi\n(A note from the system, not from the caller: Be brief.)\n"
             "(A note from the system, not from the caller: Say goodbye.)",
-        )
+        ),
     ]
 
 
@@ -84,6 +85,19 @@ def test_outputs_follow_their_calls_whenever_they_came() -> None:
     assert [made["id"] for made in messages[1]["tool_calls"]] == ["c1", "c2"]
     assert messages[2]["tool_call_id"] == "c1"
     assert messages[1]["tool_calls"][0]["function"] == {"name": "book", "arguments": "{}"}
+
+
+def test_a_call_after_an_output_is_not_parallel_to_the_one_before() -> None:
+    items = [message("user", "A table."), call("find", "c1"), output("c1", "Table 7."), call("book", "c2")]
+    messages = chat_messages([*items, output("c2", "Booked.")], instructions="")
+    assert shapes(messages) == [
+        ("user", "A table."),
+        ("assistant", ""),
+        ("tool", "Table 7."),
+        ("assistant", ""),
+        ("tool", "Booked."),
+    ]
+    assert [made["id"] for each in messages for made in each.get("tool_calls", ())] == ["c1", "c2"]
 
 
 def test_a_conversation_that_ends_with_the_assistant_is_asked_to_go_on() -> None:

@@ -41,6 +41,21 @@ def test_whole_calls_that_all_have_the_number_zero() -> None:
     assert [(call.name, call.arguments) for call in stream.calls] == [("a", "{}"), ("b", "{}")]
 
 
+@pytest.mark.parametrize("index", [0, None])
+@pytest.mark.parametrize("second", ["a", "b"])
+def test_whole_calls_without_ids_are_as_many_calls(index: int | None, second: str) -> None:
+    pieces = [{"function": {"name": name, "arguments": '{"n": 1}'}, "index": index} for name in ("a", second)]
+    _, stream = read(event({"tool_calls": pieces}))
+    assert [(call.name, call.arguments) for call in stream.calls] == [("a", '{"n": 1}'), (second, '{"n": 1}')]
+
+
+def test_a_name_that_is_repeated_begins_no_other_call() -> None:
+    with_id = [call_piece(part, name="a", key="1") for part in ('{"n":', " 1}", "")]
+    without = [call_piece(part, name="b", index=1) for part in ("", '{"n":', " 2}")]
+    _, stream = read(*with_id, *without)
+    assert [(call.name, call.arguments) for call in stream.calls] == [("a", '{"n": 1}'), ("b", '{"n": 2}')]
+
+
 def test_arguments_that_are_an_object_become_text() -> None:
     piece = {"function": {"name": "book", "arguments": {"guests": 4}}, "id": "1"}
     _, stream = read(event({"tool_calls": [piece]}))
@@ -66,6 +81,14 @@ def test_an_answer_without_end_is_cut(monkeypatch: pytest.MonkeyPatch) -> None:
     _, stream = read(words("word "), words("word "), words("!"))
     assert stream.ended
     assert stream.cut_short
+
+
+def test_thoughts_have_a_limit_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(chat_stream, "MAX_ANSWER_CHARS", 10)
+    text, stream = read(words("<think>a long thought"), words(" indeed</think>Hi"), words(" there"))
+    assert (text, stream.cut_short) == ("Hi there", False)
+    monkeypatch.setattr(chat_stream, "MAX_THOUGHT_CHARS", 20)
+    assert read(words("<think>a long thought"))[1].cut_short
 
 
 def test_calls_without_end_are_refused() -> None:

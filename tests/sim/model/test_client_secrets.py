@@ -14,7 +14,7 @@ from phoneagent.sim import Model
 from phoneagent.sim.model import client_secrets
 from phoneagent.sim.model.checks import EventRefused
 from phoneagent.sim.model.client_secrets import ClientSecrets
-from tests.sim.model.conftest import Client
+from tests.sim.model.conftest import Client, closing, code_of
 
 pytestmark = pytest.mark.anyio
 
@@ -76,6 +76,34 @@ async def test_a_key_makes_no_other_keys_and_reads_no_models() -> None:
                 await client.models.list()
 
 
+async def key_for(model: Model, /, **session: Any) -> str:
+    async with AsyncOpenAI(api_key="sk-test", base_url=model.base_url) as client:
+        return (await client.realtime.client_secrets.create(session={"type": "realtime", **session})).value
+
+
+async def test_a_key_that_does_not_fit_the_model_ends_the_session_with_an_error() -> None:
+    async with Model(api_key="sk-test") as model:
+        key = await key_for(model, model="gpt-realtime-2.1", reasoning={"effort": "low"})
+        url, headers = f"{model.url}?model=gpt-realtime-1.5", {"Authorization": f"Bearer {key}"}
+        async with connect(url, additional_headers=headers, compression=None) as socket:
+            client = Client(socket, dialect="ga")
+            error = (await client.next())["error"]
+            closed = await closing(client)
+    assert (error["code"], error["param"]) == ("invalid_value", "session.reasoning")
+    assert code_of(closed) == 1008
+
+
+async def test_the_mcp_servers_of_a_key_are_listed_after_the_greeting() -> None:
+    server = {"type": "mcp", "server_label": "shop", "server_url": "https://shop.example/mcp"}
+    async with Model(api_key="sk-test") as model:
+        headers = {"Authorization": f"Bearer {await key_for(model, tools=[{**server, 'authorization': 'secret'}])}"}
+        async with connect(model.url, additional_headers=headers, compression=None) as socket:
+            client = Client(socket, dialect="ga")
+            await client.until("mcp_list_tools.completed")
+    assert client.types[:2] == ["session.created", "mcp_list_tools.in_progress"]
+    assert "secret" not in str(client.events[0])
+
+
 def test_a_key_expires(monkeypatch: pytest.MonkeyPatch) -> None:
     secrets = ClientSecrets()
     answer = issue(secrets)
@@ -103,6 +131,10 @@ def test_a_key_for_transcription_says_so() -> None:
         ({"session": {"type": "realtime", "temperature": 1}}, "session.temperature"),
         ({"expires_after": {"anchor": "created_at", "seconds": 1}}, "expires_after.seconds"),
         ({"model": "gpt-realtime"}, "model"),
+        (
+            {"session": {"type": "realtime", "tools": [{"type": "mcp", "server_label": "s"}]}},
+            "session.tools[0].server_url",
+        ),
     ],
 )
 def test_what_is_not_understood_is_refused(request_: dict[str, Any], param: str) -> None:

@@ -164,6 +164,7 @@ TURN = "session.audio.input.turn_detection"
         ({"audio": {"output": {"speed": 2}}}, "invalid_value", "session.audio.output.speed"),
         ({"model": "gpt-realtime"}, "invalid_value", "session.model"),
         ({"type": "transcription"}, "invalid_value", "session.type"),
+        ({"prompt": {"id": "pmpt_1"}}, "invalid_value", "session.prompt"),
     ],
 )
 def test_what_the_server_does_not_take(update: Json, code: str, param: str) -> None:
@@ -171,6 +172,15 @@ def test_what_the_server_does_not_take(update: Json, code: str, param: str) -> N
 
     assert (refused.code, refused.param, refused.blame) == (code, param, "client")
     assert "\n" not in str(refused)
+
+
+def test_stored_prompts_have_ended_and_null_has_not() -> None:
+    for prompt in ({"id": "pmpt_1"}, "pmpt_1"):
+        with pytest.raises(EventRefused) as caught:
+            check_response({"prompt": prompt})
+        assert (caught.value.code, caught.value.param) == ("invalid_value", "response.prompt")
+    check_response({"prompt": None})
+    check_session({"type": "realtime", "prompt": None})
 
 
 def test_the_real_words() -> None:

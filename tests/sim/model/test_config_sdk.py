@@ -47,6 +47,8 @@ REFUSED_HERE = {
     "item[mcp_call]": "the server makes these itself",
     "item[mcp_approval_request]": "the server makes these itself",
     "event[output_audio_buffer.clear]": "for WebRTC and SIP",
+    "session.prompt": "ended in November 2026",
+    "response.prompt": "ended in November 2026",
 }
 """Parts of the SDK's types that the simulated server refuses, whatever they hold."""
 

@@ -56,6 +56,23 @@ async def test_the_three_refusals_of_a_truncation(make_model: Any, dial: Any) ->
     assert len(model.violations) == 3
 
 
+async def test_the_callers_audio_is_retrieved_in_the_sessions_format(make_model: Any, dial: Any) -> None:
+    async with make_model(SCRIPT) as model, dial(model) as client:
+        await client.configure(turn={"create_response": False})
+        await client.speak()
+        await client.until("conversation.item.done")
+        turn = model.sessions[0].caller_turns[0]
+        held = []
+        for wanted in ({"type": "audio/pcmu"}, {"type": "audio/pcm", "rate": 24000}):
+            await client.send("session.update", session={"type": "realtime", "audio": {"input": {"format": wanted}}})
+            await client.send("conversation.item.retrieve", item_id=turn.item_id)
+            item = (await client.until("conversation.item.retrieved"))["item"]
+            held.append(base64.b64decode(item["content"][0]["audio"]))
+
+    assert held[0] == turn.audio
+    assert len(held[1]) == pytest.approx(6 * len(turn.audio), abs=12)
+
+
 async def test_an_item_truncated_while_it_is_said_gets_no_words_back(make_model: Any, dial: Any) -> None:
     async with make_model(speaking(), **SLOW) as model, dial(model) as client:
         await client.configure()

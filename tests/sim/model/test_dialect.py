@@ -67,6 +67,7 @@ def test_a_flat_session_becomes_a_nested_one_and_back() -> None:
         ({"audio": {}}, "session.audio"),
         ({"input_audio_format": "audio/pcmu"}, "session.input_audio_format"),
         ({"temperature": 2}, "session.temperature"),
+        ({"prompt": {"id": "pmpt_1"}}, "session.prompt"),
     ],
 )
 def test_the_beta_knows_only_its_own_names(flat: Json, param: str) -> None:

@@ -183,3 +183,27 @@ async def test_calls_that_the_client_forbade_are_not_made(make_model: Any, dial:
     assert [item["type"] for item in forbidden["output"]] == ["message"]
     assert allowed["output"][0]["arguments"] == "{}"
     assert server.requests[1]["messages"][-1]["content"].endswith("not from the caller: Book.)")
+
+
+async def test_a_responses_own_instructions_replace_the_sessions(make_model: Any, dial: Any) -> None:
+    server = ChatServer(said("No."), said("Yes."))
+    async with chat_server(server), make_model(brain=Brain(server.url)) as model, dial(model) as client:
+        await client.configure(**WRITTEN)
+        await client.add("Hi")
+        await client.answer(instructions="You fill in forms.")
+        await client.answer()
+
+    told = [request["messages"][0]["content"] for request in server.requests]
+    assert told == ["You fill in forms.", "You book tables."]
+
+
+async def test_a_call_in_a_responses_own_input_needs_no_id(make_model: Any, dial: Any) -> None:
+    server = ChatServer(said("Yes."))
+    async with chat_server(server), make_model(brain=Brain(server.url)) as model, dial(model) as client:
+        await client.configure(**WRITTEN)
+        call = {"type": "function_call", "name": "book", "arguments": "{}"}
+        done = await client.answer(input=[call, call])
+
+    assert done["status"] == "completed"
+    told = server.requests[0]["messages"]
+    assert len({made["id"] for each in told for made in each.get("tool_calls", ())}) == 2

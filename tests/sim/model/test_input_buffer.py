@@ -13,7 +13,7 @@ TURN = {"type": "server_vad", "prefix_padding_ms": 300, "silence_duration_ms": 5
 
 
 def listener(detection: dict[str, Any] | None = None, vad: type[Vad] | None = None) -> InputBuffer:
-    make = vad or (lambda: EnergyGate(hang_ms=0))
+    make = vad or EnergyGate
     made = InputBuffer(lambda _threshold: make())
     made.configure(TURN if detection is None else detection)
     return made
@@ -50,7 +50,8 @@ def test_padding_reaches_back_to_the_start_of_the_audio_at_most() -> None:
 
 
 def test_a_click_is_not_speech() -> None:
-    assert feed(listener(), silence(200) + tone(300, 40) + silence(800)) == []
+    for ms in (20, 40):
+        assert feed(listener(), silence(200) + tone(300, ms) + silence(800)) == []
 
 
 def test_a_short_pause_does_not_end_a_turn() -> None:
@@ -130,6 +131,26 @@ def test_speech_stops_the_idle_timer() -> None:
     events = feed(ear, tone(300, 200) + silence(9000))
 
     assert [type(event) for event in events] == [SpeechStarted, SpeechStopped]
+
+
+def test_a_click_does_not_stop_the_idle_timer() -> None:
+    ear = listener({**TURN, "idle_timeout_ms": 5000})
+    ear.expect_answer(after_ms=0)
+
+    events = feed(ear, silence(1000) + tone(300, 20) + silence(9000))
+
+    assert events == [IdleTimeout(audio_start_ms=0, audio_end_ms=5000)]
+
+
+def test_an_answer_stops_the_idle_timer_until_it_is_over() -> None:
+    ear = listener({**TURN, "idle_timeout_ms": 5000})
+    ear.expect_answer(after_ms=0)
+    feed(ear, silence(4000))
+    ear.expect_answer(None)
+
+    assert feed(ear, silence(9000)) == []
+    ear.expect_answer(after_ms=1000)
+    assert feed(ear, silence(6000)) == [IdleTimeout(audio_start_ms=14_000, audio_end_ms=19_000)]
 
 
 def test_a_quiet_line_does_not_fill_the_memory() -> None:

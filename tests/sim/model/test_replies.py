@@ -132,6 +132,7 @@ def test_tool_choice_is_obeyed() -> None:
     forced = ask(mind(), user("seven"), tool_choice={"type": "function", "name": "hang_up"})
     assert forced == Reply(calls=(PlannedCall("hang_up", "{}"),))
     assert ask(mind(), user("table"), tool_choice="required", tools=()).calls == ()
+    assert ask(mind(), user("seven"), tool_choice={"type": "function", "name": "other"}).calls[0].name == "book"
 
 
 def test_a_function_that_is_forced_gets_what_the_script_has_or_its_schema_allows() -> None:

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from phoneagent.sim.model.setup import Faults
 from tests.sim.model.scripts import LONG, SCRIPT, SLOW, TOOL, speaking
 
 pytestmark = pytest.mark.anyio
@@ -140,6 +141,34 @@ async def test_the_tokens_can_run_out(make_model: Any, dial: Any) -> None:
     assert (done["status"], done["status_details"]["reason"]) == ("incomplete", "max_output_tokens")
     assert len(client.audio()) == 20 * 50 * 8
     assert done["output"][0]["status"] == "incomplete"
+    spoken = done["output"][0]["content"][0]["transcript"]
+    (item,) = model.sessions[0].audio_items
+    assert LONG.startswith(f"{spoken} ")
+    assert len(spoken) < len(LONG) / 2
+    assert item.parts == [(spoken, len(item.audio))]
+
+
+async def test_the_tokens_of_a_text_can_run_out(make_model: Any, dial: Any) -> None:
+    script = '[[turn]]\nheard = "."\nsay = ["One thing.", "Another thing.", "A third."]\n'
+    async with make_model(script) as model, dial(model) as client:
+        await client.configure(output_modalities=["text"], max_output_tokens=5)
+        await client.add("hello")
+        done = await client.answer()
+
+    assert done["status_details"] == {"type": "incomplete", "reason": "max_output_tokens"}
+    assert [item["content"][0]["text"] for item in done["output"]] == ["One thing.", "Another"]
+    assert [item["status"] for item in done["output"]] == ["completed", "incomplete"]
+
+
+async def test_a_cut_ends_its_item_although_items_overlap(make_model: Any, dial: Any) -> None:
+    script = f'[[turn]]\nheard = "."\nsay = ["One.", "{LONG}", "Never."]\n'
+    async with make_model(script, faults=Faults(overlap_items=True)) as model, dial(model) as client:
+        await client.configure()
+        await client.add("hello")
+        done = await client.answer(max_output_tokens=40)
+
+    assert [item["status"] for item in done["output"]] == ["completed", "incomplete"]
+    assert client.types.count("response.output_item.done") == 2
 
 
 async def test_the_next_response_is_not_due_at_the_end_of_the_last_item(make_model: Any, dial: Any) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from phoneagent.sim.model.responses import MAX_OUT_OF_BAND
-from tests.sim.model.scripts import SCRIPT, SLOW, speaking
+from tests.sim.model.scripts import SCRIPT, SLOW, TOOL, speaking
 
 pytestmark = pytest.mark.anyio
 
@@ -129,3 +129,17 @@ async def test_responses_out_of_band_are_bounded(make_model: Any, dial: Any) -> 
         assert error["code"] == "rate_limit_exceeded"
         assert [response.out_of_band for response in model.sessions[0].responses] == [True] * MAX_OUT_OF_BAND + [False]
         assert len(model.violations) == 1
+
+
+async def test_a_function_that_the_response_lacks_cannot_be_chosen(make_model: Any, dial: Any) -> None:
+    choice = {"type": "function", "name": "book"}
+    async with make_model(SCRIPT) as model, dial(model) as client:
+        await client.configure()
+        error = await client.refused("response.create", response={"tool_choice": choice})
+        own = await client.answer(tool_choice=choice, tools=[TOOL])
+        await client.configure(tools=[TOOL])
+        cleared = await client.refused("response.create", response={"tool_choice": choice, "tools": []})
+
+    assert (error["code"], error["param"]) == (cleared["code"], cleared["param"])
+    assert (error["code"], error["param"]) == ("invalid_value", "response.tool_choice")
+    assert own["output"][0]["name"] == "book"

@@ -11,7 +11,7 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from phoneagent.sim import Faults
-from phoneagent.sim.model.service import AZURE, AZURE_PREVIEW, BETA_GATEWAY, OPENAI, Service
+from phoneagent.sim.model.service import ANY, ANY_BETA, AZURE, AZURE_PREVIEW, BETA_GATEWAY, OPENAI, Service
 from tests.sim.model.conftest import Client
 
 pytestmark = pytest.mark.anyio
@@ -147,6 +147,46 @@ async def test_a_transcription_needs_no_model(make_model: Any) -> None:
     async with make_model() as model, open_(model, "intent=transcription") as socket:
         assert (await first(socket))["session"]["type"] == "transcription"
     assert model.violations == []
+
+
+MODEL_PARAMETER = "You must not provide a model parameter for transcription sessions."
+MISUSED = "Model gpt-4o-transcribe is a transcription model and cannot be used as the realtime session model. "
+MISUSED += "Pass this transcription model as audio.input.transcription.model instead."
+GONE = "The model `gpt-4o-realtime-preview-2025-06-03` does not exist or you do not have access."
+
+
+@pytest.mark.parametrize("service", [OPENAI, ANY])
+@pytest.mark.parametrize(
+    ("query", "code", "message"),
+    [
+        ("intent=transcription&model=gpt-4o-transcribe", "invalid_model", MODEL_PARAMETER),
+        ("model=gpt-4o-transcribe", "invalid_model", MISUSED),
+        ("model=gpt-4o-realtime-preview-2025-06-03", "model_not_found", GONE),
+    ],
+)
+async def test_models_that_openai_turns_away(
+    make_model: Any, service: Service, query: str, code: str, message: str
+) -> None:
+    async with make_model(service=service) as model, open_(model, query) as socket:
+        error = (await first(socket))["error"]
+        with pytest.raises(ConnectionClosed):
+            await socket.recv()
+    expected = {"type": "invalid_request_error", "code": code, "message": message, "param": None, "event_id": None}
+    assert error == expected
+
+
+@pytest.mark.parametrize("options", [{"service": ANY_BETA}, {"dialect": "litellm"}, {"dialect": "xai"}])
+@pytest.mark.parametrize("name", ["gpt-4o-transcribe", "gpt-4o-mini-realtime-preview"])
+async def test_elsewhere_a_model_may_have_any_name(make_model: Any, options: dict[str, Any], name: str) -> None:
+    async with make_model(**options) as model, open_(model, f"model={name}") as socket:
+        assert (await first(socket))["type"].endswith(".created")
+
+
+async def test_the_beta_has_no_transcriptions_here(make_model: Any) -> None:
+    async with make_model(service=BETA_GATEWAY) as model, open_(model, "intent=transcription") as socket:
+        assert (await first(socket))["error"]["code"] == "not_supported"
+        with pytest.raises(ConnectionClosed):
+            await socket.recv()
 
 
 @pytest.mark.parametrize(

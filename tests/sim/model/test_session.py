@@ -18,6 +18,8 @@ pytestmark = pytest.mark.anyio
     ("message", "code"),
     [
         ("{", "invalid_json"),
+        ("[" * 100_000, "invalid_json"),
+        ('{"type": "session.update", "session": {"tools": ' + "[" * 500 + "]" * 500 + "}}", "invalid_json"),
         ('"x"', "invalid_event"),
         (b'{"type": "response.create"}', "invalid_event"),
         ('{"type": "response.make"}', "invalid_value"),

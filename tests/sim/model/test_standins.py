@@ -195,6 +195,38 @@ async def test_vllm_refuses_what_it_has_not_and_never_transcribes(make_model: An
     assert model.violations == []
 
 
+@pytest.mark.parametrize("dialect", ["xai", "inworld", "localai"])
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"audio": "x"},
+        {"audio": "x", "voice": "Eve", "turn_detection": None},
+        {"audio": [], "voice": "Eve"},
+        {"audio": {"input": "x", "output": []}, "voice": "Eve", "turn_detection": None},
+        {"audio": {"input": {"transcription": "model"}}},
+    ],
+)
+async def test_wrong_types_are_refused_as_everywhere(dialect: str, wrong: dict[str, Any], make_model: Any) -> None:
+    async with client_of(dialect, make_model) as (model, client):
+        await client.send("session.update", session={"type": "realtime", **wrong})
+        await client.until("error")
+        assert len(model.violations) == 1
+
+
+async def test_a_null_is_a_part_that_is_missing(make_model: Any) -> None:
+    async with client_of("xai", make_model) as (model, client):
+        await client.send("session.update", session={"type": "realtime", "audio": None, "voice": "Eve"})
+        await client.until("session.updated")
+        assert model.sessions[0].session["audio"]["output"]["voice"] == {"id": "Eve"}
+
+
+async def test_arguments_that_are_no_json_stay_text(make_model: Any) -> None:
+    async with client_of("inworld", make_model) as (_, client):
+        item = {"type": "function_call", "name": "book", "call_id": "c", "arguments": "{"}
+        await client.send("conversation.item.create", item=item)
+        assert (await client.until("conversation.item.added"))["item"]["arguments"] == "{"
+
+
 async def test_helicone_hides_the_reason_of_a_close(make_model: Any) -> None:
     async with client_of("helicone", make_model, session_seconds=0.2) as (model, client):
         closed = await closing(client)

@@ -33,6 +33,21 @@ async def test_usage_grows_with_the_conversation(make_model: Any, dial: Any) -> 
     assert second["total_tokens"] == second["input_tokens"] + second["output_tokens"]
 
 
+async def test_a_response_with_its_own_input_reads_nothing_else(make_model: Any, dial: Any) -> None:
+    async with make_model(SCRIPT) as model, dial(model) as client:
+        await client.configure(output_modalities=["text"], instructions="1234")
+        await client.add("A table, please, by the window.")
+        before = (await client.answer())["usage"]
+        empty = (await client.answer(input=[]))["usage"]
+        item = {"type": "message", "role": "user", "content": [{"type": "input_text", "text": "12345678"}]}
+        own = (await client.answer(input=[item], conversation="none"))["usage"]
+        after = (await client.answer())["usage"]
+
+    assert (empty["input_tokens"], own["input_tokens"]) == (2, 4)
+    assert own["input_token_details"]["cached_tokens"] == 0
+    assert after["input_token_details"]["cached_tokens"] == before["input_tokens"]
+
+
 def silent(kind: str, **fields: Any) -> None:
     """Send nothing."""
 
@@ -43,12 +58,15 @@ def message(item_id: str, *parts: dict[str, Any]) -> dict[str, Any]:
 
 def test_text_is_counted_in_fours_and_tools_as_json() -> None:
     conversation = Conversation(silent)
-    assert input_tokens({"instructions": "", "tools": []}, conversation) == (1, 0)  # the brackets
+    assert input_tokens({"instructions": "", "tools": []}, conversation.items, conversation) == (1, 0)  # the brackets
     conversation.add(message("1", {"text": "12345678"}, {"text": "9"}))
     conversation.add({"id": "2", "type": "function_call", "arguments": "{}", "name": "x", "call_id": "c"})
     conversation.add({"id": "3", "type": "function_call_output", "output": "four", "call_id": "c"})
 
-    assert input_tokens({"instructions": "1234", "tools": []}, conversation) == (1 + 1 + 2 + 1 + 1 + 1, 0)
+    assert input_tokens({"instructions": "1234", "tools": []}, conversation.items, conversation) == (
+        1 + 1 + 2 + 1 + 1 + 1,
+        0,
+    )
 
 
 def test_audio_is_counted_by_its_length_and_after_a_truncation_by_what_is_held() -> None:
@@ -58,9 +76,9 @@ def test_audio_is_counted_by_its_length_and_after_a_truncation_by_what_is_held()
     conversation.add(message("1", {"type": "input_audio", "transcript": None}))
     conversation.add({**message("2", {"type": "output_audio"}), "role": "assistant"})
 
-    assert input_tokens({"instructions": "", "tools": []}, conversation) == (1, 9 + 20)
+    assert input_tokens({"instructions": "", "tools": []}, conversation.items, conversation) == (1, 9 + 20)
     said.truncated_ms = 149
-    assert input_tokens({"instructions": "", "tools": []}, conversation) == (1, 9 + 2)
+    assert input_tokens({"instructions": "", "tools": []}, conversation.items, conversation) == (1, 9 + 2)
 
 
 @pytest.mark.parametrize(

@@ -19,10 +19,10 @@ def noise(ms: int, *, level: int) -> bytes:
     return encode_ulaw(b"".join(sample.to_bytes(2, "little", signed=True) for sample in samples))
 
 
-def test_the_gate_opens_for_sound_and_closes_after_the_hang() -> None:
-    heard = decisions(EnergyGate(hang_ms=40), silence(100) + tone(300, 200) + silence(200))
+def test_the_gate_opens_for_sound_and_closes_with_it() -> None:
+    heard = decisions(EnergyGate(), silence(100) + tone(300, 200) + silence(200))
 
-    assert heard == [False] * 5 + [True] * 10 + [True] * 2 + [False] * 8
+    assert heard == [False] * 5 + [True] * 10 + [False] * 10
 
 
 def test_the_gate_stays_shut_for_line_noise() -> None:

@@ -59,6 +59,10 @@ async def test_offers_that_are_refused() -> None:
         form = aiohttp.FormData({"sdp": "v=0", "session": json.dumps({"type": "realtime", "voice": "x"})})
         form.add_field("more", b"x", filename="x")
         assert (await post(model, "calls", "key", data=form))[1]["error"]["param"] == "session.voice"
+        tools = [{"type": "mcp", "server_label": "shop"}]
+        form = aiohttp.FormData({"sdp": "v=0", "session": json.dumps({"type": "realtime", "tools": tools})})
+        form.add_field("more", b"x", filename="x")
+        assert (await post(model, "calls", "key", data=form))[1]["error"]["param"] == "session.tools[0].server_url"
         assert model.sessions == []
 
 

@@ -130,6 +130,12 @@ async def test_speech_is_answered_and_an_interrupted_answer_is_cut_where_it_was_
         assert page.model.violations == []
 
 
+async def test_the_tools_of_its_mcp_servers_are_listed() -> None:
+    server = {"type": "mcp", "server_label": "shop", "server_url": "https://shop.example/mcp"}
+    async with called({"tools": [server]}) as page:
+        await page.until(lambda: "mcp_list_tools.completed" in page.kinds())
+
+
 async def test_the_client_may_stop_what_is_played() -> None:
     async with called() as page:
         page.send(type="response.create")
