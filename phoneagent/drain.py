@@ -24,7 +24,8 @@ from phoneagent.server import PhoneApp
 log = logging.getLogger("phoneagent.drain")
 
 QUIET_SECONDS = 10.0
-"""How long before the end the hand-over of quiet calls begins: each goes once neither side speaks or waits."""
+"""How long before the end the hand-over of quiet calls begins: each call is handed over once neither side
+is speaking or waiting."""
 
 SPREAD_SECONDS = 2.0
 """How long the hand-over of the other calls takes: spread out, to spare the next process a burst."""
@@ -83,7 +84,7 @@ class Server(uvicorn.Server):
                 self.should_exit = self.force_exit = True
                 return
             if self._interrupted_at is None and self._app.calls:
-                log.info("interrupted: calls come to their end first; Ctrl-C again stops at once")
+                log.info("interrupted: waiting for the calls to end; press Ctrl-C again to stop at once")
             self._interrupted_at = self._interrupted_at or now
         if self._draining is None:
             self._draining = asyncio.create_task(self._drain())

@@ -1,4 +1,4 @@
-"""The table of rooms in ARCHITECTURE.md, held against the folders and the imports."""
+"""The table of layers in ARCHITECTURE.md, held against the folders and the imports."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Room:
 
 
 def rooms() -> Iterator[tuple[str, Room]]:
-    """Read the table of rooms."""
+    """Read the table of layers."""
     for row in re.findall(r"^\| (\d) \|(.*)\|$", (REPOSITORY / "ARCHITECTURE.md").read_text("utf-8"), re.M):
         name, beside, _ = row[1].split("|")[:3]
         yield name.strip(" `"), Room(int(row[0]), frozenset(re.findall(r"`(\w+)`", beside)))

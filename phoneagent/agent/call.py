@@ -205,7 +205,7 @@ class Call:
         if role not in (None, "system", "user"):
             raise DefinitionError(f'call.add has role={role!r}: choose "system" or "user"')
         if image is not None and role == "system":
-            raise DefinitionError('call.add has an image and role="system": images are only in messages of the user')
+            raise DefinitionError('call.add has an image and role="system": only a user message can have an image')
         shown = None if image is None else data_url(image)
         if self._control is not None:
             self._control.add(sendable(text), role or ("system" if shown is None else "user"), shown)

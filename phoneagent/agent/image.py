@@ -34,7 +34,7 @@ def data_url(image: bytes | str) -> str:
         raise DefinitionError(f"call.add has an image of {len(data)} bytes: keep to {MAX_IMAGE_BYTES}")
     found = next((name for name, begin in _KINDS.items() if data.startswith(begin)), None)
     if found is None or kind not in (None, found):
-        raise DefinitionError(f"call.add has an image that is not what it says: {_REMEDY}")
+        raise DefinitionError(f"call.add has an image whose data does not match its type: {_REMEDY}")
     return f"{_PREFIX}{found};base64,{base64.b64encode(data).decode()}"
 
 
@@ -43,7 +43,7 @@ def _decoded(url: str) -> tuple[str, bytes]:
     head, comma, text = url.partition(",")
     kind, semicolon, encoding = head.removeprefix(_PREFIX).partition(";")
     if not (head.startswith(_PREFIX) and comma and semicolon and encoding == "base64"):
-        raise DefinitionError(f"call.add has an image that is no data URL: {_REMEDY}")
+        raise DefinitionError(f"call.add has an image that is not a data URL: {_REMEDY}")
     if len(text) > MAX_IMAGE_BYTES * 4 // 3 + 4:  # checked before decoding
         raise DefinitionError(f"call.add has an image of more than {MAX_IMAGE_BYTES} bytes: make it smaller")
     try:

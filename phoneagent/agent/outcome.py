@@ -77,7 +77,7 @@ def outcome_form(kind: Any) -> OutcomeForm:
 def _form(kind: Any) -> OutcomeForm:
     name = getattr(kind, "__name__", repr(kind))
     if not inspect.isclass(kind) or not (issubclass(kind, pydantic.BaseModel) or is_dataclass(kind)):
-        raise DefinitionError("which is no type with fields: write a class that is a pydantic BaseModel")
+        raise DefinitionError("which is not a type with fields: use a pydantic BaseModel subclass")
     try:
         adapter = pydantic.TypeAdapter(kind)
         schema = adapter.json_schema()
@@ -108,7 +108,11 @@ def check_outcome(agent: str, kind: Any) -> None:
     try:
         outcome_form(kind)
     except (DefinitionError, TypeError) as error:  # TypeError: a value that is not hashable is not a type
-        why = str(error) if isinstance(error, DefinitionError) else "which is no type: write a pydantic BaseModel"
+        why = (
+            str(error)
+            if isinstance(error, DefinitionError)
+            else "which is not a type: use a pydantic BaseModel subclass"
+        )
         named = getattr(kind, "__name__", None) or shown(repr(kind), 80)
         raise DefinitionError(f"agent {agent!r} has outcome={named}, {why}") from None
 

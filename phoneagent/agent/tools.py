@@ -178,7 +178,7 @@ class Tool:
             log.warning("tool %s took longer than %g s", self.name, self.timeout, extra=context)
             return failure(f"{self.name} took longer than {self.timeout:g} s; its outcome is unknown")
         if work.cancelled():
-            log.warning("tool %s was cancelled by its own code", self.name, extra=context)
+            log.warning("tool %s was canceled by its own code", self.name, extra=context)
             return failure(f"{self.name} failed")
         if (error := work.exception()) is not None:  # the traceback is for the log, not for the model
             log.error("tool %s failed: %s", self.name, _named(error), exc_info=error, extra=context)

@@ -42,11 +42,11 @@ class _Parties:
         chosen = arguments.get("to")
         step = self.steps.get(chosen) if isinstance(chosen, str) else None
         if step is None:
-            raise ToolError(f"nobody is called that: choose one of {', '.join(self.steps)}")
+            raise ToolError(f"no party has that name: choose one of {', '.join(self.steps)}")
         call.begin_transfer(step, warm=self.warm)
         if self.warm:
-            return f"{step.name} is being called. Stay with the caller; you are told how it ends."
-        return f"The caller is put through to {step.name} as soon as they have heard your words."
+            return f"{step.name} is being called. Stay with the caller; you will be told how it ends."
+        return f"The caller will be connected to {step.name} once they have heard what you are saying."
 
 
 def destinations(tools: Iterable[object]) -> dict[str, tuple[Transfer, bool]]:

@@ -151,7 +151,7 @@ class Questions:
     # --- what the server says ---
 
     def take(self, event: FromModel) -> bool:
-        """Take an event if it belongs to a question. Return whether it did, so that nothing else reads it."""
+        """Handle an event if it belongs to a question. Return whether it did, so that nothing else reads it."""
         if not (self._asked or self._running or self._over):
             return False  # most calls have no questions
         match event:

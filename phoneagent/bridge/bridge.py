@@ -25,14 +25,14 @@ The floor is the first of these that holds: CLOSING (the call is about to end) Â
 | AGENT, THINKING, CLOSING | speech that may not            | noted; answered afterwards (in CLOSING not at all)       |
 | CALLER, OPEN             | speech                         | noted (`dialogue`)                                       |
 | any                      | a key                          | as speech; told after a pause, or gathered (`keys`)      |
-| no response              | our own audio is next          | queued; speech stops it, unless protected (`sounds`)     |
+| no response              | our own audio is next          | queued; speech stops it, unless protected (`clips`)      |
 | any                      | turn committed                 | an answer is owed, by the server or on request           |
 | any                      | function call complete, new id | the tool runs, once (`toolcalls`)                        |
 | any                      | tool returned                  | its output is posted at once; after the last: owed       |
 | THINKING, neither speaks | a tool takes long              | its filler is said, once (`toolcalls`)                   |
 | no response, turn over   | an answer is owed, not CLOSING | one response.create (`responses`)                        |
 | any                      | response.done, the active one  | none; failed or empty: owed again; cut off: goes on      |
-| speech on                | no media for 750 ms            | silence is made up (`caller`)                            |
+| speech on                | no media for 750 ms            | silence is inserted (`caller`)                           |
 | any                      | no media for 15 s              | the line is lost (`caller`)                              |
 | any                      | the session is lost            | the next one goes on where it stopped (`renewal`)        |
 | any but CLOSING          | hand_over                      | this stream ends; what is open passes to the next        |
@@ -86,7 +86,7 @@ class Bridge(Parts):
     # --- the caller's side ----------------------------------------------------------------------------------------
 
     def receive_from_caller(self, message: carrier.FromCarrier, now: float) -> bool:
-        """Take a message from the carrier. Return False if no timer moved, and nothing but audio for the model came."""
+        """Handle a message from the carrier. Return False if no timer moved and only audio for the model came."""
         if self.ended is not None:
             return True
         if isinstance(message, carrier.AudioIn):
@@ -159,7 +159,7 @@ class Bridge(Parts):
         self.move_on(now)
 
     def receive_from_model(self, event: realtime.FromModel, now: float) -> bool:
-        """Take a server event. Return False if it only brought audio for the caller and moved no timer."""
+        """Handle a server event. Return False if it only brought audio for the caller and moved no timer."""
         if not self.conversation.connected or self.ended is not None:
             return True
         if isinstance(event, realtime.AudioDelta) and (event.response_id, event.item_id) == self.signs.known:
@@ -284,7 +284,7 @@ class Bridge(Parts):
         """
         if self.closing.active or self.ended is not None or muted is self.responses.muted:
             return
-        self.responses.muted = muted
+        self.responses.mute(muted)
         if muted and self.floor().agents:
             self._interrupt(now, muted=True)
         if not muted:

@@ -66,13 +66,13 @@ class Budget:
         self._running += 1
 
     def response_done(self, response: Response, now: float) -> None:
-        """Take the usage that a completed response reports."""
+        """Count the usage that a completed response reports."""
         self._running = max(0, self._running - 1)
         self._count("response", usage.of_response(response.usage), now)
         self._answered = self._answered or (self._last_turn and response.status == "completed")
 
     def beside(self, event: FromModel, now: float) -> None:
-        """Take an event of an out-of-band response, which costs money too, but answers no turn."""
+        """Count an event of an out-of-band response, which costs money too, but answers no turn."""
         if isinstance(event, ResponseCreated):
             self.response_created()
         elif isinstance(event, ResponseDone):
@@ -80,7 +80,7 @@ class Budget:
             self._count("response", usage.of_response(event.response.usage), now)
 
     def transcribed(self, event: InputTranscript, now: float) -> None:
-        """Take the usage that the recognizer reports for a turn."""
+        """Count the usage that the recognizer reports for a turn."""
         self._count("transcription", usage.of_transcription(event.usage), now)
 
     def _count(self, source: Literal["response", "transcription"], reading: usage.Reading | None, now: float) -> None:

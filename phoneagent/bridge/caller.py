@@ -14,8 +14,19 @@ from binascii import a2b_base64
 from collections import deque
 from collections.abc import Iterable, Sequence
 
+from phoneagent.bridge.conversation import MAX_OUTBOX
 from phoneagent.bridge.requests import Verdict
-from phoneagent.protocol.audio import BYTES_PER_MS, FRAME_BYTES, SILENCE, base64_bytes, piece_levels, rms, silence
+from phoneagent.bridge.turn_signs import COMMIT_SECONDS
+from phoneagent.protocol.audio import (
+    BYTES_PER_MS,
+    FRAME_BYTES,
+    FRAME_MS,
+    SILENCE,
+    base64_bytes,
+    piece_levels,
+    rms,
+    silence,
+)
 from phoneagent.protocol.realtime import AudioAppend, AudioClear, AudioCommit, ToModel
 
 MAX_HELD_BYTES = 10_000 * BYTES_PER_MS
@@ -23,19 +34,16 @@ MAX_HELD_BYTES = 10_000 * BYTES_PER_MS
 The same amount of what one model was given is kept for the next, unless it is understood or answered."""
 
 MAX_FILL_MS = 10_000
-"""The most silence that is made up for one hole."""
+"""The most silence that is inserted into one hole."""
 
 LINE_LOST_SECONDS = 15.0
 """Twilio sends silence too, so after this long without any media the line is dead."""
 
 STALL_SECONDS = 0.75
-"""After this long without media while the caller speaks, the line stalls, and silence is made up."""
+"""After this long without media while the caller speaks, the line stalls, and silence is inserted."""
 
 FILL_MS = 100
 """A stalled line is filled in steps of this length."""
-
-COMMIT_SECONDS = 1.0
-"""How long after the end of speech its turn may be committed; until then, the server may answer by itself."""
 
 SLACK_BYTES = 100 * BYTES_PER_MS
 """Old audio is dropped in pieces of this length, because dropping it with each frame would move all the rest."""
@@ -56,10 +64,6 @@ SPEECH_RMS = 400
 REPLAY_SECONDS = 3.0
 """How long a model may take to find the turn in audio that it hears again; if it finds none, the call goes on."""
 
-MAX_OUTBOX = 1_000
-"""How many messages may wait for a model that is missing or does not read, before user code's are refused."""
-
-FRAME_MS = FRAME_BYTES // BYTES_PER_MS
 _FILL = base64.b64encode(silence(FILL_MS)).decode()
 
 
@@ -134,7 +138,7 @@ class CallerAudio:
         self._media_at = now
 
     def frame(self, payload: str, timestamp_ms: int, now: float) -> bool:
-        """Take a frame: base64 of µ-law, and its time on the caller's clock.
+        """Handle a frame: base64 of µ-law, and its time on the caller's clock.
 
         Return whether a deadline may have come nearer: with the first frame, or after a stall. A line that keeps
         delivering only moves its deadlines later, so the timer may stay as it is.
@@ -164,6 +168,10 @@ class CallerAudio:
         self.speaking, self.by_hand = speaking, by_hand
         self.unsettled = self.unsettled or speaking
 
+    def mute(self, muted: bool) -> None:
+        """Let no model hear the caller, until they are unmuted."""
+        self.muted = muted
+
     def settled(self) -> None:
         """Note that what the caller said is understood, or answered."""
         if self.unsettled:
@@ -173,7 +181,7 @@ class CallerAudio:
             del self._given[:-KEPT_BYTES]
 
     def get_timer(self) -> float | None:
-        """Return when silence must be made up, or the line is dead, unless media comes before."""
+        """Return when silence must be inserted, or the line is dead, unless media comes before."""
         if self._media_at is None:
             return None
         lost_at = self._media_at + LINE_LOST_SECONDS
@@ -190,7 +198,7 @@ class CallerAudio:
         return self._filled_at + FILL_MS / 1000
 
     def handle_timer(self, now: float) -> Verdict | None:
-        """Make up silence, or give up the line, if it is time."""
+        """Insert silence, or give up the line, if it is time."""
         if self._media_at is not None and now >= self._media_at + LINE_LOST_SECONDS:
             return Verdict("line_lost", f"no audio came from the caller's line for {LINE_LOST_SECONDS:.0f} s")
         fill_at = self._fill_at()
@@ -297,7 +305,9 @@ class CallerAudio:
 
 
 class PushToTalk:
-    """The turns that user code marks (`call.clear`, `call.commit`). Every method returns False if too much waits."""
+    """The turns that user code marks (`call.clear`, `call.commit`). `commit` and `clear` return False if too much
+    waits.
+    """
 
     def __init__(self, outbox: deque[ToModel], caller_audio: CallerAudio) -> None:
         self._outbox = outbox

@@ -14,11 +14,11 @@ from typing import TypeAlias, assert_never
 from phoneagent.billing.ratelimits import RATE_LIMIT_CODES
 from phoneagent.bridge import prompts
 from phoneagent.bridge.caller import CallerAudio, PushToTalk
+from phoneagent.bridge.clips import Sounds
 from phoneagent.bridge.conversation import Conversation, Observer
 from phoneagent.bridge.history import Role
 from phoneagent.bridge.keys import Keys
 from phoneagent.bridge.requests import Ending, RunTool, SessionChanged, Verdict
-from phoneagent.bridge.sounds import Sounds
 from phoneagent.bridge.toolcalls import ToolCall
 from phoneagent.errors import EndpointError, EndpointRefused, EndpointUnreachable
 from phoneagent.protocol import realtime
@@ -87,7 +87,7 @@ class Chat:
     # --- what the user and user code ask for, besides `conversation` ---
 
     def write(self, text: str, now: float) -> None:
-        """Take a line from the user: the agent answers it."""
+        """Handle a line from the user: the agent answers it."""
         self.conversation.add(text, "user", now)
         self.conversation.responses.turn_committed(now, server_answers=False)
         self.move_on(now)
@@ -98,7 +98,7 @@ class Chat:
 
     def mute(self, now: float, *, muted: bool) -> None:
         """Stop what the agent is writing, and ask for nothing until it is unmuted."""
-        self.conversation.responses.muted = muted
+        self.conversation.responses.mute(muted)
         if muted:
             self.conversation.responses.interrupt(now)
 
@@ -113,7 +113,7 @@ class Chat:
     # --- what the model says ---
 
     def receive(self, event: realtime.FromModel, now: float) -> None:
-        """Take a server event."""
+        """Handle a server event."""
         if self.conversation.questions.take(event):
             return
         for each in self.conversation.signs.read(event, now):

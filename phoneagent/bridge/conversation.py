@@ -13,7 +13,6 @@ from typing import Any, NamedTuple, Protocol, TypeAlias, assert_never
 
 from phoneagent.bridge import prompts
 from phoneagent.bridge.asking import Question, Questions
-from phoneagent.bridge.caller import MAX_OUTBOX
 from phoneagent.bridge.history import Note, Role, ToolRun
 from phoneagent.bridge.model_errors import ModelErrors
 from phoneagent.bridge.prompts import Wanted
@@ -40,6 +39,9 @@ from phoneagent.protocol.realtime import (
 
 MODEL_STALLED_SECONDS = 12.0
 """A written response that produces nothing for this long is dead."""
+
+MAX_OUTBOX = 1_000
+"""How many messages may wait for a model that is missing or does not read, before user code's are refused."""
 
 MAX_CONTINUED = 2
 """How many times in a row an answer is continued after a server limit cuts it off."""
@@ -247,7 +249,7 @@ class Conversation:
         self.event_at = now
 
     def output(self, response_id: str, now: float) -> bool:
-        """Take audio, or written words, of a response. Return whether they are wanted."""
+        """Handle audio, or written words, of a response. Return whether they are wanted."""
         self.event_at = now
         if not self.responses.audio(response_id):
             return False
@@ -256,7 +258,7 @@ class Conversation:
         return True
 
     def response_created(self, response: Response, now: float, *, unwanted: bool = False) -> None:
-        """Take `response.created`. A response that is `unwanted`, or already interrupted, is canceled at once."""
+        """Handle `response.created`. A response that is `unwanted`, or already interrupted, is canceled at once."""
         dropped = self.responses.created(response, now)
         if self.responses.closing:  # only our goodbye is heard
             unwanted = self.responses.current is None or self.responses.current.kind != "goodbye"
@@ -266,7 +268,7 @@ class Conversation:
             self.responses.discard(now)
 
     def response_done(self, response: Response, now: float) -> Done:
-        """Take `response.done`. Return how the response ended, and what that means."""
+        """Handle `response.done`. Return how the response ended, and what that means."""
         for item in response.output or ():
             if response.status == "completed":
                 self._function_call(item, response.id, now)
@@ -303,7 +305,7 @@ class Conversation:
             self.responses.want(prompts.unheard())
 
     def receive(self, event: ConversationEvent, now: float) -> Verdict | None:
-        """Take any other event that is not about audio. Return what it means for the session."""
+        """Handle any other event that is not about audio. Return what it means for the session."""
         match event:
             case SessionUpdated():
                 self._changes.taken()
@@ -415,7 +417,7 @@ class _SessionChanges:
             self._request(SessionChanged(self._waiting.pop(0), None))
 
     def refused(self, failure: Failure) -> bool:
-        """Take an error. It may answer a change by its event id, or without one, by naming a part of the session."""
+        """Handle an error. It may answer a change by its event id, or without one, by naming a part of the session."""
         change_id = failure.event_id
         if change_id is None and self._waiting and (failure.param or "").startswith("session"):
             change_id = self._waiting[0]

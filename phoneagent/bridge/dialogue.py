@@ -122,7 +122,7 @@ class Dialogue:
         self.transcript.caller_turn(item_id, self._clock.ms(now))
 
     def understood(self, item_id: str, text: str, now: float) -> None:
-        """Take the recognizer's text of a turn."""
+        """Handle the recognizer's text of a turn."""
         self._report(self.transcript.caller_text(item_id, text))
         if not text.strip():
             self.wordless, self.sign_at = True, self._sign_before
@@ -152,7 +152,7 @@ class Dialogue:
     # --- the agent ---
 
     def words(self, event: TranscriptDelta | TranscriptDone) -> None:
-        """Take words of the agent, or all of an item's."""
+        """Handle words of the agent, or all of an item's."""
         if isinstance(event, TranscriptDelta):
             self.transcript.agent_words(event.item_id, event.delta)
         elif event.transcript:  # some servers send it without: what came before still counts

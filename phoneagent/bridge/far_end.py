@@ -86,19 +86,19 @@ class FarEnd:
         return None
 
     def amd(self, answered_by: str) -> None:
-        """Take what Twilio's detection says (`AnsweredBy`)."""
+        """Handle what Twilio's detection says (`AnsweredBy`)."""
         self._amd = answered_by
         self._fax = self._fax or answered_by == "fax"
         if answered_by.startswith("machine_end") and self.verdict == "machine":
             self.ready = True
 
     def known(self, verdict: str) -> None:
-        """Take what was decided in an earlier media stream of the call. A machine may still be playing its greeting."""
+        """Adopt what an earlier media stream of the call decided. A machine may still be playing its greeting."""
         self._fax = verdict == "fax"
         self._machine_words = verdict == "machine"
 
     def tone(self, tone: Tone, now: float) -> None:
-        """Take a tone that was heard from the far end."""
+        """Handle a tone that was heard from the far end."""
         if self._answers >= CONVERSATION_TURNS or now > BEEP_SECONDS:
             return  # in a conversation, it is a sound in the room
         self._fax = self._fax or tone.is_fax
@@ -106,7 +106,7 @@ class FarEnd:
             self._beep = self.ready = True
 
     def words(self, text: str, *, to_agent: bool) -> None:
-        """Take what the far end said; `to_agent` is whether the agent had spoken before."""
+        """Handle what the far end said; `to_agent` is whether the agent had spoken before."""
         said = text[:MAX_WORDS_CHARS]
         if _MACHINE.search(said):
             self._machine_words = True
@@ -116,7 +116,10 @@ class FarEnd:
             self._answers += 1
 
     def sound(self, loud: bool, now: float) -> None:
-        """Take whether the far end is audible at `now`. A machine that falls silent without a beep is recording too."""
+        """Update with whether the far end is audible at `now`.
+
+        A machine that falls silent without a beep is recording too.
+        """
         if loud:
             self._silent_since = None
         elif self._silent_since is None:

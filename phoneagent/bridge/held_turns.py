@@ -85,13 +85,13 @@ class HeldTurns:
         return self._answer is not None
 
     def count(self, item_id: str, now: float) -> None:
-        """Take a turn that counts."""
+        """Count a turn."""
         self._dropped.pop(item_id, None)
         self.counted += 1
         self._responses.turn_committed(now, server_answers=self._server_answers)
 
     def hold(self, item_id: str, turn: HeldTurn) -> None:
-        """Take a turn that may not count."""
+        """Hold a turn that may not count."""
         self._held[item_id] = turn
         # A due or active response answers what was said before; the server begins no other in parallel.
         self._will_answer = self._server_answers and not self._responses.busy
@@ -125,7 +125,7 @@ class HeldTurns:
     # --- the server's answer ------------------------------------------------------------------------------------------
 
     def response_created(self, response: Response, now: float) -> bool:
-        """Take a response before it becomes the active one. Return whether it answers a turn that does not count."""
+        """Handle a response before it becomes the active one. Return whether it answers a turn that does not count."""
         if self._responses.expects(response):
             if self._answer is not None:
                 self._answer = response.id or ""  # the server's answer failed, and it was requested again
@@ -140,7 +140,7 @@ class HeldTurns:
         return False
 
     def response_done(self, response: Response) -> None:
-        """Take the end of a response, when it is known what it left in the conversation."""
+        """Handle the end of a response, when it is known what it left in the conversation."""
         response_id, items = response.id or "", [item.id for item in response.output or () if item.id]
         if response_id in self._undone:
             del self._undone[response_id]
@@ -155,7 +155,7 @@ class HeldTurns:
             self._remember_undone(response_id)
         else:  # it is done; if it failed, it is not asked for again
             self._responses.interrupt(now)
-            self._responses.owed = False
+            self._responses.forgive()
         for item_id in self._answer_items:
             self._delete(item_id)
 
@@ -167,7 +167,7 @@ class HeldTurns:
     # --- items --------------------------------------------------------------------------------------------------------
 
     def transcribed(self, item_id: str, meaning: Callable[[HeldTurn], Words]) -> None:
-        """Take the words of a turn: `meaning` returns what they mean."""
+        """Handle the words of a turn: `meaning` returns what they mean."""
         if (turn := self._held.get(item_id)) is not None:
             turn.words = meaning(turn)
         if item_id not in self._dropped:

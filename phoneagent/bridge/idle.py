@@ -42,7 +42,7 @@ _PARTING = re.compile(
 )
 
 
-def parts(words: str) -> bool:
+def says_goodbye(words: str) -> bool:
     """Return whether a turn ends the conversation: its last words say goodbye, and ask nothing."""
     last = words[-LAST_CHARS:]
     return "?" not in last and "？" not in last and _PARTING.search(last) is not None
@@ -72,13 +72,13 @@ class IdleLine:
         self._prompted_at = -math.inf
 
     def poll(self, now: float, *, idle: bool) -> Verdict | None:
-        """Take whether the line is `idle`: neither side speaks, and nothing is due. Return what follows."""
+        """Update with whether the line is `idle`: neither side speaks, and nothing is due. Return what follows."""
         if not idle:
             self._open_since = None
             return None
         if self._open_since is None:
             self._open_since = now
-            self._parting = self._dialogue.caller_spoke and parts(self._dialogue.agent_said)
+            self._parting = self._dialogue.caller_spoke and says_goodbye(self._dialogue.agent_said)
             if self._since is None or not self._dialogue.wordless:
                 self._since = now
         if (parted_at := self._parted_at()) is not None and now >= parted_at:

@@ -25,11 +25,11 @@ from typing import Literal, Protocol, TypeAlias
 
 from phoneagent.bridge.backchannels import Words, known_words, meaning_of, repeats
 from phoneagent.bridge.caller import CallerAudio
+from phoneagent.bridge.caller_sound import MAX_GAP_MS, ONSET_MS, Ear, Sound
 from phoneagent.bridge.conversation import Conversation
 from phoneagent.bridge.held_turns import HeldTurn, HeldTurns
 from phoneagent.bridge.playback import Playback
 from phoneagent.bridge.policy import Interruption
-from phoneagent.bridge.sound import MAX_GAP_MS, ONSET_MS, Ear, Sound
 from phoneagent.bridge.spoken_items import Outcome
 from phoneagent.events import ResumeCause
 from phoneagent.protocol.realtime import Response
@@ -146,14 +146,14 @@ class Interruptions:
         return any(map(self._playback.holds, self._unstoppable))
 
     def agent_speaks(self, item_id: str) -> None:
-        """Take audio of an item, which may have to be heard to its end."""
+        """Handle audio of an item, which may have to be heard to its end."""
         current = self._responses.current
         if current is not None and (current.protected or (current.kind == "greeting" and not self._policy.greeting)):
             self._protected_items = {item_id, *filter(self._playback.holds, self._protected_items)}
-            current.item_id = item_id
+            current.begin(item_id)
 
     def forbids_response(self, response: Response, now: float) -> bool:
-        """Take a response that begins, and return whether it is unwanted.
+        """Handle a response that begins, and return whether it is unwanted.
 
         It is unwanted if it would be interrupted at once, because the caller speaks and may stop it, or if it answers
         what did not interrupt.
@@ -205,7 +205,7 @@ class Interruptions:
         return speaking or self._playback.unheard_ms(now) >= ENDING_MS
 
     def turn_committed(self, item_id: str, now: float) -> None:
-        """Take the caller's complete turn. The gate gets it, unless it does not count or that is not clear yet."""
+        """Handle the caller's complete turn. The gate gets it, unless it does not count or that is not clear yet."""
         speech = self._speech
         if speech is None or not (self._paused or speech.meaning in _NO_TURN):
             self.held.count(item_id, now)
@@ -220,7 +220,7 @@ class Interruptions:
                 self._speech = None
 
     def transcribed(self, item_id: str, text: str | None) -> None:
-        """Take the text of a turn ("" if it has no words, None if there is none), which may show whether it counts."""
+        """Handle the text of a turn ("" if it has no words, None if there is none). It may show whether it counts."""
         if self._speech is not None and item_id in self.held:
             self._speech.check_at = None
         self.held.transcribed(item_id, lambda turn: self._meaning_of(text, turn))
@@ -364,7 +364,7 @@ class Interruptions:
         return agents_turn and self.allowed()
 
     def _late(self, now: float, *, agents_turn: bool) -> bool:
-        """Take a turn that counts after all, because its words came late; return whether it interrupts."""
+        """Handle a turn that counts after all, because its words came late; return whether it interrupts."""
         if agents_turn and self.allowed():
             return True
         self.held.release(now)

@@ -94,7 +94,7 @@ class Keys:
     # --- keys ---
 
     def press(self, digit: str, now: float) -> bool:
-        """Take a key. Return whether it is meant for the agent, and may stop it just as speech may."""
+        """Handle a key. Return whether it is meant for the agent, and may stop it just as speech may."""
         secret = self.secret(now)
         self._reporter.key_pressed("" if secret else digit, now)
         if secret:
@@ -134,7 +134,7 @@ class Keys:
         if self._typed:  # they were typed for the agent, so it gets them
             self._tell_at = now
         self._gather, self._since, self._trailing = gather, now, now < self._secret_until
-        self._caller_audio.muted = True
+        self._caller_audio.mute(True)
         return True
 
     def give_up(self, gather: Gather) -> None:
@@ -172,7 +172,7 @@ class Keys:
             elif now >= self._due(gather):
                 self._complete(gather)
         if self._gather is None and now >= self._secret_until:
-            self._caller_audio.muted = False
+            self._caller_audio.mute(False)
         return now >= self._tell_at and self._tell(now)
 
     def _tell(self, now: float) -> bool:

@@ -24,7 +24,7 @@ class ModelErrors:
         """Return what the end of a response means; None for nothing. A failed response is asked for again once.
 
         After a rate limit, the second try waits until there is room again. If that is too long for a caller, another
-        endpoint is tried; if there is none, the caller waits up to twice as long, but not in vain.
+        endpoint is tried; if there is none, the caller waits up to twice as long, and then gets an answer.
         """
         code = (failure.code or failure.type) if failure is not None else None
         if code == EXPIRED_CODE:
@@ -46,7 +46,7 @@ class ModelErrors:
         return Verdict("renew", f"the model failed two responses in a row{': ' if code else ''}{code or ''}", code)
 
     def error(self, failure: Failure, now: float) -> Verdict | None:
-        """Take an `error` event; return what it means, None for nothing."""
+        """Handle an `error` event; return what it means, None for nothing."""
         code = failure.code or ""
         if code == EXPIRED_CODE:
             return Verdict("expired", "the session expired", code)

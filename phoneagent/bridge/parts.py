@@ -6,6 +6,7 @@ from collections import deque
 
 from phoneagent.bridge.budget import Budget
 from phoneagent.bridge.caller import CallerAudio, PushToTalk
+from phoneagent.bridge.clips import Sounds
 from phoneagent.bridge.clock import CallClock
 from phoneagent.bridge.closing import Closing
 from phoneagent.bridge.conversation import Conversation
@@ -20,7 +21,6 @@ from phoneagent.bridge.renewal import Renewal
 from phoneagent.bridge.reporting import Reporter
 from phoneagent.bridge.requests import EndCall, Request, State
 from phoneagent.bridge.silence import SilenceWatch
-from phoneagent.bridge.sounds import Sounds
 from phoneagent.bridge.truncation import Truncations
 
 

@@ -64,7 +64,7 @@ _Piece: TypeAlias = tuple[SpokenItem | None, str, int]
 
 @dataclass(slots=True)  # a frozen one takes three times as long to make, and there are ten a second
 class _Span:
-    """A mark that is out: its position, and when the first audio before it was written."""
+    """An outstanding mark: its position, and when the first audio before it was written."""
 
     name: str
     position: int
@@ -125,7 +125,7 @@ class Playback:
         return self._waiting / BYTES_PER_MS
 
     def queue(self, payload: str, item_id: str | None = None, content_index: int = 0) -> bool:
-        """Take audio for the caller: base64 of µ-law, of a model's item or (without one) phoneagent's own.
+        """Queue audio for the caller: base64 of µ-law, of a model's item or (without one) phoneagent's own.
 
         Return False, and take nothing, if more than `MAX_WAITING_BYTES` would wait.
         """
@@ -257,7 +257,7 @@ class Playback:
         return [item.outcome(item.heard(position)) for item in self._items.values()]
 
     def acknowledge(self, name: str, now: float) -> list[Outcome]:
-        """Take the echo of a mark. Return the items that are now complete and heard to their end.
+        """Handle the echo of a mark. Return the items that are now complete and heard to their end.
 
         An echo without a name is for the oldest mark, if what came before that may have been played.
         """

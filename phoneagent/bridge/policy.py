@@ -98,7 +98,8 @@ class Silence:
     give_up_seconds: float = 20.0
     """How long an answer may take before the call goes to `FALLBACK_NUMBER`, or ends with an apology."""
     idle_seconds: float = 15.0
-    """How long the caller may say nothing, while nothing is due, before they are asked whether they are still there."""
+    """How long the caller may stay silent, while no answer is due, before the agent asks whether they are still
+    there."""
     idle_prompts: int = 2
     """How many times they are asked before the agent says goodbye and hangs up."""
     closing_silence_seconds: float = 8.0

@@ -46,6 +46,10 @@ class Wanted:
     item_id: str | None = None
     """The item that says it, if it is protected and has begun."""
 
+    def begin(self, item_id: str) -> None:
+        """Note that an item begins to say it."""
+        self.item_id = item_id
+
 
 def greeting(text: str) -> Wanted:
     return Wanted(

@@ -183,7 +183,7 @@ class Renewal:
         """Note that the agent was stopped: if there is no session, the next one does not continue its words."""
         if self.pending is not None and self._to_tell is not None:
             self._to_tell = replace(self._to_tell, pending="nothing")
-            responses.owed = False
+            responses.forgive()
 
     def new_session(self, *, owes: bool, words_lost: bool) -> None:
         """Replace a lost session: it may have owed an answer, or lost a turn's words. An open turn is heard again."""

@@ -31,7 +31,7 @@ class SessionChanged:
 
 @dataclass(frozen=True, slots=True)
 class OpenNext:
-    """Open another model session in parallel, for a later `Renew`; answer with `next_session`."""
+    """Open another model session in parallel, for a later `Renew`; answer with `renewal.next_opened`."""
 
 
 @dataclass(frozen=True, slots=True)

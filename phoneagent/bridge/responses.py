@@ -75,7 +75,7 @@ class ResponseGate:
         self._server_may_answer = False  # a turn by itself after our create: without metadata, it may be either's
         self._drop_late = False  # a dropped request brought nothing in time: what it brings later is unwanted too
         self._covered: frozenset[str] = frozenset()  # the outputs that our pending create covers
-        self._discarded: list[str] = []  # until their response.done
+        self._discarded: deque[str] = deque(maxlen=MAX_DISCARDED)  # until their response.done
         self.closing = False
         """Whether nothing may be asked for except a goodbye."""
         self._misses = 0  # responses in a row that failed or brought nothing
@@ -132,6 +132,14 @@ class ResponseGate:
         """Ask for an answer as soon as one may be asked for."""
         self.owed = True
 
+    def forgive(self) -> None:
+        """Owe no answer any longer."""
+        self.owed = False
+
+    def mute(self, muted: bool) -> None:
+        """Ask for nothing until the agent is unmuted."""
+        self.muted = muted
+
     def turn_committed(self, now: float, *, server_answers: bool) -> None:
         """Note that the caller's turn is complete: an answer is owed, from the server itself or on request."""
         self.owed = True
@@ -143,19 +151,14 @@ class ResponseGate:
         elif server_answers and self.state is State.DROPPED and self._pending is None:
             self.state = State.REQUESTED  # the one to drop has not come; what comes now answers this turn
 
-    def output_posted(self, call_id: str) -> None:
-        """Note that a tool's output went to the model."""
-        self._outputs[call_id] = False
+    def output_posted(self, call_id: str, *, added: bool = False) -> None:
+        """Note that a tool's output went to the model; `added`: the server has confirmed its item."""
+        self._outputs[call_id] = added
 
     def item_added(self, item: Item) -> None:
-        """Take an item that the server confirmed; only a tool's output matters."""
-        if item.type == "function_call_output" and item.call_id:
-            self.output_added(item.call_id)
-
-    def output_added(self, call_id: str) -> None:
-        """Note that the server confirmed the item of a tool's output."""
-        if call_id in self._outputs:
-            self._outputs[call_id] = True
+        """Handle an item that the server confirmed; only a tool's output matters."""
+        if item.type == "function_call_output" and item.call_id and item.call_id in self._outputs:
+            self._outputs[item.call_id] = True
 
     def tool_called(self) -> None:
         """Note that the newest response has called a tool."""
@@ -246,7 +249,7 @@ class ResponseGate:
     # --- what the server says ---
 
     def created(self, response: Response, now: float) -> bool:
-        """Take `response.created`. Return True if it was interrupted before it began."""
+        """Handle `response.created`. Return True if it was interrupted before it began."""
         ours = self._pending is not None and self._is_ours(response)
         # A server's own response that comes while ours should be dropped answers what was said since.
         dropped = self._drop_late or (self.state is State.DROPPED and (ours or self._pending is None))
@@ -283,16 +286,15 @@ class ResponseGate:
         return not self._server_may_answer
 
     def output(self, response_id: str) -> bool:
-        """Take output of a response; return whether it is wanted. The active one's id is learned here, if needed."""
+        """Handle output of a response; return whether it is wanted. The active one's id is learned here, if needed."""
         if self.id is None and self.running:
             self.id = response_id or None
             if self.state is State.CANCELLING:
                 self._discarded.append(response_id)
-                del self._discarded[:-MAX_DISCARDED]
         return response_id not in self._discarded
 
     def audio(self, response_id: str) -> bool:
-        """Take audio, or written words, of a response; return whether they are wanted."""
+        """Handle audio, or written words, of a response; return whether they are wanted."""
         if (self.id is None or self._discarded) and not self.output(response_id):
             return False
         self.ever_spoke, self._wait_until = True, None
@@ -301,7 +303,7 @@ class ResponseGate:
         return True
 
     def text(self, response_id: str) -> None:
-        """Take written words of a response that should have been spoken."""
+        """Handle written words of a response that should have been spoken."""
         if self.output(response_id) and response_id == self.id:
             self.wrote = True
 
@@ -314,7 +316,7 @@ class ResponseGate:
         self._wait_until = until
 
     def done(self, response: Response, now: float) -> Ending:
-        """Take `response.done`."""
+        """Handle `response.done`."""
         if response.id is not None and response.id in self._discarded:
             self._discarded.remove(response.id)
         if not self.running or (self.id is not None and response.id != self.id):
@@ -359,7 +361,7 @@ class ResponseGate:
             self._request(now)
 
     def already_active(self, event_id: str | None = None) -> None:
-        """Take the refusal of a response because another one is active; `event_id` is of the create, if it was ours."""
+        """Handle the refusal of a response because another one is active; `event_id` is of our create."""
         if event_id is not None and event_id != self.latest_request:
             return
         if event_id is None and self._pending is not None and self._server_may_answer:
@@ -379,7 +381,7 @@ class ResponseGate:
         return f"create_{self._number}"
 
     def create_refused(self, event_id: str) -> Ending:
-        """Take the refusal of our create `event_id` for any other reason."""
+        """Handle the refusal of our create `event_id` for any other reason."""
         if self._pending is None or event_id != self.latest_request:
             return Ending.IGNORED
         pending, self._pending = self._pending, None
@@ -416,7 +418,6 @@ class ResponseGate:
         self.state = State.CANCELLING
         if self.id is not None:
             self._discarded.append(self.id)
-            del self._discarded[:-MAX_DISCARDED]
         self.spoke = False
         self._deadline = now + CANCELLED_SECONDS
         self._outbox.append(ResponseCancel(response_id=known_id(self.id)))

@@ -172,7 +172,7 @@ class Signs:
     # --- items --------------------------------------------------------------------------------------------------------
 
     def _item(self, item: Item, *, done: bool) -> Iterator[FromModel]:
-        """Take an item of the conversation, which may be one that we added."""
+        """Handle an item of the conversation, which may be one that we added."""
         if item.role == "user" and item.id:
             yield from self._turns.user_item(item.id)
         if item.type != "function_call" or not self._responses.running:
@@ -209,7 +209,7 @@ class Signs:
             self._items = {key: name for key, name in self._items.items() if key[0] > self._number - MAX_REMEMBERED}
 
     def _of_response(self, event: Output | _OfItem, now: float) -> Iterator[FromModel]:
-        """Take any event of a response, which may be its first."""
+        """Handle any event of a response, which may be its first."""
         gate = self._responses
         if not event.response_id and gate.running:
             event.response_id = gate.id or ""
@@ -272,7 +272,7 @@ class Signs:
             item.status = "completed"
 
     def _arguments(self, event: ArgumentsDone) -> None:
-        """Take the arguments of a call. They also come for a call that was cut off, so wait for its end."""
+        """Handle the arguments of a call. They also come for a call that was cut off, so wait for its end."""
         if self.number(event.response_id) != self._number:
             return
         key = event.item_id or event.call_id or ""
@@ -321,7 +321,7 @@ class Signs:
         self._item_over = self._item_over and kind.endswith(".done")
 
     def failed(self, failure: Failure, now: float) -> None:
-        """Take an error that answers no request: perhaps the active response, or the requested one, has failed."""
+        """Handle an error that answers no request: perhaps the active response, or the requested one, has failed."""
         words = " ".join((failure.code or "", failure.type or "", failure.message or "")).lower()
         until = now + (FAILED_SECONDS if _OF_RESPONSES.search(words) else UNCLEAR_SECONDS)
         if self._responses.state is State.ACTIVE:

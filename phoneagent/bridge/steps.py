@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal, Protocol, TypeAlias
+from typing import Literal, TypeAlias
 
 Pending: TypeAlias = Literal["nothing", "answer", "words", "unknown"]
 """What was open when a media stream ended: nothing, because the caller listens or thinks · an answer, or the rest of
@@ -71,19 +71,3 @@ class Transfer:
 
 NextStep: TypeAlias = HangUp | FallBack | Resume | Transfer
 """How a call goes on once its media stream is closed."""
-
-
-class Journal(Protocol):
-    """What a call records before it acts, so that another process knows it after a crash.
-
-    The call awaits both with a time limit. They raise PhoneAgentError if it was not written.
-    """
-
-    async def tool_started(self, call_sid: str, call_id: str, name: str, arguments: str) -> None:
-        """Record that a tool is about to run: it must not run a second time."""
-
-    async def next_step(self, call_sid: str, step: NextStep, *, early: bool = False) -> None:
-        """Record what comes next, before we close the media stream.
-
-        `early`: it will close once its last words are said; a later step for it replaces this one.
-        """

@@ -82,7 +82,7 @@ class Tape:
         return self._taken / SAMPLES_PER_SECOND
 
     def add(self, entry: Entry) -> None:
-        """Take a fact."""
+        """Handle a fact."""
         if self.origin is None:
             if not isinstance(entry, CallerFrame):
                 self._early.append(entry)

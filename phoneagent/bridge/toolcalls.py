@@ -24,7 +24,9 @@ HOSTED_SECONDS = 30.0
 MAX_TOOL_CALLS = 1_000
 """More tool calls than this in one call are a loop; further ones are refused."""
 
-_NO_APPROVAL = "Nobody can approve this during a phone call. Tell the caller that it cannot be done here."
+_NO_APPROVAL = (
+    "This needs approval, which is not possible during a phone call. Tell the caller that it cannot be done here."
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +92,7 @@ class ToolCalls:
         return lost
 
     def begin(self, item: Item, response: int, now: float) -> ToolCall | None:
-        """Take an output item of a response, by its number. Return the call to run if it is a complete, new call."""
+        """Handle an output item of a response, by its number. Return the call to run if it is a complete, new call."""
         if item.type in ("mcp_call", "mcp_approval_request"):  # called by the model's provider
             self._responses.tool_called()
         self._refuse_approval(item)
@@ -110,7 +112,7 @@ class ToolCalls:
         return call
 
     def announced(self, item: Item) -> None:
-        """Take an item that begins: if its id has come before, it now belongs to another hosted call."""
+        """Handle an item that begins: if its id has come before, it now belongs to another hosted call."""
         if item.id is not None and item.status != "completed":
             self._hosted_done.discard(item.id)
 
@@ -124,7 +126,7 @@ class ToolCalls:
             self._outbox.append(ItemCreate(item=refusal))
 
     def hosted(self, item: Item) -> None:
-        """Take a complete item: the output of a tool of a hosted MCP server, or its request for approval.
+        """Handle a complete item: the output of a tool of a hosted MCP server, or its request for approval.
 
         No response follows by itself: either one is owed an answer, unless the server gives one unasked.
         """
@@ -133,8 +135,7 @@ class ToolCalls:
         self._hosted_done.add(item.id)
         self._hosted_since.pop(item.id, None)
         self._refuse_approval(item)
-        self._responses.output_posted(item.id)
-        self._responses.output_added(item.id)
+        self._responses.output_posted(item.id, added=True)
 
     def runs(self, ms: Callable[[float], int]) -> list[ToolRun]:
         """Return the calls of this media stream, in order; `ms` converts a moment to the call's time."""
@@ -151,7 +152,7 @@ class ToolCalls:
         ]
 
     def end(self, call_id: str) -> ToolCall | None:
-        """Take the end of a call. Return None if no call with that id is running."""
+        """Handle the end of a call. Return None if no call with that id is running."""
         self._fillers.pop(call_id, None)
         return self._running.pop(call_id, None)
 

@@ -86,7 +86,7 @@ class Track:
         return not (self._waiting or self._speaking or self._outstanding)
 
     def hear(self, frame: AudioIn) -> None:
-        """Take a frame of the track. A frame without audio, whose payload was odd, is ignored."""
+        """Handle a frame of the track. A frame without audio, whose payload was odd, is ignored."""
         if not _ms(frame):
             return
         self._waiting.append(frame)
@@ -123,7 +123,7 @@ class Track:
         return taken
 
     def receive(self, event: FromModel) -> Iterator[int | Turn]:
-        """Take an event of the session; yield when turns begin, in ms of the call, and whole turns."""
+        """Handle an event of the session; yield when turns begin, in ms of the call, and whole turns."""
         for sign in self._read(event):
             match sign:
                 case SpeechStarted(audio_start_ms=at):
@@ -229,7 +229,7 @@ class TranscribedCall:
         return self.caller, self.callee
 
     @property
-    def too_dear(self) -> bool:
+    def over_budget(self) -> bool:
         """Whether the call has reached its cost limit."""
         return self._max_cost is not None and self.cost is not None and self.cost.usd >= self._max_cost
 
@@ -238,13 +238,13 @@ class TranscribedCall:
         self._clock.start(now)
 
     def hear(self, frame: AudioIn) -> Track:
-        """Take a frame, and return its track."""
+        """Handle a frame, and return its track."""
         track = self.callee if frame.outbound else self.caller
         track.hear(frame)
         return track
 
     def receive(self, track: Track, event: FromModel, now: float) -> None:
-        """Take an event of a track's session."""
+        """Handle an event of a track's session."""
         if isinstance(event, Error):
             failure = event.error
             self.reporter.trouble(f"the recognizer reports {failure.code or failure.type}: {failure.message}", now)

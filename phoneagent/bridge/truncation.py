@@ -18,7 +18,8 @@ from phoneagent.protocol.items import system_message
 from phoneagent.protocol.realtime import FATAL_CODES, Failure, ItemCreate, ItemTruncate
 
 MAX_OPEN = 64
-"""Truncations are not acknowledged by number, so this many of the latest may still be refused."""
+"""How many of the latest truncations are remembered: the server does not confirm each by id, so any of them may still
+be refused."""
 
 _SHORTER = re.compile(r"Audio content of (\d+)\s*ms is already shorter than")
 
@@ -52,7 +53,7 @@ class Truncations:
             del self._open[next(iter(self._open))]
 
     def refused(self, failure: Failure) -> Verdict | None:
-        """Take an error that answers a truncation; None if the truncation was resent with the length that it named."""
+        """Handle an error that answers a truncation; None if the truncation was resent with the length it named."""
         asked, length = self._open.pop(failure.event_id or "", None), _SHORTER.search(failure.message or "")
         if asked is None or length is None:
             return Verdict(

@@ -16,7 +16,8 @@ from phoneagent.protocol.realtime import (
 )
 
 COMMIT_SECONDS = 1.0
-"""How long after the end of speech another sign of the turn may come; then the turn counts as complete."""
+"""How long after the end of speech the turn may stay open: the server may commit it, or answer it by itself. Then it
+counts as complete."""
 
 MAX_TURNS = 64
 """How many turns are remembered for late events."""
@@ -134,13 +135,13 @@ class TurnSigns:
         yield event
 
     def user_item(self, item_id: str) -> Iterator[FromModel]:
-        """Take a user's item, which may be one that we added."""
+        """Handle a user's item, which may be one that we added."""
         turn = next((turn for turn in self._turns if turn.item_id == item_id), None)
         if turn is not None:
             yield from self.complete(turn, item_id)
 
     def answered(self, *, due: bool) -> Iterator[FromModel]:
-        """Take the server's own response. If none was `due`, it answers what the caller says now."""
+        """Handle the server's own response. If none was `due`, it answers what the caller says now."""
         turn = next((turn for turn in self._turns if turn.over_at is not None), None)
         if turn is None and self._turns and not due:
             turn = self._turns[0]

@@ -71,7 +71,7 @@ class WebConversation:
         self._playing: dict[str, int] = {}  # responses, each since when
 
     @property
-    def too_dear(self) -> bool:
+    def over_budget(self) -> bool:
         """Whether the call has reached its cost limit."""
         return self._max_cost is not None and self.cost is not None and self.cost.usd >= self._max_cost
 
@@ -86,7 +86,7 @@ class WebConversation:
         self.chat.handle_timer(now)  # a greeting may be due
 
     def receive(self, raw: bytes, event: realtime.FromModel, now: float) -> None:
-        """Take an event; `raw` is the event as received."""
+        """Handle an event; `raw` is the event as received."""
         ms = self._clock.ms(now)
         match event:
             case realtime.SpeechStarted(item_id=item_id):

@@ -77,7 +77,7 @@ class ActiveAgent:
         with suppress(TimeoutError):
             async with asyncio.timeout(ANSWER_SECONDS):
                 if (refusal := await answer) is not None:
-                    raise ToolError(f"the call was not handed over ({refusal}): you are still the one who has it")
+                    raise ToolError(f"the call was not handed over ({refusal}): you still have it")
         self._voice = self._voice if self._voice_fixed() else target
         self._adjust(target)
         self._give_to(target)
@@ -85,7 +85,7 @@ class ActiveAgent:
         return hand_off_output(target.name)
 
     def session_changed(self, changed: SessionChanged) -> None:
-        """Take the server's answer to a change."""
+        """Handle the server's answer to a change."""
         answer = self._changes.pop(changed.change_id, None)
         if answer is not None and not answer.done():
             answer.set_result(changed.refusal)

@@ -156,7 +156,7 @@ class Outbox:
         try:
             await (self._fill_in(step) if step.state == OUTCOME else self._deliver(step))
         except PhoneAgentError as error:  # of the database
-            log.warning("a step after the call is done again: %s", error, extra={"call_sid": step.call_sid})
+            log.warning("a step after the call will be retried: %s", error, extra={"call_sid": step.call_sid})
         except Exception:  # one call must not stop the others
             log.exception("internal error in phoneagent after a call", extra={"call_sid": step.call_sid})
         finally:
@@ -180,7 +180,7 @@ class Outbox:
                 if step.attempts < last:
                     await self._rows.again(step, OUTCOME_RETRY_SECONDS[step.attempts - 1], words)
                     return
-                log.error("the outcome of the call is given up: %s", words, extra={"call_sid": step.call_sid})
+                log.error("giving up on the outcome of the call: %s", words, extra={"call_sid": step.call_sid})
                 await self._outcomes.give_up(step.call_sid, words)
         await self._rows.filled(step)
 

@@ -6,8 +6,8 @@ import asyncio
 import functools
 import itertools
 import logging
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, asynccontextmanager, contextmanager
 from dataclasses import replace
 from decimal import Decimal
 from typing import TYPE_CHECKING, TypeVar
@@ -18,11 +18,12 @@ from phoneagent.agent.transcriber import Transcriber
 from phoneagent.billing.prices import PRICES, Price
 from phoneagent.bridge.history import Past
 from phoneagent.bridge.policy import Floor, Policy, Silence
-from phoneagent.bridge.steps import Journal, Pending, Resume
+from phoneagent.bridge.steps import Pending, Resume
 from phoneagent.bridge.tracks import TranscribedCall
 from phoneagent.calls.hooks import Follower, Hooks
 from phoneagent.calls.listening import Listener
 from phoneagent.calls.messages import MessageLogs
+from phoneagent.calls.next_step import Journal
 from phoneagent.calls.opening import EndpointRouter, Opening
 from phoneagent.calls.pending import PendingCall
 from phoneagent.calls.progress import Keep, Progress
@@ -171,12 +172,15 @@ class Calls:
 
     @property
     def unfinished(self) -> int:
-        """The number of unfinished media streams: the handshake, the call itself, its tools or its hooks still run."""
+        """The number of unfinished media sockets, and of events that hooks are still told between them.
+
+        A media socket is unfinished from its handshake until its call's tools and hooks are done.
+        """
         return self._unfinished + len(self._told)
 
     @contextmanager
-    def handshake(self) -> Iterator[None]:
-        """Count a media socket as unfinished: a drain waits for its handshake too."""
+    def counted(self) -> Iterator[None]:
+        """Count a media socket as unfinished, from its handshake until nothing of its call is left."""
         self._unfinished += 1
         try:
             yield
@@ -245,7 +249,7 @@ class Calls:
             del self._arrivals[call_sid]
 
     async def run(self, call: Call, start: Started, socket: TwilioSocket, past: Past | None) -> None:
-        """Run a call in its media stream; returns when the stream and its work have ended.
+        """Run a call in its media stream; returns when the stream and its work have ended. Run it inside `counted`.
 
         If the session was opened ahead, that earlier `Call` is the one used. With a `past`, the call goes on.
         """
@@ -258,26 +262,42 @@ class Calls:
             pending.call.parameters = bounded({**pending.call.parameters, **call.parameters}, call.sid)
             call, opening, chosen = pending.call, pending.opening, pending.answer
         opening = opening or Opening(call, chosen or self._answerer_of(call), self._router)
-        self._unfinished += 1
         try:
             answer = await opening.chosen()
             if isinstance(answer, Transcriber) and not start.both_tracks:
-                raise ProtocolError("a call that is transcribed needs the stream of both tracks; choose it sooner")
-        except BaseException:  # the process ends, or the stream is unusable
-            self._unfinished -= 1
+                raise ProtocolError(
+                    "a transcribed call needs a stream with both tracks: return the Transcriber sooner "
+                    f"(within {CHOICE_SECONDS:g} s)"
+                )
+            if (older := self._sessions.get(call.sid)) is not None:  # it arrived while this one was looked up
+                older.hand_over_now("a newer media stream took over")
+            async with self._following(call.sid) as follower:
+                if isinstance(answer, Transcriber):
+                    await opening.discard()
+                    await self._transcribe(call, answer, start, socket, past)
+                else:
+                    await self._run(call, answer, opening, start, socket, past, follower)
+        except BaseException:  # the process ends, the stream is unusable, or a bug
             await opening.discard()
             raise
-        if isinstance(answer, Transcriber):
-            await opening.discard()
-            await self._transcribe(call, answer, start, socket, past)
-        else:
-            await self._run(call, answer, opening, start, socket, past)
+
+    @asynccontextmanager
+    async def _following(self, call_sid: str) -> AsyncIterator[Follower]:
+        """Call the hooks with the events of a media stream, and let them finish in the end."""
+        follower = self._followers[call_sid] = self._hooks.follow(after=self._followers.get(call_sid))
+        try:
+            yield follower
+        finally:
+            try:
+                await follower.close()
+            finally:
+                if self._followers.get(call_sid) is follower:  # and not a newer one
+                    del self._followers[call_sid]
 
     async def _transcribe(
         self, call: Call, transcriber: Transcriber, start: Started, socket: TwilioSocket, past: Past | None
     ) -> None:
         """Transcribe a call between two people in its media stream."""
-        follower = self._followers[call.sid] = self._hooks.follow(after=self._followers.get(call.sid))
         emit = self._streams.teller(call, start.stream_sid)
         session, route = transcriber.session(), self._router.route()
         transcribed = TranscribedCall(
@@ -303,12 +323,6 @@ class Calls:
         finally:
             if self._transcriptions.get(call.sid) is running:  # and not a newer one
                 del self._live[call.sid], self._transcriptions[call.sid]
-            try:
-                await follower.close()
-            finally:
-                if self._followers.get(call.sid) is follower:
-                    del self._followers[call.sid]
-                self._unfinished -= 1
 
     async def _run(
         self,
@@ -318,10 +332,8 @@ class Calls:
         start: Started,
         socket: TwilioSocket,
         past: Past | None,
+        follower: Follower,
     ) -> None:
-        if (older := self._sessions.get(call.sid)) is not None:  # it arrived while this one was looked up
-            older.hand_over_now("a newer media stream took over")
-        follower = self._followers[call.sid] = self._hooks.follow(after=self._followers.get(call.sid))
         stream = self._streams.make(call, agent, opening, start, socket, past)
         session = stream.session
         stream.emit(_started(call, start, resumed=past is not None))
@@ -333,15 +345,9 @@ class Calls:
         finally:
             if self._sessions.get(call.sid) is session:  # and not a newer one
                 del self._live[call.sid], self._sessions[call.sid]
-            try:
-                await stream.close()
-                await follower.close()  # before the tools, for which the hooks of a next stream do not wait
-                await session.finish_tools()
-                await follower.close()
-            finally:
-                if self._followers.get(call.sid) is follower:
-                    del self._followers[call.sid]
-                self._unfinished -= 1
+            await stream.close()
+            await follower.close()  # before the tools, for which the hooks of a next stream do not wait
+            await session.finish_tools()
 
     def tell(self, event: Event, stream_sid: str) -> None:
         """Report an event of a call between its media streams, or after the last one."""

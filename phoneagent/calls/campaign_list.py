@@ -118,18 +118,18 @@ def normalized(text: str, region: str | None = None) -> tuple[str, str | None]:
     if not text:
         return "", "it has no number"
     if len(text) > MAX_NUMBER_CHARS or any(each.isalpha() for each in text):
-        return "", "it is no phone number: write digits, like +15550100001"
+        return "", "it is not a phone number: write digits, like +15550100001"
     try:
         parsed = pn.parse(text, region)
     except pn.NumberParseException as error:
         if error.error_type == pn.NumberParseException.INVALID_COUNTRY_CODE and region is None:
             return "", "it has no country code: write it like +15550100001, or give the region of such numbers"
-        return "", "it is no phone number: write it like +15550100001"
+        return "", "it is not a phone number: write it like +15550100001"
     if parsed.extension or ";" in text or "," in text:  # the rest would be lost, and with it a number never to call
         return "", "it is more than one number, or has an extension: write one, like +15550100001"
     number = pn.format_number(parsed, pn.PhoneNumberFormat.E164)
     why = refusal(number)
-    return (number, None) if why is None else ("" if "no phone number" in why else number, why)
+    return (number, None) if why is None else ("" if "not a phone number" in why else number, why)
 
 
 def check_region(region: str | None) -> None:
@@ -137,7 +137,7 @@ def check_region(region: str | None) -> None:
     import phonenumbers as pn
 
     if region is not None and region not in pn.SUPPORTED_REGIONS:
-        raise DefinitionError(f"{region!r:.20} is no region: write its two capitals, like US")
+        raise DefinitionError(f"{region!r:.20} is not a region: write its two-letter code, like US")
 
 
 # --- files ------------------------------------------------------------------------------------------------------------
@@ -147,7 +147,7 @@ def _open(path: Path) -> TextIO:
     try:
         size = path.stat().st_size
         if not path.is_file():
-            raise DefinitionError(f"{path} is no file")
+            raise DefinitionError(f"{path} is not a file")
         with path.open("rb") as file:
             begin = file.read(4)
     except OSError as error:

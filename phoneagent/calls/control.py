@@ -12,11 +12,11 @@ from phoneagent.agent.agent import Agent
 from phoneagent.agent.call import Playable, ToolDefinition
 from phoneagent.bridge.asking import MAX_QUESTIONS, Question
 from phoneagent.bridge.caller import PushToTalk
+from phoneagent.bridge.clips import Sounds
 from phoneagent.bridge.conversation import Conversation
 from phoneagent.bridge.history import Role
 from phoneagent.bridge.keys import Gather, Keys
 from phoneagent.bridge.prompts import Sound
-from phoneagent.bridge.sounds import Sounds
 from phoneagent.bridge.steps import Transfer
 from phoneagent.errors import DefinitionError, ToolError
 from phoneagent.protocol.tones import WAITS_MS, tones
@@ -210,9 +210,13 @@ class Control:
         self._over = True
         for asked in self._asked:
             if not asked.done():
-                asked.set_exception(ToolError("the call ended, or moved on, before the model answered"))
+                asked.set_exception(
+                    ToolError("the call ended, or moved to another media stream, before the model answered")
+                )
         if self._gathered is not None and not self._gathered.done():
-            self._gathered.set_exception(ToolError("the call ended, or moved on, before the digits were typed"))
+            self._gathered.set_exception(
+                ToolError("the call ended, or moved to another media stream, before the digits were typed")
+            )
 
     def _by_hand(self, what: str) -> None:
         if not self._manual:

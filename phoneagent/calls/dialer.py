@@ -151,7 +151,7 @@ class Dialer:
                 log.warning("a call was refused: %s", error)
                 await self._queue.refuse(call.id, str(error))
         except MaybePlaced as error:
-            log.warning("the answer to a new call was lost, so it is looked for: %s", error)
+            log.warning("Twilio's answer about a new call was lost; looking for the call: %s", error)
             await again(after_seconds=RETRY_SECONDS, error=str(error), asked=True)
         else:
             await self._queue.placed(call.id, call_sid, certain=True)

@@ -53,7 +53,9 @@ class Hooks:
             DefinitionError: one of `kinds` is not an event, or the hook cannot be called with one.
         """
         if not callable(hook):
-            raise DefinitionError(f"app.on(…) is put before {hook!r}: put it before a function of the event")
+            raise DefinitionError(
+                f"app.on(…) decorates {hook!r}, which is not a function: decorate a function that takes the event"
+            )
         if (problem := signature_problem(hook, "event")) is not None:
             raise DefinitionError(f"the hook {getattr(hook, '__name__', hook)!r} {problem}")
         self._hooks.append((kinds_of(kinds), hook))

@@ -56,7 +56,7 @@ MAX_FAULTS = 60
 """How often a call is reconnected after a fault: five times, plus once per minute of the call, and sixty times at most.
 A fault that ends each stream at once must not reconnect a call forever."""
 
-Kind: TypeAlias = Literal["hang_up", "fall_back", "resume", "recover", "apologise", "transfer"]
+Kind: TypeAlias = Literal["hang_up", "fall_back", "resume", "recover", "apologize", "transfer"]
 """How a call continues: "resume" after a planned hand-over, "recover" after a crash or a broken line."""
 
 RETURNED: dict[TransferOutcome, str] = {
@@ -152,7 +152,7 @@ class CallJournal:
         if rest is not None:
             async with asyncio.timeout(REST_SECONDS):
                 if isinstance(step, FallBack):
-                    await rest.redirect(call_sid, fall_back(self._fallback_number, apologise=False))
+                    await rest.redirect(call_sid, fall_back(self._fallback_number, apologize=False))
                 else:
                     await rest.complete(call_sid)
 
@@ -181,7 +181,7 @@ class CallJournal:
             standing = await self._standing(call_sid)
         except StoreError as error:
             log.error("the next step of the call is unknown: %s", error, extra={"call_sid": call_sid})
-            return Continuation("apologise")
+            return Continuation("apologize")
         step = standing.step
         if isinstance(step, Transfer):
             return Continuation("transfer", standing.stream_sid or step.stream_sid, standing.state, step)
@@ -330,9 +330,10 @@ class CallJournal:
         return known if known is not None and time.monotonic() - known.since < KNOWN_SECONDS else None
 
     async def settle(self, call_sid: str, ended_by: EndedBy, reason: str) -> None:
-        """End the record of a call that Twilio reports as over. Its own session, if there is one, knows better how.
+        """End the record of a call that Twilio reports as over.
 
-        If the session died during the call's last words, the early step tells which side ended the call.
+        If its session still reports its end, that replaces this one. If the session died during the
+        call's last words, the early step tells which side ended the call.
 
         Raises:
             StoreError: the end was not recorded.

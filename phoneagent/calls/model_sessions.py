@@ -39,9 +39,9 @@ class ModelSocket(Protocol):
 class ModelSessions:
     """The sessions of one call.
 
-    `open_model` takes whether to try another endpoint than that of the previous session. `prepare` configures a new
-    session for the active agent, `take` gets each event, undecoded, and `flush` writes the waiting output. `resumed`
-    runs when a session's socket is writable again.
+    `open_model(elsewhere)` opens a session; `elsewhere` asks for an endpoint other than the previous session's.
+    `prepare` configures a new session for the active agent, `take` gets each event, undecoded, and `flush` writes the
+    waiting output. `resumed` runs when a session's socket is writable again.
     """
 
     def __init__(

@@ -5,14 +5,31 @@ from __future__ import annotations
 import asyncio
 import logging
 from dataclasses import replace
+from typing import Protocol
 
-from phoneagent.bridge.steps import Journal, NextStep, Resume
+from phoneagent.bridge.steps import NextStep, Resume
 from phoneagent.errors import PhoneAgentError
 
 log = logging.getLogger("phoneagent.calls.next_step")
 
 STEP_SECONDS = 5.0
 """How long the end of a call waits for its next step to be settled, one way or another."""
+
+
+class Journal(Protocol):
+    """What a call records before it acts, so that another process knows it after a crash.
+
+    The call awaits both with a time limit. They raise PhoneAgentError if it was not written.
+    """
+
+    async def tool_started(self, call_sid: str, call_id: str, name: str, arguments: str) -> None:
+        """Record that a tool is about to run: it must not run a second time."""
+
+    async def next_step(self, call_sid: str, step: NextStep, *, early: bool = False) -> None:
+        """Record what comes next, before we close the media stream.
+
+        `early`: it will close once its last words are said; a later step for it replaces this one.
+        """
 
 
 class StepWriter:

@@ -82,7 +82,7 @@ class EndpointRouter:
             if (models := hearing.transcription_models) is not None:
                 endpoint = replace(endpoint, transcription_models=models)
             if id(tried) in self._failed_at:
-                self.failed(tried)  # until this call knows better, other calls need not try it
+                self.failed(tried)  # other calls try it last until it works again
             try:
                 opened = await open_session(endpoint, session, call, within=None if last else FAILOVER_SECONDS)
             except EndpointError as error:

@@ -220,7 +220,7 @@ class Outbound:
         return True
 
     async def tell(self, form: Mapping[str, str]) -> None:
-        """Take Twilio's report of a call's status.
+        """Handle Twilio's report of a call's status.
 
         Raises:
             StoreError: it was not recorded. Twilio must send it again.
@@ -235,7 +235,7 @@ class Outbound:
             self.call_over()
 
     async def amd(self, form: Mapping[str, str]) -> None:
-        """Take the result of Twilio's answering machine detection.
+        """Handle the result of Twilio's answering machine detection.
 
         Raises:
             StoreError: it was not recorded. Twilio must send it again.

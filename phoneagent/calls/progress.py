@@ -66,7 +66,7 @@ class Progress:
         return leave
 
     def tell(self, event: Event) -> None:
-        """Take an event of a call. When a turn ends, what is open changes, and is checked when the timer fires next.
+        """Handle an event of a call. When a turn ends, what is open changes, and is checked when the timer fires next.
 
         Otherwise, after a crash, the caller's words would be known and yet reported as lost.
         """

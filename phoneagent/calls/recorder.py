@@ -127,7 +127,7 @@ class Recorder:
     # --- the consent line ---
 
     def tell(self, event: Event) -> None:
-        """Take an event of the call: the consent line may have been heard."""
+        """Handle an event of the call: the consent line may have been heard."""
         if self._asked is None or self._bridge.closing.active:  # half a line does not count just because the call ends
             return
         if isinstance(event, TurnEnded) and event.turn.item_id == self._asked.item_id:

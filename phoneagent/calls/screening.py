@@ -99,7 +99,7 @@ class Screening:
         return _Screened(socket, self)
 
     def hear(self, message: carrier.AudioIn) -> None:
-        """Take a frame from the far end, and silence it if the model must not hear it."""
+        """Handle a frame from the far end, and silence it if the model must not hear it."""
         if not self.open and not self.deaf:
             return
         try:
@@ -132,7 +132,7 @@ class Screening:
                 self._call.say(self._greeting)
 
     def amd(self, answered_by: str) -> None:
-        """Take the result of Twilio's detection."""
+        """Handle the result of Twilio's detection."""
         if self._polling is not None:
             self._polling.cancel()
             self._polling = None
@@ -140,7 +140,7 @@ class Screening:
         self._act()
 
     def tell(self, event: Event) -> None:
-        """Take an event of the call. Called from within the session, so what follows happens after it."""
+        """Handle an event of the call. Called from within the session, so what follows happens after it."""
         if not isinstance(event, TurnEnded):
             return
         turn = event.turn

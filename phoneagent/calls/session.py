@@ -19,14 +19,14 @@ from phoneagent.agent.call import Call, sendable
 from phoneagent.agent.tools import Tool
 from phoneagent.bridge.bridge import Bridge
 from phoneagent.bridge.requests import EndCall, NoteStep, OpenNext, Renew, Request, RunTool, SessionChanged
-from phoneagent.bridge.steps import Journal, NextStep
+from phoneagent.bridge.steps import NextStep
 from phoneagent.bridge.toolcalls import Filler
 from phoneagent.calls.active_agent import ActiveAgent
 from phoneagent.calls.control import Control
 from phoneagent.calls.guardrail import Guard
 from phoneagent.calls.listening import Listener, Tap
 from phoneagent.calls.model_sessions import ModelSessions, ModelSocket
-from phoneagent.calls.next_step import StepWriter
+from phoneagent.calls.next_step import Journal, StepWriter
 from phoneagent.calls.recorder import Recorder
 from phoneagent.calls.toolrunner import ToolRunner
 from phoneagent.calls.transfers import CallTransfers
@@ -55,8 +55,9 @@ Direction: TypeAlias = Literal["to_model", "to_caller"]
 class Session:
     """One media stream of a call, from its start to its end.
 
-    `open_model` takes whether to try another endpoint than that of the previous session. `journal` is written before a
-    tool runs, and before we close the stream. `measure` gets, now and then, the seconds that a frame took through here.
+    `open_model(elsewhere)` opens a session; `elsewhere` asks for an endpoint other than the previous session's.
+    `journal` is written before a tool runs, and before we close the stream. `measure` gets, now and then, the seconds
+    that a frame took through here.
     """
 
     _frames = 0  # since the last one that was measured
@@ -141,7 +142,7 @@ class Session:
 
         A `resumed` call may be in the middle of a warm transfer.
         """
-        self.bridge.responses.muted = self._call.muted  # as in the previous stream
+        self.bridge.responses.mute(self._call.muted)  # as in the previous stream
         self._call.attach(self._control)
         if self._recorder is not None:
             self._recorder.begin(self._loop.time(), self.tap)
@@ -269,7 +270,7 @@ class Session:
         self.flush()
 
     def _take_message(self, raw: str | bytes) -> None:
-        """Take a message from the carrier, and write its results."""
+        """Handle a message from the carrier, and write its results."""
         try:
             message = self._caller.decode(raw)
             if message is None:
@@ -296,7 +297,7 @@ class Session:
     # --- the model's side -----------------------------------------------------------------------------------------
 
     def _take_event(self, model: ModelSocket, raw: bytes) -> None:
-        """Take an event from the model, and write its results."""
+        """Handle an event from the model, and write its results."""
         try:
             event = model.decode(raw)
             if self._model_events:

@@ -17,11 +17,11 @@ from phoneagent.agent.call import Call
 from phoneagent.bridge.bridge import Bridge
 from phoneagent.bridge.history import Past
 from phoneagent.bridge.policy import Policy, Silence, sound_of
-from phoneagent.bridge.steps import Journal
 from phoneagent.calls.hooks import Follower, Hooks
 from phoneagent.calls.journal import RecordedPast
 from phoneagent.calls.messages import MessageLogs
 from phoneagent.calls.model_sessions import ModelSocket
+from phoneagent.calls.next_step import Journal
 from phoneagent.calls.opening import Opening
 from phoneagent.calls.progress import Progress
 from phoneagent.calls.recorder import Recorder
@@ -185,7 +185,7 @@ class Streams:
         if self._recordings is None:
             if agent.recording is not None and not self._warned_of_recording:
                 self._warned_of_recording = True
-                log.warning("agent %r has a Recording, and RECORD_AUDIO is not set: calls are not recorded", agent.name)
+                log.warning("agent %r has a Recording, but RECORD_AUDIO is not set: calls are not recorded", agent.name)
             return None
         return Recorder(
             self._recordings,
@@ -198,7 +198,7 @@ class Streams:
         )
 
     def _policy_of(self, agent: Agent, screening: Screening | None, past: Past | None) -> Policy:
-        """Return the bridge's policy for an agent; `extra` may have changed how turns are found."""
+        """Return the bridge's policy for an agent. The agent's `turn_detection` includes its `extra`."""
         if screening is not None and past is not None:
             screening.callee_first = False
         waits = screening is not None and screening.callee_first

@@ -13,7 +13,7 @@ from phoneagent.agent.call import Call
 from phoneagent.agent.tools import Tool, failure
 from phoneagent.bridge.history import ToolRun
 from phoneagent.bridge.requests import RunTool
-from phoneagent.bridge.steps import Journal
+from phoneagent.calls.next_step import Journal
 from phoneagent.errors import PhoneAgentError
 
 JOURNAL_SECONDS = 0.5
@@ -22,7 +22,7 @@ JOURNAL_SECONDS = 0.5
 OUTCOME_UNKNOWN = failure(
     "outcome unknown: the same call was begun before and cut off. It was not run again. Check before you repeat it."
 )
-NOT_RUN = failure("it was not run: nothing can be written down at the moment. It may be tried again later.")
+NOT_RUN = failure("it was not run, because it could not be recorded first. It may be tried again later.")
 """The output of a `once` tool whose run cannot be recorded: another process could not know of it."""
 
 MOVED = failure("not run: the connection was lost before")

@@ -13,6 +13,7 @@ from functools import partial
 from typing import Any, Never, Protocol, TypeAlias
 
 from phoneagent.bridge.tracks import Track, TranscribedCall
+from phoneagent.calls.opening import BRIEF_SECONDS
 from phoneagent.calls.writer import SocketWriter
 from phoneagent.errors import EndpointError, EndpointUnreachable, ProtocolError
 from phoneagent.events import EndedBy, Event, ModelEvent
@@ -25,9 +26,6 @@ MAX_FAILURES = 8
 
 PAUSE_SECONDS = 0.5
 MAX_PAUSE_SECONDS = 10.0
-BRIEF_SECONDS = 5.0
-"""A session that is lost within this time counts as one that did not open."""
-
 SETTLE_SECONDS = 1.5
 FINISH_SECONDS = 8.0
 """How long to wait for the last words after the end of a call: at least the first time, at most the second."""
@@ -178,7 +176,7 @@ class Transcription:
                 self._emit(ModelEvent(call_sid=self._call_sid, type=data["type"], data=data))
             self._transcribed.receive(track, event, self._loop.time())
             self._tell()
-            if self._transcribed.too_dear:
+            if self._transcribed.over_budget:
                 self.end("error", "the call reached its cost limit: it goes on without a transcript")
         except ProtocolError as error:
             self._trouble(str(error))

@@ -260,11 +260,11 @@ class WarmTransfers:
         await asyncio.sleep(EMPTY_SECONDS)
         try:
             if await self._rows.move(row.id, LEFT, of=(JOINED,)):
-                log.warning("the other party left as the caller came", extra={"call_sid": row.call_sid})
+                log.warning("the other party left just as the caller joined", extra={"call_sid": row.call_sid})
                 url = self._url(AFTER_PATH, query={DIALED: "", CONFERENCE: row.id})
                 await self._live_calls.redirect(row.call_sid, twiml.redirect(url))
         except (StoreError, TelephonyError) as error:
-            log.error("the caller may be alone: %s", str(error), extra={"call_sid": row.call_sid})
+            log.error("the caller may be alone in the conference: %s", str(error), extra={"call_sid": row.call_sid})
 
     async def _summary(self, row: TransferRecord) -> str:
         with suppress(TimeoutError):

@@ -12,11 +12,11 @@ from phoneagent.agent.agent import Agent
 from phoneagent.agent.call import Call
 from phoneagent.bridge.chat import Answered, Complaint, Words
 from phoneagent.bridge.requests import RunTool, SessionChanged
-from phoneagent.bridge.steps import Journal
 from phoneagent.bridge.web_call import WebConversation
 from phoneagent.calls.active_agent import ActiveAgent
 from phoneagent.calls.control import Control
 from phoneagent.calls.model_sessions import ModelSocket
+from phoneagent.calls.next_step import Journal
 from phoneagent.calls.toolrunner import ToolRunner
 from phoneagent.errors import EndpointError, EndpointUnreachable, ProtocolError
 from phoneagent.events import EndedBy, Event
@@ -128,7 +128,7 @@ class WebCall:
             if chat.failure is not None:
                 self._ended("error", str(chat.failure))
                 return
-            if self._web.too_dear:
+            if self._web.over_budget:
                 self._ended("agent", "the call reached its cost limit")
                 return
         self._ended("agent", "the agent hung up")

@@ -21,9 +21,9 @@ from phoneagent.agent.agent import Agent, Answerer, choose
 from phoneagent.agent.call import Call
 from phoneagent.agent.handoffs import INSTRUCTIONS_SECONDS
 from phoneagent.bridge.policy import Policy
-from phoneagent.bridge.steps import Journal
 from phoneagent.bridge.web_call import WebConversation
 from phoneagent.calls.hooks import Hooks
+from phoneagent.calls.next_step import Journal
 from phoneagent.calls.web_call import WebCall
 from phoneagent.errors import EndpointError, PhoneAgentError, RequestRefused
 from phoneagent.events import CallStarted, Event

@@ -86,7 +86,7 @@ class SocketWriter(Generic[T]):
     """One side's writer. `take` returns the next messages at a moment of the loop's clock, up to a number.
 
     Messages that are not taken yet stay where they are, so that a barge-in can drop them. A socket that raises `closed`
-    ends the writing quietly: the side's reader knows better why it ended.
+    ends the writing quietly: the task that reads that side reports why.
     """
 
     def __init__(self, take: Callable[[float, int], list[T]], closed: type[Exception]) -> None:

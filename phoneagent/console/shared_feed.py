@@ -143,7 +143,7 @@ class SharedFeed:
     # --- following the log ---
 
     def _committed(self, newest: int, events: list[LoggedEvent]) -> None:
-        """Take the events that this process has written, unless earlier ones of another process are not here yet."""
+        """Handle the events that this process has written, unless earlier ones of another process are not here yet."""
         if newest == self._position:
             self._take(events)
             self._alone_until = asyncio.get_running_loop().time() + ALONE_SECONDS

@@ -134,7 +134,7 @@ class Softphone:
     async def _go_on(self, request: Request) -> Response:
         call_sid = request.path_params["sid"]
         if not is_browser_call(call_sid):  # the page must not act for a phone of Twilio's
-            return Problem(404, "this is no call from the browser: POST /console/phone/calls begins one")
+            return Problem(404, "this is not a call from the browser: POST /console/phone/calls begins one")
         asked, _ = await read_body(request, _Next)
         form = self._form(call_sid, asked, asked.status)
         if asked.status == "completed":

@@ -28,7 +28,7 @@ class LiveVitals:
         return self._vitals.get(call_sid)
 
     def note(self, event: Event, stream_sid: str) -> None:
-        """Take the facts of an event."""
+        """Update from an event."""
         if isinstance(event, CallStarted):
             self._vitals[event.call_sid] = Vitals(stream_sid)
         vitals = self._vitals.get(event.call_sid)

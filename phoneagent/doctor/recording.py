@@ -40,7 +40,7 @@ async def _check_place(recordings: Recordings) -> Check:
     except ConfigurationError as error:
         return failed("recording", "; ".join(error.problems))
     except TimeoutError:
-        return failed("recording", f"{recordings.shown} did not take a byte in {PLACE_SECONDS:g} s: is it reachable?")
+        return failed("recording", f"{recordings.shown} accepted no data within {PLACE_SECONDS:g} s: is it reachable?")
     except OSError as error:
         why = error.strerror or str(error) or type(error).__name__
         return failed("recording", f"{recordings.shown} cannot be written to ({why}): check RECORD_AUDIO")

@@ -94,7 +94,10 @@ async def _check_calling_out(numbers: PhoneNumbers, settings: Settings) -> Check
             await numbers.find(number)
         except TelephonyError:
             if not await numbers.is_verified(number):
-                return note(name, "TWILIO_PHONE_NUMBER is no number of the account and not verified: none can be made")
+                words = (
+                    "TWILIO_PHONE_NUMBER is neither a number of the account nor verified: no calls can be made from it"
+                )
+                return note(name, words)
         if country is None or await numbers.may_call(country):
             return ok(name, "the caller ID is valid" + ("" if country is None else f", {country} may be called"))
     except TelephonyError as error:

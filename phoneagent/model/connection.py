@@ -182,7 +182,7 @@ class ModelSession:
         return event
 
     def abort(self) -> None:
-        """Drop the connection at once. A pending `receive` then raises EndpointUnreachable."""
+        """Drop the connection at once. A running `read` then raises EndpointUnreachable."""
         self._connection.transport.abort()
 
     async def close(self) -> None:
@@ -272,7 +272,7 @@ class _Answers:
 
     def note_unreadable(self, why: ProtocolError) -> None:
         self.unreadable = f"an answer that can be read ({why})"
-        self._add("something that is no event")
+        self._add("something that is not an event")
 
     def note_close(self, code: int | None) -> None:
         self._add("a break of the connection" if code is None else f"a close with {code}")

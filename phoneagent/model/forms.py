@@ -158,7 +158,7 @@ class SessionFiller:
             kind = EndpointRefused if fatal else EndpointUnreachable
             raise kind(words, code=None if failure is None else failure.code)
         if response.status == "cancelled":
-            raise EndpointUnreachable("the model's server cancelled the answer", code="cancelled")
+            raise EndpointUnreachable("the model's server canceled the answer", code="cancelled")
         problem = None
         if response.status == "incomplete":
             problem = f"the answer was cut off ({details.reason if details is not None else 'no reason given'})"

@@ -20,8 +20,9 @@ SAMPLE_RATE = 8000
 BYTES_PER_MS = 8
 """µ-law is one byte a sample, so eight bytes are one millisecond."""
 
-FRAME_BYTES = 160
-"""One frame of Media Streams: 20 ms."""
+FRAME_MS = 20
+FRAME_BYTES = FRAME_MS * BYTES_PER_MS
+"""One frame of Media Streams."""
 
 _BASE64 = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"
 _PADDING = (b"", b"=", b"==")

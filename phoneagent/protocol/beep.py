@@ -66,7 +66,7 @@ class BeepDetector:
         self._ms = 0
 
     def hear(self, ulaw: bytes) -> Tone | None:
-        """Take the next piece of audio. Return a beep as it ends, and a fax tone as soon as it is certain."""
+        """Handle the next piece of audio. Return a beep as it ends, and a fax tone as soon as it is certain."""
         data = self._rest + ulaw
         whole = len(data) - len(data) % BLOCK
         self._rest = data[whole:]

@@ -33,7 +33,7 @@ def refusal(number: str) -> str | None:
     A number is written in E.164. The addresses `sip:user@host` and `client:name` may be called too.
     """
     if not isinstance(number, str) or len(number) > MAX_ADDRESS_CHARS:
-        return "it is no phone number: write it in E.164, like +15550100001"
+        return "it is not a phone number: write it in E.164, like +15550100001"
     if _ADDRESS.fullmatch(number):
         return None
     import phonenumbers as pn  # its tables are large, and most processes call no number
@@ -47,7 +47,7 @@ def refusal(number: str) -> str | None:
     except pn.NumberParseException:
         parsed = None
     if parsed is None:
-        return "it is no phone number: write it in E.164, like +15550100001"
+        return "it is not a phone number: write it in E.164, like +15550100001"
     national, country = pn.national_significant_number(parsed), parsed.country_code or 0
     regions = pn.region_codes_for_country_code(country)
     if len(national) <= 6 and any(short.is_emergency_number(national, region) for region in regions):

@@ -8,6 +8,7 @@ Source: Twilio's "Media Streams: WebSocket messages".
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, TypeAlias, assert_never
 
 import msgspec
@@ -32,6 +33,9 @@ MAX_MESSAGE_BYTES = 64 * 1024
 """A media message has less than half a kilobyte, a `start` a few: anything longer is not from Twilio."""
 MAX_TIMESTAMP_DIGITS = 8
 """A stream began at most a day ago."""
+
+CALL_SID = re.compile(r"CA[0-9a-fA-F]{32}")
+"""Twilio's id of a call."""
 
 
 # --- Twilio's messages ----------------------------------------------------------------------------------------------

@@ -183,7 +183,7 @@ class Negotiation:
         return None  # a server that says nothing at all is not one: the opening's time limit ends this
 
     def receive(self, event: FromModel, now: float) -> SessionUpdate | None:
-        """Take an event; return the update to send, if one is due.
+        """Handle an event; return the update to send, if one is due.
 
         Raises:
             EndpointRefused: the far end refuses what a call cannot do without, or any session at all.

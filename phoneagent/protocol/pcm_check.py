@@ -40,7 +40,7 @@ class PcmCheck:
         self._low, self._high, self._pairs = [0] * 16, [0] * 16, 0
 
     def hear(self, payload: str) -> bool:
-        """Take the next audio, as base64. Return True once, if it is PCM."""
+        """Handle the next audio, as base64. Return True once, if it is PCM."""
         audio = self._rest + base64.b64decode(payload)
         self._bytes += len(audio)
         self._rest = audio[len(audio) & ~1 :]

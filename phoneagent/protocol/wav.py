@@ -53,7 +53,7 @@ def ulaw_of_wav(data: bytes, *, max_seconds: float) -> bytes:
             f"it has format {kind} with {bits} bits and {channels} channels: give PCM, µ-law or A-law, as 16 bits mono"
         )
     if rate not in _RATES:
-        raise WavError(f"it has {rate} samples a second: give {_RATES[0]} to {_RATES[-1]}, best 8000")
+        raise WavError(f"its sample rate is {rate} Hz: use {_RATES[0]} to {_RATES[-1]}; 8000 is best")
     audio = audio[: len(audio) // (width * channels) * width * channels]
     seconds = len(audio) / (width * channels * rate)
     if not audio:

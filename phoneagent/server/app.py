@@ -126,7 +126,7 @@ class PhoneApp(Starlette):
 
     @property
     def unfinished(self) -> int:
-        """The number of media streams that are not finished: the call, its tools or its hooks still run."""
+        """The number of media sockets whose call, tools or hooks still run, and of events that hooks are still told."""
         return self._parts.calls.unfinished
 
     def on(self, kinds: Any) -> Callable[[_Hook], _Hook]:
@@ -194,7 +194,10 @@ class PhoneApp(Starlette):
         self._parts.check()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer a request. Under another server, wrong settings are told in lines of their own, not as a traceback."""
+        """Answer a request.
+
+        Under another server, configuration errors are reported one per line, not as a traceback.
+        """
 
         async def send_short(message: Message) -> None:
             if message["type"] == "lifespan.startup.failed" and isinstance(
@@ -316,7 +319,7 @@ class PhoneApp(Starlette):
         await answer(scope, receive, send)
 
     async def _answer_nothing(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer a request for an unknown path; if it comes from Twilio, the log says what leads it there."""
+        """Answer a request for an unknown path; if it comes from Twilio, the log says why Twilio requested it."""
         if scope["type"] == "http" and scope["method"] in ("GET", "POST"):
             with suppress(ConfigurationError):
                 await self._parts.webhooks.explain(Request(scope, receive))

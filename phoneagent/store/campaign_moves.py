@@ -111,7 +111,7 @@ async def _start(connection: AsyncConnection, id: str, how: Move, free: int) -> 
 
 
 async def _collect(connection: AsyncConnection, id: str, how: Move) -> int:
-    """Take the results of calls that are over; return how many there were."""
+    """Handle the results of calls that are over; return how many there were."""
     lost = outbound.c.asked_at <= how.moment - how.lost_after
     unclear = (outbound.c.status == REFUSED) & outbound.c.asked_at.is_not(None)  # it may ring, and be reported yet
     over = sa.or_(outbound.c.id.is_(None), outbound.c.status.in_(CALL_OVER) & ~unclear, lost)

@@ -11,7 +11,6 @@ in the transaction that marks the number as being called. So if a process dies, 
 
 from __future__ import annotations
 
-import re
 import secrets
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
@@ -23,6 +22,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from phoneagent.protocol.callerid import caller_id
 from phoneagent.protocol.dialing import canonical
+from phoneagent.protocol.mediastream import CALL_SID
 from phoneagent.store.campaign_moves import CAMPAIGN, NOT_AFTER, Move, call_of, count_calling, move, withdraw
 from phoneagent.store.campaign_records import ACTIVE, Campaign, CampaignCall, Moved, NewCall, OtherCampaign
 from phoneagent.store.database import Database
@@ -32,8 +32,6 @@ from phoneagent.store.rows import clean, now
 from phoneagent.store.schema import calls, campaigns, outbound_calls
 from phoneagent.store.schema import campaign_calls as numbers
 from phoneagent.store.statements import insert_into
-
-_CALL_SID = re.compile(r"CA[0-9a-fA-F]{32}")
 
 
 class CampaignRows:
@@ -176,7 +174,7 @@ class CampaignRows:
         return found
 
     async def move(self, id: str, how: Move) -> Moved | None:
-        """Take the results of calls that are over, and queue the calls that are due. None: another process is doing it.
+        """Handle the results of calls that are over, and queue the calls that are due; None: another process does it.
 
         Raises:
             StoreError: nothing was changed.
@@ -298,7 +296,7 @@ async def forget_in_campaigns(connection: AsyncConnection, what: str) -> None:
     of_person = numbers.c.called.in_((what, caller_id(what)))
     made = sa.select(outbound_calls.c.id).where(outbound_calls.c.call_sid == what)
     of_call = (numbers.c.call_sid == what) | numbers.c.outbound_id.in_(made)  # the second while the call is in progress
-    which = of_call if _CALL_SID.fullmatch(what) else of_person
+    which = of_call if CALL_SID.fullmatch(what) else of_person
     await connection.execute(sa.delete(numbers).where(which))
 
 

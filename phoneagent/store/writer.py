@@ -124,7 +124,7 @@ class Writer:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
         if self.waiting:
-            log.error("%d facts of calls were not recorded: the database cannot write them", self.waiting)
+            log.error("%d call records were not written: the database cannot write them", self.waiting)
 
     # --- the task -----------------------------------------------------------------------------------------------------
 
@@ -175,7 +175,7 @@ class Writer:
         self._one_by_one = max(0, self._one_by_one - 1)
         if self._down:
             self._down = False
-            log.warning("calls are recorded again: %d facts were lost, %d are waiting", self._lost, self.waiting)
+            log.warning("call records are written again: %d were lost, %d are waiting", self._lost, self.waiting)
             self._lost = 0
         return None
 
@@ -186,7 +186,7 @@ class Writer:
             self._one_by_one = len(batch)
             return
         self._one_by_one = max(0, self._one_by_one - 1)
-        log.error("a fact of a call (%s) is lost: the database refused it: %s", batch[0].kind.name.lower(), error)
+        log.error("a call record (%s) is lost: the database refused it: %s", batch[0].kind.name.lower(), error)
 
     def _tell_waiters(self, failed: StoreError | None) -> None:
         calls_done, detail_done = self._calls_added - len(self._calls), self._detail_added - len(self._detail)

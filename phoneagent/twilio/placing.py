@@ -132,13 +132,13 @@ def _words(error: TelephonyError) -> str:
 
 _REASONS = {
     10004: "the account makes as many calls at once as it may: wait for one to end",
-    21201: "Twilio takes the number for no phone number: write it in E.164, like +15550100001",
-    21210: "the caller ID is no number of the account, and not verified: use one of its numbers",
-    21211: "Twilio takes the number for no phone number: write it in E.164, like +15550100001",
-    21212: "the caller ID is no number of the account, and not verified: use one of its numbers",
+    21201: "Twilio does not take it for a phone number: write it in E.164, like +15550100001",
+    21210: "the caller ID is not a number of the account and is not verified: use one of its numbers",
+    21211: "Twilio does not take it for a phone number: write it in E.164, like +15550100001",
+    21212: "the caller ID is not a number of the account and is not verified: use one of its numbers",
     21215: "the account may not call that country: allow it in the console, Voice > Settings > Geo permissions",
     21216: "the account may not call that number",
-    21217: "Twilio takes the number for no phone number: write it in E.164, like +15550100001",
+    21217: "Twilio does not take it for a phone number: write it in E.164, like +15550100001",
     21219: "a trial account calls verified numbers only: verify the number in the console, or upgrade",
 }
 """What Twilio's refusals mean, and what to do. Its own words repeat the number."""

@@ -36,13 +36,13 @@ def turn_away(fallback_number: str | None, *, reason: str = "busy", caller_id: s
     return str(response)
 
 
-def fall_back(fallback_number: str | None, *, apologise: bool = True, caller_id: str | None = None) -> str:
+def fall_back(fallback_number: str | None, *, apologize: bool = True, caller_id: str | None = None) -> str:
     """Return TwiML for an answered call that cannot go on: an apology, then a forward, or else a hang-up.
 
     A forward shows `caller_id`, or else the caller's number.
     """
     response = VoiceResponse()
-    if apologise:
+    if apologize:
         response.say(APOLOGY)
     if fallback_number is None:
         response.hangup()

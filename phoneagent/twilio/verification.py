@@ -190,7 +190,7 @@ def _check_local(request: HTTPConnection) -> None:
         RequestRefused: the request comes from another machine, or from a browser.
     """
     if not is_local(request):
-        raise RequestRefused("an unsigned request does not come from a phone on this machine")
+        raise RequestRefused("an unsigned request came from a browser or from another machine")
 
 
 def is_local(request: HTTPConnection) -> bool:

@@ -54,7 +54,7 @@ class MediaSockets:
 
     async def run_verified(self, websocket: WebSocket, verified: Awaitable[Ticket]) -> None:
         """Run the call of a media socket whose ticket is `verified`, which raises RequestRefused without one."""
-        with self._calls.handshake():
+        with self._calls.counted():
             try:
                 ticket = await verified
             except RequestRefused as refused:

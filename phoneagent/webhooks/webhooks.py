@@ -7,7 +7,6 @@ call goes while this process drains.
 from __future__ import annotations
 
 import logging
-import re
 import time
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -30,6 +29,7 @@ from phoneagent.calls.state import restore
 from phoneagent.calls.warm import CONFERENCE, DIALED, WarmTransfers
 from phoneagent.errors import RequestRefused, StoreError, shown
 from phoneagent.events import CallTransferred, TransferOutcome
+from phoneagent.protocol.mediastream import CALL_SID
 from phoneagent.settings import Settings
 from phoneagent.twilio import AFTER_PATH, AMD_PATH, MEDIA_PATH, PARTY_PATH, STATUS_PATH, VOICE_PATH, twiml
 from phoneagent.twilio.browser import is_browser_call
@@ -52,8 +52,6 @@ RETRIES = "again"
 
 SCREENED = "screened"
 """What the query of AFTER_PATH says after a transfer whose party had to press a key."""
-
-_CALL_SID = re.compile(r"CA[0-9a-fA-F]{32}")
 
 ANSWERED = "in-progress"
 """Twilio's CallStatus of a call that was answered and is not over."""
@@ -109,7 +107,9 @@ class Webhooks:
         try:
             text = await self.respond(path, form)
         except StoreError as error:  # Twilio sends it again, and another process may get it
-            words = "a webhook at %s waits for the database, and Twilio is to send it again: %s"
+            words = (
+                "a webhook at %s failed because the database did not answer; Twilio will be asked to send it again: %s"
+            )
             log.error(words, path, error, extra={"call_sid": form["CallSid"]})
             return Response("try again\n", status_code=503, media_type="text/plain")
         return Response(text, media_type="application/xml") if text else Response(status_code=204)
@@ -133,7 +133,7 @@ class Webhooks:
         return await (self._voice(form) if path == VOICE_PATH else self._after(form))
 
     async def explain(self, request: Request) -> None:
-        """Log why Twilio requests a path where nothing is, if its signature proves that it is Twilio."""
+        """Log why Twilio requests a path that does not exist, if the signature proves that it is Twilio."""
         came = request.url.path.rstrip("/")
         for path in (VOICE_PATH, AFTER_PATH, STATUS_PATH, PARTY_PATH, AMD_PATH):
             if came.endswith(path) and (why := await self._verifier.misdirected(request, path)) is not None:
@@ -148,7 +148,7 @@ class Webhooks:
             self._metrics.refused("webhook")
             log.warning("webhook refused: %s", refused)
             return Response("forbidden\n", status_code=403, media_type="text/plain")
-        if not _CALL_SID.fullmatch(form.get("CallSid", "")):
+        if not CALL_SID.fullmatch(form.get("CallSid", "")):
             log.warning("webhook refused: its CallSid is not CA followed by 32 hexadecimal digits")
             return Response("CallSid is missing\n", status_code=400, media_type="text/plain")
         return ImmutableMultiDict({"CallStatus": "", **form})
@@ -234,12 +234,12 @@ class Webhooks:
             return twiml.nothing()
         call = call_of_form(call_sid, form, [*STATE, RETRIES, DIALED, CONFERENCE, SCREENED, *filter(_of_dial, form)])
         faults, since = _number(state.get("faults")), _number(state.get("since")) or int(time.time())
-        answer = dialed or Continuation("apologise")
+        answer = dialed or Continuation("apologize")
         if dialed is None and self._journal is not None:
             answer = await self._journal.answer(call_sid)
         step = answer.kind
-        # "apologise" is retried too: another process may know of the call what this one could not read.
-        lives_on = step in ("resume", "recover", "apologise")
+        # "apologize" is retried too: another process may know of the call what this one could not read.
+        lives_on = step in ("resume", "recover", "apologize")
         known = {name: state[name] for name in STATE if name in state}
         if lives_on and self._draining() and (retry := self._retry({**form, **state}, AFTER_PATH, known)) is not None:
             return retry
@@ -254,7 +254,7 @@ class Webhooks:
             return await self._connect(call, left or answer, faults=faults, since=since)
         if step == "recover" and not may_recover(faults, time.time() - since):
             log.error("the call's media stream broke %d times: giving up", faults + 1, extra={"call_sid": call_sid})
-            step = "apologise"
+            step = "apologize"
         if step in ("resume", "recover"):
             restore(call, answer.state)
             if self._outbound is not None:
@@ -263,7 +263,7 @@ class Webhooks:
         if step == "hang_up":
             return twiml.hang_up()
         number, caller_id = self._settings.fallback_number, self._caller_id(call)
-        return twiml.fall_back(number, apologise=step == "apologise", caller_id=caller_id)
+        return twiml.fall_back(number, apologize=step == "apologize", caller_id=caller_id)
 
     def _dial(self, call: Call, step: Transfer, query: Mapping[str, str]) -> str:
         """Answer that the call is connected to the party of a transfer; `query` goes into the action's URL."""

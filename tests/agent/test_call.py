@@ -171,9 +171,9 @@ def test_an_image_is_the_users(call: Call) -> None:
     call.attach(control)
     call.add("What is this?", image=PNG)
     call.add("", "user", image=data_url(PNG))
-    with pytest.raises(DefinitionError, match="only in messages of the user"):
+    with pytest.raises(DefinitionError, match="only a user message can have an image"):
         call.add("Look.", "system", image=PNG)
-    with pytest.raises(DefinitionError, match="no data URL"):
+    with pytest.raises(DefinitionError, match="not a data URL"):
         call.add("Look.", image="https://x.example/a.png")
     assert control.done == [("add", "What is this?", "user", data_url(PNG)), ("add", "", "user", data_url(PNG))]
 

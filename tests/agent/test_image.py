@@ -29,12 +29,12 @@ def test_a_data_url_stays_as_it_is() -> None:
 @pytest.mark.parametrize(
     ("image", "words"),
     [
-        (b"", "not what it says"),
-        (b"GIF89a", "not what it says"),
-        (data_url(PNG).replace("png", "jpeg"), "not what it says"),
-        ("data:image/svg+xml;base64,PHN2Zz4=", "not what it says"),
-        ("https://x.example/secret.png", "no data URL"),
-        ("data:image/png,secret", "no data URL"),
+        (b"", "does not match its type"),
+        (b"GIF89a", "does not match its type"),
+        (data_url(PNG).replace("png", "jpeg"), "does not match its type"),
+        ("data:image/svg+xml;base64,PHN2Zz4=", "does not match its type"),
+        ("https://x.example/secret.png", "not a data URL"),
+        ("data:image/png,secret", "not a data URL"),
         ("data:image/png;base64,sec ret", "not base64"),
         ("data:image/png;base64,säcret", "not base64"),
         (PNG + bytes(MAX_IMAGE_BYTES), "keep to 1048576"),

@@ -96,10 +96,10 @@ class Huge(BaseModel):
 @pytest.mark.parametrize(
     ("outcome", "why"),
     [
-        (Booking(guests=1), "which is no type"),
-        ({"guests": 4}, "which is no type"),
-        ("Booking", "which is no type with fields: write a class that is a pydantic BaseModel"),
-        (dict, "which is no type with fields"),
+        (Booking(guests=1), "which is not a type"),
+        ({"guests": 4}, "which is not a type"),
+        ("Booking", "which is not a type with fields: use a pydantic BaseModel subclass"),
+        (dict, "which is not a type with fields"),
         (RootModel[list[int]], "which has parameters of type 'array'"),
         (RootModel[Booking | Note], "which has 'anyOf' at the top"),
         (Empty, "which has no field for the model to fill in: add one"),

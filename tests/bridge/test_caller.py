@@ -10,19 +10,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from phoneagent.bridge.caller import (
-    COMMIT_SECONDS,
     FILL_MS,
     KEPT_BYTES,
     LINE_LOST_SECONDS,
     MAX_FILL_MS,
     MAX_HELD_BYTES,
-    MAX_OUTBOX,
     NOTICED_MS,
     REPLAY_SECONDS,
     CallerAudio,
     CallerTurn,
     PushToTalk,
 )
+from phoneagent.bridge.conversation import MAX_OUTBOX
+from phoneagent.bridge.turn_signs import COMMIT_SECONDS
 from phoneagent.protocol.realtime import AudioAppend, AudioClear, AudioCommit, ToModel
 from tests.bridge.rig import ulaw
 

@@ -8,9 +8,8 @@ from typing import Any
 
 import pytest
 
-from phoneagent.bridge.caller import MAX_OUTBOX
 from phoneagent.bridge.clock import CallClock
-from phoneagent.bridge.conversation import MAX_IMAGES, MAX_NOTES, MODEL_STALLED_SECONDS, Conversation, Done
+from phoneagent.bridge.conversation import MAX_IMAGES, MAX_NOTES, MAX_OUTBOX, MODEL_STALLED_SECONDS, Conversation, Done
 from phoneagent.bridge.history import Role
 from phoneagent.bridge.policy import Floor
 from phoneagent.bridge.reporting import Reporter

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from phoneagent.bridge.bridge import Bridge
-from phoneagent.bridge.idle import PAUSE_SECONDS, parts
+from phoneagent.bridge.idle import PAUSE_SECONDS, says_goodbye
 from phoneagent.bridge.policy import Policy, Silence
 from phoneagent.events import CallEnded
 from phoneagent.protocol import realtime
@@ -250,7 +250,7 @@ def test_without_a_time_it_is_not_taken_at_its_word() -> None:
     ],
 )
 def test_words_with_which_a_conversation_ends(words: str) -> None:
-    assert parts(words)
+    assert says_goodbye(words)
 
 
 @pytest.mark.parametrize(
@@ -270,7 +270,7 @@ def test_words_with_which_a_conversation_ends(words: str) -> None:
     ],
 )
 def test_words_with_which_it_goes_on(words: str) -> None:
-    assert not parts(words)
+    assert not says_goodbye(words)
 
 
 @pytest.mark.parametrize("noise", [False, True])

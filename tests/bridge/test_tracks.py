@@ -195,9 +195,9 @@ def test_the_cost_limit_and_reports_that_are_missing() -> None:
     assert made.cost is not None
     assert made.cost.at_least
     assert len(made.reporter.events) == 1 + 2  # one report; turns that no speech announced
-    assert not made.too_dear
+    assert not made.over_budget
     made.receive(made.caller, InputTranscript("c", "x", {"seconds": 60}), 101.0)
-    assert made.too_dear
+    assert made.over_budget
 
 
 def test_an_error_of_the_recognizer_is_reported_once() -> None:

@@ -124,9 +124,9 @@ def test_the_cost_and_its_limit() -> None:
     used = {"input_tokens": 100, "output_tokens": 10, "input_token_details": {"audio_tokens": 100}}
     rig.tell("response.created", 0, response={"id": "r1"})
     rig.tell("response.done", 1, response={"id": "r1", "status": "completed", "usage": used})
-    before = rig.web.too_dear
+    before = rig.web.over_budget
     rig.tell(f"{HEARD}.completed", 2, item_id="a", transcript="", usage={"type": "duration", "seconds": 600})
-    assert (before, rig.web.too_dear) == (False, True)
+    assert (before, rig.web.over_budget) == (False, True)
     assert [event.source for event in rig.of(UsageReported)] == ["response", "transcription"]
     assert rig.turns == []
 

@@ -136,7 +136,12 @@ class Rig:
     ) -> AsyncIterator[tuple[Socket, asyncio.Task[None]]]:
         """Run a media stream until the block is over, and then to its end."""
         socket, start = Socket(), Started(stream_sid=stream_sid, call_sid=SID, account_sid="AC1")
-        running = asyncio.create_task(self.calls.run(call or new_call(), start, socket, past))  # type: ignore[arg-type]
+
+        async def run() -> None:
+            with self.calls.counted():  # as the media sockets do
+                await self.calls.run(call or new_call(), start, socket, past)  # type: ignore[arg-type]
+
+        running = asyncio.create_task(run())
         try:
             async with asyncio.timeout(HANG_SECONDS):
                 await until(lambda: running.done() or any(sid == stream_sid for _, sid in self.told))

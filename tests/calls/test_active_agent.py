@@ -193,7 +193,7 @@ async def test_an_agent_that_the_server_refuses_does_not_get_the_call(names_even
     office = Office(refuses="invalid_value")
     office.names_event = names_event
     output = json.loads(await office.run("hand_off_to_billing"))
-    assert output == {"error": "the call was not handed over (invalid_value): you are still the one who has it"}
+    assert output == {"error": "the call was not handed over (invalid_value): you still have it"}
     assert office.desk.agent is FRONT
     assert office.desk.tool("take_message") is not None
     assert office.speakers == ["Front desk"]

@@ -270,7 +270,7 @@ async def test_an_outcome_that_cannot_be_given_up_now_is_tried_again(
     await end(store)
     for _ in range(len(OUTCOME_RETRY_SECONDS) + 1):
         assert (await step(store, outbox)).state == OUTCOME
-    assert "done again: the database does not answer" in caplog.text
+    assert "will be retried: the database does not answer" in caplog.text
     assert "internal error" not in caplog.text
 
 
@@ -383,7 +383,7 @@ async def test_a_step_that_cannot_be_written_down_is_taken_again(
         await end(store)
         monkeypatch.setattr(store.afterwards, "finish", fail)
         assert (await step(store, outbox)).state == DELIVER
-        assert "done again: the database does not answer" in caplog.text
+        assert "will be retried: the database does not answer" in caplog.text
         monkeypatch.undo()
         assert (await step(store, outbox)).state == DELIVERED
         assert there.ids == {message_id(SID): 2}, "the receiver tells by the id"

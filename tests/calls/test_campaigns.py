@@ -130,7 +130,7 @@ async def test_a_list_is_not_called_before_its_start_nor_at_night(store: Store, 
         ({"on_machine": "leave_message"}, "the campaign has a message"),
         ({"from_": "5550100"}, "the campaign has a from_"),
         ({"hours": "always"}, "hours"),
-        ({"region": "Narnia"}, "no region"),
+        ({"region": "Narnia"}, "not a region"),
         ({"do_not_call": [BEN, "x"]}, "number 2 of the do-not-call list"),
     ],
 )

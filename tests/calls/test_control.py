@@ -279,7 +279,7 @@ async def test_a_gather_ends_with_its_stream() -> None:
     task = asyncio.create_task(rig.control.gather(4, 5, "#"))
     await gathering(rig)
     rig.control.close()
-    with pytest.raises(ToolError, match="ended, or moved on"):
+    with pytest.raises(ToolError, match="ended, or moved to another media stream"):
         await task
     with pytest.raises(ToolError, match="the call is over"):
         await rig.control.gather(4, 5, "#")
@@ -357,7 +357,7 @@ async def test_a_question_ends_with_its_stream() -> None:
     task = asyncio.create_task(rig.control.ask("Summarize.", None, 15))
     await asked(rig)
     rig.control.close()
-    with pytest.raises(ToolError, match="ended, or moved on"):
+    with pytest.raises(ToolError, match="ended, or moved to another media stream"):
         await task
     with pytest.raises(ToolError, match="the call is over"):
         await rig.control.ask("Summarize.", None, 15)

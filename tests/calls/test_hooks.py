@@ -51,7 +51,7 @@ def any_event(event: Any) -> None: ...
         ([CallerSpoke, KeyPressed], any_event, "names no event"),
         (int | KeyPressed, any_event, "app.on.int. names no event"),
         (CallerSpoke, no_event, "the hook 'no_event' cannot be called .*: let it take .event."),
-        (CallerSpoke, 5, "app.on.…. is put before 5: put it before a function of the event"),
+        (CallerSpoke, 5, "app.on.…. decorates 5, which is not a function: decorate a function that takes the event"),
     ],
 )
 def test_a_hook_that_cannot_be_told_is_refused(kinds: Any, hook: Any, words: str) -> None:

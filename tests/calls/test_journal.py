@@ -281,7 +281,7 @@ async def test_an_outage_before_twilio_asks_changes_no_answer_of_this_process(
     else:
         with pytest.raises(RequestRefused, match="over"):
             await ours.past(SID)
-    assert await after(store).answer(SID) == Continuation("apologise")
+    assert await after(store).answer(SID) == Continuation("apologize")
     with pytest.raises(StoreError, match=r"is away|did not answer within 0\.02 s"):
         await after(store).past(SID)
 
@@ -378,7 +378,7 @@ async def test_what_a_process_remembers_is_bounded_and_ends(store: Store, monkey
     take_away(store, monkeypatch)
     assert await ours.answer(sids[3]) == Continuation("hang_up")
     monkeypatch.setattr(journal, "KNOWN_SECONDS", 0.0)
-    assert await ours.answer(sids[3]) == Continuation("apologise")
+    assert await ours.answer(sids[3]) == Continuation("apologize")
 
 
 @pytest.mark.parametrize("how", ["refuses", "hangs"])

@@ -373,7 +373,7 @@ async def test_digits_that_are_gathered_stay_behind_when_the_call_goes_on_elsewh
         step = shell.session.hand_over_now("a newer media stream took over")
         await shell.task
         await gathering
-    assert errors == ["the call ended, or moved on, before the digits were typed"]
+    assert errors == ["the call ended, or moved to another media stream, before the digits were typed"]
     assert "197" not in repr(shell.told) + repr(step) + repr(shell.models[0].sent)
     with pytest.raises(ToolError, match="the call is over"):
         await shell.call.gather(4)

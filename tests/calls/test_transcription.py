@@ -13,7 +13,8 @@ import pytest
 
 from phoneagent.billing.prices import PRICES
 from phoneagent.bridge.tracks import TranscribedCall
-from phoneagent.calls.transcription import BRIEF_SECONDS, MAX_FAILURES, STOPPED, Transcription
+from phoneagent.calls.opening import BRIEF_SECONDS
+from phoneagent.calls.transcription import MAX_FAILURES, STOPPED, Transcription
 from phoneagent.errors import EndpointRefused, EndpointUnreachable, ProtocolError
 from phoneagent.events import CallEnded, Event, ModelEvent, Trouble, TurnEnded
 from phoneagent.protocol import carrier, realtime

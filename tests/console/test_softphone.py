@@ -131,7 +131,7 @@ async def test_the_end_is_reported_as_twilio_does() -> None:
         ("", b"\xff", 400, "the body is not JSON"),
         ("", b"", 400, "the body is not JSON"),
         ("", b" " * (MAX_BODY_BYTES + 1), 413, "send less at once"),
-        ("/CA" + "5" * 32, {"status": "completed"}, 404, "this is no call from the browser"),
+        ("/CA" + "5" * 32, {"status": "completed"}, 404, "this is not a call from the browser"),
     ],
 )
 async def test_what_cannot_be_used_is_refused(path: str, body: Any, status: int, detail: str) -> None:

@@ -141,7 +141,7 @@ async def test_whether_calls_can_be_made(world: World) -> None:
     world.rest.permitted = ("+",)
     del world.rest.numbers[world.number]
     found = (await world.report())["calling out"]
-    assert (found.status, "not verified" in found.text) == (Status.NOTE, True)
+    assert (found.status, "nor verified" in found.text) == (Status.NOTE, True)
     world.rest.caller_ids.append(NUMBER)
     assert (await world.report())["calling out"].status is Status.OK
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 import signal
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +68,32 @@ async def test_more_callers_than_the_process_takes(world: Worlds) -> None:
                 pass
         assert failed.value.verbs == ["Reject busy"] or failed.value.verbs[-1].startswith("Reject")
         assert line.ended_by is None
+
+
+async def test_a_live_call_counts_once(world: Worlds) -> None:
+    async with world(AGENT) as w:
+        async with w.phone().dial() as line:
+            await line.wait_for_agent(ms=10)
+            assert w.app.unfinished == 1
+        await w.until(lambda: not w.app.unfinished)
+
+
+async def test_a_call_that_fails_before_it_runs_is_not_counted_forever(
+    world: Worlds, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    failed: list[str] = []
+
+    def make(*arguments: Any) -> None:
+        failed.append("make")
+        raise RuntimeError("a bug in phoneagent")
+
+    async with world(AGENT) as w:
+        monkeypatch.setattr(w.app._parts.calls._streams, "make", make)
+        with suppress(CallFailed):
+            async with w.phone().dial() as line:
+                await line.wait_ended(10)
+        assert failed
+        await w.until(lambda: not w.app.unfinished)
 
 
 async def test_a_call_that_cannot_be_handed_over_keeps_no_other_one(

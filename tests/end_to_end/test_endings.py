@@ -63,7 +63,7 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(renewal, "PATIENCE_SECONDS", 1.0)
 
 
-def apologised(line: object) -> bool:
+def apologized(line: object) -> bool:
     return bytes(line.received).endswith(APOLOGY)  # type: ignore[attr-defined]
 
 
@@ -86,7 +86,7 @@ async def test_without_a_model_the_caller_hears_an_apology(world: Worlds, monkey
         async with world(AGENT, model=Model(faults=faults)) as w:
             async with w.phone().dial() as line:
                 await line.wait_ended(20)
-            assert apologised(line), name
+            assert apologized(line), name
             assert line.violations == [], name
             assert line.ended_by == "agent", name
             await w.until(lambda: w.of(CallEnded))
@@ -115,7 +115,7 @@ async def test_instructions_that_hang_time_out_with_an_apology(
         async with world(Agent(instructions=plain if kind == "plain" else asynchronous)) as w:
             async with w.phone().dial() as line:
                 await line.wait_ended(15)
-            assert apologised(line)
+            assert apologized(line)
             await w.until(lambda: w.of(CallEnded))
             assert w.of(CallEnded)[0].reason == "the agent's instructions took longer than 0.3 s"
     finally:
@@ -129,7 +129,7 @@ async def test_a_session_that_cannot_be_sent_leads_to_an_apology(world: Worlds) 
     async with world(agent) as w:
         async with w.phone().dial() as line:
             await line.wait_ended(15)
-        assert apologised(line)
+        assert apologized(line)
         await w.until(lambda: w.of(CallEnded))
         assert w.of(CallEnded)[0].reason == "the model session could not be opened: TypeError"
 
@@ -138,7 +138,7 @@ async def test_nothing_listens_at_the_model_s_address(world: Worlds) -> None:
     async with world(AGENT, endpoint=Endpoint("ws://127.0.0.1:1/v1/realtime?model=m")) as w:
         async with w.phone().dial() as line:
             await line.wait_ended(20)
-        assert apologised(line)
+        assert apologized(line)
 
 
 async def test_a_model_that_stalls_in_mid_answer(world: Worlds) -> None:
@@ -146,7 +146,7 @@ async def test_a_model_that_stalls_in_mid_answer(world: Worlds) -> None:
     async with world(impatient, model=Model(faults=Faults(stall_after_seconds=0.4))) as w:
         async with w.phone().dial() as line:
             await line.wait_ended(20)
-        assert apologised(line)
+        assert apologized(line)
         await w.until(lambda: w.of(CallEnded))
         assert any("for an answer" in each.what for each in w.of(Trouble))
 

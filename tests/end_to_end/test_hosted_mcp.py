@@ -87,7 +87,9 @@ async def test_approval_requests_are_declined_during_a_call(world: Worlds, inlin
         await said(w, line, "Hm.", "No.")
         (call,) = w.model.sessions[0].mcp_calls
         assert (call.approved, call.output) == (False, None)
-        assert "Nobody can approve this during a phone call" in str(call.error), "so the model can tell"
+        assert "This needs approval, which is not possible during a phone call" in str(call.error), (
+            "so the model can tell"
+        )
 
 
 async def test_what_needs_no_approval_is_not_asked_about(world: Worlds) -> None:

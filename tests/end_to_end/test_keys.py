@@ -181,7 +181,7 @@ async def test_a_gather_ends_with_its_call_and_holds_one_at_a_time(world: Worlds
         await w.until(lambda: w.of(CallEnded) and len(ends) == 3)
     assert [each.partition(":")[0] for each in ends] == [
         "digits are being gathered already",
-        "the call ended, or moved on, before the digits were typed",
+        "the call ended, or moved to another media stream, before the digits were typed",
         "no digits can be gathered",
     ]
 

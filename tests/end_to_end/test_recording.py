@@ -294,7 +294,7 @@ async def test_without_a_place_nothing_is_recorded_and_the_log_says_so(world: Wo
                 await line.wait_for_silence(ms=100)
                 w.app.calls[line.call_sid].start_recording()
         await w.until(lambda: len(w.of(CallEnded)) == 2)
-    assert w.log.text.count("has a Recording, and RECORD_AUDIO is not set") == 1
+    assert w.log.text.count("has a Recording, but RECORD_AUDIO is not set") == 1
     assert w.log.text.count("set RECORD_AUDIO to a folder or a URL") == 2
     assert w.of(RecordingChanged) == []
 

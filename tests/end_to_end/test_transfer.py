@@ -361,7 +361,7 @@ async def test_the_model_cannot_be_talked_into_a_number(
             await w.until(lambda: w.model.sessions[0].tool_calls and w.model.sessions[0].tool_calls[0].output)
             await line.hang_up()
         (call,) = w.model.sessions[0].tool_calls
-        assert "nobody is called that: choose one of billing, front desk, the app" in (call.output or "")
+        assert "no party has that name: choose one of billing, front desk, the app" in (call.output or "")
         assert line.verbs == ["Connect"]
         assert not [each for each in rest.requests if each.path.endswith("/Calls.json")]
 

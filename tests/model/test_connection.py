@@ -484,7 +484,7 @@ async def test_the_answers_are_kept_in_order(monkeypatch: pytest.MonkeyPatch) ->
         "the WebSocket's handshake",
         "conversation.created",
         "session.created",
-        "something that is no event",
+        "something that is not an event",
         "error (odd, about item.id, … is odd)",
         "a close with 1000",
     )

@@ -180,7 +180,7 @@ async def test_a_schema_that_the_server_refuses_is_the_problem() -> None:
             EndpointRefused,
             "the model failed: insufficient_quota: pay",
         ),
-        (done("cancelled"), EndpointUnreachable, "cancelled the answer"),
+        (done("cancelled"), EndpointUnreachable, "canceled the answer"),
         ({"type": "error", "error": {"code": "invalid_api_key", "message": "no"}}, EndpointRefused, "invalid_api_key"),
         (
             {"type": "error", "error": {"code": "invalid_value", "message": "no", "event_id": "form_1"}},

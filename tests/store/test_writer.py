@@ -145,9 +145,9 @@ async def test_a_batch_that_failed_is_written_before_what_came_later(caplog: pyt
     target.add(rows_of(third))
     await target.flush()
     assert base.items == ["item_0", "item_1", "item_2"]
-    assert [text for text in caplog.messages if "not recorded" in text or "recorded again" in text] == [
+    assert [text for text in caplog.messages if "not recorded" in text or "written again" in text] == [
         "calls are not recorded: gone; trying again until it works",
-        "calls are recorded again: 0 facts were lost, 0 are waiting",
+        "call records are written again: 0 were lost, 0 are waiting",
     ]
 
 
@@ -167,7 +167,7 @@ async def test_one_row_that_is_refused_is_found_and_the_others_are_written(caplo
     assert base.items == ["item_0", "item_1", "item_3", "item_4"]
     assert base.tries == [7, *[1] * 7]
     assert [text for text in caplog.messages if "lost" in text] == [
-        "a fact of a call (turn) is lost: the database refused it: refused"
+        "a call record (turn) is lost: the database refused it: refused"
     ]
     target.add(rows_of(*turns(2)))
     await target.flush()
@@ -214,7 +214,7 @@ async def test_closing_gives_up_on_a_database_that_hangs_and_counts_what_is_left
     async with asyncio.timeout(HANG_SECONDS):
         await target.close(0.01)
     assert target.waiting == 5
-    assert "5 facts of calls were not recorded" in caplog.text
+    assert "5 call records were not written" in caplog.text
 
 
 async def test_closing_tries_once_more_and_no_more(caplog: pytest.LogCaptureFixture) -> None:
@@ -223,7 +223,7 @@ async def test_closing_tries_once_more_and_no_more(caplog: pytest.LogCaptureFixt
     async with asyncio.timeout(HANG_SECONDS):
         await target.close(60)
     assert base.tries == [2]
-    assert "2 facts of calls were not recorded" in caplog.text
+    assert "2 call records were not written" in caplog.text
 
 
 # --- with real databases ---
@@ -248,7 +248,7 @@ async def test_an_outage_is_told_once_and_everything_is_recorded_after_it(
         assert record.turns == (GREETING, WISH, OFFER)
         assert (record.ended_by, record.duration_ms) == ("agent", 9000)
         assert caplog.text.count("calls are not recorded") == 1
-        assert caplog.text.count("calls are recorded again: 0 facts were lost") == 1
+        assert caplog.text.count("call records are written again: 0 were lost") == 1
         for secret in (CALLER, GREETING.text, "Booked"):
             assert secret not in caplog.text
 
@@ -274,7 +274,7 @@ async def test_what_waits_is_bounded_and_the_end_of_a_call_is_kept(
         assert record.ended_by == "agent"
         assert 0 < len(record.turns) < 50
         assert record.turns[-1].item_id == "item_499"
-        assert "facts were lost" in caplog.text
+        assert " were lost, " in caplog.text
 
 
 async def test_starts_and_ends_are_bounded_as_well(outage: Outage, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -321,7 +321,7 @@ async def test_closing_while_the_database_is_away_ends_and_says_what_is_lost(
     kept.tell(started())
     async with asyncio.timeout(HANG_SECONDS):
         await kept.close()
-    assert "2 facts of calls were not recorded" in caplog.text
+    assert "2 call records were not written" in caplog.text
 
 
 async def test_closing_writes_what_waits(ready: str) -> None:
@@ -359,7 +359,7 @@ async def test_a_row_that_is_refused_is_lost_alone(ready: str, caplog: pytest.Lo
         record = await kept.call(SID)
         assert record is not None
         assert record.turns == (GREETING, OFFER)
-        assert "a fact of a call (turn) is lost" in caplog.text
+        assert "a call record (turn) is lost" in caplog.text
         assert WISH.text not in caplog.text
 
 

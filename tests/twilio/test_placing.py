@@ -60,7 +60,7 @@ async def test_a_call_is_placed_with_its_callbacks(rest: TwilioRest) -> None:
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"from_": ANNA}, "caller ID is no number of the account"),
+        ({"from_": ANNA}, "caller ID is not a number of the account"),
         ({"to": "+999"}, "E.164"),
         ({"to": "+442079460000"}, "Geo permissions"),
     ],

@@ -35,8 +35,8 @@ def test_a_call_that_is_not_taken_is_rejected_or_forwarded(reason: str) -> None:
 def test_a_call_that_cannot_go_on_hears_an_apology_and_is_forwarded_or_ended() -> None:
     assert verbs(fall_back(None)) == [("Say", {}, APOLOGY), ("Hangup", {}, None)]
     assert verbs(fall_back(FALLBACK)) == [("Say", {}, APOLOGY), ("Dial", {}, FALLBACK)]
-    assert verbs(fall_back(FALLBACK, apologise=False)) == [("Dial", {}, FALLBACK)]
-    assert verbs(fall_back(FALLBACK, apologise=False, caller_id="+1")) == [("Dial", {"callerId": "+1"}, FALLBACK)]
+    assert verbs(fall_back(FALLBACK, apologize=False)) == [("Dial", {}, FALLBACK)]
+    assert verbs(fall_back(FALLBACK, apologize=False, caller_id="+1")) == [("Dial", {"callerId": "+1"}, FALLBACK)]
 
 
 def test_a_call_is_ended_or_left_alone() -> None:

@@ -55,7 +55,7 @@ class Live:
         self.ran: list[tuple[Call, Any, int]] = []
 
     @contextmanager
-    def handshake(self) -> Iterator[None]:
+    def counted(self) -> Iterator[None]:
         self.unfinished += 1
         try:
             yield

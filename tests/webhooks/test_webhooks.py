@@ -358,8 +358,8 @@ async def test_a_call_that_is_to_end_is_not_sent_round(twilio: Any) -> None:
         ("hang_up", FALLBACK, ["Hangup"]),
         ("fall_back", FALLBACK, [f"Dial {FALLBACK}"]),
         ("fall_back", None, ["Hangup"]),
-        ("apologise", FALLBACK, [f"Say {APOLOGY}", f"Dial {FALLBACK}"]),
-        ("apologise", None, [f"Say {APOLOGY}", "Hangup"]),
+        ("apologize", FALLBACK, [f"Say {APOLOGY}", f"Dial {FALLBACK}"]),
+        ("apologize", None, [f"Say {APOLOGY}", "Hangup"]),
         ("resume", None, ["Connect"]),
         ("recover", None, ["Connect"]),
     ],
@@ -460,7 +460,7 @@ async def test_twilio_sends_an_end_again_that_the_database_has_not_taken(
 ) -> None:
     made, form = twilio(journal := Forgetful()), {**FORM, "CallStatus": "completed"}
     assert (await made.send(STATUS_PATH, form))[0] == 503
-    assert "a webhook at /twilio/status waits for the database" in caplog.text
+    assert "a webhook at /twilio/status failed because the database did not answer" in caplog.text
     assert await made.send(STATUS_PATH, form) == (204, "")
     assert len(journal.settled) == 1
 

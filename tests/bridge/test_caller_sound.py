@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from phoneagent.bridge.sound import MAX_GAP_MS, MIN_RMS, Sound, latest_sound, levels, threshold, voice_level
+from phoneagent.bridge.caller_sound import MAX_GAP_MS, MIN_RMS, Sound, latest_sound, levels, threshold, voice_level
 from phoneagent.protocol.audio import silence, tone
 
 GAP = [0] * (MAX_GAP_MS // 20)

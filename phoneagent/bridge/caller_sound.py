@@ -11,10 +11,8 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from phoneagent.bridge.caller import CallerAudio
-from phoneagent.protocol.audio import BYTES_PER_MS, FRAME_BYTES, piece_levels
+from phoneagent.protocol.audio import BYTES_PER_MS, FRAME_BYTES, FRAME_MS, piece_levels
 from phoneagent.protocol.echo import VOICE_DB, find_echo
-
-FRAME_MS = 20
 
 MIN_RMS = 150
 """Softer frames are silence on any line: even quiet speech on a telephone is louder; out of 32,767."""
@@ -118,7 +116,7 @@ class Ear:
         return any(self._voices)
 
     def speech_started(self, now: float) -> None:
-        """Take the server's report of speech: what was heard until shortly before it was noise."""
+        """Handle the server's report of speech: what was heard until shortly before it was noise."""
         if now >= self._spoke_until + BEFORE_MS / 1000:
             noise = self._caller_audio.latest(BEFORE_MS)[: -ONSET_MS * BYTES_PER_MS]
             self._loud = threshold(levels(noise), min(self._voices, default=0.0))
