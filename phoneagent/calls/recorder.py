@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import functools
 import logging
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -19,7 +20,7 @@ from phoneagent.bridge.prompts import Wanted
 from phoneagent.bridge.tape import AgentAudio, Silenced
 from phoneagent.calls.take import CLOSE_SECONDS, Take, TapedSocket, TapeWriter, in_thread
 from phoneagent.calls.writer import CallerSocket, untapped
-from phoneagent.errors import PhoneAgentError
+from phoneagent.errors import PhoneAgentError, StoreError
 from phoneagent.events import Event, RecordingChanged, RecordingStatus, TurnEnded
 from phoneagent.store.recordings import Recordings
 from phoneagent.store.records import RecordingRecord
@@ -28,6 +29,9 @@ log = logging.getLogger("phoneagent.calls.recorder")
 
 MAX_CONSENTS = 3
 """How often the consent line is said, if it is interrupted by `call.interrupt` or a guardrail."""
+
+LOOK_SECONDS = 2.0
+"""How long a take waits for the database, which knows whether the call was forgotten."""
 
 Put: TypeAlias = Callable[[Callable[[CallerSocket], CallerSocket]], None]
 """A function that puts something between the call and the caller's socket."""
@@ -153,7 +157,8 @@ class Recorder:
     # --- takes ---
 
     def _roll(self, now: float) -> None:
-        writer = TapeWriter(self._recordings, self._call_sid, self._stream_sid, now)
+        forgotten = functools.partial(self._forgotten, asyncio.get_running_loop())
+        writer = TapeWriter(self._recordings, self._call_sid, self._stream_sid, now, forgotten=forgotten)
         take = self._take = Take(writer, self._call_sid, self._broke)
         if playing := self._bridge.playback.sounding(now):
             take.note(AgentAudio(now, base64.b64encode(playing).decode()))
@@ -161,6 +166,15 @@ class Recorder:
         self._put(lambda socket: TapedSocket(socket, take.note, lambda: audio.muted))
         self._state = "on"
         self._tell("in-progress", now)
+
+    def _forgotten(self, loop: asyncio.AbstractEventLoop) -> bool:
+        """Tell whether the call was forgotten, in a thread. If the database does not answer, the call is recorded."""
+        answer = asyncio.run_coroutine_threadsafe(self._recordings.forgotten(self._call_sid), loop)
+        try:
+            return answer.result(LOOK_SECONDS)
+        except (StoreError, TimeoutError):
+            answer.cancel()
+            return False
 
     def _cut(self) -> Take | None:
         """Remove the tape; return the take to be finished."""

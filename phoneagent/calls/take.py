@@ -83,15 +83,25 @@ class Refused(PhoneAgentError):
 
 
 class TapeWriter:
-    """The part of a take that works in threads, one call at a time. It begins at `now`, which is `wall` as a date."""
+    """The part of a take that works in threads, one call at a time. It begins at `now`, which is `wall` as a date.
+
+    `forgotten` tells, in such a thread, whether the call was forgotten.
+    """
 
     def __init__(
-        self, recordings: Recordings, call_sid: str, stream_sid: str, now: float, wall: Callable[[], float] = time.time
+        self,
+        recordings: Recordings,
+        call_sid: str,
+        stream_sid: str,
+        now: float,
+        wall: Callable[[], float] = time.time,
+        forgotten: Callable[[], bool] = lambda: False,
     ) -> None:
         self._recordings = recordings
         self._sids = call_sid, stream_sid
         self._tape = Tape(now)
         self._began = now, wall()
+        self._forgotten = forgotten
         self._track: Track | None = None
         self._unwritten = bytearray()
 
@@ -106,6 +116,8 @@ class TapeWriter:
         self._unwritten += self._tape.take(now, final=final)
         if not self._unwritten:
             return
+        if self._track is None and self._forgotten():
+            raise Refused("the call was forgotten", final=True)
         try:
             if self._track is None:
                 now, wall = self._began

@@ -165,7 +165,10 @@ class Parts:
             return None
         from phoneagent.store.recordings import Recordings
 
-        return Recordings.from_settings(self._settings)
+        made = Recordings.from_settings(self._settings)
+        if made is not None and self.store is not None:
+            made.forgotten = self.store.forgotten
+        return made
 
     @cached_property
     def verifier(self) -> Verifier:

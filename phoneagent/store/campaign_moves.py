@@ -147,7 +147,8 @@ async def _due(connection: AsyncConnection, id: str, moment: datetime) -> list[C
     due = sa.select(numbers).where(
         numbers.c.campaign_id == id, numbers.c.state == "waiting", numbers.c.due_at <= moment
     )
-    found = await connection.execute(due.order_by(numbers.c.due_at, numbers.c.position).limit(BATCH))
+    due = due.order_by(numbers.c.due_at, numbers.c.position).limit(BATCH)
+    found = await connection.execute(due.with_for_update())  # until they are queued: `forget` then deletes that too
     return [call_of(row) for row in found]
 
 

@@ -32,6 +32,7 @@ from phoneagent.store.rows import clean, now
 from phoneagent.store.schema import calls, campaigns, outbound_calls
 from phoneagent.store.schema import campaign_calls as numbers
 from phoneagent.store.statements import insert_into
+from phoneagent.store.sweeping import change_all
 
 
 class CampaignRows:
@@ -70,7 +71,9 @@ class CampaignRows:
             of_name = sa.select(campaigns).where(campaigns.c.name == key)
             found = (await connection.execute(of_name.with_for_update())).one_or_none()
             if found is not None and found.digest != digest and (found.state == "loading" or not found.digest):
-                await _delete(connection, campaigns.c.id == found.id)  # none of its numbers was ever called
+                await _delete(
+                    connection, campaigns.c.id == found.id
+                )  # it called none of its numbers, or is being swept
             await connection.execute(once)
             row = (await connection.execute(of_name)).one()
             if row.digest != digest:
@@ -300,8 +303,10 @@ async def forget_in_campaigns(connection: AsyncConnection, what: str) -> None:
     await connection.execute(sa.delete(numbers).where(which))
 
 
-async def sweep_campaigns(connection: AsyncConnection, moment: datetime, keep: timedelta) -> None:
-    """Delete campaigns that ended longer ago than `keep`. If that is less than a day, only personal data is deleted.
+async def sweep_campaigns(database: Database, moment: datetime, keep: timedelta) -> int:
+    """Delete campaigns that ended longer ago than `keep`; return how many.
+
+    If that is less than a day, only personal data is deleted.
 
     The numbers that a stopped campaign has not called yet stay for a day, because it may continue.
     """
@@ -309,10 +314,15 @@ async def sweep_campaigns(connection: AsyncConnection, moment: datetime, keep: t
     nothing: dict[str, Any] = {"called": "", "context": {}}
     may_go_on = over.where(campaigns.c.state == "stopped")
     waits = numbers.c.campaign_id.in_(may_go_on) & (numbers.c.state == "waiting")
-    await connection.execute(sa.update(numbers).where(numbers.c.campaign_id.in_(over), ~waits).values(nothing))
+    full = sa.or_(numbers.c.called != "", sa.cast(numbers.c.context, sa.Text) != "{}")
+    await change_all(database, sa.update(numbers).values(nothing), numbers.c.campaign_id.in_(over) & ~waits & full)
     last = moment - max(keep, timedelta(days=1))
     abandoned = (campaigns.c.state == "loading") & (campaigns.c.created_at <= last)
-    await _delete(connection, sa.or_(campaigns.c.ended_at <= last, abandoned))
+    old = sa.or_(campaigns.c.ended_at <= last, abandoned)
+    # Without a digest, it does not go on with a part of its list: the next start begins from scratch.
+    await change_all(database, sa.update(campaigns).values(digest=""), old & (campaigns.c.digest != ""))
+    await change_all(database, sa.delete(numbers), numbers.c.campaign_id.in_(sa.select(campaigns.c.id).where(old)))
+    return await change_all(database, sa.delete(campaigns), old)
 
 
 def _campaign(row: Any, states: Mapping[str, int] | None = None, results: Mapping[str, int] | None = None) -> Campaign:

@@ -8,7 +8,7 @@ import os
 import sqlite3
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
-from contextlib import AsyncExitStack, asynccontextmanager, closing, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, closing
 from pathlib import Path
 from typing import Any, TypeAlias, TypeVar
 
@@ -18,6 +18,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from phoneagent.errors import StoreError
 from phoneagent.store.engines import (
+    BUSY_SECONDS,
     CONNECT_SECONDS,
     TRANSACTION_SECONDS,
     host_of,
@@ -63,7 +64,7 @@ class Database:
         self._migrated = False
         self._slots: dict[AsyncEngine, _Slots] = {}
         """The queue of each SQLite engine, which every transaction passes."""
-        self._migrating = asyncio.Lock()
+        self._migrating: asyncio.Task[None] | None = None
         self._at_work: set[asyncio.Task[Any]] = set()
         self._waiting: set[asyncio.Task[Any]] = set()
         """Those of them that wait for their turn."""
@@ -81,7 +82,7 @@ class Database:
             drivers: tuple[type[Exception], ...] = (sqlite3.Error,)
         elif scheme in ("postgres", "postgresql", "postgresql+asyncpg"):
             self.name = f"PostgreSQL at {host_of(url)}"
-            self.engine, drivers = postgres_engine(url)
+            self.engine, drivers = postgres_engine(url, TRANSACTION_SECONDS)
             self.writing = self.engine
         else:
             raise malformed("it must begin with sqlite:///, postgres:// or postgresql://")
@@ -123,11 +124,11 @@ class Database:
         Raises:
             StoreError: the transaction was not committed.
         """
-        if self.path is not None:
-            async with self._migrating:
-                if not self._migrated:
-                    await self._migrate()
-                    self._migrated = True
+        if self.path is not None and not self._migrated:
+            if self._migrating is None or self._migrating.done():
+                self._migrating = self._start(self._migrate())
+            await asyncio.wait([self._migrating])  # one for all: it goes on even if its first caller is canceled
+            self._migrating.result()
         return await self._apart(self._transaction(self.writing, TRANSACTION_SECONDS, work))
 
     async def _migrate(self) -> None:
@@ -135,6 +136,7 @@ class Database:
             await asyncio.to_thread(_upgrade_in_thread, self.url)  # on this loop, alembic would delay the calls
         except sqlite3.Error as error:
             raise StoreError(f"{self.name}: {_reason(error)}", retry=True) from None
+        self._migrated = True
 
     async def upgrade(self) -> str:
         """Migrate the tables to the latest revision, all or nothing, and return that revision.
@@ -155,7 +157,17 @@ class Database:
                 ) from None
             return str(await connection.scalar(sa.text("SELECT version_num FROM alembic_version")))
 
-        return await self._apart(self._transaction(self.writing, MIGRATION_SECONDS, work))
+        return await self._apart(self._patiently(work))
+
+    async def _patiently(self, work: Work[_T]) -> _T:
+        """Run `work` in a transaction whose statements may take as long as a migration."""
+        if self.path is not None:
+            return await self._transaction(self.writing, MIGRATION_SECONDS, work)
+        engine, _ = postgres_engine(self.url, MIGRATION_SECONDS)
+        try:
+            return await self._transaction(engine, MIGRATION_SECONDS, work)
+        finally:
+            await engine.dispose()
 
     async def close(self, seconds: float = CONNECT_SECONDS) -> None:
         """Wait up to `seconds` for running transactions, cancel the others, and close all connections."""
@@ -306,12 +318,16 @@ def _upgrade(connection: sa.Connection, revision: str = "head") -> None:
 def _sqlite_revision(path: Path) -> str | None:
     """Return the revision of a file's tables, None if it has none. A new file is created.
 
-    A file that cannot be opened fails here: a failed driver's thread would outlive the loop.
+    A file that cannot be opened or is locked fails here: a failed driver's thread would outlive the loop.
     """
-    with closing(sqlite3.connect(path)) as connection, suppress(sqlite3.OperationalError):
-        row = connection.execute("SELECT version_num FROM alembic_version").fetchone()
+    with closing(sqlite3.connect(path, timeout=BUSY_SECONDS)) as connection:
+        try:
+            row = connection.execute("SELECT version_num FROM alembic_version").fetchone()
+        except sqlite3.OperationalError as error:
+            if not str(error).startswith("no such table"):
+                raise
+            return None
         return None if row is None else str(row[0])
-    return None
 
 
 class _Slots(asyncio.Semaphore):

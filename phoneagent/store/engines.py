@@ -72,14 +72,11 @@ def sqlite_engine(path: Path, connections: int, begin_with: str = "BEGIN") -> As
 
     @event.listens_for(engine.sync_engine, "connect")
     def configure(connection: Any, _: Any) -> None:
-        cursor = connection.cursor()
-        with suppress(sqlite3.OperationalError):  # another process is doing so right now, and the mode persists
-            cursor.execute("PRAGMA journal_mode=WAL")
-        cursor.execute("PRAGMA synchronous=NORMAL")  # with WAL, a power failure costs at most the last transactions
-        cursor.execute("PRAGMA cache_size=-512")  # KiB; by default 2 MiB fill up in each connection of the pool
-        cursor.execute("PRAGMA foreign_keys=ON")
-        cursor.execute("PRAGMA secure_delete=ON")  # deleted data is overwritten
-        cursor.close()
+        try:
+            _configure(connection.cursor())
+        except sqlite3.Error:
+            connection.close()  # the pool forgets it, but its thread would stay
+            raise
 
     @event.listens_for(engine.sync_engine, "begin")
     def begin(connection: sa.Connection) -> None:
@@ -88,10 +85,23 @@ def sqlite_engine(path: Path, connections: int, begin_with: str = "BEGIN") -> As
     return engine
 
 
+def _configure(cursor: Any) -> None:
+    cursor.execute("PRAGMA journal_mode")  # fails if the file is locked; only setting it may fail without harm
+    if cursor.fetchone() != ("wal",):
+        with suppress(sqlite3.OperationalError):  # another process is doing so right now, and the mode persists
+            cursor.execute("PRAGMA journal_mode=WAL")
+    cursor.execute("PRAGMA synchronous=NORMAL")  # with WAL, a power failure costs at most the last transactions
+    cursor.execute("PRAGMA cache_size=-512")  # KiB; by default 2 MiB fill up in each connection of the pool
+    cursor.execute("PRAGMA foreign_keys=ON")
+    cursor.execute("PRAGMA secure_delete=ON")  # deleted data is overwritten
+    cursor.close()
+
+
 # --- PostgreSQL -------------------------------------------------------------------------------------------------------
 
 
-def postgres_engine(url: str) -> tuple[AsyncEngine, tuple[type[Exception], ...]]:
+def postgres_engine(url: str, seconds: float) -> tuple[AsyncEngine, tuple[type[Exception], ...]]:
+    """Return an engine whose statements may take `seconds`, and the errors of its driver."""
     if importlib.util.find_spec("asyncpg") is None:
         raise ConfigurationError(
             ["DATABASE_URL names PostgreSQL, but its driver is missing: install phoneagent[postgres]"]
@@ -101,7 +111,7 @@ def postgres_engine(url: str) -> tuple[AsyncEngine, tuple[type[Exception], ...]]
     _dsn(url)  # a malformed URL is found before the first connection
     engine = create_async_engine(
         "postgresql+asyncpg://",
-        async_creator=partial(connect_postgres, url),
+        async_creator=partial(connect_postgres, url, seconds),
         hide_parameters=True,
         isolation_level="READ COMMITTED",  # a role's default may differ; after a wait for a lock, new rows must be read
         pool_size=3,
@@ -113,17 +123,19 @@ def postgres_engine(url: str) -> tuple[AsyncEngine, tuple[type[Exception], ...]]
     return engine, (asyncpg.PostgresError, asyncpg.InterfaceError)
 
 
-async def connect_postgres(url: str) -> Any:
-    """Return a new connection of the driver."""
+async def connect_postgres(url: str, seconds: float) -> Any:
+    """Return a new connection of the driver, whose statements may take `seconds`."""
     import asyncpg
 
     # asyncpg reads the URL itself: it knows `sslmode` and the other parameters that hosts put there.
-    return await asyncpg.connect(_dsn(url), timeout=CONNECT_SECONDS, command_timeout=TRANSACTION_SECONDS)
+    return await asyncpg.connect(_dsn(url), timeout=CONNECT_SECONDS, command_timeout=seconds)
 
 
 def _dsn(url: str) -> str:
     try:
         parts = urlsplit(url)
+        if "@" in parts.path + parts.query + parts.fragment:  # the path is shown, and the password may end in it
+            raise malformed("write / ? # and @ in its password as %2F %3F %23 and %40")
         _ = parts.port  # raises if it is not a number
         query = [(name, value) for name, value in parse_qsl(parts.query) if name not in _LIBPQ_ONLY]
     except ValueError:

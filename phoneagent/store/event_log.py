@@ -23,7 +23,7 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from phoneagent.errors import StoreError
-from phoneagent.store import notices
+from phoneagent.store import notices, sweeping
 from phoneagent.store.database import Database
 from phoneagent.store.rows import clean
 from phoneagent.store.schema import claims
@@ -53,9 +53,7 @@ FIRST_RETRY_SECONDS = 0.5
 LAST_RETRY_SECONDS = 5.0
 
 SWEEP_SECONDS = 60.0
-SWEEP_ROWS = 1000
-SWEEP_REST_SECONDS = 0.2
-"""How often old events are deleted, how many in one transaction, and how long others may write between two."""
+"""How often old events are deleted."""
 
 WRITERS_LOCK = 0x70686F6E66
 """The advisory lock with which PostgreSQL's writers take turns."""
@@ -221,32 +219,8 @@ class EventLog:
     # --- deleting -----------------------------------------------------------------------------------------------------
 
     async def sweep(self) -> int:
-        """Delete events beyond the limits of age and number; return how many. The newest is only erased: its id stays.
-
-        Raises:
-            StoreError: the database does not answer; some may have been deleted.
-        """
-        too_old = _too_old()
-        too_many = sa.select(table.c.id).order_by(table.c.id.desc()).offset(MAX_ROWS).limit(1)
-        newest = sa.select(sa.func.max(table.c.id))
-
-        async def look(connection: AsyncConnection) -> tuple[int, int]:
-            return await connection.scalar(too_many) or 0, await connection.scalar(newest) or 0
-
-        async def write(connection: AsyncConnection) -> int:
-            oldest = sa.select(table.c.id).where(table.c.id <= until).order_by(table.c.id).limit(SWEEP_ROWS)
-            if last <= too_old:
-                await erase(connection, table.c.id == last)
-            return (await connection.execute(sa.delete(table).where(table.c.id.in_(oldest)))).rowcount
-
-        if self._database.absent:
-            return 0
-        excess, last = await self._database.read(look)
-        until, deleted = min(max(too_old, excess), last - 1), 0
-        while (count := await self._database.write(write)) == SWEEP_ROWS:
-            deleted += count
-            await asyncio.sleep(SWEEP_REST_SECONDS)
-        return deleted + count
+        """Delete events beyond the limits of age and number, as `sweep_events` does."""
+        return await sweep_events(self._database)
 
     async def _sweep_at_times(self) -> None:
         while True:
@@ -273,11 +247,30 @@ async def erase(connection: AsyncConnection, which: sa.ColumnElement[bool]) -> N
     await connection.execute(sa.update(table).where(which, table.c.type != "").values(nothing))
 
 
-async def sweep_events(connection: AsyncConnection) -> None:
-    """Delete old events from a log that no process writes to any longer: the control API has been turned off."""
-    newest = sa.select(sa.func.max(table.c.id)).scalar_subquery()
-    await connection.execute(sa.delete(table).where(table.c.id <= _too_old(), table.c.id < newest))
-    await erase(connection, table.c.id <= _too_old())
+async def sweep_events(database: Database) -> int:
+    """Delete events beyond the limits of age and number; return how many. The newest is only erased: its id stays.
+
+    Raises:
+        StoreError: the database does not answer; some may have been deleted.
+    """
+    too_old = _too_old()
+    too_many = sa.select(table.c.id).order_by(table.c.id.desc()).offset(MAX_ROWS).limit(1)
+    newest = sa.select(sa.func.max(table.c.id))
+
+    async def look(connection: AsyncConnection) -> tuple[int, int]:
+        return await connection.scalar(too_many) or 0, await connection.scalar(newest) or 0
+
+    async def write(connection: AsyncConnection) -> int:
+        oldest = sa.select(table.c.id).where(table.c.id <= until).order_by(table.c.id).limit(sweeping.ROWS)
+        if last <= too_old:
+            await erase(connection, table.c.id == last)
+        return (await connection.execute(sa.delete(table).where(table.c.id.in_(oldest)))).rowcount
+
+    if database.absent:
+        return 0
+    excess, last = await database.read(look)
+    until = min(max(too_old, excess), last - 1)
+    return await sweeping.repeat(database, write, sweeping.ROWS)
 
 
 async def _write(connection: AsyncConnection, batch: Sequence[LoggedEvent]) -> tuple[int, list[LoggedEvent]]:

@@ -3,26 +3,34 @@
 from __future__ import annotations
 
 import re
-from datetime import timedelta
+from collections.abc import Awaitable, Callable
+from datetime import datetime, timedelta
+from functools import partial
 
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from phoneagent.errors import StoreError
 from phoneagent.protocol.callerid import caller_id
 from phoneagent.store.afterwards import AfterwardsRows, still_needed
 from phoneagent.store.campaigns import forget_in_campaigns, sweep_campaigns
 from phoneagent.store.commands import TAKE_SECONDS
+from phoneagent.store.database import Database
 from phoneagent.store.event_log import erase, sweep_events, take_turn
 from phoneagent.store.outbound import sweep_outbound
 from phoneagent.store.rows import clean, now
 from phoneagent.store.schema import calls, claims, commands, events, next_steps, outbound_calls, transfers, turns
 from phoneagent.store.statements import FORGOTTEN, MAY_GO_ON, RESUME_SECONDS, insert_into
+from phoneagent.store.sweeping import change_all, repeat
 
 MAX_CALL_SECONDS = 24 * 3600.0
 """The maximum duration of a call at Twilio."""
 
 STEP_HOURS = 24
 """How long a next step is kept. Twilio asks for it within seconds."""
+
+SWEEP_CALLS = 100
+"""How many calls one transaction of a sweep deletes, with all that belongs to them."""
 
 CALL_SID = re.compile(r"CA[0-9a-fA-F]{32}")
 
@@ -70,32 +78,69 @@ async def forget(connection: AsyncConnection, *, what: str) -> int:
     return (await connection.execute(sa.delete(calls).where(which))).rowcount
 
 
-async def sweep(connection: AsyncConnection, *, keep: timedelta, afterwards: AfterwardsRows) -> int:
+async def sweep(database: Database, *, keep: timedelta, afterwards: AfterwardsRows) -> int:
     """Delete the calls that ended longer than `keep` ago, and messages between processes; return how many calls.
 
     A call that may continue in another stream is kept for a minute. A call whose end was never reported is ended first.
+
+    Raises:
+        StoreError: some were not deleted. What cannot be deleted does not keep the rest.
     """
     moment = now()
+    parts: tuple[Callable[[], Awaitable[int]], ...] = (
+        partial(repeat, database, partial(_end_orphans, moment=moment, afterwards=afterwards), SWEEP_CALLS),
+        partial(_sweep_messages, database, moment),
+        partial(sweep_outbound, database, moment, keep),
+        partial(sweep_events, database),
+        partial(sweep_campaigns, database, moment, keep),
+        partial(repeat, database, partial(_sweep_calls, moment=moment, keep=keep), SWEEP_CALLS),
+    )
+    count, problems = 0, list[StoreError]()
+    for part in parts:
+        try:
+            count = await part()
+        except StoreError as error:
+            problems.append(error)
+    if problems:
+        raise problems[0]
+    return count
+
+
+async def _end_orphans(connection: AsyncConnection, *, moment: datetime, afterwards: AfterwardsRows) -> int:
+    """End some of the calls whose end was never reported; return how many."""
     orphan = (calls.c.ended_at.is_(None)) & (calls.c.started_at < moment - timedelta(seconds=MAX_CALL_SECONDS))
     last_turn = sa.select(sa.func.max(turns.c.started_at)).where(turns.c.call_sid == calls.c.sid).scalar_subquery()
-    may_go_on = calls.c.ended_by.in_(MAY_GO_ON) & (calls.c.ended_at > moment - timedelta(seconds=RESUME_SECONDS))
-    old = (calls.c.ended_at <= moment - keep) & sa.not_(may_go_on) & ~still_needed(moment)
     end = {
         "ended_at": sa.func.coalesce(last_turn, calls.c.started_at),
         "ended_by": "error",
         "reason": "its end was never reported",
     }
-    orphans = list(await connection.scalars(sa.select(calls.c.sid).where(orphan)))
-    await connection.execute(sa.update(calls).where(orphan).values(end))
-    await afterwards.ended(connection, orphans, certain=True)
-    for table in (next_steps, transfers, commands):
-        too_old = table.c.at < moment - timedelta(hours=STEP_HOURS)
-        await connection.execute(sa.delete(table).where(too_old))
+    sids = await _some_calls(connection, orphan)
+    await connection.execute(sa.update(calls).where(calls.c.sid.in_(sids)).values(end))
+    await afterwards.ended(connection, sids, certain=True)
+    return len(sids)
+
+
+async def _sweep_messages(database: Database, moment: datetime) -> int:
+    too_old = moment - timedelta(hours=STEP_HOURS)
     too_late = moment - timedelta(seconds=TAKE_SECONDS)  # the asking process has died: its request must not stay
-    await connection.execute(sa.delete(commands).where(commands.c.taken_at.is_(None), commands.c.at < too_late))
-    await connection.execute(sa.delete(claims).where(claims.c.until < moment))
-    await sweep_outbound(connection, moment, keep)
-    await sweep_events(connection)
-    await erase(connection, events.c.call_sid.in_(sa.select(calls.c.sid).where(old)))
-    await sweep_campaigns(connection, moment, keep)
-    return (await connection.execute(sa.delete(calls).where(old))).rowcount
+    gone = [(table, table.c.at < too_old) for table in (next_steps, transfers, commands)]
+    gone.append((commands, commands.c.taken_at.is_(None) & (commands.c.at < too_late)))
+    gone.append((claims, claims.c.until < moment))
+    return sum([await change_all(database, sa.delete(table), which) for table, which in gone])
+
+
+async def _sweep_calls(connection: AsyncConnection, *, moment: datetime, keep: timedelta) -> int:
+    """Delete some of the old calls, and their events; return how many calls."""
+    may_go_on = calls.c.ended_by.in_(MAY_GO_ON) & (calls.c.ended_at > moment - timedelta(seconds=RESUME_SECONDS))
+    old = (calls.c.ended_at <= moment - keep) & sa.not_(may_go_on) & ~still_needed(moment)
+    sids = await _some_calls(connection, old)
+    await erase(connection, events.c.call_sid.in_(sids))
+    await connection.execute(sa.delete(calls).where(calls.c.sid.in_(sids)))
+    return len(sids)
+
+
+async def _some_calls(connection: AsyncConnection, which: sa.ColumnElement[bool]) -> list[str]:
+    """Return the SIDs of up to SWEEP_CALLS calls, and lock them; those that another process has locked are left out."""
+    some = sa.select(calls.c.sid).where(which).order_by(calls.c.ended_at).limit(SWEEP_CALLS)
+    return list(await connection.scalars(some.with_for_update(skip_locked=True)))

@@ -28,7 +28,7 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from phoneagent.store.database import Database
-from phoneagent.store.engines import connect_postgres
+from phoneagent.store.engines import TRANSACTION_SECONDS, connect_postgres
 
 log = logging.getLogger("phoneagent.store")
 
@@ -159,7 +159,7 @@ class Notices:
         Raises:
             ConnectionError: the connection was lost. The driver has other errors too.
         """
-        connection = await connect_postgres(self._database.url)
+        connection = await connect_postgres(self._database.url, TRANSACTION_SECONDS)
         try:
             connection.add_termination_listener(lambda _: self._woken.set())
             listening: set[str] = set()

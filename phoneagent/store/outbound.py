@@ -29,6 +29,7 @@ from phoneagent.store.rows import clean, now
 from phoneagent.store.schema import afterwards, campaign_calls
 from phoneagent.store.schema import outbound_calls as table
 from phoneagent.store.statements import insert_into
+from phoneagent.store.sweeping import change_all
 
 QUEUED, PLACING, PLACED = "queued", "placing", "placed"
 
@@ -277,21 +278,20 @@ def _holds(attempt: int) -> tuple[sa.ColumnElement[bool], ...]:
     return table.c.status == PLACING, table.c.attempts == attempt
 
 
-async def sweep_outbound(connection: AsyncConnection, moment: datetime, keep: timedelta) -> None:
-    """Delete calls that ended, or whose end was never reported, longer ago than `keep`.
+async def sweep_outbound(database: Database, moment: datetime, keep: timedelta) -> int:
+    """Delete calls that ended, or whose end was never reported, longer ago than `keep`; return how many.
 
     An idempotency key is kept for at least a day. If records are kept for less, only the key stays. A call whose
     outcome or webhook is still to come keeps its context: a function may choose the agent by it.
     """
     needed = sa.exists().where(afterwards.c.call_sid == table.c.call_sid, afterwards.c.state.in_(OPEN))
     nothing: dict[str, Any] = {"called": "", "plan": {}}
-    over = table.c.ended_at <= moment - keep
-    await connection.execute(sa.update(table).where(over, ~needed).values(nothing))
+    over = (table.c.ended_at <= moment - keep) & (table.c.called != "")
+    await change_all(database, sa.update(table).values(nothing), over & ~needed)
     longer = moment - max(keep, timedelta(days=1))
     old = sa.or_(table.c.ended_at <= longer, table.c.created_at <= longer - timedelta(days=1))
-    await connection.execute(
-        sa.delete(table).where(old, ~needed, sa.or_(table.c.ended_at.is_not(None), table.c.asked_at.is_not(None)))
-    )
+    tried = sa.or_(table.c.ended_at.is_not(None), table.c.asked_at.is_not(None))
+    return await change_all(database, sa.delete(table), old & ~needed & tried)
 
 
 def _call(row: Any) -> OutboundCall:

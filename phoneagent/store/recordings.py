@@ -12,11 +12,11 @@ import asyncio
 import errno
 import logging
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from functools import cached_property
-from typing import Protocol
+from typing import Any, Protocol
 
 from pydantic import SecretStr
 
@@ -24,6 +24,7 @@ from phoneagent.errors import PhoneAgentError
 from phoneagent.protocol.audio import BYTES_PER_MS, SAMPLE_RATE, SILENCE, decode_ulaw
 from phoneagent.protocol.wav import HEAD_BYTES, MAX_DATA_BYTES, stereo_head
 from phoneagent.store.audio_places import Part, Place, place_at, shown_place
+from phoneagent.usercode import run_in_thread
 
 log = logging.getLogger("phoneagent.store.recordings")
 
@@ -38,8 +39,9 @@ CHUNK_SAMPLES = 8 * SAMPLE_RATE
 
 _FRAME = 2  # a sample of each side, one byte each
 _WAV_FRAME = 4
-_PART = re.compile(r"([0-9]{1,15})-([A-Za-z0-9]{1,40})-([0-9]{1,12})\.ulaw")
-_SID = re.compile(r"[A-Za-z0-9]{1,64}")
+_MAX_NAME = 64
+_SID = re.compile(rf"[A-Za-z0-9]{{1,{_MAX_NAME}}}")
+_PART = re.compile(rf"([0-9]{{1,15}})-({_SID.pattern})-([0-9]{{1,12}})\.ulaw")
 _DATE = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
 
 
@@ -171,6 +173,8 @@ class Recordings:
         self._prepared = False
         self.shown = shown_place(where)
         """The place, without the secret parts of its URL."""
+        self.forgotten: Callable[[str], Coroutine[Any, Any, bool]] = _never
+        """Tells whether a call was forgotten, so that it must not be recorded again."""
 
     @classmethod
     def from_settings(cls, settings: AudioSettings) -> Recordings | None:
@@ -263,12 +267,18 @@ class Recordings:
         """Delete recordings that are too old; return the number of days deleted.
 
         Raises:
-            OSError: some were not deleted.
+            OSError: some were not deleted. A day that cannot be deleted does not keep the others.
         """
         oldest = str(today - timedelta(days=self.days))
         old = [name for name, _ in self.place.list("") if _DATE.fullmatch(name) and name < oldest]
+        problems: list[OSError] = []
         for name in old:
-            self.place.delete(name)
+            try:
+                self.place.delete(name)
+            except OSError as error:
+                problems.append(error)
+        if problems:
+            raise problems[0]
         return len(old)
 
     def refusal(self, error: OSError | PhoneAgentError) -> str:
@@ -282,12 +292,18 @@ class Recordings:
         """Create the place if it is missing, and delete old recordings once an hour, until canceled."""
         while True:
             try:
-                await asyncio.to_thread(self._prepare)
-                if days := await asyncio.to_thread(self.sweep, datetime.now(UTC).date()):
+                await run_in_thread(self._prepare)
+                if days := await run_in_thread(self.sweep, datetime.now(UTC).date()):
                     log.info("recordings of %d days, older than %d days, were deleted", days, self.days)
             except (OSError, PhoneAgentError) as error:
                 log.error("calls may not be recorded for now: %s", self.refusal(error))
+            except RuntimeError as error:  # there is no free thread
+                log.error("old recordings were not deleted: %s; trying again later", error)
             await asyncio.sleep(SWEEP_SECONDS)
+
+
+async def _never(call_sid: str) -> bool:
+    return False
 
 
 def _folder(call_sid: str, started_at: datetime) -> str:
@@ -296,4 +312,4 @@ def _folder(call_sid: str, started_at: datetime) -> str:
 
 def _name(sid: str) -> str:
     """Return a SID as a part of a path: Twilio chooses it, and so may other servers."""
-    return sid if _SID.fullmatch(sid) else re.sub(r"[^A-Za-z0-9]", "", sid)[:40] or "x"
+    return sid if _SID.fullmatch(sid) else re.sub(r"[^A-Za-z0-9]", "", sid)[:_MAX_NAME] or "x"

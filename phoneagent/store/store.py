@@ -39,7 +39,7 @@ from phoneagent.store.queries import read_call, read_calls, read_highlights, rea
 from phoneagent.store.records import CallDetails, CallRecord, Highlights, SoFar, Standing
 from phoneagent.store.rows import RowBuilder, clean, now
 from phoneagent.store.schema import calls, claims, next_steps
-from phoneagent.store.statements import RESUME_SECONDS, insert_into
+from phoneagent.store.statements import FORGOTTEN, RESUME_SECONDS, insert_into
 from phoneagent.store.steps import to_row
 from phoneagent.store.transfers import TransferRows
 from phoneagent.store.writer import Writer
@@ -359,10 +359,25 @@ class Store:
         first, at its last known moment. This runs automatically once an hour, and with RECORD_DAYS=0 every minute.
 
         Raises:
-            StoreError: nothing was changed.
+            StoreError: some were not deleted.
         """
         keep = timedelta(days=self._record_days if days is None else days)
-        return await self._database.write(partial(sweep, keep=keep, afterwards=self.afterwards))
+        return await sweep(self._database, keep=keep, afterwards=self.afterwards)
+
+    async def forgotten(self, call_sid: str) -> bool:
+        """Return whether a call was forgotten while it may have been live.
+
+        Raises:
+            StoreError: the database does not answer.
+        """
+        if self.empty:
+            return False
+        claimed = sa.select(sa.exists().where(claims.c.name == FORGOTTEN + clean(call_sid)))
+
+        async def read(connection: AsyncConnection) -> bool:
+            return bool(await connection.scalar(claimed))
+
+        return await self._database.read(read)
 
     def _schedule_sweep(self, seconds: float) -> None:
         if self._next_sweep is None:
@@ -370,7 +385,8 @@ class Store:
 
     def _start_sweep(self) -> None:
         self._next_sweep = None
-        self._sweeping = asyncio.create_task(self._sweep_once(), name="phoneagent store sweep")
+        if self._sweeping is None or self._sweeping.done():
+            self._sweeping = asyncio.create_task(self._sweep_once(), name="phoneagent store sweep")
         self._schedule_sweep(SWEEP_SECONDS if self._record_days else RESUME_SECONDS)
 
     async def _sweep_once(self) -> None:

@@ -13,6 +13,7 @@ from phoneagent.bridge.bridge import Bridge
 from phoneagent.bridge.policy import Policy
 from phoneagent.calls.recorder import MAX_CONSENTS, Recorder
 from phoneagent.calls.take import TapedSocket
+from phoneagent.errors import StoreError
 from phoneagent.events import Event, Turn, TurnEnded
 from phoneagent.protocol import carrier, realtime
 from phoneagent.store.recordings import Recordings
@@ -90,6 +91,12 @@ class Rig:
             self.bridge.receive_from_model(realtime.ResponseDone(response=over), now)
             self.recorder.tell(turn_ended("other"))
         self.flush()
+
+    async def speaks(self, seconds: float) -> None:
+        """Let the caller speak."""
+        for number in range(int(seconds * 50)):
+            self.socket.decode(carrier.AudioIn(ulaw(20), 20 * number))
+            await asyncio.sleep(0.02)
 
     @property
     def records(self) -> bool:
@@ -299,3 +306,38 @@ async def test_what_plays_when_it_starts_is_in_it_from_there(tmp_path: Path, cap
     right = found.sides()[1]
     assert abs(len(right.rstrip(b"\xff")) - 4000) <= 16
     assert caplog.text == ""
+
+
+async def test_a_call_that_was_forgotten_is_not_recorded_again(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    rig = Rig(tmp_path, Recording())
+
+    async def forgotten(call_sid: str) -> bool:
+        return call_sid == "CA1"
+
+    rig.recorder._recordings.forgotten = forgotten
+    rig.begin()
+    await rig.speaks(2)
+    assert not rig.records
+    assert (rig.statuses, rig.told[-1].complete) == (["in-progress", "stopped"], False)
+    assert "is not recorded for now: the call was forgotten" in caplog.text
+    rig.recorder.start(rig.loop.time())
+    await rig.speaks(0.5)
+    await rig.recorder.close()
+    assert Recordings(str(tmp_path)).place.list("") == []
+
+
+async def test_a_call_is_recorded_although_the_database_does_not_answer(tmp_path: Path) -> None:
+    rig = Rig(tmp_path, Recording())
+
+    async def away(call_sid: str) -> bool:
+        raise StoreError("it does not answer", retry=True)
+
+    rig.recorder._recordings.forgotten = away
+    rig.begin()
+    await rig.speaks(2)
+    assert rig.records
+    await rig.recorder.close()
+    assert rig.told[-1].complete
+    assert Recordings(str(tmp_path)).find("CA1") is not None

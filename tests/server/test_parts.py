@@ -11,6 +11,7 @@ import pytest
 from pydantic import BaseModel
 
 from phoneagent import Agent, Call, ConfigurationError, DefinitionError, PhoneApp, Transcriber
+from phoneagent.events import CallStarted
 from phoneagent.sim import TwilioRest
 from phoneagent.store import Store
 from tests.end_to_end.conftest import ACCOUNT_SID, AUTH_TOKEN, settings
@@ -149,3 +150,15 @@ async def test_a_receiver_needs_records() -> None:
     )
     with pytest.raises(ConfigurationError, match="WEBHOOK_URL needs call records"):
         app.check()
+
+
+async def test_recordings_know_which_calls_were_forgotten(tmp_path: Path) -> None:
+    sid = "CA" + "1" * 32
+    async with Store.from_url(f"sqlite:///{tmp_path}/calls.db") as store:
+        app = PhoneApp(Agent(instructions="x"), settings=settings(record_audio=str(tmp_path / "audio")), store=store)
+        recordings = app._parts.recordings
+        assert recordings is not None
+        assert not await recordings.forgotten(sid)
+        store.tell(CallStarted(call_sid=sid, stream_sid="MZ1", caller=ANNA, called=OURS, direction="inbound"))
+        await store.forget(sid)
+        assert await recordings.forgotten(sid)

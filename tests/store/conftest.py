@@ -38,7 +38,7 @@ from phoneagent.events import (
     Usage,
     UsageReported,
 )
-from phoneagent.store import CallDetails, Store, database, rows, writer
+from phoneagent.store import CallDetails, Store, database, engines, rows, writer
 from phoneagent.store.database import Database
 from phoneagent.store.schema import metadata
 from tests.patience import HANG_SECONDS
@@ -337,7 +337,7 @@ class Outage:
 
 @pytest.fixture
 async def outage(ready: str, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Outage]:
-    monkeypatch.setattr(database, "BUSY_SECONDS", 0.02)
+    monkeypatch.setattr(engines, "BUSY_SECONDS", 0.02)
     monkeypatch.setattr(writer, "FIRST_RETRY_SECONDS", 0.02)
     monkeypatch.setattr(writer, "LAST_RETRY_SECONDS", 0.05)
     made = Outage(ready)

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-import pytest
+import asyncio
+from collections.abc import Collection
 
-from phoneagent.store import Store
+import pytest
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from phoneagent.store import Store, campaign_moves
 from phoneagent.store.campaign_records import CampaignCall, Dial, Step
 from phoneagent.store.rows import now
+from tests.store.conftest import stores
 from tests.store.test_campaigns import LATER, NUMBERS, counts, how, made, move, queue_of
 
 pytestmark = pytest.mark.anyio
@@ -37,3 +42,21 @@ async def test_an_attempt_that_is_in_the_queue_already_is_not_queued_again(ready
         known = await store.outbound.add(NUMBERS[0], {}, f"campaign/{campaign.id}/2/1")
         await move(store, campaign)
         assert [row.id for row in await queue_of(store)] == [known.id]
+
+
+async def test_a_person_who_is_forgotten_during_a_move_is_not_called(
+    ready: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    look, forgetting = campaign_moves.listed, list[asyncio.Task[int]]()
+    async with stores(ready) as (store, other):
+        campaign = await made(store, NUMBERS[:2])
+
+        async def listed(connection: AsyncConnection, wanted: Collection[str]) -> set[str]:
+            forgetting.append(asyncio.create_task(other.forget(NUMBERS[0])))
+            await asyncio.wait(forgetting, timeout=0.3)  # it is done, or waits for the end of the move
+            return await look(connection, wanted)
+
+        monkeypatch.setattr(campaign_moves, "listed", listed)
+        await move(store, campaign)
+        await asyncio.gather(*forgetting)
+        assert [row.called for row in await queue_of(store)] == NUMBERS[1:2]

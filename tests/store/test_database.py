@@ -7,10 +7,12 @@ import itertools
 import signal
 import sqlite3
 import sys
+import threading
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import asyncpg
 import pytest
 import sqlalchemy as sa
 from alembic.script import ScriptDirectory
@@ -45,13 +47,16 @@ async def test_several_apps_of_one_process_make_their_databases_at_once(tmp_path
 async def test_an_interrupted_migration_leaves_nothing_behind(url: str) -> None:
     base = Database(url)
 
-    @sa.event.listens_for(base.writing.sync_engine, "before_cursor_execute")
     def interrupt(connection: Any, cursor: Any, statement: str, *_: Any) -> None:
         if "CREATE TABLE answers" in statement:
             raise sqlite3.OperationalError("interrupted") if "sqlite" in url else OSError("interrupted")
 
-    with pytest.raises(StoreError, match="interrupted"):
-        await base.upgrade()
+    sa.event.listen(sa.Engine, "before_cursor_execute", interrupt)
+    try:
+        with pytest.raises(StoreError, match="interrupted"):
+            await base.upgrade()
+    finally:
+        sa.event.remove(sa.Engine, "before_cursor_execute", interrupt)
     names = await base.read(lambda connection: connection.run_sync(lambda sync: sa.inspect(sync).get_table_names()))
     assert names == []
     await base.close()
@@ -95,7 +100,7 @@ from phoneagent.store.database import Database
 
 base = Database(sys.argv[1])
 
-@sa.event.listens_for(base.writing.sync_engine, "after_cursor_execute")
+@sa.event.listens_for(sa.Engine, "after_cursor_execute")
 def kill(connection, cursor, statement, *_):
     if "CREATE TABLE streams" in statement:
         os.kill(os.getpid(), signal.SIGKILL)
@@ -114,6 +119,23 @@ async def test_a_migration_that_is_killed_between_its_steps_can_be_run_again(fir
     assert await upgrade(first) == "0016"
     async with Store.from_url(first) as kept:
         assert await kept.call(SID) is not None
+
+
+async def test_a_migration_may_take_longer_than_a_transaction(
+    postgres_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(database, "TRANSACTION_SECONDS", 0.1)
+    holder = await asyncpg.connect(postgres_url)
+    await holder.execute("SELECT pg_advisory_lock($1)", database.MIGRATION_LOCK)
+    migrating = asyncio.create_task(upgrade(postgres_url))
+    waiting = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"
+    async with asyncio.timeout(HANG_SECONDS):
+        while not await holder.fetchval(waiting):
+            await asyncio.sleep(0.01)
+        await asyncio.wait([migrating], timeout=0.5)
+        assert not migrating.done()
+        await holder.close()
+        assert await migrating == database.HEAD
 
 
 async def test_postgresql_is_migrated_by_its_owner_only(
@@ -331,3 +353,47 @@ async def test_a_file_that_is_up_to_date_needs_no_alembic(tmp_path: Path, monkey
         second.tell(started("CA" + "3" * 32))
         await second.flush()
         assert len(await second.calls()) == 2
+
+
+async def test_a_file_that_is_locked_is_not_taken_for_an_empty_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "calls.db"
+    await upgrade(f"sqlite:///{path}")
+    monkeypatch.setattr(database, "BUSY_SECONDS", 0.02)
+    monkeypatch.setitem(sys.modules, "alembic", None)  # an import would raise
+    lock = sqlite3.connect(path, isolation_level=None)
+    lock.execute("PRAGMA journal_mode=DELETE")
+    lock.execute("BEGIN EXCLUSIVE")
+    base = Database(f"sqlite:///{path}")
+    with pytest.raises(StoreError, match="database is locked") as error:
+        await base.write(nothing)
+    assert error.value.retry
+    lock.close()
+    await base.write(nothing)
+    await base.close()
+
+
+async def test_writers_that_are_canceled_share_one_migration(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    upgrade_file, begun, may_end = database._upgrade_in_thread, [], threading.Event()
+
+    def slow(url: str) -> None:
+        begun.append(url)
+        may_end.wait()
+        upgrade_file(url)
+
+    monkeypatch.setattr(database, "_upgrade_in_thread", slow)
+    base = Database(f"sqlite:///{tmp_path}/calls.db")
+    try:
+        for _ in range(3):
+            writing = asyncio.create_task(base.write(nothing))
+            await until(lambda: begun)
+            writing.cancel()
+            await asyncio.wait([writing])
+        last = asyncio.create_task(base.write(nothing))
+        await asyncio.sleep(0)
+    finally:
+        may_end.set()
+    await last
+    assert len(begun) == 1
+    await base.close()

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import sqlite3
+from contextlib import closing
 from pathlib import Path
+from typing import Any
 
+import aiosqlite
 import pytest
 
-from phoneagent.errors import ConfigurationError
+from phoneagent.errors import ConfigurationError, StoreError
 from phoneagent.store import Store, engines
 from phoneagent.store.database import Database
 from tests.store.conftest import started
@@ -25,6 +29,14 @@ def test_a_url_of_no_known_database_is_refused(bad: str) -> None:
 def test_a_password_is_never_shown() -> None:
     kept = Store.from_url("postgres://someone:s3cret@db.example:5433/calls?sslmode=require")
     assert repr(kept) == "<Store PostgreSQL at db.example:5433/calls>"
+
+
+@pytest.mark.parametrize("password", ["123/s3cret", "123?s3cret", "123#s3cret", "s3cret/123", "a@b/s3cret"])
+def test_a_password_that_is_not_encoded_is_refused_and_not_shown(password: str) -> None:
+    with pytest.raises(ConfigurationError, match="in its password as %2F") as caught:
+        Store.from_url(f"postgres://someone:{password}@db.example/calls")
+    assert "s3cret" not in str(caught.value)
+    assert "123" not in str(caught.value)
 
 
 def test_a_missing_driver_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -51,3 +63,27 @@ async def test_a_reader_sees_a_file_that_replaced_another(tmp_path: Path) -> Non
         assert len(await kept.calls()) == 1
         theirs.replace(ours)
         assert len(await kept.calls()) == 2
+
+
+async def test_a_file_that_is_locked_is_waited_for_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "calls.db"
+    lock = sqlite3.connect(path, isolation_level=None)
+    lock.execute("CREATE TABLE calls (sid)")
+    lock.execute("BEGIN EXCLUSIVE")
+    monkeypatch.setattr(engines, "BUSY_SECONDS", 0.02)
+    execute, tried = aiosqlite.Cursor.execute, []
+
+    async def note(cursor: aiosqlite.Cursor, sql: str, *more: Any) -> aiosqlite.Cursor:
+        tried.append(sql)
+        return await execute(cursor, sql, *more)
+
+    monkeypatch.setattr(aiosqlite.Cursor, "execute", note)
+    base = Database(f"sqlite:///{path}")
+    with pytest.raises(StoreError, match="database is locked"):
+        await base.read(lambda connection: connection.exec_driver_sql("SELECT 1"))
+    assert tried[-1] == "PRAGMA journal_mode"
+    lock.close()
+    await base.read(lambda connection: connection.exec_driver_sql("SELECT 1"))
+    await base.close()
+    with closing(sqlite3.connect(path)) as found:
+        assert found.execute("PRAGMA journal_mode").fetchone() == ("wal",)

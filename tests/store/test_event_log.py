@@ -14,7 +14,7 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from phoneagent.store import Store, event_log, schema
+from phoneagent.store import Store, event_log, schema, sweeping
 from phoneagent.store.event_log import EventLog, LoggedEvent, Page, take_turn
 from tests.patience import HANG_SECONDS
 from tests.store import conftest
@@ -333,8 +333,8 @@ async def test_events_go_with_the_records_that_are_deleted(ready: str) -> None:
 async def test_old_events_are_deleted_in_small_pieces_and_the_newest_keeps_its_id(
     ready: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(event_log, "SWEEP_ROWS", 2)
-    monkeypatch.setattr(event_log, "SWEEP_REST_SECONDS", 0.001)
+    monkeypatch.setattr(sweeping, "ROWS", 2)
+    monkeypatch.setattr(sweeping, "REST_SECONDS", 0.001)
     day = int(timedelta(days=1).total_seconds() * 1e6)
     now = event_log._micros()
     async with one(ready) as store:

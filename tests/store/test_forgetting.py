@@ -72,6 +72,14 @@ async def test_a_live_call_that_is_forgotten_stays_so(ready: str) -> None:
         for event in WHOLE[2:]:
             ours.tell(event)
         assert await ours.call(SID) is None
+        assert await ours.forgotten(SID)
+        assert not await ours.forgotten("CA" + "2" * 32)
+
+
+async def test_without_a_database_nothing_was_forgotten(tmp_path: Path) -> None:
+    async with Store.from_url(f"sqlite:///{tmp_path}/none.db") as kept:
+        assert not await kept.forgotten(SID)
+        assert kept.empty
 
 
 @pytest.mark.parametrize("by", [SID, CALLER])

@@ -4,6 +4,8 @@ import asyncio
 import io
 import logging
 import shutil
+import sys
+import threading
 import wave
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
@@ -11,6 +13,7 @@ from pathlib import Path
 import pytest
 from pydantic import SecretStr
 
+from phoneagent import usercode
 from phoneagent.errors import ConfigurationError
 from phoneagent.protocol.audio import decode_ulaw
 from phoneagent.settings import Records
@@ -105,6 +108,13 @@ def test_there_may_be_no_recording(recordings: Recordings, sid: str) -> None:
     assert found(recordings)
 
 
+@pytest.mark.parametrize("length", [1, 40, 41, 64, 65, 100])
+def test_a_recording_is_found_however_long_the_name_of_its_stream_is(recordings: Recordings, length: int) -> None:
+    recordings.begin(SID, "M" * length, NOON).append(both(b"1", b"a"))
+    recordings.begin(SID, "-" + "M" * length, NOON).append(both(b"1", b"a"))
+    assert found(recordings).pieces
+
+
 def test_names_are_only_names(recordings: Recordings, tmp_path: Path) -> None:
     recordings.begin("../../etc", "../x", NOON).append(both(b"1", b"a"))
     (file,) = tmp_path.rglob("*.ulaw")
@@ -151,6 +161,22 @@ def test_old_recordings_are_swept(recordings: Recordings, tmp_path: Path) -> Non
     assert left == ["2026-10-30", "2026-10-31", "2026-11-29", "notes"]
 
 
+def test_a_day_that_cannot_be_deleted_keeps_no_other(recordings: Recordings, monkeypatch: pytest.MonkeyPatch) -> None:
+    for days in (34, 33, 32):
+        recordings.begin(SID, "MZ1", NOON - timedelta(days=days)).append(both(b"1", b"a"))
+    delete = Folder.delete
+
+    def refuse(place: Folder, path: str) -> None:
+        if path < "2026-10-28":
+            raise PermissionError(13, f"{path} is not ours")
+        delete(place, path)
+
+    monkeypatch.setattr(Folder, "delete", refuse)
+    with pytest.raises(PermissionError, match="2026-10-26 is not ours"):
+        recordings.sweep(date(2026, 11, 29))
+    assert [name for name, _ in recordings.place.list("")] == ["2026-10-26", "2026-10-27"]
+
+
 @pytest.mark.anyio
 async def test_the_place_is_kept_while_the_server_runs(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
@@ -195,6 +221,55 @@ def test_a_place_is_made_once(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):  # a disk that is gone
         recordings.begin(SID, "MZ2", NOON).append(both(b"1", b"a"))
     assert list(tmp_path.iterdir()) == []
+
+
+HANGING = """
+import asyncio, sys, threading
+from phoneagent.store.recordings import Recordings
+
+class Hanging(Recordings):
+    def _prepare(self):
+        hangs.set()
+        threading.Event().wait()
+
+async def main():
+    keeping = asyncio.create_task(Hanging("x").keep())
+    while not hangs.is_set():
+        await asyncio.sleep(0.01)
+    keeping.cancel()
+
+hangs = threading.Event()
+asyncio.run(main())
+"""
+
+
+@pytest.mark.anyio
+async def test_a_place_that_hangs_keeps_no_process_from_exiting() -> None:
+    process = await asyncio.create_subprocess_exec(sys.executable, "-c", HANGING)
+    try:
+        async with asyncio.timeout(HANG_SECONDS):
+            assert await process.wait() == 0
+    finally:
+        if process.returncode is None:
+            process.kill()
+
+
+@pytest.mark.anyio
+async def test_a_place_is_looked_after_again_although_no_thread_was_free(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(module, "SWEEP_SECONDS", 0.01)
+    recordings, threads = Recordings(str(tmp_path / "audio")), usercode._free
+    monkeypatch.setattr(usercode, "_free", threading.Semaphore(0))
+    keeping = asyncio.create_task(recordings.keep())
+    async with asyncio.timeout(HANG_SECONDS):
+        while "threads are busy" not in caplog.text:
+            await asyncio.sleep(0.01)
+        monkeypatch.setattr(usercode, "_free", threads)
+        while not (tmp_path / "audio").is_dir():
+            await asyncio.sleep(0.01)
+    keeping.cancel()
+    await asyncio.gather(keeping, return_exceptions=True)
 
 
 @pytest.mark.anyio

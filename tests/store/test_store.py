@@ -10,7 +10,7 @@ import pytest
 
 from phoneagent.bridge.steps import HangUp, Resume
 from phoneagent.errors import StoreError
-from phoneagent.store import Store, database
+from phoneagent.store import Store, engines
 from tests.patience import HANG_SECONDS
 from tests.store.conftest import (
     CALLER,
@@ -162,7 +162,7 @@ async def test_a_next_step_that_the_call_did_not_wait_for_is_not_written(
     outage: Outage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if outage.is_sqlite:
-        monkeypatch.setattr(database, "BUSY_SECONDS", 5.0)
+        monkeypatch.setattr(engines, "BUSY_SECONDS", 5.0)
     async with Store.from_url(outage.url) as kept:
         await kept.next_step(SID, HangUp())
         await outage.hold()
