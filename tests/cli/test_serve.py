@@ -22,6 +22,7 @@ from tests.cli.conftest import AGENT, SETTINGS, run
 
 class _Server:
     made: list[tuple[Any, Any, float]]
+    started = True
 
     def __init__(self, config: Any, app: Any, drain_seconds: float, shared: Any = None) -> None:
         self.made.append((config, app, drain_seconds))
