@@ -368,6 +368,7 @@ async def test_a_place_that_is_back_soon_loses_nothing(
     async with world(AGENT, SCRIPT, record_audio=str(folder)) as w:
         monkeypatch.setattr(_File, "append", refuse_some)
         async with w.phone().dial() as line:
+            await line.wait_for_silence(ms=500)
             await line.say(WORD)
             await line.wait_for_silence(ms=3000)
             await w.until(lambda: len(tries) > 5)
