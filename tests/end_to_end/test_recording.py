@@ -29,7 +29,7 @@ from phoneagent import (
     TurnEnded,
     keypad,
 )
-from phoneagent.calls import take
+from phoneagent.calls import recorder, take
 from phoneagent.errors import PhoneAgentError
 from phoneagent.protocol.audio import FRAME_BYTES, SILENCE, decode_ulaw, silence
 from phoneagent.protocol.tones import tones
@@ -85,6 +85,7 @@ def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
         return future
 
     monkeypatch.setattr(take, "in_thread", write)
+    monkeypatch.setattr(recorder, "LOOK_SECONDS", 0.0)  # the database answers on the event loop, which would wait for it
 
 
 @dataclass
