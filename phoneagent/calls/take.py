@@ -13,7 +13,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Iterable
-from concurrent.futures import Future
+from concurrent.futures import Executor, Future
 from datetime import UTC, datetime
 from typing import Any, TypeVar
 
@@ -213,19 +213,19 @@ class Take:
 
 def in_thread(work: Callable[..., _T], *arguments: Any) -> asyncio.Future[_T]:
     """Run `work` in one of the recording threads. Canceling the future drops work that has not begun."""
-    return asyncio.wrap_future(_threads().submit(functools.partial(work, *arguments)))
+    return asyncio.get_running_loop().run_in_executor(_threads(), functools.partial(work, *arguments))
 
 
-class _Threads:
+class _Threads(Executor):
     """A few daemon threads that work in order. Those of a ThreadPoolExecutor would keep the process from exiting."""
 
     def __init__(self, most: int) -> None:
         self._unstarted = most
         self._work: queue.SimpleQueue[tuple[Future[Any], Callable[[], Any]]] = queue.SimpleQueue()
 
-    def submit(self, work: Callable[[], _T]) -> Future[_T]:
+    def submit(self, work: Callable[..., _T], /, *arguments: Any, **options: Any) -> Future[_T]:
         future: Future[_T] = Future()
-        self._work.put((future, work))
+        self._work.put((future, functools.partial(work, *arguments, **options)))
         if self._unstarted:
             self._unstarted -= 1
             threading.Thread(target=self._run, name="phoneagent recording", daemon=True).start()

@@ -85,7 +85,7 @@ def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
         return future
 
     monkeypatch.setattr(take, "in_thread", write)
-    monkeypatch.setattr(recorder, "LOOK_SECONDS", 0.0)  # the database answers on the event loop, which would wait for it
+    monkeypatch.setattr(recorder, "LOOK_SECONDS", 0.0)  # the answer would come on this event loop
 
 
 @dataclass
