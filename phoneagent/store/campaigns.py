@@ -71,9 +71,8 @@ class CampaignRows:
             of_name = sa.select(campaigns).where(campaigns.c.name == key)
             found = (await connection.execute(of_name.with_for_update())).one_or_none()
             if found is not None and found.digest != digest and (found.state == "loading" or not found.digest):
-                await _delete(
-                    connection, campaigns.c.id == found.id
-                )  # it called none of its numbers, or is being swept
+                # It has called none of its numbers, or is being swept.
+                await _delete(connection, campaigns.c.id == found.id)
             await connection.execute(once)
             row = (await connection.execute(of_name)).one()
             if row.digest != digest:

@@ -74,10 +74,8 @@ class Database:
             self.path = sqlite_path(url)
             self.name = f"SQLite in {self.path}"
             # SQLite lets a blocked writer sleep and retry, in no order. With one connection, writers queue here.
-            self.engine, self.writing = (
-                sqlite_engine(self.path, READERS),
-                sqlite_engine(self.path, 1, "BEGIN IMMEDIATE"),
-            )
+            self.engine = sqlite_engine(self.path, READERS)
+            self.writing = sqlite_engine(self.path, 1, "BEGIN IMMEDIATE")
             self._slots = {self.engine: _Slots(READERS), self.writing: _Slots(1)}
             drivers: tuple[type[Exception], ...] = (sqlite3.Error,)
         elif scheme in ("postgres", "postgresql", "postgresql+asyncpg"):
