@@ -90,13 +90,13 @@ STARTS_ONE_AND_WAITS = """
 import asyncio
 from benchmarks.subject import Bridge, Running
 
-LISTEN = "import socket, sys, time; s = socket.create_server(('127.0.0.1', int(sys.argv[1]))); time.sleep(60)"
+LISTEN = "import socket, sys, time; s = socket.create_server(('127.0.0.1', int(sys.argv[1]))); time.sleep(600)"
 
 async def main():
     bridge = Bridge("a server", "/", None, ("-c", LISTEN, "{port}"), {})
     async with Running(bridge, "ws://127.0.0.1:9", None) as running:
         print(running.pids()[0], flush=True)
-        await asyncio.sleep(60)
+        await asyncio.sleep(600)
 
 asyncio.run(main())
 """
@@ -108,7 +108,7 @@ def test_a_bridge_ends_when_its_generator_is_killed() -> None:
         pid = int(generator.stdout.readline())
         ended = os.pidfd_open(pid)
         generator.kill()
-        assert select.select([ended], [], [], 10)[0] == [ended]
+        assert select.select([ended], [], [], HANG_SECONDS)[0] == [ended]
         os.close(ended)
 
 
