@@ -271,17 +271,23 @@ async def test_nothing_listens_at_the_address() -> None:
         await open_session(gone, SESSION)
 
 
-async def test_a_far_end_that_does_not_answer_a_close_keeps_nothing_open() -> None:
-    async def deaf(connection: ServerConnection) -> None:
-        await say(connection, **CREATED)
-        update = json.loads(await connection.recv())
-        await say(connection, **updated(update["session"]))
-        connection.transport.pause_reading()
-        await checked.wait()
-        connection.transport.abort()
+def deaf(checked: asyncio.Event) -> Callable[[ServerConnection], Awaitable[None]]:
+    """Return a server that reads nothing once the session is configured, until that was `checked`."""
 
+    async def behave(far: ServerConnection) -> None:
+        await say(far, **CREATED)
+        update = json.loads(await far.recv())
+        await say(far, **updated(update["session"]))
+        far.transport.pause_reading()
+        await checked.wait()
+        far.transport.abort()
+
+    return behave
+
+
+async def test_a_far_end_that_does_not_answer_a_close_keeps_nothing_open() -> None:
     checked = asyncio.Event()
-    async with server(deaf) as far:
+    async with server(deaf(checked)) as far:
         session = await open_session(far, SESSION)
         try:
             with pytest.raises(TimeoutError):
@@ -295,16 +301,8 @@ async def test_a_far_end_that_does_not_answer_a_close_keeps_nothing_open() -> No
 async def test_a_far_end_that_reads_nothing_holds_no_close_up(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(connection, "CLOSE_SECONDS", 0.05)
 
-    async def deaf(far: ServerConnection) -> None:
-        await say(far, **CREATED)
-        update = json.loads(await far.recv())
-        await say(far, **updated(update["session"]))
-        far.transport.pause_reading()
-        await checked.wait()
-        far.transport.abort()
-
     checked = asyncio.Event()
-    async with server(deaf) as far:
+    async with server(deaf(checked)) as far:
         session = await open_session(far, SESSION)
         try:
             async with asyncio.timeout(HANG_SECONDS):

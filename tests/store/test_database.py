@@ -8,6 +8,7 @@ import signal
 import sqlite3
 import sys
 import threading
+from collections.abc import Awaitable, Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -267,52 +268,53 @@ async def test_a_connection_is_not_closed_under_a_long_read(tmp_path: Path, monk
     await base.close()
 
 
+class Stalled:
+    """A stall of the database, until it is `over`, and what ran after it."""
+
+    def __init__(self) -> None:
+        self.over = asyncio.Event()
+        self.ran: list[str] = []
+
+    async def wait(self, connection: AsyncConnection) -> None:
+        await self.over.wait()
+
+    def note(self, what: str) -> Callable[[AsyncConnection], Awaitable[None]]:
+        async def work(connection: AsyncConnection) -> None:
+            self.ran.append(what)
+
+        return work
+
+
 async def test_a_read_that_is_no_longer_wanted_keeps_no_other_waiting(tmp_path: Path) -> None:
     """After a stall of the disk, the reads of calls that were given up would all come first."""
-    base = Database(f"sqlite:///{tmp_path}/calls.db")
+    base, stalled = Database(f"sqlite:///{tmp_path}/calls.db"), Stalled()
     await base.upgrade()
-    stalled, ran = asyncio.Event(), []
-
-    async def stall(connection: AsyncConnection) -> None:
-        await stalled.wait()
-
-    async def note(connection: AsyncConnection) -> None:
-        ran.append(connection)
-
     async with asyncio.timeout(HANG_SECONDS):
-        busy = [asyncio.create_task(base.read(stall)) for _ in range(database.READERS)]
-        given_up = [asyncio.create_task(base.read(note)) for _ in range(10)]
+        busy = [asyncio.create_task(base.read(stalled.wait)) for _ in range(database.READERS)]
+        given_up = [asyncio.create_task(base.read(stalled.note("given up"))) for _ in range(10)]
         await until(lambda: len(base._waiting) == 10)
-        wanted = asyncio.create_task(base.read(note))
+        wanted = asyncio.create_task(base.read(stalled.note("wanted")))
         for task in given_up:
             task.cancel()
-        stalled.set()
+        stalled.over.set()
         await asyncio.gather(*busy, wanted)
         await until(lambda: not base._at_work)
-    assert len(ran) == 1
+    assert stalled.ran == ["wanted"]
     await base.close()
 
 
 async def test_a_write_is_carried_out_although_its_caller_has_given_up(tmp_path: Path) -> None:
-    base = Database(f"sqlite:///{tmp_path}/calls.db")
+    base, stalled = Database(f"sqlite:///{tmp_path}/calls.db"), Stalled()
     await base.upgrade()
-    stalled, ran = asyncio.Event(), []
-
-    async def stall(connection: AsyncConnection) -> None:
-        await stalled.wait()
-
-    async def note(connection: AsyncConnection) -> None:
-        ran.append(connection)
-
     async with asyncio.timeout(HANG_SECONDS):
-        busy = asyncio.create_task(base.write(stall))
-        given_up = asyncio.create_task(base.write(note))
+        busy = asyncio.create_task(base.write(stalled.wait))
+        given_up = asyncio.create_task(base.write(stalled.note("given up")))
         await until(lambda: len(base._waiting) == 1)
         given_up.cancel()
-        stalled.set()
+        stalled.over.set()
         await busy
         await until(lambda: not base._at_work)
-    assert len(ran) == 1
+    assert stalled.ran == ["given up"]
     await base.close()
 
 
