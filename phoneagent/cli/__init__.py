@@ -82,7 +82,7 @@ def _widen_output() -> None:
     Otherwise a `→`, or a caller's words, would end a command on Windows or in an old locale.
     """
     for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):  # it may be None, or somebody's own
+        if isinstance(stream, io.TextIOWrapper):  # it may be None, or replaced by the program around
             stream.reconfigure(encoding=None if stream.isatty() else "utf-8", errors="replace")
 
 

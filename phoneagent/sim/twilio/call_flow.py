@@ -170,7 +170,7 @@ class CallFlow:
         self._conduct.add_done_callback(self._conducted)
 
     def _conducted(self, conduct: asyncio.Task[None]) -> None:
-        """End the call if its far end has failed: nobody is there."""
+        """End the call if its far end has failed, because it can no longer hang up."""
         if not conduct.cancelled() and conduct.exception() is not None and self.line.ended_by is None:
             self.line.hung_up = True
             self._end_by("caller")

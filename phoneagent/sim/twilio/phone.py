@@ -250,7 +250,7 @@ class Phone:
 
 
 class _Answered:
-    """The far end of a call that `Phone.answer` takes: whoever has the line."""
+    """The far end of a call that `Phone.answer` takes. The code that holds the line acts for it."""
 
     def __init__(self, placed: PlacedCall) -> None:
         self._form = placed.params
