@@ -190,6 +190,7 @@ class Running:
 
 def _end_with_parent() -> None:
     """Have the system end this process when its parent is gone, even after `kill -9`."""
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # a process inherits which signals are ignored
     set_death_signal = 1
     ctypes.CDLL(None).prctl(set_death_signal, signal.SIGTERM)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
@@ -280,16 +280,6 @@ async def test_requests_get_little_time_after_the_drain(app: App) -> None:
     assert server_of(app).config.timeout_graceful_shutdown == drain.GRACE_SECONDS
 
 
-@pytest.fixture
-def handlers() -> Iterator[None]:
-    numbers = (signal.SIGTERM, signal.SIGINT)
-    before = [signal.getsignal(number) for number in numbers]
-    yield
-    for number, handler in zip(numbers, before, strict=True):
-        signal.signal(number, handler)
-
-
-@pytest.mark.usefixtures("handlers")
 @pytest.mark.parametrize("ends_process", [False, True])
 async def test_signals_are_captured_while_the_server_runs(app: App, ends_process: bool) -> None:
     server, before = server_of(app), signal.getsignal(signal.SIGTERM)

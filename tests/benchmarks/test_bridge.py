@@ -87,8 +87,10 @@ async def test_a_bridge_that_does_not_start_says_why() -> None:
 
 
 STARTS_ONE_AND_WAITS = """
-import asyncio
+import asyncio, signal
 from benchmarks.subject import Bridge, Running
+
+signal.signal(signal.SIGTERM, signal.SIG_IGN)  # and its children inherit that
 
 LISTEN = "import socket, sys, time; s = socket.create_server(('127.0.0.1', int(sys.argv[1]))); time.sleep(600)"
 

@@ -199,7 +199,7 @@ def test_a_call_that_another_process_has_goes_on(serves: Serves, visitor: Visito
             return route.fulfill(status=404, content_type="application/json", body='{"detail": "no such call"}')
         response = route.fetch()
         call: dict[str, Any] = response.json()
-        if len(answers) % 2:
+        if call["state"] == "live" and answers.count(route.request.url) % 2:  # each module has an address of its own
             call |= {"state": "open", "floor": None, "muted": None}
             call.pop("call_state", None)
         return route.fulfill(response=response, json=call)

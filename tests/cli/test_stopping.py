@@ -14,14 +14,6 @@ from tests.patience import HANG_SECONDS
 pytestmark = pytest.mark.anyio
 
 
-@pytest.fixture(autouse=True)
-def signals_as_before() -> Any:
-    before = {each: signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)}
-    yield
-    for each, handler in before.items():
-        signal.signal(each, handler)
-
-
 @pytest.mark.parametrize("name", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize("unix", [True, False])
 async def test_a_signal_sets_the_event(name: signal.Signals, unix: bool, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,7 +11,7 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing import resource_tracker
@@ -311,16 +311,6 @@ async def test_a_port_that_is_taken(world: World, processes: str) -> None:
     assert line.startswith(f"phoneagent: port {world.port} is in use: ")
 
 
-@pytest.fixture
-def handlers() -> Iterator[None]:
-    """The parent ends with its signals ignored; here it goes on."""
-    before = {each: signal.getsignal(each) for each in (signal.SIGTERM, signal.SIGINT)}
-    yield
-    for each, handler in before.items():
-        signal.signal(each, handler)
-
-
-@pytest.mark.usefixtures("handlers")
 def test_an_app_that_could_not_be_started_is_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:
     """With an older uvicorn, which returns as after a drain."""
     monkeypatch.setattr(PunctualServer, "run", lambda server, sockets: None)
