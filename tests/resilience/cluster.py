@@ -31,6 +31,9 @@ PUBLIC_URL = "https://agent.example"
 READINESS_SECONDS = 0.3
 """How often the router asks: more often than platforms do, as everything here is shorter."""
 
+NAP_SECONDS = 0.05
+"""A sleep after which a process that waited for its turn wakes up late."""
+
 FORK_IS_FASTER = 5
 """A fork has imported everything before: a start from nothing takes so many times as long."""
 
@@ -185,8 +188,10 @@ class Cluster:
         names = [f"process-{number}" for number in range(count)]
         self.processes = [Process(name, environment, folder / f"{name}.log", target=target) for name in names]
         self.balancer = Balancer(self._ports)
+        self.stalled_seconds = 0.0
+        """How late this process was in all: a machine that stops for a moment lets everybody wait as long."""
         self._asks_readiness = asks_readiness
-        self._asking: asyncio.Task[None] | None = None
+        self._tasks: list[asyncio.Task[None]] = []
 
     async def __aenter__(self) -> Self:
         await self.balancer.__aenter__()
@@ -195,8 +200,9 @@ class Cluster:
         except BaseException:
             await self._end()
             raise
+        self._tasks.append(asyncio.create_task(self._measure_stalls()))
         if self._asks_readiness:
-            self._asking = asyncio.create_task(self._ask_readiness())
+            self._tasks.append(asyncio.create_task(self._ask_readiness()))
         return self
 
     async def __aexit__(
@@ -208,15 +214,21 @@ class Cluster:
                 print(f"----- {each.name}\n{each.log.read_text()}")
 
     async def _end(self) -> None:
-        if self._asking is not None:
-            self._asking.cancel()
-            await asyncio.gather(self._asking, return_exceptions=True)
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
         for each in self.processes:
             await each.end()
         await self.balancer.__aexit__(None, None, None)
 
     def _ports(self) -> list[int]:
         return [each.port for each in self.processes if each.port and each.in_rotation and each.ready]
+
+    async def _measure_stalls(self) -> None:
+        while True:
+            due = time.monotonic() + NAP_SECONDS
+            await asyncio.sleep(NAP_SECONDS)
+            self.stalled_seconds += max(0.0, time.monotonic() - due)
 
     async def _ask_readiness(self) -> None:
         async with aiohttp.ClientSession() as http:

@@ -21,7 +21,7 @@ from tests.resilience.callers import (
     Situation,
     distribution,
 )
-from tests.resilience.cluster import Process
+from tests.resilience.cluster import Cluster, Process
 from tests.resilience.conftest import World, Worlds
 
 pytestmark = pytest.mark.anyio
@@ -48,16 +48,18 @@ async def crash(callers: Callers, process: Process) -> list[Caller]:
     return struck
 
 
-async def deploy(callers: Callers, process: Process, drain_seconds: float) -> list[Caller]:
+async def deploy(callers: Callers, process: Process, cluster: Cluster) -> list[Caller]:
     """End a process as a platform does, and check how it ends; return those whose calls it carried."""
+    drain_seconds, stalled_seconds = cluster.drain_seconds, cluster.stalled_seconds
     struck = callers.in_process(process.pid)
     await process.terminate()
     code, seconds = await process.wait()
     assert code == 0, process.phases()
     (_, first), *_, (drained, last) = process.phases()
     assert (first.split()[0], last) == ("no", "done"), process.phases()
-    most = drain_seconds + SPREAD_SECONDS + EXIT_SECONDS + process.start_seconds
-    assert drained <= seconds <= most, (process.start_seconds, process.phases())
+    busy_seconds = process.start_seconds + cluster.stalled_seconds - stalled_seconds
+    most = drain_seconds + SPREAD_SECONDS + EXIT_SECONDS + busy_seconds
+    assert drained <= seconds <= most, (busy_seconds, process.phases())
     process.late_seconds = seconds - drain_seconds
     return struck
 
@@ -68,7 +70,8 @@ async def go_on(struck: Sequence[Caller], *, speak: Collection[Situation] | None
     await asyncio.gather(*back)
     for caller in struck:
         back_after = caller.returns[-1]
-        most = HEARD_SECONDS + 2 * max(each.start_seconds for each in caller.cluster.processes)
+        cluster = caller.cluster
+        most = HEARD_SECONDS + 2 * max(each.start_seconds for each in cluster.processes) + cluster.stalled_seconds
         assert max(back_after.stream_seconds, back_after.voice_seconds or 0) < most, (caller, back_after, most)
     await asyncio.gather(*(caller.finish_speaking() for caller in struck))
     await asyncio.gather(*(caller.ask_again() for caller in struck))
@@ -149,7 +152,7 @@ async def test_calls_survive_a_crash_and_a_deploy(both: Worlds, measured: Callab
             first.in_rotation = False
             await asyncio.gather(first.start(), callers.enter([*LASTING, "silent", "greeting"]))
             first.in_rotation = True
-            struck = await deploy(callers, second, w.cluster.drain_seconds)
+            struck = await deploy(callers, second, w.cluster)
             await handed_over(struck)
             await go_on(struck, speak=["telling"])
             measured(f"after SIGTERM, exit at {second.late_seconds:+.1f} s\n{distribution(struck)}")
@@ -167,7 +170,7 @@ async def test_thirty_calls_survive_a_deploy(world: Worlds, measured: Callable[[
         async with Callers(w.cluster, w.model, 30) as callers:
             await callers.enter(LASTING * 6)
             second.in_rotation = True
-            struck = await deploy(callers, first, w.cluster.drain_seconds)
+            struck = await deploy(callers, first, w.cluster)
             assert len(struck) == 30
             await handed_over(struck)
             await go_on(struck, speak=["telling"])
@@ -202,7 +205,7 @@ async def test_a_call_that_is_ended_during_its_goodbye_is_not_taken_up_again(wor
             lasting, parting = callers.all
             second.in_rotation = True
             await parting.enter("parting")
-            await (crash(callers, first) if how == "crash" else deploy(callers, first, w.cluster.drain_seconds))
+            await (crash(callers, first) if how == "crash" else deploy(callers, first, w.cluster))
             await parting.line.wait_ended(20)
             assert (len(parting.line.streams), parting.line.verbs) == (1, ["Connect", "Hangup"])
             record = await ended_record(w, parting)
@@ -218,7 +221,7 @@ async def test_a_router_that_does_not_ask_for_readiness(world: Worlds) -> None:
         first, second = w.cluster.processes
         async with Callers(w.cluster, w.model, 6) as callers:
             await callers.enter(["silent", "telling"] * 3)
-            struck = await deploy(callers, first, w.cluster.drain_seconds)
+            struck = await deploy(callers, first, w.cluster)
             await go_on(struck, speak=["telling"])
             assert {caller.pids[-1] for caller in callers.live} == {second.pid}
             await callers.leave()
@@ -242,7 +245,7 @@ async def test_a_tool_that_outlives_its_process_runs_once(world: Worlds, measure
         first, _ = w.cluster.processes
         async with Callers(w.cluster, w.model, 2) as callers:
             await callers.enter(["booking", "booking"])
-            struck = await deploy(callers, first, w.cluster.drain_seconds)
+            struck = await deploy(callers, first, w.cluster)
             assert struck
             await go_on(struck, speak=["booking"])
             measured(f"SIGTERM with a tool that goes on, exit at {first.late_seconds:+.1f} s\n{distribution(struck)}")

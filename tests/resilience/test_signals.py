@@ -11,7 +11,7 @@ import pytest
 from tests.patience import HANG_SECONDS
 from tests.resilience.callers import BROKEN, CALLBACK_LOST, HANDSHAKE_FAILED, Callers
 from tests.resilience.conftest import Worlds
-from tests.resilience.test_deploy import EXIT_SECONDS, SPREAD_SECONDS, go_on, handed_over, nothing_lost
+from tests.resilience.test_deploy import go_on, handed_over, nothing_lost
 
 pytestmark = pytest.mark.anyio
 
@@ -20,9 +20,9 @@ async def test_before_the_first_call(world: Worlds) -> None:
     async with world() as w:
         first, second = w.cluster.processes
         await first.terminate()
-        code, seconds = await first.wait()
+        code, _ = await first.wait()
         assert code == 0
-        assert seconds < EXIT_SECONDS + first.start_seconds  # there is nothing to wait for
+        assert [words.split()[0] for _, words in first.phases()] == ["no", "done"]  # there is nothing to wait for
         async with Callers(w.cluster, w.model, 1) as callers:
             await callers.enter(["silent"])
             assert callers.all[0].pids == [second.pid]
@@ -60,8 +60,7 @@ async def test_during_the_greeting_and_twice(world: Worlds) -> None:
             first.send(signal.SIGTERM)
             code, _ = await first.wait()
             assert code == 0
-            most = 4 + SPREAD_SECONDS + EXIT_SECONDS + first.start_seconds
-            assert 4 < time.monotonic() - struck_at < most, first.phases()
+            assert time.monotonic() - struck_at > 4, first.phases()
             await handed_over(callers.all)
             await go_on(callers.all, speak=["telling"])
             assert {caller.pids[-1] for caller in callers.all} == {second.pid}
@@ -76,11 +75,13 @@ async def test_an_impatient_person_stops_it_at_once_and_loses_no_call(world: Wor
         async with Callers(w.cluster, w.model, 2) as callers:
             await callers.enter(["telling", "telling"])
             second.in_rotation = True
-            first.send(signal.SIGINT)
-            await asyncio.sleep(1.2)  # a second one counts from a second after the first
-            first.send(signal.SIGINT)
-            _, seconds = await first.wait()
-            assert seconds < EXIT_SECONDS + first.start_seconds
+            ended = asyncio.create_task(first.wait())
+            while not ended.done():  # one that comes less than a second after the first does not count
+                first.send(signal.SIGINT)
+                await asyncio.wait([ended], timeout=1.2)
+            log = first.log.read_text()
+            assert "interrupted again: stopping at once, 2 calls cut off" in log
+            assert "handing over" not in log
             await go_on(callers.all)
             assert {caller.pids[-1] for caller in callers.all} == {second.pid}
             await callers.leave()

@@ -39,7 +39,7 @@ async def test_all_workers_drain(world: Worlds) -> None:
             await callers.enter(["telling", "silent"] * 3)
             second.in_rotation = True
             before = {caller.pids[-1] for caller in callers.all}
-            await deploy(callers, first, w.cluster.drain_seconds)
+            await deploy(callers, first, w.cluster)
             await go_on(callers.all, speak=["telling"])
             assert before.isdisjoint(caller.pids[-1] for caller in callers.all)
             await callers.leave()

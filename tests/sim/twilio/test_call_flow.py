@@ -82,6 +82,9 @@ async def test_a_call_survives_the_sigkill_of_its_server():
                 assert (await first.report("status"))["StreamEvent"] == "stream-started"
                 await line.wait_for_agent(ms=200, timeout=HANG_SECONDS)
                 saying = asyncio.create_task(line.say(tone(200, 60_000), "a long story"))
+                async with asyncio.timeout(HANG_SECONDS):
+                    while not line.speech:  # words that had not begun would wait for the next stream
+                        await asyncio.sleep(0.01)
                 first.process.kill()
                 assert (await saying).end_ms < 60_000, "the words broke off with the stream"
                 assert (line.stream, line.ended_by) == (None, None)
