@@ -48,7 +48,8 @@ class Forked:
 
     def send_signal(self, number: signal.Signals) -> None:
         if self.returncode is None:
-            os.kill(self.pid, number)
+            with suppress(ProcessLookupError):  # it has just ended
+                os.kill(self.pid, number)
 
     def kill(self) -> None:
         self.send_signal(signal.SIGKILL)
@@ -72,7 +73,7 @@ async def start(
 
 def _ask(request: dict[str, Any], stdin: IO[Any] | None, *outputs: IO[Any]) -> socket.socket:
     """Ask for a process; return the line on which it is told of."""
-    ours, theirs = socket.socketpair()
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)  # its number, and how it ended, by itself
     with theirs, Path(os.devnull).open("rb") as nothing:
         files = [each.fileno() for each in (stdin or nothing, *outputs, theirs)]
         socket.send_fds(_origin(), [json.dumps(request).encode()], files)

@@ -8,7 +8,6 @@ import re
 import shlex
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -25,6 +24,7 @@ from packaging.specifiers import SpecifierSet
 from phoneagent import Agent, PhoneApp, Settings, cli
 from phoneagent.cli.init import write
 from tests.patience import HANG_SECONDS
+from tests.ports import free_port
 
 ROOT = Path(__file__).parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
@@ -100,9 +100,7 @@ def test_secrets_and_leftovers_stay_outside() -> None:
 @contextmanager
 def container(folder: Path) -> Iterator[tuple[subprocess.Popen[bytes], dict[str, str]]]:
     """Run what the image starts, in a user's folder; yield the process and its environment."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = str(probe.getsockname()[1])
+    port = str(free_port())
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     database = f"sqlite:///{folder}/records.db"
     ours = {"PATH": path, "PYTHONPATH": str(ROOT), "PORT": port, "DATABASE_URL": database}

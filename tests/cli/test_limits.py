@@ -261,9 +261,12 @@ async def test_a_connection_that_stays_silent_is_ended(begin: bytes) -> None:
 
 
 async def test_what_is_answered_or_open_for_longer_is_not_silent() -> None:
-    async with served(APP, seconds=0.05) as server:
+    APP.state.wanted = asyncio.Event()
+    async with served(APP, seconds=1) as server:
         stranger = await Stranger.at(server, b"GET /slow HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
         async with connect(f"ws://127.0.0.1:{server.config.port}/echo") as socket:
+            await asyncio.sleep(1.5)
+            APP.state.wanted.set()
             assert (await stranger.end()).endswith(b"later")
             await socket.send("hello")
             assert await socket.recv() == "hello"
@@ -294,6 +297,7 @@ async def test_a_crowd_makes_room_for_new_calls_and_ends_none(telephone: Telepho
 
 
 async def test_if_none_is_silent_the_newcomer_goes(caplog: pytest.LogCaptureFixture) -> None:
+    APP.state.wanted = asyncio.Event()
     async with served(APP, connections=2) as server, connect(f"ws://127.0.0.1:{server.config.port}/echo") as socket:
         busy = await Stranger.at(server, b"GET /slow HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
         await until(lambda: len(server.server_state.tasks) == 2)
@@ -302,6 +306,7 @@ async def test_if_none_is_silent_the_newcomer_goes(caplog: pytest.LogCaptureFixt
                 await connect(f"ws://127.0.0.1:{server.config.port}/echo")
         await socket.send("hello")
         assert await socket.recv() == "hello"
+        APP.state.wanted.set()
         assert (await busy.end()).endswith(b"later")
         busy.close()
     assert caplog.text.count("all 2 connections are taken") == 1
@@ -324,7 +329,8 @@ def test_the_limit_of_open_files_is_raised_or_told() -> None:
 
 
 async def slow(request: Request) -> Response:
-    await asyncio.sleep(0.3)
+    """An answer that takes until it is wanted."""
+    await request.app.state.wanted.wait()
     return PlainTextResponse("later")
 
 

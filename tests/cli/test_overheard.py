@@ -30,8 +30,6 @@ class Ruler:
 async def two_lines(leg: Leg) -> None:
     """Says one line before the caller's, in two parts, and another one after it."""
     await leg.play(tone(440, 400))
-    await leg.mark("first part")
-    await leg.event("mark")
     await leg.play(tone(440, 200))
     await leg.until(lambda: any(leg.loud()))
     await leg.until(lambda: not any(leg.loud()[-10:]))

@@ -165,7 +165,9 @@ async def until(condition: Callable[[], Any]) -> None:
 
 
 @pytest.fixture
-def shared() -> Iterator[Shared]:
+def shared(monkeypatch: pytest.MonkeyPatch) -> Iterator[Shared]:
+    """Two processes, neither of which is ever held to be held up: this machine may stop for longer."""
+    monkeypatch.setattr(passing, "MAX_SILENT_SECONDS", HANG_SECONDS)
     made = Shared(2, multiprocessing.get_context("spawn"))
     yield made
     made.close()

@@ -18,6 +18,7 @@ from phoneagent.cli import direct, limits, reloading, workers
 from phoneagent.cli.serve import log_config
 from phoneagent.cli.target import Target
 from tests.cli.conftest import AGENT, SETTINGS, run
+from tests.ports import free_port
 
 
 class _Server:
@@ -62,9 +63,7 @@ def test_serve_runs_the_app_as_phone_calls_need_it(
 def test_the_port_is_the_option_s_or_the_environment_s(
     served: list[tuple[Any, Any, float]], monkeypatch: pytest.MonkeyPatch, option: bool
 ) -> None:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        free = str(probe.getsockname()[1])
+    free = str(free_port())
     monkeypatch.setenv("PORT", "1" if option else free)
     assert run(monkeypatch, "serve", "cli_app", "--host", "127.0.0.1", *(["--port", free] if option else [])) == 0
     assert served[0][0].listens_at[1] == int(free)

@@ -386,7 +386,7 @@ async def test_what_a_server_answered_is_shown_in_order_if_the_opening_fails() -
 
 
 async def test_a_server_that_answered_with_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("phoneagent.model.connection.CONNECT_SECONDS", 0.3)
+    monkeypatch.setattr("phoneagent.model.connection.CONNECT_SECONDS", 3.0)
     async with running(ANY, faults=Faults(stall_after_seconds=0.0)) as (_, origin):
         assert (await look(**gateway(origin)))["model's answers"].text == "the WebSocket's handshake, and then nothing"
 

@@ -115,7 +115,7 @@ async def test_after_sigterm_a_conversation_goes_on_until_it_is_handed_over(
     """The real process: `phoneagent serve`, a call, SIGTERM in the middle of it."""
     (tmp_path / "main.py").write_text(
         "import os\n"
-        f"os.environ['DRAIN_SECONDS'] = '{drain.QUIET_SECONDS + 4}'\n"
+        f"os.environ['DRAIN_SECONDS'] = '{drain.QUIET_SECONDS + 8}'\n"
         "from phoneagent import *\n"
         "app = PhoneApp(Agent(instructions='x', greeting='Hello!'))\n"
     )

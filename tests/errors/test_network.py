@@ -41,15 +41,15 @@ def clean(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 async def by_websockets(port: int, host: str, secure: bool) -> None:
-    await connect(f"ws{'s' * secure}://{host}:{port}/", create_connection=Connection, open_timeout=5)
+    await connect(f"ws{'s' * secure}://{host}:{port}/", create_connection=Connection, open_timeout=HANG_SECONDS)
 
 
 async def by_requests(port: int, host: str, secure: bool) -> None:
-    await asyncio.to_thread(requests.get, f"http{'s' * secure}://{host}:{port}/", timeout=5)
+    await asyncio.to_thread(requests.get, f"http{'s' * secure}://{host}:{port}/", timeout=HANG_SECONDS)
 
 
 async def by_httpx(port: int, host: str, secure: bool) -> None:
-    async with httpx2.AsyncClient(timeout=5) as http:
+    async with httpx2.AsyncClient(timeout=HANG_SECONDS) as http:
         await http.get(f"http{'s' * secure}://{host}:{port}/")
 
 

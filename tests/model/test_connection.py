@@ -28,6 +28,13 @@ from phoneagent.protocol.transcoding import ToPcm
 from tests.patience import HANG_SECONDS
 
 pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture
+def anyio_backend(skipping_time: object) -> object:
+    return skipping_time
+
+
 SESSION = Agent(instructions="Be brief.").session("Be brief.")
 CREATED = {"type": "session.created", "session": {"type": "realtime", "audio": {}}}
 Behaviour = Callable[[ServerConnection], Awaitable[None]]

@@ -90,7 +90,7 @@ async def connected(behaviour: Behaviour) -> AsyncIterator[DirectConnection]:
             compression=None,
             max_size=MAX_BYTES,
             ping_interval=None,
-            close_timeout=0.5,
+            close_timeout=HANG_SECONDS,
             proxy=None,
         )
         assert isinstance(connection, DirectConnection)

@@ -19,6 +19,11 @@ from tests.patience import HANG_SECONDS
 pytestmark = pytest.mark.anyio
 
 
+@pytest.fixture
+def anyio_backend(skipping_time: object) -> object:
+    return skipping_time
+
+
 @asynccontextmanager
 async def connected(behaviour: Callable[[ServerConnection], Awaitable[None]]) -> AsyncIterator[ClientConnection]:
     async with serve(behaviour, "127.0.0.1", 0) as server:

@@ -122,7 +122,8 @@ class Process:
         for _ in range(SIGTERMS - 1):
             await asyncio.sleep(0.3)
             if self.running:
-                os.kill(self.pid, signal.SIGTERM)
+                with suppress(ProcessLookupError):  # it has just ended
+                    os.kill(self.pid, signal.SIGTERM)
 
     def send(self, number: signal.Signals) -> None:
         assert self._process is not None

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from phoneagent.sim import Model
+from phoneagent.sim.twilio import stream
 from phoneagent.store import Store, database, engines
 from tests.patience import HANG_SECONDS
 from tests.resilience.callers import make_model
@@ -26,6 +27,12 @@ def patient_database(monkeypatch: pytest.MonkeyPatch) -> None:
     """A limit on a test's own transactions that only one that hangs reaches: this process plays fifty calls as well."""
     for module in (database, engines):
         monkeypatch.setattr(module, "TRANSACTION_SECONDS", HANG_SECONDS)
+
+
+@pytest.fixture(autouse=True)
+def patient_phones(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All that callers say is sent, however late this process is with it."""
+    monkeypatch.setattr(stream, "CONGESTED_SECONDS", HANG_SECONDS)
 
 
 @dataclass

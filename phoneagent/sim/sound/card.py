@@ -199,12 +199,18 @@ class Card:
                 stream.close()
 
     async def watch(self) -> None:
-        """Report the loss of a card that no longer calls back."""
+        """Report the loss of a card that no longer calls back.
+
+        Two looks in a row must find it silent: after a pause of the whole machine, the card has its turn first.
+        """
+        before: set[str] = set()
         while True:
             await asyncio.sleep(STALL_SECONDS / 4)
-            for kind, called_at in self._called_at.items():
-                if time.monotonic() - called_at > STALL_SECONDS:
-                    self._lose(f"the sound card's {kind} has stopped: was it unplugged?")
+            now = time.monotonic()
+            silent = {kind for kind, called_at in self._called_at.items() if now - called_at > STALL_SECONDS}
+            for kind in silent & before:
+                self._lose(f"the sound card's {kind} has stopped: was it unplugged?")
+            before = silent
 
     def _open(self, kind: Kind, device: Device) -> None:
         error: Exception | None = None

@@ -24,6 +24,11 @@ from phoneagent.sim.model.vad import EnergyGate
 LIMIT_S = 10
 
 
+@pytest.fixture
+def anyio_backend(skipping_time: object) -> object:
+    return skipping_time
+
+
 @cache
 def sdk(dialect: str) -> TypeAdapter[Any]:
     """Return the type of all events of a dialect. Its import takes a second, so it is imported where it is needed."""

@@ -18,6 +18,12 @@ from tests.sim.twilio.calls import heard_by_server, plays
 
 pytestmark = pytest.mark.anyio
 
+
+@pytest.fixture
+def anyio_backend(skipping_time: object) -> object:
+    return skipping_time
+
+
 SPEECH = read_wav((Path(__file__).parents[2] / "data" / "librivox-0880.ulaw.wav").read_bytes())
 
 

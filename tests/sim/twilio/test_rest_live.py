@@ -93,7 +93,9 @@ async def test_new_twiml_can_bring_a_new_stream(server: Server, rest: TwilioRest
 
 
 @pytest.mark.parametrize("asked", [False, True])
-async def test_new_twiml_breaks_off_any_verb(server: Server, rest: TwilioRest, phone: Phone, asked: bool):
+async def test_new_twiml_breaks_off_any_verb(
+    server: Server, rest: TwilioRest, phone: Phone, asked: bool, monkeypatch: pytest.MonkeyPatch
+):
     """The other party of a Dial is cut off; whether its action is asked first is a quirk."""
     server.connect(after="<Dial action='/after'>+15550100009</Dial>")
 
@@ -102,6 +104,7 @@ async def test_new_twiml_breaks_off_any_verb(server: Server, rest: TwilioRest, p
 
     server.agent = close_at_once
     phone.quirks = Quirks(action_after_update=asked)
+    monkeypatch.setattr("phoneagent.sim.twilio.dial.DIALLED_SECONDS", HANG_SECONDS)
     async with phone.dial() as line:
         async with asyncio.timeout(HANG_SECONDS):
             while len(line.verbs) < 2:
@@ -205,7 +208,7 @@ async def test_a_call_that_is_canceled_does_not_ring(server: Server, rest: Twili
 
 
 async def test_the_time_of_a_call_that_is_answered_is_limited(server: Server, rest: TwilioRest, phone: Phone):
-    await start_call(rest, server, Url=server.url, TimeLimit="1")
+    await start_call(rest, server, Url=server.url, TimeLimit="3")
     async with phone.answer() as line:
         await line.wait_ended(HANG_SECONDS)
     assert (line.ended_by, rest.calls[line.call_sid]["status"]) == ("agent", "completed")

@@ -18,6 +18,11 @@ from tests.sim.twilio.calls import called, heard_by_server, plays
 pytestmark = pytest.mark.anyio
 
 
+@pytest.fixture
+def anyio_backend(skipping_time: object) -> object:
+    return skipping_time
+
+
 async def test_frames_come_every_20_ms_with_timestamps_that_do_not_begin_at_0(server: Server):
     async with Phone(server.url).dial() as line:
         await line.say(silence(400))
