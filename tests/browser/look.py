@@ -68,7 +68,7 @@ def weigh(name: str, show: Callable[[Page], object], visitor: Visitor) -> None:
 
 def until(page: Page, condition: str) -> None:
     """Wait for a condition in the page, whose policy forbids what Playwright's own waiting does."""
-    for _ in range(150):
+    for _ in range(600):
         if page.evaluate(condition):
             return
         page.wait_for_timeout(100)

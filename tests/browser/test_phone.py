@@ -19,7 +19,7 @@ from phoneagent.demo import restaurant
 from phoneagent.demo.stories import CALLER_CLIPS, RESTAURANT
 from phoneagent.protocol.audio import decode_ulaw, silence
 from tests.browser.conftest import MICROPHONE, TOKEN, Served, Serves, Visitor, an_agent
-from tests.browser.look import SIZES, THEMES, faults, picture, weigh
+from tests.browser.look import SIZES, THEMES, faults, picture, until, weigh
 from tests.patience import HANG_SECONDS
 from tests.ports import free_port
 
@@ -254,6 +254,16 @@ def test_two_tabs_have_a_call_each(serves: Serves, visitor: Visitor) -> None:
         served.run(until_idle(served))
 
 
+NOTE_STATES = """
+() => {
+  const state = document.getElementById("state");
+  window.states = [];
+  new MutationObserver(() => window.states.push(state.textContent)).observe(state, { childList: true });
+}
+"""
+"""It may be reconnected sooner than the page is looked at again."""
+
+
 def test_a_socket_that_breaks_is_followed_by_another_one(serves: Serves, visitor: Visitor) -> None:
     with serves(an_agent()) as served:
         page = open_phone(visitor, served)
@@ -263,8 +273,9 @@ def test_a_socket_that_breaks_is_followed_by_another_one(serves: Serves, visitor
         async def move() -> None:
             served.app.hand_over_now(sid, "a test")
 
+        page.evaluate(NOTE_STATES)
         served.run(move())
-        expect(page.locator("#state")).to_have_text("Reconnecting…")
+        until(page, "window.states.includes('Reconnecting…')")
         expect(page.locator("#state")).to_have_text("Connected")
         page.get_by_role("button", name="Hang up").click()
         ended(page, "You have hung up.")
