@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -94,6 +95,27 @@ async def test_a_reader_sees_the_calls_of_all_processes(ready: str) -> None:
         here.tell(trouble("one"))
         there.tell(trouble("two"))
         assert sorted(await first) == ["one", "ours", "theirs", "two"]
+
+
+async def test_a_reader_gets_what_comes_while_its_place_is_read(ready: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with processes(ready) as (here, there):
+        await here.wrote(trouble("before"))
+        page, asked, answered = here.log.page, asyncio.Event(), asyncio.Event()
+
+        async def slow_at_first(*given: Any, **options: Any) -> Any:
+            if not asked.is_set():
+                asked.set()
+                await answered.wait()
+            return await page(*given, **options)
+
+        monkeypatch.setattr(here.log, "page", slow_at_first)
+        first = asyncio.ensure_future((await here.reader()).whats(2))
+        await here.follows()
+        assert asked.is_set()
+        await there.wrote(trouble("theirs"))
+        answered.set()
+        await there.wrote(trouble("more"))
+        assert await first == ["theirs", "more"]
 
 
 async def test_a_call_in_another_process_is_read_from_its_beginning_to_its_end(ready: str) -> None:
