@@ -118,6 +118,31 @@ async def test_a_reader_gets_what_comes_while_its_place_is_read(ready: str, monk
         assert await first == ["theirs", "more"]
 
 
+async def test_a_reader_that_knows_more_than_this_process_misses_nothing(
+    ready: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with processes(ready) as (here, there):
+        await here.wrote(trouble("before"))
+        watching = asyncio.ensure_future((await here.reader()).whats(2))
+        await here.follows()
+        page, reads = here.log.page, asyncio.Event()
+
+        async def slow(after: int, *given: Any, **options: Any) -> Any:
+            if after != shared_feed.UNKNOWN:
+                await reads.wait()
+            return await page(after, *given, **options)
+
+        monkeypatch.setattr(here.log, "page", slow)
+        await there.wrote(trouble("theirs"))
+        newest = (await there.log.page(shared_feed.UNKNOWN, 1)).newest
+        got = asyncio.ensure_future((await here.reader(None, str(newest))).next())
+        await asyncio.sleep(0.1)
+        reads.set()
+        await there.wrote(trouble("more"))
+        assert (await got).get("what") == "more"
+        assert await watching == ["theirs", "more"]
+
+
 async def test_a_call_in_another_process_is_read_from_its_beginning_to_its_end(ready: str) -> None:
     async with processes(ready) as (here, there):
         await there.wrote(STARTED, trouble("one"), trouble("else", "CA2"))
