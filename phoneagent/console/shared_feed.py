@@ -251,7 +251,7 @@ class SharedFeed:
                 if (here := self._find_here(event_id, number)) is not None:  # the log is being followed by now
                     return here
                 newest = (await self._log.page(UNKNOWN, 1)).newest
-                if event_id is None and self._position is not None:  # followed by now: what came since then is its own
+                if event_id is None and self._position is not None:  # followed meanwhile: the reader gets all since
                     newest = min(newest, self.all.dropped)
             is_known = number is not None and number <= newest
             return _Place(number if is_known and number is not None else newest, event_id is not None and not is_known)

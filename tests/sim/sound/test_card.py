@@ -189,6 +189,7 @@ async def test_a_machine_that_stops_for_a_moment_loses_no_card(monkeypatch: pyte
     monkeypatch.setattr(card_module, "STALL_SECONDS", 1.0)
     backend = FakeBackend()
     async with opened(backend, Ends(VOICE)) as card:
+        await asyncio.sleep(0.01)  # it is being watched
         time.sleep(1.3)  # noqa: ASYNC251 - the card's own thread stops as well
         for _ in range(5):
             await asyncio.sleep(0)  # the look that was due
