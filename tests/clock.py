@@ -27,6 +27,12 @@ GRACE_SECONDS = 0.0002
 MAX_SKIP_SECONDS = 0.02
 """The most that is skipped at once."""
 
+BEGIN_SECONDS = 4096.0
+"""Where the clock begins: not at the machine's uptime, so that sums round the same way on every machine."""
+
+ROUNDING_SECONDS = 0.000001
+"""How far two sums of the same times may be apart."""
+
 PASS_SECONDS = 0.00001
 """What a pass of the event loop takes: a moment that lies closer than a rounding error would never come."""
 
@@ -35,7 +41,7 @@ class Clock:
     """The time of one event loop, and of whoever reads `time.monotonic()`, while that is replaced by `now`."""
 
     def __init__(self) -> None:
-        self._now = _monotonic()
+        self._now = BEGIN_SECONDS
         self._runs_since: float | None = None
         self._statements: list[_Statements] = []
 

@@ -12,6 +12,7 @@ import pytest
 
 from phoneagent.protocol.audio import SILENCE, decode_ulaw, rms, tone
 from phoneagent.sim.twilio.phone import CallFailed, Line, Phone
+from tests.clock import ROUNDING_SECONDS
 from tests.recordings import read_wav
 from tests.sim.conftest import Leg, Server
 from tests.sim.twilio.calls import heard_by_server, plays
@@ -97,7 +98,7 @@ async def test_audio_is_heard_in_real_time_and_marks_come_back_when_it_was(serve
     for mark in line.marks:
         assert (mark.position, mark.cleared) == (3200, False)
         assert mark.echoed_at is not None
-        assert 0 <= mark.echoed_at - line.started_at - span.end_ms / 1000 < 0.2
+        assert -ROUNDING_SECONDS < mark.echoed_at - line.started_at - span.end_ms / 1000 < 0.2
     assert line.received == tone(440, 400)
     assert line.received_log[-1][1] == 3200
 

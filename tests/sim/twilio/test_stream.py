@@ -11,6 +11,7 @@ import pytest
 from phoneagent.protocol.audio import silence, tone
 from phoneagent.sim.twilio import stream
 from phoneagent.sim.twilio.phone import CallFailed, Phone
+from tests.clock import ROUNDING_SECONDS
 from tests.patience import HANG_SECONDS
 from tests.sim.conftest import Leg, Server
 from tests.sim.twilio.calls import called, heard_by_server, plays
@@ -80,13 +81,13 @@ async def test_a_delay_in_each_direction(server: Server):
     server.agent = timed
     async with Phone(server.url, delay_ms=200).dial() as line:
         await line.wait_ended()
-    assert 0.22 <= times["frame"] - line.started_at < 0.6
+    assert 0.22 - ROUNDING_SECONDS < times["frame"] - line.started_at < 0.6
     start = line.started_at + line.heard[0].start_ms / 1000
-    assert 0.2 <= start - times["sent"] < 0.5
-    assert 0.5 <= times["mark"] - times["sent"] < 1.0
+    assert 0.2 - ROUNDING_SECONDS < start - times["sent"] < 0.5
+    assert 0.5 - ROUNDING_SECONDS < times["mark"] - times["sent"] < 1.0
     # The close comes after what was sent before it.
     assert len(line.received) == 1600
-    assert line.sent_log[0] - line.started_at >= 0.22
+    assert line.sent_log[0] - line.started_at > 0.22 - ROUNDING_SECONDS
 
 
 async def test_a_delayed_hang_up_still_says_stop(server: Server):
