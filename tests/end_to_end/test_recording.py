@@ -284,7 +284,7 @@ async def test_code_starts_pauses_and_stops_a_recording(world: Worlds, folder: P
     assert w.of(RecordingChanged)[0].where == str(path)
     for file in path.iterdir():
         assert stat.S_IMODE(file.stat().st_mode) == 0o600
-        assert "1555" not in file.name
+        assert "155501" not in file.name
     assert {stat.S_IMODE(each.stat().st_mode) for each in (folder, path, path.parent)} == {0o700}
 
 

@@ -16,6 +16,7 @@ from phoneagent.sim.model.server import SimulatedSession
 from phoneagent.sim.model.vad import EnergyGate
 from phoneagent.sim.speech import Murmur
 from phoneagent.sim.twilio.microphone import Utterance
+from phoneagent.sim.twilio.playout import Span
 from phoneagent.sim.twilio.stream import StreamSpan
 from tests.patience import HANG_SECONDS
 from tests.resilience.cluster import ACCOUNT_SID, AUTH_TOKEN, PUBLIC_URL, Cluster
@@ -229,12 +230,12 @@ class Caller:
     # --- after ----------------------------------------------------------------------------------------------------
 
     async def come_back(self, *, expect_voice: bool) -> None:
-        """Wait for the next media stream, and for the agent's voice in it."""
+        """Wait for the next media stream, and for the agent's voice in it, or in one that soon took its place."""
         await self.until(lambda: len(self.line.streams) > self.before, "the next media stream began")
         gone, now = self.line.streams[self.before - 1 : self.before + 1]
         if expect_voice:
-            await self.until(lambda: self.line.heard_during(now), "the agent was heard again")
-        heard = self.line.heard_during(now)
+            await self.until(lambda: self._heard_since(now), "the agent was heard again")
+        heard = self._heard_since(now)
         self.returns.append(
             Return(
                 self.situation,
@@ -242,6 +243,9 @@ class Caller:
                 _seconds(gone, heard[0].start_ms) if heard else None,
             )
         )
+
+    def _heard_since(self, stream: StreamSpan) -> list[Span]:
+        return [span for span in self.line.heard if span.start_ms >= stream.start_ms]
 
     def unheard_ms(self) -> float:
         """How much of the agent's audio was lost with the stream that ended then."""

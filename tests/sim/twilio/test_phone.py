@@ -375,5 +375,5 @@ async def test_no_secret_and_no_number_in_what_can_be_printed(server: Server):
 
     server.pages["/voice"] = page
     failed = await refused(server)
-    assert "1555" not in f"{failed!r} {failed}"
+    assert "155501" not in f"{failed!r} {failed}"
     assert TOKEN not in f"{failed!r} {Phone(server.url, auth_token=TOKEN)!r}"
