@@ -27,7 +27,7 @@ The floor is the first of these that holds: CLOSING (the call is about to end) Â
 | any                      | a key                          | as speech; told after a pause, or gathered (`keys`)      |
 | no response              | our own audio is next          | queued; speech stops it, unless protected (`clips`)      |
 | any                      | turn committed                 | an answer is owed, by the server or on request           |
-| any                      | function call complete, new id | the tool runs, once (`toolcalls`)                        |
+| any                      | function call complete, new id | the tool runs, once; in a held answer, when that counts  |
 | any                      | tool returned                  | its output is posted at once; after the last: owed       |
 | THINKING, neither speaks | a tool takes long              | its filler is said, once (`toolcalls`)                   |
 | no response, turn over   | an answer is owed, not CLOSING | one response.create (`responses`)                        |

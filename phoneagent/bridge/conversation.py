@@ -339,8 +339,15 @@ class Conversation:
 
     def _function_call(self, item: Item, response_id: str | None, now: float) -> None:
         call = self.tools.begin(item, self.signs.number(response_id), now)
-        if call is None:
-            return
+        if call is not None:
+            self._run(call, now)
+
+    def release_calls(self, now: float) -> None:
+        """Run the tool calls that have waited."""
+        for call in self.tools.release(now):
+            self._run(call, now)
+
+    def _run(self, call: ToolCall, now: float) -> None:
         self._observer.tool_called(call, now)
         if self.tools.too_many:
             self.tool_returned(call.call_id, '{"error": "too many tool calls in this call"}', now)

@@ -1,8 +1,8 @@
 """Held turns: what the server does while it is unclear whether the caller's turn counts.
 
 The server commits each turn, and may begin its answer. Neither makes sense for a turn that was a cough. So turns are
-held back from the `ResponseGate`, and the audio of such an answer from the caller, until they count. If they do not,
-the answer is canceled, and what it left in the conversation is deleted.
+held back from the `ResponseGate`, the audio of such an answer from the caller, and its tool calls from the shell, until
+they count. If they do not, the answer is canceled, and what it left in the conversation is deleted.
 """
 
 from __future__ import annotations
@@ -44,6 +44,7 @@ class HeldTurns:
     """The held turns of one call. `now` is in seconds; `server_answers`: the server answers turns by itself."""
 
     def __init__(self, conversation: Conversation, playback: Playback, *, server_answers: bool) -> None:
+        self._conversation = conversation
         self._outbox = conversation.outbox
         self._responses = conversation.responses
         self._signs = conversation.signs
@@ -102,6 +103,7 @@ class HeldTurns:
         if (self._held and not self.answered) or self.late:
             self._responses.turn_committed(now, server_answers=self._will_answer and not self.late)
         self._let_go()
+        self._conversation.release_calls(now)
 
     def drop(self, now: float, *, delete: bool = False) -> None:
         """Drop what is held. The model forgets turns without words, and with `delete` all of them."""
@@ -114,6 +116,7 @@ class HeldTurns:
             del self._dropped[next(iter(self._dropped))]
         if self._answer is not None:
             self._undo(self._answer, now)
+            self._conversation.tools.drop()
         elif self._held and self._will_answer:
             self._answer_due_until = now + ANSWER_SECONDS
         self._let_go()
@@ -128,16 +131,21 @@ class HeldTurns:
         """Handle a response before it becomes the active one. Return whether it answers a turn that does not count."""
         if self._responses.expects(response):
             if self._answer is not None:
-                self._answer = response.id or ""  # the server's answer failed, and it was requested again
+                self._hold_answer(response)  # the server's answer failed, and it was requested again
             return False
         if now < self._answer_due_until:
             self._answer_due_until = -math.inf
             self._remember_undone(response.id or "")
+            self._conversation.tools.void(self._signs.number(response.id))
             return True
         if self._held and self._responses.state is State.NONE:
-            self._answer = response.id or ""
+            self._hold_answer(response)
             self._playback.hold_answer()
         return False
+
+    def _hold_answer(self, response: Response) -> None:
+        self._answer = response.id or ""
+        self._conversation.tools.hold(self._signs.number(response.id))
 
     def response_done(self, response: Response) -> None:
         """Handle the end of a response, when it is known what it left in the conversation."""

@@ -10,6 +10,7 @@ Not every sound is an interruption. So speech that may interrupt first pauses th
 | a sound without words                                              | the agent goes on; the item is deleted          |
 | one whose transcript does not come in time                         | `min_speech_ms` or longer: it interrupts;       |
 |                                                                    | shorter: the agent goes on                      |
+| sounds that follow each other and are never clearly speech         | the agent goes on, and none of them pauses it   |
 | the agent's own voice, coming back from the caller's side          | the agent goes on; the item is deleted          |
 | a short sound over words that nothing may stop                     | it is answered after them, if it has words      |
 
@@ -19,6 +20,7 @@ A pause keeps the unheard audio, and cancels and truncates nothing. What the ser
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, Protocol, TypeAlias
@@ -41,7 +43,11 @@ BLIND_SECONDS = 1.5
 """Speech that is too soft to measure interrupts if the server has not reported its end by then."""
 
 MAX_PAUSE_SECONDS = 2.5
-"""The longest pause: a sound that is neither speech nor over by then, such as typing, does not interrupt."""
+"""The longest pause for one sound: if it is neither speech nor over by then, such as typing, it does not interrupt.
+Several sounds, such as barking, pause the agent for `words_ms` more at most."""
+
+WARY_SECONDS = 5.0
+"""After such sounds: how long a further one does not pause the agent. It still interrupts if it becomes speech."""
 
 TELL_SECONDS = 0.2
 """How long the agent keeps speaking, on a line with an echo, until it is clear whether this is one."""
@@ -117,6 +123,7 @@ class Interruptions:
         self._protected_items: set[str] = set()  # items that speech does not stop
         self._unstoppable: set[str] = set()  # items that nothing stops
         self._audible = False  # the pause was heard
+        self._wary_until = -math.inf  # no sound by itself pauses the agent
         self._ear = Ear(caller_audio)
         self._said = said
         self._speech: _Speech | None = None
@@ -272,6 +279,10 @@ class Interruptions:
             return agents_turn
         if not agents_turn:
             return False
+        if now < self._wary_until:
+            self._wary_until = now + WARY_SECONDS
+            speech.meaning, speech.check_at = "noise", now + CHECK_SECONDS
+            return False
         speech.played = self._playback.heard_lately(now)
         sound = self._sound(speech, now)
         # On a line with an echo, a short sound may be one, and what is much softer than the caller is not the caller.
@@ -301,6 +312,8 @@ class Interruptions:
 
     def _decide_pause(self, speech: _Speech, now: float) -> bool:
         meaning = self._meaning(speech, now)
+        if meaning is None and now >= self.stopped_at(now) + MAX_PAUSE_SECONDS + self._policy.words_ms / 1000:
+            meaning, self._wary_until = self._undecided(speech), now + WARY_SECONDS
         if meaning is None:
             speech.check_at = now + CHECK_SECONDS
         elif meaning == "interrupts":

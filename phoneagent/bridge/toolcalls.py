@@ -2,6 +2,9 @@
 
 The *filler* is said when a tool has run for some seconds in which neither side spoke: one filler for all tools that are
 running, and never a second one for the same call.
+
+The calls of an answer wait while it is unclear whether what it answers counts (`held_turns`): a cough must not book a
+table. If it does not count, they are dropped.
 """
 
 from __future__ import annotations
@@ -23,6 +26,9 @@ HOSTED_SECONDS = 30.0
 
 MAX_TOOL_CALLS = 1_000
 """More tool calls than this in one call are a loop; further ones are refused."""
+
+MAX_VOID = 64
+"""How many responses whose calls do not run are remembered, for late events."""
 
 _NO_APPROVAL = (
     "This needs approval, which is not possible during a phone call. Tell the caller that it cannot be done here."
@@ -60,6 +66,9 @@ class ToolCalls:
         """The calls that were made before this media stream, in order."""
         self._names = Names(run.call_id for run in past)
         self._seen: dict[int, list[Item]] = {}  # of this session: the calls of each response, by its number
+        self._held: int | None = None  # the response whose calls wait
+        self._waiting: list[Item] = []
+        self._void: dict[int, None] = {}  # responses whose calls do not run
         self._wire: dict[str, str] = {}  # call_id -> the id by which this session knows the call
         self._refusals: set[str] = set()
         self._number = 0
@@ -82,17 +91,21 @@ class ToolCalls:
         return self._number > MAX_TOOL_CALLS
 
     def new_session(self) -> bool:
-        """Switch to another session, where ids may repeat. Return whether hosted calls were lost with the one before.
+        """Switch to another session, where ids may repeat. Return whether calls were lost with the one before.
 
-        The new session knows the calls so far by `ToolCall.call_id`.
+        These are calls to hosted tools, and calls that waited. The new session knows the other calls so far by
+        `ToolCall.call_id`.
         """
-        lost = bool(self._hosted_since)
-        for ids in (self._hosted_since, self._hosted_done, self._refusals, self._seen, self._wire):
+        lost = bool(self._hosted_since or self._waiting)
+        self.drop()
+        for ids in (self._hosted_since, self._hosted_done, self._refusals, self._seen, self._wire, self._void):
             ids.clear()
         return lost
 
     def begin(self, item: Item, response: int, now: float) -> ToolCall | None:
-        """Handle an output item of a response, by its number. Return the call to run if it is a complete, new call."""
+        """Handle an output item of a response, by its number. Return the call to run, if it is a complete, new call
+        that need not wait.
+        """
         if item.type in ("mcp_call", "mcp_approval_request"):  # called by the model's provider
             self._responses.tool_called()
         self._refuse_approval(item)
@@ -104,12 +117,43 @@ class ToolCalls:
         if any(_same(item, before) for before in seen):
             return None
         seen.append(item)
+        if response in self._void:
+            return None
+        self._responses.tool_called()
+        if response == self._held:
+            self._waiting.append(item)
+            return None
+        return self._make(item, now)
+
+    def _make(self, item: Item, now: float) -> ToolCall:
+        assert item.call_id
+        assert item.name
         self._number += 1
         call = ToolCall(self._names.new(item.call_id), item.name, item.arguments or "{}", now)
         self._wire[call.call_id] = item.call_id
         self._running[call.call_id] = self._made[call.call_id] = call
-        self._responses.tool_called()
         return call
+
+    def hold(self, response: int) -> None:
+        """Let the calls of a response wait, until `release` or `drop`."""
+        self._held = response
+
+    def release(self, now: float) -> list[ToolCall]:
+        """Return the calls that waited, to run now. Further ones of their response do not wait."""
+        waiting, self._waiting, self._held = self._waiting, [], None
+        return [self._make(item, now) for item in waiting]
+
+    def drop(self) -> None:
+        """Drop the calls that wait, and any further ones of their response."""
+        if self._held is not None:
+            self.void(self._held)
+        self._waiting, self._held = [], None
+
+    def void(self, response: int) -> None:
+        """Run no call of a response."""
+        self._void[response] = None
+        if len(self._void) > MAX_VOID:
+            del self._void[next(iter(self._void))]
 
     def announced(self, item: Item) -> None:
         """Handle an item that begins: if its id has come before, it now belongs to another hosted call."""

@@ -16,14 +16,25 @@ from phoneagent.bridge.interruption import (
     CHECK_SECONDS,
     ENDING_MS,
     MAX_PAUSE_SECONDS,
+    WARY_SECONDS,
 )
 from phoneagent.bridge.policy import Floor, Interruption, Silence
+from phoneagent.bridge.requests import RunTool
 from phoneagent.errors import DefinitionError
-from phoneagent.events import AgentAnswered, AgentPaused, AgentResumed, BargeIn, Pause, SilenceFilled, TurnEnded
+from phoneagent.events import (
+    AgentAnswered,
+    AgentPaused,
+    AgentResumed,
+    BargeIn,
+    Pause,
+    SilenceFilled,
+    ToolCalled,
+    TurnEnded,
+)
 from phoneagent.protocol import carrier, realtime
 from phoneagent.protocol.audio import audioop, decode_ulaw, encode_ulaw
 from phoneagent.protocol.realtime import InputTranscript, ItemDelete
-from tests.bridge.rig import Rig, ulaw
+from tests.bridge.rig import Rig, function_call, ulaw
 from tests.bridge.test_budget import CHEAP, LIMIT
 
 LOUD, QUIET = 0x10, 0xFF
@@ -267,6 +278,97 @@ def test_the_answer_to_a_turn_without_a_transcript_is_heard(talk: Talk) -> None:
     talk.silence(1000)
     talk.hear()
     assert [event.turn.heard_ms for event in talk.events(TurnEnded) if event.turn.item_id == "i2"] == [1000]
+
+
+@pytest.mark.parametrize("ended", [False, True], ids=["in the middle of the answer", "after it"])
+def test_the_tools_of_an_answer_run_once_its_turn_counts(talk: Talk, ended: bool) -> None:
+    talk.speaks()
+    talk.begins()
+    talk.sound(200)
+    talk.over()
+    talk.created("r2")
+    talk.audio(300, "i2", "r2")
+    talk.calls("c1", "r2")
+    if ended:
+        talk.done("r2", output=[function_call("c1"), function_call("c2")])
+    assert (talk.asked, talk.events(ToolCalled)) == ([], [])
+    talk.transcribed("Stop!")
+    assert [tool.call_id for tool in talk.asked if isinstance(tool, RunTool)] == ["c1", "c2"][: 1 + ended]
+    talk.calls("c3", "r2")
+    assert len(talk.asked) == 2 + ended, "nothing waits any longer"
+    assert talk.deleted == []
+
+
+@pytest.mark.parametrize("ended", [False, True], ids=["in the middle of the answer", "after it"])
+def test_no_tool_runs_in_answer_to_a_cough(talk: Talk, ended: bool) -> None:
+    talk.speaks()
+    talk.begins()
+    talk.sound(200)
+    talk.over()
+    talk.created("r2")
+    talk.calls("c1", "r2")
+    if ended:
+        talk.done("r2", output=[function_call("c1")])
+    talk.transcribed("")
+    talk.calls("c2", "r2")
+    if not ended:
+        talk.done("r2", output=[function_call("c1"), function_call("c2"), function_call("c3")])
+    talk.silence(3000)
+    assert (talk.asked, talk.events(ToolCalled), talk.creates) == ([], [], [])
+    assert {"u1", "item_c1"} <= set(talk.deleted)
+    assert not talk.paused
+
+
+def test_no_tool_runs_in_a_late_answer_to_a_cough(talk: Talk) -> None:
+    talk.speaks()
+    talk.begins()
+    talk.sound(200)
+    talk.over()
+    talk.transcribed("")
+    talk.created("r2")
+    talk.calls("c1", "r2")
+    talk.done("r2", output=[function_call("c1")])
+    talk.silence(6000)  # the agent has finished
+    assert (talk.asked, talk.creates) == ([], [])
+    talk.speech()
+    talk.turn("u2")
+    talk.created("r3")
+    talk.calls("c2", "r3")
+    assert [tool.call_id for tool in talk.asked if isinstance(tool, RunTool)] == ["c2"]
+
+
+def test_a_goodbye_that_is_held_is_heard_before_the_call_ends(talk: Talk) -> None:
+    talk.speaks(2500)
+    talk.begins()
+    talk.sound(200)
+    talk.over()
+    talk.created("r2")
+    talk.audio(1500, "i2", "r2")
+    talk.calls("c1", "r2")
+    talk.done("r2", output=[function_call("c1")])
+    assert talk.asked == [], "the agent would hang up before it is known what the caller said"
+    talk.transcribed("No thanks.")
+    assert [tool.call_id for tool in talk.asked if isinstance(tool, RunTool)] == ["c1"]
+    talk.hang_up()
+    talk.returns("c1")
+    talk.silence(4000)
+    assert [event.turn.heard_ms for event in talk.events(TurnEnded) if event.turn.item_id == "i2"] == [1500]
+    talk.assert_over("agent")
+
+
+def test_an_answer_whose_tools_waited_is_owed_by_the_next_session() -> None:
+    talk = Talk(renews=True)
+    talk.speaks()
+    talk.begins()
+    talk.sound(200)
+    talk.over()
+    talk.created("r2")
+    talk.calls("c1", "r2")
+    talk.bridge.model_away(talk.now, "gone")
+    talk.connect()
+    talk.silence(6000)
+    assert [tool for tool in talk.asked if isinstance(tool, RunTool)] == []
+    assert talk.creates
 
 
 def test_user_code_stops_the_answer_that_is_held_as_well(talk: Talk) -> None:
@@ -587,6 +689,26 @@ def test_a_second_sound_in_a_pause_is_decided_on_with_the_first(talk: Talk) -> N
     assert len(talk.truncations) == 1
     assert len(talk.events(AgentPaused)) == 1
     assert talk.cancels == ["r2"], "the caller speaks on"
+
+
+def test_sounds_that_follow_each_other_do_not_hold_the_agent_up(talk: Talk) -> None:
+    talk.speaks(20_000)
+    for number in range(12):
+        talk.begins(100)
+        talk.sound(200)
+        talk.silence(500)
+        talk.turn(f"u{number}")
+        talk.silence(500)
+    (pause,) = talk.events(AgentResumed)
+    assert pause.paused_ms <= (MAX_PAUSE_SECONDS + CHECK_SECONDS) * 1000 + 1200
+    assert not talk.paused
+    talk.begins()
+    talk.sound(800)
+    assert [item for item, _ in talk.truncations] == ["i1"], "speech still interrupts"
+    talk.speaks(20_000, item="i2", response="r2")
+    talk.silence(round(WARY_SECONDS * 1000))
+    talk.begins()
+    assert talk.paused, "they are long over"
 
 
 def test_an_end_of_speech_without_a_beginning_means_nothing(talk: Talk) -> None:

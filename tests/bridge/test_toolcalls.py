@@ -41,6 +41,41 @@ def test_a_call_begins_once_and_ends_once(calls: ToolCalls) -> None:
     assert calls.begin(function_call("c1"), 1, 7.0) is None
 
 
+def test_calls_of_a_response_wait_until_they_are_released(calls: ToolCalls) -> None:
+    calls.hold(2)
+    assert calls.begin(function_call("c1"), 2, 5.0) is None
+    assert calls.begin(function_call("c1"), 2, 5.0) is None
+    assert calls.begin(function_call("c2"), 1, 5.0) is not None, "another response's"
+    assert calls.release(6.0) == [ToolCall("c1", "look_up", '{"a": 1}', 6.0)]
+    assert calls.release(6.0) == []
+    assert calls.begin(function_call("c3"), 2, 7.0) is not None
+
+
+def test_calls_that_were_dropped_never_run(calls: ToolCalls) -> None:
+    calls.drop()
+    calls.hold(2)
+    calls.begin(function_call("c1"), 2, 5.0)
+    calls.drop()
+    assert calls.release(6.0) == []
+    assert calls.begin(function_call("c2"), 2, 7.0) is None
+    assert calls.begin(function_call("c3"), 3, 7.0) is not None
+    assert [run.call_id for run in calls.runs(round)] == ["c3"]
+
+
+def test_responses_whose_calls_do_not_run_are_remembered_for_a_while(calls: ToolCalls) -> None:
+    for number in range(toolcalls.MAX_VOID + 1):
+        calls.void(number)
+    assert calls.begin(function_call("c1"), 0, 5.0) is not None
+    assert calls.begin(function_call("c2"), 1, 5.0) is None
+
+
+def test_a_lost_session_takes_the_calls_that_wait_with_it(calls: ToolCalls) -> None:
+    calls.hold(2)
+    calls.begin(function_call("c1"), 2, 5.0)
+    assert calls.new_session()
+    assert calls.begin(function_call("c1"), 2, 6.0) is not None
+
+
 def test_several_calls_run_beside_each_other(calls: ToolCalls) -> None:
     calls.begin(function_call("c1"), 1, 5.0)
     calls.begin(function_call("c2"), 1, 5.0)
