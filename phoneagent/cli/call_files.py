@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Iterable
 from dataclasses import fields
 from datetime import datetime
@@ -16,6 +15,7 @@ from phoneagent.demo.report import Turn as DrawnTurn
 from phoneagent.demo.timeline import Note, draw
 from phoneagent.protocol.audio import silence
 from phoneagent.store import CallDetails, ToolRecord
+from phoneagent.store.forgetting import CALL_SID
 from phoneagent.store.recordings import Recorded, Recordings
 from phoneagent.store.records import ms_between
 
@@ -23,7 +23,6 @@ MAX_PICTURE_MS = 4 * 3_600_000
 """The sound of a longer call is not drawn: all of it would have to be in memory."""
 
 MAX_NOTE_CHARS = 300
-_CALL_SID = re.compile(r"CA[0-9a-fA-F]{32}")
 
 
 def write_wav(recordings: Recordings | None, record: CallDetails, file: Path) -> None:
@@ -64,7 +63,7 @@ def delete_recordings(recordings: Recordings, what: str, calls: Iterable[tuple[s
     SID, a recording is found even after the record of its call was deleted.
     """
     found: list[tuple[str, datetime | None]] = [*calls]
-    if not found and _CALL_SID.fullmatch(what.strip()):
+    if not found and CALL_SID.fullmatch(what.strip()):
         found = [(what.strip(), None)]
     try:
         return sum(recordings.delete(call_sid, started_at) for call_sid, started_at in found)

@@ -12,7 +12,7 @@ from phoneagent.console.problems import BadRequest
 from phoneagent.errors import DefinitionError
 
 MAX_BODY_BYTES = 960 * 1024
-"""The largest body: 46 s of 16 bits at 8 kHz, or 92 s of µ-law, in base64. `phoneagent serve` accepts at most 1 MiB."""
+"""The largest body: 46 s of 16 bits at 8 kHz, or 92 s of µ-law, in base64."""
 
 EXAMPLE = {
     "wav": "UklGRioAAABXQVZFZm10IBAAAAAHAAEAQB8AAEAfAAABAAgAZGF0YQYAAAD//////38=",

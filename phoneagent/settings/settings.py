@@ -56,7 +56,7 @@ class Records(BaseSettings):
     database_url: SecretStr = SecretStr("sqlite:///phoneagent.db")
     """sqlite:///path (relative to the working directory), postgres:// or postgresql://. It may contain a password."""
     record_days: int = Field(90, ge=0, le=36500)
-    """How many days a record is kept after its call. 0 keeps nothing after the call."""
+    """How many days a record is kept after its call. 0: until its outcome and webhook are done, at most 7 days."""
 
     record_audio: SecretStr | None = Field(None, examples=["recordings"])
     """Where recordings are stored: a folder, or a URL like s3://bucket/calls (extra `recording`). Default: none."""

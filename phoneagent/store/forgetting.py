@@ -32,7 +32,8 @@ STEP_HOURS = 24
 SWEEP_CALLS = 100
 """How many calls one transaction of a sweep deletes, with all that belongs to them."""
 
-CALL_SID = re.compile(r"CA[0-9a-fA-F]{32}")
+CALL_SID = re.compile(r"(?:CA|WC)[0-9a-fA-F]{32}")
+"""The id of a call: Twilio's of a phone call, or the one that a web call has here."""
 
 
 def calls_of(what: str) -> sa.ColumnElement[bool]:

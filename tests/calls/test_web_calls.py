@@ -24,6 +24,7 @@ from phoneagent.calls.hooks import Hooks
 from phoneagent.calls.web_calls import MAX_SESSIONS, SECRET_SECONDS, WebCalls
 from phoneagent.events import Event
 from phoneagent.model.web_calls import ClientSecret
+from phoneagent.store.forgetting import CALL_SID
 from tests.calls.test_web_call import SideBand
 
 pytestmark = pytest.mark.anyio
@@ -85,6 +86,7 @@ def rig(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Rig]:
 async def test_a_call_from_its_key_to_its_end(rig: Callable[..., Rig]) -> None:
     r = rig()
     made = await r.web.create({"shop": "north"})
+    assert CALL_SID.fullmatch(made.id)
     detection = r.server.sessions[0]["audio"]["input"]["turn_detection"]
     assert (detection["create_response"], detection["interrupt_response"]) == (True, True)
     await r.web.connect(made.id, "rtc_1")

@@ -51,6 +51,20 @@ async def test_a_call_is_forgotten_with_all_that_hangs_on_it(ready: str) -> None
         assert await rows_left(kept, schema.turns, schema.tools, schema.answers) == []
 
 
+async def test_a_web_call_is_forgotten_by_its_id(ready: str) -> None:
+    web, other = "WC" + "0a" * 16, "WC" + "0b" * 16
+    async with stores(ready) as (ours, theirs):
+        for sid in (web, other):
+            ours.tell(started(sid, caller=None, called=None, direction="web"))
+            ours.tell(said(GREETING, sid))
+        await ours.flush()
+        assert await theirs.forget(web) == 1
+        ours.tell(said(WISH, web))  # it is live
+        ours.tell(ended(web))
+        assert [record.call_sid for record in await ours.calls()] == [other]
+        assert {row.call_sid for row in await rows_left(ours, schema.turns, schema.streams)} == {other}
+
+
 async def test_a_number_is_forgotten_where_it_is_the_person_s(ready: str) -> None:
     inbound, outbound, ours, older, nobody = (f"CA{number:032x}" for number in range(5))
     async with Store.from_url(ready) as kept:
