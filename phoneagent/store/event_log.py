@@ -189,7 +189,8 @@ class EventLog:
         """
         found = sa.select(table).where(table.c.id > after, table.c.type != "").order_by(table.c.id).limit(limit)
         if call_sid is not None:
-            found = found.where(table.c.call_sid.in_((clean(call_sid), "")))
+            of_all = sa.and_(table.c.call_sid == "", table.c.type == MISSED)  # "" is also a call that was never placed
+            found = found.where(sa.or_(table.c.call_sid == clean(call_sid), of_all))
         ends = sa.select(
             sa.select(sa.func.min(table.c.id)).scalar_subquery(), sa.select(sa.func.max(table.c.id)).scalar_subquery()
         )

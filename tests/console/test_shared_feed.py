@@ -18,7 +18,7 @@ from phoneagent.console import backlog, shared_feed
 from phoneagent.console.backlog import MAX_AT_ONCE
 from phoneagent.console.shared_feed import SharedFeed
 from phoneagent.errors import StoreError
-from phoneagent.events import Event
+from phoneagent.events import CallNotAnswered, Event
 from phoneagent.store import Store, event_log
 from tests.console.test_feed import ENDED, RETURNED, STARTED, Reader, trouble
 from tests.store import conftest
@@ -274,6 +274,19 @@ async def test_a_call_that_goes_on_here_is_not_over(ready: str) -> None:
         second.tell(RESUMED, stream_sid="MZ2")  # this is not written yet
         reader = await second.reader("CA1", str(newest))
         assert (await reader.next())["type"] == "call_started"
+
+
+async def test_a_call_that_was_never_placed_ends_no_other(ready: str) -> None:
+    async with processes(ready) as (here, there):
+        refused = CallNotAnswered(call_sid="", outbound_id="1", status="refused", error="x")
+        await there.wrote(STARTED, refused, trouble("one"))
+        reader = await here.reader("CA1")
+        assert (await reader.next())["type"] == "call_started"
+        assert await reader.whats(1) == ["one"]
+        following = asyncio.ensure_future(reader.rest())
+        await here.follows()
+        await there.wrote(refused, trouble("two"), ENDED)
+        assert await following == ["trouble", "call_ended"]
 
 
 async def test_what_a_tool_returns_after_the_end_is_read_too(ready: str) -> None:
