@@ -93,9 +93,15 @@ class FarEnd:
             self.ready = True
 
     def known(self, verdict: str) -> None:
-        """Adopt what an earlier media stream of the call decided. A machine may still be playing its greeting."""
+        """Adopt what an earlier media stream of the call decided. A machine may still be playing its greeting.
+
+        A person counts as one who is in a conversation, so a repeated result of AMD changes nothing.
+        """
         self._fax = verdict == "fax"
         self._machine_words = verdict == "machine"
+        self._menu_words = verdict == "menu"
+        if verdict == "person":
+            self._answers = CONVERSATION_TURNS
 
     def tone(self, tone: Tone, now: float) -> None:
         """Handle a tone that was heard from the far end."""

@@ -212,6 +212,10 @@ class Calls:
         session = self._sessions.get(call_sid)
         return session is not None and session.over
 
+    def max_seconds(self, call: Call) -> float:
+        """Return how long a call may last."""
+        return self._streams.max_seconds(call)
+
     def controlled(self, call_sid: str, operation: ControlOperation) -> None:
         """Report that a live call is acted on from outside."""
         if (session := self._sessions.get(call_sid)) is not None:
@@ -313,7 +317,7 @@ class Calls:
             socket,
             lambda: self._router.open_first(call, transcriber.hearing, session, route),
             emit,
-            max_seconds=self._policy.max_call_seconds,
+            max_seconds=self.max_seconds(call),
             model_events=self._hooks.wants_model_events,
         )
         emit(_started(call, start, resumed=past is not None))

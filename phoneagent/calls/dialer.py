@@ -6,6 +6,9 @@ not there, SETTLE_SECONDS later  → ask Twilio again
 Twilio refuses it                → refused, with the reason
 Twilio is busy, or out of reach  → queued again, later
 the answer was lost              → queued again, to be looked for
+it has waited too long, or the answers about it were lost too often → refused
+
+Only a request that may have placed the call counts as an attempt.
 """
 
 from __future__ import annotations
@@ -15,7 +18,7 @@ import logging
 import math
 import time
 from collections.abc import Awaitable, Callable
-from datetime import timedelta
+from datetime import datetime, timedelta
 from functools import partial
 from typing import TypeAlias
 
@@ -36,8 +39,11 @@ SETTLE_SECONDS = 15.0
 RETRY_SECONDS = 2.0
 MAX_RETRY_SECONDS = 60.0
 MAX_ATTEMPTS = 12
+"""How often a call is asked for whose answers are lost."""
+
 MAX_WAIT_SECONDS = 3600.0
-"""A call that has waited longer is not placed: the occasion has passed."""
+"""A call that has waited longer is not placed: the occasion has passed. A call that was asked for is looked for as
+long, if Twilio cannot say whether it was placed."""
 
 
 Barred: TypeAlias = Callable[[OutboundCall, str | None], Awaitable[str | None]]
@@ -129,6 +135,7 @@ class Dialer:
         why: str | None = None
         if now() - call.created_at > timedelta(seconds=MAX_WAIT_SECONDS):
             why = f"it waited longer than {MAX_WAIT_SECONDS / 60:.0f} minutes"
+            why = f"{why}: {call.error}" if call.error else why
         else:
             await self._pace()
         if self._barred is not None:
@@ -145,14 +152,13 @@ class Dialer:
             call_sid = await self._twilio.place(wanted)
         except NotPlaced as error:
             if error.retry:
-                delay = min(RETRY_SECONDS * 2**call.attempts, MAX_RETRY_SECONDS)
-                await again(after_seconds=delay, error=str(error), asked=False)
+                await again(after_seconds=_delay(call.created_at), error=str(error), asked=False, counts=False)
             else:
                 log.warning("a call was refused: %s", error)
                 await self._queue.refuse(call.id, str(error))
         except MaybePlaced as error:
             log.warning("Twilio's answer about a new call was lost; looking for the call: %s", error)
-            await again(after_seconds=RETRY_SECONDS, error=str(error), asked=True)
+            await again(after_seconds=RETRY_SECONDS, error=str(error), asked=True, counts=True)
         else:
             await self._queue.placed(call.id, call_sid, certain=True)
 
@@ -162,22 +168,21 @@ class Dialer:
         if current is None or current.call_sid is not None:
             return True  # Twilio has reported it since
         assert call.asked_at is not None
-        again = partial(self._queue.again, call.id, call.attempts + 1)
+        again = partial(self._queue.again, call.id, call.attempts + 1, asked=True, counts=False)
+        missing = (now() - call.asked_at).total_seconds()
         try:
             found = await self._queue.unknown(await self._twilio.find(wanted, call.created_at))
         except TelephonyError as error:
-            if call.attempts >= MAX_ATTEMPTS:  # it may still ring, so it is not placed again
+            if missing > MAX_WAIT_SECONDS:  # it may still ring, so it is not placed again
                 await self._queue.refuse(call.id, f"whether it was placed is unknown: {error}", asked=True)
             else:
-                await again(after_seconds=RETRY_SECONDS * 2, error=str(error), asked=True)
+                await again(after_seconds=_delay(call.asked_at), error=str(error))
             return True
         for call_sid in found:
             if await self._queue.placed(call.id, call_sid, certain=False):
                 return True
-        missing = (now() - call.asked_at).total_seconds()
         if missing < self._settle:
-            words = "it is not in Twilio's list of calls yet"
-            await again(after_seconds=RETRY_SECONDS, error=words, asked=True)
+            await again(after_seconds=RETRY_SECONDS, error="it is not in Twilio's list of calls yet")
             return True
         return False
 
@@ -193,3 +198,8 @@ class Dialer:
     async def _until_next(self) -> float:
         due = await self._queue.next_due()
         return POLL_SECONDS if due is None else min(max((due - now()).total_seconds(), 0.05), POLL_SECONDS)
+
+
+def _delay(since: datetime) -> float:
+    """Return how long to wait before the next try; the delay grows with the time since the first one."""
+    return min(max((now() - since).total_seconds() / 2, RETRY_SECONDS), MAX_RETRY_SECONDS)

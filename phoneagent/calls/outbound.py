@@ -15,6 +15,7 @@ from functools import partial
 from typing import Any, Literal, TypeAlias
 
 from phoneagent.agent.call import Call, sendable
+from phoneagent.bridge.history import Past
 from phoneagent.calls.dialer import Barred, Dialer
 from phoneagent.calls.screening import Screening
 from phoneagent.errors import ConfigurationError, DefinitionError, StoreError, TelephonyError
@@ -40,6 +41,13 @@ ATTACH_SECONDS = 3.0
 
 MAX_SECONDS = 86_400
 """The maximum duration of a call at Twilio."""
+
+USUAL_MAX_SECONDS = 14_400
+"""The maximum duration of a call in an account whose owner has not raised it."""
+
+LAST_WORDS_SECONDS = 60
+"""How much later than ours Twilio's time limit is. Twilio counts from the answer, we from the media stream, and the
+agent says goodbye after our limit. Twilio would cut it off."""
 
 MAX_KNOWN = 2000
 """How many calls are remembered without asking the store."""
@@ -189,7 +197,7 @@ class Outbound:
             status_url=address(STATUS_PATH) + RETRY,
             amd_url=address(AMD_PATH) + RETRY if plan["amd"] else None,
             ring_seconds=int(plan["timeout"]),
-            time_limit=int(plan["time_limit"]),
+            time_limit=_twilio_limit(int(plan["time_limit"])),
         )
 
     # --- what Twilio requests -----------------------------------------------------------------------------------------
@@ -253,14 +261,20 @@ class Outbound:
         name: str | None = None if made is None else made.plan.get("agent")
         return name
 
-    def screen(self, call: Call, greeting: str | None) -> Screening | None:
+    def time_limit_of(self, call: Call) -> int | None:
+        """Return how many seconds a call may last; None if the app did not make it."""
+        made = self._known.get(call.sid)
+        limit = None if made is None else made.plan.get("time_limit")
+        return None if limit is None else min(limit, _twilio_limit(limit) - LAST_WORDS_SECONDS)
+
+    def screen(self, call: Call, greeting: str | None, past: Past | None = None) -> Screening | None:
         """Return the screening of a call's media stream; None for a call that the app has not made."""
         made = self._known.get(call.sid)
         if made is None:
             return None
         poll = partial(self._queue.get, made.id)
         made_screening = Screening(
-            call, made, greeting=greeting, poll=poll, decided=partial(self._decided, call.sid, made)
+            call, made, greeting=greeting, poll=poll, decided=partial(self._decided, call.sid, made), past=past
         )
         self._screenings[call.sid] = made_screening
         return made_screening
@@ -301,6 +315,12 @@ def outbound_from(settings: Settings, store: Store, url: Callable[..., str], dra
         draining=draining,
         barred=store.campaigns.barred,
     )
+
+
+def _twilio_limit(time_limit: int) -> int:
+    """Return the time limit that Twilio gets for a call: it ends a call only if we have not ended it."""
+    most = USUAL_MAX_SECONDS if time_limit <= USUAL_MAX_SECONDS else MAX_SECONDS
+    return min(time_limit + LAST_WORDS_SECONDS, most)
 
 
 def _check(name: str, fine: bool, remedy: str) -> None:

@@ -16,9 +16,10 @@ from typing import TYPE_CHECKING
 from phoneagent.agent.call import Call
 from phoneagent.bridge import prompts
 from phoneagent.bridge.far_end import FarEnd
+from phoneagent.bridge.history import Past
 from phoneagent.calls.writer import CallerSocket, TappedSocket
 from phoneagent.errors import StoreError
-from phoneagent.events import Event, TurnEnded
+from phoneagent.events import CallerSpoke, Event, Turn, TurnEnded
 from phoneagent.protocol import carrier
 from phoneagent.protocol.audio import BYTES_PER_MS, SILENCE, rms
 from phoneagent.protocol.beep import BeepDetector
@@ -39,6 +40,10 @@ LOUD_RMS = 300
 HELLO_SECONDS = 4.0
 """The longest time that an agent waits for the callee to speak first."""
 
+HELLO_MS = 200
+"""How much sound counts as a callee who speaks, before the model says so. A click at pick-up is shorter. Silence takes
+away a fifth of its own length, so sounds add up for about a second."""
+
 LAST_WORDS_SECONDS = 60.0
 
 
@@ -46,7 +51,7 @@ class Screening:
     """Screens one call. `made` is the call's row, `poll` returns its current state, and `decided` takes the verdict.
 
     `greeting` is the agent's. If the callee speaks first, the model is told to begin with it, and a silent callee hears
-    it after a while.
+    it after a while. With a `past`, the call goes on in another media stream: what was said and decided still counts.
     """
 
     def __init__(
@@ -57,22 +62,28 @@ class Screening:
         greeting: str | None,
         poll: Callable[[], Awaitable[OutboundCall | None]],
         decided: Callable[[str], None],
+        past: Past | None = None,
     ) -> None:
         self._call = call
         self._policy = str(made.plan.get("on_machine", "talk"))
         self._message = str(made.plan.get("message") or "")
-        self.callee_first = made.plan.get("first") == "callee"
+        self.callee_first = past is None and made.plan.get("first") == "callee"
         """Whether the agent waits for the callee to speak."""
         self._greeting = greeting or None  # an agent may have an empty one
         self._spoken = self._told = False
+        self._loud_ms = 0.0
         self._poll = poll
         self._decided = decided
         self.far_end = FarEnd()
-        if made.decided is not None:
-            self.far_end.known(made.decided)
         self._ear = BeepDetector()
         self._heard_ms = 0
+        # A machine is listened to for as long as in its first stream: the message may still have to be left.
+        self._age_ms = 0 if past is None or made.decided in ("machine", "fax") else past.age_ms
         self._agent_spoke = False
+        for turn in () if past is None else past.turns:
+            self._note(turn)
+        if made.decided is not None:
+            self.far_end.known(made.decided)
         self._verdict: str | None = None
         self._saying = self._hung_up = False
         self._said_from_ms = 0
@@ -84,7 +95,7 @@ class Screening:
     @property
     def open(self) -> bool:
         """Whether the far end is still listened to."""
-        return self._heard_ms < SCREENED_SECONDS * 1000 and not self._hung_up
+        return self._age_ms + self._heard_ms < SCREENED_SECONDS * 1000 and not self._hung_up
 
     def close(self) -> None:
         """Stop screening: the media stream is over."""
@@ -106,24 +117,26 @@ class Screening:
             audio = base64.b64decode(message.payload)
         except ValueError:  # the bridge judges it
             return
-        self._heard_ms += len(audio) // BYTES_PER_MS
+        length_ms = len(audio) // BYTES_PER_MS
+        self._heard_ms += length_ms
         if self.open:
-            now = self._heard_ms / 1000
+            now = (self._age_ms + self._heard_ms) / 1000
             loud = rms(audio) >= LOUD_RMS
             self.far_end.sound(loud, now)
-            self._wait_for_hello(loud)
+            self._loud_ms = max(0.0, self._loud_ms + (length_ms if loud else -length_ms / 5))
+            self._wait_for_hello()
             if (tone := self._ear.hear(audio)) is not None:
                 self.far_end.tone(tone, now)
             self._act()
         if self.deaf:
             message.payload = base64.b64encode(SILENCE * len(audio)).decode()
 
-    def _wait_for_hello(self, loud: bool) -> None:
+    def _wait_for_hello(self) -> None:
         """Have the agent begin if it waits for the callee, and the callee waits for the agent."""
         if self.callee_first and self._greeting is not None and not self._told:
             self._told = True
             self._call.add(prompts.opening(self._greeting))
-        self._spoken = self._spoken or loud or self._agent_spoke
+        self._spoken = self._spoken or self._loud_ms >= HELLO_MS or self._agent_spoke
         if self.callee_first and not self._spoken and self._heard_ms >= HELLO_SECONDS * 1000:
             self._spoken = True
             if self._greeting is None:
@@ -141,16 +154,24 @@ class Screening:
 
     def tell(self, event: Event) -> None:
         """Handle an event of the call. Called from within the session, so what follows happens after it."""
+        self._spoken = self._spoken or isinstance(event, CallerSpoke)
         if not isinstance(event, TurnEnded):
             return
         turn = event.turn
+        if turn.role == "caller" and not self.open:
+            return
+        self._note(turn)
+        if turn.role == "caller":
+            asyncio.get_running_loop().call_soon(self._act)
+        elif self._saying and turn.text.strip() and turn.start_ms >= self._said_from_ms:
+            asyncio.get_running_loop().call_soon(self._hang_up)
+
+    def _note(self, turn: Turn) -> None:
+        """Note what either side has said."""
         if turn.role == "agent":
             self._agent_spoke = self._agent_spoke or turn.heard_ms > 0
-            if self._saying and turn.text.strip() and turn.start_ms >= self._said_from_ms:
-                asyncio.get_running_loop().call_soon(self._hang_up)
-        elif self.open:
+        else:
             self.far_end.words(turn.text, to_agent=self._agent_spoke)
-            asyncio.get_running_loop().call_soon(self._act)
 
     def _act(self) -> None:
         """Do what the policy says for this far end."""

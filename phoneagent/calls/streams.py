@@ -123,8 +123,8 @@ class Streams:
         self, call: Call, agent: Agent, opening: Opening, start: Started, socket: CallerSocket, past: Past | None
     ) -> Stream:
         """Return the media stream of a call that an agent answers, or continues if there is a `past`."""
-        screening = None if self._outbound is None else self._outbound.screen(call, agent.greeting)
-        bridge = Bridge(self._policy_of(agent, screening, past), call_sid=call.sid, past=past)
+        screening = None if self._outbound is None else self._outbound.screen(call, agent.greeting, past)
+        bridge = Bridge(self._policy_of(call, agent, screening), call_sid=call.sid, past=past)
         emit = self.teller(call, start.stream_sid, screening)
         recorder = self._recorder(agent, bridge, start, past, emit)
         if recorder is not None:
@@ -197,10 +197,13 @@ class Streams:
             emit=emit,
         )
 
-    def _policy_of(self, agent: Agent, screening: Screening | None, past: Past | None) -> Policy:
+    def max_seconds(self, call: Call) -> float:
+        """Return how long a call may last."""
+        limit = None if self._outbound is None else self._outbound.time_limit_of(call)
+        return self._policy.max_call_seconds if limit is None else min(limit, self._policy.max_call_seconds)
+
+    def _policy_of(self, call: Call, agent: Agent, screening: Screening | None) -> Policy:
         """Return the bridge's policy for an agent. The agent's `turn_detection` includes its `extra`."""
-        if screening is not None and past is not None:
-            screening.callee_first = False
         waits = screening is not None and screening.callee_first
         detection = agent.turn_detection
         silence = agent.silence or self._silence
@@ -213,6 +216,7 @@ class Streams:
             server_answers=detection is not None and bool(detection.get("create_response")),
             manual_turns=detection is None,
             keys=agent.keys,
+            max_call_seconds=self.max_seconds(call),
         )
 
 

@@ -117,13 +117,19 @@ class OutboundCalls:
                 raise
             return False  # the sid belongs to another row
 
-    async def again(self, id: str, attempt: int, *, after_seconds: float, error: str, asked: bool) -> None:
+    async def again(
+        self, id: str, attempt: int, *, after_seconds: float, error: str, asked: bool, counts: bool
+    ) -> None:
         """Put a call back into the queue. With `asked`, it may have been placed, so it is looked for first.
+
+        With `counts`, this attempt may have placed it. Other attempts are not counted. A process takes back only its
+        own attempt, and holds the call no longer, so no two processes ever hold it with the same `attempt`.
 
         Raises:
             StoreError: it was not recorded; the lease ends in any case.
         """
         values: dict[str, Any] = {"status": QUEUED, "due_at": now() + timedelta(seconds=after_seconds), "error": error}
+        values["attempts"] = attempt if counts else attempt - 1
         await self._change(id, values if asked else {**values, "asked_at": None}, *_holds(attempt))
 
     async def refuse(self, id: str, error: str, *, asked: bool = False) -> None:

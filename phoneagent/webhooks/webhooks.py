@@ -347,7 +347,7 @@ class Webhooks:
             transcriber.dial,
             caller_id=transcriber.caller_id or self._caller_id(call),
             announcement=transcriber.announcement,
-            time_limit_seconds=max(1, round(self._settings.max_call_seconds)),
+            time_limit_seconds=max(1, round(self._calls.max_seconds(call))),
             status_callback=callback,
         )
 

@@ -128,7 +128,9 @@ def test_what_was_known_before_is_kept_and_a_machine_may_still_be_greeting() -> 
     assert (far.verdict, far.ready) == ("machine", False)
     far.tone(BEEP, 1)
     assert far.ready
-    for verdict, expected in (("fax", "fax"), ("person", None), ("menu", None)):
+    for verdict, expected in (("fax", "fax"), ("person", "person"), ("menu", "menu")):
         far = FarEnd()
         far.known(verdict)
         assert far.verdict == expected
+        far.amd("machine_end_other")
+        assert (far.verdict, far.ready) == (expected, False)

@@ -194,18 +194,55 @@ async def test_a_call_that_cannot_be_looked_for_is_given_up_and_known_to_be_uncl
         await make(store, rest).step()
         await due(store)
     found = await state(store, made.id)
+    assert (found.status, found.attempts) == ("queued", 1), "to look for a call is no attempt to place it"
+    await due(store, asked_at=now() - timedelta(seconds=MAX_WAIT_SECONDS + 1))
+    await make(store, rest).step()
+    found = await state(store, made.id)
     assert (found.status, found.error) == ("refused", "whether it was placed is unknown: HTTP 503")
     assert found.asked_at is not None
     assert (await state(store, refused.id)).asked_at is None, "Twilio has answered"
 
 
-async def test_what_cannot_be_placed_is_given_up(store: Store, rest: TwilioRest) -> None:
-    rest.fail_next(429, times=100)
+async def test_a_call_that_twilio_has_no_room_for_waits_until_it_is_too_late(store: Store, rest: TwilioRest) -> None:
+    rest.fail_next(429, times=3 * MAX_ATTEMPTS)
     busy = await store.outbound.add(ANNA, {"from": OURS})
-    for _ in range(MAX_ATTEMPTS + 1):
+    for _ in range(3 * MAX_ATTEMPTS):
         await make(store, rest).step()
         await due(store)
-    assert f"after {MAX_ATTEMPTS} attempts" in str((await state(store, busy.id)).error)
+    found = await state(store, busy.id)
+    assert (found.status, found.attempts, found.asked_at) == ("queued", 0, None)
+    await due(store, created_at=now() - timedelta(seconds=MAX_WAIT_SECONDS + 1))
+    await make(store, rest).step()
+    found = await state(store, busy.id)
+    assert found.status == "refused"
+    assert str(found.error).startswith("it waited longer than 60 minutes: Twilio received too many requests")
+    assert not rest.calls
+
+
+async def test_the_delay_grows_with_the_wait() -> None:
+    waits = [0.0, 10.0, 100.0, 1000.0]
+    delays = [dialer_module._delay(now() - timedelta(seconds=wait)) for wait in waits]
+    assert delays == [2.0, pytest.approx(5.0, abs=0.1), pytest.approx(50.0, abs=0.1), 60.0]
+
+
+async def test_what_cannot_be_placed_is_given_up(
+    store: Store, rest: TwilioRest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = 0
+
+    async def is_lost(*_: Any) -> str:
+        nonlocal asked
+        asked += 1
+        raise MaybePlaced("HTTP 500")
+
+    lost = await store.outbound.add(ANNA, {"from": OURS})
+    with monkeypatch.context() as outage:
+        outage.setattr(OutgoingCalls, "place", is_lost)
+        for _ in range(MAX_ATTEMPTS + 2):
+            await make(store, rest).step()
+            await due(store)
+    assert asked == MAX_ATTEMPTS
+    assert (await state(store, lost.id)).error == f"given up after {MAX_ATTEMPTS} attempts: HTTP 500"
     old = await store.outbound.add(ANNA, {"from": OURS})
     odd = await store.outbound.add(ANNA, {})
     await due(store, created_at=now() - timedelta(seconds=MAX_WAIT_SECONDS + 1))

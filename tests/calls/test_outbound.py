@@ -130,8 +130,30 @@ async def test_twilio_is_given_addresses_that_tell_which_call_it_is(outbound: Ou
     assert wanted.url.startswith(f"https://agent.example/twilio/voice?dial={made.id}#")
     assert wanted.status_url.startswith(f"https://agent.example/twilio/status?dial={made.id}#")
     assert str(wanted.amd_url).startswith(f"https://agent.example/twilio/amd?dial={made.id}#")
-    assert (wanted.ring_seconds, wanted.time_limit) == (30, 600)
+    assert wanted.ring_seconds == 30
     assert outbound._placing(await dial(outbound)).amd_url is None
+
+
+@pytest.mark.parametrize(
+    ("given", "ours", "twilio"),
+    [
+        (None, 600, 660),
+        (10, 10, 70),
+        (14_300, 14_300, 14_360),
+        (14_400, 14_340, 14_400),
+        (14_401, 14_401, 14_461),
+        (86_400, 86_340, 86_400),
+    ],
+)
+async def test_twilio_s_time_limit_leaves_time_for_a_goodbye(
+    outbound: Outbound, given: int | None, ours: int, twilio: int
+) -> None:
+    made = await dial(outbound, time_limit=given)
+    assert made.plan["time_limit"] == (given or 600)
+    answered = call(made.id)
+    assert outbound.time_limit_of(answered) is None
+    assert await outbound.attach(answered, answered=True)
+    assert (outbound.time_limit_of(answered), outbound._placing(made).time_limit) == (ours, twilio)
 
 
 async def test_a_call_is_known_again_in_any_process(outbound: Outbound, store: Store) -> None:

@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from phoneagent import Call, Turn, TurnEnded
+from phoneagent import Call, CallerSpoke, Turn, TurnEnded
+from phoneagent.bridge.history import Past
 from phoneagent.calls import screening as module
 from phoneagent.calls.screening import HELLO_SECONDS, SCREENED_SECONDS, Screening
 from phoneagent.errors import StoreError
@@ -51,7 +52,14 @@ class Control:
 
 
 class Rig:
-    def __init__(self, greeting: str | None = None, polled: Any = None, known: str | None = None, **plan: Any) -> None:
+    def __init__(
+        self,
+        greeting: str | None = None,
+        polled: Any = None,
+        known: str | None = None,
+        past: Past | None = None,
+        **plan: Any,
+    ) -> None:
         self.call = Call(
             sid="CA1",
             caller="+15550100002",
@@ -85,7 +93,7 @@ class Rig:
                 raise found
             return replace(row, answered_by=found)
 
-        self.screening = Screening(self.call, row, greeting=greeting, poll=poll, decided=self.decided.append)
+        self.screening = Screening(self.call, row, greeting=greeting, poll=poll, decided=self.decided.append, past=past)
 
     def hear(self, audio: bytes) -> bytes:
         """Give the screening audio; return what the model would hear."""
@@ -130,6 +138,42 @@ async def test_a_machine_that_was_known_in_an_earlier_media_stream_gets_the_mess
     assert rig.told[-1] == "say Call us. False"
     rig = Rig(known="person", on_machine="leave_message", message="Call us.")
     rig.hear(silence(20))
+    assert rig.told == []
+
+
+def said(*turns: tuple[str, str], age_ms: int = 20_000) -> Past:
+    return Past(turns=tuple(replace(SAID, role=role, text=text) for role, text in turns), age_ms=age_ms)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("known", "past"),
+    [
+        ("person", said()),
+        ("menu", said()),
+        (None, said(("agent", "This is the dentist."), ("caller", "Who is this?"))),
+        (None, said(("agent", "This is the bank."), ("caller", "For cards, press one."))),
+    ],
+)
+async def test_a_hand_over_does_not_make_a_machine_of_a_person_or_a_menu(known: str | None, past: Past) -> None:
+    rig = Rig(known=known, past=past, on_machine="hang_up", amd=True)
+    rig.screening.amd("machine_end_other")
+    rig.hear(silence(1000))
+    assert (rig.told, "machine" in rig.decided) == ([], False)
+    rig.screening.close()
+
+
+async def test_a_hand_over_does_not_open_the_first_minute_again() -> None:
+    late = said(age_ms=int(SCREENED_SECONDS * 1000) - 1000)
+    for known, told in ((None, []), ("person", []), ("machine", ["interrupt", "hang up False"])):
+        rig = Rig(known=known, past=late, on_machine="hang_up")
+        rig.hear(silence(1000))
+        await rig.turn("caller", WORDS)
+        assert rig.told == told
+
+
+async def test_an_agent_does_not_wait_for_hello_again() -> None:
+    rig = Rig("Good morning!", past=said(), first="callee")
+    rig.hear(silence(10_000))
     assert rig.told == []
 
 
@@ -186,6 +230,26 @@ async def test_an_agent_waits_for_hello_but_not_forever(greeting: str | None, to
     agent = Rig(greeting, first="agent")
     agent.hear(silence(10_000))
     assert agent.told == []
+
+
+@pytest.mark.parametrize("clicks", [1, 9])
+async def test_a_click_at_pick_up_is_no_hello(clicks: int) -> None:
+    rig = Rig("Good morning!", first="callee")
+    for _ in range(clicks):
+        rig.hear(sound(400, 0.04) + silence(360))
+    rig.hear(silence(int(HELLO_SECONDS * 1000)))
+    assert rig.told == ["say Good morning! True"]
+
+
+async def test_a_short_hello_is_one_once_the_model_or_its_length_says_so() -> None:
+    short = Rig("Good morning!", first="callee")
+    short.hear(sound(400, 0.1))
+    short.screening.tell(CallerSpoke(call_sid="CA1", at_ms=0))
+    long = Rig("Good morning!", first="callee")
+    long.hear(sound(400, 0.12) + silence(100) + sound(400, 0.12))
+    for rig in (short, long):
+        rig.hear(silence(10_000))
+        assert rig.told == []
 
 
 async def test_after_a_while_nothing_is_listened_to() -> None:

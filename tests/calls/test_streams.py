@@ -21,7 +21,7 @@ pytestmark = pytest.mark.anyio
 
 
 def policy_of(office: Rig, agent: Agent) -> Policy:
-    return office.calls._streams._policy_of(agent, None, None)
+    return office.calls._streams._policy_of(new_call(), agent, None)
 
 
 async def test_of_a_live_call_is_kept_what_is_open_until_its_stream_ends(

@@ -156,6 +156,23 @@ async def test_an_agent_that_speaks_first_is_heard_and_another_agent_can_have_th
         assert said == ["This is the desk." if name else "This is a reminder."]
 
 
+async def test_a_call_at_its_time_limit_ends_with_a_goodbye(world: Worlds, tmp_path: Path):
+    async def then(line: Line) -> None:
+        await line.wait_ended(60)
+
+    callee = Callee(ANNA, then)
+    agent = Agent(instructions="x", greeting="Hello, this is the dentist.")
+    script = 'default = "We end soon."\ngoodbye = "Our time is up."'
+    async with calling(world, tmp_path, callee, agent=agent, script=script) as (w, _, exchange):
+        await w.app.dial(ANNA, first="agent", time_limit=12)
+        await callee.over()
+        await w.until(lambda: w.of(CallEnded))
+        (ended_,) = w.of(CallEnded)
+    assert exchange.failures == []
+    assert (ended_.ended_by, ended_.reason) == ("agent", "the call reached its maximum duration")
+    assert ended_.transcript[-1].heard_text == "Our time is up."
+
+
 async def test_a_silent_callee_is_greeted_after_a_while(world: Worlds, tmp_path: Path):
     async def then(line: Line) -> None:
         await line.wait_for_silence()

@@ -89,11 +89,11 @@ async def test_what_a_process_has_taken_and_lost_is_taken_again_with_what_is_kno
         again = await queue.take()
         assert again is not None
         assert (again.asked_at is not None, again.attempts) == (True, 1)
-        await queue.again(added.id, 2, after_seconds=0, error="no answer", asked=True)
+        await queue.again(added.id, 2, after_seconds=0, error="no answer", asked=True, counts=True)
         third = await queue.take()
         assert third is not None
         assert third.asked_at is not None
-        await queue.again(added.id, 3, after_seconds=60, error="busy", asked=False)
+        await queue.again(added.id, 3, after_seconds=60, error="busy", asked=False, counts=True)
         assert await queue.take() is None, "it is not due yet"
         await later(store)
         fourth = await queue.take()
@@ -185,8 +185,25 @@ async def test_a_process_that_was_slower_than_its_lease_has_lost_the_call(ready:
         await later(store)
         assert await queue.take() is not None  # another process
         assert not await queue.asking(added.id, 1)
-        await queue.again(added.id, 1, after_seconds=0, error="x", asked=False)
+        await queue.again(added.id, 1, after_seconds=0, error="x", asked=False, counts=False)
         assert await queue.asking(added.id, 2)
+
+
+async def test_an_attempt_that_does_not_count_gives_a_slow_process_nothing_back(ready: str) -> None:
+    async with Store.from_url(ready) as store:
+        queue = store.outbound
+        added = await queue.add(ANNA, {})
+        assert await queue.take() is not None  # a process that is slower than its lease
+        for _ in range(3):
+            await later(store)
+            taken = await queue.take()
+            assert taken is not None
+            assert taken.attempts == 1
+            assert not await queue.asking(added.id, 1), "the call is another process's"
+            assert await queue.asking(added.id, 2)
+            await queue.again(added.id, 2, after_seconds=0, error="busy", asked=False, counts=False)
+            assert not await queue.asking(added.id, 1), "it is nobody's"
+            assert not await queue.asking(added.id, 2)
 
 
 @pytest.mark.parametrize("status", ["busy", "no-answer", "failed", "canceled"])
