@@ -12,7 +12,7 @@ import asyncio
 import logging
 import time
 from collections import OrderedDict
-from collections.abc import Awaitable, Coroutine
+from collections.abc import Awaitable, Coroutine, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -23,9 +23,11 @@ from phoneagent.bridge.steps import FallBack, HangUp, NextStep, Pending, Resume,
 from phoneagent.errors import PhoneAgentError, RequestRefused, StoreError
 from phoneagent.events import EndedBy, TransferOutcome
 from phoneagent.store import RecordingRecord, SoFar, Standing
+from phoneagent.twilio.parameters import shown_by_forward
 from phoneagent.twilio.twiml import fall_back
 
 if TYPE_CHECKING:
+    from phoneagent.agent.call import Call
     from phoneagent.store import Store
     from phoneagent.twilio.rest import LiveCalls
 
@@ -109,12 +111,25 @@ def may_recover(faults: int, seconds: float) -> bool:
 
 
 class CallJournal:
-    """The journal of calls, and the answers that follow from it. `live_calls` is the REST API, if there is one."""
+    """The journal of calls, and the answers that follow from it. `live_calls` is the REST API, if there is one.
 
-    def __init__(self, store: Store, live_calls: LiveCalls | None, *, fallback_number: str | None) -> None:
+    `calls` are the live ones. A forward of a caller without a number shows the number that was called, or `own_number`.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        live_calls: LiveCalls | None,
+        *,
+        fallback_number: str | None,
+        calls: Mapping[str, Call] | None = None,
+        own_number: str | None = None,
+    ) -> None:
         self._store = store
         self._live_calls = live_calls
         self._fallback_number = fallback_number
+        self._calls: Mapping[str, Call] = {} if calls is None else calls
+        self._own_number = own_number
         self._steps: OrderedDict[str, _Known] = OrderedDict()
         self._writes: set[asyncio.Task[None]] = set()
 
@@ -152,7 +167,9 @@ class CallJournal:
         if rest is not None:
             async with asyncio.timeout(REST_SECONDS):
                 if isinstance(step, FallBack):
-                    await rest.redirect(call_sid, fall_back(self._fallback_number, apologize=False))
+                    call = self._calls.get(call_sid)
+                    shown = None if call is None else shown_by_forward(call, self._own_number)
+                    await rest.redirect(call_sid, fall_back(self._fallback_number, apologize=False, caller_id=shown))
                 else:
                     await rest.complete(call_sid)
 

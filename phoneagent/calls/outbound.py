@@ -130,7 +130,11 @@ class Outbound:
         key = isinstance(idempotency_key, str) and 0 < len(idempotency_key) <= MAX_KEY_CHARS
         _check("idempotency_key", idempotency_key is None or key, f"text of up to {MAX_KEY_CHARS} characters")
         made = await self._queue.add(to, plan, idempotency_key)
-        if made.to not in (to, "") or (made.plan and made.plan != json.loads(json.dumps(plan))):
+        plan = json.loads(json.dumps(plan))
+        for name, given in (("from", from_), ("time_limit", time_limit)):
+            if not given and name in made.plan:
+                plan[name] = made.plan[name]  # a setting decided it, and may have changed since
+        if made.to not in (to, "") or (made.plan and made.plan != plan):
             raise KeyOfAnotherCall("dial has an idempotency_key that another call was made with: use one key per call")
         self.dialer.wake()
         return made

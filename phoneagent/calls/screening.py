@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("phoneagent.calls.screening")
 
 SCREENED_SECONDS = 90.0
-"""How long the far end is listened to. A machine's greeting is over by then."""
+"""How long the far end is listened to after the call began. A machine's greeting is over by then."""
 
 POLL_SECONDS = 1.0
 """How often the store is asked for the result of Twilio's detection: its callback may come to another process."""

@@ -61,7 +61,7 @@ DEFAULT_LIMIT = 50
 
 
 MAX_READERS = 2000
-"""How many event streams may be open at once."""
+"""How many event streams may be open or about to open at once."""
 
 # without the last header, nginx would hold events back until they filled a buffer
 _UNBUFFERED = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
@@ -135,6 +135,7 @@ class Console:
         self._actions = Actions(calls, look, leaving, controlled, store)
         self._audio = Audio(recordings, store)
         self._readers: set[OpenStream] = set()
+        self._opening = 0
         self.setup = setup
         more = (MessagePages(messages), self._actions, CampaignPages(campaigns, store))
         self._operations = self._all_operations(dialing, *(each.operations() for each in more))
@@ -240,13 +241,17 @@ class Console:
 
     async def _stream(self, request: Request, call_sid: str | None) -> Response:
         full = full_numbers(request)
-        stream = await self.feed.open(call_sid, request.headers.get("last-event-id"), full=full)
+        if len(self._readers) + self._opening >= MAX_READERS:
+            return Problem(503, _FULL, {"Retry-After": "10"})
+        self._opening += 1  # a database that does not answer keeps them waiting
+        try:
+            stream = await self.feed.open(call_sid, request.headers.get("last-event-id"), full=full)
+        finally:
+            self._opening -= 1
         if stream == "unknown":
             return Problem(404, _NO_EVENTS)
         if stream == "over":
             return Response(status_code=204)  # a browser that reconnects after the end then stops
-        if len(self._readers) >= MAX_READERS:
-            return Problem(503, _FULL, {"Retry-After": "10"})
         stream = while_allowed(stream, partial(self.access.still_allows, request))
         return OpenStream(stream, self._readers, headers=_UNBUFFERED, media_type="text/event-stream")
 

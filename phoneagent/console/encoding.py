@@ -9,7 +9,16 @@ from typing import Any, NamedTuple, get_args
 
 import msgspec
 
-from phoneagent.events import CallEnded, Cost, Event, ModelEvent, RateLimitsUpdated
+from phoneagent.events import (
+    CallEnded,
+    CallNotAnswered,
+    CallTransferred,
+    Cost,
+    Event,
+    ModelEvent,
+    RateLimitsUpdated,
+)
+from phoneagent.store.records import MAY_GO_ON
 from phoneagent.telemetry import masked
 
 MAX_EVENT_BYTES = 64 * 1024
@@ -20,6 +29,9 @@ MAX_CUT_CHARS = 2000
 
 NAMES = {kind: re.sub(r"(?<!^)(?=[A-Z])", "_", kind.__name__).lower() for kind in get_args(Event)}
 """The names of the events on the stream: `TurnEnded` is `turn_ended`."""
+
+ENDINGS = (NAMES[CallEnded], NAMES[CallNotAnswered], NAMES[CallTransferred])
+"""The events that may end a call."""
 
 MISSED = {"type": "missed", "detail": "earlier events are no longer here: read the calls anew, and go on from here"}
 """The event that a reader gets in place of events that it has missed."""
@@ -42,6 +54,8 @@ class Encoded:
     type: str = ""
     stream_sid: str = ""
     """The media stream that it belongs to, if known."""
+    ends: bool = False
+    """Whether it ends its call, unless another media stream has begun."""
 
 
 class Body(NamedTuple):
@@ -71,6 +85,18 @@ def body_of(event: Event, at: datetime) -> Body | None:
     return Body(name, found)
 
 
+def _ends_call(body: Body) -> bool:
+    """Tell whether a call is over with an event, unless another media stream of it has begun.
+
+    After a completed transfer no event tells of the end: the call was not with the agent any more.
+    """
+    if body.type == NAMES[CallTransferred]:
+        return bool(msgspec.json.decode(body.json)["outcome"] == "completed")
+    if body.type == NAMES[CallEnded]:
+        return msgspec.json.decode(body.json)["ended_by"] not in MAY_GO_ON
+    return body.type == NAMES[CallNotAnswered]
+
+
 def encode(body: Body, number: int, event_id: str, stream_sid: str = "") -> Encoded:
     """Return an event as readers get it, with its number and its id."""
     full = masked = _server_sent(body.type, body.json, event_id)
@@ -78,7 +104,7 @@ def encode(body: Body, number: int, event_id: str, stream_sid: str = "") -> Enco
         data = msgspec.json.decode(body.json)
         if (hidden := without_numbers(data)) is not data:
             masked = server_sent(body.type, hidden, event_id)
-    return Encoded(number, masked, full, body.type, stream_sid)
+    return Encoded(number, masked, full, body.type, stream_sid, _ends_call(body))
 
 
 def server_sent(name: str, data: dict[str, Any], event_id: str | None = None) -> bytes:

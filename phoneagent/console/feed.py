@@ -13,7 +13,7 @@ from typing import Literal, TypeAlias
 from phoneagent.console.backlog import KEEP_ALIVE_SECONDS, Alarm, Backlog
 from phoneagent.console.encoding import MISSED, RETRY, body_of, encode, server_sent
 from phoneagent.console.vitals import LiveVitals, Vitals
-from phoneagent.events import CallEnded, CallNotAnswered, CallStarted, Event, OutcomeFilled
+from phoneagent.events import CallEnded, CallStarted, Event, OutcomeFilled
 
 log = logging.getLogger("phoneagent.console")
 
@@ -69,9 +69,10 @@ class Feed:
             self._calls_bytes -= backlog.bytes
             backlog.add(encoded)
             self._calls_bytes += backlog.bytes
-            if isinstance(event, CallStarted | CallEnded | CallNotAnswered):  # a tool may return after the call is over
-                backlog.ended = not isinstance(event, CallStarted)
-            elif isinstance(event, OutcomeFilled) and self._vitals.get(event.call_sid) is None:
+            late = isinstance(event, OutcomeFilled) and self._vitals.get(event.call_sid) is None
+            if isinstance(event, CallStarted):
+                backlog.ended = False
+            elif encoded.ends or late or isinstance(event, CallEnded):  # a tool may return after the call is over
                 backlog.ended = True
             self._forget_idle()
             self._alarm.wake(self.all, backlog)

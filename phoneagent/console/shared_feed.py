@@ -12,8 +12,8 @@ import logging
 import sys
 import time
 from collections import OrderedDict
-from collections.abc import AsyncGenerator, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import NamedTuple
@@ -21,12 +21,13 @@ from typing import NamedTuple
 import msgspec
 
 from phoneagent.console.backlog import KEEP_ALIVE_SECONDS, MAX_AT_ONCE, Alarm, Backlog, Piece, piece
-from phoneagent.console.encoding import MISSED, NAMES, RETRY, Body, Encoded, body_of, encode, server_sent
+from phoneagent.console.encoding import ENDINGS, MISSED, NAMES, RETRY, Body, Encoded, body_of, encode, server_sent
 from phoneagent.console.feed import MAX_DIGITS, Opened
 from phoneagent.console.vitals import LiveVitals, Vitals
 from phoneagent.errors import StoreError
-from phoneagent.events import CallEnded, CallNotAnswered, CallStarted, Event
+from phoneagent.events import CallNotAnswered, CallStarted, Event
 from phoneagent.store import event_log
+from phoneagent.store.engines import TRANSACTION_SECONDS
 from phoneagent.store.event_log import EventLog, LoggedEvent
 from phoneagent.store.notices import Changes
 
@@ -58,7 +59,7 @@ PAGE_SECONDS = 1.0
 UNKNOWN = sys.maxsize
 """Stands for the newest id that a backlog does not have: none of the log is in it."""
 
-_STARTED, _ENDED, _NOT_ANSWERED = NAMES[CallStarted], NAMES[CallEnded], NAMES[CallNotAnswered]
+_STARTED, _NOT_ANSWERED = NAMES[CallStarted], NAMES[CallNotAnswered]
 
 
 @dataclass(slots=True)
@@ -69,10 +70,10 @@ class _Streams:
     latest: str = ""
     over: bool = False
 
-    def take(self, type: str, stream_sid: str) -> None:
-        if type == _STARTED:
-            self.latest, self.over = stream_sid, False
-        elif type == _NOT_ANSWERED or (type == _ENDED and self.latest in ("", stream_sid)):
+    def take(self, event: Encoded) -> None:
+        if event.type == _STARTED:
+            self.latest, self.over = event.stream_sid, False
+        elif event.ends and (event.type == _NOT_ANSWERED or self.latest in ("", event.stream_sid)):
             self.over = True
 
 
@@ -83,8 +84,12 @@ class _Place:
     after: int
     missed: bool = False
     streams: _Streams = field(default_factory=_Streams)
+    settled: bool = False
+    """Whether the call was found to be over: then the log has all of its events. Not all ends are events."""
     over: bool = False
     """Whether no more events will come."""
+    is_new: bool = False
+    """Whether the log has nothing of the call."""
 
 
 class _Found(NamedTuple):
@@ -112,6 +117,8 @@ class SharedFeed:
         self._alone_until = 0.0
         self._others_wrote = asyncio.Event()
         self._reading = asyncio.Lock()
+        self._settled: dict[str, tuple[float, bool]] = {}
+        """When the record of each call with readers was last looked at, and whether the call was over by it."""
         self._pieces: OrderedDict[tuple[str | None, int], tuple[float, _Found]] = OrderedDict()
         self._closed = False
         events.committed = self._committed
@@ -233,41 +240,47 @@ class SharedFeed:
         if self._is_live(call_sid):  # its first events may not be written yet
             return self._read(call_sid, event_id, None, full)
         place = await self._find(call_sid, event_id)
-        if place is None:
+        if place.is_new:
             return "unknown"
         return "over" if place.over else self._read(call_sid, event_id, place, full)
 
-    async def _find(self, call_sid: str | None, event_id: str | None) -> _Place | None:
-        """Return the place of a reader; None if the log has nothing of the call.
+    async def _find(self, call_sid: str | None, event_id: str | None) -> _Place:
+        """Return the place of a reader.
 
         Raises:
             StoreError: the database does not answer.
         """
         number = _number(event_id)
-        if call_sid is None:
-            if (here := self._find_here(event_id, number)) is not None:
+        if call_sid is not None:
+            async with self._turn():
+                return await self._find_in_call(call_sid, event_id, number)
+        if (here := self._find_here(event_id, number)) is not None:
+            return here
+        async with self._turn():
+            if (here := self._find_here(event_id, number)) is not None:  # the log is being followed by now
                 return here
-            async with self._reading:
-                if (here := self._find_here(event_id, number)) is not None:  # the log is being followed by now
-                    return here
-                newest = (await self._log.page(UNKNOWN, 1)).newest
-                if event_id is None and self._position is not None:  # followed meanwhile: the reader gets all since
-                    newest = min(newest, self.all.dropped)
-            is_known = number is not None and number <= newest
-            return _Place(number if is_known and number is not None else newest, event_id is not None and not is_known)
-        async with self._reading:
-            outline = await self._log.outline(call_sid, (_STARTED, _ENDED, _NOT_ANSWERED))
-            rest = await self._log.page(UNKNOWN if number is None else number, 1, call_sid=call_sid)
+            newest = (await self._log.page(UNKNOWN, 1)).newest
+            if event_id is None and self._position is not None:  # followed meanwhile: the reader gets all since
+                newest = min(newest, self.all.dropped)
+        is_known = number is not None and number <= newest
+        return _Place(number if is_known and number is not None else newest, event_id is not None and not is_known)
+
+    async def _find_in_call(self, call_sid: str, event_id: str | None, number: int | None) -> _Place:
+        """Return the place of a reader of a call. What others have missed before the call does not concern it."""
+        newest = (await self._log.page(UNKNOWN, 1)).newest  # read first: no event of a new call is older
+        outline = await self._log.outline(call_sid, (_STARTED, *ENDINGS))
+        is_unknown = event_id is not None and (number is None or number > newest)
         if not outline:
-            return None
+            return _Place(newest, event_id is not None, is_new=True)
         streams = _Streams()
         for event in outline:
-            streams.take(event.type, event.stream_sid)
-        if event_id is None:
-            return _Place(0, not _begins(outline[0]), streams)
-        if number is None or number > rest.newest:
-            return _Place(0, True, streams)
-        return _Place(number, False, streams, streams.over and not rest.events)
+            streams.take(_encoded(event))
+        settled = streams.over or await self._log.is_settled(call_sid)
+        first = outline[0]
+        if number is None or is_unknown or number < first.id:
+            return _Place(first.id - 1, is_unknown or not _begins(first), streams, settled)
+        over = settled and not (await self._log.page(number, 1, call_sid=call_sid)).events
+        return _Place(number, False, streams, settled, over)
 
     def _find_here(self, event_id: str | None, number: int | None) -> _Place | None:
         """Return the place of a reader of all calls, if it is known without the log."""
@@ -280,14 +293,13 @@ class SharedFeed:
     async def _read(
         self, call_sid: str | None, event_id: str | None, place: _Place | None, full: bool
     ) -> AsyncGenerator[bytes]:
-        """Yield the events from a place on, as they come, until there are no more. Finds the place if it is not
-        given."""
+        """Yield the events from a place on, as they come, until there are no more. Finds the place if none is given."""
         yield RETRY
         late = False
         with self._reader_of(call_sid) as backlog:
             while place is None and not backlog.ended:
                 try:
-                    place = await self._find(call_sid, event_id) or _Place(0, event_id is not None)
+                    place = await self._find(call_sid, event_id)
                     place.missed |= late and call_sid is None and event_id is None  # "now" is later than its request
                 except StoreError:
                     late = True
@@ -299,7 +311,7 @@ class SharedFeed:
                 yield server_sent("missed", MISSED)
             while True:
                 before = place.after, backlog.dropped
-                found = await self._next(call_sid, backlog, place.after)
+                found = await self._next(call_sid, backlog, place)
                 if found is not None:
                     place.after = found.upto
                     if found.missed:
@@ -307,18 +319,23 @@ class SharedFeed:
                 if found is not None and found.events:
                     if call_sid is not None:
                         for each in found.events:
-                            place.streams.take(each.type, each.stream_sid)
+                            place.streams.take(each)
                     yield found.events.text(full=full)
-                elif backlog.ended or (place.streams.over and not self._is_live(call_sid)):
+                elif backlog.ended:
                     return
                 elif before != (place.after, backlog.dropped):
                     continue  # the events read from the log end where the backlog now begins
+                elif found is not None and (place.settled or place.streams.over) and not self._is_live(call_sid):
+                    return
                 elif not await backlog.wait(AWAY_SECONDS if found is None else self._keep_alive_seconds):
                     yield b":\n\n"
+                    if found is not None:
+                        place.settled = await self._is_settled(call_sid)
 
-    async def _next(self, call_sid: str | None, backlog: Backlog, after: int) -> _Found | None:
+    async def _next(self, call_sid: str | None, backlog: Backlog, place: _Place) -> _Found | None:
         """Return the next events for a reader; None if the database does not answer."""
-        if after >= backlog.dropped:
+        after = place.after
+        if after >= backlog.dropped and (not place.settled or self._is_live(call_sid)):
             found = backlog.after(after)
             return _Found(found, found[-1].number if found else after, False)
         if backlog.ended:  # events in between are not skipped: the reader reconnects for them
@@ -331,6 +348,37 @@ class SharedFeed:
     def _is_live(self, call_sid: str | None) -> bool:
         return call_sid is not None and self._vitals.get(call_sid) is not None
 
+    async def _is_settled(self, call_sid: str | None) -> bool:
+        """Tell whether a call is over by its record, if the database answers. The readers of a call share each look."""
+        if call_sid is None or self._is_live(call_sid):
+            return False
+        with suppress(StoreError, TimeoutError):
+            async with asyncio.timeout(AWAY_SECONDS), self._turn():
+                now = asyncio.get_running_loop().time()
+                known = self._settled.get(call_sid)
+                if known is None or now - known[0] >= self._keep_alive_seconds:
+                    self._settled[call_sid] = now, False  # one look, even if the database does not answer
+                    known = self._settled[call_sid] = now, await self._log.is_settled(call_sid)
+                return known[1]
+        return False
+
+    @asynccontextmanager
+    async def _turn(self) -> AsyncIterator[None]:
+        """Wait until no other reader reads the log.
+
+        Raises:
+            StoreError: the others have waited for the database for too long.
+        """
+        try:
+            async with asyncio.timeout(TRANSACTION_SECONDS):  # one of them waits for at most as long
+                await self._reading.acquire()
+        except TimeoutError:
+            raise StoreError("the database does not answer readers of events: check that it is up") from None
+        try:
+            yield
+        finally:
+            self._reading.release()
+
     async def _page(self, call_sid: str | None, after: int) -> _Found:
         """Return the next events of the log after an id. One reader reads at a time, then rests for as long as it took.
 
@@ -338,7 +386,7 @@ class SharedFeed:
             StoreError: the database does not answer.
         """
         loop, key = asyncio.get_running_loop(), (call_sid, after)
-        async with self._reading:
+        async with self._turn():
             begun = loop.time()
             if key in self._pieces and begun - self._pieces[key][0] < PAGE_SECONDS:
                 return self._pieces[key][1]
@@ -347,7 +395,7 @@ class SharedFeed:
             events = piece(map(_encoded, page.events))
             is_all = len(events) == len(page.events) < MAX_AT_ONCE
             upto = max(edge if is_all else after, events[-1].number if events else after)
-            found = _Found(events, upto, 0 < after < page.oldest)
+            found = _Found(events, upto, 0 < after < page.oldest - 1)
             if upto > after:
                 self._pieces[key] = begun, found
             if len(self._pieces) > MAX_PAGES:
@@ -377,6 +425,7 @@ class SharedFeed:
                 del self._readers[backlog]
                 if call_sid is not None:
                     del self._calls[call_sid]
+                    self._settled.pop(call_sid, None)
 
 
 def _number(event_id: str | None) -> int | None:

@@ -192,7 +192,8 @@ class Parts:
             return None
         from phoneagent.calls.journal import CallJournal
 
-        return CallJournal(self.store, self.live_calls, fallback_number=self._settings.fallback_number)
+        fallback, own = self._settings.fallback_number, self._settings.twilio_phone_number
+        return CallJournal(self.store, self.live_calls, fallback_number=fallback, calls=self._app.calls, own_number=own)
 
     @cached_property
     def warm(self) -> WarmTransfers | None:

@@ -20,10 +20,11 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from phoneagent.store.database import Database
+from phoneagent.store.records import MAY_GO_ON
 from phoneagent.store.rows import clean, now
 from phoneagent.store.schema import afterwards as table
 from phoneagent.store.schema import calls
-from phoneagent.store.statements import MAY_GO_ON, RESUME_SECONDS, insert_into
+from phoneagent.store.statements import RESUME_SECONDS, insert_into
 
 OUTCOME, DELIVER, DELIVERED, FAILED, DONE = "outcome", "deliver", "delivered", "failed", "done"
 

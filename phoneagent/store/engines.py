@@ -120,7 +120,7 @@ def postgres_engine(url: str, seconds: float) -> tuple[AsyncEngine, tuple[type[E
         pool_pre_ping=True,
         pool_recycle=300,
     )
-    return engine, (asyncpg.PostgresError, asyncpg.InterfaceError)
+    return engine, (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError)
 
 
 async def connect_postgres(url: str, seconds: float) -> Any:

@@ -25,10 +25,10 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from phoneagent.errors import StoreError
 from phoneagent.store import notices, sweeping
 from phoneagent.store.database import Database
-from phoneagent.store.rows import clean
-from phoneagent.store.schema import claims
+from phoneagent.store.rows import clean, now
+from phoneagent.store.schema import calls, claims
 from phoneagent.store.schema import events as table
-from phoneagent.store.statements import FORGOTTEN
+from phoneagent.store.statements import FORGOTTEN, RESUME_SECONDS
 
 log = logging.getLogger("phoneagent.store")
 
@@ -58,6 +58,9 @@ SWEEP_SECONDS = 60.0
 WRITERS_LOCK = 0x70686F6E66
 """The advisory lock with which PostgreSQL's writers take turns."""
 
+SETTLED_SECONDS = RESUME_SECONDS
+"""How long after the end of a call's record no more events of it are expected: they may be written later than it."""
+
 FROZEN_SECONDS = 5
 """After how long PostgreSQL ends the session of a writer that was suspended during its turn, while all others wait."""
 
@@ -80,6 +83,15 @@ class Page(NamedTuple):
     newest: int
 
 
+class _Attempt(NamedTuple):
+    """A transaction that writes events: the newest id before it, the events with their ids, and how many were lost
+    before. If its answer is lost, it is unknown whether it was committed."""
+
+    before: int
+    events: list[LoggedEvent]
+    lost: int
+
+
 class EventLog:
     """The log of one database. `add` never waits.
 
@@ -93,6 +105,10 @@ class EventLog:
         self._waiting: deque[LoggedEvent] = deque()
         self._waiting_bytes = 0
         self._lost = 0
+        self._attempt: _Attempt | None = None
+        """The latest attempt, if it is unknown whether it was committed."""
+        self._tried = 0
+        """How many of the waiting events are in it. They are the oldest."""
         self._writing: asyncio.Task[None] | None = None
         self._sweeping: asyncio.Task[None] | None = None
         self._hurry = asyncio.Event()
@@ -108,6 +124,7 @@ class EventLog:
         while self._waiting_bytes > MAX_WAITING_BYTES:
             self._waiting_bytes -= _size(self._waiting.popleft())
             self._lost += 1
+            self._tried = max(0, self._tried - 1)
         loop = asyncio.get_running_loop()
         if self._writing is None or self._writing.done():
             self._writing = loop.create_task(self._run(), name="phoneagent events")
@@ -149,13 +166,28 @@ class EventLog:
                 pause = min(max(2 * pause, FIRST_RETRY_SECONDS), LAST_RETRY_SECONDS)
 
     async def _write_batch(self) -> StoreError | None:
-        """Write the next events; return the error if they are not written."""
-        batch = [self._waiting.popleft() for _ in range(min(len(self._waiting), BATCH_ROWS))]
+        """Write the next events; return the error if they are not written.
+
+        If the answer to a commit was lost, the same events are tried again before any others.
+        """
+        if not self._tried:
+            self._attempt = None
+        batch = [self._waiting.popleft() for _ in range(self._tried or min(len(self._waiting), BATCH_ROWS))]
+        self._tried = 0
         size, lost, written = sum(map(_size, batch)), self._lost, False
         self._waiting_bytes -= size
         told = [LoggedEvent(0, "", "", MISSED, ""), *batch] if lost else batch
+
+        async def write(connection: AsyncConnection) -> _Attempt:
+            await take_turn(connection)  # now an earlier transaction is over, and what it has committed is visible
+            if self._attempt is None or not await _has(connection, self._attempt.events):
+                before, events = await _with_ids(connection, told)
+                self._attempt = _Attempt(before, events, lost)
+                await _insert(connection, events)
+            return self._attempt
+
         try:
-            before, events = await self._database.write(lambda connection: _write(connection, told))
+            done = await self._database.write(write)
             written = True
         except StoreError as error:
             if error.retry:
@@ -168,11 +200,12 @@ class EventLog:
             if not written:
                 self._waiting.extendleft(reversed(batch))
                 self._waiting_bytes += size
-        self._lost -= lost
-        if lost:
-            log.warning("%d events did not reach their readers: the database was away for too long", lost)
-        if self.committed is not None and events:
-            self.committed(before, events)
+                self._tried = len(batch)
+        self._lost -= done.lost
+        if done.lost:
+            log.warning("%d events did not reach their readers: the database was away for too long", done.lost)
+        if self.committed is not None and done.events:
+            self.committed(done.before, done.events)
         return None
 
     # --- reading ------------------------------------------------------------------------------------------------------
@@ -216,6 +249,18 @@ class EventLog:
             return [LoggedEvent(*row) for row in await connection.execute(found.order_by(table.c.id))]
 
         return [] if self._database.absent else await self._database.read(read)
+
+    async def is_settled(self, call_sid: str) -> bool:
+        """Tell whether a call is over by its record, for so long that no more events of it are expected.
+
+        Raises:
+            StoreError: the database does not answer.
+        """
+        long_over = calls.c.ended_at <= now() - timedelta(seconds=SETTLED_SECONDS)
+        found = sa.select(sa.exists().where(calls.c.sid == clean(call_sid), long_over))
+        if self._database.absent:
+            return False
+        return bool(await self._database.read(lambda connection: connection.scalar(found)))
 
     # --- deleting -----------------------------------------------------------------------------------------------------
 
@@ -274,9 +319,15 @@ async def sweep_events(database: Database) -> int:
     return await sweeping.repeat(database, write, sweeping.ROWS)
 
 
-async def _write(connection: AsyncConnection, batch: Sequence[LoggedEvent]) -> tuple[int, list[LoggedEvent]]:
-    """Write events, except those of forgotten calls; return the newest id before them, and the written events."""
-    await take_turn(connection)
+async def _has(connection: AsyncConnection, events: Sequence[LoggedEvent]) -> bool:
+    """Tell whether the log has these events. Some may have been erased since, and a `missed` looks like any other."""
+    ids = table.c.id.in_([event.id for event in events])
+    rows = await connection.execute(sa.select(table).where(ids, table.c.type != MISSED))
+    return not {LoggedEvent(*row) for row in rows}.isdisjoint(events)
+
+
+async def _with_ids(connection: AsyncConnection, batch: Sequence[LoggedEvent]) -> tuple[int, list[LoggedEvent]]:
+    """Give events their ids, except those of forgotten calls; return the newest id before them, and the events."""
     names = {FORGOTTEN + event.call_sid for event in batch}
     which = claims.c.name.in_(names)
     look = sa.select(sa.select(sa.func.max(table.c.id)).scalar_subquery(), sa.exists().where(which))
@@ -285,11 +336,13 @@ async def _write(connection: AsyncConnection, batch: Sequence[LoggedEvent]) -> t
     forgotten = set(await connection.scalars(sa.select(claims.c.name).where(which))) if any_forgotten else set()
     first = max(newest + 1, _micros())
     known = [event for event in batch if FORGOTTEN + event.call_sid not in forgotten]
-    events = [event._replace(id=first + number) for number, event in enumerate(known)]
+    return newest, [event._replace(id=first + number) for number, event in enumerate(known)]
+
+
+async def _insert(connection: AsyncConnection, events: Sequence[LoggedEvent]) -> None:
     if events:
         await connection.execute(sa.insert(table), [event._asdict() for event in events])
         await notices.tell(connection, "events")
-    return newest, events
 
 
 def _size(event: LoggedEvent) -> int:

@@ -18,9 +18,10 @@ from phoneagent.store.commands import TAKE_SECONDS
 from phoneagent.store.database import Database
 from phoneagent.store.event_log import erase, sweep_events, take_turn
 from phoneagent.store.outbound import sweep_outbound
+from phoneagent.store.records import MAY_GO_ON
 from phoneagent.store.rows import clean, now
 from phoneagent.store.schema import calls, claims, commands, events, next_steps, outbound_calls, transfers, turns
-from phoneagent.store.statements import FORGOTTEN, MAY_GO_ON, RESUME_SECONDS, insert_into
+from phoneagent.store.statements import FORGOTTEN, RESUME_SECONDS, insert_into
 from phoneagent.store.sweeping import change_all, repeat
 
 MAX_CALL_SECONDS = 24 * 3600.0

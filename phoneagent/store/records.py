@@ -240,6 +240,9 @@ def ms_between(start: datetime, moment: datetime) -> int:
     return round((moment - start).total_seconds() * 1000)
 
 
+MAY_GO_ON: tuple[EndedBy, ...] = ("line", "error")
+"""Ends after which Twilio may still hold the call and reconnect it."""
+
 REFUSED = "refused"
 
 CALL_OVER = frozenset({"completed", "busy", "no-answer", "failed", "canceled", REFUSED})

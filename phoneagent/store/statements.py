@@ -15,6 +15,7 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.sql.dml import Delete, Insert, Update
 
+from phoneagent.store.records import MAY_GO_ON
 from phoneagent.store.rows import Kind, Row
 from phoneagent.store.schema import (
     UtcTime,
@@ -36,9 +37,6 @@ longer than this before a stream that is already there: then it was only written
 
 FORGOTTEN = "forgotten "
 """The prefix of the claim on a forgotten call's CallSid. While the call is live, nothing more of it is recorded."""
-
-MAY_GO_ON = ("line", "error")
-"""Ends after which Twilio may still hold the call and reconnect it."""
 
 RESUME_SECONDS = 60.0
 """How long a call whose line broke may continue, and RECORD_DAYS=0 keeps its record. Within seconds, Twilio asks for

@@ -88,6 +88,18 @@ def redirected(call: Call) -> dict[str, str]:
     return found
 
 
+def shown_by_forward(call: Call, own_number: str | None) -> str | None:
+    """Return the number that a forward of the call shows; None for the caller's own, which is shown by itself.
+
+    Twilio takes the caller's own only if it is a number. A caller who withholds it, or calls by SIP or from a browser,
+    has none, so the forward shows the number that was called, or else `own_number`.
+    """
+    if call.caller is not None and call.caller.startswith("+"):
+        return None
+    called = call.called if call.called is not None and call.called.startswith("+") else None
+    return called or own_number
+
+
 def _call(call_sid: str, caller: str | None, called: str | None, direction: str | None) -> Call:
     known = direction is not None and _DIRECTION.fullmatch(direction)
     return Call(

@@ -33,7 +33,7 @@ from phoneagent.protocol.mediastream import CALL_SID
 from phoneagent.settings import Settings
 from phoneagent.twilio import AFTER_PATH, AMD_PATH, MEDIA_PATH, PARTY_PATH, STATUS_PATH, VOICE_PATH, twiml
 from phoneagent.twilio.browser import is_browser_call
-from phoneagent.twilio.parameters import call_of_form, redirected, stream_parameters
+from phoneagent.twilio.parameters import call_of_form, redirected, shown_by_forward, stream_parameters
 from phoneagent.twilio.verification import Verifier
 
 if TYPE_CHECKING:
@@ -176,13 +176,16 @@ class Webhooks:
             log.error("a call that was made has been placed twice: hanging up", extra={"call_sid": call.sid})
             return twiml.hang_up()
         refusal = None if ours else self._refusal(call, form["CallStatus"])
-        if self._draining() and refusal is not DENIED:
-            if (retry := self._retry(form, VOICE_PATH, redirected(call))) is not None:
-                return retry
-            refusal = DRAINING
-        if refusal is not None:
+        earlier = None
+        if refusal is not DENIED:
+            if self._draining():
+                if (retry := self._retry(form, VOICE_PATH, redirected(call))) is not None:
+                    return retry
+                refusal = DRAINING
+            earlier = await self._came_back(form)
+        if refusal is not None and earlier is None:  # a call that was taken before is no new one
             return self._turn_away(call, form["CallStatus"], refusal)
-        return await self._connect(call, await self._came_back(form), since=int(time.time()))
+        return await self._connect(call, earlier, since=int(time.time()))
 
     def _refusal(self, call: Call, status: str) -> Refusal | None:
         """Return why a new call is not taken, None if it is."""
@@ -203,11 +206,7 @@ class Webhooks:
         return (twiml.fall_back if answered else twiml.turn_away)(number, caller_id=caller_id)
 
     def _caller_id(self, call: Call) -> str | None:
-        """Return the number that a forward shows; None for the caller's own, which Twilio takes only if it is one."""
-        if call.caller is not None and call.caller.startswith("+"):
-            return None
-        called = call.called if call.called is not None and call.called.startswith("+") else None
-        return called or self._settings.twilio_phone_number
+        return shown_by_forward(call, self._settings.twilio_phone_number)
 
     async def _came_back(self, form: Mapping[str, str]) -> Continuation | None:
         """Return how a call continues that was here before and that other TwiML controlled since; None for a new call.

@@ -5,13 +5,16 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
+import xml.etree.ElementTree as ET
 from collections.abc import AsyncIterator
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from phoneagent import Call
 from phoneagent.bridge.steps import FallBack, HangUp, NextStep, Resume, Transfer
 from phoneagent.calls import journal
 from phoneagent.calls.journal import CallJournal, Continuation
@@ -51,6 +54,7 @@ class Rest(LiveCalls):
 
     def __init__(self, *, works: bool = True) -> None:
         self.done: list[str] = []
+        self.twiml: list[str] = []
         self._works = works
 
     async def complete(self, call_sid: str) -> None:
@@ -58,6 +62,7 @@ class Rest(LiveCalls):
 
     async def redirect(self, call_sid: str, twiml: str) -> None:
         await self._do("redirect")
+        self.twiml.append(twiml)
 
     async def _do(self, what: str) -> None:
         if not self._works:
@@ -315,6 +320,22 @@ async def test_a_step_that_is_not_written_is_done_over_rest_where_that_can_be(
     await after(store, rest).next_step(SID, step)
     assert rest.done == done
     assert [record.getMessage() for record in caplog.records] == [f"the call's next step was not saved: {said}"]
+
+
+@pytest.mark.parametrize(
+    ("caller", "shown"), [("+15550100001", None), (None, "+15550100003"), ("client:anna", "+15550100003")]
+)
+async def test_a_forward_over_rest_shows_a_caller_id_that_twilio_takes(
+    store: Store, monkeypatch: pytest.MonkeyPatch, caller: str | None, shown: str | None
+) -> None:
+    calls: dict[str, Call] = {}
+    rest = Rest()
+    ours = CallJournal(store, rest, fallback_number="+15550100009", calls=calls, own_number="+15550100002")
+    calls[SID] = Call(sid=SID, caller=caller, called="+15550100003", direction="inbound", started_at=datetime.now(UTC))
+    take_away(store, monkeypatch)
+    await ours.next_step(SID, FALL_BACK)
+    (dial,) = ET.fromstring(rest.twiml[0])
+    assert (dial.tag, dial.text, dial.get("callerId")) == ("Dial", "+15550100009", shown)
 
 
 async def test_without_a_rest_api_a_goodbye_that_is_not_written_is_known_here(

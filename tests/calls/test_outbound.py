@@ -34,14 +34,14 @@ def outbound(store: Store) -> Outbound:
     return make(store)
 
 
-def make(store: Store, caller_id: str | None = OURS) -> Outbound:
+def make(store: Store, caller_id: str | None = OURS, max_seconds: float = 600) -> Outbound:
     return Outbound(
         store.outbound,
         OutgoingCalls("AC1", "token", api_url="http://127.0.0.1:9"),
         claim=store.claim,
         url=lambda path, query: f"https://agent.example{path}?dial={query[DIAL]}",
         caller_id=caller_id,
-        max_seconds=600,
+        max_seconds=max_seconds,
         calls_per_second=0,
         barred=store.campaigns.barred,
     )
@@ -119,9 +119,20 @@ async def test_a_caller_id_is_needed(store: Store) -> None:
 async def test_a_key_is_one_call_s(outbound: Outbound) -> None:
     made = await dial(outbound, context={"a": (1, 2)}, idempotency_key="k")
     assert (await dial(outbound, context={"a": [1, 2]}, idempotency_key="k")).id == made.id
-    for changes in ({"to": "+15550100008"}, {"context": {"a": 3}}, {"timeout": 20}):
+    assert (await dial(outbound, context={"a": [1, 2]}, idempotency_key="k", from_=OURS, time_limit=600)).id == made.id
+    others = {"to": "+15550100008", "context": {"a": 3}, "timeout": 20, "from_": ANNA, "time_limit": 60}
+    for changes in ({name: other} for name, other in others.items()):
         with pytest.raises(DefinitionError, match="another call"):
             await dial(outbound, **{"context": {"a": [1, 2]}, "idempotency_key": "k", **changes})
+
+
+async def test_a_key_is_the_same_call_s_after_the_settings_have_changed(outbound: Outbound, store: Store) -> None:
+    made = await dial(outbound, idempotency_key="k")
+    after_a_deploy = make(store, "+15550100003", max_seconds=900)
+    again = await dial(after_a_deploy, idempotency_key="k")
+    assert (again.id, again.plan) == (made.id, made.plan)
+    with pytest.raises(DefinitionError, match="another call"):
+        await dial(after_a_deploy, idempotency_key="k", from_="+15550100003")
 
 
 async def test_twilio_is_given_addresses_that_tell_which_call_it_is(outbound: Outbound) -> None:

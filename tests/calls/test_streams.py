@@ -6,6 +6,7 @@ import base64
 import io
 import wave
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -22,6 +23,16 @@ pytestmark = pytest.mark.anyio
 
 def policy_of(office: Rig, agent: Agent) -> Policy:
     return office.calls._streams._policy_of(new_call(), agent, None)
+
+
+@pytest.mark.parametrize(("limit", "seconds"), [(None, 600), (120, 120), (900, 600)])
+async def test_a_call_lasts_as_long_as_it_was_made_for_and_as_any_call_may(
+    rig: Callable[..., Rig], limit: int | None, seconds: int
+) -> None:
+    office = rig()
+    office.calls._streams._outbound = SimpleNamespace(time_limit_of=lambda call: limit)  # type: ignore[assignment]
+    assert policy_of(office, Agent(instructions="x")).max_call_seconds == seconds
+    assert office.calls.max_seconds(new_call()) == seconds
 
 
 async def test_of_a_live_call_is_kept_what_is_open_until_its_stream_ends(

@@ -305,6 +305,32 @@ async def test_the_streams_that_are_open_at_once_are_bounded(monkeypatch: pytest
             assert third.answer.status == 200
 
 
+async def test_streams_that_wait_for_the_database_are_bounded_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(api, "MAX_READERS", 1)
+    app = with_token()
+    asked, answers = asyncio.Event(), asyncio.Event()
+
+    async def silent(*_: Any, **__: Any) -> str:
+        asked.set()
+        await answers.wait()
+        return "unknown"
+
+    assert app._parts.console is not None
+    monkeypatch.setattr(app._parts.console.feed, "open", silent)
+    async with serving(app) as url:
+        waiting = asyncio.ensure_future(status_of(url, "/events"))
+        await asked.wait()
+        assert await status_of(url, "/events") == 503
+        answers.set()
+        assert await waiting == 404
+        assert await status_of(url, "/events") == 404
+
+
+async def status_of(url: str, path: str) -> int:
+    async with stream(url, path) as reader:
+        return int(reader.answer.status)
+
+
 async def test_a_reader_that_takes_nothing_is_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(streaming, "SEND_SECONDS", 0.01)
     app = with_token()

@@ -19,6 +19,7 @@ from phoneagent.events import (
     CallEnded,
     CallHandedOver,
     CallStarted,
+    CallTransferred,
     Event,
     OutcomeFilled,
     ToolReturned,
@@ -29,6 +30,7 @@ from tests.patience import HANG_SECONDS
 pytestmark = pytest.mark.anyio
 STARTED = CallStarted(call_sid="CA1", stream_sid="MZ1", caller="+15550100001", called=None, direction="inbound")
 ENDED = CallEnded(call_sid="CA1", ended_by="caller", reason="x", duration_ms=9, transcript=())
+TRANSFERRED = CallTransferred(call_sid="CA1", to_name="billing", outcome="completed")
 HANDED_OVER = CallHandedOver(call_sid="CA1", at_ms=5, reason="x")
 RETURNED = ToolReturned(call_sid="CA1", at_ms=5, call_id="c1", name="book", output="ok", ms=12)
 
@@ -188,6 +190,25 @@ async def test_a_call_that_goes_on_in_another_stream_is_read_on() -> None:
     feed.tell(HANDED_OVER, "MZ2")
     feed.tell(ENDED, "MZ2")
     assert await reader.rest() == ["call_handed_over", "call_ended"]
+
+
+async def test_a_broken_line_ends_a_stream_where_only_memory_has_the_call() -> None:
+    feed = told(STARTED, replace(ENDED, ended_by="line"))
+    assert await reader_of(feed, feed.call("CA1")).rest() == ["call_started", "call_ended"]
+
+
+async def test_a_completed_transfer_ends_a_call_and_another_one_does_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(feed_module, "KEEP_SECONDS", 0.0)
+    feed = told(STARTED, HANDED_OVER, replace(TRANSFERRED, outcome="busy"), replace(STARTED, resumed=True), HANDED_OVER)
+    backlog = feed.call("CA1")
+    assert backlog is not None
+    assert not backlog.ended
+    reader = reader_of(feed, backlog)
+    feed.tell(TRANSFERRED, "MZ1")
+    assert (await reader.rest())[-1] == "call_transferred"
+    async with asyncio.timeout(HANG_SECONDS):
+        while feed.call("CA1") is not None:
+            await asyncio.sleep(0)
 
 
 async def test_a_tool_that_outlives_its_call_does_not_open_it_again() -> None:

@@ -20,7 +20,8 @@ from phoneagent.console.shared_feed import SharedFeed
 from phoneagent.errors import StoreError
 from phoneagent.events import CallNotAnswered, Event
 from phoneagent.store import Store, event_log
-from tests.console.test_feed import ENDED, RETURNED, STARTED, Reader, trouble
+from tests.console.test_feed import ENDED, HANDED_OVER, RETURNED, STARTED, TRANSFERRED, Reader, trouble
+from tests.patience import HANG_SECONDS
 from tests.store import conftest
 from tests.store.conftest import Outage, until
 
@@ -42,11 +43,11 @@ async def url(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[s
 class Process:
     """A process: its store and its feed."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, **options: Any) -> None:
         self.store = Store.from_url(url)
         assert self.store.events is not None
         self.log = self.store.events
-        self.feed = SharedFeed(self.log)
+        self.feed = SharedFeed(self.log, **options)
 
     def tell(self, *events: Event, stream_sid: str = "MZ1") -> None:
         for event in events:
@@ -72,8 +73,8 @@ class Process:
 
 
 @asynccontextmanager
-async def processes(url: str, count: int = 2) -> AsyncIterator[list[Process]]:
-    made = [Process(url) for _ in range(count)]
+async def processes(url: str, count: int = 2, **options: Any) -> AsyncIterator[list[Process]]:
+    made = [Process(url, **options) for _ in range(count)]
     try:
         yield made
     finally:
@@ -274,6 +275,121 @@ async def test_a_call_that_goes_on_here_is_not_over(ready: str) -> None:
         second.tell(RESUMED, stream_sid="MZ2")  # this is not written yet
         reader = await second.reader("CA1", str(newest))
         assert (await reader.next())["type"] == "call_started"
+
+
+async def test_a_completed_transfer_ends_a_call_and_another_one_does_not(ready: str) -> None:
+    async with processes(ready) as (here, there):
+        await there.wrote(STARTED, HANDED_OVER, replace(TRANSFERRED, outcome="busy"))
+        busy = (await here.log.page(shared_feed.UNKNOWN, 1)).newest
+        assert not isinstance(await here.feed.open("CA1", str(busy), full=False), str)
+        await there.wrote(RESUMED, replace(HANDED_OVER, at_ms=9), stream_sid="MZ2")
+        reader = await here.reader("CA1", str(busy))
+        assert [(await reader.next())["type"] for _ in range(2)] == ["call_started", "call_handed_over"]
+        following = asyncio.ensure_future(reader.rest())
+        await here.follows()
+        await there.wrote(TRANSFERRED, stream_sid="MZ2")
+        assert await following == ["call_transferred"]
+        assert await here.feed.open("CA1", reader.last_id, full=False) == "over"
+
+
+async def test_a_call_whose_record_has_ended_is_over_without_an_event(
+    ready: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with processes(ready, keep_alive_seconds=0.01) as (here, there):
+        there.store.tell(STARTED)
+        await there.wrote(STARTED, HANDED_OVER)
+        reader = await here.reader("CA1")
+        assert [(await reader.next())["type"] for _ in range(2)] == ["call_started", "call_handed_over"]
+        last_id = reader.last_id
+        following = asyncio.ensure_future(reader.rest())
+        await until(lambda: reader.comments > 2)
+        await there.store.settle("CA1", ended_by="caller", reason="x")
+        comments = reader.comments
+        await until(lambda: reader.comments > comments + 2)  # events may still be on their way
+        await there.wrote(trouble("late"))
+        monkeypatch.setattr(event_log, "SETTLED_SECONDS", -1.0)
+        assert await following == ["trouble"]
+        assert await here.feed.open("CA1", reader.last_id, full=False) == "over"
+        assert await (await here.reader("CA1", last_id)).rest() == ["trouble"]
+        assert await (await here.reader("CA1")).rest() == ["call_started", "call_handed_over", "trouble"]
+
+
+async def test_a_call_whose_line_broke_is_not_over_at_once(ready: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with processes(ready, keep_alive_seconds=0.01) as (here, there):
+        broken = replace(ENDED, ended_by="line")
+        there.store.tell(STARTED)
+        there.store.tell(broken)
+        await there.store.flush()
+        await there.wrote(STARTED, broken)
+        newest = str((await here.log.page(shared_feed.UNKNOWN, 1)).newest)
+        following = asyncio.ensure_future((await here.reader("CA1", newest)).rest())
+        await here.follows()
+        await there.wrote(RESUMED, stream_sid="MZ2")
+        await there.wrote(replace(broken, ended_by="error"), stream_sid="MZ2")
+        monkeypatch.setattr(event_log, "SETTLED_SECONDS", -1.0)
+        assert await following == ["call_started", "call_ended"]
+        assert await (await here.reader("CA1")).rest() == ["call_started", "call_ended"] * 2
+
+
+async def test_what_others_missed_before_a_call_is_not_missed_in_it(ready: str) -> None:
+    async with processes(ready) as (here, there):
+        there.log.add("", "", event_log.MISSED, "")
+        await there.wrote(trouble("else", "CA2"))
+        before = str((await here.log.page(shared_feed.UNKNOWN, 1)).newest)
+        late = SharedFeed(here.log)
+        late.tell(replace(STARTED, call_sid="CA3"), "MZ3")  # it is not written yet
+        live = Reader(await late.open("CA3", None, full=False))  # type: ignore[arg-type]
+        first = asyncio.ensure_future(live.next())
+        await here.log.flush()
+        assert (await first)["type"] == "call_started"
+        await there.wrote(STARTED, ENDED)
+        for last_id in (None, before):
+            assert await (await here.reader("CA1", last_id)).rest() == ["call_started", "call_ended"]
+        late.close()
+
+
+async def test_a_call_that_is_over_is_read_to_its_end_in_spite_of_an_outage(
+    ready: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shared_feed, "AWAY_SECONDS", 0.02)
+    async with processes(ready) as (here, there):
+        await there.wrote(STARTED, trouble("one"), ENDED)
+        reader = await here.reader("CA1")
+        page, away = here.log.page, True
+
+        async def maybe(*arguments: int, call_sid: str | None = None) -> event_log.Page:
+            if away:
+                raise StoreError("it does not answer", retry=True)
+            return await page(*arguments, call_sid=call_sid)
+
+        monkeypatch.setattr(here.log, "page", maybe)
+        rest = asyncio.ensure_future(reader.rest())
+        await until(lambda: reader.comments > 1 or rest.done())
+        away = False
+        assert await rest == ["call_started", "trouble", "call_ended"]
+
+
+async def test_readers_wait_for_a_silent_database_together(ready: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shared_feed, "TRANSACTION_SECONDS", 0.02)
+    async with processes(ready, 1) as (here,):
+        asked, answers = asyncio.Event(), asyncio.Event()
+        page = here.log.page
+
+        async def silent(*arguments: int, call_sid: str | None = None) -> event_log.Page:
+            asked.set()
+            await answers.wait()
+            return await page(*arguments, call_sid=call_sid)
+
+        monkeypatch.setattr(here.log, "page", silent)
+        first = asyncio.ensure_future(here.feed.open("CA1", None, full=False))
+        await asked.wait()
+        waiting = [here.feed.open("CA1", None, full=False) for _ in range(9)]
+        async with asyncio.timeout(HANG_SECONDS):
+            found = await asyncio.gather(*waiting, return_exceptions=True)
+        assert [type(each) for each in found] == [StoreError] * 9
+        answers.set()
+        assert await first == "unknown"
+        assert await here.feed.open("CA1", None, full=False) == "unknown"
 
 
 async def test_a_call_that_was_never_placed_ends_no_other(ready: str) -> None:

@@ -237,11 +237,15 @@ def scripted(*lines: str) -> str:
 
 
 async def chat(line: Line) -> None:
+    await chat_a_while(line)
+    await line.wait_for_silence()
+    await line.hang_up()
+
+
+async def chat_a_while(line: Line) -> None:
     for _ in range(3):
         await line.wait_for_silence()
         await line.say(VOICE.render("Yes, go on."), "Yes, go on.")
-    await line.wait_for_silence()
-    await line.hang_up()
 
 
 TABLE = {
@@ -303,6 +307,41 @@ async def test_the_decision_for_each_kind_of_callee(world: Worlds, tmp_path: Pat
         assert said[-1].start_ms >= beep.end_ms - 20
     if expected == "person":
         assert line.ended_by == "caller", "the agent must not hang up on a person"
+
+
+@pytest.mark.parametrize("known", ["person", "menu"])
+async def test_a_deploy_does_not_make_a_machine_of_a_person_or_a_menu(world: Worlds, tmp_path: Path, known: str):
+    hello = "Hello?" if known == "person" else MENU.prompt
+
+    async def then(line: Line) -> None:
+        await chat_a_while(line)
+        await line.wait_for_stream(2)
+        await asyncio.sleep(5)  # the result of the detection is read again
+        await line.hang_up()
+
+    callee = Callee(
+        ANNA, person(VOICE.render(hello), hello, then), answered_by="machine_end_other", amd_after_seconds=15
+    )
+    script = scripted(hello, *["Yes, go on."] * 6)
+    async with calling(world, tmp_path, callee, script=script) as (w, _, exchange):
+        made = await w.app.dial(ANNA, on_machine="hang_up", time_limit=120)
+        line = await callee.called()
+
+        async def detected() -> bool:
+            found = await w.app.outbound_call(made.id)
+            return found is not None and found.answered_by is not None
+
+        async with asyncio.timeout(HANG_SECONDS):
+            while not await detected():
+                await asyncio.sleep(0.05)
+        w.app._parts.outbound._known.clear()  # as in another process
+        w.app.hand_over_now(line.call_sid, "a deploy")
+        await callee.over()
+        await w.until(lambda: w.of(CallEnded))
+        found = await ended(w, made)
+    assert exchange.failures == []
+    assert (found.answered_by, found.decided) == ("machine_end_other", known)
+    assert (len(line.streams), line.ended_by) == (2, "caller")
 
 
 async def test_a_deploy_while_a_machine_greets_loses_no_message(world: Worlds, tmp_path: Path):

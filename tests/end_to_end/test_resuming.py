@@ -205,6 +205,25 @@ async def test_without_a_database_the_call_is_hung_up_over_rest(world: Worlds, s
         await w.until(lambda: done == [line.call_sid])
 
 
+async def test_without_a_database_a_withheld_caller_is_forwarded_over_rest_with_a_number_that_is_called(
+    world: Worlds, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(renewal, "MAX_LOSSES_A_MINUTE", 0)  # no other session is sought
+    done: list[str] = []
+
+    async def redirect(call_sid: str, twiml: str) -> None:
+        done.append(twiml)
+
+    async with world(AGENT, store=store, fallback_number="+15550100009") as w, w.phone(caller=None).dial() as line:
+        await line.wait_for_silence(ms=300)
+        store.next_step = away  # type: ignore[method-assign]
+        assert w.app._parts.journal is not None
+        w.app._parts.journal._live_calls.redirect = redirect  # type: ignore[method-assign]
+        w.model.sessions[0].kill()
+        await w.until(lambda: done)
+    assert '<Dial callerId="+15550100002">+15550100009</Dial>' in done[0], "the number that was called"
+
+
 @pytest.mark.parametrize(("number", "verbs"), [(None, ["Hangup"]), ("+15550100009", ["Dial"])])
 async def test_a_database_that_is_away_when_twilio_asks_means_an_apology_and_the_fallback(
     world: Worlds, store: Store, number: str | None, verbs: list[str], monkeypatch: pytest.MonkeyPatch

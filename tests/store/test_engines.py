@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import aiosqlite
+import asyncpg
 import pytest
+import sqlalchemy as sa
 
 from phoneagent.errors import ConfigurationError, StoreError
 from phoneagent.store import Store, engines
@@ -87,3 +89,18 @@ async def test_a_file_that_is_locked_is_waited_for_once(tmp_path: Path, monkeypa
     await base.close()
     with closing(sqlite3.connect(path)) as found:
         assert found.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+
+
+@pytest.mark.parametrize("kind", [asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.ProtocolError, OSError])
+async def test_each_error_of_the_driver_is_one_of_the_store(
+    monkeypatch: pytest.MonkeyPatch, kind: type[Exception]
+) -> None:
+    async def fail(*_: Any) -> None:
+        raise kind("a secret")
+
+    monkeypatch.setattr(engines, "connect_postgres", fail)
+    base = Database("postgres://db.example/calls")
+    with pytest.raises(StoreError, match=r"PostgreSQL at db.example/calls: ") as caught:
+        await base.read(lambda connection: connection.scalar(sa.text("SELECT 1")))
+    assert caught.value.retry
+    await base.close()

@@ -9,11 +9,13 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from phoneagent.errors import StoreError
 from phoneagent.store import Store, event_log, schema, sweeping
 from phoneagent.store.event_log import EventLog, LoggedEvent, Page, take_turn
 from tests.patience import HANG_SECONDS
@@ -245,6 +247,50 @@ async def test_too_many_of_them_are_dropped_and_readers_are_told(
         await written(store)
         assert bodies(await log_of(store).page(0, 9)) == ["0", "", "7", "8", "9", "x"]  # told once
     assert "6 events did not reach their readers: the database was away for too long" in caplog.text
+
+
+def unconfirmed(store: Store, monkeypatch: pytest.MonkeyPatch, *meanwhile: str) -> None:
+    """Let the answers to the next commits be lost; `meanwhile` are the events that come during each of them."""
+    write, coming = store._database.write, iter(meanwhile)
+
+    async def lost(work: Any) -> Any:
+        found = await write(work)
+        if (bodies := next(coming, None)) is None:
+            return found
+        add(store, *bodies)
+        raise StoreError("it does not answer", retry=True)
+
+    monkeypatch.setattr(store._database, "write", lost)
+
+
+async def test_events_whose_commit_was_not_confirmed_are_written_once(
+    ready: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(event_log, "FIRST_RETRY_SECONDS", 0.02)
+    monkeypatch.setattr(event_log, "LAST_RETRY_SECONDS", 0.05)
+    async with stores(ready) as (here, there):
+        told: list[LoggedEvent] = []
+        log_of(here).committed = lambda newest, events: told.extend(events)
+        unconfirmed(here, monkeypatch, "45", "6")
+        add(here, *"123")
+        await written(here)
+        everything = (await log_of(there).page(0, 99)).events
+        assert [event.body for event in everything] == list("123456")
+        assert told == everything
+
+
+async def test_those_of_them_that_are_dropped_meanwhile_were_written_too(
+    ready: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(event_log, "MAX_WAITING_BYTES", 4 * (event_log.ROW_BYTES + 1))
+    async with stores(ready) as (here, there):
+        unconfirmed(here, monkeypatch, "45")
+        add(here, *"123")
+        await until(lambda: len(log_of(here)._waiting) == 5)  # it is to be tried again
+        add(here, "6")
+        assert [event.body for event in log_of(here)._waiting] == list("3456")
+        await written(here)
+        assert bodies(await log_of(there).page(0, 99)) == [*"123", "", *"456"]
 
 
 async def test_what_the_database_refuses_is_dropped_and_readers_are_told(

@@ -18,6 +18,7 @@ from phoneagent.twilio.parameters import (
     call_of_form,
     call_of_stream,
     redirected,
+    shown_by_forward,
     stream_parameters,
 )
 from phoneagent.twilio.twiml import connect_stream
@@ -115,3 +116,16 @@ def test_a_redirect_repeats_what_twilio_does_not() -> None:
     long = {f"n{number}": "x" * 400 for number in range(4)}
     assert list(redirected(call_of_form(SID, long))) == ["n0", "n1"]
     assert 2 * 402 < MAX_REDIRECTED_CHARS < 3 * 402
+
+
+@pytest.mark.parametrize(
+    ("caller", "called", "shown"),
+    [
+        (ANNA, OURS, None),
+        ("anonymous", OURS, OURS),
+        ("client:anna", "+15550100003", "+15550100003"),
+        ("sip:anna@host", "sip:shop@host", "+15550100009"),
+    ],
+)
+def test_a_forward_shows_a_number_that_twilio_takes(caller: str, called: str, shown: str | None) -> None:
+    assert shown_by_forward(call_of_form(SID, {**FORM, "From": caller, "To": called}), "+15550100009") == shown

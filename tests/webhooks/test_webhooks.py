@@ -246,6 +246,26 @@ async def test_a_live_call_that_comes_to_the_number_again_goes_on(twilio: Any) -
     assert there.calls.pending[SID].call.state == {"name": "Anna"}
 
 
+@pytest.mark.parametrize("why", ["full", "caller", "draining"])
+async def test_a_live_call_that_comes_to_the_number_again_is_not_turned_away_as_a_new_one(
+    twilio: Any, why: str
+) -> None:
+    limits = {"full": {"max_calls": 1}, "caller": {"max_calls_per_caller": 1}, "draining": {}}
+    there = twilio(Journal("resume", "MZ7"), **limits[why])
+    other = call_of_form("CA" + "6" * 32, FORM)
+    there.live[other.sid] = other
+    fields = {}
+    if why == "draining":
+        there.draining, fields = True, {"again": str(MAX_RETRIES)}
+    assert there.ticket(await there.voice("in-progress", **fields)).resumes
+    assert verbs(await there.voice("ringing", **fields))[0].startswith("Reject"), "a new call is"
+
+
+async def test_a_denied_caller_is_turned_away_whatever_is_recorded_of_the_call(twilio: Any) -> None:
+    there = twilio(Journal("resume", "MZ7"), deny_callers=["+1555*"])
+    assert verbs(await there.voice("in-progress")) == ["Hangup"]
+
+
 async def test_a_ringing_call_begins_whatever_is_recorded_of_its_sid(twilio: Any) -> None:
     there = twilio(Journal("resume"))
     assert not there.ticket(await there.voice("ringing")).resumes
