@@ -265,7 +265,8 @@ def measure(played: Played) -> Outcome:
         group=case.group,
         name=case.name,
         must_stop=case.stop,
-        cut=heard_to < len(answer.audio) - ENDING_MS * BYTES_PER_MS,
+        # On a busy machine, the model may be stopped before it has sent the end.
+        cut=answer.interrupted or heard_to < len(answer.audio) - ENDING_MS * BYTES_PER_MS,
         too_early=case.stop and any(each.at < since for each in truncated),
         lost_ms=0 if case.stop else round((len(answer.audio) - heard) / BYTES_PER_MS),
         stop_ms=round(stops[0] - since_ms) if stops else None,

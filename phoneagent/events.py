@@ -397,11 +397,11 @@ UnansweredStatus: TypeAlias = Literal["busy", "no-answer", "failed", "canceled",
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CallNotAnswered:
-    """A call that the app made (`app.dial`) ended, and the other side never answered it.
+    """A call that the app made (`app.dial`) ended, and the other side never answered it, or was turned away.
 
     It comes once, in one of the app's processes. `outbound_id` is the `id` that `app.dial` returned;
     `app.outbound_call` returns the context for it. No event contains the number. `call_sid` is "" for a call that was
-    never placed; then `error` says why.
+    never placed. `error` says why that is, or why an answered call was turned away.
     """
 
     call_sid: str

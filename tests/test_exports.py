@@ -168,7 +168,7 @@ ROUTES = [
     "WS /twilio/media/{token}",
 ]
 
-ALEMBIC_HEADS = ["0016"]
+ALEMBIC_HEADS = ["0017"]
 
 
 @pytest.mark.parametrize("package", [phoneagent, phoneagent.sim], ids=lambda package: package.__name__)

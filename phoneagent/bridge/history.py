@@ -37,7 +37,8 @@ _RETURNED = (
     "sentence, do not greet them again, and offer what else you can do. Do not transfer them again unless they ask."
 )
 _GO_ON: dict[Pending, str] = {
-    "nothing": "Wait until the caller speaks.",
+    "nothing": "Wait until the caller speaks. But if you have called a tool and they do not know yet what it "
+    "returned, tell them once you have its output.",
     "answer": "The caller is waiting: go on where you were cut off, without repeating what they have heard.",
     "words": "The caller's last words were lost. In one short sentence, say that you missed them and ask for them.",
     "unknown": "The last words may be lost. In one short sentence, say that you missed the last words, then go on.",

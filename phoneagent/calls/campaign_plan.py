@@ -238,11 +238,10 @@ def before_call(rules: Rules, number: str, moment: datetime, *, barred: bool) ->
 def after_call(rules: Rules, call: CampaignCall, moment: datetime) -> Step:
     """Return the next step of a number after its call has ended, with a known `result`."""
     result = call.result or "unknown"
-    if result == "completed":
-        return End("finished", "answered")
-    if result == "machine" and rules.on_machine != "hang_up":
-        left = rules.on_machine == "leave_message"
-        return End("finished", "a machine got the message" if left else "a machine answered")
+    if result in _REACHED:
+        return End("finished", _REACHED[result])
+    if result == "machine" and rules.on_machine == "talk":
+        return End("finished", _WHY[result])
     why = _WHY.get(result, result) + (f": {call.reason}" if call.reason else "")
     kind = "failed" if result == "refused" else result
     if kind not in rules.retry:
@@ -252,6 +251,8 @@ def after_call(rules: Rules, call: CampaignCall, moment: datetime) -> Step:
     found = window(moment + timedelta(seconds=rules.retry_seconds), call.to, rules)
     return End("given_up", found) if isinstance(found, str) else WaitUntil(found[0], why)
 
+
+_REACHED = {"completed": "answered", "message-left": "a machine got the message"}
 
 _WHY = {
     "busy": "busy",

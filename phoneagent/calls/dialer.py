@@ -7,6 +7,7 @@ Twilio refuses it                → refused, with the reason
 Twilio is busy, or out of reach  → queued again, later
 the answer was lost              → queued again, to be looked for
 it has waited too long, or the answers about it were lost too often → refused
+placed, and no end was reported  → ask Twilio what became of it, every SILENT_SECONDS
 
 Only a request that may have placed the call counts as an attempt.
 """
@@ -24,7 +25,7 @@ from typing import TypeAlias
 
 from phoneagent.errors import StoreError, TelephonyError
 from phoneagent.store.outbound import OutboundCalls
-from phoneagent.store.records import OutboundCall
+from phoneagent.store.records import CALL_OVER, OutboundCall
 from phoneagent.store.rows import now
 from phoneagent.twilio.placing import MaybePlaced, NotPlaced, OutgoingCalls, Placing
 
@@ -57,7 +58,8 @@ class Dialer:
     """Places the calls of a queue. `placing` returns the request to Twilio, and `barred` why it must not be sent.
 
     `claim` claims a name that only one process can have (see `Store.claim`). With it, all processes together place
-    `calls_per_second` calls; 0 means no limit. A `draining` process places none: it could not answer them.
+    `calls_per_second` calls; 0 means no limit. A `draining` process places none: it could not answer them. `over` is
+    called when a call has ended without a report.
     """
 
     def __init__(
@@ -71,6 +73,7 @@ class Dialer:
         settle_seconds: float = SETTLE_SECONDS,
         draining: Callable[[], bool] = lambda: False,
         barred: Barred | None = None,
+        over: Callable[[], None] = lambda: None,
     ) -> None:
         self._queue = queue
         self._twilio = twilio
@@ -80,6 +83,7 @@ class Dialer:
         self._settle = settle_seconds
         self._draining = draining
         self._barred = barred
+        self._over = over
         self._woken = asyncio.Event()
         self._troubled = False
 
@@ -93,7 +97,7 @@ class Dialer:
             self._woken.clear()
             wait = POLL_SECONDS
             try:
-                while not self._draining() and await self.step():
+                while not self._draining() and (await self.step() or await self.check()):
                     pass
                 wait = await self._until_next()
                 self._troubled = False
@@ -118,6 +122,25 @@ class Dialer:
         if call is None:
             return False
         await self._place(call)
+        return True
+
+    async def check(self) -> bool:
+        """Ask Twilio about the next placed call of which no report has come for a while; return whether there was one.
+
+        Raises:
+            StoreError: the database does not answer.
+        """
+        call = await self._queue.take_silent()
+        if call is None or call.call_sid is None:
+            return call is not None
+        try:
+            status = await self._twilio.status(call.call_sid)
+        except TelephonyError as error:
+            log.info("what became of a call is unknown: %s", error, extra={"call_sid": call.call_sid})
+            return True
+        if status in CALL_OVER:
+            await self._queue.tell(call.id, call.call_sid, status)
+            self._over()
         return True
 
     async def _place(self, call: OutboundCall) -> None:

@@ -91,9 +91,10 @@ class Outbound:
             calls_per_second=calls_per_second,
             draining=draining,
             barred=barred,
+            over=lambda: self.call_over(),
         )
         self.call_over: Callable[[], None] = lambda: None
-        """Called when Twilio has reported the end of a call."""
+        """Called when the end of a call has become known."""
         self._known: dict[str, OutboundCall] = {}
         self._screenings: dict[str, Screening] = {}
         self._notes: set[asyncio.Task[None]] = set()
@@ -246,6 +247,16 @@ class Outbound:
         if status in CALL_OVER:
             self.call_over()
 
+    async def turned_away(self, call: Call, why: str) -> None:
+        """Note that a call was answered, and that this process could not take it."""
+        made = self._known.pop(call.sid, None)
+        if made is None:
+            return
+        try:
+            await self._queue.fail(made.id, call.sid, f"turned away: {why}")
+        except StoreError as error:
+            log.warning("a call that was turned away counts as answered: %s", error, extra={"call_sid": call.sid})
+
     async def amd(self, form: Mapping[str, str]) -> None:
         """Handle the result of Twilio's answering machine detection.
 
@@ -289,18 +300,21 @@ class Outbound:
         if self._screenings.get(call.sid) is screening:
             del self._screenings[call.sid]
 
-    def _decided(self, call_sid: str, made: OutboundCall, verdict: str) -> None:
-        self._known[call_sid] = replace(made, decided=verdict)
+    def _decided(
+        self, call_sid: str, made: OutboundCall, verdict: str, message_left: bool | None
+    ) -> asyncio.Task[None]:
+        self._known[call_sid] = replace(made, decided=verdict, message_left=message_left)
 
         async def record() -> None:
             try:
-                await self._queue.decided(made.id, verdict)
+                await self._queue.decided(made.id, verdict, message_left)
             except StoreError as error:
                 log.warning("the far end of a call was not recorded: %s", error)
 
         task = asyncio.create_task(record())
         self._notes.add(task)
         task.add_done_callback(self._notes.discard)
+        return task
 
 
 def outbound_from(settings: Settings, store: Store, url: Callable[..., str], draining: Callable[[], bool]) -> Outbound:

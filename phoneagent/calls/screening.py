@@ -48,7 +48,9 @@ LAST_WORDS_SECONDS = 60.0
 
 
 class Screening:
-    """Screens one call. `made` is the call's row, `poll` returns its current state, and `decided` takes the verdict.
+    """Screens one call. `made` is the call's row, and `poll` returns its current state.
+
+    `decided` records the verdict, and whether a machine got the message.
 
     `greeting` is the agent's. If the callee speaks first, the model is told to begin with it, and a silent callee hears
     it after a while. With a `past`, the call goes on in another media stream: what was said and decided still counts.
@@ -61,7 +63,7 @@ class Screening:
         *,
         greeting: str | None,
         poll: Callable[[], Awaitable[OutboundCall | None]],
-        decided: Callable[[str], None],
+        decided: Callable[[str, bool | None], asyncio.Future[None]],
         past: Past | None = None,
     ) -> None:
         self._call = call
@@ -85,6 +87,7 @@ class Screening:
         if made.decided is not None:
             self.far_end.known(made.decided)
         self._verdict: str | None = None
+        self._left = bool(made.message_left)
         self._saying = self._hung_up = False
         self._said_from_ms = 0
         self._last_words: asyncio.TimerHandle | None = None
@@ -164,7 +167,7 @@ class Screening:
         if turn.role == "caller":
             asyncio.get_running_loop().call_soon(self._act)
         elif self._saying and turn.text.strip() and turn.start_ms >= self._said_from_ms:
-            asyncio.get_running_loop().call_soon(self._hang_up)
+            asyncio.get_running_loop().call_soon(self._hang_up if turn.interrupted else self._message_left)
 
     def _note(self, turn: Turn) -> None:
         """Note what either side has said."""
@@ -181,18 +184,27 @@ class Screening:
         if verdict is not None and verdict != self._verdict:
             self._verdict = verdict
             log.info("answered by a %s", verdict, extra={"call_sid": self._call.sid})
-            self._decided(verdict)
+            message_left = self._left if verdict == "machine" and self._policy == "leave_message" else None
+            self._decided(verdict, message_left)
             if verdict == "fax" or (verdict == "machine" and self._policy == "hang_up"):
                 self._call.interrupt()
                 self._hang_up()
             elif verdict == "machine" and self._policy == "leave_message":
                 self.deaf = True
                 self._call.interrupt()
-        if self.deaf and self.far_end.ready and not self._saying:
+        if self.deaf and self._left:
+            self._hang_up()
+        elif self.deaf and self.far_end.ready and not self._saying:
             self._saying, self._said_from_ms = True, self._heard_ms
             self._call.interrupt()
             self._call.say(self._message, interruptible=False)
             self._last_words = asyncio.get_running_loop().call_later(LAST_WORDS_SECONDS, self._hang_up)
+
+    def _message_left(self) -> None:
+        """Record that the machine got the message, and only then hang up: a campaign reads it when the call is over."""
+        if not self._left:
+            self._left = True
+            self._decided("machine", True).add_done_callback(lambda _: self._hang_up())
 
     def _hang_up(self) -> None:
         if not self._hung_up:

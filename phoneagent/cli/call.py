@@ -94,6 +94,8 @@ async def _call(app: PhoneApp, number: str, options: dict[str, Any]) -> bool:
 def _conclude(found: OutboundCall) -> None:
     if found.decided:
         typer.echo(f"answered by: {found.decided}")
+    if found.message_left is not None:
+        typer.echo(f"message left: {'yes' if found.message_left else 'no'}")
     if found.call_sid:
         typer.echo(f"phoneagent calls {found.call_sid}")
 

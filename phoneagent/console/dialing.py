@@ -65,6 +65,7 @@ class MadeCall(Struct, frozen=True):
     agent: str | None
     answered_by: str | None
     decided: str | None
+    message_left: bool | None
     error: str | None
     attempts: int
     created_at: datetime
@@ -137,6 +138,7 @@ def _answer(made: OutboundCall, status: int, headers: dict[str, str], *, full: b
         agent=made.plan.get("agent"),
         answered_by=made.answered_by,
         decided=made.decided,
+        message_left=made.message_left,
         error=made.error,
         attempts=made.attempts,
         created_at=made.created_at,

@@ -117,7 +117,7 @@ async def _collect(connection: AsyncConnection, id: str, how: Move) -> int:
     over = sa.or_(outbound.c.id.is_(None), outbound.c.status.in_(CALL_OVER) & ~unclear, lost)
     ended = (
         sa.select(numbers, outbound.c.status, outbound.c.decided, outbound.c.answered_by, outbound.c.error)
-        .add_columns(outbound.c.call_sid.label("sid"), outbound.c.asked_at)
+        .add_columns(outbound.c.call_sid.label("sid"), outbound.c.asked_at, outbound.c.message_left)
         .select_from(numbers.outerjoin(outbound, outbound.c.id == numbers.c.outbound_id))
         .where(numbers.c.campaign_id == id, numbers.c.state == "calling", over)
         .limit(BATCH)
@@ -131,13 +131,15 @@ async def _collect(connection: AsyncConnection, id: str, how: Move) -> int:
 
 
 def _result(row: Any) -> str:
-    """Return how a call ended: Twilio's status, or what answered if it was not a person."""
+    """Return how a call ended: Twilio's status, or what answered if it was not a person, and if that got a message."""
     if row.status not in CALL_OVER:
         return "unknown"
     if row.status == REFUSED and row.asked_at is not None:
         return MAYBE_PLACED
     if row.status != "completed":
         return str(row.status)
+    if row.message_left:
+        return "message-left"
     if row.decided in ("machine", "fax"):
         return str(row.decided)
     return "machine" if row.decided is None and (row.answered_by or "").startswith("machine") else "completed"

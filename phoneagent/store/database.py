@@ -36,7 +36,7 @@ IDLE_SECONDS = 1.0
 """How long SQLite connections stay open after use. Closing them also removes deleted data from the write-ahead log."""
 
 MIGRATION_SECONDS = 600.0
-HEAD = "0016"
+HEAD = "0017"
 """The latest revision of the tables, as the newest migration calls it."""
 
 MIGRATION_LOCK = 0x70686F6E65

@@ -36,10 +36,17 @@ QUEUED, PLACING, PLACED = "queued", "placing", "placed"
 PROGRESS = (QUEUED, PLACING, PLACED, "initiated", "ringing", "in-progress")
 """The statuses of a call that is not over, in their order. From the fourth on they are Twilio's."""
 
+AT_TWILIO = PROGRESS[2:]
+"""The statuses of a call that was placed and is not over."""
+
 UNANSWERED = frozenset(CALL_OVER - {"completed"})
 """The statuses of a call that is over and was never answered."""
 
 _RINGS = frozenset(PROGRESS[:-1])
+
+SILENT_SECONDS = 180.0
+"""How long after a report about a call Twilio is asked what became of it. If no process answers for a while, Twilio's
+report of the end is lost."""
 
 LEASE_SECONDS = 60.0
 """How long a process may take to place a call. After that another process takes it over."""
@@ -74,21 +81,13 @@ class OutboundCalls:
         moment = now()
         due = sa.and_(table.c.status.in_((QUEUED, PLACING)), table.c.due_at <= moment)
         of_campaign = sa.exists().where(campaign_calls.c.outbound_id == table.c.id)  # a user waits for the other calls
-        first = sa.select(table).where(due).order_by(of_campaign, table.c.due_at, table.c.id).limit(1)
+        first = sa.select(table).where(due).order_by(of_campaign, table.c.due_at, table.c.id)
         lease = {
             "status": PLACING,
             "due_at": moment + timedelta(seconds=LEASE_SECONDS),
             "attempts": table.c.attempts + 1,
         }
-
-        async def write(connection: AsyncConnection) -> OutboundCall | None:
-            row = (await connection.execute(first.with_for_update(skip_locked=True))).one_or_none()
-            if row is None:
-                return None
-            await connection.execute(sa.update(table).where(table.c.id == row.id).values(lease))
-            return _call(row)
-
-        return await self._database.write(write)
+        return await self._take(first, lease)
 
     async def asking(self, id: str, attempt: int) -> bool:
         """Record that we are about to ask Twilio to place a call; return whether to go ahead.
@@ -162,13 +161,38 @@ class OutboundCalls:
         """
         await self._change(id, {"answered_by": clean(verdict)}, table.c.call_sid == call_sid)
 
-    async def decided(self, id: str, verdict: str) -> None:
-        """Record the decision about what the far end is.
+    async def decided(self, id: str, verdict: str, message_left: bool | None) -> None:
+        """Record the decision about what the far end is, and whether it is a machine that got the message.
 
         Raises:
             StoreError: it was not recorded.
         """
-        await self._change(id, {"decided": verdict})
+        await self._change(id, {"decided": verdict, "message_left": message_left})
+
+    async def fail(self, id: str, call_sid: str, error: str) -> None:
+        """Record that an answered call was turned away. Twilio will report it as completed.
+
+        Raises:
+            StoreError: it was not recorded.
+        """
+        values = {"status": "failed", "error": error, "ended_at": now()}
+        if await self._change(id, values, table.c.call_sid == call_sid, table.c.status.in_(PROGRESS)):
+            self.unanswered(CallNotAnswered(call_sid=call_sid, outbound_id=id, status="failed", error=error))
+
+    async def take_silent(self) -> OutboundCall | None:
+        """Take a placed call of which no end has been reported for SILENT_SECONDS; None if there is none.
+
+        It is taken again as much later. Two processes never take the same call at the same time.
+
+        Raises:
+            StoreError: the database does not answer.
+        """
+        if self._database.absent:
+            return None
+        moment = now()
+        silent = sa.and_(table.c.status.in_(AT_TWILIO), table.c.due_at <= moment)
+        later = {"due_at": moment + timedelta(seconds=SILENT_SECONDS)}
+        return await self._take(sa.select(table).where(silent).order_by(table.c.due_at, table.c.id), later)
 
     async def get(self, id: str) -> OutboundCall | None:
         """Return a call; None if there is none with this id.
@@ -217,6 +241,18 @@ class OutboundCalls:
 
         return await self._database.read(read)
 
+    async def _take(self, which: sa.Select[Any], values: Mapping[str, Any]) -> OutboundCall | None:
+        """Change the first of these rows that no other process is changing; return it as it was before."""
+
+        async def write(connection: AsyncConnection) -> OutboundCall | None:
+            row = (await connection.execute(which.limit(1).with_for_update(skip_locked=True))).one_or_none()
+            if row is None:
+                return None
+            await connection.execute(sa.update(table).where(table.c.id == row.id).values(dict(values)))
+            return _call(row)
+
+        return await self._database.write(write)
+
     async def _link(self, id: str, call_sid: str, status: str, *, certain: bool) -> bool:
         """Give a row its sid, and the status if that is a later one."""
         over = status in CALL_OVER
@@ -231,9 +267,10 @@ class OutboundCalls:
             if certain:  # another row got the sid by mistake
                 guessed = sa.update(table).where(table.c.call_sid == call_sid, table.c.id != row.id)
                 await connection.execute(guessed.values(call_sid=None, status=QUEUED, due_at=now()))
-            values: dict[str, Any] = {"call_sid": call_sid, "certain": row.certain or certain, "error": None}
+            values: dict[str, Any] = {"call_sid": call_sid, "certain": row.certain or certain}
             if row.status in earlier:
-                values |= {"status": status, "ended_at": now() if over else None}
+                values |= {"status": status, "error": None, "ended_at": now() if over else None}
+                values["due_at"] = now() + timedelta(seconds=SILENT_SECONDS)
             await connection.execute(sa.update(table).where(table.c.id == row.id).values(values))
             return str(row.status)
 
@@ -310,6 +347,7 @@ def _call(row: Any) -> OutboundCall:
         call_sid=row.call_sid,
         answered_by=row.answered_by,
         decided=row.decided,
+        message_left=row.message_left,
         error=row.error,
         attempts=row.attempts,
         created_at=row.created_at,

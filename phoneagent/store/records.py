@@ -255,7 +255,8 @@ class OutboundCall:
 
     `status` is Twilio's CallStatus once Twilio has the call; before, it is `queued`, `placing` or `placed`, and
     `refused` if it was given up before (`error` says why). `answered_by` is the result of Twilio's answering machine
-    detection, and `decided` our decision: person, machine, fax or menu.
+    detection, and `decided` our decision: person, machine, fax or menu. `message_left` says whether a machine got the
+    whole message; it is None if there was no machine or no message.
     """
 
     id: str
@@ -266,6 +267,7 @@ class OutboundCall:
     call_sid: str | None
     answered_by: str | None
     decided: str | None
+    message_left: bool | None
     error: str | None
     attempts: int
     created_at: datetime

@@ -161,6 +161,7 @@ outbound_calls = sa.Table(
     sa.Column("certain", sa.Boolean, nullable=False),
     sa.Column("answered_by", sa.Text),
     sa.Column("decided", sa.Text),
+    sa.Column("message_left", sa.Boolean),
     sa.Column("error", sa.Text),
     sa.Column("attempts", sa.Integer, nullable=False),
     sa.Column("created_at", UtcTime, nullable=False, index=True),

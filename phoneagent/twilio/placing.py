@@ -105,6 +105,15 @@ class OutgoingCalls(RestApi):
                 raise NotPlaced(_words(error), code=error.code, retry=not refused) from None
             raise MaybePlaced(str(error), code=error.code, retry=True) from None
 
+    async def status(self, call_sid: str) -> str:
+        """Return the CallStatus of a call.
+
+        Raises:
+            TelephonyError: there is no such call, or Twilio does not answer.
+        """
+        found = await self.ask("the call", lambda: self.client.calls(call_sid).fetch())
+        return str(found.status)
+
     async def find(self, wanted: Placing, since: datetime) -> list[str]:
         """Return the sids of the calls that were placed like this one since `since`, the earliest first.
 

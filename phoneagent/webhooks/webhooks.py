@@ -184,7 +184,9 @@ class Webhooks:
                 refusal = DRAINING
             earlier = await self._came_back(form)
         if refusal is not None and earlier is None:  # a call that was taken before is no new one
-            return self._turn_away(call, form["CallStatus"], refusal)
+            if ours and self._outbound is not None:
+                await self._outbound.turned_away(call, refusal.reason)
+            return self._turn_away(call, form["CallStatus"], refusal, forward=not ours)
         return await self._connect(call, earlier, since=int(time.time()))
 
     def _refusal(self, call: Call, status: str) -> Refusal | None:
@@ -196,13 +198,14 @@ class Webhooks:
             return LIMITED  # what is left of the rate limits is reserved for live calls
         return refusal
 
-    def _turn_away(self, call: Call, status: str, refusal: Refusal) -> str:
+    def _turn_away(self, call: Call, status: str, refusal: Refusal, *, forward: bool) -> str:
+        """Refuse a call. Without `forward`, FALLBACK_NUMBER is not called: it would not know whom it called."""
         self._metrics.turned_away(refusal.reason)
         log.warning("call turned away: %s", refusal.reason, extra={"call_sid": call.sid})
         answered = status == ANSWERED  # an answered call can no longer be rejected, only ended
         if refusal.answer != "fallback":
             return twiml.hang_up() if answered else twiml.turn_away(None, reason=refusal.answer)
-        number, caller_id = self._settings.fallback_number, self._caller_id(call)
+        number, caller_id = self._settings.fallback_number if forward else None, self._caller_id(call)
         return (twiml.fall_back if answered else twiml.turn_away)(number, caller_id=caller_id)
 
     def _caller_id(self, call: Call) -> str | None:

@@ -140,6 +140,7 @@ def test_a_tool_goes_on_and_its_output_reaches_the_next_session(rig: Rig) -> Non
     renewed(rig)
     calls = [item.item for item in rig.sent(realtime.ItemCreate)[told:]]
     assert [item["type"] for item in calls] == ["function_call", "message"]
+    assert "tell them once you have its output" in calls[-1]["content"][0]["text"], "the caller waits for it"
     rig.returns("c1", "42")
     assert rig.sent(realtime.ItemCreate)[-1].item["output"] == "42"
     assert len(rig.creates) == 1

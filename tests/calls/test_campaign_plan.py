@@ -211,12 +211,19 @@ def test_only_chosen_results_are_called_again() -> None:
     ("on_machine", "result", "why"),
     [
         ("hang_up", "completed", "answered"),
-        ("leave_message", "machine", "a machine got the message"),
+        ("leave_message", "message-left", "a machine got the message"),
         ("talk", "machine", "a machine answered"),
     ],
 )
 def test_what_was_reached_is_finished(on_machine: Any, result: str, why: str) -> None:
     assert after_call(Rules(on_machine=on_machine), called(result), MONDAY_NOON) == End("finished", why)
+
+
+@pytest.mark.parametrize("on_machine", ["hang_up", "leave_message"])
+def test_a_machine_that_did_not_get_the_message_is_called_again(on_machine: Any) -> None:
+    step = after_call(Rules(on_machine=on_machine), called("machine"), MONDAY_NOON)
+    assert isinstance(step, WaitUntil)
+    assert step.why == "a machine answered"
 
 
 def test_the_reason_of_a_refusal_is_told() -> None:

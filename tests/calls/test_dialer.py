@@ -218,6 +218,36 @@ async def test_a_call_that_twilio_has_no_room_for_waits_until_it_is_too_late(sto
     assert not rest.calls
 
 
+@pytest.mark.parametrize("status", ["busy", "no-answer", "completed", "canceled"])
+async def test_twilio_is_asked_what_became_of_a_call_whose_end_was_not_reported(
+    store: Store, rest: TwilioRest, status: str
+) -> None:
+    """No process was running when Twilio reported it, and Twilio reports it for 15 s only."""
+    overs: list[str] = []
+    made = await store.outbound.add(ANNA, {"from": OURS})
+    dialer = make(store, rest, over=lambda: overs.append("over"))
+    assert await dialer.step()
+    assert not await dialer.check(), "it was placed just now"
+    (sid,) = rest.calls
+    for current in ("queued", "ringing", "in-progress"):
+        rest.calls[sid]["status"] = current
+        await due(store)
+        assert await dialer.check()
+        assert not await dialer.check(), "it is asked for again later"
+    assert ((await state(store, made.id)).status, overs) == ("placed", [])
+    rest.calls[sid]["status"] = status
+    await due(store)
+    rest.fail_next(503, times=10)
+    assert await dialer.check()
+    assert not (await state(store, made.id)).over
+    rest._failures.clear()
+    await due(store)
+    assert await dialer.check()
+    assert ((await state(store, made.id)).status, overs) == (status, ["over"])
+    await due(store)
+    assert not await dialer.check()
+
+
 async def test_the_delay_grows_with_the_wait() -> None:
     waits = [0.0, 10.0, 100.0, 1000.0]
     delays = [dialer_module._delay(now() - timedelta(seconds=wait)) for wait in waits]

@@ -207,6 +207,27 @@ async def test_a_second_ring_of_one_call_is_refused(outbound: Outbound) -> None:
     assert await outbound.attach(second, answered=True) is False
 
 
+async def test_a_call_that_is_turned_away_has_failed(
+    outbound: Outbound, store: Store, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    made = await dial(outbound)
+    await outbound.turned_away(call(made.id), "draining")
+    answered = call(made.id)
+    assert await outbound.attach(answered, answered=True)
+    await outbound.turned_away(answered, "draining")
+    found = await outbound.get(made.id)
+    assert found is not None
+    assert (found.status, found.error) == ("failed", "turned away: draining")
+
+    async def away(*_: Any) -> None:
+        raise StoreError("the database is away")
+
+    monkeypatch.setattr(store.outbound, "fail", away)
+    assert await outbound.attach(answered)
+    await outbound.turned_away(answered, "draining")
+    assert "a call that was turned away counts as answered: the database is away" in caplog.text
+
+
 async def test_reports_of_twilio_s(outbound: Outbound) -> None:
     made = await dial(outbound, on_machine="hang_up")
     for status in ("ringing", "odd", "completed"):

@@ -58,6 +58,7 @@ class Rig:
         polled: Any = None,
         known: str | None = None,
         past: Past | None = None,
+        left: bool | None = None,
         **plan: Any,
     ) -> None:
         self.call = Call(
@@ -70,6 +71,10 @@ class Rig:
         self.control = Control()
         self.call.attach(self.control)  # type: ignore[arg-type]
         self.decided: list[str] = []
+        self.left: list[bool | None] = []
+        self.recorded = asyncio.Event()
+        """Whether the store has recorded the decisions."""
+        self.recorded.set()
         row = OutboundCall(
             id="1",
             idempotency_key=None,
@@ -79,6 +84,7 @@ class Rig:
             call_sid="CA1",
             answered_by=None,
             decided=known,
+            message_left=left,
             error=None,
             attempts=1,
             created_at=datetime.now(UTC),
@@ -93,7 +99,12 @@ class Rig:
                 raise found
             return replace(row, answered_by=found)
 
-        self.screening = Screening(self.call, row, greeting=greeting, poll=poll, decided=self.decided.append, past=past)
+        def decided(verdict: str, message_left: bool | None) -> asyncio.Task[Any]:
+            self.decided.append(verdict)
+            self.left.append(message_left)
+            return asyncio.create_task(self.recorded.wait())
+
+        self.screening = Screening(self.call, row, greeting=greeting, poll=poll, decided=decided, past=past)
 
     def hear(self, audio: bytes) -> bytes:
         """Give the screening audio; return what the model would hear."""
@@ -107,7 +118,8 @@ class Rig:
     async def turn(self, role: str, text: str, **changes: Any) -> None:
         given = replace(SAID, role=role, text=text, **changes)  # type: ignore[arg-type]
         self.screening.tell(TurnEnded(call_sid="CA1", turn=given))
-        await asyncio.sleep(0)
+        for _ in range(5):
+            await asyncio.sleep(0)
 
     @property
     def told(self) -> list[str]:
@@ -128,6 +140,39 @@ async def test_a_message_is_left_after_the_beep_and_meanwhile_the_model_hears_si
     assert rig.told[-1] == "hang up False"
     await rig.turn("agent", "Call us.", start_ms=61_000)
     assert len(rig.told) == 4
+    assert (rig.decided, rig.left) == (["machine", "machine"], [False, True])
+
+
+async def test_the_call_ends_once_it_is_recorded_that_the_message_was_left() -> None:
+    rig = Rig(on_machine="leave_message", message="Call us.")
+    await leave(rig)
+    rig.recorded.clear()
+    await rig.turn("agent", "Call us.", start_ms=60_000)
+    assert (rig.left, "hang up False" in rig.told) == ([False, True], False)
+    rig.recorded.set()
+    for _ in range(5):
+        await asyncio.sleep(0)
+    assert rig.told[-1] == "hang up False"
+
+
+async def test_a_message_that_was_cut_off_was_not_left() -> None:
+    rig = Rig(on_machine="leave_message", message="Call us.")
+    await leave(rig)
+    await rig.turn("agent", "Call us.", start_ms=60_000, interrupted=True)
+    assert (rig.left, rig.told[-1]) == ([False], "hang up False")
+
+
+async def test_a_message_that_was_left_is_not_said_again_in_the_next_stream() -> None:
+    rig = Rig(known="machine", left=True, past=said(), on_machine="leave_message", message="x")
+    rig.hear(silence(200))
+    assert (rig.told, rig.left) == (["interrupt", "hang up False"], [True])
+
+
+async def leave(rig: Rig) -> None:
+    """Have the message begin."""
+    await rig.turn("caller", WORDS)
+    rig.hear(sound(1000, 0.4) + silence(100))
+    assert rig.told[-1] == "say Call us. False"
 
 
 async def test_a_machine_that_was_known_in_an_earlier_media_stream_gets_the_message_once_it_is_silent() -> None:

@@ -38,7 +38,7 @@ def test_it_may_be_run_again(invoke: Invoke, tmp_path: Path) -> None:
     for _ in range(2):
         result = invoke()
         assert result.exit_code == 0
-        assert result.output == "SQLite in phoneagent.db is at revision 0016\n"
+        assert result.output == "SQLite in phoneagent.db is at revision 0017\n"
     assert {"calls", "turns"} <= tables(tmp_path / "phoneagent.db")
 
 
@@ -47,7 +47,7 @@ def test_the_database_is_the_one_of_the_settings(
 ) -> None:
     path = tmp_path / "elsewhere.db"
     monkeypatch.setenv("DATABASE_URL", f"sqlite:///{path}")
-    assert invoke().output == f"SQLite in {path} is at revision 0016\n"
+    assert invoke().output == f"SQLite in {path} is at revision 0017\n"
     assert not (tmp_path / "phoneagent.db").exists()
 
 

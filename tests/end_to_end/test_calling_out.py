@@ -216,7 +216,7 @@ async def test_a_machine_gets_the_message_after_its_beep_word_for_word(world: Wo
         await machine_.over()
         await w.until(lambda: w.of(CallEnded))
     assert exchange.failures == []
-    assert (found.status, found.decided) == ("completed", "machine")
+    assert (found.status, found.decided, found.message_left) == ("completed", "machine", True)
     line = machine_.lines[0]
     assert (line.ended_by, line.violations) == ("agent", [])
     last = [event.turn for event in w.of(TurnEnded) if event.turn.role == "agent"][-1]
@@ -224,6 +224,16 @@ async def test_a_machine_gets_the_message_after_its_beep_word_for_word(world: Wo
     beep = next(each for each in line.speech if each.text == "[beep]")
     assert 0 <= last.start_ms - beep.end_ms < 2500
     assert len(recorded(line).strip(b"\xff")) >= 0.9 * last.said_ms * 8
+
+
+async def test_a_machine_that_hangs_up_before_the_message_did_not_get_it(world: Worlds, tmp_path: Path):
+    full = Callee(ANNA, machine(VOICE.render(GREETING), GREETING, beep=b"", pause_seconds=2, records_seconds=0))
+    async with calling(world, tmp_path, full, script=TO_A_MACHINE) as (w, _, exchange):
+        made = await w.app.dial(ANNA, on_machine="leave_message", message=MESSAGE)
+        found = await ended(w, made)
+        await w.until(lambda: w.of(CallEnded))
+    assert exchange.failures == []
+    assert (found.status, found.decided, found.message_left) == ("completed", "machine", False)
 
 
 MENU = Menu("For cards, press one. For loans, press two.", {"1": Menu("Cards."), "2": Menu("Loans.")})

@@ -160,6 +160,8 @@ async def test_a_number_that_was_busy_waits_and_is_called_again_with_another_key
         ({"status": "completed"}, "completed"),
         ({"status": "completed", "decided": "person", "answered_by": "machine_end_beep"}, "completed"),
         ({"status": "completed", "decided": "machine"}, "machine"),
+        ({"status": "completed", "decided": "machine", "message_left": False}, "machine"),
+        ({"status": "completed", "decided": "machine", "message_left": True}, "message-left"),
         ({"status": "completed", "answered_by": "machine_end_beep"}, "machine"),
         ({"status": "completed", "answered_by": "human"}, "completed"),
         ({"status": "completed", "decided": "fax"}, "fax"),

@@ -29,7 +29,7 @@ pytestmark = pytest.mark.anyio
 
 
 async def test_processes_that_migrate_at_once_do_not_disturb_each_other(url: str) -> None:
-    assert await asyncio.gather(*(upgrade(url) for _ in range(4))) == ["0016"] * 4
+    assert await asyncio.gather(*(upgrade(url) for _ in range(4))) == ["0017"] * 4
 
 
 async def test_several_apps_of_one_process_make_their_databases_at_once(tmp_path: Path) -> None:
@@ -61,7 +61,7 @@ async def test_an_interrupted_migration_leaves_nothing_behind(url: str) -> None:
     names = await base.read(lambda connection: connection.run_sync(lambda sync: sa.inspect(sync).get_table_names()))
     assert names == []
     await base.close()
-    assert await upgrade(url) == "0016"
+    assert await upgrade(url) == "0017"
 
 
 @pytest.fixture
@@ -81,7 +81,7 @@ async def first(url: str) -> str:
 
 
 async def test_records_of_the_first_revision_are_kept(first: str) -> None:
-    assert await upgrade(first) == "0016"
+    assert await upgrade(first) == "0017"
     async with Store.from_url(first) as kept:
         record = await kept.call(SID)
         assert record is not None
@@ -117,7 +117,7 @@ async def test_a_migration_that_is_killed_between_its_steps_can_be_run_again(fir
         assert len(await rows_left(kept, sa.Table("calls", sa.MetaData(), sa.Column("sid")))) == 2  # as it was
         with pytest.raises(StoreError, match="phoneagent migrate"):
             await kept.call(SID)
-    assert await upgrade(first) == "0016"
+    assert await upgrade(first) == "0017"
     async with Store.from_url(first) as kept:
         assert await kept.call(SID) is not None
 

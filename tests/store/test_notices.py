@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import uuid
+from collections.abc import AsyncIterator
 from pathlib import Path
+from urllib.parse import urlsplit, urlunsplit
 
 import asyncpg
 import pytest
@@ -21,6 +24,18 @@ pytestmark = pytest.mark.anyio
 QUIET = 0.5
 FAR = 3600.0
 """Longer than any test: only a notice ends such a wait."""
+
+
+@pytest.fixture
+async def own_database(postgres_url: str) -> AsyncIterator[str]:
+    """A PostgreSQL database in which no other test changes anything: notices come from all schemas of a database."""
+    address = urlsplit(postgres_url)._replace(query="")
+    name = f"test_{uuid.uuid4().hex}"
+    connection = await asyncpg.connect(urlunsplit(address))
+    await connection.execute(f"CREATE DATABASE {name}")
+    yield urlunsplit(address._replace(path=f"/{name}"))
+    await connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
+    await connection.close()
 
 
 async def write_in(store: Store, *channels: Channel) -> None:
@@ -73,9 +88,9 @@ async def test_the_first_wait_returns_at_once_and_a_wait_ends_by_itself(ready: s
                 assert not changes.arrived.is_set()
 
 
-async def test_other_channels_of_postgresql_do_not_wake_it(postgres_url: str) -> None:
-    await upgrade(postgres_url)
-    async with stores(postgres_url) as (here, there):
+async def test_other_channels_of_postgresql_do_not_wake_it(own_database: str) -> None:
+    await upgrade(own_database)
+    async with stores(own_database) as (here, there):
         with here.notices.watch("commands") as commands, here.notices.watch("events") as events:
             await listening(commands)
             await listening(events)
@@ -88,9 +103,9 @@ async def test_other_channels_of_postgresql_do_not_wake_it(postgres_url: str) ->
             await until(again.arrived.is_set)
 
 
-async def test_a_transaction_that_is_not_committed_tells_nothing(postgres_url: str) -> None:
-    await upgrade(postgres_url)
-    async with stores(postgres_url) as (here, there):
+async def test_a_transaction_that_is_not_committed_tells_nothing(own_database: str) -> None:
+    await upgrade(own_database)
+    async with stores(own_database) as (here, there):
         with here.notices.watch("commands") as commands, here.notices.watch("events") as events:
             await listening(commands)
             await listening(events)

@@ -127,10 +127,43 @@ async def test_what_is_known_of_the_answering_party(ready: str) -> None:
         await queue.tell(added.id, SID, "in-progress")
         await queue.answered_by(added.id, OTHER, "human")
         await queue.answered_by(added.id, SID, "machine_end_beep")
-        await queue.decided(added.id, "machine")
-        found = await queue.get(added.id)
+        for left in (False, True):
+            await queue.decided(added.id, "machine", left)
+            found = await queue.get(added.id)
+            assert found is not None
+            assert (found.answered_by, found.decided, found.message_left) == ("machine_end_beep", "machine", left)
+
+
+async def test_an_answered_call_that_was_turned_away_has_failed_whatever_twilio_reports(ready: str) -> None:
+    told: list[CallNotAnswered] = []
+    async with Store.from_url(ready) as store:
+        queue = store.outbound
+        queue.unanswered = told.append
+        made = await queue.add(ANNA, {})
+        await queue.tell(made.id, SID, "in-progress")
+        await queue.fail(made.id, OTHER, "another call with the same id")
+        for _ in range(2):
+            await queue.fail(made.id, SID, "turned away: draining")
+        await queue.tell(made.id, SID, "completed")
+        found = await queue.get(made.id)
         assert found is not None
-        assert (found.answered_by, found.decided) == ("machine_end_beep", "machine")
+        assert (found.status, found.error, found.over) == ("failed", "turned away: draining", True)
+    assert told == [CallNotAnswered(call_sid=SID, outbound_id=made.id, status="failed", error="turned away: draining")]
+
+
+async def test_a_call_of_which_nothing_is_heard_is_taken_by_one_process_at_a_time(ready: str) -> None:
+    async with Store.from_url(ready) as store, Store.from_url(ready) as other:
+        silent, reported, over = [await store.outbound.add(ANNA, {}) for _ in range(3)]
+        assert await store.outbound.take_silent() is None, "none was placed"
+        for each, sid, status in ((silent, SID, "ringing"), (reported, OTHER, "initiated"), (over, "CA1", "completed")):
+            await store.outbound.tell(each.id, sid, status)
+        assert await store.outbound.take_silent() is None, "each was just reported"
+        await later(store)
+        await store.outbound.tell(reported.id, OTHER, "ringing")
+        taken = [await each.outbound.take_silent() for each in (store, other)]
+        assert [each and each.id for each in taken] == [silent.id, None]
+        await later(store)
+        assert await other.outbound.take_silent() is not None, "it is asked for again later"
 
 
 async def test_calls_are_forgotten_with_the_records(ready: str) -> None:

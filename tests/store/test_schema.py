@@ -31,7 +31,7 @@ async def test_migrations_build_what_the_code_expects(url: str, since: str) -> N
     if since != "nothing":  # an empty database is not migrated, but made
         oldest = partial(database._upgrade, revision=since)
         await base._transaction(base.writing, 60, lambda connection: connection.run_sync(oldest))
-    assert await upgrade(url) == "0016"
+    assert await upgrade(url) == "0017"
 
     def differences(sync: sa.Connection) -> list[Any]:
         return list(compare_metadata(MigrationContext.configure(sync), schema.metadata))

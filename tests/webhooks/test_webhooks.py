@@ -261,6 +261,26 @@ async def test_a_live_call_that_comes_to_the_number_again_is_not_turned_away_as_
     assert verbs(await there.voice("ringing", **fields))[0].startswith("Reject"), "a new call is"
 
 
+async def test_a_call_of_ours_that_is_answered_in_a_drain_does_not_count_as_answered(twilio: Any) -> None:
+    """It would be forwarded to people who do not know whom the app has called."""
+
+    told: list[tuple[str, str]] = []
+
+    class Outbound:
+        async def attach(self, call: Call, *, answered: bool = False) -> bool:
+            return True
+
+        async def turned_away(self, call: Call, why: str) -> None:
+            told.append((call.sid, why))
+
+    there = twilio(Journal(), draining=True, fallback_number=FALLBACK)
+    there.webhooks._outbound = Outbound()
+    fields = {"dial": "id", "Direction": "outbound-api"}
+    assert verbs(await there.voice("in-progress", **fields))[0] != f"Say {APOLOGY}", "another process may take it"
+    answer = await there.voice("in-progress", **fields, again=str(MAX_RETRIES))
+    assert (verbs(answer), told) == ([f"Say {APOLOGY}", "Hangup"], [(SID, "draining")])
+
+
 async def test_a_denied_caller_is_turned_away_whatever_is_recorded_of_the_call(twilio: Any) -> None:
     there = twilio(Journal("resume", "MZ7"), deny_callers=["+1555*"])
     assert verbs(await there.voice("in-progress")) == ["Hangup"]
