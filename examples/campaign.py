@@ -26,8 +26,9 @@ async def note_answer(call: Call, coming: bool) -> str:
 @tool
 async def never_call_again(call: Call) -> str:
     """Make sure that this person is never called again, when they ask for it."""
-    if call.party is not None:
-        await app.campaigns.never_call([call.party])
+    if call.party is None:
+        return "Their number is withheld, so nothing is noted. Ask them to call again without withholding it."
+    await app.campaigns.never_call([call.party])
     return "Done. Apologize, say goodbye, and hang up."
 
 

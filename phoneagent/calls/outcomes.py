@@ -107,7 +107,7 @@ class Outcomes:
         """
         try:
             record = await self._store.call(call_sid)
-            if record is not None:
+            if record is not None and record.ended_at is not None:  # else it has come back, and ends again
                 agent = (record.turns[-1].agent if record.turns else None) or ""
                 await self._settle(record, agent, error=reason, spent=())
         except StoreError as error:
@@ -140,7 +140,10 @@ class Outcomes:
             with suppress(StoreError):
                 await self._store.outcomes.charge(call_sid, spent)
             raise
-        await self._settle(record, agent.name, outcome, error=error, spent=spent)
+        if not await self._settle(record, agent.name, outcome, error=error, spent=spent):
+            # It was recorded elsewhere, or the record was deleted, or the call came back: then this was only its first
+            # part, and there is more to do, now or at the call's next end.
+            await self._fill(call_sid)
 
     # --- who had the call ---
 
@@ -219,10 +222,11 @@ class Outcomes:
         *,
         error: str | None,
         spent: Sequence[Spent],
-    ) -> None:
+    ) -> bool:
+        """Record and report the outcome of the call as it is in `record`, or the `error`; return whether it counts."""
         error = None if error is None else shown(error, MAX_ERROR_CHARS)
-        if not await self._store.outcomes.write(record.call_sid, outcome, error, spent):
-            return  # another process was faster, or the record was deleted
+        if not await self._store.outcomes.write(record.call_sid, record.stream_sid, outcome, error, spent):
+            return False
         event = OutcomeFilled(
             call_sid=record.call_sid,
             agent=agent,
@@ -237,6 +241,7 @@ class Outcomes:
         task = asyncio.create_task(follower.close(), name="phoneagent outcome hooks")
         self._telling.add(task)
         task.add_done_callback(self._telling.discard)
+        return True
 
 
 def form_of(outcome: OutcomeForm, text: str) -> Form:

@@ -174,11 +174,19 @@ class WarmTransfers:
         finally:
             self._news.pop(transfer_id, None)
 
-    async def give_up(self, call_sid: str) -> None:
-        """Hang up on the party, if it is on the line: the caller is gone. Never raises."""
+    async def give_up(self, call_sid: str, *, over: bool = False) -> None:
+        """Hang up on the party, if it is on the line: the caller is gone. Never raises.
+
+        A caller who may have joined the party is gone only if Twilio reports that the call is `over`. If they talked,
+        their conference ended with it, and so did the party's call.
+        """
         try:
-            row = await self._rows.open(call_sid)
-            if row is not None and await self._rows.move(row.id, "canceled", of=OPEN):
+            row = await self._rows.open(call_sid, joined=over)
+            if row is None:
+                return
+            # The caller's request to join may come at the same time, so JOINED follows the states before it.
+            moved = await self._rows.move(row.id, "canceled", of=OPEN)
+            if moved or (over and await self._rows.move(row.id, OVER, of=(JOINED,))):
                 await self._hang_up(await self._rows.get(row.id) or row)
         except StoreError as error:
             log.warning("a transfer of a call that is over was not ended: %s", str(error), extra={"call_sid": call_sid})

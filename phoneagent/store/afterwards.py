@@ -50,6 +50,7 @@ class Afterwards:
     attempts: int
     problem: str | None
     """Why the latest attempt failed."""
+    created_at: datetime
     due_at: datetime
     done_at: datetime | None
 
@@ -198,8 +199,12 @@ class AfterwardsRows:
         return over.where(table.c.state.in_(states)).order_by(table.c.due_at, table.c.call_sid)
 
     async def _change(self, step: Afterwards, *conditions: sa.ColumnElement[bool], **values: Any) -> None:
-        """Change a row, if this process still has the step that it took."""
+        """Change a row, if this process still has the step that it took.
+
+        A call that has come back and ended again has a new row, whose steps may have the same state and count.
+        """
         held = (table.c.state == step.state) & (table.c.attempts == step.attempts)
+        held &= table.c.created_at == step.created_at
         change = sa.update(table).where(table.c.call_sid == step.call_sid, held, *conditions).values(values)
 
         async def write(connection: AsyncConnection) -> None:
@@ -214,6 +219,7 @@ def _read(row: Any, *, attempts: int) -> Afterwards:
         state=row.state,
         attempts=attempts,
         problem=row.problem,
+        created_at=row.created_at,
         due_at=row.due_at,
         done_at=row.done_at,
     )

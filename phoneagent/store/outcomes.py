@@ -34,14 +34,21 @@ class OutcomeRows:
         self._database = database
 
     async def write(
-        self, call_sid: str, outcome: Mapping[str, Any] | None, error: str | None, spent: Sequence[Spent] = ()
+        self,
+        call_sid: str,
+        stream_sid: str,
+        outcome: Mapping[str, Any] | None,
+        error: str | None,
+        spent: Sequence[Spent] = (),
     ) -> bool:
         """Record the outcome of a call, or why it could not be filled in, unless one of them is recorded already.
 
-        Returns whether it was recorded. The cost is recorded in any case, as long as the call has a record.
+        It is the outcome of the call up to the media stream `stream_sid`. If the call has come back in a later one, it
+        is not recorded. Returns whether it was. The cost is recorded in any case, as long as the call has a record.
         """
         sid = clean(call_sid)
         still_open = (calls.c.sid == sid) & calls.c.outcome.is_(sa.null()) & calls.c.outcome_error.is_(None)
+        still_open &= calls.c.stream_sid == clean(stream_sid)
         values = {"outcome": None if outcome is None else dict(outcome), "outcome_error": error and clean(error)}
 
         async def write(connection: AsyncConnection) -> bool:

@@ -12,7 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from phoneagent.bridge.steps import Transfer
 from phoneagent.store.database import Database
-from phoneagent.store.records import DIALING, OPEN, TransferRecord
+from phoneagent.store.records import DIALING, JOINED, OPEN, TransferRecord
 from phoneagent.store.rows import clean
 from phoneagent.store.schema import transfers
 from phoneagent.store.steps import read_transfer
@@ -43,9 +43,13 @@ class TransferRows:
         """Return a transfer; None if there is none with that id."""
         return await self._one(transfers.c.id == clean(transfer_id))
 
-    async def open(self, call_sid: str) -> TransferRecord | None:
-        """Return the transfer of a call whose caller is still with the agent; None if there is none."""
-        return await self._one((transfers.c.call_sid == clean(call_sid)) & transfers.c.state.in_(OPEN))
+    async def open(self, call_sid: str, *, joined: bool = False) -> TransferRecord | None:
+        """Return the transfer of a call whose caller is still with the agent; None if there is none.
+
+        With `joined`, also one whose caller is joining the party, or has joined it.
+        """
+        states = (*OPEN, JOINED) if joined else OPEN
+        return await self._one((transfers.c.call_sid == clean(call_sid)) & transfers.c.state.in_(states))
 
     async def move(self, transfer_id: str, state: str, *, of: Collection[str]) -> bool:
         """Change the state of a transfer from one of the states `of`; return whether it was. One change wins.

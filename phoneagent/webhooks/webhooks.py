@@ -362,7 +362,7 @@ class Webhooks:
         reason = f"{'the browser' if is_browser_call(call_sid) else 'Twilio'} reports that it is {status}"
         await self._calls.forget(call_sid)
         if self._warm is not None:
-            await self._warm.give_up(call_sid)
+            await self._warm.give_up(call_sid, over=True)
         if not self._calls.end(call_sid, reason) and self._journal is not None:
             await self._journal.settle(call_sid, "caller", reason)
 

@@ -23,11 +23,11 @@ def test_the_outcome_comes_to_the_page_of_a_call_that_is_over(serves: Serves, vi
         page = visitor.visit(f"{served.url}/console/calls/{SID}")
         expect(page.locator("#state")).to_have_text("Ended")
         expect(page.locator("#outcome-card")).to_be_hidden()
-        assert served.run(served.store.outcomes.write(SID, OUTCOME, None))
+        assert served.run(served.store.outcomes.write(SID, "MZ1", OUTCOME, None))
         expect(page.locator("#outcome-card")).to_be_visible(timeout=30_000)
         expect(page.locator("#outcome")).to_contain_text("booked")
         expect(page.locator("#outcome")).to_contain_text("<b>by the window</b>")  # as text
         expect(page.locator("#outcome")).to_contain_text('["Monday"]')
-        assert served.run(served.store.outcomes.write(OTHER, None, "the model did not fill it in"))
+        assert served.run(served.store.outcomes.write(OTHER, "MZ1", None, "the model did not fill it in"))
         page.goto(f"{served.url}/console/calls/{OTHER}")
         expect(page.locator("#outcome")).to_contain_text("the model did not fill it in")

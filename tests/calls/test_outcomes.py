@@ -28,7 +28,7 @@ from phoneagent.model.chat_completions import ChatEndpoint
 from phoneagent.model.forms import Filling, Form
 from phoneagent.store import CallDetails, Store, ToolRecord
 from tests.calls.test_call_text import record as a_record
-from tests.store.conftest import GREETING, RETURNED, SID, WHOLE, WISH, ended, said, started
+from tests.store.conftest import GREETING, OFFER, RETURNED, SID, WHOLE, WISH, a_moment, ended, said, started
 
 pytestmark = pytest.mark.anyio
 
@@ -42,6 +42,7 @@ class Note(BaseModel):
 
 
 HOST = Agent(name="host", instructions="You answer.", outcome=Booking)
+OTHER = "CA" + "4" * 32
 READ = Reading(Usage(text_in=1_000_000), assumed=False)
 
 
@@ -247,11 +248,74 @@ async def test_another_process_may_be_faster(office: Office) -> None:
     mine = asyncio.create_task(office.outcomes.fill(SID))
     while not office.chat.complaints:
         await asyncio.sleep(0)
-    await office.store.outcomes.write(SID, {"guests": 5}, None)
+    await office.store.outcomes.write(SID, "MZ1", {"guests": 5}, None)
     office.chat.gate.set()
     await mine
     assert (await office.record()).outcome == {"guests": 5}
     assert office.told == []
+
+
+@pytest.mark.parametrize("ends", ["before the answer", "after it"])
+async def test_a_call_that_comes_back_while_the_model_is_asked_gets_the_outcome_of_the_whole(
+    office: Office, ends: str
+) -> None:
+    """Other TwiML had the call for a while. What the model says of the first part is no longer of use."""
+    office.chat.gate = asyncio.Event()
+    office.chat.answers += [wrote('{"guests": 2}'), wrote('{"guests": 4}')]
+    await first_part(office)
+    filling = asyncio.create_task(office.outcomes.fill(OTHER))
+    while not office.chat.complaints:
+        await asyncio.sleep(0)
+    await come_back(office)
+    if ends == "before the answer":
+        await end_again(office)
+    office.chat.gate.set()
+    if ends == "after it":
+        with pytest.raises(OutcomeUnavailable, match="the call has not ended"):
+            await filling
+        assert (await record_of_other(office)).outcome is None
+        await end_again(office)
+        filling = asyncio.create_task(office.outcomes.fill(OTHER))
+    await filling
+    record = await record_of_other(office)
+    assert record.outcome == {"guests": 4}
+    assert "by the window" in office.chat.forms[1].text
+    assert [event.outcome for event in office.told if isinstance(event, OutcomeFilled)] == [record.outcome]
+    assert record.cost == Cost(Decimal(2)), "both answers are paid for"
+
+
+async def test_a_call_that_has_come_back_is_not_given_up(office: Office) -> None:
+    await first_part(office)
+    await come_back(office)
+    await office.outcomes.give_up(OTHER, "the model did not answer")
+    assert (await record_of_other(office)).outcome_error is None
+    await end_again(office)
+    await office.outcomes.give_up(OTHER, "the model did not answer")
+    assert (await record_of_other(office)).outcome_error == "the model did not answer"
+
+
+async def first_part(office: Office) -> None:
+    for event in (started(OTHER), said(WISH, OTHER), ended(OTHER, ended_by="caller", duration_ms=0)):
+        office.store.tell(event, stream_sid="MZ1")
+    await office.store.flush()
+    await a_moment()
+
+
+async def come_back(office: Office) -> None:
+    office.store.tell(started(OTHER, stream_sid="MZ2", resumed=True), stream_sid="MZ2")
+    await office.store.flush()
+
+
+async def end_again(office: Office) -> None:
+    for event in (said(OFFER, OTHER), ended(OTHER)):
+        office.store.tell(event, stream_sid="MZ2")
+    await office.store.flush()
+
+
+async def record_of_other(office: Office) -> CallDetails:
+    found = await office.store.call(OTHER)
+    assert found is not None
+    return found
 
 
 @pytest.mark.parametrize(

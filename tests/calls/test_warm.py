@@ -222,6 +222,58 @@ async def test_a_caller_who_is_gone(desk: Desk, accepted: bool) -> None:
     await task
 
 
+@pytest.mark.parametrize("over", [False, True])
+async def test_a_caller_who_hangs_up_on_the_way_to_the_party(desk: Desk, over: bool) -> None:
+    """Twilio was told to connect them, and reports the end of the call. The end of a stream says nothing about it."""
+    task = desk.offer()
+    transfer_id = await desk.placed()
+    await desk.twilio(transfer_id, Digits="1")
+    await task
+    assert await desk.warm.join(transfer_id)
+    await desk.warm.give_up(CALL, over=over)
+    await desk.warm.give_up(CALL, over=over)
+    assert desk.rest.done == [("complete", PARTY)] * over
+    row = await desk.store.transfers.get(transfer_id)
+    assert row is not None
+    assert row.state == (OVER if over else JOINED)
+    assert await desk.warm.finish(transfer_id), "the report may come before the end of the conference"
+    await desk.twilio(transfer_id, ended="1", CallStatus="completed")
+    await asyncio.sleep(10)
+    assert len(desk.rest.done) == over, "nobody is brought back"
+
+
+@pytest.mark.parametrize("state", ["spoke", "left"])
+async def test_the_end_of_a_call_after_the_conference_ends_no_other_call(desk: Desk, state: str) -> None:
+    task = desk.offer()
+    transfer_id = await desk.placed()
+    await desk.twilio(transfer_id, Digits="1")
+    await task
+    if state == "spoke":
+        assert await desk.warm.join(transfer_id)
+        assert await desk.warm.finish(transfer_id)
+    else:
+        await desk.twilio(transfer_id, ended="1", CallStatus="completed")
+    await desk.warm.give_up(CALL, over=True)
+    assert desk.rest.done == []
+
+
+async def test_a_caller_who_hangs_up_at_the_moment_of_joining(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    task = desk.offer()
+    transfer_id = await desk.placed()
+    await desk.twilio(transfer_id, Digits="1")
+    await task
+    reading = desk.store.transfers.open
+
+    async def read_and_join(call_sid: str, **options: bool) -> TransferRecord | None:
+        row = await reading(call_sid, **options)
+        await desk.warm.join(transfer_id)  # in another process
+        return row
+
+    monkeypatch.setattr(desk.store.transfers, "open", read_and_join)
+    await desk.warm.give_up(CALL, over=True)
+    assert desk.rest.done == [("complete", PARTY)]
+
+
 async def test_a_party_that_has_left(desk: Desk) -> None:
     task = desk.offer()
     transfer_id = await desk.placed()

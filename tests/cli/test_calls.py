@@ -235,7 +235,7 @@ def test_the_outcome_of_a_call(
 ) -> None:
     async def write() -> None:
         async with Store.from_url("sqlite:///phoneagent.db") as store:
-            await store.outcomes.write(INBOUND, outcome, error)
+            await store.outcomes.write(INBOUND, "MZ1", outcome, error)
 
     assert "\noutcome" not in recorded("calls", INBOUND).output
     asyncio.run(write())

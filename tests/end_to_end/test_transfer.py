@@ -466,6 +466,39 @@ async def test_a_caller_is_not_left_alone_in_a_conference(
         assert [each.outcome for each in w.of(CallTransferred)] == ["declined"]
 
 
+async def test_a_party_does_not_wait_for_a_caller_who_hangs_up_on_the_way(
+    world: Worlds, store: Store, rest: TwilioRest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The caller hangs up between our answer and the moment at which Twilio carries it out."""
+    join = Network.join
+    leaving: list[asyncio.Task[None]] = []
+
+    async def arrive(network: Network, name: str, line: Line, *, starts: bool, ends: bool) -> None:
+        if network.conferences:  # the party is there
+            leaving.append(asyncio.create_task(line.hang_up()))
+            await asyncio.Event().wait()
+        await join(network, name, line, starts=starts, ends=ends)
+
+    async def waits(line: Line) -> None:
+        await line.wait_for_words("Press 1")
+        await line.press("1")
+        await asyncio.sleep(600)
+
+    monkeypatch.setattr(Network, "join", arrive)
+    anna = Callee(BILLING, waits)
+    async with world(agent(warm=True), SCRIPT, store=store, twilio_api_url=rest.url) as w:
+        phone = w.phone(rest=rest, status_callback="/twilio/status")
+        async with Exchange(phone, anna), phone.dial() as line:
+            await ask(line)
+            theirs = await anna.called()
+            await line.wait_ended()
+            await anna.over(timeout=20)
+        ((_, conference),) = phone.network.conferences
+        assert conference.joined == [theirs.call_sid]
+        assert (line.violations, theirs.violations, rest.violations) == ([], [], [])
+        assert "was not hung up on" not in w.log.text
+
+
 async def test_both_hang_up_at_once(world: Worlds, store: Store, rest: TwilioRest) -> None:
     async def listens(line: Line) -> None:
         await asyncio.sleep(600)

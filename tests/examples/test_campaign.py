@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from phoneagent import CallEnded
+from phoneagent import Call, CallEnded
 from phoneagent.sim import Model, Script
 from phoneagent.sim.model.vad import EnergyGate
 from phoneagent.sim.twilio.callee import Callee, person
@@ -86,3 +87,11 @@ async def test_a_list_is_called_and_what_people_say_is_noted(world: Worlds, tmp_
         (4, "skipped", 0),
     ]
     assert refused.status == "refused"
+
+
+async def test_a_caller_without_a_number_learns_that_none_was_noted() -> None:
+    module = load("campaign")
+    call = Call(sid="CA" + "1" * 32, caller=None, called=ANNA, direction="inbound", started_at=datetime.now(UTC))
+    told = await module.never_call_again.run(call, "{}")
+    assert "withheld" in told
+    assert "Done" not in told

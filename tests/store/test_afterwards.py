@@ -18,7 +18,7 @@ from phoneagent.store.forgetting import MAX_CALL_SECONDS
 from phoneagent.store.rows import now
 from phoneagent.store.schema import afterwards, calls
 from tests.patience import HANG_SECONDS
-from tests.store.conftest import BROKEN, CALLER, GREETING, SID, WHOLE, ended, rows_left, said, started, stores
+from tests.store.conftest import BROKEN, CALLER, GREETING, SID, WHOLE, a_moment, ended, rows_left, said, started, stores
 
 pytestmark = pytest.mark.anyio
 
@@ -181,6 +181,29 @@ async def test_a_call_that_goes_on_in_the_middle_of_a_step_starts_over_at_its_en
         found = await store.afterwards.get(SID)
         assert found is not None
         assert (found.state, found.attempts) == (OUTCOME, 0)
+
+
+async def test_a_step_of_the_first_part_of_a_call_does_not_change_the_same_step_of_the_whole(ready: str) -> None:
+    async with wanted(Store.from_url(ready)) as store:
+        store.tell(started())
+        store.tell(BROKEN)
+        await store.flush()
+        await later(store)
+        stale = await taken(store)
+        await a_moment()
+        store.tell(started(stream_sid="MZ2", resumed=True))
+        store.tell(ended())
+        await store.flush()
+        await later(store)
+        step = await taken(store)
+        assert (step.state, step.attempts) == (stale.state, stale.attempts)
+        held = await store.afterwards.get(SID)
+        await store.afterwards.again(stale, 0, "no endpoint")
+        await store.afterwards.filled(stale)
+        await store.afterwards.finish(stale, FAILED)
+        assert await store.afterwards.get(SID) == held
+        await store.afterwards.filled(step)
+        assert (await taken(store)).state == DELIVER
 
 
 @pytest.mark.parametrize("state", [DELIVERED, FAILED, DONE])

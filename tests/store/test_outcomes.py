@@ -15,7 +15,7 @@ from phoneagent.store import Store
 from phoneagent.store.outcomes import Spent
 from phoneagent.store.schema import usage
 from tests.patience import HANG_SECONDS
-from tests.store.conftest import BROKEN, SID, WHOLE, Outage, ended, record_of, rows_left, started, stores
+from tests.store.conftest import BROKEN, SID, WHOLE, Outage, a_moment, ended, record_of, rows_left, started, stores
 
 pytestmark = pytest.mark.anyio
 SPENT = Spent("small", Usage(text_in=100, text_out=10), Cost(Decimal("0.5")))
@@ -34,7 +34,7 @@ async def kept(ready: str) -> AsyncIterator[Store]:
 async def test_the_record_has_the_outcome_and_its_cost(kept: Store) -> None:
     before = await record_of(kept)
     assert (before.outcome, before.outcome_error) == (None, None)
-    assert await kept.outcomes.write(SID, OUTCOME, None, [SPENT, SPENT])
+    assert await kept.outcomes.write(SID, "MZ1", OUTCOME, None, [SPENT, SPENT])
     record = await record_of(kept)
     assert record.outcome == OUTCOME
     assert record.outcome_error is None
@@ -49,9 +49,9 @@ async def test_the_record_has_the_outcome_and_its_cost(kept: Store) -> None:
 
 
 async def test_only_the_first_one_counts(kept: Store) -> None:
-    assert await kept.outcomes.write(SID, None, "no \0 answer")
-    assert not await kept.outcomes.write(SID, OUTCOME, None)
-    assert not await kept.outcomes.write(SID, None, "again")
+    assert await kept.outcomes.write(SID, "MZ1", None, "no \0 answer")
+    assert not await kept.outcomes.write(SID, "MZ1", OUTCOME, None)
+    assert not await kept.outcomes.write(SID, "MZ1", None, "again")
     record = await record_of(kept)
     assert (record.outcome, record.outcome_error) == (None, "no  answer")
 
@@ -68,7 +68,10 @@ async def test_processes_that_write_at_once_lose_neither_outcome_nor_cost(kept: 
 async def _several(kept: Store, url: str) -> AsyncIterator[None]:
     async with stores(url, 3) as others:
         written = await asyncio.gather(
-            *(each.outcomes.write(SID, {"by": number}, None, [SPENT]) for number, each in enumerate([kept, *others]))
+            *(
+                each.outcomes.write(SID, "MZ1", {"by": number}, None, [SPENT])
+                for number, each in enumerate([kept, *others])
+            )
         )
         assert sorted(written) == [False, False, False, True]
         yield
@@ -88,7 +91,7 @@ async def test_an_attempt_that_came_to_nothing_has_its_cost(kept: Store) -> None
 
 async def test_nothing_is_written_of_a_call_that_was_forgotten(kept: Store) -> None:
     assert await kept.forget(SID) == 1
-    assert not await kept.outcomes.write(SID, OUTCOME, None, [SPENT])
+    assert not await kept.outcomes.write(SID, "MZ1", OUTCOME, None, [SPENT])
     await kept.outcomes.charge(SID, [SPENT])
     assert await kept.call(SID) is None
     assert await rows_left(kept, usage) == []
@@ -102,26 +105,43 @@ async def test_a_call_that_goes_on_after_all_gets_another_one(
         for event in (started(), BROKEN):
             made.tell(event, stream_sid="MZ1")
         await made.flush()
-        assert await made.outcomes.write(SID, outcome, error, [SPENT])
+        assert await made.outcomes.write(SID, "MZ1", outcome, error, [SPENT])
         made.tell(started(stream_sid="MZ2", resumed=True), stream_sid="MZ2")
         record = await record_of(made)
         assert (record.ended_at, record.outcome, record.outcome_error) == (None, None, None)
         assert record.cost is not None
         made.tell(ended(), stream_sid="MZ2")
         await made.flush()
-        assert await made.outcomes.write(SID, {"guests": 5}, None)
+        assert await made.outcomes.write(SID, "MZ2", {"guests": 5}, None)
         assert (await record_of(made)).outcome == {"guests": 5}
 
 
+async def test_the_first_part_of_a_call_that_came_back_is_not_the_whole_call(ready: str) -> None:
+    async with Store.from_url(ready) as made:
+        for event in (started(), ended(ended_by="caller", duration_ms=0)):
+            made.tell(event, stream_sid="MZ1")
+        await made.flush()
+        await a_moment()
+        made.tell(started(stream_sid="MZ2", resumed=True), stream_sid="MZ2")
+        await made.flush()
+        assert not await made.outcomes.write(SID, "MZ1", OUTCOME, None, [SPENT]), "it is live"
+        made.tell(ended(), stream_sid="MZ2")
+        await made.flush()
+        assert not await made.outcomes.write(SID, "MZ1", None, "no answer")
+        record = await record_of(made)
+        assert (record.outcome, record.outcome_error, record.cost) == (None, None, SPENT.cost)
+        assert await made.outcomes.write(SID, "MZ2", OUTCOME, None)
+
+
 async def test_a_call_that_is_only_reported_again_keeps_it(kept: Store) -> None:
-    assert await kept.outcomes.write(SID, OUTCOME, None)
+    assert await kept.outcomes.write(SID, "MZ1", OUTCOME, None)
     kept.tell(started(), stream_sid="MZ1")
     kept.tell(ended(), stream_sid="MZ1")
     assert (await record_of(kept)).outcome == OUTCOME
 
 
 async def test_forgetting_a_call_forgets_its_outcome(kept: Store) -> None:
-    assert await kept.outcomes.write(SID, OUTCOME, None, [SPENT])
+    assert await kept.outcomes.write(SID, "MZ1", OUTCOME, None, [SPENT])
     assert await kept.forget(SID) == 1
     assert await rows_left(kept, usage) == []
 
@@ -133,6 +153,6 @@ async def test_a_database_that_is_away_is_told(outage: Outage) -> None:
         await made.flush()
         await outage.begin()
         with pytest.raises(StoreError):
-            await made.outcomes.write(SID, OUTCOME, None, [SPENT])
+            await made.outcomes.write(SID, "MZ1", OUTCOME, None, [SPENT])
         await outage.end()
-        assert await made.outcomes.write(SID, OUTCOME, None, [SPENT])
+        assert await made.outcomes.write(SID, "MZ1", OUTCOME, None, [SPENT])

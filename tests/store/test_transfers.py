@@ -57,7 +57,12 @@ async def test_a_call_has_its_transfer_as_long_as_the_caller_waits(ready: str) -
         row = await second.transfers.open(SID)
         assert row is not None
         assert row.summary is None
-        assert not await first.transfers.move("t1", LEFT, of=(DIALING, JOINED))
+        assert await first.transfers.move("t1", JOINED, of=(ACCEPTED,))
+        assert await second.transfers.open(SID) is None
+        row = await second.transfers.open(SID, joined=True)
+        assert row is not None
+        assert row.state == JOINED
+        assert not await first.transfers.move("t1", LEFT, of=(DIALING, ACCEPTED))
         assert await first.transfers.move("t1", JOINED, of=(ACCEPTED,))
         assert await second.transfers.open(SID) is None
 
