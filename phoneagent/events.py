@@ -290,7 +290,9 @@ class RecordingChanged:
     """The call's recording started, was paused or stopped, or ended with the call.
 
     `where` is its folder, within RECORD_AUDIO. `complete` is false if some of it could not be written. `duration_ms` is
-    known once the recording has stopped or the media stream has ended.
+    known once all of it is written, after it has stopped or the media stream has ended. So `stopped` is reported twice:
+    at once, and with `duration_ms`. If it was stopped before the consent line was heard, it never began: `duration_ms`
+    is 0 then.
     """
 
     call_sid: str

@@ -282,12 +282,15 @@ class Call:
             self._control.record("start")
 
     def pause_recording(self) -> None:
-        """Record silence from now on, on both sides, until `start_recording`."""
+        """Record silence from now on, on both sides, until `start_recording`.
+
+        While the consent line is still being said, this is the same as `stop_recording`.
+        """
         if self._control is not None:
             self._control.record("pause")
 
     def stop_recording(self) -> None:
-        """Stop the recording. A later `start_recording` adds to it."""
+        """Stop the recording, or do not begin one after the consent line. A later `start_recording` adds to it."""
         if self._control is not None:
             self._control.record("stop")
 

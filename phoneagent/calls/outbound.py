@@ -208,9 +208,10 @@ class Outbound:
     # --- what Twilio requests -----------------------------------------------------------------------------------------
 
     async def attach(self, call: Call, *, answered: bool = False) -> bool | None:
-        """Give a call that this app made its context. None: the app did not make it; False: it rang a second time.
+        """Give a call that this app made its context. None: the app did not make it; False: it is hung up.
 
-        With `answered`, Twilio asks for the call's first TwiML.
+        With `answered`, Twilio asks for the call's first TwiML. A call that rang a second time, or whose person was
+        forgotten while it rang, is hung up.
         """
         id = call.parameters.get(DIAL)
         if id is None or not call.direction.startswith("outbound"):
@@ -219,7 +220,7 @@ class Outbound:
         try:
             async with asyncio.timeout(ATTACH_SECONDS):
                 if answered and not await self._queue.tell(id, call.sid, "in-progress"):
-                    return False if await self._queue.get(id) is not None else None
+                    return False
                 made = made or await self._queue.get(id)
         except (StoreError, TimeoutError) as error:
             why = str(error) or "the database does not answer"

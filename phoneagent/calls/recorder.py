@@ -33,6 +33,9 @@ MAX_CONSENTS = 3
 LOOK_SECONDS = 2.0
 """How long a take waits for the database, which knows whether the call was forgotten."""
 
+SILENT_SECONDS = 5.0
+"""How long a database that did not answer is not asked that again: takes that wait for it keep others from writing."""
+
 Put: TypeAlias = Callable[[Callable[[CallerSocket], CallerSocket]], None]
 """A function that puts something between the call and the caller's socket."""
 
@@ -60,11 +63,13 @@ class Recorder:
         self._emit = emit
         self._put: Put = lambda wrap: None
         self._take: Take | None = None
+        self._takes = 0
         self._state: Literal["off", "consent", "on", "paused"] = "off"
         self._asked: Wanted | None = None
         self._heard_item: str | None = None
         self._consents = 0
-        self._has_consent = self._option.consent is None or earlier is not None
+        begun = earlier is not None and earlier.duration_ms != 0  # it was heard in one of the streams before
+        self._has_consent = self._option.consent is None or begun
         self._complete = earlier is None or earlier.complete
         self._where = recordings.folder(call_sid) if earlier is None else earlier.where
         self._ending: set[asyncio.Task[None]] = set()
@@ -101,16 +106,26 @@ class Recorder:
             self._take.note(Silenced(now, on=True))
             self._state = "paused"
             self._tell("paused", now)
-        elif self._state == "consent":
-            self._state = "off"
+        else:
+            self._refuse(now)
 
     def stop(self, now: float) -> None:
-        """End the recording."""
-        self._state = "off" if self._state == "consent" else self._state
+        """End the recording. That is reported at once, and again when all of it is written and its length is known.
+
+        If the process dies in between, or the call is handed over, the next media stream does not record on.
+        """
+        self._refuse(now)
         if (take := self._cut()) is not None:
-            task = asyncio.get_running_loop().create_task(self._finish(take, "stopped"))
+            self._tell("stopped", now)
+            task = asyncio.get_running_loop().create_task(self._finish(take, self._takes, "stopped"))
             self._ending.add(task)
             task.add_done_callback(self._ending.discard)
+
+    def _refuse(self, now: float) -> None:
+        """Start nothing after the consent line, and tell the call's next media streams."""
+        if self._state == "consent":
+            self._state = "off"
+            self._tell("stopped", now, duration_ms=0)
 
     async def close(self) -> None:
         """Write the rest, and report the state of the recording: the media stream is over."""
@@ -118,7 +133,7 @@ class Recorder:
         self._put = lambda wrap: None
         await asyncio.gather(*self._ending)
         if take is not None:
-            await self._finish(take, self._status_after(paused=paused))
+            await self._finish(take, self._takes, self._status_after(paused=paused))
 
     def _status_after(self, *, paused: bool) -> RecordingStatus:
         by = "error" if self._bridge.ended is None else self._bridge.ended.ended_by
@@ -159,6 +174,7 @@ class Recorder:
     def _roll(self, now: float) -> None:
         forgotten = functools.partial(self._forgotten, asyncio.get_running_loop())
         writer = TapeWriter(self._recordings, self._call_sid, self._stream_sid, now, forgotten=forgotten)
+        self._takes += 1
         take = self._take = Take(writer, self._call_sid, self._broke)
         if playing := self._bridge.playback.sounding(now):
             take.note(AgentAudio(now, base64.b64encode(playing).decode()))
@@ -169,11 +185,14 @@ class Recorder:
 
     def _forgotten(self, loop: asyncio.AbstractEventLoop) -> bool:
         """Tell whether the call was forgotten, in a thread. If the database does not answer, the call is recorded."""
+        if loop.time() < self._recordings.ask_again_at:
+            return False
         answer = asyncio.run_coroutine_threadsafe(self._recordings.forgotten(self._call_sid), loop)
         try:
             return answer.result(LOOK_SECONDS)
         except (StoreError, TimeoutError):
             answer.cancel()
+            self._recordings.ask_again_at = loop.time() + SILENT_SECONDS
             return False
 
     def _cut(self) -> Take | None:
@@ -190,10 +209,10 @@ class Recorder:
             self._complete = False
             self._tell("stopped", asyncio.get_running_loop().time())
 
-    async def _finish(self, take: Take, status: RecordingStatus) -> None:
+    async def _finish(self, take: Take, number: int, status: RecordingStatus) -> None:
         await take.finish()
         self._complete = self._complete and take.complete
-        if self._take is not None:
+        if self._takes != number:
             return  # it was started again in the meantime
         self._tell(status, asyncio.get_running_loop().time(), await self._duration_ms())
 

@@ -101,6 +101,7 @@ class TapeWriter:
         self._sids = call_sid, stream_sid
         self._tape = Tape(now)
         self._began = now, wall()
+        self._started_at = datetime.fromtimestamp(self._began[1], UTC)
         self._forgotten = forgotten
         self._track: Track | None = None
         self._unwritten = bytearray()
@@ -116,18 +117,38 @@ class TapeWriter:
         self._unwritten += self._tape.take(now, final=final)
         if not self._unwritten:
             return
-        if self._track is None and self._forgotten():
-            raise Refused("the call was forgotten", final=True)
+        if self._track is None:
+            self._end_if_forgotten()
         try:
             if self._track is None:
                 now, wall = self._began
                 began = wall + ((self._tape.origin or now) - now)
                 self._track = self._recordings.begin(*self._sids, datetime.fromtimestamp(began, UTC))
-            self._track.append(bytes(self._unwritten))
+            may_be_back = self._track.append(bytes(self._unwritten))
         except (OSError, PhoneAgentError) as error:
+            self._end_if_forgotten()
             given_up = final or len(self._unwritten) > MAX_UNWRITTEN_BYTES
             raise Refused(self._recordings.refusal(error), final=given_up) from error
         self._unwritten.clear()
+        if may_be_back:
+            self._end_if_forgotten()
+
+    def _end_if_forgotten(self) -> None:
+        """End the recording if the call was forgotten, and delete it: its deletion may have missed the latest write.
+
+        Whoever forgets a call marks it before they delete its recording. So a write that the deletion misses is
+        followed by this check, and the check sees the mark.
+        """
+        if not self._forgotten():
+            return
+        call_sid, _ = self._sids
+        try:
+            self._recordings.delete(call_sid, self._started_at)
+        except (OSError, PhoneAgentError) as error:
+            why = self._recordings.refusal(error)
+            left = "the call was forgotten, but some of its audio may be left"
+            raise Refused(f"{left}: {why}, and forget the call again by its SID", final=True) from error
+        raise Refused("the call was forgotten", final=True)
 
 
 class Take:

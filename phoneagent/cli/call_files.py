@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Collection
 from dataclasses import fields
 from datetime import datetime
 from pathlib import Path
@@ -14,7 +14,7 @@ from phoneagent.demo.report import Report
 from phoneagent.demo.report import Turn as DrawnTurn
 from phoneagent.demo.timeline import Note, draw
 from phoneagent.protocol.audio import silence
-from phoneagent.store import CallDetails, ToolRecord
+from phoneagent.store import CallDetails, Store, ToolRecord
 from phoneagent.store.forgetting import CALL_SID
 from phoneagent.store.recordings import Recorded, Recordings
 from phoneagent.store.records import ms_between
@@ -56,19 +56,34 @@ def draw_svg(record: CallDetails, file: Path, recordings: Recordings | None) -> 
         fail(f"{file} cannot be written ({error.strerror or error}): name another file")
 
 
-def delete_recordings(recordings: Recordings, what: str, calls: Iterable[tuple[str, datetime]]) -> int:
-    """Delete the recordings of calls, and return how many there were.
+async def forget(store: Store, recordings: Recordings | None, what: str) -> tuple[int, int]:
+    """Delete a call, or all calls with a number, and their recordings; return how many of both.
 
-    Call it before the records are deleted, so that it can be repeated. `what` is the SID of a call, or a number. By
-    SID, a recording is found even after the record of its call was deleted.
+    The calls are marked first, so that no process writes more of them. Their records are deleted after their
+    recordings, because by number a recording is only found through its record: so this can be repeated if it fails
+    halfway. By SID, a recording is found without a record too.
     """
-    found: list[tuple[str, datetime | None]] = [*calls]
-    if not found and CALL_SID.fullmatch(what.strip()):
-        found = [(what.strip(), None)]
+    if recordings is None:
+        return await store.forget(what), 0
+    calls, deleted = dict[str, datetime | None](), 0
+    while new := [each for each in await store.begin_forgetting(what) if each[0] not in calls]:  # one may begin now
+        calls.update(new)
+        deleted += _delete(recordings, new)
+    if not calls and CALL_SID.fullmatch(what.strip()):
+        calls[what.strip()] = None
+        deleted += _delete(recordings, calls.items())
+    count = await store.forget(what)
+    _delete(recordings, calls.items(), again=True)  # a process may have been writing during the deletion
+    return count, deleted
+
+
+def _delete(recordings: Recordings, calls: Collection[tuple[str, datetime | None]], *, again: bool = False) -> int:
+    """Delete the recordings of calls, and return how many there were; `again`: after the records."""
     try:
-        return sum(recordings.delete(call_sid, started_at) for call_sid, started_at in found)
+        return sum(recordings.delete(call_sid, started_at) for call_sid, started_at in calls)
     except OSError as error:
-        _unreachable(recordings, error)
+        sids = ", ".join(call_sid for call_sid, _ in calls)
+        _unreachable(recordings, error, f", and repeat this with each of {sids}: their records are deleted" * again)
 
 
 def _sides(recordings: Recordings | None, record: CallDetails) -> tuple[bytes, bytes]:
@@ -88,8 +103,8 @@ def _find(recordings: Recordings, record: CallDetails) -> Recorded | None:
         _unreachable(recordings, error)
 
 
-def _unreachable(recordings: Recordings, error: OSError) -> NoReturn:
-    fail(f"RECORD_AUDIO={recordings.shown} does not answer ({error.strerror or error}): check that it works")
+def _unreachable(recordings: Recordings, error: OSError, then: str = "") -> NoReturn:
+    fail(f"RECORD_AUDIO={recordings.shown} does not answer ({error.strerror or error}): check that it works{then}")
 
 
 def _noted(tool: ToolRecord) -> str:

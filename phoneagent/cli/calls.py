@@ -13,7 +13,8 @@ from rich.table import Table
 from rich.text import Text
 
 from phoneagent import settings
-from phoneagent.cli.call_files import delete_recordings, draw_svg, write_wav
+from phoneagent.cli import call_files
+from phoneagent.cli.call_files import draw_svg, write_wav
 from phoneagent.cli.failures import fail
 from phoneagent.demo.report import counted, plain
 from phoneagent.events import Cost, Turn, Usage
@@ -90,10 +91,7 @@ async def _run(
     async with Store.from_settings(records_of) as store:
         recordings = Recordings.from_settings(records_of)
         if forget is not None:
-            deleted = 0
-            if recordings is not None:
-                deleted = delete_recordings(recordings, forget, await store.calls_of(forget))
-            count = await store.forget(forget)
+            count, deleted = await call_files.forget(store, recordings, forget)
             also = f", {counted(deleted, 'recording')} deleted" if deleted else ""
             console.print(f"{counted(count, 'call')} forgotten{also}")
             raise typer.Exit(0 if count or deleted else 1)

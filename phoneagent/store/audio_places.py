@@ -32,10 +32,11 @@ DELETE_TRIES = 10
 class Part(Protocol):
     """A part of a recording that is being written."""
 
-    def append(self, data: bytes) -> None:
+    def append(self, data: bytes) -> bool:
         """Write more of it; after an OSError, none of `data` counts as written.
 
-        Raises FileNotFoundError if the part has been deleted.
+        Returns whether this may have created the part. If its recording was deleted in that moment, some of it is there
+        again. Raises FileNotFoundError if the part has been deleted.
         """
 
 
@@ -143,9 +144,9 @@ class _File:
         self._path = path
         self._size = 0
 
-    def append(self, data: bytes) -> None:
+    def append(self, data: bytes) -> bool:
         flags = os.O_WRONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
-        if not self._size:  # later it must exist: a deleted recording must not come back
+        if creates := not self._size:  # later it must exist: a deleted recording must not come back
             flags |= os.O_CREAT
         with os.fdopen(os.open(self._path, flags, 0o600), "wb", buffering=0) as file:
             file.seek(self._size)  # overwrites the rest of a write that broke off in the middle
@@ -153,6 +154,7 @@ class _File:
             while view:
                 view = view[file.write(view) or 0 :]
         self._size += len(data)
+        return creates
 
 
 class Bucket:
@@ -200,12 +202,13 @@ class _Object:
         self._path = path
         self._data = b""
 
-    def append(self, data: bytes) -> None:
+    def append(self, data: bytes) -> bool:
         with _os_errors():
             if self._data and not self._filesystem.exists(self._path):
                 raise FileNotFoundError(errno.ENOENT, "it was deleted")
             self._filesystem.pipe_file(self._path, self._data + data)
         self._data += data
+        return True  # the object is written anew each time, even if it was deleted after the check
 
 
 @contextmanager

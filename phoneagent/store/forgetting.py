@@ -48,7 +48,7 @@ def calls_of(what: str) -> sa.ColumnElement[bool]:
     return sa.or_(inbound & calls.c.caller.in_(person), outbound & calls.c.called.in_(person))
 
 
-def _outbound_calls_of(what: str) -> sa.ColumnElement[bool]:
+def _outbound_of(what: str) -> sa.ColumnElement[bool]:
     """Return the same condition for the calls that the app makes."""
     what = clean(what).strip()
     if CALL_SID.fullmatch(what):
@@ -56,27 +56,42 @@ def _outbound_calls_of(what: str) -> sa.ColumnElement[bool]:
     return outbound_calls.c.called.in_((what, caller_id(what)))
 
 
-async def forget(connection: AsyncConnection, *, what: str) -> int:
-    """Delete all rows of a call, or of all calls with a person's number; return how many calls.
+async def mark(connection: AsyncConnection, *, what: str) -> None:
+    """Remember the CallSid of each call that `forget` deletes for a day: no process records the rest of a live call.
 
-    Each CallSid is remembered for a day, so that no process records the rest of a live call.
+    A call that the app makes has no record before it is answered.
     """
-    which, moment = calls_of(what), now()
-    may_live = calls.c.started_at > moment - timedelta(seconds=MAX_CALL_SECONDS)
+    moment = now()
     until = sa.literal(moment + timedelta(seconds=MAX_CALL_SECONDS), claims.c.until.type)
-    names = sa.select(sa.literal(FORGOTTEN) + calls.c.sid, until).where(which, may_live)
-    forgotten = insert_into(claims, connection.dialect.name).from_select(["name", "until"], names)
-    forgotten = forgotten.on_conflict_do_update(index_elements=["name"], set_={"until": forgotten.excluded.until})
+    may_live = calls_of(what) & (calls.c.started_at > moment - timedelta(seconds=MAX_CALL_SECONDS))
+    may_ring = _outbound_of(what) & outbound_calls.c.call_sid.is_not(None) & outbound_calls.c.ended_at.is_(None)
+    for sid, which in ((calls.c.sid, may_live), (outbound_calls.c.call_sid, may_ring)):
+        names = sa.select(sa.literal(FORGOTTEN) + sid, until).where(which)
+        marks = insert_into(claims, connection.dialect.name).from_select(["name", "until"], names)
+        marks = marks.on_conflict_do_update(index_elements=["name"], set_={"until": marks.excluded.until})
+        await connection.execute(marks)
+
+
+async def begin_forgetting(connection: AsyncConnection, *, what: str) -> list[tuple[str, datetime]]:
+    """Mark the calls that `forget` deletes, and return the SID and the start of each that has a record."""
+    await mark(connection, what=what)
+    found = await connection.execute(sa.select(calls.c.sid, calls.c.started_at).where(calls_of(what)))
+    return [(row.sid, row.started_at) for row in found]
+
+
+async def forget(connection: AsyncConnection, *, what: str) -> int:
+    """Delete all rows of a call, or of all calls with a person's number, and mark them; return how many calls."""
+    which = calls_of(what)
     sids = sa.select(calls.c.sid).where(which)
     await take_turn(connection)  # an event is either written before this, or its call is forgotten
-    await connection.execute(forgotten)
-    unanswered = sa.select(outbound_calls.c.call_sid).where(_outbound_calls_of(what))  # they have events but no record
+    await mark(connection, what=what)
+    unanswered = sa.select(outbound_calls.c.call_sid).where(_outbound_of(what))  # they have events but no record
     told_of = (events.c.call_sid.in_(sids), events.c.call_sid.in_(unanswered), events.c.call_sid == clean(what).strip())
     await erase(connection, sa.or_(*told_of))
     for table in (next_steps, transfers, commands):
         await connection.execute(sa.delete(table).where(table.c.call_sid.in_(sids)))
     await forget_in_campaigns(connection, clean(what).strip())
-    await connection.execute(sa.delete(outbound_calls).where(_outbound_calls_of(what)))
+    await connection.execute(sa.delete(outbound_calls).where(_outbound_of(what)))
     return (await connection.execute(sa.delete(calls).where(which))).rowcount
 
 

@@ -152,16 +152,20 @@ class Track:
         self._path = ""
         self._written: str | None = None  # the latest part that is not empty
 
-    def append(self, data: bytes) -> None:
-        """Write more; after an OSError, none of `data` counts as written."""
+    def append(self, data: bytes) -> bool:
+        """Write more; after an OSError, none of `data` counts as written.
+
+        Returns whether this may have restored a part of a recording that was deleted in that moment.
+        """
         if self._part is None or self._room < len(data):
             self._path = f"{self._prefix}-{self._samples}.ulaw"
             self._part = self._place.begin(self._path, self._written)
             self._room = self._place.part_bytes
-        self._part.append(data)
+        created = self._part.append(data)
         self._written = self._path
         self._room -= len(data)
         self._samples += len(data) // _FRAME
+        return created
 
 
 class Recordings:
@@ -175,6 +179,8 @@ class Recordings:
         """The place, without the secret parts of its URL."""
         self.forgotten: Callable[[str], Coroutine[Any, Any, bool]] = _never
         """Tells whether a call was forgotten, so that it must not be recorded again."""
+        self.ask_again_at = 0.0
+        """When the database, which did not answer, is asked that again: on the clock of the event loop."""
 
     @classmethod
     def from_settings(cls, settings: AudioSettings) -> Recordings | None:

@@ -23,7 +23,8 @@ OPEN = (DIALING, ACCEPTED)
 class RecordingRecord:
     """The recording of a call: its folder, and whether all of it was written.
 
-    `duration_ms` is None during the recording, and if its process died.
+    `duration_ms` is None during the recording, and if its process died. It is 0 if the recording was stopped before it
+    began.
     """
 
     status: RecordingStatus

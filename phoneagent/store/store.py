@@ -31,7 +31,7 @@ from phoneagent.store.commands import CommandRows
 from phoneagent.store.database import Database
 from phoneagent.store.event_log import EventLog
 from phoneagent.store.filters import CallFilter
-from phoneagent.store.forgetting import calls_of, forget, sweep
+from phoneagent.store.forgetting import begin_forgetting, forget, sweep
 from phoneagent.store.notices import Notices
 from phoneagent.store.outbound import OutboundCalls
 from phoneagent.store.outcomes import OutcomeRows
@@ -325,21 +325,21 @@ class Store:
         await self._writer.flush()
         return await self._database.read(partial(read_so_far, call_sid=clean(call_sid)))
 
-    async def calls_of(self, what: str) -> list[tuple[str, datetime]]:
-        """Return the SID and the start of each call that `forget` would delete.
+    # --- forgetting ---------------------------------------------------------------------------------------------------
+
+    async def begin_forgetting(self, what: str) -> list[tuple[str, datetime]]:
+        """Return the SID and the start of each call that `forget` would delete, and mark it as forgotten.
+
+        No process goes on recording the call, so its recording can be deleted. Its record stays: until `forget`, the
+        call is found again.
 
         Raises:
-            StoreError: the database does not answer.
+            StoreError: nothing was marked.
         """
+        if self.empty:
+            return []
         await self._writer.flush()
-        query = sa.select(calls.c.sid, calls.c.started_at).where(calls_of(what))
-
-        async def read(connection: AsyncConnection) -> list[tuple[str, datetime]]:
-            return [(row.sid, row.started_at) for row in await connection.execute(query)]
-
-        return await self._database.read(read)
-
-    # --- forgetting ---------------------------------------------------------------------------------------------------
+        return await self._database.write(partial(begin_forgetting, what=what))
 
     async def forget(self, what: str) -> int:
         """Delete a call, or all calls with a person's number; return how many.

@@ -172,8 +172,9 @@ class Webhooks:
             return await self._continue(form, dict(parse_qsl(failed.query)))
         call = call_of_form(form["CallSid"], form, (RETRIES,))
         ours = None if self._outbound is None else await self._outbound.attach(call, answered=True)
-        if ours is False:  # one call has rung twice
-            log.error("a call that was made has been placed twice: hanging up", extra={"call_sid": call.sid})
+        if ours is False:
+            why = "a call that was made has been placed twice, or was forgotten while it rang: hanging up"
+            log.error(why, extra={"call_sid": call.sid})
             return twiml.hang_up()
         refusal = None if ours else self._refusal(call, form["CallStatus"])
         earlier = None

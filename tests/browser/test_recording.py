@@ -115,7 +115,8 @@ def test_a_callee_a_transfer_and_the_recording_are_told(serves: Serves, visitor:
             TurnEnded(call_sid=SID, turn=callee),
             TurnEnded(call_sid=SID, turn=wordless),
             changed("in-progress", 100),
-            replace(changed("stopped", 4500), complete=False),
+            changed("stopped", 4500),
+            replace(changed("stopped", 5500), complete=False),  # it is told again when it is written
             CallTransferred(call_sid=SID, to_name="kitchen", outcome="no-answer", warm=True),
         )
         callees = page.locator(".entry.callee")

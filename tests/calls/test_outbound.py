@@ -174,7 +174,7 @@ async def test_a_call_is_known_again_in_any_process(outbound: Outbound, store: S
         assert await process.attach(answered, answered=True)
         assert answered.context == {"name": "Anna"}
         assert process.agent_of(answered) == "desk"
-    for stranger in (call(None), call("0" * 32), call(made.id, "inbound")):
+    for stranger in (call(None), call(made.id, "inbound")):
         assert await outbound.attach(stranger, answered=True) is None
         assert stranger.context == {}
 
@@ -226,6 +226,13 @@ async def test_a_call_that_is_turned_away_has_failed(
     assert await outbound.attach(answered)
     await outbound.turned_away(answered, "draining")
     assert "a call that was turned away counts as answered: the database is away" in caplog.text
+
+
+async def test_a_call_whose_person_was_forgotten_while_it_rang_is_refused(outbound: Outbound, store: Store) -> None:
+    made = await dial(outbound)
+    await outbound.tell({DIAL: made.id, "CallSid": SID, "CallStatus": "ringing"})
+    await store.forget(ANNA)
+    assert await outbound.attach(call(made.id), answered=True) is False
 
 
 async def test_reports_of_twilio_s(outbound: Outbound) -> None:

@@ -1,17 +1,19 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from fsspec.implementations.memory import MemoryFileSystem
 
 from phoneagent import Recording, RecordingChanged
 from phoneagent.bridge.bridge import Bridge
 from phoneagent.bridge.policy import Policy
-from phoneagent.calls.recorder import MAX_CONSENTS, Recorder
+from phoneagent.calls.recorder import MAX_CONSENTS, SILENT_SECONDS, Recorder
 from phoneagent.calls.take import TapedSocket
 from phoneagent.errors import StoreError
 from phoneagent.events import Event, Turn, TurnEnded
@@ -33,7 +35,9 @@ def anyio_backend(skipping_time: object) -> object:
 class Rig:
     """A recorder beside a bridge, with a socket that takes everything."""
 
-    def __init__(self, folder: Path, option: Recording | None = None, earlier: RecordingRecord | None = None) -> None:
+    def __init__(
+        self, folder: Path | str, option: Recording | None = None, earlier: RecordingRecord | None = None
+    ) -> None:
         self.loop = asyncio.get_running_loop()
         self.told: list[RecordingChanged] = []
         self.bridge = Bridge(Policy(greeting="Hello!"), call_sid="CA1")
@@ -219,18 +223,64 @@ async def test_code_may_start_it_later_with_its_consent_line_once(tmp_path: Path
     rig.recorder.start(now)
     assert rig.records
     await rig.recorder.close()
-    assert rig.statuses == ["in-progress", "in-progress", "stopped", "completed"]
+    assert rig.statuses == ["stopped", "in-progress", "stopped", "in-progress", "completed"]
 
 
-async def test_one_that_is_started_again_at_once_is_not_told_as_stopped(tmp_path: Path) -> None:
+@pytest.mark.parametrize("refuse", [Recorder.stop, Recorder.pause])
+async def test_what_is_refused_during_the_consent_line_does_not_begin_in_the_next_stream(
+    tmp_path: Path, refuse: Callable[[Recorder, float], None]
+) -> None:
+    rig = Rig(tmp_path, CONSENT)
+    rig.begin()
+    refuse(rig.recorder, rig.loop.time())
+    (told,) = rig.told
+    assert (told.status, told.complete, told.duration_ms) == ("stopped", True, 0)
+    rig.bridge.hand_over(rig.loop.time(), "a deploy")
+    await rig.recorder.close()
+    assert rig.told == [told]
+    stopped = RecordingRecord(status="stopped", where=told.where, complete=True, duration_ms=0)
+    later = Rig(tmp_path, CONSENT, stopped)
+    later.begin()
+    later.says("i1")
+    assert later.asked() == ['"Hello!"']
+    assert not later.records
+    later.recorder.start(later.loop.time())  # the consent line was never heard
+    later.bridge.move_on(later.loop.time())
+    later.flush()
+    assert (later.asked()[-1], later.records) == ('"This call is recorded."', False)
+    later.says("i2")
+    assert later.records
+    await later.recorder.close()
+
+
+async def test_its_stop_is_told_at_once_and_again_with_its_length(tmp_path: Path) -> None:
+    rig = Rig(tmp_path, Recording())
+    rig.begin()
+    await rig.speaks(1)
+    now = rig.loop.time()
+    rig.recorder.stop(now)
+    assert [(each.status, each.duration_ms) for each in rig.told] == [("in-progress", None), ("stopped", None)]
+    assert rig.told[-1].at_ms == rig.bridge.clock.ms(now)
+    await asyncio.sleep(2)
+    found = Recordings(str(tmp_path)).find("CA1")
+    assert found is not None
+    assert rig.statuses == ["in-progress", "stopped", "stopped"]
+    assert (rig.told[-1].complete, rig.told[-1].duration_ms) == (True, found.duration_ms)
+    await rig.recorder.close()
+    assert len(rig.told) == 3
+
+
+async def test_one_that_is_started_again_at_once_is_not_told_as_stopped_after_that(tmp_path: Path) -> None:
     rig = Rig(tmp_path, Recording())
     rig.begin()
     rig.recorder.stop(rig.loop.time())
     rig.recorder.start(rig.loop.time())
     await asyncio.sleep(2)
-    assert rig.statuses == ["in-progress", "in-progress"]
+    assert rig.statuses == ["in-progress", "stopped", "in-progress"]
+    rig.recorder.stop(rig.loop.time())
+    rig.recorder.start(rig.loop.time())
     await rig.recorder.close()
-    assert rig.statuses == ["in-progress", "in-progress", "completed"]
+    assert rig.statuses == ["in-progress", "stopped", "in-progress", "stopped", "in-progress", "completed"]
 
 
 async def test_pausing_and_stopping_what_is_off_changes_nothing(tmp_path: Path) -> None:
@@ -326,6 +376,50 @@ async def test_a_call_that_was_forgotten_is_not_recorded_again(
     await rig.speaks(0.5)
     await rig.recorder.close()
     assert Recordings(str(tmp_path)).place.list("") == []
+
+
+@pytest.fixture
+def bucket() -> Iterator[str]:
+    """A place at a URL."""
+    MemoryFileSystem.store.clear()
+    yield "memory://audio"
+    MemoryFileSystem.store.clear()
+
+
+async def test_a_call_that_is_forgotten_is_recorded_no_further_at_a_url(bucket: str) -> None:
+    """Its objects are written anew each second, and one of these writes may restore what was deleted."""
+    rig = Rig(bucket, Recording())
+    marked: list[str] = []
+
+    async def forgotten(call_sid: str) -> bool:
+        return call_sid in marked
+
+    rig.recorder._recordings.forgotten = forgotten
+    rig.begin()
+    await rig.speaks(2)
+    assert rig.records
+    marked.append("CA1")
+    await rig.speaks(2)
+    assert (rig.records, rig.statuses) == (False, ["in-progress", "stopped"])
+    assert Recordings(bucket).find("CA1") is None
+    await rig.recorder.close()
+
+
+async def test_a_database_that_does_not_answer_is_not_asked_at_each_write(bucket: str) -> None:
+    rig = Rig(bucket, Recording())
+    asked: list[float] = []
+
+    async def away(call_sid: str) -> bool:
+        asked.append(rig.loop.time())
+        raise StoreError("it does not answer", retry=True)
+
+    rig.recorder._recordings.forgotten = away
+    rig.begin()
+    await rig.speaks(4 * SILENT_SECONDS)
+    await rig.recorder.close()
+    assert rig.told[-1].complete
+    assert 3 <= len(asked) <= 5
+    assert all(later - earlier >= SILENT_SECONDS for earlier, later in itertools.pairwise(asked))
 
 
 async def test_a_call_is_recorded_although_the_database_does_not_answer(tmp_path: Path) -> None:

@@ -6,17 +6,18 @@ import errno
 import subprocess
 import sys
 import threading
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from fsspec.implementations.memory import MemoryFileSystem
 
 from phoneagent.bridge.tape import AgentAudio, CallerFrame, Cleared, Entry
 from phoneagent.calls import take as module
 from phoneagent.calls.take import MAX_UNWRITTEN_BYTES, Refused, Take, TapedSocket, TapeWriter
 from phoneagent.protocol import carrier
-from phoneagent.store.audio_places import Folder
+from phoneagent.store.audio_places import Bucket, Folder
 from phoneagent.store.recordings import Recordings
 from tests.patience import HANG_SECONDS
 
@@ -87,6 +88,68 @@ def test_a_package_that_is_missing_is_said(monkeypatch: pytest.MonkeyPatch) -> N
     writer = TapeWriter(Recordings("nosuch://audio"), "CA1", "MZ1", 0.0)
     with pytest.raises(Refused, match="RECORD_AUDIO cannot be a nosuch:// URL"):
         writer.write(frames(0, 10), 0.2)
+
+
+def test_a_recording_that_begins_while_its_call_is_forgotten_is_deleted(recordings: Recordings) -> None:
+    answers = iter([False, True])  # it is marked between the first look and the write
+    writer = TapeWriter(recordings, "CA1", "MZ1", 0.0, forgotten=lambda: next(answers))
+    with pytest.raises(Refused, match="the call was forgotten") as refused:
+        writer.write(frames(0, 10), 0.2)
+    assert refused.value.final
+    assert recordings.find("CA1") is None
+
+
+@pytest.fixture
+def bucket() -> Iterator[Recordings]:
+    """Recordings at a URL."""
+    MemoryFileSystem.store.clear()
+    yield Recordings("memory://audio")
+    MemoryFileSystem.store.clear()
+
+
+def test_a_write_that_the_deletion_of_a_forgotten_call_misses_is_deleted(
+    bucket: Recordings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    marked: list[str] = []
+    writer = TapeWriter(bucket, "CA1", "MZ1", 0.0, forgotten=lambda: "CA1" in marked)
+    writer.write(frames(0, 10), 0.2)
+    write = MemoryFileSystem.pipe_file
+
+    def late(*arguments: Any, **options: Any) -> None:  # the part was still there when the write began
+        marked.append("CA1")
+        assert bucket.delete("CA1")
+        write(*arguments, **options)
+
+    monkeypatch.setattr(MemoryFileSystem, "pipe_file", late)
+    with pytest.raises(Refused, match="the call was forgotten") as refused:
+        writer.write(frames(10, 5), 0.3)
+    assert refused.value.final
+    assert bucket.find("CA1") is None
+
+
+def test_audio_of_a_forgotten_call_that_may_be_left_is_told(
+    bucket: Recordings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: Any) -> None:
+        raise OSError(errno.EACCES, "no")
+
+    answers = iter([False, True])
+    writer = TapeWriter(bucket, "CA1", "MZ1", 0.0, forgotten=lambda: next(answers))
+    monkeypatch.setattr(Bucket, "delete", refuse)
+    with pytest.raises(Refused, match=r"may be left: RECORD_AUDIO=.*, and forget the call again by its SID") as refused:
+        writer.write(frames(0, 10), 0.2)
+    assert refused.value.final
+
+
+def test_whether_a_call_was_forgotten_is_asked_after_each_write_that_may_restore_it(
+    recordings: Recordings, bucket: Recordings
+) -> None:
+    for place, expected in ((recordings, 2), (bucket, 4)):
+        asked: list[bool] = []
+        writer = TapeWriter(place, "CA1", "MZ1", 0.0, forgotten=lambda asked=asked: bool(asked.append(True)))  # type: ignore[misc]
+        for number in range(3):
+            writer.write(frames(10 * number, 10), 0.2 * (number + 1))
+        assert len(asked) == expected
 
 
 # --- what is noted ---

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import re
+import sqlite3
 import stat
 import wave
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
+import typer
 
 from phoneagent import RecordingChanged
+from phoneagent.cli import call_files
 from phoneagent.protocol.audio import tone
 from phoneagent.store import Store
 from phoneagent.store.audio_places import Folder
@@ -111,6 +116,66 @@ def test_forgetting_a_call_deletes_its_recording(recorded: Invoke) -> None:
     assert recordings.find(INBOUND) is None
     assert recordings.find(OUTBOUND) is not None
     assert recorded("calls", "--forget", OUTBOUND).output == "1 call forgotten, 1 recording deleted\n"
+
+
+def test_a_call_is_marked_before_its_recording_is_deleted_and_what_comes_late_is_deleted_too(
+    recorded: Invoke, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    delete = Folder.delete
+    marks: list[int] = []
+
+    def meanwhile(place: Folder, path: str) -> None:
+        delete(place, path)
+        with closing(sqlite3.connect("phoneagent.db")) as database:
+            marks.extend(*database.execute("SELECT count(*) FROM claims WHERE name = ?", (f"forgotten {INBOUND}",)))
+        if len(marks) == 1:  # another process has a write under way
+            Recordings("recordings").begin(INBOUND, "MZ9", datetime.now(UTC)).append(b"\xff\xff")
+
+    monkeypatch.setattr(Folder, "delete", meanwhile)
+    assert recorded("calls", "--forget", PERSON).output == "1 call forgotten, 1 recording deleted\n"
+    assert marks == [1, 1]
+    assert Recordings("recordings").find(INBOUND) is None
+
+
+class Calls:
+    """The calls of a person, in place of a store; another one begins during each deletion but the last."""
+
+    def __init__(self) -> None:
+        self.made = [[INBOUND], [INBOUND, OUTBOUND], [INBOUND, OUTBOUND]]
+        self.forgotten = False
+
+    async def begin_forgetting(self, what: str) -> list[tuple[str, datetime]]:
+        assert not self.forgotten
+        return [(sid, datetime.now(UTC)) for sid in self.made.pop(0)]
+
+    async def forget(self, what: str) -> int:
+        self.forgotten = True
+        return 2
+
+
+def test_the_recording_of_a_call_that_begins_meanwhile_is_deleted_too(recorded: Invoke) -> None:
+    calls: Any = Calls()
+    recordings = Recordings("recordings")
+    assert asyncio.run(call_files.forget(calls, recordings, PERSON)) == (2, 2)
+    assert recordings.find(INBOUND) is recordings.find(OUTBOUND) is None
+
+
+def test_a_deletion_that_fails_after_the_records_names_the_calls(
+    recorded: Invoke, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    calls: Any = Calls()
+    found = Folder.list
+
+    def fail_later(place: Folder, path: str) -> list[tuple[str, int]]:
+        if calls.forgotten:
+            raise OSError(5, "Input/output error")
+        return found(place, path)
+
+    monkeypatch.setattr(Folder, "list", fail_later)
+    with pytest.raises(typer.Exit):
+        asyncio.run(call_files.forget(calls, Recordings("recordings"), PERSON))
+    told = " ".join(capsys.readouterr().err.split())
+    assert f"repeat this with each of {INBOUND}, {OUTBOUND}: their records are deleted" in told
 
 
 def test_a_recording_is_deleted_also_without_a_record(recorded: Invoke) -> None:

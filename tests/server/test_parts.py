@@ -14,6 +14,7 @@ from phoneagent import Agent, Call, ConfigurationError, DefinitionError, PhoneAp
 from phoneagent.events import CallStarted
 from phoneagent.sim import TwilioRest
 from phoneagent.store import Store
+from phoneagent.twilio import VOICE_PATH, twiml
 from tests.end_to_end.conftest import ACCOUNT_SID, AUTH_TOKEN, settings
 from tests.patience import HANG_SECONDS
 from tests.receiver import SECRET
@@ -82,6 +83,18 @@ async def test_a_call_is_made_by_the_agent_it_names_also_with_a_console(tmp_path
     assert app._parts.calls._answerer_of(call) is desk
     assert await app._parts._choose_again(call) is desk
     await app.stop_dialing()
+
+
+async def test_a_person_who_is_forgotten_while_the_telephone_rings_gets_no_agent(tmp_path: Path) -> None:
+    given = settings(twilio_phone_number=OURS, twilio_api_url="http://127.0.0.1:9")
+    async with Store.from_url(f"sqlite:///{tmp_path}/calls.db") as store:
+        app = PhoneApp(Agent(instructions="x"), settings=given, store=store)
+        made = await app.dial(ANNA)
+        answered = {"CallSid": "CA" + "1" * 32, "CallStatus": "in-progress", "Direction": "outbound-api"}
+        form = {**answered, "From": OURS, "To": ANNA, "dial": made.id}
+        await store.forget(ANNA)
+        assert await app._parts.webhooks.respond(VOICE_PATH, form) == twiml.hang_up()
+        await app.stop_dialing()
 
 
 async def test_what_answered_a_call_is_chosen_again_by_its_context(tmp_path: Path) -> None:

@@ -54,6 +54,13 @@ def test_what_was_deleted_does_not_come_back(place: Place) -> None:
     assert place.list("2026-11-29/CA1") == []
 
 
+def test_only_a_write_that_creates_a_part_may_restore_it(place: Place) -> None:
+    part = place.begin(PART, None)
+    each_creates = isinstance(place, Bucket)  # an object is written anew
+    assert [part.append(b"one"), part.append(b"two")] == [True, each_creates]
+    assert place.begin(NEXT, PART).append(b"three")
+
+
 def test_there_may_be_nothing_yet(place: Place) -> None:
     assert place.list("2026-11-28/CA1") == []
     with pytest.raises(FileNotFoundError):

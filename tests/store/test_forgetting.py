@@ -92,9 +92,48 @@ async def test_a_live_call_that_is_forgotten_stays_so(ready: str) -> None:
         assert not await ours.forgotten("CA" + "2" * 32)
 
 
+@pytest.mark.parametrize("by", [SID, CALLER])
+async def test_a_call_is_marked_before_it_is_deleted_and_found_until_then(ready: str, by: str) -> None:
+    async with stores(ready) as (ours, theirs):
+        ours.tell(started())
+        await ours.flush()
+        for _ in range(2):
+            ((sid, began),) = await theirs.begin_forgetting(by)
+            assert await ours.forgotten(SID)
+            record = await ours.call(SID)
+            assert record is not None
+            assert (sid, began) == (SID, record.started_at)
+        assert await theirs.forget(by) == 1
+        assert await theirs.begin_forgetting(by) == []
+
+
+@pytest.mark.parametrize("by", [SID, CALLER])
+async def test_a_call_that_is_forgotten_while_it_rings_is_not_recorded(ready: str, by: str) -> None:
+    async with Store.from_url(ready) as kept:
+        made = await kept.outbound.add(CALLER, {})
+        await kept.outbound.tell(made.id, SID, "ringing")
+        assert await kept.forget(by) == 0
+        assert await kept.outbound.get(made.id) is None
+        assert await kept.forgotten(SID)
+        kept.tell(started(caller=CALLED, called=CALLER, direction="outbound-api"))
+        assert await kept.call(SID) is None
+
+
+async def test_a_call_that_was_answered_is_marked_once_and_one_that_is_over_not_at_all(ready: str) -> None:
+    answered, over = SID, "CA" + "2" * 32
+    async with Store.from_url(ready) as kept:
+        for sid, status in ((answered, "in-progress"), (over, "busy")):
+            made = await kept.outbound.add(CALLER, {})
+            await kept.outbound.tell(made.id, sid, status)
+        kept.tell(started(answered, caller=CALLED, called=CALLER, direction="outbound-api"))
+        assert await kept.forget(CALLER) == 1
+        assert [await kept.forgotten(sid) for sid in (answered, over)] == [True, False]
+
+
 async def test_without_a_database_nothing_was_forgotten(tmp_path: Path) -> None:
     async with Store.from_url(f"sqlite:///{tmp_path}/none.db") as kept:
         assert not await kept.forgotten(SID)
+        assert await kept.begin_forgetting(SID) == []
         assert kept.empty
 
 

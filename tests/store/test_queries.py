@@ -236,7 +236,7 @@ async def test_the_record_tells_how_the_recording_stands(ready: str) -> None:
 async def test_the_calls_of_a_person_are_found_as_they_are_forgotten(ready: str) -> None:
     async with Store.from_url(ready) as kept:
         kept.tell(started(), stream_sid="MZ1")
-        (found,) = await kept.calls_of(SID)
+        (found,) = await kept.begin_forgetting(SID)
         assert found == ((await record_of(kept)).call_sid, (await record_of(kept)).started_at)
-        assert await kept.calls_of((await record_of(kept)).caller or "") == [found]
-        assert await kept.calls_of((await record_of(kept)).called or "") == []
+        assert await kept.begin_forgetting((await record_of(kept)).caller or "") == [found]
+        assert await kept.begin_forgetting((await record_of(kept)).called or "") == []

@@ -127,7 +127,7 @@ export class Story {
         this.#mark("control", at, { text: event.operation });
         break;
       case "recording_changed":
-        this.#mark("recording", at, { text: RECORDING[event.status] + (event.complete ? "" : ", not all of it was written") });
+        this.#recorded(at, event);
         break;
       case "call_ended":
         this.endMs = this.#offset + event.duration_ms;
@@ -141,6 +141,13 @@ export class Story {
 
   #transferred(ms, { to_name, outcome, warm }) {
     this.#mark("transfer", ms, { text: `${to_name}: ${outcome}${warm ? ", announced" : ""}`, outcome });
+  }
+
+  #recorded(ms, { status, complete }) {
+    const text = RECORDING[status] + (complete ? "" : ", not all of it was written");
+    const last = this.marks.findLast((mark) => mark.kind === "recording");
+    if (last?.status === status && status === "stopped") last.text = text; // it is told again when it is written
+    else this.#mark("recording", ms, { text, status });
   }
 
   has(kind) {
