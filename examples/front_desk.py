@@ -1,4 +1,7 @@
-"""A front desk that asks the workshop before it puts a caller through: `phoneagent serve examples/front_desk.py`."""
+"""A front desk that asks the workshop before it puts a caller through: `phoneagent serve examples/front_desk.py`.
+
+Export WORKSHOP_NUMBER and OFFICE_NUMBER first. In `.env` they would do nothing: that is for phoneagent's own settings.
+"""
 
 import os
 

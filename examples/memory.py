@@ -1,9 +1,10 @@
 """An assistant that adds numbers exactly and remembers callers between calls: `phoneagent serve examples/memory.py`.
 
 The file MEMORY_FILE holds what callers want remembered. It has only a hash of each caller's number, so the file alone
-does not reveal who called. The hash needs a key, MEMORY_KEY, because there are few enough phone numbers to try them
-all. A caller's number can be forged, so keep nothing here that must stay secret. To try it without a telephone, run
-this twice: `phoneagent chat examples/memory.py --caller +15550100001`.
+does not reveal who called. The hash needs a key, because there are few enough phone numbers to try them all: export a
+secret MEMORY_KEY of your own. In `.env` it would do nothing: that is for phoneagent's own settings. A caller's number
+can be forged, so keep nothing here that must stay secret. To try it without a telephone, run this twice:
+`phoneagent chat examples/memory.py --caller +15550100001`.
 """
 
 import hmac

@@ -1,7 +1,7 @@
 """An agent that calls a company for you, and finds its way through the menu that answers there.
 
-Run it with `phoneagent serve examples/menu.py`, and let Twilio place the call (`twilio.rest`'s `calls.create`, with the
-app's voice webhook as its `url`). What the menu says is the far end's speech, and the agent presses keys.
+Run it with `phoneagent serve examples/menu.py`. Then `phoneagent call +12025550107 examples/menu.py` calls that number.
+What the menu says is the far end's speech, and the agent presses keys.
 """
 
 from phoneagent import Agent, Call, PhoneApp, hang_up, press_keys, tool

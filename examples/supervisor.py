@@ -1,9 +1,10 @@
 """A chat-supervisor: the voice answers at once, and a text model thinks. `phoneagent dev examples/supervisor.py`.
 
 The voice model is quick and keeps to small talk. For all else it says a word and asks its supervisor: a text model with
-the shop's rules, behind any chat-completions endpoint. Set SUPERVISOR_URL (https://api.openai.com/v1, or
+the shop's rules, behind any chat-completions endpoint. Export SUPERVISOR_URL (https://api.openai.com/v1, or
 http://127.0.0.1:11434/v1 for Ollama), SUPERVISOR_MODEL, and SUPERVISOR_API_KEY if it needs one; it takes
-`pip install openai`. Without SUPERVISOR_URL the call's own model thinks, beside the conversation (`call.ask`).
+`pip install openai`. In `.env` they would do nothing: that is for phoneagent's own settings. Without SUPERVISOR_URL the
+call's own model thinks, beside the conversation (`call.ask`).
 """
 
 import asyncio

@@ -1,8 +1,8 @@
 """The weather, and a memory that is seen beside the talk: `phoneagent dev examples/weather.py`.
 
 Both tools write into `call.state`, so the state stands beside the talk on the console (http://127.0.0.1:8000/console),
-and survives a restart in the middle of a call. The weather is Open-Meteo's, which needs no key; WEATHER_URL and
-PLACES_URL name other servers of that kind.
+and survives a restart in the middle of a call. The weather is Open-Meteo's, which needs no key; export WEATHER_URL
+and PLACES_URL to name other servers of that kind.
 """
 
 import asyncio

@@ -1,6 +1,7 @@
-"""A shop's agent on the phone and on a web page: `phoneagent serve --local-api examples/web_call.py`, then open /.
+"""A shop's agent on a web page: `phoneagent serve --insecure examples/web_call.py`, then open its address, /.
 
-The page talks to the model by WebRTC, with a key that lives for a minute. The tools run here.
+The page talks to the model by WebRTC, with a key that lives for a minute. The tools run here. `--insecure` needs no
+Twilio account; with Twilio's settings, `--local-api` in its place has the shop on the phone too.
 """
 
 from starlette.requests import Request

@@ -49,9 +49,8 @@ OURS = (
     "PORT",
     "RECORD",
 )
-PROGRAMS = frozenset(
-    [".", "cd", "cp", "curl", "docker", "git", "heroku", "kubectl", "mkdocs", "mypy", "pytest", "python3", "ruff"]
-)
+PLATFORMS = ["docker", "gcloud", "heroku", "kubectl"]
+PROGRAMS = frozenset([".", "cd", "cp", "curl", "git", "mkdocs", "mypy", "pytest", "python3", "ruff", *PLATFORMS])
 """Programs whose options are not checked here."""
 
 BLOCK = re.compile(r"^```(\w+)([^\n]*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -280,6 +279,7 @@ CALLS = {
         greeted=False,
     ),
     ("agent.md", "one-app-for-many-numbers"): Conversation(says="The workshop, hello! Yes, of course."),
+    ("agent.md", "after-your-own-twiml"): Conversation(says="Sales, hello! Yes, of course."),
     ("keys.md", "what-the-caller-presses"): Conversation(
         keys="1", turns=0, greeted=False, says="We are at five Mill Street."
     ),

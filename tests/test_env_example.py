@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 import pytest
+from dotenv import dotenv_values
 from pydantic import AliasChoices
 
 from phoneagent.errors import ConfigurationError
@@ -61,6 +62,13 @@ def test_every_line_can_be_taken_as_it_is(uncommented: Path) -> None:
     assert settings.realtime_headers.keys() == {"X-Team"}
     assert settings.auth_tokens == ("the-new-one", "the-old-one")
     assert all(getattr(settings, field) is not None for name, field in FIELDS.items() if name not in OF_CODE)
+
+
+def test_docker_and_kubernetes_read_the_same_values(uncommented: Path) -> None:
+    """Both skip lines that begin with `#`, and take everything after the `=`: quotes and a comment too."""
+    lines = [line for line in (uncommented / ".env").read_text("utf-8").splitlines() if line and line[0] != "#"]
+    literal = {name: value for name, _, value in (line.partition("=") for line in lines)}
+    assert literal == dotenv_values(uncommented / ".env")
 
 
 def test_what_has_a_default_shows_it(uncommented: Path) -> None:
