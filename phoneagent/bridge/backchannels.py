@@ -10,7 +10,7 @@ from collections.abc import Collection
 from functools import lru_cache
 from typing import Literal, TypeAlias
 
-from phoneagent.bridge.scripts import char_ms, chars_of, script_of
+from phoneagent.bridge.scripts import chars_of, script_of, usual_ms
 
 MIN_REPEATED_WORDS = 2
 MAX_WORDS = 4
@@ -77,8 +77,7 @@ def meaning_of(text: str, sound_ms: float, known: Collection[str]) -> Words:
     a text that cannot have been said within a sound of `sound_ms` milliseconds says nothing.
     """
     words = words_of(text)
-    usual_ms = sum(char_ms(char[0]) for char in chars_of(text))
-    if not words or usual_ms > SPOKEN_FASTER * max(sound_ms, MIN_SOUND_MS):
+    if not words or usual_ms(text) > SPOKEN_FASTER * max(sound_ms, MIN_SOUND_MS):
         return "none"
     return "backchannel" if len(words) <= MAX_WORDS and all(word in known for word in words) else "words"
 

@@ -86,8 +86,8 @@ class CallerTurn:
         """End the turn, unless the caller has kept speaking."""
         self._open_until = math.inf if self.speaking else -math.inf
 
-    def new_session(self) -> None:
-        """Note that the session that heard the turn is gone."""
+    def forget(self) -> None:
+        """Note that no end of the turn follows: the session that heard it is gone, or has discarded it."""
         self.speaking, self._open_until = False, -math.inf
 
     def replayed(self, now: float) -> None:

@@ -93,21 +93,34 @@ class Chat:
         self.move_on(now)
 
     def interrupt(self, now: float) -> None:
-        """Stop what the agent is writing."""
-        self.conversation.responses.interrupt(now)
+        """Stop what the agent is writing. Do nothing if the conversation is about to end."""
+        if not self._closing:
+            self._stop(now)
 
     def mute(self, now: float, *, muted: bool) -> None:
-        """Stop what the agent is writing, and ask for nothing until it is unmuted."""
+        """Stop what the agent is writing, and ask for nothing until it is unmuted.
+
+        Do nothing if the conversation is about to end.
+        """
+        if self._closing or muted is self.conversation.responses.muted:
+            return
         self.conversation.responses.mute(muted)
         if muted:
-            self.conversation.responses.interrupt(now)
+            self._stop(now)
+
+    def _stop(self, now: float) -> None:
+        self.conversation.responses.interrupt(now)
 
     def hang_up(self, now: float, *, goodbye: bool = True) -> None:
-        """End the conversation after what is being said, with a goodbye unless the tool-calling response spoke."""
+        """End the conversation after what is being said.
+
+        With `goodbye`, the model is asked for one, unless the tool-calling response spoke, or the agent is muted.
+        """
         if self._closing:
             return
         self._closing = True
-        self.conversation.close(goodbye=goodbye and not self.conversation.parted)
+        silent = self.conversation.parted or self.conversation.responses.muted
+        self.conversation.close(goodbye=goodbye and not silent)
         self.move_on(now)
 
     # --- what the model says ---
@@ -192,9 +205,13 @@ class Chat:
 
     def move_on(self, now: float) -> None:
         """Do what has become possible: ask for the wanted response, or end."""
-        self._act(self.conversation.move_on(now))
+        self._act(self.conversation.move_on(now, speech=self.turn_open(now)))
         waiting = self.conversation.responses.busy or self.conversation.goodbye_due
         self.over = self._closing and not waiting and not self.conversation.tools.running
+
+    def turn_open(self, now: float) -> bool:
+        """Return whether the user has a turn that is not over, so that the agent waits. A line is always complete."""
+        return False
 
     def get_timer(self) -> float | None:
         """Return when `handle_timer` is due; None for never."""

@@ -190,14 +190,14 @@ class Dialogue:
 
     def new_session(self, playing: Sequence[Outcome], *, heard_again: bool) -> None:
         """Replace a lost session while these items still play; the next one may hear the caller again."""
-        self._turn.new_session()
+        self._turn.forget()
         self.uncommitted = False
         self._told_ms = 0.0
         self.transcript.new_session(playing, heard_again=heard_again)
 
     def lost(self) -> None:
         """Note that no session will follow: nothing listens to the caller."""
-        self._turn.new_session()
+        self._turn.forget()
         self.uncommitted = False
         self._caller_audio.speech(False)
 

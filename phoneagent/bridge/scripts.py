@@ -172,6 +172,11 @@ def chars_of(text: str) -> Iterator[str]:
     yield text[start:]
 
 
+def usual_ms(text: str) -> int:
+    """Estimate how long a text takes to say."""
+    return sum(char_ms(char[0]) for char in chars_of(text))
+
+
 def begin_of(text: str, max_length: int) -> str:
     """Return the beginning of a text, at most that many code points, cut between two characters."""
     ends = accumulate(map(len, chars_of(text)))

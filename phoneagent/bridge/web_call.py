@@ -6,18 +6,19 @@ was heard is therefore estimated from when the server says it was played.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import deque
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
 
 from phoneagent.billing import usage
 from phoneagent.billing.prices import SIMULATED, Price, cost_of, price_of
-from phoneagent.bridge.chat import Chat
 from phoneagent.bridge.clock import CallClock
 from phoneagent.bridge.heard import heard_part
 from phoneagent.bridge.reporting import Reporter
-from phoneagent.bridge.scripts import char_ms, chars_of
+from phoneagent.bridge.scripts import usual_ms
+from phoneagent.bridge.web_talk import WebTalk
 from phoneagent.events import Cost, EndedBy, Turn, Usage
 from phoneagent.protocol import realtime
 
@@ -28,18 +29,31 @@ MAX_OPEN_TURNS = 64
 REST_MS = 500
 """The least that counts as left of an answer that was cut: there is no audio here to measure."""
 
+PARTING_SECONDS = 3.0
+"""How much later than estimated the last words may be over, before the call is hung up all the same."""
+
+MAX_PARTING_SECONDS = 60.0
+"""The longest wait for them."""
+
+SLOWNESS = 2
+"""How much longer than usual words may take: a voice may be slow. The wait ends as soon as they were played."""
+
 PLAYED = "output_audio_buffer."
 """The prefix of the events that report what the page plays."""
 
 
 @dataclass(slots=True)
 class _Said:
-    """A turn that is not over. For the agent's, `response_id` is the response that it is part of."""
+    """A turn that is not over. For the agent's, `response_id` is the response that it is part of.
+
+    `agent` is who began it: it may be played until another agent has the call.
+    """
 
     item_id: str
     start_ms: int
     end_ms: int
     response_id: str = ""
+    agent: str | None = None
     text: str = ""
 
 
@@ -55,10 +69,18 @@ class WebConversation:
         prices: Mapping[str, Price],
         greeting: str | None,
         max_cost: Decimal | None = None,
+        manual_turns: bool = False,
+        barge_in: bool = True,
     ) -> None:
         self._clock = CallClock()
         self.reporter = Reporter(call_sid, self._clock)
-        self.chat = Chat(greeting=greeting, observer=self.reporter)
+        self.chat = WebTalk(
+            greeting=greeting,
+            observer=self.reporter,
+            plays=lambda: self.playing,
+            manual_turns=manual_turns,
+            barge_in=barge_in,
+        )
         self.agent_name: str | None = None
         """The name of the agent that has the call."""
         self._models = {"response": model, "transcription": recognizer}
@@ -68,7 +90,11 @@ class WebConversation:
         self._turns: list[Turn] = []
         self._heard: dict[str, _Said] = {}  # the caller's
         self._spoken: dict[str, _Said] = {}  # the agent's
+        self._finished: deque[str] = deque(maxlen=MAX_OPEN_TURNS)  # the agent's that ended: late words are not heard
         self._playing: dict[str, int] = {}  # responses, each since when
+        self._hung_up_at: float | None = None
+        self.over = False
+        """Whether the agent has hung up, and its last words were played, or should have been."""
 
     @property
     def over_budget(self) -> bool:
@@ -77,8 +103,8 @@ class WebConversation:
 
     @property
     def playing(self) -> bool:
-        """Whether the page still plays words of the agent."""
-        return bool(self._playing)
+        """Whether the page plays words of the agent, or is about to."""
+        return bool(self._playing or self._spoken)
 
     def start(self, now: float) -> None:
         """Note that the socket to the session is open."""
@@ -102,10 +128,15 @@ class WebConversation:
                 if (said := self._heard.pop(item_id, None)) is not None:
                     self._caller_turn(said, "", failed=True)
             case realtime.TranscriptDelta(response_id=response_id, item_id=item_id, delta=delta):
-                said = self._spoken.setdefault(item_id, _Said(item_id, ms, ms, response_id))
-                said.text += delta
+                if item_id not in self._finished:
+                    said = self._spoken.setdefault(item_id, _Said(item_id, ms, ms, response_id, self.agent_name))
+                    said.text += delta
             case realtime.ResponseDone(response=response):
                 self._count("response", usage.of_response(response.usage), now)
+                if response.status == "cancelled" and response.id not in self._playing:
+                    self._cut(self._said_in(response.id), ms)  # nothing of it is played
+            case realtime.RateLimits(rate_limits=limits):
+                self.reporter.rate_limits(self._models["response"], limits, now)
             case realtime.Unknown(type=kind) if kind.startswith(PLAYED):
                 self._played(kind.removeprefix(PLAYED), str(realtime.as_dict(raw).get("response_id")), ms)
         for said in [*self._heard.values()][:-MAX_OPEN_TURNS]:
@@ -113,6 +144,31 @@ class WebConversation:
         for said in [*self._spoken.values()][:-MAX_OPEN_TURNS]:
             self._agent_turn(said, said.start_ms, ms, cut=False)
         self.chat.receive(event, now)
+
+    def get_timer(self) -> float | None:
+        """Return when `handle_timer` is due; None for never."""
+        times = (self.chat.get_timer(), self._leave_at)
+        return min((time for time in times if time is not None), default=None)
+
+    def handle_timer(self, now: float) -> None:
+        """Do what is due. Calling it too early changes nothing."""
+        self.chat.handle_timer(now)
+        if self.chat.over and self._hung_up_at is None:
+            self._hung_up_at = now
+        leave_at = self._leave_at
+        self.over = leave_at is not None and (not self.playing or now >= leave_at)
+
+    @property
+    def _leave_at(self) -> float | None:
+        """When the call ends although the server has not reported that the last words were played."""
+        if self._hung_up_at is None or not self.chat.over:
+            return None
+        played_ms = 0
+        for said in self._spoken.values():
+            begins_ms = max(played_ms, self._playing.get(said.response_id, said.start_ms))
+            played_ms = begins_ms + SLOWNESS * usual_ms(said.text)
+        rest_seconds = max(0, played_ms - self._clock.ms(self._hung_up_at)) / 1000
+        return self._hung_up_at + min(rest_seconds + PARTING_SECONDS, MAX_PARTING_SECONDS)
 
     def end(self, by: EndedBy, reason: str, now: float) -> None:
         """End the call."""
@@ -124,10 +180,21 @@ class WebConversation:
     def _played(self, what: str, response_id: str, ms: int) -> None:
         if what == "started":
             self._playing[response_id] = ms
-            return
-        since = self._playing.pop(response_id, None)
-        for said in [each for each in self._spoken.values() if each.response_id == response_id]:
-            self._agent_turn(said, said.start_ms if since is None else since, ms, cut=what == "cleared")
+        elif what == "stopped":
+            since = self._playing.pop(response_id, None)
+            for said in self._said_in(response_id):
+                self._agent_turn(said, said.start_ms if since is None else since, ms, cut=False)
+        elif what == "cleared":
+            self._cut(list(self._spoken.values()), ms)
+            self._playing.clear()
+
+    def _said_in(self, response_id: str | None) -> list[_Said]:
+        return [said for said in self._spoken.values() if said.response_id == response_id]
+
+    def _cut(self, turns: Iterable[_Said], ms: int) -> None:
+        """End turns of the agent: what was not played by now never is."""
+        for said in turns:
+            self._agent_turn(said, self._playing.get(said.response_id, ms), ms, cut=True)
 
     def _caller_turn(self, said: _Said, text: str, *, failed: bool = False) -> None:
         if text or failed:
@@ -147,8 +214,9 @@ class WebConversation:
 
     def _agent_turn(self, said: _Said, start_ms: int, end_ms: int, *, cut: bool) -> None:
         self._spoken.pop(said.item_id, None)
+        self._finished.append(said.item_id)
         text, heard_ms = said.text.strip(), max(0, end_ms - start_ms)
-        said_ms = max(heard_ms + REST_MS, sum(map(char_ms, chars_of(text)))) if cut else heard_ms
+        said_ms = max(heard_ms + REST_MS, usual_ms(text)) if cut else heard_ms
         self._add(
             Turn(
                 role="agent",
@@ -160,7 +228,7 @@ class WebConversation:
                 said_ms=said_ms,
                 heard_ms=heard_ms,
                 interrupted=cut,
-                agent=self.agent_name,
+                agent=said.agent,
             )
         )
 

@@ -28,8 +28,9 @@ class ActiveAgent:
     """The agent of a team that has the call.
 
     `change_session` changes the model's session and returns an id, under which the server's answer comes back to
-    `session_changed`. An agent gets the call once the session has its configuration. `agent_named` takes the name of
-    the agent that speaks. A model's voice cannot be changed once it has been heard: `voice_fixed` tells whether it has.
+    `session_changed`; `flush` writes the change, which comes from within a tool. An agent gets the call once the
+    session has its configuration. `agent_named` takes the name of the agent that speaks. A model's voice cannot be
+    changed once it has been heard: `voice_fixed` tells whether it has.
 
     `past` has the tool calls made before this media stream: the agent that had the call then gets it back.
     """
@@ -41,6 +42,7 @@ class ActiveAgent:
         *,
         past: Sequence[ToolRun],
         change_session: Callable[[Mapping[str, Any]], str],
+        flush: Callable[[], None],
         agent_named: Callable[[str], None],
         voice_fixed: Callable[[], bool],
     ) -> None:
@@ -48,6 +50,7 @@ class ActiveAgent:
         self._team = team_of(agent)
         self._call = call
         self._change_session = change_session
+        self._flush = flush
         self._agent_named = agent_named
         self._voice_fixed = voice_fixed
         self._given: dict[str, Mapping[str, Any]] = {}  # the sessions of agents that have had the call, by name
@@ -145,6 +148,7 @@ class ActiveAgent:
     def _change(self, session: Mapping[str, Any]) -> asyncio.Future[str | None]:
         answer: asyncio.Future[str | None] = asyncio.get_running_loop().create_future()
         self._changes[self._change_session(session)] = answer
+        self._flush()
         return answer
 
 

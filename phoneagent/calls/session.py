@@ -63,6 +63,7 @@ class Session:
     _frames = 0  # since the last one that was measured
     _leaving: str | None = None  # why the call moves elsewhere
     _tap: Tap | None = None  # what listeners hear
+    _timer_due = 0.0  # uvloop's handle does not expose it
 
     def __init__(
         self,
@@ -87,7 +88,6 @@ class Session:
         self._measure = measure
         self._loop = asyncio.get_running_loop()
         self._timer: asyncio.Handle | None = None
-        self._timer_due = 0.0  # uvloop's handle does not expose it
         self._unfinished: set[asyncio.Task[None]] = set()
         self._over = asyncio.Event()
         self._steps = StepWriter(call.sid, journal)
@@ -97,6 +97,7 @@ class Session:
             call,
             past=past,
             change_session=bridge.conversation.change_session,
+            flush=self.flush,
             agent_named=bridge.dialogue.transcript.agent_named,
             voice_fixed=lambda: bridge.responses.ever_spoke,
         )

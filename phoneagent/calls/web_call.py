@@ -19,13 +19,10 @@ from phoneagent.calls.model_sessions import ModelSocket
 from phoneagent.calls.next_step import Journal
 from phoneagent.calls.toolrunner import ToolRunner
 from phoneagent.errors import EndpointError, EndpointUnreachable, ProtocolError
-from phoneagent.events import EndedBy, Event
+from phoneagent.events import EndedBy, Event, ModelEvent
 from phoneagent.protocol import realtime
 
 log = logging.getLogger("phoneagent.calls.web_call")
-
-PARTING_SECONDS = 3.0
-"""How long the last words may still be played after the agent has hung up."""
 
 
 class WebCall:
@@ -41,12 +38,14 @@ class WebCall:
         *,
         journal: Journal | None,
         max_seconds: float,
+        model_events: bool = False,
     ) -> None:
         self._call = call
         self._web = web
         self._model = model
         self._emit = emit
         self._max_seconds = max_seconds
+        self._model_events = model_events
         self._loop = asyncio.get_running_loop()
         self._changed = asyncio.Event()
         self._tools: set[asyncio.Task[None]] = set()
@@ -57,6 +56,7 @@ class WebCall:
             call,
             past=(),
             change_session=web.chat.conversation.change_session,
+            flush=self._changed.set,
             agent_named=self._name_agent,
             voice_fixed=lambda: True,
         )
@@ -71,6 +71,7 @@ class WebCall:
             flush=self._changed.set,
             loop=self._loop,
         )
+        self._web.chat.mute(self._loop.time(), muted=self._call.muted)  # the user's code may have muted it before
         self._call.attach(control)
         self._web.start(self._loop.time())
         self._changed.set()
@@ -105,7 +106,11 @@ class WebCall:
 
     def _take(self, raw: bytes) -> None:
         try:
-            self._web.receive(raw, realtime.decode(raw), self._loop.time())
+            event = realtime.decode(raw)
+            if self._model_events:
+                data = realtime.as_dict(raw)
+                self._emit(ModelEvent(call_sid=self._call.sid, type=data["type"], data=data))
+            self._web.receive(raw, event, self._loop.time())
         except ProtocolError as error:
             self._trouble(str(error))
         except Exception as error:  # noqa: BLE001 - it ends this call, and no other one
@@ -114,29 +119,25 @@ class WebCall:
         self._changed.set()
 
     async def _work(self) -> None:
-        """Do what the conversation asks for, on each change and each timer, until the agent hangs up."""
+        """Do what the conversation asks for, on each change and each timer, until the agent's last words were heard."""
         chat = self._web.chat
-        while not chat.over:
+        while not self._web.over:
             with suppress(TimeoutError):
-                async with asyncio.timeout_at(chat.get_timer()):
+                async with asyncio.timeout_at(self._web.get_timer()):
                     await self._changed.wait()
             self._changed.clear()
-            chat.handle_timer(self._loop.time())
+            self._web.handle_timer(self._loop.time())
             self._write()
             self._show()
             self._tell()
             if chat.failure is not None:
                 self._ended("error", str(chat.failure))
                 return
-            if self._web.over_budget:
+            if chat.over:
+                self._ended("agent", "the agent hung up")
+            elif self._web.over_budget:
                 self._ended("agent", "the call reached its cost limit")
                 return
-        self._ended("agent", "the agent hung up")
-        with suppress(TimeoutError):
-            async with asyncio.timeout(PARTING_SECONDS):
-                while self._web.playing:
-                    await self._changed.wait()
-                    self._changed.clear()
 
     def _write(self) -> None:
         with suppress(EndpointUnreachable):  # the reader finds out why

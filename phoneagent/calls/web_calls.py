@@ -169,9 +169,18 @@ class WebCalls:
             prices=self._policy.prices,
             greeting=agent.greeting,
             max_cost=self._policy.max_call_cost,
+            manual_turns=agent.turn_detection is None,
+            barge_in=agent.interruption.enabled,
         )
         running = WebCall(
-            call, agent, conversation, model, emit, journal=self._journal, max_seconds=self._policy.max_call_seconds
+            call,
+            agent,
+            conversation,
+            model,
+            emit,
+            journal=self._journal,
+            max_seconds=self._policy.max_call_seconds,
+            model_events=self._hooks.wants_model_events,
         )
         emit(CallStarted(call_sid=call.sid, stream_sid=call_id, caller=None, called=None, direction=DIRECTION))
         self._calls[call.sid] = call

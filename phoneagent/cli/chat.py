@@ -180,11 +180,13 @@ class _Talk:
         self._model = model
         self._screen = screen
         self._chat = Chat(greeting=agent.greeting)
+        self._changed = asyncio.Event()
         self._active_agent = ActiveAgent(
             agent,
             call,
             past=(),
             change_session=self._chat.conversation.change_session,
+            flush=self._changed.set,
             agent_named=lambda name: None,  # the agent is read when there is something to show
             voice_fixed=lambda: True,  # a chat has none
         )
@@ -192,7 +194,6 @@ class _Talk:
         self._guard = Guard(call, replace=lambda text: screen.note(f"guardrail: {text}"), report=lambda problem: None)
         self._runner = ToolRunner(call, None, past=(), report=screen.complain, moved=lambda: False)
         self._loop = asyncio.get_running_loop()
-        self._changed = asyncio.Event()
         self._idle = asyncio.Event()
         self._tools: set[asyncio.Task[None]] = set()
         self._said = ""

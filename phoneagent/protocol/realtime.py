@@ -382,6 +382,10 @@ class ResponseCancel(_ToModel, tag="response.cancel"):
     response_id: str | None = None
 
 
+class OutputAudioClear(_ToModel, tag="output_audio_buffer.clear"):
+    """Stop what the server plays into a WebRTC call. Sent after `response.cancel`; other connections refuse it."""
+
+
 ToModel: TypeAlias = (
     SessionUpdate
     | AudioAppend
@@ -392,6 +396,7 @@ ToModel: TypeAlias = (
     | ItemDelete
     | ResponseCreate
     | ResponseCancel
+    | OutputAudioClear
 )
 _encode = msgspec.json.Encoder().encode
 encode_audio: Callable[[bytes], bytes] = b'{"type":"input_audio_buffer.append","audio":"%b"}'.__mod__
@@ -411,7 +416,9 @@ def _in_beta(message: ToModel) -> ToModel:
             return message if response is None else msgspec.structs.replace(message, response=beta_response(response))
         case ItemCreate(item=item):
             return msgspec.structs.replace(message, item=beta_item(item))
-        case AudioAppend() | AudioCommit() | AudioClear() | ItemTruncate() | ItemDelete() | ResponseCancel():
+        case AudioAppend() | AudioCommit() | AudioClear() | OutputAudioClear():
+            return message
+        case ItemTruncate() | ItemDelete() | ResponseCancel():
             return message
         case _:
             assert_never(message)

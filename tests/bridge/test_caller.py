@@ -368,7 +368,7 @@ def test_a_caller_who_went_on_keeps_the_turn() -> None:
 def test_a_turn_that_is_heard_once_more_is_open_for_a_while() -> None:
     turn = CallerTurn()
     turn.begin()
-    turn.new_session()
+    turn.forget()
     assert (turn.speaking, turn.open(30.0)) == (False, False)
     turn.replayed(30.0)
     assert turn.open(30.0 + REPLAY_SECONDS - 0.01)

@@ -404,3 +404,25 @@ def test_a_muted_agent_stops_writing() -> None:
     assert chat.conversation.responses.muted
     chat.mute(0.0, muted=False)
     assert not chat.conversation.responses.muted
+
+
+def test_a_conversation_that_is_muted_ends_without_a_goodbye() -> None:
+    bench = Bench()
+    bench.chat.mute(bench.now, muted=True)
+    bench.chat.hang_up(bench.now)
+    bench.flush()
+    assert bench.chat.over
+    assert bench.creates == []
+
+
+def test_nothing_stops_the_goodbye() -> None:
+    bench = Bench()
+    bench.chat.hang_up(bench.now)
+    bench.flush()
+    bench.created()
+    bench.chat.interrupt(bench.now)
+    bench.chat.mute(bench.now, muted=True)
+    bench.says("Goodbye!")
+    bench.done()
+    assert bench.shown == [Words("i1", "Goodbye!"), Answered()]
+    assert bench.chat.over

@@ -6,7 +6,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from phoneagent.bridge.scripts import LATIN, begin_of, begin_of_tokens, char_ms, chars_of, script_of, tokens_of
+from phoneagent.bridge.scripts import (
+    LATIN,
+    begin_of,
+    begin_of_tokens,
+    chars_of,
+    script_of,
+    tokens_of,
+    usual_ms,
+)
 
 
 @pytest.mark.parametrize(
@@ -63,8 +71,7 @@ def test_a_beginning_splits_no_character() -> None:
     ],
 )
 def test_a_sentence_takes_about_as_long_as_it_is_spoken(text: str, seconds: float) -> None:
-    estimated = sum(char_ms(char[0]) for char in chars_of(text)) / 1000
-    assert estimated == pytest.approx(seconds, rel=0.2)
+    assert usual_ms(text) / 1000 == pytest.approx(seconds, rel=0.2)
 
 
 @pytest.mark.parametrize(

@@ -9,8 +9,16 @@ from typing import Any
 import pytest
 
 from phoneagent.billing.prices import PRICES
-from phoneagent.bridge.web_call import MAX_OPEN_TURNS, REST_MS, WebConversation
-from phoneagent.events import CallEnded, CallerSpoke, ToolCalled, Turn, TurnEnded, UsageReported
+from phoneagent.bridge.scripts import usual_ms
+from phoneagent.bridge.web_call import (
+    MAX_OPEN_TURNS,
+    MAX_PARTING_SECONDS,
+    PARTING_SECONDS,
+    REST_MS,
+    SLOWNESS,
+    WebConversation,
+)
+from phoneagent.events import CallEnded, CallerSpoke, RateLimitsUpdated, ToolCalled, Turn, TurnEnded, UsageReported
 from phoneagent.protocol import realtime
 
 HEARD = "conversation.item.input_audio_transcription"
@@ -79,6 +87,105 @@ def test_of_an_answer_that_was_cut_only_a_part_was_heard() -> None:
     assert text.startswith(turn.heard_text)
     assert turn.heard_ms == 1000
     assert turn.said_ms >= 1000 + REST_MS
+
+
+@pytest.mark.parametrize("text", ["नमस्ते, मैं आपकी क्या मदद कर सकता हूँ?", "Vielen Dank! 👍🏽 Bis bald, e\u0301!"])
+def test_a_character_of_several_code_points_is_cut_like_any_other(text: str) -> None:
+    rig = Rig()
+    rig.says("b", text, "r1", 0)
+    rig.tell("output_audio_buffer.started", 1, response_id="r1")
+    rig.tell("output_audio_buffer.cleared", 2, response_id="r1")
+    (turn,) = rig.turns
+    assert 0 < len(turn.heard_text) < len(text)
+
+
+def test_what_waited_to_be_played_when_it_was_cleared_was_not_heard() -> None:
+    rig = Rig()
+    rig.says("b", "One moment, please, I look it up.", "r1", 0)
+    rig.tell("output_audio_buffer.started", 0, response_id="r1")
+    rig.says("c", "There are twelve left.", "r2", 1)
+    rig.tell("output_audio_buffer.cleared", 1.5, response_id="r1")
+    rig.tell("response.output_audio_transcript.delta", 1.6, response_id="r2", item_id="c", delta=" Late.")
+    assert [(turn.item_id, turn.heard_ms, turn.interrupted) for turn in rig.turns] == [
+        ("b", 1500, True),
+        ("c", 0, True),
+    ]
+    assert rig.turns[1].heard_text == ""
+    assert not rig.web.playing
+
+
+def test_what_was_canceled_before_it_was_played_was_not_heard() -> None:
+    rig = Rig()
+    rig.tell("response.created", 0, response={"id": "r1"})
+    rig.tell("response.output_audio_transcript.delta", 0, response_id="r1", item_id="b", delta="There are")
+    rig.tell("response.done", 1, response={"id": "r1", "status": "cancelled", "output": [{"id": "b"}]})
+    rig.web.end("caller", "over", 160.0)
+    (turn,) = rig.turns
+    assert (turn.text, turn.heard_text, turn.heard_ms) == ("There are", "", 0)
+
+
+def test_words_are_those_of_the_agent_that_began_them() -> None:
+    rig = Rig()
+    rig.says("b", "I hand you over.", "r1", 0)
+    rig.tell("output_audio_buffer.started", 0.1, response_id="r1")
+    rig.web.agent_name = "workshop"
+    rig.tell("output_audio_buffer.stopped", 2, response_id="r1")
+    rig.says("c", "The workshop, hello.", "r2", 3)
+    rig.tell("output_audio_buffer.started", 3, response_id="r2")
+    rig.tell("output_audio_buffer.stopped", 4, response_id="r2")
+    assert [turn.agent for turn in rig.turns] == ["shop", "workshop"]
+
+
+def hung_up(text: str, *, played: bool = True) -> Rig:
+    """Return a call whose agent has said that, and has hung up a second later."""
+    rig = Rig()
+    rig.says("b", text, "r1", 0)
+    if played:
+        rig.tell("output_audio_buffer.started", 0, response_id="r1")
+    rig.web.chat.hang_up(101.0, goodbye=False)
+    rig.web.handle_timer(101.0)
+    return rig
+
+
+@pytest.mark.parametrize("played", [True, False])  # its beginning may be reported late
+def test_a_call_lasts_until_the_last_words_were_played(played: bool) -> None:
+    text = "Thank you for calling. " * 6
+    rig = hung_up(text, played=played)
+    assert rig.web.chat.over
+    rig.web.handle_timer(100 + usual_ms(text) / 1000)  # a voice may be slow
+    assert not rig.web.over
+    rig.tell("output_audio_buffer.stopped", 9, response_id="r1")
+    rig.web.handle_timer(109.0)
+    assert rig.web.over
+    assert not rig.turns[0].interrupted
+
+
+@pytest.mark.parametrize("text", ["Goodbye.", "Thank you for calling. " * 6, "Thank you for calling. " * 600])
+def test_where_the_end_of_the_last_words_is_not_reported_it_is_estimated(text: str) -> None:
+    rig = hung_up(text)
+    leave_at = rig.web.get_timer()
+    assert leave_at is not None
+    expected = SLOWNESS * usual_ms(text.strip()) / 1000 - 1
+    assert leave_at - 101 == pytest.approx(min(max(0, expected) + PARTING_SECONDS, MAX_PARTING_SECONDS), abs=0.2)
+    rig.web.handle_timer(leave_at - 0.01)
+    assert not rig.web.over
+    rig.web.handle_timer(leave_at)
+    assert rig.web.over
+
+
+def test_without_last_words_a_call_ends_at_once() -> None:
+    rig = Rig()
+    rig.web.chat.hang_up(101.0, goodbye=False)
+    rig.web.handle_timer(101.0)
+    assert rig.web.over
+
+
+def test_the_provider_s_rate_limits_are_reported() -> None:
+    rig = Rig()
+    limit = {"name": "tokens", "limit": 40_000, "remaining": 35_000, "reset_seconds": 7.5}
+    rig.tell("rate_limits.updated", 1, rate_limits=[limit])
+    (found,) = rig.of(RateLimitsUpdated)
+    assert (found.model, found.limits[0].remaining) == ("gpt-realtime-2.1", 35_000)
 
 
 def test_what_was_not_played_when_the_call_ended_was_not_heard() -> None:

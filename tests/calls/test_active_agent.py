@@ -50,7 +50,8 @@ class Ignored:
 class Office:
     """An agent that has a call, over a real conversation, and what was changed in its session.
 
-    The server takes each change, refuses it (`refuses` is a code), or does not answer (`refuses` is empty).
+    The server takes each change, refuses it (`refuses` is a code), or does not answer (`refuses` is empty). It sees a
+    change once the office has flushed it.
     """
 
     def __init__(self, agent: Agent = FRONT, past: Sequence[ToolRun] = (), refuses: str | None = None) -> None:
@@ -68,6 +69,7 @@ class Office:
             self.call,
             past=past,
             change_session=self.change_session,
+            flush=self.flush,
             agent_named=self.speakers.append,
             voice_fixed=lambda: self.spoken,
         )
@@ -78,8 +80,10 @@ class Office:
 
     def change_session(self, session: Mapping[str, Any]) -> str:
         self.updates.append(dict(session))
-        asyncio.get_running_loop().call_soon(self.serve)
         return self.conversation.change_session(session)
+
+    def flush(self) -> None:
+        asyncio.get_running_loop().call_soon(self.serve)
 
     def serve(self) -> None:
         """Answer the next change as the model's server does."""

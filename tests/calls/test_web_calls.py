@@ -17,13 +17,15 @@ from phoneagent import (
     Endpoint,
     EndpointUnreachable,
     RequestRefused,
+    Turns,
 )
 from phoneagent.bridge.policy import Policy
 from phoneagent.calls import web_calls
 from phoneagent.calls.hooks import Hooks
 from phoneagent.calls.web_calls import MAX_SESSIONS, SECRET_SECONDS, WebCalls
-from phoneagent.events import Event
+from phoneagent.events import Event, ModelEvent
 from phoneagent.model.web_calls import ClientSecret
+from phoneagent.protocol import realtime
 from phoneagent.store.forgetting import CALL_SID
 from tests.calls.test_web_call import SideBand
 
@@ -65,13 +67,14 @@ class Server:
 class Rig:
     def __init__(self, monkeypatch: pytest.MonkeyPatch, answerer: Any = AGENT) -> None:
         self.server = Server(monkeypatch)
+        self.hooks = Hooks()
         self.live: dict[str, Call] = {}
         self.events: list[tuple[Event, str]] = []
         self.web = WebCalls(
             answerer,
             lambda: Endpoint.openai("key", "gpt-realtime-2.1"),
             calls=self.live,
-            hooks=Hooks(),
+            hooks=self.hooks,
             emit=lambda event, stream_sid: self.events.append((event, stream_sid)),
             journal=None,
             policy=Policy(),
@@ -144,6 +147,46 @@ async def test_a_function_chooses_the_agent_by_what_the_page_says(rig: Callable[
         await r.web.create({"shop": "none"})
     with pytest.raises(DefinitionError):
         await rig(lambda call: None).web.create({})
+
+
+async def test_hooks_get_the_model_s_events_if_they_want_them(rig: Callable[..., Rig]) -> None:
+    r = rig()
+    seen: list[ModelEvent] = []
+    r.hooks.add(ModelEvent, seen.append)
+    made = await r.web.create({})
+    await r.web.connect(made.id, "rtc_1")
+    r.server.socket.tell("something.new", detail=7)
+    await asyncio.sleep(0.1)
+    await r.web.close()
+    assert [(event.call_sid, event.data["detail"]) for event in seen] == [(made.id, 7)]
+
+
+@pytest.mark.parametrize(
+    ("agent", "stops", "answered"),
+    [
+        (Agent(instructions="x"), True, True),
+        (Agent(instructions="x", barge_in=False), False, True),
+        (Agent(instructions="x", turns=Turns(detection="manual")), False, False),
+    ],
+)
+async def test_speech_means_what_the_agent_says(
+    rig: Callable[..., Rig], agent: Agent, stops: bool, answered: bool
+) -> None:
+    r = rig(agent)
+    made = await r.web.create({})
+    await r.web.connect(made.id, "rtc_1")
+    tell, sent = r.server.socket.tell, r.server.socket.sent
+    tell("input_audio_buffer.committed", item_id="u0")
+    tell("input_audio_buffer.speech_started", item_id="u1")
+    tell("response.created", response={"id": "r1"})
+    await asyncio.sleep(0.1)
+    assert any(isinstance(each, realtime.ResponseCancel) for each in sent) == stops
+    details = {"type": "cancelled", "reason": "turn_detected"}
+    tell("response.done", response={"id": "r1", "status": "cancelled", "status_details": details})
+    tell("input_audio_buffer.committed", item_id="u1")
+    await asyncio.sleep(6)  # the server does not answer it
+    assert any(isinstance(each, realtime.ResponseCreate) for each in sent) == answered
+    await r.web.close()
 
 
 async def test_a_process_that_ends_hangs_up_the_calls_of_pages(rig: Callable[..., Rig]) -> None:

@@ -15,7 +15,7 @@ import pytest
 from pydantic import BaseModel
 
 from phoneagent import Agent, CallEnded, CallStarted, Endpoint, PhoneApp, Settings, ToolReturned, TurnEnded
-from phoneagent.events import Event
+from phoneagent.events import Event, ModelEvent
 from phoneagent.protocol.audio import decode_ulaw, silence, tone
 from phoneagent.sim import Model, Script, serving
 from phoneagent.sim.model.vad import EnergyGate
@@ -192,6 +192,22 @@ async def test_a_call_that_does_not_begin_leaves_no_microphone_on(tmp_path: Path
         assert await v.page.evaluate("window.tracks.map((each) => each.readyState)") == ["ended", "ended"]
         await playwright.expect(state).to_have_text("you hung up")
         await playwright.expect(v.page.locator("#call")).to_be_enabled()
+
+
+async def test_user_code_stops_what_the_page_plays(tmp_path: Path) -> None:
+    async with visit(silence(20_000), tmp_path) as v:
+        seen: list[str] = []
+        v.app.on(ModelEvent)(lambda event: seen.append(event.type))
+        await v.page.click("#call")
+        await v.until(lambda: "output_audio_buffer.started" in seen)
+        (call,) = v.app.calls.values()
+        call.mute()
+        (turn,) = [event.turn for event in await v.until(lambda: v.of(TurnEnded))]
+        assert turn.interrupted
+        assert len(turn.heard_text) < len(turn.text)
+        (truncation,) = v.model.sessions[0].truncations
+        assert truncation.ok
+        await v.page.click("#end")
 
 
 async def test_the_caller_interrupts_and_the_agent_hangs_up(tmp_path: Path) -> None:

@@ -296,6 +296,7 @@ def test_a_truncation_says_zero_where_it_means_zero() -> None:
 def test_a_cancel_names_its_response_if_it_is_known() -> None:
     assert wire(realtime.ResponseCancel(response_id="r1")) == {"type": "response.cancel", "response_id": "r1"}
     assert wire(realtime.ResponseCancel()) == {"type": "response.cancel"}
+    assert wire(realtime.OutputAudioClear()) == {"type": "output_audio_buffer.clear"}
 
 
 def test_a_create_in_both_dialects() -> None:

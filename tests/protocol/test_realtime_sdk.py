@@ -109,6 +109,7 @@ MESSAGES: dict[str, realtime.ToModel] = {
     ),
     "cancel": realtime.ResponseCancel(event_id="e", response_id="r1"),
     "cancel whatever there is": realtime.ResponseCancel(),
+    "stop what is played": realtime.OutputAudioClear(event_id="e"),
 }
 
 

@@ -100,6 +100,7 @@ class WebRtcCall:
         self._waiting: deque[str] = deque(maxlen=MAX_WAITING)
         self._messages: asyncio.Queue[str | bytes | None] = asyncio.Queue()
         self._items: deque[_Item] = deque()
+        self._cut: set[str] = set()  # items whose audio was dropped: what comes of it late is dropped too
         self._started: str | None = None  # the response that is being played
         self._listening: asyncio.Task[None] | None = None
         self._closed = False
@@ -239,6 +240,8 @@ class WebRtcCall:
 
     def _act_on(self, event: dict[str, Any]) -> None:
         kind = event["type"]
+        if kind in ("response.output_audio.delta", "response.output_audio.done") and event["item_id"] in self._cut:
+            return
         if kind == "response.output_audio.delta":
             self._item(event).audio += decode_audio(event["delta"])
         elif kind == "response.output_audio.done":
@@ -279,6 +282,7 @@ class WebRtcCall:
         if self._started is not None:
             self._tell("cleared", self._started)
         for item in dropped:
+            self._cut.add(item.item_id)
             if self.session is not None and item.played < len(item.audio):
                 self.session.truncate_played(item.item_id, item.played * 1000 // (PCM_RATE * 2))
 

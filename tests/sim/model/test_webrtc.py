@@ -145,6 +145,27 @@ async def test_the_client_may_stop_what_is_played() -> None:
         assert page.model.violations == []
 
 
+async def test_a_side_band_stops_what_is_played() -> None:
+    async with called() as page:
+        url = f"{page.model.url}?call_id={page.call_id}"
+        async with connect(url, additional_headers={"Authorization": "Bearer key"}) as side_band:
+            await side_band.send(json.dumps({"type": "response.create"}))
+            await page.until(lambda: "output_audio_buffer.started" in page.kinds())
+            await side_band.send(json.dumps({"type": "response.cancel"}))
+            await side_band.send(json.dumps({"type": "output_audio_buffer.clear"}))
+            await page.until(lambda: "output_audio_buffer.cleared" in page.kinds())
+            await side_band.send(json.dumps({"type": "output_audio_buffer.clear"}))  # of nothing
+            await asyncio.sleep(0.3)
+        (session,) = page.model.sessions
+        (truncation,) = session.truncations
+        assert truncation.ok
+        assert 0 < truncation.audio_end_ms < session.audio_items[0].sent_ms
+        playback = [kind for kind in page.kinds() if kind.startswith("output_audio_buffer.")]
+        assert playback == ["output_audio_buffer.started", "output_audio_buffer.cleared"]
+        assert "error" not in page.kinds()
+        assert page.model.violations == []
+
+
 async def test_a_side_band_sees_and_does_what_the_page_does() -> None:
     async with called() as page:
         url = f"{page.model.url}?call_id={page.call_id}"
