@@ -63,8 +63,6 @@ async def test_a_call_has_its_transfer_as_long_as_the_caller_waits(ready: str) -
         assert row is not None
         assert row.state == JOINED
         assert not await first.transfers.move("t1", LEFT, of=(DIALING, ACCEPTED))
-        assert await first.transfers.move("t1", JOINED, of=(ACCEPTED,))
-        assert await second.transfers.open(SID) is None
 
 
 async def test_transfers_are_forgotten_with_their_call_and_within_a_day(ready: str) -> None:
