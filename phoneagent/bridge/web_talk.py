@@ -83,13 +83,3 @@ class WebTalk(Chat):
 
     def _clear(self) -> None:
         self.conversation.outbox.append(realtime.OutputAudioClear())
-
-    def get_timer(self) -> float | None:
-        """Return when `handle_timer` is due; None for never."""
-        times = (super().get_timer(), self._turn.get_timer())
-        return min((time for time in times if time is not None), default=None)
-
-    def handle_timer(self, now: float) -> None:
-        """Do what is due. Calling it too early changes nothing."""
-        self._turn.handle_timer(now)
-        super().handle_timer(now)

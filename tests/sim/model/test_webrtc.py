@@ -15,7 +15,7 @@ import pytest
 from websockets.asyncio.client import connect
 
 from phoneagent.protocol.audio import decode_ulaw, silence, tone
-from phoneagent.sim import Model, Script
+from phoneagent.sim import Faults, Model, Script
 from phoneagent.sim.model.vad import EnergyGate
 from phoneagent.sim.speech import Murmur
 from tests.patience import HANG_SECONDS
@@ -98,8 +98,8 @@ class Page:
 
 
 @asynccontextmanager
-async def called(session: dict[str, Any] | None = None) -> AsyncIterator[Page]:
-    async with Model(Script.parse(SCRIPT), voice=Murmur(), vad=EnergyGate, api_key="key") as model:
+async def called(session: dict[str, Any] | None = None, **options: Any) -> AsyncIterator[Page]:
+    async with Model(Script.parse(SCRIPT), voice=Murmur(), vad=EnergyGate, api_key="key", **options) as model:
         body = {"session": {"type": "realtime", "instructions": "Be brief.", **(session or {})}}
         async with (
             aiohttp.ClientSession(headers={"Authorization": "Bearer key"}) as http,
@@ -164,6 +164,19 @@ async def test_a_side_band_stops_what_is_played() -> None:
         assert playback == ["output_audio_buffer.started", "output_audio_buffer.cleared"]
         assert "error" not in page.kinds()
         assert page.model.violations == []
+
+
+async def test_audio_that_comes_after_an_interruption_is_not_played() -> None:
+    async with called(faults=Faults(stray_deltas=3), speed=1.2) as page:
+        page.send(type="response.create")
+        await page.until(lambda: "output_audio_buffer.started" in page.kinds())
+        page.microphone.ulaw = tone(300, 600)
+
+        def begun() -> list[str]:
+            return [each["response_id"] for each in page.events if each["type"] == "output_audio_buffer.started"]
+
+        await page.until(lambda: len(set(begun())) == 2)  # the answer to what interrupted
+        assert len(begun()) == 2
 
 
 async def test_a_side_band_sees_and_does_what_the_page_does() -> None:
