@@ -21,7 +21,7 @@ import phoneagent
 import phoneagent.events
 import phoneagent.sim
 import phoneagent.sim.speech
-from phoneagent import Agent, PhoneApp, Settings, cli, store
+from phoneagent import Agent, PhoneApp, Settings, cli, settings, store
 
 CLI_OPTIONS = Path(__file__).parent / "data" / "cli_options.txt"
 
@@ -207,6 +207,11 @@ def defined_in(module: ModuleType) -> set[str]:
 )
 def test_public_names_stay(names: Any, expected: list[str]) -> None:
     assert sorted(names) == expected
+
+
+def test_settings_are_loaded_as_before() -> None:
+    (parameter,) = inspect.signature(settings.load).parameters.values()
+    assert (parameter.name, parameter.default) == ("overrides", None)
 
 
 def test_routes_stay() -> None:

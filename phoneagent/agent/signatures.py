@@ -14,6 +14,7 @@ import pydantic
 
 from phoneagent.agent.call import Call
 from phoneagent.errors import DefinitionError
+from phoneagent.errors.values import python_type
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +93,11 @@ def _hints_of(function: Callable[..., Any], name: str) -> dict[str, Any]:
     try:
         return typing.get_type_hints(function, include_extras=True)
     except Exception as error:  # noqa: BLE001 - a hint that is text is code, and may raise anything
-        raise DefinitionError(f"tool {name!r} has a type hint that cannot be resolved: {_line(error)}") from None
+        words = f"tool {name!r} has a type hint that cannot be resolved: {_line(error)}"
+        if isinstance(error, NameError):
+            kind = python_type(error.name or "")
+            words += ": import it outside of TYPE_CHECKING, or correct it" if kind is None else f": write {kind}"
+        raise DefinitionError(words) from None
 
 
 def _is_call(parameter: inspect.Parameter, hints: Mapping[str, Any]) -> bool:

@@ -161,7 +161,7 @@ class Outbound:
         """
         caller = from_ or self._caller_id
         if caller is None:
-            raise ConfigurationError(["TWILIO_PHONE_NUMBER is missing: calls are made from it, or give dial from_="])
+            raise ConfigurationError(["TWILIO_PHONE_NUMBER is missing: set it, or name the number to call from (from)"])
         _check("from_", NUMBER.fullmatch(caller) is not None, "a number of the account in E.164, like +15550100002")
         _check("first", first in ("agent", "callee"), '"agent" or "callee"')
         _check("on_machine", on_machine in ("talk", "hang_up", "leave_message"), '"talk", "hang_up" or "leave_message"')

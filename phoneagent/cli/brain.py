@@ -11,11 +11,12 @@ from __future__ import annotations
 from typing import Annotated
 
 import typer
-from pydantic import SecretStr
+from pydantic import SecretStr, field_validator
 from pydantic_settings import BaseSettings
 
 from phoneagent import settings
 from phoneagent.errors import ConfigurationError
+from phoneagent.settings.stray import check_key, refuse_wrapping
 from phoneagent.sim.model.brain import Brain, is_openai
 
 BrainOption = Annotated[
@@ -42,6 +43,9 @@ class BrainKeys(BaseSettings):
     """Sent to OpenAI's own hosts only."""
     brain_api_key: SecretStr | None = None
     """Sent to the endpoint that `--brain` names."""
+
+    _sendable = field_validator("*")(check_key)
+    _plain = field_validator("*", mode="before")(refuse_wrapping)
 
 
 def brain_of(url: str | None, model: str | None) -> Brain | None:

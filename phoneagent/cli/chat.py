@@ -33,9 +33,10 @@ from phoneagent.calls.toolrunner import ToolRunner
 from phoneagent.cli.brain import BrainModelOption, BrainOption, brain_of, wake
 from phoneagent.cli.failures import users_code, warnings_told
 from phoneagent.cli.own_agent import script_of, unknown_calls
+from phoneagent.cli.real_model import real_model
 from phoneagent.cli.target import Target
 from phoneagent.demo.report import plain
-from phoneagent.errors import ConfigurationError, EndpointError, EndpointUnreachable, ProtocolError
+from phoneagent.errors import EndpointError, EndpointUnreachable, ProtocolError
 from phoneagent.model.connection import ModelSession, open_session
 from phoneagent.model.endpoint import Endpoint
 from phoneagent.model.forms import SessionFiller, session_of
@@ -76,7 +77,7 @@ def chat(
     found = Target.find(target)
     app = found.load()
     simulated = sim or script is not None or thinker is not None
-    endpoint = None if simulated else _endpoint(app)
+    endpoint = None if simulated else real_model(app)
     call = Call(
         sid=f"CA{secrets.token_hex(16)}",
         caller=caller,
@@ -89,20 +90,6 @@ def chat(
     offline = _Offline(script, thinker, f"{_FOLLOWS_SCRIPT}{how}{why}")
     with suppress(KeyboardInterrupt):
         asyncio.run(_chat(app, call, endpoint, offline))
-
-
-def _endpoint(app: PhoneApp) -> Endpoint | None:
-    """Return the app's endpoint, None if nothing names one. What only Twilio needs may be missing.
-
-    Raises:
-        ConfigurationError: a setting of the model is malformed, or some of them are missing.
-    """
-    with suppress(ConfigurationError):
-        return app.endpoint
-    loaded = settings.load({"insecure": True, "endpoint_in_code": True})
-    if not (loaded.realtime_url or loaded.azure_openai_endpoint or loaded.openai_api_key):
-        return None
-    return Endpoint.from_settings(loaded)
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,13 +11,14 @@ from contextlib import contextmanager, suppress
 from difflib import get_close_matches
 from pathlib import Path
 from traceback import TracebackException, walk_tb
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import pydantic
 import typer
 
 import phoneagent
 from phoneagent import settings
+from phoneagent.cli.remedies import argument_remedy, hint_remedy
 from phoneagent.errors import ConfigurationError, DefinitionError, PhoneAgentError, shown
 
 MAX_LINES = 2
@@ -28,6 +29,11 @@ MAX_SOURCE_CHARS = 100
 MAX_PROBLEMS = 3
 """How many of the fields that pydantic refuses are named."""
 
+MAX_WORDS = 600
+"""How long an error may be that lists what is possible."""
+
+_MISSING = ("missing", "no_model")
+_NOT_IN_CODE = "Settings(…) reads no .env; `load({…})` of phoneagent.settings does, with the changes in code"
 _OURS = str(Path(phoneagent.__file__).parent)
 _STDLIB = sysconfig.get_path("stdlib")
 
@@ -152,6 +158,12 @@ def _source(name: str, line: int) -> str:
     return shown(linecache.getline(name, line), MAX_SOURCE_CHARS)
 
 
+def _names_at(error: BaseException) -> dict[str, Any]:
+    """Return the names that are known where an error was raised."""
+    frames = [frame for frame, _ in walk_tb(error.__traceback__)]
+    return {**frames[-1].f_globals, **frames[-1].f_locals} if frames else {}
+
+
 def _words(error: BaseException) -> str:
     """Return an error in one line, with its remedy if there is one."""
     if isinstance(error, DefinitionError):
@@ -163,7 +175,14 @@ def _words(error: BaseException) -> str:
             found = error.errors(include_input=False, include_url=False)
             problems = [f"{'.'.join(map(str, each['loc']))}: {each['msg']}" for each in found[:MAX_PROBLEMS]]
             more = [f"and {len(found) - MAX_PROBLEMS} more"] if len(found) > MAX_PROBLEMS else []
-            return shown(f"{error.title} is wrong: {'; '.join([*problems, *more])}")
+            missing = error.title == settings.Settings.__name__ and any(each["type"] in _MISSING for each in found)
+            remedy = [_NOT_IN_CODE] if missing else []
+            return shown(": ".join([f"{error.title} is wrong: {'; '.join([*problems, *more])}", *remedy]), MAX_WORDS)
+        case TypeError():
+            return shown(argument_remedy(error, _names_at(error)) or words, MAX_WORDS)
+        case NameError():
+            places = _own_places(error)
+            return hint_remedy(error, _source(*places[0]) if places else "") or words
         case ModuleNotFoundError(name=str(name)):
             package = name.partition(".")[0]
             if get_close_matches(package, ["phoneagent"], cutoff=0.8):  # suggest no stranger's package

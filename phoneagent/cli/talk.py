@@ -19,6 +19,7 @@ from phoneagent.cli.brain import BrainModelOption, BrainOption, brain_of, wake
 from phoneagent.cli.failures import warnings_told
 from phoneagent.cli.keys import reading_keys
 from phoneagent.cli.own_agent import derived_script, unknown_calls_of
+from phoneagent.cli.real_model import real_model
 from phoneagent.cli.stopping import on_stop_signal
 from phoneagent.cli.target import DEFAULTS, Target
 from phoneagent.demo.report import counted, plain
@@ -88,7 +89,7 @@ def talk(
     name = target or next((each for each in DEFAULTS if Path(each).is_file()), RESTAURANT.target)
     app = Target.find(name).load()
     model = None
-    if sim or script is not None or thinker is not None or not _has_model(app):
+    if sim or script is not None or thinker is not None or real_model(app) is None:
         model = _simulated(console, app, name or "", script, thinker)
     if save is not None:
         try:
@@ -100,17 +101,6 @@ def talk(
     _summarize(console, talked, save)
     if not talked.passed:
         raise typer.Exit(1)
-
-
-def _has_model(app: PhoneApp) -> bool:
-    """Return whether the app or the environment names a model. What only Twilio needs may be missing.
-
-    Raises:
-        ConfigurationError: a setting is malformed.
-    """
-    loaded = settings.load({"insecure": True, "endpoint_in_code": True})
-    named = (loaded.realtime_url, loaded.realtime_provider, loaded.azure_openai_endpoint, loaded.openai_api_key)
-    return bool(app.endpoints) or any(named)
 
 
 def _simulated(

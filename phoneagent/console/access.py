@@ -15,7 +15,7 @@ from starlette.requests import HTTPConnection
 from phoneagent.console.bearer import has_token, is_token
 from phoneagent.console.problems import Problem
 from phoneagent.console.sessions import COOKIE, Sessions
-from phoneagent.twilio.verification import host_of, is_loopback
+from phoneagent.twilio.verification import is_from_here
 
 MAX_TRIES = 10
 TRIES_SECONDS = 60.0
@@ -23,10 +23,6 @@ TRIES_SECONDS = 60.0
 
 MAX_ADDRESSES = 10_000
 """How many addresses have their wrong tokens counted."""
-
-PROXY_HEADERS = ("forwarded", "x-forwarded-for", "x-forwarded-host", "x-forwarded-proto", "x-real-ip", "via")
-"""Headers that a tunnel or a proxy adds. Such a request comes from elsewhere, although its connection begins here."""
-
 
 FOREIGN = "this came from a page of another site, which may not do it"
 
@@ -104,19 +100,8 @@ class Access:
         return Problem(403, FOREIGN) if is_unsafe and self.is_foreign(request) else None
 
     def is_here(self, request: HTTPConnection) -> bool:
-        """Tell whether a request comes from this machine and needs no token.
-
-        Tunnels and proxies add headers. The host name is checked because a stranger's name may point here (DNS
-        rebinding).
-        """
-        client = request.client.host if request.client else None
-        return (
-            self._local
-            and is_loopback(client)
-            and is_loopback(host_of(request))
-            and not any(name in request.headers for name in PROXY_HEADERS)
-            and not _is_foreign(request, {_authority_of(request)})
-        )
+        """Tell whether a request comes from this machine and needs no token."""
+        return self._local and is_from_here(request) and not _is_foreign(request, {_authority_of(request)})
 
     def is_signed_in(self, request: HTTPConnection) -> bool:
         """Tell whether a request has the cookie of a valid session."""

@@ -57,6 +57,14 @@ def misspelled(names: Iterable[str], known: Iterable[str]) -> dict[str, str]:
     return found
 
 
+def python_type(name: str) -> str | None:
+    """Return the type hint for what other languages name so; None if it is no such name."""
+    return _OTHER_TYPES.get(name.lower())
+
+
+_OTHER_TYPES = {"string": "str", "number": "float or int", "integer": "int", "boolean": "bool", "array": "list"}
+
+
 def is_address(value: str, *schemes: str) -> bool:
     """Return whether `value` is a URL with one of these schemes and a host."""
     try:

@@ -22,6 +22,7 @@ from phoneagent.errors.values import is_address, is_header
 from phoneagent.protocol.callerid import CALLERS
 from phoneagent.protocol.providers import PROVIDERS, Audio
 from phoneagent.settings.receiver import check_url, split_secrets
+from phoneagent.settings.stray import check_key, refuse_wrapping
 
 DEFAULT_MODEL = "gpt-realtime-2.1"
 DEFAULT_TRANSCRIPTION_MODELS = ("gpt-transcribe", "gpt-4o-mini-transcribe")
@@ -62,6 +63,8 @@ class Records(BaseSettings):
     """Where recordings are stored: a folder, or a URL like s3://bucket/calls (extra `recording`). Default: none."""
     record_audio_days: int = Field(90, ge=1, le=36500)
     """How many days a recording is kept after its call."""
+
+    _plain = field_validator("*", mode="before")(refuse_wrapping)
 
     @field_validator("record_audio")
     @classmethod
@@ -407,6 +410,12 @@ class Settings(Records):
         if value.lower() not in ("debug", "info", "warning", "error"):
             raise ValueError("it must be debug, info, warning or error")
         return value.lower()
+
+    _sendable = field_validator(
+        *("twilio_auth_token", "ngrok_authtoken", "openai_api_key", "openai_organization", "outcome_api_key"),
+        *("openai_project", "azure_openai_api_key", "realtime_api_key", "helicone_api_key"),
+    )(check_key)
+    _plain_first = field_validator("*", mode="before")(refuse_wrapping)  # the last one runs before the others
 
 
 _OF_CODE = ("insecure", "local_api", "log_messages")

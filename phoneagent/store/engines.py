@@ -134,7 +134,8 @@ async def connect_postgres(url: str, seconds: float) -> Any:
 def _dsn(url: str) -> str:
     try:
         parts = urlsplit(url)
-        if "@" in parts.path + parts.query + parts.fragment:  # the path is shown, and the password may end in it
+        # host and path are shown, and part of the password may be in them
+        if "@" in parts.path + parts.query + parts.fragment or parts.netloc.count("@") > 1:
             raise malformed("write / ? # and @ in its password as %2F %3F %23 and %40")
         _ = parts.port  # raises if it is not a number
         query = [(name, value) for name, value in parse_qsl(parts.query) if name not in _LIBPQ_ONLY]

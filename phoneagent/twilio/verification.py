@@ -34,6 +34,9 @@ MAX_FIELDS = 500
 BODY_SECONDS = 10.0
 """How long the body of a webhook may take to arrive. Twilio waits 15 s for the answer."""
 
+PROXY_HEADERS = ("forwarded", "x-forwarded-for", "x-forwarded-host", "x-forwarded-proto", "x-real-ip", "via")
+"""Headers that a tunnel or a proxy adds. Such a request comes from elsewhere, although its connection begins here."""
+
 CLAIM_SECONDS = 0.5
 """How long a media socket waits for the database to confirm that no other process has used its token."""
 
@@ -184,19 +187,23 @@ def _query(request: HTTPConnection) -> str:
 def _check_local(request: HTTPConnection) -> None:
     """Return if an unsigned request comes from a program on this machine.
 
-    A web page in a browser on this machine is refused, even if its own host name resolves to loopback (DNS rebinding).
+    A web page in a browser on this machine is refused.
 
     Raises:
-        RequestRefused: the request comes from another machine, or from a browser.
+        RequestRefused: the request comes from another machine, through a proxy, or from a browser.
     """
-    if not is_local(request):
-        raise RequestRefused("an unsigned request came from a browser or from another machine")
+    if "origin" in request.headers or not is_from_here(request):
+        raise RequestRefused("an unsigned request came from a browser, from another machine or through a proxy")
 
 
-def is_local(request: HTTPConnection) -> bool:
-    """Return whether a request comes from a program on this machine, but not from a browser on another site's page."""
+def is_from_here(request: HTTPConnection) -> bool:
+    """Return whether a request comes from this machine, and not through a tunnel or a proxy on it.
+
+    The host name is checked because a stranger's name may resolve to loopback (DNS rebinding).
+    """
     client = request.client.host if request.client else None
-    return "origin" not in request.headers and is_loopback(client) and is_loopback(host_of(request))
+    passed_on = any(name in request.headers for name in PROXY_HEADERS)
+    return not passed_on and is_loopback(client) and is_loopback(host_of(request))
 
 
 def host_of(request: HTTPConnection) -> str:

@@ -122,6 +122,7 @@ def private(_number: int) -> None: ...
 def kept(model_config: int) -> None: ...
 def dump(model_dump: int) -> None: ...
 def unknown(number: "Missing") -> None: ...  # type: ignore[name-defined]  # noqa: F821, UP037
+def translated(day: "string") -> None: ...  # type: ignore[name-defined]  # noqa: F821, UP037
 def broken(number: "list[int") -> None: ...  # type: ignore[valid-type]  # noqa: F722
 def bound(number: Annotated[int, Field(ge="one")]) -> None: ...  # type: ignore[arg-type]
 def other(number: 5) -> None: ...  # type: ignore[valid-type]
@@ -136,7 +137,8 @@ def other(number: 5) -> None: ...  # type: ignore[valid-type]
         (private, "tool 'x' has parameter '_number', a name that pydantic keeps: rename it"),
         (kept, "tool 'x' has parameter 'model_config', a name that pydantic keeps: rename it"),
         (dump, "tool 'x' has parameters that JSON cannot express: .*model_dump"),
-        (unknown, "tool 'x' has a type hint that cannot be resolved: name 'Missing'"),
+        (unknown, "cannot be resolved: name 'Missing' is not defined: import it outside of TYPE_CHECKING, or"),
+        (translated, "cannot be resolved: name 'string' is not defined: write str"),
         (broken, "tool 'x' has a type hint that cannot be resolved: "),
         (bound, "tool 'x' has parameters that JSON cannot express: .*'ge' must be"),
         (other, "tool 'x': parameter 'number' is of type 5: use str, int, list or a pydantic model"),

@@ -84,7 +84,7 @@ async def test_an_app_that_does_not_hear_of_the_call_is_told_of(
         (["+1911"], 1, "emergency"),
         (["+19005551234"], 1, "premium-rate"),
         (["anna"], 1, "E.164"),
-        (["+15550100009"], 2, "TWILIO_PHONE_NUMBER"),
+        (["+15550100009"], 2, "TWILIO_PHONE_NUMBER is missing: set it, or name the number to call from (from)\n"),
         (["+15550100009", "--from", "x"], 2, "from_"),
         (["+15550100009", "--from", "+15550100002", "--context", "x"], 2, "NAME=VALUE"),
         (["+15550100009", "--from", "+15550100002", "--on-machine", "leave_message"], 2, "message"),

@@ -59,7 +59,8 @@ async def url(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[s
 async def test_calls_of_this_machine_are_taken_and_a_page_in_a_browser_is_refused(url: str, tmp_path: Path) -> None:
     async with aiohttp.ClientSession() as http:
         for method in ("GET", "POST"):
-            for headers in ({"Origin": "https://evil.example"}, {"Host": "evil.example"}):
+            tunneled = {"X-Forwarded-For": "203.0.113.9"}
+            for headers in ({"Origin": "https://evil.example"}, {"Host": "evil.example"}, tunneled):
                 async with http.request(method, f"{url}/twilio/voice", params=FORM, headers=headers) as answer:
                     assert answer.status == 403, (method, headers)
     command = [sys.executable, "-m", "phoneagent", "sim", "call", f"{url}/twilio/voice"]

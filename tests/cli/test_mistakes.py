@@ -78,7 +78,16 @@ MISTAKES = {
     "modules that import each other": Mistake(
         "serve main.py", "move what both modules need into a third one", code=f"import helper\n{APP}", files=CYCLE
     ),
-    "an argument with a typo": defined("Agent(instruction='x')", "unexpected keyword argument 'instruction'"),
+    "an argument with a typo": defined("Agent(instruction='x')", "'instruction': did you mean instructions=?"),
+    "a model in the agent": defined("Agent(instructions='x', model='gpt-realtime')", "'model': set OPENAI_MODEL, or"),
+    "an argument without its name": defined("Agent('You answer')", "write the arguments' names, like instructions=…"),
+    "an argument that there is not": defined("Agent(instructions='x', temperature=1)", "it takes name, instructions,"),
+    "an option of a tool with a typo": defined("tool(fillr='x')", "'fillr': did you mean filler=?"),
+    "a type hint of another language": defined("@tool\ndef book(day: string): 'Book.'", "as a type hint, write str"),
+    "a type hint of another language, as text": defined("@tool\ndef book(day: 'string'): 'B.'", "defined: write str"),
+    "a type hint that is not imported": defined(
+        "@tool\ndef book(day: 'Date'): 'Book.'", "import it outside of TYPE_CHECKING, or correct it"
+    ),
     "no instructions": defined("Agent()", "instructions"),
     "a voice that is none": defined("Agent(instructions='x', voice=7)", "voice"),
     "no agent in the app": defined("app = PhoneApp('agent')", "give it an Agent"),
@@ -93,6 +102,11 @@ MISTAKES = {
     "several agents in the app": defined("PhoneApp([agent] * 9)", "give it an Agent"),
     "settings in code that are wrong": defined(
         "from phoneagent import Settings\nSettings(insecure=True, port='x')", "Settings is wrong: port: Input should be"
+    ),
+    "settings in code without those of the file": Mistake(
+        "serve main.py", "Settings(…) reads no .env; `load({…})` of phoneagent.settings does",
+        code=f"{APP}from phoneagent import Settings\nPhoneApp(agent, settings=Settings(max_calls=20))\n",
+        environment=NOTHING,
     ),
     "a choice of the agent that fails": Mistake(
         "chat main.py --sim", "main.py, line 4: AttributeError: 'Call' object has no attribute 'number'",
@@ -146,6 +160,18 @@ MISTAKES = {
         "serve sub/main.py", "sub/.env exists: run it from sub", files={"sub/main.py": APP, "sub/.env": "X=1\n"},
         environment={"OPENAI_API_KEY": None, "PHONEAGENT_ENV_FILE": ".env"}, code="",
     ),
+    "quotes around a key": setting("OPENAI_API_KEY is malformed: it is in quotes", OPENAI_API_KEY="“sk-abc”"),
+    "a key with an invisible character": setting("OPENAI_API_KEY is malformed: it has", OPENAI_API_KEY="sk\u200babc"),
+    "a comment that is part of a value": setting(
+        "it ends with a comment (#), which is part of the value here", MAX_CALLS="50      # at once, in each process"
+    ),
+    "a password with an @": setting(
+        "write / ? # and @ in its password as %2F", DATABASE_URL="postgres://user:p@ss@127.0.0.1:9/db"
+    ),
+    "half of a model, in the chat": Mistake(
+        "chat main.py", "AZURE_OPENAI_ENDPOINT is missing: set", environment={**NOTHING, "REALTIME_PROVIDER": "azure"}
+    ),
+    "no number to call from": Mistake("call +15550100009 main.py", "or name the number to call from (from)"),
     # the command line
     "an app that is no .py file": Mistake("chat app.txt", "not a .py file: name", files={"app.txt": APP}),
     "a file with the name of a module": Mistake("serve secrets.py", "rename it", files={"secrets.py": APP}),

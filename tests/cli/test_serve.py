@@ -217,10 +217,10 @@ def test_what_the_environment_has_wrong_for_connections_is_told_at_start(
 def test_a_key_that_cannot_be_sent_is_one_line(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setenv("OPENAI_API_KEY", "“sk-secret”")
+    monkeypatch.setenv("OPENAI_API_KEY", "“sk-secret")
     assert run(monkeypatch, "serve", "cli_app", "--host", "127.0.0.1", "--port", "0") == 2
     (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith("phoneagent: the header 'Authorization' for api.openai.com cannot be sent")
+    assert line.startswith("phoneagent: OPENAI_API_KEY is malformed: it has a character that no key has")
     assert "secret" not in line
 
 

@@ -89,6 +89,12 @@ def test_the_simulated_model_otherwise(asked, monkeypatch, capsys, options):
     assert "Use a headset" in out
 
 
+def test_half_of_a_model_is_not_simulated(asked, monkeypatch, capsys):
+    monkeypatch.setenv("REALTIME_PROVIDER", "azure")
+    assert run(monkeypatch, "talk", "cli_app.py") == 2
+    assert "AZURE_OPENAI_ENDPOINT is missing" in capsys.readouterr().err
+
+
 def test_a_brain_without_an_ear_is_refused(asked, monkeypatch, capsys):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     assert run(monkeypatch, "talk", "cli_app.py", "--brain", "http://127.0.0.1:9/v1") == 2

@@ -11,12 +11,12 @@ from starlette.requests import HTTPConnection
 from phoneagent.console.access import (
     MAX_ADDRESSES,
     MAX_TRIES,
-    PROXY_HEADERS,
     TRIES_SECONDS,
     Access,
     Hidden,
 )
 from phoneagent.console.sessions import COOKIE
+from phoneagent.twilio.verification import PROXY_HEADERS
 from tests.asgi import LOOPBACK, scope
 
 TOKEN = SecretStr("a-long-random-text")

@@ -9,7 +9,7 @@ import pydantic
 import pytest
 from pydantic import BaseModel, Field
 
-from phoneagent.errors.values import counted, is_address, is_header, misspelled, verdict
+from phoneagent.errors.values import counted, is_address, is_header, misspelled, python_type, verdict
 
 
 class Values(BaseModel):
@@ -84,3 +84,11 @@ def test_a_header_is_printable_and_bounded(name: str, value: str, right: bool) -
 
 def test_one_is_not_a_plural() -> None:
     assert [counted(count, "call") for count in (0, 1, 2)] == ["0 calls", "1 call", "2 calls"]
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [("string", "str"), ("String", "str"), ("number", "float or int"), ("integer", "int"), ("str", None)],
+)
+def test_a_type_of_another_language_has_one_in_python(name: str, hint: str | None) -> None:
+    assert python_type(name) == hint

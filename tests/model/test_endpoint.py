@@ -244,9 +244,10 @@ def test_what_no_session_could_be_opened_with_is_refused_at_once(make: Callable[
 
 
 def test_a_key_with_a_stray_line_break_is_said_at_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
-    settings = environment(monkeypatch, OPENAI_API_KEY="sk-open\nai")
+    (problem,) = problems(monkeypatch, OPENAI_API_KEY="sk-open\nai")
+    assert problem.startswith("OPENAI_API_KEY is malformed: it has a character that no key has")
     with pytest.raises(ConfigurationError, match=r"'Authorization' for .* cannot be sent"):
-        Endpoint.from_settings(settings)
+        Endpoint.openai("sk-open\nai")
 
 
 def test_helicone_takes_no_token() -> None:

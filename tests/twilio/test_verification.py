@@ -16,7 +16,7 @@ from phoneagent import RequestRefused, Settings
 from phoneagent.errors import StoreError
 from phoneagent.twilio import verification
 from phoneagent.twilio.signatures import TOKEN_SECONDS, MediaTokens
-from phoneagent.twilio.verification import MAX_BODY_BYTES, MAX_FIELDS, Verifier, is_loopback
+from phoneagent.twilio.verification import MAX_BODY_BYTES, MAX_FIELDS, PROXY_HEADERS, Verifier, is_loopback
 
 pytestmark = pytest.mark.anyio
 
@@ -390,8 +390,9 @@ async def test_a_database_that_is_away_stops_no_call(
 @pytest.mark.parametrize("client", ["127.0.0.1", "::1"])
 async def test_unsigned_requests_of_this_machine_are_taken_whatever_their_account(host: str, client: str) -> None:
     form = {**FORM, "AccountSid": "AC" + "9" * 32}
-    params = await insecure().webhook(webhook(form, headers={"Host": host}, client=(client, 5)), PATH)
-    assert dict(params) == form
+    body = Body(urlencode(form).encode())
+    request = Request(scope("http", {"Host": host}, method="POST", client=(client, 5)), body.receive)
+    assert dict(await insecure().webhook(request, PATH)) == form
 
 
 @pytest.mark.parametrize(
@@ -405,13 +406,19 @@ async def test_unsigned_requests_of_this_machine_are_taken_whatever_their_accoun
         ({"Host": "localhost", "Origin": "https://evil.example"}, ("127.0.0.1", 5)),
         ({"Host": "localhost", "Origin": "null"}, ("127.0.0.1", 5)),
         ({"Host": "a{b.example:8000"}, ("127.0.0.1", 5)),  # a name that leads here, which Starlette cannot read
+        *(({"Host": "127.0.0.1:8000", header: "203.0.113.9"}, ("127.0.0.1", 5)) for header in PROXY_HEADERS),
     ],
 )
 async def test_unsigned_requests_from_elsewhere_or_from_a_browser_are_refused(
     headers: dict[str, str], client: tuple[str, int] | None
 ) -> None:
+    verifier = insecure()
     with pytest.raises(RequestRefused, match="unsigned"):
-        await insecure().webhook(webhook(headers=headers, client=client), PATH)
+        await verifier.webhook(Request(scope("http", headers, method="POST", client=client), Body().receive), PATH)
+    token = verifier.media_url("/m/", CALL).rpartition("/")[2]
+    socket = WebSocket(scope("websocket", headers, client=client, path_params={"token": token}), nothing, nothing)
+    with pytest.raises(RequestRefused, match="unsigned"):
+        await verifier.socket(socket, "/m/")
 
 
 @pytest.mark.parametrize(
