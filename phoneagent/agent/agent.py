@@ -13,7 +13,8 @@ from typing import Any, TypeAlias, get_args
 
 from phoneagent.agent.call import Call, ToolDefinition, is_text, sendable
 from phoneagent.agent.handoffs import check_once, hand_off_tool
-from phoneagent.agent.mcp import START_SECONDS, LocalMcpServer, McpServer
+from phoneagent.agent.mcp import LocalMcpServer, McpServer
+from phoneagent.agent.mcp_link import START_SECONDS
 from phoneagent.agent.options import Hearing, Limits, Recording, Turns, Voice
 from phoneagent.agent.outcome import check_outcome
 from phoneagent.agent.tools import Tool

@@ -22,7 +22,7 @@ from phoneagent.agent.tools import MAX_NAME_CHARS, Tool
 from phoneagent.errors import DefinitionError
 
 INSTRUCTIONS_SECONDS = 5.0
-"""How long user functions may take to choose an agent and to write its instructions: the caller waits in silence."""
+"""How long it may take to choose an agent and to prepare its session: the caller waits in silence."""
 
 
 @functools.lru_cache(maxsize=256)
@@ -37,7 +37,6 @@ def hand_off_tool(name: str) -> Tool:
         description=f'Hand this call over to "{name}", who then goes on with the caller. Tell the caller so first.',
         parameters={"type": "object", "properties": {}, "additionalProperties": False},
         handler=_placeholder,
-        timeout=INSTRUCTIONS_SECONDS,
     )
 
 

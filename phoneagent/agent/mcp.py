@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import pydantic_core
 
 from phoneagent.agent.call import is_text, sendable
+from phoneagent.agent.mcp_link import Link, watched
 from phoneagent.agent.schemas import ALTERNATIVES
 from phoneagent.agent.tools import (
     FILLER_SECONDS,
@@ -34,17 +35,12 @@ from phoneagent.errors import DefinitionError, ToolError, shown
 
 if TYPE_CHECKING:
     import mcp
+    import mcp_types
 
 log = logging.getLogger("phoneagent.agent.mcp")
 
 READY_SECONDS = 3.0
 """How long a call waits for a server that is not up yet; after that the call goes on without the server's tools."""
-
-START_SECONDS = 30.0
-"""How long a server may take to start; after that it is given up, and the next call starts it again."""
-
-CLOSE_SECONDS = 5.0
-"""How long a server may take to stop."""
 
 HTTP_SECONDS = 10.0
 """How long connecting over HTTP may take, and sending."""
@@ -57,6 +53,9 @@ MAX_NAMED = 20
 
 MAX_PAGES = 20
 """How many pages of a server's list of tools are read."""
+
+_PROTOCOL_CODES = range(-32768, -31999)
+"""The error codes that JSON-RPC reserves for itself; those of applications lie outside."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,8 +188,8 @@ class LocalMcpServer:
         self._headers = dict(headers or {})
         self._allowed = None if allowed_tools is None else frozenset(allowed_tools)
         self._options: dict[str, Any] = {"timeout": timeout, "filler": filler, "filler_after": filler_after}
-        self._link: _Link | None = None
-        self._listed: _Link | None = None
+        self._link: Link | None = None
+        self._listed: Link | None = None
         self._told: set[str] = set()
 
     def __repr__(self) -> str:
@@ -202,7 +201,8 @@ class LocalMcpServer:
             async with asyncio.timeout(seconds):
                 link = self._open()
                 if self._listed is not link:
-                    self.tools = await self._list(await link.client())
+                    with link.in_use():
+                        self.tools = await self._list(await link.client())
                     self._listed = link
         except TimeoutError:
             log.error("the MCP server %s is not up after %g s: its tools are missing from the call", self.name, seconds)
@@ -235,11 +235,11 @@ class LocalMcpServer:
             self._told.add(message)
             log.warning("MCP server %s: %s", self.name, message)
 
-    def _open(self) -> _Link:
-        """Return the connection; open a new one if there is none, or if it has ended."""
+    def _open(self) -> Link:
+        """Return the connection; open a new one if there is none that takes new requests."""
         link = self._link
-        if link is None or link.over or link.loop is not asyncio.get_running_loop():
-            link = self._link = _Link(self)
+        if link is None or not link.usable:
+            link = self._link = Link(self.name, self.connect, self.describe)
         return link
 
     async def _list(self, client: mcp.Client) -> tuple[Tool, ...]:
@@ -291,31 +291,34 @@ class LocalMcpServer:
         )
 
     async def _call(self, name: str, arguments: dict[str, Any]) -> str:
-        from mcp import MCPError
-        from mcp_types import CONNECTION_CLOSED
-
         link = self._open()
-        try:
-            client = await link.client()
-        except Exception as error:
-            log.error("the MCP server %s cannot be used: %s", self.name, self.describe(error))
-            raise ToolError(f"{self.name} cannot be reached at the moment") from error
-        try:
-            result = await client.call_tool(name, arguments)
-        except MCPError as error:
-            log.error("the MCP server %s failed in %s: %s", self.name, name, self.describe(error))
-            ended = link.over or error.code == CONNECTION_CLOSED
-            if self._url is not None:
-                link.leave()  # the server may have dropped the session without saying so: the next call opens a new one
-            if ended:
-                raise ToolError(f"{self.name} ended while {name} ran: the outcome is unknown") from error
-            raise ToolError(f"{name} failed: {error.message}") from error
+        with link.in_use():
+            result = await self._request(link, name, arguments)
         text = "\n".join(part.text for part in result.content if part.type == "text")
         if not text and result.structured_content is not None:
             text = pydantic_core.to_json(result.structured_content, inf_nan_mode="null").decode()
         if result.is_error:
             raise ToolError(text or f"{name} failed")
         return text
+
+    async def _request(self, link: Link, name: str, arguments: dict[str, Any]) -> mcp_types.CallToolResult:
+        from mcp import MCPError
+        from mcp_types import CONNECTION_CLOSED
+
+        try:
+            client = await link.client()
+        except Exception as error:
+            log.error("the MCP server %s cannot be used: %s", self.name, self.describe(error))
+            raise ToolError(f"{self.name} cannot be reached at the moment") from error
+        try:
+            return await client.call_tool(name, arguments)
+        except MCPError as error:
+            log.error("the MCP server %s failed in %s: %s", self.name, name, self.describe(error))
+            if self._url is not None and _doubts_session(error.code):
+                link.retire()
+            if link.over or error.code == CONNECTION_CLOSED:
+                raise ToolError(f"{self.name} ended while {name} ran: the outcome is unknown") from error
+            raise ToolError(f"{name} failed: {error.message}") from error
 
     @asynccontextmanager
     async def connect(self, ended: asyncio.Event) -> AsyncIterator[mcp.Client]:
@@ -335,62 +338,7 @@ class LocalMcpServer:
                 transport = stdio_client(
                     StdioServerParameters(command=program, args=arguments, env=self._env, cwd=self._cwd)
                 )
-            yield await stack.enter_async_context(Client(_watched(transport, ended)))
-
-
-class _Link:
-    """A connection held open by its own task: the `mcp` package requires the same task to open and close it."""
-
-    def __init__(self, server: LocalMcpServer) -> None:
-        self._server = server
-        self.loop = asyncio.get_running_loop()
-        self._client: asyncio.Future[mcp.Client] = self.loop.create_future()
-        self._ended = asyncio.Event()
-        self._task = asyncio.create_task(self._hold(), name=f"phoneagent mcp {server.name}")
-
-    @property
-    def over(self) -> bool:
-        """Whether the connection has ended."""
-        return self._ended.is_set() or self._task.done()
-
-    async def client(self) -> mcp.Client:
-        """Return the client as soon as it is connected; raise the error if connecting failed."""
-        return await asyncio.shield(self._client)
-
-    def leave(self) -> None:
-        """Have the connection closed, without waiting for it."""
-        self._ended.set()
-
-    async def close(self) -> None:
-        """Close the connection, and wait up to CLOSE_SECONDS for it."""
-        self.leave()
-        if not self._client.done():
-            self._task.cancel()
-            self._closed()  # a task canceled before its first step does not do this
-        await asyncio.wait([self._task], timeout=CLOSE_SECONDS)
-
-    async def _hold(self) -> None:
-        try:
-            async with asyncio.timeout(START_SECONDS) as limit, self._server.connect(self._ended) as client:
-                limit.reschedule(None)
-                self._client.set_result(client)
-                await self._ended.wait()
-            log.info("the connection to the MCP server %s has ended", self._server.name)
-        except Exception as error:  # noqa: BLE001 - a server may do anything; the caller of `client` gets the error
-            if self._client.done():
-                log.warning("the MCP server %s failed: %s", self._server.name, self._server.describe(error))
-            else:
-                self._fail(error)
-        finally:
-            if not self._client.done():
-                self._closed()
-
-    def _closed(self) -> None:
-        self._fail(ConnectionAbortedError("the connection was closed before it was ready"))
-
-    def _fail(self, error: Exception) -> None:
-        self._client.set_exception(error)
-        self._client.exception()  # marks it as retrieved: asyncio would log an error that is never awaited
+            yield await stack.enter_async_context(Client(watched(transport, ended)))
 
 
 def _are_texts(values: object) -> bool:
@@ -407,40 +355,12 @@ def _check_names(name: str, allowed_tools: object) -> None:
         raise DefinitionError(f"MCP server {name!r} has allowed_tools={allowed_tools!r}: write a list of names")
 
 
-@asynccontextmanager
-async def _watched(transport: Any, ended: asyncio.Event) -> AsyncIterator[Any]:
-    async with transport as (read, write):
-        yield _Watched(read, ended), write
+def _doubts_session(code: int) -> bool:
+    """Return whether an error may mean that the server has lost the session, so that the next call needs a new one.
 
+    Servers, proxies and the `mcp` package use various of JSON-RPC's own codes for that. A server that refuses the
+    arguments, or has codes of its own, knows the session.
+    """
+    from mcp_types import INVALID_PARAMS
 
-class _Watched:
-    """The stream of a server's messages; it sets `ended` when the stream ends."""
-
-    def __init__(self, stream: Any, ended: asyncio.Event) -> None:
-        self._stream = stream
-        self._ended = ended
-
-    @property
-    def last_context(self) -> Any:
-        return getattr(self._stream, "last_context", None)
-
-    async def receive(self) -> Any:
-        return await self._stream.receive()
-
-    async def aclose(self) -> None:
-        await self._stream.aclose()
-
-    def __aiter__(self) -> _Watched:
-        return self
-
-    async def __anext__(self) -> Any:
-        return await self._stream.__anext__()
-
-    async def __aenter__(self) -> _Watched:
-        await self._stream.__aenter__()
-        return self
-
-    async def __aexit__(self, *error: Any) -> bool | None:
-        self._ended.set()
-        done: bool | None = await self._stream.__aexit__(*error)
-        return done
+    return code in _PROTOCOL_CODES and code != INVALID_PARAMS

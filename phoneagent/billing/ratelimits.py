@@ -15,7 +15,7 @@ RATE_LIMIT_CODES = frozenset({"rate_limit_exceeded", "inference_rate_limit_excee
 """Error codes of a request that may succeed later."""
 
 UNKNOWN_WAIT_SECONDS = 1.0
-"""The wait after a refusal if the provider has reported no limit."""
+"""The shortest wait after a refusal. It is all there is if no report explains the refusal."""
 
 MAX_LIMITS = 100
 """How many limits with different names are remembered. Further ones are ignored."""
@@ -52,15 +52,20 @@ class RateLimits:
         for limit in limits:
             self._reports.note(limit.name, limit, now)
 
-    def wait(self, now: float) -> float:
-        """Return the seconds until a request that hit a limit may succeed: until the scarcest limit is reset."""
+    def wait(self, now: float, refusals: int = 1) -> float:
+        """Return the seconds until a request that hit a limit may succeed: until the scarcest limit is reset.
+
+        A refusal is newer than any report: other calls of the account may have used up what was left by then. So the
+        wait has a minimum, which doubles with each of the `refusals` in a row.
+        """
+        least = UNKNOWN_WAIT_SECONDS * 2.0 ** (refusals - 1)
         known = [
             (limit, at) for _, (limit, at) in self._reports.items() if limit.remaining is not None and limit.limit > 0
         ]
         if not known:
-            return UNKNOWN_WAIT_SECONDS
+            return least
         limit, at = min(known, key=lambda each: (each[0].remaining or 0) / each[0].limit)
-        return max(0.0, at + min(limit.reset_seconds, MAX_WAIT_SECONDS) - now)
+        return max(least, at + min(limit.reset_seconds, MAX_WAIT_SECONDS) - now)
 
 
 class RateLimitReserve:

@@ -44,7 +44,10 @@ MAX_OUTBOX = 1_000
 """How many messages may wait for a model that is missing or does not read, before user code's are refused."""
 
 MAX_CONTINUED = 2
-"""How many times in a row an answer is continued after a server limit cuts it off."""
+"""How many times in a row something is requested after an answer that the server cut off."""
+
+_FILTERED = re.compile(r"filter|safety|moderation|policy")
+"""What is in the reason for an incomplete answer if no limit cut it off, but the server objects to what it says."""
 
 IMAGE = "[image]"
 """The placeholder for an image where there is only text."""
@@ -277,32 +280,33 @@ class Conversation:
         if ending is Ending.IGNORED:
             return Done(ending)
         details = response.status_details
-        failure = details.error if details is not None else None
+        failure, reason = (details.error, details.reason or "") if details is not None else (None, "")
         trouble = ""
         if failure is not None:
             trouble = f"response {response.status}: {failure.code or failure.type or 'no reason given'}"
         elif response.status == "incomplete":
-            trouble = f"response incomplete: {(details and details.reason) or 'no reason given'}"
+            trouble = f"response incomplete: {reason or 'no reason given'}"
         elif ending in (Ending.RETRIED, Ending.EMPTY, Ending.MUTE) and wrote:
             trouble = "the model answered in text where audio is due: check that the server speaks, and with this voice"
         elif ending is Ending.EMPTY:
             trouble = "the model answered with nothing, twice"
-        self._follow_up(ending, was)
+        self._follow_up(ending, was, reason)
         verdict = self.errors.response_ended(ending, failure, now)
         if verdict is None and was is not None and was.kind == "goodbye" and ending is not Ending.RETRIED:
             self.goodbye_due = False
         return Done(ending, trouble, verdict)
 
-    def _follow_up(self, ending: Ending, was: Wanted | None) -> None:
-        """Ask for more after an answer that was cut off, and for words after two answers without any."""
+    def _follow_up(self, ending: Ending, was: Wanted | None, reason: str) -> None:
+        """Ask for more after an answer that was cut off for this `reason`, and for words after two without any."""
+        filtered = bool(_FILTERED.search(reason))
         if ending is Ending.SAID:
             self._continued = 0
         elif ending is Ending.CUT and self._continued < MAX_CONTINUED and not self.responses.called:
             if was is None or was.kind not in ("filler", "goodbye"):
                 self._continued += 1
-                self.responses.want(prompts.go_on())
+                self.responses.want(prompts.filtered() if filtered else prompts.go_on())
         elif ending is Ending.EMPTY and self._spoken and (was is None or was.kind in prompts.ANSWERS):
-            self.responses.want(prompts.unheard())
+            self.responses.want(prompts.filtered() if filtered else prompts.unheard())
 
     def receive(self, event: ConversationEvent, now: float) -> Verdict | None:
         """Handle any other event that is not about audio. Return what it means for the session."""

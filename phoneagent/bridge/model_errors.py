@@ -19,31 +19,40 @@ class ModelErrors:
         self._responses = responses
         self._elsewhere = elsewhere
         self.limits = RateLimits()
+        self._failing_since = 0.0  # since when responses fail, one after the other
+        self._refusals = 0  # how many of them because of a rate limit
 
     def response_ended(self, ending: Ending, failure: Failure | None, now: float) -> Verdict | None:
-        """Return what the end of a response means; None for nothing. A failed response is asked for again once.
-
-        After a rate limit, the second try waits until there is room again. If that is too long for a caller, another
-        endpoint is tried; if there is none, the caller waits up to twice as long, and then gets an answer.
-        """
+        """Return what the end of a response means; None for nothing. A failed response is asked for again once."""
         code = (failure.code or failure.type) if failure is not None else None
         if code == EXPIRED_CODE:
             return Verdict("expired", "the session expired", code)
         if code in FATAL_CODES:
             return self._fatal(code)
-        if code in RATE_LIMIT_CODES and ending is Ending.RETRIED:
-            wait = self.limits.wait(now)
-            if wait > (PATIENCE_SECONDS if self._elsewhere else 2 * PATIENCE_SECONDS):
-                words = f"the model refuses responses for {wait:.0f} s: {code}"
-                return Verdict("renew" if self._elsewhere else "lost", words, code)
-            self._responses.wait(now + wait)
+        if ending is Ending.RETRIED:  # the first in a row
+            self._failing_since, self._refusals = now, 0
+        if code in RATE_LIMIT_CODES and ending in (Ending.RETRIED, Ending.FAILED):
+            return self._limited(code, now, again=ending is Ending.FAILED)
         if ending is Ending.MUTE:
             return Verdict("renew", "the model did not speak in three responses in a row")
         if ending is not Ending.FAILED:
             return None
-        if code in RATE_LIMIT_CODES and not self._elsewhere:
-            return Verdict("lost", f"the model refuses responses: {code}", code)
         return Verdict("renew", f"the model failed two responses in a row{': ' if code else ''}{code or ''}", code)
+
+    def _limited(self, code: str | None, now: float, *, again: bool) -> Verdict | None:
+        """Wait until there is room again. If that is too long for a caller, return what it means for the session.
+
+        Another endpoint is tried before a longer wait and before a third request. A goodbye is not requested a third
+        time either, because no sound fills the silence before it.
+        """
+        self._refusals += 1
+        wait = self.limits.wait(now, self._refusals)
+        until = self._failing_since + (PATIENCE_SECONDS if self._elsewhere else 2 * PATIENCE_SECONDS)
+        if now + wait <= until and not (again and (self._elsewhere or self._responses.closing)):
+            self._responses.wait(now + wait)
+            return None
+        words = f"the model refuses responses{'' if again else f' for {wait:.0f} s'}: {code}"
+        return Verdict("renew" if self._elsewhere else "lost", words, code)
 
     def error(self, failure: Failure, now: float) -> Verdict | None:
         """Handle an `error` event; return what it means, None for nothing."""

@@ -111,6 +111,17 @@ def unheard() -> Wanted:
     )
 
 
+def filtered() -> Wanted:
+    """Return what to say after an answer that a filter of the server stopped, and would stop again."""
+    return Wanted(
+        "say",
+        "Your last answer was stopped before its end, and the caller heard only its beginning, or nothing. Do not go "
+        f"on with it. Apologize in one short sentence{_LANGUAGE}: say that you cannot say more about this, and ask "
+        "what else you can do for them.",
+        _NO_TOOLS,
+    )
+
+
 def go_on() -> Wanted:
     """Return the request to finish an answer cut off by a server limit. Tools stay allowed: it may be calling one."""
     return Wanted(

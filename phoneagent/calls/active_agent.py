@@ -23,6 +23,9 @@ log = logging.getLogger("phoneagent.calls.active_agent")
 ANSWER_SECONDS = 2.0
 """How long the model's server may take to refuse a change; after that the change counts as taken."""
 
+SPARE_SECONDS = 1.0
+"""How much later than its steps a hand-off is canceled: between them, the model and the call could differ."""
+
 
 class ActiveAgent:
     """The agent of a team that has the call.
@@ -67,7 +70,11 @@ class ActiveAgent:
         if target is None:
             known = self.agent.tool(name)
             return None if known is None or is_hand_off(known) else known
-        return replace(hand_off_tool(target.name), handler=functools.partial(self._hand_over, target))
+        return replace(
+            hand_off_tool(target.name),
+            handler=functools.partial(self._hand_over, target),
+            timeout=INSTRUCTIONS_SECONDS + ANSWER_SECONDS + SPARE_SECONDS,
+        )
 
     def _target(self, tool_name: str) -> Agent | None:
         names = (name for name in map(name_of, self.agent.handoffs) if hand_off_tool(name).name == tool_name)
@@ -75,7 +82,7 @@ class ActiveAgent:
         return None if name is None else self._team.get(name)
 
     async def _hand_over(self, target: Agent, arguments: Mapping[str, Any]) -> str:
-        session = await self._session_of(target)
+        session = await self._session_in_time(target)
         answer = self._configure(session)
         with suppress(TimeoutError):
             async with asyncio.timeout(ANSWER_SECONDS):
@@ -132,6 +139,17 @@ class ActiveAgent:
 
     async def _session_of(self, target: Agent) -> Mapping[str, Any]:
         return target.session(await target.instructions_for(self._call))
+
+    async def _session_in_time(self, target: Agent) -> Mapping[str, Any]:
+        try:
+            async with asyncio.timeout(INSTRUCTIONS_SECONDS) as limit:
+                return await self._session_of(target)
+        except TimeoutError:
+            if not limit.expired():
+                raise  # it is the user's function's own
+            words = f"{target.name!r} was not ready within {INSTRUCTIONS_SECONDS:g} s"
+            log.warning("a call was not handed over: agent %s", words, extra={"call_sid": self._call.sid})
+            raise ToolError(f"the call was not handed over, because {words}: you still have it") from None
 
     def _configure(self, session: Mapping[str, Any]) -> asyncio.Future[str | None]:
         """Change the model's session to this one. Returns the server's answer: None, or why it refuses."""

@@ -6,9 +6,11 @@ import asyncio
 import os
 import sys
 
+from mcp import MCPError
 from mcp.server import MCPServer
 
 server = MCPServer("shop", log_level="CRITICAL")
+holding, released = asyncio.Event(), asyncio.Event()
 
 
 @server.tool()
@@ -40,6 +42,28 @@ async def wait_for_ever() -> str:
     """Never return."""
     await asyncio.Event().wait()
     return ""
+
+
+@server.tool()
+async def hold() -> str:
+    """Return once `release` is called."""
+    holding.set()
+    await released.wait()
+    return "held"
+
+
+@server.tool()
+async def refuse(code: int) -> str:
+    """Answer with an error of the protocol, once `hold` runs."""
+    await holding.wait()
+    raise MCPError(code, "refused")
+
+
+@server.tool()
+def release() -> str:
+    """Let `hold` return."""
+    released.set()
+    return "released"
 
 
 if __name__ == "__main__":

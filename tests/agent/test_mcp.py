@@ -281,7 +281,7 @@ async def gone(pid: int) -> None:
 
 async def test_its_tools_are_offered_and_run_and_its_process_ends_with_it() -> None:
     async with running(env={"SHOP": "open"}) as server:
-        assert [each.name for each in server.tools] == ["add", "who", "broken", "die", "wait_for-ever"]
+        assert [each.name for each in server.tools][:5] == ["add", "who", "broken", "die", "wait_for-ever"]
         agent = Agent(instructions="x", tools=[server])
         definition = agent.session("x")["tools"][0]
         assert (definition["name"], definition["description"]) == ("add", "Add two numbers.")
@@ -423,6 +423,34 @@ async def test_one_that_is_reached_over_http_may_go_and_come_back() -> None:
     assert "outcome is unknown" in await run(server, "add", '{"a": 1, "b": 2}')
     async with shop(port):
         assert await run(server, "add", '{"a": 1, "b": 2}') == "3"
+        await server.close()
+
+
+@pytest.mark.parametrize(("code", "anew"), [(-32602, False), (7, False), (-32603, True), (-32600, True)])
+async def test_an_error_of_one_call_s_tool_ends_no_tool_of_another_call(code: int, anew: bool) -> None:
+    port = free_port()
+    async with shop(port), running(command=(), url=f"http://127.0.0.1:{port}/mcp", timeout=HANG_SECONDS) as server:
+        link = server._link
+        assert link is not None
+        other = asyncio.create_task(run(server, "hold"))
+        assert json.loads(await run(server, "refuse", f'{{"code": {code}}}')) == {"error": "refuse failed: refused"}
+        assert await run(server, "release") == "released"
+        assert await other == "held"
+        assert (server._link is not link) is anew  # the session may be lost: further tools run in another one
+        assert link.over is anew
+        assert await run(server, "add", '{"a": 1, "b": 2}') == "3"
+
+
+async def test_a_server_that_has_lost_the_session_is_asked_in_a_new_one() -> None:
+    port = free_port()
+    async with shop(port):
+        server = LocalMcpServer("shop", url=f"http://127.0.0.1:{port}/mcp", timeout=HANG_SECONDS)
+        assert await server.ready(UP_SECONDS)
+        before = server._link
+        assert before is not None
+        before.retire()
+        assert await run(server, "add", '{"a": 1, "b": 2}') == "3"
+        assert server._link is not before
         await server.close()
 
 

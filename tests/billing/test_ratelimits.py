@@ -87,6 +87,7 @@ def test_how_long_to_wait() -> None:
     assert rates.wait(1) == 1  # it is the scarcest
     rates.update([RateLimit(name="nothing is known of it")], 0)
     assert rates.wait(1) == 1
-    assert rates.wait(50) == 0
+    assert rates.wait(50) == UNKNOWN_WAIT_SECONDS  # the refusal is newer than all of them
+    assert [rates.wait(1, refusals) for refusals in (1, 2, 3)] == [1, 2, 4]
     rates.update([RateLimit(name=str(number)) for number in range(2 * MAX_LIMITS)], 0)
     assert len(list(rates._reports.items())) == MAX_LIMITS

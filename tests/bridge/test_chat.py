@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from phoneagent.bridge import prompts
 from phoneagent.bridge.chat import Answered, Chat, Complaint, Happening, Words
 from phoneagent.bridge.requests import RunTool, SessionChanged
 from phoneagent.errors import EndpointRefused, EndpointUnreachable
@@ -426,3 +427,19 @@ def test_nothing_stops_the_goodbye() -> None:
     bench.done()
     assert bench.shown == [Words("i1", "Goodbye!"), Answered()]
     assert bench.chat.over
+
+
+def test_an_answer_that_a_filter_stopped_is_apologized_for() -> None:
+    bench = Bench()
+    bench.write()
+    bench.created()
+    bench.says("You could")
+    details = realtime.StatusDetails(reason="content_filter")
+    bench.receive(realtime.ResponseDone(realtime.Response(id="r1", status="incomplete", status_details=details)))
+    assert Complaint("response incomplete: content_filter") in bench.shown
+    assert bench.items[-1]["content"][0]["text"] == prompts.filtered().prompt
+    bench.created("r2")
+    bench.says("I am sorry.", "r2", "i2")
+    bench.done("r2")
+    assert bench.chat.idle
+    assert len(bench.creates) == 2

@@ -95,13 +95,78 @@ def test_a_limit_that_lasts_is_gone_round_by_another_endpoint() -> None:
     assert not rig.bridge.ended
 
 
-def test_refused_twice_and_nowhere_else_to_go_the_caller_is_told() -> None:
+def refused_again(rig: Rig, response: str) -> None:
+    rig.created(response, ours=True)
+    rig.done(response, "failed", "rate_limit_exceeded")
+
+
+@pytest.mark.parametrize("remaining", [0, 39_000])
+def test_what_other_calls_have_used_since_the_report_is_waited_for(remaining: float) -> None:
+    rig = Rig(renews=True)
+    limits(rig, remaining, 1.5)
+    rig.talk(25)
+    asked_and_refused(rig)
+    rig.talk(UNKNOWN_WAIT_SECONDS - 0.1)
+    assert rig.creates == []
+    rig.talk(0.2)
+    assert len(rig.creates) == 1
+    refused_again(rig, "r2")
+    assert rig.given_up == ""
+    rig.talk(2 * UNKNOWN_WAIT_SECONDS + 0.1)
+    assert len(rig.creates) == 2
+    rig.heard("r3")
+    rig.talk(10)
+    assert len(rig.creates) == 2
+    assert rig.ended is None
+
+
+def test_refused_as_long_as_a_caller_waits_and_nowhere_else_to_go_the_caller_is_told() -> None:
+    rig = Rig(renews=True)
+    begun = rig.now
+    asked_and_refused(rig)
+    for number, waits in enumerate((1, 2, 4), 1):
+        rig.talk(waits * UNKNOWN_WAIT_SECONDS + 0.1)
+        assert len(rig.creates) == number
+        assert rig.given_up == ""
+        refused_again(rig, f"again{number}")
+    assert rig.now - begun < 2 * PATIENCE_SECONDS
+    assert rig.given_up == "the model refuses responses: rate_limit_exceeded"
+
+
+def test_refused_twice_the_answer_comes_from_another_endpoint() -> None:
+    rig = Rig(renews=True, elsewhere=True)
+    asked_and_refused(rig)
+    rig.talk(UNKNOWN_WAIT_SECONDS + 0.1)
+    assert rig.asked == []
+    refused_again(rig, "r2")
+    assert rig.asked == [Renew(elsewhere=True)]
+
+
+def test_each_turn_may_be_refused_anew() -> None:
     rig = Rig(renews=True)
     asked_and_refused(rig)
     rig.talk(UNKNOWN_WAIT_SECONDS + 0.1)
-    rig.created("r2", ours=True)
-    rig.done("r2", "failed", "rate_limit_exceeded")
-    assert "rate_limit_exceeded" in rig.given_up
+    rig.heard("r2")
+    rig.talk(3 * PATIENCE_SECONDS)
+    rig.speech()
+    rig.turn("u2")
+    rig.created("r3", ours=False)
+    rig.done("r3", "failed", "rate_limit_exceeded")
+    rig.talk(UNKNOWN_WAIT_SECONDS + 0.1)
+    assert len(rig.creates) == 2
+    assert rig.given_up == ""
+
+
+def test_a_goodbye_that_is_refused_twice_is_not_waited_for() -> None:
+    rig = Rig(renews=True)
+    rig.hang_up()
+    refused_again(rig, "r1")
+    rig.talk(UNKNOWN_WAIT_SECONDS + 0.1)
+    assert len(rig.creates) == 2
+    refused_again(rig, "r2")
+    rig.talk(2)
+    assert len(rig.creates) == 2
+    rig.assert_over("agent")
 
 
 @pytest.mark.parametrize("elsewhere", [False, True])

@@ -266,7 +266,7 @@ def test_a_failed_response_twice_is_the_end_of_the_model(rig: Rig) -> None:
     rig.created("r1", ours=False)
     rig.done("r1", "failed", "server_error")
     rig.created("r2", ours=True)
-    rig.done("r2", "failed", "rate_limit_exceeded")
+    rig.done("r2", "failed", "server_error")
     assert rig.given_up
     assert [trouble for trouble in rig.troubles if "server_error" in trouble or "rate_limit" in trouble]
 
@@ -403,6 +403,35 @@ def test_an_answer_is_continued_twice_and_no_more(rig: Rig) -> None:
     for response in ("r2", "r3", "r4"):
         cut(rig, response, ours=True)
     assert len(rig.creates) == 2
+
+
+@pytest.mark.parametrize("reason", ["content_filter", "safety"])
+def test_an_answer_that_a_filter_stopped_is_apologized_for_and_not_continued(rig: Rig, reason: str) -> None:
+    rig.turn()
+    cut(rig, reason=reason)
+    assert rig.troubles == [f"response incomplete: {reason}"]
+    assert rig.prompts == [prompts.filtered().prompt]
+    assert (rig.creates[-1].response or {})["tool_choice"] == "none"
+    rig.heard("r2")
+    rig.talk(10)
+    assert len(rig.creates) == 1
+
+
+def test_an_apology_that_a_filter_stopped_too_is_said_once_more_and_no_more(rig: Rig) -> None:
+    rig.turn()
+    cut(rig, reason="content_filter")
+    for response in ("r2", "r3", "r4"):
+        cut(rig, response, ours=True, reason="content_filter")
+    assert len(rig.creates) == 2
+
+
+def test_an_answer_that_a_filter_stopped_twice_before_a_word_is_apologized_for(rig: Rig) -> None:
+    rig.turn()
+    for response, ours in (("r1", False), ("r2", True)):
+        rig.created(response, ours=ours)
+        details = realtime.StatusDetails(reason="content_filter")
+        rig.model(realtime.ResponseDone(realtime.Response(id=response, status="incomplete", status_details=details)))
+    assert rig.prompts == [prompts.filtered().prompt]
 
 
 def test_a_whole_answer_lets_the_next_one_be_continued(rig: Rig) -> None:

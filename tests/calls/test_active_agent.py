@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from phoneagent import Agent, Call, tool
+from phoneagent.agent.handoffs import INSTRUCTIONS_SECONDS
 from phoneagent.bridge.conversation import Conversation
 from phoneagent.bridge.history import Role, ToolRun
 from phoneagent.bridge.requests import RunTool, SessionChanged
@@ -20,6 +21,11 @@ from phoneagent.calls.active_agent import ActiveAgent
 from phoneagent.protocol.realtime import Error, Failure, SessionUpdate, SessionUpdated
 
 pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture
+def anyio_backend(skipping_time: object) -> object:
+    return skipping_time
 
 
 @tool
@@ -167,12 +173,11 @@ async def test_instructions_may_depend_on_the_call() -> None:
     assert office.updates[0]["instructions"] == "For CA1."
 
 
-async def test_an_agent_whose_instructions_fail_does_not_get_the_call(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_an_agent_whose_instructions_fail_does_not_get_the_call(caplog: pytest.LogCaptureFixture) -> None:
     async def never(call: Call) -> str:
         await asyncio.Event().wait()
         raise AssertionError
 
-    monkeypatch.setattr(active_agent, "INSTRUCTIONS_SECONDS", 0.01)
     front = Agent(
         instructions="",
         handoffs=[
@@ -181,10 +186,38 @@ async def test_an_agent_whose_instructions_fail_does_not_get_the_call(monkeypatc
         ],
     )
     office = Office(front)
-    for name in ("broken", "slow"):
-        assert "error" in json.loads(await office.run(f"hand_off_to_{name}"))
+    assert "error" in json.loads(await office.run("hand_off_to_broken"))
+    caplog.clear()
+    assert json.loads(await office.run("hand_off_to_slow")) == {
+        "error": "the call was not handed over, because 'slow' was not ready within 5 s: you still have it"
+    }
+    assert caplog.messages == ["a call was not handed over: agent 'slow' was not ready within 5 s"]
     assert office.desk.agent is front
     assert office.updates == []
+
+
+async def test_instructions_whose_own_time_limit_expires_are_not_called_late(caplog: pytest.LogCaptureFixture) -> None:
+    async def look_up(call: Call) -> str:
+        raise TimeoutError("the CRM is away")
+
+    office = Office(Agent(instructions="", handoffs=[Agent(name="billing", instructions=look_up)]))
+    assert "failed" in json.loads(await office.run("hand_off_to_billing"))["error"]
+    assert "the CRM is away" in caplog.text
+
+
+async def test_an_agent_that_is_slow_gets_the_call_of_a_server_that_says_nothing() -> None:
+    """The tools that the model was given are those that run."""
+
+    async def slow(call: Call) -> str:
+        await asyncio.sleep(INSTRUCTIONS_SECONDS - 0.5)
+        return "You do bills."
+
+    billing = Agent(name="billing", instructions=slow, tools=[refund])
+    office = Office(Agent(instructions="", tools=[take_message], handoffs=[billing]), refuses="")
+    assert "billing" in await office.run("hand_off_to_billing")
+    assert [each["name"] for each in office.updates[0]["tools"]] == ["refund"]
+    assert office.desk.agent is billing
+    assert office.desk.tool("refund") is not None
 
 
 def test_the_name_of_an_unknown_agent_is_no_tool() -> None:
@@ -219,8 +252,7 @@ async def test_other_errors_refuse_nothing() -> None:
     office.hear(SessionUpdated(session={}))  # of nobody
 
 
-async def test_a_server_that_says_nothing_has_taken_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(active_agent, "ANSWER_SECONDS", 0.01)
+async def test_a_server_that_says_nothing_has_taken_it() -> None:
     office = Office(refuses="")
     assert "billing" in await office.run("hand_off_to_billing")
     assert office.desk.agent is BILLING
