@@ -2,7 +2,8 @@
 
 The model's server interrupts the agent by itself, but only the response that runs, or is played, when the visitor
 begins to speak. So nothing is asked for while they have the turn, what begins all the same is canceled, and each turn
-is owed an answer, as by telephone. What the agent has said may still be played: whoever stops the agent must clear it.
+is owed an answer, as by telephone. What the agent has said may still be played, so that is cleared when the agent is
+stopped.
 """
 
 from __future__ import annotations

@@ -136,8 +136,8 @@ class TapeWriter:
     def _end_if_forgotten(self) -> None:
         """End the recording if the call was forgotten, and delete it: its deletion may have missed the latest write.
 
-        Whoever forgets a call marks it before they delete its recording. So a write that the deletion misses is
-        followed by this check, and the check sees the mark.
+        A call is marked as forgotten before its recording is deleted. So a write that the deletion misses is followed
+        by this check, and the check sees the mark.
         """
         if not self._forgotten():
             return
