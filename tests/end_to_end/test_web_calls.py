@@ -199,7 +199,9 @@ async def test_user_code_stops_what_the_page_plays(tmp_path: Path) -> None:
         seen: list[str] = []
         v.app.on(ModelEvent)(lambda event: seen.append(event.type))
         await v.page.click("#call")
-        await v.until(lambda: "output_audio_buffer.started" in seen)
+        # the words of the first sounds come a moment later, and without words there is no turn
+        words = "response.output_audio_transcript.delta"
+        await v.until(lambda: "output_audio_buffer.started" in seen and seen.count(words) >= 3)
         (call,) = v.app.calls.values()
         call.mute()
         (turn,) = [event.turn for event in await v.until(lambda: v.of(TurnEnded))]
