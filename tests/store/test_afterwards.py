@@ -379,7 +379,8 @@ async def test_there_may_be_no_database_yet(url: str) -> None:
         assert (await rows.take(), await rows.next_due(), await rows.get(SID)) == (None, None, None)
 
 
-async def test_the_listener_is_called_when_the_step_is_due(ready: str) -> None:
+async def test_the_listener_is_called_when_the_step_is_due(ready: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("phoneagent.store.afterwards.SETTLE_SECONDS", 0.1)  # nothing here must happen before it is due
     async with Store.from_url(ready) as store:
         woken = asyncio.Event()
         wanted(store).afterwards.wake = woken.set
