@@ -101,7 +101,7 @@ def settings_page() -> str:
         "",
         "In code, `Settings(max_calls=20)` takes the same settings under their names in lower case. It reads the",
         "others from environment variables, but not from `.env`. `load` reads `.env` too, and its argument wins.",
-        "With settings from code and no `store`, nothing is recorded.",
+        "A name that no setting has is refused there. With settings from code and no `store`, nothing is recorded.",
         "",
         "```python",
         "from phoneagent import Agent, PhoneApp",

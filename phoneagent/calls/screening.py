@@ -44,7 +44,8 @@ HELLO_MS = 200
 """How much sound counts as a callee who speaks, before the model says so. A click at pick-up is shorter. Silence takes
 away a fifth of its own length, so sounds add up for about a second."""
 
-LAST_WORDS_SECONDS = 60.0
+MESSAGE_SECONDS = 60.0
+"""The longest time that a message for a machine takes. Then the call ends."""
 
 
 class Screening:
@@ -198,7 +199,7 @@ class Screening:
             self._saying, self._said_from_ms = True, self._heard_ms
             self._call.interrupt()
             self._call.say(self._message, interruptible=False)
-            self._last_words = asyncio.get_running_loop().call_later(LAST_WORDS_SECONDS, self._hang_up)
+            self._last_words = asyncio.get_running_loop().call_later(MESSAGE_SECONDS, self._hang_up)
 
     def _message_left(self) -> None:
         """Record that the machine got the message, and only then hang up: a campaign reads it when the call is over."""

@@ -22,7 +22,7 @@ from phoneagent.errors.values import is_address, is_header
 from phoneagent.protocol.callerid import CALLERS
 from phoneagent.protocol.providers import PROVIDERS, Audio
 from phoneagent.settings.receiver import check_url, split_secrets
-from phoneagent.settings.stray import check_key, refuse_wrapping
+from phoneagent.settings.stray import check_key, refuse_unknown, refuse_wrapping
 
 DEFAULT_MODEL = "gpt-realtime-2.1"
 DEFAULT_TRANSCRIPTION_MODELS = ("gpt-transcribe", "gpt-4o-mini-transcribe")
@@ -231,6 +231,7 @@ class Settings(Records):
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[Any, ...]:
+        refuse_unknown(settings_cls, init_settings())
         return init_settings, *map(_secure, (env_settings, dotenv_settings, file_secret_settings))
 
     @model_validator(mode="before")
@@ -413,7 +414,7 @@ class Settings(Records):
 
     _sendable = field_validator(
         *("twilio_auth_token", "ngrok_authtoken", "openai_api_key", "openai_organization", "outcome_api_key"),
-        *("openai_project", "azure_openai_api_key", "realtime_api_key", "helicone_api_key"),
+        *("openai_project", "azure_openai_api_key", "realtime_api_key", "helicone_api_key", "api_token"),
     )(check_key)
     _plain_first = field_validator("*", mode="before")(refuse_wrapping)  # the last one runs before the others
 

@@ -1,4 +1,4 @@
-"""Characters that got into a setting by mistake: quotes around it, a comment after it, or what no key contains.
+"""Mistakes around a setting: quotes around its value, a comment after it, what no key contains, or a name that is none.
 
 phoneagent takes quotes and comments in `.env` for what they are. `docker run --env-file`, and forms in which variables
 are entered, keep them as part of the value.
@@ -7,9 +7,11 @@ are entered, keep them as part of the value.
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
+from difflib import get_close_matches
 from typing import Any
 
-from pydantic import SecretStr, ValidationInfo
+from pydantic import BaseModel, SecretStr, ValidationInfo
 
 from phoneagent.errors.values import is_header
 
@@ -48,3 +50,18 @@ def check_key(value: Any) -> Any:
     if text is not None and not is_header("Authorization", text):
         raise ValueError("it has a character that no key has, such as a curly quote or a line break: copy it again")
     return value
+
+
+def refuse_unknown(kind: type[BaseModel], names: Collection[str]) -> None:
+    """Refuse a name given in code that no setting has.
+
+    Raises:
+        TypeError: as for any other unknown argument; the message does not repeat the value.
+    """
+    aliases = {str(field.validation_alias).lower() for field in kind.model_fields.values() if field.validation_alias}
+    known = {*kind.model_fields, *aliases}
+    for name in names:
+        if name.lower() not in known:
+            close = get_close_matches(name.lower(), known, 1)
+            hint = f"did you mean {close[0]}?" if close else "docs/settings.md lists them all"
+            raise TypeError(f"{kind.__name__} has no setting {name[:60]}: {hint}")

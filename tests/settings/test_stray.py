@@ -105,6 +105,7 @@ def test_a_file_has_quotes_and_comments_that_are_no_part_of_its_values(
 KEYS = (
     *("TWILIO_AUTH_TOKEN", "NGROK_AUTHTOKEN", "OPENAI_API_KEY", "OPENAI_ORG_ID", "OPENAI_PROJECT_ID"),
     *("AZURE_OPENAI_API_KEY", "REALTIME_API_KEY", "HELICONE_API_KEY", "OUTCOME_API_KEY"),
+    "PHONEAGENT_API_TOKEN",
 )
 
 
@@ -127,3 +128,34 @@ def test_settings_in_code_too() -> None:
     with pytest.raises(ValueError, match="it is in quotes") as raised:
         Settings(openai_api_key="'s3cret'", insecure=True)
     assert "s3cret" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [
+        ("max_call", "did you mean max_calls?"),
+        ("openai_apikey", "did you mean openai_api_key?"),
+        ("phoneagent_api_tokens", "did you mean phoneagent_api_token?"),
+        ("colour", "docs/settings.md lists them all"),
+    ],
+)
+def test_a_name_in_code_that_no_setting_has(name: str, hint: str) -> None:
+    for make in (Settings, lambda **given: load(given)):
+        with pytest.raises(TypeError) as raised:
+            make(**{"insecure": True, name: "s3cret"})
+        assert str(raised.value) == f"Settings has no setting {name}: {hint}"
+
+
+def test_each_name_that_a_setting_has(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("PHONEAGENT_API_TOKEN", raising=False)
+    for name in ("api_token", "phoneagent_api_token", "PHONEAGENT_API_TOKEN"):
+        token = Settings(**{"insecure": True, name: "s3cret"}).api_token
+        assert token is not None
+        assert token.get_secret_value() == "s3cret"
+
+
+def test_a_file_may_have_values_of_other_programs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / ".env").write_text("MAX_CALL=5\nCOLOUR=red\nMAX_CALLS=7\n")
+    monkeypatch.setenv("PHONEAGENT_ENV_FILE", ".env")
+    monkeypatch.setenv("MAX_CALL", "5")
+    assert load().max_calls == 7
